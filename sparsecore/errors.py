@@ -1,0 +1,36 @@
+"""Every error is a sentence: what was given, what was expected, what exists."""
+
+from collections.abc import Iterable
+
+
+class SparsecoreError(Exception):
+    """Anything sparsecore raises on purpose."""
+
+
+class InputError(SparsecoreError, ValueError):
+    """The user gave something that cannot be used; the command line ends with exit status 2."""
+
+
+class PluginError(InputError):
+    """A plugin cannot be found, loaded or registered."""
+
+
+class InvariantError(SparsecoreError):
+    """A plugin's answer broke a promise of the engine; the message names the plugin and the step."""
+
+
+class NoRoomError(SparsecoreError):
+    """More weights were freed than there are free positions to grow into."""
+
+
+class DivergedError(SparsecoreError):
+    """Training produced a loss or a weight that is not finite."""
+
+
+def unknown(what: str, name: object, known: Iterable[str], known_as: str = "known") -> str:
+    """The sentence for a name that does not exist.
+
+    >>> unknown("strategy", "rigel", ["set", "dpr"], "installed")
+    "no strategy named 'rigel'; installed: dpr, set"
+    """
+    return f"no {what} named {str(name)!r}; {known_as}: {', '.join(sorted(known)) or 'none'}"

@@ -1,0 +1,172 @@
+"""The learning half of a backend, as protocols: what models may use and what the training loop asks for.
+
+A model is written once, as a function over :class:`Operations` and a dict of parameters. A backend supplies the
+operations with their gradients, an optimizer and evaluation. What a ``Tensor`` is, is the backend's own business.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Protocol, TypeAlias
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsecore.arrays import Array, Arrays
+from sparsecore.data.images import Batch, Images, Split
+from sparsecore.parameters import Parameter
+from sparsecore.reallocation import Reallocation
+from sparsecore.topology import Topology
+
+Tensor: TypeAlias = Any
+"""A backend's own handle of an activation or a parameter."""
+
+
+class Operations(Protocol):
+    """The operations a model is written in. Weights are (out, in, height, width) and (out, in)."""
+
+    def conv2d(self, x: Tensor, weight: Tensor, *, stride: int = 1, padding: int = 0) -> Tensor:
+        """Cross-correlation without a bias, zero padding on all four sides."""
+        ...
+
+    def batch_norm(self, x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+        """Normalize each channel (or feature), by the batch in training and by running statistics in evaluation.
+
+        ε is 1e-5. In training ``mean`` and ``variance`` move by 0.1 towards the batch's mean and unbiased variance.
+        """
+        ...
+
+    def relu(self, x: Tensor) -> Tensor:
+        """max(x, 0); the gradient at 0 is 0."""
+        ...
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x·weightᵀ + bias, for x of (batch, in)."""
+        ...
+
+    def global_average_pool(self, x: Tensor) -> Tensor:
+        """The mean over height and width: (batch, channels)."""
+        ...
+
+    def add(self, x: Tensor, y: Tensor) -> Tensor:
+        """x + y, of equal shapes."""
+        ...
+
+    def flatten(self, x: Tensor) -> Tensor:
+        """Images as vectors, in the order height, width, channel whatever the backend's own layout."""
+        ...
+
+
+class Model(Protocol):
+    """A network: its parameters, and its forward pass."""
+
+    def parameters(self, image_shape: tuple[int, int, int], classes: int) -> tuple[Parameter, ...]:
+        """What the network learns on images of (height, width, channels)."""
+        ...
+
+    def forward(self, ops: Operations, parameters: Mapping[str, Tensor], images: Tensor) -> Tensor:
+        """Logits of (batch, classes)."""
+        ...
+
+
+@attrs.frozen
+class Optimizer:
+    """Stochastic gradient descent as in the paper's settings.
+
+    With gradient g: d = g + weight_decay·w; v ← momentum·v + d; w ← w − η·(d + momentum·v) with Nesterov, else
+    w ← w − η·v.
+    """
+
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 0.0
+
+
+@attrs.frozen(eq=False)
+class Task:
+    """All that a backend needs to start learning.
+
+    Attributes:
+        model: the network.
+        parameters: what it learns, in the model's order; those with ``sparse`` are the tensors of the topology.
+        dense: start values of the other parameters, by name, float64, in their shapes.
+        topology: the active positions, on the backend.
+        values: their start values, on the backend, in its dtype.
+        images: the data.
+        optimizer: the update rule.
+    """
+
+    model: Model
+    parameters: tuple[Parameter, ...]
+    dense: Mapping[str, NDArray[np.float64]]
+    topology: Topology
+    values: Array
+    images: Images
+    optimizer: Optimizer
+
+
+@attrs.frozen
+class Totals:
+    """Sums over examples: the loss in nats, how many were classified correctly, how many there were."""
+
+    loss: float = 0.0
+    correct: int = 0
+    examples: int = 0
+
+
+class Learner(Protocol):
+    """A network in training: the buffers of one run, and the only thing here that changes in place."""
+
+    @property
+    def values(self) -> Array:
+        """The N sparse values; not to be written to, and valid until the next call that changes them."""
+        ...
+
+    def train(self, batch: Batch, learning_rate: float) -> None:
+        """One optimizer step on the batch; its loss and hits are added to :meth:`totals`."""
+        ...
+
+    def totals(self) -> Totals:
+        """The sums since :meth:`reset_totals`."""
+        ...
+
+    def reset_totals(self) -> None:
+        """Set the sums to zero."""
+        ...
+
+    def evaluate(self, split: Split) -> Totals:
+        """The sums over a split, with running statistics and without augmentation."""
+        ...
+
+    def set_values(self, values: Array) -> None:
+        """Replace the N sparse values (a perturbation); optimizer state stays."""
+        ...
+
+    def reallocate(self, reallocation: Reallocation) -> None:
+        """Move to the new topology and its values; optimizer state is carried along, zero where a weight grew."""
+        ...
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """All buffers but the topology's positions, on the host: enough to go on bit for bit."""
+        ...
+
+    def load_state(self, topology: Topology, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from ``state`` (of :meth:`state`) on ``topology``."""
+        ...
+
+
+class Backend(Protocol):
+    """A plugin of the group ``sparsecore.backends``: arrays and learning."""
+
+    @property
+    def arrays(self) -> Arrays:
+        """The array verbs."""
+        ...
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of values, as NumPy names it."""
+        ...
+
+    def learner(self, task: Task) -> Learner:
+        """A network ready to train."""
+        ...

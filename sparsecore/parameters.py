@@ -1,0 +1,70 @@
+"""What a model learns: named tensors with a start distribution that can be evaluated at any position."""
+
+import math
+from typing import Literal, Protocol
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsecore.randomness import Randomness
+
+
+class Initial(Protocol):
+    """Start values as a function of (seed, tensor, position)."""
+
+    def __call__(
+        self, shape: tuple[int, ...], positions: NDArray[np.integer], random: Randomness
+    ) -> NDArray[np.float64]:
+        """The values at these positions (row-major) of a tensor of this dense shape."""
+        ...
+
+
+@attrs.frozen
+class Constant:
+    """The same value everywhere."""
+
+    value: float
+
+    def __call__(
+        self,
+        shape: tuple[int, ...],  # noqa: ARG002
+        positions: NDArray[np.integer],
+        random: Randomness,  # noqa: ARG002
+    ) -> NDArray[np.float64]:
+        """See :class:`Initial`."""
+        return np.full(len(positions), self.value)
+
+
+@attrs.frozen
+class HeNormal:
+    """Normal with variance 2/fan (He et al. 2015); the fan is that of the dense tensor (out, in, kernel...)."""
+
+    fan: Literal["in", "out"] = "out"
+
+    def __call__(
+        self, shape: tuple[int, ...], positions: NDArray[np.integer], random: Randomness
+    ) -> NDArray[np.float64]:
+        """See :class:`Initial`."""
+        channels = shape[1] if self.fan == "in" else shape[0]
+        fan = channels * math.prod(shape[2:])
+        return random.normal_at(positions) * math.sqrt(2.0 / fan)
+
+
+@attrs.frozen
+class Parameter:
+    """One tensor of a model.
+
+    Attributes:
+        name: its name, distinct within the model.
+        shape: its dense shape; (out, in, height, width) for convolutions, (out, in) for linear layers.
+        initial: its start values.
+        sparse: whether it lies in the layout of sparse tensors.
+        trained: False for running statistics, which the optimizer leaves alone.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    initial: Initial
+    sparse: bool = False
+    trained: bool = True

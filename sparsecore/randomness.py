@@ -1,0 +1,64 @@
+"""Every random number of a run, as a function of (seed, purpose, when, which tensor).
+
+There is no global state and no backend generator: a draw is named by a path of keys, and the same path always gives
+the same numbers. Backends and ranks agree without communication, and a resumed run repeats the uninterrupted one.
+"""
+
+import hashlib
+import json
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsecore._philox import philox_words
+
+Key = str | int
+
+
+@attrs.frozen
+class Randomness:
+    """A place in the tree of all draws of one seed.
+
+    Attributes:
+        seed: the run's seed, any non-negative integer.
+        path: the keys from the root to this place.
+    """
+
+    seed: int
+    path: tuple[Key, ...] = ()
+
+    def within(self, *keys: Key) -> "Randomness":
+        """The place below this one that the keys name."""
+        return attrs.evolve(self, path=self.path + keys)
+
+    def generator(self, *keys: Key) -> np.random.Generator:
+        """A fresh NumPy generator for the draws that the keys name; equal keys give equal numbers."""
+        return np.random.Generator(np.random.Philox(key=self._philox_key(*keys)))
+
+    def normal_at(self, positions: NDArray[np.integer], *keys: Key) -> NDArray[np.float64]:
+        """Standard normal numbers, one a position; each is a function of the position alone.
+
+        The number of a position does not depend on which others are asked for, so that any initial value can be
+        had again without drawing the dense tensor.
+        """
+        words = philox_words(positions, self._philox_key(*keys))
+        radius = np.sqrt(-2.0 * np.log(_unit_interval(words[0], open_at_zero=True)))
+        return np.asarray(radius * np.cos(2.0 * np.pi * _unit_interval(words[1])))
+
+    def uniform_at(self, positions: NDArray[np.integer], *keys: Key) -> NDArray[np.float64]:
+        """Numbers uniform in [0, 1), one a position; each is a function of the position alone."""
+        return _unit_interval(philox_words(positions, self._philox_key(*keys))[0])
+
+    def signs_at(self, positions: NDArray[np.integer], *keys: Key) -> NDArray[np.int8]:
+        """Fair signs, -1 or +1, one a position; each is a function of the position alone."""
+        return np.where(self.uniform_at(positions, *keys) < 0.5, np.int8(-1), np.int8(1))
+
+    def _philox_key(self, *keys: Key) -> int:
+        name = json.dumps([self.seed, *self.path, *keys], ensure_ascii=True).encode()
+        return int.from_bytes(hashlib.blake2b(name, digest_size=16).digest(), "little")
+
+
+def _unit_interval(words: NDArray[np.uint64], *, open_at_zero: bool = False) -> NDArray[np.float64]:
+    """The top 53 bits of each word as a number in [0, 1), or in (0, 1] where zero would have no logarithm."""
+    return ((words >> np.uint64(11)).astype(np.float64) + float(open_at_zero)) * 2.0**-53
