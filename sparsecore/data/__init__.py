@@ -1,1 +1,1 @@
-"""Image data without torch: uint8 images of (height, width, channels), batches and augmentation by the engine's draws."""
+"""Image data without torch: uint8 images of (height, width, channels), and batches by the engine's own draws."""

@@ -49,13 +49,26 @@ class Images:
 
     @cached_property
     def _moments(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        # a histogram of 256 values is exact and never holds the images as floats
-        channels = self.train.images.shape[3]
-        counts = np.stack([np.bincount(self.train.images[..., c].ravel(), minlength=256) for c in range(channels)])
+        counts = _histograms(self.train.images)
         levels = np.arange(256.0)
-        mean = counts @ levels / counts.sum(axis=1)
-        std = np.sqrt(counts @ levels**2 / counts.sum(axis=1) - mean**2)
-        return mean, np.where(std > 1e-6, std, 1.0)
+        pixels = counts.sum(axis=1)
+        mean = counts @ levels / pixels
+        # about the mean, not E[x²] - mean², which cancels where a channel hardly varies
+        variance = (counts * (levels - mean[:, None]) ** 2).sum(axis=1) / pixels
+        return mean, np.where(variance > 0, np.sqrt(variance), 1.0)
+
+
+def _histograms(images: NDArray[np.uint8], chunk: int = 1024) -> NDArray[np.int64]:
+    """How often each channel has each of the 256 levels; (channels, 256).
+
+    Exact, and never holds the images as floats. ``bincount`` makes eight bytes of each pixel, so it is given
+    ``chunk`` images at a time.
+    """
+    counts = np.zeros((images.shape[3], 256), np.int64)
+    for start in range(0, len(images), chunk):
+        for channel in range(len(counts)):
+            counts[channel] += np.bincount(images[start : start + chunk, ..., channel].ravel(), minlength=256)
+    return counts
 
 
 @attrs.frozen(eq=False)

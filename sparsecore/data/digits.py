@@ -1,0 +1,32 @@
+"""The handwritten digits that come with scikit-learn: 1,797 grey images of 8×8 pixels."""
+
+from pathlib import Path
+
+import attrs
+import numpy as np
+
+from sparsecore.data.images import Images, Split
+from sparsecore.randomness import Randomness
+
+_TRAINING_IMAGES = 1437
+
+
+@attrs.frozen(eq=False)
+class Digits:
+    """8×8 grey digits of scikit-learn, 1,437 for training and 360 for testing; needs no files."""
+
+    def load(self, folder: Path | None) -> Images:  # noqa: ARG002
+        """The digits; ``folder`` is ignored, because they come with scikit-learn.
+
+        The original levels v of 0..16 become ⌊(255·v + 8)/16⌋: 255·v/16 rounded to the nearest integer, halves up.
+        The split is one fixed permutation of scikit-learn's order, the same for every seed.
+        """
+        from sklearn.datasets import load_digits  # noqa: PLC0415
+
+        levels, labels = load_digits(return_X_y=True)
+        images = ((levels.astype(np.int64) * 255 + 8) // 16).astype(np.uint8).reshape(-1, 8, 8, 1)
+        # sorting a draw a position gives the same split with every version of NumPy; its permutations may change
+        order = np.argsort(Randomness(0).uniform_at(np.arange(len(images)), "digits", "split"), kind="stable")
+        train, test = order[:_TRAINING_IMAGES], order[_TRAINING_IMAGES:]
+        labels = labels.astype(np.int64)
+        return Images(Split(images[train], labels[train]), Split(images[test], labels[test]), classes=10)
