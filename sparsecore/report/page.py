@@ -1,0 +1,107 @@
+"""The report's page: what was run, what came of it, the figures, and a table of the tensors."""
+
+from collections.abc import Iterable, Mapping
+from html import escape
+from string import Template
+from typing import Any
+
+from sparsecore.report.areas import active_parameters
+from sparsecore.report.figures import Figure, accuracy, loss, pruned_and_grown, threshold
+from sparsecore.report.reading import Result, Run
+from sparsecore.report.style import STYLE
+from sparsecore.report.tensors import tensor_table
+
+_PAGE = Template("""\
+<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$title</title>
+<style>
+$style</style>
+</head>
+<body>
+<header>
+<h1>$title</h1>
+$outcome
+$experiment
+<details><summary>experiment.toml</summary>
+<pre>$source</pre>
+</details>
+</header>
+<main>
+$figures
+$tensors
+</main>
+</body>
+</html>
+""")
+
+
+def page(run: Run) -> str:
+    """The whole page as HTML."""
+    figures = (accuracy(run), loss(run), threshold(run), pruned_and_grown(run))
+    return _PAGE.substitute(
+        title=escape(_title(run.experiment)),
+        style=STYLE,
+        outcome=_outcome(run),
+        experiment=_definitions("experiment", ((key, _brief(value)) for key, value in run.experiment.items())),
+        source=escape(run.experiment_text),
+        figures=f'<div class="pairs">\n{"".join(map(_figure, figures))}</div>\n{_figure(active_parameters(run))}',
+        tensors=tensor_table(run),
+    )
+
+
+def _title(experiment: Mapping[str, Any]) -> str:
+    model, strategy, data = (_name(experiment.get(key)) for key in ("model", "strategy", "data"))
+    trained = " by ".join(filter(None, (model, strategy)))
+    return " on ".join(filter(None, (trained, data))) or "A run of sparsecore"
+
+
+def _name(value: Any) -> str:
+    """What a table, or each of an array of tables, calls itself."""
+    tables = value if isinstance(value, list) else [value]
+    return " + ".join(str(table["name"]) for table in tables if isinstance(table, Mapping) and "name" in table)
+
+
+def _brief(value: Any) -> str:
+    """A setting in a few words: a table is its name and then its other keys."""
+    if isinstance(value, Mapping):
+        rest = (f"{key} {_brief(entry)}" for key, entry in value.items() if key != "name")
+        return ", ".join([*filter(None, [_name(value)]), *rest])
+    if isinstance(value, list) and all(isinstance(entry, Mapping) for entry in value):
+        return " + ".join(map(_brief, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _outcome(run: Run) -> str:
+    if run.result is not None:
+        return _definitions("outcome", _measured(run.result))
+    so_far = f"epochs {len(run.epochs):,}, updates {len(run.updates):,}"
+    return f'<p class="unfinished">This run has not finished. So far: {so_far}.</p>'
+
+
+def _measured(result: Result) -> Iterable[tuple[str, str]]:
+    rows = (
+        ("test accuracy", result.test_accuracy, "{:.2%}"),
+        ("test loss (nats)", result.test_loss, "{:.4f}"),
+        ("sparsity", result.sparsity, "{:.2%}"),
+        ("sparse parameters", result.sparse_parameters, "{:,}"),
+        ("dense parameters", result.dense_parameters, "{:,}"),
+        ("updates", result.reallocations, "{:,}"),
+        ("topology (SHA-256)", result.topology_sha256, "{:.12}"),
+    )
+    return ((term, form.format(value)) for term, value, form in rows if value is not None)
+
+
+def _definitions(kind: str, rows: Iterable[tuple[str, str]]) -> str:
+    items = (f"<div><dt>{escape(term)}</dt><dd>{escape(description)}</dd></div>\n" for term, description in rows)
+    return f'<dl class="{kind}">\n{"".join(items)}</dl>'
+
+
+def _figure(figure: Figure) -> str:
+    # the drawing's letters are outlines, so that the caption and the label speak for it
+    drawing = figure.svg.replace("<svg", f'<svg role="img" aria-label="{escape(figure.title)}"', 1)
+    caption = escape(figure.caption.strip())
+    return f"<figure>\n<h2>{escape(figure.title)}</h2>\n{drawing}\n<figcaption>{caption}</figcaption>\n</figure>\n"
