@@ -1,0 +1,1 @@
+"""Sparse training with dynamic parameter reallocation."""

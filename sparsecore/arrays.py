@@ -7,7 +7,6 @@ every backend must return the same positions in the same order (ties: lowest pos
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol, TypeAlias
 
-import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 Array: TypeAlias = Any
@@ -32,6 +31,10 @@ class Arrays(Protocol):
 
     def zeros_like(self, array: Array, count: int) -> Array:
         """``count`` zeros of the dtype and on the device of ``array``."""
+        ...
+
+    def cast(self, array: Array, dtype: DTypeLike) -> Array:
+        """The same entries in another dtype."""
         ...
 
     def take(self, array: Array, indices: Array) -> Array:
@@ -64,10 +67,6 @@ class Arrays(Protocol):
 
     def searchsorted(self, sorted_array: Array, queries: Array, side: Literal["left", "right"]) -> Array:
         """Where each query would be inserted into the ascending ``sorted_array``."""
-        ...
-
-    def count_true(self, mask: Array, bounds: Sequence[int]) -> NDArray[np.int64]:
-        """How many entries of ``mask`` are true in each segment ``bounds[i]:bounds[i+1]``; on the host."""
         ...
 
     def all_finite(self, array: Array) -> bool:

@@ -1,7 +1,7 @@
 """One dense coordinate space for all sparse tensors of a network."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -13,8 +13,12 @@ from sparsecore.errors import InputError, unknown
 _INT32_POSITIONS = 2**31
 
 
-def _as_shape(shape: Sequence[int]) -> tuple[int, ...]:
-    return tuple(int(side) for side in shape)
+def _as_shapes(shapes: Iterable[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(int(side) for side in shape) for shape in shapes)
+
+
+def _as_names(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(names)
 
 
 @attrs.frozen
@@ -26,12 +30,12 @@ class Layout:
         shapes: their dense shapes; every tensor has at least one position.
     """
 
-    names: tuple[str, ...] = attrs.field(converter=tuple)
-    shapes: tuple[tuple[int, ...], ...] = attrs.field(converter=lambda shapes: tuple(map(_as_shape, shapes)))
+    names: tuple[str, ...] = attrs.field(converter=_as_names)
+    shapes: tuple[tuple[int, ...], ...] = attrs.field(converter=_as_shapes)
 
     def __attrs_post_init__(self) -> None:
         if len(self.names) != len(self.shapes):
-            raise InputError(f"a layout needs a shape for each name: {len(self.names)} names, {len(self.shapes)} shapes")
+            raise InputError(f"a layout has a shape a name: {len(self.names)} names, {len(self.shapes)} shapes")
         if not self.names:
             raise InputError("a layout needs at least one sparse tensor; none was given")
         if len(set(self.names)) != len(self.names):

@@ -48,7 +48,7 @@ class Operations(Protocol):
         ...
 
     def add(self, x: Tensor, y: Tensor) -> Tensor:
-        """x + y, of equal shapes."""
+        """X + y, of equal shapes."""
         ...
 
     def flatten(self, x: Tensor) -> Tensor:

@@ -68,3 +68,18 @@ class Parameter:
     initial: Initial
     sparse: bool = False
     trained: bool = True
+
+
+def batch_norm(name: str, channels: int) -> tuple[Parameter, ...]:
+    """The four parameters of a batch norm: scale 1, shift 0, running mean 0 and running variance 1."""
+    return (
+        Parameter(f"{name}.scale", (channels,), Constant(1.0)),
+        Parameter(f"{name}.shift", (channels,), Constant(0.0)),
+        Parameter(f"{name}.mean", (channels,), Constant(0.0), trained=False),
+        Parameter(f"{name}.variance", (channels,), Constant(1.0), trained=False),
+    )
+
+
+def bias(name: str, size: int) -> Parameter:
+    """A bias that starts at zero."""
+    return Parameter(name, (size,), Constant(0.0))

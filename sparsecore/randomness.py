@@ -28,6 +28,11 @@ class Randomness:
     seed: int
     path: tuple[Key, ...] = ()
 
+    @property
+    def root(self) -> "Randomness":
+        """The root of all draws of this seed, for what must not depend on when it is asked for."""
+        return Randomness(self.seed)
+
     def within(self, *keys: Key) -> "Randomness":
         """The place below this one that the keys name."""
         return attrs.evolve(self, path=self.path + keys)

@@ -36,6 +36,19 @@ class Topology:
         inner = arrays.to_numpy(arrays.searchsorted(positions, offsets, "left")) if len(layout) > 1 else ()
         return cls(layout, positions, (0, *map(int, inner), len(positions)), arrays)
 
+    def at(self, positions: Array) -> "Topology":
+        """Other positions (strictly ascending) of the same layout, on the same backend."""
+        return Topology.of(self.layout, positions, self.arrays)
+
+    def subset(self, mask: Array) -> "Topology":
+        """The positions where ``mask``, one bool a weight, is true."""
+        return self.at(self.arrays.take(self.positions, self.arrays.nonzero(mask)))
+
+    def all_but(self, slots: Array) -> Array:
+        """One bool a weight: false at these slots, true elsewhere."""
+        everything = self.arrays.zeros_like(self.positions, self.size) == 0
+        return self.arrays.put(everything, slots, False)
+
     @property
     def size(self) -> int:
         """N, the number of active weights."""
@@ -44,7 +57,8 @@ class Topology:
     @cached_property
     def counts(self) -> NDArray[np.int64]:
         """Active weights per tensor."""
-        return np.diff(np.asarray(self.bounds, np.int64))
+        bounds = np.asarray(self.bounds, np.int64)
+        return bounds[1:] - bounds[:-1]
 
     @cached_property
     def room(self) -> NDArray[np.int64]:
@@ -82,6 +96,6 @@ class Topology:
 
 def from_masks(masks: Sequence[NDArray[np.bool_]], names: Sequence[str], arrays: Arrays) -> Topology:
     """The topology whose masks these are, in this order."""
-    layout = Layout(tuple(names), tuple(mask.shape for mask in masks))
+    layout = Layout(names, [mask.shape for mask in masks])
     flat = np.concatenate([np.asarray(mask, np.bool_).ravel() for mask in masks])
     return Topology.of(layout, arrays.from_numpy(np.flatnonzero(flat).astype(layout.position_dtype)), arrays)

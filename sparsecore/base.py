@@ -1,0 +1,61 @@
+"""The plugin at the bottom of every stack: what happens where no strategy decides."""
+
+import attrs
+
+from sparsecore import growth
+from sparsecore.arrays import Array, Arrays
+from sparsecore.clock import Clock
+from sparsecore.distributions import uniform
+from sparsecore.hooks import hookimpl
+from sparsecore.layout import Layout
+from sparsecore.randomness import Randomness
+from sparsecore.schedules import Every
+from sparsecore.shares import Counts, shares
+from sparsecore.topology import Topology
+
+
+@attrs.frozen(eq=False)
+class Base:
+    """Uniform start, nothing pruned, an update every 100 steps, proportional shares, random growth, zero values."""
+
+    schedule: Every = Every(steps=100)
+
+    @hookimpl
+    def initial_topology(self, layout: Layout, sparsity: float, random: Randomness, arrays: Arrays) -> Topology:
+        """⌊(1-s)·D_i⌋ random positions in every tensor."""
+        return growth.random_topology(layout, uniform(layout, sparsity), random, arrays)
+
+    @hookimpl
+    def update_due(self, clock: Clock) -> bool:
+        """Every 100 steps."""
+        return self.schedule(clock)
+
+    @hookimpl
+    def perturb(self, values: Array) -> Array:
+        """The values as they are."""
+        return values
+
+    @hookimpl
+    def prune(self, topology: Topology) -> Array:
+        """All survive."""
+        return topology.arrays.zeros_like(topology.positions, topology.size) == 0
+
+    @hookimpl
+    def start_values(self, values: Array) -> Array:
+        """The values as they are."""
+        return values
+
+    @hookimpl
+    def allocate(self, pruned: Counts, survivors: Counts, room: Counts) -> Counts:
+        """l_i·K/L, exactly."""
+        return shares(int(pruned.sum()), survivors, room)
+
+    @hookimpl
+    def grow(self, occupied: Topology, counts: Counts, random: Randomness) -> Array:
+        """Uniformly random free positions."""
+        return growth.random_free_positions(occupied, counts, random)
+
+    @hookimpl
+    def initial_values(self, grown: Topology, values: Array) -> Array:
+        """Zero."""
+        return grown.arrays.zeros_like(values, grown.size)

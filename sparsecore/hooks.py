@@ -1,0 +1,92 @@
+"""The steps of the engine, as pluggy hooks.
+
+A strategy is a frozen attrs class of hyperparameters with ``@hookimpl`` methods for the steps that it decides; it
+names only the arguments that it uses. Where several plugins answer, the one given last wins; a base plugin at the
+bottom answers what nobody else does. ``memory`` is always the plugin's own.
+"""
+
+from typing import Any
+
+import pluggy
+
+from sparsecore.arrays import Array, Arrays
+from sparsecore.clock import Clock
+from sparsecore.layout import Layout
+from sparsecore.randomness import Randomness
+from sparsecore.reallocation import Reallocation
+from sparsecore.shares import Counts
+from sparsecore.topology import Topology
+
+PROJECT = "sparsecore"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec(firstresult=True)
+def initial_topology(layout: Layout, sparsity: float, random: Randomness, arrays: Arrays) -> Topology | None:
+    """The active positions at the start. Base: the uniform distribution, random positions."""
+
+
+@hookspec
+def initial_memory(topology: Topology, random: Randomness) -> Any:
+    """What the plugin remembers at the start: a frozen attrs value. Every plugin has its own."""
+
+
+@hookspec(firstresult=True)
+def start_values(topology: Topology, values: Array, random: Randomness) -> Array | None:
+    """The values at the start, from those that the model draws. Base: as they are."""
+
+
+@hookspec(firstresult=True)
+def update_due(clock: Clock, memory: Any) -> bool | None:
+    """Whether weights are reallocated after the step that has just finished. Base: every 100 steps."""
+
+
+@hookspec(firstresult=True)
+def perturb(
+    topology: Topology, values: Array, learning_rate: float, clock: Clock, memory: Any, random: Randomness
+) -> Array | None:
+    """The values after the optimizer's step, changed (DeepR's noise). Base: none are changed."""
+
+
+@hookspec(firstresult=True)
+def prune(topology: Topology, values: Array, clock: Clock, memory: Any, random: Randomness) -> Array | None:
+    """Which weights survive: one bool a weight. Base: all.
+
+    A tensor that would lose all its weights keeps its largest, whatever the answer.
+    """
+
+
+@hookspec
+def adjust(pruned: Counts, survivors: Counts, topology: Topology, clock: Clock, memory: Any) -> Any:
+    """The plugin's memory for the next update, from k_i and l_i of each tensor. Every plugin has its own."""
+
+
+@hookspec(firstresult=True)
+def allocate(
+    pruned: Counts, survivors: Counts, room: Counts, layout: Layout, clock: Clock, memory: Any, random: Randomness
+) -> Counts | None:
+    """How many weights grow in each tensor; together as many as were pruned, at most ``room[i]`` in tensor i.
+
+    Base: in proportion to the survivors (:func:`sparsecore.shares.shares`).
+    """
+
+
+@hookspec(firstresult=True)
+def grow(occupied: Topology, counts: Counts, clock: Clock, memory: Any, random: Randomness) -> Array | None:
+    """Positions outside ``occupied``, ascending, ``counts[i]`` in tensor i. Base: uniformly random."""
+
+
+@hookspec(firstresult=True)
+def initial_values(grown: Topology, values: Array, clock: Clock, memory: Any, random: Randomness) -> Array | None:
+    """The values that the weights of ``grown`` start with, in the dtype of ``values``. Base: zero."""
+
+
+@hookspec
+def remember(reallocation: Reallocation, clock: Clock, memory: Any, random: Randomness) -> Any:
+    """The plugin's memory after an update, from the memory already carried along. Every plugin has its own."""
+
+
+@hookspec
+def reallocated(reallocation: Reallocation, clock: Clock, memory: Any) -> None:
+    """Watch an update that is finished. For observers: logging, plots, checks."""

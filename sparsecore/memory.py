@@ -1,0 +1,85 @@
+"""What strategies remember over a run: plain frozen attrs values, saved with the run.
+
+A field made by :func:`per_weight` is a backend vector with one entry a weight and is carried along when weights
+move. Other fields are numbers, bools, strings or NumPy arrays; they stay as they are until the strategy's ``adjust``
+or ``remember`` changes them.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsecore.arrays import Array, Arrays
+from sparsecore.errors import InputError, InvariantError
+
+Memories: TypeAlias = Mapping[str, Any]
+"""The memory of each plugin that has one, by the plugin's name."""
+
+_MARK = "sparsecore one entry a weight"
+
+
+def per_weight() -> Any:
+    """An attrs field for a vector with one entry a weight."""
+    return attrs.field(metadata={_MARK: True})
+
+
+def carry_memory(memory: Any, carry: Callable[[Array], Array]) -> Any:
+    """The memory with every per-weight vector carried along."""
+    vectors = {field.name: getattr(memory, field.name) for field in attrs.fields(type(memory)) if _is_vector(field)}
+    return attrs.evolve(memory, **{name: carry(vector) for name, vector in vectors.items()}) if vectors else memory
+
+
+def check_memory(plugin: str, memory: Any, weights: int) -> None:
+    """Raise unless ``memory`` is an attrs value whose per-weight vectors have ``weights`` entries."""
+    if not attrs.has(type(memory)):
+        raise InvariantError(
+            f"the memory of {plugin!r} must be an attrs value; it is {memory!r} of type {type(memory).__name__}"
+        )
+    for field in filter(_is_vector, attrs.fields(type(memory))):
+        entries = len(getattr(memory, field.name))
+        if entries != weights:
+            raise InvariantError(
+                f"{plugin!r} remembers {entries} entries in {field.name!r}, marked as one a weight; "
+                f"there are {weights} weights"
+            )
+
+
+def dump_memory(memory: Any, arrays: Arrays) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """The memory as JSON-able scalars and host arrays, by field name."""
+    scalars: dict[str, Any] = {}
+    vectors: dict[str, NDArray[Any]] = {}
+    for field in attrs.fields(type(memory)):
+        content = getattr(memory, field.name)
+        if _is_vector(field):
+            vectors[field.name] = arrays.to_numpy(content)
+        elif isinstance(content, np.ndarray):
+            vectors[field.name] = content
+        elif isinstance(content, bool | int | float | str | None):
+            scalars[field.name] = content
+        else:
+            raise InputError(
+                f"the memory field {type(memory).__name__}.{field.name} holds a {type(content).__name__}; what can be "
+                "saved is a number, a bool, a string, None or an array"
+            )
+    return scalars, vectors
+
+
+def load_memory(like: Any, scalars: Mapping[str, Any], vectors: Mapping[str, NDArray[Any]], arrays: Arrays) -> Any:
+    """The memory that :func:`dump_memory` wrote, as a value of the type of ``like``."""
+    fields = {field.name: field for field in attrs.fields(type(like))}
+    if set(fields) != set(scalars) | set(vectors):
+        raise InputError(
+            f"the saved memory has the fields {', '.join(sorted(set(scalars) | set(vectors)))}, "
+            f"{type(like).__name__} has {', '.join(sorted(fields))}"
+        )
+    on_backend = {
+        name: arrays.from_numpy(vector) if _is_vector(fields[name]) else vector for name, vector in vectors.items()
+    }
+    return attrs.evolve(like, **scalars, **on_backend)
+
+
+def _is_vector(field: "attrs.Attribute[Any]") -> bool:
+    return bool(field.metadata.get(_MARK))

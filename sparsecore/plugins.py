@@ -1,0 +1,129 @@
+"""Finding plugins: by the name of an entry point, by ``package.module:Object``, or by ``file.py:Object``.
+
+Entry points are read as metadata; a plugin is imported when it is selected, and one broken plugin breaks only itself.
+"""
+
+import hashlib
+import importlib
+import importlib.util
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import MappingProxyType, ModuleType
+from typing import Any
+
+from sparsecore.errors import PluginError, unknown
+
+GROUPS: Mapping[str, str] = MappingProxyType(
+    {
+        "strategy": "sparsecore.strategies",
+        "backend": "sparsecore.backends",
+        "model": "sparsecore.models",
+        "dataset": "sparsecore.datasets",
+    }
+)
+"""The kinds of plugins, and the entry point group of each."""
+
+_NEEDED = {
+    "strategy": (),  # which hooks a strategy has is checked where it is stacked
+    "backend": ("arrays", "learner"),
+    "model": ("parameters", "forward"),
+    "dataset": ("load",),
+}
+
+
+def installed(kind: str) -> tuple[EntryPoint, ...]:
+    """The entry points of a kind, by name; nothing is imported."""
+    return tuple(sorted(set(entry_points(group=GROUPS[kind])), key=lambda entry: (entry.name, entry.value)))
+
+
+def load(kind: str, selection: str) -> Any:
+    """The object (usually a class) that ``selection`` names.
+
+    Args:
+        kind: 'strategy', 'backend', 'model' or 'dataset'.
+        selection: an installed name, 'package.module:Object' or 'file.py:Object'.
+
+    Raises:
+        PluginError: there is none, it cannot be imported, or it is of another kind.
+    """
+    chosen = _import_path(selection) if ":" in selection else _load_installed(kind, selection)
+    lacking = [attribute for attribute in _NEEDED[kind] if not hasattr(chosen, attribute)]
+    if lacking:
+        raise PluginError(f"{selection!r} is no {kind}: it has no {', '.join(lacking)}")
+    return chosen
+
+
+def _load_installed(kind: str, name: str) -> Any:
+    entries = installed(kind)
+    matching = [entry for entry in entries if entry.name == name]
+    if not matching:
+        return _sized(kind, name, entries)
+    if len(matching) > 1:
+        values = " and ".join(entry.value for entry in matching)
+        raise PluginError(f"two {kind} plugins are named {name!r}: {values}; select one by its module:Object")
+    return _load_entry(kind, matching[0])
+
+
+def _sized(kind: str, name: str, entries: Iterable[EntryPoint]) -> Any:
+    """A model of other sizes: 'wrn-40-4' by the class of 'wrn-28-2', where that has ``from_sizes``."""
+    for entry in entries:
+        sizes = [int(size) for size in re.findall(r"\d+", name)]
+        if sizes and re.sub(r"\d+", "#", entry.name) == re.sub(r"\d+", "#", name):
+            plugin = _load_entry(kind, entry)
+            if hasattr(plugin, "from_sizes"):
+                return plugin.from_sizes(*sizes)
+    raise PluginError(unknown(kind, name, [entry.name for entry in entries], "installed"))
+
+
+def _load_entry(kind: str, entry: EntryPoint) -> Any:
+    try:
+        return entry.load()
+    except (Exception, SystemExit) as error:
+        raise PluginError(f"the {kind} {entry.name!r} ({entry.value}) cannot be loaded: {_told(error)}") from error
+
+
+def _import_path(selection: str) -> Any:
+    place, _, name = selection.rpartition(":")
+    module = _module_of_file(selection, Path(place)) if place.endswith(".py") else _module(selection, place)
+    try:
+        chosen: Any = module
+        for part in name.split("."):
+            chosen = getattr(chosen, part)
+    except AttributeError:
+        own = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
+        raise PluginError(unknown("object", name, own, f"{place} has")) from None
+    return chosen
+
+
+def _module(selection: str, name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except (Exception, SystemExit) as error:
+        raise PluginError(f"{selection!r} cannot be loaded: {_told(error)}") from error
+
+
+def _module_of_file(selection: str, path: Path) -> ModuleType:
+    if not path.is_file():
+        raise PluginError(f"{selection!r} names a file that does not exist: {path}")
+    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
+    name = f"sparsecore_file_{path.stem}_{digest}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # attrs and typing look a class's module up by name
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise PluginError(f"{selection!r} cannot be loaded: {_told(error)}") from error
+    return module
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,148 @@
+"""Algorithm 1 of Mostafa & Wang (2018): reallocate non-zero parameters within and across parameter tensors.
+
+The steps (prune, adjust, allocate, grow) are decided by strategies; the order, the bookkeeping and the fixed number
+of parameters are the same for all. Cost and memory follow the N weights that exist, never the D dense positions.
+"""
+
+from typing import Protocol
+
+import attrs
+
+from sparsecore.arrays import Array
+from sparsecore.errors import InputError
+from sparsecore.memory import Memories
+from sparsecore.shares import Counts
+from sparsecore.topology import Topology
+
+
+class Steps(Protocol):
+    """The decisions of one reallocation, each already checked against the engine's promises."""
+
+    def prune(self, topology: Topology, values: Array) -> Array:
+        """Which weights survive: one bool a weight."""
+        ...
+
+    def adjust(self, pruned: Counts, survivors: Counts) -> Memories:
+        """What the strategies remember for the next time (DPR's threshold)."""
+        ...
+
+    def allocate(self, pruned: Counts, survivors: Counts, room: Counts) -> Counts:
+        """How many weights grow in each tensor; as many together as were pruned."""
+        ...
+
+    def grow(self, occupied: Topology, counts: Counts) -> Array:
+        """Positions outside ``occupied``, ``counts[i]`` in tensor i, ascending."""
+        ...
+
+    def initial_values(self, grown: Topology, values: Array) -> Array:
+        """The values that grown weights start with, in the dtype of ``values``."""
+        ...
+
+
+@attrs.frozen(eq=False)
+class Reallocation:
+    """What one reallocation did.
+
+    Attributes:
+        before: the topology that was.
+        after: the topology that is; as many weights as before.
+        survives: for each slot before, whether its weight is still there.
+        sources: for each slot after, its slot before; N where the weight has just grown.
+        values: the N values after.
+    """
+
+    before: Topology
+    after: Topology
+    survives: Array = attrs.field(repr=False)
+    sources: Array = attrs.field(repr=False)
+    values: Array = attrs.field(repr=False)
+    pruned: Counts
+    grown: Counts
+
+    @property
+    def moved(self) -> int:
+        """K, the number of weights pruned, and grown."""
+        return int(self.pruned.sum())
+
+    def carry(self, slots: Array) -> Array:
+        """A vector with one entry a weight, taken along: survivors keep their entry, grown weights get zero.
+
+        Args:
+            slots: N entries (or N rows) in the order of ``before.positions``, on the backend.
+
+        Returns:
+            The entries in the order of ``after.positions``; ``slots`` stays as it is.
+
+        Raises:
+            InputError: ``slots`` does not have one entry a weight.
+        """
+        if len(slots) != self.before.size:
+            raise InputError(f"a carried vector has one entry a weight, {self.before.size}; given {len(slots)}")
+        return _gather(slots, self.sources, self.before)
+
+    @property
+    def pruned_positions(self) -> Array:
+        """The positions that were pruned, ascending."""
+        arrays = self.before.arrays
+        return arrays.take(self.before.positions, arrays.nonzero(~self.survives))
+
+    @property
+    def grown_slots(self) -> Array:
+        """The slots after that hold a weight that has just grown, ascending."""
+        return self.after.arrays.nonzero(self.sources == self.before.size)
+
+    @property
+    def grown_positions(self) -> Array:
+        """The positions that have grown, ascending."""
+        return self.after.arrays.take(self.after.positions, self.grown_slots)
+
+
+def reallocate(
+    topology: Topology, values: Array, steps: Steps, *, regrow_pruned: bool = False
+) -> tuple[Reallocation, Memories]:
+    """One invocation of Algorithm 1, its lines at the right.
+
+    Args:
+        topology: the active positions.
+        values: their N values.
+        steps: the decisions.
+        regrow_pruned: whether what was just pruned may grow again at once.
+
+    Raises:
+        NoRoomError: more was pruned than there are free positions to grow into.
+    """
+    survives = steps.prune(topology, values)  #                             2  prune_by_threshold(W_i, H)
+    survivors = topology.subset(survives)  #                                3  l_i = survivors.counts
+    pruned = topology.counts - survivors.counts  #                             k_i
+    memories = steps.adjust(pruned, survivors.counts)  #                  5, 6  adjust_pruning_threshold(H, K, δ)
+    occupied = survivors if regrow_pruned else topology
+    counts = steps.allocate(pruned, survivors.counts, occupied.room)  #     8  l_i/L · K
+    grown = topology.at(steps.grow(occupied, counts))  #                    8  grow_back(W_i, l_i/L · K)
+    return _merge(topology, survives, survivors, grown, steps.initial_values(grown, values), values), memories
+
+
+def _merge(
+    before: Topology, survives: Array, survivors: Topology, grown: Topology, initial: Array, values: Array
+) -> Reallocation:
+    """Survivors and grown weights in one ascending order: N positions in, N positions out."""
+    arrays = before.arrays
+    positions = arrays.concatenate([survivors.positions, grown.positions])
+    order = arrays.argsort(positions)
+    kept = arrays.nonzero(survives)
+    sources = arrays.take(arrays.concatenate([kept, arrays.zeros_like(kept, grown.size) + before.size]), order)
+    carried = _gather(values, sources, before)
+    return Reallocation(
+        before=before,
+        after=before.at(arrays.take(positions, order)),
+        survives=survives,
+        sources=sources,
+        values=arrays.put(carried, arrays.nonzero(sources == before.size), initial),
+        pruned=before.counts - survivors.counts,
+        grown=grown.counts,
+    )
+
+
+def _gather(slots: Array, sources: Array, before: Topology) -> Array:
+    # one zero behind the last slot is what grown weights take: a single gather serves both
+    arrays = before.arrays
+    return arrays.take(arrays.concatenate([slots, arrays.zeros_like(slots, 1)]), sources)

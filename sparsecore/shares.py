@@ -1,0 +1,62 @@
+"""Sharing out whole numbers: the paper's l_i·K/L, exactly.
+
+The paper leaves rounding and tensors with too little room open. Here: largest remainder, capped by the room, what a
+full tensor cannot take shared out again among the others. The sum is exact and the result deterministic.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsecore.errors import NoRoomError
+
+Counts = NDArray[np.int64]
+
+
+def shares(total: int, weights: Sequence[int] | Counts, room: Sequence[int] | Counts) -> Counts:
+    """``total`` things shared out in proportion to ``weights``, at most ``room[i]`` to each.
+
+    Tensors below their room get their quota rounded down or up; ties in the remainder go to the first. Where all that
+    have room weigh nothing, they share in proportion to their room.
+
+    Raises:
+        NoRoomError: the room of all together is less than ``total``.
+    """
+    wanted, rest = [int(weight) for weight in weights], int(total)
+    space = [int(places) for places in room]
+    if rest > sum(space):
+        raise NoRoomError(f"{rest} weights are to grow, but there are only {sum(space)} free positions")
+    given = [0] * len(space)
+    open_ = [i for i, places in enumerate(space) if places > 0]
+    while open_ and rest:
+        if not any(wanted[i] for i in open_):
+            wanted = space
+        whole = sum(wanted[i] for i in open_)
+        full = [i for i in open_ if wanted[i] * rest >= space[i] * whole]
+        if not full:
+            for i, share in zip(open_, _largest_remainder(rest, [wanted[i] for i in open_]), strict=True):
+                given[i] = share
+            break
+        for i in full:
+            given[i] = space[i]
+        rest -= sum(space[i] for i in full)
+        open_ = [i for i in open_ if i not in set(full)]
+    return np.array(given, np.int64)
+
+
+def within_room(wanted: Counts, room: Counts) -> Counts:
+    """What each tensor wants, capped by its room; the excess goes, in proportion, to those that have room left."""
+    given = np.minimum(wanted, room)
+    return given + shares(int(wanted.sum() - given.sum()), wanted, room - given)
+
+
+def _largest_remainder(total: int, weights: Sequence[int]) -> list[int]:
+    # Python's integers: a weight times the total may be beyond 64 bits
+    whole = sum(weights)
+    quotas = [divmod(weight * total, whole) for weight in weights]
+    given = [quotient for quotient, _ in quotas]
+    by_remainder = sorted(range(len(weights)), key=lambda i: -quotas[i][1])
+    for i in by_remainder[: total - sum(given)]:
+        given[i] += 1
+    return given

@@ -1,0 +1,68 @@
+"""DPR, dynamic parameter reallocation (Mostafa & Wang 2018): one adaptive threshold for the whole network."""
+
+import attrs
+
+from sparsecore.arrays import Array
+from sparsecore.clock import Clock
+from sparsecore.errors import InputError
+from sparsecore.hooks import hookimpl
+from sparsecore.schedules import Every
+from sparsecore.settings import Amount, as_amount
+from sparsecore.shares import Counts
+from sparsecore.topology import Topology
+
+
+@attrs.frozen
+class Threshold:
+    """What DPR remembers: the pruning threshold H of the next update."""
+
+    threshold: float
+
+
+@attrs.frozen(eq=False)
+class DynamicReallocation:
+    """Prune by one adaptive threshold over all tensors, regrow in proportion to the survivors (Mostafa & Wang 2018).
+
+    The defaults are the paper's for WRN-28-2 on CIFAR-10. Shares, growth and zero values are the engine's own.
+
+    Attributes:
+        target: N_p, how many weights each update should prune: a number, or a share of all weights such as '10%'.
+        tolerance: δ; the threshold stays while the number pruned is within (1±δ)·N_p, else it doubles or halves.
+        initial_threshold: H₀.
+        schedule: when updates are due.
+    """
+
+    target: Amount = attrs.field(default=Amount(20_000), converter=as_amount)
+    tolerance: float = attrs.field(default=0.1, validator=[attrs.validators.ge(0), attrs.validators.lt(1)])
+    initial_threshold: float = attrs.field(default=1e-3, validator=attrs.validators.gt(0))
+    schedule: Every = Every(steps={0: 100, 25: 200, 80: 400, 140: 800}, until_epoch=190)
+
+    @hookimpl
+    def initial_memory(self, topology: Topology) -> Threshold:
+        """H₀."""
+        target = self.target.of_all(topology.size)
+        if target >= topology.size:
+            raise InputError(
+                f"dpr is to prune {target} weights an update, but there are only {topology.size}; set a smaller target"
+            )
+        return Threshold(self.initial_threshold)
+
+    @hookimpl
+    def update_due(self, clock: Clock) -> bool:
+        """By the schedule."""
+        return self.schedule(clock)
+
+    @hookimpl
+    def prune(self, values: Array, memory: Threshold) -> Array:
+        """Prune every weight with |w| < H, over all tensors with one H."""
+        return abs(values) >= memory.threshold
+
+    @hookimpl
+    def adjust(self, pruned: Counts, topology: Topology, memory: Threshold) -> Threshold:
+        """K < (1-δ)·N_p: H ← 2H; K > (1+δ)·N_p: H ← H/2; otherwise H stays."""
+        total, target = int(pruned.sum()), self.target.of_all(topology.size)
+        if total < (1 - self.tolerance) * target:
+            return Threshold(memory.threshold * 2)
+        if total > (1 + self.tolerance) * target:
+            return Threshold(memory.threshold / 2)
+        return memory
