@@ -148,6 +148,15 @@ def test_the_header_says_what_was_run_and_what_came_of_it(tmp_path):
         assert hidden not in text
 
 
+def test_nested_settings_are_readable(tmp_path):
+    run = write_run(tmp_path / "run")
+    (run / "experiment.toml").write_text(
+        "presets = false\n[training]\nrate = { 0 = 0.1, 60 = 0.02 }\nnesterov = true\n"
+    )
+    text = Outline(report_of(run)).text
+    assert 'rate {"0": 0.1, "60": 0.02}, nesterov true' in text
+
+
 def test_an_unfinished_run_says_so_and_how_far_it_came(tmp_path):
     text = Outline(report_of(write_run(tmp_path / "run", **KINDS["unfinished"]))).text
     assert "has not finished. So far: epochs 3, updates 1." in text

@@ -113,10 +113,17 @@ def test_a_damaged_file_is_named_with_the_line(folder, name, text, where):
     assert where in str(caught.value)
 
 
+def test_active_weights_follow_from_what_was_moved_where_a_line_leaves_them_out(folder):
+    moves = [({"first.weight": 7}, {"second.weight": 4}), ({"second.weight": 1}, {"first.weight": 2}), ({}, {})]
+    lines = [{"update": n, "step": n, "pruned": pruned, "grown": grown} for n, (pruned, grown) in enumerate(moves, 1)]
+    (folder / "reallocations.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    counts = [(update.active["first.weight"], update.active["second.weight"]) for update in read_run(folder).updates]
+    assert counts == [(93, 304), (95, 303), (95, 303)]
+
+
 @pytest.mark.parametrize(
     ("changed", "odd"),
     [
-        ({"active": {"first.weight": 1}}, "second.weight"),
         ({"active": {"first.weight": 1, "second.weight": 1, "third.weight": 1}}, "third.weight"),
         ({"grown": {"third.weight": 1}}, "third.weight"),
     ],

@@ -1,5 +1,6 @@
 """The report's page: what was run, what came of it, the figures, and a table of the tensors."""
 
+import json
 from collections.abc import Iterable, Mapping
 from html import escape
 from string import Template
@@ -46,7 +47,7 @@ def page(run: Run) -> str:
         title=escape(_title(run.experiment)),
         style=STYLE,
         outcome=_outcome(run),
-        experiment=_definitions("experiment", ((key, _brief(value)) for key, value in run.experiment.items())),
+        experiment=_definitions("experiment", _settings(run.experiment)),
         source=escape(run.experiment_text),
         figures=f'<div class="pairs">\n{"".join(map(_figure, figures))}</div>\n{_figure(active_parameters(run))}',
         tensors=tensor_table(run),
@@ -65,14 +66,24 @@ def _name(value: Any) -> str:
     return " + ".join(str(table["name"]) for table in tables if isinstance(table, Mapping) and "name" in table)
 
 
+def _settings(experiment: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    # whether presets are looked up says how the file is read, not what was run
+    for key, value in experiment.items():
+        if key != "presets":
+            tables = value if isinstance(value, list) else [value]
+            yield key, " + ".join(map(_brief, tables))
+
+
 def _brief(value: Any) -> str:
-    """A setting in a few words: a table is its name and then its other keys."""
-    if isinstance(value, Mapping):
-        rest = (f"{key} {_brief(entry)}" for key, entry in value.items() if key != "name")
-        return ", ".join([*filter(None, [_name(value)]), *rest])
-    if isinstance(value, list) and all(isinstance(entry, Mapping) for entry in value):
-        return " + ".join(map(_brief, value))
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    """A table is its name and then its other keys; what lies deeper is written as JSON."""
+    if not isinstance(value, Mapping):
+        return _written(value)
+    rest = (f"{key} {_written(entry)}" for key, entry in value.items() if key != "name")
+    return ", ".join([*filter(None, [_name(value)]), *rest])
+
+
+def _written(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
 
 
 def _outcome(run: Run) -> str:

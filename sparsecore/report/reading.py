@@ -1,7 +1,7 @@
 """A run folder as one frozen value."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -48,14 +48,15 @@ class Update:
         threshold: the pruning threshold H, None for strategies without one.
         pruned: weights pruned, by tensor; a tensor that lost none may be missing.
         grown: weights grown, by tensor; a tensor that gained none may be missing.
-        active: active weights after the update, by tensor; all sparse tensors.
+        active: active weights after the update, by tensor; all sparse tensors. A line may leave it out, as it
+            follows from the counts before; an update of a :class:`Run` always has it.
     """
 
     update: int
     step: int
     pruned: Mapping[str, int]
     grown: Mapping[str, int]
-    active: Mapping[str, int]
+    active: Mapping[str, int] = attrs.field(factory=dict)
     threshold: float | None = None
 
 
@@ -116,25 +117,23 @@ def read_run(folder: Path) -> Run:
         if not (folder / name).is_file():
             raise InputError(f"{folder} is not the folder of a run: it has no {name}")
     reallocations, result = folder / "reallocations.jsonl", folder / "result.json"
-    run = Run(
+    tensors = read_record(folder / "tensors.json", _Start).tensors
+    return Run(
         experiment=read_toml(folder / "experiment.toml"),
         experiment_text=read_text(folder / "experiment.toml"),
-        tensors=read_record(folder / "tensors.json", _Start).tensors,
+        tensors=tensors,
         epochs=read_lines(folder / "metrics.jsonl", Epoch),
-        updates=read_lines(reallocations, Update) if reallocations.exists() else (),
+        updates=tuple(_updates(tensors, reallocations)) if reallocations.exists() else (),
         result=read_record(result, Result) if result.exists() else None,
     )
-    _require_same_tensors(run, reallocations)
-    return run
 
 
-def _require_same_tensors(run: Run, reallocations: Path) -> None:
-    names = {tensor.name for tensor in run.tensors}
-    for line, update in enumerate(run.updates, 1):
-        if odd := names ^ set(update.active):
-            raise InputError(
-                f"{reallocations}, line {line}: 'active' and tensors.json must name the same tensors; "
-                f"only one of them has {', '.join(sorted(odd))}"
-            )
-        if odd := (set(update.pruned) | set(update.grown)) - names:
-            raise InputError(f"{reallocations}, line {line}: tensors.json has no {', '.join(sorted(odd))}")
+def _updates(tensors: tuple[Tensor, ...], path: Path) -> Iterator[Update]:
+    """The updates of the file, each with the active weights of every tensor after it."""
+    active = {tensor.name: tensor.active for tensor in tensors}
+    for line, update in enumerate(read_lines(path, Update), 1):
+        if odd := (set(update.pruned) | set(update.grown) | set(update.active)) - set(active):
+            raise InputError(f"{path}, line {line}: tensors.json has no {', '.join(sorted(odd))}")
+        moved = {name: active[name] - update.pruned.get(name, 0) + update.grown.get(name, 0) for name in active}
+        active = moved | dict(update.active)
+        yield attrs.evolve(update, active=active)
