@@ -1,0 +1,43 @@
+"""Tables on standard output."""
+
+from collections.abc import Iterable, Sequence
+
+from sparsecore.run.result import Result
+from sparsecore.topology import Topology
+
+
+def print_table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Iterable[int] = ()) -> None:
+    """Print a table; columns listed in ``numbers`` are aligned at the right. Nothing is ever cut off."""
+    from rich.box import SIMPLE_HEAD  # noqa: PLC0415  (imports are cheap)
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    right = set(numbers)
+    table = Table(box=SIMPLE_HEAD)
+    for i, title in enumerate(head):
+        table.add_column(title, justify="right" if i in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))  # as text: names may look like markup
+    console = Console()
+    # where nobody looks on, lines are as long as they must be, so that other programs can read them
+    console = console if console.is_terminal else Console(width=1000)
+    console.print(table)
+
+
+def print_run(start: Topology, now: Topology, result: Result) -> None:
+    """Where a run's parameters are, and how well it did."""
+    layout = start.layout
+    columns = zip(layout.names, layout.shapes, layout.sizes, start.counts, now.counts, strict=True)
+    rows = [
+        (name, "×".join(map(str, shape)), f"{before:,}", f"{after:,}", f"{1 - after / size:.4f}")
+        for name, shape, size, before, after in columns
+    ]
+    rows.append(("all", "", f"{start.size:,}", f"{now.size:,}", f"{now.sparsity:.4f}"))
+    print_table(("tensor", "shape", "active at start", "active now", "sparsity"), rows, numbers=(2, 3, 4))
+    print(f"test accuracy  {result.test_accuracy:.4f}   test loss  {result.test_loss:.4f}")
+    print(
+        f"{result.sparse_parameters:,} sparse and {result.dense_parameters:,} dense parameters, "
+        f"{result.reallocations} reallocations, {result.seconds:.0f} s"
+    )
+    print(f"report: {result.run}/report.html")

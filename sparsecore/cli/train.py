@@ -1,0 +1,139 @@
+"""``sparsecore train``: carry out an experiment."""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import click
+
+from sparsecore.cli.progress import ProgressBar
+from sparsecore.cli.tables import print_run
+from sparsecore.errors import InputError
+from sparsecore.experiment.assembly import Tables, assemble
+from sparsecore.experiment.experiment import Experiment
+from sparsecore.run.folder import RunFolder, free_run_folder
+from sparsecore.run.result import Result, conclude
+from sparsecore.run.setup import Setup, set_up
+from sparsecore.run.training import Nobody, Run
+
+_SETTINGS = {
+    "model": "model.name",
+    "data": "data.name",
+    "data_dir": "data.dir",
+    "backend": "backend.name",
+    "sparsity": "sparsity",
+    "epochs": "training.epochs",
+    "batch_size": "training.batch_size",
+    "seed": "seed",
+}
+
+
+@click.command()
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.option("--model", metavar="NAME", help="Network; wrn-28-2 by default, wrn-16-4 and the like by their sizes.")
+@click.option("--data", metavar="NAME", help="Data set; digits by default.")
+@click.option("--data-dir", metavar="DIR", help="Folder with the data set's files; downloaded where none is given.")
+@click.option("--backend", metavar="NAME", help="What computes; numpy by default.")
+@click.option("--strategy", "stack", metavar="NAME", multiple=True, help="Strategy; dpr by default. Repeat to stack.")
+@click.option("--sparsity", metavar="S", help="Share of weights that are absent, in [0, 1); 0.9 by default.")
+@click.option("--epochs", metavar="N", help="Passes over the training images.")
+@click.option("--batch-size", metavar="N", help="Images a step; 100 by default.")
+@click.option("--seed", metavar="N", help="Seed of every draw; 0 by default.")
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder to make; a new one in runs/ by default.")
+@click.option("--set", "settings", metavar="SECTION.KEY=VALUE", multiple=True, help="Any other setting; repeatable.")
+@click.option("--resume", is_flag=True, help="Continue the run in --out where it stopped.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object on standard output.")
+def train(
+    *,
+    file: Path | None,
+    stack: tuple[str, ...],
+    out: Path | None,
+    settings: tuple[str, ...],
+    resume: bool,
+    as_json: bool,
+    **given: str | None,
+) -> None:
+    """Train a sparse network; without any argument, the demo.
+
+    FILE is an experiment in TOML. What neither it nor an option says comes from the presets for model and data. A
+    plugin is named by its installed name, as package.module:Object or as file.py:Object.
+    """
+    options = {_SETTINGS[name]: value for name, value in given.items() if value is not None}
+    if resume:
+        if out is None:
+            raise InputError("--resume needs --out, the folder of the run to continue")
+        folder, setup = _resumed(RunFolder(out), file, options, stack, settings)
+    else:
+        tables = assemble(file, options, stack, settings)
+        experiment = Experiment.of(tables)
+        folder = RunFolder(out) if out else free_run_folder(Path("runs"), _name(experiment))
+        setup = _begun(folder, experiment)
+    _carry_out(setup, folder, as_json=as_json)
+
+
+def _begun(folder: RunFolder, experiment: Experiment) -> Setup:
+    folder.check_absent()
+    setup = set_up(experiment)
+    folder.create(experiment.tables())
+    return setup
+
+
+def _resumed(
+    folder: RunFolder, file: Path | None, options: Mapping[str, str], stack: tuple[str, ...], settings: tuple[str, ...]
+) -> tuple[RunFolder, Setup]:
+    if not folder.path.exists():
+        click.echo(f"sparsecore: there is no run at {folder.path} yet; it begins now", err=True)
+        return folder, _begun(folder, Experiment.of(assemble(file, options, stack, settings)))
+    begun = Experiment.of(folder.read_tables()).tables()
+    asked = Experiment.of(assemble(file or folder.experiment, options, stack, settings))
+    differences = _differences(begun, asked.tables())
+    if differences:
+        raise InputError(f"the run {folder.path} was begun as another experiment: {'; '.join(differences)}")
+    return folder, set_up(asked)
+
+
+def _differences(begun: Tables, asked: Tables, place: str = "") -> list[str]:
+    """Settings that differ, but for where the data lie."""
+    told = []
+    for key in sorted(begun.keys() | asked.keys()):
+        name, there, here = f"{place}{key}", begun.get(key), asked.get(key)
+        if isinstance(there, dict) and isinstance(here, dict):
+            told += _differences(there, here, f"{name}.")
+        elif there != here and name != "data.dir":
+            told.append(f"{name} is {there} there, {here} is asked for")
+    return told
+
+
+def _carry_out(setup: Setup, folder: RunFolder, *, as_json: bool) -> None:
+    from sparsecore.report import write_report  # noqa: PLC0415  (imports are cheap)
+
+    run = Run(setup, folder)
+    try:
+        if sys.stderr.isatty():
+            with ProgressBar(setup.clock, setup.experiment.training.epochs) as bar:
+                finished = run.train(bar)
+        else:
+            finished = run.train(Nobody())
+    except KeyboardInterrupt:
+        click.echo(f"sparsecore: stopped; continue with: sparsecore train --resume --out {folder.path}", err=True)
+        raise
+    result = conclude(setup, finished, folder)
+    write_report(folder.path)
+    if as_json:
+        click.echo(json.dumps(_plain(result)))
+    else:
+        print_run(finished.start, finished.state.topology, result)
+
+
+def _plain(result: Result) -> dict[str, Any]:
+    return attrs.asdict(result)
+
+
+def _name(experiment: Experiment) -> str:
+    """What a run is called that was given no folder."""
+    strategies = "+".join(Path(strategy.name.partition(":")[0]).stem for strategy in experiment.strategies)
+    model = Path(experiment.model.name.partition(":")[0]).stem
+    return f"{model}-{experiment.dataset.name}-{strategies}-{experiment.sparsity:g}"

@@ -1,0 +1,1 @@
+"""An experiment as a frozen value, and how it is put together from presets, a file and the command line."""

@@ -1,0 +1,203 @@
+"""An experiment: everything that decides a run, as one frozen value."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from sparsecore.distributions import check_sparsity
+from sparsecore.errors import InputError
+from sparsecore.experiment.structure import structure, unstructure
+from sparsecore.learning import Optimizer
+from sparsecore.plugins import load
+from sparsecore.schedules import Schedule, as_schedule
+
+_at_least_1 = attrs.validators.ge(1)
+_at_least_0 = attrs.validators.ge(0)
+
+
+@attrs.frozen(eq=False)
+class Chosen:
+    """A plugin with its hyperparameters.
+
+    Attributes:
+        name: what selected it.
+        plugin: the instance.
+    """
+
+    name: str
+    plugin: Any
+
+    @classmethod
+    def of(cls, kind: str, table: Mapping[str, Any]) -> "Chosen":
+        """The plugin that ``table['name']`` selects, with the rest of the table for its hyperparameters."""
+        name = table.get("name")
+        if not isinstance(name, str):
+            raise InputError(f"the table of a {kind} needs a name; given {dict(table)}")
+        return cls(name, _instance(kind, name, {key: value for key, value in table.items() if key != "name"}))
+
+    def table(self) -> dict[str, Any]:
+        """The table that :meth:`of` reads, hyperparameters left at their defaults included."""
+        return {"name": self.name, **(unstructure(self.plugin) if attrs.has(type(self.plugin)) else {})}
+
+
+def _instance(kind: str, name: str, options: dict[str, Any]) -> Any:
+    plugin = load(kind, name)
+    if not isinstance(plugin, type):
+        # an instance has its hyperparameters; a model such as 'wrn-40-4' may still be given others
+        if not options:
+            return plugin
+        if not attrs.has(type(plugin)):
+            raise InputError(f"{kind}.{name} takes no options; given {', '.join(options)}")
+        return structure({**unstructure(plugin), **options}, type(plugin), f"{kind}.{name}")
+    if attrs.has(plugin):
+        return structure(options, plugin, f"{kind}.{name}")
+    if options:
+        raise InputError(f"{kind}.{name} takes no options: it is no attrs class; given {', '.join(options)}")
+    return plugin()
+
+
+@attrs.frozen
+class DataSettings:
+    """How the images of a data set are used.
+
+    Attributes:
+        dir: the folder with its files; where it is None they are downloaded.
+        limit: keep so many training images, the first of the engine's order.
+        crop: pixels reflected at each side before a random crop; 0 for no crop.
+        flip: whether images are mirrored left to right at random.
+    """
+
+    dir: str | None = None
+    limit: int | None = attrs.field(default=None, validator=attrs.validators.optional(_at_least_1))
+    crop: int = attrs.field(default=0, validator=_at_least_0)
+    flip: bool = False
+
+
+@attrs.frozen
+class Training:
+    """The optimizer and how long it runs.
+
+    Attributes:
+        epochs: passes over the training images.
+        batch_size: images a step.
+        learning_rate: η, constant or scheduled.
+        momentum: of stochastic gradient descent.
+        nesterov: whether momentum is Nesterov's.
+        weight_decay: L2 on every trained parameter.
+    """
+
+    epochs: int = attrs.field(default=10, validator=_at_least_1)
+    batch_size: int = attrs.field(default=100, validator=_at_least_1)
+    learning_rate: Schedule = attrs.field(default=0.1, converter=as_schedule)  # type: ignore[assignment]
+    momentum: float = attrs.field(default=0.9, validator=[_at_least_0, attrs.validators.lt(1)])
+    nesterov: bool = True
+    weight_decay: float = attrs.field(default=5e-4, validator=_at_least_0)
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The update rule."""
+        return Optimizer(self.momentum, self.nesterov, self.weight_decay)
+
+
+@attrs.frozen
+class ReallocationSettings:
+    """What holds for every strategy.
+
+    Attributes:
+        regrow_pruned: whether what was just pruned may grow again in the same update.
+    """
+
+    regrow_pruned: bool = False
+
+
+@attrs.frozen
+class _General:
+    sparsity: float = 0.9
+    seed: int = attrs.field(default=0, validator=_at_least_0)
+
+
+_SECTIONS = ("model", "data", "backend", "strategy", "training", "reallocation")
+
+
+@attrs.frozen(eq=False)
+class Experiment:
+    """Everything that decides a run.
+
+    Attributes:
+        sparsity: the share of the sparse tensors' positions that stay inactive, in [0, 1).
+        seed: of every draw.
+        model: the network.
+        dataset: where the images come from.
+        data: how they are used.
+        backend: what computes.
+        strategies: the stack, bottom first.
+        training: the optimizer and how long it runs.
+        reallocation: what holds for every strategy.
+    """
+
+    sparsity: float
+    seed: int
+    model: Chosen
+    dataset: Chosen
+    data: DataSettings
+    backend: Chosen
+    strategies: tuple[Chosen, ...]
+    training: Training
+    reallocation: ReallocationSettings
+
+    @classmethod
+    def of(cls, tables: Mapping[str, Any]) -> "Experiment":
+        """The experiment from plain tables, as read from TOML.
+
+        Raises:
+            InputError: an unknown key or plugin, a wrong type, a value out of range.
+        """
+        general = {key: value for key, value in tables.items() if key not in _SECTIONS}
+        strange = set(general) - {field.name for field in attrs.fields(_General)}
+        if strange:
+            known = [field.name for field in attrs.fields(_General)] + list(_SECTIONS)
+            raise InputError(f"no setting named {', '.join(map(repr, sorted(strange)))}; known: {', '.join(known)}")
+        top = structure(general, _General, "experiment")
+        use, source = _split_data(tables.get("data", {}))
+        return cls(
+            sparsity=check_sparsity(top.sparsity),
+            seed=top.seed,
+            model=Chosen.of("model", tables.get("model", {})),
+            dataset=Chosen.of("dataset", source),
+            data=structure(use, DataSettings, "data"),
+            backend=Chosen.of("backend", tables.get("backend", {})),
+            strategies=_stack(tables.get("strategy", ())),
+            training=structure(tables.get("training", {}), Training, "training"),
+            reallocation=structure(tables.get("reallocation", {}), ReallocationSettings, "reallocation"),
+        )
+
+    def tables(self) -> dict[str, Any]:
+        """Plain tables that :meth:`of` reads back, complete with what was left at its default."""
+        return {
+            "sparsity": self.sparsity,
+            "seed": self.seed,
+            "model": self.model.table(),
+            "data": {**self.dataset.table(), **unstructure(self.data)},
+            "backend": self.backend.table(),
+            "training": unstructure(self.training),
+            "reallocation": unstructure(self.reallocation),
+            "strategy": [strategy.table() for strategy in self.strategies],
+        }
+
+
+def _split_data(table: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What says how images are used, and what belongs to the data set's plugin."""
+    own = {field.name for field in attrs.fields(DataSettings)}
+    use = {key: value for key, value in table.items() if key in own}
+    return use, {key: value for key, value in table.items() if key not in own}
+
+
+def _stack(tables: Any) -> tuple[Chosen, ...]:
+    names = [table.get("name") for table in tables]
+    if not names:
+        raise InputError("an experiment needs at least one strategy; 'static' is the one that never reallocates")
+    twice = sorted({str(name) for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"the strategy {', '.join(twice)} is stacked twice")
+    return tuple(Chosen.of("strategy", table) for table in tables)

@@ -1,0 +1,35 @@
+"""Settings that are known to serve a model on a data set: TOML files beside this one.
+
+A preset says what it is for in its table ``match`` (any of model, data, strategy; a pattern or a list of them) and is
+otherwise part of an experiment. All that match are laid over one another, the more particular ones on top. Options in
+a table ``strategy.NAME`` apply where that strategy is in the stack.
+"""
+
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatch
+from importlib.resources import files
+from typing import Any
+
+
+def presets(model: str, data: str, strategies: Sequence[str]) -> list[dict[str, Any]]:
+    """The presets for these names, the more particular later, without their ``match``."""
+    names = {"model": {model}, "data": {data}, "strategy": set(strategies)}
+    matching = [preset for preset in _all() if _matches(preset["match"], names)]
+    matching.sort(key=lambda preset: len(preset["match"]))
+    return [{key: value for key, value in preset.items() if key != "match"} for preset in matching]
+
+
+def _all() -> Iterator[dict[str, Any]]:
+    folder = files("sparsecore.experiment") / "presets"
+    for file in sorted(folder.iterdir(), key=lambda file: file.name):
+        yield tomllib.loads(file.read_text("utf-8"))
+
+
+def _matches(match: Mapping[str, str | list[str]], names: Mapping[str, set[str]]) -> bool:
+    return all(
+        any(
+            fnmatch(name, pattern) for name in names[kind] for pattern in ([given] if isinstance(given, str) else given)
+        )
+        for kind, given in match.items()
+    )

@@ -1,0 +1,86 @@
+"""The state of a run in one safetensors file: enough to go on bit for bit.
+
+A digest over everything in it tells a damaged file; fingerprints of the experiment and the data tell a foreign one.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsecore.errors import InputError
+from sparsecore.run.files import write_whole
+
+_FORMAT = "sparsecore checkpoint 1"
+
+HostArrays = Mapping[str, NDArray[Any]]
+
+
+@attrs.frozen(eq=False)
+class Checkpoint:
+    """A state on the host.
+
+    Attributes:
+        facts: JSON-able scalars: fingerprints, clock, memories, lengths of the logs.
+        arrays: positions, the learner's buffers and the memories' vectors, by name.
+    """
+
+    facts: Mapping[str, Any]
+    arrays: HostArrays
+
+    def group(self, prefix: str) -> dict[str, NDArray[Any]]:
+        """The arrays whose names begin with ``prefix/``, by the rest of the name."""
+        start = f"{prefix}/"
+        return {name.removeprefix(start): array for name, array in self.arrays.items() if name.startswith(start)}
+
+    def write(self, path: Path) -> None:
+        """Write the file; the one before it stays whole until this one is."""
+        from safetensors.numpy import save  # noqa: PLC0415  (imports are cheap)
+
+        facts = json.dumps(self.facts, sort_keys=True, allow_nan=False)
+        arrays = {name: np.ascontiguousarray(array) for name, array in self.arrays.items()}
+        metadata = {"format": _FORMAT, "facts": facts, "sha256": _digest(facts, arrays)}
+        write_whole(path, save(arrays, metadata))
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint in the file.
+
+    Raises:
+        InputError: it is damaged, or not one of ours.
+    """
+    from safetensors import SafetensorError, safe_open  # noqa: PLC0415
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"the checkpoint {path} is damaged: {error}") from error
+    if metadata.get("format") != _FORMAT:
+        raise InputError(
+            f"{path} is no checkpoint of this version: its format is {metadata.get('format')!r}, expected {_FORMAT!r}"
+        )
+    facts = metadata.get("facts", "")
+    if metadata.get("sha256") != _digest(facts, arrays):
+        raise InputError(f"the checkpoint {path} is damaged: its content does not match its checksum")
+    return Checkpoint(json.loads(facts), arrays)
+
+
+def fingerprint(plain: Any) -> str:
+    """A SHA-256 of JSON-able data, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def _digest(facts: str, arrays: HostArrays) -> str:
+    digest = hashlib.sha256(facts.encode())
+    for name in sorted(arrays):
+        array = arrays[name]
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,84 @@
+"""The lines of a run's logs, and the positions in them."""
+
+import base64
+import zlib
+from typing import Any
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsecore.clock import Clock
+from sparsecore.learning import Totals
+from sparsecore.memory import Memories
+from sparsecore.reallocation import Reallocation
+from sparsecore.shares import Counts
+
+
+@attrs.frozen
+class Metrics:
+    """How an epoch ended: losses in nats, accuracies in 0..1."""
+
+    epoch: int
+    step: int
+    learning_rate: float
+    train_loss: float
+    train_accuracy: float
+    test_loss: float
+    test_accuracy: float
+
+
+def metrics(clock: Clock, learning_rate: float, train: Totals, test: Totals) -> Metrics:
+    """The line of the epoch that has just ended."""
+    return Metrics(
+        epoch=clock.epoch,
+        step=clock.step,
+        learning_rate=learning_rate,
+        train_loss=train.loss / train.examples,
+        train_accuracy=train.correct / train.examples,
+        test_loss=test.loss / test.examples,
+        test_accuracy=test.correct / test.examples,
+    )
+
+
+def reallocation_line(reallocation: Reallocation, clock: Clock, memories: Memories) -> dict[str, Any]:
+    """The line of an update.
+
+    Args:
+        reallocation: what was done.
+        clock: the time after it.
+        memories: what the strategies remembered before it (with the threshold H that it used).
+    """
+    names = reallocation.before.layout.names
+    to_numpy = reallocation.before.arrays.to_numpy
+    return {
+        "update": clock.updates,
+        "step": clock.step,
+        "threshold": threshold(memories),
+        "moved": reallocation.moved,
+        "pruned": _by_name(names, reallocation.pruned),
+        "grown": _by_name(names, reallocation.grown),
+        "pruned_positions": encode_positions(to_numpy(reallocation.pruned_positions)),
+        "grown_positions": encode_positions(to_numpy(reallocation.grown_positions)),
+    }
+
+
+def threshold(memories: Memories) -> float | None:
+    """H, where a strategy remembers a ``threshold``."""
+    remembered = (getattr(memory, "threshold", None) for memory in memories.values())
+    return next((value for value in remembered if isinstance(value, float)), None)
+
+
+def encode_positions(positions: NDArray[np.integer[Any]]) -> str:
+    """Ascending positions as text: differences as little-endian int64, deflated, in base 64."""
+    differences = np.diff(positions.astype("<i8"), prepend=0)
+    return base64.b64encode(zlib.compress(differences.tobytes(), 9)).decode("ascii")
+
+
+def decode_positions(text: str) -> NDArray[np.int64]:
+    """The positions that :func:`encode_positions` wrote."""
+    return np.cumsum(np.frombuffer(zlib.decompress(base64.b64decode(text)), "<i8"), dtype=np.int64)
+
+
+def _by_name(names: tuple[str, ...], counts: Counts) -> dict[str, int]:
+    return {name: int(count) for name, count in zip(names, counts, strict=True) if count}

@@ -1,0 +1,82 @@
+"""What a finished run comes to."""
+
+import json
+from typing import Any
+
+import attrs
+
+from sparsecore.errors import InputError
+from sparsecore.run.files import write_whole
+from sparsecore.run.folder import RunFolder
+from sparsecore.run.setup import Setup
+from sparsecore.run.training import Finished
+
+
+@attrs.frozen
+class Result:
+    """The numbers of a finished run.
+
+    Attributes:
+        test_accuracy: share of test images classified correctly after the last epoch, 0..1.
+        test_loss: mean cross-entropy over the test images, in nats.
+        train_accuracy: the same over the last epoch's augmented training images, while learning.
+        train_loss: likewise.
+        sparse_parameters: N, the active weights of the sparse tensors.
+        dense_parameters: trained parameters outside the sparse tensors.
+        sparsity: 1 - N/D.
+        reallocations: updates that were made.
+        topology_sha256: fingerprint of layout and positions.
+        epochs: passes over the training images.
+        steps: optimizer steps.
+        seconds: wall time of training, evaluation and checkpoints, over all goes.
+        run: the run's folder.
+    """
+
+    test_accuracy: float
+    test_loss: float
+    train_accuracy: float
+    train_loss: float
+    sparse_parameters: int
+    dense_parameters: int
+    sparsity: float
+    reallocations: int
+    topology_sha256: str
+    epochs: int
+    steps: int
+    seconds: float
+    run: str
+
+
+def conclude(setup: Setup, finished: Finished, folder: RunFolder) -> Result:
+    """The result, also written into the folder."""
+    state, last = finished.state, finished.last
+    result = Result(
+        test_accuracy=last.test_accuracy,
+        test_loss=last.test_loss,
+        train_accuracy=last.train_accuracy,
+        train_loss=last.train_loss,
+        sparse_parameters=state.topology.size,
+        dense_parameters=setup.dense_size,
+        sparsity=state.topology.sparsity,
+        reallocations=state.clock.updates,
+        topology_sha256=state.topology.sha256(),
+        epochs=last.epoch,
+        steps=state.clock.step,
+        seconds=round(finished.seconds, 3),
+        run=str(folder.path.resolve()),
+    )
+    write_whole(folder.result, json.dumps(attrs.asdict(result), indent=1).encode())
+    return result
+
+
+def read_result(folder: RunFolder) -> Result:
+    """The result of a finished run.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    try:
+        plain: dict[str, Any] = json.loads(folder.result.read_text())
+        return Result(**{**plain, "run": str(folder.path.resolve())})
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"the result {folder.result} cannot be read: {error}") from error
