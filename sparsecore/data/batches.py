@@ -47,7 +47,7 @@ def steps_per_epoch(examples: int, batch_size: int) -> int:
     return -(-examples // batch_size)
 
 
-def batches(  # noqa: PLR0917
+def batches(
     random: Randomness,
     epoch: int,
     examples: int,

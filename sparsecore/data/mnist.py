@@ -1,0 +1,75 @@
+"""MNIST (LeCun et al. 1998) and Fashion-MNIST (Xiao et al. 2017) from their IDX files."""
+
+from pathlib import Path
+
+import attrs
+
+from sparsecore.data.checks import checked_images, checked_split
+from sparsecore.data.download import Origin
+from sparsecore.data.files import checked_folder, first_file
+from sparsecore.data.idx import read_idx
+from sparsecore.data.images import Images, Split
+
+_IMAGES, _LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"
+
+_MNIST = Origin(
+    "MNIST",
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    {
+        f"train-{_IMAGES}.gz": "md5:f68b3c2dcbeaaa9fbdd348bbdeb94873",
+        f"train-{_LABELS}.gz": "md5:d53e105ee54ea40749a09fcbcd1e9432",
+        f"t10k-{_IMAGES}.gz": "md5:9fb629c4189551a2d022fa330f9573f3",
+        f"t10k-{_LABELS}.gz": "md5:ec29112dd5afa0611ce80d1b7f02629c",
+    },
+)
+_FASHION_MNIST = Origin(
+    "FashionMNIST",
+    "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+    {
+        f"train-{_IMAGES}.gz": "md5:8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+        f"train-{_LABELS}.gz": "md5:25c81989df183df01b3e8a0aad5dffbe",
+        f"t10k-{_IMAGES}.gz": "md5:bef4ecab320f06d8554ea6380940ec79",
+        f"t10k-{_LABELS}.gz": "md5:bb300cfdad3c16e7a12a480ee83cd310",
+    },
+)
+
+
+@attrs.frozen(eq=False)
+class Mnist:
+    """28×28 grey handwritten digits, 60,000 for training and 10,000 for testing."""
+
+    def load(self, folder: Path | None) -> Images:
+        """The images of ``folder``, as torchvision or the original site lays them out; downloaded without one.
+
+        The IDX files are looked for in ``folder/MNIST/raw``, ``folder/raw`` and ``folder``, raw and as ``.gz``.
+        """
+        return _load(_MNIST, folder)
+
+
+@attrs.frozen(eq=False)
+class FashionMnist:
+    """28×28 grey pictures of clothing, 60,000 for training and 10,000 for testing."""
+
+    def load(self, folder: Path | None) -> Images:
+        """The images of ``folder``, as torchvision or the original site lays them out; downloaded without one.
+
+        The IDX files are looked for in ``folder/FashionMNIST/raw``, ``folder/raw`` and ``folder``, raw and as ``.gz``.
+        """
+        return _load(_FASHION_MNIST, folder)
+
+
+def _load(origin: Origin, folder: Path | None) -> Images:
+    train, test = _split(origin, folder, "train"), _split(origin, folder, "t10k")
+    return checked_images(train, test, 10, folder or origin.name)
+
+
+def _split(origin: Origin, folder: Path | None, part: str) -> Split:
+    images, labels = (_located(origin, folder, f"{part}-{kind}") for kind in (_IMAGES, _LABELS))
+    return checked_split(read_idx(images, 3), read_idx(labels, 1), 10, images_from=images, labels_from=labels)
+
+
+def _located(origin: Origin, folder: Path | None, name: str) -> Path:
+    if folder is None:
+        return origin.fetch(f"{name}.gz")
+    places = (checked_folder(folder) / origin.name / "raw", folder / "raw", folder)
+    return first_file([place / f"{name}{ending}" for place in places for ending in ("", ".gz")], f"{name} was")
