@@ -34,7 +34,7 @@ class Site:
 
 @pytest.fixture
 def site(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("pooch.os_cache", lambda name: tmp_path / "cache" / name)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     site = Site({"file.gz": b"content"})
 
