@@ -127,7 +127,11 @@ def _signed(name: str, method: Callable[..., Any], options: Any) -> Callable[...
         arguments = dict(zip(parameters, given, strict=True))
         if "memory" in arguments:
             arguments["memory"] = arguments["memory"].get(name)
-        value = method(**arguments)
+        try:
+            value = method(**arguments)
+        except Exception as error:
+            error.add_note(f"raised in the hook {method.__name__!r} of plugin {name!r}")
+            raise
         return None if value is None else Answer(name, value)
 
     setattr(answer, _MARK, options)

@@ -1,11 +1,15 @@
 """The engine's promises, checked at every answer of a plugin, in O(N): a broken one names plugin, step and tensor."""
 
+from collections.abc import Sequence
+
+import attrs
 import numpy as np
 
 from sparsecore._stack import Answer
 from sparsecore.arrays import Array
 from sparsecore.errors import DivergedError, InvariantError
 from sparsecore.layout import Layout
+from sparsecore.memory import Memories, vectors_of
 from sparsecore.shares import Counts
 from sparsecore.topology import Topology
 
@@ -73,6 +77,19 @@ def check_values(answer: Answer, hook: str, topology: Topology, like: Array) -> 
     if not topology.arrays.all_finite(values):
         _broken(answer, hook, f"answered a value that is not finite, in {_not_finite(values, topology)}")
     return values
+
+
+def check_memories(before: Memories, answers: Sequence[Answer], topology: Topology) -> Memories:
+    """The memories with the plugins' answers in place: attrs values whose per-weight vectors have N entries."""
+    for answer in answers:
+        if not attrs.has(type(answer.value)):
+            _broken(answer, "memory", f"remembers {answer.value!r}; a memory is an attrs value")
+        for name, vector in vectors_of(answer.value).items():
+            if len(vector) != topology.size:
+                _broken(
+                    answer, "memory", f"remembers {len(vector)} entries in {name!r}; there are {topology.size} weights"
+                )
+    return {**before, **{answer.plugin: answer.value for answer in answers}}
 
 
 def check_trained(values: Array, topology: Topology) -> None:

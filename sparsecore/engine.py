@@ -1,39 +1,23 @@
 """The engine: a stack of strategies over one layout, as functions from state to state."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import attrs
-import numpy as np
 
 from sparsecore import checks
-from sparsecore._stack import Answer, Stack
+from sparsecore._stack import Stack
+from sparsecore._steps import AskedSteps
 from sparsecore.arrays import Array, Arrays
 from sparsecore.base import Base
 from sparsecore.clock import Clock
 from sparsecore.distributions import check_sparsity
-from sparsecore.errors import InputError, NoRoomError
+from sparsecore.errors import InputError
 from sparsecore.layout import Layout
-from sparsecore.memory import Memories, carry_memory, check_memory
+from sparsecore.memory import carry_memory
 from sparsecore.randomness import Randomness
 from sparsecore.reallocation import Reallocation, reallocate
-from sparsecore.shares import Counts
+from sparsecore.state import State
 from sparsecore.topology import Topology
-
-
-@attrs.frozen(eq=False)
-class State:
-    """All that the engine knows at a moment, but for the values, which the backend's learner holds.
-
-    Attributes:
-        topology: the active positions.
-        memories: what each strategy remembers.
-        clock: the time.
-    """
-
-    topology: Topology
-    memories: Memories
-    clock: Clock
 
 
 @attrs.frozen(eq=False)
@@ -91,7 +75,7 @@ class Engine:
     def start_at(self, topology: Topology, *, clock: Clock = Clock()) -> State:
         """The state before the first step, on a given topology."""
         answers = self._stack.ask_all("initial_memory", topology=topology, random=self.random.within("initial memory"))
-        return State(topology, self._memories({}, answers, topology), clock)
+        return State(topology, checks.check_memories({}, answers, topology), clock)
 
     def start_values(self, state: State, values: Array) -> Array:
         """The values before the first step, from those that the model draws."""
@@ -119,13 +103,15 @@ class Engine:
             DivergedError: a value is not finite.
         """
         checks.check_trained(values, state.topology)
-        steps = _Steps(self._stack, state, self.random.within("update", state.clock.updates))
+        steps = AskedSteps(self._stack, state, self.random.within("update", state.clock.updates))
         reallocation, memories = reallocate(state.topology, values, steps, regrow_pruned=self._regrow_pruned)
         carried = {name: carry_memory(memory, reallocation.carry) for name, memory in memories.items()}
         answers = self._stack.ask_all(
             "remember", reallocation=reallocation, clock=state.clock, memory=carried, random=steps.random
         )
-        after = State(reallocation.after, self._memories(carried, answers, reallocation.after), state.clock.updated())
+        after = State(
+            reallocation.after, checks.check_memories(carried, answers, reallocation.after), state.clock.updated()
+        )
         self._stack.ask_all("reallocated", reallocation=reallocation, clock=after.clock, memory=after.memories)
         return after, reallocation
 
@@ -143,74 +129,6 @@ class Engine:
 
     def _is_due(self, state: State) -> bool:
         return bool(self._stack.ask("update_due", clock=state.clock, memory=state.memories).value)
-
-    def _memories(self, before: Memories, answers: list[Answer], topology: Topology) -> Memories:
-        for answer in answers:
-            check_memory(answer.plugin, answer.value, topology.size)
-        return {**before, **{answer.plugin: answer.value for answer in answers}}
-
-
-@attrs.frozen(eq=False)
-class _Steps:
-    """The decisions of one reallocation, asked of the stack and checked. See :class:`sparsecore.reallocation.Steps`."""
-
-    stack: Stack
-    state: State
-    random: Randomness
-
-    def prune(self, topology: Topology, values: Array) -> Array:
-        answer = self._ask("prune", topology=topology, values=values)
-        return _without_emptied(topology, values, checks.check_survivors(answer, topology))
-
-    def adjust(self, pruned: Counts, survivors: Counts) -> Memories:
-        state = self.state
-        answers = self.stack.ask_all(
-            "adjust",
-            pruned=pruned,
-            survivors=survivors,
-            topology=state.topology,
-            clock=state.clock,
-            memory=state.memories,
-        )
-        for answer in answers:
-            check_memory(answer.plugin, answer.value, state.topology.size)
-        return {**state.memories, **{answer.plugin: answer.value for answer in answers}}
-
-    def allocate(self, pruned: Counts, survivors: Counts, room: Counts) -> Counts:
-        if pruned.sum() > room.sum():
-            raise NoRoomError(_no_room(pruned, room, self.state.topology.layout))
-        answer = self._ask("allocate", pruned=pruned, survivors=survivors, room=room, layout=self.state.topology.layout)
-        return checks.check_counts(answer, int(pruned.sum()), room, self.state.topology)
-
-    def grow(self, occupied: Topology, counts: Counts) -> Array:
-        return checks.check_grown(self._ask("grow", occupied=occupied, counts=counts), occupied, counts)
-
-    def initial_values(self, grown: Topology, values: Array) -> Array:
-        return checks.check_values(
-            self._ask("initial_values", grown=grown, values=values), "initial_values", grown, values
-        )
-
-    def _ask(self, hook: str, **arguments: Any) -> Answer:
-        return self.stack.ask(hook, clock=self.state.clock, memory=self.state.memories, random=self.random, **arguments)
-
-
-def _without_emptied(topology: Topology, values: Array, survives: Array) -> Array:
-    """The mask, but a tensor that would lose all its weights keeps its largest (ties: the lowest position)."""
-    arrays = topology.arrays
-    for tensor in np.flatnonzero((topology.subset(survives).counts == 0) & (topology.counts > 0)):
-        first, last = topology.bounds[tensor], topology.bounds[tensor + 1]
-        largest = arrays.argsort(-abs(values[first:last]))[:1] + first
-        survives = arrays.put(survives, largest, True)
-    return survives
-
-
-def _no_room(pruned: Counts, room: Counts, layout: Layout) -> str:
-    full = [name for name, places in zip(layout.names, room, strict=True) if places == 0]
-    crowded = f"; no room at all in {', '.join(full)}" if full else f" in {', '.join(layout.names)}"
-    return (
-        f"{pruned.sum()} weights were pruned and are to grow, but only {room.sum()} positions are free{crowded}; "
-        "prune less, start sparser, or let pruned weights grow again (regrow_pruned)"
-    )
 
 
 def _named(strategies: Mapping[str, object] | Sequence[object]) -> dict[str, object]:

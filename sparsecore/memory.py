@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.arrays import Array, Arrays
-from sparsecore.errors import InputError, InvariantError
+from sparsecore.errors import InputError
 
 Memories: TypeAlias = Mapping[str, Any]
 """The memory of each plugin that has one, by the plugin's name."""
@@ -28,23 +28,12 @@ def per_weight() -> Any:
 
 def carry_memory(memory: Any, carry: Callable[[Array], Array]) -> Any:
     """The memory with every per-weight vector carried along."""
-    vectors = {field.name: getattr(memory, field.name) for field in attrs.fields(type(memory)) if _is_vector(field)}
-    return attrs.evolve(memory, **{name: carry(vector) for name, vector in vectors.items()}) if vectors else memory
+    return attrs.evolve(memory, **{name: carry(vector) for name, vector in vectors_of(memory).items()})
 
 
-def check_memory(plugin: str, memory: Any, weights: int) -> None:
-    """Raise unless ``memory`` is an attrs value whose per-weight vectors have ``weights`` entries."""
-    if not attrs.has(type(memory)):
-        raise InvariantError(
-            f"the memory of {plugin!r} must be an attrs value; it is {memory!r} of type {type(memory).__name__}"
-        )
-    for field in filter(_is_vector, attrs.fields(type(memory))):
-        entries = len(getattr(memory, field.name))
-        if entries != weights:
-            raise InvariantError(
-                f"{plugin!r} remembers {entries} entries in {field.name!r}, marked as one a weight; "
-                f"there are {weights} weights"
-            )
+def vectors_of(memory: Any) -> dict[str, Array]:
+    """The per-weight vectors of a memory, by field name."""
+    return {field.name: getattr(memory, field.name) for field in attrs.fields(type(memory)) if _is_vector(field)}
 
 
 def dump_memory(memory: Any, arrays: Arrays) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:

@@ -17,7 +17,8 @@ from sparsecore.experiment.experiment import Experiment
 from sparsecore.run.folder import RunFolder, free_run_folder
 from sparsecore.run.result import Result, conclude
 from sparsecore.run.setup import Setup, set_up
-from sparsecore.run.training import Nobody, Run
+from sparsecore.run.training import Run
+from sparsecore.run.watching import Nobody
 
 _SETTINGS = {
     "model": "model.name",

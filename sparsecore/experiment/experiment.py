@@ -12,8 +12,8 @@ from sparsecore.learning import Optimizer
 from sparsecore.plugins import load
 from sparsecore.schedules import Schedule, as_schedule
 
-_at_least_1 = attrs.validators.ge(1)
-_at_least_0 = attrs.validators.ge(0)
+_at_least_1: Any = attrs.validators.ge(1)
+_at_least_0: Any = attrs.validators.ge(0)
 
 
 @attrs.frozen(eq=False)

@@ -27,9 +27,8 @@ def _all() -> Iterator[dict[str, Any]]:
 
 
 def _matches(match: Mapping[str, str | list[str]], names: Mapping[str, set[str]]) -> bool:
-    return all(
-        any(
-            fnmatch(name, pattern) for name in names[kind] for pattern in ([given] if isinstance(given, str) else given)
-        )
-        for kind, given in match.items()
-    )
+    return all(any(fnmatch(name, pattern) for name in names[kind] for pattern in _list(match[kind])) for kind in match)
+
+
+def _list(given: str | list[str]) -> list[str]:
+    return [given] if isinstance(given, str) else given

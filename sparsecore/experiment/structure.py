@@ -113,10 +113,10 @@ def _shown(given: Any) -> str:
     return repr(given) if not isinstance(given, Mapping) else f"the table {dict(given)}"
 
 
-def _table(cls: type[T], converter: cattrs.Converter) -> Callable[[Any, Any], T]:
+def _table(cls: Any, converter: cattrs.Converter) -> Callable[[Any, Any], Any]:
     from_table = make_dict_structure_fn(cls, converter, _cattrs_forbid_extra_keys=True)
 
-    def structured(given: Any, target: Any) -> T:
+    def structured(given: Any, target: Any) -> Any:
         if not isinstance(given, Mapping):
             keys = ", ".join(field.name for field in attrs.fields(cls))
             raise InputError(f"a table of {keys} was expected, given {_shown(given)}")

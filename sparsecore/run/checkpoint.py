@@ -14,7 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.errors import InputError
+from sparsecore.learning import Learner
+from sparsecore.memory import dump_memory, load_memory
 from sparsecore.run.files import write_whole
+from sparsecore.state import State
 
 _FORMAT = "sparsecore checkpoint 1"
 
@@ -70,6 +73,37 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if metadata.get("sha256") != _digest(facts, arrays):
         raise InputError(f"the checkpoint {path} is damaged: its content does not match its checksum")
     return Checkpoint(json.loads(facts), arrays)
+
+
+def to_checkpoint(state: State, learner: Learner, facts: Mapping[str, Any]) -> Checkpoint:
+    """Engine state, learner and further facts, on the host."""
+    arrays = state.topology.arrays
+    buffers = {"positions": arrays.to_numpy(state.topology.positions)}
+    buffers |= {f"learner/{name}": array for name, array in learner.state().items()}
+    memories = {}
+    for plugin, memory in state.memories.items():
+        memories[plugin], vectors = dump_memory(memory, arrays)
+        buffers |= {f"memory/{plugin}/{name}": array for name, array in vectors.items()}
+    clock = {"step": state.clock.step, "updates": state.clock.updates}
+    return Checkpoint({**facts, "clock": clock, "memories": memories}, buffers)
+
+
+def from_checkpoint(checkpoint: Checkpoint, start: State, learner: Learner) -> State:
+    """The engine state that was saved; the learner takes up its own.
+
+    Args:
+        checkpoint: of the same experiment.
+        start: the state before the first step, for the layout and the types of the memories.
+        learner: its buffers are replaced.
+    """
+    arrays = start.topology.arrays
+    topology = start.topology.at(arrays.from_numpy(checkpoint.arrays["positions"]))
+    memories = {
+        plugin: load_memory(start.memories[plugin], scalars, checkpoint.group(f"memory/{plugin}"), arrays)
+        for plugin, scalars in checkpoint.facts["memories"].items()
+    }
+    learner.load_state(topology, checkpoint.group("learner"))
+    return State(topology, memories, attrs.evolve(start.clock, **checkpoint.facts["clock"]))
 
 
 def fingerprint(plain: Any) -> str:

@@ -12,13 +12,14 @@ from sparsecore.arrays import Array
 from sparsecore.clock import Clock
 from sparsecore.data.batches import Augmentation, first_images, steps_per_epoch
 from sparsecore.data.images import Images
-from sparsecore.engine import Engine, State
+from sparsecore.engine import Engine
 from sparsecore.errors import InputError
 from sparsecore.experiment.experiment import Experiment
 from sparsecore.layout import Layout
 from sparsecore.learning import Learner, Task
 from sparsecore.parameters import Parameter
 from sparsecore.randomness import Randomness
+from sparsecore.state import State
 from sparsecore.topology import Topology
 
 

@@ -2,55 +2,24 @@
 
 import json
 import time
-from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
 
-from sparsecore.clock import Clock
 from sparsecore.data.batches import batches
-from sparsecore.engine import State
 from sparsecore.errors import DivergedError, InputError
-from sparsecore.learning import Learner, Totals
-from sparsecore.memory import dump_memory, load_memory
+from sparsecore.learning import Learner
 from sparsecore.reallocation import Reallocation
-from sparsecore.run.checkpoint import Checkpoint, fingerprint, read_checkpoint
+from sparsecore.run.checkpoint import fingerprint, from_checkpoint, read_checkpoint, to_checkpoint
 from sparsecore.run.files import LineLog, write_whole
 from sparsecore.run.folder import RunFolder
 from sparsecore.run.records import Metrics, metrics, reallocation_line, threshold
 from sparsecore.run.setup import Setup, data_fingerprint
+from sparsecore.run.watching import Watcher
+from sparsecore.state import State
 from sparsecore.topology import Topology
 
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0
-
-
-class Watcher(Protocol):
-    """Somebody who looks on: a progress bar, or nobody."""
-
-    def step(self, clock: Clock, totals: Callable[[], Totals]) -> None:
-        """An optimizer step is done; ``totals`` of the epoch so far are there for the asking."""
-        ...
-
-    def update(self, moved: int, threshold: float | None) -> None:
-        """An update is done: K, and H where there is one."""
-        ...
-
-    def epoch(self, line: Metrics) -> None:
-        """An epoch is done."""
-        ...
-
-
-class Nobody:
-    """Looks away."""
-
-    def step(self, clock: Clock, totals: Callable[[], Totals]) -> None:
-        """See :class:`Watcher`."""
-
-    def update(self, moved: int, threshold: float | None) -> None:
-        """See :class:`Watcher`."""
-
-    def epoch(self, line: Metrics) -> None:
-        """See :class:`Watcher`."""
 
 
 @attrs.frozen(eq=False)
@@ -90,7 +59,7 @@ class Run:
         self._last: Metrics | None = None
         lengths = {"metrics": 0, "reallocations": 0}
         if folder.checkpoint.exists():
-            lengths = self._restore(read_checkpoint(folder.checkpoint))
+            lengths = self._restore()
         else:
             write_whole(folder.tensors, json.dumps(_tensors(self._start), indent=1).encode())
         try:
@@ -162,44 +131,24 @@ class Run:
         watcher.epoch(line)
 
     def _save(self) -> None:
-        state, arrays = self._state, self._setup.engine.arrays
-        dumps = {plugin: dump_memory(memory, arrays) for plugin, memory in state.memories.items()}
-        facts = {
-            **self._identity,
-            "step": state.clock.step,
-            "updates": state.clock.updates,
-            "memories": {plugin: scalars for plugin, (scalars, _) in dumps.items()},
-            "logs": {"metrics": self._metrics.sync(), "reallocations": self._reallocations.sync()},
-            "last": None if self._last is None else attrs.asdict(self._last),
-        }
-        buffers = {
-            "positions": arrays.to_numpy(state.topology.positions),
-            **{f"learner/{name}": array for name, array in self._learner.state().items()},
-            **{
-                f"memory/{plugin}/{name}": array
-                for plugin, (_, vectors) in dumps.items()
-                for name, array in vectors.items()
-            },
-        }
-        Checkpoint(facts, buffers).write(self._folder.checkpoint)
+        logs = {"metrics": self._metrics.sync(), "reallocations": self._reallocations.sync()}
+        facts = {**self._identity, "logs": logs, "last": None if self._last is None else attrs.asdict(self._last)}
+        to_checkpoint(self._state, self._learner, facts).write(self._folder.checkpoint)
         write_whole(self._folder.seconds, json.dumps({"seconds": self._seconds()}).encode())
         self._saved = time.monotonic()
 
-    def _restore(self, checkpoint: Checkpoint) -> dict[str, int]:
-        facts, path = checkpoint.facts, self._folder.checkpoint
+    def _restore(self) -> dict[str, int]:
+        """Take up the state of the checkpoint; the lengths that the logs had then."""
+        checkpoint = read_checkpoint(self._folder.checkpoint)
         for what, expected in self._identity.items():
-            if facts.get(what) != expected:
-                raise InputError(f"the checkpoint {path} is foreign: it was made with another {what}")
-        arrays, memories = self._setup.engine.arrays, dict(self._state.memories)
-        topology = self._start.at(arrays.from_numpy(checkpoint.arrays["positions"]))
-        for plugin, scalars in facts["memories"].items():
-            vectors = checkpoint.group(f"memory/{plugin}")
-            memories[plugin] = load_memory(memories.get(plugin), scalars, vectors, arrays)
-        clock = attrs.evolve(self._setup.clock, step=facts["step"], updates=facts["updates"])
-        self._state = State(topology, memories, clock)
-        self._learner.load_state(topology, checkpoint.group("learner"))
-        self._last = Metrics(**facts["last"]) if facts["last"] else None
-        lengths: dict[str, int] = facts["logs"]
+            if checkpoint.facts.get(what) != expected:
+                raise InputError(
+                    f"the checkpoint {self._folder.checkpoint} is foreign: it was made with another {what}"
+                )
+        self._state = from_checkpoint(checkpoint, self._state, self._learner)
+        last = checkpoint.facts["last"]
+        self._last = Metrics(**last) if last else None
+        lengths: dict[str, int] = checkpoint.facts["logs"]
         return lengths
 
     def _seconds(self) -> float:

@@ -1,0 +1,78 @@
+"""The decisions of one reallocation, asked of a stack of strategies and checked."""
+
+from typing import Any
+
+import attrs
+import numpy as np
+
+from sparsecore import checks
+from sparsecore._stack import Answer, Stack
+from sparsecore.arrays import Array
+from sparsecore.errors import NoRoomError
+from sparsecore.layout import Layout
+from sparsecore.memory import Memories
+from sparsecore.randomness import Randomness
+from sparsecore.shares import Counts
+from sparsecore.state import State
+from sparsecore.topology import Topology
+
+
+@attrs.frozen(eq=False)
+class AskedSteps:
+    """See :class:`sparsecore.reallocation.Steps`."""
+
+    stack: Stack
+    state: State
+    random: Randomness
+
+    def prune(self, topology: Topology, values: Array) -> Array:
+        answer = self._ask("prune", topology=topology, values=values)
+        return _without_emptied(topology, values, checks.check_survivors(answer, topology))
+
+    def adjust(self, pruned: Counts, survivors: Counts) -> Memories:
+        state = self.state
+        answers = self.stack.ask_all(
+            "adjust",
+            pruned=pruned,
+            survivors=survivors,
+            topology=state.topology,
+            clock=state.clock,
+            memory=state.memories,
+        )
+        return checks.check_memories(state.memories, answers, state.topology)
+
+    def allocate(self, pruned: Counts, survivors: Counts, room: Counts) -> Counts:
+        if pruned.sum() > room.sum():
+            raise NoRoomError(_no_room(pruned, room, self.state.topology.layout))
+        answer = self._ask("allocate", pruned=pruned, survivors=survivors, room=room, layout=self.state.topology.layout)
+        return checks.check_counts(answer, int(pruned.sum()), room, self.state.topology)
+
+    def grow(self, occupied: Topology, counts: Counts) -> Array:
+        return checks.check_grown(self._ask("grow", occupied=occupied, counts=counts), occupied, counts)
+
+    def initial_values(self, grown: Topology, values: Array) -> Array:
+        return checks.check_values(
+            self._ask("initial_values", grown=grown, values=values), "initial_values", grown, values
+        )
+
+    def _ask(self, hook: str, **arguments: Any) -> Answer:
+        return self.stack.ask(hook, clock=self.state.clock, memory=self.state.memories, random=self.random, **arguments)
+
+
+def _without_emptied(topology: Topology, values: Array, survives: Array) -> Array:
+    """The mask, but a tensor that would lose all its weights keeps its largest (ties: the lowest position)."""
+    arrays = topology.arrays
+    for tensor in np.flatnonzero((topology.subset(survives).counts == 0) & (topology.counts > 0)):
+        first, last = topology.bounds[tensor], topology.bounds[tensor + 1]
+        largest = arrays.argsort(-abs(values[first:last]))[:1] + first
+        survives = arrays.put(survives, largest, True)
+    return survives
+
+
+def _no_room(pruned: Counts, room: Counts, layout: Layout) -> str:
+    full = [name for name, places in zip(layout.names, room, strict=True) if places == 0]
+    crowded = f"; no room at all in {', '.join(full)}" if full else f" in {', '.join(layout.names)}"
+    return (
+        f"{pruned.sum()} weights were pruned and are to grow, but only {room.sum()} positions are free{crowded}; "
+        "prune less, start sparser, or let pruned weights grow again (regrow_pruned)"
+    )
