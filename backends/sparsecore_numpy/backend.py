@@ -1,0 +1,35 @@
+"""The plugin."""
+
+import attrs
+
+from sparsecore.errors import InputError
+from sparsecore.learning import Learner, Task
+from sparsecore_numpy.arrays import NumpyArrays
+
+_DTYPES = ("float32", "float64")
+
+
+@attrs.frozen(eq=False)
+class NumpyBackend:
+    """Trains on the CPU with nothing but NumPy; see :class:`sparsecore.learning.Backend`.
+
+    Attributes:
+        dtype: of values and activations: float32, or float64.
+    """
+
+    dtype: str = "float32"
+
+    def __attrs_post_init__(self) -> None:
+        if self.dtype not in _DTYPES:
+            raise InputError(f"the NumPy backend computes in {' or '.join(_DTYPES)}; given {self.dtype!r}")
+
+    @property
+    def arrays(self) -> NumpyArrays:
+        """The array verbs."""
+        return NumpyArrays()
+
+    def learner(self, task: Task) -> Learner:
+        """A network ready to train."""
+        from sparsecore_numpy.learner import NumpyLearner  # noqa: PLC0415
+
+        return NumpyLearner(task, self.dtype)

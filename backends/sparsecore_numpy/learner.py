@@ -1,0 +1,157 @@
+"""A network in training on NumPy."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsecore.data.augmentation import augmented
+from sparsecore.data.images import Batch, Split
+from sparsecore.errors import InputError
+from sparsecore.learning import Task, Totals
+from sparsecore.reallocation import Reallocation
+from sparsecore.topology import Topology
+from sparsecore_numpy import loss, normalization
+from sparsecore_numpy.inputs import in_batches, normalized
+from sparsecore_numpy.machine import Machine
+from sparsecore_numpy.memory import Memory
+from sparsecore_numpy.network import Dense, Running, Sparse, descend, flat
+from sparsecore_numpy.operations import NumpyOperations
+from sparsecore_numpy.tape import Forgetful, Tape, Tensor
+from sparsecore_numpy.weights import Vectors
+from sparsecore_numpy.workers import single_threaded_blas, workers
+
+
+class NumpyLearner:
+    """See :class:`sparsecore.learning.Learner`."""
+
+    def __init__(self, task: Task, dtype: str) -> None:
+        self._task = task
+        self._machine = Machine(Memory(dtype), workers())
+        values = np.asarray(task.values, dtype)
+        self._sparse = Sparse.of(task.topology, Vectors.of(values, np.zeros_like(values)))
+        self._trained = [p for p in task.parameters if p.trained and not p.sparse]
+        self._statistics = [p for p in task.parameters if not p.trained]
+        start = flat(self._trained, task.dense, dtype)
+        self._dense = Dense.of(self._trained, Vectors.of(start, np.zeros_like(start)))
+        self._running = Running.of(self._statistics, flat(self._statistics, task.dense, dtype))
+        self._totals = Totals()
+
+    @property
+    def values(self) -> NDArray[Any]:
+        """The N sparse values; not to be written to, and valid until the next call that changes them."""
+        values = self._sparse.vectors.values.view()
+        values.flags.writeable = False
+        return values
+
+    def train(self, batch: Batch, learning_rate: float) -> None:
+        """One optimizer step on the batch; its loss and hits are added to :meth:`totals`."""
+        split = self._task.images.train
+        pictures, labels = augmented(split.images, batch), split.labels[batch.rows]
+        tape = Tape()
+        with _computing():
+            logits = self._logits(NumpyOperations(self._machine, tape, normalization.of_batch), pictures)
+            self._totals = _sum(self._totals, _measured(logits.data, labels))
+            for vectors in self._vectors:
+                vectors.gradient.fill(0)
+            tape.backward(logits, loss.mean_gradient(logits.data, labels))
+            for vectors in self._vectors:
+                descend(vectors, self._task.optimizer, float(learning_rate))
+
+    def totals(self) -> Totals:
+        """The sums since :meth:`reset_totals`."""
+        return self._totals
+
+    def reset_totals(self) -> None:
+        """Set the sums to zero."""
+        self._totals = Totals()
+
+    def evaluate(self, split: Split) -> Totals:
+        """The sums over a split, with running statistics and without augmentation."""
+        ops = NumpyOperations(self._machine, Forgetful(), normalization.running)
+        totals = Totals()
+        with _computing():
+            for some in in_batches(split):
+                totals = _sum(totals, _measured(self._logits(ops, some.images).data, some.labels))
+        return totals
+
+    def set_values(self, values: NDArray[Any]) -> None:
+        """Replace the N sparse values (a perturbation); optimizer state stays."""
+        present = self._sparse.vectors.values
+        _check_shape("values", values, present)
+        present[:] = values
+
+    def reallocate(self, reallocation: Reallocation) -> None:
+        """Move to the new topology and its values; optimizer state is carried along, zero where a weight grew."""
+        vectors = Vectors.of(
+            np.asarray(reallocation.values, self._machine.memory.dtype),
+            reallocation.carry(self._sparse.vectors.momentum),
+        )
+        self._sparse = Sparse.of(reallocation.after, vectors)
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """All buffers but the topology's positions: enough to go on bit for bit."""
+        state = {name: buffer.copy() for name, buffer in self._buffers().items()}
+        return state | {"totals": np.array(attrs.astuple(self._totals), np.float64)}
+
+    def load_state(self, topology: Topology, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from ``state`` (of :meth:`state`) on ``topology``."""
+        values = np.zeros(topology.size, self._machine.memory.dtype)
+        sparse = Sparse.of(topology, Vectors.of(values, values))
+        buffers = _named(sparse.vectors, self._dense.vectors, self._running.values)
+        for name, buffer in {**buffers, "totals": np.zeros(3)}.items():
+            if name not in state:
+                raise InputError(f"the saved state has no buffer named {name!r}; it has: {', '.join(sorted(state))}")
+            _check_shape(name, state[name], buffer)
+        for name, buffer in buffers.items():
+            buffer[:] = state[name]
+        self._sparse = sparse
+        total_loss, correct, examples = state["totals"].tolist()
+        self._totals = Totals(total_loss, int(correct), int(examples))
+
+    @property
+    def _vectors(self) -> tuple[Vectors, Vectors]:
+        return self._sparse.vectors, self._dense.vectors
+
+    def _buffers(self) -> dict[str, NDArray[Any]]:
+        return _named(self._sparse.vectors, self._dense.vectors, self._running.values)
+
+    def _logits(self, ops: NumpyOperations, pictures: NDArray[np.uint8]) -> Tensor:
+        images = Tensor(normalized(self._machine.memory, pictures, self._task.images), differentiable=False)
+        parameters = {**self._sparse.tensors, **self._dense.tensors, **self._running.tensors}
+        logits: Tensor = self._task.model.forward(ops, parameters, images)
+        return logits
+
+
+@contextmanager
+def _computing() -> Iterator[None]:
+    # a loss that is not finite is in the totals, for the training loop to see; NumPy's warnings would say it again
+    with single_threaded_blas(), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        yield
+
+
+def _measured(logits: NDArray[Any], labels: NDArray[np.int64]) -> Totals:
+    losses = loss.cross_entropy(logits, labels)
+    return Totals(float(losses.sum(dtype=np.float64)), loss.hits(logits, labels), len(labels))
+
+
+def _sum(first: Totals, second: Totals) -> Totals:
+    return Totals(first.loss + second.loss, first.correct + second.correct, first.examples + second.examples)
+
+
+def _named(sparse: Vectors, dense: Vectors, running: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    return {
+        "values": sparse.values,
+        "momentum": sparse.momentum,
+        "dense": dense.values,
+        "dense_momentum": dense.momentum,
+        "running": running,
+    }
+
+
+def _check_shape(name: str, given: NDArray[Any], expected: NDArray[Any]) -> None:
+    if given.shape != expected.shape:
+        raise InputError(f"{name} must have the shape {expected.shape}; given {given.shape}")

@@ -1,0 +1,62 @@
+"""Arrays whose memory is used again: what one operation has let go of serves the next."""
+
+import math
+import weakref
+from bisect import bisect_left, insort
+from collections import deque
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+_ALIGNMENT = 64
+"""Bytes: a cache line. NumPy may add in another order at another alignment, so it is always the same."""
+
+
+class Memory:
+    """Hands out arrays of one dtype. Their memory comes back by itself when the last view of them is gone."""
+
+    def __init__(self, dtype: DTypeLike) -> None:
+        self.dtype = np.dtype(dtype)
+        self._lock = Lock()
+        self._free: list[NDArray[np.uint8]] = []
+        # an array's life may end in the middle of `take`, on any thread: its end only appends, which needs no lock
+        self._returned: deque[NDArray[np.uint8]] = deque()
+
+    def take(self, *shape: int) -> NDArray[Any]:
+        """An array of this shape with arbitrary entries."""
+        block = self._block(max(math.prod(shape), 1) * self.dtype.itemsize)
+        lease = _Lease(block, shape, self.dtype)
+        weakref.finalize(lease, self._returned.append, block).atexit = False
+        return np.asarray(lease)
+
+    def zeros(self, *shape: int) -> NDArray[Any]:
+        """An array of zeros."""
+        array = self.take(*shape)
+        array.fill(0)
+        return array
+
+    def _block(self, size: int) -> NDArray[np.uint8]:
+        with self._lock:
+            while self._returned:
+                insort(self._free, self._returned.popleft(), key=len)
+            smallest = bisect_left(self._free, size, key=len)
+            return self._free.pop(smallest) if smallest < len(self._free) else _aligned(size)
+
+
+class _Lease:
+    """Memory lent to an array: what the array and all its views keep alive, and nothing else does."""
+
+    __slots__ = ("__array_interface__", "__weakref__")
+
+    def __init__(self, block: NDArray[np.uint8], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        # were the array a view of the block, NumPy would let views of it keep just the block alive
+        data = (block.ctypes.data, False)
+        self.__array_interface__ = {"version": 3, "data": data, "shape": shape, "typestr": dtype.str}
+
+
+def _aligned(size: int) -> NDArray[np.uint8]:
+    block = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -block.ctypes.data % _ALIGNMENT
+    return block[start : start + size]

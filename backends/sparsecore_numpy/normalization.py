@@ -1,0 +1,148 @@
+"""Batch norm, with each block of the batch going through all passes while it is in the cache."""
+
+from typing import Any, Protocol
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsecore.errors import InputError
+from sparsecore_numpy.machine import Machine, along_lines, block_count, lines, per_channel
+
+EPSILON = 1e-5
+MOVE = 0.1
+"""How far running statistics move towards those of a batch."""
+
+Channels = NDArray[np.float64]
+
+
+@attrs.frozen(eq=False)
+class Moments:
+    """Mean and variance of each channel."""
+
+    mean: Channels
+    variance: Channels
+
+    @property
+    def inverse_deviation(self) -> Channels:
+        """1/√(variance + ε)."""
+        return np.asarray(1.0 / np.sqrt(self.variance + EPSILON))
+
+
+class Statistics(Protocol):
+    """Which moments the activations are normalized by."""
+
+    def __call__(self, machine: Machine, x: NDArray[Any], mean: NDArray[Any], variance: NDArray[Any]) -> Moments:
+        """The moments for ``x``, given the running ones."""
+        ...
+
+
+def of_batch(machine: Machine, x: NDArray[Any], mean: NDArray[Any], variance: NDArray[Any]) -> Moments:
+    """In training: those of the batch, towards which the running ones move."""
+    count = x.size // x.shape[-1]
+    if count < 2:
+        raise InputError("batch norm needs more than one value a channel to train; the batch has one")
+    moments = _moments(machine, x)
+    mean += (MOVE * (moments.mean - mean)).astype(mean.dtype)
+    variance += (MOVE * (moments.variance * (count / (count - 1)) - variance)).astype(variance.dtype)
+    return moments
+
+
+def running(machine: Machine, x: NDArray[Any], mean: NDArray[Any], variance: NDArray[Any]) -> Moments:  # noqa: ARG001
+    """In evaluation: the running ones."""
+    return Moments(mean.astype(np.float64), variance.astype(np.float64))
+
+
+def forward(machine: Machine, x: NDArray[Any], moments: Moments, scale: Channels, shift: Channels) -> NDArray[Any]:
+    """(x − mean)/√(variance + ε)·scale + shift."""
+    output = machine.memory.take(*x.shape)
+    factor = along_lines(scale * moments.inverse_deviation, x)
+    offset = along_lines(shift - moments.mean * scale * moments.inverse_deviation, x)
+
+    def block(number: int, rows: slice) -> None:  # noqa: ARG001
+        out = lines(output[rows])
+        np.multiply(lines(x[rows]), factor, out=out)
+        np.add(out, offset, out=out)
+
+    machine.by_blocks(block, x)
+    return output
+
+
+def backward(
+    machine: Machine, x: NDArray[Any], moments: Moments, scale: Channels, gradient: NDArray[Any]
+) -> tuple[NDArray[Any], Channels, Channels]:
+    """The gradients of the activations, the scale and the shift, by the moments of the batch."""
+    inverse = moments.inverse_deviation
+    shift_gradient, scale_gradient = _gradient_sums(machine, x, moments.mean, gradient)
+    scale_gradient *= inverse
+    count = x.size // x.shape[-1]
+    by_gradient = scale * inverse
+    by_x = -by_gradient * inverse * scale_gradient / count
+    constant = -by_gradient * shift_gradient / count - by_x * moments.mean
+    return _combination(machine, (gradient, by_gradient), (x, by_x), constant), scale_gradient, shift_gradient
+
+
+def _moments(machine: Machine, x: NDArray[Any]) -> Moments:
+    # about the mean of a few images, so that the variance does not cancel and one reading of the batch is enough
+    about = x[:8].reshape(-1, x.shape[-1]).mean(axis=0, dtype=np.float64).astype(x.dtype)
+    centre = along_lines(about, x)
+    sums = np.empty((block_count(x), 2, x.shape[-1]))
+
+    def block(number: int, rows: slice) -> None:
+        difference = np.subtract(lines(x[rows]), centre, out=_like(machine, x[rows]))
+        sums[number] = _sum(difference, x.shape[-1]), _sum_of_products(difference, difference, x.shape[-1])
+
+    machine.by_blocks(block, x)
+    first, second = sums.sum(axis=0) / (x.size // x.shape[-1])
+    return Moments(about + first, second - first**2)
+
+
+def _gradient_sums(
+    machine: Machine, x: NDArray[Any], mean: Channels, gradient: NDArray[Any]
+) -> tuple[Channels, Channels]:
+    """The sums per channel of the gradient, and of the gradient times (x − mean)."""
+    centre = along_lines(mean, x)
+    sums = np.empty((block_count(x), 2, x.shape[-1]))
+
+    def block(number: int, rows: slice) -> None:
+        difference = np.subtract(lines(x[rows]), centre, out=_like(machine, x[rows]))
+        entries = lines(gradient[rows])
+        sums[number] = _sum(entries, x.shape[-1]), _sum_of_products(entries, difference, x.shape[-1])
+
+    machine.by_blocks(block, x)
+    first, second = sums.sum(axis=0)
+    return first, second
+
+
+def _combination(
+    machine: Machine,
+    first: tuple[NDArray[Any], Channels],
+    second: tuple[NDArray[Any], Channels],
+    constant: Channels,
+) -> NDArray[Any]:
+    """Two arrays, each times a factor a channel, and a constant a channel."""
+    (x, by_x), (y, by_y) = first, second
+    output = machine.memory.take(*x.shape)
+    x_factor, y_factor, offset = (along_lines(channels, x) for channels in (by_x, by_y, constant))
+
+    def block(number: int, rows: slice) -> None:  # noqa: ARG001
+        out = lines(output[rows])
+        np.multiply(lines(y[rows]), y_factor, out=out)
+        np.add(out, offset, out=out)
+        np.add(out, np.multiply(lines(x[rows]), x_factor, out=_like(machine, x[rows])), out=out)
+
+    machine.by_blocks(block, x)
+    return output
+
+
+def _like(machine: Machine, images: NDArray[Any]) -> NDArray[Any]:
+    return machine.memory.take(*lines(images).shape)
+
+
+def _sum(entries: NDArray[Any], channels: int) -> Channels:
+    # the product with ones is BLAS's, and twice as fast as NumPy's own sum
+    return per_channel(np.ones(len(entries), entries.dtype) @ entries, channels)
+
+
+def _sum_of_products(x: NDArray[Any], y: NDArray[Any], channels: int) -> Channels:
+    return per_channel(np.einsum("ij,ij->j", x, y), channels)

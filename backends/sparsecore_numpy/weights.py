@@ -1,0 +1,91 @@
+"""Parameters: the entries that exist end to end in flat vectors, and a view of them for each tensor."""
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsecore_numpy.memory import Memory
+
+Index = NDArray[np.intp]
+
+
+@attrs.frozen(eq=False)
+class Weight:
+    """One parameter tensor, of whose entries some exist; of a dense tensor all do.
+
+    Attributes:
+        shape: the dense shape.
+        positions: which entries exist, row-major within the tensor, ascending.
+        values: their values, a view of the flat vector.
+        gradient: their gradients, likewise; operations add to it.
+    """
+
+    shape: tuple[int, ...]
+    positions: Index
+    values: NDArray[Any]
+    gradient: NDArray[Any]
+
+    @cached_property
+    def by_tap(self) -> Index:
+        """Where the entries lie when (out, in, height, width) is laid out as (height, width, in, out)."""
+        return self._moved((2, 3, 1, 0), flipped=False)
+
+    @cached_property
+    def by_opposite_tap(self) -> Index:
+        """Where they lie as (height, width, out, in) with the kernel turned by half a circle."""
+        return self._moved((2, 3, 0, 1), flipped=True)
+
+    def dense(self, memory: Memory, index: Index) -> NDArray[Any]:
+        """The dense tensor as one run of entries, in the order that ``index`` belongs to."""
+        dense = memory.zeros(int(np.prod(self.shape)))
+        dense[index] = self.values
+        return dense
+
+    def vector(self) -> NDArray[np.float64]:
+        """The dense tensor in its own shape, in double precision: for the small tensors with an entry a channel."""
+        dense = np.zeros(self.shape)
+        dense.reshape(-1)[self.positions] = self.values
+        return dense
+
+    def accumulate(self, dense: NDArray[Any], index: Index | None = None) -> None:
+        """Add the existing entries of a dense gradient, laid out as ``index`` says, or row-major."""
+        entries = dense.reshape(-1).take(self.positions if index is None else index)
+        np.add(self.gradient, entries, out=self.gradient, casting="same_kind")
+
+    def _moved(self, order: tuple[int, ...], *, flipped: bool) -> Index:
+        places = list(np.unravel_index(self.positions, self.shape))
+        if flipped:
+            places[2:] = [side - 1 - place for side, place in zip(self.shape[2:], places[2:], strict=True)]
+        moved = np.ravel_multi_index([places[axis] for axis in order], [self.shape[axis] for axis in order])
+        return np.asarray(moved, np.intp)
+
+
+@attrs.frozen(eq=False)
+class Vectors:
+    """Values, gradients and momentum of some tensors, each one entry a weight."""
+
+    values: NDArray[Any]
+    momentum: NDArray[Any]
+    gradient: NDArray[Any]
+
+    @classmethod
+    def of(cls, values: NDArray[Any], momentum: NDArray[Any]) -> "Vectors":
+        """Copies of these values and momentum, in the dtype of the first."""
+        return cls(values.copy(), momentum.astype(values.dtype), np.zeros_like(values))
+
+    def weight(self, shape: tuple[int, ...], slots: slice, positions: Index) -> Weight:
+        """The tensor whose entries lie at ``slots``."""
+        return Weight(shape, positions, self.values[slots], self.gradient[slots])
+
+
+def runs(shapes: list[tuple[int, ...]]) -> Iterator[slice]:
+    """Where dense tensors of these shapes lie, end to end."""
+    first = 0
+    for shape in shapes:
+        last = first + int(np.prod(shape))
+        yield slice(first, last)
+        first = last
