@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsecore.errors import InputError
+from sparsecore.experiment.experiment import Experiment
 from sparsecore.experiment.presets import presets
 
 Tables = dict[str, Any]
@@ -45,12 +46,19 @@ def assemble(file: Path | None, options: Mapping[str, str], stack: Sequence[str]
     if stack:
         known = chosen["strategy"]
         chosen["strategy"] = {name: known.get(name, {}) for name in _as_stack(list(stack))}
-    for setting in settings:
-        name, equals, value = setting.partition("=")
-        if not equals:
-            raise InputError(f"a setting is written section.key=value; given {setting!r}")
-        _set(chosen, name.strip(), _value(value.strip()))
-    return _with_absolute_paths(_above_presets(chosen) if use_presets else chosen)
+    pairs = [_pair(setting) for setting in settings]
+    for name, value in pairs:
+        if not _reaches_inside(name, chosen):
+            _set(chosen, name, value)
+    filled = _above_presets(chosen) if use_presets else chosen
+    inside = [(name, value) for name, value in pairs if _reaches_inside(name, chosen)]
+    if inside:
+        # a part of a table is set in the table that presets and defaults have made by then
+        complete = Experiment.of(_with_list(filled)).tables()
+        filled = {**complete, "strategy": _as_stack(complete["strategy"])}
+        for name, value in inside:
+            _set(filled, name, value)
+    return _with_list(_with_absolute_paths(filled))
 
 
 def _above_presets(chosen: Tables) -> Tables:
@@ -90,20 +98,40 @@ def _list(given: Any) -> list[Any]:
     return given if isinstance(given, list) else [given]
 
 
-def _set(tables: Tables, name: str, value: Any) -> None:
+def _pair(setting: str) -> tuple[str, Any]:
+    name, equals, value = setting.partition("=")
+    if not equals:
+        raise InputError(f"a setting is written section.key=value; given {setting!r}")
+    return name.strip(), _value(value.strip())
+
+
+def _path(name: str, stack: tuple[str, ...]) -> list[str]:
+    """Section and keys of a dotted name; for a strategy 'strategy', its name and keys."""
     section, _, rest = name.partition(".")
-    if not rest:
-        if section in {"sparsity", "seed"}:
-            tables[section] = value
-            return
-        raise InputError(f"a setting is written section.key=value; given {name!r}")
-    if section == "strategy":
-        strategy, rest = _strategy_of(rest, tuple(tables["strategy"]))
-        _place(tables["strategy"][strategy], rest.split("."), value, name)
+    if section == "strategy" and rest:
+        strategy, option = _strategy_of(rest, stack)
+        return [section, strategy, *option.split(".")]
+    return name.split(".")
+
+
+def _reaches_inside(name: str, tables: Tables) -> bool:
+    path = _path(name, tuple(tables["strategy"]))
+    return len(path) > (3 if path[0] == "strategy" else 2)
+
+
+def _set(tables: Tables, name: str, value: Any) -> None:
+    path = _path(name, tuple(tables["strategy"]))
+    if len(path) == 1 and path[0] in {"sparsity", "seed"}:
+        tables[name] = value
         return
-    if not isinstance(tables.setdefault(section, {}), dict):
-        raise InputError(f"{section!r} is no section; given {name!r}")
-    _place(tables[section], rest.split("."), value, name)
+    if len(path) == 1 or not all(path) or not isinstance(tables.get(path[0], {}), dict):
+        raise InputError(f"a setting is written section.key=value; given {name!r}")
+    table = tables
+    for part in path[:-1]:
+        inner = table.get(part)
+        table[part] = dict(inner) if isinstance(inner, Mapping) else {}
+        table = table[part]
+    table[path[-1]] = value
 
 
 def _strategy_of(rest: str, stack: tuple[str, ...]) -> tuple[str, str]:
@@ -111,21 +139,11 @@ def _strategy_of(rest: str, stack: tuple[str, ...]) -> tuple[str, str]:
     for name in sorted(stack, key=len, reverse=True):
         if rest.startswith(f"{name}."):
             return name, rest.removeprefix(f"{name}.")
-    if len(stack) == 1 and "." not in rest:
+    if len(stack) == 1:
         return stack[0], rest
     raise InputError(
         f"a strategy's option is written strategy.NAME.option=value; given {rest!r}, the stack is {', '.join(stack)}"
     )
-
-
-def _place(table: Tables, path: list[str], value: Any, name: str) -> None:
-    for part in path[:-1]:
-        inner = table.get(part)
-        table[part] = dict(inner) if isinstance(inner, Mapping) else {}
-        table = table[part]
-    if not path[-1]:
-        raise InputError(f"a setting is written section.key=value; given {name!r}")
-    table[path[-1]] = value
 
 
 def _value(text: str) -> Any:
@@ -151,13 +169,19 @@ def _read(file: Path) -> Tables:
 
 
 def _with_absolute_paths(tables: Tables) -> Tables:
-    """Plugins in files by their absolute paths, so that a run can be resumed from another folder; the stack a list."""
+    """Plugins in files and the data's folder by absolute paths: a run can be resumed from another folder."""
     named = {kind: {**tables[kind]} for kind in ("model", "data", "backend")}
     for table in named.values():
         if isinstance(table.get("name"), str):
             table["name"] = _absolute(table["name"])
-    stack = [{"name": _absolute(name), **options} for name, options in tables["strategy"].items()]
-    return {**tables, **named, "strategy": stack}
+    if isinstance(named["data"].get("dir"), str):
+        named["data"]["dir"] = str(Path(named["data"]["dir"]).resolve())
+    return {**tables, **named, "strategy": {_absolute(name): table for name, table in tables["strategy"].items()}}
+
+
+def _with_list(tables: Tables) -> Tables:
+    """The stack as the list that an experiment is made of."""
+    return {**tables, "strategy": [{"name": name, **options} for name, options in tables["strategy"].items()]}
 
 
 def _absolute(selection: str) -> str:

@@ -1,0 +1,5 @@
+"""``python -m sparsecore``: the command line."""
+
+from sparsecore.cli import main
+
+main()

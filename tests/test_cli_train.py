@@ -1,0 +1,162 @@
+"""``sparsecore train`` end to end."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import SMALL, small_images, sparsecore, train
+from safetensors.numpy import load_file
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_images(tmp_path_factory.mktemp("data") / "small.npz")
+
+
+@pytest.fixture(scope="module")
+def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of DPR with an update every 5 steps."""
+    folder = tmp_path_factory.mktemp("runs") / "dpr"
+    settings = ("--set", "strategy.dpr.schedule.steps=5", "--set", "strategy.dpr.target=8")
+    train(*SMALL, "--data-dir", images, "--out", folder, *settings)
+    return folder
+
+
+def test_a_run_folder_has_its_files(run: Path) -> None:
+    assert sorted(path.name for path in run.iterdir()) == [
+        "checkpoint.safetensors",
+        "experiment.toml",
+        "metrics.jsonl",
+        "reallocations.jsonl",
+        "report.html",
+        "result.json",
+        "seconds.json",
+        "tensors.json",
+    ]
+
+
+def test_the_result_tells_parameters_and_accuracy(run: Path) -> None:
+    result = json.loads((run / "result.json").read_text())
+    # 16-12-8-2: 192 + 96 + 16 positions of which ⌊0.2·D_i⌋ = 38 + 19 + 3 are active
+    assert result["sparse_parameters"] == 60
+    # two batch norms with scale and shift, and the classifier's bias
+    assert result["dense_parameters"] == 2 * (12 + 8) + 2
+    assert result["sparsity"] == pytest.approx(1 - 60 / 304)
+    assert 0.6 < result["test_accuracy"] <= 1.0
+    assert result["run"] == str(run.resolve())
+
+
+def test_metrics_have_a_line_an_epoch(run: Path) -> None:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    assert [line["step"] for line in lines] == [7, 14, 21]
+
+
+def test_reallocations_have_a_line_an_update_and_move_as_many_as_they_prune(run: Path) -> None:
+    lines = [json.loads(line) for line in (run / "reallocations.jsonl").read_text().splitlines()]
+    result = json.loads((run / "result.json").read_text())
+    # every 5 steps until 0.95 of the 21 steps
+    assert [line["step"] for line in lines] == [5, 10, 15]
+    assert [line["update"] for line in lines] == [1, 2, 3]
+    assert result["reallocations"] == 3
+    for line in lines:
+        assert sum(line["pruned"].values()) == sum(line["grown"].values()) == line["moved"]
+        assert line["threshold"] > 0
+
+
+def test_the_sha256_is_over_layout_and_positions_as_little_endian_int64(run: Path) -> None:
+    import hashlib
+
+    positions = load_file(run / "checkpoint.safetensors")["positions"]
+    tensors = json.loads((run / "tensors.json").read_text())["tensors"]
+    layout = json.dumps([[tensor["name"] for tensor in tensors], [tensor["shape"] for tensor in tensors]])
+    expected = hashlib.sha256(layout.encode() + positions.astype("<i8").tobytes()).hexdigest()
+    assert json.loads((run / "result.json").read_text())["topology_sha256"] == expected
+
+
+def test_the_learner_keeps_one_entry_a_weight(run: Path) -> None:
+    buffers = load_file(run / "checkpoint.safetensors")
+    assert len(buffers["positions"]) == 60
+    assert len(buffers["learner/values"]) == 60
+    # 192 is the first layer's dense size; only running statistics and dense vectors of at most 42 entries remain
+    assert all(buffer.size <= 60 for buffer in buffers.values())
+
+
+def test_the_experiment_file_gives_the_same_run_again(run: Path, tmp_path: Path) -> None:
+    again = train(run / "experiment.toml", "--out", tmp_path / "again")
+    result = json.loads((run / "result.json").read_text())
+    assert again["topology_sha256"] == result["topology_sha256"]
+    assert (tmp_path / "again/metrics.jsonl").read_bytes() == (run / "metrics.jsonl").read_bytes()
+    assert (tmp_path / "again/checkpoint.safetensors").read_bytes() == (run / "checkpoint.safetensors").read_bytes()
+
+
+def test_another_seed_gives_another_run(run: Path, tmp_path: Path) -> None:
+    other = train(run / "experiment.toml", "--seed", "1", "--out", tmp_path / "other")
+    assert other["topology_sha256"] != json.loads((run / "result.json").read_text())["topology_sha256"]
+
+
+def test_the_experiment_file_is_complete(run: Path) -> None:
+    tables = tomllib.loads((run / "experiment.toml").read_text())
+    assert tables["presets"] is False
+    assert tables["training"]["weight_decay"] == 5e-4
+    assert tables["strategy"][0]["target"] == 8
+    assert tables["strategy"][0]["schedule"]["steps"] == 5
+
+
+def test_the_table_shows_where_the_parameters_went(images: Path, tmp_path: Path) -> None:
+    done = sparsecore("train", *SMALL, "--data-dir", images, "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    rows = {line.split()[0]: line.split() for line in done.stdout.splitlines() if line.strip()}
+    assert rows["layer1.weight"][1:3] == ["12×16", "38"]
+    assert rows["all"][1] == "60"
+    assert rows["all"][2] == "60"
+
+
+@pytest.mark.parametrize("strategy", ["dpr", "set", "deepr", "static"])
+def test_every_strategy_trains_and_keeps_the_number_of_weights(images: Path, tmp_path: Path, strategy: str) -> None:
+    result = train(*SMALL, "--data-dir", images, "--strategy", strategy, "--out", tmp_path / "run")
+    assert result["sparse_parameters"] == 60
+    assert (result["reallocations"] == 0) == (strategy == "static")
+
+
+def test_strategies_stack(images: Path, tmp_path: Path) -> None:
+    stack = ("--strategy", "dpr", "--strategy", "static")
+    result = train(*SMALL, "--data-dir", images, *stack, "--out", tmp_path / "run")
+    assert result["reallocations"] == 0  # static, given last, says that no update is due
+    names = [table["name"] for table in tomllib.loads((tmp_path / "run/experiment.toml").read_text())["strategy"]]
+    assert names == ["dpr", "static"]
+
+
+def test_without_out_every_run_gets_a_folder_of_its_own(images: Path, tmp_path: Path) -> None:
+    first = train(*SMALL, "--data-dir", images, cwd=tmp_path)
+    second = train(*SMALL, "--data-dir", images, cwd=tmp_path)
+    assert first["run"] != second["run"]
+    assert Path(first["run"]).parent == tmp_path.resolve() / "runs"
+    assert first["topology_sha256"] == second["topology_sha256"]
+
+
+def test_a_limit_keeps_the_first_images_of_the_engine_s_order(images: Path, tmp_path: Path) -> None:
+    result = train(*SMALL, "--data-dir", images, "--set", "data.limit=32", "--out", tmp_path / "run")
+    assert result["steps"] == 3 * 2
+
+
+def test_float64_is_for_checking(images: Path, tmp_path: Path) -> None:
+    train(*SMALL, "--data-dir", images, "--set", "backend.dtype=float64", "--out", tmp_path / "run")
+    assert load_file(tmp_path / "run/checkpoint.safetensors")["learner/values"].dtype == np.float64
+
+
+def test_dense_training_has_nothing_to_reallocate(images: Path, tmp_path: Path) -> None:
+    result = train(*SMALL, "--data-dir", images, "--sparsity", "0", "--out", tmp_path / "run")
+    assert result["sparse_parameters"] == 304
+    assert result["reallocations"] == 0
+
+
+def test_the_report_can_be_made_again(run: Path) -> None:
+    page = (run / "report.html").read_bytes()
+    (run / "report.html").unlink()
+    done = sparsecore("report", run)
+    assert done.returncode == 0, done.stderr
+    assert (run / "report.html").read_bytes() == page

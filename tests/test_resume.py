@@ -1,0 +1,144 @@
+"""A run that was killed at any moment goes on, and ends bit for bit as if it had never stopped."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import SMALL, said, small_images, sparsecore, train
+
+SAME = (
+    "checkpoint.safetensors",
+    "metrics.jsonl",
+    "reallocations.jsonl",
+    "tensors.json",
+    "experiment.toml",
+    "report.html",
+)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_images(tmp_path_factory.mktemp("data") / "small.npz")
+
+
+def arguments(images: Path, folder: Path, *more: str) -> list[str]:
+    settings = ("--epochs", "60", "--set", "strategy.schedule.steps=3", *more)
+    return [*SMALL, "--data-dir", str(images), *settings, "--out", str(folder)]
+
+
+@pytest.fixture(scope="module", params=["dpr", "deepr"])
+def whole(request: pytest.FixtureRequest, images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    train("--strategy", request.param, *arguments(images, folder))
+    return request.param, folder
+
+
+@pytest.mark.parametrize("attempt", range(3))
+def test_a_killed_run_ends_as_if_it_had_never_stopped(
+    whole: tuple[str, Path], images: Path, tmp_path: Path, attempt: int
+) -> None:
+    strategy, reference = whole
+    command = ["train", "--strategy", strategy, *arguments(images, tmp_path / "run")]
+    kills = random.Random(attempt)
+    for _ in range(3):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sparsecore", *command, "--resume"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        time.sleep(kills.uniform(0.3, 1.6))
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    result = train("--strategy", strategy, *arguments(images, tmp_path / "run"), "--resume")
+    for name in SAME:
+        assert (tmp_path / "run" / name).read_bytes() == (reference / name).read_bytes(), name
+    assert result["topology_sha256"] == json.loads((reference / "result.json").read_text())["topology_sha256"]
+
+
+def test_a_finished_run_resumed_says_its_result_again(whole: tuple[str, Path], tmp_path: Path) -> None:
+    _, reference = whole
+    shutil.copytree(reference, tmp_path / "run")
+    again = train("--resume", "--out", tmp_path / "run")
+    assert again["test_accuracy"] == json.loads((reference / "result.json").read_text())["test_accuracy"]
+
+
+def test_a_run_resumes_without_its_settings(whole: tuple[str, Path], tmp_path: Path) -> None:
+    _, reference = whole
+    shutil.copytree(reference, tmp_path / "run")
+    (tmp_path / "run/checkpoint.safetensors").unlink()
+    train("--resume", "--out", tmp_path / "run")
+    for name in SAME:
+        assert (tmp_path / "run" / name).read_bytes() == (reference / name).read_bytes(), name
+
+
+def test_other_settings_are_refused_by_name(whole: tuple[str, Path], tmp_path: Path) -> None:
+    _, reference = whole
+    shutil.copytree(reference, tmp_path / "run")
+    sentence = said(sparsecore("train", "--resume", "--out", tmp_path / "run", "--sparsity", "0.5"))
+    assert "sparsity is 0.8 there, 0.5 is asked for" in sentence
+
+
+@pytest.mark.parametrize("place", [0, 8, 40, 400, -1])
+def test_a_damaged_checkpoint_is_refused(whole: tuple[str, Path], tmp_path: Path, place: int) -> None:
+    _, reference = whole
+    shutil.copytree(reference, tmp_path / "run")
+    checkpoint = tmp_path / "run/checkpoint.safetensors"
+    content = bytearray(checkpoint.read_bytes())
+    content[place] ^= 0x01
+    checkpoint.write_bytes(content)
+    (tmp_path / "run/result.json").unlink()
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    sentence = said(sparsecore("train", "--resume", "--out", tmp_path / "run"))
+    assert "checkpoint" in sentence
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+def test_a_truncated_checkpoint_is_refused(whole: tuple[str, Path], tmp_path: Path) -> None:
+    _, reference = whole
+    shutil.copytree(reference, tmp_path / "run")
+    (tmp_path / "run/result.json").unlink()
+    checkpoint = tmp_path / "run/checkpoint.safetensors"
+    for length in (0, 5, 100, len(checkpoint.read_bytes()) - 1):
+        checkpoint.write_bytes((reference / "checkpoint.safetensors").read_bytes()[:length])
+        assert "damaged" in said(sparsecore("train", "--resume", "--out", tmp_path / "run"))
+
+
+def test_a_foreign_checkpoint_is_refused(whole: tuple[str, Path], images: Path, tmp_path: Path) -> None:
+    strategy, reference = whole
+    train("--strategy", strategy, *arguments(images, tmp_path / "run", "--seed", "1"))
+    shutil.copy(reference / "checkpoint.safetensors", tmp_path / "run")
+    (tmp_path / "run/result.json").unlink()
+    assert "another experiment" in said(sparsecore("train", "--resume", "--out", tmp_path / "run"))
+
+
+def test_other_data_are_refused(whole: tuple[str, Path], tmp_path: Path) -> None:
+    _, reference = whole
+    shutil.copytree(reference, tmp_path / "run")
+    (tmp_path / "run/result.json").unlink()
+    other = small_images(tmp_path / "other.npz")
+    arrays = dict(np.load(other))
+    arrays["x_train"][0, 0, 0] ^= 1
+    np.savez(other, **arrays)
+    sentence = said(sparsecore("train", "--resume", "--out", tmp_path / "run", "--data-dir", other))
+    assert "another data" in sentence
+
+
+def test_a_log_cut_short_is_refused(whole: tuple[str, Path], tmp_path: Path) -> None:
+    _, reference = whole
+    shutil.copytree(reference, tmp_path / "run")
+    (tmp_path / "run/result.json").unlink()
+    (tmp_path / "run/metrics.jsonl").write_bytes(b"")
+    assert "metrics.jsonl" in said(sparsecore("train", "--resume", "--out", tmp_path / "run"))
+
+
+def test_resume_of_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    assert "no run folder" in said(sparsecore("train", "--resume", "--out", tmp_path))
