@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsecore.errors import InputError
-from sparsecore.experiment.experiment import Experiment
+from sparsecore.experiment.experiment import SECTIONS, Experiment
 from sparsecore.experiment.presets import presets
 
 Tables = dict[str, Any]
@@ -36,7 +36,7 @@ def assemble(file: Path | None, options: Mapping[str, str], stack: Sequence[str]
     Raises:
         InputError: the file cannot be read, or a setting has not this form.
     """
-    given = _read(file) if file else {}
+    given = _with_tables(_read(file)) if file else {}
     use_presets = given.pop("presets", True)
     chosen = _over(DEFAULTS, given)
     if "strategy" in given:
@@ -96,6 +96,17 @@ def _as_stack(given: Any) -> Tables:
 
 def _list(given: Any) -> list[Any]:
     return given if isinstance(given, list) else [given]
+
+
+def _with_tables(given: Tables) -> Tables:
+    """A plugin given by its name alone as a table with that name; anything else that is no table is refused."""
+    tables = dict(given)
+    for section in SECTIONS:
+        if section in {"model", "data", "backend"} and isinstance(given.get(section), str):
+            tables[section] = {"name": given[section]}
+        elif section != "strategy" and not isinstance(given.get(section, {}), dict):
+            raise InputError(f"{section} is a table of settings; given {given[section]!r}")
+    return tables
 
 
 def _pair(setting: str) -> tuple[str, Any]:

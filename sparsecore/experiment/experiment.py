@@ -117,7 +117,7 @@ class _General:
     seed: int = attrs.field(default=0, validator=_at_least_0)
 
 
-_SECTIONS = ("model", "data", "backend", "strategy", "training", "reallocation")
+SECTIONS = ("model", "data", "backend", "strategy", "training", "reallocation")
 
 
 @attrs.frozen(eq=False)
@@ -153,10 +153,10 @@ class Experiment:
         Raises:
             InputError: an unknown key or plugin, a wrong type, a value out of range.
         """
-        general = {key: value for key, value in tables.items() if key not in _SECTIONS}
+        general = {key: value for key, value in tables.items() if key not in SECTIONS}
         strange = set(general) - {field.name for field in attrs.fields(_General)}
         if strange:
-            known = [field.name for field in attrs.fields(_General)] + list(_SECTIONS)
+            known = [field.name for field in attrs.fields(_General)] + list(SECTIONS)
             raise InputError(f"no setting named {', '.join(map(repr, sorted(strange)))}; known: {', '.join(known)}")
         top = structure(general, _General, "experiment")
         use, source = _split_data(tables.get("data", {}))

@@ -20,6 +20,7 @@ from sparsecore.run.files import write_whole
 from sparsecore.state import State
 
 _FORMAT = "sparsecore checkpoint 1"
+_ENTRY = "sparsecore"
 
 HostArrays = Mapping[str, NDArray[Any]]
 
@@ -47,8 +48,9 @@ class Checkpoint:
 
         facts = json.dumps(self.facts, sort_keys=True, allow_nan=False)
         arrays = {name: np.ascontiguousarray(array) for name, array in self.arrays.items()}
-        metadata = {"format": _FORMAT, "facts": facts, "sha256": _digest(facts, arrays)}
-        write_whole(path, save(arrays, metadata))
+        told = json.dumps({"format": _FORMAT, "facts": facts, "sha256": _digest(facts, arrays)})
+        # one entry: safetensors writes several in an order that changes from process to process
+        write_whole(path, save(arrays, {_ENTRY: told}))
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -61,16 +63,16 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
     try:
         with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
+            told = json.loads((file.metadata() or {}).get(_ENTRY, "{}"))
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"the checkpoint {path} is damaged: {error}") from error
-    if metadata.get("format") != _FORMAT:
+    if told.get("format") != _FORMAT:
         raise InputError(
-            f"{path} is no checkpoint of this version: its format is {metadata.get('format')!r}, expected {_FORMAT!r}"
+            f"{path} is no checkpoint of this version: its format is {told.get('format')!r}, expected {_FORMAT!r}"
         )
-    facts = metadata.get("facts", "")
-    if metadata.get("sha256") != _digest(facts, arrays):
+    facts = told.get("facts", "")
+    if told.get("sha256") != _digest(facts, arrays):
         raise InputError(f"the checkpoint {path} is damaged: its content does not match its checksum")
     return Checkpoint(json.loads(facts), arrays)
 
