@@ -14,6 +14,10 @@ _ALIGNMENT = 64
 """Bytes: a cache line. NumPy may add in another order at another alignment, so it is always the same."""
 
 
+_MOST_WASTE = 2
+"""How much larger than an array its block may be. Small arrays that live long would else keep the large blocks."""
+
+
 class Memory:
     """Hands out arrays of one dtype. Their memory comes back by itself when the last view of them is gone."""
 
@@ -42,7 +46,8 @@ class Memory:
             while self._returned:
                 insort(self._free, self._returned.popleft(), key=len)
             smallest = bisect_left(self._free, size, key=len)
-            return self._free.pop(smallest) if smallest < len(self._free) else _aligned(size)
+            fits = smallest < len(self._free) and len(self._free[smallest]) <= _MOST_WASTE * size
+            return self._free.pop(smallest) if fits else _aligned(size)
 
 
 class _Lease:
