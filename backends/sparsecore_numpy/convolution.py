@@ -15,8 +15,12 @@ from sparsecore_numpy.patches import Images, Window, blocks, layer, pixels, spre
 from sparsecore_numpy.weights import Weight
 from sparsecore_numpy.workers import divided
 
-_GRAIN = 1e7
+_GRAIN = 2.5e7
 """Multiply-adds that are worth another thread."""
+
+_NARROW = 32
+_SMALL = 10**6
+"""OpenBLAS's bound on the multiply-adds of a small product."""
 
 
 def forward(machine: Machine, images: Images, weight: Weight, window: Window) -> Images:
@@ -27,7 +31,7 @@ def forward(machine: Machine, images: Images, weight: Weight, window: Window) ->
     def part(run: slice) -> None:
         patches = layer(machine.memory, window, images.shape[1:])
         for some in blocks(machine.memory, window, images.shape[1:], run):
-            np.matmul(patches.of(images[some]), matrix, out=pixels(output[some]))
+            _multiply(patches.of(images[some]), matrix, pixels(output[some]))
 
     machine.workers.each(part, _runs(output, weight))
     return output
@@ -60,7 +64,7 @@ def _backward_turned(machine: Machine, images: Images, weight: Weight, window: W
         patches = layer(machine.memory, window, gradient.shape[1:])
         for some in blocks(machine.memory, window, gradient.shape[1:], run):
             patch = patches.of(gradient[some])
-            np.matmul(patch, matrix, out=pixels(result[some]))
+            _multiply(patch, matrix, pixels(result[some]))
             products.add(patch.T, pixels(images[some]))
 
     weight.accumulate(_summed(machine, gradient, weight, part), weight.by_opposite_tap)
@@ -98,6 +102,17 @@ class _Products:
             self._next = self._memory.take(*self._total.shape)
         else:
             np.add(self._total, self._next, out=self._total)
+
+
+def _multiply(patches: NDArray[Any], matrix: NDArray[Any], out: NDArray[Any]) -> None:
+    """The product of patches and a weight."""
+    # OpenBLAS has a kernel for small matrices that copies neither; with few columns, copying takes a third of the time
+    step = _NARROW if matrix.shape[1] <= _NARROW and _NARROW * matrix.size <= _SMALL else len(patches)
+    whole = len(patches) // step * step
+    few = patches[:whole].reshape(-1, step, patches.shape[1])
+    np.matmul(few, matrix, out=out[:whole].reshape(-1, step, matrix.shape[1]))
+    if whole < len(patches):
+        np.matmul(patches[whole:], matrix, out=out[whole:])
 
 
 def _summed(
