@@ -19,8 +19,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of DPR with an update every 5 steps."""
     folder = tmp_path_factory.mktemp("runs") / "dpr"
-    settings = ("--set", "strategy.dpr.schedule.steps=5", "--set", "strategy.dpr.target=8")
-    train(*SMALL, "--data-dir", images, "--out", folder, *settings)
+    settings = ("schedule.steps=5", "target=8", "initial_threshold=0.1")
+    options = [part for setting in settings for part in ("--set", f"strategy.dpr.{setting}")]
+    train(*SMALL, "--data-dir", images, "--out", folder, *options)
     return folder
 
 
@@ -63,7 +64,8 @@ def test_reallocations_have_a_line_an_update_and_move_as_many_as_they_prune(run:
     assert result["reallocations"] == 3
     for line in lines:
         assert sum(line["pruned"].values()) == sum(line["grown"].values()) == line["moved"]
-        assert line["threshold"] > 0
+        assert line["threshold"] >= 0.1 / 4
+        assert line["moved"] > 0
 
 
 def test_the_sha256_is_over_layout_and_positions_as_little_endian_int64(run: Path) -> None:
@@ -161,3 +163,32 @@ def test_the_report_can_be_made_again(run: Path) -> None:
     done = sparsecore("report", run)
     assert done.returncode == 0, done.stderr
     assert (run / "report.html").read_bytes() == page
+
+
+def test_the_log_replays_to_the_topology_of_the_end(run: Path) -> None:
+    from sparsecore.run.folder import RunFolder
+    from sparsecore.run.replay import replay
+
+    topologies = list(replay(RunFolder(run)))
+    assert len(topologies) == 1 + 3
+    assert len({topology.size for topology in topologies}) == 1
+    assert topologies[-1].sha256() == json.loads((run / "result.json").read_text())["topology_sha256"]
+    lines = [json.loads(line) for line in (run / "reallocations.jsonl").read_text().splitlines()]
+    for before, after, line in zip(topologies, topologies[1:], lines, strict=False):
+        grown = after.counts - before.counts
+        named = dict(zip(after.layout.names, grown, strict=True))
+        assert {name: line["grown"].get(name, 0) - line["pruned"].get(name, 0) for name in named} == named
+
+
+def test_a_log_of_another_run_does_not_replay(run: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from sparsecore.errors import InputError
+    from sparsecore.run.folder import RunFolder
+    from sparsecore.run.replay import replay
+
+    shutil.copytree(run, tmp_path / "run")
+    experiment = tmp_path / "run/experiment.toml"
+    experiment.write_text(experiment.read_text().replace("seed = 0", "seed = 1"))
+    with pytest.raises(InputError, match=r"line 1 of .* does not follow"):
+        list(replay(RunFolder(tmp_path / "run")))

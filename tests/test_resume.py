@@ -30,8 +30,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(images: Path, folder: Path, *more: str) -> list[str]:
-    settings = ("--epochs", "60", "--set", "strategy.schedule.steps=3", *more)
-    return [*SMALL, "--data-dir", str(images), *settings, "--out", str(folder)]
+    settings = ("--epochs", "60", "--set", "strategy.schedule.steps=3")
+    return [*SMALL, "--data-dir", str(images), *settings, *more, "--out", str(folder)]
 
 
 @pytest.fixture(scope="module", params=["dpr", "deepr"])

@@ -1,0 +1,57 @@
+"""The topologies of a run, one after another, from its log alone."""
+
+import json
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsecore.engine import Engine
+from sparsecore.errors import InputError
+from sparsecore.experiment.experiment import Experiment
+from sparsecore.layout import Layout
+from sparsecore.run.folder import RunFolder
+from sparsecore.run.records import decode_positions
+from sparsecore.topology import Topology
+
+
+def replay(folder: RunFolder) -> Iterator[Topology]:
+    """The topology at the start, and after each update in reallocations.jsonl.
+
+    The start is drawn again from the experiment's seed; neither data nor values are needed.
+
+    Raises:
+        InputError: the log does not belong to the experiment, or is damaged.
+    """
+    topology = _start(folder)
+    yield topology
+    with folder.reallocations.open() as log:
+        for number, line in enumerate(log, start=1):
+            try:
+                told = json.loads(line)
+                pruned, grown = (decode_positions(told[f"{what}_positions"]) for what in ("pruned", "grown"))
+            except (ValueError, KeyError, OSError) as error:
+                raise InputError(f"line {number} of {folder.reallocations} is damaged: {error}") from error
+            topology = _after(topology, pruned, grown, f"line {number} of {folder.reallocations}")
+            yield topology
+
+
+def _start(folder: RunFolder) -> Topology:
+    experiment = Experiment.of(folder.read_tables())
+    tensors = json.loads(folder.tensors.read_text())["tensors"]
+    engine = Engine(
+        Layout.of({tensor["name"]: tensor["shape"] for tensor in tensors}),
+        {strategy.name: strategy.plugin for strategy in experiment.strategies},
+        arrays=experiment.backend.plugin.arrays,
+        seed=experiment.seed,
+    )
+    return engine.start(experiment.sparsity).topology
+
+
+def _after(before: Topology, pruned: NDArray[np.int64], grown: NDArray[np.int64], where: str) -> Topology:
+    positions = before.arrays.to_numpy(before.positions)
+    survivors = np.setdiff1d(positions, pruned, assume_unique=True)
+    after = np.union1d(survivors, grown)
+    if len(survivors) != len(positions) - len(pruned) or len(after) != len(survivors) + len(grown):
+        raise InputError(f"{where} does not follow from the lines before it")
+    return before.at(before.arrays.from_numpy(after.astype(before.layout.position_dtype)))
