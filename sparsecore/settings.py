@@ -1,8 +1,15 @@
 """Small values that hyperparameters are made of."""
 
+from fractions import Fraction
+
 import attrs
 
 from sparsecore.errors import InputError
+
+
+def as_written(number: float) -> Fraction:
+    """The decimal that the user wrote, not its binary neighbour: 1.15·100 is 115, not 114.99."""
+    return Fraction(repr(float(number)))
 
 
 @attrs.frozen

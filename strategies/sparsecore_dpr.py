@@ -7,7 +7,7 @@ from sparsecore.clock import Clock
 from sparsecore.errors import InputError
 from sparsecore.hooks import hookimpl
 from sparsecore.schedules import Every
-from sparsecore.settings import Amount, as_amount
+from sparsecore.settings import Amount, as_amount, as_written
 from sparsecore.shares import Counts
 from sparsecore.topology import Topology
 
@@ -61,8 +61,9 @@ class DynamicReallocation:
     def adjust(self, pruned: Counts, topology: Topology, memory: Threshold) -> Threshold:
         """K < (1-δ)·N_p: H ← 2H; K > (1+δ)·N_p: H ← H/2; otherwise H stays."""
         total, target = int(pruned.sum()), self.target.of_all(topology.size)
-        if total < (1 - self.tolerance) * target:
+        slack = as_written(self.tolerance) * target
+        if total < target - slack:
             return Threshold(memory.threshold * 2)
-        if total > (1 + self.tolerance) * target:
+        if total > target + slack:
             return Threshold(memory.threshold / 2)
         return memory

@@ -5,7 +5,6 @@ from types import MappingProxyType
 from typing import Literal
 
 import attrs
-import numpy as np
 
 from sparsecore.arrays import Array, Arrays
 from sparsecore.clock import Clock
@@ -15,6 +14,7 @@ from sparsecore.hooks import hookimpl
 from sparsecore.layout import Layout
 from sparsecore.randomness import Randomness
 from sparsecore.schedules import Every
+from sparsecore.settings import as_written
 from sparsecore.shares import Counts, within_room
 from sparsecore.topology import Topology
 
@@ -35,8 +35,12 @@ class SparseEvolution:
     """
 
     drop_fraction: float = attrs.field(default=0.3, validator=[attrs.validators.ge(0), attrs.validators.lt(1)])
-    ranking: Literal["signed", "magnitude"] = "signed"
-    start: Literal["er", "erk", "uniform"] = "er"
+    ranking: Literal["signed", "magnitude"] = attrs.field(
+        default="signed", validator=attrs.validators.in_(("signed", "magnitude"))
+    )
+    start: Literal["er", "erk", "uniform"] = attrs.field(
+        default="er", validator=attrs.validators.in_(("er", "erk", "uniform"))
+    )
     schedule: Every = Every(epochs=1)
 
     @hookimpl
@@ -82,7 +86,7 @@ def _magnitude(values: Array, fraction: float, arrays: Arrays) -> tuple[Array, .
 
 def _smallest(scores: Array, fraction: float, arrays: Arrays) -> Array:
     # a stable sort: among equals the lowest positions go first
-    return arrays.argsort(scores)[: int(np.floor(fraction * len(scores)))]
+    return arrays.argsort(scores)[: int(as_written(fraction) * len(scores))]
 
 
 _RANKINGS: Mapping[str, Callable[[Array, float, Arrays], tuple[Array, ...]]] = MappingProxyType(
