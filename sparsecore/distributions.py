@@ -4,13 +4,13 @@ All spend the same budget, that of the uniform distribution: Σ_i ⌊(1-s)·D_i�
 """
 
 from collections.abc import Callable, Mapping
-from fractions import Fraction
 from types import MappingProxyType
 
 import numpy as np
 
 from sparsecore.errors import InputError, unknown
 from sparsecore.layout import Layout
+from sparsecore.settings import as_written
 from sparsecore.shares import Counts, shares
 
 Distribution = Callable[[Layout, float], Counts]
@@ -25,8 +25,7 @@ def check_sparsity(sparsity: float) -> float:
 
 def uniform(layout: Layout, sparsity: float) -> Counts:
     """⌊(1-s)·D_i⌋ weights in every tensor, at least one (the paper's start)."""
-    # the decimal the user wrote, not its binary neighbour: (1-0.9)·1000 is 100, where floats give 99.99…
-    density = 1 - Fraction(repr(float(check_sparsity(sparsity))))
+    density = 1 - as_written(check_sparsity(sparsity))
     return np.array([max(1, int(size * density)) for size in layout.sizes], np.int64)
 
 
@@ -57,12 +56,14 @@ def _proportional(layout: Layout, sparsity: float, weights: list[int]) -> Counts
     """One weight a tensor, the rest of the budget in proportion to ``weights`` = density · D_i."""
     budget = int(uniform(layout, sparsity).sum())
     sizes = np.asarray(layout.sizes, np.int64)
-    counts = shares(budget, weights, sizes)
-    empty = counts == 0
-    if not empty.any():
-        return counts
-    spare = shares(budget - int(empty.sum()), np.where(empty, 0, weights), np.where(empty, 0, sizes))
-    return np.where(empty, spare + 1, spare)
+    single = np.zeros(len(sizes), np.bool_)
+    while True:
+        counts = shares(budget - int(single.sum()), np.where(single, 0, weights), np.where(single, 0, sizes))
+        empty = (counts == 0) & ~single
+        if not empty.any():
+            return counts + single
+        # what these take may leave nothing to another one
+        single |= empty
 
 
 def _channels(shape: tuple[int, ...]) -> int:
