@@ -14,6 +14,11 @@ from sparsecore.errors import InputError
 class Schedule(Protocol):
     """A number as a function of the clock."""
 
+    @property
+    def lowest(self) -> float:
+        """The lowest that the number ever is."""
+        ...
+
     def __call__(self, clock: Clock) -> float:
         """The number at this time."""
         ...
@@ -57,6 +62,11 @@ class Piecewise:
         for _, value in self.pieces:
             _check_finite(value)
 
+    @property
+    def lowest(self) -> float:
+        """The lowest piece."""
+        return min(value for _, value in self.pieces)
+
     def __call__(self, clock: Clock) -> float:
         """The value of the latest piece that has begun."""
         return [value for epoch, value in self.pieces if epoch <= clock.epoch][-1]
@@ -78,6 +88,11 @@ class Cosine:
             _check_finite(value)
         if not 0.0 < self.until <= 1.0:
             raise InputError(f"a cosine ends at a fraction of the run in (0, 1]; given until = {self.until}")
+
+    @property
+    def lowest(self) -> float:
+        """The lower end."""
+        return min(self.start, self.end)
 
     def __call__(self, clock: Clock) -> float:
         """The value at this step.
@@ -127,10 +142,16 @@ class Every:
     def __attrs_post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
             raise InputError("a schedule of updates needs either steps or epochs, one of the two")
-        if self.epochs is not None and self.epochs < 1:
-            raise InputError(f"epochs between updates must be at least 1; given {self.epochs}")
+        if self.epochs is not None and (self.epochs < 1 or self.epochs != int(self.epochs)):
+            raise InputError(f"epochs between updates must be a whole number of at least 1; given {self.epochs}")
         if isinstance(self.steps, Piecewise) and any(n < 1 or n != int(n) for _, n in self.steps.pieces):
             raise InputError(f"steps between updates must be whole numbers of at least 1; given {self.steps.pieces}")
+        if self.steps is not None and self.steps.lowest < 1:
+            raise InputError(f"steps between updates must be at least 1; given {self.steps}")
+        if self.until_epoch is not None and self.until_epoch < 0:
+            raise InputError(f"updates end at an epoch of at least 0; given until_epoch = {self.until_epoch}")
+        if self.until is not None and not 0.0 <= self.until <= 1.0:
+            raise InputError(f"updates end at a fraction of the run in [0, 1]; given until = {self.until}")
 
     def __call__(self, clock: Clock) -> bool:
         """Whether an update is due now."""
