@@ -10,6 +10,7 @@ import numpy as np
 
 from sparsecore.arrays import Array
 from sparsecore.clock import Clock
+from sparsecore.errors import InputError
 from sparsecore.growth import draw_ranks
 from sparsecore.hooks import hookimpl
 from sparsecore.layout import Layout
@@ -26,6 +27,11 @@ class Signs:
     """What DeepR remembers: the fixed sign s of each active connection, int8, +1 or -1."""
 
     signs: Array = per_weight()
+
+
+def _check_temperature(_: object, __: object, temperature: Schedule) -> None:
+    if temperature.lowest < 0:
+        raise InputError(f"a temperature is at least 0; given {temperature}")
 
 
 @attrs.frozen(eq=False)
@@ -46,9 +52,13 @@ class DeepRewiring:
     """
 
     l1: float = attrs.field(default=1e-5, validator=attrs.validators.ge(0))
-    temperature: Schedule = attrs.field(default=Piecewise({0: 1e-7}), converter=as_schedule)
+    temperature: Schedule = attrs.field(
+        default=Piecewise({0: 1e-7}), converter=as_schedule, validator=_check_temperature
+    )
     step_size: float | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.gt(0)))
-    scope: Literal["network", "tensor"] = "network"
+    scope: Literal["network", "tensor"] = attrs.field(
+        default="network", validator=attrs.validators.in_(("network", "tensor"))
+    )
     schedule: Every = Every(steps=1)
 
     @hookimpl
