@@ -6,14 +6,27 @@ the same numbers. Backends and ranks agree without communication, and a resumed 
 
 import hashlib
 import json
+import operator
+from typing import SupportsIndex
 
 import attrs
 import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore._philox import philox_words
+from sparsecore.errors import InputError
 
 Key = str | int
+
+
+def _as_seed(given: SupportsIndex) -> int:
+    try:
+        seed = operator.index(given)
+    except TypeError:
+        raise InputError(f"a seed is a whole number of at least 0; given {given!r}") from None
+    if seed < 0:
+        raise InputError(f"a seed is a whole number of at least 0; given {seed}")
+    return seed
 
 
 @attrs.frozen
@@ -25,7 +38,7 @@ class Randomness:
         path: the keys from the root to this place.
     """
 
-    seed: int
+    seed: int = attrs.field(converter=_as_seed)
     path: tuple[Key, ...] = ()
 
     @property
