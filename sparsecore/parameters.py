@@ -40,7 +40,7 @@ class Constant:
 class HeNormal:
     """Normal with variance 2/fan (He et al. 2015); the fan is that of the dense tensor (out, in, kernel...)."""
 
-    fan: Literal["in", "out"] = "out"
+    fan: Literal["in", "out"] = attrs.field(default="out", validator=attrs.validators.in_(("in", "out")))
 
     def __call__(
         self, shape: tuple[int, ...], positions: NDArray[np.integer], random: Randomness
