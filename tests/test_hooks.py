@@ -1,0 +1,205 @@
+"""pluggy's silent traps are errors, in sentences that name the plugin and the hook."""
+
+import attrs
+import numpy as np
+import pytest
+from engine_examples import TWO_TENSORS, engine
+
+from sparsecore.errors import InputError, PluginError
+from sparsecore.hooks import hookimpl, hookspec
+from sparsecore_dpr import DynamicReallocation
+from sparsecore_static import Static
+
+
+class Unmarked:
+    def prune(self, values):
+        return values > 0
+
+    @hookimpl
+    def update_due(self):
+        return True
+
+
+class Misspelt:
+    @hookimpl
+    def intial_values(self, values):
+        return values
+
+
+class Unlike:
+    @hookimpl
+    def zzz(self):
+        return None
+
+
+class UnknownArgument:
+    @hookimpl
+    def prune(self, weights):
+        return weights > 0
+
+
+class WithDefault:
+    @hookimpl
+    def prune(self, values, memory=None):
+        return values > (0 if memory is None else memory)
+
+
+class KeywordOnly:
+    @hookimpl
+    def prune(self, *, values):
+        return values > 0
+
+
+class AnyArguments:
+    @hookimpl
+    def prune(self, *everything):
+        return everything
+
+
+class AnyKeywords:
+    @hookimpl
+    def prune(self, **everything):
+        return everything
+
+
+@attrs.define
+class Mutable:
+    threshold: float = 0.1
+
+    @hookimpl
+    def prune(self, values):
+        return abs(values) > self.threshold
+
+
+class NoHook:
+    def something_else(self):
+        return None
+
+
+class Wrapper:
+    @hookimpl(wrapper=True)
+    def prune(self):
+        return (yield)
+
+
+class OldWrapper:
+    @hookimpl(hookwrapper=True)
+    def prune(self):
+        yield
+
+
+class MarkedAsSpecification:
+    @hookspec
+    def prune(self, values):
+        return values > 0
+
+
+@pytest.mark.parametrize(
+    ("strategy", "sentence"),
+    [
+        (Unmarked(), r"Unmarked.prune of plugin 'mine' has the name of a hook .* put @hookimpl above"),
+        (MarkedAsSpecification(), r"MarkedAsSpecification.prune of plugin 'mine' .* put @hookimpl above"),
+        (Misspelt(), r"'intial_values' of plugin 'mine' is no hook; .*; did you mean 'initial_values'\?"),
+        (Unlike(), r"'zzz' of plugin 'mine' is no hook; the hooks are adjust, allocate, .*update_due$"),
+        (UnknownArgument(), r"'prune' of plugin 'mine' asks for weights; .* topology, values, clock, memory, random"),
+        (AnyArguments(), r"'prune' of plugin 'mine' asks for \*everything"),
+        (AnyKeywords(), r"'prune' of plugin 'mine' asks for \*\*everything"),
+        (WithDefault(), r"'prune' of plugin 'mine' gives memory a default or makes it keyword-only"),
+        (KeywordOnly(), r"'prune' of plugin 'mine' gives values a default or makes it keyword-only"),
+        (DynamicReallocation, r"'mine' is the class DynamicReallocation; give an instance"),
+        (Mutable(), r"'mine' is mutable and compared by value; .* Mutable with @attrs.frozen\(eq=False\)"),
+        (NoHook(), r"'mine' of type NoHook implements no hook; the hooks are adjust, "),
+        (object(), r"'mine' of type object implements no hook"),
+        ("dpr", r"'mine' of type str implements no hook"),
+        (Wrapper(), r"'prune' of plugin 'mine' is a hook wrapper"),
+        (OldWrapper(), r"'prune' of plugin 'mine' is a hook wrapper"),
+    ],
+)
+def test_a_plugin_that_pluggy_would_silently_not_call_is_refused_with_a_sentence(strategy, sentence):
+    with pytest.raises(PluginError, match=sentence):
+        engine(TWO_TENSORS, {"mine": strategy})
+
+
+@attrs.frozen
+class FrozenByValue:
+    keep: int = 35
+
+    @hookimpl
+    def prune(self, topology):
+        return np.arange(topology.size) < self.keep
+
+
+@attrs.frozen(eq=False)
+class FrozenByIdentity(FrozenByValue):
+    pass
+
+
+class Plain:
+    keep = 35
+    prune = FrozenByValue.prune
+
+
+class OnTheClass:
+    @staticmethod
+    @hookimpl
+    def prune(topology):
+        return np.arange(topology.size) < 35
+
+
+@pytest.mark.parametrize("strategy", [FrozenByValue(), FrozenByIdentity(), Plain(), OnTheClass()])
+def test_every_usual_way_to_write_a_plugin_works(strategy):
+    algorithm = engine(TWO_TENSORS, [strategy])
+    assert algorithm.update(algorithm.start(0.8), np.ones(40))[1].moved == 5
+
+
+def test_equal_plugins_may_be_stacked():
+    algorithm = engine(TWO_TENSORS, {"one": FrozenByValue(), "other": FrozenByValue()})
+    assert algorithm.update(algorithm.start(0.8), np.ones(40))[1].moved == 5
+
+
+def test_a_hyperparameter_that_cannot_be_hashed_is_no_trouble():
+    @attrs.frozen
+    class WithList:
+        keep: list
+
+        @hookimpl
+        def prune(self, topology):
+            return np.arange(topology.size) < self.keep[0]
+
+    algorithm = engine(TWO_TENSORS, [WithList([30])])
+    assert algorithm.update(algorithm.start(0.8), np.ones(40))[1].moved == 10
+
+
+def test_two_strategies_of_one_class_need_names():
+    with pytest.raises(InputError, match=r"two strategies of one class .*Static, Static.*distinct names"):
+        engine(TWO_TENSORS, [Static(), Static()])
+
+
+def test_the_plugin_at_the_bottom_cannot_be_replaced():
+    with pytest.raises(InputError, match="'base' is the name of the plugin at the bottom"):
+        engine(TWO_TENSORS, {"base": Static()})
+
+
+def test_a_property_is_not_read_while_hooks_are_looked_for():
+    class Careful:
+        @property
+        def trap(self):
+            raise RuntimeError("read")
+
+        @hookimpl
+        def update_due(self):
+            return False
+
+    engine(TWO_TENSORS, [Careful()])
+
+
+def test_what_a_plugin_raises_comes_through_as_it_is_with_a_note_of_whose_it_is():
+    class Failing:
+        @hookimpl
+        def prune(self):
+            raise ZeroDivisionError("mine")
+
+    algorithm = engine(TWO_TENSORS, [Failing()])
+    with pytest.raises(ZeroDivisionError, match="mine") as caught:
+        algorithm.update(algorithm.start(0.8), np.ones(40))
+    assert caught.value.__notes__ == ["raised in the hook 'prune' of plugin 'Failing'"]

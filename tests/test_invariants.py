@@ -1,0 +1,215 @@
+"""A plugin that breaks a promise is stopped at the step that broke it, by name."""
+
+import attrs
+import numpy as np
+import pytest
+from engine_examples import ARRAYS, TWO_TENSORS, engine, normal_values, plugin, topology
+
+from sparsecore.errors import InvariantError
+from sparsecore.layout import Layout
+from sparsecore.memory import per_weight
+from sparsecore.topology import Topology
+
+PRUNES_TEN = plugin(prune=lambda topology: np.arange(topology.size) >= 10)
+
+
+def update_with(**answers):
+    """An update in which the plugin 'broken' answers so, above one that prunes ten weights of 'first'."""
+    algorithm = engine(TWO_TENSORS, {"pruning": PRUNES_TEN, "broken": plugin(**answers)})
+    state = algorithm.start(0.8)
+    return algorithm.update(state, normal_values(state.topology))
+
+
+def broken(hook, sentence):
+    return pytest.raises(InvariantError, match=rf"^plugin 'broken' broke a promise in '{hook}': it .*{sentence}")
+
+
+def starting_at(positions, dtype=np.int32):
+    return lambda layout: Topology.of(layout, np.array(positions, dtype), ARRAYS)
+
+
+@pytest.mark.parametrize(
+    ("start", "sentence"),
+    [
+        (lambda: "anything", "'anything', not a topology"),
+        (lambda: topology(Layout.of({"other": (200,)}), [1, 150]), "not a topology of the network's layout"),
+        (starting_at([1, 2, 200]), "positions 1 to 200; the layout has 0 to 199"),
+        (starting_at([-1, 2, 150]), "positions -1 to 150; the layout has 0 to 199"),
+        (starting_at([5, 2, 150]), "position 2 after 5"),
+        (starting_at([2, 2, 150]), "position 2 twice"),
+        (starting_at([1, 150], np.int64), "positions of int64; expected int32"),
+        (starting_at([1, 150], np.float64), "positions of float64; expected int32"),
+        (starting_at([1, 2, 3]), "left no weight in second"),
+        (starting_at([]), "left no weight in first, second"),
+    ],
+)
+def test_a_broken_start_topology_is_laid_at_the_plugins_door(start, sentence):
+    with broken("initial_topology", sentence):
+        engine(TWO_TENSORS, {"broken": plugin(initial_topology=start)}).start(0.8)
+
+
+@pytest.mark.parametrize(
+    ("mask", "sentence"),
+    [
+        (np.ones(39, np.bool_), r"shape \(39,\); expected one bool a weight, 40"),
+        (np.ones(41, np.bool_), r"shape \(41,\)"),
+        (np.ones((40, 1), np.bool_), r"shape \(40, 1\)"),
+        (np.ones(40, np.int64), "expected one bool a weight"),
+        (np.ones(40, np.float32), "expected one bool a weight"),
+        (np.arange(10), "expected one bool a weight"),
+        (np.array([True] * 40, object), "expected one bool a weight"),
+        ([True] * 40, "expected one bool a weight"),
+        (True, "True; expected one bool a weight"),
+        ("all", "'all'; expected one bool a weight"),
+    ],
+)
+def test_a_broken_pruning_mask_is_laid_at_the_plugins_door(mask, sentence):
+    with broken("prune", sentence):
+        update_with(prune=lambda: mask)
+
+
+@pytest.mark.parametrize(
+    ("counts", "sentence"),
+    [
+        (np.array([10, 1]), "11 weights in all; 10 were pruned"),
+        (np.array([0, 0]), "0 weights in all; 10 were pruned"),
+        (np.array([11, -1]), "-1 weights to 'second'"),
+        (np.array([81, 0]), "81 weights to 'first', which has room for 0 to 80"),
+        (np.array([2**63 + 10, 0], np.uint64), "weights to 'first', which has room"),
+        (np.array([10]), "one whole number a tensor, 2"),
+        (np.array([[10, 0]]), "one whole number a tensor, 2"),
+        (np.array([10.0, 0.0]), "one whole number a tensor, 2"),
+        (np.array([np.nan, 0.0]), "one whole number a tensor, 2"),
+        (np.array([True, False]), "one whole number a tensor, 2"),
+        (10, "one whole number a tensor, 2"),
+        ("all", "one whole number a tensor, 2"),
+    ],
+)
+def test_broken_shares_are_laid_at_the_plugins_door(counts, sentence):
+    with broken("allocate", sentence):
+        update_with(allocate=lambda: counts)
+
+
+def free(occupied, tensor):
+    offset, size = occupied.layout.offsets[tensor], occupied.layout.sizes[tensor]
+    return np.setdiff1d(np.arange(offset, offset + size, dtype=np.int32), occupied.positions)
+
+
+def honest(occupied, counts):
+    return np.concatenate([free(occupied, tensor)[:count] for tensor, count in enumerate(counts)])
+
+
+def changed(change):
+    return lambda occupied, counts: change(honest(occupied, counts), occupied)
+
+
+def with_entry(slot, position):
+    def change(grown, occupied):
+        grown[slot] = position(occupied) if callable(position) else position
+        return grown
+
+    return changed(change)
+
+
+def test_the_honest_growth_that_the_broken_ones_are_made_of_is_accepted():
+    assert update_with(grow=honest)[1].moved == 10
+
+
+@pytest.mark.parametrize(
+    ("grow", "sentence"),
+    [
+        (changed(lambda grown, _: grown[:-1]), r"shape \(9,\); expected 10 positions"),
+        (changed(lambda grown, _: grown[:0]), r"shape \(0,\); expected 10 positions"),
+        (changed(lambda grown, _: grown[:, None]), r"shape \(10, 1\)"),
+        (changed(lambda grown, _: grown.tolist()), "expected 10 positions"),
+        (changed(lambda grown, _: grown[::-1].copy()), "position .* after .*; positions ascend"),
+        (changed(lambda grown, _: np.repeat(grown[:5], 2)), "position .* twice"),
+        (changed(lambda grown, _: grown.astype(np.int64)), "positions of int64; expected int32"),
+        (changed(lambda grown, _: grown.astype(np.float32)), "positions of float32; expected int32"),
+        (with_entry(-1, 200), "the layout has 0 to 199"),
+        (with_entry(0, -1), "positions -1 to"),
+        (changed(lambda _, occupied: free(occupied, 0)[:10]), "grew 10 weights in 'first'; 3 were allocated"),
+    ],
+)
+def test_broken_growth_is_laid_at_the_plugins_door(grow, sentence):
+    with broken("grow", sentence):
+        update_with(grow=grow)
+
+
+@pytest.mark.parametrize("slot", [0, 5, 10, 19, 20, 39])
+def test_growing_where_a_weight_is_or_just_was_active_is_laid_at_the_plugins_door(slot):
+    def grow(occupied, counts):
+        position = occupied.positions[slot]
+        tensor = int(position >= 100)
+        others = [free(occupied, i)[: count - (i == tensor)] for i, count in enumerate(counts)]
+        return np.sort(np.concatenate([*others, [position]])).astype(np.int32)
+
+    tensor = "first" if slot < 20 else "second"
+    with broken("grow", f"grew at position .* of '{tensor}', which is or just was active"):
+        update_with(grow=grow)
+
+
+VALUES = [
+    (lambda size: np.zeros(size + 1, np.float32), "expected"),
+    (lambda _: np.zeros(0, np.float32), "expected"),
+    (lambda size: np.zeros((size, 1), np.float32), "expected"),
+    (lambda size: np.zeros(size, np.float64), "of float32"),
+    (lambda size: np.zeros(size, np.int32), "of float32"),
+    (lambda size: [0.0] * size, "of float32"),
+    (lambda _: 0.0, "0.0; expected"),
+    (lambda size: np.full(size, np.nan, np.float32), "not finite, in 'first'"),
+    (lambda size: np.full(size, -np.inf, np.float32), "not finite, in 'first'"),
+    (lambda size: np.r_[np.zeros(size - 1), np.inf].astype(np.float32), "not finite, in 'second'"),
+]
+
+
+@pytest.mark.parametrize(("answer", "sentence"), VALUES)
+def test_broken_initial_values_are_laid_at_the_plugins_door(answer, sentence):
+    with broken("initial_values", sentence):
+        update_with(initial_values=lambda grown: answer(grown.size))
+
+
+@pytest.mark.parametrize(("answer", "sentence"), VALUES)
+def test_broken_start_values_are_laid_at_the_plugins_door(answer, sentence):
+    algorithm = engine(TWO_TENSORS, {"broken": plugin(start_values=lambda values: answer(len(values)))})
+    state = algorithm.start(0.8)
+    with broken("start_values", sentence):
+        algorithm.start_values(state, normal_values(state.topology))
+
+
+@pytest.mark.parametrize(("answer", "sentence"), VALUES)
+def test_a_broken_perturbation_is_laid_at_the_plugins_door(answer, sentence):
+    algorithm = engine(TWO_TENSORS, {"broken": plugin(perturb=lambda values: answer(len(values)))})
+    state = algorithm.start(0.8)
+    with broken("perturb", sentence):
+        algorithm.advance(state, normal_values(state.topology))
+
+
+@attrs.frozen(eq=False)
+class Ages:
+    ages: object = per_weight()
+
+
+@pytest.mark.parametrize(
+    ("memory", "sentence"),
+    [
+        (3.0, "remembers 3.0; a memory is an attrs value"),
+        ({"ages": 1}, "remembers {'ages': 1}; a memory is an attrs value"),
+        (Ages, "a memory is an attrs value"),
+        (Ages(np.zeros(39)), "remembers 39 entries in 'ages'; there are 40 weights"),
+        (Ages(np.zeros(0)), "remembers 0 entries in 'ages'"),
+        (Ages([]), "remembers 0 entries in 'ages'"),
+    ],
+)
+@pytest.mark.parametrize("hook", ["initial_memory", "adjust", "remember"])
+def test_a_broken_memory_is_laid_at_the_plugins_door(hook, memory, sentence):
+    with broken("memory", sentence):
+        update_with(**{hook: lambda: memory})
+
+
+def test_a_broken_promise_is_laid_at_the_door_of_the_one_that_broke_it_in_a_taller_stack():
+    stack = {"below": PRUNES_TEN, "broken": plugin(prune=lambda: "all"), "above": plugin(prune=lambda: None)}
+    algorithm = engine(TWO_TENSORS, stack)
+    state = algorithm.start(0.8)
+    with broken("prune", "'all'"):
+        algorithm.update(state, normal_values(state.topology))

@@ -1,0 +1,70 @@
+"""Memories: plain values that are carried along and saved."""
+
+import attrs
+import numpy as np
+import pytest
+from engine_examples import ARRAYS
+
+from sparsecore.errors import InputError
+from sparsecore.memory import carry_memory, dump_memory, load_memory, per_weight
+
+
+@attrs.frozen(eq=False)
+class Everything:
+    count: int
+    rate: float
+    name: str
+    flag: bool
+    nothing: None
+    table: np.ndarray
+    ages: np.ndarray = per_weight()
+    signs: np.ndarray = per_weight()
+
+
+@attrs.frozen
+class Plain:
+    threshold: float
+
+
+def everything():
+    return Everything(
+        3, 0.1, "x", True, None, np.arange(6).reshape(2, 3), np.array([1.5, 2.5]), np.array([1, -1], np.int8)
+    )
+
+
+def test_vectors_marked_as_one_entry_a_weight_are_carried_and_nothing_else_is():
+    memory = everything()
+    carried = carry_memory(memory, lambda slots: slots[::-1])
+    assert carried.ages.tolist() == [2.5, 1.5]
+    assert carried.signs.tolist() == [-1, 1]
+    assert carried.table is memory.table
+    assert (carried.count, carried.rate, carried.name, carried.flag, carried.nothing) == (3, 0.1, "x", True, None)
+    assert memory.ages.tolist() == [1.5, 2.5]
+
+
+def test_a_memory_without_vectors_is_carried_as_it_is():
+    assert carry_memory(Plain(0.5), lambda _: pytest.fail("nothing to carry")) == Plain(0.5)
+
+
+def test_a_saved_memory_comes_back():
+    scalars, vectors = dump_memory(everything(), ARRAYS)
+    assert scalars == {"count": 3, "rate": 0.1, "name": "x", "flag": True, "nothing": None}
+    assert set(vectors) == {"table", "ages", "signs"}
+    like = Everything(0, 0.0, "", False, None, np.zeros(0), np.zeros(9), np.zeros(9))
+    again = load_memory(like, scalars, vectors, ARRAYS)
+    for field in attrs.fields(Everything):
+        one, other = getattr(again, field.name), getattr(everything(), field.name)
+        np.testing.assert_array_equal(one, other)
+        assert type(one) is type(other)
+        assert getattr(one, "dtype", None) == getattr(other, "dtype", None)
+
+
+def test_what_cannot_be_saved_is_refused_with_the_name_of_the_field():
+    with pytest.raises(InputError, match=r"Plain.threshold holds a list; what can be saved is"):
+        dump_memory(Plain([1, 2]), ARRAYS)
+
+
+@pytest.mark.parametrize("scalars", [{}, {"treshold": 1.0}, {"threshold": 1.0, "more": 2}])
+def test_a_saved_memory_of_another_strategy_is_refused_with_both_lists_of_fields(scalars):
+    with pytest.raises(InputError, match=r"the saved memory has the fields .*Plain has threshold"):
+        load_memory(Plain(0.1), scalars, {}, ARRAYS)
