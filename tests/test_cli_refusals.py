@@ -37,6 +37,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--set", "trainning.epochs=3"], ["'trainning'", "training"]),
         (["--set", "strategy.dpr.targt=3"], ["'targt'", "target"]),
         (["--set", "strategy.dpr.tolerance=nan"], ["tolerance", "nan"]),
+        (["--set", "strategy.dpr.target=60"], ["60", "only 60"]),
         (["--set", "strategy.dpr.target=2.5"], ["target", "2.5"]),
         (["--set", "training.learning_rate=nan"], ["learning_rate", "nan"]),
         (["--set", "training.momentum=true"], ["momentum", "number", "True"]),

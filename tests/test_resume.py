@@ -142,3 +142,15 @@ def test_a_log_cut_short_is_refused(whole: tuple[str, Path], tmp_path: Path) -> 
 def test_resume_of_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     assert "no run folder" in said(sparsecore("train", "--resume", "--out", tmp_path))
+
+
+def test_a_run_that_another_process_trains_is_refused(images: Path, tmp_path: Path) -> None:
+    command = ["train", *arguments(images, tmp_path / "run", "--set", "training.epochs=100000")]
+    process = subprocess.Popen([sys.executable, "-m", "sparsecore", *command], stdout=subprocess.DEVNULL)
+    try:
+        while not (tmp_path / "run/metrics.jsonl").exists():
+            time.sleep(0.05)
+        assert "another process" in said(sparsecore("train", "--resume", "--out", tmp_path / "run"))
+    finally:
+        process.kill()
+        process.wait()

@@ -114,7 +114,7 @@ def _carry_out(setup: Setup, folder: RunFolder, *, as_json: bool) -> None:
     run = Run(setup, folder)
     try:
         if sys.stderr.isatty():
-            with ProgressBar(setup.clock, setup.experiment.training.epochs) as bar:
+            with ProgressBar(setup.start.clock, setup.experiment.training.epochs) as bar:
                 finished = run.train(bar)
         else:
             finished = run.train(Nobody())
@@ -126,7 +126,7 @@ def _carry_out(setup: Setup, folder: RunFolder, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(_plain(result)))
     else:
-        print_run(finished.start, finished.state.topology, result)
+        print_run(setup.start.topology, finished.state.topology, result)
 
 
 def _plain(result: Result) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write aside, flush to the disk, and rename: a reader sees the old content or the new, never a part."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside = path.with_name(f".{path.name}.part")
     with aside.open("wb") as file:
         file.write(content)
         file.flush()
@@ -48,6 +48,35 @@ def sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+class BusyError(Exception):
+    """Another process holds the lock."""
+
+
+class Lock:
+    """A lock on a file, held until it is released or the process ends, however it ends."""
+
+    def __init__(self, path: Path) -> None:
+        """Take the lock.
+
+        Raises:
+            BusyError: another process has it.
+        """
+        self._file = path.open("rb")
+        try:
+            import fcntl  # noqa: PLC0415  (not on every system; where it is missing, nobody is kept out)
+
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:
+            pass
+        except OSError:
+            self._file.close()
+            raise BusyError from None
+
+    def release(self) -> None:
+        """Let others in."""
+        self._file.close()
 
 
 class LineLog:

@@ -33,7 +33,8 @@ class Setup:
         augmentation: how training images are varied.
         parameters: what the model learns.
         engine: the strategies over the layout of the sparse ones.
-        clock: before the first step.
+        start: the state before the first step.
+        values: the sparse values before the first step.
     """
 
     experiment: Experiment
@@ -41,7 +42,8 @@ class Setup:
     augmentation: Augmentation
     parameters: tuple[Parameter, ...]
     engine: Engine
-    clock: Clock
+    start: State
+    values: Array
 
     @property
     def dense_size(self) -> int:
@@ -49,34 +51,28 @@ class Setup:
         dense = (parameter for parameter in self.parameters if parameter.trained and not parameter.sparse)
         return sum(int(np.prod(parameter.shape)) for parameter in dense)
 
-    def learner(self, topology: Topology, values: Array) -> Learner:
-        """The network with these sparse values, its other parameters at their start."""
+    def learner(self) -> Learner:
+        """The network before the first step."""
         random = self.engine.random.within("initial values")
         task = Task(
             model=self.experiment.model.plugin,
             parameters=self.parameters,
             dense={p.name: _dense_values(p, random) for p in self.parameters if not p.sparse},
-            topology=topology,
-            values=values,
+            topology=self.start.topology,
+            values=self.values,
             images=self.images,
             optimizer=self.experiment.training.optimizer,
         )
         learner: Learner = self.experiment.backend.plugin.learner(task)
         return learner
 
-    def start(self) -> tuple[State, Array]:
-        """The state before the first step, and the sparse values."""
-        state = self.engine.start(self.experiment.sparsity, clock=self.clock)
-        drawn = initial_values(state.topology, self.parameters, self.engine.random)
-        values = self.engine.arrays.from_numpy(drawn.astype(self.experiment.backend.plugin.dtype))
-        return state, self.engine.start_values(state, values)
-
 
 def set_up(experiment: Experiment) -> Setup:
-    """Load the data and put the engine together.
+    """Load the data, put the engine together and draw the start.
 
     Raises:
-        InputError: the data cannot be read, the model has no sparse tensor, a strategy cannot be registered.
+        InputError: the data cannot be read, the model has no sparse tensor, a strategy cannot be registered or
+            refuses the start.
     """
     folder = Path(experiment.data.dir) if experiment.data.dir else None
     images: Images = experiment.dataset.plugin.load(folder)
@@ -98,7 +94,10 @@ def set_up(experiment: Experiment) -> Setup:
     )
     steps = steps_per_epoch(len(images.train), experiment.training.batch_size)
     clock = Clock(steps_per_epoch=steps, total_steps=steps * experiment.training.epochs)
-    return Setup(experiment, images, augmentation, tuple(parameters), engine, clock)
+    start = engine.start(experiment.sparsity, clock=clock)
+    drawn = initial_values(start.topology, parameters, engine.random).astype(experiment.backend.plugin.dtype)
+    values = engine.start_values(start, engine.arrays.from_numpy(drawn))
+    return Setup(experiment, images, augmentation, tuple(parameters), engine, start, values)
 
 
 def initial_values(topology: Topology, parameters: tuple[Parameter, ...], random: Randomness) -> NDArray[np.float64]:

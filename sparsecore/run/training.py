@@ -11,7 +11,7 @@ from sparsecore.errors import DivergedError, InputError
 from sparsecore.learning import Learner
 from sparsecore.reallocation import Reallocation
 from sparsecore.run.checkpoint import fingerprint, from_checkpoint, read_checkpoint, to_checkpoint
-from sparsecore.run.files import LineLog, write_whole
+from sparsecore.run.files import BusyError, LineLog, Lock, write_whole
 from sparsecore.run.folder import RunFolder
 from sparsecore.run.records import Metrics, metrics, reallocation_line, threshold
 from sparsecore.run.setup import Setup, data_fingerprint
@@ -28,13 +28,11 @@ class Finished:
 
     Attributes:
         state: after the last step.
-        start: the topology before the first.
         last: the last epoch's metrics.
         seconds: spent on it, in all goes together.
     """
 
     state: State
-    start: Topology
     last: Metrics
     seconds: float
 
@@ -46,22 +44,26 @@ class Run:
         """Take up the run where its checkpoint left it, or begin it.
 
         Raises:
-            InputError: the checkpoint is damaged, or belongs to another experiment or other data.
+            InputError: the checkpoint is damaged, or belongs to another experiment or other data, or another process
+                is at work in the folder.
         """
         self._setup, self._folder = setup, folder
+        try:
+            self._lock = Lock(folder.experiment)
+        except BusyError:
+            raise InputError(f"the run {folder.path} is being trained by another process") from None
         self._identity = {
             "experiment": fingerprint(_without_places(setup.experiment.tables())),
             "data": data_fingerprint(setup.images),
         }
-        self._state, values = setup.start()
-        self._start = self._state.topology
-        self._learner: Learner = setup.learner(self._start, values)
+        self._state = setup.start
+        self._learner: Learner = setup.learner()
         self._last: Metrics | None = None
         lengths = {"metrics": 0, "reallocations": 0}
         if folder.checkpoint.exists():
             lengths = self._restore()
         else:
-            write_whole(folder.tensors, json.dumps(_tensors(self._start), indent=1).encode())
+            write_whole(folder.tensors, json.dumps(_tensors(setup.start.topology), indent=1).encode())
         try:
             self._metrics = LineLog(folder.metrics, lengths["metrics"])
             self._reallocations = LineLog(folder.reallocations, lengths["reallocations"])
@@ -83,12 +85,13 @@ class Run:
         finally:
             self._metrics.close()
             self._reallocations.close()
+            self._lock.release()
         assert self._last is not None
-        return Finished(self._state, self._start, self._last, self._seconds())
+        return Finished(self._state, self._last, self._seconds())
 
     def _epoch(self, watcher: Watcher) -> None:
         setup, training = self._setup, self._setup.experiment.training
-        epoch, start = divmod(self._state.clock.step, setup.clock.steps_per_epoch)
+        epoch, start = divmod(self._state.clock.step, setup.start.clock.steps_per_epoch)
         plan = batches(
             setup.engine.random, epoch, len(setup.images.train), training.batch_size, setup.augmentation, start
         )
@@ -104,7 +107,7 @@ class Run:
 
     def _is_epoch_over(self) -> bool:
         # a checkpoint between the last step and the epoch's metrics would lose their line
-        return self._state.clock.step % self._setup.clock.steps_per_epoch == 0
+        return self._state.clock.step % self._setup.start.clock.steps_per_epoch == 0
 
     def _advance(self, learning_rate: float, watcher: Watcher) -> None:
         before, values = self._state, self._learner.values
