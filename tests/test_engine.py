@@ -11,7 +11,6 @@ from engine_examples import (
     engine,
     layouts,
     normal_values,
-    plugin,
     topologies,
     topology,
     values_of,
@@ -23,12 +22,10 @@ from sparsecore.clock import Clock
 from sparsecore.distributions import uniform
 from sparsecore.engine import Engine
 from sparsecore.errors import DivergedError, InputError, NoRoomError
-from sparsecore.hooks import hookimpl
 from sparsecore.layout import Layout
-from sparsecore.memory import per_weight
 from sparsecore.schedules import Every
 from sparsecore_deepr import DeepRewiring
-from sparsecore_dpr import DynamicReallocation, Threshold
+from sparsecore_dpr import DynamicReallocation
 from sparsecore_set import SparseEvolution
 from sparsecore_static import Static
 
@@ -43,10 +40,6 @@ STRATEGIES = {
 
 def named(name):
     return {name: STRATEGIES[name]}
-
-
-def note(seen, what):
-    seen.append(what)
 
 
 def run(algorithm, steps=5, sparsity=0.8, learning_rate=0.1):
@@ -157,7 +150,7 @@ def test_an_update_does_not_depend_on_the_order_of_the_tensors(name, before, dat
         again = other.advance(other.start_at(topology(shuffled, positions)), moved, 0.1)
     except NoRoomError:
         assume(False)
-    if got.reallocation is not None:
+    if name != "deepr" and got.reallocation is not None:
         # equal remainders go to the first tensor, so the shares may differ; where they do not, nothing may
         grown = dict(zip(layout.names, got.reallocation.grown.tolist(), strict=True))
         assume(grown == dict(zip(shuffled.names, again.reallocation.grown.tolist(), strict=True)))
@@ -229,133 +222,6 @@ def test_a_state_is_left_alone_by_what_follows_it():
     assert (state.topology.sha256(), contents(state.memories["deepr"])) == (fingerprint, memory)
     assert state.clock == Clock()
     np.testing.assert_array_equal(values, copy)
-
-
-# stacks
-
-
-def test_the_later_plugin_wins_hook_by_hook():
-    lowest = plugin(
-        initial_values=lambda grown, values: np.full(grown.size, 7, values.dtype),
-        prune=lambda topology: np.arange(topology.size) >= 5,
-    )
-    highest = plugin(initial_values=lambda grown, values: np.full(grown.size, 9, values.dtype))
-    got = {}
-    for name, stack in {"up": [lowest, highest], "down": [highest, lowest], "one": [lowest]}.items():
-        algorithm = engine(TWO_TENSORS, {f"p{i}": each for i, each in enumerate(stack)})
-        state = algorithm.start(0.8)
-        _, reallocation = algorithm.update(state, np.ones(40))
-        assert reallocation.moved == 5
-        got[name] = set(reallocation.values[reallocation.grown_slots].tolist())
-    assert got == {"up": {9.0}, "down": {7.0}, "one": {7.0}}
-
-
-def test_a_plugin_that_answers_none_leaves_the_question_to_those_below():
-    seven = plugin(prune=lambda topology: np.arange(topology.size) >= 7)
-    algorithm = engine(TWO_TENSORS, {"seven": seven, "none": plugin(prune=lambda: None)})
-    assert algorithm.update(algorithm.start(0.8), np.ones(40))[1].moved == 7
-
-
-@attrs.frozen(eq=False)
-class Count:
-    updates: int
-    ages: object = per_weight()
-
-
-@attrs.frozen(eq=False)
-class CountingUpdates:
-    """Remembers the number of updates and the age of every weight."""
-
-    start: int
-
-    @hookimpl
-    def initial_memory(self, topology):
-        return Count(self.start, np.full(topology.size, self.start))
-
-    @hookimpl
-    def adjust(self, memory):
-        return attrs.evolve(memory, updates=memory.updates + 1)
-
-    @hookimpl
-    def remember(self, memory):
-        return attrs.evolve(memory, ages=memory.ages + 1)
-
-
-def test_each_plugin_has_its_own_memory_and_others_is_untouched():
-    stack = {
-        "dpr": DynamicReallocation(target=5, initial_threshold=0.5),
-        "ten": CountingUpdates(10),
-        "fifty": CountingUpdates(50),
-    }
-    algorithm = engine(TWO_TENSORS, stack)
-    state = algorithm.start(0.8)
-    after, reallocation = algorithm.update(state, normal_values(state.topology))
-    assert set(after.memories) == {"dpr", "ten", "fifty"}
-    assert after.memories["dpr"] == Threshold(0.25)
-    for name, start in (("ten", 10), ("fifty", 50)):
-        assert state.memories[name].updates == start
-        assert after.memories[name].updates == start + 1
-        grown = after.memories[name].ages[reallocation.grown_slots]
-        assert set(grown.tolist()) == {1}
-        assert sorted(set(after.memories[name].ages.tolist())) == [1, start + 1]
-
-
-def test_a_plugin_without_a_memory_is_given_none():
-    seen = []
-    watcher = plugin(reallocated=lambda memory: note(seen, memory))
-    algorithm = engine(TWO_TENSORS, {"dpr": STRATEGIES["dpr"], "watcher": watcher})
-    state = algorithm.start(0.8)
-    algorithm.update(state, normal_values(state.topology))
-    assert seen == [None]
-
-
-def test_the_steps_of_an_update_see_the_memory_from_before_and_observers_the_one_from_after():
-    seen = {}
-
-    @attrs.frozen(eq=False)
-    class Watching(CountingUpdates):
-        @hookimpl
-        def prune(self, memory):
-            seen["prune"] = memory.updates
-
-        @hookimpl
-        def grow(self, memory):
-            seen["grow"] = memory.updates
-
-        @hookimpl
-        def reallocated(self, memory, clock):
-            seen["reallocated"] = memory.updates
-            seen["clock"] = clock.updates
-
-    algorithm = engine(TWO_TENSORS, {"watching": Watching(1)})
-    algorithm.update(algorithm.start(0.8), np.ones(40))
-    assert seen == {"prune": 1, "grow": 1, "reallocated": 2, "clock": 1}
-
-
-def test_observers_see_every_update_whoever_decides():
-    seen = []
-    low, high = (plugin(reallocated=lambda reallocation: note(seen, reallocation)) for _ in range(2))
-    algorithm = engine(TWO_TENSORS, {"low": low, "dpr": STRATEGIES["dpr"], "high": high})
-    state = algorithm.start(0.8)
-    values = normal_values(state.topology)
-    wanted = []
-    for _ in range(4):
-        advance = algorithm.advance(state, values)
-        state, values = advance.state, advance.values
-        wanted += [advance.reallocation] * 2
-    assert seen == wanted
-
-
-def test_every_engine_has_plugins_of_its_own():
-    seven = plugin(prune=lambda topology: np.arange(topology.size) >= 7)
-    one, other = engine(TWO_TENSORS, {"p": seven}), engine(TWO_TENSORS, {"p": Static()})
-    assert one.update(one.start(0.8), np.ones(40))[1].moved == 7
-    assert other.update(other.start(0.8), np.ones(40))[1].moved == 0
-
-
-def test_one_plugin_may_serve_in_two_engines():
-    for _ in range(2):
-        assert run(engine(TWO_TENSORS, named("deepr")))[0].topology.size == 40
 
 
 # what cannot be

@@ -105,3 +105,9 @@ def test_a_tensors_draw_is_keyed_by_its_name_alone(growth, seed):
     for i, name in enumerate(before.layout.names):
         alone = topology(Layout([name], [before.layout.shapes[i]]), before.local(name))
         assert random_free_positions(alone, [counts[i]], Randomness(seed)).tolist() == grown.local(name).tolist()
+
+
+def test_tensors_of_one_shape_draw_apart():
+    nothing = topology(Layout.of({"one": (1000,), "other": (1000,)}), [])
+    grown = nothing.at(random_free_positions(nothing, [100, 100], Randomness(0)))
+    assert len(set(grown.local("one").tolist()) & set(grown.local("other").tolist())) < 50
