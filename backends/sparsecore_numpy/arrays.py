@@ -22,6 +22,12 @@ class NumpyArrays:
         """The array itself."""
         return array
 
+    def shown(self, array: AnyArray) -> AnyArray:
+        """A view that refuses to be written to."""
+        view = array.view()
+        view.flags.writeable = False
+        return view
+
     def arange(self, count: int, dtype: DTypeLike) -> AnyArray:
         """0, 1, ..., count-1."""
         return np.arange(count, dtype=dtype)

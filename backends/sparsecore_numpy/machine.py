@@ -1,6 +1,6 @@
 """What every operation works with: memory to use again, and the cores."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -10,13 +10,20 @@ from numpy.typing import NDArray
 from sparsecore_numpy.memory import Memory
 from sparsecore_numpy.workers import Workers, divided
 
-BLOCK_BYTES = 1 << 18
+BLOCK_BYTES = 1 << 20
 """Of each array, as much as takes part at a time in the passes of an elementwise operation: it stays in the cache."""
 
 _ELEMENTS = 1 << 17
 """Fewer are not worth another thread."""
 
-Blocks = Sequence[slice]
+
+@attrs.frozen(eq=False)
+class Block:
+    """Some of an array's first axis, and room for as many lines (:func:`lines`) of it."""
+
+    number: int
+    rows: slice
+    scratch: NDArray[Any]
 
 
 @attrs.frozen(eq=False)
@@ -26,17 +33,16 @@ class Machine:
     memory: Memory
     workers: Workers
 
-    def by_blocks(self, function: Callable[[int, slice], None], array: NDArray[Any]) -> int:
-        """Call ``function(block, rows)`` for blocks of the array's first axis, on all cores; returns how many."""
+    def by_blocks(self, function: Callable[[Block], None], array: NDArray[Any]) -> None:
+        """Call the function on blocks of the array's first axis, on all cores."""
         blocks = list(enumerate(_blocks(array)))
-        parts = divided(len(blocks), array.size, _ELEMENTS)
 
         def part(run: slice) -> None:
+            scratch = self.memory.take(*lines(array[blocks[0][1]]).shape)
             for number, rows in blocks[run]:
-                function(number, rows)
+                function(Block(number, rows, scratch[: len(lines(array[rows]))]))
 
-        self.workers.each(part, parts)
-        return len(blocks)
+        self.workers.each(part, divided(len(blocks), array.size, _ELEMENTS))
 
 
 def block_count(array: NDArray[Any]) -> int:

@@ -57,7 +57,7 @@ class _Lease:
 
     def __init__(self, block: NDArray[np.uint8], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         # were the array a view of the block, NumPy would let views of it keep just the block alive
-        data = (block.ctypes.data, False)
+        data = block.__array_interface__["data"]
         self.__array_interface__ = {"version": 3, "data": data, "shape": shape, "typestr": dtype.str}
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.errors import InputError
-from sparsecore_numpy.machine import Machine, along_lines, block_count, lines, per_channel
+from sparsecore_numpy.machine import Block, Machine, along_lines, block_count, lines, per_channel
 
 EPSILON = 1e-5
 MOVE = 0.1
@@ -59,12 +59,12 @@ def forward(machine: Machine, x: NDArray[Any], moments: Moments, scale: Channels
     factor = along_lines(scale * moments.inverse_deviation, x)
     offset = along_lines(shift - moments.mean * scale * moments.inverse_deviation, x)
 
-    def block(number: int, rows: slice) -> None:  # noqa: ARG001
-        out = lines(output[rows])
-        np.multiply(lines(x[rows]), factor, out=out)
+    def part(block: Block) -> None:
+        out = lines(output[block.rows])
+        np.multiply(lines(x[block.rows]), factor, out=out)
         np.add(out, offset, out=out)
 
-    machine.by_blocks(block, x)
+    machine.by_blocks(part, x)
     return output
 
 
@@ -88,11 +88,11 @@ def _moments(machine: Machine, x: NDArray[Any]) -> Moments:
     centre = along_lines(about, x)
     sums = np.empty((block_count(x), 2, x.shape[-1]))
 
-    def block(number: int, rows: slice) -> None:
-        difference = np.subtract(lines(x[rows]), centre, out=_like(machine, x[rows]))
-        sums[number] = _sum(difference, x.shape[-1]), _sum_of_products(difference, difference, x.shape[-1])
+    def part(block: Block) -> None:
+        difference = np.subtract(lines(x[block.rows]), centre, out=block.scratch)
+        sums[block.number] = _sum(difference, x.shape[-1]), _sum_of_products(difference, difference, x.shape[-1])
 
-    machine.by_blocks(block, x)
+    machine.by_blocks(part, x)
     first, second = sums.sum(axis=0) / (x.size // x.shape[-1])
     return Moments(about + first, second - first**2)
 
@@ -104,12 +104,12 @@ def _gradient_sums(
     centre = along_lines(mean, x)
     sums = np.empty((block_count(x), 2, x.shape[-1]))
 
-    def block(number: int, rows: slice) -> None:
-        difference = np.subtract(lines(x[rows]), centre, out=_like(machine, x[rows]))
-        entries = lines(gradient[rows])
-        sums[number] = _sum(entries, x.shape[-1]), _sum_of_products(entries, difference, x.shape[-1])
+    def part(block: Block) -> None:
+        difference = np.subtract(lines(x[block.rows]), centre, out=block.scratch)
+        entries = lines(gradient[block.rows])
+        sums[block.number] = _sum(entries, x.shape[-1]), _sum_of_products(entries, difference, x.shape[-1])
 
-    machine.by_blocks(block, x)
+    machine.by_blocks(part, x)
     first, second = sums.sum(axis=0)
     return first, second
 
@@ -125,18 +125,14 @@ def _combination(
     output = machine.memory.take(*x.shape)
     x_factor, y_factor, offset = (along_lines(channels, x) for channels in (by_x, by_y, constant))
 
-    def block(number: int, rows: slice) -> None:  # noqa: ARG001
-        out = lines(output[rows])
-        np.multiply(lines(y[rows]), y_factor, out=out)
+    def part(block: Block) -> None:
+        out = lines(output[block.rows])
+        np.multiply(lines(y[block.rows]), y_factor, out=out)
         np.add(out, offset, out=out)
-        np.add(out, np.multiply(lines(x[rows]), x_factor, out=_like(machine, x[rows])), out=out)
+        np.add(out, np.multiply(lines(x[block.rows]), x_factor, out=block.scratch), out=out)
 
-    machine.by_blocks(block, x)
+    machine.by_blocks(part, x)
     return output
-
-
-def _like(machine: Machine, images: NDArray[Any]) -> NDArray[Any]:
-    return machine.memory.take(*lines(images).shape)
 
 
 def _sum(entries: NDArray[Any], channels: int) -> Channels:

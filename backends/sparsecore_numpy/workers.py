@@ -9,7 +9,7 @@ the number of cores.
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
 from functools import cache
@@ -55,7 +55,8 @@ class Workers:
         try:
             work()
         finally:
-            wait(helpers)
+            for helper in helpers:
+                helper.exception()  # waits for it: no part may still be at work on arrays that the caller lets go of
         for helper in helpers:
             helper.result()
 
