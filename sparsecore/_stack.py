@@ -7,7 +7,7 @@ promise can be laid at the right door.
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -76,10 +76,11 @@ class Stack:
     def _implemented(self, name: str, plugin: object) -> "list[tuple[str, Callable[..., Any]]]":
         found = []
         for attribute in dir(plugin):
-            static = inspect.getattr_static(plugin, attribute, None)
-            if attribute.startswith("__") or isinstance(static, property) or not callable(getattr(plugin, attribute)):
+            if attribute.startswith("__") or isinstance(inspect.getattr_static(plugin, attribute, None), property):
                 continue
-            method = getattr(plugin, attribute)
+            method = getattr(plugin, attribute, None)
+            if not callable(method):
+                continue
             if hasattr(method, _MARK):
                 self._check_signature(name, attribute, method)
                 found.append((attribute, method))
@@ -96,22 +97,38 @@ class Stack:
             close = difflib.get_close_matches(hook, self._hooks, n=1)
             meant = f"; did you mean {close[0]!r}?" if close else ""
             raise PluginError(f"{where} is no hook; the hooks are {', '.join(sorted(self._hooks))}{meant}")
-        if getattr(method, _MARK).get("wrapper") or getattr(method, _MARK).get("hookwrapper"):
-            raise PluginError(f"{where} is a hook wrapper; a plugin answers a hook or leaves it to those below")
+        options = getattr(method, _MARK)
+        unwanted = [option for option in ("wrapper", "hookwrapper", "tryfirst", "trylast") if options.get(option)]
+        if unwanted:
+            raise PluginError(
+                f"{where} is marked {', '.join(unwanted)}; a plugin answers a hook or leaves it to those below, "
+                "and the order is that of the stack"
+            )
         spec = self._hooks[hook].spec
         assert spec is not None
-        parameters = inspect.signature(method).parameters.values()
-        strange = [str(parameter) for parameter in parameters if parameter.name not in spec.argnames]
-        if strange:
-            raise PluginError(
-                f"{where} asks for {', '.join(strange)}; what this hook gives is {', '.join(spec.argnames)}"
-            )
-        unfilled = [p.name for p in parameters if p.default is not p.empty or p.kind is not p.POSITIONAL_OR_KEYWORD]
-        if unfilled:
-            raise PluginError(
-                f"{where} gives {', '.join(unfilled)} a default or makes it keyword-only, and so would never be "
-                "given it; write it as a plain argument"
-            )
+        for trouble in _signature_troubles(method, spec.argnames):
+            raise PluginError(f"{where} {trouble}")
+
+
+def _signature_troubles(method: Callable[..., Any], given: Sequence[str]) -> Iterator[str]:
+    """Why pluggy could not call the method, or not as its author meant; ``given`` are the hook's arguments."""
+    function = inspect.unwrap(getattr(method, "__func__", method))
+    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+        yield "is a coroutine or a generator; a hook is a plain method that returns its answer"
+    own = list(inspect.signature(function).parameters)
+    if inspect.ismethod(method) and (not own or own[0] in given):
+        yield "has no self; write it as a method, with self for its first argument"
+        return
+    parameters = inspect.signature(method).parameters.values()
+    strange = [str(parameter) for parameter in parameters if parameter.name not in given]
+    if strange:
+        yield f"asks for {', '.join(strange)}; what this hook gives is {', '.join(given)}"
+    unfilled = [p.name for p in parameters if p.default is not p.empty or p.kind is not p.POSITIONAL_OR_KEYWORD]
+    if unfilled:
+        yield (
+            f"gives {', '.join(unfilled)} a default or makes it keyword-only, and so would never be given it; "
+            "write it as a plain argument"
+        )
 
 
 class _StandIn:

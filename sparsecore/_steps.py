@@ -42,10 +42,11 @@ class AskedSteps:
         return checks.check_memories(state.memories, answers, state.topology)
 
     def allocate(self, pruned: Counts, survivors: Counts, room: Counts) -> Counts:
-        if pruned.sum() > room.sum():
+        total = int(pruned.sum())
+        if total > room.sum():
             raise NoRoomError(_no_room(pruned, room, self.state.topology.layout))
         answer = self._ask("allocate", pruned=pruned, survivors=survivors, room=room, layout=self.state.topology.layout)
-        return checks.check_counts(answer, int(pruned.sum()), room, self.state.topology)
+        return checks.check_counts(answer, total, room, self.state.topology.layout)
 
     def grow(self, occupied: Topology, counts: Counts) -> Array:
         return checks.check_grown(self._ask("grow", occupied=occupied, counts=counts), occupied, counts)

@@ -25,6 +25,10 @@ class Arrays(Protocol):
         """The entries on the host, with the same dtype."""
         ...
 
+    def shown(self, array: Array) -> Array:
+        """The array to be looked at: the same entries, not to be written to where the backend can see to that."""
+        ...
+
     def arange(self, count: int, dtype: DTypeLike) -> Array:
         """0, 1, ..., count-1."""
         ...

@@ -1,46 +1,82 @@
 """The engine's promises, checked at every answer of a plugin, in O(N): a broken one names plugin, step and tensor."""
 
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
 import attrs
 import numpy as np
 
 from sparsecore._stack import Answer
 from sparsecore.arrays import Array
-from sparsecore.errors import DivergedError, InvariantError
+from sparsecore.errors import DivergedError, InputError, InvariantError
 from sparsecore.layout import Layout
 from sparsecore.memory import Memories, vectors_of
-from sparsecore.shares import Counts
+from sparsecore.reallocation import Reallocation
+from sparsecore.shares import Counts, constant
+from sparsecore.soundness import (
+    dtype_name,
+    first_common,
+    kind,
+    not_finite,
+    trouble_with_positions,
+    trouble_with_topology,
+    where,
+)
 from sparsecore.topology import Topology
+
+
+def check_given_topology(topology: Topology, layout: Layout) -> None:
+    """Raise an :class:`InputError` unless this is a sound topology of the layout."""
+    trouble = trouble_with_topology(topology, layout)
+    if trouble:
+        raise InputError(f"the topology to start at is {trouble}")
+
+
+def check_given_values(values: Array, topology: Topology) -> None:
+    """Raise an :class:`InputError` unless there is one value a weight."""
+    if getattr(values, "shape", None) != (topology.size,):
+        raise InputError(f"there is one value a weight, {topology.size}; given {kind(values)}")
+
+
+def check_trained(values: Array, topology: Topology) -> None:
+    """Raise if training has led to a weight that is not finite."""
+    if not topology.arrays.all_finite(values):
+        raise DivergedError(
+            f"training has diverged: {not_finite(values, topology)} holds a weight that is not finite; "
+            "a lower learning rate may help"
+        )
 
 
 def check_start(answer: Answer, layout: Layout) -> Topology:
     """A topology of this layout, sorted and within bounds, with no empty tensor."""
+    trouble = trouble_with_topology(answer.value, layout)
+    if trouble:
+        _broken(answer, "initial_topology", f"answered {trouble}")
     topology: Topology = answer.value
-    if not isinstance(topology, Topology) or topology.layout != layout:
-        _broken(answer, "initial_topology", f"answered {topology!r}, not a topology of the network's layout")
-    _check_positions(answer, "initial_topology", topology)
-    empty = [name for name, count in zip(layout.names, topology.counts, strict=True) if count == 0]
-    if empty:
-        _broken(answer, "initial_topology", f"left no weight in {', '.join(empty)}")
     return topology
 
 
+def check_due(answer: Answer) -> bool:
+    """True or false."""
+    if not isinstance(answer.value, bool | np.bool_):
+        _broken(answer, "update_due", f"answered {answer.value!r}; expected True or False")
+    return bool(answer.value)
+
+
 def check_survivors(answer: Answer, topology: Topology) -> Array:
-    """One bool a weight; a tensor that would be emptied keeps its weights to the caller's judgement."""
+    """One bool a weight."""
     mask = answer.value
-    if getattr(mask, "shape", None) != (topology.size,) or "bool" not in str(mask.dtype):
-        _broken(answer, "prune", f"answered {_kind(mask)}; expected one bool a weight, {topology.size}")
+    if getattr(mask, "shape", None) != (topology.size,) or dtype_name(mask) != "bool":
+        _broken(answer, "prune", f"answered {kind(mask)}; expected one bool a weight, {topology.size}")
     return mask
 
 
-def check_counts(answer: Answer, total: int, room: Counts, topology: Topology) -> Counts:
+def check_counts(answer: Answer, total: int, room: Counts, layout: Layout) -> Counts:
     """Whole numbers within the room, as many together as were pruned."""
-    counts = np.asarray(answer.value)
-    if counts.shape != room.shape or counts.dtype.kind not in "iu":
-        _broken(answer, "allocate", f"answered {_kind(counts)}; expected one whole number a tensor, {len(room)}")
-    counts = counts.astype(np.int64)
-    for name, count, places in zip(topology.layout.names, counts, room, strict=True):
+    counts = _as_counts(answer.value)
+    if counts is None or counts.shape != room.shape:
+        _broken(answer, "allocate", f"answered {kind(answer.value)}; expected one whole number a tensor, {len(room)}")
+    for name, count, places in zip(layout.names, counts, room, strict=True):
         if not 0 <= count <= places:
             _broken(answer, "allocate", f"gave {count} weights to {name!r}, which has room for 0 to {places}")
     if counts.sum() != total:
@@ -50,22 +86,16 @@ def check_counts(answer: Answer, total: int, room: Counts, topology: Topology) -
 
 def check_grown(answer: Answer, occupied: Topology, counts: Counts) -> Array:
     """Ascending positions within bounds, outside ``occupied``, ``counts[i]`` in tensor i."""
-    positions = answer.value
-    if getattr(positions, "shape", None) != (int(counts.sum()),):
-        _broken(answer, "grow", f"answered {_kind(positions)}; expected {counts.sum()} positions")
-    grown = occupied.at(positions)
-    _check_positions(answer, "grow", grown)
-    for name, count, wanted in zip(occupied.layout.names, grown.counts, counts, strict=True):
+    positions, layout = answer.value, occupied.layout
+    trouble = trouble_with_positions(positions, occupied)
+    if trouble:
+        _broken(answer, "grow", f"answered {trouble}")
+    for name, count, wanted in zip(layout.names, occupied.at(positions).counts, counts, strict=True):
         if count != wanted:
             _broken(answer, "grow", f"grew {count} weights in {name!r}; {wanted} were allocated")
-    arrays = occupied.arrays
-    # the nearest active position at or below each grown one; -1 stands below them all
-    below = arrays.searchsorted(occupied.positions, positions, "right") - 1
-    padded = arrays.concatenate([occupied.positions, arrays.zeros_like(occupied.positions, 1) - 1])
-    taken = arrays.nonzero(arrays.take(padded, below % len(padded)) == positions)
-    if len(taken):
-        place = int(arrays.to_numpy(positions)[int(arrays.to_numpy(taken)[0])])
-        _broken(answer, "grow", f"grew at {_where(place, occupied)}, which is or just was active")
+    taken = first_common(positions, occupied)
+    if taken is not None:
+        _broken(answer, "grow", f"grew at {where(taken, layout)}, which is or just was active")
     return positions
 
 
@@ -73,70 +103,42 @@ def check_values(answer: Answer, hook: str, topology: Topology, like: Array) -> 
     """One finite value a weight, in the dtype of ``like``."""
     values = answer.value
     if getattr(values, "shape", None) != (topology.size,) or values.dtype != like.dtype:
-        _broken(answer, hook, f"answered {_kind(values)}; expected {topology.size} values of {like.dtype}")
+        _broken(answer, hook, f"answered {kind(values)}; expected {topology.size} values of {dtype_name(like)}")
     if not topology.arrays.all_finite(values):
-        _broken(answer, hook, f"answered a value that is not finite, in {_not_finite(values, topology)}")
+        _broken(answer, hook, f"answered a value that is not finite, in {not_finite(values, topology)}")
     return values
 
 
 def check_memories(before: Memories, answers: Sequence[Answer], topology: Topology) -> Memories:
     """The memories with the plugins' answers in place: attrs values whose per-weight vectors have N entries."""
     for answer in answers:
-        if not attrs.has(type(answer.value)):
+        if isinstance(answer.value, type) or not attrs.has(type(answer.value)):
             _broken(answer, "memory", f"remembers {answer.value!r}; a memory is an attrs value")
         for name, vector in vectors_of(answer.value).items():
-            if len(vector) != topology.size:
-                _broken(
-                    answer, "memory", f"remembers {len(vector)} entries in {name!r}; there are {topology.size} weights"
-                )
+            if getattr(vector, "shape", ())[:1] != (topology.size,):
+                expected = f"one entry a weight, {topology.size}"
+                _broken(answer, "memory", f"remembers {kind(vector)} in {name!r}; expected {expected}")
     return {**before, **{answer.plugin: answer.value for answer in answers}}
 
 
-def check_trained(values: Array, topology: Topology) -> None:
-    """Raise if training has led to a weight that is not finite."""
-    if not topology.arrays.all_finite(values):
-        raise DivergedError(
-            f"training has diverged: {_not_finite(values, topology)} holds a weight that is not finite; "
-            "a lower learning rate may help"
+def check_reallocation(reallocation: Reallocation) -> None:
+    """Raise if, all answers being sound, the whole is not: then a plugin has written into what it was shown."""
+    before, after = reallocation.before, reallocation.after
+    trouble = trouble_with_positions(after.positions, after)
+    if after.size != before.size or trouble or not after.arrays.all_finite(reallocation.values):
+        raise InvariantError(
+            f"an update led from {before.size} weights to {after.size} ({trouble or 'positions are sound'}); "
+            "a plugin has changed in place what it was only shown"
         )
 
 
-def _check_positions(answer: Answer, hook: str, topology: Topology) -> None:
-    positions, arrays = topology.positions, topology.arrays
-    if positions.dtype != topology.layout.position_dtype and str(topology.layout.position_dtype) not in str(
-        positions.dtype
-    ):
-        _broken(answer, hook, f"answered positions of {positions.dtype}; expected {topology.layout.position_dtype}")
-    if not topology.size:
-        return
-    unordered = arrays.to_numpy(arrays.nonzero(positions[1:] <= positions[:-1]))
-    if len(unordered):
-        first, second = (int(arrays.to_numpy(positions)[unordered[0] + i]) for i in (0, 1))
-        trouble = f"position {first} twice" if first == second else f"position {second} after {first}"
-        _broken(answer, hook, f"answered {trouble}; positions ascend and are distinct")
-    lowest, highest = int(positions[0]), int(positions[-1])
-    if lowest < 0 or highest >= topology.layout.size:
-        _broken(
-            answer, hook, f"answered positions {lowest} to {highest}; the layout has 0 to {topology.layout.size - 1}"
-        )
+def _as_counts(given: Any) -> Counts | None:
+    try:
+        counts = np.asarray(given)
+    except ValueError:
+        return None
+    return constant(counts.astype(np.int64)) if counts.dtype.kind in "iu" else None
 
 
-def _where(position: int, topology: Topology) -> str:
-    tensor = int(np.searchsorted(topology.layout.offsets, position, "right")) - 1
-    return f"position {position - topology.layout.offsets[tensor]} of {topology.layout.names[tensor]!r}"
-
-
-def _not_finite(values: Array, topology: Topology) -> str:
-    for name in topology.layout.names:
-        if not topology.arrays.all_finite(values[topology.slots(name)]):
-            return repr(name)
-    raise AssertionError("all values are finite")
-
-
-def _kind(given: object) -> str:
-    shape = getattr(given, "shape", None)
-    return f"{type(given).__name__} of shape {tuple(shape)}" if shape is not None else repr(given)
-
-
-def _broken(answer: Answer, hook: str, what: str) -> None:
+def _broken(answer: Answer, hook: str, what: str) -> NoReturn:
     raise InvariantError(f"plugin {answer.plugin!r} broke a promise in {hook!r}: it {what}")

@@ -15,8 +15,8 @@ class Clock:
     """
 
     step: int = 0
-    steps_per_epoch: int = 1
-    total_steps: int | None = None
+    steps_per_epoch: int = attrs.field(default=1, validator=attrs.validators.ge(1))
+    total_steps: int | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.ge(1)))
     updates: int = 0
 
     @property

@@ -73,7 +73,12 @@ class Engine:
         return self.start_at(checks.check_start(answer, self.layout), clock=clock)
 
     def start_at(self, topology: Topology, *, clock: Clock = Clock()) -> State:
-        """The state before the first step, on a given topology."""
+        """The state before the first step, on a given topology.
+
+        Raises:
+            InputError: it is of another layout, or not sound.
+        """
+        checks.check_given_topology(topology, self.layout)
         answers = self._stack.ask_all("initial_memory", topology=topology, random=self.random.within("initial memory"))
         return State(topology, checks.check_memories({}, answers, topology), clock)
 
@@ -86,8 +91,9 @@ class Engine:
 
     def advance(self, state: State, values: Array, learning_rate: float = 0.0) -> Advance:
         """What follows an optimizer step that led to ``values``: perturbation, and an update where one is due."""
+        checks.check_given_values(values, state.topology)
+        perturbed = self._perturb(state, values, learning_rate)
         now = attrs.evolve(state, clock=state.clock.tick())
-        perturbed = self._perturb(now, values, learning_rate)
         # a full topology has nowhere to move to, and after the last step nothing would train what has grown
         if now.clock.has_ended or now.topology.size == self.layout.size or not self._is_due(now):
             return Advance(now, perturbed, None)
@@ -102,9 +108,12 @@ class Engine:
             NoRoomError: more was pruned than can grow.
             DivergedError: a value is not finite.
         """
+        checks.check_given_values(values, state.topology)
         checks.check_trained(values, state.topology)
+        values = self.arrays.shown(values)
         steps = AskedSteps(self._stack, state, self.random.within("update", state.clock.updates))
         reallocation, memories = reallocate(state.topology, values, steps, regrow_pruned=self._regrow_pruned)
+        checks.check_reallocation(reallocation)
         carried = {name: carry_memory(memory, reallocation.carry) for name, memory in memories.items()}
         answers = self._stack.ask_all(
             "remember", reallocation=reallocation, clock=state.clock, memory=carried, random=steps.random
@@ -116,24 +125,30 @@ class Engine:
         return after, reallocation
 
     def _perturb(self, state: State, values: Array, learning_rate: float) -> Array:
+        shown = self.arrays.shown(values)
         answer = self._stack.ask(
             "perturb",
             topology=state.topology,
-            values=values,
+            values=shown,
             learning_rate=learning_rate,
             clock=state.clock,
             memory=state.memories,
             random=self.random.within("perturb", state.clock.step),
         )
-        return values if answer.value is values else checks.check_values(answer, "perturb", state.topology, values)
+        if answer.value is shown:
+            return values
+        checks.check_trained(values, state.topology)
+        return checks.check_values(answer, "perturb", state.topology, values)
 
     def _is_due(self, state: State) -> bool:
-        return bool(self._stack.ask("update_due", clock=state.clock, memory=state.memories).value)
+        return checks.check_due(self._stack.ask("update_due", clock=state.clock, memory=state.memories))
 
 
 def _named(strategies: Mapping[str, object] | Sequence[object]) -> dict[str, object]:
     if isinstance(strategies, Mapping):
         named = dict(strategies)
+    elif not isinstance(strategies, list | tuple):
+        raise InputError(f"strategies are a list, or a dict of names; given {strategies!r}")
     else:
         named = {type(strategy).__name__: strategy for strategy in strategies}
         if len(named) < len(strategies):

@@ -46,7 +46,7 @@ def update_due(clock: Clock, memory: Any) -> bool | None:
 def perturb(
     topology: Topology, values: Array, learning_rate: float, clock: Clock, memory: Any, random: Randomness
 ) -> Array | None:
-    """The values after the optimizer's step, changed (DeepR's noise). Base: none are changed."""
+    """The values after the optimizer's step at this clock, changed (DeepR's noise). Base: none are changed."""
 
 
 @hookspec(firstresult=True)

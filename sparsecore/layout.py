@@ -1,6 +1,7 @@
 """One dense coordinate space for all sparse tensors of a network."""
 
 import math
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -14,7 +15,10 @@ _INT32_POSITIONS = 2**31
 
 
 def _as_shapes(shapes: Iterable[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
-    return tuple(tuple(int(side) for side in shape) for shape in shapes)
+    try:
+        return tuple(tuple(operator.index(side) for side in shape) for shape in shapes)
+    except TypeError as error:
+        raise InputError(f"a shape is a tuple of whole numbers ({error})") from None
 
 
 def _as_names(names: Iterable[str]) -> tuple[str, ...]:
@@ -41,8 +45,8 @@ class Layout:
         if len(set(self.names)) != len(self.names):
             raise InputError(f"tensor names must be distinct: {', '.join(self.names)}")
         for name, shape in zip(self.names, self.shapes, strict=True):
-            if any(side < 1 for side in shape):
-                raise InputError(f"tensor {name!r} has the shape {shape}; every side must be at least 1")
+            if not shape or any(side < 1 for side in shape):
+                raise InputError(f"tensor {name!r} has the shape {shape}; it needs sides, each at least 1")
 
     @classmethod
     def of(cls, shapes: Mapping[str, Sequence[int]]) -> "Layout":

@@ -28,7 +28,7 @@ def per_weight() -> Any:
 
 def carry_memory(memory: Any, carry: Callable[[Array], Array]) -> Any:
     """The memory with every per-weight vector carried along."""
-    return attrs.evolve(memory, **{name: carry(vector) for name, vector in vectors_of(memory).items()})
+    return _with(memory, {name: carry(vector) for name, vector in vectors_of(memory).items()})
 
 
 def vectors_of(memory: Any) -> dict[str, Array]:
@@ -67,7 +67,13 @@ def load_memory(like: Any, scalars: Mapping[str, Any], vectors: Mapping[str, NDA
     on_backend = {
         name: arrays.from_numpy(vector) if _is_vector(fields[name]) else vector for name, vector in vectors.items()
     }
-    return attrs.evolve(like, **scalars, **on_backend)
+    return _with(like, {**scalars, **on_backend})
+
+
+def _with(memory: Any, contents: Mapping[str, Any]) -> Any:
+    """The memory with other contents; a field ``_x`` is ``x`` to its class."""
+    aliases = {field.name: str(field.alias) for field in attrs.fields(type(memory))}
+    return attrs.evolve(memory, **{aliases[name]: content for name, content in contents.items()})
 
 
 def _is_vector(field: "attrs.Attribute[Any]") -> bool:

@@ -11,7 +11,7 @@ import attrs
 from sparsecore.arrays import Array
 from sparsecore.errors import InputError
 from sparsecore.memory import Memories
-from sparsecore.shares import Counts
+from sparsecore.shares import Counts, constant
 from sparsecore.topology import Topology
 
 
@@ -113,7 +113,7 @@ def reallocate(
     """
     survives = steps.prune(topology, values)  #                             2  prune_by_threshold(W_i, H)
     survivors = topology.subset(survives)  #                                3  l_i = survivors.counts
-    pruned = topology.counts - survivors.counts  #                             k_i
+    pruned = constant(topology.counts - survivors.counts)  #                             k_i
     memories = steps.adjust(pruned, survivors.counts)  #                  5, 6  adjust_pruning_threshold(H, K, δ)
     occupied = survivors if regrow_pruned else topology
     counts = steps.allocate(pruned, survivors.counts, occupied.room)  #     8  l_i/L · K
@@ -137,7 +137,7 @@ def _merge(
         survives=survives,
         sources=sources,
         values=arrays.put(carried, arrays.nonzero(sources == before.size), initial),
-        pruned=before.counts - survivors.counts,
+        pruned=constant(before.counts - survivors.counts),
         grown=grown.counts,
     )
 

@@ -14,6 +14,12 @@ from sparsecore.errors import NoRoomError
 Counts = NDArray[np.int64]
 
 
+def constant(counts: Counts) -> Counts:
+    """The same counts, which refuse to be written to."""
+    counts.flags.writeable = False
+    return counts
+
+
 def shares(total: int, weights: Sequence[int] | Counts, room: Sequence[int] | Counts) -> Counts:
     """``total`` things shared out in proportion to ``weights``, at most ``room[i]`` to each.
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sparsecore.arrays import Array, Arrays
 from sparsecore.layout import Layout
+from sparsecore.shares import Counts, constant
 
 
 @attrs.frozen(eq=False)
@@ -34,7 +35,7 @@ class Topology:
         """The topology of these positions (strictly ascending, on the backend)."""
         offsets = arrays.from_numpy(np.asarray(layout.offsets[1:-1], layout.position_dtype))
         inner = arrays.to_numpy(arrays.searchsorted(positions, offsets, "left")) if len(layout) > 1 else ()
-        return cls(layout, positions, (0, *map(int, inner), len(positions)), arrays)
+        return cls(layout, arrays.shown(positions), (0, *map(int, inner), len(positions)), arrays)
 
     def at(self, positions: Array) -> "Topology":
         """Other positions (strictly ascending) of the same layout, on the same backend."""
@@ -55,15 +56,15 @@ class Topology:
         return self.bounds[-1]
 
     @cached_property
-    def counts(self) -> NDArray[np.int64]:
+    def counts(self) -> Counts:
         """Active weights per tensor."""
         bounds = np.asarray(self.bounds, np.int64)
-        return bounds[1:] - bounds[:-1]
+        return constant(bounds[1:] - bounds[:-1])
 
     @cached_property
-    def room(self) -> NDArray[np.int64]:
+    def room(self) -> Counts:
         """Inactive positions per tensor."""
-        return np.asarray(self.layout.sizes, np.int64) - self.counts
+        return constant(np.asarray(self.layout.sizes, np.int64) - self.counts)
 
     @property
     def sparsity(self) -> float:

@@ -88,10 +88,13 @@ class DeepRewiring:
     ) -> Array:
         """θ ← θ - η·α + sqrt(2·η·T)·ν; the gradient's part has been taken by the optimizer."""
         step_size = learning_rate if self.step_size is None else self.step_size
+        cast = topology.arrays.cast
         spread = math.sqrt(2 * step_size * self.temperature(clock))
         # in terms of w = s·θ; ν is symmetric, so that s·ν is as good as ν
-        change = spread * _noise(topology, random) - step_size * self.l1 * memory.signs
-        return values + topology.arrays.cast(change, values.dtype)
+        change = spread * cast(_noise(topology, random), values.dtype) - step_size * self.l1 * cast(
+            memory.signs, values.dtype
+        )
+        return values + change
 
     @hookimpl
     def prune(self, values: Array, memory: Signs) -> Array:

@@ -65,5 +65,5 @@ class DynamicReallocation:
         if total < target - slack:
             return Threshold(memory.threshold * 2)
         if total > target + slack:
-            return Threshold(memory.threshold / 2)
+            return Threshold(memory.threshold / 2 or memory.threshold)  # zero could never be doubled again
         return memory

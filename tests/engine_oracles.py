@@ -58,5 +58,5 @@ def adjusted_threshold(threshold, pruned, target, tolerance):
     if pruned < (1 - delta) * target:
         return threshold * 2
     if pruned > (1 + delta) * target:
-        return threshold / 2
+        return threshold / 2 or threshold  # never zero
     return threshold

@@ -111,8 +111,8 @@ class MarkedAsSpecification:
         (NoHook(), r"'mine' of type NoHook implements no hook; the hooks are adjust, "),
         (object(), r"'mine' of type object implements no hook"),
         ("dpr", r"'mine' of type str implements no hook"),
-        (Wrapper(), r"'prune' of plugin 'mine' is a hook wrapper"),
-        (OldWrapper(), r"'prune' of plugin 'mine' is a hook wrapper"),
+        (Wrapper(), r"'prune' of plugin 'mine' is marked wrapper"),
+        (OldWrapper(), r"'prune' of plugin 'mine' is marked hookwrapper"),
     ],
 )
 def test_a_plugin_that_pluggy_would_silently_not_call_is_refused_with_a_sentence(strategy, sentence):

@@ -118,10 +118,10 @@ def test_the_honest_growth_that_the_broken_ones_are_made_of_is_accepted():
 @pytest.mark.parametrize(
     ("grow", "sentence"),
     [
-        (changed(lambda grown, _: grown[:-1]), r"shape \(9,\); expected 10 positions"),
-        (changed(lambda grown, _: grown[:0]), r"shape \(0,\); expected 10 positions"),
+        (changed(lambda grown, _: grown[:-1]), "grew 6 weights in 'second'; 7 were allocated"),
+        (changed(lambda grown, _: grown[:0]), "grew 0 weights in 'first'; 3 were allocated"),
         (changed(lambda grown, _: grown[:, None]), r"shape \(10, 1\)"),
-        (changed(lambda grown, _: grown.tolist()), "expected 10 positions"),
+        (changed(lambda grown, _: grown.tolist()), "expected a vector of positions"),
         (changed(lambda grown, _: grown[::-1].copy()), "position .* after .*; positions ascend"),
         (changed(lambda grown, _: np.repeat(grown[:5], 2)), "position .* twice"),
         (changed(lambda grown, _: grown.astype(np.int64)), "positions of int64; expected int32"),
@@ -196,9 +196,9 @@ class Ages:
         (3.0, "remembers 3.0; a memory is an attrs value"),
         ({"ages": 1}, "remembers {'ages': 1}; a memory is an attrs value"),
         (Ages, "a memory is an attrs value"),
-        (Ages(np.zeros(39)), "remembers 39 entries in 'ages'; there are 40 weights"),
-        (Ages(np.zeros(0)), "remembers 0 entries in 'ages'"),
-        (Ages([]), "remembers 0 entries in 'ages'"),
+        (Ages(np.zeros(39)), r"remembers .* shape \(39,\) in 'ages'; expected one entry a weight, 40"),
+        (Ages(np.zeros(0)), r"remembers .* shape \(0,\) in 'ages'"),
+        (Ages([]), r"remembers \[\] in 'ages'"),
     ],
 )
 @pytest.mark.parametrize("hook", ["initial_memory", "adjust", "remember"])
@@ -213,3 +213,36 @@ def test_a_broken_promise_is_laid_at_the_door_of_the_one_that_broke_it_in_a_tall
     state = algorithm.start(0.8)
     with broken("prune", "'all'"):
         algorithm.update(state, normal_values(state.topology))
+
+
+def written_zero(**arguments):
+    (array,) = arguments.values()
+    array[:] = 0
+
+
+WRITERS = {
+    "adjust pruned": {"adjust": lambda pruned: written_zero(pruned=pruned)},
+    "adjust survivors": {"adjust": lambda survivors: written_zero(survivors=survivors)},
+    "allocate pruned": {"allocate": lambda pruned: written_zero(pruned=pruned)},
+    "allocate room": {"allocate": lambda room: written_zero(room=room)},
+    "grow counts": {"grow": lambda counts: written_zero(counts=counts)},
+    "grow occupied": {"grow": lambda occupied: written_zero(positions=occupied.positions)},
+    "prune values": {"prune": lambda values: written_zero(values=values)},
+    "prune positions": {"prune": lambda topology: written_zero(positions=topology.positions)},
+    "prune counts": {"prune": lambda topology: written_zero(counts=topology.counts)},
+    "initial_values values": {"initial_values": lambda values: written_zero(values=values)},
+}
+
+
+@pytest.mark.parametrize("hook", WRITERS)
+def test_a_plugin_that_writes_into_what_it_is_shown_is_stopped_by_name(hook):
+    with pytest.raises(ValueError, match="read-only") as stopped:
+        update_with(**WRITERS[hook])
+    assert any("of plugin 'broken'" in note for note in stopped.value.__notes__)
+
+
+def test_a_perturbation_in_place_is_stopped():
+    algorithm = engine(TWO_TENSORS, {"broken": plugin(perturb=lambda values: written_zero(values=values))})
+    state = algorithm.start(0.8)
+    with pytest.raises(ValueError, match="read-only"):
+        algorithm.advance(state, normal_values(state.topology))
