@@ -24,6 +24,7 @@ from sparsecore.engine import Engine
 from sparsecore.errors import DivergedError, InputError, NoRoomError
 from sparsecore.layout import Layout
 from sparsecore.schedules import Every
+from sparsecore.topology import Topology
 from sparsecore_deepr import DeepRewiring
 from sparsecore_dpr import DynamicReallocation
 from sparsecore_set import SparseEvolution
@@ -248,3 +249,42 @@ def test_an_impossible_sparsity_is_refused_with_a_sentence(sparsity):
 def test_a_seed_that_is_no_natural_number_is_refused(seed):
     with pytest.raises(InputError, match="a seed is a whole number"):
         Engine(TWO_TENSORS, [], arrays=ARRAYS, seed=seed)
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        Topology.of(Layout.of({"other": (9,)}), np.array([1, 2], np.int32), ARRAYS),
+        Topology(TWO_TENSORS, np.array([1, 5, 150], np.int32), (0, 1, 3), ARRAYS),
+        Topology(TWO_TENSORS, np.array([[1, 5, 150]], np.int32), (0, 2, 3), ARRAYS),
+        Topology(TWO_TENSORS, np.array([1, 5, 150], np.uint32), (0, 2, 3), ARRAYS),
+        Topology(TWO_TENSORS, [1, 5, 150], (0, 2, 3), ARRAYS),
+    ],
+    ids=["other layout", "wrong bounds", "two dimensions", "uint32", "a list"],
+)
+def test_a_start_that_is_not_sound_is_refused(start):
+    with pytest.raises(InputError, match="the topology to start at is"):
+        engine(TWO_TENSORS, named("static")).start_at(start)
+
+
+@pytest.mark.parametrize("strategy", ["dpr", "set", "deepr"])
+def test_values_of_another_length_are_refused(strategy):
+    algorithm = engine(TWO_TENSORS, named(strategy))
+    state = algorithm.start(0.8)
+    for values in (np.zeros(39), np.zeros((40, 1)), 0.0):
+        with pytest.raises(InputError, match="one value a weight, 40"):
+            algorithm.update(state, values)
+        with pytest.raises(InputError, match="one value a weight, 40"):
+            algorithm.advance(state, values)
+
+
+def test_divergence_under_a_perturbing_strategy_is_not_laid_at_its_door():
+    algorithm = engine(TWO_TENSORS, named("deepr"))
+    state = algorithm.start(0.8)
+    with pytest.raises(DivergedError, match="training has diverged: 'first'"):
+        algorithm.advance(state, np.full(40, np.nan), 0.1)
+
+
+def test_a_strategy_given_without_a_list_is_refused():
+    with pytest.raises(InputError, match="strategies are a list, or a dict of names"):
+        Engine(TWO_TENSORS, 5, arrays=ARRAYS)

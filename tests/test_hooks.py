@@ -203,3 +203,48 @@ def test_what_a_plugin_raises_comes_through_as_it_is_with_a_note_of_whose_it_is(
     with pytest.raises(ZeroDivisionError, match="mine") as caught:
         algorithm.update(algorithm.start(0.8), np.ones(40))
     assert caught.value.__notes__ == ["raised in the hook 'prune' of plugin 'Failing'"]
+
+
+class NoSelf:
+    @hookimpl
+    def prune(values):  # noqa: N805  (the mistake)
+        return values
+
+
+class NoArguments:
+    @hookimpl
+    def update_due():
+        return True
+
+
+class Coroutine:
+    @hookimpl
+    async def update_due(self):
+        return True
+
+
+class Generator:
+    @hookimpl
+    def update_due(self):
+        yield True
+
+
+class Last:
+    @hookimpl(trylast=True)
+    def update_due(self):
+        return True
+
+
+@pytest.mark.parametrize(
+    ("mistaken", "sentence"),
+    [
+        (NoSelf(), "'prune' of plugin 'mine' has no self"),
+        (NoArguments(), "'update_due' of plugin 'mine' has no self"),
+        (Coroutine(), "'update_due' of plugin 'mine' is a coroutine or a generator"),
+        (Generator(), "'update_due' of plugin 'mine' is a coroutine or a generator"),
+        (Last(), "'update_due' of plugin 'mine' is marked trylast"),
+    ],
+)
+def test_a_hook_that_could_not_answer_is_refused(mistaken, sentence):
+    with pytest.raises(PluginError, match=sentence):
+        engine(TWO_TENSORS, {"mine": mistaken})

@@ -61,3 +61,9 @@ def test_equal_layouts_are_equal_values():
     assert Layout(["a"], [[2, 3]]) == Layout.of({"a": (2, 3)})
     assert hash(Layout(["a"], [[2, 3]])) == hash(Layout.of({"a": (2, 3)}))
     assert Layout.of({"a": (2, 3)}) != Layout.of({"a": (3, 2)})
+
+
+@pytest.mark.parametrize("shape", [(2.7, 3), 5, ("2",), ()])
+def test_a_shape_is_a_tuple_of_whole_numbers(shape):
+    with pytest.raises(InputError, match="shape"):
+        Layout.of({"a": shape})

@@ -68,3 +68,17 @@ def test_what_cannot_be_saved_is_refused_with_the_name_of_the_field():
 def test_a_saved_memory_of_another_strategy_is_refused_with_both_lists_of_fields(scalars):
     with pytest.raises(InputError, match=r"the saved memory has the fields .*Plain has threshold"):
         load_memory(Plain(0.1), scalars, {}, ARRAYS)
+
+
+@attrs.frozen(eq=False)
+class Private:
+    _ages: np.ndarray = per_weight()
+    _count: int = 0
+
+
+def test_a_private_field_is_carried_and_saved_like_any_other():
+    carried = carry_memory(Private(np.arange(3.0), 7), lambda vector: vector[::-1])
+    np.testing.assert_array_equal(carried._ages, [2.0, 1.0, 0.0])
+    again = load_memory(Private(np.zeros(0)), *dump_memory(carried, ARRAYS), ARRAYS)
+    np.testing.assert_array_equal(again._ages, carried._ages)
+    assert again._count == 7
