@@ -40,6 +40,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--set", "strategy.dpr.target=60"], ["60", "only 60"]),
         (["--set", "strategy.dpr.target=2.5"], ["target", "2.5"]),
         (["--set", "training.learning_rate=nan"], ["learning_rate", "nan"]),
+        (["--set", "training.learning_rate=-0.1"], ["learning rate", "-0.1"]),
         (["--set", "training.momentum=true"], ["momentum", "number", "True"]),
         (["--set", "training.epochs"], ["section.key=value"]),
         (["--set", "data.limit=0"], ["limit", "1"]),

@@ -10,7 +10,7 @@ from sparsecore.errors import InputError
 from sparsecore.experiment.structure import structure, unstructure
 from sparsecore.learning import Optimizer
 from sparsecore.plugins import load
-from sparsecore.schedules import Schedule, as_schedule
+from sparsecore.schedules import Piecewise, Schedule, as_schedule
 
 _at_least_1: Any = attrs.validators.ge(1)
 _at_least_0: Any = attrs.validators.ge(0)
@@ -89,10 +89,14 @@ class Training:
 
     epochs: int = attrs.field(default=10, validator=_at_least_1)
     batch_size: int = attrs.field(default=100, validator=_at_least_1)
-    learning_rate: Schedule = attrs.field(default=0.1, converter=as_schedule)  # type: ignore[assignment]
+    learning_rate: Schedule = attrs.field(default=Piecewise({0: 0.1}), converter=as_schedule)
     momentum: float = attrs.field(default=0.9, validator=[_at_least_0, attrs.validators.lt(1)])
     nesterov: bool = True
     weight_decay: float = attrs.field(default=5e-4, validator=_at_least_0)
+
+    def __attrs_post_init__(self) -> None:
+        if self.learning_rate.lowest < 0:
+            raise InputError(f"the learning rate must be at least 0; it falls to {self.learning_rate.lowest}")
 
     @property
     def optimizer(self) -> Optimizer:
