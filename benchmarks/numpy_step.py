@@ -11,14 +11,12 @@ import os
 import platform
 import statistics
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import calm
 import numpy as np
-from rich.progress import track
+from kinds import replaced, timed
 
 from sparsecore.data.images import Batch, Images, Split
 from sparsecore.layout import Layout
@@ -26,7 +24,7 @@ from sparsecore.learning import Learner, Optimizer, Task
 from sparsecore.parameters import Parameter
 from sparsecore.randomness import Randomness
 from sparsecore.topology import Topology
-from sparsecore_numpy import NumpyBackend, convolution, elementwise, learner, normalization, patches
+from sparsecore_numpy import NumpyBackend, learner
 from sparsecore_numpy.workers import Workers, workers
 from sparsecore_wrn import WideResNet
 
@@ -36,22 +34,6 @@ SIDES = {8: 1, 32: 3}
 
 EXAMPLES = 1000
 WARM_UP = 3
-
-TIMED = [
-    (convolution, "forward", "convolution, forward"),
-    (convolution, "backward", "convolution, backward: patches and the rest"),
-    (convolution, "backward_weight", "convolution, backward: patches and the rest"),
-    (convolution._Products, "add", "convolution, backward: weight"),
-    (patches.Spread, "onto", "convolution, backward: input"),
-    (normalization, "of_batch", "batch norm, forward"),
-    (normalization, "forward", "batch norm, forward"),
-    (normalization, "backward", "batch norm, backward"),
-    (elementwise, "rectified", "relu, forward"),
-    (elementwise, "where_positive", "relu, backward"),
-    (elementwise, "added", "adding"),
-    (learner, "descend", "optimizer"),
-]
-"""The functions that do the work, and of which kind it is; the time of one within another counts only for itself."""
 
 
 def main() -> None:
@@ -69,13 +51,14 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=15, help="steps that are timed (default: 15)")
     parser.add_argument("--batch", type=int, default=100, help="images a step (default: 100)")
     parser.add_argument("--sparsity", type=float, default=0.9, help="of the 3x3 convolutions in blocks (default: 0.9)")
+    parser.add_argument("--patience", type=float, default=300, help="seconds to wait for other programs (default: 300)")
     return parser.parse_args()
 
 
 def _measured(side: int, options: argparse.Namespace) -> dict[str, Any]:
     whole = [seconds for seconds, _ in _steps(side, options, workers())]
-    with _timed() as kinds:
-        by_kind = [(seconds, dict(parts)) for seconds, parts in _steps(side, options, Workers(1), kinds)]
+    with timed() as kinds:
+        by_kind = _steps(side, options, Workers(1), kinds)
     names = sorted({name for _, parts in by_kind for name in parts})
     return {
         "image": [side, side, SIDES[side]],
@@ -89,19 +72,28 @@ def _measured(side: int, options: argparse.Namespace) -> dict[str, Any]:
 
 def _steps(
     side: int, options: argparse.Namespace, threads: Workers, kinds: dict[str, float] | None = None
-) -> Iterator[tuple[float, dict[str, float]]]:
-    """Seconds of each step, and of each kind within it."""
+) -> list[tuple[float, dict[str, float]]]:
+    """Seconds of each step, and of each kind within it; only steps that no other program disturbed."""
     kinds = {} if kinds is None else kinds
     network = _learner(side, options.sparsity, threads)
     rng = np.random.default_rng(0)
-    for step in track(range(WARM_UP + options.rounds), f"{side}×{side}, {threads.count} threads", transient=True):
+
+    def step() -> None:
         rows = rng.choice(EXAMPLES, options.batch, replace=False)
-        batch = Batch(rows, np.zeros((len(rows), 2), np.int64), np.zeros(len(rows), np.bool_), 0)
         kinds.clear()
-        start = time.perf_counter()
-        network.train(batch, 0.1)
-        if step >= WARM_UP:
-            yield time.perf_counter() - start, kinds
+        network.train(Batch(rows, np.zeros((len(rows), 2), np.int64), np.zeros(len(rows), np.bool_), 0), 0.1)
+
+    for _ in range(WARM_UP):
+        step()
+    steps: list[tuple[float, dict[str, float]]] = []
+    end = time.monotonic() + options.patience
+    while len(steps) < options.rounds:
+        seconds = calm.seconds(step)
+        if seconds is not None:
+            steps.append((seconds, dict(kinds)))
+        elif time.monotonic() > end:
+            raise SystemExit(f"other programs were busy for {options.patience} seconds; {len(steps)} steps were timed")
+    return steps
 
 
 def _learner(side: int, sparsity: float, threads: Workers) -> Learner:
@@ -117,7 +109,7 @@ def _learner(side: int, sparsity: float, threads: Workers) -> Learner:
         images=_images(side),
         optimizer=Optimizer(weight_decay=5e-4),
     )
-    with _replaced(learner, "workers", lambda: threads):
+    with replaced(learner, "workers", lambda: threads):
         return NumpyBackend().learner(task)
 
 
@@ -136,49 +128,6 @@ def _images(side: int) -> Images:
 
 def _start(parameter: Parameter, positions: Any) -> Any:
     return parameter.initial(parameter.shape, positions, Randomness(0).within(parameter.name))
-
-
-@contextmanager
-def _timed() -> Iterator[dict[str, float]]:
-    """Within it, the seconds that each kind of operation takes by itself, summed up in the dict that it gives."""
-    kinds: dict[str, float] = defaultdict(float)
-    inner = [0.0]
-
-    def timed(kind: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapper(*arguments: Any, **keywords: Any) -> Any:
-            inner.append(0.0)
-            start = time.perf_counter()
-            try:
-                return function(*arguments, **keywords)
-            finally:
-                seconds = time.perf_counter() - start
-                kinds[kind] += seconds - inner.pop()
-                inner[-1] += seconds
-
-        return wrapper
-
-    multiply, turned = convolution._multiply, convolution._backward_turned
-
-    def backward_turned(*arguments: Any) -> Any:
-        # the function that also computes the output of a convolution: within this one it is the input's gradient
-        with _replaced(convolution, "_multiply", timed("convolution, backward: input", multiply)):
-            return turned(*arguments)
-
-    with ExitStack() as stack:
-        for owner, name, kind in TIMED:
-            stack.enter_context(_replaced(owner, name, timed(kind, getattr(owner, name))))
-        stack.enter_context(_replaced(convolution, "_backward_turned", backward_turned))
-        yield kinds
-
-
-@contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)
 
 
 def _milliseconds(seconds: list[float]) -> float:
