@@ -1,0 +1,34 @@
+"""The demo keeps its word, and so does a run of its size that is killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from command_line import train
+
+
+def test_the_demo_learns_the_digits(tmp_path: Path) -> None:
+    result = train(cwd=tmp_path)
+    assert result["test_accuracy"] > 0.95
+    assert result["sparse_parameters"] == 145_139
+    # one channel in place of three at the first convolution
+    assert result["dense_parameters"] == 16_090 - 2 * 9 * 16
+    assert result["sparsity"] == pytest.approx(0.9, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_the_demo_killed_again_and_again_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    train("--out", tmp_path / "whole")
+    command = [sys.executable, "-m", "sparsecore", "train", "--out", str(tmp_path / "killed"), "--resume"]
+    for _ in range(4):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(7)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    train("--out", tmp_path / "killed", "--resume")
+    for name in ("checkpoint.safetensors", "metrics.jsonl", "reallocations.jsonl", "report.html"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
