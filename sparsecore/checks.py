@@ -3,26 +3,24 @@
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-import attrs
 import numpy as np
 
 from sparsecore._stack import Answer
 from sparsecore.arrays import Array
 from sparsecore.errors import DivergedError, InputError, InvariantError
 from sparsecore.layout import Layout
-from sparsecore.memory import Memories, vectors_of
+from sparsecore.memory import Memories, shown_memory, trouble_with_memory
 from sparsecore.reallocation import Reallocation
 from sparsecore.shares import Counts, constant
 from sparsecore.soundness import (
-    dtype_name,
     first_common,
-    kind,
     not_finite,
     trouble_with_positions,
     trouble_with_topology,
     where,
 )
 from sparsecore.topology import Topology
+from sparsecore.words import dtype_name, kind
 
 
 def check_given_topology(topology: Topology, layout: Layout) -> None:
@@ -109,16 +107,27 @@ def check_values(answer: Answer, hook: str, topology: Topology, like: Array) -> 
     return values
 
 
+def check_first_memories(answers: Sequence[Answer], topology: Topology) -> Memories:
+    """The memories at the start."""
+    return {answer.plugin: _memory(answer, topology) for answer in answers}
+
+
 def check_memories(before: Memories, answers: Sequence[Answer], topology: Topology) -> Memories:
-    """The memories with the plugins' answers in place: attrs values whose per-weight vectors have N entries."""
+    """The memories with the plugins' answers in place, each of the type that it had."""
+    after = {answer.plugin: _memory(answer, topology) for answer in answers}
     for answer in answers:
-        if isinstance(answer.value, type) or not attrs.has(type(answer.value)):
-            _broken(answer, "memory", f"remembers {answer.value!r}; a memory is an attrs value")
-        for name, vector in vectors_of(answer.value).items():
-            if getattr(vector, "shape", ())[:1] != (topology.size,):
-                expected = f"one entry a weight, {topology.size}"
-                _broken(answer, "memory", f"remembers {kind(vector)} in {name!r}; expected {expected}")
-    return {**before, **{answer.plugin: answer.value for answer in answers}}
+        had = before.get(answer.plugin)
+        if type(answer.value) is not type(had):
+            expected = "nothing, as it has no initial_memory" if had is None else f"a {type(had).__name__}, as before"
+            _broken(answer, "memory", f"remembers a {type(answer.value).__name__}; expected {expected}")
+    return {**before, **after}
+
+
+def _memory(answer: Answer, topology: Topology) -> Any:
+    trouble = trouble_with_memory(answer.value, topology.size)
+    if trouble:
+        _broken(answer, "memory", f"remembers {trouble}")
+    return shown_memory(answer.value, topology.arrays)
 
 
 def check_reallocation(reallocation: Reallocation) -> None:

@@ -14,7 +14,7 @@ class Clock:
         updates: reallocations that are finished.
     """
 
-    step: int = 0
+    step: int = attrs.field(default=0, validator=attrs.validators.ge(0))
     steps_per_epoch: int = attrs.field(default=1, validator=attrs.validators.ge(1))
     total_steps: int | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.ge(1)))
     updates: int = 0

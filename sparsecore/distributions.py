@@ -18,7 +18,7 @@ Distribution = Callable[[Layout, float], Counts]
 
 def check_sparsity(sparsity: float) -> float:
     """The sparsity, if it lies in [0, 1); else an :class:`InputError`."""
-    if not 0.0 <= sparsity < 1.0:
+    if isinstance(sparsity, bool | str) or sparsity is None or not 0.0 <= sparsity < 1.0:
         raise InputError(f"sparsity must lie in [0, 1): at least 0 and below 1; given {sparsity}")
     return sparsity
 

@@ -80,7 +80,7 @@ class Engine:
         """
         checks.check_given_topology(topology, self.layout)
         answers = self._stack.ask_all("initial_memory", topology=topology, random=self.random.within("initial memory"))
-        return State(topology, checks.check_memories({}, answers, topology), clock)
+        return State(topology, checks.check_first_memories(answers, topology), clock)
 
     def start_values(self, state: State, values: Array) -> Array:
         """The values before the first step, from those that the model draws."""

@@ -44,6 +44,8 @@ class Layout:
             raise InputError("a layout needs at least one sparse tensor; none was given")
         if len(set(self.names)) != len(self.names):
             raise InputError(f"tensor names must be distinct: {', '.join(self.names)}")
+        if self.size >= 2**63:
+            raise InputError(f"a layout has fewer than 2^63 positions; given {self.size}")
         for name, shape in zip(self.names, self.shapes, strict=True):
             if not shape or any(side < 1 for side in shape):
                 raise InputError(f"tensor {name!r} has the shape {shape}; it needs sides, each at least 1")

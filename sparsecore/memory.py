@@ -5,6 +5,7 @@ move. Other fields are numbers, bools, strings or NumPy arrays; they stay as the
 or ``remember`` changes them.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from sparsecore.arrays import Array, Arrays
 from sparsecore.errors import InputError
+from sparsecore.words import kind
 
 Memories: TypeAlias = Mapping[str, Any]
 """The memory of each plugin that has one, by the plugin's name."""
@@ -31,9 +33,48 @@ def carry_memory(memory: Any, carry: Callable[[Array], Array]) -> Any:
     return _with(memory, {name: carry(vector) for name, vector in vectors_of(memory).items()})
 
 
+def shown_memory(memory: Any, arrays: Arrays) -> Any:
+    """The memory with every per-weight vector not to be written to."""
+    return _with(memory, {name: arrays.shown(vector) for name, vector in vectors_of(memory).items()})
+
+
 def vectors_of(memory: Any) -> dict[str, Array]:
     """The per-weight vectors of a memory, by field name."""
     return {field.name: getattr(memory, field.name) for field in attrs.fields(type(memory)) if _is_vector(field)}
+
+
+def trouble_with_memory(memory: Any, weights: int) -> str | None:
+    """Why this can be no memory of so many weights, as the end of a sentence; None where nothing is wrong."""
+    if isinstance(memory, type) or not attrs.has(type(memory)):
+        return f"{memory!r}; a memory is an attrs value"
+    for field in attrs.fields(type(memory)):
+        content = getattr(memory, field.name)
+        if not field.init:
+            return f"a {type(memory).__name__} whose field {field.name!r} is no argument of the class; it must be one"
+        if _is_vector(field):
+            if getattr(content, "shape", ())[:1] != (weights,):
+                return f"{field.name!r} = {kind(content)}; expected one entry a weight, {weights}"
+        elif not _can_be_saved(content):
+            return f"{field.name!r} = {kind(content)}; expected {_SAVED}"
+    return None
+
+
+_SAVED = "a finite number, a bool, a string, None, or a NumPy array of numbers"
+
+
+def _can_be_saved(content: Any) -> bool:
+    match content:
+        case np.generic():
+            return False
+        case None | bool() | str():
+            return True
+        case int():
+            return abs(content) < 2**63
+        case float():
+            return math.isfinite(content)
+        case np.ndarray():
+            return content.dtype.kind in "biuf" and content.dtype.itemsize <= 8
+    return False
 
 
 def dump_memory(memory: Any, arrays: Arrays) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -46,13 +87,8 @@ def dump_memory(memory: Any, arrays: Arrays) -> tuple[dict[str, Any], dict[str, 
             vectors[field.name] = arrays.to_numpy(content)
         elif isinstance(content, np.ndarray):
             vectors[field.name] = content
-        elif isinstance(content, bool | int | float | str | None):
-            scalars[field.name] = content
         else:
-            raise InputError(
-                f"the memory field {type(memory).__name__}.{field.name} holds a {type(content).__name__}; what can be "
-                "saved is a number, a bool, a string, None or an array"
-            )
+            scalars[field.name] = content
     return scalars, vectors
 
 

@@ -134,9 +134,9 @@ def _merge(
     return Reallocation(
         before=before,
         after=before.at(arrays.take(positions, order)),
-        survives=survives,
-        sources=sources,
-        values=arrays.put(carried, arrays.nonzero(sources == before.size), initial),
+        survives=arrays.shown(survives),
+        sources=arrays.shown(sources),
+        values=arrays.shown(arrays.put(carried, arrays.nonzero(sources == before.size), initial)),
         pruned=constant(before.counts - survivors.counts),
         grown=grown.counts,
     )

@@ -4,12 +4,13 @@ The paper leaves rounding and tensors with too little room open. Here: largest r
 full tensor cannot take shared out again among the others. The sum is exact and the result deterministic.
 """
 
+import operator
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsecore.errors import NoRoomError
+from sparsecore.errors import InputError, NoRoomError
 
 Counts = NDArray[np.int64]
 
@@ -27,10 +28,10 @@ def shares(total: int, weights: Sequence[int] | Counts, room: Sequence[int] | Co
     have room weigh nothing, they share in proportion to their room.
 
     Raises:
+        InputError: a number is negative or not whole.
         NoRoomError: the room of all together is less than ``total``.
     """
-    wanted, rest = [int(weight) for weight in weights], int(total)
-    space = [int(places) for places in room]
+    wanted, space, (rest,) = _whole(weights), _whole(room), _whole([total])
     if rest > sum(space):
         raise NoRoomError(f"{rest} weights are to grow, but there are only {sum(space)} free positions")
     given = [0] * len(space)
@@ -55,6 +56,16 @@ def within_room(wanted: Counts, room: Counts) -> Counts:
     """What each tensor wants, capped by its room; the excess goes, in proportion, to those that have room left."""
     given = np.minimum(wanted, room)
     return given + shares(int(wanted.sum() - given.sum()), wanted, room - given)
+
+
+def _whole(given: Sequence[int] | Counts) -> list[int]:
+    try:
+        numbers = [operator.index(number) for number in given]
+    except TypeError:
+        raise InputError(f"shares are of whole numbers; given {given}") from None
+    if any(number < 0 for number in numbers):
+        raise InputError(f"shares are of numbers of at least 0; given {given}")
+    return numbers
 
 
 def _largest_remainder(total: int, weights: Sequence[int]) -> list[int]:

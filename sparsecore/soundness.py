@@ -7,6 +7,7 @@ import numpy as np
 from sparsecore.arrays import Array
 from sparsecore.layout import Layout
 from sparsecore.topology import Topology
+from sparsecore.words import dtype_name, kind
 
 
 def trouble_with_topology(topology: Any, layout: Layout) -> str | None:
@@ -64,14 +65,3 @@ def not_finite(values: Array, topology: Topology) -> str:
         if not topology.arrays.all_finite(values[topology.slots(name)]):
             return repr(name)
     return "the network"
-
-
-def dtype_name(array: Array) -> str:
-    """The dtype as NumPy names it, on any backend."""
-    return str(getattr(array, "dtype", None)).removeprefix("torch.")
-
-
-def kind(given: object) -> str:
-    """What was given, in words: an array by its dtype and shape, anything else as it prints."""
-    shape = getattr(given, "shape", None)
-    return f"{type(given).__name__} of {dtype_name(given)}, shape {tuple(shape)}" if shape is not None else repr(given)

@@ -91,10 +91,8 @@ class DeepRewiring:
         cast = topology.arrays.cast
         spread = math.sqrt(2 * step_size * self.temperature(clock))
         # in terms of w = s·θ; ν is symmetric, so that s·ν is as good as ν
-        change = spread * cast(_noise(topology, random), values.dtype) - step_size * self.l1 * cast(
-            memory.signs, values.dtype
-        )
-        return values + change
+        noise, signs = (cast(vector, values.dtype) for vector in (_noise(topology, random), memory.signs))
+        return values + (spread * noise - step_size * self.l1 * signs)
 
     @hookimpl
     def prune(self, values: Array, memory: Signs) -> Array:

@@ -11,6 +11,9 @@ from sparsecore.settings import Amount, as_amount, as_written
 from sparsecore.shares import Counts
 from sparsecore.topology import Topology
 
+_HIGHEST = 1e38
+"""Where doubling ends: no weight is larger, and float32 can still hold it."""
+
 
 @attrs.frozen
 class Threshold:
@@ -34,7 +37,9 @@ class DynamicReallocation:
 
     target: Amount = attrs.field(default=Amount(20_000), converter=as_amount)
     tolerance: float = attrs.field(default=0.1, validator=[attrs.validators.ge(0), attrs.validators.lt(1)])
-    initial_threshold: float = attrs.field(default=1e-3, validator=attrs.validators.gt(0))
+    initial_threshold: float = attrs.field(
+        default=1e-3, validator=[attrs.validators.gt(0), attrs.validators.le(_HIGHEST)]
+    )
     schedule: Every = Every(steps={0: 100, 25: 200, 80: 400, 140: 800}, until_epoch=190)
 
     @hookimpl
@@ -63,7 +68,7 @@ class DynamicReallocation:
         total, target = int(pruned.sum()), self.target.of_all(topology.size)
         slack = as_written(self.tolerance) * target
         if total < target - slack:
-            return Threshold(memory.threshold * 2)
+            return Threshold(min(memory.threshold * 2, _HIGHEST))
         if total > target + slack:
             return Threshold(memory.threshold / 2 or memory.threshold)  # zero could never be doubled again
         return memory

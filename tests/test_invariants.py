@@ -190,15 +190,46 @@ class Ages:
     ages: object = per_weight()
 
 
+@attrs.frozen(eq=False)
+class Counter:
+    count: object
+
+
+@pytest.mark.parametrize("hook", ["adjust", "remember"])
+def test_a_memory_of_another_type_than_at_the_start_is_laid_at_the_plugins_door(hook):
+    with broken("memory", "remembers a Counter; expected nothing, as it has no initial_memory"):
+        update_with(**{hook: lambda: Counter(1)})
+    with broken("memory", "remembers a Counter; expected a Ages, as before"):
+        update_with(initial_memory=lambda topology: Ages(np.zeros(topology.size)), **{hook: lambda: Counter(1)})
+
+
+def test_a_memory_cannot_be_changed_in_place():
+    ages = {"initial_memory": lambda topology: Ages(np.zeros(topology.size))}
+    with pytest.raises(ValueError, match="read-only"):
+        update_with(**ages, adjust=lambda memory: written_zero(ages=memory.ages))
+
+
+@pytest.mark.parametrize("vector", ["values", "sources", "survives"])
+def test_an_observer_cannot_change_an_update(vector):
+    with pytest.raises(ValueError, match="read-only"):
+        update_with(reallocated=lambda reallocation: written_zero(vector=getattr(reallocation, vector)))
+
+
 @pytest.mark.parametrize(
     ("memory", "sentence"),
     [
         (3.0, "remembers 3.0; a memory is an attrs value"),
         ({"ages": 1}, "remembers {'ages': 1}; a memory is an attrs value"),
         (Ages, "a memory is an attrs value"),
-        (Ages(np.zeros(39)), r"remembers .* shape \(39,\) in 'ages'; expected one entry a weight, 40"),
-        (Ages(np.zeros(0)), r"remembers .* shape \(0,\) in 'ages'"),
-        (Ages([]), r"remembers \[\] in 'ages'"),
+        (Ages(np.zeros(39)), r"'ages' = .* shape \(39,\); expected one entry a weight, 40"),
+        (Ages(np.zeros(0)), r"'ages' = .* shape \(0,\)"),
+        (Ages([]), r"'ages' = \[\]; expected one entry a weight"),
+        (Ages(None), "'ages' = None; expected one entry a weight"),
+        (Counter(float("nan")), "'count' = nan; expected a finite number"),
+        (Counter(2**63), "'count' = 9223372036854775808; expected a finite number"),
+        (Counter(np.int64(3)), "'count' = int64 of int64, .*; expected a finite number"),
+        (Counter([1]), r"'count' = \[1\]; expected a finite number"),
+        (Counter(np.array(["a"])), "'count' = ndarray of <U1"),
     ],
 )
 @pytest.mark.parametrize("hook", ["initial_memory", "adjust", "remember"])

@@ -38,8 +38,10 @@ def test_positions_are_int32_below_two_to_the_31_and_int64_beyond(shape, dtype):
     assert Layout.of({"w": shape}).position_dtype == dtype
 
 
-def test_the_size_of_a_layout_is_not_bounded_by_64_bits_of_one_side():
-    assert Layout.of({"w": (10**6, 10**6, 10**6, 10**6)}).size == 10**24
+def test_a_layout_has_fewer_positions_than_int64_can_count():
+    assert Layout.of({"a": (2**62,)}).size == 2**62
+    with pytest.raises(InputError, match=r"fewer than 2\^63 positions"):
+        Layout.of({"a": (2**62, 4)})
 
 
 @pytest.mark.parametrize(
