@@ -45,6 +45,8 @@ def _listing(kind: str, entry: EntryPoint) -> Listing:
         summary, error = _summary(entry), None
     except _BrokenError as trouble:
         summary, error = "", str(trouble)
+    except Exception as trouble:  # whatever is wrong with it, the others are listed
+        summary, error = "", repr(trouble)
     return Listing(kind, entry.name, f"{distribution}: {entry.value}", summary, error)
 
 
@@ -53,10 +55,10 @@ class _BrokenError(Exception):
 
 
 def _summary(entry: EntryPoint) -> str:
-    try:
-        module, attribute = entry.module, entry.attr
-    except AttributeError:
-        raise _BrokenError(f"the entry point {entry.value!r} is not of the form package.module:Object") from None
+    module, colon, attribute = entry.value.partition(":")
+    module, attribute = module.strip(), attribute.partition("[")[0].strip()
+    if not (colon and module and attribute):
+        raise _BrokenError(f"the entry point {entry.value!r} is not of the form package.module:Object")
     path = _source_file(module)
     if path is None or path.suffix != ".py":
         return ""
@@ -76,6 +78,8 @@ def _source_file(module: str) -> Path | None:
         raise _BrokenError(f"{type(error).__name__}: {error}") from None
     if spec is None:
         raise _BrokenError(f"ModuleNotFoundError: No module named {parts[0]!r}")
+    if len(parts) == 1 and spec.origin is None:
+        raise _BrokenError(f"{module!r} is a folder without an __init__.py, and has no objects")
     if len(parts) == 1:
         return Path(spec.origin) if spec.origin and spec.origin not in {"built-in", "frozen"} else None
     # the folders are walked by hand: find_spec of a submodule would import its parents

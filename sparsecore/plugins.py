@@ -8,8 +8,8 @@ import importlib
 import importlib.util
 import re
 import sys
-from collections.abc import Iterable, Mapping
-from importlib.metadata import EntryPoint, entry_points
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.metadata import Distribution, EntryPoint, distributions
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
@@ -36,7 +36,15 @@ _NEEDED = {
 
 def installed(kind: str) -> tuple[EntryPoint, ...]:
     """The entry points of a kind, by name; nothing is imported."""
-    return tuple(sorted(set(entry_points(group=GROUPS[kind])), key=lambda entry: (entry.name, entry.value)))
+    found = {entry for distribution in distributions() for entry in _entry_points(distribution, GROUPS[kind])}
+    return tuple(sorted(found, key=lambda entry: (entry.name, entry.value)))
+
+
+def _entry_points(distribution: Distribution, group: str) -> Iterator[EntryPoint]:
+    try:
+        yield from distribution.entry_points.select(group=group)
+    except (ValueError, OSError):
+        return  # metadata of somebody else's that cannot be read hides nobody's plugins but its own
 
 
 def load(kind: str, selection: str) -> Any:
@@ -70,12 +78,16 @@ def _load_installed(kind: str, name: str) -> Any:
 def _sized(kind: str, name: str, entries: Iterable[EntryPoint]) -> Any:
     """A model of other sizes: 'wrn-40-4' by the class of 'wrn-28-2', where that has ``from_sizes``."""
     for entry in entries:
-        sizes = [int(size) for size in re.findall(r"\d+", name)]
-        if sizes and re.sub(r"\d+", "#", entry.name) == re.sub(r"\d+", "#", name):
+        sizes = [int(size) for size in re.findall(r"[0-9]{1,9}", name)]
+        if sizes and _shape(entry.name) == _shape(name):
             plugin = _load_entry(kind, entry)
             if hasattr(plugin, "from_sizes"):
                 return plugin.from_sizes(*sizes)
     raise PluginError(unknown(kind, name, [entry.name for entry in entries], "installed"))
+
+
+def _shape(name: str) -> str:
+    return re.sub(r"[0-9]{1,9}", "#", name)
 
 
 def _load_entry(kind: str, entry: EntryPoint) -> Any:

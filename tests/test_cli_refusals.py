@@ -45,6 +45,21 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--set", "training.epochs"], ["section.key=value"]),
         (["--set", "data.limit=0"], ["limit", "1"]),
         (["--set", "data.limit=101"], ["101", "100"]),
+        (["--set", f"training.epochs={'9' * 400}"], ["training.epochs", "at most"]),
+        (["--set", "model.hidden=''"], ["hidden", "list"]),
+        (["--set", "model.hidden={}"], ["hidden", "list"]),
+        (["--model", f"lenet-{'9' * 5000}"], ["no model named"]),
+        (["--model", "lenet-٣-٣"], ["no model named"]),
+        (["--seed", "9" * 5000], ["seed"]),
+        (["--sparsity", "0.9\nseed=3"], ["sparsity", "number"]),
+        (["--sparsity", "١"], ["sparsity", "number"]),
+        (["--data-dir", ""], ["dir"]),
+        (["--set", "data.dir=\udcff"], ["path"]),
+        (["--set", "model.hidden=[999999999999999999999999999]"], ["hidden", "at most"]),
+        (["--set", "model.hidden=[9007199254740992, 9007199254740992]"], ["2^63"]),
+        (["--out", "a" * 300], ["cannot be made"]),
+        (["--out", "/etc/passwd/run"], ["/etc/passwd/run", "cannot be made"]),
+        (["--set", "strategy.dpr.initial_threshold=1e39"], ["initial_threshold"]),
         (["--set", "data.crop=4"], ["4", "padded"]),
         (["--data-dir", "/no/such/place"], ["/no/such/place"]),
         (["--strategy", "no/such/file.py:Mine"], ["no/such/file.py", "does not exist"]),
@@ -52,7 +67,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["no-such.toml"], ["no-such.toml", "No such file"]),
         (["--resume"], ["--out"]),
     ],
-    ids=" ".join,
+    ids=lambda given: ascii(" ".join(given))[:60],
 )
 def test_wrong_input_is_refused_with_a_sentence(
     images: Path, tmp_path: Path, arguments: list[str], words: list[str]
@@ -78,8 +93,12 @@ def test_wrong_input_is_refused_with_a_sentence(
         ("[model]\nname = 3", ["model", "name"]),
         ("[[strategy]]\ntarget = 5", ["strategy", "name"]),
         ("sparsity = ", ["not TOML"]),
+        ("presets = 'no'", ["presets", "true or false", "'no'"]),
+        ("seed = " + "9" * 5000, ["not TOML"]),
+        ("seed = " + "[" * 2000, ["mine.toml"]),
+        ('[data]\ndir = "\\u0000"\n', ["path"]),
     ],
-    ids=lambda given: given.replace("\n", " ") if isinstance(given, str) else "",
+    ids=lambda given: ascii(given)[:60],
 )
 def test_a_wrong_experiment_file_is_refused_with_a_sentence(tmp_path: Path, toml: str, words: list[str]) -> None:
     (tmp_path / "mine.toml").write_text(toml)

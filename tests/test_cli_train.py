@@ -192,3 +192,28 @@ def test_a_log_of_another_run_does_not_replay(run: Path, tmp_path: Path) -> None
     experiment.write_text(experiment.read_text().replace("seed = 0", "seed = 1"))
     with pytest.raises(InputError, match=r"line 1 of .* does not follow"):
         list(replay(RunFolder(tmp_path / "run")))
+
+
+def test_a_terminal_without_the_letters_shows_question_marks(images: Path, tmp_path: Path) -> None:
+    done = sparsecore("train", *SMALL, "--data-dir", images, "--out", tmp_path / "run", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr
+    assert "12?16" in done.stdout
+
+
+def test_a_closed_standard_error_is_no_trouble(images: Path, tmp_path: Path) -> None:
+    import shlex
+    import subprocess
+    import sys
+
+    command = [sys.executable, "-m", "sparsecore", "train", *SMALL, "--data-dir", str(images), "--out", "run", "--json"]
+    done = subprocess.run(f"{shlex.join(command)} 2>&-", shell=True, cwd=tmp_path, stdout=subprocess.PIPE, check=False)
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["steps"] == 21
+
+
+def test_one_s_own_data_are_found_again_from_another_folder(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    small_images(tmp_path / "mine/small.npz")
+    first = train(*SMALL, "--set", "data.file=small.npz", "--out", "run", cwd=tmp_path / "mine")
+    again = train("--resume", "--out", "mine/run", cwd=tmp_path)
+    assert again["topology_sha256"] == first["topology_sha256"]

@@ -113,6 +113,7 @@ def test_the_list_tells_kind_name_source_and_a_line(tmp_path: Path) -> None:
         ("def broken(:\n", "their_module:EveryThird", "SyntaxError"),
         ("import no_such_library\n" + MINE, "their_module:EveryThird", "No module named 'no_such_library'"),
         (MINE, "their_module:EveryFourth", "has no 'EveryFourth'"),
+        (MINE, "their_module", "not of the form package.module:Object"),
         ("raise RuntimeError('not today')\n", "their_module:EveryThird", "RuntimeError('not today')"),
     ],
 )
@@ -223,3 +224,66 @@ def test_an_object_of_another_kind_is_refused() -> None:
 def test_a_missing_object_names_those_there_are() -> None:
     with pytest.raises(PluginError, match="no object named 'Dpr'; sparsecore_dpr has: DynamicReallocation, Threshold"):
         load("strategy", "sparsecore_dpr:Dpr")
+
+
+LOOSE = """
+import attrs
+from sparsecore import Every, hookimpl
+
+@attrs.frozen(eq=False)
+class Loose:
+    strength: float = 1
+    schedule: Every = Every(epochs=1, until=1)
+
+    @hookimpl
+    def update_due(self, clock):
+        return self.schedule(clock)
+
+@attrs.frozen(eq=False)
+class Doubling:
+    strength: float = attrs.field(default=1.0, converter=lambda given: 2 * given)
+
+    @hookimpl
+    def update_due(self):
+        return False
+
+@attrs.frozen(eq=False)
+class Named(Doubling):
+    name: str = "mine"
+
+class Exits:
+    @hookimpl
+    def update_due(self):
+        raise SystemExit(0)
+"""
+
+
+def test_a_default_of_another_type_than_its_annotation_resumes(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "loose.py").write_text(LOOSE)
+    first = train(*SMALL, "--data-dir", images, "--strategy", "loose.py:Loose", "--out", "run", cwd=tmp_path)
+    again = train("--resume", "--out", "run", cwd=tmp_path)
+    assert again["topology_sha256"] == first["topology_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "sentence"),
+    [("Doubling", "read back from TOML as {'strength': 4.0}; they were {'strength': 2.0}"), ("Named", "rename it")],
+)
+def test_options_that_could_not_be_read_back_are_refused(
+    images: Path, tmp_path: Path, strategy: str, sentence: str
+) -> None:
+    (tmp_path / "loose.py").write_text(LOOSE)
+    arguments = (*SMALL, "--data-dir", images, "--strategy", f"loose.py:{strategy}")
+    assert sentence in said(sparsecore("train", *arguments, cwd=tmp_path))
+
+
+def test_a_plugin_that_exits_does_not_end_the_run_in_silence(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "loose.py").write_text(LOOSE)
+    arguments = (*SMALL, "--data-dir", images, "--strategy", "loose.py:Exits")
+    assert "'update_due'" in said(sparsecore("train", *arguments, cwd=tmp_path))
+
+
+def test_metadata_that_cannot_be_read_hides_no_other_plugin(tmp_path: Path) -> None:
+    install(tmp_path, "theirs", {"their_module": MINE}, THIRD)
+    (tmp_path / "theirs-1.2.dist-info/entry_points.txt").write_bytes(b"[sparsecore.strategies]\n\xff\xfe = x\n")
+    assert listed(tmp_path)["strategy dpr"]["error"] is None

@@ -41,7 +41,10 @@ def of_batch(machine: Machine, x: NDArray[Any], mean: NDArray[Any], variance: ND
     """In training: those of the batch, towards which the running ones move."""
     count = x.size // x.shape[-1]
     if count < 2:
-        raise InputError("batch norm needs more than one value a channel to train; the batch has one")
+        raise InputError(
+            "batch norm needs more than one value a channel to train, and this batch has one; "
+            "where it is the last of an epoch, another batch size or limit helps"
+        )
     moments = _moments(machine, x)
     mean += (MOVE * (moments.mean - mean)).astype(mean.dtype)
     variance += (MOVE * (moments.variance * (count / (count - 1)) - variance)).astype(variance.dtype)

@@ -1,5 +1,6 @@
 """The command line: ``sparsecore train``, ``sparsecore plugins``, ``sparsecore report``."""
 
+import io
 import sys
 
 import click
@@ -23,6 +24,9 @@ commands.add_command(report)
 
 def main() -> None:
     """Run the command line. Exit status: 0, 1 for a failed run, 2 for wrong input, 130 for an interrupt."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that has no × or ζ shows a question mark
     try:
         commands(standalone_mode=False)
     except click.exceptions.Abort:
@@ -31,5 +35,13 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except SparsecoreError as error:
-        click.echo(f"sparsecore: {error}", err=True)
+        click.echo(f"sparsecore: {_on_one_line(str(error))}", err=True)
         sys.exit(2 if isinstance(error, InputError) else 1)
+    except MemoryError as error:
+        click.echo(f"sparsecore: there is not enough memory for this: {_on_one_line(str(error))}", err=True)
+        sys.exit(1)
+
+
+def _on_one_line(sentence: str) -> str:
+    """The sentence with what a terminal would obey (line ends, escapes) written out."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in sentence)

@@ -4,7 +4,6 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import attrs
 import click
@@ -15,9 +14,9 @@ from sparsecore.errors import InputError
 from sparsecore.experiment.assembly import Tables, assemble
 from sparsecore.experiment.experiment import Experiment
 from sparsecore.run.folder import RunFolder, free_run_folder
-from sparsecore.run.result import Result, conclude
+from sparsecore.run.result import conclude
 from sparsecore.run.setup import Setup, set_up
-from sparsecore.run.training import Run
+from sparsecore.run.training import PLACES, Run
 from sparsecore.run.watching import Nobody
 
 _SETTINGS = {
@@ -103,7 +102,7 @@ def _differences(begun: Tables, asked: Tables, place: str = "") -> list[str]:
         name, there, here = f"{place}{key}", begun.get(key), asked.get(key)
         if isinstance(there, dict) and isinstance(here, dict):
             told += _differences(there, here, f"{name}.")
-        elif there != here and name != "data.dir":
+        elif there != here and name not in PLACES:
             told.append(f"{name} is {there} there, {here} is asked for")
     return told
 
@@ -113,7 +112,7 @@ def _carry_out(setup: Setup, folder: RunFolder, *, as_json: bool) -> None:
 
     run = Run(setup, folder)
     try:
-        if sys.stderr.isatty():
+        if sys.stderr is not None and sys.stderr.isatty():
             with ProgressBar(setup.start.clock, setup.experiment.training.epochs) as bar:
                 finished = run.train(bar)
         else:
@@ -124,13 +123,9 @@ def _carry_out(setup: Setup, folder: RunFolder, *, as_json: bool) -> None:
     result = conclude(setup, finished, folder)
     write_report(folder.path)
     if as_json:
-        click.echo(json.dumps(_plain(result)))
+        click.echo(json.dumps(attrs.asdict(result)))
     else:
         print_run(setup.start.topology, finished.state.topology, result)
-
-
-def _plain(result: Result) -> dict[str, Any]:
-    return attrs.asdict(result)
 
 
 def _name(experiment: Experiment) -> str:

@@ -4,14 +4,15 @@ A key replaces a key of the same section as a whole; only ``--set section.key.pa
 """
 
 import copy
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sparsecore.errors import InputError
 from sparsecore.experiment.experiment import SECTIONS, Experiment
+from sparsecore.experiment.places import with_absolute_paths
 from sparsecore.experiment.presets import presets
+from sparsecore.experiment.text import read_toml, toml_value
 
 Tables = dict[str, Any]
 
@@ -36,13 +37,15 @@ def assemble(file: Path | None, options: Mapping[str, str], stack: Sequence[str]
     Raises:
         InputError: the file cannot be read, or a setting has not this form.
     """
-    given = _with_tables(_read(file)) if file else {}
+    given = _with_tables(read_toml(file)) if file else {}
     use_presets = given.pop("presets", True)
+    if not isinstance(use_presets, bool):
+        raise InputError(f"presets is true or false; given {use_presets!r}")
     chosen = _over(DEFAULTS, given)
     if "strategy" in given:
         chosen["strategy"] = _as_stack(given["strategy"])
     for name, value in options.items():
-        _set(chosen, name, _value(value))
+        _set(chosen, name, toml_value(value))
     if stack:
         known = chosen["strategy"]
         chosen["strategy"] = {name: known.get(name, {}) for name in _as_stack(list(stack))}
@@ -58,7 +61,7 @@ def assemble(file: Path | None, options: Mapping[str, str], stack: Sequence[str]
         filled = {**complete, "strategy": _as_stack(complete["strategy"])}
         for name, value in inside:
             _set(filled, name, value)
-    return _with_list(_with_absolute_paths(filled))
+    return _with_list(with_absolute_paths(filled))
 
 
 def _above_presets(chosen: Tables) -> Tables:
@@ -113,7 +116,7 @@ def _pair(setting: str) -> tuple[str, Any]:
     name, equals, value = setting.partition("=")
     if not equals:
         raise InputError(f"a setting is written section.key=value; given {setting!r}")
-    return name.strip(), _value(value.strip())
+    return name.strip(), toml_value(value.strip())
 
 
 def _path(name: str, stack: tuple[str, ...]) -> list[str]:
@@ -157,44 +160,6 @@ def _strategy_of(rest: str, stack: tuple[str, ...]) -> tuple[str, str]:
     )
 
 
-def _value(text: str) -> Any:
-    """The TOML value that the text is; a text that is none stands for itself."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        pass
-    try:
-        return float(text)  # forms that TOML does not have, such as .9 and NaN
-    except ValueError:
-        return text
-
-
-def _read(file: Path) -> Tables:
-    try:
-        return tomllib.loads(file.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise InputError(f"the experiment {file} cannot be read: {reason}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"the experiment {file} is not TOML: {error}") from error
-
-
-def _with_absolute_paths(tables: Tables) -> Tables:
-    """Plugins in files and the data's folder by absolute paths: a run can be resumed from another folder."""
-    named = {kind: {**tables[kind]} for kind in ("model", "data", "backend")}
-    for table in named.values():
-        if isinstance(table.get("name"), str):
-            table["name"] = _absolute(table["name"])
-    if isinstance(named["data"].get("dir"), str):
-        named["data"]["dir"] = str(Path(named["data"]["dir"]).resolve())
-    return {**tables, **named, "strategy": {_absolute(name): table for name, table in tables["strategy"].items()}}
-
-
 def _with_list(tables: Tables) -> Tables:
     """The stack as the list that an experiment is made of."""
     return {**tables, "strategy": [{"name": name, **options} for name, options in tables["strategy"].items()]}
-
-
-def _absolute(selection: str) -> str:
-    place, colon, name = selection.rpartition(":")
-    return f"{Path(place).resolve()}:{name}" if colon and place.endswith(".py") else selection

@@ -27,7 +27,7 @@ class DataSettings:
         flip: whether images are mirrored left to right at random.
     """
 
-    dir: str | None = None
+    dir: str | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.min_len(1)))
     limit: int | None = attrs.field(default=None, validator=attrs.validators.optional(_at_least_1))
     crop: int = attrs.field(default=0, validator=_at_least_0)
     flip: bool = False

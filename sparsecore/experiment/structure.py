@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeVar, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import attrs
 import cattrs
@@ -14,6 +14,10 @@ from sparsecore.schedules import Cosine, Piecewise, Schedule, as_schedule
 from sparsecore.settings import Amount
 
 T = TypeVar("T")
+
+_LONGEST = 200
+_LARGEST = 2**53
+"""Whole numbers up to here are exact in every format and in floats."""
 
 
 def structure(plain: Mapping[str, Any], cls: type[T], where: str) -> T:
@@ -68,6 +72,8 @@ def _with_place(sentence: str) -> str:
 def _whole(given: Any, _: Any) -> int:
     if isinstance(given, bool) or not isinstance(given, int):
         raise InputError(f"a whole number was expected, given {_shown(given)}")
+    if abs(given) > _LARGEST:
+        raise InputError(f"a whole number of at most {_LARGEST} was expected, given {_shown(given)}")
     return given
 
 
@@ -88,7 +94,27 @@ def _truth(given: Any, _: Any) -> bool:
 def _text(given: Any, _: Any) -> str:
     if not isinstance(given, str):
         raise InputError(f"a text was expected, given {_shown(given)}")
+    try:
+        given.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"a text in UTF-8 was expected, given {given!r}") from None
     return given
+
+
+def _sequence(cls: Any, converter: cattrs.Converter) -> Callable[[Any, Any], Any]:
+    elements = list[get_args(cls)[0]]  # type: ignore[misc]
+
+    def structured(given: Any, _: Any) -> Any:
+        if not isinstance(given, list | tuple):
+            raise InputError(f"a list was expected, given {_shown(given)}")
+        return tuple(converter.structure(list(given), elements))
+
+    return structured
+
+
+def _is_sequence(cls: Any) -> bool:
+    """Whether it is a tuple of any length."""
+    return get_origin(cls) is tuple and get_args(cls)[1:] == (Ellipsis,)
 
 
 def _schedule(given: Any, _: Any) -> Schedule:
@@ -110,7 +136,11 @@ def _plain_cosine(schedule: Cosine) -> Any:
 
 
 def _shown(given: Any) -> str:
-    return repr(given) if not isinstance(given, Mapping) else f"the table {dict(given)}"
+    try:
+        told = f"the table {dict(given)}" if isinstance(given, Mapping) else repr(given)
+    except ValueError:
+        return "a number of thousands of digits"
+    return told if len(told) <= _LONGEST else f"{told[:_LONGEST]}..."
 
 
 def _table(cls: Any, converter: cattrs.Converter) -> Callable[[Any, Any], Any]:
@@ -138,6 +168,7 @@ def _one_of(given: Any, cls: Any) -> Any:
 def _make_converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
     converter.register_structure_hook_factory(attrs.has, lambda cls: _table(cls, converter))
+    converter.register_structure_hook_factory(_is_sequence, lambda cls: _sequence(cls, converter))
     converter.register_structure_hook(int, _whole)
     converter.register_structure_hook(float, _number)
     converter.register_structure_hook(bool, _truth)

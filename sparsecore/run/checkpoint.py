@@ -67,10 +67,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"the checkpoint {path} is damaged: {error}") from error
-    if told.get("format") != _FORMAT:
-        raise InputError(
-            f"{path} is no checkpoint of this version: its format is {told.get('format')!r}, expected {_FORMAT!r}"
-        )
+    if not isinstance(told, dict) or told.get("format") != _FORMAT:
+        raise InputError(f"{path} is no checkpoint of this version: expected the format {_FORMAT!r}")
     facts = told.get("facts", "")
     if told.get("sha256") != _digest(facts, arrays):
         raise InputError(f"the checkpoint {path} is damaged: its content does not match its checksum")
@@ -99,6 +97,9 @@ def from_checkpoint(checkpoint: Checkpoint, start: State, learner: Learner) -> S
         learner: its buffers are replaced.
     """
     arrays = start.topology.arrays
+    if set(checkpoint.facts["memories"]) != set(start.memories):
+        known, saved = (", ".join(sorted(names)) or "none" for names in (start.memories, checkpoint.facts["memories"]))
+        raise InputError(f"the checkpoint has memories of {saved}; the strategies have memories of {known}")
     topology = start.topology.at(arrays.from_numpy(checkpoint.arrays["positions"]))
     memories = {
         plugin: load_memory(start.memories[plugin], scalars, checkpoint.group(f"memory/{plugin}"), arrays)

@@ -1,8 +1,8 @@
 """Files that are either whole or not there, whenever the process ends."""
 
+import errno
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,13 @@ def new_folder(path: Path, contents: Mapping[str, bytes]) -> None:
     Raises:
         OSError: there is something at ``path`` that is not an empty folder.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
-        aside.chmod(0o755)
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path.parent)) from None
+    aside = path.with_name(f".{path.name}.part")
+    aside.mkdir(exist_ok=True)  # one may be left from a process that was killed
+    try:
         for name, content in contents.items():
             write_whole(aside / name, content)
         aside.rename(path)

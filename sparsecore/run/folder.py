@@ -1,5 +1,6 @@
 """The files of a run."""
 
+import errno
 import itertools
 import tomllib
 from pathlib import Path
@@ -65,13 +66,17 @@ class RunFolder:
         except FileExistsError:
             raise self._exists() from None
         except OSError as error:
-            if self.path.exists():
+            if error.errno == errno.ENOTEMPTY:
                 raise self._exists() from error
             raise InputError(f"the run folder {self.path} cannot be made: {error.strerror}") from error
 
     def check_absent(self) -> None:
         """Raise an :class:`InputError` if there is something at the path already, but for an empty folder."""
-        if self.path.exists() and not (self.path.is_dir() and not any(self.path.iterdir())):
+        try:
+            is_taken = self.path.exists() and not (self.path.is_dir() and not any(self.path.iterdir()))
+        except OSError as error:
+            raise InputError(f"the run folder {self.path} cannot be made: {error.strerror}") from error
+        if is_taken:
             raise self._exists()
 
     def _exists(self) -> InputError:

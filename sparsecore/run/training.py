@@ -21,6 +21,9 @@ from sparsecore.topology import Topology
 
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0
 
+PLACES = frozenset({"data.dir", "data.file"})
+"""Settings that say where the data lie; a run may be resumed with the same data elsewhere."""
+
 
 @attrs.frozen(eq=False)
 class Finished:
@@ -62,12 +65,11 @@ class Run:
         lengths = {"metrics": 0, "reallocations": 0}
         if folder.checkpoint.exists():
             lengths = self._restore()
-        else:
-            write_whole(folder.tensors, json.dumps(_tensors(setup.start.topology), indent=1).encode())
+        write_whole(folder.tensors, json.dumps(_tensors(setup.start.topology), indent=1).encode())
         try:
             self._metrics = LineLog(folder.metrics, lengths["metrics"])
             self._reallocations = LineLog(folder.reallocations, lengths["reallocations"])
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             raise InputError(f"the run {folder.path} is damaged: {error}") from error
         self._seconds_before = _read_seconds(folder) if self._state.clock.step else 0.0
         self._begun = self._saved = time.monotonic()
@@ -175,11 +177,11 @@ def _tensors(start: Topology) -> dict[str, Any]:
 
 def _without_places(tables: dict[str, Any]) -> dict[str, Any]:
     """The tables but for where the data lie: the data have a fingerprint of their own."""
-    return {**tables, "data": {key: value for key, value in tables["data"].items() if key != "dir"}}
+    return {**tables, "data": {key: value for key, value in tables["data"].items() if f"data.{key}" not in PLACES}}
 
 
 def _read_seconds(folder: RunFolder) -> float:
     try:
         return float(json.loads(folder.seconds.read_text())["seconds"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return 0.0  # how long it took is no reason to refuse a sound checkpoint

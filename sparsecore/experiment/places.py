@@ -1,0 +1,33 @@
+"""Files that an experiment names, by absolute paths: a run can be resumed from another folder."""
+
+from pathlib import Path
+from typing import Any
+
+from sparsecore.errors import InputError
+
+
+def with_absolute_paths(tables: dict[str, Any]) -> dict[str, Any]:
+    """The tables (with the stack as ``{name: options}``) with plugins in files and data by absolute paths."""
+    named = {kind: {**tables[kind]} for kind in ("model", "data", "backend")}
+    for table in named.values():
+        if isinstance(table.get("name"), str):
+            table["name"] = _plugin(table["name"])
+    data = named["data"]
+    if isinstance(data.get("dir"), str):
+        data["dir"] = _absolute(data["dir"])
+    if isinstance(data.get("file"), str):  # of a data set that has one; it starts in the folder
+        data["file"] = _absolute(str(Path(data.get("dir", "")) / data["file"]))
+    return {**tables, **named, "strategy": {_plugin(name): table for name, table in tables["strategy"].items()}}
+
+
+def _plugin(selection: str) -> str:
+    place, colon, name = selection.rpartition(":")
+    return f"{_absolute(place)}:{name}" if colon and place.endswith(".py") else selection
+
+
+def _absolute(place: str) -> str:
+    try:
+        place.encode()
+        return str(Path(place).resolve()) if place else place
+    except (OSError, ValueError) as error:
+        raise InputError(f"{place!r} cannot be the path of a file: {error}") from error

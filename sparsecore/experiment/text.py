@@ -1,0 +1,43 @@
+"""Reading TOML, whatever it is that a user wrote."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from sparsecore.errors import InputError
+
+
+def toml_value(text: str) -> Any:
+    """The TOML value that the text is; a text that is none stands for itself."""
+    try:
+        table = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
+        return _number_or_text(text)
+    # a text of several lines may hold more than a value
+    return table["value"] if len(table) == 1 else text
+
+
+def _number_or_text(text: str) -> float | str:
+    """Forms of numbers that TOML does not have, such as .9 and NaN; else the text."""
+    try:
+        return float(text) if text.isascii() and "_" not in text else text
+    except ValueError:
+        return text
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """The tables of a TOML file.
+
+    Raises:
+        InputError: it cannot be read, or is no TOML.
+    """
+    try:
+        return tomllib.loads(file.read_text("utf-8"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"the experiment {file} cannot be read: it is not UTF-8") from error
+    except OSError as error:
+        raise InputError(f"the experiment {file} cannot be read: {error.strerror}") from error
+    except RecursionError as error:
+        raise InputError(f"the experiment {file} is not TOML that can be read: it is nested too deeply") from error
+    except ValueError as error:  # TOML's own, and numbers with too many digits
+        raise InputError(f"the experiment {file} is not TOML: {error}") from error
