@@ -17,7 +17,7 @@ from itertools import pairwise
 from typing import TypeVar
 
 import attrs
-from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
+from threadpoolctl import ThreadpoolController
 
 Part = TypeVar("Part")
 

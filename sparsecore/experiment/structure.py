@@ -102,7 +102,7 @@ def _text(given: Any, _: Any) -> str:
 
 
 def _sequence(cls: Any, converter: cattrs.Converter) -> Callable[[Any, Any], Any]:
-    elements = list[get_args(cls)[0]]  # type: ignore[misc]
+    elements: Any = list.__class_getitem__(get_args(cls)[0])
 
     def structured(given: Any, _: Any) -> Any:
         if not isinstance(given, list | tuple):
