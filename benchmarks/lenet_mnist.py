@@ -81,7 +81,7 @@ Made with `python benchmarks/lenet_mnist.py --data-dir DIR --trials {trials}`, D
 {platform.machine()} with Python {platform.python_version()}, two trials side by side on two cores, at commit
 {commit.stdout.strip()}. One trial by hand:
 
-    sparsecore train --model lenet-300-100 --data mnist --sparsity 0.99 --strategy dpr
+    sparsecore train --model lenet-300-100 --data mnist --data-dir DIR --sparsity 0.99 --strategy dpr
 """
 
 

@@ -36,6 +36,11 @@ def implemented_hooks(name: str, plugin: object, hooks: Mapping[str, Sequence[st
     for hook, method in methods.items():
         for trouble in _troubles(hook, method, hooks):
             raise PluginError(f"{hook!r} of plugin {name!r} {trouble}")
+    asking = [hook for hook, method in methods.items() if "memory" in inspect.signature(method).parameters]
+    if asking and "initial_memory" not in methods:
+        raise PluginError(
+            f"{', '.join(map(repr, asking))} of plugin {name!r} asks for a memory, but there is no initial_memory"
+        )
     if not methods:
         raise PluginError(
             f"plugin {name!r} of type {type(plugin).__name__} implements no hook; the hooks are "

@@ -2,7 +2,18 @@
 
 A strategy is a frozen attrs class of hyperparameters with ``@hookimpl`` methods for the steps that it decides; it
 names only the arguments that it uses. Where several plugins answer, the one given last wins; a base plugin at the
-bottom answers what nobody else does. ``memory`` is always the plugin's own.
+bottom answers what nobody else does. To answer None leaves the step to the plugins below; so does a forgotten return.
+
+What the arguments are:
+
+- ``topology``: the N active positions. ``topology.slots(name)`` is the slice of one tensor in any vector with one
+  entry a weight, ``topology.counts`` are the weights and ``topology.room`` the free positions of each tensor.
+- ``values`` and other vectors with one entry a weight are arrays of the backend, in the order of
+  ``topology.positions``, and not to be written to. ``topology.arrays`` are the verbs (:mod:`sparsecore.arrays`).
+- ``pruned``, ``survivors``, ``room`` and ``counts`` are NumPy int64 vectors, one entry a tensor, in the order of
+  ``layout.names``.
+- ``random`` is the place of the draws of this update: ``random.generator("what for")`` is a NumPy generator.
+- ``memory`` is the plugin's own (:mod:`sparsecore.memory`).
 """
 
 from typing import Any

@@ -43,8 +43,8 @@ def vectors_of(memory: Any) -> dict[str, Array]:
     return {field.name: getattr(memory, field.name) for field in attrs.fields(type(memory)) if _is_vector(field)}
 
 
-def trouble_with_memory(memory: Any, weights: int) -> str | None:
-    """Why this can be no memory of so many weights, as the end of a sentence; None where nothing is wrong."""
+def trouble_with_memory(memory: Any, weights: int, tensors: int) -> str | None:
+    """Why this can be no memory of so many weights and tensors, as the end of a sentence; None where it can."""
     if isinstance(memory, type) or not attrs.has(type(memory)):
         return f"{memory!r}; a memory is an attrs value"
     for field in attrs.fields(type(memory)):
@@ -54,6 +54,8 @@ def trouble_with_memory(memory: Any, weights: int) -> str | None:
         if _is_vector(field):
             if getattr(content, "shape", ())[:1] != (weights,):
                 return f"{field.name!r} = {kind(content)}; expected one entry a weight, {weights}"
+        elif getattr(content, "shape", ())[:1] == (weights,) and weights != tensors:
+            return f"{weights} entries in {field.name!r} that would not be carried along; make it a per_weight() field"
         elif not _can_be_saved(content):
             return f"{field.name!r} = {kind(content)}; expected {_SAVED}"
     return None

@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import re
 import sys
+import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import Distribution, EntryPoint, distributions
 from pathlib import Path
@@ -83,7 +84,8 @@ def _sized(kind: str, name: str, entries: Iterable[EntryPoint]) -> Any:
             plugin = _load_entry(kind, entry)
             if hasattr(plugin, "from_sizes"):
                 return plugin.from_sizes(*sizes)
-    raise PluginError(unknown(kind, name, [entry.name for entry in entries], "installed"))
+    hint = "; an object in a file is written file.py:Object" if name.endswith(".py") else ""
+    raise PluginError(unknown(kind, name, [entry.name for entry in entries], "installed") + hint)
 
 
 def _shape(name: str) -> str:
@@ -138,4 +140,7 @@ def _module_of_file(selection: str, path: Path) -> ModuleType:
 
 
 def _told(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+    """The error and the line where it arose."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}" + ("" if isinstance(error, SyntaxError) else where)

@@ -115,10 +115,12 @@ def reallocate(
     survivors = topology.subset(survives)  #                                3  l_i = survivors.counts
     pruned = constant(topology.counts - survivors.counts)  #                             k_i
     memories = steps.adjust(pruned, survivors.counts)  #                  5, 6  adjust_pruning_threshold(H, K, δ)
-    occupied = survivors if regrow_pruned else topology
+    # not in the paper: without the first, what was just pruned could come straight back
+    occupied = topology if not regrow_pruned else survivors
     counts = steps.allocate(pruned, survivors.counts, occupied.room)  #     8  l_i/L · K
     grown = topology.at(steps.grow(occupied, counts))  #                    8  grow_back(W_i, l_i/L · K)
-    return _merge(topology, survives, survivors, grown, steps.initial_values(grown, values), values), memories
+    initial = steps.initial_values(grown, values)  #                        8  zero-initialized
+    return _merge(topology, survives, survivors, grown, initial, values), memories
 
 
 def _merge(

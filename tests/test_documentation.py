@@ -1,5 +1,6 @@
 """What the README and docs/ show works as it stands there."""
 
+import json
 import re
 import subprocess
 import sys
@@ -16,11 +17,12 @@ from sparsecore.plugins import load
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
 EXPERIMENTS = (ROOT / "docs/experiments.md").read_text("utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+def blocks(language: str, page: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
 
 
 def test_the_strategy_in_one_file_trains(tmp_path: Path) -> None:
@@ -38,8 +40,8 @@ def test_the_experiment_is_one(tmp_path: Path) -> None:
     (tmp_path / "experiment.toml").write_text(toml)
     tables = Experiment.of(assemble(tmp_path / "experiment.toml", {}, (), ())).tables()
     assert tables["training"]["momentum"] == 0.9  # from the preset
-    assert tables["data"] == {"name": "cifar10", "limit": 10_000, "crop": 4, "flip": True}
-    assert tables["training"]["learning_rate"] == {"0": 0.1, "10": 0.02, "20": 0.004}
+    assert tables["data"] == {"name": "cifar10", "limit": 2_000, "crop": 4, "flip": True}
+    assert tables["training"]["learning_rate"] == {"0": 0.1, "4": 0.02, "8": 0.004}
 
 
 def test_the_entry_point_is_toml() -> None:
@@ -54,6 +56,19 @@ def test_the_property_test_runs_and_passes(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert "1 passed" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("block", "strategy", "settings"),
+    [(0, "FixedThreshold", "threshold=0.1"), (1, "SpareTheYoung", "drop_fraction=0.3")],
+)
+def test_the_strategies_of_contributing_train(tmp_path: Path, block: int, strategy: str, settings: str) -> None:
+    (tmp_path / "mine.py").write_text(blocks("python", CONTRIBUTING)[block])
+    images = small_images(tmp_path / "small.npz")
+    chosen = ("--strategy", f"mine.py:{strategy}", "--set", f"strategy.{strategy}.{settings}", "--epochs", "20")
+    train(*SMALL, "--data-dir", images, *chosen, "--out", "run", cwd=tmp_path)
+    first = json.loads((tmp_path / "run/reallocations.jsonl").read_text().splitlines()[0])
+    assert first["moved"] > 0
 
 
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", README))))

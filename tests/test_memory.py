@@ -60,8 +60,9 @@ def test_a_saved_memory_comes_back():
 
 
 def test_what_cannot_be_saved_is_told_with_the_name_of_the_field():
-    assert trouble_with_memory(Plain([1, 2]), 9).startswith("'threshold' = [1, 2]; expected a finite number")
-    assert trouble_with_memory(everything(), 2) is None
+    assert trouble_with_memory(Plain([1, 2]), 9, 1).startswith("'threshold' = [1, 2]; expected a finite number")
+    assert trouble_with_memory(everything(), 2, 2) is None
+    assert "make it a per_weight() field" in trouble_with_memory(Plain(np.zeros(9)), 9, 3)
 
 
 @pytest.mark.parametrize("scalars", [{}, {"treshold": 1.0}, {"threshold": 1.0, "more": 2}])

@@ -116,7 +116,7 @@ def test_a_foreign_checkpoint_is_refused(whole: tuple[str, Path], images: Path, 
     train("--strategy", strategy, *arguments(images, tmp_path / "run", "--seed", "1"))
     shutil.copy(reference / "checkpoint.safetensors", tmp_path / "run")
     (tmp_path / "run/result.json").unlink()
-    assert "another experiment" in said(sparsecore("train", "--resume", "--out", tmp_path / "run"))
+    assert "other experiment" in said(sparsecore("train", "--resume", "--out", tmp_path / "run"))
 
 
 def test_other_data_are_refused(whole: tuple[str, Path], tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_other_data_are_refused(whole: tuple[str, Path], tmp_path: Path) -> None
     arrays["x_train"][0, 0, 0] ^= 1
     np.savez(other, **arrays)
     sentence = said(sparsecore("train", "--resume", "--out", tmp_path / "run", "--data-dir", other))
-    assert "another data" in sentence
+    assert "other data" in sentence
 
 
 def test_a_log_cut_short_is_refused(whole: tuple[str, Path], tmp_path: Path) -> None:
@@ -154,3 +154,12 @@ def test_a_run_that_another_process_trains_is_refused(images: Path, tmp_path: Pa
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_run_does_not_go_on_with_other_code_in_a_plugin_s_file(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("from sparsecore_static import Static\n")
+    command = [*SMALL, "--data-dir", str(images), "--strategy", "mine.py:Static", "--out", "run"]
+    train(*command, cwd=tmp_path)
+    (tmp_path / "mine.py").write_text("from sparsecore_static import Static  # changed\n")
+    sentence = said(sparsecore("train", *command, "--resume", cwd=tmp_path))
+    assert "other plugin code" in sentence

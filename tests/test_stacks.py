@@ -2,8 +2,10 @@
 
 import attrs
 import numpy as np
+import pytest
 from engine_examples import TWO_TENSORS, engine, normal_values, plugin
 
+from sparsecore.errors import PluginError
 from sparsecore.hooks import hookimpl
 from sparsecore.memory import per_weight
 from sparsecore.schedules import Every
@@ -83,13 +85,10 @@ def test_each_plugin_has_its_own_memory_and_others_is_untouched():
         assert sorted(set(after.memories[name].ages.tolist())) == [1, start + 1]
 
 
-def test_a_plugin_without_a_memory_is_given_none():
-    seen = []
-    watcher = plugin(reallocated=lambda memory: note(seen, memory))
-    algorithm = engine(TWO_TENSORS, {"dpr": DPR, "watcher": watcher})
-    state = algorithm.start(0.8)
-    algorithm.update(state, normal_values(state.topology))
-    assert seen == [None]
+def test_a_plugin_that_asks_for_a_memory_it_never_made_is_refused():
+    watcher = plugin(reallocated=lambda memory: memory)
+    with pytest.raises(PluginError, match="'reallocated' of plugin 'watcher' asks for a memory, but there is no"):
+        engine(TWO_TENSORS, {"dpr": DPR, "watcher": watcher})
 
 
 def test_the_steps_of_an_update_see_the_memory_from_before_and_observers_the_one_from_after():

@@ -151,12 +151,14 @@ def _set(tables: Tables, name: str, value: Any) -> None:
 def _strategy_of(rest: str, stack: tuple[str, ...]) -> tuple[str, str]:
     """Which strategy 'NAME.option' belongs to, and the option; a name may have dots of its own."""
     for name in sorted(stack, key=len, reverse=True):
-        if rest.startswith(f"{name}."):
-            return name, rest.removeprefix(f"{name}.")
+        for written in (name, name.rpartition(":")[2]):
+            if rest.startswith(f"{written}."):
+                return name, rest.removeprefix(f"{written}.")
     if len(stack) == 1:
         return stack[0], rest
     raise InputError(
-        f"a strategy's option is written strategy.NAME.option=value; given {rest!r}, the stack is {', '.join(stack)}"
+        f"an option of one of several strategies is written strategy.NAME.option=value, where NAME is "
+        f"{' or '.join(name.rpartition(':')[2] for name in stack)}; given strategy.{rest}"
     )
 
 

@@ -65,7 +65,7 @@ def conclude(setup: Setup, finished: Finished, folder: RunFolder) -> Result:
         seconds=round(finished.seconds, 3),
         run=str(folder.path.resolve()),
     )
-    write_whole(folder.result, json.dumps(attrs.asdict(result), indent=1).encode())
+    write_whole(folder.result, json.dumps(attrs.asdict(result), indent=1).encode() + b"\n")
     return result
 
 

@@ -125,3 +125,14 @@ def data_fingerprint(images: Images) -> str:
 def _dense_values(parameter: Parameter, random: Randomness) -> NDArray[np.float64]:
     positions = np.arange(int(np.prod(parameter.shape)))
     return parameter.initial(parameter.shape, positions, random.within(parameter.name)).reshape(parameter.shape)
+
+
+def plugin_files_fingerprint(experiment: Experiment) -> str:
+    """A SHA-256 of the files that plugins were selected from as ``file.py:Object``."""
+    chosen = (experiment.model, experiment.dataset, experiment.backend, *experiment.strategies)
+    places = (one.name.rpartition(":")[0] for one in chosen)
+    digest = hashlib.sha256()
+    for place in places:
+        if place.endswith(".py"):
+            digest.update(Path(place).read_bytes())
+    return digest.hexdigest()

@@ -14,7 +14,7 @@ from sparsecore.run.checkpoint import fingerprint, from_checkpoint, read_checkpo
 from sparsecore.run.files import BusyError, LineLog, Lock, write_whole
 from sparsecore.run.folder import RunFolder
 from sparsecore.run.records import Metrics, metrics, reallocation_line, threshold
-from sparsecore.run.setup import Setup, data_fingerprint
+from sparsecore.run.setup import Setup, data_fingerprint, plugin_files_fingerprint
 from sparsecore.run.watching import Watcher
 from sparsecore.state import State
 from sparsecore.topology import Topology
@@ -58,6 +58,7 @@ class Run:
         self._identity = {
             "experiment": fingerprint(_without_places(setup.experiment.tables())),
             "data": data_fingerprint(setup.images),
+            "plugin code": plugin_files_fingerprint(setup.experiment),
         }
         self._state = setup.start
         self._learner: Learner = setup.learner()
@@ -147,9 +148,7 @@ class Run:
         checkpoint = read_checkpoint(self._folder.checkpoint)
         for what, expected in self._identity.items():
             if checkpoint.facts.get(what) != expected:
-                raise InputError(
-                    f"the checkpoint {self._folder.checkpoint} is foreign: it was made with another {what}"
-                )
+                raise InputError(f"the checkpoint {self._folder.checkpoint} is foreign: it was made with other {what}")
         self._state = from_checkpoint(checkpoint, self._state, self._learner)
         last = checkpoint.facts["last"]
         self._last = Metrics(**last) if last else None
