@@ -38,6 +38,7 @@ def print_run(start: Topology, now: Topology, result: Result) -> None:
     print(f"test accuracy  {result.test_accuracy:.4f}   test loss  {result.test_loss:.4f}")
     print(
         f"{result.sparse_parameters:,} sparse and {result.dense_parameters:,} dense parameters, "
-        f"{result.reallocations} reallocations, {result.seconds:.0f} s"
+        f"{result.reallocations} {'reallocation' if result.reallocations == 1 else 'reallocations'}, "
+        f"{result.seconds:.0f} s"
     )
     print(f"report: {result.run}/report.html")

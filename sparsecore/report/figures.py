@@ -82,7 +82,8 @@ def threshold(run: Run) -> Figure:
         axes.set_ylabel("H (absolute weight)")
         over_steps(axes, run)
 
-    caption = f"From {points[0][1]:.3g} to {points[-1][1]:.3g}; logarithmic scale. {_drawn(len(shown), len(points))}"
+    lowest, highest = (extreme(height for _, height in points) for extreme in (min, max))
+    caption = f"Between {lowest:.3g} and {highest:.3g}; logarithmic scale. {_drawn(len(shown), len(points))}"
     return Figure(title, caption, draw("threshold", SIZE, paint))
 
 

@@ -63,7 +63,8 @@ def _title(experiment: Mapping[str, Any]) -> str:
 def _name(value: Any) -> str:
     """What a table, or each of an array of tables, calls itself."""
     tables = value if isinstance(value, list) else [value]
-    return " + ".join(str(table["name"]) for table in tables if isinstance(table, Mapping) and "name" in table)
+    names = [str(table["name"]) for table in tables if isinstance(table, Mapping) and "name" in table]
+    return " + ".join(name.rpartition(":")[2] for name in names)  # of file.py:Object, the object
 
 
 def _settings(experiment: Mapping[str, Any]) -> Iterable[tuple[str, str]]:

@@ -4,7 +4,7 @@ from html import escape
 
 from sparsecore.report.reading import Run
 
-_HEAD = ("tensor", "shape", "active at start", "active now", "density at start", "sparsity now")
+_HEAD = ("tensor", "shape", "active at start", "active now", "sparsity at start", "sparsity now")
 
 
 def tensor_table(run: Run) -> str:
@@ -26,6 +26,6 @@ def tensor_table(run: Run) -> str:
 
 
 def _row(name: str, shape: str, start: int, now: int, size: int) -> str:
-    numbers = (f"{start:,}", f"{now:,}", f"{start / size:.2%}", f"{1 - now / size:.2%}")
+    numbers = (f"{start:,}", f"{now:,}", f"{1 - start / size:.2%}", f"{1 - now / size:.2%}")
     cells = "".join(f"<td>{entry}</td>" for entry in (shape, *numbers))
     return f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>\n'
