@@ -30,6 +30,6 @@ class NumpyBackend:
 
     def learner(self, task: Task) -> Learner:
         """A network ready to train."""
-        from sparsecore_numpy.learner import NumpyLearner  # noqa: PLC0415
+        from sparsecore_numpy.learner import NumpyLearner
 
         return NumpyLearner(task, self.dtype)

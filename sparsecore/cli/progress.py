@@ -16,8 +16,8 @@ class ProgressBar:
 
     def __init__(self, clock: Clock, epochs: int) -> None:
         """A bar over the whole run that ``clock`` begins."""
-        from rich.console import Console  # noqa: PLC0415  (imports are cheap)
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._progress = Progress(*columns, TextColumn("{task.fields[told]}"), console=Console(stderr=True))

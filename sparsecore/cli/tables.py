@@ -8,10 +8,10 @@ from sparsecore.topology import Topology
 
 def print_table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Iterable[int] = ()) -> None:
     """Print a table; columns listed in ``numbers`` are aligned at the right. Nothing is ever cut off."""
-    from rich.box import SIMPLE_HEAD  # noqa: PLC0415  (imports are cheap)
-    from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
     right = set(numbers)
     table = Table(box=SIMPLE_HEAD)

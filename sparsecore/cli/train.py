@@ -108,7 +108,7 @@ def _differences(begun: Tables, asked: Tables, place: str = "") -> list[str]:
 
 
 def _carry_out(setup: Setup, folder: RunFolder, *, as_json: bool) -> None:
-    from sparsecore.report import write_report  # noqa: PLC0415  (imports are cheap)
+    from sparsecore.report import write_report
 
     run = Run(setup, folder)
     try:

@@ -21,7 +21,7 @@ class Digits:
         The original levels v of 0..16 become ⌊(255·v + 8)/16⌋: 255·v/16 rounded to the nearest integer, halves up.
         The split is one fixed permutation of scikit-learn's order, the same for every seed.
         """
-        from sklearn.datasets import load_digits  # noqa: PLC0415
+        from sklearn.datasets import load_digits
 
         levels, labels = load_digits(return_X_y=True)
         images = ((levels.astype(np.int64) * 255 + 8) // 16).astype(np.uint8).reshape(-1, 8, 8, 1)

@@ -30,8 +30,8 @@ class Origin:
         Raises:
             InputError: the download failed, or what came is not the published file.
         """
-        import pooch  # noqa: PLC0415
-        import requests  # noqa: PLC0415
+        import pooch
+        import requests
 
         # pooch's logger writes to stderr whether or not that is a terminal
         pooch.get_logger().setLevel(logging.WARNING)

@@ -20,8 +20,8 @@ def write_report(run: Path) -> Path:
         InputError: the folder holds no run, or one of its files is damaged.
     """
     # plotting takes most of a second to import; who only trains should not wait for it
-    from sparsecore.report.page import page  # noqa: PLC0415
-    from sparsecore.report.reading import read_run  # noqa: PLC0415
+    from sparsecore.report.page import page
+    from sparsecore.report.reading import read_run
 
     html = page(read_run(run))
     report = run / REPORT_FILE

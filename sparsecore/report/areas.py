@@ -44,7 +44,7 @@ def active_parameters(run: Run) -> Figure:
 
 
 def _stack(axes: "Axes", run: Run, shown: list[int], named: set[int]) -> None:
-    from matplotlib import colormaps  # noqa: PLC0415
+    from matplotlib import colormaps
 
     updates = [run.updates[index] for index in shown]
     steps = [0, *(update.step for update in updates), max(1, run.last_step)]

@@ -48,7 +48,7 @@ def legend_above(axes: "Axes") -> None:
 
 def whole_numbers(axis: "Axis") -> None:
     """Ticks at whole numbers, with thousands set apart."""
-    from matplotlib.ticker import MaxNLocator, StrMethodFormatter  # noqa: PLC0415
+    from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
     axis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))

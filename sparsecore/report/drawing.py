@@ -31,9 +31,9 @@ def draw(name: str, size: tuple[float, float], paint: Callable[["Axes"], None]) 
         paint: draws on the axes.
     """
     # matplotlib takes a fair part of a second to import
-    import matplotlib.style  # noqa: PLC0415
-    from matplotlib.backends.backend_svg import FigureCanvasSVG  # noqa: PLC0415
-    from matplotlib.figure import Figure  # noqa: PLC0415
+    import matplotlib.style
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
 
     # without "default" a matplotlibrc would change the page, without a salt the ids are random
     with matplotlib.style.context(["default", STYLE | {"svg.hashsalt": name}]):

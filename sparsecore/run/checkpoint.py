@@ -44,7 +44,7 @@ class Checkpoint:
 
     def write(self, path: Path) -> None:
         """Write the file; the one before it stays whole until this one is."""
-        from safetensors.numpy import save  # noqa: PLC0415  (imports are cheap)
+        from safetensors.numpy import save
 
         facts = json.dumps(self.facts, sort_keys=True, allow_nan=False)
         arrays = {name: np.ascontiguousarray(array) for name, array in self.arrays.items()}
@@ -59,7 +59,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises:
         InputError: it is damaged, or not one of ours.
     """
-    from safetensors import SafetensorError, safe_open  # noqa: PLC0415
+    from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="numpy") as file:

@@ -68,7 +68,7 @@ class Lock:
         """
         self._file = path.open("rb")
         try:
-            import fcntl  # noqa: PLC0415  (not on every system; where it is missing, nobody is kept out)
+            import fcntl
 
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except ImportError:
