@@ -34,8 +34,9 @@ class Stack:
         self._hooks = {
             name: caller for name, caller in vars(self._manager.hook).items() if isinstance(caller, pluggy.HookCaller)
         }
+        arguments = {hook: caller.spec.argnames for hook, caller in self._hooks.items() if caller.spec}
         for name, plugin in plugins.items():
-            self._register(name, plugin)
+            self._register(name, plugin, arguments)
         self.names = tuple(plugins)
 
     def ask(self, hook: str, **arguments: Any) -> Answer:
@@ -50,15 +51,11 @@ class Stack:
         """The answer of every plugin that has one, topmost first."""
         return list(self._hooks[hook](**arguments))
 
-    def _register(self, name: str, plugin: object) -> None:
+    def _register(self, name: str, plugin: object, arguments: Mapping[str, Sequence[str]]) -> None:
         stand_in = _StandIn()
-        for hook, method in implemented_hooks(name, plugin, self._arguments).items():
+        for hook, method in implemented_hooks(name, plugin, arguments).items():
             setattr(stand_in, hook, _signed(name, hook, method))
         self._manager.register(stand_in, name)
-
-    @property
-    def _arguments(self) -> dict[str, Sequence[str]]:
-        return {hook: caller.spec.argnames for hook, caller in self._hooks.items() if caller.spec}
 
 
 class _StandIn:

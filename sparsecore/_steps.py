@@ -3,7 +3,6 @@
 from typing import Any
 
 import attrs
-import numpy as np
 
 from sparsecore import checks
 from sparsecore._stack import Answer, Stack
@@ -26,8 +25,7 @@ class AskedSteps:
     random: Randomness
 
     def prune(self, topology: Topology, values: Array) -> Array:
-        answer = self._ask("prune", topology=topology, values=values)
-        return _without_emptied(topology, values, checks.check_survivors(answer, topology))
+        return checks.check_survivors(self._ask("prune", topology=topology, values=values), topology)
 
     def adjust(self, pruned: Counts, survivors: Counts) -> Memories:
         state = self.state
@@ -58,16 +56,6 @@ class AskedSteps:
 
     def _ask(self, hook: str, **arguments: Any) -> Answer:
         return self.stack.ask(hook, clock=self.state.clock, memory=self.state.memories, random=self.random, **arguments)
-
-
-def _without_emptied(topology: Topology, values: Array, survives: Array) -> Array:
-    """The mask, but a tensor that would lose all its weights keeps its largest (ties: the lowest position)."""
-    arrays = topology.arrays
-    for tensor in np.flatnonzero((topology.subset(survives).counts == 0) & (topology.counts > 0)):
-        first, last = topology.bounds[tensor], topology.bounds[tensor + 1]
-        largest = arrays.argsort(-abs(values[first:last]))[:1] + first
-        survives = arrays.put(survives, largest, True)
-    return survives
 
 
 def _no_room(pruned: Counts, room: Counts, layout: Layout) -> str:

@@ -70,7 +70,7 @@ class Engine:
         answer = self._stack.ask(
             "initial_topology", layout=self.layout, sparsity=check_sparsity(sparsity), random=random, arrays=self.arrays
         )
-        return self.start_at(checks.check_start(answer, self.layout), clock=clock)
+        return self._state_at(checks.check_start(answer, self.layout), clock)
 
     def start_at(self, topology: Topology, *, clock: Clock = Clock()) -> State:
         """The state before the first step, on a given topology.
@@ -79,6 +79,9 @@ class Engine:
             InputError: it is of another layout, or not sound.
         """
         checks.check_given_topology(topology, self.layout)
+        return self._state_at(topology, clock)
+
+    def _state_at(self, topology: Topology, clock: Clock) -> State:
         answers = self._stack.ask_all("initial_memory", topology=topology, random=self.random.within("initial memory"))
         return State(topology, checks.check_first_memories(answers, topology), clock)
 

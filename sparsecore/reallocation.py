@@ -7,6 +7,7 @@ of parameters are the same for all. Cost and memory follow the N weights that ex
 from typing import Protocol
 
 import attrs
+import numpy as np
 
 from sparsecore.arrays import Array
 from sparsecore.errors import InputError
@@ -19,7 +20,7 @@ class Steps(Protocol):
     """The decisions of one reallocation, each already checked against the engine's promises."""
 
     def prune(self, topology: Topology, values: Array) -> Array:
-        """Which weights survive: one bool a weight."""
+        """Which weights survive: one bool a weight. A tensor that it would empty keeps its largest all the same."""
         ...
 
     def adjust(self, pruned: Counts, survivors: Counts) -> Memories:
@@ -112,7 +113,7 @@ def reallocate(
         NoRoomError: more was pruned than there are free positions to grow into.
     """
     survives = steps.prune(topology, values)  #                             2  prune_by_threshold(W_i, H)
-    survivors = topology.subset(survives)  #                                3  l_i = survivors.counts
+    survives, survivors = _without_emptied(topology, values, survives)  #   3  l_i = survivors.counts
     pruned = constant(topology.counts - survivors.counts)  #                             k_i
     memories = steps.adjust(pruned, survivors.counts)  #                  5, 6  adjust_pruning_threshold(H, K, δ)
     # not in the paper: without the first, what was just pruned could come straight back
@@ -121,6 +122,19 @@ def reallocate(
     grown = topology.at(steps.grow(occupied, counts))  #                    8  grow_back(W_i, l_i/L · K)
     initial = steps.initial_values(grown, values)  #                        8  zero-initialized
     return _merge(topology, survives, survivors, grown, initial, values), memories
+
+
+def _without_emptied(topology: Topology, values: Array, survives: Array) -> tuple[Array, Topology]:
+    """Who survives; a tensor that would lose all its weights keeps its largest (ties: the lowest position)."""
+    arrays, survivors = topology.arrays, topology.subset(survives)
+    emptied = np.flatnonzero((survivors.counts == 0) & (topology.counts > 0))
+    if not len(emptied):
+        return survives, survivors
+    for tensor in emptied:
+        first, last = topology.bounds[tensor], topology.bounds[tensor + 1]
+        largest = arrays.argsort(-abs(values[first:last]))[:1] + first
+        survives = arrays.put(survives, largest, True)
+    return survives, topology.subset(survives)
 
 
 def _merge(

@@ -45,10 +45,13 @@ class Topology:
         """The positions where ``mask``, one bool a weight, is true."""
         return self.at(self.arrays.take(self.positions, self.arrays.nonzero(mask)))
 
+    def all(self) -> Array:
+        """One bool a weight, true for every one."""
+        return self.arrays.zeros_like(self.positions, self.size) == 0
+
     def all_but(self, slots: Array) -> Array:
         """One bool a weight: false at these slots, true elsewhere."""
-        everything = self.arrays.zeros_like(self.positions, self.size) == 0
-        return self.arrays.put(everything, slots, False)
+        return self.arrays.put(self.all(), slots, False)
 
     @property
     def size(self) -> int:
