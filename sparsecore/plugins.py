@@ -9,8 +9,9 @@ import importlib.util
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
-from importlib.metadata import Distribution, EntryPoint, distributions
+from collections.abc import Iterable, Mapping
+from importlib.metadata import EntryPoint, EntryPoints, distributions
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
@@ -37,15 +38,15 @@ _NEEDED = {
 
 def installed(kind: str) -> tuple[EntryPoint, ...]:
     """The entry points of a kind, by name; nothing is imported."""
-    found = {entry for distribution in distributions() for entry in _entry_points(distribution, GROUPS[kind])}
-    return tuple(sorted(found, key=lambda entry: (entry.name, entry.value)))
-
-
-def _entry_points(distribution: Distribution, group: str) -> Iterator[EntryPoint]:
-    try:
-        yield from distribution.entry_points.select(group=group)
-    except (ValueError, OSError):
-        return  # metadata of somebody else's that cannot be read hides nobody's plugins but its own
+    found: dict[str, EntryPoints] = {}
+    for distribution in distributions():
+        try:
+            entries = distribution.entry_points.select(group=GROUPS[kind])
+            if entries:
+                found.setdefault(distribution.name, entries)  # a distribution hides its like further down the path
+        except (ValueError, TypeError, OSError):
+            continue  # metadata of somebody else's that cannot be read hides nobody's plugins but its own
+    return tuple(sorted(set(chain.from_iterable(found.values())), key=lambda entry: (entry.name, entry.value)))
 
 
 def load(kind: str, selection: str) -> Any:
@@ -63,6 +64,12 @@ def load(kind: str, selection: str) -> Any:
     if lacking:
         raise PluginError(f"{selection!r} is no {kind}: it has no {', '.join(lacking)}")
     return chosen
+
+
+def file_of(selection: str) -> Path | None:
+    """The file of 'file.py:Object'; None for a selection by other means."""
+    place, colon, _ = selection.rpartition(":")
+    return Path(place) if colon and place.endswith(".py") else None
 
 
 def _load_installed(kind: str, name: str) -> Any:
@@ -101,7 +108,8 @@ def _load_entry(kind: str, entry: EntryPoint) -> Any:
 
 def _import_path(selection: str) -> Any:
     place, _, name = selection.rpartition(":")
-    module = _module_of_file(selection, Path(place)) if place.endswith(".py") else _module(selection, place)
+    file = file_of(selection)
+    module = _module(selection, place) if file is None else _module_of_file(selection, file)
     try:
         chosen: Any = module
         for part in name.split("."):

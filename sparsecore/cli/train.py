@@ -14,9 +14,10 @@ from sparsecore.errors import InputError
 from sparsecore.experiment.assembly import Tables, assemble
 from sparsecore.experiment.experiment import Experiment
 from sparsecore.run.folder import RunFolder, free_run_folder
+from sparsecore.run.identity import PLACES
 from sparsecore.run.result import conclude
 from sparsecore.run.setup import Setup, set_up
-from sparsecore.run.training import PLACES, Run
+from sparsecore.run.training import Run
 from sparsecore.run.watching import Nobody
 
 _SETTINGS = {

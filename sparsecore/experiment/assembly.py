@@ -12,7 +12,7 @@ from sparsecore.errors import InputError
 from sparsecore.experiment.experiment import SECTIONS, Experiment
 from sparsecore.experiment.places import with_absolute_paths
 from sparsecore.experiment.presets import presets
-from sparsecore.experiment.text import read_toml, toml_value
+from sparsecore.experiment.text import as_list, read_toml, toml_value
 
 Tables = dict[str, Any]
 
@@ -88,17 +88,13 @@ def _as_stack(given: Any) -> Tables:
     """A stack as ``{name: options}``, from that or from a list of names and of tables with names."""
     if isinstance(given, Mapping):
         given = [{"name": name, **table} if isinstance(table, Mapping) else table for name, table in given.items()]
-    tables = [{"name": table} if isinstance(table, str) else table for table in _list(given)]
+    tables = [{"name": table} if isinstance(table, str) else table for table in as_list(given)]
     if not tables or not all(isinstance(table, Mapping) and isinstance(table.get("name"), str) for table in tables):
         raise InputError(f"strategies are written as tables [[strategy]], each with a name; given {given!r}")
     names = [table["name"] for table in tables]
     if len(set(names)) < len(names):
         raise InputError(f"a strategy is stacked twice: {', '.join(names)}")
     return {table["name"]: {key: entry for key, entry in table.items() if key != "name"} for table in tables}
-
-
-def _list(given: Any) -> list[Any]:
-    return given if isinstance(given, list) else [given]
 
 
 def _with_tables(given: Tables) -> Tables:

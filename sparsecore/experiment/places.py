@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsecore.errors import InputError
+from sparsecore.plugins import file_of
 
 
 def with_absolute_paths(tables: dict[str, Any]) -> dict[str, Any]:
@@ -21,8 +22,8 @@ def with_absolute_paths(tables: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plugin(selection: str) -> str:
-    place, colon, name = selection.rpartition(":")
-    return f"{_absolute(place)}:{name}" if colon and place.endswith(".py") else selection
+    file = file_of(selection)
+    return selection if file is None else f"{_absolute(str(file))}:{selection.rpartition(':')[2]}"
 
 
 def _absolute(place: str) -> str:

@@ -11,6 +11,8 @@ from fnmatch import fnmatch
 from importlib.resources import files
 from typing import Any
 
+from sparsecore.experiment.text import as_list
+
 
 def presets(model: str, data: str, strategies: Sequence[str]) -> list[dict[str, Any]]:
     """The presets for these names, the more particular later, without their ``match``."""
@@ -27,8 +29,6 @@ def _all() -> Iterator[dict[str, Any]]:
 
 
 def _matches(match: Mapping[str, str | list[str]], names: Mapping[str, set[str]]) -> bool:
-    return all(any(fnmatch(name, pattern) for name in names[kind] for pattern in _list(match[kind])) for kind in match)
-
-
-def _list(given: str | list[str]) -> list[str]:
-    return [given] if isinstance(given, str) else given
+    return all(
+        any(fnmatch(name, pattern) for name in names[kind] for pattern in as_list(match[kind])) for kind in match
+    )

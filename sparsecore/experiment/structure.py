@@ -11,7 +11,7 @@ from cattrs.gen import make_dict_structure_fn
 
 from sparsecore.errors import InputError
 from sparsecore.schedules import Cosine, Piecewise, Schedule, as_schedule
-from sparsecore.settings import Amount
+from sparsecore.settings import Amount, as_amount
 
 T = TypeVar("T")
 
@@ -122,7 +122,7 @@ def _schedule(given: Any, _: Any) -> Schedule:
 
 
 def _amount(given: Any, _: Any) -> Amount:
-    return given if isinstance(given, Amount) else Amount(given)
+    return as_amount(given)
 
 
 def _plain_piecewise(schedule: Piecewise) -> Any:

@@ -17,6 +17,11 @@ def toml_value(text: str) -> Any:
     return table["value"] if len(table) == 1 else text
 
 
+def as_list(given: Any) -> list[Any]:
+    """What was given, where one may be written without the brackets of a list."""
+    return given if isinstance(given, list) else [given]
+
+
 def _number_or_text(text: str) -> float | str:
     """Forms of numbers that TOML does not have, such as .9 and NaN; else the text."""
     try:

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-REPORT_FILE = "report.html"
+from sparsecore.run.files import write_whole
+from sparsecore.run.folder import RunFolder
 
 
 def write_report(run: Path) -> Path:
@@ -24,7 +25,6 @@ def write_report(run: Path) -> Path:
     from sparsecore.report.reading import read_run
 
     html = page(read_run(run))
-    report = run / REPORT_FILE
-    aside = report.with_suffix(".html.part")
-    aside.write_text(html, encoding="utf-8", newline="\n")
-    return aside.replace(report)
+    report = RunFolder(run).report
+    write_whole(report, html.encode())
+    return report

@@ -10,6 +10,7 @@ import attrs
 
 from sparsecore.errors import InputError
 from sparsecore.report.records import read_lines, read_record, read_text, read_toml
+from sparsecore.run.folder import RunFolder
 
 
 @attrs.frozen
@@ -113,18 +114,18 @@ class _Start:
 
 def read_run(folder: Path) -> Run:
     """The run in this folder; an :class:`InputError` if there is none or a file of it is damaged."""
-    for name in ("experiment.toml", "metrics.jsonl"):
-        if not (folder / name).is_file():
-            raise InputError(f"{folder} is not the folder of a run: it has no {name}")
-    reallocations, result = folder / "reallocations.jsonl", folder / "result.json"
-    tensors = read_record(folder / "tensors.json", _Start).tensors
+    files = RunFolder(folder)
+    for path in (files.experiment, files.metrics):
+        if not path.is_file():
+            raise InputError(f"{folder} is not the folder of a run: it has no {path.name}")
+    tensors = read_record(files.tensors, _Start).tensors
     return Run(
-        experiment=read_toml(folder / "experiment.toml"),
-        experiment_text=read_text(folder / "experiment.toml"),
+        experiment=read_toml(files.experiment),
+        experiment_text=read_text(files.experiment),
         tensors=tensors,
-        epochs=read_lines(folder / "metrics.jsonl", Epoch),
-        updates=tuple(_updates(tensors, reallocations)) if reallocations.exists() else (),
-        result=read_record(result, Result) if result.exists() else None,
+        epochs=read_lines(files.metrics, Epoch),
+        updates=tuple(_updates(tensors, files.reallocations)) if files.reallocations.exists() else (),
+        result=read_record(files.result, Result) if files.result.exists() else None,
     )
 
 

@@ -109,11 +109,6 @@ def from_checkpoint(checkpoint: Checkpoint, start: State, learner: Learner) -> S
     return State(topology, memories, attrs.evolve(start.clock, **checkpoint.facts["clock"]))
 
 
-def fingerprint(plain: Any) -> str:
-    """A SHA-256 of JSON-able data, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
-
-
 def _digest(facts: str, arrays: HostArrays) -> str:
     digest = hashlib.sha256(facts.encode())
     for name in sorted(arrays):

@@ -54,6 +54,11 @@ class RunFolder:
         """The result of a finished run."""
         return self.path / "result.json"
 
+    @property
+    def report(self) -> Path:
+        """The page with the figures."""
+        return self.path / "report.html"
+
     def create(self, tables: dict[str, Any]) -> None:
         """Make the folder with the experiment in it.
 

@@ -1,11 +1,9 @@
 """What a finished run comes to."""
 
 import json
-from typing import Any
 
 import attrs
 
-from sparsecore.errors import InputError
 from sparsecore.run.files import write_whole
 from sparsecore.run.folder import RunFolder
 from sparsecore.run.setup import Setup
@@ -67,16 +65,3 @@ def conclude(setup: Setup, finished: Finished, folder: RunFolder) -> Result:
     )
     write_whole(folder.result, json.dumps(attrs.asdict(result), indent=1).encode() + b"\n")
     return result
-
-
-def read_result(folder: RunFolder) -> Result:
-    """The result of a finished run.
-
-    Raises:
-        InputError: the file is damaged.
-    """
-    try:
-        plain: dict[str, Any] = json.loads(folder.result.read_text())
-        return Result(**{**plain, "run": str(folder.path.resolve())})
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"the result {folder.result} cannot be read: {error}") from error

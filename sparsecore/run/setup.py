@@ -1,6 +1,5 @@
 """From an experiment to what runs: data, engine, learner and the state before the first step."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -112,27 +111,6 @@ def initial_values(topology: Topology, parameters: tuple[Parameter, ...], random
     )
 
 
-def data_fingerprint(images: Images) -> str:
-    """A SHA-256 of all images and labels."""
-    digest = hashlib.sha256(str(images.classes).encode())
-    for split in (images.train, images.test):
-        digest.update(str(split.images.shape).encode())
-        digest.update(np.ascontiguousarray(split.images).data)
-        digest.update(np.ascontiguousarray(split.labels).data)
-    return digest.hexdigest()
-
-
 def _dense_values(parameter: Parameter, random: Randomness) -> NDArray[np.float64]:
     positions = np.arange(int(np.prod(parameter.shape)))
     return parameter.initial(parameter.shape, positions, random.within(parameter.name)).reshape(parameter.shape)
-
-
-def plugin_files_fingerprint(experiment: Experiment) -> str:
-    """A SHA-256 of the files that plugins were selected from as ``file.py:Object``."""
-    chosen = (experiment.model, experiment.dataset, experiment.backend, *experiment.strategies)
-    places = (one.name.rpartition(":")[0] for one in chosen)
-    digest = hashlib.sha256()
-    for place in places:
-        if place.endswith(".py"):
-            digest.update(Path(place).read_bytes())
-    return digest.hexdigest()

@@ -10,19 +10,17 @@ from sparsecore.data.batches import batches
 from sparsecore.errors import DivergedError, InputError
 from sparsecore.learning import Learner
 from sparsecore.reallocation import Reallocation
-from sparsecore.run.checkpoint import fingerprint, from_checkpoint, read_checkpoint, to_checkpoint
+from sparsecore.run.checkpoint import from_checkpoint, read_checkpoint, to_checkpoint
 from sparsecore.run.files import BusyError, LineLog, Lock, write_whole
 from sparsecore.run.folder import RunFolder
+from sparsecore.run.identity import identity
 from sparsecore.run.records import Metrics, metrics, reallocation_line, threshold
-from sparsecore.run.setup import Setup, data_fingerprint, plugin_files_fingerprint
+from sparsecore.run.setup import Setup
 from sparsecore.run.watching import Watcher
 from sparsecore.state import State
 from sparsecore.topology import Topology
 
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0
-
-PLACES = frozenset({"data.dir", "data.file"})
-"""Settings that say where the data lie; a run may be resumed with the same data elsewhere."""
 
 
 @attrs.frozen(eq=False)
@@ -55,11 +53,7 @@ class Run:
             self._lock = Lock(folder.experiment)
         except BusyError:
             raise InputError(f"the run {folder.path} is being trained by another process") from None
-        self._identity = {
-            "experiment": fingerprint(_without_places(setup.experiment.tables())),
-            "data": data_fingerprint(setup.images),
-            "plugin code": plugin_files_fingerprint(setup.experiment),
-        }
+        self._identity = identity(setup)
         self._state = setup.start
         self._learner: Learner = setup.learner()
         self._last: Metrics | None = None
@@ -172,11 +166,6 @@ def _check_finite(line: Metrics) -> None:
 def _tensors(start: Topology) -> dict[str, Any]:
     rows = zip(start.layout.names, start.layout.shapes, start.counts, strict=True)
     return {"tensors": [{"name": name, "shape": list(shape), "active": int(count)} for name, shape, count in rows]}
-
-
-def _without_places(tables: dict[str, Any]) -> dict[str, Any]:
-    """The tables but for where the data lie: the data have a fingerprint of their own."""
-    return {**tables, "data": {key: value for key, value in tables["data"].items() if f"data.{key}" not in PLACES}}
 
 
 def _read_seconds(folder: RunFolder) -> float:

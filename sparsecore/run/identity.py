@@ -1,0 +1,49 @@
+"""What makes a run this run and no other: the experiment, the data, and the code of plugins in files.
+
+A checkpoint keeps these fingerprints, and a run goes on only where they are the same.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+
+from sparsecore.data.images import Images
+from sparsecore.experiment.experiment import Experiment
+from sparsecore.plugins import file_of
+from sparsecore.run.setup import Setup
+
+PLACES = frozenset({"data.dir", "data.file"})
+"""Settings that say where the data lie; a run may be resumed with the same data elsewhere."""
+
+
+def identity(setup: Setup) -> dict[str, str]:
+    """A SHA-256 of each of the three, by what it is of."""
+    return {
+        "experiment": _of_experiment(setup.experiment.tables()),
+        "data": _of_images(setup.images),
+        "plugin code": _of_plugin_files(setup.experiment),
+    }
+
+
+def _of_experiment(tables: dict[str, Any]) -> str:
+    data = {key: value for key, value in tables["data"].items() if f"data.{key}" not in PLACES}
+    return hashlib.sha256(json.dumps({**tables, "data": data}, sort_keys=True).encode()).hexdigest()
+
+
+def _of_images(images: Images) -> str:
+    digest = hashlib.sha256(str(images.classes).encode())
+    for split in (images.train, images.test):
+        digest.update(str(split.images.shape).encode())
+        digest.update(np.ascontiguousarray(split.images).data)
+        digest.update(np.ascontiguousarray(split.labels).data)
+    return digest.hexdigest()
+
+
+def _of_plugin_files(experiment: Experiment) -> str:
+    chosen = (experiment.model, experiment.dataset, experiment.backend, *experiment.strategies)
+    digest = hashlib.sha256()
+    for file in filter(None, (file_of(one.name) for one in chosen)):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
