@@ -23,6 +23,10 @@ class NoRoomError(SparsecoreError):
     """More weights were freed than there are free positions to grow into."""
 
 
+class DisagreementError(SparsecoreError):
+    """The processes that train one network together have come to different results, or one of them failed."""
+
+
 class DivergedError(SparsecoreError):
     """Training produced a loss or a weight that is not finite."""
 

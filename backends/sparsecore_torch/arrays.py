@@ -1,0 +1,93 @@
+"""The array verbs on torch tensors, CPU and CUDA: the same decisions as NumPy's, position for position."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import attrs
+import numpy as np
+import torch
+from numpy.typing import DTypeLike, NDArray
+from torch import Tensor
+
+
+@attrs.frozen
+class TorchArrays:
+    """See :class:`sparsecore.arrays.Arrays`.
+
+    Attributes:
+        device: where :meth:`from_numpy` and :meth:`arange` put their tensors.
+    """
+
+    device: torch.device = attrs.field(default=torch.device("cpu"), converter=torch.device)
+
+    def from_numpy(self, array: NDArray[Any]) -> Tensor:
+        """A tensor with these entries, not sharing memory, on the device."""
+        # torch warns of arrays that are not to be written to, and would write to those that are
+        return torch.from_numpy(np.array(array)).to(self.device)
+
+    def to_numpy(self, array: Tensor) -> NDArray[Any]:
+        """The entries on the host."""
+        host: NDArray[Any] = array.detach().cpu().numpy()
+        return host
+
+    def shown(self, array: Tensor) -> Tensor:
+        """The tensor itself: torch has no views that refuse to be written to."""
+        return array
+
+    def arange(self, count: int, dtype: DTypeLike | torch.dtype) -> Tensor:
+        """0, 1, ..., count-1."""
+        return torch.arange(count, dtype=torch_dtype(dtype), device=self.device)
+
+    def zeros_like(self, array: Tensor, count: int) -> Tensor:
+        """``count`` zeros of the dtype and the trailing shape of ``array``, on its device."""
+        return array.new_zeros((count, *array.shape[1:]))
+
+    def cast(self, array: Tensor, dtype: DTypeLike | torch.dtype) -> Tensor:
+        """The same entries in another dtype."""
+        return array.to(torch_dtype(dtype))
+
+    def take(self, array: Tensor, indices: Tensor) -> Tensor:
+        """``array[indices]`` along the first axis."""
+        return array.index_select(0, indices)
+
+    def put(self, array: Tensor, indices: Tensor, entries: Any) -> Tensor:
+        """A copy of ``array`` with ``entries`` at ``indices``."""
+        copy = array.clone()
+        copy[indices] = entries
+        return copy
+
+    def where(self, condition: Tensor, yes: Any, no: Any) -> Tensor:
+        """``yes`` where the condition holds, else ``no``, entry by entry."""
+        return torch.where(condition, yes, no)
+
+    def nonzero(self, mask: Tensor) -> Tensor:
+        """Indices of the true entries, ascending."""
+        return mask.nonzero().view(-1)
+
+    def concatenate(self, parts: Sequence[Tensor]) -> Tensor:
+        """The parts end to end."""
+        return torch.cat(list(parts))
+
+    def sort(self, array: Tensor) -> Tensor:
+        """The entries in ascending order."""
+        return array.sort().values
+
+    def argsort(self, array: Tensor) -> Tensor:
+        """Indices that sort ascending; equal entries keep their order."""
+        return array.argsort(stable=True)
+
+    def searchsorted(self, sorted_array: Tensor, queries: Tensor, side: Literal["left", "right"]) -> Tensor:
+        """Where each query would be inserted into the ascending ``sorted_array``."""
+        return torch.searchsorted(sorted_array.contiguous(), queries.contiguous(), side=side)
+
+    def all_finite(self, array: Tensor) -> bool:
+        """Whether no entry is NaN or infinite."""
+        return bool(array.isfinite().all())
+
+
+def torch_dtype(dtype: DTypeLike | torch.dtype) -> torch.dtype:
+    """The torch dtype of the same name."""
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    named: torch.dtype = getattr(torch, np.dtype(dtype).name)
+    return named
