@@ -51,6 +51,20 @@ class Stack:
         """The answer of every plugin that has one, topmost first."""
         return list(self._hooks[hook](**arguments))
 
+    def deciding(self, hook: str) -> list[str]:
+        """The plugins that implement the hook, topmost first."""
+        return [method.plugin_name for method in reversed(self._hooks[hook].get_hookimpls())]
+
+    def asking_for(self, argument: str) -> list[str]:
+        """The plugins with a hook that takes this argument, bottom first."""
+        asking = {
+            method.plugin_name
+            for caller in self._hooks.values()
+            for method in caller.get_hookimpls()
+            if argument in method.argnames
+        }
+        return [name for name in self.names if name in asking]
+
     def _register(self, name: str, plugin: object, arguments: Mapping[str, Sequence[str]]) -> None:
         stand_in = _StandIn()
         for hook, method in implemented_hooks(name, plugin, arguments).items():

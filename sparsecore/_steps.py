@@ -8,6 +8,7 @@ from sparsecore import checks
 from sparsecore._stack import Answer, Stack
 from sparsecore.arrays import Array
 from sparsecore.errors import NoRoomError
+from sparsecore.gradient import Gradient
 from sparsecore.layout import Layout
 from sparsecore.memory import Memories
 from sparsecore.randomness import Randomness
@@ -23,9 +24,12 @@ class AskedSteps:
     stack: Stack
     state: State
     random: Randomness
+    gradient: Gradient | None
 
     def prune(self, topology: Topology, values: Array) -> Array:
-        return checks.check_survivors(self._ask("prune", topology=topology, values=values), topology)
+        return checks.check_survivors(
+            self._ask("prune", topology=topology, values=values, gradient=self.gradient), topology
+        )
 
     def adjust(self, pruned: Counts, survivors: Counts) -> Memories:
         state = self.state
@@ -43,11 +47,19 @@ class AskedSteps:
         total = int(pruned.sum())
         if total > room.sum():
             raise NoRoomError(_no_room(pruned, room, self.state.topology.layout))
-        answer = self._ask("allocate", pruned=pruned, survivors=survivors, room=room, layout=self.state.topology.layout)
+        answer = self._ask(
+            "allocate",
+            pruned=pruned,
+            survivors=survivors,
+            room=room,
+            layout=self.state.topology.layout,
+            gradient=self.gradient,
+        )
         return checks.check_counts(answer, total, room, self.state.topology.layout)
 
     def grow(self, occupied: Topology, counts: Counts) -> Array:
-        return checks.check_grown(self._ask("grow", occupied=occupied, counts=counts), occupied, counts)
+        answer = self._ask("grow", occupied=occupied, counts=counts, gradient=self.gradient)
+        return checks.check_grown(answer, occupied, counts)
 
     def initial_values(self, grown: Topology, values: Array) -> Array:
         return checks.check_values(

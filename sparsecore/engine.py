@@ -12,6 +12,7 @@ from sparsecore.base import Base
 from sparsecore.clock import Clock
 from sparsecore.distributions import check_sparsity
 from sparsecore.errors import InputError
+from sparsecore.gradient import Gradient
 from sparsecore.layout import Layout
 from sparsecore.memory import carry_memory
 from sparsecore.randomness import Randomness
@@ -63,6 +64,8 @@ class Engine:
         self.random = Randomness(seed)
         self._regrow_pruned = regrow_pruned
         self._stack = Stack({"base": Base(), **_named(strategies)})
+        self._perturbs = self._stack.deciding("perturb") != ["base"]
+        self._gradient_askers = self._stack.asking_for("gradient")
 
     def start(self, sparsity: float, *, clock: Clock = Clock()) -> State:
         """The state before the first step, at this sparsity (in [0, 1))."""
@@ -92,29 +95,53 @@ class Engine:
         )
         return checks.check_values(answer, "start_values", state.topology, values)
 
-    def advance(self, state: State, values: Array, learning_rate: float = 0.0) -> Advance:
+    def quiet(self, state: State) -> State | None:
+        """The state after an optimizer step that nothing follows; None where :meth:`advance` has to see the values.
+
+        For those to whom the values cost something: they lie scattered in dense tensors, or on other machines.
+        """
+        now = _ticked(state)
+        return None if self._perturbs or self._moves(now) else now
+
+    def wants_gradient(self, state: State) -> bool:
+        """Whether an update follows the next optimizer step in which a strategy asks for the dense gradient."""
+        return bool(self._gradient_askers) and self._moves(_ticked(state))
+
+    def advance(
+        self, state: State, values: Array, learning_rate: float = 0.0, gradient: Gradient | None = None
+    ) -> Advance:
         """What follows an optimizer step that led to ``values``: perturbation, and an update where one is due."""
         checks.check_given_values(values, state.topology)
         perturbed = self._perturb(state, values, learning_rate)
-        now = attrs.evolve(state, clock=state.clock.tick())
-        # a full topology has nowhere to move to, and after the last step nothing would train what has grown
-        if now.clock.has_ended or now.topology.size == self.layout.size or not self._is_due(now):
+        now = _ticked(state)
+        if not self._moves(now):
             return Advance(now, perturbed, None)
-        updated, reallocation = self.update(now, perturbed)
+        updated, reallocation = self.update(now, perturbed, gradient)
         return Advance(updated, reallocation.values, reallocation)
 
-    def update(self, state: State, values: Array) -> tuple[State, Reallocation]:
+    def update(self, state: State, values: Array, gradient: Gradient | None = None) -> tuple[State, Reallocation]:
         """One reallocation now, due or not.
 
+        Args:
+            state: the state before it.
+            values: the N values.
+            gradient: the dense gradients, for the strategies that ask for them.
+
         Raises:
+            InputError: a strategy asks for the dense gradient, and there is none.
             InvariantError: a plugin broke a promise.
             NoRoomError: more was pruned than can grow.
             DivergedError: a value is not finite.
         """
         checks.check_given_values(values, state.topology)
         checks.check_trained(values, state.topology)
+        if gradient is None and self._gradient_askers:
+            raise InputError(
+                f"the strategy {self._gradient_askers[-1]!r} asks for the dense gradient, and this way of training "
+                "does not give it"
+            )
         values = self.arrays.shown(values)
-        steps = AskedSteps(self._stack, state, self.random.within("update", state.clock.updates))
+        steps = AskedSteps(self._stack, state, self.random.within("update", state.clock.updates), gradient)
         reallocation, memories = reallocate(state.topology, values, steps, regrow_pruned=self._regrow_pruned)
         checks.check_reallocation(reallocation)
         carried = {name: carry_memory(memory, reallocation.carry) for name, memory in memories.items()}
@@ -143,8 +170,16 @@ class Engine:
         checks.check_trained(values, state.topology)
         return checks.check_values(answer, "perturb", state.topology, values)
 
-    def _is_due(self, state: State) -> bool:
-        return checks.check_due(self._stack.ask("update_due", clock=state.clock, memory=state.memories))
+    def _moves(self, now: State) -> bool:
+        """Whether an update is due that can do something."""
+        # a full topology has nowhere to move to, and after the last step nothing would train what has grown
+        if now.clock.has_ended or now.topology.size == self.layout.size:
+            return False
+        return checks.check_due(self._stack.ask("update_due", clock=now.clock, memory=now.memories))
+
+
+def _ticked(state: State) -> State:
+    return attrs.evolve(state, clock=state.clock.tick())
 
 
 def _named(strategies: Mapping[str, object] | Sequence[object]) -> dict[str, object]:

@@ -12,6 +12,8 @@ What the arguments are:
   ``topology.positions``, and not to be written to. ``topology.arrays`` are the verbs (:mod:`sparsecore.arrays`).
 - ``pruned``, ``survivors``, ``room`` and ``counts`` are NumPy int64 vectors, one entry a tensor, in the order of
   ``layout.names``.
+- ``gradient`` is a function from a tensor's name to its dense gradient in the step just taken: one entry a position,
+  active or not, row-major, on the backend. A plugin that asks for it has it computed in the steps of its updates.
 - ``random`` is the place of the draws of this update: ``random.generator("what for")`` is a NumPy generator.
 - ``memory`` is the plugin's own (:mod:`sparsecore.memory`).
 """
@@ -22,6 +24,7 @@ import pluggy
 
 from sparsecore.arrays import Array, Arrays
 from sparsecore.clock import Clock
+from sparsecore.gradient import Gradient
 from sparsecore.layout import Layout
 from sparsecore.randomness import Randomness
 from sparsecore.reallocation import Reallocation
@@ -61,7 +64,9 @@ def perturb(
 
 
 @hookspec(firstresult=True)
-def prune(topology: Topology, values: Array, clock: Clock, memory: Any, random: Randomness) -> Array | None:
+def prune(
+    topology: Topology, values: Array, gradient: Gradient, clock: Clock, memory: Any, random: Randomness
+) -> Array | None:
     """Which weights survive: one bool a weight. Base: all.
 
     A tensor that would lose all its weights keeps its largest, whatever the answer.
@@ -75,7 +80,14 @@ def adjust(pruned: Counts, survivors: Counts, topology: Topology, clock: Clock, 
 
 @hookspec(firstresult=True)
 def allocate(
-    pruned: Counts, survivors: Counts, room: Counts, layout: Layout, clock: Clock, memory: Any, random: Randomness
+    pruned: Counts,
+    survivors: Counts,
+    room: Counts,
+    layout: Layout,
+    gradient: Gradient,
+    clock: Clock,
+    memory: Any,
+    random: Randomness,
 ) -> Counts | None:
     """How many weights grow in each tensor; together as many as were pruned, at most ``room[i]`` in tensor i.
 
@@ -84,7 +96,9 @@ def allocate(
 
 
 @hookspec(firstresult=True)
-def grow(occupied: Topology, counts: Counts, clock: Clock, memory: Any, random: Randomness) -> Array | None:
+def grow(
+    occupied: Topology, counts: Counts, gradient: Gradient, clock: Clock, memory: Any, random: Randomness
+) -> Array | None:
     """Positions outside ``occupied``, ascending, ``counts[i]`` in tensor i. Base: uniformly random."""
 
 

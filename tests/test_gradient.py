@@ -1,0 +1,86 @@
+"""Strategies that grow where the dense gradient is large, and steps after which the engine need not see the values."""
+
+import attrs
+import numpy as np
+import pytest
+from engine_examples import ARRAYS, TWO_TENSORS, engine, plugin
+
+from sparsecore import Clock, Every, InputError, hookimpl
+
+
+@attrs.frozen(eq=False)
+class GrowByGradient:
+    """Drop the smaller half of the first tensor, grow where the gradient is largest."""
+
+    @hookimpl
+    def update_due(self, clock):
+        return Every(steps=3)(clock)
+
+    @hookimpl
+    def prune(self, topology, values):
+        slots = topology.slots("first")
+        return topology.all_but(ARRAYS.argsort(abs(values[slots]))[: topology.counts[0] // 2])
+
+    @hookimpl
+    def allocate(self, pruned):
+        return pruned
+
+    @hookimpl
+    def grow(self, occupied, counts, gradient):
+        magnitudes = abs(gradient("first"))
+        magnitudes[occupied.local("first")] = -1
+        return np.sort(np.argsort(-magnitudes, kind="stable")[: counts[0]]).astype(occupied.layout.position_dtype)
+
+
+def _start():
+    eng = engine(TWO_TENSORS, [GrowByGradient()])
+    state = eng.start(0.9)
+    return eng, state, np.linspace(-1, 1, state.topology.size)
+
+
+def test_a_strategy_that_asks_for_the_dense_gradient_grows_where_it_is_largest():
+    eng, state, values = _start()
+    free = np.setdiff1d(np.arange(100), state.topology.local("first"))[[3, 20, 33, 50, 71]]
+    dense = {"first": np.zeros(100), "second": np.zeros(100)}
+    dense["first"][free] = [5.0, -4.0, 3.0, -2.0, 1.0]
+    _, reallocation = eng.update(state, values, dense.__getitem__)
+    assert reallocation.moved == 5
+    np.testing.assert_array_equal(reallocation.grown_positions, free)
+
+
+def test_the_gradient_is_wanted_only_before_an_update_and_only_where_somebody_asks():
+    eng, state, values = _start()
+    wanted = []
+    for _ in range(7):
+        wanted.append(eng.wants_gradient(state))
+        advance = eng.advance(state, values, gradient=lambda _: np.zeros(100))
+        state, values = advance.state, advance.values
+    assert wanted == [False, False, True, False, False, True, False]
+    nobody = engine(TWO_TENSORS, [plugin(update_due=lambda clock: True)])  # noqa: ARG005
+    assert not nobody.wants_gradient(nobody.start(0.9))
+
+
+def test_a_strategy_that_asks_for_a_gradient_that_is_not_there_is_named():
+    eng, state, values = _start()
+    with pytest.raises(InputError, match="the strategy 'GrowByGradient' asks for the dense gradient, and this way"):
+        eng.update(state, values)
+
+
+def test_a_quiet_step_ticks_the_clock_and_is_what_advance_would_have_done():
+    eng, state, values = _start()
+    quiet = eng.quiet(state)
+    advance = eng.advance(state, values)
+    assert quiet.clock == advance.state.clock == Clock(step=1)
+    assert advance.values is values
+
+
+def test_a_step_is_not_quiet_before_an_update_or_where_somebody_perturbs():
+    eng, state, _ = _start()
+    assert eng.quiet(attrs.evolve(state, clock=Clock(step=2))) is None
+    noisy = engine(TWO_TENSORS, [plugin(perturb=lambda values: values + 1)])
+    assert noisy.quiet(noisy.start(0.9)) is None
+
+
+def test_after_the_last_step_all_is_quiet():
+    eng, state, _ = _start()
+    assert eng.quiet(attrs.evolve(state, clock=Clock(step=2, total_steps=3))) is not None
