@@ -20,7 +20,7 @@ from kinds import replaced, timed
 
 from sparsecore.data.images import Batch, Images, Split
 from sparsecore.layout import Layout
-from sparsecore.learning import Learner, Optimizer, Task
+from sparsecore.learning import Learner, Sgd, Task
 from sparsecore.parameters import Parameter
 from sparsecore.randomness import Randomness
 from sparsecore.topology import Topology
@@ -107,7 +107,7 @@ def _learner(side: int, sparsity: float, threads: Workers) -> Learner:
         topology=topology,
         values=np.concatenate([_start(p, topology.local(p.name)) for p in sparse]).astype(np.float32),
         images=_images(side),
-        optimizer=Optimizer(weight_decay=5e-4),
+        optimizer=Sgd(weight_decay=5e-4),
     )
     with replaced(learner, "workers", lambda: threads):
         return NumpyBackend().learner(task)

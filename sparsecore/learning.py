@@ -13,9 +13,25 @@ from numpy.typing import NDArray
 
 from sparsecore.arrays import Array, Arrays
 from sparsecore.data.images import Batch, Images, Split
+from sparsecore.ledger import Ledger
+from sparsecore.optimizers import Adam, AdamW, Optimizer, Sgd
 from sparsecore.parameters import Parameter
 from sparsecore.reallocation import Reallocation
 from sparsecore.topology import Topology
+
+__all__ = [
+    "Adam",
+    "AdamW",
+    "Backend",
+    "Learner",
+    "Model",
+    "Operations",
+    "Optimizer",
+    "Sgd",
+    "Task",
+    "Tensor",
+    "Totals",
+]
 
 Tensor: TypeAlias = Any
 """A backend's own handle of an activation or a parameter."""
@@ -66,19 +82,6 @@ class Model(Protocol):
     def forward(self, ops: Operations, parameters: Mapping[str, Tensor], images: Tensor) -> Tensor:
         """Logits of (batch, classes)."""
         ...
-
-
-@attrs.frozen
-class Optimizer:
-    """Stochastic gradient descent as in the paper's settings.
-
-    With gradient g: d = g + weight_decay·w; v ← momentum·v + d; w ← w − η·(d + momentum·v) with Nesterov, else
-    w ← w − η·v.
-    """
-
-    momentum: float = 0.9
-    nesterov: bool = True
-    weight_decay: float = 0.0
 
 
 @attrs.frozen(eq=False)
@@ -143,6 +146,10 @@ class Learner(Protocol):
 
     def reallocate(self, reallocation: Reallocation) -> None:
         """Move to the new topology and its values; optimizer state is carried along, zero where a weight grew."""
+        ...
+
+    def memory(self) -> Ledger:
+        """Bytes of the trained parameters and what training keeps for each of them."""
         ...
 
     def state(self) -> dict[str, NDArray[Any]]:

@@ -9,6 +9,7 @@ import tomli_w
 from sparsecore.errors import InputError
 from sparsecore.experiment.assembly import assemble
 from sparsecore.experiment.experiment import Experiment
+from sparsecore.optimizers import Sgd
 from sparsecore.schedules import Cosine, Piecewise
 
 
@@ -31,6 +32,7 @@ def test_the_paper_s_settings_are_the_preset_for_wrn_on_cifar10() -> None:
         "epochs": 200,
         "batch_size": 100,
         "learning_rate": {"0": 0.1, "60": 0.02, "120": 0.004, "160": 0.0008},
+        "optimizer": "sgd",
         "momentum": 0.9,
         "nesterov": True,
         "weight_decay": 5e-4,
@@ -48,7 +50,7 @@ def test_the_paper_s_settings_are_the_preset_for_wrn_on_cifar10() -> None:
 
 
 def test_deepr_on_cifar10_has_no_weight_decay() -> None:
-    assert experiment(data__name="cifar10", stack=("deepr",)).training.weight_decay == 0.0
+    assert experiment(data__name="cifar10", stack=("deepr",)).optimizer.weight_decay == 0.0
 
 
 def test_later_sources_win(tmp_path: Path) -> None:
@@ -56,7 +58,7 @@ def test_later_sources_win(tmp_path: Path) -> None:
     file.write_text("sparsity = 0.5\nseed = 3\n[training]\nepochs = 7\nmomentum = 0.5\n")
     both = experiment("training.epochs=9", file=file, seed="4", training__epochs="8")
     assert (both.sparsity, both.seed) == (0.5, 4)
-    assert (both.training.epochs, both.training.momentum) == (9, 0.5)
+    assert (both.training.epochs, both.optimizer) == (9, Sgd(momentum=0.5, weight_decay=5e-4))
 
 
 def test_a_file_may_give_plugins_by_their_names_alone(tmp_path: Path) -> None:

@@ -15,14 +15,14 @@ from sparsecore.data.augmentation import augmented
 from sparsecore.data.images import Batch, Images, Split
 from sparsecore.errors import InputError
 from sparsecore.layout import Layout
-from sparsecore.learning import Learner, Operations, Optimizer, Task, Tensor
+from sparsecore.learning import Learner, Operations, Optimizer, Sgd, Task, Tensor
 from sparsecore.parameters import HeNormal, Parameter, batch_norm, bias
 from sparsecore.randomness import Randomness
 from sparsecore.reallocation import Reallocation
 from sparsecore.topology import Topology
 from sparsecore_numpy import NumpyBackend
 
-PLAIN = Optimizer(momentum=0.0, nesterov=False)
+PLAIN = Sgd(momentum=0.0, nesterov=False)
 
 
 @attrs.frozen(eq=False)
@@ -168,7 +168,7 @@ def test_single_precision_follows_double_precision() -> None:
 @pytest.mark.parametrize("nesterov", [True, False])
 def test_the_optimizer_moves_every_trained_parameter_by_its_definition(nesterov: bool) -> None:
     momentum, decay, rate = 0.8, 0.1, 0.05
-    optimizer = Optimizer(momentum=momentum, nesterov=nesterov, weight_decay=decay)
+    optimizer = Sgd(momentum=momentum, nesterov=nesterov, weight_decay=decay)
     learner, probe = learner_of(optimizer=optimizer), learner_of()
     velocity: dict[str, Any] = {"values": 0.0, "dense": 0.0}
     for batch in batches(3):
@@ -187,7 +187,7 @@ def test_the_optimizer_moves_every_trained_parameter_by_its_definition(nesterov:
 
 def test_running_statistics_are_no_business_of_the_optimizer() -> None:
     plain = learner_of()
-    decayed = learner_of(optimizer=Optimizer(weight_decay=0.5))
+    decayed = learner_of(optimizer=Sgd(weight_decay=0.5))
     for learner in plain, decayed:
         learner.train(batch_of(range(8)), 0.1)
     np.testing.assert_array_equal(plain.state()["running"], decayed.state()["running"])
@@ -195,10 +195,10 @@ def test_running_statistics_are_no_business_of_the_optimizer() -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_learner_that_loads_a_state_goes_on_bit_for_bit(dtype: str) -> None:
-    learner = learner_of(dtype, optimizer=Optimizer(weight_decay=0.01))
+    learner = learner_of(dtype, optimizer=Sgd(weight_decay=0.01))
     for batch in batches(3):
         learner.train(batch, 0.1)
-    other = learner_of(dtype, optimizer=Optimizer(weight_decay=0.01))
+    other = learner_of(dtype, optimizer=Sgd(weight_decay=0.01))
     other.train(batch_of(range(30)), 0.5)
     other.load_state(task_of().topology, learner.state())
     assert_equal_states(other.state(), learner.state())
@@ -213,7 +213,7 @@ def test_a_learner_that_loads_a_state_goes_on_bit_for_bit(dtype: str) -> None:
 def test_another_process_gets_the_same_bits() -> None:
     script = (
         "import hashlib, test_numpy_learner as t\n"
-        "learner = t.learner_of('float32', optimizer=t.Optimizer(weight_decay=0.01))\n"
+        "learner = t.learner_of('float32', optimizer=t.Sgd(weight_decay=0.01))\n"
         "for batch in t.batches(3): learner.train(batch, 0.1)\n"
         "print(hashlib.sha256(learner.values.tobytes()).hexdigest())\n"
     )
@@ -330,7 +330,7 @@ def reallocation_of(task: Task, values: NDArray[Any]) -> Reallocation:
 
 
 def test_reallocation_moves_to_the_new_topology_and_carries_momentum() -> None:
-    task, optimizer = task_of(), Optimizer()
+    task, optimizer = task_of(), Sgd()
     learner = learner_of(optimizer=optimizer)
     for batch in batches(2):
         learner.train(batch, 0.1)
@@ -353,7 +353,7 @@ def test_reallocation_moves_to_the_new_topology_and_carries_momentum() -> None:
 
 
 def test_replaced_values_keep_the_optimizer_state() -> None:
-    learner = learner_of(optimizer=Optimizer())
+    learner = learner_of(optimizer=Sgd())
     learner.train(batch_of(range(9)), 0.1)
     before = learner.state()
     learner.set_values(before["values"] + 1)
@@ -387,6 +387,7 @@ def test_a_state_has_one_entry_a_weight_that_exists() -> None:
         "dense_momentum": dense,
         "running": 8,
         "totals": 3,
+        "steps": 1,
     }
 
 

@@ -12,13 +12,16 @@ from sparsecore.data.augmentation import augmented
 from sparsecore.data.images import Batch, Split
 from sparsecore.errors import InputError
 from sparsecore.learning import Task, Totals
+from sparsecore.ledger import Ledger
 from sparsecore.reallocation import Reallocation
 from sparsecore.topology import Topology
 from sparsecore_numpy import loss, normalization
+from sparsecore_numpy.descent import buffers_of, descend
 from sparsecore_numpy.inputs import in_batches, normalized
+from sparsecore_numpy.ledger import ledger
 from sparsecore_numpy.machine import Machine
 from sparsecore_numpy.memory import Memory
-from sparsecore_numpy.network import Dense, Running, Sparse, descend, flat
+from sparsecore_numpy.network import Dense, Running, Sparse, flat
 from sparsecore_numpy.operations import NumpyOperations
 from sparsecore_numpy.tape import Forgetful, Tape, Tensor
 from sparsecore_numpy.weights import Vectors
@@ -31,14 +34,16 @@ class NumpyLearner:
     def __init__(self, task: Task, dtype: str) -> None:
         self._task = task
         self._machine = Machine(Memory(dtype), workers())
+        names = buffers_of(task.optimizer)
         values = np.asarray(task.values, dtype)
-        self._sparse = Sparse.of(task.topology, Vectors.of(values, np.zeros_like(values)))
+        self._sparse = Sparse.of(task.topology, Vectors.start(values, names))
         self._trained = [p for p in task.parameters if p.trained and not p.sparse]
         self._statistics = [p for p in task.parameters if not p.trained]
         start = flat(self._trained, task.dense, dtype)
-        self._dense = Dense.of(self._trained, Vectors.of(start, np.zeros_like(start)))
+        self._dense = Dense.of(self._trained, Vectors.start(start, names))
         self._running = Running.of(self._statistics, flat(self._statistics, task.dense, dtype))
         self._totals = Totals()
+        self._steps = 0
 
     @property
     def values(self) -> NDArray[Any]:
@@ -58,8 +63,9 @@ class NumpyLearner:
             for vectors in self._vectors:
                 vectors.gradient.fill(0)
             tape.backward(logits, loss.mean_gradient(logits.data, labels))
+            self._steps += 1
             for vectors in self._vectors:
-                descend(vectors, self._task.optimizer, float(learning_rate))
+                descend(vectors, self._task.optimizer, float(learning_rate), self._steps)
 
     def totals(self) -> Totals:
         """The sums since :meth:`reset_totals`."""
@@ -86,23 +92,27 @@ class NumpyLearner:
 
     def reallocate(self, reallocation: Reallocation) -> None:
         """Move to the new topology and its values; optimizer state is carried along, zero where a weight grew."""
-        vectors = Vectors.of(
-            np.asarray(reallocation.values, self._machine.memory.dtype),
-            reallocation.carry(self._sparse.vectors.momentum),
-        )
+        values = np.asarray(reallocation.values, self._machine.memory.dtype)
+        buffers = self._sparse.vectors.buffers
+        vectors = Vectors.of(values, {name: reallocation.carry(buffer) for name, buffer in buffers.items()})
         self._sparse = Sparse.of(reallocation.after, vectors)
+
+    def memory(self) -> Ledger:
+        """Bytes of the trained parameters and what training keeps for each of them."""
+        return ledger(self._sparse, self._dense)
 
     def state(self) -> dict[str, NDArray[Any]]:
         """All buffers but the topology's positions: enough to go on bit for bit."""
         state = {name: buffer.copy() for name, buffer in self._buffers().items()}
-        return state | {"totals": np.array(attrs.astuple(self._totals), np.float64)}
+        totals = np.array(attrs.astuple(self._totals), np.float64)
+        return state | {"totals": totals, "steps": np.array([self._steps])}
 
     def load_state(self, topology: Topology, state: Mapping[str, NDArray[Any]]) -> None:
         """Go on from ``state`` (of :meth:`state`) on ``topology``."""
         values = np.zeros(topology.size, self._machine.memory.dtype)
-        sparse = Sparse.of(topology, Vectors.of(values, values))
+        sparse = Sparse.of(topology, Vectors.start(values, buffers_of(self._task.optimizer)))
         buffers = _named(sparse.vectors, self._dense.vectors, self._running.values)
-        for name, buffer in {**buffers, "totals": np.zeros(3)}.items():
+        for name, buffer in {**buffers, "totals": np.zeros(3), "steps": np.zeros(1)}.items():
             if name not in state:
                 raise InputError(f"the saved state has no buffer named {name!r}; it has: {', '.join(sorted(state))}")
             _check_shape(name, state[name], buffer)
@@ -111,6 +121,7 @@ class NumpyLearner:
         self._sparse = sparse
         total_loss, correct, examples = state["totals"].tolist()
         self._totals = Totals(total_loss, int(correct), int(examples))
+        self._steps = int(state["steps"][0])
 
     @property
     def _vectors(self) -> tuple[Vectors, Vectors]:
@@ -143,13 +154,8 @@ def _sum(first: Totals, second: Totals) -> Totals:
 
 
 def _named(sparse: Vectors, dense: Vectors, running: NDArray[Any]) -> dict[str, NDArray[Any]]:
-    return {
-        "values": sparse.values,
-        "momentum": sparse.momentum,
-        "dense": dense.values,
-        "dense_momentum": dense.momentum,
-        "running": running,
-    }
+    dense_buffers = {f"dense_{name}": buffer for name, buffer in dense.buffers.items()}
+    return {"values": sparse.values, **sparse.buffers, "dense": dense.values, **dense_buffers, "running": running}
 
 
 def _check_shape(name: str, given: NDArray[Any], expected: NDArray[Any]) -> None:

@@ -7,7 +7,6 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsecore.learning import Optimizer
 from sparsecore.parameters import Parameter
 from sparsecore.topology import Topology
 from sparsecore_numpy.weights import Vectors, Weight, runs
@@ -78,13 +77,3 @@ class Running:
 def flat(parameters: list[Parameter], start: Mapping[str, NDArray[np.float64]], dtype: str) -> NDArray[Any]:
     """The start values of these parameters, end to end."""
     return np.concatenate([np.zeros(0), *(np.ravel(start[parameter.name]) for parameter in parameters)]).astype(dtype)
-
-
-def descend(vectors: Vectors, optimizer: Optimizer, learning_rate: float) -> None:
-    """One step of :class:`sparsecore.learning.Optimizer`; uses up the gradient."""
-    values, momentum, direction = vectors.values, vectors.momentum, vectors.gradient
-    direction += optimizer.weight_decay * values
-    momentum *= optimizer.momentum
-    momentum += direction
-    step = direction + optimizer.momentum * momentum if optimizer.nesterov else momentum
-    values -= learning_rate * step

@@ -1,7 +1,6 @@
 """Parameters: the entries that exist end to end in flat vectors, and a view of them for each tensor."""
 
-from collections.abc import Iterator
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -28,16 +27,22 @@ class Weight:
     positions: Index
     values: NDArray[Any]
     gradient: NDArray[Any]
+    _orders: dict[tuple[tuple[int, ...], bool], Index] = attrs.field(factory=dict, init=False, repr=False)
 
-    @cached_property
+    @property
     def by_tap(self) -> Index:
         """Where the entries lie when (out, in, height, width) is laid out as (height, width, in, out)."""
         return self._moved((2, 3, 1, 0), flipped=False)
 
-    @cached_property
+    @property
     def by_opposite_tap(self) -> Index:
         """Where they lie as (height, width, out, in) with the kernel turned by half a circle."""
         return self._moved((2, 3, 0, 1), flipped=True)
+
+    @property
+    def indices(self) -> tuple[Index, ...]:
+        """All that is kept of where the entries lie: row-major, and in the orders that were asked for so far."""
+        return self.positions, *self._orders.values()
 
     def dense(self, memory: Memory, index: Index) -> NDArray[Any]:
         """The dense tensor as one run of entries, in the order that ``index`` belongs to."""
@@ -57,6 +62,11 @@ class Weight:
         np.add(self.gradient, entries, out=self.gradient, casting="same_kind")
 
     def _moved(self, order: tuple[int, ...], *, flipped: bool) -> Index:
+        if (order, flipped) not in self._orders:
+            self._orders[order, flipped] = self._laid_out(order, flipped=flipped)
+        return self._orders[order, flipped]
+
+    def _laid_out(self, order: tuple[int, ...], *, flipped: bool) -> Index:
         places = list(np.unravel_index(self.positions, self.shape))
         if flipped:
             places[2:] = [side - 1 - place for side, place in zip(self.shape[2:], places[2:], strict=True)]
@@ -66,16 +76,28 @@ class Weight:
 
 @attrs.frozen(eq=False)
 class Vectors:
-    """Values, gradients and momentum of some tensors, each one entry a weight."""
+    """What some tensors consist of in training; every vector has one entry a weight.
+
+    Attributes:
+        values: the weights.
+        gradient: of the loss.
+        buffers: what the optimizer keeps, by name.
+    """
 
     values: NDArray[Any]
-    momentum: NDArray[Any]
     gradient: NDArray[Any]
+    buffers: Mapping[str, NDArray[Any]]
 
     @classmethod
-    def of(cls, values: NDArray[Any], momentum: NDArray[Any]) -> "Vectors":
-        """Copies of these values and momentum, in the dtype of the first."""
-        return cls(values.copy(), momentum.astype(values.dtype), np.zeros_like(values))
+    def of(cls, values: NDArray[Any], buffers: Mapping[str, NDArray[Any]]) -> "Vectors":
+        """Copies of these values and buffers, in the dtype of the first."""
+        copies = {name: buffer.astype(values.dtype) for name, buffer in buffers.items()}
+        return cls(values.copy(), np.zeros_like(values), copies)
+
+    @classmethod
+    def start(cls, values: NDArray[Any], buffers: Sequence[str]) -> "Vectors":
+        """A copy of these values, and buffers of zeros with these names."""
+        return cls.of(values, {name: np.zeros_like(values) for name in buffers})
 
     def weight(self, shape: tuple[int, ...], slots: slice, positions: Index) -> Weight:
         """The tensor whose entries lie at ``slots``."""

@@ -8,8 +8,9 @@ import attrs
 from sparsecore.distributions import check_sparsity
 from sparsecore.errors import InputError
 from sparsecore.experiment.chosen import Chosen
+from sparsecore.experiment.rules import rule_table, split_training
 from sparsecore.experiment.structure import structure, unstructure
-from sparsecore.learning import Optimizer
+from sparsecore.optimizers import Optimizer
 from sparsecore.schedules import Piecewise, Schedule, as_schedule
 
 _at_least_1: Any = attrs.validators.ge(1)
@@ -35,32 +36,21 @@ class DataSettings:
 
 @attrs.frozen
 class Training:
-    """The optimizer and how long it runs.
+    """How long the optimizer runs, and its step lengths.
 
     Attributes:
         epochs: passes over the training images.
         batch_size: images a step.
         learning_rate: η, constant or scheduled.
-        momentum: of stochastic gradient descent.
-        nesterov: whether momentum is Nesterov's.
-        weight_decay: L2 on every trained parameter.
     """
 
     epochs: int = attrs.field(default=10, validator=_at_least_1)
     batch_size: int = attrs.field(default=100, validator=_at_least_1)
     learning_rate: Schedule = attrs.field(default=Piecewise({0: 0.1}), converter=as_schedule)
-    momentum: float = attrs.field(default=0.9, validator=[_at_least_0, attrs.validators.lt(1)])
-    nesterov: bool = True
-    weight_decay: float = attrs.field(default=5e-4, validator=_at_least_0)
 
     def __attrs_post_init__(self) -> None:
         if self.learning_rate.lowest < 0:
             raise InputError(f"the learning rate must be at least 0; it falls to {self.learning_rate.lowest}")
-
-    @property
-    def optimizer(self) -> Optimizer:
-        """The update rule."""
-        return Optimizer(self.momentum, self.nesterov, self.weight_decay)
 
 
 @attrs.frozen
@@ -95,7 +85,8 @@ class Experiment:
         data: how they are used.
         backend: what computes.
         strategies: the stack, bottom first.
-        training: the optimizer and how long it runs.
+        training: how long the optimizer runs, and its step lengths.
+        optimizer: the update rule.
         reallocation: what holds for every strategy.
     """
 
@@ -107,6 +98,7 @@ class Experiment:
     backend: Chosen
     strategies: tuple[Chosen, ...]
     training: Training
+    optimizer: Optimizer
     reallocation: ReallocationSettings
 
     @classmethod
@@ -123,6 +115,7 @@ class Experiment:
             raise InputError(f"no setting named {', '.join(map(repr, sorted(strange)))}; known: {', '.join(known)}")
         top = structure(general, _General, "experiment")
         use, source = _split_data(tables.get("data", {}))
+        loop, optimizer = split_training(tables.get("training", {}), Training)
         return cls(
             sparsity=check_sparsity(top.sparsity),
             seed=top.seed,
@@ -131,7 +124,8 @@ class Experiment:
             data=structure(use, DataSettings, "data"),
             backend=Chosen.of("backend", tables.get("backend", {})),
             strategies=_stack(tables.get("strategy", ())),
-            training=structure(tables.get("training", {}), Training, "training"),
+            training=structure(loop, Training, "training"),
+            optimizer=optimizer,
             reallocation=structure(tables.get("reallocation", {}), ReallocationSettings, "reallocation"),
         )
 
@@ -143,7 +137,7 @@ class Experiment:
             "model": self.model.table(),
             "data": {**self.dataset.table(), **unstructure(self.data)},
             "backend": self.backend.table(),
-            "training": unstructure(self.training),
+            "training": {**unstructure(self.training), **rule_table(self.optimizer)},
             "reallocation": unstructure(self.reallocation),
             "strategy": [strategy.table() for strategy in self.strategies],
         }

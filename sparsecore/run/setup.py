@@ -60,7 +60,7 @@ class Setup:
             topology=self.start.topology,
             values=self.values,
             images=self.images,
-            optimizer=self.experiment.training.optimizer,
+            optimizer=self.experiment.optimizer,
         )
         learner: Learner = self.experiment.backend.plugin.learner(task)
         return learner
