@@ -6,21 +6,23 @@ import torch
 from torch import Tensor
 
 
-def scatter(values: Tensor, positions: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
-    """The dense tensor with the values at their positions and zero elsewhere.
+def indices(positions: Tensor, offset: int) -> Tensor:
+    """Where the weights of a tensor lie within it, row-major, int64.
 
     Args:
-        values: N_i numbers.
-        positions: N_i positions within the tensor, row-major; int32 or int64.
-        shape: of the dense tensor.
-        dtype: of the dense tensor; that of the values unless given.
+        positions: its N_i positions in the layout.
+        offset: the tensor's first position.
     """
-    dense = torch.zeros(tuple(shape), dtype=dtype or values.dtype, device=values.device)
-    # index_copy_ takes nothing but int64
-    dense.view(-1).index_copy_(0, positions.long(), values.detach().to(dense.dtype))
+    return positions.long().sub_(offset) if positions.dtype is not torch.int64 else positions - offset
+
+
+def scatter(values: Tensor, indices: Tensor, shape: Sequence[int]) -> Tensor:
+    """The dense tensor with the N_i values where their indices say, and zero elsewhere; in the dtype of the values."""
+    dense = values.new_zeros(tuple(shape))
+    dense.view(-1).index_copy_(0, indices, values.detach())
     return dense
 
 
-def gather(dense: Tensor, positions: Tensor) -> Tensor:
-    """The N_i entries of a dense tensor at these positions, row-major; the shape, strides and dtype are anyone's."""
-    return dense.reshape(-1).index_select(0, positions)
+def gather(dense: Tensor, indices: Tensor) -> Tensor:
+    """The N_i entries of a dense tensor at these indices; whatever its strides."""
+    return dense.reshape(-1).index_select(0, indices)
