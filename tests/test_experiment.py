@@ -9,8 +9,8 @@ import tomli_w
 from sparsecore.errors import InputError
 from sparsecore.experiment.assembly import assemble
 from sparsecore.experiment.experiment import Experiment
-from sparsecore.optimizers import Sgd
-from sparsecore.schedules import Cosine, Piecewise
+from sparsecore.optimizers import Adam, AdamW, Sgd
+from sparsecore.schedules import Cosine, Piecewise, Schedule
 
 
 def experiment(*settings: str, stack: tuple[str, ...] = (), file: Path | None = None, **options: str) -> Experiment:
@@ -138,3 +138,71 @@ def test_a_wrong_setting_is_a_sentence(setting: str, sentence: str) -> None:
     with pytest.raises(InputError) as refused:
         experiment(setting)
     assert sentence in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+@pytest.mark.parametrize(
+    ("model", "data", "rate"),
+    [
+        ("wrn-28-2", "digits", Cosine(1e-3, 0.0, 1.0)),
+        ("lenet-300-100", "mnist", Cosine(1e-3, 0.0, 1.0)),
+        ("wrn-28-2", "cifar10", Piecewise({0: 1e-3, 60: 2e-4, 120: 4e-5, 160: 8e-6})),
+        ("lenet-300-100", "digits", Piecewise({0: 1e-3})),
+    ],
+)
+def test_another_optimizer_has_a_learning_rate_of_its_own(name: str, model: str, data: str, rate: Schedule) -> None:
+    other = experiment(f"training.optimizer={name}", model__name=model, data__name=data)
+    assert other.training.learning_rate == rate
+    mine = experiment(f"training.optimizer={name}", "training.learning_rate=0.5", model__name=model, data__name=data)
+    assert mine.training.learning_rate == Piecewise({0: 0.5})
+
+
+def test_the_optimizer_s_settings_are_its_own() -> None:
+    adam = experiment("training.optimizer=adam", "training.betas=[0.8, 0.99]", "training.weight_decay=1e-4")
+    assert adam.optimizer == Adam(betas=(0.8, 0.99), epsilon=1e-8, weight_decay=1e-4)
+    assert experiment("training.optimizer=adamw").optimizer == AdamW(weight_decay=1e-2)
+    assert experiment("training.nesterov=false").optimizer == Sgd(nesterov=False, weight_decay=5e-4)
+
+
+@pytest.mark.parametrize("stack", [("dpr",), ("deepr",)])
+@pytest.mark.parametrize("data", ["digits", "cifar10"])
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_the_tables_read_back_have_the_optimizer(tmp_path: Path, name: str, data: str, stack: tuple[str, ...]) -> None:
+    begun = experiment(f"training.optimizer={name}", data__name=data, stack=stack)
+    file = tmp_path / "experiment.toml"
+    file.write_text(tomli_w.dumps({"presets": False, **begun.tables()}))
+    again = experiment(file=file)
+    assert again.optimizer == begun.optimizer
+    assert again.tables() == begun.tables()
+    assert again.tables()["training"]["optimizer"] == name
+
+
+def test_a_file_without_an_optimizer_means_gradient_descent(tmp_path: Path) -> None:
+    file = tmp_path / "experiment.toml"
+    file.write_text("presets = false\n[training]\nlearning_rate = 0.2\nmomentum = 0.8\nnesterov = false\n")
+    old = experiment(file=file)
+    assert old.optimizer == Sgd(momentum=0.8, nesterov=False, weight_decay=5e-4)
+    assert old.training.learning_rate == Piecewise({0: 0.2})
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (["training.optimizer=lion"], "training.optimizer: one of 'sgd', 'adam', 'adamw' was expected, given 'lion'"),
+        (["training.optimizer=1"], "training.optimizer: one of 'sgd', 'adam', 'adamw' was expected, given 1"),
+        (
+            ["training.optimizer=adam", "training.momentum=0.5"],
+            "no key named 'momentum' with the optimizer adam; known:",
+        ),
+        (["training.betas=[0.9, 0.99]"], "no key named 'betas' with the optimizer sgd; known: optimizer, epochs"),
+        (["training.optimizer=adam", "training.betas=[0.9]"], "training.betas"),
+        (["training.optimizer=adam", "training.betas=[0.9, 1.0]"], "betas are two numbers in [0, 1); given (0.9, 1.0)"),
+        (["training.optimizer=adam", "training.epsilon=0"], "'epsilon' must be > 0"),
+        (["training.optimizer=adamw", "training.weight_decay=-1"], "'weight_decay' must be >= 0"),
+    ],
+)
+def test_a_wrong_optimizer_is_a_sentence(settings: list[str], sentence: str) -> None:
+    with pytest.raises(InputError) as refused:
+        experiment(*settings)
+    assert sentence in str(refused.value)
+    assert "\n" not in str(refused.value)

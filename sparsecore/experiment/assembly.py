@@ -12,6 +12,7 @@ from sparsecore.errors import InputError
 from sparsecore.experiment.experiment import SECTIONS, Experiment
 from sparsecore.experiment.places import with_absolute_paths
 from sparsecore.experiment.presets import presets
+from sparsecore.experiment.rules import DEFAULT_OPTIMIZER
 from sparsecore.experiment.text import as_list, read_toml, toml_value
 
 Tables = dict[str, Any]
@@ -67,8 +68,9 @@ def assemble(file: Path | None, options: Mapping[str, str], stack: Sequence[str]
 def _above_presets(chosen: Tables) -> Tables:
     """What was chosen, and below it what the presets say."""
     names = [chosen[section].get("name") for section in ("model", "data")]
+    optimizer = str(chosen.get("training", {}).get("optimizer", DEFAULT_OPTIMIZER))
     below: Tables = {}
-    for preset in presets(str(names[0]), str(names[1]), tuple(chosen["strategy"])):
+    for preset in presets(str(names[0]), str(names[1]), tuple(chosen["strategy"]), optimizer):
         below = _over(below, preset)
     known = below.pop("strategy", {})
     options = {name: {**known.get(name, {}), **table} for name, table in chosen["strategy"].items()}

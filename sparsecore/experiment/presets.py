@@ -2,7 +2,8 @@
 
 A preset says what it is for in its table ``match`` (any of model, data, strategy; a pattern or a list of them) and is
 otherwise part of an experiment. All that match are laid over one another, the more particular ones on top. Options in
-a table ``strategy.NAME`` apply where that strategy is in the stack.
+a table ``strategy.NAME`` apply where that strategy is in the stack, and those in ``training.OPTIMIZER`` where that
+optimizer is chosen.
 """
 
 import tomllib
@@ -11,15 +12,16 @@ from fnmatch import fnmatch
 from importlib.resources import files
 from typing import Any
 
+from sparsecore.experiment.rules import OPTIMIZERS
 from sparsecore.experiment.text import as_list
 
 
-def presets(model: str, data: str, strategies: Sequence[str]) -> list[dict[str, Any]]:
-    """The presets for these names, the more particular later, without their ``match``."""
+def presets(model: str, data: str, strategies: Sequence[str], optimizer: str) -> list[dict[str, Any]]:
+    """The presets for these names, the more particular later, without their ``match`` and without other optimizers."""
     names = {"model": {model}, "data": {data}, "strategy": set(strategies)}
     matching = [preset for preset in _all() if _matches(preset["match"], names)]
     matching.sort(key=lambda preset: len(preset["match"]))
-    return [{key: value for key, value in preset.items() if key != "match"} for preset in matching]
+    return [_with_optimizer(preset, optimizer) for preset in matching]
 
 
 def _all() -> Iterator[dict[str, Any]]:
@@ -32,3 +34,11 @@ def _matches(match: Mapping[str, str | list[str]], names: Mapping[str, set[str]]
     return all(
         any(fnmatch(name, pattern) for name in names[kind] for pattern in as_list(match[kind])) for kind in match
     )
+
+
+def _with_optimizer(preset: Mapping[str, Any], optimizer: str) -> dict[str, Any]:
+    """What an experiment with this optimizer takes from the preset."""
+    training: Mapping[str, Any] = preset.get("training", {})
+    general = {key: value for key, value in training.items() if key not in OPTIMIZERS}
+    others = {section: value for section, value in preset.items() if section not in {"match", "training"}}
+    return {**others, "training": {**general, **training.get(optimizer, {})}}

@@ -9,9 +9,9 @@ from sparsecore.errors import InputError
 from sparsecore.experiment.structure import structure, unstructure
 from sparsecore.optimizers import Adam, AdamW, Optimizer, Sgd
 
-DEFAULT = "sgd"
+DEFAULT_OPTIMIZER = "sgd"
 
-_RULES: Mapping[str, type[Optimizer]] = {"sgd": Sgd, "adam": Adam, "adamw": AdamW}
+OPTIMIZERS: Mapping[str, type[Optimizer]] = {"sgd": Sgd, "adam": Adam, "adamw": AdamW}
 
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "sgd": {"learning_rate": 0.1, "weight_decay": 5e-4},
@@ -27,10 +27,10 @@ def split_training(table: Mapping[str, Any], loop: type) -> tuple[dict[str, Any]
     Raises:
         InputError: no rule has this name, a key is neither the loop's nor this rule's, a wrong value.
     """
-    name = table.get("optimizer", DEFAULT)
-    if not isinstance(name, str) or name not in _RULES:
-        raise InputError(f"training.optimizer: one of {', '.join(map(repr, _RULES))} was expected, given {name!r}")
-    rule, loops, rules = _RULES[name], _keys(loop), _keys(_RULES[name])
+    name = table.get("optimizer", DEFAULT_OPTIMIZER)
+    if not isinstance(name, str) or name not in OPTIMIZERS:
+        raise InputError(f"training.optimizer: one of {', '.join(map(repr, OPTIMIZERS))} was expected, given {name!r}")
+    rule, loops, rules = OPTIMIZERS[name], _keys(loop), _keys(OPTIMIZERS[name])
     strange = table.keys() - {"optimizer", *loops, *rules}
     if strange:
         known = ", ".join(["optimizer", *loops, *rules])
@@ -44,7 +44,7 @@ def split_training(table: Mapping[str, Any], loop: type) -> tuple[dict[str, Any]
 
 def rule_table(optimizer: Optimizer) -> dict[str, Any]:
     """The rule's part of the table."""
-    names = {rule: name for name, rule in _RULES.items()}
+    names = {rule: name for name, rule in OPTIMIZERS.items()}
     return {"optimizer": names[type(optimizer)], **unstructure(optimizer)}
 
 
