@@ -37,3 +37,8 @@ class Ledger:
         """All four together."""
         parts = (self.values, self.indices, self.gradients, self.optimizer_state)
         return Bytes(sum(part.theoretical for part in parts), sum(part.measured for part in parts))
+
+    @property
+    def parts(self) -> dict[str, Bytes]:
+        """The four by name, and the total."""
+        return {field.name: getattr(self, field.name) for field in attrs.fields(Ledger)} | {"total": self.total}
