@@ -4,7 +4,14 @@ from collections.abc import Iterable
 
 
 class SparsecoreError(Exception):
-    """Anything sparsecore raises on purpose."""
+    """Anything sparsecore raises on purpose.
+
+    Attributes:
+        told_by: of the ranks that train one network together, the one that says this to people, because all others
+            know of it; None where they may not, and it is said once on every machine.
+    """
+
+    told_by: int | None = None
 
 
 class InputError(SparsecoreError, ValueError):

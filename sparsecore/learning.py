@@ -16,6 +16,7 @@ from sparsecore.data.images import Batch, Images, Split
 from sparsecore.ledger import Ledger
 from sparsecore.optimizers import Adam, AdamW, Optimizer, Sgd
 from sparsecore.parameters import Parameter
+from sparsecore.ranks import Ranks
 from sparsecore.reallocation import Reallocation
 from sparsecore.topology import Topology
 
@@ -172,6 +173,15 @@ class Backend(Protocol):
     @property
     def dtype(self) -> str:
         """The dtype of values, as NumPy names it."""
+        ...
+
+    @property
+    def ranks(self) -> Ranks:
+        """The processes that train together; a backend that leaves this out trains in one.
+
+        Of a learner, :meth:`Learner.train` and :meth:`Learner.evaluate` are called by all ranks, with the same
+        arguments; what they sum up is the sum over all of them. The other methods may be called by any rank alone.
+        """
         ...
 
     def learner(self, task: Task) -> Learner:

@@ -4,6 +4,7 @@ import attrs
 
 from sparsecore.errors import InputError
 from sparsecore.learning import Learner, Task
+from sparsecore.ranks import Alone
 from sparsecore_numpy.arrays import NumpyArrays
 
 _DTYPES = ("float32", "float64")
@@ -27,6 +28,11 @@ class NumpyBackend:
     def arrays(self) -> NumpyArrays:
         """The array verbs."""
         return NumpyArrays()
+
+    @property
+    def ranks(self) -> Alone:
+        """One process."""
+        return Alone()
 
     def learner(self, task: Task) -> Learner:
         """A network ready to train."""

@@ -9,6 +9,7 @@ from sparsecore.cli.plugins import plugins
 from sparsecore.cli.report import report
 from sparsecore.cli.train import train
 from sparsecore.errors import InputError, SparsecoreError
+from sparsecore.launch import launch
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -32,14 +33,25 @@ def main() -> None:
     except click.exceptions.Abort:
         sys.exit(130)
     except click.ClickException as error:
-        error.show()
+        if _speaks(None):
+            error.show()
         sys.exit(error.exit_code)
     except SparsecoreError as error:
-        click.echo(f"sparsecore: {_on_one_line(str(error))}", err=True)
+        if _speaks(error.told_by):
+            click.echo(f"sparsecore: {_on_one_line(str(error))}", err=True)
         sys.exit(2 if isinstance(error, InputError) else 1)
     except MemoryError as error:
         click.echo(f"sparsecore: there is not enough memory for this: {_on_one_line(str(error))}", err=True)
         sys.exit(1)
+
+
+def _speaks(told_by: int | None) -> bool:
+    """Whether it is this process, of several that train together, that says what all of them know."""
+    try:
+        process = launch()
+    except InputError:
+        return True
+    return process.local_rank == 0 if told_by is None else process.rank == told_by
 
 
 def _on_one_line(sentence: str) -> str:

@@ -13,11 +13,13 @@ from sparsecore.cli.tables import print_run
 from sparsecore.errors import InputError
 from sparsecore.experiment.assembly import Tables, assemble
 from sparsecore.experiment.experiment import Experiment
+from sparsecore.launch import launch
+from sparsecore.ranks import Ranks, ranks_of
+from sparsecore.run.beginning import Place, first, further
 from sparsecore.run.folder import RunFolder, free_run_folder
 from sparsecore.run.identity import PLACES
 from sparsecore.run.result import conclude
 from sparsecore.run.setup import Setup, set_up
-from sparsecore.run.training import Run
 from sparsecore.run.watching import Nobody
 
 _SETTINGS = {
@@ -63,37 +65,53 @@ def train(
     plugin is named by its installed name, as package.module:Object or as file.py:Object.
     """
     options = {_SETTINGS[name]: value for name, value in given.items() if value is not None}
-    if resume:
-        if out is None:
-            raise InputError("--resume needs --out, the folder of the run to continue")
-        folder, setup = _resumed(RunFolder(out), file, options, stack, settings)
-    else:
-        tables = assemble(file, options, stack, settings)
-        experiment = Experiment.of(tables)
-        folder = RunFolder(out) if out else free_run_folder(Path("runs"), _name(experiment))
-        setup = _begun(folder, experiment)
-    _carry_out(setup, folder, as_json=as_json)
+    asking = _resumed if resume else _new
+    asked = asking(out, file, options, stack, settings)
+    ranks = _ranks(asked.experiment)
+    setup = ranks.jointly(lambda: _prepared(asked), lambda _: {})
+    carry_out = _lead if ranks.rank == 0 else _take_part
+    carry_out(asked, setup, ranks, as_json=as_json)
 
 
-def _begun(folder: RunFolder, experiment: Experiment) -> Setup:
-    folder.check_absent()
-    setup = set_up(experiment)
-    folder.create(experiment.tables())
-    return setup
+@attrs.frozen(eq=False)
+class _Asked:
+    """What is to be done.
+
+    Attributes:
+        experiment: to carry out.
+        folder: where.
+        is_new: whether the folder is to be made.
+        note: to be said before.
+    """
+
+    experiment: Experiment
+    folder: RunFolder
+    is_new: bool = True
+    note: str = ""
+
+
+def _new(
+    out: Path | None, file: Path | None, options: Mapping[str, str], stack: tuple[str, ...], settings: tuple[str, ...]
+) -> _Asked:
+    experiment = Experiment.of(assemble(file, options, stack, settings))
+    return _Asked(experiment, RunFolder(out) if out else free_run_folder(Path("runs"), _name(experiment)))
 
 
 def _resumed(
-    folder: RunFolder, file: Path | None, options: Mapping[str, str], stack: tuple[str, ...], settings: tuple[str, ...]
-) -> tuple[RunFolder, Setup]:
+    out: Path | None, file: Path | None, options: Mapping[str, str], stack: tuple[str, ...], settings: tuple[str, ...]
+) -> _Asked:
+    if out is None:
+        raise InputError("--resume needs --out, the folder of the run to continue")
+    folder = RunFolder(out)
     if not folder.path.exists():
-        click.echo(f"sparsecore: there is no run at {folder.path} yet; it begins now", err=True)
-        return folder, _begun(folder, Experiment.of(assemble(file, options, stack, settings)))
+        note = f"sparsecore: there is no run at {folder.path} yet; it begins now"
+        return _Asked(Experiment.of(assemble(file, options, stack, settings)), folder, note=note)
     begun = Experiment.of(folder.read_tables()).tables()
     asked = Experiment.of(assemble(file or folder.experiment, options, stack, settings))
     differences = _differences(begun, asked.tables())
     if differences:
         raise InputError(f"the run {folder.path} was begun as another experiment: {'; '.join(differences)}")
-    return folder, set_up(asked)
+    return _Asked(asked, folder, is_new=False)
 
 
 def _differences(begun: Tables, asked: Tables, place: str = "") -> list[str]:
@@ -108,25 +126,56 @@ def _differences(begun: Tables, asked: Tables, place: str = "") -> list[str]:
     return told
 
 
-def _carry_out(setup: Setup, folder: RunFolder, *, as_json: bool) -> None:
+def _ranks(experiment: Experiment) -> Ranks:
+    """The processes that carry it out together."""
+    ranks, started = ranks_of(experiment.backend.plugin), launch().size
+    if ranks.size != started:
+        raise InputError(
+            f"{started} processes were started, and the backend {experiment.backend.name!r} trains in {ranks.size}"
+        )
+    return ranks
+
+
+def _prepared(asked: _Asked) -> Setup:
+    if asked.is_new:
+        asked.folder.check_absent()
+    return set_up(asked.experiment)
+
+
+def _lead(asked: _Asked, setup: Setup, ranks: Ranks, *, as_json: bool) -> None:
+    """Carry out the experiment, keep its files, and tell of it."""
     from sparsecore.report import write_report
 
-    run = Run(setup, folder)
+    if asked.note:
+        click.echo(asked.note, err=True)
+    place = ranks.jointly(lambda: _begun(asked, setup, ranks), lambda place: place.run.facts())
     try:
         if sys.stderr is not None and sys.stderr.isatty():
             with ProgressBar(setup.start.clock, setup.experiment.training.epochs) as bar:
-                finished = run.train(bar)
+                finished = place.train(bar)
         else:
-            finished = run.train(Nobody())
+            finished = place.train(Nobody())
     except KeyboardInterrupt:
-        click.echo(f"sparsecore: stopped; continue with: sparsecore train --resume --out {folder.path}", err=True)
+        click.echo(f"sparsecore: stopped; continue with: sparsecore train --resume --out {asked.folder.path}", err=True)
         raise
-    result = conclude(setup, finished, folder)
-    write_report(folder.path)
+    result = conclude(setup, finished, asked.folder)
+    write_report(asked.folder.path)
     if as_json:
         click.echo(json.dumps(attrs.asdict(result)))
     else:
         print_run(setup.start.topology, finished.state.topology, result)
+
+
+def _begun(asked: _Asked, setup: Setup, ranks: Ranks) -> Place:
+    if asked.is_new:
+        asked.folder.create(asked.experiment.tables())
+    return first(setup, asked.folder, ranks)
+
+
+def _take_part(asked: _Asked, setup: Setup, ranks: Ranks, *, as_json: bool) -> None:  # noqa: ARG001
+    """Carry out the experiment with the leading rank, which keeps the files and does the talking."""
+    place = ranks.jointly(lambda: further(setup, asked.folder, ranks), lambda place: place.run.facts())
+    place.train(Nobody())
 
 
 def _name(experiment: Experiment) -> str:

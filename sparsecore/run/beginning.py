@@ -1,0 +1,73 @@
+"""How a rank comes to its place in a run: the first with the folder's files in its hands, the others without."""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+import attrs
+
+from sparsecore.errors import InputError
+from sparsecore.ranks import Ranks
+from sparsecore.run.checkpoint import Checkpoint, read_checkpoint
+from sparsecore.run.folder import RunFolder
+from sparsecore.run.identity import identity
+from sparsecore.run.recording import FolderRecorder, Forgetful, Recorder, lock_of
+from sparsecore.run.setup import Setup
+from sparsecore.run.training import Finished, Run
+from sparsecore.run.watching import Watcher
+
+
+@attrs.frozen(eq=False)
+class Place:
+    """A run and who records it."""
+
+    run: Run
+    recorder: Recorder
+
+    def train(self, watcher: Watcher) -> Finished:
+        """Go on to the end; see :meth:`sparsecore.run.training.Run.train`."""
+        return self.run.train(self.recorder, watcher)
+
+
+Begin: TypeAlias = Callable[[Setup, RunFolder, Ranks], Place]
+
+
+def first(setup: Setup, folder: RunFolder, ranks: Ranks) -> Place:
+    """The place of rank 0, or of the only process: the folder is its own, until the end.
+
+    Raises:
+        InputError: the folder is damaged, belongs to another experiment or other data, or another process is at work
+            in it.
+    """
+    lock, own = lock_of(folder), identity(setup)
+    checkpoint = _checkpoint(own, folder)
+    run = Run(setup, ranks, own, checkpoint, _seconds(folder) if checkpoint else 0.0)
+    return Place(run, FolderRecorder(folder, lock, setup.start.topology, checkpoint))
+
+
+def further(setup: Setup, folder: RunFolder, ranks: Ranks) -> Place:
+    """The place of any other rank: it reads the checkpoint, and writes nothing.
+
+    Raises:
+        InputError: as for the first.
+    """
+    own = identity(setup)
+    return Place(Run(setup, ranks, own, _checkpoint(own, folder)), Forgetful())
+
+
+def _checkpoint(own: Mapping[str, str], folder: RunFolder) -> Checkpoint | None:
+    """Where the run of this identity was left, if it was begun."""
+    if not folder.checkpoint.exists():
+        return None
+    checkpoint = read_checkpoint(folder.checkpoint)
+    for what, expected in own.items():
+        if checkpoint.facts.get(what) != expected:
+            raise InputError(f"the checkpoint {folder.checkpoint} is foreign: it was made with other {what}")
+    return checkpoint
+
+
+def _seconds(folder: RunFolder) -> float:
+    try:
+        return float(json.loads(folder.seconds.read_text())["seconds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0  # how long it took is no reason to refuse a sound checkpoint
