@@ -1,0 +1,68 @@
+"""Masks as integers, 0 or -1 an entry: a bitwise *and* fills with zeros, whatever was there, NaN and infinity too.
+
+Filling through the bits takes a quarter of the time of ``masked_fill_``; multiplication would keep NaN.
+"""
+
+from typing import Final, final
+
+import torch
+from torch import Tensor
+
+from sparsecore.errors import InputError
+
+_INTEGERS: Final = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@final
+class Bits:
+    """The mask of one tensor, which lets through what is active.
+
+    For each size of entries that it is used on there is one integer tensor, in the memory format of the parameter. It
+    is changed in place and never replaced, so that what was compiled with it stays valid.
+
+    Args:
+        mask: -1 where a weight is, 0 elsewhere; int8, of the tensor's shape.
+        like: the parameter.
+    """
+
+    def __init__(self, mask: Tensor, like: Tensor) -> None:
+        self._by_size = {like.element_size(): torch.empty_like(like, dtype=_INTEGERS[like.element_size()]).copy_(mask)}
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All that is kept."""
+        return tuple(self._by_size.values())
+
+    @property
+    def active(self) -> Tensor:
+        """True where a weight is; a new tensor."""
+        return next(iter(self._by_size.values())) != 0
+
+    def change(self, mask: Tensor) -> None:
+        """Become another mask."""
+        for bits in self._by_size.values():
+            bits.copy_(mask)
+
+    def fill(self, tensor: Tensor) -> None:
+        """Make the inactive entries zero, in place and unseen by autograd."""
+        bits = self._bits_for(tensor)
+        tensor.detach().view(bits.dtype).bitwise_and_(bits)
+
+    def filled(self, tensor: Tensor) -> Tensor:
+        """The tensor with zeros for the inactive entries; a new one."""
+        if tensor.requires_grad:  # of a backward pass that is differentiated itself
+            return torch.where(self._bits_for(tensor) != 0, tensor, 0.0)
+        bits = self._bits_for(tensor)
+        return tensor.view(bits.dtype).bitwise_and(bits).view(tensor.dtype)
+
+    def _bits_for(self, tensor: Tensor) -> Tensor:
+        size = tensor.element_size()
+        if size not in self._by_size:
+            self._by_size[size] = next(iter(self._by_size.values())).to(_INTEGERS[size])
+        bits = self._by_size[size]
+        if bits.device != tensor.device:
+            raise InputError(
+                f"a tensor of {bits.device} has moved to {tensor.device} since sparsify was called; move the model to "
+                "its device first"
+            )
+        return bits

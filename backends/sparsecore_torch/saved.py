@@ -1,0 +1,106 @@
+"""Sparse training as a state dict of plain things, which ``torch.load(weights_only=True)`` reads."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import torch
+
+from sparsecore.checks import check_given_topology
+from sparsecore.engine import Engine
+from sparsecore.errors import InputError
+from sparsecore.memory import dump_memory, load_memory, trouble_with_memory
+from sparsecore.state import State
+from sparsecore.topology import Topology
+
+_FORMAT = "sparsecore sparse training 1"
+
+Counts = tuple[int, ...]
+
+
+def dump(engine: Engine, state: State, start: Counts) -> dict[str, Any]:
+    """The state, and the weights that each tensor had at the start."""
+    return {
+        "format": _FORMAT,
+        **_identity(engine, state),
+        "positions": state.topology.positions.detach().cpu(),
+        "start": list(start),
+        "clock": {"step": state.clock.step, "updates": state.clock.updates},
+        "memories": {plugin: _dump_memory(memory, engine) for plugin, memory in state.memories.items()},
+    }
+
+
+def load(saved: Mapping[str, Any], engine: Engine, like: State) -> tuple[State, Counts]:
+    """The state that :func:`dump` wrote, and the weights at the start.
+
+    Args:
+        saved: what was written.
+        engine: of the same layout and seed.
+        like: a state of this engine, for the types of the memories and what else is not saved.
+
+    Raises:
+        InputError: it is none, or of another training; the sentence tells the first difference.
+    """
+    _check_same(saved, engine, like)
+    try:
+        topology = like.topology.at(engine.arrays.from_numpy(saved["positions"].cpu().numpy()))
+        memories = {
+            plugin: _load_memory(saved["memories"][plugin], memory, engine, topology)
+            for plugin, memory in like.memories.items()
+        }
+        clock = attrs.evolve(like.clock, step=int(saved["clock"]["step"]), updates=int(saved["clock"]["updates"]))
+        start = tuple(map(int, saved["start"]))
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise InputError(f"the state dict of sparse training is damaged: {error!r}") from error
+    check_given_topology(topology, engine.layout)
+    return State(topology, memories, clock), start
+
+
+def _identity(engine: Engine, state: State) -> dict[str, Any]:
+    """What must be the same when it is loaded again, as it can be told."""
+    layout = engine.layout
+    return {
+        "tensors": {name: list(shape) for name, shape in zip(layout.names, layout.shapes, strict=True)},
+        "weights": state.topology.size,
+        "seed": engine.random.seed,
+        "strategies with memory": sorted(state.memories),
+    }
+
+
+def _check_same(saved: Mapping[str, Any], engine: Engine, like: State) -> None:
+    if not isinstance(saved, Mapping) or saved.get("format") != _FORMAT:
+        raise InputError(f"this is no state dict of sparse training: expected one with the format {_FORMAT!r}")
+    own = _identity(engine, like)
+    difference = _difference(saved.get("tensors"), own.pop("tensors"))
+    for fact, here in own.items():
+        if difference is None and saved.get(fact) != here:
+            difference = f"{fact}: {saved.get(fact)} there, {here} here"
+    if difference is not None:
+        raise InputError(f"the state dict is of another training; the first difference is in {difference}")
+
+
+def _difference(there: Any, here: Mapping[str, list[int]]) -> str | None:
+    """Where two networks differ first."""
+    if not isinstance(there, Mapping):
+        return f"the tensors: {there!r} there"
+    for name in [*there, *here]:
+        if there.get(name) != here.get(name):
+            shapes = [tensors.get(name, "none") for tensors in (there, here)]
+            return f"the tensor {name!r}: {shapes[0]} there, {shapes[1]} here"
+    return "the order of the tensors" if list(there) != list(here) else None
+
+
+def _dump_memory(memory: Any, engine: Engine) -> dict[str, Any]:
+    scalars, vectors = dump_memory(memory, engine.arrays)
+    return {"scalars": scalars, "vectors": {name: torch.tensor(vector) for name, vector in vectors.items()}}
+
+
+def _load_memory(saved: Mapping[str, Any], like: Any, engine: Engine, topology: Topology) -> Any:
+    vectors = {name: vector.cpu().numpy() for name, vector in saved["vectors"].items()}
+    memory = load_memory(like, saved["scalars"], vectors, engine.arrays)
+    trouble = trouble_with_memory(memory, topology.size, len(topology.layout))
+    if trouble:
+        raise InputError(f"the state dict of sparse training is damaged: a memory has {trouble}")
+    return memory

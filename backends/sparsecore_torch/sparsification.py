@@ -1,0 +1,106 @@
+"""``sparsify``: sparse training for anyone's own model, in one line."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sparsecore.clock import Clock
+from sparsecore.engine import Engine
+from sparsecore.errors import InputError, unknown
+from sparsecore.layout import Layout
+from sparsecore.ranks import Alone, Ranks
+from sparsecore.topology import Topology
+from sparsecore_torch.arrays import TorchArrays
+from sparsecore_torch.checks import check_gradients, check_model
+from sparsecore_torch.in_training import check_not_in_training
+from sparsecore_torch.masked import MaskedStorage, gathered
+from sparsecore_torch.optimizer_state import check_optimizer, group_of
+from sparsecore_torch.selection import Globs, Selection, select
+from sparsecore_torch.stacking import stack_of
+from sparsecore_torch.storage import Storage
+from sparsecore_torch.training import Parts, SparseTraining
+
+MakeStorage = Callable[[nn.Module, Selection, Optimizer, Topology, Tensor], Storage]
+"""Changes the model and its optimizer: what can be refused has been refused before. The tensor is the N values."""
+
+
+def _masked(_: nn.Module, selection: Selection, optimizer: Optimizer, topology: Topology, values: Tensor) -> Storage:
+    return MaskedStorage(selection.sparse, optimizer, topology, values)
+
+
+STORAGES: Mapping[str, MakeStorage] = MappingProxyType({"masked": _masked})
+
+
+def sparsify(
+    model: nn.Module,
+    optimizer: Optimizer,
+    *,
+    strategy: Any = "dpr",
+    sparsity: float = 0.9,
+    include: Globs = None,
+    exclude: Globs = None,
+    total_steps: int | None = None,
+    steps_per_epoch: int | None = None,
+    seed: int = 0,
+    storage: str = "masked",
+    regrow_pruned: bool = False,
+) -> SparseTraining:
+    """Train the model sparsely from the next step on; the training loop stays as it is.
+
+    Args:
+        model: any module, also one wrapped by ``torch.compile`` or DistributedDataParallel.
+        optimizer: holds the model's parameters; after each of its steps weights may move.
+        strategy: the name of a strategy ('dpr', 'set', 'deepr', 'static', or any other that is installed;
+            'file.py:Object' too), an instance, or a list of these, the bottom of the stack first. Schedules count
+            optimizer steps.
+        sparsity: the share of the sparse tensors' positions that stay zero, in [0, 1).
+        include: globs on parameter names ('encoder.*') that replace the default choice of tensors. The default is
+            every parameter of two or more dimensions but norms, the first convolution and the last linear layer.
+        exclude: globs on parameter names that stay dense.
+        total_steps: optimizer steps of the whole run, for schedules that need the end.
+        steps_per_epoch: optimizer steps an epoch, for schedules that count epochs.
+        seed: of every draw.
+        storage: 'masked', dense tensors with zeros.
+        regrow_pruned: whether what was just pruned may grow again in the same update.
+
+    Returns:
+        The training, whose ``summary()`` says what was done.
+
+    Raises:
+        InputError: something cannot be used; model and optimizer are as they were.
+    """
+    if storage not in STORAGES:
+        raise InputError(unknown("storage", storage, STORAGES))
+    model = check_model(model)
+    selection = select(model, include, exclude)
+    check_not_in_training(selection.sparse)
+    check_gradients(selection.sparse)
+    check_optimizer(optimizer, selection.sparse)
+    stack = stack_of(strategy, has_end=total_steps is not None, has_epochs=steps_per_epoch is not None)
+    layout = Layout.of({one.name: tuple(one.parameter.shape) for one in selection.sparse})
+    engine = Engine(layout, stack, arrays=_arrays(selection), seed=seed, regrow_pruned=bool(regrow_pruned))
+    state = engine.start(sparsity, clock=_clock(total_steps, steps_per_epoch))
+    engine.quiet(state)  # a schedule that cannot answer is found out now
+    drawn = gathered({one.name: one.parameter for one in selection.sparse}, state.topology)
+    values = engine.start_values(state, drawn)
+    group = group_of(optimizer, selection.sparse[0].parameter)
+    stored = STORAGES[storage](model, selection, optimizer, state.topology, values)
+    return SparseTraining(Parts(model, optimizer, selection, engine, stored, _ranks(), group), state)
+
+
+def _arrays(selection: Selection) -> TorchArrays:
+    return TorchArrays(selection.sparse[0].parameter.device)
+
+
+def _ranks() -> Ranks:
+    return Alone()
+
+
+def _clock(total_steps: int | None, steps_per_epoch: int | None) -> Clock:
+    for name, steps in (("total_steps", total_steps), ("steps_per_epoch", steps_per_epoch)):
+        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
+            raise InputError(f"{name} is a whole number of at least 1; given {steps!r}")
+    return Clock(steps_per_epoch=steps_per_epoch or 1, total_steps=total_steps)

@@ -1,0 +1,68 @@
+"""What became sparse, as a table."""
+
+from collections.abc import Mapping
+from io import StringIO
+
+import attrs
+
+from sparsecore.clock import Clock
+from sparsecore.topology import Topology
+
+_COLUMNS = {"tensor": "left", "shape": "right", "weights": "right", "density at start": "right", "density now": "right"}
+
+
+@attrs.frozen(eq=False)
+class Summary:
+    """The sparse tensors and why the others are not; ``print`` shows it as a table.
+
+    Attributes:
+        topology: the weights now.
+        start: how many weights each tensor had at the start.
+        left_out: why the other parameters are dense, by name.
+        clock: how far training has come.
+    """
+
+    topology: Topology
+    start: tuple[int, ...]
+    left_out: Mapping[str, str]
+    clock: Clock
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """Name, shape, weights, density at start and now, of each sparse tensor and of all of them."""
+        layout, counts = self.topology.layout, self.topology.counts
+        columns = zip(layout.names, layout.shapes, layout.sizes, self.start, counts, strict=True)
+        rows = [_row(name, "×".join(map(str, shape)), size, *weights) for name, shape, size, *weights in columns]
+        return [*rows, _row("all", "", layout.size, sum(self.start), self.topology.size)]
+
+    def reasons(self) -> dict[str, list[str]]:
+        """The dense parameters by why they are left out."""
+        reasons: dict[str, list[str]] = {}
+        for name, why in self.left_out.items():
+            reasons.setdefault(why, []).append(name)
+        return reasons
+
+    def __str__(self) -> str:
+        dense = [f"  {why}: {', '.join(names)}" for why, names in self.reasons().items()]
+        done = f"step {self.clock.step:,}, {self.clock.updates:,} updates, sparsity {self.topology.sparsity:.4f}"
+        return "\n".join([self._table(), done, *(["left dense:", *dense] if dense else [])])
+
+    def _table(self) -> str:
+        from rich.box import SIMPLE_HEAD
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(*_COLUMNS, box=SIMPLE_HEAD)
+        for column, side in zip(table.columns, _COLUMNS.values(), strict=True):
+            column.justify = side
+            column.no_wrap = True
+        for row in self.rows():
+            table.add_row(*map(Text, row))  # as text: names may look like markup
+        written = StringIO()
+        # as wide as it must be: a text does not know where it will be read
+        Console(file=written, width=1000, color_system=None).print(table)
+        return "\n".join(line.rstrip() for line in written.getvalue().splitlines()).strip("\n")
+
+
+def _row(name: str, shape: str, size: int, before: int, now: int) -> tuple[str, ...]:
+    return name, shape, f"{now:,}", f"{before / size:.4f}", f"{now / size:.4f}"

@@ -1,0 +1,168 @@
+"""Sparse training of somebody's own model, from one optimizer step to the next."""
+
+from collections.abc import Mapping
+from typing import Any, final
+
+import attrs
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sparsecore.engine import Engine
+from sparsecore.errors import InputError
+from sparsecore.ledger import Ledger
+from sparsecore.ranks import Ranks
+from sparsecore.state import State
+from sparsecore.topology import Topology
+from sparsecore_torch import in_training
+from sparsecore_torch.optimizer_state import step_was_skipped
+from sparsecore_torch.saved import dump, load
+from sparsecore_torch.selection import Selection
+from sparsecore_torch.storage import Storage
+from sparsecore_torch.summary import Summary
+
+
+@attrs.frozen(eq=False)
+class Parts:
+    """What sparse training is put together from.
+
+    Attributes:
+        model: without wrappers.
+        optimizer: after each of its steps weights may move.
+        selection: which tensors are sparse.
+        engine: decides what moves.
+        storage: where the weights lie.
+        ranks: the processes that train together.
+        learning_rate_group: the param group whose learning rate strategies are told, that of the first sparse tensor.
+    """
+
+    model: nn.Module
+    optimizer: Optimizer
+    selection: Selection
+    engine: Engine
+    storage: Storage
+    ranks: Ranks
+    learning_rate_group: int
+
+
+@final
+class SparseTraining:
+    """A model in sparse training; made by :func:`sparsecore_torch.sparsify`.
+
+    After each optimizer step, inactive weights and their optimizer state are zero, and where the strategy has an update
+    due, weights move. After :meth:`squash` any use of it is refused.
+    """
+
+    def __init__(self, parts: Parts, state: State) -> None:
+        self._parts: Parts | None = parts
+        self._state = state
+        self._start = tuple(map(int, state.topology.counts))
+        in_training.enter(parts.selection.sparse)
+        self._handle = parts.optimizer.register_step_post_hook(self._after_step)
+        self._await_gradient()
+
+    @property
+    def model(self) -> nn.Module:
+        """The model, without what it is wrapped in."""
+        return self._alive.model
+
+    @property
+    def topology(self) -> Topology:
+        """The active positions."""
+        return self._now.topology
+
+    @property
+    def sparsity(self) -> float:
+        """The share of the sparse tensors' positions that are zero."""
+        return self._now.topology.sparsity
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps that are finished; those that a GradScaler skipped are none."""
+        return self._now.clock.step
+
+    @property
+    def updates(self) -> int:
+        """Reallocations that are finished."""
+        return self._now.clock.updates
+
+    def values(self) -> Tensor:
+        """The N values, in the order of the topology's positions."""
+        return self._alive.storage.values()
+
+    def masks(self) -> dict[str, Tensor]:
+        """Where the weights of each tensor are: bools of its shape, on the host."""
+        return {name: torch.from_numpy(self.topology.mask(name)) for name in self.topology.layout.names}
+
+    def memory(self) -> Ledger:
+        """Bytes of values, indices, gradients and optimizer state, of all that the optimizer trains."""
+        return self._alive.storage.ledger()
+
+    def summary(self) -> Summary:
+        """A table for ``print``: the sparse tensors and their densities, and why the others are dense."""
+        return Summary(self.topology, self._start, self._alive.selection.left_out, self._now.clock)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Topology, memories and time, as tensors, numbers, strings, lists and dicts.
+
+        Together with the state dicts of model and optimizer it is enough to go on bit for bit.
+        """
+        return dump(self._alive.engine, self._now, self._start)
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Go on from ``saved`` (of :meth:`state_dict`); before or after the model and the optimizer load theirs.
+
+        Raises:
+            InputError: it is of another model, another seed or other strategies, or no such state dict; nothing has
+                changed.
+        """
+        parts = self._alive
+        state, start = load(saved, parts.engine, self._now)
+        parts.storage.restore(state.topology)
+        self._state, self._start = state, start
+        self._await_gradient()
+
+    def squash(self) -> None:
+        """End: the model is a plain one, zeros baked in, and no hooks are left; twice is as good as once."""
+        if self._parts is None:
+            return
+        self._parts.storage.squash()
+        self._handle.remove()
+        in_training.leave(self._parts.selection.sparse)
+        self._parts = None
+
+    @property
+    def _alive(self) -> Parts:
+        if self._parts is None:
+            raise InputError("this sparse training has ended with squash(); sparsify the model again to go on")
+        return self._parts
+
+    @property
+    def _now(self) -> State:
+        assert self._alive
+        return self._state
+
+    @torch.no_grad()
+    def _after_step(self, optimizer: Optimizer, _: tuple[Any, ...], __: dict[str, Any]) -> None:
+        if step_was_skipped(optimizer):
+            return
+        self._alive.storage.enforce()
+        quiet = self._alive.engine.quiet(self._state)
+        self._state = self._moved() if quiet is None else quiet
+        self._await_gradient()
+
+    def _moved(self) -> State:
+        """The state after a step whose values the engine has to see."""
+        parts, state = self._alive, self._state
+        values = parts.storage.values()
+        rate = float(parts.optimizer.param_groups[parts.learning_rate_group].get("lr", 0.0))
+        advance = parts.ranks.together(lambda: parts.engine.advance(state, values, rate, parts.storage.gradient))
+        if advance.reallocation is not None:
+            parts.storage.reallocate(advance.reallocation)
+        elif advance.values is not values:
+            parts.storage.set_values(advance.values)
+        return advance.state
+
+    def _await_gradient(self) -> None:
+        parts = self._alive
+        parts.storage.await_gradient(dense=parts.engine.wants_gradient(self._state))
