@@ -49,6 +49,18 @@ def test_the_result_tells_parameters_and_accuracy(run: Path) -> None:
     assert result["run"] == str(run.resolve())
 
 
+def test_the_result_tells_the_memory_of_the_trained_parameters(run: Path) -> None:
+    memory = json.loads((run / "result.json").read_text())["memory"]
+    weights = 60 + 2 * (12 + 8) + 2
+    assert list(memory) == ["values", "indices", "gradients", "optimizer_state", "total"]
+    for part in ("values", "gradients", "optimizer_state"):
+        assert memory[part] == {"theoretical": 4 * weights, "measured": 4 * weights}
+    assert memory["indices"]["theoretical"] == 4 * 60
+    assert memory["total"]["theoretical"] == 3 * 4 * weights + 4 * 60
+    parts = [memory[part]["measured"] for part in ("values", "indices", "gradients", "optimizer_state")]
+    assert memory["total"]["measured"] == sum(parts)
+
+
 def test_metrics_have_a_line_an_epoch(run: Path) -> None:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3]

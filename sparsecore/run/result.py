@@ -1,9 +1,11 @@
 """What a finished run comes to."""
 
 import json
+from collections.abc import Mapping
 
 import attrs
 
+from sparsecore.ledger import Bytes
 from sparsecore.run.files import write_whole
 from sparsecore.run.folder import RunFolder
 from sparsecore.run.setup import Setup
@@ -26,6 +28,8 @@ class Result:
         topology_sha256: fingerprint of layout and positions.
         epochs: passes over the training images.
         steps: optimizer steps.
+        memory: bytes of the trained parameters, sparse and dense, by what they are: values, indices, gradients,
+            optimizer_state, and the total; activations are not among them.
         seconds: wall time of training, evaluation and checkpoints, over all goes.
         run: the run's folder.
     """
@@ -41,6 +45,7 @@ class Result:
     topology_sha256: str
     epochs: int
     steps: int
+    memory: Mapping[str, Bytes]
     seconds: float
     run: str
 
@@ -60,6 +65,7 @@ def conclude(setup: Setup, finished: Finished, folder: RunFolder) -> Result:
         topology_sha256=state.topology.sha256(),
         epochs=last.epoch,
         steps=state.clock.step,
+        memory=finished.memory.parts,
         seconds=round(finished.seconds, 3),
         run=str(folder.path.resolve()),
     )

@@ -9,6 +9,7 @@ import attrs
 from sparsecore.data.batches import batches
 from sparsecore.errors import DivergedError
 from sparsecore.learning import Learner
+from sparsecore.ledger import Ledger
 from sparsecore.ranks import Ranks
 from sparsecore.run.checkpoint import Checkpoint, from_checkpoint, to_checkpoint
 from sparsecore.run.recording import Recorder
@@ -26,11 +27,13 @@ class Finished:
         state: after the last step.
         last: the last epoch's metrics.
         seconds: spent on it, in all goes together.
+        memory: what the trained parameters take, on this rank.
     """
 
     state: State
     last: Metrics
     seconds: float
+    memory: Ledger
 
 
 class Run:
@@ -78,7 +81,7 @@ class Run:
         finally:
             recorder.close()
         assert self._last is not None
-        return Finished(self._state, self._last, self._seconds())
+        return Finished(self._state, self._last, self._seconds(), self._learner.memory())
 
     def _epoch(self, recorder: Recorder, watcher: Watcher) -> None:
         setup, training = self._setup, self._setup.experiment.training
