@@ -28,7 +28,8 @@ class Arrival:
         self._dense = False
         self._aside: dict[str, Tensor] = {}
         self._handles = [
-            parameter.register_hook(self._hook(name, bits[name]))  # type: ignore[no-untyped-call] for name, parameter in parameters.items()
+            parameter.register_hook(self._hook(name, bits[name]))  # type: ignore[no-untyped-call]
+            for name, parameter in parameters.items()
         ]
         self._handles.append(optimizer.register_step_pre_hook(self._before_step))
 
