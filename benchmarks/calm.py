@@ -1,28 +1,77 @@
-"""Seconds of a call, taken only while no other program is busy (on Linux; elsewhere, all are taken)."""
+"""Seconds of calls, taken only while no other program is busy (on Linux; elsewhere, all are taken)."""
 
+import argparse
 import os
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 _MOST_FOREIGN = 0.08
 """Of one core's time: what other programs may take while a sample is taken."""
 
 
-def seconds(function: Callable[[], None]) -> float | None:
+def add_options(parser: argparse.ArgumentParser, rounds: int) -> None:
+    """``--rounds``, ``--patience`` and ``--busy``, which :func:`in_turn` takes."""
+    parser.add_argument("--rounds", type=int, default=rounds, help=f"samples of each (default: {rounds})")
+    parser.add_argument("--patience", type=float, default=120, help="seconds to wait for other programs (default: 120)")
+    parser.add_argument("--busy", action="store_true", help="take samples that other programs disturbed, too")
+
+
+def in_turn(
+    actions: Mapping[str, Callable[[], object]], options: argparse.Namespace, warm_up: int = 2
+) -> dict[str, list[float]]:
+    """Seconds of each action, taken in turn in this process; a round that was disturbed is left out as a whole.
+
+    Args:
+        actions: by name.
+        options: of :func:`add_options`.
+        warm_up: rounds that are not timed.
+    """
+    for _ in range(warm_up):
+        for action in actions.values():
+            action()
+    taken: list[dict[str, float]] = []
+    end = time.monotonic() + options.patience
+    clock = disturbed_seconds if options.busy else seconds
+    while len(taken) < options.rounds:
+        sample = {name: clock(action) for name, action in actions.items()}
+        whole = {name: second for name, second in sample.items() if second is not None}
+        if len(whole) == len(sample):
+            taken.append(whole)
+        elif time.monotonic() > end:
+            raise SystemExit(
+                f"other programs were busy for {options.patience} seconds; {len(taken)} of {options.rounds} rounds "
+                "were timed (--busy takes all)"
+            )
+    return {name: [sample[name] for sample in taken] for name in actions}
+
+
+def ratio(of: list[float], to: list[float]) -> float:
+    """The median over rounds of the ratio within a round."""
+    return statistics.median(one / other for one, other in zip(of, to, strict=True))
+
+
+def seconds(function: Callable[[], object]) -> float | None:
     """How long the call took; None if other programs kept a core busy meanwhile."""
-    foreign, start = _foreign(), time.perf_counter()
-    function()
-    taken = time.perf_counter() - start
+    foreign = _foreign()
+    taken = disturbed_seconds(function)
     return taken if _foreign() - foreign <= _MOST_FOREIGN * taken + 2 / _ticks() else None
+
+
+def disturbed_seconds(function: Callable[[], object]) -> float:
+    """How long the call took, whatever others did."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
 
 
 def _foreign() -> float:
     """Seconds of processor time that other programs have had so far."""
-    statistics = Path("/proc/stat")
-    if not statistics.exists():
+    counters = Path("/proc/stat")
+    if not counters.exists():
         return 0.0
-    user, nice, system, _idle, _waiting, interrupts, soft, stolen, *_ = statistics.read_text().split()[1:]
+    user, nice, system, _idle, _waiting, interrupts, soft, stolen, *_ = counters.read_text().split()[1:]
     busy = sum(map(int, (user, nice, system, interrupts, soft, stolen))) / _ticks()
     own = os.times()
     return busy - own.user - own.system

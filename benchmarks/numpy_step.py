@@ -5,45 +5,34 @@ functions that do the work; "rest" is what no wrapper saw. See README.md in this
 """
 
 import argparse
-import json
-import math
-import os
-import platform
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
 import calm
 import numpy as np
 from kinds import replaced, timed
+from machine import machine, sentence
+from networks import EXAMPLES, batch_of, learner
+from writing import write
 
-from sparsecore.data.images import Batch, Images, Split
-from sparsecore.layout import Layout
-from sparsecore.learning import Learner, Sgd, Task
-from sparsecore.parameters import Parameter
-from sparsecore.randomness import Randomness
-from sparsecore.topology import Topology
-from sparsecore_numpy import NumpyBackend, learner
+from sparsecore.learning import Learner
+from sparsecore_numpy import NumpyBackend
+from sparsecore_numpy import learner as numpy_learner
 from sparsecore_numpy.workers import Workers, workers
-from sparsecore_wrn import WideResNet
 
-RESULTS = Path(__file__).parent / "results"
 SIDES = {8: 1, 32: 3}
 """Image sides, and how many channels such images have."""
 
-EXAMPLES = 1000
 WARM_UP = 3
 
 
 def main() -> None:
     options = _options()
     results = [_measured(side, options) for side in SIDES]
-    report = {"machine": _machine(), "settings": vars(options), "results": results}
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "numpy_step.json").write_text(json.dumps(report, indent=2) + "\n")
-    (RESULTS / "numpy_step.md").write_text(_markdown(report))
-    print(_markdown(report), end="")
+    told = machine() | {"threads": workers().count}
+    report = {"machine": told, "settings": vars(options), "results": results}
+    write("numpy_step", report, _markdown(report))
 
 
 def _options() -> argparse.Namespace:
@@ -79,9 +68,8 @@ def _steps(
     rng = np.random.default_rng(0)
 
     def step() -> None:
-        rows = rng.choice(EXAMPLES, options.batch, replace=False)
         kinds.clear()
-        network.train(Batch(rows, np.zeros((len(rows), 2), np.int64), np.zeros(len(rows), np.bool_), 0), 0.1)
+        network.train(batch_of(rng.choice(EXAMPLES, options.batch, replace=False)), 0.1)
 
     for _ in range(WARM_UP):
         step()
@@ -97,63 +85,12 @@ def _steps(
 
 
 def _learner(side: int, sparsity: float, threads: Workers) -> Learner:
-    parameters = WideResNet().parameters((side, side, SIDES[side]), 10)
-    sparse = [parameter for parameter in parameters if parameter.sparse]
-    topology = _topology(Layout([p.name for p in sparse], [p.shape for p in sparse]), sparsity)
-    task = Task(
-        model=WideResNet(),
-        parameters=parameters,
-        dense={p.name: _start(p, np.arange(math.prod(p.shape))).reshape(p.shape) for p in parameters if not p.sparse},
-        topology=topology,
-        values=np.concatenate([_start(p, topology.local(p.name)) for p in sparse]).astype(np.float32),
-        images=_images(side),
-        optimizer=Sgd(weight_decay=5e-4),
-    )
-    with replaced(learner, "workers", lambda: threads):
-        return NumpyBackend().learner(task)
-
-
-def _topology(layout: Layout, sparsity: float) -> Topology:
-    count = round((1 - sparsity) * layout.size)
-    positions = np.sort(np.random.default_rng(0).choice(layout.size, count, replace=False))
-    return Topology.of(layout, positions.astype(layout.position_dtype), NumpyBackend().arrays)
-
-
-def _images(side: int) -> Images:
-    rng = np.random.default_rng(0)
-    pictures = rng.integers(0, 256, (EXAMPLES, side, side, SIDES[side]), np.uint8)
-    split = Split(pictures, rng.integers(0, 10, EXAMPLES))
-    return Images(split, split, 10)
-
-
-def _start(parameter: Parameter, positions: Any) -> Any:
-    return parameter.initial(parameter.shape, positions, Randomness(0).within(parameter.name))
+    with replaced(numpy_learner, "workers", lambda: threads):
+        return learner(NumpyBackend(), (side, side, SIDES[side]), sparsity)
 
 
 def _milliseconds(seconds: list[float]) -> float:
     return round(1e3 * statistics.median(seconds), 2)
-
-
-def _machine() -> dict[str, Any]:
-    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    return {
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "threads": workers().count,
-        "system": platform.system(),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "blas": f"{blas['name']} {blas['version']}",
-    }
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    facts = {name.strip(): fact.strip() for name, _, fact in (line.partition(":") for line in lines)}
-    named = [f"{word} {facts[word]}" for word in ("model name", "cpu family", "model") if word in facts]
-    widest = next((name for name in ("avx512f", "avx2") if name in facts.get("flags", "").split()), "no avx2")
-    return ", ".join([*named, widest]) if named else platform.processor() or platform.machine()
 
 
 def _rows(result: dict[str, Any]) -> list[tuple[str, float]]:
@@ -167,14 +104,14 @@ def _rows(result: dict[str, Any]) -> list[tuple[str, float]]:
 
 
 def _markdown(report: dict[str, Any]) -> str:
-    machine, settings = report["machine"], report["settings"]
+    settings = report["settings"]
     text = [
         "# A training step of WRN-28-2 on the NumPy backend",
         "",
         f"Batch {settings['batch']}, sparsity {settings['sparsity']}, float32; medians over {settings['rounds']} "
         "steps, in milliseconds. The kinds of operation are timed on one thread.",
         "",
-        "; ".join(f"{name} {value}" for name, value in machine.items()) + ".",
+        sentence(report["machine"]),
     ]
     for result in report["results"]:
         text += ["", f"## Images of {'×'.join(map(str, result['image']))}", "", "| | ms |", "|---|---:|"]

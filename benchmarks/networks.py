@@ -1,0 +1,68 @@
+"""WRN-28-2 as the benchmarks train it: a task for any backend, on images of noise."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from sparsecore.arrays import Arrays
+from sparsecore.data.images import Batch, Images, Split
+from sparsecore.layout import Layout
+from sparsecore.learning import Backend, Learner, Model, Sgd, Task
+from sparsecore.parameters import Parameter
+from sparsecore.randomness import Randomness
+from sparsecore.topology import Topology
+from sparsecore_wrn import WideResNet
+
+EXAMPLES = 1000
+RULE = Sgd(weight_decay=5e-4)
+"""The paper's, which all of them are trained by."""
+
+
+def learner(backend: Backend, shape: tuple[int, int, int], sparsity: float, model: Model | None = None) -> Learner:
+    """The network on this backend, ready to train on noise of (height, width, channels)."""
+    return backend.learner(task(backend, noise(shape), sparsity, model or WideResNet()))
+
+
+def task(backend: Backend, images: Images, sparsity: float, model: Model) -> Task:
+    """All that the backend needs to train the model, at random positions."""
+    parameters = model.parameters(images.shape, images.classes)
+    topology = random_topology(layout_of(parameters), sparsity, backend.arrays)
+    values = [_start(p, topology.local(p.name)) for p in parameters if p.sparse]
+    return Task(
+        model=model,
+        parameters=parameters,
+        dense={p.name: _start(p, np.arange(math.prod(p.shape))).reshape(p.shape) for p in parameters if not p.sparse},
+        topology=topology,
+        values=backend.arrays.from_numpy(np.concatenate(values).astype(backend.dtype)),
+        images=images,
+        optimizer=RULE,
+    )
+
+
+def layout_of(parameters: tuple[Parameter, ...]) -> Layout:
+    """The sparse tensors."""
+    return Layout.of({parameter.name: parameter.shape for parameter in parameters if parameter.sparse})
+
+
+def random_topology(layout: Layout, sparsity: float, arrays: Arrays) -> Topology:
+    """As many positions, anywhere."""
+    count = round((1 - sparsity) * layout.size)
+    positions = np.sort(np.random.default_rng(0).choice(layout.size, count, replace=False))
+    return Topology.of(layout, arrays.from_numpy(positions.astype(layout.position_dtype)), arrays)
+
+
+def noise(shape: tuple[int, int, int], examples: int = EXAMPLES) -> Images:
+    """Ten classes that have nothing to do with the images."""
+    rng = np.random.default_rng(0)
+    split = Split(rng.integers(0, 256, (examples, *shape), np.uint8), rng.integers(0, 10, examples))
+    return Images(split, split, 10)
+
+
+def batch_of(rows: Any) -> Batch:
+    """These images as they are."""
+    return Batch(rows, np.zeros((len(rows), 2), np.int64), np.zeros(len(rows), np.bool_), 0)
+
+
+def _start(parameter: Parameter, positions: Any) -> Any:
+    return parameter.initial(parameter.shape, positions, Randomness(0).within(parameter.name))
