@@ -1,0 +1,126 @@
+"""What each rank has come to, and the sentence that all of them hear where that is not the same."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+
+from sparsecore.errors import InputError, SparsecoreError
+
+
+@attrs.frozen
+class Report:
+    """What a rank has come to.
+
+    Attributes:
+        place: where it is, as in "update 3 (step 300)".
+        marks: numbers or texts that must be equal on all ranks.
+        failure: the sentence of the error that it came to instead.
+        refusal: whether that was an InputError.
+    """
+
+    place: str = ""
+    marks: Sequence[Any] = ()
+    failure: str | None = None
+    refusal: bool = False
+
+    @classmethod
+    def of_error(cls, error: Exception) -> "Report":
+        """The report of a rank that has failed."""
+        said = str(error) if isinstance(error, SparsecoreError) else f"{type(error).__name__}: {error}"
+        notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+        return cls(failure=said + notes, refusal=isinstance(error, InputError))
+
+
+@attrs.frozen
+class Verdict:
+    """What all ranks hear.
+
+    Attributes:
+        sentence: what is wrong; None where all agree.
+        told_by: the rank that says it to people.
+        refusal: whether it is the user's mistake.
+    """
+
+    sentence: str | None = None
+    told_by: int = 0
+    refusal: bool = False
+
+
+@attrs.frozen
+class Matter:
+    """What is to be agreed on.
+
+    Attributes:
+        subjects: what each of a report's marks is of.
+        advice: what those who disagree should look at.
+    """
+
+    subjects: Sequence[str]
+    advice: str
+
+
+def judge(reports: Sequence[Report | None], matter: Matter, patience: float) -> Verdict:
+    """The verdict on the reports by rank; None for a rank that has not come in ``patience`` seconds."""
+    failed = [rank for rank, report in enumerate(reports) if report and report.failure is not None]
+    if failed:
+        return _on_failure(reports, failed[0])
+    missing = [rank for rank, report in enumerate(reports) if report is None]
+    first = next(report for report in reports if report)
+    if missing:
+        return Verdict(absence(missing, first.place, patience, matter))
+    for rank, report in enumerate(reports):
+        if report and report.place != first.place:
+            places = f"rank 0 is at {first.place}, rank {rank} at {report.place}"
+            return Verdict(f"the ranks have lost one another: {places}; {matter.advice}")
+    return _on_marks([report.marks for report in reports if report], first.place, matter)
+
+
+def absence(missing: Sequence[int], place: str, patience: float, matter: Matter) -> str:
+    """The sentence about ranks that never came."""
+    return f"{_ranks(missing)} did not come to {place} in {patience:g} s; {matter.advice}"
+
+
+def _on_failure(reports: Sequence[Report | None], rank: int) -> Verdict:
+    report = reports[rank]
+    assert report is not None
+    if report.refusal and rank == 0:
+        return Verdict(report.failure, rank, refusal=True)
+    return Verdict(f"rank {rank} failed: {report.failure}", rank, report.refusal)
+
+
+def _on_marks(marks: Sequence[Sequence[Any]], place: str, matter: Matter) -> Verdict:
+    wrong = {
+        subject: [rank for rank, mark in enumerate(column) if mark != column[0]]
+        for subject, *column in zip(matter.subjects, *marks, strict=True)
+    }
+    wrong = {subject: ranks for subject, ranks in wrong.items() if ranks}
+    if not wrong:
+        return Verdict()
+    subject, ranks = next(iter(wrong.items()))
+    more = f" (and on {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+    other = "differs" if len(ranks) == 1 else "differ"
+    return Verdict(
+        f"the ranks disagree at {place} on {subject}{more}: {_ranks(ranks)} {other} from rank 0; {matter.advice}"
+    )
+
+
+def _ranks(ranks: Sequence[int]) -> str:
+    names = [str(rank) for rank in ranks]
+    return f"rank {names[0]}" if len(names) == 1 else f"ranks {', '.join(names[:-1])} and {names[-1]}"
+
+
+def dump(value: Report | Verdict) -> str:
+    """The value as text."""
+    return json.dumps(attrs.asdict(value))
+
+
+def load_report(text: bytes) -> Report:
+    """The report that was dumped."""
+    return Report(**json.loads(text))
+
+
+def load_verdict(text: bytes) -> Verdict:
+    """The verdict that was dumped."""
+    return Verdict(**json.loads(text))

@@ -1,0 +1,70 @@
+"""Several processes that are started together, as torchrun does, for tests of ranks."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+_HERE = Path(__file__).parent
+_CALL = "import json, sys; from {module} import {name}; print('ANSWER' + json.dumps({name}(*sys.argv[1:])))"
+
+
+@attrs.frozen
+class Ended:
+    """How a process ended: its exit status, what it printed, and what its function returned."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+    @property
+    def answer(self) -> Any:
+        """What the function returned, which was not to raise."""
+        assert self.status == 0, self.stderr
+        return json.loads(self.stdout.rpartition("ANSWER")[2])
+
+
+def call(function: Callable[..., Any], *arguments: object, size: int = 2) -> list[Ended]:
+    """Call a function of a test module in processes of their own, which join one process group if they like."""
+    code = _CALL.format(module=function.__module__, name=function.__name__)
+    return start(["-c", code, *map(str, arguments)], size)
+
+
+def start(arguments: Sequence[str], size: int = 2) -> list[Ended]:
+    """Run Python with these arguments in several processes at once, by rank."""
+    port = _free_port()
+    processes = [
+        subprocess.Popen(
+            [sys.executable, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=_environment(rank, size, port),
+        )
+        for rank in range(size)
+    ]
+    try:
+        said = [process.communicate(timeout=120) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [Ended(process.returncode, *texts) for process, texts in zip(processes, said, strict=True)]
+
+
+def _environment(rank: int, size: int, port: int) -> dict[str, str]:
+    told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    quick = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(_HERE), "PYTHONWARNINGS": "error"}
+    return {**os.environ, **quick, **{name: str(number) for name, number in told.items()}}
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port

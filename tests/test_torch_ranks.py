@@ -1,0 +1,267 @@
+"""Ranks agree, or all of them say in one sentence why not; here each rank is a thread, with a store in memory."""
+
+import threading
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+torch = pytest.importorskip("torch")
+
+from engine_examples import TWO_TENSORS  # noqa: E402
+from torch.distributed import HashStore  # noqa: E402
+
+from sparsecore.clock import Clock  # noqa: E402
+from sparsecore.engine import Advance, Engine  # noqa: E402
+from sparsecore.errors import DisagreementError, InputError, InvariantError  # noqa: E402
+from sparsecore.hooks import hookimpl  # noqa: E402
+from sparsecore.ranks import Alone  # noqa: E402
+from sparsecore.state import State  # noqa: E402
+from sparsecore.topology import Topology  # noqa: E402
+from sparsecore_torch.arrays import TorchArrays  # noqa: E402
+from sparsecore_torch.digests import digests  # noqa: E402
+from sparsecore_torch.ranks import TorchRanks, launched_ranks, present_ranks  # noqa: E402
+
+ARRAYS = TorchArrays()
+
+
+def on_ranks(act: Callable[[TorchRanks], Any], size: int = 2, seconds: float = 0.3) -> list[Any]:
+    """What each rank's thread returned, or raised."""
+    store, results = HashStore(), [None] * size
+    patience = timedelta(seconds=seconds)
+
+    def run(rank: int) -> None:
+        try:
+            results[rank] = act(TorchRanks(rank, size, lambda: store, patience))
+        except Exception as error:
+            results[rank] = error
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+    return results
+
+
+class Drop:
+    """Drops a weight of each tensor at every step; grows where the rank says."""
+
+    def __init__(self, luck: int = 0) -> None:
+        self._luck = luck
+
+    @hookimpl
+    def update_due(self) -> bool:
+        return True
+
+    @hookimpl
+    def prune(self, topology: Topology) -> Any:
+        return topology.all_but(torch.tensor([topology.slots(name).start for name in topology.layout.names]))
+
+    @hookimpl
+    def grow(self, occupied: Topology, counts: Any, random: Any) -> Any:
+        from sparsecore.growth import random_free_positions
+
+        return random_free_positions(occupied, counts, random.within("luck", self._luck))
+
+
+class Broken(Drop):
+    """Grows where weights are."""
+
+    @hookimpl
+    def grow(self, occupied: Topology) -> Any:
+        return occupied.positions[:1]
+
+
+def advance(strategy: object, value: float = 1.0) -> Advance:
+    engine = Engine(TWO_TENSORS, {"strategy": strategy}, arrays=ARRAYS)
+    state = engine.start(0.8, clock=Clock(step=4))
+    return engine.advance(state, torch.full((state.topology.size,), value))
+
+
+def sentences(results: list[Any], kind: type[Exception] = DisagreementError) -> set[str]:
+    assert all(type(result) is kind for result in results), results
+    return {str(result) for result in results}
+
+
+def test_ranks_that_agree_go_on_as_if_each_were_alone() -> None:
+    alone = advance(Drop())
+    for result in on_ranks(lambda ranks: ranks.together(lambda: advance(Drop())), size=3):
+        assert torch.equal(result.state.topology.positions, alone.state.topology.positions)
+        assert torch.equal(result.values, alone.values)
+
+
+def test_ranks_that_grow_elsewhere_hear_which_ranks_and_which_tensor() -> None:
+    results = on_ranks(lambda ranks: ranks.together(lambda: advance(Drop(luck=ranks.rank % 2))), size=4)
+    (sentence,) = sentences(results)
+    assert "update 1 (step 5)" in sentence
+    assert "the positions of 'first' (and on 3 more): ranks 1 and 3 differ from rank 0" in sentence
+
+
+def test_ranks_with_other_values_hear_of_it() -> None:
+    (sentence,) = sentences(on_ranks(lambda ranks: ranks.together(lambda: advance(Drop(), 1.0 + ranks.rank))))
+    assert "the values of 'first'" in sentence
+    assert "positions" not in sentence
+
+
+def test_a_rank_that_fails_raises_its_own_error_and_the_others_name_it() -> None:
+    results = on_ranks(lambda ranks: ranks.together(lambda: advance((Drop, Broken)[ranks.rank]())))
+    assert isinstance(results[1], InvariantError)
+    assert type(results[0]) is DisagreementError
+    assert str(results[0]) == f"rank 1 failed: {results[1]}"
+    assert results[0].told_by == results[1].told_by == 1
+
+
+def test_an_error_of_any_kind_is_told_with_its_name() -> None:
+    def act(ranks: TorchRanks) -> Advance:
+        return ranks.together(lambda: advance(Drop() if ranks.rank else 1 / 0))
+
+    results = on_ranks(act)
+    assert isinstance(results[0], ZeroDivisionError)
+    assert str(results[1]) == "rank 0 failed: ZeroDivisionError: division by zero"
+
+
+def test_where_all_fail_alike_each_raises_its_own_error_and_one_is_to_say_it() -> None:
+    results = on_ranks(lambda ranks: ranks.together(lambda: advance(Broken())), size=3)
+    assert len(sentences(results, InvariantError)) == 1
+    assert [error.told_by for error in results] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("absent", [0, 1, 2])
+def test_a_rank_that_never_comes_is_named_and_nobody_waits_for_ever(absent: int) -> None:
+    def act(ranks: TorchRanks) -> Any:
+        return "absent" if ranks.rank == absent else ranks.together(lambda: advance(Drop()))
+
+    results = on_ranks(act, size=3)
+    (sentence,) = sentences([result for result in results if result != "absent"])
+    assert f"rank {absent} did not come to update 1 (step 5)" in sentence
+    present = [rank for rank in range(3) if rank != absent]
+    assert {results[rank].told_by for rank in present} == {present[0]}
+
+
+def test_ranks_at_different_updates_hear_where_each_is() -> None:
+    def act(ranks: TorchRanks) -> Advance:
+        late = advance(Drop())
+        state = State(late.state.topology, late.state.memories, Clock(step=5 + ranks.rank, updates=1))
+        return ranks.together(lambda: Advance(state, late.values, late.reallocation))
+
+    (sentence,) = sentences(on_ranks(act))
+    assert "rank 0 is at update 1 (step 5), rank 1 at update 1 (step 6)" in sentence
+
+
+def test_a_rank_whose_connections_broke_says_what_the_others_said() -> None:
+    heard = threading.Event()
+
+    def act(ranks: TorchRanks) -> Any:
+        if ranks.rank == 1:
+            with ranks.reaching():
+                heard.wait(30)
+                raise RuntimeError("Connection closed by peer")
+        try:
+            return ranks.together(lambda: advance(Drop()))
+        finally:
+            heard.set()
+
+    (sentence,) = sentences(on_ranks(act))
+    assert "rank 1 did not come" in sentence
+
+
+def test_an_error_in_communication_that_nobody_explains_stays_as_it_is() -> None:
+    def act(ranks: TorchRanks) -> Any:
+        with ranks.reaching():
+            raise RuntimeError("out of memory")
+
+    assert [str(error) for error in on_ranks(act)] == ["out of memory"] * 2
+
+
+def test_many_updates_leave_nothing_behind() -> None:
+    store = HashStore()
+
+    def run(rank: int) -> None:
+        ranks = TorchRanks(rank, 2, lambda: store)
+        for _ in range(5):
+            ranks.together(lambda: advance(Drop()))
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert store.num_keys() <= 4
+
+
+def nothing(_: Any) -> Mapping[str, str]:
+    return {}
+
+
+def test_what_is_done_jointly_returns_its_own_result_on_every_rank() -> None:
+    assert on_ranks(lambda ranks: ranks.jointly(lambda: ranks.rank, nothing)) == [0, 1]
+
+
+def test_facts_that_differ_are_named() -> None:
+    def act(ranks: TorchRanks) -> Any:
+        return ranks.jointly(lambda: ranks.rank, lambda rank: {"data": "same", "plugin code": str(rank)})
+
+    (sentence,) = sentences(on_ranks(act))
+    assert "at the start on the plugin code: rank 1 differs from rank 0" in sentence
+
+
+@pytest.mark.parametrize(("wrong", "expected"), [(0, "no such file"), (1, "rank 1 failed: no such file")])
+def test_a_mistake_of_the_user_is_an_input_error_on_all_ranks(wrong: int, expected: str) -> None:
+    def read(rank: int) -> int:
+        if rank == wrong:
+            raise InputError("no such file")
+        return rank
+
+    results = on_ranks(lambda ranks: ranks.jointly(lambda: read(ranks.rank), nothing))
+    assert str(results[wrong]) == "no such file"
+    assert str(results[1 - wrong]) == expected
+    assert all(type(error) is InputError and error.told_by == wrong for error in results)
+
+
+def test_without_a_launcher_or_a_process_group_a_process_is_alone() -> None:
+    assert isinstance(launched_ranks(torch.device("cpu")), Alone)
+    assert isinstance(present_ranks(), Alone)
+
+
+def digests_of(positions: list[int], values: Any) -> tuple[list[int], list[int]]:
+    topology = Topology.of(TWO_TENSORS, torch.tensor(positions, dtype=torch.int32), ARRAYS)
+    return digests(topology, values)
+
+
+@given(
+    st.sets(st.integers(0, 99), min_size=2, max_size=20),
+    st.sets(st.integers(100, 199), min_size=2, max_size=20),
+    st.sampled_from([torch.float64, torch.float32, torch.bfloat16]),
+    st.data(),
+)
+def test_one_other_position_or_bit_changes_the_number_of_its_tensor_alone(
+    first: set[int], second: set[int], dtype: Any, data: Any
+) -> None:
+    positions = sorted(first) + sorted(second)
+    values = torch.from_numpy(np.random.default_rng(len(positions)).standard_normal(len(positions))).to(dtype)
+    here = digests_of(positions, values)
+    assert digests_of(positions, values.clone()) == here
+
+    other = data.draw(st.sampled_from(sorted(set(range(100, 200)) - second)))
+    moved = sorted(first) + sorted((second - {max(second)}) | {other})
+    there = digests_of(moved, values)
+    assert there[0][0] == here[0][0]
+    assert there[0][1] != here[0][1]
+
+    changed = values.clone()
+    changed[0] = -changed[0]
+    there = digests_of(positions, changed)
+    assert there[0] == here[0]
+    assert (there[1][0] != here[1][0], there[1][1] != here[1][1]) == (True, False)
+
+
+def test_values_that_changed_places_are_told() -> None:
+    assert digests_of([1, 2, 150], torch.tensor([1.0, 2.0, 3.0])) != digests_of(
+        [1, 2, 150], torch.tensor([2.0, 1.0, 3.0])
+    )
