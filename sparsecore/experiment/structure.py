@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 import attrs
 import cattrs
 from cattrs.errors import ForbiddenExtraKeysError
-from cattrs.gen import make_dict_structure_fn
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn
 
 from sparsecore.errors import InputError
 from sparsecore.schedules import Cosine, Piecewise, Schedule, as_schedule
@@ -54,7 +54,7 @@ def _without_none(plain: Any) -> Any:
 
 def _sentence(error: BaseException, _: Any) -> str:
     if isinstance(error, ForbiddenExtraKeysError):
-        known = ", ".join(field.name for field in attrs.fields(error.cl))
+        known = ", ".join(str(field.alias) for field in attrs.fields(error.cl))
         return f"no key named {', '.join(map(repr, sorted(error.extra_fields)))}; known: {known or 'none'}"
     if isinstance(error, KeyError):
         return f"the key {error.args[0]!r} is missing"
@@ -144,15 +144,20 @@ def _shown(given: Any) -> str:
 
 
 def _table(cls: Any, converter: cattrs.Converter) -> Callable[[Any, Any], Any]:
-    from_table = make_dict_structure_fn(cls, converter, _cattrs_forbid_extra_keys=True)
+    from_table = make_dict_structure_fn(cls, converter, _cattrs_forbid_extra_keys=True, _cattrs_use_alias=True)
 
     def structured(given: Any, target: Any) -> Any:
         if not isinstance(given, Mapping):
-            keys = ", ".join(field.name for field in attrs.fields(cls))
+            keys = ", ".join(str(field.alias) for field in attrs.fields(cls))
             raise InputError(f"a table of {keys} was expected, given {_shown(given)}")
         return from_table(given, target)
 
     return structured
+
+
+def _plain_fields(cls: Any, converter: cattrs.Converter) -> Callable[[Any], dict[str, Any]]:
+    # a field '_x' is 'x' to the class and to whoever sets it
+    return make_dict_unstructure_fn(cls, converter, _cattrs_use_alias=True)
 
 
 def _is_literal(cls: Any) -> bool:
@@ -168,6 +173,7 @@ def _one_of(given: Any, cls: Any) -> Any:
 def _make_converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
     converter.register_structure_hook_factory(attrs.has, lambda cls: _table(cls, converter))
+    converter.register_unstructure_hook_factory(attrs.has, lambda cls: _plain_fields(cls, converter))
     converter.register_structure_hook_factory(_is_sequence, lambda cls: _sequence(cls, converter))
     converter.register_structure_hook(int, _whole)
     converter.register_structure_hook(float, _number)
