@@ -102,6 +102,8 @@ def _shape(name: str) -> str:
 def _load_entry(kind: str, entry: EntryPoint) -> Any:
     try:
         return entry.load()
+    except PluginError:
+        raise  # a plugin that knows what it lacks has said so
     except (Exception, SystemExit) as error:
         raise PluginError(f"the {kind} {entry.name!r} ({entry.value}) cannot be loaded: {_told(error)}") from error
 
