@@ -1,1 +1,15 @@
 """The PyTorch backend: the same experiments on CPU and CUDA, and sparse training for anyone's own model."""
+
+try:
+    import torch  # noqa: F401
+except ModuleNotFoundError:
+    from sparsecore.errors import PluginError
+
+    raise PluginError("the backend 'torch' needs PyTorch: pip install 'sparsecore-engine[torch]'") from None
+
+from sparsecore_torch.arrays import TorchArrays
+from sparsecore_torch.backend import TorchBackend
+from sparsecore_torch.sparsification import sparsify
+from sparsecore_torch.training import SparseTraining
+
+__all__ = ["SparseTraining", "TorchArrays", "TorchBackend", "sparsify"]

@@ -1,0 +1,49 @@
+"""How a network's forward pass is carried out: operation by operation, or compiled once for all topologies."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias
+
+import attrs
+import torch
+from torch import Tensor
+
+from sparsecore.learning import Model, Operations
+from sparsecore_torch.programs import Program, direct, recorded
+
+Forward: TypeAlias = Callable[..., Tensor]
+"""From images, values and positions of each sparse tensor, and further sequences of tensors, to logits."""
+
+
+@attrs.frozen(eq=False)
+class Execution:
+    """See the module.
+
+    Attributes:
+        program: what the model's function becomes.
+        prepared: what the whole forward pass becomes.
+    """
+
+    program: Callable[[Model, Operations, Iterable[str]], Program]
+    prepared: Callable[[Forward], Forward]
+
+
+def compiled_by(backend: Any) -> Execution:
+    """Compiled by a backend of ``torch.compile``."""
+    return Execution(recorded, lambda forward: _compiled(forward, backend))
+
+
+EAGER = Execution(direct, lambda forward: forward)
+COMPILED = compiled_by("inductor")
+
+
+def _compiled(forward: Forward, backend: Any) -> Forward:
+    inner = torch.compile(forward, fullgraph=True, backend=backend)
+
+    def called(images: Tensor, values: Sequence[Tensor], positions: Sequence[Tensor], *others: Any) -> Tensor:
+        for vector in (*values, *positions):
+            # a length that no guard may ask about: it changes with every reallocation, and must compile nothing again
+            torch._dynamo.decorators.mark_unbacked(vector, 0)
+        logits: Tensor = inner(images, values, positions, *others)
+        return logits
+
+    return called

@@ -1,0 +1,112 @@
+"""A network in training on torch."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from sparsecore.data.images import Batch, Split
+from sparsecore.errors import InputError
+from sparsecore.learning import Task, Totals
+from sparsecore.ledger import Ledger
+from sparsecore.reallocation import Reallocation
+from sparsecore.topology import Topology
+from sparsecore_torch.accounts import ledger
+from sparsecore_torch.inputs import Inputs
+from sparsecore_torch.machine import Machine
+from sparsecore_torch.network import Network
+from sparsecore_torch.optimizers import Descent
+from sparsecore_torch.sums import Sums
+
+
+class TorchLearner:
+    """See :class:`sparsecore.learning.Learner`. In training nothing waits for the device."""
+
+    def __init__(self, task: Task, machine: Machine) -> None:
+        self._machine = machine
+        self._network = Network(task, machine)
+        self._descent = Descent({"values": self._network.values, "dense": self._network.dense}, task.optimizer)
+        self._inputs = Inputs(task.images, machine)
+        self._sums = Sums(machine.device)
+
+    @property
+    def values(self) -> Tensor:
+        """The N sparse values; not to be written to, and valid until the next call that changes them."""
+        return self._network.values.detach()
+
+    def train(self, batch: Batch, learning_rate: float) -> None:
+        """One optimizer step on the batch; its loss and hits are added to :meth:`totals`."""
+        images, labels = self._inputs.of_plan(batch)
+        self._descent.forget_gradients()
+        with self._machine.computing():
+            logits = self._network.training_logits(images).to(self._machine.dtype)
+            losses = functional.cross_entropy(logits, labels, reduction="none")
+            torch.autograd.backward(losses.sum() / len(batch))
+        self._descent.step(float(learning_rate))
+        self._sums.add(losses, logits, labels)
+
+    def totals(self) -> Totals:
+        """The sums since :meth:`reset_totals`."""
+        return self._sums.read()
+
+    def reset_totals(self) -> None:
+        """Set the sums to zero."""
+        self._sums = Sums(self._machine.device)
+
+    @torch.no_grad()
+    def evaluate(self, split: Split) -> Totals:
+        """The sums over a split, with running statistics and without augmentation."""
+        sums = Sums(self._machine.device)
+        with self._machine.computing():
+            for images, labels in self._inputs.of_split(split):
+                logits = self._network.evaluation_logits(images).to(self._machine.dtype)
+                sums.add(functional.cross_entropy(logits, labels, reduction="none"), logits, labels)
+        return sums.read()
+
+    def set_values(self, values: Tensor) -> None:
+        """Replace the N sparse values (a perturbation); optimizer state stays."""
+        _check_shape("values", values, self.values)
+        self.values.copy_(values)
+
+    def reallocate(self, reallocation: Reallocation) -> None:
+        """Move to the new topology and its values; optimizer state is carried along, zero where a weight grew."""
+        self._descent.carry("values", reallocation)
+        self._network.topology = reallocation.after
+        self.values.copy_(reallocation.values)
+
+    def memory(self) -> Ledger:
+        """Bytes of the trained parameters and what training keeps for each of them."""
+        return ledger(self._network, self._descent)
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """All buffers but the topology's positions, on the host: enough to go on bit for bit."""
+        return {name: buffer.numpy(force=True).copy() for name, buffer in self._buffers().items()}
+
+    def load_state(self, topology: Topology, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from ``state`` (of :meth:`state`) on ``topology``."""
+        buffers = self._buffers()
+        for name, buffer in buffers.items():
+            if name not in state:
+                raise InputError(f"the saved state has no buffer named {name!r}; it has: {', '.join(sorted(state))}")
+            _check_shape(name, state[name], buffer)
+        for name, buffer in buffers.items():
+            buffer.copy_(torch.from_numpy(np.array(state[name])))
+        self._network.topology = topology
+
+    def _buffers(self) -> dict[str, Tensor]:
+        """All that is saved, as vectors that share the memory of what they are of."""
+        network = self._network
+        running = {f"running.{name}": buffer for name, buffer in network.running.items()}
+        parameters = {"values": self.values, "dense": network.dense.detach()}
+        named = {**parameters, **self._descent.state(), **running, "totals": self._sums.vector}
+        # a number is saved as a vector of one: safetensors' NumPy side knows no arrays without an axis
+        return {name: buffer.view(-1) for name, buffer in named.items()}
+
+
+def _check_shape(name: str, given: Any, expected: Tensor) -> None:
+    if tuple(given.shape) != tuple(expected.shape):
+        raise InputError(f"{name} must have the shape {tuple(expected.shape)}; given {tuple(given.shape)}")

@@ -1,0 +1,135 @@
+"""All that a network in training consists of: one vector of sparse values, one of dense parameters, statistics."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sparsecore.layout import Layout
+from sparsecore.learning import Model, Task
+from sparsecore.parameters import Parameter
+from sparsecore_torch.compilation import Execution, Forward
+from sparsecore_torch.machine import Machine
+from sparsecore_torch.operations import Normalization, TorchOperations, by_batch, by_running
+from sparsecore_torch.weights import DenseWeight, SparseWeight
+
+
+@attrs.frozen(eq=False)
+class Anatomy:
+    """What stays as it is while the network learns.
+
+    Attributes:
+        model: the network as a function.
+        layout: the sparse tensors.
+        trained: the other parameters that learn.
+        statistics: the running statistics.
+    """
+
+    model: Model
+    layout: Layout
+    trained: tuple[Parameter, ...]
+    statistics: tuple[Parameter, ...]
+
+    @classmethod
+    def of(cls, task: Task) -> "Anatomy":
+        """Of the task's network."""
+        others = [parameter for parameter in task.parameters if not parameter.sparse]
+        return cls(
+            task.model,
+            task.topology.layout,
+            tuple(parameter for parameter in others if parameter.trained),
+            tuple(parameter for parameter in others if not parameter.trained),
+        )
+
+    def forward(self, normalization: Normalization, execution: Execution) -> Forward:
+        """The function from images and the parts of all vectors to logits."""
+        operations = TorchOperations(normalization)
+        program = execution.program(self.model, operations, self._names)
+
+        def logits(
+            images: Tensor,
+            values: Sequence[Tensor],
+            positions: Sequence[Tensor],
+            dense: Sequence[Tensor],
+            running: Sequence[Tensor],
+        ) -> Tensor:
+            return program({**self._sparse(values, positions), **self._dense(dense), **self._running(running)}, images)
+
+        return execution.prepared(logits)
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        """In the order of the parts."""
+        return (*self.layout.names, *(parameter.name for parameter in (*self.trained, *self.statistics)))
+
+    def _sparse(self, values: Sequence[Tensor], positions: Sequence[Tensor]) -> dict[str, SparseWeight]:
+        layout = self.layout
+        return {
+            name: SparseWeight(values[i], positions[i], layout.offsets[i], layout.shapes[i])
+            for i, name in enumerate(layout.names)
+        }
+
+    def _dense(self, parts: Sequence[Tensor]) -> dict[str, DenseWeight]:
+        return {
+            parameter.name: DenseWeight(part.view(parameter.shape))
+            for parameter, part in zip(self.trained, parts, strict=True)
+        }
+
+    def _running(self, parts: Sequence[Tensor]) -> dict[str, Tensor]:
+        return {parameter.name: part for parameter, part in zip(self.statistics, parts, strict=True)}
+
+
+class Network:
+    """The buffers, and the forward pass in training and in evaluation.
+
+    Attributes:
+        values: the N sparse values.
+        dense: all other trained parameters, end to end.
+        running: the running statistics, by name; each has memory of its own, as batch norm writes to them.
+        topology: where the values lie.
+    """
+
+    def __init__(self, task: Task, machine: Machine) -> None:
+        anatomy = Anatomy.of(task)
+        self.topology = task.topology
+        self.values = _parameter(task.values, machine)
+        self.dense = _parameter(_end_to_end(anatomy.trained, task.dense), machine)
+        self.running = {p.name: _buffer(task.dense[p.name], machine) for p in anatomy.statistics}
+        self._sizes = [int(np.prod(parameter.shape)) for parameter in anatomy.trained]
+        self._training = anatomy.forward(by_batch, machine.execution)
+        self._evaluation = anatomy.forward(by_running, machine.execution)
+
+    def training_logits(self, images: Tensor) -> Tensor:
+        """Logits of a batch; running statistics move."""
+        return self._training(images, *self._parts())
+
+    def evaluation_logits(self, images: Tensor) -> Tensor:
+        """Logits by running statistics."""
+        return self._evaluation(images, *self._parts())
+
+    def _parts(self) -> tuple[Sequence[Tensor], ...]:
+        # one split each: its gradient is one concatenation, where slices would each make a vector of N zeros
+        counts = self.topology.counts.tolist()
+        return (
+            self.values.split_with_sizes(counts),
+            self.topology.positions.split_with_sizes(counts),
+            self.dense.split_with_sizes(self._sizes),
+            list(self.running.values()),
+        )
+
+
+def _parameter(start: Any, machine: Machine) -> torch.nn.Parameter:
+    return torch.nn.Parameter(_buffer(start, machine))
+
+
+def _buffer(start: Any, machine: Machine) -> Tensor:
+    # a copy, whatever is given: buffers change in place
+    return torch.as_tensor(start).to(device=machine.device, dtype=machine.dtype, copy=True)
+
+
+def _end_to_end(parameters: Sequence[Parameter], start: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+    return np.concatenate([np.zeros(0), *(np.ravel(start[parameter.name]) for parameter in parameters)])

@@ -1,0 +1,84 @@
+"""The operations that models are written in, on ``torch.nn.functional``."""
+
+from typing import Protocol
+
+import attrs
+from torch import Tensor
+from torch.nn import functional
+
+from sparsecore.errors import InputError
+from sparsecore_torch.weights import Weight
+
+EPSILON = 1e-5
+MOVE = 0.1
+"""How far running statistics move towards those of a batch."""
+
+
+class Normalization(Protocol):
+    """What batch norm normalizes by."""
+
+    def __call__(self, x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+        """(x − mean)/√(variance + ε)·scale + shift for each channel, the second axis."""
+        ...
+
+
+def by_batch(x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    """In training: by the moments of the batch, towards which the running ones move."""
+    if x.numel() // x.shape[1] < 2:
+        raise InputError(
+            "batch norm needs more than one value a channel to train, and this batch has one; "
+            "where it is the last of an epoch, another batch size or limit helps"
+        )
+    return functional.batch_norm(x, mean, variance, scale, shift, training=True, momentum=MOVE, eps=EPSILON)
+
+
+def by_running(x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    """In evaluation: by the running moments."""
+    return functional.batch_norm(x, mean, variance, scale, shift, training=False, eps=EPSILON)
+
+
+@attrs.frozen(eq=False)
+class TorchOperations:
+    """See :class:`sparsecore.learning.Operations`. Images are (batch, channels, height, width), in any strides.
+
+    Attributes:
+        normalization: what batch norm normalizes by.
+    """
+
+    normalization: Normalization
+
+    def conv2d(self, x: Tensor, weight: Weight, *, stride: int = 1, padding: int = 0) -> Tensor:
+        """Cross-correlation without a bias, zero padding on all four sides."""
+        (height, width), kernel = x.shape[2:], weight.shape[2:]
+        if min(height + 2 * padding - kernel[0], width + 2 * padding - kernel[1]) < 0:
+            raise InputError(
+                f"a kernel of {kernel[0]}×{kernel[1]} does not fit into images of {height}×{width} pixels "
+                f"with a padding of {padding}"
+            )
+        return weight.conv2d(x, stride, padding)
+
+    def batch_norm(self, x: Tensor, scale: Weight, shift: Weight, mean: Tensor, variance: Tensor) -> Tensor:
+        """Normalize each channel (or feature); ``mean`` and ``variance`` are the running statistics."""
+        return self.normalization(x, scale.tensor(), shift.tensor(), mean, variance)
+
+    def relu(self, x: Tensor) -> Tensor:
+        """max(x, 0); the gradient at 0 is 0."""
+        return functional.relu(x)
+
+    def linear(self, x: Tensor, weight: Weight, bias: Weight | None = None) -> Tensor:
+        """x·weightᵀ + bias, for x of (batch, in)."""
+        return weight.linear(x, None if bias is None else bias.tensor())
+
+    def global_average_pool(self, x: Tensor) -> Tensor:
+        """The mean over height and width: (batch, channels)."""
+        return x.mean((2, 3))
+
+    def add(self, x: Tensor, y: Tensor) -> Tensor:
+        """The sum of two tensors of equal shapes."""
+        if x.shape != y.shape:
+            raise InputError(f"add takes two tensors of the same shape; given {tuple(x.shape)} and {tuple(y.shape)}")
+        return x + y
+
+    def flatten(self, x: Tensor) -> Tensor:
+        """Images as vectors, in the order height, width, channel."""
+        return x.permute(0, 2, 3, 1).flatten(1)
