@@ -150,4 +150,4 @@ def _as_counts(given: Any) -> Counts | None:
 
 
 def _broken(answer: Answer, hook: str, what: str) -> NoReturn:
-    raise InvariantError(f"plugin {answer.plugin!r} broke a promise in {hook!r}: it {what}")
+    raise InvariantError(f"plugin {answer.plugin!r} broke a promise in {hook!r}: it {what}", hook)

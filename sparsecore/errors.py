@@ -23,7 +23,15 @@ class PluginError(InputError):
 
 
 class InvariantError(SparsecoreError):
-    """A plugin's answer broke a promise of the engine; the message names the plugin and the step."""
+    """A plugin's answer broke a promise of the engine; the message names the plugin and the step.
+
+    Attributes:
+        hook: the step, or 'memory'; None where it cannot be told which it was.
+    """
+
+    def __init__(self, sentence: str, hook: str | None = None) -> None:
+        super().__init__(sentence)
+        self.hook = hook
 
 
 class NoRoomError(SparsecoreError):

@@ -1,0 +1,15 @@
+"""The test kit: whether a strategy or a backend keeps its promises. It needs hypothesis (the extra ``testing``)."""
+
+try:
+    import hypothesis as _hypothesis  # noqa: F401
+except ModuleNotFoundError as _error:
+    raise ModuleNotFoundError(
+        "sparsecore.testing needs hypothesis; install it with: pip install 'sparsecore-engine[testing]'",
+        name="hypothesis",
+    ) from _error
+
+from sparsecore.declared import Declares
+from sparsecore.testing.hyperparameters import hyperparameters
+from sparsecore.testing.strategies import clocks, gradients, layouts, topologies, values
+
+__all__ = ["Declares", "clocks", "gradients", "hyperparameters", "layouts", "topologies", "values"]

@@ -1,0 +1,175 @@
+"""Instances of any attrs class, drawn from the types and validators of its fields."""
+
+import operator
+import typing
+from collections.abc import Callable, Mapping
+from types import MappingProxyType, NoneType, UnionType
+from typing import Any, Literal, TypeVar
+
+import attrs
+from hypothesis import reject
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn, SearchStrategy
+
+from sparsecore.schedules import Cosine, Every, Piecewise, Schedule
+from sparsecore.settings import Amount
+
+T = TypeVar("T")
+Field = attrs.Attribute  # what a draw may look at: default and validator
+
+
+@st.composite
+def hyperparameters(draw: DrawFn, cls: type[T]) -> T:
+    """Instances of a strategy's class; its defaults are the simplest.
+
+    Whole numbers, numbers, bools, texts of a list, optional ones, schedules and amounts are drawn within the bounds
+    of their validators (ge, gt, le, lt, in_, optional, and_); what a class refuses by other means is drawn anew.
+    A field of another type keeps its default.
+
+    Args:
+        draw: given by hypothesis.
+        cls: an attrs class.
+
+    Raises:
+        TypeError: it is no attrs class, or a field that has no default is of a type that cannot be drawn.
+    """
+    if not attrs.has(cls):
+        raise TypeError(f"hyperparameters are those of an attrs class; given {cls!r}")
+    types = _types(cls)
+    given = {
+        str(field.alias): draw(_contents(field, types.get(field.name, field.type)))
+        for field in attrs.fields(cls)
+        if field.init
+    }
+    try:
+        drawn: T = cls(**given)  # type: ignore[assignment]
+        return drawn
+    except ValueError:
+        return reject()  # bounds that no validator told, such as those of two fields together
+
+
+def _types(cls: type) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(cls)
+    except Exception:  # a name that exists only for type checkers
+        return {}
+
+
+def _contents(field: "Field[Any]", kind: Any) -> SearchStrategy[Any]:
+    drawn = _drawn(field, kind)
+    default = _default(field)
+    if default is attrs.NOTHING and drawn is None:
+        raise TypeError(f"the field {field.name!r} has no default, and nothing of type {kind} can be drawn")
+    if default is attrs.NOTHING:
+        return drawn or st.nothing()
+    return st.just(default) if drawn is None else st.just(default) | drawn
+
+
+def _default(field: "Field[Any]") -> Any:
+    factory = getattr(field.default, "factory", None)
+    if factory is None:
+        return field.default
+    return attrs.NOTHING if getattr(field.default, "takes_self", False) else factory()
+
+
+def _drawn(field: "Field[Any]", kind: Any) -> SearchStrategy[Any] | None:
+    """What the field may hold; None where that cannot be told."""
+    options = [option for part in _parts(field.validator) for option in getattr(part, "options", ())]
+    if options:
+        return st.sampled_from(options)
+    arguments = typing.get_args(kind)
+    if typing.get_origin(kind) is Literal:
+        return st.sampled_from(arguments)
+    if typing.get_origin(kind) in {typing.Union, UnionType}:
+        drawn = [_drawn(field, argument) for argument in arguments]
+        return st.one_of([one for one in drawn if one is not None]) if any(drawn) else None
+    return _KINDS[kind](field) if isinstance(kind, type) and kind in _KINDS else None
+
+
+def _parts(validator: Any) -> list[Any]:
+    """The simple validators that one is made of."""
+    if validator is None:
+        return []
+    inner = getattr(validator, "_validators", None) or getattr(validator, "validator", None)
+    if inner is None:
+        return [validator]
+    return [part for one in (inner if isinstance(inner, list | tuple) else [inner]) for part in _parts(one)]
+
+
+def _bounds(field: "Field[Any]") -> dict[Any, Any]:
+    """The tightest bound of each comparison, by its operator."""
+    bounds: dict[Any, Any] = {}
+    for part in _parts(field.validator):
+        compare = getattr(part, "compare_func", None)
+        if compare in _TIGHTEST:
+            bounds[compare] = _TIGHTEST[compare](bounds.get(compare, part.bound), part.bound)
+    return bounds
+
+
+_TIGHTEST: Mapping[Any, Callable[[Any, Any], Any]] = MappingProxyType(
+    {operator.gt: max, operator.ge: max, operator.lt: min, operator.le: min}
+)
+
+
+def _scale(field: "Field[Any]") -> float:
+    """How large a number may be that nothing bounds: some times the default."""
+    default = _default(field)
+    known = isinstance(default, int | float) and not isinstance(default, bool)
+    return 10 * abs(default) + 10 if known else 100
+
+
+def _whole(field: "Field[Any]") -> SearchStrategy[int]:
+    bounds, scale = _bounds(field), int(_scale(field))
+    lows = [int(bounds[operator.ge])] if operator.ge in bounds else []
+    lows += [int(bounds[operator.gt]) + 1] if operator.gt in bounds else []
+    highs = [int(bounds[operator.le])] if operator.le in bounds else []
+    highs += [int(bounds[operator.lt]) - 1] if operator.lt in bounds else []
+    low = max(lows, default=-scale)
+    return st.integers(low, min(highs, default=max(scale, low)))
+
+
+def _number(field: "Field[Any]") -> SearchStrategy[float]:
+    bounds, scale = _bounds(field), float(_scale(field))
+    low = max(bounds.get(operator.ge, -scale), bounds.get(operator.gt, -scale))
+    high = min(bounds.get(operator.le, max(scale, low + 1)), bounds.get(operator.lt, max(scale, low + 1)))
+    return st.floats(
+        low,
+        high,
+        exclude_min=bounds.get(operator.gt) == low,
+        exclude_max=bounds.get(operator.lt) == high,
+        allow_subnormal=False,
+    )
+
+
+@st.composite
+def _schedule(draw: DrawFn, field: "Field[Any]") -> Schedule:
+    """Multiples of the default, so that they are of its sign and size: constant, in pieces, or along a cosine."""
+    default = _default(field)
+    unit = default.lowest if isinstance(default, Piecewise | Cosine) and default.lowest else 1.0
+    first, second = (unit * draw(st.sampled_from([1.0, 0.0, 0.5, 2.0, 10.0])) for _ in range(2))
+    schedules: list[Schedule] = [Piecewise({0: first}), Piecewise({0: first, 1: second}), Cosine(first, second)]
+    return draw(st.sampled_from(schedules))
+
+
+@st.composite
+def _every(draw: DrawFn, field: "Field[Any]") -> Every:  # noqa: ARG001
+    steps = draw(st.integers(1, 4))
+    return draw(st.sampled_from([Every(steps=steps), Every(epochs=1), Every(steps={0: steps, 1: 1}, until=0.75)]))
+
+
+def _amount(field: "Field[Any]") -> SearchStrategy[Amount]:  # noqa: ARG001
+    share = st.integers(1, 60).map(lambda percent: f"{percent}%")
+    return (share | st.integers(1, 5)).map(Amount)
+
+
+_KINDS: Mapping[Any, Callable[["Field[Any]"], SearchStrategy[Any]]] = MappingProxyType(
+    {
+        bool: lambda _: st.booleans(),
+        int: _whole,
+        float: _number,
+        NoneType: lambda _: st.none(),
+        Schedule: _schedule,
+        Every: _every,
+        Amount: _amount,
+    }
+)

@@ -1,0 +1,156 @@
+"""Finding out whether a promise holds: drawn examples, and the smallest one where it does not."""
+
+from collections.abc import Iterable
+from enum import Enum
+from typing import Any
+
+import attrs
+from hypothesis import HealthCheck, Phase, Verbosity, given, reject, seed, settings
+from hypothesis.errors import Flaky, Unsatisfiable
+
+from sparsecore.errors import DivergedError, InputError, InvariantError, NoRoomError
+from sparsecore.testing.promises import BrokenError, Promise
+
+DEFAULT_EXAMPLES = 50
+"""Examples a promise; enough for every mutant of the kit's own tests."""
+
+_RAISED_IN_A_HOOK = "raised in the hook "
+"""How the note begins that the engine adds to an error of a plugin's."""
+
+
+class Outcome(Enum):
+    """How a promise came out."""
+
+    KEPT = "kept"
+    BROKEN = "broken"
+    REFUSED = "refused"  # every example, by an InputError
+    NOT_JUDGED = "not judged"  # every example was stopped by what breaks another promise
+    NOT_MADE = "not made"
+
+
+@attrs.frozen(eq=False)
+class Verdict:
+    """What was found out.
+
+    Attributes:
+        promise: which promise.
+        outcome: how it came out.
+        reason: why, as a sentence; empty where it is kept.
+        example: the smallest that was found where the promise is broken.
+        examples: how many it was tried on.
+    """
+
+    promise: Promise
+    outcome: Outcome
+    reason: str = ""
+    example: Any = None
+    examples: int = 0
+
+
+def judge(
+    promise: Promise, subject: Any, *, examples: int = DEFAULT_EXAMPLES, first_seed: int = 0, shrink: bool = True
+) -> Verdict:
+    """Find out whether the promise holds.
+
+    Args:
+        promise: which promise.
+        subject: what promises it.
+        examples: how many examples to try.
+        first_seed: of the draws; the same gives the same examples.
+        shrink: whether to look for a smaller example where it is broken.
+    """
+    if not promise.applies(subject):
+        return Verdict(promise, Outcome.NOT_MADE, "it is not promised")
+    trial = _Trial(promise, subject)
+    try:
+        _tried(trial, examples, first_seed, shrink=shrink)
+    except BrokenError as broken:
+        return Verdict(promise, Outcome.BROKEN, str(broken), trial.broken_by, trial.judged)
+    except Flaky:
+        return Verdict(promise, Outcome.BROKEN, f"{trial.reason}, but not each time", trial.broken_by, trial.judged)
+    except Unsatisfiable:
+        outcome = Outcome.REFUSED if trial.refused_only else Outcome.NOT_JUDGED
+        return Verdict(promise, outcome, trial.reason)
+    return Verdict(promise, Outcome.KEPT, examples=trial.judged)
+
+
+def judge_example(promise: Promise, subject: Any, example: Any) -> Verdict:
+    """Find out whether the promise holds in one example."""
+    trial = _Trial(promise, subject)
+    try:
+        trial.judge(example)
+    except BrokenError as broken:
+        return Verdict(promise, Outcome.BROKEN, str(broken), example, 1)
+    except _NotJudgedError as stopped:
+        return Verdict(promise, Outcome.NOT_JUDGED, str(stopped))
+    return Verdict(promise, Outcome.KEPT, examples=1)
+
+
+class _NotJudgedError(Exception):
+    """An example that cannot tell whether the promise holds."""
+
+
+class _Trial:
+    """What has been seen so far of one promise."""
+
+    def __init__(self, promise: Promise, subject: Any) -> None:
+        self._promise, self._subject = promise, subject
+        self.judged, self.reason, self.broken_by = 0, "no example was found", None
+        self.refused_only = True
+
+    def __call__(self, example: Any) -> None:
+        try:
+            self.judge(example)
+        except BrokenError as broken:
+            self.broken_by, self.reason = example, str(broken)
+            raise
+        except _NotJudgedError as stopped:
+            self.reason = str(stopped)
+            reject()
+        self.judged += 1
+
+    def judge(self, example: Any) -> None:
+        """Let the check see the example, and lay what the engine stopped at the right promise's door."""
+        try:
+            self._promise.check(self._subject, example)
+        except InvariantError as error:
+            if error.hook in self._promise.hooks:
+                raise BrokenError(str(error)) from error
+            self.refused_only = False
+            raise _NotJudgedError(str(error)) from error
+        except (InputError, NoRoomError, DivergedError) as error:
+            raise _NotJudgedError(str(error)) from error
+        except Exception as error:
+            place = _hook_of(error)
+            if place is None:
+                raise
+            if self._promise.errors:
+                raise BrokenError(f"{type(error).__name__} {place}: {error}") from error
+            self.refused_only = False
+            raise _NotJudgedError(f"{type(error).__name__} {place}: {error}") from error
+
+
+def _hook_of(error: BaseException) -> str | None:
+    notes: Iterable[str] = getattr(error, "__notes__", ())
+    return next((note for note in notes if note.startswith(_RAISED_IN_A_HOOK)), None)
+
+
+def _tried(trial: _Trial, examples: int, first_seed: int, *, shrink: bool) -> None:
+    phases = [Phase.generate, Phase.shrink] if shrink else [Phase.generate]
+
+    # what is slow, or filtered much, is still right; the other checks are about how tests are written, not run
+    @settings(
+        max_examples=examples,
+        phases=phases,
+        database=None,
+        deadline=None,
+        verbosity=Verbosity.quiet,
+        report_multiple_bugs=False,
+        suppress_health_check=list(HealthCheck),
+    )
+    @seed(first_seed)
+    @given(trial._promise.examples(trial._subject))
+    def holds(example: Any) -> None:
+        trial(example)
+
+    holds()

@@ -1,0 +1,132 @@
+"""The moment before an update: all that decides what a strategy does, as plain values that can be written down."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn
+from numpy.typing import NDArray
+
+from sparsecore.arrays import Array, Arrays
+from sparsecore.clock import Clock
+from sparsecore.errors import InputError
+from sparsecore.experiment.structure import structure, unstructure
+from sparsecore.layout import Layout
+from sparsecore.testing.stacks import Stack, Subject
+from sparsecore.testing.strategies import clocks, dtypes, gradients, layouts, topologies, values
+from sparsecore.topology import Topology
+
+
+@attrs.frozen(eq=False)
+class Scene:
+    """A moment of a run.
+
+    Attributes:
+        stack: the strategies, with their hyperparameters.
+        layout: the sparse tensors.
+        positions: the active positions.
+        values: one a weight, float32 or float64.
+        gradients: the dense gradient of each tensor; none where no strategy asks for it.
+        clock: the time.
+        seed: of the engine's draws.
+        learning_rate: of the step just taken.
+        noise: seed of what training does to the values.
+        sparsity: to start at.
+    """
+
+    stack: Stack
+    layout: Layout
+    positions: NDArray[Any]
+    values: NDArray[Any]
+    gradients: Mapping[str, NDArray[Any]]
+    clock: Clock = Clock(total_steps=100)
+    seed: int = 0
+    learning_rate: float = 0.1
+    noise: int = 0
+    sparsity: float = 0.8
+
+    def topology(self, arrays: Arrays) -> Topology:
+        """The active positions, on a backend."""
+        return Topology.of(self.layout, arrays.from_numpy(self.positions.copy()), arrays)
+
+    def gradient(self, arrays: Arrays) -> Mapping[str, Array]:
+        """The dense gradients, on a backend."""
+        return {name: arrays.from_numpy(dense.copy()) for name, dense in self.gradients.items()}
+
+    def to_json(self) -> str:
+        """The scene on one line, exactly."""
+        plain = {
+            "options": {name: _options(plugin) for name, plugin in self.stack.items()},
+            "layout": dict(zip(self.layout.names, map(list, self.layout.shapes), strict=True)),
+            "positions": self.positions.tolist(),
+            "values": self.values.tolist(),
+            "dtype": str(self.values.dtype),
+            "gradients": {name: dense.tolist() for name, dense in self.gradients.items()},
+            "clock": attrs.asdict(self.clock),
+            **{name: getattr(self, name) for name in _SCALARS},
+        }
+        return json.dumps(plain, separators=(",", ":"))
+
+    def __repr__(self) -> str:
+        return self.to_json()
+
+
+_SCALARS = ("seed", "learning_rate", "noise", "sparsity")
+
+
+def from_json(text: str, sample: Stack) -> Scene:
+    """The scene that :meth:`Scene.to_json` wrote.
+
+    Args:
+        text: what it wrote.
+        sample: the stack that it was written of.
+
+    Raises:
+        InputError: it is no such text.
+    """
+    try:
+        plain = json.loads(text)
+        layout, dtype = Layout.of(plain["layout"]), plain["dtype"]
+        return Scene(
+            stack={name: _with_options(plugin, plain["options"][name]) for name, plugin in sample.items()},
+            layout=layout,
+            positions=np.array(plain["positions"], layout.position_dtype),
+            values=np.array(plain["values"], dtype),
+            gradients={name: np.array(dense, dtype) for name, dense in plain["gradients"].items()},
+            clock=Clock(**plain["clock"]),
+            **{name: plain[name] for name in _SCALARS},
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"an example is what `sparsecore check` has printed; this one cannot be read: {error}"
+        ) from error
+
+
+def _options(plugin: Any) -> Any:
+    return unstructure(plugin) if attrs.has(type(plugin)) else None
+
+
+def _with_options(plugin: Any, options: Any) -> Any:
+    return plugin if options is None else structure(options, type(plugin), type(plugin).__name__)
+
+
+@st.composite
+def scenes(draw: DrawFn, subject: Subject, *, min_tensors: int = 1) -> Scene:
+    """Moments of a run of this strategy."""
+    layout = draw(layouts(min_tensors=min_tensors, max_tensors=4, max_side=4))
+    topology, dtype = draw(topologies(layout=layout)), draw(dtypes())
+    return Scene(
+        stack=draw(subject.stacks),
+        layout=layout,
+        positions=topology.positions,
+        values=draw(values(topology=topology, dtype=dtype)),
+        gradients=draw(gradients(layout=layout, dtype=dtype)) if subject.asks_for("gradient") else {},
+        clock=draw(clocks()),
+        seed=draw(st.integers(0, 2**16)),
+        learning_rate=draw(st.sampled_from([0.1, 1.0, 1e-3])),
+        noise=draw(st.integers(0, 2**16)),
+        sparsity=draw(st.sampled_from([0.8, 0.0, 0.3, 0.5, 0.95, 0.999])),
+    )
