@@ -15,6 +15,7 @@ from sparsecore.ranks import Alone, Ranks
 from sparsecore.topology import Topology
 from sparsecore_torch.arrays import TorchArrays
 from sparsecore_torch.checks import check_gradients, check_model
+from sparsecore_torch.compact import CompactStorage
 from sparsecore_torch.in_training import check_not_in_training
 from sparsecore_torch.masked import MaskedStorage, gathered
 from sparsecore_torch.optimizer_state import check_optimizer, group_of
@@ -24,14 +25,20 @@ from sparsecore_torch.storage import Storage
 from sparsecore_torch.training import Parts, SparseTraining
 
 MakeStorage = Callable[[nn.Module, Selection, Optimizer, Topology, Tensor], Storage]
-"""Changes the model and its optimizer: what can be refused has been refused before. The tensor is the N values."""
+"""Changes the model, given with its wrappers, and its optimizer; refuses first. The tensor is the N values."""
 
 
 def _masked(_: nn.Module, selection: Selection, optimizer: Optimizer, topology: Topology, values: Tensor) -> Storage:
     return MaskedStorage(selection.sparse, optimizer, topology, values)
 
 
-STORAGES: Mapping[str, MakeStorage] = MappingProxyType({"masked": _masked})
+def _compact(
+    model: nn.Module, selection: Selection, optimizer: Optimizer, topology: Topology, values: Tensor
+) -> Storage:
+    return CompactStorage(model, selection.sparse, optimizer, topology, values)
+
+
+STORAGES: Mapping[str, MakeStorage] = MappingProxyType({"masked": _masked, "compact": _compact})
 
 
 def sparsify(
@@ -63,7 +70,7 @@ def sparsify(
         total_steps: optimizer steps of the whole run, for schedules that need the end.
         steps_per_epoch: optimizer steps an epoch, for schedules that count epochs.
         seed: of every draw.
-        storage: 'masked', dense tensors with zeros.
+        storage: 'masked', dense tensors with zeros; or 'compact', one parameter of only the weights that exist.
         regrow_pruned: whether what was just pruned may grow again in the same update.
 
     Returns:
@@ -74,7 +81,7 @@ def sparsify(
     """
     if storage not in STORAGES:
         raise InputError(unknown("storage", storage, STORAGES))
-    model = check_model(model)
+    given, model = model, check_model(model)
     selection = select(model, include, exclude)
     check_not_in_training(selection.sparse)
     check_gradients(selection.sparse)
@@ -87,7 +94,7 @@ def sparsify(
     drawn = gathered({one.name: one.parameter for one in selection.sparse}, state.topology)
     values = engine.start_values(state, drawn)
     group = group_of(optimizer, selection.sparse[0].parameter)
-    stored = STORAGES[storage](model, selection, optimizer, state.topology, values)
+    stored = STORAGES[storage](given, selection, optimizer, state.topology, values)
     return SparseTraining(Parts(model, optimizer, selection, engine, stored, _ranks(), group), state)
 
 

@@ -1,0 +1,141 @@
+"""Compact storage: one Parameter of N values in the place of the dense ones, for those who want the memory."""
+
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sparsecore.errors import InputError
+from sparsecore.ledger import Ledger
+from sparsecore.reallocation import Reallocation
+from sparsecore.topology import Topology
+from sparsecore_torch.compact_modules import check_modules, make_compact, make_dense
+from sparsecore_torch.compact_optimizer import CompactGroup, gathered_state
+from sparsecore_torch.compact_weights import CompactWeights, local_indices
+from sparsecore_torch.dense_gradients import DenseGradients
+from sparsecore_torch.dense_ledger import ledger_of
+from sparsecore_torch.materialize import gather, scatter
+from sparsecore_torch.optimizer_state import state_tensors
+from sparsecore_torch.parameters import NamedParameter
+
+
+@final
+class CompactStorage:
+    """See :class:`sparsecore_torch.storage.Storage`.
+
+    Optimizer, schedulers and DistributedDataParallel see one Parameter, whose size never changes. A layer's dense
+    weight is made when the layer reads it, is not kept for the backward pass but made again there, and its gradient is
+    gathered to the entries that exist.
+
+    Args:
+        model: the values are registered on it as ``sparse_values``.
+        tensors: the sparse tensors, in the order of the layout.
+        optimizer: what trains them; the values take their place in it, with their part of its state.
+        topology: the active positions.
+        values: their start values.
+
+    Raises:
+        InputError: a module or the optimizer cannot work so; nothing has changed then.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tensors: Sequence[NamedParameter],
+        optimizer: Optimizer,
+        topology: Topology,
+        values: Tensor,
+    ) -> None:
+        model = check_modules(model, tensors)
+        dtype = _common_dtype(tensors)
+        self._optimizer = optimizer
+        self._group = CompactGroup.of(optimizer, tensors)
+        state = gathered_state(optimizer, tensors, lambda dense: _gathered(dense, topology))
+        self._weights = CompactWeights(model, topology)
+        make_compact(self._weights, tensors)
+        self._group.take_in(self._weights.register(values.detach().to(dtype, copy=True)), state)
+
+    def values(self) -> Tensor:
+        """The N values, at least float32, so that every backend's strategies can compute with them."""
+        values = self._weights.values.detach()
+        return values.to(torch.promote_types(values.dtype, torch.float32))
+
+    @torch.no_grad()
+    def set_values(self, values: Tensor) -> None:
+        """Replace the N values; optimizer state stays."""
+        self._weights.values.copy_(values)
+
+    def enforce(self) -> None:
+        """What is inactive does not exist; but dense gradients of several ranks become those of all."""
+        if self._weights.dense_gradients is not None:
+            self._weights.dense_gradients.reduce(self._weights.topology)
+
+    @torch.no_grad()
+    def reallocate(self, reallocation: Reallocation) -> None:
+        """Move to the new topology and its values; state and gradients are carried along, zero where a weight grew."""
+        values = self._weights.values
+        gradient = [] if values.grad is None else [values.grad]
+        for entries in (*state_tensors(self._optimizer, values), *gradient):
+            entries.copy_(reallocation.carry(entries))
+        self._weights.topology = reallocation.after
+        self.set_values(reallocation.values)
+
+    def restore(self, topology: Topology) -> None:
+        """Take up a saved topology of as many weights; the values are those that the model loads."""
+        size = self._weights.topology.size
+        if topology.size != size:
+            raise InputError(
+                f"the saved topology has {topology.size} weights, this model {size}; call sparsify with the sparsity "
+                "of the training that was saved"
+            )
+        self._weights.topology = topology
+
+    def await_gradient(self, *, dense: bool) -> None:
+        """Whether dense gradients are collected until the next step; those of the last one are let go."""
+        if self._weights.dense_gradients is not None:
+            self._weights.dense_gradients.close()
+        self._weights.dense_gradients = DenseGradients(self._weights.values) if dense else None
+
+    def gradient(self, name: str) -> Tensor:
+        """The dense gradient of a tensor in the step just taken: D_i entries, row-major; after a dense wait only."""
+        topology, gradients = self._weights.topology, self._weights.dense_gradients
+        if gradients is None:
+            raise RuntimeError(f"the dense gradient of {name} has not been waited for")
+        return gradients.of(topology.layout.index(name), topology)
+
+    @torch.no_grad()
+    def squash(self) -> None:
+        """End: plain dense Parameters under their old names, on the model and in the optimizer."""
+        self.await_gradient(dense=False)
+        values, topology = self._weights.values, self._weights.topology
+        dense = make_dense(self._weights.model)
+        parameters = [dense[index] for index in range(len(topology.layout))]
+        if values.grad is not None:
+            for index, parameter in enumerate(parameters):
+                parameter.grad = _dense(values.grad, index, topology)
+        self._group.take_out(values, parameters, lambda entries, index: _dense(entries, index, topology))
+
+    def ledger(self) -> Ledger:
+        """Bytes of values, positions, gradients and optimizer state, dense parameters included."""
+        return ledger_of(self._optimizer, [self._weights.topology.positions])
+
+
+def _common_dtype(tensors: Sequence[NamedParameter]) -> torch.dtype:
+    dtypes = {one.parameter.dtype: one.name for one in tensors}
+    if len(dtypes) > 1:
+        told = ", ".join(f"{name} is {str(dtype).removeprefix('torch.')}" for dtype, name in dtypes.items())
+        raise InputError(f"compact storage trains all sparse tensors as one, so that they must be of one dtype; {told}")
+    return next(iter(dtypes))
+
+
+def _gathered(dense: Sequence[Tensor], topology: Topology) -> Tensor:
+    """N entries from dense tensors in the order of the layout."""
+    return torch.cat([gather(one.detach(), local_indices(topology, index)) for index, one in enumerate(dense)])
+
+
+def _dense(entries: Tensor, index: int, topology: Topology) -> Tensor:
+    """The part of N entries that belongs to one tensor, dense."""
+    slots = entries[topology.bounds[index] : topology.bounds[index + 1]]
+    return scatter(slots, local_indices(topology, index), topology.layout.shapes[index])

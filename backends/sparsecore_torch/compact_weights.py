@@ -1,0 +1,156 @@
+"""The N values of a model and where they lie: the dense tensor of a layer is made when it is read, and not kept."""
+
+import copy
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import Parameter
+
+from sparsecore.topology import Topology
+from sparsecore_torch.dense_gradients import DenseGradients
+from sparsecore_torch.materialize import gather, indices, scatter
+from sparsecore_torch.saved_tensors import SavedTensors
+
+VALUES = "sparse_values"
+"""The name under which the N values are registered on the model."""
+
+
+class CompactWeights:
+    """The values, a Parameter of the model, and their topology.
+
+    Attributes:
+        model: the module on which the values are registered.
+        topology: where the values lie.
+        dense_gradients: what collects dense gradients; None while nobody wants any.
+    """
+
+    def __init__(self, model: nn.Module, topology: Topology) -> None:
+        self.model = model
+        self.topology = topology
+        self.dense_gradients: DenseGradients | None = None
+        self._saved = SavedTensors()
+        self._pieces: tuple[Tensor, ...] = ()
+        self._hooks: tuple[int, ...] = ()
+
+    def register(self, values: Tensor) -> Parameter:
+        """Put the values on the model, and watch its forward passes."""
+        self.model.register_parameter(VALUES, Parameter(values))
+        before = self.model.register_forward_pre_hook(self.enter, prepend=True)
+        after = self.model.register_forward_hook(self.leave, always_call=True)
+        self._hooks = (before.id, after.id)
+        return self.values
+
+    def unregister(self) -> None:
+        """Take the values off the model again, and watch no more; for a copied model as well."""
+        self.model._parameters.pop(VALUES, None)
+        for hooks in (
+            self.model._forward_pre_hooks,
+            self.model._forward_hooks,
+            self.model._forward_hooks_always_called,
+        ):
+            for identity in self._hooks:
+                hooks.pop(identity, None)
+
+    @property
+    def values(self) -> Parameter:
+        """The N values; looked up each time, as moving or loading a model may put another Parameter there."""
+        values: Parameter = self.model.get_parameter(VALUES)
+        return values
+
+    def dense(self, index: int, dtype: torch.dtype) -> Tensor:
+        """The tensor of this index, zero where no weight is; its gradient arrives at the values."""
+        dense: Tensor = _Materialize.apply(self._piece(index), self, index, dtype)
+        return self._saved.remade_by(_Remaker(self.values.detach(), self.topology, index, dtype), dense)
+
+    def plain(self, index: int) -> Tensor:
+        """The dense tensor alone, without a gradient."""
+        with torch.no_grad():
+            return self.dense(index, self.values.dtype)
+
+    def enter(self, *_: Any) -> None:
+        """Before a forward pass of the model: one split for all layers, which makes one gradient in one go."""
+        self._pieces = self.values.split(self.topology.counts.tolist())
+        self._saved.enter()
+
+    def leave(self, *_: Any) -> None:
+        """After a forward pass of the model, however it ended."""
+        self._pieces = ()
+        self._saved.leave()
+
+    def gathered(self, index: int, topology: Topology, gradient: Tensor) -> Tensor:
+        """The entries of a dense gradient where weights are, in the dtype of the values."""
+        if topology is not self.topology:
+            raise RuntimeError(
+                "weights have been reallocated between the forward pass and its backward pass, so that the gradient "
+                "would arrive at other weights than it is of; call backward before the optimizer's step"
+            )
+        if self.dense_gradients is not None:
+            self.dense_gradients.add(index, gradient)
+        return gather(gradient, local_indices(topology, index)).to(self.values.dtype)
+
+    def _piece(self, index: int) -> Tensor:
+        # a pass that began without gradients made pieces without them; a layer called by itself has none
+        if self._pieces and (self._pieces[index].requires_grad or not torch.is_grad_enabled()):
+            return self._pieces[index]
+        bounds = self.topology.bounds
+        return self.values[bounds[index] : bounds[index + 1]]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "CompactWeights":
+        """The weights of a copied model; a pass through the original is none through the copy."""
+        copied = memo[id(self)] = CompactWeights.__new__(CompactWeights)
+        copied.__init__(copy.deepcopy(self.model, memo), self.topology)  # type: ignore[misc]
+        copied._hooks = self._hooks  # they have the same keys there
+        return copied
+
+
+@attrs.frozen(eq=False)
+class _Remaker:
+    """Makes a dense tensor again, for the backward pass.
+
+    The values are an alias without gradient: memory and version are those of the Parameter.
+    """
+
+    values: Tensor
+    topology: Topology
+    index: int
+    dtype: torch.dtype
+    version: int = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        object.__setattr__(self, "version", self.values._version)
+
+    def __call__(self) -> Tensor:
+        if self.values._version != self.version:
+            raise RuntimeError(
+                "the values of sparse weights have been modified by an inplace operation between the forward pass "
+                f"and its backward pass: they are at version {self.values._version}, expected {self.version}"
+            )
+        return _scattered(self.values[_slots(self.topology, self.index)], self.topology, self.index, self.dtype)
+
+
+class _Materialize(torch.autograd.Function):
+    """N_i values to a dense tensor; a dense gradient to N_i entries."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, weights: CompactWeights, index: int, dtype: torch.dtype) -> Tensor:  # type: ignore[override]
+        ctx.weights, ctx.topology, ctx.index = weights, weights.topology, index
+        return _scattered(values, weights.topology, index, dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        return ctx.weights.gathered(ctx.index, ctx.topology, gradient), None, None, None
+
+
+def local_indices(topology: Topology, index: int) -> Tensor:
+    """Where the weights of a tensor lie within it; on the device."""
+    return indices(topology.positions[_slots(topology, index)], topology.layout.offsets[index])
+
+
+def _slots(topology: Topology, index: int) -> slice:
+    return slice(topology.bounds[index], topology.bounds[index + 1])
+
+
+def _scattered(values: Tensor, topology: Topology, index: int, dtype: torch.dtype) -> Tensor:
+    return scatter(values.detach().to(dtype), local_indices(topology, index), topology.layout.shapes[index])

@@ -1,0 +1,77 @@
+"""The dense gradients of one optimizer step, for strategies that grow where the gradient is large."""
+
+import math
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.parameter import Parameter
+
+from sparsecore.topology import Topology
+from sparsecore_torch.materialize import gather, indices
+
+
+class DenseGradients:
+    """Sums the dense gradients of backward passes, from a cleared gradient of the values to the optimizer's step.
+
+    A tensor hook could not: dense gradients pass through backward once, and what is done to the gradient of the values
+    afterwards (a sum over micro-batches, a loss scale taken out, clipping by norm) has to be done to them as well.
+    """
+
+    def __init__(self, values: Parameter) -> None:
+        self._values = values
+        self._sums: dict[int, Tensor] = {}
+        self._is_between_passes = True
+        self._handle = values.register_post_accumulate_grad_hook(self._after_pass)
+
+    def add(self, index: int, gradient: Tensor) -> None:
+        """A dense gradient of the tensor of this index has arrived."""
+        if self._is_between_passes:
+            self._is_between_passes = False
+            if self._values.grad is None or not self._values.grad.any():
+                self._sums.clear()  # a new sum, whatever became of an earlier one
+        gradient = gradient.detach().to(self._values.dtype)
+        self._sums[index] = self._sums[index] + gradient if index in self._sums else gradient
+
+    def reduce(self, topology: Topology) -> None:
+        """Where several ranks train together, take the mean over them, as is done to the gradient of the values."""
+        ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+        if ranks > 1:
+            for index, shape in enumerate(topology.layout.shapes):
+                own = self._sums.get(index)
+                summed = self._values.new_zeros(shape) if own is None else own.contiguous()
+                dist.all_reduce(summed)
+                self._sums[index] = summed / ranks
+
+    def of(self, index: int, topology: Topology) -> Tensor:
+        """The dense gradient of this tensor as the optimizer would have had it: D_i entries, row-major."""
+        if index not in self._sums:
+            return self._values.new_zeros(topology.layout.sizes[index])
+        return self._sums[index].reshape(-1) * self._scale(topology)
+
+    def close(self) -> None:
+        """Let go of them all."""
+        self._handle.remove()
+        self._sums.clear()
+
+    def _after_pass(self, _: Tensor) -> None:
+        self._is_between_passes = True
+
+    def _scale(self, topology: Topology) -> float:
+        """By what the gradient of the values has been multiplied since it was the sum of the passes."""
+        theirs = self._values.grad
+        if theirs is None:
+            return 1.0
+        ours = torch.cat([self._at_weights(index, topology) for index in range(len(topology.layout))])
+        if torch.equal(theirs, ours):
+            return 1.0
+        finite = theirs.isfinite() & ours.isfinite()
+        theirs, ours = theirs[finite].double(), ours[finite].double()
+        scale = float(theirs @ ours) / (float(ours @ ours) or math.inf)
+        return scale or 1.0
+
+    def _at_weights(self, index: int, topology: Topology) -> Tensor:
+        slots = slice(topology.bounds[index], topology.bounds[index + 1])
+        if index not in self._sums:
+            return self._values.new_zeros(slots.stop - slots.start)
+        return gather(self._sums[index], indices(topology.positions[slots], topology.layout.offsets[index]))
