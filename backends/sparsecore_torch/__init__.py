@@ -7,9 +7,10 @@ except ModuleNotFoundError:
 
     raise PluginError("the backend 'torch' needs PyTorch: pip install 'sparsecore-engine[torch]'") from None
 
+from sparsecore_torch import export
 from sparsecore_torch.arrays import TorchArrays
 from sparsecore_torch.backend import TorchBackend
 from sparsecore_torch.sparsification import sparsify
 from sparsecore_torch.training import SparseTraining
 
-__all__ = ["SparseTraining", "TorchArrays", "TorchBackend", "sparsify"]
+__all__ = ["SparseTraining", "TorchArrays", "TorchBackend", "export", "sparsify"]
