@@ -102,12 +102,12 @@ class TorchRanks:
             return None  # the store has gone with the rank that held it
 
 
-def present_ranks() -> Ranks:
+def present_ranks(patience: timedelta = _AT_AN_UPDATE) -> Ranks:
     """The ranks of the process group that the user's program has made; or this process alone."""
     if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
         return Alone()
     place = f"sparsecore/{next(_made)}"
-    return TorchRanks(dist.get_rank(), dist.get_world_size(), lambda: _store(place))
+    return TorchRanks(dist.get_rank(), dist.get_world_size(), lambda: _store(place), patience)
 
 
 @functools.cache

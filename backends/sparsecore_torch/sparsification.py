@@ -11,7 +11,6 @@ from sparsecore.clock import Clock
 from sparsecore.engine import Engine
 from sparsecore.errors import InputError, unknown
 from sparsecore.layout import Layout
-from sparsecore.ranks import Alone, Ranks
 from sparsecore.topology import Topology
 from sparsecore_torch.arrays import TorchArrays
 from sparsecore_torch.checks import check_gradients, check_model
@@ -19,6 +18,7 @@ from sparsecore_torch.compact import CompactStorage
 from sparsecore_torch.in_training import check_not_in_training
 from sparsecore_torch.masked import MaskedStorage, gathered
 from sparsecore_torch.optimizer_state import check_optimizer, group_of
+from sparsecore_torch.ranks import present_ranks
 from sparsecore_torch.selection import Globs, Selection, select
 from sparsecore_torch.stacking import stack_of
 from sparsecore_torch.storage import Storage
@@ -95,15 +95,11 @@ def sparsify(
     values = engine.start_values(state, drawn)
     group = group_of(optimizer, selection.sparse[0].parameter)
     stored = STORAGES[storage](given, selection, optimizer, state.topology, values)
-    return SparseTraining(Parts(model, optimizer, selection, engine, stored, _ranks(), group), state)
+    return SparseTraining(Parts(model, optimizer, selection, engine, stored, present_ranks(), group), state)
 
 
 def _arrays(selection: Selection) -> TorchArrays:
     return TorchArrays(selection.sparse[0].parameter.device)
-
-
-def _ranks() -> Ranks:
-    return Alone()
 
 
 def _clock(total_steps: int | None, steps_per_epoch: int | None) -> Clock:

@@ -1,0 +1,219 @@
+"""One network, two processes under DistributedDataParallel: the same topologies, without communication."""
+
+from typing import Any
+
+import attrs
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import numpy as np  # noqa: E402
+import torch.distributed as dist  # noqa: E402
+from processes import call  # noqa: E402
+from torch import nn  # noqa: E402
+from torch.nn.parallel import DistributedDataParallel  # noqa: E402
+
+from sparsecore import hookimpl  # noqa: E402
+from sparsecore.errors import DisagreementError  # noqa: E402
+from sparsecore.growth import free_positions  # noqa: E402
+from sparsecore_torch import sparsify  # noqa: E402
+
+STEPS, BATCH = 12, 8
+
+
+@attrs.frozen(eq=False)
+class ByGradient:
+    """Drops the smallest of each tensor, grows where the gradient is largest: RigL in short."""
+
+    @hookimpl
+    def update_due(self, clock: Any) -> bool:
+        return bool(clock.step % 3 == 0)
+
+    @hookimpl
+    def prune(self, topology: Any, values: Any) -> Any:
+        smallest = [
+            topology.slots(name).start + values[topology.slots(name)].abs().argsort(stable=True)[:3]
+            for name in topology.layout.names
+        ]
+        return topology.all_but(torch.cat(smallest))
+
+    @hookimpl
+    def allocate(self, pruned: Any) -> Any:
+        return pruned
+
+    @hookimpl
+    def grow(self, occupied: Any, counts: Any, gradient: Any) -> Any:
+        ranks = []
+        for name, count in zip(occupied.layout.names, counts, strict=True):
+            free = np.flatnonzero(~occupied.mask(name).ravel())
+            size = gradient(name).abs().numpy()[free]
+            ranks.append(np.sort(np.argsort(-size, kind="stable")[:count]))
+        return free_positions(occupied, ranks)
+
+
+class Elsewhere(ByGradient):
+    """Grows by the luck of the rank."""
+
+    @hookimpl
+    def grow(self, occupied: Any, counts: Any) -> Any:
+        from sparsecore.growth import random_free_positions
+        from sparsecore.randomness import Randomness
+
+        return random_free_positions(occupied, counts, Randomness(dist.get_rank()))
+
+
+class Fails(ByGradient):
+    """Fails on rank 1."""
+
+    @hookimpl
+    def grow(self, occupied: Any, counts: Any, random: Any) -> Any:
+        from sparsecore.growth import random_free_positions
+
+        if dist.get_rank() == 1:
+            raise ValueError("no luck today")
+        return random_free_positions(occupied, counts, random)
+
+
+class Late(ByGradient):
+    """Updates one step later on rank 1."""
+
+    @hookimpl
+    def update_due(self, clock: Any) -> bool:
+        return bool(clock.step == 3 + dist.get_rank())
+
+
+def network(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    layers = nn.Linear(10, 24), nn.Tanh(), nn.Linear(24, 16), nn.Tanh(), nn.Linear(16, 3)
+    return nn.Sequential(*layers).double()
+
+
+def batches() -> list[tuple[Any, Any]]:
+    draws = torch.Generator().manual_seed(5)
+    return [
+        (torch.randn(BATCH, 10, generator=draws).double(), torch.randint(0, 3, (BATCH,), generator=draws))
+        for _ in range(STEPS)
+    ]
+
+
+def trained(model: nn.Module, sparse: Any, share: slice, optimizer: Any) -> dict[str, Any]:
+    """The topology after each step, and the weights at the end."""
+    topologies = []
+    for inputs, labels in batches():
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(inputs[share]), labels[share]).backward()
+        optimizer.step()
+        topologies.append(sparse.topology.sha256())
+    weights = nn.utils.parameters_to_vector(sparse.model.parameters()).tolist()
+    inactive = [
+        float(sparse.model.get_parameter(name).detach()[~mask].abs().sum()) for name, mask in sparse.masks().items()
+    ]
+    return {"topologies": topologies, "weights": weights, "inactive": inactive, "updates": sparse.updates}
+
+
+def optimizer_of(model: nn.Module) -> Any:
+    return torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.9)
+
+
+def alone() -> dict[str, Any]:
+    model = network(0)
+    optimizer = optimizer_of(model)
+    return trained(model, sparsify(model, optimizer, strategy=ByGradient(), sparsity=0.7), slice(None), optimizer)
+
+
+def wrapped_first() -> dict[str, Any]:
+    model = DistributedDataParallel(network(dist.get_rank()))
+    optimizer = optimizer_of(model)
+    sparse = sparsify(model, optimizer, strategy=ByGradient(), sparsity=0.7)
+    keys = list(sparse.model.state_dict())
+    assert keys == list(network(0).state_dict())
+    assert not list(sparse.model.buffers())  # those would be overwritten from rank 0 and hide a disagreement
+    return trained(model, sparse, share(), optimizer)
+
+
+def wrapped_afterwards() -> dict[str, Any]:
+    model = network(dist.get_rank())
+    optimizer = optimizer_of(model)
+    sparse = sparsify(model, optimizer, strategy=ByGradient(), sparsity=0.7)
+    return trained(DistributedDataParallel(model), sparse, share(), optimizer)
+
+
+def share() -> slice:
+    part = BATCH // dist.get_world_size()
+    return slice(dist.get_rank() * part, (dist.get_rank() + 1) * part)
+
+
+def heard(strategy: object) -> tuple[str, str, list[str]]:
+    """The error that a rank comes to with this strategy."""
+    model = DistributedDataParallel(network(0))
+    optimizer = optimizer_of(model)
+    sparse = sparsify(model, optimizer, strategy=strategy, sparsity=0.7)
+    try:
+        trained(model, sparse, share(), optimizer)
+    except Exception as error:
+        return type(error).__name__, str(error), list(getattr(error, "__notes__", []))
+    raise AssertionError("nothing was raised")
+
+
+def on_two_ranks() -> dict[str, Any]:
+    """All that is tested here, in one start of two processes."""
+    from datetime import timedelta
+
+    from sparsecore_torch import sparsification
+    from sparsecore_torch.ranks import present_ranks
+
+    dist.init_process_group("gloo")
+    told = {"first": wrapped_first(), "afterwards": wrapped_afterwards()}
+    errors = {"elsewhere": heard(Elsewhere()), "fails": heard(Fails())}
+    sparsification.present_ranks = lambda: present_ranks(timedelta(seconds=1))
+    errors["late"] = heard(Late())
+    dist.destroy_process_group()
+    return {**told, **errors}
+
+
+@pytest.fixture(scope="module")
+def answers() -> list[dict[str, Any]]:
+    return [ended.answer for ended in call(on_two_ranks)]
+
+
+@pytest.mark.parametrize("when", ["first", "afterwards"])
+def test_two_ranks_take_the_decisions_of_one(answers: list[dict[str, Any]], when: str) -> None:
+    expected = alone()
+    for answer in answers:
+        assert answer[when]["topologies"] == expected["topologies"]
+        assert answer[when]["updates"] == STEPS // 3
+        assert answer[when]["inactive"] == [0.0] * len(expected["inactive"])
+        np.testing.assert_allclose(answer[when]["weights"], expected["weights"], rtol=0, atol=1e-12)
+    # bit for bit between ranks, whatever the rounding
+    assert answers[0][when]["weights"] == answers[1][when]["weights"]
+
+
+def test_decisions_come_from_the_gradients_of_all_ranks(answers: list[dict[str, Any]]) -> None:
+    # half of each batch leads elsewhere, so that a rank that saw only its own gradient would be found out above
+    model = network(0)
+    optimizer = optimizer_of(model)
+    sparse = sparsify(model, optimizer, strategy=ByGradient(), sparsity=0.7)
+    half = trained(model, sparse, slice(0, BATCH // 2), optimizer)
+    assert half["topologies"][2] != answers[0]["first"]["topologies"][2]
+
+
+def test_ranks_that_grow_elsewhere_stop_with_the_same_sentence(answers: list[dict[str, Any]]) -> None:
+    first, second = (answer["elsewhere"] for answer in answers)
+    assert first == second
+    assert first[0] == DisagreementError.__name__
+    assert "update 1 (step 3) on the positions of '0.weight'" in first[1]
+    assert "rank 1 differs from rank 0" in first[1]
+
+
+def test_a_plugin_that_fails_on_one_rank_stops_all(answers: list[dict[str, Any]]) -> None:
+    first, second = (answer["fails"] for answer in answers)
+    assert second[:2] == ["ValueError", "no luck today"]
+    assert first[0] == DisagreementError.__name__
+    assert first[1] == "rank 1 failed: ValueError: no luck today (raised in the hook 'grow' of plugin 'Fails')"
+
+
+def test_a_rank_whose_update_comes_later_does_not_keep_the_others_waiting(answers: list[dict[str, Any]]) -> None:
+    first, second = (answer["late"] for answer in answers)
+    assert first[0] == DisagreementError.__name__
+    assert "rank 1 did not come to update 1 (step 3) in 1 s" in first[1]
+    assert second[0] != DisagreementError.__name__ or second[1] == first[1]
