@@ -18,16 +18,16 @@ def check_model(model: Any) -> nn.Module:
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"sparsify takes a torch.nn.Module; given {model!r}")
-    model = unwrapped(model)
-    lazy = [name for name, parameter in model.named_parameters() if isinstance(parameter, UninitializedParameter)]
+    inner = unwrapped(model)
+    lazy = [name for name, parameter in inner.named_parameters() if isinstance(parameter, UninitializedParameter)]
     if lazy:
         raise InputError(f"{', '.join(lazy)} have no shape yet; run one batch through the model first")
-    devices = sorted({str(parameter.device) for parameter in model.parameters()})
+    devices = sorted({str(parameter.device) for parameter in inner.parameters()})
     if len(devices) > 1:
         raise InputError(f"the model's parameters lie on several devices, {', '.join(devices)}; sparsify takes one")
     if devices == ["meta"]:
         raise InputError("the model's parameters lie on the device 'meta', without values; give them values first")
-    return model
+    return inner
 
 
 def check_gradients(tensors: Iterable[NamedParameter]) -> None:

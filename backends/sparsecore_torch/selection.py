@@ -42,7 +42,7 @@ def select(model: nn.Module, include: Globs = None, exclude: Globs = None) -> Se
     """
     parameters = named_parameters(model)
     included, excluded = _globs("include", include, parameters), _globs("exclude", exclude, parameters)
-    rules = {
+    rules: dict[str, Rule] = {
         **_ALWAYS,
         **({"not included": lambda one: not _matches(one, included)} if include is not None else _default(model)),
         **_VECTORS,

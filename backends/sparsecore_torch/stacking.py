@@ -78,6 +78,7 @@ def _any(value: object, needs: _Needs) -> bool:
 def _parts(value: object) -> Iterator[object]:
     """The value, and all that its fields hold."""
     yield value
-    if attrs.has(type(value)):
-        for field in attrs.fields(type(value)):
+    kind = type(value)
+    if attrs.has(kind):
+        for field in attrs.fields(kind):
             yield from _parts(getattr(value, field.name))

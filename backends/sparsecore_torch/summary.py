@@ -8,7 +8,7 @@ import attrs
 from sparsecore.clock import Clock
 from sparsecore.topology import Topology
 
-_COLUMNS = {"tensor": "left", "shape": "right", "weights": "right", "density at start": "right", "density now": "right"}
+_NUMBERS = ("shape", "weights", "density at start", "density now")
 
 
 @attrs.frozen(eq=False)
@@ -52,10 +52,9 @@ class Summary:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(*_COLUMNS, box=SIMPLE_HEAD)
-        for column, side in zip(table.columns, _COLUMNS.values(), strict=True):
-            column.justify = side
-            column.no_wrap = True
+        table = Table("tensor", box=SIMPLE_HEAD)
+        for title in _NUMBERS:
+            table.add_column(title, justify="right")
         for row in self.rows():
             table.add_row(*map(Text, row))  # as text: names may look like markup
         written = StringIO()
