@@ -11,6 +11,7 @@ from sparsecore.clock import Clock
 from sparsecore.engine import Engine
 from sparsecore.errors import InputError, unknown
 from sparsecore.layout import Layout
+from sparsecore.state import State
 from sparsecore.topology import Topology
 from sparsecore_torch.arrays import TorchArrays
 from sparsecore_torch.checks import check_gradients, check_model
@@ -90,7 +91,7 @@ def sparsify(
     layout = Layout.of({one.name: tuple(one.parameter.shape) for one in selection.sparse})
     engine = Engine(layout, stack, arrays=_arrays(selection), seed=seed, regrow_pruned=bool(regrow_pruned))
     state = engine.start(sparsity, clock=_clock(total_steps, steps_per_epoch))
-    engine.quiet(state)  # a schedule that cannot answer is found out now
+    _try_schedule(engine, state)
     drawn = gathered({one.name: one.parameter for one in selection.sparse}, state.topology)
     values = engine.start_values(state, drawn)
     group = group_of(optimizer, selection.sparse[0].parameter)
@@ -100,6 +101,16 @@ def sparsify(
 
 def _arrays(selection: Selection) -> TorchArrays:
     return TorchArrays(selection.sparse[0].parameter.device)
+
+
+def _try_schedule(engine: Engine, state: State) -> None:
+    """Find out now if a schedule cannot answer, whose fields did not tell."""
+    try:
+        engine.quiet(state)
+    except InputError as error:
+        if state.clock.total_steps is None:
+            error.add_note("the number of steps of the run is given to sparsify as total_steps=")
+        raise
 
 
 def _clock(total_steps: int | None, steps_per_epoch: int | None) -> Clock:

@@ -1,0 +1,205 @@
+"""What cannot be used is refused with a sentence, and model and optimizer stay as they were."""
+
+import attrs
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from sparsify_examples import everything, loss_at, mlp, often, sgd, train  # noqa: E402
+from torch import nn  # noqa: E402
+
+from sparsecore.errors import InputError, SparsecoreError  # noqa: E402
+from sparsecore.hooks import hookimpl  # noqa: E402
+from sparsecore.schedules import Cosine, Every  # noqa: E402
+from sparsecore_deepr import DeepRewiring  # noqa: E402
+from sparsecore_dpr import DynamicReallocation  # noqa: E402
+from sparsecore_set import SparseEvolution  # noqa: E402
+from sparsecore_torch import sparsify  # noqa: E402
+
+
+@attrs.frozen(eq=False)
+class Opaque:
+    """Nobody can tell from its fields that it needs the end of the run."""
+
+    @hookimpl
+    def update_due(self, clock):
+        return Every(steps=5, until=0.5)(clock)
+
+
+OPTIONS = {
+    "sparsity of 1": ({"sparsity": 1.0}, r"sparsity must lie in \[0, 1\)"),
+    "negative sparsity": ({"sparsity": -0.1}, r"sparsity must lie in \[0, 1\)"),
+    "percent": ({"sparsity": 90}, "given 90"),
+    "no number": ({"sparsity": "0.9"}, r"sparsity must lie in \[0, 1\)"),
+    "unknown strategy": ({"strategy": "rigel"}, "no strategy named 'rigel'; installed: .*dpr"),
+    "class": ({"strategy": DynamicReallocation}, r"give an instance"),
+    "no strategy": ({"strategy": []}, "no strategy was given"),
+    "something else": ({"strategy": 3}, "implements no hook"),
+    "stacked twice": ({"strategy": ["dpr", "set", "dpr"], "steps_per_epoch": 5}, "the strategy dpr is stacked twice"),
+    "unknown storage": ({"storage": "csr"}, "no storage named 'csr'; known: .*masked"),
+    "too large a target": (
+        {"strategy": DynamicReallocation(target=20_000, schedule=Every(steps=5))},
+        "prune 20000 weights an update, but there are only",
+    ),
+    "missing end": (
+        {"strategy": DynamicReallocation(target=5, schedule=Every(steps=5, until=0.5))},
+        "DynamicReallocation needs the end of the run; give total_steps=",
+    ),
+    "missing end, within": (
+        {"strategy": DeepRewiring(temperature=Cosine(1e-5))},
+        "DeepRewiring needs the end of the run; give total_steps=",
+    ),
+    "missing end, hidden": ({"strategy": Opaque()}, "needs the end of the run; [^=]*total_steps="),
+    "missing epochs": (
+        {"strategy": SparseEvolution()},
+        r"SparseEvolution counts epochs; give steps_per_epoch=, or a schedule in steps",
+    ),
+    "missing epochs, paper's": ({"strategy": DynamicReallocation(target=5)}, "give steps_per_epoch="),
+    "no step": ({"total_steps": 0}, "total_steps is a whole number of at least 1; given 0"),
+    "half a step": ({"steps_per_epoch": 0.5}, "steps_per_epoch is a whole number of at least 1; given 0.5"),
+    "negative seed": ({"seed": -1}, "a seed is a whole number of at least 0; given -1"),
+    "include nothing": ({"include": "encoder.*"}, r"include='encoder.\*' matches no parameter; the model has 0.weight"),
+    "exclude nothing": ({"exclude": ["0.*", "9.*"]}, r"exclude='9.\*' matches no parameter"),
+    "exclude all": ({"exclude": "*"}, r"no tensor is left to make sparse: .*0.weight \(excluded\)"),
+    "only biases": ({"include": "*.bias"}, r"no tensor is left to make sparse: .*0.bias \(bias\)"),
+    "no glob": ({"include": [3]}, "include is a glob on parameter names"),
+}
+
+
+@pytest.mark.parametrize("case", OPTIONS)
+def test_options_that_cannot_be_used(case):
+    options, sentence = OPTIONS[case]
+    model = mlp()
+    optimizer = sgd(model)
+    train(model, optimizer, [0])
+    before = everything(model, optimizer)
+    with pytest.raises(InputError, match=sentence):
+        sparsify(model, optimizer, **options)
+    assert everything(model, optimizer) == before
+    assert sparsify(model, optimizer).step == 0  # nothing was left half done
+
+
+def sparse_embedding():
+    return nn.Sequential(nn.Embedding(5, 5, sparse=True), nn.Linear(5, 5), nn.Linear(5, 3))
+
+
+def two_devices():
+    return nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6, device="meta"), nn.Linear(6, 3))
+
+
+def lazy():
+    return nn.Sequential(nn.LazyLinear(5), nn.Linear(5, 5), nn.Linear(5, 3))
+
+
+MODELS = {
+    "nothing but a last layer": (
+        lambda: nn.Linear(6, 3),
+        r"no tensor is left .*weight \(last linear layer\).*include=",
+    ),
+    "no parameters": (nn.ReLU, "the model has no parameters"),
+    "only norms": (lambda: nn.BatchNorm1d(6), r"no tensor is left to make sparse: weight \(norm\), bias \(norm\)"),
+    "frozen": (lambda: mlp().requires_grad_(False), r"0.weight \(frozen\)"),
+    "several devices": (two_devices, "lie on several devices, cpu, meta"),
+    "no values": (lambda: mlp().to("meta"), "device 'meta', without values"),
+    "no shapes": (lazy, "0.weight, 0.bias have no shape yet; run one batch"),
+    "sparse gradients": (sparse_embedding, "0.weight would have sparse gradients"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+@pytest.mark.parametrize("case", MODELS)
+def test_models_that_cannot_be_used(case):
+    make, sentence = MODELS[case]
+    model = make()
+    optimizer = torch.optim.SGD(list(model.parameters()) or [torch.zeros(1, requires_grad=True)], lr=0.1)
+    compare = case != "no shapes"
+    before = everything(model, optimizer) if compare else None
+    with pytest.raises(InputError, match=sentence):
+        sparsify(model, optimizer)
+    assert (everything(model, optimizer) if compare else None) == before
+
+
+def test_what_is_no_model_and_no_optimizer():
+    model = mlp()
+    with pytest.raises(InputError, match=r"takes a torch.nn.Module; given 3"):
+        sparsify(3, sgd(model))
+    with pytest.raises(InputError, match=r"takes an optimizer of torch.optim, .*given None"):
+        sparsify(model, None)
+
+
+def test_an_optimizer_that_does_not_hold_the_parameters():
+    model, other = mlp(), mlp()
+    before = everything(model, sgd(model))
+    for optimizer, strange in (
+        (sgd(other), "0.weight, 2.weight"),
+        (torch.optim.SGD(model[2].parameters(), lr=0.1), "0.weight"),
+    ):
+        with pytest.raises(InputError, match=f"the optimizer does not hold {strange};"):
+            sparsify(model, optimizer)
+    assert everything(model, sgd(model)) == before
+
+
+@pytest.mark.parametrize("make", [torch.optim.LBFGS, torch.optim.SparseAdam])
+def test_optimizers_that_do_not_work_entry_by_entry(make):
+    model = mlp()
+    optimizer = make(model.parameters())
+    before = everything(model, optimizer)
+    with pytest.raises(InputError, match=f"{make.__name__} cannot train sparse tensors"):
+        sparsify(model, optimizer)
+    assert everything(model, optimizer) == before
+
+
+@pytest.mark.parametrize(
+    "again",
+    [lambda model: model, lambda model: torch.compile(model, backend="eager"), nn.DataParallel, nn.Sequential],
+    ids=["itself", "compiled", "parallel", "inside another"],
+)
+def test_sparse_training_of_what_is_in_sparse_training(again):
+    model = mlp()
+    optimizer = sgd(model)
+    training = sparsify(model, optimizer, sparsity=0.5)
+    before = everything(model, optimizer)
+    with pytest.raises(InputError, match=r"0.weight.* in sparse training already; .*squash"):
+        sparsify(again(model), optimizer)
+    assert everything(model, optimizer) == before
+    training.squash()
+    assert sparsify(again(model), optimizer, sparsity=0.5).sparsity == 0.5
+
+
+def test_two_parts_of_a_model_may_be_trained_apart():
+    model = mlp()
+    first = torch.optim.SGD(model[0].parameters(), lr=0.1)
+    second = torch.optim.SGD(model[2].parameters(), lr=0.1)
+    trainings = [
+        sparsify(model, first, include="0.weight", sparsity=0.5),
+        sparsify(model, second, include="2.weight", sparsity=0.75),
+    ]
+    loss_at(model, 0).backward()
+    second.step()
+    assert [training.step for training in trainings] == [0, 1]
+
+
+def test_a_sparse_gradient_from_elsewhere_is_refused_as_it_comes():
+    weight = nn.Parameter(torch.ones(4, 4))
+    model = nn.ParameterDict({"weight": weight, "other": nn.Parameter(torch.ones(4, 4))})
+    sparsify(model, sgd(model), sparsity=0.5)
+    with pytest.raises(SparsecoreError, match="the gradient of weight is sparse"):
+        nn.functional.embedding(torch.tensor([1]), weight, sparse=True).sum().backward()
+
+
+def test_an_update_that_fails_leaves_the_weights_of_the_step():
+    @attrs.frozen(eq=False)
+    class Broken:
+        @hookimpl
+        def grow(self):
+            raise RuntimeError("out of luck")
+
+    model = mlp()
+    optimizer = sgd(model)
+    training = sparsify(model, optimizer, strategy=[often(every=1), Broken()], sparsity=0.75)
+    masks = training.masks()
+    with pytest.raises(RuntimeError, match="out of luck"):
+        train(model, optimizer, [0])
+    assert training.step == 0
+    assert all(torch.equal(mask, masks[name]) for name, mask in training.masks().items())
+    assert all(not model.get_parameter(name)[~mask].any() for name, mask in masks.items())
