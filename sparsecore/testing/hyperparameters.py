@@ -3,6 +3,7 @@
 import operator
 import typing
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType, NoneType, UnionType
 from typing import Any, Literal, TypeVar
 
@@ -18,8 +19,7 @@ T = TypeVar("T")
 Field = attrs.Attribute  # what a draw may look at: default and validator
 
 
-@st.composite
-def hyperparameters(draw: DrawFn, cls: type[T]) -> T:
+def hyperparameters(cls: type[T]) -> SearchStrategy[T]:
     """Instances of a strategy's class; its defaults are the simplest.
 
     Whole numbers, numbers, bools, texts of a list, optional ones, schedules and amounts are drawn within the bounds
@@ -27,7 +27,6 @@ def hyperparameters(draw: DrawFn, cls: type[T]) -> T:
     A field of another type keeps its default.
 
     Args:
-        draw: given by hypothesis.
         cls: an attrs class.
 
     Raises:
@@ -36,16 +35,20 @@ def hyperparameters(draw: DrawFn, cls: type[T]) -> T:
     if not attrs.has(cls):
         raise TypeError(f"hyperparameters are those of an attrs class; given {cls!r}")
     types = _types(cls)
-    given = {
-        str(field.alias): draw(_contents(field, types.get(field.name, field.type)))
+    fields = {
+        str(field.alias): _contents(field, types.get(field.name, field.type))
         for field in attrs.fields(cls)
         if field.init
     }
+    made: Callable[..., T] = cls
+    return st.fixed_dictionaries(fields).map(partial(_made, made))
+
+
+def _made(cls: Callable[..., T], given: Mapping[str, Any]) -> T:
     try:
-        drawn: T = cls(**given)  # type: ignore[assignment]
-        return drawn
+        return cls(**given)
     except ValueError:
-        return reject()  # bounds that no validator told, such as those of two fields together
+        reject()  # bounds that no validator told, such as those of two fields together
 
 
 def _types(cls: type) -> dict[str, Any]:
@@ -60,9 +63,10 @@ def _contents(field: "Field[Any]", kind: Any) -> SearchStrategy[Any]:
     default = _default(field)
     if default is attrs.NOTHING and drawn is None:
         raise TypeError(f"the field {field.name!r} has no default, and nothing of type {kind} can be drawn")
-    if default is attrs.NOTHING:
-        return drawn or st.nothing()
-    return st.just(default) if drawn is None else st.just(default) | drawn
+    if drawn is None:
+        return st.just(default)
+    # an absolute amount is made for one network, and is more than most examples have
+    return drawn if default is attrs.NOTHING or isinstance(default, Amount) else st.just(default) | drawn
 
 
 def _default(field: "Field[Any]") -> Any:
@@ -81,8 +85,8 @@ def _drawn(field: "Field[Any]", kind: Any) -> SearchStrategy[Any] | None:
     if typing.get_origin(kind) is Literal:
         return st.sampled_from(arguments)
     if typing.get_origin(kind) in {typing.Union, UnionType}:
-        drawn = [_drawn(field, argument) for argument in arguments]
-        return st.one_of([one for one in drawn if one is not None]) if any(drawn) else None
+        drawn = [one for argument in arguments if (one := _drawn(field, argument)) is not None]
+        return st.one_of(drawn) if drawn else None
     return _KINDS[kind](field) if isinstance(kind, type) and kind in _KINDS else None
 
 

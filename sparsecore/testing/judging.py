@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, Phase, Verbosity, given, reject, seed, setti
 from hypothesis.errors import Flaky, Unsatisfiable
 
 from sparsecore.errors import DivergedError, InputError, InvariantError, NoRoomError
-from sparsecore.testing.promises import BrokenError, Promise
+from sparsecore.testing.promises import BrokenError, NotJudgedError, Promise
 
 DEFAULT_EXAMPLES = 50
 """Examples a promise; enough for every mutant of the kit's own tests."""
@@ -81,13 +81,9 @@ def judge_example(promise: Promise, subject: Any, example: Any) -> Verdict:
         trial.judge(example)
     except BrokenError as broken:
         return Verdict(promise, Outcome.BROKEN, str(broken), example, 1)
-    except _NotJudgedError as stopped:
+    except NotJudgedError as stopped:
         return Verdict(promise, Outcome.NOT_JUDGED, str(stopped))
     return Verdict(promise, Outcome.KEPT, examples=1)
-
-
-class _NotJudgedError(Exception):
-    """An example that cannot tell whether the promise holds."""
 
 
 class _Trial:
@@ -104,7 +100,7 @@ class _Trial:
         except BrokenError as broken:
             self.broken_by, self.reason = example, str(broken)
             raise
-        except _NotJudgedError as stopped:
+        except NotJudgedError as stopped:
             self.reason = str(stopped)
             reject()
         self.judged += 1
@@ -113,13 +109,16 @@ class _Trial:
         """Let the check see the example, and lay what the engine stopped at the right promise's door."""
         try:
             self._promise.check(self._subject, example)
+        except NotJudgedError:
+            self.refused_only = False
+            raise
         except InvariantError as error:
             if error.hook in self._promise.hooks:
                 raise BrokenError(str(error)) from error
             self.refused_only = False
-            raise _NotJudgedError(str(error)) from error
+            raise NotJudgedError(str(error)) from error
         except (InputError, NoRoomError, DivergedError) as error:
-            raise _NotJudgedError(str(error)) from error
+            raise NotJudgedError(str(error)) from error
         except Exception as error:
             place = _hook_of(error)
             if place is None:
@@ -127,7 +126,7 @@ class _Trial:
             if self._promise.errors:
                 raise BrokenError(f"{type(error).__name__} {place}: {error}") from error
             self.refused_only = False
-            raise _NotJudgedError(f"{type(error).__name__} {place}: {error}") from error
+            raise NotJudgedError(f"{type(error).__name__} {place}: {error}") from error
 
 
 def _hook_of(error: BaseException) -> str | None:

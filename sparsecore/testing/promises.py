@@ -14,6 +14,10 @@ class BrokenError(AssertionError):
     """A promise that does not hold, in one sentence."""
 
 
+class NotJudgedError(Exception):
+    """An example that cannot tell whether a promise holds."""
+
+
 def expect(holds: object, sentence: str) -> None:
     """Raise :class:`BrokenError` with this sentence unless it holds."""
     if not holds:

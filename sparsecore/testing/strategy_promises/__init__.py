@@ -1,0 +1,20 @@
+"""All promises of a strategy, in the order in which they are told."""
+
+from sparsecore.testing.promises import Promise
+from sparsecore.testing.strategy_promises.agreement import AGREEMENT
+from sparsecore.testing.strategy_promises.answers import ANSWERS
+from sparsecore.testing.strategy_promises.cost import COST
+from sparsecore.testing.strategy_promises.draws import DRAWS
+from sparsecore.testing.strategy_promises.memories import MEMORIES
+from sparsecore.testing.strategy_promises.order import ORDER
+from sparsecore.testing.strategy_promises.updates import UPDATES
+
+STRATEGY_PROMISES: tuple[Promise, ...] = (
+    *ANSWERS,
+    *UPDATES,
+    *DRAWS,
+    *ORDER,
+    *MEMORIES,
+    *COST,
+    *AGREEMENT,
+)

@@ -1,0 +1,111 @@
+"""What each hook answers: the engine stops what it cannot use, and here it is laid at the promise's door."""
+
+import math
+
+import attrs
+
+from sparsecore._stack import Stack
+from sparsecore.base import Base
+from sparsecore.checks import check_due
+from sparsecore.clock import Clock
+from sparsecore.distributions import uniform
+from sparsecore.testing.oracle import oracle_arrays
+from sparsecore.testing.promises import Promise, expect
+from sparsecore.testing.runs import begun, engine, run, updated
+from sparsecore.testing.scenes import Scene, scenes
+from sparsecore.testing.stacks import Subject, fresh
+from sparsecore.topology import Topology
+
+
+def _updates(_: Subject, scene: Scene) -> None:
+    updated(scene)
+
+
+def _runs(_: Subject, scene: Scene) -> None:
+    """From the strategy's own start through some steps: every hook is called."""
+    algorithm = engine(scene)
+    start = algorithm.start(scene.sparsity, clock=scene.clock)
+    algorithm.start_values(start, algorithm.arrays.zeros_like(_values(scene), start.topology.size))
+    run(algorithm, scene, begun(algorithm, scene), range(4))
+
+
+def _values(scene: Scene) -> object:
+    return oracle_arrays().from_numpy(scene.values)
+
+
+def _starts(_: Subject, scene: Scene) -> None:
+    topology = engine(scene).start(scene.sparsity, clock=scene.clock).topology
+    _check_positions(topology)
+    wanted, tensors = (1 - scene.sparsity) * scene.layout.size, len(scene.layout)
+    budget = int(uniform(scene.layout, scene.sparsity).sum())
+    expect(
+        min(budget, math.floor(wanted) - tensors) <= topology.size <= max(budget, math.ceil(wanted) + tensors),
+        f"the start has {topology.size} weights of {scene.layout.size}; at sparsity {scene.sparsity} it is about "
+        f"{wanted:.1f}, within one a tensor",
+    )
+
+
+def _check_positions(topology: Topology) -> None:
+    """Told once more, with Python's sets."""
+    positions = topology.positions.tolist()
+    expect(positions == sorted(set(positions)), "positions are not ascending and distinct")
+    expect(all(0 <= position < topology.layout.size for position in positions), "a position is out of bounds")
+
+
+def _asks_due(_: Subject, scene: Scene) -> None:
+    moments = [scene.clock, *(attrs.evolve(scene.clock, step=step) for step in range(1, scene.clock.step + 1))][:12]
+    asked, again = _due(scene, moments), _due(scene, moments[::-1])[::-1]
+    strange = [clock.step for clock, one, other in zip(moments, asked, again, strict=True) if one != other]
+    expect(not strange, f"whether an update is due after step {strange[:1]} changes with how often it is asked")
+
+
+def _due(scene: Scene, moments: list[Clock]) -> list[bool]:
+    """What the strategies answer at these times, in this order."""
+    stack = fresh(scene.stack)
+    memories = begun(engine(scene, stack=stack), scene).state.memories
+    hooks = Stack({"base": Base(), **stack})
+    return [check_due(hooks.ask("update_due", clock=clock, memory=memories)) for clock in moments]
+
+
+ANSWERS = (
+    Promise("no-errors", "no hook raises an error", scenes, _runs, errors=True),
+    Promise(
+        "start",
+        "the start has the sparsity asked for; its positions are in bounds, ascending and distinct, none empty",
+        scenes,
+        _starts,
+        hooks=("initial_topology",),
+    ),
+    Promise(
+        "due",
+        "whether an update is due is True or False, however often it is asked",
+        scenes,
+        _asks_due,
+        ("update_due",),
+    ),
+    Promise("prune", "pruning answers one bool a weight", scenes, _updates, hooks=("prune",)),
+    Promise(
+        "shares", "as many grow as were pruned: whole numbers, within the room", scenes, _updates, hooks=("allocate",)
+    ),
+    Promise(
+        "growth",
+        "what grows is new: in bounds, ascending, distinct, neither active nor just pruned, as many as allocated",
+        scenes,
+        _updates,
+        hooks=("grow",),
+    ),
+    Promise(
+        "values",
+        "start values, perturbed values and those of grown weights are finite, one a weight, of the given dtype",
+        scenes,
+        _runs,
+        hooks=("start_values", "perturb", "initial_values"),
+    ),
+    Promise(
+        "memory",
+        "what is remembered can be saved, and has one entry a weight where it says so",
+        scenes,
+        _runs,
+        ("memory",),
+    ),
+)

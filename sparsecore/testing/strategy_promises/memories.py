@@ -1,0 +1,45 @@
+"""What a strategy remembers is all that it remembers."""
+
+import attrs
+
+from sparsecore.testing.promises import Promise, expect
+from sparsecore.testing.runs import Moment, begun, differences, engine, run
+from sparsecore.testing.saving import resumed, saved
+from sparsecore.testing.scenes import Scene, scenes
+from sparsecore.testing.stacks import Subject
+
+_STEPS = 4
+
+
+def _comes_back(_: Subject, scene: Scene) -> None:
+    algorithm = engine(scene)
+    start = begun(algorithm, scene)
+    moment = run(algorithm, scene, start, range(_STEPS))
+    trouble = differences(moment, resumed(algorithm, start.state, saved(moment)))
+    expect(trouble is None, f"what was saved and read again differs in {trouble}")
+
+
+def _goes_on(_: Subject, scene: Scene) -> None:
+    algorithm = engine(scene)
+    start = begun(algorithm, scene)
+    half = run(algorithm, scene, start, range(_STEPS))
+    content, whole = saved(half), run(algorithm, scene, half, range(_STEPS, 2 * _STEPS))
+    _somebody_else(scene)
+    taken_up = engine(scene)
+    again = resumed(taken_up, begun(taken_up, scene).state, content)
+    finished = run(taken_up, scene, again, range(_STEPS, 2 * _STEPS))
+    trouble = differences(whole, finished)
+    expect(trouble is None, f"a run that was stopped after {_STEPS} steps and resumed ends with another {trouble}")
+
+
+def _somebody_else(scene: Scene) -> Moment:
+    """Another run in the same process, which leaves its traces in whatever is shared."""
+    other = attrs.evolve(scene, seed=scene.seed + 1, noise=scene.noise + 1)
+    algorithm = engine(other)
+    return run(algorithm, other, begun(algorithm, other), range(_STEPS + 1))
+
+
+MEMORIES = (
+    Promise("saving", "what was saved comes back the same", scenes, _comes_back),
+    Promise("resume", "a run that was stopped and resumed ends as if it had not been", scenes, _goes_on),
+)

@@ -1,0 +1,159 @@
+"""What an update does: told once more with Python's sets and fractions, and what a strategy declares."""
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+
+import attrs
+
+from sparsecore.testing.fair import fair_shares
+from sparsecore.testing.promises import Promise, expect
+from sparsecore.testing.runs import Updated, updated
+from sparsecore.testing.scenes import Scene, scenes
+from sparsecore.testing.stacks import Subject, declared
+
+
+@attrs.frozen
+class Weight:
+    """An active weight before an update: where it lies in its tensor, and among all weights."""
+
+    slot: int
+    tensor: str
+    position: int
+    value: float
+
+
+def _weights(update: Updated) -> list[Weight]:
+    topology, values = update.before.state.topology, update.before.values.tolist()
+    places = [(name, place) for name in topology.layout.names for place in topology.local(name).tolist()]
+    return [Weight(slot, *place, value) for slot, (place, value) in enumerate(zip(places, values, strict=True))]
+
+
+def _split(update: Updated) -> tuple[list[Weight], list[Weight]]:
+    """The weights that survived, and those that were pruned."""
+    survives = update.reallocation.survives.tolist()
+    weights = list(zip(_weights(update), survives, strict=True))
+    return [weight for weight, stays in weights if stays], [weight for weight, stays in weights if not stays]
+
+
+def _count(_: Subject, scene: Scene) -> None:
+    update = updated(scene)
+    before, after = update.before.state.topology.size, update.state.topology.size
+    expect(before == after == len(update.reallocation.values), f"there were {before} weights, and there are {after}")
+    kept, pruned = _split(update)
+    lost = {weight.tensor for weight in pruned} - {weight.tensor for weight in kept}
+    expect(not lost, f"the tensor {', '.join(sorted(lost))} has lost all its weights")
+
+
+def _survivors(_: Subject, scene: Scene) -> None:
+    update = updated(scene)
+    active = _active(update)
+    for weight in _split(update)[0]:
+        now = active.get((weight.tensor, weight.position))
+        expect(
+            now is not None and now == weight.value,
+            f"position {weight.position} of {weight.tensor!r} survived with {weight.value}, and now holds {now}",
+        )
+
+
+def _active(update: Updated) -> dict[tuple[str, int], float]:
+    """The value after the update of each active position."""
+    topology, values = update.state.topology, update.reallocation.values.tolist()
+    return {
+        (name, position): value
+        for name in topology.layout.names
+        for position, value in zip(topology.local(name).tolist(), values[topology.slots(name)], strict=True)
+    }
+
+
+def _grown(subject: Subject, scene: Scene) -> None:
+    update = updated(scene)
+    before = {(weight.tensor, weight.position) for weight in _weights(update)}
+    kept = {(weight.tensor, weight.position) for weight in _split(update)[0]}
+    active = _active(update)
+    expect(active.keys() & before == kept, "a weight grew where one is, or was just pruned")
+    start = 0.0 if subject.decided_by_engine("initial_values") else _declared_start(subject, scene)
+    wrong = [place for place in active.keys() - before if start is not None and active[place] != start]
+    expect(not wrong, f"a weight that grew at {wrong[:1]} starts with {[active[p] for p in wrong[:1]]}, not {start}")
+
+
+def _declared_start(subject: Subject, scene: Scene) -> float | None:
+    return declared(subject, scene.stack, "initial_values").grown_value
+
+
+def _is_shared_in_proportion(subject: Subject) -> bool:
+    return _shares_of(subject) is not None
+
+
+def _shares_of(subject: Subject) -> str | None:
+    if subject.decided_by_engine("allocate"):
+        return "survivors"
+    return declared(subject, subject.sample, "allocate").shares
+
+
+def _proportional(subject: Subject, scene: Scene) -> None:
+    update = updated(scene)
+    before, pruned = update.before.state.topology, update.reallocation.pruned
+    weights = {"survivors": before.counts - pruned, "pruned": pruned}[_shares_of(subject) or "survivors"]
+    fair = fair_shares(int(pruned.sum()), weights.tolist(), before.room.tolist())
+    for name, given, share in zip(before.layout.names, update.reallocation.grown.tolist(), fair, strict=True):
+        expect(abs(given - share) < 1, f"{given} weights grew in {name!r}; its share is {float(share):.3f}")
+
+
+_GROUPS: Mapping[str, Callable[[Weight], object]] = MappingProxyType(
+    {
+        "network": lambda _: "the network",
+        "tensor": lambda weight: weight.tensor,
+        "sign": lambda weight: (weight.tensor, weight.value > 0) if weight.value else None,
+    }
+)
+"""Which weights are compared with each other; those of group None with nobody."""
+
+
+def _declares_smallest(subject: Subject) -> bool:
+    return declared(subject, subject.sample, "prune").smallest_first is not None
+
+
+def _smallest(subject: Subject, scene: Scene) -> None:
+    scope = declared(subject, scene.stack, "prune").smallest_first
+    if scope is None:
+        return
+    kept, pruned = _split(updated(scene))
+    # a single survivor may be one that the engine has kept from being pruned
+    single = {weight.tensor for weight in kept if sum(other.tensor == weight.tensor for other in kept) == 1}
+    for group in {_GROUPS[scope](weight) for weight in pruned} - {None}:
+        last = max((weight for weight in pruned if _GROUPS[scope](weight) == group), key=_turn)
+        stayed = [weight for weight in kept if _GROUPS[scope](weight) == group and weight.tensor not in single]
+        for weight in stayed:
+            expect(_turn(last) < _turn(weight), f"{_told(last)} was pruned and {_told(weight)} was kept")
+
+
+def _turn(weight: Weight) -> tuple[float, int]:
+    """What is pruned first has the lowest."""
+    return abs(weight.value), weight.slot
+
+
+def _told(weight: Weight) -> str:
+    return f"{weight.value} at position {weight.position} of {weight.tensor!r}"
+
+
+UPDATES: Sequence[Promise] = (
+    Promise(
+        "count",
+        "an update leaves as many weights as there were, and none of its tensors empty",
+        scenes,
+        _count,
+        (None,),
+    ),
+    Promise("survivors", "survivors keep their position and their value", scenes, _survivors),
+    Promise("grown", "grown weights are new, and start as declared: with zero, where nothing is", scenes, _grown),
+    Promise(
+        "proportional", "shares are proportional within one", scenes, _proportional, applies=_is_shared_in_proportion
+    ),
+    Promise(
+        "smallest",
+        "the smallest weights are pruned first, and among equals those at the lowest positions",
+        scenes,
+        _smallest,
+        applies=_declares_smallest,
+    ),
+)
