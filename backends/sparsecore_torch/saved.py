@@ -5,13 +5,15 @@ from typing import Any
 
 import attrs
 import torch
+from numpy.typing import NDArray
 
-from sparsecore.checks import check_given_topology
 from sparsecore.engine import Engine
 from sparsecore.errors import InputError
 from sparsecore.memory import dump_memory, load_memory, trouble_with_memory
+from sparsecore.soundness import trouble_with_positions, trouble_with_topology
 from sparsecore.state import State
 from sparsecore.topology import Topology
+from sparsecore.words import kind
 
 _FORMAT = "sparsecore sparse training 1"
 
@@ -43,7 +45,7 @@ def load(saved: Mapping[str, Any], engine: Engine, like: State) -> tuple[State, 
     """
     _check_same(saved, engine, like)
     try:
-        topology = like.topology.at(engine.arrays.from_numpy(saved["positions"].cpu().numpy()))
+        topology = _load_topology(saved["positions"].cpu().numpy(), like.topology)
         memories = {
             plugin: _load_memory(saved["memories"][plugin], memory, engine, topology)
             for plugin, memory in like.memories.items()
@@ -53,8 +55,7 @@ def load(saved: Mapping[str, Any], engine: Engine, like: State) -> tuple[State, 
     except InputError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise InputError(f"the state dict of sparse training is damaged: {error!r}") from error
-    check_given_topology(topology, engine.layout)
+        raise _damaged(repr(error)) from error
     return State(topology, memories, clock), start
 
 
@@ -92,6 +93,16 @@ def _difference(there: Any, here: Mapping[str, list[int]]) -> str | None:
     return "the order of the tensors" if list(there) != list(here) else None
 
 
+def _load_topology(positions: NDArray[Any], like: Topology) -> Topology:
+    if positions.shape != (like.size,):
+        raise _damaged(f"it holds {kind(positions)}; expected {like.size} positions")
+    on_backend = like.arrays.from_numpy(positions)
+    trouble = trouble_with_positions(on_backend, like) or trouble_with_topology(like.at(on_backend), like.layout)
+    if trouble:
+        raise _damaged(f"it holds {trouble}")
+    return like.at(on_backend)
+
+
 def _dump_memory(memory: Any, engine: Engine) -> dict[str, Any]:
     scalars, vectors = dump_memory(memory, engine.arrays)
     return {"scalars": scalars, "vectors": {name: torch.tensor(vector) for name, vector in vectors.items()}}
@@ -102,5 +113,9 @@ def _load_memory(saved: Mapping[str, Any], like: Any, engine: Engine, topology: 
     memory = load_memory(like, saved["scalars"], vectors, engine.arrays)
     trouble = trouble_with_memory(memory, topology.size, len(topology.layout))
     if trouble:
-        raise InputError(f"the state dict of sparse training is damaged: a memory has {trouble}")
+        raise _damaged(f"a memory has {trouble}")
     return memory
+
+
+def _damaged(what: str) -> InputError:
+    return InputError(f"the state dict of sparse training is damaged: {what}")
