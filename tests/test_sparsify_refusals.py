@@ -149,15 +149,16 @@ def test_optimizers_that_do_not_work_entry_by_entry(make):
     assert everything(model, optimizer) == before
 
 
+@pytest.mark.parametrize("storage", ["masked", "compact"])
 @pytest.mark.parametrize(
     "again",
     [lambda model: model, lambda model: torch.compile(model, backend="eager"), nn.DataParallel, nn.Sequential],
     ids=["itself", "compiled", "parallel", "inside another"],
 )
-def test_sparse_training_of_what_is_in_sparse_training(again):
+def test_sparse_training_of_what_is_in_sparse_training(again, storage):
     model = mlp()
     optimizer = sgd(model)
-    training = sparsify(model, optimizer, sparsity=0.5)
+    training = sparsify(model, optimizer, sparsity=0.5, storage=storage)
     before = everything(model, optimizer)
     with pytest.raises(InputError, match=r"0.weight.* in sparse training already; .*squash"):
         sparsify(again(model), optimizer)
@@ -171,8 +172,8 @@ def test_two_parts_of_a_model_may_be_trained_apart():
     first = torch.optim.SGD(model[0].parameters(), lr=0.1)
     second = torch.optim.SGD(model[2].parameters(), lr=0.1)
     trainings = [
-        sparsify(model, first, include="0.weight", sparsity=0.5),
-        sparsify(model, second, include="2.weight", sparsity=0.75),
+        sparsify(model[0], first, include="weight", sparsity=0.5),
+        sparsify(model[2], second, include="weight", sparsity=0.75),
     ]
     loss_at(model, 0).backward()
     second.step()

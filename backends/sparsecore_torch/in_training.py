@@ -12,10 +12,12 @@ _ATTRIBUTES: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
 """By module, whatever it is wrapped in; wrappers may replace parameters, not modules."""
 
 
-def check_not_in_training(tensors: Iterable[NamedParameter]) -> None:
-    """Raise an :class:`InputError` if one of the tensors is in sparse training."""
+def check_not_in_training(model: nn.Module) -> None:
+    """Raise an :class:`InputError` if a tensor of the model is in sparse training."""
     twice = [
-        one.name for one in tensors if any(attribute in _ATTRIBUTES.get(module, ()) for module, attribute in one.places)
+        f"{path}.{attribute}" if path else attribute
+        for path, module in model.named_modules()
+        for attribute in sorted(_ATTRIBUTES.get(module, ()))
     ]
     if twice:
         raise InputError(f"{', '.join(twice)} are in sparse training already; end that one first with squash()")

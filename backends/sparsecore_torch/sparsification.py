@@ -83,8 +83,8 @@ def sparsify(
     if storage not in STORAGES:
         raise InputError(unknown("storage", storage, STORAGES))
     given, model = model, check_model(model)
+    check_not_in_training(model)
     selection = select(model, include, exclude)
-    check_not_in_training(selection.sparse)
     check_gradients(selection.sparse)
     check_optimizer(optimizer, selection.sparse)
     stack = stack_of(strategy, has_end=total_steps is not None, has_epochs=steps_per_epoch is not None)
