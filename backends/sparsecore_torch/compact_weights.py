@@ -33,12 +33,15 @@ class CompactWeights:
         self._saved = SavedTensors()
         self._pieces: tuple[Tensor, ...] = ()
         self._hooks: tuple[int, ...] = ()
+        # what torch.compile makes of the model leaves off here and goes on behind
+        self.dense = torch.compiler.disable(self._dense)
+        self._open, self._close = torch.compiler.disable(self._begin), torch.compiler.disable(self._end)
 
     def register(self, values: Tensor) -> Parameter:
         """Put the values on the model, and watch its forward passes."""
         self.model.register_parameter(VALUES, Parameter(values))
-        before = self.model.register_forward_pre_hook(self.enter, prepend=True)
-        after = self.model.register_forward_hook(self.leave, always_call=True)
+        before = self.model.register_forward_pre_hook(self._before, prepend=True)
+        after = self.model.register_forward_hook(self._after, always_call=True)
         self._hooks = (before.id, after.id)
         return self.values
 
@@ -59,7 +62,7 @@ class CompactWeights:
         values: Parameter = self.model.get_parameter(VALUES)
         return values
 
-    def dense(self, index: int, dtype: torch.dtype) -> Tensor:
+    def _dense(self, index: int, dtype: torch.dtype) -> Tensor:
         """The tensor of this index, zero where no weight is; its gradient arrives at the values."""
         dense: Tensor = _Materialize.apply(self._piece(index), self, index, dtype)
         return self._saved.remade_by(_Remaker(self.values.detach(), self.topology, index, dtype), dense)
@@ -69,12 +72,19 @@ class CompactWeights:
         with torch.no_grad():
             return self.dense(index, self.values.dtype)
 
-    def enter(self, *_: Any) -> None:
+    def _before(self, *_: Any) -> None:
+        # methods, as a copy of the model takes those of its own weights
+        self._open()
+
+    def _after(self, *_: Any) -> None:
+        self._close()
+
+    def _begin(self) -> None:
         """Before a forward pass of the model: one split for all layers, which makes one gradient in one go."""
         self._pieces = self.values.split(self.topology.counts.tolist())
         self._saved.enter()
 
-    def leave(self, *_: Any) -> None:
+    def _end(self) -> None:
         """After a forward pass of the model, however it ended."""
         self._pieces = ()
         self._saved.leave()
@@ -91,8 +101,8 @@ class CompactWeights:
         return gather(gradient, local_indices(topology, index)).to(self.values.dtype)
 
     def _piece(self, index: int) -> Tensor:
-        # a pass that began without gradients made pieces without them; a layer called by itself has none
-        if self._pieces and (self._pieces[index].requires_grad or not torch.is_grad_enabled()):
+        # the pieces of a pass that began without gradients lead nowhere; a layer called by itself has none
+        if self._pieces and (self._pieces[index].grad_fn or not torch.is_grad_enabled()):
             return self._pieces[index]
         bounds = self.topology.bounds
         return self.values[bounds[index] : bounds[index + 1]]

@@ -31,7 +31,7 @@ class SavedTensors:
     def enter(self) -> None:
         """From here on, what is saved passes through here."""
         self.leave()  # an interrupt (no Exception) may have left us entered
-        hooks = saved_tensors_hooks(self._pack, _unpack)
+        hooks = saved_tensors_hooks(torch.compiler.disable(self._pack), torch.compiler.disable(_unpack))
         hooks.__enter__()
         self._hooks.append(hooks)
 

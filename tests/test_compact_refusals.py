@@ -1,0 +1,120 @@
+import copy
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from compact_examples import Mlp, train  # noqa: E402
+from torch import nn  # noqa: E402
+
+from sparsecore.errors import InputError  # noqa: E402
+from sparsecore_torch import sparsify  # noqa: E402
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.memory = nn.LSTM(4, 3)
+
+
+def bounded():
+    return nn.Sequential(nn.Embedding(5, 4, max_norm=1.0), nn.Linear(4, 3))
+
+
+def clashing():
+    model = Mlp()
+    model.sparse_values = None
+    return model
+
+
+def mixed():
+    model = Mlp()
+    model[2].to(torch.float64)
+    return model
+
+
+def sgd(model):
+    return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+
+
+def in_two_groups(model):
+    first, *rest = (list(layer.parameters()) for layer in (model[0], model[2], model[4]))
+    return torch.optim.SGD([{"params": first}, {"params": [*rest[0], *rest[1]]}], lr=0.1)
+
+
+def adafactor(model):
+    return torch.optim.Adafactor(model.parameters())
+
+
+def with_state(key, content):
+    def make(model):
+        trains = torch.optim.Adam(model.parameters())
+        train(model, trains, 1)
+        trains.state[model[2].weight][key] = content
+        return trains
+
+    return make
+
+
+REFUSED = {
+    "recurrent layers": (
+        Recurrent,
+        sgd,
+        "memory.weight_ih_l0 cannot be stored compactly: LSTM hands .*storage='masked'",
+    ),
+    "max_norm": (
+        bounded,
+        sgd,
+        "0.weight cannot be .*: Embedding with max_norm writes into its weight.*exclude='0.weight'",
+    ),
+    "a name that is taken": (clashing, sgd, "has an attribute 'sparse_values' already"),
+    "two dtypes": (mixed, sgd, "of one dtype; 4.weight is float32, 2.weight is float64"),
+    "two groups": (Mlp, in_two_groups, r"they are in 2 \(group 0: 0.weight; group 1: 2.weight, 4.weight\)"),
+    "an optimizer that goes by shapes": (Mlp, adafactor, "Adafactor goes by the shapes of tensors"),
+    "state of another shape": (Mlp, with_state("rows", torch.zeros(16)), r"'rows' of 2.weight has the shape \(16,\)"),
+    "unequal steps": (Mlp, with_state("step", torch.tensor(5.0)), "'step' is 1.0 for 0.weight and 5.0 for 2.weight"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_stored_compactly_is_refused_and_nothing_has_changed(case):
+    make, optimizer, sentence = REFUSED[case]
+    model = make()
+    trains = optimizer(model)
+    parameters = list(model.named_parameters())
+    state = copy.deepcopy(trains.state_dict())
+    with pytest.raises(InputError, match=sentence):
+        sparsify(model, trains, strategy="static", include="*weight*", storage="compact")
+    after = list(model.named_parameters())
+    assert [name for name, _ in after] == [name for name, _ in parameters]
+    assert all(one is other for (_, one), (_, other) in zip(after, parameters, strict=True))
+    torch.testing.assert_close(trains.state_dict(), state, rtol=0, atol=0)
+    assert not model._forward_hooks
+
+
+def test_a_topology_of_another_size_is_refused():
+    saved = sparsify(model := Mlp(), sgd(model), strategy="static", include="*weight", sparsity=0.5, storage="compact")
+    training = sparsify(model := Mlp(), sgd(model), strategy="static", include="*weight", storage="compact")
+    before = training.topology
+    with pytest.raises(InputError, match="weights"):
+        training.load_state_dict(saved.state_dict())
+    assert training.topology is before
+
+
+def test_sparse_twice_is_refused():
+    model = Mlp()
+    trains = sgd(model)
+    sparsify(model, trains, strategy="static", storage="compact")
+    for storage in ("compact", "masked"):
+        with pytest.raises(InputError, match=r"0.weight, 2.weight are in sparse training already"):
+            sparsify(model, trains, strategy="static", storage=storage)
+
+
+def test_after_squash_the_model_can_be_made_sparse_again():
+    model = Mlp()
+    trains = sgd(model)
+    for storage in ("compact", "masked", "compact"):
+        training = sparsify(model, trains, strategy="static", include="*weight", sparsity=0.5, storage=storage)
+        train(model, trains, 2)
+        training.squash()
+    assert [name for name, _ in model.named_parameters()] == [name for name, _ in Mlp().named_parameters()]
