@@ -5,6 +5,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 _MOST_FOREIGN = 0.08
@@ -21,7 +22,7 @@ def add_options(parser: argparse.ArgumentParser, rounds: int) -> None:
 def in_turn(
     actions: Mapping[str, Callable[[], object]], options: argparse.Namespace, warm_up: int = 2
 ) -> dict[str, list[float]]:
-    """Seconds of each action, taken in turn in this process; a round that was disturbed is left out as a whole.
+    """Seconds of each action, taken in turn in this process.
 
     Args:
         actions: by name.
@@ -31,11 +32,20 @@ def in_turn(
     for _ in range(warm_up):
         for action in actions.values():
             action()
+    return rounds({name: partial(clock(options), action) for name, action in actions.items()}, options)
+
+
+def clock(options: argparse.Namespace) -> Callable[[Callable[[], object]], float | None]:
+    """What takes a sample."""
+    return disturbed_seconds if options.busy else seconds
+
+
+def rounds(samplers: Mapping[str, Callable[[], float | None]], options: argparse.Namespace) -> dict[str, list[float]]:
+    """Samples of each, in turn; a round in which one was disturbed (None) is left out as a whole."""
     taken: list[dict[str, float]] = []
     end = time.monotonic() + options.patience
-    clock = disturbed_seconds if options.busy else seconds
     while len(taken) < options.rounds:
-        sample = {name: clock(action) for name, action in actions.items()}
+        sample = {name: sampler() for name, sampler in samplers.items()}
         whole = {name: second for name, second in sample.items() if second is not None}
         if len(whole) == len(sample):
             taken.append(whole)
@@ -44,7 +54,7 @@ def in_turn(
                 f"other programs were busy for {options.patience} seconds; {len(taken)} of {options.rounds} rounds "
                 "were timed (--busy takes all)"
             )
-    return {name: [sample[name] for sample in taken] for name in actions}
+    return {name: [sample[name] for sample in taken] for name in samplers}
 
 
 def ratio(of: list[float], to: list[float]) -> float:

@@ -1,5 +1,6 @@
 """Networks as anybody writes them in torch, and a training loop around them: what sparse training is compared with."""
 
+import time
 from typing import Any
 
 import numpy as np
@@ -88,13 +89,16 @@ class Loop:
             torch.as_tensor(moment, dtype=torch.float32, device=self._device) for moment in (images.mean, images.std)
         )
         self._rng = np.random.default_rng(0)
+        self.optimizer_seconds: list[float] = []
 
     def step(self) -> None:
-        """One step of the optimizer."""
+        """One step; the optimizer's part of it is noted in ``optimizer_seconds``."""
         images, labels = self.some()
         self.optimizer.zero_grad()
         self.loss(images, labels).backward()
+        begin = time.perf_counter()
         self.optimizer.step()
+        self.optimizer_seconds.append(time.perf_counter() - begin)
 
     def some(self) -> tuple[Tensor, Tensor]:
         """A batch as (batch, channels, height, width), channels last in memory, and its labels."""

@@ -1,0 +1,241 @@
+"""What training takes in memory: dense, with masks, and compact; by the ledger, and as the system counts it.
+
+    python benchmarks/memory.py [--networks wrn-28-2 mlp] [--sparsity 0.9]
+
+Each is trained for some steps on the CPU, in a process of its own.
+"""
+
+import argparse
+import multiprocessing
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import attrs
+import numpy as np
+import peak
+from machine import machine, sentence
+from networks import batch_of, learner
+from writing import table, write
+
+from sparsecore.learning import Model
+from sparsecore.ledger import Ledger
+from sparsecore.parameters import HeNormal, Parameter
+from sparsecore_wrn import WideResNet
+
+GOAL = 0.15
+"""Of the dense network's parameters, gradients and momentum: what compact storage may take for these."""
+
+STEPS = 2
+BATCH = 8
+UNITS, LAYERS = 5000, 4
+"""Of the perceptron: 4 · 5000² = 10⁸ weights."""
+
+Training: TypeAlias = tuple[Callable[[], None], Callable[[], Ledger]]
+"""A step, and the ledger."""
+
+
+@attrs.frozen(eq=False)
+class Perceptron:
+    """Hidden layers of equal size, all sparse, and a dense classifier; for any backend."""
+
+    def parameters(self, _: tuple[int, int, int], classes: int) -> tuple[Parameter, ...]:
+        """No biases and no norms."""
+        hidden = [Parameter(f"layer{i}", (UNITS, UNITS), HeNormal(), sparse=True) for i in range(LAYERS)]
+        return (*hidden, Parameter("classifier", (classes, UNITS), HeNormal()))
+
+    def forward(self, ops: Any, parameters: Mapping[str, Any], images: Any) -> Any:
+        """Logits of (batch, classes)."""
+        x = ops.flatten(images)
+        for i in range(LAYERS):
+            x = ops.relu(ops.linear(x, parameters[f"layer{i}"]))
+        return ops.linear(x, parameters["classifier"])
+
+
+@attrs.frozen(eq=False)
+class Network:
+    """One that is measured.
+
+    Attributes:
+        name: in the table.
+        shape: of its images, (height, width, channels).
+        model: for the backends.
+        plain: for sparsify.
+        dense: which layers stay dense beside those that sparsify leaves out by itself.
+    """
+
+    name: str
+    shape: tuple[int, int, int]
+    model: Model
+    plain: Callable[[], Any]
+    dense: str | None
+
+
+def _wide_resnet() -> Any:
+    from plain import wide_resnet
+
+    return wide_resnet()
+
+
+def _perceptron() -> Any:
+    from plain import perceptron
+
+    return perceptron(UNITS, LAYERS)
+
+
+NETWORKS = {
+    "wrn-28-2": Network("WRN-28-2", (32, 32, 3), WideResNet(), _wide_resnet, "*shortcut*"),
+    "mlp": Network(f"perceptron, {LAYERS} layers of {UNITS}²", (50, 100, 1), Perceptron(), _perceptron, None),
+}
+
+
+def _dense(network: Network, _: float) -> Training:
+    from plain import Loop, optimizer_of
+
+    from sparsecore_torch.dense_ledger import ledger_of
+
+    model = network.plain()
+    loop = Loop(model, optimizer_of(model), BATCH, network.shape)
+    return loop.step, lambda: ledger_of(loop.optimizer, [])
+
+
+def _sparsified(storage: str) -> Callable[[Network, float], Training]:
+    def make(network: Network, sparsity: float) -> Training:
+        from plain import Loop, optimizer_of
+
+        from sparsecore_torch import sparsify
+
+        model = network.plain()
+        optimizer = optimizer_of(model)
+        chosen: Any = {"sparsity": sparsity, "exclude": network.dense, "storage": storage}
+        training = sparsify(model, optimizer, strategy="static", **chosen)
+        return Loop(model, optimizer, BATCH, network.shape).step, training.memory
+
+    return make
+
+
+def _torch_backend(network: Network, sparsity: float) -> Training:
+    from sparsecore_torch import TorchBackend
+
+    return _on_backend(TorchBackend(device="cpu"), network, sparsity)
+
+
+def _numpy_backend(network: Network, sparsity: float) -> Training:
+    from sparsecore_numpy import NumpyBackend
+
+    return _on_backend(NumpyBackend(), network, sparsity)
+
+
+def _on_backend(backend: Any, network: Network, sparsity: float) -> Training:
+    one, rng = learner(backend, network.shape, sparsity, network.model), np.random.default_rng(0)
+    return lambda: one.train(batch_of(rng.choice(1000, BATCH, replace=False)), 0.1), one.memory
+
+
+WAYS: Mapping[str, Callable[[Network, float], Training]] = {
+    "torch, dense": _dense,
+    "sparsify, masked": _sparsified("masked"),
+    "sparsify, compact": _sparsified("compact"),
+    "torch backend": _torch_backend,
+    "NumPy backend": _numpy_backend,
+}
+
+
+def main() -> None:
+    options = _options()
+    peak.prepare()
+    results = {name: {way: _measured(name, way, options.sparsity) for way in WAYS} for name in options.networks}
+    report = {"machine": machine(), "settings": vars(options), "goal": GOAL, "bytes": results}
+    write("memory", report, _page(report))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="default: all")
+    parser.add_argument("--sparsity", type=float, default=0.9, help="of the sparse layers (default: 0.9)")
+    return parser.parse_args()
+
+
+def _measured(network: str, way: str, sparsity: float) -> dict[str, Any]:
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_measure, args=(there, network, way, sparsity))
+    process.start()
+    there.close()
+    try:
+        measured: dict[str, Any] = here.recv()
+    except EOFError:
+        raise SystemExit(f"{way} of {network} did not come to an end") from None
+    process.join()
+    return measured
+
+
+def _measure(connection: Any, network: str, way: str, sparsity: float) -> None:
+    _warm_up(way)
+    peak.forget()
+    before = peak.resident()
+    step, memory = WAYS[way](NETWORKS[network], sparsity)
+    step()  # makes the optimizer's state
+    start = peak.highest() - before
+    peak.forget()
+    for _ in range(STEPS):
+        step()
+    training = peak.highest() - before
+    parts = {name: attrs.asdict(part) for name, part in memory().parts.items()}
+    connection.send({"ledger": parts, "rise_at_start": start, "rise_in_training": training})
+
+
+def _warm_up(way: str) -> None:
+    """What libraries load and keep once and for all is no memory of the network."""
+    step, _ = WAYS[way](attrs.evolve(NETWORKS["wrn-28-2"], shape=(8, 8, 3)), 0.9)
+    step()
+
+
+def _page(report: dict[str, Any]) -> str:
+    sections = [_section(NETWORKS[name], ways) for name, ways in report["bytes"].items()]
+    return f"""# What training takes in memory
+
+Sparsity {report["settings"]["sparsity"]}, float32, momentum, batch {BATCH}; in MB. The ledger has values, gradients and
+momentum of all trained parameters, and what says where the weights are; "of dense" compares values, gradients and
+momentum with the dense network's, and all of it with the same. The goal is at most {GOAL} without the indices. The
+process is how much memory the system counts more than before the network was made, at most, activations included: until
+the first step is done (sparsify begins with a dense network), and in the steps after it.
+
+{chr(10).join(sections)}
+{sentence(report["machine"])}
+"""
+
+
+def _section(network: Network, ways: Mapping[str, Mapping[str, Any]]) -> str:
+    dense = ways["torch, dense"]
+    head = ("measured", "values", "gradients", "momentum", "indices", "of dense", "with indices", "start", "training")
+    rows = [_row(way, measured, dense) for way, measured in ways.items()]
+    formulas = [_formula(way, measured) for way, measured in ways.items()]
+    parts = ("by formula", "values", "gradients", "momentum", "indices")
+    return f"""## {network.name}
+
+{table(head, rows)}
+
+{table(parts, formulas)}
+"""
+
+
+_PARTS = ("values", "gradients", "optimizer_state", "indices")
+
+
+def _row(way: str, measured: Mapping[str, Any], dense: Mapping[str, Any]) -> list[str]:
+    ledger, whole = measured["ledger"], dense["ledger"]["total"]["measured"]
+    total, indices = (ledger[part]["measured"] for part in ("total", "indices"))
+    shares = (f"{(total - indices) / whole:.3f}", f"{total / whole:.3f}")
+    process = (_megabytes(measured[when]) for when in ("rise_at_start", "rise_in_training"))
+    return [way, *(_megabytes(ledger[part]["measured"]) for part in _PARTS), *shares, *process]
+
+
+def _formula(way: str, measured: Mapping[str, Any]) -> list[str]:
+    return [way, *(_megabytes(measured["ledger"][part]["theoretical"]) for part in _PARTS)]
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:.1f}"
+
+
+if __name__ == "__main__":
+    main()
