@@ -8,9 +8,11 @@ import torch
 
 from sparsecore.errors import InputError
 from sparsecore.learning import Learner, Task
+from sparsecore.ranks import Ranks
 from sparsecore_torch.arrays import TorchArrays
 from sparsecore_torch.compilation import COMPILED, EAGER, Execution
 from sparsecore_torch.devices import device_of
+from sparsecore_torch.ranks import launched_ranks
 
 _DTYPES: Mapping[str, tuple[torch.dtype, torch.dtype]] = MappingProxyType(
     {
@@ -61,10 +63,16 @@ class TorchBackend:
         """The array verbs."""
         return TorchArrays(device_of(self.device))
 
+    @property
+    def ranks(self) -> Ranks:
+        """The processes that a launcher such as torchrun has started, or this one alone."""
+        return launched_ranks(device_of(self.device))
+
     def learner(self, task: Task) -> Learner:
         """A network ready to train."""
         from sparsecore_torch.learner import TorchLearner
         from sparsecore_torch.machine import Machine
+        from sparsecore_torch.sharing import sharing_of
 
         parameters, activations = _DTYPES[self._dtype]
         machine = Machine(
@@ -73,5 +81,6 @@ class TorchBackend:
             computed=activations,
             memory_format=_FORMATS[self.channels_last],
             execution=_EXECUTIONS[self.compile],
+            sharing=sharing_of(self.ranks),
         )
         return TorchLearner(task, machine)

@@ -59,8 +59,8 @@ class Inputs:
         return self._normalized(images), labels
 
     def of_split(self, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
-        """A split in order, some images at a time, and their labels."""
-        for images, labels in self._on_device(split).in_batches():
+        """A split in order, some images at a time, and their labels; on each rank its share of them."""
+        for images, labels in self._machine.sharing.some(self._on_device(split).in_batches()):
             yield self._normalized(images), labels
 
     def _on_device(self, split: Split) -> Pictures:

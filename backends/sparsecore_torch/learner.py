@@ -40,14 +40,17 @@ class TorchLearner:
 
     def train(self, batch: Batch, learning_rate: float) -> None:
         """One optimizer step on the batch; its loss and hits are added to :meth:`totals`."""
-        images, labels = self._inputs.of_plan(batch)
+        machine, sums = self._machine, Sums(self._machine.device)
+        images, labels = self._inputs.of_plan(machine.sharing.part(batch))
         self._descent.forget_gradients()
-        with self._machine.computing():
-            logits = self._network.training_logits(images).to(self._machine.dtype)
+        with machine.computing(), machine.sharing.meeting():
+            logits = self._network.training_logits(images).to(machine.dtype)
             losses = functional.cross_entropy(logits, labels, reduction="none")
             torch.autograd.backward(losses.sum() / len(batch))
+            sums.add(losses, logits, labels)
+            machine.sharing.total(sums.vector)
         self._descent.step(float(learning_rate))
-        self._sums.add(losses, logits, labels)
+        self._sums.add_sums(sums)
 
     def totals(self) -> Totals:
         """The sums since :meth:`reset_totals`."""
@@ -60,11 +63,12 @@ class TorchLearner:
     @torch.no_grad()
     def evaluate(self, split: Split) -> Totals:
         """The sums over a split, with running statistics and without augmentation."""
-        sums = Sums(self._machine.device)
-        with self._machine.computing():
+        machine, sums = self._machine, Sums(self._machine.device)
+        with machine.computing(), machine.sharing.meeting():
             for images, labels in self._inputs.of_split(split):
-                logits = self._network.evaluation_logits(images).to(self._machine.dtype)
+                logits = self._network.evaluation_logits(images).to(machine.dtype)
                 sums.add(functional.cross_entropy(logits, labels, reduction="none"), logits, labels)
+            machine.sharing.total(sums.vector)
         return sums.read()
 
     def set_values(self, values: Tensor) -> None:

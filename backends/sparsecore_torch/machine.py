@@ -8,6 +8,7 @@ import attrs
 import torch
 
 from sparsecore_torch.compilation import Execution
+from sparsecore_torch.sharing import Sharing, Unshared
 
 
 @attrs.frozen(eq=False)
@@ -20,6 +21,7 @@ class Machine:
         computed: of activations, where autocast lowers them; otherwise as ``dtype``.
         memory_format: of images.
         execution: how the network's forward pass is carried out.
+        sharing: how ranks share a training step.
     """
 
     device: torch.device
@@ -27,6 +29,7 @@ class Machine:
     computed: torch.dtype
     memory_format: torch.memory_format
     execution: Execution
+    sharing: Sharing = Unshared()
 
     @contextmanager
     def computing(self) -> Iterator[None]:

@@ -14,7 +14,7 @@ from sparsecore.learning import Model, Task
 from sparsecore.parameters import Parameter
 from sparsecore_torch.compilation import Execution, Forward
 from sparsecore_torch.machine import Machine
-from sparsecore_torch.operations import Normalization, TorchOperations, by_batch, by_running
+from sparsecore_torch.operations import Normalization, TorchOperations, by_running
 from sparsecore_torch.weights import DenseWeight, SparseWeight
 
 
@@ -100,7 +100,8 @@ class Network:
         self.dense = _parameter(_end_to_end(anatomy.trained, task.dense), machine)
         self.running = {p.name: _buffer(task.dense[p.name], machine) for p in anatomy.statistics}
         self._sizes = [int(np.prod(parameter.shape)) for parameter in anatomy.trained]
-        self._training = anatomy.forward(by_batch, machine.execution)
+        forward = anatomy.forward(machine.sharing.normalization, machine.execution)
+        self._training = machine.sharing.trained(forward, [self.values, self.dense])
         self._evaluation = anatomy.forward(by_running, machine.execution)
 
     def training_logits(self, images: Tensor) -> Tensor:

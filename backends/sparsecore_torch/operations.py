@@ -12,6 +12,10 @@ from sparsecore_torch.weights import Weight
 EPSILON = 1e-5
 MOVE = 0.1
 """How far running statistics move towards those of a batch."""
+ONE_VALUE = (
+    "batch norm needs more than one value a channel to train, and this batch has one; "
+    "where it is the last of an epoch, another batch size or limit helps"
+)
 
 
 class Normalization(Protocol):
@@ -25,10 +29,7 @@ class Normalization(Protocol):
 def by_batch(x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
     """In training: by the moments of the batch, towards which the running ones move."""
     if x.numel() // x.shape[1] < 2:
-        raise InputError(
-            "batch norm needs more than one value a channel to train, and this batch has one; "
-            "where it is the last of an epoch, another batch size or limit helps"
-        )
+        raise InputError(ONE_VALUE)
     return functional.batch_norm(x, mean, variance, scale, shift, training=True, momentum=MOVE, eps=EPSILON)
 
 

@@ -43,6 +43,10 @@ class TorchRanks:
         self.rank, self.size = rank, size
         self._store, self._patience = store, patience
 
+    def join(self) -> None:
+        """Be in one process group with the others from now on."""
+        assert self._exchange
+
     @functools.cached_property
     def _exchange(self) -> Exchange:
         return Exchange(self._store(), self.rank, self.size)
@@ -119,33 +123,14 @@ def launched_ranks(device: torch.device) -> Ranks:
     return TorchRanks(process.rank, process.size, lambda: _joined(device))
 
 
-def join(device: torch.device) -> None:
-    """Be in the process group of all launched processes, and leave it when the process ends."""
+def _joined(device: torch.device) -> Store:
+    """The store of the process group of all launched processes, which this one leaves when it ends."""
     if not dist.is_initialized():
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
         dist.init_process_group(_CHANNELS[device.type])
         atexit.register(_leave)
-
-
-def _joined(device: torch.device) -> Store:
-    join(device)
     return _store("sparsecore/run")
-
-
-def local_device(device: torch.device) -> torch.device:
-    """The device of this process, where every process on a machine takes one.
-
-    Raises:
-        InputError: there are more processes than devices.
-    """
-    process = launch()
-    if device.type != "cuda" or device.index is not None or process.size == 1:
-        return device
-    if process.local_rank >= torch.cuda.device_count():
-        raise InputError(
-            f"process {process.local_rank} of this machine, counted from 0, finds {torch.cuda.device_count()} CUDA "
-            "devices; start one process a device"
-        )
-    return torch.device("cuda", process.local_rank)
 
 
 _CHANNELS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}

@@ -29,6 +29,10 @@ class Sums:
         self.vector[1] += (logits.argmax(1) == labels).sum()
         self.vector[2] += len(labels)
 
+    def add_sums(self, others: "Sums") -> None:
+        """Add what others have summed up."""
+        self.vector += others.vector
+
     def read(self) -> Totals:
         """The sums, on the host."""
         loss, correct, examples = self.vector.tolist()

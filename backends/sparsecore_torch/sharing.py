@@ -1,0 +1,144 @@
+"""How ranks share the work of a training step, so that the step is that of one process, whatever their number.
+
+Each takes a contiguous part of the batch; moments of batch norm, gradients and sums are those of the whole batch.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
+from typing import Any, Protocol, TypeVar, final
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from sparsecore.data.images import Batch
+from sparsecore.ranks import Ranks
+from sparsecore_torch.compilation import Forward
+from sparsecore_torch.operations import Normalization, by_batch
+from sparsecore_torch.ranks import TorchRanks
+from sparsecore_torch.shared_norm import by_shared_batch
+
+Part = TypeVar("Part")
+
+
+class Sharing(Protocol):
+    """What a learner asks, wherever ranks have to meet."""
+
+    @property
+    def normalization(self) -> Normalization:
+        """Batch norm in training, by the moments of the whole batch."""
+        ...
+
+    def part(self, batch: Batch) -> Batch:
+        """This rank's part of a batch; it may be empty."""
+        ...
+
+    def some(self, parts: Iterable[Part]) -> Iterator[Part]:
+        """This rank's parts of what is done once."""
+        ...
+
+    def trained(self, forward: Forward, parameters: Iterable[nn.Parameter]) -> Forward:
+        """The function, with gradients of these parameters summed over the ranks in its backward pass."""
+        ...
+
+    def total(self, vector: Tensor) -> Tensor:
+        """The sum of the ranks' vectors, in place of the one given."""
+        ...
+
+    def meeting(self) -> AbstractContextManager[None]:
+        """While ranks wait for one another: where they have parted, the error says why."""
+        ...
+
+
+@final
+class Unshared:
+    """One process does it all. See :class:`Sharing`."""
+
+    normalization = staticmethod(by_batch)
+
+    def part(self, batch: Batch) -> Batch:
+        """The batch."""
+        return batch
+
+    def some(self, parts: Iterable[Part]) -> Iterator[Part]:
+        """All."""
+        return iter(parts)
+
+    def trained(self, forward: Forward, parameters: Iterable[nn.Parameter]) -> Forward:  # noqa: ARG002
+        """The function itself."""
+        return forward
+
+    def total(self, vector: Tensor) -> Tensor:
+        """The vector."""
+        return vector
+
+    def meeting(self) -> AbstractContextManager[None]:
+        """Nobody is waited for."""
+        return nullcontext()
+
+
+@final
+class Shared:
+    """Several processes in torch's process group. See :class:`Sharing`."""
+
+    normalization = staticmethod(by_shared_batch)
+
+    def __init__(self, ranks: TorchRanks) -> None:
+        self._ranks = ranks
+
+    def part(self, batch: Batch) -> Batch:
+        """Contiguous, and no more than one image longer than another's."""
+        first, last = (len(batch) * rank // self._ranks.size for rank in (self._ranks.rank, self._ranks.rank + 1))
+        return Batch(batch.rows[first:last], batch.shifts[first:last], batch.flips[first:last], batch.padding)
+
+    def some(self, parts: Iterable[Part]) -> Iterator[Part]:
+        """Every size-th."""
+        return islice(parts, self._ranks.rank, None, self._ranks.size)
+
+    def trained(self, forward: Forward, parameters: Iterable[nn.Parameter]) -> Forward:
+        """By DistributedDataParallel, which makes the gradients of a step whole before the optimizer sees them."""
+        # an empty vector has no gradient to be waited for
+        module = _Module(forward, [parameter for parameter in parameters if parameter.numel()])
+        wrapped = DistributedDataParallel(module, gradient_as_bucket_view=True)
+        # each rank's loss is its part of the mean over the batch already, and DDP would divide by their number again
+        wrapped.register_comm_hook(None, _summed)
+        return wrapped
+
+    def total(self, vector: Tensor) -> Tensor:
+        """All-reduced."""
+        dist.all_reduce(vector)
+        return vector
+
+    def meeting(self) -> AbstractContextManager[None]:
+        """See :meth:`sparsecore_torch.ranks.TorchRanks.reaching`."""
+        return self._ranks.reaching()
+
+
+def sharing_of(ranks: Ranks) -> Sharing:
+    """How these ranks share a step; from now on they are in one process group."""
+    if not isinstance(ranks, TorchRanks):
+        return Unshared()
+    ranks.join()
+    return Shared(ranks)
+
+
+class _Module(nn.Module):
+    """A function, in the form that DistributedDataParallel knows."""
+
+    def __init__(self, forward: Forward, parameters: Iterable[nn.Parameter]) -> None:
+        super().__init__()
+        self._function = forward
+        self._parameters_of_it = nn.ParameterList(parameters)
+
+    def forward(self, *inputs: Any) -> Tensor:
+        return self._function(*inputs)
+
+
+def _summed(_: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
+    # DistributedDataParallel looks at these annotations
+    work = dist.all_reduce(bucket.buffer(), async_op=True)
+    assert work is not None
+    future: torch.futures.Future[Tensor] = work.get_future().then(lambda done: done.value()[0])
+    return future
