@@ -77,7 +77,8 @@ def make_compact(weights: CompactWeights, tensors: Sequence[NamedParameter]) -> 
         module.__dict__[_KEPT] = _Kept(weights, indices, tuple(module._parameters))
         for attribute in indices:
             del module._parameters[attribute]
-        module.__class__ = _reading(type(module), tuple(indices))
+        cls: Any = type(module)
+        module.__class__ = _reading(cls, tuple(indices))
 
 
 def make_dense(model: nn.Module) -> dict[int, nn.Parameter]:

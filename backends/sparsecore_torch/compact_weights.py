@@ -1,6 +1,7 @@
 """The N values of a model and where they lie: the dense tensor of a layer is made when it is read, and not kept."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -34,8 +35,10 @@ class CompactWeights:
         self._pieces: tuple[Tensor, ...] = ()
         self._hooks: tuple[int, ...] = ()
         # what torch.compile makes of the model leaves off here and goes on behind
-        self.dense = torch.compiler.disable(self._dense)
-        self._open, self._close = torch.compiler.disable(self._begin), torch.compiler.disable(self._end)
+        disable: Any = torch.compiler.disable
+        self.dense: Callable[[int, torch.dtype], Tensor] = disable(self._dense)
+        self._open: Callable[[], None] = disable(self._begin)
+        self._close: Callable[[], None] = disable(self._end)
 
     def register(self, values: Tensor) -> Parameter:
         """Put the values on the model, and watch its forward passes."""
@@ -64,7 +67,7 @@ class CompactWeights:
 
     def _dense(self, index: int, dtype: torch.dtype) -> Tensor:
         """The tensor of this index, zero where no weight is; its gradient arrives at the values."""
-        dense: Tensor = _Materialize.apply(self._piece(index), self, index, dtype)
+        dense = _materialize(self._piece(index), self, index, dtype)
         return self._saved.remade_by(_Remaker(self.values.detach(), self.topology, index, dtype), dense)
 
     def plain(self, index: int) -> Tensor:
@@ -81,7 +84,7 @@ class CompactWeights:
 
     def _begin(self) -> None:
         """Before a forward pass of the model: one split for all layers, which makes one gradient in one go."""
-        self._pieces = self.values.split(self.topology.counts.tolist())
+        self._pieces = torch.split(self.values, self.topology.counts.tolist())
         self._saved.enter()
 
     def _end(self) -> None:
@@ -144,13 +147,16 @@ class _Materialize(torch.autograd.Function):
     """N_i values to a dense tensor; a dense gradient to N_i entries."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, weights: CompactWeights, index: int, dtype: torch.dtype) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, values: Tensor, weights: CompactWeights, index: int, dtype: torch.dtype) -> Tensor:
         ctx.weights, ctx.topology, ctx.index = weights, weights.topology, index
         return _scattered(values, weights.topology, index, dtype)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         return ctx.weights.gathered(ctx.index, ctx.topology, gradient), None, None, None
+
+
+_materialize: Callable[[Tensor, CompactWeights, int, torch.dtype], Tensor] = _Materialize.apply
 
 
 def local_indices(topology: Topology, index: int) -> Tensor:

@@ -1,6 +1,7 @@
 """The dense gradients of one optimizer step, for strategies that grow where the gradient is large."""
 
 import math
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,7 +23,8 @@ class DenseGradients:
         self._values = values
         self._sums: dict[int, Tensor] = {}
         self._is_between_passes = True
-        self._handle = values.register_post_accumulate_grad_hook(self._after_pass)
+        register: Any = values.register_post_accumulate_grad_hook
+        self._handle = register(self._after_pass)
 
     def add(self, index: int, gradient: Tensor) -> None:
         """A dense gradient of the tensor of this index has arrived."""

@@ -10,6 +10,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
 
 Remake = Callable[[], Tensor]
+_weakly: Callable[[torch.UntypedStorage], Any] = StorageWeakRef
 
 
 class SavedTensors:
@@ -24,14 +25,15 @@ class SavedTensors:
         """The dense tensor itself, which will not be kept for the backward pass, but made again by ``remake``."""
         if dense.requires_grad:
             self._living = {address: living for address, living in self._living.items() if not living.storage.expired()}
-            storage = StorageWeakRef(dense.untyped_storage())
+            storage = _weakly(dense.untyped_storage())
             self._living[storage.cdata] = _Living(storage, remake, dense._version)
         return dense
 
     def enter(self) -> None:
         """From here on, what is saved passes through here."""
         self.leave()  # an interrupt (no Exception) may have left us entered
-        hooks = saved_tensors_hooks(torch.compiler.disable(self._pack), torch.compiler.disable(_unpack))
+        disable: Any = torch.compiler.disable
+        hooks = saved_tensors_hooks(disable(self._pack), disable(_unpack))
         hooks.__enter__()
         self._hooks.append(hooks)
 
@@ -53,7 +55,7 @@ class SavedTensors:
 class _Living:
     """A dense weight that may still be in use. Where it is changed in place, it is a weight no more."""
 
-    storage: StorageWeakRef
+    storage: Any
     remake: Remake
     version: int
 
@@ -83,7 +85,7 @@ class _LetGo:
     remake: Remake
     size: torch.Size
     stride: tuple[int, ...]
-    offset: int
+    offset: int | torch.SymInt
 
     def __call__(self) -> Tensor:
         return self.remake().as_strided(self.size, self.stride, self.offset)
