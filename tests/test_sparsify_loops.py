@@ -77,6 +77,27 @@ def test_a_model_that_ran_compiled_before_is_not_compiled_again():
     assert counter.frame_count == 1
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")  # torch's own, as it traces optimizers
+def test_a_compiled_optimizer_step_is_compiled_once():
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    expected = weights_after(mlp())
+    model = mlp()
+    optimizer = sgd(model)
+    training = sparsify(model, optimizer, strategy=often(), sparsity=0.75)
+    step = torch.compile(lambda: optimizer.step(), backend=counter)  # noqa: PLW0108
+    frames = []
+    for number in range(8):
+        optimizer.zero_grad()
+        loss_at(model, number).backward()
+        step()
+        frames.append(counter.frame_count)
+    assert training.updates == 4
+    assert frames[2:] == frames[2:3] * 6  # the first steps make the momenta
+    for mine, its in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(mine, its)
+
+
 @pytest.mark.parametrize("fused", [False, True])
 def test_a_step_that_the_scaler_skips_does_not_count(fused):
     model = mlp()

@@ -31,7 +31,8 @@ class Arrival:
             parameter.register_hook(self._hook(name, bits[name]))  # type: ignore[no-untyped-call]
             for name, parameter in parameters.items()
         ]
-        self._handles.append(optimizer.register_step_pre_hook(self._before_step))
+        before_step = torch.compiler.disable(self._before_step)  # type: ignore[no-untyped-call]
+        self._handles.append(optimizer.register_step_pre_hook(before_step))
 
     def expect(self, *, dense: bool) -> None:
         """Whether the gradients of the next step are to be whole; those of the last one are forgotten."""

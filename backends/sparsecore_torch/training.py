@@ -58,7 +58,9 @@ class SparseTraining:
         self._state = state
         self._start = tuple(map(int, state.topology.counts))
         in_training.enter(parts.selection.sparse)
-        self._handle = parts.optimizer.register_step_post_hook(self._after_step)
+        # where the optimizer's step is compiled, what follows it is not
+        hook = torch.compiler.disable(self._after_step)  # type: ignore[no-untyped-call]
+        self._handle = parts.optimizer.register_step_post_hook(hook)
         self._await_gradient()
 
     @property
