@@ -14,7 +14,7 @@ import pluggy
 
 from sparsecore import hooks
 from sparsecore._registration import MARK, implemented_hooks
-from sparsecore.errors import PluginError
+from sparsecore.errors import InputError, PluginError
 
 
 @attrs.frozen(eq=False)
@@ -96,3 +96,21 @@ def _signed(name: str, hook: str, method: Callable[..., Any]) -> Callable[..., A
 
     setattr(answer, MARK, getattr(method, MARK))
     return answer
+
+
+def named(strategies: Mapping[str, object] | Sequence[object]) -> dict[str, object]:
+    """Strategies by name, from that or from a list of instances, which are named by their classes."""
+    if isinstance(strategies, Mapping):
+        by_name = dict(strategies)
+    elif not isinstance(strategies, list | tuple):
+        raise InputError(f"strategies are a list, or a dict of names; given {strategies!r}")
+    else:
+        by_name = {type(strategy).__name__: strategy for strategy in strategies}
+        if len(by_name) < len(strategies):
+            classes = ", ".join(type(strategy).__name__ for strategy in strategies)
+            raise InputError(
+                f"two strategies of one class are stacked: {classes}; give them as a dict of distinct names"
+            )
+    if "base" in by_name:
+        raise InputError("'base' is the name of the plugin at the bottom of every stack; choose another")
+    return by_name

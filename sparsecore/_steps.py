@@ -44,11 +44,13 @@ class AskedSteps:
         return checks.check_memories(state.memories, answers, state.topology)
 
     def allocate(self, pruned: Counts, survivors: Counts, room: Counts) -> Counts:
-        total = int(pruned.sum())
+        target = checks.check_target(ask_target(self.stack, self.state), survivors, self.state.topology.layout)
+        total = target - int(survivors.sum())
         if total > room.sum():
-            raise NoRoomError(_no_room(pruned, room, self.state.topology.layout))
+            raise NoRoomError(_no_room(total, room, self.state.topology.layout))
         answer = self._ask(
             "allocate",
+            total=total,
             pruned=pruned,
             survivors=survivors,
             room=room,
@@ -70,10 +72,15 @@ class AskedSteps:
         return self.stack.ask(hook, clock=self.state.clock, memory=self.state.memories, random=self.random, **arguments)
 
 
-def _no_room(pruned: Counts, room: Counts, layout: Layout) -> str:
+def ask_target(stack: Stack, state: State) -> Answer:
+    """How many weights there are to be after the update that is due now."""
+    return stack.ask("target_size", topology=state.topology, clock=state.clock, memory=state.memories)
+
+
+def _no_room(total: int, room: Counts, layout: Layout) -> str:
     full = [name for name, places in zip(layout.names, room, strict=True) if places == 0]
     crowded = f"; no room at all in {', '.join(full)}" if full else f" in {', '.join(layout.names)}"
     return (
-        f"{pruned.sum()} weights were pruned and are to grow, but only {room.sum()} positions are free{crowded}; "
+        f"{total} weights were pruned and are to grow, but only {room.sum()} positions are free{crowded}; "
         "prune less, start sparser, or let pruned weights grow again (regrow_pruned)"
     )

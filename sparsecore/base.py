@@ -16,7 +16,7 @@ from sparsecore.topology import Topology
 
 @attrs.frozen(eq=False)
 class Base:
-    """Uniform start, nothing pruned, an update every 100 steps, proportional shares, random growth, zero values."""
+    """Uniform start, an update every 100 steps, nothing pruned, proportional shares, random growth, zero values."""
 
     schedule: Every = Every(steps=100)
 
@@ -29,6 +29,16 @@ class Base:
     def update_due(self, clock: Clock) -> bool:
         """Every 100 steps."""
         return self.schedule(clock)
+
+    @hookimpl
+    def replaces_step(self) -> bool:
+        """The optimizer's step is always taken."""
+        return False
+
+    @hookimpl
+    def target_size(self, topology: Topology) -> int:
+        """As many weights as before."""
+        return topology.size
 
     @hookimpl
     def perturb(self, values: Array) -> Array:
@@ -46,9 +56,9 @@ class Base:
         return values
 
     @hookimpl
-    def allocate(self, pruned: Counts, survivors: Counts, room: Counts) -> Counts:
+    def allocate(self, total: int, survivors: Counts, room: Counts) -> Counts:
         """l_i·K/L, exactly."""
-        return shares(int(pruned.sum()), survivors, room)
+        return shares(total, survivors, room)
 
     @hookimpl
     def grow(self, occupied: Topology, counts: Counts, random: Randomness) -> Array:

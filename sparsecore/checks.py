@@ -54,11 +54,25 @@ def check_start(answer: Answer, layout: Layout) -> Topology:
     return topology
 
 
-def check_due(answer: Answer) -> bool:
+def check_truth(answer: Answer, hook: str) -> bool:
     """True or false."""
     if not isinstance(answer.value, bool | np.bool_):
-        _broken(answer, "update_due", f"answered {answer.value!r}; expected True or False")
+        _broken(answer, hook, f"answered {answer.value!r}; expected True or False")
     return bool(answer.value)
+
+
+def check_target(answer: Answer, survivors: Counts, layout: Layout) -> int:
+    """A whole number of weights, at least the survivors and at most the positions."""
+    target = answer.value
+    if isinstance(target, bool) or not isinstance(target, int | np.integer):
+        _broken(answer, "target_size", f"answered {kind(target)}; expected a whole number of weights")
+    if not survivors.sum() <= target <= layout.size:
+        _broken(
+            answer,
+            "target_size",
+            f"answered {target}; {survivors.sum()} weights survive and there are {layout.size} positions",
+        )
+    return int(target)
 
 
 def check_survivors(answer: Answer, topology: Topology) -> Array:
@@ -78,7 +92,7 @@ def check_counts(answer: Answer, total: int, room: Counts, layout: Layout) -> Co
         if not 0 <= count <= places:
             _broken(answer, "allocate", f"gave {count} weights to {name!r}, which has room for 0 to {places}")
     if counts.sum() != total:
-        _broken(answer, "allocate", f"gave {counts.sum()} weights in all; {total} were pruned, and as many grow")
+        _broken(answer, "allocate", f"gave {counts.sum()} weights in all; {total} are to grow")
     return counts
 
 
@@ -134,10 +148,11 @@ def check_reallocation(reallocation: Reallocation) -> None:
     """Raise if, all answers being sound, the whole is not: then a plugin has written into what it was shown."""
     before, after = reallocation.before, reallocation.after
     trouble = trouble_with_positions(after.positions, after)
-    if after.size != before.size or trouble or not after.arrays.all_finite(reallocation.values):
+    expected = before.size - reallocation.moved + int(reallocation.grown.sum())
+    if after.size != expected or trouble or not after.arrays.all_finite(reallocation.values):
         raise InvariantError(
-            f"an update led from {before.size} weights to {after.size} ({trouble or 'positions are sound'}); "
-            "a plugin has changed in place what it was only shown"
+            f"an update led from {before.size} weights to {after.size}, not {expected} "
+            f"({trouble or 'positions are sound'}); a plugin has changed in place what it was only shown"
         )
 
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import attrs
 
 from sparsecore import checks
-from sparsecore._stack import Stack
-from sparsecore._steps import AskedSteps
+from sparsecore._stack import Stack, named
+from sparsecore._steps import AskedSteps, ask_target
 from sparsecore.arrays import Array, Arrays
 from sparsecore.base import Base
 from sparsecore.clock import Clock
@@ -63,8 +63,9 @@ class Engine:
         self.arrays = arrays
         self.random = Randomness(seed)
         self._regrow_pruned = regrow_pruned
-        self._stack = Stack({"base": Base(), **_named(strategies)})
+        self._stack = Stack({"base": Base(), **named(strategies)})
         self._perturbs = self._stack.deciding("perturb") != ["base"]
+        self._observes = bool(self._stack.deciding("observe"))
         self._gradient_askers = self._stack.asking_for("gradient")
 
     def start(self, sparsity: float, *, clock: Clock = Clock()) -> State:
@@ -73,19 +74,26 @@ class Engine:
         answer = self._stack.ask(
             "initial_topology", layout=self.layout, sparsity=check_sparsity(sparsity), random=random, arrays=self.arrays
         )
-        return self._state_at(checks.check_start(answer, self.layout), clock)
+        return self._state_at(checks.check_start(answer, self.layout), sparsity, clock)
 
-    def start_at(self, topology: Topology, *, clock: Clock = Clock()) -> State:
+    def start_at(self, topology: Topology, *, sparsity: float | None = None, clock: Clock = Clock()) -> State:
         """The state before the first step, on a given topology.
+
+        Args:
+            topology: the active positions.
+            sparsity: what strategies that become sparser are to end at; that of the topology where it is None.
+            clock: the time.
 
         Raises:
             InputError: it is of another layout, or not sound.
         """
         checks.check_given_topology(topology, self.layout)
-        return self._state_at(topology, clock)
+        return self._state_at(topology, topology.sparsity if sparsity is None else check_sparsity(sparsity), clock)
 
-    def _state_at(self, topology: Topology, clock: Clock) -> State:
-        answers = self._stack.ask_all("initial_memory", topology=topology, random=self.random.within("initial memory"))
+    def _state_at(self, topology: Topology, sparsity: float, clock: Clock) -> State:
+        answers = self._stack.ask_all(
+            "initial_memory", topology=topology, sparsity=sparsity, random=self.random.within("initial memory")
+        )
         return State(topology, checks.check_first_memories(answers, topology), clock)
 
     def start_values(self, state: State, values: Array) -> Array:
@@ -101,11 +109,16 @@ class Engine:
         For those to whom the values cost something: they lie scattered in dense tensors, or on other machines.
         """
         now = _ticked(state)
-        return None if self._perturbs or self._moves(now) else now
+        return None if self._perturbs or self._observes or self._moves(now) else now
 
     def wants_gradient(self, state: State) -> bool:
-        """Whether an update follows the next optimizer step in which a strategy asks for the dense gradient."""
-        return bool(self._gradient_askers) and self._moves(_ticked(state))
+        """Whether a strategy asks for the dense gradient of the next step: for an update, or in every step."""
+        return self._observes or (bool(self._gradient_askers) and self._moves(_ticked(state)))
+
+    def replaces_step(self, state: State) -> bool:
+        """Whether an update takes the place of the next optimizer step, which is then to be left out."""
+        now = _ticked(state)
+        return self._moves(now) and self._says("replaces_step", now)
 
     def advance(
         self, state: State, values: Array, learning_rate: float = 0.0, gradient: Gradient | None = None
@@ -113,7 +126,7 @@ class Engine:
         """What follows an optimizer step that led to ``values``: perturbation, and an update where one is due."""
         checks.check_given_values(values, state.topology)
         perturbed = self._perturb(state, values, learning_rate)
-        now = _ticked(state)
+        now = self._observed(_ticked(state), gradient)
         if not self._moves(now):
             return Advance(now, perturbed, None)
         updated, reallocation = self.update(now, perturbed, gradient)
@@ -135,11 +148,7 @@ class Engine:
         """
         checks.check_given_values(values, state.topology)
         checks.check_trained(values, state.topology)
-        if gradient is None and self._gradient_askers:
-            raise InputError(
-                f"the strategy {self._gradient_askers[-1]!r} asks for the dense gradient, and this way of training "
-                "does not give it"
-            )
+        self._check_gradient(gradient)
         values = self.arrays.shown(values)
         steps = AskedSteps(self._stack, state, self.random.within("update", state.clock.updates), gradient)
         reallocation, memories = reallocate(state.topology, values, steps, regrow_pruned=self._regrow_pruned)
@@ -170,30 +179,32 @@ class Engine:
         checks.check_trained(values, state.topology)
         return checks.check_values(answer, "perturb", state.topology, values)
 
+    def _observed(self, now: State, gradient: Gradient | None) -> State:
+        if not self._observes:
+            return now
+        self._check_gradient(gradient)
+        answers = self._stack.ask_all(
+            "observe", gradient=gradient, topology=now.topology, clock=now.clock, memory=now.memories
+        )
+        return attrs.evolve(now, memories=checks.check_memories(now.memories, answers, now.topology))
+
+    def _check_gradient(self, gradient: Gradient | None) -> None:
+        if gradient is None and self._gradient_askers:
+            raise InputError(
+                f"the strategy {self._gradient_askers[-1]!r} asks for the dense gradient, and this way of training "
+                "does not give it"
+            )
+
     def _moves(self, now: State) -> bool:
         """Whether an update is due that can do something."""
-        # a full topology has nowhere to move to, and after the last step nothing would train what has grown
-        if now.clock.has_ended or now.topology.size == self.layout.size:
+        # after the last step nothing would train what has grown, and a full topology has nowhere to move to
+        if now.clock.has_ended or not self._says("update_due", now):
             return False
-        return checks.check_due(self._stack.ask("update_due", clock=now.clock, memory=now.memories))
+        return now.topology.size < self.layout.size or ask_target(self._stack, now).value != now.topology.size
+
+    def _says(self, hook: str, now: State) -> bool:
+        return checks.check_truth(self._stack.ask(hook, clock=now.clock, memory=now.memories), hook)
 
 
 def _ticked(state: State) -> State:
     return attrs.evolve(state, clock=state.clock.tick())
-
-
-def _named(strategies: Mapping[str, object] | Sequence[object]) -> dict[str, object]:
-    if isinstance(strategies, Mapping):
-        named = dict(strategies)
-    elif not isinstance(strategies, list | tuple):
-        raise InputError(f"strategies are a list, or a dict of names; given {strategies!r}")
-    else:
-        named = {type(strategy).__name__: strategy for strategy in strategies}
-        if len(named) < len(strategies):
-            classes = ", ".join(type(strategy).__name__ for strategy in strategies)
-            raise InputError(
-                f"two strategies of one class are stacked: {classes}; give them as a dict of distinct names"
-            )
-    if "base" in named:
-        raise InputError("'base' is the name of the plugin at the bottom of every stack; choose another")
-    return named

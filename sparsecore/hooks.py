@@ -14,6 +14,8 @@ What the arguments are:
   ``layout.names``.
 - ``gradient`` is a function from a tensor's name to its dense gradient in the step just taken: one entry a position,
   active or not, row-major, on the backend. A plugin that asks for it has it computed in the steps of its updates.
+- ``sparsity`` is what the run asks for: the share of positions that are to be inactive, at the start or, for strategies
+  that begin denser, at the end.
 - ``random`` is the place of the draws of this update: ``random.generator("what for")`` is a NumPy generator.
 - ``memory`` is the plugin's own (:mod:`sparsecore.memory`).
 """
@@ -42,7 +44,7 @@ def initial_topology(layout: Layout, sparsity: float, random: Randomness, arrays
 
 
 @hookspec
-def initial_memory(topology: Topology, random: Randomness) -> Any:
+def initial_memory(topology: Topology, sparsity: float, random: Randomness) -> Any:
     """What the plugin remembers at the start: a frozen attrs value. Every plugin has its own."""
 
 
@@ -54,6 +56,19 @@ def start_values(topology: Topology, values: Array, random: Randomness) -> Array
 @hookspec(firstresult=True)
 def update_due(clock: Clock, memory: Any) -> bool | None:
     """Whether weights are reallocated after the step that has just finished. Base: every 100 steps."""
+
+
+@hookspec(firstresult=True)
+def replaces_step(clock: Clock, memory: Any) -> bool | None:
+    """Whether the update that is due at this clock takes the place of the optimizer's step (RigL). Base: no."""
+
+
+@hookspec
+def observe(gradient: Gradient, topology: Topology, clock: Clock, memory: Any) -> Any:
+    """The plugin's memory after the dense gradients of a step (SNFS's momentum). Every plugin has its own.
+
+    Called in every step, before the update; whoever implements it has dense gradients computed in every step.
+    """
 
 
 @hookspec(firstresult=True)
@@ -73,6 +88,14 @@ def prune(
     """
 
 
+@hookspec(firstresult=True)
+def target_size(topology: Topology, clock: Clock, memory: Any) -> int | None:
+    """How many weights there are after the update that is due at this clock. Base: as many as before.
+
+    At least as many as survive. Pruning strategies (GMP, GraNet) declare their schedule here.
+    """
+
+
 @hookspec
 def adjust(pruned: Counts, survivors: Counts, topology: Topology, clock: Clock, memory: Any) -> Any:
     """The plugin's memory for the next update, from k_i and l_i of each tensor. Every plugin has its own."""
@@ -80,6 +103,7 @@ def adjust(pruned: Counts, survivors: Counts, topology: Topology, clock: Clock, 
 
 @hookspec(firstresult=True)
 def allocate(
+    total: int,
     pruned: Counts,
     survivors: Counts,
     room: Counts,
@@ -89,7 +113,9 @@ def allocate(
     memory: Any,
     random: Randomness,
 ) -> Counts | None:
-    """How many weights grow in each tensor; together as many as were pruned, at most ``room[i]`` in tensor i.
+    """How many weights grow in each tensor; ``total`` together, at most ``room[i]`` in tensor i.
+
+    ``total`` is as many as were pruned, unless ``target_size`` says otherwise.
 
     Base: in proportion to the survivors (:func:`sparsecore.shares.shares`).
     """

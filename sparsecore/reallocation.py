@@ -1,7 +1,8 @@
 """Algorithm 1 of Mostafa & Wang (2018): reallocate non-zero parameters within and across parameter tensors.
 
-The steps (prune, adjust, allocate, grow) are decided by strategies; the order, the bookkeeping and the fixed number
-of parameters are the same for all. Cost and memory follow the N weights that exist, never the D dense positions.
+The steps (prune, adjust, allocate, grow) are decided by strategies; the order, the bookkeeping and the exact number
+of parameters (fixed, but for strategies that declare how it shrinks) are the same for all. Cost and memory follow the
+N weights that exist, never the D dense positions.
 """
 
 from typing import Protocol
@@ -28,7 +29,7 @@ class Steps(Protocol):
         ...
 
     def allocate(self, pruned: Counts, survivors: Counts, room: Counts) -> Counts:
-        """How many weights grow in each tensor; as many together as were pruned."""
+        """How many weights grow in each tensor; together as many as were pruned, where the number stays."""
         ...
 
     def grow(self, occupied: Topology, counts: Counts) -> Array:
@@ -46,10 +47,12 @@ class Reallocation:
 
     Attributes:
         before: the topology that was.
-        after: the topology that is; as many weights as before.
+        after: the topology that is.
         survives: for each slot before, whether its weight is still there.
         sources: for each slot after, its slot before; N where the weight has just grown.
-        values: the N values after.
+        values: the values after.
+        pruned: weights pruned per tensor.
+        grown: weights grown per tensor.
     """
 
     before: Topology
@@ -62,7 +65,7 @@ class Reallocation:
 
     @property
     def moved(self) -> int:
-        """K, the number of weights pruned, and grown."""
+        """K, the number of weights pruned; as many have grown, but where the strategy declares another number."""
         return int(self.pruned.sum())
 
     def carry(self, slots: Array) -> Array:
@@ -110,7 +113,7 @@ def reallocate(
         regrow_pruned: whether what was just pruned may grow again at once.
 
     Raises:
-        NoRoomError: more was pruned than there are free positions to grow into.
+        NoRoomError: more is to grow than there are free positions.
     """
     survives = steps.prune(topology, values)  #                             2  prune_by_threshold(W_i, H)
     survives, survivors = _without_emptied(topology, values, survives)  #   3  l_i = survivors.counts
@@ -140,7 +143,7 @@ def _without_emptied(topology: Topology, values: Array, survives: Array) -> tupl
 def _merge(
     before: Topology, survives: Array, survivors: Topology, grown: Topology, initial: Array, values: Array
 ) -> Reallocation:
-    """Survivors and grown weights in one ascending order: N positions in, N positions out."""
+    """Survivors and grown weights in one ascending order."""
     arrays = before.arrays
     positions = arrays.concatenate([survivors.positions, grown.positions])
     order = arrays.argsort(positions)

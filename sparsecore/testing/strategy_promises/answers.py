@@ -6,7 +6,7 @@ import attrs
 
 from sparsecore._stack import Stack
 from sparsecore.base import Base
-from sparsecore.checks import check_due
+from sparsecore.checks import check_truth
 from sparsecore.clock import Clock
 from sparsecore.distributions import uniform
 from sparsecore.testing.oracle import oracle_arrays
@@ -64,7 +64,7 @@ def _due(scene: Scene, moments: list[Clock]) -> list[bool]:
     stack = fresh(scene.stack)
     memories = begun(engine(scene, stack=stack), scene).state.memories
     hooks = Stack({"base": Base(), **stack})
-    return [check_due(hooks.ask("update_due", clock=clock, memory=memories)) for clock in moments]
+    return [check_truth(hooks.ask("update_due", clock=clock, memory=memories), "update_due") for clock in moments]
 
 
 ANSWERS = (
