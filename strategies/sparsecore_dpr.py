@@ -1,9 +1,12 @@
 """DPR, dynamic parameter reallocation (Mostafa & Wang 2018): one adaptive threshold for the whole network."""
 
+from typing import ClassVar
+
 import attrs
 
 from sparsecore.arrays import Array
 from sparsecore.clock import Clock
+from sparsecore.declared import Declares
 from sparsecore.errors import InputError
 from sparsecore.hooks import hookimpl
 from sparsecore.schedules import Every
@@ -34,6 +37,8 @@ class DynamicReallocation:
         initial_threshold: H₀.
         schedule: when updates are due.
     """
+
+    declares: ClassVar = Declares(smallest_first="network")
 
     target: Amount = attrs.field(default=Amount(20_000), converter=as_amount)
     tolerance: float = attrs.field(default=0.1, validator=[attrs.validators.ge(0), attrs.validators.lt(1)])

@@ -8,6 +8,7 @@ import attrs
 
 from sparsecore.arrays import Array, Arrays
 from sparsecore.clock import Clock
+from sparsecore.declared import Declares, Scope
 from sparsecore.distributions import distribution
 from sparsecore.growth import random_topology
 from sparsecore.hooks import hookimpl
@@ -42,6 +43,11 @@ class SparseEvolution:
         default="er", validator=attrs.validators.in_(("er", "erk", "uniform"))
     )
     schedule: Every = Every(epochs=1)
+
+    @property
+    def declares(self) -> Declares:
+        """The smallest first, of each sign or of all; growth where weights were lost."""
+        return Declares(smallest_first=_SCOPES[self.ranking], shares="pruned")
 
     @hookimpl
     def initial_topology(self, layout: Layout, sparsity: float, random: Randomness, arrays: Arrays) -> Topology:
@@ -88,6 +94,8 @@ def _smallest(scores: Array, fraction: float, arrays: Arrays) -> Array:
     # a stable sort: among equals the lowest positions go first
     return arrays.argsort(scores)[: int(as_written(fraction) * len(scores))]
 
+
+_SCOPES: Mapping[str, Scope] = MappingProxyType({"signed": "sign", "magnitude": "tensor"})
 
 _RANKINGS: Mapping[str, Callable[[Array, float, Arrays], tuple[Array, ...]]] = MappingProxyType(
     {"signed": _signed, "magnitude": _magnitude}

@@ -1,10 +1,11 @@
-"""The command line: ``sparsecore train``, ``sparsecore plugins``, ``sparsecore report``."""
+"""The command line: ``sparsecore train``, ``sparsecore plugins``, ``sparsecore report``, ``sparsecore check``."""
 
 import io
 import sys
 
 import click
 
+from sparsecore.cli.check import check
 from sparsecore.cli.plugins import plugins
 from sparsecore.cli.report import report
 from sparsecore.cli.train import train
@@ -21,6 +22,7 @@ def commands() -> None:
 commands.add_command(train)
 commands.add_command(plugins)
 commands.add_command(report)
+commands.add_command(check)
 
 
 def main() -> None:

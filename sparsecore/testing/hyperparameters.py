@@ -40,11 +40,10 @@ def hyperparameters(cls: type[T]) -> SearchStrategy[T]:
         for field in attrs.fields(cls)
         if field.init
     }
-    made: Callable[..., T] = cls
-    return st.fixed_dictionaries(fields).map(partial(_made, made))
+    return st.fixed_dictionaries(fields).map(partial(_made, cls))
 
 
-def _made(cls: Callable[..., T], given: Mapping[str, Any]) -> T:
+def _made(cls: Any, given: Mapping[str, Any]) -> Any:
     try:
         return cls(**given)
     except ValueError:

@@ -1,5 +1,7 @@
 """Finding out whether a promise holds: drawn examples, and the smallest one where it does not."""
 
+import time
+import unittest
 from collections.abc import Iterable
 from enum import Enum
 from typing import Any
@@ -27,6 +29,11 @@ class Outcome(Enum):
     NOT_JUDGED = "not judged"  # every example was stopped by what breaks another promise
     NOT_MADE = "not made"
 
+    @property
+    def mark(self) -> tuple[str, str]:
+        """What a terminal shows, and its colour."""
+        return {"kept": ("✓", "green"), "broken": ("✗", "bold red")}.get(self.value, ("–", "dim"))
+
 
 @attrs.frozen(eq=False)
 class Verdict:
@@ -45,6 +52,11 @@ class Verdict:
     reason: str = ""
     example: Any = None
     examples: int = 0
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether nothing speaks against it."""
+        return self.outcome in {Outcome.KEPT, Outcome.NOT_MADE}
 
 
 def judge(
@@ -68,7 +80,7 @@ def judge(
         return Verdict(promise, Outcome.BROKEN, str(broken), trial.broken_by, trial.judged)
     except Flaky:
         return Verdict(promise, Outcome.BROKEN, f"{trial.reason}, but not each time", trial.broken_by, trial.judged)
-    except Unsatisfiable:
+    except (Unsatisfiable, _GivenUp):
         outcome = Outcome.REFUSED if trial.refused_only else Outcome.NOT_JUDGED
         return Verdict(promise, outcome, trial.reason)
     return Verdict(promise, Outcome.KEPT, examples=trial.judged)
@@ -86,24 +98,45 @@ def judge_example(promise: Promise, subject: Any, example: Any) -> Verdict:
     return Verdict(promise, Outcome.KEPT, examples=1)
 
 
+class _GivenUp(unittest.SkipTest):
+    """So many examples could not be judged that none will be. Hypothesis lets this through at once, as any skip."""
+
+
+_HOPELESS = 100
+"""Examples that cannot be judged, with none before that could."""
+
+_SECONDS_OF_SHRINKING = 3.0
+"""From the first broken example on; hypothesis alone would take minutes for the last bit."""
+
+
 class _Trial:
     """What has been seen so far of one promise."""
 
     def __init__(self, promise: Promise, subject: Any) -> None:
         self._promise, self._subject = promise, subject
         self.judged, self.reason, self.broken_by = 0, "no example was found", None
-        self.refused_only = True
+        self.refused_only, self._stopped = True, 0
+        self._broken: dict[str, float] = {}
 
     def __call__(self, example: Any) -> None:
+        if self._is_enough() and repr(example) not in self._broken:
+            return  # whatever is new counts as kept, so that the shrinking ends with what is known
         try:
             self.judge(example)
         except BrokenError as broken:
             self.broken_by, self.reason = example, str(broken)
+            self._broken.setdefault(repr(example), time.monotonic())
             raise
         except NotJudgedError as stopped:
             self.reason = str(stopped)
+            self._stopped += 1
+            if not self.judged and self._stopped >= _HOPELESS:
+                raise _GivenUp(self.reason) from stopped
             reject()
         self.judged += 1
+
+    def _is_enough(self) -> bool:
+        return bool(self._broken) and time.monotonic() - min(self._broken.values()) > _SECONDS_OF_SHRINKING
 
     def judge(self, example: Any) -> None:
         """Let the check see the example, and lay what the engine stopped at the right promise's door."""

@@ -41,7 +41,8 @@ def engine(scene: Scene, arrays: Arrays | None = None, stack: Stack | None = Non
 
 def begun(algorithm: Engine, scene: Scene) -> Moment:
     """The scene's moment."""
-    state = algorithm.start_at(scene.topology(algorithm.arrays), clock=scene.clock)
+    topology = scene.topology(algorithm.arrays)
+    state = algorithm.start_at(topology, sparsity=max(scene.sparsity, topology.sparsity), clock=scene.clock)
     return Moment(state, algorithm.arrays.from_numpy(scene.values.copy()))
 
 

@@ -33,13 +33,14 @@ def _values(scene: Scene) -> object:
     return oracle_arrays().from_numpy(scene.values)
 
 
-def _starts(_: Subject, scene: Scene) -> None:
+def _starts(subject: Subject, scene: Scene) -> None:
     topology = engine(scene).start(scene.sparsity, clock=scene.clock).topology
     _check_positions(topology)
     wanted, tensors = (1 - scene.sparsity) * scene.layout.size, len(scene.layout)
     budget = int(uniform(scene.layout, scene.sparsity).sum())
+    most = max(budget, math.ceil(wanted) + tensors) if subject.decided_by_engine("target_size") else scene.layout.size
     expect(
-        min(budget, math.floor(wanted) - tensors) <= topology.size <= max(budget, math.ceil(wanted) + tensors),
+        min(budget, math.floor(wanted) - tensors) <= topology.size <= most,
         f"the start has {topology.size} weights of {scene.layout.size}; at sparsity {scene.sparsity} it is about "
         f"{wanted:.1f}, within one a tensor",
     )
@@ -52,36 +53,41 @@ def _check_positions(topology: Topology) -> None:
     expect(all(0 <= position < topology.layout.size for position in positions), "a position is out of bounds")
 
 
-def _asks_due(_: Subject, scene: Scene) -> None:
+_WHEN = ("update_due", "replaces_step")
+
+
+def _asks_when(_: Subject, scene: Scene) -> None:
     moments = [scene.clock, *(attrs.evolve(scene.clock, step=step) for step in range(1, scene.clock.step + 1))][:12]
-    asked, again = _due(scene, moments), _due(scene, moments[::-1])[::-1]
-    strange = [clock.step for clock, one, other in zip(moments, asked, again, strict=True) if one != other]
-    expect(not strange, f"whether an update is due after step {strange[:1]} changes with how often it is asked")
+    for hook in _WHEN:
+        asked, again = _said(hook, scene, moments), _said(hook, scene, moments[::-1])[::-1]
+        strange = [clock.step for clock, one, other in zip(moments, asked, again, strict=True) if one != other]
+        expect(not strange, f"what {hook!r} answers after step {strange[:1]} changes with how often it is asked")
 
 
-def _due(scene: Scene, moments: list[Clock]) -> list[bool]:
+def _said(hook: str, scene: Scene, moments: list[Clock]) -> list[bool]:
     """What the strategies answer at these times, in this order."""
     stack = fresh(scene.stack)
     memories = begun(engine(scene, stack=stack), scene).state.memories
     hooks = Stack({"base": Base(), **stack})
-    return [check_truth(hooks.ask("update_due", clock=clock, memory=memories), "update_due") for clock in moments]
+    return [check_truth(hooks.ask(hook, clock=clock, memory=memories), hook) for clock in moments]
 
 
 ANSWERS = (
     Promise("no-errors", "no hook raises an error", scenes, _runs, errors=True),
     Promise(
         "start",
-        "the start has the sparsity asked for; its positions are in bounds, ascending and distinct, none empty",
+        "the start is ascending, distinct, within bounds, in every tensor, and of the sparsity asked for, or of less "
+        "where the number of weights is declared",
         scenes,
         _starts,
         hooks=("initial_topology",),
     ),
     Promise(
         "due",
-        "whether an update is due is True or False, however often it is asked",
+        "whether an update is due is True or False, the same however often it is asked",
         scenes,
-        _asks_due,
-        ("update_due",),
+        _asks_when,
+        _WHEN,
     ),
     Promise("prune", "pruning answers one bool a weight", scenes, _updates, hooks=("prune",)),
     Promise(

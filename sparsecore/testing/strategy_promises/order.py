@@ -68,7 +68,7 @@ def _by_name(update: Updated, which: str) -> Places:
 def _judge_counts(subject: Subject, update: Updated, first: Places, second: Places) -> None:
     """Two tensors that are owed the same may both be owed half a weight: then one of them gets it, by their order."""
     before, pruned = update.before.state.topology, update.reallocation.pruned
-    fair = fair_shares(int(pruned.sum()), (before.counts - pruned).tolist(), before.room.tolist())
+    fair = fair_shares(int(update.reallocation.grown.sum()), (before.counts - pruned).tolist(), before.room.tolist())
     parts = Counter(share % 1 for share in fair if share % 1)
     tied = not subject.decided_by_engine("allocate") or any(tensors > 1 for tensors in parts.values())
     counts = {name: (len(first[name]), len(second[name])) for name in first}

@@ -5,11 +5,14 @@ from types import MappingProxyType
 
 import attrs
 
+from sparsecore._stack import Stack
+from sparsecore.base import Base
+from sparsecore.state import State
 from sparsecore.testing.fair import fair_shares
 from sparsecore.testing.promises import Promise, expect
 from sparsecore.testing.runs import Updated, updated
 from sparsecore.testing.scenes import Scene, scenes
-from sparsecore.testing.stacks import Subject, declared
+from sparsecore.testing.stacks import Subject, declared, fresh
 
 
 @attrs.frozen
@@ -37,11 +40,18 @@ def _split(update: Updated) -> tuple[list[Weight], list[Weight]]:
 
 def _count(_: Subject, scene: Scene) -> None:
     update = updated(scene)
-    before, after = update.before.state.topology.size, update.state.topology.size
-    expect(before == after == len(update.reallocation.values), f"there were {before} weights, and there are {after}")
+    expected, after = _declared_size(update.before.state, scene), update.state.topology.size
+    expect(expected == after == len(update.reallocation.values), f"there are {after} weights, not {expected}")
     kept, pruned = _split(update)
     lost = {weight.tensor for weight in pruned} - {weight.tensor for weight in kept}
     expect(not lost, f"the tensor {', '.join(sorted(lost))} has lost all its weights")
+
+
+def _declared_size(state: State, scene: Scene) -> int:
+    answer = Stack({"base": Base(), **fresh(scene.stack)}).ask(
+        "target_size", topology=state.topology, clock=state.clock, memory=state.memories
+    )
+    return int(answer.value)
 
 
 def _survivors(_: Subject, scene: Scene) -> None:
@@ -94,7 +104,7 @@ def _proportional(subject: Subject, scene: Scene) -> None:
     update = updated(scene)
     before, pruned = update.before.state.topology, update.reallocation.pruned
     weights = {"survivors": before.counts - pruned, "pruned": pruned}[_shares_of(subject) or "survivors"]
-    fair = fair_shares(int(pruned.sum()), weights.tolist(), before.room.tolist())
+    fair = fair_shares(int(update.reallocation.grown.sum()), weights.tolist(), before.room.tolist())
     for name, given, share in zip(before.layout.names, update.reallocation.grown.tolist(), fair, strict=True):
         expect(abs(given - share) < 1, f"{given} weights grew in {name!r}; its share is {float(share):.3f}")
 
@@ -139,10 +149,10 @@ def _told(weight: Weight) -> str:
 UPDATES: Sequence[Promise] = (
     Promise(
         "count",
-        "an update leaves as many weights as there were, and none of its tensors empty",
+        "an update leaves as many weights as there were, or as declared, and no tensor empty",
         scenes,
         _count,
-        (None,),
+        (None, "target_size"),
     ),
     Promise("survivors", "survivors keep their position and their value", scenes, _survivors),
     Promise("grown", "grown weights are new, and start as declared: with zero, where nothing is", scenes, _grown),

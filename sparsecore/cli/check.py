@@ -1,0 +1,120 @@
+"""``sparsecore check``: whether a strategy or a backend keeps its promises, without a test file."""
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sparsecore.cli.tables import print_table
+from sparsecore.errors import InputError
+
+if TYPE_CHECKING:
+    from sparsecore.testing.checking import Checked
+    from sparsecore.testing.judging import Verdict
+
+
+@click.command()
+@click.argument("plugin", metavar="NAME|FILE.py:Class")
+@click.option("--backend", "backends", metavar="NAME", multiple=True, help="Compare decisions on it; default: on all.")
+@click.option("--examples", metavar="N", type=click.IntRange(1), help="Examples a promise.")
+@click.option("--seed", metavar="N", type=click.IntRange(0), default=0, help="Seed of the examples; 0 by default.")
+@click.option("--promise", "promises", metavar="NAME", multiple=True, help="Check only this promise; repeatable.")
+@click.option("--example", metavar="JSON", help="Try this example only, as an earlier check has printed it.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
+def check(
+    *,
+    plugin: str,
+    backends: tuple[str, ...],
+    examples: int | None,
+    seed: int,
+    promises: tuple[str, ...],
+    example: str | None,
+    as_json: bool,
+) -> None:
+    """Check the promises of a strategy or a backend on drawn examples.
+
+    A strategy is tried with any hyperparameters that its class admits. Exit status: 0 if every promise is kept, 1 if
+    one is broken, 2 for wrong input.
+    """
+    if find_spec("hypothesis") is None:
+        raise InputError(
+            "`sparsecore check` needs hypothesis; install it with: pip install 'sparsecore-engine[testing]'"
+        )
+    from sparsecore.testing.checking import DEFAULT_EXAMPLES, checked
+
+    checks = checked(plugin, backends=backends or None, promises=promises)
+    verdicts = []
+    for verdict in checks.verdicts(examples or DEFAULT_EXAMPLES, seed, example):
+        verdicts.append(verdict)
+        if not as_json:
+            _print(verdict, checks, examples, seed)
+    if as_json:
+        click.echo(json.dumps(_plain(plugin, verdicts, checks, examples, seed), indent=1))
+    else:
+        click.echo(_conclusion(verdicts))
+    sys.exit(0 if all(verdict.is_kept for verdict in verdicts) else 1)
+
+
+def _print(verdict: "Verdict", checks: "Checked", examples: int | None, seed: int) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    promise, outcome = verdict.promise, verdict.outcome
+    console = Console(soft_wrap=True)
+    mark, style = outcome.mark if console.is_terminal else (f"{outcome.value:<10}", "")
+    reason = f" ({verdict.reason})" if verdict.reason and verdict.example is None else ""
+    console.print(Text.assemble((mark, style), f" {promise.name:<14} {promise.sentence}{reason}"), highlight=False)
+    if verdict.example is not None:
+        console.print(Text(f"  {verdict.reason}"), highlight=False)
+        head, rows = checks.table(verdict.example)
+        print_table(head, rows)
+        console.print(Text(f"  again: {_again(verdict, checks, examples, seed)}"), highlight=False)
+
+
+def _again(verdict: "Verdict", checks: "Checked", examples: int | None, seed: int) -> str:
+    """The line that shows the same counterexample."""
+    line = ["sparsecore", "check", checks.plugin, "--promise", verdict.promise.name]
+    line += [part for name in checks.backends for part in ("--backend", name)]
+    text = checks.to_json(verdict.example)
+    if text is not None:
+        return shlex.join([*line, "--example", text])
+    return shlex.join([*line, "--seed", str(seed), *(["--examples", str(examples)] if examples else [])])
+
+
+def _plain(
+    plugin: str, verdicts: Sequence["Verdict"], checks: "Checked", examples: int | None, seed: int
+) -> dict[str, Any]:
+    return {
+        "plugin": plugin,
+        "kept": all(verdict.is_kept for verdict in verdicts),
+        "promises": [
+            {
+                "name": verdict.promise.name,
+                "promise": verdict.promise.sentence,
+                "outcome": verdict.outcome.value,
+                "reason": verdict.reason,
+                "examples": verdict.examples,
+                **(_counterexample(verdict, checks, examples, seed) if verdict.example is not None else {}),
+            }
+            for verdict in verdicts
+        ],
+    }
+
+
+def _counterexample(verdict: "Verdict", checks: "Checked", examples: int | None, seed: int) -> dict[str, Any]:
+    head, rows = checks.table(verdict.example)
+    return {
+        "counterexample": [dict(zip(head, row, strict=True)) for row in rows],
+        "again": _again(verdict, checks, examples, seed),
+    }
+
+
+def _conclusion(verdicts: Sequence["Verdict"]) -> str:
+    kept = sum(verdict.outcome.value == "kept" for verdict in verdicts)
+    broken = sum(verdict.outcome.value == "broken" for verdict in verdicts)
+    others = len(verdicts) - kept - broken
+    return f"{kept} kept, {broken} broken" + (f", {others} not made or not judged" if others else "")
