@@ -179,7 +179,7 @@ FOREIGN = {
     "wider": (lambda: of_model(wider), r"the tensor '2.weight': \[11, 12\] there, \[10, 12\] here"),
     "shorter": (lambda: of_model(shorter), r"the tensor '2.weight': none there, \[10, 12\] here"),
     "another seed": (of(seed=8), "seed: 8 there, 7 here"),
-    "another sparsity": (of(sparsity=0.5), "weights: 96 there, 48 here"),
+    "another sparsity": (of(sparsity=0.5), "sparsity: 0.5 there, 0.75 here"),
     "another strategy": (
         of(stack="deepr"),
         r"strategies with memory: \['DeepRewiring'\] there, \['DynamicReallocation'\] here",

@@ -20,11 +20,12 @@ _FORMAT = "sparsecore sparse training 1"
 Counts = tuple[int, ...]
 
 
-def dump(engine: Engine, state: State, start: Counts) -> dict[str, Any]:
-    """The state, and the weights that each tensor had at the start."""
+def dump(engine: Engine, state: State, sparsity: float, start: Counts) -> dict[str, Any]:
+    """The state, the sparsity that was asked for, and the weights that each tensor had at the start."""
     return {
         "format": _FORMAT,
-        **_identity(engine, state),
+        **_identity(engine, state, sparsity),
+        "weights": state.topology.size,
         "positions": state.topology.positions.detach().cpu(),
         "start": list(start),
         "clock": {"step": state.clock.step, "updates": state.clock.updates},
@@ -32,20 +33,21 @@ def dump(engine: Engine, state: State, start: Counts) -> dict[str, Any]:
     }
 
 
-def load(saved: Mapping[str, Any], engine: Engine, like: State) -> tuple[State, Counts]:
+def load(saved: Mapping[str, Any], engine: Engine, like: State, sparsity: float) -> tuple[State, Counts]:
     """The state that :func:`dump` wrote, and the weights at the start.
 
     Args:
         saved: what was written.
         engine: of the same layout and seed.
         like: a state of this engine, for the types of the memories and what else is not saved.
+        sparsity: what was asked for here.
 
     Raises:
         InputError: it is none, or of another training; the sentence tells the first difference.
     """
-    _check_same(saved, engine, like)
+    _check_same(saved, _identity(engine, like, sparsity))
     try:
-        topology = _load_topology(saved["positions"].cpu().numpy(), like.topology)
+        topology = _load_topology(saved["positions"].cpu().numpy(), saved["weights"], like.topology)
         memories = {
             plugin: _load_memory(saved["memories"][plugin], memory, engine, topology)
             for plugin, memory in like.memories.items()
@@ -59,21 +61,20 @@ def load(saved: Mapping[str, Any], engine: Engine, like: State) -> tuple[State, 
     return State(topology, memories, clock), start
 
 
-def _identity(engine: Engine, state: State) -> dict[str, Any]:
+def _identity(engine: Engine, state: State, sparsity: float) -> dict[str, Any]:
     """What must be the same when it is loaded again, as it can be told."""
     layout = engine.layout
     return {
         "tensors": {name: list(shape) for name, shape in zip(layout.names, layout.shapes, strict=True)},
-        "weights": state.topology.size,
+        "sparsity": float(sparsity),
         "seed": engine.random.seed,
         "strategies with memory": sorted(state.memories),
     }
 
 
-def _check_same(saved: Mapping[str, Any], engine: Engine, like: State) -> None:
+def _check_same(saved: Mapping[str, Any], own: dict[str, Any]) -> None:
     if not isinstance(saved, Mapping) or saved.get("format") != _FORMAT:
         raise InputError(f"this is no state dict of sparse training: expected one with the format {_FORMAT!r}")
-    own = _identity(engine, like)
     difference = _difference(saved.get("tensors"), own.pop("tensors"))
     for fact, here in own.items():
         if difference is None and saved.get(fact) != here:
@@ -93,9 +94,9 @@ def _difference(there: Any, here: Mapping[str, list[int]]) -> str | None:
     return "the order of the tensors" if list(there) != list(here) else None
 
 
-def _load_topology(positions: NDArray[Any], like: Topology) -> Topology:
-    if positions.shape != (like.size,):
-        raise _damaged(f"it holds {kind(positions)}; expected {like.size} positions")
+def _load_topology(positions: NDArray[Any], weights: int, like: Topology) -> Topology:
+    if positions.shape != (weights,):
+        raise _damaged(f"it holds {kind(positions)}; expected {weights} positions")
     on_backend = like.arrays.from_numpy(positions)
     trouble = trouble_with_positions(on_backend, like) or trouble_with_topology(like.at(on_backend), like.layout)
     if trouble:

@@ -96,7 +96,7 @@ def sparsify(
     values = engine.start_values(state, drawn)
     group = group_of(optimizer, selection.sparse[0].parameter)
     stored = STORAGES[storage](given, selection, optimizer, state.topology, values)
-    return SparseTraining(Parts(model, optimizer, selection, engine, stored, present_ranks(), group), state)
+    return SparseTraining(Parts(model, optimizer, selection, engine, stored, present_ranks(), sparsity, group), state)
 
 
 def _arrays(selection: Selection) -> TorchArrays:

@@ -33,6 +33,7 @@ class Parts:
         engine: decides what moves.
         storage: where the weights lie.
         ranks: the processes that train together.
+        sparsity: what was asked for.
         learning_rate_group: the param group whose learning rate strategies are told, that of the first sparse tensor.
     """
 
@@ -42,6 +43,7 @@ class Parts:
     engine: Engine
     storage: Storage
     ranks: Ranks
+    sparsity: float
     learning_rate_group: int
 
 
@@ -109,7 +111,7 @@ class SparseTraining:
 
         Together with the state dicts of model and optimizer it is enough to go on bit for bit.
         """
-        return dump(self._alive.engine, self._now, self._start)
+        return dump(self._alive.engine, self._now, self._alive.sparsity, self._start)
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Go on from ``saved`` (of :meth:`state_dict`); before or after the model and the optimizer load theirs.
@@ -119,7 +121,7 @@ class SparseTraining:
                 changed.
         """
         parts = self._alive
-        state, start = load(saved, parts.engine, self._now)
+        state, start = load(saved, parts.engine, self._now, parts.sparsity)
         parts.storage.restore(state.topology)
         self._state, self._start = state, start
         self._await_gradient()
