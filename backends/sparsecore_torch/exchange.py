@@ -7,6 +7,7 @@ same sentence, while a collective that runs into its time limit breaks the conne
 import time
 from collections.abc import Callable, Sequence
 
+import attrs
 from torch.distributed.distributed_c10d import Store
 
 from sparsecore_torch.agreement import Matter, Report, Verdict, absence, dump, judge, load_report, load_verdict
@@ -52,7 +53,7 @@ class Exchange:
             return load_verdict(self._store.get(key))
         reports = [None] * self._rank + [report]
         if report.failure is not None:
-            return self._said(judge(reports, matter, patience))
+            return self._said(attrs.evolve(judge(reports, matter, patience), told_by=self._rank))
         present = next(rank for rank in range(self._size) if self._store.check([self._key(rank)]))
         return self._said(Verdict(absence([0], report.place, 2 * patience, matter), present))
 
@@ -61,8 +62,9 @@ class Exchange:
         return verdict
 
     def _delete(self, number: int) -> None:
-        for who in [self._rank] if self._rank else [0, "verdict"]:
-            self._store.delete_key(self._key(who, number))
+        self._store.delete_key(self._key(self._rank, number))
+        if self._rank == 0:
+            self._store.delete_key(self._key("verdict", number))
 
     def _wait(self, keys: Sequence[str], patience: float) -> bool:
         """Whether all of the keys came in time."""

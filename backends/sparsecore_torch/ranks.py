@@ -79,7 +79,7 @@ class TorchRanks:
         try:
             yield
         except RuntimeError as error:
-            verdict = self._overheard()
+            verdict = self._overheard(error)
             if verdict is None or verdict.sentence is None:
                 raise
             raise _error(verdict) from error
@@ -99,11 +99,12 @@ class TorchRanks:
         if verdict.sentence is not None:
             raise _error(verdict)
 
-    def _overheard(self) -> Verdict | None:
+    def _overheard(self, error: RuntimeError) -> Verdict | None:
         try:
             return self._exchange.overheard()
-        except RuntimeError:
-            return None  # the store has gone with the rank that held it
+        except dist.DistNetworkError:
+            # the store has gone with the process that held it
+            return Verdict(f"rank {self.rank} has lost its connection to the others: {error}", self.rank)
 
 
 def present_ranks(patience: timedelta = _AT_AN_UPDATE) -> Ranks:

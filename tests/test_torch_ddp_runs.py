@@ -1,0 +1,212 @@
+"""``sparsecore train --backend torch`` in two processes: the run of one, told once, or stopped with one sentence."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+
+import numpy as np
+from command_line import SMALL, small_images, train
+from processes import Ended, start
+from safetensors.numpy import load_file
+
+FLOAT64 = ("--backend", "torch", "--set", "backend.dtype=float64", "--set", "backend.device=cpu")
+EVERY_4 = ("--strategy", "dpr", "--set", "strategy.dpr.schedule.steps=4")
+
+PLUGINS = '''
+import os
+from datetime import timedelta
+from pathlib import Path
+
+from sparsecore import hookimpl
+from sparsecore.growth import random_free_positions
+from sparsecore_torch import TorchBackend
+
+RANK = int(os.environ.get("RANK", "0"))
+
+
+class Elsewhere:
+    """Grows by the luck of the rank."""
+
+    @hookimpl
+    def grow(self, occupied, counts, random):
+        return random_free_positions(occupied, counts, random.within("luck", RANK))
+
+
+class Fails:
+    @hookimpl
+    def grow(self, clock):
+        if RANK == 1 and clock.updates == 1:
+            raise ValueError("no luck today")
+
+
+class Late:
+    @hookimpl
+    def update_due(self, clock):
+        return clock.step == 4 + RANK
+
+
+class Interrupted:
+    """Fails once, in the second epoch."""
+
+    @hookimpl
+    def perturb(self, clock):
+        if clock.step == 10 and not Path(__file__).with_name("go on").exists():
+            raise OSError("the power is off")
+
+
+class Impatient:
+    """The torch backend, whose ranks do not wait long."""
+
+    inner = TorchBackend(device="cpu")
+    arrays, dtype, ranks, learner = inner.arrays, inner.dtype, inner.ranks, inner.learner
+    ranks._patience = timedelta(seconds=1)
+'''
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ranks")
+    small_images(folder / "small.npz")
+    (folder / "plugins.py").write_text(PLUGINS)
+    return folder
+
+
+def arguments(here: Path, run: str, *more: str) -> list[str]:
+    """100 images in batches of 16: the last one of an epoch has 4, two a rank."""
+    return [*SMALL, *FLOAT64, "--data-dir", str(here / "small.npz"), *more, "--out", str(here / run)]
+
+
+def on_two(*arguments: str) -> list[Ended]:
+    return start(["-m", "sparsecore", "train", *arguments])
+
+
+def lines(run: Path, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / f"{name}.jsonl").read_text().splitlines()]
+
+
+def check_same_run(one: Path, other: Path) -> None:
+    """The same moves at every update, and losses and buffers within the rounding of float64."""
+    assert lines(one, "reallocations") == [
+        {**line, "threshold": pytest.approx(line["threshold"])} for line in lines(other, "reallocations")
+    ]
+    for expected, line in zip(lines(one, "metrics"), lines(other, "metrics"), strict=True):
+        assert line == pytest.approx(expected, rel=1e-9)
+    buffers, others = (load_file(run / "checkpoint.safetensors") for run in (one, other))
+    assert buffers.keys() == others.keys()
+    for name, buffer in buffers.items():
+        np.testing.assert_allclose(others[name], buffer, rtol=1e-7, atol=1e-9, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def alone(here: Path) -> Path:
+    train(*arguments(here, "alone", *EVERY_4))
+    return here / "alone"
+
+
+def test_two_ranks_make_the_run_of_one_and_tell_of_it_once(here: Path, alone: Path) -> None:
+    first, second = on_two(*arguments(here, "two", *EVERY_4), "--json")
+    assert (first.status, first.stderr) == (0, "")
+    assert json.loads(first.stdout)["reallocations"] == 4
+    assert (second.status, second.stdout, second.stderr) == (0, "", "")
+    check_same_run(alone, here / "two")
+    assert sorted(path.name for path in alone.iterdir()) == sorted(path.name for path in (here / "two").iterdir())
+
+
+def test_a_rank_without_an_image_takes_part(here: Path) -> None:
+    # 34 images in batches of 33: the last has one, and images of 2×2 at the end give batch norm values enough
+    arrays = dict(np.load(here / "small.npz"))
+    larger = {name: each.repeat(2, 1).repeat(2, 2) if each.ndim == 3 else each for name, each in arrays.items()}
+    (here / "larger").mkdir()
+    np.savez(here / "larger/small.npz", **larger)
+    more = ("--model", "wrn-10-1", "--data-dir", str(here / "larger/small.npz"), "--set", "data.limit=34")
+    more = (*more, "--batch-size", "33", "--epochs", "2", "--set", "strategy.schedule.steps=2")
+    train(*arguments(here, "wrn alone", *more))
+    assert [ended.status for ended in on_two(*arguments(here, "wrn two", *more))] == [0, 0]
+    check_same_run(here / "wrn alone", here / "wrn two")
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_run_goes_on_with_another_number_of_ranks(here: Path, alone: Path, ranks: int) -> None:
+    plugins = here / f"interrupted on {ranks}" / "plugins.py"
+    plugins.parent.mkdir()
+    shutil.copy(here / "plugins.py", plugins)
+    asked = arguments(here, f"from {ranks}", *EVERY_4, "--strategy", f"{plugins}:Interrupted")
+    stopped = start(["-m", "sparsecore", "train", *asked], ranks)
+    assert [ended.status for ended in stopped] == [1] * ranks
+    assert "the power is off" in stopped[0].stderr
+    assert len(lines(here / f"from {ranks}", "metrics")) == 1
+    (plugins.parent / "go on").touch()
+    resumed = start(["-m", "sparsecore", "train", *asked, "--resume"], 3 - ranks)
+    assert [(ended.status, ended.stderr) for ended in resumed] == [(0, "")] * (3 - ranks)
+    check_same_run(alone, here / f"from {ranks}")
+
+
+def mine(here: Path, run: str, strategy: str, *more: str) -> list[str]:
+    return arguments(here, run, "--strategy", "set", "--strategy", f"{here / 'plugins.py'}:{strategy}", *more)
+
+
+def test_ranks_that_grow_elsewhere_end_with_one_sentence(here: Path) -> None:
+    first, second = on_two(*mine(here, "elsewhere", "Elsewhere"))
+    assert first.stderr.startswith("sparsecore: the ranks disagree at update 1 (step 7) on the positions of 'layer1")
+    assert "rank 1 differs from rank 0" in first.stderr
+    assert first.stderr.count("\n") == 1
+    assert (first.status, second.status) == (1, 1)
+    assert (first.stdout, second.stdout, second.stderr) == ("", "", "")
+
+
+def test_a_plugin_that_fails_on_one_rank_ends_all(here: Path) -> None:
+    first, second = on_two(*mine(here, "fails", "Fails"))
+    assert first.stderr == (
+        "sparsecore: rank 1 failed: ValueError: no luck today (raised in the hook 'grow' of plugin "
+        f"'{here / 'plugins.py'}:Fails')\n"
+    )
+    assert "ValueError: no luck today" in second.stderr  # with its traceback, as in a run of one process
+    assert (first.status, second.status) == (1, 1)
+
+
+def test_a_rank_whose_update_comes_later_keeps_nobody_waiting_under_torchrun(here: Path) -> None:
+    plugins = here / "plugins.py"
+    data = ("--data-dir", str(here / "small.npz"), "--backend", f"{plugins}:Impatient", "--strategy", f"{plugins}:Late")
+    run = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [sys.executable, *run, "-m", "sparsecore", "train", *SMALL, *data, "--out", here / "late"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode != 0
+    assert done.stderr.count("sparsecore: rank 1 did not come to update 1 (step 4) in 1 s") == 1
+    assert done.stdout == ""
+
+
+def test_a_mistake_of_the_user_is_told_once_and_ends_all_ranks_alike(here: Path, alone: Path) -> None:
+    before = {path.name: path.read_bytes() for path in alone.iterdir()}
+    first, second = on_two(*arguments(here, "alone", *EVERY_4))
+    assert f"the run folder {alone} exists" in first.stderr
+    assert first.stderr.count("\n") == 1
+    assert (first.status, second.status, second.stderr) == (2, 2, "")
+    assert {path.name: path.read_bytes() for path in alone.iterdir()} == before
+
+
+def test_ranks_with_other_plugin_code_do_not_begin(here: Path) -> None:
+    # each machine has files of its own
+    code = (
+        f"import os, sys; os.chdir(os.path.join({str(here)!r}, os.environ['RANK']))\n"
+        "from sparsecore.cli import main; sys.argv[:1] = ['sparsecore', 'train']; main()"
+    )
+    for rank in "01":
+        (here / rank).mkdir()
+        (here / rank / "mine.py").write_text(f"{PLUGINS}\n# {rank}\n")
+    first, second = start(["-c", code, *arguments(here, "other code", "--strategy", "mine.py:Elsewhere")])
+    assert "the ranks disagree at the start on the" in first.stderr
+    assert (first.status, second.status, second.stderr) == (1, 1, "")
