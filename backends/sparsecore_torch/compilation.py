@@ -42,6 +42,7 @@ def _compiled(forward: Forward, backend: Any) -> Forward:
     def called(images: Tensor, values: Sequence[Tensor], positions: Sequence[Tensor], *others: Any) -> Tensor:
         for vector in (*values, *positions):
             # a length that no guard may ask about: it changes with every reallocation, and must compile nothing again
+            # (where a slice begins is asked about: whether at 1, as behind a first tensor that has a single weight)
             torch._dynamo.decorators.mark_unbacked(vector, 0)
         logits: Tensor = inner(images, values, positions, *others)
         return logits

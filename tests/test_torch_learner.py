@@ -1,0 +1,444 @@
+"""Training on torch: the steps are NumPy's, a learner goes on bit for bit, and there are N of everything."""
+
+import hashlib
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import attrs
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from test_numpy_learner import Deep, batch_of, batches, images_of, loss_of
+from test_numpy_learner import reallocation_of as reallocation_on_numpy
+from test_numpy_learner import task_of as task_on_numpy
+
+torch = pytest.importorskip("torch")
+
+from torch.multiprocessing.reductions import StorageWeakRef  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
+from torch_devices import DEVICES  # noqa: E402
+
+from sparsecore.data.augmentation import augmented  # noqa: E402
+from sparsecore.data.images import Batch, Images, Split  # noqa: E402
+from sparsecore.errors import InputError  # noqa: E402
+from sparsecore.learning import Adam, AdamW, Sgd, Task, Totals  # noqa: E402
+from sparsecore.reallocation import Reallocation  # noqa: E402
+from sparsecore.topology import Topology  # noqa: E402
+from sparsecore_numpy import NumpyBackend  # noqa: E402
+from sparsecore_torch import TorchArrays, TorchBackend  # noqa: E402
+from sparsecore_torch.compilation import compiled_by  # noqa: E402
+from sparsecore_torch.learner import TorchLearner  # noqa: E402
+from sparsecore_torch.machine import Machine  # noqa: E402
+
+RULES = {
+    "plain": Sgd(momentum=0.0, nesterov=False),
+    "Nesterov without momentum": Sgd(momentum=0.0, nesterov=True, weight_decay=0.01),
+    "momentum": Sgd(momentum=0.8, nesterov=False, weight_decay=0.01),
+    "Nesterov": Sgd(momentum=0.8, nesterov=True, weight_decay=0.01),
+    "Adam": Adam(betas=(0.8, 0.95), weight_decay=0.01),
+    "AdamW": AdamW(betas=(0.8, 0.95), weight_decay=0.01),
+}
+on_devices = pytest.mark.parametrize("device", DEVICES)
+with_rules = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+
+
+def moved(topology: Topology, device: str) -> Topology:
+    arrays = TorchArrays(device)
+    return Topology.of(topology.layout, arrays.from_numpy(topology.positions), arrays)
+
+
+def task_of(dtype: str = "float64", device: str = "cpu", **options: Any) -> Task:
+    """The task that the tests of the NumPy backend have."""
+    task = task_on_numpy(dtype, **options)
+    return attrs.evolve(task, topology=moved(task.topology, device), values=torch.tensor(task.values, device=device))
+
+
+def learner_of(
+    dtype: str = "float64", device: str = "cpu", options: Mapping[str, Any] = {}, **task: Any
+) -> TorchLearner:
+    parameters = "float32" if dtype == "bfloat16" else dtype
+    learner = TorchBackend(device=device, dtype=dtype, **options).learner(task_of(parameters, device, **task))
+    assert isinstance(learner, TorchLearner)
+    return learner
+
+
+def reallocation_of(learner: TorchLearner, device: str = "cpu", **task: Any) -> tuple[Reallocation, Reallocation]:
+    """Every third weight goes and as many come; the same update on NumPy and on torch."""
+    values = learner.values.cpu().numpy()
+    on_numpy = reallocation_on_numpy(task_on_numpy(**task), values)
+    there = torch.tensor
+    return on_numpy, attrs.evolve(
+        on_numpy,
+        before=moved(on_numpy.before, device),
+        after=moved(on_numpy.after, device),
+        survives=there(on_numpy.survives, device=device),
+        sources=there(on_numpy.sources, device=device),
+        values=there(on_numpy.values, device=device),
+    )
+
+
+def assert_equal_states(first: Mapping[str, NDArray[Any]], second: Mapping[str, NDArray[Any]]) -> None:
+    assert first.keys() == second.keys()
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+
+
+def running(state: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    return np.concatenate([buffer for name, buffer in state.items() if name.startswith("running.")])
+
+
+@on_devices
+@with_rules
+@pytest.mark.parametrize("options", [{}, {"channels_last": False}], ids=["channels last", "channels first"])
+def test_steps_and_updates_are_numpy_s(device: str, rule: Any, options: Mapping[str, Any]) -> None:
+    oracle = NumpyBackend("float64").learner(task_on_numpy(optimizer=rule))
+    learner = learner_of(device=device, options=options, optimizer=rule)
+    plan = list(batches(6))
+    for number, batch in enumerate(plan):
+        if number == 3:
+            on_numpy, on_torch = reallocation_of(learner, device, optimizer=rule)
+            on_numpy = attrs.evolve(on_numpy, values=on_numpy.carry(oracle.values))
+            oracle.reallocate(on_numpy)
+            learner.reallocate(on_torch)
+        oracle.train(batch, 0.05)
+        learner.train(batch, 0.05)
+    expected, state = oracle.state(), learner.state()
+    close = {"rtol": 1e-8, "atol": 1e-10}
+    np.testing.assert_allclose(state["values"], expected["values"], **close)
+    np.testing.assert_allclose(state["dense"], expected["dense"], **close)
+    np.testing.assert_allclose(running(state), expected["running"], **close)
+    assert learner.totals().loss == pytest.approx(oracle.totals().loss, rel=1e-9)
+    assert learner.totals().correct == oracle.totals().correct
+    assert learner.totals().examples == 96
+    test = images_of().test
+    assert learner.evaluate(test).loss == pytest.approx(oracle.evaluate(test).loss, rel=1e-9)
+    assert learner.evaluate(test).correct == oracle.evaluate(test).correct
+
+
+@on_devices
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.05)])
+def test_lower_precision_follows_double_precision(device: str, dtype: str, tolerance: float) -> None:
+    lower, double = learner_of(dtype, device), learner_of("float64", device)
+    for batch in batches(4):
+        lower.train(batch, 0.05)
+        double.train(batch, 0.05)
+    assert {buffer.dtype for name, buffer in lower.state().items() if name != "totals"} == {np.dtype(np.float32)}
+    np.testing.assert_allclose(lower.values.cpu(), double.values.cpu(), atol=tolerance)
+    assert lower.totals().loss == pytest.approx(double.totals().loss, rel=tolerance)
+
+
+@on_devices
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@with_rules
+def test_a_learner_that_loads_a_state_goes_on_bit_for_bit(device: str, dtype: str, rule: Any) -> None:
+    learner = learner_of(dtype, device, optimizer=rule)
+    for batch in batches(3):
+        learner.train(batch, 0.1)
+    other = learner_of(dtype, device, optimizer=rule)
+    other.train(batch_of(range(30)), 0.5)
+    other.load_state(task_of(device=device).topology, learner.state())
+    assert_equal_states(other.state(), learner.state())
+    for size in 16, 5:
+        for batch in batches(2, size):
+            learner.train(batch, 0.1)
+            other.train(batch, 0.1)
+    assert_equal_states(other.state(), learner.state())
+    assert other.totals() == learner.totals()
+
+
+@with_rules
+def test_a_learner_that_loads_a_state_from_before_the_first_step_begins_anew(rule: Any) -> None:
+    learner, fresh = (learner_of(optimizer=rule) for _ in range(2))
+    start = learner.state()
+    learner.train(batch_of(range(30)), 0.5)
+    learner.load_state(task_of().topology, start)
+    for batch in batches(2):
+        learner.train(batch, 0.1)
+        fresh.train(batch, 0.1)
+    assert_equal_states(learner.state(), fresh.state())
+
+
+def test_another_process_gets_the_same_bits() -> None:
+    script = (
+        "import hashlib, test_torch_learner as t\n"
+        "learner = t.learner_of('float32', optimizer=t.RULES['Adam'])\n"
+        "for batch in t.batches(3): learner.train(batch, 0.01)\n"
+        "print(hashlib.sha256(learner.values.numpy().tobytes()).hexdigest())\n"
+    )
+    environment = {"PYTHONPATH": ":".join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
+    learner = learner_of("float32", optimizer=RULES["Adam"])
+    for batch in batches(3):
+        learner.train(batch, 0.01)
+    assert done.stdout.strip() == hashlib.sha256(learner.values.numpy().tobytes()).hexdigest()
+
+
+@on_devices
+@with_rules
+def test_reallocation_carries_all_that_the_optimizer_keeps_for_each_weight(device: str, rule: Any) -> None:
+    learner = learner_of(device=device, optimizer=rule)
+    for batch in batches(2):
+        learner.train(batch, 0.1)
+    before = learner.state()
+    on_numpy, reallocation = reallocation_of(learner, device, optimizer=rule)
+    learner.reallocate(reallocation)
+    after, size = learner.state(), len(before["values"])
+    kept = [name for name, buffer in before.items() if name.startswith("values.") and len(buffer) == size]
+    assert len(kept) == {Sgd: int(getattr(rule, "momentum", 0) > 0), Adam: 2, AdamW: 2}[type(rule)]
+    np.testing.assert_array_equal(after["values"], on_numpy.values)
+    for name in kept:
+        np.testing.assert_array_equal(after[name], on_numpy.carry(before[name]))
+        assert 0 < np.count_nonzero(after[name]) < np.count_nonzero(before[name])
+    for name in before.keys() - {"values", *kept}:
+        np.testing.assert_array_equal(after[name], before[name], err_msg=name)
+
+
+def test_totals_are_sums_over_the_examples_until_they_are_reset() -> None:
+    learner = learner_of()
+    first = loss_of(learner, batch_of(range(10)))
+    second = loss_of(learner, batch_of(range(10, 14)))
+    learner.reset_totals()
+    learner.train(batch_of(range(10)), 0.0)
+    learner.train(batch_of(range(10, 14)), 0.0)
+    assert learner.totals().loss == pytest.approx(10 * first + 4 * second)
+    assert learner.totals().examples == 14
+    learner.reset_totals()
+    assert learner.totals() == Totals()
+
+
+def test_evaluation_leaves_training_as_it_was_and_depends_on_no_other_example() -> None:
+    learner, test = learner_of(), images_of().test
+    learner.train(batch_of(range(20)), 0.1)
+    before = learner.state()
+    parts = [learner.evaluate(Split(test.images[rows], test.labels[rows])) for rows in (slice(0, 1), slice(1, 17))]
+    whole = learner.evaluate(test)
+    assert_equal_states(learner.state(), before)
+    assert (whole.examples, whole.correct) == (17, parts[0].correct + parts[1].correct)
+    assert whole.loss == pytest.approx(parts[0].loss + parts[1].loss, rel=1e-12)
+
+
+def test_a_split_larger_than_a_batch_of_evaluation_counts_every_example_once() -> None:
+    learner, images = learner_of(), images_of(examples=1500)
+    totals = learner.evaluate(images.train)
+    halves = [
+        learner.evaluate(Split(images.train.images[rows], images.train.labels[rows]))
+        for rows in (slice(0, 700), slice(700, None))
+    ]
+    assert totals.examples == 1500
+    assert totals.correct == halves[0].correct + halves[1].correct
+    assert totals.loss == pytest.approx(halves[0].loss + halves[1].loss, rel=1e-10)
+
+
+@on_devices
+def test_training_images_are_augmented_as_the_batch_plans(device: str) -> None:
+    images = images_of()
+    rows = np.arange(20)
+    plan = Batch(rows, np.random.default_rng(0).integers(0, 5, (20, 2)), rows % 2 == 0, 2)
+    pictures = images.train.images.copy()
+    pictures[20:] = augmented(pictures, plan)
+    labels = np.concatenate([images.train.labels[:20]] * 2)
+    images = Images(Split(pictures, labels), images.test, 3)
+    losses = [
+        loss_of(learner_of(device=device, images=images), batch)
+        for batch in (plan, batch_of(rows + 20), batch_of(rows))
+    ]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_images_that_are_not_to_be_written_to_are_taken() -> None:
+    images = images_of()
+    for split in (images.train, images.test):
+        split.images.flags.writeable = split.labels.flags.writeable = False
+    learner_of(images=images).train(batch_of(range(4)), 0.1)
+
+
+def test_a_loss_that_is_not_finite_is_in_the_totals() -> None:
+    learner = learner_of("float32")
+    for batch in batches(3):
+        learner.train(batch, 1e30)
+    assert not np.isfinite(learner.totals().loss)
+
+
+def test_the_task_stays_as_it_was_given() -> None:
+    task = task_of()
+    values, dense = task.values.clone(), {name: start.copy() for name, start in task.dense.items()}
+    TorchBackend(device="cpu", dtype="float64").learner(task).train(batch_of(range(9)), 0.5)
+    torch.testing.assert_close(task.values, values, rtol=0, atol=0)
+    for name, start in dense.items():
+        np.testing.assert_array_equal(task.dense[name], start)
+
+
+def test_replaced_values_keep_the_optimizer_state() -> None:
+    learner = learner_of(optimizer=RULES["Adam"])
+    learner.train(batch_of(range(9)), 0.1)
+    before = learner.state()
+    learner.set_values(learner.values + 1)
+    assert_equal_states(learner.state(), before | {"values": before["values"] + 1})
+
+
+def test_buffers_that_do_not_fit_are_refused_and_change_nothing() -> None:
+    learner = learner_of(optimizer=RULES["momentum"])
+    learner.train(batch_of(range(9)), 0.1)
+    before, topology = learner.state(), task_of().topology
+    with pytest.raises(InputError, match=r"values must have the shape \(\d+,\); given \(3,\)"):
+        learner.set_values(torch.zeros(3))
+    wrong = {name: buffer + 1 for name, buffer in before.items()} | {"dense.momentum_buffer": np.zeros(3)}
+    with pytest.raises(InputError, match=r"dense\.momentum_buffer must have the shape"):
+        learner.load_state(topology, wrong)
+    with pytest.raises(InputError, match="no buffer named 'values'; it has: momentum"):
+        learner.load_state(topology, {"momentum": np.zeros(3)})
+    assert_equal_states(learner.state(), before)
+
+
+@on_devices
+@pytest.mark.parametrize(("rule", "vectors"), [("momentum", 1), ("Adam", 2), ("plain", 0)])
+def test_the_ledger_has_n_of_everything_and_what_is_measured_is_what_the_formula_says(
+    device: str, rule: str, vectors: int
+) -> None:
+    learner, task = learner_of("float32", device, optimizer=RULES[rule]), task_of()
+    names = {parameter.name for parameter in task.parameters if parameter.trained}
+    weights = task.topology.size + sum(start.size for name, start in task.dense.items() if name in names)
+    assert learner.memory().gradients.measured == 0
+    learner.train(batch_of(range(9)), 0.1)
+    ledger = learner.memory()
+    assert ledger.values.theoretical == ledger.gradients.theoretical == 4 * weights
+    assert ledger.indices.theoretical == 4 * task.topology.size
+    assert ledger.optimizer_state.theoretical == vectors * 4 * weights
+    spare = 2 * 512 if device == "cuda" else 8  # Adam counts its steps
+    for part in (ledger.values, ledger.indices, ledger.gradients, ledger.optimizer_state):
+        assert 0 <= part.measured - part.theoretical <= spare
+
+
+class Living(TorchDispatchMode):
+    """Notes what the tensors take that outlive the operation that made them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+        self._storages: dict[int, tuple[Any, int]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        outputs = func(*args, **(kwargs or {}))
+        for output in outputs if isinstance(outputs, tuple | list) else (outputs,):
+            if isinstance(output, torch.Tensor):
+                storage = output.untyped_storage()
+                self._storages[storage.data_ptr()] = (StorageWeakRef(storage), storage.nbytes())
+        self._storages = {place: entry for place, entry in self._storages.items() if not entry[0].expired()}
+        self.peak = max(self.peak, sum(size for _, size in self._storages.values()))
+        return outputs
+
+
+def test_training_never_holds_more_than_a_fraction_of_the_dense_parameters() -> None:
+    images = images_of(side=16, channels=1)
+    task = task_of("float32", model=Deep(layers=24, units=256), images=images, density=0.01)
+    dense_bytes = 4 * task.topology.layout.size
+    learner = TorchBackend(device="cpu").learner(task)
+    with Living() as living:
+        for _ in range(2):
+            learner.train(batch_of(range(4)), 0.1)
+            learner.evaluate(images.test)
+    assert 0 < living.peak < dense_bytes / 4
+
+
+@pytest.mark.skipif("cuda" not in DEVICES, reason="there is no CUDA device")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_no_step_waits_for_the_device(dtype: str) -> None:
+    learner = learner_of(dtype, "cuda", optimizer=RULES["Adam"])
+    plan = Batch(np.arange(9), np.ones((9, 2), np.int64), np.arange(9) % 2 == 0, 1)
+    learner.train(plan, 0.1)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            learner.train(plan, 0.1)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def compiled_learner(**options: Any) -> TorchLearner:
+    """Compiled but for the last stage, which makes machine code and takes most of the time."""
+    machine = Machine(torch.device("cpu"), torch.float64, torch.float64, torch.channels_last, compiled_by("aot_eager"))
+    return TorchLearner(task_of(**options), machine)
+
+
+# torch.compile asks tensors for gradients that they do not have, and hides the warning only where it is not an error
+quietly = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+
+
+@pytest.fixture
+def compilations() -> Iterator[Any]:
+    from torch._dynamo.utils import counters
+
+    torch._dynamo.reset()
+    counters.clear()
+    yield lambda: counters["stats"]["unique_graphs"]
+    torch._dynamo.reset()
+
+
+@quietly
+def test_a_compiled_network_is_the_same_and_no_reallocation_compiles_it_again(compilations: Any) -> None:
+    rule = RULES["Nesterov"]
+    learner, plain = compiled_learner(optimizer=rule), learner_of(optimizer=rule)
+    plan, test = list(batches(4)), images_of().test
+    for part in (learner, plain):
+        part.train(plan[0], 0.1)
+        part.evaluate(test)
+    assert compilations() == 2  # training and evaluation
+    counts = task_of().topology.counts
+    for _ in range(2):
+        for part in (learner, plain):
+            part.reallocate(reallocation_of(part)[1])
+        assert (learner._network.topology.counts != counts).all()
+        for part in (learner, plain):
+            for batch in plan[1:]:
+                part.train(batch, 0.1)
+            part.evaluate(test)
+        # the same update again, from a topology like the first
+        for part in (learner, plain):
+            part.load_state(task_of().topology, part.state())
+    assert compilations() == 2
+    np.testing.assert_allclose(learner.values, plain.values, rtol=1e-10, atol=1e-12)
+    assert learner.totals().loss == pytest.approx(plain.totals().loss, rel=1e-10)
+
+
+@quietly
+def test_tensors_of_one_weight_or_of_as_many_as_others_are_compiled_like_all(compilations: Any) -> None:
+    task = task_of()
+    layout = task.topology.layout
+    topologies = [
+        Topology.of(layout, torch.tensor(positions, dtype=torch.int32), task.topology.arrays)
+        for positions in (
+            [*range(5), *(layout.offsets[1] + i for i in range(5)), layout.offsets[2], layout.offsets[3]],
+            [0, 1, layout.offsets[1], layout.offsets[2], *(layout.offsets[3] + i for i in range(8))],
+        )
+    ]
+    learner = TorchLearner(
+        attrs.evolve(task, topology=topologies[0], values=torch.arange(12.0, dtype=torch.float64) / 12),
+        compiled_learner()._machine,
+    )
+    for topology in topologies:
+        learner.load_state(topology, learner.state())
+        learner.train(batch_of(range(9)), 0.1)
+    assert compilations() == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"device": "gpu"}, "a device is auto, cpu, cuda or a numbered one such as cuda:1; given 'gpu'"),
+        ({"device": "cuda:99"}, "no CUDA device 'cuda:99'; PyTorch finds: "),
+        ({"dtype": "float16"}, "the torch backend computes in float32, float64, bfloat16; given 'float16'"),
+    ],
+)
+def test_options_that_cannot_be_are_a_sentence(options: Mapping[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        TorchBackend(**options)
+
+
+def test_the_dtype_of_a_backend_is_that_of_values() -> None:
+    assert [TorchBackend(dtype=dtype).dtype for dtype in ("float32", "float64", "bfloat16")] == [
+        "float32",
+        "float64",
+        "float32",
+    ]
