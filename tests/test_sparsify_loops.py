@@ -4,6 +4,7 @@ import copy
 import io
 import math
 
+import attrs
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -393,6 +394,114 @@ def test_gradient_growth_takes_the_steepest_free_positions():
         assert grown.any()
         steepness = np.abs(expected[name])
         assert steepness[grown].min() >= steepness[free & ~grown].max() - 1e-7
+
+
+@attrs.frozen(eq=False)
+class InPlaceOfSteps:
+    """Every third step is left out for an update, as RigL has it."""
+
+    @hookimpl
+    def replaces_step(self):
+        return True
+
+
+@pytest.mark.parametrize("way", ["plain", "closure", "scaled, fused", "adam, fused", "adam, foreach"])
+def test_an_update_in_place_of_a_step_lets_the_optimizer_do_nothing(way):
+    model, gradients = mlp(), GrowByGradient()
+    options = {"fused": "fused" in way, "foreach": "foreach" in way}
+    make = torch.optim.AdamW if "adam" in way else torch.optim.SGD
+    optimizer = make(model.parameters(), lr=0.05, weight_decay=0.1, **options)
+    training = sparsify(model, optimizer, strategy=[often(every=3), gradients, InPlaceOfSteps()], sparsity=0.75)
+    scaler = torch.amp.GradScaler("cpu", enabled="scaled" in way)
+
+    def backward(number):
+        optimizer.zero_grad()
+        loss = loss_at(model, number)
+        scaler.scale(loss).backward()
+        return loss
+
+    for number in range(1, 7):
+        before = [parameter.detach().clone() for parameter in model.parameters()]
+        momenta = [{k: v.clone() for k, v in states_of(optimizer, p).items()} for p in model.parameters()]
+        masks, expected = training.masks(), dense_gradients(model, number)
+        if way == "closure":
+            assert optimizer.step(lambda number=number: backward(number)) > 0
+        else:
+            backward(number)
+            scaler.step(optimizer)
+            scaler.update()
+        stays = {name: mask & masks[name] for name, mask in training.masks().items()}
+        same = all(
+            torch.equal(old[where], new[where]) and all(torch.equal(was[key][where], now[key][where]) for key in was)
+            for (name, new), old, was, now in (
+                (item, before[i], momenta[i], states_of(optimizer, item[1]))
+                for i, item in enumerate(model.named_parameters())
+            )
+            for where in [stays.get(name, ...)]
+        )
+        assert same == (number % 3 == 0)
+        assert all(parameter.grad is not None for parameter in model.parameters())
+    for name in gradients.seen[-1]:
+        np.testing.assert_allclose(gradients.seen[-1][name], expected[name], rtol=1e-4, atol=1e-6)
+    assert (training.step, training.updates) == (6, 2)
+    training.squash()
+    assert not any(value for key, value in vars(optimizer).items() if "hook" in key)
+
+
+@attrs.frozen(eq=False)
+class Steps:
+    steps: int = 0
+
+
+@attrs.frozen(eq=False)
+class SeesAll:
+    """Counts the steps whose gradients it has seen, dense."""
+
+    @hookimpl
+    def initial_memory(self):
+        return Steps()
+
+    @hookimpl
+    def observe(self, gradient, topology, memory):
+        gradients = [gradient(name) for name in topology.layout.names]
+        assert [len(one) for one in gradients] == list(topology.layout.sizes)
+        assert sum(one.count_nonzero() for one in gradients) > topology.size
+        return Steps(memory.steps + 1)
+
+
+def test_observers_see_the_dense_gradients_of_every_step():
+    model = mlp()
+    optimizer = sgd(model)
+    training = sparsify(model, optimizer, strategy=[often(every=3), SeesAll()], sparsity=0.9)
+    train(model, optimizer, range(5))
+    assert training.state_dict()["memories"]["SeesAll"]["scalars"] == {"steps": 5}
+
+
+@attrs.frozen(eq=False)
+class Shrinking:
+    """A tenth fewer weights an update."""
+
+    @hookimpl
+    def target_size(self, topology):
+        return topology.size * 9 // 10
+
+
+def test_the_number_of_weights_follows_what_a_strategy_declares():
+    model = mlp()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    options = {"strategy": [often("40%", every=2), Shrinking()], "sparsity": 0.5}
+    training = sparsify(model, optimizer, **options)
+    sizes = []
+    for number in range(6):
+        train(model, optimizer, [number])
+        sizes.append(training.topology.size)
+        assert_inactive_is_zero(model, optimizer, training)
+    assert sizes == [96, 86, 86, 77, 77, 69]
+    state = training.state_dict()
+    training.squash()
+    again = sparsify(model, optimizer, **options)
+    again.load_state_dict(state)
+    assert again.topology.size == len(again.values()) == 69
 
 
 def test_moved_models_are_told_to_move_first():

@@ -9,8 +9,7 @@ from torch.optim import Optimizer
 
 from sparsecore.errors import InputError
 from sparsecore_torch.bits import Bits
-
-Given = tuple[tuple[Any, ...], dict[str, Any]]
+from sparsecore_torch.held_step import Given, after_closure
 
 
 @final
@@ -64,21 +63,7 @@ class Arrival:
     def _before_step(self, optimizer: Optimizer, given: tuple[Any, ...], named: dict[str, Any]) -> Given | None:
         if not self._dense:
             return None
-        positional = list(given)
-        closure = named.get("closure", positional[1] if len(positional) > 1 else None)
-        if closure is None:
-            self._put_aside(optimizer)
-            return None
-        # the gradients of this step come while it is being taken
-        return (given[0],), {**named, "closure": self._within(optimizer, closure)}
-
-    def _within(self, optimizer: Optimizer, closure: Callable[[], Any]) -> Callable[[], Any]:
-        def evaluate() -> Any:
-            loss = closure()
-            self._put_aside(optimizer)
-            return loss
-
-        return evaluate
+        return after_closure(given, named, lambda: self._put_aside(optimizer))
 
     @torch.no_grad()
     def _put_aside(self, optimizer: Optimizer) -> None:

@@ -15,6 +15,7 @@ from sparsecore.ranks import Ranks
 from sparsecore.state import State
 from sparsecore.topology import Topology
 from sparsecore_torch import in_training
+from sparsecore_torch.held_step import HeldStep
 from sparsecore_torch.optimizer_state import step_was_skipped
 from sparsecore_torch.saved import dump, load
 from sparsecore_torch.selection import Selection
@@ -60,6 +61,7 @@ class SparseTraining:
         self._state = state
         self._start = tuple(map(int, state.topology.counts))
         in_training.enter(parts.selection.sparse)
+        self._held = HeldStep(parts.optimizer, lambda: parts.engine.replaces_step(self._state))
         # where the optimizer's step is compiled, what follows it is not
         hook = torch.compiler.disable(self._after_step)  # type: ignore[no-untyped-call]
         self._handle = parts.optimizer.register_step_post_hook(hook)
@@ -131,6 +133,7 @@ class SparseTraining:
         if self._parts is None:
             return
         self._parts.storage.squash()
+        self._held.end()
         self._handle.remove()
         in_training.leave(self._parts.selection.sparse)
         self._parts = None
@@ -148,6 +151,7 @@ class SparseTraining:
 
     @torch.no_grad()
     def _after_step(self, optimizer: Optimizer, _: tuple[Any, ...], __: dict[str, Any]) -> None:
+        self._held.put_back()
         if step_was_skipped(optimizer):
             return
         self._alive.storage.enforce()
