@@ -7,11 +7,13 @@ import numpy as np
 
 from sparsecore.arrays import Arrays
 from sparsecore.data.images import Batch, Images, Split
+from sparsecore.engine import Engine
 from sparsecore.layout import Layout
 from sparsecore.learning import Backend, Learner, Model, Sgd, Task
 from sparsecore.parameters import Parameter
 from sparsecore.randomness import Randomness
 from sparsecore.topology import Topology
+from sparsecore_static import Static
 from sparsecore_wrn import WideResNet
 
 EXAMPLES = 1000
@@ -25,9 +27,9 @@ def learner(backend: Backend, shape: tuple[int, int, int], sparsity: float, mode
 
 
 def task(backend: Backend, images: Images, sparsity: float, model: Model) -> Task:
-    """All that the backend needs to train the model, at random positions."""
+    """All that the backend needs to train the model."""
     parameters = model.parameters(images.shape, images.classes)
-    topology = random_topology(layout_of(parameters), sparsity, backend.arrays)
+    topology = topology_of(layout_of(parameters), sparsity, backend.arrays)
     values = [_start(p, topology.local(p.name)) for p in parameters if p.sparse]
     return Task(
         model=model,
@@ -45,11 +47,9 @@ def layout_of(parameters: tuple[Parameter, ...]) -> Layout:
     return Layout.of({parameter.name: parameter.shape for parameter in parameters if parameter.sparse})
 
 
-def random_topology(layout: Layout, sparsity: float, arrays: Arrays) -> Topology:
-    """As many positions, anywhere."""
-    count = round((1 - sparsity) * layout.size)
-    positions = np.sort(np.random.default_rng(0).choice(layout.size, count, replace=False))
-    return Topology.of(layout, arrays.from_numpy(positions.astype(layout.position_dtype)), arrays)
+def topology_of(layout: Layout, sparsity: float, arrays: Arrays) -> Topology:
+    """As a run begins."""
+    return Engine(layout, [Static()], arrays=arrays).start(sparsity).topology
 
 
 def noise(shape: tuple[int, int, int], examples: int = EXAMPLES) -> Images:

@@ -70,6 +70,7 @@ class Loop:
         batch: images a step.
         shape: of the images, (height, width, channels).
         examples: how many there are.
+        lowered: what autocast lowers activations to; None for no autocast.
     """
 
     def __init__(
@@ -79,8 +80,9 @@ class Loop:
         batch: int,
         shape: tuple[int, int, int],
         examples: int = EXAMPLES,
+        lowered: torch.dtype | None = None,
     ) -> None:
-        self.model, self.optimizer, self._batch = model, optimizer, batch
+        self.model, self.optimizer, self._batch, self._lowered = model, optimizer, batch, lowered
         self._device = next(model.parameters()).device
         images = noise(shape, examples)
         self._pictures = torch.from_numpy(images.train.images).to(self._device)
@@ -108,7 +110,8 @@ class Loop:
 
     def loss(self, images: Tensor, labels: Tensor) -> Any:
         """The batch's mean cross-entropy."""
-        return functional.cross_entropy(self.model(images), labels)
+        with torch.autocast(self._device.type, self._lowered, enabled=self._lowered is not None):
+            return functional.cross_entropy(self.model(images), labels)
 
 
 def wide_resnet(device: str = "cpu") -> WideResNet:
