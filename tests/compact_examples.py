@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from sparsecore import hookimpl
+from sparsecore import Topology, hookimpl
 from sparsecore.schedules import Every
 from sparsecore_deepr import DeepRewiring
 from sparsecore_dpr import DynamicReallocation
@@ -76,11 +76,33 @@ class WhereTheGradientIsLarge:
         return arrays.cast(arrays.concatenate(grown), occupied.layout.position_dtype)
 
 
+@attrs.frozen(eq=False)
+class Gradually:
+    """Starts with all weights; every fifth step the smallest tenth goes, and nothing grows."""
+
+    @hookimpl
+    def initial_topology(self, layout, arrays):
+        return Topology.of(layout, arrays.arange(layout.size, layout.position_dtype), arrays)
+
+    @hookimpl
+    def update_due(self, clock):
+        return clock.step % 5 == 0
+
+    @hookimpl
+    def target_size(self, topology):
+        return topology.size - topology.size // 10
+
+    @hookimpl
+    def prune(self, topology, values):
+        return topology.all_but(topology.arrays.argsort(abs(values))[: topology.size // 10])
+
+
 STRATEGIES: dict[str, Callable[[], object]] = {
     "dpr": lambda: DynamicReallocation(target=20, initial_threshold=0.05, schedule=Every(steps=5)),
     "set": lambda: SparseEvolution(schedule=Every(steps=5)),
     "deepr": lambda: DeepRewiring(temperature=1e-4, l1=0.01),
     "gradient": WhereTheGradientIsLarge,
+    "gradually": Gradually,
 }
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-4),

@@ -4,7 +4,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from compact_examples import Mlp, train  # noqa: E402
+from compact_examples import Mlp, started, train  # noqa: E402
 from torch import nn  # noqa: E402
 
 from sparsecore.errors import InputError  # noqa: E402
@@ -92,13 +92,32 @@ def test_what_cannot_be_stored_compactly_is_refused_and_nothing_has_changed(case
     assert not model._forward_hooks
 
 
-def test_a_topology_of_another_size_is_refused():
-    saved = sparsify(model := Mlp(), sgd(model), strategy="static", include="*weight", sparsity=0.5, storage="compact")
-    training = sparsify(model := Mlp(), sgd(model), strategy="static", include="*weight", storage="compact")
+def test_parameters_that_a_wrapper_holds_are_not_replaced(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        model = Mlp()
+        wrapped = nn.parallel.DistributedDataParallel(model)
+        with pytest.raises(InputError, match="call sparsify first, and wrap the model then"):
+            sparsify(wrapped, sgd(model), strategy="static", include="*weight", storage="compact")
+        assert isinstance(model[0].weight, nn.Parameter)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_a_model_that_moves_away_from_its_positions_is_refused():
+    model = Mlp()
+    sparsify(model, sgd(model), strategy="static", include="*weight", storage="compact")
+    with pytest.raises(InputError, match="has moved from cpu to meta since sparsify was called"):
+        model.to("meta")(torch.randn(2, 6, device="meta"))
+
+
+def test_among_several_processes_the_number_of_weights_is_fixed(monkeypatch):
+    model, trains, training = started(Mlp, "compact", strategy="gradually")
+    monkeypatch.setattr("sparsecore_torch.compact.world_size", lambda: 2)
     before = training.topology
-    with pytest.raises(InputError, match="weights"):
-        training.load_state_dict(saved.state_dict())
-    assert training.topology is before
+    with pytest.raises(InputError, match=f"from {before.size} to .*take storage='masked'"):
+        train(model, trains, 5)
+    assert len(model.sparse_values) == before.size
 
 
 def test_sparse_twice_is_refused():

@@ -33,7 +33,7 @@ def both(make, **options):
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-@pytest.mark.parametrize("strategy", ["dpr", "set", "deepr", "gradient"])
+@pytest.mark.parametrize("strategy", ["dpr", "set", "deepr", "gradient", "gradually"])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_training_is_that_of_masks_bit_for_bit(network, strategy, optimizer):
     losses, trainings = [], []
@@ -202,6 +202,38 @@ def test_attention_whose_query_key_and_value_differ():
     torch.testing.assert_close(outputs[0], outputs[1])
 
 
+class Unusual(nn.Module):
+    """A list of parameters, an einsum, a parametrized weight, one weight in two sums of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.factors = nn.ParameterList([torch.randn(6, 5), torch.randn(5, 6)])
+        self.mixing = nn.Parameter(torch.randn(3, 6, 4))
+        self.bounded = nn.Linear(4, 3)
+        nn.utils.parametrize.register_parametrization(self.bounded, "weight", nn.Tanh())
+
+    def forward(self, given):
+        hidden = given @ self.factors[0] @ self.factors[1]
+        return self.bounded(torch.tanh(torch.einsum("bi,hio->bo", hidden, self.mixing) + self.mixing.sum((0, 1))))
+
+
+def test_modules_of_any_kind():
+    trainings = []
+    for storage in ("masked", "compact"):
+        torch.manual_seed(0)
+        model = Unusual()
+        trains = torch.optim.Adam(model.parameters(), lr=0.01)
+        chosen = ["factors.*", "mixing", "*original"]
+        training = sparsify(model, trains, strategy="static", sparsity=0.5, include=chosen, storage=storage)
+        for given in batches(Mlp(), 6):
+            trains.zero_grad()
+            model(given).square().mean().backward()
+            trains.step()
+        trainings.append(training)
+    assert len(trainings[1].topology.layout) == 4
+    assert_same(trainings[1], trainings[0])
+
+
 def test_a_layer_called_by_itself_and_inside_of_a_pass_without_gradients():
     model, _, _ = started(Mlp, "compact")
     plain = copy.deepcopy(model)
@@ -315,6 +347,24 @@ def test_training_resumes_bit_for_bit():
         one.load_state_dict(state)
     assert train(*again[:2], 12, start=12) == whole
     assert_same(again[2], training)
+
+
+def test_fewer_and_fewer_weights_are_carried_and_resumed():
+    model, trains, training = started(Mlp, "compact", optimizer="adamw", strategy="gradually")
+    whole = training.topology.size
+    losses = [loss_of(model, given) for given in batches(model, 1)]  # alive, and with it what autograd remembers
+    losses[0].backward()
+    train(model, trains, 12)
+    assert len(model.sparse_values) == training.topology.size < 0.9 * whole
+    assert training.memory().values.measured == 4 * (training.topology.size + 20 + 16 + 3)
+    saved = copy.deepcopy([one.state_dict() for one in (training, model, trains)])
+    later = train(model, trains, 12, start=12)
+    model, trains, again = started(Mlp, "compact", optimizer="adamw", strategy="gradually")
+    train(model, trains, 1)
+    for one, state in zip((again, model, trains), saved, strict=True):
+        one.load_state_dict(state)
+    assert train(model, trains, 12, start=12) == later
+    assert_same(again, training)
 
 
 def test_the_memory_of_parameters_gradients_and_momentum_is_below_a_seventh_of_dense():

@@ -12,12 +12,11 @@ from sparsecore.ledger import Ledger
 from sparsecore.reallocation import Reallocation
 from sparsecore.topology import Topology
 from sparsecore_torch.compact_modules import check_modules, make_compact, make_dense
-from sparsecore_torch.compact_optimizer import CompactGroup, gathered_state
-from sparsecore_torch.compact_weights import CompactWeights, local_indices
-from sparsecore_torch.dense_gradients import DenseGradients
+from sparsecore_torch.compact_optimizer import CompactGroup, carry_state, drop_state, gathered_state, in_place
+from sparsecore_torch.compact_weights import CompactWeights, local_indices, resize
+from sparsecore_torch.dense_gradients import DenseGradients, world_size
 from sparsecore_torch.dense_ledger import ledger_of
 from sparsecore_torch.materialize import gather, scatter
-from sparsecore_torch.optimizer_state import state_tensors
 from sparsecore_torch.parameters import NamedParameter
 
 
@@ -75,21 +74,23 @@ class CompactStorage:
     @torch.no_grad()
     def reallocate(self, reallocation: Reallocation) -> None:
         """Move to the new topology and its values; state and gradients are carried along, zero where a weight grew."""
+        _check_size(reallocation.before.size, reallocation.after.size)
         values = self._weights.values
-        gradient = [] if values.grad is None else [values.grad]
-        for entries in (*state_tensors(self._optimizer, values), *gradient):
-            entries.copy_(reallocation.carry(entries))
+        carry_state(self._optimizer, values, reallocation.carry)
+        gradient = None if values.grad is None else in_place(values.grad, reallocation.carry(values.grad))
+        resize(values, reallocation.after.size)
+        values.grad = gradient
         self._weights.topology = reallocation.after
         self.set_values(reallocation.values)
 
     def restore(self, topology: Topology) -> None:
-        """Take up a saved topology of as many weights; the values are those that the model loads."""
-        size = self._weights.topology.size
-        if topology.size != size:
-            raise InputError(
-                f"the saved topology has {topology.size} weights, this model {size}; call sparsify with the sparsity "
-                "of the training that was saved"
-            )
+        """Take up a saved topology; the values are those that the model has loaded, or will load.
+
+        Where a strategy has changed the number of weights, only what has its topology can load its values.
+        """
+        if topology.size != self._weights.topology.size:
+            drop_state(self._optimizer, self._weights.values)
+            resize(self._weights.values, topology.size)
         self._weights.topology = topology
 
     def await_gradient(self, *, dense: bool) -> None:
@@ -120,6 +121,14 @@ class CompactStorage:
     def ledger(self) -> Ledger:
         """Bytes of values, positions, gradients and optimizer state, dense parameters included."""
         return ledger_of(self._optimizer, [self._weights.topology.positions])
+
+
+def _check_size(before: int, after: int) -> None:
+    if before != after and world_size() > 1:
+        raise InputError(
+            f"the strategy changes the number of weights from {before} to {after}, and among several processes the one "
+            "Parameter of compact storage cannot follow; take storage='masked'"
+        )
 
 
 def _common_dtype(tensors: Sequence[NamedParameter]) -> torch.dtype:

@@ -131,6 +131,5 @@ def _own_dtype(values: Tensor) -> torch.dtype:
 def _computing_dtype(values: Tensor) -> torch.dtype:
     """Autocast's, where it is on: its own copy of the weight would be saved whole for the backward pass."""
     device = values.device.type
-    if values.dtype is not torch.float64 and torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
-    return values.dtype
+    is_on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if is_on and values.dtype is not torch.float64 else values.dtype

@@ -112,6 +112,25 @@ def gathered_state(
     return gathered
 
 
+def carry_state(optimizer: Optimizer, values: nn.Parameter, carry: Callable[[Tensor], Tensor]) -> None:
+    """Take the state of the values along to where weights are now."""
+    state: dict[str, Any] = optimizer.state.get(values, {})
+    for key, content in state.items():
+        if _has_shape(content, values.shape):
+            state[key] = in_place(content, carry(content))
+
+
+def drop_state(optimizer: Optimizer, values: nn.Parameter) -> None:
+    """Let go of state that is one number a weight."""
+    if any(_has_shape(content, values.shape) for content in optimizer.state.get(values, {}).values()):
+        del optimizer.state[values]
+
+
+def in_place(tensor: Tensor, entries: Tensor) -> Tensor:
+    """The tensor with these entries; another one, if there are more or fewer of them."""
+    return tensor.copy_(entries) if tensor.shape == entries.shape else entries
+
+
 def _check_state(optimizer: Optimizer, tensors: Sequence[NamedParameter]) -> None:
     first: dict[str, tuple[str, Any]] = {}
     for one in tensors:

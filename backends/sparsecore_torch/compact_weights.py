@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
+from sparsecore.errors import InputError
 from sparsecore.topology import Topology
 from sparsecore_torch.dense_gradients import DenseGradients
 from sparsecore_torch.materialize import gather, indices, scatter
@@ -67,6 +68,11 @@ class CompactWeights:
 
     def _dense(self, index: int, dtype: torch.dtype) -> Tensor:
         """The tensor of this index, zero where no weight is; its gradient arrives at the values."""
+        if self.values.device != self.topology.positions.device:
+            raise InputError(
+                f"the model has moved from {self.topology.positions.device} to {self.values.device} since sparsify was "
+                "called; move the model to its device first"
+            )
         dense = _materialize(self._piece(index), self, index, dtype)
         return self._saved.remade_by(_Remaker(self.values.detach(), self.topology, index, dtype), dense)
 
@@ -157,6 +163,18 @@ class _Materialize(torch.autograd.Function):
 
 
 _materialize: Callable[[Tensor, CompactWeights, int, torch.dtype], Tensor] = _Materialize.apply
+
+
+def resize(values: Parameter, size: int) -> None:
+    """Make room for so many values in the Parameter that the optimizer knows; where they were others, all are zero."""
+    dtype = values.dtype
+    if size == len(values):
+        return
+    other = torch.float32 if dtype is torch.float64 else torch.float64
+    values.grad = None
+    # while some loss is alive autograd remembers the old shape, unless there is another dtype in between
+    values.data = values.data.new_empty(0, dtype=other)
+    values.data = values.data.new_zeros(size, dtype=dtype)
 
 
 def local_indices(topology: Topology, index: int) -> Tensor:

@@ -23,6 +23,7 @@ class DenseGradients:
         self._values = values
         self._sums: dict[int, Tensor] = {}
         self._is_between_passes = True
+        self._factor: float | None = None
         register: Any = values.register_post_accumulate_grad_hook
         self._handle = register(self._after_pass)
 
@@ -32,12 +33,13 @@ class DenseGradients:
             self._is_between_passes = False
             if self._values.grad is None or not self._values.grad.any():
                 self._sums.clear()  # a new sum, whatever became of an earlier one
+        self._factor = None
         gradient = gradient.detach().to(self._values.dtype)
         self._sums[index] = self._sums[index] + gradient if index in self._sums else gradient
 
     def reduce(self, topology: Topology) -> None:
         """Where several ranks train together, take the mean over them, as is done to the gradient of the values."""
-        ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+        ranks = world_size()
         if ranks > 1:
             for index, shape in enumerate(topology.layout.shapes):
                 own = self._sums.get(index)
@@ -49,7 +51,9 @@ class DenseGradients:
         """The dense gradient of this tensor as the optimizer would have had it: D_i entries, row-major."""
         if index not in self._sums:
             return self._values.new_zeros(topology.layout.sizes[index])
-        return self._sums[index].reshape(-1) * self._scale(topology)
+        if self._factor is None:
+            self._factor = self._scale(topology)
+        return self._sums[index].reshape(-1) * self._factor
 
     def close(self) -> None:
         """Let go of them all."""
@@ -77,3 +81,8 @@ class DenseGradients:
         if index not in self._sums:
             return self._values.new_zeros(slots.stop - slots.start)
         return gather(self._sums[index], indices(topology.positions[slots], topology.layout.offsets[index]))
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
