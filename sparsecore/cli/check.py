@@ -67,7 +67,9 @@ def _print(verdict: "Verdict", checks: "Checked", examples: int | None, seed: in
     console = Console(soft_wrap=True)
     mark, style = outcome.mark if console.is_terminal else (f"{outcome.value:<10}", "")
     reason = f" ({verdict.reason})" if verdict.reason and verdict.example is None else ""
-    console.print(Text.assemble((mark, style), f" {promise.name:<14} {promise.sentence}{reason}"), highlight=False)
+    console.print(
+        Text.assemble((mark, style), f" {promise.name:<{checks.width}} {promise.sentence}{reason}"), highlight=False
+    )
     if verdict.example is not None:
         console.print(Text(f"  {verdict.reason}"), highlight=False)
         head, rows = checks.table(verdict.example)

@@ -9,7 +9,19 @@ except ModuleNotFoundError as _error:
     ) from _error
 
 from sparsecore.declared import Declares
+from sparsecore.testing.backend_tests import BackendTests
 from sparsecore.testing.hyperparameters import hyperparameters
 from sparsecore.testing.strategies import clocks, gradients, layouts, topologies, values
+from sparsecore.testing.strategy_tests import StrategyTests
 
-__all__ = ["Declares", "clocks", "gradients", "hyperparameters", "layouts", "topologies", "values"]
+__all__ = [
+    "BackendTests",
+    "Declares",
+    "StrategyTests",
+    "clocks",
+    "gradients",
+    "hyperparameters",
+    "layouts",
+    "topologies",
+    "values",
+]

@@ -7,6 +7,8 @@ import attrs
 
 from sparsecore.errors import InputError, PluginError, unknown
 from sparsecore.plugins import installed, load
+from sparsecore.testing.backend_promises import BACKEND_PROMISES
+from sparsecore.testing.backend_subjects import BackendSubject
 from sparsecore.testing.hyperparameters import hyperparameters
 from sparsecore.testing.judging import DEFAULT_EXAMPLES, Outcome, Verdict, judge, judge_example
 from sparsecore.testing.promises import Promise
@@ -53,6 +55,11 @@ class Checked:
                 raise InputError(f"{self.plugin} refused every example: {verdict.reason}")
             yield verdict
 
+    @property
+    def width(self) -> int:
+        """Of the longest name."""
+        return max(len(promise.name) for promise in self.promises)
+
     def table(self, example: Any) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
         """Head and rows that show the example."""
         return (HEAD, rows(example)) if isinstance(example, Scene) else (("example",), [(repr(example),)])
@@ -76,13 +83,25 @@ def checked(selection: str, *, backends: Sequence[str] | None = None, promises: 
     chosen = load(_kind(selection), selection)
     for backend in backends or ():
         load("backend", backend)
-    return _strategy(selection, chosen, backends, promises)
+    is_backend = hasattr(chosen, "arrays") and hasattr(chosen, "learner")
+    return (_backend if is_backend else _strategy)(selection, chosen, backends, promises)
 
 
 def _kind(selection: str) -> str:
-    """Whether it is a backend or, if in doubt, a strategy."""
+    """Where a name is looked up: among the strategies, if in doubt."""
     names = {kind: {entry.name for entry in installed(kind)} for kind in ("strategy", "backend")}
     return "backend" if selection in names["backend"] - names["strategy"] else "strategy"
+
+
+def _backend(selection: str, chosen: Any, backends: Sequence[str] | None, promises: Sequence[str]) -> Checked:
+    if backends:
+        raise InputError(f"{selection} is a backend itself; --backend is for checking a strategy")
+    subject = BackendSubject.of(_made(selection, chosen))
+    return Checked(selection, subject, _chosen(BACKEND_PROMISES, promises), (), _refuse_example)
+
+
+def _refuse_example(_: str) -> Any:
+    raise InputError("examples of a backend cannot be read back; repeat the check with its --promise and --seed")
 
 
 def _strategy(selection: str, chosen: Any, backends: Sequence[str] | None, promises: Sequence[str]) -> Checked:
@@ -92,13 +111,8 @@ def _strategy(selection: str, chosen: Any, backends: Sequence[str] | None, promi
     else:
         given = {name: _made(selection, chosen)}
     subject = Subject.of(given, backends=backends)
-    return Checked(
-        selection,
-        subject,
-        _chosen(STRATEGY_PROMISES, promises),
-        backends or (),
-        lambda text: from_json(text, subject.sample),
-    )
+    chosen_promises = _chosen(STRATEGY_PROMISES, promises)
+    return Checked(selection, subject, chosen_promises, backends or (), lambda text: from_json(text, subject.sample))
 
 
 def _made(selection: str, chosen: Any) -> Any:

@@ -75,7 +75,7 @@ def judge(
         return Verdict(promise, Outcome.NOT_MADE, "it is not promised")
     trial = _Trial(promise, subject)
     try:
-        _tried(trial, examples, first_seed, shrink=shrink)
+        _tried(trial, min(examples, promise.most or examples), first_seed, shrink=shrink)
     except BrokenError as broken:
         return Verdict(promise, Outcome.BROKEN, str(broken), trial.broken_by, trial.judged)
     except Flaky:

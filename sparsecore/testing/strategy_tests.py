@@ -4,12 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from sparsecore.declared import Declares
-from sparsecore.testing.judging import DEFAULT_EXAMPLES, Outcome, Verdict, judge
+from sparsecore.testing.judging import DEFAULT_EXAMPLES, judge
 from sparsecore.testing.promises import Promise
-from sparsecore.testing.scenes import Scene
 from sparsecore.testing.stacks import Given, Subject
 from sparsecore.testing.strategy_promises import STRATEGY_PROMISES
-from sparsecore.testing.telling import HEAD, rows, text
+from sparsecore.testing.verdicts_in_pytest import settle
 
 
 class StrategyTests:
@@ -36,10 +35,18 @@ class StrategyTests:
     def __init_subclass__(cls) -> None:
         """Every promise becomes a test; a test that the class defines itself takes its place."""
         super().__init_subclass__()
-        for promise in STRATEGY_PROMISES:
-            name = f"test_{promise.name.replace('-', '_')}"
-            if not hasattr(cls, name):
-                setattr(cls, name, _test(promise))
+        add_tests(cls, STRATEGY_PROMISES, _test)
+
+
+def add_tests(cls: type, promises: Sequence[Promise], test_of: Callable[[Promise], Callable[[Any], None]]) -> None:
+    """Give the class a test for each promise that it has no test of its own for."""
+    for promise in promises:
+        name = f"test_{promise.name.replace('-', '_')}"
+        if not hasattr(cls, name):
+            test = test_of(promise)
+            test.__name__, test.__qualname__ = name, f"{cls.__qualname__}.{name}"
+            test.__doc__ = f"{promise.sentence[0].upper()}{promise.sentence[1:]}."
+            setattr(cls, name, test)
 
 
 def _test(promise: Promise) -> Callable[[Any], None]:
@@ -47,28 +54,4 @@ def _test(promise: Promise) -> Callable[[Any], None]:
         subject = Subject.of(self.strategy, declares=self.declares, backends=self.backends)
         settle(judge(promise, subject, examples=self.max_examples, first_seed=self.seed))
 
-    test.__doc__ = f"{promise.sentence}."
     return test
-
-
-def settle(verdict: Verdict) -> None:
-    """Pass, skip or fail the test that is running."""
-    import pytest
-
-    match verdict.outcome:
-        case Outcome.NOT_MADE:
-            pytest.skip(verdict.reason)
-        case Outcome.NOT_JUDGED:
-            pytest.skip(f"another broken promise stops every example: {verdict.reason}")
-        case Outcome.REFUSED:
-            pytest.fail(f"every example was refused: {verdict.reason}", pytrace=False)
-        case Outcome.BROKEN:
-            pytest.fail(told(verdict), pytrace=False)
-
-
-def told(verdict: Verdict) -> str:
-    """A broken promise with its counterexample, in plain text."""
-    told = f"{verdict.promise.sentence}: {verdict.reason}"
-    if not isinstance(verdict.example, Scene):
-        return f"{told}\n\n{verdict.example!r}"
-    return f"{told}\n\n{text(HEAD, rows(verdict.example))}\n\nexample: {verdict.example.to_json()}"

@@ -116,5 +116,6 @@ COST = (
         _vast,
         _is_frugal,
         applies=_needs_no_gradient,
+        most=10,
     ),
 )

@@ -6,8 +6,8 @@ from types import MappingProxyType
 import attrs
 
 from sparsecore._stack import Stack
+from sparsecore._steps import ask_target
 from sparsecore.base import Base
-from sparsecore.state import State
 from sparsecore.testing.fair import fair_shares
 from sparsecore.testing.promises import Promise, expect
 from sparsecore.testing.runs import Updated, updated
@@ -40,18 +40,17 @@ def _split(update: Updated) -> tuple[list[Weight], list[Weight]]:
 
 def _count(_: Subject, scene: Scene) -> None:
     update = updated(scene)
-    expected, after = _declared_size(update.before.state, scene), update.state.topology.size
+    expected, after = _declared_size(update, scene), update.state.topology.size
     expect(expected == after == len(update.reallocation.values), f"there are {after} weights, not {expected}")
     kept, pruned = _split(update)
     lost = {weight.tensor for weight in pruned} - {weight.tensor for weight in kept}
     expect(not lost, f"the tensor {', '.join(sorted(lost))} has lost all its weights")
 
 
-def _declared_size(state: State, scene: Scene) -> int:
-    answer = Stack({"base": Base(), **fresh(scene.stack)}).ask(
-        "target_size", topology=state.topology, clock=state.clock, memory=state.memories
-    )
-    return int(answer.value)
+def _declared_size(update: Updated, scene: Scene) -> int:
+    state = update.before.state
+    survivors = state.topology.counts - update.reallocation.pruned
+    return int(ask_target(Stack({"base": Base(), **fresh(scene.stack)}), state, survivors).value)
 
 
 def _survivors(_: Subject, scene: Scene) -> None:
