@@ -17,7 +17,7 @@ from sparsecore.errors import (
 from sparsecore.growth import random_free_positions, random_topology
 from sparsecore.hooks import hookimpl
 from sparsecore.layout import Layout
-from sparsecore.memory import per_weight
+from sparsecore.memory import per_position, per_weight
 from sparsecore.randomness import Randomness
 from sparsecore.reallocation import Reallocation, reallocate
 from sparsecore.schedules import Cosine, Every, Piecewise
@@ -45,6 +45,7 @@ __all__ = [
     "Topology",
     "from_masks",
     "hookimpl",
+    "per_position",
     "per_weight",
     "random_free_positions",
     "random_topology",

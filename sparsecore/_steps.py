@@ -23,6 +23,7 @@ class AskedSteps:
 
     stack: Stack
     state: State
+    values: Array
     random: Randomness
     gradient: Gradient | None
 
@@ -38,13 +39,16 @@ class AskedSteps:
             pruned=pruned,
             survivors=survivors,
             topology=state.topology,
+            values=self.values,
             clock=state.clock,
             memory=state.memories,
         )
         return checks.check_memories(state.memories, answers, state.topology)
 
     def allocate(self, pruned: Counts, survivors: Counts, room: Counts) -> Counts:
-        target = checks.check_target(ask_target(self.stack, self.state), survivors, self.state.topology.layout)
+        target = checks.check_target(
+            ask_target(self.stack, self.state, survivors), survivors, self.state.topology.layout
+        )
         total = target - int(survivors.sum())
         if total > room.sum():
             raise NoRoomError(_no_room(total, room, self.state.topology.layout))
@@ -55,6 +59,8 @@ class AskedSteps:
             survivors=survivors,
             room=room,
             layout=self.state.topology.layout,
+            topology=self.state.topology,
+            values=self.values,
             gradient=self.gradient,
         )
         return checks.check_counts(answer, total, room, self.state.topology.layout)
@@ -72,9 +78,11 @@ class AskedSteps:
         return self.stack.ask(hook, clock=self.state.clock, memory=self.state.memories, random=self.random, **arguments)
 
 
-def ask_target(stack: Stack, state: State) -> Answer:
+def ask_target(stack: Stack, state: State, survivors: Counts) -> Answer:
     """How many weights there are to be after the update that is due now."""
-    return stack.ask("target_size", topology=state.topology, clock=state.clock, memory=state.memories)
+    return stack.ask(
+        "target_size", topology=state.topology, survivors=survivors, clock=state.clock, memory=state.memories
+    )
 
 
 def _no_room(total: int, room: Counts, layout: Layout) -> str:

@@ -138,7 +138,7 @@ def check_memories(before: Memories, answers: Sequence[Answer], topology: Topolo
 
 
 def _memory(answer: Answer, topology: Topology) -> Any:
-    trouble = trouble_with_memory(answer.value, topology.size, len(topology.layout))
+    trouble = trouble_with_memory(answer.value, topology.size, len(topology.layout), topology.layout.size)
     if trouble:
         _broken(answer, "memory", f"remembers {trouble}")
     return shown_memory(answer.value, topology.arrays)

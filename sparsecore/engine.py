@@ -150,7 +150,7 @@ class Engine:
         checks.check_trained(values, state.topology)
         self._check_gradient(gradient)
         values = self.arrays.shown(values)
-        steps = AskedSteps(self._stack, state, self.random.within("update", state.clock.updates), gradient)
+        steps = AskedSteps(self._stack, state, values, self.random.within("update", state.clock.updates), gradient)
         reallocation, memories = reallocate(state.topology, values, steps, regrow_pruned=self._regrow_pruned)
         checks.check_reallocation(reallocation)
         carried = {name: carry_memory(memory, reallocation.carry) for name, memory in memories.items()}
@@ -200,7 +200,8 @@ class Engine:
         # after the last step nothing would train what has grown, and a full topology has nowhere to move to
         if now.clock.has_ended or not self._says("update_due", now):
             return False
-        return now.topology.size < self.layout.size or ask_target(self._stack, now).value != now.topology.size
+        topology = now.topology
+        return topology.size < self.layout.size or ask_target(self._stack, now, topology.counts).value != topology.size
 
     def _says(self, hook: str, now: State) -> bool:
         return checks.check_truth(self._stack.ask(hook, clock=now.clock, memory=now.memories), hook)

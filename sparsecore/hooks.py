@@ -89,16 +89,20 @@ def prune(
 
 
 @hookspec(firstresult=True)
-def target_size(topology: Topology, clock: Clock, memory: Any) -> int | None:
+def target_size(topology: Topology, survivors: Counts, clock: Clock, memory: Any) -> int | None:
     """How many weights there are after the update that is due at this clock. Base: as many as before.
 
-    At least as many as survive. Pruning strategies (GMP, GraNet) declare their schedule here.
+    At least as many as survive. Pruning strategies (GMP, GraNet) declare their schedule here. A full topology is
+    asked before it is pruned, as if all survived: where it is to stay full, there is nothing to do.
     """
 
 
 @hookspec
-def adjust(pruned: Counts, survivors: Counts, topology: Topology, clock: Clock, memory: Any) -> Any:
-    """The plugin's memory for the next update, from k_i and l_i of each tensor. Every plugin has its own."""
+def adjust(pruned: Counts, survivors: Counts, topology: Topology, values: Array, clock: Clock, memory: Any) -> Any:
+    """The plugin's memory for the next update, from k_i and l_i of each tensor. Every plugin has its own.
+
+    ``topology`` and ``values`` are those before the update.
+    """
 
 
 @hookspec(firstresult=True)
@@ -108,6 +112,8 @@ def allocate(
     survivors: Counts,
     room: Counts,
     layout: Layout,
+    topology: Topology,
+    values: Array,
     gradient: Gradient,
     clock: Clock,
     memory: Any,
@@ -115,7 +121,8 @@ def allocate(
 ) -> Counts | None:
     """How many weights grow in each tensor; ``total`` together, at most ``room[i]`` in tensor i.
 
-    ``total`` is as many as were pruned, unless ``target_size`` says otherwise.
+    ``total`` is as many as were pruned, unless ``target_size`` says otherwise. ``topology`` and ``values`` are those
+    before the update.
 
     Base: in proportion to the survivors (:func:`sparsecore.shares.shares`).
     """

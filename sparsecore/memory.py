@@ -1,8 +1,9 @@
 """What strategies remember over a run: plain frozen attrs values, saved with the run.
 
 A field made by :func:`per_weight` is a backend vector with one entry a weight and is carried along when weights
-move. Other fields are numbers, bools, strings or NumPy arrays; they stay as they are until the strategy's ``adjust``
-or ``remember`` changes them.
+move. One made by :func:`per_position` is a backend vector with one entry a position, active or not, and stays where
+it is (dense momentum). Other fields are numbers, bools, strings or NumPy arrays. All but the first stay as they are
+until the strategy's ``observe``, ``adjust`` or ``remember`` changes them.
 """
 
 import math
@@ -20,12 +21,17 @@ from sparsecore.words import kind
 Memories: TypeAlias = Mapping[str, Any]
 """The memory of each plugin that has one, by the plugin's name."""
 
-_MARK = "sparsecore one entry a weight"
+_MARK = "sparsecore one entry a"
 
 
 def per_weight() -> Any:
     """An attrs field for a vector with one entry a weight."""
-    return attrs.field(metadata={_MARK: True})
+    return attrs.field(metadata={_MARK: "weight"})
+
+
+def per_position() -> Any:
+    """An attrs field for a vector with one entry a position of the dense space; D entries, so only where D must be."""
+    return attrs.field(metadata={_MARK: "position"})
 
 
 def carry_memory(memory: Any, carry: Callable[[Array], Array]) -> Any:
@@ -34,26 +40,28 @@ def carry_memory(memory: Any, carry: Callable[[Array], Array]) -> Any:
 
 
 def shown_memory(memory: Any, arrays: Arrays) -> Any:
-    """The memory with every per-weight vector not to be written to."""
-    return _with(memory, {name: arrays.shown(vector) for name, vector in vectors_of(memory).items()})
+    """The memory with every vector of the backend not to be written to."""
+    vectors = {name: getattr(memory, name) for name in _on_backend(memory)}
+    return _with(memory, {name: arrays.shown(vector) for name, vector in vectors.items()})
 
 
 def vectors_of(memory: Any) -> dict[str, Array]:
     """The per-weight vectors of a memory, by field name."""
-    return {field.name: getattr(memory, field.name) for field in attrs.fields(type(memory)) if _is_vector(field)}
+    return {name: getattr(memory, name) for name, entry in _on_backend(memory).items() if entry == "weight"}
 
 
-def trouble_with_memory(memory: Any, weights: int, tensors: int) -> str | None:
-    """Why this can be no memory of so many weights and tensors, as the end of a sentence; None where it can."""
+def trouble_with_memory(memory: Any, weights: int, tensors: int, positions: int) -> str | None:
+    """Why this can be no memory of so many of each, as the end of a sentence; None where it can."""
     if isinstance(memory, type) or not attrs.has(type(memory)):
         return f"{memory!r}; a memory is an attrs value"
+    lengths = {"weight": weights, "position": positions}
     for field in attrs.fields(type(memory)):
-        content = getattr(memory, field.name)
+        content, entry = getattr(memory, field.name), field.metadata.get(_MARK)
         if not field.init:
             return f"a {type(memory).__name__} whose field {field.name!r} is no argument of the class; it must be one"
-        if _is_vector(field):
-            if getattr(content, "shape", ())[:1] != (weights,):
-                return f"{field.name!r} = {kind(content)}; expected one entry a weight, {weights}"
+        if entry is not None:
+            if getattr(content, "shape", ())[:1] != (lengths[entry],):
+                return f"{field.name!r} = {kind(content)}; expected one entry a {entry}, {lengths[entry]}"
         elif getattr(content, "shape", ())[:1] == (weights,) and weights != tensors:
             return f"{weights} entries in {field.name!r} that would not be carried along; make it a per_weight() field"
         elif not _can_be_saved(content):
@@ -83,9 +91,10 @@ def dump_memory(memory: Any, arrays: Arrays) -> tuple[dict[str, Any], dict[str, 
     """The memory as JSON-able scalars and host arrays, by field name."""
     scalars: dict[str, Any] = {}
     vectors: dict[str, NDArray[Any]] = {}
+    on_backend = _on_backend(memory)
     for field in attrs.fields(type(memory)):
         content = getattr(memory, field.name)
-        if _is_vector(field):
+        if field.name in on_backend:
             vectors[field.name] = arrays.to_numpy(content)
         elif isinstance(content, np.ndarray):
             vectors[field.name] = content
@@ -96,16 +105,15 @@ def dump_memory(memory: Any, arrays: Arrays) -> tuple[dict[str, Any], dict[str, 
 
 def load_memory(like: Any, scalars: Mapping[str, Any], vectors: Mapping[str, NDArray[Any]], arrays: Arrays) -> Any:
     """The memory that :func:`dump_memory` wrote, as a value of the type of ``like``."""
-    fields = {field.name: field for field in attrs.fields(type(like))}
-    if set(fields) != set(scalars) | set(vectors):
+    fields = {field.name for field in attrs.fields(type(like))}
+    if fields != set(scalars) | set(vectors):
         raise InputError(
             f"the saved memory has the fields {', '.join(sorted(set(scalars) | set(vectors)))}, "
             f"{type(like).__name__} has {', '.join(sorted(fields))}"
         )
-    on_backend = {
-        name: arrays.from_numpy(vector) if _is_vector(fields[name]) else vector for name, vector in vectors.items()
-    }
-    return _with(like, {**scalars, **on_backend})
+    on_backend = _on_backend(like)
+    loaded = {name: arrays.from_numpy(vector) if name in on_backend else vector for name, vector in vectors.items()}
+    return _with(like, {**scalars, **loaded})
 
 
 def _with(memory: Any, contents: Mapping[str, Any]) -> Any:
@@ -114,5 +122,6 @@ def _with(memory: Any, contents: Mapping[str, Any]) -> Any:
     return attrs.evolve(memory, **{aliases[name]: content for name, content in contents.items()})
 
 
-def _is_vector(field: "attrs.Attribute[Any]") -> bool:
-    return bool(field.metadata.get(_MARK))
+def _on_backend(memory: Any) -> dict[str, str]:
+    """The fields that are vectors of the backend: what each has one entry of, 'weight' or 'position'."""
+    return {field.name: field.metadata[_MARK] for field in attrs.fields(type(memory)) if _MARK in field.metadata}

@@ -6,7 +6,15 @@ import pytest
 from engine_examples import ARRAYS
 
 from sparsecore.errors import InputError
-from sparsecore.memory import carry_memory, dump_memory, load_memory, per_weight, trouble_with_memory
+from sparsecore.memory import (
+    carry_memory,
+    dump_memory,
+    load_memory,
+    per_position,
+    per_weight,
+    shown_memory,
+    trouble_with_memory,
+)
 
 
 @attrs.frozen(eq=False)
@@ -60,9 +68,9 @@ def test_a_saved_memory_comes_back():
 
 
 def test_what_cannot_be_saved_is_told_with_the_name_of_the_field():
-    assert trouble_with_memory(Plain([1, 2]), 9, 1).startswith("'threshold' = [1, 2]; expected a finite number")
-    assert trouble_with_memory(everything(), 2, 2) is None
-    assert "make it a per_weight() field" in trouble_with_memory(Plain(np.zeros(9)), 9, 3)
+    assert trouble_with_memory(Plain([1, 2]), 9, 1, 20).startswith("'threshold' = [1, 2]; expected a finite number")
+    assert trouble_with_memory(everything(), 2, 2, 20) is None
+    assert "make it a per_weight() field" in trouble_with_memory(Plain(np.zeros(9)), 9, 3, 20)
 
 
 @pytest.mark.parametrize("scalars", [{}, {"treshold": 1.0}, {"threshold": 1.0, "more": 2}])
@@ -83,3 +91,25 @@ def test_a_private_field_is_carried_and_saved_like_any_other():
     again = load_memory(Private(np.zeros(0)), *dump_memory(carried, ARRAYS), ARRAYS)
     np.testing.assert_array_equal(again._ages, carried._ages)
     assert again._count == 7
+
+
+@attrs.frozen(eq=False)
+class Dense:
+    momentum: np.ndarray = per_position()
+    ages: np.ndarray = per_weight()
+
+
+def test_a_vector_with_one_entry_a_position_stays_where_it_is_and_is_saved():
+    memory = Dense(np.arange(6.0), np.arange(3.0))
+    carried = carry_memory(memory, lambda vector: vector[::-1])
+    assert carried.momentum is memory.momentum
+    assert carried.ages.tolist() == [2.0, 1.0, 0.0]
+    again = load_memory(Dense(np.zeros(6), np.zeros(3)), *dump_memory(memory, ARRAYS), ARRAYS)
+    assert again.momentum.tolist() == memory.momentum.tolist()
+    assert not shown_memory(memory, ARRAYS).momentum.flags.writeable
+
+
+def test_a_vector_with_one_entry_a_position_has_as_many():
+    memory = Dense(np.zeros(6), np.zeros(3))
+    assert trouble_with_memory(memory, 3, 1, 6) is None
+    assert trouble_with_memory(memory, 3, 1, 7).endswith("expected one entry a position, 7")

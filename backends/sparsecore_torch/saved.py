@@ -112,7 +112,7 @@ def _dump_memory(memory: Any, engine: Engine) -> dict[str, Any]:
 def _load_memory(saved: Mapping[str, Any], like: Any, engine: Engine, topology: Topology) -> Any:
     vectors = {name: vector.cpu().numpy() for name, vector in saved["vectors"].items()}
     memory = load_memory(like, saved["scalars"], vectors, engine.arrays)
-    trouble = trouble_with_memory(memory, topology.size, len(topology.layout))
+    trouble = trouble_with_memory(memory, topology.size, len(topology.layout), topology.layout.size)
     if trouble:
         raise _damaged(f"a memory has {trouble}")
     return memory
