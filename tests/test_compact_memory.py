@@ -86,6 +86,22 @@ def test_no_dense_weight_lives_from_forward_to_backward(autocast):
     assert model.sparse_values.grad.any()
 
 
+@pytest.mark.parametrize("before", [0, 2])
+def test_dense_parameters_and_their_state_are_gone_after_sparsify(before):
+    torch.manual_seed(0)
+    model = Mlp()
+    trains = torch.optim.Adam(model.parameters())
+    train(model, trains, before)
+    held = [one for one in model.parameters() if one.ndim == 2]
+    held += [content for one in held for content in trains.state[one].values() if content.ndim == 2]
+    assert len(held) == (9 if before else 3)
+    gone = [StorageWeakRef(one.untyped_storage()) for one in held]
+    del held
+    sparsify(model, trains, include="*weight", strategy="static", storage="compact")
+    gc.collect()
+    assert all(one.expired() for one in gone)
+
+
 def test_the_watch_sees_what_is_held():
     model, _ = sparse_wide("compact")
     with Watch() as watch:

@@ -9,6 +9,7 @@ from torch import nn  # noqa: E402
 
 from sparsecore.errors import InputError  # noqa: E402
 from sparsecore_torch import sparsify  # noqa: E402
+from sparsecore_torch.export import squashed_copy  # noqa: E402
 
 
 class Recurrent(nn.Module):
@@ -102,6 +103,13 @@ def test_parameters_that_a_wrapper_holds_are_not_replaced(tmp_path):
         assert isinstance(model[0].weight, nn.Parameter)
     finally:
         torch.distributed.destroy_process_group()
+
+
+def test_a_model_that_is_saved_whole_is_refused(tmp_path):
+    model, _, training = started(Mlp, "compact")
+    with pytest.raises(InputError, match="cannot be pickled: save the state dicts"):
+        torch.save(model, tmp_path / "model.pt")
+    torch.save(squashed_copy(training), tmp_path / "model.pt")
 
 
 def test_a_model_that_moves_away_from_its_positions_is_refused():

@@ -116,6 +116,12 @@ class CompactWeights:
         bounds = self.topology.bounds
         return self.values[bounds[index] : bounds[index + 1]]
 
+    def __reduce_ex__(self, _: Any) -> Any:
+        raise InputError(
+            "a model in compact storage cannot be pickled: save the state dicts of model, optimizer and training, or "
+            "sparsecore_torch.export.squashed_copy(training)"
+        )
+
     def __deepcopy__(self, memo: dict[int, Any]) -> "CompactWeights":
         """The weights of a copied model; a pass through the original is none through the copy."""
         copied = memo[id(self)] = CompactWeights.__new__(CompactWeights)
