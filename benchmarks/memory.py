@@ -8,6 +8,7 @@ Each is trained for some steps on the CPU, in a process of its own.
 import argparse
 import multiprocessing
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from typing import Any, TypeAlias
 
 import attrs
@@ -143,7 +144,8 @@ def main() -> None:
     options = _options()
     peak.prepare()
     results = {name: {way: _measured(name, way, options.sparsity) for way in WAYS} for name in options.networks}
-    report = {"machine": machine(), "settings": vars(options), "goal": GOAL, "bytes": results}
+    told = machine() | {"torch": version("torch")}  # this process has no need of it
+    report = {"machine": told, "settings": vars(options), "goal": GOAL, "bytes": results}
     write("memory", report, _page(report))
 
 

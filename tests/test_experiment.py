@@ -144,7 +144,7 @@ def test_a_wrong_setting_is_a_sentence(setting: str, sentence: str) -> None:
 @pytest.mark.parametrize(
     ("model", "data", "rate"),
     [
-        ("wrn-28-2", "digits", Cosine(1e-3, 0.0, 1.0)),
+        ("wrn-28-2", "digits", Cosine(5e-3, 0.0, 1.0)),
         ("lenet-300-100", "mnist", Cosine(1e-3, 0.0, 1.0)),
         ("wrn-28-2", "cifar10", Piecewise({0: 1e-3, 60: 2e-4, 120: 4e-5, 160: 8e-6})),
         ("lenet-300-100", "digits", Piecewise({0: 1e-3})),
