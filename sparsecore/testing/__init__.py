@@ -11,6 +11,7 @@ except ModuleNotFoundError as _error:
 from sparsecore.declared import Declares
 from sparsecore.testing.backend_tests import BackendTests
 from sparsecore.testing.hyperparameters import hyperparameters
+from sparsecore.testing.machine import strategy_machine
 from sparsecore.testing.strategies import clocks, gradients, layouts, topologies, values
 from sparsecore.testing.strategy_tests import StrategyTests
 
@@ -22,6 +23,7 @@ __all__ = [
     "gradients",
     "hyperparameters",
     "layouts",
+    "strategy_machine",
     "topologies",
     "values",
 ]

@@ -8,6 +8,7 @@ import numpy as np
 
 from sparsecore.arrays import Array, Arrays
 from sparsecore.engine import Engine
+from sparsecore.gradient import Gradient
 from sparsecore.reallocation import Reallocation
 from sparsecore.state import State
 from sparsecore.testing.oracle import oracle_arrays
@@ -50,22 +51,36 @@ def updated(scene: Scene, arrays: Arrays | None = None) -> Updated:
     """One update in the scene."""
     algorithm = engine(scene, arrays)
     before = begun(algorithm, scene)
-    gradient = scene.gradient(algorithm.arrays).__getitem__ if scene.gradients else None
-    state, reallocation = algorithm.update(before.state, before.values, gradient)
+    state, reallocation = algorithm.update(before.state, before.values, _gradient(algorithm, scene))
     return Updated(before, state, reallocation)
+
+
+def trained(algorithm: Engine, scene: Scene, moment: Moment, number: int) -> Moment:
+    """A step of training, drawn by its number, and what follows it."""
+    arrays = algorithm.arrays
+    draws = np.random.default_rng([scene.noise, number])
+    noise = arrays.from_numpy(draws.standard_normal(len(moment.values)).astype(scene.values.dtype))
+    advance = algorithm.advance(
+        moment.state, moment.values + noise * 0.1, scene.learning_rate, _gradient(algorithm, scene)
+    )
+    return Moment(advance.state, advance.values)
+
+
+def forced(algorithm: Engine, scene: Scene, moment: Moment) -> Moment:
+    """An update, due or not."""
+    state, reallocation = algorithm.update(moment.state, moment.values, _gradient(algorithm, scene))
+    return Moment(state, reallocation.values)
 
 
 def step(algorithm: Engine, scene: Scene, moment: Moment, number: int) -> Moment:
     """A step of training, and what follows it; an update in every second step, due or not."""
-    arrays = algorithm.arrays
-    draws = np.random.default_rng([scene.noise, number])
-    noise = arrays.from_numpy(draws.standard_normal(len(moment.values)).astype(scene.values.dtype))
-    gradient = scene.gradient(arrays).__getitem__ if scene.gradients else None
-    advance = algorithm.advance(moment.state, moment.values + noise * 0.1, scene.learning_rate, gradient)
-    if advance.reallocation is not None or number % 2 == 0:
-        return Moment(advance.state, advance.values)
-    state, reallocation = algorithm.update(advance.state, advance.values, gradient)
-    return Moment(state, reallocation.values)
+    after = trained(algorithm, scene, moment, number)
+    is_updated = after.state.clock.updates > moment.state.clock.updates
+    return after if is_updated or number % 2 == 0 else forced(algorithm, scene, after)
+
+
+def _gradient(algorithm: Engine, scene: Scene) -> Gradient | None:
+    return scene.gradient(algorithm.arrays).__getitem__ if scene.gradients else None
 
 
 def run(algorithm: Engine, scene: Scene, moment: Moment, numbers: range) -> Moment:

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 from numpy.typing import NDArray
 
-
 Host = NDArray[Any]
 
 _FLOATS = (0.0, -0.0, 0.25, -0.25, 1.0, -1.0, 1e-40, 1.4e-45, -5.0, 3e38)
@@ -24,6 +23,7 @@ _DTYPES = ("float32", "float64", "int32", "int64", "int8", "bool")
 
 @st.composite
 def host_arrays(draw: DrawFn, dtypes: Sequence[str] = _DTYPES, min_size: int = 0, *, strange: bool = False) -> Host:
+    """Short arrays with ties, zeros of both signs and denormal numbers; strange ones have NaN and infinities too."""
     dtype = draw(st.sampled_from(dtypes))
     number: SearchStrategy[Any] = st.sampled_from(_FLOATS + _STRANGE * strange)
     number = number if dtype.startswith("float") else st.integers(0, 1) if dtype == "bool" else st.integers(-3, 3)

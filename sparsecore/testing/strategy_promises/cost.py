@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from sparsecore.arrays import Array
 from sparsecore.layout import Layout
-from sparsecore.memory import vectors_of
 from sparsecore.testing.oracle import WritableArrays
 from sparsecore.testing.promises import Promise, expect
 from sparsecore.testing.runs import Moment, begun, engine
@@ -43,9 +42,10 @@ def _acts(advance: Any, update: Any, before: Moment, scene: Scene, gradient: Any
 def _shown(moment: Moment, gradients: Mapping[str, Array]) -> dict[str, NDArray[Any]]:
     """Everything that a hook is shown."""
     memories = {
-        f"{name} of {plugin}": vector
+        f"{field.name} of {plugin}": getattr(memory, field.name)
         for plugin, memory in moment.state.memories.items()
-        for name, vector in vectors_of(memory).items()
+        for field in attrs.fields(type(memory))
+        if hasattr(getattr(memory, field.name), "tobytes")
     }
     dense = {f"the gradient of {name}": gradient for name, gradient in gradients.items()}
     return {"positions": moment.state.topology.positions, "values": moment.values, **memories, **dense}

@@ -1,7 +1,12 @@
 """What a strategy remembers is all that it remembers."""
 
-import attrs
+from collections.abc import Callable
+from functools import partial
 
+import attrs
+import numpy as np
+
+from sparsecore.testing.interruptions import TwoRuns
 from sparsecore.testing.promises import Promise, expect
 from sparsecore.testing.runs import Moment, begun, differences, engine, run
 from sparsecore.testing.saving import resumed, saved
@@ -39,7 +44,27 @@ def _somebody_else(scene: Scene) -> Moment:
     return run(algorithm, other, begun(algorithm, other), range(_STEPS + 1))
 
 
+def _survives_all(_: Subject, scene: Scene) -> None:
+    """The state machine's steps, in an order drawn by the scene."""
+    runs, draws = TwoRuns(scene), np.random.default_rng([scene.noise, 1])
+    for number, choice in enumerate(draws.integers(0, 4, 3 * _STEPS)):
+        acts: tuple[Callable[[], None], ...] = (
+            partial(runs.train, number),
+            runs.update,
+            runs.save_and_load,
+            runs.stop_and_resume,
+        )
+        acts[choice]()
+        runs.check()
+
+
 MEMORIES = (
     Promise("saving", "what was saved comes back the same", scenes, _comes_back),
     Promise("resume", "a run that was stopped and resumed ends as if it had not been", scenes, _goes_on),
+    Promise(
+        "any-order",
+        "trained, updated, saved, loaded, stopped and resumed in any order, a run is the one that was left alone",
+        scenes,
+        _survives_all,
+    ),
 )
