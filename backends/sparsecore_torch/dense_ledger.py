@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from sparsecore.ledger import Bytes, Ledger
+from sparsecore_torch.shards import local
 
 
 def ledger_of(optimizer: Optimizer, indices: Sequence[Tensor]) -> Ledger:
@@ -28,10 +29,10 @@ def ledger_of(optimizer: Optimizer, indices: Sequence[Tensor]) -> Ledger:
 
 
 def behind(tensors: Iterable[Tensor]) -> int:
-    """Bytes of the memory behind the tensors, shared memory once."""
-    storages = (tensor.untyped_storage() for tensor in tensors)
+    """Bytes of the memory behind the tensors, shared memory once; of sharded ones, of this rank."""
+    storages = (local(tensor).untyped_storage() for tensor in tensors)
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def _entries(tensors: Iterable[Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return sum(local(tensor).numel() * tensor.element_size() for tensor in tensors)

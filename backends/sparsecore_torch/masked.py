@@ -17,6 +17,7 @@ from sparsecore_torch.dense_ledger import ledger_of
 from sparsecore_torch.materialize import gather, indices, scatter
 from sparsecore_torch.optimizer_state import state_tensors
 from sparsecore_torch.parameters import NamedParameter
+from sparsecore_torch.shards import whole
 
 
 @final
@@ -39,7 +40,7 @@ class MaskedStorage:
         self._optimizer = optimizer
         self._topology = topology
         self._parameters = {one.name: one.parameter for one in tensors}
-        self._bits = {name: Bits(_mask(topology, name), parameter) for name, parameter in self._parameters.items()}
+        self._bits = {name: Bits(mask_of(topology, name), parameter) for name, parameter in self._parameters.items()}
         self._arrival = Arrival(optimizer, self._parameters, self._bits)
         self.set_values(values)
         self._clean()
@@ -53,7 +54,7 @@ class MaskedStorage:
         """Replace the N values; optimizer state stays."""
         for name, parameter in self._parameters.items():
             slots = self._topology.slots(name)
-            parameter.copy_(scatter(values[slots], _indices(self._topology, name), parameter.shape))
+            parameter.copy_(scatter(values[slots], indices_of(self._topology, name), parameter.shape))
 
     def enforce(self) -> None:
         """Make inactive weights and their optimizer state exactly zero."""
@@ -96,14 +97,14 @@ class MaskedStorage:
     def _forget(self, grown: Topology) -> None:
         """No state where a weight has grown: one that was pruned in the same update has left some."""
         for name, parameter in self._parameters.items():
-            old = Bits(~_mask(grown, name), parameter)
+            old = Bits(~mask_of(grown, name), parameter)
             for state in state_tensors(self._optimizer, parameter):
                 old.fill(state)
 
     def _move(self, topology: Topology) -> None:
         self._topology = topology
         for name, bits in self._bits.items():
-            bits.change(_mask(topology, name))
+            bits.change(mask_of(topology, name))
 
     def _clean(self) -> None:
         self.enforce()
@@ -116,17 +117,18 @@ def gathered(parameters: Mapping[str, Tensor], topology: Topology) -> Tensor:
     """The N values that lie in dense tensors, in their common dtype, at least float32."""
     dtype = reduce(torch.promote_types, (parameter.dtype for parameter in parameters.values()), torch.float32)
     return torch.cat(
-        [gather(parameter.detach(), _indices(topology, name)).to(dtype) for name, parameter in parameters.items()]
+        [gather(whole(parameter), indices_of(topology, name)).to(dtype) for name, parameter in parameters.items()]
     )
 
 
-def _indices(topology: Topology, name: str) -> Tensor:
+def indices_of(topology: Topology, name: str) -> Tensor:
+    """Where the weights of a tensor lie within it, row-major."""
     offset = topology.layout.offsets[topology.layout.index(name)]
     return indices(topology.positions[topology.slots(name)], offset)
 
 
-def _mask(topology: Topology, name: str) -> Tensor:
+def mask_of(topology: Topology, name: str) -> Tensor:
     """-1 where a weight is, 0 elsewhere; int8."""
-    inside = _indices(topology, name)
+    inside = indices_of(topology, name)
     minus_one = inside.new_full((len(inside),), -1, dtype=torch.int8)
     return scatter(minus_one, inside, topology.layout.shapes[topology.layout.index(name)])

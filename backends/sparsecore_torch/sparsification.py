@@ -21,6 +21,8 @@ from sparsecore_torch.masked import MaskedStorage, gathered
 from sparsecore_torch.optimizer_state import check_optimizer, group_of
 from sparsecore_torch.ranks import present_ranks
 from sparsecore_torch.selection import Globs, Selection, select
+from sparsecore_torch.sharded import ShardedStorage
+from sparsecore_torch.shards import is_sharded
 from sparsecore_torch.stacking import stack_of
 from sparsecore_torch.storage import Storage
 from sparsecore_torch.training import Parts, SparseTraining
@@ -30,12 +32,15 @@ MakeStorage = Callable[[nn.Module, Selection, Optimizer, Topology, Tensor], Stor
 
 
 def _masked(_: nn.Module, selection: Selection, optimizer: Optimizer, topology: Topology, values: Tensor) -> Storage:
-    return MaskedStorage(selection.sparse, optimizer, topology, values)
+    make = ShardedStorage if any(is_sharded(one.parameter) for one in selection.sparse) else MaskedStorage
+    return make(selection.sparse, optimizer, topology, values)
 
 
 def _compact(
     model: nn.Module, selection: Selection, optimizer: Optimizer, topology: Topology, values: Tensor
 ) -> Storage:
+    if any(is_sharded(one.parameter) for one in selection.sparse):
+        raise InputError("the compact storage takes no parameters that fully_shard has spread; the masked one does")
     return CompactStorage(model, selection.sparse, optimizer, topology, values)
 
 
@@ -59,7 +64,7 @@ def sparsify(
     """Train the model sparsely from the next step on; the training loop stays as it is.
 
     Args:
-        model: any module, also one wrapped by ``torch.compile`` or DistributedDataParallel.
+        model: any module, also one wrapped by ``torch.compile`` or DistributedDataParallel, or after ``fully_shard``.
         optimizer: holds the model's parameters; after each of its steps weights may move.
         strategy: the name of a strategy ('dpr', 'set', 'deepr', 'static', or any other that is installed;
             'file.py:Object' too), an instance, or a list of these, the bottom of the stack first. Schedules count

@@ -1,0 +1,140 @@
+"""Sharded storage, experimental: parameters that FSDP2 (``fully_shard``) has spread over the ranks, kept masked.
+
+Each rank masks its own shard, every step. An update gathers one tensor after another, so that every rank has the N
+values and decides for itself, and takes back its shard of what came of it.
+"""
+
+from collections.abc import Sequence
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sparsecore.ledger import Ledger
+from sparsecore.reallocation import Reallocation
+from sparsecore.topology import Topology
+from sparsecore_torch.bits import Bits
+from sparsecore_torch.dense_ledger import ledger_of
+from sparsecore_torch.masked import gathered, indices_of, mask_of
+from sparsecore_torch.materialize import scatter
+from sparsecore_torch.optimizer_state import state_tensors
+from sparsecore_torch.parameters import NamedParameter
+from sparsecore_torch.shards import local, shard_of, whole
+
+
+@final
+class ShardedStorage:
+    """See :class:`sparsecore_torch.storage.Storage`; :meth:`values` and :meth:`gradient` are called by all ranks.
+
+    Parameters are looked up by name whenever they are needed: ``fully_shard`` has other objects in their place while
+    it computes. Their gradients reach only hooks that follow the reduction over ranks.
+
+    Args:
+        tensors: the sparse tensors, in the order of the layout.
+        optimizer: what trains them, made after ``fully_shard``.
+        topology: the active positions.
+        values: their start values.
+    """
+
+    def __init__(
+        self, tensors: Sequence[NamedParameter], optimizer: Optimizer, topology: Topology, values: Tensor
+    ) -> None:
+        self._tensors = {one.name: one for one in tensors}
+        self._optimizer = optimizer
+        self._topology = topology
+        self._bits = {
+            name: Bits(shard_of(mask_of(topology, name), one.parameter), local(one.parameter))
+            for name, one in self._tensors.items()
+        }
+        self._dense = False
+        self._handles = [
+            one.parameter.register_post_accumulate_grad_hook(self._hook(name))  # type: ignore[no-untyped-call]
+            for name, one in self._tensors.items()
+        ]
+        self.set_values(values)
+        self._clean()
+
+    def values(self) -> Tensor:
+        """The N values, at least float32; gathered tensor by tensor."""
+        return gathered(self._parameters, self._topology)
+
+    @torch.no_grad()
+    def set_values(self, values: Tensor) -> None:
+        """Replace the N values; optimizer state stays."""
+        for name, parameter in self._parameters.items():
+            slots = self._topology.slots(name)
+            dense = scatter(values[slots], indices_of(self._topology, name), parameter.shape)
+            local(parameter).copy_(shard_of(dense, parameter))
+
+    def enforce(self) -> None:
+        """Make inactive weights and their optimizer state exactly zero."""
+        for name, parameter in self._parameters.items():
+            self._bits[name].fill(local(parameter))
+            for state in state_tensors(self._optimizer, parameter):
+                self._bits[name].fill(local(state))
+
+    def reallocate(self, reallocation: Reallocation) -> None:
+        """Move to the new topology and its values; survivors stay where they are, and so does their state."""
+        self._forget(reallocation.after.at(reallocation.grown_positions))
+        self._move(reallocation.after)
+        self.set_values(reallocation.values)
+        self._clean()
+
+    def restore(self, topology: Topology) -> None:
+        """Take up a saved topology."""
+        self._move(topology)
+        self._clean()
+
+    def await_gradient(self, *, dense: bool) -> None:
+        """Whether the gradients of the next step are to stay dense."""
+        self._dense = dense
+
+    def gradient(self, name: str) -> Tensor:
+        """The dense gradient of a tensor in the step just taken, gathered; zeros where none has come."""
+        gradient = self._tensors[name].parameter.grad
+        if gradient is None:
+            layout = self._topology.layout
+            return torch.zeros(layout.sizes[layout.index(name)], device=self._topology.positions.device)
+        return whole(gradient).reshape(-1)
+
+    def squash(self) -> None:
+        """End: zeros are baked in, hooks are gone."""
+        self.enforce()
+        for handle in self._handles:
+            handle.remove()
+
+    def ledger(self) -> Ledger:
+        """Bytes of this rank: its shards, their masks, gradients and optimizer state, and the positions."""
+        masks = [tensor for bits in self._bits.values() for tensor in bits.tensors]
+        return ledger_of(self._optimizer, [*masks, self._topology.positions])
+
+    @property
+    def _parameters(self) -> dict[str, nn.Parameter]:
+        return {name: one.parameter for name, one in self._tensors.items()}
+
+    def _hook(self, name: str) -> Any:
+        def arrived(parameter: Tensor) -> None:
+            # in a step whose dense gradient is wanted the optimizer may see it whole: what it does is undone after it
+            if parameter.grad is not None and not self._dense:
+                self._bits[name].fill(local(parameter.grad))
+
+        return arrived
+
+    def _forget(self, grown: Topology) -> None:
+        """No state where a weight has grown: one that was pruned in the same update has left some."""
+        for name, parameter in self._parameters.items():
+            old = Bits(shard_of(~mask_of(grown, name), parameter), local(parameter))
+            for state in state_tensors(self._optimizer, parameter):
+                old.fill(local(state))
+
+    def _move(self, topology: Topology) -> None:
+        self._topology = topology
+        for name, parameter in self._parameters.items():
+            self._bits[name].change(shard_of(mask_of(topology, name), parameter))
+
+    def _clean(self) -> None:
+        self.enforce()
+        for name, parameter in self._parameters.items():
+            if parameter.grad is not None:
+                self._bits[name].fill(local(parameter.grad))
