@@ -46,7 +46,7 @@ class TorchLearner:
         with machine.computing(), machine.sharing.meeting():
             logits = self._network.training_logits(images).to(machine.dtype)
             losses = functional.cross_entropy(logits, labels, reduction="none")
-            torch.autograd.backward(losses.sum() / len(batch))
+            torch.autograd.backward(machine.sharing.loss(losses, len(batch)))
             sums.add(losses, logits, labels)
             machine.sharing.total(sums.vector)
         self._descent.step(float(learning_rate))

@@ -2,6 +2,7 @@
 
 import atexit
 import functools
+import gc
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -143,6 +144,8 @@ def _store(place: str) -> Store:
 
 
 def _leave() -> None:
+    # what still holds the group would keep its threads running, into the end of the interpreter
+    gc.collect()
     if dist.is_initialized():
         dist.destroy_process_group()
 

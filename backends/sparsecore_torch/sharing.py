@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from typing import Any, Protocol, TypeVar, final
 
-import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -40,7 +39,11 @@ class Sharing(Protocol):
         ...
 
     def trained(self, forward: Forward, parameters: Iterable[nn.Parameter]) -> Forward:
-        """The function, with gradients of these parameters summed over the ranks in its backward pass."""
+        """The function; where ranks share its backward pass, all get the mean of their gradients."""
+        ...
+
+    def loss(self, losses: Tensor, examples: int) -> Tensor:
+        """This rank's share of the mean loss over a batch of so many examples; the mean over ranks is that loss."""
         ...
 
     def total(self, vector: Tensor) -> Tensor:
@@ -69,6 +72,10 @@ class Unshared:
     def trained(self, forward: Forward, parameters: Iterable[nn.Parameter]) -> Forward:  # noqa: ARG002
         """The function itself."""
         return forward
+
+    def loss(self, losses: Tensor, examples: int) -> Tensor:
+        """The mean."""
+        return losses.sum() / examples
 
     def total(self, vector: Tensor) -> Tensor:
         """The vector."""
@@ -101,10 +108,11 @@ class Shared:
         """By DistributedDataParallel, which makes the gradients of a step whole before the optimizer sees them."""
         # an empty vector has no gradient to be waited for
         module = _Module(forward, [parameter for parameter in parameters if parameter.numel()])
-        wrapped = DistributedDataParallel(module, gradient_as_bucket_view=True)
-        # each rank's loss is its part of the mean over the batch already, and DDP would divide by their number again
-        wrapped.register_comm_hook(None, _summed)
-        return wrapped
+        return DistributedDataParallel(module, gradient_as_bucket_view=True)
+
+    def loss(self, losses: Tensor, examples: int) -> Tensor:
+        """Of its own examples; DistributedDataParallel will divide the gradients by the number of ranks."""
+        return losses.sum() * (self._ranks.size / examples)
 
     def total(self, vector: Tensor) -> Tensor:
         """All-reduced."""
@@ -134,11 +142,3 @@ class _Module(nn.Module):
 
     def forward(self, *inputs: Any) -> Tensor:
         return self._function(*inputs)
-
-
-def _summed(_: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
-    # DistributedDataParallel looks at these annotations
-    work = dist.all_reduce(bucket.buffer(), async_op=True)
-    assert work is not None
-    future: torch.futures.Future[Tensor] = work.get_future().then(lambda done: done.value()[0])
-    return future
