@@ -23,6 +23,12 @@ def check_sparsity(sparsity: float) -> float:
     return sparsity
 
 
+def check_initial_sparsity(initial: float, final: float) -> None:
+    """Raise an :class:`InputError` where a run would start sparser than it is to end."""
+    if initial > final:
+        raise InputError(f"a run that becomes sparser starts at most at its sparsity, {final}; given {initial}")
+
+
 def uniform(layout: Layout, sparsity: float) -> Counts:
     """⌊(1-s)·D_i⌋ weights in every tensor, at least one (the paper's start)."""
     density = 1 - as_written(check_sparsity(sparsity))

@@ -19,6 +19,11 @@ class Schedule(Protocol):
         """The lowest that the number ever is."""
         ...
 
+    @property
+    def highest(self) -> float:
+        """The highest that the number ever is."""
+        ...
+
     def __call__(self, clock: Clock) -> float:
         """The number at this time."""
         ...
@@ -67,6 +72,11 @@ class Piecewise:
         """The lowest piece."""
         return min(value for _, value in self.pieces)
 
+    @property
+    def highest(self) -> float:
+        """The highest piece."""
+        return max(value for _, value in self.pieces)
+
     def __call__(self, clock: Clock) -> float:
         """The value of the latest piece that has begun."""
         return [value for epoch, value in self.pieces if epoch <= clock.epoch][-1]
@@ -94,13 +104,18 @@ class Cosine:
         """The lower end."""
         return min(self.start, self.end)
 
+    @property
+    def highest(self) -> float:
+        """The higher end."""
+        return max(self.start, self.end)
+
     def __call__(self, clock: Clock) -> float:
         """The value at this step.
 
         Raises:
             InputError: the clock does not know the total number of steps.
         """
-        progress = min(1.0, clock.step / (self.until * _total_steps(clock)))
+        progress = min(1.0, clock.step / (self.until * total_steps(clock)))
         return self.end + (self.start - self.end) / 2 * (1 + math.cos(math.pi * progress))
 
 
@@ -165,13 +180,20 @@ class Every:
     def _is_over(self, clock: Clock) -> bool:
         if self.until_epoch is not None and clock.epoch >= self.until_epoch:
             return True
-        return self.until is not None and clock.step >= self.until * _total_steps(clock)
+        return self.until is not None and clock.step >= self.until * total_steps(clock)
 
 
-def _total_steps(clock: Clock) -> int:
+def total_steps(clock: Clock) -> int:
+    """The steps of the whole run; an :class:`InputError` where its end is not known."""
     if clock.total_steps is None:
         raise InputError("this schedule needs the end of the run; give the total number of steps")
     return clock.total_steps
+
+
+def check_fraction(_: object, attribute: "attrs.Attribute[Any]", schedule: Schedule) -> None:
+    """Validate that a schedule stays within [0, 1)."""
+    if not 0 <= schedule.lowest <= schedule.highest < 1:
+        raise InputError(f"{attribute.name} must be at least 0 and below 1; given {schedule}")
 
 
 def _check_keys(given: Mapping[Any, Any], known: set[str]) -> None:

@@ -52,6 +52,14 @@ def shares(total: int, weights: Sequence[int] | Counts, room: Sequence[int] | Co
     return np.array(given, np.int64)
 
 
+def whole_numbers(numbers: Sequence[float]) -> list[int]:
+    """Whole numbers in exactly the proportion of these finite ones, to share by."""
+    ratios = [float(number).as_integer_ratio() for number in numbers]
+    # the denominators are powers of two: the largest is a multiple of the others
+    common = max((denominator for _, denominator in ratios), default=1)
+    return [numerator * (common // denominator) for numerator, denominator in ratios]
+
+
 def within_room(wanted: Counts, room: Counts) -> Counts:
     """What each tensor wants, capped by its room; the excess goes, in proportion, to those that have room left."""
     given = np.minimum(wanted, room)

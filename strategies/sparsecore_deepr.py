@@ -19,6 +19,7 @@ from sparsecore.randomness import Randomness
 from sparsecore.reallocation import Reallocation
 from sparsecore.schedules import Every, Piecewise, Schedule, as_schedule
 from sparsecore.shares import Counts, within_room
+from sparsecore.signs import fixed_signs, noise
 from sparsecore.topology import Topology
 
 
@@ -64,12 +65,12 @@ class DeepRewiring:
     @hookimpl
     def initial_memory(self, topology: Topology, random: Randomness) -> Signs:
         """The signs of the first connections."""
-        return Signs(_fixed_signs(topology, random))
+        return Signs(fixed_signs(topology, random))
 
     @hookimpl
     def start_values(self, topology: Topology, values: Array, random: Randomness) -> Array:
         """W = s·θ with θ = |w| > 0."""
-        return _fixed_signs(topology, random) * abs(values)
+        return fixed_signs(topology, random) * abs(values)
 
     @hookimpl
     def update_due(self, clock: Clock) -> bool:
@@ -91,8 +92,8 @@ class DeepRewiring:
         cast = topology.arrays.cast
         spread = math.sqrt(2 * step_size * self.temperature(clock))
         # in terms of w = s·θ; ν is symmetric, so that s·ν is as good as ν
-        noise, signs = (cast(vector, values.dtype) for vector in (_noise(topology, random), memory.signs))
-        return values + (spread * noise - step_size * self.l1 * signs)
+        shaken, signs = (cast(vector, values.dtype) for vector in (noise(topology, random), memory.signs))
+        return values + (spread * shaken - step_size * self.l1 * signs)
 
     @hookimpl
     def prune(self, values: Array, memory: Signs) -> Array:
@@ -109,20 +110,7 @@ class DeepRewiring:
         """The signs of the connections that woke."""
         grown = reallocation.after.at(reallocation.grown_positions)
         arrays = grown.arrays
-        return Signs(arrays.put(memory.signs, reallocation.grown_slots, _fixed_signs(grown, random)))
-
-
-def _fixed_signs(topology: Topology, random: Randomness) -> Array:
-    """A fair sign a position, the same whenever it is asked for: it depends on seed, tensor and position alone."""
-    signs = [random.root.signs_at(topology.local(name), "deepr signs", name) for name in topology.layout.names]
-    return topology.arrays.from_numpy(np.concatenate(signs))
-
-
-def _noise(topology: Topology, random: Randomness) -> Array:
-    """ν ~ N(0, 1), one a weight."""
-    names = zip(topology.layout.names, topology.counts, strict=True)
-    noise = [random.generator("noise", name).standard_normal(count, np.float32) for name, count in names]
-    return topology.arrays.from_numpy(np.concatenate(noise))
+        return Signs(arrays.put(memory.signs, reallocation.grown_slots, fixed_signs(grown, random)))
 
 
 def _anywhere(pruned: Counts, room: Counts, layout: Layout, random: Randomness) -> Counts:

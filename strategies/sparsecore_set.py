@@ -14,6 +14,7 @@ from sparsecore.growth import random_topology
 from sparsecore.hooks import hookimpl
 from sparsecore.layout import Layout
 from sparsecore.randomness import Randomness
+from sparsecore.ranking import smallest
 from sparsecore.schedules import Every
 from sparsecore.settings import as_written
 from sparsecore.shares import Counts, within_room
@@ -91,8 +92,7 @@ def _magnitude(values: Array, fraction: float, arrays: Arrays) -> tuple[Array, .
 
 
 def _smallest(scores: Array, fraction: float, arrays: Arrays) -> Array:
-    # a stable sort: among equals the lowest positions go first
-    return arrays.argsort(scores)[: int(as_written(fraction) * len(scores))]
+    return smallest(scores, int(as_written(fraction) * len(scores)), arrays)
 
 
 _SCOPES: Mapping[str, Scope] = MappingProxyType({"signed": "sign", "magnitude": "tensor"})

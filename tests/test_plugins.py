@@ -68,7 +68,7 @@ def listed(folder: Path) -> dict[str, dict[str, str]]:
 
 
 def test_the_built_in_plugins_come_in_by_entry_points() -> None:
-    assert [entry.name for entry in installed("strategy")][:4] == ["deepr", "dpr", "set", "static"]
+    assert [entry.name for entry in installed("strategy")][:4] == ["deepr", "dpr", "erk-start", "gmp"]
     assert {entry.name for entry in installed("dataset")} >= {"digits", "mnist", "fashion-mnist", "cifar10", "cifar100"}
 
 

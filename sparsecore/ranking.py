@@ -1,0 +1,68 @@
+"""The smallest weights and the best free positions: the same on every backend, equal ones in the order of positions.
+
+Among equals the lowest position comes first: it is the first to be dropped, and the first to grow.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from sparsecore.arrays import Array, Arrays
+from sparsecore.settings import as_written
+from sparsecore.shares import Counts, constant
+from sparsecore.topology import Topology
+
+
+def fraction_of(fraction: float, counts: Counts) -> Counts:
+    """⌊fraction · count⌋ of each, with the fraction as the decimal that was written."""
+    exact = as_written(fraction)
+    return constant(np.array([int(exact * int(count)) for count in counts], np.int64))
+
+
+def smallest(scores: Array, count: int, arrays: Arrays) -> Array:
+    """Indices of the ``count`` smallest scores, the smallest first."""
+    return arrays.argsort(scores)[:count]
+
+
+def smallest_of_each(topology: Topology, values: Array, counts: Counts) -> Array:
+    """Slots of the ``counts[i]`` smallest |w| of each tensor."""
+    found = [
+        smallest(abs(values[first:last]), int(count), topology.arrays) + first
+        for first, last, count in zip(topology.bounds[:-1], topology.bounds[1:], counts, strict=True)
+    ]
+    return topology.arrays.concatenate(found)
+
+
+def smallest_of_all(topology: Topology, values: Array, count: int) -> Array:
+    """Slots of the ``count`` smallest |w| of the network, but of each tensor the largest, which is never among them."""
+    arrays, magnitudes = topology.arrays, abs(values)
+    bounds = zip(topology.bounds[:-1], topology.bounds[1:], strict=True)
+    largest = [arrays.argsort(magnitudes[first:last])[-1:] + first for first, last in bounds]
+    others = arrays.nonzero(topology.all_but(arrays.concatenate(largest)))
+    return arrays.take(others, smallest(arrays.take(magnitudes, others), count, arrays))
+
+
+def largest_free(occupied: Topology, counts: Counts, scores: Callable[[str], Array]) -> Array:
+    """The free positions with the largest |score|, ``counts[i]`` of them in tensor i, ascending.
+
+    Args:
+        occupied: the positions that are not free.
+        counts: how many are to be found in each tensor, at most its room.
+        scores: by a tensor's name, one number a position, active or not, row-major, on the backend. One that is not a
+            number (NaN) comes after all that are.
+    """
+    found = [
+        _largest_free_in(occupied, name, int(count), scores) if count else occupied.positions[:0]
+        for name, count in zip(occupied.layout.names, counts, strict=True)
+    ]
+    return occupied.arrays.concatenate(found)
+
+
+def _largest_free_in(occupied: Topology, name: str, count: int, scores: Callable[[str], Array]) -> Array:
+    arrays, layout = occupied.arrays, occupied.layout
+    offset, size = layout.offsets[layout.index(name)], layout.sizes[layout.index(name)]
+    is_free = arrays.zeros_like(occupied.positions, size) == 0
+    free = arrays.nonzero(arrays.put(is_free, occupied.positions[occupied.slots(name)] - offset, False))
+    # sorting puts what is not a number last
+    largest = smallest(-abs(arrays.take(scores(name), free)), count, arrays)
+    return arrays.cast(arrays.sort(arrays.take(free, largest)) + offset, layout.position_dtype)

@@ -1,0 +1,20 @@
+"""A piece to stack on others: growth where the dense gradient is largest (RigL's)."""
+
+import attrs
+
+from sparsecore.arrays import Array
+from sparsecore.gradient import Gradient
+from sparsecore.hooks import hookimpl
+from sparsecore.ranking import largest_free
+from sparsecore.shares import Counts
+from sparsecore.topology import Topology
+
+
+@attrs.frozen(eq=False)
+class GradientGrowth:
+    """Grow where |dense gradient| is largest, in each tensor as many as the strategies below say (Evci et al. 2020)."""
+
+    @hookimpl
+    def grow(self, occupied: Topology, counts: Counts, gradient: Gradient) -> Array:
+        """The free positions with the largest |dense gradient|."""
+        return largest_free(occupied, counts, gradient)
