@@ -23,7 +23,8 @@ from torch_devices import DEVICES  # noqa: E402
 from sparsecore.data.augmentation import augmented  # noqa: E402
 from sparsecore.data.images import Batch, Images, Split  # noqa: E402
 from sparsecore.errors import InputError  # noqa: E402
-from sparsecore.learning import Adam, AdamW, Sgd, Task, Totals  # noqa: E402
+from sparsecore.learning import Adam, AdamW, Operations, Sgd, Task, Totals  # noqa: E402
+from sparsecore.parameters import HeNormal, Parameter, batch_norm  # noqa: E402
 from sparsecore.reallocation import Reallocation  # noqa: E402
 from sparsecore.topology import Topology  # noqa: E402
 from sparsecore_numpy import NumpyBackend  # noqa: E402
@@ -42,6 +43,19 @@ RULES = {
 }
 on_devices = pytest.mark.parametrize("device", DEVICES)
 with_rules = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+
+
+@attrs.frozen(eq=False)
+class Normalized:
+    """Batch norm of what a sparse layer makes of vectors."""
+
+    def parameters(self, image_shape: tuple[int, int, int], classes: int) -> tuple[Parameter, ...]:
+        weight = Parameter("weight", (classes, image_shape[2]), HeNormal(), sparse=True)
+        return weight, *batch_norm("norm", classes)
+
+    def forward(self, ops: Operations, p: Mapping[str, Any], images: Any) -> Any:
+        norm = (p[f"norm.{part}"] for part in ("scale", "shift", "mean", "variance"))
+        return ops.batch_norm(ops.linear(ops.flatten(images), p["weight"]), *norm)
 
 
 def moved(topology: Topology, device: str) -> Topology:
@@ -356,9 +370,9 @@ def test_no_step_waits_for_the_device(dtype: str) -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
-def compiled_learner(**options: Any) -> TorchLearner:
+def compiled_learner(backend: Any = "aot_eager", **options: Any) -> TorchLearner:
     """Compiled but for the last stage, which makes machine code and takes most of the time."""
-    machine = Machine(torch.device("cpu"), torch.float64, torch.float64, torch.channels_last, compiled_by("aot_eager"))
+    machine = Machine(torch.device("cpu"), torch.float64, torch.float64, torch.channels_last, compiled_by(backend))
     return TorchLearner(task_of(**options), machine)
 
 
@@ -421,6 +435,22 @@ def test_tensors_of_one_weight_or_of_as_many_as_others_are_compiled_like_all(com
         learner.load_state(topology, learner.state())
         learner.train(batch_of(range(9)), 0.1)
     assert compilations() == 1
+
+
+@quietly
+@pytest.mark.usefixtures("compilations")
+def test_what_a_compiled_network_cannot_do_is_a_sentence() -> None:
+    vectors = images_of(side=1)
+    learner = compiled_learner(model=Normalized(), images=vectors)
+    learner.train(batch_of(range(9)), 0.1)
+    with pytest.raises(InputError, match="more than one value a channel"):
+        learner.train(batch_of([1]), 0.1)
+
+    def no_compiler(*_: Any) -> Any:
+        raise RuntimeError("no working C++ compiler")
+
+    with pytest.raises(InputError, match=r"cannot be compiled: .*no working C\+\+ compiler; without backend\.compile"):
+        compiled_learner(no_compiler).train(batch_of(range(9)), 0.1)
 
 
 @pytest.mark.parametrize(

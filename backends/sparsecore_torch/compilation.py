@@ -6,7 +6,9 @@ from typing import Any, TypeAlias
 import attrs
 import torch
 from torch import Tensor
+from torch._dynamo import exc
 
+from sparsecore.errors import InputError
 from sparsecore.learning import Model, Operations
 from sparsecore_torch.programs import Program, direct, recorded
 
@@ -44,7 +46,16 @@ def _compiled(forward: Forward, backend: Any) -> Forward:
             # a length that no guard may ask about: it changes with every reallocation, and must compile nothing again
             # (where a slice begins is asked about: whether at 1, as behind a first tensor that has a single weight)
             torch._dynamo.decorators.mark_unbacked(vector, 0)
-        logits: Tensor = inner(images, values, positions, *others)
+        try:
+            logits: Tensor = inner(images, values, positions, *others)
+        except exc.Unsupported:
+            forward(images, values, positions, *others)  # what refuses its input says so, in its own words
+            raise
+        except exc.BackendCompilerFailed as error:
+            reason = " ".join(str(error).partition("\n\n")[0].split())  # behind it comes advice about debugging
+            raise InputError(
+                f"the network cannot be compiled: {reason}; without backend.compile it need not be"
+            ) from error
         return logits
 
     return called
