@@ -1,6 +1,7 @@
 """Training on torch: the steps are NumPy's, a learner goes on bit for bit, and there are N of everything."""
 
 import hashlib
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -181,7 +182,7 @@ def test_another_process_gets_the_same_bits() -> None:
         "for batch in t.batches(3): learner.train(batch, 0.01)\n"
         "print(hashlib.sha256(learner.values.numpy().tobytes()).hexdigest())\n"
     )
-    environment = {"PYTHONPATH": ":".join(sys.path)}
+    environment = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
     learner = learner_of("float32", optimizer=RULES["Adam"])
     for batch in batches(3):
