@@ -5,36 +5,40 @@ from torch import Tensor
 
 from sparsecore.topology import Topology
 
-# the constants of splitmix64, as signed numbers
-_FIRST = 0xBF58476D1CE4E5B9 - 2**64
-_SECOND = 0x94D049BB133111EB - 2**64
+_ODD = 0x9E3779B97F4A7C15 - 2**64
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+_CHUNK = 1 << 16
+"""So many entries at a time: what is computed on the way then stays in a processor's cache."""
 
 
 def digests(topology: Topology, values: Tensor) -> tuple[list[int], list[int]]:
     """Of positions and of values, one number a tensor each; computed on the device in O(N).
 
-    Sums of mixed integers modulo 2^64: what has one wrong position or one wrong bit is told with all but certainty,
-    and a sum, unlike a hash of bytes, is computed by a device at the speed of its memory.
+    They are sums of mixed integers modulo 2^64. One wrong position, or one wrong bit of a value, always changes its
+    sum; several leave it as it is no more often than chance has it. And a sum, unlike a hash of bytes, is what devices
+    are good at.
 
     Args:
         topology: the N positions.
         values: their values, of 2, 4 or 8 bytes.
     """
-    positions = _mixed(topology.positions.to(torch.int64))
-    bits = values.detach().contiguous().view(_INTEGERS[values.element_size()]).to(torch.int64)
-    # a value is mixed with its position, so that the same values elsewhere are others
-    sums = torch.stack([_sums(positions, topology), _sums(_mixed(bits ^ positions), topology)]).tolist()
-    return sums[0], sums[1]
+    values = values.detach().contiguous()
+    bits = values.view(_INTEGERS[values.element_size()])
+    slots = map(topology.slots, topology.layout.names)
+    sums = torch.stack([_sums(topology.positions[each], bits[each]) for each in slots]).tolist()
+    return [positions for positions, _ in sums], [entries for _, entries in sums]
+
+
+def _sums(positions: Tensor, bits: Tensor) -> Tensor:
+    sums = torch.zeros(2, dtype=torch.int64, device=positions.device)
+    for places, entries in zip(torch.split(positions, _CHUNK), torch.split(bits, _CHUNK), strict=True):
+        mixed = _mixed(places.to(torch.int64))
+        # a value is mixed with its position, so that the same values elsewhere are others
+        sums += torch.stack([mixed.sum(), _mixed(entries.to(torch.int64) ^ mixed).sum()])
+    return sums
 
 
 def _mixed(numbers: Tensor) -> Tensor:
-    numbers = (numbers ^ (numbers >> 30)) * _FIRST
-    numbers = (numbers ^ (numbers >> 27)) * _SECOND
-    return numbers ^ (numbers >> 31)
-
-
-def _sums(numbers: Tensor, topology: Topology) -> Tensor:
-    """The sum of each tensor's entries; wrapping around is as good as not."""
-    cumulated = torch.cat([numbers.new_zeros(1), numbers.cumsum(0)])
-    return cumulated[torch.tensor(topology.bounds, device=numbers.device)].diff()
+    """Each number as another one, without a pattern that a sum would keep; no two become the same."""
+    product = numbers * _ODD
+    return product.bitwise_xor_(product >> 29)
