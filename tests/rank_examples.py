@@ -59,14 +59,20 @@ def batches() -> list[tuple[Any, Any]]:
     ]
 
 
-def trained(model: nn.Module, sparse: Any, share: slice, optimizer: Any) -> dict[str, Any]:
-    """The topology after each step, and the weights at the end."""
+def steps(model: nn.Module, sparse: Any, share: slice, optimizer: Any) -> list[str]:
+    """Train on a share of each batch; the topology after each step."""
     topologies = []
     for inputs, labels in batches():
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(inputs[share]), labels[share]).backward()
         optimizer.step()
         topologies.append(sparse.topology.sha256())
+    return topologies
+
+
+def trained(model: nn.Module, sparse: Any, share: slice, optimizer: Any) -> dict[str, Any]:
+    """The topology after each step, and the weights at the end."""
+    topologies = steps(model, sparse, share, optimizer)
     weights = {name: whole(parameter) for name, parameter in sparse.model.named_parameters()}
     inactive = [float(weights[name][~mask].abs().sum()) for name, mask in sparse.masks().items()]
     return {

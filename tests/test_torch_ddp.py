@@ -1,5 +1,7 @@
 """One network, two processes under DistributedDataParallel: the same topologies, without communication."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,8 +10,8 @@ torch = pytest.importorskip("torch")
 
 import numpy as np  # noqa: E402
 import torch.distributed as dist  # noqa: E402
-from processes import call  # noqa: E402
-from rank_examples import BATCH, STEPS, ByGradient, alone, network, optimizer_of, share, trained  # noqa: E402
+from processes import call, start  # noqa: E402
+from rank_examples import BATCH, STEPS, ByGradient, alone, network, optimizer_of, share, steps, trained  # noqa: E402
 from torch.nn.parallel import DistributedDataParallel  # noqa: E402
 
 from sparsecore import hookimpl  # noqa: E402
@@ -63,6 +65,15 @@ def wrapped_afterwards() -> dict[str, Any]:
     return trained(DistributedDataParallel(model), sparse, share(), optimizer)
 
 
+def compact() -> dict[str, Any]:
+    model = network(dist.get_rank()) if dist.is_initialized() else network(0)
+    optimizer = optimizer_of(model)
+    sparse = sparsify(model, optimizer, strategy=ByGradient(), sparsity=0.7, storage="compact")
+    wrapped, part = (DistributedDataParallel(model), share()) if dist.is_initialized() else (model, slice(None))
+    topologies = steps(wrapped, sparse, part, optimizer)
+    return {"topologies": topologies, "values": sparse.values().tolist()}
+
+
 def heard(strategy: object) -> tuple[str, str]:
     """The error that a rank comes to with this strategy."""
     model = DistributedDataParallel(network(0))
@@ -83,7 +94,7 @@ def on_two_ranks() -> dict[str, Any]:
     from sparsecore_torch.ranks import present_ranks
 
     dist.init_process_group("gloo")
-    told = {"first": wrapped_first(), "afterwards": wrapped_afterwards()}
+    told = {"first": wrapped_first(), "afterwards": wrapped_afterwards(), "compact": compact()}
     errors = {"elsewhere": heard(Elsewhere()), "fails": heard(Fails())}
     sparsification.present_ranks = lambda: present_ranks(timedelta(seconds=1))
     errors["late"] = heard(Late())
@@ -106,6 +117,13 @@ def test_two_ranks_take_the_decisions_of_one(answers: list[dict[str, Any]], when
         np.testing.assert_allclose(answer[when]["weights"], expected["weights"], rtol=0, atol=1e-12)
     # bit for bit between ranks, whatever the rounding
     assert answers[0][when]["weights"] == answers[1][when]["weights"]
+
+
+def test_compact_storage_takes_the_decisions_of_one_process_too(answers: list[dict[str, Any]]) -> None:
+    expected = compact()
+    for answer in answers:
+        assert answer["compact"]["topologies"] == expected["topologies"]
+        np.testing.assert_allclose(answer["compact"]["values"], expected["values"], rtol=0, atol=1e-12)
 
 
 def test_decisions_come_from_the_gradients_of_all_ranks(answers: list[dict[str, Any]]) -> None:
@@ -137,3 +155,12 @@ def test_a_rank_whose_update_comes_later_does_not_keep_the_others_waiting(answer
     assert first[0] == DisagreementError.__name__
     assert "rank 1 did not come to update 1 (step 3) in 1 s" in first[1]
     assert second[0] != DisagreementError.__name__ or second[1] == first[1]
+
+
+def test_the_example_of_the_page_trains_on_two_ranks() -> None:
+    page = (Path(__file__).parent.parent / "docs/several-devices.md").read_text("utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    first, second = start(["-c", code])
+    assert (first.status, first.stderr) == (0, "")
+    assert first.stdout == second.stdout
+    assert first.stdout.startswith("3 ")
