@@ -49,9 +49,17 @@ def test_the_entry_point_is_toml() -> None:
     assert entry_points == {"sparsecore.strategies": {"random-rewiring": "mine:RandomRewiring"}}
 
 
+def test_the_one_line_for_ones_own_model_trains_it() -> None:
+    pytest.importorskip("torch")
+    code = blocks("python")[1]
+    assert "sparsify(" in code
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "step 300, 3 updates, sparsity 0.9000" in done.stdout
+
+
 def test_the_property_test_runs_and_passes(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(blocks("python")[0])
-    (tmp_path / "test_mine.py").write_text(blocks("python")[1])
+    (tmp_path / "test_mine.py").write_text(blocks("python")[2])
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_mine.py"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
