@@ -24,7 +24,7 @@ from sparsecore.topology import Topology
 
 @attrs.frozen(eq=False)
 class FirstAndLast:
-    """What GMP remembers: how many weights each tensor has at the start, and would have at the end, if alike."""
+    """What GMP remembers: how many weights there are at the start and at the end; of each tensor, or of all alike."""
 
     first: NDArray[np.int64]
     last: NDArray[np.int64]
@@ -64,8 +64,9 @@ class GradualPruning:
     @hookimpl
     def initial_memory(self, topology: Topology, sparsity: float) -> FirstAndLast:
         """From the weights that there are to the uniform distribution at the run's sparsity."""
-        last = np.minimum(uniform(topology.layout, sparsity), topology.counts)
-        return FirstAndLast(topology.counts.copy(), last)
+        counted = _COUNTED[self.scope]
+        first = counted(topology.counts)
+        return FirstAndLast(first, np.minimum(counted(uniform(topology.layout, sparsity)), first))
 
     @hookimpl
     def update_due(self, clock: Clock) -> bool:
@@ -84,7 +85,7 @@ class GradualPruning:
         return topology.all_but(_SCOPES[self.scope](topology, values, self._counts(clock, memory)))
 
     def _counts(self, clock: Clock, memory: FirstAndLast) -> Counts:
-        """How many weights there are to be in each tensor, if it is by tensor."""
+        """How many weights there are to be, in each tensor or in all."""
         left = self._cubic().left(clock)
         return memory.last + np.array([int(left * int(count)) for count in memory.first - memory.last], np.int64)
 
@@ -104,4 +105,8 @@ def _tensor(topology: Topology, values: Array, counts: Counts) -> Array:
 
 _SCOPES: Mapping[str, Callable[[Topology, Array, Counts], Array]] = MappingProxyType(
     {"network": _network, "tensor": _tensor}
+)
+
+_COUNTED: Mapping[str, Callable[[Counts], Counts]] = MappingProxyType(
+    {"network": lambda counts: counts.sum(keepdims=True), "tensor": lambda counts: counts.copy()}
 )
