@@ -50,7 +50,7 @@ def start(arguments: Sequence[str], size: int = 2) -> list[Ended]:
         for rank in range(size)
     ]
     try:
-        said = [process.communicate(timeout=120) for process in processes]
+        said = [process.communicate(timeout=300) for process in processes]
     finally:
         for process in processes:
             process.kill()

@@ -133,6 +133,15 @@ def test_a_rank_without_an_image_takes_part(here: Path) -> None:
     check_same_run(here / "wrn alone", here / "wrn two")
 
 
+@pytest.mark.slow
+def test_a_compiled_network_is_shared_too(here: Path, alone: Path) -> None:
+    # torch's compiler warns of what it does itself
+    run = ["-W", "ignore", "-m", "sparsecore", "train"]
+    ends = start([*run, *arguments(here, "compiled", *EVERY_4, "--set", "backend.compile=true")])
+    assert [ended.status for ended in ends] == [0, 0]
+    check_same_run(alone, here / "compiled")
+
+
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_run_goes_on_with_another_number_of_ranks(here: Path, alone: Path, ranks: int) -> None:
     plugins = here / f"interrupted on {ranks}" / "plugins.py"

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 
 from engine_examples import TWO_TENSORS  # noqa: E402
-from torch.distributed import HashStore  # noqa: E402
+from torch.distributed import FileStore, HashStore  # noqa: E402
 
 from sparsecore.clock import Clock  # noqa: E402
 from sparsecore.engine import Advance, Engine  # noqa: E402
@@ -101,6 +102,16 @@ def test_ranks_that_grow_elsewhere_hear_which_ranks_and_which_tensor() -> None:
     (sentence,) = sentences(results)
     assert "update 1 (step 5)" in sentence
     assert "the positions of 'first' (and on 3 more): ranks 1 and 3 differ from rank 0" in sentence
+
+
+def test_ranks_with_other_tensors_hear_of_it() -> None:
+    def act(ranks: TorchRanks) -> Any:
+        return ranks.jointly(
+            lambda: 0, lambda _: {"data": "same"} if ranks.rank else {"data": "same", "plugin": "mine"}
+        )
+
+    (sentence,) = sentences(on_ranks(act))
+    assert "on what there is: rank 1 differs from rank 0" in sentence
 
 
 def test_ranks_with_other_values_hear_of_it() -> None:
@@ -193,6 +204,15 @@ def test_many_updates_leave_nothing_behind() -> None:
     for thread in threads:
         thread.join()
     assert store.num_keys() <= 4
+
+
+def test_a_store_in_a_file_does_as_well(tmp_path: Path) -> None:
+    def act(ranks: TorchRanks) -> Any:
+        own = TorchRanks(ranks.rank, 2, lambda: FileStore(str(tmp_path / "store"), 2))
+        return [own.together(lambda: advance(Drop())).reallocation.moved for _ in range(3)]
+
+    first, second = on_ranks(act)
+    assert first == second == [2, 2, 2]
 
 
 def nothing(_: Any) -> Mapping[str, str]:

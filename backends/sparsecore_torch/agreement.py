@@ -91,6 +91,9 @@ def _on_failure(reports: Sequence[Report | None], rank: int) -> Verdict:
 
 
 def _on_marks(marks: Sequence[Sequence[Any]], place: str, matter: Matter) -> Verdict:
+    strange = [rank for rank, each in enumerate(marks) if len(each) != len(matter.subjects)]
+    if strange:
+        return Verdict(f"the ranks disagree at {place} on what there is: {_differing(strange)}; {matter.advice}")
     wrong = {
         subject: [rank for rank, mark in enumerate(column) if mark != column[0]]
         for subject, *column in zip(matter.subjects, *marks, strict=True)
@@ -100,10 +103,11 @@ def _on_marks(marks: Sequence[Sequence[Any]], place: str, matter: Matter) -> Ver
         return Verdict()
     subject, ranks = next(iter(wrong.items()))
     more = f" (and on {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-    other = "differs" if len(ranks) == 1 else "differ"
-    return Verdict(
-        f"the ranks disagree at {place} on {subject}{more}: {_ranks(ranks)} {other} from rank 0; {matter.advice}"
-    )
+    return Verdict(f"the ranks disagree at {place} on {subject}{more}: {_differing(ranks)}; {matter.advice}")
+
+
+def _differing(ranks: Sequence[int]) -> str:
+    return f"{_ranks(ranks)} {'differs' if len(ranks) == 1 else 'differ'} from rank 0"
 
 
 def _ranks(ranks: Sequence[int]) -> str:
