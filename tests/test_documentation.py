@@ -93,7 +93,10 @@ def test_every_setting_is_documented(section: str, settings: type) -> None:
         assert f"`{section}.{field.name}`" in EXPERIMENTS
 
 
-@pytest.mark.parametrize("strategy", ["dpr", "set", "deepr"])
+@pytest.mark.parametrize(
+    "strategy",
+    ["dpr", "set", "deepr", "soft-deepr", "rigl", "snfs", "gmp", "granet", "momentum-growth", "magnitude-drop"],
+)
 def test_every_hyperparameter_is_documented(strategy: str) -> None:
     table = EXPERIMENTS.partition(f"| `{strategy}` | default |")[2].partition("\n\n")[0]
     documented = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
