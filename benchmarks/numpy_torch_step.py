@@ -9,6 +9,7 @@ import argparse
 import multiprocessing
 import statistics
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -75,9 +76,10 @@ def _serve(connection: Connection, name: str, options: argparse.Namespace) -> No
     for _ in range(WARM_UP):
         step()
     connection.send("ready")
-    while connection.recv() == "step":
-        connection.send(take(step))
-    connection.send(machine())
+    with suppress(EOFError):  # the one who asks has given up
+        while connection.recv() == "step":
+            connection.send(take(step))
+        connection.send(machine())
 
 
 def _numpy(options: argparse.Namespace) -> Callable[[], None]:
