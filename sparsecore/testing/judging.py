@@ -13,7 +13,7 @@ from hypothesis.errors import Flaky, Unsatisfiable
 from sparsecore.errors import DivergedError, InputError, InvariantError, NoRoomError
 from sparsecore.testing.promises import BrokenError, NotJudgedError, Promise
 
-DEFAULT_EXAMPLES = 50
+DEFAULT_EXAMPLES = 100
 """Examples a promise; enough for every mutant of the kit's own tests."""
 
 _RAISED_IN_A_HOOK = "raised in the hook "
@@ -75,7 +75,7 @@ def judge(
         return Verdict(promise, Outcome.NOT_MADE, "it is not promised")
     trial = _Trial(promise, subject)
     try:
-        _tried(trial, min(examples, promise.most or examples), first_seed, shrink=shrink)
+        _tried(trial, max(1, round(examples * promise.share)), first_seed, shrink=shrink)
     except BrokenError as broken:
         return Verdict(promise, Outcome.BROKEN, str(broken), trial.broken_by, trial.judged)
     except Flaky:

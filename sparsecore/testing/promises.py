@@ -40,7 +40,7 @@ class Promise:
         hooks: the steps whose broken answers, stopped by the engine, break this promise; 'memory' for memories.
         errors: whether an error that a hook raises breaks this promise.
         applies: whether the subject promises this at all.
-        most: how many examples are enough, where each takes long.
+        share: of the examples that are asked for; less than 1 where fewer find as much, or each takes long.
     """
 
     name: str
@@ -50,4 +50,4 @@ class Promise:
     hooks: Sequence[str | None] = ()
     errors: bool = False
     applies: Callable[[Any], bool] = _always
-    most: int | None = None
+    share: float = 1.0

@@ -116,7 +116,7 @@ def _with_options(plugin: Any, options: Any) -> Any:
 @st.composite
 def scenes(draw: DrawFn, subject: Subject, *, min_tensors: int = 1) -> Scene:
     """Moments of a run of this strategy."""
-    layout = draw(layouts(min_tensors=min_tensors, max_tensors=4, max_side=4))
+    layout = draw(layouts(min_tensors=max(min_tensors, draw(st.sampled_from([1, 2, 3]))), max_tensors=4, max_side=4))
     topology, dtype = draw(topologies(layout=layout)), draw(dtypes())
     return Scene(
         stack=draw(subject.stacks),

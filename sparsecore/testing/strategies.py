@@ -4,7 +4,7 @@ They are after what breaks code: tensors of a single position, tensors that are 
 signs, the smallest numbers there are. All shrink towards one tensor with one weight.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,7 +58,9 @@ def _masks(size: int) -> SearchStrategy[int]:
     everywhere = (1 << size) - 1
     single = st.integers(0, size - 1).map(lambda place: 1 << place)
     nearly_full = single.map(lambda bit: (everywhere ^ bit) or everywhere)
-    return st.one_of(single, st.integers(1, everywhere), nearly_full, st.just(everywhere))
+    half = st.integers(1, everywhere)
+    quarter = st.tuples(half, half).map(lambda pair: (pair[0] & pair[1]) or pair[0])
+    return st.one_of(single, half, quarter, half, quarter, nearly_full, st.just(everywhere))
 
 
 def _places(mask: int, size: int) -> NDArray[np.int64]:
@@ -99,15 +101,35 @@ def dtypes() -> SearchStrategy[str]:
 
 @st.composite
 def _vectors(draw: DrawFn, size: int, dtype: DTypeLike) -> NDArray[Any]:
-    number = st.sampled_from(_AWKWARD) | st.floats(-2, 2, width=32)
-    if size <= _FEW:
-        return np.array(draw(st.lists(number, min_size=size, max_size=size)), dtype)
+    way = draw(st.sampled_from(_WAYS))
+    entries = way(draw(_several(size) if size <= _FEW else _many(size)))
+    return np.asarray(entries, np.float64).astype(dtype)
+
+
+def _several(size: int) -> SearchStrategy[Any]:
+    return st.lists(_numbers, min_size=size, max_size=size).map(np.array)
+
+
+@st.composite
+def _many(draw: DrawFn, size: int) -> NDArray[Any]:
     many = np.random.default_rng(draw(st.integers(0, 2**16))).standard_normal(size)
     if draw(st.booleans()):
         many = np.round(many * 2) / 4  # ties
     places = draw(st.lists(st.integers(0, size - 1), max_size=_FEW, unique=True))
-    many[places] = draw(st.lists(number, min_size=len(places), max_size=len(places)))
-    return many.astype(dtype)
+    many[places] = draw(st.lists(_numbers, min_size=len(places), max_size=len(places)))
+    return many
+
+
+_numbers = st.sampled_from(_AWKWARD) | st.floats(-2, 2, width=32)
+
+_WAYS: Sequence[Callable[[NDArray[Any]], NDArray[Any]]] = (
+    lambda entries: entries,
+    lambda entries: entries,
+    np.abs,
+    lambda entries: -np.abs(entries),
+    lambda entries: np.copysign(0.25, entries),
+)
+"""As they are drawn, of one sign, of one magnitude."""
 
 
 @st.composite

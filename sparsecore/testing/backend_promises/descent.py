@@ -116,13 +116,13 @@ def _any(_: BackendSubject) -> SearchStrategy[Exercise]:
 
 
 DESCENT = (
-    Promise("optimizers", "SGD, Adam and AdamW are their formulas", _any, _follows_formula, most=12),
-    Promise("set-values", "values can be set, and the optimizer's state stays", _any, _keeps_momentum, most=8),
+    Promise("optimizers", "SGD, Adam and AdamW are their formulas", _any, _follows_formula, share=0.12),
+    Promise("set-values", "values can be set, and the optimizer's state stays", _any, _keeps_momentum, share=0.08),
     Promise(
         "reallocation",
         "when weights move, the optimizer's state goes with the survivors and is zero where one has grown",
         _any,
         _carries_momentum,
-        most=8,
+        share=0.08,
     ),
 )

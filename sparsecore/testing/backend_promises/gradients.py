@@ -54,7 +54,7 @@ GRADIENTS = tuple(
         f"{operation} and its gradient are the oracle's, and the gradient is that of the loss",
         partial(_exercises, operation),
         _compare,
-        most=8,
+        share=0.08,
     )
     for operation in OPERATIONS
 )

@@ -70,5 +70,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 AGREEMENT = (
-    Promise("backends", "every installed backend takes the same decisions", scenes, _agree, applies=_has_others),
+    Promise(
+        "backends", "every installed backend takes the same decisions", scenes, _agree, applies=_has_others, share=0.5
+    ),
 )

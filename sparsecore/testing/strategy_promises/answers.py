@@ -22,7 +22,8 @@ def _updates(_: Subject, scene: Scene) -> None:
 
 
 def _runs(_: Subject, scene: Scene) -> None:
-    """From the strategy's own start through some steps: every hook is called."""
+    """An update in the scene; then from the strategy's own start through some steps: every hook is called."""
+    updated(scene)
     algorithm = engine(scene)
     start = algorithm.start(scene.sparsity, clock=scene.clock)
     algorithm.start_values(start, algorithm.arrays.zeros_like(_values(scene), start.topology.size))
@@ -73,7 +74,7 @@ def _said(hook: str, scene: Scene, moments: list[Clock]) -> list[bool]:
 
 
 ANSWERS = (
-    Promise("no-errors", "no hook raises an error", scenes, _runs, errors=True),
+    Promise("no-errors", "no hook raises an error", scenes, _runs, errors=True, share=0.5),
     Promise(
         "start",
         "the start is ascending, distinct, within bounds, in every tensor, and of the sparsity asked for, or of less "
@@ -81,6 +82,7 @@ ANSWERS = (
         scenes,
         _starts,
         hooks=("initial_topology",),
+        share=0.5,
     ),
     Promise(
         "due",
@@ -88,6 +90,7 @@ ANSWERS = (
         scenes,
         _asks_when,
         _WHEN,
+        share=0.5,
     ),
     Promise("prune", "pruning answers one bool a weight", scenes, _updates, hooks=("prune",)),
     Promise(
@@ -113,5 +116,6 @@ ANSWERS = (
         scenes,
         _runs,
         ("memory",),
+        share=0.5,
     ),
 )

@@ -2,6 +2,7 @@
 
 import tracemalloc
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import attrs
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from sparsecore.arrays import Array
 from sparsecore.layout import Layout
 from sparsecore.testing.oracle import WritableArrays
-from sparsecore.testing.promises import Promise, expect
+from sparsecore.testing.promises import NotJudgedError, Promise, expect
 from sparsecore.testing.runs import Moment, begun, engine
 from sparsecore.testing.scenes import Scene, scenes
 from sparsecore.testing.stacks import Subject
@@ -52,17 +53,19 @@ def _shown(moment: Moment, gradients: Mapping[str, Array]) -> dict[str, NDArray[
 
 
 _WEIGHTS = 60
-_SIZES = (4 * 10**6, 2**31 + 10**6)
-"""Dense positions: first so few that too much memory does no harm, then more than 32 bits can count."""
+_LARGE = 4 * 10**6
+"""Dense positions: so few that a strategy that takes memory for each does no harm."""
+
+_VAST = 2**31 + 10**6
+"""More dense positions than 32 bits can count."""
 
 _MOST = 256 * 1024
-"""Bytes that the few weights may take, all temporaries included; a bit a position of the smaller size is twice that."""
+"""Bytes that the few weights may take, all temporaries included; half of a bit a position of the large tensor."""
 
 
 @st.composite
-def _vast(draw: DrawFn, subject: Subject) -> Scene:
-    scene = draw(scenes(subject))
-    return attrs.evolve(_spread(scene, _SIZES[0]), gradients={})
+def _few_among(draw: DrawFn, subject: Subject, size: int) -> Scene:
+    return attrs.evolve(_spread(draw(scenes(subject)), size), gradients={})
 
 
 def _spread(scene: Scene, size: int) -> Scene:
@@ -76,12 +79,17 @@ def _spread(scene: Scene, size: int) -> Scene:
 
 
 def _is_frugal(_: Subject, scene: Scene) -> None:
-    for size in _SIZES:
-        peak = _peak(_spread(scene, size))
-        expect(
-            peak < _MOST,
-            f"an update of {_WEIGHTS} weights among {size:,} positions took {peak:,} bytes; memory follows the weights",
-        )
+    peak = _peak(scene)
+    expect(
+        peak < _MOST,
+        f"an update of {len(scene.values)} weights among {scene.layout.size:,} positions took {peak:,} bytes",
+    )
+
+
+def _acts_far_out(_: Subject, scene: Scene) -> None:
+    if _peak(_spread(scene, _LARGE)) >= _MOST:
+        raise NotJudgedError("it takes memory for each position, and there are too many of them")
+    _act(scene)
 
 
 def _peak(scene: Scene) -> int:
@@ -89,18 +97,23 @@ def _peak(scene: Scene) -> int:
     traced = tracemalloc.is_tracing()
     if not traced:
         tracemalloc.start()
+    tracemalloc.reset_peak()
     try:
-        algorithm = engine(scene)
-        tracemalloc.reset_peak()
         before = tracemalloc.get_traced_memory()[0]
-        algorithm.start(scene.sparsity, clock=scene.clock)
-        moment = begun(algorithm, scene)
-        algorithm.advance(moment.state, moment.values, scene.learning_rate)
-        algorithm.update(moment.state, moment.values)
+        _act(scene)
         return tracemalloc.get_traced_memory()[1] - before
     finally:
         if not traced:
             tracemalloc.stop()
+
+
+def _act(scene: Scene) -> None:
+    """A start, a step and an update."""
+    algorithm = engine(scene)
+    algorithm.start(scene.sparsity, clock=scene.clock)
+    moment = begun(algorithm, scene)
+    algorithm.advance(moment.state, moment.values, scene.learning_rate)
+    algorithm.update(moment.state, moment.values)
 
 
 def _needs_no_gradient(subject: Subject) -> bool:
@@ -108,14 +121,23 @@ def _needs_no_gradient(subject: Subject) -> bool:
 
 
 COST = (
-    Promise("inputs", "nothing that a hook is shown is changed", scenes, _leaves_alone),
+    Promise("inputs", "nothing that a hook is shown is changed", scenes, _leaves_alone, share=0.5),
     Promise(
         "size",
-        "memory follows the weights, not the positions: nothing of the size of a dense tensor, unless the dense "
-        "gradient is asked for",
-        _vast,
+        "memory follows the weights: nothing is of the size of a dense tensor, unless its gradient is asked for",
+        partial(_few_among, size=_LARGE),
         _is_frugal,
         applies=_needs_no_gradient,
-        most=10,
+        share=0.1,
+    ),
+    Promise(
+        "vast",
+        "positions beyond 32 bits are as good as others",
+        partial(_few_among, size=_VAST),
+        _acts_far_out,
+        hooks=("initial_topology", "prune", "allocate", "grow", "initial_values", "memory", "target_size"),
+        errors=True,
+        applies=_needs_no_gradient,
+        share=0.1,
     ),
 )

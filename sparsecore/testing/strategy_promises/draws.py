@@ -73,12 +73,13 @@ def _grown(scene: Scene) -> Sequence[int]:
 
 
 DRAWS = (
-    Promise("deterministic", "the same seed gives the same run, whatever else is running", scenes, _twice),
+    Promise("deterministic", "the same seed gives the same run, whatever else is running", scenes, _twice, share=0.5),
     Promise(
         "seeded",
         "where growth is random, another seed and another update grow at other positions",
         _roomy,
         _draws_anew,
         applies=_grows_at_random,
+        share=0.3,
     ),
 )

@@ -59,12 +59,13 @@ def _survives_all(_: Subject, scene: Scene) -> None:
 
 
 MEMORIES = (
-    Promise("saving", "what was saved comes back the same", scenes, _comes_back),
-    Promise("resume", "a run that was stopped and resumed ends as if it had not been", scenes, _goes_on),
+    Promise("saving", "what was saved comes back the same", scenes, _comes_back, share=0.5),
+    Promise("resume", "a run that was stopped and resumed ends as if it had not been", scenes, _goes_on, share=0.5),
     Promise(
         "any-order",
         "trained, updated, saved, loaded, stopped and resumed in any order, a run is the one that was left alone",
         scenes,
         _survives_all,
+        share=0.5,
     ),
 )

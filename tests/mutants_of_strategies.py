@@ -1,0 +1,490 @@
+"""A sound strategy with all that strategies can have, and plausible defects of it, each with the promise it breaks."""
+
+from typing import Any, ClassVar
+
+import attrs
+import numpy as np
+
+from sparsecore import hookimpl, per_weight
+from sparsecore.declared import Declares
+from sparsecore.growth import free_positions
+from sparsecore.shares import shares
+from sparsecore.topology import Topology
+
+MUTANTS: dict[str, tuple[type, str]] = {}
+"""Class and broken promise of each defect, by what is wrong."""
+
+
+def defect(what, breaks):
+    def noted(cls):
+        MUTANTS[what] = (attrs.frozen(eq=False)(cls), breaks)
+        return cls
+
+    return noted
+
+
+@attrs.frozen(eq=False)
+class Ages:
+    updates: int
+    ages: Any = per_weight()
+
+
+@attrs.frozen(eq=False)
+class Sound:
+    """Drop a fraction of each tensor, share out by survivors, grow at random with one half; remember ages."""
+
+    declares: ClassVar = Declares(smallest_first="tensor", shares="survivors", grown_value=0.5)
+    fraction: float = 0.4
+
+    @hookimpl
+    def update_due(self, clock):
+        return clock.step % 3 == 0
+
+    @hookimpl
+    def initial_memory(self, topology):
+        return Ages(0, topology.arrays.zeros_like(topology.positions, topology.size))
+
+    @hookimpl
+    def perturb(self, values):
+        return values * 1.0
+
+    @hookimpl
+    def prune(self, topology, values):
+        dropped = [
+            first + self.order(values[first:last], topology.arrays)[: int(self.fraction * (last - first))]
+            for first, last in zip(topology.bounds[:-1], topology.bounds[1:], strict=True)
+        ]
+        return topology.all_but(topology.arrays.concatenate(dropped))
+
+    def order(self, values, arrays):
+        return arrays.argsort(abs(values))
+
+    @hookimpl
+    def allocate(self, total, survivors, room):
+        return shares(total, survivors, room)
+
+    @hookimpl
+    def grow(self, occupied, counts, random):
+        return free_positions(occupied, self.ranks(occupied, counts, random))
+
+    def ranks(self, occupied, counts, random):
+        draws = [random.generator("growth", name) for name in occupied.layout.names]
+        return [
+            np.sort(draw.choice(room, count, replace=False))
+            for draw, room, count in zip(draws, occupied.room, counts, strict=True)
+        ]
+
+    @hookimpl
+    def initial_values(self, grown, values):
+        return grown.arrays.zeros_like(values, grown.size) + 0.5
+
+    @hookimpl
+    def remember(self, memory):
+        return Ages(memory.updates + 1, memory.ages + 1)
+
+
+# the start
+
+
+@defect("starts dense, whatever the sparsity", "start")
+class Dense(Sound):
+    @hookimpl
+    def initial_topology(self, layout, arrays):
+        return Topology.of(layout, arrays.arange(layout.size, layout.position_dtype), arrays)
+
+
+@defect("starts at positions drawn with replacement", "start")
+class StartWithReplacement(Sound):
+    @hookimpl
+    def initial_topology(self, layout, sparsity, random, arrays):
+        count = max(1, round(layout.size * (1 - sparsity)))
+        positions = np.sort(random.generator("start").integers(0, layout.size, count))
+        return Topology.of(layout, arrays.from_numpy(positions.astype(layout.position_dtype)), arrays)
+
+
+# when
+
+
+@defect("says how many updates are due", "due")
+class CountsDue(Sound):
+    @hookimpl
+    def update_due(self, clock):
+        return clock.step // 3
+
+
+class Calls:
+    def __init__(self):
+        self.made = 0
+
+    def next(self):
+        self.made += 1
+        return self.made
+
+
+@defect("counts the calls instead of the steps", "due")
+class CountsCalls(Sound):
+    calls: Any = attrs.field(factory=Calls, init=False)
+
+    @hookimpl
+    def update_due(self):
+        return self.calls.next() % 3 == 0
+
+
+# pruning
+
+
+@defect("prunes the most negative instead of the smallest", "smallest")
+class MostNegative(Sound):
+    def order(self, values, arrays):
+        return arrays.argsort(values)
+
+
+@defect("flips the sign, so that the largest go", "smallest")
+class LargestFirst(Sound):
+    def order(self, values, arrays):
+        return arrays.argsort(-abs(values))
+
+
+@defect("prunes the last of equals first", "smallest")
+class WrongTie(Sound):
+    def order(self, values, arrays):
+        last = arrays.argsort(-abs(values))
+        return arrays.take(last, len(values) - 1 - arrays.arange(len(values), "int64"))
+
+
+@defect("is off by one, and spares the very smallest", "smallest")
+class SparesSmallest(Sound):
+    def order(self, values, arrays):
+        order = arrays.argsort(abs(values))
+        return arrays.concatenate([order[1:], order[:1]])
+
+
+@defect("forgets where the tensor begins, and prunes another one's", "smallest")
+class ForgetsOffset(Sound):
+    @hookimpl
+    def prune(self, topology, values):
+        name = topology.layout.names[-1]
+        part = values[topology.slots(name)]
+        return topology.all_but(self.order(part, topology.arrays)[: int(self.fraction * len(part))])
+
+
+@defect("answers slots instead of a mask", "prune")
+class Slots(Sound):
+    @hookimpl
+    def prune(self, topology, values):
+        return self.order(values, topology.arrays)[: int(self.fraction * topology.size)]
+
+
+@defect("answers a mask of the dense tensors", "prune")
+class DenseMask(Sound):
+    @hookimpl
+    def prune(self, topology):
+        masks = [topology.mask(name).ravel() for name in topology.layout.names]
+        return topology.arrays.from_numpy(np.concatenate(masks))
+
+
+@defect("fails for a tensor with a single weight", "no-errors")
+class Single(Sound):
+    @hookimpl
+    def prune(self, topology, values):
+        for name in topology.layout.names:
+            self.order(values[topology.slots(name)], topology.arrays)[1]
+        return topology.all()
+
+
+# sharing out
+
+
+@defect("is off by one: the first tensor gets what the last is owed", "proportional")
+class OffByOne(Sound):
+    @hookimpl
+    def allocate(self, total, survivors, room):
+        counts = shares(total, survivors, room).copy()
+        if counts[-1] > 0 and counts[0] < room[0] and len(counts) > 1:
+            counts[0] += 1
+            counts[-1] -= 1
+        return counts
+
+
+@defect("rounds each share on its own", "shares")
+class Rounded(Sound):
+    @hookimpl
+    def allocate(self, total, survivors, room):
+        return np.minimum(np.round(total * survivors / survivors.sum()).astype(np.int64), room)
+
+
+@defect("shares out without looking at the room", "shares")
+class NoRoom(Sound):
+    @hookimpl
+    def allocate(self, total, survivors):
+        return shares(total, survivors, np.full(len(survivors), total))
+
+
+@defect("answers shares as floats", "shares")
+class Floats(Sound):
+    @hookimpl
+    def allocate(self, total, survivors, room):
+        return shares(total, survivors, room) * 1.0
+
+
+@defect("shares out by room instead of by survivors", "proportional")
+class ByRoom(Sound):
+    @hookimpl
+    def allocate(self, total, room):
+        return shares(total, room, room)
+
+
+# growth
+
+
+@defect("grows with replacement", "growth")
+class WithReplacement(Sound):
+    def ranks(self, occupied, counts, random):
+        draws = [random.generator("growth", name) for name in occupied.layout.names]
+        return [
+            np.sort(draw.integers(0, room, count) if count else np.empty(0, np.int64))
+            for draw, room, count in zip(draws, occupied.room, counts, strict=True)
+        ]
+
+
+@defect("grows each free position with the right probability (Bernoulli)", "growth")
+class Bernoulli(Sound):
+    def ranks(self, occupied, counts, random):
+        draws = [random.generator("growth", name) for name in occupied.layout.names]
+        return [
+            np.flatnonzero(draw.random(room) < count / max(room, 1))
+            for draw, room, count in zip(draws, occupied.room, counts, strict=True)
+        ]
+
+
+class Cell:
+    def __init__(self):
+        self.content = None
+
+
+@defect("grows into what was just pruned", "growth")
+class IntoPruned(Sound):
+    cell: Any = attrs.field(factory=Cell, init=False)
+
+    @hookimpl
+    def prune(self, topology, values):
+        self.cell.content = Sound.prune(self, topology, values)
+        return self.cell.content
+
+    @hookimpl
+    def grow(self, occupied, counts, random):
+        survivors = occupied.subset(self.cell.content)
+        return free_positions(survivors, self.ranks(survivors, counts, random))
+
+
+@defect("grows in the order of the draw", "growth")
+class Unsorted(Sound):
+    @hookimpl
+    def grow(self, occupied, counts, random):
+        grown = free_positions(occupied, self.ranks(occupied, counts, random))
+        return occupied.arrays.concatenate([grown[1:], grown[:1]])
+
+
+@defect("is off by one, and grows beside the free position", "growth")
+class Beside(Sound):
+    @hookimpl
+    def grow(self, occupied, counts, random):
+        return free_positions(occupied, self.ranks(occupied, counts, random)) + 1
+
+
+@defect("forgets where the tensor begins, and grows in the first", "growth")
+class InTheFirst(Sound):
+    @hookimpl
+    def grow(self, occupied, counts, random):
+        total = min(int(counts.sum()), int(occupied.room[0]))
+        counts = np.array([total] + [0] * (len(counts) - 1))
+        return free_positions(occupied, self.ranks(occupied, counts, random))
+
+
+@defect("answers positions as int64", "growth")
+class Wide(Sound):
+    @hookimpl
+    def grow(self, occupied, counts, random):
+        return occupied.arrays.cast(free_positions(occupied, self.ranks(occupied, counts, random)), "int64")
+
+
+@defect("counts positions in 32 bits", "vast")
+class Narrow(Sound):
+    @hookimpl
+    def grow(self, occupied, counts, random):
+        positions = free_positions(occupied, self.ranks(occupied, counts, random))
+        return occupied.arrays.cast(positions, "int32")
+
+
+# values
+
+
+@defect("gives grown weights the value with the wrong sign", "grown")
+class WrongSign(Sound):
+    @hookimpl
+    def initial_values(self, grown, values):
+        return grown.arrays.zeros_like(values, grown.size) - 0.5
+
+
+@defect("gives grown weights the mean of the positive weights, where there may be none", "values")
+class MeanOfNothing(Sound):
+    @hookimpl
+    def initial_values(self, grown, values):
+        positive = values[values > 0]
+        mean = sum(positive.tolist()) / len(positive) if len(positive) else float("nan")
+        return grown.arrays.zeros_like(values, grown.size) + mean
+
+
+@defect("gives grown weights another dtype", "values")
+class OtherDtype(Sound):
+    @hookimpl
+    def initial_values(self, grown, values):
+        other = {"float32": "float64", "float64": "float32"}[str(values.dtype)]
+        return grown.arrays.cast(grown.arrays.zeros_like(values, grown.size) + 0.5, other)
+
+
+# memory
+
+
+@defect("forgets to mark the vector that has one entry a weight", "memory")
+class Unmarked(Sound):
+    @hookimpl
+    def initial_memory(self, topology):
+        return Plain(np.zeros(topology.size))
+
+    @hookimpl
+    def remember(self, memory):
+        return memory
+
+
+@attrs.frozen(eq=False)
+class Plain:
+    ages: Any
+
+
+@defect("remembers a NumPy number", "memory")
+class NumpyNumber(Sound):
+    @hookimpl
+    def initial_memory(self, topology):
+        return Plain(np.float32(topology.size))
+
+    @hookimpl
+    def remember(self, memory):
+        return memory
+
+
+@defect("does not save what it remembers: it keeps it to itself", "resume")
+class KeptToItself(Sound):
+    calls: Any = attrs.field(factory=Calls, init=False)
+
+    @hookimpl
+    def initial_values(self, grown, values):
+        return grown.arrays.zeros_like(values, grown.size) + 1.0 / self.calls.next()
+
+
+SHARED = Calls()
+
+
+@defect("keeps what it remembers in a global variable", "deterministic")
+class Global(Sound):
+    @hookimpl
+    def initial_values(self, grown, values):
+        return grown.arrays.zeros_like(values, grown.size) + 1.0 / SHARED.next()
+
+
+@attrs.frozen(eq=False)
+class Made:
+    times: int
+    ages: Any = per_weight()
+
+    def __attrs_post_init__(self):
+        object.__setattr__(self, "times", self.times + 1)
+
+
+@defect("counts updates in the memory's constructor, which loading calls too", "saving")
+class CountsInConstructor(Sound):
+    @hookimpl
+    def initial_memory(self, topology):
+        return Made(0, topology.arrays.zeros_like(topology.positions, topology.size))
+
+    @hookimpl
+    def remember(self, memory):
+        return Made(memory.times, memory.ages)
+
+
+# draws
+
+
+@defect("ignores the seed", "seeded")
+class SeedIgnored(Sound):
+    def ranks(self, occupied, counts, random):  # noqa: ARG002
+        draw = np.random.default_rng(0)
+        pairs = zip(occupied.room, counts, strict=True)
+        return [np.sort(draw.choice(room, count, replace=False)) for room, count in pairs]
+
+
+@defect("draws the same in every update", "seeded")
+class SameEachTime(Sound):
+    def ranks(self, occupied, counts, random):
+        return Sound.ranks(self, occupied, counts, random.root)
+
+
+@defect("draws from NumPy's global generator", "deterministic")
+class GlobalGenerator(Sound):
+    def ranks(self, occupied, counts, random):  # noqa: ARG002
+        pairs = zip(occupied.room, counts, strict=True)
+        return [np.sort(np.random.permutation(room)[:count]) for room, count in pairs]  # noqa: NPY002
+
+
+@defect("draws by the tensor's number instead of its name", "order")
+class ByNumber(Sound):
+    def ranks(self, occupied, counts, random):
+        pairs = enumerate(zip(occupied.room, counts, strict=True))
+        return [np.sort(random.generator("growth", i).choice(room, count, replace=False)) for i, (room, count) in pairs]
+
+
+@defect("draws for one tensor after the other from one generator", "order")
+class OneGenerator(Sound):
+    def ranks(self, occupied, counts, random):
+        draw, pairs = random.generator("growth"), zip(occupied.room, counts, strict=True)
+        return [np.sort(draw.choice(room, count, replace=False)) for room, count in pairs]
+
+
+# cost
+
+
+@defect("prunes in place", "inputs")
+class InPlace(Sound):
+    @hookimpl
+    def perturb(self, values):
+        values *= 0.5
+        return values * 1.0
+
+
+@defect("ages its memory in place", "inputs")
+class AgesInPlace(Sound):
+    @hookimpl
+    def prune(self, topology, values, memory):
+        memory.ages[:] = memory.ages + 1
+        return Sound.prune(self, topology, values)
+
+
+@defect("builds a dense mask to find free positions", "size")
+class ByMask(Sound):
+    @hookimpl
+    def grow(self, occupied, counts, random):
+        ranks = self.ranks(occupied, counts, random)
+        grown = [
+            offset + np.flatnonzero(~occupied.mask(name).ravel())[rank]
+            for name, offset, rank in zip(occupied.layout.names, occupied.layout.offsets, ranks, strict=False)
+        ]
+        return occupied.arrays.from_numpy(np.concatenate(grown).astype(occupied.layout.position_dtype))
+
+
+# backends
+
+
+@defect("calls NumPy on the backend's arrays", "backends")
+class OnlyNumpy(Sound):
+    def order(self, values, arrays):  # noqa: ARG002
+        return np.abs(values).argsort(kind="stable")

@@ -1,0 +1,60 @@
+"""The kit is proven by defects: each is caught, by the promise that it breaks, under the default number of examples."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from mutants_of_backends import MUTANTS as BACKENDS
+from mutants_of_strategies import MUTANTS as STRATEGIES
+from mutants_of_strategies import Sound
+
+from sparsecore.testing.backend_promises import BACKEND_PROMISES
+from sparsecore.testing.backend_subjects import BackendSubject
+from sparsecore.testing.judging import Outcome, judge
+from sparsecore.testing.stacks import Subject
+from sparsecore.testing.strategy_promises import STRATEGY_PROMISES
+
+PAGE = Path(__file__).parent.parent / "docs/testing.md"
+
+
+def named(promises, name):
+    return next(promise for promise in promises if promise.name == name)
+
+
+@pytest.mark.parametrize("promise", STRATEGY_PROMISES, ids=lambda promise: promise.name)
+def test_the_sound_strategy_that_the_mutants_are_made_of_keeps_every_promise(promise):
+    assert judge(promise, Subject.of(Sound())).outcome is Outcome.KEPT
+
+
+@pytest.mark.parametrize("what", STRATEGIES)
+def test_each_defect_of_a_strategy_is_caught(what):
+    mutant, breaks = STRATEGIES[what]
+    if breaks == "backends" and find_spec("torch") is None:
+        pytest.skip("there is no other backend than the oracle")
+    verdict = judge(named(STRATEGY_PROMISES, breaks), Subject.of(mutant()), shrink=False)
+    assert verdict.outcome is Outcome.BROKEN, verdict
+    assert verdict.reason
+
+
+@pytest.mark.parametrize("what", BACKENDS)
+def test_each_defect_of_a_backend_is_caught(what):
+    mutant, breaks = BACKENDS[what]
+    verdict = judge(named(BACKEND_PROMISES, breaks), BackendSubject.of(mutant()), shrink=False)
+    assert verdict.outcome is Outcome.BROKEN, verdict
+    assert verdict.reason
+
+
+def test_there_are_as_many_defects_as_the_documentation_says_and_it_lists_them_all():
+    assert len(STRATEGIES) + len(BACKENDS) >= 25
+    assert table() in PAGE.read_text("utf-8"), f"docs/testing.md must hold:\n{table()}"
+
+
+def table():
+    rows = [
+        (kind, what, breaks)
+        for kind, mutants in (("strategy", STRATEGIES), ("backend", BACKENDS))
+        for what, (_, breaks) in mutants.items()
+    ]
+    lines = [f"| {kind} | {what} | `{breaks}` |" for kind, what, breaks in rows]
+    caught = f"{len(rows)} of {len(rows)} are caught."
+    return "\n".join(["| | The defect | The promise that it breaks |", "|---|---|---|", *lines, "", caught])
