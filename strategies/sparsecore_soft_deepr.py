@@ -44,7 +44,8 @@ class SoftDeepRewiring:
     Active connections, w = s·θ with θ > 0: θ ← θ - η·∂E/∂θ - η·α + sqrt(2·η·T)·ν; below zero they go dormant. Dormant
     ones: θ ← max(θ + sqrt(2·η·T)·ν, θ_min), without gradient and pull; from zero on they are active, with this θ.
     So the number of connections changes in every step; the run's sparsity, which is to be above 0, is that of the
-    start. Dormant connections are remembered, one number for each position, active or not.
+    start. By noise and pull alone the share of active connections tends, slowly, to (T/α) / (T/α - θ_min), 0.09 with
+    the defaults. Dormant connections are remembered, one number for each position, active or not.
 
     Left open by the paper: at the start θ of dormant connections is uniform between θ_min and 0. Different from it:
     what has gone dormant wakes in the next step at the earliest; η of noise and pull is an attribute of its own, as
@@ -62,7 +63,7 @@ class SoftDeepRewiring:
         default=Piecewise({0: 1e-7}), converter=as_schedule, validator=_check_temperature
     )
     step_size: float = attrs.field(default=0.05, validator=attrs.validators.gt(0))
-    lowest: float = attrs.field(default=-0.01, validator=[attrs.validators.ge(-1e30), attrs.validators.le(-1e-30)])
+    lowest: float = attrs.field(default=-0.1, validator=[attrs.validators.ge(-1e30), attrs.validators.le(-1e-30)])
 
     @hookimpl
     def initial_memory(self, topology: Topology, random: Randomness) -> Connections:

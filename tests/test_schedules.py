@@ -98,7 +98,7 @@ def test_piecewise_is_constant_from_each_epoch_on():
     values = {epoch: schedule(Clock(step=epoch * 500, steps_per_epoch=500)) for epoch in (0, 59, 60, 119, 120, 10**6)}
     assert values == {0: 0.1, 59: 0.1, 60: 0.02, 119: 0.02, 120: 0.004, 10**6: 0.004}
     assert schedule(Clock(step=60 * 500 - 1, steps_per_epoch=500)) == 0.1
-    assert schedule.lowest == 0.004
+    assert (schedule.lowest, schedule.highest) == (0.004, 0.1)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_cosine_goes_monotonically_from_start_to_end_and_stays(start, end, until
     assert schedule(Clock(step=total, total_steps=total)) == pytest.approx(end, abs=1e-12)
     direction = 1 if end >= start else -1
     assert all(direction * (b - a) >= -1e-12 for a, b in pairwise(values))
-    assert all(value >= schedule.lowest - 1e-12 for value in values)
+    assert all(schedule.lowest - 1e-12 <= value <= schedule.highest + 1e-12 for value in values)
 
 
 @pytest.mark.parametrize("until", [0.0, -0.5, 1.5, math.nan])

@@ -1,5 +1,6 @@
 """Whole shares: exact, proportional, within the room."""
 
+from fractions import Fraction
 from math import ceil, floor
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from sparsecore.errors import NoRoomError
-from sparsecore.shares import shares, within_room
+from sparsecore.shares import shares, whole_numbers, within_room
 
 TENSORS = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), min_size=1, max_size=7)
 HUGE = st.lists(st.tuples(st.integers(0, 2**40), st.integers(0, 2**40)), min_size=1, max_size=7)
@@ -96,3 +97,12 @@ def test_within_room_gives_all_what_it_wants_and_shares_out_the_excess(question)
     assert (given_ >= np.minimum(wanted, room)).all()
     if (wanted <= room).all():
         assert given_.tolist() == wanted.tolist()
+
+
+@given(st.lists(st.floats(0, 1e300) | st.sampled_from([0.0, 5e-324, 0.1, 1 / 3]), max_size=6))
+def test_whole_numbers_are_in_exactly_the_proportion_of_those_given(numbers):
+    whole = whole_numbers(numbers)
+    assert all(isinstance(number, int) for number in whole)
+    scales = {Fraction(one) / Fraction(other) for one, other in zip(whole, numbers, strict=True) if other}
+    assert len(scales) <= 1
+    assert [number == 0 for number in whole] == [number == 0 for number in numbers]

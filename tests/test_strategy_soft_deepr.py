@@ -172,3 +172,16 @@ def test_hyperparameters_out_of_range_are_refused(arguments):
 def test_a_negative_temperature_is_refused_with_a_sentence():
     with pytest.raises(InputError, match="a temperature is at least 0"):
         SoftDeepRewiring(temperature=-1.0)
+
+
+def test_by_noise_and_pull_alone_the_share_of_active_connections_tends_to_what_the_docstring_says():
+    # T/α is 0.1 and θ_min -0.3: a quarter
+    strategy = SoftDeepRewiring(l1=1.0, temperature=0.1, step_size=0.01, lowest=-0.3)
+    algorithm, state, values = started(strategy, TWO_TENSORS)
+    shares = []
+    for _ in range(1500):
+        advance = algorithm.advance(state, values)
+        state, values = advance.state, advance.values
+        shares.append(1 - state.topology.sparsity)
+    # a step is a seventh of the way to θ_min, so that the walk is coarse
+    assert 0.2 < np.mean(shares[300:]) < 0.3
