@@ -42,16 +42,16 @@ class Checked:
         """A verdict a promise; on one example only, where its text is given.
 
         Raises:
-            InputError: the plugin refused every example of every promise.
+            InputError: the plugin refused every example that it was given.
         """
-        refused = 0
+        kept = False
         for promise in self.promises:
             if example is None:
                 verdict = judge(promise, self.subject, examples=examples, first_seed=seed)
             else:
                 verdict = judge_example(promise, self.subject, self.read(example))
-            refused += verdict.outcome is Outcome.REFUSED
-            if refused == len(self.promises):
+            kept = kept or verdict.outcome is Outcome.KEPT
+            if verdict.outcome is Outcome.REFUSED and not kept:
                 raise InputError(f"{self.plugin} refused every example: {verdict.reason}")
             yield verdict
 

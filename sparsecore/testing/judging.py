@@ -1,6 +1,5 @@
 """Finding out whether a promise holds: drawn examples, and the smallest one where it does not."""
 
-import time
 import unittest
 from collections.abc import Iterable
 from enum import Enum
@@ -105,8 +104,8 @@ class _GivenUp(unittest.SkipTest):
 _HOPELESS = 100
 """Examples that cannot be judged, with none before that could."""
 
-_SECONDS_OF_SHRINKING = 3.0
-"""From the first broken example on; hypothesis alone would take minutes for the last bit."""
+_SHRINKS = 300
+"""Examples tried from the first broken one on; hypothesis alone would take minutes for the last bit."""
 
 
 class _Trial:
@@ -116,16 +115,18 @@ class _Trial:
         self._promise, self._subject = promise, subject
         self.judged, self.reason, self.broken_by = 0, "no example was found", None
         self.refused_only, self._stopped = True, 0
-        self._broken: dict[str, float] = {}
+        self._broken: set[str] = set()
+        self._shrinks = 0
 
     def __call__(self, example: Any) -> None:
-        if self._is_enough() and repr(example) not in self._broken:
+        self._shrinks += bool(self._broken)
+        if self._shrinks > _SHRINKS and repr(example) not in self._broken:
             return  # whatever is new counts as kept, so that the shrinking ends with what is known
         try:
             self.judge(example)
         except BrokenError as broken:
             self.broken_by, self.reason = example, str(broken)
-            self._broken.setdefault(repr(example), time.monotonic())
+            self._broken.add(repr(example))
             raise
         except NotJudgedError as stopped:
             self.reason = str(stopped)
@@ -134,9 +135,6 @@ class _Trial:
                 raise _GivenUp(self.reason) from stopped
             reject()
         self.judged += 1
-
-    def _is_enough(self) -> bool:
-        return bool(self._broken) and time.monotonic() - min(self._broken.values()) > _SECONDS_OF_SHRINKING
 
     def judge(self, example: Any) -> None:
         """Let the check see the example, and lay what the engine stopped at the right promise's door."""

@@ -1,0 +1,172 @@
+"""``sparsecore check`` as its users meet it."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import said, sparsecore
+
+BROKEN = '''
+import attrs
+import numpy as np
+
+from sparsecore import InputError, hookimpl
+
+
+@attrs.frozen(eq=False)
+class GrowsWithReplacement:
+    """Its defect is in grow."""
+
+    threshold: float = attrs.field(default=0.5, validator=attrs.validators.gt(0))
+
+    @hookimpl
+    def prune(self, values):
+        return abs(values) >= self.threshold
+
+    @hookimpl
+    def grow(self, occupied, counts, random):
+        layout, draw = occupied.layout, random.generator("growth")
+        drawn = [first + draw.integers(0, size, n) for first, size, n in zip(layout.offsets, layout.sizes, counts)]
+        return occupied.arrays.from_numpy(np.sort(np.concatenate(drawn)).astype(layout.position_dtype))
+
+
+@attrs.frozen(eq=False)
+class Refuses:
+    """Nothing is good enough."""
+
+    @hookimpl
+    def initial_topology(self):
+        raise InputError("not today")
+
+    @hookimpl
+    def initial_memory(self):
+        raise InputError("not today")
+
+
+class NoPlugin:
+    """No hooks."""
+
+
+class NoBackend:
+    """Loses the last entry."""
+
+    dtype = "float32"
+
+    class arrays:
+        @staticmethod
+        def from_numpy(array):
+            return array[:-1]
+
+        @staticmethod
+        def to_numpy(array):
+            return array
+
+    def learner(self, task):
+        raise NotImplementedError
+'''
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("mine")
+    (folder / "mine.py").write_text(BROKEN)
+    return folder
+
+
+def lines(done: "subprocess.CompletedProcess[str]") -> dict[str, str]:
+    """The outcome of each promise."""
+    return {
+        name: outcome.strip() for outcome, name in re.findall(r"^(kept|broken|not \w+) +([\w-]+) ", done.stdout, re.M)
+    }
+
+
+def test_a_strategy_that_is_right_has_a_line_a_promise_and_status_0() -> None:
+    done = sparsecore("check", "static", "--examples", "10")
+    assert done.returncode == 0, done.stdout + done.stderr
+    outcomes = lines(done)
+    assert {"growth", "resume", "order", "size"} <= outcomes.keys()
+    assert set(outcomes.values()) == {"kept", "not made"}
+    assert done.stderr == ""
+
+
+def test_a_broken_strategy_is_shown_with_its_smallest_example_and_the_line_that_shows_it_again(folder: Path) -> None:
+    done = sparsecore("check", "mine.py:GrowsWithReplacement", "--promise", "growth", "--promise", "count", cwd=folder)
+    assert done.returncode == 1, done.stderr
+    assert lines(done) == {"growth": "broken", "count": "kept"}
+    assert "plugin 'GrowsWithReplacement' broke a promise in 'grow': it " in done.stdout
+    (head,) = re.findall(r"^ *tensor +before +kept +grown *$", done.stdout, re.M)
+    assert head
+    (again,) = re.findall(r"^  again: sparsecore (.*)$", done.stdout, re.M)
+    repeated = sparsecore(*shlex.split(again), cwd=folder)
+    assert repeated.returncode == 1
+    assert lines(repeated) == {"growth": "broken"}
+    table = re.compile(r"^ *tensor\d .*$", re.M)
+    assert table.findall(repeated.stdout) == table.findall(done.stdout) != []
+
+
+def test_as_json_there_is_one_object_with_the_counterexample(folder: Path) -> None:
+    done = sparsecore("check", "mine.py:GrowsWithReplacement", "--promise", "growth", "--json", cwd=folder)
+    assert done.returncode == 1
+    told: dict[str, Any] = json.loads(done.stdout)
+    assert (told["plugin"], told["kept"]) == ("mine.py:GrowsWithReplacement", False)
+    (promise,) = told["promises"]
+    assert (promise["name"], promise["outcome"]) == ("growth", "broken")
+    assert promise["counterexample"][0].keys() == {"tensor", "before", "kept", "grown"}
+    assert promise["again"].startswith("sparsecore check mine.py:GrowsWithReplacement --promise growth --example ")
+
+
+def test_a_check_is_the_same_each_time(folder: Path) -> None:
+    one, other = (sparsecore("check", "mine.py:GrowsWithReplacement", "--promise", "growth", cwd=folder) for _ in "12")
+    assert one.stdout == other.stdout
+
+
+def test_a_backend_is_checked_by_its_name_and_a_broken_one_has_status_1(folder: Path) -> None:
+    done = sparsecore("check", "numpy", "--promise", "argsort", "--promise", "learns", "--examples", "10")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert lines(done) == {"argsort": "kept", "learns": "kept"}
+    done = sparsecore("check", "mine.py:NoBackend", "--promise", "to-and-from-numpy", cwd=folder)
+    assert done.returncode == 1, done.stderr
+    assert "again: sparsecore check mine.py:NoBackend --promise to-and-from-numpy --seed 0" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["rigel"], ["no strategy named 'rigel'", "deepr"]),
+        (["mine.py:Nothing"], ["no object named 'Nothing'", "GrowsWithReplacement"]),
+        (["mine.py:NoPlugin"], ["implements no hook"]),
+        (["mine.py:Refuses", "--examples", "5"], ["refused every example", "not today"]),
+        (["static", "--promise", "growht"], ["no promise named 'growht'", "growth"]),
+        (["static", "--backend", "numpi"], ["no backend named 'numpi'", "numpy"]),
+        (["numpy", "--backend", "numpy"], ["numpy is a backend itself"]),
+        (["static", "--promise", "count", "--example", "{}"], ["cannot be read", "sparsecore check"]),
+        (["numpy", "--promise", "sort", "--example", "{}"], ["cannot be read back", "--seed"]),
+    ],
+)
+def test_wrong_input_is_a_sentence_and_status_2(arguments: list[str], words: list[str], folder: Path) -> None:
+    sentence = said(sparsecore("check", *arguments, cwd=folder))
+    assert sentence.startswith("sparsecore: ")
+    assert all(word in sentence for word in words), sentence
+
+
+def test_without_hypothesis_a_sentence_says_what_to_install(folder: Path) -> None:
+    script = (
+        "import sys; sys.modules['hypothesis'] = None\n"
+        "import importlib.util as u; find = u.find_spec\n"
+        "u.find_spec = lambda name, *rest: None if name == 'hypothesis' else find(name, *rest)\n"
+        "from sparsecore.cli import main; sys.argv = ['sparsecore', 'check', 'dpr']; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=folder)
+    assert "hypothesis" in said(done)
+    assert "sparsecore-engine[testing]" in done.stderr
+
+
+def test_the_command_line_does_not_import_hypothesis_until_it_checks() -> None:
+    script = "import sys, sparsecore, sparsecore.cli; print('hypothesis' in sys.modules, 'pytest' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]

@@ -1,0 +1,81 @@
+"""The kit inside pytest: StrategyTests as an author writes them, and the plugin."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_testing_check import BROKEN
+
+OWN = """
+from mine import GrowsWithReplacement
+
+from sparsecore.testing import Declares, StrategyTests
+
+
+class TestMine(StrategyTests):
+    strategy = GrowsWithReplacement()
+    backends = ()
+    max_examples = 20
+
+    def test_order(self):
+        '''In place of the kit's own.'''
+
+
+class TestOfTheSameStrategyOnceMore(TestMine):
+    declares = Declares(smallest_first="network")
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "mine.py").write_text(BROKEN)
+    (tmp_path / "test_mine.py").write_text(OWN)
+    return tmp_path
+
+
+def run(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-W", "error", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_a_test_file_of_three_lines_has_a_test_a_promise(folder: Path) -> None:
+    done = run(folder, "-v", "test_mine.py", "-k", "growth or order or smallest")
+    assert done.returncode == 1
+    assert "test_mine.py::TestMine::test_growth FAILED" in done.stdout
+    assert "test_mine.py::TestMine::test_order PASSED" in done.stdout
+    assert "test_mine.py::TestMine::test_smallest SKIPPED" in done.stdout
+    assert "test_mine.py::TestOfTheSameStrategyOnceMore::test_smallest PASSED" in done.stdout
+    assert "broke a promise in 'grow'" in done.stdout
+    assert "\ntensor " in done.stdout
+    assert "StrategyTests::" not in done.stdout
+
+
+def test_the_option_adds_the_promises_of_a_strategy_to_any_run(folder: Path) -> None:
+    (folder / "test_mine.py").write_text("def test_own(): pass")
+    option = ("--sparsecore-strategy", "mine.py:GrowsWithReplacement")
+    done = run(folder, "-v", *option, "-k", "test_own or growth or survivors")
+    assert done.returncode == 1, done.stderr
+    assert "test_mine.py::test_own PASSED" in done.stdout
+    assert "sparsecore::mine.py:GrowsWithReplacement::growth FAILED" in done.stdout
+    assert "sparsecore::mine.py:GrowsWithReplacement::survivors PASSED" in done.stdout
+    assert "1 failed, 2 passed" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def test_a_strategy_that_does_not_exist_is_a_usage_error(folder: Path) -> None:
+    done = run(folder, "--sparsecore-strategy", "rigel")
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "no strategy named 'rigel'" in done.stderr
+
+
+def test_a_run_that_does_not_ask_for_it_imports_nothing_of_ours(folder: Path) -> None:
+    (folder / "test_mine.py").write_text(
+        "import sys\n"
+        "def test_nothing_is_imported():\n"
+        "    heavy = {'sparsecore', 'numpy', 'attrs', 'torch'} & set(sys.modules)\n"
+        "    assert not heavy and 'sparsecore_pytest' in sys.modules\n"
+    )
+    # other plugins that are installed here may import what they like
+    done = run(folder, "-p", "no:hypothesispytest", "-p", "no:anyio", "test_mine.py")
+    assert done.returncode == 0, done.stdout
