@@ -4,13 +4,23 @@ Among equals the lowest position comes first: it is the first to be dropped, and
 """
 
 from collections.abc import Callable
+from typing import Any
 
+import attrs
 import numpy as np
 
 from sparsecore.arrays import Array, Arrays
+from sparsecore.errors import InputError
+from sparsecore.schedules import Schedule
 from sparsecore.settings import as_written
 from sparsecore.shares import Counts, constant
 from sparsecore.topology import Topology
+
+
+def check_fraction(_: object, attribute: "attrs.Attribute[Any]", schedule: Schedule) -> None:
+    """Validate that a schedule stays within [0, 1)."""
+    if not 0 <= schedule.lowest <= schedule.highest < 1:
+        raise InputError(f"{attribute.name} must be at least 0 and below 1; given {schedule}")
 
 
 def fraction_of(fraction: float, counts: Counts) -> Counts:

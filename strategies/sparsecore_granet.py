@@ -14,8 +14,8 @@ from sparsecore.growth import random_topology
 from sparsecore.hooks import hookimpl
 from sparsecore.layout import Layout
 from sparsecore.randomness import Randomness
-from sparsecore.ranking import fraction_of, largest_free, smallest_of_all, smallest_of_each
-from sparsecore.schedules import Cosine, Every, Schedule, as_schedule, check_fraction
+from sparsecore.ranking import check_fraction, fraction_of, largest_free, smallest_of_all, smallest_of_each
+from sparsecore.schedules import Cosine, Every, Schedule, as_schedule
 from sparsecore.shares import Counts, shares
 from sparsecore.topology import Topology
 

@@ -9,8 +9,8 @@ import attrs
 from sparsecore.arrays import Array
 from sparsecore.clock import Clock
 from sparsecore.hooks import hookimpl
-from sparsecore.ranking import fraction_of, smallest_of_all, smallest_of_each
-from sparsecore.schedules import Piecewise, Schedule, as_schedule, check_fraction
+from sparsecore.ranking import check_fraction, fraction_of, smallest_of_all, smallest_of_each
+from sparsecore.schedules import Piecewise, Schedule, as_schedule
 from sparsecore.topology import Topology
 
 

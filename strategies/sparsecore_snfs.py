@@ -9,8 +9,8 @@ from sparsecore.errors import DivergedError
 from sparsecore.gradient import Gradient
 from sparsecore.hooks import hookimpl
 from sparsecore.momentum import DenseMomentum
-from sparsecore.ranking import fraction_of, largest_free, smallest_of_each
-from sparsecore.schedules import Cosine, Every, Schedule, as_schedule, check_fraction
+from sparsecore.ranking import check_fraction, fraction_of, largest_free, smallest_of_each
+from sparsecore.schedules import Cosine, Every, Schedule, as_schedule
 from sparsecore.shares import Counts, shares, whole_numbers
 from sparsecore.topology import Topology
 

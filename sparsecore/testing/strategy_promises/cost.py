@@ -116,18 +116,20 @@ def _act(scene: Scene) -> None:
     algorithm.update(moment.state, moment.values)
 
 
-def _needs_no_gradient(subject: Subject) -> bool:
-    return not subject.asks_for("gradient")
+def _is_sparse_throughout(subject: Subject) -> bool:
+    """Whether nothing dense is needed: no gradients, and no dense start where the number of weights is declared."""
+    return not subject.asks_for("gradient") and subject.decided_by_engine("target_size")
 
 
 COST = (
     Promise("inputs", "nothing that a hook is shown is changed", scenes, _leaves_alone, share=0.5),
     Promise(
         "size",
-        "memory follows the weights: nothing is of the size of a dense tensor, unless its gradient is asked for",
+        "memory follows the weights: nothing is of the size of a dense tensor, unless its gradient is asked for or the "
+        "number of weights is declared",
         partial(_few_among, size=_LARGE),
         _is_frugal,
-        applies=_needs_no_gradient,
+        applies=_is_sparse_throughout,
         share=0.1,
     ),
     Promise(
@@ -137,7 +139,7 @@ COST = (
         _acts_far_out,
         hooks=("initial_topology", "prune", "allocate", "grow", "initial_values", "memory", "target_size"),
         errors=True,
-        applies=_needs_no_gradient,
+        applies=_is_sparse_throughout,
         share=0.1,
     ),
 )
