@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from sparsecore.arrays import Array, Arrays
 from sparsecore.data.images import Batch, Images, Split
+from sparsecore.gradient import Gradient
 from sparsecore.ledger import Ledger
 from sparsecore.optimizers import Adam, AdamW, Optimizer, Sgd
 from sparsecore.parameters import Parameter
@@ -126,7 +127,19 @@ class Learner(Protocol):
         ...
 
     def train(self, batch: Batch, learning_rate: float) -> None:
-        """One optimizer step on the batch; its loss and hits are added to :meth:`totals`."""
+        """:meth:`backpropagate` and :meth:`descend`."""
+        ...
+
+    def backpropagate(self, batch: Batch) -> None:
+        """The gradients of the mean loss over the batch; its loss and hits are added to :meth:`totals`."""
+        ...
+
+    def backpropagate_densely(self, batch: Batch) -> Gradient:
+        """The same, with the dense gradients of the sparse tensors; they take memory as long as they are held."""
+        ...
+
+    def descend(self, learning_rate: float) -> None:
+        """One optimizer step by the gradients."""
         ...
 
     def totals(self) -> Totals:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sparsecore.data.augmentation import augmented
 from sparsecore.data.images import Batch, Split
 from sparsecore.errors import InputError
+from sparsecore.gradient import Gradient
 from sparsecore.learning import Task, Totals
 from sparsecore.ledger import Ledger
 from sparsecore.reallocation import Reallocation
@@ -24,7 +25,7 @@ from sparsecore_numpy.memory import Memory
 from sparsecore_numpy.network import Dense, Running, Sparse, flat
 from sparsecore_numpy.operations import NumpyOperations
 from sparsecore_numpy.tape import Forgetful, Tape, Tensor
-from sparsecore_numpy.weights import Vectors
+from sparsecore_numpy.weights import Vectors, Weight
 from sparsecore_numpy.workers import single_threaded_blas, workers
 
 
@@ -53,17 +54,26 @@ class NumpyLearner:
         return values
 
     def train(self, batch: Batch, learning_rate: float) -> None:
-        """One optimizer step on the batch; its loss and hits are added to :meth:`totals`."""
-        split = self._task.images.train
-        pictures, labels = augmented(split.images, batch), split.labels[batch.rows]
-        tape = Tape()
+        """Gradients, and a step by them."""
+        self.backpropagate(batch)
+        self.descend(learning_rate)
+
+    def backpropagate(self, batch: Batch) -> None:
+        """The gradients of the mean loss over the batch; its loss and hits are added to :meth:`totals`."""
+        self._backpropagate(batch, self._sparse.tensors)
+
+    def backpropagate_densely(self, batch: Batch) -> Gradient:
+        """The same, with the dense gradients of the sparse tensors, D entries for as long as they are held."""
+        whole = {name: tensor.whole() for name, tensor in self._sparse.tensors.items()}
+        self._backpropagate(batch, whole)
+        for name, tensor in self._sparse.tensors.items():
+            tensor.accumulate(whole[name].gradient)
+        return lambda name: whole[name].gradient
+
+    def descend(self, learning_rate: float) -> None:
+        """One optimizer step by the gradients."""
+        self._steps += 1
         with _computing():
-            logits = self._logits(NumpyOperations(self._machine, tape, normalization.of_batch), pictures)
-            self._totals = _sum(self._totals, _measured(logits.data, labels))
-            for vectors in self._vectors:
-                vectors.gradient.fill(0)
-            tape.backward(logits, loss.mean_gradient(logits.data, labels))
-            self._steps += 1
             for vectors in self._vectors:
                 descend(vectors, self._task.optimizer, float(learning_rate), self._steps)
 
@@ -81,7 +91,7 @@ class NumpyLearner:
         totals = Totals()
         with _computing():
             for some in in_batches(split):
-                totals = _sum(totals, _measured(self._logits(ops, some.images).data, some.labels))
+                totals = _sum(totals, _measured(self._logits(ops, some.images, self._sparse.tensors).data, some.labels))
         return totals
 
     def set_values(self, values: NDArray[Any]) -> None:
@@ -130,9 +140,20 @@ class NumpyLearner:
     def _buffers(self) -> dict[str, NDArray[Any]]:
         return _named(self._sparse.vectors, self._dense.vectors, self._running.values)
 
-    def _logits(self, ops: NumpyOperations, pictures: NDArray[np.uint8]) -> Tensor:
+    def _backpropagate(self, batch: Batch, sparse: Mapping[str, Weight]) -> None:
+        split = self._task.images.train
+        pictures, labels = augmented(split.images, batch), split.labels[batch.rows]
+        tape = Tape()
+        with _computing():
+            logits = self._logits(NumpyOperations(self._machine, tape, normalization.of_batch), pictures, sparse)
+            self._totals = _sum(self._totals, _measured(logits.data, labels))
+            for vectors in self._vectors:
+                vectors.gradient.fill(0)
+            tape.backward(logits, loss.mean_gradient(logits.data, labels))
+
+    def _logits(self, ops: NumpyOperations, pictures: NDArray[np.uint8], sparse: Mapping[str, Weight]) -> Tensor:
         images = Tensor(normalized(self._machine.memory, pictures, self._task.images), differentiable=False)
-        parameters = {**self._sparse.tensors, **self._dense.tensors, **self._running.tensors}
+        parameters = {**sparse, **self._dense.tensors, **self._running.tensors}
         logits: Tensor = self._task.model.forward(ops, parameters, images)
         return logits
 

@@ -44,6 +44,12 @@ class Weight:
         """All that is kept of where the entries lie: row-major, and in the orders that were asked for so far."""
         return self.positions, *self._orders.values()
 
+    def whole(self) -> "Weight":
+        """The same tensor with all entries, zeros where none exists, and gradients of its own for all of them."""
+        values = np.zeros(int(np.prod(self.shape)), self.values.dtype)
+        values[self.positions] = self.values
+        return Weight(self.shape, np.arange(values.size), values, np.zeros_like(values))
+
     def dense(self, memory: Memory, index: Index) -> NDArray[Any]:
         """The dense tensor as one run of entries, in the order that ``index`` belongs to."""
         dense = memory.zeros(int(np.prod(self.shape)))

@@ -1,6 +1,6 @@
 """A network in training on torch."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from sparsecore.data.images import Batch, Split
 from sparsecore.errors import InputError
+from sparsecore.gradient import Gradient
 from sparsecore.learning import Task, Totals
 from sparsecore.ledger import Ledger
 from sparsecore.reallocation import Reallocation
@@ -39,17 +40,36 @@ class TorchLearner:
         return self._network.values.detach()
 
     def train(self, batch: Batch, learning_rate: float) -> None:
-        """One optimizer step on the batch; its loss and hits are added to :meth:`totals`."""
+        """Gradients, and a step by them."""
+        self.backpropagate(batch)
+        self.descend(learning_rate)
+
+    def backpropagate(self, batch: Batch) -> None:
+        """The gradients of the mean loss over the batch; its loss and hits are added to :meth:`totals`."""
+        self._backpropagate(batch, self._network.training_logits)
+
+    def backpropagate_densely(self, batch: Batch) -> Gradient:
+        """The same, with the dense gradients of the sparse tensors, D entries for as long as they are held."""
+        whole = self._network.whole()
+        self._backpropagate(batch, lambda images: self._network.whole_logits(whole, images))
+        with self._machine.sharing.meeting():
+            self._network.take_gradients(whole)
+        return whole.gradient
+
+    def descend(self, learning_rate: float) -> None:
+        """One optimizer step by the gradients."""
+        self._descent.step(float(learning_rate))
+
+    def _backpropagate(self, batch: Batch, forward: Callable[[Tensor], Tensor]) -> None:
         machine, sums = self._machine, Sums(self._machine.device)
         images, labels = self._inputs.of_plan(machine.sharing.part(batch))
         self._descent.forget_gradients()
         with machine.computing(), machine.sharing.meeting():
-            logits = self._network.training_logits(images).to(machine.dtype)
+            logits = forward(images).to(machine.dtype)
             losses = functional.cross_entropy(logits, labels, reduction="none")
             torch.autograd.backward(machine.sharing.loss(losses, len(batch)))
             sums.add(losses, logits, labels)
             machine.sharing.total(sums.vector)
-        self._descent.step(float(learning_rate))
         self._sums.add_sums(sums)
 
     def totals(self) -> Totals:
@@ -78,9 +98,11 @@ class TorchLearner:
 
     def reallocate(self, reallocation: Reallocation) -> None:
         """Move to the new topology and its values; optimizer state is carried along, zero where a weight grew."""
-        self._descent.carry("values", reallocation)
-        self._network.topology = reallocation.after
+        carried = {name: reallocation.carry(buffer) for name, buffer in self._descent.vectors_of("values").items()}
+        self._move(reallocation.after)
         self.values.copy_(reallocation.values)
+        for name, buffer in self._descent.vectors_of("values").items():
+            buffer.copy_(carried[name])
 
     def memory(self) -> Ledger:
         """Bytes of the trained parameters and what training keeps for each of them."""
@@ -92,6 +114,7 @@ class TorchLearner:
 
     def load_state(self, topology: Topology, state: Mapping[str, NDArray[Any]]) -> None:
         """Go on from ``state`` (of :meth:`state`) on ``topology``."""
+        self._move(topology)
         buffers = self._buffers()
         for name, buffer in buffers.items():
             if name not in state:
@@ -99,6 +122,11 @@ class TorchLearner:
             _check_shape(name, state[name], buffer)
         for name, buffer in buffers.items():
             buffer.copy_(torch.from_numpy(np.array(state[name])))
+
+    def _move(self, topology: Topology) -> None:
+        if topology.size != self._network.topology.size:
+            self._network.resize(topology.size)
+            self._descent.replace("values", self._network.values)
         self._network.topology = topology
 
     def _buffers(self) -> dict[str, Tensor]:

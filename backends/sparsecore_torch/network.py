@@ -16,6 +16,7 @@ from sparsecore_torch.compilation import Execution, Forward
 from sparsecore_torch.machine import Machine
 from sparsecore_torch.operations import Normalization, TorchOperations, by_running
 from sparsecore_torch.weights import DenseWeight, SparseWeight
+from sparsecore_torch.whole import Whole
 
 
 @attrs.frozen(eq=False)
@@ -99,9 +100,10 @@ class Network:
         self.values = _parameter(task.values, machine)
         self.dense = _parameter(_end_to_end(anatomy.trained, task.dense), machine)
         self.running = {p.name: _buffer(task.dense[p.name], machine) for p in anatomy.statistics}
+        self._machine = machine
         self._sizes = [int(np.prod(parameter.shape)) for parameter in anatomy.trained]
-        forward = anatomy.forward(machine.sharing.normalization, machine.execution)
-        self._training = machine.sharing.trained(forward, [self.values, self.dense])
+        self._forward = anatomy.forward(machine.sharing.normalization, machine.execution)
+        self._training = machine.sharing.trained(self._forward, [self.values, self.dense])
         self._evaluation = anatomy.forward(by_running, machine.execution)
 
     def training_logits(self, images: Tensor) -> Tensor:
@@ -112,15 +114,35 @@ class Network:
         """Logits by running statistics."""
         return self._evaluation(images, *self._parts())
 
+    def whole(self) -> Whole:
+        """The sparse tensors laid out densely, to be given to :meth:`whole_logits`."""
+        return Whole.of(self.topology, self.values.detach())
+
+    def whole_logits(self, whole: Whole, images: Tensor) -> Tensor:
+        """As :meth:`training_logits`, for gradients by all positions; no rank's are made whole by it."""
+        return self._forward(images, whole.values, whole.positions, *self._others())
+
+    def take_gradients(self, whole: Whole) -> None:
+        """After a backward pass through :meth:`whole_logits`: gradients as :meth:`training_logits` leaves them."""
+        mean = self._machine.sharing.mean
+        whole.each_gradient(mean)
+        self.values.grad = whole.existing()
+        if self.dense.grad is not None:
+            self.dense.grad = mean(self.dense.grad)
+
+    def resize(self, size: int) -> None:
+        """Another number of sparse values, all zero; a new parameter, which nothing of the old one hangs on."""
+        self.values = torch.nn.Parameter(self.values.detach().new_zeros(size))
+        self._training = self._machine.sharing.trained(self._forward, [self.values, self.dense])
+
     def _parts(self) -> tuple[Sequence[Tensor], ...]:
         # one split each: its gradient is one concatenation, where slices would each make a vector of N zeros
         counts = self.topology.counts.tolist()
-        return (
-            self.values.split_with_sizes(counts),
-            self.topology.positions.split_with_sizes(counts),
-            self.dense.split_with_sizes(self._sizes),
-            list(self.running.values()),
-        )
+        sparse = (self.values.split_with_sizes(counts), self.topology.positions.split_with_sizes(counts))
+        return (*sparse, *self._others())
+
+    def _others(self) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        return self.dense.split_with_sizes(self._sizes), list(self.running.values())
 
 
 def _parameter(start: Any, machine: Machine) -> torch.nn.Parameter:

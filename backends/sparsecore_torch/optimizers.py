@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from sparsecore.optimizers import Adam, AdamW, Optimizer, Sgd
-from sparsecore.reallocation import Reallocation
 
 Parameters = Sequence[torch.nn.Parameter]
 
@@ -62,11 +61,19 @@ class Descent:
             group["lr"] = learning_rate
         self._optimizer.step()
 
-    def carry(self, name: str, reallocation: Reallocation) -> None:
-        """Take the state of the vector along, zero where a weight grew."""
-        for buffer in self._optimizer.state[self._vectors[name]].values():
-            if buffer.shape:
-                buffer.copy_(reallocation.carry(buffer))
+    def vectors_of(self, name: str) -> dict[str, Tensor]:
+        """The state of a vector that has one entry a weight, by name, not copied."""
+        return {key: buffer for key, buffer in self._optimizer.state[self._vectors[name]].items() if buffer.shape}
+
+    def replace(self, name: str, parameter: torch.nn.Parameter) -> None:
+        """Train another vector in the place of this one; its state is zero, and as old as that of the other."""
+        before = self._vectors[name]
+        state = self._optimizer.state.pop(before)
+        zeros = {key: torch.zeros_like(parameter.detach()) if old.shape else old for key, old in state.items()}
+        self._optimizer.state[parameter] = zeros
+        held = self._optimizer.param_groups[0]["params"]
+        held[next(index for index, one in enumerate(held) if one is before)] = parameter
+        self._vectors[name] = parameter
 
     def state(self) -> dict[str, Tensor]:
         """All state by 'vector.name', not copied."""

@@ -50,6 +50,10 @@ class Sharing(Protocol):
         """The sum of the ranks' vectors, in place of the one given."""
         ...
 
+    def mean(self, vector: Tensor) -> Tensor:
+        """The mean of the ranks' vectors, which may take the place of the one given."""
+        ...
+
     def meeting(self) -> AbstractContextManager[None]:
         """While ranks wait for one another: where they have parted, the error says why."""
         ...
@@ -78,6 +82,10 @@ class Unshared:
         return losses.sum() / examples
 
     def total(self, vector: Tensor) -> Tensor:
+        """The vector."""
+        return vector
+
+    def mean(self, vector: Tensor) -> Tensor:
         """The vector."""
         return vector
 
@@ -118,6 +126,10 @@ class Shared:
         """All-reduced."""
         dist.all_reduce(vector)
         return vector
+
+    def mean(self, vector: Tensor) -> Tensor:
+        """All-reduced, by their number."""
+        return self.total(vector).div_(self._ranks.size)
 
     def meeting(self) -> AbstractContextManager[None]:
         """See :meth:`sparsecore_torch.ranks.TorchRanks.reaching`."""

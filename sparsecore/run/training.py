@@ -7,7 +7,9 @@ from typing import Any
 import attrs
 
 from sparsecore.data.batches import batches
+from sparsecore.data.images import Batch
 from sparsecore.errors import DivergedError
+from sparsecore.gradient import Gradient
 from sparsecore.learning import Learner
 from sparsecore.ledger import Ledger
 from sparsecore.ranks import Ranks
@@ -92,8 +94,8 @@ class Run:
         learning_rate = training.learning_rate(self._state.clock)
         for batch in plan:
             learning_rate = training.learning_rate(self._state.clock)
-            self._learner.train(batch, learning_rate)
-            self._follow(learning_rate, recorder, watcher)
+            gradient = self._step(batch, learning_rate)
+            self._follow(learning_rate, gradient, recorder, watcher)
             watcher.step(self._state.clock, self._learner.totals)
             if recorder.wants_checkpoint and not self._is_epoch_over():
                 recorder.save(self._checkpoint, self._seconds())
@@ -103,10 +105,21 @@ class Run:
         # a checkpoint between the last step and the epoch's metrics would lose their line
         return self._state.clock.step % self._setup.start.clock.steps_per_epoch == 0
 
-    def _follow(self, learning_rate: float, recorder: Recorder, watcher: Watcher) -> None:
+    def _step(self, batch: Batch, learning_rate: float) -> Gradient | None:
+        """An optimizer step; the dense gradients, where a strategy asks for them."""
+        engine, learner, gradient = self._setup.engine, self._learner, None
+        if engine.wants_gradient(self._state):
+            gradient = learner.backpropagate_densely(batch)
+        else:
+            learner.backpropagate(batch)
+        if not engine.replaces_step(self._state):
+            learner.descend(learning_rate)
+        return gradient
+
+    def _follow(self, learning_rate: float, gradient: Gradient | None, recorder: Recorder, watcher: Watcher) -> None:
         """What follows an optimizer step."""
         before, values = self._state, self._learner.values
-        advance = self._ranks.together(lambda: self._setup.engine.advance(before, values, learning_rate))
+        advance = self._ranks.together(lambda: self._setup.engine.advance(before, values, learning_rate, gradient))
         self._state = advance.state
         if advance.reallocation is not None:
             self._learner.reallocate(advance.reallocation)
