@@ -92,7 +92,7 @@ NETWORKS = {
 def _dense(network: Network, _: float) -> Training:
     from plain import Loop, optimizer_of
 
-    from sparsecore_torch.dense_ledger import ledger_of
+    from sparsecore_torch.storages.dense_ledger import ledger_of
 
     model = network.plain()
     loop = Loop(model, optimizer_of(model), BATCH, network.shape)

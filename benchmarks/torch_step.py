@@ -21,7 +21,7 @@ from writing import table, write
 from sparsecore.schedules import Every
 from sparsecore_dpr import DynamicReallocation
 from sparsecore_torch import TorchBackend, sparsify
-from sparsecore_torch.sparsification import STORAGES
+from sparsecore_torch.sparsifying.sparsification import STORAGES
 
 SHAPE = (32, 32, 3)
 REPEATED = 20

@@ -121,7 +121,7 @@ def test_a_model_that_moves_away_from_its_positions_is_refused():
 
 def test_among_several_processes_the_number_of_weights_is_fixed(monkeypatch):
     model, trains, training = started(Mlp, "compact", strategy="gradually")
-    monkeypatch.setattr("sparsecore_torch.compact.world_size", lambda: 2)
+    monkeypatch.setattr("sparsecore_torch.storages.compact.world_size", lambda: 2)
     before = training.topology
     with pytest.raises(InputError, match=f"from {before.size} to .*take storage='masked'"):
         train(model, trains, 5)

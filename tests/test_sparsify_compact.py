@@ -9,7 +9,7 @@ from torch import nn  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 from sparsecore_torch import sparsify  # noqa: E402
-from sparsecore_torch.compact_modules import make_dense  # noqa: E402
+from sparsecore_torch.storages.compact_modules import make_dense  # noqa: E402
 
 NETWORKS = {
     "mlp": Mlp,

@@ -29,7 +29,7 @@ from torch.nn.functional import cross_entropy  # noqa: E402
 
 from sparsecore.hooks import hookimpl  # noqa: E402
 from sparsecore_torch import sparsify  # noqa: E402
-from sparsecore_torch.bits import Bits  # noqa: E402
+from sparsecore_torch.storages.bits import Bits  # noqa: E402
 
 
 def weights_after(model, steps=8, **options):

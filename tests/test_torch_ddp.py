@@ -90,8 +90,8 @@ def on_two_ranks() -> dict[str, Any]:
     """All that is tested here, in one start of two processes."""
     from datetime import timedelta
 
-    from sparsecore_torch import sparsification
-    from sparsecore_torch.ranks import present_ranks
+    from sparsecore_torch.distributed.ranks import present_ranks
+    from sparsecore_torch.sparsifying import sparsification
 
     dist.init_process_group("gloo")
     told = {"first": wrapped_first(), "afterwards": wrapped_afterwards(), "compact": compact()}

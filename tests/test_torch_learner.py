@@ -30,9 +30,9 @@ from sparsecore.reallocation import Reallocation  # noqa: E402
 from sparsecore.topology import Topology  # noqa: E402
 from sparsecore_numpy import NumpyBackend  # noqa: E402
 from sparsecore_torch import TorchArrays, TorchBackend  # noqa: E402
-from sparsecore_torch.compilation import compiled_by  # noqa: E402
-from sparsecore_torch.learner import TorchLearner  # noqa: E402
-from sparsecore_torch.machine import Machine  # noqa: E402
+from sparsecore_torch.learning.compilation import compiled_by  # noqa: E402
+from sparsecore_torch.learning.learner import TorchLearner  # noqa: E402
+from sparsecore_torch.learning.machine import Machine  # noqa: E402
 
 RULES = {
     "plain": Sgd(momentum=0.0, nesterov=False),

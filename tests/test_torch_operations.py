@@ -20,9 +20,9 @@ from sparsecore_numpy import normalization, operations, tape, weights  # noqa: E
 from sparsecore_numpy.machine import Machine  # noqa: E402
 from sparsecore_numpy.memory import Memory  # noqa: E402
 from sparsecore_numpy.workers import Workers  # noqa: E402
-from sparsecore_torch.inputs import Pictures  # noqa: E402
-from sparsecore_torch.operations import TorchOperations, by_batch, by_running  # noqa: E402
-from sparsecore_torch.weights import DenseWeight, SparseWeight  # noqa: E402
+from sparsecore_torch.learning.inputs import Pictures  # noqa: E402
+from sparsecore_torch.learning.operations import TorchOperations, by_batch, by_running  # noqa: E402
+from sparsecore_torch.learning.weights import DenseWeight, SparseWeight  # noqa: E402
 
 FloatArray = NDArray[np.float64]
 MACHINE = Machine(Memory("float64"), Workers(1))

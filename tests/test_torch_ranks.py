@@ -24,8 +24,8 @@ from sparsecore.ranks import Alone  # noqa: E402
 from sparsecore.state import State  # noqa: E402
 from sparsecore.topology import Topology  # noqa: E402
 from sparsecore_torch.arrays import TorchArrays  # noqa: E402
-from sparsecore_torch.digests import digests  # noqa: E402
-from sparsecore_torch.ranks import TorchRanks, launched_ranks, present_ranks  # noqa: E402
+from sparsecore_torch.distributed.digests import digests  # noqa: E402
+from sparsecore_torch.distributed.ranks import TorchRanks, launched_ranks, present_ranks  # noqa: E402
 
 ARRAYS = TorchArrays()
 

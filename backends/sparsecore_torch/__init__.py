@@ -10,7 +10,7 @@ except ModuleNotFoundError:
 from sparsecore_torch import export
 from sparsecore_torch.arrays import TorchArrays
 from sparsecore_torch.backend import TorchBackend
-from sparsecore_torch.sparsification import sparsify
-from sparsecore_torch.training import SparseTraining
+from sparsecore_torch.sparsifying.sparsification import sparsify
+from sparsecore_torch.sparsifying.training import SparseTraining
 
 __all__ = ["SparseTraining", "TorchArrays", "TorchBackend", "export", "sparsify"]

@@ -10,9 +10,9 @@ from sparsecore.errors import InputError
 from sparsecore.learning import Learner, Task
 from sparsecore.ranks import Ranks
 from sparsecore_torch.arrays import TorchArrays
-from sparsecore_torch.compilation import COMPILED, EAGER, Execution
 from sparsecore_torch.devices import device_of
-from sparsecore_torch.ranks import launched_ranks
+from sparsecore_torch.distributed.ranks import launched_ranks
+from sparsecore_torch.learning.compilation import COMPILED, EAGER, Execution
 
 _DTYPES: Mapping[str, tuple[torch.dtype, torch.dtype]] = MappingProxyType(
     {
@@ -70,9 +70,9 @@ class TorchBackend:
 
     def learner(self, task: Task) -> Learner:
         """A network ready to train."""
-        from sparsecore_torch.learner import TorchLearner
-        from sparsecore_torch.machine import Machine
-        from sparsecore_torch.sharing import sharing_of
+        from sparsecore_torch.distributed.sharing import sharing_of
+        from sparsecore_torch.learning.learner import TorchLearner
+        from sparsecore_torch.learning.machine import Machine
 
         parameters, activations = _DTYPES[self._dtype]
         machine = Machine(

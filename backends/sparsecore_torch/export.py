@@ -17,9 +17,9 @@ from torch.utils._pytree import tree_leaves
 
 from sparsecore.errors import InputError, SparsecoreError
 from sparsecore.topology import Topology
-from sparsecore_torch.compact_modules import make_dense
-from sparsecore_torch.compact_weights import local_indices
-from sparsecore_torch.training import SparseTraining
+from sparsecore_torch.sparsifying.training import SparseTraining
+from sparsecore_torch.storages.compact_modules import make_dense
+from sparsecore_torch.storages.compact_weights import local_indices
 
 
 def to_csr(training: SparseTraining) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sparsecore.data.augmentation import check_padding
 from sparsecore.data.images import Batch, Images, Split
-from sparsecore_torch.machine import Machine
+from sparsecore_torch.learning.machine import Machine
 
 _PIXELS = 1 << 18
 _MOST_IMAGES = 1 << 10

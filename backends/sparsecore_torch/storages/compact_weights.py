@@ -11,9 +11,9 @@ from torch.nn.parameter import Parameter
 
 from sparsecore.errors import InputError
 from sparsecore.topology import Topology
-from sparsecore_torch.dense_gradients import DenseGradients
 from sparsecore_torch.materialize import gather, indices, scatter
-from sparsecore_torch.saved_tensors import SavedTensors
+from sparsecore_torch.storages.dense_gradients import DenseGradients
+from sparsecore_torch.storages.saved_tensors import SavedTensors
 
 VALUES = "sparse_values"
 """The name under which the N values are registered on the model."""

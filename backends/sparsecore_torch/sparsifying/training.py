@@ -14,13 +14,13 @@ from sparsecore.ledger import Ledger
 from sparsecore.ranks import Ranks
 from sparsecore.state import State
 from sparsecore.topology import Topology
-from sparsecore_torch import in_training
-from sparsecore_torch.held_step import HeldStep
-from sparsecore_torch.optimizer_state import step_was_skipped
-from sparsecore_torch.saved import dump, load
-from sparsecore_torch.selection import Selection
-from sparsecore_torch.storage import Storage
-from sparsecore_torch.summary import Summary
+from sparsecore_torch.sparsifying import in_training
+from sparsecore_torch.sparsifying.held_step import HeldStep
+from sparsecore_torch.sparsifying.optimizer_state import step_was_skipped
+from sparsecore_torch.sparsifying.saved import dump, load
+from sparsecore_torch.sparsifying.selection import Selection
+from sparsecore_torch.sparsifying.summary import Summary
+from sparsecore_torch.storages.storage import Storage
 
 
 @attrs.frozen(eq=False)

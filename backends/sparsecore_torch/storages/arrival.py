@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsecore.errors import InputError
-from sparsecore_torch.bits import Bits
-from sparsecore_torch.held_step import Given, after_closure
+from sparsecore_torch.sparsifying.held_step import Given, after_closure
+from sparsecore_torch.storages.bits import Bits
 
 
 @final

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from sparsecore.ledger import Bytes, Ledger
-from sparsecore_torch.network import Network
-from sparsecore_torch.optimizers import Descent
+from sparsecore_torch.learning.network import Network
+from sparsecore_torch.learning.optimizers import Descent
 
 
 def ledger(network: Network, descent: Descent) -> Ledger:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsecore.errors import InputError
-from sparsecore_torch.optimizer_state import group_of
-from sparsecore_torch.parameters import NamedParameter
+from sparsecore_torch.sparsifying.optimizer_state import group_of
+from sparsecore_torch.sparsifying.parameters import NamedParameter
 
 _BY_SHAPE = (torch.optim.Adafactor, torch.optim.Muon)
 

@@ -10,7 +10,16 @@ from collections.abc import Callable, Sequence
 import attrs
 from torch.distributed.distributed_c10d import Store
 
-from sparsecore_torch.agreement import Matter, Report, Verdict, absence, dump, judge, load_report, load_verdict
+from sparsecore_torch.distributed.agreement import (
+    Matter,
+    Report,
+    Verdict,
+    absence,
+    dump,
+    judge,
+    load_report,
+    load_verdict,
+)
 
 _PATIENCE_OF_THE_FAILED = 10.0
 """Seconds; others may wait for nothing but the one that has failed."""

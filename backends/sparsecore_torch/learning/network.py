@@ -12,11 +12,11 @@ from torch import Tensor
 from sparsecore.layout import Layout
 from sparsecore.learning import Model, Task
 from sparsecore.parameters import Parameter
-from sparsecore_torch.compilation import Execution, Forward
-from sparsecore_torch.machine import Machine
-from sparsecore_torch.operations import Normalization, TorchOperations, by_running
-from sparsecore_torch.weights import DenseWeight, SparseWeight
-from sparsecore_torch.whole import Whole
+from sparsecore_torch.learning.compilation import Execution, Forward
+from sparsecore_torch.learning.machine import Machine
+from sparsecore_torch.learning.operations import Normalization, TorchOperations, by_running
+from sparsecore_torch.learning.weights import DenseWeight, SparseWeight
+from sparsecore_torch.learning.whole import Whole
 
 
 @attrs.frozen(eq=False)

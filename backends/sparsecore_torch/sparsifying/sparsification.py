@@ -14,18 +14,18 @@ from sparsecore.layout import Layout
 from sparsecore.state import State
 from sparsecore.topology import Topology
 from sparsecore_torch.arrays import TorchArrays
-from sparsecore_torch.checks import check_gradients, check_model
-from sparsecore_torch.compact import CompactStorage
-from sparsecore_torch.in_training import check_not_in_training
-from sparsecore_torch.masked import MaskedStorage, gathered
-from sparsecore_torch.optimizer_state import check_optimizer, group_of
-from sparsecore_torch.ranks import present_ranks
-from sparsecore_torch.selection import Globs, Selection, select
-from sparsecore_torch.sharded import ShardedStorage
-from sparsecore_torch.shards import is_sharded
-from sparsecore_torch.stacking import stack_of
-from sparsecore_torch.storage import Storage
-from sparsecore_torch.training import Parts, SparseTraining
+from sparsecore_torch.distributed.ranks import present_ranks
+from sparsecore_torch.sparsifying.checks import check_gradients, check_model
+from sparsecore_torch.sparsifying.in_training import check_not_in_training
+from sparsecore_torch.sparsifying.optimizer_state import check_optimizer, group_of
+from sparsecore_torch.sparsifying.selection import Globs, Selection, select
+from sparsecore_torch.sparsifying.stacking import stack_of
+from sparsecore_torch.sparsifying.training import Parts, SparseTraining
+from sparsecore_torch.storages.compact import CompactStorage
+from sparsecore_torch.storages.masked import MaskedStorage, gathered
+from sparsecore_torch.storages.sharded import ShardedStorage
+from sparsecore_torch.storages.shards import is_sharded
+from sparsecore_torch.storages.storage import Storage
 
 MakeStorage = Callable[[nn.Module, Selection, Optimizer, Topology, Tensor], Storage]
 """Changes the model, given with its wrappers, and its optimizer; refuses first. The tensor is the N values."""

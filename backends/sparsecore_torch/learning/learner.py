@@ -16,12 +16,12 @@ from sparsecore.learning import Task, Totals
 from sparsecore.ledger import Ledger
 from sparsecore.reallocation import Reallocation
 from sparsecore.topology import Topology
-from sparsecore_torch.accounts import ledger
-from sparsecore_torch.inputs import Inputs
-from sparsecore_torch.machine import Machine
-from sparsecore_torch.network import Network
-from sparsecore_torch.optimizers import Descent
-from sparsecore_torch.sums import Sums
+from sparsecore_torch.learning.accounts import ledger
+from sparsecore_torch.learning.inputs import Inputs
+from sparsecore_torch.learning.machine import Machine
+from sparsecore_torch.learning.network import Network
+from sparsecore_torch.learning.optimizers import Descent
+from sparsecore_torch.learning.sums import Sums
 
 
 class TorchLearner:

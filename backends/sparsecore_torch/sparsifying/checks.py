@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from sparsecore.errors import InputError
-from sparsecore_torch.parameters import NamedParameter, unwrapped
+from sparsecore_torch.sparsifying.parameters import NamedParameter, unwrapped
 
 
 def check_model(model: Any) -> nn.Module:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sparsecore_torch import layers
+from sparsecore_torch.learning import layers
 
 
 class Weight(Protocol):

@@ -6,11 +6,13 @@ from torch import Tensor
 from torch.distributed._functional_collectives import all_reduce
 
 from sparsecore.errors import InputError
-from sparsecore_torch.operations import EPSILON, MOVE, ONE_VALUE
+from sparsecore_torch.learning.operations import EPSILON, MOVE, ONE_VALUE
 
 
 def by_shared_batch(x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    """See :class:`sparsecore_torch.operations.Normalization`; differentiable, for parts of any size, empty ones too.
+    """See :class:`sparsecore_torch.learning.operations.Normalization`; differentiable, for parts of any size.
+
+    They may be empty.
 
     ``torch.nn.SyncBatchNorm`` does the same on CUDA only.
     """

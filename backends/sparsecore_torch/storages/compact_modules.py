@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sparsecore.errors import InputError
-from sparsecore_torch.compact_weights import VALUES, CompactWeights
-from sparsecore_torch.parameters import NamedParameter, unwrapped
+from sparsecore_torch.sparsifying.parameters import NamedParameter, unwrapped
+from sparsecore_torch.storages.compact_weights import VALUES, CompactWeights
 
 _KEPT = "_sparse_tensors"
 """Where a module keeps what its weights are made by, and what it was before."""

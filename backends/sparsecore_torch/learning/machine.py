@@ -7,8 +7,8 @@ from typing import Any
 import attrs
 import torch
 
-from sparsecore_torch.compilation import Execution
-from sparsecore_torch.sharing import Sharing, Unshared
+from sparsecore_torch.distributed.sharing import Sharing, Unshared
+from sparsecore_torch.learning.compilation import Execution
 
 
 @attrs.frozen(eq=False)

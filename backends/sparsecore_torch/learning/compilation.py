@@ -10,7 +10,7 @@ from torch._dynamo import exc
 
 from sparsecore.errors import InputError
 from sparsecore.learning import Model, Operations
-from sparsecore_torch.programs import Program, direct, recorded
+from sparsecore_torch.learning.programs import Program, direct, recorded
 
 Forward: TypeAlias = Callable[..., Tensor]
 """From images, values and positions of each sparse tensor, and further sequences of tensors, to logits."""

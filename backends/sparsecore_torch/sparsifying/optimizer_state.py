@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsecore.errors import InputError
-from sparsecore_torch.parameters import NamedParameter
+from sparsecore_torch.sparsifying.parameters import NamedParameter
 
 _WITHOUT_STATE_BY_ENTRY = (torch.optim.LBFGS, torch.optim.SparseAdam)
 

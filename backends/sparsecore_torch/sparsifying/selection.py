@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from sparsecore.errors import InputError
-from sparsecore_torch.parameters import NamedParameter, named_parameters
+from sparsecore_torch.sparsifying.parameters import NamedParameter, named_parameters
 
 Globs = str | Sequence[str] | None
 Rule = Callable[[NamedParameter], bool]

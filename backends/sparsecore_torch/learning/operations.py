@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sparsecore.errors import InputError
-from sparsecore_torch.weights import Weight
+from sparsecore_torch.learning.weights import Weight
 
 EPSILON = 1e-5
 MOVE = 0.1

@@ -17,9 +17,9 @@ from sparsecore.engine import Advance
 from sparsecore.errors import DisagreementError, InputError, SparsecoreError
 from sparsecore.launch import launch
 from sparsecore.ranks import Alone, Ranks
-from sparsecore_torch.agreement import Matter, Report, Verdict
-from sparsecore_torch.digests import digests
-from sparsecore_torch.exchange import Exchange
+from sparsecore_torch.distributed.agreement import Matter, Report, Verdict
+from sparsecore_torch.distributed.digests import digests
+from sparsecore_torch.distributed.exchange import Exchange
 
 Result = TypeVar("Result")
 

@@ -14,10 +14,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sparsecore.data.images import Batch
 from sparsecore.ranks import Ranks
-from sparsecore_torch.compilation import Forward
-from sparsecore_torch.operations import Normalization, by_batch
-from sparsecore_torch.ranks import TorchRanks
-from sparsecore_torch.shared_norm import by_shared_batch
+from sparsecore_torch.distributed.ranks import TorchRanks
+from sparsecore_torch.distributed.shared_norm import by_shared_batch
+from sparsecore_torch.learning.compilation import Forward
+from sparsecore_torch.learning.operations import Normalization, by_batch
 
 Part = TypeVar("Part")
 
@@ -132,7 +132,7 @@ class Shared:
         return self.total(vector).div_(self._ranks.size)
 
     def meeting(self) -> AbstractContextManager[None]:
-        """See :meth:`sparsecore_torch.ranks.TorchRanks.reaching`."""
+        """See :meth:`sparsecore_torch.distributed.ranks.TorchRanks.reaching`."""
         return self._ranks.reaching()
 
 

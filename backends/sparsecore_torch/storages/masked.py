@@ -11,18 +11,18 @@ from torch.optim import Optimizer
 from sparsecore.ledger import Ledger
 from sparsecore.reallocation import Reallocation
 from sparsecore.topology import Topology
-from sparsecore_torch.arrival import Arrival
-from sparsecore_torch.bits import Bits
-from sparsecore_torch.dense_ledger import ledger_of
 from sparsecore_torch.materialize import gather, indices, scatter
-from sparsecore_torch.optimizer_state import state_tensors
-from sparsecore_torch.parameters import NamedParameter
-from sparsecore_torch.shards import whole
+from sparsecore_torch.sparsifying.optimizer_state import state_tensors
+from sparsecore_torch.sparsifying.parameters import NamedParameter
+from sparsecore_torch.storages.arrival import Arrival
+from sparsecore_torch.storages.bits import Bits
+from sparsecore_torch.storages.dense_ledger import ledger_of
+from sparsecore_torch.storages.shards import whole
 
 
 @final
 class MaskedStorage:
-    """See :class:`sparsecore_torch.storage.Storage`.
+    """See :class:`sparsecore_torch.storages.storage.Storage`.
 
     A tensor hook takes the gradients of inactive positions away as they arrive, so that accumulation, clipping, loss
     scaling and the reduction over ranks see what belongs to weights that exist.

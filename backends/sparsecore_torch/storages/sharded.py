@@ -14,18 +14,18 @@ from torch.optim import Optimizer
 from sparsecore.ledger import Ledger
 from sparsecore.reallocation import Reallocation
 from sparsecore.topology import Topology
-from sparsecore_torch.bits import Bits
-from sparsecore_torch.dense_ledger import ledger_of
-from sparsecore_torch.masked import gathered, indices_of, mask_of
 from sparsecore_torch.materialize import scatter
-from sparsecore_torch.optimizer_state import state_tensors
-from sparsecore_torch.parameters import NamedParameter
-from sparsecore_torch.shards import local, shard_of, whole
+from sparsecore_torch.sparsifying.optimizer_state import state_tensors
+from sparsecore_torch.sparsifying.parameters import NamedParameter
+from sparsecore_torch.storages.bits import Bits
+from sparsecore_torch.storages.dense_ledger import ledger_of
+from sparsecore_torch.storages.masked import gathered, indices_of, mask_of
+from sparsecore_torch.storages.shards import local, shard_of, whole
 
 
 @final
 class ShardedStorage:
-    """See :class:`sparsecore_torch.storage.Storage`; :meth:`values` and :meth:`gradient` are called by all ranks.
+    """See :class:`sparsecore_torch.storages.storage.Storage`; all ranks call :meth:`values` and :meth:`gradient`.
 
     Parameters are looked up by name whenever they are needed: ``fully_shard`` has other objects in their place while
     it computes. Their gradients reach only hooks that follow the reduction over ranks.

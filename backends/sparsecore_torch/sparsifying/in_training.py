@@ -6,7 +6,7 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from sparsecore.errors import InputError
-from sparsecore_torch.parameters import NamedParameter
+from sparsecore_torch.sparsifying.parameters import NamedParameter
 
 _ATTRIBUTES: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
 """By module, whatever it is wrapped in; wrappers may replace parameters, not modules."""

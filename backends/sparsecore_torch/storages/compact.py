@@ -11,18 +11,18 @@ from sparsecore.errors import InputError
 from sparsecore.ledger import Ledger
 from sparsecore.reallocation import Reallocation
 from sparsecore.topology import Topology
-from sparsecore_torch.compact_modules import check_modules, make_compact, make_dense
-from sparsecore_torch.compact_optimizer import CompactGroup, carry_state, drop_state, gathered_state, in_place
-from sparsecore_torch.compact_weights import CompactWeights, local_indices, resize
-from sparsecore_torch.dense_gradients import DenseGradients, world_size
-from sparsecore_torch.dense_ledger import ledger_of
 from sparsecore_torch.materialize import gather, scatter
-from sparsecore_torch.parameters import NamedParameter
+from sparsecore_torch.sparsifying.parameters import NamedParameter
+from sparsecore_torch.storages.compact_modules import check_modules, make_compact, make_dense
+from sparsecore_torch.storages.compact_optimizer import CompactGroup, carry_state, drop_state, gathered_state, in_place
+from sparsecore_torch.storages.compact_weights import CompactWeights, local_indices, resize
+from sparsecore_torch.storages.dense_gradients import DenseGradients, world_size
+from sparsecore_torch.storages.dense_ledger import ledger_of
 
 
 @final
 class CompactStorage:
-    """See :class:`sparsecore_torch.storage.Storage`.
+    """See :class:`sparsecore_torch.storages.storage.Storage`.
 
     Optimizer, schedulers and DistributedDataParallel see one Parameter, whose size never changes. A layer's dense
     weight is made when the layer reads it, is not kept for the backward pass but made again there, and its gradient is

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from sparsecore.ledger import Bytes, Ledger
-from sparsecore_torch.shards import local
+from sparsecore_torch.storages.shards import local
 
 
 def ledger_of(optimizer: Optimizer, indices: Sequence[Tensor]) -> Ledger:

@@ -1,0 +1,1 @@
+"""Several ranks: what each does of a step, and how they make sure that they agree."""

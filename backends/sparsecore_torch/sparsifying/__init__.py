@@ -1,0 +1,1 @@
+"""``sparsify``: what is chosen, checked, saved and told, whatever the storage."""
