@@ -219,6 +219,23 @@ class Swapped(Over):
 # descent
 
 
+@training("the dense gradient is zero where no weight is", "dense-gradients")
+class OnlyActive(Over):
+    def backpropagate_densely(self, batch):
+        dense = self.inner.backpropagate_densely(batch)
+        tensors = self.inner._sparse.tensors
+        return lambda name: np.where(np.isin(np.arange(len(dense(name))), tensors[name].positions), dense(name), 0)
+
+
+@training("no step can be taken after dense gradients", "dense-gradients")
+class LosesGradients(Over):
+    def backpropagate_densely(self, batch):
+        dense = self.inner.backpropagate_densely(batch)
+        for vectors in self.inner._vectors:
+            vectors.gradient.fill(0)
+        return dense
+
+
 @training("momentum is not carried when weights move", "reallocation")
 class ForgottenCarry(Over):
     def reallocate(self, reallocation):

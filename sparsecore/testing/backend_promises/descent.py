@@ -9,7 +9,16 @@ import numpy as np
 from hypothesis.strategies import SearchStrategy
 
 from sparsecore.learning import Adam, AdamW, Learner, Sgd
-from sparsecore.testing.backend_promises.exercises import Exercise, Host, distance, exercises, gradient, host, moved
+from sparsecore.testing.backend_promises.exercises import (
+    PLAIN,
+    Exercise,
+    Host,
+    distance,
+    exercises,
+    gradient,
+    host,
+    moved,
+)
 from sparsecore.testing.backend_promises.guarding import guarded
 from sparsecore.testing.backend_subjects import BackendSubject
 from sparsecore.testing.promises import Promise, expect
@@ -111,11 +120,36 @@ def _carries_momentum(subject: BackendSubject, exercise: Exercise) -> None:
     _check_second(exercise, learner, subject, carried, (after.topology, values))
 
 
+@guarded
+def _is_whole(subject: BackendSubject, exercise: Exercise) -> None:
+    backend, batch = subject.finest, exercise.batch()
+    topology = exercise.start(backend).topology
+    learner, values = exercise.learner(backend, optimizer=PLAIN), exercise.values(topology)
+    dense = learner.backpropagate_densely(batch)
+    got = np.concatenate([host(backend, dense(name)) for name in topology.layout.names])
+    active = host(backend, topology.positions).astype(np.int64)
+    everywhere = np.zeros(topology.layout.size)
+    everywhere[active] = values
+    full = topology.at(backend.arrays.arange(topology.layout.size, topology.layout.position_dtype))
+    far = distance(got, gradient(exercise, backend, everywhere, batch, full))
+    expect(far <= 10 * subject.tolerance(backend), f"the dense gradient is off by {far:.2g} of its largest entry")
+    learner.descend(1.0)
+    far = distance(values - host(backend, learner.values), got[active])
+    expect(far <= 10 * subject.tolerance(backend), f"the step after it is off by {far:.2g} of its largest entry")
+
+
 def _any(_: BackendSubject) -> SearchStrategy[Exercise]:
     return exercises()
 
 
 DESCENT = (
+    Promise(
+        "dense-gradients",
+        "the dense gradient is that of the network with a zero at every inactive position",
+        _any,
+        _is_whole,
+        share=0.1,
+    ),
     Promise("optimizers", "SGD, Adam and AdamW are their formulas", _any, _follows_formula, share=0.12),
     Promise("set-values", "values can be set, and the optimizer's state stays", _any, _keeps_momentum, share=0.08),
     Promise(

@@ -18,6 +18,7 @@ from sparsecore.learning import Adam, AdamW, Backend, Learner, Optimizer, Sgd, T
 from sparsecore.randomness import Randomness
 from sparsecore.reallocation import Reallocation
 from sparsecore.run.setup import initial_values
+from sparsecore.shares import Counts
 from sparsecore.state import State
 from sparsecore.testing.backend_promises.networks import CLASSES, OPERATIONS, SHAPE, Network
 from sparsecore.topology import Topology
@@ -45,9 +46,10 @@ class Exercise:
     seed: int = 0
 
     def engine(self, backend: Backend) -> Engine:
-        """An engine that moves a third of the weights at random, whatever their values."""
+        """An engine that moves a third of the weights at random, whatever their values; or has half of them go."""
         shapes = {p.name: p.shape for p in self.network.parameters(SHAPE, CLASSES) if p.sparse}
-        return Engine(Layout.of(shapes), [_Anywhere()], arrays=backend.arrays, seed=self.seed, regrow_pruned=True)
+        anywhere = _Anywhere(0.5 if self.seed % 2 else 1.0)
+        return Engine(Layout.of(shapes), [anywhere], arrays=backend.arrays, seed=self.seed, regrow_pruned=True)
 
     def start(self, backend: Backend) -> State:
         """The state before the first step."""
@@ -95,7 +97,15 @@ class Exercise:
 
 @attrs.frozen(eq=False)
 class _Anywhere:
-    """A third of each tensor's weights moves, drawn by the tensor's name."""
+    """A third of each tensor's weights is pruned, drawn by the tensor's name; a share of them grows again."""
+
+    share: float
+
+    @hookimpl
+    def target_size(self, topology: Topology, survivors: Counts) -> int:
+        """The survivors and the share of the others."""
+        left = int(survivors.sum())
+        return left + int(self.share * (topology.size - left))
 
     @hookimpl
     def prune(self, topology: Topology, random: Randomness) -> Array:
