@@ -10,6 +10,7 @@ from torch._dynamo import exc
 
 from sparsecore.errors import InputError
 from sparsecore.learning import Model, Operations
+from sparsecore_torch.learning.layers import DIRECT, OPAQUE, Layers
 from sparsecore_torch.learning.programs import Program, direct, recorded
 
 Forward: TypeAlias = Callable[..., Tensor]
@@ -23,18 +24,20 @@ class Execution:
     Attributes:
         program: what the model's function becomes.
         prepared: what the whole forward pass becomes.
+        layers: what computes with sparse weights.
     """
 
     program: Callable[[Model, Operations, Iterable[str]], Program]
     prepared: Callable[[Forward], Forward]
+    layers: Layers
 
 
 def compiled_by(backend: Any) -> Execution:
     """Compiled by a backend of ``torch.compile``."""
-    return Execution(recorded, lambda forward: _compiled(forward, backend))
+    return Execution(recorded, lambda forward: _compiled(forward, backend), OPAQUE)
 
 
-EAGER = Execution(direct, lambda forward: forward)
+EAGER = Execution(direct, lambda forward: forward, DIRECT)
 COMPILED = compiled_by("inductor")
 
 

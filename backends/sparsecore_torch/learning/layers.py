@@ -1,163 +1,76 @@
-"""Convolution and matrix product with a sparse weight, whose dense form lives only while a layer computes.
+"""Layers with a sparse weight, differentiable, in two forms of the same kernels."""
 
-Forward makes the dense weight and lets go of it; backward makes it again, and of the dense gradient keeps the entries
-that exist. They are opaque operators of torch, so that what is compiled around them never sees how many entries a
-tensor has: that number changes with every reallocation.
-
-All take the values (N_i,), the positions (N_i,) in the layout, the tensor's first position and its dense shape.
-"""
-
-# ruff: noqa: ARG001  (a fake operator takes what the real one takes)
-
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor
-from torch.library import custom_op
-from torch.nn import functional
+from torch.autograd.function import once_differentiable
 
-from sparsecore_torch.materialize import gather, indices, scatter
+from sparsecore_torch.learning import kernels, opaque
 
-
-@custom_op("sparsecore::conv2d", mutates_args=())
-def conv2d(
-    x: Tensor, values: Tensor, positions: Tensor, offset: int, shape: Sequence[int], stride: int, padding: int
-) -> Tensor:
-    """Cross-correlation of images (batch, in, height, width) in their dtype."""
-    return functional.conv2d(x, _dense(values, positions, offset, shape, x.dtype), None, stride, padding)
+Function = Callable[..., Any]
 
 
-@conv2d.register_fake
-def _(
-    x: Tensor, values: Tensor, positions: Tensor, offset: int, shape: Sequence[int], stride: int, padding: int
-) -> Tensor:
-    return functional.conv2d(x, x.new_empty(tuple(shape)), None, stride, padding)
+@attrs.frozen(eq=False)
+class Layers:
+    """Each takes what the kernel of its name takes."""
+
+    conv2d: Function
+    linear: Function
+    dense: Function
 
 
-@custom_op("sparsecore::conv2d_backward", mutates_args=())
-def conv2d_backward(
-    gradient: Tensor,
-    x: Tensor,
-    values: Tensor,
-    positions: Tensor,
-    offset: int,
-    shape: Sequence[int],
-    stride: int,
-    padding: int,
-    needs_x: bool,
-) -> tuple[Tensor, Tensor]:
-    """The gradients of images (empty where nobody needs it) and of values."""
-    weight = _dense(values, positions, offset, shape, x.dtype)
-    by_x, by_weight = _conv2d_gradients(gradient, x, weight, stride, padding, needs_x)
-    return by_x, gather(by_weight, indices(positions, offset)).to(values.dtype)
-
-
-@conv2d_backward.register_fake
-def _(
-    gradient: Tensor,
-    x: Tensor,
-    values: Tensor,
-    positions: Tensor,
-    offset: int,
-    shape: Sequence[int],
-    stride: int,
-    padding: int,
-    needs_x: bool,
-) -> tuple[Tensor, Tensor]:
-    by_x, _ = _conv2d_gradients(gradient, x, x.new_empty(tuple(shape)), stride, padding, needs_x)
-    return by_x, torch.empty_like(values)
-
-
-@custom_op("sparsecore::linear", mutates_args=())
-def linear(x: Tensor, values: Tensor, positions: Tensor, offset: int, shape: Sequence[int]) -> Tensor:
-    """x·weightᵀ for x of (batch, in), in its dtype."""
-    return functional.linear(x, _dense(values, positions, offset, shape, x.dtype))
-
-
-@linear.register_fake
-def _(x: Tensor, values: Tensor, positions: Tensor, offset: int, shape: Sequence[int]) -> Tensor:
-    return x.new_empty(x.shape[0], shape[0])
-
-
-@custom_op("sparsecore::linear_backward", mutates_args=())
-def linear_backward(
-    gradient: Tensor, x: Tensor, values: Tensor, positions: Tensor, offset: int, shape: Sequence[int], needs_x: bool
-) -> tuple[Tensor, Tensor]:
-    """The gradients of x (empty where nobody needs it) and of values."""
-    by_values = gather(gradient.t() @ x, indices(positions, offset)).to(values.dtype)
-    by_x = gradient @ _dense(values, positions, offset, shape, x.dtype) if needs_x else x.new_empty(0)
-    return by_x, by_values
-
-
-@linear_backward.register_fake
-def _(
-    gradient: Tensor, x: Tensor, values: Tensor, positions: Tensor, offset: int, shape: Sequence[int], needs_x: bool
-) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape if needs_x else (0,)), torch.empty_like(values)
-
-
-@custom_op("sparsecore::dense", mutates_args=())
-def dense(values: Tensor, positions: Tensor, offset: int, shape: Sequence[int]) -> Tensor:
-    """The dense tensor itself."""
-    return _dense(values, positions, offset, shape, values.dtype)
-
-
-@dense.register_fake
-def _(values: Tensor, positions: Tensor, offset: int, shape: Sequence[int]) -> Tensor:
-    return values.new_empty(tuple(shape))
-
-
-@custom_op("sparsecore::dense_backward", mutates_args=())
-def dense_backward(gradient: Tensor, positions: Tensor, offset: int) -> Tensor:
-    """The gradient of values."""
-    return gather(gradient, indices(positions, offset))
-
-
-@dense_backward.register_fake
-def _(gradient: Tensor, positions: Tensor, offset: int) -> Tensor:
-    return gradient.new_empty(positions.shape)
-
-
-def _dense(values: Tensor, positions: Tensor, offset: int, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    return scatter(values.to(dtype), indices(positions, offset), shape)
-
-
-def _conv2d_gradients(
-    gradient: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, needs_x: bool
-) -> tuple[Tensor, Tensor]:
-    by_x, by_weight, _ = torch.ops.aten.convolution_backward(
-        gradient, x, weight, None, (stride,) * 2, (padding,) * 2, (1, 1), False, (0, 0), 1, (needs_x, True, False)
-    )
-    return by_x if needs_x else x.new_empty(0), by_weight
-
-
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001
     x, values, positions, *ctx.rest = inputs
     ctx.save_for_backward(x, values, positions)
 
 
-def _conv2d_step(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    needs_x = ctx.needs_input_grad[0]
-    by_x, by_values = conv2d_backward(gradient, *ctx.saved_tensors, *ctx.rest, needs_x)
-    return by_x if needs_x else None, by_values, None, None, None, None, None
-
-
-def _linear_step(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    needs_x = ctx.needs_input_grad[0]
-    by_x, by_values = linear_backward(gradient, *ctx.saved_tensors, *ctx.rest, needs_x)
-    return by_x if needs_x else None, by_values, None, None, None
-
-
-def _keep_positions(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _keep_positions(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001
     _, positions, ctx.offset, _ = inputs
     ctx.save_for_backward(positions)
 
 
-def _dense_step(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    return dense_backward(gradient, *ctx.saved_tensors, ctx.offset), None, None, None
+def _through_x_and_values(backward: Function, others: int) -> Function:
+    """The backward pass of a layer that has so many other inputs than x and values."""
+
+    def step(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        needs_x = ctx.needs_input_grad[0]
+        by_x, by_values = backward(gradient, *ctx.saved_tensors, *ctx.rest, needs_x)
+        return by_x if needs_x else None, by_values, *(None,) * others
+
+    return step
 
 
-conv2d.register_autograd(_conv2d_step, setup_context=_keep)
-linear.register_autograd(_linear_step, setup_context=_keep)
-dense.register_autograd(_dense_step, setup_context=_keep_positions)
+def _through_values(backward: Function) -> Function:
+    return lambda ctx, gradient: (backward(gradient, *ctx.saved_tensors, ctx.offset), None, None, None)
+
+
+class _Conv2d(torch.autograd.Function):
+    forward = staticmethod(kernels.conv2d)
+    setup_context = staticmethod(_keep)
+    backward = staticmethod(once_differentiable(_through_x_and_values(kernels.conv2d_backward, 5)))  # type: ignore[assignment]
+
+
+class _Linear(torch.autograd.Function):
+    forward = staticmethod(kernels.linear)
+    setup_context = staticmethod(_keep)
+    backward = staticmethod(once_differentiable(_through_x_and_values(kernels.linear_backward, 3)))  # type: ignore[assignment]
+
+
+class _Dense(torch.autograd.Function):
+    forward = staticmethod(kernels.dense)
+    setup_context = staticmethod(_keep_positions)
+    backward = staticmethod(once_differentiable(_through_values(kernels.dense_backward)))  # type: ignore[assignment]
+
+
+opaque.conv2d.register_autograd(_through_x_and_values(opaque.conv2d_backward, 5), setup_context=_keep)
+opaque.linear.register_autograd(_through_x_and_values(opaque.linear_backward, 3), setup_context=_keep)
+opaque.dense.register_autograd(_through_values(opaque.dense_backward), setup_context=_keep_positions)
+
+DIRECT = Layers(_Conv2d.apply, _Linear.apply, _Dense.apply)
+"""Autograd functions, which cost the least."""
+
+OPAQUE = Layers(opaque.conv2d, opaque.linear, opaque.dense)
+"""Operators, for what is compiled."""

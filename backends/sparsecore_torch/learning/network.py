@@ -13,6 +13,7 @@ from sparsecore.layout import Layout
 from sparsecore.learning import Model, Task
 from sparsecore.parameters import Parameter
 from sparsecore_torch.learning.compilation import Execution, Forward
+from sparsecore_torch.learning.layers import Layers
 from sparsecore_torch.learning.machine import Machine
 from sparsecore_torch.learning.operations import Normalization, TorchOperations, by_running
 from sparsecore_torch.learning.weights import DenseWeight, SparseWeight
@@ -51,6 +52,8 @@ class Anatomy:
         operations = TorchOperations(normalization)
         program = execution.program(self.model, operations, self._names)
 
+        layers = execution.layers
+
         def logits(
             images: Tensor,
             values: Sequence[Tensor],
@@ -58,7 +61,9 @@ class Anatomy:
             dense: Sequence[Tensor],
             running: Sequence[Tensor],
         ) -> Tensor:
-            return program({**self._sparse(values, positions), **self._dense(dense), **self._running(running)}, images)
+            return program(
+                {**self._sparse(values, positions, layers), **self._dense(dense), **self._running(running)}, images
+            )
 
         return execution.prepared(logits)
 
@@ -67,10 +72,10 @@ class Anatomy:
         """In the order of the parts."""
         return (*self.layout.names, *(parameter.name for parameter in (*self.trained, *self.statistics)))
 
-    def _sparse(self, values: Sequence[Tensor], positions: Sequence[Tensor]) -> dict[str, SparseWeight]:
+    def _sparse(self, values: Sequence[Tensor], positions: Sequence[Tensor], layers: Layers) -> dict[str, SparseWeight]:
         layout = self.layout
         return {
-            name: SparseWeight(values[i], positions[i], layout.offsets[i], layout.shapes[i])
+            name: SparseWeight(values[i], positions[i], layout.offsets[i], layout.shapes[i], layers)
             for i, name in enumerate(layout.names)
         }
 

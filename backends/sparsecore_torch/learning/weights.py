@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sparsecore_torch.learning import layers
+from sparsecore_torch.learning.layers import DIRECT, Layers
 
 
 class Weight(Protocol):
@@ -64,26 +64,30 @@ class SparseWeight:
         positions: where they are in the layout, (N_i,), ascending.
         offset: the tensor's first position.
         shape: its dense shape.
+        layers: what computes with it.
     """
 
     values: Tensor
     positions: Tensor
     offset: int
     shape: tuple[int, ...]
+    layers: Layers = DIRECT
 
     def tensor(self) -> Tensor:
         """See :class:`Weight`."""
-        dense: Tensor = layers.dense(self.values, self.positions, self.offset, self.shape)
+        dense: Tensor = self.layers.dense(self.values, self.positions, self.offset, self.shape)
         return dense
 
     def conv2d(self, x: Tensor, stride: int, padding: int) -> Tensor:
         """See :class:`Weight`."""
-        images: Tensor = layers.conv2d(_cast(x), self.values, self.positions, self.offset, self.shape, stride, padding)
+        images: Tensor = self.layers.conv2d(
+            _cast(x), self.values, self.positions, self.offset, self.shape, stride, padding
+        )
         return images
 
     def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """See :class:`Weight`."""
-        product: Tensor = layers.linear(_cast(x), self.values, self.positions, self.offset, self.shape)
+        product: Tensor = self.layers.linear(_cast(x), self.values, self.positions, self.offset, self.shape)
         return product if bias is None else product + bias.to(product.dtype)
 
 
