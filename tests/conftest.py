@@ -1,6 +1,14 @@
-"""Hypothesis without deadlines: machines differ, promises do not. What fails is printed so that it can be had again."""
+"""Hypothesis without deadlines: machines differ, promises do not. What fails is printed so that it can be had again.
 
-from hypothesis import HealthCheck, settings
+Torch runs on one thread, in the tests and in the processes they start: the networks are tiny, threads that wait for one
+another would take most of the time, and its results depend on their number.
+"""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from hypothesis import HealthCheck, settings  # noqa: E402
 
 settings.register_profile("sparsecore", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("sparsecore")
