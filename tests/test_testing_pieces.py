@@ -244,3 +244,16 @@ def test_the_oracle_is_what_the_engine_is_tested_with():
     from sparsecore.testing.oracle import oracle_arrays
 
     assert type(oracle_arrays()) is type(ARRAYS)
+
+
+@attrs.frozen(eq=False)
+class GrowsOccupied:
+    """It prunes nothing itself."""
+
+    @hookimpl
+    def grow(self, occupied, counts):
+        return occupied.positions[: counts.sum()]
+
+
+def test_a_strategy_that_prunes_nothing_is_tried_above_pruning():
+    assert judge(promise("growth"), Subject.of(GrowsOccupied())).outcome is Outcome.BROKEN

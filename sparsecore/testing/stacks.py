@@ -16,6 +16,7 @@ from sparsecore.errors import InputError
 from sparsecore.layout import Layout
 from sparsecore.plugins import installed
 from sparsecore.testing.oracle import ORACLE, oracle_arrays
+from sparsecore.testing.pruning import RandomPruning
 
 Stack: TypeAlias = Mapping[str, Any]
 """Strategies by name, bottom first."""
@@ -61,10 +62,10 @@ class Subject:
             PluginError: it cannot be registered; the message says why.
         """
         if isinstance(given, SearchStrategy):
-            stacks = given.map(as_stack)
-            first = as_stack(_simplest(given) if sample is None else sample)
+            stacks = given.map(_as_pruning_stack)
+            first = _as_pruning_stack(_simplest(given) if sample is None else sample)
         else:
-            first = as_stack(given)
+            first = _as_pruning_stack(given)
             stacks = st.just(first)
         Engine(Layout.of({"weight": (1,)}), first, arrays=oracle_arrays())  # whatever cannot be registered is told here
         others = tuple(entry.name for entry in installed("backend") if entry.name != ORACLE)
@@ -92,6 +93,12 @@ def as_stack(given: Given) -> Stack:
     if len(named) < len(given):
         raise InputError("two strategies of one class are stacked; give them as a dict of distinct names")
     return named
+
+
+def _as_pruning_stack(given: Given) -> Stack:
+    """With pruning below strategies that have none, so that there is something to allocate and to grow."""
+    stack = as_stack(given)
+    return stack if topmost(stack, "prune") else {"the kit's pruning": RandomPruning(), **stack}
 
 
 def fresh(stack: Stack) -> Stack:

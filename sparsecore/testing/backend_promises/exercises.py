@@ -21,6 +21,7 @@ from sparsecore.run.setup import initial_values
 from sparsecore.shares import Counts
 from sparsecore.state import State
 from sparsecore.testing.backend_promises.networks import CLASSES, OPERATIONS, SHAPE, Network
+from sparsecore.testing.pruning import RandomPruning
 from sparsecore.topology import Topology
 
 PLAIN = Sgd(momentum=0.0, nesterov=False)
@@ -48,8 +49,8 @@ class Exercise:
     def engine(self, backend: Backend) -> Engine:
         """An engine that moves a third of the weights at random, whatever their values; or has half of them go."""
         shapes = {p.name: p.shape for p in self.network.parameters(SHAPE, CLASSES) if p.sparse}
-        anywhere = _Anywhere(0.5 if self.seed % 2 else 1.0)
-        return Engine(Layout.of(shapes), [anywhere], arrays=backend.arrays, seed=self.seed, regrow_pruned=True)
+        stack = [RandomPruning(), _Regrowth(0.5 if self.seed % 2 else 1.0)]
+        return Engine(Layout.of(shapes), stack, arrays=backend.arrays, seed=self.seed, regrow_pruned=True)
 
     def start(self, backend: Backend) -> State:
         """The state before the first step."""
@@ -96,8 +97,8 @@ class Exercise:
 
 
 @attrs.frozen(eq=False)
-class _Anywhere:
-    """A third of each tensor's weights is pruned, drawn by the tensor's name; a share of them grows again."""
+class _Regrowth:
+    """A share of what was pruned grows again."""
 
     share: float
 
@@ -106,14 +107,6 @@ class _Anywhere:
         """The survivors and the share of the others."""
         left = int(survivors.sum())
         return left + int(self.share * (topology.size - left))
-
-    @hookimpl
-    def prune(self, topology: Topology, random: Randomness) -> Array:
-        stays = [
-            random.generator("stays", n).random(c) > 1 / 3
-            for n, c in zip(topology.layout.names, topology.counts, strict=True)
-        ]
-        return topology.arrays.from_numpy(np.concatenate(stays))
 
 
 @cache
