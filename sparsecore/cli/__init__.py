@@ -1,4 +1,4 @@
-"""The command line: ``sparsecore train``, ``sparsecore plugins``, ``sparsecore report``, ``sparsecore check``."""
+"""The command line: ``sparsecore train``, ``plugins``, ``report``, ``check`` and ``new-strategy``."""
 
 import io
 import sys
@@ -6,6 +6,7 @@ import sys
 import click
 
 from sparsecore.cli.check import check
+from sparsecore.cli.new_strategy import new_strategy
 from sparsecore.cli.plugins import plugins
 from sparsecore.cli.report import report
 from sparsecore.cli.train import train
@@ -23,6 +24,7 @@ commands.add_command(train)
 commands.add_command(plugins)
 commands.add_command(report)
 commands.add_command(check)
+commands.add_command(new_strategy)
 
 
 def main() -> None:

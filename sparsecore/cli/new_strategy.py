@@ -1,0 +1,24 @@
+"""``sparsecore new-strategy NAME DIR``: a plugin project to begin with."""
+
+import shlex
+from pathlib import Path
+
+import click
+
+from sparsecore.new_strategy import new_strategy as write_project
+
+
+@click.command("new-strategy")
+@click.argument("name")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+def new_strategy(*, name: str, folder: Path) -> None:
+    """Write a small project in DIR that installs a strategy named NAME: one file, its test, an entry point.
+
+    NAME is of lower-case words joined by '-'. DIR is made; one that is not empty is refused.
+    """
+    own, *others = write_project(name, folder)
+    click.echo(f"{own} is the strategy; beside it are {', '.join(other.name for other in others)}. Next:")
+    click.echo(f"  cd {shlex.quote(str(folder))}")
+    click.echo("  python -m pip install -e '.[test]'")
+    click.echo("  python -m pytest")
+    click.echo(f"  sparsecore check {name}")

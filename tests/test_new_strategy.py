@@ -1,0 +1,152 @@
+"""``sparsecore new-strategy``: what it writes is whole, and works as it stands there."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from command_line import SMALL, said, small_images, sparsecore, train
+
+FILES = {"pyproject.toml", "README.md", "sparsecore_drop_few.py", "test_sparsecore_drop_few.py"}
+ROOT = Path(__file__).parent.parent
+
+
+def python(folder: Path, *arguments: str | Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Run this Python in the folder."""
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, check=False, env={**os.environ, **environment}
+    )
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("plugins") / "new" / "drop-few"
+    done = sparsecore("new-strategy", "drop-few", folder)
+    assert done.returncode == 0, done.stderr
+    assert str(folder / "sparsecore_drop_few.py") in done.stdout
+    return folder
+
+
+def installed(project: Path, place: Path) -> Path:
+    """The project installed by pip, at a place of its own; where nothing can build it, its metadata by hand."""
+    project = Path(shutil.copytree(project, place / "source"))
+    if find_spec("hatchling") and find_spec("editables"):
+        options = ("--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--target", place / "site")
+        done = python(place, "-m", "pip", "install", *options, project)
+        assert done.returncode == 0, done.stderr
+        return place / "site"
+    metadata = tomllib.loads((project / "pyproject.toml").read_text("utf-8"))["project"]
+    folder = project / "sparsecore_drop_few-0.1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {metadata['name']}\nVersion: 0.1.0\n")
+    ((group, entries),) = metadata["entry-points"].items()
+    lines = [f"[{group}]", *(f"{name} = {value}" for name, value in entries.items())]
+    (folder / "entry_points.txt").write_text("\n".join(lines) + "\n")
+    return project
+
+
+def test_the_project_is_four_files(project: Path) -> None:
+    assert {file.name for file in project.iterdir()} == FILES
+    for file in project.iterdir():
+        assert "$" not in file.read_text("utf-8")
+
+
+def test_its_tests_pass_as_generated(project: Path) -> None:
+    done = python(project, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider")
+    assert done.returncode == 0, done.stdout
+    assert "passed" in done.stdout
+    assert "skipped" not in done.stdout.splitlines()[-1]
+
+
+def test_its_own_test_can_fail(project: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(project, tmp_path / "copy"))
+    strategy = copy / "sparsecore_drop_few.py"
+    strategy.write_text(strategy.read_text().replace("argsort(abs(values[slots]))", "argsort(values[slots])"))
+    done = python(copy, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "test_the_smallest or test_smallest")
+    assert done.returncode == 1
+    assert "2 failed" in done.stdout
+
+
+def test_installed_it_is_found_by_its_name(project: Path, tmp_path: Path) -> None:
+    path = str(installed(project, tmp_path))
+    listed = json.loads(sparsecore("plugins", "--json", PYTHONPATH=path).stdout)
+    (found,) = (plugin for plugin in listed if plugin["name"] == "drop-few")
+    assert (found["kind"], found["error"]) == ("strategy", None)
+    assert found["source"] == "sparsecore-drop-few 0.1.0: sparsecore_drop_few:DropFew"
+    assert found["summary"].startswith("Drop a fraction of each tensor's weights")
+    checked = sparsecore("check", "drop-few", "--promise", "prune", "--examples", "5", PYTHONPATH=path)
+    assert checked.returncode == 0, checked.stderr
+    assert "installed already" in said(sparsecore("new-strategy", "drop-few", tmp_path / "again", PYTHONPATH=path))
+
+
+def test_without_an_installation_it_trains_by_its_file(project: Path, tmp_path: Path) -> None:
+    images = small_images(tmp_path / "small.npz")
+    settings = ("--set", "strategy.DropFew.drop_fraction=0.5", "--set", "strategy.DropFew.schedule.steps=5")
+    strategy = ("--strategy", f"{project / 'sparsecore_drop_few.py'}:DropFew")
+    result = train(*SMALL, "--data-dir", images, *strategy, *settings, "--out", "run", cwd=tmp_path)
+    assert result["reallocations"] > 0
+
+
+@pytest.mark.parametrize("tool", [("check",), ("format", "--check")])
+def test_it_is_written_as_its_author_would_have_it(project: Path, tool: tuple[str, ...]) -> None:
+    options = ("--no-cache", "--line-length", "120", "--isolated", "--config", "lint.select=['E', 'F', 'W', 'I', 'UP']")
+    done = python(project, "-m", "ruff", *tool, *options, ".")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_an_empty_folder_is_as_good_as_none(tmp_path: Path) -> None:
+    assert sparsecore("new-strategy", "drop-few", ".", cwd=tmp_path).returncode == 0
+    assert {file.name for file in tmp_path.iterdir()} == FILES
+
+
+def test_a_folder_that_is_not_empty_is_refused_and_stays(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    assert "is not empty" in said(sparsecore("new-strategy", "drop-few", tmp_path))
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("notes.txt", "mine")]
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused_and_stays(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("mine")
+    for folder in ("notes", "notes/below"):
+        assert "cannot be made" in said(sparsecore("new-strategy", "drop-few", tmp_path / folder))
+    assert (tmp_path / "notes").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("Drop", "lower-case"),
+        ("drop_few", "lower-case"),
+        ("drop few", "lower-case"),
+        ("3d", "lower-case"),
+        ("drop-", "lower-case"),
+        ("", "lower-case"),
+        ("drop\n", "lower-case"),
+        ("größe", "lower-case"),
+        ("x" * 51, "at most 50"),
+        ("dpr", "installed already: sparsecore_dpr:DynamicReallocation"),
+        ("every", "would be Every"),
+        ("none", "would be None"),
+        ("strategy-tests", "would be StrategyTests"),
+        ("test-me", "would be TestMe"),
+    ],
+)
+def test_a_name_that_cannot_be_used_is_refused_in_a_sentence(tmp_path: Path, name: str, sentence: str) -> None:
+    assert sentence in said(sparsecore("new-strategy", name, tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.skipif(not find_spec("hatchling"), reason="needs hatchling")
+def test_the_templates_are_in_the_wheel() -> None:
+    from hatchling.builders.wheel import WheelBuilder
+
+    shipped = {Path(file.distribution_path).as_posix() for file in WheelBuilder(str(ROOT)).recurse_included_files()}
+    here = {path.relative_to(ROOT).as_posix() for path in (ROOT / "sparsecore/templates").rglob("*.txt")}
+    assert len(here) == len(FILES)
+    assert here <= shipped
