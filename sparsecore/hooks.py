@@ -1,4 +1,4 @@
-"""The steps of the engine, as pluggy hooks.
+"""The steps of the engine, as pluggy hooks, in the order in which they are first called.
 
 A strategy is a frozen attrs class of hyperparameters with ``@hookimpl`` methods for the steps that it decides; it
 names only the arguments that it uses. Where several plugins answer, the one given last wins; a base plugin at the
@@ -63,19 +63,19 @@ def replaces_step(clock: Clock, memory: Any) -> bool | None:
     """Whether the update that is due at this clock takes the place of the optimizer's step (RigL). Base: no."""
 
 
+@hookspec(firstresult=True)
+def perturb(
+    topology: Topology, values: Array, learning_rate: float, clock: Clock, memory: Any, random: Randomness
+) -> Array | None:
+    """The values after the optimizer's step at this clock, changed (DeepR's noise). Base: none are changed."""
+
+
 @hookspec
 def observe(gradient: Gradient, topology: Topology, clock: Clock, memory: Any) -> Any:
     """The plugin's memory after the dense gradients of a step (SNFS's momentum). Every plugin has its own.
 
     Called in every step, before the update; whoever implements it has dense gradients computed in every step.
     """
-
-
-@hookspec(firstresult=True)
-def perturb(
-    topology: Topology, values: Array, learning_rate: float, clock: Clock, memory: Any, random: Randomness
-) -> Array | None:
-    """The values after the optimizer's step at this clock, changed (DeepR's noise). Base: none are changed."""
 
 
 @hookspec(firstresult=True)
@@ -88,20 +88,20 @@ def prune(
     """
 
 
+@hookspec
+def adjust(pruned: Counts, survivors: Counts, topology: Topology, values: Array, clock: Clock, memory: Any) -> Any:
+    """The plugin's memory for the next update, from k_i and l_i of each tensor. Every plugin has its own.
+
+    ``topology`` and ``values`` are those before the update.
+    """
+
+
 @hookspec(firstresult=True)
 def target_size(topology: Topology, survivors: Counts, clock: Clock, memory: Any) -> int | None:
     """How many weights there are after the update that is due at this clock. Base: as many as before.
 
     At least as many as survive. Pruning strategies (GMP, GraNet) declare their schedule here. A full topology is
     asked before it is pruned, as if all survived: where it is to stay full, there is nothing to do.
-    """
-
-
-@hookspec
-def adjust(pruned: Counts, survivors: Counts, topology: Topology, values: Array, clock: Clock, memory: Any) -> Any:
-    """The plugin's memory for the next update, from k_i and l_i of each tensor. Every plugin has its own.
-
-    ``topology`` and ``values`` are those before the update.
     """
 
 

@@ -1,0 +1,83 @@
+"""What the pages about writing plugins say is so, and what they show works as it stands there."""
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import pytest
+from engine_examples import ARRAYS, TWO_TENSORS
+
+from sparsecore import Clock, Engine, hookimpl, hooks
+from sparsecore.testing.strategy_promises import STRATEGY_PROMISES
+
+DOCS = Path(__file__).parent.parent / "docs"
+PAGES = {name: (DOCS / f"{name}.md").read_text("utf-8") for name in ("hooks",)}
+HOOKS = PAGES["hooks"]
+SECTIONS = dict(re.findall(r"^### `(\w+)`\n(.*?)(?=^##|\Z)", HOOKS, re.DOTALL | re.MULTILINE))
+
+
+def blocks(page: str, language: str = "python") -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", PAGES[page], re.DOTALL | re.MULTILINE)
+
+
+def row(hook: str, title: str) -> str:
+    """What the hook's table says under this title."""
+    (content,) = re.findall(rf"^\| {title} \| (.+) \|$", SECTIONS[hook], re.MULTILINE)
+    return str(content)
+
+
+def specifications() -> dict[str, Any]:
+    """Every hook, in the order of the file."""
+    return {name: function for name, function in vars(hooks).items() if hasattr(function, f"{hooks.PROJECT}_spec")}
+
+
+def witness(seen: list[str]) -> object:
+    """A strategy that takes part in every step and decides none."""
+
+    def noting(hook: str) -> Any:
+        def method(self: Any) -> None:  # noqa: ARG001
+            seen.append(hook)
+
+        return hookimpl(method)
+
+    return attrs.make_class("Witness", [], frozen=True, eq=False, class_body={h: noting(h) for h in specifications()})()
+
+
+def test_every_hook_has_its_section_in_the_order_in_which_a_run_calls_them() -> None:
+    seen: list[str] = []
+    engine = Engine(TWO_TENSORS, [witness(seen)], arrays=ARRAYS)
+    state = engine.start(0.8, clock=Clock(step=99))
+    values = engine.start_values(state, np.ones(state.topology.size))
+    engine.replaces_step(state)
+    engine.advance(state, values)
+    called = list(dict.fromkeys(seen))
+    assert called == list(SECTIONS)
+    assert called == list(specifications())
+
+
+@pytest.mark.parametrize("hook", SECTIONS)
+def test_the_arguments_of_a_hook_are_those_that_are_listed(hook: str) -> None:
+    assert re.findall(r"`(\w+)`", row(hook, "given")) == list(inspect.signature(specifications()[hook]).parameters)
+
+
+@pytest.mark.parametrize("hook", SECTIONS)
+def test_a_hook_is_decided_where_the_first_answer_counts(hook: str) -> None:
+    decided = specifications()[hook].sparsecore_spec["firstresult"]
+    assert row(hook, "who wins").startswith("decided; the engine's own is" if decided else "each ")
+
+
+@pytest.mark.parametrize("hook", SECTIONS)
+def test_the_promises_of_a_hook_exist_and_none_is_left_out(hook: str) -> None:
+    listed = {name for names in re.findall(r"\((`[^)]+`)\)", row(hook, "checked")) for name in names.split("`")[1::2]}
+    assert listed <= {promise.name for promise in STRATEGY_PROMISES}
+    # those that are about many hooks at once are told of the strategy as a whole
+    assert {promise.name for promise in STRATEGY_PROMISES if hook in promise.hooks and len(promise.hooks) < 4} <= listed
+
+
+def test_the_example_of_the_hooks_prints_what_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    (code,), (printed,) = blocks("hooks"), blocks("hooks", "text")
+    exec(code, {})
+    assert capsys.readouterr().out == printed
