@@ -5,6 +5,7 @@ All spend the same budget, that of the uniform distribution: Σ_i ⌊(1-s)·D_i�
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -18,9 +19,16 @@ Distribution = Callable[[Layout, float], Counts]
 
 def check_sparsity(sparsity: float) -> float:
     """The sparsity, if it lies in [0, 1); else an :class:`InputError`."""
-    if isinstance(sparsity, bool | str) or sparsity is None or not 0.0 <= sparsity < 1.0:
+    if not _is_share(sparsity):
         raise InputError(f"sparsity must lie in [0, 1): at least 0 and below 1; given {sparsity}")
     return sparsity
+
+
+def _is_share(given: Any) -> bool:
+    try:
+        return not isinstance(given, bool | str) and bool(0.0 <= given < 1.0)
+    except (TypeError, ValueError, RuntimeError):  # no number, or many
+        return False
 
 
 def check_initial_sparsity(initial: float, final: float) -> None:

@@ -516,3 +516,9 @@ def test_schedules_in_epochs_count_epochs():
     training = sparsify(model, optimizer, strategy="set", sparsity=0.75, steps_per_epoch=3)
     train(model, optimizer, range(7))
     assert training.updates == 2
+
+
+def test_numbers_of_steps_may_be_those_of_numpy():
+    model = mlp()
+    training = sparsify(model, sgd(model), total_steps=np.int64(20), steps_per_epoch=np.int64(5))
+    assert training.step == 0

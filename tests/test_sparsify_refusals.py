@@ -31,6 +31,8 @@ OPTIONS = {
     "negative sparsity": ({"sparsity": -0.1}, r"sparsity must lie in \[0, 1\)"),
     "percent": ({"sparsity": 90}, "given 90"),
     "no number": ({"sparsity": "0.9"}, r"sparsity must lie in \[0, 1\)"),
+    "several numbers": ({"sparsity": [0.9]}, r"sparsity must lie in \[0, 1\).*given \[0.9\]"),
+    "complex number": ({"sparsity": 0.9j}, r"sparsity must lie in \[0, 1\).*given 0.9j"),
     "unknown strategy": ({"strategy": "rigel"}, "no strategy named 'rigel'; installed: .*dpr"),
     "class": ({"strategy": DynamicReallocation}, r"give an instance"),
     "no strategy": ({"strategy": []}, "no strategy was given"),
@@ -63,6 +65,8 @@ OPTIONS = {
     "exclude all": ({"exclude": "*"}, r"no tensor is left to make sparse: .*0.weight \(excluded\)"),
     "only biases": ({"include": "*.bias"}, r"no tensor is left to make sparse: .*0.bias \(bias\)"),
     "no glob": ({"include": [3]}, "include is a glob on parameter names"),
+    "no glob at all": ({"exclude": nn.Linear}, "exclude is a glob on parameter names, or several; given <class"),
+    "several storages": ({"storage": ["masked"]}, r"no storage named .*masked.*; known: "),
 }
 
 

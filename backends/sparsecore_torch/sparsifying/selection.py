@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from types import MappingProxyType
+from typing import Any
 
 import attrs
 from torch import nn
@@ -85,14 +86,18 @@ def _default(model: nn.Module) -> dict[str, Rule]:
 
 
 def _globs(argument: str, given: Globs, parameters: Iterable[NamedParameter]) -> tuple[str, ...]:
-    globs = (given,) if isinstance(given, str) else tuple(given or ())
+    globs = () if given is None else _several(given)
+    if not all(isinstance(glob, str) for glob in globs):
+        raise InputError(f"{argument} is a glob on parameter names, or several; given {given!r}")
     for glob in globs:
-        if not isinstance(glob, str):
-            raise InputError(f"{argument} is a glob on parameter names, or several; given {given!r}")
         if not any(_matches(one, [glob]) for one in parameters):
             names = [one.name for one in parameters]
             raise InputError(f"{argument}={glob!r} matches no parameter; the model has {_listed(names)}")
     return globs
+
+
+def _several(given: Any) -> tuple[Any, ...]:
+    return tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (given,)
 
 
 def _matches(one: NamedParameter, globs: Iterable[str]) -> bool:

@@ -1,8 +1,9 @@
 """``sparsify``: sparse training for anyone's own model, in one line."""
 
+import operator
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, SupportsIndex
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -85,7 +86,7 @@ def sparsify(
     Raises:
         InputError: something cannot be used; model and optimizer are as they were.
     """
-    if storage not in STORAGES:
+    if storage not in tuple(STORAGES):
         raise InputError(unknown("storage", storage, STORAGES))
     given, model = model, check_model(model)
     check_not_in_training(model)
@@ -118,8 +119,18 @@ def _try_schedule(engine: Engine, state: State) -> None:
         raise
 
 
-def _clock(total_steps: int | None, steps_per_epoch: int | None) -> Clock:
-    for name, steps in (("total_steps", total_steps), ("steps_per_epoch", steps_per_epoch)):
-        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
-            raise InputError(f"{name} is a whole number of at least 1; given {steps!r}")
-    return Clock(steps_per_epoch=steps_per_epoch or 1, total_steps=total_steps)
+def _clock(total_steps: SupportsIndex | None, steps_per_epoch: SupportsIndex | None) -> Clock:
+    end, epoch = _steps("total_steps", total_steps), _steps("steps_per_epoch", steps_per_epoch)
+    return Clock(steps_per_epoch=epoch or 1, total_steps=end)
+
+
+def _steps(name: str, given: SupportsIndex | None) -> int | None:
+    if given is None:
+        return None
+    try:
+        steps = 0 if isinstance(given, bool) else operator.index(given)
+    except TypeError:
+        steps = 0
+    if steps < 1:
+        raise InputError(f"{name} is a whole number of at least 1; given {given!r}")
+    return steps
