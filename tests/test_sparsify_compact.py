@@ -179,6 +179,33 @@ def test_autocast_trains_like_masks():
     assert_same(trainings[1], trainings[0], rtol=1e-2, atol=1e-3)
 
 
+class LeftAlone(nn.Module):
+    """Layers that autocast leaves in single precision, or that compute with their weight before it is used."""
+
+    def __init__(self):
+        super().__init__()
+        self.pairs = nn.Bilinear(6, 6, 8)
+        self.bounded = nn.utils.parametrizations.spectral_norm(nn.Linear(8, 3))
+
+    def forward(self, given):
+        return self.bounded(torch.tanh(self.pairs(given, given)))
+
+
+def test_autocast_computes_with_the_weights_that_it_leaves_alone_as_with_masks():
+    outputs = []
+    for storage in ("masked", "compact"):
+        torch.manual_seed(0)
+        model = LeftAlone()
+        trains = torch.optim.SGD(model.parameters(), lr=0.1)
+        sparsify(model, trains, strategy="static", sparsity=0.5, include=["pairs.weight", "*original"], storage=storage)
+        given = torch.randn(5, 6, generator=torch.Generator().manual_seed(1))
+        with torch.autocast("cpu", torch.bfloat16):
+            model(given).float().square().mean().backward()
+        trains.step()
+        outputs.append(model.eval()(given))
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("grad", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 def test_evaluation_gives_what_masks_give(grad):
     masked, compact = (one[0].eval() for one in both(Transformer))

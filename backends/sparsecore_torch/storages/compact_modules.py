@@ -8,6 +8,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils.parametrize import ParametrizationList
 
 from sparsecore.errors import InputError
 from sparsecore_torch.sparsifying.parameters import NamedParameter, unwrapped
@@ -111,7 +112,7 @@ def _restore(module: nn.Module, dense: Mapping[int, nn.Parameter]) -> None:
 @cache
 def _reading(cls: type[nn.Module], attributes: tuple[str, ...]) -> type[nn.Module]:
     """The class of modules that make these attributes when they are read."""
-    dtype = _own_dtype if issubclass(cls, nn.Embedding | nn.EmbeddingBag) else _computing_dtype
+    dtype = _own_dtype if issubclass(cls, _LEFT_ALONE) else _computing_dtype
     return type(f"Compact{cls.__name__}", (cls,), {name: _reader(name, dtype) for name in attributes})
 
 
@@ -123,8 +124,12 @@ def _reader(attribute: str, dtype: Callable[[Tensor], torch.dtype]) -> property:
     return property(read, doc=f"The dense {attribute}, zero where no weight is; made when it is read.")
 
 
+_LEFT_ALONE = (nn.Embedding, nn.EmbeddingBag, nn.Bilinear, ParametrizationList)
+"""Modules whose weight autocast does not change, or not before something else has read it."""
+
+
 def _own_dtype(values: Tensor) -> torch.dtype:
-    """An embedding's, which autocast leaves alone."""
+    """That in which the values are stored."""
     return values.dtype
 
 
