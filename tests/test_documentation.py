@@ -1,6 +1,5 @@
 """What the README and docs/ show works as it stands there."""
 
-import json
 import re
 import subprocess
 import sys
@@ -17,7 +16,6 @@ from sparsecore.plugins import load
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
-CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
 EXPERIMENTS = (ROOT / "docs/experiments.md").read_text("utf-8")
 
 
@@ -64,19 +62,6 @@ def test_the_property_test_runs_and_passes(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert "1 passed" in done.stdout
-
-
-@pytest.mark.parametrize(
-    ("block", "strategy", "settings"),
-    [(0, "FixedThreshold", "threshold=0.1"), (1, "SpareTheYoung", "drop_fraction=0.3")],
-)
-def test_the_strategies_of_contributing_train(tmp_path: Path, block: int, strategy: str, settings: str) -> None:
-    (tmp_path / "mine.py").write_text(blocks("python", CONTRIBUTING)[block])
-    images = small_images(tmp_path / "small.npz")
-    chosen = ("--strategy", f"mine.py:{strategy}", "--set", f"strategy.{strategy}.{settings}", "--epochs", "20")
-    train(*SMALL, "--data-dir", images, *chosen, "--out", "run", cwd=tmp_path)
-    first = json.loads((tmp_path / "run/reallocations.jsonl").read_text().splitlines()[0])
-    assert first["moved"] > 0
 
 
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", README))))

@@ -1,27 +1,16 @@
 """``sparsecore new-strategy``: what it writes is whole, and works as it stands there."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from command_line import SMALL, said, small_images, sparsecore, train
+from plugin_projects import install, python
 
 FILES = {"pyproject.toml", "README.md", "sparsecore_drop_few.py", "test_sparsecore_drop_few.py"}
 ROOT = Path(__file__).parent.parent
-
-
-def python(folder: Path, *arguments: str | Path, **environment: str) -> "subprocess.CompletedProcess[str]":
-    """Run this Python in the folder."""
-    command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, check=False, env={**os.environ, **environment}
-    )
 
 
 @pytest.fixture(scope="module")
@@ -31,24 +20,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr
     assert str(folder / "sparsecore_drop_few.py") in done.stdout
     return folder
-
-
-def installed(project: Path, place: Path) -> Path:
-    """The project installed by pip, at a place of its own; where nothing can build it, its metadata by hand."""
-    project = Path(shutil.copytree(project, place / "source"))
-    if find_spec("hatchling") and find_spec("editables"):
-        options = ("--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--target", place / "site")
-        done = python(place, "-m", "pip", "install", *options, project)
-        assert done.returncode == 0, done.stderr
-        return place / "site"
-    metadata = tomllib.loads((project / "pyproject.toml").read_text("utf-8"))["project"]
-    folder = project / "sparsecore_drop_few-0.1.0.dist-info"
-    folder.mkdir()
-    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {metadata['name']}\nVersion: 0.1.0\n")
-    ((group, entries),) = metadata["entry-points"].items()
-    lines = [f"[{group}]", *(f"{name} = {value}" for name, value in entries.items())]
-    (folder / "entry_points.txt").write_text("\n".join(lines) + "\n")
-    return project
 
 
 def test_the_project_is_four_files(project: Path) -> None:
@@ -74,7 +45,8 @@ def test_its_own_test_can_fail(project: Path, tmp_path: Path) -> None:
 
 
 def test_installed_it_is_found_by_its_name(project: Path, tmp_path: Path) -> None:
-    path = str(installed(project, tmp_path))
+    install(project, tmp_path / "site")
+    path = str(tmp_path / "site")
     listed = json.loads(sparsecore("plugins", "--json", PYTHONPATH=path).stdout)
     (found,) = (plugin for plugin in listed if plugin["name"] == "drop-few")
     assert (found["kind"], found["error"]) == ("strategy", None)
