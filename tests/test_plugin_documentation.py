@@ -14,12 +14,16 @@ import pytest
 from engine_examples import ARRAYS, TWO_TENSORS
 
 from sparsecore import Clock, Engine, hookimpl, hooks
+from sparsecore.arrays import Arrays
 from sparsecore.learning import Operations
 from sparsecore.testing.strategy_promises import STRATEGY_PROMISES
 
 DOCS = Path(__file__).parent.parent / "docs"
 HERE = Path(__file__).parent
-PAGES = {name: (DOCS / f"{name}.md").read_text("utf-8") for name in ("hooks", "write-a-strategy", "write-a-model")}
+PAGES = {
+    name: (DOCS / f"{name}.md").read_text("utf-8")
+    for name in ("hooks", "write-a-strategy", "write-a-backend", "write-a-model")
+}
 HOOKS = PAGES["hooks"]
 SECTIONS = dict(re.findall(r"^### `(\w+)`\n(.*?)(?=^##|\Z)", HOOKS, re.DOTALL | re.MULTILINE))
 
@@ -90,7 +94,10 @@ def test_the_example_of_the_hooks_prints_what_is_shown(capsys: pytest.CaptureFix
 
 COMMANDS = {
     "sparsecore": """
-case "$1" in check) set -- "$@" --examples 3 --backend numpy;; esac
+case "$1 $2" in
+*Backend) set -- "$@" --examples 3;;
+check*) set -- "$@" --examples 3 --backend numpy;;
+esac
 exec "$PYTHON" -m sparsecore "$@"
 """,
     "python": """
@@ -137,6 +144,12 @@ def walk(page: str, folder: Path) -> None:
 def test_a_plugin_is_written_as_the_page_says(page: str, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     walk(page, tmp_path)
+
+
+def test_the_verbs_of_a_backend_are_those_that_are_listed() -> None:
+    table = PAGES["write-a-backend"].partition("## Arrays")[2].partition("\n\nThey are pure")[0].partition("|---|")[2]
+    listed = [name for line in table.splitlines() for name in re.findall(r"`(\w+)`", line.rpartition(" | ")[0])]
+    assert listed == [name for name in vars(Arrays) if not name.startswith("_")]
 
 
 def test_the_operations_of_a_model_are_those_that_are_listed() -> None:
