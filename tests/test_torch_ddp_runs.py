@@ -47,6 +47,14 @@ class Fails:
             raise ValueError("no luck today")
 
 
+class Early:
+    """Answers what cannot be, long before any update."""
+
+    @hookimpl
+    def perturb(self, values):
+        return values * float("nan") if RANK == 1 else values
+
+
 class Late:
     @hookimpl
     def update_due(self, clock):
@@ -179,6 +187,27 @@ def test_a_plugin_that_fails_on_one_rank_ends_all(here: Path) -> None:
     )
     assert "ValueError: no luck today" in second.stderr  # with its traceback, as in a run of one process
     assert (first.status, second.status) == (1, 1)
+
+
+def test_a_rank_that_fails_between_updates_says_which_it_is(here: Path) -> None:
+    first, second = on_two(*mine(here, "early", "Early"))
+    assert second.stderr == (
+        f"sparsecore: rank 1: plugin '{here / 'plugins.py'}:Early' broke a promise in 'perturb': it answered a value "
+        "that is not finite, in 'layer1.weight'\n"
+    )
+    assert (first.status, first.stdout, first.stderr, second.status) == (1, "", "", 1)
+
+
+def test_a_plugin_that_cannot_be_loaded_on_one_rank_is_told_of(here: Path) -> None:
+    (here / "broken.py").write_text(
+        f"{PLUGINS}\nif RANK == 1:\n    raise ImportError('half of it is missing here')\n", "utf-8"
+    )
+    first, second = on_two(*arguments(here, "broken", "--strategy", f"{here / 'broken.py'}:Fails"))
+    assert first.stderr.startswith("sparsecore: rank 1 failed: ")
+    assert "half of it is missing here" in first.stderr
+    assert first.stderr.count("\n") == 1
+    assert (first.status, second.status, second.stderr) == (2, 2, "")
+    assert not (here / "broken").exists()
 
 
 def test_a_rank_whose_update_comes_later_keeps_nobody_waiting_under_torchrun(here: Path) -> None:

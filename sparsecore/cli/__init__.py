@@ -42,7 +42,8 @@ def main() -> None:
         sys.exit(error.exit_code)
     except SparsecoreError as error:
         if _speaks(error.told_by):
-            click.echo(f"sparsecore: {_on_one_line(str(error))}", err=True)
+            speaker = f"rank {error.told_by}: " if error.told_by else ""
+            click.echo(f"sparsecore: {speaker}{_on_one_line(str(error))}", err=True)
         sys.exit(2 if isinstance(error, InputError) else 1)
     except MemoryError as error:
         click.echo(f"sparsecore: there is not enough memory for this: {_on_one_line(str(error))}", err=True)

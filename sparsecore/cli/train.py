@@ -12,6 +12,7 @@ from sparsecore.cli.progress import ProgressBar
 from sparsecore.cli.tables import print_run
 from sparsecore.errors import InputError
 from sparsecore.experiment.assembly import Tables, assemble
+from sparsecore.experiment.chosen import Chosen
 from sparsecore.experiment.experiment import Experiment
 from sparsecore.launch import launch
 from sparsecore.ranks import Ranks, ranks_of
@@ -66,9 +67,9 @@ def train(
     """
     options = {_SETTINGS[name]: value for name, value in given.items() if value is not None}
     asking = _resumed if resume else _new
-    asked = asking(out, file, options, stack, settings)
-    ranks = _ranks(asked.experiment)
-    setup = ranks.jointly(lambda: _prepared(asked), lambda _: {})
+    source = _begun_before(out) if resume and file is None else file
+    ranks = _ranks(assemble(source, options, stack, settings))
+    asked, setup = ranks.jointly(lambda: _prepared(asking(out, source, options, stack, settings)), lambda _: {})
     carry_out = _lead if ranks.rank == 0 else _take_part
     carry_out(asked, setup, ranks, as_json=as_json)
 
@@ -107,11 +108,20 @@ def _resumed(
         note = f"sparsecore: there is no run at {folder.path} yet; it begins now"
         return _Asked(Experiment.of(assemble(file, options, stack, settings)), folder, note=note)
     begun = Experiment.of(folder.read_tables()).tables()
-    asked = Experiment.of(assemble(file or folder.experiment, options, stack, settings))
+    asked = Experiment.of(assemble(file, options, stack, settings))
     differences = _differences(begun, asked.tables())
     if differences:
         raise InputError(f"the run {folder.path} was begun as another experiment: {'; '.join(differences)}")
     return _Asked(asked, folder, is_new=False)
+
+
+def _begun_before(out: Path | None) -> Path | None:
+    """The experiment of the run to continue, where there is one."""
+    if out is None or not out.exists():
+        return None
+    folder = RunFolder(out)
+    folder.read_tables()  # refuses what is no run
+    return folder.experiment
 
 
 def _differences(begun: Tables, asked: Tables, place: str = "") -> list[str]:
@@ -126,20 +136,19 @@ def _differences(begun: Tables, asked: Tables, place: str = "") -> list[str]:
     return told
 
 
-def _ranks(experiment: Experiment) -> Ranks:
-    """The processes that carry it out together."""
-    ranks, started = ranks_of(experiment.backend.plugin), launch().size
+def _ranks(tables: Tables) -> Ranks:
+    """The processes that carry it out together; known first, so that they tell one another of all other mistakes."""
+    backend, started = Chosen.of("backend", tables["backend"]), launch().size
+    ranks = ranks_of(backend.plugin)
     if ranks.size != started:
-        raise InputError(
-            f"{started} processes were started, and the backend {experiment.backend.name!r} trains in {ranks.size}"
-        )
+        raise InputError(f"{started} processes were started, and the backend {backend.name!r} trains in {ranks.size}")
     return ranks
 
 
-def _prepared(asked: _Asked) -> Setup:
+def _prepared(asked: _Asked) -> tuple[_Asked, Setup]:
     if asked.is_new:
         asked.folder.check_absent()
-    return set_up(asked.experiment)
+    return asked, set_up(asked.experiment)
 
 
 def _lead(asked: _Asked, setup: Setup, ranks: Ranks, *, as_json: bool) -> None:
