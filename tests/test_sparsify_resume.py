@@ -202,6 +202,10 @@ FOREIGN = {
         "the saved memory has the fields h, Threshold has threshold",
     ),
     "negative time": (lambda: changed(clock={"step": -1, "updates": 0}), "damaged"),
+    "half a step": (lambda: changed(clock={"step": 1.5, "updates": 0}), "damaged: 'step' is 1.5"),
+    "negative updates": (lambda: changed(clock={"step": 1, "updates": -3}), "damaged: 'updates' is -3"),
+    "too short a start": (lambda: changed(start=[1]), "damaged: it holds 1 numbers of weights at the start"),
+    "a negative start": (lambda: changed(start=[-1, 9]), "damaged: 'start' is -1"),
 }
 
 

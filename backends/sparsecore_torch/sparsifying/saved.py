@@ -52,13 +52,15 @@ def load(saved: Mapping[str, Any], engine: Engine, like: State, sparsity: float)
             plugin: _load_memory(saved["memories"][plugin], memory, engine, topology)
             for plugin, memory in like.memories.items()
         }
-        clock = attrs.evolve(like.clock, step=int(saved["clock"]["step"]), updates=int(saved["clock"]["updates"]))
-        start = tuple(map(int, saved["start"]))
+        step, updates = (_count(saved["clock"][name], name) for name in ("step", "updates"))
+        start = tuple(_count(weights, "start") for weights in saved["start"])
     except InputError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise _damaged(repr(error)) from error
-    return State(topology, memories, clock), start
+    if len(start) != len(like.topology.layout):
+        raise _damaged(f"it holds {len(start)} numbers of weights at the start; there are {len(like.topology.layout)}")
+    return State(topology, memories, attrs.evolve(like.clock, step=step, updates=updates)), start
 
 
 def _identity(engine: Engine, state: State, sparsity: float) -> dict[str, Any]:
@@ -92,6 +94,12 @@ def _difference(there: Any, here: Mapping[str, list[int]]) -> str | None:
             shapes = [tensors.get(name, "none") for tensors in (there, here)]
             return f"the tensor {name!r}: {shapes[0]} there, {shapes[1]} here"
     return "the order of the tensors" if list(there) != list(here) else None
+
+
+def _count(saved: Any, name: str) -> int:
+    if not isinstance(saved, int) or saved < 0:
+        raise _damaged(f"{name!r} is {saved!r}; expected a whole number of at least 0")
+    return saved
 
 
 def _load_topology(positions: NDArray[Any], weights: int, like: Topology) -> Topology:
