@@ -125,7 +125,7 @@ def test_models_that_cannot_be_used(case):
 
 def test_what_is_no_model_and_no_optimizer():
     model = mlp()
-    with pytest.raises(InputError, match=r"takes a torch.nn.Module; given 3"):
+    with pytest.raises(InputError, match=r"takes a torch.nn.Module and its optimizer, in this order; given int"):
         sparsify(3, sgd(model))
     with pytest.raises(InputError, match=r"takes an optimizer of torch.optim, .*given None"):
         sparsify(model, None)

@@ -169,6 +169,14 @@ def test_the_summary_is_a_table_of_all_sparse_tensors():
     assert "  last linear layer: 4.weight" in lines
 
 
+def test_of_many_dense_parameters_the_summary_prints_the_first_and_how_many_more():
+    model = nn.Sequential(*[nn.Linear(6, 6) for _ in range(10)])
+    summary = sparsify(model, sgd(model)).summary()
+    biases = [f"{index}.bias" for index in range(10)]
+    assert f"  bias: {', '.join(biases[:8])} and 2 more" in str(summary).splitlines()
+    assert summary.reasons()["bias"] == biases
+
+
 def test_names_that_look_like_markup_are_shown_as_they_are():
     model = nn.ModuleDict({"[bold]": nn.Linear(6, 6), "end": nn.Linear(6, 3)})
     assert "[bold].weight" in str(sparsify(model, sgd(model)).summary())

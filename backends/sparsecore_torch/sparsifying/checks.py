@@ -17,7 +17,9 @@ def check_model(model: Any) -> nn.Module:
         InputError: it is no module, its parameters have no shape yet, or lie on several devices or on none.
     """
     if not isinstance(model, nn.Module):
-        raise InputError(f"sparsify takes a torch.nn.Module; given {model!r}")
+        raise InputError(
+            f"sparsify takes a torch.nn.Module and its optimizer, in this order; given {type(model).__name__} first"
+        )
     inner = unwrapped(model)
     lazy = [name for name, parameter in inner.named_parameters() if isinstance(parameter, UninitializedParameter)]
     if lazy:

@@ -9,11 +9,15 @@ from sparsecore.clock import Clock
 from sparsecore.topology import Topology
 
 _NUMBERS = ("shape", "weights", "density at start", "density now")
+_SHOWN = 8
+"""So many dense parameters of one reason are printed."""
 
 
 @attrs.frozen(eq=False)
 class Summary:
     """The sparse tensors and why the others are not; ``print`` shows it as a table.
+
+    Where many parameters are dense for one reason, the first are printed; :meth:`reasons` has all.
 
     Attributes:
         topology: the weights now.
@@ -42,7 +46,7 @@ class Summary:
         return reasons
 
     def __str__(self) -> str:
-        dense = [f"  {why}: {', '.join(names)}" for why, names in self.reasons().items()]
+        dense = [f"  {why}: {_listed(names)}" for why, names in self.reasons().items()]
         done = f"step {self.clock.step:,}, {self.clock.updates:,} updates, sparsity {self.topology.sparsity:.4f}"
         return "\n".join([self._table(), done, *(["left dense:", *dense] if dense else [])])
 
@@ -61,6 +65,11 @@ class Summary:
         # as wide as it must be: a text does not know where it will be read
         Console(file=written, width=1000, color_system=None).print(table)
         return "\n".join(line.rstrip() for line in written.getvalue().splitlines()).strip("\n")
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
 
 
 def _row(name: str, shape: str, size: int, before: int, now: int) -> tuple[str, ...]:
