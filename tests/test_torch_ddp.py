@@ -74,11 +74,11 @@ def compact() -> dict[str, Any]:
     return {"topologies": topologies, "values": sparse.values().tolist()}
 
 
-def heard(strategy: object) -> tuple[str, str]:
+def heard(strategy: object, seed: int = 0) -> tuple[str, str]:
     """The error that a rank comes to with this strategy."""
     model = DistributedDataParallel(network(0))
     optimizer = optimizer_of(model)
-    sparse = sparsify(model, optimizer, strategy=strategy, sparsity=0.7)
+    sparse = sparsify(model, optimizer, strategy=strategy, sparsity=0.7, seed=seed)
     try:
         trained(model, sparse, share(), optimizer)
     except Exception as error:
@@ -95,7 +95,7 @@ def on_two_ranks() -> dict[str, Any]:
 
     dist.init_process_group("gloo")
     told = {"first": wrapped_first(), "afterwards": wrapped_afterwards(), "compact": compact()}
-    errors = {"elsewhere": heard(Elsewhere()), "fails": heard(Fails())}
+    errors = {"elsewhere": heard(Elsewhere()), "fails": heard(Fails()), "apart": heard("static", dist.get_rank())}
     sparsification.present_ranks = lambda: present_ranks(timedelta(seconds=1))
     errors["late"] = heard(Late())
     dist.destroy_process_group()
@@ -141,6 +141,13 @@ def test_ranks_that_grow_elsewhere_stop_with_the_same_sentence(answers: list[dic
     assert first[0] == DisagreementError.__name__
     assert "update 1 (step 3) on the positions of '0.weight'" in first[1]
     assert "rank 1 differs from rank 0" in first[1]
+
+
+def test_ranks_that_begin_apart_stop_at_the_first_step(answers: list[dict[str, Any]]) -> None:
+    first, second = (answer["apart"] for answer in answers)
+    assert first == second
+    assert first[0] == DisagreementError.__name__
+    assert "the ranks disagree at the start on the topology: rank 1 differs from rank 0" in first[1]
 
 
 def test_a_plugin_that_fails_on_one_rank_stops_all(answers: list[dict[str, Any]]) -> None:

@@ -60,6 +60,7 @@ class SparseTraining:
         self._parts: Parts | None = parts
         self._state = state
         self._start = tuple(map(int, state.topology.counts))
+        self._is_agreed = False
         in_training.enter(parts.selection.sparse)
         self._held = HeldStep(parts.optimizer, lambda: parts.engine.replaces_step(self._state))
         # where the optimizer's step is compiled, what follows it is not
@@ -154,10 +155,17 @@ class SparseTraining:
         self._held.put_back()
         if step_was_skipped(optimizer):
             return
+        self._agree()
         self._alive.storage.enforce()
         quiet = self._alive.engine.quiet(self._state)
         self._state = self._moved() if quiet is None else quiet
         self._await_gradient()
+
+    def _agree(self) -> None:
+        """At the first step: ranks that begin apart may never come to an update that would tell."""
+        if not self._is_agreed:
+            self._alive.ranks.jointly(lambda: self.topology, lambda topology: {"topology": topology.sha256()})
+        self._is_agreed = True
 
     def _moved(self) -> State:
         """The state after a step whose values the engine has to see."""
