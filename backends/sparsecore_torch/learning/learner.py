@@ -17,6 +17,7 @@ from sparsecore.ledger import Ledger
 from sparsecore.reallocation import Reallocation
 from sparsecore.topology import Topology
 from sparsecore_torch.learning.accounts import ledger
+from sparsecore_torch.learning.heap import keep_freed_memory
 from sparsecore_torch.learning.inputs import Inputs
 from sparsecore_torch.learning.machine import Machine
 from sparsecore_torch.learning.network import Network
@@ -28,6 +29,8 @@ class TorchLearner:
     """See :class:`sparsecore.learning.Learner`. In training nothing waits for the device."""
 
     def __init__(self, task: Task, machine: Machine) -> None:
+        if machine.device.type == "cpu":
+            keep_freed_memory()
         self._machine = machine
         self._network = Network(task, machine)
         self._descent = Descent({"values": self._network.values, "dense": self._network.dense}, task.optimizer)
