@@ -1,6 +1,10 @@
 """The memory ledger: what a network in training takes, by formula and as it is."""
 
+from collections.abc import Mapping
+
 import attrs
+
+_UNITS = {"GB": 10**9, "MB": 10**6, "kB": 10**3}
 
 
 @attrs.frozen
@@ -42,3 +46,19 @@ class Ledger:
     def parts(self) -> dict[str, Bytes]:
         """The four by name, and the total."""
         return {field.name: getattr(self, field.name) for field in attrs.fields(Ledger)} | {"total": self.total}
+
+    def __str__(self) -> str:
+        """As it is, in a line."""
+        return in_words(self.parts)
+
+
+def in_words(parts: Mapping[str, Bytes]) -> str:
+    """What :attr:`Ledger.parts` measures, in a line."""
+    told = ", ".join(
+        f"{name.replace('_', ' ')} {_size(part.measured)}" for name, part in parts.items() if name != "total"
+    )
+    return f"{_size(parts['total'].measured)} of memory for parameters: {told}"
+
+
+def _size(count: int) -> str:
+    return next((f"{count / unit:.1f} {name}" for name, unit in _UNITS.items() if count >= unit), f"{count} B")

@@ -186,7 +186,7 @@ class Every:
 def total_steps(clock: Clock) -> int:
     """The steps of the whole run; an :class:`InputError` where its end is not known."""
     if clock.total_steps is None:
-        raise InputError("this schedule needs the end of the run; give the total number of steps")
+        raise InputError("this schedule needs the end of the run; give the total number of steps (total_steps)")
     return clock.total_steps
 
 

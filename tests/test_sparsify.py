@@ -259,3 +259,14 @@ def test_the_ledger_counts_bytes():
     assert ledger.optimizer_state.theoretical == ledger.optimizer_state.measured == 2 * 4 * parameters + 6 * 4
     optimizer.zero_grad()
     assert training.memory().gradients.measured == 0
+
+
+def test_what_is_printed_of_a_training_and_its_memory_is_a_line():
+    model = nn.Sequential(nn.Linear(20, 100), nn.ReLU(), nn.Linear(100, 4))
+    training = sparsify(model, torch.optim.SGD(model.parameters(), lr=0.1), sparsity=0.9)
+    assert repr(training) == "<SparseTraining at step 0, 0 updates, sparsity 0.9000>"
+    assert str(training.memory()).startswith("18.")
+    assert "values 10.0 kB, indices 8.8 kB" in str(training.memory())
+    assert repr(training.summary()) == str(training.summary())
+    training.squash()
+    assert repr(training) == "<SparseTraining, ended>"

@@ -1,12 +1,10 @@
 """Tables on standard output."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
-from sparsecore.ledger import Bytes
+from sparsecore.ledger import in_words
 from sparsecore.run.result import Result
 from sparsecore.topology import Topology
-
-_UNITS = {"GB": 10**9, "MB": 10**6, "kB": 10**3}
 
 
 def print_table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Iterable[int] = ()) -> None:
@@ -44,17 +42,5 @@ def print_run(start: Topology, now: Topology, result: Result) -> None:
         f"{result.reallocations} {'reallocation' if result.reallocations == 1 else 'reallocations'}, "
         f"{result.seconds:.0f} s"
     )
-    print(_memory(result.memory))
+    print(in_words(result.memory))
     print(f"report: {result.run}/report.html")
-
-
-def _memory(parts: Mapping[str, Bytes]) -> str:
-    """The ledger as it is, in a line."""
-    told = ", ".join(
-        f"{name.replace('_', ' ')} {_size(part.measured)}" for name, part in parts.items() if name != "total"
-    )
-    return f"{_size(parts['total'].measured)} of memory for parameters: {told}"
-
-
-def _size(count: int) -> str:
-    return next((f"{count / unit:.1f} {name}" for name, unit in _UNITS.items() if count >= unit), f"{count} B")

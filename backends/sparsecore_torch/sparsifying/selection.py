@@ -66,7 +66,9 @@ _ALWAYS: Mapping[str, Rule] = MappingProxyType(
 )
 _VECTORS: Mapping[str, Rule] = MappingProxyType(
     {
-        "bias": lambda one: any(attribute.startswith("bias") for _, attribute in one.places),
+        "bias": lambda one: any(
+            attribute.startswith("bias") or attribute.endswith("_bias") for _, attribute in one.places
+        ),
         "fewer than two dimensions": lambda one: one.parameter.ndim < 2,
     }
 )

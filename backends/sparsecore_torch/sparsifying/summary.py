@@ -13,7 +13,7 @@ _SHOWN = 8
 """So many dense parameters of one reason are printed."""
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Summary:
     """The sparse tensors and why the others are not; ``print`` shows it as a table.
 
@@ -44,6 +44,9 @@ class Summary:
         for name, why in self.left_out.items():
             reasons.setdefault(why, []).append(name)
         return reasons
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def __str__(self) -> str:
         dense = [f"  {why}: {_listed(names)}" for why, names in self.reasons().items()]

@@ -68,6 +68,11 @@ class SparseTraining:
         self._handle = parts.optimizer.register_step_post_hook(hook)
         self._await_gradient()
 
+    def __repr__(self) -> str:
+        if self._parts is None:
+            return "<SparseTraining, ended>"
+        return f"<SparseTraining at step {self.step:,}, {self.updates:,} updates, sparsity {self.sparsity:.4f}>"
+
     @property
     def model(self) -> nn.Module:
         """The model, without what it is wrapped in."""
