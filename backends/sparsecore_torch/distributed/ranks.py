@@ -24,7 +24,7 @@ from sparsecore_torch.distributed.exchange import Exchange
 Result = TypeVar("Result")
 
 _AT_THE_START = timedelta(minutes=30)  # one may have data to download
-_AT_AN_UPDATE = timedelta(minutes=5)
+_AT_AN_UPDATE = timedelta(minutes=1)  # they come from a reduction of gradients, all at the same time
 _START = "all ranks must be given the same settings, plugins, data and run folder"
 _UPDATE = "what a strategy does, and when, must depend only on what all ranks share"
 _made = itertools.count()
