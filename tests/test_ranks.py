@@ -40,8 +40,8 @@ def test_a_backend_of_one_process_refuses_to_be_one_of_several(tmp_path: Path) -
 
 
 def test_what_all_processes_of_a_machine_refuse_is_said_by_the_first() -> None:
-    assert "sparsity" in said(sparsecore("train", "--sparsity", "2", **started(0)))
-    silent = sparsecore("train", "--sparsity", "2", **started(1))
+    assert "section.key=value" in said(sparsecore("train", "--set", "sparsity", **started(0)))
+    silent = sparsecore("train", "--set", "sparsity", **started(1))
     assert (silent.returncode, silent.stdout, silent.stderr) == (2, "", "")
     silent = sparsecore("train", "--no-such-option", **started(1))
     assert (silent.returncode, silent.stdout, silent.stderr) == (2, "", "")
