@@ -65,6 +65,7 @@ class Engine:
         self._regrow_pruned = regrow_pruned
         self._stack = Stack({"base": Base(), **named(strategies)})
         self._perturbs = self._stack.deciding("perturb") != ["base"]
+        self._replaces = self._stack.deciding("replaces_step") != ["base"]
         self._observes = bool(self._stack.deciding("observe"))
         self._gradient_askers = self._stack.asking_for("gradient")
 
@@ -118,7 +119,7 @@ class Engine:
     def replaces_step(self, state: State) -> bool:
         """Whether an update takes the place of the next optimizer step, which is then to be left out."""
         now = _ticked(state)
-        return self._moves(now) and self._says("replaces_step", now)
+        return self._replaces and self._moves(now) and self._says("replaces_step", now)
 
     def advance(
         self, state: State, values: Array, learning_rate: float = 0.0, gradient: Gradient | None = None

@@ -71,7 +71,8 @@ class GradualPruning:
     @hookimpl
     def update_due(self, clock: Clock) -> bool:
         """By the schedule from t₀ on, and at the end."""
-        cubic, end = self._cubic(), self._cubic().end(clock)
+        cubic = self._cubic()
+        end = cubic.end(clock)
         return clock.step == end or (cubic.has_begun(clock) and clock.step < end and self.schedule(clock))
 
     @hookimpl

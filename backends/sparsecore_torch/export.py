@@ -17,9 +17,9 @@ from torch.utils._pytree import tree_leaves
 
 from sparsecore.errors import InputError, SparsecoreError
 from sparsecore.topology import Topology
+from sparsecore_torch.materialize import places
 from sparsecore_torch.sparsifying.training import SparseTraining
 from sparsecore_torch.storages.compact_modules import make_dense
-from sparsecore_torch.storages.compact_weights import local_indices
 
 
 def to_csr(training: SparseTraining) -> dict[str, Tensor]:
@@ -81,7 +81,7 @@ def to_onnx(
 def _csr(topology: Topology, index: int, values: Tensor) -> Tensor:
     rows = topology.layout.shapes[index][0]
     columns = topology.layout.sizes[index] // rows
-    inside = local_indices(topology, index)
+    inside = places(topology, index)
     starts = torch.arange(rows + 1, device=inside.device) * columns
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)

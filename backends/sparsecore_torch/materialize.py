@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from sparsecore.topology import Topology
+
 
 def indices(positions: Tensor, offset: int) -> Tensor:
     """Where the weights of a tensor lie within it, row-major, int64.
@@ -14,6 +16,12 @@ def indices(positions: Tensor, offset: int) -> Tensor:
         offset: the tensor's first position.
     """
     return positions.long().sub_(offset) if positions.dtype is not torch.int64 else positions - offset
+
+
+def places(topology: Topology, tensor: int) -> Tensor:
+    """Where the weights of the tensor of this index lie within it, row-major, int64; on the device."""
+    first, last = topology.bounds[tensor : tensor + 2]
+    return indices(topology.positions[first:last], topology.layout.offsets[tensor])
 
 
 def scatter(values: Tensor, indices: Tensor, shape: Sequence[int]) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from sparsecore.topology import Topology
+from sparsecore_torch.materialize import places
 
 
 @attrs.frozen(eq=False)
@@ -41,8 +42,8 @@ class Whole:
 
     def existing(self) -> Tensor:
         """The gradients of the weights that exist, (N,)."""
-        places = zip(self.values, _inside(self.topology), strict=True)
-        return torch.cat([_gradient(tensor)[inside] for tensor, inside in places])
+        both = zip(self.values, _inside(self.topology), strict=True)
+        return torch.cat([_gradient(tensor)[inside] for tensor, inside in both])
 
     def each_gradient(self, change: Callable[[Tensor], Tensor]) -> None:
         """Put what comes of it in the place of each gradient, in the order of the layout."""
@@ -52,8 +53,7 @@ class Whole:
 
 def _inside(topology: Topology) -> list[Tensor]:
     """The active positions of each tensor, counted from its own first one."""
-    parts = topology.positions.split_with_sizes(topology.counts.tolist())
-    return [part.long() - offset for part, offset in zip(parts, topology.layout.offsets[:-1], strict=True)]
+    return [places(topology, tensor) for tensor in range(len(topology.layout))]
 
 
 def _gradient(tensor: Tensor) -> Tensor:

@@ -11,11 +11,11 @@ from sparsecore.errors import InputError
 from sparsecore.ledger import Ledger
 from sparsecore.reallocation import Reallocation
 from sparsecore.topology import Topology
-from sparsecore_torch.materialize import gather, scatter
+from sparsecore_torch.materialize import gather, places, scatter
 from sparsecore_torch.sparsifying.parameters import NamedParameter
 from sparsecore_torch.storages.compact_modules import check_modules, make_compact, make_dense
 from sparsecore_torch.storages.compact_optimizer import CompactGroup, carry_state, drop_state, gathered_state, in_place
-from sparsecore_torch.storages.compact_weights import CompactWeights, local_indices, resize
+from sparsecore_torch.storages.compact_weights import CompactWeights, resize
 from sparsecore_torch.storages.dense_gradients import DenseGradients, world_size
 from sparsecore_torch.storages.dense_ledger import ledger_of
 
@@ -141,10 +141,10 @@ def _common_dtype(tensors: Sequence[NamedParameter]) -> torch.dtype:
 
 def _gathered(dense: Sequence[Tensor], topology: Topology) -> Tensor:
     """N entries from dense tensors in the order of the layout."""
-    return torch.cat([gather(one.detach(), local_indices(topology, index)) for index, one in enumerate(dense)])
+    return torch.cat([gather(one.detach(), places(topology, index)) for index, one in enumerate(dense)])
 
 
 def _dense(entries: Tensor, index: int, topology: Topology) -> Tensor:
     """The part of N entries that belongs to one tensor, dense."""
     slots = entries[topology.bounds[index] : topology.bounds[index + 1]]
-    return scatter(slots, local_indices(topology, index), topology.layout.shapes[index])
+    return scatter(slots, places(topology, index), topology.layout.shapes[index])

@@ -11,7 +11,7 @@ from torch.nn.parameter import Parameter
 
 from sparsecore.errors import InputError
 from sparsecore.topology import Topology
-from sparsecore_torch.materialize import gather, indices, scatter
+from sparsecore_torch.materialize import gather, places, scatter
 from sparsecore_torch.storages.dense_gradients import DenseGradients
 from sparsecore_torch.storages.saved_tensors import SavedTensors
 
@@ -107,7 +107,7 @@ class CompactWeights:
             )
         if self.dense_gradients is not None:
             self.dense_gradients.add(index, gradient)
-        return gather(gradient, local_indices(topology, index)).to(self.values.dtype)
+        return gather(gradient, places(topology, index)).to(self.values.dtype)
 
     def _piece(self, index: int) -> Tensor:
         # the pieces of a pass that began without gradients lead nowhere; a layer called by itself has none
@@ -183,14 +183,9 @@ def resize(values: Parameter, size: int) -> None:
     values.data = values.data.new_zeros(size, dtype=dtype)
 
 
-def local_indices(topology: Topology, index: int) -> Tensor:
-    """Where the weights of a tensor lie within it; on the device."""
-    return indices(topology.positions[_slots(topology, index)], topology.layout.offsets[index])
-
-
 def _slots(topology: Topology, index: int) -> slice:
     return slice(topology.bounds[index], topology.bounds[index + 1])
 
 
 def _scattered(values: Tensor, topology: Topology, index: int, dtype: torch.dtype) -> Tensor:
-    return scatter(values.detach().to(dtype), local_indices(topology, index), topology.layout.shapes[index])
+    return scatter(values.detach().to(dtype), places(topology, index), topology.layout.shapes[index])

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.parameter import Parameter
 
 from sparsecore.topology import Topology
-from sparsecore_torch.materialize import gather, indices
+from sparsecore_torch.materialize import gather, places
 
 
 class DenseGradients:
@@ -77,10 +77,8 @@ class DenseGradients:
         return scale or 1.0
 
     def _at_weights(self, index: int, topology: Topology) -> Tensor:
-        slots = slice(topology.bounds[index], topology.bounds[index + 1])
-        if index not in self._sums:
-            return self._values.new_zeros(slots.stop - slots.start)
-        return gather(self._sums[index], indices(topology.positions[slots], topology.layout.offsets[index]))
+        inside = places(topology, index)
+        return gather(self._sums[index], inside) if index in self._sums else self._values.new_zeros(len(inside))
 
 
 def world_size() -> int:

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from sparsecore.ledger import Ledger
 from sparsecore.reallocation import Reallocation
 from sparsecore.topology import Topology
-from sparsecore_torch.materialize import gather, indices, scatter
+from sparsecore_torch.materialize import gather, places, scatter
 from sparsecore_torch.sparsifying.optimizer_state import state_tensors
 from sparsecore_torch.sparsifying.parameters import NamedParameter
 from sparsecore_torch.storages.arrival import Arrival
@@ -123,8 +123,7 @@ def gathered(parameters: Mapping[str, Tensor], topology: Topology) -> Tensor:
 
 def indices_of(topology: Topology, name: str) -> Tensor:
     """Where the weights of a tensor lie within it, row-major."""
-    offset = topology.layout.offsets[topology.layout.index(name)]
-    return indices(topology.positions[topology.slots(name)], offset)
+    return places(topology, topology.layout.index(name))
 
 
 def mask_of(topology: Topology, name: str) -> Tensor:
