@@ -65,8 +65,15 @@ class AskedSteps:
         )
         return checks.check_counts(answer, total, room, self.state.topology.layout)
 
-    def grow(self, occupied: Topology, counts: Counts) -> Array:
-        answer = self._ask("grow", occupied=occupied, counts=counts, gradient=self.gradient)
+    def grow(self, occupied: Topology, counts: Counts, kept: Topology) -> Array:
+        answer = self._ask(
+            "grow",
+            occupied=occupied,
+            counts=counts,
+            topology=self.state.topology,
+            kept=kept,
+            gradient=self.gradient,
+        )
         return checks.check_grown(answer, occupied, counts)
 
     def initial_values(self, grown: Topology, values: Array) -> Array:

@@ -130,9 +130,19 @@ def allocate(
 
 @hookspec(firstresult=True)
 def grow(
-    occupied: Topology, counts: Counts, gradient: Gradient, clock: Clock, memory: Any, random: Randomness
+    occupied: Topology,
+    counts: Counts,
+    topology: Topology,
+    kept: Topology,
+    gradient: Gradient,
+    clock: Clock,
+    memory: Any,
+    random: Randomness,
 ) -> Array | None:
-    """Positions outside ``occupied``, ascending, ``counts[i]`` in tensor i. Base: uniformly random."""
+    """Positions outside ``occupied``, ascending, ``counts[i]`` in tensor i. Base: uniformly random.
+
+    ``topology`` is that before the update, ``kept`` what pruning has left of it.
+    """
 
 
 @hookspec(firstresult=True)

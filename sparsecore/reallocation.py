@@ -32,8 +32,8 @@ class Steps(Protocol):
         """How many weights grow in each tensor; together as many as were pruned, where the number stays."""
         ...
 
-    def grow(self, occupied: Topology, counts: Counts) -> Array:
-        """Positions outside ``occupied``, ``counts[i]`` in tensor i, ascending."""
+    def grow(self, occupied: Topology, counts: Counts, kept: Topology) -> Array:
+        """Positions outside ``occupied``, ``counts[i]`` in tensor i, ascending; ``kept`` is what pruning has left."""
         ...
 
     def initial_values(self, grown: Topology, values: Array) -> Array:
@@ -122,7 +122,7 @@ def reallocate(
     # not in the paper: without the first, what was just pruned could come straight back
     occupied = topology if not regrow_pruned else survivors
     counts = steps.allocate(pruned, survivors.counts, occupied.room)  #     8  l_i/L · K
-    grown = topology.at(steps.grow(occupied, counts))  #                    8  grow_back(W_i, l_i/L · K)
+    grown = topology.at(steps.grow(occupied, counts, survivors))  #         8  grow_back(W_i, l_i/L · K)
     initial = steps.initial_values(grown, values)  #                        8  zero-initialized
     return _merge(topology, survives, survivors, grown, initial, values), memories
 

@@ -114,6 +114,20 @@ def test_the_steps_of_an_update_see_the_memory_from_before_and_observers_the_one
     assert seen == {"prune": 1, "grow": 1, "reallocated": 2, "clock": 1}
 
 
+@pytest.mark.parametrize("regrow", [False, True])
+def test_growth_is_told_what_there_was_and_what_pruning_has_left_of_it(regrow):
+    seen = {}
+    tells = plugin(grow=lambda topology, kept, occupied: seen.update(was=topology, left=kept, taken=occupied))
+    algorithm = engine(TWO_TENSORS, {"dpr": DPR, "tells": tells}, regrow_pruned=regrow)
+    state = algorithm.start(0.8)
+    _, got = algorithm.update(state, normal_values(state.topology))
+    assert 0 < got.moved < 40
+    was, left, taken = (seen[name].positions.tolist() for name in ("was", "left", "taken"))
+    assert was == state.topology.positions.tolist()
+    assert left == state.topology.positions[got.survives].tolist()
+    assert taken == (left if regrow else was)
+
+
 def test_observers_see_every_update_whoever_decides():
     seen = []
     low, high = (plugin(reallocated=lambda reallocation: note(seen, reallocation)) for _ in range(2))
