@@ -53,6 +53,13 @@ def test_deepr_on_cifar10_has_no_weight_decay() -> None:
     assert experiment(data__name="cifar10", stack=("deepr",)).optimizer.weight_decay == 0.0
 
 
+@pytest.mark.parametrize(("model", "data"), [("wrn-28-2", "digits"), ("lenet-300-100", "mnist"), ("wrn-28-2", "npz")])
+@pytest.mark.parametrize("strategy", ["deepr", "soft-deepr"])
+def test_deepr_has_neither_momentum_nor_weight_decay(model: str, data: str, strategy: str) -> None:
+    chosen = experiment(model__name=model, data__name=data, stack=(strategy,)).optimizer
+    assert chosen == Sgd(momentum=0.0, nesterov=False, weight_decay=0.0)
+
+
 def test_later_sources_win(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text("sparsity = 0.5\nseed = 3\n[training]\nepochs = 7\nmomentum = 0.5\n")
