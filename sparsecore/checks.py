@@ -8,6 +8,7 @@ import numpy as np
 from sparsecore._stack import Answer
 from sparsecore.arrays import Array
 from sparsecore.errors import DivergedError, InputError, InvariantError
+from sparsecore.grouping import Grouping, trouble_with_units
 from sparsecore.layout import Layout
 from sparsecore.memory import Memories, shown_memory, trouble_with_memory
 from sparsecore.reallocation import Reallocation
@@ -23,9 +24,9 @@ from sparsecore.topology import Topology
 from sparsecore.words import dtype_name, kind
 
 
-def check_given_topology(topology: Topology, layout: Layout) -> None:
-    """Raise an :class:`InputError` unless this is a sound topology of the layout."""
-    trouble = trouble_with_topology(topology, layout)
+def check_given_topology(topology: Topology, layout: Layout, grouping: Grouping) -> None:
+    """Raise an :class:`InputError` unless this is a sound topology of the layout, of whole units."""
+    trouble = trouble_with_topology(topology, layout) or trouble_with_units(topology, grouping)
     if trouble:
         raise InputError(f"the topology to start at is {trouble}")
 

@@ -6,19 +6,21 @@ import attrs
 
 from sparsecore import checks
 from sparsecore._stack import Stack, named
-from sparsecore._steps import AskedSteps, ask_target
+from sparsecore._steps import ask_target
+from sparsecore._update import Update, check_moves_units, observed
 from sparsecore.arrays import Array, Arrays
 from sparsecore.base import Base
 from sparsecore.clock import Clock
 from sparsecore.distributions import check_sparsity
 from sparsecore.errors import InputError
 from sparsecore.gradient import Gradient
+from sparsecore.grouping import grouping
 from sparsecore.layout import Layout
-from sparsecore.memory import carry_memory
 from sparsecore.randomness import Randomness
-from sparsecore.reallocation import Reallocation, reallocate
+from sparsecore.reallocation import Reallocation
 from sparsecore.state import State
 from sparsecore.topology import Topology
+from sparsecore.units import SingleWeights, Units
 
 
 @attrs.frozen(eq=False)
@@ -45,9 +47,12 @@ class Engine:
         arrays: the verbs of the backend that holds positions and values.
         seed: the seed of every draw.
         regrow_pruned: whether what was just pruned may grow again in the same update.
+        units: what is pruned and grown as one. Strategies see a layout of units; states, values and reallocations
+            here are of weights.
 
     Raises:
         PluginError: a strategy cannot be registered; the message says why.
+        InputError: a tensor is not made of whole units, or a strategy changes single weights of larger ones.
     """
 
     def __init__(
@@ -58,24 +63,34 @@ class Engine:
         arrays: Arrays,
         seed: int = 0,
         regrow_pruned: bool = False,
+        units: Units = SingleWeights(),
     ) -> None:
         self.layout = layout
+        self.units = units
         self.arrays = arrays
         self.random = Randomness(seed)
-        self._regrow_pruned = regrow_pruned
         self._stack = Stack({"base": Base(), **named(strategies)})
         self._perturbs = self._stack.deciding("perturb") != ["base"]
         self._replaces = self._stack.deciding("replaces_step") != ["base"]
         self._observes = bool(self._stack.deciding("observe"))
         self._gradient_askers = self._stack.asking_for("gradient")
+        self._update = Update(self._stack, self.random, regrow_pruned)
+        self.grouping = grouping(layout, units)
+        if self.grouping.largest > 1:
+            check_moves_units(self._stack, units)
 
     def start(self, sparsity: float, *, clock: Clock = Clock()) -> State:
         """The state before the first step, at this sparsity (in [0, 1))."""
         random = self.random.within("initial topology")
         answer = self._stack.ask(
-            "initial_topology", layout=self.layout, sparsity=check_sparsity(sparsity), random=random, arrays=self.arrays
+            "initial_topology",
+            layout=self.grouping.layout,
+            sparsity=check_sparsity(sparsity),
+            random=random,
+            arrays=self.arrays,
         )
-        return self._state_at(checks.check_start(answer, self.layout), sparsity, clock)
+        units = checks.check_start(answer, self.grouping.layout)
+        return self._state_at(self.grouping.weights(units), sparsity, clock)
 
     def start_at(self, topology: Topology, *, sparsity: float | None = None, clock: Clock = Clock()) -> State:
         """The state before the first step, on a given topology.
@@ -86,16 +101,17 @@ class Engine:
             clock: the time.
 
         Raises:
-            InputError: it is of another layout, or not sound.
+            InputError: it is of another layout, not sound, or has parts of units.
         """
-        checks.check_given_topology(topology, self.layout)
+        checks.check_given_topology(topology, self.layout, self.grouping)
         return self._state_at(topology, topology.sparsity if sparsity is None else check_sparsity(sparsity), clock)
 
     def _state_at(self, topology: Topology, sparsity: float, clock: Clock) -> State:
+        units = self.grouping.units(topology)
         answers = self._stack.ask_all(
-            "initial_memory", topology=topology, sparsity=sparsity, random=self.random.within("initial memory")
+            "initial_memory", topology=units, sparsity=sparsity, random=self.random.within("initial memory")
         )
-        return State(topology, checks.check_first_memories(answers, topology), clock)
+        return State(topology, checks.check_first_memories(answers, units), clock)
 
     def start_values(self, state: State, values: Array) -> Array:
         """The values before the first step, from those that the model draws."""
@@ -150,19 +166,11 @@ class Engine:
         checks.check_given_values(values, state.topology)
         checks.check_trained(values, state.topology)
         self._check_gradient(gradient)
-        values = self.arrays.shown(values)
-        steps = AskedSteps(self._stack, state, values, self.random.within("update", state.clock.updates), gradient)
-        reallocation, memories = reallocate(state.topology, values, steps, regrow_pruned=self._regrow_pruned)
-        checks.check_reallocation(reallocation)
-        carried = {name: carry_memory(memory, reallocation.carry) for name, memory in memories.items()}
-        answers = self._stack.ask_all(
-            "remember", reallocation=reallocation, clock=state.clock, memory=carried, random=steps.random
-        )
-        after = State(
-            reallocation.after, checks.check_memories(carried, answers, reallocation.after), state.clock.updated()
-        )
-        self._stack.ask_all("reallocated", reallocation=reallocation, clock=after.clock, memory=after.memories)
-        return after, reallocation
+        seen = attrs.evolve(state, topology=self.grouping.units(state.topology))
+        scores = self.arrays.shown(self.grouping.values(values, state.topology))
+        after, moved = self._update(seen, scores, self._of_units(gradient))
+        reallocation = self.grouping.spread(moved, state.topology, values)
+        return attrs.evolve(after, topology=reallocation.after), reallocation
 
     def _perturb(self, state: State, values: Array, learning_rate: float) -> Array:
         shown = self.arrays.shown(values)
@@ -184,10 +192,11 @@ class Engine:
         if not self._observes:
             return now
         self._check_gradient(gradient)
-        answers = self._stack.ask_all(
-            "observe", gradient=gradient, topology=now.topology, clock=now.clock, memory=now.memories
-        )
-        return attrs.evolve(now, memories=checks.check_memories(now.memories, answers, now.topology))
+        seen = attrs.evolve(now, topology=self.grouping.units(now.topology))
+        return attrs.evolve(now, memories=observed(self._stack, seen, self._of_units(gradient)).memories)
+
+    def _of_units(self, gradient: Gradient | None) -> Gradient | None:
+        return None if gradient is None else self.grouping.gradient(gradient, self.arrays)
 
     def _check_gradient(self, gradient: Gradient | None) -> None:
         if gradient is None and self._gradient_askers:
@@ -201,8 +210,10 @@ class Engine:
         # after the last step nothing would train what has grown, and a full topology has nowhere to move to
         if now.clock.has_ended or not self._says("update_due", now):
             return False
-        topology = now.topology
-        return topology.size < self.layout.size or ask_target(self._stack, now, topology.counts).value != topology.size
+        if now.topology.size < self.layout.size:
+            return True
+        units = self.grouping.units(now.topology)
+        return bool(ask_target(self._stack, attrs.evolve(now, topology=units), units.counts).value != units.size)
 
     def _says(self, hook: str, now: State) -> bool:
         return checks.check_truth(self._stack.ask(hook, clock=now.clock, memory=now.memories), hook)

@@ -12,6 +12,7 @@ from sparsecore.experiment.rules import rule_table, split_training
 from sparsecore.experiment.structure import structure, unstructure
 from sparsecore.optimizers import Optimizer
 from sparsecore.schedules import Piecewise, Schedule, as_schedule
+from sparsecore.units import SingleWeights, Units, as_units
 
 _at_least_1: Any = attrs.validators.ge(1)
 _at_least_0: Any = attrs.validators.ge(0)
@@ -59,9 +60,11 @@ class ReallocationSettings:
 
     Attributes:
         regrow_pruned: whether what was just pruned may grow again in the same update.
+        units: what is pruned and grown as one: 'weights', 'kernels', or blocks such as '4x4'.
     """
 
     regrow_pruned: bool = False
+    units: Units = attrs.field(default=SingleWeights(), converter=as_units)
 
 
 @attrs.frozen

@@ -12,6 +12,7 @@ from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn
 from sparsecore.errors import InputError
 from sparsecore.schedules import Cosine, Piecewise, Schedule, as_schedule
 from sparsecore.settings import Amount, as_amount
+from sparsecore.units import Units, as_units
 
 T = TypeVar("T")
 
@@ -125,6 +126,10 @@ def _amount(given: Any, _: Any) -> Amount:
     return as_amount(given)
 
 
+def _units(given: Any, _: Any) -> Units:
+    return as_units(_text(given, str))
+
+
 def _plain_piecewise(schedule: Piecewise) -> Any:
     if len(schedule.pieces) == 1:
         return schedule.pieces[0][1]
@@ -181,12 +186,14 @@ def _make_converter() -> cattrs.Converter:
     converter.register_structure_hook(str, _text)
     converter.register_structure_hook(Amount, _amount)
     converter.register_structure_hook_func(lambda cls: cls is Schedule, _schedule)
+    converter.register_structure_hook_func(lambda cls: cls is Units, _units)
     converter.register_structure_hook_func(_is_literal, _one_of)
     # a schedule is stored as what a settings file would hold; the class of the value decides, not the field's
     converter.register_unstructure_hook_func(lambda cls: cls is Schedule, converter.unstructure)
     converter.register_unstructure_hook(Piecewise, _plain_piecewise)
     converter.register_unstructure_hook(Cosine, _plain_cosine)
     converter.register_unstructure_hook(Amount, lambda amount: amount.given)
+    converter.register_unstructure_hook_func(lambda cls: cls is Units, str)
     return converter
 
 

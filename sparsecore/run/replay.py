@@ -44,6 +44,7 @@ def _start(folder: RunFolder) -> Topology:
         {strategy.name: strategy.plugin for strategy in experiment.strategies},
         arrays=experiment.backend.plugin.arrays,
         seed=experiment.seed,
+        units=experiment.reallocation.units,
     )
     return engine.start(experiment.sparsity).topology
 

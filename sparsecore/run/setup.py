@@ -90,6 +90,7 @@ def set_up(experiment: Experiment) -> Setup:
         arrays=experiment.backend.plugin.arrays,
         seed=experiment.seed,
         regrow_pruned=experiment.reallocation.regrow_pruned,
+        units=experiment.reallocation.units,
     )
     steps = steps_per_epoch(len(images.train), experiment.training.batch_size)
     clock = Clock(steps_per_epoch=steps, total_steps=steps * experiment.training.epochs)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from sparsecore.engine import Engine
 from sparsecore.errors import InputError
+from sparsecore.grouping import trouble_with_units
 from sparsecore.memory import dump_memory, load_memory, trouble_with_memory
 from sparsecore.soundness import trouble_with_positions, trouble_with_topology
 from sparsecore.state import State
@@ -47,7 +48,7 @@ def load(saved: Mapping[str, Any], engine: Engine, like: State, sparsity: float)
     """
     _check_same(saved, _identity(engine, like, sparsity))
     try:
-        topology = _load_topology(saved["positions"].cpu().numpy(), saved["weights"], like.topology)
+        topology = _load_topology(saved["positions"].cpu().numpy(), saved["weights"], like.topology, engine)
         memories = {
             plugin: _load_memory(saved["memories"][plugin], memory, engine, topology)
             for plugin, memory in like.memories.items()
@@ -70,6 +71,7 @@ def _identity(engine: Engine, state: State, sparsity: float) -> dict[str, Any]:
         "tensors": {name: list(shape) for name, shape in zip(layout.names, layout.shapes, strict=True)},
         "sparsity": float(sparsity),
         "seed": engine.random.seed,
+        "units": str(engine.units),
         "strategies with memory": sorted(state.memories),
     }
 
@@ -102,11 +104,15 @@ def _count(saved: Any, name: str) -> int:
     return saved
 
 
-def _load_topology(positions: NDArray[Any], weights: int, like: Topology) -> Topology:
+def _load_topology(positions: NDArray[Any], weights: int, like: Topology, engine: Engine) -> Topology:
     if positions.shape != (weights,):
         raise _damaged(f"it holds {kind(positions)}; expected {weights} positions")
     on_backend = like.arrays.from_numpy(positions)
-    trouble = trouble_with_positions(on_backend, like) or trouble_with_topology(like.at(on_backend), like.layout)
+    trouble = (
+        trouble_with_positions(on_backend, like)
+        or trouble_with_topology(like.at(on_backend), like.layout)
+        or trouble_with_units(like.at(on_backend), engine.grouping)
+    )
     if trouble:
         raise _damaged(f"it holds {trouble}")
     return like.at(on_backend)
@@ -120,7 +126,8 @@ def _dump_memory(memory: Any, engine: Engine) -> dict[str, Any]:
 def _load_memory(saved: Mapping[str, Any], like: Any, engine: Engine, topology: Topology) -> Any:
     vectors = {name: vector.cpu().numpy() for name, vector in saved["vectors"].items()}
     memory = load_memory(like, saved["scalars"], vectors, engine.arrays)
-    trouble = trouble_with_memory(memory, topology.size, len(topology.layout), topology.layout.size)
+    units = engine.grouping.units(topology)
+    trouble = trouble_with_memory(memory, units.size, len(units.layout), units.layout.size)
     if trouble:
         raise _damaged(f"a memory has {trouble}")
     return memory

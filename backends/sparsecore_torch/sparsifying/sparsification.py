@@ -14,6 +14,7 @@ from sparsecore.errors import InputError, unknown
 from sparsecore.layout import Layout
 from sparsecore.state import State
 from sparsecore.topology import Topology
+from sparsecore.units import Units, as_units
 from sparsecore_torch.arrays import TorchArrays
 from sparsecore_torch.distributed.ranks import present_ranks
 from sparsecore_torch.sparsifying.checks import check_gradients, check_model
@@ -61,6 +62,7 @@ def sparsify(
     seed: int = 0,
     storage: str = "masked",
     regrow_pruned: bool = False,
+    units: Units | str = "weights",
 ) -> SparseTraining:
     """Train the model sparsely from the next step on; the training loop stays as it is.
 
@@ -79,6 +81,8 @@ def sparsify(
         seed: of every draw.
         storage: 'masked', dense tensors with zeros; or 'compact', one parameter of only the weights that exist.
         regrow_pruned: whether what was just pruned may grow again in the same update.
+        units: what is pruned and grown as one: 'weights'; 'kernels', the weights between two channels of a
+            convolution; or blocks of outputs and inputs such as '4x4'.
 
     Returns:
         The training, whose ``summary()`` says what was done.
@@ -95,7 +99,14 @@ def sparsify(
     check_optimizer(optimizer, selection.sparse)
     stack = stack_of(strategy, has_end=total_steps is not None, has_epochs=steps_per_epoch is not None)
     layout = Layout.of({one.name: tuple(one.parameter.shape) for one in selection.sparse})
-    engine = Engine(layout, stack, arrays=_arrays(selection), seed=seed, regrow_pruned=bool(regrow_pruned))
+    engine = Engine(
+        layout,
+        stack,
+        arrays=_arrays(selection),
+        seed=seed,
+        regrow_pruned=bool(regrow_pruned),
+        units=as_units(units),
+    )
     state = engine.start(sparsity, clock=_clock(total_steps, steps_per_epoch))
     _try_schedule(engine, state)
     drawn = gathered({one.name: one.parameter for one in selection.sparse}, state.topology)
