@@ -61,18 +61,29 @@ def largest_free(occupied: Topology, counts: Counts, scores: Callable[[str], Arr
         scores: by a tensor's name, one number a position, active or not, row-major, on the backend. One that is not a
             number (NaN) comes after all that are.
     """
+    return first_free(occupied, counts, lambda name: free_by_score(occupied, name, scores))
+
+
+def first_free(occupied: Topology, counts: Counts, ordered: Callable[[str], Array]) -> Array:
+    """Of each tensor the first ``counts[i]`` of its free positions as ``ordered`` gives them by name; ascending.
+
+    What ``ordered`` gives counts from the tensor's first position. It is not asked where none is wanted.
+    """
+    arrays, layout = occupied.arrays, occupied.layout
     found = [
-        _largest_free_in(occupied, name, int(count), scores) if count else occupied.positions[:0]
-        for name, count in zip(occupied.layout.names, counts, strict=True)
+        arrays.cast(arrays.sort(ordered(name)[: int(count)]) + offset, layout.position_dtype)
+        if count
+        else occupied.positions[:0]
+        for name, offset, count in zip(layout.names, layout.offsets, counts, strict=False)
     ]
-    return occupied.arrays.concatenate(found)
+    return arrays.concatenate(found)
 
 
-def _largest_free_in(occupied: Topology, name: str, count: int, scores: Callable[[str], Array]) -> Array:
+def free_by_score(occupied: Topology, name: str, scores: Callable[[str], Array]) -> Array:
+    """A tensor's free positions, counted from its first one: the largest |score| first, among equals the lowest."""
     arrays, layout = occupied.arrays, occupied.layout
     offset, size = layout.offsets[layout.index(name)], layout.sizes[layout.index(name)]
     is_free = arrays.zeros_like(occupied.positions, size) == 0
     free = arrays.nonzero(arrays.put(is_free, occupied.positions[occupied.slots(name)] - offset, False))
     # sorting puts what is not a number last
-    largest = smallest(-abs(arrays.take(scores(name), free)), count, arrays)
-    return arrays.cast(arrays.sort(arrays.take(free, largest)) + offset, layout.position_dtype)
+    return arrays.take(free, arrays.argsort(-abs(arrays.take(scores(name), free))))
