@@ -5,9 +5,13 @@ A strategy says so in an attribute ``declares``, a constant of its class or a pr
     declares: ClassVar = Declares(smallest_first="network")
 """
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import attrs
+
+from sparsecore.layout import Layout
+from sparsecore.shares import Counts
 
 Scope = Literal["network", "tensor", "sign"]
 
@@ -28,6 +32,8 @@ class Declares:
             go first: in the whole 'network', within each 'tensor', or within each 'sign' of each tensor.
         shares: what grows is shared out in proportion to the 'survivors' or to the 'pruned' of each tensor, within one.
         grown_value: what a weight starts with that has just grown.
+        start_multiples: for a layout, one number a tensor: at the start the tensor has a multiple of so many weights,
+            and where that leads away from the sparsity that was asked for, it is by less than once that number.
     """
 
     smallest_first: Scope | None = attrs.field(default=None, validator=_one_of("network", "tensor", "sign", None))
@@ -35,3 +41,4 @@ class Declares:
         default=None, validator=_one_of("survivors", "pruned", None)
     )
     grown_value: float | None = None
+    start_multiples: Callable[[Layout], Counts] | None = None

@@ -3,17 +3,19 @@
 import math
 
 import attrs
+import numpy as np
 
 from sparsecore._stack import Stack
 from sparsecore.base import Base
 from sparsecore.checks import check_truth
 from sparsecore.clock import Clock
 from sparsecore.distributions import uniform
+from sparsecore.shares import Counts
 from sparsecore.testing.oracle import oracle_arrays
 from sparsecore.testing.promises import Promise, expect
 from sparsecore.testing.runs import begun, engine, run, updated
 from sparsecore.testing.scenes import Scene, scenes
-from sparsecore.testing.stacks import Subject, fresh
+from sparsecore.testing.stacks import Subject, declared, fresh
 from sparsecore.topology import Topology
 
 
@@ -37,14 +39,23 @@ def _values(scene: Scene) -> object:
 def _starts(subject: Subject, scene: Scene) -> None:
     topology = engine(scene).start(scene.sparsity, clock=scene.clock).topology
     _check_positions(topology)
-    wanted, tensors = (1 - scene.sparsity) * scene.layout.size, len(scene.layout)
-    budget = int(uniform(scene.layout, scene.sparsity).sum())
-    most = max(budget, math.ceil(wanted) + tensors) if subject.decided_by_engine("target_size") else scene.layout.size
+    wanted, budget = (1 - scene.sparsity) * scene.layout.size, int(uniform(scene.layout, scene.sparsity).sum())
+    multiples = _multiples(subject, scene)
+    uneven = [name for name, rest in zip(scene.layout.names, topology.counts % multiples, strict=True) if rest]
+    expect(not uneven, f"the start has {topology.counts} weights; declared are multiples of {multiples}")
+    away = int(multiples.sum())
+    most = max(budget, math.ceil(wanted) + away) if subject.decided_by_engine("target_size") else scene.layout.size
     expect(
-        min(budget, math.floor(wanted) - tensors) <= topology.size <= most,
+        min(budget, math.floor(wanted) - away) <= topology.size <= most,
         f"the start has {topology.size} weights of {scene.layout.size}; at sparsity {scene.sparsity} it is about "
-        f"{wanted:.1f}, within one a tensor",
+        f"{wanted:.1f}, within {away}",
     )
+
+
+def _multiples(subject: Subject, scene: Scene) -> Counts:
+    """Of how many weights each tensor is to start with a multiple."""
+    of_layout = declared(subject, scene.stack, "initial_topology").start_multiples
+    return np.ones(len(scene.layout), np.int64) if of_layout is None else of_layout(scene.layout)
 
 
 def _check_positions(topology: Topology) -> None:
