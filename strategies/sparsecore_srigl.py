@@ -1,0 +1,123 @@
+"""SRigL, structured RigL (Lasby et al. 2024): RigL with N weights among each M positions, or a constant fan-in."""
+
+from typing import Literal
+
+import attrs
+import numpy as np
+
+from sparsecore.arrays import Array, Arrays
+from sparsecore.clock import Clock
+from sparsecore.declared import Declares
+from sparsecore.distributions import distribution
+from sparsecore.gradient import Gradient
+from sparsecore.groups import first_of_each, group_counts, group_sizes, groups_of, held, random_of_each
+from sparsecore.hooks import hookimpl
+from sparsecore.layout import Layout
+from sparsecore.randomness import Randomness
+from sparsecore.ranking import check_fraction, first_free, fraction_of, free_by_score
+from sparsecore.schedules import Cosine, Every, Schedule, as_schedule
+from sparsecore.shares import Counts, shares
+from sparsecore.topology import Topology
+
+
+@attrs.frozen(eq=False)
+class StructuredRigL:
+    """RigL with as many weights in every group of consecutive positions of a tensor (Lasby et al. 2024).
+
+    The fan-in of each output (the positions behind the first side, row-major) is cut into groups of M, and every group
+    holds N weights from the first step to the last: N:M sparsity, and constant fan-in where M is the whole fan-in. Of
+    the c weights that the start distribution gives to a tensor of g groups, each group has N = ⌊c/g⌋, at least one. So
+    a run has less than one weight a group fewer than its sparsity asks for, and more only where N would be 0; with
+    'uniform', N = ⌊(1-s)·M⌋. A topology that a run is given keeps in each group the number that is there.
+
+    An update is RigL's, in place of the optimizer's step: the fraction f of each tensor's weights is dropped by |w|,
+    wherever they are, and each group grows by |dense gradient| what it has lost, from zero.
+
+    Left out of the paper is the ablation of neurons, by which the fan-in of the others grows; the paper has this as an
+    arm of its own. There what was just dropped may grow again at once; here the run's ``regrow_pruned`` says whether,
+    and of a group no more is dropped than it has had free positions: then the next smallest of other groups go.
+
+    Attributes:
+        group: M, which divides the fan-in of every sparse tensor; the whole fan-in, where it is None.
+        drop_fraction: f, RigL's.
+        start: the start distribution: 'erk' (Erdős–Rényi with kernels, the paper's), 'er' or 'uniform'.
+        schedule: when updates are due.
+    """
+
+    group: int | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.ge(1)))
+    drop_fraction: Schedule = attrs.field(
+        default=Cosine(0.3, 0.0, until=0.75), converter=as_schedule, validator=check_fraction
+    )
+    start: Literal["erk", "er", "uniform"] = attrs.field(
+        default="erk", validator=attrs.validators.in_(("erk", "er", "uniform"))
+    )
+    schedule: Every = Every(steps=100, until=0.75)
+
+    @property
+    def declares(self) -> Declares:
+        """Growth where weights were lost; at the start as many weights in each of a tensor's groups."""
+        return Declares(shares="pruned", start_multiples=self._groups)
+
+    @hookimpl
+    def initial_topology(self, layout: Layout, sparsity: float, random: Randomness, arrays: Arrays) -> Topology:
+        """Random positions, N of each group."""
+        of_each = distribution(self.start)(layout, sparsity) // self._groups(layout)
+        return random_of_each(layout, group_sizes(layout, self.group), np.maximum(1, of_each), random, arrays)
+
+    @hookimpl
+    def update_due(self, clock: Clock) -> bool:
+        """By the schedule."""
+        return self.schedule(clock)
+
+    @hookimpl
+    def replaces_step(self) -> bool:
+        """An update takes the place of the optimizer's step."""
+        return True
+
+    @hookimpl
+    def prune(self, topology: Topology, values: Array, clock: Clock) -> Array:
+        """In each tensor, drop the fraction f with the smallest |w| that their groups have room to replace."""
+        sizes = group_sizes(topology.layout, self.group)
+        counts = fraction_of(self.drop_fraction(clock), topology.counts)
+        tensors = zip(topology.layout.names, counts, sizes, strict=True)
+        dropped = [_smallest_replaceable(topology, name, values, int(count), size) for name, count, size in tensors]
+        return topology.all_but(topology.arrays.concatenate(dropped))
+
+    @hookimpl
+    def allocate(self, total: int, pruned: Counts, room: Counts) -> Counts:
+        """As many in each tensor as it lost."""
+        return shares(total, pruned, room)
+
+    @hookimpl
+    def grow(self, occupied: Topology, counts: Counts, topology: Topology, kept: Topology, gradient: Gradient) -> Array:
+        """In each group as many as it lost, where |dense gradient| is largest."""
+        sizes = dict(zip(occupied.layout.names, group_sizes(occupied.layout, self.group), strict=True))
+
+        def ordered(name: str) -> Array:
+            best = free_by_score(occupied, name, gradient)
+            return _what_was_lost_first(best, topology, kept, name, sizes[name])
+
+        return first_free(occupied, counts, ordered)
+
+    def _groups(self, layout: Layout) -> Counts:
+        """How many groups each tensor has."""
+        return group_counts(layout, group_sizes(layout, self.group))
+
+
+def _smallest_replaceable(topology: Topology, name: str, values: Array, count: int, size: int) -> Array:
+    """Slots of the ``count`` smallest |w| of a tensor; of each group no more than it has free positions."""
+    arrays, slots = topology.arrays, topology.slots(name)
+    groups = groups_of(topology, name, size)
+    order = arrays.argsort(abs(values[slots]))
+    room = size - held(groups, groups, arrays)
+    replaceable = first_of_each(arrays.take(groups, order), arrays.take(room, order), arrays)
+    return arrays.take(order, arrays.nonzero(replaceable))[:count] + slots.start
+
+
+def _what_was_lost_first(places: Array, topology: Topology, kept: Topology, name: str, size: int) -> Array:
+    """The places in their order, but before all others the first of each group, as many as it has lost."""
+    arrays, groups = topology.arrays, places // size
+    had, has = (held(groups_of(each, name, size), groups, arrays) for each in (topology, kept))
+    lacking = first_of_each(groups, had - has, arrays)
+    # the others have their turn where strategies above prune, or share out, with no regard to groups
+    return arrays.take(places, arrays.concatenate([arrays.nonzero(lacking), arrays.nonzero(~lacking)]))
