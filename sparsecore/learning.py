@@ -73,6 +73,14 @@ class Operations(Protocol):
         """Images as vectors, in the order height, width, channel whatever the backend's own layout."""
         ...
 
+    def tied(self, values: Tensor, shape: tuple[int, ...], key: int) -> Tensor:
+        """A weight of this shape, of fewer values: entry p is ξ(p)·values[h(p)] for the hash of this key.
+
+        Of :func:`sparsecore.ties.tied_places`. The gradient of a value is the sum of those of all its entries, each
+        times its sign.
+        """
+        ...
+
 
 class Model(Protocol):
     """A network: its parameters, and its forward pass."""
@@ -160,6 +168,10 @@ class Learner(Protocol):
 
     def reallocate(self, reallocation: Reallocation) -> None:
         """Move to the new topology and its values; optimizer state is carried along, zero where a weight grew."""
+        ...
+
+    def dense(self) -> dict[str, NDArray[Any]]:
+        """Copies of the parameters that are not sparse, running statistics among them, by name and in their shapes."""
         ...
 
     def memory(self) -> Ledger:

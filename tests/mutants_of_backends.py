@@ -326,6 +326,20 @@ class MomentumNotSaved(Over):
         self.inner.load_state(topology, {**state, "momentum": np.zeros_like(state["momentum"])})
 
 
+@training("the running statistics that are told are those of the start", "dense")
+class OldStatistics(Over):
+    def dense(self):
+        task = self.inner._task
+        return {**self.inner.dense(), **{p.name: task.dense[p.name] for p in task.parameters if not p.trained}}
+
+
+@training("the dense parameters that are told are those of the start", "dense")
+class OldParameters(Over):
+    def dense(self):
+        task = self.inner._task
+        return {**self.inner.dense(), **{p.name: task.dense[p.name] for p in task.parameters if p.name == "last"}}
+
+
 @training("crops and mirrors are ignored", "agreement")
 class Unvaried(Over):
     def train(self, batch, learning_rate):

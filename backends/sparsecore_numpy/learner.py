@@ -107,6 +107,10 @@ class NumpyLearner:
         vectors = Vectors.of(values, {name: reallocation.carry(buffer) for name, buffer in buffers.items()})
         self._sparse = Sparse.of(reallocation.after, vectors)
 
+    def dense(self) -> dict[str, NDArray[Any]]:
+        """Copies of the parameters that are not sparse, running statistics among them, by name and in their shapes."""
+        return {**self._dense.copies(), **{name: array.copy() for name, array in self._running.tensors.items()}}
+
     def memory(self) -> Ledger:
         """Bytes of the trained parameters and what training keeps for each of them."""
         return ledger(self._sparse, self._dense)

@@ -53,6 +53,14 @@ class Dense:
             },
         )
 
+    def copies(self) -> dict[str, NDArray[Any]]:
+        """Their values, in their shapes."""
+        slots = runs([tensor.shape for tensor in self.tensors.values()])
+        return {
+            name: self.vectors.values[run].reshape(tensor.shape).copy()
+            for (name, tensor), run in zip(self.tensors.items(), slots, strict=True)
+        }
+
 
 @attrs.frozen(eq=False)
 class Running:

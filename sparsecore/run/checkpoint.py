@@ -31,7 +31,8 @@ class Checkpoint:
 
     Attributes:
         facts: JSON-able scalars: fingerprints, clock, memories, lengths of the logs.
-        arrays: positions, the learner's buffers and the memories' vectors, by name.
+        arrays: positions, the learner's buffers, the dense parameters and the memories' vectors, by name. A learner
+            takes up its buffers; the parameters are there once more under their own names, for other backends.
     """
 
     facts: Mapping[str, Any]
@@ -80,6 +81,7 @@ def to_checkpoint(state: State, learner: Learner, facts: Mapping[str, Any]) -> C
     arrays = state.topology.arrays
     buffers = {"positions": arrays.to_numpy(state.topology.positions)}
     buffers |= {f"learner/{name}": array for name, array in learner.state().items()}
+    buffers |= {f"dense/{name}": array for name, array in learner.dense().items()}
     memories = {}
     for plugin, memory in state.memories.items():
         memories[plugin], vectors = dump_memory(memory, arrays)

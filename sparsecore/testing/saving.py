@@ -25,6 +25,10 @@ class _Held:
         """The values."""
         return {"values": self._arrays.to_numpy(self.values).copy()}
 
+    def dense(self) -> dict[str, NDArray[Any]]:
+        """No others."""
+        return {}
+
     def load_state(self, topology: Topology, state: Mapping[str, NDArray[Any]]) -> None:  # noqa: ARG002
         """Take up the values."""
         self.values = self._arrays.from_numpy(state["values"])

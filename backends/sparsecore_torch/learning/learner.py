@@ -107,6 +107,10 @@ class TorchLearner:
         for name, buffer in self._descent.vectors_of("values").items():
             buffer.copy_(carried[name])
 
+    def dense(self) -> dict[str, NDArray[Any]]:
+        """Copies of the parameters that are not sparse, running statistics among them, by name and in their shapes."""
+        return {name: tensor.numpy(force=True).copy() for name, tensor in self._network.tensors().items()}
+
     def memory(self) -> Ledger:
         """Bytes of the trained parameters and what training keeps for each of them."""
         return ledger(self._network, self._descent)

@@ -106,7 +106,8 @@ class Network:
         self.dense = _parameter(_end_to_end(anatomy.trained, task.dense), machine)
         self.running = {p.name: _buffer(task.dense[p.name], machine) for p in anatomy.statistics}
         self._machine = machine
-        self._sizes = [int(np.prod(parameter.shape)) for parameter in anatomy.trained]
+        self._shapes = {parameter.name: parameter.shape for parameter in anatomy.trained}
+        self._sizes = [int(np.prod(shape)) for shape in self._shapes.values()]
         self._forward = anatomy.forward(machine.sharing.normalization, machine.execution)
         self._training = machine.sharing.trained(self._forward, [self.values, self.dense])
         self._evaluation = anatomy.forward(by_running, machine.execution)
@@ -118,6 +119,11 @@ class Network:
     def evaluation_logits(self, images: Tensor) -> Tensor:
         """Logits by running statistics."""
         return self._evaluation(images, *self._parts())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors that are not sparse, by name, in their shapes."""
+        parts = zip(self._shapes.items(), self.dense.detach().split_with_sizes(self._sizes), strict=True)
+        return {**{name: part.view(shape) for (name, shape), part in parts}, **self.running}
 
     def whole(self) -> Whole:
         """The sparse tensors laid out densely, to be given to :meth:`whole_logits`."""

@@ -1,5 +1,6 @@
 """Tasks for a learner, and what can be seen of it from outside: its values before and after a step."""
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -61,7 +62,12 @@ class Exercise:
         return initial_values(topology, self.network.parameters(SHAPE, CLASSES), Randomness(self.seed))
 
     def learner(
-        self, backend: Backend, values: Host | None = None, topology: Topology | None = None, **of: Any
+        self,
+        backend: Backend,
+        values: Host | None = None,
+        topology: Topology | None = None,
+        dense: Mapping[str, Host] | None = None,
+        **of: Any,
     ) -> Learner:
         """The network before the first step, with these values or its own.
 
@@ -69,18 +75,20 @@ class Exercise:
             backend: what computes.
             values: one a weight; those to start with, where it is None.
             topology: the active positions, on the backend; those of the start, where it is None.
+            dense: the other parameters; those to start with, where it is None.
             of: attributes of the exercise to replace.
         """
         exercise = attrs.evolve(self, **of)
         topology = topology or exercise.start(backend).topology
         host = exercise.values(topology) if values is None else values
         parameters = exercise.network.parameters(SHAPE, CLASSES)
-        statistics = [p for p in parameters if not p.sparse]
+        others = [p for p in parameters if not p.sparse]
+        start = {p.name: np.full(p.shape, float(p.name.endswith("variance"))) for p in others}
         return backend.learner(
             Task(
                 model=exercise.network,
                 parameters=parameters,
-                dense={p.name: np.full(p.shape, float(p.name.endswith("variance"))) for p in statistics},
+                dense=start if dense is None else dense,
                 topology=topology,
                 values=backend.arrays.from_numpy(host.astype(backend.dtype)),
                 images=images(),

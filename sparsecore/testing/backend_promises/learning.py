@@ -7,7 +7,15 @@ from hypothesis.strategies import SearchStrategy
 from sparsecore.data.images import Split
 from sparsecore.learning import Backend, Learner, Sgd, Totals
 from sparsecore.state import State
-from sparsecore.testing.backend_promises.exercises import Exercise, distance, exercises, host, images, moved
+from sparsecore.testing.backend_promises.exercises import (
+    PLAIN,
+    Exercise,
+    distance,
+    exercises,
+    host,
+    images,
+    moved,
+)
 from sparsecore.testing.backend_promises.guarding import guarded
 from sparsecore.testing.backend_subjects import BackendSubject
 from sparsecore.testing.oracle import oracle
@@ -80,6 +88,20 @@ def _goes_on(subject: BackendSubject, exercise: Exercise) -> None:
     first, second = learner.state(), resumed.state()
     differing = [name for name in first if not np.array_equal(first[name], second[name], equal_nan=True)]
     expect(not differing, f"a resumed learner ends with another {', '.join(differing)}")
+
+
+@guarded
+def _tells_all(subject: BackendSubject, exercise: Exercise) -> None:
+    backend = subject.backend
+    exercise = attrs.evolve(exercise, optimizer=PLAIN, network=attrs.evolve(exercise.network, dense="last"))
+    learner = _trained(exercise, backend, 2)
+    state, test = exercise.start(backend), images().test
+    again = exercise.learner(backend, host(backend, learner.values), state.topology, learner.dense())
+    for step in range(2):
+        got, expected = again.evaluate(test), learner.evaluate(test)
+        expect(got == expected, f"a learner that starts where another was has {got} after {step} steps, not {expected}")
+        for each in (learner, again):
+            each.train(exercise.batch(2), _RATE)
 
 
 @guarded
@@ -164,6 +186,13 @@ LEARNING = (
         _any,
         _goes_on,
         share=0.1,
+    ),
+    Promise(
+        "dense",
+        "a learner that starts at the values and dense parameters of another one goes on as it does",
+        _with_statistics,
+        _tells_all,
+        share=0.05,
     ),
     Promise("learns", "training brings the loss down", _easy, _learns, share=0.03),
     Promise(

@@ -1,4 +1,4 @@
-"""Small networks, one an operation; all that they train is sparse, so that a step shows every gradient."""
+"""Small networks, one an operation; all that they train is sparse unless it is asked for, so that a step shows every gradient."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -24,15 +24,18 @@ class Network:
         operation: which.
         stride: of its convolution.
         padding: of its convolution.
+        dense: the name of a tensor that is not sparse; none where it is empty.
     """
 
     operation: str
     stride: int = 1
     padding: int = 1
+    dense: str = ""
 
     def parameters(self, image_shape: tuple[int, int, int], classes: int) -> tuple[Parameter, ...]:  # noqa: ARG002
         """The weights of the operation and of the layers around it."""
-        return _NETWORKS[self.operation][0]
+        known = _NETWORKS[self.operation][0]
+        return tuple(attrs.evolve(p, sparse=p.sparse and p.name != self.dense) for p in known)
 
     def forward(self, ops: Operations, parameters: Mapping[str, Tensor], images: Tensor) -> Tensor:
         """Logits of (batch, classes)."""
