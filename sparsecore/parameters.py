@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.randomness import Randomness
+from sparsecore.ties import Ties
 
 
 class Initial(Protocol):
@@ -61,6 +62,7 @@ class Parameter:
         initial: its start values.
         sparse: whether it lies in the layout of sparse tensors.
         trained: False for running statistics, which the optimizer leaves alone.
+        ties: where its entries serve as those of a larger tensor, which one is which; see :func:`tied`.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Parameter:
     initial: Initial
     sparse: bool = False
     trained: bool = True
+    ties: Ties | None = None
 
 
 def batch_norm(name: str, channels: int) -> tuple[Parameter, ...]:
@@ -83,3 +86,32 @@ def batch_norm(name: str, channels: int) -> tuple[Parameter, ...]:
 def bias(name: str, size: int) -> Parameter:
     """A bias that starts at zero."""
     return Parameter(name, (size,), Constant(0.0))
+
+
+def tied(parameter: Parameter, count: int, seed: int) -> Parameter:
+    """The parameter with all its entries taken, by a hash, from a vector of ``count`` values, which is what is learned.
+
+    Args:
+        parameter: of dense shape; the values start as its entries would.
+        count: how many values there are, at least 1.
+        seed: of the hash, apart from the run's.
+    """
+    ties = Ties.of(parameter.name, parameter.shape, seed)
+    return attrs.evolve(parameter, shape=(count,), initial=_AsIn(parameter.shape, parameter.initial), ties=ties)
+
+
+@attrs.frozen
+class _AsIn:
+    """Start values as in a tensor of another shape: the fan is that of the tensor that they serve in."""
+
+    shape: tuple[int, ...]
+    initial: Initial
+
+    def __call__(
+        self,
+        shape: tuple[int, ...],  # noqa: ARG002
+        positions: NDArray[np.integer],
+        random: Randomness,
+    ) -> NDArray[np.float64]:
+        """See :class:`Initial`."""
+        return self.initial(self.shape, positions, random)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sparsecore_numpy.machine import Machine
 from sparsecore_numpy.memory import Memory
 from sparsecore_numpy.patches import Images, Window, blocks, layer, pixels, spread
-from sparsecore_numpy.weights import Weight
+from sparsecore_numpy.weights import Operand
 from sparsecore_numpy.workers import divided
 
 _GRAIN = 2.5e7
@@ -23,7 +23,7 @@ _SMALL = 10**6
 """OpenBLAS's bound on the multiply-adds of a small product."""
 
 
-def forward(machine: Machine, images: Images, weight: Weight, window: Window) -> Images:
+def forward(machine: Machine, images: Images, weight: Operand, window: Window) -> Images:
     """The cross-correlation of images with a weight."""
     matrix = weight.dense(machine.memory, weight.by_tap).reshape(-1, weight.shape[0])
     output = machine.memory.take(len(images), *window.outputs(images.shape[1:]), weight.shape[0])
@@ -37,13 +37,13 @@ def forward(machine: Machine, images: Images, weight: Weight, window: Window) ->
     return output
 
 
-def backward(machine: Machine, images: Images, weight: Weight, window: Window, gradient: Images) -> Images:
+def backward(machine: Machine, images: Images, weight: Operand, window: Window, gradient: Images) -> Images:
     """Add to the weight's gradient, and return the images'."""
     is_convolution = window.stride == 1 and window.above < window.height and window.left < window.width
     return (_backward_turned if is_convolution else _backward_spread)(machine, images, weight, window, gradient)
 
 
-def backward_weight(machine: Machine, images: Images, weight: Weight, window: Window, gradient: Images) -> None:
+def backward_weight(machine: Machine, images: Images, weight: Operand, window: Window, gradient: Images) -> None:
     """Add to the weight's gradient only."""
 
     def part(run: slice, products: "_Products") -> None:
@@ -54,7 +54,7 @@ def backward_weight(machine: Machine, images: Images, weight: Weight, window: Wi
     weight.accumulate(_summed(machine, gradient, weight, part), weight.by_tap)
 
 
-def _backward_turned(machine: Machine, images: Images, weight: Weight, window: Window, gradient: Images) -> Images:
+def _backward_turned(machine: Machine, images: Images, weight: Operand, window: Window, gradient: Images) -> Images:
     """The images' gradient is a convolution with the turned kernel; its patches serve the weight's gradient too."""
     window = window.turned()
     matrix = weight.dense(machine.memory, weight.by_opposite_tap).reshape(-1, weight.shape[1])
@@ -71,7 +71,7 @@ def _backward_turned(machine: Machine, images: Images, weight: Weight, window: W
     return result
 
 
-def _backward_spread(machine: Machine, images: Images, weight: Weight, window: Window, gradient: Images) -> Images:
+def _backward_spread(machine: Machine, images: Images, weight: Operand, window: Window, gradient: Images) -> Images:
     """The images' gradient is the sum of the patches' gradients where they overlap."""
     memory, size = machine.memory, images.shape[1:]
     matrix = weight.dense(memory, weight.by_tap).reshape(-1, weight.shape[0])
@@ -116,7 +116,7 @@ def _multiply(patches: NDArray[Any], matrix: NDArray[Any], out: NDArray[Any]) ->
 
 
 def _summed(
-    machine: Machine, gradient: Images, weight: Weight, part: Callable[[slice, _Products], None]
+    machine: Machine, gradient: Images, weight: Operand, part: Callable[[slice, _Products], None]
 ) -> NDArray[Any]:
     """The dense gradient of a weight: each part of the batch sums its products, and the parts are added in order."""
     runs = _runs(gradient, weight)
@@ -127,5 +127,5 @@ def _summed(
     return np.asarray(totals[0])
 
 
-def _runs(output: Images, weight: Weight) -> list[slice]:
+def _runs(output: Images, weight: Operand) -> list[slice]:
     return divided(len(output), output[..., 0].size * int(np.prod(weight.shape)), _GRAIN)

@@ -12,7 +12,8 @@ from sparsecore_numpy.machine import Machine
 from sparsecore_numpy.normalization import Statistics
 from sparsecore_numpy.patches import Window
 from sparsecore_numpy.tape import Recorder, Tensor
-from sparsecore_numpy.weights import Weight
+from sparsecore_numpy.tied import TiedWeight
+from sparsecore_numpy.weights import Operand
 
 
 @attrs.frozen(eq=False)
@@ -29,7 +30,7 @@ class NumpyOperations:
     recorder: Recorder
     statistics: Statistics
 
-    def conv2d(self, x: Tensor, weight: Weight, *, stride: int = 1, padding: int = 0) -> Tensor:
+    def conv2d(self, x: Tensor, weight: Operand, *, stride: int = 1, padding: int = 0) -> Tensor:
         """Cross-correlation without a bias, zero padding on all four sides."""
         window = Window(weight.shape[2], weight.shape[3], stride, padding, padding)
         output = Tensor(convolution.forward(self.machine, x.data, weight, window))
@@ -42,7 +43,9 @@ class NumpyOperations:
 
         return self._recorded(output, backward)
 
-    def batch_norm(self, x: Tensor, scale: Weight, shift: Weight, mean: NDArray[Any], variance: NDArray[Any]) -> Tensor:
+    def batch_norm(
+        self, x: Tensor, scale: Operand, shift: Operand, mean: NDArray[Any], variance: NDArray[Any]
+    ) -> Tensor:
         """Normalize each channel (or feature); ``mean`` and ``variance`` are the running statistics."""
         moments = self.statistics(self.machine, x.data, mean, variance)
         factor = scale.vector()
@@ -65,7 +68,7 @@ class NumpyOperations:
 
         return self._recorded(output, backward)
 
-    def linear(self, x: Tensor, weight: Weight, bias: Weight | None = None) -> Tensor:
+    def linear(self, x: Tensor, weight: Operand, bias: Operand | None = None) -> Tensor:
         """x·weightᵀ + bias, for x of (batch, in)."""
         matrix = weight.dense(self.machine.memory, weight.positions).reshape(weight.shape)
         output = Tensor(np.matmul(x.data, matrix.T, out=self.machine.memory.take(len(x.data), len(matrix))))
@@ -110,6 +113,10 @@ class NumpyOperations:
         """Images as vectors, in the order height, width, channel."""
         output = Tensor(x.data.reshape(len(x.data), -1), x.differentiable)
         return self._recorded(output, lambda gradient: self._give(x, gradient.reshape(x.data.shape)))
+
+    def tied(self, values: Operand, shape: tuple[int, ...], key: int) -> TiedWeight:
+        """A weight of this shape whose entries are those of ``values``, by a hash."""
+        return TiedWeight(values, shape, key)
 
     def _recorded(self, output: Tensor, backward: Any) -> Tensor:
         self.recorder.record(output, backward)

@@ -1,7 +1,7 @@
 """Parameters: the entries that exist end to end in flat vectors, and a view of them for each tensor."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 import numpy as np
@@ -10,6 +10,42 @@ from numpy.typing import NDArray
 from sparsecore_numpy.memory import Memory
 
 Index = NDArray[np.intp]
+
+
+class Operand(Protocol):
+    """A weight as operations take it: dense for as long as they compute, in one of three orders of its entries."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The dense shape."""
+        ...
+
+    @property
+    def positions(self) -> Any:
+        """The order row-major, to be given to the methods."""
+        ...
+
+    @property
+    def by_tap(self) -> Any:
+        """The order in which (out, in, height, width) is laid out as (height, width, in, out)."""
+        ...
+
+    @property
+    def by_opposite_tap(self) -> Any:
+        """The order as (height, width, out, in) with the kernel turned by half a circle."""
+        ...
+
+    def dense(self, memory: Memory, index: Any) -> NDArray[Any]:
+        """The dense tensor as one run of entries, in this order."""
+        ...
+
+    def vector(self) -> NDArray[np.float64]:
+        """The dense tensor in its own shape, in double precision: for the small tensors with an entry a channel."""
+        ...
+
+    def accumulate(self, dense: NDArray[Any], index: Any = None) -> None:
+        """Add a dense gradient in this order, or row-major."""
+        ...
 
 
 @attrs.frozen(eq=False)

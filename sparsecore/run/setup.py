@@ -19,6 +19,7 @@ from sparsecore.learning import Learner, Task
 from sparsecore.parameters import Parameter
 from sparsecore.randomness import Randomness
 from sparsecore.state import State
+from sparsecore.tied_model import with_ties
 from sparsecore.topology import Topology
 
 
@@ -54,7 +55,7 @@ class Setup:
         """The network before the first step."""
         random = self.engine.random.within("initial values")
         task = Task(
-            model=self.experiment.model.plugin,
+            model=with_ties(self.experiment.model.plugin, self.parameters),
             parameters=self.parameters,
             dense={p.name: _dense_values(p, random) for p in self.parameters if not p.sparse},
             topology=self.start.topology,
@@ -71,8 +72,9 @@ def set_up(experiment: Experiment) -> Setup:
 
     Raises:
         InputError: the data cannot be read, the model has no sparse tensor, a strategy cannot be registered or
-            refuses the start.
+            refuses the start, the model refuses the sparsity.
     """
+    getattr(experiment.model.plugin, "check_sparsity", _any_will_do)(experiment.sparsity)
     folder = Path(experiment.data.dir) if experiment.data.dir else None
     images: Images = experiment.dataset.plugin.load(folder)
     random = Randomness(experiment.seed)
@@ -110,6 +112,10 @@ def initial_values(topology: Topology, parameters: tuple[Parameter, ...], random
             for name in topology.layout.names
         ]
     )
+
+
+def _any_will_do(sparsity: float) -> None:
+    """What a model says of a sparsity that has nothing to say."""
 
 
 def _dense_values(parameter: Parameter, random: Randomness) -> NDArray[np.float64]:

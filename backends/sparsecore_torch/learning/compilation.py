@@ -10,8 +10,10 @@ from torch._dynamo import exc
 
 from sparsecore.errors import InputError
 from sparsecore.learning import Model, Operations
+from sparsecore_torch.learning import tied_layers
 from sparsecore_torch.learning.layers import DIRECT, OPAQUE, Layers
 from sparsecore_torch.learning.programs import Program, direct, recorded
+from sparsecore_torch.learning.tied_layers import TiedLayers
 
 Forward: TypeAlias = Callable[..., Tensor]
 """From images, values and positions of each sparse tensor, and further sequences of tensors, to logits."""
@@ -25,19 +27,21 @@ class Execution:
         program: what the model's function becomes.
         prepared: what the whole forward pass becomes.
         layers: what computes with sparse weights.
+        tied_layers: what computes with tied weights.
     """
 
     program: Callable[[Model, Operations, Iterable[str]], Program]
     prepared: Callable[[Forward], Forward]
     layers: Layers
+    tied_layers: TiedLayers
 
 
 def compiled_by(backend: Any) -> Execution:
     """Compiled by a backend of ``torch.compile``."""
-    return Execution(recorded, lambda forward: _compiled(forward, backend), OPAQUE)
+    return Execution(recorded, lambda forward: _compiled(forward, backend), OPAQUE, tied_layers.OPAQUE)
 
 
-EAGER = Execution(direct, lambda forward: forward, DIRECT)
+EAGER = Execution(direct, lambda forward: forward, DIRECT, tied_layers.DIRECT)
 COMPILED = compiled_by("inductor")
 
 

@@ -32,7 +32,7 @@ def _keep_positions(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None: 
     ctx.save_for_backward(positions)
 
 
-def _through_x_and_values(backward: Function, others: int) -> Function:
+def through_x_and_values(backward: Function, others: int) -> Function:
     """The backward pass of a layer that has so many other inputs than x and values."""
 
     def step(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
@@ -50,13 +50,13 @@ def _through_values(backward: Function) -> Function:
 class _Conv2d(torch.autograd.Function):
     forward = staticmethod(kernels.conv2d)
     setup_context = staticmethod(_keep)
-    backward = staticmethod(once_differentiable(_through_x_and_values(kernels.conv2d_backward, 5)))  # type: ignore[assignment]
+    backward = staticmethod(once_differentiable(through_x_and_values(kernels.conv2d_backward, 5)))  # type: ignore[assignment]
 
 
 class _Linear(torch.autograd.Function):
     forward = staticmethod(kernels.linear)
     setup_context = staticmethod(_keep)
-    backward = staticmethod(once_differentiable(_through_x_and_values(kernels.linear_backward, 3)))  # type: ignore[assignment]
+    backward = staticmethod(once_differentiable(through_x_and_values(kernels.linear_backward, 3)))  # type: ignore[assignment]
 
 
 class _Dense(torch.autograd.Function):
@@ -65,8 +65,8 @@ class _Dense(torch.autograd.Function):
     backward = staticmethod(once_differentiable(_through_values(kernels.dense_backward)))  # type: ignore[assignment]
 
 
-opaque.conv2d.register_autograd(_through_x_and_values(opaque.conv2d_backward, 5), setup_context=_keep)
-opaque.linear.register_autograd(_through_x_and_values(opaque.linear_backward, 3), setup_context=_keep)
+opaque.conv2d.register_autograd(through_x_and_values(opaque.conv2d_backward, 5), setup_context=_keep)
+opaque.linear.register_autograd(through_x_and_values(opaque.linear_backward, 3), setup_context=_keep)
 opaque.dense.register_autograd(_through_values(opaque.dense_backward), setup_context=_keep_positions)
 
 DIRECT = Layers(_Conv2d.apply, _Linear.apply, _Dense.apply)

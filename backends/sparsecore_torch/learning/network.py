@@ -49,7 +49,7 @@ class Anatomy:
 
     def forward(self, normalization: Normalization, execution: Execution) -> Forward:
         """The function from images and the parts of all vectors to logits."""
-        operations = TorchOperations(normalization)
+        operations = TorchOperations(normalization, execution.tied_layers)
         program = execution.program(self.model, operations, self._names)
 
         layers = execution.layers

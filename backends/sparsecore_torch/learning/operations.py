@@ -7,7 +7,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from sparsecore.errors import InputError
-from sparsecore_torch.learning.weights import Weight
+from sparsecore_torch.learning import tied_layers
+from sparsecore_torch.learning.tied_layers import TiedLayers
+from sparsecore_torch.learning.weights import TiedWeight, Weight
 
 EPSILON = 1e-5
 MOVE = 0.1
@@ -44,9 +46,11 @@ class TorchOperations:
 
     Attributes:
         normalization: what batch norm normalizes by.
+        tied_layers: what computes with tied weights.
     """
 
     normalization: Normalization
+    tied_layers: TiedLayers = tied_layers.DIRECT
 
     def conv2d(self, x: Tensor, weight: Weight, *, stride: int = 1, padding: int = 0) -> Tensor:
         """Cross-correlation without a bias, zero padding on all four sides."""
@@ -83,3 +87,7 @@ class TorchOperations:
     def flatten(self, x: Tensor) -> Tensor:
         """Images as vectors, in the order height, width, channel."""
         return x.permute(0, 2, 3, 1).flatten(1)
+
+    def tied(self, values: Weight, shape: tuple[int, ...], key: int) -> TiedWeight:
+        """A weight of this shape whose entries are those of ``values``, by a hash."""
+        return TiedWeight(values, shape, key, self.tied_layers)

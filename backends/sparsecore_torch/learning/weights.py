@@ -1,4 +1,4 @@
-"""Handles of a model's parameters: what an operation may do with a weight, dense or sparse."""
+"""Handles of a model's parameters: what an operation may do with a weight, dense, sparse or tied."""
 
 from typing import Protocol
 
@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from sparsecore_torch.learning import tied_layers
 from sparsecore_torch.learning.layers import DIRECT, Layers
+from sparsecore_torch.learning.tied_layers import TiedLayers
 
 
 class Weight(Protocol):
@@ -88,6 +90,38 @@ class SparseWeight:
     def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """See :class:`Weight`."""
         product: Tensor = self.layers.linear(_cast(x), self.values, self.positions, self.offset, self.shape)
+        return product if bias is None else product + bias.to(product.dtype)
+
+
+@attrs.define(eq=False, slots=False)  # torch.compile cannot make frozen ones
+class TiedWeight:
+    """A parameter whose entries are those of a shorter vector, by a hash.
+
+    Attributes:
+        values: the vector.
+        shape: the dense shape.
+        key: of the hash.
+        layers: what computes with it.
+    """
+
+    values: Weight
+    shape: tuple[int, ...]
+    key: int
+    layers: TiedLayers = tied_layers.DIRECT
+
+    def tensor(self) -> Tensor:
+        """See :class:`Weight`."""
+        dense: Tensor = self.layers.dense(self.values.tensor(), self.shape, self.key)
+        return dense
+
+    def conv2d(self, x: Tensor, stride: int, padding: int) -> Tensor:
+        """See :class:`Weight`."""
+        images: Tensor = self.layers.conv2d(_cast(x), self.values.tensor(), self.shape, self.key, stride, padding)
+        return images
+
+    def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """See :class:`Weight`."""
+        product: Tensor = self.layers.linear(_cast(x), self.values.tensor(), self.shape, self.key)
         return product if bias is None else product + bias.to(product.dtype)
 
 
