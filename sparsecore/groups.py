@@ -64,10 +64,13 @@ def first_of_each(groups: Array, most: Array, arrays: Arrays) -> Array:
     Returns:
         One bool an entry.
     """
+    nobody, asked = arrays.zeros_like(groups, len(groups)) != 0, arrays.nonzero(most > 0)
+    groups, most = arrays.take(groups, asked), arrays.take(most, asked)
     order = arrays.argsort(groups)
     together = arrays.take(groups, order)
     before = arrays.arange(len(groups), np.int64) - arrays.searchsorted(together, together, "left")
-    return arrays.put(arrays.zeros_like(groups, len(groups)) != 0, order, before < arrays.take(most, order))
+    first = arrays.nonzero(before < arrays.take(most, order))
+    return arrays.put(nobody, arrays.take(asked, arrays.take(order, first)), True)
 
 
 def random_of_each(

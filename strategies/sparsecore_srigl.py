@@ -92,10 +92,11 @@ class StructuredRigL:
     def grow(self, occupied: Topology, counts: Counts, topology: Topology, kept: Topology, gradient: Gradient) -> Array:
         """In each group as many as it lost, where |dense gradient| is largest."""
         sizes = dict(zip(occupied.layout.names, group_sizes(occupied.layout, self.group), strict=True))
+        lost = _without(topology, kept)
 
         def ordered(name: str) -> Array:
             best = free_by_score(occupied, name, gradient)
-            return _what_was_lost_first(best, topology, kept, name, sizes[name])
+            return _replacements_first(best, groups_of(lost, name, sizes[name]), sizes[name], occupied.arrays)
 
         return first_free(occupied, counts, ordered)
 
@@ -114,10 +115,14 @@ def _smallest_replaceable(topology: Topology, name: str, values: Array, count: i
     return arrays.take(order, arrays.nonzero(replaceable))[:count] + slots.start
 
 
-def _what_was_lost_first(places: Array, topology: Topology, kept: Topology, name: str, size: int) -> Array:
-    """The places in their order, but before all others the first of each group, as many as it has lost."""
-    arrays, groups = topology.arrays, places // size
-    had, has = (held(groups_of(each, name, size), groups, arrays) for each in (topology, kept))
-    lacking = first_of_each(groups, had - has, arrays)
+def _without(topology: Topology, kept: Topology) -> Topology:
+    """What is not kept."""
+    return topology.subset(topology.all_but(topology.arrays.searchsorted(topology.positions, kept.positions, "left")))
+
+
+def _replacements_first(places: Array, lost: Array, size: int, arrays: Arrays) -> Array:
+    """The places in their order, but before all others of each group the first, as many as it has ``lost``."""
+    groups = places // size
+    replaces = first_of_each(groups, held(lost, groups, arrays), arrays)
     # the others have their turn where strategies above prune, or share out, with no regard to groups
-    return arrays.take(places, arrays.concatenate([arrays.nonzero(lacking), arrays.nonzero(~lacking)]))
+    return arrays.take(places, arrays.concatenate([arrays.nonzero(replaces), arrays.nonzero(~replaces)]))
