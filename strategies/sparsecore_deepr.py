@@ -10,6 +10,7 @@ import numpy as np
 
 from sparsecore.arrays import Array
 from sparsecore.clock import Clock
+from sparsecore.declared import Declares
 from sparsecore.errors import InputError
 from sparsecore.growth import draw_ranks
 from sparsecore.hooks import hookimpl
@@ -61,6 +62,11 @@ class DeepRewiring:
         default="network", validator=attrs.validators.in_(("network", "tensor"))
     )
     schedule: Every = Every(steps=1)
+
+    @property
+    def declares(self) -> Declares:
+        """Where the scope is a tensor, growth where weights were lost."""
+        return Declares(shares=_SHARES[self.scope])
 
     @hookimpl
     def initial_memory(self, topology: Topology, random: Randomness) -> Signs:
@@ -128,6 +134,8 @@ def _same_tensor(pruned: Counts, room: Counts, layout: Layout, random: Randomnes
     """As many in each tensor as went dormant there."""
     return within_room(pruned, room)
 
+
+_SHARES: Mapping[str, Literal["pruned"] | None] = MappingProxyType({"network": None, "tensor": "pruned"})
 
 _SCOPES: Mapping[str, Callable[[Counts, Counts, Layout, Randomness], Counts]] = MappingProxyType(
     {"network": _anywhere, "tensor": _same_tensor}

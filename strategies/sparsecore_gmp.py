@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from sparsecore.arrays import Array, Arrays
 from sparsecore.clock import Clock
+from sparsecore.declared import Declares
 from sparsecore.distributions import check_initial_sparsity, uniform
 from sparsecore.gradual import Cubic, check_cubic
 from sparsecore.growth import random_topology
@@ -54,6 +55,11 @@ class GradualPruning:
         default="network", validator=attrs.validators.in_(("network", "tensor"))
     )
     schedule: Every = Every(steps=100)
+
+    @property
+    def declares(self) -> Declares:
+        """The smallest first, of the network or of each tensor."""
+        return Declares(smallest_first=self.scope)
 
     @hookimpl
     def initial_topology(self, layout: Layout, sparsity: float, random: Randomness, arrays: Arrays) -> Topology:

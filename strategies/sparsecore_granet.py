@@ -1,12 +1,13 @@
 """GraNet (Liu et al. 2021): gradual magnitude pruning, and after each pruning a part of the rest regenerates."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import attrs
 import numpy as np
 
 from sparsecore.arrays import Array, Arrays
 from sparsecore.clock import Clock
+from sparsecore.declared import Declares
 from sparsecore.distributions import check_initial_sparsity, distribution, uniform
 from sparsecore.gradient import Gradient
 from sparsecore.gradual import Cubic, check_cubic
@@ -49,6 +50,9 @@ class GradualRegeneration:
         until: the fraction of the run at which pruning ends.
         schedule: when updates are due; one more is at the end of the pruning.
     """
+
+    # the pruning is of the network; what each tensor drops then is not
+    declares: ClassVar = Declares(smallest_first="tensor")
 
     drop_fraction: Schedule = attrs.field(default=Cosine(0.5, 0.0), converter=as_schedule, validator=check_fraction)
     initial_sparsity: float = attrs.field(default=0.0, validator=[attrs.validators.ge(0), attrs.validators.lt(1)])

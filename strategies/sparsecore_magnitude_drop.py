@@ -8,6 +8,7 @@ import attrs
 
 from sparsecore.arrays import Array
 from sparsecore.clock import Clock
+from sparsecore.declared import Declares
 from sparsecore.hooks import hookimpl
 from sparsecore.ranking import check_fraction, fraction_of, smallest_of_all, smallest_of_each
 from sparsecore.schedules import Piecewise, Schedule, as_schedule
@@ -27,6 +28,11 @@ class MagnitudeDrop:
     scope: Literal["tensor", "network"] = attrs.field(
         default="tensor", validator=attrs.validators.in_(("tensor", "network"))
     )
+
+    @property
+    def declares(self) -> Declares:
+        """The smallest first, of each tensor or of the network."""
+        return Declares(smallest_first=self.scope)
 
     @hookimpl
     def prune(self, topology: Topology, values: Array, clock: Clock) -> Array:

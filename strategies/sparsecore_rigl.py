@@ -1,12 +1,13 @@
 """RigL (Evci et al. 2020): drop the smallest weights of each tensor, grow there where the dense gradient is largest."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import attrs
 import numpy as np
 
 from sparsecore.arrays import Array, Arrays
 from sparsecore.clock import Clock
+from sparsecore.declared import Declares
 from sparsecore.distributions import distribution
 from sparsecore.gradient import Gradient
 from sparsecore.growth import random_topology
@@ -34,6 +35,8 @@ class RigL:
         start: the start distribution: 'erk' (Erdős–Rényi with kernels, the paper's), 'er' or 'uniform'.
         schedule: when updates are due.
     """
+
+    declares: ClassVar = Declares(smallest_first="tensor", shares="pruned")
 
     drop_fraction: Schedule = attrs.field(
         default=Cosine(0.3, 0.0, until=0.75), converter=as_schedule, validator=check_fraction

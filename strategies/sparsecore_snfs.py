@@ -1,10 +1,13 @@
 """SNFS, sparse momentum (Dettmers & Zettlemoyer 2019): momentum tells which tensors grow, and where."""
 
+from typing import ClassVar
+
 import attrs
 import numpy as np
 
 from sparsecore.arrays import Array
 from sparsecore.clock import Clock
+from sparsecore.declared import Declares
 from sparsecore.errors import DivergedError
 from sparsecore.gradient import Gradient
 from sparsecore.hooks import hookimpl
@@ -33,6 +36,8 @@ class SparseMomentum:
         momentum: β.
         schedule: when updates are due.
     """
+
+    declares: ClassVar = Declares(smallest_first="tensor")
 
     drop_fraction: Schedule = attrs.field(default=Cosine(0.5, 0.0), converter=as_schedule, validator=check_fraction)
     momentum: float = attrs.field(default=0.9, validator=[attrs.validators.ge(0), attrs.validators.lt(1)])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import attrs
 
@@ -90,19 +91,22 @@ def _declared_start(subject: Subject, scene: Scene) -> float | None:
 
 
 def _is_shared_in_proportion(subject: Subject) -> bool:
-    return _shares_of(subject) is not None
+    return _shares_of(subject, subject.sample) is not None
 
 
-def _shares_of(subject: Subject) -> str | None:
+def _shares_of(subject: Subject, stack: Mapping[str, Any]) -> str | None:
     if subject.decided_by_engine("allocate"):
         return "survivors"
-    return declared(subject, subject.sample, "allocate").shares
+    return declared(subject, stack, "allocate").shares
 
 
 def _proportional(subject: Subject, scene: Scene) -> None:
+    kind = _shares_of(subject, scene.stack)
+    if kind is None:
+        return
     update = updated(scene)
     before, pruned = update.before.state.topology, update.reallocation.pruned
-    weights = {"survivors": before.counts - pruned, "pruned": pruned}[_shares_of(subject) or "survivors"]
+    weights = {"survivors": before.counts - pruned, "pruned": pruned}[kind]
     fair = fair_shares(int(update.reallocation.grown.sum()), weights.tolist(), before.room.tolist())
     for name, given, share in zip(before.layout.names, update.reallocation.grown.tolist(), fair, strict=True):
         expect(abs(given - share) < 1, f"{given} weights grew in {name!r}; its share is {float(share):.3f}")
