@@ -170,7 +170,11 @@ class Grouped:
         return of_units
 
     def spread(self, moved: Reallocation, topology: Topology, values: Array) -> Reallocation:
-        """Weights go and come with their units."""
+        """Weights go and come with their units.
+
+        Raises:
+            InputError: as many units as before are other than as many weights.
+        """
         arrays, after = topology.arrays, self.weights(moved.after)
         unit = self._slots(after, moved.after)
         has_grown = arrays.take(moved.sources == moved.before.size, unit)
@@ -186,7 +190,16 @@ class Grouped:
             grown=constant(moved.grown * sizes),
         )
         started = arrays.take(moved.values, unit)
+        if moved.after.size == moved.before.size and after.size != topology.size:
+            raise InputError(self._unequal())
         return attrs.evolve(whole, values=arrays.shown(arrays.where(has_grown, started, whole.carry(values))))
+
+    def _unequal(self) -> str:
+        sizes = [f"{cut.size} in {name!r}" for name, cut in zip(self.dense.names, self.cuts, strict=True)]
+        return (
+            "the strategy moves units between tensors, which changes the number of weights as units differ in size "
+            f"(weights a unit: {', '.join(sizes)}); sparsify tensors of one size of unit, or move within tensors"
+        )
 
     def _named(self, topology: Topology) -> list[Array]:
         """Of each tensor, the unit that each weight belongs to, as a position in the layout of units."""

@@ -8,6 +8,8 @@ What the arguments are:
 
 - ``topology``: the N active positions. ``topology.slots(name)`` is the slice of one tensor in any vector with one
   entry a weight, ``topology.counts`` are the weights and ``topology.room`` the free positions of each tensor.
+- Where the run's units are kernels or blocks, positions and all numbers of weights are of units: a strategy need not
+  know (:mod:`sparsecore.grouping`).
 - ``values`` and other vectors with one entry a weight are arrays of the backend, in the order of
   ``topology.positions``, and not to be written to. ``topology.arrays`` are the verbs (:mod:`sparsecore.arrays`).
 - ``pruned``, ``survivors``, ``room`` and ``counts`` are NumPy int64 vectors, one entry a tensor, in the order of
