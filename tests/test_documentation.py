@@ -80,7 +80,19 @@ def test_every_setting_is_documented(section: str, settings: type) -> None:
 
 @pytest.mark.parametrize(
     "strategy",
-    ["dpr", "set", "deepr", "soft-deepr", "rigl", "snfs", "gmp", "granet", "momentum-growth", "magnitude-drop"],
+    [
+        "dpr",
+        "set",
+        "deepr",
+        "soft-deepr",
+        "rigl",
+        "srigl",
+        "snfs",
+        "gmp",
+        "granet",
+        "momentum-growth",
+        "magnitude-drop",
+    ],
 )
 def test_every_hyperparameter_is_documented(strategy: str) -> None:
     table = EXPERIMENTS.partition(f"| `{strategy}` | default |")[2].partition("\n\n")[0]
