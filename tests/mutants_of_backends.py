@@ -6,6 +6,7 @@ import attrs
 import numpy as np
 
 from sparsecore.learning import Sgd, Totals
+from sparsecore.ties import tied_places
 from sparsecore_numpy import NumpyBackend
 from sparsecore_numpy.tape import Tensor
 
@@ -214,6 +215,37 @@ class ChannelsFirst(Over):
 class Swapped(Over):
     def batch_norm(self, x, scale, shift, mean, variance):
         return self.inner.batch_norm(x, shift, scale, mean, variance)
+
+
+@operations("every tied weight is tied by the same hash", "gradient-tied")
+class SameTies(Over):
+    def tied(self, values, shape, key):  # noqa: ARG002
+        return self.inner.tied(values, shape, 0)
+
+
+@operations("a value of a tied weight has the gradient of one of its entries only", "gradient-tied")
+class OneEntry(Over):
+    def tied(self, values, shape, key):
+        class Tied(Over):
+            def accumulate(self, dense, index=None):
+                rows = (index or self.inner.positions).undone(dense, shape).reshape(-1)
+                slots, signs = tied_places(np.arange(rows.size), values.shape[0], key)
+                total = np.zeros(values.shape)
+                total[slots] = rows * signs
+                values.accumulate(total)
+
+        return Tied(self.inner.tied(values, shape, key))
+
+
+@operations("a tied weight forgets the signs", "gradient-tied")
+class Unsigned(Over):
+    def tied(self, values, shape, key):
+        class Tied(Over):
+            def dense(self, memory, index):
+                slots, _ = tied_places(np.arange(np.prod(shape)), values.shape[0], key)
+                return np.ravel(index.of(values.vector()[slots].reshape(shape))).astype(memory.dtype)
+
+        return Tied(self.inner.tied(values, shape, key))
 
 
 # descent

@@ -96,6 +96,13 @@ def _flatten(ops: Operations, p: Mapping[str, Tensor], x: Tensor, _: Network) ->
     return ops.linear(ops.flatten(ops.conv2d(x, p["first"], padding=1)), p["flat"])
 
 
+def _tied(ops: Operations, p: Mapping[str, Tensor], x: Tensor, network: Network) -> Tensor:
+    # the same values in two tensors, and most values at several positions of each
+    x = ops.conv2d(x, ops.tied(p["values"], (4, 2, 3, 3), 12**16), padding=1)
+    x = ops.conv2d(x, ops.tied(p["values"], (4, 4, 3, 2), 5), stride=network.stride, padding=network.padding)
+    return ops.linear(ops.global_average_pool(x), ops.tied(p["last"], (CLASSES, 4), 7**21))
+
+
 _NETWORKS: Mapping[str, tuple[tuple[Parameter, ...], Forward]] = MappingProxyType(
     {
         "linear": ((_weight("hidden", 4, 72), _weight("bias", 4), _weight("top", CLASSES, 4)), _linear),
@@ -108,6 +115,7 @@ _NETWORKS: Mapping[str, tuple[tuple[Parameter, ...], Forward]] = MappingProxyTyp
         "global-average-pool": ((_FIRST, _LAST), _pool),
         "add": ((_FIRST, _weight("second", 4, 4, 3, 3), _LAST), _add),
         "flatten": ((_FIRST, _weight("flat", CLASSES, 144)), _flatten),
+        "tied": ((_weight("values", 23), _weight("last", 5)), _tied),
     }
 )
 
