@@ -10,7 +10,8 @@ from sparsecore.learning import Operations, Tensor
 from sparsecore.parameters import HeNormal, Parameter, batch_norm, bias
 
 
-def _as_sizes(sizes: Iterable[int]) -> tuple[int, ...]:
+def as_sizes(sizes: Iterable[int]) -> tuple[int, ...]:
+    """Sizes of layers, as attrs keep them."""
     return tuple(sizes)
 
 
@@ -22,7 +23,7 @@ class LeNet:
         hidden: sizes of the hidden layers.
     """
 
-    hidden: tuple[int, ...] = attrs.field(default=(300, 100), converter=_as_sizes)
+    hidden: tuple[int, ...] = attrs.field(default=(300, 100), converter=as_sizes)
 
     def __attrs_post_init__(self) -> None:
         if any(size < 1 for size in self.hidden):

@@ -1,6 +1,6 @@
 """Wide residual networks (Zagoruyko & Komodakis 2016) for small images, pre-activation, without dropout."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 
@@ -32,14 +32,25 @@ class WideResNet:
         """The network that 'wrn-DEPTH-WIDTH' names."""
         return cls(depth, width)
 
+    @property
+    def channels(self) -> tuple[int, int, int, int]:
+        """Of the first convolution and of the three groups."""
+        return 16, 16 * self.width, 32 * self.width, 64 * self.width
+
     def parameters(self, image_shape: tuple[int, int, int], classes: int) -> tuple[Parameter, ...]:
         """First convolution, shortcuts, batch norm and classifier are dense; He-normal (fan-out) values."""
-        channels = 64 * self.width
+        return self.parameters_of(self.channels, image_shape, classes)
+
+    def parameters_of(
+        self, channels: Sequence[int], image_shape: tuple[int, int, int], classes: int
+    ) -> tuple[Parameter, ...]:
+        """The same with other channels, as :attr:`channels` lists them; :meth:`forward` takes them, too."""
+        first, last = channels[0], channels[-1]
         return (
-            Parameter("first.conv", (16, image_shape[2], 3, 3), HeNormal()),
-            *(parameter for block in self._blocks() for parameter in block.parameters()),
-            *batch_norm("last.norm", channels),
-            Parameter("classifier.weight", (classes, channels), HeNormal()),
+            Parameter("first.conv", (first, image_shape[2], 3, 3), HeNormal()),
+            *(parameter for block in self._blocks() for parameter in block.parameters(channels)),
+            *batch_norm("last.norm", last),
+            Parameter("classifier.weight", (classes, last), HeNormal()),
             bias("classifier.bias", classes),
         )
 
@@ -52,43 +63,46 @@ class WideResNet:
         return ops.linear(x, parameters["classifier.weight"], parameters["classifier.bias"])
 
     def _blocks(self) -> Iterator["_Block"]:
-        channels = 16
-        for group, out in enumerate((16 * self.width, 32 * self.width, 64 * self.width), start=1):
-            for block in range(1, (self.depth - 4) // 6 + 1):
-                yield _Block(f"group{group}.block{block}", channels, out, stride=2 if group > 1 and block == 1 else 1)
-                channels = out
+        return (_Block(group, block) for group in (1, 2, 3) for block in range(1, (self.depth - 4) // 6 + 1))
 
 
 @attrs.frozen
 class _Block:
-    """Norm, relu, 3x3 convolution, twice, and a shortcut: a 1x1 convolution where the channels change."""
+    """Norm, relu, 3x3 convolution, twice, and a shortcut: a 1x1 convolution where channels or sides change."""
 
-    name: str
-    channels_in: int
-    channels_out: int
-    stride: int
+    group: int
+    number: int
 
-    def parameters(self) -> Iterator[Parameter]:
-        yield from batch_norm(f"{self.name}.norm1", self.channels_in)
-        yield Parameter(f"{self.name}.conv1", (self.channels_out, self.channels_in, 3, 3), HeNormal(), sparse=True)
-        yield from batch_norm(f"{self.name}.norm2", self.channels_out)
-        yield Parameter(f"{self.name}.conv2", (self.channels_out, self.channels_out, 3, 3), HeNormal(), sparse=True)
-        if self._has_shortcut:
-            yield Parameter(f"{self.name}.shortcut", (self.channels_out, self.channels_in, 1, 1), HeNormal())
+    @property
+    def name(self) -> str:
+        return f"group{self.group}.block{self.number}"
+
+    @property
+    def stride(self) -> int:
+        return 2 if self.group > 1 and self.number == 1 else 1
+
+    def parameters(self, channels: Sequence[int]) -> Iterator[Parameter]:
+        outputs = channels[self.group]
+        inputs = channels[self.group - 1] if self.number == 1 else outputs
+        yield from batch_norm(f"{self.name}.norm1", inputs)
+        yield Parameter(f"{self.name}.conv1", (outputs, inputs, 3, 3), HeNormal(), sparse=True)
+        yield from batch_norm(f"{self.name}.norm2", outputs)
+        yield Parameter(f"{self.name}.conv2", (outputs, outputs, 3, 3), HeNormal(), sparse=True)
+        if inputs != outputs or self.stride > 1:
+            yield Parameter(self._shortcut, (outputs, inputs, 1, 1), HeNormal())
 
     def forward(self, ops: Operations, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
         active = _norm_relu(ops, parameters, f"{self.name}.norm1", x)
-        shortcut = (
-            ops.conv2d(active, parameters[f"{self.name}.shortcut"], stride=self.stride) if self._has_shortcut else x
-        )
+        shortcut = parameters.get(self._shortcut)
+        carried = x if shortcut is None else ops.conv2d(active, shortcut, stride=self.stride)
         residual = ops.conv2d(active, parameters[f"{self.name}.conv1"], stride=self.stride, padding=1)
         residual = _norm_relu(ops, parameters, f"{self.name}.norm2", residual)
         residual = ops.conv2d(residual, parameters[f"{self.name}.conv2"], padding=1)
-        return ops.add(residual, shortcut)
+        return ops.add(residual, carried)
 
     @property
-    def _has_shortcut(self) -> bool:
-        return self.channels_in != self.channels_out
+    def _shortcut(self) -> str:
+        return f"{self.name}.shortcut"
 
 
 def _norm_relu(ops: Operations, parameters: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
