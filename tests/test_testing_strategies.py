@@ -1,10 +1,26 @@
 """The strategies that come with sparsecore keep every promise, whatever their hyperparameters."""
 
+from hypothesis import strategies as st
+
 from sparsecore.testing import StrategyTests, hyperparameters, strategy_machine
 from sparsecore_deepr import DeepRewiring
 from sparsecore_dpr import DynamicReallocation
+from sparsecore_erk_start import ErkStart
+from sparsecore_gmp import GradualPruning
+from sparsecore_gradient_growth import GradientGrowth
+from sparsecore_granet import GradualRegeneration
+from sparsecore_magnitude_drop import MagnitudeDrop
+from sparsecore_momentum_growth import MomentumGrowth
+from sparsecore_rigl import RigL
 from sparsecore_set import SparseEvolution
+from sparsecore_snfs import SparseMomentum
+from sparsecore_soft_deepr import SoftDeepRewiring
 from sparsecore_static import Static
+
+
+def stacked(*classes):
+    """A stack of these, the bottom first, with any hyperparameters."""
+    return st.tuples(*map(hyperparameters, classes))
 
 
 class TestStatic(StrategyTests):
@@ -14,22 +30,62 @@ class TestStatic(StrategyTests):
 
 class TestDynamicReallocation(StrategyTests):
     strategy = hyperparameters(DynamicReallocation)
-    max_examples = 40
+    max_examples = 20
 
 
 class TestSparseEvolution(StrategyTests):
     strategy = hyperparameters(SparseEvolution)
-    max_examples = 40
+    max_examples = 20
 
 
 class TestDeepRewiring(StrategyTests):
     strategy = hyperparameters(DeepRewiring)
-    max_examples = 40
+    max_examples = 20
+
+
+class TestDeepRewiringWithinTensors(StrategyTests):
+    strategy = DeepRewiring(scope="tensor")
+    max_examples = 5
+
+
+class TestSoftDeepRewiring(StrategyTests):
+    strategy = hyperparameters(SoftDeepRewiring)
+    max_examples = 10
+
+
+class TestRigL(StrategyTests):
+    strategy = hyperparameters(RigL)
+    max_examples = 10
+
+
+class TestSparseMomentum(StrategyTests):
+    strategy = hyperparameters(SparseMomentum)
+    max_examples = 10
+
+
+class TestGradualPruning(StrategyTests):
+    strategy = hyperparameters(GradualPruning)
+    max_examples = 10
+
+
+class TestGradualRegeneration(StrategyTests):
+    strategy = hyperparameters(GradualRegeneration)
+    max_examples = 10
 
 
 class TestAStack(StrategyTests):
     strategy = (DynamicReallocation(target="20%", initial_threshold=0.2), SparseEvolution())
-    max_examples = 20
+    max_examples = 10
+
+
+class TestPiecesOfGradients(StrategyTests):
+    strategy = stacked(DynamicReallocation, MagnitudeDrop, GradientGrowth)
+    max_examples = 5
+
+
+class TestPiecesOfMomentumAndStart(StrategyTests):
+    strategy = stacked(MagnitudeDrop, MomentumGrowth, ErkStart)
+    max_examples = 5
 
 
 TestRunsOfDynamicReallocation = strategy_machine(hyperparameters(DynamicReallocation)).TestCase
