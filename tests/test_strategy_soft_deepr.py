@@ -72,6 +72,21 @@ def test_what_wakes_goes_on_with_its_strength_and_its_sign():
     np.testing.assert_array_equal(np.sign(got.values), after.memories["soft"].signs)
 
 
+@given(st.integers(0, 10))
+def test_a_connection_has_the_same_sign_whenever_it_is_awake(seed):
+    strategy = SoftDeepRewiring(temperature=0.05, lowest=-0.1, step_size=0.1)
+    algorithm, state, values = started(strategy, TWO_TENSORS, seed=seed)
+    seen, woken_again = {}, set()
+    for step in range(15):
+        signs = state.memories["soft"].signs.tolist()
+        for position, sign in zip(state.topology.positions.tolist(), signs, strict=True):
+            assert seen.setdefault(position, sign) == sign
+        advance = algorithm.advance(state, values + normal_values(state.topology, step) / 3, 0.1)
+        woken_again |= set(advance.reallocation.grown_positions.tolist()) & set(seen)
+        state, values = advance.state, advance.values
+    assert woken_again
+
+
 def test_what_goes_dormant_keeps_its_strength_and_walks_on_from_there():
     algorithm, state, values = started(attrs.evolve(WARM, temperature=0.0, lowest=-0.7), TWO_TENSORS)
     values = np.array(values)
