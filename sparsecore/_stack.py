@@ -55,12 +55,12 @@ class Stack:
         """The plugins that implement the hook, topmost first."""
         return [method.plugin_name for method in reversed(self._hooks[hook].get_hookimpls())]
 
-    def asking_for(self, argument: str) -> list[str]:
-        """The plugins with a hook that takes this argument, bottom first."""
+    def asking_for(self, argument: str, *hooks: str) -> list[str]:
+        """The plugins with a hook that takes this argument, bottom first; one of these hooks, where any are given."""
         asking = {
             method.plugin_name
-            for caller in self._hooks.values()
-            for method in caller.get_hookimpls()
+            for hook in hooks or self._hooks
+            for method in self._hooks[hook].get_hookimpls()
             if argument in method.argnames
         }
         return [name for name in self.names if name in asking]

@@ -113,6 +113,11 @@ class Engine:
         )
         return State(topology, checks.check_first_memories(answers, units), clock)
 
+    @property
+    def becomes_sparser(self) -> bool:
+        """Whether a strategy asks at the start for the sparsity to end at."""
+        return bool(self._stack.asking_for("sparsity", "initial_memory"))
+
     def start_values(self, state: State, values: Array) -> Array:
         """The values before the first step, from those that the model draws."""
         answer = self._stack.ask(

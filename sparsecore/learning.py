@@ -179,7 +179,10 @@ class Learner(Protocol):
         ...
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """All buffers but the topology's positions, on the host: enough to go on bit for bit."""
+        """All buffers but the topology's positions, on the host: enough to go on bit for bit.
+
+        The N sparse values are named ``values``; all other names are the backend's own.
+        """
         ...
 
     def load_state(self, topology: Topology, state: Mapping[str, NDArray[Any]]) -> None:

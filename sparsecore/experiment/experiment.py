@@ -9,6 +9,7 @@ from sparsecore.distributions import check_sparsity
 from sparsecore.errors import InputError
 from sparsecore.experiment.chosen import Chosen
 from sparsecore.experiment.rules import rule_table, split_training
+from sparsecore.experiment.start import KeepSettings, StartSettings
 from sparsecore.experiment.structure import structure, unstructure
 from sparsecore.optimizers import Optimizer
 from sparsecore.schedules import Piecewise, Schedule, as_schedule
@@ -67,13 +68,16 @@ class ReallocationSettings:
     units: Units = attrs.field(default=SingleWeights(), converter=as_units)
 
 
+DEFAULT_SPARSITY = 0.9
+
+
 @attrs.frozen
 class _General:
-    sparsity: float = 0.9
+    sparsity: float | None = None
     seed: int = attrs.field(default=0, validator=_at_least_0)
 
 
-SECTIONS = ("model", "data", "backend", "strategy", "training", "reallocation")
+SECTIONS = ("model", "data", "backend", "strategy", "training", "reallocation", "start", "keep")
 
 
 @attrs.frozen(eq=False)
@@ -81,7 +85,8 @@ class Experiment:
     """Everything that decides a run.
 
     Attributes:
-        sparsity: the share of the sparse tensors' positions that stay inactive, in [0, 1).
+        sparsity: the share of the sparse tensors' positions that stay inactive, in [0, 1); None where that is decided
+            by the run that this one starts from.
         seed: of every draw.
         model: the network.
         dataset: where the images come from.
@@ -91,9 +96,11 @@ class Experiment:
         training: how long the optimizer runs, and its step lengths.
         optimizer: the update rule.
         reallocation: what holds for every strategy.
+        start: from which run it starts, if from one.
+        keep: what it keeps besides its latest state.
     """
 
-    sparsity: float
+    sparsity: float | None
     seed: int
     model: Chosen
     dataset: Chosen
@@ -103,6 +110,8 @@ class Experiment:
     training: Training
     optimizer: Optimizer
     reallocation: ReallocationSettings
+    start: StartSettings
+    keep: KeepSettings
 
     @classmethod
     def of(cls, tables: Mapping[str, Any]) -> "Experiment":
@@ -119,31 +128,45 @@ class Experiment:
         top = structure(general, _General, "experiment")
         use, source = _split_data(tables.get("data", {}))
         loop, optimizer = split_training(tables.get("training", {}), Training)
+        training = structure(loop, Training, "training")
+        start = structure(tables.get("start", {}), StartSettings, "start")
+        keep = structure(tables.get("keep", {}), KeepSettings, "keep")
+        keep.check_within(training.epochs)
         return cls(
-            sparsity=check_sparsity(top.sparsity),
+            sparsity=_sparsity(top.sparsity, start),
             seed=top.seed,
             model=Chosen.of("model", tables.get("model", {})),
             dataset=Chosen.of("dataset", source),
             data=structure(use, DataSettings, "data"),
             backend=Chosen.of("backend", tables.get("backend", {})),
             strategies=_stack(tables.get("strategy", ())),
-            training=structure(loop, Training, "training"),
+            training=training,
             optimizer=optimizer,
             reallocation=structure(tables.get("reallocation", {}), ReallocationSettings, "reallocation"),
+            start=start,
+            keep=keep,
         )
 
     def tables(self) -> dict[str, Any]:
         """Plain tables that :meth:`of` reads back, complete with what was left at its default."""
         return {
-            "sparsity": self.sparsity,
+            **({} if self.sparsity is None else {"sparsity": self.sparsity}),
             "seed": self.seed,
             "model": self.model.table(),
             "data": {**self.dataset.table(), **unstructure(self.data)},
             "backend": self.backend.table(),
             "training": {**unstructure(self.training), **rule_table(self.optimizer)},
             "reallocation": unstructure(self.reallocation),
+            **({} if self.start == StartSettings() else {"start": unstructure(self.start)}),
+            **({} if self.keep == KeepSettings() else {"keep": unstructure(self.keep)}),
             "strategy": [strategy.table() for strategy in self.strategies],
         }
+
+
+def _sparsity(given: float | None, start: StartSettings) -> float | None:
+    if given is not None:
+        return check_sparsity(given)
+    return DEFAULT_SPARSITY if start.run is None else None
 
 
 def _split_data(table: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

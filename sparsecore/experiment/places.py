@@ -8,7 +8,7 @@ from sparsecore.plugins import file_of
 
 
 def with_absolute_paths(tables: dict[str, Any]) -> dict[str, Any]:
-    """The tables (with the stack as ``{name: options}``) with plugins in files and data by absolute paths."""
+    """The tables (with the stack as ``{name: options}``) with plugins in files, data and runs by absolute paths."""
     named = {kind: {**tables[kind]} for kind in ("model", "data", "backend")}
     for table in named.values():
         if isinstance(table.get("name"), str):
@@ -18,6 +18,8 @@ def with_absolute_paths(tables: dict[str, Any]) -> dict[str, Any]:
         data["dir"] = _absolute(data["dir"])
     if isinstance(data.get("file"), str):  # of a data set that has one; it starts in the folder
         data["file"] = _absolute(str(Path(data.get("dir", "")) / data["file"]))
+    if isinstance(tables.get("start", {}).get("run"), str):
+        named["start"] = {**tables["start"], "run": _absolute(tables["start"]["run"])}
     return {**tables, **named, "strategy": {_plugin(name): table for name, table in tables["strategy"].items()}}
 
 

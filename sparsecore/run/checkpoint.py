@@ -45,13 +45,23 @@ class Checkpoint:
 
     def write(self, path: Path) -> None:
         """Write the file; the one before it stays whole until this one is."""
+        write_whole(path, self.content())
+
+    def content(self) -> bytes:
+        """The content of its file."""
         from safetensors.numpy import save
 
-        facts = json.dumps(self.facts, sort_keys=True, allow_nan=False)
         arrays = {name: np.ascontiguousarray(array) for name, array in self.arrays.items()}
-        told = json.dumps({"format": _FORMAT, "facts": facts, "sha256": _digest(facts, arrays)})
+        told = json.dumps({"format": _FORMAT, "facts": self._facts(), "sha256": self.sha256()})
         # one entry: safetensors writes several in an order that changes from process to process
-        write_whole(path, save(arrays, {_ENTRY: told}))
+        return bytes(save(arrays, {_ENTRY: told}))
+
+    def sha256(self) -> str:
+        """A fingerprint over everything in it."""
+        return _digest(self._facts(), self.arrays)
+
+    def _facts(self) -> str:
+        return json.dumps(self.facts, sort_keys=True, allow_nan=False)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

@@ -3,7 +3,9 @@
 import errno
 import itertools
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import attrs
@@ -45,6 +47,15 @@ class RunFolder:
         return self.path / "checkpoint.safetensors"
 
     @property
+    def start(self) -> Path:
+        """What the run started on, where that comes from another run."""
+        return self.path / "start.safetensors"
+
+    def kept(self, epoch: int) -> Path:
+        """The state at the end of an epoch that the run was asked to keep."""
+        return self.path / f"epoch-{epoch}.safetensors"
+
+    @property
     def seconds(self) -> Path:
         """How long the run has taken; apart from the rest, which a resumed run repeats bit for bit."""
         return self.path / "seconds.json"
@@ -59,15 +70,16 @@ class RunFolder:
         """The page with the figures."""
         return self.path / "report.html"
 
-    def create(self, tables: dict[str, Any]) -> None:
-        """Make the folder with the experiment in it.
+    def create(self, tables: dict[str, Any], others: Mapping[str, bytes] = MappingProxyType({})) -> None:
+        """Make the folder with the experiment in it, and with other files by their names.
 
         Raises:
             InputError: there is one already, or it cannot be made.
         """
         try:
             # the experiment is complete: read back, it is not to be filled in from presets of a later version
-            new_folder(self.path, {self.experiment.name: tomli_w.dumps({"presets": False, **tables}).encode()})
+            experiment = tomli_w.dumps({"presets": False, **tables}).encode()
+            new_folder(self.path, {self.experiment.name: experiment, **others})
         except FileExistsError:
             raise self._exists() from None
         except OSError as error:

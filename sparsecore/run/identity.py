@@ -1,4 +1,4 @@
-"""What makes a run this run and no other: the experiment, the data, and the code of plugins in files.
+"""What makes a run this run and no other: the experiment, the data, the code of plugins in files, and where it starts.
 
 A checkpoint keeps these fingerprints, and a run goes on only where they are the same.
 """
@@ -14,22 +14,27 @@ from sparsecore.experiment.experiment import Experiment
 from sparsecore.plugins import file_of
 from sparsecore.run.setup import Setup
 
-PLACES = frozenset({"data.dir", "data.file"})
-"""Settings that say where the data lie; a run may be resumed with the same data elsewhere."""
+PLACES = frozenset({"data.dir", "data.file", "start.run"})
+"""Settings that say where something lies; a run may be resumed with the same elsewhere."""
 
 
 def identity(setup: Setup) -> dict[str, str]:
-    """A SHA-256 of each of the three, by what it is of."""
-    return {
+    """A SHA-256 of each of them, by what it is of."""
+    known = {
         "experiment": _of_experiment(setup.experiment.tables()),
         "data": _of_images(setup.images),
         "plugin code": _of_plugin_files(setup.experiment),
     }
+    return known if setup.source is None else {**known, "start": setup.source.sha256()}
 
 
 def _of_experiment(tables: dict[str, Any]) -> str:
-    data = {key: value for key, value in tables["data"].items() if f"data.{key}" not in PLACES}
-    return hashlib.sha256(json.dumps({**tables, "data": data}, sort_keys=True).encode()).hexdigest()
+    sections = {name: tables[name] for name in ("data", "start") if name in tables}
+    told = {
+        name: {key: value for key, value in table.items() if f"{name}.{key}" not in PLACES}
+        for name, table in sections.items()
+    }
+    return hashlib.sha256(json.dumps({**tables, **told}, sort_keys=True).encode()).hexdigest()
 
 
 def _of_images(images: Images) -> str:

@@ -43,6 +43,10 @@ class Recorder(Protocol):
         """The run can go on from here; it has taken so many seconds."""
         ...
 
+    def keep(self, epoch: int, take: Take) -> None:
+        """The state at the end of an epoch that was asked for; comes before :meth:`save`, which ends the epoch."""
+        ...
+
     def close(self) -> None:
         """Nothing more will happen."""
         ...
@@ -60,6 +64,9 @@ class Forgetful:
         """See :class:`Recorder`."""
 
     def save(self, take: Take, seconds: float) -> None:
+        """See :class:`Recorder`."""
+
+    def keep(self, epoch: int, take: Take) -> None:
         """See :class:`Recorder`."""
 
     def close(self) -> None:
@@ -104,6 +111,10 @@ class FolderRecorder:
         take({"logs": logs}).write(self._folder.checkpoint)
         write_whole(self._folder.seconds, json.dumps({"seconds": seconds}).encode())
         self._saved = time.monotonic()
+
+    def keep(self, epoch: int, take: Take) -> None:
+        """Write the state to a file of its own."""
+        take({}).write(self._folder.kept(epoch))
 
     def close(self) -> None:
         """Close the logs and let others into the folder."""

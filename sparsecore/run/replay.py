@@ -6,19 +6,21 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsecore.engine import Engine
 from sparsecore.errors import InputError
 from sparsecore.experiment.experiment import Experiment
 from sparsecore.layout import Layout
+from sparsecore.run.engines import engine_of
 from sparsecore.run.folder import RunFolder
 from sparsecore.run.records import decode_positions
+from sparsecore.run.start import Start
 from sparsecore.topology import Topology
 
 
 def replay(folder: RunFolder) -> Iterator[Topology]:
     """The topology at the start, and after each update in reallocations.jsonl.
 
-    The start is drawn again from the experiment's seed; neither data nor values are needed.
+    The start is drawn again from the experiment's seed, unless the run keeps one from another run; neither data nor
+    values are needed.
 
     Raises:
         InputError: the log does not belong to the experiment, or is damaged.
@@ -39,14 +41,12 @@ def replay(folder: RunFolder) -> Iterator[Topology]:
 def _start(folder: RunFolder) -> Topology:
     experiment = Experiment.of(folder.read_tables())
     tensors = json.loads(folder.tensors.read_text())["tensors"]
-    engine = Engine(
-        Layout.of({tensor["name"]: tensor["shape"] for tensor in tensors}),
-        {strategy.name: strategy.plugin for strategy in experiment.strategies},
-        arrays=experiment.backend.plugin.arrays,
-        seed=experiment.seed,
-        units=experiment.reallocation.units,
-    )
-    return engine.start(experiment.sparsity).topology
+    layout = Layout.of({tensor["name"]: tensor["shape"] for tensor in tensors})
+    arrays = experiment.backend.plugin.arrays
+    if folder.start.exists():
+        return Topology.of(layout, arrays.from_numpy(Start.read(folder.start).positions), arrays)
+    assert experiment.sparsity is not None
+    return engine_of(experiment, layout, arrays).start(experiment.sparsity).topology
 
 
 def _after(before: Topology, pruned: NDArray[np.int64], grown: NDArray[np.int64], where: str) -> Topology:

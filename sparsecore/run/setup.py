@@ -18,9 +18,13 @@ from sparsecore.layout import Layout
 from sparsecore.learning import Learner, Task
 from sparsecore.parameters import Parameter
 from sparsecore.randomness import Randomness
+from sparsecore.run.beginnings import drawn, taken
+from sparsecore.run.engines import engine_of
+from sparsecore.run.folder import RunFolder
+from sparsecore.run.start import Start
+from sparsecore.run.taking import Network, start_of
 from sparsecore.state import State
 from sparsecore.tied_model import with_ties
-from sparsecore.topology import Topology
 
 
 @attrs.frozen(eq=False)
@@ -35,6 +39,8 @@ class Setup:
         engine: the strategies over the layout of the sparse ones.
         start: the state before the first step.
         values: the sparse values before the first step.
+        dense: those of the other parameters, by name, in their shapes.
+        source: what the run starts on, where that comes from another run.
     """
 
     experiment: Experiment
@@ -44,6 +50,8 @@ class Setup:
     engine: Engine
     start: State
     values: Array
+    dense: Mapping[str, NDArray[np.float64]]
+    source: Start | None
 
     @property
     def dense_size(self) -> int:
@@ -53,11 +61,10 @@ class Setup:
 
     def learner(self) -> Learner:
         """The network before the first step."""
-        random = self.engine.random.within("initial values")
         task = Task(
             model=with_ties(self.experiment.model.plugin, self.parameters),
             parameters=self.parameters,
-            dense={p.name: _dense_values(p, random) for p in self.parameters if not p.sparse},
+            dense=self.dense,
             topology=self.start.topology,
             values=self.values,
             images=self.images,
@@ -67,14 +74,17 @@ class Setup:
         return learner
 
 
-def set_up(experiment: Experiment) -> Setup:
-    """Load the data, put the engine together and draw the start.
+def set_up(experiment: Experiment, run: RunFolder | None = None) -> Setup:
+    """Load the data, put the engine together and draw the start, or take it from another run.
+
+    Args:
+        experiment: what is to be run.
+        run: its folder, which keeps what was taken from another run, where it has begun.
 
     Raises:
         InputError: the data cannot be read, the model has no sparse tensor, a strategy cannot be registered or
-            refuses the start, the model refuses the sparsity.
+            refuses the start, the model refuses the sparsity, there is no other run to start from.
     """
-    getattr(experiment.model.plugin, "check_sparsity", _any_will_do)(experiment.sparsity)
     folder = Path(experiment.data.dir) if experiment.data.dir else None
     images: Images = experiment.dataset.plugin.load(folder)
     random = Randomness(experiment.seed)
@@ -82,42 +92,23 @@ def set_up(experiment: Experiment) -> Setup:
         images = first_images(random, images, experiment.data.limit)
     augmentation = Augmentation(experiment.data.crop, experiment.data.flip)
     augmentation.check(images.shape)
-    parameters = experiment.model.plugin.parameters(images.shape, images.classes)
+    parameters = tuple(experiment.model.plugin.parameters(images.shape, images.classes))
     shapes = {parameter.name: parameter.shape for parameter in parameters if parameter.sparse}
     if not shapes:
         raise InputError(f"the model {experiment.model.name!r} has no sparse tensors")
-    engine = Engine(
-        Layout.of(shapes),
-        {strategy.name: strategy.plugin for strategy in experiment.strategies},
-        arrays=experiment.backend.plugin.arrays,
-        seed=experiment.seed,
-        regrow_pruned=experiment.reallocation.regrow_pruned,
-        units=experiment.reallocation.units,
-    )
+    engine = engine_of(experiment, Layout.of(shapes), experiment.backend.plugin.arrays)
+    source = start_of(Network(experiment, images, parameters, engine), run)
     steps = steps_per_epoch(len(images.train), experiment.training.batch_size)
     clock = Clock(steps_per_epoch=steps, total_steps=steps * experiment.training.epochs)
-    start = engine.start(experiment.sparsity, clock=clock)
-    drawn = initial_values(start.topology, parameters, engine.random).astype(experiment.backend.plugin.dtype)
-    values = engine.start_values(start, engine.arrays.from_numpy(drawn))
-    return Setup(experiment, images, augmentation, tuple(parameters), engine, start, values)
+    begin = drawn(parameters) if source is None else taken(source)
+    start, sparse, dense = begin(experiment, engine, clock)
+    _ask_model(experiment, start)
+    values = engine.start_values(start, engine.arrays.from_numpy(sparse.astype(experiment.backend.plugin.dtype)))
+    return Setup(experiment, images, augmentation, parameters, engine, start, values, dense, source)
 
 
-def initial_values(topology: Topology, parameters: tuple[Parameter, ...], random: Randomness) -> NDArray[np.float64]:
-    """The start value of every active position, a function of (seed, tensor, position)."""
-    sparse: Mapping[str, Parameter] = {parameter.name: parameter for parameter in parameters if parameter.sparse}
-    draws = random.within("initial values")
-    return np.concatenate(
-        [
-            sparse[name].initial(sparse[name].shape, topology.local(name), draws.within(name))
-            for name in topology.layout.names
-        ]
-    )
-
-
-def _any_will_do(sparsity: float) -> None:
-    """What a model says of a sparsity that has nothing to say."""
-
-
-def _dense_values(parameter: Parameter, random: Randomness) -> NDArray[np.float64]:
-    positions = np.arange(int(np.prod(parameter.shape)))
-    return parameter.initial(parameter.shape, positions, random.within(parameter.name)).reshape(parameter.shape)
+def _ask_model(experiment: Experiment, start: State) -> None:
+    """Let the model refuse the sparsity, if it has a word to say about it."""
+    check = getattr(experiment.model.plugin, "check_sparsity", None)
+    if check is not None:
+        check(start.topology.sparsity if experiment.sparsity is None else experiment.sparsity)

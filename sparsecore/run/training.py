@@ -135,6 +135,8 @@ class Run:
         self._learner.reset_totals()
         self._last = line
         recorder.epoch(line)
+        if line.epoch in self._setup.experiment.keep.epochs:
+            recorder.keep(line.epoch, self._checkpoint)
         recorder.save(self._checkpoint, self._seconds())
         watcher.epoch(line)
 

@@ -16,9 +16,8 @@ from sparsecore.engine import Engine
 from sparsecore.hooks import hookimpl
 from sparsecore.layout import Layout
 from sparsecore.learning import Adam, AdamW, Backend, Learner, Optimizer, Sgd, Task
-from sparsecore.randomness import Randomness
 from sparsecore.reallocation import Reallocation
-from sparsecore.run.setup import initial_values
+from sparsecore.run.initial import Draws
 from sparsecore.shares import Counts
 from sparsecore.state import State
 from sparsecore.testing.backend_promises.networks import CLASSES, OPERATIONS, SHAPE, Network
@@ -59,7 +58,7 @@ class Exercise:
 
     def values(self, topology: Topology) -> Host:
         """The values to start with."""
-        return initial_values(topology, self.network.parameters(SHAPE, CLASSES), Randomness(self.seed))
+        return Draws(self.seed).sparse(topology, self.network.parameters(SHAPE, CLASSES))
 
     def learner(
         self,

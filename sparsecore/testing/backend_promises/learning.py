@@ -96,6 +96,8 @@ def _tells_all(subject: BackendSubject, exercise: Exercise) -> None:
     exercise = attrs.evolve(exercise, optimizer=PLAIN, network=attrs.evolve(exercise.network, dense="last"))
     learner = _trained(exercise, backend, 2)
     state, test = exercise.start(backend), images().test
+    values = learner.state().get("values", np.zeros(0))
+    expect(np.array_equal(values, host(backend, learner.values)), f"the saved state has {values} for 'values'")
     again = exercise.learner(backend, host(backend, learner.values), state.topology, learner.dense())
     for step in range(2):
         got, expected = again.evaluate(test), learner.evaluate(test)

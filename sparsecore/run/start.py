@@ -1,0 +1,106 @@
+"""What a run starts on that starts from another one: positions, values, dense parameters.
+
+A run keeps it in its own folder. So it goes on from there, whatever becomes of the run that it was taken from.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsecore.errors import InputError
+from sparsecore.parameters import Parameter
+from sparsecore.run.checkpoint import Checkpoint, read_checkpoint
+from sparsecore.run.initial import Draws
+from sparsecore.topology import Topology
+
+
+@attrs.frozen(eq=False)
+class Values:
+    """Values before the first step.
+
+    Attributes:
+        sparse: one a weight.
+        dense: the other parameters, by name, in their shapes.
+        draws: where the value of any other position comes from; None where there is no such value, as after training.
+        epoch: how many epochs the values have been trained with the run's own schedule, which goes on from there.
+    """
+
+    sparse: NDArray[Any]
+    dense: Mapping[str, NDArray[Any]]
+    draws: Draws | None = None
+    epoch: int = 0
+
+
+@attrs.frozen(eq=False)
+class Start:
+    """What a run starts on.
+
+    Attributes:
+        run: the folder of the run that it was taken from.
+        identity: that run's fingerprints.
+        positions: the active positions, ascending, on the host.
+        values: at these positions.
+    """
+
+    run: str
+    identity: Mapping[str, str]
+    positions: NDArray[np.integer]
+    values: Values
+
+    @classmethod
+    def read(cls, path: Path) -> "Start":
+        """The start in the file.
+
+        Raises:
+            InputError: it is damaged.
+        """
+        kept = read_checkpoint(path)
+        facts, drawn = kept.facts, kept.facts["draws"]
+        values = Values(
+            kept.arrays["values"], kept.group("dense"), None if drawn is None else Draws(**drawn), facts["epoch"]
+        )
+        return cls(facts["run"], facts["identity"], kept.arrays["positions"], values)
+
+    def content(self) -> bytes:
+        """The content of the file."""
+        return self._kept({"run": self.run}).content()
+
+    def sha256(self) -> str:
+        """A fingerprint of all but the place of the run that it was taken from."""
+        return self._kept({}).sha256()
+
+    def sparse(self, topology: Topology, parameters: Sequence[Parameter]) -> NDArray[Any]:
+        """The values of a topology: those of the start, and where it had none, those that would have been drawn.
+
+        Raises:
+            InputError: there are positions that have no such value.
+        """
+        positions = topology.arrays.to_numpy(topology.positions)
+        known = np.isin(positions, self.positions)
+        if self.values.draws is None:
+            values = np.zeros(len(positions), self.values.sparse.dtype)
+            check_all_known(known, "began with trained values", self.run)
+        else:
+            values = self.values.draws.sparse(topology, parameters).astype(self.values.sparse.dtype)
+        values[known] = self.values.sparse[np.searchsorted(self.positions, positions[known])]
+        return values
+
+    def _kept(self, facts: Mapping[str, Any]) -> Checkpoint:
+        draws = self.values.draws and attrs.asdict(self.values.draws)
+        known = {**facts, "identity": dict(self.identity), "draws": draws, "epoch": self.values.epoch}
+        dense = {f"dense/{name}": array for name, array in self.values.dense.items()}
+        return Checkpoint(known, {"positions": self.positions, "values": self.values.sparse, **dense})
+
+
+def check_all_known(known: NDArray[np.bool_], when: str, run: str) -> None:
+    """Raise an :class:`InputError` if a position is not known to have had a value."""
+    missing = int((~known).sum())
+    if missing:
+        raise InputError(
+            f"{missing} of the {len(known)} weights to start with were not there when the run {run} {when}, and have "
+            "no values of then"
+        )
