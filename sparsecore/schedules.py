@@ -9,6 +9,7 @@ import attrs
 
 from sparsecore.clock import Clock
 from sparsecore.errors import InputError
+from sparsecore.settings import as_written
 
 
 class Schedule(Protocol):
@@ -145,6 +146,8 @@ class Every:
         steps: steps between updates, constant or piecewise by epoch: an update is due after step t of an epoch's
             count where t is a multiple of it (t counts finished steps, from the start of the run).
         epochs: epochs between updates, in place of ``steps``.
+        times: so many updates in all, in place of both: evenly spread, the last one at ``until``, or with the last step
+            that another one follows.
         until_epoch: no update in this epoch (counted from 0) or later.
         until: no update from this fraction of the run on.
     """
@@ -153,14 +156,19 @@ class Every:
     epochs: int | None = None
     until_epoch: int | None = None
     until: float | None = None
+    times: int | None = None
 
     def __attrs_post_init__(self) -> None:
-        if (self.steps is None) == (self.epochs is None):
-            raise InputError("a schedule of updates needs either steps or epochs, one of the two")
+        if sum(given is not None for given in (self.steps, self.epochs, self.times)) != 1:
+            raise InputError("a schedule of updates needs either steps, epochs or times, one of the three")
+        if self.times is not None and (self.times < 1 or self.times != int(self.times)):
+            raise InputError(f"the number of updates must be a whole number of at least 1; given times = {self.times}")
         if self.epochs is not None and (self.epochs < 1 or self.epochs != int(self.epochs)):
             raise InputError(f"epochs between updates must be a whole number of at least 1; given {self.epochs}")
         if isinstance(self.steps, Piecewise) and any(n < 1 or n != int(n) for _, n in self.steps.pieces):
             raise InputError(f"steps between updates must be whole numbers of at least 1; given {self.steps.pieces}")
+        if self.times is not None and self.until_epoch is not None:
+            raise InputError("a number of updates ends at a fraction of the run, until; until_epoch is not for it")
         if self.steps is not None and self.steps.lowest < 1:
             raise InputError(f"steps between updates must be at least 1; given {self.steps}")
         if self.until_epoch is not None and self.until_epoch < 0:
@@ -170,12 +178,19 @@ class Every:
 
     def __call__(self, clock: Clock) -> bool:
         """Whether an update is due now."""
+        if self.times is not None:
+            return self._is_one_of(self.times, clock)
         if clock.step == 0 or self._is_over(clock):
             return False
         if self.epochs is not None:
             return clock.step % (self.epochs * clock.steps_per_epoch) == 0
         assert self.steps is not None
         return clock.step % int(self.steps(clock)) == 0
+
+    def _is_one_of(self, times: int, clock: Clock) -> bool:
+        steps = total_steps(clock)
+        end = min(steps - 1, int(as_written(1.0 if self.until is None else self.until) * steps))
+        return 0 < clock.step <= end and clock.step * times // end > (clock.step - 1) * times // end
 
     def _is_over(self, clock: Clock) -> bool:
         if self.until_epoch is not None and clock.epoch >= self.until_epoch:

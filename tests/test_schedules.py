@@ -61,11 +61,28 @@ def test_a_fraction_of_a_run_without_an_end_is_an_error():
         Cosine(1.0)(Clock(step=5))
 
 
+@given(st.integers(1, 30), st.integers(31, 200))
+def test_a_number_of_updates_is_spread_evenly_up_to_the_last_step_that_another_one_follows(times, steps):
+    when = due(Every(times=times), steps, total_steps=steps)
+    assert len(when) == times
+    assert when[-1] == steps - 1
+    gaps = [after - before for before, after in pairwise([0, *when])]
+    assert max(gaps) - min(gaps) <= 1
+
+
+def test_a_number_of_updates_ends_at_a_fraction_of_the_run():
+    assert due(Every(times=4, until=0.5), 80, total_steps=80) == [10, 20, 30, 40]
+    assert due(Every(times=3), 1, total_steps=1) == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({}, "either steps or epochs"),
-        ({"steps": 1, "epochs": 1}, "either steps or epochs"),
+        ({}, "either steps, epochs or times"),
+        ({"steps": 1, "epochs": 1}, "either steps, epochs or times"),
+        ({"times": 1, "epochs": 1}, "either steps, epochs or times"),
+        ({"times": 0}, "at least 1; given times = 0"),
+        ({"times": 2, "until_epoch": 3}, "until_epoch is not for it"),
         ({"steps": 0}, "at least 1; given"),
         ({"steps": -100}, "at least 1; given"),
         ({"steps": 1.5}, "whole numbers"),

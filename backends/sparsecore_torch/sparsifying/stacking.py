@@ -62,7 +62,9 @@ def _check_schedules(name: str, strategy: object, has_end: bool, has_epochs: boo
 
 _Needs = Mapping[type, Callable[[Any], bool]]
 
-_NEEDS_END: _Needs = MappingProxyType({Cosine: lambda _: True, Every: lambda every: every.until is not None})
+_NEEDS_END: _Needs = MappingProxyType(
+    {Cosine: lambda _: True, Every: lambda every: every.until is not None or every.times is not None}
+)
 _COUNTS_EPOCHS: _Needs = MappingProxyType(
     {
         Piecewise: lambda piecewise: len(piecewise.pieces) > 1,
