@@ -1,0 +1,34 @@
+"""The page about the strategies: it has all of them, and its commands are experiments."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from sparsecore.experiment.assembly import assemble
+from sparsecore.experiment.experiment import Experiment
+from sparsecore.plugins import installed
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs/strategies.md").read_text("utf-8")
+COMMANDS = [shlex.split(line) for line in re.findall(r"^    sparsecore train (.*)", PAGE, re.MULTILINE)]
+
+
+def given(command: list[str], option: str) -> list[str]:
+    return [value for name, value in zip(command, command[1:], strict=False) if name == option]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_each_command_is_an_experiment(command: list[str]) -> None:
+    assert set(command[::2]) <= {"--strategy", "--sparsity", "--seed", "--backend", "--set"}
+    options = {name: value for name in ("sparsity", "seed") for value in given(command, f"--{name}")}
+    tables = assemble(None, options, given(command, "--strategy"), given(command, "--set"))
+    assert [strategy.name for strategy in Experiment.of(tables).strategies] == given(command, "--strategy")
+
+
+def test_every_strategy_has_a_paragraph_and_is_in_a_command() -> None:
+    names = {entry.name for entry in installed("strategy") if entry.value.startswith("sparsecore_")}
+    assert {"dpr", "rigl", "erk-start"} < names
+    assert names <= set(re.findall(r"\*\*`([a-z-]+)`\*\*", PAGE))
+    assert names <= {name for command in COMMANDS for name in given(command, "--strategy")}
