@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ COMMANDS = [shlex.split(line) for line in re.findall(r"^    sparsecore train (.*
 
 
 def given(command: list[str], option: str) -> list[str]:
-    return [value for name, value in zip(command, command[1:], strict=False) if name == option]
+    return [value for name, value in pairwise(command) if name == option]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
