@@ -24,6 +24,7 @@ from sparsecore.layout import Layout
 from sparsecore.run.folder import RunFolder
 from sparsecore.run.replay import replay
 from sparsecore.schedules import Cosine, Every
+from sparsecore.testing import StrategyTests, hyperparameters
 from sparsecore.testing.judging import Outcome, judge
 from sparsecore.testing.stacks import Subject
 from sparsecore.testing.strategy_promises import STRATEGY_PROMISES
@@ -249,6 +250,11 @@ class Uneven:
     @hookimpl
     def initial_topology(self, layout, random, arrays):
         return random_topology(layout, [max(1, size // 2) for size in layout.sizes], random, arrays)
+
+
+class TestStructuredRigL(StrategyTests):
+    strategy = hyperparameters(StructuredRigL)
+    max_examples = 5
 
 
 def test_the_kit_holds_a_start_to_the_multiples_that_are_declared():
