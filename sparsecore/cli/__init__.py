@@ -1,4 +1,4 @@
-"""The command line: ``sparsecore train``, ``plugins``, ``report``, ``check`` and ``new-strategy``."""
+"""The command line: ``sparsecore train``, ``lottery``, ``plugins``, ``report``, ``check`` and ``new-strategy``."""
 
 import io
 import sys
@@ -6,6 +6,7 @@ import sys
 import click
 
 from sparsecore.cli.check import check
+from sparsecore.cli.lottery import lottery
 from sparsecore.cli.new_strategy import new_strategy
 from sparsecore.cli.plugins import plugins
 from sparsecore.cli.report import report
@@ -21,6 +22,7 @@ def commands() -> None:
 
 
 commands.add_command(train)
+commands.add_command(lottery)
 commands.add_command(plugins)
 commands.add_command(report)
 commands.add_command(check)

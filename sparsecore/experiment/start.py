@@ -11,7 +11,7 @@ _optional_epoch: Any = attrs.validators.optional(attrs.validators.ge(1))
 
 def _check_share(_: object, attribute: "attrs.Attribute[Any]", share: float) -> None:
     if not 0 <= share < 1:
-        raise InputError(f"start.{attribute.name} is a share of all weights in [0, 1); given {share}")
+        raise InputError(f"{attribute.name} is a share of all weights in [0, 1); given {share}")
 
 
 @attrs.frozen
@@ -20,9 +20,9 @@ class StartSettings:
 
     Attributes:
         run: the folder of a finished run, on whose last topology this one starts.
-        values: 'original', those that the run itself began with (drawn anew for what was not active then); 'fresh',
-            drawn for this run, equal to none that was drawn before; 'trained', those that the run ended with;
-            'rewound', those of an earlier epoch's end, where this run goes on with its schedules and batches.
+        values: 'original', those that the run itself began with, and would have begun with where it was not active;
+            'fresh', others, drawn for this run and its seed; 'trained', those that the run ended with; 'rewound',
+            those of an earlier epoch's end, where this run goes on with its own schedules and batches.
         epoch: the epoch of 'rewound', among those that the run has kept.
         prune: share of the run's weights that are taken away first, those of smallest |w| at its end, over the whole
             network; every tensor keeps its largest.
@@ -38,18 +38,20 @@ class StartSettings:
             self._refuse_without_run()
         elif self.values is None:
             raise InputError(
-                "a start from another run says which values it takes: start.values is 'original', 'fresh', 'trained' "
-                "or 'rewound'; none is given"
+                "a run that starts from another one says with which values: 'original', 'fresh', 'trained' or "
+                "'rewound'; given no values"
             )
         if (self.epoch is None) == (self.values == "rewound"):
             raise InputError(
-                "start.epoch belongs to start.values = 'rewound', and that needs it; "
+                "an epoch belongs to values = 'rewound', and those need it; "
                 f"given values = {self.values!r} and epoch = {self.epoch}"
             )
 
     def _refuse_without_run(self) -> None:
         if (self.values, self.epoch, self.prune) != (None, None, 0.0):
-            raise InputError("the settings of start belong to start.run, the folder of a finished run; none is given")
+            raise InputError(
+                "where a run starts from is given by run, the folder of a finished one; given other settings without it"
+            )
 
 
 @attrs.frozen

@@ -79,6 +79,8 @@ def take(network: Network, source: Source) -> Start:
 
 def _without_smallest(topology: Topology, end: Checkpoint, share: float) -> Topology:
     count = int(as_written(share) * topology.size)
+    if share and not count:
+        raise InputError(f"start.prune = {share} of {topology.size} weights is less than one")
     values = topology.arrays.from_numpy(end.arrays["learner/values"])
     smallest = smallest_of_all(topology, values, count)
     if len(smallest) < count:

@@ -1,0 +1,159 @@
+"""The runs of a lottery, one after another in one folder; what has finished is not done again."""
+
+import json
+import sys
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import click
+import tomli_w
+
+from sparsecore.cli import asking
+from sparsecore.cli.asking import Asked
+from sparsecore.cli.carrying import lead, take_part
+from sparsecore.cli.options import Given
+from sparsecore.errors import InputError
+from sparsecore.experiment.experiment import Experiment
+from sparsecore.experiment.structure import structure, unstructure
+from sparsecore.lottery import Leg, Lottery
+from sparsecore.ranks import Ranks
+from sparsecore.run.files import write_whole
+from sparsecore.run.folder import RunFolder, free_run_folder
+from sparsecore.run.identity import identity
+from sparsecore.run.setup import Setup
+
+_FILE = "lottery.toml"
+
+
+@attrs.frozen(eq=False)
+class Plan:
+    """What is to be done, and where.
+
+    Attributes:
+        lottery: its rounds.
+        dense: the experiment of round 0.
+        folder: of all runs; its experiment is that of round 0.
+    """
+
+    lottery: Lottery
+    dense: Experiment
+    folder: RunFolder
+
+
+@attrs.frozen(eq=False)
+class LegResult:
+    """A run of a lottery and what it came to, as in its ``result.json``."""
+
+    leg: Leg
+    result: Mapping[str, Any]
+
+
+def plan(out: Path | None, given: Given, known: Mapping[str, Any], *, going_on: bool) -> Plan:
+    """A lottery that begins, or one that goes on.
+
+    Args:
+        out: its folder; a new one where it is None.
+        given: the experiment of round 0.
+        known: attributes of the :class:`Lottery` that were given.
+        going_on: whether it may have begun before.
+
+    Raises:
+        InputError: the folder is that of something else, or of another lottery.
+    """
+    dense = Experiment.of(given.tables())
+    if going_on:
+        asked = asking.resumed(out, given)
+        lottery = _agreeing(known, asked.folder) if not asked.is_new else _lottery(known)
+        folder = asked.folder
+    else:
+        folder = RunFolder(out) if out else free_run_folder(Path("runs"), f"lottery-{dense.dataset.name}")
+        folder.check_absent()
+        lottery = _lottery(known)
+    lottery.check_rewind(dense)
+    return Plan(lottery, dense, folder)
+
+
+def carry_out(planned: Plan, ranks: Ranks) -> list[LegResult]:
+    """All runs, in their order; on other ranks than the first without results."""
+    results = []
+    for leg in planned.lottery.legs(planned.dense.tables(), planned.folder.path.resolve()):
+        result = _finished(planned, leg) or _trained(planned, leg, ranks)
+        # no rank reads a run before the first one has written all of it
+        ranks.jointly(lambda: None, lambda _: {})
+        results.append(LegResult(leg, result))
+    return results
+
+
+def _trained(planned: Plan, leg: Leg, ranks: Ranks) -> Mapping[str, Any]:
+    asked, setup = ranks.jointly(lambda: _prepared(planned, leg), lambda _: {})
+    if ranks.rank != 0:
+        ranks.jointly(lambda: None, lambda _: {})
+        take_part(asked, setup, ranks)
+        return {}
+    ranks.jointly(lambda: _keep(planned), lambda _: {})
+    if sys.stderr is not None and sys.stderr.isatty():
+        click.echo(f"{leg.name} of {planned.lottery.rounds}: sparsity {setup.start.topology.sparsity:.4f}", err=True)
+    done = lead(asked, setup, ranks, f"sparsecore lottery --resume --out {planned.folder.path}")
+    return attrs.asdict(done.result)
+
+
+def _prepared(planned: Plan, leg: Leg) -> tuple[Asked, Setup]:
+    asked = attrs.evolve(_asked(planned, leg), note="")
+    setup = asked.prepared()
+    _check_same_data(setup)
+    return asked, setup
+
+
+def _asked(planned: Plan, leg: Leg) -> Asked:
+    return asking.going_on(Experiment.of(leg.tables), RunFolder(planned.folder.path / leg.name))
+
+
+def _finished(planned: Plan, leg: Leg) -> Mapping[str, Any] | None:
+    """The result of a run that has one."""
+    folder = _asked(planned, leg).folder
+    if not folder.result.exists():
+        return None
+    try:
+        result: Mapping[str, Any] = json.loads(folder.result.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"the result of the run {folder.path} cannot be read: {error}") from error
+    return result
+
+
+def _check_same_data(setup: Setup) -> None:
+    if setup.source is None:
+        return
+    own = identity(setup)
+    for what in ("data", "plugin code"):
+        if setup.source.identity[what] != own[what]:
+            raise InputError(f"the run {setup.source.run} was made with other {what}: begin another lottery")
+
+
+def _lottery(known: Mapping[str, Any]) -> Lottery:
+    return structure(known, Lottery, "lottery")
+
+
+def _agreeing(known: Mapping[str, Any], folder: RunFolder) -> Lottery:
+    """The lottery that was begun in the folder, perhaps with other rounds, or with controls from now on."""
+    try:
+        begun = structure(tomllib.loads((folder.path / _FILE).read_text("utf-8")), Lottery, _FILE)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder.path} is the folder of no lottery: {_FILE} cannot be read ({error})") from error
+    asked = structure({**unstructure(begun), **known}, Lottery, "lottery")
+    for name in ("prune", "rewind"):
+        there, here = getattr(begun, name), getattr(asked, name)
+        if there != here:
+            raise InputError(f"the lottery {folder.path} was begun with {name} = {there}; given {here}")
+    return asked
+
+
+def _keep(planned: Plan) -> None:
+    """The lottery's own files, before its first run."""
+    content = tomli_w.dumps(unstructure(planned.lottery)).encode()
+    if planned.folder.path.exists():
+        write_whole(planned.folder.path / _FILE, content)
+    else:
+        planned.folder.create(planned.dense.tables(), {_FILE: content})
