@@ -33,9 +33,9 @@ class StructuredRigL:
     An update is RigL's, in place of the optimizer's step: the fraction f of each tensor's weights is dropped by |w|,
     wherever they are, and each group grows by |dense gradient| what it has lost, from zero.
 
-    Left out of the paper is the ablation of neurons, by which the fan-in of the others grows; the paper has this as an
-    arm of its own. There what was just dropped may grow again at once; here the run's ``regrow_pruned`` says whether,
-    and of a group no more is dropped than it has had free positions: then the next smallest of other groups go.
+    The paper also ablates neurons, whose weights then go to the fan-in of the others; this is the arm of it that does
+    not. There what was just dropped may grow again at once; here the run's ``regrow_pruned`` says whether, and of a
+    group no more is dropped than it has had free positions: then the next smallest of other groups go.
 
     Attributes:
         group: M, which divides the fan-in of every sparse tensor; the whole fan-in, where it is None.
