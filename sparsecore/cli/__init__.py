@@ -10,6 +10,7 @@ from sparsecore.cli.lottery import lottery
 from sparsecore.cli.new_strategy import new_strategy
 from sparsecore.cli.plugins import plugins
 from sparsecore.cli.report import report
+from sparsecore.cli.study import study
 from sparsecore.cli.train import train
 from sparsecore.errors import InputError, SparsecoreError
 from sparsecore.launch import launch
@@ -25,6 +26,7 @@ commands.add_command(train)
 commands.add_command(lottery)
 commands.add_command(plugins)
 commands.add_command(report)
+commands.add_command(study)
 commands.add_command(check)
 commands.add_command(new_strategy)
 

@@ -1,6 +1,8 @@
 """Reading TOML, whatever it is that a user wrote."""
 
+import json
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,15 @@ def toml_value(text: str) -> Any:
         return _number_or_text(text)
     # a text of several lines may hold more than a value
     return table["value"] if len(table) == 1 else text
+
+
+def inline_toml(value: Any) -> str:
+    """The value on one line, as :func:`toml_value` reads it."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{json.dumps(key)} = {inline_toml(entry)}" for key, entry in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(inline_toml, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def as_list(given: Any) -> list[Any]:

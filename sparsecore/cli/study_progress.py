@@ -1,0 +1,122 @@
+"""Who looks on while a study is carried out: bars on a terminal, a line a trial elsewhere."""
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol
+
+import click
+
+from sparsecore.study.carrying import Onlooker
+from sparsecore.study.estimate import seconds_left
+from sparsecore.study.folder import StudyFolder
+from sparsecore.study.trials import Trial
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+
+class Shown(Onlooker, Protocol):
+    """An onlooker that is there for a time."""
+
+    def __enter__(self) -> "Shown": ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Told:
+    """What can be said of the trials as a whole."""
+
+    def __init__(self, trials: Sequence[Trial], folder: StudyFolder, jobs: int) -> None:
+        self.trials, self.folder, self._jobs = trials, folder, jobs
+
+    def finished(self) -> int:
+        """Trials with a result."""
+        return sum(self.folder.result(trial) is not None for trial in self.trials)
+
+    def left(self) -> str:
+        """How long it may take, in words; empty while there is nothing to go by."""
+        seconds = seconds_left(self.trials, self.folder, self._jobs)
+        return "" if not seconds else f"about {in_words(seconds)} left"
+
+    def of_all(self) -> str:
+        """How many of them are finished, and how long the others may take."""
+        return ", ".join(filter(None, (f"{self.finished()} of {len(self.trials)} trials finished", self.left())))
+
+
+class Lines:
+    """A line on standard error whenever a trial ends."""
+
+    def __init__(self, told: "Told") -> None:
+        self._told = told
+
+    def __enter__(self) -> "Lines":
+        click.echo(f"sparsecore: {self._told.of_all()}", err=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def look(self, running: Sequence[Trial]) -> None:
+        """See :class:`sparsecore.study.carrying.Onlooker`."""
+
+    def ended(self, trial: Trial, status: int) -> None:  # noqa: ARG002
+        """See :class:`sparsecore.study.carrying.Onlooker`."""
+        result = self._told.folder.result(trial)
+        what = "failed" if result is None else f"test accuracy {result['test_accuracy']:.4f}"
+        click.echo(f"sparsecore: {trial.name}: {what} ({self._told.of_all()})", err=True)
+
+
+class Bars:
+    """A bar for all trials, and one for each that is running."""
+
+    def __init__(self, told: Told) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        self._told = told
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[told]}"),
+        )
+        self._progress = Progress(*columns, console=Console(stderr=True))
+        self._all = self._progress.add_task("all trials", total=len(told.trials), told="")
+        self._bars: dict[Trial, TaskID] = {}
+
+    def __enter__(self) -> "Bars":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def look(self, running: Sequence[Trial]) -> None:
+        """See :class:`sparsecore.study.carrying.Onlooker`."""
+        self._progress.update(self._all, completed=self._told.finished(), told=self._told.left())
+        for trial in running:
+            if self._told.folder.run(trial).path.exists():
+                done, epochs = self._told.folder.epochs(trial)
+                self._progress.update(self._bar(trial, epochs), completed=done)
+
+    def ended(self, trial: Trial, status: int) -> None:
+        """See :class:`sparsecore.study.carrying.Onlooker`."""
+        if trial in self._bars:
+            self._progress.remove_task(self._bars.pop(trial))
+        if status:
+            self._progress.console.print(f"{trial.name} failed; see {self._told.folder.log(trial)}")
+
+    def _bar(self, trial: Trial, epochs: int) -> "TaskID":
+        if trial not in self._bars:
+            self._bars[trial] = self._progress.add_task(trial.name, total=epochs, told="epochs")
+        return self._bars[trial]
+
+
+def in_words(seconds: float) -> str:
+    """A time that nobody takes at its word."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"

@@ -1,0 +1,142 @@
+"""What a study compares: its arms, and how many trials of each."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import attrs
+
+from sparsecore.distributions import check_sparsity
+from sparsecore.errors import InputError, unknown
+from sparsecore.experiment.structure import structure, unstructure
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
+_at_least_1: Any = attrs.validators.ge(1)
+
+
+def _check_name(_: object, attribute: "attrs.Attribute[Any]", name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise InputError(
+            f"the {attribute.name} of an arm is of small letters, digits, dots and hyphens; given {name!r}"
+        )
+
+
+@attrs.frozen
+class Arm:
+    """One way to train that is compared with others.
+
+    Attributes:
+        name: distinct within the study; folders are named after it.
+        label: what figures and tables call it; the name, where it is empty.
+        strategy: the stack, bottom first.
+        settings: what differs from the study's experiment, by dotted names, as for ``--set``. In a text '{sparsity}',
+            '{model}' and '{place}' stand for the trial's; a text that is one of them alone becomes the number.
+        after: the arm whose finished run of the same trial this one starts from (``start.run``).
+        once: whether it is the same at every sparsity, and so runs at none of them (a dense network).
+        place: where on the axis of a figure it stands, as a share of the run in [0, 1]: arms of a row.
+        length: of its runs, as a multiple of the study's epochs.
+        rates: learning rates by the share of its run from which on they hold; without any, the experiment's own.
+    """
+
+    name: str = attrs.field(validator=_check_name)
+    label: str = ""
+    strategy: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    settings: Mapping[str, Any] = attrs.field(factory=dict)
+    after: str | None = None
+    once: bool = False
+    place: float | None = None
+    length: float = attrs.field(default=1.0, validator=attrs.validators.gt(0))
+    rates: Mapping[str, float] = attrs.field(factory=dict)
+
+    @property
+    def title(self) -> str:
+        """What figures and tables call it."""
+        return self.label or self.name
+
+
+Figure = Literal["bars", "places", "sparsities"]
+
+
+@attrs.frozen
+class Study:
+    """All that decides which runs there are.
+
+    Attributes:
+        name: of the preset, or of the file.
+        title: what is asked.
+        figure: how the answer is drawn: 'bars' with an arm each, over the arms' 'places', or over 'sparsities'.
+        arms: what is compared; an arm stands after the one that it starts from.
+        sparsities: each arm runs at each.
+        trials: runs of each arm at each sparsity, with the seeds 0, 1, ...
+        options: settings of all runs, by dotted names, as ``--set`` takes them.
+    """
+
+    name: str
+    title: str
+    figure: Figure
+    arms: tuple[Arm, ...]
+    sparsities: tuple[float, ...]
+    trials: int = attrs.field(default=5, validator=_at_least_1)
+    options: Mapping[str, Any] = attrs.field(factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        for sparsity in self.sparsities:
+            check_sparsity(sparsity)
+        _check_distinct("sparsity", self.sparsities)
+        _check_distinct("arm", [arm.name for arm in self.arms])
+        if not self.arms or not self.sparsities:
+            raise InputError("a study has at least one arm and at least one sparsity")
+        for number, arm in enumerate(self.arms):
+            before = self.arms[:number]
+            if arm.after is not None and arm.after not in {other.name for other in before}:
+                raise InputError(
+                    f"the arm {arm.name!r} starts from another one that stands before it: "
+                    + unknown("arm", arm.after, [other.name for other in before], "before it")
+                )
+            if arm.once and not self.arm(arm.after or arm.name).once:
+                raise InputError(
+                    f"the arm {arm.name!r} runs once, and cannot start from {arm.after!r} at each sparsity"
+                )
+
+    def arm(self, name: str) -> Arm:
+        """The arm of this name."""
+        return next(arm for arm in self.arms if arm.name == name)
+
+    @classmethod
+    def of(cls, tables: Mapping[str, Any]) -> "Study":
+        """The study from plain tables, as read from TOML, with its arms in ``[[arm]]``.
+
+        An arm with a table ``row`` of places stands for one arm a place: '{place}' in its name is the place.
+
+        Raises:
+            InputError: an unknown key, a wrong type, a value out of range.
+        """
+        given = dict(tables)
+        arms = [one for table in _as_tables(given.pop("arm", ())) for one in _row(table)]
+        return structure({**given, "arms": arms}, cls, "study")
+
+    def tables(self) -> dict[str, Any]:
+        """Plain tables that :meth:`of` reads back."""
+        plain = unstructure(self)
+        return {**{key: value for key, value in plain.items() if key != "arms"}, "arm": plain["arms"]}
+
+
+def _as_tables(given: Any) -> list[dict[str, Any]]:
+    if not isinstance(given, list | tuple) or not all(isinstance(table, Mapping) for table in given):
+        raise InputError(f"the arms of a study are tables [[arm]]; given {given!r}")
+    return [dict(table) for table in given]
+
+
+def _row(table: dict[str, Any]) -> list[dict[str, Any]]:
+    places = table.pop("row", None)
+    if places is None:
+        return [table]
+    if not isinstance(places, list) or "{place}" not in str(table.get("name")):
+        raise InputError("a row of arms has a list of places, and '{place}' in the name")
+    return [{**table, "name": table["name"].replace("{place}", f"{place:g}"), "place": place} for place in places]
+
+
+def _check_distinct(what: str, given: Sequence[Any]) -> None:
+    for one in given:
+        if list(given).count(one) > 1:
+            raise InputError(f"a study has every {what} once; {one!r} is given twice")

@@ -1,0 +1,80 @@
+"""The experiment of each trial."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sparsecore.errors import InputError
+from sparsecore.experiment.assembly import DEFAULTS, Tables, assemble
+from sparsecore.experiment.experiment import Experiment
+from sparsecore.experiment.text import inline_toml
+from sparsecore.study.arms import Arm, Study
+from sparsecore.study.stretching import by_shares, stretched
+from sparsecore.study.trials import Trial
+
+_EPOCHS = "training.epochs"
+
+
+def experiment_of(study: Study, trial: Trial, runs: Path) -> Experiment:
+    """What a trial is to do.
+
+    Args:
+        study: the trial's.
+        trial: one of it.
+        runs: where runs lie, by their trials' names; a trial may start from another one there.
+
+    Raises:
+        InputError: an unknown setting or plugin, a wrong type, a value out of range.
+    """
+    arm = study.arm(trial.arm)
+    settings = [f"{name}={value}" for name, value in _settings(study, arm, trial, runs).items()]
+    tables = Experiment.of(assemble(None, {}, arm.strategy, settings)).tables()
+    epochs = _epochs(study, arm, tables)
+    tables = stretched(tables, epochs)
+    if arm.rates:
+        tables["training"]["learning_rate"] = by_shares(arm.rates, epochs)
+    return Experiment.of(tables)
+
+
+def check_options(study: Study) -> None:
+    """Raise an :class:`InputError` where an option is of a strategy that no arm has."""
+    stacks = {name for arm in study.arms for name in arm.strategy}
+    for option in study.options:
+        if option.startswith("strategy.") and not any(_is_of(option, name) for name in stacks):
+            raise InputError(f"no arm of the study has the strategy of {option}; they have {', '.join(sorted(stacks))}")
+
+
+def _settings(study: Study, arm: Arm, trial: Trial, runs: Path) -> Mapping[str, str]:
+    """By dotted names, as texts."""
+    options = {name: inline_toml(value) for name, value in study.options.items() if _is_for(name, arm)}
+    options.pop(_EPOCHS, None)
+    options["seed"] = str(int(study.options.get("seed", 0)) + trial.number)
+    if trial.after:
+        options["start.run"] = inline_toml(str(runs / trial.after.name))
+    elif trial.sparsity is not None:
+        options["sparsity"] = inline_toml(trial.sparsity)
+    known = {
+        "{sparsity}": trial.sparsity,
+        "{place}": arm.place,
+        "{model}": study.options.get("model.name", DEFAULTS["model"]["name"]),
+    }
+    return {**options, **{name: _filled(inline_toml(value), known) for name, value in arm.settings.items()}}
+
+
+def _filled(text: str, known: Mapping[str, Any]) -> str:
+    for word, value in known.items():
+        text = text.replace(f'"{word}"', inline_toml(value)).replace(word, str(value))
+    return text
+
+
+def _epochs(study: Study, arm: Arm, tables: Tables) -> int:
+    return max(1, round(arm.length * int(study.options.get(_EPOCHS, tables["training"]["epochs"]))))
+
+
+def _is_for(option: str, arm: Arm) -> bool:
+    """Whether an option of the study concerns the arm: one of a strategy that it has, or of none."""
+    return not option.startswith("strategy.") or any(_is_of(option, name) for name in arm.strategy)
+
+
+def _is_of(option: str, strategy: str) -> bool:
+    return option.startswith(f"strategy.{strategy.rpartition(':')[2]}.")

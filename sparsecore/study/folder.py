@@ -1,0 +1,106 @@
+"""The files of a study: what it is, an experiment and a run a trial."""
+
+import json
+import tomllib
+from collections.abc import Mapping
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import attrs
+import tomli_w
+
+from sparsecore.errors import InputError
+from sparsecore.run.files import new_folder, write_whole
+from sparsecore.run.folder import RunFolder
+from sparsecore.study.arms import Study
+from sparsecore.study.experiments import experiment_of
+from sparsecore.study.trials import Trial, trials_of
+
+
+def _absolute(path: Path) -> Path:
+    return path.absolute()
+
+
+@attrs.frozen
+class StudyFolder:
+    """A study's folder, by its absolute path."""
+
+    path: Path = attrs.field(converter=_absolute)
+
+    @property
+    def study(self) -> Path:
+        """What the study is, as TOML."""
+        return self.path / "study.toml"
+
+    @property
+    def runs(self) -> Path:
+        """A run folder a trial, by the trial's name."""
+        return self.path / "runs"
+
+    def run(self, trial: Trial) -> RunFolder:
+        """The trial's run."""
+        return RunFolder(self.runs / trial.name)
+
+    def experiment(self, trial: Trial) -> Path:
+        """The trial's experiment as TOML, complete: what presets say later does not change it."""
+        return self.path / "experiments" / f"{trial.name}.toml"
+
+    def log(self, trial: Trial) -> Path:
+        """What the trial's process said."""
+        return self.path / "logs" / f"{trial.name}.log"
+
+    def create(self, study: Study) -> None:
+        """Make the folder, with the study and all its experiments in it.
+
+        Raises:
+            InputError: there is something at its place, or an experiment of the study cannot be.
+        """
+        experiments = {trial: experiment_of(study, trial, self.runs) for trial in trials_of(study)}
+        if self.path.exists() and not (self.path.is_dir() and not any(self.path.iterdir())):
+            raise InputError(f"the study {self.path} exists; give another --out, or --resume to continue it")
+        try:
+            new_folder(self.path, {self.study.name: tomli_w.dumps(study.tables()).encode()})
+            for folder in ("runs", "experiments", "logs"):
+                (self.path / folder).mkdir(exist_ok=True)
+            for trial, experiment in experiments.items():
+                content = tomli_w.dumps({"presets": False, **experiment.tables()})
+                write_whole(self.experiment(trial), content.encode())
+        except OSError as error:
+            raise InputError(f"the study {self.path} cannot be made: {error.strerror}") from error
+
+    def read(self) -> Study:
+        """The study of the folder.
+
+        Raises:
+            InputError: this is no study's folder, or the file is damaged.
+        """
+        try:
+            return Study.of(tomllib.loads(self.study.read_text("utf-8")))
+        except FileNotFoundError:
+            raise InputError(f"{self.path} is no study: it has no {self.study.name}") from None
+        except (OSError, ValueError) as error:
+            raise InputError(f"the study {self.path} cannot be read: {error}") from error
+
+    def result(self, trial: Trial) -> Mapping[str, Any] | None:
+        """The result of a finished trial, as :class:`sparsecore.run.result.Result` has it; None of any other."""
+        try:
+            result: Mapping[str, Any] = json.loads(self.run(trial).result.read_text())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise InputError(f"the result of the trial {trial.name} cannot be read: {error}") from error
+        return result
+
+    def epochs(self, trial: Trial) -> tuple[int, int]:
+        """How many epochs of a trial's run are done, and how many there are."""
+        try:
+            done = self.run(trial).metrics.read_bytes().count(b"\n")
+        except OSError:
+            done = 0
+        return done, int(tomllib.loads(self.experiment(trial).read_text("utf-8"))["training"]["epochs"])
+
+
+def free_study_folder(parent: Path, name: str) -> StudyFolder:
+    """The first of ``parent/name-1``, ``parent/name-2``, ... that does not exist."""
+    return next(StudyFolder(parent / f"{name}-{i}") for i in count(1) if not (parent / f"{name}-{i}").exists())

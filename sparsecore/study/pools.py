@@ -1,0 +1,79 @@
+"""Where the trials of a study run: processes of this machine, or of others."""
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from importlib import import_module
+from pathlib import Path
+from types import MappingProxyType
+from typing import Protocol
+
+import attrs
+
+from sparsecore.errors import InputError, unknown
+
+
+@attrs.frozen
+class Job:
+    """A process to run.
+
+    Attributes:
+        name: of the trial.
+        command: the program and its arguments.
+        log: where its output goes.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    log: Path
+
+
+@attrs.frozen
+class Means:
+    """What a pool may use.
+
+    Attributes:
+        jobs: trials at the same time; what the pool thinks best, where it is None.
+        options: of the pool, by name.
+    """
+
+    jobs: int | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.ge(1)))
+    options: Mapping[str, str] = attrs.field(factory=dict)
+
+
+class Pool(Protocol):
+    """Processes that run jobs, some at a time, in the order in which they are given."""
+
+    @property
+    def jobs(self) -> int:
+        """How many run at the same time, as far as it is known."""
+        ...
+
+    def submit(self, job: Job) -> "Future[int]":
+        """The exit status of the job's process, some day; negative for a signal."""
+        ...
+
+    def stop(self) -> None:
+        """End what is running, start nothing more; runs keep their checkpoints."""
+        ...
+
+
+_POOLS: Mapping[str, str] = MappingProxyType(
+    {
+        "local": "sparsecore.study.local:LocalPool",
+        "ray": "sparsecore.study.on_ray:RayPool",
+        "slurm": "sparsecore.study.on_slurm:SlurmPool",
+    }
+)
+
+
+def pool(name: str, means: Means) -> Pool:
+    """The pool of this name.
+
+    Raises:
+        InputError: there is none, what it needs is not installed, or it refuses its means.
+    """
+    if name not in _POOLS:
+        raise InputError(unknown("place to run on", name, _POOLS))
+    module, _, place = _POOLS[name].partition(":")
+    make: Callable[[Means], Pool] = getattr(import_module(module), place)
+    return make(means)
