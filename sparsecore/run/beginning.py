@@ -40,9 +40,13 @@ def first(setup: Setup, folder: RunFolder, ranks: Ranks) -> Place:
             in it.
     """
     lock, own = lock_of(folder), identity(setup)
-    checkpoint = _checkpoint(own, folder)
-    run = Run(setup, ranks, own, checkpoint, _seconds(folder) if checkpoint else 0.0)
-    return Place(run, FolderRecorder(folder, lock, setup.start.topology, checkpoint))
+    try:
+        checkpoint = _checkpoint(own, folder)
+        run = Run(setup, ranks, own, checkpoint, _seconds(folder) if checkpoint else 0.0)
+        return Place(run, FolderRecorder(folder, lock, setup.start.topology, checkpoint))
+    except BaseException:
+        lock.release()
+        raise
 
 
 def further(setup: Setup, folder: RunFolder, ranks: Ranks) -> Place:

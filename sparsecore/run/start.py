@@ -73,8 +73,13 @@ class Start:
         """A fingerprint of all but the place of the run that it was taken from."""
         return self._kept({}).sha256()
 
-    def sparse(self, topology: Topology, parameters: Sequence[Parameter]) -> NDArray[Any]:
+    def sparse(self, topology: Topology, parameters: Sequence[Parameter], run: Path) -> NDArray[Any]:
         """The values of a topology: those of the start, and where it had none, those that would have been drawn.
+
+        Args:
+            topology: the active positions.
+            parameters: with the distributions to draw from.
+            run: that started on this, for errors.
 
         Raises:
             InputError: there are positions that have no such value.
@@ -83,7 +88,7 @@ class Start:
         known = np.isin(positions, self.positions)
         if self.values.draws is None:
             values = np.zeros(len(positions), self.values.sparse.dtype)
-            check_all_known(known, "began with trained values", self.run)
+            check_all_known(known, "began, with trained values", run)
         else:
             values = self.values.draws.sparse(topology, parameters).astype(self.values.sparse.dtype)
         values[known] = self.values.sparse[np.searchsorted(self.positions, positions[known])]
@@ -96,7 +101,7 @@ class Start:
         return Checkpoint(known, {"positions": self.positions, "values": self.values.sparse, **dense})
 
 
-def check_all_known(known: NDArray[np.bool_], when: str, run: str) -> None:
+def check_all_known(known: NDArray[np.bool_], when: str, run: Path) -> None:
     """Raise an :class:`InputError` if a position is not known to have had a value."""
     missing = int((~known).sum())
     if missing:

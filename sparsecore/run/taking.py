@@ -98,7 +98,7 @@ def _original(network: Network, source: Source, topology: Topology) -> Values:
         draws = Draws(source.experiment.seed)
         values = Values(draws.sparse(topology, parameters), draws.dense(parameters), draws)
     else:
-        values = attrs.evolve(source.start.values, sparse=source.start.sparse(topology, parameters))
+        values = attrs.evolve(source.start.values, sparse=source.start.sparse(topology, parameters, source.folder.path))
     # its strategies may have changed what was drawn, as DeepR does by its signs
     arrays, engine = topology.arrays, engine_of(source.experiment, topology.layout, topology.arrays)
     drawn = arrays.from_numpy(np.asarray(values.sparse, source.experiment.backend.plugin.dtype))
@@ -130,7 +130,7 @@ _VALUES: Mapping[str, Callable[[Network, Source, Topology], Values]] = MappingPr
 def _at(moment: Checkpoint, topology: Topology, when: str, source: Source) -> Values:
     """The values that the source had at a moment."""
     positions, there = topology.arrays.to_numpy(topology.positions), moment.arrays["positions"]
-    check_all_known(np.isin(positions, there), when, str(source.folder.path))
+    check_all_known(np.isin(positions, there), when, source.folder.path)
     values: Any = moment.arrays["learner/values"]
     return Values(values[np.searchsorted(there, positions)], moment.group("dense"))
 
