@@ -28,7 +28,10 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--strategy", "dpr", "--strategy", "dpr"], ["dpr", "twice"]),
         (["--model", "wrn-27-2"], ["6n+4", "27"]),
         (["--model", "wrn-28"], ["no model named 'wrn-28'", "wrn-28-2"]),
-        (["--model", "resnet"], ["no model named 'resnet'", "lenet-300-100, wrn-28-2"]),
+        (
+            ["--model", "resnet"],
+            ["no model named 'resnet'", "hashed-wrn-28-2, lenet-300-100", "thin-wrn-28-2, wrn-28-2"],
+        ),
         (["--set", "model.depth=27", "--model", "wrn-28-2"], ["6n+4", "27"]),
         (["--data", "imagenet"], ["no dataset named 'imagenet'", "digits"]),
         (["--backend", "numpi"], ["no backend named 'numpi'", "numpy"]),
