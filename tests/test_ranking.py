@@ -52,6 +52,13 @@ def test_what_is_not_a_number_is_chosen_last():
     assert chosen == [[4], [2, 4, 5], [0, 2, 4, 5], [0, 2, 3, 4, 5]]
 
 
+def test_positions_beyond_32_bits_are_found():
+    layout = Layout.of({"vast": (2**32 + 7,), "last": (6,)})
+    occupied = topology(layout, [3, 2**32 + 7 + 4])
+    scores = np.array([1.0, -5.0, 0.0, 2.0, 9.0, 2.0])
+    assert largest_free(occupied, [0, 2], lambda _: scores).tolist() == [2**32 + 7 + 1, 2**32 + 7 + 3]
+
+
 def test_scores_of_tensors_where_nothing_grows_are_not_asked_for():
     occupied = topology(TWO_TENSORS, [0, 100])
     asked = []
