@@ -12,6 +12,7 @@ from command_line import SMALL, small_images, train
 
 from sparsecore.experiment.assembly import assemble
 from sparsecore.experiment.experiment import DataSettings, Experiment, ReallocationSettings, Training
+from sparsecore.experiment.start import KeepSettings, StartSettings
 from sparsecore.plugins import load
 
 ROOT = Path(__file__).parent.parent
@@ -71,7 +72,13 @@ def test_links_of_the_readme_lead_somewhere(link: str) -> None:
 
 @pytest.mark.parametrize(
     ("section", "settings"),
-    [("data", DataSettings), ("training", Training), ("reallocation", ReallocationSettings)],
+    [
+        ("data", DataSettings),
+        ("training", Training),
+        ("reallocation", ReallocationSettings),
+        ("start", StartSettings),
+        ("keep", KeepSettings),
+    ],
 )
 def test_every_setting_is_documented(section: str, settings: type) -> None:
     for field in attrs.fields(settings):

@@ -213,3 +213,17 @@ def test_a_wrong_optimizer_is_a_sentence(settings: list[str], sentence: str) -> 
         experiment(*settings)
     assert sentence in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("model", ["wrn-28-2", "thin-wrn-28-2"])
+def test_the_run_that_another_starts_from_has_the_sparsity_and_no_preset_or_default(model: str) -> None:
+    started = experiment("start.run=runs/dense", "start.values=original", model__name=model)
+    assert started.sparsity is None
+    assert "sparsity" not in started.tables()
+    assert started.tables()["start"] == {"run": str(Path("runs/dense").resolve()), "values": "original", "prune": 0.0}
+    assert experiment("start.run=runs/dense", "start.values=trained", sparsity="0.5").sparsity == 0.5
+
+
+def test_an_experiment_that_starts_by_itself_says_nothing_of_starts() -> None:
+    assert not {"start", "keep"} & experiment().tables().keys()
+    assert experiment("keep.epochs=[1, 3]").tables()["keep"] == {"epochs": [1, 3]}

@@ -72,6 +72,8 @@ def _above_presets(chosen: Tables) -> Tables:
     below: Tables = {}
     for preset in presets(str(names[0]), str(names[1]), tuple(chosen["strategy"]), optimizer):
         below = _over(below, preset)
+    if "run" in chosen.get("start", {}):
+        below.pop("sparsity", None)  # the run brings its own
     known = below.pop("strategy", {})
     options = {name: {**known.get(name, {}), **table} for name, table in chosen["strategy"].items()}
     return {**_over(below, chosen), "strategy": options}
