@@ -92,9 +92,9 @@ def _carry_out(
     **given: Any,
 ) -> None:
     asked = _asked(str(context.info_name), given)
+    place = pool(where, Means(jobs, dict(_pair(one) for one in means)))
     folder = _begun(asked, out, has_options=any(given.values())) if resume else _new(asked, out)
     asked, trials = folder.read(), trials_of(folder.read())
-    place = pool(where, Means(jobs, dict(_pair(one) for one in means)))
     shown = Bars if sys.stderr is not None and sys.stderr.isatty() else Lines
     try:
         with shown(Told(trials, folder, place.jobs)) as onlooker:

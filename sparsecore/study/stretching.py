@@ -1,7 +1,10 @@
 """An experiment that is to last longer or shorter: what is said in epochs moves along."""
 
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
+
+from sparsecore.settings import as_written
 
 Tables = dict[str, Any]
 
@@ -16,22 +19,22 @@ def stretched(tables: Tables, epochs: int) -> Tables:
         epochs: of the new one.
     """
     training = tables["training"]
-    factor = epochs / training["epochs"]
+    factor = Fraction(epochs, training["epochs"])
     strategies = [_stretched(table, factor) for table in tables["strategy"]]
     return {**tables, "training": {**_stretched(training, factor), "epochs": epochs}, "strategy": strategies}
 
 
 def by_shares(rates: Mapping[str, float], epochs: int) -> dict[str, float]:
     """Pieces that begin at shares of a run, as pieces that begin at epochs; of those that fall together, the last."""
-    return {str(round(float(share) * epochs)): rate for share, rate in rates.items()}
+    return {str(round(as_written(float(share)) * epochs)): rate for share, rate in rates.items()}
 
 
-def _stretched(settings: Mapping[str, Any], factor: float) -> Tables:
+def _stretched(settings: Mapping[str, Any], factor: Fraction) -> Tables:
     """The settings with every piecewise schedule and every ``until_epoch`` in them stretched."""
     return {name: _value(name, value, factor) for name, value in settings.items()}
 
 
-def _value(name: str, value: Any, factor: float) -> Any:
+def _value(name: str, value: Any, factor: Fraction) -> Any:
     if name == "until_epoch":
         return round(value * factor)
     if not isinstance(value, Mapping):

@@ -1,0 +1,173 @@
+"""Which runs a study is made of, and what each of them is to do."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparsecore.errors import InputError
+from sparsecore.study.arms import Study
+from sparsecore.study.experiments import check_options, experiment_of
+from sparsecore.study.presets import names, study_of
+from sparsecore.study.stretching import by_shares, stretched
+from sparsecore.study.trials import Trial, trials_of
+
+RUNS = Path("/studies/one/runs")
+ARMS = [{"name": "dpr", "strategy": ["dpr"]}, {"name": "again", "strategy": ["static"], "after": "dpr"}]
+
+
+def small(**changes):
+    return Study.of({"name": "small", "title": "?", "figure": "bars", "sparsities": [0.9], "arm": ARMS, **changes})
+
+
+def tables(study, arm, sparsity, number=0):
+    trial = next(one for one in trials_of(study) if (one.arm, one.sparsity, one.number) == (arm, sparsity, number))
+    return experiment_of(study, trial, RUNS).tables()
+
+
+def on_cifar(name, **options):
+    preset = study_of(name)
+    return Study.of({**preset.tables(), "options": {"data.name": "cifar10", "data.dir": "/data", **options}})
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_trial_of_a_preset_stands_behind_the_one_that_it_starts_from_and_is_an_experiment(name):
+    study, before = study_of(name), set()
+    for trial in trials_of(study):
+        assert trial.after is None or trial.after in before
+        assert trial not in before
+        before.add(trial)
+    assert len({trial.name for trial in before}) == len(before)
+    for trial in trials_of(Study.of({**study.tables(), "trials": 1})):
+        experiment_of(study, trial, RUNS)
+
+
+def test_there_is_a_trial_for_each_arm_sparsity_and_number_and_one_a_number_of_an_arm_that_runs_once():
+    arms = [{"name": "dense", "once": True, "settings": {"sparsity": 0.0}, "strategy": ["static"]}, *ARMS]
+    trials = trials_of(small(arm=arms, sparsities=[0.9, 0.5], trials=3))
+    assert len(trials) == 3 * (1 + 2 * 2)
+    assert [trial.name for trial in trials[:5]] == [
+        "dense-trial-0",
+        "dpr-at-0.9-trial-0",
+        "dpr-at-0.5-trial-0",
+        "again-at-0.9-trial-0",
+        "again-at-0.5-trial-0",
+    ]
+
+
+def test_figure_1a_is_the_papers_four_arms():
+    study = study_of("fig1a")
+    assert (study.sparsities, study.trials) == ((0.9, 0.8), 5)
+    dpr, fresh, original, random = (tables(study, arm.name, 0.9, 3) for arm in study.arms)
+    assert [dpr["strategy"][0]["name"], random["strategy"][0]["name"]] == ["dpr", "static"]
+    assert (dpr["sparsity"], random["sparsity"]) == (0.9, 0.9)
+    assert {one["seed"] for one in (dpr, fresh, original, random)} == {3}
+    for one, values in ((fresh, "fresh"), (original, "original")):
+        assert one["start"] == {"run": str(RUNS / "dpr-at-0.9-trial-3"), "values": values, "prune": 0.0}
+        assert one["strategy"][0]["name"] == "static"
+
+
+def test_the_pruned_dense_network_is_retrained_as_the_authors_did_it():
+    pruned = tables(on_cifar("fig1bc"), "pruned-dense", 0.9)
+    assert pruned["training"]["learning_rate"] == {"0": 0.02, "25": 0.004, "35": 0.0008}
+    assert pruned["start"] == {"run": str(RUNS / "dense-trial-0"), "values": "trained", "prune": 0.0}
+    assert pruned["strategy"][0]["schedule"]["times"] == 20
+    assert pruned["sparsity"] == 0.9
+    dense = tables(on_cifar("fig1bc"), "dense", None)
+    assert (dense["sparsity"], dense["training"]["epochs"]) == (0.0, 200)
+    assert dense["training"]["learning_rate"] == {"0": 0.1, "60": 0.02, "120": 0.004, "160": 0.0008}
+
+
+def test_dpr_is_stopped_at_a_share_of_the_run():
+    study = study_of("fig1bc")
+    places = {arm.place: tables(study, arm.name, 0.8)["strategy"][0]["schedule"]["until"] for arm in study.arms[:8]}
+    assert all(place == until for place, until in places.items())
+    assert len(places) == 8
+
+
+def test_the_thin_network_is_as_small_as_the_sparse_one():
+    thin = tables(study_of("sparsities"), "thin-dense", 0.7)
+    assert thin["model"] == {"name": "thin-wrn-28-2", "depth": 28, "width": 2, "sparsity": 0.7}
+    assert thin["sparsity"] == 0.0
+
+
+def test_fewer_epochs_stretch_what_is_said_in_epochs():
+    dpr = tables(on_cifar("fig1a", **{"training.epochs": 20}), "dpr", 0.9)
+    assert dpr["training"]["epochs"] == 20
+    assert dpr["training"]["learning_rate"] == {"0": 0.1, "6": 0.02, "12": 0.004, "16": 0.0008}
+    schedule = dpr["strategy"][0]["schedule"]
+    assert schedule["until_epoch"] == 19
+    assert schedule["steps"] == {"0": 100, "2": 200, "8": 400, "14": 800}
+    pruned = tables(on_cifar("fig1bc", **{"training.epochs": 100}), "pruned-dense", 0.9)
+    assert pruned["training"]["epochs"] == 22
+    assert pruned["training"]["learning_rate"] == {"0": 0.02, "12": 0.004, "17": 0.0008}
+
+
+@given(st.integers(1, 300))
+def test_pieces_that_fall_on_one_epoch_are_the_last_of_them_and_the_first_begins_at_0(epochs):
+    pieces = {"0": 0.1, "60": 0.02, "120": 0.004, "160": 0.0008}
+    table = {"training": {"epochs": 200, "learning_rate": pieces}, "strategy": []}
+    rates = stretched(table, epochs)["training"]["learning_rate"]
+    at = {round(Fraction(int(epoch) * epochs, 200)): rate for epoch, rate in pieces.items()}
+    assert {int(epoch): rate for epoch, rate in rates.items()} == at
+    assert min(at) == 0
+    assert by_shares({str(int(epoch) / 200): rate for epoch, rate in pieces.items()}, epochs).keys() == rates.keys()
+
+
+def test_options_are_of_all_arms_but_those_of_a_strategy_only_of_arms_that_have_it():
+    study = small(options={"strategy.dpr.target": "7%", "training.batch_size": 10, "seed": 5}, trials=2)
+    check_options(study)
+    dpr, again = tables(study, "dpr", 0.9, 1), tables(study_with_values(study), "again", 0.9, 1)
+    assert dpr["strategy"][0]["target"] == "7%"
+    assert dpr["training"]["batch_size"] == again["training"]["batch_size"] == 10
+    assert dpr["seed"] == again["seed"] == 6
+    with pytest.raises(InputError, match=r"no arm of the study has the strategy of strategy.set.drop_fraction"):
+        check_options(small(options={"strategy.set.drop_fraction": 0.1}))
+
+
+def study_with_values(study):
+    arms = [*ARMS[:1], {**ARMS[1], "settings": {"start.values": "trained"}}]
+    return Study.of({**study.tables(), "arm": arms})
+
+
+def test_a_study_is_read_back_from_its_tables():
+    for name in names():
+        assert Study.of(study_of(name).tables()) == study_of(name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"arm": []}, "at least one arm"),
+        ({"sparsities": []}, "at least one sparsity"),
+        ({"sparsities": [0.9, 0.9]}, "every sparsity once; 0.9 is given twice"),
+        ({"sparsities": [1.0]}, r"\[0, 1\)"),
+        ({"trials": 0}, "'trials' must be >= 1"),
+        ({"arm": [*ARMS, ARMS[0]]}, "every arm once; 'dpr' is given twice"),
+        ({"arm": ARMS[::-1]}, "no arm named 'dpr'; before it: none"),
+        ({"arm": [{"name": "../up"}]}, "small letters, digits, dots and hyphens; given '../up'"),
+        (
+            {"arm": [ARMS[0], {**ARMS[1], "once": True}]},
+            "'again' runs once, and cannot start from 'dpr' at each sparsity",
+        ),
+        ({"arm": [{"name": "a", "row": [0.1]}]}, "'{place}' in the name"),
+        ({"arm": "dpr"}, r"tables \[\[arm\]\]"),
+        ({"figure": "pie"}, "'bars', 'places', 'sparsities'"),
+        ({"colour": "red"}, "no key named 'colour'"),
+    ],
+)
+def test_a_study_that_makes_no_sense_is_refused_with_a_sentence(changes, sentence):
+    with pytest.raises(InputError, match=sentence):
+        small(**changes)
+
+
+def test_an_unknown_study_is_refused_with_those_that_there_are():
+    with pytest.raises(InputError, match="no study named 'fig2'; known: fig1a, fig1bc, sparsities"):
+        study_of("fig2")
+
+
+def test_a_trials_name_has_its_arm_its_sparsity_and_its_number():
+    assert Trial("dpr", 0.95, 2).name == "dpr-at-0.95-trial-2"
+    assert Trial("dense", None, 0).name == "dense-trial-0"

@@ -1,0 +1,180 @@
+"""``sparsecore study``: a folder of runs that can be stopped, resumed, and survives what fails."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from command_line import said, small_images, sparsecore
+
+STUDY = """
+title = "Does it work?"
+figure = "bars"
+sparsities = [0.8]
+trials = 1
+
+[options]
+"model.name" = "lenet-12-8"
+"data.name" = "npz"
+"data.file" = "{images}"
+"training.batch_size" = 16
+"training.epochs" = {epochs}
+
+[[arm]]
+name = "dpr"
+strategy = ["dpr"]
+
+[[arm]]
+name = "final"
+strategy = ["static"]
+after = "dpr"
+settings = {{ "start.values" = "original" }}
+
+[[arm]]
+name = "failing"
+strategy = ["{failing}"]
+
+[[arm]]
+name = "after-failing"
+strategy = ["static"]
+after = "failing"
+settings = {{ "start.values" = "fresh" }}
+"""
+FAILING = """
+import attrs
+from sparsecore import hookimpl
+
+@attrs.frozen(eq=False)
+class Failing:
+    @hookimpl
+    def update_due(self, clock):
+        assert clock.step < 5, "this arm fails in its fifth step"
+        return False
+"""
+
+
+def written(folder: Path, epochs: int = 2) -> Path:
+    """The study as a file, beside the images and the plugin that it names."""
+    images = small_images(folder / "images.npz")
+    (folder / "failing.py").write_text(FAILING)
+    file = folder / "own.toml"
+    file.write_text(STUDY.format(images=images, failing=f"{folder / 'failing.py'}:Failing", epochs=epochs))
+    return file
+
+
+@pytest.fixture(scope="module")
+def carried_out(tmp_path_factory: pytest.TempPathFactory) -> "tuple[Path, subprocess.CompletedProcess[str]]":
+    folder = tmp_path_factory.mktemp("study")
+    done = sparsecore("study", written(folder), "--out", folder / "out", "--trials", 2, "--jobs", 2, "--json")
+    return folder, done
+
+
+def test_a_trial_that_fails_stops_no_other_and_is_named_at_the_end(carried_out):
+    folder, done = carried_out
+    assert done.returncode == 1, done.stderr
+    told = json.loads(done.stdout)
+    assert told["failed"] == ["failing-at-0.8-trial-0", "failing-at-0.8-trial-1"]
+    assert told["left_out"] == ["after-failing-at-0.8-trial-0", "after-failing-at-0.8-trial-1"]
+    finished = {cell["arm"]: len(cell["accuracies"]) for cell in told["cells"]}
+    assert finished == {"dpr": 2, "final": 2, "failing": 0, "after-failing": 0}
+    log = folder / "out" / "logs" / "failing-at-0.8-trial-1.log"
+    assert f"sparsecore: failing-at-0.8-trial-1 failed; see {log}" in done.stderr
+    assert "this arm fails in its fifth step" in log.read_text()
+    assert "after-failing-at-0.8-trial-0 was left out" in done.stderr
+
+
+def test_the_numbers_are_those_of_the_runs(carried_out):
+    folder, done = carried_out
+    cell = json.loads(done.stdout)["cells"][0]
+    results = [json.loads((folder / f"out/runs/dpr-at-0.8-trial-{i}/result.json").read_text()) for i in range(2)]
+    accuracies = [result["test_accuracy"] for result in results]
+    assert cell["accuracies"] == accuracies
+    assert cell["mean"] == pytest.approx(sum(accuracies) / 2)
+    assert cell["std"] == pytest.approx(abs(accuracies[0] - accuracies[1]) / 2**0.5)
+    assert results[0]["topology_sha256"] != results[1]["topology_sha256"]
+
+
+def test_an_arm_starts_on_the_topology_that_the_other_ended_with(carried_out):
+    folder, _ = carried_out
+    ends = [
+        json.loads((folder / f"out/runs/{arm}-at-0.8-trial-1/result.json").read_text())["topology_sha256"]
+        for arm in ("dpr", "final")
+    ]
+    assert ends[0] == ends[1]
+
+
+def test_resuming_computes_no_finished_trial_again_and_tries_the_failed_ones(carried_out):
+    folder, _ = carried_out
+    results = sorted(folder.glob("out/runs/*/result.json"))
+    before = [path.stat().st_mtime_ns for path in results]
+    done = sparsecore("study", folder / "own.toml", "--out", folder / "out", "--resume", "--json")
+    assert json.loads(done.stdout)["failed"] == ["failing-at-0.8-trial-0", "failing-at-0.8-trial-1"]
+    assert [path.stat().st_mtime_ns for path in results] == before
+    assert "4 of 8 trials finished" in done.stderr
+
+
+def test_show_tells_what_is_there_without_running_anything(carried_out):
+    folder, _ = carried_out
+    done = sparsecore("study", "show", folder / "out")
+    assert done.returncode == 0, done.stderr
+    assert "4 of 8 trials finished" in done.stdout
+    assert "2 of 2" in done.stdout
+    shown = sparsecore("study", "show", folder / "out", "--json")
+    assert [len(cell["accuracies"]) for cell in json.loads(shown.stdout)["cells"]] == [2, 2, 0, 0]
+
+
+def test_a_study_that_exists_is_not_begun_again_nor_gone_on_with_as_another(carried_out):
+    folder, _ = carried_out
+    assert "exists; give another --out, or --resume" in said(
+        sparsecore("study", folder / "own.toml", "--out", folder / "out")
+    )
+    other = sparsecore("study", folder / "own.toml", "--out", folder / "out", "--resume", "--trials", 9)
+    assert "was begun as another one" in said(other)
+    assert "--resume needs --out" in said(sparsecore("study", folder / "own.toml", "--resume"))
+    assert "is no study" in said(sparsecore("study", "show", folder))
+
+
+def test_what_cannot_be_is_refused_before_there_is_a_folder(tmp_path):
+    out = ("--out", tmp_path / "out")
+    assert "no study named 'fig2'; known: fig1a" in said(sparsecore("study", "fig2", *out))
+    assert "no arm of the study has the strategy of strategy.set.start" in said(
+        sparsecore("study", "fig1a", *out, "--set", "strategy.set.start=erk")
+    )
+    assert "no key named 'colour'" in said(sparsecore("study", "fig1a", *out, "--set", "training.colour=red"))
+    assert "no place to run on named 'moon'; known: local, ray, slurm" in said(
+        sparsecore("study", "fig1a", *out, "--on", "moon")
+    )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGKILL])
+def test_a_study_that_is_stopped_leaves_no_process_behind_and_goes_on(by, tmp_path):
+    arguments = ["study", str(written(tmp_path, epochs=80)), "--out", str(tmp_path / "out"), "--jobs", "2"]
+    study = subprocess.Popen([sys.executable, "-m", "sparsecore", *arguments], stderr=subprocess.DEVNULL)
+    metrics = tmp_path / "out/runs/dpr-at-0.8-trial-0/metrics.jsonl"
+    until(lambda: metrics.exists() and metrics.read_bytes().count(b"\n") >= 2)
+    study.send_signal(by)
+    assert study.wait(60) in (130, -signal.SIGKILL)
+    until(lambda: not trained_in(tmp_path))
+    epochs = metrics.read_bytes().count(b"\n")
+    assert 2 <= epochs < 80
+    done = sparsecore(*arguments, "--resume", "--json")
+    assert [len(cell["accuracies"]) for cell in json.loads(done.stdout)["cells"]] == [1, 1, 0, 0]
+
+
+def trained_in(folder: Path) -> list[str]:
+    """The processes that have the folder in their command."""
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    return [line for line in listed.splitlines() if str(folder) in line and "worker" in line]
+
+
+def until(is_so) -> None:
+    end = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < end, "it never came to that"
+        time.sleep(0.05)
