@@ -47,12 +47,18 @@ def tied_places(positions: Any, count: int, key: int) -> tuple[Any, Any]:
     Returns:
         Indices in [0, count) and signs, -1 or 1, both int64 arrays of the same library.
     """
+    # what is mixed is a copy
     words = _mixed(_mixed(positions ^ (key & _MASK)) ^ (key >> 32))
     return (words * count) >> 32, 1 - 2 * (words & 1)
 
 
 def _mixed(words: Any) -> Any:
-    """A bijection of 32-bit words in which every bit of the result hangs on all bits."""
-    words = ((words ^ (words >> 16)) * _FIRST) & _MASK
-    words = ((words ^ (words >> 15)) * _SECOND) & _MASK
-    return words ^ (words >> 16)
+    """A bijection of 32-bit words, each bit of which hangs on all bits of the argument; in place, where arrays can."""
+    words ^= words >> 16
+    words *= _FIRST
+    words &= _MASK
+    words ^= words >> 15
+    words *= _SECOND
+    words &= _MASK
+    words ^= words >> 16
+    return words

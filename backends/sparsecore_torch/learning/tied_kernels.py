@@ -4,7 +4,8 @@ All take the vector of values (N_i,), the dense shape and the key of the hash.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -12,6 +13,9 @@ from torch.nn import functional
 
 from sparsecore.ties import tied_places
 from sparsecore_torch.learning.kernels import conv2d_gradients
+
+Places: TypeAlias = tuple[slice, Tensor, Tensor]
+"""Some entries, the values that they are, and their signs."""
 
 _BLOCK = {"cpu": 1 << 15}
 """Positions that are hashed at a time: on the CPU, what is computed on the way stays in the cache."""
@@ -36,9 +40,10 @@ def tied_conv2d_backward(
     needs_x: bool,
 ) -> tuple[Tensor, Tensor]:
     """The gradients of images (empty where nobody needs it) and of values."""
-    weight = _dense(values, shape, key, x.dtype)
+    places = list(_places(values, shape, key))
+    weight = _laid_out(values, shape, places, x.dtype)
     by_x, by_weight = conv2d_gradients(gradient, x, weight, stride, padding, needs_x)
-    return by_x, _summed(by_weight, values, key)
+    return by_x, _summed(by_weight, values, places)
 
 
 def tied_linear(x: Tensor, values: Tensor, shape: Sequence[int], key: int) -> Tensor:
@@ -50,8 +55,9 @@ def tied_linear_backward(
     gradient: Tensor, x: Tensor, values: Tensor, shape: Sequence[int], key: int, needs_x: bool
 ) -> tuple[Tensor, Tensor]:
     """The gradients of x (empty where nobody needs it) and of values."""
-    by_values = _summed(gradient.t() @ x, values, key)
-    by_x = gradient @ _dense(values, shape, key, x.dtype) if needs_x else x.new_empty(0)
+    places = list(_places(values, shape, key))
+    by_values = _summed(gradient.t() @ x, values, places)
+    by_x = gradient @ _laid_out(values, shape, places, x.dtype) if needs_x else x.new_empty(0)
     return by_x, by_values
 
 
@@ -60,23 +66,27 @@ def tied_dense(values: Tensor, shape: Sequence[int], key: int) -> Tensor:
     return _dense(values, shape, key, values.dtype)
 
 
-def tied_dense_backward(gradient: Tensor, values: Tensor, shape: Sequence[int], key: int) -> Tensor:  # noqa: ARG001
+def tied_dense_backward(gradient: Tensor, values: Tensor, shape: Sequence[int], key: int) -> Tensor:
     """The gradient of values."""
-    return _summed(gradient, values, key)
+    return _summed(gradient, values, _places(values, shape, key))
 
 
 def _dense(values: Tensor, shape: Sequence[int], key: int, dtype: torch.dtype) -> Tensor:
+    return _laid_out(values, shape, _places(values, shape, key), dtype)
+
+
+def _laid_out(values: Tensor, shape: Sequence[int], places: Iterable[Places], dtype: torch.dtype) -> Tensor:
     dense = values.new_empty(tuple(shape), dtype=dtype)
     values = values.detach().to(dtype)
-    for block, slots, signs in _blocks(dense, len(values), key):
-        dense.view(-1)[block] = values[slots] * signs
+    for block, slots, signs in places:
+        dense.view(-1)[block] = values.index_select(0, slots) * signs
     return dense
 
 
-def _summed(by_weight: Tensor, values: Tensor, key: int) -> Tensor:
+def _summed(by_weight: Tensor, values: Tensor, places: Iterable[Places]) -> Tensor:
     """The gradient of the values: of each, the sum over all entries that it is."""
     by_weight, total = by_weight.reshape(-1), torch.zeros_like(values)
-    for block, slots, signs in _blocks(by_weight, len(values), key):
+    for block, slots, signs in places:
         _add(total, slots, by_weight[block].to(values.dtype) * signs)
     return total
 
@@ -89,8 +99,9 @@ def _add(total: Tensor, slots: Tensor, entries: Tensor) -> None:
         total.index_put_((slots,), entries, accumulate=True)
 
 
-def _blocks(dense: Tensor, count: int, key: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    size, step = math.prod(dense.shape), _BLOCK.get(dense.device.type, _MOST)
+def _places(values: Tensor, shape: Sequence[int], key: int) -> Iterator[Places]:
+    """Which value each entry is, and its sign, block by block; a layer's backward pass keeps them while it computes."""
+    size, step = math.prod(shape), _BLOCK.get(values.device.type, _MOST)
     for first in range(0, size, step):
         last = min(first + step, size)
-        yield slice(first, last), *tied_places(torch.arange(first, last, device=dense.device), count, key)
+        yield slice(first, last), *tied_places(torch.arange(first, last, device=values.device), len(values), key)
