@@ -120,6 +120,19 @@ def test_as_json_there_is_one_object_with_the_counterexample(folder: Path) -> No
     assert promise["again"].startswith("sparsecore check mine.py:GrowsWithReplacement --promise growth --example ")
 
 
+def test_several_names_are_a_stack_whose_example_can_be_shown_again(folder: Path) -> None:
+    stack = ("static", "mine.py:GrowsWithReplacement", "erk-start")
+    done = sparsecore("check", *stack, "--promise", "growth", "--promise", "due", "--json", cwd=folder)
+    assert done.returncode == 1, done.stderr
+    told = json.loads(done.stdout)
+    assert told["plugin"] == " + ".join(stack)
+    assert {promise["name"]: promise["outcome"] for promise in told["promises"]} == {"growth": "broken", "due": "kept"}
+    (again,) = (promise["again"] for promise in told["promises"] if "again" in promise)
+    repeated = sparsecore(*shlex.split(again)[1:], cwd=folder)
+    assert lines(repeated) == {"growth": "broken"}
+    assert "plugin 'GrowsWithReplacement' broke a promise in 'grow'" in repeated.stdout
+
+
 def test_a_check_is_the_same_each_time(folder: Path) -> None:
     one, other = (sparsecore("check", "mine.py:GrowsWithReplacement", "--promise", "growth", cwd=folder) for _ in "12")
     assert one.stdout == other.stdout
@@ -144,6 +157,8 @@ def test_a_backend_is_checked_by_its_name_and_a_broken_one_has_status_1(folder: 
         (["static", "--promise", "growht"], ["no promise named 'growht'", "growth"]),
         (["static", "--backend", "numpi"], ["no backend named 'numpi'", "numpy"]),
         (["numpy", "--backend", "numpy"], ["numpy is a backend itself"]),
+        (["static", "numpy"], ["strategies that are stacked", "numpy is a backend"]),
+        (["static", "dpr", "static"], ["stacked twice", "static, dpr, static"]),
         (["static", "--promise", "count", "--example", "{}"], ["cannot be read", "sparsecore check"]),
         (["numpy", "--promise", "sort", "--example", "{}"], ["cannot be read back", "--seed"]),
     ],

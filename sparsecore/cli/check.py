@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("plugin", metavar="NAME|FILE.py:Class")
+@click.argument("selections", metavar="NAME|FILE.py:Class...", nargs=-1, required=True)
 @click.option("--backend", "backends", metavar="NAME", multiple=True, help="Compare decisions on it; default: on all.")
 @click.option("--examples", metavar="N", type=click.IntRange(1), help="Examples a promise.")
 @click.option("--seed", metavar="N", type=click.IntRange(0), default=0, help="Seed of the examples; 0 by default.")
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
 def check(
     *,
-    plugin: str,
+    selections: tuple[str, ...],
     backends: tuple[str, ...],
     examples: int | None,
     seed: int,
@@ -37,8 +37,8 @@ def check(
 ) -> None:
     """Check the promises of a strategy or a backend on drawn examples.
 
-    A strategy is tried with any hyperparameters that its class admits. Exit status: 0 if every promise is kept, 1 if
-    one is broken, 2 for wrong input.
+    Several strategies are stacked, the bottom first. A strategy is tried with any hyperparameters that its class
+    admits. Exit status: 0 if every promise is kept, 1 if one is broken, 2 for wrong input.
     """
     if find_spec("hypothesis") is None:
         raise InputError(
@@ -46,14 +46,14 @@ def check(
         )
     from sparsecore.testing.checking import DEFAULT_EXAMPLES, checked
 
-    checks = checked(plugin, backends=backends or None, promises=promises)
+    checks = checked(*selections, backends=backends or None, promises=promises)
     verdicts = []
     for verdict in checks.verdicts(examples or DEFAULT_EXAMPLES, seed, example):
         verdicts.append(verdict)
         if not as_json:
             _print(verdict, checks, examples, seed)
     if as_json:
-        click.echo(json.dumps(_plain(plugin, verdicts, checks, examples, seed), indent=1))
+        click.echo(json.dumps(_plain(verdicts, checks, examples, seed), indent=1))
     else:
         click.echo(_conclusion(verdicts))
     sys.exit(0 if all(verdict.is_kept for verdict in verdicts) else 1)
@@ -79,7 +79,7 @@ def _print(verdict: "Verdict", checks: "Checked", examples: int | None, seed: in
 
 def _again(verdict: "Verdict", checks: "Checked", examples: int | None, seed: int) -> str:
     """The line that shows the same counterexample."""
-    line = ["sparsecore", "check", checks.plugin, "--promise", verdict.promise.name]
+    line = ["sparsecore", "check", *checks.selections, "--promise", verdict.promise.name]
     line += [part for name in checks.backends for part in ("--backend", name)]
     text = checks.to_json(verdict.example)
     if text is not None:
@@ -87,11 +87,9 @@ def _again(verdict: "Verdict", checks: "Checked", examples: int | None, seed: in
     return shlex.join([*line, "--seed", str(seed), *(["--examples", str(examples)] if examples else [])])
 
 
-def _plain(
-    plugin: str, verdicts: Sequence["Verdict"], checks: "Checked", examples: int | None, seed: int
-) -> dict[str, Any]:
+def _plain(verdicts: Sequence["Verdict"], checks: "Checked", examples: int | None, seed: int) -> dict[str, Any]:
     return {
-        "plugin": plugin,
+        "plugin": checks.plugin,
         "kept": all(verdict.is_kept for verdict in verdicts),
         "promises": [
             {

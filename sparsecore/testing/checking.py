@@ -1,9 +1,11 @@
-"""All promises of an installed plugin, or of one in a file, checked one after another."""
+"""All promises of a plugin, installed or in a file, or of a stack of strategies, checked one after another."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
 
 from sparsecore.errors import InputError, PluginError, unknown
 from sparsecore.plugins import installed, load
@@ -22,17 +24,17 @@ __all__ = ["DEFAULT_EXAMPLES", "Checked", "checked"]
 
 @attrs.frozen(eq=False)
 class Checked:
-    """A plugin and its promises.
+    """A plugin, or a stack of strategies, and its promises.
 
     Attributes:
-        plugin: what selected it.
+        selections: what selected it; of a stack the bottom first.
         subject: what is given to the checks.
         promises: those that are checked.
         backends: the backends that were asked for; none where it is all of them.
         read: an example from its text.
     """
 
-    plugin: str
+    selections: Sequence[str]
     subject: Any
     promises: Sequence[Promise]
     backends: Sequence[str]
@@ -56,6 +58,11 @@ class Checked:
             yield verdict
 
     @property
+    def plugin(self) -> str:
+        """What it is called."""
+        return " + ".join(self.selections)
+
+    @property
     def width(self) -> int:
         """Of the longest name."""
         return max(len(promise.name) for promise in self.promises)
@@ -69,22 +76,31 @@ class Checked:
         return example.to_json() if isinstance(example, Scene) else None
 
 
-def checked(selection: str, *, backends: Sequence[str] | None = None, promises: Sequence[str] = ()) -> Checked:
-    """The promises of a plugin.
+def checked(*selections: str, backends: Sequence[str] | None = None, promises: Sequence[str] = ()) -> Checked:
+    """The promises of a plugin, or of a stack of strategies.
 
     Args:
-        selection: the name of an installed strategy or backend, 'package.module:Object' or 'file.py:Object'.
+        selections: the name of an installed strategy or backend, 'package.module:Object' or 'file.py:Object'; several
+            strategies are stacked, the bottom first.
         backends: whose decisions are compared with the oracle's; all that are installed, where it is None.
         promises: names of those to check; all, where there are none.
 
     Raises:
-        InputError: there is no such plugin, backend or promise.
+        InputError: there is no such plugin, backend or promise; a backend in a stack, or a strategy twice.
     """
-    chosen = load(_kind(selection), selection)
+    chosen = [load(_kind(selection), selection) for selection in selections]
     for backend in backends or ():
         load("backend", backend)
-    is_backend = hasattr(chosen, "arrays") and hasattr(chosen, "learner")
-    return (_backend if is_backend else _strategy)(selection, chosen, backends, promises)
+    if len(chosen) == 1 and _is_backend(chosen[0]):
+        return _backend(selections[0], chosen[0], backends, promises)
+    for selection, plugin in zip(selections, chosen, strict=True):
+        if _is_backend(plugin):
+            raise InputError(f"several names are strategies that are stacked; {selection} is a backend")
+    return _stack(selections, chosen, backends, promises)
+
+
+def _is_backend(chosen: Any) -> bool:
+    return hasattr(chosen, "arrays") and hasattr(chosen, "learner")
 
 
 def _kind(selection: str) -> str:
@@ -97,22 +113,30 @@ def _backend(selection: str, chosen: Any, backends: Sequence[str] | None, promis
     if backends:
         raise InputError(f"{selection} is a backend itself; --backend is for checking a strategy")
     subject = BackendSubject.of(_made(selection, chosen))
-    return Checked(selection, subject, _chosen(BACKEND_PROMISES, promises), (), _refuse_example)
+    return Checked((selection,), subject, _chosen(BACKEND_PROMISES, promises), (), _refuse_example)
 
 
 def _refuse_example(_: str) -> Any:
     raise InputError("examples of a backend cannot be read back; repeat the check with its --promise and --seed")
 
 
-def _strategy(selection: str, chosen: Any, backends: Sequence[str] | None, promises: Sequence[str]) -> Checked:
-    name = selection.rpartition(":")[2]
+def _stack(
+    selections: Sequence[str], chosen: Sequence[Any], backends: Sequence[str] | None, promises: Sequence[str]
+) -> Checked:
+    names = [selection.rpartition(":")[2] for selection in selections]
+    if len(set(names)) < len(names):
+        raise InputError(f"a strategy is stacked twice: {', '.join(names)}")
+    drawn = map(_instances, selections, chosen)
+    subject = Subject.of(st.fixed_dictionaries(dict(zip(names, drawn, strict=True))), backends=backends)
+    kept = _chosen(STRATEGY_PROMISES, promises)
+    return Checked(selections, subject, kept, backends or (), lambda text: from_json(text, subject.sample))
+
+
+def _instances(selection: str, chosen: Any) -> SearchStrategy[Any]:
+    """Any hyperparameters that the class admits; what is no such class is as it is."""
     if isinstance(chosen, type) and attrs.has(chosen):
-        given: Any = hyperparameters(chosen).map(lambda strategy: {name: strategy})
-    else:
-        given = {name: _made(selection, chosen)}
-    subject = Subject.of(given, backends=backends)
-    chosen_promises = _chosen(STRATEGY_PROMISES, promises)
-    return Checked(selection, subject, chosen_promises, backends or (), lambda text: from_json(text, subject.sample))
+        return hyperparameters(chosen)
+    return st.just(_made(selection, chosen))
 
 
 def _made(selection: str, chosen: Any) -> Any:
