@@ -245,3 +245,10 @@ def test_a_hashed_network_that_is_compiled_is_the_same(monkeypatch: pytest.Monke
     monkeypatch.setattr(backend, "_EXECUTIONS", {True: compiled_by("aot_eager")})
     compiled = learnt_by("hashed-wrn-10-1", "torch", 1, "backend.compile=true")
     np.testing.assert_allclose(compiled.values, plain.values, atol=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["thin-lenet-300-100", "hashed-lenet-300-100", "thin-wrn-28-2", "hashed-wrn-28-2"])
+def test_a_tenth_of_the_parameters_learns_the_digits(name: str, tmp_path: Path) -> None:
+    result = train("--model", name, "--strategy", "static", "--out", tmp_path / "run")
+    assert result["test_accuracy"] > 0.93
