@@ -26,8 +26,8 @@ class Result:
         sparsity: 1 - N/D.
         reallocations: updates that were made.
         topology_sha256: fingerprint of layout and positions.
-        epochs: passes over the training images.
-        steps: optimizer steps.
+        epochs: passes over the training images; with those before the values that a rewound run starts with.
+        steps: optimizer steps, likewise.
         memory: bytes of the trained parameters, sparse and dense, by what they are: values, indices, gradients,
             optimizer_state, and the total; activations are not among them.
         seconds: wall time of training, evaluation and checkpoints, over all goes.
