@@ -136,7 +136,7 @@ def test_an_option_of_the_data_set_stands_beside_the_settings(tmp_path: Path) ->
         ("training.nesterov=1", "training.nesterov: true or false was expected, given 1"),
         ("data.dir=3", "data.dir: a text was expected, given 3"),
         ("model.depth=wide", "model.wrn-28-2.depth: a whole number was expected, given 'wide'"),
-        ("strategy.dpr.schedule=3", "a table of steps, epochs, until_epoch, until was expected, given 3"),
+        ("strategy.dpr.schedule=3", "a table of steps, epochs, until_epoch, until, times was expected, given 3"),
         ("strategy.dpr.schedule.steps=0", "steps between updates must be"),
         ("speed=3", "a setting is written section.key=value; given 'speed'"),
     ],
