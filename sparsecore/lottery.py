@@ -59,6 +59,11 @@ class Lottery:
     rewind: int = attrs.field(default=0, validator=_at_least_0)
     control: bool = False
 
+    @property
+    def sparsity(self) -> float:
+        """About where the last round ends."""
+        return 1 - (1 - self.prune) ** self.rounds
+
     def legs(self, dense: Tables, folder: Path) -> Iterator[Leg]:
         """The runs, in their order.
 

@@ -175,6 +175,7 @@ def test_another_lottery_is_refused_in_its_folder(original: Path, arguments: lis
         (["--set", "strategy.dpr.target=5"], "given a setting of strategy"),
         (["--set", "start.run=there"], "given a setting of start"),
         (["mine.toml"], "given a setting of sparsity, strategy"),
+        (["--model", "thin-lenet-12-8"], "0.89"),
         (["--model", "lenet"], "no model named 'lenet'"),
         (["--data-dir", "/no/such/place"], "/no/such/place"),
         (["--resume"], "--resume needs --out"),

@@ -23,7 +23,7 @@ from sparsecore.ranks import Ranks
 from sparsecore.run.files import write_whole
 from sparsecore.run.folder import RunFolder, free_run_folder
 from sparsecore.run.identity import identity
-from sparsecore.run.setup import Setup
+from sparsecore.run.setup import Setup, ask_model
 
 _FILE = "lottery.toml"
 
@@ -61,7 +61,7 @@ def plan(out: Path | None, given: Given, known: Mapping[str, Any], *, going_on: 
         going_on: whether it may have begun before.
 
     Raises:
-        InputError: the folder is that of something else, or of another lottery.
+        InputError: the folder is that of something else, or of another lottery; or the model refuses to be pruned.
     """
     dense = Experiment.of(given.tables())
     if going_on:
@@ -73,6 +73,7 @@ def plan(out: Path | None, given: Given, known: Mapping[str, Any], *, going_on: 
         folder.check_absent()
         lottery = _lottery(known)
     lottery.check_rewind(dense)
+    ask_model(dense, lottery.sparsity)
     return Plan(lottery, dense, folder)
 
 

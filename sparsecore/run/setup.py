@@ -102,13 +102,13 @@ def set_up(experiment: Experiment, run: RunFolder | None = None) -> Setup:
     clock = Clock(steps_per_epoch=steps, total_steps=steps * experiment.training.epochs)
     begin = drawn(parameters) if source is None else taken(source)
     start, sparse, dense = begin(experiment, engine, clock)
-    _ask_model(experiment, start)
+    ask_model(experiment, start.topology.sparsity if experiment.sparsity is None else experiment.sparsity)
     values = engine.start_values(start, engine.arrays.from_numpy(sparse.astype(experiment.backend.plugin.dtype)))
     return Setup(experiment, images, augmentation, parameters, engine, start, values, dense, source)
 
 
-def _ask_model(experiment: Experiment, start: State) -> None:
+def ask_model(experiment: Experiment, sparsity: float) -> None:
     """Let the model refuse the sparsity, if it has a word to say about it."""
     check = getattr(experiment.model.plugin, "check_sparsity", None)
     if check is not None:
-        check(start.topology.sparsity if experiment.sparsity is None else experiment.sparsity)
+        check(sparsity)
