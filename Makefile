@@ -30,7 +30,7 @@ test: .venv/installed-for-tests
 	$(BIN)/python -m ruff check
 	$(BIN)/python -m ruff format --check
 	$(BIN)/python -m mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 test-slow: .venv/installed-for-tests
 	$(BIN)/python -m pytest -m slow
