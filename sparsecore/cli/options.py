@@ -22,8 +22,9 @@ _SETTINGS = {
     "seed": "seed",
 }
 
+_OF_FILES = (click.argument("file", required=False, type=click.Path(path_type=Path)),)
+
 _OF_EXPERIMENTS = (
-    click.argument("file", required=False, type=click.Path(path_type=Path)),
     click.option("--model", metavar="NAME", help="Network; wrn-28-2 by default, wrn-16-4 and the like by their sizes."),
     click.option("--data", metavar="NAME", help="Data set; digits by default."),
     click.option("--data-dir", metavar="DIR", help="Folder with the data set's files; downloaded where none is given."),
@@ -83,11 +84,16 @@ class Given:
 
 def describes_experiment(command: Command) -> Command:
     """Options of a command that trains by any strategy."""
-    return _with(command, (*_OF_EXPERIMENTS, *_OF_SPARSITY, *_OF_TRAINING))
+    return _with(command, (*_OF_FILES, *_OF_EXPERIMENTS, *_OF_SPARSITY, *_OF_TRAINING))
 
 
 def describes_dense_experiment(command: Command) -> Command:
     """Options of a command that decides sparsity and strategy itself."""
+    return _with(command, (*_OF_FILES, *_OF_EXPERIMENTS, *_OF_TRAINING))
+
+
+def describes_all_experiments(command: Command) -> Command:
+    """Options of a command that carries out many, each with sparsity and strategy of its own."""
     return _with(command, (*_OF_EXPERIMENTS, *_OF_TRAINING))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from sparsecore.cli.options import Given, describes_all_experiments, sets_and_tells
 from sparsecore.cli.study_progress import Bars, Lines, Told
 from sparsecore.cli.tables import print_table
 from sparsecore.errors import InputError
@@ -21,16 +22,6 @@ from sparsecore.study.pools import Means, pool
 from sparsecore.study.presets import names, study_of
 from sparsecore.study.summary import Cell, cells
 from sparsecore.study.trials import trials_of
-
-_SETTINGS = {
-    "model": "model.name",
-    "data": "data.name",
-    "data_dir": "data.dir",
-    "backend": "backend.name",
-    "epochs": "training.epochs",
-    "batch_size": "training.batch_size",
-    "seed": "seed",
-}
 
 
 class _Studies(click.Group):
@@ -62,22 +53,15 @@ def show(folder: Path, *, as_json: bool) -> None:
 
 
 @click.command()
-@click.option("--model", metavar="NAME", help="Network; wrn-28-2 by default.")
-@click.option("--data", metavar="NAME", help="Data set; digits by default.")
-@click.option("--data-dir", metavar="DIR", help="Folder with the data set's files; downloaded where none is given.")
-@click.option("--backend", metavar="NAME", help="What computes; numpy by default.")
+@describes_all_experiments
 @click.option("--sparsity", "sparsities", metavar="S", multiple=True, help="In place of the study's own; repeatable.")
 @click.option("--trials", metavar="N", type=int, help="Runs of each arm at each sparsity.")
-@click.option("--epochs", metavar="N", help="Passes over the training images; schedules in epochs are stretched.")
-@click.option("--batch-size", metavar="N", help="Images a step.")
-@click.option("--seed", metavar="N", help="Seed of the first trials; the others count on.")
-@click.option("--set", "settings", metavar="SECTION.KEY=VALUE", multiple=True, help="Any other setting; repeatable.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to make; a new one in studies/ by default.")
 @click.option("--resume", is_flag=True, help="Continue the study in --out where it stopped.")
 @click.option("--jobs", metavar="N", type=int, help="Trials at the same time; as many as cores by default.")
 @click.option("--on", "where", metavar="PLACE", default="local", help="local, ray or slurm; local by default.")
 @click.option("--on-set", "means", metavar="KEY=VALUE", multiple=True, help="An option of that place; repeatable.")
-@click.option("--json", "as_json", is_flag=True, help="Print the outcome as one JSON object on standard output.")
+@sets_and_tells
 @click.pass_context
 def _carry_out(
     context: click.Context,
@@ -89,16 +73,21 @@ def _carry_out(
     where: str,
     means: tuple[str, ...],
     as_json: bool,
-    **given: Any,
+    trials: int | None,
+    sparsities: tuple[str, ...],
+    settings: tuple[str, ...],
+    **options: str | None,
 ) -> None:
-    asked = _asked(str(context.info_name), given)
+    asked = _asked(str(context.info_name), options, settings, trials, sparsities)
     place = pool(where, Means(jobs, dict(_pair(one) for one in means)))
-    folder = _begun(asked, out, has_options=any(given.values())) if resume else _new(asked, out)
-    asked, trials = folder.read(), trials_of(folder.read())
+    is_told = any((trials, sparsities, settings, *options.values()))
+    folder = _begun(asked, out, has_options=is_told) if resume else _new(asked, out)
+    asked = folder.read()
+    runs = trials_of(asked)
     shown = Bars if sys.stderr is not None and sys.stderr.isatty() else Lines
     try:
-        with shown(Told(trials, folder, place.jobs)) as onlooker:
-            outcome = carry_out(trials, folder, place, onlooker)
+        with shown(Told(runs, folder, place.jobs)) as onlooker:
+            outcome = carry_out(runs, folder, place, onlooker)
     except KeyboardInterrupt:
         again = f"sparsecore study {context.info_name} --resume --out {folder.path}"
         click.echo(f"sparsecore: stopped; continue with: {again}", err=True)
@@ -114,16 +103,21 @@ def _command(name: str) -> click.Command:
     return command
 
 
-def _asked(name: str, given: Mapping[str, Any]) -> Study:
+def _asked(
+    name: str,
+    options: Mapping[str, str | None],
+    settings: Sequence[str],
+    trials: int | None,
+    sparsities: Sequence[str],
+) -> Study:
     """The preset, with what the options say in place of its own."""
     own = study_of(name)
-    options = {_SETTINGS[option]: toml_value(value) for option, value in given.items() if option in _SETTINGS and value}
-    options |= {key: toml_value(value) for key, value in map(_pair, given["settings"])}
-    changes: dict[str, Any] = {"options": {**own.options, **options}}
-    if given["trials"] is not None:
-        changes["trials"] = given["trials"]
-    if given["sparsities"]:
-        changes["sparsities"] = [toml_value(sparsity) for sparsity in given["sparsities"]]
+    texts = {**Given.of(None, options, (), ()).options, **dict(map(_pair, settings))}
+    changes: dict[str, Any] = {"options": {**own.options, **{key: toml_value(text) for key, text in texts.items()}}}
+    if trials is not None:
+        changes["trials"] = trials
+    if sparsities:
+        changes["sparsities"] = [toml_value(sparsity) for sparsity in sparsities]
     asked = Study.of({**own.tables(), **changes})
     check_options(asked)
     return asked
