@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("torch")
 resource = pytest.importorskip("resource")
 
-# Untold, glibc learns from what is freed to keep blocks of up to 32 MiB, on some runs; larger ones it always gives back.
+# Untold, glibc sometimes learns to keep blocks of up to 32 MiB, from what was freed before; larger ones it gives back.
 STEPS = """
 import resource
 import torch

@@ -1,4 +1,4 @@
-"""Small networks, one an operation; all that they train is sparse unless it is asked for, so that a step shows every gradient."""
+"""Small networks, one an operation: all they train is sparse, unless asked for, so that a step shows all gradients."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
