@@ -94,3 +94,16 @@ def test_sparsify_refuses_units_that_are_none():
     model = mlp()
     with pytest.raises(InputError, match="units are weights, kernels or blocks such as 4x4; given 'slices'"):
         sparsify(model, sgd(model), units="slices")
+
+
+def test_a_lottery_takes_whole_blocks_away(tmp_path):
+    file = small_images(tmp_path / "images.npz")
+    options = ["--model", "lenet-12-8", "--data", "npz", "--epochs", "1", "--set", f"data.file={file}"]
+    done = sparsecore(
+        "lottery", *options, "--rounds", "2", "--set", "reallocation.units=2x4", "--out", tmp_path / "out"
+    )
+    assert done.returncode == 0, done.stderr
+    ends = [list(replay(RunFolder(tmp_path / "out" / f"round-{number}")))[-1] for number in range(3)]
+    blocks = [sum(all_or_nothing(end.mask(name), 2, 4) for name in end.layout.names) for end in ends]
+    assert blocks[0] == ends[0].layout.size // 8
+    assert [blocks[1], blocks[2]] == [blocks[0] - blocks[0] // 5, blocks[1] - blocks[1] // 5]

@@ -12,6 +12,7 @@ from sparsecore.data.images import Images
 from sparsecore.engine import Engine
 from sparsecore.errors import InputError
 from sparsecore.experiment.experiment import Experiment
+from sparsecore.grouping import trouble_with_units
 from sparsecore.parameters import Parameter
 from sparsecore.ranking import smallest_of_all
 from sparsecore.run.checkpoint import Checkpoint
@@ -64,7 +65,7 @@ def start_of(network: Network, folder: RunFolder | None) -> Start | None:
 def take(network: Network, source: Source) -> Start:
     """The start that the settings ask for."""
     settings, engine = network.experiment.start, network.engine
-    topology = _without_smallest(source.topology(engine.layout, engine.arrays), source.end, settings.prune)
+    topology = _without_smallest(engine, source.topology(engine.layout, engine.arrays), source.end, settings.prune)
     values = _VALUES[str(settings.values)](network, source, topology)
     _check_dense(network.parameters, values, source)
     if values.epoch >= network.experiment.training.epochs:
@@ -77,18 +78,23 @@ def take(network: Network, source: Source) -> Start:
     return Start(str(settings.run), source.identity, positions, attrs.evolve(values, sparse=sparse))
 
 
-def _without_smallest(topology: Topology, end: Checkpoint, share: float) -> Topology:
-    count = int(as_written(share) * topology.size)
+def _without_smallest(engine: Engine, topology: Topology, end: Checkpoint, share: float) -> Topology:
+    """Of units, where the run's have several weights: those of the smallest mean |w|."""
+    trouble = trouble_with_units(topology, engine.grouping)
+    if trouble:
+        raise InputError(f"the topology of start.run is {trouble}; reallocation.units is {engine.units}")
+    units = engine.grouping.units(topology)
+    count = int(as_written(share) * units.size)
     if share and not count:
-        raise InputError(f"start.prune = {share} of {topology.size} weights is less than one")
-    values = topology.arrays.from_numpy(end.arrays["learner/values"])
-    smallest = smallest_of_all(topology, values, count)
+        raise InputError(f"start.prune = {share} of {units.size} {engine.units} is less than one")
+    values = engine.grouping.values(engine.arrays.from_numpy(end.arrays["learner/values"]), topology)
+    smallest = smallest_of_all(units, values, count)
     if len(smallest) < count:
         raise InputError(
-            f"start.prune = {share} takes {count} of {topology.size} weights away; every tensor keeps one, and "
+            f"start.prune = {share} takes {count} of {units.size} {engine.units} away; every tensor keeps one, and "
             f"{len(smallest)} can go"
         )
-    return topology.subset(topology.all_but(smallest))
+    return engine.grouping.weights(units.subset(units.all_but(smallest)))
 
 
 def _original(network: Network, source: Source, topology: Topology) -> Values:
