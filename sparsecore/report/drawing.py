@@ -1,12 +1,16 @@
-"""Matplotlib figures as inline SVG: the same drawing gives the same bytes, whatever is configured on the machine."""
+"""Matplotlib figures as SVG and PNG: the same drawing gives the same bytes, whatever is configured on the machine."""
 
 import io
 import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
+
+import attrs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 STYLE = {
     "font.size": 13.0,
@@ -22,6 +26,30 @@ STYLE = {
 }
 
 
+_NOTHING_ELSE = dict.fromkeys(["Creator", "Date", "Format", "Type"])
+PIXELS_AN_INCH = 150
+
+
+@attrs.frozen
+class Drawing:
+    """A figure, drawn.
+
+    Attributes:
+        name: distinct within a page.
+        svg: as an SVG document of its own.
+        png: as a PNG file.
+    """
+
+    name: str
+    svg: str
+    png: bytes
+
+    @property
+    def inline(self) -> str:
+        """The ``<svg>`` element for a page; its ids start with the name."""
+        return _inline(self.svg, self.name)
+
+
 def draw(name: str, size: tuple[float, float], paint: Callable[["Axes"], None]) -> str:
     """The ``<svg>`` element of a figure with one pair of axes.
 
@@ -30,19 +58,47 @@ def draw(name: str, size: tuple[float, float], paint: Callable[["Axes"], None]) 
         size: width and height in inches.
         paint: draws on the axes.
     """
-    # matplotlib takes a fair part of a second to import
-    import matplotlib.style
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    # without "default" a matplotlibrc would change the page, without a salt the ids are random
-    with matplotlib.style.context(["default", STYLE | {"svg.hashsalt": name}]):
+    with _style(name):
         figure = Figure(figsize=size, layout="constrained")
         paint(figure.add_subplot())
-        buffer = io.StringIO()
-        canvas = FigureCanvasSVG(figure)
-        canvas.print_svg(buffer, metadata=dict.fromkeys(["Creator", "Date", "Format", "Type"]))  # type: ignore[no-untyped-call]
-    return _inline(buffer.getvalue(), name)
+        return _inline(_svg(figure), name)
+
+
+def drawn(name: str, size: tuple[float, float], paint: Callable[["Figure"], None]) -> Drawing:
+    """A figure with whatever axes it needs, in both formats; arguments as for :func:`draw`."""
+    from matplotlib.figure import Figure
+
+    with _style(name):
+        figure = Figure(figsize=size, layout="constrained")
+        paint(figure)
+        return Drawing(name, _svg(figure), _png(figure))
+
+
+def _style(name: str) -> AbstractContextManager[None]:
+    # matplotlib takes a fair part of a second to import
+    import matplotlib.style
+
+    # without "default" a matplotlibrc would change the page, without a salt the ids are random
+    return matplotlib.style.context(["default", STYLE | {"svg.hashsalt": name}])
+
+
+def _svg(figure: "Figure") -> str:
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    buffer = io.StringIO()
+    FigureCanvasSVG(figure).print_svg(buffer, metadata=_NOTHING_ELSE)  # type: ignore[no-untyped-call]
+    return buffer.getvalue()
+
+
+def _png(figure: "Figure") -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    buffer = io.BytesIO()
+    figure.set_dpi(PIXELS_AN_INCH)
+    FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})  # type: ignore[no-untyped-call]
+    return buffer.getvalue()
 
 
 def _inline(document: str, name: str) -> str:
