@@ -50,6 +50,34 @@ class StudyFolder:
         """What the trial's process said."""
         return self.path / "logs" / f"{trial.name}.log"
 
+    @property
+    def images(self) -> Path:
+        """Which images the study is trained on, once somebody has looked."""
+        return self.path / "images.json"
+
+    def course(self, trial: Trial) -> Path:
+        """How the topology of a finished trial moved, once somebody has looked."""
+        return self.path / "courses" / f"{trial.name}.json"
+
+    @property
+    def report(self) -> Path:
+        """The page with the figures."""
+        return self.path / "report.html"
+
+    @property
+    def figures(self) -> Path:
+        """Every figure of the page, as SVG and as PNG."""
+        return self.path / "figures"
+
+    @property
+    def results(self) -> Path:
+        """All numbers of the page."""
+        return self.path / "results.json"
+
+    def tables(self, trial: Trial) -> Mapping[str, Any]:
+        """The trial's experiment as plain tables."""
+        return tomllib.loads(self.experiment(trial).read_text("utf-8"))
+
     def create(self, study: Study) -> None:
         """Make the folder, with the study and all its experiments in it.
 
@@ -98,7 +126,7 @@ class StudyFolder:
             done = self.run(trial).metrics.read_bytes().count(b"\n")
         except OSError:
             done = 0
-        return done, int(tomllib.loads(self.experiment(trial).read_text("utf-8"))["training"]["epochs"])
+        return done, int(self.tables(trial)["training"]["epochs"])
 
 
 def free_study_folder(parent: Path, name: str) -> StudyFolder:
