@@ -38,6 +38,7 @@ STACKS: tuple[Stack, ...] = (
     ("dpr", "magnitude-drop", "gradient-growth"),
     ("set",),
     ("rigl",),
+    ("srigl",),
     ("snfs",),
     ("gmp",),
     ("granet",),
