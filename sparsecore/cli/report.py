@@ -1,14 +1,17 @@
-"""``sparsecore report RUN``: make a run's page again."""
+"""``sparsecore report DIR``: make the page of a run or a study again."""
 
 from pathlib import Path
 
 import click
 
 from sparsecore.report import write_report
+from sparsecore.study.folder import StudyFolder
+from sparsecore.study.report import write_study_report
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
-def report(run: Path) -> None:
-    """Write report.html in the folder RUN from what the run has recorded so far."""
-    click.echo(write_report(run))
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+def report(folder: Path) -> None:
+    """Write report.html in DIR, the folder of a run or a study, from what it has recorded so far."""
+    place = StudyFolder(folder)
+    click.echo(write_study_report(place) if place.study.exists() else write_report(folder))

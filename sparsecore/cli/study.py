@@ -1,7 +1,6 @@
 """``sparsecore study``: compare ways to train, in a folder of runs."""
 
 import copy
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import Any
 import click
 
 from sparsecore.cli.options import Given, describes_all_experiments, sets_and_tells
+from sparsecore.cli.study_outcome import tell
 from sparsecore.cli.study_progress import Bars, Lines, Told
-from sparsecore.cli.tables import print_table
 from sparsecore.errors import InputError
 from sparsecore.experiment.text import toml_value
 from sparsecore.study.arms import Study
@@ -20,12 +19,12 @@ from sparsecore.study.experiments import check_options
 from sparsecore.study.folder import StudyFolder, free_study_folder
 from sparsecore.study.pools import Means, pool
 from sparsecore.study.presets import names, study_of
-from sparsecore.study.summary import Cell, cells
+from sparsecore.study.report import write_study_report
 from sparsecore.study.trials import trials_of
 
 
 class _Studies(click.Group):
-    """``show``, and a command for each preset and for each study in a file."""
+    """``show``, ``report``, and a command for each preset and for each study in a file."""
 
     def list_commands(self, context: click.Context) -> list[str]:
         return [*names(), *super().list_commands(context)]
@@ -49,7 +48,15 @@ def show(folder: Path, *, as_json: bool) -> None:
     """Tell what the study in DIR has come to so far, and what is left."""
     place = StudyFolder(folder)
     asked = place.read()
-    _tell(asked, place, Outcome((), ()), as_json=as_json)
+    tell(asked, place, Outcome((), ()), as_json=as_json)
+
+
+@study.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--images", metavar="TITLE", default="", help="What the images are to be called from now on.")
+def report(folder: Path, images: str) -> None:
+    """Write report.html, figures and results.json of the study in DIR from what is finished so far."""
+    click.echo(write_study_report(StudyFolder(folder), images))
 
 
 @click.command()
@@ -92,7 +99,8 @@ def _carry_out(
         again = f"sparsecore study {context.info_name} --resume --out {folder.path}"
         click.echo(f"sparsecore: stopped; continue with: {again}", err=True)
         raise
-    _tell(asked, folder, outcome, as_json=as_json)
+    tell(asked, folder, outcome, as_json=as_json)
+    click.echo(f"report: {write_study_report(folder)}", err=as_json)
     sys.exit(1 if outcome.failed else 0)
 
 
@@ -147,43 +155,3 @@ def _begun(asked: Study, out: Path | None, *, has_options: bool) -> StudyFolder:
     if begun.name != asked.name or (has_options and begun != asked):
         raise InputError(f"the study {folder.path} was begun as another one; its {folder.study.name} tells as which")
     return folder
-
-
-def _tell(asked: Study, folder: StudyFolder, outcome: Outcome, *, as_json: bool) -> None:
-    found = cells(asked, folder)
-    if as_json:
-        click.echo(json.dumps(_plain(asked, folder, found, outcome)))
-    else:
-        print_table(("arm", "sparsity", "trials", "test accuracy, %"), map(_row, found), numbers=(1, 2, 3))
-        click.echo(Told(trials_of(asked), folder, 1).of_all())
-    for trial in outcome.failed:
-        click.echo(f"sparsecore: {trial.name} failed; see {folder.log(trial)}", err=True)
-    for trial in outcome.left_out:
-        click.echo(f"sparsecore: {trial.name} was left out: it starts from one that failed", err=True)
-
-
-def _row(cell: Cell) -> tuple[str, ...]:
-    mean = "" if cell.mean is None else f"{100 * cell.mean:.2f}"
-    std = "" if cell.std is None else f" ± {100 * cell.std:.2f}"
-    sparsity = "" if cell.sparsity is None else f"{cell.sparsity:g}"
-    return cell.arm.title, sparsity, f"{len(cell.accuracies)} of {cell.wanted}", mean + std
-
-
-def _plain(asked: Study, folder: StudyFolder, found: Sequence[Cell], outcome: Outcome) -> dict[str, Any]:
-    return {
-        "study": asked.name,
-        "cells": [
-            {
-                "arm": cell.arm.name,
-                "sparsity": cell.sparsity,
-                "accuracies": cell.accuracies,
-                "mean": cell.mean,
-                "std": cell.std,
-                "wanted": cell.wanted,
-            }
-            for cell in found
-        ],
-        "failed": [trial.name for trial in outcome.failed],
-        "left_out": [trial.name for trial in outcome.left_out],
-        "folder": str(folder.path),
-    }

@@ -1,13 +1,13 @@
 """The report's page: what was run, what came of it, the figures, and a table of the tensors."""
 
-import json
 from collections.abc import Iterable, Mapping
 from html import escape
 from string import Template
 from typing import Any
 
 from sparsecore.report.areas import active_parameters
-from sparsecore.report.figures import Figure, accuracy, loss, pruned_and_grown, threshold
+from sparsecore.report.elements import brief, definitions, figure_element, name_of
+from sparsecore.report.figures import accuracy, loss, pruned_and_grown, threshold
 from sparsecore.report.reading import Result, Run
 from sparsecore.report.style import STYLE
 from sparsecore.report.tensors import tensor_table
@@ -47,24 +47,18 @@ def page(run: Run) -> str:
         title=escape(_title(run.experiment)),
         style=STYLE,
         outcome=_outcome(run),
-        experiment=_definitions("experiment", _settings(run.experiment)),
+        experiment=definitions("experiment", _settings(run.experiment)),
         source=escape(run.experiment_text),
-        figures=f'<div class="pairs">\n{"".join(map(_figure, figures))}</div>\n{_figure(active_parameters(run))}',
+        figures=f'<div class="pairs">\n{"".join(map(figure_element, figures))}</div>\n'
+        + figure_element(active_parameters(run)),
         tensors=tensor_table(run),
     )
 
 
 def _title(experiment: Mapping[str, Any]) -> str:
-    model, strategy, data = (_name(experiment.get(key)) for key in ("model", "strategy", "data"))
+    model, strategy, data = (name_of(experiment.get(key)) for key in ("model", "strategy", "data"))
     trained = " by ".join(filter(None, (model, strategy)))
     return " on ".join(filter(None, (trained, data))) or "A run of sparsecore"
-
-
-def _name(value: Any) -> str:
-    """What a table, or each of an array of tables, calls itself."""
-    tables = value if isinstance(value, list) else [value]
-    names = [str(table["name"]) for table in tables if isinstance(table, Mapping) and "name" in table]
-    return " + ".join(name.rpartition(":")[2] for name in names)  # of file.py:Object, the object
 
 
 def _settings(experiment: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
@@ -72,24 +66,12 @@ def _settings(experiment: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     for key, value in experiment.items():
         if key != "presets":
             tables = value if isinstance(value, list) else [value]
-            yield key, " + ".join(map(_brief, tables))
-
-
-def _brief(value: Any) -> str:
-    """A table is its name and then its other keys; what lies deeper is written as JSON."""
-    if not isinstance(value, Mapping):
-        return _written(value)
-    rest = (f"{key} {_written(entry)}" for key, entry in value.items() if key != "name")
-    return ", ".join([*filter(None, [_name(value)]), *rest])
-
-
-def _written(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+            yield key, " + ".join(map(brief, tables))
 
 
 def _outcome(run: Run) -> str:
     if run.result is not None:
-        return _definitions("outcome", _measured(run.result))
+        return definitions("outcome", _measured(run.result))
     so_far = f"epochs {len(run.epochs):,}, updates {len(run.updates):,}"
     return f'<p class="unfinished">This run has not finished. So far: {so_far}.</p>'
 
@@ -105,15 +87,3 @@ def _measured(result: Result) -> Iterable[tuple[str, str]]:
         ("topology (SHA-256)", result.topology_sha256, "{:.12}"),
     )
     return ((term, form.format(value)) for term, value, form in rows if value is not None)
-
-
-def _definitions(kind: str, rows: Iterable[tuple[str, str]]) -> str:
-    items = (f"<div><dt>{escape(term)}</dt><dd>{escape(description)}</dd></div>\n" for term, description in rows)
-    return f'<dl class="{kind}">\n{"".join(items)}</dl>'
-
-
-def _figure(figure: Figure) -> str:
-    # the drawing's letters are outlines, so that the caption and the label speak for it
-    drawing = figure.svg.replace("<svg", f'<svg role="img" aria-label="{escape(figure.title)}"', 1)
-    caption = escape(figure.caption.strip())
-    return f"<figure>\n<h2>{escape(figure.title)}</h2>\n{drawing}\n<figcaption>{caption}</figcaption>\n</figure>\n"

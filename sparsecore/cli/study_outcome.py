@@ -1,0 +1,72 @@
+"""What a study has come to, as a table or as one JSON object."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from sparsecore.cli.study_progress import Told
+from sparsecore.cli.tables import print_table
+from sparsecore.study.arms import Study
+from sparsecore.study.carrying import Outcome
+from sparsecore.study.comparison import Compared, compared, mean_and_spread
+from sparsecore.study.folder import StudyFolder
+from sparsecore.study.images import seen
+from sparsecore.study.report.numbers import cell_numbers
+from sparsecore.study.trials import trials_of
+
+_HEAD = ("arm", "sparsity", "trials", "test accuracy, %")
+_HEAD_BESIDE = ("the authors', %", "difference", "standard errors", "t", "p", "")
+
+
+def tell(study: Study, folder: StudyFolder, outcome: Outcome, *, as_json: bool) -> None:
+    """Print the study on standard output, and what failed on standard error."""
+    rows = compared(study, folder, seen(folder, folder.tables(trials_of(study)[0])["data"]))
+    if as_json:
+        click.echo(json.dumps(_plain(study, folder, rows, outcome)))
+    else:
+        print_outcome(rows)
+        click.echo(Told(trials_of(study), folder, 1).of_all())
+    for trial in outcome.failed:
+        click.echo(f"sparsecore: {trial.name} failed; see {folder.log(trial)}", err=True)
+    for trial in outcome.left_out:
+        click.echo(f"sparsecore: {trial.name} was left out: it starts from one that failed", err=True)
+
+
+def print_outcome(rows: Sequence[Compared]) -> None:
+    """A row a cell; the authors have columns where they have measured any of them."""
+    beside = any(row.theirs for row in rows)
+    head = (*_HEAD, *_HEAD_BESIDE) if beside else _HEAD
+    print_table(head, ((*_ours(row), *(_theirs(row) if beside else ())) for row in rows), numbers=range(1, 9))
+
+
+def _ours(row: Compared) -> tuple[str, ...]:
+    cell = row.cell
+    sparsity = "" if cell.sparsity is None else f"{cell.sparsity:g}"
+    return _title(row), sparsity, f"{len(cell.accuracies)} of {cell.wanted}", mean_and_spread(row.ours)
+
+
+def _title(row: Compared) -> str:
+    place = row.cell.arm.place
+    return row.cell.arm.title if place is None else f"{row.cell.arm.title} ({place:g})"
+
+
+def _theirs(row: Compared) -> tuple[str, ...]:
+    found = row.difference
+    numbers = (
+        ("", "", "", "")
+        if found is None
+        else (f"{found.of_means:+.2f}", f"{found.in_standard_errors:+.1f}", f"{found.t:+.2f}", f"{found.p:.2g}")
+    )
+    return mean_and_spread(row.theirs), *numbers, row.remark
+
+
+def _plain(study: Study, folder: StudyFolder, rows: Sequence[Compared], outcome: Outcome) -> dict[str, Any]:
+    return {
+        "study": study.name,
+        "cells": [cell_numbers(row) for row in rows],
+        "failed": [trial.name for trial in outcome.failed],
+        "left_out": [trial.name for trial in outcome.left_out],
+        "folder": str(folder.path),
+    }

@@ -1,0 +1,49 @@
+"""A study's report: one page with figures and tables, the figures as files, and all numbers as JSON."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from sparsecore.run.files import write_whole
+from sparsecore.study.folder import StudyFolder
+from sparsecore.study.report.account import account_of
+from sparsecore.study.report.answers import answer
+from sparsecore.study.report.numbers import numbers
+from sparsecore.study.report.page import page
+from sparsecore.study.report.panels import Picture
+from sparsecore.study.report.tensors import active, final
+from sparsecore.study.report.topologies import explored, overlap
+
+
+def write_study_report(folder: StudyFolder, title: str = "") -> Path:
+    """Write the report of a study, finished or not, into its folder.
+
+    There will be ``report.html``, a self-contained page; ``figures/`` with every figure as SVG and PNG; and
+    ``results.json`` with all numbers.
+
+    Args:
+        folder: the study's.
+        title: what the images are to be called from now on; what they were found to be, where it is empty.
+
+    Returns:
+        Where the page is.
+
+    Raises:
+        InputError: the folder holds no study, or a file of it is damaged.
+    """
+    account = account_of(folder, title)
+    first = answer(account)
+    others = [*active(account), overlap(account), explored(account), final(account)]
+    folder.figures.mkdir(exist_ok=True)
+    for name, content in _files([first, *others]):
+        write_whole(folder.figures / name, content)
+    write_whole(folder.results, json.dumps(numbers(account), indent=1).encode() + b"\n")
+    write_whole(folder.report, page(account, first, others).encode())
+    return folder.report
+
+
+def _files(pictures: list[Picture]) -> Iterator[tuple[str, bytes]]:
+    for picture in pictures:
+        if picture.drawing is not None:
+            yield f"{picture.name}.svg", picture.drawing.svg.encode()
+            yield f"{picture.name}.png", picture.drawing.png

@@ -1,0 +1,112 @@
+"""What all figures of a study share: a title that tells the protocol, panels side by side, one legend below."""
+
+from collections.abc import Callable, Mapping, Sequence
+from math import ceil
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from sparsecore.report.drawing import Drawing, drawn
+from sparsecore.study.report.account import Account
+from sparsecore.study.report.looks import Look
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+@attrs.frozen
+class Picture:
+    """A figure of the report.
+
+    Attributes:
+        name: distinct; its files are named so.
+        title: its heading.
+        caption: what is to be seen, or why there is nothing to draw.
+        drawing: None where there is nothing to draw.
+    """
+
+    name: str
+    title: str
+    caption: str
+    drawing: Drawing | None = None
+
+
+@attrs.frozen
+class Grid:
+    """Panels in rows.
+
+    Attributes:
+        titles: a panel each.
+        columns: how many stand side by side.
+        size: of a panel, width and height in inches.
+        extra: inches for legend and labels, width and height.
+    """
+
+    titles: tuple[str, ...]
+    columns: int
+    size: tuple[float, float]
+    extra: tuple[float, float] = (0.6, 1.7)
+
+    @property
+    def rows(self) -> int:
+        """How many there are one below the other."""
+        return ceil(len(self.titles) / self.columns)
+
+
+def picture(
+    account: Account,
+    name: str,
+    title: str,
+    caption: str,
+    grid: Grid,
+    paint: Callable[["Axes", int], Any],
+    finish: Callable[["Figure", Sequence["Axes"]], Any],
+) -> Picture:
+    """A figure of panels.
+
+    Args:
+        account: of the study.
+        name: distinct within the report.
+        title: its heading; below it stands the protocol.
+        caption: beside it on the page.
+        grid: the panels.
+        paint: draws on the axes of the panel of this number.
+        finish: draws what belongs to no panel, such as a legend.
+    """
+    columns = min(grid.columns, len(grid.titles))
+
+    def compose(figure: "Figure") -> None:
+        every = list(figure.subplots(grid.rows, columns, squeeze=False, sharey=True).flat)
+        for number, axes in enumerate(every):
+            if number < len(grid.titles):
+                axes.set_title(grid.titles[number], fontsize=13, loc="left")
+                paint(axes, number)
+            else:
+                axes.set_visible(False)
+        figure.suptitle(f"{title}\n{account.protocol}", fontsize=14, x=0.01, ha="left")
+        finish(figure, every[: len(grid.titles)])
+
+    size = (columns * grid.size[0] + grid.extra[0], grid.rows * grid.size[1] + grid.extra[1])
+    return Picture(name, title, caption, drawn(name, size, compose))
+
+
+def legend_below(figure: "Figure", panels: Sequence["Axes"], columns: int = 4) -> None:
+    """One legend for all panels; an entry a label."""
+    entries: dict[str, Any] = {}
+    for axes in panels:
+        handles, labels = axes.get_legend_handles_labels()
+        entries |= dict(zip(labels, handles, strict=True))
+    if entries:
+        figure.legend(entries.values(), entries.keys(), loc="outside lower left", ncols=columns, fontsize=12)
+
+
+def by_sparsity(account: Account, columns: int, size: tuple[float, float], **more: Any) -> Grid:
+    """A panel for each sparsity of the study."""
+    return Grid(tuple(f"sparsity {sparsity:g}" for sparsity in account.study.sparsities), columns, size, **more)
+
+
+def line_look(look: Look, points: int) -> Mapping[str, Any]:
+    """The look as matplotlib's arguments; markers only where they do not run together."""
+    markers = {"marker": look.marker, "markersize": 6} if points <= 40 else {}
+    return {"color": look.colour, **markers}
