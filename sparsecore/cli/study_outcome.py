@@ -13,6 +13,7 @@ from sparsecore.study.carrying import Outcome
 from sparsecore.study.comparison import Compared, compared, mean_and_spread
 from sparsecore.study.folder import StudyFolder
 from sparsecore.study.images import seen
+from sparsecore.study.report.looks import full_name
 from sparsecore.study.report.numbers import cell_numbers
 from sparsecore.study.trials import trials_of
 
@@ -44,12 +45,7 @@ def print_outcome(rows: Sequence[Compared]) -> None:
 def _ours(row: Compared) -> tuple[str, ...]:
     cell = row.cell
     sparsity = "" if cell.sparsity is None else f"{cell.sparsity:g}"
-    return _title(row), sparsity, f"{len(cell.accuracies)} of {cell.wanted}", mean_and_spread(row.ours)
-
-
-def _title(row: Compared) -> str:
-    place = row.cell.arm.place
-    return row.cell.arm.title if place is None else f"{row.cell.arm.title} ({place:g})"
+    return full_name(cell.arm), sparsity, f"{len(cell.accuracies)} of {cell.wanted}", mean_and_spread(row.ours)
 
 
 def _theirs(row: Compared) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from sparsecore.study.arms import Arm
 from sparsecore.study.arms import Figure as Kind
 from sparsecore.study.comparison import Compared
 from sparsecore.study.report.account import Account
-from sparsecore.study.report.looks import families, family
+from sparsecore.study.report.looks import families, family, full_name
 from sparsecore.study.report.panels import Grid, Picture, by_sparsity, legend_below, picture
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def _bars(account: Account) -> Picture:
             axes.bar(place, fmean(row.ours), width=0.7, color=look.colour, alpha=0.85)
             _spread(axes, place, row.ours, color="black", capsize=6)
             axes.plot([place + 0.2] * len(row.ours), row.ours, "o", color="white", mec="black", markersize=5)
-        axes.set_xticks(range(len(rows)), [fill(_bar_name(row.cell.arm), 12) for row in rows], fontsize=11)
+        axes.set_xticks(range(len(rows)), [fill(full_name(row.cell.arm), 12) for row in rows], fontsize=11)
         axes.set_xlabel("arm")
         axes.grid(visible=False, axis="x")
 
@@ -56,7 +56,7 @@ def _places(account: Account) -> Picture:
         for name, arms in families(account.study).items():
             placed = [row for row in rows if row.cell.arm in arms and row.cell.arm.place is not None]
             at = [(row.cell.arm.place or 0.0) * account.epochs for row in placed]
-            _line(axes, at, [row.ours for row in placed], account, arms[0], name)
+            _line(axes, at, [row.ours for row in placed], account, arms[0], f"{name} at epoch e")
         for row in (row for row in rows if row.cell.arm.place is None):
             _band(axes, row, account)
         axes.set_xlabel(f"epoch e, of {account.epochs:,}")
@@ -135,9 +135,5 @@ def _finished(
 def _around(accuracies: Iterable[float]) -> tuple[float, float]:
     """An axis around all of them, from a multiple of a half; differences of tenths would drown on one from zero."""
     lowest, highest = min(accuracies := list(accuracies)), max(accuracies)
-    margin = max(0.4, 0.3 * (highest - lowest))
+    margin = max(0.4, 0.15 * (highest - lowest))
     return max(0.0, (2 * (lowest - margin)) // 1 / 2), min(101.0, highest + margin)
-
-
-def _bar_name(arm: Arm) -> str:
-    return arm.title if arm.place is None else f"{arm.title} ({arm.place:g})"

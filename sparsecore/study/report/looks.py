@@ -45,6 +45,11 @@ def family(arm: Arm) -> str:
     return arm.title
 
 
+def full_name(arm: Arm) -> str:
+    """The family, and of arms of a row the place."""
+    return family(arm) if arm.place is None else f"{family(arm)} ({arm.place:g})"
+
+
 def families(study: Study) -> dict[str, list[Arm]]:
     """The arms by family, in the order of the study."""
     found: dict[str, list[Arm]] = {}

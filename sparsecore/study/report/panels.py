@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from textwrap import fill
+from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
@@ -13,6 +14,9 @@ from sparsecore.study.report.looks import Look
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+
+_LETTERS_AN_INCH = 8.5  # of a title
 
 
 @attrs.frozen
@@ -41,12 +45,14 @@ class Grid:
         columns: how many stand side by side.
         size: of a panel, width and height in inches.
         extra: inches for legend and labels, width and height.
+        shared: whether the y-axis of all panels is the same.
     """
 
     titles: tuple[str, ...]
     columns: int
     size: tuple[float, float]
     extra: tuple[float, float] = (0.6, 1.7)
+    shared: Literal["all", "none"] = "all"
 
     @property
     def rows(self) -> int:
@@ -75,19 +81,20 @@ def picture(
         finish: draws what belongs to no panel, such as a legend.
     """
     columns = min(grid.columns, len(grid.titles))
+    size = (columns * grid.size[0] + grid.extra[0], grid.rows * grid.size[1] + grid.extra[1])
 
     def compose(figure: "Figure") -> None:
-        every = list(figure.subplots(grid.rows, columns, squeeze=False, sharey=True).flat)
+        every = list(figure.subplots(grid.rows, columns, squeeze=False, sharey=grid.shared).flat)
         for number, axes in enumerate(every):
             if number < len(grid.titles):
                 axes.set_title(grid.titles[number], fontsize=13, loc="left")
                 paint(axes, number)
             else:
                 axes.set_visible(False)
-        figure.suptitle(f"{title}\n{account.protocol}", fontsize=14, x=0.01, ha="left")
+        told = "\n".join(fill(line, int(_LETTERS_AN_INCH * size[0])) for line in (title, account.protocol))
+        figure.suptitle(told, fontsize=14, x=0.01, ha="left")
         finish(figure, every[: len(grid.titles)])
 
-    size = (columns * grid.size[0] + grid.extra[0], grid.rows * grid.size[1] + grid.extra[1])
     return Picture(name, title, caption, drawn(name, size, compose))
 
 

@@ -6,6 +6,7 @@ from html import escape
 from sparsecore.study.arms import Arm
 from sparsecore.study.comparison import Compared, mean_and_spread
 from sparsecore.study.report.account import Account
+from sparsecore.study.report.looks import full_name
 from sparsecore.study.report.numbers import pairs_at
 from sparsecore.study.statistics import LEVEL, Difference, Pair
 
@@ -50,9 +51,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def arm_element(arm: Arm, account: Account) -> str:
     """The arm's name beside its colour."""
-    place = "" if arm.place is None else f" ({arm.place:g})"
     swatch = f'<span class="swatch" style="background: {account.look(arm).colour}"></span>'
-    return f"{swatch}{escape(arm.title + place)}"
+    return f"{swatch}{escape(full_name(arm))}"
 
 
 def _ours(row: Compared, account: Account) -> tuple[str, ...]:
@@ -86,8 +86,7 @@ def _differing(account: Account, sparsity: float) -> str:
 def _pair_rows(found: Iterable[Pair], account: Account) -> Iterator[tuple[str, ...]]:
     for pair in found:
         better, worse = (account.study.arm(name) for name in (pair.better, pair.worse))
-        place = "" if worse.place is None else f" ({worse.place:g})"
-        yield arm_element(better, account), worse.title + place, *difference_cells(pair.difference)
+        yield arm_element(better, account), full_name(worse), *difference_cells(pair.difference)
 
 
 def _single(row: Compared, account: Account) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from sparsecore.report.drawing import thin
 from sparsecore.study.arms import Arm
 from sparsecore.study.courses import Course, Moment
 from sparsecore.study.report.account import Account
-from sparsecore.study.report.looks import families, family
+from sparsecore.study.report.looks import families, full_name
 from sparsecore.study.report.panels import Grid, Picture, by_sparsity, legend_below, picture
 from sparsecore.study.report.topologies import POINTS, Floats, moving, over
 
@@ -46,16 +46,20 @@ def final(account: Account) -> Picture:
 
     def finish(figure: "Figure", panels: Sequence["Axes"]) -> None:
         names = _names(account, arms)
+        shown = thin(len(names), MOST_NAMES)
         for axes in panels:
-            shown = thin(len(names), MOST_NAMES)
-            axes.set_xticks(shown, [names[place] for place in shown], rotation=90, fontsize=10)
+            bottom, top = axes.get_ylim()
+            # tensors that differ by a rounding are to look alike
+            axes.set_ylim(min(bottom, top - 2), max(top, bottom + 2))
+            axes.set_xticks(shown, [""] * len(shown))
+        panels[-1].set_xticks(shown, [names[place] for place in shown], rotation=90, fontsize=10)
         panels[-1].set_xlabel("tensor, in network order")
         legend_below(figure, panels)
 
     caption = (
         "Lines join the means of the trials; each symbol is a trial. Arms on a final structure have that of its arm."
     )
-    grid = by_sparsity(account, 1, (10.5, 4.6), extra=(0.4, 1.6))
+    grid = by_sparsity(account, 1, (10.5, 2.8), extra=(0.4, 3.0), shared="none")
     return picture(account, "final", title, caption, grid, paint, finish)
 
 
@@ -78,12 +82,17 @@ def _heat(account: Account, name: str, title: str, shown: Sequence[tuple[Arm, Se
     def finish(figure: "Figure", panels: Sequence["Axes"]) -> None:
         from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-        bar = figure.colorbar(images[0], ax=list(panels), ticks=MaxNLocator(7))
-        bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda doublings, _: f"{2**doublings:.2g}"))
-        bar.set_label("active parameters, times those at the start")
+        bar = figure.colorbar(images[0], ax=list(panels), ticks=MaxNLocator(5))
+        bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda doublings, _: f"{2**doublings:.3g}"))
+        bar.set_label("active now / at the start")
 
     caption = "Means of the trials. Orange tensors have gained parameters, purple ones have lost some."
-    grid = Grid(tuple(family(arm) for arm, _ in shown), 2, (4.4, 0.19 * min(len(names), MOST_NAMES) + 1.6), (2.6, 0.6))
+    grid = Grid(
+        tuple(full_name(arm) for arm, _ in shown),
+        2,
+        (4.4, max(2.6, 0.19 * min(len(names), MOST_NAMES)) + 0.8),
+        (2.6, 1.0),
+    )
     return picture(account, name, title, caption, grid, paint, finish)
 
 
@@ -118,7 +127,7 @@ def _ends(axes: "Axes", account: Account, arm: Arm, courses: Sequence[Course]) -
     ends = np.array([100 * (1 - np.array(course.moments[-1].active) / course.sizes) for course in courses])
     places, look = np.arange(ends.shape[1]), account.look(arm)
     axes.plot(places, ends.mean(axis=0), color=look.colour, linewidth=1.4, marker=look.marker, markersize=4)
-    axes.plot([], [], color=look.colour, marker=look.marker, label=family(arm))
+    axes.plot([], [], color=look.colour, marker=look.marker, label=full_name(arm))
     for end in ends:
         axes.plot(places, end, linestyle="none", marker=look.marker, color=look.colour, markersize=5, alpha=0.5)
 

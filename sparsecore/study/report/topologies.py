@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sparsecore.study.arms import Arm
 from sparsecore.study.courses import Course, Moment
 from sparsecore.study.report.account import Account
-from sparsecore.study.report.looks import families, family
+from sparsecore.study.report.looks import families, family, full_name
 from sparsecore.study.report.panels import Picture, by_sparsity, legend_below, picture
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def _curve(axes: "Axes", account: Account, arm: Arm, courses: Sequence[Course], 
     values = np.array(list(map(partial(over, epochs=epochs, quantity=of), courses)))
     colour = account.look(arm).colour
     look: Any = {"marker": account.look(arm).marker, "markevery": POINTS // 8, "markersize": 6}
-    axes.plot(epochs, values.mean(axis=0), color=colour, label=family(arm), drawstyle="steps-post", **look)
+    axes.plot(epochs, values.mean(axis=0), color=colour, label=full_name(arm), drawstyle="steps-post", **look)
     axes.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, step="post", linewidth=0)
 
 
