@@ -1,0 +1,98 @@
+"""Small studies: carried out in this process, or with results that are written by hand."""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from command_line import small_images
+
+from sparsecore.cli import commands
+from sparsecore.study.arms import Study
+from sparsecore.study.carrying import carry_out
+from sparsecore.study.folder import StudyFolder
+from sparsecore.study.pools import Job
+from sparsecore.study.presets import study_of
+from sparsecore.study.trials import Trial, trials_of
+
+ARMS = [
+    {"name": "dpr", "label": "DPR", "strategy": ["dpr"]},
+    {"name": "set", "label": "SET", "strategy": ["set"]},
+    {"name": "again", "label": "DPR's structure", "strategy": ["static"], "after": "dpr"},
+    {"name": "random", "label": "random structure", "strategy": ["static"]},
+]
+ARMS[2]["settings"] = {"start.values": "original"}
+
+
+class HerePool:
+    """Runs jobs in this process."""
+
+    jobs = 1
+
+    def submit(self, job: Job) -> "Future[int]":
+        done: Future[int] = Future()
+        commands([*job.command[3:]], standalone_mode=False)
+        done.set_result(0)
+        return done
+
+    def stop(self) -> None:
+        pass
+
+
+class Nobody:
+    """Looks on without a word."""
+
+    def look(self, running: Any) -> None:
+        pass
+
+    def ended(self, trial: Trial, status: int) -> None:
+        pass
+
+
+@contextmanager
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """Files are not flushed to the disk, which takes most of the time of runs that are this small."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
+def small_study(folder: Path, **changes: Any) -> StudyFolder:
+    """Four arms at two sparsities, two trials each, carried out in two epochs."""
+    images = small_images(folder / "images.npz")
+    options = {
+        "model.name": "lenet-12-8",
+        "data.name": "npz",
+        "data.file": str(images),
+        "training.batch_size": 16,
+        "training.epochs": 2,
+        "strategy.dpr.schedule": {"steps": 2},
+        "strategy.set.schedule": {"steps": 3},
+    }
+    tables = {"name": "small", "title": "Does <it> work?", "figure": "bars", "sparsities": [0.8, 0.6], "trials": 2}
+    study = Study.of({**tables, "options": options, "arm": ARMS, **changes})
+    place = StudyFolder(folder / "study")
+    place.create(study)
+    carry_out(trials_of(study), place, HerePool(), Nobody())
+    return place
+
+
+def written_study(
+    folder: Path, accuracy: Callable[[Trial], float | None], arms: Sequence[str] = ("dpr",), **options: Any
+) -> StudyFolder:
+    """Arms of the preset at sparsity 0.9 whose trials have these accuracies in percent (None: unfinished)."""
+    preset = study_of("sparsities")
+    study = attrs.evolve(preset, sparsities=(0.9,), options=options, arms=[preset.arm(name) for name in arms])
+    place = StudyFolder(folder / "study")
+    place.create(study)
+    for trial in trials_of(study):
+        found = accuracy(trial)
+        if found is not None:
+            place.run(trial).path.mkdir()
+            place.run(trial).result.write_text(json.dumps({"test_accuracy": found / 100, "seconds": 1.0}))
+    return place

@@ -1,0 +1,76 @@
+"""How topologies moved: what the logs of runs tell, against Python's sets."""
+
+import base64
+import json
+import struct
+import zlib
+from itertools import accumulate, pairwise
+
+import pytest
+from study_examples import no_waiting_for_the_disk, small_study
+
+from sparsecore.errors import InputError
+from sparsecore.run.replay import first_topology
+from sparsecore.study.courses import course_of
+from sparsecore.study.folder import StudyFolder
+from sparsecore.study.trials import trials_of
+
+
+@pytest.fixture(autouse=True, scope="module")
+def hurry():
+    with no_waiting_for_the_disk():
+        yield
+
+
+@pytest.fixture(scope="module")
+def carried_out(tmp_path_factory, hurry):  # noqa: ARG001
+    return small_study(tmp_path_factory.mktemp("small"), sparsities=[0.8], trials=1)
+
+
+def positions(text):
+    """The positions that a log has as text, by another way than the package's."""
+    raw = zlib.decompress(base64.b64decode(text))
+    found, last = [], 0
+    for difference in struct.unpack(f"<{len(raw) // 8}q", raw):
+        last += difference
+        found.append(last)
+    return set(found)
+
+
+def sets_of(folder, trial):
+    """The topology at the start and after each update, as sets; the start is drawn again from the seed."""
+    topologies = [set(map(int, first_topology(folder.run(trial)).positions))]
+    for line in folder.run(trial).reallocations.read_text().splitlines():
+        told = json.loads(line)
+        topologies.append(topologies[-1] - positions(told["pruned_positions"]) | positions(told["grown_positions"]))
+    return topologies
+
+
+@pytest.mark.parametrize("arm", ["dpr", "set", "again"])
+def test_courses_are_those_of_python_sets(carried_out, arm):
+    trial = next(trial for trial in trials_of(carried_out.read()) if trial.arm == arm)
+    course, topologies = course_of(carried_out, trial), sets_of(carried_out, trial)
+    assert len(course.moments) == len(topologies) == course.updates + 1
+    assert course.updates >= (0 if arm == "again" else 4)
+    bounds, size, ever = [0, *accumulate(course.sizes)], sum(course.sizes), set()
+    for moment, topology in zip(course.moments, topologies, strict=True):
+        ever |= topology
+        assert moment.overlap == len(topology & topologies[-1]) / len(topology | topologies[-1])
+        assert moment.explored == len(ever) / size
+        inside = [sum(low <= position < high for position in topology) for low, high in pairwise(bounds)]
+        assert list(moment.active) == inside
+    assert course.moments[-1].overlap == 1
+    assert [moment.epoch for moment in course.moments[1:]] == [
+        json.loads(line)["step"] / 7 for line in carried_out.run(trial).reallocations.read_text().splitlines()
+    ]
+
+
+def test_a_course_is_worked_out_once_and_one_that_does_not_lead_to_the_result_is_refused(carried_out, monkeypatch):
+    trial = trials_of(carried_out.read())[0]
+    expected = course_of(carried_out, trial)
+    kept = carried_out.course(trial).stat().st_mtime_ns
+    assert course_of(carried_out, trial) == expected
+    assert carried_out.course(trial).stat().st_mtime_ns == kept
+    monkeypatch.setattr(StudyFolder, "result", lambda *_: {"topology_sha256": "another"})
+    with pytest.raises(InputError, match="does not lead to the topology of its result"):
+        course_of(carried_out, trial)

@@ -1,0 +1,43 @@
+"""What docs/studies.md shows works as it stands there."""
+
+import json
+import re
+import shlex
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+
+from study_examples import HerePool, no_waiting_for_the_disk
+
+from sparsecore.cli import commands
+from sparsecore.study.presets import names
+
+DOCS = Path(__file__).parent.parent / "docs"
+PAGE = (DOCS / "studies.md").read_text("utf-8")
+
+
+def test_the_page_works_from_its_beginning_to_its_end(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    # in sparsecore.cli the command has the name of its module
+    monkeypatch.setattr(import_module("sparsecore.cli.study"), "pool", lambda *_: HerePool())
+    (toml,) = re.findall(r"^```toml\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    (tmp_path / "zeta.toml").write_text(toml)
+    lines = "".join(re.findall(r"^```sh\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)).splitlines()
+    assert len(lines) == 6
+    with no_waiting_for_the_disk():
+        for line in lines:
+            program, *arguments = shlex.split(line)
+            assert program == "sparsecore"
+            with suppress(SystemExit):  # what has not succeeded is missing below
+                commands(arguments, standalone_mode=False)
+    small, zeta = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("small", "zeta"))
+    assert "on handwritten digits" in small["protocol"]
+    assert [small["missing"], zeta["missing"]] == [[], []]
+    assert len(zeta["cells"]) == 6
+
+
+def test_every_preset_and_every_link_is_there():
+    for name in names():
+        assert f"| `{name}` |" in PAGE
+    for link in re.findall(r"\]\((?!http)([^)#]+)", PAGE):
+        assert (DOCS / link).exists(), link
