@@ -46,7 +46,9 @@ def compared(study: Study, folder: StudyFolder, images: Seen) -> list[Compared]:
         images: on which; the authors' results are those of published images, and are set beside no others.
     """
     first = {arm.name: folder.tables(trial) for arm, trial in _firsts(study)}
-    return [_compared(cell, first[cell.arm.name], images) for cell in cells(study, folder)]
+    # an arm may last for a part of the study only
+    epochs = max(tables["training"]["epochs"] for tables in first.values())
+    return [_compared(cell, first[cell.arm.name], epochs, images) for cell in cells(study, folder)]
 
 
 def mean_and_spread(accuracies: Sequence[float]) -> str:
@@ -63,22 +65,20 @@ def _firsts(study: Study) -> Iterator[tuple[Arm, Trial]]:
     return ((arm, next(trial for trial in trials if trial.arm == arm.name)) for arm in study.arms)
 
 
-def _compared(cell: Cell, tables: Mapping[str, Any], images: Seen) -> Compared:
+def _compared(cell: Cell, tables: Mapping[str, Any], epochs: int, images: Seen) -> Compared:
     authors = authors_of(tables["model"], tables["data"]["name"]) if images.published else None
     theirs = authors.accuracies(cell.arm, cell.sparsity) if authors else ()
     if authors is None or not theirs:
         return Compared(cell)
-    otherwise = _otherwise(cell.arm, tables, authors)
+    otherwise = _otherwise(epochs, tables["data"].get("limit"), authors)
     if otherwise:
         return Compared(cell, theirs, remark=otherwise)
     found = difference([100 * accuracy for accuracy in cell.accuracies], theirs)
     return Compared(cell, theirs, found, "" if len(theirs) > 1 else "the authors' is one trial")
 
 
-def _otherwise(arm: Arm, tables: Mapping[str, Any], authors: Authors) -> str:
+def _otherwise(epochs: int, limit: int | None, authors: Authors) -> str:
     """In which respect the study is another experiment than the authors'; empty where it is none."""
-    # an arm that goes on from another one is as long as a part of the study
-    epochs, limit = round(tables["training"]["epochs"] / arm.length), tables["data"].get("limit")
     if limit is not None:
         return f"shortened: {limit:,} training images"
     if authors.epochs is None or epochs == authors.epochs:

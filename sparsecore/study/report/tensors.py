@@ -21,7 +21,7 @@ MOST_NAMES = 30
 
 
 def active(account: Account) -> Iterator[Picture]:
-    """Active parameters of each tensor over epochs, relative to the start: a figure a sparsity, a panel an arm."""
+    """Active parameters of each tensor over epochs, beside an even spread: a figure a sparsity, a panel an arm."""
     for sparsity in account.study.sparsities:
         title = f"Active parameters per tensor over time, sparsity {sparsity:g}"
         shown = [(arm, courses) for arm in moving(account) if (courses := account.courses_of(arm, sparsity))]
@@ -82,11 +82,14 @@ def _heat(account: Account, name: str, title: str, shown: Sequence[tuple[Arm, Se
     def finish(figure: "Figure", panels: Sequence["Axes"]) -> None:
         from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-        bar = figure.colorbar(images[0], ax=list(panels), ticks=MaxNLocator(5))
+        bar = figure.colorbar(images[0], ax=list(panels), ticks=MaxNLocator(5, steps=[1, 2, 5, 10]))
         bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda doublings, _: f"{2**doublings:.3g}"))
-        bar.set_label("active now / at the start")
+        bar.set_label("density / that of the network")
 
-    caption = "Means of the trials. Orange tensors have gained parameters, purple ones have lost some."
+    caption = (
+        "How large a share of each tensor's positions is active, beside that share of the whole network; means of the "
+        "trials, over the epochs of their own runs. Orange tensors are denser than the network, purple ones sparser."
+    )
     grid = Grid(
         tuple(full_name(arm) for arm, _ in shown),
         2,
@@ -97,11 +100,12 @@ def _heat(account: Account, name: str, title: str, shown: Sequence[tuple[Arm, Se
 
 
 def _relative(courses: Sequence[Course]) -> Floats:
-    """Doublings of each tensor's active weights since the start, (tensors, points); the mean weights of all trials."""
+    """How dense each tensor is beside the whole network, in doublings; (tensors, points), of the mean of all trials."""
     epochs = np.linspace(0, courses[0].epochs, POINTS)
     counts = np.mean([over(course, epochs, _active) for course in courses], axis=0).T
-    with np.errstate(divide="ignore", invalid="ignore"):
-        doublings: Floats = np.log2(counts / counts[:, :1])
+    sizes = np.array(courses[0].sizes)[:, None]
+    with np.errstate(divide="ignore"):  # a tensor may have lost all its weights
+        doublings: Floats = np.log2(counts / sizes * sizes.sum() / counts.sum(axis=0))
     return np.where(np.isfinite(doublings), doublings, np.nan)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 POINTS = 240
-_BAND = "Lines are means of the trials, bands reach from the lowest to the highest."
+_BAND = "Lines are means of the trials, bands reach from the lowest to the highest, over the epochs of their own runs."
 
 
 def overlap(account: Account) -> Picture:
