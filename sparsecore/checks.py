@@ -91,7 +91,7 @@ def check_counts(answer: Answer, total: int, room: Counts, layout: Layout) -> Co
         _broken(answer, "allocate", f"answered {kind(answer.value)}; expected one whole number a tensor, {len(room)}")
     for name, count, places in zip(layout.names, counts, room, strict=True):
         if not 0 <= count <= places:
-            _broken(answer, "allocate", f"gave {count} weights to {name!r}, which has room for 0 to {places}")
+            _broken(answer, "allocate", f"gave {count} weights to {name!r}, which has room for {places}")
     if counts.sum() != total:
         _broken(answer, "allocate", f"gave {counts.sum()} weights in all; {total} are to grow")
     return counts

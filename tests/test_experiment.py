@@ -227,3 +227,13 @@ def test_the_run_that_another_starts_from_has_the_sparsity_and_no_preset_or_defa
 def test_an_experiment_that_starts_by_itself_says_nothing_of_starts() -> None:
     assert not {"start", "keep"} & experiment().tables().keys()
     assert experiment("keep.epochs=[1, 3]").tables()["keep"] == {"epochs": [1, 3]}
+
+
+@pytest.mark.parametrize(("model", "strategy"), [("thin-wrn-28-2", "static"), ("wrn-28-2", "dpr")])
+def test_a_preset_may_say_what_a_model_is_trained_with_where_no_strategy_is_asked_for(model, strategy):
+    def stack(*chosen, settings=()):
+        tables = assemble(None, {"model.name": model, "sparsity": "0"}, chosen, settings)
+        return [table["name"] for table in tables["strategy"]]
+
+    assert stack() == [strategy]
+    assert stack("set") == ["set"]

@@ -74,7 +74,7 @@ def test_a_broken_pruning_mask_is_laid_at_the_plugins_door(mask, sentence):
         (np.array([10, 1]), "11 weights in all; 10 are to grow"),
         (np.array([0, 0]), "0 weights in all; 10 are to grow"),
         (np.array([11, -1]), "-1 weights to 'second'"),
-        (np.array([81, 0]), "81 weights to 'first', which has room for 0 to 80"),
+        (np.array([81, 0]), "81 weights to 'first', which has room for 80"),
         (np.array([2**63 + 10, 0], np.uint64), "weights to 'first', which has room"),
         (np.array([10]), "one whole number a tensor, 2"),
         (np.array([[10, 0]]), "one whole number a tensor, 2"),

@@ -11,7 +11,7 @@ from typing import Any
 from sparsecore.errors import InputError
 from sparsecore.experiment.experiment import SECTIONS, Experiment
 from sparsecore.experiment.places import with_absolute_paths
-from sparsecore.experiment.presets import presets
+from sparsecore.experiment.presets import default_stack, presets
 from sparsecore.experiment.rules import DEFAULT_OPTIMIZER
 from sparsecore.experiment.text import as_list, read_toml, toml_value
 
@@ -47,6 +47,8 @@ def assemble(file: Path | None, options: Mapping[str, str], stack: Sequence[str]
         chosen["strategy"] = _as_stack(given["strategy"])
     for name, value in options.items():
         _set(chosen, name, toml_value(value))
+    if not stack and "strategy" not in given and use_presets:
+        stack = default_stack(*(str(chosen[section].get("name")) for section in ("model", "data"))) or ()
     if stack:
         known = chosen["strategy"]
         chosen["strategy"] = {name: known.get(name, {}) for name in _as_stack(list(stack))}

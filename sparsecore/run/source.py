@@ -105,4 +105,4 @@ def _tensors(folder: RunFolder) -> list[dict[str, Any]]:
 
 
 def _told(shape: tuple[int, ...] | None) -> str:
-    return "×".join(map(str, shape)) if shape else "not there"
+    return "×".join(map(str, shape)) if shape else "none"
