@@ -50,12 +50,14 @@ def seen(folder: StudyFolder, data: Mapping[str, Any], title: str = "") -> Seen:
         data: the table of its experiments.
         title: what the user calls the images from now on; what was found or said before, if it is empty.
     """
-    known = _kept(folder.images) or _looked_at(data)
+    kept = _kept(folder.images)
+    known = kept or _looked_at(data)
     if known is None:
         return Seen(title or f"{_title(data)} (images not at hand)")
-    known = attrs.evolve(known, title=title or known.title)
-    write_whole(folder.images, json.dumps(attrs.asdict(known)).encode() + b"\n")
-    return known
+    told = attrs.evolve(known, title=title or known.title)
+    if told != kept:
+        write_whole(folder.images, json.dumps(attrs.asdict(told)).encode() + b"\n")
+    return told
 
 
 def _looked_at(data: Mapping[str, Any]) -> Seen | None:

@@ -1,6 +1,7 @@
 """The figure that answers a study's question: bars, accuracy over places, or accuracy over sparsity."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
 from statistics import fmean, stdev
 from textwrap import fill
 from types import MappingProxyType
@@ -11,7 +12,7 @@ from sparsecore.study.arms import Figure as Kind
 from sparsecore.study.comparison import Compared
 from sparsecore.study.report.account import Account
 from sparsecore.study.report.looks import families, family, full_name
-from sparsecore.study.report.panels import Grid, Picture, by_sparsity, legend_below, picture
+from sparsecore.study.report.panels import Grid, Picture, apart, by_sparsity, legend_below, picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,15 +71,17 @@ def _sparsities(account: Account) -> Picture:
     """Accuracy over sparsity, a line an arm."""
 
     def paint(axes: "Axes", number: int) -> None:  # noqa: ARG001
-        for name, arms in families(account.study).items():
+        every = families(account.study)
+        for shift, (name, arms) in zip(apart(len(every), _room(account.study.sparsities)), every.items(), strict=True):
             rows = [row for row in account.rows if row.cell.arm in arms and row.ours and row.cell.sparsity is not None]
-            _line(axes, [row.cell.sparsity or 0.0 for row in rows], [row.ours for row in rows], account, arms[0], name)
+            at = [(row.cell.sparsity or 0.0) + shift for row in rows]
+            _line(axes, at, [row.ours for row in rows], account, arms[0], name)
         for row in (row for row in account.rows if row.cell.sparsity is None and row.ours):
             _band(axes, row, account)
         axes.set_xticks(account.study.sparsities, [f"{sparsity:g}" for sparsity in account.study.sparsities])
         axes.set_xlabel("sparsity (share of the weights that are not there)")
 
-    caption = f"Symbols and bands: {_SPREAD}."
+    caption = f"Symbols and bands: {_SPREAD}. Symbols of a sparsity are set side by side."
     grid = Grid(("",), 1, (8.4, 5.0))
     return picture(account, "accuracy", account.study.title, caption, grid, paint, _finished(account, legend_below))
 
@@ -136,4 +139,11 @@ def _around(accuracies: Iterable[float]) -> tuple[float, float]:
     """An axis around all of them, from a multiple of a half; differences of tenths would drown on one from zero."""
     lowest, highest = min(accuracies := list(accuracies)), max(accuracies)
     margin = max(0.4, 0.15 * (highest - lowest))
-    return max(0.0, (2 * (lowest - margin)) // 1 / 2), min(101.0, highest + margin)
+    bottom = (2 * (lowest - margin)) // 1 / 2
+    return (bottom if bottom > highest / 4 else 0.0), min(101.0, highest + margin)
+
+
+def _room(sparsities: Sequence[float]) -> float:
+    """A fifth of the least distance between two of them."""
+    ordered = sorted(sparsities)
+    return 0.2 * min((later - earlier for earlier, later in pairwise(ordered)), default=0.01)

@@ -1,6 +1,6 @@
 """What all figures of a study share: a title that tells the protocol, panels side by side, one legend below."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from math import ceil
 from textwrap import fill
 from typing import TYPE_CHECKING, Any, Literal
@@ -9,14 +9,13 @@ import attrs
 
 from sparsecore.report.drawing import Drawing, drawn
 from sparsecore.study.report.account import Account
-from sparsecore.study.report.looks import Look
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
-_LETTERS_AN_INCH = 8.5  # of a title
+_LETTERS_AN_INCH = 10  # of a title
 
 
 @attrs.frozen
@@ -113,7 +112,6 @@ def by_sparsity(account: Account, columns: int, size: tuple[float, float], **mor
     return Grid(tuple(f"sparsity {sparsity:g}" for sparsity in account.study.sparsities), columns, size, **more)
 
 
-def line_look(look: Look, points: int) -> Mapping[str, Any]:
-    """The look as matplotlib's arguments; markers only where they do not run together."""
-    markers = {"marker": look.marker, "markersize": 6} if points <= 40 else {}
-    return {"color": look.colour, **markers}
+def apart(count: int, room: float) -> list[float]:
+    """Shifts that set so many symbols side by side within ``room``, so that none hides another."""
+    return [room * ((place + 0.5) / count - 0.5) for place in range(count)]

@@ -10,7 +10,7 @@ from sparsecore.study.arms import Arm
 from sparsecore.study.courses import Course, Moment
 from sparsecore.study.report.account import Account
 from sparsecore.study.report.looks import families, full_name
-from sparsecore.study.report.panels import Grid, Picture, by_sparsity, legend_below, picture
+from sparsecore.study.report.panels import Grid, Picture, apart, by_sparsity, legend_below, picture
 from sparsecore.study.report.topologies import POINTS, Floats, moving, over
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ def final(account: Account) -> Picture:
         return Picture("final", title, "No trial of a sparse network has finished yet.")
 
     def paint(axes: "Axes", number: int) -> None:
-        for arm in arms:
-            _ends(axes, account, arm, account.courses_of(arm, account.study.sparsities[number]))
+        for shift, arm in zip(apart(len(arms), 0.5), arms, strict=True):
+            _ends(axes, account, arm, account.courses_of(arm, account.study.sparsities[number]), shift)
         axes.set_ylabel("sparsity (% of positions)")
 
     def finish(figure: "Figure", panels: Sequence["Axes"]) -> None:
@@ -57,7 +57,8 @@ def final(account: Account) -> Picture:
         legend_below(figure, panels)
 
     caption = (
-        "Lines join the means of the trials; each symbol is a trial. Arms on a final structure have that of its arm."
+        "Lines join the means of the trials; each symbol is a trial; arms are set side by side. Arms on a final "
+        "structure have that of its arm."
     )
     grid = by_sparsity(account, 1, (10.5, 2.8), extra=(0.4, 3.0), shared="none")
     return picture(account, "final", title, caption, grid, paint, finish)
@@ -125,11 +126,11 @@ def _is_dense(account: Account, arm: Arm) -> bool:
     return all(course.moments[-1].active == course.sizes for course in courses)
 
 
-def _ends(axes: "Axes", account: Account, arm: Arm, courses: Sequence[Course]) -> None:
+def _ends(axes: "Axes", account: Account, arm: Arm, courses: Sequence[Course], shift: float) -> None:
     if not courses:
         return
     ends = np.array([100 * (1 - np.array(course.moments[-1].active) / course.sizes) for course in courses])
-    places, look = np.arange(ends.shape[1]), account.look(arm)
+    places, look = np.arange(ends.shape[1]) + shift, account.look(arm)
     axes.plot(places, ends.mean(axis=0), color=look.colour, linewidth=1.4, marker=look.marker, markersize=4)
     axes.plot([], [], color=look.colour, marker=look.marker, label=full_name(arm))
     for end in ends:
