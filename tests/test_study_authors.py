@@ -15,6 +15,7 @@ from sparsecore.study.comparison import compared
 from sparsecore.study.images import Seen
 
 WRN = {"name": "wrn-28-2", "depth": 28, "width": 2}
+LENET = "lenet-300-100"
 DPR = Arm("dpr", strategy=("dpr",))
 CIFAR = Seen("CIFAR-10", published=True)
 OUR_TRIALS = [93.5, 93.6, 93.9, 93.4, 93.7]
@@ -81,6 +82,12 @@ def test_a_study_that_is_shorter_or_longer_says_so_and_gets_no_verdict(tmp_path,
     rows = beside(tmp_path, **options)
     told = {(row.difference, row.remark) for row in rows if row.theirs}
     assert told == {(None, remark)}
+
+
+def test_where_the_authors_do_not_tell_how_long_they_trained_that_is_said(tmp_path):
+    (dpr,) = beside(tmp_path, images=Seen("MNIST", published=True), **{"data.name": "mnist", "model.name": LENET})
+    assert dpr.theirs == (98.35, 98.53, 98.51, 98.32, 98.51)
+    assert dpr.remark == "for how many epochs the authors trained is not told"
 
 
 def test_other_images_are_never_set_beside_the_published_ones(tmp_path):

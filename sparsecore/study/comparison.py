@@ -74,7 +74,13 @@ def _compared(cell: Cell, tables: Mapping[str, Any], epochs: int, images: Seen) 
     if otherwise:
         return Compared(cell, theirs, remark=otherwise)
     found = difference([100 * accuracy for accuracy in cell.accuracies], theirs)
-    return Compared(cell, theirs, found, "" if len(theirs) > 1 else "the authors' is one trial")
+    return Compared(cell, theirs, found, _to_be_known(authors, theirs))
+
+
+def _to_be_known(authors: Authors, theirs: Sequence[float]) -> str:
+    if len(theirs) < 2:
+        return "the authors' is one trial"
+    return "" if authors.epochs is not None else "for how many epochs the authors trained is not told"
 
 
 def _otherwise(epochs: int, limit: int | None, authors: Authors) -> str:
