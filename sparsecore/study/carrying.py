@@ -69,7 +69,8 @@ def carry_out(trials: Sequence[Trial], folder: StudyFolder, pool: Pool, onlooker
     except BaseException:
         pool.stop()
         raise
-    return Outcome(tuple(failed), tuple(left_out))
+    # in the order of the trials, not in that in which their processes happened to end
+    return Outcome(*(tuple(trial for trial in trials if trial in ended) for ended in (failed, left_out)))
 
 
 def _job(trial: Trial, folder: StudyFolder) -> Job:
