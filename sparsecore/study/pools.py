@@ -59,9 +59,9 @@ class Pool(Protocol):
 
 _POOLS: Mapping[str, str] = MappingProxyType(
     {
-        "local": "sparsecore.study.local:LocalPool",
-        "ray": "sparsecore.study.on_ray:RayPool",
-        "slurm": "sparsecore.study.on_slurm:SlurmPool",
+        "local": "sparsecore.study.local:local_pool",
+        "ray": "sparsecore.study.on_ray:ray_pool",
+        "slurm": "sparsecore.study.on_slurm:slurm_pool",
     }
 )
 
@@ -74,6 +74,6 @@ def pool(name: str, means: Means) -> Pool:
     """
     if name not in _POOLS:
         raise InputError(unknown("place to run on", name, _POOLS))
-    module, _, place = _POOLS[name].partition(":")
-    make: Callable[[Means], Pool] = getattr(import_module(module), place)
+    module, _, maker = _POOLS[name].partition(":")
+    make: Callable[[Means], Pool] = getattr(import_module(module), maker)
     return make(means)

@@ -1,0 +1,139 @@
+"""Trials as tasks of a Ray cluster: an existing one, or one of this machine alone."""
+
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from sparsecore.errors import InputError
+from sparsecore.experiment.structure import structure
+from sparsecore.experiment.text import toml_value
+from sparsecore.study.elsewhere import run_here
+from sparsecore.study.pools import Means, Pool
+from sparsecore.study.side_by_side import LostError, SideBySide
+
+_BYTES_OF_OBJECTS = 2**27
+"""Nothing but exit statuses goes through Ray's memory, of which it would take a third of the machine's."""
+
+_SECONDS_TO_ANSWER = 10.0
+
+
+def _share_or_whole(_: object, attribute: "attrs.Attribute[float]", amount: float) -> None:
+    if amount > 1 and amount % 1:
+        raise InputError(f"Ray gives a part of one or whole ones; given {attribute.name} = {amount:g}")
+
+
+@attrs.frozen
+class RayOptions:
+    """What a trial gets, and where.
+
+    Attributes:
+        address: of an existing cluster, as ``ray.init`` takes it ('auto' for the one of this machine); without one,
+            Ray is started on this machine and ends with the study.
+        cpus: of a trial.
+        gpus: of a trial; 0.25 lets four trials share one.
+    """
+
+    address: str | None = None
+    cpus: float = attrs.field(default=1.0, validator=[attrs.validators.gt(0), _share_or_whole])
+    gpus: float = attrs.field(default=0.0, validator=[attrs.validators.ge(0), _share_or_whole])
+
+    def room(self, resources: Mapping[str, float]) -> int:
+        """How many trials at a time such machines have room for."""
+        wanted = {"CPU": self.cpus, "GPU": self.gpus}
+        return min(int(resources.get(name, 0) / amount) for name, amount in wanted.items() if amount)
+
+
+def ray_pool(means: Means) -> Pool:
+    """As many jobs as there is room for in the cluster, where none are given.
+
+    Raises:
+        InputError: Ray is not installed, there is no cluster at the address, or no trial fits into this machine.
+    """
+    options = structure({key: toml_value(value) for key, value in means.options.items()}, RayOptions, "--on-set")
+    ray = _ray()
+    room = _of_the_cluster(ray, options, options.address) if options.address else _of_this_machine(ray, options)
+    task = ray.remote(num_cpus=options.cpus, num_gpus=options.gpus, max_retries=0)(run_here)
+    return SideBySide(means.jobs or room, lambda job: _Task(ray, task.remote(job, Path.cwd())))
+
+
+@attrs.frozen(eq=False)
+class _Task:
+    """See :class:`sparsecore.study.side_by_side.Started`."""
+
+    ray: Any
+    reference: Any
+
+    def wait(self) -> int:
+        try:
+            status: int = self.ray.get(self.reference)
+        except self.ray.exceptions.RayError as error:
+            raise LostError(f"Ray lost this trial: {error}") from error
+        return status
+
+    def end(self) -> None:
+        # less than force would wait for the trial to end by itself
+        self.ray.cancel(self.reference, force=True)
+
+
+def _ray() -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a study is nobody else's business
+    try:
+        import ray
+    except ImportError:
+        raise InputError("`--on ray` needs Ray: pip install 'sparsecore-engine[ray]'") from None
+    return ray
+
+
+def _of_this_machine(ray: Any, options: RayOptions) -> int:
+    """Start Ray, which ends with this process; how many trials have room."""
+    _start(ray)
+    there = ray.cluster_resources()
+    room = options.room(there)
+    if not room:
+        raise InputError(
+            f"a trial is to get {options.cpus:g} CPUs and {options.gpus:g} GPUs; Ray finds {there.get('CPU', 0):g} and "
+            f"{there.get('GPU', 0):g} on this machine"
+        )
+    return room
+
+
+def _start(ray: Any) -> None:
+    # otherwise Ray writes one into the home folder
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    try:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            object_store_memory=_BYTES_OF_OBJECTS,
+            logging_level=logging.ERROR,
+            log_to_driver=False,  # trials have logs of their own
+        )
+    except Exception as error:  # which is all that Ray says of its kind
+        raise InputError(f"Ray does not start on this machine: {error}") from error
+
+
+def _of_the_cluster(ray: Any, options: RayOptions, address: str) -> int:
+    """Join the cluster; how many trials have room, or 1 where there are no such machines yet."""
+    _check_answers(address)
+    try:
+        ray.init(address=address, logging_level=logging.WARNING)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"there is no Ray cluster to be had at {address!r}: {error}") from error
+    return max(1, options.room(ray.cluster_resources()))
+
+
+def _check_answers(address: str) -> None:
+    """Ray would try for minutes, and then end the process."""
+    host, _, port = address.rpartition("/")[2].rpartition(":")
+    if not (host and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host, int(port)), _SECONDS_TO_ANSWER).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(f"no Ray cluster answers at {address!r}: {error}") from error

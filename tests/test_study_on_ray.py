@@ -1,0 +1,153 @@
+"""``sparsecore study --on ray``, on this machine."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from command_line import said, sparsecore
+from test_study_running import until, written
+
+from sparsecore.errors import InputError
+from sparsecore.study.on_ray import RayOptions
+from sparsecore.study.pools import Means, pool
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """Where Ray may write; a path that is short enough for its sockets."""
+    pytest.importorskip("ray")
+    home = tmp_path_factory.mktemp("home")
+    with tempfile.TemporaryDirectory() as folder:
+        yield {"RAY_TMPDIR": folder, "HOME": str(home)}
+
+
+@pytest.fixture(scope="module")
+def carried_out(environment, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    file = written(folder)
+    # paths that are relative to where the study is called
+    file.write_text(file.read_text().replace(f"{folder}/", ""))
+    command = ("study", "own.toml", "--out", "out", "--jobs", 2, "--on", "ray", "--on-set", "cpus=0.5", "--json")
+    done = sparsecore(*command, cwd=folder, **environment)
+    skip_where_ray_is_too_slow(done.stderr)
+    return folder, done
+
+
+def skip_where_ray_is_too_slow(told: str) -> None:
+    """It gives itself half a minute, which cannot be changed."""
+    if "Ray does not start on this machine" in told and "timed out during startup" in told:
+        pytest.skip("Ray takes too long to start on this machine")
+
+
+def test_all_trials_run_on_ray_and_one_that_fails_is_named(carried_out):
+    folder, done = carried_out
+    assert done.returncode == 1, done.stderr
+    told = json.loads(done.stdout)
+    assert {cell["arm"]: len(cell["accuracies"]) for cell in told["cells"]} == {
+        "dpr": 1,
+        "final": 1,
+        "failing": 0,
+        "after-failing": 0,
+    }
+    assert told["failed"] == ["failing-at-0.8-trial-0"]
+    assert told["left_out"] == ["after-failing-at-0.8-trial-0"]
+    assert "this arm fails in its fifth step" in (folder / "out/logs/failing-at-0.8-trial-0.log").read_text()
+
+
+def test_an_arm_on_ray_starts_when_the_one_that_it_starts_from_has_ended(carried_out):
+    folder, _ = carried_out
+    ends = [
+        json.loads((folder / f"out/runs/{arm}-at-0.8-trial-0/result.json").read_text())["topology_sha256"]
+        for arm in ("dpr", "final")
+    ]
+    assert ends[0] == ends[1]
+
+
+def test_ray_is_quiet_and_leaves_nothing_in_the_home_folder(carried_out, environment):
+    _, done = carried_out
+    assert all(line.startswith(("sparsecore: ", "report: ")) for line in done.stderr.splitlines()), done.stderr
+    assert not (Path(environment["HOME"]) / ".ray").exists()
+    assert processes(environment["RAY_TMPDIR"]) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_worker_that_dies_fails_its_trial_alone_and_stopping_leaves_no_process_behind(environment, tmp_path):
+    arguments = ["study", str(written(tmp_path, epochs=2_000)), "--out", str(tmp_path / "out")]
+    study = subprocess.Popen(
+        [sys.executable, "-m", "sparsecore", *arguments, "--trials", "2", "--jobs", "1", "--on", "ray"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+        start_new_session=True,
+    )
+    try:
+        first, second = (tmp_path / f"out/runs/dpr-at-0.8-trial-{number}/metrics.jsonl" for number in range(2))
+        until(lambda: study.poll() is not None or is_learning(first))
+        if study.poll() is not None:
+            told = study.stderr.read()
+            skip_where_ray_is_too_slow(told)
+            pytest.fail(told)
+        os.kill(parent_of(str(first.parent)), signal.SIGKILL)
+        until(lambda: is_learning(second))
+        os.killpg(study.pid, signal.SIGINT)
+        assert study.wait(60) == 130
+    finally:
+        study.kill()
+        _, told = study.communicate()
+    assert "dpr-at-0.8-trial-0: failed" in told
+    assert "Ray lost this trial" in (tmp_path / "out/logs/dpr-at-0.8-trial-0.log").read_text()
+    until(lambda: not processes(str(tmp_path)) and not processes(environment["RAY_TMPDIR"]))
+
+
+def is_learning(metrics: Path) -> bool:
+    return metrics.exists() and metrics.read_bytes().count(b"\n") >= 2
+
+
+def processes(text: str) -> list[str]:
+    """Parent and command of the processes with this text in their command, but for those that have ended."""
+    listed = subprocess.run(["ps", "-wweo", "ppid,args"], capture_output=True, text=True, check=True).stdout
+    return [line for line in listed.splitlines() if text in line and "defunct" not in line]
+
+
+def parent_of(run: str) -> int:
+    (process,) = (line for line in processes(run) if "sparsecore.study.worker" in line)
+    return int(process.split()[0])
+
+
+def test_what_a_trial_cannot_get_is_a_sentence():
+    def refused(*means: str) -> str:
+        options = [part for one in means for part in ("--on-set", one)]
+        return said(sparsecore("study", "fig1a", "--on", "ray", *options))
+
+    assert "no key named 'gpu'; known: address, cpus, gpus" in refused("gpu=1")
+    assert "Ray gives a part of one or whole ones; given gpus = 1.5" in refused("gpus=1.5")
+
+
+def test_no_cluster_at_the_address_is_a_sentence_and_not_minutes_of_waiting():
+    pytest.importorskip("ray")
+    with pytest.raises(InputError, match=r"no Ray cluster answers at '127\.0\.0\.1:1'"):
+        pool("ray", Means(options={"address": "127.0.0.1:1"}))
+
+
+def test_without_ray_the_sentence_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r"`--on ray` needs Ray: pip install 'sparsecore-engine\[ray\]'"):
+        pool("ray", Means())
+
+
+@pytest.mark.parametrize(
+    ("options", "resources", "trials"),
+    [
+        (RayOptions(), {"CPU": 16.0}, 16),
+        (RayOptions(gpus=0.25), {"CPU": 16.0, "GPU": 2.0}, 8),
+        (RayOptions(gpus=0.25, cpus=4), {"CPU": 16.0, "GPU": 2.0}, 4),
+        (RayOptions(gpus=1), {"CPU": 16.0}, 0),
+    ],
+)
+def test_as_many_trials_as_there_is_room_for(options, resources, trials):
+    assert options.room(resources) == trials

@@ -1,0 +1,144 @@
+"""``sparsecore study --on slurm``: on this machine, as submitit runs jobs there, and with what is told to Slurm."""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command_line import said, sparsecore
+from test_study_running import until, written
+
+from sparsecore.errors import InputError
+from sparsecore.study.pools import Means, pool
+
+HERE = ("--on", "slurm", "--on-set", "cluster=local")
+SLURM = {
+    # the jobs' files say all that is asked of Slurm
+    "sbatch": 'SLURM_JOB_ID=$$ setsid sh "$1" > /dev/null 2>&1 & echo "Submitted batch job $$"',
+    "srun": 'while [ "${1#--}" != "$1" ]; do [ "$1" = --unbuffered ] || shift; shift; done; exec "$@"',
+    "sacct": 'echo "JobID|State|NodeList"',
+}
+"""As much of Slurm as a study needs where nothing goes wrong: jobs run at once, on this machine."""
+
+
+@pytest.fixture(scope="module")
+def carried_out(tmp_path_factory):
+    pytest.importorskip("submitit")
+    folder = tmp_path_factory.mktemp("study")
+    file = written(folder)
+    # paths that are relative to where the study is called
+    file.write_text(file.read_text().replace(f"{folder}/", ""))
+    return folder, sparsecore("study", "own.toml", "--out", "out", "--jobs", 2, *HERE, "--json", cwd=folder)
+
+
+def test_all_trials_run_as_jobs_and_one_that_fails_is_named(carried_out):
+    folder, done = carried_out
+    assert done.returncode == 1, done.stderr
+    told = json.loads(done.stdout)
+    assert {cell["arm"]: len(cell["accuracies"]) for cell in told["cells"]} == {
+        "dpr": 1,
+        "final": 1,
+        "failing": 0,
+        "after-failing": 0,
+    }
+    assert told["failed"] == ["failing-at-0.8-trial-0"]
+    assert told["left_out"] == ["after-failing-at-0.8-trial-0"]
+    assert "this arm fails in its fifth step" in (folder / "out/logs/failing-at-0.8-trial-0.log").read_text()
+    assert all(line.startswith(("sparsecore: ", "report: ")) for line in done.stderr.splitlines()), done.stderr
+
+
+def test_an_arm_starts_when_the_job_that_it_starts_from_has_ended(carried_out):
+    folder, _ = carried_out
+    ends = [
+        json.loads((folder / f"out/runs/{arm}-at-0.8-trial-0/result.json").read_text())["topology_sha256"]
+        for arm in ("dpr", "final")
+    ]
+    assert ends[0] == ends[1]
+
+
+def test_a_trial_goes_on_where_its_machine_is_taken_away_and_stopping_leaves_no_process_behind(tmp_path):
+    pytest.importorskip("submitit")
+    arguments = ["study", str(written(tmp_path, epochs=2_000)), "--out", str(tmp_path / "out"), "--jobs", "2", *HERE]
+    study = subprocess.Popen([sys.executable, "-m", "sparsecore", *arguments], stderr=subprocess.DEVNULL)
+    try:
+        metrics = tmp_path / "out/runs/dpr-at-0.8-trial-0/metrics.jsonl"
+        until(lambda: len(epochs(metrics)) >= 5)
+        (first,) = submitted("dpr-at-0.8-trial-0", tmp_path)
+        os.kill(first, signal.SIGUSR2)
+        until(lambda: submitted("dpr-at-0.8-trial-0", tmp_path) not in ([], [first]))
+        after = len(epochs(metrics))
+        until(lambda: len(epochs(metrics)) > after + 2)
+        assert epochs(metrics) == list(range(1, len(epochs(metrics)) + 1))
+        study.send_signal(signal.SIGINT)
+        assert study.wait(60) == 130
+    finally:
+        study.kill()
+        study.wait(60)
+    until(lambda: not processes(str(tmp_path)))
+
+
+def epochs(metrics: Path) -> list[int]:
+    lines = metrics.read_text().splitlines(keepends=True) if metrics.exists() else []
+    return [json.loads(line)["epoch"] for line in lines if line.endswith("\n")]
+
+
+def processes(text: str) -> list[str]:
+    """Number and command of the processes with this text in their command."""
+    listed = subprocess.run(["ps", "-wweo", "pid,args"], capture_output=True, text=True, check=True).stdout
+    return [line for line in listed.splitlines() if text in line]
+
+
+def submitted(trial: str, folder: Path) -> list[int]:
+    """The process that Slurm would send its signals to, while there is one."""
+    found = [line for line in processes(str(folder)) if "submitit.core._submit" in line and trial in line]
+    return [int(line.split()[0]) for line in found]
+
+
+def test_the_options_are_what_slurm_is_asked_for(tmp_path):
+    pytest.importorskip("submitit")
+    for name, what in SLURM.items():
+        program = tmp_path / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f"#!/bin/sh\n{what}\n")
+        program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    asked = {"partition": "gpus", "account": "lab", "qos": "long", "constraint": "a100", "time": "90"}
+    given = {**asked, "cpus": "4", "gpus": "1", "memory": "2.5"}
+    options = [part for key, value in given.items() for part in ("--on-set", f"{key}={value}")]
+    out = tmp_path / "out"
+    path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    done = sparsecore("study", written(tmp_path), "--out", out, "--on", "slurm", *options, "--json", PATH=path)
+    assert [len(cell["accuracies"]) for cell in json.loads(done.stdout)["cells"]] == [1, 1, 0, 0], done.stderr
+    (script,) = (out / "logs/submitit/final-at-0.8-trial-0").glob("*_submission.sh")
+    lines = script.read_text().splitlines()
+    assert {f"#SBATCH --{key}={value}" for key, value in asked.items()} <= {*lines}
+    assert {"#SBATCH --cpus-per-task=4", "#SBATCH --gpus-per-node=1", "#SBATCH --mem=2560MB"} <= {*lines}
+    assert "#SBATCH --job-name=final-at-0.8-trial-0" in lines
+    (srun,) = (line for line in lines if line.startswith("srun"))
+    assert "--cpus-per-task 4" in srun
+
+
+def test_what_slurm_cannot_be_asked_for_is_a_sentence(tmp_path):
+    def refused(*means: str) -> str:
+        options = [part for one in means for part in ("--on-set", one)]
+        return said(sparsecore("study", "fig1a", "--out", tmp_path / "out", "--on", "slurm", *options))
+
+    assert "no key named 'gpu'; known: cluster, partition, account" in refused("gpu=1")
+    assert "one of 'slurm', 'local' was expected, given 'moon'" in refused("cluster=moon")
+    assert "'time' must be >= 1" in refused("time=0")
+
+
+def test_without_slurm_on_the_machine_the_sentence_says_how_to_try(monkeypatch):
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(InputError, match=r"this machine has no Slurm: .* --on-set cluster=local"):
+        pool("slurm", Means())
+
+
+def test_without_submitit_the_sentence_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(InputError, match=r"`--on slurm` needs submitit: pip install 'sparsecore-engine\[slurm\]'"):
+        pool("slurm", Means())

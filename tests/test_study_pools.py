@@ -1,0 +1,94 @@
+"""Pools of trials: so many at a time, what is lost is a failure, and nothing starts once they are stopped."""
+
+import threading
+
+import attrs
+import pytest
+
+from sparsecore.errors import InputError
+from sparsecore.study.pools import Job, Means, pool
+from sparsecore.study.side_by_side import LostError, SideBySide
+
+
+@attrs.define(eq=False)
+class Gate:
+    """A job that is going on until it is let through, or ended."""
+
+    status: int = 0
+    opened: threading.Event = attrs.field(factory=threading.Event)
+
+    def wait(self) -> int:
+        assert self.opened.wait(60)
+        return self.status
+
+    def end(self) -> None:
+        self.status = -15
+        self.opened.set()
+
+
+@pytest.fixture
+def job(tmp_path):
+    return Job("trial", ("true",), tmp_path / "trial.log")
+
+
+def test_so_many_run_at_a_time_in_the_order_in_which_they_are_given(tmp_path):
+    gates = {name: Gate() for name in "abc"}
+    started, two_are_there = [], threading.Semaphore(0)
+
+    def start(job):
+        started.append(job.name)
+        two_are_there.release()
+        return gates[job.name]
+
+    side_by_side = SideBySide(2, start)
+    futures = [side_by_side.submit(Job(name, ("true",), tmp_path / name)) for name in gates]
+    for _ in range(2):
+        assert two_are_there.acquire(timeout=60)
+    assert started == ["a", "b"]
+    gates["b"].opened.set()
+    assert two_are_there.acquire(timeout=60)
+    assert started == ["a", "b", "c"]
+    gates["a"].opened.set()
+    gates["c"].opened.set()
+    assert [future.result(60) for future in futures] == [0, 0, 0]
+
+
+def test_stopping_ends_what_runs_and_starts_nothing_more(job):
+    is_started = threading.Event()
+    started = []
+
+    def start(_):
+        started.append(Gate())
+        is_started.set()
+        return started[-1]
+
+    side_by_side = SideBySide(1, start)
+    running, waiting = side_by_side.submit(job), side_by_side.submit(job)
+    assert is_started.wait(60)
+    side_by_side.stop()
+    assert running.result(60) == -15
+    assert len(started) == 1
+    assert waiting.cancelled() or waiting.result(60) == -1
+
+
+def test_a_job_that_cannot_be_started_is_a_failure_and_its_log_says_why(job):
+    def start(_):
+        raise LostError("there is no partition of this name")
+
+    assert SideBySide(1, start).submit(job).result(60) == -1
+    assert job.log.read_text() == "there is no partition of this name\n"
+
+
+def test_a_job_that_is_lost_is_a_failure_and_its_log_keeps_what_it_said(job):
+    class Lost(Gate):
+        def wait(self):
+            raise LostError("the machine went away")
+
+    job.log.write_text("epoch 1\n")
+    assert SideBySide(1, lambda _: Lost()).submit(job).result(60) == -1
+    assert job.log.read_text() == "epoch 1\nthe machine went away\n"
+
+
+def test_the_local_pool_takes_no_options():
+    with pytest.raises(InputError, match="the local pool has no options; given gpus"):
+        pool("local", Means(options={"gpus": "1"}))
