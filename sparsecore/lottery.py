@@ -16,6 +16,9 @@ from sparsecore.errors import InputError
 from sparsecore.experiment.assembly import Tables
 from sparsecore.experiment.experiment import Experiment
 
+FILE = "lottery.toml"
+"""What a lottery's folder has beside its runs."""
+
 
 def _check_share(_: object, __: object, share: float) -> None:
     if not 0 < share < 1:

@@ -4,6 +4,7 @@ import builtins
 import re
 from collections.abc import Mapping
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from string import Template
 from types import MappingProxyType
@@ -102,6 +103,11 @@ def _checked(name: str, templates: Mapping[str, str]) -> Names:
     if entry is not None:
         raise InputError(f"a strategy named {name!r} is installed already: {entry.value}; choose another name")
     names = Names(name)
+    if find_spec(names.module) is not None:
+        raise InputError(
+            f"the module of a strategy named {name!r} would be {names.module}, and there is one already; choose "
+            "another name"
+        )
     if names.title in _taken(templates) or names.title.startswith("Test"):
         raise InputError(
             f"the class of a strategy named {name!r} would be {names.title}, which means something else in Python, in "

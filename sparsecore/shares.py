@@ -60,12 +60,6 @@ def whole_numbers(numbers: Sequence[float]) -> list[int]:
     return [numerator * (common // denominator) for numerator, denominator in ratios]
 
 
-def within_room(wanted: Counts, room: Counts) -> Counts:
-    """What each tensor wants, capped by its room; the excess goes, in proportion, to those that have room left."""
-    given = np.minimum(wanted, room)
-    return given + shares(int(wanted.sum() - given.sum()), wanted, room - given)
-
-
 def _whole(given: Sequence[int] | Counts) -> list[int]:
     try:
         numbers = [operator.index(number) for number in given]

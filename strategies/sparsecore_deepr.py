@@ -19,7 +19,7 @@ from sparsecore.memory import per_weight
 from sparsecore.randomness import Randomness
 from sparsecore.reallocation import Reallocation
 from sparsecore.schedules import Every, Piecewise, Schedule, as_schedule
-from sparsecore.shares import Counts, within_room
+from sparsecore.shares import Counts, shares
 from sparsecore.signs import fixed_signs, noise
 from sparsecore.topology import Topology
 
@@ -107,9 +107,9 @@ class DeepRewiring:
         return values * memory.signs >= 0
 
     @hookimpl
-    def allocate(self, pruned: Counts, room: Counts, layout: Layout, random: Randomness) -> Counts:
+    def allocate(self, total: int, pruned: Counts, room: Counts, layout: Layout, random: Randomness) -> Counts:
         """As many wake as went dormant, wherever chance has it within the scope."""
-        return _SCOPES[self.scope](pruned, room, layout, random)
+        return _SCOPES[self.scope](total, pruned, room, layout, random)
 
     @hookimpl
     def remember(self, reallocation: Reallocation, memory: Signs, random: Randomness) -> Signs:
@@ -119,24 +119,24 @@ class DeepRewiring:
         return Signs(arrays.put(memory.signs, reallocation.grown_slots, fixed_signs(grown, random)))
 
 
-def _anywhere(pruned: Counts, room: Counts, layout: Layout, random: Randomness) -> Counts:
-    """As many as were pruned, drawn from all dormant connections of the network alike."""
+def _anywhere(total: int, pruned: Counts, room: Counts, layout: Layout, random: Randomness) -> Counts:  # noqa: ARG001
+    """As many as are to grow, drawn from all dormant connections of the network alike."""
     # in the order of names, so that the draw does not depend on the order of the tensors
     order = np.argsort(layout.names)
     ends = np.cumsum(room[order])
-    ranks = draw_ranks(random.generator("woken tensors"), int(ends[-1]), int(pruned.sum()))
+    ranks = draw_ranks(random.generator("woken tensors"), int(ends[-1]), total)
     counts = np.empty_like(room)
     counts[order] = np.diff(np.searchsorted(ranks, ends, "left"), prepend=0)
     return counts
 
 
-def _same_tensor(pruned: Counts, room: Counts, layout: Layout, random: Randomness) -> Counts:  # noqa: ARG001
+def _same_tensor(total: int, pruned: Counts, room: Counts, layout: Layout, random: Randomness) -> Counts:  # noqa: ARG001
     """As many in each tensor as went dormant there."""
-    return within_room(pruned, room)
+    return shares(total, pruned, room)
 
 
 _SHARES: Mapping[str, Literal["pruned"] | None] = MappingProxyType({"network": None, "tensor": "pruned"})
 
-_SCOPES: Mapping[str, Callable[[Counts, Counts, Layout, Randomness], Counts]] = MappingProxyType(
+_SCOPES: Mapping[str, Callable[[int, Counts, Counts, Layout, Randomness], Counts]] = MappingProxyType(
     {"network": _anywhere, "tensor": _same_tensor}
 )

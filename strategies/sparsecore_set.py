@@ -17,7 +17,7 @@ from sparsecore.randomness import Randomness
 from sparsecore.ranking import smallest
 from sparsecore.schedules import Every
 from sparsecore.settings import as_written
-from sparsecore.shares import Counts, within_room
+from sparsecore.shares import Counts, shares
 from sparsecore.topology import Topology
 
 
@@ -72,9 +72,9 @@ class SparseEvolution:
         return topology.all_but(arrays.concatenate(dropped))
 
     @hookimpl
-    def allocate(self, pruned: Counts, room: Counts) -> Counts:
+    def allocate(self, total: int, pruned: Counts, room: Counts) -> Counts:
         """As many in each tensor as it lost."""
-        return within_room(pruned, room)
+        return shares(total, pruned, room)
 
 
 def _signed(values: Array, fraction: float, arrays: Arrays) -> tuple[Array, ...]:

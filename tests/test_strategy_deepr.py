@@ -9,7 +9,7 @@ import math
 import attrs
 import numpy as np
 import pytest
-from engine_examples import TWO_TENSORS, engine, normal_values, topologies, topology, values_of
+from engine_examples import TWO_TENSORS, engine, normal_values, plugin, topologies, topology, values_of
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
@@ -202,6 +202,17 @@ def test_dormant_connections_wake_in_the_same_tensor_by_option():
     layout = Layout.of({"z": (1000,), "a": (20, 100), "m": (30, 100)})
     woken = woken_by_tensor(layout, [*range(500), 1000, 3000], scope="tensor", seeds=20)
     assert woken.tolist() == [60, 0, 0]
+
+
+@pytest.mark.parametrize("scope", ["network", "tensor"])
+def test_above_a_strategy_that_becomes_sparser_as_many_wake_as_that_one_asks_for(scope):
+    below = plugin(target_size=lambda survivors: int(survivors.sum()) + 3)
+    algorithm = engine(TWO_TENSORS, {"below": below, "deepr": DeepRewiring(scope=scope)})
+    state = algorithm.start(0.5)
+    values = algorithm.start_values(state, normal_values(state.topology))
+    asleep = np.arange(len(values)) % 10 == 0
+    after, moved = algorithm.update(state, np.where(asleep, -values, values))
+    assert (moved.moved, after.topology.size) == (asleep.sum(), len(values) - asleep.sum() + 3)
 
 
 def test_updates_are_due_in_every_step():

@@ -18,14 +18,12 @@ from sparsecore.cli.options import Given
 from sparsecore.errors import InputError
 from sparsecore.experiment.experiment import Experiment
 from sparsecore.experiment.structure import structure, unstructure
-from sparsecore.lottery import Leg, Lottery
+from sparsecore.lottery import FILE, Leg, Lottery
 from sparsecore.ranks import Ranks
 from sparsecore.run.files import write_whole
 from sparsecore.run.folder import RunFolder, free_run_folder
 from sparsecore.run.identity import identity
 from sparsecore.run.setup import Setup, ask_model
-
-_FILE = "lottery.toml"
 
 
 @attrs.frozen(eq=False)
@@ -140,9 +138,9 @@ def _lottery(known: Mapping[str, Any]) -> Lottery:
 def _agreeing(known: Mapping[str, Any], folder: RunFolder) -> Lottery:
     """The lottery that was begun in the folder, perhaps with other rounds, or with controls from now on."""
     try:
-        begun = structure(tomllib.loads((folder.path / _FILE).read_text("utf-8")), Lottery, _FILE)
+        begun = structure(tomllib.loads((folder.path / FILE).read_text("utf-8")), Lottery, FILE)
     except (OSError, ValueError) as error:
-        raise InputError(f"{folder.path} is the folder of no lottery: {_FILE} cannot be read ({error})") from error
+        raise InputError(f"{folder.path} is the folder of no lottery: {FILE} cannot be read ({error})") from error
     asked = structure({**unstructure(begun), **known}, Lottery, "lottery")
     for name in ("prune", "rewind"):
         there, here = getattr(begun, name), getattr(asked, name)
@@ -155,6 +153,6 @@ def _keep(planned: Plan) -> None:
     """The lottery's own files, before its first run."""
     content = tomli_w.dumps(unstructure(planned.lottery)).encode()
     if planned.folder.path.exists():
-        write_whole(planned.folder.path / _FILE, content)
+        write_whole(planned.folder.path / FILE, content)
     else:
-        planned.folder.create(planned.dense.tables(), {_FILE: content})
+        planned.folder.create(planned.dense.tables(), {FILE: content})

@@ -6,10 +6,12 @@ from pathlib import Path
 import attrs
 import click
 
+from sparsecore import lottery
 from sparsecore.cli.asking import Asked, begun_before, new, resumed
 from sparsecore.cli.carrying import lead, ranks_for, take_part
 from sparsecore.cli.options import Given, describes_experiment, sets_and_tells
 from sparsecore.cli.tables import print_run
+from sparsecore.errors import InputError
 from sparsecore.run.setup import Setup
 
 
@@ -33,6 +35,8 @@ def train(
     FILE is an experiment in TOML. What neither it nor an option says comes from the presets for model and data. A
     plugin is named by its installed name, as package.module:Object or as file.py:Object.
     """
+    if resume and out and (out / lottery.FILE).exists():
+        raise InputError(f"{out} is the folder of a lottery; it goes on with: sparsecore lottery --resume --out {out}")
     asking = resumed if resume else new
     given = Given.of(begun_before(out) if resume and file is None else file, options, stack, settings)
     ranks = ranks_for(given.tables())

@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 
+from sparsecore import lottery
 from sparsecore.arrays import Arrays
 from sparsecore.errors import InputError
 from sparsecore.experiment.experiment import Experiment
@@ -45,6 +46,8 @@ class Source:
         folder = RunFolder(Path(path))
         if not folder.path.exists():
             raise InputError(f"start.run is the folder of a finished run; there is none at {folder.path}")
+        if (folder.path / lottery.FILE).exists():
+            raise InputError(f"{folder.path} is the folder of a lottery; give one of its runs, such as round-1 in it")
         experiment = Experiment.of(folder.read_tables())
         end = read_checkpoint(folder.checkpoint) if folder.checkpoint.exists() else None
         done = end.facts["last"]["epoch"] if end and end.facts["last"] else 0
