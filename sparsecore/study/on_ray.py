@@ -6,6 +6,7 @@ import secrets
 import socket
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import attrs
@@ -21,6 +22,8 @@ _BYTES_OF_OBJECTS = 2**27
 """Nothing but exit statuses goes through Ray's memory, of which it would take a third of the machine's."""
 
 _SECONDS_TO_ANSWER = 10.0
+_QUIET: Mapping[str, Any] = MappingProxyType({"logging_level": logging.ERROR, "log_to_driver": False})
+"""Standard output is the study's, and trials have logs of their own."""
 
 
 def _share_or_whole(_: object, attribute: "attrs.Attribute[float]", amount: float) -> None:
@@ -50,16 +53,26 @@ class RayOptions:
 
 
 def ray_pool(means: Means) -> Pool:
-    """As many jobs as there is room for in the cluster, where none are given.
+    """As many jobs as there is room for, where no number is given.
 
     Raises:
-        InputError: Ray is not installed, there is no cluster at the address, or no trial fits into this machine.
+        InputError: Ray is not installed or does not start, there is no cluster at the address, or there is no room for
+            a trial; a cluster that may grow, because a number of jobs is given, is joined all the same.
     """
     options = structure({key: toml_value(value) for key, value in means.options.items()}, RayOptions, "--on-set")
     ray = _ray()
-    room = _of_the_cluster(ray, options, options.address) if options.address else _of_this_machine(ray, options)
+    if options.address:
+        _join(ray, options.address)
+    else:
+        _start(ray)
+    there = ray.cluster_resources()
+    if not options.room(there) and not (options.address and means.jobs):
+        raise InputError(
+            f"a trial is to get {options.cpus:g} CPUs and {options.gpus:g} GPUs; Ray has {there.get('CPU', 0):g} and "
+            f"{there.get('GPU', 0):g} (for a cluster that grows, give --jobs)"
+        )
     task = ray.remote(num_cpus=options.cpus, num_gpus=options.gpus, max_retries=0)(run_here)
-    return SideBySide(means.jobs or room, lambda job: _Task(ray, task.remote(job, Path.cwd())))
+    return SideBySide(means.jobs or options.room(there), lambda job: _Task(ray, task.remote(job, Path.cwd())))
 
 
 @attrs.frozen(eq=False)
@@ -90,20 +103,8 @@ def _ray() -> Any:
     return ray
 
 
-def _of_this_machine(ray: Any, options: RayOptions) -> int:
-    """Start Ray, which ends with this process; how many trials have room."""
-    _start(ray)
-    there = ray.cluster_resources()
-    room = options.room(there)
-    if not room:
-        raise InputError(
-            f"a trial is to get {options.cpus:g} CPUs and {options.gpus:g} GPUs; Ray finds {there.get('CPU', 0):g} and "
-            f"{there.get('GPU', 0):g} on this machine"
-        )
-    return room
-
-
 def _start(ray: Any) -> None:
+    """Start Ray on this machine; it ends with this process."""
     # otherwise Ray writes one into the home folder
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     try:
@@ -111,21 +112,18 @@ def _start(ray: Any) -> None:
             address="local",
             include_dashboard=False,
             object_store_memory=_BYTES_OF_OBJECTS,
-            logging_level=logging.ERROR,
-            log_to_driver=False,  # trials have logs of their own
+            **_QUIET,
         )
     except Exception as error:  # which is all that Ray says of its kind
         raise InputError(f"Ray does not start on this machine: {error}") from error
 
 
-def _of_the_cluster(ray: Any, options: RayOptions, address: str) -> int:
-    """Join the cluster; how many trials have room, or 1 where there are no such machines yet."""
+def _join(ray: Any, address: str) -> None:
     _check_answers(address)
     try:
-        ray.init(address=address, logging_level=logging.WARNING)
+        ray.init(address=address, **_QUIET)
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(f"there is no Ray cluster to be had at {address!r}: {error}") from error
-    return max(1, options.room(ray.cluster_resources()))
 
 
 def _check_answers(address: str) -> None:
