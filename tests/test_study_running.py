@@ -169,7 +169,7 @@ def test_a_study_that_is_stopped_leaves_no_process_behind_and_goes_on(by, tmp_pa
 
 def trained_in(folder: Path) -> list[str]:
     """The processes that have the folder in their command."""
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["ps", "-wweo", "args"], capture_output=True, text=True, check=True).stdout
     return [line for line in listed.splitlines() if str(folder) in line and "worker" in line]
 
 

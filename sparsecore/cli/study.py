@@ -96,7 +96,7 @@ def _carry_out(
         with shown(Told(runs, folder, place.jobs)) as onlooker:
             outcome = carry_out(runs, folder, place, onlooker)
     except KeyboardInterrupt:
-        again = f"sparsecore study {context.info_name} --resume --out {folder.path}"
+        again = f"sparsecore study {context.info_name} --resume --out {folder.path} --on {where}"
         click.echo(f"sparsecore: stopped; continue with: {again}", err=True)
         raise
     tell(asked, folder, outcome, as_json=as_json)
