@@ -234,6 +234,20 @@ class ByRoom(Sound):
         return shares(total, room, room)
 
 
+@defect("shares out one place fewer than there are, which may be too few", "no-errors")
+class RoomLessOne(Sound):
+    @hookimpl
+    def allocate(self, total, survivors, room):
+        return shares(total, survivors, np.maximum(room - 1, 0))
+
+
+@defect("shares out by numbers that may be negative", "no-errors")
+class NegativeShares(Sound):
+    @hookimpl
+    def allocate(self, total, pruned, room):
+        return shares(total, pruned - 1, room)
+
+
 # growth
 
 

@@ -1,7 +1,6 @@
 """Finding out whether a promise holds: drawn examples, and the smallest one where it does not."""
 
 import unittest
-from collections.abc import Iterable
 from enum import Enum
 from typing import Any
 
@@ -11,12 +10,11 @@ from hypothesis.errors import Flaky, Unsatisfiable
 
 from sparsecore.errors import DivergedError, InputError, InvariantError, NoRoomError
 from sparsecore.testing.promises import BrokenError, NotJudgedError, Promise
+from sparsecore.testing.refusals import hook_of
+from sparsecore.testing.shrinking import Shrinking
 
 DEFAULT_EXAMPLES = 100
 """Examples a promise; enough for every mutant of the kit's own tests."""
-
-_RAISED_IN_A_HOOK = "raised in the hook "
-"""How the note begins that the engine adds to an error of a plugin's."""
 
 
 class Outcome(Enum):
@@ -104,9 +102,6 @@ class _GivenUp(unittest.SkipTest):
 _HOPELESS = 100
 """Examples that cannot be judged, with none before that could."""
 
-_SHRINKS = 300
-"""Examples tried from the first broken one on; hypothesis alone would take minutes for the last bit."""
-
 
 class _Trial:
     """What has been seen so far of one promise."""
@@ -115,18 +110,17 @@ class _Trial:
         self._promise, self._subject = promise, subject
         self.judged, self.reason, self.broken_by = 0, "no example was found", None
         self.refused_only, self._stopped = True, 0
-        self._broken: set[str] = set()
-        self._shrinks = 0
+        self._shrinking = Shrinking()
 
     def __call__(self, example: Any) -> None:
-        self._shrinks += bool(self._broken)
-        if self._shrinks > _SHRINKS and repr(example) not in self._broken:
-            return  # whatever is new counts as kept, so that the shrinking ends with what is known
+        self._shrinking.begin()
+        if not self._shrinking.is_worth_trying(repr(example)):
+            return
         try:
             self.judge(example)
         except BrokenError as broken:
             self.broken_by, self.reason = example, str(broken)
-            self._broken.add(repr(example))
+            self._shrinking.found(repr(example))
             raise
         except NotJudgedError as stopped:
             self.reason = str(stopped)
@@ -151,18 +145,13 @@ class _Trial:
         except (InputError, NoRoomError, DivergedError) as error:
             raise NotJudgedError(str(error)) from error
         except Exception as error:
-            place = _hook_of(error)
+            place = hook_of(error)
             if place is None:
                 raise
             if self._promise.errors:
                 raise BrokenError(f"{type(error).__name__} {place}: {error}") from error
             self.refused_only = False
             raise NotJudgedError(f"{type(error).__name__} {place}: {error}") from error
-
-
-def _hook_of(error: BaseException) -> str | None:
-    notes: Iterable[str] = getattr(error, "__notes__", ())
-    return next((note for note in notes if note.startswith(_RAISED_IN_A_HOOK)), None)
 
 
 def _tried(trial: _Trial, examples: int, first_seed: int, *, shrink: bool) -> None:
