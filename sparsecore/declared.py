@@ -34,6 +34,7 @@ class Declares:
         grown_value: what a weight starts with that has just grown.
         start_multiples: for a layout, one number a tensor: at the start the tensor has a multiple of so many weights,
             and where that leads away from the sparsity that was asked for, it is by less than once that number.
+        start: 'fixed' where the positions of the start are meant to be the same for every seed.
     """
 
     smallest_first: Scope | None = attrs.field(default=None, validator=_one_of("network", "tensor", "sign", None))
@@ -42,3 +43,4 @@ class Declares:
     )
     grown_value: float | None = None
     start_multiples: Callable[[Layout], Counts] | None = None
+    start: Literal["fixed"] | None = attrs.field(default=None, validator=_one_of("fixed", None))

@@ -102,6 +102,19 @@ class StartWithReplacement(Sound):
         return Topology.of(layout, arrays.from_numpy(positions.astype(layout.position_dtype)), arrays)
 
 
+@defect("starts at the same positions whatever the seed", "seeded-start")
+class SeedlessStart(Sound):
+    @hookimpl
+    def initial_topology(self, layout, sparsity, arrays):
+        draw = np.random.default_rng(0)
+        counts = [max(1, int(size * (1 - sparsity))) for size in layout.sizes]
+        chosen = [
+            offset + np.sort(draw.choice(size, count, replace=False))
+            for offset, size, count in zip(layout.offsets, layout.sizes, counts, strict=False)
+        ]
+        return Topology.of(layout, arrays.from_numpy(np.concatenate(chosen).astype(layout.position_dtype)), arrays)
+
+
 # when
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from mutants_of_backends import MUTANTS as BACKENDS
 from mutants_of_strategies import MUTANTS as STRATEGIES
-from mutants_of_strategies import Sound
+from mutants_of_strategies import SeedlessStart, Sound
 
+from sparsecore.declared import Declares
 from sparsecore.testing.backend_promises import BACKEND_PROMISES
 from sparsecore.testing.backend_subjects import BackendSubject
 from sparsecore.testing.judging import Outcome, judge
@@ -42,6 +43,11 @@ def test_each_defect_of_a_backend_is_caught(what):
     verdict = judge(named(BACKEND_PROMISES, breaks), BackendSubject.of(mutant()), shrink=False)
     assert verdict.outcome is Outcome.BROKEN, verdict
     assert verdict.reason
+
+
+def test_a_start_that_is_declared_to_be_fixed_is_not_blamed_for_it():
+    subject = Subject.of(SeedlessStart(), declares=Declares(start="fixed"))
+    assert judge(named(STRATEGY_PROMISES, "seeded-start"), subject).outcome is Outcome.NOT_MADE
 
 
 def test_there_are_as_many_defects_as_the_documentation_says_and_it_lists_them_all():

@@ -13,7 +13,7 @@ from sparsecore.layout import Layout
 from sparsecore.testing.promises import Promise, expect
 from sparsecore.testing.runs import begun, differences, engine, run, updated
 from sparsecore.testing.scenes import Scene, scenes
-from sparsecore.testing.stacks import Subject, hooks_of, topmost
+from sparsecore.testing.stacks import Subject, declared, hooks_of, topmost
 
 _STEPS = 6
 
@@ -72,6 +72,29 @@ def _grown(scene: Scene) -> Sequence[int]:
     return grown
 
 
+_OTHER_SEEDS = 3
+"""By chance alone a start at one of a thousand positions is the same for all of them once in 10^9 times."""
+
+
+def _starts_anew(_: Subject, scene: Scene) -> None:
+    start = _start(scene)
+    others = [_start(attrs.evolve(scene, seed=scene.seed + more)) for more in range(1, _OTHER_SEEDS + 1)]
+    expect(
+        len(start) == _ROOMY.size or any(other != start for other in others),
+        f"{_OTHER_SEEDS} other seeds start with {len(start)} weights at the same positions of {_ROOMY.size}; "
+        "where that is meant, declare start='fixed'",
+    )
+
+
+def _start(scene: Scene) -> Sequence[int]:
+    positions: list[int] = engine(scene).start(scene.sparsity, clock=scene.clock).topology.positions.tolist()
+    return positions
+
+
+def _may_start_anew(subject: Subject) -> bool:
+    return declared(subject, subject.sample, "initial_topology").start != "fixed"
+
+
 DRAWS = (
     Promise("deterministic", "the same seed gives the same run, whatever else is running", scenes, _twice, share=0.5),
     Promise(
@@ -81,5 +104,13 @@ DRAWS = (
         _draws_anew,
         applies=_grows_at_random,
         share=0.3,
+    ),
+    Promise(
+        "seeded-start",
+        "another seed starts at other positions, unless at all of them or where the start is declared to be fixed",
+        _roomy,
+        _starts_anew,
+        applies=_may_start_anew,
+        share=0.1,
     ),
 )
