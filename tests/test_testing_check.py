@@ -48,6 +48,17 @@ class Refuses:
         raise InputError("not today")
 
 
+@attrs.frozen(eq=False)
+class Somewhere:
+    """Nobody can draw where."""
+
+    where: str
+
+    @hookimpl
+    def prune(self, topology):
+        return topology.all()
+
+
 class NoPlugin:
     """No hooks."""
 
@@ -153,6 +164,7 @@ def test_a_backend_is_checked_by_its_name_and_a_broken_one_has_status_1(folder: 
         (["rigel"], ["no strategy named 'rigel'", "deepr"]),
         (["mine.py:Nothing"], ["no object named 'Nothing'", "GrowsWithReplacement"]),
         (["mine.py:NoPlugin"], ["implements no hook"]),
+        (["mine.py:Somewhere"], ["mine.py:Somewhere cannot be tried", "the field 'where' has no default"]),
         (["mine.py:Refuses", "--examples", "5"], ["refused every example", "not today"]),
         (["static", "--promise", "growht"], ["no promise named 'growht'", "growth"]),
         (["static", "--backend", "numpi"], ["no backend named 'numpi'", "numpy"]),

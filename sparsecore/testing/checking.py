@@ -135,7 +135,10 @@ def _stack(
 def _instances(selection: str, chosen: Any) -> SearchStrategy[Any]:
     """Any hyperparameters that the class admits; what is no such class is as it is."""
     if isinstance(chosen, type) and attrs.has(chosen):
-        return hyperparameters(chosen)
+        try:
+            return hyperparameters(chosen)
+        except TypeError as error:
+            raise InputError(f"{selection} cannot be tried: {error}") from error
     return st.just(_made(selection, chosen))
 
 
