@@ -17,8 +17,9 @@ MUTANTS: dict[str, tuple[type, str]] = {}
 
 def defect(what, breaks):
     def noted(cls):
-        MUTANTS[what] = (attrs.frozen(eq=False)(cls), breaks)
-        return cls
+        made = attrs.frozen(eq=False)(cls)
+        MUTANTS[what] = (made, breaks)
+        return made
 
     return noted
 
@@ -475,6 +476,16 @@ class OneGenerator(Sound):
     def ranks(self, occupied, counts, random):
         draw, pairs = random.generator("growth"), zip(occupied.room, counts, strict=True)
         return [np.sort(draw.choice(room, count, replace=False)) for room, count in pairs]
+
+
+@defect("draws by Python's hash of the name", "processes")
+class ByHash(Sound):
+    def ranks(self, occupied, counts, random):
+        draws = [random.generator("growth", hash(name)) for name in occupied.layout.names]
+        return [
+            np.sort(draw.choice(room, count, replace=False))
+            for draw, room, count in zip(draws, occupied.room, counts, strict=True)
+        ]
 
 
 # cost

@@ -10,7 +10,8 @@ from hypothesis.strategies import DrawFn
 
 from sparsecore.engine import Engine
 from sparsecore.layout import Layout
-from sparsecore.testing.promises import Promise, expect
+from sparsecore.testing.processes import can_be_told, outcomes
+from sparsecore.testing.promises import NotJudgedError, Promise, expect
 from sparsecore.testing.runs import begun, differences, engine, run, updated
 from sparsecore.testing.scenes import Scene, scenes
 from sparsecore.testing.stacks import Subject, declared, hooks_of, topmost
@@ -24,6 +25,18 @@ def _twice(_: Subject, scene: Scene) -> None:
     expect(trouble is None, f"two runs of the same seed differ in {trouble}")
     first, second = (algorithm.start(scene.sparsity).topology.positions.tolist() for algorithm in _engines(scene))
     expect(first == second, "two starts of the same seed differ in positions")
+
+
+def _elsewhere(_: Subject, scene: Scene) -> None:
+    one, other = outcomes(scene)
+    if one is None or other is None:
+        raise NotJudgedError("it was refused in another process")
+    changed = [what for what in one if one[what] != other[what]]
+    expect(not changed, f"in two processes that hash texts in other ways (PYTHONHASHSEED), {', '.join(changed)} differ")
+
+
+def _can_be_told(subject: Subject) -> bool:
+    return can_be_told(subject.sample)
 
 
 def _engines(scene: Scene) -> tuple[Engine, Engine]:
@@ -97,6 +110,9 @@ def _may_start_anew(subject: Subject) -> bool:
 
 DRAWS = (
     Promise("deterministic", "the same seed gives the same run, whatever else is running", scenes, _twice, share=0.5),
+    Promise(
+        "processes", "another process takes the same decisions", scenes, _elsewhere, applies=_can_be_told, share=0.2
+    ),
     Promise(
         "seeded",
         "where growth is random, another seed and another update grow at other positions",
