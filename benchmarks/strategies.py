@@ -44,8 +44,11 @@ STACKS: tuple[Stack, ...] = (
     ("granet",),
     ("deepr",),
     ("soft-deepr",),
+    ("dpr", "@kernels"),
+    ("rigl", "@kernels"),
+    ("set", "@4x4"),
 )
-"""Every strategy, and the pieces on top of one."""
+"""Every strategy, the pieces on top of one, and larger units."""
 
 BEGIN, END = "<!-- tables: benchmarks/strategies.py writes from here -->", "<!-- to here -->"
 HEAD = ("strategy", "accuracy, %", "weights", "updates", "ITOP rate", "seconds")
@@ -67,7 +70,7 @@ def row(stack: Stack, found: Sequence[Outcome]) -> list[str]:
     accuracies = [100 * outcome.accuracy for outcome in found]
     timed = [outcome.seconds for outcome in found if outcome.seconds is not None]
     return [
-        " + ".join(f"`{name}`" for name in stack),
+        " + ".join(f"`{name}`" if not name.startswith("@") else f"units `{name[1:]}`" for name in stack),
         spread(accuracies) + ("" if len(found) == len(SEEDS) else f" ({len(found)} seeds)"),
         f"{statistics.mean(outcome.weights for outcome in found):,.0f}",
         "–".join(f"{count}" for count in sorted({min(o.updates for o in found), max(o.updates for o in found)})),

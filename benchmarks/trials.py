@@ -28,7 +28,7 @@ class Trial:
 
     Attributes:
         backend: what computes.
-        stack: names of the strategies, bottom first.
+        stack: names of the strategies, bottom first, and behind them '@kernels' or '@4x4' where these are the units.
         sparsity: of the start, or of the end where the strategy begins denser.
         seed: of every draw.
         settings: any others, as ``--set`` takes them.
@@ -47,16 +47,26 @@ class Trial:
 
     def experiment(self) -> Experiment:
         """What ``sparsecore train`` makes of it now, with the presets that there are."""
-        return Experiment.of(assemble(None, {}, self.stack, self._settings()))
+        return Experiment.of(assemble(None, {}, self._strategies(), self._settings()))
 
     def command(self, folder: Path) -> list[str]:
         """The run, or the rest of it."""
-        stack = [part for name in self.stack for part in ("--strategy", name)]
+        stack = [part for name in self._strategies() for part in ("--strategy", name)]
         settings = [part for setting in self._settings() for part in ("--set", setting)]
         return [sys.executable, "-m", "sparsecore", "train", *stack, *settings, "--out", str(folder), "--resume"]
 
+    def _strategies(self) -> list[str]:
+        return [name for name in self.stack if not name.startswith("@")]
+
     def _settings(self) -> list[str]:
-        return [f"backend.name={self.backend}", f"sparsity={self.sparsity}", f"seed={self.seed}", *self.settings]
+        units = [f"reallocation.units={name[1:]}" for name in self.stack if name.startswith("@")]
+        return [
+            f"backend.name={self.backend}",
+            f"sparsity={self.sparsity}",
+            f"seed={self.seed}",
+            *units,
+            *self.settings,
+        ]
 
 
 @attrs.frozen

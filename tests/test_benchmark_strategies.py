@@ -90,8 +90,17 @@ def test_a_line_has_mean_and_deviation_of_the_seeds_and_says_where_some_are_miss
     assert tables.row(("dpr",), three)[1:5] == ["98.00 ± 1.00", "110", "7–8", "0.333"]
 
 
+def test_units_are_no_strategy(tables, trials):
+    trial = trials.Trial("numpy", ("set", "@4x4"), 0.9, 0)
+    experiment = trial.experiment()
+    assert [strategy.name for strategy in experiment.strategies] == ["set"]
+    assert str(experiment.reallocation.units) == "4x4"
+    assert "reallocation.units=4x4" in trial.command(Path("out"))
+    assert tables.row(trial.stack, [trials.Outcome(0.97, 100, 7, 0.25, 4.0)])[0] == "`set` + units `4x4`"
+
+
 def test_every_installed_strategy_has_a_line(tables):
-    stacked = {name for stack in tables.stacks() for name in stack}
+    stacked = {name for stack in tables.stacks() for name in stack if not name.startswith("@")}
     assert {entry.name for entry in tables.installed("strategy")} == stacked
 
 
