@@ -3,6 +3,7 @@
 import json
 import tomllib
 from collections.abc import Mapping
+from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,12 @@ from sparsecore.study.trials import Trial, trials_of
 
 def _absolute(path: Path) -> Path:
     return path.absolute()
+
+
+@cache
+def _tables_in(experiment: Path) -> Mapping[str, Any]:
+    # it stays as it was written; progress bars ask for every trial's a few times a second
+    return tomllib.loads(experiment.read_text("utf-8"))
 
 
 @attrs.frozen
@@ -76,7 +83,7 @@ class StudyFolder:
 
     def tables(self, trial: Trial) -> Mapping[str, Any]:
         """The trial's experiment as plain tables."""
-        return tomllib.loads(self.experiment(trial).read_text("utf-8"))
+        return _tables_in(self.experiment(trial))
 
     def create(self, study: Study) -> None:
         """Make the folder, with the study and all its experiments in it.
