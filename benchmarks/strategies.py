@@ -20,6 +20,7 @@ from trials import Outcome, Trial, known, outcomes
 from writing import table
 
 from sparsecore.plugins import installed
+from sparsecore.study.comparison import mean_and_spread
 
 Stack: TypeAlias = tuple[str, ...]
 Outcomes: TypeAlias = Mapping[Trial, Outcome]
@@ -71,18 +72,12 @@ def row(stack: Stack, found: Sequence[Outcome]) -> list[str]:
     timed = [outcome.seconds for outcome in found if outcome.seconds is not None]
     return [
         " + ".join(f"`{name}`" if not name.startswith("@") else f"units `{name[1:]}`" for name in stack),
-        spread(accuracies) + ("" if len(found) == len(SEEDS) else f" ({len(found)} seeds)"),
+        mean_and_spread(accuracies) + ("" if len(found) == len(SEEDS) else f" ({len(found)} seeds)"),
         f"{statistics.mean(outcome.weights for outcome in found):,.0f}",
         "–".join(f"{count}" for count in sorted({min(o.updates for o in found), max(o.updates for o in found)})),
         f"{statistics.mean(outcome.explored for outcome in found):.3f}",
         f"{statistics.median(timed):.0f}" if timed else "–",
     ]
-
-
-def spread(numbers: Sequence[float]) -> str:
-    """Mean and standard deviation."""
-    deviation = f" ± {statistics.stdev(numbers):.2f}" if len(numbers) > 1 else ""
-    return f"{statistics.mean(numbers):.2f}{deviation}"
 
 
 def section(backend: str, sparsity: float, found: Outcomes) -> str:
