@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from command_line import said, sparsecore
-from test_study_running import until, written
+from test_study_running import assert_all_but_the_failing_ran, until, written
 
 from sparsecore.errors import InputError
 from sparsecore.study.on_ray import RayOptions
@@ -46,17 +46,7 @@ def skip_where_ray_is_too_slow(told: str) -> None:
 
 def test_all_trials_run_on_ray_and_one_that_fails_is_named(carried_out):
     folder, done = carried_out
-    assert done.returncode == 1, done.stderr
-    told = json.loads(done.stdout)
-    assert {cell["arm"]: len(cell["accuracies"]) for cell in told["cells"]} == {
-        "dpr": 1,
-        "final": 1,
-        "failing": 0,
-        "after-failing": 0,
-    }
-    assert told["failed"] == ["failing-at-0.8-trial-0"]
-    assert told["left_out"] == ["after-failing-at-0.8-trial-0"]
-    assert "this arm fails in its fifth step" in (folder / "out/logs/failing-at-0.8-trial-0.log").read_text()
+    assert_all_but_the_failing_ran(folder, done)
 
 
 def test_an_arm_on_ray_starts_when_the_one_that_it_starts_from_has_ended(carried_out):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from command_line import said, sparsecore
-from test_study_running import until, written
+from test_study_running import assert_all_but_the_failing_ran, until, written
 
 from sparsecore.errors import InputError
 from sparsecore.study.pools import Means, pool
@@ -37,17 +37,7 @@ def carried_out(tmp_path_factory):
 
 def test_all_trials_run_as_jobs_and_one_that_fails_is_named(carried_out):
     folder, done = carried_out
-    assert done.returncode == 1, done.stderr
-    told = json.loads(done.stdout)
-    assert {cell["arm"]: len(cell["accuracies"]) for cell in told["cells"]} == {
-        "dpr": 1,
-        "final": 1,
-        "failing": 0,
-        "after-failing": 0,
-    }
-    assert told["failed"] == ["failing-at-0.8-trial-0"]
-    assert told["left_out"] == ["after-failing-at-0.8-trial-0"]
-    assert "this arm fails in its fifth step" in (folder / "out/logs/failing-at-0.8-trial-0.log").read_text()
+    assert_all_but_the_failing_ran(folder, done)
     assert all(line.startswith(("sparsecore: ", "report: ")) for line in done.stderr.splitlines()), done.stderr
 
 

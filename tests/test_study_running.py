@@ -66,6 +66,21 @@ def written(folder: Path, epochs: int = 2) -> Path:
     return file
 
 
+def assert_all_but_the_failing_ran(folder: Path, done: "subprocess.CompletedProcess[str]") -> None:
+    """One trial an arm, wherever they ran; with ``--json``, and the study in ``out``."""
+    assert done.returncode == 1, done.stderr
+    told = json.loads(done.stdout)
+    assert {cell["arm"]: len(cell["accuracies"]) for cell in told["cells"]} == {
+        "dpr": 1,
+        "final": 1,
+        "failing": 0,
+        "after-failing": 0,
+    }
+    assert told["failed"] == ["failing-at-0.8-trial-0"]
+    assert told["left_out"] == ["after-failing-at-0.8-trial-0"]
+    assert "this arm fails in its fifth step" in (folder / "out/logs/failing-at-0.8-trial-0.log").read_text()
+
+
 @pytest.fixture(scope="module")
 def carried_out(tmp_path_factory: pytest.TempPathFactory) -> "tuple[Path, subprocess.CompletedProcess[str]]":
     folder = tmp_path_factory.mktemp("study")
