@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsecore.data.batches import Augmentation, batches, first_images, steps_per_epoch
+from sparsecore.data.batches import Augmentation, batches, first_images, held_out, steps_per_epoch
 from sparsecore.data.images import Images, Split
 from sparsecore.errors import InputError
 from sparsecore.randomness import Randomness
@@ -127,6 +127,23 @@ def test_first_images_of_a_smaller_limit_are_among_those_of_a_larger_one(example
 def test_a_limit_outside_the_training_images_is_refused(limit):
     with pytest.raises(InputError, match=f"{limit} training images cannot be kept of 10: expected 1 to 10"):
         first_images(RUN, numbered(10), limit)
+
+
+@given(st.integers(2, 40), st.data())
+def test_held_out_images_take_the_test_images_place_and_are_not_trained_on(examples, data):
+    images = numbered(examples)
+    count = data.draw(st.integers(1, examples - 1))
+    parted = held_out(images, count)
+    assert len(parted.test) == count
+    assert sorted([*parted.train.labels, *parted.test.labels]) == list(range(examples))
+    np.testing.assert_array_equal(parted.test.images[:, 0, 0, 0], parted.test.labels)
+    np.testing.assert_array_equal(parted.train.images[:, 0, 0, 0], parted.train.labels)
+
+
+@pytest.mark.parametrize("count", [0, -3, 10])
+def test_holding_out_all_images_or_none_is_refused(count):
+    with pytest.raises(InputError, match=f"{count} of 10 training images cannot be held out: expected 1 to 9"):
+        held_out(numbered(10), count)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 3))

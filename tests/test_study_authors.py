@@ -76,6 +76,7 @@ def test_a_study_of_the_same_is_compared_arm_by_arm(tmp_path):
         ({"training.epochs": 20}, "shortened: 20 of 200 epochs"),
         ({"training.epochs": 400}, "lengthened: 400 of 200 epochs"),
         ({"data.limit": 2000}, "shortened: 2,000 training images"),
+        ({"data.held_out": 5000}, "shortened: 5,000 held-out training images for a test"),
     ],
 )
 def test_a_study_that_is_shorter_or_longer_says_so_and_gets_no_verdict(tmp_path, options, remark):

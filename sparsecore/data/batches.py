@@ -77,6 +77,21 @@ def batches(
     return (_batch(draws, order, first, min(first + batch_size, examples), augmentation) for first in firsts)
 
 
+def held_out(images: Images, count: int) -> Images:
+    """The data set without its test images: ``count`` of the training images take their place, and are not trained on.
+
+    They are drawn once for all seeds, so that no run trains on what another is judged by.
+
+    Raises:
+        InputError: ``count`` is not 1 to the number of training images minus 1.
+    """
+    available = len(images.train)
+    if not 1 <= count < available:
+        raise InputError(f"{count} of {available} training images cannot be held out: expected 1 to {available - 1}")
+    rows = Randomness(0).generator("held out").permutation(available)
+    return attrs.evolve(images, train=_those(images.train, rows[count:]), test=_those(images.train, rows[:count]))
+
+
 def first_images(random: Randomness, images: Images, limit: int) -> Images:
     """The data set with only ``limit`` training images, the first of an order drawn once; the test images stay.
 
@@ -89,7 +104,11 @@ def first_images(random: Randomness, images: Images, limit: int) -> Images:
     if not 1 <= limit <= available:
         raise InputError(f"{limit} training images cannot be kept of {available}: expected 1 to {available}")
     rows = random.generator("first images").permutation(available)[:limit]
-    return attrs.evolve(images, train=Split(images.train.images[rows], images.train.labels[rows]))
+    return attrs.evolve(images, train=_those(images.train, rows))
+
+
+def _those(split: Split, rows: NDArray[np.int64]) -> Split:
+    return Split(split.images[rows], split.labels[rows])
 
 
 def _batch(draws: Randomness, order: NDArray[np.int64], first: int, last: int, augmentation: Augmentation) -> Batch:

@@ -25,12 +25,14 @@ class DataSettings:
 
     Attributes:
         dir: the folder with its files; where it is None they are downloaded.
+        held_out: take so many training images out of training and test on them instead of the test images.
         limit: keep so many training images, the first of the engine's order.
         crop: pixels reflected at each side before a random crop; 0 for no crop.
         flip: whether images are mirrored left to right at random.
     """
 
     dir: str | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.min_len(1)))
+    held_out: int | None = attrs.field(default=None, validator=attrs.validators.optional(_at_least_1))
     limit: int | None = attrs.field(default=None, validator=attrs.validators.optional(_at_least_1))
     crop: int = attrs.field(default=0, validator=_at_least_0)
     flip: bool = False

@@ -72,7 +72,7 @@ def threshold(memories: Memories) -> float | None:
 def encode_positions(positions: NDArray[np.integer[Any]]) -> str:
     """Ascending positions as text: differences as little-endian int64, deflated, in base 64."""
     differences = np.diff(positions.astype("<i8"), prepend=0)
-    return base64.b64encode(zlib.compress(differences.tobytes(), 9)).decode("ascii")
+    return base64.b64encode(zlib.compress(differences.tobytes(), 3)).decode("ascii")
 
 
 def decode_positions(text: str) -> NDArray[np.int64]:

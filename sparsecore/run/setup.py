@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from sparsecore.arrays import Array
 from sparsecore.clock import Clock
-from sparsecore.data.batches import Augmentation, first_images, steps_per_epoch
+from sparsecore.data.batches import Augmentation, first_images, held_out, steps_per_epoch
 from sparsecore.data.images import Images
 from sparsecore.engine import Engine
 from sparsecore.errors import InputError
@@ -33,7 +33,7 @@ class Setup:
 
     Attributes:
         experiment: what is run.
-        images: the data, cut to the limit.
+        images: the data, as they are held out and limited.
         augmentation: how training images are varied.
         parameters: what the model learns.
         engine: the strategies over the layout of the sparse ones.
@@ -86,10 +86,7 @@ def set_up(experiment: Experiment, run: RunFolder | None = None) -> Setup:
             refuses the start, the model refuses the sparsity, there is no other run to start from.
     """
     folder = Path(experiment.data.dir) if experiment.data.dir else None
-    images: Images = experiment.dataset.plugin.load(folder)
-    random = Randomness(experiment.seed)
-    if experiment.data.limit is not None:
-        images = first_images(random, images, experiment.data.limit)
+    images = _used(experiment, experiment.dataset.plugin.load(folder))
     augmentation = Augmentation(experiment.data.crop, experiment.data.flip)
     augmentation.check(images.shape)
     parameters = tuple(experiment.model.plugin.parameters(images.shape, images.classes))
@@ -105,6 +102,14 @@ def set_up(experiment: Experiment, run: RunFolder | None = None) -> Setup:
     ask_model(experiment, start.topology.sparsity if experiment.sparsity is None else experiment.sparsity)
     values = engine.start_values(start, engine.arrays.from_numpy(sparse.astype(experiment.backend.plugin.dtype)))
     return Setup(experiment, images, augmentation, parameters, engine, start, values, dense, source)
+
+
+def _used(experiment: Experiment, images: Images) -> Images:
+    if experiment.data.held_out is not None:
+        images = held_out(images, experiment.data.held_out)
+    if experiment.data.limit is not None:
+        images = first_images(Randomness(experiment.seed), images, experiment.data.limit)
+    return images
 
 
 def ask_model(experiment: Experiment, sparsity: float) -> None:

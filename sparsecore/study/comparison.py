@@ -9,7 +9,7 @@ import attrs
 from sparsecore.study.arms import Arm, Study
 from sparsecore.study.authors import Authors, authors_of
 from sparsecore.study.folder import StudyFolder
-from sparsecore.study.images import Seen
+from sparsecore.study.images import Seen, restrictions
 from sparsecore.study.statistics import Difference, difference
 from sparsecore.study.summary import Cell, cells
 from sparsecore.study.trials import Trial, trials_of
@@ -70,7 +70,7 @@ def _compared(cell: Cell, tables: Mapping[str, Any], epochs: int, images: Seen) 
     theirs = authors.accuracies(cell.arm, cell.sparsity) if authors else ()
     if authors is None or not theirs:
         return Compared(cell)
-    otherwise = _otherwise(epochs, tables["data"].get("limit"), authors)
+    otherwise = _otherwise(epochs, restrictions(tables["data"]), authors)
     if otherwise:
         return Compared(cell, theirs, remark=otherwise)
     found = difference([100 * accuracy for accuracy in cell.accuracies], theirs)
@@ -83,10 +83,10 @@ def _to_be_known(authors: Authors, theirs: Sequence[float]) -> str:
     return "" if authors.epochs is not None else "for how many epochs the authors trained is not told"
 
 
-def _otherwise(epochs: int, limit: int | None, authors: Authors) -> str:
+def _otherwise(epochs: int, images: str, authors: Authors) -> str:
     """In which respect the study is another experiment than the authors'; empty where it is none."""
-    if limit is not None:
-        return f"shortened: {limit:,} training images"
+    if images:
+        return f"shortened: {images}"
     if authors.epochs is None or epochs == authors.epochs:
         return ""
     return f"{'shortened' if epochs < authors.epochs else 'lengthened'}: {epochs} of {authors.epochs} epochs"

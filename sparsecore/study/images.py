@@ -60,13 +60,19 @@ def seen(folder: StudyFolder, data: Mapping[str, Any], title: str = "") -> Seen:
     return told
 
 
+def restrictions(data: Mapping[str, Any]) -> str:
+    """In which respects not all of the images are used, of an experiment's ``[data]``; empty where they are."""
+    said = {"limit": "{:,} training images", "held_out": "{:,} held-out training images for a test"}
+    return ", ".join(text.format(data[key]) for key, text in said.items() if data.get(key))
+
+
 def _looked_at(data: Mapping[str, Any]) -> Seen | None:
     """What the images are; None where they cannot be had any more."""
     if data["name"] not in PUBLISHED:
         return Seen(_title(data))
     if data.get("dir") is None:
         return Seen(_title(data), published=True)  # downloaded, and compared with the published checksum
-    options = {key: value for key, value in data.items() if key not in {"dir", "limit", "crop", "flip"}}
+    options = {key: value for key, value in data.items() if key not in {"dir", "held_out", "limit", "crop", "flip"}}
     dataset: Dataset = Chosen.of("dataset", options).plugin
     try:
         images = dataset.load(Path(data["dir"]))

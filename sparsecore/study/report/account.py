@@ -9,7 +9,7 @@ from sparsecore.study.arms import Arm, Study
 from sparsecore.study.comparison import Compared, compared
 from sparsecore.study.courses import Course, course_of
 from sparsecore.study.folder import StudyFolder
-from sparsecore.study.images import Seen, seen
+from sparsecore.study.images import Seen, restrictions, seen
 from sparsecore.study.report.looks import Look, family, looks
 from sparsecore.study.trials import Trial, trials_of
 
@@ -46,8 +46,8 @@ class Account:
     @property
     def protocol(self) -> str:
         """Network, images, length and trials, in a line: what every title tells."""
-        limit = self.tables["data"].get("limit")
-        images = self.images.title + (f" ({limit:,} training images)" if limit else "")
+        restricted = restrictions(self.tables["data"])
+        images = self.images.title + (f" ({restricted})" if restricted else "")
         return f"{self.tables['model']['name']} on {images}, {in_number(self.epochs, 'epoch')}, {self._trials}"
 
     @property
