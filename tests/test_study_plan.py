@@ -93,6 +93,13 @@ def test_the_thin_network_is_as_small_as_the_sparse_one():
     assert thin["sparsity"] == 0.0
 
 
+def test_networks_have_the_sparsities_that_suit_them():
+    study = study_of("sparsities")
+    assert study.for_model("wrn-28-2").sparsities == (0.5, 0.6, 0.7, 0.8, 0.9)
+    assert study.for_model("lenet-300-100").sparsities == (0.9, 0.95, 0.96, 0.97, 0.98, 0.99)
+    assert study_of("fig1a").for_model("lenet-300-100").sparsities == (0.9, 0.8)
+
+
 def test_fewer_epochs_stretch_what_is_said_in_epochs():
     dpr = tables(on_cifar("fig1a", **{"training.epochs": 20}), "dpr", 0.9)
     assert dpr["training"]["epochs"] == 20

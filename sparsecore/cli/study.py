@@ -15,7 +15,7 @@ from sparsecore.errors import InputError
 from sparsecore.experiment.text import toml_value
 from sparsecore.study.arms import Study
 from sparsecore.study.carrying import Outcome, carry_out
-from sparsecore.study.experiments import check_options
+from sparsecore.study.experiments import check_options, model_of
 from sparsecore.study.folder import StudyFolder, free_study_folder
 from sparsecore.study.pools import Means, pool
 from sparsecore.study.presets import names, study_of
@@ -121,12 +121,13 @@ def _asked(
     """The preset, with what the options say in place of its own."""
     own = study_of(name)
     texts = {**Given.of(None, options, (), ()).options, **dict(map(_pair, settings))}
-    changes: dict[str, Any] = {"options": {**own.options, **{key: toml_value(text) for key, text in texts.items()}}}
+    given = {**own.options, **{key: toml_value(text) for key, text in texts.items()}}
+    changes: dict[str, Any] = {"options": given}
     if trials is not None:
         changes["trials"] = trials
     if sparsities:
         changes["sparsities"] = [toml_value(sparsity) for sparsity in sparsities]
-    asked = Study.of({**own.tables(), **changes})
+    asked = Study.of({**own.for_model(model_of(given)).tables(), **changes})
     check_options(asked)
     return asked
 

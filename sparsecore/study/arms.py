@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
 from typing import Any, Literal
 
 import attrs
@@ -67,6 +68,7 @@ class Study:
         figure: how the answer is drawn: 'bars' with an arm each, over the arms' 'places', or over 'sparsities'.
         arms: what is compared; an arm stands after the one that it starts from.
         sparsities: each arm runs at each.
+        sparsities_of: sparsities in place of these for models whose names match the pattern ('lenet-*').
         trials: runs of each arm at each sparsity, with the seeds 0, 1, ...
         options: settings of all runs, by dotted names, as ``--set`` takes them.
     """
@@ -76,6 +78,7 @@ class Study:
     figure: Figure
     arms: tuple[Arm, ...]
     sparsities: tuple[float, ...]
+    sparsities_of: Mapping[str, tuple[float, ...]] = attrs.field(factory=dict)
     trials: int = attrs.field(default=5, validator=_at_least_1)
     options: Mapping[str, Any] = attrs.field(factory=dict)
 
@@ -101,6 +104,11 @@ class Study:
     def arm(self, name: str) -> Arm:
         """The arm of this name."""
         return next(arm for arm in self.arms if arm.name == name)
+
+    def for_model(self, name: str) -> "Study":
+        """The study at the sparsities that it has for this model."""
+        own = [sparsities for pattern, sparsities in self.sparsities_of.items() if fnmatch(name, pattern)]
+        return attrs.evolve(self, sparsities=own[-1] if own else self.sparsities, sparsities_of={})
 
     @classmethod
     def of(cls, tables: Mapping[str, Any]) -> "Study":

@@ -36,6 +36,11 @@ def experiment_of(study: Study, trial: Trial, runs: Path) -> Experiment:
     return Experiment.of(tables)
 
 
+def model_of(options: Mapping[str, Any]) -> str:
+    """The name of the model that a study with these options is about."""
+    return str(options.get("model.name", DEFAULTS["model"]["name"]))
+
+
 def check_options(study: Study) -> None:
     """Raise an :class:`InputError` where an option is of a strategy that no arm has."""
     stacks = {name for arm in study.arms for name in arm.strategy}
@@ -56,7 +61,7 @@ def _settings(study: Study, arm: Arm, trial: Trial, runs: Path) -> Mapping[str, 
     known = {
         "{sparsity}": trial.sparsity,
         "{place}": arm.place,
-        "{model}": study.options.get("model.name", DEFAULTS["model"]["name"]),
+        "{model}": model_of(study.options),
     }
     return {**options, **{name: _filled(inline_toml(value), known) for name, value in arm.settings.items()}}
 
