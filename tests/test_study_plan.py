@@ -100,6 +100,17 @@ def test_networks_have_the_sparsities_that_suit_them():
     assert study_of("fig1a").for_model("lenet-300-100").sparsities == (0.9, 0.8)
 
 
+def test_some_of_the_arms_come_with_those_that_they_start_from():
+    some = study_of("sparsities").only(["pruned-dense", "set"])
+    assert [arm.name for arm in some.arms] == ["set", "dense", "pruned-dense"]
+    assert [arm.name for arm in study_of("fig1a").only(["random"]).arms] == ["random"]
+
+
+def test_an_arm_that_is_not_there_is_named_with_those_that_are():
+    with pytest.raises(InputError, match="no arm named 'rigl'; known: dpr, final-fresh, final-original, random"):
+        study_of("fig1a").only(["rigl"])
+
+
 def test_fewer_epochs_stretch_what_is_said_in_epochs():
     dpr = tables(on_cifar("fig1a", **{"training.epochs": 20}), "dpr", 0.9)
     assert dpr["training"]["epochs"] == 20

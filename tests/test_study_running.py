@@ -132,6 +132,12 @@ def test_resuming_computes_no_finished_trial_again_and_tries_the_failed_ones(car
     assert "4 of 8 trials finished" in done.stderr
 
 
+def test_an_arm_is_carried_out_with_the_one_that_it_starts_from_alone(tmp_path):
+    done = sparsecore("study", written(tmp_path), "--arm", "final", "--trials", 1, "--out", tmp_path / "out", "--json")
+    assert done.returncode == 0, done.stderr
+    assert {cell["arm"]: len(cell["accuracies"]) for cell in json.loads(done.stdout)["cells"]} == {"dpr": 1, "final": 1}
+
+
 def test_show_tells_what_is_there_without_running_anything(carried_out):
     folder, _ = carried_out
     done = sparsecore("study", "show", folder / "out")

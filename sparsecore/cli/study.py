@@ -62,6 +62,7 @@ def report(folder: Path, images: str) -> None:
 @click.command()
 @describes_all_experiments
 @click.option("--sparsity", "sparsities", metavar="S", multiple=True, help="In place of the study's own; repeatable.")
+@click.option("--arm", "arms", metavar="NAME", multiple=True, help="Only this one; repeatable.")
 @click.option("--trials", metavar="N", type=int, help="Runs of each arm at each sparsity.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to make; a new one in studies/ by default.")
 @click.option("--resume", is_flag=True, help="Continue the study in --out where it stopped.")
@@ -82,12 +83,13 @@ def _carry_out(
     as_json: bool,
     trials: int | None,
     sparsities: tuple[str, ...],
+    arms: tuple[str, ...],
     settings: tuple[str, ...],
     **options: str | None,
 ) -> None:
-    asked = _asked(str(context.info_name), options, settings, trials, sparsities)
+    asked = _asked(str(context.info_name), options, settings, trials, sparsities, arms)
     place = pool(where, Means(jobs, dict(_pair(one) for one in means)))
-    is_told = any((trials, sparsities, settings, *options.values()))
+    is_told = any((trials, sparsities, arms, settings, *options.values()))
     folder = _begun(asked, out, has_options=is_told) if resume else _new(asked, out)
     asked = folder.read()
     runs = trials_of(asked)
@@ -117,9 +119,10 @@ def _asked(
     settings: Sequence[str],
     trials: int | None,
     sparsities: Sequence[str],
+    arms: Sequence[str],
 ) -> Study:
     """The preset, with what the options say in place of its own."""
-    own = study_of(name)
+    own = study_of(name).only(arms) if arms else study_of(name)
     texts = {**Given.of(None, options, (), ()).options, **dict(map(_pair, settings))}
     given = {**own.options, **{key: toml_value(text) for key, text in texts.items()}}
     changes: dict[str, Any] = {"options": given}

@@ -110,6 +110,20 @@ class Study:
         own = [sparsities for pattern, sparsities in self.sparsities_of.items() if fnmatch(name, pattern)]
         return attrs.evolve(self, sparsities=own[-1] if own else self.sparsities, sparsities_of={})
 
+    def only(self, names: Sequence[str]) -> "Study":
+        """The study with these arms, and those that they start from.
+
+        Raises:
+            InputError: there is no arm of such a name.
+        """
+        wanted = set(names)
+        for arm in reversed(self.arms):
+            wanted |= {arm.after} if arm.name in wanted and arm.after else set()
+        for name in names:
+            if name not in {arm.name for arm in self.arms}:
+                raise InputError(unknown("arm", name, [arm.name for arm in self.arms]))
+        return attrs.evolve(self, arms=tuple(arm for arm in self.arms if arm.name in wanted))
+
     @classmethod
     def of(cls, tables: Mapping[str, Any]) -> "Study":
         """The study from plain tables, as read from TOML, with its arms in ``[[arm]]``.
