@@ -18,9 +18,8 @@ def test_arms_of_a_preset_have_looks_of_their_own_which_are_the_same_in_all_pres
 
 
 def test_more_arms_than_colours_still_differ_in_colour_or_marker():
-    arms = [{"name": f"arm-{i}", "strategy": ["dpr"]} for i in range(40)]
+    arms = [{"name": f"arm-{i}", "label": "", "strategy": ["dpr"]} for i in range(40)]
     study = attrs.evolve(study_of("fig1a"), arms=[attrs.evolve(study_of("fig1a").arms[0], **arm) for arm in arms])
-    study = attrs.evolve(study, arms=[attrs.evolve(arm, label="") for arm in study.arms])
     found = list(looks(study).values())
     assert len(found) == len(set(found)) == 40
     assert {look.colour for look in found} == {look.colour for look in LOOKS}

@@ -161,9 +161,11 @@ def test_a_study_is_read_back_from_its_tables():
         ({"arm": []}, "at least one arm"),
         ({"sparsities": []}, "at least one sparsity"),
         ({"sparsities": [0.9, 0.9]}, "every sparsity once; 0.9 is given twice"),
+        ({"sparsities": [0.9, 0.90000001]}, "every sparsity once; 0.9 is given twice"),
         ({"sparsities": [1.0]}, r"\[0, 1\)"),
         ({"trials": 0}, "'trials' must be >= 1"),
         ({"arm": [*ARMS, ARMS[0]]}, "every arm once; 'dpr' is given twice"),
+        ({"arm": [ARMS[0], {"name": "other", "label": "dpr"}]}, "every label once; 'dpr' is given twice"),
         ({"arm": ARMS[::-1]}, "no arm named 'dpr'; before it: none"),
         ({"arm": [{"name": "../up"}]}, "small letters, digits, dots and hyphens; given '../up'"),
         (
@@ -179,6 +181,21 @@ def test_a_study_is_read_back_from_its_tables():
 def test_a_study_that_makes_no_sense_is_refused_with_a_sentence(changes, sentence):
     with pytest.raises(InputError, match=sentence):
         small(**changes)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"training.epochs": "many"}, "study.epochs: a whole number was expected, given 'many'"),
+        ({"training.epochs": 1.5}, "study.epochs: a whole number was expected, given 1.5"),
+        ({"training.epochs": 0}, "'epochs' must be >= 1"),
+        ({"seed": "lucky"}, "study.seed: a whole number was expected, given 'lucky'"),
+        ({"seed": 1.5}, "study.seed: a whole number was expected, given 1.5"),
+    ],
+)
+def test_epochs_and_seeds_that_are_no_such_numbers_are_refused_with_a_sentence(options, sentence):
+    with pytest.raises(InputError, match=sentence):
+        check_options(small(options=options))
 
 
 def test_an_unknown_study_is_refused_with_those_that_there_are():

@@ -85,8 +85,9 @@ class Study:
     def __attrs_post_init__(self) -> None:
         for sparsity in self.sparsities:
             check_sparsity(sparsity)
-        _check_distinct("sparsity", self.sparsities)
+        _check_distinct("sparsity", [_as_named(sparsity) for sparsity in self.sparsities])
         _check_distinct("arm", [arm.name for arm in self.arms])
+        _check_distinct("label", _labels(self.arms))
         if not self.arms or not self.sparsities:
             raise InputError("a study has at least one arm and at least one sparsity")
         for number, arm in enumerate(self.arms):
@@ -156,6 +157,17 @@ def _row(table: dict[str, Any]) -> list[dict[str, Any]]:
     if not isinstance(places, list) or "{place}" not in str(table.get("name")):
         raise InputError("a row of arms has a list of places, and '{place}' in the name")
     return [{**table, "name": table["name"].replace("{place}", f"{place:g}"), "place": place} for place in places]
+
+
+def _as_named(sparsity: float) -> float:
+    """To the six digits that the names of trials have."""
+    return float(f"{sparsity:g}")
+
+
+def _labels(arms: Sequence[Arm]) -> list[str]:
+    """What figures call them; arms of a row have one together."""
+    rows = {arm.title for arm in arms if arm.place is not None}
+    return [*(arm.title for arm in arms if arm.place is None), *sorted(rows)]
 
 
 def _check_distinct(what: str, given: Sequence[Any]) -> None:

@@ -4,15 +4,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
+
 from sparsecore.errors import InputError
 from sparsecore.experiment.assembly import DEFAULTS, Tables, assemble
 from sparsecore.experiment.experiment import Experiment
+from sparsecore.experiment.structure import structure
 from sparsecore.experiment.text import inline_toml
 from sparsecore.study.arms import Arm, Study
 from sparsecore.study.stretching import by_shares, stretched
 from sparsecore.study.trials import Trial
 
 _EPOCHS = "training.epochs"
+
+
+@attrs.frozen
+class _Counted:
+    """What a study reckons with before there is an experiment that would check it."""
+
+    epochs: int = attrs.field(default=1, validator=attrs.validators.ge(1))
+    seed: int = attrs.field(default=0, validator=attrs.validators.ge(0))
 
 
 def experiment_of(study: Study, trial: Trial, runs: Path) -> Experiment:
@@ -42,7 +53,9 @@ def model_of(options: Mapping[str, Any]) -> str:
 
 
 def check_options(study: Study) -> None:
-    """Raise an :class:`InputError` where an option is of a strategy that no arm has."""
+    """Raise an :class:`InputError` where epochs or seed are no such numbers, or no arm has an option's strategy."""
+    counted = {"epochs": study.options.get(_EPOCHS), "seed": study.options.get("seed")}
+    structure({name: given for name, given in counted.items() if given is not None}, _Counted, "study")
     stacks = {name for arm in study.arms for name in arm.strategy}
     for option in study.options:
         if option.startswith("strategy.") and not any(_is_of(option, name) for name in stacks):
