@@ -89,6 +89,21 @@ def test_a_job_that_is_lost_is_a_failure_and_its_log_keeps_what_it_said(job):
     assert job.log.read_text() == "epoch 1\nthe machine went away\n"
 
 
+def test_a_job_that_a_signal_ends_is_a_failure_and_its_log_says_which(job):
+    job.log.write_text("epoch 1\n")
+    assert pool("local", Means(1)).submit(attrs.evolve(job, command=("sh", "-c", "kill -9 $$"))).result(60) == -9
+    assert "epoch 1\nthis process was ended by signal 9;" in job.log.read_text()
+
+
+def test_a_job_whose_log_cannot_be_written_is_a_failure(job):
+    assert pool("local", Means(1)).submit(attrs.evolve(job, log=job.log / "not/there")).result(60) == -1
+
+
+def test_at_least_one_job_runs_at_a_time():
+    with pytest.raises(InputError, match="at least one trial runs at a time; given --jobs 0"):
+        Means(0)
+
+
 def test_the_local_pool_takes_no_options():
     with pytest.raises(InputError, match="the local pool has no options; given gpus"):
         pool("local", Means(options={"gpus": "1"}))

@@ -32,7 +32,8 @@ class _Process:
     process: "subprocess.Popen[bytes]"
 
     def wait(self) -> int:
-        return self.process.wait()
+        with self.process:  # whose pipe is closed at its end
+            return self.process.wait()
 
     def end(self) -> None:
         self.process.terminate()

@@ -27,6 +27,11 @@ class Job:
     log: Path
 
 
+def _check_jobs(_: object, __: object, jobs: int | None) -> None:
+    if jobs is not None and jobs < 1:
+        raise InputError(f"at least one trial runs at a time; given --jobs {jobs}")
+
+
 @attrs.frozen
 class Means:
     """What a pool may use.
@@ -36,7 +41,7 @@ class Means:
         options: of the pool, by name.
     """
 
-    jobs: int | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.ge(1)))
+    jobs: int | None = attrs.field(default=None, validator=_check_jobs)
     options: Mapping[str, str] = attrs.field(factory=dict)
 
 

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Protocol
 
 from sparsecore.errors import SparsecoreError
@@ -59,13 +60,15 @@ class SideBySide:
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     def _run(self, job: Job) -> int:
-        """The exit status; -1 where there is none, and the job's log says why."""
+        """The exit status; -1 where there is none. The job's log says why, and what signal has ended it."""
         try:
-            return self._until_its_end(job)
-        except LostError as error:
-            with job.log.open("a", encoding="utf-8") as log:
-                log.write(f"{error}\n")
+            status = self._until_its_end(job)
+        except (LostError, OSError) as error:
+            _note(job, str(error))
             return -1
+        if status < 0 and not self._is_stopped:
+            _note(job, f"this process was ended by signal {-status}; by 9 where the machine ran out of memory")
+        return status
 
     def _until_its_end(self, job: Job) -> int:
         with self._lock:
@@ -78,3 +81,8 @@ class SideBySide:
         finally:
             with self._lock:
                 self._running.discard(started)
+
+
+def _note(job: Job, sentence: str) -> None:
+    with suppress(OSError), job.log.open("a", encoding="utf-8") as log:  # the disk may be what failed the job
+        log.write(f"{sentence}\n")
