@@ -7,9 +7,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from shutil import rmtree
 
 import pytest
 from command_line import said, small_images, sparsecore
+
+from sparsecore.study.folder import StudyFolder
+from sparsecore.study.presets import study_of
 
 STUDY = """
 title = "Does it work?"
@@ -146,6 +150,8 @@ def test_show_tells_what_is_there_without_running_anything(carried_out):
     assert "2 of 2" in done.stdout
     shown = sparsecore("study", "show", folder / "out", "--json")
     assert [len(cell["accuracies"]) for cell in json.loads(shown.stdout)["cells"]] == [2, 2, 0, 0]
+    left = {f"{arm}-at-0.8-trial-{number}" for arm in ("failing", "after-failing") for number in range(2)}
+    assert set(json.loads(shown.stdout)["unfinished"]) == left
 
 
 def test_a_study_that_exists_is_not_begun_again_nor_gone_on_with_as_another(carried_out):
@@ -157,6 +163,25 @@ def test_a_study_that_exists_is_not_begun_again_nor_gone_on_with_as_another(carr
     assert "was begun as another one" in said(other)
     assert "--resume needs --out" in said(sparsecore("study", folder / "own.toml", "--resume"))
     assert "is no study" in said(sparsecore("study", "show", folder))
+
+
+def test_a_study_is_carried_out_by_one_process_at_a_time(carried_out):
+    folder, _ = carried_out
+    with StudyFolder(folder / "out").alone():
+        other = sparsecore("study", folder / "own.toml", "--out", folder / "out", "--resume")
+    assert f"the study {folder / 'out'} is being carried out by another process" in said(other)
+
+
+def test_a_study_whose_making_was_interrupted_is_completed(tmp_path):
+    file, out = written(tmp_path), ("--arm", "final", "--out", tmp_path / "out")
+    study = StudyFolder(tmp_path / "out")
+    study.create(study_of(str(file)).only(["final"]))
+    rmtree(study.path / "logs")
+    for experiment in study.path.glob("experiments/final*"):
+        experiment.unlink()
+    done = sparsecore("study", file, *out, "--resume", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["unfinished"] == []
 
 
 def test_what_cannot_be_is_refused_before_there_is_a_folder(tmp_path):

@@ -1,6 +1,7 @@
 """``sparsecore study``: compare ways to train, in a folder of runs."""
 
 import copy
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -95,15 +96,24 @@ def _carry_out(
     runs = trials_of(asked)
     shown = Bars if sys.stderr is not None and sys.stderr.isatty() else Lines
     try:
-        with shown(Told(runs, folder, place.jobs)) as onlooker:
-            outcome = carry_out(runs, folder, place, onlooker)
+        with folder.alone():
+            click.echo(f"sparsecore: the study is in {folder.path}", err=True)
+            with shown(Told(runs, folder, place.jobs)) as onlooker:
+                outcome = carry_out(runs, folder, place, onlooker)
     except KeyboardInterrupt:
-        again = f"sparsecore study {context.info_name} --resume --out {folder.path} --on {where}"
+        again = _again(str(context.info_name), folder, jobs, where, means)
         click.echo(f"sparsecore: stopped; continue with: {again}", err=True)
         raise
     tell(asked, folder, outcome, as_json=as_json)
     click.echo(f"report: {write_study_report(folder)}", err=as_json)
     sys.exit(1 if outcome.failed else 0)
+
+
+def _again(name: str, folder: StudyFolder, jobs: int | None, where: str, means: Sequence[str]) -> str:
+    """The command that goes on with the study in the same way."""
+    by = ["--jobs", str(jobs)] if jobs else []
+    on = [word for one in means for word in ("--on-set", one)]
+    return shlex.join(["sparsecore", "study", name, "--resume", "--out", str(folder.path), "--on", where, *on, *by])
 
 
 def _command(name: str) -> click.Command:
@@ -158,4 +168,5 @@ def _begun(asked: Study, out: Path | None, *, has_options: bool) -> StudyFolder:
     begun = folder.read()
     if begun.name != asked.name or (has_options and begun != asked):
         raise InputError(f"the study {folder.path} was begun as another one; its {folder.study.name} tells as which")
+    folder.complete(begun)
     return folder

@@ -28,7 +28,7 @@ def tell(study: Study, folder: StudyFolder, outcome: Outcome, *, as_json: bool) 
         click.echo(json.dumps(_plain(study, folder, rows, outcome)))
     else:
         print_outcome(rows)
-        click.echo(Told(trials_of(study), folder, 1).of_all())
+        click.echo(_in_all(study, folder))
     for trial in outcome.failed:
         click.echo(f"sparsecore: {trial.name} failed; see {folder.log(trial)}", err=True)
     for trial in outcome.left_out:
@@ -40,6 +40,11 @@ def print_outcome(rows: Sequence[Compared]) -> None:
     beside = any(row.theirs for row in rows)
     head = (*_HEAD, *_HEAD_BESIDE) if beside else _HEAD
     print_table(head, ((*_ours(row), *(_theirs(row) if beside else ())) for row in rows), numbers=range(1, 9))
+
+
+def _in_all(study: Study, folder: StudyFolder) -> str:
+    told = Told(trials_of(study), folder, 1)
+    return told.of_all() + (" if one runs at a time" if told.left() else "")
 
 
 def _ours(row: Compared) -> tuple[str, ...]:
@@ -62,6 +67,7 @@ def _plain(study: Study, folder: StudyFolder, rows: Sequence[Compared], outcome:
     return {
         "study": study.name,
         "cells": [cell_numbers(row) for row in rows],
+        "unfinished": [trial.name for trial in trials_of(study) if folder.result(trial) is None],
         "failed": [trial.name for trial in outcome.failed],
         "left_out": [trial.name for trial in outcome.left_out],
         "folder": str(folder.path),

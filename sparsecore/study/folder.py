@@ -2,7 +2,8 @@
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -12,7 +13,7 @@ import attrs
 import tomli_w
 
 from sparsecore.errors import InputError
-from sparsecore.run.files import new_folder, write_whole
+from sparsecore.run.files import BusyError, Lock, new_folder, write_whole
 from sparsecore.run.folder import RunFolder
 from sparsecore.study.arms import Study
 from sparsecore.study.experiments import experiment_of
@@ -91,18 +92,33 @@ class StudyFolder:
         Raises:
             InputError: there is something at its place, or an experiment of the study cannot be.
         """
-        experiments = {trial: experiment_of(study, trial, self.runs) for trial in trials_of(study)}
+        experiments = self._experiments(study, trials_of(study))
         if self.path.exists() and not (self.path.is_dir() and not any(self.path.iterdir())):
             raise InputError(f"the study {self.path} exists; give another --out, or --resume to continue it")
         try:
             new_folder(self.path, {self.study.name: tomli_w.dumps(study.tables()).encode()})
-            for folder in ("runs", "experiments", "logs"):
-                (self.path / folder).mkdir(exist_ok=True)
-            for trial, experiment in experiments.items():
-                content = tomli_w.dumps({"presets": False, **experiment.tables()})
-                write_whole(self.experiment(trial), content.encode())
+            self._write(experiments)
         except OSError as error:
             raise InputError(f"the study {self.path} cannot be made: {error.strerror}") from error
+
+    def complete(self, study: Study) -> None:
+        """Write what is missing because the making was interrupted; arguments and errors as for :meth:`create`."""
+        missing = [trial for trial in trials_of(study) if not self.experiment(trial).exists()]
+        try:
+            self._write(self._experiments(study, missing))
+        except OSError as error:
+            raise InputError(f"the study {self.path} cannot be made: {error.strerror}") from error
+
+    def _experiments(self, study: Study, trials: Sequence[Trial]) -> dict[Path, bytes]:
+        """The files of these trials."""
+        tables = {trial: experiment_of(study, trial, self.runs).tables() for trial in trials}
+        return {self.experiment(trial): tomli_w.dumps({"presets": False, **tables[trial]}).encode() for trial in trials}
+
+    def _write(self, experiments: Mapping[Path, bytes]) -> None:
+        for folder in ("runs", "experiments", "logs"):
+            (self.path / folder).mkdir(exist_ok=True)
+        for path, content in experiments.items():
+            write_whole(path, content)
 
     def read(self) -> Study:
         """The study of the folder.
@@ -116,6 +132,22 @@ class StudyFolder:
             raise InputError(f"{self.path} is no study: it has no {self.study.name}") from None
         except (OSError, ValueError) as error:
             raise InputError(f"the study {self.path} cannot be read: {error}") from error
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep all other processes from carrying out the study meanwhile.
+
+        Raises:
+            InputError: another one does already.
+        """
+        try:
+            lock = Lock(self.study)
+        except BusyError:
+            raise InputError(f"the study {self.path} is being carried out by another process") from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def result(self, trial: Trial) -> Mapping[str, Any] | None:
         """The result of a finished trial, as :class:`sparsecore.run.result.Result` has it; None of any other."""
