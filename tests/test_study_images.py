@@ -99,3 +99,7 @@ def test_what_was_seen_or_said_once_is_remembered_when_the_images_are_gone(tmp_p
     folder.images.write_text(json.dumps({"colour": "red"}))
     with pytest.raises(InputError, match="is damaged"):
         seen(folder, data)
+
+
+def test_a_data_set_of_ones_own_is_not_called_as_a_published_one_whose_name_it_has(tmp_path):
+    assert seen(StudyFolder(tmp_path), {"name": "mine.py:cifar10"}) == Seen("cifar10")

@@ -1,5 +1,6 @@
 """The report of a study: everything is on the page, says what is missing, and tells what the logs tell."""
 
+import errno
 import json
 import re
 import subprocess
@@ -15,6 +16,7 @@ from study_examples import no_waiting_for_the_disk, small_study
 from test_report import Outline
 
 from sparsecore.cli import commands
+from sparsecore.errors import InputError
 from sparsecore.report.drawing import Drawing
 from sparsecore.study.folder import StudyFolder
 from sparsecore.study.report import active, answer, explored, final, overlap, panels, write_study_report
@@ -169,3 +171,19 @@ def test_importing_the_command_line_imports_no_plotting_and_no_scipy():
 def test_drawings_in_the_page_refer_to_nothing_outside_of_themselves(page):
     inner = re.findall(r"url\(([^)]*)\)", page)
     assert {reference.removeprefix("#") for reference in inner} <= set(Outline(page).ids)
+
+
+def test_a_title_with_dollars_in_it_stands_in_figures_as_it_was_written(carried_out):
+    account = account_of(carried_out)
+    drawn = answer(attrs.evolve(account, study=attrs.evolve(account.study, title="does $x_{ cost $ 5?"))).drawing
+    assert drawn is not None
+    assert "does $x_{ cost $ 5?" in unescape(drawn.svg)
+
+
+def test_a_report_that_cannot_be_written_is_a_sentence(carried_out, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("sparsecore.study.report.write_whole", full)
+    with pytest.raises(InputError, match=r"the report of the study .* cannot be written: No space left on device"):
+        write_study_report(carried_out)

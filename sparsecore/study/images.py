@@ -90,7 +90,8 @@ def _kind_of_copy(images: Images) -> str:
 def _title(data: Mapping[str, Any]) -> str:
     name = str(data["name"]).rpartition(":")[2]
     file = data.get("file")
-    return _TITLES.get(name, name) if file is None else f"{name} ({Path(file).name})"
+    # a data set of one's own may have the name of a published one, and is not called as that is
+    return _TITLES.get(str(data["name"]), name) if file is None else f"{name} ({Path(file).name})"
 
 
 def _kept(path: Path) -> Seen | None:

@@ -4,9 +4,10 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from sparsecore.errors import InputError
 from sparsecore.run.files import write_whole
 from sparsecore.study.folder import StudyFolder
-from sparsecore.study.report.account import account_of
+from sparsecore.study.report.account import Account, account_of
 from sparsecore.study.report.answers import answer
 from sparsecore.study.report.numbers import numbers
 from sparsecore.study.report.page import page
@@ -29,9 +30,17 @@ def write_study_report(folder: StudyFolder, title: str = "") -> Path:
         Where the page is.
 
     Raises:
-        InputError: the folder holds no study, or a file of it is damaged.
+        InputError: the folder holds no study, a file of it is damaged, or the report cannot be written.
     """
-    account = account_of(folder, title)
+    try:
+        account = account_of(folder, title)
+        _write(folder, account)
+    except OSError as error:
+        raise InputError(f"the report of the study {folder.path} cannot be written: {error.strerror}") from error
+    return folder.report
+
+
+def _write(folder: StudyFolder, account: Account) -> None:
     first = answer(account)
     others = [*active(account), overlap(account), explored(account), final(account)]
     folder.figures.mkdir(exist_ok=True)
@@ -39,7 +48,6 @@ def write_study_report(folder: StudyFolder, title: str = "") -> Path:
         write_whole(folder.figures / name, content)
     write_whole(folder.results, json.dumps(numbers(account), indent=1).encode() + b"\n")
     write_whole(folder.report, page(account, first, others).encode())
-    return folder.report
 
 
 def _files(pictures: list[Picture]) -> Iterator[tuple[str, bytes]]:

@@ -94,7 +94,19 @@ def picture(
         figure.suptitle(told, fontsize=14, x=0.01, ha="left")
         finish(figure, every[: len(grid.titles)])
 
-    return Picture(name, title, caption, drawn(name, size, compose))
+    return Picture(name, title, caption, drawn(name, size, _literally(compose)))
+
+
+def _literally(compose: Callable[["Figure"], None]) -> Callable[["Figure"], None]:
+    """All texts as they stand: titles and names are whatever a user wrote, with dollars in it."""
+
+    def composed(figure: "Figure") -> None:
+        from matplotlib import rc_context
+
+        with rc_context({"text.parse_math": False}):
+            compose(figure)
+
+    return composed
 
 
 def legend_below(figure: "Figure", panels: Sequence["Axes"], columns: int = 4) -> None:
