@@ -10,17 +10,22 @@ from sparsecore.study.trials import Trial
 def seconds_left(trials: Sequence[Trial], folder: StudyFolder, jobs: int) -> float | None:
     """About how many seconds of waiting are left; None while there is nothing to go by.
 
-    An epoch takes as long as the mean one of the same arm's finished trials, or of all where that has none yet.
+    An epoch takes as long as the mean one of the same arm's finished trials, or of those that were begun where none is
+    finished, or of all arms where none of its own was begun.
     """
-    known: dict[str, list[float]] = {}
+    begun: dict[str, list[float]] = {}
+    finished: dict[str, list[float]] = {}
     left: list[tuple[str, int]] = []
     for trial in trials:
         done, epochs = folder.epochs(trial)
         result = folder.result(trial)
         if result is None:
             left.append((trial.arm, epochs - done))
+            if done:
+                begun.setdefault(trial.arm, []).append(folder.seconds(trial) / done)
         else:
-            known.setdefault(trial.arm, []).append(float(result["seconds"]) / epochs)
+            finished.setdefault(trial.arm, []).append(float(result["seconds"]) / epochs)
+    known = {**begun, **finished}
     if not known:
         return None
     mean = fmean(seconds for arm in known.values() for seconds in arm)

@@ -159,6 +159,13 @@ class StudyFolder:
             raise InputError(f"the result of the trial {trial.name} cannot be read: {error}") from error
         return result
 
+    def seconds(self, trial: Trial) -> float:
+        """How many seconds of training a trial that was begun has taken, over all goes; 0 until it is told."""
+        try:
+            return float(json.loads(self.run(trial).seconds.read_text())["seconds"])
+        except (OSError, ValueError):
+            return 0.0
+
     def epochs(self, trial: Trial) -> tuple[int, int]:
         """How many epochs of a trial's run are done, and how many there are."""
         try:
