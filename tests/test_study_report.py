@@ -12,7 +12,7 @@ from statistics import fmean, stdev
 import attrs
 import pytest
 from matplotlib.figure import Figure as Canvas
-from study_examples import no_waiting_for_the_disk, small_study
+from study_examples import no_waiting_for_the_disk, small_study, written_study
 from test_report import Outline
 
 from sparsecore.cli import commands
@@ -178,6 +178,15 @@ def test_a_title_with_dollars_in_it_stands_in_figures_as_it_was_written(carried_
     drawn = answer(attrs.evolve(account, study=attrs.evolve(account.study, title="does $x_{ cost $ 5?"))).drawing
     assert drawn is not None
     assert "does $x_{ cost $ 5?" in unescape(drawn.svg)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"test_accuracy": "high", "seconds": 1}'])
+def test_a_result_that_is_none_is_a_sentence_that_names_its_trial(tmp_path, content):
+    folder = written_study(tmp_path, lambda _: 90.0)
+    trial = trials_of(folder.read())[3]
+    folder.run(trial).result.write_text(content)
+    with pytest.raises(InputError, match=rf"the result of the trial {trial.name} cannot be read"):
+        folder.result(trial)
 
 
 def test_a_report_that_cannot_be_written_is_a_sentence(carried_out, monkeypatch):

@@ -179,6 +179,7 @@ def test_a_study_whose_making_was_interrupted_is_completed(tmp_path):
     rmtree(study.path / "logs")
     for experiment in study.path.glob("experiments/final*"):
         experiment.unlink()
+    assert "no experiment of final-at-0.8-trial-0; --resume" in said(sparsecore("study", "show", study.path))
     done = sparsecore("study", file, *out, "--resume", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["unfinished"] == []

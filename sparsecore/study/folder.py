@@ -83,8 +83,19 @@ class StudyFolder:
         return self.path / "results.json"
 
     def tables(self, trial: Trial) -> Mapping[str, Any]:
-        """The trial's experiment as plain tables."""
-        return _tables_in(self.experiment(trial))
+        """The trial's experiment as plain tables.
+
+        Raises:
+            InputError: it cannot be read; where the making of a study was interrupted, it is not there yet.
+        """
+        try:
+            return _tables_in(self.experiment(trial))
+        except FileNotFoundError:
+            raise InputError(
+                f"the study {self.path} has no experiment of {trial.name}; --resume completes what was not made"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise InputError(f"the experiment of the trial {trial.name} cannot be read: {error}") from error
 
     def create(self, study: Study) -> None:
         """Make the folder, with the study and all its experiments in it.
@@ -153,11 +164,11 @@ class StudyFolder:
         """The result of a finished trial, as :class:`sparsecore.run.result.Result` has it; None of any other."""
         try:
             result: Mapping[str, Any] = json.loads(self.run(trial).result.read_text())
+            return {**result, **{key: float(result[key]) for key in ("test_accuracy", "seconds")}}
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"the result of the trial {trial.name} cannot be read: {error}") from error
-        return result
 
     def seconds(self, trial: Trial) -> float:
         """How many seconds of training a trial that was begun has taken, over all goes; 0 until it is told."""
