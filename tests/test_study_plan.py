@@ -155,54 +155,6 @@ def test_a_study_is_read_back_from_its_tables():
         assert Study.of(study_of(name).tables()) == study_of(name)
 
 
-@pytest.mark.parametrize(
-    ("changes", "sentence"),
-    [
-        ({"arm": []}, "at least one arm"),
-        ({"sparsities": []}, "at least one sparsity"),
-        ({"sparsities": [0.9, 0.9]}, "every sparsity once; 0.9 is given twice"),
-        ({"sparsities": [0.9, 0.90000001]}, "every sparsity once; 0.9 is given twice"),
-        ({"sparsities": [1.0]}, r"\[0, 1\)"),
-        ({"trials": 0}, "'trials' must be >= 1"),
-        ({"arm": [*ARMS, ARMS[0]]}, "every arm once; 'dpr' is given twice"),
-        ({"arm": [ARMS[0], {"name": "other", "label": "dpr"}]}, "every label once; 'dpr' is given twice"),
-        ({"arm": ARMS[::-1]}, "no arm named 'dpr'; before it: none"),
-        ({"arm": [{"name": "../up"}]}, "small letters, digits, dots and hyphens; given '../up'"),
-        (
-            {"arm": [ARMS[0], {**ARMS[1], "once": True}]},
-            "'again' runs once, and cannot start from 'dpr' at each sparsity",
-        ),
-        ({"arm": [{"name": "a", "row": [0.1]}]}, "'{place}' in the name"),
-        ({"arm": "dpr"}, r"tables \[\[arm\]\]"),
-        ({"figure": "pie"}, "'bars', 'places', 'sparsities'"),
-        ({"colour": "red"}, "no key named 'colour'"),
-    ],
-)
-def test_a_study_that_makes_no_sense_is_refused_with_a_sentence(changes, sentence):
-    with pytest.raises(InputError, match=sentence):
-        small(**changes)
-
-
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        ({"training.epochs": "many"}, "study.epochs: a whole number was expected, given 'many'"),
-        ({"training.epochs": 1.5}, "study.epochs: a whole number was expected, given 1.5"),
-        ({"training.epochs": 0}, "'epochs' must be >= 1"),
-        ({"seed": "lucky"}, "study.seed: a whole number was expected, given 'lucky'"),
-        ({"seed": 1.5}, "study.seed: a whole number was expected, given 1.5"),
-    ],
-)
-def test_epochs_and_seeds_that_are_no_such_numbers_are_refused_with_a_sentence(options, sentence):
-    with pytest.raises(InputError, match=sentence):
-        check_options(small(options=options))
-
-
-def test_an_unknown_study_is_refused_with_those_that_there_are():
-    with pytest.raises(InputError, match="no study named 'fig2'; known: fig1a, fig1bc, sparsities"):
-        study_of("fig2")
-
-
 def test_a_trials_name_has_its_arm_its_sparsity_and_its_number():
     assert Trial("dpr", 0.95, 2).name == "dpr-at-0.95-trial-2"
     assert Trial("dense", None, 0).name == "dense-trial-0"

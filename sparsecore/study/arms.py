@@ -156,6 +156,9 @@ def _row(table: dict[str, Any]) -> list[dict[str, Any]]:
         return [table]
     if not isinstance(places, list) or "{place}" not in str(table.get("name")):
         raise InputError("a row of arms has a list of places, and '{place}' in the name")
+    for place in places:
+        if not (isinstance(place, int | float) and 0 <= place <= 1):
+            raise InputError(f"the places of a row of arms are shares of the run in [0, 1]; given {place!r}")
     return [{**table, "name": table["name"].replace("{place}", f"{place:g}"), "place": place} for place in places]
 
 

@@ -53,9 +53,11 @@ def model_of(options: Mapping[str, Any]) -> str:
 
 
 def check_options(study: Study) -> None:
-    """Raise an :class:`InputError` where epochs or seed are no such numbers, or no arm has an option's strategy."""
+    """Raise an :class:`InputError` where options are no such numbers, or concern no arm."""
     counted = {"epochs": study.options.get(_EPOCHS), "seed": study.options.get("seed")}
     structure({name: given for name, given in counted.items() if given is not None}, _Counted, "study")
+    if "sparsity" in study.options:
+        raise InputError("a study has a row of sparsities, as --sparsity gives them; given the setting sparsity")
     stacks = {name for arm in study.arms for name in arm.strategy}
     for option in study.options:
         if option.startswith("strategy.") and not any(_is_of(option, name) for name in stacks):

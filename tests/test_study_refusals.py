@@ -1,0 +1,65 @@
+"""A study that makes no sense is refused with a sentence, before there is a folder."""
+
+import pytest
+
+from sparsecore.errors import InputError
+from sparsecore.study.arms import Study
+from sparsecore.study.experiments import check_options
+from sparsecore.study.presets import study_of
+
+ARMS = [{"name": "dpr", "strategy": ["dpr"]}, {"name": "again", "strategy": ["static"], "after": "dpr"}]
+
+
+def small(**changes):
+    return Study.of({"name": "small", "title": "?", "figure": "bars", "sparsities": [0.9], "arm": ARMS, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"arm": []}, "at least one arm"),
+        ({"sparsities": []}, "at least one sparsity"),
+        ({"sparsities": [0.9, 0.9]}, "every sparsity once; 0.9 is given twice"),
+        ({"sparsities": [0.9, 0.90000001]}, "every sparsity once; 0.9 is given twice"),
+        ({"sparsities": [1.0]}, r"\[0, 1\)"),
+        ({"trials": 0}, "'trials' must be >= 1"),
+        ({"arm": [*ARMS, ARMS[0]]}, "every arm once; 'dpr' is given twice"),
+        ({"arm": [ARMS[0], {"name": "other", "label": "dpr"}]}, "every label once; 'dpr' is given twice"),
+        ({"arm": ARMS[::-1]}, "no arm named 'dpr'; before it: none"),
+        ({"arm": [{"name": "../up"}]}, "small letters, digits, dots and hyphens; given '../up'"),
+        (
+            {"arm": [ARMS[0], {**ARMS[1], "once": True}]},
+            "'again' runs once, and cannot start from 'dpr' at each sparsity",
+        ),
+        ({"arm": [{"name": "a", "row": [0.1]}]}, "'{place}' in the name"),
+        ({"arm": [{"name": "a-{place}", "row": ["end"]}]}, r"shares of the run in \[0, 1\]; given 'end'"),
+        ({"arm": [{"name": "a-{place}", "row": [0.5, 7]}]}, r"shares of the run in \[0, 1\]; given 7"),
+        ({"arm": "dpr"}, r"tables \[\[arm\]\]"),
+        ({"figure": "pie"}, "'bars', 'places', 'sparsities'"),
+        ({"colour": "red"}, "no key named 'colour'"),
+    ],
+)
+def test_a_study_that_makes_no_sense_is_refused_with_a_sentence(changes, sentence):
+    with pytest.raises(InputError, match=sentence):
+        small(**changes)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"training.epochs": "many"}, "study.epochs: a whole number was expected, given 'many'"),
+        ({"training.epochs": 1.5}, "study.epochs: a whole number was expected, given 1.5"),
+        ({"training.epochs": 0}, "'epochs' must be >= 1"),
+        ({"seed": "lucky"}, "study.seed: a whole number was expected, given 'lucky'"),
+        ({"sparsity": 0.5}, "a row of sparsities, as --sparsity gives them; given the setting sparsity"),
+        ({"seed": 1.5}, "study.seed: a whole number was expected, given 1.5"),
+    ],
+)
+def test_options_that_no_trial_could_follow_are_refused_with_a_sentence(options, sentence):
+    with pytest.raises(InputError, match=sentence):
+        check_options(small(options=options))
+
+
+def test_an_unknown_study_is_refused_with_those_that_there_are():
+    with pytest.raises(InputError, match="no study named 'fig2'; known: fig1a, fig1bc, sparsities"):
+        study_of("fig2")
