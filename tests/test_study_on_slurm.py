@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from command_line import said, sparsecore
-from test_study_running import assert_all_but_the_failing_ran, until, written
+from test_study_running import assert_all_but_the_failing_ran, written
+from test_study_stopped import until
 
 from sparsecore.errors import InputError
 from sparsecore.study.pools import Means, pool
