@@ -128,7 +128,7 @@ class Experiment:
             known = [field.name for field in attrs.fields(_General)] + list(SECTIONS)
             raise InputError(f"no setting named {', '.join(map(repr, sorted(strange)))}; known: {', '.join(known)}")
         top = structure(general, _General, "experiment")
-        use, source = _split_data(tables.get("data", {}))
+        use, source = split_data(tables.get("data", {}))
         loop, optimizer = split_training(tables.get("training", {}), Training)
         training = structure(loop, Training, "training")
         start = structure(tables.get("start", {}), StartSettings, "start")
@@ -171,7 +171,7 @@ def _sparsity(given: float | None, start: StartSettings) -> float | None:
     return DEFAULT_SPARSITY if start.run is None else None
 
 
-def _split_data(table: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def split_data(table: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """What says how images are used, and what belongs to the data set's plugin."""
     own = {field.name for field in attrs.fields(DataSettings)}
     use = {key: value for key, value in table.items() if key in own}

@@ -117,12 +117,14 @@ class Study:
         Raises:
             InputError: there is no arm of such a name.
         """
+        known = [arm.name for arm in self.arms]
+        for name in names:
+            if name not in known:
+                raise InputError(unknown("arm", name, known))
         wanted = set(names)
         for arm in reversed(self.arms):
-            wanted |= {arm.after} if arm.name in wanted and arm.after else set()
-        for name in names:
-            if name not in {arm.name for arm in self.arms}:
-                raise InputError(unknown("arm", name, [arm.name for arm in self.arms]))
+            if arm.name in wanted and arm.after:
+                wanted.add(arm.after)
         return attrs.evolve(self, arms=tuple(arm for arm in self.arms if arm.name in wanted))
 
     @classmethod

@@ -14,6 +14,7 @@ from sparsecore.data.jpeg import jpeg_quality
 from sparsecore.data.published import PUBLISHED
 from sparsecore.errors import InputError
 from sparsecore.experiment.chosen import Chosen
+from sparsecore.experiment.experiment import split_data
 from sparsecore.run.files import write_whole
 from sparsecore.study.folder import StudyFolder
 
@@ -72,8 +73,8 @@ def _looked_at(data: Mapping[str, Any]) -> Seen | None:
         return Seen(_title(data))
     if data.get("dir") is None:
         return Seen(_title(data), published=True)  # downloaded, and compared with the published checksum
-    options = {key: value for key, value in data.items() if key not in {"dir", "held_out", "limit", "crop", "flip"}}
-    dataset: Dataset = Chosen.of("dataset", options).plugin
+    _, source = split_data(data)
+    dataset: Dataset = Chosen.of("dataset", source).plugin
     try:
         images = dataset.load(Path(data["dir"]))
     except InputError:
