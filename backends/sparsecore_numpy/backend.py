@@ -36,6 +36,10 @@ class NumpyBackend:
 
     def learner(self, task: Task) -> Learner:
         """A network ready to train."""
+        from sparsecore_numpy.computation import NumpyComputation
         from sparsecore_numpy.learner import NumpyLearner
+        from sparsecore_numpy.machine import Machine
+        from sparsecore_numpy.memory import Memory
+        from sparsecore_numpy.workers import workers
 
-        return NumpyLearner(task, self.dtype)
+        return NumpyLearner(task, self.dtype, NumpyComputation(Machine(Memory(self.dtype), workers())))

@@ -16,25 +16,22 @@ from sparsecore.learning import Task, Totals
 from sparsecore.ledger import Ledger
 from sparsecore.reallocation import Reallocation
 from sparsecore.topology import Topology
-from sparsecore_numpy import loss, normalization
+from sparsecore_numpy.computation import Computation, measured
 from sparsecore_numpy.descent import buffers_of, descend
 from sparsecore_numpy.inputs import in_batches, normalized
 from sparsecore_numpy.ledger import ledger
-from sparsecore_numpy.machine import Machine
 from sparsecore_numpy.memory import Memory
 from sparsecore_numpy.network import Dense, Running, Sparse, flat
-from sparsecore_numpy.operations import NumpyOperations
-from sparsecore_numpy.tape import Forgetful, Tape, Tensor
 from sparsecore_numpy.weights import Vectors, Weight
-from sparsecore_numpy.workers import single_threaded_blas, workers
 
 
 class NumpyLearner:
-    """See :class:`sparsecore.learning.Learner`."""
+    """See :class:`sparsecore.learning.Learner`. It keeps flat vectors; outputs and gradients are the computation's."""
 
-    def __init__(self, task: Task, dtype: str) -> None:
+    def __init__(self, task: Task, dtype: str, computation: Computation) -> None:
         self._task = task
-        self._machine = Machine(Memory(dtype), workers())
+        self._memory = Memory(dtype)
+        self._computation = computation
         names = buffers_of(task.optimizer)
         values = np.asarray(task.values, dtype)
         self._sparse = Sparse.of(task.topology, Vectors.start(values, names))
@@ -87,11 +84,12 @@ class NumpyLearner:
 
     def evaluate(self, split: Split) -> Totals:
         """The sums over a split, with running statistics and without augmentation."""
-        ops = NumpyOperations(self._machine, Forgetful(), normalization.running)
+        parameters = self._parameters(self._sparse.tensors)
         totals = Totals()
         with _computing():
             for some in in_batches(split):
-                totals = _sum(totals, _measured(self._logits(ops, some.images, self._sparse.tensors).data, some.labels))
+                logits = self._computation.logits(self._task.model, parameters, self._normalized(some.images))
+                totals = _sum(totals, measured(logits, some.labels))
         return totals
 
     def set_values(self, values: NDArray[Any]) -> None:
@@ -102,7 +100,7 @@ class NumpyLearner:
 
     def reallocate(self, reallocation: Reallocation) -> None:
         """Move to the new topology and its values; optimizer state is carried along, zero where a weight grew."""
-        values = np.asarray(reallocation.values, self._machine.memory.dtype)
+        values = np.asarray(reallocation.values, self._memory.dtype)
         buffers = self._sparse.vectors.buffers
         vectors = Vectors.of(values, {name: reallocation.carry(buffer) for name, buffer in buffers.items()})
         self._sparse = Sparse.of(reallocation.after, vectors)
@@ -123,7 +121,7 @@ class NumpyLearner:
 
     def load_state(self, topology: Topology, state: Mapping[str, NDArray[Any]]) -> None:
         """Go on from ``state`` (of :meth:`state`) on ``topology``."""
-        values = np.zeros(topology.size, self._machine.memory.dtype)
+        values = np.zeros(topology.size, self._memory.dtype)
         sparse = Sparse.of(topology, Vectors.start(values, buffers_of(self._task.optimizer)))
         buffers = _named(sparse.vectors, self._dense.vectors, self._running.values)
         for name, buffer in {**buffers, "totals": np.zeros(3), "steps": np.zeros(1)}.items():
@@ -147,31 +145,25 @@ class NumpyLearner:
     def _backpropagate(self, batch: Batch, sparse: Mapping[str, Weight]) -> None:
         split = self._task.images.train
         pictures, labels = augmented(split.images, batch), split.labels[batch.rows]
-        tape = Tape()
+        for vectors in self._vectors:
+            vectors.gradient.fill(0)
+        parameters, images = self._parameters(sparse), self._normalized(pictures)
         with _computing():
-            logits = self._logits(NumpyOperations(self._machine, tape, normalization.of_batch), pictures, sparse)
-            self._totals = _sum(self._totals, _measured(logits.data, labels))
-            for vectors in self._vectors:
-                vectors.gradient.fill(0)
-            tape.backward(logits, loss.mean_gradient(logits.data, labels))
+            totals = self._computation.backpropagate(self._task.model, parameters, images, labels)
+        self._totals = _sum(self._totals, totals)
 
-    def _logits(self, ops: NumpyOperations, pictures: NDArray[np.uint8], sparse: Mapping[str, Weight]) -> Tensor:
-        images = Tensor(normalized(self._machine.memory, pictures, self._task.images), differentiable=False)
-        parameters = {**sparse, **self._dense.tensors, **self._running.tensors}
-        logits: Tensor = self._task.model.forward(ops, parameters, images)
-        return logits
+    def _parameters(self, sparse: Mapping[str, Weight]) -> dict[str, Any]:
+        return {**sparse, **self._dense.tensors, **self._running.tensors}
+
+    def _normalized(self, pictures: NDArray[np.uint8]) -> NDArray[Any]:
+        return normalized(self._memory, pictures, self._task.images)
 
 
 @contextmanager
 def _computing() -> Iterator[None]:
     # a loss that is not finite is in the totals, for the training loop to see; NumPy's warnings would say it again
-    with single_threaded_blas(), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         yield
-
-
-def _measured(logits: NDArray[Any], labels: NDArray[np.int64]) -> Totals:
-    losses = loss.cross_entropy(logits, labels)
-    return Totals(float(losses.sum(dtype=np.float64)), loss.hits(logits, labels), len(labels))
 
 
 def _sum(first: Totals, second: Totals) -> Totals:

@@ -1,0 +1,80 @@
+// The kernels as a table of functions: one table for each instruction set, all of this one type.
+//
+// Activations lie as (blocks, height + 2 border, channels, width + 2 border, lanes): `lanes` images side by side in a
+// vector, the borders and the lanes beyond the batch zero. Vectors of features lie as images of height 1 whose width
+// counts the blocks of the batch, with one block: (1, 1, features, blocks, lanes).
+#pragma once
+
+#include <cstdint>
+
+namespace sparsecore {
+
+// Where pixels lie; `data` is the pixel (0, 0) inside the border, strides count floats.
+struct Pixels {
+  float* data;
+  int64_t block, row, channel, pixel;
+};
+
+struct Extent {
+  int64_t blocks, height, width, channels;
+  int64_t last_lanes;  // of the last block, or of the last pixel of a row where `features`
+  bool features;
+};
+
+// The weights of a convolution, in groups by blocks of input channels, then by output channel: those of block i and
+// channel c are pointers[i * channels + c] up to the next. Each is a value and where it reads, from an output's place.
+struct List {
+  const int32_t* pointers;
+  const int32_t* offsets;
+  const float* values;
+  int64_t input_blocks;
+};
+
+// What happens to the outputs of a convolution beside being stored; `sums` has (parts, channels, 2).
+struct Mask {
+  Pixels input;  // of the batch norm, laid out as the outputs
+  const float *scale, *shift, *mean;
+};
+
+struct Kernels {
+  const char* name;
+  int lanes;
+
+  int64_t (*parts)(Extent extent);  // how many partial sums a pass over this extent makes
+
+  // out = add + list * x, where `add` may be null; `sums`, if any, gets the sums of the outputs and of their squares
+  void (*convolve)(Pixels x, Pixels out, const float* add, List list, Extent extent, double* sums, int threads);
+
+  // the same, with outputs zero where scale * input + shift <= 0; `sums` gets those of out and out * (input - mean)
+  void (*convolve_masked)(Pixels x, Pixels out, const float* add, List list, Extent extent, Mask mask, double* sums,
+                          int threads);
+
+  // gradients[k] = sum over all outputs of gradient * x at the offset of k
+  void (*weight_gradient)(Pixels x, Pixels gradient, List list, float* gradients, Extent extent, int threads);
+
+  // out = scale * x + shift by channel, and zero where that is negative
+  void (*affine)(Pixels x, Pixels out, const float* scale, const float* shift, Extent extent, int threads);
+  void (*affine_relu)(Pixels x, Pixels out, const float* scale, const float* shift, Extent extent, int threads);
+
+  // out = by_gradient * gradient + by_x * x + constant by channel, plus `add` if not null
+  void (*combine)(Pixels gradient, Pixels x, Pixels out, const float* add, const float* by_gradient, const float* by_x,
+                  const float* constant, Extent extent, int threads);
+
+  // out = gradient where scale * input + shift > 0; `sums` as in convolve_masked
+  void (*masked)(Pixels gradient, Pixels out, Mask mask, Extent extent, double* sums, int threads);
+
+  // `sums` gets those of x - about and of its square, by channel
+  void (*moments)(Pixels x, const float* about, Extent extent, double* sums, int threads);
+
+  // `sums` gets those of gradient and of gradient * (x - mean), by channel
+  void (*products)(Pixels gradient, Pixels x, const float* mean, Extent extent, double* sums, int threads);
+
+  // the mean over height and width, as features; and the gradient back from there
+  void (*pool)(Pixels x, float* features, Extent extent, int threads);
+  void (*spread)(const float* features, Pixels out, const float* add, Extent extent, int threads);
+};
+
+// The table of the name asked for, or of the best that this processor has; null where it has none of that name.
+const Kernels* kernels(const char* name);
+
+}  // namespace sparsecore

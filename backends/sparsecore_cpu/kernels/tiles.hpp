@@ -1,0 +1,78 @@
+// How an image is cut into tiles whose outputs stay in registers while a list of weights runs over them.
+#pragma once
+
+#include <utility>
+
+#include "kernels.hpp"
+#include "pool.hpp"
+#include "vector.hpp"
+
+namespace SPARSECORE_VARIANT {
+
+using sparsecore::Extent;
+using sparsecore::Kernels;
+using sparsecore::List;
+using sparsecore::Mask;
+using sparsecore::Pixels;
+using sparsecore::in_parallel;
+
+// Rows of a tile of so many columns: as many as fill the registers, up to four.
+constexpr int rows_of(int columns) {
+  int rows = 1;
+  while (rows < 4 && 2 * rows * columns <= TILE) rows *= 2;
+  return rows;
+}
+
+// A part of the work: some rows of one block of images. The parts depend on the extent alone, so that sums over them
+// come out the same whatever the number of threads.
+struct Part {
+  int64_t block, first_row, last_row;
+};
+
+inline int64_t row_parts(const Extent& extent) { return extent.height >= 16 ? 4 : extent.height >= 4 ? 2 : 1; }
+inline int64_t parts(Extent extent) { return extent.blocks * row_parts(extent); }
+
+inline Part part_of(const Extent& extent, int64_t index) {
+  const int64_t count = row_parts(extent), number = index % count;
+  const auto row = [&](int64_t part) { return extent.height * part / count; };
+  return {index / count, row(number), row(number + 1)};
+}
+
+// Few parts (a batch of features is one) are cut by channels too.
+inline int64_t channel_parts(const Extent& extent) {
+  const int64_t wanted = (16 + parts(extent) - 1) / parts(extent);
+  const int64_t most = (extent.channels + 7) / 8;
+  return wanted < most ? wanted : most;
+}
+
+inline Pixels at(const Pixels& pixels, int64_t block, int64_t row, int64_t column) {
+  Pixels moved = pixels;
+  moved.data += block * pixels.block + row * pixels.row + column * pixels.pixel;
+  return moved;
+}
+
+// Call visit.template tile<ROWS, COLUMNS>(row, column) on tiles that cover the rows [first, last) of `width` columns.
+template <int COLUMNS, class Visit>
+void cover_strip(int64_t first, int64_t last, int64_t column, Visit& visit) {
+  constexpr int ROWS = rows_of(COLUMNS);
+  int64_t row = first;
+  for (; row + ROWS <= last; row += ROWS) visit.template tile<ROWS, COLUMNS>(row, column);
+  for (; row < last; row++) visit.template tile<1, COLUMNS>(row, column);
+}
+
+template <class Visit, int... WIDTHS>
+void cover_strip_of(int64_t columns, int64_t first, int64_t last, int64_t column, Visit& visit,
+                    std::integer_sequence<int, WIDTHS...>) {
+  (void)((columns == WIDTHS + 1 && (cover_strip<WIDTHS + 1>(first, last, column, visit), true)) || ...);
+}
+
+template <class Visit>
+void cover(int64_t first, int64_t last, int64_t width, Visit visit) {
+  const int64_t strips = (width + TILE - 1) / TILE;
+  for (int64_t strip = 0; strip < strips; strip++) {
+    const int64_t column = width * strip / strips, next = width * (strip + 1) / strips;
+    cover_strip_of(next - column, first, last, column, visit, std::make_integer_sequence<int, TILE>{});
+  }
+}
+
+}  // namespace SPARSECORE_VARIANT

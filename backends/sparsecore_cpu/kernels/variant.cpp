@@ -1,0 +1,15 @@
+// All kernels for one instruction set; compiled once for each, see CMakeLists.txt.
+#include "elementwise.hpp"
+#include "weight_gradient.hpp"
+
+#define NAME_OF(name) #name
+#define NAME(name) NAME_OF(name)
+
+namespace SPARSECORE_VARIANT {
+
+extern const Kernels table = {
+    NAME(SPARSECORE_VARIANT), LANES,  parts,    convolve, convolve_masked, weight_gradient, affine, affine_relu,
+    combine,                  masked, moments,  products, pool,            spread,
+};
+
+}  // namespace SPARSECORE_VARIANT

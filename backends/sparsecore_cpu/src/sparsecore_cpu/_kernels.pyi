@@ -1,0 +1,120 @@
+"""Sparse kernels on activations of (blocks, height, channels, width, lanes), compiled from ``kernels/``.
+
+All check their arguments and raise ``ValueError``; none keeps the interpreter's lock while it computes. Vectors by
+channel are float32, ``sums`` are (channels, 2), float64, and are added to.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Places = NDArray[np.int32]
+Sums = NDArray[np.float64]
+
+class Activation:
+    """A buffer, (blocks, height + 2·border, channels, width + 2·border, lanes), that starts at a cache line."""
+
+    def __init__(self, buffer: NDArray[Any], border: int, images: int, features: bool) -> None: ...
+
+class Weights:
+    """The weights that exist, in groups by block of input channels, then by output channel."""
+
+    def __init__(self, pointers: Places, offsets: Places, values: Floats, channels: int) -> None: ...
+
+class Steps:
+    """Every ``out_step``-th output from (row, column) on; ``x_step`` pixels of the input from one to the next."""
+
+    def __init__(self, x_step: int = 1, out_step: int = 1, row: int = 0, column: int = 0) -> None: ...
+
+class Kernels:
+    """The kernels for one instruction set; without a name, for the best that this processor has."""
+
+    def __init__(self, name: str = "") -> None: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def lanes(self) -> int: ...
+    def convolve(
+        self,
+        x: Activation,
+        out: Activation,
+        add: Activation | None,
+        weights: Weights,
+        steps: Steps,
+        sums: Sums | None,
+        threads: int,
+    ) -> None:
+        """Out = add + weights∗x; sums of out and out²."""
+
+    def convolve_masked(
+        self,
+        x: Activation,
+        out: Activation,
+        add: Activation | None,
+        weights: Weights,
+        steps: Steps,
+        input: Activation,
+        scale: Floats,
+        shift: Floats,
+        mean: Floats,
+        sums: Sums,
+        threads: int,
+    ) -> None:
+        """The same where scale·input + shift > 0, elsewhere zeros; sums of out and out·(input − mean)."""
+
+    def weight_gradient(
+        self, x: Activation, gradient: Activation, weights: Weights, steps: Steps, gradients: Floats, threads: int
+    ) -> None:
+        """The gradient of each weight."""
+
+    def affine(self, x: Activation, out: Activation, scale: Floats, shift: Floats, threads: int) -> None:
+        """Out = scale·x + shift."""
+
+    def affine_relu(self, x: Activation, out: Activation, scale: Floats, shift: Floats, threads: int) -> None:
+        """Out = max(scale·x + shift, 0)."""
+
+    def combine(
+        self,
+        gradient: Activation,
+        x: Activation,
+        out: Activation,
+        add: Activation | None,
+        by_gradient: Floats,
+        by_x: Floats,
+        constant: Floats,
+        threads: int,
+    ) -> None:
+        """Out = by_gradient·gradient + by_x·x + constant + add."""
+
+    def masked(
+        self,
+        gradient: Activation,
+        out: Activation,
+        input: Activation,
+        scale: Floats,
+        shift: Floats,
+        mean: Floats,
+        sums: Sums,
+        threads: int,
+    ) -> None:
+        """Out = gradient where scale·input + shift > 0; sums as of :meth:`convolve_masked`."""
+
+    def moments(self, x: Activation, about: Floats, sums: Sums, threads: int) -> None:
+        """Sums of x − about and of its square."""
+
+    def products(self, gradient: Activation, x: Activation, mean: Floats, sums: Sums, threads: int) -> None:
+        """Sums of gradient and of gradient·(x − mean)."""
+
+    def pool(self, x: Activation, features: Activation, threads: int) -> None:
+        """The mean over height and width."""
+
+    def spread(self, features: Activation, out: Activation, add: Activation | None, threads: int) -> None:
+        """The gradient of :meth:`pool`, plus ``add``."""
+
+def sort_by_bucket(keys: Places, order: Places, pointers: Places) -> None:
+    """Stable: ``order`` gets the places of the keys by bucket, ``pointers`` where each bucket starts."""
+
+def pack(pictures: Floats, out: Activation) -> None:
+    """Pictures (images, height, width, channels) into the inside of a buffer."""

@@ -1,0 +1,53 @@
+"""The plugin."""
+
+import os
+
+import attrs
+
+from sparsecore.errors import InputError
+from sparsecore.learning import Learner, Task
+from sparsecore.ranks import Alone
+from sparsecore_numpy import NumpyArrays
+
+
+@attrs.frozen(eq=False)
+class CpuBackend:
+    """Trains on the CPU with kernels that touch only the weights that exist; see :class:`sparsecore.learning.Backend`.
+
+    Attributes:
+        threads: how many threads compute; 0 for as many as this process may use. Results do not depend on it.
+    """
+
+    threads: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        if self.threads < 0:
+            raise InputError(f"the cpu backend takes 1 or more threads, or 0 for all; given {self.threads}")
+
+    @property
+    def dtype(self) -> str:
+        """Of values and activations."""
+        return "float32"
+
+    @property
+    def arrays(self) -> NumpyArrays:
+        """The array verbs: values and positions are NumPy's."""
+        return NumpyArrays()
+
+    @property
+    def ranks(self) -> Alone:
+        """One process."""
+        return Alone()
+
+    def learner(self, task: Task) -> Learner:
+        """A network ready to train."""
+        from sparsecore_cpu.computation import CpuComputation
+        from sparsecore_cpu.machine import Machine
+        from sparsecore_numpy.learner import NumpyLearner
+
+        return NumpyLearner(task, self.dtype, CpuComputation(Machine.of(self.threads or _available())))
+
+
+def _available() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1

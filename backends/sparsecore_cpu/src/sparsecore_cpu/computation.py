@@ -1,0 +1,58 @@
+"""A forward and a backward pass."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsecore.learning import Model, Totals
+from sparsecore_cpu import _kernels, statistics
+from sparsecore_cpu.activations import Activation, Given
+from sparsecore_cpu.entries import Lists
+from sparsecore_cpu.machine import Buffer, Form, Machine
+from sparsecore_cpu.operations import CpuOperations, Forgetful, Tape
+from sparsecore_numpy import loss
+from sparsecore_numpy.computation import measured
+
+
+class CpuComputation:
+    """See :class:`sparsecore_numpy.computation.Computation`."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._lists = Lists()
+
+    def backpropagate(
+        self, model: Model, parameters: Mapping[str, Any], images: NDArray[Any], labels: NDArray[np.int64]
+    ) -> Totals:
+        """Add the gradients of the mean loss to the parameters'; the sums over the batch."""
+        tape = Tape()
+        ops = CpuOperations(self._machine, self._lists, tape, statistics.of_batch)
+        logits = model.forward(ops, parameters, self._packed(images))
+        outputs = _unpacked(logits.buffer())
+        tape.backward(logits, self._features(loss.mean_gradient(outputs, labels)))
+        return measured(outputs, labels)
+
+    def logits(self, model: Model, parameters: Mapping[str, Any], images: NDArray[Any]) -> NDArray[Any]:
+        """With running statistics, (batch, classes)."""
+        ops = CpuOperations(self._machine, self._lists, Forgetful(), statistics.running)
+        return _unpacked(model.forward(ops, parameters, self._packed(images)).buffer())
+
+    def _packed(self, images: NDArray[Any]) -> Activation:
+        count, height, width, channels = images.shape
+        buffer = self._machine.buffers.take(Form(count, height, width, channels))
+        _kernels.pack(np.ascontiguousarray(images, np.float32), buffer.handle)
+        return Activation(self._machine, buffer.form, Given(buffer), differentiable=False)
+
+    def _features(self, vectors: NDArray[Any]) -> Buffer:
+        buffer = self._machine.buffers.take(Form.of_features(*vectors.shape))
+        by_image = buffer.array.reshape(buffer.form.channels, -1)
+        by_image[:, : len(vectors)] = vectors.T
+        by_image[:, len(vectors) :] = 0
+        return buffer
+
+
+def _unpacked(features: Buffer) -> NDArray[Any]:
+    by_image = features.array.reshape(features.form.channels, -1)
+    return np.ascontiguousarray(by_image[:, : features.form.images].T)

@@ -1,0 +1,122 @@
+"""Convolutions and linear layers: outputs, and both gradients."""
+
+import attrs
+import numpy as np
+
+from sparsecore_cpu.entries import Entries, Lists
+from sparsecore_cpu.lists import Strides, WeightList, Window, border_behind
+from sparsecore_cpu.machine import Buffer, Floats, Form, Machine, Sums
+
+
+@attrs.frozen(eq=False)
+class Mask:
+    """Where scale·input + shift is positive; and the mean of the input.
+
+    Attributes:
+        input: of the batch norm before the relu.
+        scale: (channels,).
+        shift: (channels,).
+        mean: (channels,).
+    """
+
+    input: Buffer
+    scale: Floats
+    shift: Floats
+    mean: Floats
+
+
+@attrs.frozen(eq=False)
+class Convolution:
+    """One layer's weights and window.
+
+    Attributes:
+        entries: the weights.
+        window: stride and padding.
+        lists: of the kernels.
+    """
+
+    entries: Entries
+    window: Window
+    lists: Lists
+
+    def output(self, x: Form) -> Form:
+        """The form of the outputs."""
+        kernel = (*self.entries.shape, 1, 1)[2:4]
+        height, width = (self.window.outputs(side, of) for side, of in zip((x.height, x.width), kernel, strict=True))
+        return attrs.evolve(
+            x, height=height, width=width, channels=self.entries.shape[0], border=0 if x.features else 1
+        )
+
+    def forward(self, machine: Machine, x: Buffer, form: Form, add: Buffer | None, sums: Sums | None) -> Buffer:
+        """Add + the convolution of ``x``."""
+        x = bordered(machine, x, self.window.padding)
+        weights = self.lists.forward(self.entries, self.window, _strides(machine, x.form))
+        out = machine.buffers.take(form)
+        start = add.handle if add else None
+        machine.kernels.convolve(x.handle, out.handle, start, weights.handle, weights.steps, sums, machine.threads)
+        return out
+
+    def backward_weight(self, machine: Machine, x: Buffer, gradient: Buffer) -> None:
+        """Add the weights' gradients to theirs."""
+        x = bordered(machine, x, self.window.padding)
+        weights = self.lists.forward(self.entries, self.window, _strides(machine, x.form))
+        listed = np.empty(len(weights.order), np.float32)
+        machine.kernels.weight_gradient(
+            x.handle, gradient.handle, weights.handle, weights.steps, listed, machine.threads
+        )
+        entries = np.empty_like(listed)
+        entries[weights.order] = listed
+        self.entries.accumulate(entries)
+
+    def backward_input(self, machine: Machine, gradient: Buffer, out: Buffer, add: Buffer | None) -> None:
+        """Out = add + the input's gradient."""
+        gradient = self._reached(machine, gradient, out.form)
+        start = add.handle if add else None
+        for weights in self._backward(machine, gradient):
+            machine.kernels.convolve(
+                gradient.handle, out.handle, start, weights.handle, weights.steps, None, machine.threads
+            )
+
+    def backward_masked(self, machine: Machine, gradient: Buffer, out: Buffer, add: Buffer | None, mask: Mask) -> Sums:
+        """The same where the mask is; the sums by channel of the outcome, and of it times the centred input."""
+        gradient = self._reached(machine, gradient, out.form)
+        sums = np.zeros((out.form.channels, 2))
+        start = add.handle if add else None
+        for weights in self._backward(machine, gradient):
+            machine.kernels.convolve_masked(
+                gradient.handle,
+                out.handle,
+                start,
+                weights.handle,
+                weights.steps,
+                mask.input.handle,
+                mask.scale,
+                mask.shift,
+                mask.mean,
+                sums,
+                machine.threads,
+            )
+        return sums
+
+    def _backward(self, machine: Machine, gradient: Buffer) -> list[WeightList]:
+        return self.lists.backward(self.entries, self.window, _strides(machine, gradient.form))
+
+    def _reached(self, machine: Machine, gradient: Buffer, x: Form) -> Buffer:
+        kernel = (*self.entries.shape, 1, 1)[2:4]
+        made, sides = (gradient.form.height, gradient.form.width), (x.height, x.width)
+        needed = (border_behind(self.window, *of) for of in zip(kernel, made, sides, strict=True))
+        return bordered(machine, gradient, max(needed))
+
+
+def bordered(machine: Machine, buffer: Buffer, border: int) -> Buffer:
+    """The same activation, in a buffer with so wide a border at least."""
+    if border <= buffer.form.border or buffer.form.features:
+        return buffer
+    wider = machine.buffers.take(attrs.evolve(buffer.form, border=border))
+    wider.inside[:] = buffer.inside
+    return wider
+
+
+def _strides(machine: Machine, form: Form) -> Strides:
+    row, channel = form.strides(machine.kernels.lanes)
+    return Strides(row, channel, machine.kernels.lanes)

@@ -1,0 +1,133 @@
+"""The weights of a layer as the kernels' lists take them: the entries that exist, their values and gradients."""
+
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsecore_cpu.lists import Strides, Taps, WeightList, Window
+from sparsecore_numpy.memory import Memory
+from sparsecore_numpy.tied import TiedWeight
+from sparsecore_numpy.weights import Operand, Weight
+
+
+class Entries(Protocol):
+    """Which entries of a tensor exist, and what they are."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Dense."""
+        ...
+
+    @property
+    def owner(self) -> Any:
+        """What lives as long as the positions stay the same."""
+        ...
+
+    @property
+    def positions(self) -> NDArray[np.integer]:
+        """Row-major, ascending."""
+        ...
+
+    def values(self) -> NDArray[Any]:
+        """One for each position."""
+        ...
+
+    def accumulate(self, gradient: NDArray[Any]) -> None:
+        """Add to the gradients; one for each position."""
+        ...
+
+
+@attrs.frozen(eq=False)
+class Own:
+    """The entries of a parameter."""
+
+    weight: Weight
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Dense."""
+        return self.weight.shape
+
+    @property
+    def owner(self) -> Weight:
+        """The parameter, which a reallocation replaces."""
+        return self.weight
+
+    @property
+    def positions(self) -> NDArray[np.integer]:
+        """Row-major, ascending."""
+        return self.weight.positions
+
+    def values(self) -> NDArray[Any]:
+        """One for each position."""
+        return self.weight.values
+
+    def accumulate(self, gradient: NDArray[Any]) -> None:
+        """Add to the gradients."""
+        np.add(self.weight.gradient, gradient, out=self.weight.gradient)
+
+
+@attrs.frozen(eq=False)
+class Tied:
+    """All entries of a tensor that are those of a shorter vector by a hash."""
+
+    weight: TiedWeight
+    _memory: Memory = attrs.field(factory=lambda: Memory(np.float32))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Dense."""
+        return self.weight.shape
+
+    @property
+    def owner(self) -> Operand:
+        """The shorter vector."""
+        return self.weight.values
+
+    @property
+    def positions(self) -> NDArray[np.integer]:
+        """All of them."""
+        return np.arange(np.prod(self.shape))
+
+    def values(self) -> NDArray[Any]:
+        """One for each position."""
+        return self.weight.dense(self._memory, self.weight.positions)
+
+    def accumulate(self, gradient: NDArray[Any]) -> None:
+        """Add to the vector's gradients."""
+        self.weight.accumulate(gradient)
+
+
+@attrs.frozen(eq=False)
+class Lists:
+    """The lists that were made so far; those of positions that are gone go with them."""
+
+    _made: WeakKeyDictionary[Any, dict[Any, Any]] = attrs.field(factory=WeakKeyDictionary)
+
+    def forward(self, entries: Entries, window: Window, x: Strides) -> WeightList:
+        """Filled with the values of now."""
+        made = self._of(entries)
+        key = ("forward", entries.shape, window, x)
+        if key not in made:
+            made[key] = Taps.of(entries.shape, entries.positions).forward(window, x)
+        weights: WeightList = made[key]
+        weights.fill(entries.values())
+        return weights
+
+    def backward(self, entries: Entries, window: Window, gradient: Strides) -> list[WeightList]:
+        """Likewise."""
+        made = self._of(entries)
+        key = ("backward", entries.shape, window, gradient)
+        if key not in made:
+            made[key] = list(Taps.of(entries.shape, entries.positions).backward(window, gradient))
+        values = entries.values()
+        for weights in made[key]:
+            weights.fill(values)
+        lists: list[WeightList] = made[key]
+        return lists
+
+    def _of(self, entries: Entries) -> dict[Any, Any]:
+        return self._made.setdefault(entries.owner, {})

@@ -1,0 +1,146 @@
+"""Gradients as sums of terms that are only computed when all of them are known.
+
+So the last of them can go on from the others' sum, and take relu's mask and batch norm's sums along.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import attrs
+import numpy as np
+
+from sparsecore_cpu.convolution import Convolution, Mask
+from sparsecore_cpu.machine import Buffer, Floats, Form, Machine, Sums
+
+
+class Term(Protocol):
+    """What one operation contributes to the gradient of its input."""
+
+    def write(self, machine: Machine, out: Buffer, add: Buffer | None) -> None:
+        """Out = add + this."""
+        ...
+
+    def write_masked(self, machine: Machine, out: Buffer, add: Buffer | None, mask: Mask) -> Sums:
+        """The same where the mask is; the sums by channel of the outcome, and of it times the centred input."""
+        ...
+
+
+@attrs.frozen(eq=False)
+class ThroughConvolution:
+    """The gradient of a convolution's outputs, on its way to the inputs."""
+
+    convolution: Convolution
+    gradient: Buffer
+
+    def write(self, machine: Machine, out: Buffer, add: Buffer | None) -> None:
+        """See :class:`Term`."""
+        self.convolution.backward_input(machine, self.gradient, out, add)
+
+    def write_masked(self, machine: Machine, out: Buffer, add: Buffer | None, mask: Mask) -> Sums:
+        """See :class:`Term`."""
+        return self.convolution.backward_masked(machine, self.gradient, out, add, mask)
+
+
+@attrs.frozen(eq=False)
+class Combined:
+    """by_gradient·gradient + by_x·x + constant, by channel: batch norm's; or a gradient as it is."""
+
+    gradient: Buffer
+    x: Buffer
+    by_gradient: Floats
+    by_x: Floats
+    constant: Floats
+
+    @classmethod
+    def unchanged(cls, gradient: Buffer) -> "Combined":
+        """The gradient itself."""
+        ones, zeros = np.ones(gradient.form.channels, np.float32), np.zeros(gradient.form.channels, np.float32)
+        return cls(gradient, gradient, ones, zeros, zeros)
+
+    def write(self, machine: Machine, out: Buffer, add: Buffer | None) -> None:
+        """See :class:`Term`."""
+        machine.kernels.combine(
+            self.gradient.handle,
+            self.x.handle,
+            out.handle,
+            add.handle if add else None,
+            self.by_gradient,
+            self.by_x,
+            self.constant,
+            machine.threads,
+        )
+
+    def write_masked(self, machine: Machine, out: Buffer, add: Buffer | None, mask: Mask) -> Sums:
+        """See :class:`Term`."""
+        self.write(machine, out, add)
+        return _masked(machine, out, mask)
+
+
+@attrs.frozen(eq=False)
+class Spread:
+    """The gradient of the mean over an image's pixels."""
+
+    features: Buffer
+
+    def write(self, machine: Machine, out: Buffer, add: Buffer | None) -> None:
+        """See :class:`Term`."""
+        machine.kernels.spread(self.features.handle, out.handle, add.handle if add else None, machine.threads)
+
+    def write_masked(self, machine: Machine, out: Buffer, add: Buffer | None, mask: Mask) -> Sums:
+        """See :class:`Term`."""
+        self.write(machine, out, add)
+        return _masked(machine, out, mask)
+
+
+@attrs.define(eq=False)
+class Gradient:
+    """Of one activation, while its operations contribute to it.
+
+    Attributes:
+        ready: contributions that are there already and may be somebody else's too: never written to.
+        terms: those that are still to be computed.
+    """
+
+    ready: list[Buffer] = attrs.field(factory=list)
+    terms: list[Term] = attrs.field(factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.ready or self.terms)
+
+    def total(self, machine: Machine, form: Form) -> Buffer:
+        """The sum; where that is but one contribution, the very buffer."""
+        start, terms = self._taken()
+        return _written(machine, form, start, terms) if terms or start is None else start
+
+    def masked(self, machine: Machine, form: Form, mask: Mask) -> tuple[Buffer, Sums]:
+        """The sum where the mask is; the sums by channel of the outcome, and of it times the centred input."""
+        start, terms = self._taken()
+        if start is not None and not terms:
+            terms, start = [Combined.unchanged(start)], None
+        *before, last = terms
+        if before:
+            start = _written(machine, form, start, before)
+        out = machine.buffers.take(form)
+        return out, last.write_masked(machine, out, start, mask)
+
+    def _taken(self) -> tuple[Buffer | None, list[Term]]:
+        # afterwards nothing here holds on to the buffers, which may then serve again
+        ready, terms = self.ready, self.terms
+        self.ready, self.terms = [], []
+        return (ready[0] if ready else None), [*map(Combined.unchanged, ready[1:]), *terms]
+
+
+def _written(machine: Machine, form: Form, start: Buffer | None, terms: Sequence[Term]) -> Buffer:
+    out = machine.buffers.take(form)
+    for term in terms:
+        term.write(machine, out, start)
+        start = out
+    return out
+
+
+def _masked(machine: Machine, out: Buffer, mask: Mask) -> Sums:
+    sums = np.zeros((out.form.channels, 2))
+    machine.kernels.masked(
+        out.handle, out.handle, mask.input.handle, mask.scale, mask.shift, mask.mean, sums, machine.threads
+    )
+    return sums

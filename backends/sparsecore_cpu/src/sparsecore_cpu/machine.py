@@ -1,0 +1,154 @@
+"""What every operation works with: the kernels, how many threads, and buffers to use again."""
+
+import os
+import weakref
+from collections import defaultdict
+from typing import Any
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsecore.errors import InputError
+from sparsecore_cpu import _kernels
+
+KERNELS = "SPARSECORE_CPU_KERNELS"
+"""Environment variable: avx512, avx2 or baseline, instead of the best that the processor has."""
+
+_CACHE_LINE = 64
+
+Floats = NDArray[np.float32]
+Sums = NDArray[np.float64]
+
+
+@attrs.frozen
+class Form:
+    """Of an activation.
+
+    Attributes:
+        images: how many.
+        height: of an image in pixels; 1 for features.
+        width: likewise.
+        channels: or features.
+        border: zeros on each side; 0 for features.
+        features: whether these are vectors, which lie as images of height 1 whose width counts blocks of the batch.
+    """
+
+    images: int
+    height: int
+    width: int
+    channels: int
+    border: int = 1
+    features: bool = False
+
+    @classmethod
+    def of_features(cls, images: int, features: int) -> "Form":
+        """Vectors."""
+        return cls(images, 1, 1, features, border=0, features=True)
+
+    @property
+    def entries(self) -> int:
+        """Values a channel."""
+        return self.images * self.height * self.width
+
+    @property
+    def dense(self) -> tuple[int, ...]:
+        """As people know it."""
+        return (self.images, self.channels) if self.features else (self.images, self.height, self.width, self.channels)
+
+    def shape(self, lanes: int) -> tuple[int, int, int, int, int]:
+        """Of the buffer."""
+        blocks = -(-self.images // lanes)
+        if self.features:
+            return 1, 1, self.channels, blocks, lanes
+        rows, columns = self.height + 2 * self.border, self.width + 2 * self.border
+        return blocks, rows, self.channels, columns, lanes
+
+    def strides(self, lanes: int) -> tuple[int, int]:
+        """How many floats lie between rows and between channels."""
+        _, _, channels, columns, _ = self.shape(lanes)
+        return channels * columns * lanes, columns * lanes
+
+
+@attrs.frozen(eq=False)
+class Buffer:
+    """The memory of an activation; its border and the lanes beyond the batch are zero."""
+
+    form: Form
+    array: Floats
+    handle: _kernels.Activation
+
+    @property
+    def inside(self) -> Floats:
+        """Without its border: (blocks, height, channels, width, lanes)."""
+        border = self.form.border
+        rows, columns = self.array.shape[1] - border, self.array.shape[3] - border
+        return self.array[:, border:rows, :, border:columns]
+
+
+class Buffers:
+    """Hands out buffers; they come back by themselves when nobody holds them any more.
+
+    Kernels write inside the border only, so that a buffer's border is zero for good once it is.
+    """
+
+    def __init__(self, lanes: int) -> None:
+        self._lanes = lanes
+        self._free: defaultdict[Form, list[tuple[Floats, _kernels.Activation]]] = defaultdict(list)
+
+    def take(self, form: Form) -> Buffer:
+        """A buffer of this form, zero on its border and arbitrary inside."""
+        free = self._free[form]
+        array, handle = free.pop() if free else self._made(form)
+        buffer = Buffer(form, array, handle)
+        weakref.finalize(buffer, free.append, (array, handle)).atexit = False
+        return buffer
+
+    def _made(self, form: Form) -> tuple[Floats, _kernels.Activation]:
+        array = _aligned_zeros(form.shape(self._lanes))
+        return array, _kernels.Activation(array, form.border, form.images, form.features)
+
+
+@attrs.frozen(eq=False)
+class Machine:
+    """Kernels, threads and memory.
+
+    Attributes:
+        kernels: for one instruction set.
+        threads: how many compute.
+        buffers: of activations.
+    """
+
+    kernels: _kernels.Kernels
+    threads: int
+    buffers: Buffers
+
+    @classmethod
+    def of(cls, threads: int) -> "Machine":
+        """The best kernels that this processor has, or those that the environment variable names."""
+        name = os.environ.get(KERNELS, "")
+        try:
+            kernels = _kernels.Kernels(name)
+        except ValueError as error:
+            raise InputError(
+                f"{KERNELS} is {name!r}; this processor has kernels named: {', '.join(kernel_names())}"
+            ) from error
+        return cls(kernels, threads, Buffers(kernels.lanes))
+
+
+def kernel_names() -> list[str]:
+    """The kernels that this processor can run, the best first."""
+    names = []
+    for name in ("avx512", "avx2", "baseline"):
+        try:
+            names.append(_kernels.Kernels(name).name)
+        except ValueError:
+            continue
+    return names
+
+
+def _aligned_zeros(shape: tuple[int, ...]) -> Floats:
+    count = int(np.prod(shape))
+    memory: NDArray[Any] = np.zeros(count * 4 + _CACHE_LINE, np.uint8)
+    start = -memory.ctypes.data % _CACHE_LINE
+    return memory[start : start + count * 4].view(np.float32).reshape(shape)

@@ -1,0 +1,186 @@
+"""The operations that models are written in, each with its gradient."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsecore.errors import InputError
+from sparsecore_cpu.activations import Activation, Affine, Convolved, Given, Sum
+from sparsecore_cpu.convolution import Convolution, Mask
+from sparsecore_cpu.entries import Entries, Lists, Own, Tied
+from sparsecore_cpu.gradients import Combined, Spread, ThroughConvolution
+from sparsecore_cpu.lists import Window
+from sparsecore_cpu.machine import Buffer, Form, Machine, Sums
+from sparsecore_cpu.statistics import Statistics
+from sparsecore_numpy.tied import TiedWeight
+from sparsecore_numpy.weights import Operand, Weight
+
+Backward = Callable[[Activation], None]
+
+
+class Recorder(Protocol):
+    """What becomes of the operations' gradients."""
+
+    def record(self, output: Activation, backward: Backward) -> None:
+        """Note that ``backward`` takes the gradient of ``output`` on to the operation's inputs."""
+        ...
+
+
+class Forgetful:
+    """Remembers nothing: evaluation."""
+
+    def record(self, output: Activation, backward: Backward) -> None:
+        """Nothing."""
+
+
+class Tape:
+    """Remembers one training step."""
+
+    def __init__(self) -> None:
+        self._steps: list[tuple[Activation, Backward]] = []
+
+    def record(self, output: Activation, backward: Backward) -> None:
+        """See :class:`Recorder`."""
+        self._steps.append((output, backward))
+
+    def backward(self, output: Activation, gradient: Buffer) -> None:
+        """Take the gradient of ``output`` back through all that was recorded; the tape is empty afterwards."""
+        output.gradient.ready.append(gradient)
+        while self._steps:
+            activation, step = self._steps.pop()
+            if activation.gradient:
+                step(activation)
+            del activation, step  # their memory serves the operations before them
+
+
+@attrs.frozen(eq=False)
+class CpuOperations:
+    """See :class:`sparsecore.learning.Operations`.
+
+    Attributes:
+        machine: kernels, threads and memory.
+        lists: of the weights that exist.
+        recorder: what becomes of the gradients.
+        statistics: what batch norm normalizes by.
+    """
+
+    machine: Machine
+    lists: Lists
+    recorder: Recorder
+    statistics: Statistics
+
+    def conv2d(self, x: Activation, weight: Entries | Weight, *, stride: int = 1, padding: int = 0) -> Activation:
+        """Cross-correlation without a bias, zero padding on all four sides."""
+        return self._convolved(x, weight, Window(stride, padding))
+
+    def linear(self, x: Activation, weight: Entries | Weight, bias: Operand | None = None) -> Activation:
+        """x·weightᵀ + bias, for x of (batch, in)."""
+        product = self._convolved(x, weight, Window())
+        return product if bias is None else self._biased(product, bias)
+
+    def batch_norm(
+        self, x: Activation, scale: Operand, shift: Operand, mean: NDArray[np.float32], variance: NDArray[np.float32]
+    ) -> Activation:
+        """Normalize each channel (or feature); ``mean`` and ``variance`` are the running statistics."""
+        norm = self.statistics(x, mean, variance).norm(scale.vector(), shift.vector())
+
+        def undone(gradient: Buffer, sums: Sums) -> None:
+            by_scale, by_shift, factors = norm.backward(sums, x.form.entries)
+            scale.accumulate(by_scale)
+            shift.accumulate(by_shift)
+            x.gradient.terms.append(Combined(gradient, x.buffer(), *factors))
+
+        return self._affine(Affine(x, *norm.forward, undone))
+
+    def relu(self, x: Activation) -> Activation:
+        """max(x, 0); the gradient at 0 is 0."""
+        affine = x.source.affine() if x.pending else None
+        source = affine or Affine.identity(x)
+
+        def backward(output: Activation) -> None:
+            mask = Mask(source.x.buffer(), source.scale, source.shift, source.mean)
+            source.undo(*output.gradient.masked(self.machine, output.form, mask))
+
+        return self._recorded(Activation(self.machine, x.form, source.rectified()), backward)
+
+    def global_average_pool(self, x: Activation) -> Activation:
+        """The mean over height and width: (batch, channels)."""
+        out = self.machine.buffers.take(Form.of_features(x.form.images, x.form.channels))
+        self.machine.kernels.pool(x.buffer().handle, out.handle, self.machine.threads)
+
+        def backward(output: Activation) -> None:
+            x.gradient.terms.append(Spread(output.gradient.total(self.machine, output.form)))
+
+        return self._recorded(Activation(self.machine, out.form, Given(out)), backward)
+
+    def add(self, x: Activation, y: Activation) -> Activation:
+        """The sum of two tensors of equal shapes."""
+        if x.form != y.form:
+            raise InputError(f"add takes two tensors of the same shape; given {x.form.dense} and {y.form.dense}")
+
+        def backward(output: Activation) -> None:
+            gradient = output.gradient.total(self.machine, output.form)
+            x.gradient.ready.append(gradient)
+            y.gradient.ready.append(gradient)
+
+        return self._recorded(Activation(self.machine, x.form, Sum(x, y)), backward)
+
+    def flatten(self, x: Activation) -> Activation:
+        """Images as vectors, in the order height, width, channel."""
+        if x.form.features:
+            return x
+        form = x.form
+        out = self.machine.buffers.take(Form.of_features(form.images, form.height * form.width * form.channels))
+        inside = x.buffer().inside
+        by_feature = (form.height, form.width, form.channels, *out.array.shape[3:])
+        out.array.reshape(by_feature)[:] = inside.transpose(1, 3, 2, 0, 4)
+
+        def backward(output: Activation) -> None:
+            given = output.gradient.total(self.machine, output.form)
+            images = self.machine.buffers.take(form)
+            images.inside[:] = given.array.reshape(by_feature).transpose(3, 0, 2, 1, 4)
+            x.gradient.ready.append(images)
+
+        return self._recorded(Activation(self.machine, out.form, Given(out), x.differentiable), backward)
+
+    def tied(self, values: Operand, shape: tuple[int, ...], key: int) -> Tied:
+        """A weight of this shape whose entries are those of ``values``, by a hash."""
+        return Tied(TiedWeight(values, shape, key))
+
+    def _convolved(self, x: Activation, weight: Entries | Weight, window: Window) -> Activation:
+        entries = Own(weight) if isinstance(weight, Weight) else weight
+        convolution = Convolution(entries, window, self.lists)
+
+        def backward(output: Activation) -> None:
+            gradient = output.gradient.total(self.machine, output.form)
+            convolution.backward_weight(self.machine, x.buffer(), gradient)
+            if x.differentiable:
+                x.gradient.terms.append(ThroughConvolution(convolution, gradient))
+
+        return self._recorded(Activation(self.machine, convolution.output(x.form), Convolved(convolution, x)), backward)
+
+    def _biased(self, x: Activation, bias: Operand) -> Activation:
+        ones, zeros = np.ones(x.form.channels, np.float32), np.zeros(x.form.channels, np.float32)
+
+        def undone(gradient: Buffer, sums: Sums) -> None:
+            bias.accumulate(sums[:, 0])
+            x.gradient.ready.append(gradient)
+
+        return self._affine(Affine(x, ones, bias.vector().astype(np.float32), zeros, undone))
+
+    def _affine(self, source: Affine) -> Activation:
+        def backward(output: Activation) -> None:
+            gradient = output.gradient.total(self.machine, output.form)
+            sums = np.zeros((output.form.channels, 2))
+            x = source.x.buffer()
+            self.machine.kernels.products(gradient.handle, x.handle, source.mean, sums, self.machine.threads)
+            source.undo(gradient, sums)
+
+        return self._recorded(Activation(self.machine, source.x.form, source), backward)
+
+    def _recorded(self, output: Activation, backward: Backward) -> Activation:
+        self.recorder.record(output, backward)
+        return output
