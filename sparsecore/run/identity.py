@@ -22,7 +22,7 @@ def identity(setup: Setup) -> dict[str, str]:
     """A SHA-256 of each of them, by what it is of."""
     known = {
         "experiment": _of_experiment(setup.experiment.tables()),
-        "data": _of_images(setup.images),
+        "data": fingerprint(setup.images),
         "plugin code": _of_plugin_files(setup.experiment),
     }
     return known if setup.source is None else {**known, "start": setup.source.sha256()}
@@ -37,7 +37,8 @@ def _of_experiment(tables: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps({**tables, **told}, sort_keys=True).encode()).hexdigest()
 
 
-def _of_images(images: Images) -> str:
+def fingerprint(images: Images) -> str:
+    """A SHA-256 of the data: what :func:`identity` keeps of them under "data"."""
     digest = hashlib.sha256(str(images.classes).encode())
     for split in (images.train, images.test):
         digest.update(str(split.images.shape).encode())

@@ -85,8 +85,7 @@ def set_up(experiment: Experiment, run: RunFolder | None = None) -> Setup:
         InputError: the data cannot be read, the model has no sparse tensor, a strategy cannot be registered or
             refuses the start, the model refuses the sparsity, there is no other run to start from.
     """
-    folder = Path(experiment.data.dir) if experiment.data.dir else None
-    images = _used(experiment, experiment.dataset.plugin.load(folder))
+    images = images_of(experiment)
     augmentation = Augmentation(experiment.data.crop, experiment.data.flip)
     augmentation.check(images.shape)
     parameters = tuple(experiment.model.plugin.parameters(images.shape, images.classes))
@@ -104,7 +103,14 @@ def set_up(experiment: Experiment, run: RunFolder | None = None) -> Setup:
     return Setup(experiment, images, augmentation, parameters, engine, start, values, dense, source)
 
 
-def _used(experiment: Experiment, images: Images) -> Images:
+def images_of(experiment: Experiment) -> Images:
+    """The experiment's data, as they are held out and limited.
+
+    Raises:
+        InputError: they cannot be read.
+    """
+    folder = Path(experiment.data.dir) if experiment.data.dir else None
+    images: Images = experiment.dataset.plugin.load(folder)
     if experiment.data.held_out is not None:
         images = held_out(images, experiment.data.held_out)
     if experiment.data.limit is not None:
