@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 
 from sparsecore.learning import Model, Totals
 from sparsecore_numpy import loss, normalization
+from sparsecore_numpy.ledger import Kept
 from sparsecore_numpy.machine import Machine
 from sparsecore_numpy.operations import NumpyOperations
 from sparsecore_numpy.tape import Forgetful, Tape, Tensor
+from sparsecore_numpy.weights import Weight
 from sparsecore_numpy.workers import single_threaded_blas
 
 
@@ -30,6 +32,10 @@ class Computation(Protocol):
 
     def logits(self, model: Model, parameters: Mapping[str, Any], images: NDArray[Any]) -> NDArray[Any]:
         """With running statistics, (batch, classes)."""
+        ...
+
+    def kept(self, weight: Weight) -> Kept:
+        """What it keeps of a weight from one step to the next."""
         ...
 
 
@@ -57,6 +63,10 @@ class NumpyComputation:
         with _computing():
             logits: Tensor = model.forward(ops, parameters, Tensor(images, differentiable=False))
         return logits.data
+
+    def kept(self, weight: Weight) -> Kept:
+        """Where its entries lie, in the orders in which it was made dense so far."""
+        return Kept(weight.indices)
 
 
 def measured(logits: NDArray[Any], labels: NDArray[np.int64]) -> Totals:

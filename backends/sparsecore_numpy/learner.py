@@ -111,7 +111,7 @@ class NumpyLearner:
 
     def memory(self) -> Ledger:
         """Bytes of the trained parameters and what training keeps for each of them."""
-        return ledger(self._sparse, self._dense)
+        return ledger(self._sparse, self._dense, self._computation.kept)
 
     def state(self) -> dict[str, NDArray[Any]]:
         """All buffers but the topology's positions: enough to go on bit for bit."""

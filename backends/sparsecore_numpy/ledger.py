@@ -1,31 +1,47 @@
 """The memory ledger of a network in training."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import attrs
 import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.ledger import Bytes, Ledger
 from sparsecore_numpy.network import Dense, Sparse
+from sparsecore_numpy.weights import Weight
 
 
-def ledger(sparse: Sparse, dense: Dense) -> Ledger:
+@attrs.frozen(eq=False)
+class Kept:
+    """What a computation keeps of a weight from one step to the next, beside the flat vectors.
+
+    Attributes:
+        indices: where its entries lie.
+        values: copies of its values.
+    """
+
+    indices: tuple[NDArray[Any], ...]
+    values: tuple[NDArray[Any], ...] = ()
+
+
+def ledger(sparse: Sparse, dense: Dense, kept_of: Callable[[Weight], Kept]) -> Ledger:
     """Bytes of all trained parameters.
 
-    By formula the sparse tensors' positions are all the indices there are. What is measured has those that the
-    operations keep beside them: where the entries of each tensor lie, in the orders in which it is made dense.
+    By formula the sparse tensors' positions are all the indices there are, and the flat vectors all the values. What
+    is measured has also what the computation keeps of each weight.
     """
     both = (sparse.vectors, dense.vectors)
     weights, size = sum(len(vectors.values) for vectors in both), sparse.vectors.values.itemsize
     states = [buffer for vectors in both for buffer in vectors.buffers.values()]
-    tensors = [*sparse.tensors.values(), *dense.tensors.values()]
-    kept = [index for weight in tensors for index in weight.indices]
+    kept = [kept_of(weight) for weight in (*sparse.tensors.values(), *dense.tensors.values())]
+    copies = [array for one in kept for array in one.values]
+    indices = [array for one in kept for array in one.indices]
     return Ledger(
-        values=Bytes(weights * size, _bytes(vectors.values for vectors in both)),
+        values=Bytes(weights * size, _bytes([*(vectors.values for vectors in both), *copies])),
         indices=Bytes(
             sparse.topology.size * sparse.topology.layout.position_dtype.itemsize,
-            _bytes([sparse.topology.positions, *kept]),
+            _bytes([sparse.topology.positions, *indices]),
         ),
         gradients=Bytes(weights * size, _bytes(vectors.gradient for vectors in both)),
         optimizer_state=Bytes(len(states) // len(both) * weights * size, _bytes(states)),

@@ -14,6 +14,8 @@ from sparsecore_cpu.machine import Buffer, Form, Machine
 from sparsecore_cpu.operations import CpuOperations, Forgetful, Tape
 from sparsecore_numpy import loss
 from sparsecore_numpy.computation import measured
+from sparsecore_numpy.ledger import Kept
+from sparsecore_numpy.weights import Weight
 
 
 class CpuComputation:
@@ -38,6 +40,12 @@ class CpuComputation:
         """With running statistics, (batch, classes)."""
         ops = CpuOperations(self._machine, self._lists, Forgetful(), statistics.running)
         return _unpacked(model.forward(ops, parameters, self._packed(images)).buffer())
+
+    def kept(self, weight: Weight) -> Kept:
+        """Its positions, and the lists that were made of it."""
+        lists = self._lists.of(weight)
+        places = [array for one in lists for array in (one.order, one.pointers, one.offsets)]
+        return Kept((*weight.indices, *places), tuple(one.values for one in lists))
 
     def _packed(self, images: NDArray[Any]) -> Activation:
         count, height, width, channels = images.shape

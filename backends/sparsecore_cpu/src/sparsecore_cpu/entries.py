@@ -1,5 +1,6 @@
 """The weights of a layer as the kernels' lists take them: the entries that exist, their values and gradients."""
 
+from collections.abc import Callable
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -105,29 +106,28 @@ class Tied:
 class Lists:
     """The lists that were made so far; those of positions that are gone go with them."""
 
-    _made: WeakKeyDictionary[Any, dict[Any, Any]] = attrs.field(factory=WeakKeyDictionary)
+    _made: WeakKeyDictionary[Any, dict[Any, list[WeightList]]] = attrs.field(factory=WeakKeyDictionary)
 
     def forward(self, entries: Entries, window: Window, x: Strides) -> WeightList:
         """Filled with the values of now."""
-        made = self._of(entries)
         key = ("forward", entries.shape, window, x)
-        if key not in made:
-            made[key] = Taps.of(entries.shape, entries.positions).forward(window, x)
-        weights: WeightList = made[key]
-        weights.fill(entries.values())
+        (weights,) = self._filled(entries, key, lambda taps: [taps.forward(window, x)])
         return weights
 
     def backward(self, entries: Entries, window: Window, gradient: Strides) -> list[WeightList]:
         """Likewise."""
-        made = self._of(entries)
         key = ("backward", entries.shape, window, gradient)
+        return self._filled(entries, key, lambda taps: list(taps.backward(window, gradient)))
+
+    def of(self, owner: Any) -> list[WeightList]:
+        """All that there are of the entries with this owner."""
+        return [weights for some in self._made.get(owner, {}).values() for weights in some]
+
+    def _filled(self, entries: Entries, key: Any, make: Callable[[Taps], list[WeightList]]) -> list[WeightList]:
+        made = self._made.setdefault(entries.owner, {})
         if key not in made:
-            made[key] = list(Taps.of(entries.shape, entries.positions).backward(window, gradient))
+            made[key] = make(Taps.of(entries.shape, entries.positions))
         values = entries.values()
         for weights in made[key]:
             weights.fill(values)
-        lists: list[WeightList] = made[key]
-        return lists
-
-    def _of(self, entries: Entries) -> dict[Any, Any]:
-        return self._made.setdefault(entries.owner, {})
+        return made[key]

@@ -52,12 +52,16 @@ class WeightList:
 
     Attributes:
         order: which of the tensor's entries they are.
+        pointers: where each group starts.
+        offsets: where each reads, from an output's place.
         values: their values.
         handle: of the kernels.
         steps: which outputs they make.
     """
 
     order: Places
+    pointers: Places
+    offsets: Places
     values: Floats
     handle: _kernels.Weights
     steps: Steps
@@ -122,8 +126,9 @@ class Taps:
         order, pointers = np.empty(len(chosen), np.int32), np.empty(blocks * outputs + 1, np.int32)
         _kernels.sort_by_bucket((read // block * outputs + made).astype(np.int32), order, pointers)
         values = np.zeros(len(chosen), np.float32)
-        handle = _kernels.Weights(pointers, offsets[order].astype(np.int32), values, outputs)
-        return WeightList(chosen[order], values, handle, steps)
+        ordered = offsets[order].astype(np.int32)
+        handle = _kernels.Weights(pointers, ordered, values, outputs)
+        return WeightList(chosen[order], pointers, ordered, values, handle, steps)
 
     def _inputs_a_block(self, weights: int) -> int:
         outputs, inputs = self.shape[:2]
