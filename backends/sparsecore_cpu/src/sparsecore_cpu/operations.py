@@ -74,6 +74,12 @@ class CpuOperations:
 
     def conv2d(self, x: Activation, weight: Entries | Weight, *, stride: int = 1, padding: int = 0) -> Activation:
         """Cross-correlation without a bias, zero padding on all four sides."""
+        (height, width), form = weight.shape[2:], x.form
+        if form.height + 2 * padding < height or form.width + 2 * padding < width:
+            raise InputError(
+                f"a kernel of {height}×{width} does not fit into images of {form.height}×{form.width} pixels "
+                f"with a padding of {padding}"
+            )
         return self._convolved(x, weight, Window(stride, padding))
 
     def linear(self, x: Activation, weight: Entries | Weight, bias: Operand | None = None) -> Activation:
@@ -152,6 +158,8 @@ class CpuOperations:
 
     def _convolved(self, x: Activation, weight: Entries | Weight, window: Window) -> Activation:
         entries = Own(weight) if isinstance(weight, Weight) else weight
+        if entries.shape[1] != x.form.channels or (len(entries.shape) == 2) != x.form.features:
+            raise InputError(f"a layer with weights of shape {entries.shape} cannot take a tensor of {x.form.dense}")
         convolution = Convolution(entries, window, self.lists)
 
         def backward(output: Activation) -> None:
