@@ -337,6 +337,8 @@ void pack(const Pictures& pictures, const Activation& out) {
 NB_MODULE(_kernels, module) {
   using namespace sparsecore;
   module.doc() = "Sparse kernels on activations of (blocks, height, channels, width, lanes).";
+  // who still holds kernels or buffers when Python ends has done nothing wrong
+  nb::set_leak_warnings(false);
   nb::class_<Activation>(module, "Activation")
       .def(nb::init<Buffer, int64_t, int64_t, bool>(), "buffer"_a, "border"_a, "images"_a, "features"_a);
   nb::class_<Weights>(module, "Weights")
