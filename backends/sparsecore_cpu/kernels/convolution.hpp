@@ -1,7 +1,7 @@
 // Convolution by a list of the weights that exist: each is one multiply-add of a vector for each output pixel.
 #pragma once
 
-#include "tiles.hpp"
+#include "prepared.hpp"
 
 namespace SPARSECORE_VARIANT {
 
@@ -9,10 +9,38 @@ namespace SPARSECORE_VARIANT {
 struct Plain {
   template <int ROWS, int COLUMNS>
   void finish(Vector (&)[ROWS * COLUMNS], int64_t, int64_t, int64_t, int64_t) {}
+  void end() const {}
+};
+
+// Two sums by channel of what a task makes, in lanes until it is done.
+class LaneSums {
+ public:
+  LaneSums(int64_t first_channel, int64_t last_channel) : first_(first_channel), last_(last_channel) {
+    static thread_local Scratch scratch;
+    lanes_ = scratch.of((last_ - first_) * 2 * LANES);
+    for (int64_t i = 0; i < (last_ - first_) * 2; i++) store(lanes_ + i * LANES, zeros());
+  }
+
+  void add(int64_t channel, Vector first, Vector second) {
+    float* own = lanes_ + (channel - first_) * 2 * LANES;
+    store(own, load(own) + first);
+    store(own + LANES, load(own + LANES) + second);
+  }
+
+  // Into `sums`, (channels, 2).
+  void write(double* sums) const {
+    for (int64_t channel = first_; channel < last_; channel++)
+      for (int i = 0; i < 2; i++) sums[2 * channel + i] = sum(load(lanes_ + ((channel - first_) * 2 + i) * LANES));
+  }
+
+ private:
+  int64_t first_, last_;
+  float* lanes_;
 };
 
 struct Summed {
   double* sums;  // (channels, 2) of this part
+  LaneSums lanes;
 
   template <int ROWS, int COLUMNS>
   inline __attribute__((always_inline)) void finish(Vector (&outputs)[ROWS * COLUMNS], int64_t, int64_t, int64_t,
@@ -22,14 +50,16 @@ struct Summed {
       total += outputs[i];
       squares += outputs[i] * outputs[i];
     }
-    sums[2 * channel] += sum(total);
-    sums[2 * channel + 1] += sum(squares);
+    lanes.add(channel, total, squares);
   }
+
+  void end() const { lanes.write(sums); }
 };
 
 struct Masked {
   Mask mask;
   double* sums;
+  LaneSums lanes;
 
   template <int ROWS, int COLUMNS>
   inline __attribute__((always_inline)) void finish(Vector (&outputs)[ROWS * COLUMNS], int64_t block, int64_t row,
@@ -46,9 +76,10 @@ struct Masked {
         total += output;
         products += output * (x - mean);
       }
-    sums[2 * channel] += sum(total);
-    sums[2 * channel + 1] += sum(products);
+    lanes.add(channel, total, products);
   }
+
+  void end() const { lanes.write(sums); }
 };
 
 template <class Finish>
@@ -109,37 +140,34 @@ struct Convolution {
 
 // `finish_of(part)` makes what finishes the tiles of one part.
 template <class FinishOf>
-void convolve_by_parts(Pixels x, Pixels out, const float* add, List list, Extent extent, int threads,
+void convolve_by_parts(const Input& x, Pixels out, const float* add, List list, Extent extent, int threads,
                        FinishOf finish_of) {
   const int64_t cuts = channel_parts(extent);
   in_parallel(parts(extent) * cuts, threads, [&](int64_t task) {
     const Part part = part_of(extent, task / cuts);
     const int64_t cut = task % cuts;
     const int64_t first = extent.channels * cut / cuts, last = extent.channels * (cut + 1) / cuts;
+    static thread_local Scratch scratch;
+    const Pixels read = prepared(x, extent, part, scratch);
     auto finish = finish_of(task / cuts, first, last);
     cover(part.first_row, part.last_row, extent.width,
-          Convolution<decltype(finish)>{x, out, add, list, part.block, extent.channels, first, last, finish});
+          Convolution<decltype(finish)>{read, out, add, list, part.block, extent.channels, first, last, finish});
+    finish.end();
   });
 }
 
-// The sums of one part, set to zero for the channels [first, last).
-inline double* emptied(double* sums, const Extent& extent, int64_t part, int64_t first, int64_t last) {
-  double* own = sums + part * extent.channels * 2;
-  for (int64_t i = 2 * first; i < 2 * last; i++) own[i] = 0;
-  return own;
-}
-
-inline void convolve(Pixels x, Pixels out, const float* add, List list, Extent extent, double* sums, int threads) {
+inline void convolve(const Input& x, Pixels out, const float* add, List list, Extent extent, double* sums,
+                     int threads) {
   if (!sums) return convolve_by_parts(x, out, add, list, extent, threads, [](int64_t, int64_t, int64_t) { return Plain{}; });
   convolve_by_parts(x, out, add, list, extent, threads, [&](int64_t part, int64_t first, int64_t last) {
-    return Summed{emptied(sums, extent, part, first, last)};
+    return Summed{sums + part * extent.channels * 2, LaneSums(first, last)};
   });
 }
 
-inline void convolve_masked(Pixels x, Pixels out, const float* add, List list, Extent extent, Mask mask, double* sums,
-                            int threads) {
+inline void convolve_masked(const Input& x, Pixels out, const float* add, List list, Extent extent, Mask mask,
+                            double* sums, int threads) {
   convolve_by_parts(x, out, add, list, extent, threads, [&](int64_t part, int64_t first, int64_t last) {
-    return Masked{mask, emptied(sums, extent, part, first, last)};
+    return Masked{mask, sums + part * extent.channels * 2, LaneSums(first, last)};
   });
 }
 

@@ -5,12 +5,6 @@
 
 namespace SPARSECORE_VARIANT {
 
-// How many lanes of a pixel belong to the batch.
-inline int live_lanes(const Extent& extent, int64_t block, int64_t column) {
-  const bool last = extent.features ? column + 1 == extent.width : block + 1 == extent.blocks;
-  return last ? static_cast<int>(extent.last_lanes) : LANES;
-}
-
 // Call visit(part, block, row, channel) for each line of pixels.
 template <class Visit>
 void by_lines(const Extent& extent, int threads, Visit visit) {

@@ -15,6 +15,18 @@ struct Pixels {
   int64_t block, row, channel, pixel;
 };
 
+// What a convolution reads. Beside the pixels themselves that can be a function of them, which each part of the work
+// computes for itself, in its cache: by channel, scale * pixel + shift and zero where that is negative (batch norm and
+// relu), or scale * pixel + by_other * other + shift (the gradient before a batch norm). With `scale` null it is neither,
+// with `other.data` null the first.
+struct Input {
+  Pixels pixels, other;
+  const float *scale, *by_other, *shift;
+  int64_t height, width, channels, border;
+  int64_t step;            // pixels from the place of one output to that of the next
+  int64_t first_row, last_row;  // that an output reads, counted from its place; the last one included
+};
+
 struct Extent {
   int64_t blocks, height, width, channels;
   int64_t last_lanes;  // of the last block, or of the last pixel of a row where `features`
@@ -43,14 +55,15 @@ struct Kernels {
   int64_t (*parts)(Extent extent);  // how many partial sums a pass over this extent makes
 
   // out = add + list * x, where `add` may be null; `sums`, if any, gets the sums of the outputs and of their squares
-  void (*convolve)(Pixels x, Pixels out, const float* add, List list, Extent extent, double* sums, int threads);
+  void (*convolve)(const Input& x, Pixels out, const float* add, List list, Extent extent, double* sums, int threads);
 
   // the same, with outputs zero where scale * input + shift <= 0; `sums` gets those of out and out * (input - mean)
-  void (*convolve_masked)(Pixels x, Pixels out, const float* add, List list, Extent extent, Mask mask, double* sums,
-                          int threads);
+  void (*convolve_masked)(const Input& x, Pixels out, const float* add, List list, Extent extent, Mask mask,
+                          double* sums, int threads);
 
   // gradients[k] = sum over all outputs of gradient * x at the offset of k
-  void (*weight_gradient)(Pixels x, Pixels gradient, List list, float* gradients, Extent extent, int threads);
+  void (*weight_gradient)(const Input& x, const Input& gradient, List list, float* gradients, Extent extent,
+                          int threads);
 
   // out = scale * x + shift by channel, and zero where that is negative
   void (*affine)(Pixels x, Pixels out, const float* scale, const float* shift, Extent extent, int threads);

@@ -52,6 +52,15 @@ struct Activation {
   int64_t start() const { return pixels.data - buffer.data(); }
 };
 
+bool alike(const Activation& one, const Activation& other) {
+  const int64_t* shape = one.buffer.shape_ptr();
+  return one.border == other.border && std::equal(shape, shape + 5, other.buffer.shape_ptr());
+}
+
+void expect_channels(const Floats& vector, const Extent& extent) {
+  expect(static_cast<int64_t>(vector.shape(0)) == extent.channels, "a vector by channel has one entry a channel");
+}
+
 // The weights of a convolution; see kernels.hpp.
 struct Weights {
   Places pointers, offsets;
@@ -78,6 +87,56 @@ struct Weights {
   }
 };
 
+// An activation, or a function of it that the kernels compute on the way; see kernels.hpp.
+struct Read {
+  Activation pixels;
+  std::optional<Activation> other;
+  std::optional<Floats> scale, by_other, shift;
+
+  explicit Read(const Activation& pixels) : pixels(pixels) {}
+
+  static Read rectified(const Activation& pixels, const Floats& scale, const Floats& shift) {
+    Read read(pixels);
+    read.set(scale, shift);
+    return read;
+  }
+
+  static Read combined(const Activation& pixels, const Activation& other, const Floats& scale, const Floats& by_other,
+                       const Floats& shift) {
+    expect(alike(pixels, other), "both buffers must have one shape and border");
+    expect_channels(by_other, pixels.extent);
+    Read read(pixels);
+    read.set(scale, shift);
+    read.other = other, read.by_other = by_other;
+    return read;
+  }
+
+  Input input(int64_t step, const Weights* weights) const {
+    const Extent& extent = pixels.extent;
+    Input input{pixels.pixels, {}, nullptr, nullptr, nullptr, extent.height, extent.width, extent.channels,
+                pixels.border, step, 0, 0};
+    if (scale) input.scale = scale->data(), input.shift = shift->data();
+    if (other) input.other = other->pixels, input.by_other = by_other->data();
+    if (weights) {
+      const int64_t margin = pixels.border * pixels.pixels.pixel;
+      input.first_row = row_of(weights->least + margin), input.last_row = row_of(weights->most + margin);
+    }
+    return input;
+  }
+
+ private:
+  int64_t row_of(int64_t offset) const {
+    const int64_t row = pixels.pixels.row;
+    return offset >= 0 ? offset / row : -((row - 1 - offset) / row);
+  }
+
+  void set(const Floats& given_scale, const Floats& given_shift) {
+    expect_channels(given_scale, pixels.extent), expect_channels(given_shift, pixels.extent);
+    expect(!pixels.extent.features, "features are read as they are");
+    scale = given_scale, shift = given_shift;
+  }
+};
+
 // Which pixels a list convolution goes over: every `out_step`th output from (row, column) on, every `x_step`th input.
 struct Steps {
   int64_t x_step, out_step, row, column;
@@ -89,16 +148,15 @@ Pixels stepped(Pixels pixels, int64_t step) {
   return pixels;
 }
 
-bool alike(const Activation& one, const Activation& other) {
-  return one.border == other.border && std::equal(one.buffer.shape_ptr(), one.buffer.shape_ptr() + 5, other.buffer.shape_ptr());
-}
-
 struct Plan {
-  Pixels x, out;
+  Input x;
+  Pixels out;
   Extent extent;
   int64_t shift;  // of the first output from the inside's start
 
-  Plan(const Activation& given, const Activation& made, const Weights& weights, const Steps& steps, int lanes) {
+  Plan(const Read& read, const Activation& made, const Weights& weights, const Steps& steps, int lanes)
+      : x(read.input(steps.x_step, &weights)) {
+    const Activation& given = read.pixels;
     expect(steps.x_step > 0 && steps.out_step > 0 && steps.row >= 0 && steps.column >= 0, "steps are positive");
     expect(given.buffer.shape(4) == static_cast<size_t>(lanes) && made.buffer.shape(4) == static_cast<size_t>(lanes),
            "the buffers have another number of lanes than the kernels");
@@ -111,12 +169,13 @@ struct Plan {
     extent = made.extent;
     extent.height = counted(made.extent.height, steps.row);
     extent.width = counted(made.extent.width, steps.column);
-    x = stepped(given.pixels, steps.x_step);
     shift = steps.row * made.pixels.row + steps.column * made.pixels.pixel;
     out = stepped(made.pixels, steps.out_step);
     out.data += shift;
-    const int64_t farthest = (extent.height - 1) * x.row + (extent.width - 1) * x.pixel + weights.most;
-    expect(weights.offsets.shape(0) == 0 || empty() || (given.start() + weights.least >= 0 && given.start() + farthest + lanes <= x.block),
+    const Pixels reach = stepped(given.pixels, steps.x_step);
+    const int64_t farthest = (extent.height - 1) * reach.row + (extent.width - 1) * reach.pixel + weights.most;
+    expect(weights.offsets.shape(0) == 0 || empty() ||
+               (given.start() + weights.least >= 0 && given.start() + farthest + lanes <= reach.block),
            "the list reads beyond the input's border");
   }
 
@@ -126,10 +185,6 @@ struct Plan {
 void add_up(const std::vector<double>& partial, int64_t channels, const Sums& sums) {
   for (size_t part = 0; part < partial.size() / (2 * channels); part++)
     for (int64_t i = 0; i < 2 * channels; i++) sums.data()[i] += partial[part * 2 * channels + i];
-}
-
-void expect_channels(const Floats& vector, const Extent& extent) {
-  expect(static_cast<int64_t>(vector.shape(0)) == extent.channels, "a vector by channel has one entry a channel");
 }
 
 void expect_sums(const Sums& sums, const Extent& extent) {
@@ -145,7 +200,7 @@ class Bound {
   const char* name() const { return table_->name; }
   int lanes() const { return table_->lanes; }
 
-  void convolve(const Activation& x, const Activation& out, const Activation* add, const Weights& weights,
+  void convolve(const Read& x, const Activation& out, const Activation* add, const Weights& weights,
                 const Steps& steps, std::optional<Sums> sums, int threads) const {
     const Plan plan(x, out, weights, steps, lanes());
     if (plan.empty()) return;
@@ -158,7 +213,7 @@ class Bound {
     if (sums) add_up(partial, plan.extent.channels, *sums);
   }
 
-  void convolve_masked(const Activation& x, const Activation& out, const Activation* add, const Weights& weights,
+  void convolve_masked(const Read& x, const Activation& out, const Activation* add, const Weights& weights,
                        const Steps& steps, const Activation& input, const Floats& scale, const Floats& shift,
                        const Floats& mean, const Sums& sums, int threads) const {
     const Plan plan(x, out, weights, steps, lanes());
@@ -175,13 +230,14 @@ class Bound {
     add_up(partial, plan.extent.channels, sums);
   }
 
-  void weight_gradient(const Activation& x, const Activation& gradient, const Weights& weights, const Steps& steps,
+  void weight_gradient(const Read& x, const Read& gradient, const Weights& weights, const Steps& steps,
                        const Floats& gradients, int threads) const {
     expect(steps.out_step == 1 && steps.row == 0 && steps.column == 0, "a gradient is of all outputs");
     expect(gradients.shape(0) == weights.offsets.shape(0), "there are not as many gradients as weights");
-    const Plan plan(x, gradient, weights, steps, lanes());
+    const Plan plan(x, gradient.pixels, weights, steps, lanes());
+    const Input given = gradient.input(1, nullptr);
     nb::gil_scoped_release others_may_run;
-    table_->weight_gradient(plan.x, plan.out, weights.list(), gradients.data(), plan.extent, threads);
+    table_->weight_gradient(plan.x, given, weights.list(), gradients.data(), plan.extent, threads);
   }
 
   void affine(const Activation& x, const Activation& out, const Floats& scale, const Floats& shift, int threads) const {
@@ -341,6 +397,10 @@ NB_MODULE(_kernels, module) {
   nb::set_leak_warnings(false);
   nb::class_<Activation>(module, "Activation")
       .def(nb::init<Buffer, int64_t, int64_t, bool>(), "buffer"_a, "border"_a, "images"_a, "features"_a);
+  nb::class_<Read>(module, "Read")
+      .def(nb::init<const Activation&>(), "pixels"_a)
+      .def_static("rectified", &Read::rectified, "pixels"_a, "scale"_a, "shift"_a)
+      .def_static("combined", &Read::combined, "pixels"_a, "other"_a, "scale"_a, "by_other"_a, "shift"_a);
   nb::class_<Weights>(module, "Weights")
       .def(nb::init<Places, Places, Floats, int64_t>(), "pointers"_a, "offsets"_a, "values"_a, "channels"_a);
   nb::class_<Steps>(module, "Steps")

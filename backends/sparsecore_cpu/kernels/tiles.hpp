@@ -16,6 +16,9 @@ using sparsecore::Mask;
 using sparsecore::Pixels;
 using sparsecore::in_parallel;
 
+// Tiles as square as may be read the fewest pixels beside their own.
+constexpr int WIDEST = 8;
+
 // Rows of a tile of so many columns: as many as fill the registers, up to four.
 constexpr int rows_of(int columns) {
   int rows = 1;
@@ -40,7 +43,7 @@ inline Part part_of(const Extent& extent, int64_t index) {
 
 // Few parts (a batch of features is one) are cut by channels too.
 inline int64_t channel_parts(const Extent& extent) {
-  const int64_t wanted = (16 + parts(extent) - 1) / parts(extent);
+  const int64_t wanted = (8 + parts(extent) - 1) / parts(extent);
   const int64_t most = (extent.channels + 7) / 8;
   return wanted < most ? wanted : most;
 }
@@ -68,10 +71,10 @@ void cover_strip_of(int64_t columns, int64_t first, int64_t last, int64_t column
 
 template <class Visit>
 void cover(int64_t first, int64_t last, int64_t width, Visit visit) {
-  const int64_t strips = (width + TILE - 1) / TILE;
+  const int64_t strips = (width + WIDEST - 1) / WIDEST;
   for (int64_t strip = 0; strip < strips; strip++) {
     const int64_t column = width * strip / strips, next = width * (strip + 1) / strips;
-    cover_strip_of(next - column, first, last, column, visit, std::make_integer_sequence<int, TILE>{});
+    cover_strip_of(next - column, first, last, column, visit, std::make_integer_sequence<int, WIDEST>{});
   }
 }
 

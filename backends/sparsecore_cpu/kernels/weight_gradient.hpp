@@ -1,26 +1,9 @@
 // The gradients of the weights that exist, and of no others.
 #pragma once
 
-#include <cstdlib>
-#include <memory>
-#include <new>
-
-#include "tiles.hpp"
+#include "prepared.hpp"
 
 namespace SPARSECORE_VARIANT {
-
-struct Released {
-  void operator()(float* memory) const { std::free(memory); }
-};
-using Aligned = std::unique_ptr<float[], Released>;
-
-// Cache lines of floats, not initialized.
-inline Aligned aligned(int64_t count) {
-  const size_t bytes = (static_cast<size_t>(count) * sizeof(float) + 63) / 64 * 64;
-  void* memory = std::aligned_alloc(64, bytes ? bytes : 64);
-  if (!memory) throw std::bad_alloc();
-  return Aligned(static_cast<float*>(memory));
-}
 
 // Each weight's products add up in a vector of its own over all tiles of a part.
 struct WeightGradient {
@@ -68,14 +51,14 @@ inline int32_t first_weight(const List& list, const Extent& extent, int64_t inpu
   return list.pointers[input * extent.channels + channel];
 }
 
-inline void weight_gradient(Pixels x, Pixels gradient, List list, float* gradients, Extent extent, int threads) {
+inline void weight_gradient(const Input& x, const Input& gradient, List list, float* gradients, Extent extent,
+                            int threads) {
   const int64_t weights = list.pointers[list.input_blocks * extent.channels];
   const int64_t count = parts(extent), cuts = channel_parts(extent);
   const Aligned partial = aligned(count * weights);
   in_parallel(count * cuts, threads, [&](int64_t task) {
-    static thread_local Aligned vectors;
-    static thread_local int64_t room = 0;
-    if (room < weights) vectors = aligned(weights * LANES), room = weights;
+    static thread_local Scratch vector_scratch, x_scratch, gradient_scratch;
+    float* vectors = vector_scratch.of(weights * LANES);
     const Part part = part_of(extent, task / cuts);
     const int64_t cut = task % cuts;
     const int64_t first = extent.channels * cut / cuts, last = extent.channels * (cut + 1) / cuts;
@@ -85,10 +68,12 @@ inline void weight_gradient(Pixels x, Pixels gradient, List list, float* gradien
         for (int64_t k = first_weight(list, extent, input, first); k < first_weight(list, extent, input, last); k++)
           visit(k);
     };
-    each_weight([&](int64_t k) { store(vectors.get() + k * LANES, zeros()); });
+    each_weight([&](int64_t k) { store(vectors + k * LANES, zeros()); });
+    const Pixels read = prepared(x, extent, part, x_scratch);
+    const Pixels given = prepared(gradient, extent, part, gradient_scratch);
     cover(part.first_row, part.last_row, extent.width,
-          WeightGradient{x, gradient, list, part.block, extent.channels, first, last, vectors.get()});
-    each_weight([&](int64_t k) { own[k] = folded(load(vectors.get() + k * LANES)); });
+          WeightGradient{read, given, list, part.block, extent.channels, first, last, vectors});
+    each_weight([&](int64_t k) { own[k] = folded(load(vectors + k * LANES)); });
   });
   for (int64_t k = 0; k < weights; k++) {
     float total = 0;

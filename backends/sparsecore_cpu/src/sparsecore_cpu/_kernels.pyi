@@ -18,6 +18,18 @@ class Activation:
 
     def __init__(self, buffer: NDArray[Any], border: int, images: int, features: bool) -> None: ...
 
+class Read:
+    """What a convolution reads: an activation, or a function of it that is computed on the way."""
+
+    def __init__(self, pixels: Activation) -> None: ...
+    @staticmethod
+    def rectified(pixels: Activation, scale: Floats, shift: Floats) -> Read:
+        """max(scale·pixels + shift, 0)."""
+
+    @staticmethod
+    def combined(pixels: Activation, other: Activation, scale: Floats, by_other: Floats, shift: Floats) -> Read:
+        """scale·pixels + by_other·other + shift."""
+
 class Weights:
     """The weights that exist, in groups by block of input channels, then by output channel."""
 
@@ -38,7 +50,7 @@ class Kernels:
     def lanes(self) -> int: ...
     def convolve(
         self,
-        x: Activation,
+        x: Read,
         out: Activation,
         add: Activation | None,
         weights: Weights,
@@ -50,7 +62,7 @@ class Kernels:
 
     def convolve_masked(
         self,
-        x: Activation,
+        x: Read,
         out: Activation,
         add: Activation | None,
         weights: Weights,
@@ -65,7 +77,7 @@ class Kernels:
         """The same where scale·input + shift > 0, elsewhere zeros; sums of out and out·(input − mean)."""
 
     def weight_gradient(
-        self, x: Activation, gradient: Activation, weights: Weights, steps: Steps, gradients: Floats, threads: int
+        self, x: Read, gradient: Read, weights: Weights, steps: Steps, gradients: Floats, threads: int
     ) -> None:
         """The gradient of each weight."""
 

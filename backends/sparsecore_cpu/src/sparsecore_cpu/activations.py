@@ -9,7 +9,8 @@ from typing import Protocol
 import attrs
 import numpy as np
 
-from sparsecore_cpu.convolution import Convolution
+from sparsecore_cpu import _kernels
+from sparsecore_cpu.convolution import Convolution, Reading
 from sparsecore_cpu.gradients import Gradient
 from sparsecore_cpu.machine import Buffer, Floats, Form, Machine, Sums
 
@@ -30,6 +31,10 @@ class Source(Protocol):
 
     def affine(self) -> "Affine | None":
         """Itself where it is one: relu goes along with it."""
+        ...
+
+    def reading(self, activation: "Activation") -> Reading | None:
+        """What a convolution reads that makes the activation on the way, or None where it can't."""
         ...
 
 
@@ -62,6 +67,11 @@ class Activation:
         if self._buffer is None:
             self._buffer = self.source.computed(self.machine, self.form, None)
         return self._buffer
+
+    def reading(self) -> Reading:
+        """As convolutions read it, which need not be computed before."""
+        on_the_way = self.source.reading(self) if self.pending else None
+        return on_the_way or Reading.plain(self.buffer())
 
     def moments(self) -> tuple[Sums, Sums]:
         """Mean and variance by channel, (channels,)."""
@@ -105,6 +115,9 @@ class Given:
     def affine(self) -> None:
         """It is none."""
 
+    def reading(self, activation: Activation) -> None:
+        """It can't."""
+
 
 @attrs.frozen(eq=False)
 class Convolved:
@@ -115,15 +128,18 @@ class Convolved:
 
     def computed(self, machine: Machine, form: Form, sums: Sums | None) -> Buffer:
         """See :class:`Source`."""
-        return self.convolution.forward(machine, self.x.buffer(), form, None, sums)
+        return self.convolution.forward(machine, self.x.reading(), form, None, sums)
 
     def added(self, machine: Machine, form: Form, other: Activation, sums: Sums | None) -> Buffer:
         """The convolution starts from the other activation."""
         start = other.buffer()
-        return self.convolution.forward(machine, self.x.buffer(), form, start, sums)
+        return self.convolution.forward(machine, self.x.reading(), form, start, sums)
 
     def affine(self) -> None:
         """It is none."""
+
+    def reading(self, activation: Activation) -> None:
+        """It can't."""
 
 
 @attrs.frozen(eq=False)
@@ -150,6 +166,9 @@ class Sum:
 
     def affine(self) -> None:
         """It is none."""
+
+    def reading(self, activation: Activation) -> None:
+        """It can't."""
 
 
 @attrs.frozen(eq=False)
@@ -187,6 +206,9 @@ class Affine:
         """This."""
         return self
 
+    def reading(self, activation: Activation) -> None:
+        """It can't."""
+
     @classmethod
     def identity(cls, x: Activation) -> "Affine":
         """The activation itself."""
@@ -211,6 +233,14 @@ class Rectified:
 
     def affine(self) -> None:
         """It is none."""
+
+    def reading(self, activation: Activation) -> Reading | None:
+        """See :class:`Source`."""
+        x = self.inner.x.buffer()
+        if x.form.features:
+            return None
+        handle = _kernels.Read.rectified(x.handle, self.inner.scale, self.inner.shift)
+        return Reading(x.form, handle, activation.buffer, (x,))
 
 
 def _constants(form: Form) -> tuple[Floats, Floats]:

@@ -1,11 +1,36 @@
 """Convolutions and linear layers: outputs, and both gradients."""
 
+from collections.abc import Callable
+
 import attrs
 import numpy as np
 
+from sparsecore_cpu import _kernels
 from sparsecore_cpu.entries import Entries, Lists
 from sparsecore_cpu.lists import Strides, WeightList, Window, border_behind
 from sparsecore_cpu.machine import Buffer, Floats, Form, Machine, Sums
+
+
+@attrs.frozen(eq=False)
+class Reading:
+    """What a convolution reads: an activation as it lies in memory, or what the kernels make of one on the way.
+
+    Attributes:
+        form: of the activation.
+        handle: of the kernels.
+        buffer: gives the activation itself, made now at the latest.
+        kept: whose memory is read.
+    """
+
+    form: Form
+    handle: _kernels.Read
+    buffer: Callable[[], Buffer]
+    kept: tuple[Buffer, ...]
+
+    @classmethod
+    def plain(cls, buffer: Buffer) -> "Reading":
+        """As it lies in memory."""
+        return cls(buffer.form, _kernels.Read(buffer.handle), lambda: buffer, (buffer,))
 
 
 @attrs.frozen(eq=False)
@@ -47,7 +72,7 @@ class Convolution:
             x, height=height, width=width, channels=self.entries.shape[0], border=0 if x.features else 1
         )
 
-    def forward(self, machine: Machine, x: Buffer, form: Form, add: Buffer | None, sums: Sums | None) -> Buffer:
+    def forward(self, machine: Machine, x: Reading, form: Form, add: Buffer | None, sums: Sums | None) -> Buffer:
         """Add + the convolution of ``x``."""
         x = bordered(machine, x, self.window.padding)
         weights = self.lists.forward(self.entries, self.window, _strides(machine, x.form))
@@ -56,7 +81,7 @@ class Convolution:
         machine.kernels.convolve(x.handle, out.handle, start, weights.handle, weights.steps, sums, machine.threads)
         return out
 
-    def backward_weight(self, machine: Machine, x: Buffer, gradient: Buffer) -> None:
+    def backward_weight(self, machine: Machine, x: Reading, gradient: Reading) -> None:
         """Add the weights' gradients to theirs."""
         x = bordered(machine, x, self.window.padding)
         weights = self.lists.forward(self.entries, self.window, _strides(machine, x.form))
@@ -68,7 +93,7 @@ class Convolution:
         entries[weights.order] = listed
         self.entries.accumulate(entries)
 
-    def backward_input(self, machine: Machine, gradient: Buffer, out: Buffer, add: Buffer | None) -> None:
+    def backward_input(self, machine: Machine, gradient: Reading, out: Buffer, add: Buffer | None) -> None:
         """Out = add + the input's gradient."""
         gradient = self._reached(machine, gradient, out.form)
         start = add.handle if add else None
@@ -77,7 +102,7 @@ class Convolution:
                 gradient.handle, out.handle, start, weights.handle, weights.steps, None, machine.threads
             )
 
-    def backward_masked(self, machine: Machine, gradient: Buffer, out: Buffer, add: Buffer | None, mask: Mask) -> Sums:
+    def backward_masked(self, machine: Machine, gradient: Reading, out: Buffer, add: Buffer | None, mask: Mask) -> Sums:
         """The same where the mask is; the sums by channel of the outcome, and of it times the centred input."""
         gradient = self._reached(machine, gradient, out.form)
         sums = np.zeros((out.form.channels, 2))
@@ -98,23 +123,23 @@ class Convolution:
             )
         return sums
 
-    def _backward(self, machine: Machine, gradient: Buffer) -> list[WeightList]:
+    def _backward(self, machine: Machine, gradient: Reading) -> list[WeightList]:
         return self.lists.backward(self.entries, self.window, _strides(machine, gradient.form))
 
-    def _reached(self, machine: Machine, gradient: Buffer, x: Form) -> Buffer:
+    def _reached(self, machine: Machine, gradient: Reading, x: Form) -> Reading:
         kernel = (*self.entries.shape, 1, 1)[2:4]
         made, sides = (gradient.form.height, gradient.form.width), (x.height, x.width)
         needed = (border_behind(self.window, *of) for of in zip(kernel, made, sides, strict=True))
         return bordered(machine, gradient, max(needed))
 
 
-def bordered(machine: Machine, buffer: Buffer, border: int) -> Buffer:
+def bordered(machine: Machine, reading: Reading, border: int) -> Reading:
     """The same activation, in a buffer with so wide a border at least."""
-    if border <= buffer.form.border or buffer.form.features:
-        return buffer
-    wider = machine.buffers.take(attrs.evolve(buffer.form, border=border))
-    wider.inside[:] = buffer.inside
-    return wider
+    if border <= reading.form.border or reading.form.features:
+        return reading
+    wider = machine.buffers.take(attrs.evolve(reading.form, border=border))
+    wider.inside[:] = reading.buffer().inside
+    return Reading.plain(wider)
 
 
 def _strides(machine: Machine, form: Form) -> Strides:

@@ -9,7 +9,8 @@ from typing import Protocol
 import attrs
 import numpy as np
 
-from sparsecore_cpu.convolution import Convolution, Mask
+from sparsecore_cpu import _kernels
+from sparsecore_cpu.convolution import Convolution, Mask, Reading
 from sparsecore_cpu.machine import Buffer, Floats, Form, Machine, Sums
 
 
@@ -24,13 +25,17 @@ class Term(Protocol):
         """The same where the mask is; the sums by channel of the outcome, and of it times the centred input."""
         ...
 
+    def reading(self, machine: Machine) -> Reading | None:
+        """What a convolution reads that makes this on the way, or None where it can't."""
+        ...
+
 
 @attrs.frozen(eq=False)
 class ThroughConvolution:
     """The gradient of a convolution's outputs, on its way to the inputs."""
 
     convolution: Convolution
-    gradient: Buffer
+    gradient: Reading
 
     def write(self, machine: Machine, out: Buffer, add: Buffer | None) -> None:
         """See :class:`Term`."""
@@ -39,6 +44,9 @@ class ThroughConvolution:
     def write_masked(self, machine: Machine, out: Buffer, add: Buffer | None, mask: Mask) -> Sums:
         """See :class:`Term`."""
         return self.convolution.backward_masked(machine, self.gradient, out, add, mask)
+
+    def reading(self, machine: Machine) -> None:
+        """It can't."""
 
 
 @attrs.frozen(eq=False)
@@ -75,6 +83,16 @@ class Combined:
         self.write(machine, out, add)
         return _masked(machine, out, mask)
 
+    def reading(self, machine: Machine) -> Reading | None:
+        """See :class:`Term`."""
+        if self.x.form.features:
+            return None
+        factors = (self.by_gradient, self.by_x, self.constant)
+        handle = _kernels.Read.combined(self.gradient.handle, self.x.handle, *factors)
+        return Reading(
+            self.x.form, handle, lambda: _written(machine, self.x.form, None, [self]), (self.gradient, self.x)
+        )
+
 
 @attrs.frozen(eq=False)
 class Spread:
@@ -90,6 +108,9 @@ class Spread:
         """See :class:`Term`."""
         self.write(machine, out, add)
         return _masked(machine, out, mask)
+
+    def reading(self, machine: Machine) -> None:
+        """It can't."""
 
 
 @attrs.define(eq=False)
@@ -111,6 +132,14 @@ class Gradient:
         """The sum; where that is but one contribution, the very buffer."""
         start, terms = self._taken()
         return _written(machine, form, start, terms) if terms or start is None else start
+
+    def reading(self, machine: Machine, form: Form) -> Reading:
+        """The sum as convolutions read it."""
+        alone = self.terms[0].reading(machine) if len(self.terms) == 1 and not self.ready else None
+        if alone is None:
+            return Reading.plain(self.total(machine, form))
+        self.terms = []
+        return alone
 
     def masked(self, machine: Machine, form: Form, mask: Mask) -> tuple[Buffer, Sums]:
         """The sum where the mask is; the sums by channel of the outcome, and of it times the centred input."""

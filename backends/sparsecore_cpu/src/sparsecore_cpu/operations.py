@@ -163,8 +163,8 @@ class CpuOperations:
         convolution = Convolution(entries, window, self.lists)
 
         def backward(output: Activation) -> None:
-            gradient = output.gradient.total(self.machine, output.form)
-            convolution.backward_weight(self.machine, x.buffer(), gradient)
+            gradient = output.gradient.reading(self.machine, output.form)
+            convolution.backward_weight(self.machine, x.reading(), gradient)
             if x.differentiable:
                 x.gradient.terms.append(ThroughConvolution(convolution, gradient))
 
