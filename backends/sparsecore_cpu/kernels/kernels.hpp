@@ -65,6 +65,11 @@ struct Kernels {
   void (*weight_gradient)(const Input& x, const Input& gradient, List list, float* gradients, Extent extent,
                           int threads);
 
+  // both gradients of a convolution whose outputs and inputs have the same height and width: what it reads of the
+  // outputs' gradient is computed once. `extent` is the outputs', `inputs` their number of channels.
+  void (*backward)(const Input& x, const Input& gradient, List list, float* gradients, Extent extent, Pixels out,
+                   const float* add, List transposed, int64_t inputs, const Mask* mask, double* sums, int threads);
+
   // out = scale * x + shift by channel, and zero where that is negative
   void (*affine)(Pixels x, Pixels out, const float* scale, const float* shift, Extent extent, int threads);
   void (*affine_relu)(Pixels x, Pixels out, const float* scale, const float* shift, Extent extent, int threads);

@@ -137,6 +137,22 @@ struct Read {
   }
 };
 
+// Where scale * input + shift is positive; and the mean of the input.
+struct Masking {
+  Activation input;
+  Floats scale, shift, mean;
+
+  Masking(const Activation& input, const Floats& scale, const Floats& shift, const Floats& mean)
+      : input(input), scale(scale), shift(shift), mean(mean) {
+    for (const Floats* vector : {&scale, &shift, &mean}) expect_channels(*vector, input.extent);
+  }
+
+  Mask mask(const Activation& out) const {
+    expect(alike(input, out), "both buffers must have one shape and border");
+    return {input.pixels, scale.data(), shift.data(), mean.data()};
+  }
+};
+
 // Which pixels a list convolution goes over: every `out_step`th output from (row, column) on, every `x_step`th input.
 struct Steps {
   int64_t x_step, out_step, row, column;
@@ -214,12 +230,11 @@ class Bound {
   }
 
   void convolve_masked(const Read& x, const Activation& out, const Activation* add, const Weights& weights,
-                       const Steps& steps, const Activation& input, const Floats& scale, const Floats& shift,
-                       const Floats& mean, const Sums& sums, int threads) const {
+                       const Steps& steps, const Masking& masking, const Sums& sums, int threads) const {
     const Plan plan(x, out, weights, steps, lanes());
     if (plan.empty()) return;
     std::vector<double> partial = room(plan.extent, sums);
-    Mask mask = mask_of(out, input, scale, shift, mean);
+    Mask mask = masking.mask(out);
     mask.input = stepped(mask.input, steps.out_step);
     mask.input.data += plan.shift;
     const float* more = started(out, add, plan);
@@ -238,6 +253,28 @@ class Bound {
     const Input given = gradient.input(1, nullptr);
     nb::gil_scoped_release others_may_run;
     table_->weight_gradient(plan.x, given, weights.list(), gradients.data(), plan.extent, threads);
+  }
+
+  void backward(const Read& x, const Read& gradient, const Weights& weights, const Floats& gradients,
+                const Activation& out, const Activation* add, const Weights& transposed, const Masking* masking,
+                const Sums& sums, int threads) const {
+    const Activation& made = gradient.pixels;
+    expect(gradients.shape(0) == weights.offsets.shape(0), "there are not as many gradients as weights");
+    expect(made.extent.height == out.extent.height && made.extent.width == out.extent.width,
+           "outputs and inputs differ in height or width");
+    const Plan forward(x, made, weights, Steps{1, 1, 0, 0}, lanes());
+    Plan behind(gradient, out, transposed, Steps{1, 1, 0, 0}, lanes());
+    behind.x.first_row = std::min<int64_t>(behind.x.first_row, 0);
+    behind.x.last_row = std::max<int64_t>(behind.x.last_row, 0);
+    std::vector<double> partial = room(out.extent, sums);
+    const Mask mask = masking ? masking->mask(out) : Mask{};
+    const float* more = started(out, add, behind);
+    {
+      nb::gil_scoped_release others_may_run;
+      table_->backward(forward.x, behind.x, weights.list(), gradients.data(), made.extent, out.pixels, more,
+                       transposed.list(), out.extent.channels, masking ? &mask : nullptr, partial.data(), threads);
+    }
+    if (masking) add_up(partial, out.extent.channels, sums);
   }
 
   void affine(const Activation& x, const Activation& out, const Floats& scale, const Floats& shift, int threads) const {
@@ -263,11 +300,11 @@ class Bound {
                     by_x.data(), constant.data(), out.extent, threads);
   }
 
-  void masked(const Activation& gradient, const Activation& out, const Activation& input, const Floats& scale,
-              const Floats& shift, const Floats& mean, const Sums& sums, int threads) const {
+  void masked(const Activation& gradient, const Activation& out, const Masking& masking, const Sums& sums,
+              int threads) const {
     expect_alike(gradient, out);
     std::vector<double> partial = room(out.extent, sums);
-    const Mask mask = mask_of(out, input, scale, shift, mean);
+    const Mask mask = masking.mask(out);
     {
       nb::gil_scoped_release others_may_run;
       table_->masked(gradient.pixels, out.pixels, mask, out.extent, partial.data(), threads);
@@ -330,13 +367,6 @@ class Bound {
     if (!sums) return {};
     expect_sums(*sums, extent);
     return std::vector<double>(static_cast<size_t>(table_->parts(extent) * extent.channels * 2));
-  }
-
-  Mask mask_of(const Activation& out, const Activation& input, const Floats& scale, const Floats& shift,
-               const Floats& mean) const {
-    expect_alike(input, out);
-    for (const Floats* vector : {&scale, &shift, &mean}) expect_channels(*vector, out.extent);
-    return {input.pixels, scale.data(), shift.data(), mean.data()};
   }
 
   const float* started(const Activation& out, const Activation* add, const Plan& plan) const {
@@ -403,6 +433,9 @@ NB_MODULE(_kernels, module) {
       .def_static("combined", &Read::combined, "pixels"_a, "other"_a, "scale"_a, "by_other"_a, "shift"_a);
   nb::class_<Weights>(module, "Weights")
       .def(nb::init<Places, Places, Floats, int64_t>(), "pointers"_a, "offsets"_a, "values"_a, "channels"_a);
+  nb::class_<Masking>(module, "Mask")
+      .def(nb::init<const Activation&, const Floats&, const Floats&, const Floats&>(), "input"_a, "scale"_a, "shift"_a,
+           "mean"_a);
   nb::class_<Steps>(module, "Steps")
       .def("__init__", [](Steps* self, int64_t x_step, int64_t out_step, int64_t row, int64_t column) {
              new (self) Steps{x_step, out_step, row, column};
@@ -412,13 +445,15 @@ NB_MODULE(_kernels, module) {
       .def_prop_ro("name", &Bound::name)
       .def_prop_ro("lanes", &Bound::lanes)
       .def("convolve", &Bound::convolve, "x"_a, "out"_a, "add"_a.none(), "weights"_a, "steps"_a, "sums"_a.none(), "threads"_a)
-      .def("convolve_masked", &Bound::convolve_masked, "x"_a, "out"_a, "add"_a.none(), "weights"_a, "steps"_a, "input"_a,
-           "scale"_a, "shift"_a, "mean"_a, "sums"_a, "threads"_a)
+      .def("convolve_masked", &Bound::convolve_masked, "x"_a, "out"_a, "add"_a.none(), "weights"_a, "steps"_a, "mask"_a,
+           "sums"_a, "threads"_a)
       .def("weight_gradient", &Bound::weight_gradient, "x"_a, "gradient"_a, "weights"_a, "steps"_a, "gradients"_a, "threads"_a)
+      .def("backward", &Bound::backward, "x"_a, "gradient"_a, "weights"_a, "gradients"_a, "out"_a, "add"_a.none(),
+           "transposed"_a, "mask"_a.none(), "sums"_a, "threads"_a)
       .def("affine", &Bound::affine, "x"_a, "out"_a, "scale"_a, "shift"_a, "threads"_a)
       .def("affine_relu", &Bound::affine_relu, "x"_a, "out"_a, "scale"_a, "shift"_a, "threads"_a)
       .def("combine", &Bound::combine, "gradient"_a, "x"_a, "out"_a, "add"_a.none(), "by_gradient"_a, "by_x"_a, "constant"_a, "threads"_a)
-      .def("masked", &Bound::masked, "gradient"_a, "out"_a, "input"_a, "scale"_a, "shift"_a, "mean"_a, "sums"_a, "threads"_a)
+      .def("masked", &Bound::masked, "gradient"_a, "out"_a, "mask"_a, "sums"_a, "threads"_a)
       .def("moments", &Bound::moments, "x"_a, "about"_a, "sums"_a, "threads"_a)
       .def("products", &Bound::products, "gradient"_a, "x"_a, "mean"_a, "sums"_a, "threads"_a)
       .def("pool", &Bound::pool, "x"_a, "features"_a, "threads"_a)

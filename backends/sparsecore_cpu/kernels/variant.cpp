@@ -1,6 +1,6 @@
 // All kernels for one instruction set; compiled once for each, see CMakeLists.txt.
+#include "backward.hpp"
 #include "elementwise.hpp"
-#include "weight_gradient.hpp"
 
 #define NAME_OF(name) #name
 #define NAME(name) NAME_OF(name)
@@ -8,8 +8,21 @@
 namespace SPARSECORE_VARIANT {
 
 extern const Kernels table = {
-    NAME(SPARSECORE_VARIANT), LANES,  parts,    convolve, convolve_masked, weight_gradient, affine, affine_relu,
-    combine,                  masked, moments,  products, pool,            spread,
+    NAME(SPARSECORE_VARIANT),
+    LANES,
+    parts,
+    convolve,
+    convolve_masked,
+    weight_gradient,
+    backward,
+    affine,
+    affine_relu,
+    combine,
+    masked,
+    moments,
+    products,
+    pool,
+    spread,
 };
 
 }  // namespace SPARSECORE_VARIANT

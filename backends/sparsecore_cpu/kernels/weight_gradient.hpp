@@ -51,35 +51,58 @@ inline int32_t first_weight(const List& list, const Extent& extent, int64_t inpu
   return list.pointers[input * extent.channels + channel];
 }
 
+// The gradients of each part of the work, which come to the whole in one order whatever the threads.
+class PartialGradients {
+ public:
+  PartialGradients(const List& list, const Extent& extent)
+      : list_(list), extent_(extent), weights_(list.pointers[list.input_blocks * extent.channels]),
+        partial_(aligned(parts(extent) * weights_)) {}
+
+  // Those of the output channels [first, last) from one part.
+  void compute(const Pixels& x, const Pixels& gradient, int64_t number, int64_t first, int64_t last) {
+    static thread_local Scratch scratch;
+    float* vectors = scratch.of(weights_ * LANES);
+    const Part part = part_of(extent_, number);
+    each_weight(first, last, [&](int64_t k) { store(vectors + k * LANES, zeros()); });
+    cover(part.first_row, part.last_row, extent_.width,
+          WeightGradient{x, gradient, list_, part.block, extent_.channels, first, last, vectors});
+    float* own = partial_.get() + number * weights_;
+    each_weight(first, last, [&](int64_t k) { own[k] = folded(load(vectors + k * LANES)); });
+  }
+
+  void add_up(float* gradients) const {
+    for (int64_t k = 0; k < weights_; k++) gradients[k] = 0;
+    for (int64_t part = 0; part < parts(extent_); part++)
+      for (int64_t k = 0; k < weights_; k++) gradients[k] += partial_[part * weights_ + k];
+  }
+
+ private:
+  template <class Visit>
+  void each_weight(int64_t first, int64_t last, Visit visit) const {
+    for (int64_t input = 0; input < list_.input_blocks; input++) {
+      const int32_t* groups = list_.pointers + input * extent_.channels;
+      for (int64_t k = groups[first]; k < groups[last]; k++) visit(k);
+    }
+  }
+
+  List list_;
+  Extent extent_;
+  int64_t weights_;
+  Aligned partial_;
+};
+
 inline void weight_gradient(const Input& x, const Input& gradient, List list, float* gradients, Extent extent,
                             int threads) {
-  const int64_t weights = list.pointers[list.input_blocks * extent.channels];
-  const int64_t count = parts(extent), cuts = channel_parts(extent);
-  const Aligned partial = aligned(count * weights);
-  in_parallel(count * cuts, threads, [&](int64_t task) {
-    static thread_local Scratch vector_scratch, x_scratch, gradient_scratch;
-    float* vectors = vector_scratch.of(weights * LANES);
-    const Part part = part_of(extent, task / cuts);
-    const int64_t cut = task % cuts;
-    const int64_t first = extent.channels * cut / cuts, last = extent.channels * (cut + 1) / cuts;
-    float* own = partial.get() + task / cuts * weights;
-    const auto each_weight = [&](auto&& visit) {
-      for (int64_t input = 0; input < list.input_blocks; input++)
-        for (int64_t k = first_weight(list, extent, input, first); k < first_weight(list, extent, input, last); k++)
-          visit(k);
-    };
-    each_weight([&](int64_t k) { store(vectors + k * LANES, zeros()); });
-    const Pixels read = prepared(x, extent, part, x_scratch);
-    const Pixels given = prepared(gradient, extent, part, gradient_scratch);
-    cover(part.first_row, part.last_row, extent.width,
-          WeightGradient{read, given, list, part.block, extent.channels, first, last, vectors});
-    each_weight([&](int64_t k) { own[k] = folded(load(vectors + k * LANES)); });
+  PartialGradients partial(list, extent);
+  const int64_t cuts = channel_parts(extent);
+  in_parallel(parts(extent) * cuts, threads, [&](int64_t task) {
+    static thread_local Scratch x_scratch, gradient_scratch;
+    const int64_t number = task / cuts, cut = task % cuts;
+    const Part part = part_of(extent, number);
+    partial.compute(prepared(x, extent, part, x_scratch), prepared(gradient, extent, part, gradient_scratch), number,
+                    extent.channels * cut / cuts, extent.channels * (cut + 1) / cuts);
   });
-  for (int64_t k = 0; k < weights; k++) {
-    float total = 0;
-    for (int64_t part = 0; part < count; part++) total += partial[part * weights + k];
-    gradients[k] = total;
-  }
+  partial.add_up(gradients);
 }
 
 }  // namespace SPARSECORE_VARIANT

@@ -35,6 +35,11 @@ class Weights:
 
     def __init__(self, pointers: Places, offsets: Places, values: Floats, channels: int) -> None: ...
 
+class Mask:
+    """Where scale·input + shift is positive; and the mean of the input."""
+
+    def __init__(self, input: Activation, scale: Floats, shift: Floats, mean: Floats) -> None: ...
+
 class Steps:
     """Every ``out_step``-th output from (row, column) on; ``x_step`` pixels of the input from one to the next."""
 
@@ -67,19 +72,31 @@ class Kernels:
         add: Activation | None,
         weights: Weights,
         steps: Steps,
-        input: Activation,
-        scale: Floats,
-        shift: Floats,
-        mean: Floats,
+        mask: Mask,
         sums: Sums,
         threads: int,
     ) -> None:
-        """The same where scale·input + shift > 0, elsewhere zeros; sums of out and out·(input − mean)."""
+        """The same where the mask is, elsewhere zeros; sums of out and out·(input − mean)."""
 
     def weight_gradient(
         self, x: Read, gradient: Read, weights: Weights, steps: Steps, gradients: Floats, threads: int
     ) -> None:
         """The gradient of each weight."""
+
+    def backward(
+        self,
+        x: Read,
+        gradient: Read,
+        weights: Weights,
+        gradients: Floats,
+        out: Activation,
+        add: Activation | None,
+        transposed: Weights,
+        mask: Mask | None,
+        sums: Sums,
+        threads: int,
+    ) -> None:
+        """Both gradients, where inputs and outputs have the same height and width; sums only with a mask."""
 
     def affine(self, x: Activation, out: Activation, scale: Floats, shift: Floats, threads: int) -> None:
         """Out = scale·x + shift."""
@@ -104,14 +121,11 @@ class Kernels:
         self,
         gradient: Activation,
         out: Activation,
-        input: Activation,
-        scale: Floats,
-        shift: Floats,
-        mean: Floats,
+        mask: Mask,
         sums: Sums,
         threads: int,
     ) -> None:
-        """Out = gradient where scale·input + shift > 0; sums as of :meth:`convolve_masked`."""
+        """Out = gradient where the mask is; sums as of :meth:`convolve_masked`."""
 
     def moments(self, x: Activation, about: Floats, sums: Sums, threads: int) -> None:
         """Sums of x − about and of its square."""

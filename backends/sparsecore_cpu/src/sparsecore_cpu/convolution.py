@@ -6,6 +6,7 @@ import attrs
 import numpy as np
 
 from sparsecore_cpu import _kernels
+from sparsecore_cpu._kernels import Mask
 from sparsecore_cpu.entries import Entries, Lists
 from sparsecore_cpu.lists import Strides, WeightList, Window, border_behind
 from sparsecore_cpu.machine import Buffer, Floats, Form, Machine, Sums
@@ -34,23 +35,6 @@ class Reading:
 
 
 @attrs.frozen(eq=False)
-class Mask:
-    """Where scale·input + shift is positive; and the mean of the input.
-
-    Attributes:
-        input: of the batch norm before the relu.
-        scale: (channels,).
-        shift: (channels,).
-        mean: (channels,).
-    """
-
-    input: Buffer
-    scale: Floats
-    shift: Floats
-    mean: Floats
-
-
-@attrs.frozen(eq=False)
 class Convolution:
     """One layer's weights and window.
 
@@ -74,8 +58,7 @@ class Convolution:
 
     def forward(self, machine: Machine, x: Reading, form: Form, add: Buffer | None, sums: Sums | None) -> Buffer:
         """Add + the convolution of ``x``."""
-        x = bordered(machine, x, self.window.padding)
-        weights = self.lists.forward(self.entries, self.window, _strides(machine, x.form))
+        x, weights = self._forward(machine, x)
         out = machine.buffers.take(form)
         start = add.handle if add else None
         machine.kernels.convolve(x.handle, out.handle, start, weights.handle, weights.steps, sums, machine.threads)
@@ -83,48 +66,51 @@ class Convolution:
 
     def backward_weight(self, machine: Machine, x: Reading, gradient: Reading) -> None:
         """Add the weights' gradients to theirs."""
-        x = bordered(machine, x, self.window.padding)
-        weights = self.lists.forward(self.entries, self.window, _strides(machine, x.form))
+        x, weights = self._forward(machine, x)
         listed = np.empty(len(weights.order), np.float32)
         machine.kernels.weight_gradient(
             x.handle, gradient.handle, weights.handle, weights.steps, listed, machine.threads
         )
+        self._accumulate(weights, listed)
+
+    def backward(
+        self, machine: Machine, x: Reading, gradient: Reading, out: Buffer, add: Buffer | None, mask: Mask | None
+    ) -> Sums:
+        """The weights' gradients likewise; out = add + the input's, where the mask is.
+
+        Returns: with a mask, the sums by channel of the outcome, and of it times the mask's centred input.
+        """
+        gradient = self._reached(machine, gradient, out.form)
+        lists = self.lists.backward(self.entries, self.window, _strides(machine, gradient.form))
+        start, sums = add.handle if add else None, np.zeros((out.form.channels, 2))
+        if self._alike(gradient.form, out.form):
+            x, weights = self._forward(machine, x)
+            listed, behind = np.empty(len(weights.order), np.float32), lists[0].handle
+            inputs = (x.handle, gradient.handle, weights.handle, listed)
+            machine.kernels.backward(*inputs, out.handle, start, behind, mask, sums, machine.threads)
+            self._accumulate(weights, listed)
+            return sums
+        self.backward_weight(machine, x, gradient)
+        for weights in lists:
+            read = (gradient.handle, out.handle, start, weights.handle, weights.steps)
+            if mask is None:
+                machine.kernels.convolve(*read, None, machine.threads)
+            else:
+                machine.kernels.convolve_masked(*read, mask, sums, machine.threads)
+        return sums
+
+    def _alike(self, outputs: Form, inputs: Form) -> bool:
+        sides = (outputs.height, outputs.width) == (inputs.height, inputs.width)
+        return sides and self.window.stride == 1 and not inputs.features
+
+    def _accumulate(self, weights: WeightList, listed: Floats) -> None:
         entries = np.empty_like(listed)
         entries[weights.order] = listed
         self.entries.accumulate(entries)
 
-    def backward_input(self, machine: Machine, gradient: Reading, out: Buffer, add: Buffer | None) -> None:
-        """Out = add + the input's gradient."""
-        gradient = self._reached(machine, gradient, out.form)
-        start = add.handle if add else None
-        for weights in self._backward(machine, gradient):
-            machine.kernels.convolve(
-                gradient.handle, out.handle, start, weights.handle, weights.steps, None, machine.threads
-            )
-
-    def backward_masked(self, machine: Machine, gradient: Reading, out: Buffer, add: Buffer | None, mask: Mask) -> Sums:
-        """The same where the mask is; the sums by channel of the outcome, and of it times the centred input."""
-        gradient = self._reached(machine, gradient, out.form)
-        sums = np.zeros((out.form.channels, 2))
-        start = add.handle if add else None
-        for weights in self._backward(machine, gradient):
-            machine.kernels.convolve_masked(
-                gradient.handle,
-                out.handle,
-                start,
-                weights.handle,
-                weights.steps,
-                mask.input.handle,
-                mask.scale,
-                mask.shift,
-                mask.mean,
-                sums,
-                machine.threads,
-            )
-        return sums
-
-    def _backward(self, machine: Machine, gradient: Reading) -> list[WeightList]:
-        return self.lists.backward(self.entries, self.window, _strides(machine, gradient.form))
+    def _forward(self, machine: Machine, x: Reading) -> tuple[Reading, WeightList]:
+        x = bordered(machine, x, self.window.padding)
+        return x, self.lists.forward(self.entries, self.window, _strides(machine, x.form))
 
     def _reached(self, machine: Machine, gradient: Reading, x: Form) -> Reading:
         kernel = (*self.entries.shape, 1, 1)[2:4]

@@ -10,7 +10,8 @@ import attrs
 import numpy as np
 
 from sparsecore_cpu import _kernels
-from sparsecore_cpu.convolution import Convolution, Mask, Reading
+from sparsecore_cpu._kernels import Mask
+from sparsecore_cpu.convolution import Convolution, Reading
 from sparsecore_cpu.machine import Buffer, Floats, Form, Machine, Sums
 
 
@@ -22,7 +23,7 @@ class Term(Protocol):
         ...
 
     def write_masked(self, machine: Machine, out: Buffer, add: Buffer | None, mask: Mask) -> Sums:
-        """The same where the mask is; the sums by channel of the outcome, and of it times the centred input."""
+        """The same where the mask is; the sums by channel of the outcome, and of it times the mask's centred input."""
         ...
 
     def reading(self, machine: Machine) -> Reading | None:
@@ -32,18 +33,25 @@ class Term(Protocol):
 
 @attrs.frozen(eq=False)
 class ThroughConvolution:
-    """The gradient of a convolution's outputs, on its way to the inputs."""
+    """The gradient of a convolution's outputs, on its way to the inputs; the weights' are computed in passing.
+
+    Attributes:
+        convolution: the layer.
+        x: its input.
+        gradient: of its outputs.
+    """
 
     convolution: Convolution
+    x: Reading
     gradient: Reading
 
     def write(self, machine: Machine, out: Buffer, add: Buffer | None) -> None:
         """See :class:`Term`."""
-        self.convolution.backward_input(machine, self.gradient, out, add)
+        self.convolution.backward(machine, self.x, self.gradient, out, add, None)
 
     def write_masked(self, machine: Machine, out: Buffer, add: Buffer | None, mask: Mask) -> Sums:
         """See :class:`Term`."""
-        return self.convolution.backward_masked(machine, self.gradient, out, add, mask)
+        return self.convolution.backward(machine, self.x, self.gradient, out, add, mask)
 
     def reading(self, machine: Machine) -> None:
         """It can't."""
@@ -169,7 +177,5 @@ def _written(machine: Machine, form: Form, start: Buffer | None, terms: Sequence
 
 def _masked(machine: Machine, out: Buffer, mask: Mask) -> Sums:
     sums = np.zeros((out.form.channels, 2))
-    machine.kernels.masked(
-        out.handle, out.handle, mask.input.handle, mask.scale, mask.shift, mask.mean, sums, machine.threads
-    )
+    machine.kernels.masked(out.handle, out.handle, mask, sums, machine.threads)
     return sums

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.errors import InputError
+from sparsecore_cpu._kernels import Mask
 from sparsecore_cpu.activations import Activation, Affine, Convolved, Given, Sum
-from sparsecore_cpu.convolution import Convolution, Mask
+from sparsecore_cpu.convolution import Convolution
 from sparsecore_cpu.entries import Entries, Lists, Own, Tied
 from sparsecore_cpu.gradients import Combined, Spread, ThroughConvolution
 from sparsecore_cpu.lists import Window
@@ -107,7 +108,7 @@ class CpuOperations:
         source = affine or Affine.identity(x)
 
         def backward(output: Activation) -> None:
-            mask = Mask(source.x.buffer(), source.scale, source.shift, source.mean)
+            mask = Mask(source.x.buffer().handle, source.scale, source.shift, source.mean)
             source.undo(*output.gradient.masked(self.machine, output.form, mask))
 
         return self._recorded(Activation(self.machine, x.form, source.rectified()), backward)
@@ -164,9 +165,10 @@ class CpuOperations:
 
         def backward(output: Activation) -> None:
             gradient = output.gradient.reading(self.machine, output.form)
-            convolution.backward_weight(self.machine, x.reading(), gradient)
             if x.differentiable:
-                x.gradient.terms.append(ThroughConvolution(convolution, gradient))
+                x.gradient.terms.append(ThroughConvolution(convolution, x.reading(), gradient))
+            else:
+                convolution.backward_weight(self.machine, x.reading(), gradient)
 
         return self._recorded(Activation(self.machine, convolution.output(x.form), Convolved(convolution, x)), backward)
 
