@@ -13,7 +13,6 @@ each parts from the unmoved one as fast (test marked slow). Therefore
 - in double precision, where relus do not differ, both run by themselves, and all topologies are equal.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import attrs
@@ -23,16 +22,11 @@ from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch")
 
-from sparsecore.clock import Clock  # noqa: E402
-from sparsecore.data.batches import batches  # noqa: E402
-from sparsecore.data.images import Batch  # noqa: E402
-from sparsecore.engine import Advance  # noqa: E402
+from side_by_side import Running, plan  # noqa: E402
+
 from sparsecore.experiment.assembly import assemble  # noqa: E402
 from sparsecore.experiment.experiment import Experiment  # noqa: E402
-from sparsecore.learning import Learner  # noqa: E402
 from sparsecore.run.setup import Setup, set_up  # noqa: E402
-from sparsecore.state import State  # noqa: E402
-from sparsecore.topology import Topology  # noqa: E402
 
 ROUNDING = 1e-5
 """Of a loss: sums of 100 terms over a network of 28 layers, in float32 (6e-8); 2e-6 was seen."""
@@ -44,49 +38,6 @@ def demo(backend: str, *settings: str) -> Setup:
     """The demo, with another backend on the CPU."""
     device = ("backend.device=cpu",) if backend == "torch" else ()
     return set_up(Experiment.of(assemble(None, {"backend.name": backend}, (), (*device, *settings))))
-
-
-def plan(setup: Setup) -> Iterator[tuple[Batch, float]]:
-    """The batches of the run and their learning rates."""
-    clock: Clock = setup.start.clock
-    training = setup.experiment.training
-    while not clock.has_ended:
-        epoch = clock.step // clock.steps_per_epoch
-        examples = len(setup.images.train)
-        for batch in batches(setup.engine.random, epoch, examples, training.batch_size, setup.augmentation):
-            yield batch, training.learning_rate(clock)
-            clock = clock.tick()
-
-
-@attrs.define(eq=False)
-class Running:
-    """A run in this process."""
-
-    setup: Setup
-    learner: Learner
-    state: State
-
-    @classmethod
-    def of(cls, setup: Setup) -> "Running":
-        return cls(setup, setup.learner(), setup.start)
-
-    def step(self, batch: Batch, learning_rate: float) -> tuple[float, Advance]:
-        """The loss, and what the engine did."""
-        self.learner.reset_totals()
-        self.learner.train(batch, learning_rate)
-        values = self.learner.values
-        advance = self.setup.engine.advance(self.state, values, learning_rate)
-        self.state = advance.state
-        if advance.reallocation is not None:
-            self.learner.reallocate(advance.reallocation)
-        return self.learner.totals().loss / len(batch), advance
-
-    def take_up(self, other: "Running") -> None:
-        """Go on from where the other one, on NumPy, is."""
-        arrays, there = self.setup.engine.arrays, other.state.topology
-        topology = Topology.of(there.layout, arrays.from_numpy(there.positions), arrays)
-        self.state = attrs.evolve(other.state, topology=topology)
-        self.learner.load_state(topology, as_torch_names(self.setup, other.learner.state()))
 
 
 def as_torch_names(setup: Setup, state: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -128,7 +79,7 @@ def test_from_equal_states_fifty_losses_are_equal_within_rounding_and_all_update
     on_numpy, on_torch = (Running.of(demo(backend)) for backend in ("numpy", "torch"))
     updates = 0
     for batch, learning_rate in list(plan(on_numpy.setup))[:50]:
-        on_torch.take_up(on_numpy)
+        on_torch.take_up(on_numpy, as_torch_names(on_numpy.setup, on_numpy.learner.state()))
         expected, advance = on_numpy.step(batch, learning_rate)
         loss, advance_there = on_torch.step(batch, learning_rate)
         assert loss == pytest.approx(expected, rel=ROUNDING)

@@ -1,0 +1,88 @@
+"""From one seed, the runs of NumPy and of the CPU backend are one experiment.
+
+In single precision two runs agree for a few steps only, whatever computes them (see test_torch_agreement.py, which has
+the reasons); so each step starts from the state that NumPy's run has reached. Then losses are equal within
+rounding, and the decisions of the updates are equal, too.
+"""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sparsecore_cpu._kernels")
+
+from side_by_side import Running, plan
+
+from sparsecore.experiment.assembly import assemble
+from sparsecore.experiment.experiment import Experiment
+from sparsecore.run.setup import Setup, set_up
+from sparsecore_cpu.machine import KERNELS, kernel_names
+
+ROUNDING = 1e-5
+"""Of a loss: sums over a network of ten layers, in float32 (6e-8)."""
+
+SMALLER = ("model.name=wrn-10-1", "training.epochs=2")
+
+
+def demo(backend: dict[str, Any], strategy: str = "dpr", *settings: str) -> Setup:
+    """A smaller demo."""
+    tables = assemble(None, {"backend.name": backend["name"]}, (strategy,), (*SMALLER, *settings))
+    return set_up(Experiment.of({**tables, "backend": backend}))
+
+
+def two(strategy: str = "dpr", *settings: str) -> tuple[Running, Running]:
+    """On NumPy in single precision, and on the CPU backend."""
+    return Running.of(demo({"name": "numpy"}, strategy, *settings)), Running.of(
+        demo({"name": "cpu"}, strategy, *settings)
+    )
+
+
+def test_both_start_equal() -> None:
+    on_numpy, on_cpu = two()
+    assert on_cpu.state.topology.sha256() == on_numpy.state.topology.sha256()
+    state, expected = on_cpu.learner.state(), on_numpy.learner.state()
+    assert state.keys() == expected.keys()
+    for name, buffer in expected.items():
+        assert state[name].dtype == buffer.dtype
+        np.testing.assert_array_equal(state[name], buffer, err_msg=name)
+
+
+@pytest.mark.parametrize("kernels", kernel_names())
+def test_from_equal_states_losses_are_equal_within_rounding_and_all_updates_equal(
+    kernels: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(KERNELS, kernels)
+    on_numpy, on_cpu = two("dpr", "strategy.dpr.schedule.steps=5")
+    updates = 0
+    for batch, learning_rate in list(plan(on_numpy.setup))[:16]:
+        on_cpu.take_up(on_numpy, on_numpy.learner.state())
+        expected, advance = on_numpy.step(batch, learning_rate)
+        loss, advance_there = on_cpu.step(batch, learning_rate)
+        assert loss == pytest.approx(expected, rel=ROUNDING)
+        np.testing.assert_allclose(on_cpu.learner.values, on_numpy.learner.values, atol=1e-4)
+        if advance.reallocation is not None:
+            updates += 1
+            assert advance_there.reallocation is not None
+            assert advance.reallocation.moved > 50
+            np.testing.assert_array_equal(advance_there.reallocation.pruned, advance.reallocation.pruned)
+            assert advance_there.state.topology.sha256() == advance.state.topology.sha256()
+            assert advance_there.state.memories == advance.state.memories
+    assert updates == 3
+    test = on_numpy.setup.images.test
+    on_cpu.take_up(on_numpy, on_numpy.learner.state())
+    assert on_cpu.learner.evaluate(test).loss == pytest.approx(on_numpy.learner.evaluate(test).loss, rel=ROUNDING)
+    assert on_cpu.learner.evaluate(test).correct == on_numpy.learner.evaluate(test).correct
+
+
+def test_dense_gradients_are_numpy_s_and_leave_the_step_as_it_is() -> None:
+    on_numpy, on_cpu = two()
+    (batch, learning_rate), *_ = plan(on_numpy.setup)
+    expected, gradient = (run.learner.backpropagate_densely(batch) for run in (on_numpy, on_cpu))
+    for name in on_numpy.state.topology.layout.names:
+        wanted = expected(name)
+        np.testing.assert_allclose(gradient(name), wanted, atol=1e-3 * abs(wanted).max(), err_msg=name)
+    plain = Running.of(on_cpu.setup)
+    on_cpu.learner.descend(learning_rate)
+    plain.learner.train(batch, learning_rate)
+    np.testing.assert_allclose(on_cpu.learner.values, plain.learner.values, atol=1e-6)

@@ -1,0 +1,60 @@
+"""The memory ledger counts what the CPU backend keeps beside the flat vectors: its lists of weights."""
+
+import gc
+import math
+import weakref
+from typing import Any
+
+import pytest
+
+pytest.importorskip("sparsecore_cpu._kernels")
+
+from test_numpy_learner import batch_of, reallocation_of, task_of
+
+from sparsecore.learning import Learner, Task
+from sparsecore_cpu import CpuBackend
+from sparsecore_cpu.lists import WeightList
+from sparsecore_lenet import LeNet
+
+
+def trained() -> tuple[Learner, Task]:
+    """After a step of a network of linear layers, each of which has a list for each direction but the first."""
+    task = task_of("float32", model=LeNet((20, 10)))
+    learner = CpuBackend(1).learner(task)
+    learner.train(batch_of(range(16)), 0.1)
+    return learner, task
+
+
+def listed(task: Task) -> int:
+    """Entries of all lists: forward all weights, backward those of all layers but the first."""
+    return 2 * task.topology.size - int(task.topology.counts[0])
+
+
+def test_the_copies_of_values_in_lists_count_as_values() -> None:
+    learner, task = trained()
+    dense = (p for p in task.parameters if p.trained and not p.sparse)
+    weights = task.topology.size + sum(math.prod(parameter.shape) for parameter in dense)
+    values = learner.memory().values
+    assert values.theoretical == 4 * weights
+    assert values.measured == 4 * (weights + listed(task))
+
+
+def test_the_places_of_the_weights_in_lists_count_as_indices() -> None:
+    before = CpuBackend(1).learner(task_of("float32", model=LeNet((20, 10)))).memory().indices
+    learner, task = trained()
+    indices = learner.memory().indices
+    assert before.theoretical == indices.theoretical == task.topology.positions.nbytes
+    grown = indices.measured - before.measured
+    # of each entry which weight it is and where it reads, and where each output's entries start
+    outputs = sum(sum(shape) for shape in task.topology.layout.shapes) - task.topology.layout.shapes[0][1]
+    assert 2 * 4 * listed(task) < grown <= 2 * 4 * listed(task) + 4 * 8 * (outputs + 6)
+
+
+def test_lists_of_positions_that_are_gone_are_neither_kept_nor_counted() -> None:
+    learner, task = trained()
+    gone: list[Any] = [weakref.ref(one) for one in gc.get_objects() if isinstance(one, WeightList)]
+    assert gone
+    learner.reallocate(reallocation_of(task, learner.values))
+    gc.collect()
+    assert not any(one() for one in gone)
+    assert learner.memory().values.measured == learner.memory().values.theoretical

@@ -1,0 +1,150 @@
+"""The other operations of the CPU backend, and their gradients, are NumPy's in double precision."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+pytest.importorskip("sparsecore_cpu._kernels")
+
+from cpu_examples import (
+    MACHINES,
+    array_of,
+    buffer_of,
+    check,
+    in_kernels,
+    on,
+    weight_of,
+)
+
+from sparsecore.errors import InputError
+from sparsecore_cpu import statistics
+from sparsecore_cpu.activations import Activation, Given
+from sparsecore_cpu.entries import Lists
+from sparsecore_cpu.operations import CpuOperations, Forgetful
+
+FloatArray = NDArray[np.float32]
+
+few = settings(max_examples=30)
+draws = np.random.default_rng
+on_machines = pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.kernels.name)
+
+
+def drawn(seed: int, *shape: int) -> FloatArray:
+    return draws(seed).standard_normal(shape).astype(np.float32)
+
+
+@st.composite
+def activations(draw: st.DrawFn, least: int = 1) -> FloatArray:
+    """Images or vectors, of any batch that has at least so many."""
+    sides = draw(st.sampled_from([(), (1, 1), (2, 3), (7, 5), (16, 17)]))
+    batch = draw(st.integers(least, 5) | st.integers(least, 40))
+    return drawn(draw(st.integers(0, 2**32)), batch, *sides, draw(st.integers(1, 20)))
+
+
+def norm_of(channels: int) -> list[Any]:
+    """Scale, shift, running mean and running variance."""
+    scale, shift, mean, variance = drawn(channels, 4, channels)
+    return [weight_of(scale), weight_of(shift), mean, abs(variance) + 0.5]
+
+
+def rounding_of(x: FloatArray) -> float:
+    """A rounding of x is one of so many deviations in the channel that has the smallest."""
+    channels = x.reshape(-1, x.shape[-1]).astype(float)
+    deviations = np.sqrt(channels.var(0) + 1e-5)
+    return float(2e-6 * (8 + (abs(channels).max(0) / deviations).max()))
+
+
+def normalized(ops: Any, x: Any, weights: list[Any]) -> Any:
+    return ops.batch_norm(x, *weights)
+
+
+def rectified(ops: Any, x: Any, weights: list[Any]) -> Any:
+    return ops.relu(ops.batch_norm(x, *weights))
+
+
+@few
+@given(activations(least=2), st.sampled_from([0.0, 3.0, -40.0]))
+def test_batch_norm_its_gradients_and_running_statistics_are_numpy_s(x: FloatArray, distance: float) -> None:
+    x = 2 * x + np.float32(distance)
+    check(normalized, x, norm_of(x.shape[-1]), rounding=rounding_of(x))
+
+
+@on_machines
+def test_batch_norm_far_from_zero_is_off_by_no_more_than_roundings_of_its_input(machine: Any) -> None:
+    x = 1000 + drawn(0, 33, 8, 9, 5)
+    direction, weights = drawn(1, *x.shape), norm_of(5)
+    made = in_kernels(machine, normalized, x, weights, direction)
+    scale, shift, mean, variance = weights
+    exact = x.astype(float).reshape(-1, 5)
+    expected = (exact - exact.mean(0)) / np.sqrt(exact.var(0) + 1e-5) * scale.values + shift.values
+    # single precision knows 1000 to 6e-5
+    np.testing.assert_allclose(made.output.reshape(-1, 5), expected, atol=4 * 6e-5 * abs(scale.values).max())
+    np.testing.assert_allclose(made.by_weight[2], 0.9 * mean + 0.1 * exact.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(made.by_weight[3], 0.9 * variance + 0.1 * exact.var(0, ddof=1), rtol=1e-4)
+
+
+@on_machines
+def test_a_channel_of_one_value_is_the_shift(machine: Any) -> None:
+    x, weights = np.full((19, 3, 3, 4), 7.25, np.float32), norm_of(4)
+    made = in_kernels(machine, normalized, x, weights, drawn(0, *x.shape))
+    np.testing.assert_allclose(made.output, np.broadcast_to(weights[1].values, x.shape), atol=1e-3)
+    assert all(np.isfinite(array).all() for array in made.arrays)
+
+
+@few
+@given(activations(least=2))
+def test_relu_of_batch_norm_and_its_gradients_are_numpy_s(x: FloatArray) -> None:
+    check(rectified, x, norm_of(x.shape[-1]), kinks=normalized, rounding=rounding_of(x))
+
+
+@on_machines
+@few
+@given(x=activations())
+def test_batch_norm_in_evaluation_is_by_running_statistics_which_stay(machine: Any, x: FloatArray) -> None:
+    scale, shift, mean, variance = norm_of(x.shape[-1])
+    kept, buffer = (mean.copy(), variance.copy()), buffer_of(machine, x)
+    ops = CpuOperations(machine, Lists(), Forgetful(), statistics.running)
+    output = ops.batch_norm(Activation(machine, buffer.form, Given(buffer)), scale, shift, mean, variance)
+    expected = (x - mean) / np.sqrt(variance.astype(float) + 1e-5) * scale.values + shift.values
+    np.testing.assert_allclose(array_of(output.buffer()), expected, atol=1e-5 * max(1, abs(expected).max()))
+    np.testing.assert_array_equal((mean, variance), kept)
+
+
+@few
+@given(activations())
+def test_relu_adding_pooling_and_flattening_and_their_gradients_are_numpy_s(x: FloatArray) -> None:
+    check(lambda ops, x, _: ops.relu(x), x, [])
+    check(lambda ops, x, _: ops.add(x, x), x, [])
+    check(lambda ops, x, _: ops.add(ops.relu(x), x), x, [])
+    check(lambda ops, x, _: ops.flatten(ops.relu(x)), x, [])
+    if x.ndim == 4:
+        check(lambda ops, x, _: ops.global_average_pool(x), x, [])
+        check(lambda ops, x, _: ops.global_average_pool(ops.add(x, ops.relu(x))), x, [])
+
+
+@on_machines
+def test_relu_is_zero_and_has_no_gradient_up_to_zero(machine: Any) -> None:
+    x = np.array([[-2.0, -0.0, 0.0, 3.0]], np.float32)
+    made = in_kernels(machine, lambda ops, x, _: ops.relu(x), x, [], np.ones_like(x))
+    assert made.output.tolist() == [[0, 0, 0, 3]]
+    assert made.by_input is not None
+    assert made.by_input.tolist() == [[0, 0, 0, 1]]
+
+
+def test_shapes_that_do_not_go_together_are_a_sentence() -> None:
+    def refused(forward: Any, x: FloatArray, *weights: Any) -> None:
+        in_kernels(on("baseline"), forward, x, list(weights), x)
+
+    pictures, vectors = drawn(0, 2, 4, 4, 3), drawn(0, 2, 3)
+    with pytest.raises(InputError, match=r"same shape; given \(2, 4, 4, 3\) and \(2, 3\)"):
+        refused(lambda ops, x, _: ops.add(x, ops.global_average_pool(x)), pictures)
+    with pytest.raises(InputError, match=r"weights of shape \(5, 2, 3, 3\) cannot take a tensor of \(2, 4, 4, 3\)"):
+        refused(lambda ops, x, weights: ops.conv2d(x, weights[0]), pictures, weight_of(drawn(0, 5, 2, 3, 3)))
+    with pytest.raises(InputError, match=r"weights of shape \(5, 3\) cannot take a tensor of \(2, 4, 4, 3\)"):
+        refused(lambda ops, x, weights: ops.linear(x, weights[0]), pictures, weight_of(drawn(0, 5, 3)))
+    with pytest.raises(InputError, match="more than one value a channel"):
+        refused(normalized, vectors[:1], *norm_of(3))
