@@ -1,15 +1,18 @@
 # Every target sets up what it needs in .venv; a fresh machine needs make and Python 3.11 or newer, and nothing else.
-# Another Python: make PYTHON=/path/to/python test
+# Where there is a C++ compiler too, the CPU backend is built.
+# Another Python: make PYTHON=/path/to/python test; another compiler, or none: make CXX=clang++ test, make CXX=none test
 
 SHELL := /bin/sh
 .SHELLFLAGS := -euc
 MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow clean
+.PHONY: help demo test test-slow sanitize clean
 
 PYTHON ?=
 BIN := .venv/bin
+CPU := backends/sparsecore_cpu
+CPU_SOURCES := $(CPU)/pyproject.toml $(CPU)/CMakeLists.txt $(wildcard $(CPU)/kernels/*)
 
 # In the environment, and not as an option, they also hold for hatchling in pip's isolated build; pip 25.3 and newer
 # read the second one there, older ones the first. They are relative because pip splits them at spaces.
@@ -21,28 +24,59 @@ help:
 	@echo 'make demo       train a small sparse network and write its report'
 	@echo 'make test       lint, types and tests'
 	@echo 'make test-slow  the tests that take minutes'
-	@echo 'make clean      remove .venv and caches; runs stay'
+	@echo 'make sanitize   the tests of the C++ kernels under address and undefined-behaviour sanitizers'
+	@echo 'make clean      remove .venv, builds and caches; runs stay'
 
-demo: .venv/installed
+demo: .venv/installed .venv/cpu-built
 	$(BIN)/sparsecore train
 
-test: .venv/installed-for-tests
+test: .venv/installed-for-tests .venv/cpu-built
 	$(BIN)/python -m ruff check
 	$(BIN)/python -m ruff format --check
 	$(BIN)/python -m mypy
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-test-slow: .venv/installed-for-tests
+test-slow: .venv/installed-for-tests .venv/cpu-built
 	$(BIN)/python -m pytest -m slow
 
-# The stamps are touched last, so that an interrupted set-up is done again. The second waits for the first because
-# two pips at once in one environment spoil it.
+# The kernels' tests in an environment of their own. Python is not built with the sanitizers, so that their library has
+# to be there before it; what Python itself never frees is no leak of ours.
+sanitize: build/sanitize/built
+	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so)" \
+	ASAN_OPTIONS=detect_leaks=0:halt_on_error=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	build/sanitize/venv/bin/python -m pytest tests/test_cpu_*.py
+
+build/sanitize/built: .venv/created pyproject.toml constraints.txt $(CPU_SOURCES)
+	@echo 'Building the CPU backend with sanitizers into build/sanitize/venv ...'
+	@$(BIN)/python -m venv --clear build/sanitize/venv
+	@build/sanitize/venv/bin/python -m pip install --quiet --editable '.[testing]'
+	@build/sanitize/venv/bin/python -m pip install --quiet --editable $(CPU) --config-settings \
+	  cmake.define.SPARSECORE_SANITIZE=address,undefined --config-settings build-dir=build/sanitize
+	@touch $@
+
+# The stamps are touched last, so that an interrupted set-up is done again. Each waits for the one before because two
+# pips at once in one environment spoil it.
 .venv/installed: .venv/created pyproject.toml constraints.txt
 	@echo 'Installing sparsecore into .venv ...'
 	@$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
-.venv/installed-for-tests: .venv/installed
+# Without a compiler there is no stamp, so that it is built as soon as there is one.
+.venv/cpu-built: constraints.txt $(CPU_SOURCES) | .venv/installed
+	@headers=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))'); \
+	set -- $${CXX:-c++ g++ clang++}; \
+	while [ $$# -gt 0 ] && ! command -v "$$1" >/dev/null; do shift; done; \
+	if [ $$# -eq 0 ]; then \
+	  echo "Going on without the CPU backend: no C++ compiler is found ($${CXX:-c++, g++, clang++})."; \
+	elif [ ! -e "$$headers/Python.h" ]; then \
+	  echo "Going on without the CPU backend: Python's headers are not in $$headers (on Debian: python3-dev)."; \
+	else \
+	  echo 'Building the CPU backend into .venv ...'; \
+	  CXX=$${CXX:-$$1} $(BIN)/python -m pip install --quiet --editable $(CPU); \
+	  touch $@; \
+	fi
+
+.venv/installed-for-tests: .venv/installed | .venv/cpu-built
 	@echo 'Installing the test tools into .venv ...'
 	@$(BIN)/python -m pip install --quiet --editable '.[test]'
 	@touch $@
@@ -63,5 +97,5 @@ test-slow: .venv/installed-for-tests
 	exit 1
 
 clean:
-	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist $(CPU)/build $(CPU)/dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
