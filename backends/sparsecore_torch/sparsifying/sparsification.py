@@ -17,6 +17,7 @@ from sparsecore.topology import Topology
 from sparsecore.units import Units, as_units
 from sparsecore_torch.arrays import TorchArrays
 from sparsecore_torch.distributed.ranks import present_ranks
+from sparsecore_torch.sparse_kernels.choice import KERNELS
 from sparsecore_torch.sparsifying.checks import check_gradients, check_model
 from sparsecore_torch.sparsifying.in_training import check_not_in_training
 from sparsecore_torch.sparsifying.optimizer_state import check_optimizer, group_of
@@ -61,6 +62,7 @@ def sparsify(
     steps_per_epoch: int | None = None,
     seed: int = 0,
     storage: str = "masked",
+    kernels: str = "dense",
     regrow_pruned: bool = False,
     units: Units | str = "weights",
 ) -> SparseTraining:
@@ -80,6 +82,9 @@ def sparsify(
         steps_per_epoch: optimizer steps an epoch, for schedules that count epochs.
         seed: of every draw.
         storage: 'masked', dense tensors with zeros; or 'compact', one parameter of only the weights that exist.
+        kernels: 'dense', torch's own; or 'sparse', those of the distribution sparsecore_cpu, which run nn.Conv2d and
+            nn.Linear in float32 on the CPU at the cost of the weights that exist. Which layers do is in the
+            training's ``routes``.
         regrow_pruned: whether what was just pruned may grow again in the same update.
         units: what is pruned and grown as one: 'weights'; 'kernels', the weights between two channels of a
             convolution; or blocks of outputs and inputs such as '4x4'.
@@ -92,11 +97,14 @@ def sparsify(
     """
     if storage not in tuple(STORAGES):
         raise InputError(unknown("storage", storage, STORAGES))
+    if kernels not in tuple(KERNELS):
+        raise InputError(unknown("kernels", kernels, KERNELS))
     given, model = model, check_model(model)
     check_not_in_training(model)
     selection = select(model, include, exclude)
     check_gradients(selection.sparse)
     check_optimizer(optimizer, selection.sparse)
+    choice = KERNELS[kernels](model, selection)
     stack = stack_of(strategy, has_end=total_steps is not None, has_epochs=steps_per_epoch is not None)
     layout = Layout.of({one.name: tuple(one.parameter.shape) for one in selection.sparse})
     engine = Engine(
@@ -113,7 +121,10 @@ def sparsify(
     values = engine.start_values(state, drawn)
     group = group_of(optimizer, selection.sparse[0].parameter)
     stored = STORAGES[storage](given, selection, optimizer, state.topology, values)
-    return SparseTraining(Parts(model, optimizer, selection, engine, stored, present_ranks(), sparsity, group), state)
+    stored = choice.apply(stored, state.topology)
+    ranks = present_ranks()
+    parts = Parts(model, optimizer, selection, engine, stored, choice.routes, ranks, sparsity, group)
+    return SparseTraining(parts, state)
 
 
 def _arrays(selection: Selection) -> TorchArrays:

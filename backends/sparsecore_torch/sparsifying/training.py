@@ -14,6 +14,7 @@ from sparsecore.ledger import Ledger
 from sparsecore.ranks import Ranks
 from sparsecore.state import State
 from sparsecore.topology import Topology
+from sparsecore_torch.sparse_kernels.eligibility import Routes
 from sparsecore_torch.sparsifying import in_training
 from sparsecore_torch.sparsifying.held_step import HeldStep
 from sparsecore_torch.sparsifying.optimizer_state import step_was_skipped
@@ -33,6 +34,7 @@ class Parts:
         selection: which tensors are sparse.
         engine: decides what moves.
         storage: where the weights lie.
+        routes: which layers run through the sparse kernels.
         ranks: the processes that train together.
         sparsity: what was asked for.
         learning_rate_group: the param group whose learning rate strategies are told, that of the first sparse tensor.
@@ -43,6 +45,7 @@ class Parts:
     selection: Selection
     engine: Engine
     storage: Storage
+    routes: Routes
     ranks: Ranks
     sparsity: float
     learning_rate_group: int
@@ -97,6 +100,11 @@ class SparseTraining:
     def updates(self) -> int:
         """Reallocations that are finished."""
         return self._now.clock.updates
+
+    @property
+    def routes(self) -> Routes:
+        """Which layers run through the sparse kernels, and why the others do not; for ``print``."""
+        return self._alive.routes
 
     def values(self) -> Tensor:
         """The N values, in the order of the topology's positions."""

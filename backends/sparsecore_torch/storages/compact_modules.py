@@ -109,6 +109,12 @@ def _restore(module: nn.Module, dense: Mapping[int, nn.Parameter]) -> None:
     module._parameters.update({name: plain.pop(name) for name in kept.order if name in plain} | plain)
 
 
+def entries_of(module: nn.Module, attribute: str) -> Tensor:
+    """The values of a compact module's weight that exist, in the order of the topology; differentiable."""
+    kept: _Kept = module.__dict__[_KEPT]
+    return kept.weights.entries(kept.tensors[attribute])
+
+
 @cache
 def _reading(cls: type[nn.Module], attributes: tuple[str, ...]) -> type[nn.Module]:
     """The class of modules that make these attributes when they are read."""

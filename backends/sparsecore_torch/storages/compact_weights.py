@@ -73,7 +73,7 @@ class CompactWeights:
                 f"the model has moved from {self.topology.positions.device} to {self.values.device} since sparsify was "
                 "called; move the model to its device first"
             )
-        dense = _materialize(self._piece(index), self, index, dtype)
+        dense = _materialize(self.entries(index), self, index, dtype)
         return self._saved.remade_by(_Remaker(self.values.detach(), self.topology, index, dtype), dense)
 
     def plain(self, index: int) -> Tensor:
@@ -109,7 +109,8 @@ class CompactWeights:
             self.dense_gradients.add(index, gradient)
         return gather(gradient, places(topology, index)).to(self.values.dtype)
 
-    def _piece(self, index: int) -> Tensor:
+    def entries(self, index: int) -> Tensor:
+        """The N_i values of the tensor of this index, differentiable."""
         # the pieces of a pass that began without gradients lead nowhere; a layer called by itself has none
         if self._pieces and (self._pieces[index].grad_fn or not torch.is_grad_enabled()):
             return self._pieces[index]

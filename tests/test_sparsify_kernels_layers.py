@@ -1,0 +1,149 @@
+"""Layers on the sparse kernels compute what dense ones with masks do, whatever the shapes."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("sparsecore_cpu._kernels")
+
+import numpy as np  # noqa: E402
+from kernel_examples import CLOSE, only  # noqa: E402
+from torch import nn  # noqa: E402
+from torch.nn.functional import conv2d, linear, pad  # noqa: E402
+
+from sparsecore_cpu.layer import kernels  # noqa: E402
+from sparsecore_torch.sparse_kernels.functions import through  # noqa: E402
+from sparsecore_torch.sparse_kernels.kinds import Convolutions  # noqa: E402
+
+
+def assert_same_gradients(outputs, expected, pairs):
+    """Of a random weighting of the outputs, with respect to each pair of ours and theirs."""
+    torch.testing.assert_close(outputs, expected, **CLOSE)
+    direction = torch.randn(expected.shape, generator=torch.Generator().manual_seed(0))
+    ours = torch.autograd.grad((outputs * direction).sum(), [one for one, _ in pairs])
+    theirs = torch.autograd.grad((expected * direction).sum(), [other for _, other in pairs])
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=2e-4, atol=2e-4)
+
+
+@st.composite
+def convolutions(draw):
+    """A layer, and an image size that it takes."""
+    sizes = st.integers(1, 5)
+    kernel = draw(st.tuples(sizes, sizes))
+    stride = draw(st.integers(1, 3))
+    padding = draw(st.one_of(st.integers(0, 3), st.tuples(st.integers(0, 3), st.integers(0, 3)), st.just("valid")))
+    if stride == 1 and kernel[0] % 2 and kernel[1] % 2 and draw(st.booleans()):
+        padding = "same"
+    channels = draw(st.tuples(st.integers(1, 9), st.integers(1, 9)))
+    sides = tuple(draw(st.integers(side, side + 12)) for side in kernel)
+    return nn.Conv2d(*channels, kernel, stride, padding, bias=draw(st.booleans())), sides
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    convolutions(),
+    st.integers(1, 40),
+    st.sampled_from([torch.contiguous_format, torch.channels_last]),
+    st.sampled_from([0.0, 0.5, 0.95]),
+    st.integers(1, 2),
+)
+def test_convolutions_are_dense_ones_with_a_mask(given_layer, images, order, sparsity, threads):
+    layer, sides = given_layer
+    weight, bias = layer.weight.detach().clone(), layer.bias
+    model, training = only(layer, sparsity)
+    mask = training.masks()["0.weight"]
+    x = torch.randn(images, layer.in_channels, *sides).contiguous(memory_format=order).requires_grad_()
+    same, plain = x.detach().clone().requires_grad_(), weight.requires_grad_()
+    used = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        outputs = model(x)
+        expected = conv2d(same, plain * mask, bias, layer.stride, layer.padding)
+        pairs = [(x, same), (layer.weight, plain)] + ([(layer.bias, bias)] if bias is not None else [])
+        assert_same_gradients(outputs, expected, pairs)
+    finally:
+        torch.set_num_threads(used)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    st.lists(st.integers(1, 5), max_size=2),
+    st.booleans(),
+    st.sampled_from([0.0, 0.5, 0.95]),
+)
+def test_linear_layers_are_dense_ones_with_a_mask(features, leading, has_bias, sparsity):
+    layer = nn.Linear(*features, bias=has_bias)
+    plain, bias = layer.weight.detach().clone().requires_grad_(), layer.bias
+    model, training = only(layer, sparsity)
+    mask = training.masks()["0.weight"]
+    x = torch.randn(*leading, features[0]).requires_grad_()
+    same = x.detach().clone().requires_grad_()
+    pairs = [(x, same), (layer.weight, plain)] + ([(layer.bias, bias)] if has_bias else [])
+    outputs = model(x)
+    assert outputs.is_contiguous()
+    assert_same_gradients(outputs, linear(same, plain * mask, bias), pairs)
+
+
+@pytest.mark.parametrize("batch", [16, 48, 5])
+def test_transposed_batches_are_read_as_they_lie(batch):
+    layer = nn.Linear(12, 7)
+    model, _ = only(layer)
+    transposed = torch.randn(12, batch).t().requires_grad_()
+    same = transposed.detach().contiguous().requires_grad_()
+    assert_same_gradients(model(transposed), linear(same, layer.weight, layer.bias), [(transposed, same)])
+
+
+def test_even_kernels_with_padding_same_are_those_of_torch():
+    layer = nn.Conv2d(3, 4, (2, 4), padding="same")
+    model, _ = only(layer)
+    x = torch.randn(5, 3, 6, 7)
+    expected = conv2d(pad(x, (1, 2, 0, 1)), layer.weight, layer.bias)
+    torch.testing.assert_close(model(x), expected, **CLOSE)
+
+
+def test_one_image_without_a_batch_and_no_image_at_all_are_taken():
+    layer = nn.Conv2d(3, 4, 3, padding=1)
+    model, _ = only(layer)
+    x = torch.randn(2, 3, 6, 7)
+    torch.testing.assert_close(model(x[0]), model(x)[0])
+    assert model(x[:0]).shape == (0, 4, 6, 7)
+
+
+def test_what_the_dense_layer_refuses_is_refused_in_its_words():
+    model, _ = only(nn.Conv2d(3, 4, 3))
+    for wrong in (torch.randn(2, 5, 6, 6), torch.randn(2, 3, 2, 2), torch.randn(2, 3, 6, 6).double()):
+        with pytest.raises(RuntimeError):
+            model(wrong)
+
+
+def test_images_of_many_sizes_are_taken_one_after_another():
+    layer = nn.Conv2d(2, 3, 3, padding=1)
+    model, training = only(layer)
+    for side in [*range(4, 30), 4]:
+        x = torch.randn(3, 2, 5, side)
+        torch.testing.assert_close(model(x), conv2d(x, layer.weight, layer.bias, padding=1), **CLOSE)
+    assert training.memory().indices.measured < 100 * training.topology.size + 10_000
+
+
+def test_zeros_are_not_multiplied():
+    layer = nn.Linear(6, 5, bias=False)
+    model, training = only(layer)
+    nowhere = ~training.masks()["0.weight"].any(0)
+    assert nowhere.any()
+    x = torch.where(nowhere, torch.inf, torch.ones(4, 6))
+    assert model(x).isfinite().all()
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_a_layer_without_any_weight_gives_its_bias(stride):
+    layer = nn.Conv2d(2, 3, 3, stride, padding=1)
+    computation = Convolutions(kernels()).computation(layer, np.empty(0, np.int64))
+    x, values = torch.randn(4, 2, 6, 6, requires_grad=True), torch.empty(0, requires_grad=True)
+    outputs = through(x, values, layer.bias, computation)
+    torch.testing.assert_close(outputs, layer.bias[:, None, None].expand(outputs.shape))
+    outputs.sum().backward()
+    assert not x.grad.any()
+    assert values.grad.shape == (0,)

@@ -1,0 +1,87 @@
+"""Which layers can run through the sparse kernels, why others cannot, and what is refused."""
+
+import sys
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from sparsify_examples import everything, sgd  # noqa: E402
+from torch import nn  # noqa: E402
+
+from sparsecore.errors import InputError  # noqa: E402
+from sparsecore_torch import sparsify  # noqa: E402
+
+
+@pytest.fixture
+def _installed():
+    pytest.importorskip("sparsecore_cpu._kernels")
+
+
+@pytest.mark.usefixtures("_installed")
+def test_layers_that_cannot_go_through_the_kernels_are_named_with_the_reason():
+    model = nn.ModuleDict(
+        {
+            "fits": nn.Conv2d(4, 4, 3),
+            "grouped": nn.Conv2d(4, 4, 3, groups=2),
+            "dilated": nn.Conv2d(4, 4, 3, dilation=2),
+            "reflecting": nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
+            "uneven": nn.Conv2d(4, 4, 3, stride=(1, 2)),
+            "line": nn.Conv1d(4, 4, 3),
+            "words": nn.Embedding(4, 4),
+            "attention": nn.MultiheadAttention(4, 2),
+            "wide": nn.Linear(4, 4).double(),
+        }
+    )
+    training = sparsify(model, sgd(model), sparsity=0.5, include="*weight", kernels="sparse")
+    assert training.routes.sparse == ("fits.weight",)
+    assert dict(training.routes.left_out) == {
+        "grouped.weight": "groups",
+        "dilated.weight": "dilation",
+        "reflecting.weight": "padding with other values than zeros",
+        "uneven.weight": "strides that differ between height and width",
+        "line.weight": "not the weight of a Conv2d or a Linear",
+        "words.weight": "not the weight of a Conv2d or a Linear",
+        "attention.in_proj_weight": "not the weight of a Conv2d or a Linear",
+        "attention.out_proj.weight": "MultiheadAttention computes with it",
+        "wide.weight": "not float32",
+    }
+    assert "dilation: dilated.weight" in str(training.routes)
+
+
+class Twice(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+REFUSED = {
+    "no kernels of this name": (nn.Linear, "fast", "no kernels named 'fast'; known: dense, sparse"),
+    "nothing fits": (Twice, "sparse", r"no layer can.*0\.weight \(its layer has a forward of its own\)"),
+}
+
+
+@pytest.mark.usefixtures("_installed")
+@pytest.mark.parametrize("case", REFUSED)
+def test_refusals_leave_model_and_optimizer_as_they_were(case):
+    make, kernels, message = REFUSED[case]
+    model = nn.Sequential(make(6, 5), nn.Linear(5, 3))
+    optimizer = sgd(model)
+    before = everything(model, optimizer)
+    with pytest.raises(InputError, match=message):
+        sparsify(model, optimizer, include="0.weight", kernels=kernels)
+    assert everything(model, optimizer) == before
+    assert type(model[0]) is make
+
+
+def test_without_the_distribution_a_sentence_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sparsecore_cpu.layer", None)
+    model = nn.Sequential(nn.Linear(6, 5))
+    with pytest.raises(InputError, match=r"needs the distribution sparsecore-cpu.*pip install"):
+        sparsify(model, sgd(model), include="*weight", kernels="sparse")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_models_on_cuda_are_refused():
+    model = nn.Sequential(nn.Linear(6, 5)).cuda()
+    with pytest.raises(InputError, match="run on the CPU, and the model lies on cuda:0; take kernels='dense'"):
+        sparsify(model, sgd(model), include="*weight", kernels="sparse")
