@@ -35,11 +35,30 @@ struct Extent {
 
 // The weights of a convolution, in groups by blocks of input channels, then by output channel: those of block i and
 // channel c are pointers[i * channels + c] up to the next. Each is a value and where it reads, from an output's place.
+// Where most weights exist, BUNDLE output channels read from the same places: then a group is of a bundle of channels,
+// the last one perhaps not full, and there are BUNDLE values a place.
 struct List {
   const int32_t* pointers;
   const int32_t* offsets;
   const float* values;
   int64_t input_blocks;
+  bool bundled;
+};
+
+constexpr int BUNDLE = 4;
+
+// A convolution of one image whose channels each lie in one run, row behind row with zeros between them. The rows of
+// inputs and outputs are as far apart, so that a weight reads at one offset from every output; outputs go on for
+// `pixels` from one row into the next. `inside` is 1 for those that are in the image and 0 for those between, which
+// become zero.
+struct Rows {
+  const float* x;
+  float* out;
+  const float *add, *bias, *inside;  // `add` lies as the outputs, or is null
+  const int32_t *pointers, *offsets;  // as in List, with one block
+  const float* values;
+  int64_t channel, channels, pixels;  // `channel`: floats from one output channel to the next
+  float floor;
 };
 
 // What happens to the outputs of a convolution beside being stored; `sums` has (parts, channels, 2).
@@ -90,6 +109,9 @@ struct Kernels {
   // the mean over height and width, as features; and the gradient back from there
   void (*pool)(Pixels x, float* features, Extent extent, int threads);
   void (*spread)(const float* features, Pixels out, const float* add, Extent extent, int threads);
+
+  // out = max(add + bias + list * x, floor)
+  void (*convolve_rows)(const Rows& rows, int threads);
 };
 
 // The table of the name asked for, or of the best that this processor has; null where it has none of that name.

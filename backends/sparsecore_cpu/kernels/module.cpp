@@ -16,6 +16,9 @@ namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace sparsecore {
+
+void add_rows(nb::module_& module);
+
 namespace {
 
 using Buffer = nb::ndarray<float, nb::ndim<5>, nb::c_contig, nb::device::cpu>;
@@ -65,13 +68,15 @@ void expect_channels(const Floats& vector, const Extent& extent) {
 struct Weights {
   Places pointers, offsets;
   Floats values;
-  int64_t channels, least = 0, most = 0;
+  int64_t channels;
+  bool bundled;
+  int64_t least = 0, most = 0;
 
-  Weights(Places given_pointers, Places given_offsets, Floats given_values, int64_t channels)
-      : pointers(given_pointers), offsets(given_offsets), values(given_values), channels(channels) {
+  Weights(Places given_pointers, Places given_offsets, Floats given_values, int64_t channels, bool bundled)
+      : pointers(given_pointers), offsets(given_offsets), values(given_values), channels(channels), bundled(bundled) {
     const int64_t groups = static_cast<int64_t>(pointers.shape(0)) - 1, count = static_cast<int64_t>(offsets.shape(0));
-    expect(channels > 0 && groups > 0 && groups % channels == 0, "the groups are not those of whole input blocks");
-    expect(values.shape(0) == offsets.shape(0), "there are not as many values as offsets");
+    expect(channels > 0 && groups > 0 && groups % bundles() == 0, "the groups are not those of whole input blocks");
+    expect(values.shape(0) == offsets.shape(0) * (bundled ? BUNDLE : 1), "there are not as many values as offsets ask for");
     const int32_t* first = pointers.data();
     expect(first[0] == 0 && first[groups] == count && std::is_sorted(first, first + groups + 1),
            "the pointers do not run from 0 to the number of weights");
@@ -83,8 +88,10 @@ struct Weights {
 
   List list() const {
     const int64_t groups = static_cast<int64_t>(pointers.shape(0)) - 1;
-    return {pointers.data(), offsets.data(), values.data(), groups / channels};
+    return {pointers.data(), offsets.data(), values.data(), groups / bundles(), bundled};
   }
+
+  int64_t bundles() const { return bundled ? (channels + BUNDLE - 1) / BUNDLE : channels; }
 };
 
 // An activation, or a function of it that the kernels compute on the way; see kernels.hpp.
@@ -248,7 +255,7 @@ class Bound {
   void weight_gradient(const Read& x, const Read& gradient, const Weights& weights, const Steps& steps,
                        const Floats& gradients, int threads) const {
     expect(steps.out_step == 1 && steps.row == 0 && steps.column == 0, "a gradient is of all outputs");
-    expect(gradients.shape(0) == weights.offsets.shape(0), "there are not as many gradients as weights");
+    expect(gradients.shape(0) == weights.values.shape(0), "there are not as many gradients as weights");
     const Plan plan(x, gradient.pixels, weights, steps, lanes());
     const Input given = gradient.input(1, nullptr);
     nb::gil_scoped_release others_may_run;
@@ -259,7 +266,7 @@ class Bound {
                 const Activation& out, const Activation* add, const Weights& transposed, const Masking* masking,
                 const Sums& sums, int threads) const {
     const Activation& made = gradient.pixels;
-    expect(gradients.shape(0) == weights.offsets.shape(0), "there are not as many gradients as weights");
+    expect(gradients.shape(0) == weights.values.shape(0), "there are not as many gradients as weights");
     expect(made.extent.height == out.extent.height && made.extent.width == out.extent.width,
            "outputs and inputs differ in height or width");
     const Plan forward(x, made, weights, Steps{1, 1, 0, 0}, lanes());
@@ -432,7 +439,8 @@ NB_MODULE(_kernels, module) {
       .def_static("rectified", &Read::rectified, "pixels"_a, "scale"_a, "shift"_a)
       .def_static("combined", &Read::combined, "pixels"_a, "other"_a, "scale"_a, "by_other"_a, "shift"_a);
   nb::class_<Weights>(module, "Weights")
-      .def(nb::init<Places, Places, Floats, int64_t>(), "pointers"_a, "offsets"_a, "values"_a, "channels"_a);
+      .def(nb::init<Places, Places, Floats, int64_t, bool>(), "pointers"_a, "offsets"_a, "values"_a, "channels"_a,
+           "bundled"_a = false);
   nb::class_<Masking>(module, "Mask")
       .def(nb::init<const Activation&, const Floats&, const Floats&, const Floats&>(), "input"_a, "scale"_a, "shift"_a,
            "mean"_a);
@@ -458,6 +466,8 @@ NB_MODULE(_kernels, module) {
       .def("products", &Bound::products, "gradient"_a, "x"_a, "mean"_a, "sums"_a, "threads"_a)
       .def("pool", &Bound::pool, "x"_a, "features"_a, "threads"_a)
       .def("spread", &Bound::spread, "features"_a, "out"_a, "add"_a.none(), "threads"_a);
+  add_rows(module);
+  module.attr("BUNDLE") = BUNDLE;
   module.def("sort_by_bucket", &sort_by_bucket, "keys"_a, "order"_a, "pointers"_a);
   module.def("pack", &pack, "pictures"_a, "out"_a);
 }

@@ -1,6 +1,7 @@
 // All kernels for one instruction set; compiled once for each, see CMakeLists.txt.
 #include "backward.hpp"
 #include "elementwise.hpp"
+#include "rows.hpp"
 
 #define NAME_OF(name) #name
 #define NAME(name) NAME_OF(name)
@@ -23,6 +24,7 @@ extern const Kernels table = {
     products,
     pool,
     spread,
+    convolve_rows,
 };
 
 }  // namespace SPARSECORE_VARIANT
