@@ -1,6 +1,7 @@
 """The plugin."""
 
 import os
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -8,6 +9,9 @@ from sparsecore.errors import InputError
 from sparsecore.learning import Learner, Task
 from sparsecore.ranks import Alone
 from sparsecore_numpy import NumpyArrays
+
+if TYPE_CHECKING:
+    from sparsecore_cpu.machine import Machine
 
 
 @attrs.frozen(eq=False)
@@ -42,10 +46,15 @@ class CpuBackend:
     def learner(self, task: Task) -> Learner:
         """A network ready to train."""
         from sparsecore_cpu.computation import CpuComputation
-        from sparsecore_cpu.machine import Machine
         from sparsecore_numpy.learner import NumpyLearner
 
-        return NumpyLearner(task, self.dtype, CpuComputation(Machine.of(self.threads or _available())))
+        return NumpyLearner(task, self.dtype, CpuComputation(self.machine()))
+
+    def machine(self) -> "Machine":
+        """Kernels, threads and memory that has not been used yet."""
+        from sparsecore_cpu.machine import Machine
+
+        return Machine.of(self.threads or _available())
 
 
 def _available() -> int:

@@ -105,7 +105,7 @@ class Buffers:
         return buffer
 
     def _made(self, form: Form) -> tuple[Floats, _kernels.Activation]:
-        array = _aligned_zeros(form.shape(self._lanes))
+        array = aligned_zeros(form.shape(self._lanes))
         return array, _kernels.Activation(array, form.border, form.images, form.features)
 
 
@@ -147,7 +147,8 @@ def kernel_names() -> list[str]:
     return names
 
 
-def _aligned_zeros(shape: tuple[int, ...]) -> Floats:
+def aligned_zeros(shape: tuple[int, ...]) -> Floats:
+    """Zeros from the start of a cache line on."""
     count = int(np.prod(shape))
     memory: NDArray[Any] = np.zeros(count * 4 + _CACHE_LINE, np.uint8)
     start = -memory.ctypes.data % _CACHE_LINE
