@@ -1,0 +1,6 @@
+"""Prediction with a trained network, from its values and positions."""
+
+from sparsecore_cpu.inference.network import Network
+from sparsecore_cpu.inference.predictor import Predictor
+
+__all__ = ["Network", "Predictor"]

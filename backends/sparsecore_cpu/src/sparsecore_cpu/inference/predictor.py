@@ -1,0 +1,107 @@
+"""Predictions of a trained network."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsecore.errors import InputError
+from sparsecore.run.folder import RunFolder
+from sparsecore_cpu.backend import CpuBackend
+from sparsecore_cpu.inference.blocks import Blocks
+from sparsecore_cpu.inference.file import read_network, write_network
+from sparsecore_cpu.inference.network import Network
+from sparsecore_cpu.inference.single import Single
+from sparsecore_cpu.machine import Floats, Machine
+
+
+@attrs.frozen(eq=False)
+class Predictor:
+    """A trained network that predicts; its values do not change any more.
+
+    Buffers and lists are made once and used by every call; threads that call it at the same time take turns.
+
+    Attributes:
+        network: what has been trained.
+    """
+
+    network: Network
+    _machine: Machine
+    _single: Single
+    _blocks: Blocks
+    _lock: threading.Lock = attrs.field(factory=threading.Lock)
+
+    @classmethod
+    def of(cls, network: Network, threads: int = 0) -> "Predictor":
+        """The predictor of a network.
+
+        Args:
+            network: what has been trained.
+            threads: how many compute; 0 for as many as this process may use. Predictions do not depend on it.
+
+        Raises:
+            InputError: there cannot be so many threads.
+        """
+        machine = CpuBackend(threads).machine()
+        return cls(network, machine, Single.of(network, machine), Blocks.of(network, machine))
+
+    @classmethod
+    def of_run(cls, path: str | Path, threads: int = 0) -> "Predictor":
+        """The network of a run as its checkpoint has it, whichever backend it was trained on.
+
+        Args:
+            path: the run's folder. The data set is loaded once more, for its mean and deviation.
+            threads: as for :meth:`of`.
+
+        Raises:
+            InputError: this is no run, it has not begun, it is damaged, or its data are others now.
+        """
+        return cls.of(Network.of_run(RunFolder(Path(path))), threads)
+
+    @classmethod
+    def load(cls, path: str | Path, threads: int = 0) -> "Predictor":
+        """The network in a file of :meth:`save`.
+
+        Raises:
+            InputError: there is no such file, it is damaged, or its model is not installed.
+        """
+        return cls.of(read_network(Path(path)), threads)
+
+    def save(self, path: str | Path) -> None:
+        """Write the network to one safetensors file: values, positions in about a byte each, dense parameters.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        write_network(self.network, Path(path))
+
+    def predict(self, images: NDArray[Any]) -> Floats:
+        """Logits, float32 (batch, classes).
+
+        Args:
+            images: (batch, height, width, channels) as the data set has them, not normalized: uint8, or floats in
+                units of 0..255. Any batch.
+
+        Raises:
+            InputError: they have another shape, or are no such numbers.
+        """
+        images = np.asarray(images)
+        self._check(images)
+        logits = np.empty((len(images), self.network.pictures.classes), np.float32)
+        single = self._single.is_quicker(len(images), self._machine.kernels.lanes)
+        way = self._single if single else self._blocks
+        with self._lock:
+            way.predict(images, logits)
+        return logits
+
+    def _check(self, images: NDArray[Any]) -> None:
+        shape = self.network.pictures.shape
+        if images.ndim != 4 or images.shape[1:] != shape:
+            raise InputError(
+                f"images are (batch, {', '.join(map(str, shape))}) as the network was trained on; given {images.shape}"
+            )
+        if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
+            raise InputError(f"images are uint8, or floats in units of 0..255; given {images.dtype}")

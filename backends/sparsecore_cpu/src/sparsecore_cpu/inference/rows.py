@@ -1,0 +1,118 @@
+"""The calls that compute a program for one image, with vectors along its rows."""
+
+from collections.abc import Callable
+from functools import partial
+from itertools import product
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsecore_cpu._kernels import RowConvolution
+from sparsecore_cpu.inference.planes import Frame, Plane, Planes
+from sparsecore_cpu.inference.program import UNBOUNDED, Affine, Convolution
+from sparsecore_cpu.inference.taps import Reach, Taps, diagonal
+from sparsecore_cpu.machine import Machine
+
+Call = Callable[[], object]
+
+
+@attrs.frozen(eq=False)
+class Rows:
+    """See :class:`sparsecore_cpu.inference.program.Maker`: planes, and the calls that fill them in order.
+
+    Attributes:
+        machine: kernels and threads.
+        given: the images' plane.
+        planes: memory of the others.
+        calls: so far.
+        work: of each convolution, the multiply-adds of vectors: for one image here, and for a block of images that lie
+            side by side in the vectors.
+    """
+
+    machine: Machine
+    given: Plane
+    planes: Planes = attrs.field(factory=Planes)
+    calls: list[Call] = attrs.field(factory=list)
+    work: list[tuple[int, int]] = attrs.field(factory=list)
+
+    def images(self) -> Plane:
+        """The given plane."""
+        return self.given
+
+    def convolved(self, node: Convolution, x: Plane, add: Plane | None = None) -> Plane:
+        """With what is added in the outputs' frame."""
+        reach = Reach.of(node.weight.shape, node.window, x.frame)
+        x = x if reach.is_met else self._phases(x, reach.frame, node.window.stride)
+        out = self.planes.take(node.weight.shape[0], reach.outputs)
+        start = None if add is None else self._framed(add, out.frame)
+        self._convolve(x, out, start, reach.taps(node.weight, x), node.bias, node.floor)
+        return out
+
+    def affine(self, node: Affine, x: Plane) -> Plane:
+        """A convolution with one weight a channel."""
+        out, shift = self.planes.take(x.channels, x.frame), np.broadcast_to(node.shift, x.channels)
+        self._convolve(x, out, None, diagonal(x, node.scale), shift, node.floor)
+        return out
+
+    def added(self, x: Plane, y: Plane) -> Plane:
+        """A convolution with ones that starts from the other."""
+        out, start = self.planes.take(x.channels, x.frame), self._framed(y, x.frame)
+        self._convolve(x, out, start, diagonal(x, np.ones(1)), np.zeros(x.channels), UNBOUNDED)
+        return out
+
+    def pooled(self, x: Plane) -> Plane:
+        """The sums over pixels and the zeros between them, shared out."""
+        out, frame = self._vector(x.channels), x.frame
+        runs = x.array[:, frame.start : frame.start + frame.pixels]
+        share = np.full(frame.pixels, 1 / (frame.height * frame.width), np.float32)
+        self.calls.append(partial(np.matmul, runs, share, out=out.features))
+        return out
+
+    def flattened(self, x: Plane) -> Plane:
+        """A copy in the order height, width, channel."""
+        frame = x.frame
+        out = self._vector(x.channels * frame.height * frame.width)
+        into = out.array.reshape(frame.height, frame.width, x.channels, -1)[..., out.frame.start]
+        self.calls.append(partial(np.copyto, into, x.pixels.transpose(1, 2, 0)))
+        return out
+
+    def _convolve(
+        self, x: Plane, out: Plane, add: Plane | None, taps: Taps, bias: NDArray[np.float64], floor: float
+    ) -> None:
+        start = None if add is None else add.array
+        convolution = RowConvolution(
+            self.machine.kernels.name,
+            x.array,
+            x.frame.start,
+            out.array,
+            out.frame.start,
+            start,
+            taps.pointers,
+            taps.offsets,
+            taps.values,
+            bias.astype(np.float32),
+            out.frame.inside,
+            floor,
+        )
+        self.calls.append(partial(convolution.run, self.machine.threads))
+        frame, weights = out.frame, len(taps.values)
+        vectors = -(-frame.height * frame.pitch // self.machine.kernels.lanes)
+        self.work.append((weights * vectors, weights * frame.height * frame.width))
+
+    def _vector(self, features: int) -> Plane:
+        return self.planes.take(features, Frame.of(1, 1, border=0))
+
+    def _framed(self, x: Plane, frame: Frame) -> Plane:
+        """The same pixels in another frame, where theirs is another."""
+        return x if x.frame == frame else self._phases(x, frame, 1)
+
+    def _phases(self, x: Plane, frame: Frame, stride: int) -> Plane:
+        """Each row-th and column-th pixel of the strides as channels of their own, all behind one another."""
+        phases = self.planes.take(stride * stride * x.channels, frame)
+        self.calls.append(partial(phases.pixels.fill, 0))
+        for number, (row, column) in enumerate(product(range(stride), repeat=2)):
+            some = x.pixels[:, row::stride, column::stride]
+            into = phases.pixels[number * x.channels : (number + 1) * x.channels, : some.shape[1], : some.shape[2]]
+            self.calls.append(partial(np.copyto, into, some))
+        return phases
