@@ -14,15 +14,13 @@ inline void backward(const Input& x, const Input& gradient, List list, float* gr
     const Part part = part_of(extent, number);
     const Pixels given = prepared(gradient, extent, part, gradient_scratch);
     partial.compute(prepared(x, extent, part, x_scratch), given, number, 0, extent.channels);
-    const auto convolve_with = [&](auto finish) {
-      cover(part.first_row, part.last_row, extent.width,
-            Convolution<decltype(finish)>{given, out, add, transposed, part.block, inputs, 0, inputs, finish});
-      finish.end();
-    };
+    Extent behind = extent;
+    behind.channels = inputs;
     if (mask)
-      convolve_with(Masked{*mask, sums + number * inputs * 2, LaneSums(0, inputs)});
+      convolve_part(given, out, add, transposed, behind, part, 0, inputs,
+                    Masked{*mask, sums + number * inputs * 2, LaneSums(0, inputs)});
     else
-      convolve_with(Plain{});
+      convolve_part(given, out, add, transposed, behind, part, 0, inputs, Plain{});
   });
   partial.add_up(gradients);
 }

@@ -82,31 +82,39 @@ struct Masked {
   void end() const { lanes.write(sums); }
 };
 
-template <class Finish>
+// Tiles of CHANNELS output channels that read the same pixels: one, or a bundle.
+template <int CHANNELS, class Finish>
 struct Convolution {
   Pixels x, out;
   const float* add;  // at the place of out.data
   List list;
-  int64_t block, channels, first_channel, last_channel;
+  int64_t block, channels, first_channel, last_channel;  // the first one starts a bundle
   Finish finish;
 
   template <int ROWS, int COLUMNS>
   void tile(int64_t row, int64_t column) {
     const float* from = at(x, block, row, column).data;
     const int64_t place = block * out.block + row * out.row + column * out.pixel;
+    const int64_t groups = (channels + CHANNELS - 1) / CHANNELS;
     for (int64_t input = 0; input < list.input_blocks; input++) {
-      const int32_t* groups = list.pointers + input * channels;
-      const bool last = input + 1 == list.input_blocks;
-      for (int64_t channel = first_channel; channel < last_channel; channel++) {
-        Vector outputs[ROWS * COLUMNS];
-        const int64_t there = place + channel * out.channel;
-        if (const float* start = input ? out.data : add)
-          read<ROWS, COLUMNS>(start + there, outputs);
-        else
-          for (auto& output : outputs) output = zeros();
-        accumulate<ROWS, COLUMNS>(from, groups[channel], groups[channel + 1], outputs);
-        if (last) finish.template finish<ROWS, COLUMNS>(outputs, block, row, column, channel);
-        write<ROWS, COLUMNS>(out.data + there, outputs);
+      const int32_t* pointers = list.pointers + input * groups;
+      const float* start = input ? out.data : add;
+      for (int64_t first = first_channel; first < last_channel; first += CHANNELS) {
+        const int full = first + CHANNELS <= last_channel ? CHANNELS : static_cast<int>(last_channel - first);
+        const int64_t there = place + first * out.channel;
+        Vector outputs[CHANNELS][ROWS * COLUMNS];
+        for (int channel = 0; channel < CHANNELS; channel++)
+          if (start && channel < full)
+            read<ROWS, COLUMNS>(start + there + channel * out.channel, outputs[channel]);
+          else
+            for (auto& output : outputs[channel]) output = zeros();
+        const int32_t group = static_cast<int32_t>(first / CHANNELS);
+        accumulate<ROWS, COLUMNS>(from, pointers[group], pointers[group + 1], outputs);
+        for (int channel = 0; channel < full; channel++) {
+          if (input + 1 == list.input_blocks)
+            finish.template finish<ROWS, COLUMNS>(outputs[channel], block, row, column, first + channel);
+          write<ROWS, COLUMNS>(out.data + there + channel * out.channel, outputs[channel]);
+        }
       }
     }
   }
@@ -114,14 +122,19 @@ struct Convolution {
  private:
   template <int ROWS, int COLUMNS>
   inline __attribute__((always_inline)) void accumulate(const float* from, int32_t first, int32_t last,
-                                                        Vector (&outputs)[ROWS * COLUMNS]) {
+                                                        Vector (&outputs)[CHANNELS][ROWS * COLUMNS]) {
     for (int32_t k = first; k < last; k++) {
       const float* place = from + list.offsets[k];
-      const float weight = list.values[k];
+      const float* weights = list.values + static_cast<int64_t>(k) * CHANNELS;
 #pragma GCC unroll 16
       for (int r = 0; r < ROWS; r++)
 #pragma GCC unroll 16
-        for (int c = 0; c < COLUMNS; c++) outputs[r * COLUMNS + c] += weight * load(place + r * x.row + c * x.pixel);
+        for (int c = 0; c < COLUMNS; c++) {
+          const Vector pixel = load(place + r * x.row + c * x.pixel);
+#pragma GCC unroll 4
+          for (int channel = 0; channel < CHANNELS; channel++)
+            outputs[channel][r * COLUMNS + c] += weights[channel] * pixel;
+        }
     }
   }
 
@@ -138,6 +151,22 @@ struct Convolution {
   }
 };
 
+// The channels [first, last) of one part.
+template <class Finish>
+void convolve_part(Pixels read, Pixels out, const float* add, List list, const Extent& extent, const Part& part,
+                   int64_t first, int64_t last, Finish finish) {
+  const auto cover_with = [&](auto convolution, auto area) {
+    cover<decltype(area)::value>(part.first_row, part.last_row, extent.width, convolution);
+  };
+  if (list.bundled)
+    cover_with(Convolution<BUNDLE, Finish>{read, out, add, list, part.block, extent.channels, first, last, finish},
+               std::integral_constant<int, TILE / BUNDLE>{});
+  else
+    cover_with(Convolution<1, Finish>{read, out, add, list, part.block, extent.channels, first, last, finish},
+               std::integral_constant<int, TILE>{});
+  finish.end();
+}
+
 // `finish_of(part)` makes what finishes the tiles of one part.
 template <class FinishOf>
 void convolve_by_parts(const Input& x, Pixels out, const float* add, List list, Extent extent, int threads,
@@ -146,13 +175,10 @@ void convolve_by_parts(const Input& x, Pixels out, const float* add, List list, 
   in_parallel(parts(extent) * cuts, threads, [&](int64_t task) {
     const Part part = part_of(extent, task / cuts);
     const int64_t cut = task % cuts;
-    const int64_t first = extent.channels * cut / cuts, last = extent.channels * (cut + 1) / cuts;
+    const int64_t first = channel_cut(extent, cut, cuts), last = channel_cut(extent, cut + 1, cuts);
     static thread_local Scratch scratch;
     const Pixels read = prepared(x, extent, part, scratch);
-    auto finish = finish_of(task / cuts, first, last);
-    cover(part.first_row, part.last_row, extent.width,
-          Convolution<decltype(finish)>{read, out, add, list, part.block, extent.channels, first, last, finish});
-    finish.end();
+    convolve_part(read, out, add, list, extent, part, first, last, finish_of(task / cuts, first, last));
   });
 }
 

@@ -12,7 +12,7 @@ void by_lines(const Extent& extent, int threads, Visit visit) {
   in_parallel(parts(extent) * cuts, threads, [&](int64_t task) {
     const Part part = part_of(extent, task / cuts);
     const int64_t cut = task % cuts;
-    const int64_t first = extent.channels * cut / cuts, last = extent.channels * (cut + 1) / cuts;
+    const int64_t first = channel_cut(extent, cut, cuts), last = channel_cut(extent, cut + 1, cuts);
     for (int64_t row = part.first_row; row < part.last_row; row++)
       for (int64_t channel = first; channel < last; channel++) visit(task / cuts, part.block, row, channel);
   });

@@ -14,15 +14,16 @@ using sparsecore::Kernels;
 using sparsecore::List;
 using sparsecore::Mask;
 using sparsecore::Pixels;
+using sparsecore::BUNDLE;
 using sparsecore::in_parallel;
 
 // Tiles as square as may be read the fewest pixels beside their own.
 constexpr int WIDEST = 8;
 
-// Rows of a tile of so many columns: as many as fill the registers, up to four.
-constexpr int rows_of(int columns) {
+// Rows of a tile of so many columns: as many as make up `area`, up to four.
+constexpr int rows_of(int columns, int area) {
   int rows = 1;
-  while (rows < 4 && 2 * rows * columns <= TILE) rows *= 2;
+  while (rows < 4 && 2 * rows * columns <= area) rows *= 2;
   return rows;
 }
 
@@ -48,33 +49,39 @@ inline int64_t channel_parts(const Extent& extent) {
   return wanted < most ? wanted : most;
 }
 
+// Where cut number `cut` of so many starts: at a bundle's first channel.
+inline int64_t channel_cut(const Extent& extent, int64_t cut, int64_t cuts) {
+  return cut == cuts ? extent.channels : extent.channels * cut / cuts / BUNDLE * BUNDLE;
+}
+
 inline Pixels at(const Pixels& pixels, int64_t block, int64_t row, int64_t column) {
   Pixels moved = pixels;
   moved.data += block * pixels.block + row * pixels.row + column * pixels.pixel;
   return moved;
 }
 
-// Call visit.template tile<ROWS, COLUMNS>(row, column) on tiles that cover the rows [first, last) of `width` columns.
-template <int COLUMNS, class Visit>
+// Call visit.template tile<ROWS, COLUMNS>(row, column) on tiles of about AREA pixels that cover the rows [first, last) of `width` columns.
+template <int AREA, int COLUMNS, class Visit>
 void cover_strip(int64_t first, int64_t last, int64_t column, Visit& visit) {
-  constexpr int ROWS = rows_of(COLUMNS);
+  constexpr int ROWS = rows_of(COLUMNS, AREA);
   int64_t row = first;
   for (; row + ROWS <= last; row += ROWS) visit.template tile<ROWS, COLUMNS>(row, column);
   for (; row < last; row++) visit.template tile<1, COLUMNS>(row, column);
 }
 
-template <class Visit, int... WIDTHS>
+template <int AREA, class Visit, int... WIDTHS>
 void cover_strip_of(int64_t columns, int64_t first, int64_t last, int64_t column, Visit& visit,
                     std::integer_sequence<int, WIDTHS...>) {
-  (void)((columns == WIDTHS + 1 && (cover_strip<WIDTHS + 1>(first, last, column, visit), true)) || ...);
+  (void)((columns == WIDTHS + 1 && (cover_strip<AREA, WIDTHS + 1>(first, last, column, visit), true)) || ...);
 }
 
-template <class Visit>
+template <int AREA = TILE, class Visit>
 void cover(int64_t first, int64_t last, int64_t width, Visit visit) {
-  const int64_t strips = (width + WIDEST - 1) / WIDEST;
+  constexpr int WIDE = AREA < WIDEST ? AREA : WIDEST;
+  const int64_t strips = (width + WIDE - 1) / WIDE;
   for (int64_t strip = 0; strip < strips; strip++) {
     const int64_t column = width * strip / strips, next = width * (strip + 1) / strips;
-    cover_strip_of(next - column, first, last, column, visit, std::make_integer_sequence<int, WIDEST>{});
+    cover_strip_of<AREA>(next - column, first, last, column, visit, std::make_integer_sequence<int, WIDE>{});
   }
 }
 

@@ -51,22 +51,78 @@ inline int32_t first_weight(const List& list, const Extent& extent, int64_t inpu
   return list.pointers[input * extent.channels + channel];
 }
 
+// Where most weights exist: the gradients of BUNDLE places by BUNDLE output channels stay in registers while the pixels of
+// a part pass by.
+struct BundledGradient {
+  Pixels x, gradient;
+  List list;
+  Part part;
+  int64_t width, channels;
+  float* gradients;  // (places, BUNDLE)
+
+  void compute(int64_t first_channel, int64_t last_channel) {
+    const int64_t bundles = (channels + BUNDLE - 1) / BUNDLE;
+    for (int64_t input = 0; input < list.input_blocks; input++)
+      for (int64_t first = first_channel; first < last_channel; first += BUNDLE) {
+        const int32_t* pointers = list.pointers + input * bundles + first / BUNDLE;
+        const int full = first + BUNDLE <= last_channel ? BUNDLE : static_cast<int>(last_channel - first);
+        int32_t k = pointers[0];
+        for (; k + BUNDLE <= pointers[1]; k += BUNDLE) places<BUNDLE>(k, first, full);
+        for (; k < pointers[1]; k++) places<1>(k, first, full);
+      }
+  }
+
+ private:
+  template <int PLACES>
+  void places(int32_t k, int64_t first, int full) {
+    Vector sums[PLACES][BUNDLE];
+    for (auto& of_place : sums)
+      for (auto& sum : of_place) sum = zeros();
+    const float *from[PLACES], *given[BUNDLE];
+    for (int64_t row = part.first_row; row < part.last_row; row++) {
+      const float* start = at(x, part.block, row, 0).data;
+      // a bundle that is not full takes its last channel several times
+      for (int channel = 0; channel < BUNDLE; channel++)
+        given[channel] = at(gradient, part.block, row, 0).data +
+                         (first + (channel < full ? channel : full - 1)) * gradient.channel;
+      for (int place = 0; place < PLACES; place++) from[place] = start + list.offsets[k + place];
+      for (int64_t column = 0; column < width; column++)
+#pragma GCC unroll 4
+        for (int place = 0; place < PLACES; place++) {
+          const Vector pixel = load(from[place] + column * x.pixel);
+#pragma GCC unroll 4
+          for (int channel = 0; channel < BUNDLE; channel++)
+            sums[place][channel] += pixel * load(given[channel] + column * gradient.pixel);
+        }
+    }
+    for (int place = 0; place < PLACES; place++)
+      for (int channel = 0; channel < BUNDLE; channel++)
+        gradients[(static_cast<int64_t>(k) + place) * BUNDLE + channel] = channel < full ? folded(sums[place][channel]) : 0;
+  }
+};
+
 // The gradients of each part of the work, which come to the whole in one order whatever the threads.
 class PartialGradients {
  public:
   PartialGradients(const List& list, const Extent& extent)
-      : list_(list), extent_(extent), weights_(list.pointers[list.input_blocks * extent.channels]),
+      : list_(list), extent_(extent), channels_(list.bundled ? BUNDLE : 1),
+        groups_((extent.channels + channels_ - 1) / channels_),
+        weights_(list.pointers[list.input_blocks * groups_] * static_cast<int64_t>(channels_)),
         partial_(aligned(parts(extent) * weights_)) {}
 
   // Those of the output channels [first, last) from one part.
   void compute(const Pixels& x, const Pixels& gradient, int64_t number, int64_t first, int64_t last) {
+    const Part part = part_of(extent_, number);
+    float* own = partial_.get() + number * weights_;
+    if (list_.bundled) {
+      BundledGradient{x, gradient, list_, part, extent_.width, extent_.channels, own}.compute(first, last);
+      return;
+    }
     static thread_local Scratch scratch;
     float* vectors = scratch.of(weights_ * LANES);
-    const Part part = part_of(extent_, number);
     each_weight(first, last, [&](int64_t k) { store(vectors + k * LANES, zeros()); });
     cover(part.first_row, part.last_row, extent_.width,
           WeightGradient{x, gradient, list_, part.block, extent_.channels, first, last, vectors});
-    float* own = partial_.get() + number * weights_;
     each_weight(first, last, [&](int64_t k) { own[k] = folded(load(vectors + k * LANES)); });
   }
 
@@ -87,7 +143,8 @@ class PartialGradients {
 
   List list_;
   Extent extent_;
-  int64_t weights_;
+  int channels_;
+  int64_t groups_, weights_;
   Aligned partial_;
 };
 
@@ -100,7 +157,7 @@ inline void weight_gradient(const Input& x, const Input& gradient, List list, fl
     const int64_t number = task / cuts, cut = task % cuts;
     const Part part = part_of(extent, number);
     partial.compute(prepared(x, extent, part, x_scratch), prepared(gradient, extent, part, gradient_scratch), number,
-                    extent.channels * cut / cuts, extent.channels * (cut + 1) / cuts);
+                    channel_cut(extent, cut, cuts), channel_cut(extent, cut + 1, cuts));
   });
   partial.add_up(gradients);
 }

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+BUNDLE: int
+
 Floats = NDArray[np.float32]
 Places = NDArray[np.int32]
 Sums = NDArray[np.float64]
@@ -31,9 +33,14 @@ class Read:
         """scale·pixels + by_other·other + shift."""
 
 class Weights:
-    """The weights that exist, in groups by block of input channels, then by output channel."""
+    """The weights that exist, in groups by block of input channels, then by output channel.
 
-    def __init__(self, pointers: Places, offsets: Places, values: Floats, channels: int) -> None: ...
+    Bundled ones have :data:`BUNDLE` values an offset, for as many output channels; a group is then of such a bundle.
+    """
+
+    def __init__(
+        self, pointers: Places, offsets: Places, values: Floats, channels: int, bundled: bool = False
+    ) -> None: ...
 
 class Mask:
     """Where scale·input + shift is positive; and the mean of the input."""

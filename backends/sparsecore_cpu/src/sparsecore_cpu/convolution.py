@@ -104,9 +104,7 @@ class Convolution:
         return sides and self.window.stride == 1 and not inputs.features
 
     def _accumulate(self, weights: WeightList, listed: Floats) -> None:
-        entries = np.empty_like(listed)
-        entries[weights.order] = listed
-        self.entries.accumulate(entries)
+        self.entries.accumulate(weights.entries(listed, len(self.entries.positions)))
 
     def _forward(self, machine: Machine, x: Reading) -> tuple[Reading, WeightList]:
         x = bordered(machine, x, self.window.padding)

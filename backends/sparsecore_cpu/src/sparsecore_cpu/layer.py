@@ -130,9 +130,7 @@ class Layer:
         (weights,) = self._forward(x)
         listed = np.empty(len(weights.order), np.float32)
         self.kernels.weight_gradient(_read(x), _read(gradient), weights.handle, weights.steps, listed, threads)
-        gradients = np.empty_like(listed)
-        gradients[weights.order] = listed
-        return gradients
+        return weights.entries(listed, len(self.taps.out))
 
     def backward_input(self, gradient: Buffer, values: Floats, out: Buffer, threads: int) -> None:
         """Write the gradient of the input."""

@@ -14,13 +14,18 @@ from numpy.typing import NDArray
 
 from sparsecore.errors import InputError
 from sparsecore_cpu import _kernels
-from sparsecore_cpu._kernels import Steps
+from sparsecore_cpu._kernels import BUNDLE, Steps
 from sparsecore_cpu.machine import Floats
 
 Places = NDArray[np.int32]
 
 _WEIGHTS_A_GROUP = 25
 """Enough of them make up for loading and storing the outputs that they add to; fewer keep more of the input cached."""
+
+_BUNDLED = 0.65
+"""From this density on it is faster to compute with zeros where none exists than to go through single weights."""
+
+_INPUTS_A_BUNDLE = 16
 
 _MOST_OFFSET = 2**31 - 1
 
@@ -51,7 +56,8 @@ class WeightList:
     """Some weights in the order in which a kernel takes them.
 
     Attributes:
-        order: which of the tensor's entries they are.
+        order: which of the tensor's entries they are, or how many entries there are where there is none.
+        absent: where there is none.
         pointers: where each group starts.
         offsets: where each reads, from an output's place.
         values: their values.
@@ -60,6 +66,7 @@ class WeightList:
     """
 
     order: Places
+    absent: NDArray[np.intp]
     pointers: Places
     offsets: Places
     values: Floats
@@ -68,7 +75,15 @@ class WeightList:
 
     def fill(self, values: NDArray[np.float32]) -> None:
         """Take over the values of the tensor's entries."""
-        np.take(values, self.order, out=self.values, mode="clip")  # which, unlike "raise", needs no buffer
+        if len(values):
+            np.take(values, self.order, out=self.values, mode="clip")  # which, unlike "raise", needs no buffer
+        self.values[self.absent] = 0
+
+    def entries(self, listed: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+        """What is in the list's order as one for each of the tensor's ``count`` entries."""
+        entries = np.empty(count + 1, np.float32)
+        entries[self.order] = listed
+        return entries[:-1]
 
 
 @attrs.frozen(eq=False)
@@ -93,46 +108,74 @@ class Taps:
         padding = window.padding
         offsets = (self.row - padding) * np.int64(x.row) + (self.column - padding) * np.int64(x.pixel)
         offsets += self.into * np.int64(x.channel)
-        chosen = np.arange(len(self.out), dtype=np.int32)
-        return self._listed(chosen, offsets, self.out, self.into, Steps(x_step=window.stride))
+        return self._listed(np.arange(len(self.out)), offsets, Steps(x_step=window.stride))
 
     def backward(self, window: Window, gradient: Strides) -> Iterator[WeightList]:
         """For the inputs' gradients from the outputs': one list for each place of a pixel among the strides."""
+        out, into, height, width = self.shape
+        transposed = Taps((into, out, height, width), self.into, self.out, self.row, self.column)
         for row, column in product(range(window.stride), repeat=2):
             down, right = row + window.padding - self.row, column + window.padding - self.column
             meets = (down % window.stride == 0) & (right % window.stride == 0)
-            chosen = np.flatnonzero(meets).astype(np.int32)
+            chosen = np.flatnonzero(meets)
             offsets = down[chosen] // window.stride * np.int64(gradient.row)
             offsets += right[chosen] // window.stride * np.int64(gradient.pixel)
             offsets += self.out[chosen] * np.int64(gradient.channel)
-            steps = Steps(out_step=window.stride, row=row, column=column)
-            yield self._transposed._listed(chosen, offsets, self.into[chosen], self.out[chosen], steps)
+            yield transposed._listed(chosen, offsets, Steps(out_step=window.stride, row=row, column=column))
 
-    @property
-    def _transposed(self) -> "Taps":
-        out, into, height, width = self.shape
-        return attrs.evolve(self, shape=(into, out, height, width))
-
-    def _listed(
-        self, chosen: Places, offsets: NDArray[np.int64], made: Places, read: Places, steps: Steps
-    ) -> WeightList:
+    def _listed(self, chosen: NDArray[np.intp], offsets: NDArray[np.int64], steps: Steps) -> WeightList:
         if len(offsets) and np.abs(offsets).max() > _MOST_OFFSET:
             raise InputError(
                 f"a layer of shape {self.shape} on so large images does not fit the kernels' 32-bit places"
             )
+        _, inputs, height, width = self.shape
+        places = np.zeros(inputs * height * width, np.bool_)
+        places[self._places[chosen]] = True
+        most = np.count_nonzero(places) * self.shape[0]
+        arrange = self._bundled if len(chosen) > _BUNDLED * most else self._single
+        order, ordered, pointers = arrange(chosen, offsets, places)
+        values, absent = np.zeros(len(order), np.float32), np.flatnonzero(order == len(self.out))
+        handle = _kernels.Weights(pointers, ordered, values, self.shape[0], bundled=len(order) > len(ordered))
+        return WeightList(order, absent, pointers, ordered, values, handle, steps)
+
+    @property
+    def _places(self) -> NDArray[np.int64]:
+        """Which of the inputs' (channel, row, column) each reads, as one number."""
+        _, _, height, width = self.shape
+        return (self.into.astype(np.int64) * height + self.row) * width + self.column
+
+    def _single(
+        self, chosen: NDArray[np.intp], offsets: NDArray[np.int64], _: NDArray[np.bool_]
+    ) -> tuple[Places, Places, Places]:
+        """Each weight by itself: which entries, their offsets, and where each group of them starts."""
         outputs, inputs = self.shape[:2]
-        block = self._inputs_a_block(len(chosen))
+        block = min(inputs, max(8, math.ceil(_WEIGHTS_A_GROUP * outputs * inputs / max(len(chosen), 1))))
         blocks = -(-inputs // block)
         order, pointers = np.empty(len(chosen), np.int32), np.empty(blocks * outputs + 1, np.int32)
-        _kernels.sort_by_bucket((read // block * outputs + made).astype(np.int32), order, pointers)
-        values = np.zeros(len(chosen), np.float32)
-        ordered = offsets[order].astype(np.int32)
-        handle = _kernels.Weights(pointers, ordered, values, outputs)
-        return WeightList(chosen[order], pointers, ordered, values, handle, steps)
+        keys = self.into[chosen] // block * outputs + self.out[chosen]
+        _kernels.sort_by_bucket(keys.astype(np.int32), order, pointers)
+        return chosen[order].astype(np.int32), offsets[order].astype(np.int32), pointers
 
-    def _inputs_a_block(self, weights: int) -> int:
-        outputs, inputs = self.shape[:2]
-        return min(inputs, max(8, math.ceil(_WEIGHTS_A_GROUP * outputs * inputs / max(weights, 1))))
+    def _bundled(
+        self, chosen: NDArray[np.intp], offsets: NDArray[np.int64], places: NDArray[np.bool_]
+    ) -> tuple[Places, Places, Places]:
+        """All places that any weight reads, for every bundle of outputs: entries, offsets, starts of groups."""
+        outputs, inputs, height, width = self.shape
+        bundles, blocks = -(-outputs // BUNDLE), -(-inputs // _INPUTS_A_BUNDLE)
+        number = (np.cumsum(places) - 1)[self._places[chosen]]
+        block_of = np.flatnonzero(places) // (height * width) // _INPUTS_A_BUNDLE
+        counts = np.bincount(block_of, minlength=blocks)
+        starts = np.cumsum(counts) - counts
+        first = starts[block_of[number]] * bundles + self.out[chosen] // BUNDLE * counts[block_of[number]]
+        slots = first + number - starts[block_of[number]]
+        order = np.full(len(block_of) * bundles * BUNDLE, len(self.out), np.int32)
+        order[slots * BUNDLE + self.out[chosen] % BUNDLE] = chosen
+        by_place = np.empty(len(block_of), np.int32)
+        by_place[number] = offsets
+        runs = [np.tile(by_place[start : start + count], bundles) for start, count in zip(starts, counts, strict=True)]
+        sizes = np.repeat(counts, bundles)
+        pointers = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
+        return order, np.concatenate(runs), pointers
 
 
 def border_behind(window: Window, kernel: int, made: int, side: int) -> int:
