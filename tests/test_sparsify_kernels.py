@@ -197,3 +197,16 @@ def test_a_compiled_model_trains_the_same():
     model, optimizer, _ = started("sparse")
     assert train(torch.compile(model, backend="eager"), optimizer, 6) == plain
     torch.compiler.reset()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("make", [torch.jit.trace, lambda *of: torch.export.export(*of).module()])
+def test_what_is_traced_or_exported_is_the_dense_layer(make):
+    model, _, _ = started("sparse")
+    model.eval()
+    images, others = pictures(0)[0], pictures(1)[0]
+    made = make(model, (images,))
+    with DenseLayers() as dense:
+        expected = model(others)
+    assert dense.count == 0
+    torch.testing.assert_close(made(others), expected, **CLOSE)

@@ -137,4 +137,7 @@ def _lifted(x: Tensor) -> Tensor:
 
 
 def _is_plain(x: Tensor) -> bool:
+    """Whether the kernels can read it; what torch traces or exports a model with is no such tensor."""
+    if type(x) not in {Tensor, nn.Parameter} or torch.jit.is_tracing():
+        return False
     return x.dtype is torch.float32 and x.device.type == "cpu" and x.layout is torch.strided
