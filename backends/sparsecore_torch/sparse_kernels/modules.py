@@ -138,6 +138,6 @@ def _lifted(x: Tensor) -> Tensor:
 
 def _is_plain(x: Tensor) -> bool:
     """Whether the kernels can read it; what torch traces or exports a model with is no such tensor."""
-    if type(x) not in {Tensor, nn.Parameter} or torch.jit.is_tracing():
+    if type(x) not in {Tensor, nn.Parameter} or torch._C._get_tracing_state():
         return False
     return x.dtype is torch.float32 and x.device.type == "cpu" and x.layout is torch.strided
