@@ -137,6 +137,21 @@ def test_zeros_are_not_multiplied():
     assert model(x).isfinite().all()
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_each_gradient_is_the_same_alone_as_with_the_others(stride):
+    layer = nn.Conv2d(4, 5, 3, stride, padding=1)
+    model, _ = only(layer)
+    x = torch.randn(7, 4, 6, 6, requires_grad=True)
+    direction = torch.randn(model(x).shape)
+    wanted = [x, layer.weight, layer.bias]
+    together = torch.autograd.grad((model(x) * direction).sum(), wanted)
+    for number, one in enumerate(wanted):
+        for other in wanted:
+            other.requires_grad_(other is one)
+        (alone,) = torch.autograd.grad((model(x) * direction).sum(), one)
+        torch.testing.assert_close(alone, together[number])
+
+
 @pytest.mark.parametrize("stride", [1, 2, 3])
 def test_a_layer_without_any_weight_gives_its_bias(stride):
     layer = nn.Conv2d(2, 3, 3, stride, padding=1)

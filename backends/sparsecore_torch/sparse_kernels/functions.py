@@ -1,6 +1,7 @@
 """The kernels as autograd functions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import attrs
@@ -9,8 +10,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sparsecore.errors import InputError
-from sparsecore_cpu.layer import Forms, Layer, buffer_of
-from sparsecore_cpu.machine import Buffer, Form
+from sparsecore_cpu.layer import Layer, buffer_of
+from sparsecore_cpu.machine import Buffer, Floats, Form
 from sparsecore_torch.materialize import gather, scatter
 from sparsecore_torch.sparse_kernels.layouts import Layout, memory_format
 
@@ -57,43 +58,76 @@ class _Through(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         _check_once()
-        needs_x, needs_values, needs_bias, _ = ctx.needs_input_grad
-        x, values = ctx.saved_tensors
-        given = _Gradient.of(ctx.computation, ctx.forms, gradient) if needs_x or needs_values else None
-        return (
-            given.of_x(values, ctx.order) if given and needs_x else None,
-            given.of_values(x) if given and needs_values else None,
-            gradient.sum([0, *range(2, gradient.ndim)]) if needs_bias else None,
-            None,
-        )
+        *needed, needs_bias, _ = ctx.needs_input_grad
+        by_bias = gradient.sum([0, *range(2, gradient.ndim)]) if needs_bias else None
+        by_x, by_values = _WAYS[tuple(needed)](_Pass.of(ctx, gradient))
+        return by_x, by_values, by_bias, None
 
 
 @attrs.frozen(eq=False)
-class _Gradient:
-    """Of the outputs, as the kernels read it."""
+class _Pass:
+    """What a backward pass goes by.
 
-    computation: Computation
-    forms: Forms
-    buffer: Buffer
-    threads: int = attrs.field(factory=torch.get_num_threads)
+    Attributes:
+        layer: the kernels'.
+        x: the batch as they read it; None where it was not kept.
+        values: of the weights.
+        gradient: the outputs', as they read it.
+        threads: how many compute.
+        unpacked: the batch's gradient that a function writes.
+    """
+
+    layer: Layer
+    x: Buffer | None
+    values: Floats
+    gradient: Buffer
+    threads: int
+    unpacked: Callable[[Callable[[Buffer], None]], Tensor]
 
     @classmethod
-    def of(cls, computation: Computation, forms: Forms, gradient: Tensor) -> "_Gradient":
-        packed = computation.packed(gradient, forms.gradient)
-        return cls(computation, forms, buffer_of(forms.gradient, packed.numpy()))
-
-    def of_x(self, values: Tensor, order: torch.memory_format) -> Tensor:
-        entries = values.detach().numpy()
-        return self.computation.unpacked(
-            lambda out: self.computation.layer.backward_input(self.buffer, entries, out, self.threads),
-            self.forms.x_gradient,
-            None,
-            order,
+    def of(cls, ctx: Any, gradient: Tensor) -> "_Pass":
+        computation, forms = ctx.computation, ctx.forms
+        x, values = ctx.saved_tensors  # once: with checkpoints, this is what computes them again
+        return cls(
+            computation.layer,
+            None if x is None else buffer_of(forms.x, x.numpy()),
+            values.detach().numpy(),
+            buffer_of(forms.gradient, computation.packed(gradient, forms.gradient).numpy()),
+            torch.get_num_threads(),
+            lambda write: computation.unpacked(write, forms.x_gradient, None, ctx.order),
         )
 
-    def of_values(self, x: Tensor) -> Tensor:
-        given = buffer_of(self.forms.x, x.numpy())
-        return torch.from_numpy(self.computation.layer.backward_weight(given, self.buffer, self.threads))
+
+Gradients = tuple[Tensor | None, Tensor | None]
+"""Of the batch and of the values."""
+
+
+def _of_both(of: _Pass) -> Gradients:
+    listed: list[Floats] = []
+    layer, x = of.layer, of.x
+    assert x is not None
+    by_x = of.unpacked(lambda out: listed.append(layer.backward(x, of.gradient, of.values, out, of.threads)))
+    return by_x, torch.from_numpy(listed[0])
+
+
+def _of_batch(of: _Pass) -> Gradients:
+    return of.unpacked(lambda out: of.layer.backward_input(of.gradient, of.values, out, of.threads)), None
+
+
+def _of_values(of: _Pass) -> Gradients:
+    assert of.x is not None
+    return None, torch.from_numpy(of.layer.backward_weight(of.x, of.gradient, of.threads))
+
+
+_WAYS: Mapping[tuple[bool, ...], Callable[[_Pass], Gradients]] = MappingProxyType(
+    {
+        (True, True): _of_both,
+        (True, False): _of_batch,
+        (False, True): _of_values,
+        (False, False): lambda _: (None, None),
+    }
+)
+"""By whether the gradients of the batch and of the values are needed."""
 
 
 class _Existing(torch.autograd.Function):

@@ -134,11 +134,22 @@ class Layer:
 
     def backward_input(self, gradient: Buffer, values: Floats, out: Buffer, threads: int) -> None:
         """Write the gradient of the input."""
-        strides = self._strides(gradient)
-        lists = self._made("backward", strides, lambda: self.taps.backward(self.window, strides))
-        for weights in lists:
-            weights.fill(values)
-        self._convolve(gradient, lists, out, threads)
+        self._convolve(gradient, self._backward(gradient, values), out, threads)
+
+    def backward(self, x: Buffer, gradient: Buffer, values: Floats, out: Buffer, threads: int) -> Floats:
+        """Write the gradient of the input; the gradients of the values."""
+        if not self._goes_both_ways(out.form, gradient.form):
+            self.backward_input(gradient, values, out, threads)
+            return self.backward_weight(x, gradient, threads)
+        (weights,), (behind,) = self._forward(x), self._backward(gradient, values)
+        listed, sums = np.empty(len(weights.order), np.float32), np.zeros((out.form.channels, 2))
+        inputs = (_read(x), _read(gradient), weights.handle, listed)
+        self.kernels.backward(*inputs, out.handle, None, behind.handle, None, sums, threads)
+        return weights.entries(listed, len(self.taps.out))
+
+    def _goes_both_ways(self, x: Form, out: Form) -> bool:
+        """Whether one kernel computes both gradients, while what they have in common is in the cache."""
+        return self.window.stride == 1 and not x.features and (x.height, x.width) == (out.height, out.width)
 
     def _convolve(self, x: Buffer, lists: Iterable[WeightList], out: Buffer, threads: int) -> None:
         for weights in lists:
@@ -147,6 +158,13 @@ class Layer:
     def _forward(self, x: Buffer) -> list[WeightList]:
         strides = self._strides(x)
         return self._made("forward", strides, lambda: [self.taps.forward(self.window, strides)])
+
+    def _backward(self, gradient: Buffer, values: Floats) -> list[WeightList]:
+        strides = self._strides(gradient)
+        lists = self._made("backward", strides, lambda: self.taps.backward(self.window, strides))
+        for weights in lists:
+            weights.fill(values)
+        return lists
 
     def _made(self, way: str, strides: Strides, make: Callable[[], Iterable[WeightList]]) -> list[WeightList]:
         key = (way, strides)
