@@ -1,6 +1,8 @@
 """Trained networks from the folder of a run and from files of their own, and what is refused."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,17 @@ def test_a_file_predicts_bit_for_bit_what_was_saved(run: Path, tmp_path: Path) -
     for count in (1, 40):
         pictures = images_for(predictor.network, count)
         np.testing.assert_array_equal(read.predict(pictures), predictor.predict(pictures))
+
+
+def test_the_example_of_the_page_works_as_it_stands_there(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = Path(__file__).parent.parent / "backends/sparsecore_cpu/README.md"
+    (code,) = re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    shutil.copytree(run, tmp_path / "runs/mine")
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    assert (tmp_path / "mine.safetensors").exists()
 
 
 def test_a_file_has_the_numbers_themselves(predictor: Predictor, tmp_path: Path) -> None:

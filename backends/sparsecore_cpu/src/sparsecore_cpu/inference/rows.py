@@ -65,8 +65,9 @@ class Rows:
         """The sums over pixels and the zeros between them, shared out."""
         out, frame = self._vector(x.channels), x.frame
         runs = x.array[:, frame.start : frame.start + frame.pixels]
-        share = np.full(frame.pixels, 1 / (frame.height * frame.width), np.float32)
-        self.calls.append(partial(np.matmul, runs, share, out=out.features))
+        share = np.float32(1 / (frame.height * frame.width))
+        self.calls.append(partial(np.add.reduce, runs, axis=1, out=out.features))
+        self.calls.append(partial(np.multiply, out.features, share, out=out.features))
         return out
 
     def flattened(self, x: Plane) -> Plane:
