@@ -90,8 +90,9 @@ void add_rows(nb::module_& module) {
   nb::class_<RowConvolution>(module, "RowConvolution")
       .def(nb::init<const std::string&, Plane, int64_t, Plane, int64_t, std::optional<Plane>, Places, Places, Floats,
                     Floats, Floats, float>(),
-           "kernels"_a, "x"_a, "x_start"_a, "out"_a, "out_start"_a, "add"_a.none(), "pointers"_a, "offsets"_a,
-           "values"_a, "bias"_a, "inside"_a, "floor"_a)
+           "kernels"_a, "x"_a.noconvert(), "x_start"_a, "out"_a.noconvert(), "out_start"_a, "add"_a.none().noconvert(),
+           "pointers"_a.noconvert(), "offsets"_a.noconvert(), "values"_a.noconvert(), "bias"_a.noconvert(),
+           "inside"_a.noconvert(), "floor"_a)
       .def("run", &RowConvolution::run, "threads"_a);
 }
 

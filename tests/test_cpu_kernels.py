@@ -1,0 +1,197 @@
+"""The kernels check what they are given: no call from Python reads or writes beside its buffers."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sparsecore_cpu._kernels")
+
+from cpu_examples import MACHINES
+
+from sparsecore_cpu import _kernels
+from sparsecore_cpu.machine import Form
+
+MACHINE = MACHINES[0]
+KERNELS, LANES = MACHINE.kernels, MACHINE.kernels.lanes
+
+
+def images(count: int = 3, height: int = 4, width: int = 5, channels: int = 2, border: int = 1) -> Any:
+    return MACHINE.buffers.take(Form(count, height, width, channels, border)).handle
+
+
+def features(count: int = 3, channels: int = 2) -> Any:
+    return MACHINE.buffers.take(Form.of_features(count, channels)).handle
+
+
+def read(**form: int) -> Any:
+    return _kernels.Read(images(**form))
+
+
+def places(*numbers: int) -> Any:
+    return np.array(numbers, np.int32)
+
+
+def by_channel(channels: int = 2) -> Any:
+    return np.ones(channels, np.float32)
+
+
+def sums(channels: int = 2) -> Any:
+    return np.zeros((channels, 2))
+
+
+def weights(*offsets: int, channels: int = 2) -> Any:
+    """All of them of the first output channel."""
+    pointers = places(0, *[len(offsets)] * channels)
+    return _kernels.Weights(pointers, places(*offsets), np.ones(len(offsets), np.float32), channels)
+
+
+def mask(channels: int = 2, **form: int) -> Any:
+    return _kernels.Mask(images(channels=channels, **form), *[by_channel(channels)] * 3)
+
+
+def convolve(x: Any = None, out: Any = None, add: Any = None, listed: Any = None, steps: Any = None) -> None:
+    KERNELS.convolve(x or read(), out or images(), add, listed or weights(0), steps or _kernels.Steps(), None, 1)
+
+
+def whole(lanes: int = LANES) -> Any:
+    """Memory of (1, 6, 2, 7, lanes), which begins at a cache line."""
+    floats = np.zeros(6 * 2 * 7 * lanes + 16, np.float32)
+    start = -floats.ctypes.data % 64 // 4
+    return floats[start : start + 6 * 2 * 7 * lanes].reshape(1, 6, 2, 7, lanes)
+
+
+# the row below the last one, and the pixel before the first one of the border
+BELOW, BEFORE = 2 * 7 * 2 * LANES, -2 * 7 * LANES - 2 * LANES
+
+REFUSED: dict[str, tuple[str, Callable[[], Any]]] = {
+    "a border wider than the buffer": ("border is wider", lambda: _kernels.Activation(whole(), 4, 1, False)),
+    "a negative border": ("border is wider", lambda: _kernels.Activation(whole(), -1, 1, False)),
+    "no images": ("do not fill", lambda: _kernels.Activation(whole(), 1, 0, False)),
+    "more images than lanes": ("do not fill", lambda: _kernels.Activation(whole(), 1, LANES + 1, False)),
+    "features in rows": ("one block, one row", lambda: _kernels.Activation(whole(), 0, 7 * LANES, True)),
+    "memory off a cache line": (
+        "cache line",
+        lambda: _kernels.Activation(
+            whole().reshape(-1)[LANES // 2 :][: 6 * LANES].reshape(1, 1, 1, 6, LANES), 0, 1, False
+        ),
+    ),
+    "no input block": ("whole input blocks", lambda: _kernels.Weights(places(0), places(), by_channel(0), 2)),
+    "part of an input block": (
+        "whole input blocks",
+        lambda: _kernels.Weights(places(0, 0), places(), by_channel(0), 2),
+    ),
+    "no channel": ("whole input blocks", lambda: _kernels.Weights(places(0, 0), places(), by_channel(0), 0)),
+    "values that are missing": (
+        "as many values",
+        lambda: _kernels.Weights(places(0, 2), places(0, 1), by_channel(1), 1),
+    ),
+    "pointers that end early": ("from 0 to", lambda: _kernels.Weights(places(0, 1), places(0, 1), by_channel(2), 1)),
+    "pointers that start late": ("from 0 to", lambda: _kernels.Weights(places(1, 2), places(0, 1), by_channel(2), 1)),
+    "pointers that turn": ("from 0 to", lambda: _kernels.Weights(places(0, 3, 2), places(0, 1), by_channel(2), 2)),
+    "another number of lanes": (
+        "number of lanes",
+        lambda: convolve(x=_kernels.Read(_kernels.Activation(whole(2 * LANES), 1, 3, False))),
+    ),
+    "batches that differ": ("different batches", lambda: convolve(x=read(count=2))),
+    "channels that differ": ("number of channels", lambda: convolve(listed=weights(0, channels=3))),
+    "reading below the border": ("beyond the input", lambda: convolve(listed=weights(BELOW))),
+    "reading before the border": ("beyond the input", lambda: convolve(listed=weights(BEFORE))),
+    "reading far below": ("beyond the input", lambda: convolve(listed=weights(2**31 - 1))),
+    "reading far before": ("beyond the input", lambda: convolve(listed=weights(-(2**31)))),
+    "strides beyond the input": ("beyond the input", lambda: convolve(steps=_kernels.Steps(x_step=2))),
+    "outputs larger than the input": ("beyond the input", lambda: convolve(out=images(height=9))),
+    "no step": ("steps are positive", lambda: convolve(steps=_kernels.Steps(x_step=0))),
+    "a row before the first": ("steps are positive", lambda: convolve(steps=_kernels.Steps(row=-1))),
+    "a start of another shape": ("one shape and border", lambda: convolve(add=images(width=6))),
+    "a start of another border": ("one shape and border", lambda: convolve(add=images(border=2))),
+    "sums of another shape": (
+        r"sums are \(channels, 2\)",
+        lambda: KERNELS.convolve(read(), images(), None, weights(0), _kernels.Steps(), sums(3), 1),
+    ),
+    "a mask of another shape": (
+        "one shape and border",
+        lambda: KERNELS.convolve_masked(
+            read(), images(), None, weights(0), _kernels.Steps(), mask(height=5), sums(), 1
+        ),
+    ),
+    "a mask of few channels": ("one entry a channel", lambda: _kernels.Mask(images(), *[by_channel(1)] * 3)),
+    "gradients that are missing": (
+        "as many gradients",
+        lambda: KERNELS.weight_gradient(read(), read(), weights(0, 1), _kernels.Steps(), by_channel(1), 1),
+    ),
+    "gradients of some outputs": (
+        "of all outputs",
+        lambda: KERNELS.weight_gradient(read(), read(), weights(0), _kernels.Steps(out_step=2), by_channel(1), 1),
+    ),
+    "shapes that differ": (
+        "one shape",
+        lambda: KERNELS.affine(images(), images(width=6), by_channel(), by_channel(), 1),
+    ),
+    "factors that are missing": (
+        "one entry",
+        lambda: KERNELS.affine(images(), images(), by_channel(1), by_channel(), 1),
+    ),
+    "means that are missing": ("one entry", lambda: KERNELS.moments(images(), by_channel(3), sums(), 1)),
+    "products of two shapes": (
+        "one shape",
+        lambda: KERNELS.products(images(), images(height=5), by_channel(), sums(), 1),
+    ),
+    "pooling into other channels": ("not those of the images", lambda: KERNELS.pool(images(), features(channels=3), 1)),
+    "pooling into images": ("not those of the images", lambda: KERNELS.pool(images(), images(), 1)),
+    "spreading to other batches": (
+        "not those of the images",
+        lambda: KERNELS.spread(features(count=3 * LANES), images(), None, 1),
+    ),
+    "a key that is no bucket": (
+        "no bucket",
+        lambda: _kernels.sort_by_bucket(places(0, 3), places(0, 0), places(0, 0, 0)),
+    ),
+    "a negative key": ("no bucket", lambda: _kernels.sort_by_bucket(places(-1), places(0), places(0, 0))),
+    "an order that is too short": (
+        "one entry a key",
+        lambda: _kernels.sort_by_bucket(places(0, 0), places(0), places(0, 0)),
+    ),
+    "no place for pointers": ("one entry a key", lambda: _kernels.sort_by_bucket(places(), places(), places())),
+    "pictures of another size": (
+        "do not fit",
+        lambda: _kernels.pack(np.zeros((3, 4, 6, 2), np.float32), images()),
+    ),
+    "another number of pictures": ("do not fit", lambda: _kernels.pack(np.zeros((2, 4, 5, 2), np.float32), images())),
+    "kernels of no name that there is": ("no kernels named 'avx3'", lambda: _kernels.Kernels("avx3")),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_would_lie_beside_a_buffer_is_refused(what: str) -> None:
+    sentence, call = REFUSED[what]
+    with pytest.raises(ValueError, match=sentence):
+        call()
+
+
+def test_what_is_refused_is_next_to_what_is_not() -> None:
+    convolve()
+    convolve(listed=weights(BELOW - 2 * 7 * LANES, BEFORE + LANES))
+    convolve(steps=_kernels.Steps(out_step=9, row=9))
+    convolve(x=read(height=9, width=11), out=images(), steps=_kernels.Steps(x_step=2))
+    _kernels.Activation(whole(), 3, 1, False)
+    KERNELS.pool(images(), features(), 1)
+
+
+LOST: dict[str, Callable[[], Any]] = {
+    "a buffer": lambda: _kernels.Activation(np.zeros((1, 6, 2, 7, LANES)), 1, 1, False),
+    "a part of a buffer": lambda: _kernels.Activation(whole(2 * LANES)[..., ::2], 1, 1, False),
+    "values": lambda: _kernels.Weights(places(0, 1), places(0), np.ones(1), 1),
+    "offsets": lambda: _kernels.Weights(places(0, 1), np.zeros(1, np.int64), by_channel(1), 1),
+    "sums": lambda: KERNELS.moments(images(), by_channel(), np.zeros((2, 2), np.float32), 1),
+    "every other sum": lambda: KERNELS.moments(images(), by_channel(), np.zeros((2, 4))[:, ::2], 1),
+    "gradients": lambda: KERNELS.weight_gradient(read(), read(), weights(0), _kernels.Steps(), np.zeros(1), 1),
+    "an order": lambda: _kernels.sort_by_bucket(places(0), np.zeros(1, np.int64), places(0, 0)),
+}
+
+
+@pytest.mark.parametrize("what", LOST)
+def test_what_would_be_written_to_a_copy_is_refused(what: str) -> None:
+    with pytest.raises(TypeError):
+        LOST[what]()
