@@ -17,9 +17,9 @@ from sparsecore_cpu.lists import WeightList
 from sparsecore_lenet import LeNet
 
 
-def trained() -> tuple[Learner, Task]:
+def trained(density: float = 0.1) -> tuple[Learner, Task]:
     """After a step of a network of linear layers, each of which has a list for each direction but the first."""
-    task = task_of("float32", model=LeNet((20, 10)))
+    task = task_of("float32", model=LeNet((20, 10)), density=density)
     learner = CpuBackend(1).learner(task)
     learner.train(batch_of(range(16)), 0.1)
     return learner, task
@@ -40,14 +40,21 @@ def test_the_copies_of_values_in_lists_count_as_values() -> None:
 
 
 def test_the_places_of_the_weights_in_lists_count_as_indices() -> None:
-    before = CpuBackend(1).learner(task_of("float32", model=LeNet((20, 10)))).memory().indices
     learner, task = trained()
+    before = CpuBackend(1).learner(task).memory().indices
     indices = learner.memory().indices
     assert before.theoretical == indices.theoretical == task.topology.positions.nbytes
     grown = indices.measured - before.measured
     # of each entry which weight it is and where it reads, and where each output's entries start
     outputs = sum(sum(shape) for shape in task.topology.layout.shapes) - task.topology.layout.shapes[0][1]
     assert 2 * 4 * listed(task) < grown <= 2 * 4 * listed(task) + 4 * 8 * (outputs + 6)
+
+
+def test_lists_of_dense_tensors_count_with_the_zeros_that_they_are_filled_up_with() -> None:
+    learner, task = trained(density=1.0)
+    memory = learner.memory()
+    assert memory.values.measured - memory.values.theoretical >= 4 * listed(task)
+    assert memory.indices.measured > memory.indices.theoretical + 4 * listed(task)
 
 
 def test_lists_of_positions_that_are_gone_are_neither_kept_nor_counted() -> None:
