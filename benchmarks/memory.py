@@ -6,7 +6,6 @@ Each is trained for some steps on the CPU, in a process of its own.
 """
 
 import argparse
-import multiprocessing
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import Any, TypeAlias
@@ -16,6 +15,7 @@ import numpy as np
 import peak
 from machine import machine, sentence
 from networks import batch_of, learner
+from processes import alone
 from writing import table, write
 
 from sparsecore.learning import Model
@@ -143,7 +143,7 @@ WAYS: Mapping[str, Callable[[Network, float], Training]] = {
 def main() -> None:
     options = _options()
     peak.prepare()
-    results = {name: {way: _measured(name, way, options.sparsity) for way in WAYS} for name in options.networks}
+    results = {name: {way: alone(_measure, name, way, options.sparsity) for way in WAYS} for name in options.networks}
     told = machine() | {"torch": version("torch")}  # this process has no need of it
     report = {"machine": told, "settings": vars(options), "goal": GOAL, "bytes": results}
     write("memory", report, _page(report))
@@ -156,21 +156,7 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _measured(network: str, way: str, sparsity: float) -> dict[str, Any]:
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=_measure, args=(there, network, way, sparsity))
-    process.start()
-    there.close()
-    try:
-        measured: dict[str, Any] = here.recv()
-    except EOFError:
-        raise SystemExit(f"{way} of {network} did not come to an end") from None
-    process.join()
-    return measured
-
-
-def _measure(connection: Any, network: str, way: str, sparsity: float) -> None:
+def _measure(network: str, way: str, sparsity: float) -> dict[str, Any]:
     _warm_up(way)
     peak.forget()
     before = peak.resident()
@@ -182,7 +168,7 @@ def _measure(connection: Any, network: str, way: str, sparsity: float) -> None:
         step()
     training = peak.highest() - before
     parts = {name: attrs.asdict(part) for name, part in memory().parts.items()}
-    connection.send({"ledger": parts, "rise_at_start": start, "rise_in_training": training})
+    return {"ledger": parts, "rise_at_start": start, "rise_in_training": training}
 
 
 def _warm_up(way: str) -> None:

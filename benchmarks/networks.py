@@ -1,6 +1,7 @@
 """WRN-28-2 as the benchmarks train it: a task for any backend, on images of noise."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,9 +28,14 @@ def learner(backend: Backend, shape: tuple[int, int, int], sparsity: float, mode
 
 
 def task(backend: Backend, images: Images, sparsity: float, model: Model) -> Task:
-    """All that the backend needs to train the model."""
+    """All that the backend needs to train the model at this sparsity, the same in every tensor."""
+    layout = layout_of(model.parameters(images.shape, images.classes))
+    return task_on(topology_of(layout, sparsity, backend.arrays), backend, images, model)
+
+
+def task_on(topology: Topology, backend: Backend, images: Images, model: Model) -> Task:
+    """The same on a topology."""
     parameters = model.parameters(images.shape, images.classes)
-    topology = topology_of(layout_of(parameters), sparsity, backend.arrays)
     values = [_start(p, topology.local(p.name)) for p in parameters if p.sparse]
     return Task(
         model=model,
@@ -40,6 +46,12 @@ def task(backend: Backend, images: Images, sparsity: float, model: Model) -> Tas
         images=images,
         optimizer=RULE,
     )
+
+
+def step_of(network: Learner, batch: int) -> Callable[[], None]:
+    """A training step on so many images, others each time."""
+    rng = np.random.default_rng(0)
+    return lambda: network.train(batch_of(rng.choice(EXAMPLES, batch, replace=False)), 0.1)
 
 
 def layout_of(parameters: tuple[Parameter, ...]) -> Layout:

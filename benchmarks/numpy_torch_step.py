@@ -6,29 +6,24 @@ Two thread pools in one process take the cores from one another, so each step ru
 """
 
 import argparse
-import multiprocessing
 import statistics
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from multiprocessing.connection import Connection
 from typing import Any
 
 import calm
-import numpy as np
-from machine import machine, sentence
-from networks import EXAMPLES, batch_of, learner
+from machine import sentence
+from networks import learner, step_of
+from processes import Worker
 from writing import table, write
 
 SHAPE = (32, 32, 3)
-WARM_UP = 2
 GOAL = 2.0
 """NumPy's step in dense steps of torch."""
 
 
 def main() -> None:
     options = _options()
-    context = multiprocessing.get_context("spawn")
-    workers = {name: _Worker(context, name, options) for name in STEPS}
+    workers = {name: Worker(make, options) for name, make in STEPS.items()}
     seconds = calm.rounds({name: worker.sample for name, worker in workers.items()}, options)
     machines = [worker.end() for worker in workers.values()]
     report = {
@@ -49,39 +44,6 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-class _Worker:
-    """A process with a step, which it takes when asked to."""
-
-    def __init__(self, context: Any, name: str, options: argparse.Namespace) -> None:
-        self._connection, there = context.Pipe()
-        self._process = context.Process(target=_serve, args=(there, name, options), daemon=True)
-        self._process.start()
-        self._connection.recv()  # ready
-
-    def sample(self) -> float | None:
-        self._connection.send("step")
-        taken: float | None = self._connection.recv()
-        return taken
-
-    def end(self) -> dict[str, Any]:
-        """Ends the process; the machine as it knows it."""
-        self._connection.send("end")
-        told: dict[str, Any] = self._connection.recv()
-        self._process.join()
-        return told
-
-
-def _serve(connection: Connection, name: str, options: argparse.Namespace) -> None:
-    step, take = STEPS[name](options), calm.clock(options)
-    for _ in range(WARM_UP):
-        step()
-    connection.send("ready")
-    with suppress(EOFError):  # the one who asks has given up
-        while connection.recv() == "step":
-            connection.send(take(step))
-        connection.send(machine())
-
-
 def _numpy(options: argparse.Namespace) -> Callable[[], None]:
     from sparsecore_numpy import NumpyBackend
 
@@ -95,8 +57,7 @@ def _torch(options: argparse.Namespace) -> Callable[[], None]:
 
 
 def _on_backend(backend: Any, options: argparse.Namespace) -> Callable[[], None]:
-    network, rng = learner(backend, SHAPE, options.sparsity), np.random.default_rng(0)
-    return lambda: network.train(batch_of(rng.choice(EXAMPLES, options.batch, replace=False)), 0.1)
+    return step_of(learner(backend, SHAPE, options.sparsity), options.batch)
 
 
 def _dense(options: argparse.Namespace) -> Callable[[], None]:

@@ -71,6 +71,7 @@ class Loop:
         shape: of the images, (height, width, channels).
         examples: how many there are.
         lowered: what autocast lowers activations to; None for no autocast.
+        memory_format: of the batches; the network's should be the same.
     """
 
     def __init__(
@@ -81,8 +82,10 @@ class Loop:
         shape: tuple[int, int, int],
         examples: int = EXAMPLES,
         lowered: torch.dtype | None = None,
+        memory_format: torch.memory_format = torch.channels_last,
     ) -> None:
         self.model, self.optimizer, self._batch, self._lowered = model, optimizer, batch, lowered
+        self._memory_format = memory_format
         self._device = next(model.parameters()).device
         images = noise(shape, examples)
         self._pictures = torch.from_numpy(images.train.images).to(self._device)
@@ -103,10 +106,11 @@ class Loop:
         self.optimizer_seconds.append(time.perf_counter() - begin)
 
     def some(self) -> tuple[Tensor, Tensor]:
-        """A batch as (batch, channels, height, width), channels last in memory, and its labels."""
+        """A batch as (batch, channels, height, width) and its labels."""
         rows = torch.from_numpy(self._rng.choice(len(self._pictures), self._batch, replace=False)).to(self._device)
         pictures = self._pictures[rows].float().sub_(self._mean).div_(self._std)
-        return pictures.permute(0, 3, 1, 2), self._labels[rows]
+        pictures = pictures.permute(0, 3, 1, 2).contiguous(memory_format=self._memory_format)
+        return pictures, self._labels[rows]
 
     def loss(self, images: Tensor, labels: Tensor) -> Any:
         """The batch's mean cross-entropy."""
@@ -114,6 +118,6 @@ class Loop:
             return functional.cross_entropy(self.model(images), labels)
 
 
-def wide_resnet(device: str = "cpu") -> WideResNet:
-    """WRN-28-2 on the device, in the memory format that is the faster one: channels last."""
-    return WideResNet().to(device=device, memory_format=torch.channels_last)
+def wide_resnet(device: str = "cpu", memory_format: torch.memory_format = torch.channels_last) -> WideResNet:
+    """WRN-28-2 on the device; on most, channels last is the faster memory format."""
+    return WideResNet().to(device=device, memory_format=memory_format)

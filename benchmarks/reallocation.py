@@ -7,7 +7,6 @@ same process. Memory is measured in a process of its own.
 """
 
 import argparse
-import multiprocessing
 import statistics
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,6 +17,7 @@ import numpy as np
 import peak
 from machine import machine, sentence
 from networks import layout_of
+from processes import alone
 from writing import table, write
 
 from sparsecore import Engine, Layout
@@ -147,21 +147,15 @@ def _rows(case: str, options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def _peak(case: str, backend: str) -> float:
     """Megabytes by which memory rises during an update, its result included."""
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=_measure_peak, args=(there, case, backend))
-    process.start()
-    risen: int = here.recv()
-    process.join()
-    return round(risen / 1e6, 1)
+    return round(alone(_measure_peak, case, backend) / 1e6, 1)
 
 
-def _measure_peak(connection: Any, case: str, backend: str) -> None:
+def _measure_peak(case: str, backend: str) -> int:
     small = _backends()[backend]("WRN-28-2 at sparsity 0.9")
     small.once()  # what is imported and kept once and for all
     update = _backends()[backend](case)
     measure = _rise_of_device if backend == "torch, CUDA" else peak.rise
-    connection.send(measure(update.once))
+    return measure(update.once)
 
 
 def _rise_of_device(action: Callable[[], object]) -> int:

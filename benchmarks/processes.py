@@ -1,0 +1,84 @@
+"""Processes of their own, for what must not share one: pools of threads, or memory that is counted."""
+
+import argparse
+import multiprocessing
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import Any, TypeVar
+
+import calm
+from machine import machine
+
+WARM_UP = 2
+"""Times that an action is carried out before it is timed."""
+
+Made = Callable[[], object]
+Result = TypeVar("Result")
+
+
+class Worker:
+    """A process with an action, which it carries out when asked to; otherwise it waits.
+
+    Args:
+        make: makes the action there, given the options; a function of a module.
+        options: of :func:`calm.add_options`, and whatever else ``make`` needs.
+    """
+
+    def __init__(self, make: Callable[[argparse.Namespace], Made], options: argparse.Namespace) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, there = context.Pipe()
+        self._process = context.Process(target=_serve, args=(there, make, options), daemon=True)
+        self._process.start()
+        there.close()
+        self._received()  # ready
+
+    def sample(self) -> float | None:
+        """Seconds of the action; None if other programs disturbed it."""
+        self._connection.send("act")
+        taken: float | None = self._received()
+        return taken
+
+    def end(self) -> dict[str, Any]:
+        """End the process; the machine as it knows it."""
+        self._connection.send("end")
+        told: dict[str, Any] = self._received()
+        self._process.join()
+        return told
+
+    def _received(self) -> Any:
+        return _received(self._connection)
+
+
+def alone(function: Callable[..., Result], *arguments: Any) -> Result:
+    """The result of a function of a module, called in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_answer, args=(there, function, arguments))
+    process.start()
+    there.close()
+    result: Result = _received(here)
+    process.join()
+    return result
+
+
+def _received(connection: Connection) -> Any:
+    try:
+        return connection.recv()
+    except EOFError:
+        raise SystemExit("a process that measures did not come to its end; what it said of it is above") from None
+
+
+def _answer(connection: Connection, function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+    connection.send(function(*arguments))
+
+
+def _serve(connection: Connection, make: Callable[[argparse.Namespace], Made], options: argparse.Namespace) -> None:
+    action, take = make(options), calm.clock(options)
+    for _ in range(WARM_UP):
+        action()
+    connection.send("ready")
+    with suppress(EOFError):  # the one who asks has given up
+        while connection.recv() == "act":
+            connection.send(take(action))
+        connection.send(machine())
