@@ -189,38 +189,38 @@ def test_a_file_that_does_not_fit_together_is_refused(
 
 
 def test_arrays_that_do_not_fit_are_refused_before_anything_is_read_or_written() -> None:
-    memory = np.zeros(3 * 64 + 16, np.float32)
-    start = -memory.ctypes.data % 64 // 4
-    plane = memory[start : start + 128].reshape(2, 64)
+    memory = np.zeros(160, np.float32)
     given = {
         "kernels": "",
-        "x": plane,
+        "x": memory[:144],
         "x_start": 16,
-        "out": plane,
+        "out": memory[:144],
         "out_start": 16,
+        "channel": 64,
         "add": None,
         "pointers": np.array([0, 1, 1], np.int32),
         "offsets": np.array([-16], np.int32),
         "values": np.ones(1, np.float32),
         "bias": np.zeros(2, np.float32),
-        "inside": plane.reshape(-1)[:32],
+        "inside": memory[:64],
         "floor": 0.0,
     }
     _kernels.RowConvolution(**given)
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"kernels": "of no processor"}, "no kernels of that name"),
         ({"offsets": np.array([-17], np.int32)}, "reads beyond the input"),
-        ({"offsets": np.array([81], np.int32)}, "reads beyond the input"),
+        ({"offsets": np.array([65], np.int32)}, "reads beyond the input"),
         ({"pointers": np.array([0, 1, 2], np.int32)}, "do not run from 0 to the number"),
         ({"pointers": np.array([0, 2, 1], np.int32)}, "do not run from 0 to the number"),
         ({"pointers": np.array([0, 1], np.int32)}, "one entry a channel"),
         ({"bias": np.zeros(3, np.float32)}, "one entry a channel"),
         ({"values": np.ones(2, np.float32)}, "not as many values as offsets"),
-        ({"out_start": 48}, "whole cache lines"),
-        ({"out_start": 8}, "whole cache lines"),
-        ({"inside": plane.reshape(-1)[:30]}, "whole cache lines"),
-        ({"inside": plane.reshape(-1)[1:33]}, "does not start at a cache line"),
-        ({"add": plane[:1]}, "one shape"),
+        ({"out_start": 17}, "do not fit their memory"),
+        ({"out_start": -1}, "do not fit their memory"),
+        ({"channel": 65}, "do not fit their memory"),
+        ({"channel": 63}, "whole vectors"),
+        ({"inside": memory[:60]}, "whole vectors"),
+        ({"add": memory[:143]}, "other memory than the outputs"),
     ]
     for change, sentence in wrong:
         with pytest.raises(ValueError, match=sentence):

@@ -15,9 +15,10 @@ using sparsecore::in_parallel;
 typedef float Loose __attribute__((vector_size(LANES * sizeof(float)), aligned(alignof(float)), may_alias));
 
 inline Vector load_loose(const float* from) { return *reinterpret_cast<const Loose*>(from); }
+inline void store_loose(float* to, Vector vector) { *reinterpret_cast<Loose*>(to) = vector; }
 
-// As many outputs as leave registers for a weight and an input.
-constexpr int ROW_TILE = TILE == 16 ? 22 : 11;
+// So many vectors of outputs make up for reading a weight, and leave what they read of all channels in the cache.
+constexpr int ROW_TILE = 11;
 
 struct RowTile {
   const Rows& rows;
@@ -30,7 +31,7 @@ struct RowTile {
       const int64_t there = channel * rows.channel + place;
       Vector outputs[VECTORS];
       for (int v = 0; v < VECTORS; v++)
-        outputs[v] = rows.bias[channel] + (rows.add ? load(rows.add + there + v * LANES) : zeros());
+        outputs[v] = rows.bias[channel] + (rows.add ? load_loose(rows.add + there + v * LANES) : zeros());
       for (int32_t k = rows.pointers[channel]; k < rows.pointers[channel + 1]; k++) {
         const float* input = from + rows.offsets[k];
         const float weight = rows.values[k];
@@ -39,7 +40,8 @@ struct RowTile {
       }
       for (int v = 0; v < VECTORS; v++) {
         const Vector output = outputs[v] < rows.floor ? zeros() + rows.floor : outputs[v];
-        store(rows.out + there + v * LANES, load(rows.inside + place + v * LANES) > zeros() ? output : zeros());
+        const Vector inside = load_loose(rows.inside + place + v * LANES);
+        store_loose(rows.out + there + v * LANES, inside > zeros() ? output : zeros());
       }
     }
   }

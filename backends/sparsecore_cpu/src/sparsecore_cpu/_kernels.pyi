@@ -53,11 +53,11 @@ class Steps:
     def __init__(self, x_step: int = 1, out_step: int = 1, row: int = 0, column: int = 0) -> None: ...
 
 class RowConvolution:
-    """A convolution of one image, max(add + bias + weights * x, floor), from one plane of memory into another.
+    """A convolution of one image, max(add + bias + weights * x, floor), from one run of memory into another.
 
-    Planes are (channels, floats a channel), and the first pixel of each channel lies at ``start``. The weights of an
-    output channel are those from its pointer to the next; each reads at its offset from the output's place. ``inside``
-    is 1 for the outputs in the image and 0 for those between its rows, which become zero.
+    The first pixel of the first channel lies at ``start``, and those of the outputs' channels are ``channel`` floats
+    apart. The weights of an output channel are those from its pointer to the next; each reads at its offset from the
+    output's place. ``inside`` is 1 for the outputs in the image and 0 for those between its rows, which become zero.
     """
 
     def __init__(
@@ -67,6 +67,7 @@ class RowConvolution:
         x_start: int,
         out: Floats,
         out_start: int,
+        channel: int,
         add: Floats | None,
         pointers: Places,
         offsets: Places,
@@ -76,7 +77,7 @@ class RowConvolution:
         floor: float,
     ) -> None: ...
     def run(self, threads: int) -> None:
-        """Compute the outputs from what the planes have by now."""
+        """Compute the outputs from what the memory has by now."""
 
 class Kernels:
     """The kernels for one instruction set; without a name, for the best that this processor has."""

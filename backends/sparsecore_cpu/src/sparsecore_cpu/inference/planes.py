@@ -7,16 +7,17 @@ import weakref
 from collections import defaultdict
 
 import attrs
+import numpy as np
 
 from sparsecore_cpu.machine import Floats, aligned_zeros
 
 _LINE = 16
-"""Floats of a cache line: where a channel's first pixel lies, and how far apart channels are, are whole lines."""
+"""Floats of a cache line, and of the longest vectors."""
 
 
 @attrs.frozen
 class Frame:
-    """How the pixels of a channel lie.
+    """How the pixels of a channel lie; all that is counted in floats is whole lines of the cache.
 
     Attributes:
         height: in pixels; 1 for features.
@@ -37,29 +38,33 @@ class Frame:
 
     @property
     def start(self) -> int:
-        """Where the first pixel lies."""
+        """Where the first pixel of the first channel lies: behind the zeros above it."""
         return _lines(self._margin)
 
     @property
     def pixels(self) -> int:
-        """From the first pixel on, those of all rows with what is between them, in whole lines."""
+        """From the first pixel on, those of all rows with what is between them."""
         return _lines(self.height * self.pitch)
 
     @property
     def room(self) -> int:
-        """Floats a channel; as many may be read behind the last row as the border and a line have."""
-        return self.start + _lines(self.height * self.pitch + self._margin) + _LINE
+        """From one channel to the next; the zeros behind it are also those before the next."""
+        return _lines(self.height * self.pitch + self._margin)
 
-    @property
-    def inside(self) -> Floats:
-        """1 for the pixels, 0 for what is between them, (pixels,)."""
-        inside = aligned_zeros((self.pixels,))
-        inside[: self.height * self.pitch].reshape(self.height, self.pitch)[:, : self.width] = 1
-        return inside
+    def size(self, channels: int) -> int:
+        """Floats of so many channels; a line behind the last may be read."""
+        return channels * self.room + 2 * self.start + _LINE
 
     @property
     def _margin(self) -> int:
         return self.border * (self.pitch + 1)
+
+    @property
+    def inside(self) -> Floats:
+        """1 for the pixels, 0 for what is between them, (pixels,)."""
+        inside = np.zeros(self.pixels, np.float32)
+        inside[: self.height * self.pitch].reshape(self.height, self.pitch)[:, : self.width] = 1
+        return inside
 
 
 @attrs.frozen(eq=False)
@@ -67,24 +72,26 @@ class Plane:
     """One activation of one image; all but its pixels is zero."""
 
     frame: Frame
-    array: Floats
+    channels: int
+    memory: Floats
 
     @property
-    def channels(self) -> int:
-        """Or features."""
-        return len(self.array)
+    def runs(self) -> Floats:
+        """All rows of each channel with the zeros between them, (channels, height·pitch), in place."""
+        frame = self.frame
+        inside = self.memory[frame.start : frame.start + self.channels * frame.room]
+        return inside.reshape(self.channels, frame.room)[:, : frame.height * frame.pitch]
 
     @property
     def pixels(self) -> Floats:
         """(channels, height, width), in place."""
         frame = self.frame
-        runs = self.array[:, frame.start : frame.start + frame.height * frame.pitch]
-        return runs.reshape(self.channels, frame.height, frame.pitch)[:, :, : frame.width]
+        return self.runs.reshape(self.channels, frame.height, frame.pitch)[:, :, : frame.width]
 
     @property
     def features(self) -> Floats:
         """The first pixel of each channel, (channels,), in place."""
-        return self.array[:, self.frame.start]
+        return self.runs[:, 0]
 
 
 class Planes:
@@ -96,9 +103,9 @@ class Planes:
     def take(self, channels: int, frame: Frame) -> Plane:
         """A plane whose pixels are arbitrary."""
         free = self._free[channels, frame]
-        array = free.pop() if free else aligned_zeros((channels, frame.room))
-        plane = Plane(frame, array)
-        weakref.finalize(plane, free.append, array).atexit = False
+        memory = free.pop() if free else aligned_zeros((frame.size(channels),))
+        plane = Plane(frame, channels, memory)
+        weakref.finalize(plane, free.append, memory).atexit = False
         return plane
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from itertools import product
+from weakref import WeakKeyDictionary
 
 import attrs
 import numpy as np
@@ -35,6 +36,7 @@ class Rows:
     planes: Planes = attrs.field(factory=Planes)
     calls: list[Call] = attrs.field(factory=list)
     work: list[tuple[int, int]] = attrs.field(factory=list)
+    _phased: WeakKeyDictionary[Plane, dict[tuple[Frame, int], Plane]] = attrs.field(factory=WeakKeyDictionary)
 
     def images(self) -> Plane:
         """The given plane."""
@@ -63,31 +65,31 @@ class Rows:
 
     def pooled(self, x: Plane) -> Plane:
         """The sums over pixels and the zeros between them, shared out."""
-        out, frame = self._vector(x.channels), x.frame
-        runs = x.array[:, frame.start : frame.start + frame.pixels]
-        share = np.float32(1 / (frame.height * frame.width))
-        self.calls.append(partial(np.add.reduce, runs, axis=1, out=out.features))
+        out = self._vector(x.channels)
+        share = np.float32(1 / (x.frame.height * x.frame.width))
+        self.calls.append(partial(np.add.reduce, x.runs, axis=1, out=out.features))
         self.calls.append(partial(np.multiply, out.features, share, out=out.features))
         return out
 
     def flattened(self, x: Plane) -> Plane:
         """A copy in the order height, width, channel."""
-        frame = x.frame
-        out = self._vector(x.channels * frame.height * frame.width)
-        into = out.array.reshape(frame.height, frame.width, x.channels, -1)[..., out.frame.start]
+        height, width = x.frame.height, x.frame.width
+        out = self._vector(height * width * x.channels)
+        into = out.features.reshape(height, width, x.channels)
         self.calls.append(partial(np.copyto, into, x.pixels.transpose(1, 2, 0)))
         return out
 
     def _convolve(
         self, x: Plane, out: Plane, add: Plane | None, taps: Taps, bias: NDArray[np.float64], floor: float
     ) -> None:
-        start = None if add is None else add.array
+        start = None if add is None else add.memory
         convolution = RowConvolution(
             self.machine.kernels.name,
-            x.array,
+            x.memory,
             x.frame.start,
-            out.array,
+            out.memory,
             out.frame.start,
+            out.frame.room,
             start,
             taps.pointers,
             taps.offsets,
@@ -109,9 +111,16 @@ class Rows:
         return x if x.frame == frame else self._phases(x, frame, 1)
 
     def _phases(self, x: Plane, frame: Frame, stride: int) -> Plane:
-        """Each row-th and column-th pixel of the strides as channels of their own, all behind one another."""
+        """Every so many-th pixel of rows and columns as channels of their own; copied once for all who read them."""
+        made = self._phased.setdefault(x, {})
+        if (frame, stride) not in made:
+            made[frame, stride] = self._split(x, frame, stride)
+        return made[frame, stride]
+
+    def _split(self, x: Plane, frame: Frame, stride: int) -> Plane:
         phases = self.planes.take(stride * stride * x.channels, frame)
-        self.calls.append(partial(phases.pixels.fill, 0))
+        if (x.frame.height, x.frame.width) != (stride * frame.height, stride * frame.width):
+            self.calls.append(partial(phases.pixels.fill, 0))  # some phases have fewer pixels
         for number, (row, column) in enumerate(product(range(stride), repeat=2)):
             some = x.pixels[:, row::stride, column::stride]
             into = phases.pixels[number * x.channels : (number + 1) * x.channels, : some.shape[1], : some.shape[2]]
