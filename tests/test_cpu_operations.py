@@ -74,15 +74,30 @@ def test_batch_norm_its_gradients_and_running_statistics_are_numpy_s(x: FloatArr
 @on_machines
 def test_batch_norm_far_from_zero_is_off_by_no_more_than_roundings_of_its_input(machine: Any) -> None:
     x = 1000 + drawn(0, 33, 8, 9, 5)
-    direction, weights = drawn(1, *x.shape), norm_of(5)
+    direction, weights = 1 + drawn(1, *x.shape), norm_of(5)
     made = in_kernels(machine, normalized, x, weights, direction)
     scale, shift, mean, variance = weights
-    exact = x.astype(float).reshape(-1, 5)
-    expected = (exact - exact.mean(0)) / np.sqrt(exact.var(0) + 1e-5) * scale.values + shift.values
+    exact, given_ = x.astype(float).reshape(-1, 5), direction.astype(float).reshape(-1, 5)
+    whitened = (exact - exact.mean(0)) / np.sqrt(exact.var(0) + 1e-5)
     # single precision knows 1000 to 6e-5
-    np.testing.assert_allclose(made.output.reshape(-1, 5), expected, atol=4 * 6e-5 * abs(scale.values).max())
+    atol = 4 * 6e-5 * abs(scale.values).max()
+    np.testing.assert_allclose(made.output.reshape(-1, 5), whitened * scale.values + shift.values, atol=atol)
+    np.testing.assert_allclose(made.by_weight[0], (given_ * whitened).sum(0), atol=5e-3)
+    np.testing.assert_allclose(made.by_weight[1], given_.sum(0), rtol=1e-6)
     np.testing.assert_allclose(made.by_weight[2], 0.9 * mean + 0.1 * exact.mean(0), rtol=1e-6)
     np.testing.assert_allclose(made.by_weight[3], 0.9 * variance + 0.1 * exact.var(0, ddof=1), rtol=1e-4)
+
+
+@on_machines
+def test_batch_norm_of_a_convolution_far_from_zero_knows_its_variance(machine: Any) -> None:
+    def forward(ops: Any, x: Any, weights: list[Any]) -> Any:
+        return ops.batch_norm(ops.conv2d(x, weights[0]), *weights[1:])
+
+    x, matrix = 1000 + drawn(0, 33, 8, 9, 2), np.float32([[[[1.5]], [[0]]], [[[0]], [[-1]]], [[[0.5]], [[0.5]]]])
+    weights = [weight_of(matrix, np.array([0, 3, 4, 5])), *norm_of(3)]
+    made = in_kernels(machine, forward, x, weights, drawn(1, 33, 8, 9, 3))
+    exact = x.astype(float).reshape(-1, 2) @ matrix.reshape(3, 2).T
+    np.testing.assert_allclose(made.by_weight[4], 0.9 * weights[4] + 0.1 * exact.var(0, ddof=1), rtol=1e-4)
 
 
 @on_machines
