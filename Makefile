@@ -40,18 +40,21 @@ test-slow: .venv/installed-for-tests .venv/cpu-built
 	$(BIN)/python -m pytest -m slow
 
 # The kernels' tests in an environment of their own. Python is not built with the sanitizers, so that their library has
-# to be there before it; what Python itself never frees is no leak of ours.
+# to be there before it, with that of C++ for its exceptions. What Python itself never frees is no leak of ours. What the
+# sanitizers say goes to the file descriptor, which pytest must not capture.
 sanitize: build/sanitize/built
-	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so)" \
-	ASAN_OPTIONS=detect_leaks=0:halt_on_error=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-	build/sanitize/venv/bin/python -m pytest tests/test_cpu_*.py
+	set -- $$(for library in libasan.so libstdc++.so; do $${CXX:-g++} -print-file-name=$$library; done); \
+	LD_PRELOAD="$$*" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	build/sanitize/venv/bin/python -m pytest --capture=sys tests/test_cpu_*.py
 
 build/sanitize/built: .venv/created pyproject.toml constraints.txt $(CPU_SOURCES)
 	@echo 'Building the CPU backend with sanitizers into build/sanitize/venv ...'
 	@$(BIN)/python -m venv --clear build/sanitize/venv
 	@build/sanitize/venv/bin/python -m pip install --quiet --editable '.[testing]'
-	@build/sanitize/venv/bin/python -m pip install --quiet --editable $(CPU) --config-settings \
-	  cmake.define.SPARSECORE_SANITIZE=address,undefined --config-settings build-dir=build/sanitize
+	@CXX=$${CXX:-g++} build/sanitize/venv/bin/python -m pip install --quiet --editable $(CPU) \
+	  --config-settings cmake.define.SPARSECORE_SANITIZE=address,undefined \
+	  --config-settings cmake.build-type=RelWithDebInfo --config-settings install.strip=false \
+	  --config-settings build-dir=build/sanitize
 	@touch $@
 
 # The stamps are touched last, so that an interrupted set-up is done again. Each waits for the one before because two
