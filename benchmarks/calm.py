@@ -57,6 +57,11 @@ def rounds(samplers: Mapping[str, Callable[[], float | None]], options: argparse
     return {name: [sample[name] for sample in taken] for name in samplers}
 
 
+def caveat(settings: Mapping[str, object]) -> str:
+    """What a page has to say of options with which samples were taken that other programs disturbed."""
+    return "**Taken while other programs were busy: not to be relied upon.** " if settings["busy"] else ""
+
+
 def ratio(of: list[float], to: list[float]) -> float:
     """The median over rounds of the ratio within a round."""
     return statistics.median(one / other for one, other in zip(of, to, strict=True))

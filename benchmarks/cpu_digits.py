@@ -71,7 +71,7 @@ which every process trained an epoch while the others waited. The ratio is the m
 
 {table(("backend", "ms an epoch", "`cpu` takes of it"), rows)}
 
-{sentence(report["machine"])}
+{calm.caveat(report["settings"])}{sentence(report["machine"])}
 """
 
 

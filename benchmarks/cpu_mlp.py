@@ -179,7 +179,7 @@ Batch {settings["batch"]}, float32; medians over {settings["rounds"]} rounds, in
 one process. The ratio is the median of the rounds' ratios. The layer alone has its inputs in the backend's own layout.
 
 {chr(10).join(sections)}
-{sentence(report["machine"])}
+{calm.caveat(report["settings"])}{sentence(report["machine"])}
 """
 
 

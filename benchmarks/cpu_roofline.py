@@ -166,7 +166,7 @@ Without those that take less than {100 * _SHOWN:g} % of the step.
 
 {table(("kernel; layer", *_HEAD), _cells(report, "by_layer"))}
 
-{sentence(report["machine"])}
+{calm.caveat(report["settings"])}{sentence(report["machine"])}
 """
 
 

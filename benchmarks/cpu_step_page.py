@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+import calm
 from dense_peers import PEERS
 from machine import sentence
 from writing import table
@@ -30,7 +31,7 @@ the faster of the two dense float32 steps.
 ![Ratio over sparsity](cpu_step.svg)
 
 {chr(10).join(sections)}
-{sentence(report["machine"])}
+{calm.caveat(report["settings"])}{sentence(report["machine"])}
 """
 
 

@@ -164,7 +164,7 @@ another step, which only fills in the values. Update and reallocation is DPR's, 
 gradients is what a step takes longer that gives them to a strategy. The goal is below {100 * GOAL:g} % for the lists.
 
 {chr(10).join(sections)}
-{sentence(report["machine"])}
+{calm.caveat(report["settings"])}{sentence(report["machine"])}
 """
 
 
