@@ -13,27 +13,21 @@ from itertools import pairwise
 from typing import Any
 
 import calm
-import numpy as np
 import torch
+from charts import Points, write_lines
 from cpu_networks import learner_on, threads_of_all
+from linear_layers import SIDE, DenseLayer, SparseLayer
 from machine import machine, sentence
 from networks import layout_of, step_of, topology_of
 from plain import Loop, optimizer_of
 from torch import nn
 from writing import table, write
 
-from sparsecore.layout import Layout
-from sparsecore_cpu.activations import Activation, Given
-from sparsecore_cpu.entries import Lists
-from sparsecore_cpu.machine import Buffer, Form, Machine
-from sparsecore_cpu.operations import CpuOperations, Forgetful, Tape
-from sparsecore_cpu.statistics import of_batch
+from sparsecore_cpu.machine import Machine
 from sparsecore_lenet import LeNet
 from sparsecore_numpy import NumpyArrays
-from sparsecore_numpy.weights import Weight
 
 SHAPE = (28, 28, 1)
-SIDE = 4096
 SPARSITIES = (0.9, 0.95, 0.99)
 
 Actions = dict[str, Callable[[], object]]
@@ -47,6 +41,7 @@ def main() -> None:
     }
     report = {"settings": vars(options), "threads": results, "machine": machine()}
     write("cpu_mlp", report, _page(report))
+    write_lines("cpu_mlp", "sparsity", "CPU backend, of dense float32 on torch", _lines(results))
 
 
 def _options() -> argparse.Namespace:
@@ -105,65 +100,9 @@ MEASURED: Mapping[str, Callable[[int, argparse.Namespace], Actions]] = {
 }
 
 
-def _layers(threads: int, options: argparse.Namespace) -> "dict[str, SparseLayer]":
+def _layers(threads: int, options: argparse.Namespace) -> dict[str, SparseLayer]:
     shared = Machine.of(threads)
     return {f"sparsity {sparsity:g}": SparseLayer(sparsity, shared, options.batch) for sparsity in SPARSITIES}
-
-
-class DenseLayer:
-    """On torch."""
-
-    def __init__(self, batch: int) -> None:
-        self._weight = torch.randn(SIDE, SIDE, requires_grad=True)
-        self._x = torch.randn(batch, SIDE, requires_grad=True)
-        self._gradient = torch.randn(batch, SIDE)
-
-    def forward(self) -> None:
-        """Outputs, as in evaluation."""
-        with torch.no_grad():
-            nn.functional.linear(self._x, self._weight)
-
-    def both(self) -> None:
-        """Outputs and gradients."""
-        self._weight.grad = self._x.grad = None
-        nn.functional.linear(self._x, self._weight).backward(self._gradient)
-
-
-class SparseLayer:
-    """On the CPU backend, from activations in its own layout, as they lie between two layers."""
-
-    def __init__(self, sparsity: float, shared: Machine, batch: int) -> None:
-        topology = topology_of(Layout.of({"layer": (SIDE, SIDE)}), sparsity, NumpyArrays())
-        positions = topology.local("layer").astype(np.intp)
-        values = np.random.default_rng(0).standard_normal(len(positions)).astype(np.float32)
-        self._weight = Weight((SIDE, SIDE), positions, values, np.zeros_like(values))
-        self._machine, self._lists = shared, Lists()
-        self._form = Form.of_features(batch, SIDE)
-        self._x, self._gradient = self._noise(), self._noise()
-
-    def forward(self) -> None:
-        """Outputs, as in evaluation."""
-        ops = CpuOperations(self._machine, self._lists, Forgetful(), of_batch)
-        ops.linear(self._input(), self._weight).buffer()
-
-    def both(self) -> None:
-        """Outputs and gradients."""
-        tape, x = Tape(), self._input()
-        self._weight.gradient.fill(0)
-        out = CpuOperations(self._machine, self._lists, tape, of_batch).linear(x, self._weight)
-        out.buffer()
-        tape.backward(out, self._gradient)
-        x.gradient.total(self._machine, self._form)
-
-    def _input(self) -> Activation:
-        return Activation(self._machine, self._form, Given(self._x))
-
-    def _noise(self) -> Buffer:
-        buffer = self._machine.buffers.take(self._form)
-        by_vector = buffer.array.reshape(SIDE, -1)
-        by_vector[:, : self._form.images] = np.random.default_rng(1).standard_normal((SIDE, self._form.images))
-        by_vector[:, self._form.images :] = 0
-        return buffer
 
 
 def _page(report: dict[str, Any]) -> str:
@@ -178,9 +117,19 @@ def _page(report: dict[str, Any]) -> str:
 Batch {settings["batch"]}, float32; medians over {settings["rounds"]} rounds, in each of which each was done once, in
 one process. The ratio is the median of the rounds' ratios. The layer alone has its inputs in the backend's own layout.
 
+![Ratio over sparsity](cpu_mlp.svg)
+
 {chr(10).join(sections)}
 {calm.caveat(report["settings"])}{sentence(report["machine"])}
 """
+
+
+def _lines(results: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]) -> dict[str, Points]:
+    return {
+        f"{what}; threads: {threads}": {s: measured[f"sparsity {s:g}"]["of_dense"] for s in SPARSITIES}
+        for threads, by_what in results.items()
+        for what, measured in by_what.items()
+    }
 
 
 def _table(measured: Mapping[str, Mapping[str, float]]) -> str:

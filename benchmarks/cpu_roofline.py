@@ -14,6 +14,7 @@ from typing import Any
 
 import attrs
 import calm
+from charts import write_bars
 from cpu_networks import learner_on, threads_of_all, wide_resnet_layout
 from kernel_calls import Call, Calls
 from machine import machine, sentence
@@ -29,13 +30,7 @@ WARM_UP = 2
 
 @attrs.frozen
 class Work:
-    """What some calls took and did in a step.
-
-    Attributes:
-        seconds: in all.
-        multiply_adds: in all.
-        bytes: of activations that were read and written.
-    """
+    """What some calls took and did; see :class:`kernel_calls.Call`."""
 
     seconds: float
     multiply_adds: float
@@ -60,6 +55,9 @@ def main() -> None:
     with threads_of_all(1):
         report = _measured(options)
     write("cpu_roofline", report, _page(report))
+    rows = [row for row in report["by_kernel"] if row["ms"] >= _SHOWN * report["step_ms"]]
+    floors = {limit: [row["floor_ms"][limit] for row in rows] for limit in _LIMITS}
+    write_bars("cpu_roofline", "ms of a step", {row["kernel"]: row["ms"] for row in rows}, floors)
 
 
 def _options() -> argparse.Namespace:
@@ -158,6 +156,8 @@ Floors in ms: the multiply-adds with the weights that exist, at the rates above,
 once at the bandwidth of memory. "of floor" is the time in the largest of arithmetic, L1 and memory; the floor by L2 is
 that of a kernel whose inputs do not stay in L1. What is in a cache from the call before beats the floor by memory.
 
+![Kernels and their floors](cpu_roofline.svg)
+
 {table(("kernel", *_HEAD), _cells(report, "by_kernel"))}
 
 ## Kernels by layer
@@ -171,7 +171,8 @@ Without those that take less than {100 * _SHOWN:g} % of the step.
 
 
 _SHOWN = 0.001
-_HEAD = ("calls", "ms", "% of step", "10⁹/s", "arithmetic", "L1", "L2", "memory", "of floor")
+_LIMITS = ("arithmetic", "L1", "L2", "memory")
+_HEAD = ("calls", "ms", "% of step", "10⁹/s", *_LIMITS, "of floor")
 
 
 def _cells(report: dict[str, Any], which: str) -> list[list[str]]:
@@ -182,7 +183,7 @@ def _cells(report: dict[str, Any], which: str) -> list[list[str]]:
             f"{row['ms']:.2f}",
             f"{100 * row['ms'] / report['step_ms']:.1f}",
             f"{row['multiply_adds_a_second'] / 1e9:.1f}",
-            *(f"{row['floor_ms'][limit]:.2f}" for limit in ("arithmetic", "L1", "L2", "memory")),
+            *(f"{row['floor_ms'][limit]:.2f}" for limit in _LIMITS),
             f"{row['times_floor']:.1f}",
         ]
         for row in report[which]
