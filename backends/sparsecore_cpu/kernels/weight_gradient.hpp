@@ -108,12 +108,12 @@ class PartialGradients {
       : list_(list), extent_(extent), channels_(list.bundled ? BUNDLE : 1),
         groups_((extent.channels + channels_ - 1) / channels_),
         weights_(list.pointers[list.input_blocks * groups_] * static_cast<int64_t>(channels_)),
-        partial_(aligned(parts(extent) * weights_)) {}
+        partial_(room(parts(extent) * weights_)) {}
 
   // Those of the output channels [first, last) from one part.
   void compute(const Pixels& x, const Pixels& gradient, int64_t number, int64_t first, int64_t last) {
     const Part part = part_of(extent_, number);
-    float* own = partial_.get() + number * weights_;
+    float* own = partial_ + number * weights_;
     if (list_.bundled) {
       BundledGradient{x, gradient, list_, part, extent_.width, extent_.channels, own}.compute(first, last);
       return;
@@ -141,11 +141,17 @@ class PartialGradients {
     }
   }
 
+  // The calling thread's, for all its calls: memory fresh from the system costs more than what is computed in it.
+  static float* room(int64_t count) {
+    static thread_local Scratch scratch;
+    return scratch.of(count);
+  }
+
   List list_;
   Extent extent_;
   int channels_;
   int64_t groups_, weights_;
-  Aligned partial_;
+  float* partial_;
 };
 
 inline void weight_gradient(const Input& x, const Input& gradient, List list, float* gradients, Extent extent,
