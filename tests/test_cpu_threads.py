@@ -97,7 +97,7 @@ def test_several_threads_of_python_compute_at_once_and_each_gets_what_it_would_a
 
 def digest() -> str:
     """Of a computation with several threads."""
-    made = computed("", 3, 33, 8)
+    made = computed("", 2, 17, 4)
     return hashlib.sha256(b"".join(array.tobytes() for array in made.arrays)).hexdigest()
 
 
@@ -105,15 +105,15 @@ FORKING = """
 import os, signal, threading
 import test_cpu_threads as t
 
-signal.alarm(60)
+signal.alarm(300)
 before = t.digest()
-busy = threading.Thread(target=lambda: [t.digest() for _ in range(5)])
+busy = threading.Thread(target=lambda: [t.digest() for _ in range(3)])
 busy.start()
 children = []
-for _ in range(4):
+for _ in range(2):
     read, write = os.pipe()
     if os.fork() == 0:
-        signal.alarm(30)
+        signal.alarm(200)  # rather than waiting for ever for a thread that there is not
         os.write(write, t.digest().encode())
         os._exit(0)
     os.close(write)
@@ -130,7 +130,7 @@ def test_a_forked_child_computes_too_even_where_the_parent_was_computing() -> No
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=300,
         cwd=Path(__file__).parent,
     )
-    assert done.stdout.strip() == "[True, True, True, True] True", done.stderr
+    assert done.stdout.strip() == "[True, True] True", done.stderr
