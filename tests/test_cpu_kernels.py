@@ -156,9 +156,9 @@ REFUSED: dict[str, tuple[str, Callable[[], Any]]] = {
     "no place for pointers": ("one entry a key", lambda: _kernels.sort_by_bucket(places(), places(), places())),
     "pictures of another size": (
         "do not fit",
-        lambda: _kernels.pack(np.zeros((3, 4, 6, 2), np.float32), images()),
+        lambda: KERNELS.pack(np.zeros((3, 4, 6, 2), np.float32), images(), 1),
     ),
-    "another number of pictures": ("do not fit", lambda: _kernels.pack(np.zeros((2, 4, 5, 2), np.float32), images())),
+    "another number of pictures": ("do not fit", lambda: KERNELS.pack(np.zeros((2, 4, 5, 2), np.float32), images(), 1)),
     "kernels of no name that there is": ("no kernels named 'avx3'", lambda: _kernels.Kernels("avx3")),
 }
 

@@ -15,6 +15,12 @@ struct Pixels {
   int64_t block, row, channel, pixel;
 };
 
+// Somebody else's tensor of images: strides count floats.
+struct Strided {
+  float* data;
+  int64_t image, row, column, channel;
+};
+
 // What a convolution reads. Beside the pixels themselves that can be a function of them, which each part of the work
 // computes for itself, in its cache: by channel, scale * pixel + shift and zero where that is negative (batch norm and
 // relu), or scale * pixel + by_other * other + shift (the gradient before a batch norm). With `scale` null it is neither,
@@ -109,6 +115,10 @@ struct Kernels {
   // the mean over height and width, as features; and the gradient back from there
   void (*pool)(Pixels x, float* features, Extent extent, int threads);
   void (*spread)(const float* features, Pixels out, const float* add, Extent extent, int threads);
+
+  // from and to somebody else's tensor; of features, blocks are what `out.block` and `x.block` step over
+  void (*pack)(Strided source, Pixels out, Extent extent, int threads);
+  void (*unpack)(Pixels x, Strided target, Extent extent, int threads);
 
   // out = max(add + bias + list * x, floor)
   void (*convolve_rows)(const Rows& rows, int threads);

@@ -25,7 +25,8 @@ using Buffer = nb::ndarray<float, nb::ndim<5>, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Places = nb::ndarray<int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Sums = nb::ndarray<double, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using Pictures = nb::ndarray<const float, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
+using Images = nb::ndarray<const float, nb::ndim<4>, nb::device::cpu>;  // (images, height, width, channels), any strides
+using WrittenImages = nb::ndarray<float, nb::ndim<4>, nb::device::cpu>;
 
 void expect(bool holds, const char* message) {
   if (!holds) throw std::invalid_argument(message);
@@ -353,7 +354,43 @@ class Bound {
     table_->spread(features.pixels.data, out.pixels, add ? add->pixels.data : nullptr, out.extent, threads);
   }
 
+  void pack(const Images& images, const Activation& out, int threads) const {
+    const auto [pixels, extent] = packable(out, images);
+    const Strided source = strided(const_cast<float*>(images.data()), images);
+    nb::gil_scoped_release others_may_run;
+    table_->pack(source, pixels, extent, threads);
+  }
+
+  void unpack(const Activation& x, const WrittenImages& images, int threads) const {
+    const auto [pixels, extent] = packable(x, images);
+    const Strided target = strided(images.data(), images);
+    nb::gil_scoped_release others_may_run;
+    table_->unpack(pixels, target, extent, threads);
+  }
+
  private:
+  template <class Array>
+  static Strided strided(float* data, const Array& images) {
+    return {data, images.stride(0), images.stride(1), images.stride(2), images.stride(3)};
+  }
+
+  // Where the images of a buffer lie; features are images of one pixel.
+  template <class Array>
+  std::pair<Pixels, Extent> packable(const Activation& own, const Array& images) const {
+    expect_lanes(own);
+    Pixels pixels = own.pixels;
+    Extent extent = own.extent;
+    if (extent.features) {
+      extent.blocks = extent.width, extent.width = 1, extent.features = false;
+      pixels.block = pixels.pixel;
+    }
+    const int64_t count = (extent.blocks - 1) * lanes() + extent.last_lanes;
+    const int64_t shape[] = {count, extent.height, extent.width, extent.channels};
+    for (int axis = 0; axis < 4; axis++)
+      expect(static_cast<int64_t>(images.shape(axis)) == shape[axis], "the images do not fit into the buffer");
+    return {pixels, extent};
+  }
+
   void expect_lanes(const Activation& x) const {
     expect(x.buffer.shape(4) == static_cast<size_t>(lanes()), "the buffer has another number of lanes than the kernels");
   }
@@ -401,29 +438,6 @@ void sort_by_bucket(const Places& keys, const Places& order, const Places& point
   for (int64_t i = 0; i < count; i++) order.data()[place[keys.data()[i]]++] = static_cast<int32_t>(i);
 }
 
-// Pictures (images, height, width, channels) into the inside of a buffer, the lanes beyond them zero.
-void pack(const Pictures& pictures, const Activation& out) {
-  const Extent& extent = out.extent;
-  const int64_t lanes = static_cast<int64_t>(out.buffer.shape(4)), images = static_cast<int64_t>(pictures.shape(0));
-  expect(!extent.features && images == (extent.blocks - 1) * lanes + extent.last_lanes &&
-             static_cast<int64_t>(pictures.shape(1)) == extent.height &&
-             static_cast<int64_t>(pictures.shape(2)) == extent.width &&
-             static_cast<int64_t>(pictures.shape(3)) == extent.channels,
-         "the pictures do not fit into the buffer");
-  const int64_t size = extent.height * extent.width * extent.channels;
-  nb::gil_scoped_release others_may_run;
-  for (int64_t block = 0; block < extent.blocks; block++)
-    for (int64_t row = 0; row < extent.height; row++)
-      for (int64_t channel = 0; channel < extent.channels; channel++)
-        for (int64_t column = 0; column < extent.width; column++) {
-          float* to = out.pixels.data + block * out.pixels.block + row * out.pixels.row + channel * out.pixels.channel +
-                      column * out.pixels.pixel;
-          const float* from = pictures.data() + block * lanes * size + (row * extent.width + column) * extent.channels + channel;
-          const int64_t live = block + 1 == extent.blocks ? extent.last_lanes : lanes;
-          for (int64_t lane = 0; lane < lanes; lane++) to[lane] = lane < live ? from[lane * size] : 0.0f;
-        }
-}
-
 }  // namespace
 }  // namespace sparsecore
 
@@ -468,9 +482,10 @@ NB_MODULE(_kernels, module) {
       .def("moments", &Bound::moments, "x"_a, "about"_a, "sums"_a.noconvert(), "threads"_a)
       .def("products", &Bound::products, "gradient"_a, "x"_a, "mean"_a, "sums"_a.noconvert(), "threads"_a)
       .def("pool", &Bound::pool, "x"_a, "features"_a, "threads"_a)
-      .def("spread", &Bound::spread, "features"_a, "out"_a, "add"_a.none(), "threads"_a);
+      .def("spread", &Bound::spread, "features"_a, "out"_a, "add"_a.none(), "threads"_a)
+      .def("pack", &Bound::pack, "images"_a.noconvert(), "out"_a, "threads"_a)
+      .def("unpack", &Bound::unpack, "x"_a, "images"_a.noconvert(), "threads"_a);
   add_rows(module);
   module.attr("BUNDLE") = BUNDLE;
   module.def("sort_by_bucket", &sort_by_bucket, "keys"_a, "order"_a.noconvert(), "pointers"_a.noconvert());
-  module.def("pack", &pack, "pictures"_a, "out"_a);
 }

@@ -1,6 +1,7 @@
 // All kernels for one instruction set; compiled once for each, see CMakeLists.txt.
 #include "backward.hpp"
 #include "elementwise.hpp"
+#include "pack.hpp"
 #include "rows.hpp"
 
 #define NAME_OF(name) #name
@@ -24,6 +25,8 @@ extern const Kernels table = {
     products,
     pool,
     spread,
+    pack,
+    unpack,
     convolve_rows,
 };
 

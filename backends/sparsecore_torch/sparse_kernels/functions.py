@@ -30,7 +30,7 @@ class Computation:
 
     def packed(self, batch: Tensor, form: Form) -> Tensor:
         """The batch as the kernels read it."""
-        return self.layout.packed(batch.detach(), form, self.layer.kernels.lanes)
+        return self.layout.packed(batch.detach(), form, self.layer.kernels)
 
     def unpacked(
         self, write: Callable[[Buffer], None], form: Form, bias: Tensor | None, order: torch.memory_format
@@ -38,7 +38,7 @@ class Computation:
         """What ``write`` writes, as a batch."""
         buffer = torch.empty(form.shape(self.layer.kernels.lanes))
         write(buffer_of(form, buffer.numpy()))
-        return self.layout.unpacked(buffer, form, bias, order)
+        return self.layout.unpacked(buffer, form, bias, order, self.layer.kernels)
 
 
 class _Through(torch.autograd.Function):

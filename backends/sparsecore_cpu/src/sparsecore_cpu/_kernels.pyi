@@ -173,8 +173,11 @@ class Kernels:
     def spread(self, features: Activation, out: Activation, add: Activation | None, threads: int) -> None:
         """The gradient of :meth:`pool`, plus ``add``."""
 
+    def pack(self, images: Floats, out: Activation, threads: int) -> None:
+        """Images (images, height, width, channels) of any strides into a buffer; features are images of one pixel."""
+
+    def unpack(self, x: Activation, images: Floats, threads: int) -> None:
+        """The way back, into an array of any strides."""
+
 def sort_by_bucket(keys: Places, order: Places, pointers: Places) -> None:
     """Stable: ``order`` gets the places of the keys by bucket, ``pointers`` where each bucket starts."""
-
-def pack(pictures: Floats, out: Activation) -> None:
-    """Pictures (images, height, width, channels) into the inside of a buffer."""

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.learning import Model, Totals
-from sparsecore_cpu import _kernels, statistics
+from sparsecore_cpu import statistics
 from sparsecore_cpu.activations import Activation, Given
 from sparsecore_cpu.entries import Lists
 from sparsecore_cpu.machine import Buffer, Form, Machine
@@ -32,14 +32,14 @@ class CpuComputation:
         tape = Tape()
         ops = CpuOperations(self._machine, self._lists, tape, statistics.of_batch)
         logits = model.forward(ops, parameters, self._packed(images))
-        outputs = _unpacked(logits.buffer())
+        outputs = self._unpacked(logits.buffer())
         tape.backward(logits, self._features(loss.mean_gradient(outputs, labels)))
         return measured(outputs, labels)
 
     def logits(self, model: Model, parameters: Mapping[str, Any], images: NDArray[Any]) -> NDArray[Any]:
         """With running statistics, (batch, classes)."""
         ops = CpuOperations(self._machine, self._lists, Forgetful(), statistics.running)
-        return _unpacked(model.forward(ops, parameters, self._packed(images)).buffer())
+        return self._unpacked(model.forward(ops, parameters, self._packed(images)).buffer())
 
     def kept(self, weight: Weight) -> Kept:
         """Its positions, and the lists that were made of it."""
@@ -50,17 +50,15 @@ class CpuComputation:
     def _packed(self, images: NDArray[Any]) -> Activation:
         count, height, width, channels = images.shape
         buffer = self._machine.buffers.take(Form(count, height, width, channels))
-        _kernels.pack(np.ascontiguousarray(images, np.float32), buffer.handle)
+        self._machine.kernels.pack(np.asarray(images, np.float32), buffer.handle, self._machine.threads)
         return Activation(self._machine, buffer.form, Given(buffer), differentiable=False)
 
     def _features(self, vectors: NDArray[Any]) -> Buffer:
         buffer = self._machine.buffers.take(Form.of_features(*vectors.shape))
-        by_image = buffer.array.reshape(buffer.form.channels, -1)
-        by_image[:, : len(vectors)] = vectors.T
-        by_image[:, len(vectors) :] = 0
+        self._machine.kernels.pack(vectors[:, None, None], buffer.handle, 1)
         return buffer
 
-
-def _unpacked(features: Buffer) -> NDArray[Any]:
-    by_image = features.array.reshape(features.form.channels, -1)
-    return np.ascontiguousarray(by_image[:, : features.form.images].T)
+    def _unpacked(self, features: Buffer) -> NDArray[Any]:
+        vectors = np.empty((features.form.images, features.form.channels), np.float32)
+        self._machine.kernels.unpack(features.handle, vectors[:, None, None], 1)
+        return vectors
