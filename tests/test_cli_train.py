@@ -21,7 +21,7 @@ def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "dpr"
     settings = ("schedule.steps=5", "target=8", "initial_threshold=0.1")
     options = [part for setting in settings for part in ("--set", f"strategy.dpr.{setting}")]
-    train(*SMALL, "--data-dir", images, "--out", folder, *options)
+    train(*SMALL, "--backend", "numpy", "--data-dir", images, "--out", folder, *options)
     return folder
 
 

@@ -10,6 +10,7 @@ from sparsecore.errors import InputError
 from sparsecore.experiment.assembly import assemble
 from sparsecore.experiment.experiment import Experiment
 from sparsecore.optimizers import Adam, AdamW, Sgd
+from sparsecore.plugins import installed
 from sparsecore.schedules import Cosine, Piecewise, Schedule
 
 
@@ -21,9 +22,22 @@ def experiment(*settings: str, stack: tuple[str, ...] = (), file: Path | None = 
 
 def test_without_any_argument_it_is_the_demo() -> None:
     demo = experiment()
-    assert (demo.model.name, demo.dataset.name, demo.backend.name) == ("wrn-28-2", "digits", "numpy")
+    assert (demo.model.name, demo.dataset.name) == ("wrn-28-2", "digits")
     assert [strategy.name for strategy in demo.strategies] == ["dpr"]
     assert (demo.sparsity, demo.seed) == (0.9, 0)
+
+
+def test_the_backend_is_the_fastest_that_is_installed_and_has_the_settings() -> None:
+    there = {entry.name for entry in installed("backend")}
+    assert experiment().backend.name == ("cpu" if "cpu" in there else "numpy")
+    assert experiment(backend__dtype="float64").backend.name == "numpy"
+    assert experiment(backend__name="torch").backend.name == "torch"
+
+
+def test_without_its_distribution_the_cpu_backend_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    others = tuple(entry for entry in installed("backend") if entry.name != "cpu")
+    monkeypatch.setattr("sparsecore.experiment.assembly.installed", lambda _: others)
+    assert experiment().backend.name == "numpy"
 
 
 def test_the_paper_s_settings_are_the_preset_for_wrn_on_cifar10() -> None:

@@ -28,7 +28,7 @@ _OF_EXPERIMENTS = (
     click.option("--model", metavar="NAME", help="Network; wrn-28-2 by default, wrn-16-4 and the like by their sizes."),
     click.option("--data", metavar="NAME", help="Data set; digits by default."),
     click.option("--data-dir", metavar="DIR", help="Folder with the data set's files; downloaded where none is given."),
-    click.option("--backend", metavar="NAME", help="What computes; numpy by default."),
+    click.option("--backend", metavar="NAME", help="What computes; cpu by default where it is installed, else numpy."),
 )
 
 _OF_SPARSITY = (
