@@ -23,6 +23,7 @@ def small(**changes):
         ({"sparsities": [0.9, 0.90000001]}, "every sparsity once; 0.9 is given twice"),
         ({"sparsities": [1.0]}, r"\[0, 1\)"),
         ({"trials": 0}, "'trials' must be >= 1"),
+        ({"trials": 100_000_000}, "'trials' must be <= 10000"),
         ({"arm": [*ARMS, ARMS[0]]}, "every arm once; 'dpr' is given twice"),
         ({"arm": [ARMS[0], {"name": "other", "label": "dpr"}]}, "every label once; 'dpr' is given twice"),
         ({"arm": ARMS[::-1]}, "no arm named 'dpr'; before it: none"),

@@ -50,10 +50,10 @@ def read_toml(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text("utf-8"))
     except UnicodeDecodeError as error:
-        raise InputError(f"the experiment {file} cannot be read: it is not UTF-8") from error
+        raise InputError(f"the file {file} cannot be read: it is not UTF-8") from error
     except OSError as error:
-        raise InputError(f"the experiment {file} cannot be read: {error.strerror}") from error
+        raise InputError(f"the file {file} cannot be read: {error.strerror}") from error
     except RecursionError as error:
-        raise InputError(f"the experiment {file} is not TOML that can be read: it is nested too deeply") from error
+        raise InputError(f"the file {file} is not TOML that can be read: it is nested too deeply") from error
     except ValueError as error:  # TOML's own, and numbers with too many digits
-        raise InputError(f"the experiment {file} is not TOML: {error}") from error
+        raise InputError(f"the file {file} is not TOML: {error}") from error

@@ -12,7 +12,10 @@ from sparsecore.errors import InputError, unknown
 from sparsecore.experiment.structure import structure, unstructure
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
-_at_least_1: Any = attrs.validators.ge(1)
+_MOST_TRIALS = 10_000
+"""More are a slip of the keyboard: each is a run."""
+
+_counted: Any = attrs.validators.and_(attrs.validators.ge(1), attrs.validators.le(_MOST_TRIALS))
 
 
 def _check_name(_: object, attribute: "attrs.Attribute[Any]", name: str) -> None:
@@ -79,7 +82,7 @@ class Study:
     arms: tuple[Arm, ...]
     sparsities: tuple[float, ...]
     sparsities_of: Mapping[str, tuple[float, ...]] = attrs.field(factory=dict)
-    trials: int = attrs.field(default=5, validator=_at_least_1)
+    trials: int = attrs.field(default=5, validator=_counted)
     options: Mapping[str, Any] = attrs.field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
@@ -143,7 +146,10 @@ class Study:
     def tables(self) -> dict[str, Any]:
         """Plain tables that :meth:`of` reads back."""
         plain = unstructure(self)
-        return {**{key: value for key, value in plain.items() if key != "arms"}, "arm": plain["arms"]}
+        arms = plain.pop("arms")
+        if not self.sparsities_of:
+            del plain["sparsities_of"]
+        return {**plain, "arm": arms}
 
 
 def _as_tables(given: Any) -> list[dict[str, Any]]:
