@@ -8,12 +8,16 @@ import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 
+HERE_ALONE = ("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT")
+"""Set by the Makefile, and relative to the project's root."""
+
 
 def python(folder: Path, *arguments: str | Path, **environment: str) -> "subprocess.CompletedProcess[str]":
     """Run this Python in the folder."""
     command = [sys.executable, *map(str, arguments)]
+    everywhere = {name: value for name, value in os.environ.items() if name not in HERE_ALONE}
     return subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, check=False, env={**os.environ, **environment}
+        command, cwd=folder, capture_output=True, text=True, check=False, env={**everywhere, **environment}
     )
 
 

@@ -59,7 +59,7 @@ def test_lists_of_dense_tensors_count_with_the_zeros_that_they_are_filled_up_wit
 
 def test_lists_of_positions_that_are_gone_are_neither_kept_nor_counted() -> None:
     learner, task = trained()
-    gone: list[Any] = [weakref.ref(one) for one in gc.get_objects() if isinstance(one, WeightList)]
+    gone: list[Any] = [weakref.ref(one) for one in gc.get_objects() if type(one) is WeightList]
     assert gone
     learner.reallocate(reallocation_of(task, learner.values))
     gc.collect()

@@ -32,7 +32,7 @@ def started(rank: int) -> dict[str, str]:
 
 def test_a_backend_of_one_process_refuses_to_be_one_of_several(tmp_path: Path) -> None:
     images = small_images(tmp_path / "small.npz")
-    arguments = ("train", *SMALL, "--data-dir", images, "--out", tmp_path / "run")
+    arguments = ("train", *SMALL, "--backend", "numpy", "--data-dir", images, "--out", tmp_path / "run")
     sentence = said(sparsecore(*arguments, **started(0)))
     assert "2 processes were started" in sentence
     assert "'numpy' trains in 1" in sentence

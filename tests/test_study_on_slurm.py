@@ -19,7 +19,8 @@ from sparsecore.study.pools import Means, pool
 HERE = ("--on", "slurm", "--on-set", "cluster=local")
 SLURM = {
     # the jobs' files say all that is asked of Slurm
-    "sbatch": 'SLURM_JOB_ID=$$ setsid sh "$1" > /dev/null 2>&1 & echo "Submitted batch job $$"',
+    # as Slurm's, the script is a copy: whoever submits one may move it away at once
+    "sbatch": 'cp "$1" "$0.$$"; SLURM_JOB_ID=$$ setsid sh "$0.$$" > /dev/null 2>&1 & echo "Submitted batch job $$"',
     "srun": 'while [ "${1#--}" != "$1" ]; do [ "$1" = --unbuffered ] || shift; shift; done; exec "$@"',
     "sacct": 'echo "JobID|State|NodeList"',
 }
