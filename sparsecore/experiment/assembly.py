@@ -62,7 +62,8 @@ def assemble(file: Path | None, options: Mapping[str, str], stack: Sequence[str]
     for name, value in pairs:
         if not _reaches_inside(name, chosen):
             _set(chosen, name, value)
-    chosen["backend"].setdefault("name", default_backend(chosen["backend"].keys()))
+    if "name" not in chosen["backend"]:
+        chosen["backend"]["name"] = default_backend(chosen["backend"].keys())
     filled = _above_presets(chosen) if use_presets else chosen
     inside = [(name, value) for name, value in pairs if _reaches_inside(name, chosen)]
     if inside:
