@@ -1,7 +1,6 @@
 """A forward and a backward pass."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -51,7 +50,7 @@ class NumpyComputation:
         """See :class:`Computation`."""
         tape = Tape()
         ops = NumpyOperations(self._machine, tape, normalization.of_batch)
-        with _computing():
+        with single_threaded_blas():
             logits = model.forward(ops, parameters, Tensor(images, differentiable=False))
             totals = measured(logits.data, labels)
             tape.backward(logits, loss.mean_gradient(logits.data, labels))
@@ -60,7 +59,7 @@ class NumpyComputation:
     def logits(self, model: Model, parameters: Mapping[str, Any], images: NDArray[Any]) -> NDArray[Any]:
         """See :class:`Computation`."""
         ops = NumpyOperations(self._machine, Forgetful(), normalization.running)
-        with _computing():
+        with single_threaded_blas():
             logits: Tensor = model.forward(ops, parameters, Tensor(images, differentiable=False))
         return logits.data
 
@@ -73,9 +72,3 @@ def measured(logits: NDArray[Any], labels: NDArray[np.int64]) -> Totals:
     """The sums over some examples."""
     losses = loss.cross_entropy(logits, labels)
     return Totals(float(losses.sum(dtype=np.float64)), loss.hits(logits, labels), len(labels))
-
-
-@contextmanager
-def _computing() -> Iterator[None]:
-    with single_threaded_blas():
-        yield

@@ -1,5 +1,6 @@
 """Batch norm, with each block of the batch going through all passes while it is in the cache."""
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import attrs
@@ -39,13 +40,21 @@ class Statistics(Protocol):
 
 def of_batch(machine: Machine, x: NDArray[Any], mean: NDArray[Any], variance: NDArray[Any]) -> Moments:
     """In training: those of the batch, towards which the running ones move."""
-    count = x.size // x.shape[-1]
+    return followed(lambda: _moments(machine, x), x.size // x.shape[-1], mean, variance)
+
+
+def followed(moments_of: Callable[[], Moments], count: int, mean: NDArray[Any], variance: NDArray[Any]) -> Moments:
+    """The moments of a batch with ``count`` values a channel, towards which the running ones move.
+
+    Raises:
+        InputError: the batch has one value a channel.
+    """
     if count < 2:
         raise InputError(
             "batch norm needs more than one value a channel to train, and this batch has one; "
             "where it is the last of an epoch, another batch size or limit helps"
         )
-    moments = _moments(machine, x)
+    moments = moments_of()
     mean += (MOVE * (moments.mean - mean)).astype(mean.dtype)
     variance += (MOVE * (moments.variance * (count / (count - 1)) - variance)).astype(variance.dtype)
     return moments

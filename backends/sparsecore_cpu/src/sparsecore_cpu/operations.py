@@ -15,7 +15,7 @@ from sparsecore_cpu.entries import Entries, Lists, Own, Tied
 from sparsecore_cpu.gradients import Combined, Spread, ThroughConvolution
 from sparsecore_cpu.lists import Window
 from sparsecore_cpu.machine import Buffer, Form, Machine, Sums
-from sparsecore_cpu.statistics import Statistics
+from sparsecore_cpu.statistics import Norm, Statistics
 from sparsecore_numpy.tied import TiedWeight
 from sparsecore_numpy.weights import Operand, Weight
 
@@ -92,7 +92,7 @@ class CpuOperations:
         self, x: Activation, scale: Operand, shift: Operand, mean: NDArray[np.float32], variance: NDArray[np.float32]
     ) -> Activation:
         """Normalize each channel (or feature); ``mean`` and ``variance`` are the running statistics."""
-        norm = self.statistics(x, mean, variance).norm(scale.vector(), shift.vector())
+        norm = Norm(self.statistics(x, mean, variance), scale.vector(), shift.vector())
 
         def undone(gradient: Buffer, sums: Sums) -> None:
             by_scale, by_shift, factors = norm.backward(sums, x.form.entries)

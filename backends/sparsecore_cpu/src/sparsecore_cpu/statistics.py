@@ -6,29 +6,17 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsecore.errors import InputError
 from sparsecore_cpu.activations import Activation
 from sparsecore_cpu.machine import Floats, Sums
-from sparsecore_numpy.normalization import MOVE, Channels, Moments
+from sparsecore_numpy.normalization import Channels, Moments, followed
 
 
 class Statistics(Protocol):
     """Which moments the activations are normalized by."""
 
-    def __call__(self, x: Activation, mean: NDArray[np.float32], variance: NDArray[np.float32]) -> "Normal":
+    def __call__(self, x: Activation, mean: NDArray[np.float32], variance: NDArray[np.float32]) -> Moments:
         """The moments for ``x``, given the running ones."""
         ...
-
-
-@attrs.frozen(eq=False)
-class Normal:
-    """Moments to normalize by."""
-
-    moments: Moments
-
-    def norm(self, scale: Channels, shift: Channels) -> "Norm":
-        """With these parameters."""
-        return Norm(self.moments, scale, shift)
 
 
 @attrs.frozen(eq=False)
@@ -60,23 +48,14 @@ class Norm:
         return by_scale, by_shift, (_single(by_gradient), _single(by_x), _single(constant))
 
 
-def of_batch(x: Activation, mean: NDArray[np.float32], variance: NDArray[np.float32]) -> Normal:
+def of_batch(x: Activation, mean: NDArray[np.float32], variance: NDArray[np.float32]) -> Moments:
     """In training: those of the batch, towards which the running ones move."""
-    count = x.form.entries
-    if count < 2:
-        raise InputError(
-            "batch norm needs more than one value a channel to train, and this batch has one; "
-            "where it is the last of an epoch, another batch size or limit helps"
-        )
-    moments = Moments(*x.moments())
-    mean += (MOVE * (moments.mean - mean)).astype(mean.dtype)
-    variance += (MOVE * (moments.variance * (count / (count - 1)) - variance)).astype(variance.dtype)
-    return Normal(moments)
+    return followed(lambda: Moments(*x.moments()), x.form.entries, mean, variance)
 
 
-def running(x: Activation, mean: NDArray[np.float32], variance: NDArray[np.float32]) -> Normal:  # noqa: ARG001
+def running(x: Activation, mean: NDArray[np.float32], variance: NDArray[np.float32]) -> Moments:  # noqa: ARG001
     """In evaluation: the running ones."""
-    return Normal(Moments(mean.astype(np.float64), variance.astype(np.float64)))
+    return Moments(mean.astype(np.float64), variance.astype(np.float64))
 
 
 def _single(channels: Channels) -> Floats:
