@@ -16,14 +16,6 @@ struct Square {
   Vector& operator[](int row) { return rows[row]; }
 };
 
-inline Vector load_anywhere(const float* from) {
-  Vector vector;
-  __builtin_memcpy(&vector, from, sizeof vector);
-  return vector;
-}
-
-inline void store_anywhere(float* to, Vector vector) { __builtin_memcpy(to, &vector, sizeof vector); }
-
 // Of two rows that are HALF apart: the first gets the second's entries where its number has not the bit HALF, and so on.
 template <int HALF, int... LANE>
 inline void swap_halves(Vector& first, Vector& second, std::integer_sequence<int, LANE...>) {

@@ -12,11 +12,6 @@ namespace SPARSECORE_VARIANT {
 using sparsecore::Rows;
 using sparsecore::in_parallel;
 
-typedef float Loose __attribute__((vector_size(LANES * sizeof(float)), aligned(alignof(float)), may_alias));
-
-inline Vector load_loose(const float* from) { return *reinterpret_cast<const Loose*>(from); }
-inline void store_loose(float* to, Vector vector) { *reinterpret_cast<Loose*>(to) = vector; }
-
 // So many vectors of outputs make up for reading a weight, and leave what they read of all channels in the cache.
 constexpr int ROW_TILE = 11;
 
@@ -31,17 +26,17 @@ struct RowTile {
       const int64_t there = channel * rows.channel + place;
       Vector outputs[VECTORS];
       for (int v = 0; v < VECTORS; v++)
-        outputs[v] = rows.bias[channel] + (rows.add ? load_loose(rows.add + there + v * LANES) : zeros());
+        outputs[v] = rows.bias[channel] + (rows.add ? load_anywhere(rows.add + there + v * LANES) : zeros());
       for (int32_t k = rows.pointers[channel]; k < rows.pointers[channel + 1]; k++) {
         const float* input = from + rows.offsets[k];
         const float weight = rows.values[k];
 #pragma GCC unroll 32
-        for (int v = 0; v < VECTORS; v++) outputs[v] += weight * load_loose(input + v * LANES);
+        for (int v = 0; v < VECTORS; v++) outputs[v] += weight * load_anywhere(input + v * LANES);
       }
       for (int v = 0; v < VECTORS; v++) {
         const Vector output = outputs[v] < rows.floor ? zeros() + rows.floor : outputs[v];
-        const Vector inside = load_loose(rows.inside + place + v * LANES);
-        store_loose(rows.out + there + v * LANES, inside > zeros() ? output : zeros());
+        const Vector inside = load_anywhere(rows.inside + place + v * LANES);
+        store_anywhere(rows.out + there + v * LANES, inside > zeros() ? output : zeros());
       }
     }
   }

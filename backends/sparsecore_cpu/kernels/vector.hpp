@@ -27,6 +27,15 @@ inline Vector load(const float* from) { return *reinterpret_cast<const Vector*>(
 inline void store(float* to, Vector vector) { *reinterpret_cast<Vector*>(to) = vector; }
 inline Vector zeros() { return Vector{}; }
 
+// From and to places that need not start at a vector's boundary.
+inline Vector load_anywhere(const float* from) {
+  Vector vector;
+  __builtin_memcpy(&vector, from, sizeof vector);
+  return vector;
+}
+
+inline void store_anywhere(float* to, Vector vector) { __builtin_memcpy(to, &vector, sizeof vector); }
+
 inline double sum(Vector vector) {
   double total = 0;
   for (int lane = 0; lane < LANES; lane++) total += vector[lane];
