@@ -28,6 +28,11 @@ def on(kernels: str, threads: int = 1) -> Machine:
     return Machine(bound, threads, Buffers(bound.lanes))
 
 
+def drawn(seed: int, *shape: int) -> NDArray[np.float32]:
+    """Normal numbers."""
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
 MACHINES = [on(name) for name in kernel_names()]
 """One for each instruction set that this processor has."""
 

@@ -10,16 +10,12 @@ from numpy.typing import NDArray
 
 pytest.importorskip("sparsecore_cpu._kernels")
 
-from cpu_examples import check, weight_of
+from cpu_examples import check, drawn, weight_of
 
 FloatArray = NDArray[np.float32]
 
 SEEDS = st.integers(0, 2**32)
 BATCHES = st.sampled_from([2, 5, 16, 19])
-
-
-def drawn(seed: int, *shape: int) -> FloatArray:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
 def kernel(seed: int, channels: int = 4, side: int = 3) -> Any:

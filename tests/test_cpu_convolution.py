@@ -15,6 +15,7 @@ from cpu_examples import (
     array_of,
     buffer_of,
     check,
+    drawn,
     in_kernels,
     on,
     output_of,
@@ -34,10 +35,6 @@ few = settings(max_examples=40)
 draws = np.random.default_rng
 batches = st.integers(1, 4) | st.integers(1, 40)
 densities = st.sampled_from([0.0, 0.02, 0.1, 0.5, 1.0])
-
-
-def drawn(seed: int, *shape: int) -> FloatArray:
-    return draws(seed).standard_normal(shape).astype(np.float32)
 
 
 def some_of(dense: FloatArray, density: float) -> Weight:

@@ -15,6 +15,7 @@ from cpu_examples import (
     array_of,
     buffer_of,
     check,
+    drawn,
     in_kernels,
     on,
     weight_of,
@@ -31,10 +32,6 @@ FloatArray = NDArray[np.float32]
 few = settings(max_examples=30)
 draws = np.random.default_rng
 on_machines = pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.kernels.name)
-
-
-def drawn(seed: int, *shape: int) -> FloatArray:
-    return draws(seed).standard_normal(shape).astype(np.float32)
 
 
 @st.composite

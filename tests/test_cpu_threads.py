@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 pytest.importorskip("sparsecore_cpu._kernels")
 
-from cpu_examples import Outcome, in_kernels, on, output_of, weight_of
+from cpu_examples import Outcome, drawn, in_kernels, on, output_of, weight_of
 from test_numpy_learner import Residual, assert_equal_states, batches, images_of, reallocation_of, task_of
 
 from sparsecore_cpu import CpuBackend
@@ -24,10 +24,6 @@ from sparsecore_cpu.machine import KERNELS, kernel_names
 FloatArray = NDArray[np.float32]
 COUNTS = (1, 2, 5)
 with_kernels = pytest.mark.parametrize("name", kernel_names())
-
-
-def drawn(seed: int, *shape: int) -> FloatArray:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
 def block(ops: Any, x: Any, w: list[Any]) -> Any:

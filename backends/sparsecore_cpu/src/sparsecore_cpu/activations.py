@@ -155,7 +155,7 @@ class Sum:
             both = one.source.added(machine, form, other, sums) if one.pending else None
             if both is not None:
                 return both
-        ones, zeros = _constants(form)
+        ones, zeros = form.constants()
         out = machine.buffers.take(form)
         first, second = self.first.buffer().handle, self.second.buffer().handle
         machine.kernels.combine(first, second, out.handle, None, ones, ones, zeros, machine.threads)
@@ -212,7 +212,7 @@ class Affine:
     @classmethod
     def identity(cls, x: Activation) -> "Affine":
         """The activation itself."""
-        ones, zeros = _constants(x.form)
+        ones, zeros = x.form.constants()
         return cls(x, ones, zeros, zeros, lambda gradient, _: x.gradient.ready.append(gradient))
 
 
@@ -241,7 +241,3 @@ class Rectified:
             return None
         handle = _kernels.Read.rectified(x.handle, self.inner.scale, self.inner.shift)
         return Reading(x.form, handle, activation.buffer, (x,))
-
-
-def _constants(form: Form) -> tuple[Floats, Floats]:
-    return np.ones(form.channels, np.float32), np.zeros(form.channels, np.float32)

@@ -44,7 +44,7 @@ class CpuComputation:
     def kept(self, weight: Weight) -> Kept:
         """Its positions, and the lists that were made of it."""
         lists = self._lists.of(weight)
-        places = [array for one in lists for array in (one.order, one.absent, one.pointers, one.offsets)]
+        places = [array for one in lists for array in one.places]
         return Kept((*weight.indices, *places), tuple(one.values for one in lists))
 
     def _packed(self, images: NDArray[Any]) -> Activation:

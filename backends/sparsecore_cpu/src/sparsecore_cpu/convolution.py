@@ -81,9 +81,9 @@ class Convolution:
         Returns: with a mask, the sums by channel of the outcome, and of it times the mask's centred input.
         """
         gradient = self._reached(machine, gradient, out.form)
-        lists = self.lists.backward(self.entries, self.window, _strides(machine, gradient.form))
+        lists = self.lists.backward(self.entries, self.window, Strides.of(gradient.form, machine.kernels.lanes))
         start, sums = add.handle if add else None, np.zeros((out.form.channels, 2))
-        if self._alike(gradient.form, out.form):
+        if self.window.keeps(out.form, gradient.form):
             x, weights = self._forward(machine, x)
             listed, behind = np.empty(len(weights.order), np.float32), lists[0].handle
             inputs = (x.handle, gradient.handle, weights.handle, listed)
@@ -99,16 +99,12 @@ class Convolution:
                 machine.kernels.convolve_masked(*read, mask, sums, machine.threads)
         return sums
 
-    def _alike(self, outputs: Form, inputs: Form) -> bool:
-        sides = (outputs.height, outputs.width) == (inputs.height, inputs.width)
-        return sides and self.window.stride == 1 and not inputs.features
-
     def _accumulate(self, weights: WeightList, listed: Floats) -> None:
         self.entries.accumulate(weights.entries(listed, len(self.entries.positions)))
 
     def _forward(self, machine: Machine, x: Reading) -> tuple[Reading, WeightList]:
         x = bordered(machine, x, self.window.padding)
-        return x, self.lists.forward(self.entries, self.window, _strides(machine, x.form))
+        return x, self.lists.forward(self.entries, self.window, Strides.of(x.form, machine.kernels.lanes))
 
     def _reached(self, machine: Machine, gradient: Reading, x: Form) -> Reading:
         kernel = (*self.entries.shape, 1, 1)[2:4]
@@ -124,8 +120,3 @@ def bordered(machine: Machine, reading: Reading, border: int) -> Reading:
     wider = machine.buffers.take(attrs.evolve(reading.form, border=border))
     wider.inside[:] = reading.buffer().inside
     return Reading.plain(wider)
-
-
-def _strides(machine: Machine, form: Form) -> Strides:
-    row, channel = form.strides(machine.kernels.lanes)
-    return Strides(row, channel, machine.kernels.lanes)

@@ -70,7 +70,7 @@ class Combined:
     @classmethod
     def unchanged(cls, gradient: Buffer) -> "Combined":
         """The gradient itself."""
-        ones, zeros = np.ones(gradient.form.channels, np.float32), np.zeros(gradient.form.channels, np.float32)
+        ones, zeros = gradient.form.constants()
         return cls(gradient, gradient, ones, zeros, zeros)
 
     def write(self, machine: Machine, out: Buffer, add: Buffer | None) -> None:

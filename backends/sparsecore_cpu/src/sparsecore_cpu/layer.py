@@ -98,9 +98,10 @@ class Layer:
         """Of the coordinates, and of the lists that were made so far."""
         taps = self.taps
         lists = [weights for made in self._lists.values() for weights in made]
-        arrays = [taps.out, taps.into, taps.row, taps.column]
-        arrays += [array for one in lists for array in (one.order, one.pointers, one.offsets)]
-        return sum(array.nbytes for array in arrays) + sum(one.values.nbytes for one in lists)
+        arrays = (taps.out, taps.into, taps.row, taps.column)
+        return sum(array.nbytes for array in arrays) + sum(
+            array.nbytes for one in lists for array in (*one.places, one.values)
+        )
 
     def forms(self, images: int, *sides: int) -> Forms:
         """For a batch of ``images`` of (height, width), or of vectors where there are no sides."""
@@ -138,7 +139,7 @@ class Layer:
 
     def backward(self, x: Buffer, gradient: Buffer, values: Floats, out: Buffer, threads: int) -> Floats:
         """Write the gradient of the input; the gradients of the values."""
-        if not self._goes_both_ways(out.form, gradient.form):
+        if not self.window.keeps(out.form, gradient.form):
             self.backward_input(gradient, values, out, threads)
             return self.backward_weight(x, gradient, threads)
         (weights,), (behind,) = self._forward(x), self._backward(gradient, values)
@@ -147,20 +148,16 @@ class Layer:
         self.kernels.backward(*inputs, out.handle, None, behind.handle, None, sums, threads)
         return weights.entries(listed, len(self.taps.out))
 
-    def _goes_both_ways(self, x: Form, out: Form) -> bool:
-        """Whether one kernel computes both gradients, while what they have in common is in the cache."""
-        return self.window.stride == 1 and not x.features and (x.height, x.width) == (out.height, out.width)
-
     def _convolve(self, x: Buffer, lists: Iterable[WeightList], out: Buffer, threads: int) -> None:
         for weights in lists:
             self.kernels.convolve(_read(x), out.handle, None, weights.handle, weights.steps, None, threads)
 
     def _forward(self, x: Buffer) -> list[WeightList]:
-        strides = self._strides(x)
+        strides = Strides.of(x.form, self.kernels.lanes)
         return self._made("forward", strides, lambda: [self.taps.forward(self.window, strides)])
 
     def _backward(self, gradient: Buffer, values: Floats) -> list[WeightList]:
-        strides = self._strides(gradient)
+        strides = Strides.of(gradient.form, self.kernels.lanes)
         lists = self._made("backward", strides, lambda: self.taps.backward(self.window, strides))
         for weights in lists:
             weights.fill(values)
@@ -173,10 +170,6 @@ class Layer:
                 self._lists.clear()
             self._lists[key] = list(make())
         return self._lists[key]
-
-    def _strides(self, buffer: Buffer) -> Strides:
-        row, channel = buffer.form.strides(self.kernels.lanes)
-        return Strides(row, channel, self.kernels.lanes)
 
 
 def buffer_of(form: Form, array: Floats) -> Buffer:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sparsecore.errors import InputError
 from sparsecore_cpu import _kernels
 from sparsecore_cpu._kernels import BUNDLE, Steps
-from sparsecore_cpu.machine import Floats
+from sparsecore_cpu.machine import Floats, Form
 
 Places = NDArray[np.int32]
 
@@ -41,6 +41,10 @@ class Window:
         """How many pixels a side comes out."""
         return (side + 2 * self.padding - kernel) // self.stride + 1
 
+    def keeps(self, x: Form, out: Form) -> bool:
+        """Whether one kernel computes both gradients, while what they have in common is in the cache."""
+        return self.stride == 1 and not x.features and (x.height, x.width) == (out.height, out.width)
+
 
 @attrs.frozen
 class Strides:
@@ -49,6 +53,11 @@ class Strides:
     row: int
     channel: int
     pixel: int
+
+    @classmethod
+    def of(cls, form: Form, lanes: int) -> "Strides":
+        """Those of this form."""
+        return cls(*form.strides(lanes), lanes)
 
 
 @attrs.frozen(eq=False)
@@ -72,6 +81,11 @@ class WeightList:
     values: Floats
     handle: _kernels.Weights
     steps: Steps
+
+    @property
+    def places(self) -> tuple[NDArray[np.integer], ...]:
+        """All that tells where its weights lie."""
+        return self.order, self.absent, self.pointers, self.offsets
 
     def fill(self, values: NDArray[np.float32]) -> None:
         """Take over the values of the tensor's entries."""

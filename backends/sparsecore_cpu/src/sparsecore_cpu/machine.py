@@ -56,6 +56,10 @@ class Form:
         """As people know it."""
         return (self.images, self.channels) if self.features else (self.images, self.height, self.width, self.channels)
 
+    def constants(self) -> tuple[Floats, Floats]:
+        """Ones and zeros by channel: of a function that leaves an activation as it is."""
+        return np.ones(self.channels, np.float32), np.zeros(self.channels, np.float32)
+
     def shape(self, lanes: int) -> tuple[int, int, int, int, int]:
         """Of the buffer."""
         blocks = -(-self.images // lanes)

@@ -173,7 +173,7 @@ class CpuOperations:
         return self._recorded(Activation(self.machine, convolution.output(x.form), Convolved(convolution, x)), backward)
 
     def _biased(self, x: Activation, bias: Operand) -> Activation:
-        ones, zeros = np.ones(x.form.channels, np.float32), np.zeros(x.form.channels, np.float32)
+        ones, zeros = x.form.constants()
 
         def undone(gradient: Buffer, sums: Sums) -> None:
             bias.accumulate(sums[:, 0])
