@@ -1,6 +1,8 @@
 // Convolution by a list of the weights that exist: each is one multiply-add of a vector for each output pixel.
 #pragma once
 
+#include <algorithm>
+
 #include "prepared.hpp"
 
 namespace SPARSECORE_VARIANT {
@@ -83,13 +85,14 @@ struct Masked {
 };
 
 // Tiles of CHANNELS output channels that read the same pixels: one, or a bundle.
-template <int CHANNELS, class Finish>
+template <int CHANNELS, class Spacing, class Finish>
 struct Convolution {
   Pixels x, out;
   const float* add;  // at the place of out.data
   List list;
   int64_t block, channels, first_channel, last_channel;  // the first one starts a bundle
-  Finish finish;
+  Finish& finish;
+  Ahead& ahead;
 
   template <int ROWS, int COLUMNS>
   void tile(int64_t row, int64_t column) {
@@ -102,6 +105,7 @@ struct Convolution {
       for (int64_t first = first_channel; first < last_channel; first += CHANNELS) {
         const int full = first + CHANNELS <= last_channel ? CHANNELS : static_cast<int>(last_channel - first);
         const int64_t there = place + first * out.channel;
+        ahead.step();
         Vector outputs[CHANNELS][ROWS * COLUMNS];
         for (int channel = 0; channel < CHANNELS; channel++)
           if (start && channel < full)
@@ -123,18 +127,21 @@ struct Convolution {
   template <int ROWS, int COLUMNS>
   inline __attribute__((always_inline)) void accumulate(const float* from, int32_t first, int32_t last,
                                                         Vector (&outputs)[CHANNELS][ROWS * COLUMNS]) {
+    const int64_t apart = Spacing::apart(x);
     for (int32_t k = first; k < last; k++) {
       const float* place = from + list.offsets[k];
       const float* weights = list.values + static_cast<int64_t>(k) * CHANNELS;
 #pragma GCC unroll 16
-      for (int r = 0; r < ROWS; r++)
+      for (int r = 0; r < ROWS; r++) {
+        const float* line = settled(place + r * x.row);
 #pragma GCC unroll 16
         for (int c = 0; c < COLUMNS; c++) {
-          const Vector pixel = load(place + r * x.row + c * x.pixel);
+          const Vector pixel = load(line + c * apart);
 #pragma GCC unroll 4
           for (int channel = 0; channel < CHANNELS; channel++)
             outputs[channel][r * COLUMNS + c] += weights[channel] * pixel;
         }
+      }
     }
   }
 
@@ -151,20 +158,40 @@ struct Convolution {
   }
 };
 
-// The channels [first, last) of one part.
+// What a convolution writes, beside what it starts from.
+struct Written {
+  Pixels out;
+  const float* add;  // at the place of out.data
+
+  void soon(const Part& band, Ahead& ahead) const {
+    ahead.rows(out, band.block, band.first_row, band.last_row);
+    Pixels start = out;
+    start.data = const_cast<float*>(add);
+    if (add) ahead.rows(start, band.block, band.first_row, band.last_row);
+  }
+};
+
+// How often a convolution over a band looks ahead.
+inline int64_t looks(const List& list, const Extent& extent, const Part& band, int64_t channels) {
+  const int64_t rows = band.last_row - band.first_row;
+  if (list.bundled) return (channels + BUNDLE - 1) / BUNDLE * list.input_blocks * strips(extent.width, TILE / BUNDLE) * rows;
+  const int64_t tile_rows = band_rows(extent.width);
+  return channels * list.input_blocks * strips(extent.width, WIDEST) * ((rows + tile_rows - 1) / tile_rows);
+}
+
+// The channels [first, last) of one band.
 template <class Finish>
-void convolve_part(Pixels read, Pixels out, const float* add, List list, const Extent& extent, const Part& part,
-                   int64_t first, int64_t last, Finish finish) {
-  const auto cover_with = [&](auto convolution, auto area) {
-    cover<decltype(area)::value>(part.first_row, part.last_row, extent.width, convolution);
-  };
-  if (list.bundled)
-    cover_with(Convolution<BUNDLE, Finish>{read, out, add, list, part.block, extent.channels, first, last, finish},
-               std::integral_constant<int, TILE / BUNDLE>{});
-  else
-    cover_with(Convolution<1, Finish>{read, out, add, list, part.block, extent.channels, first, last, finish},
-               std::integral_constant<int, TILE>{});
-  finish.end();
+void convolve_band(Pixels read, const Written& to, List list, const Extent& extent, const Part& band, int64_t first,
+                   int64_t last, Finish& finish, Ahead& ahead) {
+  with_spacing(read, [&](auto spacing) {
+    const auto cover_with = [&](auto channels) {
+      using Tiles = Convolution<decltype(channels)::value, decltype(spacing), Finish>;
+      cover<TILE / decltype(channels)::value>(
+          band.first_row, band.last_row, extent.width,
+          Tiles{read, to.out, to.add, list, band.block, extent.channels, first, last, finish, ahead});
+    };
+    list.bundled ? cover_with(std::integral_constant<int, BUNDLE>{}) : cover_with(std::integral_constant<int, 1>{});
+  });
 }
 
 // `finish_of(part)` makes what finishes the tiles of one part.
@@ -177,8 +204,20 @@ void convolve_by_parts(const Input& x, Pixels out, const float* add, List list, 
     const int64_t cut = task % cuts;
     const int64_t first = channel_cut(extent, cut, cuts), last = channel_cut(extent, cut + 1, cuts);
     static thread_local Scratch scratch;
-    const Pixels read = prepared(x, extent, part, scratch);
-    convolve_part(read, out, add, list, extent, part, first, last, finish_of(task / cuts, first, last));
+    Prepared read(x, extent, part, scratch);
+    const Written to{out, add};
+    auto finish = finish_of(task / cuts, first, last);
+    const int64_t height = band_rows(extent.width);
+    by_bands(part, height, [&](const Part& band) {
+      const Pixels& given = read.above(band.last_row);
+      Ahead ahead;
+      Part next{band.block, band.last_row, std::min(band.last_row + height, part.last_row)};if(band.last_row==part.last_row){next=part_of(extent,(task/cuts+1)%parts(extent)); next.last_row=std::min(next.last_row,next.first_row+height);}
+      read.soon(next, ahead);
+      to.soon(next, ahead);
+      ahead.over(looks(list, extent, band, last - first));
+      convolve_band(given, to, list, extent, band, first, last, finish, ahead);
+    });
+    finish.end();
   });
 }
 

@@ -1,8 +1,8 @@
 // The input of a part of a convolution, where that is a function of what lies in memory.
 #pragma once
 
+#include "ahead.hpp"
 #include "scratch.hpp"
-#include "tiles.hpp"
 
 namespace SPARSECORE_VARIANT {
 
@@ -41,32 +41,55 @@ inline void prepare_line(const Input& input, int64_t block, int64_t row, int64_t
             [&](int64_t place) { return scale * load(from + place) + (by_other * load(other + place) + shift); });
 }
 
-// The rows that a part reads, laid out as the input itself; what lies beyond the image is zero.
-inline Pixels prepared(const Input& input, const Extent& extent, const Part& part, Scratch& scratch) {
-  Pixels pixels = input.pixels;
-  if (input.scale) {
-    const int64_t first = part.first_row * input.step + input.first_row;
-    const int64_t last = (part.last_row - 1) * input.step + input.last_row;
-    const int64_t margin = input.border * LANES;
-    float* to = scratch.of((last - first + 1) * pixels.row);
-    const int live = live_lanes(extent, part.block, 0);
-    for (int64_t row = first; row <= last; row++)
-      for (int64_t channel = 0; channel < input.channels; channel++) {
-        float* line = to + (row - first) * pixels.row + channel * pixels.channel;
-        if (row < 0 || row >= input.height) {
-          empty(line, pixels.channel);
-        } else {
-          empty(line, margin);
-          prepare_line(input, part.block, row, channel, live, line + margin);
-          empty(line + margin + input.width * LANES, margin);
-        }
-      }
-    pixels.data = to + margin - first * pixels.row;
-    pixels.block = 0;
+// The rows that a part reads, laid out as the input itself; what lies beyond the image is zero. They are computed as
+// they are asked for, shortly before they are read.
+class Prepared {
+ public:
+  Prepared(const Input& input, const Extent& extent, const Part& part, Scratch& scratch)
+      : input_(input), block_(part.block), live_(live_lanes(extent, part.block, 0)), pixels_(input.pixels) {
+    if (input.scale) {
+      next_ = part.first_row * input.step + input.first_row;
+      const int64_t rows = (part.last_row - 1) * input.step + input.last_row - next_ + 1;
+      pixels_.data = scratch.of(rows * pixels_.row) + margin() - next_ * pixels_.row;
+      pixels_.block = 0;
+    }
+    stepped_ = pixels_;
+    stepped_.row *= input.step;
+    stepped_.pixel *= input.step;
   }
-  pixels.row *= input.step;
-  pixels.pixel *= input.step;
-  return pixels;
-}
+
+  // With those for all outputs above `row`.
+  const Pixels& above(int64_t row) {
+    if (input_.scale)
+      for (const int64_t last = last_for(row); next_ <= last; next_++)
+        for (int64_t channel = 0; channel < input_.channels; channel++)
+          line(next_, channel, pixels_.data - margin() + next_ * pixels_.row + channel * pixels_.channel);
+    return stepped_;
+  }
+
+  // What those of the outputs in the rows of `band` will read that those above do not.
+  void soon(const Part& band, Ahead& ahead) const {
+    const int64_t first = band.block==block_ && band.first_row ? last_for(band.first_row) + 1: band.first_row*input_.step+input_.first_row, last = last_for(band.last_row) + 1;
+    ahead.rows(input_.pixels, band.block, first, last);
+    if (input_.other.data) ahead.rows(input_.other, band.block, first, last);
+  }
+
+ private:
+  int64_t margin() const { return input_.border * LANES; }
+  int64_t last_for(int64_t row) const { return (row - 1) * input_.step + input_.last_row; }
+
+  void line(int64_t row, int64_t channel, float* to) const {
+    if (row < 0 || row >= input_.height) return empty(to, pixels_.channel);
+    empty(to, margin());
+    prepare_line(input_, block_, row, channel, live_, to + margin());
+    empty(to + margin() + input_.width * LANES, margin());
+  }
+
+  Input input_;
+  int64_t block_;
+  int live_;
+  Pixels pixels_, stepped_;
+  int64_t next_ = 0;
+};
 
 }  // namespace SPARSECORE_VARIANT

@@ -28,7 +28,7 @@ struct RowTile {
       for (int v = 0; v < VECTORS; v++)
         outputs[v] = rows.bias[channel] + (rows.add ? load_anywhere(rows.add + there + v * LANES) : zeros());
       for (int32_t k = rows.pointers[channel]; k < rows.pointers[channel + 1]; k++) {
-        const float* input = from + rows.offsets[k];
+        const float* input = settled(from + rows.offsets[k]);
         const float weight = rows.values[k];
 #pragma GCC unroll 32
         for (int v = 0; v < VECTORS; v++) outputs[v] += weight * load_anywhere(input + v * LANES);

@@ -1,6 +1,8 @@
 // Memory for as long as a task runs; a thread's next task uses it again.
 #pragma once
 
+#include <sys/mman.h>
+
 #include <cstdlib>
 #include <memory>
 #include <new>
@@ -9,6 +11,8 @@
 
 namespace SPARSECORE_VARIANT {
 
+constexpr size_t LARGE_PAGE = 2 << 20;
+
 struct Released {
   void operator()(float* memory) const { std::free(memory); }
 };
@@ -16,9 +20,13 @@ using Aligned = std::unique_ptr<float[], Released>;
 
 // Cache lines of floats, not initialized.
 inline Aligned aligned(int64_t count) {
-  const size_t bytes = (static_cast<size_t>(count) * sizeof(float) + 63) / 64 * 64;
-  void* memory = std::aligned_alloc(64, bytes ? bytes : 64);
+  const size_t wanted = static_cast<size_t>(count) * sizeof(float), page = wanted < LARGE_PAGE / 8 ? 64 : LARGE_PAGE;
+  const size_t bytes = (wanted + page - 1) / page * page;
+  void* memory = std::aligned_alloc(page, bytes ? bytes : page);
   if (!memory) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+  if (page == LARGE_PAGE) madvise(memory, bytes, MADV_HUGEPAGE);
+#endif
   return Aligned(static_cast<float*>(memory));
 }
 

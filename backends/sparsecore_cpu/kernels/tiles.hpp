@@ -42,6 +42,13 @@ inline Part part_of(const Extent& extent, int64_t index) {
   return {index / count, row(number), row(number + 1)};
 }
 
+// A part is worked off in bands of a few rows: as high as its tiles are.
+template <class Visit>
+void by_bands(const Part& part, int64_t height, Visit visit) {
+  for (int64_t row = part.first_row; row < part.last_row; row += height)
+    visit(Part{part.block, row, row + height < part.last_row ? row + height : part.last_row});
+}
+
 // Few parts (a batch of features is one) are cut by channels too.
 inline int64_t channel_parts(const Extent& extent) {
   const int64_t wanted = (8 + parts(extent) - 1) / parts(extent);
@@ -60,6 +67,21 @@ inline Pixels at(const Pixels& pixels, int64_t block, int64_t row, int64_t colum
   return moved;
 }
 
+// Floats from one pixel to the next: known to the compiler where they lie side by side, as they nearly always do, so that
+// the inner loops need no arithmetic for their places.
+struct SideBySide {
+  static constexpr int64_t apart(const Pixels&) { return LANES; }
+};
+struct Apart {
+  static int64_t apart(const Pixels& pixels) { return pixels.pixel; }
+};
+
+// Call function(how `pixels` lie).
+template <class Function>
+void with_spacing(const Pixels& pixels, Function function) {
+  pixels.pixel == LANES ? function(SideBySide{}) : function(Apart{});
+}
+
 // Call visit.template tile<ROWS, COLUMNS>(row, column) on tiles of about AREA pixels that cover the rows [first, last) of `width` columns.
 template <int AREA, int COLUMNS, class Visit>
 void cover_strip(int64_t first, int64_t last, int64_t column, Visit& visit) {
@@ -67,6 +89,14 @@ void cover_strip(int64_t first, int64_t last, int64_t column, Visit& visit) {
   int64_t row = first;
   for (; row + ROWS <= last; row += ROWS) visit.template tile<ROWS, COLUMNS>(row, column);
   for (; row < last; row++) visit.template tile<1, COLUMNS>(row, column);
+}
+
+inline int64_t strips(int64_t width, int widest) { return (width + widest - 1) / widest; }
+
+// Rows of the highest tiles of so many pixels.
+inline int64_t band_rows(int64_t width) {
+  constexpr int WIDE = TILE < WIDEST ? TILE : WIDEST;
+  return rows_of(static_cast<int>(width / strips(width, WIDE)), TILE);
 }
 
 template <int AREA, class Visit, int... WIDTHS>
@@ -78,9 +108,9 @@ void cover_strip_of(int64_t columns, int64_t first, int64_t last, int64_t column
 template <int AREA = TILE, class Visit>
 void cover(int64_t first, int64_t last, int64_t width, Visit visit) {
   constexpr int WIDE = AREA < WIDEST ? AREA : WIDEST;
-  const int64_t strips = (width + WIDE - 1) / WIDE;
-  for (int64_t strip = 0; strip < strips; strip++) {
-    const int64_t column = width * strip / strips, next = width * (strip + 1) / strips;
+  const int64_t count = strips(width, WIDE);
+  for (int64_t strip = 0; strip < count; strip++) {
+    const int64_t column = width * strip / count, next = width * (strip + 1) / count;
     cover_strip_of<AREA>(next - column, first, last, column, visit, std::make_integer_sequence<int, WIDE>{});
   }
 }

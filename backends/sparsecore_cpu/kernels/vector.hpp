@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 
 #ifndef SPARSECORE_VARIANT
 #error "compile with -DSPARSECORE_VARIANT=name"
@@ -36,6 +37,13 @@ inline Vector load_anywhere(const float* from) {
 
 inline void store_anywhere(float* to, Vector vector) { __builtin_memcpy(to, &vector, sizeof vector); }
 
+// A place in a register, from which others are a constant away: compilers that reckon with its parts instead spend more
+// instructions on places than on what lies there.
+inline const float* settled(const float* place) {
+  __asm__("" : "+r"(place));
+  return place;
+}
+
 inline double sum(Vector vector) {
   double total = 0;
   for (int lane = 0; lane < LANES; lane++) total += vector[lane];
@@ -49,6 +57,33 @@ inline float folded(Vector vector) {
   for (int half = LANES / 2; half > 0; half /= 2)
     for (int lane = 0; lane < half; lane++) lanes[lane] += lanes[lane + half];
   return lanes[0];
+}
+
+// Of a lane of two vectors side by side: the quarter's `of`th, of the second vector from 4 on.
+constexpr int lane_in_quarter(int lane, int of) { return (of < 4 ? 0 : LANES - 4) + lane / 4 * 4 + of; }
+
+// Four lanes of each quarter of two vectors.
+template <int A, int B, int C, int D, int... LANE>
+inline Vector quarters(Vector first, Vector second, std::integer_sequence<int, LANE...>) {
+  constexpr int of[4] = {A, B, C, D};
+  return __builtin_shufflevector(first, second, lane_in_quarter(LANE, of[LANE % 4])...);
+}
+
+// Lane i of each quarter: the sum of that quarter of vector i.
+inline Vector folded_by_quarters(const Vector (&vectors)[4]) {
+  constexpr auto lanes = std::make_integer_sequence<int, LANES>{};
+  const auto halved = [&](Vector first, Vector second) {
+    return quarters<0, 4, 1, 5>(first, second, lanes) + quarters<2, 6, 3, 7>(first, second, lanes);
+  };
+  const Vector front = halved(vectors[0], vectors[1]), back = halved(vectors[2], vectors[3]);
+  return quarters<0, 1, 4, 5>(front, back, lanes) + quarters<2, 3, 6, 7>(front, back, lanes);
+}
+
+// The sum of one lane of each quarter, that at `from` and those a quarter apart from it.
+inline float folded_quarters(const float* from) {
+  float total = 0;
+  for (int lane = 0; lane < LANES; lane += 4) total += from[lane];
+  return total;
 }
 
 // The first `count` lanes, and zeros.

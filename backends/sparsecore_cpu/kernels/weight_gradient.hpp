@@ -1,16 +1,26 @@
 // The gradients of the weights that exist, and of no others.
 #pragma once
 
+#include <algorithm>
+
 #include "prepared.hpp"
 
 namespace SPARSECORE_VARIANT {
 
-// Each weight's products add up in a vector of its own over all tiles of a part.
+// The products of FOUR weights of a group at a time add up over all tiles of a part: in one vector, by quarters, so that
+// few of them leave the cache nearest the processor.
+constexpr int FOUR = 4;
+
+// Where the sums of a group's weights from its k-th on lie; groups, numbered, never share one.
+inline int64_t place_of_sums(int32_t first, int32_t k, int64_t group) { return (first / FOUR + group + (k - first) / FOUR) * LANES; }
+
+template <class Spacing>
 struct WeightGradient {
   Pixels x, gradient;
   List list;
   int64_t block, channels, first_channel, last_channel;
-  float* vectors;  // (weights, LANES)
+  float* sums;
+  Ahead& ahead;
 
   template <int ROWS, int COLUMNS>
   void tile(int64_t row, int64_t column) {
@@ -18,49 +28,57 @@ struct WeightGradient {
     const float* gradients = at(gradient, block, row, column).data;
     for (int64_t input = 0; input < list.input_blocks; input++) {
       const int32_t* groups = list.pointers + input * channels;
-      for (int64_t channel = first_channel; channel < last_channel; channel++)
+      for (int64_t channel = first_channel; channel < last_channel; channel++, ahead.step())
         if (groups[channel] < groups[channel + 1])
-          group<ROWS, COLUMNS>(from, gradients + channel * gradient.channel, groups[channel], groups[channel + 1]);
+          group<ROWS, COLUMNS>(from, gradients + channel * gradient.channel, groups[channel], groups[channel + 1],
+                               input * channels + channel);
     }
   }
 
  private:
   template <int ROWS, int COLUMNS>
   inline __attribute__((always_inline)) void group(const float* from, const float* gradients, int32_t first,
-                                                   int32_t last) {
-    constexpr int CHAINS = ROWS * COLUMNS < 4 ? ROWS * COLUMNS : 4;  // sums that do not wait for each other
+                                                   int32_t last, int64_t number) {
     Vector outputs[ROWS * COLUMNS];
     for (int r = 0; r < ROWS; r++)
       for (int c = 0; c < COLUMNS; c++)
         outputs[r * COLUMNS + c] = load(gradients + r * gradient.row + c * gradient.pixel);
-    for (int32_t k = first; k < last; k++) {
-      const float* place = from + list.offsets[k];
-      Vector sums[CHAINS] = {load(vectors + static_cast<int64_t>(k) * LANES)};
+    const int64_t apart = Spacing::apart(x);
+    float* own = sums + place_of_sums(first, first, number);
+    for (int32_t k = first; k < last; k += FOUR, own += LANES) {
+      // where fewer than FOUR are left, the last one's products take the others' places, where nobody looks
+      Vector products[FOUR];
+#pragma GCC unroll 4
+      for (int i = 0; i < FOUR; i++) {
+        const float* place = from + list.offsets[k + i < last ? k + i : last - 1];
+        constexpr int CHAINS = ROWS * COLUMNS < 2 ? 1 : 2;
+        Vector chains[CHAINS] = {};
 #pragma GCC unroll 16
-      for (int r = 0; r < ROWS; r++)
+        for (int r = 0; r < ROWS; r++) {
+          const float* line = settled(place + r * x.row);
 #pragma GCC unroll 16
-        for (int c = 0; c < COLUMNS; c++)
-          sums[(r * COLUMNS + c) % CHAINS] += outputs[r * COLUMNS + c] * load(place + r * x.row + c * x.pixel);
-      for (int chain = 1; chain < CHAINS; chain++) sums[0] += sums[chain];
-      store(vectors + static_cast<int64_t>(k) * LANES, sums[0]);
+          for (int c = 0; c < COLUMNS; c++)
+            chains[(r * COLUMNS + c) % CHAINS] += outputs[r * COLUMNS + c] * load(line + c * apart);
+        }
+        products[i] = chains[0];
+        for (int chain = 1; chain < CHAINS; chain++) products[i] += chains[chain];
+      }
+      store(own, load(own) + folded_by_quarters(products));
     }
   }
 };
 
-inline int32_t first_weight(const List& list, const Extent& extent, int64_t input, int64_t channel) {
-  return list.pointers[input * extent.channels + channel];
-}
-
 // Where most weights exist: the gradients of BUNDLE places by BUNDLE output channels stay in registers while the pixels of
-// a part pass by.
+// a band pass by.
+template <class Spacing>
 struct BundledGradient {
   Pixels x, gradient;
   List list;
-  Part part;
+  Part band;
   int64_t width, channels;
   float* gradients;  // (places, BUNDLE)
 
-  void compute(int64_t first_channel, int64_t last_channel) {
+  void add(int64_t first_channel, int64_t last_channel) {
     const int64_t bundles = (channels + BUNDLE - 1) / BUNDLE;
     for (int64_t input = 0; input < list.input_blocks; input++)
       for (int64_t first = first_channel; first < last_channel; first += BUNDLE) {
@@ -78,28 +96,37 @@ struct BundledGradient {
     Vector sums[PLACES][BUNDLE];
     for (auto& of_place : sums)
       for (auto& sum : of_place) sum = zeros();
-    const float *from[PLACES], *given[BUNDLE];
-    for (int64_t row = part.first_row; row < part.last_row; row++) {
-      const float* start = at(x, part.block, row, 0).data;
+    const int64_t apart = Spacing::apart(x);
+    for (int64_t row = band.first_row; row < band.last_row; row++) {
+      const float *start = at(x, band.block, row, 0).data, *from[PLACES], *given[BUNDLE];
       // a bundle that is not full takes its last channel several times
       for (int channel = 0; channel < BUNDLE; channel++)
-        given[channel] = at(gradient, part.block, row, 0).data +
-                         (first + (channel < full ? channel : full - 1)) * gradient.channel;
-      for (int place = 0; place < PLACES; place++) from[place] = start + list.offsets[k + place];
+        given[channel] = settled(at(gradient, band.block, row, 0).data +
+                                 (first + (channel < full ? channel : full - 1)) * gradient.channel);
+      for (int place = 0; place < PLACES; place++) from[place] = settled(start + list.offsets[k + place]);
       for (int64_t column = 0; column < width; column++)
 #pragma GCC unroll 4
         for (int place = 0; place < PLACES; place++) {
-          const Vector pixel = load(from[place] + column * x.pixel);
+          const Vector pixel = load(from[place] + column * apart);
 #pragma GCC unroll 4
           for (int channel = 0; channel < BUNDLE; channel++)
-            sums[place][channel] += pixel * load(given[channel] + column * gradient.pixel);
+            sums[place][channel] += pixel * load(given[channel] + column * LANES);
         }
     }
-    for (int place = 0; place < PLACES; place++)
-      for (int channel = 0; channel < BUNDLE; channel++)
-        gradients[(static_cast<int64_t>(k) + place) * BUNDLE + channel] = channel < full ? folded(sums[place][channel]) : 0;
+    for (int place = 0; place < PLACES; place++) {
+      float by_quarters[LANES];
+      store_anywhere(by_quarters, folded_by_quarters(sums[place]));
+      for (int channel = 0; channel < full; channel++)
+        gradients[(static_cast<int64_t>(k) + place) * BUNDLE + channel] += folded_quarters(by_quarters + channel);
+    }
   }
 };
+
+// Where many pixels pass by, adding up their sums over a vector's lanes costs little.
+inline int64_t band_rows(int64_t width, const List& list) {
+  constexpr int64_t MANY = 64;
+  return list.bundled ? (MANY + width - 1) / width : band_rows(width);
+}
 
 // The gradients of each part of the work, which come to the whole in one order whatever the threads.
 class PartialGradients {
@@ -110,21 +137,48 @@ class PartialGradients {
         weights_(list.pointers[list.input_blocks * groups_] * static_cast<int64_t>(channels_)),
         partial_(room(parts(extent) * weights_)) {}
 
-  // Those of the output channels [first, last) from one part.
-  void compute(const Pixels& x, const Pixels& gradient, int64_t number, int64_t first, int64_t last) {
-    const Part part = part_of(extent_, number);
-    float* own = partial_ + number * weights_;
-    if (list_.bundled) {
-      BundledGradient{x, gradient, list_, part, extent_.width, extent_.channels, own}.compute(first, last);
-      return;
+  // Those of the output channels [first, last) from one part, band by band.
+  class OfPart {
+   public:
+    OfPart(const PartialGradients& all, int64_t number, int64_t first, int64_t last)
+        : all_(all), own_(all.partial_ + number * all.weights_), first_(first),
+          last_(last) {
+      if (all.list_.bundled) {
+        for (int64_t input = 0; input < all.list_.input_blocks; input++) {
+          const int32_t* bundles = all.list_.pointers + input * all.groups_;
+          std::fill(own_ + bundles[first / BUNDLE] * BUNDLE, own_ + bundles[(last + BUNDLE - 1) / BUNDLE] * BUNDLE, 0.0f);
+        }
+        return;
+      }
+      static thread_local Scratch scratch;
+      sums_ = scratch.of((all.weights_ / FOUR + all.list_.input_blocks * all.groups_ + 1) * LANES);
+      all.each_four(first, last, sums_, [&](int32_t, int, float* of) { store(of, zeros()); });
     }
-    static thread_local Scratch scratch;
-    float* vectors = scratch.of(weights_ * LANES);
-    each_weight(first, last, [&](int64_t k) { store(vectors + k * LANES, zeros()); });
-    cover(part.first_row, part.last_row, extent_.width,
-          WeightGradient{x, gradient, list_, part.block, extent_.channels, first, last, vectors});
-    each_weight(first, last, [&](int64_t k) { own[k] = folded(load(vectors + k * LANES)); });
-  }
+
+    void add(const Pixels& x, const Pixels& gradient, const Part& band, Ahead& ahead) {
+      const List& list = all_.list_;
+      const Extent& extent = all_.extent_;
+      with_spacing(x, [&](auto spacing) {
+        if (list.bundled)
+          BundledGradient<decltype(spacing)>{x, gradient, list, band, extent.width, extent.channels, own_}.add(first_, last_);
+        else
+          cover(band.first_row, band.last_row, extent.width,
+                WeightGradient<decltype(spacing)>{x, gradient, list, band.block, extent.channels, first_, last_, sums_, ahead});
+      });
+    }
+
+    void end() const {
+      if (all_.list_.bundled) return;
+      all_.each_four(first_, last_, sums_, [&](int32_t k, int count, const float* of) {
+        for (int i = 0; i < count; i++) own_[k + i] = folded_quarters(of + i);
+      });
+    }
+
+   private:
+    const PartialGradients& all_;
+    float *own_, *sums_ = nullptr;
+    int64_t first_, last_;
+  };
 
   void add_up(float* gradients) const {
     for (int64_t k = 0; k < weights_; k++) gradients[k] = 0;
@@ -133,12 +187,16 @@ class PartialGradients {
   }
 
  private:
+  // Call visit(first of up to FOUR weights, how many, where their sums lie) for those of the output channels [first, last).
   template <class Visit>
-  void each_weight(int64_t first, int64_t last, Visit visit) const {
-    for (int64_t input = 0; input < list_.input_blocks; input++) {
-      const int32_t* groups = list_.pointers + input * extent_.channels;
-      for (int64_t k = groups[first]; k < groups[last]; k++) visit(k);
-    }
+  void each_four(int64_t first, int64_t last, float* sums, Visit visit) const {
+    for (int64_t input = 0; input < list_.input_blocks; input++)
+      for (int64_t channel = first; channel < last; channel++) {
+        const int64_t group = input * extent_.channels + channel;
+        const int32_t start = list_.pointers[group], end = list_.pointers[group + 1];
+        for (int32_t k = start; k < end; k += FOUR)
+          visit(k, end - k < FOUR ? end - k : FOUR, sums + place_of_sums(start, k, group));
+      }
   }
 
   // The calling thread's, for all its calls: memory fresh from the system costs more than what is computed in it.
@@ -162,8 +220,13 @@ inline void weight_gradient(const Input& x, const Input& gradient, List list, fl
     static thread_local Scratch x_scratch, gradient_scratch;
     const int64_t number = task / cuts, cut = task % cuts;
     const Part part = part_of(extent, number);
-    partial.compute(prepared(x, extent, part, x_scratch), prepared(gradient, extent, part, gradient_scratch), number,
-                    channel_cut(extent, cut, cuts), channel_cut(extent, cut + 1, cuts));
+    Prepared read(x, extent, part, x_scratch), given(gradient, extent, part, gradient_scratch);
+    PartialGradients::OfPart own(partial, number, channel_cut(extent, cut, cuts), channel_cut(extent, cut + 1, cuts));
+    by_bands(part, band_rows(extent.width, list), [&](const Part& band) {
+      Ahead ahead;
+      own.add(read.above(band.last_row), given.above(band.last_row), band, ahead);
+    });
+    own.end();
   });
   partial.add_up(gradients);
 }

@@ -19,10 +19,10 @@ from sparsecore_cpu.machine import Floats, Form
 
 Places = NDArray[np.int32]
 
-_WEIGHTS_A_GROUP = 25
+_WEIGHTS_A_GROUP = 16
 """Enough of them make up for loading and storing the outputs that they add to; fewer keep more of the input cached."""
 
-_BUNDLED = 0.65
+_BUNDLED = 0.7
 """From this density on it is faster to compute with zeros where none exists than to go through single weights."""
 
 _INPUTS_A_BUNDLE = 16
@@ -163,7 +163,8 @@ class Taps:
     ) -> tuple[Places, Places, Places]:
         """Each weight by itself: which entries, their offsets, and where each group of them starts."""
         outputs, inputs = self.shape[:2]
-        block = min(inputs, max(8, math.ceil(_WEIGHTS_A_GROUP * outputs * inputs / max(len(chosen), 1))))
+        blocks = max(1, min(inputs // 8, round(len(chosen) / outputs / _WEIGHTS_A_GROUP)))
+        block = -(-inputs // blocks)
         blocks = -(-inputs // block)
         order, pointers = np.empty(len(chosen), np.int32), np.empty(blocks * outputs + 1, np.int32)
         keys = self.into[chosen] // block * outputs + self.out[chosen]
