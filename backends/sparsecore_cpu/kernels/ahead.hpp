@@ -40,4 +40,10 @@ class Ahead {
   int64_t lines_ = 0, share_ = 0;
 };
 
+// How often tiles that go through a list weight by weight look ahead.
+inline int64_t looks_of_tiles(const List& list, const Extent& extent, const Part& band, int64_t channels) {
+  const int64_t height = band_rows(extent.width), rows = band.last_row - band.first_row;
+  return channels * list.input_blocks * strips(extent.width, WIDEST) * ((rows + height - 1) / height);
+}
+
 }  // namespace SPARSECORE_VARIANT

@@ -68,24 +68,38 @@ class Bound {
     table_->weight_gradient(plan.x, given, weights.list(), gradients.data(), plan.extent, threads);
   }
 
-  void backward(const Read& x, const Read& gradient, const Weights& weights, const Floats& gradients,
-                const Activation& out, const Activation* add, const Weights& transposed, const Masking* masking,
+  // `transposed`: pairs of weights and the steps at which they make the inputs' gradient.
+  void backward(const Read& x, const Read& gradient, const Weights& weights, int64_t stride, const Floats& gradients,
+                const Activation& out, const Activation* add, const nb::sequence& transposed, const Masking* masking,
                 const Sums& sums, int threads) const {
     const Activation& made = gradient.pixels;
     expect(gradients.shape(0) == weights.values.shape(0), "there are not as many gradients as weights");
-    expect(made.extent.height == out.extent.height && made.extent.width == out.extent.width,
-           "outputs and inputs differ in height or width");
-    const Plan forward(x, made, weights, Steps{1, 1, 0, 0}, lanes());
-    Plan behind(gradient, out, transposed, Steps{1, 1, 0, 0}, lanes());
-    behind.x.first_row = std::min<int64_t>(behind.x.first_row, 0);
-    behind.x.last_row = std::max<int64_t>(behind.x.last_row, 0);
-    std::vector<double> partial = room(out.extent, sums);
-    const Mask mask = masking ? masking->mask(out) : Mask{};
-    const float* more = started(out, add, behind);
+    const Plan forward(x, made, weights, Steps{stride, 1, 0, 0}, lanes());
+    Input given = gradient.input(1, nullptr);
+    Pixels to = stepped(out.pixels, stride);
+    std::vector<Behind> behind;
+    for (const nb::handle& pair : transposed) {
+      const auto& back = nb::cast<const Weights&>(pair[0]);
+      const auto& steps = nb::cast<const Steps&>(pair[1]);
+      expect(steps.x_step == 1 && steps.out_step == stride, "the transposed weights go by other strides");
+      const Plan plan(gradient, out, back, steps, lanes());
+      expect(plan.extent.height == made.extent.height && plan.extent.width == made.extent.width,
+             "each place among the strides has as many pixels as the outputs");
+      given.first_row = std::min(given.first_row, plan.x.first_row);
+      given.last_row = std::max(given.last_row, plan.x.last_row);
+      behind.push_back({back.list(), plan.shift});
+    }
+    std::vector<double> partial(static_cast<size_t>(table_->parts(made.extent) * out.extent.channels * 2));
+    expect_sums(sums, out.extent);
+    Mask mask = masking ? masking->mask(out) : Mask{};
+    mask.input = stepped(mask.input, stride);
+    if (add) expect_alike(*add, out);
     {
       nb::gil_scoped_release others_may_run;
-      table_->backward(forward.x, behind.x, weights.list(), gradients.data(), made.extent, out.pixels, more,
-                       transposed.list(), out.extent.channels, masking ? &mask : nullptr, partial.data(), threads);
+      table_->backward(forward.x, given, weights.list(), gradients.data(), made.extent, to,
+                       add ? add->pixels.data : nullptr, {behind.data(), static_cast<int64_t>(behind.size())},
+                       out.extent.channels, masking ? &mask : nullptr,
+                       partial.data(), threads);
     }
     if (masking) add_up(partial, out.extent.channels, sums);
   }

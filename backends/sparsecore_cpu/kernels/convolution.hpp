@@ -1,8 +1,6 @@
 // Convolution by a list of the weights that exist: each is one multiply-add of a vector for each output pixel.
 #pragma once
 
-#include <algorithm>
-
 #include "prepared.hpp"
 
 namespace SPARSECORE_VARIANT {
@@ -11,6 +9,7 @@ namespace SPARSECORE_VARIANT {
 struct Plain {
   template <int ROWS, int COLUMNS>
   void finish(Vector (&)[ROWS * COLUMNS], int64_t, int64_t, int64_t, int64_t) {}
+  Plain moved(int64_t) const { return {}; }
   void end() const {}
 };
 
@@ -79,6 +78,13 @@ struct Masked {
         products += output * (x - mean);
       }
     lanes.add(channel, total, products);
+  }
+
+  // The same for outputs so many floats further.
+  Masked moved(int64_t shift) const {
+    Masked there = *this;
+    there.mask.input.data += shift;
+    return there;
   }
 
   void end() const { lanes.write(sums); }
@@ -169,14 +175,20 @@ struct Written {
     start.data = const_cast<float*>(add);
     if (add) ahead.rows(start, band.block, band.first_row, band.last_row);
   }
+
+  Written moved(int64_t shift) const {
+    Written there = *this;
+    there.out.data += shift;
+    if (add) there.add += shift;
+    return there;
+  }
 };
 
 // How often a convolution over a band looks ahead.
 inline int64_t looks(const List& list, const Extent& extent, const Part& band, int64_t channels) {
-  const int64_t rows = band.last_row - band.first_row;
-  if (list.bundled) return (channels + BUNDLE - 1) / BUNDLE * list.input_blocks * strips(extent.width, TILE / BUNDLE) * rows;
-  const int64_t tile_rows = band_rows(extent.width);
-  return channels * list.input_blocks * strips(extent.width, WIDEST) * ((rows + tile_rows - 1) / tile_rows);
+  if (!list.bundled) return looks_of_tiles(list, extent, band, channels);
+  const int64_t bundles = (channels + BUNDLE - 1) / BUNDLE;
+  return bundles * list.input_blocks * strips(extent.width, TILE / BUNDLE) * (band.last_row - band.first_row);
 }
 
 // The channels [first, last) of one band.
@@ -207,13 +219,10 @@ void convolve_by_parts(const Input& x, Pixels out, const float* add, List list, 
     Prepared read(x, extent, part, scratch);
     const Written to{out, add};
     auto finish = finish_of(task / cuts, first, last);
-    const int64_t height = band_rows(extent.width);
-    by_bands(part, height, [&](const Part& band) {
+    Bands(extent, task / cuts, band_rows(extent.width), threads).each([&](const Part& band, const Part& next) {
       const Pixels& given = read.above(band.last_row);
       Ahead ahead;
-      Part next{band.block, band.last_row, std::min(band.last_row + height, part.last_row)};if(band.last_row==part.last_row){next=part_of(extent,(task/cuts+1)%parts(extent)); next.last_row=std::min(next.last_row,next.first_row+height);}
-      read.soon(next, ahead);
-      to.soon(next, ahead);
+      read.soon(next, ahead), to.soon(next, ahead);
       ahead.over(looks(list, extent, band, last - first));
       convolve_band(given, to, list, extent, band, first, last, finish, ahead);
     });

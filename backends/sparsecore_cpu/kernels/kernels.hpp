@@ -53,6 +53,19 @@ struct List {
 
 constexpr int BUNDLE = 4;
 
+// The transposed weights that make the gradient of every stride-th input pixel in both directions, from the pixel on that
+// lies `shift` floats from the first.
+struct Behind {
+  List list;
+  int64_t shift;
+};
+struct Behinds {
+  const Behind* first;
+  int64_t count;
+  const Behind* begin() const { return first; }
+  const Behind* end() const { return first + count; }
+};
+
 // A convolution of one image whose channels each lie in one run, row behind row with zeros between them. The rows of
 // inputs and outputs are as far apart, so that a weight reads at one offset from every output; outputs go on for
 // `pixels` from one row into the next. `inside` is 1 for those that are in the image and 0 for those between, which
@@ -90,10 +103,11 @@ struct Kernels {
   void (*weight_gradient)(const Input& x, const Input& gradient, List list, float* gradients, Extent extent,
                           int threads);
 
-  // both gradients of a convolution whose outputs and inputs have the same height and width: what it reads of the
-  // outputs' gradient is computed once. `extent` is the outputs', `inputs` their number of channels.
+  // both gradients of a convolution in one pass, so that what it reads of the outputs' gradient is computed once.
+  // `extent` is the outputs', `inputs` the number of input channels; each of `behind` makes as many pixels of `out` as
+  // there are outputs. `sums` are for each part and all of `behind` together.
   void (*backward)(const Input& x, const Input& gradient, List list, float* gradients, Extent extent, Pixels out,
-                   const float* add, List transposed, int64_t inputs, const Mask* mask, double* sums, int threads);
+                   const float* add, Behinds behind, int64_t inputs, const Mask* mask, double* sums, int threads);
 
   // out = scale * x + shift by channel, and zero where that is negative
   void (*affine)(Pixels x, Pixels out, const float* scale, const float* shift, Extent extent, int threads);

@@ -71,8 +71,8 @@ NB_MODULE(_kernels, module) {
            "sums"_a.noconvert(), "threads"_a)
       .def("weight_gradient", &Bound::weight_gradient, "x"_a, "gradient"_a, "weights"_a, "steps"_a,
            "gradients"_a.noconvert(), "threads"_a)
-      .def("backward", &Bound::backward, "x"_a, "gradient"_a, "weights"_a, "gradients"_a.noconvert(), "out"_a, "add"_a.none(),
-           "transposed"_a, "mask"_a.none(), "sums"_a.noconvert(), "threads"_a)
+      .def("backward", &Bound::backward, "x"_a, "gradient"_a, "weights"_a, "stride"_a, "gradients"_a.noconvert(),
+           "out"_a, "add"_a.none(), "transposed"_a, "mask"_a.none(), "sums"_a.noconvert(), "threads"_a)
       .def("affine", &Bound::affine, "x"_a, "out"_a, "scale"_a, "shift"_a, "threads"_a)
       .def("affine_relu", &Bound::affine_relu, "x"_a, "out"_a, "scale"_a, "shift"_a, "threads"_a)
       .def("combine", &Bound::combine, "gradient"_a, "x"_a, "out"_a, "add"_a.none(), "by_gradient"_a, "by_x"_a, "constant"_a, "threads"_a)

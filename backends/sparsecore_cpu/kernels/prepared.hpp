@@ -60,16 +60,19 @@ class Prepared {
 
   // With those for all outputs above `row`.
   const Pixels& above(int64_t row) {
+    above_ = row;
     if (input_.scale)
       for (const int64_t last = last_for(row); next_ <= last; next_++)
-        for (int64_t channel = 0; channel < input_.channels; channel++)
+        for (int64_t channel = 0; channel < input_.channels && is_read(last - next_); channel++)
           line(next_, channel, pixels_.data - margin() + next_ * pixels_.row + channel * pixels_.channel);
     return stepped_;
   }
 
-  // What those of the outputs in the rows of `band` will read that those above do not.
+  // What the outputs of another band read, and those so far did not.
   void soon(const Part& band, Ahead& ahead) const {
-    const int64_t first = band.block==block_ && band.first_row ? last_for(band.first_row) + 1: band.first_row*input_.step+input_.first_row, last = last_for(band.last_row) + 1;
+    const bool goes_on = band.block == block_ && band.first_row == above_;
+    const int64_t first = goes_on ? last_for(above_) + 1 : band.first_row * input_.step + input_.first_row;
+    const int64_t last = last_for(band.last_row) + 1;
     ahead.rows(input_.pixels, band.block, first, last);
     if (input_.other.data) ahead.rows(input_.other, band.block, first, last);
   }
@@ -77,6 +80,9 @@ class Prepared {
  private:
   int64_t margin() const { return input_.border * LANES; }
   int64_t last_for(int64_t row) const { return (row - 1) * input_.step + input_.last_row; }
+
+  // So many rows above the last one that an output reads: small kernels with large strides leave some out.
+  bool is_read(int64_t rows_above) const { return rows_above % input_.step <= input_.last_row - input_.first_row; }
 
   void line(int64_t row, int64_t channel, float* to) const {
     if (row < 0 || row >= input_.height) return empty(to, pixels_.channel);
@@ -89,7 +95,7 @@ class Prepared {
   int64_t block_;
   int live_;
   Pixels pixels_, stepped_;
-  int64_t next_ = 0;
+  int64_t next_ = 0, above_ = 0;
 };
 
 }  // namespace SPARSECORE_VARIANT

@@ -42,12 +42,33 @@ inline Part part_of(const Extent& extent, int64_t index) {
   return {index / count, row(number), row(number + 1)};
 }
 
-// A part is worked off in bands of a few rows: as high as its tiles are.
-template <class Visit>
-void by_bands(const Part& part, int64_t height, Visit visit) {
-  for (int64_t row = part.first_row; row < part.last_row; row += height)
-    visit(Part{part.block, row, row + height < part.last_row ? row + height : part.last_row});
-}
+// A part is worked off in bands of a few rows.
+class Bands {
+ public:
+  Bands(const Extent& extent, int64_t part, int64_t rows, int threads)
+      : extent_(extent), part_(part), rows_(rows), threads_(threads) {}
+
+  // Call visit(band, the one that the same thread will probably work on next).
+  template <class Visit>
+  void each(Visit visit) const {
+    const Part part = part_of(extent_, part_);
+    for (Part band = first_of(part); band.first_row < part.last_row;) {
+      const Part next = band.last_row < part.last_row ? first_of({part.block, band.last_row, part.last_row})
+                                                      : first_of(part_of(extent_, (part_ + threads_) % parts(extent_)));
+      visit(band, next);
+      band = band.last_row < part.last_row ? next : Part{part.block, part.last_row, part.last_row};
+    }
+  }
+
+ private:
+  Part first_of(const Part& part) const {
+    return {part.block, part.first_row, part.first_row + rows_ < part.last_row ? part.first_row + rows_ : part.last_row};
+  }
+
+  Extent extent_;
+  int64_t part_, rows_;
+  int threads_;
+};
 
 // Few parts (a batch of features is one) are cut by channels too.
 inline int64_t channel_parts(const Extent& extent) {
@@ -67,10 +88,11 @@ inline Pixels at(const Pixels& pixels, int64_t block, int64_t row, int64_t colum
   return moved;
 }
 
-// Floats from one pixel to the next: known to the compiler where they lie side by side, as they nearly always do, so that
-// the inner loops need no arithmetic for their places.
-struct SideBySide {
-  static constexpr int64_t apart(const Pixels&) { return LANES; }
+// Floats from one pixel to the next: known to the compiler for strides of 1 and 2, so that the inner loops need no
+// arithmetic for their places.
+template <int STEP>
+struct Every {
+  static constexpr int64_t apart(const Pixels&) { return STEP * LANES; }
 };
 struct Apart {
   static int64_t apart(const Pixels& pixels) { return pixels.pixel; }
@@ -79,7 +101,9 @@ struct Apart {
 // Call function(how `pixels` lie).
 template <class Function>
 void with_spacing(const Pixels& pixels, Function function) {
-  pixels.pixel == LANES ? function(SideBySide{}) : function(Apart{});
+  if (pixels.pixel == LANES) return function(Every<1>{});
+  if (pixels.pixel == 2 * LANES) return function(Every<2>{});
+  function(Apart{});
 }
 
 // Call visit.template tile<ROWS, COLUMNS>(row, column) on tiles of about AREA pixels that cover the rows [first, last) of `width` columns.

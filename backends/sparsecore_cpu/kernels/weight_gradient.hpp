@@ -1,8 +1,6 @@
 // The gradients of the weights that exist, and of no others.
 #pragma once
 
-#include <algorithm>
-
 #include "prepared.hpp"
 
 namespace SPARSECORE_VARIANT {
@@ -146,13 +144,19 @@ class PartialGradients {
       if (all.list_.bundled) {
         for (int64_t input = 0; input < all.list_.input_blocks; input++) {
           const int32_t* bundles = all.list_.pointers + input * all.groups_;
-          std::fill(own_ + bundles[first / BUNDLE] * BUNDLE, own_ + bundles[(last + BUNDLE - 1) / BUNDLE] * BUNDLE, 0.0f);
+          const int32_t start = bundles[first / BUNDLE], end = bundles[(last + BUNDLE - 1) / BUNDLE];
+          for (int64_t k = int64_t{start} * BUNDLE; k < int64_t{end} * BUNDLE; k++) own_[k] = 0;
         }
         return;
       }
       static thread_local Scratch scratch;
       sums_ = scratch.of((all.weights_ / FOUR + all.list_.input_blocks * all.groups_ + 1) * LANES);
       all.each_four(first, last, sums_, [&](int32_t, int, float* of) { store(of, zeros()); });
+    }
+
+    // How often `add` looks ahead.
+    int64_t looks(const Part& band) const {
+      return all_.list_.bundled ? 0 : looks_of_tiles(all_.list_, all_.extent_, band, last_ - first_);
     }
 
     void add(const Pixels& x, const Pixels& gradient, const Part& band, Ahead& ahead) {
@@ -222,8 +226,10 @@ inline void weight_gradient(const Input& x, const Input& gradient, List list, fl
     const Part part = part_of(extent, number);
     Prepared read(x, extent, part, x_scratch), given(gradient, extent, part, gradient_scratch);
     PartialGradients::OfPart own(partial, number, channel_cut(extent, cut, cuts), channel_cut(extent, cut + 1, cuts));
-    by_bands(part, band_rows(extent.width, list), [&](const Part& band) {
+    Bands(extent, number, band_rows(extent.width, list), threads).each([&](const Part& band, const Part& next) {
       Ahead ahead;
+      read.soon(next, ahead), given.soon(next, ahead);
+      ahead.over(own.looks(band));
       own.add(read.above(band.last_row), given.above(band.last_row), band, ahead);
     });
     own.end();

@@ -4,6 +4,7 @@ All check their arguments and raise ``ValueError``; none keeps the interpreter's
 channel are float32, ``sums`` are (channels, 2), float64, and are added to.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -122,15 +123,16 @@ class Kernels:
         x: Read,
         gradient: Read,
         weights: Weights,
+        stride: int,
         gradients: Floats,
         out: Activation,
         add: Activation | None,
-        transposed: Weights,
+        transposed: Sequence[tuple[Weights, Steps]],
         mask: Mask | None,
         sums: Sums,
         threads: int,
     ) -> None:
-        """Both gradients, where inputs and outputs have the same height and width; sums only with a mask."""
+        """Both gradients, where the input has ``stride`` times the outputs' height and width; sums only with a mask."""
 
     def affine(self, x: Activation, out: Activation, scale: Floats, shift: Floats, threads: int) -> None:
         """Out = scale·x + shift."""

@@ -85,8 +85,8 @@ class Convolution:
         start, sums = add.handle if add else None, np.zeros((out.form.channels, 2))
         if self.window.keeps(out.form, gradient.form):
             x, weights = self._forward(machine, x)
-            listed, behind = np.empty(len(weights.order), np.float32), lists[0].handle
-            inputs = (x.handle, gradient.handle, weights.handle, listed)
+            listed, behind = np.empty(len(weights.order), np.float32), [(one.handle, one.steps) for one in lists]
+            inputs = (x.handle, gradient.handle, weights.handle, self.window.stride, listed)
             machine.kernels.backward(*inputs, out.handle, start, behind, mask, sums, machine.threads)
             self._accumulate(weights, listed)
             return sums

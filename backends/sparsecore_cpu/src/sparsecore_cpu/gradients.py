@@ -155,9 +155,9 @@ class Gradient:
         if start is not None and not terms:
             terms, start = [Combined.unchanged(start)], None
         *before, last = terms
-        if before:
-            start = _written(machine, form, start, before)
-        out = machine.buffers.take(form)
+        # what was written here is nobody else's: the last term goes on in the same memory
+        start = _written(machine, form, start, before) if before else start
+        out = start if before and start else machine.buffers.take(form)
         return out, last.write_masked(machine, out, start, mask)
 
     def _taken(self) -> tuple[Buffer | None, list[Term]]:

@@ -142,10 +142,11 @@ class Layer:
         if not self.window.keeps(out.form, gradient.form):
             self.backward_input(gradient, values, out, threads)
             return self.backward_weight(x, gradient, threads)
-        (weights,), (behind,) = self._forward(x), self._backward(gradient, values)
+        (weights,), lists = self._forward(x), self._backward(gradient, values)
+        behind = [(one.handle, one.steps) for one in lists]
         listed, sums = np.empty(len(weights.order), np.float32), np.zeros((out.form.channels, 2))
-        inputs = (_read(x), _read(gradient), weights.handle, listed)
-        self.kernels.backward(*inputs, out.handle, None, behind.handle, None, sums, threads)
+        inputs = (_read(x), _read(gradient), weights.handle, self.window.stride, listed)
+        self.kernels.backward(*inputs, out.handle, None, behind, None, sums, threads)
         return weights.entries(listed, len(self.taps.out))
 
     def _convolve(self, x: Buffer, lists: Iterable[WeightList], out: Buffer, threads: int) -> None:
