@@ -33,7 +33,7 @@ struct Part {
   int64_t block, first_row, last_row;
 };
 
-inline int64_t row_parts(const Extent& extent) { return extent.height >= 16 ? 4 : extent.height >= 4 ? 2 : 1; }
+inline int64_t row_parts(const Extent& extent) { return extent.height >= 32 ? 4 : extent.height >= 4 ? 2 : 1; }
 inline int64_t parts(Extent extent) { return extent.blocks * row_parts(extent); }
 
 inline Part part_of(const Extent& extent, int64_t index) {
