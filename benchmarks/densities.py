@@ -51,7 +51,9 @@ class Densities:
         stack = "+".join(strategy["name"] for strategy in tables["strategy"])
         (last,) = deque(replay(folder), maxlen=1)
         updates = len(folder.reallocations.read_text().splitlines())
-        trained = f"{tables['model']['name']} on {tables['data']['name']}, {tables['training']['epochs']} epochs"
+        data, epochs = tables["data"], tables["training"]["epochs"]
+        images = f"{data['limit']:,} images of {data['name']}" if data.get("limit") else data["name"]
+        trained = f"{tables['model']['name']} on {images}, {epochs} epochs"
         tensors = (last.counts / np.asarray(last.layout.sizes)).round(5)
         named = dict(zip(last.layout.names, tensors.tolist(), strict=True))
         return cls(stack, round(last.sparsity, 4), f"{trained}, {updates} updates", named)

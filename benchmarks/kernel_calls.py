@@ -130,11 +130,12 @@ class Calls:
             self._activations[id(one)] for one in arguments if isinstance(one, _kernels.Activation | _kernels.Mask)
         ]
         read = [form for one in arguments if isinstance(one, self._read_type) for form in self._reads[id(one)]]
-        lists = [self._lists[id(one)] for one in arguments if isinstance(one, _kernels.Weights)]
-        if not lists:
+        all_weights = list(_weights(arguments))
+        if not all_weights:
             self.noted.append(Call(name, _size(touched[0]), seconds, 0, self._bytes(touched)))
             return
-        weights, listed = next(one for one in arguments if isinstance(one, _kernels.Weights)), lists[0]
+        lists = [self._lists[id(one)] for one in all_weights]
+        weights, listed = all_weights[0], lists[0]
         out = self._outputs.setdefault(id(weights), touched[0]) if touched else self._outputs[id(weights)]
         places = self._padded(out) * out.height * out.width / listed.out_step**2
         self.noted.append(
@@ -181,6 +182,14 @@ class _Reads:
 
     def combined(self, pixels: Any, other: Any, *factors: Any) -> Any:
         return self.calls.read(self.made.combined(pixels, other, *factors), (pixels, other))
+
+
+def _weights(arguments: Sequence[Any]) -> Iterator[Any]:
+    for one in arguments:
+        if isinstance(one, _kernels.Weights):
+            yield one
+        elif isinstance(one, list):  # of pairs of transposed weights and steps
+            yield from (weights for weights, _ in one)
 
 
 def _layer(listed: _Listed, written: Form) -> str:

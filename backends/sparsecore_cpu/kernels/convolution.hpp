@@ -232,7 +232,8 @@ void convolve_by_parts(const Input& x, Pixels out, const float* add, List list, 
 
 inline void convolve(const Input& x, Pixels out, const float* add, List list, Extent extent, double* sums,
                      int threads) {
-  if (!sums) return convolve_by_parts(x, out, add, list, extent, threads, [](int64_t, int64_t, int64_t) { return Plain{}; });
+  const auto plain = [](int64_t, int64_t, int64_t) { return Plain{}; };
+  if (!sums) return convolve_by_parts(x, out, add, list, extent, threads, plain);
   convolve_by_parts(x, out, add, list, extent, threads, [&](int64_t part, int64_t first, int64_t last) {
     return Summed{sums + part * extent.channels * 2, LaneSums(first, last)};
   });

@@ -62,7 +62,8 @@ class Bands {
 
  private:
   Part first_of(const Part& part) const {
-    return {part.block, part.first_row, part.first_row + rows_ < part.last_row ? part.first_row + rows_ : part.last_row};
+    const int64_t last = part.first_row + rows_;
+    return {part.block, part.first_row, last < part.last_row ? last : part.last_row};
   }
 
   Extent extent_;
@@ -106,7 +107,8 @@ void with_spacing(const Pixels& pixels, Function function) {
   function(Apart{});
 }
 
-// Call visit.template tile<ROWS, COLUMNS>(row, column) on tiles of about AREA pixels that cover the rows [first, last) of `width` columns.
+// Call visit.template tile<ROWS, COLUMNS>(row, column) on tiles of about AREA pixels that cover the rows [first, last) of
+// `width` columns.
 template <int AREA, int COLUMNS, class Visit>
 void cover_strip(int64_t first, int64_t last, int64_t column, Visit& visit) {
   constexpr int ROWS = rows_of(COLUMNS, AREA);

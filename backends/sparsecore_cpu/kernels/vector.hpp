@@ -50,15 +50,6 @@ inline double sum(Vector vector) {
   return total;
 }
 
-// The lanes in pairs, then the pairs in pairs: always the same order, and a few shuffles for the compiler.
-inline float folded(Vector vector) {
-  float lanes[LANES];
-  __builtin_memcpy(lanes, &vector, sizeof lanes);
-  for (int half = LANES / 2; half > 0; half /= 2)
-    for (int lane = 0; lane < half; lane++) lanes[lane] += lanes[lane + half];
-  return lanes[0];
-}
-
 // Of a lane of two vectors side by side: the quarter's `of`th, of the second vector from 4 on.
 constexpr int lane_in_quarter(int lane, int of) { return (of < 4 ? 0 : LANES - 4) + lane / 4 * 4 + of; }
 
@@ -79,10 +70,12 @@ inline Vector folded_by_quarters(const Vector (&vectors)[4]) {
   return quarters<0, 1, 4, 5>(front, back, lanes) + quarters<2, 3, 6, 7>(front, back, lanes);
 }
 
-// The sum of one lane of each quarter, that at `from` and those a quarter apart from it.
-inline float folded_quarters(const float* from) {
-  float total = 0;
-  for (int lane = 0; lane < LANES; lane += 4) total += from[lane];
+// Four lanes: the sums of all quarters at `from`.
+typedef float Quarter __attribute__((vector_size(4 * sizeof(float)), aligned(sizeof(float)), may_alias));
+
+inline Quarter sum_of_quarters(const float* from) {
+  Quarter total = *reinterpret_cast<const Quarter*>(from);
+  for (int lane = 4; lane < LANES; lane += 4) total += *reinterpret_cast<const Quarter*>(from + lane);
   return total;
 }
 

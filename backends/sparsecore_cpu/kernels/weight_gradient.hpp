@@ -5,12 +5,14 @@
 
 namespace SPARSECORE_VARIANT {
 
-// The products of FOUR weights of a group at a time add up over all tiles of a part: in one vector, by quarters, so that
-// few of them leave the cache nearest the processor.
+// The products of FOUR weights of a group at a time add up over all tiles of a part: in one vector, by quarters, so
+// that few of them leave the nearest cache.
 constexpr int FOUR = 4;
 
 // Where the sums of a group's weights from its k-th on lie; groups, numbered, never share one.
-inline int64_t place_of_sums(int32_t first, int32_t k, int64_t group) { return (first / FOUR + group + (k - first) / FOUR) * LANES; }
+inline int64_t place_of_sums(int32_t first, int32_t k, int64_t group) {
+  return (first / FOUR + group + (k - first) / FOUR) * LANES;
+}
 
 template <class Spacing>
 struct WeightGradient {
@@ -66,8 +68,8 @@ struct WeightGradient {
   }
 };
 
-// Where most weights exist: the gradients of BUNDLE places by BUNDLE output channels stay in registers while the pixels of
-// a band pass by.
+// Where most weights exist: the gradients of BUNDLE places by BUNDLE output channels stay in registers while the pixels
+// of a band pass by.
 template <class Spacing>
 struct BundledGradient {
   Pixels x, gradient;
@@ -114,8 +116,9 @@ struct BundledGradient {
     for (int place = 0; place < PLACES; place++) {
       float by_quarters[LANES];
       store_anywhere(by_quarters, folded_by_quarters(sums[place]));
+      const Quarter by_channel = sum_of_quarters(by_quarters);
       for (int channel = 0; channel < full; channel++)
-        gradients[(static_cast<int64_t>(k) + place) * BUNDLE + channel] += folded_quarters(by_quarters + channel);
+        gradients[(static_cast<int64_t>(k) + place) * BUNDLE + channel] += by_channel[channel];
     }
   }
 };
@@ -162,19 +165,26 @@ class PartialGradients {
     void add(const Pixels& x, const Pixels& gradient, const Part& band, Ahead& ahead) {
       const List& list = all_.list_;
       const Extent& extent = all_.extent_;
+      const int64_t width = extent.width, channels = extent.channels;
       with_spacing(x, [&](auto spacing) {
+        using Bundled = BundledGradient<decltype(spacing)>;
+        using Single = WeightGradient<decltype(spacing)>;
         if (list.bundled)
-          BundledGradient<decltype(spacing)>{x, gradient, list, band, extent.width, extent.channels, own_}.add(first_, last_);
+          Bundled{x, gradient, list, band, width, channels, own_}.add(first_, last_);
         else
-          cover(band.first_row, band.last_row, extent.width,
-                WeightGradient<decltype(spacing)>{x, gradient, list, band.block, extent.channels, first_, last_, sums_, ahead});
+          cover(band.first_row, band.last_row, width,
+                Single{x, gradient, list, band.block, channels, first_, last_, sums_, ahead});
       });
     }
 
     void end() const {
       if (all_.list_.bundled) return;
       all_.each_four(first_, last_, sums_, [&](int32_t k, int count, const float* of) {
-        for (int i = 0; i < count; i++) own_[k + i] = folded_quarters(of + i);
+        const Quarter gradients = sum_of_quarters(of);
+        if (count == FOUR)
+          *reinterpret_cast<Quarter*>(own_ + k) = gradients;
+        else
+          for (int i = 0; i < count; i++) own_[k + i] = gradients[i];
       });
     }
 
@@ -191,7 +201,7 @@ class PartialGradients {
   }
 
  private:
-  // Call visit(first of up to FOUR weights, how many, where their sums lie) for those of the output channels [first, last).
+  // Call visit(first of up to FOUR weights, how many, where their sums lie) for the output channels [first, last).
   template <class Visit>
   void each_four(int64_t first, int64_t last, float* sums, Visit visit) const {
     for (int64_t input = 0; input < list_.input_blocks; input++)

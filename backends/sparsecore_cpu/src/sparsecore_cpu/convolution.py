@@ -58,7 +58,8 @@ class Convolution:
 
     def forward(self, machine: Machine, x: Reading, form: Form, add: Buffer | None, sums: Sums | None) -> Buffer:
         """Add + the convolution of ``x``."""
-        x, weights = self._forward(machine, x)
+        x = bordered(machine, x, self.window.padding)
+        weights = self.lists.forward(self.entries, self.window, Strides.of(x.form, machine.kernels.lanes))
         out = machine.buffers.take(form)
         start = add.handle if add else None
         machine.kernels.convolve(x.handle, out.handle, start, weights.handle, weights.steps, sums, machine.threads)
@@ -66,7 +67,7 @@ class Convolution:
 
     def backward_weight(self, machine: Machine, x: Reading, gradient: Reading) -> None:
         """Add the weights' gradients to theirs."""
-        x, weights = self._forward(machine, x)
+        x, weights = self._places(machine, x)
         listed = np.empty(len(weights.order), np.float32)
         machine.kernels.weight_gradient(
             x.handle, gradient.handle, weights.handle, weights.steps, listed, machine.threads
@@ -84,7 +85,7 @@ class Convolution:
         lists = self.lists.backward(self.entries, self.window, Strides.of(gradient.form, machine.kernels.lanes))
         start, sums = add.handle if add else None, np.zeros((out.form.channels, 2))
         if self.window.keeps(out.form, gradient.form):
-            x, weights = self._forward(machine, x)
+            x, weights = self._places(machine, x)
             listed, behind = np.empty(len(weights.order), np.float32), [(one.handle, one.steps) for one in lists]
             inputs = (x.handle, gradient.handle, weights.handle, self.window.stride, listed)
             machine.kernels.backward(*inputs, out.handle, start, behind, mask, sums, machine.threads)
@@ -102,9 +103,9 @@ class Convolution:
     def _accumulate(self, weights: WeightList, listed: Floats) -> None:
         self.entries.accumulate(weights.entries(listed, len(self.entries.positions)))
 
-    def _forward(self, machine: Machine, x: Reading) -> tuple[Reading, WeightList]:
+    def _places(self, machine: Machine, x: Reading) -> tuple[Reading, WeightList]:
         x = bordered(machine, x, self.window.padding)
-        return x, self.lists.forward(self.entries, self.window, Strides.of(x.form, machine.kernels.lanes))
+        return x, self.lists.gradients(self.entries, self.window, Strides.of(x.form, machine.kernels.lanes))
 
     def _reached(self, machine: Machine, gradient: Reading, x: Form) -> Reading:
         kernel = (*self.entries.shape, 1, 1)[2:4]

@@ -110,24 +110,31 @@ class Lists:
 
     def forward(self, entries: Entries, window: Window, x: Strides) -> WeightList:
         """Filled with the values of now."""
+        return _filled(self.gradients(entries, window, x), entries.values())
+
+    def gradients(self, entries: Entries, window: Window, x: Strides) -> WeightList:
+        """The same with whatever values: those of the weights' gradients are asked for."""
         key = ("forward", entries.shape, window, x)
-        (weights,) = self._filled(entries, key, lambda taps: [taps.forward(window, x)])
+        (weights,) = self._kept(entries, key, lambda taps: [taps.forward(window, x)])
         return weights
 
     def backward(self, entries: Entries, window: Window, gradient: Strides) -> list[WeightList]:
-        """Likewise."""
+        """Filled with the values of now, too."""
         key = ("backward", entries.shape, window, gradient)
-        return self._filled(entries, key, lambda taps: list(taps.backward(window, gradient)))
+        lists, values = self._kept(entries, key, lambda taps: list(taps.backward(window, gradient))), entries.values()
+        return [_filled(weights, values) for weights in lists]
 
     def of(self, owner: Any) -> list[WeightList]:
         """All that there are of the entries with this owner."""
         return [weights for some in self._made.get(owner, {}).values() for weights in some]
 
-    def _filled(self, entries: Entries, key: Any, make: Callable[[Taps], list[WeightList]]) -> list[WeightList]:
+    def _kept(self, entries: Entries, key: Any, make: Callable[[Taps], list[WeightList]]) -> list[WeightList]:
         made = self._made.setdefault(entries.owner, {})
         if key not in made:
             made[key] = make(Taps.of(entries.shape, entries.positions))
-        values = entries.values()
-        for weights in made[key]:
-            weights.fill(values)
         return made[key]
+
+
+def _filled(weights: WeightList, values: NDArray[Any]) -> WeightList:
+    weights.fill(values)
+    return weights

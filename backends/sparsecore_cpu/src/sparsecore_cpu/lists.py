@@ -4,8 +4,8 @@ A list is made from the positions in O(N) by counting: once for a topology and a
 values are gathered into it.
 """
 
-import math
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import product
 
 import attrs
@@ -194,6 +194,7 @@ class Taps:
         return order, np.concatenate(runs), pointers
 
 
+@lru_cache(maxsize=1024)
 def border_behind(window: Window, kernel: int, made: int, side: int) -> int:
     """How many zeros around the outputs' gradient of ``made`` pixels a side those of ``side`` inputs ask for."""
     reach = [
