@@ -22,7 +22,7 @@ Places = NDArray[np.int32]
 _WEIGHTS_A_GROUP = 16
 """Enough of them make up for loading and storing the outputs that they add to; fewer keep more of the input cached."""
 
-_BUNDLED = 0.7
+_BUNDLED = 0.75
 """From this density on it is faster to compute with zeros where none exists than to go through single weights."""
 
 _INPUTS_A_BUNDLE = 16
