@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import attrs
+import numpy as np
 from kinds import replaced
 
 from sparsecore_cpu import _kernels, operations
@@ -113,7 +114,7 @@ class Calls:
             several: list[WeightList] = made if isinstance(made, list) else [made]
             out_step = window.stride if kernel == BACKWARD else 1
             for one in several:
-                weights = len(one.order) - len(one.absent)
+                weights = int(np.count_nonzero(one.order < one.entries))
                 known = _Listed(kernel, entries.shape, weights, window.stride, out_step)
                 self._lists[id(one.handle)] = known
             return made

@@ -45,7 +45,7 @@ class SparseLayer:
         positions = topology.local("layer").astype(np.intp)
         values = np.random.default_rng(0).standard_normal(len(positions)).astype(np.float32)
         self._weight = Weight((SIDE, SIDE), positions, values, np.zeros_like(values))
-        self._machine, self._lists = shared, Lists()
+        self._machine, self._lists = shared, Lists(shared.threads)
         self._form = Form.of_features(batch, SIDE)
         self._x, self._gradient = self._noise(), self._noise()
 

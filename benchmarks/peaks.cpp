@@ -14,7 +14,8 @@ static float sum_of(const Vector (&sums)[CHAINS]) {
 
 // `count` multiply-adds of a vector, or a few less.
 extern "C" float between_registers(int64_t count) {
-  Vector sums[CHAINS] = {};
+  Vector sums[CHAINS];
+  for (int chain = 0; chain < CHAINS; chain++) sums[chain] = Vector{} + static_cast<float>(chain);  // else they are one
   for (int64_t i = 0; i + CHAINS <= count; i += CHAINS) {
     Vector x = Vector{} + 0.5f;
     asm volatile("" : "+x"(x));  // it may be another one each time

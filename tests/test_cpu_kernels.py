@@ -55,6 +55,12 @@ def convolve(x: Any = None, out: Any = None, add: Any = None, listed: Any = None
     KERNELS.convolve(x or read(), out or images(), add, listed or weights(0), steps or _kernels.Steps(), None, 1)
 
 
+def backward(x: Any = None, stride: int = 1, steps: Any = None, behind: Any = None) -> None:
+    transposed = [(behind or weights(0), steps or _kernels.Steps())]
+    of_weights = np.zeros(1, np.float32)
+    KERNELS.backward(x or read(), read(), weights(0), stride, of_weights, images(), None, transposed, None, sums(), 1)
+
+
 def whole(lanes: int = LANES) -> Any:
     """Memory of (1, 6, 2, 7, lanes), which begins at a cache line."""
     floats = np.zeros(6 * 2 * 7 * lanes + 16, np.float32)
@@ -154,6 +160,24 @@ REFUSED: dict[str, tuple[str, Callable[[], Any]]] = {
         lambda: _kernels.sort_by_bucket(places(0, 0), places(0), places(0, 0)),
     ),
     "no place for pointers": ("one entry a key", lambda: _kernels.sort_by_bucket(places(), places(), places())),
+    "more listed than there are places": (
+        "one place for each",
+        lambda: _kernels.gather(by_channel(2), places(0), np.zeros(2, np.float32), 1),
+    ),
+    "a place beyond the entries": (
+        "beyond the entries",
+        lambda: _kernels.gather(by_channel(2), places(0, 3), np.zeros(2, np.float32), 1),
+    ),
+    "a negative place": (
+        "beyond the entries",
+        lambda: _kernels.scatter(by_channel(1), places(-1), np.zeros(2, np.float32), 1),
+    ),
+    "a gradient by other strides": ("other strides", lambda: backward(steps=_kernels.Steps(out_step=2))),
+    "a gradient of images that are no multiple": (
+        "as many pixels",
+        lambda: backward(read(height=8, width=10), 2, _kernels.Steps(out_step=2)),
+    ),
+    "a gradient before the border": ("beyond the input's border", lambda: backward(behind=weights(BEFORE - 1))),
     "pictures of another size": (
         "do not fit",
         lambda: KERNELS.pack(np.zeros((3, 4, 6, 2), np.float32), images(), 1),
@@ -177,6 +201,8 @@ def test_what_is_refused_is_next_to_what_is_not() -> None:
     convolve(x=read(height=9, width=11), out=images(), steps=_kernels.Steps(x_step=2))
     _kernels.Activation(whole(), 3, 1, False)
     KERNELS.pool(images(), features(), 1)
+    backward()
+    _kernels.gather(by_channel(2), places(0, 2), np.zeros(2, np.float32), 1)
 
 
 LOST: dict[str, Callable[[], Any]] = {
@@ -187,6 +213,8 @@ LOST: dict[str, Callable[[], Any]] = {
     "sums": lambda: KERNELS.moments(images(), by_channel(), np.zeros((2, 2), np.float32), 1),
     "every other sum": lambda: KERNELS.moments(images(), by_channel(), np.zeros((2, 4))[:, ::2], 1),
     "gradients": lambda: KERNELS.weight_gradient(read(), read(), weights(0), _kernels.Steps(), np.zeros(1), 1),
+    "what is listed": lambda: _kernels.gather(by_channel(1), places(0), np.zeros(1), 1),
+    "entries": lambda: _kernels.scatter(by_channel(1), places(0), np.zeros(1), 1),
     "an order": lambda: _kernels.sort_by_bucket(places(0), np.zeros(1, np.int64), places(0, 0)),
 }
 
@@ -195,3 +223,16 @@ LOST: dict[str, Callable[[], Any]] = {
 def test_what_would_be_written_to_a_copy_is_refused(what: str) -> None:
     with pytest.raises(TypeError):
         LOST[what]()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("count", [0, 1, 200_000])
+def test_a_list_takes_its_values_from_the_entries_and_gives_gradients_back(count: int, threads: int) -> None:
+    rng = np.random.default_rng(count)
+    entries, listed = rng.normal(size=count).astype(np.float32), np.full(count + 5, np.nan, np.float32)
+    order = rng.permutation(np.concatenate([np.arange(count), np.full(5, count)])).astype(np.int32)
+    _kernels.gather(entries, order, listed, threads)
+    assert np.array_equal(listed, np.append(entries, 0)[order])
+    back = np.full(count, np.nan, np.float32)
+    _kernels.scatter(listed, order, back, threads)
+    assert np.array_equal(back, entries)

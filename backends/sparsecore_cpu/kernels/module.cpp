@@ -5,10 +5,6 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 
-#include <algorithm>
-#include <numeric>
-#include <vector>
-
 #include "bound.hpp"
 
 using namespace nanobind::literals;
@@ -16,27 +12,9 @@ namespace nb = nanobind;
 
 namespace sparsecore {
 
+void add_lists(nb::module_& module);
 void add_rows(nb::module_& module);
 
-namespace {
-
-// Stable, in one pass over the keys and one over the buckets: `order` gets the places of the keys by bucket, `pointers`
-// (buckets + 1) where each bucket starts.
-void sort_by_bucket(const Places& keys, const Places& order, const Places& pointers) {
-  const int64_t count = static_cast<int64_t>(keys.shape(0)), buckets = static_cast<int64_t>(pointers.shape(0)) - 1;
-  expect(keys.shape(0) == order.shape(0) && buckets >= 0, "the order has one entry a key");
-  int32_t* next = pointers.data();
-  std::fill(next, next + buckets + 1, 0);
-  for (int64_t i = 0; i < count; i++) {
-    expect(keys.data()[i] >= 0 && keys.data()[i] < buckets, "a key is no bucket");
-    next[keys.data()[i] + 1]++;
-  }
-  std::partial_sum(next, next + buckets + 1, next);
-  std::vector<int32_t> place(next, next + buckets);
-  for (int64_t i = 0; i < count; i++) order.data()[place[keys.data()[i]]++] = static_cast<int32_t>(i);
-}
-
-}  // namespace
 }  // namespace sparsecore
 
 NB_MODULE(_kernels, module) {
@@ -83,7 +61,7 @@ NB_MODULE(_kernels, module) {
       .def("spread", &Bound::spread, "features"_a, "out"_a, "add"_a.none(), "threads"_a)
       .def("pack", &Bound::pack, "images"_a.noconvert(), "out"_a, "threads"_a)
       .def("unpack", &Bound::unpack, "x"_a, "images"_a.noconvert(), "threads"_a);
+  add_lists(module);
   add_rows(module);
   module.attr("BUNDLE") = BUNDLE;
-  module.def("sort_by_bucket", &sort_by_bucket, "keys"_a, "order"_a.noconvert(), "pointers"_a.noconvert());
 }

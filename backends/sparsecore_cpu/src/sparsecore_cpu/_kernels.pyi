@@ -183,3 +183,9 @@ class Kernels:
 
 def sort_by_bucket(keys: Places, order: Places, pointers: Places) -> None:
     """Stable: ``order`` gets the places of the keys by bucket, ``pointers`` where each bucket starts."""
+
+def gather(entries: Floats, order: Places, listed: Floats, threads: int) -> None:
+    """``listed[i] = entries[order[i]]``, and zero where that is one beyond the last."""
+
+def scatter(listed: Floats, order: Places, entries: Floats, threads: int) -> None:
+    """``entries[order[i]] = listed[i]`` where there is such an entry; each comes once."""

@@ -23,7 +23,7 @@ class CpuComputation:
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
-        self._lists = Lists()
+        self._lists = Lists(machine.threads)
 
     def backpropagate(
         self, model: Model, parameters: Mapping[str, Any], images: NDArray[Any], labels: NDArray[np.int64]

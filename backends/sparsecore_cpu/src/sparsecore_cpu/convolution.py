@@ -72,7 +72,7 @@ class Convolution:
         machine.kernels.weight_gradient(
             x.handle, gradient.handle, weights.handle, weights.steps, listed, machine.threads
         )
-        self._accumulate(weights, listed)
+        self._accumulate(machine, weights, listed)
 
     def backward(
         self, machine: Machine, x: Reading, gradient: Reading, out: Buffer, add: Buffer | None, mask: Mask | None
@@ -89,7 +89,7 @@ class Convolution:
             listed, behind = np.empty(len(weights.order), np.float32), [(one.handle, one.steps) for one in lists]
             inputs = (x.handle, gradient.handle, weights.handle, self.window.stride, listed)
             machine.kernels.backward(*inputs, out.handle, start, behind, mask, sums, machine.threads)
-            self._accumulate(weights, listed)
+            self._accumulate(machine, weights, listed)
             return sums
         self.backward_weight(machine, x, gradient)
         for weights in lists:
@@ -100,8 +100,8 @@ class Convolution:
                 machine.kernels.convolve_masked(*read, mask, sums, machine.threads)
         return sums
 
-    def _accumulate(self, weights: WeightList, listed: Floats) -> None:
-        self.entries.accumulate(weights.entries(listed, len(self.entries.positions)))
+    def _accumulate(self, machine: Machine, weights: WeightList, listed: Floats) -> None:
+        self.entries.accumulate(weights.by_entry(listed, machine.threads))
 
     def _places(self, machine: Machine, x: Reading) -> tuple[Reading, WeightList]:
         x = bordered(machine, x, self.window.padding)

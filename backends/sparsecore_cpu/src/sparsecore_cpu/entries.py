@@ -104,13 +104,20 @@ class Tied:
 
 @attrs.frozen(eq=False)
 class Lists:
-    """The lists that were made so far; those of positions that are gone go with them."""
+    """The lists that were made so far; those of positions that are gone go with them.
 
+    Attributes:
+        threads: how many fill them.
+    """
+
+    threads: int = 1
     _made: WeakKeyDictionary[Any, dict[Any, list[WeightList]]] = attrs.field(factory=WeakKeyDictionary)
 
     def forward(self, entries: Entries, window: Window, x: Strides) -> WeightList:
         """Filled with the values of now."""
-        return _filled(self.gradients(entries, window, x), entries.values())
+        weights = self.gradients(entries, window, x)
+        weights.fill(entries.values(), self.threads)
+        return weights
 
     def gradients(self, entries: Entries, window: Window, x: Strides) -> WeightList:
         """The same with whatever values: those of the weights' gradients are asked for."""
@@ -122,7 +129,9 @@ class Lists:
         """Filled with the values of now, too."""
         key = ("backward", entries.shape, window, gradient)
         lists, values = self._kept(entries, key, lambda taps: list(taps.backward(window, gradient))), entries.values()
-        return [_filled(weights, values) for weights in lists]
+        for weights in lists:
+            weights.fill(values, self.threads)
+        return lists
 
     def of(self, owner: Any) -> list[WeightList]:
         """All that there are of the entries with this owner."""
@@ -133,8 +142,3 @@ class Lists:
         if key not in made:
             made[key] = make(Taps.of(entries.shape, entries.positions))
         return made[key]
-
-
-def _filled(weights: WeightList, values: NDArray[Any]) -> WeightList:
-    weights.fill(values)
-    return weights

@@ -123,7 +123,7 @@ class Layer:
     def forward(self, x: Buffer, values: Floats, out: Buffer, threads: int) -> None:
         """Write the output; values in the order of the positions."""
         (weights,) = self._forward(x)
-        weights.fill(values)
+        weights.fill(values, threads)
         self._convolve(x, [weights], out, threads)
 
     def backward_weight(self, x: Buffer, gradient: Buffer, threads: int) -> Floats:
@@ -131,23 +131,23 @@ class Layer:
         (weights,) = self._forward(x)
         listed = np.empty(len(weights.order), np.float32)
         self.kernels.weight_gradient(_read(x), _read(gradient), weights.handle, weights.steps, listed, threads)
-        return weights.entries(listed, len(self.taps.out))
+        return weights.by_entry(listed, threads)
 
     def backward_input(self, gradient: Buffer, values: Floats, out: Buffer, threads: int) -> None:
         """Write the gradient of the input."""
-        self._convolve(gradient, self._backward(gradient, values), out, threads)
+        self._convolve(gradient, self._backward(gradient, values, threads), out, threads)
 
     def backward(self, x: Buffer, gradient: Buffer, values: Floats, out: Buffer, threads: int) -> Floats:
         """Write the gradient of the input; the gradients of the values."""
         if not self.window.keeps(out.form, gradient.form):
             self.backward_input(gradient, values, out, threads)
             return self.backward_weight(x, gradient, threads)
-        (weights,), lists = self._forward(x), self._backward(gradient, values)
+        (weights,), lists = self._forward(x), self._backward(gradient, values, threads)
         behind = [(one.handle, one.steps) for one in lists]
         listed, sums = np.empty(len(weights.order), np.float32), np.zeros((out.form.channels, 2))
         inputs = (_read(x), _read(gradient), weights.handle, self.window.stride, listed)
         self.kernels.backward(*inputs, out.handle, None, behind, None, sums, threads)
-        return weights.entries(listed, len(self.taps.out))
+        return weights.by_entry(listed, threads)
 
     def _convolve(self, x: Buffer, lists: Iterable[WeightList], out: Buffer, threads: int) -> None:
         for weights in lists:
@@ -157,11 +157,11 @@ class Layer:
         strides = Strides.of(x.form, self.kernels.lanes)
         return self._made("forward", strides, lambda: [self.taps.forward(self.window, strides)])
 
-    def _backward(self, gradient: Buffer, values: Floats) -> list[WeightList]:
+    def _backward(self, gradient: Buffer, values: Floats, threads: int) -> list[WeightList]:
         strides = Strides.of(gradient.form, self.kernels.lanes)
         lists = self._made("backward", strides, lambda: self.taps.backward(self.window, strides))
         for weights in lists:
-            weights.fill(values)
+            weights.fill(values, threads)
         return lists
 
     def _made(self, way: str, strides: Strides, make: Callable[[], Iterable[WeightList]]) -> list[WeightList]:

@@ -67,7 +67,7 @@ class WeightList:
 
     Attributes:
         order: which of the tensor's entries they are, or how many entries there are where there is none.
-        absent: where there is none.
+        entries: how many there are.
         pointers: where each group starts.
         offsets: where each reads, from an output's place.
         values: their values.
@@ -76,7 +76,7 @@ class WeightList:
     """
 
     order: Places
-    absent: NDArray[np.intp]
+    entries: int
     pointers: Places
     offsets: Places
     values: Floats
@@ -86,19 +86,17 @@ class WeightList:
     @property
     def places(self) -> tuple[NDArray[np.integer], ...]:
         """All that tells where its weights lie."""
-        return self.order, self.absent, self.pointers, self.offsets
+        return self.order, self.pointers, self.offsets
 
-    def fill(self, values: NDArray[np.float32]) -> None:
+    def fill(self, values: NDArray[np.float32], threads: int) -> None:
         """Take over the values of the tensor's entries."""
-        if len(values):
-            np.take(values, self.order, out=self.values, mode="clip")  # which, unlike "raise", needs no buffer
-        self.values[self.absent] = 0
+        _kernels.gather(values, self.order, self.values, threads)
 
-    def entries(self, listed: NDArray[np.float32], count: int) -> NDArray[np.float32]:
-        """What is in the list's order as one for each of the tensor's ``count`` entries."""
-        entries = np.empty(count + 1, np.float32)
-        entries[self.order] = listed
-        return entries[:-1]
+    def by_entry(self, listed: NDArray[np.float32], threads: int) -> NDArray[np.float32]:
+        """What is in the list's order as one for each of the tensor's entries."""
+        entries = np.empty(self.entries, np.float32)
+        _kernels.scatter(listed, self.order, entries, threads)
+        return entries
 
 
 @attrs.frozen(eq=False)
@@ -149,9 +147,9 @@ class Taps:
         most = np.count_nonzero(places) * self.shape[0]
         arrange = self._bundled if len(chosen) > _BUNDLED * most else self._single
         order, ordered, pointers = arrange(chosen, offsets, places)
-        values, absent = np.zeros(len(order), np.float32), np.flatnonzero(order == len(self.out))
+        values = np.zeros(len(order), np.float32)
         handle = _kernels.Weights(pointers, ordered, values, self.shape[0], bundled=len(order) > len(ordered))
-        return WeightList(order, absent, pointers, ordered, values, handle, steps)
+        return WeightList(order, len(self.out), pointers, ordered, values, handle, steps)
 
     @property
     def _places(self) -> NDArray[np.int64]:
