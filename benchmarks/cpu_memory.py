@@ -79,11 +79,18 @@ def _cpu(threads: int, sparsity: float, shape: tuple[int, int, int], batch: int)
     return step_of(learner(CpuBackend(threads=threads), shape, sparsity), batch)
 
 
+def _cpu_halves(threads: int, sparsity: float, shape: tuple[int, int, int], batch: int) -> Step:
+    from sparsecore_cpu import CpuBackend
+
+    return step_of(learner(CpuBackend(threads=threads, activations="bfloat16"), shape, sparsity), batch)
+
+
 WAYS: Mapping[str, Callable[[int, float, tuple[int, int, int], int], Step]] = {
     DENSE: _dense,
     "torch backend": _torch,
     "NumPy backend": _numpy,
     "CPU backend": _cpu,
+    "CPU backend, bfloat16 activations": _cpu_halves,
 }
 
 

@@ -13,7 +13,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+HALVES = ", bfloat16 activations"
+"""At the end of the name of what has images in bfloat16, and computes in float32 all the same."""
+
 COLOURS = dict(zip(PEERS, ("#1f5fa8", "#7aa6d6", "#c2571a"), strict=True))
+
+
+def is_uniform(name: str) -> bool:
+    """Whether all sparse tensors have one density, and everything is float32."""
+    return name.startswith("uniform") and not name.endswith(HALVES)
 
 
 def page(report: dict[str, Any]) -> str:
@@ -26,7 +34,8 @@ Forward, backward and the update (momentum after Nesterov), batch {settings["bat
 {"×".join(map(str, report["image"]))}; medians over {settings["rounds"]} rounds, in each of which every kind of step was
 taken once, in one process. A ratio is the median of the rounds' ratios. "uniform" has the same sparsity in each of the
 sparse tensors; other names tell which training led to the densities of the tensors (`topologies/`). The goals are about
-the faster of the two dense float32 steps.
+the faster of the two dense float32 steps. "bfloat16 activations" are those of images, as they are stored; whatever is
+computed is float32.
 
 ![Ratio over sparsity](cpu_step.svg)
 
@@ -90,15 +99,19 @@ def chart(report: dict[str, Any]) -> str:
 
 def _panel(axes: "Axes", measured: dict[str, Any], report: dict[str, Any]) -> None:
     sparsities, goals = report["sparsities"], report["goals"]["of_float32"]
-    uniform = sorted((name for name in sparsities if name.startswith("uniform")), key=sparsities.__getitem__)
-    others = [name for name in sparsities if name not in uniform]
+    uniform = sorted(filter(is_uniform, sparsities), key=sparsities.__getitem__)
+    halves = [f"{name}{HALVES}" for name in uniform if f"{name}{HALVES}" in sparsities]
+    others = [name for name in sparsities if name not in uniform and not name.endswith(HALVES)]
     for peer, colour in COLOURS.items():
         ratios = measured["ratios"][peer]
         axes.plot([sparsities[n] for n in uniform], [ratios[n] for n in uniform], "o-", color=colour, label=peer)
+        axes.plot([sparsities[n] for n in halves], [ratios[n] for n in halves], "s--", color=colour, mfc="white")
         axes.plot([sparsities[n] for n in others], [ratios[n] for n in others], "D", color=colour, mfc="white")
     for shapes, names in (("v", uniform), ("d", others)):
         wanted = [name for name in names if name in goals]
-        label = "goal of float32" if shapes == "v" else "likewise, densities of a run (◇)"
+        label = (
+            "goal of float32 (dashed: bfloat16 activations)" if shapes == "v" else "likewise, densities of a run (◇)"
+        )
         axes.plot([sparsities[n] for n in wanted], [goals[n] for n in wanted], shapes, color="#333333", label=label)
     axes.axhline(1.0, color="#888888", linewidth=1)
     axes.set_xlabel("sparsity")

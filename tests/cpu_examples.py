@@ -1,13 +1,13 @@
 """The CPU backend's operations beside those of NumPy in double precision, from the same inputs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
-from sparsecore_cpu import _kernels, statistics
+from sparsecore_cpu import _kernels, bfloat16, statistics
 from sparsecore_cpu.activations import Activation, Given
 from sparsecore_cpu.entries import Lists
 from sparsecore_cpu.machine import Buffer, Buffers, Form, Machine, kernel_names
@@ -22,10 +22,10 @@ Forward = Callable[[Any, Any, list[Any]], Any]
 ORACLE = NumpyMachine(memory.Memory("float64"), workers.Workers(1))
 
 
-def on(kernels: str, threads: int = 1) -> Machine:
+def on(kernels: str, threads: int = 1, activations: DTypeLike = np.float32) -> Machine:
     """A machine of its own."""
     bound = _kernels.Kernels(kernels)
-    return Machine(bound, threads, Buffers(bound.lanes))
+    return Machine(bound, threads, Buffers(bound.lanes, activations))
 
 
 def drawn(seed: int, *shape: int) -> NDArray[np.float32]:
@@ -36,18 +36,22 @@ def drawn(seed: int, *shape: int) -> NDArray[np.float32]:
 MACHINES = [on(name) for name in kernel_names()]
 """One for each instruction set that this processor has."""
 
+HALVES = [on(name, activations=bfloat16.STORED) for name in kernel_names()]
+"""Likewise, with images in bfloat16."""
+
 
 def buffer_of(machine: Machine, array: Array) -> Buffer:
     """Images (batch, height, width, channels) or vectors (batch, features), image by image."""
     form = Form(*array.shape) if array.ndim == 4 else Form.of_features(*array.shape)
     buffer = machine.buffers.take(form)
-    buffer.inside[:] = 0
+    inside = np.zeros_like(buffer.inside)
     for image, own in enumerate(array):
         block, lane = divmod(image, machine.kernels.lanes)
         if form.features:
-            buffer.array[0, 0, :, block, lane] = own
+            inside[0, 0, :, block, lane] = own
         else:
-            buffer.inside[block, ..., lane] = own.transpose(0, 2, 1)
+            inside[block, ..., lane] = own.transpose(0, 2, 1)
+    buffer.fill(inside)
     return buffer
 
 
@@ -55,7 +59,7 @@ def array_of(buffer: Buffer) -> Array:
     """The other way; whatever is not inside, or beyond the batch, is zero."""
     form, lanes = buffer.form, buffer.array.shape[-1]
     array = np.empty(form.dense, np.float32)
-    left = buffer.array.copy()
+    left = bfloat16.read(buffer.array) if buffer.array.dtype == bfloat16.STORED else buffer.array.copy()
     border = form.border
     for image in range(form.images):
         block, lane = divmod(image, lanes)
@@ -159,7 +163,13 @@ def assert_close(given: Outcome, expected: Outcome, rounding: float = 1e-5) -> N
 
 
 def check(
-    forward: Forward, x: Array, weights: list[Any], *, kinks: Forward | None = None, rounding: float = 1e-5
+    forward: Forward,
+    x: Array,
+    weights: list[Any],
+    *,
+    kinks: Forward | None = None,
+    rounding: float = 1e-5,
+    machines: Sequence[Machine] = MACHINES,
 ) -> None:
     """With all kernels, outputs and all gradients are NumPy's.
 
@@ -171,5 +181,5 @@ def check(
     if kinks is not None:
         direction[abs(output_of(kinks, x, weights)) < 10 * rounding] = 0
     expected = in_numpy(forward, x, weights, direction)
-    for machine in MACHINES:
+    for machine in machines:
         assert_close(in_kernels(machine, forward, x, weights, direction), expected, rounding)

@@ -139,6 +139,14 @@ REFUSED: dict[str, tuple[str, Callable[[], Any]]] = {
         "one entry",
         lambda: KERNELS.affine(images(), images(), by_channel(1), by_channel(), 1),
     ),
+    "a buffer of doubles": (
+        "floats, or one of images their upper halves",
+        lambda: _kernels.Activation(np.zeros((1, 6, 2, 7, LANES)), 1, 1, False),
+    ),
+    "features in halves": (
+        "floats, or one of images their upper halves",
+        lambda: _kernels.Activation(np.zeros((1, 1, 2, 1, LANES), np.uint16), 0, 1, True),
+    ),
     "means that are missing": ("one entry", lambda: KERNELS.moments(images(), by_channel(3), sums(), 1)),
     "products of two shapes": (
         "one shape",
@@ -206,7 +214,6 @@ def test_what_is_refused_is_next_to_what_is_not() -> None:
 
 
 LOST: dict[str, Callable[[], Any]] = {
-    "a buffer": lambda: _kernels.Activation(np.zeros((1, 6, 2, 7, LANES)), 1, 1, False),
     "a part of a buffer": lambda: _kernels.Activation(whole(2 * LANES)[..., ::2], 1, 1, False),
     "values": lambda: _kernels.Weights(places(0, 1), places(0), np.ones(1), 1),
     "offsets": lambda: _kernels.Weights(places(0, 1), np.zeros(1, np.int64), by_channel(1), 1),

@@ -29,7 +29,7 @@ def test_images_of_any_strides_arrive_whole_and_come_back(
     sides = [data.draw(st.integers(1, most)) for most in (40, 5, 20, 20)]
     images = laid_out(tuple(sides), order, gap)
     buffer = machine.buffers.take(Form(*sides, border=data.draw(st.integers(0, 2))))
-    buffer.inside[:] = np.nan
+    buffer.fill(np.full_like(buffer.inside, np.nan))
     machine.kernels.pack(images, buffer.handle, count)
     np.testing.assert_array_equal(array_of(buffer), images)
     back = np.full_like(laid_out(tuple(sides), order, gap), np.nan)
@@ -55,7 +55,7 @@ def test_unpacking_writes_nothing_beside_the_images(machine: Machine, order: lis
     outer = np.full((35, 5, 22, 18), -1, np.float32).transpose(order).copy().transpose(np.argsort(order))
     images = outer[1:-1, 1:-1, 1:-1, 1:-1]
     buffer = machine.buffers.take(Form(*images.shape))
-    buffer.inside[:] = 7
+    buffer.fill(np.full_like(buffer.inside, 7))
     machine.kernels.unpack(buffer.handle, images, 1)
     assert np.all(images == 7)
     assert np.count_nonzero(outer == -1) == outer.size - images.size

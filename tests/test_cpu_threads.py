@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 pytest.importorskip("sparsecore_cpu._kernels")
 
 from cpu_examples import Outcome, drawn, in_kernels, on, output_of, weight_of
 from test_numpy_learner import Residual, assert_equal_states, batches, images_of, reallocation_of, task_of
 
-from sparsecore_cpu import CpuBackend
+from sparsecore_cpu import CpuBackend, bfloat16
 from sparsecore_cpu.machine import KERNELS, kernel_names
 
 FloatArray = NDArray[np.float32]
@@ -45,9 +45,18 @@ def weights(seed: int, channels: int, outputs: int) -> list[Any]:
     return [*kernels, *norm(channels), *norm(outputs), sparse(7, outputs), weight_of(drawn(3, 7))]
 
 
-def computed(name: str, threads: int, batch: int, side: int, channels: int = 6, outputs: int = 20) -> Outcome:
+def computed(
+    name: str,
+    threads: int,
+    batch: int,
+    side: int,
+    channels: int = 6,
+    outputs: int = 20,
+    activations: DTypeLike = np.float32,
+) -> Outcome:
     x, w = drawn(batch, batch, side, side + 2, channels), weights(side, channels, outputs)
-    return in_kernels(on(name, threads), block, x, w, drawn(4, *output_of(block, x, w).shape))
+    x = bfloat16.read(bfloat16.rounded(x))
+    return in_kernels(on(name, threads, activations), block, x, w, drawn(4, *output_of(block, x, w).shape))
 
 
 def assert_equal(one: Outcome, other: Outcome) -> None:

@@ -11,9 +11,9 @@ class Ahead {
   // Rows [first, last) of a block.
   void rows(const Pixels& pixels, int64_t block, int64_t first, int64_t last) {
     if (last <= first || count_ == MOST) return;
-    const Pixels start = at(pixels, block, first, 0);
-    runs_[count_++] = {reinterpret_cast<const char*>(start.data),
-                       reinterpret_cast<const char*>(start.data + (last - first) * pixels.row)};
+    const Stored* start = at(pixels, block, first, 0);
+    runs_[count_++] = {reinterpret_cast<const char*>(start),
+                       reinterpret_cast<const char*>(start + (last - first) * pixels.row)};
     lines_ += (runs_[count_ - 1].end - runs_[count_ - 1].next) / LINE;
   }
 

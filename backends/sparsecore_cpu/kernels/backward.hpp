@@ -17,7 +17,7 @@ void backward_part(Prepared& x, Prepared& gradient, PartialGradients::OfPart& pa
   Extent made = extent;
   made.channels = inputs;
   bands.each([&](const Part& band, const Part& next) {
-    const Pixels &read = x.above(band.last_row), &given = gradient.above(band.last_row);
+    const Floats &read = x.above(band.last_row), &given = gradient.above(band.last_row);
     Ahead ahead;
     x.soon(next, ahead), gradient.soon(next, ahead), to.soon(next, ahead);
     int64_t all = partial.looks(band);
@@ -33,7 +33,7 @@ void backward_part(Prepared& x, Prepared& gradient, PartialGradients::OfPart& pa
 }
 
 inline void backward(const Input& x, const Input& gradient, List list, float* gradients, Extent extent, Pixels out,
-                     const float* add, Behinds behind, int64_t inputs, const Mask* mask, double* sums,
+                     const void* add, Behinds behind, int64_t inputs, const Mask* mask, double* sums,
                      int threads) {
   PartialGradients partial(list, extent);
   in_parallel(parts(extent), threads, [&](int64_t number) {

@@ -22,22 +22,22 @@ inline void expect_sums(const Sums& sums, const Extent& extent) {
 
 class Bound {
  public:
-  explicit Bound(const std::string& name) : table_(kernels(name.c_str())) {
-    if (!table_) throw std::invalid_argument("this processor has no kernels named '" + name + "'");
+  explicit Bound(const std::string& name) : tables_(kernels(name.c_str())) {
+    if (!tables_.floats) throw std::invalid_argument("this processor has no kernels named '" + name + "'");
   }
 
-  const char* name() const { return table_->name; }
-  int lanes() const { return table_->lanes; }
+  const char* name() const { return tables_.floats->name; }
+  int lanes() const { return tables_.floats->lanes; }
 
   void convolve(const Read& x, const Activation& out, const Activation* add, const Weights& weights,
                 const Steps& steps, std::optional<Sums> sums, int threads) const {
     const Plan plan(x, out, weights, steps, lanes());
     if (plan.empty()) return;
     std::vector<double> partial = room(plan.extent, sums);
-    const float* more = started(out, add, plan);
+    const void* more = started(out, add, plan);
     {
       nb::gil_scoped_release others_may_run;
-      table_->convolve(plan.x, plan.out, more, weights.list(), plan.extent, sums ? partial.data() : nullptr, threads);
+      of(out)->convolve(plan.x, plan.out, more, weights.list(), plan.extent, sums ? partial.data() : nullptr, threads);
     }
     if (sums) add_up(partial, plan.extent.channels, *sums);
   }
@@ -49,11 +49,11 @@ class Bound {
     std::vector<double> partial = room(plan.extent, sums);
     Mask mask = masking.mask(out);
     mask.input = stepped(mask.input, steps.out_step);
-    mask.input.data += plan.shift;
-    const float* more = started(out, add, plan);
+    mask.input.data = beyond(mask.input.data, plan.shift, out.bytes());
+    const void* more = started(out, add, plan);
     {
       nb::gil_scoped_release others_may_run;
-      table_->convolve_masked(plan.x, plan.out, more, weights.list(), plan.extent, mask, partial.data(), threads);
+      of(out)->convolve_masked(plan.x, plan.out, more, weights.list(), plan.extent, mask, partial.data(), threads);
     }
     add_up(partial, plan.extent.channels, sums);
   }
@@ -65,7 +65,7 @@ class Bound {
     const Plan plan(x, gradient.pixels, weights, steps, lanes());
     const Input given = gradient.input(1, nullptr);
     nb::gil_scoped_release others_may_run;
-    table_->weight_gradient(plan.x, given, weights.list(), gradients.data(), plan.extent, threads);
+    of(x.pixels)->weight_gradient(plan.x, given, weights.list(), gradients.data(), plan.extent, threads);
   }
 
   // `transposed`: pairs of weights and the steps at which they make the inputs' gradient.
@@ -89,14 +89,14 @@ class Bound {
       given.last_row = std::max(given.last_row, plan.x.last_row);
       behind.push_back({back.list(), plan.shift});
     }
-    std::vector<double> partial(static_cast<size_t>(table_->parts(made.extent) * out.extent.channels * 2));
+    std::vector<double> partial(static_cast<size_t>(of(out)->parts(made.extent) * out.extent.channels * 2));
     expect_sums(sums, out.extent);
     Mask mask = masking ? masking->mask(out) : Mask{};
     mask.input = stepped(mask.input, stride);
     if (add) expect_alike(*add, out);
     {
       nb::gil_scoped_release others_may_run;
-      table_->backward(forward.x, given, weights.list(), gradients.data(), made.extent, to,
+      of(out)->backward(forward.x, given, weights.list(), gradients.data(), made.extent, to,
                        add ? add->pixels.data : nullptr, {behind.data(), static_cast<int64_t>(behind.size())},
                        out.extent.channels, masking ? &mask : nullptr,
                        partial.data(), threads);
@@ -107,14 +107,14 @@ class Bound {
   void affine(const Activation& x, const Activation& out, const Floats& scale, const Floats& shift, int threads) const {
     expect_alike(x, out), expect_channels(scale, x.extent), expect_channels(shift, x.extent);
     nb::gil_scoped_release others_may_run;
-    table_->affine(x.pixels, out.pixels, scale.data(), shift.data(), x.extent, threads);
+    of(out)->affine(x.pixels, out.pixels, scale.data(), shift.data(), x.extent, threads);
   }
 
   void affine_relu(const Activation& x, const Activation& out, const Floats& scale, const Floats& shift,
                    int threads) const {
     expect_alike(x, out), expect_channels(scale, x.extent), expect_channels(shift, x.extent);
     nb::gil_scoped_release others_may_run;
-    table_->affine_relu(x.pixels, out.pixels, scale.data(), shift.data(), x.extent, threads);
+    of(out)->affine_relu(x.pixels, out.pixels, scale.data(), shift.data(), x.extent, threads);
   }
 
   void combine(const Activation& gradient, const Activation& x, const Activation& out, const Activation* add,
@@ -123,7 +123,7 @@ class Bound {
     if (add) expect_alike(*add, out);
     for (const Floats* vector : {&by_gradient, &by_x, &constant}) expect_channels(*vector, out.extent);
     nb::gil_scoped_release others_may_run;
-    table_->combine(gradient.pixels, x.pixels, out.pixels, add ? add->pixels.data : nullptr, by_gradient.data(),
+    of(out)->combine(gradient.pixels, x.pixels, out.pixels, add ? add->pixels.data : nullptr, by_gradient.data(),
                     by_x.data(), constant.data(), out.extent, threads);
   }
 
@@ -134,7 +134,7 @@ class Bound {
     const Mask mask = masking.mask(out);
     {
       nb::gil_scoped_release others_may_run;
-      table_->masked(gradient.pixels, out.pixels, mask, out.extent, partial.data(), threads);
+      of(out)->masked(gradient.pixels, out.pixels, mask, out.extent, partial.data(), threads);
     }
     add_up(partial, out.extent.channels, sums);
   }
@@ -144,7 +144,7 @@ class Bound {
     std::vector<double> partial = room(x.extent, sums);
     {
       nb::gil_scoped_release others_may_run;
-      table_->moments(x.pixels, about.data(), x.extent, partial.data(), threads);
+      of(x)->moments(x.pixels, about.data(), x.extent, partial.data(), threads);
     }
     add_up(partial, x.extent.channels, sums);
   }
@@ -155,7 +155,7 @@ class Bound {
     std::vector<double> partial = room(x.extent, sums);
     {
       nb::gil_scoped_release others_may_run;
-      table_->products(gradient.pixels, x.pixels, mean.data(), x.extent, partial.data(), threads);
+      of(x)->products(gradient.pixels, x.pixels, mean.data(), x.extent, partial.data(), threads);
     }
     add_up(partial, x.extent.channels, sums);
   }
@@ -163,28 +163,29 @@ class Bound {
   void pool(const Activation& x, const Activation& features, int threads) const {
     expect_pooled(x, features);
     nb::gil_scoped_release others_may_run;
-    table_->pool(x.pixels, features.pixels.data, x.extent, threads);
+    of(x)->pool(x.pixels, static_cast<float*>(features.pixels.data), x.extent, threads);
   }
 
   void spread(const Activation& features, const Activation& out, const Activation* add, int threads) const {
     expect_pooled(out, features);
     if (add) expect_alike(*add, out);
     nb::gil_scoped_release others_may_run;
-    table_->spread(features.pixels.data, out.pixels, add ? add->pixels.data : nullptr, out.extent, threads);
+    of(out)->spread(static_cast<const float*>(features.pixels.data), out.pixels, add ? add->pixels.data : nullptr,
+                    out.extent, threads);
   }
 
   void pack(const Images& images, const Activation& out, int threads) const {
     const auto [pixels, extent] = packable(out, images);
     const Strided source = strided(const_cast<float*>(images.data()), images);
     nb::gil_scoped_release others_may_run;
-    table_->pack(source, pixels, extent, threads);
+    of(out)->pack(source, pixels, extent, threads);
   }
 
   void unpack(const Activation& x, const WrittenImages& images, int threads) const {
     const auto [pixels, extent] = packable(x, images);
     const Strided target = strided(images.data(), images);
     nb::gil_scoped_release others_may_run;
-    table_->unpack(pixels, target, extent, threads);
+    of(x)->unpack(pixels, target, extent, threads);
   }
 
  private:
@@ -229,16 +230,21 @@ class Bound {
   std::vector<double> room(const Extent& extent, const std::optional<Sums>& sums) const {
     if (!sums) return {};
     expect_sums(*sums, extent);
-    return std::vector<double>(static_cast<size_t>(table_->parts(extent) * extent.channels * 2));
+    return std::vector<double>(static_cast<size_t>(tables_.floats->parts(extent) * extent.channels * 2));
   }
 
-  const float* started(const Activation& out, const Activation* add, const Plan& plan) const {
+  const void* started(const Activation& out, const Activation* add, const Plan& plan) const {
     if (!add) return nullptr;
     expect_alike(*add, out);
-    return add->pixels.data + plan.shift;
+    return beyond(add->pixels.data, plan.shift, add->bytes());
   }
 
-  const Kernels* table_;
+  // Those for what this buffer has.
+  const Kernels* of(const Activation& x) const {
+    return x.bytes() == tables_.floats->bytes ? tables_.floats : tables_.halves;
+  }
+
+  Tables tables_;
 };
 
 }  // namespace sparsecore

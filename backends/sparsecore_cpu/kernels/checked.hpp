@@ -14,7 +14,7 @@ namespace sparsecore {
 
 namespace nb = nanobind;
 
-using Buffer = nb::ndarray<float, nb::ndim<5>, nb::c_contig, nb::device::cpu>;
+using Buffer = nb::ndarray<nb::ndim<5>, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using ReadFloats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Places = nb::ndarray<int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
@@ -26,33 +26,42 @@ inline void expect(bool holds, const char* message) {
   if (!holds) throw std::invalid_argument(message);
 }
 
-// A buffer of activations, (blocks, height + 2 border, channels, width + 2 border, lanes).
+// So many values further.
+inline void* beyond(void* data, int64_t values, int64_t bytes) { return static_cast<char*>(data) + values * bytes; }
+
+// A buffer of activations, (blocks, height + 2 border, channels, width + 2 border, lanes), of floats; or, of images, of
+// the upper halves of floats as 16-bit integers (bfloat16).
 struct Activation {
   Buffer buffer;
   int64_t border;
   Extent extent;
   Pixels pixels;
+  int64_t start = 0;  // where the inside does, in values
 
   Activation(Buffer given, int64_t border, int64_t images, bool features)
       : buffer(given), border(border) {
     const auto shape = [&](int axis) { return static_cast<int64_t>(buffer.shape(axis)); };
     const int64_t lanes = shape(4), blocks = features ? shape(3) : shape(0);
+    expect(buffer.dtype() == nb::dtype<float>() || (buffer.dtype() == nb::dtype<uint16_t>() && !features),
+           "a buffer has floats, or one of images their upper halves as uint16");
     expect(border >= 0 && shape(1) >= 2 * border && shape(3) >= 2 * border, "the border is wider than the buffer");
     expect(images > (blocks - 1) * lanes && images <= blocks * lanes, "the images do not fill the buffer's blocks");
     expect(!features || (border == 0 && shape(0) == 1 && shape(1) == 1), "features have one block, one row, no border");
     expect(reinterpret_cast<uintptr_t>(buffer.data()) % 64 == 0, "the buffer does not start at a cache line");
     const int64_t channel = shape(3) * lanes, row = shape(2) * channel;
     extent = {shape(0), shape(1) - 2 * border, shape(3) - 2 * border, shape(2), images - (blocks - 1) * lanes, features};
-    pixels = {buffer.data() + border * (row + lanes), shape(1) * row, row, channel, lanes};
+    start = border * (row + lanes);
+    pixels = {beyond(buffer.data(), start, bytes()), shape(1) * row, row, channel, lanes};
   }
 
-  // Where the inside starts, in floats.
-  int64_t start() const { return pixels.data - buffer.data(); }
+  // Of a value.
+  int64_t bytes() const { return static_cast<int64_t>(buffer.itemsize()); }
 };
 
 inline bool alike(const Activation& one, const Activation& other) {
   const int64_t* shape = one.buffer.shape_ptr();
-  return one.border == other.border && std::equal(shape, shape + 5, other.buffer.shape_ptr());
+  return one.border == other.border && one.bytes() == other.bytes() &&
+         std::equal(shape, shape + 5, other.buffer.shape_ptr());
 }
 
 inline void expect_channels(const Floats& vector, const Extent& extent) {

@@ -65,8 +65,8 @@ struct Masked {
   template <int ROWS, int COLUMNS>
   inline __attribute__((always_inline)) void finish(Vector (&outputs)[ROWS * COLUMNS], int64_t block, int64_t row,
                                                     int64_t column, int64_t channel) {
-    const Pixels input = at(mask.input, block, row, column);
-    const float* from = input.data + channel * input.channel;
+    const Pixels& input = mask.input;
+    const Stored* from = at(input, block, row, column) + channel * input.channel;
     const float scale = mask.scale[channel], shift = mask.shift[channel], mean = mask.mean[channel];
     Vector total = zeros(), products = zeros();
     for (int r = 0; r < ROWS; r++)
@@ -83,7 +83,7 @@ struct Masked {
   // The same for outputs so many floats further.
   Masked moved(int64_t shift) const {
     Masked there = *this;
-    there.mask.input.data += shift;
+    there.mask.input.data = static_cast<Stored*>(mask.input.data) + shift;
     return there;
   }
 
@@ -93,8 +93,9 @@ struct Masked {
 // Tiles of CHANNELS output channels that read the same pixels: one, or a bundle.
 template <int CHANNELS, class Spacing, class Finish>
 struct Convolution {
-  Pixels x, out;
-  const float* add;  // at the place of out.data
+  Floats x;
+  Pixels out;
+  const Stored* add;  // at the place of out.data
   List list;
   int64_t block, channels, first_channel, last_channel;  // the first one starts a bundle
   Finish& finish;
@@ -102,34 +103,72 @@ struct Convolution {
 
   template <int ROWS, int COLUMNS>
   void tile(int64_t row, int64_t column) {
-    const float* from = at(x, block, row, column).data;
-    const int64_t place = block * out.block + row * out.row + column * out.pixel;
+    const float* from = at(x, block, row, column);
+    Stored* to = at(out, block, row, column);
+    const Stored* start = add ? add + (to - static_cast<Stored*>(out.data)) : nullptr;
     const int64_t groups = (channels + CHANNELS - 1) / CHANNELS;
+    Partial<ROWS * COLUMNS> partial(*this);
     for (int64_t input = 0; input < list.input_blocks; input++) {
       const int32_t* pointers = list.pointers + input * groups;
-      const float* start = input ? out.data : add;
+      const bool last_input = input + 1 == list.input_blocks;
       for (int64_t first = first_channel; first < last_channel; first += CHANNELS) {
         const int full = first + CHANNELS <= last_channel ? CHANNELS : static_cast<int>(last_channel - first);
-        const int64_t there = place + first * out.channel;
         ahead.step();
         Vector outputs[CHANNELS][ROWS * COLUMNS];
         for (int channel = 0; channel < CHANNELS; channel++)
-          if (start && channel < full)
-            read<ROWS, COLUMNS>(start + there + channel * out.channel, outputs[channel]);
+          if (channel < full && input)
+            partial.template read<ROWS, COLUMNS>(to, first + channel, outputs[channel]);
+          else if (channel < full && start)
+            read<ROWS, COLUMNS>(start + (first + channel) * out.channel, outputs[channel]);
           else
             for (auto& output : outputs[channel]) output = zeros();
         const int32_t group = static_cast<int32_t>(first / CHANNELS);
         accumulate<ROWS, COLUMNS>(from, pointers[group], pointers[group + 1], outputs);
         for (int channel = 0; channel < full; channel++) {
-          if (input + 1 == list.input_blocks)
+          if (last_input) {
             finish.template finish<ROWS, COLUMNS>(outputs[channel], block, row, column, first + channel);
-          write<ROWS, COLUMNS>(out.data + there + channel * out.channel, outputs[channel]);
+            write<ROWS, COLUMNS>(to + (first + channel) * out.channel, outputs[channel]);
+          } else {
+            partial.template write<ROWS, COLUMNS>(to, first + channel, outputs[channel]);
+          }
         }
       }
     }
   }
 
  private:
+  // Outputs to which weights of further input channels are still to be added: in floats, at their own place where that
+  // has floats.
+  template <int PIXELS>
+  class Partial {
+   public:
+    explicit Partial(Convolution& all) : all_(all) {
+      static thread_local Scratch scratch;
+      if (!STORED_AS_COMPUTED && all.list.input_blocks > 1)
+        floats_ = scratch.of((all.last_channel - all.first_channel) * PIXELS * LANES);
+    }
+
+    template <int ROWS, int COLUMNS>
+    inline __attribute__((always_inline)) void read(const Stored* to, int64_t channel,
+                                                    Vector (&outputs)[PIXELS]) const {
+      if constexpr (STORED_AS_COMPUTED) return all_.read<ROWS, COLUMNS>(to + channel * all_.out.channel, outputs);
+      for (int i = 0; i < PIXELS; i++) outputs[i] = load(of(channel) + i * LANES);
+    }
+
+    template <int ROWS, int COLUMNS>
+    inline __attribute__((always_inline)) void write(Stored* to, int64_t channel,
+                                                     const Vector (&outputs)[PIXELS]) const {
+      if constexpr (STORED_AS_COMPUTED) return all_.write<ROWS, COLUMNS>(to + channel * all_.out.channel, outputs);
+      for (int i = 0; i < PIXELS; i++) store(of(channel) + i * LANES, outputs[i]);
+    }
+
+   private:
+    float* of(int64_t channel) const { return floats_ + (channel - all_.first_channel) * PIXELS * LANES; }
+
+    Convolution& all_;
+    float* floats_ = nullptr;
+  };
+
   template <int ROWS, int COLUMNS>
   inline __attribute__((always_inline)) void accumulate(const float* from, int32_t first, int32_t last,
                                                         Vector (&outputs)[CHANNELS][ROWS * COLUMNS]) {
@@ -152,13 +191,13 @@ struct Convolution {
   }
 
   template <int ROWS, int COLUMNS>
-  inline __attribute__((always_inline)) void read(const float* from, Vector (&outputs)[ROWS * COLUMNS]) {
+  inline __attribute__((always_inline)) void read(const Stored* from, Vector (&outputs)[ROWS * COLUMNS]) {
     for (int r = 0; r < ROWS; r++)
       for (int c = 0; c < COLUMNS; c++) outputs[r * COLUMNS + c] = load(from + r * out.row + c * out.pixel);
   }
 
   template <int ROWS, int COLUMNS>
-  inline __attribute__((always_inline)) void write(float* to, const Vector (&outputs)[ROWS * COLUMNS]) {
+  inline __attribute__((always_inline)) void write(Stored* to, const Vector (&outputs)[ROWS * COLUMNS]) {
     for (int r = 0; r < ROWS; r++)
       for (int c = 0; c < COLUMNS; c++) store(to + r * out.row + c * out.pixel, outputs[r * COLUMNS + c]);
   }
@@ -167,19 +206,19 @@ struct Convolution {
 // What a convolution writes, beside what it starts from.
 struct Written {
   Pixels out;
-  const float* add;  // at the place of out.data
+  const void* add;  // at the place of out.data
 
   void soon(const Part& band, Ahead& ahead) const {
     ahead.rows(out, band.block, band.first_row, band.last_row);
     Pixels start = out;
-    start.data = const_cast<float*>(add);
+    start.data = const_cast<void*>(add);
     if (add) ahead.rows(start, band.block, band.first_row, band.last_row);
   }
 
   Written moved(int64_t shift) const {
     Written there = *this;
-    there.out.data += shift;
-    if (add) there.add += shift;
+    there.out.data = static_cast<Stored*>(out.data) + shift;
+    if (add) there.add = static_cast<const Stored*>(add) + shift;
     return there;
   }
 };
@@ -193,14 +232,15 @@ inline int64_t looks(const List& list, const Extent& extent, const Part& band, i
 
 // The channels [first, last) of one band.
 template <class Finish>
-void convolve_band(Pixels read, const Written& to, List list, const Extent& extent, const Part& band, int64_t first,
-                   int64_t last, Finish& finish, Ahead& ahead) {
+void convolve_band(const Floats& read, const Written& to, List list, const Extent& extent, const Part& band,
+                   int64_t first, int64_t last, Finish& finish, Ahead& ahead) {
+  const Stored* add = static_cast<const Stored*>(to.add);
   with_spacing(read, [&](auto spacing) {
     const auto cover_with = [&](auto channels) {
       using Tiles = Convolution<decltype(channels)::value, decltype(spacing), Finish>;
       cover<TILE / decltype(channels)::value>(
           band.first_row, band.last_row, extent.width,
-          Tiles{read, to.out, to.add, list, band.block, extent.channels, first, last, finish, ahead});
+          Tiles{read, to.out, add, list, band.block, extent.channels, first, last, finish, ahead});
     };
     list.bundled ? cover_with(std::integral_constant<int, BUNDLE>{}) : cover_with(std::integral_constant<int, 1>{});
   });
@@ -208,7 +248,7 @@ void convolve_band(Pixels read, const Written& to, List list, const Extent& exte
 
 // `finish_of(part)` makes what finishes the tiles of one part.
 template <class FinishOf>
-void convolve_by_parts(const Input& x, Pixels out, const float* add, List list, Extent extent, int threads,
+void convolve_by_parts(const Input& x, Pixels out, const void* add, List list, Extent extent, int threads,
                        FinishOf finish_of) {
   const int64_t cuts = channel_parts(extent);
   in_parallel(parts(extent) * cuts, threads, [&](int64_t task) {
@@ -220,7 +260,7 @@ void convolve_by_parts(const Input& x, Pixels out, const float* add, List list, 
     const Written to{out, add};
     auto finish = finish_of(task / cuts, first, last);
     Bands(extent, task / cuts, band_rows(extent.width), threads).each([&](const Part& band, const Part& next) {
-      const Pixels& given = read.above(band.last_row);
+      const Floats& given = read.above(band.last_row);
       Ahead ahead;
       read.soon(next, ahead), to.soon(next, ahead);
       ahead.over(looks(list, extent, band, last - first));
@@ -230,7 +270,7 @@ void convolve_by_parts(const Input& x, Pixels out, const float* add, List list, 
   });
 }
 
-inline void convolve(const Input& x, Pixels out, const float* add, List list, Extent extent, double* sums,
+inline void convolve(const Input& x, Pixels out, const void* add, List list, Extent extent, double* sums,
                      int threads) {
   const auto plain = [](int64_t, int64_t, int64_t) { return Plain{}; };
   if (!sums) return convolve_by_parts(x, out, add, list, extent, threads, plain);
@@ -239,7 +279,7 @@ inline void convolve(const Input& x, Pixels out, const float* add, List list, Ex
   });
 }
 
-inline void convolve_masked(const Input& x, Pixels out, const float* add, List list, Extent extent, Mask mask,
+inline void convolve_masked(const Input& x, Pixels out, const void* add, List list, Extent extent, Mask mask,
                             double* sums, int threads) {
   convolve_by_parts(x, out, add, list, extent, threads, [&](int64_t part, int64_t first, int64_t last) {
     return Masked{mask, sums + part * extent.channels * 2, LaneSums(first, last)};

@@ -18,14 +18,19 @@ void by_lines(const Extent& extent, int threads, Visit visit) {
   });
 }
 
-inline float* line(const Pixels& pixels, int64_t block, int64_t row, int64_t channel) {
-  return at(pixels, block, row, 0).data + channel * pixels.channel;
+inline Stored* line(const Pixels& pixels, int64_t block, int64_t row, int64_t channel) {
+  return at(pixels, block, row, 0) + channel * pixels.channel;
+}
+
+// The place in another buffer of the same form, or null where there is none.
+inline const Stored* alongside(const void* other, const Stored* place, const Pixels& pixels) {
+  return other ? static_cast<const Stored*>(other) + (place - static_cast<const Stored*>(pixels.data)) : nullptr;
 }
 
 // out = function(channel, column, place of the pixel), with zeros in the lanes beyond the batch.
 template <class Function>
 void fill(const Pixels& out, const Extent& extent, int64_t block, int64_t row, int64_t channel, Function function) {
-  float* to = line(out, block, row, channel);
+  Stored* to = line(out, block, row, channel);
   for (int64_t column = 0; column < extent.width; column++) {
     const Vector vector = function(column);
     const int live = live_lanes(extent, block, column);
@@ -35,7 +40,7 @@ void fill(const Pixels& out, const Extent& extent, int64_t block, int64_t row, i
 
 inline void affine(Pixels x, Pixels out, const float* scale, const float* shift, Extent extent, int threads) {
   by_lines(extent, threads, [&](int64_t, int64_t block, int64_t row, int64_t channel) {
-    const float* from = line(x, block, row, channel);
+    const Stored* from = line(x, block, row, channel);
     const float factor = scale[channel], offset = shift[channel];
     fill(out, extent, block, row, channel,
          [&](int64_t column) { return factor * load(from + column * x.pixel) + offset; });
@@ -44,7 +49,7 @@ inline void affine(Pixels x, Pixels out, const float* scale, const float* shift,
 
 inline void affine_relu(Pixels x, Pixels out, const float* scale, const float* shift, Extent extent, int threads) {
   by_lines(extent, threads, [&](int64_t, int64_t block, int64_t row, int64_t channel) {
-    const float* from = line(x, block, row, channel);
+    const Stored* from = line(x, block, row, channel);
     const float factor = scale[channel], offset = shift[channel];
     fill(out, extent, block, row, channel, [&](int64_t column) {
       const Vector y = factor * load(from + column * x.pixel) + offset;
@@ -53,12 +58,12 @@ inline void affine_relu(Pixels x, Pixels out, const float* scale, const float* s
   });
 }
 
-inline void combine(Pixels gradient, Pixels x, Pixels out, const float* add, const float* by_gradient,
+inline void combine(Pixels gradient, Pixels x, Pixels out, const void* add, const float* by_gradient,
                     const float* by_x, const float* constant, Extent extent, int threads) {
   by_lines(extent, threads, [&](int64_t, int64_t block, int64_t row, int64_t channel) {
-    const float* given = line(gradient, block, row, channel);
-    const float* from = line(x, block, row, channel);
-    const float* more = add ? add + (line(out, block, row, channel) - out.data) : nullptr;
+    const Stored* given = line(gradient, block, row, channel);
+    const Stored* from = line(x, block, row, channel);
+    const Stored* more = alongside(add, line(out, block, row, channel), out);
     const float first = by_gradient[channel], second = by_x[channel], third = constant[channel];
     fill(out, extent, block, row, channel, [&](int64_t column) {
       const Vector both =
@@ -128,12 +133,12 @@ inline void pool(Pixels x, float* features, Extent extent, int threads) {
   });
 }
 
-inline void spread(const float* features, Pixels out, const float* add, Extent extent, int threads) {
+inline void spread(const float* features, Pixels out, const void* add, Extent extent, int threads) {
   const float share = 1.0f / static_cast<float>(extent.height * extent.width);
   by_lines(extent, threads, [&](int64_t, int64_t block, int64_t row, int64_t channel) {
     const Vector mean = load(features + (channel * extent.blocks + block) * LANES) * share;
-    float* to = line(out, block, row, channel);
-    const float* more = add ? add + (to - out.data) : nullptr;
+    Stored* to = line(out, block, row, channel);
+    const Stored* more = alongside(add, to, out);
     for (int64_t column = 0; column < extent.width; column++)
       store(to + column * out.pixel, more ? mean + load(more + column * out.pixel) : mean);
   });

@@ -9,9 +9,10 @@
 
 namespace sparsecore {
 
-// Where pixels lie; `data` is the pixel (0, 0) inside the border, strides count floats.
+// Where pixels lie; `data` is the pixel (0, 0) inside the border, strides count values. Those of images are what the
+// kernels store, those of features floats.
 struct Pixels {
-  float* data;
+  void* data;
   int64_t block, row, channel, pixel;
 };
 
@@ -54,7 +55,7 @@ struct List {
 constexpr int BUNDLE = 4;
 
 // The transposed weights that make the gradient of every stride-th input pixel in both directions, from the pixel on that
-// lies `shift` floats from the first.
+// lies `shift` values from the first.
 struct Behind {
   List list;
   int64_t shift;
@@ -89,14 +90,15 @@ struct Mask {
 struct Kernels {
   const char* name;
   int lanes;
+  int bytes;  // of a stored value
 
   int64_t (*parts)(Extent extent);  // how many partial sums a pass over this extent makes
 
   // out = add + list * x, where `add` may be null; `sums`, if any, gets the sums of the outputs and of their squares
-  void (*convolve)(const Input& x, Pixels out, const float* add, List list, Extent extent, double* sums, int threads);
+  void (*convolve)(const Input& x, Pixels out, const void* add, List list, Extent extent, double* sums, int threads);
 
   // the same, with outputs zero where scale * input + shift <= 0; `sums` gets those of out and out * (input - mean)
-  void (*convolve_masked)(const Input& x, Pixels out, const float* add, List list, Extent extent, Mask mask,
+  void (*convolve_masked)(const Input& x, Pixels out, const void* add, List list, Extent extent, Mask mask,
                           double* sums, int threads);
 
   // gradients[k] = sum over all outputs of gradient * x at the offset of k
@@ -107,14 +109,14 @@ struct Kernels {
   // `extent` is the outputs', `inputs` the number of input channels; each of `behind` makes as many pixels of `out` as
   // there are outputs. `sums` are for each part and all of `behind` together.
   void (*backward)(const Input& x, const Input& gradient, List list, float* gradients, Extent extent, Pixels out,
-                   const float* add, Behinds behind, int64_t inputs, const Mask* mask, double* sums, int threads);
+                   const void* add, Behinds behind, int64_t inputs, const Mask* mask, double* sums, int threads);
 
   // out = scale * x + shift by channel, and zero where that is negative
   void (*affine)(Pixels x, Pixels out, const float* scale, const float* shift, Extent extent, int threads);
   void (*affine_relu)(Pixels x, Pixels out, const float* scale, const float* shift, Extent extent, int threads);
 
   // out = by_gradient * gradient + by_x * x + constant by channel, plus `add` if not null
-  void (*combine)(Pixels gradient, Pixels x, Pixels out, const float* add, const float* by_gradient, const float* by_x,
+  void (*combine)(Pixels gradient, Pixels x, Pixels out, const void* add, const float* by_gradient, const float* by_x,
                   const float* constant, Extent extent, int threads);
 
   // out = gradient where scale * input + shift > 0; `sums` as in convolve_masked
@@ -128,7 +130,7 @@ struct Kernels {
 
   // the mean over height and width, as features; and the gradient back from there
   void (*pool)(Pixels x, float* features, Extent extent, int threads);
-  void (*spread)(const float* features, Pixels out, const float* add, Extent extent, int threads);
+  void (*spread)(const float* features, Pixels out, const void* add, Extent extent, int threads);
 
   // from and to somebody else's tensor; of features, blocks are what `out.block` and `x.block` step over
   void (*pack)(Strided source, Pixels out, Extent extent, int threads);
@@ -138,7 +140,12 @@ struct Kernels {
   void (*convolve_rows)(const Rows& rows, int threads);
 };
 
-// The table of the name asked for, or of the best that this processor has; null where it has none of that name.
-const Kernels* kernels(const char* name);
+// Kernels for one instruction set, whose images are stored as floats or as bfloat16.
+struct Tables {
+  const Kernels *floats, *halves;
+};
+
+// Those of the name asked for, or of the best that this processor has; null where it has none of that name.
+Tables kernels(const char* name);
 
 }  // namespace sparsecore

@@ -50,16 +50,16 @@ template <class Visit>
 void by_rows(const Strided& other, const Pixels& own, const Extent& extent, int threads, Visit visit) {
   in_parallel(extent.blocks * extent.height, threads, [&](int64_t task) {
     const int64_t block = task / extent.height, row = task % extent.height;
-    visit(other.data + block * LANES * other.image + row * other.row, at(own, block, row, 0).data,
+    visit(other.data + block * LANES * other.image + row * other.row, at(own, block, row, 0),
           live_lanes(extent, block, 0), Runs(other, own, extent));
   });
 }
 
 inline void pack(Strided source, Pixels out, Extent extent, int threads) {
-  by_rows(source, out, extent, threads, [&](const float* from, float* to, int live, const Runs& runs) {
+  by_rows(source, out, extent, threads, [&](const float* from, Stored* to, int live, const Runs& runs) {
     for (int64_t run = 0; run < runs.count; run++) {
       const float* start = from + run * runs.from_run;
-      float* end = to + run * runs.to_run;
+      Stored* end = to + run * runs.to_run;
       int64_t place = 0;
       if (live == LANES && runs.from_place == 1)
         for (; place + LANES <= runs.length; place += LANES) {
@@ -68,19 +68,20 @@ inline void pack(Strided source, Pixels out, Extent extent, int threads) {
           turn_over<LANES / 2>(square);
           for (int i = 0; i < LANES; i++) store(end + (place + i) * runs.to_place, square[i]);
         }
-      for (; place < runs.length; place++)
-        for (int lane = 0; lane < LANES; lane++)
-          end[place * runs.to_place + lane] =
-              lane < live ? start[lane * source.image + place * runs.from_place] : 0.0f;
+      for (; place < runs.length; place++) {
+        Vector pixel = zeros();
+        for (int lane = 0; lane < live; lane++) pixel[lane] = start[lane * source.image + place * runs.from_place];
+        store(end + place * runs.to_place, pixel);
+      }
     }
   });
 }
 
 inline void unpack(Pixels x, Strided target, Extent extent, int threads) {
-  by_rows(target, x, extent, threads, [&](float* to, const float* from, int live, const Runs& runs) {
+  by_rows(target, x, extent, threads, [&](float* to, const Stored* from, int live, const Runs& runs) {
     for (int64_t run = 0; run < runs.count; run++) {
       float* end = to + run * runs.from_run;
-      const float* start = from + run * runs.to_run;
+      const Stored* start = from + run * runs.to_run;
       int64_t place = 0;
       if (live == LANES && runs.from_place == 1)
         for (; place + LANES <= runs.length; place += LANES) {
@@ -89,9 +90,10 @@ inline void unpack(Pixels x, Strided target, Extent extent, int threads) {
           turn_over<LANES / 2>(square);
           for (int lane = 0; lane < LANES; lane++) store_anywhere(end + lane * target.image + place, square[lane]);
         }
-      for (; place < runs.length; place++)
-        for (int lane = 0; lane < live; lane++)
-          end[lane * target.image + place * runs.from_place] = start[place * runs.to_place + lane];
+      for (; place < runs.length; place++) {
+        const Vector pixel = load(start + place * runs.to_place);
+        for (int lane = 0; lane < live; lane++) end[lane * target.image + place * runs.from_place] = pixel[lane];
+      }
     }
   });
 }

@@ -20,7 +20,7 @@ struct Plan {
   Input x;
   Pixels out;
   Extent extent;
-  int64_t shift;  // of the first output from the inside's start
+  int64_t shift;  // of the first output from the inside's start, in values
 
   Plan(const Read& read, const Activation& made, const Weights& weights, const Steps& steps, int lanes)
       : x(read.input(steps.x_step, &weights)) {
@@ -28,6 +28,7 @@ struct Plan {
     expect(steps.x_step > 0 && steps.out_step > 0 && steps.row >= 0 && steps.column >= 0, "steps are positive");
     expect(given.buffer.shape(4) == static_cast<size_t>(lanes) && made.buffer.shape(4) == static_cast<size_t>(lanes),
            "the buffers have another number of lanes than the kernels");
+    expect(given.bytes() == made.bytes(), "input and output are stored as different types");
     expect(given.extent.blocks == made.extent.blocks && given.extent.last_lanes == made.extent.last_lanes,
            "input and output are of different batches");
     expect(weights.channels == made.extent.channels, "the list has another number of channels than the output");
@@ -39,11 +40,11 @@ struct Plan {
     extent.width = counted(made.extent.width, steps.column);
     shift = steps.row * made.pixels.row + steps.column * made.pixels.pixel;
     out = stepped(made.pixels, steps.out_step);
-    out.data += shift;
+    out.data = beyond(out.data, shift, made.bytes());
     const Pixels reach = stepped(given.pixels, steps.x_step);
     const int64_t farthest = (extent.height - 1) * reach.row + (extent.width - 1) * reach.pixel + weights.most;
     expect(weights.offsets.shape(0) == 0 || empty() ||
-               (given.start() + weights.least >= 0 && given.start() + farthest + lanes <= reach.block),
+               (given.start + weights.least >= 0 && given.start + farthest + lanes <= reach.block),
            "the list reads beyond the input's border");
   }
 

@@ -1,4 +1,4 @@
-// The input of a part of a convolution, where that is a function of what lies in memory.
+// The input of a part of a convolution as floats, where that is a function of what lies in memory, or no floats do.
 #pragma once
 
 #include "ahead.hpp"
@@ -28,14 +28,15 @@ void fill_line(float* to, int64_t width, int live, Function function) {
 }
 
 inline void prepare_line(const Input& input, int64_t block, int64_t row, int64_t channel, int live, float* to) {
-  const float* from = at(input.pixels, block, row, 0).data + channel * input.pixels.channel;
+  const Stored* from = at(input.pixels, block, row, 0) + channel * input.pixels.channel;
+  if (!input.scale) return fill_line(to, input.width, live, [&](int64_t place) { return load(from + place); });
   const float scale = input.scale[channel], shift = input.shift[channel];
   if (!input.other.data)
     return fill_line(to, input.width, live, [&](int64_t place) {
       const Vector value = scale * load(from + place) + shift;
       return value > zeros() ? value : zeros();
     });
-  const float* other = at(input.other, block, row, 0).data + channel * input.other.channel;
+  const Stored* other = at(input.other, block, row, 0) + channel * input.other.channel;
   const float by_other = input.by_other[channel];
   fill_line(to, input.width, live,
             [&](int64_t place) { return scale * load(from + place) + (by_other * load(other + place) + shift); });
@@ -46,8 +47,11 @@ inline void prepare_line(const Input& input, int64_t block, int64_t row, int64_t
 class Prepared {
  public:
   Prepared(const Input& input, const Extent& extent, const Part& part, Scratch& scratch)
-      : input_(input), block_(part.block), live_(live_lanes(extent, part.block, 0)), pixels_(input.pixels) {
-    if (input.scale) {
+      : input_(input), block_(part.block), live_(live_lanes(extent, part.block, 0)),
+        as_stored_(STORED_AS_COMPUTED && !input.scale) {
+    const auto& [data, block, row, channel, pixel] = input.pixels;
+    pixels_ = {as_stored_ ? static_cast<float*>(data) : nullptr, block, row, channel, pixel};
+    if (!as_stored_) {
       next_ = part.first_row * input.step + input.first_row;
       const int64_t rows = (part.last_row - 1) * input.step + input.last_row - next_ + 1;
       pixels_.data = scratch.of(rows * pixels_.row) + margin() - next_ * pixels_.row;
@@ -59,9 +63,9 @@ class Prepared {
   }
 
   // With those for all outputs above `row`.
-  const Pixels& above(int64_t row) {
+  const Floats& above(int64_t row) {
     above_ = row;
-    if (input_.scale)
+    if (!as_stored_)
       for (const int64_t last = last_for(row); next_ <= last; next_++)
         for (int64_t channel = 0; channel < input_.channels && is_read(last - next_); channel++)
           line(next_, channel, pixels_.data - margin() + next_ * pixels_.row + channel * pixels_.channel);
@@ -94,7 +98,8 @@ class Prepared {
   Input input_;
   int64_t block_;
   int live_;
-  Pixels pixels_, stepped_;
+  bool as_stored_;
+  Floats pixels_, stepped_;
   int64_t next_ = 0, above_ = 0;
 };
 

@@ -33,7 +33,7 @@ class RowConvolution {
   RowConvolution(const std::string& kernels_name, Floats x, int64_t x_start, Floats out, int64_t out_start,
                  int64_t channel, std::optional<Floats> add, Places pointers, Places offsets, Floats values,
                  Floats bias, Floats inside, float floor)
-      : table_(kernels(kernels_name.c_str())), x_(x), out_(out), add_(add), pointers_(pointers), offsets_(offsets),
+      : table_(kernels(kernels_name.c_str()).floats), x_(x), out_(out), add_(add), pointers_(pointers), offsets_(offsets),
         values_(values), bias_(bias), inside_(inside) {
     expect(table_, "this processor has no kernels of that name");
     expect_list(), expect_outputs(out_start, channel), expect_inputs(x_start);

@@ -5,7 +5,7 @@
 
 #include "kernels.hpp"
 #include "pool.hpp"
-#include "vector.hpp"
+#include "stored.hpp"
 
 namespace SPARSECORE_VARIANT {
 
@@ -83,32 +83,45 @@ inline int64_t channel_cut(const Extent& extent, int64_t cut, int64_t cuts) {
   return cut == cuts ? extent.channels : extent.channels * cut / cuts / BUNDLE * BUNDLE;
 }
 
-inline Pixels at(const Pixels& pixels, int64_t block, int64_t row, int64_t column) {
-  Pixels moved = pixels;
-  moved.data += block * pixels.block + row * pixels.row + column * pixels.pixel;
-  return moved;
+// Floats that a list's weights read, as Pixels otherwise.
+struct Floats {
+  float* data;
+  int64_t block, row, channel, pixel;
+};
+
+template <class Lying>
+int64_t place_in(const Lying& pixels, int64_t block, int64_t row, int64_t column) {
+  return block * pixels.block + row * pixels.row + column * pixels.pixel;
+}
+
+inline Stored* at(const Pixels& pixels, int64_t block, int64_t row, int64_t column) {
+  return static_cast<Stored*>(pixels.data) + place_in(pixels, block, row, column);
+}
+
+inline const float* at(const Floats& pixels, int64_t block, int64_t row, int64_t column) {
+  return pixels.data + place_in(pixels, block, row, column);
 }
 
 // Floats from one pixel to the next: known to the compiler for strides of 1 and 2, so that the inner loops need no
 // arithmetic for their places.
 template <int STEP>
 struct Every {
-  static constexpr int64_t apart(const Pixels&) { return STEP * LANES; }
+  static constexpr int64_t apart(const Floats&) { return STEP * LANES; }
 };
 struct Apart {
-  static int64_t apart(const Pixels& pixels) { return pixels.pixel; }
+  static int64_t apart(const Floats& pixels) { return pixels.pixel; }
 };
 
 // Call function(how `pixels` lie).
 template <class Function>
-void with_spacing(const Pixels& pixels, Function function) {
+void with_spacing(const Floats& pixels, Function function) {
   if (pixels.pixel == LANES) return function(Every<1>{});
   if (pixels.pixel == 2 * LANES) return function(Every<2>{});
   function(Apart{});
 }
 
-// Call visit.template tile<ROWS, COLUMNS>(row, column) on tiles of about AREA pixels that cover the rows [first, last) of
-// `width` columns.
+// Call visit.template tile<ROWS, COLUMNS>(row, column) on tiles of about AREA pixels that cover the rows [first, last)
+// of `width` columns.
 template <int AREA, int COLUMNS, class Visit>
 void cover_strip(int64_t first, int64_t last, int64_t column, Visit& visit) {
   constexpr int ROWS = rows_of(COLUMNS, AREA);

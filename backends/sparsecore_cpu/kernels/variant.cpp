@@ -12,6 +12,7 @@ namespace SPARSECORE_VARIANT {
 extern const Kernels table = {
     NAME(SPARSECORE_VARIANT),
     LANES,
+    sizeof(Stored),
     parts,
     convolve,
     convolve_masked,

@@ -16,7 +16,7 @@ inline int64_t place_of_sums(int32_t first, int32_t k, int64_t group) {
 
 template <class Spacing>
 struct WeightGradient {
-  Pixels x, gradient;
+  Floats x, gradient;
   List list;
   int64_t block, channels, first_channel, last_channel;
   float* sums;
@@ -24,8 +24,8 @@ struct WeightGradient {
 
   template <int ROWS, int COLUMNS>
   void tile(int64_t row, int64_t column) {
-    const float* from = at(x, block, row, column).data;
-    const float* gradients = at(gradient, block, row, column).data;
+    const float* from = at(x, block, row, column);
+    const float* gradients = at(gradient, block, row, column);
     for (int64_t input = 0; input < list.input_blocks; input++) {
       const int32_t* groups = list.pointers + input * channels;
       for (int64_t channel = first_channel; channel < last_channel; channel++, ahead.step())
@@ -72,7 +72,7 @@ struct WeightGradient {
 // of a band pass by.
 template <class Spacing>
 struct BundledGradient {
-  Pixels x, gradient;
+  Floats x, gradient;
   List list;
   Part band;
   int64_t width, channels;
@@ -98,10 +98,10 @@ struct BundledGradient {
       for (auto& sum : of_place) sum = zeros();
     const int64_t apart = Spacing::apart(x);
     for (int64_t row = band.first_row; row < band.last_row; row++) {
-      const float *start = at(x, band.block, row, 0).data, *from[PLACES], *given[BUNDLE];
+      const float *start = at(x, band.block, row, 0), *from[PLACES], *given[BUNDLE];
       // a bundle that is not full takes its last channel several times
       for (int channel = 0; channel < BUNDLE; channel++)
-        given[channel] = settled(at(gradient, band.block, row, 0).data +
+        given[channel] = settled(at(gradient, band.block, row, 0) +
                                  (first + (channel < full ? channel : full - 1)) * gradient.channel);
       for (int place = 0; place < PLACES; place++) from[place] = settled(start + list.offsets[k + place]);
       for (int64_t column = 0; column < width; column++)
@@ -162,7 +162,7 @@ class PartialGradients {
       return all_.list_.bundled ? 0 : looks_of_tiles(all_.list_, all_.extent_, band, last_ - first_);
     }
 
-    void add(const Pixels& x, const Pixels& gradient, const Part& band, Ahead& ahead) {
+    void add(const Floats& x, const Floats& gradient, const Part& band, Ahead& ahead) {
       const List& list = all_.list_;
       const Extent& extent = all_.extent_;
       const int64_t width = extent.width, channels = extent.channels;

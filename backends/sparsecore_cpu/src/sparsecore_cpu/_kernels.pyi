@@ -17,7 +17,10 @@ Places = NDArray[np.int32]
 Sums = NDArray[np.float64]
 
 class Activation:
-    """A buffer, (blocks, height + 2·border, channels, width + 2·border, lanes), that starts at a cache line."""
+    """A buffer, (blocks, height + 2·border, channels, width + 2·border, lanes), that starts at a cache line.
+
+    It has floats; or, of images, their upper halves as uint16 (bfloat16).
+    """
 
     def __init__(self, buffer: NDArray[Any], border: int, images: int, features: bool) -> None: ...
 

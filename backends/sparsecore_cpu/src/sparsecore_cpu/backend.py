@@ -20,17 +20,24 @@ class CpuBackend:
 
     Attributes:
         threads: how many threads compute; 0 for as many as this process may use. Results do not depend on it.
+        activations: what those of images are stored as, float32 or bfloat16, which takes half the memory and less time.
+            Whatever is computed is float32.
     """
 
     threads: int = 0
+    activations: str = "float32"
 
     def __attrs_post_init__(self) -> None:
         if self.threads < 0:
             raise InputError(f"the cpu backend takes 1 or more threads, or 0 for all; given {self.threads}")
+        if self.activations not in _STORED:
+            raise InputError(
+                f"the cpu backend stores activations as {' or '.join(_STORED)}; given {self.activations!r}"
+            )
 
     @property
     def dtype(self) -> str:
-        """Of values and activations."""
+        """Of values."""
         return "float32"
 
     @property
@@ -54,7 +61,11 @@ class CpuBackend:
         """Kernels, threads and memory that has not been used yet."""
         from sparsecore_cpu.machine import Machine
 
-        return Machine.of(self.threads or _available())
+        return Machine.of(self.threads or _available(), _STORED[self.activations])
+
+
+_STORED = {"float32": "float32", "bfloat16": "uint16"}
+"""Names of types, as NumPy knows them."""
 
 
 def _available() -> int:

@@ -119,5 +119,5 @@ def bordered(machine: Machine, reading: Reading, border: int) -> Reading:
     if border <= reading.form.border or reading.form.features:
         return reading
     wider = machine.buffers.take(attrs.evolve(reading.form, border=border))
-    wider.inside[:] = reading.buffer().inside
+    wider.fill(reading.buffer().inside)
     return Reading.plain(wider)

@@ -7,10 +7,10 @@ from typing import Any
 
 import attrs
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from sparsecore.errors import InputError
-from sparsecore_cpu import _kernels
+from sparsecore_cpu import _kernels, bfloat16
 
 KERNELS = "SPARSECORE_CPU_KERNELS"
 """Environment variable: avx512, avx2 or baseline, instead of the best that the processor has."""
@@ -19,6 +19,7 @@ _CACHE_LINE = 64
 
 Floats = NDArray[np.float32]
 Sums = NDArray[np.float64]
+Stored = NDArray[Any]
 
 
 @attrs.frozen
@@ -76,15 +77,29 @@ class Form:
 
 @attrs.frozen(eq=False)
 class Buffer:
-    """The memory of an activation; its border and the lanes beyond the batch are zero."""
+    """The memory of an activation; its border and the lanes beyond the batch are zero.
+
+    Attributes:
+        form: of the activation.
+        array: floats, or the upper halves of floats (bfloat16) as 16-bit integers.
+        handle: of the kernels.
+    """
 
     form: Form
-    array: Floats
+    array: Stored
     handle: _kernels.Activation
 
     @property
     def inside(self) -> Floats:
-        """Without its border: (blocks, height, channels, width, lanes)."""
+        """What is within its border, as floats: (blocks, height, channels, width, lanes)."""
+        return bfloat16.read(self._inside) if self._inside.dtype == bfloat16.STORED else self._inside
+
+    def fill(self, inside: Floats) -> None:
+        """The other way round."""
+        self._inside[:] = bfloat16.rounded(inside) if self._inside.dtype == bfloat16.STORED else inside
+
+    @property
+    def _inside(self) -> Stored:
         border = self.form.border
         rows, columns = self.array.shape[1] - border, self.array.shape[3] - border
         return self.array[:, border:rows, :, border:columns]
@@ -96,9 +111,10 @@ class Buffers:
     Kernels write inside the border only, so that a buffer's border is zero for good once it is.
     """
 
-    def __init__(self, lanes: int) -> None:
-        self._lanes = lanes
-        self._free: defaultdict[Form, list[tuple[Floats, _kernels.Activation]]] = defaultdict(list)
+    def __init__(self, lanes: int, images: DTypeLike = np.float32) -> None:
+        """Of so many lanes; ``images`` are stored as this type, features as floats."""
+        self._lanes, self._images = lanes, images
+        self._free: defaultdict[Form, list[tuple[Stored, _kernels.Activation]]] = defaultdict(list)
 
     def take(self, form: Form) -> Buffer:
         """A buffer of this form, zero on its border and arbitrary inside."""
@@ -108,8 +124,8 @@ class Buffers:
         weakref.finalize(buffer, free.append, (array, handle)).atexit = False
         return buffer
 
-    def _made(self, form: Form) -> tuple[Floats, _kernels.Activation]:
-        array = aligned_zeros(form.shape(self._lanes))
+    def _made(self, form: Form) -> tuple[Stored, _kernels.Activation]:
+        array = aligned_zeros(form.shape(self._lanes), np.float32 if form.features else self._images)
         return array, _kernels.Activation(array, form.border, form.images, form.features)
 
 
@@ -128,8 +144,11 @@ class Machine:
     buffers: Buffers
 
     @classmethod
-    def of(cls, threads: int) -> "Machine":
-        """The best kernels that this processor has, or those that the environment variable names."""
+    def of(cls, threads: int, activations: DTypeLike = np.float32) -> "Machine":
+        """The best kernels that this processor has, or those that the environment variable names.
+
+        Those of images are stored as the type ``activations``: floats or :data:`bfloat16.STORED`.
+        """
         name = os.environ.get(KERNELS, "")
         try:
             kernels = _kernels.Kernels(name)
@@ -137,7 +156,7 @@ class Machine:
             raise InputError(
                 f"{KERNELS} is {name!r}; this processor has kernels named: {', '.join(kernel_names())}"
             ) from error
-        return cls(kernels, threads, Buffers(kernels.lanes))
+        return cls(kernels, threads, Buffers(kernels.lanes, activations))
 
 
 def kernel_names() -> list[str]:
@@ -151,9 +170,9 @@ def kernel_names() -> list[str]:
     return names
 
 
-def aligned_zeros(shape: tuple[int, ...]) -> Floats:
+def aligned_zeros(shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> Stored:
     """Zeros from the start of a cache line on."""
-    count = int(np.prod(shape))
-    memory: NDArray[Any] = np.zeros(count * 4 + _CACHE_LINE, np.uint8)
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    memory: NDArray[Any] = np.zeros(size + _CACHE_LINE, np.uint8)
     start = -memory.ctypes.data % _CACHE_LINE
-    return memory[start : start + count * 4].view(np.float32).reshape(shape)
+    return memory[start : start + size].view(dtype).reshape(shape)

@@ -148,7 +148,7 @@ class CpuOperations:
         def backward(output: Activation) -> None:
             given = output.gradient.total(self.machine, output.form)
             images = self.machine.buffers.take(form)
-            images.inside[:] = given.array.reshape(by_feature).transpose(3, 0, 2, 1, 4)
+            images.fill(given.array.reshape(by_feature).transpose(3, 0, 2, 1, 4))
             x.gradient.ready.append(images)
 
         return self._recorded(Activation(self.machine, out.form, Given(out), x.differentiable), backward)
