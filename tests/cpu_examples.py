@@ -177,7 +177,7 @@ def check(
     rounding decides what it is.
     """
     shape = output_of(forward, x, weights).shape
-    direction = np.random.default_rng(9).standard_normal(shape).astype(np.float32)
+    direction = bfloat16.read(bfloat16.rounded(np.random.default_rng(9).standard_normal(shape).astype(np.float32)))
     if kinks is not None:
         direction[abs(output_of(kinks, x, weights)) < 10 * rounding] = 0
     expected = in_numpy(forward, x, weights, direction)
