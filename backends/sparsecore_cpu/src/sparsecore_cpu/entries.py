@@ -120,7 +120,7 @@ class Lists:
         return weights
 
     def gradients(self, entries: Entries, window: Window, x: Strides) -> WeightList:
-        """The same with whatever values: those of the weights' gradients are asked for."""
+        """The same list, whatever its values are: for the weights' gradients."""
         key = ("forward", entries.shape, window, x)
         (weights,) = self._kept(entries, key, lambda taps: [taps.forward(window, x)])
         return weights
