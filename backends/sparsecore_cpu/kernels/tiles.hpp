@@ -33,11 +33,7 @@ struct Part {
   int64_t block, first_row, last_row;
 };
 
-// Of four rows, but no more than eight of them: what they read, computed for the kernels, stays in a cache of 1 MiB.
-inline int64_t row_parts(const Extent& extent) {
-  const int64_t fours = extent.height / 4;
-  return fours < 1 ? 1 : fours < 8 ? fours : 8;
-}
+inline int64_t row_parts(const Extent& extent) { return extent.height >= 32 ? 4 : extent.height >= 4 ? 2 : 1; }
 inline int64_t parts(Extent extent) { return extent.blocks * row_parts(extent); }
 
 inline Part part_of(const Extent& extent, int64_t index) {
