@@ -41,10 +41,9 @@ class Stack:
 
     def ask(self, hook: str, **arguments: Any) -> Answer:
         """The answer of the topmost plugin that has one."""
-        answer = self._hooks[hook](**arguments)
+        answer: Answer | None = self._hooks[hook](**arguments)
         if answer is None:
             raise PluginError(f"no plugin of {', '.join(self.names)} answered the hook {hook!r}")
-        assert isinstance(answer, Answer)
         return answer
 
     def ask_all(self, hook: str, **arguments: Any) -> list[Answer]:

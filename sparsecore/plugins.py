@@ -137,8 +137,8 @@ def _module_of_file(selection: str, path: Path) -> ModuleType:
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise PluginError(f"{selection!r} names a file that is no Python source; its name must end in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # attrs and typing look a class's module up by name
     try:

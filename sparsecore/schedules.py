@@ -182,10 +182,9 @@ class Every:
             return self._is_one_of(self.times, clock)
         if clock.step == 0 or self._is_over(clock):
             return False
-        if self.epochs is not None:
-            return clock.step % (self.epochs * clock.steps_per_epoch) == 0
-        assert self.steps is not None
-        return clock.step % int(self.steps(clock)) == 0
+        if self.steps is not None:
+            return clock.step % int(self.steps(clock)) == 0
+        return self.epochs is not None and clock.step % (self.epochs * clock.steps_per_epoch) == 0
 
     def _is_one_of(self, times: int, clock: Clock) -> bool:
         steps = total_steps(clock)

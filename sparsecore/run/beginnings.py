@@ -25,7 +25,8 @@ def drawn(parameters: Sequence[Parameter]) -> Begin:
     """A topology of the strategies, and initial values of the experiment's seed."""
 
     def begin(experiment: Experiment, engine: Engine, clock: Clock) -> Begun:
-        assert experiment.sparsity is not None
+        if experiment.sparsity is None:
+            raise InputError("a run that starts from no other one needs its sparsity")
         state, draws = engine.start(experiment.sparsity, clock=clock), Draws(experiment.seed)
         return state, draws.sparse(state.topology, parameters), draws.dense(parameters)
 

@@ -75,7 +75,8 @@ def first_topology(folder: RunFolder) -> Topology:
     arrays = experiment.backend.plugin.arrays
     if folder.start.exists():
         return Topology.of(layout, arrays.from_numpy(Start.read(folder.start).positions), arrays)
-    assert experiment.sparsity is not None
+    if experiment.sparsity is None:
+        raise InputError(f"the run in {folder.path} began on another topology; {folder.start.name} is missing")
     return engine_of(experiment, layout, arrays).start(experiment.sparsity).topology
 
 

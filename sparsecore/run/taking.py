@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import numpy as np
@@ -122,8 +122,7 @@ def _trained(_: Network, source: Source, topology: Topology) -> Values:
 
 
 def _rewound(network: Network, source: Source, topology: Topology) -> Values:
-    epoch = network.experiment.start.epoch
-    assert epoch is not None
+    epoch = cast(int, network.experiment.start.epoch)  # the settings of 'rewound' always have one
     values = _at(source.kept(epoch), topology, f"had done {epoch} epochs", source)
     return attrs.evolve(values, epoch=epoch)
 

@@ -8,7 +8,7 @@ import attrs
 
 from sparsecore.data.batches import batches
 from sparsecore.data.images import Batch
-from sparsecore.errors import DivergedError
+from sparsecore.errors import DivergedError, InputError
 from sparsecore.gradient import Gradient
 from sparsecore.learning import Learner
 from sparsecore.ledger import Ledger
@@ -82,7 +82,8 @@ class Run:
                 self._epoch(recorder, watcher)
         finally:
             recorder.close()
-        assert self._last is not None
+        if self._last is None:
+            raise InputError("the checkpoint is at the run's last step, and has no metrics of any epoch")
         return Finished(self._state, self._last, self._seconds(), self._learner.memory())
 
     def _epoch(self, recorder: Recorder, watcher: Watcher) -> None:

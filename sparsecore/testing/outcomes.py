@@ -39,8 +39,8 @@ def _provide(name: str, file: str | None) -> None:
     if file is None or getattr(known, "__file__", None) == file:
         return
     spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None
-    assert spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{file} is no Python source", name=name, path=file)
     sys.modules[name] = module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from functools import cache
+from typing import IO, cast
 
 from sparsecore.testing.scenes import Scene
 from sparsecore.testing.stacks import Stack
@@ -25,18 +26,18 @@ class Process:
             stderr=subprocess.DEVNULL,
             env={**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
+        # both are pipes, as asked for
+        self._stdin, self._stdout = cast("IO[bytes]", self._process.stdin), cast("IO[bytes]", self._process.stdout)
         atexit.register(self.close)
 
     def ask(self, told: bytes) -> None:
         """Begin with this."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(told)
-        self._process.stdin.flush()
+        self._stdin.write(told)
+        self._stdin.flush()
 
     def answer(self) -> Mapping[str, str] | None:
         """Digests of what came of it by what they are of; None where it was refused."""
-        assert self._process.stdout is not None
-        answer: Mapping[str, str] | None = pickle.load(self._process.stdout)
+        answer: Mapping[str, str] | None = pickle.load(self._stdout)
         return answer
 
     def close(self) -> None:

@@ -63,9 +63,9 @@ class Matter:
 
 def judge(reports: Sequence[Report | None], matter: Matter, patience: float) -> Verdict:
     """The verdict on the reports by rank; None for a rank that has not come in ``patience`` seconds."""
-    failed = [rank for rank, report in enumerate(reports) if report and report.failure is not None]
-    if failed:
-        return _on_failure(reports, failed[0])
+    for rank, report in enumerate(reports):
+        if report and report.failure is not None:
+            return _on_failure(report, rank)
     missing = [rank for rank, report in enumerate(reports) if report is None]
     first = next(report for report in reports if report)
     if missing:
@@ -82,9 +82,7 @@ def absence(missing: Sequence[int], place: str, patience: float, matter: Matter)
     return f"{_ranks(missing)} did not come to {place} in {patience:g} s; {matter.advice}"
 
 
-def _on_failure(reports: Sequence[Report | None], rank: int) -> Verdict:
-    report = reports[rank]
-    assert report is not None
+def _on_failure(report: Report, rank: int) -> Verdict:
     if report.refusal and rank == 0:
         return Verdict(report.failure, refusal=True)
     return Verdict(f"rank {rank} failed: {report.failure}", refusal=report.refusal)

@@ -46,7 +46,7 @@ class TorchRanks:
 
     def join(self) -> None:
         """Be in one process group with the others from now on."""
-        assert self._exchange
+        _ = self._exchange  # made at its first use, which joins the group
 
     @functools.cached_property
     def _exchange(self) -> Exchange:

@@ -84,6 +84,13 @@ class _Pass:
     threads: int
     unpacked: Callable[[Callable[[Buffer], None]], Tensor]
 
+    @property
+    def batch(self) -> Buffer:
+        """The batch as the kernels read it, where the gradient of the values is asked for."""
+        if self.x is None:
+            raise RuntimeError("the batch was not kept for the gradient of the values")
+        return self.x
+
     @classmethod
     def of(cls, ctx: Any, gradient: Tensor) -> "_Pass":
         computation, forms = ctx.computation, ctx.forms
@@ -104,8 +111,7 @@ Gradients = tuple[Tensor | None, Tensor | None]
 
 def _of_both(of: _Pass) -> Gradients:
     listed: list[Floats] = []
-    layer, x = of.layer, of.x
-    assert x is not None
+    layer, x = of.layer, of.batch
     by_x = of.unpacked(lambda out: listed.append(layer.backward(x, of.gradient, of.values, out, of.threads)))
     return by_x, torch.from_numpy(listed[0])
 
@@ -115,8 +121,7 @@ def _of_batch(of: _Pass) -> Gradients:
 
 
 def _of_values(of: _Pass) -> Gradients:
-    assert of.x is not None
-    return None, torch.from_numpy(of.layer.backward_weight(of.x, of.gradient, of.threads))
+    return None, torch.from_numpy(of.layer.backward_weight(of.batch, of.gradient, of.threads))
 
 
 _WAYS: Mapping[tuple[bool, ...], Callable[[_Pass], Gradients]] = MappingProxyType(

@@ -160,7 +160,7 @@ class SparseTraining:
 
     @property
     def _now(self) -> State:
-        assert self._alive
+        _ = self._alive  # raises once the training has ended
         return self._state
 
     @torch.no_grad()
