@@ -29,7 +29,8 @@ class Declares:
 
     Attributes:
         smallest_first: no weight is pruned that is larger than one that stays, and among equals the lowest positions
-            go first: in the whole 'network', within each 'tensor', or within each 'sign' of each tensor.
+            go first: in the whole 'network', within each 'tensor', or within each 'sign' of each tensor, that is among
+            its positive and among its negative weights, while those that are exactly zero go before both.
         shares: what grows is shared out in proportion to the 'survivors' or to the 'pruned' of each tensor, within one.
         grown_value: what a weight starts with that has just grown.
         start_multiples: for a layout, one number a tensor: at the start the tensor has a multiple of so many weights,

@@ -45,6 +45,9 @@ class DeepRewiring:
     on WRN-28-2 by Mostafa & Wang has ``scope='tensor'``, ``step_size=0.01`` and a temperature of 1e-5, 1e-8, 1e-12,
     1e-15 from epoch 0, 25, 80, 140.
 
+    A connection at θ = 0 is active: what has just woken is. In the next step noise and pull take it on, also where no
+    gradient reaches it. Without either (``l1`` and temperature 0) such a connection stays at zero for ever.
+
     Attributes:
         l1: α of the pull towards zero.
         temperature: T of the noise sqrt(2·η·T)·ν, ν ~ N(0, 1).

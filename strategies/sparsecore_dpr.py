@@ -65,7 +65,8 @@ class DynamicReallocation:
     @hookimpl
     def prune(self, values: Array, memory: Threshold) -> Array:
         """Prune every weight with |w| < H, over all tensors with one H."""
-        return abs(values) >= memory.threshold
+        # in the dtype of the values a tiny H may be zero, and an exact zero would stay for ever
+        return (abs(values) >= memory.threshold) & (values != 0)
 
     @hookimpl
     def adjust(self, pruned: Counts, topology: Topology, memory: Threshold) -> Threshold:

@@ -1,6 +1,7 @@
 """SET, sparse evolutionary training (Mocanu et al. 2018): drop the smallest of each tensor, regrow there at random."""
 
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 from types import MappingProxyType
 from typing import Literal
 
@@ -14,7 +15,7 @@ from sparsecore.growth import random_topology
 from sparsecore.hooks import hookimpl
 from sparsecore.layout import Layout
 from sparsecore.randomness import Randomness
-from sparsecore.ranking import smallest
+from sparsecore.ranking import fraction_of, smallest, smallest_of_each
 from sparsecore.schedules import Every
 from sparsecore.settings import as_written
 from sparsecore.shares import Counts, shares
@@ -28,10 +29,16 @@ class SparseEvolution:
     The defaults are the original's. The comparison on WRN-28-2 by Mostafa & Wang has ``start='uniform'``,
     ``ranking='magnitude'``, ``drop_fraction`` 20,000/N and DPR's schedule.
 
+    A weight that is exactly zero has neither sign: it has grown where no gradient reaches it, say onto a hidden unit
+    that is never active. Such weights go before all others. They count in ζ: where they are fewer than ζ of a tensor's
+    weights, what is missing is taken from the positive and the negative weights in equal proportion; where they are
+    more, only zeros go, those at the lowest positions. So an update never drops more than ζ of a tensor. (The authors'
+    code drops all zeros, and beside them ζ of the positive and ζ of the negative weights.)
+
     Attributes:
         drop_fraction: ζ.
-        ranking: 'signed' drops ζ of the positive weights and ζ of the negative ones, each the closest to zero;
-            'magnitude' drops ζ of all by |w|.
+        ranking: 'signed' drops ζ of the positive weights and ζ of the negative ones, each the closest to zero, and
+            exact zeros before them; 'magnitude' drops ζ of all by |w|.
         start: the start distribution: 'er' (Erdős–Rényi, the original), 'erk' or 'uniform'.
         schedule: when updates are due.
     """
@@ -63,13 +70,7 @@ class SparseEvolution:
     @hookimpl
     def prune(self, topology: Topology, values: Array) -> Array:
         """In each tensor, drop the fraction ζ closest to zero."""
-        arrays = topology.arrays
-        dropped = [
-            closest + first
-            for first, last in zip(topology.bounds[:-1], topology.bounds[1:], strict=True)
-            for closest in _RANKINGS[self.ranking](values[first:last], self.drop_fraction, arrays)
-        ]
-        return topology.all_but(arrays.concatenate(dropped))
+        return topology.all_but(_RANKINGS[self.ranking](topology, values, self.drop_fraction))
 
     @hookimpl
     def allocate(self, total: int, pruned: Counts, room: Counts) -> Counts:
@@ -77,26 +78,34 @@ class SparseEvolution:
         return shares(total, pruned, room)
 
 
-def _signed(values: Array, fraction: float, arrays: Arrays) -> tuple[Array, ...]:
-    """Slots of the fraction of positive weights and the fraction of negative weights that are closest to zero."""
-    positive, negative = arrays.nonzero(values > 0), arrays.nonzero(values < 0)
-    return tuple(
-        arrays.take(slots, _smallest(abs(arrays.take(values, slots)), fraction, arrays))
-        for slots in (positive, negative)
-    )
+def _signed(topology: Topology, values: Array, fraction: float) -> Array:
+    """Slots of the zeros of each tensor, and of its positive and its negative weights that are closest to zero."""
+    bounds = zip(topology.bounds[:-1], topology.bounds[1:], strict=True)
+    found = [_signed_of(values[first:last], fraction, topology.arrays) + first for first, last in bounds]
+    return topology.arrays.concatenate(found)
 
 
-def _magnitude(values: Array, fraction: float, arrays: Arrays) -> tuple[Array, ...]:
-    """Slots of the fraction of weights with the smallest |w|."""
-    return (_smallest(abs(values), fraction, arrays),)
+def _signed_of(values: Array, fraction: float, arrays: Arrays) -> Array:
+    """The same for the values of one tensor, ⌊ζ·N⌋ at most."""
+    zeros, positive, negative = (arrays.nonzero(which) for which in (values == 0, values > 0, values < 0))
+    quota = as_written(fraction) * len(values)
+    # the fraction of either sign that fills the quota when the zeros have gone: ζ itself where there are none
+    rest = max(Fraction(0), quota - len(zeros)) / max(1, len(positive) + len(negative))
+    closest = [_closest(slots, values, int(rest * len(slots)), arrays) for slots in (positive, negative)]
+    return arrays.concatenate([zeros[: int(quota)], *closest])
 
 
-def _smallest(scores: Array, fraction: float, arrays: Arrays) -> Array:
-    return smallest(scores, int(as_written(fraction) * len(scores)), arrays)
+def _closest(slots: Array, values: Array, count: int, arrays: Arrays) -> Array:
+    return arrays.take(slots, smallest(abs(arrays.take(values, slots)), count, arrays))
+
+
+def _magnitude(topology: Topology, values: Array, fraction: float) -> Array:
+    """Slots of the fraction of each tensor's weights with the smallest |w|."""
+    return smallest_of_each(topology, values, fraction_of(fraction, topology.counts))
 
 
 _SCOPES: Mapping[str, Scope] = MappingProxyType({"signed": "sign", "magnitude": "tensor"})
 
-_RANKINGS: Mapping[str, Callable[[Array, float, Arrays], tuple[Array, ...]]] = MappingProxyType(
+_RANKINGS: Mapping[str, Callable[[Topology, Array, float], Array]] = MappingProxyType(
     {"signed": _signed, "magnitude": _magnitude}
 )

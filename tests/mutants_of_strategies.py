@@ -173,6 +173,41 @@ class SparesSmallest(Sound):
         return arrays.concatenate([order[1:], order[:1]])
 
 
+class BySign(Sound):
+    """Drop the fraction of each sign that is closest to zero, as SET does."""
+
+    declares: ClassVar = Declares(smallest_first="sign", shares="survivors", grown_value=0.5)
+
+    def order(self, values, arrays):
+        groups = [arrays.nonzero(group) for group in self.groups(values)]
+        ordered = [arrays.take(slots, arrays.argsort(abs(arrays.take(values, slots)))) for slots in groups]
+        return arrays.concatenate([slots[: int(self.fraction * len(slots))] for slots in ordered])
+
+
+@defect("ranks positive and negative weights, and never drops one that is exactly zero", "zeros")
+class ImmuneZeros(BySign):
+    def groups(self, values):
+        return values > 0, values < 0
+
+
+@defect("counts exact zeros among the positive weights, while negative ones go", "zeros")
+class PositiveZeros(BySign):
+    def groups(self, values):
+        return values >= 0, values < 0
+
+
+@defect("ranks exact zeros apart, and drops no more of them than of others", "zeros")
+class ZerosApart(BySign):
+    def groups(self, values):
+        return values == 0, values > 0, values < 0
+
+
+@defect("takes weights that are exactly zero for missing ones, and ranks them last", "zeros")
+class ZerosLast(Sound):
+    def order(self, values, arrays):
+        return arrays.argsort(abs(values) + (values == 0) * 1e30)
+
+
 @defect("forgets where the tensor begins, and prunes another one's", "smallest")
 class ForgetsOffset(Sound):
     @hookimpl

@@ -169,6 +169,20 @@ def test_the_summary_is_a_table_of_all_sparse_tensors():
     assert "  last linear layer: 4.weight" in lines
 
 
+@pytest.mark.parametrize("storage", ["masked", "compact"])
+def test_the_summary_counts_the_active_weights_that_are_exactly_zero(storage):
+    model = mlp()
+    optimizer = sgd(model)
+    training = sparsify(model, optimizer, strategy="static", sparsity=0.5, storage=storage)
+    assert training.summary().zeros == 0
+    assert "0 of 96 active weights are exactly zero" in str(training.summary()).splitlines()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert training.summary().zeros == 96
+    assert "96 of 96 active weights are exactly zero" in str(training.summary()).splitlines()
+
+
 def test_of_many_dense_parameters_the_summary_prints_the_first_and_how_many_more():
     model = nn.Sequential(*[nn.Linear(6, 6) for _ in range(10)])
     summary = sparsify(model, sgd(model)).summary()

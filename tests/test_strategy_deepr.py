@@ -19,6 +19,7 @@ from sparsecore.errors import InputError, NoRoomError
 from sparsecore.layout import Layout
 from sparsecore.schedules import Every
 from sparsecore_deepr import DeepRewiring, Signs
+from sparsecore_soft_deepr import SoftDeepRewiring
 
 NEVER = Every(steps=10**9)
 WIDE = Layout.of({"a": (200, 200), "b": (100, 50)})
@@ -143,6 +144,17 @@ def test_a_connection_sleeps_where_it_has_changed_its_sign_and_not_at_zero(befor
     signs = np.array(data.draw(st.lists(st.sampled_from([-1, 1]), min_size=before.size, max_size=before.size)), np.int8)
     awake = DeepRewiring().prune(values, Signs(signs))
     assert awake.tolist() == [value * sign >= 0 for value, sign in zip(values.tolist(), signs.tolist(), strict=True)]
+
+
+@pytest.mark.parametrize("strategy", [DeepRewiring(temperature=0.0), SoftDeepRewiring(temperature=0.0)])
+@pytest.mark.parametrize("zero", [0.0, -0.0])
+def test_a_connection_at_zero_that_no_gradient_reaches_sleeps_in_the_next_step(strategy, zero):
+    algorithm = engine(TWO_TENSORS, {"deepr": strategy})
+    state = algorithm.start(0.8)
+    values = np.full(state.topology.size, zero, np.float32)
+    values[::3] = 2 * state.memories["deepr"].signs[::3]
+    advance = algorithm.advance(state, values, learning_rate=0.1)
+    assert advance.reallocation.survives.tolist() == (values != 0).tolist()
 
 
 @pytest.mark.parametrize("scope", ["network", "tensor"])

@@ -84,6 +84,14 @@ def test_one_threshold_holds_for_all_tensors_and_both_signs():
     assert after.memories["DynamicReallocation"] == Threshold(0.5)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("zero", [0.0, -0.0])
+def test_exact_zeros_are_pruned_however_small_the_threshold_has_become(dtype, zero):
+    values = np.array([zero, 1.0, 0.5, zero], dtype)
+    kept = DynamicReallocation(target=1).prune(values, Threshold(5e-324))
+    assert kept.tolist() == [False, True, True, False]
+
+
 def test_weights_move_between_tensors_in_proportion_to_the_survivors():
     layout = Layout.of({"weak": (1000,), "strong": (1000,)})
     before = topology(layout, [*range(100), *range(1000, 1100)])

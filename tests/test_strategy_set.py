@@ -1,6 +1,7 @@
 """SET as the paper has it: the smallest positive and the smallest negative weights go, tensor by tensor."""
 
-from decimal import Decimal
+import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -18,10 +19,9 @@ ROOMY = Layout.of({"kernels": (8, 8, 3, 3), "matrix": (30, 20), "small": (12, 4)
 FRACTIONS = st.sampled_from([0.0, 0.1, 0.138, 0.29, 0.3, 0.5, 0.58, 0.99])
 
 
-def closest_to_zero(entries, fraction):
-    """(magnitude, position) pairs: the positions of the fraction that comes first in order."""
-    count = int(Decimal(str(fraction)) * len(entries))
-    return {position for _, position in sorted(entries)[:count]}
+def closest_to_zero(entries, count):
+    """(magnitude, position) pairs: the positions of those that come first in order."""
+    return [position for _, position in sorted(entries)[:count]]
 
 
 def expected_drops(before, values, fraction, ranking):
@@ -29,11 +29,16 @@ def expected_drops(before, values, fraction, ranking):
     for name in before.layout.names:
         slots = before.slots(name)
         entries = list(zip(values[slots].tolist(), before.positions[slots].tolist(), strict=True))
+        quota = Fraction(str(fraction)) * len(entries)
         if ranking == "signed":
-            dropped |= closest_to_zero([(value, position) for value, position in entries if value > 0], fraction)
-            dropped |= closest_to_zero([(-value, position) for value, position in entries if value < 0], fraction)
+            zeros = [(0, position) for value, position in entries if value == 0]
+            signs = [[(abs(v), position) for v, position in entries if v * sign > 0] for sign in (1, -1)]
+            dropped.update(closest_to_zero(zeros, math.floor(quota)))
+            for own in signs:
+                share = max(0, quota - len(zeros)) * Fraction(len(own), max(1, len(entries) - len(zeros)))
+                dropped.update(closest_to_zero(own, math.floor(share)))
         else:
-            dropped |= closest_to_zero([(abs(value), position) for value, position in entries], fraction)
+            dropped.update(closest_to_zero([(abs(value), position) for value, position in entries], math.floor(quota)))
     return dropped
 
 
@@ -60,6 +65,40 @@ def test_signs_are_ranked_apart_and_magnitudes_together():
     magnitude = SparseEvolution(drop_fraction=0.5, ranking="magnitude").prune(before, values)
     assert values[~signed].tolist() == [-2.5, -2.0, 0.1, 0.2]
     assert values[~magnitude].tolist() == [0.1, 0.2, 0.3, 0.4]
+
+
+@pytest.mark.parametrize("zero", [0.0, -0.0])
+def test_zeros_go_before_weights_of_either_sign_and_count_in_the_fraction(zero):
+    before = topology(Layout.of({"w": (100,)}), range(10))
+    few = np.array([-3.0, zero, 0.1, 0.2, -0.1, 4.0, zero, 5.0, 6.0, -7.0])
+    kept = SparseEvolution(drop_fraction=0.5).prune(before, few)
+    # the zeros are two of the five; of five positive and three negative weights 3/8 go
+    assert sorted(few[~kept].tolist()) == [-0.1, 0.0, 0.0, 0.1]
+    many = np.array([zero, 0.1, zero, zero, -0.1, zero, zero, zero, zero, 1.0])
+    assert np.flatnonzero(~SparseEvolution(drop_fraction=0.3).prune(before, many)).tolist() == [0, 2, 3]
+
+
+@given(topologies(), st.data(), FRACTIONS)
+def test_while_a_zero_stays_no_other_weight_of_its_tensor_goes(before, data, fraction):
+    values = data.draw(values_of(before))
+    kept = SparseEvolution(drop_fraction=fraction).prune(before, values)
+    for name in before.layout.names:
+        slots = before.slots(name)
+        own, stays = values[slots], kept[slots]
+        assert not ((own == 0) & stays).any() or (own[~stays] == 0).all()
+        assert (~stays).sum() <= Fraction(str(fraction)) * len(own)
+
+
+def test_what_grows_where_no_gradient_comes_does_not_drain_the_network():
+    # a half of the positions is dead: what grows there stays zero
+    layout = Layout.of({"w": (200,)})
+    algorithm, draws = engine(layout, [SparseEvolution(drop_fraction=0.3)]), np.random.default_rng(0)
+    state = algorithm.start(0.8)
+    values = np.where(state.topology.positions < 100, draws.normal(size=40), 0)
+    for _ in range(50):
+        state, got = algorithm.update(state, values)
+        values = np.where((got.values == 0) & (state.topology.positions < 100), draws.normal(size=40), got.values)
+    assert np.count_nonzero(values) >= 28
 
 
 def test_the_fraction_is_the_decimal_that_was_written():

@@ -24,12 +24,15 @@ class Summary:
         start: how many weights each tensor had at the start.
         left_out: why the other parameters are dense, by name.
         clock: how far training has come.
+        zeros: how many active weights are exactly zero, as those are that no gradient reaches; None where that is not
+            counted, since the values are spread over ranks.
     """
 
     topology: Topology
     start: tuple[int, ...]
     left_out: Mapping[str, str]
     clock: Clock
+    zeros: int | None = None
 
     def rows(self) -> list[tuple[str, ...]]:
         """Name, shape, weights, density at start and now, of each sparse tensor and of all of them."""
@@ -51,7 +54,9 @@ class Summary:
     def __str__(self) -> str:
         dense = [f"  {why}: {_listed(names)}" for why, names in self.reasons().items()]
         done = f"step {self.clock.step:,}, {self.clock.updates:,} updates, sparsity {self.topology.sparsity:.4f}"
-        return "\n".join([self._table(), done, *(["left dense:", *dense] if dense else [])])
+        size = self.topology.size
+        zeros = [] if self.zeros is None else [f"{self.zeros:,} of {size:,} active weights are exactly zero"]
+        return "\n".join([self._table(), done, *zeros, *(["left dense:", *dense] if dense else [])])
 
     def _table(self) -> str:
         from rich.box import SIMPLE_HEAD

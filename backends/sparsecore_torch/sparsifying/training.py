@@ -21,6 +21,7 @@ from sparsecore_torch.sparsifying.optimizer_state import step_was_skipped
 from sparsecore_torch.sparsifying.saved import dump, load
 from sparsecore_torch.sparsifying.selection import Selection
 from sparsecore_torch.sparsifying.summary import Summary
+from sparsecore_torch.storages.shards import is_sharded
 from sparsecore_torch.storages.storage import Storage
 
 
@@ -120,7 +121,11 @@ class SparseTraining:
 
     def summary(self) -> Summary:
         """A table for ``print``: the sparse tensors and their densities, and why the others are dense."""
-        return Summary(self.topology, self._start, self._alive.selection.left_out, self._now.clock)
+        parts = self._alive
+        # to gather what is spread over ranks takes all of them, and a summary may be asked for by one
+        is_spread = any(is_sharded(one.parameter) for one in parts.selection.sparse)
+        zeros = None if is_spread else int((parts.storage.values() == 0).sum())
+        return Summary(self.topology, self._start, parts.selection.left_out, self._now.clock, zeros)
 
     def state_dict(self) -> dict[str, Any]:
         """Topology, memories and time, as tensors, numbers, strings, lists and dicts.

@@ -1,10 +1,14 @@
 """What an update does: told once more with Python's sets and fractions, and what a strategy declares."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import attrs
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn
 
 from sparsecore._stack import Stack
 from sparsecore._steps import ask_target
@@ -116,10 +120,10 @@ _GROUPS: Mapping[str, Callable[[Weight], object]] = MappingProxyType(
     {
         "network": lambda _: "the network",
         "tensor": lambda weight: weight.tensor,
-        "sign": lambda weight: (weight.tensor, weight.value > 0) if weight.value else None,
+        "sign": lambda weight: (weight.tensor, (weight.value > 0) - (weight.value < 0)),
     }
 )
-"""Which weights are compared with each other; those of group None with nobody."""
+"""Which weights are compared with each other, by what is declared."""
 
 
 def _declares_smallest(subject: Subject) -> bool:
@@ -131,13 +135,39 @@ def _smallest(subject: Subject, scene: Scene) -> None:
     if scope is None:
         return
     kept, pruned = _split(updated(scene))
-    # a single survivor may be one that the engine has kept from being pruned
-    single = {weight.tensor for weight in kept if sum(other.tensor == weight.tensor for other in kept) == 1}
-    for group in {_GROUPS[scope](weight) for weight in pruned} - {None}:
+    spared = _spared(kept)
+    for group in {_GROUPS[scope](weight) for weight in pruned}:
         last = max((weight for weight in pruned if _GROUPS[scope](weight) == group), key=_turn)
-        stayed = [weight for weight in kept if _GROUPS[scope](weight) == group and weight.tensor not in single]
-        for weight in stayed:
-            expect(_turn(last) < _turn(weight), f"{_told(last)} was pruned and {_told(weight)} was kept")
+        for weight in (weight for weight in spared if _GROUPS[scope](weight) == group):
+            expect(_turn(last) < _turn(weight), f"{_described(last)} was pruned and {_described(weight)} was kept")
+
+
+def _spared(kept: list[Weight]) -> list[Weight]:
+    """Those that pruning has kept; a single survivor of a tensor may be one that the engine has kept from going."""
+    survivors = Counter(weight.tensor for weight in kept)
+    return [weight for weight in kept if survivors[weight.tensor] > 1]
+
+
+@st.composite
+def _with_zeros(draw: DrawFn, subject: Subject) -> Scene:
+    """Scenes with exact zeros of either sign among the weights."""
+    scene = draw(scenes(subject))
+    pattern = draw(st.sampled_from(_PATTERNS))
+    return attrs.evolve(scene, values=scene.values * np.resize(pattern, len(scene.values)).astype(scene.values.dtype))
+
+
+_PATTERNS = ((0.0, 1.0), (1.0, 0.0), (-0.0, 1.0, 1.0), (1.0, 1.0, 0.0), (0.0, 1.0, 1.0, -0.0, 1.0), (1.0, -0.0, 0.0))
+"""What values are multiplied by, over and over."""
+
+
+def _zeros_first(subject: Subject, scene: Scene) -> None:
+    scope = declared(subject, scene.stack, "prune").smallest_first
+    kept, pruned = _split(updated(scene))
+    within = _GROUPS["network" if scope == "network" else "tensor"]
+    gone = {within(weight): weight for weight in pruned if weight.value}
+    for weight in (weight for weight in _spared(kept) if not weight.value):
+        other = gone.get(within(weight)) if scope else None
+        expect(other is None, f"{_described(weight)} was kept, and {other and _described(other)} was pruned")
 
 
 def _turn(weight: Weight) -> tuple[float, int]:
@@ -145,7 +175,7 @@ def _turn(weight: Weight) -> tuple[float, int]:
     return abs(weight.value), weight.slot
 
 
-def _told(weight: Weight) -> str:
+def _described(weight: Weight) -> str:
     return f"{weight.value} at position {weight.position} of {weight.tensor!r}"
 
 
@@ -167,6 +197,13 @@ UPDATES: Sequence[Promise] = (
         "the smallest weights are pruned first, and among equals those at the lowest positions",
         scenes,
         _smallest,
+        applies=_declares_smallest,
+    ),
+    Promise(
+        "zeros",
+        "where the smallest go first, weights that are exactly zero go before all others, of either sign",
+        _with_zeros,
+        _zeros_first,
         applies=_declares_smallest,
     ),
 )
