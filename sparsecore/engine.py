@@ -1,6 +1,7 @@
 """The engine: a stack of strategies over one layout, as functions from state to state."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import attrs
 
@@ -69,7 +70,9 @@ class Engine:
         self.units = units
         self.arrays = arrays
         self.random = Randomness(seed)
-        self._stack = Stack({"base": Base(), **named(strategies)})
+        self.strategies = MappingProxyType(named(strategies))
+        self.regrow_pruned = regrow_pruned
+        self._stack = Stack({"base": Base(), **self.strategies})
         self._perturbs = self._stack.deciding("perturb") != ["base"]
         self._replaces = self._stack.deciding("replaces_step") != ["base"]
         self._observes = bool(self._stack.deciding("observe"))

@@ -163,3 +163,31 @@ def test_a_run_does_not_go_on_with_other_code_in_a_plugin_s_file(images: Path, t
     (tmp_path / "mine.py").write_text("from sparsecore_static import Static  # changed\n")
     sentence = said(sparsecore("train", *command, "--resume", cwd=tmp_path))
     assert "other plugin code" in sentence
+
+
+PLAIN = """
+from sparsecore import Every, hookimpl
+
+
+class Plain:
+    def __init__(self, every):
+        self.every = every
+
+    @hookimpl
+    def update_due(self, clock):
+        return Every(steps=self.every)(clock)
+
+
+SELDOM, OFTEN = Plain(50), Plain(5)
+"""
+
+
+def test_a_run_does_not_go_on_with_other_options_of_a_strategy_without_settings(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "plain_strategies.py").write_text(PLAIN)
+    command = [*SMALL, "--data-dir", str(images), "--strategy", "plain_strategies:SELDOM", "--out", "run"]
+    train(*command, cwd=tmp_path)
+    (tmp_path / "plain_strategies.py").write_text(PLAIN.replace("Plain(50)", "Plain(5)"))
+    assert "strategies" in said(sparsecore("train", "--resume", "--out", "run", cwd=tmp_path))

@@ -1,4 +1,4 @@
-"""What makes a run this run and no other: the experiment, the data, the code of plugins in files, and where it starts.
+"""What makes a run this run and no other: experiment, data, strategies, the code of plugins in files, and its start.
 
 A checkpoint keeps these fingerprints, and a run goes on only where they are the same.
 """
@@ -7,9 +7,11 @@ import hashlib
 import json
 from typing import Any
 
+import attrs
 import numpy as np
 
 from sparsecore.data.images import Images
+from sparsecore.description import describe_strategies
 from sparsecore.experiment.experiment import Experiment
 from sparsecore.plugins import file_of
 from sparsecore.run.setup import Setup
@@ -24,6 +26,7 @@ def identity(setup: Setup) -> dict[str, str]:
         "experiment": _of_experiment(setup.experiment.tables()),
         "data": fingerprint(setup.images),
         "plugin code": _of_plugin_files(setup.experiment),
+        "strategies": _of_plain_strategies(setup.experiment),
     }
     return known if setup.source is None else {**known, "start": setup.source.sha256()}
 
@@ -35,6 +38,14 @@ def _of_experiment(tables: dict[str, Any]) -> str:
         for name, table in sections.items()
     }
     return hashlib.sha256(json.dumps({**tables, **told}, sort_keys=True).encode()).hexdigest()
+
+
+def _of_plain_strategies(experiment: Experiment) -> str:
+    """Of the options of strategies that are no attrs classes; the tables of the experiment do not hold those."""
+    plain = {
+        str(index): one.plugin for index, one in enumerate(experiment.strategies) if not attrs.has(type(one.plugin))
+    }
+    return hashlib.sha256(json.dumps(describe_strategies(plain), sort_keys=True).encode()).hexdigest()
 
 
 def fingerprint(images: Images) -> str:

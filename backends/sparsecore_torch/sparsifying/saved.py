@@ -1,12 +1,16 @@
 """Sparse training as a state dict of plain things, which ``torch.load(weights_only=True)`` reads."""
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from sparsecore.description import describe_strategies, described
 from sparsecore.engine import Engine
 from sparsecore.errors import InputError
 from sparsecore.grouping import trouble_with_units
@@ -16,16 +20,39 @@ from sparsecore.state import State
 from sparsecore.topology import Topology
 from sparsecore.words import kind
 
-_FORMAT = "sparsecore sparse training 1"
+_FORMAT = "sparsecore sparse training 2"
 
 Counts = tuple[int, ...]
+Identity = Mapping[str, Any]
+"""What must be the same where a state is loaded again, as strings, numbers, lists and dicts."""
 
 
-def dump(engine: Engine, state: State, sparsity: float, start: Counts) -> dict[str, Any]:
-    """The state, the sparsity that was asked for, and the weights that each tensor had at the start."""
+def identity_of(engine: Engine, start: State, sparsity: float) -> Identity:
+    """What makes a training this one and no other; settings that may differ, such as ``total_steps``, are not in it.
+
+    Args:
+        engine: of the training.
+        start: its state before the first step; strategies that count in an attribute have not counted yet.
+        sparsity: what was asked for.
+    """
+    layout = engine.layout
+    return {
+        "tensors": {name: list(shape) for name, shape in zip(layout.names, layout.shapes, strict=True)},
+        "sparsity": float(sparsity),
+        "seed": engine.random.seed,
+        "units": described(engine.units),
+        "regrow_pruned": engine.regrow_pruned,
+        "steps_per_epoch": start.clock.steps_per_epoch,
+        "strategies": describe_strategies(engine.strategies),
+        "strategies with memory": sorted(start.memories),
+    }
+
+
+def dump(engine: Engine, state: State, identity: Identity, start: Counts) -> dict[str, Any]:
+    """The state, what training it is of, and the weights that each tensor had at the start."""
     return {
         "format": _FORMAT,
-        **_identity(engine, state, sparsity),
+        **copy.deepcopy(dict(identity)),
         "weights": state.topology.size,
         "positions": state.topology.positions.detach().cpu(),
         "start": list(start),
@@ -34,19 +61,19 @@ def dump(engine: Engine, state: State, sparsity: float, start: Counts) -> dict[s
     }
 
 
-def load(saved: Mapping[str, Any], engine: Engine, like: State, sparsity: float) -> tuple[State, Counts]:
+def load(saved: Mapping[str, Any], engine: Engine, like: State, identity: Identity) -> tuple[State, Counts]:
     """The state that :func:`dump` wrote, and the weights at the start.
 
     Args:
         saved: what was written.
         engine: of the same layout and seed.
         like: a state of this engine, for the types of the memories and what else is not saved.
-        sparsity: what was asked for here.
+        identity: of the training here.
 
     Raises:
         InputError: it is none, or of another training; the sentence tells the first difference.
     """
-    _check_same(saved, _identity(engine, like, sparsity))
+    _check_same(saved, identity)
     try:
         topology = _load_topology(saved["positions"].cpu().numpy(), saved["weights"], like.topology, engine)
         memories = {
@@ -64,30 +91,47 @@ def load(saved: Mapping[str, Any], engine: Engine, like: State, sparsity: float)
     return State(topology, memories, attrs.evolve(like.clock, step=step, updates=updates)), start
 
 
-def _identity(engine: Engine, state: State, sparsity: float) -> dict[str, Any]:
-    """What must be the same when it is loaded again, as it can be told."""
-    layout = engine.layout
-    return {
-        "tensors": {name: list(shape) for name, shape in zip(layout.names, layout.shapes, strict=True)},
-        "sparsity": float(sparsity),
-        "seed": engine.random.seed,
-        "units": str(engine.units),
-        "strategies with memory": sorted(state.memories),
-    }
-
-
-def _check_same(saved: Mapping[str, Any], own: dict[str, Any]) -> None:
+def _check_same(saved: Mapping[str, Any], identity: Identity) -> None:
     if not isinstance(saved, Mapping) or saved.get("format") != _FORMAT:
         raise InputError(f"this is no state dict of sparse training: expected one with the format {_FORMAT!r}")
-    difference = _difference(saved.get("tensors"), own.pop("tensors"))
-    for fact, here in own.items():
-        if difference is None and saved.get(fact) != here:
-            difference = f"{fact}: {saved.get(fact)} there, {here} here"
+    others = {fact: here for fact, here in identity.items() if fact not in {"tensors", "strategies"}}
+    difference = (
+        _tensor_difference(saved.get("tensors"), identity["tensors"])
+        or _first_difference({fact: saved.get(fact) for fact in others}, others)
+        or _strategy_difference(saved.get("strategies"), identity["strategies"])
+    )
     if difference is not None:
         raise InputError(f"the state dict is of another training; the first difference is in {difference}")
 
 
-def _difference(there: Any, here: Mapping[str, list[int]]) -> str | None:
+def _strategy_difference(there: Any, here: Sequence[Mapping[str, Any]]) -> str | None:
+    """In which strategy, or in which of its options, two stacks differ first."""
+    if not isinstance(there, list) or not all(isinstance(one, Mapping) for one in there):
+        return f"the strategies: {there!r} there"
+    classes = [", ".join(str(one.get("class")) for one in stack) or "none" for stack in (there, here)]
+    if classes[0] != classes[1]:
+        return f"the strategies: {classes[0]} there, {classes[1]} here"
+    pairs = zip(there, here, strict=True)
+    differences = ((own["class"], _first_difference(saved, own)) for saved, own in pairs)
+    return next((f"the strategy {name}, {found}" for name, found in differences if found), None)
+
+
+def _first_difference(there: Any, here: Any, path: str = "") -> str | None:
+    """Where two plain values differ first: ``schedule.steps: 100 there, 200 here``."""
+    if not (isinstance(there, Mapping) and isinstance(here, Mapping)):
+        return None if _equal(there, here) else f"{path}: {there} there, {here} here"
+    if there.get("class") != here.get("class"):
+        return f"{path}: {there.get('class')} there, {here.get('class')} here"
+    keys = dict.fromkeys([*there, *here])
+    inner = ((there.get(key), here.get(key), f"{path}.{key}" if path else key) for key in keys)
+    return next(filter(None, (_first_difference(*one) for one in inner)), None)
+
+
+def _equal(there: Any, here: Any) -> bool:
+    return bool(there == here) and (isinstance(there, bool) == isinstance(here, bool))
+
+
+def _tensor_difference(there: Any, here: Mapping[str, list[int]]) -> str | None:
     """Where two networks differ first."""
     if not isinstance(there, Mapping):
         return f"the tensors: {there!r} there"
@@ -135,3 +179,17 @@ def _load_memory(saved: Mapping[str, Any], like: Any, engine: Engine, topology: 
 
 def _damaged(what: str) -> InputError:
     return InputError(f"the state dict of sparse training is damaged: {what}")
+
+
+@described.register
+def _(value: Tensor, depth: int = 0) -> Any:
+    return described(value.detach().float().cpu().numpy(), depth)
+
+
+@described.register(nn.Module)
+@described.register(nn.Parameter)
+@described.register(Optimizer)
+@described.register(torch.Generator)
+def _(value: Any, depth: int = 0) -> Any:  # noqa: ARG001
+    """What is trained itself is no option of a strategy."""
+    return type(value).__name__

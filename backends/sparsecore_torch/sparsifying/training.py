@@ -18,7 +18,7 @@ from sparsecore_torch.sparse_kernels.eligibility import Routes
 from sparsecore_torch.sparsifying import in_training
 from sparsecore_torch.sparsifying.held_step import HeldStep
 from sparsecore_torch.sparsifying.optimizer_state import step_was_skipped
-from sparsecore_torch.sparsifying.saved import dump, load
+from sparsecore_torch.sparsifying.saved import dump, identity_of, load
 from sparsecore_torch.sparsifying.selection import Selection
 from sparsecore_torch.sparsifying.summary import Summary
 from sparsecore_torch.storages.shards import is_sharded
@@ -64,6 +64,7 @@ class SparseTraining:
         self._parts: Parts | None = parts
         self._state = state
         self._start = tuple(map(int, state.topology.counts))
+        self._identity = identity_of(parts.engine, state, parts.sparsity)
         self._is_agreed = False
         in_training.enter(parts.selection.sparse)
         self._held = HeldStep(parts.optimizer, lambda: parts.engine.replaces_step(self._state))
@@ -132,7 +133,7 @@ class SparseTraining:
 
         Together with the state dicts of model and optimizer it is enough to go on bit for bit.
         """
-        return dump(self._alive.engine, self._now, self._alive.sparsity, self._start)
+        return dump(self._alive.engine, self._now, self._identity, self._start)
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Go on from ``saved`` (of :meth:`state_dict`); before or after the model and the optimizer load theirs.
@@ -142,7 +143,7 @@ class SparseTraining:
                 changed.
         """
         parts = self._alive
-        state, start = load(saved, parts.engine, self._now, parts.sparsity)
+        state, start = load(saved, parts.engine, self._now, self._identity)
         parts.storage.restore(state.topology)
         self._state, self._start = state, start
         self._await_gradient()
