@@ -1,7 +1,6 @@
 """What an optimizer keeps for a parameter, and whether sparse training can work with it."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,22 +8,21 @@ from torch.optim import Optimizer
 
 from sparsecore.errors import InputError
 from sparsecore_torch.sparsifying.parameters import NamedParameter
+from sparsecore_torch.sparsifying.wrapped_optimizers import states_of
 
 _WITHOUT_STATE_BY_ENTRY = (torch.optim.LBFGS, torch.optim.SparseAdam)
 
 
 def state_tensors(optimizer: Optimizer, parameter: Tensor) -> Iterator[Tensor]:
-    """The state with one entry a weight: momenta, moments and the like."""
-    state: dict[str, Any] = optimizer.state.get(parameter, {})
-    for content in state.values():
-        if isinstance(content, Tensor) and content.shape == parameter.shape:
-            yield content
+    """The state with one entry a weight: momenta, moments and the like; that of wrappers as well."""
+    for state in states_of(optimizer, parameter):
+        for content in state.values():
+            if isinstance(content, Tensor) and content.shape == parameter.shape:
+                yield content
 
 
-def check_optimizer(optimizer: Any, tensors: Sequence[NamedParameter]) -> None:
+def check_optimizer(optimizer: Optimizer, tensors: Sequence[NamedParameter]) -> None:
     """Raise an :class:`InputError` unless the optimizer trains these tensors, entry by entry."""
-    if not isinstance(optimizer, Optimizer):
-        raise InputError(f"sparsify takes an optimizer of torch.optim, or one derived from it; given {optimizer!r}")
     if isinstance(optimizer, _WITHOUT_STATE_BY_ENTRY):
         raise InputError(
             f"{type(optimizer).__name__} cannot train sparse tensors: its state and steps are not entry by entry; "

@@ -24,27 +24,35 @@ from sparsecore_torch.sparsifying.optimizer_state import check_optimizer, group_
 from sparsecore_torch.sparsifying.selection import Globs, Selection, select
 from sparsecore_torch.sparsifying.stacking import stack_of
 from sparsecore_torch.sparsifying.training import Parts, SparseTraining
+from sparsecore_torch.sparsifying.wrapped_optimizers import (
+    OptimizerLayers,
+    check_replaceable,
+    check_wrappers,
+    layers_of,
+)
 from sparsecore_torch.storages.compact import CompactStorage
 from sparsecore_torch.storages.masked import MaskedStorage, gathered
 from sparsecore_torch.storages.sharded import ShardedStorage
 from sparsecore_torch.storages.shards import is_sharded
 from sparsecore_torch.storages.storage import Storage
 
-MakeStorage = Callable[[nn.Module, Selection, Optimizer, Topology, Tensor], Storage]
+MakeStorage = Callable[[nn.Module, Selection, OptimizerLayers, Topology, Tensor], Storage]
 """Changes the model, given with its wrappers, and its optimizer; refuses first. The tensor is the N values."""
 
 
-def _masked(_: nn.Module, selection: Selection, optimizer: Optimizer, topology: Topology, values: Tensor) -> Storage:
+def _masked(_: nn.Module, selection: Selection, layers: OptimizerLayers, topology: Topology, values: Tensor) -> Storage:
+    check_wrappers(layers, selection.sparse)
     make = ShardedStorage if any(is_sharded(one.parameter) for one in selection.sparse) else MaskedStorage
-    return make(selection.sparse, optimizer, topology, values)
+    return make(selection.sparse, layers.stepping, topology, values)
 
 
 def _compact(
-    model: nn.Module, selection: Selection, optimizer: Optimizer, topology: Topology, values: Tensor
+    model: nn.Module, selection: Selection, layers: OptimizerLayers, topology: Topology, values: Tensor
 ) -> Storage:
     if any(is_sharded(one.parameter) for one in selection.sparse):
         raise InputError("the compact storage takes no parameters that fully_shard has spread; the masked one does")
-    return CompactStorage(model, selection.sparse, optimizer, topology, values)
+    check_replaceable(layers, selection.sparse)
+    return CompactStorage(model, selection.sparse, layers.stepping, topology, values)
 
 
 STORAGES: Mapping[str, MakeStorage] = MappingProxyType({"masked": _masked, "compact": _compact})
@@ -70,7 +78,8 @@ def sparsify(
 
     Args:
         model: any module, also one wrapped by ``torch.compile`` or DistributedDataParallel, or after ``fully_shard``.
-        optimizer: holds the model's parameters; after each of its steps weights may move.
+        optimizer: holds the model's parameters; after each of its steps weights may move. It may be wrapped, by
+            accelerate, Lightning, Lookahead, SAM and the like.
         strategy: the name of a strategy ('dpr', 'set', 'deepr', 'static', or any other that is installed;
             'file.py:Object' too), an instance, or a list of these, the bottom of the stack first. Schedules count
             optimizer steps.
@@ -103,7 +112,8 @@ def sparsify(
     check_not_in_training(model)
     selection = select(model, include, exclude)
     check_gradients(selection.sparse)
-    check_optimizer(optimizer, selection.sparse)
+    layers = layers_of(optimizer)
+    check_optimizer(layers.stepping, selection.sparse)
     choice = KERNELS[kernels](model, selection)
     stack = stack_of(strategy, has_end=total_steps is not None, has_epochs=steps_per_epoch is not None)
     layout = Layout.of({one.name: tuple(one.parameter.shape) for one in selection.sparse})
@@ -119,11 +129,12 @@ def sparsify(
     _try_schedule(engine, state)
     drawn = gathered({one.name: one.parameter for one in selection.sparse}, state.topology)
     values = engine.start_values(state, drawn)
-    group = group_of(optimizer, selection.sparse[0].parameter)
-    stored = STORAGES[storage](given, selection, optimizer, state.topology, values)
+    group = group_of(layers.stepping, selection.sparse[0].parameter)
+    layers.remember()
+    stored = STORAGES[storage](given, selection, layers, state.topology, values)
     stored = choice.apply(stored, state.topology)
     ranks = present_ranks()
-    parts = Parts(model, optimizer, selection, engine, stored, choice.routes, ranks, sparsity, group)
+    parts = Parts(model, layers, selection, engine, stored, choice.routes, ranks, sparsity, group)
     return SparseTraining(parts, state)
 
 

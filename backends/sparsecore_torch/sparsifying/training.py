@@ -6,7 +6,6 @@ from typing import Any, final
 import attrs
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from sparsecore.engine import Engine
 from sparsecore.errors import InputError
@@ -16,11 +15,11 @@ from sparsecore.state import State
 from sparsecore.topology import Topology
 from sparsecore_torch.sparse_kernels.eligibility import Routes
 from sparsecore_torch.sparsifying import in_training
-from sparsecore_torch.sparsifying.held_step import HeldStep
-from sparsecore_torch.sparsifying.optimizer_state import step_was_skipped
 from sparsecore_torch.sparsifying.saved import dump, identity_of, load
 from sparsecore_torch.sparsifying.selection import Selection
+from sparsecore_torch.sparsifying.step_hooks import StepHooks
 from sparsecore_torch.sparsifying.summary import Summary
+from sparsecore_torch.sparsifying.wrapped_optimizers import OptimizerLayers
 from sparsecore_torch.storages.shards import is_sharded
 from sparsecore_torch.storages.storage import Storage
 
@@ -31,7 +30,7 @@ class Parts:
 
     Attributes:
         model: without wrappers.
-        optimizer: after each of its steps weights may move.
+        optimizer: and its wrappers; after each of its steps weights may move.
         selection: which tensors are sparse.
         engine: decides what moves.
         storage: where the weights lie.
@@ -42,7 +41,7 @@ class Parts:
     """
 
     model: nn.Module
-    optimizer: Optimizer
+    optimizer: OptimizerLayers
     selection: Selection
     engine: Engine
     storage: Storage
@@ -67,10 +66,12 @@ class SparseTraining:
         self._identity = identity_of(parts.engine, state, parts.sparsity)
         self._is_agreed = False
         in_training.enter(parts.selection.sparse)
-        self._held = HeldStep(parts.optimizer, lambda: parts.engine.replaces_step(self._state))
-        # where the optimizer's step is compiled, what follows it is not
-        hook = torch.compiler.disable(self._after_step)  # type: ignore[no-untyped-call]
-        self._handle = parts.optimizer.register_step_post_hook(hook)
+        self._hooks = StepHooks(
+            parts.optimizer,
+            is_replaced=lambda: parts.engine.replaces_step(self._state),
+            before=self._before_step,
+            after=self._after_step,
+        )
         self._await_gradient()
 
     def __repr__(self) -> str:
@@ -153,8 +154,7 @@ class SparseTraining:
         if self._parts is None:
             return
         self._parts.storage.squash()
-        self._held.end()
-        self._handle.remove()
+        self._hooks.end()
         in_training.leave(self._parts.selection.sparse)
         self._parts = None
 
@@ -169,11 +169,11 @@ class SparseTraining:
         _ = self._alive  # raises once the training has ended
         return self._state
 
+    def _before_step(self) -> None:
+        pass
+
     @torch.no_grad()
-    def _after_step(self, optimizer: Optimizer, _: tuple[Any, ...], __: dict[str, Any]) -> None:
-        self._held.put_back()
-        if step_was_skipped(optimizer):
-            return
+    def _after_step(self) -> None:
         self._agree()
         self._alive.storage.enforce()
         quiet = self._alive.engine.quiet(self._state)
@@ -190,7 +190,7 @@ class SparseTraining:
         """The state after a step whose values the engine has to see."""
         parts, state = self._alive, self._state
         values = parts.storage.values()
-        rate = float(parts.optimizer.param_groups[parts.learning_rate_group].get("lr", 0.0))
+        rate = float(parts.optimizer.stepping.param_groups[parts.learning_rate_group].get("lr", 0.0))
         advance = parts.ranks.together(lambda: parts.engine.advance(state, values, rate, parts.storage.gradient))
         if advance.reallocation is not None:
             parts.storage.reallocate(advance.reallocation)

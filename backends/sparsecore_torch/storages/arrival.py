@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsecore.errors import InputError
-from sparsecore_torch.sparsifying.held_step import Given, after_closure
+from sparsecore_torch.sparsifying.step_hooks import Given, after_closure
 from sparsecore_torch.storages.bits import Bits
 
 

@@ -1,0 +1,124 @@
+"""What follows each optimizer step, and steps that do nothing because an update takes their place."""
+
+from collections.abc import Callable
+from typing import Any, final
+
+import torch
+from torch.optim import Optimizer
+
+from sparsecore_torch.sparsifying.optimizer_state import step_was_skipped
+from sparsecore_torch.sparsifying.wrapped_optimizers import OptimizerLayers
+
+Given = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+@final
+class StepHooks:
+    """Calls back after each step of an optimizer, and leaves out the steps that an update replaces.
+
+    Where a wrapper runs hooks of its own steps, what follows a step waits until the wrapper's step is over: Lookahead
+    and TRAC change the weights after the optimizer inside of them has. A wrapper that takes its step in other ways
+    (the two halves of SAM's) is no hindrance: the optimizer inside takes the step.
+
+    A step is left out by running it on a stand-in for the optimizer whose param groups are empty. Gradients stay where
+    they are, so that a step that raises has hidden none.
+
+    Args:
+        layers: the optimizer and its wrappers.
+        is_replaced: whether the step about to be taken is to be left out.
+        before: called before a step that is not left out.
+        after: called after each step, but for those that a GradScaler has skipped.
+    """
+
+    def __init__(
+        self,
+        layers: OptimizerLayers,
+        *,
+        is_replaced: Callable[[], bool],
+        before: Callable[[], None],
+        after: Callable[[], None],
+    ) -> None:
+        self._is_replaced, self._act_before, self._act_after = is_replaced, before, after
+        self._is_within_wrapper = False
+        self._is_waiting = False
+        self._stand_ins: dict[int, Optimizer] = {}
+        # where the optimizer's step is compiled, what comes before and after it is not
+        disable: Any = torch.compiler.disable
+        self._handles = [layers.stepping.register_step_pre_hook(disable(self._before))]
+        self._handles += [part.register_step_pre_hook(disable(self._replace)) for part in layers.hooked_parts]
+        self._handles.append(layers.stepping.register_step_post_hook(disable(self._after)))
+        for wrapper in layers.hooked_wrappers[:1]:
+            self._handles.append(wrapper.register_step_pre_hook(disable(self._enter_wrapper)))
+            self._handles.append(wrapper.register_step_post_hook(disable(self._leave_wrapper)))
+
+    def end(self) -> None:
+        """Remove all hooks."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _before(self, optimizer: Optimizer, given: tuple[Any, ...], named: dict[str, Any]) -> Given | None:
+        if self._is_waiting:  # the wrapper has raised, or takes several steps in one of its own
+            self._is_within_wrapper = False
+            self._follow()
+        replaced = self._replace(optimizer, given, named)
+        if replaced is None:
+            self._act_before()
+        return replaced
+
+    def _replace(self, optimizer: Optimizer, given: tuple[Any, ...], named: dict[str, Any]) -> Given | None:
+        if not self._is_replaced():
+            return None
+        return (self._stand_in(optimizer), *given[1:]), named
+
+    def _stand_in(self, optimizer: Optimizer) -> Optimizer:
+        """An optimizer that is this one in all but its parameters; the same object each time, for torch.compile."""
+        cls = type(optimizer)
+        stand_in = self._stand_ins.setdefault(id(optimizer), cls.__new__(cls))
+        stand_in.__dict__.update(vars(optimizer))
+        stand_in.param_groups = [{**group, "params": []} for group in optimizer.param_groups]
+        return stand_in
+
+    def _after(self, optimizer: Optimizer, _: tuple[Any, ...], __: dict[str, Any]) -> None:
+        if step_was_skipped(optimizer):
+            return
+        self._is_waiting = True
+        if not self._is_within_wrapper:
+            self._follow()
+
+    def _enter_wrapper(self, *_: Any) -> None:
+        if self._is_waiting:  # the wrapper's last step has raised
+            self._follow()
+        self._is_within_wrapper = True
+
+    def _leave_wrapper(self, *_: Any) -> None:
+        self._is_within_wrapper = False
+        if self._is_waiting:
+            self._follow()
+
+    def _follow(self) -> None:
+        self._is_waiting = False
+        self._act_after()
+
+
+def after_closure(given: tuple[Any, ...], named: dict[str, Any], action: Callable[[], None]) -> Given | None:
+    """Do something as soon as a step has its gradients: now, or where it has a closure, after that.
+
+    Args:
+        given: the optimizer and the positional arguments of ``step``, as a hook before it gets them.
+        named: the others.
+        action: what to do.
+
+    Returns:
+        The arguments with another closure, where there is one.
+    """
+    closure = named.get("closure", given[1] if len(given) > 1 else None)
+    if closure is None:
+        action()
+        return None
+
+    def evaluate() -> Any:
+        loss = closure()
+        action()
+        return loss
+
+    return given[:1], {**named, "closure": evaluate}
