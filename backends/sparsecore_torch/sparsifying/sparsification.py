@@ -19,9 +19,11 @@ from sparsecore_torch.arrays import TorchArrays
 from sparsecore_torch.distributed.ranks import present_ranks
 from sparsecore_torch.sparse_kernels.choice import KERNELS
 from sparsecore_torch.sparsifying.checks import check_gradients, check_model
-from sparsecore_torch.sparsifying.in_training import check_not_in_training
+from sparsecore_torch.sparsifying.in_training import Claim, check_not_in_training
 from sparsecore_torch.sparsifying.optimizer_state import check_optimizer, group_of
+from sparsecore_torch.sparsifying.parameters import named_parameters
 from sparsecore_torch.sparsifying.selection import Globs, Selection, select
+from sparsecore_torch.sparsifying.shared_memory import check_memory
 from sparsecore_torch.sparsifying.stacking import stack_of
 from sparsecore_torch.sparsifying.training import Parts, SparseTraining
 from sparsecore_torch.sparsifying.wrapped_optimizers import (
@@ -114,6 +116,7 @@ def sparsify(
     check_gradients(selection.sparse)
     layers = layers_of(optimizer)
     check_optimizer(layers.stepping, selection.sparse)
+    check_memory(selection.sparse, named_parameters(model), layers.stepping)
     choice = KERNELS[kernels](model, selection)
     stack = stack_of(strategy, has_end=total_steps is not None, has_epochs=steps_per_epoch is not None)
     layout = Layout.of({one.name: tuple(one.parameter.shape) for one in selection.sparse})
@@ -130,11 +133,12 @@ def sparsify(
     drawn = gathered({one.name: one.parameter for one in selection.sparse}, state.topology)
     values = engine.start_values(state, drawn)
     group = group_of(layers.stepping, selection.sparse[0].parameter)
+    claims = [Claim.of(one) for one in selection.sparse]
     layers.remember()
     stored = STORAGES[storage](given, selection, layers, state.topology, values)
     stored = choice.apply(stored, state.topology)
     ranks = present_ranks()
-    parts = Parts(model, layers, selection, engine, stored, choice.routes, ranks, sparsity, group)
+    parts = Parts(model, layers, selection, claims, engine, stored, choice.routes, ranks, sparsity, group)
     return SparseTraining(parts, state)
 
 

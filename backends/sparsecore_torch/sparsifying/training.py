@@ -1,6 +1,6 @@
 """Sparse training of somebody's own model, from one optimizer step to the next."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import attrs
@@ -32,6 +32,7 @@ class Parts:
         model: without wrappers.
         optimizer: and its wrappers; after each of its steps weights may move.
         selection: which tensors are sparse.
+        claims: on these tensors, so that no other training takes them.
         engine: decides what moves.
         storage: where the weights lie.
         routes: which layers run through the sparse kernels.
@@ -43,6 +44,7 @@ class Parts:
     model: nn.Module
     optimizer: OptimizerLayers
     selection: Selection
+    claims: Sequence[in_training.Claim]
     engine: Engine
     storage: Storage
     routes: Routes
@@ -65,7 +67,7 @@ class SparseTraining:
         self._start = tuple(map(int, state.topology.counts))
         self._identity = identity_of(parts.engine, state, parts.sparsity)
         self._is_agreed = False
-        in_training.enter(parts.selection.sparse)
+        in_training.enter(self, parts.claims)
         self._hooks = StepHooks(
             parts.optimizer,
             is_replaced=lambda: parts.engine.replaces_step(self._state),
@@ -155,7 +157,7 @@ class SparseTraining:
             return
         self._parts.storage.squash()
         self._hooks.end()
-        in_training.leave(self._parts.selection.sparse)
+        in_training.leave(self)
         self._parts = None
 
     @property

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from typing import final
+from weakref import finalize
 
 import torch
 from torch import Tensor
@@ -42,6 +43,8 @@ class MaskedStorage:
         self._parameters = {one.name: one.parameter for one in tensors}
         self._bits = {name: Bits(mask_of(topology, name), parameter) for name, parameter in self._parameters.items()}
         self._arrival = Arrival(optimizer, self._parameters, self._bits)
+        # parameters that outlive their training are plain ones again
+        finalize(self, self._arrival.end).atexit = False
         self.set_values(values)
         self._clean()
 
