@@ -81,20 +81,38 @@ def assert_inactive_is_zero(model: nn.Module, optimizer: torch.optim.Optimizer, 
             assert not tensor.detach()[~masks[name]].any(), name
 
 
-def everything(model: nn.Module, optimizer: torch.optim.Optimizer) -> Any:
-    """All that a refusal must leave as it was: objects, values, gradients, state, hooks."""
+def everything(model: nn.Module, optimizer: Any) -> Any:
+    """All that a refusal must leave as it was: objects, classes, attributes, values, gradients, state, hooks."""
     modules = {
-        name: {key: list(value) for key, value in vars(module).items() if "hook" in key and value}
+        name: (
+            type(module),
+            [key for key in vars(module) if key != "_is_torch_compile"],
+            list(module._parameters),
+            {key: list(value) for key, value in vars(module).items() if "hook" in key and value},
+        )
         for name, module in model.named_modules()
     }
     parameters = {
-        name: (id(p), p.detach().clone().numpy().tobytes(), p.grad, dict(p._backward_hooks or {}))
+        name: (
+            *(id(p), bytes_of(p), id(p.grad), bytes_of(p.grad)),
+            *(list(getattr(p, key, None) or {}) for key in ("_backward_hooks", "_post_accumulate_grad_hooks")),
+        )
         for name, p in model.named_parameters()
         if p.device.type != "meta"
     }
-    hooks = {key: dict(value) for key, value in vars(optimizer).items() if "hook" in key}
+    hooks = {key: list(value) for key, value in vars(optimizer).items() if "hook" in key}
     groups = [[id(p) for p in group["params"]] for group in getattr(optimizer, "param_groups", [])]
-    return modules, parameters, hooks, groups, len(getattr(optimizer, "state", {}))
+    state = {
+        id(p): {key: (id(content), bytes_of(content)) for key, content in kept.items()}
+        for p, kept in getattr(optimizer, "state", {}).items()
+    }
+    return modules, parameters, hooks, groups, list(vars(optimizer)), state
+
+
+def bytes_of(content: Any) -> bytes | None:
+    """The entries of a strided tensor on the host; None for anything else."""
+    is_plain = isinstance(content, torch.Tensor) and content.layout is torch.strided and content.device.type == "cpu"
+    return content.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes() if is_plain else None
 
 
 @attrs.frozen(eq=False)

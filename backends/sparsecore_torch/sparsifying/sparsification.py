@@ -22,6 +22,7 @@ from sparsecore_torch.sparsifying.checks import check_gradients, check_model
 from sparsecore_torch.sparsifying.in_training import Claim, check_not_in_training
 from sparsecore_torch.sparsifying.optimizer_state import check_optimizer, group_of
 from sparsecore_torch.sparsifying.parameters import named_parameters
+from sparsecore_torch.sparsifying.rollback import undone_on_failure
 from sparsecore_torch.sparsifying.selection import Globs, Selection, select
 from sparsecore_torch.sparsifying.shared_memory import check_memory
 from sparsecore_torch.sparsifying.stacking import stack_of
@@ -56,6 +57,9 @@ def _compact(
     check_replaceable(layers, selection.sparse)
     return CompactStorage(model, selection.sparse, layers.stepping, topology, values)
 
+
+_IN_PLACE = frozenset({"masked"})
+"""The storages that write into the parameters that there are."""
 
 STORAGES: Mapping[str, MakeStorage] = MappingProxyType({"masked": _masked, "compact": _compact})
 
@@ -134,12 +138,13 @@ def sparsify(
     values = engine.start_values(state, drawn)
     group = group_of(layers.stepping, selection.sparse[0].parameter)
     claims = [Claim.of(one) for one in selection.sparse]
-    layers.remember()
-    stored = STORAGES[storage](given, selection, layers, state.topology, values)
-    stored = choice.apply(stored, state.topology)
-    ranks = present_ranks()
-    parts = Parts(model, layers, selection, claims, engine, stored, choice.routes, ranks, sparsity, group)
-    return SparseTraining(parts, state)
+    with undone_on_failure(model, layers, selection.sparse, in_place=storage in _IN_PLACE):
+        layers.remember()
+        stored = STORAGES[storage](given, selection, layers, state.topology, values)
+        stored = choice.apply(stored, state.topology)
+        ranks = present_ranks()
+        parts = Parts(model, layers, selection, claims, engine, stored, choice.routes, ranks, sparsity, group)
+        return SparseTraining(parts, state)
 
 
 def _arrays(selection: Selection) -> TorchArrays:

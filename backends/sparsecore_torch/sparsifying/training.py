@@ -67,7 +67,6 @@ class SparseTraining:
         self._start = tuple(map(int, state.topology.counts))
         self._identity = identity_of(parts.engine, state, parts.sparsity)
         self._is_agreed = False
-        in_training.enter(self, parts.claims)
         self._hooks = StepHooks(
             parts.optimizer,
             is_replaced=lambda: parts.engine.replaces_step(self._state),
@@ -75,6 +74,7 @@ class SparseTraining:
             after=self._after_step,
         )
         self._await_gradient()
+        in_training.enter(self, parts.claims)  # last: what fails before it leaves no claim
 
     def __repr__(self) -> str:
         if self._parts is None:
@@ -158,6 +158,7 @@ class SparseTraining:
         self._parts.storage.squash()
         self._hooks.end()
         in_training.leave(self)
+        self._parts.optimizer.forget()
         self._parts = None
 
     @property

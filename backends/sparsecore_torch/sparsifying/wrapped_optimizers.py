@@ -44,6 +44,10 @@ class OptimizerLayers:
         """From now on :func:`states_of` finds the state that wrappers and parts keep as well."""
         _OTHERS[self.stepping] = tuple(ref(other) for other in (*self.wrappers, *self.parts))
 
+    def forget(self) -> None:
+        """Undo :meth:`remember`."""
+        _OTHERS.pop(self.stepping, None)
+
 
 def layers_of(optimizer: Any) -> OptimizerLayers:
     """What takes the step of an optimizer that may be wrapped in others.
