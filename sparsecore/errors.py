@@ -46,6 +46,10 @@ class DivergedError(SparsecoreError):
     """Training produced a loss or a weight that is not finite."""
 
 
+class LostWeightsWarning(UserWarning):
+    """Weights that look trained are about to become zero."""
+
+
 def unknown(what: str, name: object, known: Iterable[str], known_as: str = "known") -> str:
     """The sentence for a name that does not exist.
 

@@ -206,6 +206,7 @@ def test_tensors_of_several_dtypes_train_together():
     assert all(not torch.equal(before[name], p) for name, p in sparse_parameters(model, training).items())
 
 
+@pytest.mark.filterwarnings("ignore::sparsecore.errors.LostWeightsWarning")  # positions are drawn anew on purpose
 def test_squash_leaves_a_plain_model():
     model = mlp()
     optimizer = sgd(model)

@@ -159,6 +159,7 @@ def test_optimizers_that_do_not_work_entry_by_entry(make):
     [lambda model: model, lambda model: torch.compile(model, backend="eager"), nn.DataParallel, nn.Sequential],
     ids=["itself", "compiled", "parallel", "inside another"],
 )
+@pytest.mark.filterwarnings("ignore::sparsecore.errors.LostWeightsWarning")  # positions are drawn anew on purpose
 def test_sparse_training_of_what_is_in_sparse_training(again, storage):
     model = mlp()
     optimizer = sgd(model)

@@ -1,13 +1,22 @@
 """What sparse training asks of somebody's model."""
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from sparsecore.errors import InputError
+from sparsecore.errors import InputError, LostWeightsWarning
+from sparsecore.topology import Topology
+from sparsecore_torch.materialize import gather, places
 from sparsecore_torch.sparsifying.parameters import NamedParameter, unwrapped
+from sparsecore_torch.storages.shards import whole
+
+_SHOWN = 8
+_MANY_ZEROS = 0.1
+"""Weights of which this share is exactly zero, but not all, look trained sparsely; drawn ones have no exact zeros."""
 
 
 def check_model(model: Any) -> nn.Module:
@@ -44,3 +53,51 @@ def check_gradients(tensors: Iterable[NamedParameter]) -> None:
 
 def _has_sparse_gradients(module: nn.Module) -> bool:
     return isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse
+
+
+def warn_of_lost_weights(tensors: Sequence[NamedParameter], topology: Topology) -> None:
+    """Warn once if tensors that look trained sparsely lose nonzero weights to a topology that has just been drawn.
+
+    Tensors that are all zero (the last layer of a residual branch, the second matrix of LoRA) have nothing to lose, and
+    the row of an embedding's padding is not looked at.
+
+    Args:
+        tensors: as they are before, in the order of the layout.
+        topology: the active positions.
+    """
+    lost: dict[str, tuple[int, int]] = {}
+    for index, one in enumerate(tensors):
+        dense = whole(one.parameter)
+        nonzero = int(dense.count_nonzero())
+        gone = nonzero - int(gather(dense, places(topology, index)).count_nonzero())
+        if nonzero and _share_of_zeros(dense, one) >= _MANY_ZEROS:
+            lost[one.name] = (gone, nonzero)
+    gone, nonzero = (sum(numbers) for numbers in zip((0, 0), *lost.values(), strict=True))
+    if gone:
+        warnings.warn(
+            f"{_listed(list(lost))} hold many exact zeros, as weights do that have been trained sparsely, and sparsify "
+            f"draws their positions anew: {gone} of {nonzero} nonzero weights become zero. To go on with weights that "
+            "were loaded, call sparsify before they are: then load the state dicts of model, optimizer and training, "
+            "or load the model alone and call training.adopt(). Where the weights may go, ignore this "
+            "sparsecore.errors.LostWeightsWarning with warnings.filterwarnings",
+            LostWeightsWarning,
+            stacklevel=3,
+        )
+
+
+def _share_of_zeros(dense: Tensor, one: NamedParameter) -> float:
+    padding = {
+        module.padding_idx
+        for module, _ in one.places
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.padding_idx is not None
+    }
+    if padding:
+        rows = dense.new_ones(len(dense), dtype=torch.bool)
+        rows[list(padding)] = False
+        dense = dense[rows]
+    return 1.0 - int(dense.count_nonzero()) / max(1, dense.numel())
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more tensors" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

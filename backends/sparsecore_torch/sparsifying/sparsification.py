@@ -18,7 +18,7 @@ from sparsecore.units import Units, as_units
 from sparsecore_torch.arrays import TorchArrays
 from sparsecore_torch.distributed.ranks import present_ranks
 from sparsecore_torch.sparse_kernels.choice import KERNELS
-from sparsecore_torch.sparsifying.checks import check_gradients, check_model
+from sparsecore_torch.sparsifying.checks import check_gradients, check_model, warn_of_lost_weights
 from sparsecore_torch.sparsifying.in_training import Claim, check_not_in_training
 from sparsecore_torch.sparsifying.optimizer_state import check_optimizer, group_of
 from sparsecore_torch.sparsifying.parameters import named_parameters
@@ -137,6 +137,7 @@ def sparsify(
     drawn = gathered({one.name: one.parameter for one in selection.sparse}, state.topology)
     values = engine.start_values(state, drawn)
     group = group_of(layers.stepping, selection.sparse[0].parameter)
+    warn_of_lost_weights(selection.sparse, state.topology)
     claims = [Claim.of(one) for one in selection.sparse]
     with undone_on_failure(model, layers, selection.sparse, in_place=storage in _IN_PLACE):
         layers.remember()
