@@ -1,5 +1,6 @@
 """Which of several processes this one is, as launchers such as torchrun tell them in their environment."""
 
+import math
 import os
 from collections.abc import Mapping
 
@@ -40,6 +41,31 @@ def launch(environment: Mapping[str, str] = os.environ) -> Launch:
     if not local_rank <= rank < size:
         raise InputError(f"the environment says {_written(told)}; ranks go from 0 to WORLD_SIZE-1")
     return Launch(rank, size, local_rank)
+
+
+RANK_TIMEOUT = "SPARSECORE_RANK_TIMEOUT"
+"""The environment variable that says how many seconds a rank waits for the others."""
+
+
+def rank_timeout(environment: Mapping[str, str] = os.environ) -> float | None:
+    """How many seconds a rank waits for the others; None where the environment says nothing.
+
+    Raises:
+        InputError: what the environment says is no number of seconds.
+    """
+    told = environment.get(RANK_TIMEOUT)
+    if not told:
+        return None
+    try:
+        seconds = float(told)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= _LONGEST:
+        raise InputError(f"{RANK_TIMEOUT} is a number of seconds, above 0 and up to {_LONGEST:,}; given {told!r}")
+    return seconds
+
+
+_LONGEST = 7 * 24 * 3600
 
 
 def _written(told: Mapping[str, str]) -> str:

@@ -7,6 +7,8 @@ they tell one another is only that they agree. The files of a run and what it pr
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
+from sparsecore.arrays import Array
+from sparsecore.clock import Clock
 from sparsecore.engine import Advance
 
 Result = TypeVar("Result")
@@ -48,6 +50,36 @@ class Ranks(Protocol):
         """
         ...
 
+    def compare(self, clock: Clock, values: Callable[[], Mapping[str, Array]]) -> bool:
+        """Check now and then that all ranks hold the same values, whether weights move or not.
+
+        Every rank calls it after each step. All of them compare at the end of an epoch, after the last step, and as
+        often in between as costs little.
+
+        Args:
+            clock: the time after the step.
+            values: vectors and tensors that must be equal bit for bit, by what they are ("the values of 'conv1'").
+
+        Returns:
+            Whether this was a step after which the ranks have compared, and agree.
+
+        Raises:
+            DisagreementError: the ranks do not agree, or one never came.
+        """
+        ...
+
+    def compare_saved(self, clock: Clock, values: Callable[[], Mapping[str, Array]]) -> None:
+        """Compare what is being saved with what other ranks save at the same step; they need not save anything.
+
+        Args:
+            clock: the time.
+            values: as in :meth:`compare`.
+
+        Raises:
+            DisagreementError: another rank saves something else.
+        """
+        ...
+
 
 class Alone:
     """One process, which agrees with itself."""
@@ -62,6 +94,13 @@ class Alone:
     def together(self, advance: Callable[[], Advance]) -> Advance:
         """What follows an optimizer step."""
         return advance()
+
+    def compare(self, clock: Clock, values: Callable[[], Mapping[str, Array]]) -> bool:  # noqa: ARG002
+        """One process always agrees with itself."""
+        return True
+
+    def compare_saved(self, clock: Clock, values: Callable[[], Mapping[str, Array]]) -> None:
+        """Nobody else saves anything."""
 
 
 def ranks_of(backend: Any) -> Ranks:

@@ -11,12 +11,26 @@ torch = pytest.importorskip("torch")
 import numpy as np  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 from processes import call, start  # noqa: E402
-from rank_examples import BATCH, STEPS, ByGradient, alone, network, optimizer_of, share, steps, trained  # noqa: E402
+from rank_examples import (  # noqa: E402
+    BATCH,
+    STEPS,
+    ByGradient,
+    alone,
+    batches,
+    network,
+    optimizer_of,
+    share,
+    steps,
+    trained,
+)
+from torch import nn  # noqa: E402
 from torch.nn.parallel import DistributedDataParallel  # noqa: E402
 
-from sparsecore import hookimpl  # noqa: E402
+from sparsecore import Every, hookimpl  # noqa: E402
 from sparsecore.errors import DisagreementError  # noqa: E402
 from sparsecore.growth import random_free_positions  # noqa: E402
+from sparsecore_deepr import DeepRewiring  # noqa: E402
+from sparsecore_set import SparseEvolution  # noqa: E402
 from sparsecore_torch import sparsify  # noqa: E402
 
 
@@ -86,17 +100,86 @@ def heard(strategy: object, seed: int = 0) -> tuple[str, str]:
     raise AssertionError("nothing was raised")
 
 
+ASTRAY = {
+    "static": {"strategy": "static"},
+    "compact": {"strategy": "static", "storage": "compact"},
+    "deepr": {"strategy": DeepRewiring(schedule=Every(steps=100))},
+    "after the last update": {"strategy": SparseEvolution(schedule=Every(steps=1, until=0.3)), "total_steps": STEPS},
+    "dense": {"strategy": "static", "exclude": "0.weight"},
+}
+"""Trainings in which one value of one rank goes astray while no update follows that could tell."""
+
+
+def astray(chosen: dict[str, Any], dtype: Any, step: int = 7) -> tuple[str, str, int]:
+    """The error that a rank comes to, and after which step, where one value of rank 1 is the next number's."""
+    model = network(0).to(dtype)
+    optimizer = optimizer_of(model)
+    sparse = sparsify(model, optimizer, sparsity=0.7, **chosen)
+    wrapped = DistributedDataParallel(model)
+    try:
+        for number, (inputs, labels) in enumerate(batches(), 1):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(wrapped(inputs[share()].to(dtype)), labels[share()]).backward()
+            optimizer.step()
+            if number == step and dist.get_rank() == 1:
+                a_value_goes_astray(next(iter(model.parameters())))
+    except DisagreementError as error:
+        return type(error).__name__, str(error), sparse.step
+    raise AssertionError("nothing was raised")
+
+
+@torch.no_grad()
+def a_value_goes_astray(parameter: Any) -> None:
+    flat = parameter.view(-1)
+    active = int(flat.nonzero()[0])
+    flat[active] = torch.nextafter(flat[active], flat.new_tensor(9.0))
+
+
+def saved_alone() -> int:
+    """Rank 0 alone saves, twice; the training goes on."""
+    model = network(0)
+    optimizer = optimizer_of(model)
+    sparse = sparsify(model, optimizer, strategy="static", sparsity=0.7)
+    wrapped = DistributedDataParallel(model)
+    for inputs, labels in batches():
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(wrapped(inputs[share()]), labels[share()]).backward()
+        optimizer.step()
+        if dist.get_rank() == 0 and sparse.step % 6 == 0:
+            sparse.state_dict()
+    return sparse.step
+
+
+def saved_astray() -> tuple[str, str]:
+    """What a rank hears where both save, and one value of rank 1 has gone astray since the last step."""
+    model = network(0)
+    optimizer = optimizer_of(model)
+    sparse = sparsify(model, optimizer, strategy="static", sparsity=0.7)
+    steps(DistributedDataParallel(model), sparse, share(), optimizer)
+    sparse.state_dict()
+    if dist.get_rank() == 1:
+        a_value_goes_astray(next(iter(model.parameters())))
+    try:
+        sparse.state_dict()
+    except DisagreementError as error:
+        return type(error).__name__, str(error)
+    raise AssertionError("nothing was raised")
+
+
 def on_two_ranks() -> dict[str, Any]:
     """All that is tested here, in one start of two processes."""
-    from datetime import timedelta
-
-    from sparsecore_torch.distributed.ranks import present_ranks
+    from sparsecore_torch.distributed.ranks import Patience, present_ranks
     from sparsecore_torch.sparsifying import sparsification
 
     dist.init_process_group("gloo")
     told = {"first": wrapped_first(), "afterwards": wrapped_afterwards(), "compact": compact()}
+    told["alone"] = saved_alone()
+    for dtype in (torch.float64, torch.float32):
+        told |= {f"{name} {dtype}": astray(chosen, dtype) for name, chosen in ASTRAY.items()}
+    sparsification.present_ranks = lambda: present_ranks(Patience(saving=30.0))
+    told["saved"] = saved_astray()
     errors = {"elsewhere": heard(Elsewhere()), "fails": heard(Fails()), "apart": heard("static", dist.get_rank())}
-    sparsification.present_ranks = lambda: present_ranks(timedelta(seconds=1))
+    sparsification.present_ranks = lambda: present_ranks(Patience(1.0, 1.0))
     errors["late"] = heard(Late())
     dist.destroy_process_group()
     return {**told, **errors}
@@ -157,11 +240,32 @@ def test_a_plugin_that_fails_on_one_rank_stops_all(answers: list[dict[str, Any]]
     assert first[1] == "rank 1 failed: ValueError: no luck today (raised in the hook 'grow' of plugin 'Fails')"
 
 
-def test_a_rank_whose_update_comes_later_does_not_keep_the_others_waiting(answers: list[dict[str, Any]]) -> None:
+def test_a_rank_whose_update_comes_later_is_told_where_the_others_are(answers: list[dict[str, Any]]) -> None:
     first, second = (answer["late"] for answer in answers)
+    assert first == second
     assert first[0] == DisagreementError.__name__
-    assert "rank 1 did not come to update 1 (step 3) in 1 s" in first[1]
-    assert second[0] != DisagreementError.__name__ or second[1] == first[1]
+    assert "rank 0 is at update 1 (step 3), rank 1 at the comparison after step 3" in first[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", ASTRAY)
+def test_one_value_astray_on_one_rank_stops_both_where_no_update_follows(
+    answers: list[dict[str, Any]], name: str, dtype: Any
+) -> None:
+    first, second = (answer[f"{name} {dtype}"] for answer in answers)
+    assert first == second
+    parameter = "sparse_values" if name == "compact" else "0.weight"
+    assert f"on the values of '{parameter}': rank 1 differs from rank 0" in first[1]
+
+
+def test_rank_0_may_save_alone(answers: list[dict[str, Any]]) -> None:
+    assert [answer["alone"] for answer in answers] == [STEPS, STEPS]
+
+
+def test_ranks_that_save_other_values_stop(answers: list[dict[str, Any]]) -> None:
+    for answer in answers:
+        assert answer["saved"][0] == DisagreementError.__name__
+        assert f"after step {STEPS}" in answer["saved"][1]
 
 
 def test_the_example_of_the_page_trains_on_two_ranks() -> None:

@@ -22,12 +22,13 @@ EVERY_4 = ("--strategy", "dpr", "--set", "strategy.dpr.schedule.steps=4")
 
 PLUGINS = '''
 import os
-from datetime import timedelta
+
 from pathlib import Path
 
 from sparsecore import hookimpl
 from sparsecore.growth import random_free_positions
 from sparsecore_torch import TorchBackend
+from sparsecore_torch.distributed.ranks import Patience
 
 RANK = int(os.environ.get("RANK", "0"))
 
@@ -55,6 +56,17 @@ class Early:
         return values * float("nan") if RANK == 1 else values
 
 
+class Astray:
+    """Adds the smallest number to one value on rank 1, between updates."""
+
+    @hookimpl
+    def perturb(self, values, clock):
+        if RANK == 1 and clock.step == 2:
+            values = values.clone()
+            values[5] += 1e-9
+        return values
+
+
 class Late:
     @hookimpl
     def update_due(self, clock):
@@ -75,7 +87,7 @@ class Impatient:
 
     inner = TorchBackend(device="cpu")
     arrays, dtype, ranks, learner = inner.arrays, inner.dtype, inner.ranks, inner.learner
-    ranks._patience = timedelta(seconds=1)
+    ranks._patience = Patience(1.0, 1.0)
 '''
 
 
@@ -189,13 +201,21 @@ def test_a_plugin_that_fails_on_one_rank_ends_all(here: Path) -> None:
     assert (first.status, second.status) == (1, 1)
 
 
-def test_a_rank_that_fails_between_updates_says_which_it_is(here: Path) -> None:
+def test_a_rank_that_fails_between_updates_is_named_by_the_first(here: Path) -> None:
     first, second = on_two(*mine(here, "early", "Early"))
-    assert second.stderr == (
-        f"sparsecore: rank 1: plugin '{here / 'plugins.py'}:Early' broke a promise in 'perturb': it answered a value "
-        "that is not finite, in 'layer1.weight'\n"
+    assert first.stderr == (
+        f"sparsecore: rank 1 failed: plugin '{here / 'plugins.py'}:Early' broke a promise in 'perturb': it answered a "
+        "value that is not finite, in 'layer1.weight'\n"
     )
-    assert (first.status, first.stdout, first.stderr, second.status) == (1, "", "", 1)
+    assert (first.status, first.stdout, second.stderr, second.status) == (1, "", "", 1)
+
+
+def test_ranks_whose_values_differ_between_updates_end_with_one_sentence(here: Path) -> None:
+    first, second = on_two(*mine(here, "astray", "Astray", "--strategy", "static"))
+    assert "sparsecore: the ranks disagree at the comparison after step 3 on the values of 'layer1" in first.stderr
+    assert "rank 1 differs from rank 0" in first.stderr
+    assert (first.status, second.status, second.stdout, second.stderr) == (1, 1, "", "")
+    assert not (here / "astray" / "checkpoint.safetensors").exists()
 
 
 def test_a_plugin_that_cannot_be_loaded_on_one_rank_is_told_of(here: Path) -> None:
@@ -223,7 +243,7 @@ def test_a_rank_whose_update_comes_later_keeps_nobody_waiting_under_torchrun(her
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode != 0
-    assert done.stderr.count("sparsecore: rank 1 did not come to update 1 (step 4) in 1 s") == 1
+    assert done.stderr.count("rank 0 is at update 1 (step 4), rank 1 at the comparison after step 4") == 1
     assert done.stdout == ""
 
 

@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable, Mapping
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,9 @@ from sparsecore.ranks import Alone  # noqa: E402
 from sparsecore.state import State  # noqa: E402
 from sparsecore.topology import Topology  # noqa: E402
 from sparsecore_torch.arrays import TorchArrays  # noqa: E402
-from sparsecore_torch.distributed.digests import digests  # noqa: E402
-from sparsecore_torch.distributed.ranks import TorchRanks, launched_ranks, present_ranks  # noqa: E402
+from sparsecore_torch.distributed.digests import digests, fingerprint  # noqa: E402
+from sparsecore_torch.distributed.pace import Pace  # noqa: E402
+from sparsecore_torch.distributed.ranks import Patience, TorchRanks, launched_ranks, present_ranks  # noqa: E402
 
 ARRAYS = TorchArrays()
 
@@ -33,7 +33,7 @@ ARRAYS = TorchArrays()
 def on_ranks(act: Callable[[TorchRanks], Any], size: int = 2, seconds: float = 0.3) -> list[Any]:
     """What each rank's thread returned, or raised."""
     store, results = HashStore(), [None] * size
-    patience = timedelta(seconds=seconds)
+    patience = Patience(seconds, seconds, seconds)
 
     def run(rank: int) -> None:
         try:
@@ -285,3 +285,79 @@ def test_values_that_changed_places_are_told() -> None:
     assert digests_of([1, 2, 150], torch.tensor([1.0, 2.0, 3.0])) != digests_of(
         [1, 2, 150], torch.tensor([2.0, 1.0, 3.0])
     )
+
+
+def paced(step_seconds: float, cost: float, steps: int) -> list[int]:
+    """After which steps ranks compare, where a step and a comparison take so long."""
+    time = [0.0]
+    pace = Pace(lambda: time[0], lambda: time[0])
+    compared, due = [], 0
+    for step in range(1, steps + 1):
+        time[0] += step_seconds
+        if step >= due:
+            due = step + pace.pause(step)
+            compared.append(step)
+            with pace.spending():
+                time[0] += cost
+    return compared
+
+
+@given(st.floats(0.002, 2.0), st.floats(1e-4, 3.0))
+def test_comparisons_take_a_small_share_of_the_time_and_never_wait_for_long(step_seconds: float, cost: float) -> None:
+    compared = paced(step_seconds, cost, 2000)
+    assert max(np.diff(compared)) <= 100
+    whole = 2000 * step_seconds
+    # unless a comparison takes so long that even every hundredth step is too often
+    assert len(compared) * cost <= max(0.005 * whole + 0.025 + 2 * cost, 2000 / 100 * cost + 0.025 + 2 * cost)
+
+
+def test_the_first_steps_are_compared_one_by_one() -> None:
+    assert paced(0.01, 0.0005, 1000)[:40] == list(range(1, 41))
+
+
+@given(st.integers(1, 3000), st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.int8]), st.data())
+def test_one_changed_bit_or_two_changed_places_change_the_fingerprint(count: int, dtype: Any, data: Any) -> None:
+    values = torch.from_numpy(np.random.default_rng(count).standard_normal(count) * 50).to(dtype)
+    own = fingerprint([torch.ones(3), values])
+    assert fingerprint([torch.ones(3), values.clone()]) == own
+    other = values.clone()
+    place = data.draw(st.integers(0, count - 1))
+    raw = other.view(torch.uint8)
+    raw[place * other.element_size()] ^= 1 << data.draw(st.integers(0, 7))
+    assert fingerprint([torch.ones(3), other]) != own
+    if count > 1 and not torch.equal(values[:1], values[-1:]):
+        assert fingerprint([torch.ones(3), torch.cat([values[-1:], values[1:-1], values[:1]])]) != own
+    assert fingerprint([values, torch.ones(3)]) != own
+
+
+def test_the_fingerprint_of_a_large_tensor_and_of_odd_views_sees_every_bit() -> None:
+    flat = torch.randn(200_003)
+    for view in (flat, flat[1:], flat[3:-2].view(-1, 2).T):
+        changed = view.clone()
+        own = fingerprint([view])
+        assert fingerprint([view.clone()]) == own
+        index = (0,) * (view.ndim - 1) + (view.shape[-1] - 1,)
+        changed[index] = torch.nextafter(changed[index], torch.tensor(9.0))
+        assert fingerprint([changed]) != own
+
+
+def test_a_comparison_names_the_tensor_and_the_rank() -> None:
+    def act(ranks: TorchRanks) -> Any:
+        values = {"the values of 'a'": torch.zeros(5), "the values of 'b'": torch.full((7,), float(ranks.rank == 2))}
+        return ranks.compare(Clock(step=5), lambda: values)
+
+    (sentence,) = sentences(on_ranks(act, size=3))
+    assert "after step 5 on the values of 'b': rank 2 differs from rank 0" in sentence
+
+
+def test_an_epoch_and_a_run_end_with_a_comparison() -> None:
+    def act(ranks: TorchRanks) -> Any:
+        ranks._next_comparison = 1000
+        compared = []
+        for step in range(1, 26):
+            if ranks.compare(Clock(step, 10, 25), lambda: {"x": torch.zeros(2)}):
+                compared.append(step)
+                ranks._next_comparison = 1000
+        return compared
+
+    assert on_ranks(act) == [[10, 20, 25]] * 2

@@ -6,6 +6,7 @@ from typing import Any
 
 import attrs
 
+from sparsecore.arrays import Array
 from sparsecore.data.batches import batches
 from sparsecore.data.images import Batch
 from sparsecore.errors import DivergedError, InputError
@@ -97,8 +98,9 @@ class Run:
             learning_rate = training.learning_rate(self._state.clock)
             gradient = self._step(batch, learning_rate)
             self._follow(learning_rate, gradient, recorder, watcher)
+            agrees = self._ranks.compare(self._state.clock, self._values)
             watcher.step(self._state.clock, self._learner.totals)
-            if recorder.wants_checkpoint and not self._is_epoch_over():
+            if agrees and recorder.wants_checkpoint and not self._is_epoch_over():
                 recorder.save(self._checkpoint, self._seconds())
         self._end_epoch(learning_rate, recorder, watcher)
 
@@ -128,6 +130,13 @@ class Run:
             watcher.update(advance.reallocation.moved, threshold(before.memories))
         elif advance.values is not values:
             self._learner.set_values(advance.values)
+
+    def _values(self) -> dict[str, Array]:
+        """What must be the same on all ranks, by what it is."""
+        topology, values = self._state.topology, self._learner.values
+        sparse = {name: values[topology.slots(name)] for name in topology.layout.names}
+        parameters = {f"the values of {name!r}": each for name, each in {**sparse, **self._learner.dense()}.items()}
+        return {"the positions": topology.positions, **parameters}
 
     def _end_epoch(self, learning_rate: float, recorder: Recorder, watcher: Watcher) -> None:
         train, test = self._learner.totals(), self._learner.evaluate(self._setup.images.test)

@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 
 from sparsecore.errors import InputError, SparsecoreError
+from sparsecore.launch import RANK_TIMEOUT
 
 
 @attrs.frozen
@@ -41,11 +42,15 @@ class Verdict:
         sentence: what is wrong; None where all agree.
         told_by: the rank that says it to people, which is the one that judged.
         refusal: whether it is the user's mistake.
+        marks_differ: whether all ranks have reported, from the same moment, and only their marks differ.
+        pause: how many steps later the ranks compare their values again; rank 0 chooses it.
     """
 
     sentence: str | None = None
     told_by: int = 0
     refusal: bool = False
+    marks_differ: bool = False
+    pause: int = 1
 
 
 @attrs.frozen
@@ -79,7 +84,8 @@ def judge(reports: Sequence[Report | None], matter: Matter, patience: float) -> 
 
 def absence(missing: Sequence[int], place: str, patience: float, matter: Matter) -> str:
     """The sentence about ranks that never came."""
-    return f"{_ranks(missing)} did not come to {place} in {patience:g} s; {matter.advice}"
+    waited = f"{patience:g} s ({RANK_TIMEOUT} sets how long a rank waits)"
+    return f"{named(missing)} did not come to {place} in {waited}; {matter.advice}"
 
 
 def _on_failure(report: Report, rank: int) -> Verdict:
@@ -101,14 +107,16 @@ def _on_marks(marks: Sequence[Sequence[Any]], place: str, matter: Matter) -> Ver
         return Verdict()
     subject, ranks = next(iter(wrong.items()))
     more = f" (and on {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-    return Verdict(f"the ranks disagree at {place} on {subject}{more}: {_differing(ranks)}; {matter.advice}")
+    sentence = f"the ranks disagree at {place} on {subject}{more}: {_differing(ranks)}; {matter.advice}"
+    return Verdict(sentence, marks_differ=True)
 
 
 def _differing(ranks: Sequence[int]) -> str:
-    return f"{_ranks(ranks)} {'differs' if len(ranks) == 1 else 'differ'} from rank 0"
+    return f"{named(ranks)} {'differs' if len(ranks) == 1 else 'differ'} from rank 0"
 
 
-def _ranks(ranks: Sequence[int]) -> str:
+def named(ranks: Sequence[int]) -> str:
+    """The ranks in words: "rank 1", "ranks 1, 2 and 5"."""
     names = [str(rank) for rank in ranks]
     return f"rank {names[0]}" if len(names) == 1 else f"ranks {', '.join(names[:-1])} and {names[-1]}"
 

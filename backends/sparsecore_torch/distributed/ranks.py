@@ -4,29 +4,64 @@ import atexit
 import functools
 import gc
 import itertools
+import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TypeVar
 
+import attrs
 import torch
 import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
+from sparsecore.arrays import Array
+from sparsecore.clock import Clock
 from sparsecore.engine import Advance
 from sparsecore.errors import DisagreementError, InputError, SparsecoreError
-from sparsecore.launch import launch
+from sparsecore.launch import RANK_TIMEOUT, Launch, launch, rank_timeout
 from sparsecore.ranks import Alone, Ranks
-from sparsecore_torch.distributed.agreement import Matter, Report, Verdict
-from sparsecore_torch.distributed.digests import digests
+from sparsecore_torch.distributed.agreement import Matter, Report, Verdict, named
+from sparsecore_torch.distributed.digests import digests, fingerprint
 from sparsecore_torch.distributed.exchange import Exchange
+from sparsecore_torch.distributed.pace import Pace
 
 Result = TypeVar("Result")
+Values = Callable[[], Mapping[str, Array]]
 
-_AT_THE_START = timedelta(minutes=30)  # one may have data to download
-_AT_AN_UPDATE = timedelta(minutes=1)  # they come from a reduction of gradients, all at the same time
+
+@attrs.frozen
+class Patience:
+    """How many seconds a rank waits for the others.
+
+    Attributes:
+        start: before training, where one may have data to download.
+        step: after a step, where all come from a reduction of gradients at the same time.
+        saving: in the first checkpoint, for ranks that may not save anything at all.
+    """
+
+    start: float = 300.0
+    step: float = 60.0
+    saving: float = 1.0
+
+    @classmethod
+    def of_environment(cls) -> "Patience":
+        """As the environment variable SPARSECORE_RANK_TIMEOUT says.
+
+        Raises:
+            InputError: what it says is no number of seconds.
+        """
+        seconds = rank_timeout()
+        return cls() if seconds is None else cls(start=seconds, step=seconds)
+
+
 _START = "all ranks must be given the same settings, plugins, data and run folder"
 _UPDATE = "what a strategy does, and when, must depend only on what all ranks share"
+_VALUES = "all ranks must hold the same values after every step, as DistributedDataParallel makes them"
+_PROMPT = 3.0
+"""Seconds; ranks whose connections have broken notice it at about the same time."""
 _made = itertools.count()
 
 
@@ -37,16 +72,28 @@ class TorchRanks:
         rank: this process.
         size: how many there are.
         store: theirs alone; asked for when they first have something to tell one another.
-        patience: how long a rank waits for the others at an update.
+        patience: how long a rank waits for the others.
+        form_group: puts this process into a process group with the others.
     """
 
-    def __init__(self, rank: int, size: int, store: Callable[[], Store], patience: timedelta = _AT_AN_UPDATE) -> None:
+    def __init__(
+        self,
+        rank: int,
+        size: int,
+        store: Callable[[], Store],
+        patience: Patience = Patience(),
+        form_group: Callable[[], None] = lambda: None,
+    ) -> None:
         self.rank, self.size = rank, size
-        self._store, self._patience = store, patience
+        self._store, self._patience, self._form_group = store, patience, form_group
+        self._pace = Pace()
+        self._next_comparison = 0
+        self._saved = -1, 0
+        self._others_save = True
 
     def join(self) -> None:
         """Be in one process group with the others from now on."""
-        _ = self._exchange  # made at its first use, which joins the group
+        self._form_group()
 
     @functools.cached_property
     def _exchange(self) -> Exchange:
@@ -54,16 +101,16 @@ class TorchRanks:
 
     def jointly(self, action: Callable[[], Result], facts: Callable[[Result], Mapping[str, str]]) -> Result:
         """What every rank does for itself before training."""
-        with self._failing_together(_AT_THE_START):
+        with self._failing_together(self._patience.start):
             result = action()
             told = facts(result)
         matter = Matter([f"the {name}" for name in told], _START)
-        self._settle(Report("the start", list(told.values())), matter, _AT_THE_START)
+        self._agree(Report("the start", list(told.values())), matter, self._patience.start)
         return result
 
     def together(self, advance: Callable[[], Advance]) -> Advance:
         """What follows an optimizer step; where weights move, all must agree."""
-        with self._failing_together(self._patience):
+        with self._failing_together(self._patience.step):
             result = advance()
         if result.reallocation is not None:
             after, clock = result.state.topology, result.state.clock
@@ -71,8 +118,44 @@ class TorchRanks:
             names = after.layout.names
             subjects = [f"the {what} of {name!r}" for what in ("positions", "values") for name in names]
             report = Report(f"update {clock.updates} (step {clock.step})", positions + values)
-            self._settle(report, Matter(subjects, _UPDATE), self._patience)
+            self._agree(report, Matter(subjects, _UPDATE), self._patience.step)
         return result
+
+    def compare(self, clock: Clock, values: Values) -> bool:
+        """Compare fingerprints of all values where it is time to."""
+        if clock.step < self._next_comparison and not clock.has_ended and not _ends_epoch(clock):
+            return False
+        pause = self._pace.pause(clock.step)
+        with self._pace.spending():
+            held, place = _tensors(values()), f"the comparison after step {clock.step}"
+            report = Report(place, [fingerprint(held.values())])
+            verdict = self._settled(report, Matter(["the values"], _VALUES), self._patience.step, pause)
+        if verdict.marks_differ:
+            # all ranks have heard that, and now look which tensor it is
+            each = Report(place, [fingerprint([tensor]) for tensor in held.values()])
+            self._agree(each, Matter(list(held), _VALUES), self._patience.step)
+        _raise_if_wrong(verdict)
+        self._next_comparison = clock.step + verdict.pause
+        return True
+
+    def compare_saved(self, clock: Clock, values: Values) -> None:
+        """Leave a fingerprint in the store, and compare it with those of ranks that save at the same step."""
+        last, times = self._saved
+        self._saved = clock.step, times + 1 if last == clock.step else 0
+        mark = str(fingerprint(_tensors(values()).values()))
+        patience = self._patience.saving if self._others_save else 0.0
+        marks = self._exchange.left_beside(f"saved/{clock.step}/{self._saved[1]}", mark, patience)
+        # often rank 0 saves alone, and is not to wait in vain more than once
+        self._others_save = len(marks) == self.size
+        differing = [rank for rank, other in marks.items() if other != mark]
+        if differing:
+            raise _error(
+                Verdict(
+                    f"the ranks save different values after step {clock.step}: {named(differing)} and rank {self.rank} "
+                    f"differ; {_VALUES}",
+                    min(marks),
+                )
+            )
 
     @contextmanager
     def reaching(self) -> Iterator[None]:
@@ -80,67 +163,153 @@ class TorchRanks:
         try:
             yield
         except RuntimeError as error:
-            verdict = self._overheard(error)
-            if verdict is None or verdict.sentence is None:
+            verdict = self._exchange.overheard()
+            if verdict is not None and verdict.sentence is not None:
+                raise _error(verdict) from error
+            if not _is_of_connection(error):
                 raise
-            raise _error(verdict) from error
+            silent = self._exchange.silent(_PROMPT)
+            if not silent:
+                raise
+            told_by = next(rank for rank in range(self.size) if rank not in silent)
+            reason = str(error).partition("\n")[0]
+            raise _error(
+                Verdict(
+                    f"{named(silent)} did not take part in this step any more, or ended; what it said tells why "
+                    f"({reason})",
+                    told_by,
+                )
+            ) from error
 
     @contextmanager
-    def _failing_together(self, patience: timedelta) -> Iterator[None]:
+    def _failing_together(self, patience: float) -> Iterator[None]:
         try:
-            yield
+            with self.reaching():
+                yield
+        except DisagreementError:
+            raise  # all others have heard of it
         except Exception as error:
-            verdict = self._exchange.settle(Report.of_error(error), Matter((), ""), patience.total_seconds())
-            if isinstance(error, SparsecoreError):
-                error.told_by = verdict.told_by
+            with suppress(DisagreementError):  # what has happened here is more to the point
+                verdict = self._exchange.settle(Report.of_error(error), Matter((), ""), patience)
+                if isinstance(error, SparsecoreError):
+                    error.told_by = verdict.told_by
             raise
 
-    def _settle(self, report: Report, matter: Matter, patience: timedelta) -> None:
-        verdict = self._exchange.settle(report, matter, patience.total_seconds())
-        if verdict.sentence is not None:
-            raise _error(verdict)
+    def _agree(self, report: Report, matter: Matter, patience: float) -> None:
+        _raise_if_wrong(self._settled(report, matter, patience))
 
-    def _overheard(self, error: RuntimeError) -> Verdict | None:
-        try:
-            return self._exchange.overheard()
-        except dist.DistNetworkError:
-            # the store has gone with the process that held it
-            return Verdict(f"rank {self.rank} has lost its connection to the others: {error}", self.rank)
+    def _settled(self, report: Report, matter: Matter, patience: float, pause: int = 1) -> Verdict:
+        return self._exchange.settle(report, matter, patience, pause)
 
 
-def present_ranks(patience: timedelta = _AT_AN_UPDATE) -> Ranks:
-    """The ranks of the process group that the user's program has made; or this process alone."""
+def present_ranks(patience: Patience | None = None) -> Ranks:
+    """The ranks of the process group that the user's program has made; or this process alone.
+
+    Raises:
+        InputError: what the environment says of how long a rank waits is no number of seconds.
+    """
     if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
         return Alone()
     place = f"sparsecore/{next(_made)}"
-    return TorchRanks(dist.get_rank(), dist.get_world_size(), lambda: _store(place), patience)
+    # torch has no public name for the store of the process group
+    default_store = dist.distributed_c10d._get_default_store
+    return TorchRanks(
+        dist.get_rank(),
+        dist.get_world_size(),
+        lambda: PrefixStore(place, default_store()),
+        patience or Patience.of_environment(),
+    )
 
 
 @functools.cache
 def launched_ranks(device: torch.device) -> Ranks:
-    """The ranks that a launcher such as torchrun has started, on devices of this kind; or this process alone."""
+    """The ranks that a launcher such as torchrun has started, on devices of this kind; or this process alone.
+
+    Raises:
+        InputError: what the environment says of ranks, or of how long they wait, cannot be.
+    """
     process = launch()
     if process.size == 1:
         return Alone()
-    return TorchRanks(process.rank, process.size, lambda: _joined(device))
+    meeting = Meeting(process, device, Patience.of_environment())
+    return TorchRanks(process.rank, process.size, lambda: meeting.store, meeting.patience, meeting.form_group)
 
 
-def _joined(device: torch.device) -> Store:
-    """The store of the process group of all launched processes, which this one leaves when it ends."""
-    if not dist.is_initialized():
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-        dist.init_process_group(_CHANNELS[device.type])
+@attrs.frozen(eq=False, slots=False)
+class Meeting:
+    """Where launched processes find one another.
+
+    The store comes first: ranks that are missing or have failed can be named by it, while forming a process group
+    just waits for them.
+
+    Attributes:
+        process: this one.
+        device: it computes on this.
+        patience: how long it waits for the others.
+    """
+
+    process: Launch
+    device: torch.device
+    patience: Patience
+
+    @functools.cached_property
+    def store(self) -> Store:
+        """The store of these ranks alone, served by the launcher's agent or by rank 0.
+
+        Raises:
+            InputError: rank 0 cannot serve it.
+            DisagreementError: it cannot be reached.
+        """
+        return PrefixStore("sparsecore/run", self._default_store)
+
+    def form_group(self) -> None:
+        """Form the process group of all launched processes, which this one leaves when it ends."""
+        if dist.is_initialized():
+            return
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+        dist.init_process_group(
+            _CHANNELS[self.device.type],
+            store=PrefixStore("sparsecore/group", self._default_store),
+            rank=self.process.rank,
+            world_size=self.process.size,
+            timeout=timedelta(seconds=self.patience.start),
+        )
         atexit.register(_leave)
-    return _store("sparsecore/run")
+
+    @functools.cached_property
+    def _default_store(self) -> Store:
+        if dist.is_initialized():
+            store: Store = dist.distributed_c10d._get_default_store()
+            return store
+        host, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
+        if not port.isascii() or not port.isdigit() or int(port) >= 2**16:
+            raise InputError(f"the environment says MASTER_PORT={port}; expected the number of a port")
+        serves = self.process.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+        try:
+            return TCPStore(
+                host,
+                int(port),
+                self.process.size,
+                is_master=serves,
+                timeout=timedelta(seconds=self.patience.start),
+                wait_for_workers=False,
+                multi_tenant=True,
+            )
+        except dist.DistError as error:
+            reason = str(error).partition("\n")[0]
+            if serves:
+                raise InputError(f"rank 0 cannot be reached by others at {host}:{port}: {reason}") from error
+            raise _error(
+                Verdict(
+                    f"rank 0 did not come to {host}:{port} in {self.patience.start:g} s; {RANK_TIMEOUT} sets how "
+                    f"long a rank waits ({reason})",
+                    self.process.rank,
+                )
+            ) from error
 
 
 _CHANNELS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
-
-
-def _store(place: str) -> Store:
-    # torch has no public name for the store of the process group
-    return PrefixStore(place, dist.distributed_c10d._get_default_store())
 
 
 def _leave() -> None:
@@ -150,7 +319,26 @@ def _leave() -> None:
         dist.destroy_process_group()
 
 
-def _error(verdict: Verdict) -> Exception:
+def _tensors(values: Mapping[str, Array]) -> dict[str, Tensor]:
+    return {what: torch.as_tensor(each) for what, each in values.items()}
+
+
+def _ends_epoch(clock: Clock) -> bool:
+    # a clock that knows of no epochs has one step in each
+    return clock.steps_per_epoch > 1 and clock.step % clock.steps_per_epoch == 0
+
+
+def _is_of_connection(error: RuntimeError) -> bool:
+    # gloo's errors have no class of their own
+    return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
+
+
+def _raise_if_wrong(verdict: Verdict) -> None:
+    if verdict.sentence is not None:
+        raise _error(verdict)
+
+
+def _error(verdict: Verdict) -> SparsecoreError:
     error = (InputError if verdict.refusal else DisagreementError)(verdict.sentence)
     error.told_by = verdict.told_by
     return error

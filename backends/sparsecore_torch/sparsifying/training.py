@@ -13,6 +13,7 @@ from sparsecore.ledger import Ledger
 from sparsecore.ranks import Ranks
 from sparsecore.state import State
 from sparsecore.topology import Topology
+from sparsecore_torch.distributed.replicas import replicated
 from sparsecore_torch.sparse_kernels.eligibility import Routes
 from sparsecore_torch.sparsifying import in_training
 from sparsecore_torch.sparsifying.saved import dump, identity_of, load
@@ -134,8 +135,13 @@ class SparseTraining:
     def state_dict(self) -> dict[str, Any]:
         """Topology, memories and time, as tensors, numbers, strings, lists and dicts.
 
-        Together with the state dicts of model and optimizer it is enough to go on bit for bit.
+        Together with the state dicts of model and optimizer it is enough to go on bit for bit. Among several ranks any
+        may call it alone.
+
+        Raises:
+            DisagreementError: another rank saves at the same step, and holds other values.
         """
+        self._alive.ranks.compare_saved(self._state.clock, self._compared)
         return dump(self._alive.engine, self._now, self._identity, self._start)
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
@@ -181,6 +187,7 @@ class SparseTraining:
         self._alive.storage.enforce()
         quiet = self._alive.engine.quiet(self._state)
         self._state = self._moved() if quiet is None else quiet
+        self._alive.ranks.compare(self._state.clock, self._compared)
         self._await_gradient()
 
     def _agree(self) -> None:
@@ -188,6 +195,11 @@ class SparseTraining:
         if not self._is_agreed:
             self._alive.ranks.jointly(lambda: self.topology, lambda topology: {"topology": topology.sha256()})
         self._is_agreed = True
+
+    def _compared(self) -> dict[str, Tensor]:
+        """What must be the same on all ranks, by what it is."""
+        parts = self._alive
+        return {"the positions": self.topology.positions, **replicated(parts.model, parts.optimizer.stepping)}
 
     def _moved(self) -> State:
         """The state after a step whose values the engine has to see."""
