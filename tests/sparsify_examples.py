@@ -112,7 +112,7 @@ def everything(model: nn.Module, optimizer: Any) -> Any:
 def bytes_of(content: Any) -> bytes | None:
     """The entries of a strided tensor on the host; None for anything else."""
     is_plain = isinstance(content, torch.Tensor) and content.layout is torch.strided and content.device.type == "cpu"
-    return content.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes() if is_plain else None
+    return content.detach().clone().contiguous().view(-1).view(torch.uint8).numpy().tobytes() if is_plain else None
 
 
 @attrs.frozen(eq=False)

@@ -110,6 +110,67 @@ MODELS = {
 }
 
 
+PARAMETERS = {
+    "expanded": (lambda: torch.randn(6, 1).expand(6, 6), r"entries that share memory \(its strides are \(1, 0\)\)"),
+    "expanded by rows": (lambda: torch.randn(6).expand(6, 6), "entries that share memory"),
+    "overlapping windows": (lambda: torch.randn(16).unfold(0, 6, 2), "entries that share memory"),
+    "coordinates": (lambda: torch.randn(6, 6).to_sparse(), "has the layout torch.sparse_coo"),
+    "compressed rows": (lambda: torch.randn(6, 6).to_sparse_csr(), "has the layout torch.sparse_csr"),
+    "negated": (lambda: torch.randn(6, 6, dtype=torch.complex64).conj().imag, "negates its memory"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
+@pytest.mark.parametrize("storage", ["masked", "compact"])
+@pytest.mark.parametrize("case", PARAMETERS)
+def test_parameters_whose_entries_cannot_change_one_by_one_are_refused_by_name(case, storage):
+    make, sentence = PARAMETERS[case]
+    model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3))
+    model[1].weight = nn.Parameter(make())
+    optimizer = sgd(model)
+    before = everything(model, optimizer)
+    with pytest.raises(InputError, match=f"1.weight .*{sentence}.*exclude='1.weight'"):
+        sparsify(model, optimizer, storage=storage)
+    assert everything(model, optimizer) == before
+    assert sparsify(model, optimizer, storage=storage, exclude="1.weight").memory().values.measured > 0
+
+
+@pytest.mark.parametrize("storage", ["masked", "compact"])
+@pytest.mark.parametrize(
+    "make",
+    [lambda: torch.randn(6, 12)[:, ::2], lambda: torch.randn(6, 6).t(), lambda: torch.randn(1, 36).view(6, 6)],
+    ids=["every second column", "transposed", "a view"],
+)
+def test_views_whose_entries_are_their_own_are_trained_like_any_tensor(make, storage):
+    def weights(detach):
+        model = mlp()
+        torch.manual_seed(1)
+        model[0], model[2] = nn.Linear(6, 6), nn.Linear(6, 6)
+        model[4] = nn.Linear(6, 3)
+        model[2].weight = nn.Parameter(detach(make()))
+        optimizer = sgd(model)
+        training = sparsify(model, optimizer, strategy=often(every=1), sparsity=0.5, storage=storage)
+        train(model, optimizer, range(3))
+        training.squash()
+        return [parameter.detach() for parameter in model.parameters()]
+
+    for mine, its in zip(weights(lambda view: view), weights(lambda view: view.contiguous()), strict=True):
+        torch.testing.assert_close(mine, its)
+
+
+@pytest.mark.parametrize("storage", ["masked", "compact"])
+def test_gradients_of_a_dense_embedding_may_be_sparse_and_are_counted(storage):
+    model = nn.Sequential(nn.Embedding(9, 6, sparse=True), nn.Linear(6, 6), nn.Linear(6, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    training = sparsify(model, optimizer, exclude="0.*", sparsity=0.5, storage=storage)
+    model(torch.tensor([1, 2, 2])).sum().backward()
+    optimizer.step()
+    dense = 4 * (model[1].bias.numel() + model[2].weight.numel() + model[2].bias.numel())
+    sparse = 4 * 18 if storage == "compact" else 4 * 36
+    # three rows of six entries, and where they are
+    assert training.memory().gradients.measured == dense + sparse + 3 * 6 * 4 + 3 * 8
+
+
 @pytest.mark.filterwarnings("ignore:Lazy modules")
 @pytest.mark.parametrize("case", MODELS)
 def test_models_that_cannot_be_used(case):

@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from sparsecore.errors import InputError
 from sparsecore_cpu.layer import Layer, buffer_of
 from sparsecore_cpu.machine import Buffer, Floats, Form
+from sparsecore_torch._torch_internals import is_batched
 from sparsecore_torch.materialize import gather, scatter
 from sparsecore_torch.sparse_kernels.layouts import Layout, memory_format
 
@@ -57,7 +58,7 @@ class _Through(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
-        _check_once()
+        _check_once(gradient)
         *needed, needs_bias, _ = ctx.needs_input_grad
         by_bias = gradient.sum([0, *range(2, gradient.ndim)]) if needs_bias else None
         by_x, by_values = _WAYS[tuple(needed)](_Pass.of(ctx, gradient))
@@ -150,7 +151,12 @@ class _Existing(torch.autograd.Function):
         return scatter(gradient, places, weight.shape), None
 
 
-def _check_once() -> None:
+def _check_once(gradient: Tensor) -> None:
+    if is_batched(gradient):
+        raise InputError(
+            "layers that run through the sparse kernels compute one backward pass at a time, and this one is of "
+            "several at once (is_grads_batched=True, vectorize=True); take kernels='dense', or one gradient at a time"
+        )
     if torch.is_grad_enabled():
         raise InputError(
             "layers that run through the sparse kernels can be differentiated once, and this backward pass is to be "

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsecore.topology import Topology
+from sparsecore_torch._torch_internals import are_transforms_active, is_forward_mode_active
 from sparsecore_torch.materialize import places
 from sparsecore_torch.sparse_kernels.functions import Computation, existing, through
 from sparsecore_torch.sparse_kernels.kinds import Kind
@@ -137,7 +138,9 @@ def _lifted(x: Tensor) -> Tensor:
 
 
 def _is_plain(x: Tensor) -> bool:
-    """Whether the kernels can read it; what torch traces or exports a model with is no such tensor."""
+    """Whether the kernels can read it; what torch traces, exports or transforms a model with is no such tensor."""
     if type(x) not in {Tensor, nn.Parameter} or torch._C._get_tracing_state():
+        return False
+    if are_transforms_active() or is_forward_mode_active():
         return False
     return x.dtype is torch.float32 and x.device.type == "cpu" and x.layout is torch.strided

@@ -12,7 +12,7 @@ from sparsecore.errors import InputError, LostWeightsWarning
 from sparsecore.topology import Topology
 from sparsecore_torch.materialize import gather, places
 from sparsecore_torch.sparsifying.parameters import NamedParameter, unwrapped
-from sparsecore_torch.storages.shards import whole
+from sparsecore_torch.storages.shards import local, whole
 
 _SHOWN = 8
 _MANY_ZEROS = 0.1
@@ -39,6 +39,36 @@ def check_model(model: Any) -> nn.Module:
     if devices == ["meta"]:
         raise InputError("the model's parameters lie on the device 'meta', without values; give them values first")
     return inner
+
+
+def check_layouts(tensors: Iterable[NamedParameter]) -> None:
+    """Raise an :class:`InputError` unless the entries of each tensor lie at addresses of their own."""
+    for one in tensors:
+        tensor = local(one.parameter) if one.parameter.layout is torch.strided else one.parameter
+        trouble = None
+        if tensor.layout is not torch.strided:
+            trouble = f"has the layout {tensor.layout}"
+        elif tensor.is_neg():
+            trouble = "is a view that negates its memory"
+        elif _overlaps_itself(tensor):
+            trouble = f"has entries that share memory (its strides are {tensor.stride()}), as after expand()"
+        if trouble:
+            raise InputError(
+                f"{one.name} {trouble}, and sparse training takes dense tensors whose entries can change one by one; "
+                f"make it an ordinary one (to_dense(), clone()) before the optimizer, or leave it out with "
+                f"exclude={one.name!r}"
+            )
+
+
+def _overlaps_itself(tensor: Tensor) -> bool:
+    """Whether two entries may lie at one address."""
+    # they do not where a step in a dimension is longer than all steps in the denser ones together
+    extent = 0
+    for stride, size in sorted((stride, size) for stride, size in zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1 and stride <= extent:
+            return True
+        extent += stride * (size - 1)
+    return False
 
 
 def check_gradients(tensors: Iterable[NamedParameter]) -> None:

@@ -1,6 +1,8 @@
 """Sparse training of somebody's own model, from one optimizer step to the next."""
 
+import sys
 from collections.abc import Mapping, Sequence
+from types import FrameType
 from typing import Any, final
 
 import attrs
@@ -54,16 +56,66 @@ class Parts:
     learning_rate_group: int
 
 
+@attrs.frozen
+class End:
+    """Why a training can be used no more."""
+
+    title: str
+    sentence: str
+
+
+SQUASHED = End("ended", "this sparse training has ended with squash(); sparsify the model again to go on")
+COPIED = End(
+    "a copy",
+    "this is a copy of a sparse training, and trains nothing: a copy of a model is a plain model. To go on with the "
+    "copy, call sparsify for it and load the state dicts of model, optimizer and training",
+)
+
+
+def copied_training() -> "SparseTraining":
+    """What copying or unpickling a training gives: one that has ended."""
+    copied = SparseTraining.__new__(SparseTraining)
+    copied._parts, copied._end = None, COPIED
+    return copied
+
+
+def check_no_flag(value: object, frame: FrameType | None) -> None:
+    """Raise an :class:`InputError` if a module is about to get this value in the place of its flag ``training``.
+
+    Args:
+        value: a sparse training.
+        frame: of the function that looks at it.
+    """
+    for caller in (frame, frame and frame.f_back):
+        if caller is not None and caller.f_code is nn.Module.__setattr__.__code__:
+            given = caller.f_locals
+            if given.get("name") == "training" and given.get("value") is value:
+                raise InputError(
+                    "self.training is torch's own flag of a module, which train() and eval() set, and a sparse "
+                    "training would take its place; give it another name: self.sparse_training = sparsify(...)"
+                )
+
+
 @final
 class SparseTraining:
     """A model in sparse training; made by :func:`sparsecore_torch.sparsify`.
 
     After each optimizer step, inactive weights and their optimizer state are zero, and where the strategy has an update
     due, weights move. After :meth:`squash` any use of it is refused.
+
+    A copy, by ``copy`` or ``pickle``, is one that has ended: copies of a model are plain, and so are copies of a module
+    that also holds the training.
     """
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type["SparseTraining"]:
+        # asked by nn.Module.__setattr__ as it looks for a Parameter: the one moment to say what goes wrong there
+        check_no_flag(self, sys._getframe(1))
+        return SparseTraining
 
     def __init__(self, parts: Parts, state: State) -> None:
         self._parts: Parts | None = parts
+        self._end = SQUASHED
         self._state = state
         self._start = tuple(map(int, state.topology.counts))
         self._identity = identity_of(parts.engine, state, parts.sparsity)
@@ -77,9 +129,15 @@ class SparseTraining:
         self._await_gradient()
         in_training.enter(self, parts.claims)  # last: what fails before it leaves no claim
 
+    def __deepcopy__(self, _: dict[int, Any]) -> "SparseTraining":
+        return copied_training()
+
+    def __reduce__(self) -> Any:
+        return copied_training, ()
+
     def __repr__(self) -> str:
         if self._parts is None:
-            return "<SparseTraining, ended>"
+            return f"<SparseTraining, {self._end.title}>"
         return f"<SparseTraining at step {self.step:,}, {self.updates:,} updates, sparsity {self.sparsity:.4f}>"
 
     @property
@@ -170,7 +228,7 @@ class SparseTraining:
     @property
     def _alive(self) -> Parts:
         if self._parts is None:
-            raise InputError("this sparse training has ended with squash(); sparsify the model again to go on")
+            raise InputError(self._end.sentence)
         return self._parts
 
     @property

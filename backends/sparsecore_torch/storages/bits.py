@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sparsecore.errors import InputError
+from sparsecore_torch._torch_internals import are_transforms_active, is_batched
 
 _INTEGERS: Final = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -50,10 +51,15 @@ class Bits:
 
     def filled(self, tensor: Tensor) -> Tensor:
         """The tensor with zeros for the inactive entries; a new one."""
-        if tensor.requires_grad:  # of a backward pass that is differentiated itself
-            return torch.where(self._bits_for(tensor) != 0, tensor, 0.0)
         bits = self._bits_for(tensor)
-        return tensor.view(bits.dtype).bitwise_and(bits).view(tensor.dtype)
+        if tensor.requires_grad or are_transforms_active():  # of a backward pass that is differentiated itself
+            return torch.where(bits != 0, tensor, 0.0)
+        try:
+            return tensor.view(bits.dtype).bitwise_and(bits).view(tensor.dtype)
+        except RuntimeError:
+            if not is_batched(tensor):
+                raise
+            return torch.where(bits != 0, tensor, 0.0)
 
     def _bits_for(self, tensor: Tensor) -> Tensor:
         size = tensor.element_size()

@@ -11,6 +11,7 @@ from torch.nn.parameter import Parameter
 
 from sparsecore.errors import InputError
 from sparsecore.topology import Topology
+from sparsecore_torch._torch_internals import are_transforms_active
 from sparsecore_torch.materialize import gather, places, scatter
 from sparsecore_torch.storages.dense_gradients import DenseGradients
 from sparsecore_torch.storages.saved_tensors import SavedTensors
@@ -62,9 +63,12 @@ class CompactWeights:
 
     @property
     def values(self) -> Parameter:
-        """The N values; looked up each time, as moving or loading a model may put another Parameter there."""
-        values: Parameter = self.model.get_parameter(VALUES)
-        return values
+        """The N values; looked up each time, as moving or loading a model may put another Parameter there.
+
+        While ``torch.func.functional_call`` runs, they are the tensor that it was given for them.
+        """
+        values: Any = self.model._parameters[VALUES]
+        return values  # type: ignore[no-any-return]
 
     def _dense(self, index: int, dtype: torch.dtype) -> Tensor:
         """The tensor of this index, zero where no weight is; its gradient arrives at the values."""
@@ -73,6 +77,8 @@ class CompactWeights:
                 f"the model has moved from {self.topology.positions.device} to {self.values.device} since sparsify was "
                 "called; move the model to its device first"
             )
+        if are_transforms_active():
+            return _transformable(self.entries(index), self.topology, index, dtype)
         dense = _materialize(self.entries(index), self, index, dtype)
         return self._saved.remade_by(_Remaker(self.values.detach(), self.topology, index, dtype), dense)
 
@@ -91,7 +97,8 @@ class CompactWeights:
     def _begin(self) -> None:
         """Before a forward pass of the model: one split for all layers, which makes one gradient in one go."""
         self._pieces = torch.split(self.values, self.topology.counts.tolist())
-        self._saved.enter()
+        if not are_transforms_active():  # they do without hooks on saved tensors
+            self._saved.enter()
 
     def _end(self) -> None:
         """After a forward pass of the model, however it ended."""
@@ -170,6 +177,13 @@ class _Materialize(torch.autograd.Function):
 
 
 _materialize: Callable[[Tensor, CompactWeights, int, torch.dtype], Tensor] = _Materialize.apply
+
+
+def _transformable(values: Tensor, topology: Topology, index: int, dtype: torch.dtype) -> Tensor:
+    """The dense tensor by operations that the transforms of torch.func know; kept for the backward pass."""
+    shape = topology.layout.shapes[index]
+    zeros = values.new_zeros(topology.layout.sizes[index], dtype=dtype)
+    return zeros.index_copy(0, places(topology, index), values.to(dtype)).reshape(shape)
 
 
 def resize(values: Parameter, size: int) -> None:

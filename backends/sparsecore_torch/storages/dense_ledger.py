@@ -1,7 +1,9 @@
 """The memory ledger of dense parameters in training."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -30,9 +32,29 @@ def ledger_of(optimizer: Optimizer, indices: Sequence[Tensor]) -> Ledger:
 
 def behind(tensors: Iterable[Tensor]) -> int:
     """Bytes of the memory behind the tensors, shared memory once; of sharded ones, of this rank."""
-    storages = (local(tensor).untyped_storage() for tensor in tensors)
+    storages = (part.untyped_storage() for tensor in tensors for part in _parts(local(tensor)))
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def _entries(tensors: Iterable[Tensor]) -> int:
-    return sum(local(tensor).numel() * tensor.element_size() for tensor in tensors)
+    return sum(part.numel() * part.element_size() for tensor in tensors for part in _parts(local(tensor)))
+
+
+def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
+    """The strided tensors that it is made of: gradients of an embedding may be sparse, so may parameters."""
+    return _OF_LAYOUT[tensor.layout](tensor) if tensor.layout in _OF_LAYOUT else (tensor,)
+
+
+_OF_LAYOUT: Mapping[torch.layout, Callable[[Tensor], tuple[Tensor, ...]]] = MappingProxyType(
+    {
+        torch.sparse_coo: lambda tensor: (tensor._indices(), tensor._values()),
+        **dict.fromkeys(
+            (torch.sparse_csr, torch.sparse_bsr),
+            lambda tensor: (tensor.crow_indices(), tensor.col_indices(), tensor.values()),
+        ),
+        **dict.fromkeys(
+            (torch.sparse_csc, torch.sparse_bsc),
+            lambda tensor: (tensor.ccol_indices(), tensor.row_indices(), tensor.values()),
+        ),
+    }
+)

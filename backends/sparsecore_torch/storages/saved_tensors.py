@@ -42,9 +42,9 @@ class SavedTensors:
         while self._hooks:
             self._hooks.pop().__exit__()
 
-    def _pack(self, tensor: Tensor) -> "_Kept | _LetGo | Tensor":
-        if tensor.layout is not torch.strided:
-            return tensor.detach()
+    def _pack(self, tensor: Tensor) -> "_Kept | _LetGo":
+        if tensor.layout is not torch.strided:  # it has no storage of its own to be known by
+            return _Kept(tensor.detach(), tensor._version)
         living = self._living.get(tensor.untyped_storage()._cdata)
         if living is None or living.version != tensor._version:
             return _Kept(tensor.detach(), tensor._version)

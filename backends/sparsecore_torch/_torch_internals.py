@@ -1,0 +1,23 @@
+"""Private names of torch that are used, in one place; each has a test."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+
+def are_transforms_active() -> bool:
+    """Whether a transform of ``torch.func`` (``vmap``, ``grad`` ...) runs what is computed now."""
+    return bool(torch._C._are_functorch_transforms_active())
+
+
+def is_forward_mode_active() -> bool:
+    """Whether a level of forward-mode differentiation is open."""
+    return forward_ad._current_level >= 0
+
+
+def is_batched(tensor: Tensor) -> bool:
+    """Whether it stands for several tensors at once, as gradients do with ``is_grads_batched=True``."""
+    keys: Any = torch._C._dispatch_keys(tensor)
+    return "Batched" in str(keys)  # the key itself has no name in Python
