@@ -84,7 +84,8 @@ def test_a_module_that_holds_its_training_can_be_pickled():
         assert torch.equal(mine, its)
     with pytest.raises(InputError, match="copy of a sparse training"):
         again.sparse_training.state_dict()
-    assert sparsify(again.net, sgd(again.net), sparsity=0.5).sparsity == 0.5
+    train(again, again.optimizer, [2])
+    assert all(again.net.get_parameter(name).count_nonzero() > 0.9 * 60 for name in ("0.weight", "2.weight"))
 
 
 @pytest.mark.parametrize("copying", [copy.copy, copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
