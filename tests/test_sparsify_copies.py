@@ -85,7 +85,7 @@ def test_a_module_that_holds_its_training_can_be_pickled():
     with pytest.raises(InputError, match="copy of a sparse training"):
         again.sparse_training.state_dict()
     train(again, again.optimizer, [2])
-    assert all(again.net.get_parameter(name).count_nonzero() > 0.9 * 60 for name in ("0.weight", "2.weight"))
+    assert again.net[0].weight.count_nonzero() > holder.net[0].weight.count_nonzero()
 
 
 @pytest.mark.parametrize("copying", [copy.copy, copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
