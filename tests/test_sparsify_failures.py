@@ -76,9 +76,11 @@ def test_whichever_function_fails_nothing_has_changed_and_a_second_call_trains_a
         training.squash()
         return [parameter.detach().clone() for parameter in model.parameters()]
 
+    trainings = []
     expected = weights_after(*prepared(wrapped))
     model, optimizer = prepared(wrapped)
-    called = run_and_fail_at(None, lambda: sparsify(model, optimizer, **options))
+    called = run_and_fail_at(None, lambda: trainings.append(sparsify(model, optimizer, **options)))
+    trainings.pop().squash()  # as long as it goes on, it is looked at by all that follow
     # each function where it is first and last called
     first, last = dict(zip(reversed(called), range(len(called) - 1, -1, -1), strict=True)), {}
     last.update({code: number for number, code in enumerate(called)})
