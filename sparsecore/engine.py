@@ -121,6 +121,11 @@ class Engine:
         """Whether a strategy asks at the start for the sparsity to end at."""
         return bool(self._stack.asking_for("sparsity", "initial_memory"))
 
+    @property
+    def keeps_size(self) -> bool:
+        """Whether there are as many weights after every update as before it."""
+        return self._stack.deciding("target_size") == ["base"]
+
     def start_values(self, state: State, values: Array) -> Array:
         """The values before the first step, from those that the model draws."""
         answer = self._stack.ask(

@@ -18,6 +18,10 @@ class InputError(SparsecoreError, ValueError):
     """The user gave something that cannot be used; the command line ends with exit status 2."""
 
 
+class InputWarning(UserWarning):
+    """What the user gave can be used, and is probably not what was meant; the command line says it as a sentence."""
+
+
 class PluginError(InputError):
     """A plugin cannot be found, loaded or registered."""
 

@@ -6,6 +6,16 @@ def dtype_name(array: object) -> str:
     return str(getattr(array, "dtype", None)).removeprefix("torch.")
 
 
+def printable(text: str) -> str:
+    """The text with what a terminal would obey (line ends, escapes) written out, on one line."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def printable_lines(text: str) -> str:
+    """The text with what a terminal would obey written out, but for its line ends."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def kind(given: object) -> str:
     """What was given, in words: an array by its dtype and shape, anything else as it prints."""
     shape = getattr(given, "shape", None)

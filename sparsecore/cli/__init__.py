@@ -2,18 +2,32 @@
 
 import io
 import sys
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TextIO
 
 import click
 
 from sparsecore.cli.check import check
 from sparsecore.cli.lottery import lottery
 from sparsecore.cli.new_strategy import new_strategy
+from sparsecore.cli.output import (
+    exit_sentence,
+    point_to_nowhere,
+    point_to_standard_error,
+    system_sentence,
+    system_status,
+)
 from sparsecore.cli.plugins import plugins
 from sparsecore.cli.report import report
 from sparsecore.cli.study import study
 from sparsecore.cli.train import train
-from sparsecore.errors import InputError, SparsecoreError
+from sparsecore.errors import InputError, InputWarning, SparsecoreError
 from sparsecore.launch import launch
+from sparsecore.words import printable, printable_lines
+
+_SHOW_WARNING = warnings.showwarning
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -36,22 +50,79 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that has no × or ζ shows a question mark
+    warnings.showwarning = _show_warning
+    status = run()
     try:
-        commands(standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        # what plugins print when the process ends is no part of the result
+        point_to_standard_error()
+    except OSError as error:
+        point_to_nowhere()
+        if status == 0:
+            status = system_status(error)
+            _say(system_sentence(error))
+    sys.exit(status)
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line within a process that goes on; whatever goes wrong is said on standard error.
+
+    Args:
+        arguments: those of the process, if None.
+
+    Returns:
+        The exit status, as of :func:`main`.
+    """
+    try:
+        status: int = commands(arguments, standalone_mode=False) or 0
     except click.exceptions.Abort:
-        sys.exit(130)
+        status = 130
     except click.ClickException as error:
+        status = error.exit_code
         if _speaks(None):
-            error.show()
-        sys.exit(error.exit_code)
+            click.echo(printable_lines(_usage(error)), err=True)
     except SparsecoreError as error:
+        status = 2 if isinstance(error, InputError) else 1
         if _speaks(error.told_by):
-            speaker = f"rank {error.told_by}: " if error.told_by else ""
-            click.echo(f"sparsecore: {speaker}{_on_one_line(str(error))}", err=True)
-        sys.exit(2 if isinstance(error, InputError) else 1)
+            _say(f"rank {error.told_by}: {error}" if error.told_by else str(error))
+    except OSError as error:
+        status = system_status(error)
+        _say(system_sentence(error))
     except MemoryError as error:
-        click.echo(f"sparsecore: there is not enough memory for this: {_on_one_line(str(error))}", err=True)
-        sys.exit(1)
+        status = 1
+        _say(f"there is not enough memory for this: {error}")
+    except SystemExit as error:
+        status = 1
+        _say(exit_sentence(error))
+    return status
+
+
+def _usage(error: click.ClickException) -> str:
+    """What click says of a command that was misspelt: how it is written, and what is wrong."""
+    said = io.StringIO()
+    error.show(said)
+    return said.getvalue().rstrip("\n")
+
+
+def _say(sentence: str) -> None:
+    with suppress(OSError):  # where even this cannot be said, the status has to do
+        click.echo(f"sparsecore: {printable(sentence)}", err=True)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Say a warning that is for users as a sentence, on one rank; show all others as Python does."""
+    if not issubclass(category, InputWarning):
+        _SHOW_WARNING(message, category, filename, lineno, file, line)
+    elif _speaks(None):
+        _say(f"warning: {message}")
 
 
 def _speaks(told_by: int | None) -> bool:
@@ -61,8 +132,3 @@ def _speaks(told_by: int | None) -> bool:
     except InputError:
         return True
     return process.local_rank == 0 if told_by is None else process.rank == told_by
-
-
-def _on_one_line(sentence: str) -> str:
-    """The sentence with what a terminal would obey (line ends, escapes) written out."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in sentence)

@@ -6,10 +6,9 @@ import attrs
 
 from sparsecore.cli.options import Given
 from sparsecore.errors import InputError
-from sparsecore.experiment.assembly import Tables
+from sparsecore.experiment.comparison import differences
 from sparsecore.experiment.experiment import Experiment
-from sparsecore.run.folder import RunFolder, free_run_folder
-from sparsecore.run.identity import PLACES
+from sparsecore.run.folder import RunFolder, free_run_folder, new_run_folder
 from sparsecore.run.setup import Setup, set_up
 
 
@@ -21,12 +20,14 @@ class Asked:
         experiment: to carry out.
         folder: where.
         is_new: whether the folder is to be made.
+        is_numbered: whether the folder may be made under the next free number, where another process takes this one.
         note: to be said before.
     """
 
     experiment: Experiment
     folder: RunFolder
     is_new: bool = True
+    is_numbered: bool = False
     note: str = ""
 
     def prepared(self) -> Setup:
@@ -39,11 +40,29 @@ class Asked:
             self.folder.check_absent()
         return set_up(self.experiment, self.folder)
 
+    def begun(self, setup: Setup) -> "Asked":
+        """The same with its folder made, perhaps under another number; as it is where the run goes on.
+
+        Raises:
+            InputError: the folder cannot be made.
+        """
+        if not self.is_new:
+            return self
+        tables = self.experiment.tables()
+        others = {} if setup.source is None else {self.folder.start.name: setup.source.content()}
+        if not self.is_numbered:
+            self.folder.create(tables, others)
+            return self
+        parent, name = self.folder.path.parent, self.folder.path.name.rpartition("-")[0]
+        return attrs.evolve(self, folder=new_run_folder(parent, name, tables, others))
+
 
 def new(out: Path | None, given: Given) -> Asked:
     """A run that begins, in a folder of its own where none is given."""
     experiment = Experiment.of(given.tables())
-    return Asked(experiment, RunFolder(out) if out else free_run_folder(Path("runs"), _name(experiment)))
+    if out:
+        return Asked(experiment, RunFolder(out))
+    return Asked(experiment, free_run_folder(Path("runs"), _name(experiment)), is_numbered=True)
 
 
 def resumed(out: Path | None, given: Given) -> Asked:
@@ -65,9 +84,9 @@ def going_on(experiment: Experiment, folder: RunFolder) -> Asked:
     """
     if not folder.path.exists():
         return Asked(experiment, folder, note=f"sparsecore: there is no run at {folder.path} yet; it begins now")
-    differences = _differences(Experiment.of(folder.read_tables()).tables(), experiment.tables())
-    if differences:
-        raise InputError(f"the run {folder.path} was begun as another experiment: {'; '.join(differences)}")
+    told = differences(Experiment.of(folder.read_tables()).tables(), experiment.tables())
+    if told:
+        raise InputError(f"the run {folder.path} was begun as another experiment: {'; '.join(told)}")
     return Asked(experiment, folder, is_new=False)
 
 
@@ -78,18 +97,6 @@ def begun_before(out: Path | None) -> Path | None:
     folder = RunFolder(out)
     folder.read_tables()  # refuses what is no run
     return folder.experiment
-
-
-def _differences(begun: Tables, asked: Tables, place: str = "") -> list[str]:
-    """Settings that differ, but for where something lies."""
-    told = []
-    for key in sorted(begun.keys() | asked.keys()):
-        name, there, here = f"{place}{key}", begun.get(key), asked.get(key)
-        if isinstance(there, dict) and isinstance(here, dict):
-            told += _differences(there, here, f"{name}.")
-        elif there != here and name not in PLACES:
-            told.append(f"{name} is {there} there, {here} is asked for")
-    return told
 
 
 def _name(experiment: Experiment) -> str:

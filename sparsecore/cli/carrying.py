@@ -1,6 +1,7 @@
 """Carrying out what was asked for: the first rank keeps the files and shows progress, the others take part."""
 
 import sys
+from collections.abc import Callable
 
 import attrs
 import click
@@ -10,9 +11,11 @@ from sparsecore.cli.progress import ProgressBar
 from sparsecore.errors import InputError
 from sparsecore.experiment.assembly import Tables
 from sparsecore.experiment.chosen import Chosen
+from sparsecore.experiment.experiment import Experiment
 from sparsecore.launch import launch
 from sparsecore.ranks import Ranks, ranks_of
 from sparsecore.run.beginning import Place, first, further
+from sparsecore.run.folder import RunFolder
 from sparsecore.run.result import Result, conclude
 from sparsecore.run.setup import Setup
 from sparsecore.run.training import Finished
@@ -22,8 +25,9 @@ from sparsecore.topology import Topology
 
 @attrs.frozen(eq=False)
 class Done:
-    """A run that was carried out: its topologies at the start and at the end, and its result."""
+    """A run that was carried out: its experiment, its topologies at the start and at the end, and its result."""
 
+    experiment: Experiment
     start: Topology
     end: Topology
     result: Result
@@ -42,41 +46,46 @@ def ranks_for(tables: Tables) -> Ranks:
     return ranks
 
 
-def lead(asked: Asked, setup: Setup, ranks: Ranks, again: str) -> Done:
+def lead(asked: Asked, setup: Setup, ranks: Ranks, again: Callable[[RunFolder], str]) -> Done:
     """Carry out the experiment and keep its files.
 
     Args:
         asked: what and where.
         setup: of the experiment.
         ranks: who takes part.
-        again: the command that goes on with it after an interruption.
+        again: the command that goes on with the run in a folder after an interruption.
+
+    Raises:
+        OSError: a file could not be written; a note says how to go on.
     """
     from sparsecore.report import write_report
 
     if asked.note:
         click.echo(asked.note, err=True)
-    place = ranks.jointly(lambda: _begun(asked, setup, ranks), lambda place: place.run.facts())
+    folder, place = ranks.jointly(lambda: _begun(asked, setup, ranks), lambda begun: begun[1].run.facts())
     try:
         finished = _watched(place, setup)
+        result = conclude(setup, finished, folder)
+        write_report(folder.path)
     except KeyboardInterrupt:
-        click.echo(f"sparsecore: stopped; continue with: {again}", err=True)
+        click.echo(f"sparsecore: stopped; continue with: {again(folder)}", err=True)
         raise
-    result = conclude(setup, finished, asked.folder)
-    write_report(asked.folder.path)
-    return Done(setup.start.topology, finished.state.topology, result)
+    except OSError as error:
+        error.add_note(f"what is finished is kept; continue with: {again(folder)}")
+        raise
+    return Done(asked.experiment, setup.start.topology, finished.state.topology, result)
 
 
 def take_part(asked: Asked, setup: Setup, ranks: Ranks) -> None:
     """Carry out the experiment with the leading rank, which keeps the files and does the talking."""
-    place = ranks.jointly(lambda: further(setup, asked.folder, ranks), lambda place: place.run.facts())
+    folder = None if asked.is_new else asked.folder
+    place = ranks.jointly(lambda: further(setup, folder, ranks), lambda place: place.run.facts())
     place.train(Nobody())
 
 
-def _begun(asked: Asked, setup: Setup, ranks: Ranks) -> Place:
-    if asked.is_new:
-        others = {} if setup.source is None else {asked.folder.start.name: setup.source.content()}
-        asked.folder.create(asked.experiment.tables(), others)
-    return first(setup, asked.folder, ranks)
+def _begun(asked: Asked, setup: Setup, ranks: Ranks) -> tuple[RunFolder, Place]:
+    folder = asked.begun(setup).folder
+    return folder, first(setup, folder, ranks)
 
 
 def _watched(place: Place, setup: Setup) -> Finished:

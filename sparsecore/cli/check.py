@@ -2,13 +2,13 @@
 
 import json
 import shlex
-import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
+from sparsecore.cli.output import results
 from sparsecore.cli.tables import print_table
 from sparsecore.errors import InputError
 
@@ -46,25 +46,26 @@ def check(
         )
     from sparsecore.testing.checking import DEFAULT_EXAMPLES, checked
 
-    checks = checked(*selections, backends=backends or None, promises=promises)
-    verdicts = []
-    for verdict in checks.verdicts(examples or DEFAULT_EXAMPLES, seed, example):
-        verdicts.append(verdict)
-        if not as_json:
-            _print(verdict, checks, examples, seed)
-    if as_json:
-        click.echo(json.dumps(_plain(verdicts, checks, examples, seed), indent=1))
-    else:
-        click.echo(_conclusion(verdicts))
-    sys.exit(0 if all(verdict.is_kept for verdict in verdicts) else 1)
+    with results() as stream:
+        checks = checked(*selections, backends=backends or None, promises=promises)
+        verdicts = []
+        for verdict in checks.verdicts(examples or DEFAULT_EXAMPLES, seed, example):
+            verdicts.append(verdict)
+            if not as_json:
+                _print(verdict, checks, examples, seed, stream)
+        if as_json:
+            click.echo(json.dumps(_plain(verdicts, checks, examples, seed), indent=1), file=stream)
+        else:
+            click.echo(_conclusion(verdicts), file=stream)
+    raise click.exceptions.Exit(0 if all(verdict.is_kept for verdict in verdicts) else 1)
 
 
-def _print(verdict: "Verdict", checks: "Checked", examples: int | None, seed: int) -> None:
+def _print(verdict: "Verdict", checks: "Checked", examples: int | None, seed: int, stream: TextIO) -> None:
     from rich.console import Console
     from rich.text import Text
 
     promise, outcome = verdict.promise, verdict.outcome
-    console = Console(soft_wrap=True)
+    console = Console(file=stream, soft_wrap=True)
     mark, style = outcome.mark if console.is_terminal else (f"{outcome.value:<10}", "")
     reason = f" ({verdict.reason})" if verdict.reason and verdict.example is None else ""
     console.print(
@@ -73,7 +74,7 @@ def _print(verdict: "Verdict", checks: "Checked", examples: int | None, seed: in
     if verdict.example is not None:
         console.print(Text(f"  {verdict.reason}"), highlight=False)
         head, rows = checks.table(verdict.example)
-        print_table(head, rows)
+        print_table(head, rows, file=stream)
         console.print(Text(f"  again: {_again(verdict, checks, examples, seed)}"), highlight=False)
 
 

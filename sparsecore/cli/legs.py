@@ -1,9 +1,10 @@
 """The runs of a lottery, one after another in one folder; what has finished is not done again."""
 
 import json
+import shlex
 import sys
-import tomllib
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from sparsecore.cli.options import Given
 from sparsecore.errors import InputError
 from sparsecore.experiment.experiment import Experiment
 from sparsecore.experiment.structure import structure, unstructure
+from sparsecore.experiment.text import read_toml
 from sparsecore.lottery import FILE, Leg, Lottery
 from sparsecore.ranks import Ranks
-from sparsecore.run.files import write_whole
-from sparsecore.run.folder import RunFolder, free_run_folder
+from sparsecore.run.files import BusyError, Lock, write_whole
+from sparsecore.run.folder import RunFolder, free_run_folder, new_run_folder
 from sparsecore.run.identity import identity
 from sparsecore.run.setup import Setup, ask_model
 
@@ -34,11 +36,15 @@ class Plan:
         lottery: its rounds.
         dense: the experiment of round 0.
         folder: of all runs; its experiment is that of round 0.
+        is_new: whether the folder is to be made.
+        is_numbered: whether it may be made under the next free number, where another process takes this one.
     """
 
     lottery: Lottery
     dense: Experiment
     folder: RunFolder
+    is_new: bool = True
+    is_numbered: bool = False
 
 
 @attrs.frozen(eq=False)
@@ -65,25 +71,62 @@ def plan(out: Path | None, given: Given, known: Mapping[str, Any], *, going_on: 
     if going_on:
         asked = asking.resumed(out, given)
         lottery = _agreeing(known, asked.folder) if not asked.is_new else _lottery(known)
-        folder = asked.folder
+        folder, is_new = asked.folder, asked.is_new
     else:
+        is_new = True
         folder = RunFolder(out) if out else free_run_folder(Path("runs"), f"lottery-{dense.dataset.name}")
         folder.check_absent()
         lottery = _lottery(known)
     lottery.check_rewind(dense)
     ask_model(dense, lottery.sparsity)
-    return Plan(lottery, dense, folder)
+    return Plan(lottery, dense, folder, is_new, is_numbered=out is None)
 
 
 def carry_out(planned: Plan, ranks: Ranks) -> list[LegResult]:
     """All runs, in their order; on other ranks than the first without results."""
+    tables = planned.dense.tables()
+    if planned.is_new:  # what is wrong with its first run is found before there is a folder
+        first = next(planned.lottery.legs(tables, planned.folder.path))
+        ranks.jointly(lambda: _prepared(planned, first), lambda _: {})
+    planned, held = ranks.jointly(lambda: _taken(planned, ranks), lambda _: {})
     results = []
-    for leg in planned.lottery.legs(planned.dense.tables(), planned.folder.path.resolve()):
-        result = _finished(planned, leg) or _trained(planned, leg, ranks)
-        # no rank reads a run before the first one has written all of it
-        ranks.jointly(lambda: None, lambda _: {})
-        results.append(LegResult(leg, result))
+    with held:
+        for leg in planned.lottery.legs(tables, planned.folder.path.resolve()):
+            result = _finished(planned, leg) or _trained(planned, leg, ranks)
+            # no rank reads a run before the first one has written all of it
+            ranks.jointly(lambda: None, lambda _: {})
+            results.append(LegResult(leg, result))
     return results
+
+
+def _taken(planned: Plan, ranks: Ranks) -> tuple[Plan, AbstractContextManager[object]]:
+    """The plan with its folder made and held for this process, which is the business of the first rank.
+
+    Raises:
+        InputError: the folder cannot be made, or another process carries out the lottery in it.
+    """
+    if ranks.rank != 0:
+        return planned, nullcontext()
+    folder = planned.folder
+    if planned.is_new:
+        folder = _made(planned, ranks)
+    try:
+        lock = Lock(folder.experiment)
+    except BusyError:
+        raise InputError(f"the lottery {folder.path} is being carried out by another process") from None
+    held = ExitStack()
+    held.callback(lock.release)
+    return attrs.evolve(planned, folder=folder), held
+
+
+def _made(planned: Plan, ranks: Ranks) -> RunFolder:
+    tables, files = planned.dense.tables(), {FILE: _content(planned)}
+    # the other ranks have no way to learn of another number
+    if planned.is_numbered and ranks.size == 1:
+        path = planned.folder.path
+        return new_run_folder(path.parent, path.name.rpartition("-")[0], tables, files)
+    planned.folder.create(tables, files)
+    return planned.folder
 
 
 def _trained(planned: Plan, leg: Leg, ranks: Ranks) -> Mapping[str, Any]:
@@ -95,7 +138,8 @@ def _trained(planned: Plan, leg: Leg, ranks: Ranks) -> Mapping[str, Any]:
     ranks.jointly(lambda: _keep(planned), lambda _: {})
     if sys.stderr is not None and sys.stderr.isatty():
         click.echo(f"{leg.name} of {planned.lottery.rounds}: sparsity {setup.start.topology.sparsity:.4f}", err=True)
-    done = lead(asked, setup, ranks, f"sparsecore lottery --resume --out {planned.folder.path}")
+    again = shlex.join(["sparsecore", "lottery", "--resume", "--out", str(planned.folder.path)])
+    done = lead(asked, setup, ranks, lambda _: again)
     return attrs.asdict(done.result)
 
 
@@ -138,8 +182,8 @@ def _lottery(known: Mapping[str, Any]) -> Lottery:
 def _agreeing(known: Mapping[str, Any], folder: RunFolder) -> Lottery:
     """The lottery that was begun in the folder, perhaps with other rounds, or with controls from now on."""
     try:
-        begun = structure(tomllib.loads((folder.path / FILE).read_text("utf-8")), Lottery, FILE)
-    except (OSError, ValueError) as error:
+        begun = structure(read_toml(folder.path / FILE), Lottery, FILE)
+    except InputError as error:
         raise InputError(f"{folder.path} is the folder of no lottery: {FILE} cannot be read ({error})") from error
     asked = structure({**unstructure(begun), **known}, Lottery, "lottery")
     for name in ("prune", "rewind"):
@@ -150,9 +194,9 @@ def _agreeing(known: Mapping[str, Any], folder: RunFolder) -> Lottery:
 
 
 def _keep(planned: Plan) -> None:
-    """The lottery's own files, before its first run."""
-    content = tomli_w.dumps(unstructure(planned.lottery)).encode()
-    if planned.folder.path.exists():
-        write_whole(planned.folder.path / FILE, content)
-    else:
-        planned.folder.create(planned.dense.tables(), {FILE: content})
+    """The lottery as it is now, which may have more rounds than when it was begun."""
+    write_whole(planned.folder.path / FILE, _content(planned))
+
+
+def _content(planned: Plan) -> bytes:
+    return tomli_w.dumps(unstructure(planned.lottery)).encode()

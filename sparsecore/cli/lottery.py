@@ -3,17 +3,19 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
 from sparsecore.cli.asking import begun_before
 from sparsecore.cli.carrying import ranks_for
-from sparsecore.cli.legs import LegResult, Plan, carry_out, plan
+from sparsecore.cli.legs import LegResult, carry_out, plan
 from sparsecore.cli.options import Given, describes_dense_experiment, sets_and_tells
+from sparsecore.cli.output import results
 from sparsecore.cli.tables import print_table
 from sparsecore.errors import InputError
 from sparsecore.experiment.text import read_toml
+from sparsecore.words import printable
 
 _DECIDED = ("sparsity", "strategy", "start")
 
@@ -60,15 +62,18 @@ def lottery(
     given = Given.of(source, {**options, "sparsity": "0"}, ("static",), settings)
     asked = {"rounds": rounds, "prune": prune, "rewind": rewind, "control": control or None}
     known = {name: value for name, value in asked.items() if value is not None}
-    ranks = ranks_for(given.tables())
-    planned = ranks.jointly(lambda: plan(out, given, known, going_on=resume), lambda _: {})
-    results = carry_out(planned, ranks)
-    if ranks.rank != 0:
-        return
-    if as_json:
-        click.echo(json.dumps(_as_json(results, planned)))
-    else:
-        _print(results)
+    with results() as stream:
+        ranks = ranks_for(given.tables())
+        planned = ranks.jointly(
+            lambda: plan(out, given, known, going_on=resume), lambda planned: {"folder": str(planned.folder.path)}
+        )
+        found = carry_out(planned, ranks)
+        if ranks.rank != 0:
+            return
+        if as_json:
+            click.echo(json.dumps(_as_json(found)), file=stream)
+        else:
+            _print(found, stream)
 
 
 def _refuse_decided(file: Path | None, settings: Sequence[str]) -> None:
@@ -83,17 +88,17 @@ def _refuse_decided(file: Path | None, settings: Sequence[str]) -> None:
         )
 
 
-def _as_json(results: Sequence[LegResult], planned: Plan) -> dict[str, Any]:
-    told = [{"round": each.leg.round, **each.result} for each in results]
+def _as_json(found: Sequence[LegResult]) -> dict[str, Any]:
+    told = [{"round": each.leg.round, **each.result} for each in found]
     return {
-        "rounds": [one for one, each in zip(told, results, strict=True) if not each.leg.is_control],
-        "controls": [one for one, each in zip(told, results, strict=True) if each.leg.is_control],
-        "out": str(planned.folder.path.resolve()),
+        "rounds": [one for one, each in zip(told, found, strict=True) if not each.leg.is_control],
+        "controls": [one for one, each in zip(told, found, strict=True) if each.leg.is_control],
+        "out": str(Path(found[0].result["run"]).parent),
     }
 
 
-def _print(results: Sequence[LegResult]) -> None:
-    controls = {each.leg.round: f"{each.result['test_accuracy']:.4f}" for each in results if each.leg.is_control}
+def _print(found: Sequence[LegResult], stream: TextIO) -> None:
+    controls = {each.leg.round: f"{each.result['test_accuracy']:.4f}" for each in found if each.leg.is_control}
     head = ["round", "weights", "sparsity", "test accuracy", *(["with fresh values"] if controls else [])]
     rows = [
         [
@@ -103,8 +108,8 @@ def _print(results: Sequence[LegResult]) -> None:
             f"{each.result['test_accuracy']:.4f}",
             *([controls.get(each.leg.round, "")] if controls else []),
         ]
-        for each in results
+        for each in found
         if not each.leg.is_control
     ]
-    print_table(head, rows, numbers=range(len(head)))
-    print(f"runs: {Path(results[0].result['run']).parent}")
+    print_table(head, rows, numbers=range(len(head)), file=stream)
+    print(f"runs: {printable(str(Path(found[0].result['run']).parent))}", file=stream)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from sparsecore.cli.output import results
 from sparsecore.report import write_report
 from sparsecore.study.folder import StudyFolder
 from sparsecore.study.report import write_study_report
@@ -14,4 +15,5 @@ from sparsecore.study.report import write_study_report
 def report(folder: Path) -> None:
     """Write report.html in DIR, the folder of a run or a study, from what it has recorded so far."""
     place = StudyFolder(folder)
-    click.echo(write_study_report(place) if place.study.exists() else write_report(folder))
+    with results() as stream:
+        click.echo(write_study_report(place) if place.study.exists() else write_report(folder), file=stream)

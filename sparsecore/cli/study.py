@@ -3,13 +3,14 @@
 import copy
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from sparsecore.cli.options import Given, describes_all_experiments, sets_and_tells
+from sparsecore.cli.output import results
 from sparsecore.cli.study_outcome import tell
 from sparsecore.cli.study_progress import Bars, Lines, Told
 from sparsecore.errors import InputError
@@ -17,11 +18,12 @@ from sparsecore.experiment.text import toml_value
 from sparsecore.study.arms import Study
 from sparsecore.study.carrying import Outcome, carry_out
 from sparsecore.study.experiments import check_options, model_of
-from sparsecore.study.folder import StudyFolder, free_study_folder
-from sparsecore.study.pools import Means, pool
+from sparsecore.study.folder import StudyFolder, new_study_folder
+from sparsecore.study.pools import Means, Pool, pool
 from sparsecore.study.presets import names, study_of
 from sparsecore.study.report import write_study_report
 from sparsecore.study.trials import trials_of
+from sparsecore.words import printable
 
 
 class _Studies(click.Group):
@@ -48,8 +50,8 @@ def study() -> None:
 def show(folder: Path, *, as_json: bool) -> None:
     """Tell what the study in DIR has come to so far, and what is left."""
     place = StudyFolder(folder)
-    asked = place.read()
-    tell(asked, place, Outcome((), ()), as_json=as_json)
+    with results() as stream:
+        tell(place.read(), place, Outcome((), ()), stream, as_json=as_json)
 
 
 @study.command()
@@ -57,7 +59,8 @@ def show(folder: Path, *, as_json: bool) -> None:
 @click.option("--images", metavar="TITLE", default="", help="What the images are to be called from now on.")
 def report(folder: Path, images: str) -> None:
     """Write report.html, figures and results.json of the study in DIR from what is finished so far."""
-    click.echo(write_study_report(StudyFolder(folder), images))
+    with results() as stream:
+        click.echo(write_study_report(StudyFolder(folder), images), file=stream)
 
 
 @click.command()
@@ -88,25 +91,33 @@ def _carry_out(
     settings: tuple[str, ...],
     **options: str | None,
 ) -> None:
-    asked = _asked(str(context.info_name), options, settings, trials, sparsities, arms)
-    place = pool(where, Means(jobs, dict(_pair(one) for one in means)))
-    is_told = any((trials, sparsities, arms, settings, *options.values()))
-    folder = _begun(asked, out, has_options=is_told) if resume else _new(asked, out)
-    asked = folder.read()
-    runs = trials_of(asked)
+    name = str(context.info_name)
+    with results() as stream:
+        asked = _asked(name, options, settings, trials, sparsities, arms)
+        place = pool(where, Means(jobs, dict(_pair(one) for one in means)))
+        is_told = any((trials, sparsities, arms, settings, *options.values()))
+        folder = _begun(asked, out, has_options=is_told) if resume else _new(asked, out)
+        outcome = _carried_out(folder, place, lambda: _again(name, folder, jobs, where, means))
+        tell(folder.read(), folder, outcome, stream, as_json=as_json)
+        click.echo(f"report: {write_study_report(folder)}", file=sys.stderr if as_json else stream)
+    raise click.exceptions.Exit(1 if outcome.failed else 0)
+
+
+def _carried_out(folder: StudyFolder, place: Pool, again: Callable[[], str]) -> Outcome:
+    """Carry out the study in the folder; where that is stopped, or a file cannot be written, say how to go on."""
+    runs = trials_of(folder.read())
     shown = Bars if sys.stderr is not None and sys.stderr.isatty() else Lines
     try:
         with folder.alone():
-            click.echo(f"sparsecore: the study is in {folder.path}", err=True)
+            click.echo(f"sparsecore: the study is in {printable(str(folder.path))}", err=True)
             with shown(Told(runs, folder, place.jobs)) as onlooker:
-                outcome = carry_out(runs, folder, place, onlooker)
+                return carry_out(runs, folder, place, onlooker)
     except KeyboardInterrupt:
-        again = _again(str(context.info_name), folder, jobs, where, means)
-        click.echo(f"sparsecore: stopped; continue with: {again}", err=True)
+        click.echo(f"sparsecore: stopped; continue with: {again()}", err=True)
         raise
-    tell(asked, folder, outcome, as_json=as_json)
-    click.echo(f"report: {write_study_report(folder)}", err=as_json)
-    sys.exit(1 if outcome.failed else 0)
+    except OSError as error:
+        error.add_note(f"what is finished is kept; continue with: {again()}")
+        raise
 
 
 def _again(name: str, folder: StudyFolder, jobs: int | None, where: str, means: Sequence[str]) -> str:
@@ -153,7 +164,9 @@ def _pair(setting: str) -> tuple[str, str]:
 
 
 def _new(asked: Study, out: Path | None) -> StudyFolder:
-    folder = StudyFolder(out) if out else free_study_folder(Path("studies"), asked.name)
+    if out is None:
+        return new_study_folder(Path("studies"), asked)
+    folder = StudyFolder(out)
     folder.create(asked)
     return folder
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -21,25 +21,27 @@ _HEAD = ("arm", "sparsity", "trials", "test accuracy, %")
 _HEAD_BESIDE = ("the authors', %", "difference", "standard errors", "t", "p", "")
 
 
-def tell(study: Study, folder: StudyFolder, outcome: Outcome, *, as_json: bool) -> None:
-    """Print the study on standard output, and what failed on standard error."""
+def tell(study: Study, folder: StudyFolder, outcome: Outcome, stream: TextIO, *, as_json: bool) -> None:
+    """Print the study on the stream, and what failed on standard error."""
     rows = compared(study, folder, seen(folder, folder.tables(trials_of(study)[0])["data"]))
     if as_json:
-        click.echo(json.dumps(_plain(study, folder, rows, outcome)))
+        click.echo(json.dumps(_plain(study, folder, rows, outcome)), file=stream)
     else:
-        print_outcome(rows)
-        click.echo(_in_all(study, folder))
+        print_outcome(rows, stream)
+        click.echo(_in_all(study, folder), file=stream)
     for trial in outcome.failed:
         click.echo(f"sparsecore: {trial.name} failed; see {folder.log(trial)}", err=True)
     for trial in outcome.left_out:
         click.echo(f"sparsecore: {trial.name} was left out: it starts from one that failed", err=True)
 
 
-def print_outcome(rows: Sequence[Compared]) -> None:
+def print_outcome(rows: Sequence[Compared], stream: TextIO | None = None) -> None:
     """A row a cell; the authors have columns where they have measured any of them."""
     beside = any(row.theirs for row in rows)
     head = (*_HEAD, *_HEAD_BESIDE) if beside else _HEAD
-    print_table(head, ((*_ours(row), *(_theirs(row) if beside else ())) for row in rows), numbers=range(1, 9))
+    print_table(
+        head, ((*_ours(row), *(_theirs(row) if beside else ())) for row in rows), numbers=range(1, 9), file=stream
+    )
 
 
 def _in_all(study: Study, folder: StudyFolder) -> str:

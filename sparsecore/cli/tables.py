@@ -1,14 +1,24 @@
 """Tables on standard output."""
 
 from collections.abc import Iterable, Sequence
+from typing import TextIO
 
+from sparsecore.cli.carrying import Done
 from sparsecore.ledger import in_words
-from sparsecore.run.result import Result
-from sparsecore.topology import Topology
+from sparsecore.words import printable
 
 
-def print_table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Iterable[int] = ()) -> None:
-    """Print a table; columns listed in ``numbers`` are aligned at the right. Nothing is ever cut off."""
+def print_table(
+    head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Iterable[int] = (), file: TextIO | None = None
+) -> None:
+    """Print a table; columns listed in ``numbers`` are aligned at the right. Nothing is ever cut off.
+
+    Args:
+        head: titles of the columns.
+        rows: of texts.
+        numbers: indices of columns.
+        file: standard output, if None.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -19,15 +29,16 @@ def print_table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Ite
     for i, title in enumerate(head):
         table.add_column(title, justify="right" if i in right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*map(Text, row))  # as text: names may look like markup
-    console = Console()
+        table.add_row(*(Text(printable(entry)) for entry in row))  # as text: names may look like markup
+    console = Console(file=file)
     # where nobody looks on, lines are as long as they must be, so that other programs can read them
-    console = console if console.is_terminal else Console(width=1000)
+    console = console if console.is_terminal else Console(file=file, width=1000)
     console.print(table)
 
 
-def print_run(start: Topology, now: Topology, result: Result) -> None:
-    """Where a run's parameters are, and how well it did."""
+def print_run(done: Done, file: TextIO) -> None:
+    """Print where a run's parameters are, and how well it did."""
+    start, now, result = done.start, done.end, done.result
     layout = start.layout
     columns = zip(layout.names, layout.shapes, layout.sizes, start.counts, now.counts, strict=True)
     rows = [
@@ -35,12 +46,13 @@ def print_run(start: Topology, now: Topology, result: Result) -> None:
         for name, shape, size, before, after in columns
     ]
     rows.append(("all", "", f"{start.size:,}", f"{now.size:,}", f"{now.sparsity:.4f}"))
-    print_table(("tensor", "shape", "active at start", "active now", "sparsity"), rows, numbers=(2, 3, 4))
-    print(f"test accuracy  {result.test_accuracy:.4f}   test loss  {result.test_loss:.4f}")
+    print_table(("tensor", "shape", "active at start", "active now", "sparsity"), rows, numbers=(2, 3, 4), file=file)
+    print(f"test accuracy  {result.test_accuracy:.4f}   test loss  {result.test_loss:.4f}", file=file)
     print(
         f"{result.sparse_parameters:,} sparse and {result.dense_parameters:,} dense parameters, "
         f"{result.reallocations} {'reallocation' if result.reallocations == 1 else 'reallocations'}, "
-        f"{result.seconds:.0f} s"
+        f"{result.seconds:.0f} s",
+        file=file,
     )
-    print(in_words(result.memory))
-    print(f"report: {result.run}/report.html")
+    print(in_words(result.memory), file=file)
+    print(f"report: {printable(result.run)}/report.html", file=file)

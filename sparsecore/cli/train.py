@@ -1,6 +1,7 @@
 """``sparsecore train``: carry out an experiment."""
 
 import json
+import shlex
 from pathlib import Path
 
 import attrs
@@ -10,8 +11,10 @@ from sparsecore import lottery
 from sparsecore.cli.asking import Asked, begun_before, new, resumed
 from sparsecore.cli.carrying import lead, ranks_for, take_part
 from sparsecore.cli.options import Given, describes_experiment, sets_and_tells
+from sparsecore.cli.output import results
 from sparsecore.cli.tables import print_run
 from sparsecore.errors import InputError
+from sparsecore.run.folder import RunFolder
 from sparsecore.run.setup import Setup
 
 
@@ -38,17 +41,22 @@ def train(
     if resume and out and (out / lottery.FILE).exists():
         raise InputError(f"{out} is the folder of a lottery; it goes on with: sparsecore lottery --resume --out {out}")
     asking = resumed if resume else new
-    given = Given.of(begun_before(out) if resume and file is None else file, options, stack, settings)
-    ranks = ranks_for(given.tables())
-    asked, setup = ranks.jointly(lambda: _prepared(asking(out, given)), lambda _: {})
-    if ranks.rank != 0:
-        take_part(asked, setup, ranks)
-        return
-    done = lead(asked, setup, ranks, f"sparsecore train --resume --out {asked.folder.path}")
-    if as_json:
-        click.echo(json.dumps(attrs.asdict(done.result)))
-    else:
-        print_run(done.start, done.end, done.result)
+    with results() as out_stream:
+        given = Given.of(begun_before(out) if resume and file is None else file, options, stack, settings)
+        ranks = ranks_for(given.tables())
+        asked, setup = ranks.jointly(lambda: _prepared(asking(out, given)), lambda _: {})
+        if ranks.rank != 0:
+            take_part(asked, setup, ranks)
+            return
+        done = lead(asked, setup, ranks, _again)
+        if as_json:
+            click.echo(json.dumps(attrs.asdict(done.result)), file=out_stream)
+        else:
+            print_run(done, out_stream)
+
+
+def _again(folder: RunFolder) -> str:
+    return shlex.join(["sparsecore", "train", "--resume", "--out", str(folder.path)])
 
 
 def _prepared(asked: Asked) -> tuple[Asked, Setup]:

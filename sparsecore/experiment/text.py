@@ -8,6 +8,9 @@ from typing import Any
 
 from sparsecore.errors import InputError
 
+_LARGEST = 1 << 24
+"""Bytes of a file of settings; the largest of ours has some thousand."""
+
 
 def toml_value(text: str) -> Any:
     """The TOML value that the text is; a text that is none stands for itself."""
@@ -42,18 +45,38 @@ def _number_or_text(text: str) -> float | str:
 
 
 def read_toml(file: Path) -> dict[str, Any]:
-    """The tables of a TOML file.
+    """The tables of a TOML file, with or without a byte order mark.
 
     Raises:
         InputError: it cannot be read, or is no TOML.
     """
     try:
-        return tomllib.loads(file.read_text("utf-8"))
-    except UnicodeDecodeError as error:
-        raise InputError(f"the file {file} cannot be read: it is not UTF-8") from error
+        with file.open("rb") as stream:
+            content = stream.read(_LARGEST + 1)  # a device such as /dev/zero has no end
     except OSError as error:
         raise InputError(f"the file {file} cannot be read: {error.strerror}") from error
+    except ValueError as error:  # a path that cannot be one
+        raise InputError(f"the file {str(file)!r} cannot be read: {error}") from error
+    if len(content) > _LARGEST:
+        raise InputError(f"the file {file} cannot be read: more than {_LARGEST >> 20} MiB are no settings")
+    return toml_tables(content, file)
+
+
+def toml_tables(content: bytes, source: object) -> dict[str, Any]:
+    """The tables of a TOML file's content.
+
+    Args:
+        content: of the file.
+        source: what the sentences call it.
+
+    Raises:
+        InputError: it is no TOML.
+    """
+    try:
+        return tomllib.loads(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"the file {source} cannot be read: it is not UTF-8") from error
     except RecursionError as error:
-        raise InputError(f"the file {file} is not TOML that can be read: it is nested too deeply") from error
+        raise InputError(f"the file {source} is not TOML that can be read: it is nested too deeply") from error
     except ValueError as error:  # TOML's own, and numbers with too many digits
-        raise InputError(f"the file {file} is not TOML: {error}") from error
+        raise InputError(f"the file {source} is not TOML: {error}") from error

@@ -9,7 +9,8 @@ from typing import Any
 import attrs
 
 from sparsecore.errors import InputError
-from sparsecore.report.records import read_lines, read_record, read_text, read_toml
+from sparsecore.experiment.text import read_toml
+from sparsecore.report.records import read_lines, read_record, read_text
 from sparsecore.run.folder import RunFolder
 
 

@@ -1,7 +1,6 @@
 """JSON and TOML files as typed values, or a sentence with the file and the line that is wrong."""
 
 import json
-import tomllib
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,18 +11,13 @@ from sparsecore.errors import InputError
 
 Record = TypeVar("Record")
 
+_LARGEST = 2**53
+"""Whole numbers up to here are exact in floats, and can be drawn."""
+
 
 def read_text(path: Path) -> str:
     """The file's text; an :class:`InputError` if it cannot be had."""
     return _decode(path, _read_bytes(path))
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file."""
-    try:
-        return tomllib.loads(read_text(path))
-    except tomllib.TOMLDecodeError as error:  # its message ends with the line
-        raise InputError(f"{path} is not valid TOML: {error}") from error
 
 
 def read_record(path: Path, kind: type[Record]) -> Record:
@@ -60,6 +54,10 @@ def _record(path: Path, line: int, text: str, kind: type[Record]) -> Record:
     except json.JSONDecodeError as error:
         where = line + error.lineno - 1
         raise InputError(f"{path}, line {where}: not valid JSON, {error.msg} at column {error.colno}") from error
+    except RecursionError as error:
+        raise InputError(f"{path}, line {line}: not valid JSON, nested too deeply") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise InputError(f"{path}, line {line}: not valid JSON, {error}") from error
     if not isinstance(fields, dict):
         raise InputError(f"{path}, line {line}: expected a JSON object, found {text[:40].strip()!r}")
     try:
@@ -82,6 +80,8 @@ def _converter() -> cattrs.Converter:
 def _exactly(value: Any, expected: str, *kinds: type) -> Any:
     if type(value) not in kinds:  # isinstance would take true for 1
         raise ValueError(f"expected {expected}, found {json.dumps(value)[:40]}")
+    if type(value) is int and abs(value) > _LARGEST:
+        raise ValueError(f"expected a number of at most {_LARGEST}, found one of {len(str(value))} digits")
     return value
 
 

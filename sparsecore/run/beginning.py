@@ -7,11 +7,12 @@ from typing import TypeAlias
 import attrs
 
 from sparsecore.errors import InputError
+from sparsecore.experiment.structure import structure
 from sparsecore.ranks import Ranks
 from sparsecore.run.checkpoint import Checkpoint, read_checkpoint
 from sparsecore.run.folder import RunFolder
 from sparsecore.run.identity import identity
-from sparsecore.run.recording import FolderRecorder, Forgetful, Recorder, lock_of
+from sparsecore.run.recording import Effort, FolderRecorder, Forgetful, Recorder
 from sparsecore.run.setup import Setup
 from sparsecore.run.training import Finished, Run
 from sparsecore.run.watching import Watcher
@@ -39,24 +40,29 @@ def first(setup: Setup, folder: RunFolder, ranks: Ranks) -> Place:
         InputError: the folder is damaged, belongs to another experiment or other data, or another process is at work
             in it.
     """
-    lock, own = lock_of(folder), identity(setup)
+    lock, own = folder.lock(), identity(setup)
     try:
         checkpoint = _checkpoint(own, folder)
-        run = Run(setup, ranks, own, checkpoint, _seconds(folder) if checkpoint else 0.0)
+        run = Run(setup, ranks, own, checkpoint, _effort(folder) if checkpoint else Effort())
         return Place(run, FolderRecorder(folder, lock, setup.start.topology, checkpoint))
     except BaseException:
         lock.release()
         raise
 
 
-def further(setup: Setup, folder: RunFolder, ranks: Ranks) -> Place:
+def further(setup: Setup, folder: RunFolder | None, ranks: Ranks) -> Place:
     """The place of any other rank: it reads the checkpoint, and writes nothing.
+
+    Args:
+        setup: of the run.
+        folder: of the run that goes on; None for one that begins.
+        ranks: who takes part.
 
     Raises:
         InputError: as for the first.
     """
     own = identity(setup)
-    return Place(Run(setup, ranks, own, _checkpoint(own, folder)), Forgetful())
+    return Place(Run(setup, ranks, own, None if folder is None else _checkpoint(own, folder)), Forgetful())
 
 
 def _checkpoint(own: Mapping[str, str], folder: RunFolder) -> Checkpoint | None:
@@ -66,12 +72,12 @@ def _checkpoint(own: Mapping[str, str], folder: RunFolder) -> Checkpoint | None:
     checkpoint = read_checkpoint(folder.checkpoint)
     for what, expected in own.items():
         if checkpoint.facts.get(what) != expected:
-            raise InputError(f"the checkpoint {folder.checkpoint} is foreign: it was made with other {what}")
+            raise InputError(f"{checkpoint.source} is foreign: it was made with other {what}")
     return checkpoint
 
 
-def _seconds(folder: RunFolder) -> float:
+def _effort(folder: RunFolder) -> Effort:
     try:
-        return float(json.loads(folder.seconds.read_text())["seconds"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0.0  # how long it took is no reason to refuse a sound checkpoint
+        return structure(json.loads(folder.seconds.read_text()), Effort, folder.seconds.name)
+    except (OSError, ValueError, RecursionError):
+        return Effort()  # how long it took is no reason to refuse a sound checkpoint

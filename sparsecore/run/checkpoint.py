@@ -14,15 +14,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.errors import InputError
+from sparsecore.experiment.structure import structure
 from sparsecore.learning import Learner
 from sparsecore.memory import dump_memory, load_memory
-from sparsecore.run.files import write_whole
+from sparsecore.run.files import LogState, check_regular, write_whole
 from sparsecore.state import State
 
-_FORMAT = "sparsecore checkpoint 1"
+_FORMAT = "sparsecore checkpoint 2"
 _ENTRY = "sparsecore"
 
 HostArrays = Mapping[str, NDArray[Any]]
+
+
+@attrs.frozen
+class _Logs:
+    metrics: LogState
+    reallocations: LogState
 
 
 @attrs.frozen(eq=False)
@@ -33,10 +40,12 @@ class Checkpoint:
         facts: JSON-able scalars: fingerprints, clock, memories, lengths of the logs.
         arrays: positions, the learner's buffers, the dense parameters and the memories' vectors, by name. A learner
             takes up its buffers; the parameters are there once more under their own names, for other backends.
+        source: what errors call it: its file, where it was read from one.
     """
 
     facts: Mapping[str, Any]
     arrays: HostArrays
+    source: str = "the checkpoint"
 
     def group(self, prefix: str) -> dict[str, NDArray[Any]]:
         """The arrays whose names begin with ``prefix/``, by the rest of the name."""
@@ -70,20 +79,40 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises:
         InputError: it is damaged, or not one of ours.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
+    source = f"the checkpoint {path}"
+    check_regular(path, source)
     try:
         with safe_open(path, framework="numpy") as file:
             told = json.loads((file.metadata() or {}).get(_ENTRY, "{}"))
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"the checkpoint {path} is damaged: {error}") from error
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # whatever safetensors, JSON and NumPy make of it
+        raise InputError(f"{source} is damaged: {error}") from error
     if not isinstance(told, dict) or told.get("format") != _FORMAT:
         raise InputError(f"{path} is no checkpoint of this version: expected the format {_FORMAT!r}")
     facts = told.get("facts", "")
-    if told.get("sha256") != _digest(facts, arrays):
-        raise InputError(f"the checkpoint {path} is damaged: its content does not match its checksum")
-    return Checkpoint(json.loads(facts), arrays)
+    if not isinstance(facts, str) or told.get("sha256") != _digest(facts, arrays):
+        raise InputError(f"{source} is damaged: its content does not match its checksum")
+    try:
+        known = json.loads(facts)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{source} is damaged: its facts are no JSON ({error})") from error
+    if not isinstance(known, dict):
+        raise InputError(f"{source} is damaged: its facts are no table")
+    return Checkpoint(known, arrays, source)
+
+
+def logs_of(checkpoint: Checkpoint) -> dict[str, LogState]:
+    """How far the run's logs were written when the checkpoint was taken.
+
+    Raises:
+        InputError: the checkpoint does not say, or says what cannot be.
+    """
+    logs = structure(checkpoint.facts.get("logs", {}), _Logs, "logs")
+    return {"metrics": logs.metrics, "reallocations": logs.reallocations}
 
 
 def to_checkpoint(state: State, learner: Learner, facts: Mapping[str, Any]) -> Checkpoint:

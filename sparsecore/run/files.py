@@ -1,56 +1,135 @@
-"""Files that are either whole or not there, whenever the process ends."""
+"""Files that are either whole or not there, whenever the process ends, and folders that belong to one process."""
 
 import errno
+import glob
+import hashlib
 import json
 import os
-from collections.abc import Mapping
+import secrets
+import shutil
+import stat
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import attrs
+
+from sparsecore.errors import InputError
+
+_KEPT_OF_NAME = 40
+"""Letters of a file's name in that of the file beside it: the whole may be as long as the file system allows."""
+
+
+def check_regular(path: Path, source: str) -> None:
+    """Raise an error unless this is a file that can be opened and has an end: no folder, pipe or device.
+
+    Args:
+        path: of the file.
+        source: what the sentence calls it.
+
+    Raises:
+        InputError: it is none, or it cannot be opened.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise InputError(f"{source} cannot be read: it is no regular file")
+        path.open("rb").close()
+    except OSError as error:
+        raise InputError(f"{source} cannot be read: {error.strerror}") from error
+
+
+@contextmanager
+def named_in_errors(path: Path) -> Iterator[None]:
+    """Give an OSError that names no file, as those of writing and flushing do, the name of this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write aside, flush to the disk, and rename: a reader sees the old content or the new, never a part."""
-    aside = path.with_name(f".{path.name}.part")
-    with aside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
-    sync_folder(path.parent)
+    aside = _aside(path)
+    try:
+        with named_in_errors(path):
+            with aside.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
+            sync_folder(path.parent)
+    except BaseException:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise
 
 
-def new_folder(path: Path, contents: Mapping[str, bytes]) -> None:
+def new_folder(path: Path, contents: Mapping[str, bytes], folders: Iterable[str] = ()) -> None:
     """Make a folder that has these files from its first moment on.
 
+    Of several processes that make the same folder at the same time one succeeds: it fills a folder of its own beside
+    it and renames that, and a folder is renamed onto nothing but an empty one.
+
+    Args:
+        path: of the folder; its parents are made, too.
+        contents: of files by their paths below it, with '/' between the parts of one.
+        folders: to be made below it, empty or not.
+
     Raises:
-        OSError: there is something at ``path`` that is not an empty folder.
+        FileExistsError: there is something at ``path`` that is not an empty folder.
+        OSError: it cannot be made.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path.parent)) from None
-    aside = path.with_name(f".{path.name}.part")
-    aside.mkdir(exist_ok=True)  # one may be left from a process that was killed
+    aside = _aside(path)
+    aside.mkdir()
     try:
+        for name in folders:
+            (aside / name).mkdir()
         for name, content in contents.items():
             write_whole(aside / name, content)
-        aside.rename(path)
+        _rename_folder(aside, path)
     except BaseException:
-        for file in aside.iterdir():
-            file.unlink()
-        aside.rmdir()
+        shutil.rmtree(aside, ignore_errors=True)
         raise
     sync_folder(path.parent)
+
+
+def remove_left_over(path: Path) -> None:
+    """Remove what a process that was killed had written aside for this file; for whoever holds the folder's lock."""
+    for left in path.parent.glob(f".{glob.escape(path.name[:_KEPT_OF_NAME])}.*.part"):
+        left.unlink(missing_ok=True)
+
+
+def _rename_folder(aside: Path, path: Path) -> None:
+    try:
+        aside.rename(path)
+    except OSError as error:
+        if error.errno in {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
+        raise
+
+
+def _aside(path: Path) -> Path:
+    """A name beside the path that no other process and no other call has."""
+    return path.with_name(f".{path.name[:_KEPT_OF_NAME]}.{os.getpid()}-{secrets.token_hex(4)}.part")
 
 
 def sync_folder(folder: Path) -> None:
     """Flush the folder's entries to the disk, where the system can."""
     if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        with named_in_errors(folder):
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
 
 class BusyError(Exception):
@@ -58,57 +137,122 @@ class BusyError(Exception):
 
 
 class Lock:
-    """A lock on a file, held until it is released or the process ends, however it ends."""
+    """A lock on a file, held until it is released or the process ends, however it ends.
+
+    It is the system's own. On NFS it holds among all machines whose lock service runs (Linux passes it on as a lock of
+    byte ranges); where a file system has no locks, taking one fails rather than pretending.
+    """
 
     def __init__(self, path: Path) -> None:
         """Take the lock.
 
         Raises:
             BusyError: another process has it.
+            OSError: the file cannot be written to, or the file system has no locks.
         """
-        self._file = path.open("rb")
+        self._file = path.open("r+b")  # NFS refuses an exclusive lock on a file that is open for reading only
         try:
-            import fcntl
-
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:
-            pass
-        except OSError:
+            with named_in_errors(path):
+                _lock(self._file.fileno())
+        except BlockingIOError:
             self._file.close()
             raise BusyError from None
+        except BaseException:
+            self._file.close()
+            raise
 
     def release(self) -> None:
         """Let others in."""
         self._file.close()
 
 
-class LineLog:
-    """A file of JSON lines that grows at its end, and can be cut back to a length that a checkpoint knew."""
+if sys.platform == "win32":
+    _BEYOND = 1 << 30  # Windows keeps others from reading what is locked, so it is a byte that no file of ours has
 
-    def __init__(self, path: Path, length: int) -> None:
-        """Open for appending at ``length`` bytes; what lies beyond is cut off.
+    def _lock(descriptor: int) -> None:
+        import msvcrt
+
+        os.lseek(descriptor, _BEYOND, os.SEEK_SET)
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except PermissionError as error:
+            raise BlockingIOError(error.errno, error.strerror) from error
+
+else:
+
+    def _lock(descriptor: int) -> None:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@attrs.frozen
+class LogState:
+    """How far a log was written.
+
+    Attributes:
+        bytes: its length.
+        blake2b: a digest of these bytes.
+    """
+
+    bytes: int
+    blake2b: str
+
+
+class LineLog:
+    """A file of JSON lines that grows at its end, and can be cut back to where a checkpoint knew it."""
+
+    def __init__(self, path: Path, known: LogState | None) -> None:
+        """Open for appending; what lies beyond the known state is cut off.
+
+        Args:
+            path: of the file, which is made if it is missing.
+            known: how far it was written; None for a log that begins.
 
         Raises:
-            ValueError: the file is shorter than ``length``.
+            ValueError: the file is shorter than it was, or what it had is not what was written.
+            OSError: it cannot be opened.
         """
-        self._file = path.open("ab")
+        self._path = path
+        self._digest = hashlib.blake2b(digest_size=16)
+        with named_in_errors(path):
+            self._file = path.open("a+b")
+            try:
+                self._cut_back(known.bytes if known else 0)
+                if known and self._digest.hexdigest() != known.blake2b:
+                    raise ValueError(f"{path.name} is not as it was written: a line of it has changed")
+            except BaseException:
+                self._file.close()
+                raise
+
+    def _cut_back(self, length: int) -> None:
         size = self._file.seek(0, os.SEEK_END)
         if size < length:
-            self._file.close()
-            raise ValueError(f"{path.name} has {size} bytes, fewer than the {length} that were written")
+            raise ValueError(f"{self._path.name} has {size} bytes, fewer than the {length} that were written")
+        self._file.seek(0)
+        left = length
+        while left and (content := self._file.read(min(left, 1 << 20))):
+            self._digest.update(content)
+            left -= len(content)
         self._file.truncate(length)
+        self._file.seek(0, os.SEEK_END)
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Write one line; a reader sees it at once."""
-        self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
-        self._file.flush()
+        content = json.dumps(line, allow_nan=False).encode() + b"\n"
+        with named_in_errors(self._path):
+            self._file.write(content)
+            self._file.flush()
+        self._digest.update(content)
 
-    def sync(self) -> int:
-        """Flush to the disk; the length in bytes."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        return self._file.tell()
+    def sync(self) -> LogState:
+        """Flush to the disk; how far it is written."""
+        with named_in_errors(self._path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        return LogState(self._file.tell(), self._digest.hexdigest())
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with named_in_errors(self._path):
+            self._file.close()

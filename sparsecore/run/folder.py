@@ -1,9 +1,9 @@
 """The files of a run."""
 
-import errno
 import itertools
-import tomllib
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -12,7 +12,12 @@ import attrs
 import tomli_w
 
 from sparsecore.errors import InputError
-from sparsecore.run.files import new_folder
+from sparsecore.experiment.text import read_toml
+from sparsecore.run.files import BusyError, Lock, new_folder
+
+
+class TakenError(InputError):
+    """There is something at the place of a run that is to be made."""
 
 
 @attrs.frozen
@@ -57,7 +62,7 @@ class RunFolder:
 
     @property
     def seconds(self) -> Path:
-        """How long the run has taken; apart from the rest, which a resumed run repeats bit for bit."""
+        """What the run has taken, seconds and memory; apart from the rest, which a resumed run repeats bit for bit."""
         return self.path / "seconds.json"
 
     @property
@@ -74,7 +79,8 @@ class RunFolder:
         """Make the folder with the experiment in it, and with other files by their names.
 
         Raises:
-            InputError: there is one already, or it cannot be made.
+            TakenError: there is one already.
+            InputError: it cannot be made.
         """
         try:
             # the experiment is complete: read back, it is not to be filled in from presets of a later version
@@ -83,9 +89,18 @@ class RunFolder:
         except FileExistsError:
             raise self._exists() from None
         except OSError as error:
-            if error.errno == errno.ENOTEMPTY:
-                raise self._exists() from error
             raise InputError(f"the run folder {self.path} cannot be made: {error.strerror}") from error
+
+    def lock(self) -> Lock:
+        """Take the folder for this process alone, until the lock is released or the process ends.
+
+        Raises:
+            InputError: another process is at work in it.
+        """
+        try:
+            return Lock(self.experiment)
+        except BusyError:
+            raise InputError(f"the run {self.path} is being trained by another process") from None
 
     def check_absent(self) -> None:
         """Raise an :class:`InputError` if there is something at the path already, but for an empty folder."""
@@ -96,8 +111,8 @@ class RunFolder:
         if is_taken:
             raise self._exists()
 
-    def _exists(self) -> InputError:
-        return InputError(f"the run folder {self.path} exists; give another --out, or --resume to continue it")
+    def _exists(self) -> TakenError:
+        return TakenError(f"the run folder {self.path} exists; give another --out, or --resume to continue it")
 
     def read_tables(self) -> dict[str, Any]:
         """The tables of the run's experiment.
@@ -106,16 +121,41 @@ class RunFolder:
             InputError: this is no run folder, or the file is damaged.
         """
         try:
-            tables = tomllib.loads(self.experiment.read_text("utf-8"))
-        except FileNotFoundError:
-            raise InputError(f"{self.path} is no run folder: it has no {self.experiment.name}") from None
-        except (OSError, ValueError) as error:
-            raise InputError(f"the experiment of the run {self.path} cannot be read: {error}") from error
+            tables = read_toml(self.experiment)
+        except InputError as error:
+            if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+                raise InputError(f"{self.path} is no run folder: it has no {self.experiment.name}") from None
+            raise
         tables.pop("presets", None)
         return tables
 
 
 def free_run_folder(parent: Path, name: str) -> RunFolder:
     """The first of ``parent/name-1``, ``parent/name-2``, ... that does not exist."""
+    return next(_free(parent, name))
+
+
+def new_run_folder(
+    parent: Path, name: str, tables: dict[str, Any], others: Mapping[str, bytes] = MappingProxyType({})
+) -> RunFolder:
+    """Make the first of ``parent/name-1``, ``parent/name-2``, ... that no other process makes.
+
+    Args:
+        parent: the folder that the runs are in.
+        name: of the run, without its number.
+        tables: the experiment.
+        others: further files by their names.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    for folder in _free(parent, name):
+        with suppress(TakenError):
+            folder.create(tables, others)
+            return folder
+    raise AssertionError("there is no last number")
+
+
+def _free(parent: Path, name: str) -> Iterator[RunFolder]:
     paths = (parent / f"{name}-{number}" for number in itertools.count(1))
-    return RunFolder(next(path for path in paths if not path.exists()))
+    return (RunFolder(path) for path in paths if not os.path.lexists(path))

@@ -5,39 +5,27 @@ A checkpoint keeps these fingerprints, and a run goes on only where they are the
 
 import hashlib
 import json
-from typing import Any
 
 import attrs
 import numpy as np
 
 from sparsecore.data.images import Images
 from sparsecore.description import describe_strategies
+from sparsecore.experiment.comparison import experiment_fingerprint
 from sparsecore.experiment.experiment import Experiment
 from sparsecore.plugins import file_of
 from sparsecore.run.setup import Setup
-
-PLACES = frozenset({"data.dir", "data.file", "start.run"})
-"""Settings that say where something lies; a run may be resumed with the same elsewhere."""
 
 
 def identity(setup: Setup) -> dict[str, str]:
     """A SHA-256 of each of them, by what it is of."""
     known = {
-        "experiment": _of_experiment(setup.experiment.tables()),
+        "experiment": experiment_fingerprint(setup.experiment.tables()),
         "data": fingerprint(setup.images),
         "plugin code": _of_plugin_files(setup.experiment),
         "strategies": _of_plain_strategies(setup.experiment),
     }
     return known if setup.source is None else {**known, "start": setup.source.sha256()}
-
-
-def _of_experiment(tables: dict[str, Any]) -> str:
-    sections = {name: tables[name] for name in ("data", "start") if name in tables}
-    told = {
-        name: {key: value for key, value in table.items() if f"{name}.{key}" not in PLACES}
-        for name, table in sections.items()
-    }
-    return hashlib.sha256(json.dumps({**tables, **told}, sort_keys=True).encode()).hexdigest()
 
 
 def _of_plain_strategies(experiment: Experiment) -> str:

@@ -3,21 +3,38 @@
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
 from typing import Any, Protocol
 
 import attrs
 
 from sparsecore.clock import Clock
 from sparsecore.errors import InputError
+from sparsecore.ledger import Bytes
 from sparsecore.memory import Memories
 from sparsecore.reallocation import Reallocation
-from sparsecore.run.checkpoint import Checkpoint
-from sparsecore.run.files import BusyError, LineLog, Lock, write_whole
+from sparsecore.run.checkpoint import Checkpoint, logs_of
+from sparsecore.run.checkpoint_checks import blaming
+from sparsecore.run.files import LineLog, Lock, LogState, remove_left_over, write_whole
 from sparsecore.run.folder import RunFolder
 from sparsecore.run.records import Metrics, reallocation_line
 from sparsecore.topology import Topology
 
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0
+
+
+@attrs.frozen
+class Effort:
+    """What a run has taken so far.
+
+    Attributes:
+        seconds: of wall time, over all goes.
+        memory: bytes of the trained parameters by what they are, as :attr:`sparsecore.ledger.Ledger.parts` has them.
+    """
+
+    seconds: float = 0.0
+    memory: Mapping[str, Bytes] = attrs.field(factory=dict)
+
 
 Take = Callable[[Mapping[str, Any]], Checkpoint]
 """Makes the checkpoint of this moment, with further facts in it."""
@@ -39,8 +56,8 @@ class Recorder(Protocol):
         """Whether the last checkpoint was long ago."""
         ...
 
-    def save(self, take: Take, seconds: float) -> None:
-        """The run can go on from here; it has taken so many seconds."""
+    def save(self, take: Take, effort: Effort) -> None:
+        """The run can go on from here; ``effort`` is what it has taken."""
         ...
 
     def keep(self, epoch: int, take: Take) -> None:
@@ -63,7 +80,7 @@ class Forgetful:
     def epoch(self, line: Metrics) -> None:
         """See :class:`Recorder`."""
 
-    def save(self, take: Take, seconds: float) -> None:
+    def save(self, take: Take, effort: Effort) -> None:
         """See :class:`Recorder`."""
 
     def keep(self, epoch: int, take: Take) -> None:
@@ -80,16 +97,27 @@ class FolderRecorder:
         """Cut the logs back to where the checkpoint knew them.
 
         Raises:
-            InputError: a log is shorter than that.
+            InputError: a log is shorter than that, or has changed.
+            OSError: a file cannot be opened or written.
         """
         self._folder, self._lock = folder, lock
-        lengths = checkpoint.facts["logs"] if checkpoint else {"metrics": 0, "reallocations": 0}
+        for path in (folder.tensors, folder.checkpoint, folder.seconds):
+            remove_left_over(path)
         write_whole(folder.tensors, json.dumps(_tensors(start), indent=1).encode())
-        try:
-            self._metrics = LineLog(folder.metrics, lengths["metrics"])
-            self._reallocations = LineLog(folder.reallocations, lengths["reallocations"])
-        except (ValueError, OSError) as error:
-            raise InputError(f"the run {folder.path} is damaged: {error}") from error
+        known: Mapping[str, LogState | None] = {"metrics": None, "reallocations": None}
+        if checkpoint is not None:
+            with blaming(checkpoint):
+                known = logs_of(checkpoint)
+        with ExitStack() as opened:
+            try:
+                self._metrics = opened.enter_context(closing(LineLog(folder.metrics, known["metrics"])))
+                self._reallocations = opened.enter_context(
+                    closing(LineLog(folder.reallocations, known["reallocations"]))
+                )
+            except ValueError as error:
+                raise InputError(f"the run {folder.path} is damaged: {error}") from error
+            self._opened = opened.pop_all()
+        self._opened.callback(lock.release)
         self._saved = time.monotonic()
 
     def update(self, reallocation: Reallocation, clock: Clock, memories: Memories) -> None:
@@ -105,11 +133,12 @@ class FolderRecorder:
         """Whether the last one is a minute old."""
         return time.monotonic() - self._saved > _SECONDS_BETWEEN_CHECKPOINTS
 
-    def save(self, take: Take, seconds: float) -> None:
-        """Write the checkpoint, which knows the lengths of the logs."""
+    def save(self, take: Take, effort: Effort) -> None:
+        """Write the checkpoint, which knows how far the logs were written."""
         logs = {"metrics": self._metrics.sync(), "reallocations": self._reallocations.sync()}
-        take({"logs": logs}).write(self._folder.checkpoint)
-        write_whole(self._folder.seconds, json.dumps({"seconds": seconds}).encode())
+        # before the checkpoint, because nothing is measured again in a run whose checkpoint is at its end
+        write_whole(self._folder.seconds, json.dumps(attrs.asdict(effort)).encode())
+        take({"logs": {name: attrs.asdict(log) for name, log in logs.items()}}).write(self._folder.checkpoint)
         self._saved = time.monotonic()
 
     def keep(self, epoch: int, take: Take) -> None:
@@ -118,21 +147,7 @@ class FolderRecorder:
 
     def close(self) -> None:
         """Close the logs and let others into the folder."""
-        self._metrics.close()
-        self._reallocations.close()
-        self._lock.release()
-
-
-def lock_of(folder: RunFolder) -> Lock:
-    """The folder, for this process alone.
-
-    Raises:
-        InputError: another process is at work in it.
-    """
-    try:
-        return Lock(folder.experiment)
-    except BusyError:
-        raise InputError(f"the run {folder.path} is being trained by another process") from None
+        self._opened.close()
 
 
 def _tensors(start: Topology) -> dict[str, Any]:

@@ -14,6 +14,9 @@ from sparsecore.memory import Memories
 from sparsecore.reallocation import Reallocation
 from sparsecore.shares import Counts
 
+_WIDTH = 8
+"""Bytes of a position in a log."""
+
 
 @attrs.frozen
 class Metrics:
@@ -75,9 +78,33 @@ def encode_positions(positions: NDArray[np.integer[Any]]) -> str:
     return base64.b64encode(zlib.compress(differences.tobytes(), 3)).decode("ascii")
 
 
-def decode_positions(text: str) -> NDArray[np.int64]:
-    """The positions that :func:`encode_positions` wrote."""
-    return np.cumsum(np.frombuffer(zlib.decompress(base64.b64decode(text)), "<i8"), dtype=np.int64)
+def decode_positions(text: str, count: int, size: int) -> NDArray[np.int64]:
+    """The positions that :func:`encode_positions` wrote.
+
+    Args:
+        text: what it wrote.
+        count: how many there are; no more is unpacked, whatever the text says.
+        size: positions of the layout.
+
+    Raises:
+        ValueError: they are not so many ascending positions of the layout.
+    """
+    if not 0 <= count <= size:
+        raise ValueError(f"it counts {count} positions of {size}")
+    unpacking = zlib.decompressobj()
+    try:
+        content = unpacking.decompress(base64.b64decode(text, validate=True), _WIDTH * count + 1)
+    except zlib.error as error:
+        raise ValueError(f"its positions cannot be unpacked ({error})") from error
+    if len(content) != _WIDTH * count or not unpacking.eof:
+        raise ValueError(f"it does not have the {count} positions that it counts")
+    differences = np.frombuffer(content, "<i8")
+    positions = np.cumsum(differences, dtype=np.int64)
+    if count and (
+        differences[0] < 0 or (differences[1:] <= 0).any() or not (positions >= 0).all() or positions[-1] >= size
+    ):
+        raise ValueError(f"its positions are not ascending ones of 0 to {size - 1}")
+    return positions
 
 
 def _by_name(names: tuple[str, ...], counts: Counts) -> dict[str, int]:

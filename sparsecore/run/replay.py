@@ -1,6 +1,7 @@
 """The topologies of a run, one after another, from its log alone."""
 
 import json
+import operator
 from collections.abc import Iterator
 
 import attrs
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from sparsecore.errors import InputError
 from sparsecore.experiment.experiment import Experiment
 from sparsecore.layout import Layout
+from sparsecore.run.checkpoint_checks import sound_topology
 from sparsecore.run.engines import engine_of
 from sparsecore.run.folder import RunFolder
 from sparsecore.run.records import decode_positions
@@ -45,39 +47,73 @@ def replay(folder: RunFolder) -> Iterator[Topology]:
     """
     topology = first_topology(folder)
     yield topology
-    for move in moves(folder):
+    for move in moves(folder, topology.layout):
         topology = _after(topology, move)
         yield topology
 
 
-def moves(folder: RunFolder) -> Iterator[Move]:
+def moves(folder: RunFolder, layout: Layout) -> Iterator[Move]:
     """What each update in reallocations.jsonl moved.
 
+    Args:
+        folder: of the run.
+        layout: of its sparse tensors.
+
     Raises:
-        InputError: the log is damaged.
+        InputError: the log cannot be read, or is damaged.
     """
-    with folder.reallocations.open() as log:
-        for number, line in enumerate(log, start=1):
-            where = f"line {number} of {folder.reallocations}"
-            try:
-                told = json.loads(line)
-                pruned, grown = (decode_positions(told[f"{what}_positions"]) for what in ("pruned", "grown"))
-                yield Move(int(told["step"]), pruned, grown, where)
-            except (ValueError, KeyError, OSError) as error:
-                raise InputError(f"{where} is damaged: {error}") from error
+    try:
+        with folder.reallocations.open("rb") as log:
+            for number, line in enumerate(log, start=1):
+                yield _move(line, f"line {number} of {folder.reallocations}", layout)
+    except OSError as error:
+        raise InputError(f"{folder.reallocations} cannot be read: {error.strerror}") from error
+
+
+def _move(line: bytes, where: str, layout: Layout) -> Move:
+    try:
+        told = json.loads(line)
+        pruned, grown = (
+            decode_positions(told[f"{what}_positions"], sum(map(operator.index, told[what].values())), layout.size)
+            for what in ("pruned", "grown")
+        )
+        return Move(operator.index(told["step"]), pruned, grown, where)
+    except KeyError as error:
+        raise InputError(f"{where} is damaged: it has no {error}") from error
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise InputError(f"{where} is damaged: {error}") from error
 
 
 def first_topology(folder: RunFolder) -> Topology:
     """The topology at the start; see :func:`replay`."""
     experiment = Experiment.of(folder.read_tables())
-    tensors = json.loads(folder.tensors.read_text())["tensors"]
-    layout = Layout.of({tensor["name"]: tensor["shape"] for tensor in tensors})
+    layout = layout_of(folder)
     arrays = experiment.backend.plugin.arrays
+    engine = engine_of(experiment, layout, arrays)
     if folder.start.exists():
-        return Topology.of(layout, arrays.from_numpy(Start.read(folder.start).positions), arrays)
+        start = Start.read(folder.start)
+        try:
+            return sound_topology(start.positions, engine)
+        except InputError as error:
+            raise InputError(f"{start.source} is damaged: {error}") from error
     if experiment.sparsity is None:
         raise InputError(f"the run in {folder.path} began on another topology; {folder.start.name} is missing")
-    return engine_of(experiment, layout, arrays).start(experiment.sparsity).topology
+    return engine.start(experiment.sparsity).topology
+
+
+def layout_of(folder: RunFolder) -> Layout:
+    """The layout of a run's sparse tensors.
+
+    Raises:
+        InputError: tensors.json cannot be read, or is damaged.
+    """
+    try:
+        tensors = json.loads(folder.tensors.read_text("utf-8"))["tensors"]
+        return Layout.of({tensor["name"]: tensor["shape"] for tensor in tensors})
+    except OSError as error:
+        raise InputError(f"{folder.tensors} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{folder.tensors} is damaged: {error}") from error
 
 
 def _after(before: Topology, move: Move) -> Topology:

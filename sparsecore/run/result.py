@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import attrs
 
+from sparsecore.experiment.comparison import experiment_fingerprint
 from sparsecore.ledger import Bytes
 from sparsecore.run.files import write_whole
 from sparsecore.run.folder import RunFolder
@@ -32,6 +33,7 @@ class Result:
             optimizer_state, and the total; activations are not among them.
         seconds: wall time of training, evaluation and checkpoints, over all goes.
         run: the run's folder.
+        experiment_sha256: fingerprint of the experiment, as its checkpoint has it.
     """
 
     test_accuracy: float
@@ -48,6 +50,7 @@ class Result:
     memory: Mapping[str, Bytes]
     seconds: float
     run: str
+    experiment_sha256: str
 
 
 def conclude(setup: Setup, finished: Finished, folder: RunFolder) -> Result:
@@ -65,9 +68,10 @@ def conclude(setup: Setup, finished: Finished, folder: RunFolder) -> Result:
         topology_sha256=state.topology.sha256(),
         epochs=last.epoch,
         steps=state.clock.step,
-        memory=finished.memory.parts,
+        memory=finished.memory,
         seconds=round(finished.seconds, 3),
         run=str(folder.path.resolve()),
+        experiment_sha256=experiment_fingerprint(setup.experiment.tables()),
     )
     write_whole(folder.result, json.dumps(attrs.asdict(result), indent=1).encode() + b"\n")
     return result

@@ -1,19 +1,23 @@
 """A finished run that another one starts from."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import attrs
+import numpy as np
 
 from sparsecore import lottery
 from sparsecore.arrays import Arrays
 from sparsecore.errors import InputError
+from sparsecore.experiment.comparison import experiment_fingerprint
 from sparsecore.experiment.experiment import Experiment
+from sparsecore.experiment.structure import structure
 from sparsecore.layout import Layout
 from sparsecore.run.checkpoint import Checkpoint, read_checkpoint
+from sparsecore.run.checkpoint_checks import blaming, check_values
 from sparsecore.run.folder import RunFolder
+from sparsecore.run.records import Metrics
+from sparsecore.run.replay import layout_of
 from sparsecore.run.start import Start
 from sparsecore.topology import Topology
 
@@ -50,11 +54,16 @@ class Source:
             raise InputError(f"{folder.path} is the folder of a lottery; give one of its runs, such as round-1 in it")
         experiment = Experiment.of(folder.read_tables())
         end = read_checkpoint(folder.checkpoint) if folder.checkpoint.exists() else None
-        done = end.facts["last"]["epoch"] if end and end.facts["last"] else 0
+        done = _epochs_done(end) if end else 0
         if end is None or done < experiment.training.epochs:
             raise InputError(
                 f"start.run is the folder of a finished run; {folder.path} has done {done} of its "
                 f"{experiment.training.epochs} epochs: go on with it by sparsecore train --resume --out {folder.path}"
+            )
+        if end.facts.get("experiment") != experiment_fingerprint(experiment.tables()):
+            raise InputError(
+                f"{folder.experiment} has changed since the run {folder.path} was trained: its checkpoint was made "
+                "with other settings"
             )
         return cls(folder, experiment, end, Start.read(folder.start) if folder.start.exists() else None)
 
@@ -70,7 +79,20 @@ class Source:
             InputError: its layout is another one.
         """
         self._check_layout(layout)
+        self.check(self.end, layout)
         return Topology.of(layout, arrays.from_numpy(self.end.arrays["positions"]), arrays)
+
+    def check(self, moment: Checkpoint, layout: Layout) -> None:
+        """Raise an :class:`InputError` unless the positions and values of one of its checkpoints can be."""
+        try:
+            check_values(
+                moment.arrays.get("positions", np.zeros(0)),
+                moment.arrays.get("learner/values"),
+                moment.group("dense"),
+                layout,
+            )
+        except InputError as error:
+            raise InputError(f"{moment.source} is damaged: {error}") from error
 
     def kept(self, epoch: int) -> Checkpoint:
         """Its state at the end of this epoch.
@@ -87,7 +109,8 @@ class Source:
         return read_checkpoint(self.folder.kept(epoch))
 
     def _check_layout(self, layout: Layout) -> None:
-        there = {tensor["name"]: tuple(tensor["shape"]) for tensor in _tensors(self.folder)}
+        found = layout_of(self.folder)
+        there = dict(zip(found.names, found.shapes, strict=True))
         here = dict(zip(layout.names, layout.shapes, strict=True))
         for name in [*here, *there]:
             if there.get(name) != here.get(name):
@@ -99,12 +122,12 @@ class Source:
             raise InputError(f"the run {self.folder.path} is of another network: its tensors are in another order")
 
 
-def _tensors(folder: RunFolder) -> list[dict[str, Any]]:
-    try:
-        tensors: list[dict[str, Any]] = json.loads(folder.tensors.read_text())["tensors"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"the run {folder.path} is damaged: {folder.tensors.name} cannot be read") from error
-    return tensors
+def _epochs_done(end: Checkpoint) -> int:
+    last = end.facts.get("last")
+    if last is None:
+        return 0
+    with blaming(end):
+        return structure(last, Metrics, "last").epoch
 
 
 def _told(shape: tuple[int, ...] | None) -> str:

@@ -12,8 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.errors import InputError
+from sparsecore.experiment.structure import structure
+from sparsecore.layout import Layout
 from sparsecore.parameters import Parameter
 from sparsecore.run.checkpoint import Checkpoint, read_checkpoint
+from sparsecore.run.checkpoint_checks import blaming, check_dense, check_values
 from sparsecore.run.initial import Draws
 from sparsecore.topology import Topology
 
@@ -35,6 +38,14 @@ class Values:
     epoch: int = 0
 
 
+@attrs.frozen
+class _Facts:
+    run: str
+    identity: Mapping[str, str]
+    draws: Draws | None
+    epoch: int = attrs.field(validator=attrs.validators.ge(0))
+
+
 @attrs.frozen(eq=False)
 class Start:
     """What a run starts on.
@@ -44,12 +55,14 @@ class Start:
         identity: that run's fingerprints.
         positions: the active positions, ascending, on the host.
         values: at these positions.
+        source: what errors call it: its file, where it was read from one.
     """
 
     run: str
     identity: Mapping[str, str]
     positions: NDArray[np.integer]
     values: Values
+    source: str = "the start"
 
     @classmethod
     def read(cls, path: Path) -> "Start":
@@ -59,11 +72,26 @@ class Start:
             InputError: it is damaged.
         """
         kept = read_checkpoint(path)
-        facts, drawn = kept.facts, kept.facts["draws"]
-        values = Values(
-            kept.arrays["values"], kept.group("dense"), None if drawn is None else Draws(**drawn), facts["epoch"]
-        )
-        return cls(facts["run"], facts["identity"], kept.arrays["positions"], values)
+        with blaming(kept):
+            facts = structure(kept.facts, _Facts, "start")
+            strange = {name for name in kept.arrays if not name.startswith("dense/")} - {"positions", "values"}
+            if strange or not {"positions", "values"} <= kept.arrays.keys():
+                raise InputError(f"it has the arrays {', '.join(sorted(kept.arrays))}")
+            values = Values(kept.arrays["values"], kept.group("dense"), facts.draws, facts.epoch)
+            return cls(facts.run, facts.identity, kept.arrays["positions"], values, kept.source)
+
+    def check(self, layout: Layout, parameters: Sequence[Parameter]) -> None:
+        """Raise an :class:`InputError` unless a run of this network can start on it.
+
+        Args:
+            layout: of the sparse tensors.
+            parameters: of the network.
+        """
+        try:
+            check_values(self.positions, self.values.sparse, self.values.dense, layout)
+            check_dense(parameters, self.values.dense)
+        except InputError as error:
+            raise InputError(f"{self.source} is damaged: {error}") from error
 
     def content(self) -> bytes:
         """The content of the file."""

@@ -16,6 +16,7 @@ from sparsecore.grouping import trouble_with_units
 from sparsecore.parameters import Parameter
 from sparsecore.ranking import smallest_of_all
 from sparsecore.run.checkpoint import Checkpoint
+from sparsecore.run.checkpoint_checks import check_dense
 from sparsecore.run.engines import engine_of
 from sparsecore.run.folder import RunFolder
 from sparsecore.run.initial import Draws
@@ -54,6 +55,8 @@ def start_of(network: Network, folder: RunFolder | None) -> Start | None:
     if run is None:
         return None
     kept = Start.read(folder.start) if folder and folder.start.exists() else None
+    if kept:
+        kept.check(network.engine.layout, network.parameters)
     if kept and kept.run == run:
         return kept
     taken = take(network, Source.of(run))
@@ -134,6 +137,7 @@ _VALUES: Mapping[str, Callable[[Network, Source, Topology], Values]] = MappingPr
 
 def _at(moment: Checkpoint, topology: Topology, when: str, source: Source) -> Values:
     """The values that the source had at a moment."""
+    source.check(moment, topology.layout)
     positions, there = topology.arrays.to_numpy(topology.positions), moment.arrays["positions"]
     check_all_known(np.isin(positions, there), when, source.folder.path)
     values: Any = moment.arrays["learner/values"]
@@ -141,10 +145,7 @@ def _at(moment: Checkpoint, topology: Topology, when: str, source: Source) -> Va
 
 
 def _check_dense(parameters: Sequence[Parameter], values: Values, source: Source) -> None:
-    for parameter in parameters:
-        shape = values.dense[parameter.name].shape if parameter.name in values.dense else None
-        if not parameter.sparse and shape != parameter.shape:
-            raise InputError(
-                f"the run {source.folder.path} is of another network: its parameter {parameter.name!r} is "
-                f"{'not there' if shape is None else shape}, here it is {parameter.shape}"
-            )
+    try:
+        check_dense(parameters, values.dense)
+    except InputError as error:
+        raise InputError(f"the run {source.folder.path} cannot be started from: {error}") from error

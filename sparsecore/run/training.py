@@ -12,10 +12,11 @@ from sparsecore.data.images import Batch
 from sparsecore.errors import DivergedError, InputError
 from sparsecore.gradient import Gradient
 from sparsecore.learning import Learner
-from sparsecore.ledger import Ledger
+from sparsecore.ledger import Bytes
 from sparsecore.ranks import Ranks
 from sparsecore.run.checkpoint import Checkpoint, from_checkpoint, to_checkpoint
-from sparsecore.run.recording import Recorder
+from sparsecore.run.checkpoint_checks import blaming, check_fits, check_totals
+from sparsecore.run.recording import Effort, Recorder
 from sparsecore.run.records import Metrics, metrics, threshold
 from sparsecore.run.setup import Setup
 from sparsecore.run.watching import Watcher
@@ -30,13 +31,13 @@ class Finished:
         state: after the last step.
         last: the last epoch's metrics.
         seconds: spent on it, in all goes together.
-        memory: what the trained parameters take, on this rank.
+        memory: bytes of the trained parameters, by what they are, on this rank.
     """
 
     state: State
     last: Metrics
     seconds: float
-    memory: Ledger
+    memory: Mapping[str, Bytes]
 
 
 class Run:
@@ -48,7 +49,7 @@ class Run:
         ranks: Ranks,
         identity: Mapping[str, str],
         checkpoint: Checkpoint | None,
-        seconds_before: float = 0.0,
+        before: Effort = Effort(),
     ) -> None:
         """Take up the run at its checkpoint, or begin it.
 
@@ -60,10 +61,17 @@ class Run:
         self._learner: Learner = setup.learner()
         self._last: Metrics | None = None
         if checkpoint is not None:
-            self._state = from_checkpoint(checkpoint, self._state, self._learner)
-            last = checkpoint.facts["last"]
-            self._last = Metrics(**last) if last else None
-        self._begun = time.monotonic() - seconds_before
+            with blaming(checkpoint):
+                self._take_up(checkpoint)
+        self._memory = before.memory
+        self._begun = time.monotonic() - before.seconds
+
+    def _take_up(self, checkpoint: Checkpoint) -> None:
+        check_fits(checkpoint, self._state, self._setup.engine, self._learner)
+        self._state = from_checkpoint(checkpoint, self._state, self._learner)
+        check_totals(self._learner, len(self._setup.images.train))
+        last = checkpoint.facts["last"]
+        self._last = Metrics(**last) if last else None
 
     def facts(self) -> dict[str, str]:
         """What must be the same on all ranks."""
@@ -85,7 +93,8 @@ class Run:
             recorder.close()
         if self._last is None:
             raise InputError("the checkpoint is at the run's last step, and has no metrics of any epoch")
-        return Finished(self._state, self._last, self._seconds(), self._learner.memory())
+        # a run that was taken up at its end has not trained in this process, and what it takes was measured before
+        return Finished(self._state, self._last, self._seconds(), self._memory or self._learner.memory().parts)
 
     def _epoch(self, recorder: Recorder, watcher: Watcher) -> None:
         setup, training = self._setup, self._setup.experiment.training
@@ -101,7 +110,7 @@ class Run:
             agrees = self._ranks.compare(self._state.clock, self._values)
             watcher.step(self._state.clock, self._learner.totals)
             if agrees and recorder.wants_checkpoint and not self._is_epoch_over():
-                recorder.save(self._checkpoint, self._seconds())
+                recorder.save(self._checkpoint, self._effort())
         self._end_epoch(learning_rate, recorder, watcher)
 
     def _is_epoch_over(self) -> bool:
@@ -147,12 +156,16 @@ class Run:
         recorder.epoch(line)
         if line.epoch in self._setup.experiment.keep.epochs:
             recorder.keep(line.epoch, self._checkpoint)
-        recorder.save(self._checkpoint, self._seconds())
+        recorder.save(self._checkpoint, self._effort())
         watcher.epoch(line)
 
     def _checkpoint(self, facts: Mapping[str, Any]) -> Checkpoint:
         last = None if self._last is None else attrs.asdict(self._last)
         return to_checkpoint(self._state, self._learner, {**self._identity, **facts, "last": last})
+
+    def _effort(self) -> Effort:
+        self._memory = self._learner.memory().parts
+        return Effort(self._seconds(), self._memory)
 
     def _seconds(self) -> float:
         return time.monotonic() - self._begun

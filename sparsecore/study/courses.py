@@ -87,9 +87,12 @@ def worked_out(run: RunFolder) -> Course:
     Raises:
         InputError: the log is damaged.
     """
-    first, last = first_topology(run), read_lines(run.metrics, Epoch)[-1]
+    first, lines = first_topology(run), read_lines(run.metrics, Epoch)
+    if not lines or not lines[-1].epoch:
+        raise InputError(f"{run.metrics} has no epoch, and the run has finished")
+    last = lines[-1]
     final, updates = _mask(first), 0
-    for move in moves(run):
+    for move in moves(run, first.layout):
         _apply(move, final)
         updates += 1
     moments = tuple(_moments(first, final, run, last.step / last.epoch, updates))
@@ -111,7 +114,7 @@ def _moments(
 
     yield moment(0.0)
     shown = set(thin(updates, MOST_MOMENTS))
-    for number, move in enumerate(moves(run)):
+    for number, move in enumerate(moves(run, first.layout)):
         _apply(move, now)
         active = active + _by_tensor(first.layout, move.grown) - _by_tensor(first.layout, move.pruned)
         both += int(final[move.grown].sum()) - int(final[move.pruned].sum())

@@ -1,9 +1,9 @@
 """The files of a study: what it is, an experiment and a run a trial."""
 
 import json
-import tomllib
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -13,8 +13,10 @@ import attrs
 import tomli_w
 
 from sparsecore.errors import InputError
+from sparsecore.experiment.comparison import differences, experiment_fingerprint
+from sparsecore.experiment.text import read_toml
 from sparsecore.run.files import BusyError, Lock, new_folder, write_whole
-from sparsecore.run.folder import RunFolder
+from sparsecore.run.folder import RunFolder, TakenError
 from sparsecore.study.arms import Study
 from sparsecore.study.experiments import experiment_of
 from sparsecore.study.trials import Trial, trials_of
@@ -25,9 +27,18 @@ def _absolute(path: Path) -> Path:
 
 
 @cache
-def _tables_in(experiment: Path) -> Mapping[str, Any]:
+def _tables_in(experiment: Path) -> tuple[Mapping[str, Any], str]:
+    """The experiment in the file and its fingerprint."""
     # it stays as it was written; progress bars ask for every trial's a few times a second
-    return tomllib.loads(experiment.read_text("utf-8"))
+    tables = read_toml(experiment)
+    tables.pop("presets", None)
+    return tables, experiment_fingerprint(tables)
+
+
+@cache
+def _begun_in(file: Path) -> Mapping[str, Any]:
+    told = json.loads(file.read_text("utf-8"))
+    return {"study": dict(told["study"]), "experiments": dict(told["experiments"])}
 
 
 @attrs.frozen
@@ -82,67 +93,119 @@ class StudyFolder:
         """All numbers of the page."""
         return self.path / "results.json"
 
+    @property
+    def begun(self) -> Path:
+        """What the study was when it was begun, and the fingerprint of each trial's experiment."""
+        return self.path / "begun.json"
+
     def tables(self, trial: Trial) -> Mapping[str, Any]:
         """The trial's experiment as plain tables.
 
         Raises:
-            InputError: it cannot be read; where the making of a study was interrupted, it is not there yet.
+            InputError: it cannot be read, or is not as the study was begun; where the making of a study was
+                interrupted, it is not there yet.
         """
         try:
-            return _tables_in(self.experiment(trial))
-        except FileNotFoundError:
+            tables, fingerprint = _tables_in(self.experiment(trial))
+        except InputError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                raise InputError(
+                    f"the study {self.path} has no experiment of {trial.name}; --resume completes what was not made"
+                ) from None
+            raise
+        if fingerprint != self._fingerprint(trial, fingerprint):
             raise InputError(
-                f"the study {self.path} has no experiment of {trial.name}; --resume completes what was not made"
-            ) from None
-        except (OSError, ValueError) as error:
-            raise InputError(f"the experiment of the trial {trial.name} cannot be read: {error}") from error
+                f"{self.experiment(trial)} has changed since the study was begun, and its trials would not be those of "
+                "one experiment any more; put it back, or begin another study"
+            )
+        return tables
 
     def create(self, study: Study) -> None:
         """Make the folder, with the study and all its experiments in it.
 
         Raises:
-            InputError: there is something at its place, or an experiment of the study cannot be.
+            TakenError: there is something at its place.
+            InputError: it cannot be made, or an experiment of the study cannot be.
         """
-        experiments = self._experiments(study, trials_of(study))
         if self.path.exists() and not (self.path.is_dir() and not any(self.path.iterdir())):
-            raise InputError(f"the study {self.path} exists; give another --out, or --resume to continue it")
+            raise self._exists()
+        experiments = self._experiments(study, trials_of(study))
+        begun = {
+            "study": study.tables(),
+            "experiments": {trial.name: experiment_fingerprint(tables) for trial, tables in experiments.items()},
+        }
+        contents = {
+            self.study.name: tomli_w.dumps(study.tables()).encode(),
+            self.begun.name: json.dumps(begun, indent=1).encode(),
+            **{f"experiments/{trial.name}.toml": _content(tables) for trial, tables in experiments.items()},
+        }
         try:
-            new_folder(self.path, {self.study.name: tomli_w.dumps(study.tables()).encode()})
-            self._write(experiments)
+            new_folder(self.path, contents, ("runs", "experiments", "logs"))
+        except FileExistsError:
+            raise self._exists() from None
         except OSError as error:
             raise InputError(f"the study {self.path} cannot be made: {error.strerror}") from error
+
+    def _exists(self) -> TakenError:
+        return TakenError(f"the study {self.path} exists; give another --out, or --resume to continue it")
 
     def complete(self, study: Study) -> None:
-        """Write what is missing because the making was interrupted; arguments and errors as for :meth:`create`."""
+        """Write what is missing; arguments and errors as for :meth:`create`.
+
+        Raises:
+            InputError: also where an experiment of the study is not as it was begun.
+        """
         missing = [trial for trial in trials_of(study) if not self.experiment(trial).exists()]
+        experiments = self._experiments(study, missing)
         try:
-            self._write(self._experiments(study, missing))
+            for folder in ("runs", "experiments", "logs"):
+                (self.path / folder).mkdir(exist_ok=True)
+            for trial, tables in experiments.items():
+                write_whole(self.experiment(trial), _content(tables))
         except OSError as error:
             raise InputError(f"the study {self.path} cannot be made: {error.strerror}") from error
+        for trial in trials_of(study):
+            self.tables(trial)
 
-    def _experiments(self, study: Study, trials: Sequence[Trial]) -> dict[Path, bytes]:
-        """The files of these trials."""
-        tables = {trial: experiment_of(study, trial, self.runs).tables() for trial in trials}
-        return {self.experiment(trial): tomli_w.dumps({"presets": False, **tables[trial]}).encode() for trial in trials}
-
-    def _write(self, experiments: Mapping[Path, bytes]) -> None:
-        for folder in ("runs", "experiments", "logs"):
-            (self.path / folder).mkdir(exist_ok=True)
-        for path, content in experiments.items():
-            write_whole(path, content)
+    def _experiments(self, study: Study, trials: Sequence[Trial]) -> dict[Trial, dict[str, Any]]:
+        """The experiments of these trials, as plain tables."""
+        return {trial: experiment_of(study, trial, self.runs).tables() for trial in trials}
 
     def read(self) -> Study:
         """The study of the folder.
 
         Raises:
-            InputError: this is no study's folder, or the file is damaged.
+            InputError: this is no study's folder, the file is damaged, or says something else than when the study was
+                begun.
         """
         try:
-            return Study.of(tomllib.loads(self.study.read_text("utf-8")))
-        except FileNotFoundError:
-            raise InputError(f"{self.path} is no study: it has no {self.study.name}") from None
-        except (OSError, ValueError) as error:
+            study = Study.of(read_toml(self.study))
+        except InputError as error:
+            if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+                raise InputError(f"{self.path} is no study: it has no {self.study.name}") from None
             raise InputError(f"the study {self.path} cannot be read: {error}") from error
+        begun = self._begun()
+        told = differences(_by_arm(begun["study"]), _by_arm(_plain(study.tables()))) if begun else []
+        if told:
+            raise InputError(
+                f"{self.study} has changed since the study was begun: {'; '.join(told)}. What was run has other "
+                "settings; put it back, or begin another study"
+            )
+        return study
+
+    def _begun(self) -> Mapping[str, Any]:
+        """What :attr:`begun` says; nothing for a study of an earlier version."""
+        try:
+            return _begun_in(self.begun)
+        except FileNotFoundError:
+            return {}
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise InputError(f"{self.begun} is damaged: {error}") from error
+
+    def _fingerprint(self, trial: Trial, otherwise: str) -> str:
+        """Of the trial's experiment, as the study was begun."""
+        known: Mapping[str, str] = self._begun().get("experiments", {})
+        return known.get(trial.name, otherwise)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -163,12 +226,21 @@ class StudyFolder:
     def result(self, trial: Trial) -> Mapping[str, Any] | None:
         """The result of a finished trial, as :class:`sparsecore.run.result.Result` has it; None of any other."""
         try:
-            result: Mapping[str, Any] = json.loads(self.run(trial).result.read_text())
-            return {**result, **{key: float(result[key]) for key in ("test_accuracy", "seconds")}}
+            result: Mapping[str, Any] = json.loads(self.run(trial).result.read_text("utf-8"))
+            told = {**result, **{key: float(result[key]) for key in ("test_accuracy", "seconds")}}
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except OSError as error:
+            raise InputError(f"the result of the trial {trial.name} cannot be read: {error.strerror}") from error
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"the result of the trial {trial.name} cannot be read: {error}") from error
+        ran = told.get("experiment_sha256")
+        if ran is not None and ran != _tables_in(self.experiment(trial))[1]:
+            raise InputError(
+                f"the run of the trial {trial.name} had other settings than {self.experiment(trial)}: its result is "
+                "none of this study; remove the run, and --resume to do it again"
+            )
+        return told
 
     def seconds(self, trial: Trial) -> float:
         """How many seconds of training a trial that was begun has taken, over all goes; 0 until it is told."""
@@ -186,6 +258,31 @@ class StudyFolder:
         return done, int(self.tables(trial)["training"]["epochs"])
 
 
-def free_study_folder(parent: Path, name: str) -> StudyFolder:
-    """The first of ``parent/name-1``, ``parent/name-2``, ... that does not exist."""
-    return next(StudyFolder(parent / f"{name}-{i}") for i in count(1) if not (parent / f"{name}-{i}").exists())
+def new_study_folder(parent: Path, study: Study) -> StudyFolder:
+    """Make the first of ``parent/NAME-1``, ``parent/NAME-2``, ... that no other process makes, NAME the study's.
+
+    Raises:
+        InputError: it cannot be made, or an experiment of the study cannot be.
+    """
+    for number in count(1):
+        folder = StudyFolder(parent / f"{study.name}-{number}")
+        if not os.path.lexists(folder.path):
+            with suppress(TakenError):
+                folder.create(study)
+                return folder
+    raise AssertionError("there is no last number")
+
+
+def _content(tables: Mapping[str, Any]) -> bytes:
+    return tomli_w.dumps({"presets": False, **tables}).encode()
+
+
+def _plain(tables: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The tables as JSON gives them back."""
+    plain: Mapping[str, Any] = json.loads(json.dumps(tables))
+    return plain
+
+
+def _by_arm(tables: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The tables of a study with its arms by their names, so that what differs can be named."""
+    return {**tables, "arm": {arm["name"]: arm for arm in tables["arm"]}}

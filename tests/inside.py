@@ -1,0 +1,49 @@
+"""The command line within the process of the tests, which is much quicker than a process of its own."""
+
+import contextlib
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+import pytest
+
+from sparsecore.cli import run
+
+
+@attrs.frozen
+class Ended:
+    """How a command ended: its exit status and what it said."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+    @property
+    def sentence(self) -> str:
+        """The one sentence of a command that has failed."""
+        assert self.status in (1, 2), (self.status, self.stderr)
+        assert self.stdout == ""
+        assert self.stderr.count("\n") == 1, self.stderr
+        return self.stderr.strip()
+
+
+def inside(*arguments: object) -> Ended:
+    """Run ``sparsecore`` with these arguments in this process."""
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        status = run([*map(str, arguments)])
+    return Ended(status, out.getvalue(), err.getvalue())
+
+
+@contextlib.contextmanager
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """Files are not flushed to the disk, which takes most of the time of runs that are this small."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The files of a folder."""
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}

@@ -1,0 +1,112 @@
+"""Lines of a run's logs that are damaged are sentences with the file and the line, in reports and in replays."""
+
+import base64
+import json
+import shutil
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command_line import SMALL, small_images
+from inside import inside, no_waiting_for_the_disk
+
+from sparsecore.errors import InputError
+from sparsecore.run.folder import RunFolder
+from sparsecore.run.replay import replay
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("logs")
+    images = small_images(folder / "small.npz")
+    settings = ["--set", "strategy.schedule.steps=3", "--set", "backend.name=numpy"]
+    with no_waiting_for_the_disk():
+        done = inside("train", *SMALL, "--data-dir", images, *settings, "--out", folder / "run")
+    assert done.status == 0, done.stderr
+    return folder / "run"
+
+
+def packed(*positions: int) -> str:
+    differences = np.diff(np.array(positions, "<i8"), prepend=0)
+    return base64.b64encode(zlib.compress(differences.astype("<i8").tobytes())).decode()
+
+
+def changed(**entries: Any) -> Callable[[bytes], bytes]:
+    """The line with other entries."""
+    return lambda line: json.dumps({**json.loads(line), **entries}).encode()
+
+
+def without(name: str) -> Callable[[bytes], bytes]:
+    return lambda line: json.dumps({key: entry for key, entry in json.loads(line).items() if key != name}).encode()
+
+
+BOTH: dict[str, Callable[[bytes], bytes]] = {
+    "cut off": lambda line: line[:30],
+    "a list": lambda _: b"[1, 2]",
+    "a number": lambda _: b"3",
+    "nested deeply": lambda _: b'{"step": ' + b"[" * 100_000,
+    "a number of thousands of digits": changed(step="STEP"),
+    "no UTF-8": lambda line: line.replace(b'"step"', b'"st\xffep"'),
+    "no step": without("step"),
+    "half a step": changed(step=2.5),
+}
+POSITIONS: dict[str, Callable[[bytes], bytes]] = {
+    "no base 64": changed(pruned_positions="***"),
+    "nothing packed": changed(pruned_positions=base64.b64encode(b"not zlib").decode()),
+    "a packed text cut off": lambda line: changed(pruned_positions=json.loads(line)["pruned_positions"][:-8])(line),
+    "not whole numbers": changed(pruned_positions=base64.b64encode(zlib.compress(b"123")).decode()),
+    "more than it counts": changed(pruned_positions=packed(*range(70))),
+    "a thousand times more": changed(pruned_positions=base64.b64encode(zlib.compress(bytes(10**7))).decode()),
+    "beyond the layout": changed(pruned={"x": 2}, pruned_positions=packed(5, 10**9)),
+    "below zero": changed(pruned={"x": 2}, pruned_positions=packed(-4, 3)),
+    "twice the same": changed(pruned={"x": 2}, pruned_positions=packed(4, 4)),
+    "without end": changed(pruned={"x": 2}, pruned_positions=packed(2**62, -(2**63))),
+    "a number in place of a text": changed(pruned_positions=3),
+    "a text in place of counts": changed(pruned="many"),
+    "counts that are texts": changed(pruned={"x": "2"}),
+    "a count without end": changed(pruned={"x": 10**30}),
+    "a count below zero": changed(pruned={"x": -2}),
+    "no positions": without("grown_positions"),
+    "positions that were not there": changed(pruned={"x": 1}, pruned_positions=packed(303)),
+}
+
+
+def damaged(run: Path, folder: Path, log: str, damage: Callable[[bytes], bytes]) -> Path:
+    shutil.copytree(run, folder)
+    first, *others = (folder / log).read_bytes().splitlines()
+    line = damage(first).replace(b'"STEP"', b"9" * 5000)
+    (folder / log).write_bytes(b"\n".join([line, *others]) + b"\n")
+    return folder
+
+
+@pytest.mark.parametrize("kind", [*BOTH, *POSITIONS])
+def test_a_damaged_line_of_updates_stops_a_replay_with_its_number(run: Path, tmp_path: Path, kind: str) -> None:
+    folder = damaged(run, tmp_path / "run", "reallocations.jsonl", {**BOTH, **POSITIONS}[kind])
+    with pytest.raises(InputError, match=r"line 1 of .*reallocations.jsonl"):
+        list(replay(RunFolder(folder)))
+
+
+@pytest.mark.parametrize("log", ["metrics.jsonl", "reallocations.jsonl"])
+@pytest.mark.parametrize("kind", BOTH)
+def test_a_damaged_line_stops_a_report_with_its_number(run: Path, tmp_path: Path, kind: str, log: str) -> None:
+    folder = damaged(run, tmp_path / "run", log, BOTH[kind])
+    sentence = inside("report", folder).sentence
+    assert log in sentence
+    assert "line 1" in sentence
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[]", b"{}", b'{"tensors": 3}', b'{"tensors": [{"name": 3}]}', b"[" * 100_000, b"\xff"],
+    ids=["empty", "list", "table", "number", "names", "deep", "no UTF-8"],
+)
+def test_damaged_tensors_are_a_sentence(run: Path, tmp_path: Path, content: bytes) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    (folder / "tensors.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"tensors\.json"):
+        list(replay(RunFolder(folder)))
+    assert "tensors.json" in inside("report", folder).sentence
