@@ -93,8 +93,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
         status = 1
         _say(f"there is not enough memory for this: {error}")
     except SystemExit as error:
-        status = 1
-        _say(exit_sentence(error))
+        # click itself exits where a reader of its output went away
+        refused = error.__context__ if isinstance(error.__context__, BrokenPipeError) else None
+        status = 1 if refused is None else system_status(refused)
+        _say(exit_sentence(error) if refused is None else system_sentence(refused))
     return status
 
 

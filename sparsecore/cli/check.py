@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from sparsecore.cli.output import results
-from sparsecore.cli.tables import print_table
+from sparsecore.cli.tables import console, print_table
 from sparsecore.errors import InputError
 
 if TYPE_CHECKING:
@@ -61,21 +61,20 @@ def check(
 
 
 def _print(verdict: "Verdict", checks: "Checked", examples: int | None, seed: int, stream: TextIO) -> None:
-    from rich.console import Console
     from rich.text import Text
 
     promise, outcome = verdict.promise, verdict.outcome
-    console = Console(file=stream, soft_wrap=True)
-    mark, style = outcome.mark if console.is_terminal else (f"{outcome.value:<10}", "")
+    out = console(stream, soft_wrap=True)
+    mark, style = outcome.mark if out.is_terminal else (f"{outcome.value:<10}", "")
     reason = f" ({verdict.reason})" if verdict.reason and verdict.example is None else ""
-    console.print(
+    out.print(
         Text.assemble((mark, style), f" {promise.name:<{checks.width}} {promise.sentence}{reason}"), highlight=False
     )
     if verdict.example is not None:
-        console.print(Text(f"  {verdict.reason}"), highlight=False)
+        out.print(Text(f"  {verdict.reason}"), highlight=False)
         head, rows = checks.table(verdict.example)
         print_table(head, rows, file=stream)
-        console.print(Text(f"  again: {_again(verdict, checks, examples, seed)}"), highlight=False)
+        out.print(Text(f"  again: {_again(verdict, checks, examples, seed)}"), highlight=False)
 
 
 def _again(verdict: "Verdict", checks: "Checked", examples: int | None, seed: int) -> str:

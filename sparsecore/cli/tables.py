@@ -1,11 +1,14 @@
 """Tables on standard output."""
 
 from collections.abc import Iterable, Sequence
-from typing import TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from sparsecore.cli.carrying import Done
 from sparsecore.ledger import in_words
 from sparsecore.words import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def print_table(
@@ -20,7 +23,6 @@ def print_table(
         file: standard output, if None.
     """
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -30,10 +32,20 @@ def print_table(
         table.add_column(title, justify="right" if i in right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(printable(entry)) for entry in row))  # as text: names may look like markup
-    console = Console(file=file)
+    out = console(file)
     # where nobody looks on, lines are as long as they must be, so that other programs can read them
-    console = console if console.is_terminal else Console(file=file, width=1000)
-    console.print(table)
+    (out if out.is_terminal else console(file, width=1000)).print(table)
+
+
+def console(file: TextIO | None, **options: Any) -> "Console":
+    """A console of rich that leaves the error of a reader that went away to others, as it is."""
+    from rich.console import Console
+
+    class _Console(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # noqa: PLE0704  (it is called where the error is handled)
+
+    return _Console(file=file, **options)
 
 
 def print_run(done: Done, file: TextIO) -> None:

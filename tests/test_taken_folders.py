@@ -1,0 +1,151 @@
+"""Processes that are started together take folders of their own, and only one is at work in a folder."""
+
+import json
+import subprocess
+import sys
+import tomllib
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+from command_line import SMALL, small_images
+from inside import inside, no_waiting_for_the_disk
+
+from sparsecore.errors import InputError
+from sparsecore.run.files import BusyError, Lock, new_folder
+from sparsecore.run.folder import RunFolder, new_run_folder
+from sparsecore.study.folder import new_study_folder
+from sparsecore.study.presets import study_of
+
+
+def numbered(parent: Path, seed: int) -> list[str]:
+    """Take ten numbered folders, one after another."""
+    return [new_run_folder(parent, "run", {"seed": seed}).path.name for _ in range(10)]
+
+
+def wanted(path: Path, seed: int) -> bool:
+    """Take one folder that others want, too; whether it was had."""
+    try:
+        RunFolder(path).create({"seed": seed}, {f"of-{seed}": b""})
+    except InputError:
+        return False
+    return True
+
+
+@pytest.fixture(scope="module")
+def others():
+    with ProcessPoolExecutor(3, get_context("spawn")) as processes:
+        yield processes
+
+
+def test_processes_that_take_numbered_folders_at_once_take_one_each(others, tmp_path):
+    taken = list(others.map(numbered, [tmp_path] * 3, range(3)))
+    assert sorted(name for names in taken for name in names) == sorted(f"run-{number}" for number in range(1, 31))
+    for seed, names in enumerate(taken):
+        assert all(tomllib.loads((tmp_path / name / "experiment.toml").read_text())["seed"] == seed for name in names)
+    assert len(list(tmp_path.iterdir())) == 30  # nothing else is left behind
+
+
+def test_of_processes_that_want_one_folder_one_has_it_whole(others, tmp_path):
+    for attempt in range(10):
+        path = tmp_path / str(attempt)
+        had = list(others.map(wanted, [path] * 3, range(3)))
+        assert sum(had) == 1
+        seed = had.index(True)
+        assert tomllib.loads((path / "experiment.toml").read_text())["seed"] == seed
+        assert sorted(file.name for file in path.iterdir()) == ["experiment.toml", f"of-{seed}"]
+
+
+def test_runs_that_are_started_together_without_a_folder_all_finish(tmp_path):
+    images = small_images(tmp_path / "small.npz")
+    started = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "sparsecore",
+                "train",
+                *SMALL,
+                "--data-dir",
+                str(images),
+                "--seed",
+                str(seed),
+                "--json",
+            ],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for seed in range(4)
+    ]
+    ended = [process.communicate(timeout=300) for process in started]
+    assert [process.returncode for process in started] == [0] * 4, ended
+    for seed, (stdout, _) in enumerate(ended):
+        folder = Path(json.loads(stdout)["run"])
+        assert folder.parent == tmp_path / "runs"
+        assert tomllib.loads((folder / "experiment.toml").read_text())["seed"] == seed
+    assert len(list((tmp_path / "runs").iterdir())) == 4
+
+
+def test_what_another_process_writes_aside_is_left_alone(tmp_path):
+    of_another = tmp_path / ".run.part"
+    of_another.mkdir()
+    (of_another / "mine.txt").write_text("mine")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/there.txt").write_text("there")
+    with pytest.raises(FileExistsError):
+        new_folder(tmp_path / "run", {"a.txt": b"a"})
+    new_folder(tmp_path / "other", {"a.txt": b"a"})
+    assert (of_another / "mine.txt").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".run.part", "other", "run"]
+
+
+def test_studies_of_one_name_are_numbered(tmp_path):
+    study = study_of("fig1a").only(["dpr"])
+    with no_waiting_for_the_disk():
+        (tmp_path / f"{study.name}-1").mkdir()
+        folders = [new_study_folder(tmp_path, study) for _ in range(2)]
+    assert [folder.path.name for folder in folders] == [f"{study.name}-2", f"{study.name}-3"]
+    assert folders[1].read() == study
+
+
+def test_a_lock_is_had_once_and_let_go_of(tmp_path):
+    file = tmp_path / "file"
+    file.write_bytes(b"")
+    lock = Lock(file)
+    with pytest.raises(BusyError):
+        Lock(file)
+    lock.release()
+    Lock(file).release()
+
+
+def test_a_file_system_without_locks_is_said_to_have_none(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    def refused(*_):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OSError, match="No locks") as raised:
+        Lock(tmp_path / "file")
+    assert raised.value.filename == str(tmp_path / "file")
+
+
+@pytest.mark.parametrize("command", ["train", "lottery"])
+def test_a_second_process_in_one_folder_is_refused(command, tmp_path):
+    images = small_images(tmp_path / "small.npz")
+    small = [part for part in SMALL if command == "train" or part not in ("--sparsity", "0.8")]
+    more = ["--rounds", "1"] if command == "lottery" else []
+    arguments = [command, *small, "--data-dir", images, "--set", "backend.name=numpy", *more, "--out", tmp_path / "run"]
+    with no_waiting_for_the_disk():
+        assert inside(*arguments).status == 0
+    lock = Lock(tmp_path / "run/experiment.toml")
+    try:
+        assert "another process" in inside(command, "--resume", "--out", tmp_path / "run").sentence
+    finally:
+        lock.release()
+    with no_waiting_for_the_disk():
+        assert inside(command, "--resume", "--out", tmp_path / "run").status == 0
