@@ -1,6 +1,8 @@
 """The command line: ``sparsecore train``, ``lottery``, ``plugins``, ``report``, ``check`` and ``new-strategy``."""
 
+import errno
 import io
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -74,6 +76,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status, as of :func:`main`.
     """
+    streams = sys.stdout, sys.stderr
     try:
         status: int = commands(arguments, standalone_mode=False) or 0
     except click.exceptions.Abort:
@@ -93,10 +96,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
         status = 1
         _say(f"there is not enough memory for this: {error}")
     except SystemExit as error:
-        # click itself exits where a reader of its output went away
-        refused = error.__context__ if isinstance(error.__context__, BrokenPipeError) else None
-        status = 1 if refused is None else system_status(refused)
-        _say(exit_sentence(error) if refused is None else system_sentence(refused))
+        status, sentence = 1, exit_sentence(error)
+        if (sys.stdout, sys.stderr) != streams:  # click exits and puts others there where its reader went away
+            sys.stdout, sys.stderr = streams
+            gone = BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+            status, sentence = system_status(gone), system_sentence(gone)
+        _say(sentence)
     return status
 
 
