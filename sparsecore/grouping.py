@@ -41,6 +41,10 @@ class Grouping(Protocol):
         """The units that these weights make up."""
         ...
 
+    def units_with(self, weights: Topology) -> Topology:
+        """The units that have any of these weights."""
+        ...
+
     def weights(self, units: Topology) -> Topology:
         """All weights of these units."""
         ...
@@ -94,6 +98,10 @@ class Ungrouped:
         """They themselves."""
         return topology
 
+    def units_with(self, weights: Topology) -> Topology:
+        """They themselves."""
+        return weights
+
     def weights(self, units: Topology) -> Topology:
         """They themselves."""
         return units
@@ -138,6 +146,12 @@ class Grouped:
         arrays, dtype = topology.arrays, self.layout.position_dtype
         once = [arrays.sort(units)[:: cut.size] for cut, units in zip(self.cuts, self._named(topology), strict=True)]
         return Topology.of(self.layout, arrays.cast(arrays.concatenate(once), dtype), arrays)
+
+    def units_with(self, weights: Topology) -> Topology:
+        """Every unit once, of which there is a weight."""
+        arrays = weights.arrays
+        named = np.unique(arrays.to_numpy(arrays.concatenate(self._named(weights))))
+        return Topology.of(self.layout, arrays.from_numpy(named.astype(self.layout.position_dtype)), arrays)
 
     def weights(self, units: Topology) -> Topology:
         """All weights of these units."""

@@ -93,6 +93,10 @@ class Topology:
 
     def sha256(self) -> str:
         """A fingerprint over the layout and the positions as little-endian int64."""
+        return self._sha256
+
+    @cached_property
+    def _sha256(self) -> str:
         digest = hashlib.sha256(json.dumps([self.layout.names, self.layout.shapes]).encode())
         digest.update(self.arrays.to_numpy(self.positions).astype("<i8").tobytes())
         return digest.hexdigest()

@@ -29,13 +29,21 @@ def to_csr(training: SparseTraining) -> dict[str, Tensor]:
         By name, a matrix with a row for each entry of the tensor's first side: a linear layer's weight has its own
         shape (out, in), a convolution's is (out, in·height·width). Each weight that exists is stored, also where its
         value happens to be zero; indices are int64.
+
+    Raises:
+        InputError: the model's weights are not those of the training (:meth:`SparseTraining.check`).
     """
     topology, values = training.topology, training.values()
     return {name: _csr(topology, index, values) for index, name in enumerate(topology.layout.names)}
 
 
 def squashed_copy(training: SparseTraining) -> nn.Module:
-    """A plain copy of the model as it is now, zeros baked in; the training and its model stay as they are."""
+    """A plain copy of the model as it is now, zeros baked in; the training and its model stay as they are.
+
+    Raises:
+        InputError: the model's weights are not those of the training (:meth:`SparseTraining.check`).
+    """
+    training.check()
     copied = copy.deepcopy(training.model)
     make_dense(copied)
     return copied

@@ -63,8 +63,14 @@ class Route:
         current = self._current
         return 0 if current is None else current.places.nbytes + current.computation.layer.nbytes
 
-    def enter(self) -> None:
-        """The module goes this way from now on."""
+    def enter(self, check: Callable[[str], None]) -> None:
+        """The module goes this way from now on.
+
+        Args:
+            check: called before the kernels compute with the active weights of the tensor of this name; raises an error
+                if those are not all.
+        """
+        self._check = check
         self._module.__dict__[_KEPT] = self
         cls: Any = type(self._module)
         self._module.__class__ = _routed(cls)
@@ -82,6 +88,7 @@ class Route:
         if self._is_dense:
             with torch.autocast("cpu", enabled=False):
                 return dense(x)
+        self._check(self._tensor)
         current = self._computed()
         values = self._read(self._module, current.places)
         if not _is_plain(values):  # the model has been moved

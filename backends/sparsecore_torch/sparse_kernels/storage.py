@@ -29,7 +29,7 @@ class RoutedStorage:
         self._inner = inner
         self._routes = tuple(routes)
         for route in self._routes:
-            route.enter()
+            route.enter(check=inner.check_written)
 
     def values(self) -> Tensor:
         """The N values in the order of the topology's positions."""
@@ -52,6 +52,14 @@ class RoutedStorage:
         """Take up a saved topology."""
         self._inner.restore(topology)
         self._move(topology)
+
+    def check_written(self, name: str | None = None, *, thoroughly: bool = False) -> None:
+        """Raise an :class:`InputError` if something else has written weights that do not belong to the topology."""
+        self._inner.check_written(name, thoroughly=thoroughly)
+
+    def nonzero_positions(self) -> Tensor:
+        """The positions of all nonzero weights, active or not."""
+        return self._inner.nonzero_positions()
 
     def await_gradient(self, *, dense: bool) -> None:
         """Whether the gradients of the next step are to arrive dense."""

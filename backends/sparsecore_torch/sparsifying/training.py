@@ -15,9 +15,11 @@ from sparsecore.ledger import Ledger
 from sparsecore.ranks import Ranks
 from sparsecore.state import State
 from sparsecore.topology import Topology
+from sparsecore_torch.averages import mask_
 from sparsecore_torch.distributed.replicas import replicated
 from sparsecore_torch.sparse_kernels.eligibility import Routes
 from sparsecore_torch.sparsifying import in_training
+from sparsecore_torch.sparsifying.adoption import adopted
 from sparsecore_torch.sparsifying.saved import dump, identity_of, load
 from sparsecore_torch.sparsifying.selection import Selection
 from sparsecore_torch.sparsifying.step_hooks import StepHooks
@@ -25,6 +27,9 @@ from sparsecore_torch.sparsifying.summary import Summary
 from sparsecore_torch.sparsifying.wrapped_optimizers import OptimizerLayers
 from sparsecore_torch.storages.shards import is_sharded
 from sparsecore_torch.storages.storage import Storage
+
+_CHECKED_EVERY = 100
+"""After so many steps, weights are also looked at that nobody has written to as far as torch knows."""
 
 
 @attrs.frozen(eq=False)
@@ -171,7 +176,12 @@ class SparseTraining:
         return self._alive.routes
 
     def values(self) -> Tensor:
-        """The N values, in the order of the topology's positions."""
+        """The N values, in the order of the topology's positions.
+
+        Raises:
+            InputError: as :meth:`check` does.
+        """
+        self.check()
         return self._alive.storage.values()
 
     def masks(self) -> dict[str, Tensor]:
@@ -215,10 +225,54 @@ class SparseTraining:
         self._state, self._start = state, start
         self._await_gradient()
 
+    def check(self) -> None:
+        """Check that the model's weights are those of the training; each step and each export does so, too.
+
+        Raises:
+            InputError: a weight is nonzero that is not active, or the values in compact storage belong to another
+                topology, as after loading weights of another moment; the sentence says what to do.
+        """
+        self._alive.storage.check_written(thoroughly=True)
+
+    def adopt(self) -> None:
+        """Make the model's nonzero weights the active ones, after loading weights of another moment of the training.
+
+        Where fewer weights are nonzero than there are to be, others that have been active up to now stay so, with their
+        value zero. Optimizer state goes along by position; that of weights which come into being is zero. Ranks that
+        train together all call it. To go back to a moment exactly, load the state dict of the training as well.
+
+        Raises:
+            InputError: more weights are nonzero than there are to be, a strategy remembers something of each weight, or
+                the storage is compact; nothing has changed.
+        """
+        parts = self._alive
+        self._state = adopted(parts.engine, self._state, parts.storage.nonzero_positions())
+        parts.storage.restore(self._state.topology)
+        self._is_agreed = False
+        self._await_gradient()
+
+    def mask_(self, target: nn.Module | Mapping[str, Tensor]) -> None:
+        """Make all weights zero, in place, that are not active now: of an average (EMA, SWA), or of the model itself.
+
+        Args:
+            target: a module with the model's parameters under the model's names, such as an ``AveragedModel``, also
+                inside a wrapper; or tensors by these names, such as a state dict. Others than those of the sparse
+                tensors stay as they are.
+
+        Raises:
+            InputError: a tensor is not there, or has another shape; nothing has changed.
+        """
+        mask_(self._now.topology, target)
+
     def squash(self) -> None:
-        """End: the model is a plain one, zeros baked in, and no hooks are left; twice is as good as once."""
+        """End: the model is a plain one, zeros baked in, and no hooks are left; twice is as good as once.
+
+        Raises:
+            InputError: as :meth:`check` does; the training has not ended then.
+        """
         if self._parts is None:
             return
+        self.check()
         self._parts.storage.squash()
         self._hooks.end()
         in_training.leave(self)
@@ -237,11 +291,13 @@ class SparseTraining:
         return self._state
 
     def _before_step(self) -> None:
-        pass
+        self._alive.storage.check_written(thoroughly=self._state.clock.step % _CHECKED_EVERY == 0)
 
     @torch.no_grad()
     def _after_step(self) -> None:
         self._agree()
+        if self._alive.engine.replaces_step(self._state):  # the optimizer has written nothing
+            self._alive.storage.check_written()
         self._alive.storage.enforce()
         quiet = self._alive.engine.quiet(self._state)
         self._state = self._moved() if quiet is None else quiet

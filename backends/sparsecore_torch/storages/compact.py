@@ -1,6 +1,6 @@
 """Compact storage: one Parameter of N values in the place of the dense ones, for those who want the memory."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import final
 
 import torch
@@ -14,7 +14,7 @@ from sparsecore.topology import Topology
 from sparsecore_torch.materialize import gather, places, scatter
 from sparsecore_torch.sparsifying.parameters import NamedParameter
 from sparsecore_torch.storages.compact_modules import check_modules, make_compact, make_dense
-from sparsecore_torch.storages.compact_optimizer import CompactGroup, carry_state, drop_state, gathered_state, in_place
+from sparsecore_torch.storages.compact_optimizer import CompactGroup, carry_state, gathered_state, in_place
 from sparsecore_torch.storages.compact_weights import CompactWeights, resize
 from sparsecore_torch.storages.dense_gradients import DenseGradients, world_size
 from sparsecore_torch.storages.dense_ledger import ledger_of
@@ -54,6 +54,8 @@ class CompactStorage:
         state = gathered_state(optimizer, tensors, lambda dense: _gathered(dense, topology))
         self._weights = CompactWeights(model, topology)
         make_compact(self._weights, tensors)
+        self._has_loaded_state = False
+        self._loading = optimizer.register_load_state_dict_post_hook(self._note_loading)
         self._group.take_in(self._weights.register(values.detach().to(dtype, copy=True)), state)
 
     def values(self) -> Tensor:
@@ -68,6 +70,7 @@ class CompactStorage:
 
     def enforce(self) -> None:
         """What is inactive does not exist; but dense gradients of several ranks become those of all."""
+        self._has_loaded_state = False
         if self._weights.dense_gradients is not None:
             self._weights.dense_gradients.reduce(self._weights.topology)
 
@@ -75,23 +78,46 @@ class CompactStorage:
     def reallocate(self, reallocation: Reallocation) -> None:
         """Move to the new topology and its values; state and gradients are carried along, zero where a weight grew."""
         _check_size(reallocation.before.size, reallocation.after.size)
+        self._weights.check_copies()
         values = self._weights.values
         carry_state(self._optimizer, values, reallocation.carry)
         gradient = None if values.grad is None else in_place(values.grad, reallocation.carry(values.grad))
         resize(values, reallocation.after.size)
         values.grad = gradient
-        self._weights.topology = reallocation.after
+        self._weights.move(reallocation.after)
         self.set_values(reallocation.values)
 
+    @torch.no_grad()
     def restore(self, topology: Topology) -> None:
         """Take up a saved topology; the values are those that the model has loaded, or will load.
 
-        Where a strategy has changed the number of weights, only what has its topology can load its values.
+        The optimizer's state and the gradient go along by position, unless the optimizer has loaded a state since the
+        last step. Where a strategy has changed the number of weights, only what has its topology can load its values.
         """
-        if topology.size != self._weights.topology.size:
-            drop_state(self._optimizer, self._weights.values)
-            resize(self._weights.values, topology.size)
+        before, values = self._weights.topology, self._weights.values
+        carry = carrier(before, topology)
+        if not self._has_loaded_state:
+            carry_state(self._optimizer, values, carry)
+        gradient = None if values.grad is None else carry(values.grad)
+        resize(values, topology.size)
+        values.grad = gradient
         self._weights.topology = topology
+
+    def check_written(self, name: str | None = None, *, thoroughly: bool = False) -> None:  # noqa: ARG002
+        """Raise an :class:`InputError` if the values belong to another topology."""
+        self._weights.check()
+
+    def nonzero_positions(self) -> Tensor:
+        """There is no place for weights that are not active.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(
+            "compact storage has no place for weights that are not active, so that there is nothing to adopt: load the "
+            "state dict of the training that was saved with the model's, training.load_state_dict(), "
+            "or take storage='masked'"
+        )
 
     def await_gradient(self, *, dense: bool) -> None:
         """Whether dense gradients are collected until the next step; those of the last one are let go."""
@@ -109,6 +135,8 @@ class CompactStorage:
     @torch.no_grad()
     def squash(self) -> None:
         """End: plain dense Parameters under their old names, on the model and in the optimizer."""
+        self._weights.check()
+        self._loading.remove()
         self.await_gradient(dense=False)
         values, topology = self._weights.values, self._weights.topology
         dense = make_dense(self._weights.model)
@@ -118,9 +146,23 @@ class CompactStorage:
                 parameter.grad = _dense(values.grad, index, topology)
         self._group.take_out(values, parameters, lambda entries, index: _dense(entries, index, topology))
 
+    def _note_loading(self, _: Optimizer) -> None:
+        self._has_loaded_state = True
+
     def ledger(self) -> Ledger:
         """Bytes of values, positions, gradients and optimizer state, dense parameters included."""
         return ledger_of(self._optimizer, [self._weights.topology.positions])
+
+
+def carrier(before: Topology, after: Topology) -> Callable[[Tensor], Tensor]:
+    """A function that takes one entry a weight from one topology to another by position; zero where there was none."""
+    slots = torch.searchsorted(before.positions, after.positions).clamp_(max=before.size - 1)
+    found = before.positions[slots] == after.positions
+
+    def carry(entries: Tensor) -> Tensor:
+        return torch.where(found, entries[slots], torch.zeros((), dtype=entries.dtype, device=entries.device))
+
+    return carry
 
 
 def _check_size(before: int, after: int) -> None:

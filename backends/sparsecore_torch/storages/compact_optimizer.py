@@ -120,12 +120,6 @@ def carry_state(optimizer: Optimizer, values: nn.Parameter, carry: Callable[[Ten
             state[key] = in_place(content, carry(content))
 
 
-def drop_state(optimizer: Optimizer, values: nn.Parameter) -> None:
-    """Let go of state that is one number a weight."""
-    if any(_has_shape(content, values.shape) for content in optimizer.state.get(values, {}).values()):
-        del optimizer.state[values]
-
-
 def in_place(tensor: Tensor, entries: Tensor) -> Tensor:
     """The tensor with these entries; another one, if there are more or fewer of them."""
     return tensor.copy_(entries) if tensor.shape == entries.shape else entries

@@ -2,7 +2,9 @@
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 import attrs
 import torch
@@ -18,6 +20,8 @@ from sparsecore_torch.storages.saved_tensors import SavedTensors
 
 VALUES = "sparse_values"
 """The name under which the N values are registered on the model."""
+TOPOLOGY = "sparse_topology"
+"""The name of their topology's fingerprint in the model's state dict, beside the values."""
 
 
 class CompactWeights:
@@ -33,6 +37,9 @@ class CompactWeights:
         self.model = model
         self.topology = topology
         self.dense_gradients: DenseGradients | None = None
+        self._values_of: Topology | str = topology  # or the fingerprint of one, as it was loaded
+        self._copies: WeakSet[CompactWeights] = WeakSet()
+        self._known_version = 0  # of the values of a copy: that of new tensors
         self._saved = SavedTensors()
         self._pieces: tuple[Tensor, ...] = ()
         self._hooks: tuple[int, ...] = ()
@@ -47,7 +54,10 @@ class CompactWeights:
         self.model.register_parameter(VALUES, Parameter(values))
         before = self.model.register_forward_pre_hook(self._before, prepend=True)
         after = self.model.register_forward_hook(self._after, always_call=True)
-        self._hooks = (before.id, after.id)
+        model: Any = self.model
+        saved = model.register_state_dict_post_hook(partial(_add_fingerprint, self))
+        loading = model.register_load_state_dict_pre_hook(self._take_fingerprint)
+        self._hooks = (before.id, after.id, saved.id, loading.id)
         return self.values
 
     def unregister(self) -> None:
@@ -57,6 +67,8 @@ class CompactWeights:
             self.model._forward_pre_hooks,
             self.model._forward_hooks,
             self.model._forward_hooks_always_called,
+            self.model._state_dict_hooks,
+            self.model._load_state_dict_pre_hooks,
         ):
             for identity in self._hooks:
                 hooks.pop(identity, None)
@@ -70,6 +82,67 @@ class CompactWeights:
         values: Any = self.model._parameters[VALUES]
         return values  # type: ignore[no-any-return]
 
+    def move(self, topology: Topology) -> None:
+        """The values are, or are about to be, those of another topology."""
+        self.topology = self._values_of = topology
+
+    def check(self) -> None:
+        """Raise an :class:`InputError` if the values belong to another topology than that of the training."""
+        if self._values_of is self.topology:
+            return
+        if self.fingerprint != _fingerprint(self.topology):
+            raise InputError(
+                "the values of the model belong to another topology than that of its training: in compact storage, the "
+                "state dicts of model and training that were saved together must both be loaded, in any order: "
+                "model.load_state_dict(...) and training.load_state_dict(...)"
+            )
+        self._values_of = self.topology
+
+    def check_copies(self) -> None:
+        """Raise an :class:`InputError` if a copy of the model is kept as an average, which weights that move mix up."""
+        for copied in list(self._copies):
+            values = copied.model._parameters.get(VALUES)  # None where the copy is a plain one by now
+            if values is not None and values.grad is None and values._version != copied._known_version:
+                raise InputError(
+                    "weights are about to move, and a copy of the model has been written to as averages of weights are "
+                    "(EMA, SWA): in compact storage its entries would be averaged with those of other weights; take "
+                    "storage='masked' for averages"
+                )
+
+    @property
+    def fingerprint(self) -> str:
+        """That of the topology which the values belong to, whatever the training's is now."""
+        return _fingerprint(self._values_of)
+
+    def _take_fingerprint(
+        self,
+        _: nn.Module,
+        state: dict[str, Any],
+        prefix: str,
+        __: Any,
+        ___: bool,
+        ____: list[str],
+        _____: list[str],
+        errors: list[str],
+    ) -> None:
+        """Remember which topology the values are of that are about to be loaded."""
+        saved, values = state.pop(prefix + TOPOLOGY, None), state.get(prefix + VALUES)
+        if values is None:
+            return
+        if not isinstance(saved, Tensor) or saved.dtype is not torch.uint8 or saved.shape != (32,):
+            raise InputError(
+                f"the state dict has {prefix + VALUES!r} without {prefix + TOPOLOGY!r}, which tells where they lie; "
+                "load all that model.state_dict() gave"
+            )
+        if values.shape != self.values.shape:
+            errors.append(
+                f"{prefix + VALUES} has {len(values)} values there and {len(self.values)} here; call "
+                "training.load_state_dict() first, with the state that was saved together with them"
+            )
+            return
+        self._values_of = bytes(saved.tolist()).hex()
+        self._known_version = self.values._version + 1  # loading writes once
+
     def _dense(self, index: int, dtype: torch.dtype) -> Tensor:
         """The tensor of this index, zero where no weight is; its gradient arrives at the values."""
         if self.values.device != self.topology.positions.device:
@@ -77,6 +150,7 @@ class CompactWeights:
                 f"the model has moved from {self.topology.positions.device} to {self.values.device} since sparsify was "
                 "called; move the model to its device first"
             )
+        self.check()
         if are_transforms_active():
             return _transformable(self.entries(index), self.topology, index, dtype)
         dense = _materialize(self.entries(index), self, index, dtype)
@@ -96,6 +170,7 @@ class CompactWeights:
 
     def _begin(self) -> None:
         """Before a forward pass of the model: one split for all layers, which makes one gradient in one go."""
+        self.check()
         self._pieces = torch.split(self.values, self.topology.counts.tolist())
         if not are_transforms_active():  # they do without hooks on saved tensors
             self._saved.enter()
@@ -135,6 +210,8 @@ class CompactWeights:
         copied = memo[id(self)] = CompactWeights.__new__(CompactWeights)
         copied.__init__(copy.deepcopy(self.model, memo), self.topology)  # type: ignore[misc]
         copied._hooks = self._hooks  # they have the same keys there
+        copied._values_of = self._values_of
+        self._copies.add(copied)
         return copied
 
 
@@ -196,6 +273,14 @@ def resize(values: Parameter, size: int) -> None:
     # while some loss is alive autograd remembers the old shape, unless there is another dtype in between
     values.data = values.data.new_empty(0, dtype=other)
     values.data = values.data.new_zeros(size, dtype=dtype)
+
+
+def _add_fingerprint(weights: CompactWeights, _: nn.Module, state: dict[str, Any], prefix: str, __: Any) -> None:
+    state[prefix + TOPOLOGY] = torch.tensor(list(bytes.fromhex(weights.fingerprint)), dtype=torch.uint8)
+
+
+def _fingerprint(topology: Topology | str) -> str:
+    return topology if isinstance(topology, str) else topology.sha256()
 
 
 def _slots(topology: Topology, index: int) -> slice:

@@ -18,6 +18,7 @@ from sparsecore_torch.sparsifying.parameters import NamedParameter
 from sparsecore_torch.storages.arrival import Arrival
 from sparsecore_torch.storages.bits import Bits
 from sparsecore_torch.storages.dense_ledger import ledger_of
+from sparsecore_torch.storages.foreign_writes import ForeignWrites
 from sparsecore_torch.storages.shards import whole
 
 
@@ -43,6 +44,7 @@ class MaskedStorage:
         self._parameters = {one.name: one.parameter for one in tensors}
         self._bits = {name: Bits(mask_of(topology, name), parameter) for name, parameter in self._parameters.items()}
         self._arrival = Arrival(optimizer, self._parameters, self._bits)
+        self._written = ForeignWrites(lambda: self._parameters, self._bits)
         # parameters that outlive their training are plain ones again
         finalize(self, self._arrival.end).atexit = False
         self.set_values(values)
@@ -58,14 +60,14 @@ class MaskedStorage:
         for name, parameter in self._parameters.items():
             slots = self._topology.slots(name)
             parameter.copy_(scatter(values[slots], indices_of(self._topology, name), parameter.shape))
+        self._written.note()
 
     def enforce(self) -> None:
         """Make inactive weights and their optimizer state exactly zero."""
         for name, parameter in self._parameters.items():
-            bits = self._bits[name]
-            bits.fill(parameter)
-            for state in state_tensors(self._optimizer, parameter):
-                bits.fill(state)
+            self._bits[name].fill(parameter)
+        self._clean_state()
+        self._written.note()
 
     def reallocate(self, reallocation: Reallocation) -> None:
         """Move to the new topology and its values; survivors stay where they are, and so does their state."""
@@ -75,9 +77,19 @@ class MaskedStorage:
         self._clean()
 
     def restore(self, topology: Topology) -> None:
-        """Take up a saved topology."""
+        """Take up a topology; no weight is changed, as the model's may be those of it, or still to be loaded."""
         self._move(topology)
-        self._clean()
+        self._clean_state()
+        self._clean_gradients()
+        self._written.forget()
+
+    def check_written(self, name: str | None = None, *, thoroughly: bool = False) -> None:
+        """Raise an :class:`InputError` if weights that are not active are nonzero."""
+        self._written.check(name, thoroughly=thoroughly)
+
+    def nonzero_positions(self) -> Tensor:
+        """The positions of all nonzero weights, active or not."""
+        return nonzero_of(self._parameters, self._topology)
 
     def await_gradient(self, *, dense: bool) -> None:
         """Whether the gradients of the next step are to arrive dense."""
@@ -111,6 +123,14 @@ class MaskedStorage:
 
     def _clean(self) -> None:
         self.enforce()
+        self._clean_gradients()
+
+    def _clean_state(self) -> None:
+        for name, parameter in self._parameters.items():
+            for state in state_tensors(self._optimizer, parameter):
+                self._bits[name].fill(state)
+
+    def _clean_gradients(self) -> None:
         for name, parameter in self._parameters.items():
             if parameter.grad is not None:
                 self._bits[name].fill(parameter.grad)
@@ -122,6 +142,12 @@ def gathered(parameters: Mapping[str, Tensor], topology: Topology) -> Tensor:
     return torch.cat(
         [gather(whole(parameter), indices_of(topology, name)).to(dtype) for name, parameter in parameters.items()]
     )
+
+
+def nonzero_of(parameters: Mapping[str, Tensor], topology: Topology) -> Tensor:
+    """The positions in the layout of the nonzero entries of dense tensors, ascending, int64."""
+    offsets = zip(parameters.values(), topology.layout.offsets, strict=False)
+    return torch.cat([whole(parameter).reshape(-1).nonzero().view(-1) + offset for parameter, offset in offsets])
 
 
 def indices_of(topology: Topology, name: str) -> Tensor:

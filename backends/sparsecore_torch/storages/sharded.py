@@ -19,7 +19,8 @@ from sparsecore_torch.sparsifying.optimizer_state import state_tensors
 from sparsecore_torch.sparsifying.parameters import NamedParameter
 from sparsecore_torch.storages.bits import Bits
 from sparsecore_torch.storages.dense_ledger import ledger_of
-from sparsecore_torch.storages.masked import gathered, indices_of, mask_of
+from sparsecore_torch.storages.foreign_writes import ForeignWrites
+from sparsecore_torch.storages.masked import gathered, indices_of, mask_of, nonzero_of
 from sparsecore_torch.storages.shards import local, shard_of, whole
 
 
@@ -47,6 +48,7 @@ class ShardedStorage:
             name: Bits(shard_of(mask_of(topology, name), one.parameter), local(one.parameter))
             for name, one in self._tensors.items()
         }
+        self._written = ForeignWrites(lambda: {name: local(one) for name, one in self._parameters.items()}, self._bits)
         self._dense = False
         self._handles = [
             one.parameter.register_post_accumulate_grad_hook(self._hook(name))  # type: ignore[no-untyped-call]
@@ -66,13 +68,14 @@ class ShardedStorage:
             slots = self._topology.slots(name)
             dense = scatter(values[slots], indices_of(self._topology, name), parameter.shape)
             local(parameter).copy_(shard_of(dense, parameter))
+        self._written.note()
 
     def enforce(self) -> None:
         """Make inactive weights and their optimizer state exactly zero."""
         for name, parameter in self._parameters.items():
             self._bits[name].fill(local(parameter))
-            for state in state_tensors(self._optimizer, parameter):
-                self._bits[name].fill(local(state))
+        self._clean_state()
+        self._written.note()
 
     def reallocate(self, reallocation: Reallocation) -> None:
         """Move to the new topology and its values; survivors stay where they are, and so does their state."""
@@ -82,9 +85,19 @@ class ShardedStorage:
         self._clean()
 
     def restore(self, topology: Topology) -> None:
-        """Take up a saved topology."""
+        """Take up a topology; no weight is changed, as the model's may be those of it, or still to be loaded."""
         self._move(topology)
-        self._clean()
+        self._clean_state()
+        self._clean_gradients()
+        self._written.forget()
+
+    def check_written(self, name: str | None = None, *, thoroughly: bool = False) -> None:
+        """Raise an :class:`InputError` if weights of this rank's shards that are not active are nonzero."""
+        self._written.check(name, thoroughly=thoroughly)
+
+    def nonzero_positions(self) -> Tensor:
+        """The positions of all nonzero weights, active or not, gathered tensor by tensor."""
+        return nonzero_of(self._parameters, self._topology)
 
     def await_gradient(self, *, dense: bool) -> None:
         """Whether the gradients of the next step are to stay dense."""
@@ -135,6 +148,14 @@ class ShardedStorage:
 
     def _clean(self) -> None:
         self.enforce()
+        self._clean_gradients()
+
+    def _clean_state(self) -> None:
+        for name, parameter in self._parameters.items():
+            for state in state_tensors(self._optimizer, parameter):
+                self._bits[name].fill(local(state))
+
+    def _clean_gradients(self) -> None:
         for name, parameter in self._parameters.items():
             if parameter.grad is not None:
                 self._bits[name].fill(local(parameter.grad))

@@ -33,7 +33,24 @@ class Storage(Protocol):
         ...
 
     def restore(self, topology: Topology) -> None:
-        """Take up a saved topology; the values are those that the model has loaded, or will load."""
+        """Take up a topology; the values are those that the model has loaded, or will load, and none is changed."""
+        ...
+
+    def check_written(self, name: str | None = None, *, thoroughly: bool = False) -> None:
+        """Raise an :class:`InputError` if something else has written weights that do not belong to the topology.
+
+        Args:
+            name: the tensor to look at; all where it is None.
+            thoroughly: whether tensors are looked at that have not been written to as far as torch knows.
+        """
+        ...
+
+    def nonzero_positions(self) -> Tensor:
+        """The positions of all nonzero weights, active or not; ascending, int64.
+
+        Raises:
+            InputError: the storage has no place for weights that are not active.
+        """
         ...
 
     def await_gradient(self, *, dense: bool) -> None:
