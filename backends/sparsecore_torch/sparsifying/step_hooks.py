@@ -26,8 +26,9 @@ class StepHooks:
     Args:
         layers: the optimizer and its wrappers.
         is_replaced: whether the step about to be taken is to be left out.
-        before: called before a step that is not left out.
-        after: called after each step, but for those that a GradScaler has skipped.
+        before: called before each step.
+        skipped: called after a step that a GradScaler has told the optimizer to skip.
+        after: called after each other step, with whether it was left out.
     """
 
     def __init__(
@@ -36,9 +37,11 @@ class StepHooks:
         *,
         is_replaced: Callable[[], bool],
         before: Callable[[], None],
-        after: Callable[[], None],
+        skipped: Callable[[], None],
+        after: Callable[[bool], None],
     ) -> None:
-        self._is_replaced, self._act_before, self._act_after = is_replaced, before, after
+        self._is_replaced, self._act_before, self._act_skipped, self._act_after = is_replaced, before, skipped, after
+        self._was_replaced = False
         self._is_within_wrapper = False
         self._is_waiting = False
         self._stand_ins: dict[int, Optimizer] = {}
@@ -60,9 +63,9 @@ class StepHooks:
         if self._is_waiting:  # the wrapper has raised, or takes several steps in one of its own
             self._is_within_wrapper = False
             self._follow()
+        self._act_before()
         replaced = self._replace(optimizer, given, named)
-        if replaced is None:
-            self._act_before()
+        self._was_replaced = replaced is not None
         return replaced
 
     def _replace(self, optimizer: Optimizer, given: tuple[Any, ...], named: dict[str, Any]) -> Given | None:
@@ -80,6 +83,7 @@ class StepHooks:
 
     def _after(self, optimizer: Optimizer, _: tuple[Any, ...], __: dict[str, Any]) -> None:
         if step_was_skipped(optimizer):
+            self._act_skipped()
             return
         self._is_waiting = True
         if not self._is_within_wrapper:
@@ -97,7 +101,7 @@ class StepHooks:
 
     def _follow(self) -> None:
         self._is_waiting = False
-        self._act_after()
+        self._act_after(self._was_replaced)
 
 
 def after_closure(given: tuple[Any, ...], named: dict[str, Any], action: Callable[[], None]) -> Given | None:

@@ -20,6 +20,7 @@ from sparsecore_torch.distributed.replicas import replicated
 from sparsecore_torch.sparse_kernels.eligibility import Routes
 from sparsecore_torch.sparsifying import in_training
 from sparsecore_torch.sparsifying.adoption import adopted
+from sparsecore_torch.sparsifying.missed_steps import StepWatch
 from sparsecore_torch.sparsifying.saved import dump, identity_of, load
 from sparsecore_torch.sparsifying.selection import Selection
 from sparsecore_torch.sparsifying.step_hooks import StepHooks
@@ -125,10 +126,12 @@ class SparseTraining:
         self._start = tuple(map(int, state.topology.counts))
         self._identity = identity_of(parts.engine, state, parts.sparsity)
         self._is_agreed = False
+        self._watch = StepWatch(parts.model, parts.selection.sparse, parts.optimizer)
         self._hooks = StepHooks(
             parts.optimizer,
             is_replaced=lambda: parts.engine.replaces_step(self._state),
             before=self._before_step,
+            skipped=lambda: self._watch.end_step(is_taken=False),
             after=self._after_step,
         )
         self._await_gradient()
@@ -194,7 +197,7 @@ class SparseTraining:
 
     def summary(self) -> Summary:
         """A table for ``print``: the sparse tensors and their densities, and why the others are dense."""
-        parts = self._alive
+        parts = self._checked
         # to gather what is spread over ranks takes all of them, and a summary may be asked for by one
         is_spread = any(is_sharded(one.parameter) for one in parts.selection.sparse)
         zeros = None if is_spread else int((parts.storage.values() == 0).sum())
@@ -209,7 +212,7 @@ class SparseTraining:
         Raises:
             DisagreementError: another rank saves at the same step, and holds other values.
         """
-        self._alive.ranks.compare_saved(self._state.clock, self._compared)
+        self._checked.ranks.compare_saved(self._state.clock, self._compared)
         return dump(self._alive.engine, self._now, self._identity, self._start)
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
@@ -232,7 +235,7 @@ class SparseTraining:
             InputError: a weight is nonzero that is not active, or the values in compact storage belong to another
                 topology, as after loading weights of another moment; the sentence says what to do.
         """
-        self._alive.storage.check_written(thoroughly=True)
+        self._checked.storage.check_written(thoroughly=True)
 
     def adopt(self) -> None:
         """Make the model's nonzero weights the active ones, after loading weights of another moment of the training.
@@ -275,6 +278,7 @@ class SparseTraining:
         self.check()
         self._parts.storage.squash()
         self._hooks.end()
+        self._watch.end()
         in_training.leave(self)
         self._parts.optimizer.forget()
         self._parts = None
@@ -286,15 +290,24 @@ class SparseTraining:
         return self._parts
 
     @property
+    def _checked(self) -> Parts:
+        """The parts, if the model still holds the Parameters that were made sparse."""
+        parts = self._alive
+        self._watch.check_parameters()
+        return parts
+
+    @property
     def _now(self) -> State:
         _ = self._alive  # raises once the training has ended
         return self._state
 
     def _before_step(self) -> None:
+        self._watch.begin_step()
         self._alive.storage.check_written(thoroughly=self._state.clock.step % _CHECKED_EVERY == 0)
 
     @torch.no_grad()
-    def _after_step(self) -> None:
+    def _after_step(self, was_replaced: bool) -> None:
+        self._watch.end_step(is_taken=not was_replaced)
         self._agree()
         if self._alive.engine.replaces_step(self._state):  # the optimizer has written nothing
             self._alive.storage.check_written()
