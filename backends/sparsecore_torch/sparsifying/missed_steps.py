@@ -210,6 +210,12 @@ class _Place:
     parameter: nn.Parameter
 
 
+def trained_parameters(model: nn.Module, tensors: Sequence[NamedParameter]) -> list[nn.Parameter]:
+    """What the optimizer trains for the sparse tensors: these, or the one Parameter of compact storage."""
+    values: Any = model._parameters.get(VALUES)
+    return [one.parameter for one in tensors] if values is None else [values]
+
+
 def _places(model: nn.Module, tensors: Sequence[NamedParameter]) -> list[_Place]:
     """Where the Parameters are that the optimizer trains; fully_shard replaces its own as it computes."""
     if VALUES in model._parameters:

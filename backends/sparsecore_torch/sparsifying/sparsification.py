@@ -140,12 +140,15 @@ def sparsify(
     group = group_of(layers.stepping, selection.sparse[0].parameter)
     warn_of_lost_weights(selection.sparse, state.topology)
     claims = [Claim.of(one) for one in selection.sparse]
+
+    def store(layers: OptimizerLayers, topology: Topology, values: Tensor) -> Storage:
+        return choice.apply(STORAGES[storage](given, selection, layers, topology, values), topology)
+
     with undone_on_failure(model, layers, selection.sparse, in_place=storage in _IN_PLACE):
         layers.remember()
-        stored = STORAGES[storage](given, selection, layers, state.topology, values)
-        stored = choice.apply(stored, state.topology)
+        stored = store(layers, state.topology, values)
         ranks = present_ranks()
-        parts = Parts(model, layers, selection, claims, engine, stored, choice.routes, ranks, sparsity, group)
+        parts = Parts(model, layers, selection, claims, engine, store, stored, choice.routes, ranks, sparsity, group)
         return SparseTraining(parts, state)
 
 

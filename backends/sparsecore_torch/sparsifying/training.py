@@ -1,7 +1,7 @@
 """Sparse training of somebody's own model, from one optimizer step to the next."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 from typing import Any, final
 
@@ -20,12 +20,19 @@ from sparsecore_torch.distributed.replicas import replicated
 from sparsecore_torch.sparse_kernels.eligibility import Routes
 from sparsecore_torch.sparsifying import in_training
 from sparsecore_torch.sparsifying.adoption import adopted
-from sparsecore_torch.sparsifying.missed_steps import StepWatch
+from sparsecore_torch.sparsifying.missed_steps import StepWatch, trained_parameters
+from sparsecore_torch.sparsifying.optimizer_state import check_optimizer, group_of
+from sparsecore_torch.sparsifying.rollback import undone_on_failure
 from sparsecore_torch.sparsifying.saved import dump, identity_of, load
 from sparsecore_torch.sparsifying.selection import Selection
 from sparsecore_torch.sparsifying.step_hooks import StepHooks
 from sparsecore_torch.sparsifying.summary import Summary
-from sparsecore_torch.sparsifying.wrapped_optimizers import OptimizerLayers
+from sparsecore_torch.sparsifying.wrapped_optimizers import (
+    OptimizerLayers,
+    check_exchange,
+    exchange,
+    layers_of,
+)
 from sparsecore_torch.storages.shards import is_sharded
 from sparsecore_torch.storages.storage import Storage
 
@@ -43,6 +50,7 @@ class Parts:
         selection: which tensors are sparse.
         claims: on these tensors, so that no other training takes them.
         engine: decides what moves.
+        store: makes the storage anew, of the plain model and an optimizer.
         storage: where the weights lie.
         routes: which layers run through the sparse kernels.
         ranks: the processes that train together.
@@ -55,6 +63,7 @@ class Parts:
     selection: Selection
     claims: Sequence[in_training.Claim]
     engine: Engine
+    store: Callable[[OptimizerLayers, Topology, Tensor], Storage]
     storage: Storage
     routes: Routes
     ranks: Ranks
@@ -126,15 +135,7 @@ class SparseTraining:
         self._start = tuple(map(int, state.topology.counts))
         self._identity = identity_of(parts.engine, state, parts.sparsity)
         self._is_agreed = False
-        self._watch = StepWatch(parts.model, parts.selection.sparse, parts.optimizer)
-        self._hooks = StepHooks(
-            parts.optimizer,
-            is_replaced=lambda: parts.engine.replaces_step(self._state),
-            before=self._before_step,
-            skipped=lambda: self._watch.end_step(is_taken=False),
-            after=self._after_step,
-        )
-        self._await_gradient()
+        self._begin(parts)
         in_training.enter(self, parts.claims)  # last: what fails before it leaves no claim
 
     def __deepcopy__(self, _: dict[int, Any]) -> "SparseTraining":
@@ -267,6 +268,32 @@ class SparseTraining:
         """
         mask_(self._now.topology, target)
 
+    def follow(self, optimizer: Any) -> None:
+        """Go on with another optimizer: from now on it is the one whose steps are followed.
+
+        Topology, weights, memories and time stay. Call it between two steps, before the gradients of the next; in
+        compact storage, before the optimizer's first step.
+
+        Args:
+            optimizer: made of the parameters that the model has now; it may be wrapped.
+
+        Raises:
+            InputError: it cannot be used; the training goes on with the optimizer that it has.
+        """
+        parts, layers = self._checked, layers_of(optimizer)
+        old = trained_parameters(parts.model, parts.selection.sparse)
+        check_exchange(layers, old, parts.optimizer)
+        topology, values = self.topology, parts.storage.values()
+        self._release()
+        exchange(layers, old, [one.parameter for one in parts.selection.sparse])
+        try:
+            self._resume(layers, topology, values)
+        except BaseException:
+            self._resume(parts.optimizer, topology, values)
+            now = trained_parameters(parts.model, parts.selection.sparse)
+            exchange(layers, [one.parameter for one in parts.selection.sparse], now)
+            raise
+
     def squash(self) -> None:
         """End: the model is a plain one, zeros baked in, and no hooks are left; twice is as good as once.
 
@@ -276,12 +303,37 @@ class SparseTraining:
         if self._parts is None:
             return
         self.check()
-        self._parts.storage.squash()
+        self._release()
+        in_training.leave(self)
+        self._parts = None
+
+    def _begin(self, parts: Parts) -> None:
+        self._watch = StepWatch(parts.model, parts.selection.sparse, parts.optimizer)
+        self._hooks = StepHooks(
+            parts.optimizer,
+            is_replaced=lambda: parts.engine.replaces_step(self._state),
+            before=self._before_step,
+            skipped=lambda: self._watch.end_step(is_taken=False),
+            after=self._after_step,
+        )
+        self._await_gradient()
+
+    def _release(self) -> None:
+        parts = self._alive
+        parts.storage.squash()
         self._hooks.end()
         self._watch.end()
-        in_training.leave(self)
-        self._parts.optimizer.forget()
-        self._parts = None
+        parts.optimizer.forget()
+
+    def _resume(self, layers: OptimizerLayers, topology: Topology, values: Tensor) -> None:
+        parts = self._alive
+        check_optimizer(layers.stepping, parts.selection.sparse)
+        group = group_of(layers.stepping, parts.selection.sparse[0].parameter)
+        with undone_on_failure(parts.model, layers, parts.selection.sparse, in_place=True):
+            layers.remember()
+            storage = parts.store(layers, topology, values)
+            self._parts = attrs.evolve(parts, optimizer=layers, storage=storage, learning_rate_group=group)
+            self._begin(self._parts)
 
     @property
     def _alive(self) -> Parts:

@@ -6,7 +6,7 @@ from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 import attrs
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsecore.errors import InputError
@@ -171,6 +171,43 @@ def check_replaceable(layers: OptimizerLayers, tensors: Sequence[NamedParameter]
                 "own; compact storage replaces parameters, which it would not see; take storage='masked', or give "
                 "sparsify the optimizer without it"
             )
+
+
+def check_exchange(layers: OptimizerLayers, trained: Sequence[nn.Parameter], before: OptimizerLayers) -> None:
+    """Raise an :class:`InputError` unless another optimizer holds what the one before it trained.
+
+    Args:
+        layers: the other one.
+        trained: the sparse Parameters, or the one of compact storage.
+        before: the optimizer before it.
+    """
+    if layers.stepping is before.stepping:
+        return
+    held = _parameters(layers.stepping)
+    missing = sum(id(parameter) not in held for parameter in trained)
+    if missing:
+        raise InputError(
+            f"{type(layers.stepping).__name__} does not hold {missing} of the {len(trained)} Parameters in sparse "
+            "training; make it of those that the model has now"
+        )
+    if len(trained) == 1 and trained[0].ndim == 1 and layers.stepping.state.get(trained[0]):
+        raise InputError(
+            f"{type(layers.stepping).__name__} has taken steps already, and compact storage cannot take its state "
+            "over; call follow(optimizer) before its first step"
+        )
+
+
+def exchange(layers: OptimizerLayers, old: Sequence[nn.Parameter], new: Sequence[nn.Parameter]) -> None:
+    """Let Parameters take the place of others in the param group that holds the first of these."""
+    if all(one is other for one, other in zip(old, new, strict=False)):
+        return
+    gone = {id(parameter) for parameter in old}
+    for group in layers.stepping.param_groups:
+        parameters = group["params"]
+        places = [place for place, parameter in enumerate(parameters) if id(parameter) in gone]
+        if places:
+            rest = [parameter for parameter in parameters if id(parameter) not in gone]
+            parameters[:] = [*rest[: places[0]], *new, *rest[places[0] :]]
 
 
 def _attribute_tensors(layer: Any) -> Iterator[tuple[str, Tensor]]:

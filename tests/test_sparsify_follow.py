@@ -1,0 +1,89 @@
+"""Another optimizer takes over in the midst of sparse training."""
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from sparsify_examples import everything, mlp, often, sgd, train  # noqa: E402
+from wrapped_optimizers import Accelerated  # noqa: E402
+
+from sparsecore.errors import InputError  # noqa: E402
+from sparsecore_torch import sparsify  # noqa: E402
+
+WAYS = {
+    "masks": {},
+    "compact": {"storage": "compact"},
+    "sparse kernels": {"kernels": "sparse"},
+    "compact, sparse kernels": {"storage": "compact", "kernels": "sparse"},
+}
+
+
+def started(way):
+    if "kernels" in WAYS[way]:
+        pytest.importorskip("sparsecore_cpu")
+    model = mlp()
+    optimizer = sgd(model)
+    training = sparsify(model, optimizer, strategy=often(every=2), sparsity=0.75, **WAYS[way])
+    train(model, optimizer, range(3))
+    return model, optimizer, training
+
+
+@pytest.mark.parametrize("wrap", [lambda inner: inner, Accelerated], ids=["plain", "wrapped"])
+@pytest.mark.parametrize("way", WAYS)
+def test_another_optimizer_goes_on_as_if_it_had_been_stepped_without_state_from_there(way, wrap):
+    model, optimizer, training = started(way)
+    # the same from here on, as the optimizer of the start with its state taken away
+    twin, same, expected = started(way)
+    same.state.clear()
+    for group in same.param_groups:
+        group.update(lr=0.05, momentum=0.5)
+    other = wrap(torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.5, weight_decay=1e-3))
+    topology = training.topology
+    training.follow(other)
+    assert torch.equal(training.topology.positions, topology.positions)
+    train(model, other, range(3, 9))
+    train(twin, same, range(3, 9))
+    assert (training.step, training.updates) == (9, 4) == (expected.step, expected.updates)
+    assert torch.equal(training.topology.positions, expected.topology.positions)
+    assert torch.equal(training.values(), expected.values())
+    assert not any(value for key, value in vars(optimizer).items() if "hook" in key)
+    training.squash()
+    expected.squash()
+    for mine, its in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(mine, its)
+    assert sum(len(group["params"]) for group in other.param_groups) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_optimizer_that_is_left_steps_past_nobody(way):
+    model, optimizer, training = started(way)
+    other = torch.optim.AdamW(model.parameters(), lr=0.01)
+    training.follow(other)
+    optimizer.step()
+    assert training.step == 3
+    train(model, other, range(6))
+    assert training.step == 9
+
+
+UNUSABLE = {
+    "no optimizer": (lambda model: None, "takes an optimizer of torch.optim"),  # noqa: ARG005
+    "of other parameters": (lambda _: sgd(mlp()), "SGD does not hold .* in sparse training"),
+    "not entry by entry": (lambda model: torch.optim.LBFGS(model.parameters()), "LBFGS"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("case", UNUSABLE)
+def test_what_cannot_take_over_is_refused_and_training_goes_on(case, way):
+    make, sentence = UNUSABLE[case]
+    model, optimizer, training = started(way)
+    twin, same, expected = started(way)
+    other = make(model)
+    before = None if other is None else everything(mlp(), other)[2:4]
+    with pytest.raises(InputError, match=sentence):
+        training.follow(other)
+    assert before is None or everything(mlp(), other)[2:3] == before[:1]
+    train(model, optimizer, range(3, 7))
+    train(twin, same, range(3, 7))
+    assert torch.equal(training.values(), expected.values())
+    assert training.updates == expected.updates == 3
