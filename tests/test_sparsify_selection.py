@@ -51,9 +51,8 @@ MODULES = {
             ["weight_ih_l0", "weight_hh_l0", "weight_ih_l0_reverse", "weight_hh_l0_reverse"]),
     "encoder": (lambda: nn.TransformerEncoderLayer(6, 2, 8, dropout=0.0), lambda m, x: m(x),
                 ["self_attn.in_proj_weight", "self_attn.out_proj.weight", "linear1.weight", "linear2.weight"]),
-    "bare": (lambda: nn.ParameterList([torch.eye(6), torch.ones(6)]), lambda m, x: x @ m[0] + m[1], ["0"]),
-    "weight norm": (lambda: nn.utils.parametrizations.weight_norm(nn.Linear(6, 6)), lambda m, x: m(x),
-                    ["parametrizations.weight.original0", "parametrizations.weight.original1"]),
+    "spectral norm": (lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(6, 6)), lambda m, x: m(x),
+                      ["parametrizations.weight.original"]),
 }  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """The parameters of somebody's model under names of their own, whatever the model is wrapped in."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import attrs
 from torch import nn
@@ -48,6 +49,20 @@ def unwrapped(model: nn.Module) -> nn.Module:
             model = getattr(model, _COMPILED)
         else:
             return model
+
+
+def within_compiled(module: Any) -> nn.Module:
+    """The module that ``torch.compile`` has made this one of; itself where it is none of those."""
+    while _COMPILED in module._modules:
+        module = module._modules[_COMPILED]
+    inner: nn.Module = module
+    return inner
+
+
+def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """All modules by the names that parameters have them by; those used twice under each of their names."""
+    for path, module in model.named_modules(remove_duplicate=False):
+        yield ".".join(part for part in path.split(".") if part != _COMPILED), module
 
 
 def named_parameters(model: nn.Module) -> tuple[NamedParameter, ...]:

@@ -23,7 +23,7 @@ from sparsecore_torch.sparsifying.in_training import Claim, check_not_in_trainin
 from sparsecore_torch.sparsifying.optimizer_state import check_optimizer, group_of
 from sparsecore_torch.sparsifying.parameters import named_parameters
 from sparsecore_torch.sparsifying.rollback import undone_on_failure
-from sparsecore_torch.sparsifying.selection import Globs, Selection, select
+from sparsecore_torch.sparsifying.selection import Selection, Selectors, select
 from sparsecore_torch.sparsifying.shared_memory import check_memory
 from sparsecore_torch.sparsifying.stacking import stack_of
 from sparsecore_torch.sparsifying.training import Parts, SparseTraining
@@ -70,8 +70,8 @@ def sparsify(
     *,
     strategy: Any = "dpr",
     sparsity: float = 0.9,
-    include: Globs = None,
-    exclude: Globs = None,
+    include: Selectors = None,
+    exclude: Selectors = None,
     total_steps: int | None = None,
     steps_per_epoch: int | None = None,
     seed: int = 0,
@@ -90,9 +90,10 @@ def sparsify(
             'file.py:Object' too), an instance, or a list of these, the bottom of the stack first. Schedules count
             optimizer steps.
         sparsity: the share of the sparse tensors' positions that stay zero, in [0, 1).
-        include: globs on parameter names ('encoder.*') that replace the default choice of tensors. The default is
-            every parameter of two or more dimensions but norms, the first convolution and the last linear layer.
-        exclude: globs on parameter names that stay dense.
+        include: globs on parameter names ('encoder.*') and classes of modules (``nn.Linear``), one or several, which
+            replace the default choice: the weights of linear layers, convolutions, token embeddings, recurrent layers
+            and attention, and stacks of experts; but not the first convolution and the last linear layer.
+        exclude: globs on parameter names and classes of modules that stay dense.
         total_steps: optimizer steps of the whole run, for schedules that need the end.
         steps_per_epoch: optimizer steps an epoch, for schedules that count epochs.
         seed: of every draw.

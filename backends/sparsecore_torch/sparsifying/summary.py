@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from io import StringIO
+from types import MappingProxyType
 
 import attrs
 
@@ -26,6 +27,7 @@ class Summary:
         clock: how far training has come.
         zeros: how many active weights are exactly zero, as those are that no gradient reaches; None where that is not
             counted, since the values are spread over ranks.
+        by_name: what some sparse tensors were taken for, by what their modules and they are called.
     """
 
     topology: Topology
@@ -33,6 +35,7 @@ class Summary:
     left_out: Mapping[str, str]
     clock: Clock
     zeros: int | None = None
+    by_name: Mapping[str, str] = MappingProxyType({})
 
     def rows(self) -> list[tuple[str, ...]]:
         """Name, shape, weights, density at start and now, of each sparse tensor and of all of them."""
@@ -43,20 +46,19 @@ class Summary:
 
     def reasons(self) -> dict[str, list[str]]:
         """The dense parameters by why they are left out."""
-        reasons: dict[str, list[str]] = {}
-        for name, why in self.left_out.items():
-            reasons.setdefault(why, []).append(name)
-        return reasons
+        return _grouped(self.left_out)
 
     def __repr__(self) -> str:
         return str(self)
 
     def __str__(self) -> str:
+        named = [f"  {kind}: {_listed(names)}" for kind, names in _grouped(self.by_name).items()]
         dense = [f"  {why}: {_listed(names)}" for why, names in self.reasons().items()]
         done = f"step {self.clock.step:,}, {self.clock.updates:,} updates, sparsity {self.topology.sparsity:.4f}"
         size = self.topology.size
         zeros = [] if self.zeros is None else [f"{self.zeros:,} of {size:,} active weights are exactly zero"]
-        return "\n".join([self._table(), done, *zeros, *(["left dense:", *dense] if dense else [])])
+        chosen = [*(["sparse by name:", *named] if named else []), *(["left dense:", *dense] if dense else [])]
+        return "\n".join([self._table(), done, *zeros, *chosen])
 
     def _table(self) -> str:
         from rich.box import SIMPLE_HEAD
@@ -73,6 +75,14 @@ class Summary:
         # as wide as it must be: a text does not know where it will be read
         Console(file=written, width=1000, color_system=None).print(table)
         return "\n".join(line.rstrip() for line in written.getvalue().splitlines()).strip("\n")
+
+
+def _grouped(by_name: Mapping[str, str]) -> dict[str, list[str]]:
+    """The names by what is said of them."""
+    groups: dict[str, list[str]] = {}
+    for name, said in by_name.items():
+        groups.setdefault(said, []).append(name)
+    return groups
 
 
 def _listed(names: list[str]) -> str:

@@ -202,7 +202,8 @@ class SparseTraining:
         # to gather what is spread over ranks takes all of them, and a summary may be asked for by one
         is_spread = any(is_sharded(one.parameter) for one in parts.selection.sparse)
         zeros = None if is_spread else int((parts.storage.values() == 0).sum())
-        return Summary(self.topology, self._start, parts.selection.left_out, self._now.clock, zeros)
+        selection = parts.selection
+        return Summary(self.topology, self._start, selection.left_out, self._now.clock, zeros, selection.by_name)
 
     def state_dict(self) -> dict[str, Any]:
         """Topology, memories and time, as tensors, numbers, strings, lists and dicts.
