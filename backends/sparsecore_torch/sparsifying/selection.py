@@ -220,7 +220,7 @@ def _heads(model: nn.Module) -> Iterator[str]:
     for name, module in named_modules(model):
         if _HEAD.fullmatch(name.rpartition(".")[2]):
             several = isinstance(module, nn.ModuleList | nn.ModuleDict)
-            for within, head in module._modules.items() if several else [("", module)]:
+            for within, head in module.named_children() if several else [("", module)]:
                 layers = [path for path, layer in named_modules(head) if isinstance(layer, nn.Linear | _ConvNd)]
                 if len(layers) == 1 or (layers and isinstance(head, nn.Sequential)):
                     yield ".".join(filter(None, (name, within, layers[-1])))
