@@ -29,6 +29,7 @@ from sparsecore_srigl import StructuredRigL  # noqa: E402
 from sparsecore_torch import export, sparsify  # noqa: E402
 
 NAMES = ("0.weight", "2.weight")
+USES = ("step", "values", "squash", "to_csr", "squashed_copy", "check", "follow")
 STRATEGIES = {
     "dpr": often,
     "set": lambda: SparseEvolution(schedule=Every(steps=2)),
@@ -75,11 +76,12 @@ def uses(model, optimizer, training):
         "to_csr": lambda: export.to_csr(training),
         "squashed_copy": lambda: export.squashed_copy(training),
         "check": training.check,
+        "follow": lambda: training.follow(sgd(model)),
     }
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("use", ["step", "values", "squash", "to_csr", "squashed_copy", "check"])
+@pytest.mark.parametrize("use", USES)
 def test_weights_of_another_topology_are_never_cut_in_silence(use, strategy):
     model, optimizer, training, best, loss, _ = restored(strategy=strategy)
     if use != "step":
@@ -316,7 +318,9 @@ def test_without_the_optimizer_s_state_the_momentum_goes_by_position_in_both_sto
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("use", ["step", "values", "squash", "to_csr", "squashed_copy", "check", "forward", "weight"])
+@pytest.mark.parametrize(
+    "use", ["step", "values", "squash", "to_csr", "squashed_copy", "check", "follow", "forward", "weight"]
+)
 def test_compact_values_under_another_topology_are_refused(use, strategy):
     model, optimizer, training, *_ = restored(storage="compact", strategy=strategy)
     values = model.sparse_values.detach().clone()

@@ -282,6 +282,7 @@ class SparseTraining:
             InputError: it cannot be used; the training goes on with the optimizer that it has.
         """
         parts, layers = self._checked, layers_of(optimizer)
+        self.check()
         old = trained_parameters(parts.model, parts.selection.sparse)
         check_exchange(layers, old, parts.optimizer)
         topology, values = self.topology, parts.storage.values()

@@ -28,11 +28,12 @@ class ForeignWrites:
     def __init__(self, tensors: Callable[[], Mapping[str, Tensor]], bits: Mapping[str, Bits]) -> None:
         self._tensors = tensors
         self._bits = bits
+        self._address = {name: _address_of(tensor) for name, tensor in tensors().items()}
         self._known: dict[str, tuple[int, int]] = {}
 
     def note(self) -> None:
         """The tensors as they are now have been written by the training."""
-        self._known = {name: _stamp(tensor) for name, tensor in self._tensors().items()}
+        self._known = self._stamps(self._tensors())
 
     def forget(self) -> None:
         """Look at all tensors in the next check."""
@@ -46,10 +47,11 @@ class ForeignWrites:
             name: the tensor to look at; all where it is None.
             thoroughly: whether tensors are looked at that have not been written to as far as torch knows.
         """
-        tensors = self._tensors()
-        names = tensors if name is None else [name]
-        stamps = {one: _stamp(tensors[one]) for one in names}
-        written = [one for one in names if thoroughly or self._known.get(one) != stamps[one]]
+        tensors = self._tensors() if name is None else {name: self._tensors()[name]}
+        stamps = self._stamps(tensors)
+        if not thoroughly and stamps == self._known:
+            return
+        written = [one for one in tensors if thoroughly or self._known.get(one) != stamps[one]]
         if not written:
             return
         counts = torch.stack([_strangers(tensors[one], self._bits[one]) for one in written]).tolist()
@@ -58,10 +60,14 @@ class ForeignWrites:
             raise InputError(_sentence(strange))
         self._known.update(stamps)
 
+    def _stamps(self, tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
+        """What changes when torch writes into a tensor, or gives it other memory."""
+        return {name: (one._version, self._address[name](one)) for name, one in tensors.items()}
 
-def _stamp(tensor: Tensor) -> tuple[int, int]:
-    """What changes when torch writes into a tensor, or gives it other memory."""
-    return tensor._version, tensor.data_ptr() if has_memory(tensor) else 0
+
+def _address_of(tensor: Tensor) -> Callable[[Tensor], int]:
+    """What tells the address of a tensor's memory, or of one like it; 0 where it has none of its own."""
+    return Tensor.data_ptr if has_memory(tensor) else lambda _: 0
 
 
 def _strangers(tensor: Tensor, bits: Bits) -> Tensor:
