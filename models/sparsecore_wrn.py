@@ -8,6 +8,9 @@ from sparsecore.errors import InputError
 from sparsecore.learning import Operations, Tensor
 from sparsecore.parameters import HeNormal, Parameter, batch_norm, bias
 
+DEEPEST = 10_000
+"""Each layer is a step of every pass; the deepest that were published have 1,001."""
+
 
 @attrs.frozen(eq=False)
 class WideResNet:
@@ -24,6 +27,8 @@ class WideResNet:
     def __attrs_post_init__(self) -> None:
         if self.depth < 10 or (self.depth - 4) % 6:
             raise InputError(f"the depth of a wide residual network is 6n+4 (10, 16, 22, 28, ...); given {self.depth}")
+        if self.depth > DEEPEST:
+            raise InputError(f"the depth of a wide residual network is at most {DEEPEST:,}; given {self.depth}")
         if self.width < 1:
             raise InputError(f"the width of a wide residual network is at least 1; given {self.width}")
 

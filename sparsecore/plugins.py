@@ -9,7 +9,8 @@ import importlib.util
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import EntryPoint, EntryPoints, distributions
 from itertools import chain
 from pathlib import Path
@@ -49,6 +50,23 @@ def installed(kind: str) -> tuple[EntryPoint, ...]:
     return tuple(sorted(set(chain.from_iterable(found.values())), key=lambda entry: (entry.name, entry.value)))
 
 
+@contextmanager
+def staying(kind: str, name: str) -> Iterator[None]:
+    """Turn an exit that a plugin asks for into an error that names the plugin.
+
+    Args:
+        kind: 'strategy', 'backend', 'model' or 'dataset'.
+        name: what selected it.
+
+    Raises:
+        PluginError: the plugin asked to exit.
+    """
+    try:
+        yield
+    except SystemExit as error:
+        raise PluginError(f"the {kind} {name!r} asked to exit: {_told(error)}") from error
+
+
 def load(kind: str, selection: str) -> Any:
     """The object (usually a class) that ``selection`` names.
 
@@ -59,7 +77,8 @@ def load(kind: str, selection: str) -> Any:
     Raises:
         PluginError: there is none, it cannot be imported, or it is of another kind.
     """
-    chosen = _import_path(selection) if ":" in selection else _load_installed(kind, selection)
+    with staying(kind, selection):
+        chosen = _import_path(selection) if ":" in selection else _load_installed(kind, selection)
     lacking = [attribute for attribute in _NEEDED[kind] if not hasattr(chosen, attribute)]
     if lacking:
         raise PluginError(f"{selection!r} is no {kind}: it has no {', '.join(lacking)}")

@@ -16,6 +16,11 @@ def printable_lines(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
 
 
+def without_controls(text: str) -> str:
+    """The text of a page, with what no page may have (escapes and the like) replaced; line ends stay."""
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else "\ufffd" for letter in text)
+
+
 def kind(given: object) -> str:
     """What was given, in words: an array by its dtype and shape, anything else as it prints."""
     shape = getattr(given, "shape", None)

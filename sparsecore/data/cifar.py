@@ -1,6 +1,7 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky 2009) from their pickles for Python, in a folder or in the archive."""
 
 import gzip
+import io
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -10,10 +11,13 @@ import numpy as np
 
 from sparsecore.data.checks import checked_images, checked_split
 from sparsecore.data.download import Origin
-from sparsecore.data.files import checked_folder, first_file, readable
+from sparsecore.data.files import Bounded, checked_folder, content_of, first_file, opened
 from sparsecore.data.images import Images, Split
 from sparsecore.data.pickles import array_of, read_pickle
 from sparsecore.errors import InputError
+
+_MOST = 2**31
+"""Bytes that an archive may unpack to; ours have 186 million."""
 
 _SITE = "https://www.cs.toronto.edu/~kriz/"
 
@@ -95,21 +99,23 @@ def _located(edition: _Edition, folder: Path) -> Path:
 def _unpacked(edition: _Edition, folder: Path) -> Mapping[str, Split]:
     splits = {}
     for name in (*edition.train, edition.test):
-        with readable(folder / name):
-            content = (folder / name).read_bytes()
-        splits[name] = _split(edition, content, folder / name)
+        splits[name] = _split(edition, content_of(folder / name), folder / name)
     return splits
 
 
 def _archived(edition: _Edition, archive: Path) -> Mapping[str, Split]:
     names = {*edition.train, edition.test}
     splits = {}
-    with readable(archive), gzip.open(archive) as stream, tarfile.open(fileobj=stream, mode="r:") as members:
+    with (
+        opened(archive) as file,
+        io.BufferedReader(Bounded(gzip.GzipFile(fileobj=file), _MOST, archive)) as stream,
+        tarfile.open(fileobj=stream, mode="r|") as members,
+    ):
         for member in members:
             path = PurePosixPath(member.name)
-            file = members.extractfile(member) if path.parent.name == edition.folder and path.name in names else None
-            if file is not None:
-                splits[path.name] = _split(edition, file.read(), f"{path} in {archive}")
+            entry = members.extractfile(member) if path.parent.name == edition.folder and path.name in names else None
+            if entry is not None:
+                splits[path.name] = _split(edition, entry.read(), f"{path} in {archive}")
         while stream.read(1 << 20):
             pass  # gzip's checksum is at its end, and is compared only by who reads that far
     missing = sorted(names - splits.keys())

@@ -41,7 +41,8 @@ class Mnist:
     def load(self, folder: Path | None) -> Images:
         """The images of ``folder``, as torchvision or the original site lays them out; downloaded without one.
 
-        The IDX files are looked for in ``folder/MNIST/raw``, ``folder/raw`` and ``folder``, raw and as ``.gz``.
+        The IDX files are looked for in ``folder/MNIST/raw``, ``folder/raw`` and ``folder``, raw and as ``.gz``; also
+        by the names that Kaggle gives them, with a dot in ``train-images.idx3-ubyte``.
         """
         return _load(_MNIST, folder)
 
@@ -72,4 +73,7 @@ def _located(origin: Origin, folder: Path | None, name: str) -> Path:
     if folder is None:
         return origin.fetch(f"{name}.gz")
     places = (checked_folder(folder) / origin.name / "raw", folder / "raw", folder)
-    return first_file([place / f"{name}{ending}" for place in places for ending in ("", ".gz")], f"{name} was")
+    names = (name, name.replace("-idx", ".idx"))
+    return first_file(
+        [place / f"{written}{ending}" for place in places for written in names for ending in ("", ".gz")], f"{name} was"
+    )

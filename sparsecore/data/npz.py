@@ -1,20 +1,26 @@
 """One's own images, from four arrays in a NumPy archive."""
 
+import warnings
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Literal
 
 import attrs
 import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.data.checks import checked_images, checked_split
-from sparsecore.data.files import is_file, readable
+from sparsecore.data.files import is_file, opened, readable
 from sparsecore.data.images import Images, Split
-from sparsecore.errors import InputError
+from sparsecore.errors import InputError, InputWarning
 
 _NAMES = ("x_train", "y_train", "x_test", "y_test")
 _MOST_CLASSES = 1_000_000  # a label beyond is a mistake, and would ask for a last layer that fits nowhere
+_USUAL_CHANNELS = (1, 3, 4)
+_ENOUGH_TO_BE_A_BOMB = 2**30
+_LEAST_DENSE = 1 / 200  # what is packed more densely than this has no images in it
+
+_classes: Any = attrs.validators.optional(attrs.validators.and_(attrs.validators.ge(1), attrs.validators.le(10**6)))
 
 
 @attrs.frozen(eq=False)
@@ -27,17 +33,67 @@ class Npz:
     Attributes:
         file: the .npz file; with a ``--data-dir`` a relative path starts there. Without ``file``, ``--data-dir`` is the
             .npz file itself or a folder with exactly one.
+        channels: 'last', or 'first' for images of (examples, channels, height, width).
+        first_label: the label of the first class; labels are counted from there.
+        classes: how many there are; what the greatest label says, if None.
     """
 
     file: str | None = None
+    channels: Literal["last", "first"] | None = None
+    first_label: int = 0
+    classes: int | None = attrs.field(default=None, validator=_classes)
 
     def load(self, folder: Path | None) -> Images:
-        """The images and labels of the archive; nothing in it is unpickled."""
+        """The images and labels of the archive; nothing in it is unpickled.
+
+        A warning says where the arrays look as if another setting had been meant.
+        """
         path = _chosen(folder) if self.file is None else (folder or Path()) / self.file
         arrays = _arrays(path)
-        train, test = (_split(path, arrays, part) for part in ("train", "test"))
-        classes = 1 + int(max(train.labels.max(), test.labels.max()))
+        train, test = (self._split(path, arrays, part) for part in ("train", "test"))
+        classes = self.classes or 1 + int(max(train.labels.max(), test.labels.max()))
+        self._warn(path, train, classes)
         return checked_images(train, test, classes, path)
+
+    def _split(self, path: Path, arrays: dict[str, NDArray[Any]], part: str) -> Split:
+        x, y = f"x_{part}", f"y_{part}"
+        images, labels = arrays[x], arrays[y]
+        if self.channels == "first":
+            if images.ndim != 4:
+                raise InputError(
+                    f"{x} of {path}: images of shape {images.shape}; with data.channels = 'first', (examples, "
+                    "channels, height, width) was expected"
+                )
+            images = np.moveaxis(images, 1, -1)
+        if self.first_label and labels.dtype.kind in "iu":
+            labels = labels.astype(np.int64) - self.first_label
+        return checked_split(
+            images, labels, self.classes or _MOST_CLASSES, images_from=f"{x} of {path}", labels_from=f"{y} of {path}"
+        )
+
+    def _warn(self, path: Path, train: Split, classes: int) -> None:
+        height, width, channels = train.images.shape[1:]
+        if self.channels is None and channels not in _USUAL_CHANNELS and height in _USUAL_CHANNELS:
+            _say(
+                f"the images of {path} are taken for {height}×{width} pixels of {channels} channels; if the channels "
+                f"come first, set data.channels='first', and if not, data.channels='last'"
+            )
+        missing = np.setdiff1d(np.arange(classes), train.labels)
+        if self.classes is None and self.first_label == 0 and len(missing):
+            named = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
+            counted = (
+                "if labels are counted from 1, set data.first_label=1, and if not, "
+                if missing[0] == 0
+                else "if that is meant, set "
+            )
+            _say(
+                f"no training image of {path} has the label {named}, of {classes} classes; {counted}"
+                f"data.classes={classes}"
+            )
+
+
+def _say(sentence: str) -> None:
+    warnings.warn(sentence, InputWarning, stacklevel=2)
 
 
 def _chosen(folder: Path | None) -> Path:
@@ -54,9 +110,11 @@ def _chosen(folder: Path | None) -> Path:
 
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:
-    with readable(path), path.open("rb") as stream:
+    with opened(path) as stream:
         if not zipfile.is_zipfile(stream):
             raise InputError(f"{path} is not a whole .npz archive")
+        stream.seek(0)
+        _check_density(path, stream)
         stream.seek(0)
         with np.load(stream, allow_pickle=False) as archive:
             missing = [name for name in _NAMES if name not in archive]
@@ -65,8 +123,10 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
             return {name: archive[name] for name in _NAMES}
 
 
-def _split(path: Path, arrays: dict[str, NDArray[Any]], part: str) -> Split:
-    x, y = f"x_{part}", f"y_{part}"
-    return checked_split(
-        arrays[x], arrays[y], _MOST_CLASSES, images_from=f"{x} of {path}", labels_from=f"{y} of {path}"
-    )
+def _check_density(path: Path, stream: BinaryIO) -> None:
+    """Refuse what unpacks to far more than images do, before it is unpacked."""
+    with zipfile.ZipFile(stream) as archive:
+        entries = [entry for entry in archive.infolist() if entry.filename.removesuffix(".npy") in _NAMES]
+    unpacked, packed = (sum(getattr(entry, size) for entry in entries) for size in ("file_size", "compress_size"))
+    if unpacked > _ENOUGH_TO_BE_A_BOMB and packed < unpacked * _LEAST_DENSE:
+        raise InputError(f"{path} unpacks {packed:,} bytes to {unpacked:,}, which are no images; it is not read")

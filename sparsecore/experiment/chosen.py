@@ -9,7 +9,7 @@ import tomli_w
 
 from sparsecore.errors import InputError, PluginError
 from sparsecore.experiment.structure import structure, unstructure
-from sparsecore.plugins import load
+from sparsecore.plugins import load, staying
 
 
 @attrs.frozen(eq=False)
@@ -30,8 +30,9 @@ class Chosen:
         if not isinstance(table, Mapping) or not isinstance(table.get("name"), str):
             raise InputError(f"a {kind} is given as a table with a name; given {table!r}")
         name: str = table["name"]
-        plugin = _instance(kind, name, {key: value for key, value in table.items() if key != "name"})
-        return cls(name, _settled(plugin, f"{kind}.{name}") if attrs.has(type(plugin)) else plugin)
+        with staying(kind, name):
+            plugin = _instance(kind, name, {key: value for key, value in table.items() if key != "name"})
+            return cls(name, _settled(plugin, f"{kind}.{name}") if attrs.has(type(plugin)) else plugin)
 
     def table(self) -> dict[str, Any]:
         """The table that :meth:`of` reads, hyperparameters left at their defaults included."""

@@ -1,5 +1,6 @@
 """Files that an experiment names, by absolute paths: a run can be resumed from another folder."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,6 @@ def _plugin(selection: str) -> str:
 def _absolute(place: str) -> str:
     try:
         place.encode()
-        return str(Path(place).resolve()) if place else place
+        return os.path.realpath(place) if place else place  # Path.resolve fails at links that lead in a circle
     except (OSError, ValueError) as error:
         raise InputError(f"{place!r} cannot be the path of a file: {error}") from error

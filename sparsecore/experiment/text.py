@@ -8,6 +8,7 @@ from typing import Any
 
 from sparsecore.errors import InputError
 
+_DEEPEST = 60
 _LARGEST = 1 << 24
 """Bytes of a file of settings; the largest of ours has some thousand."""
 
@@ -18,6 +19,10 @@ def toml_value(text: str) -> Any:
         table = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):
         return _number_or_text(text)
+    try:
+        _check_depth(table)
+    except RecursionError:
+        raise InputError(f"the value {text[:40]}... is nested too deeply") from None
     # a text of several lines may hold more than a value
     return table["value"] if len(table) == 1 else text
 
@@ -62,6 +67,21 @@ def read_toml(file: Path) -> dict[str, Any]:
     return toml_tables(content, file)
 
 
+def _check_depth(value: Any) -> None:
+    """Raise a RecursionError where tables and lists are nested so deeply that what works on them would."""
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [inner for outer in level for inner in _within(outer)]
+        if not level:
+            return
+    raise RecursionError
+
+
+def _within(value: Any) -> list[Any]:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [one for one in inner if isinstance(one, dict | list)]
+
+
 def toml_tables(content: bytes, source: object) -> dict[str, Any]:
     """The tables of a TOML file's content.
 
@@ -73,7 +93,9 @@ def toml_tables(content: bytes, source: object) -> dict[str, Any]:
         InputError: it is no TOML.
     """
     try:
-        return tomllib.loads(content.decode("utf-8-sig"))
+        tables = tomllib.loads(content.decode("utf-8-sig"))
+        _check_depth(tables)
+        return tables
     except UnicodeDecodeError as error:
         raise InputError(f"the file {source} cannot be read: it is not UTF-8") from error
     except RecursionError as error:

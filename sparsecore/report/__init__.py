@@ -4,6 +4,7 @@ from pathlib import Path
 
 from sparsecore.run.files import write_whole
 from sparsecore.run.folder import RunFolder
+from sparsecore.words import without_controls
 
 
 def write_report(run: Path) -> Path:
@@ -26,5 +27,5 @@ def write_report(run: Path) -> Path:
 
     html = page(read_run(run))
     report = RunFolder(run).report
-    write_whole(report, html.encode())
+    write_whole(report, without_controls(html).encode())
     return report

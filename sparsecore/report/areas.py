@@ -7,6 +7,7 @@ from sparsecore.report.axes import over_steps, whole_numbers
 from sparsecore.report.drawing import draw, thin
 from sparsecore.report.figures import Figure
 from sparsecore.report.reading import Run
+from sparsecore.words import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,7 +53,7 @@ def _stack(axes: "Axes", run: Run, shown: list[int], named: set[int]) -> None:
     counts = [
         [tensor.active, *(update.active[tensor.name] for update in updates), now[tensor.name]] for tensor in run.tensors
     ]
-    names = [tensor.name if place in named else "_" for place, tensor in enumerate(run.tensors)]
+    names = [printable(tensor.name) if place in named else "_" for place, tensor in enumerate(run.tensors)]
     # the darkest end of the map is for the first layer; the palest, hard to see on white, is left out
     shades = [0.92 * place / max(1, len(names) - 1) for place in range(len(names))]
     colors = [colormaps["viridis"](shade) for shade in shades]

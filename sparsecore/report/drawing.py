@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from sparsecore.words import without_controls
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -63,6 +65,7 @@ def draw(name: str, size: tuple[float, float], paint: Callable[["Axes"], None]) 
     with _style(name):
         figure = Figure(figsize=size, layout="constrained")
         paint(figure.add_subplot())
+        _take_literally(figure)
         return _inline(_svg(figure), name)
 
 
@@ -73,6 +76,7 @@ def drawn(name: str, size: tuple[float, float], paint: Callable[["Figure"], None
     with _style(name):
         figure = Figure(figsize=size, layout="constrained")
         paint(figure)
+        _take_literally(figure)
         return Drawing(name, _svg(figure), _png(figure))
 
 
@@ -84,12 +88,21 @@ def _style(name: str) -> AbstractContextManager[None]:
     return matplotlib.style.context(["default", STYLE | {"svg.hashsalt": name}])
 
 
+def _take_literally(figure: "Figure") -> None:
+    """Names may have what matplotlib would read as formulas; the only formulas are its own, at logarithmic axes."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        if isinstance(text, Text) and "$" in text.get_text() and "\\mathdefault" not in text.get_text():
+            text.set_parse_math(False)
+
+
 def _svg(figure: "Figure") -> str:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     buffer = io.StringIO()
     FigureCanvasSVG(figure).print_svg(buffer, metadata=_NOTHING_ELSE)  # type: ignore[no-untyped-call]
-    return buffer.getvalue()
+    return without_controls(buffer.getvalue())
 
 
 def _png(figure: "Figure") -> bytes:

@@ -17,6 +17,7 @@ from sparsecore.experiment.experiment import Experiment
 from sparsecore.layout import Layout
 from sparsecore.learning import Learner, Task
 from sparsecore.parameters import Parameter
+from sparsecore.plugins import staying
 from sparsecore.randomness import Randomness
 from sparsecore.run.beginnings import drawn, taken
 from sparsecore.run.engines import engine_of
@@ -70,7 +71,8 @@ class Setup:
             images=self.images,
             optimizer=self.experiment.optimizer,
         )
-        learner: Learner = self.experiment.backend.plugin.learner(task)
+        with staying("backend", self.experiment.backend.name):
+            learner: Learner = self.experiment.backend.plugin.learner(task)
         return learner
 
 
@@ -88,7 +90,8 @@ def set_up(experiment: Experiment, run: RunFolder | None = None) -> Setup:
     images = images_of(experiment)
     augmentation = Augmentation(experiment.data.crop, experiment.data.flip)
     augmentation.check(images.shape)
-    parameters = tuple(experiment.model.plugin.parameters(images.shape, images.classes))
+    with staying("model", experiment.model.name):
+        parameters = tuple(experiment.model.plugin.parameters(images.shape, images.classes))
     shapes = {parameter.name: parameter.shape for parameter in parameters if parameter.sparse}
     if not shapes:
         raise InputError(f"the model {experiment.model.name!r} has no sparse tensors")
@@ -110,7 +113,8 @@ def images_of(experiment: Experiment) -> Images:
         InputError: they cannot be read.
     """
     folder = Path(experiment.data.dir) if experiment.data.dir else None
-    images: Images = experiment.dataset.plugin.load(folder)
+    with staying("dataset", experiment.dataset.name):
+        images: Images = experiment.dataset.plugin.load(folder)
     if experiment.data.held_out is not None:
         images = held_out(images, experiment.data.held_out)
     if experiment.data.limit is not None:

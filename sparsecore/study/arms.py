@@ -25,6 +25,11 @@ def _check_name(_: object, attribute: "attrs.Attribute[Any]", name: str) -> None
         )
 
 
+def _check_printable(_: object, attribute: "attrs.Attribute[Any]", text: str) -> None:
+    if not text.isprintable():
+        raise InputError(f"the {attribute.name} of a study or an arm is of printable letters; given {text!r}")
+
+
 @attrs.frozen
 class Arm:
     """One way to train that is compared with others.
@@ -43,7 +48,7 @@ class Arm:
     """
 
     name: str = attrs.field(validator=_check_name)
-    label: str = ""
+    label: str = attrs.field(default="", validator=_check_printable)
     strategy: tuple[str, ...] = attrs.field(default=(), converter=tuple)
     settings: Mapping[str, Any] = attrs.field(factory=dict)
     after: str | None = None
@@ -76,8 +81,8 @@ class Study:
         options: settings of all runs, by dotted names, as ``--set`` takes them.
     """
 
-    name: str
-    title: str
+    name: str = attrs.field(validator=_check_printable)
+    title: str = attrs.field(validator=_check_printable)
     figure: Figure
     arms: tuple[Arm, ...]
     sparsities: tuple[float, ...]

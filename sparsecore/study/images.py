@@ -17,6 +17,7 @@ from sparsecore.experiment.chosen import Chosen
 from sparsecore.experiment.experiment import split_data
 from sparsecore.run.files import write_whole
 from sparsecore.study.folder import StudyFolder
+from sparsecore.words import printable
 
 _TITLES: Mapping[str, str] = MappingProxyType(
     {
@@ -54,8 +55,8 @@ def seen(folder: StudyFolder, data: Mapping[str, Any], title: str = "") -> Seen:
     kept = _kept(folder.images)
     known = kept or _looked_at(data)
     if known is None:
-        return Seen(title or f"{_title(data)} (images not at hand)")
-    told = attrs.evolve(known, title=title or known.title)
+        return Seen(printable(title or f"{_title(data)} (images not at hand)"))
+    told = attrs.evolve(known, title=printable(title or known.title))
     if told != kept:
         write_whole(folder.images, json.dumps(attrs.asdict(told)).encode() + b"\n")
     return told

@@ -14,6 +14,7 @@ from sparsecore.study.report.page import page
 from sparsecore.study.report.panels import Picture
 from sparsecore.study.report.tensors import active, final
 from sparsecore.study.report.topologies import explored, overlap
+from sparsecore.words import without_controls
 
 
 def write_study_report(folder: StudyFolder, title: str = "") -> Path:
@@ -47,7 +48,7 @@ def _write(folder: StudyFolder, account: Account) -> None:
     for name, content in _files([first, *others]):
         write_whole(folder.figures / name, content)
     write_whole(folder.results, json.dumps(numbers(account), indent=1).encode() + b"\n")
-    write_whole(folder.report, page(account, first, others).encode())
+    write_whole(folder.report, without_controls(page(account, first, others)).encode())
 
 
 def _files(pictures: list[Picture]) -> Iterator[tuple[str, bytes]]:

@@ -1,0 +1,109 @@
+"""Plugins that print or that ask to exit: the result stays alone on standard output, and an error names the plugin."""
+
+import json
+from pathlib import Path
+
+import pytest
+from command_line import SMALL, small_images, sparsecore
+from inside import inside
+
+PLAIN = """
+import attrs, os, subprocess, sys
+from sparsecore_lenet import LeNet
+from sparsecore_static import Static
+from sparsecore.data.npz import Npz
+from sparsecore_numpy import NumpyBackend
+"""
+
+EXITS = {
+    "a module": "import sys\nsys.exit(0)\nclass Mine: pass\n",
+    "a class that is made": PLAIN
+    + "class Mine:\n    def __init__(self): sys.exit(0)\n    parameters = forward = load = 0\n",
+    "an attribute": PLAIN + "def __getattr__(name):\n    sys.exit(0)\n",
+    "a check of options": PLAIN
+    + "@attrs.frozen(eq=False)\nclass Mine(Static):\n    def __attrs_post_init__(self): sys.exit(0)\n"
+    + "    parameters = forward = load = 0\n",
+}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_images(tmp_path_factory.mktemp("data") / "small.npz")
+
+
+@pytest.mark.parametrize("option", ["--strategy", "--model", "--data"])
+@pytest.mark.parametrize("kind", EXITS)
+def test_a_plugin_that_exits_while_it_is_loaded_is_an_error_with_its_name(
+    images: Path, tmp_path: Path, kind: str, option: str
+) -> None:
+    (tmp_path / "mine.py").write_text(EXITS[kind])
+    ended = inside("train", *SMALL, "--data-dir", images, option, f"{tmp_path / 'mine.py'}:Mine", "--json")
+    assert ended.status == 2
+    assert "mine.py:Mine" in ended.sentence
+    assert "SystemExit" in ended.sentence
+
+
+LATER = {
+    "--data": "@attrs.frozen(eq=False)\nclass Mine(Npz):\n    def load(self, folder): sys.exit(0)\n",
+    "--model": "@attrs.frozen(eq=False)\nclass Mine(LeNet):\n    def parameters(self, shape, classes): sys.exit(0)\n",
+    "--backend": "@attrs.frozen(eq=False)\nclass Mine(NumpyBackend):\n    def learner(self, task): sys.exit(0)\n",
+}
+
+
+@pytest.mark.parametrize("option", LATER)
+def test_a_plugin_that_exits_when_it_is_asked_is_an_error_with_its_name(
+    images: Path, tmp_path: Path, option: str
+) -> None:
+    (tmp_path / "mine.py").write_text(PLAIN + LATER[option])
+    out = tmp_path / "run"
+    ended = inside(
+        "train", *SMALL, "--data-dir", images, option, f"{tmp_path / 'mine.py'}:Mine", "--json", "--out", out
+    )
+    assert ended.status == 2
+    assert "mine.py:Mine" in ended.sentence
+
+
+def test_a_model_that_exits_in_the_middle_of_a_run_is_an_error_with_its_line(images: Path, tmp_path: Path) -> None:
+    model = "@attrs.frozen(eq=False)\nclass Mine(LeNet):\n    def forward(self, *_): sys.exit(0)\n"
+    (tmp_path / "mine.py").write_text(PLAIN + model)
+    ended = inside(
+        "train", *SMALL[2:], "--model", f"{tmp_path / 'mine.py'}:Mine", "--data-dir", images, "--out", tmp_path / "run"
+    )
+    assert ended.status == 1
+    assert "mine.py, line 9" in ended.sentence
+
+
+LOUD = """
+import atexit, os, subprocess, sys
+import attrs
+from sparsecore import hookimpl
+from sparsecore_dpr import DynamicReallocation as Dpr
+
+print("loaded")
+sys.stdout.write("written\\n")
+os.write(1, b"to the descriptor\\n")
+subprocess.run(["echo", "by a process"])
+atexit.register(print, "at the end")
+atexit.register(os.write, 1, b"at the end, to the descriptor\\n")
+
+@attrs.frozen(eq=False)
+class Loud(Dpr):
+    @hookimpl
+    def reallocated(self, reallocation):
+        print("moved")
+        os.write(1, b"moved\\n")
+"""
+
+
+def test_what_a_plugin_prints_is_no_part_of_the_result(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "loud.py").write_text(LOUD)
+    loud = f"{tmp_path / 'loud.py'}:Loud"
+    schedule = ["--set", "strategy.schedule.steps=3", "--set", "strategy.target=6"]
+    done = sparsecore(
+        "train", *SMALL, "--data-dir", images, "--strategy", loud, *schedule, "--json", "--out", tmp_path / "r"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") == 1
+    assert json.loads(done.stdout)["epochs"] == 3
+    for words in ("loaded", "written", "to the descriptor", "by a process", "moved", "at the end", "at the end, to"):
+        assert words in done.stderr

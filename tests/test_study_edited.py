@@ -1,0 +1,105 @@
+"""A study is what it was begun as: edits are refused by their names, and no report claims what was not run."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from inside import contents, inside
+from study_examples import no_waiting_for_the_disk, small_study
+
+from sparsecore.errors import InputError
+from sparsecore.study.folder import StudyFolder
+from sparsecore.study.trials import trials_of
+
+CHANGES = {
+    "epochs": ('"training.epochs" = 2', '"training.epochs" = 5', "options.training.epochs is 2 there, 5"),
+    "trials": ("trials = 2", "trials = 3", "trials is 2 there, 3"),
+    "sparsities": ("0.6", "0.7", "sparsities"),
+    "an arm's strategy": ('"set",\n', '"set",\n"gradient-growth",\n', "arm.set.strategy"),
+    "an arm's label": ('label = "DPR"', 'label = "Dpr"', "arm.dpr.label"),
+    "an arm's settings": ('"start.values" = "original"', '"start.values" = "fresh"', "arm.again.settings"),
+    "an option": ('"training.batch_size" = 16', '"training.batch_size" = 8', "options.training.batch_size"),
+    "an arm's name": ('name = "random"', 'name = "other"', "arm.other"),
+}
+
+
+@pytest.fixture(scope="module")
+def carried_out(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
+    with no_waiting_for_the_disk():
+        return small_study(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture
+def study(carried_out: StudyFolder, tmp_path: Path) -> StudyFolder:
+    shutil.copytree(carried_out.path, tmp_path / "study")
+    return StudyFolder(tmp_path / "study")
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+@pytest.mark.parametrize("command", ["show", "report", "resume"])
+def test_an_edited_study_is_refused_by_what_has_changed(study: StudyFolder, kind: str, command: str) -> None:
+    before, after, told = CHANGES[kind]
+    text = study.study.read_text("utf-8")
+    assert before in text
+    study.study.write_text(text.replace(before, after), "utf-8")
+    known = contents(study.path)
+    arguments = {
+        "show": ["study", "show", study.path],
+        "report": ["report", study.path],
+        "resume": ["study", study.study, "--resume", "--out", study.path],
+    }[command]
+    ended = inside(*arguments)
+    assert ended.status == 2
+    assert told in ended.sentence
+    assert contents(study.path) == known
+
+
+def test_an_edited_experiment_of_a_trial_is_refused(study: StudyFolder) -> None:
+    trial = trials_of(study.read())[0]
+    file = study.experiment(trial)
+    file.write_text(file.read_text("utf-8").replace("epochs = 2", "epochs = 6"), "utf-8")
+    for arguments in (["report", study.path], ["study", "show", study.path]):
+        assert trial.name in inside(*arguments).sentence
+
+
+def test_a_run_with_other_settings_is_no_trial_of_the_study(study: StudyFolder) -> None:
+    trial = trials_of(study.read())[0]
+    result = study.run(trial).result
+    other = {**json.loads(result.read_text("utf-8")), "experiment_sha256": "0" * 64}
+    result.write_text(json.dumps(other), "utf-8")
+    with pytest.raises(InputError, match=trial.name):
+        study.result(trial)
+    assert "other settings" in inside("report", study.path).sentence
+
+
+def test_a_trial_that_was_trained_by_hand_with_other_settings_is_refused(study: StudyFolder) -> None:
+    trial = trials_of(study.read())[0]
+    shutil.rmtree(study.run(trial).path)
+    with no_waiting_for_the_disk():
+        ended = inside("train", study.experiment(trial), "--epochs", "3", "--out", study.run(trial).path)
+    assert ended.status == 0, ended.stderr
+    assert trial.name in inside("study", "show", study.path).sentence
+
+
+def test_the_study_itself_is_shown(study: StudyFolder) -> None:
+    assert inside("study", "show", study.path, "--json").status == 0
+
+
+def test_a_study_that_another_process_carries_out_is_refused(study: StudyFolder) -> None:
+    code = "import sys, time; from sparsecore.study.folder import StudyFolder; from pathlib import Path\n"
+    code += "with StudyFolder(Path(sys.argv[1])).alone():\n print('held', flush=True); sys.stdin.read()"
+    held = subprocess.Popen(
+        [sys.executable, "-c", code, str(study.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with held:
+        assert held.stdout is not None
+        held.stdout.readline()
+        with pytest.raises(InputError, match="another process"), study.alone():
+            pass
+        held.kill()
+        held.wait()
+    with study.alone():
+        pass
