@@ -247,6 +247,51 @@ def test_a_rank_whose_update_comes_later_keeps_nobody_waiting_under_torchrun(her
     assert done.stdout == ""
 
 
+def apart(here: Path, run: str, *each: tuple[str, ...], code: str = "") -> list[Ended]:
+    """Train on two ranks that are given different arguments."""
+    code = (
+        "import os, sys; from sparsecore.cli import main; rank = int(os.environ['RANK'])\n"
+        f"{code}\n"
+        f"sys.argv[1:] = ['train', *sys.argv[1:], *({each!r})[rank]]; main()"
+    )
+    return start(["-c", code, *arguments(here, run)])
+
+
+def test_ranks_with_other_settings_hear_which_and_leave_no_folder(here: Path) -> None:
+    first, second = apart(here, "apart", ("--sparsity", "0.5"), ("--sparsity", "0.6"))
+    assert "the setting 'sparsity'" in first.stderr
+    assert "0.5 on rank 0, 0.6 on rank 1" in first.stderr
+    assert (first.stderr.count("\n"), second.stderr) == (1, "")
+    assert (first.status, second.status) == (1, 1)
+    assert not (here / "apart").exists()
+
+
+def test_a_rank_that_cannot_build_its_network_leaves_no_folder(here: Path) -> None:
+    code = (
+        "from sparsecore_torch.learning import learner\n"
+        "def fails(*_): raise MemoryError('no room for the network')\n"
+        "if rank == 1: learner.TorchLearner.__init__ = fails"
+    )
+    first, second = apart(here, "no room", (), (), code=code)
+    # rank 0 waits for rank 1 elsewhere, where networks are compared, so that rank 1 says it
+    assert "no room for the network" in second.stderr
+    assert first.stderr == ""
+    assert (first.status, second.status) == (1, 1)
+    assert not (here / "no room").exists()
+
+
+def test_a_rank_that_never_comes_is_named_as_soon_as_it_was_said_to_wait(here: Path) -> None:
+    # rank 0 hears of it by the process group's store, which it serves itself; rank 1 finds nobody who serves it
+    code = "os.environ['SPARSECORE_RANK_TIMEOUT'] = '2'\nif rank == {absent}: sys.exit(0)"
+    for absent, sentence in ((1, "rank 1 did not come to the start in 2 s"), (0, "rank 0 did not come to 127.0.0.1:")):
+        ends = apart(here, "absent", (), (), code=code.format(absent=absent))
+        present = ends[1 - absent]
+        assert sentence in present.stderr
+        assert "SPARSECORE_RANK_TIMEOUT" in present.stderr
+        assert (present.status, present.stderr.count("\n")) == (1, 1)
+        assert not (here / "absent").exists()
+
+
 def test_a_mistake_of_the_user_is_told_once_and_ends_all_ranks_alike(here: Path, alone: Path) -> None:
     before = {path.name: path.read_bytes() for path in alone.iterdir()}
     first, second = on_two(*arguments(here, "alone", *EVERY_4))

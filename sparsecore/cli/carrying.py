@@ -1,5 +1,7 @@
 """Carrying out what was asked for: the first rank keeps the files and shows progress, the others take part."""
 
+import json
+import shutil
 import sys
 from collections.abc import Callable
 
@@ -16,6 +18,7 @@ from sparsecore.launch import launch
 from sparsecore.ranks import Ranks, ranks_of
 from sparsecore.run.beginning import Place, first, further
 from sparsecore.run.folder import RunFolder
+from sparsecore.run.identity import identity
 from sparsecore.run.result import Result, conclude
 from sparsecore.run.setup import Setup
 from sparsecore.run.training import Finished
@@ -46,6 +49,17 @@ def ranks_for(tables: Tables) -> Ranks:
     return ranks
 
 
+def start_facts(setup: Setup) -> dict[str, str]:
+    """What must be the same on all ranks before there is a run folder, and before they form a process group."""
+    tables = setup.experiment.tables()
+    settings = {f"setting {name!r}": json.dumps(tables.get(name), sort_keys=True) for name in _SETTINGS}
+    return {**settings, **identity(setup), "topology": setup.start.topology.sha256()}
+
+
+_SETTINGS = ("sparsity", "seed", "model", "strategy", "reallocation", "training", "backend")
+"""The tables of an experiment that are compared by name; data and start may lie elsewhere on another machine."""
+
+
 def lead(asked: Asked, setup: Setup, ranks: Ranks, again: Callable[[RunFolder], str]) -> Done:
     """Carry out the experiment and keep its files.
 
@@ -62,7 +76,13 @@ def lead(asked: Asked, setup: Setup, ranks: Ranks, again: Callable[[RunFolder], 
 
     if asked.note:
         click.echo(asked.note, err=True)
-    folder, place = ranks.jointly(lambda: _begun(asked, setup, ranks), lambda begun: begun[1].run.facts())
+    made: list[RunFolder] = []
+    try:
+        folder, place = ranks.jointly(lambda: _begun(asked, setup, ranks, made), lambda begun: begun[1].run.facts())
+    except BaseException:
+        for new in made:  # nothing has been trained in it
+            shutil.rmtree(new.path, ignore_errors=True)
+        raise
     try:
         finished = _watched(place, setup)
         result = conclude(setup, finished, folder)
@@ -83,8 +103,10 @@ def take_part(asked: Asked, setup: Setup, ranks: Ranks) -> None:
     place.train(Nobody())
 
 
-def _begun(asked: Asked, setup: Setup, ranks: Ranks) -> tuple[RunFolder, Place]:
+def _begun(asked: Asked, setup: Setup, ranks: Ranks, made: list[RunFolder]) -> tuple[RunFolder, Place]:
     folder = asked.begun(setup).folder
+    if asked.is_new:
+        made.append(folder)
     return folder, first(setup, folder, ranks)
 
 

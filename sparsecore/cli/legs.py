@@ -14,7 +14,7 @@ import tomli_w
 
 from sparsecore.cli import asking
 from sparsecore.cli.asking import Asked
-from sparsecore.cli.carrying import lead, take_part
+from sparsecore.cli.carrying import lead, start_facts, take_part
 from sparsecore.cli.options import Given
 from sparsecore.errors import InputError
 from sparsecore.experiment.experiment import Experiment
@@ -87,7 +87,7 @@ def carry_out(planned: Plan, ranks: Ranks) -> list[LegResult]:
     tables = planned.dense.tables()
     if planned.is_new:  # what is wrong with its first run is found before there is a folder
         first = next(planned.lottery.legs(tables, planned.folder.path))
-        ranks.jointly(lambda: _prepared(planned, first), lambda _: {})
+        ranks.jointly(lambda: _prepared(planned, first), lambda both: start_facts(both[1]))
     planned, held = ranks.jointly(lambda: _taken(planned, ranks), lambda _: {})
     results = []
     with held:
@@ -130,7 +130,7 @@ def _made(planned: Plan, ranks: Ranks) -> RunFolder:
 
 
 def _trained(planned: Plan, leg: Leg, ranks: Ranks) -> Mapping[str, Any]:
-    asked, setup = ranks.jointly(lambda: _prepared(planned, leg), lambda _: {})
+    asked, setup = ranks.jointly(lambda: _prepared(planned, leg), lambda both: start_facts(both[1]))
     if ranks.rank != 0:
         ranks.jointly(lambda: None, lambda _: {})
         take_part(asked, setup, ranks)

@@ -9,7 +9,7 @@ import click
 
 from sparsecore import lottery
 from sparsecore.cli.asking import Asked, begun_before, new, resumed
-from sparsecore.cli.carrying import lead, ranks_for, take_part
+from sparsecore.cli.carrying import lead, ranks_for, start_facts, take_part
 from sparsecore.cli.options import Given, describes_experiment, sets_and_tells
 from sparsecore.cli.output import results
 from sparsecore.cli.tables import print_run
@@ -44,7 +44,7 @@ def train(
     with results() as out_stream:
         given = Given.of(begun_before(out) if resume and file is None else file, options, stack, settings)
         ranks = ranks_for(given.tables())
-        asked, setup = ranks.jointly(lambda: _prepared(asking(out, given)), lambda _: {})
+        asked, setup = ranks.jointly(lambda: _prepared(asking(out, given)), lambda both: start_facts(both[1]))
         if ranks.rank != 0:
             take_part(asked, setup, ranks)
             return

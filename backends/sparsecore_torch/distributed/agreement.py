@@ -107,8 +107,21 @@ def _on_marks(marks: Sequence[Sequence[Any]], place: str, matter: Matter) -> Ver
         return Verdict()
     subject, ranks = next(iter(wrong.items()))
     more = f" (and on {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-    sentence = f"the ranks disagree at {place} on {subject}{more}: {_differing(ranks)}; {matter.advice}"
+    told = _told([column[matter.subjects.index(subject)] for column in marks], ranks[0])
+    sentence = f"the ranks disagree at {place} on {subject}{more}: {_differing(ranks)}{told}; {matter.advice}"
     return Verdict(sentence, marks_differ=True)
+
+
+def _told(marks: Sequence[Any], rank: int) -> str:
+    """What the first rank and this one have, where it is a text that people can read."""
+    both = (marks[0], marks[rank])
+    if not all(isinstance(mark, str) and len(mark) <= _READABLE for mark in both):
+        return ""
+    return f" ({both[0]} on rank 0, {both[1]} on rank {rank})"
+
+
+_READABLE = 60
+"""Letters; hashes have more."""
 
 
 def _differing(ranks: Sequence[int]) -> str:

@@ -130,8 +130,9 @@ class Exchange:
 
     def _heard(self, report: Report, matter: Matter, patience: float) -> Verdict:
         key = self._key("verdict")
-        # rank 0 may come late, and then wait as long for somebody else
-        if _happens(lambda: self._store.check([key]), 2 * patience):
+        if report.failure is None:
+            patience *= 2  # rank 0 may come late, and then wait as long for somebody else
+        if _happens(lambda: self._store.check([key]), patience):
             verdict = load_verdict(self._store.get(key))
             self._store.delete_key(self._key(self._rank))  # rank 0 sees by this that the verdict has been read
             return verdict
@@ -139,7 +140,7 @@ class Exchange:
         if report.failure is not None:
             return self._said(attrs.evolve(judge(reports, matter, patience), told_by=self._rank))
         present = next(rank for rank in range(self._size) if self._store.check([self._key(rank)]))
-        return self._said(Verdict(absence([0], report.place, 2 * patience, matter), present))
+        return self._said(Verdict(absence([0], report.place, patience, matter), present))
 
     def _said(self, verdict: Verdict) -> Verdict:
         self._store.set(self._key("verdict"), dump(verdict))
