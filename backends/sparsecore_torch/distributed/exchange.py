@@ -92,7 +92,7 @@ class Exchange:
             self._store.set(keys[self._rank], mark)
             if len(self._left) > 2:  # another rank may still be waiting for the last one
                 self._store.delete_key(self._left.pop(0))
-            _happens(lambda: self._store.check(keys), patience)
+            happens(lambda: self._store.check(keys), patience)
             return {rank: self._store.get(key).decode() for rank, key in enumerate(keys) if self._store.check([key])}
         return {self._rank: mark}
 
@@ -101,7 +101,7 @@ class Exchange:
         keys = [f"broken/{rank}" for rank in range(self._size)]
         try:
             self._store.set(keys[self._rank], "")
-            _happens(lambda: self._store.check(keys), patience)
+            happens(lambda: self._store.check(keys), patience)
             return [rank for rank, key in enumerate(keys) if not self._store.check([key])]
         except dist.DistNetworkError:
             return [0]
@@ -116,7 +116,7 @@ class Exchange:
 
     def _judged(self, matter: Matter, patience: float, pause: int) -> Verdict:
         keys = [self._key(rank) for rank in range(self._size)]
-        _happens(lambda: self._store.check(keys), patience)
+        happens(lambda: self._store.check(keys), patience)
         reports = [load_report(self._store.get(key)) if self._store.check([key]) else None for key in keys]
         verdict = self._said(attrs.evolve(judge(reports, matter, patience), pause=pause))
         self._store.delete_key(keys[0])
@@ -132,7 +132,7 @@ class Exchange:
         key = self._key("verdict")
         if report.failure is None:
             patience *= 2  # rank 0 may come late, and then wait as long for somebody else
-        if _happens(lambda: self._store.check([key]), patience):
+        if happens(lambda: self._store.check([key]), patience):
             verdict = load_verdict(self._store.get(key))
             self._store.delete_key(self._key(self._rank))  # rank 0 sees by this that the verdict has been read
             return verdict
@@ -153,10 +153,11 @@ class Exchange:
 def _wait_until_heard(store: Store, reports: Sequence[str]) -> None:
     """Stay until those who have reported have read the verdict: they delete their reports then."""
     with suppress(dist.DistNetworkError):
-        _happens(lambda: not any(store.check([key]) for key in reports), _UNTIL_HEARD)
+        happens(lambda: not any(store.check([key]) for key in reports), _UNTIL_HEARD)
 
 
-def _happens(event: Callable[[], bool], patience: float) -> bool:
+def happens(event: Callable[[], bool], patience: float) -> bool:
+    """Whether the event happens within so many seconds."""
     # looked at again and again, because the store's own way of waiting cannot be interrupted
     end, pause = time.monotonic() + patience, 2e-4
     while not event():

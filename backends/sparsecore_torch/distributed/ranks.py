@@ -5,6 +5,7 @@ import functools
 import gc
 import itertools
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -25,7 +26,7 @@ from sparsecore.launch import RANK_TIMEOUT, Launch, launch, rank_timeout
 from sparsecore.ranks import Alone, Ranks
 from sparsecore_torch.distributed.agreement import Matter, Report, Verdict, named
 from sparsecore_torch.distributed.digests import digests, fingerprint
-from sparsecore_torch.distributed.exchange import Exchange
+from sparsecore_torch.distributed.exchange import Exchange, happens
 from sparsecore_torch.distributed.pace import Pace
 
 Result = TypeVar("Result")
@@ -286,6 +287,10 @@ class Meeting:
         if not port.isascii() or not port.isdigit() or int(port) >= 2**16:
             raise InputError(f"the environment says MASTER_PORT={port}; expected the number of a port")
         serves = self.process.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+        if not serves and not _answers(host, int(port), self.patience.start):
+            waited = f"{self.patience.start:g} s ({RANK_TIMEOUT} sets how long a rank waits)"
+            sentence = f"rank 0 did not come to {host}:{port} in {waited}"
+            raise _error(Verdict(sentence, self.process.rank))
         try:
             return TCPStore(
                 host,
@@ -298,15 +303,19 @@ class Meeting:
             )
         except dist.DistError as error:
             reason = str(error).partition("\n")[0]
-            if serves:
-                raise InputError(f"rank 0 cannot be reached by others at {host}:{port}: {reason}") from error
-            raise _error(
-                Verdict(
-                    f"rank 0 did not come to {host}:{port} in {self.patience.start:g} s; {RANK_TIMEOUT} sets how "
-                    f"long a rank waits ({reason})",
-                    self.process.rank,
-                )
-            ) from error
+            sentence = f"the ranks cannot meet at {host}:{port}, as MASTER_ADDR and MASTER_PORT say: {reason}"
+            raise InputError(sentence) from error
+
+
+def _answers(host: str, port: int, patience: float) -> bool:
+    """Whether somebody serves a store there within so many seconds; torch's own way of waiting fills the screen."""
+
+    def connects() -> bool:
+        with suppress(OSError), socket.create_connection((host, port), timeout=patience):
+            return True
+        return False
+
+    return happens(connects, patience)
 
 
 _CHANNELS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
