@@ -10,6 +10,8 @@ MAKEFLAGS += --no-builtin-rules
 .PHONY: help demo test test-slow sanitize clean
 
 PYTHON ?=
+# Installing takes a minute or more, and says how far it is where somebody looks on.
+QUIET := $(shell [ -t 2 ] || echo --quiet)
 BIN := .venv/bin
 CPU := backends/sparsecore_cpu
 CPU_SOURCES := $(CPU)/pyproject.toml $(CPU)/CMakeLists.txt $(wildcard $(CPU)/kernels/*)
@@ -50,8 +52,8 @@ sanitize: build/sanitize/built
 build/sanitize/built: .venv/created pyproject.toml constraints.txt $(CPU_SOURCES)
 	@echo 'Building the CPU backend with sanitizers into build/sanitize/venv ...'
 	@$(BIN)/python -m venv --clear build/sanitize/venv
-	@build/sanitize/venv/bin/python -m pip install --quiet --editable '.[testing]'
-	@CXX=$${CXX:-g++} build/sanitize/venv/bin/python -m pip install --quiet --editable $(CPU) \
+	@build/sanitize/venv/bin/python -m pip install $(QUIET) --editable '.[testing]'
+	@CXX=$${CXX:-g++} build/sanitize/venv/bin/python -m pip install $(QUIET) --editable $(CPU) \
 	  --config-settings cmake.define.SPARSECORE_SANITIZE=address,undefined \
 	  --config-settings cmake.build-type=RelWithDebInfo --config-settings install.strip=false \
 	  --config-settings build-dir=build/sanitize
@@ -61,7 +63,7 @@ build/sanitize/built: .venv/created pyproject.toml constraints.txt $(CPU_SOURCES
 # pips at once in one environment spoil it.
 .venv/installed: .venv/created pyproject.toml constraints.txt
 	@echo 'Installing sparsecore into .venv ...'
-	@$(BIN)/python -m pip install --quiet --editable .
+	@$(BIN)/python -m pip install $(QUIET) --editable .
 	@touch $@
 
 # Without a compiler there is no stamp, so that it is built as soon as there is one.
@@ -75,13 +77,13 @@ build/sanitize/built: .venv/created pyproject.toml constraints.txt $(CPU_SOURCES
 	  echo "Going on without the CPU backend: Python's headers are not in $$headers (on Debian: python3-dev)."; \
 	else \
 	  echo 'Building the CPU backend into .venv ...'; \
-	  CXX=$${CXX:-$$1} $(BIN)/python -m pip install --quiet --editable $(CPU); \
+	  CXX=$${CXX:-$$1} $(BIN)/python -m pip install $(QUIET) --editable $(CPU); \
 	  touch $@; \
 	fi
 
 .venv/installed-for-tests: .venv/installed | .venv/cpu-built
 	@echo 'Installing the test tools into .venv ...'
-	@$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@$(BIN)/python -m pip install $(QUIET) --editable '.[test]'
 	@touch $@
 
 # ensurepip is asked for because some distributions package it apart from Python

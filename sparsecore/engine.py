@@ -141,6 +141,27 @@ class Engine:
         now = _ticked(state)
         return None if self._perturbs or self._observes or self._moves(now) else now
 
+    def first_update(self, state: State) -> int | None:
+        """After which step the first update is due, as far as the memories of now tell.
+
+        Args:
+            state: the state before it.
+
+        Returns:
+            The number of the step; None where the run ends before, or has no end.
+        """
+        now = _ticked(state)
+        while now.clock.total_steps is not None and not now.clock.has_ended:
+            if self._says("update_due", now):
+                return now.clock.step
+            now = _ticked(now)
+        return None
+
+    @property
+    def moves_weights(self) -> bool:
+        """Whether a strategy prunes, so that updates are to be expected."""
+        return self._stack.deciding("prune") != ["base"]
+
     def wants_gradient(self, state: State) -> bool:
         """Whether a strategy asks for the dense gradient of the next step: for an update, or in every step."""
         return self._observes or (bool(self._gradient_askers) and self._moves(_ticked(state)))
@@ -215,7 +236,8 @@ class Engine:
         if gradient is None and self._gradient_askers:
             raise InputError(
                 f"the strategy {self._gradient_askers[-1]!r} asks for the dense gradient, and this way of training "
-                "does not give it"
+                "does not give it; update() and advance() take it as gradient=, a function from a tensor's name to the "
+                "gradient in its dense shape"
             )
 
     def _moves(self, now: State) -> bool:

@@ -23,12 +23,22 @@ def test_the_demo_learns_the_digits(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_demo_killed_again_and_again_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     train("--out", tmp_path / "whole")
-    command = [sys.executable, "-m", "sparsecore", "train", "--out", str(tmp_path / "killed"), "--resume"]
+    command = [
+        sys.executable,
+        "-m",
+        "sparsecore",
+        "train",
+        "--data",
+        "digits",
+        "--out",
+        str(tmp_path / "killed"),
+        "--resume",
+    ]
     for _ in range(4):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(7)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-    train("--out", tmp_path / "killed", "--resume")
+    train("--data", "digits", "--out", tmp_path / "killed", "--resume")
     for name in ("checkpoint.safetensors", "metrics.jsonl", "reallocations.jsonl", "report.html"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

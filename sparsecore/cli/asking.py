@@ -73,6 +73,10 @@ def resumed(out: Path | None, given: Given) -> Asked:
     """
     if out is None:
         raise InputError("--resume needs --out, the folder of the run to continue")
+    if not out.exists() and not given.names_experiment:
+        raise InputError(
+            f"there is no run at {out} to continue; to begin one there, say which: FILE.toml, --model or --data"
+        )
     return going_on(Experiment.of(given.tables()), RunFolder(out))
 
 
@@ -83,7 +87,7 @@ def going_on(experiment: Experiment, folder: RunFolder) -> Asked:
         InputError: what was begun there is another experiment, or no run.
     """
     if not folder.path.exists():
-        return Asked(experiment, folder, note=f"sparsecore: there is no run at {folder.path} yet; it begins now")
+        return Asked(experiment, folder, note=f"there is no run at {folder.path} yet; it begins now")
     told = differences(Experiment.of(folder.read_tables()).tables(), experiment.tables())
     if told:
         raise InputError(f"the run {folder.path} was begun as another experiment: {'; '.join(told)}")

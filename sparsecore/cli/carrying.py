@@ -3,7 +3,8 @@
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import attrs
 import click
@@ -24,6 +25,7 @@ from sparsecore.run.setup import Setup
 from sparsecore.run.training import Finished
 from sparsecore.run.watching import Nobody
 from sparsecore.topology import Topology
+from sparsecore.words import printable
 
 
 @attrs.frozen(eq=False)
@@ -74,14 +76,14 @@ def lead(asked: Asked, setup: Setup, ranks: Ranks, again: Callable[[RunFolder], 
     """
     from sparsecore.report import write_report
 
-    if asked.note:
-        click.echo(asked.note, err=True)
+    for note in _notes(asked, setup):
+        click.echo(f"sparsecore: {printable(note)}", err=True)
     made: list[RunFolder] = []
     try:
         folder, place = ranks.jointly(lambda: _begun(asked, setup, ranks, made), lambda begun: begun[1].run.facts())
     except BaseException:
-        for new in made:  # nothing has been trained in it
-            shutil.rmtree(new.path, ignore_errors=True)
+        for new in made:
+            _remove(new)
         raise
     try:
         finished = _watched(place, setup)
@@ -101,6 +103,33 @@ def take_part(asked: Asked, setup: Setup, ranks: Ranks) -> None:
     folder = None if asked.is_new else asked.folder
     place = ranks.jointly(lambda: further(setup, folder, ranks), lambda place: place.run.facts())
     place.train(Nobody())
+
+
+def _notes(asked: Asked, setup: Setup) -> Iterator[str]:
+    """What is to be known before the run begins."""
+    if asked.note:
+        yield asked.note
+    if sys.stderr is not None and sys.stderr.isatty():
+        yield computed_by(asked.experiment)
+    clock = setup.start.clock
+    if setup.engine.moves_weights and setup.engine.first_update(setup.start) is None:
+        yield (
+            f"this run will see no update, and no weight will move: none is due within its {clock.total_steps} steps, "
+            f"{clock.steps_per_epoch} an epoch; more epochs, a smaller batch size or another schedule bring some"
+        )
+
+
+def _remove(made: RunFolder) -> None:
+    """Remove a folder in which nothing has been trained, unless another process has begun to."""
+    with suppress(InputError, OSError):
+        lock = made.lock()
+        shutil.rmtree(made.path, ignore_errors=True)
+        lock.release()
+
+
+def computed_by(experiment: Experiment) -> str:
+    """Which backend computes, and in which dtype."""
+    return f"computed by the {experiment.backend.name} backend in {experiment.backend.plugin.dtype}"
 
 
 def _begun(asked: Asked, setup: Setup, ranks: Ranks, made: list[RunFolder]) -> tuple[RunFolder, Place]:

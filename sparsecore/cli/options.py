@@ -77,6 +77,11 @@ class Given:
             file, {_SETTINGS[name]: value for name, value in options.items() if value is not None}, stack, settings
         )
 
+    @property
+    def names_experiment(self) -> bool:
+        """Whether it says what is to be trained, and does not leave that to the demo."""
+        return self.file is not None or bool({"model.name", "data.name"} & self.options.keys())
+
     def tables(self) -> Tables:
         """The tables of the experiment."""
         return assemble(self.file, self.options, self.stack, self.settings)

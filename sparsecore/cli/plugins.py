@@ -5,8 +5,11 @@ import json
 import attrs
 import click
 
-from sparsecore.cli.tables import print_table
+from sparsecore.cli.tables import console, print_table
 from sparsecore.plugin_listing import listings
+
+_WIDE = 140
+"""Columns of a terminal that has room for where plugins come from."""
 
 
 @click.command()
@@ -14,14 +17,22 @@ from sparsecore.plugin_listing import listings
 def plugins(*, as_json: bool) -> None:
     """List the installed plugins: kind, name, source, and a line about each.
 
-    A broken plugin is listed with its error.
+    A broken plugin is listed with its error. Where each comes from is told where there is room for it, and by --json.
     """
     found = listings()
     if as_json:
         click.echo(json.dumps([attrs.asdict(listing) for listing in found], indent=1))
         return
+    # the sources are long, and in the way where people look
+    out = console(None)
+    is_wide = not out.is_terminal or out.width >= _WIDE
     rows = [
-        (listing.kind, listing.name, listing.source, f"BROKEN: {listing.error}" if listing.error else listing.summary)
+        (
+            listing.kind,
+            listing.name,
+            *((listing.source,) if is_wide else ()),
+            f"BROKEN: {listing.error} ({listing.source})" if listing.error else listing.summary,
+        )
         for listing in found
     ]
-    print_table(("kind", "name", "source", "what it is"), rows)
+    print_table(("kind", "name", *(("source",) if is_wide else ()), "what it is"), rows)

@@ -1,14 +1,33 @@
 """A progress bar on standard error."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from sparsecore.clock import Clock
 from sparsecore.learning import Totals
 from sparsecore.run.records import Metrics
 
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.progress import Progress
+
 _SECONDS_BETWEEN_LOOKS = 0.2
+
+
+def _two_lines(console: "Console") -> "Progress":
+    """A bar, and what is told below it, so that both are whole in a narrow terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class _TwoLines(Progress):
+        def get_renderables(self) -> "Iterable[RenderableType]":
+            yield from super().get_renderables()
+            yield from (Text(task.fields["told"], overflow="fold") for task in self.tasks if task.fields["told"])
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return _TwoLines(*columns, console=console)
 
 
 class ProgressBar:
@@ -17,10 +36,8 @@ class ProgressBar:
     def __init__(self, clock: Clock, epochs: int) -> None:
         """A bar over the whole run that ``clock`` begins."""
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._progress = Progress(*columns, TextColumn("{task.fields[told]}"), console=Console(stderr=True))
+        self._progress = _two_lines(Console(stderr=True))
         self._task = self._progress.add_task("", total=clock.total_steps, told="")
         self._epochs = epochs
         self._update = ""
@@ -45,7 +62,7 @@ class ProgressBar:
         self._looked, self._examples = now, seen.examples
         epoch = min((clock.step - 1) // clock.steps_per_epoch + 1, self._epochs)
         told = (
-            f"loss {seen.loss / seen.examples:.3f}  accuracy {seen.correct / seen.examples:.3f}  {speed:.0f} samples/s"
+            f"loss {seen.loss / seen.examples:.3f}  accuracy {seen.correct / seen.examples:.3f}  {speed:.0f} images/s"
         )
         description = f"epoch {epoch}/{self._epochs}"
         self._progress.update(

@@ -78,7 +78,7 @@ class Bars:
         self._told = told
         columns = (
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TextColumn("{task.fields[told]}"),
         )

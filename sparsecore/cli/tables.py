@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from sparsecore.cli.carrying import Done
+from sparsecore.cli.carrying import Done, computed_by
 from sparsecore.ledger import in_words
 from sparsecore.words import printable
 
@@ -62,9 +62,11 @@ def print_run(done: Done, file: TextIO) -> None:
     print(f"test accuracy  {result.test_accuracy:.4f}   test loss  {result.test_loss:.4f}", file=file)
     print(
         f"{result.sparse_parameters:,} sparse and {result.dense_parameters:,} dense parameters, "
-        f"{result.reallocations} {'reallocation' if result.reallocations == 1 else 'reallocations'}, "
+        f"{result.reallocations} {'update' if result.reallocations == 1 else 'updates'}, "
         f"{result.seconds:.0f} s",
         file=file,
     )
     print(in_words(result.memory), file=file)
+    told = "the last digits vary with processor, backend and threads"
+    print(f"{computed_by(done.experiment)}; {told}", file=file)
     print(f"report: {printable(result.run)}/report.html", file=file)
