@@ -1,5 +1,6 @@
 """The engine: a stack of strategies over one layout, as functions from state to state."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
@@ -13,7 +14,7 @@ from sparsecore.arrays import Array, Arrays
 from sparsecore.base import Base
 from sparsecore.clock import Clock
 from sparsecore.distributions import check_sparsity
-from sparsecore.errors import InputError
+from sparsecore.errors import InputError, SparsityWarning
 from sparsecore.gradient import Gradient
 from sparsecore.grouping import grouping
 from sparsecore.layout import Layout
@@ -76,6 +77,7 @@ class Engine:
         self._perturbs = self._stack.deciding("perturb") != ["base"]
         self._replaces = self._stack.deciding("replaces_step") != ["base"]
         self._observes = bool(self._stack.deciding("observe"))
+        self._resizes = self._stack.deciding("target_size") != ["base"]
         self._gradient_askers = self._stack.asking_for("gradient")
         self._update = Update(self._stack, self.random, regrow_pruned)
         self.grouping = grouping(layout, units)
@@ -94,6 +96,28 @@ class Engine:
         )
         units = checks.check_start(answer, self.grouping.layout)
         return self._state_at(self.grouping.weights(units), sparsity, clock)
+
+    def warn_of_other_sparsity(self, state: State, sparsity: float, stacklevel: int = 2) -> None:
+        """Warn if the strategies have started at another sparsity than was asked for, by more than rounding.
+
+        Each tensor may round to whole units. Strategies that become sparser, or say at each update how many weights
+        there are to be, start elsewhere on purpose.
+
+        Args:
+            state: of :meth:`start`.
+            sparsity: what was asked for.
+            stacklevel: whose line the warning names, as of ``warnings.warn`` called in place of this method.
+        """
+        size, asked = state.topology.size, (1.0 - sparsity) * self.layout.size
+        if self.becomes_sparser or self._resizes or abs(size - asked) <= len(self.layout) * self.grouping.largest:
+            return
+        name = self._stack.deciding("initial_topology")[0]
+        warnings.warn(
+            f"the sparsity that was asked for is {sparsity:g}, and the strategy {name!r} starts at "
+            f"{state.topology.sparsity:.4f}, with {size:,} weights in place of {round(asked):,}",
+            SparsityWarning,
+            stacklevel=stacklevel + 1,
+        )
 
     def start_at(self, topology: Topology, *, sparsity: float | None = None, clock: Clock = Clock()) -> State:
         """The state before the first step, on a given topology.

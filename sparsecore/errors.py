@@ -22,6 +22,10 @@ class InputWarning(UserWarning):
     """What the user gave can be used, and is probably not what was meant; the command line says it as a sentence."""
 
 
+class SparsityWarning(InputWarning):
+    """A strategy starts at another sparsity than the one that was asked for."""
+
+
 class PluginError(InputError):
     """A plugin cannot be found, loaded or registered."""
 

@@ -214,6 +214,7 @@ def topology_of(saved, training):
     return training.topology.at(saved["positions"])
 
 
+@pytest.mark.filterwarnings("ignore::sparsecore.errors.SparsityWarning")
 @pytest.mark.parametrize("group", [None, 3])
 def test_groups_keep_their_numbers(group):
     torch.manual_seed(0)

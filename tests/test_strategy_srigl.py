@@ -285,6 +285,7 @@ def test_the_command_line_refuses_groups_that_do_not_fit_with_a_sentence(tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.filterwarnings("ignore::sparsecore.errors.SparsityWarning")
 @pytest.mark.parametrize(("network", "shape"), [("mlp", (6,)), ("convnet", (2, 8, 8))])
 def test_sparsify_keeps_the_fan_in_of_ones_own_model(network, shape):
     pytest.importorskip("torch")

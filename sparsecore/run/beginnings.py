@@ -28,6 +28,7 @@ def drawn(parameters: Sequence[Parameter]) -> Begin:
         if experiment.sparsity is None:
             raise InputError("a run that starts from no other one needs its sparsity")
         state, draws = engine.start(experiment.sparsity, clock=clock), Draws(experiment.seed)
+        engine.warn_of_other_sparsity(state, experiment.sparsity)
         return state, draws.sparse(state.topology, parameters), draws.dense(parameters)
 
     return begin

@@ -136,6 +136,7 @@ def sparsify(
     )
     state = engine.start(sparsity, clock=_clock(total_steps, steps_per_epoch))
     _try_schedule(engine, state)
+    engine.warn_of_other_sparsity(state, sparsity)
     drawn = gathered({one.name: one.parameter for one in selection.sparse}, state.topology)
     values = engine.start_values(state, drawn)
     group = group_of(layers.stepping, selection.sparse[0].parameter)
