@@ -1,8 +1,8 @@
 """From one seed, the runs of NumPy and of the CPU backend are one experiment.
 
 In single precision two runs agree for a few steps only, whatever computes them (see test_torch_agreement.py, which has
-the reasons); so each step starts from the state that NumPy's run has reached. Then losses are equal within
-rounding, and the decisions of the updates are equal, too.
+the reasons); so each step starts from the state that NumPy's run has reached. Then losses and values are equal within
+rounding, and so are the decisions of the updates, but for weights so near to the threshold.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("sparsecore_cpu._kernels")
 
-from side_by_side import Running, plan
+from side_by_side import Running, assert_close_to_the_threshold, assert_equal_decisions, plan
 
 from sparsecore.experiment.assembly import assemble
 from sparsecore.experiment.experiment import Experiment
@@ -21,6 +21,9 @@ from sparsecore_cpu.machine import KERNELS, kernel_names
 
 ROUNDING = 1e-5
 """Of a loss: sums over a network of ten layers, in float32 (6e-8)."""
+
+VALUES = 1e-3
+"""Of a value: the learning rate times gradients some of whose relus differ."""
 
 SMALLER = ("model.name=wrn-10-1", "training.epochs=2")
 
@@ -49,7 +52,7 @@ def test_both_start_equal() -> None:
 
 
 @pytest.mark.parametrize("kernels", kernel_names())
-def test_from_equal_states_losses_are_equal_within_rounding_and_all_updates_equal(
+def test_from_equal_states_losses_are_equal_within_rounding_and_updates_but_at_the_threshold(
     kernels: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(KERNELS, kernels)
@@ -57,22 +60,24 @@ def test_from_equal_states_losses_are_equal_within_rounding_and_all_updates_equa
     updates = 0
     for batch, learning_rate in list(plan(on_numpy.setup))[:16]:
         on_cpu.take_up(on_numpy, on_numpy.learner.state())
-        expected, advance = on_numpy.step(batch, learning_rate)
-        loss, advance_there = on_cpu.step(batch, learning_rate)
-        assert loss == pytest.approx(expected, rel=ROUNDING)
-        np.testing.assert_allclose(on_cpu.learner.values, on_numpy.learner.values, atol=1e-4)
+        threshold = on_numpy.state.memories["dpr"].threshold
+        on_numpy.train(batch, learning_rate), on_cpu.train(batch, learning_rate)
+        assert on_cpu.loss == pytest.approx(on_numpy.loss, rel=ROUNDING)
+        values = [on_numpy.learner.values.copy(), on_cpu.learner.values.copy()]
+        np.testing.assert_allclose(values[1], values[0], rtol=0, atol=VALUES)
+        from_equal_values = on_cpu.decided(values[0], learning_rate)
+        advance, advance_there = on_numpy.advance(learning_rate), on_cpu.advance(learning_rate)
+        assert_equal_decisions(advance, from_equal_values)
         if advance.reallocation is not None:
             updates += 1
-            assert advance_there.reallocation is not None
             assert advance.reallocation.moved > 50
-            np.testing.assert_array_equal(advance_there.reallocation.pruned, advance.reallocation.pruned)
-            assert advance_there.state.topology.sha256() == advance.state.topology.sha256()
-            assert advance_there.state.memories == advance.state.memories
+            assert_close_to_the_threshold(advance, advance_there, threshold, values)
     assert updates == 3
     test = on_numpy.setup.images.test
     on_cpu.take_up(on_numpy, on_numpy.learner.state())
-    assert on_cpu.learner.evaluate(test).loss == pytest.approx(on_numpy.learner.evaluate(test).loss, rel=ROUNDING)
-    assert on_cpu.learner.evaluate(test).correct == on_numpy.learner.evaluate(test).correct
+    there, here = on_cpu.learner.evaluate(test), on_numpy.learner.evaluate(test)
+    assert there.loss == pytest.approx(here.loss, rel=ROUNDING)
+    assert abs(there.correct - here.correct) <= 1  # an image may lie within rounding of the border between two classes
 
 
 def test_dense_gradients_are_numpy_s_and_leave_the_step_as_it_is() -> None:

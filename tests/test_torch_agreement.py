@@ -6,10 +6,10 @@ about 1e-4 of their size, although losses differ by 1e-7, and the next steps mul
 differ in the second digit. That is no matter of backends: a NumPy run whose start values are moved by one rounding
 each parts from the unmoved one as fast (test marked slow). Therefore
 
-- in single precision, each of the first 50 steps starts from the state that NumPy's run has reached, and losses must be
-  equal within rounding; so must the decisions of the five updates among them, because with few weights within a
-  rounding of the threshold (some 1e-5 wide at most, of 145,000 weights over about 1) hardly any update has one that
-  is on either side of it, and none of these has;
+- in single precision, each of the first 50 steps starts from the state that NumPy's run has reached, and losses and
+  values must be equal within rounding. How they round depends on the processor, and so does which weights have one
+  value below an update's threshold and one above it: of some thousands that are pruned they are a few at most, and
+  no others may be decided differently. Given NumPy's values, torch must decide everything as NumPy does;
 - in double precision, where relus do not differ, both run by themselves, and all topologies are equal.
 """
 
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch")
 
-from side_by_side import Running, plan  # noqa: E402
+from side_by_side import Running, assert_close_to_the_threshold, assert_equal_decisions, plan  # noqa: E402
 
 from sparsecore.experiment.assembly import assemble  # noqa: E402
 from sparsecore.experiment.experiment import Experiment  # noqa: E402
@@ -30,6 +30,9 @@ from sparsecore.run.setup import Setup, set_up  # noqa: E402
 
 ROUNDING = 1e-5
 """Of a loss: sums of 100 terms over a network of 28 layers, in float32 (6e-8); 2e-6 was seen."""
+
+VALUES = 1e-3
+"""Of a value: the learning rate times gradients some of whose relus differ; 1.4e-4 was seen."""
 
 SMALLER = ("model.name=wrn-10-1",)
 
@@ -75,21 +78,23 @@ def test_both_take_the_same_batches() -> None:
             np.testing.assert_array_equal(getattr(batch, field), getattr(other, field))
 
 
-def test_from_equal_states_fifty_losses_are_equal_within_rounding_and_all_updates_equal() -> None:
+def test_from_equal_states_fifty_losses_are_equal_within_rounding_and_updates_but_at_the_threshold() -> None:
     on_numpy, on_torch = (Running.of(demo(backend)) for backend in ("numpy", "torch"))
     updates = 0
     for batch, learning_rate in list(plan(on_numpy.setup))[:50]:
         on_torch.take_up(on_numpy, as_torch_names(on_numpy.setup, on_numpy.learner.state()))
-        expected, advance = on_numpy.step(batch, learning_rate)
-        loss, advance_there = on_torch.step(batch, learning_rate)
-        assert loss == pytest.approx(expected, rel=ROUNDING)
+        threshold = on_numpy.state.memories["dpr"].threshold
+        on_numpy.train(batch, learning_rate), on_torch.train(batch, learning_rate)
+        assert on_torch.loss == pytest.approx(on_numpy.loss, rel=ROUNDING)
+        values = [on_numpy.learner.values.copy(), on_torch.learner.values.numpy().copy()]
+        np.testing.assert_allclose(values[1], values[0], rtol=0, atol=VALUES)
+        from_equal_values = on_torch.decided(values[0], learning_rate)
+        advance, advance_there = on_numpy.advance(learning_rate), on_torch.advance(learning_rate)
+        assert_equal_decisions(advance, from_equal_values)
         if advance.reallocation is not None:
             updates += 1
-            assert advance_there.reallocation is not None
             assert advance.reallocation.moved > 1000
-            np.testing.assert_array_equal(advance_there.reallocation.pruned, advance.reallocation.pruned)
-            assert advance_there.state.topology.sha256() == advance.state.topology.sha256()
-            assert advance_there.state.memories == advance.state.memories
+            assert_close_to_the_threshold(advance, advance_there, threshold, values)
     assert updates == 5
 
 
