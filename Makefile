@@ -7,7 +7,7 @@ SHELL := /bin/sh
 MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow sanitize clean
+.PHONY: help demo test test-slow test-processors sanitize fuzz clean
 
 PYTHON ?=
 # Installing takes a minute or more, and says how far it is where somebody looks on.
@@ -26,7 +26,9 @@ help:
 	@echo 'make demo       train a small sparse network and write its report'
 	@echo 'make test       lint, types and tests'
 	@echo 'make test-slow  the tests that take minutes'
+	@echo 'make test-processors  the tests that depend on arithmetic, as other processors would compute them'
 	@echo 'make sanitize   the tests of the C++ kernels under address and undefined-behaviour sanitizers'
+	@echo 'make fuzz       calls of the C++ kernels with arguments that nobody would give, under the same sanitizers'
 	@echo 'make clean      remove .venv, builds and caches; runs stay'
 
 demo: .venv/installed .venv/cpu-built
@@ -41,13 +43,26 @@ test: .venv/installed-for-tests .venv/cpu-built
 test-slow: .venv/installed-for-tests .venv/cpu-built
 	$(BIN)/python -m pytest -m slow
 
+# One combination of settings, or other tests: make test-processors ARGUMENTS='--only 3 tests/test_torch_agreement.py'
+test-processors: .venv/installed-for-tests .venv/cpu-built
+	$(BIN)/python tests/processors.py $(ARGUMENTS)
+
 # The kernels' tests in an environment of their own. Python is not built with the sanitizers, so that their library has
 # to be there before it, with that of C++ for its exceptions. What Python itself never frees is no leak of ours. What the
 # sanitizers say goes to the file descriptor, which pytest must not capture.
+SANITIZED := set -- $$(for library in libasan.so libstdc++.so; do $${CXX:-g++} -print-file-name=$$library; done); \
+  LD_PRELOAD="$$*" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+  build/sanitize/venv/bin/python
+
 sanitize: build/sanitize/built
-	set -- $$(for library in libasan.so libstdc++.so; do $${CXX:-g++} -print-file-name=$$library; done); \
-	LD_PRELOAD="$$*" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-	build/sanitize/venv/bin/python -m pytest --capture=sys tests/test_cpu_*.py
+	$(SANITIZED) -m pytest --capture=sys tests/test_cpu_*.py
+
+# Other calls, or more of them: make fuzz CALLS=1000000 SEED=7
+CALLS := 100000
+SEED := 0
+
+fuzz: build/sanitize/built
+	$(SANITIZED) tests/fuzz_kernels.py --calls $(CALLS) --seed $(SEED)
 
 build/sanitize/built: .venv/created pyproject.toml constraints.txt $(CPU_SOURCES)
 	@echo 'Building the CPU backend with sanitizers into build/sanitize/venv ...'

@@ -192,9 +192,9 @@ def test_arrays_that_do_not_fit_are_refused_before_anything_is_read_or_written()
     memory = np.zeros(160, np.float32)
     given = {
         "kernels": "",
-        "x": memory[:144],
+        "x": memory[:144].copy(),
         "x_start": 16,
-        "out": memory[:144],
+        "out": memory[:144].copy(),
         "out_start": 16,
         "channel": 64,
         "add": None,

@@ -2,9 +2,11 @@
 
 #include <pthread.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <exception>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -22,17 +24,25 @@ struct Work {
   int64_t count;
   std::atomic<int64_t> next{0};
   std::atomic<int> helpers_left{0};
+  std::atomic<bool> failed{false};
+  std::exception_ptr error = nullptr;  // the first one that a task threw; read when all threads are done
 };
 
-void work_off(Work& work) {
-  for (int64_t index; (index = work.next.fetch_add(1, std::memory_order_relaxed)) < work.count;) (*work.task)(index);
+// Never throws: a thread that went away would leave the others with a `work` that is no more.
+void work_off(Work& work) noexcept {
+  try {
+    for (int64_t index; (index = work.next.fetch_add(1, std::memory_order_relaxed)) < work.count;) (*work.task)(index);
+  } catch (...) {
+    if (!work.failed.exchange(true)) work.error = std::current_exception();
+    work.next.store(work.count, std::memory_order_relaxed);  // the tasks that are left need not be begun
+  }
 }
 
 class Pool {
  public:
   void run(Work& work, int helpers) {
     std::lock_guard<std::mutex> one_caller(callers_);
-    while (static_cast<int>(mailboxes_.size()) < helpers) add_thread();
+    helpers = threads(helpers);
     work.helpers_left = helpers;
     for (int helper = 0; helper < helpers; helper++) mailboxes_[helper]->put(&work);
     work_off(work);
@@ -71,9 +81,22 @@ class Pool {
     std::atomic<Work*> work_{nullptr};
   };
 
-  void add_thread() {
-    mailboxes_.push_back(std::make_unique<Mailbox>());
-    std::thread([mailbox = mailboxes_.back().get()] {
+  // How many there are of the threads that are wanted; fewer where the system gives no more.
+  int threads(int wanted) {
+    while (static_cast<int>(mailboxes_.size()) < wanted) {
+      mailboxes_.push_back(std::make_unique<Mailbox>());
+      try {
+        start_thread(mailboxes_.back().get());
+      } catch (...) {
+        mailboxes_.pop_back();
+        break;
+      }
+    }
+    return std::min(wanted, static_cast<int>(mailboxes_.size()));
+  }
+
+  static void start_thread(Mailbox* mailbox) {
+    std::thread([mailbox] {
       for (;;) {
         Work* work = mailbox->take();
         work_off(*work);
@@ -102,6 +125,8 @@ Pool& the_pool() {
 
 }  // namespace
 
+std::atomic<int64_t> scratch_left{-1};
+
 void in_parallel(int64_t count, int threads, const std::function<void(int64_t)>& task) {
   const int helpers = static_cast<int>(count < threads ? count : threads) - 1;
   if (helpers <= 0) {
@@ -112,6 +137,7 @@ void in_parallel(int64_t count, int threads, const std::function<void(int64_t)>&
   work.task = &task;
   work.count = count;
   the_pool().run(work, helpers);
+  if (work.error) std::rethrow_exception(work.error);
 }
 
 }  // namespace sparsecore

@@ -7,6 +7,7 @@
 #include <memory>
 #include <new>
 
+#include "pool.hpp"
 #include "vector.hpp"
 
 namespace SPARSECORE_VARIANT {
@@ -33,6 +34,7 @@ inline Aligned aligned(int64_t count) {
 class Scratch {
  public:
   float* of(int64_t count) {
+    sparsecore::expect_scratch();
     if (room_ < count) memory_ = aligned(count), room_ = count;
     return memory_.get();
   }

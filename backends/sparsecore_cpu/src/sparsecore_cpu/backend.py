@@ -30,6 +30,8 @@ class CpuBackend:
     def __attrs_post_init__(self) -> None:
         if self.threads < 0:
             raise InputError(f"the cpu backend takes 1 or more threads, or 0 for all; given {self.threads}")
+        if self.threads > _MOST_THREADS:
+            raise InputError(f"the cpu backend takes at most {_MOST_THREADS} threads; given {self.threads}")
         if self.activations not in _STORED:
             raise InputError(
                 f"the cpu backend stores activations as {' or '.join(_STORED)}; given {self.activations!r}"
@@ -64,10 +66,13 @@ class CpuBackend:
         return Machine.of(self.threads or _available(), _STORED[self.activations])
 
 
+_MOST_THREADS = 1024
+"""The kernels' own bound, which is known here without loading them."""
+
 _STORED = {"float32": "float32", "bfloat16": "uint16"}
 """Names of types, as NumPy knows them."""
 
 
 def _available() -> int:
     affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    return min(_MOST_THREADS, len(affinity(0)) if affinity else os.cpu_count() or 1)

@@ -68,17 +68,13 @@ class WeightList:
     Attributes:
         order: which of the tensor's entries they are, or how many entries there are where there is none.
         entries: how many there are.
-        pointers: where each group starts.
-        offsets: where each reads, from an output's place.
         values: their values.
-        handle: of the kernels.
+        handle: the list as the kernels hold it, with pointers and offsets of its own.
         steps: which outputs they make.
     """
 
     order: Places
     entries: int
-    pointers: Places
-    offsets: Places
     values: Floats
     handle: _kernels.Weights
     steps: Steps
@@ -86,7 +82,7 @@ class WeightList:
     @property
     def places(self) -> tuple[NDArray[np.integer], ...]:
         """All that tells where its weights lie."""
-        return self.order, self.pointers, self.offsets
+        return self.order, self.handle.pointers, self.handle.offsets
 
     def fill(self, values: NDArray[np.float32], threads: int) -> None:
         """Take over the values of the tensor's entries."""
@@ -149,7 +145,7 @@ class Taps:
         order, ordered, pointers = arrange(chosen, offsets, places)
         values = np.zeros(len(order), np.float32)
         handle = _kernels.Weights(pointers, ordered, values, self.shape[0], bundled=len(order) > len(ordered))
-        return WeightList(order, len(self.out), pointers, ordered, values, handle, steps)
+        return WeightList(order, len(self.out), values, handle, steps)
 
     @property
     def _places(self) -> NDArray[np.int64]:
