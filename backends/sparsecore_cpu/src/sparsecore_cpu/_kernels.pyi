@@ -1,7 +1,8 @@
 """Sparse kernels on activations of (blocks, height, channels, width, lanes), compiled from ``kernels/``.
 
-All check their arguments and raise ``ValueError``; none keeps the interpreter's lock while it computes. Vectors by
-channel are float32, ``sums`` are (channels, 2), float64, and are added to.
+All check their arguments and raise ``ValueError``; none keeps the interpreter's lock while it computes. Nothing is
+converted, and no output shares memory with another argument, but for passes that write exactly where they read. Vectors
+by channel are float32, ``sums`` are (channels, 2), float64, and are added to. ``threads`` are from 1 to 1024.
 """
 
 from collections.abc import Sequence
@@ -40,11 +41,19 @@ class Weights:
     """The weights that exist, in groups by block of input channels, then by output channel.
 
     Bundled ones have :data:`BUNDLE` values an offset, for as many output channels; a group is then of such a bundle.
+    Pointers and offsets are copied; the values are read where they are whenever the weights are used.
     """
 
     def __init__(
         self, pointers: Places, offsets: Places, values: Floats, channels: int, bundled: bool = False
     ) -> None: ...
+    @property
+    def pointers(self) -> Places:
+        """Where each group starts, not to be written to."""
+
+    @property
+    def offsets(self) -> Places:
+        """Where each weight reads, from an output's place; not to be written to."""
 
 class Mask:
     """Where scale·input + shift is positive; and the mean of the input."""
@@ -192,3 +201,6 @@ def gather(entries: Floats, order: Places, listed: Floats, threads: int) -> None
 
 def scatter(listed: Floats, order: Places, entries: Floats, threads: int) -> None:
     """``entries[order[i]] = listed[i]`` where there is such an entry; each comes once."""
+
+def _fail_scratch(after: int) -> None:
+    """For tests: once so many more tasks have got their memory, one gets none."""
