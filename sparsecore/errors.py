@@ -26,6 +26,10 @@ class SparsityWarning(InputWarning):
     """A strategy starts at another sparsity than the one that was asked for."""
 
 
+class LostWeightsWarning(InputWarning):
+    """Weights that look trained are about to become zero."""
+
+
 class PluginError(InputError):
     """A plugin cannot be found, loaded or registered."""
 
@@ -52,10 +56,6 @@ class DisagreementError(SparsecoreError):
 
 class DivergedError(SparsecoreError):
     """Training produced a loss or a weight that is not finite."""
-
-
-class LostWeightsWarning(UserWarning):
-    """Weights that look trained are about to become zero."""
 
 
 def unknown(what: str, name: object, known: Iterable[str], known_as: str = "known") -> str:

@@ -346,7 +346,9 @@ def test_compact_state_says_which_topology_it_is_of(tmp_path):
     training.squash()
     assert not model._state_dict_hooks
     assert not model._load_state_dict_pre_hooks
-    assert not optimizer._optimizer_load_state_dict_post_hooks
+    assert not optimizer._optimizer_load_state_dict_pre_hooks
+    assert not optimizer._optimizer_state_dict_post_hooks
+    assert list(optimizer.state_dict()) == ["state", "param_groups"]
     assert list(model.state_dict()) == list(mlp().state_dict())
 
 
@@ -357,6 +359,25 @@ def test_compact_values_without_their_topology_are_refused():
         with pytest.raises(InputError, match="sparse_topology"):
             model.load_state_dict(values, strict=strict)
     training.check()
+
+
+def test_optimizer_state_of_another_topology_is_refused_in_compact_storage(tmp_path):
+    model, optimizer, training = started(storage="compact")
+    train(model, optimizer, range(5))
+    torch.save([one.state_dict() for one in (model, optimizer, training)], tmp_path / "saved.pt")
+    saved = torch.load(tmp_path / "saved.pt", weights_only=True)
+    train(model, optimizer, range(5, 11))
+    values, step = model.sparse_values.detach().clone(), training.step
+    optimizer.load_state_dict(saved[1])
+    with pytest.raises(InputError, match="optimizer has loaded a state that belongs to another topology"):
+        train(model, optimizer, [11])
+    assert torch.equal(model.sparse_values, values)
+    assert training.step == step
+    again = optimizer.state_dict()  # says what it is of, though it has been loaded
+    assert torch.equal(again["sparse_topology"], saved[1]["sparse_topology"])
+    model.load_state_dict(saved[0])
+    training.load_state_dict(saved[2])
+    train(model, optimizer, range(5, 11))
 
 
 def test_another_number_of_compact_values_names_what_to_load_first():

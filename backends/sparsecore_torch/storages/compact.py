@@ -18,6 +18,7 @@ from sparsecore_torch.storages.compact_optimizer import CompactGroup, carry_stat
 from sparsecore_torch.storages.compact_weights import CompactWeights, resize
 from sparsecore_torch.storages.dense_gradients import DenseGradients, world_size
 from sparsecore_torch.storages.dense_ledger import ledger_of
+from sparsecore_torch.storages.optimizer_fingerprint import OptimizerFingerprint
 
 
 @final
@@ -54,8 +55,7 @@ class CompactStorage:
         state = gathered_state(optimizer, tensors, lambda dense: _gathered(dense, topology))
         self._weights = CompactWeights(model, topology)
         make_compact(self._weights, tensors)
-        self._has_loaded_state = False
-        self._loading = optimizer.register_load_state_dict_post_hook(self._note_loading)
+        self._fingerprint = OptimizerFingerprint(optimizer, topology)
         self._group.take_in(self._weights.register(values.detach().to(dtype, copy=True)), state)
 
     def values(self) -> Tensor:
@@ -70,7 +70,7 @@ class CompactStorage:
 
     def enforce(self) -> None:
         """What is inactive does not exist; but dense gradients of several ranks become those of all."""
-        self._has_loaded_state = False
+        self._fingerprint.carried(self._weights.topology)
         if self._weights.dense_gradients is not None:
             self._weights.dense_gradients.reduce(self._weights.topology)
 
@@ -85,6 +85,7 @@ class CompactStorage:
         resize(values, reallocation.after.size)
         values.grad = gradient
         self._weights.move(reallocation.after)
+        self._fingerprint.carried(reallocation.after)
         self.set_values(reallocation.values)
 
     @torch.no_grad()
@@ -96,16 +97,18 @@ class CompactStorage:
         """
         before, values = self._weights.topology, self._weights.values
         carry = carrier(before, topology)
-        if not self._has_loaded_state:
+        if not self._fingerprint.has_loaded:
             carry_state(self._optimizer, values, carry)
+            self._fingerprint.carried(topology)
         gradient = None if values.grad is None else carry(values.grad)
         resize(values, topology.size)
         values.grad = gradient
         self._weights.topology = topology
 
     def check_written(self, name: str | None = None, *, thoroughly: bool = False) -> None:  # noqa: ARG002
-        """Raise an :class:`InputError` if the values belong to another topology."""
+        """Raise an :class:`InputError` if the values, or the optimizer's state, belong to another topology."""
         self._weights.check()
+        self._fingerprint.check(self._weights.topology)
 
     def nonzero_positions(self) -> Tensor:
         """There is no place for weights that are not active.
@@ -136,7 +139,7 @@ class CompactStorage:
     def squash(self) -> None:
         """End: plain dense Parameters under their old names, on the model and in the optimizer."""
         self._weights.check()
-        self._loading.remove()
+        self._fingerprint.end()
         self.await_gradient(dense=False)
         values, topology = self._weights.values, self._weights.topology
         dense = make_dense(self._weights.model)
@@ -145,9 +148,6 @@ class CompactStorage:
             for index, parameter in enumerate(parameters):
                 parameter.grad = _dense(values.grad, index, topology)
         self._group.take_out(values, parameters, lambda entries, index: _dense(entries, index, topology))
-
-    def _note_loading(self, _: Optimizer) -> None:
-        self._has_loaded_state = True
 
     def ledger(self) -> Ledger:
         """Bytes of values, positions, gradients and optimizer state, dense parameters included."""
