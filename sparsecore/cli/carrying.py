@@ -76,15 +76,14 @@ def lead(asked: Asked, setup: Setup, ranks: Ranks, again: Callable[[RunFolder], 
     """
     from sparsecore.report import write_report
 
-    for note in _notes(asked, setup):
-        click.echo(f"sparsecore: {printable(note)}", err=True)
-    made: list[RunFolder] = []
+    made = _Made()
     try:
         folder, place = ranks.jointly(lambda: _begun(asked, setup, ranks, made), lambda begun: begun[1].run.facts())
     except BaseException:
-        for new in made:
-            _remove(new)
+        made.undo()
         raise
+    for note in _notes(asked, setup):
+        click.echo(f"sparsecore: {printable(note)}", err=True)
     try:
         finished = _watched(place, setup)
         result = conclude(setup, finished, folder)
@@ -112,19 +111,30 @@ def _notes(asked: Asked, setup: Setup) -> Iterator[str]:
     if sys.stderr is not None and sys.stderr.isatty():
         yield computed_by(asked.experiment)
     clock = setup.start.clock
-    if setup.engine.moves_weights and setup.engine.first_update(setup.start) is None:
+    if asked.is_new and setup.engine.moves_weights and setup.engine.first_update(setup.start) is None:
         yield (
             f"this run will see no update, and no weight will move: none is due within its {clock.total_steps} steps, "
             f"{clock.steps_per_epoch} an epoch; more epochs, a smaller batch size or another schedule bring some"
         )
 
 
-def _remove(made: RunFolder) -> None:
-    """Remove a folder in which nothing has been trained, unless another process has begun to."""
-    with suppress(InputError, OSError):
-        lock = made.lock()
-        shutil.rmtree(made.path, ignore_errors=True)
-        lock.release()
+@attrs.define
+class _Made:
+    """What has been made of a run before all ranks agree to begin it."""
+
+    folder: RunFolder | None = None
+    place: Place | None = None
+
+    def undo(self) -> None:
+        """Remove the folder, in which nothing has been trained, unless another process has begun to."""
+        if self.folder is None:
+            return
+        with suppress(InputError, OSError):
+            if self.place is not None:
+                self.place.recorder.close()
+            lock = self.folder.lock()
+            shutil.rmtree(self.folder.path, ignore_errors=True)
+            lock.release()
 
 
 def computed_by(experiment: Experiment) -> str:
@@ -132,11 +142,12 @@ def computed_by(experiment: Experiment) -> str:
     return f"computed by the {experiment.backend.name} backend in {experiment.backend.plugin.dtype}"
 
 
-def _begun(asked: Asked, setup: Setup, ranks: Ranks, made: list[RunFolder]) -> tuple[RunFolder, Place]:
+def _begun(asked: Asked, setup: Setup, ranks: Ranks, made: _Made) -> tuple[RunFolder, Place]:
     folder = asked.begun(setup).folder
     if asked.is_new:
-        made.append(folder)
-    return folder, first(setup, folder, ranks)
+        made.folder = folder
+    made.place = first(setup, folder, ranks)
+    return folder, made.place
 
 
 def _watched(place: Place, setup: Setup) -> Finished:
