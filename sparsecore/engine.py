@@ -196,11 +196,15 @@ class Engine:
         return self._replaces and self._moves(now) and self._says("replaces_step", now)
 
     def advance(
-        self, state: State, values: Array, learning_rate: float = 0.0, gradient: Gradient | None = None
+        self, state: State, values: Array, learning_rate: float | None = 0.0, gradient: Gradient | None = None
     ) -> Advance:
-        """What follows an optimizer step that led to ``values``: perturbation, and an update where one is due."""
+        """What follows an optimizer step that led to ``values``: perturbation, and an update where one is due.
+
+        Raises:
+            InputError: a strategy needs the learning rate, and there is none.
+        """
         checks.check_given_values(values, state.topology)
-        perturbed = self._perturb(state, values, learning_rate)
+        perturbed = self.perturbed(state, values, learning_rate)
         now = self._observed(_ticked(state), gradient)
         if not self._moves(now):
             return Advance(now, perturbed, None)
@@ -230,7 +234,29 @@ class Engine:
         reallocation = self.grouping.spread(moved, state.topology, values)
         return attrs.evolve(after, topology=reallocation.after), reallocation
 
-    def _perturb(self, state: State, values: Array, learning_rate: float) -> Array:
+    def perturbed(self, state: State, values: Array, learning_rate: float | None) -> Array:
+        """The values after a step as the strategies change them (DeepR's noise); the same ones where none does.
+
+        Args:
+            state: the state before the step.
+            values: the N values after it.
+            learning_rate: of the step; None where the optimizer chooses its own.
+
+        Raises:
+            InputError: a strategy needs the learning rate, and there is none.
+        """
+        try:
+            return self._perturb(state, values, learning_rate)
+        except TypeError as error:
+            asking = self._stack.asking_for("learning_rate", "perturb")
+            if learning_rate is None and asking:
+                raise InputError(
+                    f"the strategy {asking[-1]!r} needs the learning rate, and the optimizer has none of its own "
+                    "(its 'lr' is None, or missing); give the optimizer one, or the strategy a step size"
+                ) from error
+            raise
+
+    def _perturb(self, state: State, values: Array, learning_rate: float | None) -> Array:
         shown = self.arrays.shown(values)
         answer = self._stack.ask(
             "perturb",

@@ -133,6 +133,10 @@ class GrowByGradient:
         return occupied.arrays.from_numpy(np.concatenate(grown).astype(occupied.layout.position_dtype))
 
 
+FRESH = {"step_size": 0.01, "sum": 0.1}
+"""What torch's optimizers begin with where it is not zero: Rprop's with its learning rate, Adagrad's with an option."""
+
+
 class Oracle:
     """Sparse training spelled out: float masks that are multiplied, and the decisions of NumPy's engine."""
 
@@ -183,6 +187,9 @@ class Oracle:
             grown = advance.reallocation.after.at(advance.reallocation.grown_positions)
             self._multiply({name: ~torch.from_numpy(grown.mask(name)) for name in self.parameters}, weights=False)
             self._multiply(self.masks)
+            for name, parameter in self.parameters.items():
+                for key, state in states_of(self.optimizer, parameter).items():
+                    state[torch.from_numpy(grown.mask(name))] = FRESH.get(key, 0.0)
 
     def _multiply(self, masks: dict[str, torch.Tensor], *, weights: bool = True) -> None:
         for name, parameter in self.parameters.items():

@@ -29,7 +29,7 @@ from torch.nn.functional import cross_entropy  # noqa: E402
 
 from sparsecore.hooks import hookimpl  # noqa: E402
 from sparsecore_torch import sparsify  # noqa: E402
-from sparsecore_torch.storages.bits import Bits  # noqa: E402
+from sparsecore_torch.storages.bit_mask import BitMask  # noqa: E402
 
 
 def weights_after(model, steps=8, **options):
@@ -506,9 +506,9 @@ def test_the_number_of_weights_follows_what_a_strategy_declares():
 
 
 def test_moved_models_are_told_to_move_first():
-    bits = Bits(torch.zeros(2, 3, dtype=torch.int8), torch.zeros(2, 3))
+    mask = BitMask(torch.zeros(2, 3, dtype=torch.int8), torch.zeros(2, 3))
     with pytest.raises(ValueError, match="has moved to meta since sparsify was called"):
-        bits.fill(torch.zeros(2, 3, device="meta"))
+        mask.fill(torch.zeros(2, 3, device="meta"))
 
 
 def test_schedules_in_epochs_count_epochs():

@@ -21,3 +21,19 @@ def is_batched(tensor: Tensor) -> bool:
     """Whether it stands for several tensors at once, as gradients do with ``is_grads_batched=True``."""
     keys: Any = torch._C._dispatch_keys(tensor)
     return "Batched" in str(keys)  # the key itself has no name in Python
+
+
+def accumulates(node: Any) -> bool:
+    """Whether the backward pass that is running accumulates the gradient of a leaf, rather than handing it out.
+
+    Args:
+        node: the leaf's, of ``torch.autograd.graph.get_gradient_edge``.
+
+    Returns:
+        False for a gradient that ``torch.autograd.grad`` was asked for.
+    """
+    execute: Any = torch._C._will_engine_execute_node
+    try:
+        return bool(execute(node))
+    except RuntimeError:  # raised for leaves in torch.autograd.grad, and where no backward pass is running
+        return False

@@ -20,7 +20,7 @@ from sparsecore_torch.distributed.ranks import present_ranks
 from sparsecore_torch.sparse_kernels.choice import KERNELS
 from sparsecore_torch.sparsifying.checks import check_gradients, check_layouts, check_model, warn_of_lost_weights
 from sparsecore_torch.sparsifying.in_training import Claim, check_not_in_training
-from sparsecore_torch.sparsifying.optimizer_state import check_optimizer, group_of
+from sparsecore_torch.sparsifying.optimizer_state import check_optimizer, group_of, learning_rate_of
 from sparsecore_torch.sparsifying.parameters import named_parameters
 from sparsecore_torch.sparsifying.rollback import undone_on_failure
 from sparsecore_torch.sparsifying.selection import Selection, Selectors, select
@@ -140,6 +140,8 @@ def sparsify(
     drawn = gathered({one.name: one.parameter for one in selection.sparse}, state.topology)
     values = engine.start_values(state, drawn)
     group = group_of(layers.stepping, selection.sparse[0].parameter)
+    if learning_rate_of(layers.stepping.param_groups[group]) is None:
+        engine.perturbed(state, values, None)  # raises where a strategy needs one
     warn_of_lost_weights(selection.sparse, state.topology)
     claims = [Claim.of(one) for one in selection.sparse]
 

@@ -21,7 +21,7 @@ from sparsecore_torch.sparse_kernels.eligibility import Routes
 from sparsecore_torch.sparsifying import in_training
 from sparsecore_torch.sparsifying.adoption import adopted
 from sparsecore_torch.sparsifying.missed_steps import StepWatch, trained_parameters
-from sparsecore_torch.sparsifying.optimizer_state import check_optimizer, group_of
+from sparsecore_torch.sparsifying.optimizer_state import check_optimizer, group_of, learning_rate_of
 from sparsecore_torch.sparsifying.rollback import undone_on_failure
 from sparsecore_torch.sparsifying.saved import dump, identity_of, load
 from sparsecore_torch.sparsifying.selection import Selection
@@ -386,7 +386,7 @@ class SparseTraining:
         """The state after a step whose values the engine has to see."""
         parts, state = self._alive, self._state
         values = parts.storage.values()
-        rate = float(parts.optimizer.stepping.param_groups[parts.learning_rate_group].get("lr", 0.0))
+        rate = learning_rate_of(parts.optimizer.stepping.param_groups[parts.learning_rate_group])
         advance = parts.ranks.together(lambda: parts.engine.advance(state, values, rate, parts.storage.gradient))
         if advance.reallocation is not None:
             parts.storage.reallocate(advance.reallocation)

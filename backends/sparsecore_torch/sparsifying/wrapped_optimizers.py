@@ -101,7 +101,7 @@ def _inner_optimizers(layer: Any) -> list[Any]:
     found: list[Any] = []
     for value in getattr(layer, "__dict__", {}).values():
         for one in _flat(value):
-            if _looks_like_optimizer(one) and one is not layer and not any(one is other for other in found):
+            if looks_like_optimizer(one) and one is not layer and not any(one is other for other in found):
                 found.append(one)
     return found
 
@@ -115,7 +115,8 @@ def _flat(value: Any) -> Iterator[Any]:
         yield value
 
 
-def _looks_like_optimizer(value: Any) -> bool:
+def looks_like_optimizer(value: Any) -> bool:
+    """Whether an object has the methods and attributes of an optimizer, of whatever class it is."""
     return not isinstance(value, type) and all(hasattr(value, name) for name in ("step", "param_groups", "state"))
 
 

@@ -14,7 +14,7 @@ from sparsecore.topology import Topology
 from sparsecore_torch.materialize import gather, places, scatter
 from sparsecore_torch.sparsifying.parameters import NamedParameter
 from sparsecore_torch.storages.compact_modules import check_modules, make_compact, make_dense
-from sparsecore_torch.storages.compact_optimizer import CompactGroup, carry_state, gathered_state, in_place
+from sparsecore_torch.storages.compact_optimizer import CompactGroup, CompactState, gathered_state, in_place
 from sparsecore_torch.storages.compact_weights import CompactWeights, resize
 from sparsecore_torch.storages.dense_gradients import DenseGradients, world_size
 from sparsecore_torch.storages.dense_ledger import ledger_of
@@ -57,6 +57,7 @@ class CompactStorage:
         make_compact(self._weights, tensors)
         self._fingerprint = OptimizerFingerprint(optimizer, topology)
         self._group.take_in(self._weights.register(values.detach().to(dtype, copy=True)), state)
+        self._state = CompactState.of(optimizer, self._weights)
 
     def values(self) -> Tensor:
         """The N values, at least float32, so that every backend's strategies can compute with them."""
@@ -80,7 +81,9 @@ class CompactStorage:
         _check_size(reallocation.before.size, reallocation.after.size)
         self._weights.check_copies()
         values = self._weights.values
-        carry_state(self._optimizer, values, reallocation.carry)
+        is_new = torch.zeros(reallocation.after.size, dtype=torch.bool, device=values.device)
+        is_new[reallocation.grown_slots] = True
+        self._state.carry(reallocation.carry, is_new, reallocation.values)
         gradient = None if values.grad is None else in_place(values.grad, reallocation.carry(values.grad))
         resize(values, reallocation.after.size)
         values.grad = gradient
@@ -96,9 +99,9 @@ class CompactStorage:
         last step. Where a strategy has changed the number of weights, only what has its topology can load its values.
         """
         before, values = self._weights.topology, self._weights.values
-        carry = carrier(before, topology)
+        carry, is_new = carrier(before, topology)
         if not self._fingerprint.has_loaded:
-            carry_state(self._optimizer, values, carry)
+            self._state.carry(carry, is_new, values.new_zeros(topology.size))
             self._fingerprint.carried(topology)
         gradient = None if values.grad is None else carry(values.grad)
         resize(values, topology.size)
@@ -142,27 +145,32 @@ class CompactStorage:
         self._fingerprint.end()
         self.await_gradient(dense=False)
         values, topology = self._weights.values, self._weights.topology
+        states = self._state.scattered(topology)
         dense = make_dense(self._weights.model)
         parameters = [dense[index] for index in range(len(topology.layout))]
         if values.grad is not None:
             for index, parameter in enumerate(parameters):
                 parameter.grad = _dense(values.grad, index, topology)
-        self._group.take_out(values, parameters, lambda entries, index: _dense(entries, index, topology))
+        self._group.take_out(values, parameters, states)
 
     def ledger(self) -> Ledger:
         """Bytes of values, positions, gradients and optimizer state, dense parameters included."""
         return ledger_of(self._optimizer, [self._weights.topology.positions])
 
 
-def carrier(before: Topology, after: Topology) -> Callable[[Tensor], Tensor]:
-    """A function that takes one entry a weight from one topology to another by position; zero where there was none."""
+def carrier(before: Topology, after: Topology) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    """Takes one entry a weight from one topology to another by position.
+
+    Returns:
+        The function that does so, zero where there was no weight; and True for each weight where there was none.
+    """
     slots = torch.searchsorted(before.positions, after.positions).clamp_(max=before.size - 1)
     found = before.positions[slots] == after.positions
 
     def carry(entries: Tensor) -> Tensor:
         return torch.where(found, entries[slots], torch.zeros((), dtype=entries.dtype, device=entries.device))
 
-    return carry
+    return carry, ~found
 
 
 def _check_size(before: int, after: int) -> None:

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsecore.errors import InputError
-from sparsecore_torch.sparsifying.optimizer_state import group_of
+from sparsecore.topology import Topology
+from sparsecore_torch.materialize import places
+from sparsecore_torch.sparsifying.optimizer_probe import StateEntry, stand_in
+from sparsecore_torch.sparsifying.optimizer_state import OptimizerStates, group_of, profile_of, put_fresh
 from sparsecore_torch.sparsifying.parameters import NamedParameter
-
-_BY_SHAPE = (torch.optim.Adafactor, torch.optim.Muon)
+from sparsecore_torch.storages.compact_weights import VALUES, CompactWeights
 
 
 @attrs.frozen(eq=False)
@@ -35,13 +37,8 @@ class CompactGroup:
         """The group that holds all of these; changes nothing.
 
         Raises:
-            InputError: there are several, or the optimizer's state is not one number a weight.
+            InputError: there are several, or the optimizer does not work entry by entry.
         """
-        if isinstance(optimizer, _BY_SHAPE):
-            raise InputError(
-                f"{type(optimizer).__name__} goes by the shapes of tensors, which compact storage has none of; "
-                "take storage='masked', or an optimizer such as SGD, Adam or AdamW"
-            )
         groups = {one.name: group_of(optimizer, one.parameter) for one in tensors}
         if len(set(groups.values())) > 1:
             told = "; ".join(f"group {group}: {_names(groups, group)}" for group in sorted(set(groups.values())))
@@ -49,8 +46,9 @@ class CompactGroup:
                 "compact storage trains all sparse tensors as one, so that they must be in one param group of the "
                 f"optimizer; they are in {len(set(groups.values()))} ({told})"
             )
-        _check_state(optimizer, tensors)
         index = groups[tensors[0].name]
+        entries = _check_entry_by_entry(optimizer, index, tensors)
+        _check_state(optimizer, tensors, entries)
         identities = [id(parameter) for parameter in optimizer.param_groups[index]["params"]]
         return cls(optimizer, index, tuple(identities.index(id(one.parameter)) for one in tensors))
 
@@ -72,19 +70,86 @@ class CompactGroup:
             self.optimizer.state[values] = dict(state)
 
     def take_out(
-        self, values: nn.Parameter, dense: Sequence[nn.Parameter], scatter: Callable[[Tensor, int], Tensor]
+        self, values: nn.Parameter, dense: Sequence[nn.Parameter], states: Sequence[Mapping[str, Any]]
     ) -> None:
-        """Put dense Parameters back where they were, with their part of the state."""
+        """Put dense Parameters back where they were, each with its state."""
         parameters = self.parameters
         parameters[:] = [parameter for parameter in parameters if parameter is not values]
         for place, index in sorted((place, index) for index, place in enumerate(self.places)):
             parameters.insert(place, dense[index])
-        state: Mapping[str, Any] = self.optimizer.state.pop(values, {})
-        for index, parameter in enumerate(dense if state else ()):
-            self.optimizer.state[parameter] = {
-                key: scatter(content, index) if _has_shape(content, values.shape) else copy.deepcopy(content)
-                for key, content in state.items()
+        self.optimizer.state.pop(values, None)
+        for parameter, state in zip(dense, states, strict=True):
+            if state:
+                self.optimizer.state[parameter] = dict(state)
+
+
+@attrs.frozen(eq=False)
+class CompactState:
+    """The optimizer's state of the N values.
+
+    Attributes:
+        optimizer: that trains the values.
+        weights: the values.
+        states: what the optimizer keeps for them.
+    """
+
+    optimizer: Optimizer
+    weights: CompactWeights
+    states: OptimizerStates
+
+    @classmethod
+    def of(cls, optimizer: Optimizer, weights: CompactWeights) -> "CompactState":
+        """The state as it is when the values have taken their place in the optimizer."""
+        return cls(optimizer, weights, OptimizerStates(optimizer, {VALUES: weights.values}))
+
+    @property
+    def values(self) -> nn.Parameter:
+        """The N values."""
+        return self.weights.values
+
+    def carry(self, carry: Callable[[Tensor], Tensor], is_new: Tensor, values: Tensor) -> None:
+        """Take the state along to where weights are now.
+
+        Args:
+            carry: takes one entry a weight along.
+            is_new: for each weight now, whether there was none; its state begins anew.
+            values: of the weights now.
+        """
+        self.states.renew({VALUES: self.values})
+        for key, content, entry in self._entries():
+            carried = in_place(content, carry(content))
+            put_fresh(carried, entry, is_new, values.to(carried.device))
+            self._content[key] = carried
+
+    def scattered(self, topology: Topology) -> list[dict[str, Any]]:
+        """The state of each dense tensor; where there is no weight, that of a fresh one."""
+        self.states.renew({VALUES: self.values})
+        entries = {key: (content, entry) for key, content, entry in self._entries()}
+        return [
+            {
+                key: _scattered(*entries[key], index, topology) if key in entries else copy.deepcopy(content)
+                for key, content in self._content.items()
             }
+            for index in range(len(topology.layout))
+        ]
+
+    @property
+    def _content(self) -> dict[str, Any]:
+        content: dict[str, Any] = self.optimizer.state.get(self.values, {})
+        return content
+
+    def _entries(self) -> list[tuple[str, Tensor, StateEntry]]:
+        known = [(content, entry) for content, entry in self.states.entries(VALUES, self.values)]
+        return [
+            (key, content, entry) for key, content in self._content.items() for one, entry in known if content is one
+        ]
+
+
+def _scattered(content: Tensor, entry: StateEntry, index: int, topology: Topology) -> Tensor:
+    slots = content[topology.bounds[index] : topology.bounds[index + 1]]
+    dense = content.new_full(topology.layout.shapes[index], entry.fresh or 0.0)
+    dense.view(-1).index_copy_(0, places(topology, index), slots)
+    return dense
 
 
 def gathered_state(
@@ -98,26 +163,31 @@ def gathered_state(
         gather: from dense tensors, one for each of ``tensors``, to N entries.
 
     Returns:
-        State by name; empty where there was none. A Parameter without any, among others that have some, counts as
-        zeros.
+        State by name; empty where there was none. A Parameter without any, among others that have some, begins with
+        that of fresh weights.
     """
-    parameters = [one.parameter for one in tensors]
-    states = [optimizer.state.get(parameter, {}) for parameter in parameters]
-    known, like = next(((state, one) for state, one in zip(states, parameters, strict=True) if state), ({}, None))
-    gathered = dict(known)
-    for key, content in known.items():
-        if like is not None and _has_shape(content, like.shape):
-            zeros = (content.new_zeros(()).expand(parameter.shape) for parameter in parameters)
-            gathered[key] = gather([state.get(key, zero) for state, zero in zip(states, zeros, strict=True)])
+    parameters = {one.name: one.parameter for one in tensors}
+    states = OptimizerStates(optimizer, parameters)
+    contents = {name: dict(optimizer.state.get(parameter, {})) for name, parameter in parameters.items()}
+    known = next(((name, content) for name, content in contents.items() if content), None)
+    if known is None:
+        return {}
+    first, gathered = known[0], dict(known[1])
+    for key, content in known[1].items():
+        entry = states.profile(first).entries.get(key)
+        if entry is not None and _has_shape(content, parameters[first].shape):
+            parts = [
+                contents[name][key] if key in contents[name] else _fresh(content, entry, parameter)
+                for name, parameter in parameters.items()
+            ]
+            gathered[key] = gather(parts)
     return gathered
 
 
-def carry_state(optimizer: Optimizer, values: nn.Parameter, carry: Callable[[Tensor], Tensor]) -> None:
-    """Take the state of the values along to where weights are now."""
-    state: dict[str, Any] = optimizer.state.get(values, {})
-    for key, content in state.items():
-        if _has_shape(content, values.shape):
-            state[key] = in_place(content, carry(content))
+def _fresh(like: Tensor, entry: StateEntry, parameter: Tensor) -> Tensor:
+    if entry.follows_weight:
+        return parameter.detach().to(like.dtype)
+    return like.new_tensor(entry.fresh or 0.0).expand(parameter.shape)
 
 
 def in_place(tensor: Tensor, entries: Tensor) -> Tensor:
@@ -125,16 +195,56 @@ def in_place(tensor: Tensor, entries: Tensor) -> Tensor:
     return tensor.copy_(entries) if tensor.shape == entries.shape else entries
 
 
-def _check_state(optimizer: Optimizer, tensors: Sequence[NamedParameter]) -> None:
+def _check_entry_by_entry(
+    optimizer: Optimizer, group: int, tensors: Sequence[NamedParameter]
+) -> Mapping[str, StateEntry]:
+    """What the optimizer keeps for each weight; it must treat entries alike in the tensors and in one long vector."""
+    found: Mapping[str, StateEntry] = {}
+    tried: set[Any] = set()
+    for one in tensors:
+        kind = stand_in(tuple(one.parameter.shape))
+        if kind in tried:
+            continue
+        tried.add(kind)
+        shaped, flat = (
+            profile_of(optimizer, group, one.name, one.parameter, flat_shape=is_flat) for is_flat in (False, True)
+        )
+        if not all(each.is_entrywise and all(e.is_entrywise for e in each.entries.values()) for each in (shaped, flat)):
+            raise InputError(
+                f"{type(optimizer).__name__} goes by the shapes of tensors, which compact storage has none of: what it "
+                f"does to one weight of {one.name} depends on others; take storage='masked', or an optimizer such as "
+                "SGD, Adam or AdamW"
+            )
+        if shaped.entries.keys() != flat.entries.keys() or not _alike(shaped.steps, flat.steps):
+            raise InputError(
+                f"{type(optimizer).__name__} treats the vector of compact storage in another way than a tensor of the "
+                f"shape of {one.name}; take storage='masked', or an optimizer such as SGD, Adam or AdamW"
+            )
+        found = shaped.entries
+    return found
+
+
+def _alike(steps: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+    """Whether two trials led to the same weights but for rounding, which a fused kernel does by where an entry lies."""
+    tolerance = {torch.bfloat16: 0.1, torch.float16: 0.02}
+    return all(
+        torch.allclose(one.float(), other.float(), rtol=tolerance.get(one.dtype, 1e-3), atol=1e-6)
+        for one, other in zip(steps, others, strict=True)
+    )
+
+
+def _check_state(optimizer: Optimizer, tensors: Sequence[NamedParameter], entries: Mapping[str, StateEntry]) -> None:
+    """Refuse state that there is and that cannot be that of one vector."""
     first: dict[str, tuple[str, Any]] = {}
     for one in tensors:
         for key, content in optimizer.state.get(one.parameter, {}).items():
-            if _has_shape(content, one.parameter.shape):
+            if key in entries and _has_shape(content, one.parameter.shape):
                 continue
             if isinstance(content, Tensor) and content.numel() != 1:
                 raise InputError(
                     f"the optimizer's state {key!r} of {one.name} has the shape {tuple(content.shape)}; compact "
-                    f"storage takes single numbers, and tensors of the Parameter's shape {tuple(one.parameter.shape)}"
+                    f"storage takes single numbers, and tensors of the Parameter's shape {tuple(one.parameter.shape)} "
+                    "with one entry a weight"
                 )
             name, other = first.setdefault(key, (one.name, content))
             if other != content:

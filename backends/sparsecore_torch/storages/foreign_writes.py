@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sparsecore.errors import InputError
 from sparsecore_torch.sparsifying.shared_memory import has_memory
-from sparsecore_torch.storages.bits import Bits
+from sparsecore_torch.storages.bit_mask import BitMask
 
 _SHOWN = 5
 
@@ -22,12 +22,12 @@ class ForeignWrites:
 
     Args:
         tensors: gives the dense tensors, or this rank's shards of them, by name.
-        bits: the masks of each.
+        masks: the mask of each.
     """
 
-    def __init__(self, tensors: Callable[[], Mapping[str, Tensor]], bits: Mapping[str, Bits]) -> None:
+    def __init__(self, tensors: Callable[[], Mapping[str, Tensor]], masks: Mapping[str, BitMask]) -> None:
         self._tensors = tensors
-        self._bits = bits
+        self._masks = masks
         self._address = {name: _address_of(tensor) for name, tensor in tensors().items()}
         self._known: dict[str, tuple[int, int]] = {}
 
@@ -54,7 +54,7 @@ class ForeignWrites:
         written = [one for one in tensors if thoroughly or self._known.get(one) != stamps[one]]
         if not written:
             return
-        counts = torch.stack([_strangers(tensors[one], self._bits[one]) for one in written]).tolist()
+        counts = torch.stack([_strangers(tensors[one], self._masks[one]) for one in written]).tolist()
         strange = {one: count for one, count in zip(written, counts, strict=True) if count}
         if strange:
             raise InputError(_sentence(strange))
@@ -70,9 +70,9 @@ def _address_of(tensor: Tensor) -> Callable[[Tensor], int]:
     return Tensor.data_ptr if has_memory(tensor) else lambda _: 0
 
 
-def _strangers(tensor: Tensor, bits: Bits) -> Tensor:
+def _strangers(tensor: Tensor, mask: BitMask) -> Tensor:
     """How many inactive entries are not zero."""
-    return (tensor.detach() != 0).logical_and_(bits.active.logical_not_()).sum()
+    return (tensor.detach() != 0).logical_and_(mask.active.logical_not_()).sum()
 
 
 def _sentence(strange: Mapping[str, int]) -> str:

@@ -1,39 +1,48 @@
 """Dense storage: parameters stay plain parameters, and what is inactive in them is kept at zero."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from typing import final
-from weakref import finalize
+from weakref import WeakMethod, finalize
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from sparsecore.ledger import Ledger
 from sparsecore.reallocation import Reallocation
 from sparsecore.topology import Topology
 from sparsecore_torch.materialize import gather, places, scatter
-from sparsecore_torch.sparsifying.optimizer_state import state_tensors
+from sparsecore_torch.sparsifying.optimizer_probe import fill, values_of
+from sparsecore_torch.sparsifying.optimizer_state import OptimizerStates, put_fresh
 from sparsecore_torch.sparsifying.parameters import NamedParameter
-from sparsecore_torch.storages.arrival import Arrival
-from sparsecore_torch.storages.bits import Bits
+from sparsecore_torch.sparsifying.wrapped_optimizers import others_of
+from sparsecore_torch.storages.bit_mask import BitMask
 from sparsecore_torch.storages.dense_ledger import ledger_of
 from sparsecore_torch.storages.foreign_writes import ForeignWrites
+from sparsecore_torch.storages.gradient_masker import GradientMasker
 from sparsecore_torch.storages.shards import whole
+from sparsecore_torch.storages.watch import Watch
 
 
 @final
 class MaskedStorage:
     """See :class:`sparsecore_torch.storages.storage.Storage`.
 
-    A tensor hook takes the gradients of inactive positions away as they arrive, so that accumulation, clipping, loss
-    scaling and the reduction over ranks see what belongs to weights that exist.
+    Gradients of inactive positions are taken away as they are accumulated, so that clipping, loss scaling and the
+    reduction over ranks see what belongs to active weights. After a step, what the optimizer has done to inactive
+    weights and to their state is undone. Where it keeps zero at zero and nothing else has written to a tensor, there is
+    nothing to undo, and nothing is done.
 
     Args:
         tensors: the sparse tensors, in the order of the layout.
         optimizer: what trains them.
         topology: the active positions.
         values: their start values.
+
+    Raises:
+        InputError: it cannot be found out what the optimizer keeps for each weight; nothing has changed then.
     """
 
     def __init__(
@@ -42,11 +51,18 @@ class MaskedStorage:
         self._optimizer = optimizer
         self._topology = topology
         self._parameters = {one.name: one.parameter for one in tensors}
-        self._bits = {name: Bits(mask_of(topology, name), parameter) for name, parameter in self._parameters.items()}
-        self._arrival = Arrival(optimizer, self._parameters, self._bits)
-        self._written = ForeignWrites(lambda: self._parameters, self._bits)
-        # parameters that outlive their training are plain ones again
-        finalize(self, self._arrival.end).atexit = False
+        self._states = OptimizerStates(optimizer, self._parameters)
+        self._masks = {
+            name: BitMask(mask_of(topology, name), parameter) for name, parameter in self._parameters.items()
+        }
+        self._watch = Watch(optimizer, self._masks)
+        self._masker = GradientMasker(optimizer, self._parameters, self._masks, self._watch.before_step)
+        self._written = ForeignWrites(lambda: self._parameters, self._masks)
+        revive = WeakMethod(self._revive)
+        self._handles: list[RemovableHandle] = [optimizer.register_load_state_dict_post_hook(lambda _: _call(revive))]
+        self._handles += self._masker.handles
+        for handle in self._handles:  # parameters that outlive their training are plain ones again
+            finalize(self, handle.remove).atexit = False
         self.set_values(values)
         self._clean()
 
@@ -60,27 +76,39 @@ class MaskedStorage:
         for name, parameter in self._parameters.items():
             slots = self._topology.slots(name)
             parameter.copy_(scatter(values[slots], indices_of(self._topology, name), parameter.shape))
+            self._watch.wrote(name)
         self._written.note()
 
+    @torch.no_grad()
     def enforce(self) -> None:
         """Make inactive weights and their optimizer state exactly zero."""
-        for name, parameter in self._parameters.items():
-            self._bits[name].fill(parameter)
-        self._clean_state()
+        quiet = self._watch.quiet()
+        for name in self._parameters:
+            if name not in quiet:
+                self._clear(name)
         self._written.note()
 
+    @torch.no_grad()
     def reallocate(self, reallocation: Reallocation) -> None:
         """Move to the new topology and its values; survivors stay where they are, and so does their state."""
-        self._forget(reallocation.after.at(reallocation.grown_positions))
         self._move(reallocation.after)
         self.set_values(reallocation.values)
         self._clean()
+        self._states.renew(self._parameters)
+        grown = reallocation.after.at(reallocation.grown_positions)
+        for name, parameter in self._parameters.items():
+            if len(indices_of(grown, name)):  # one that was pruned in the same update has left some state
+                self._begin(name, parameter, mask_of(grown, name) != 0)
 
+    @torch.no_grad()
     def restore(self, topology: Topology) -> None:
         """Take up a topology; no weight is changed, as the model's may be those of it, or still to be loaded."""
         self._move(topology)
-        self._clean_state()
+        for name in self._parameters:
+            self._clear_state(name)
         self._clean_gradients()
+        self._states.renew(self._parameters)
+        self._revive()
         self._written.forget()
 
     def check_written(self, name: str | None = None, *, thoroughly: bool = False) -> None:
@@ -93,47 +121,87 @@ class MaskedStorage:
 
     def await_gradient(self, *, dense: bool) -> None:
         """Whether the gradients of the next step are to arrive dense."""
-        self._arrival.expect(dense=dense)
+        self._masker.expect(dense=dense)
 
     def gradient(self, name: str) -> Tensor:
         """The dense gradient of a tensor in the step just taken."""
-        return self._arrival.gradient(name)
+        return self._masker.gradient(name)
 
+    @torch.no_grad()
     def squash(self) -> None:
-        """End: zeros are baked in, hooks are gone."""
-        self.enforce()
-        self._arrival.end()
+        """End: zeros are baked in, hooks are gone, and inactive weights begin with the state of fresh ones."""
+        self._clean()
+        self._states.renew(self._parameters)
+        for name, parameter in self._parameters.items():
+            self._begin(name, parameter, ~self._masks[name].active)
+        for handle in self._handles:
+            handle.remove()
 
     def ledger(self) -> Ledger:
         """Bytes of values, masks and positions, gradients and optimizer state, dense parameters included."""
-        masks = [tensor for bits in self._bits.values() for tensor in bits.tensors]
+        masks = [tensor for mask in self._masks.values() for tensor in mask.tensors]
         return ledger_of(self._optimizer, [*masks, self._topology.positions])
 
-    def _forget(self, grown: Topology) -> None:
-        """No state where a weight has grown: one that was pruned in the same update has left some."""
+    def _clear(self, name: str) -> None:
+        """Make the inactive entries of a tensor zero, and so its state."""
+        parameter, mask = self._parameters[name], self._masks[name]
+        mask.fill(parameter)
+        for content, entry in self._states.entries(name, parameter):
+            if entry.is_zeroed:
+                mask.fill(content)
+        self._see(name, parameter)
+
+    def _see(self, name: str, parameter: Tensor) -> None:
+        if self._states.profile(name).keeps_zero and not others_of(self._optimizer):
+            self._watch.see(name, parameter)
+
+    def _begin(self, name: str, parameter: Tensor, where: Tensor) -> None:
+        """Let the state of some weights of a tensor begin anew."""
+        for content, entry in self._states.entries(name, parameter):
+            put_fresh(content, entry, where, parameter.detach())
+        self._see(name, parameter)
+
+    @torch.no_grad()
+    def _revive(self) -> None:
+        """Let the state of active weights begin that has none yet, where to have none is not to be zero."""
         for name, parameter in self._parameters.items():
-            old = Bits(~mask_of(grown, name), parameter)
-            for state in state_tensors(self._optimizer, parameter):
-                old.fill(state)
+            active = self._masks[name].active
+            for content, entry in self._states.entries(name, parameter):
+                if entry.is_kept_apart:
+                    put_fresh(content, entry, active & (values_of(content) == entry.inactive), parameter.detach())
 
     def _move(self, topology: Topology) -> None:
         self._topology = topology
-        for name, bits in self._bits.items():
-            bits.change(mask_of(topology, name))
+        for name, mask in self._masks.items():
+            mask.change(mask_of(topology, name))
+        self._watch.masks_changed()
 
     def _clean(self) -> None:
-        self.enforce()
+        for name in self._parameters:
+            self._clear_state(name)
+            self._clear(name)
+        self._written.note()
         self._clean_gradients()
 
-    def _clean_state(self) -> None:
-        for name, parameter in self._parameters.items():
-            for state in state_tensors(self._optimizer, parameter):
-                self._bits[name].fill(state)
+    def _clear_state(self, name: str) -> None:
+        """Make the state of inactive weights what it is to be, codes included."""
+        parameter, mask = self._parameters[name], self._masks[name]
+        for content, entry in self._states.entries(name, parameter):
+            if entry.is_zeroed:
+                mask.fill(content)
+            else:
+                fill(content, ~mask.active, entry.inactive)
 
     def _clean_gradients(self) -> None:
         for name, parameter in self._parameters.items():
             if parameter.grad is not None:
-                self._bits[name].fill(parameter.grad)
+                self._masks[name].fill(parameter.grad)
+
+
+def _call(method: WeakMethod[Callable[[], None]]) -> None:
+    act = method()
+    if act is not None:
+        act()
 
 
 def gathered(parameters: Mapping[str, Tensor], topology: Topology) -> Tensor:

@@ -15,9 +15,10 @@ from sparsecore.ledger import Ledger
 from sparsecore.reallocation import Reallocation
 from sparsecore.topology import Topology
 from sparsecore_torch.materialize import scatter
-from sparsecore_torch.sparsifying.optimizer_state import state_tensors
+from sparsecore_torch.sparsifying.optimizer_probe import fill, values_of
+from sparsecore_torch.sparsifying.optimizer_state import OptimizerStates, put_fresh
 from sparsecore_torch.sparsifying.parameters import NamedParameter
-from sparsecore_torch.storages.bits import Bits
+from sparsecore_torch.storages.bit_mask import BitMask
 from sparsecore_torch.storages.dense_ledger import ledger_of
 from sparsecore_torch.storages.foreign_writes import ForeignWrites
 from sparsecore_torch.storages.masked import gathered, indices_of, mask_of, nonzero_of
@@ -43,12 +44,13 @@ class ShardedStorage:
     ) -> None:
         self._tensors = {one.name: one for one in tensors}
         self._optimizer = optimizer
+        self._states = OptimizerStates(optimizer, self._parameters)
         self._topology = topology
-        self._bits = {
-            name: Bits(shard_of(mask_of(topology, name), one.parameter), local(one.parameter))
+        self._masks = {
+            name: BitMask(shard_of(mask_of(topology, name), one.parameter), local(one.parameter))
             for name, one in self._tensors.items()
         }
-        self._written = ForeignWrites(lambda: {name: local(one) for name, one in self._parameters.items()}, self._bits)
+        self._written = ForeignWrites(lambda: {name: local(one) for name, one in self._parameters.items()}, self._masks)
         self._dense = False
         self._handles = [
             one.parameter.register_post_accumulate_grad_hook(self._hook(name))  # type: ignore[no-untyped-call]
@@ -70,25 +72,39 @@ class ShardedStorage:
             local(parameter).copy_(shard_of(dense, parameter))
         self._written.note()
 
+    @torch.no_grad()
     def enforce(self) -> None:
         """Make inactive weights and their optimizer state exactly zero."""
         for name, parameter in self._parameters.items():
-            self._bits[name].fill(local(parameter))
-        self._clean_state()
+            self._masks[name].fill(local(parameter))
+            for content, entry in self._states.entries(name, parameter):
+                if entry.is_zeroed:
+                    self._masks[name].fill(local(content))
         self._written.note()
 
+    @torch.no_grad()
     def reallocate(self, reallocation: Reallocation) -> None:
         """Move to the new topology and its values; survivors stay where they are, and so does their state."""
-        self._forget(reallocation.after.at(reallocation.grown_positions))
         self._move(reallocation.after)
         self.set_values(reallocation.values)
         self._clean()
+        self._states.renew(self._parameters)
+        grown = reallocation.after.at(reallocation.grown_positions)
+        for name, parameter in self._parameters.items():
+            self._begin(name, shard_of(mask_of(grown, name), parameter) != 0)
 
+    @torch.no_grad()
     def restore(self, topology: Topology) -> None:
         """Take up a topology; no weight is changed, as the model's may be those of it, or still to be loaded."""
         self._move(topology)
         self._clean_state()
         self._clean_gradients()
+        self._states.renew(self._parameters)
+        for name, parameter in self._parameters.items():
+            for content, entry in self._states.entries(name, parameter):
+                if entry.is_kept_apart:
+                    bare = values_of(local(content)) == entry.inactive
+                    put_fresh(local(content), entry, self._masks[name].active & bare, local(parameter))
         self._written.forget()
 
     def check_written(self, name: str | None = None, *, thoroughly: bool = False) -> None:
@@ -111,15 +127,19 @@ class ShardedStorage:
             return torch.zeros(layout.sizes[layout.index(name)], device=self._topology.positions.device)
         return whole(gradient).reshape(-1)
 
+    @torch.no_grad()
     def squash(self) -> None:
-        """End: zeros are baked in, hooks are gone."""
-        self.enforce()
+        """End: zeros are baked in, hooks are gone, and inactive weights begin with the state of fresh ones."""
+        self._clean()
+        self._states.renew(self._parameters)
+        for name in self._tensors:
+            self._begin(name, ~self._masks[name].active)
         for handle in self._handles:
             handle.remove()
 
     def ledger(self) -> Ledger:
         """Bytes of this rank: its shards, their masks, gradients and optimizer state, and the positions."""
-        masks = [tensor for bits in self._bits.values() for tensor in bits.tensors]
+        masks = [tensor for mask in self._masks.values() for tensor in mask.tensors]
         return ledger_of(self._optimizer, [*masks, self._topology.positions])
 
     @property
@@ -130,32 +150,35 @@ class ShardedStorage:
         def arrived(parameter: Tensor) -> None:
             # in a step whose dense gradient is wanted the optimizer may see it whole: what it does is undone after it
             if parameter.grad is not None and not self._dense:
-                self._bits[name].fill(local(parameter.grad))
+                self._masks[name].fill(local(parameter.grad))
 
         return arrived
 
-    def _forget(self, grown: Topology) -> None:
-        """No state where a weight has grown: one that was pruned in the same update has left some."""
-        for name, parameter in self._parameters.items():
-            old = Bits(shard_of(~mask_of(grown, name), parameter), local(parameter))
-            for state in state_tensors(self._optimizer, parameter):
-                old.fill(local(state))
+    def _begin(self, name: str, where: Tensor) -> None:
+        """Let the state of some weights of this rank's shard begin anew."""
+        parameter = self._tensors[name].parameter
+        for content, entry in self._states.entries(name, parameter):
+            put_fresh(local(content), entry, where, local(parameter))
 
     def _move(self, topology: Topology) -> None:
         self._topology = topology
         for name, parameter in self._parameters.items():
-            self._bits[name].change(shard_of(mask_of(topology, name), parameter))
+            self._masks[name].change(shard_of(mask_of(topology, name), parameter))
 
     def _clean(self) -> None:
         self.enforce()
+        self._clean_state()
         self._clean_gradients()
 
     def _clean_state(self) -> None:
         for name, parameter in self._parameters.items():
-            for state in state_tensors(self._optimizer, parameter):
-                self._bits[name].fill(local(state))
+            for content, entry in self._states.entries(name, parameter):
+                if entry.is_zeroed:
+                    self._masks[name].fill(local(content))
+                else:
+                    fill(local(content), ~self._masks[name].active, entry.inactive)
 
     def _clean_gradients(self) -> None:
         for name, parameter in self._parameters.items():
             if parameter.grad is not None:
-                self._bits[name].fill(local(parameter.grad))
+                self._masks[name].fill(local(parameter.grad))

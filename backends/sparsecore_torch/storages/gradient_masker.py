@@ -1,0 +1,139 @@
+"""Gradients of dense parameters on their way to the optimizer: only for active weights, or whole where asked."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, final
+from weakref import ref
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from sparsecore.errors import InputError
+from sparsecore_torch._torch_internals import accumulates
+from sparsecore_torch.sparsifying.step_hooks import Given, after_closure
+from sparsecore_torch.storages.bit_mask import BitMask, is_dense
+
+
+@final
+class GradientMasker:
+    """Takes away the gradients of inactive positions.
+
+    They go as they are accumulated, in place. What has changed gradients since, or put others there, is noticed before
+    the optimizer steps, by the versions that torch counts, and they are masked once more. In a step whose dense
+    gradient is asked for they stay until the optimizer is about to step: only then are gradients whole, unscaled, and
+    reduced over ranks. They are put aside, and the optimizer again sees only what belongs to active weights.
+
+    Attributes:
+        handles: of all hooks, for their removal.
+
+    Args:
+        optimizer: what takes the step.
+        parameters: the sparse tensors by name.
+        masks: their masks.
+        before_step: called when the gradients of a step are as the optimizer is to see them.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        parameters: Mapping[str, nn.Parameter],
+        masks: Mapping[str, BitMask],
+        before_step: Callable[[], None],
+    ) -> None:
+        self._parameters = parameters
+        self._masks = masks
+        self._follow = before_step
+        self._dense = False
+        self._aside: dict[str, Tensor] = {}
+        self._masked: dict[str, tuple[Any, int]] = {}
+        self.handles: list[RemovableHandle] = []
+        for name, parameter in parameters.items():
+            register: Any = parameter.register_post_accumulate_grad_hook
+            self.handles.append(parameter.register_hook(self._arriving(name)))  # type: ignore[no-untyped-call]
+            self.handles.append(register(self._accumulated(name)))
+        before = torch.compiler.disable(self._before_step)  # type: ignore[no-untyped-call]
+        self.handles.append(optimizer.register_step_pre_hook(before))
+
+    def expect(self, *, dense: bool) -> None:
+        """Whether the gradients of the next step are to be whole; those of the last one are forgotten."""
+        self._dense = dense
+        self._aside = {}
+
+    def gradient(self, name: str) -> Tensor:
+        """The gradient that was put aside, flat; zeros where none had come."""
+        if name in self._aside:
+            return self._aside[name].reshape(-1)
+        return torch.zeros_like(self._parameters[name]).detach().reshape(-1)
+
+    def _arriving(self, name: str) -> Callable[[Tensor], Tensor | None]:
+        """For each gradient on its way to a parameter."""
+        mask = self._masks[name]
+        with torch.enable_grad():
+            node: Any = torch.autograd.graph.get_gradient_edge(self._parameters[name]).node
+
+        def arrive(gradient: Tensor) -> Tensor | None:
+            check_layout(name, gradient)
+            if self._dense:
+                return _finite_at_least(gradient, mask)
+            if gradient.requires_grad or not accumulates(node):
+                return mask.filled(gradient)
+            return None  # it is masked where it is accumulated, which takes no memory
+
+        return arrive
+
+    def _accumulated(self, name: str) -> Callable[[Tensor], None]:
+        """For each gradient that a parameter has received."""
+
+        def settle(parameter: Tensor) -> None:
+            gradient = parameter.grad
+            if gradient is not None and not self._dense:
+                if not gradient.requires_grad:  # else it has been masked on its way
+                    self._masks[name].fill(gradient)
+                self._note(name, gradient)
+
+        return settle
+
+    def _before_step(self, optimizer: Optimizer, given: tuple[Any, ...], named: dict[str, Any]) -> Given | None:
+        return after_closure(given, named, lambda: self._prepare(optimizer))
+
+    @torch.no_grad()
+    def _prepare(self, optimizer: Optimizer) -> None:
+        if self._dense:
+            self._put_aside(optimizer)
+        for name, parameter in self._parameters.items():
+            gradient = parameter.grad
+            if gradient is not None and not self._is_masked(name, gradient):
+                check_layout(name, gradient)
+                if gradient.requires_grad or gradient.is_inference() or not is_dense(gradient):
+                    parameter.grad = gradient = self._masks[name].filled(gradient)
+                else:
+                    self._masks[name].fill(gradient)
+                self._note(name, gradient)
+        self._follow()
+
+    def _put_aside(self, optimizer: Optimizer) -> None:
+        scale = getattr(optimizer, "grad_scale", None)  # a GradScaler leaves it to fused optimizers to unscale
+        for name, parameter in self._parameters.items():
+            if parameter.grad is not None:
+                whole = parameter.grad.detach()
+                self._aside[name] = whole.clone() if scale is None else whole / scale
+        self._masked = {}
+
+    def _note(self, name: str, gradient: Tensor) -> None:
+        self._masked[name] = (ref(gradient), gradient._version)
+
+    def _is_masked(self, name: str, gradient: Tensor) -> bool:
+        reference, version = self._masked.get(name, (None, 0))
+        return reference is not None and reference() is gradient and gradient._version == version
+
+
+def check_layout(name: str, gradient: Tensor) -> None:
+    """Raise an :class:`InputError` if a gradient is sparse itself."""
+    if gradient.layout is not torch.strided:
+        raise InputError(f"the gradient of {name} is sparse ({gradient.layout}); make its layer with sparse=False")
+
+
+def _finite_at_least(gradient: Tensor, mask: BitMask) -> Tensor:
+    """The whole gradient, but zero where it is inactive and not finite: no clipping or scaling is to see that."""
+    return torch.where(mask.active, gradient, gradient.nan_to_num(0.0, 0.0, 0.0))
