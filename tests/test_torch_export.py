@@ -151,3 +151,136 @@ def test_what_is_missing_is_a_sentence(tmp_path, monkeypatch):
     training.squash()
     with pytest.raises(InputError, match="has ended"):
         export.to_csr(training)
+
+
+class Called(nn.Module):
+    """Takes inputs in every way there is."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.last = nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, one, other=None, *, scale=1.0, more=None):
+        hidden = self.layer(one) * scale
+        hidden = hidden if other is None else hidden - other
+        return {"logits": self.last(hidden if more is None else hidden + 2 * more["deep"]), "hidden": hidden}
+
+
+def trained(make, dtype=torch.float32, storage="masked"):
+    torch.manual_seed(0)
+    model = make().to(dtype)
+    return sparsify(
+        model, torch.optim.SGD(model.parameters(), lr=0.1), strategy="static", include="*weight", storage=storage
+    )
+
+
+ONE, OTHER, DEEP = torch.randn(3, 4, 6).unbind()
+CALLS = {
+    "mixed": ((ONE,), {"more": {"deep": DEEP}, "other": OTHER}),
+    "by keyword alone": ((), {"scale": 3.0, "more": {"deep": DEEP}, "one": ONE}),
+    "a number": ((ONE, OTHER), {"scale": 0.5}),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_inputs_by_keyword_are_exported_and_run(call, tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    inputs, kwargs = CALLS[call]
+    training = trained(Called)
+    export.to_onnx(training, inputs, tmp_path / "model.onnx", kwargs=kwargs)
+    with torch.no_grad():
+        expected = training.model.eval()(*inputs, **(kwargs or {}))
+    named = {"one": ONE, "other": OTHER, "more_deep": DEEP}
+    session = runtime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    outputs = session.run(None, {node.name: named[node.name].numpy() for node in session.get_inputs()})
+    for one, other in zip(outputs, expected.values(), strict=True):
+        torch.testing.assert_close(torch.from_numpy(one), other, rtol=1e-4, atol=1e-4)
+
+
+def test_what_a_keyword_changes_is_seen_by_the_check(tmp_path):
+    pytest.importorskip("onnxscript")
+
+    class Forgets(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(6, 3)
+
+        def forward(self, one, other=None):
+            output = self.layer(one)
+            return output if other is None or torch.compiler.is_exporting() else output + other.sum()
+
+    training = trained(Forgets)
+    with pytest.raises(SparsecoreError, match="output 0 of the ONNX file is not the model's"):
+        export.to_onnx(training, ONE, tmp_path / "model.onnx", kwargs={"other": OTHER})
+    assert not list(tmp_path.iterdir())
+
+
+def test_inputs_that_the_model_does_not_take_are_a_sentence(tmp_path):
+    pytest.importorskip("onnxscript")
+    with pytest.raises(InputError, match=r"cannot be called with 1 example inputs and the keywords mask.*mask"):
+        export.to_onnx(trained(Called), ONE, tmp_path / "model.onnx", kwargs={"mask": OTHER})
+
+
+class Halves(nn.Module):
+    """Layers, a constant of its own, and a sum in float32, as norms of language models have it."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.inner, self.last = nn.Conv2d(1, 4, 3), nn.Linear(16, 16), nn.Linear(16, 3)
+        self.register_buffer("shift", torch.linspace(0, 1, 16))
+
+    def forward(self, given):
+        hidden = self.inner(self.stem(given.reshape(-1, 1, 4, 4)).flatten(1)) + self.shift
+        wide = hidden.to(torch.float32)
+        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + 1e-5)
+        return self.last(torch.relu(normed.to(hidden.dtype)))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "storage"), [(torch.bfloat16, "masked"), (torch.bfloat16, "compact"), (torch.float16, "masked")]
+)
+def test_a_model_of_half_precision_is_written_as_it_is_and_compared_in_float32(dtype, storage, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    training = trained(Halves, dtype, storage)
+    given = torch.randn(5, 16, dtype=dtype)
+    export.to_onnx(training, given, tmp_path / "model.onnx")
+    assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
+    written = onnx.load(tmp_path / "model.onnx")
+    onnx.checker.check_model(written)
+    numbers = {torch.bfloat16: onnx.TensorProto.BFLOAT16, torch.float16: onnx.TensorProto.FLOAT16}
+    weights = {one.name: one for one in written.graph.initializer}
+    assert weights["inner.weight"].data_type == numbers[dtype]
+    dense = dict(export.squashed_copy(training).named_parameters())["inner.weight"].detach()
+    as_written = onnx.numpy_helper.to_array(weights["inner.weight"]).astype("float32")
+    assert torch.equal(torch.from_numpy(as_written), dense.float())
+    if dtype is torch.float16:  # which onnxruntime computes with on the CPU
+        session = runtime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+        (output,) = session.run(None, {session.get_inputs()[0].name: given.numpy()})
+        torch.testing.assert_close(
+            torch.from_numpy(output), training.model.eval()(given).detach(), rtol=0.02, atol=0.02
+        )
+
+
+def test_a_wrong_file_of_half_precision_is_not_written(tmp_path):
+    pytest.importorskip("onnxscript")
+
+    class Differs(Halves):
+        def forward(self, given):
+            return super().forward(given) * (1.01 if torch.compiler.is_exporting() else 1.0)
+
+    with pytest.raises(SparsecoreError, match=r"output 0 .*within 0\.0001, both in float32 in place of bfloat16"):
+        export.to_onnx(trained(Differs, torch.bfloat16), torch.randn(5, 16).bfloat16(), tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_csr_matrices_hold_half_precision_exactly_and_any_number_of_sides():
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        training = trained(
+            lambda: nn.Sequential(nn.Conv3d(2, 3, 2), nn.ConvTranspose3d(3, 4, 2), nn.Linear(4, 4)), dtype
+        )
+        dense = dict(training.model.named_parameters())
+        for name, matrix in export.to_csr(training).items():
+            assert matrix.dtype == (torch.float64 if dtype is torch.float64 else torch.float32)
+            assert torch.equal(matrix.to_dense(), dense[name].detach().flatten(1).to(matrix.dtype))

@@ -1,23 +1,26 @@
 """What has been trained sparsely, for others: CSR tensors, plain modules, ONNX files. The training itself goes on."""
 
 import copy
+import inspect
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import attrs
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from sparsecore.errors import InputError, SparsecoreError
 from sparsecore.topology import Topology
 from sparsecore_torch.materialize import places
+from sparsecore_torch.onnx_precision import in_float32
 from sparsecore_torch.sparsifying.training import SparseTraining
 from sparsecore_torch.storages.compact_modules import make_dense
 
@@ -28,7 +31,7 @@ def to_csr(training: SparseTraining) -> dict[str, Tensor]:
     Returns:
         By name, a matrix with a row for each entry of the tensor's first side: a linear layer's weight has its own
         shape (out, in), a convolution's is (out, in·height·width). Each weight that exists is stored, also where its
-        value happens to be zero; indices are int64.
+        value happens to be zero; indices are int64, values of the widest dtype among the tensors, at least float32.
 
     Raises:
         InputError: the model's weights are not those of the training (:meth:`SparseTraining.check`).
@@ -54,6 +57,7 @@ def to_onnx(
     example_inputs: Any,
     path: str | os.PathLike[str],
     *,
+    kwargs: Mapping[str, Any] | None = None,
     tolerance: float = 1e-4,
     **options: Any,
 ) -> None:
@@ -62,15 +66,22 @@ def to_onnx(
     The file is run by onnxruntime on the example inputs before it is put in its place: there is one that computes what
     the model computes, or none. It is a single one, as long as ``external_data=True`` is not among the options.
 
+    What computes in float16 or bfloat16 is compared in float32: of bfloat16, onnxruntime has few operations on the CPU,
+    and of either, two right answers differ by more than the tolerance. The file itself stays as it is; what is run is a
+    copy of its graph with all numbers of half precision in float32, beside a copy of the model in float32.
+
     Args:
         training: goes on as if nothing had happened.
-        example_inputs: the arguments of one call of the model: a tensor, or a tuple of what it takes.
+        example_inputs: the positional arguments of one call of the model: a tensor, or a tuple of what it takes; ``()``
+            where all are in ``kwargs``.
         path: of the file; one that is there is replaced.
+        kwargs: the arguments of the call by keyword.
         tolerance: how far outputs may lie from the model's, relative and absolute.
         options: of ``torch.onnx.export``: ``input_names``, ``dynamic_shapes``, ``opset_version`` and so on.
 
     Raises:
-        InputError: the packages for ONNX are not installed, or the folder of the file does not exist.
+        InputError: the packages for ONNX are not installed, the folder of the file does not exist, the model cannot be
+            called with these inputs, or its weights are not those of the training (:meth:`SparseTraining.check`).
         SparsecoreError: the file does not compute what the model computes.
     """
     path = Path(path)
@@ -78,12 +89,30 @@ def to_onnx(
     if not path.parent.is_dir():
         raise InputError(f"there is no folder {str(path.parent)!r} to write {path.name} to")
     model = squashed_copy(training).eval()
-    inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+    inputs = _Inputs(example_inputs if isinstance(example_inputs, tuple) else (example_inputs,), dict(kwargs or {}))
+    _check_accepted(model, inputs)
     with TemporaryDirectory(dir=path.parent) as folder:
         _export(model, inputs, Path(folder) / path.name, {"external_data": False, **options})
         _check_runs_alike(model, inputs, Path(folder) / path.name, tolerance)
         for written in Path(folder).iterdir():
             written.replace(path.parent / written.name)
+
+
+@attrs.frozen(eq=False)
+class _Inputs:
+    """The arguments of one call of a model."""
+
+    positional: tuple[Any, ...]
+    by_keyword: dict[str, Any]
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """In the order in which the exporter names the inputs of a graph."""
+        return _tensors((self.positional, self.by_keyword))
+
+    def in_float32(self) -> "_Inputs":
+        """The same, what is of half precision in float32."""
+        return _Inputs(*tree_map_only(Tensor, _in_float32, (self.positional, self.by_keyword)))
 
 
 def _csr(topology: Topology, index: int, values: Tensor) -> Tensor:
@@ -110,30 +139,67 @@ def _check_installed() -> None:
             raise InputError(f"ONNX files need the package {name}: pip install 'sparsecore-engine[onnx]'") from None
 
 
-def _export(model: nn.Module, inputs: tuple[Any, ...], path: Path, options: dict[str, Any]) -> None:
+def _check_accepted(model: nn.Module, inputs: _Inputs) -> None:
+    try:
+        inspect.signature(model.forward).bind(*inputs.positional, **inputs.by_keyword)
+    except TypeError as error:
+        raise InputError(
+            f"the model cannot be called with {len(inputs.positional)} example inputs and the keywords "
+            f"{', '.join(inputs.by_keyword) or 'none'}: {error}"
+        ) from None
+
+
+def _export(model: nn.Module, inputs: _Inputs, path: Path, options: dict[str, Any]) -> None:
     with warnings.catch_warnings():
         # the exporter's own, of parts of torch that it uses itself
         warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
-        torch.onnx.export(model, inputs, path, **{"dynamo": True, "verbose": False, **options})
+        options = {"dynamo": True, "verbose": False, "kwargs": inputs.by_keyword, **options}
+        torch.onnx.export(model, inputs.positional, path, **options)
 
 
 @torch.no_grad()
-def _check_runs_alike(model: nn.Module, inputs: tuple[Any, ...], path: Path, tolerance: float) -> None:
-    ours = [_host(output) for output in _tensors(model(*inputs))]
-    theirs = _run(path, [_host(tensor) for tensor in _tensors(inputs)])
+def _check_runs_alike(model: nn.Module, inputs: _Inputs, path: Path, tolerance: float) -> None:
+    file: Path | bytes = path
+    how = ""
+    if wider := in_float32(path):
+        file, halves = wider
+        model, inputs, how = _model_in_float32(model), inputs.in_float32(), f", both in float32 in place of {halves}"
+    ours = [_host(output) for output in _tensors(model(*inputs.positional, **inputs.by_keyword))]
+    theirs = _run(file, [_host(tensor) for tensor in inputs.tensors])
     if len(ours) != len(theirs):
         raise SparsecoreError(f"the ONNX file gives {len(theirs)} outputs, the model {len(ours)}; nothing was written")
     for number, (one, other) in enumerate(zip(ours, theirs, strict=True)):
         if one.shape != other.shape or not np.allclose(one, other, rtol=tolerance, atol=tolerance, equal_nan=True):
             raise SparsecoreError(
-                f"output {number} of the ONNX file is not the model's within {tolerance:g}; nothing was written"
+                f"output {number} of the ONNX file is not the model's within {tolerance:g}{how}; nothing was written"
             )
 
 
-def _run(path: Path, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+def _model_in_float32(model: nn.Module) -> nn.Module:
+    copied = copy.deepcopy(model)
+    for tensor in (*copied.parameters(), *copied.buffers()):
+        tensor.data = _in_float32(tensor.data)
+    return copied
+
+
+def _in_float32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in {torch.float16, torch.bfloat16} else tensor
+
+
+def _run(file: Path | bytes, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
     runtime = import_module("onnxruntime")
-    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    try:
+        session = runtime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the runtime has errors of its own for each of its reasons
+        raise SparsecoreError(
+            f"onnxruntime cannot run the ONNX file on the CPU, and nothing was written unchecked: {error}"
+        ) from error
     names = [node.name for node in session.get_inputs()]
+    if len(names) != len(inputs):
+        raise SparsecoreError(
+            f"the ONNX file takes {len(names)} inputs ({', '.join(names)}), and the example has {len(inputs)} tensors; "
+            "nothing was written"
+        )
     outputs: list[NDArray[Any]] = session.run(None, dict(zip(names, inputs, strict=True)))
     return outputs
 
