@@ -117,6 +117,12 @@ class Call:
                 lambda: choice(self.given) if self.given else array,
             ])()  # fmt: skip
 
+    @staticmethod
+    def takes(array: Any, count: int) -> bool:
+        """Whether these are so many integers of the right type that can be filled in."""
+        plain = isinstance(array, np.ndarray) and array.shape == (count,) and array.dtype == np.int32
+        return plain and array.flags.writeable
+
     def form(self) -> tuple[int, int, int, int, int]:
         """Images, height, width, channels and border."""
         draw = self.random.randint
@@ -174,7 +180,7 @@ class Call:
         self.slopes = count * (4 if bundled else 1)
         values = self.array("f4", self.slopes)
         for array, content in ((pointers, [0, *ends]), (offsets, self.offsets(form, count))):
-            if isinstance(array, np.ndarray) and array.shape == (len(content),) and array.flags.writeable:
+            if self.takes(array, len(content)):
                 array[...] = content
                 if self.odd() and len(content):
                     array[self.random.randrange(len(content))] = self.random.choice([-1, 7, 2**31 - 1, -(2**31)])
@@ -302,7 +308,7 @@ def lists(call: Call) -> None:
     count, buckets = call.random.choice([0, 1, 5, 100]), call.random.randint(0, 5)
     keys, order = call.array("i4", count), call.array("i4", count)
     for array in (keys, order):
-        if isinstance(array, np.ndarray) and array.dtype == np.int32 and array.flags.writeable and array.ndim == 1:
+        if call.takes(array, count):
             array[...] = [call.random.randrange(max(1, min(buckets, count))) for _ in array]
             if call.odd() and len(array):
                 array[-1] = call.random.choice([-1, buckets, 2**31 - 1, -(2**31)])
@@ -324,7 +330,7 @@ def by_rows(call: Call) -> None:
     x, out = call.array("f4", 2 * room + start), call.array("f4", channels * room + start)
     pointers, offsets = call.array("i4", channels + 1), call.array("i4", ends[-1])
     for array, content in ((pointers, [0, *ends]), (offsets, [call.random.randint(0, room) for _ in range(ends[-1])])):
-        if isinstance(array, np.ndarray) and array.shape == (len(content),) and array.flags.writeable:
+        if call.takes(array, len(content)):
             array[...] = content
             if call.odd() and len(content):
                 array[-1] = call.random.choice([-1, 2**31 - 1, -(2**31), 0])
@@ -340,7 +346,7 @@ def by_rows(call: Call) -> None:
 
 
 ENTRIES = (convolution, convolution, gradients, gradients, passes, passes, pictures, lists, by_rows)
-REFUSALS = (ValueError, TypeError, MemoryError, OverflowError)
+REFUSALS = (ValueError, TypeError, MemoryError)
 
 
 def make(seed: int, number: int, note: Callable[[str], None]) -> tuple[int, str]:

@@ -1,5 +1,6 @@
 """No call of the kernels from Python reads or writes beside a buffer, whatever becomes of its arguments."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -297,3 +298,57 @@ def test_a_task_without_memory_is_a_memory_error_whichever_thread_it_is_on() -> 
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) == 45
+
+
+WITHOUT_THREADS = """
+import resource
+import numpy as np
+from sparsecore_cpu import _kernels
+
+order, entries, listed = np.zeros(300_000, np.int32), np.ones(1, np.float32), np.zeros(300_000, np.float32)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**20, resource.RLIM_INFINITY))
+_kernels.gather(entries, order, listed, 64)
+assert np.all(listed == 1)
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+_kernels.gather(entries, order, listed, 64)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="how much memory a process uses is asked of Linux")
+@pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="the sanitizer needs all addresses")
+def test_where_the_system_gives_no_threads_the_work_is_done_by_those_there_are() -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT_THREADS], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+WHILE_FORKING = """
+import os, threading
+import numpy as np
+from sparsecore_cpu import _kernels
+
+def gather():
+    order, listed = np.zeros(2_000_000, np.int32), np.zeros(2_000_000, np.float32)
+    _kernels.gather(np.ones(1, np.float32), order, listed, 3)
+    return np.all(listed == 1)
+
+end = threading.Event()
+def compute():
+    while not end.is_set():
+        gather()
+other = threading.Thread(target=compute)
+other.start()
+for _ in range(10):
+    child = os.fork()
+    if not child:
+        os._exit(0 if gather() else 1)
+    assert os.waitpid(child, 0)[1] == 0
+end.set()
+other.join()
+"""
+
+
+def test_a_process_that_forks_while_kernels_run_computes_on_both_sides() -> None:
+    command = [sys.executable, "-W", "ignore", "-c", WHILE_FORKING]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
