@@ -3,6 +3,8 @@
 from typing import Any
 
 import attrs
+import numpy as np
+from numpy.typing import NDArray
 
 from sparsecore import checks
 from sparsecore._stack import Answer, Stack
@@ -12,25 +14,37 @@ from sparsecore.gradient import Gradient
 from sparsecore.layout import Layout
 from sparsecore.memory import Memories
 from sparsecore.randomness import Randomness
-from sparsecore.shares import Counts
+from sparsecore.shares import Counts, constant
 from sparsecore.state import State
 from sparsecore.topology import Topology
 
 
 @attrs.frozen(eq=False)
 class AskedSteps:
-    """See :class:`sparsecore.reallocation.Steps`."""
+    """The strategies' decisions, checked; see :class:`sparsecore.reallocation.Steps`.
+
+    Attributes:
+        stack: the strategies.
+        state: before the update.
+        values: of the N weights.
+        random: the draws of this update.
+        gradient: the dense gradients, where there are some.
+        frozen: for each tensor whether it is frozen: its weights all survive, and none grows there.
+    """
 
     stack: Stack
     state: State
     values: Array
     random: Randomness
     gradient: Gradient | None
+    frozen: NDArray[np.bool_]
 
     def prune(self, topology: Topology, values: Array) -> Array:
-        return checks.check_survivors(
+        survives = checks.check_survivors(
             self._ask("prune", topology=topology, values=values, gradient=self.gradient), topology
         )
+        slots = frozen_slots(topology, self.frozen)
+        return survives if slots is None else topology.arrays.put(survives, slots, True)
 
     def adjust(self, pruned: Counts, survivors: Counts) -> Memories:
         state = self.state
@@ -46,24 +60,26 @@ class AskedSteps:
         return checks.check_memories(state.memories, answers, state.topology)
 
     def allocate(self, pruned: Counts, survivors: Counts, room: Counts) -> Counts:
-        target = checks.check_target(
-            ask_target(self.stack, self.state, survivors), survivors, self.state.topology.layout
-        )
-        total = target - int(survivors.sum())
+        layout = self.state.topology.layout
+        # what is frozen has all its weights still, whatever the strategy wants there to be
+        asked = np.where(self.frozen, 0, survivors)
+        room = np.where(self.frozen, 0, room)
+        target = checks.check_target(ask_target(self.stack, self.state, survivors), asked, layout)
+        total = max(0, target - int(survivors.sum()))
         if total > room.sum():
-            raise NoRoomError(_no_room(total, room, self.state.topology.layout))
+            raise NoRoomError(_no_room(total, room, layout))
         answer = self._ask(
             "allocate",
             total=total,
             pruned=pruned,
-            survivors=survivors,
-            room=room,
-            layout=self.state.topology.layout,
+            survivors=constant(asked),
+            room=constant(room),
+            layout=layout,
             topology=self.state.topology,
             values=self.values,
             gradient=self.gradient,
         )
-        return checks.check_counts(answer, total, room, self.state.topology.layout)
+        return checks.check_counts(answer, total, room, layout)
 
     def grow(self, occupied: Topology, counts: Counts, kept: Topology) -> Array:
         answer = self._ask(
@@ -83,6 +99,15 @@ class AskedSteps:
 
     def _ask(self, hook: str, **arguments: Any) -> Answer:
         return self.stack.ask(hook, clock=self.state.clock, memory=self.state.memories, random=self.random, **arguments)
+
+
+def frozen_slots(topology: Topology, frozen: NDArray[np.bool_]) -> Array | None:
+    """The slots of all weights in frozen tensors, ascending; None where no tensor is."""
+    tensors = np.flatnonzero(frozen)
+    if not len(tensors):
+        return None
+    slots = [np.arange(topology.bounds[tensor], topology.bounds[tensor + 1]) for tensor in tensors]
+    return topology.arrays.from_numpy(np.concatenate(slots))
 
 
 def ask_target(stack: Stack, state: State, survivors: Counts) -> Answer:

@@ -1,6 +1,8 @@
 """One update of a state, asked of a stack of strategies: the reallocation, and what they remember of it."""
 
 import attrs
+import numpy as np
+from numpy.typing import NDArray
 
 from sparsecore import checks
 from sparsecore._stack import Stack
@@ -29,10 +31,12 @@ class Update:
     random: Randomness
     regrow_pruned: bool
 
-    def __call__(self, state: State, values: Array, gradient: Gradient | None) -> tuple[State, Reallocation]:
-        """One reallocation of this state, by these values."""
+    def __call__(
+        self, state: State, values: Array, gradient: Gradient | None, frozen: NDArray[np.bool_]
+    ) -> tuple[State, Reallocation]:
+        """One reallocation of this state, by these values; ``frozen`` says of each tensor whether it stays as it is."""
         random = self.random.within("update", state.clock.updates)
-        steps = AskedSteps(self.stack, state, values, random, gradient)
+        steps = AskedSteps(self.stack, state, values, random, gradient, frozen)
         reallocation, memories = reallocate(state.topology, values, steps, regrow_pruned=self.regrow_pruned)
         checks.check_reallocation(reallocation)
         carried = {name: carry_memory(memory, reallocation.carry) for name, memory in memories.items()}

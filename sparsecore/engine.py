@@ -1,14 +1,16 @@
 """The engine: a stack of strategies over one layout, as functions from state to state."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 
 import attrs
+import numpy as np
+from numpy.typing import NDArray
 
 from sparsecore import checks
 from sparsecore._stack import Stack, named
-from sparsecore._steps import ask_target
+from sparsecore._steps import ask_target, frozen_slots
 from sparsecore._update import Update, check_moves_units, observed
 from sparsecore.arrays import Array, Arrays
 from sparsecore.base import Base
@@ -196,31 +198,45 @@ class Engine:
         return self._replaces and self._moves(now) and self._says("replaces_step", now)
 
     def advance(
-        self, state: State, values: Array, learning_rate: float | None = 0.0, gradient: Gradient | None = None
+        self,
+        state: State,
+        values: Array,
+        learning_rate: float | None = 0.0,
+        gradient: Gradient | None = None,
+        frozen: Collection[str] = (),
     ) -> Advance:
         """What follows an optimizer step that led to ``values``: perturbation, and an update where one is due.
+
+        The weights of ``frozen`` tensors keep their positions and their values, as for :meth:`update`.
 
         Raises:
             InputError: a strategy needs the learning rate, and there is none.
         """
         checks.check_given_values(values, state.topology)
         perturbed = self.perturbed(state, values, learning_rate)
+        slots = frozen_slots(state.topology, self._frozen(frozen))
+        if slots is not None and perturbed is not values:
+            perturbed = self.arrays.put(perturbed, slots, self.arrays.take(values, slots))
         now = self._observed(_ticked(state), gradient)
         if not self._moves(now):
             return Advance(now, perturbed, None)
-        updated, reallocation = self.update(now, perturbed, gradient)
+        updated, reallocation = self.update(now, perturbed, gradient, frozen)
         return Advance(updated, reallocation.values, reallocation)
 
-    def update(self, state: State, values: Array, gradient: Gradient | None = None) -> tuple[State, Reallocation]:
+    def update(
+        self, state: State, values: Array, gradient: Gradient | None = None, frozen: Collection[str] = ()
+    ) -> tuple[State, Reallocation]:
         """One reallocation now, due or not.
 
         Args:
             state: the state before it.
             values: the N values.
             gradient: the dense gradients, for the strategies that ask for them.
+            frozen: names of tensors that are not trained now: none of their weights is pruned, none grows there, and
+                they have no part in the shares of what grows.
 
         Raises:
-            InputError: a strategy asks for the dense gradient, and there is none.
+            InputError: a strategy asks for the dense gradient, and there is none; or no tensor has a frozen one's name.
             InvariantError: a plugin broke a promise.
             NoRoomError: more was pruned than can grow.
             DivergedError: a value is not finite.
@@ -230,7 +246,7 @@ class Engine:
         self._check_gradient(gradient)
         seen = attrs.evolve(state, topology=self.grouping.units(state.topology))
         scores = self.arrays.shown(self.grouping.values(values, state.topology))
-        after, moved = self._update(seen, scores, self._of_units(gradient))
+        after, moved = self._update(seen, scores, self._of_units(gradient), self._frozen(frozen))
         reallocation = self.grouping.spread(moved, state.topology, values)
         return attrs.evolve(after, topology=reallocation.after), reallocation
 
@@ -278,6 +294,12 @@ class Engine:
         self._check_gradient(gradient)
         seen = attrs.evolve(now, topology=self.grouping.units(now.topology))
         return attrs.evolve(now, memories=observed(self._stack, seen, self._of_units(gradient)).memories)
+
+    def _frozen(self, names: Collection[str]) -> NDArray[np.bool_]:
+        """For each tensor whether it is frozen."""
+        frozen = np.zeros(len(self.layout), bool)
+        frozen[[self.layout.index(name) for name in names]] = True
+        return frozen
 
     def _of_units(self, gradient: Gradient | None) -> Gradient | None:
         return None if gradient is None else self.grouping.gradient(gradient, self.arrays)

@@ -20,6 +20,7 @@ from sparsecore_torch.distributed.replicas import replicated
 from sparsecore_torch.sparse_kernels.eligibility import Routes
 from sparsecore_torch.sparsifying import in_training
 from sparsecore_torch.sparsifying.adoption import adopted
+from sparsecore_torch.sparsifying.freezing import Freezing
 from sparsecore_torch.sparsifying.missed_steps import StepWatch, trained_parameters
 from sparsecore_torch.sparsifying.optimizer_state import check_optimizer, group_of, learning_rate_of
 from sparsecore_torch.sparsifying.rollback import undone_on_failure
@@ -311,6 +312,7 @@ class SparseTraining:
 
     def _begin(self, parts: Parts) -> None:
         self._watch = StepWatch(parts.model, parts.selection.sparse, parts.optimizer)
+        self._freezing = Freezing(parts.model, parts.selection.sparse)
         self._hooks = StepHooks(
             parts.optimizer,
             is_replaced=lambda: parts.engine.replaces_step(self._state),
@@ -362,6 +364,7 @@ class SparseTraining:
     @torch.no_grad()
     def _after_step(self, was_replaced: bool) -> None:
         self._watch.end_step(is_taken=not was_replaced)
+        self._freezing.check()
         self._agree()
         if self._alive.engine.replaces_step(self._state):  # the optimizer has written nothing
             self._alive.storage.check_written()
@@ -387,7 +390,10 @@ class SparseTraining:
         parts, state = self._alive, self._state
         values = parts.storage.values()
         rate = learning_rate_of(parts.optimizer.stepping.param_groups[parts.learning_rate_group])
-        advance = parts.ranks.together(lambda: parts.engine.advance(state, values, rate, parts.storage.gradient))
+        frozen = self._freezing.frozen()
+        advance = parts.ranks.together(
+            lambda: parts.engine.advance(state, values, rate, parts.storage.gradient, frozen)
+        )
         if advance.reallocation is not None:
             parts.storage.reallocate(advance.reallocation)
         elif advance.values is not values:

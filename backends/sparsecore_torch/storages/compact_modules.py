@@ -119,7 +119,18 @@ def entries_of(module: nn.Module, attribute: str) -> Tensor:
 def _reading(cls: type[nn.Module], attributes: tuple[str, ...]) -> type[nn.Module]:
     """The class of modules that make these attributes when they are read."""
     dtype = _own_dtype if issubclass(cls, _LEFT_ALONE) else _computing_dtype
-    return type(f"Compact{cls.__name__}", (cls,), {name: _reader(name, dtype) for name in attributes})
+    readers = {name: _reader(name, dtype) for name in attributes}
+    return type(f"Compact{cls.__name__}", (cls,), {**readers, "requires_grad_": _requires_grad})
+
+
+def _requires_grad(module: nn.Module, requires_grad: bool = True) -> nn.Module:
+    if not requires_grad:
+        raise InputError(
+            f"the weights of this {type(module).__bases__[0].__name__} are part of the one Parameter {VALUES} of "
+            "compact storage and cannot be frozen by themselves; take storage='masked', or freeze the layer before "
+            "sparsify"
+        )
+    return nn.Module.requires_grad_(module, requires_grad)
 
 
 def _reader(attribute: str, dtype: Callable[[Tensor], torch.dtype]) -> property:
