@@ -96,10 +96,14 @@ def test_a_tensor_that_leaves_the_param_groups_is_noticed(storage):
 @pytest.mark.parametrize("storage", STORAGES)
 def test_steps_that_change_nothing_are_noticed(storage):
     class Idle(torch.optim.SGD):
+        is_idle = False
+
         def step(self):
-            pass
+            return None if self.is_idle else super().step()
 
     model, optimizer, _ = started(storage, lambda model: Idle(model.parameters(), lr=0.1))
+    train(model, optimizer, range(2))
+    optimizer.is_idle = True
     with pytest.raises(InputError, match=r"10 steps of Idle in a row have left .* as it was"):
         train(model, optimizer, range(15))
 
