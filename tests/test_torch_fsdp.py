@@ -71,6 +71,30 @@ def resumed() -> bool:
     return ends[0] == ends[1]
 
 
+def adopted() -> dict[str, Any]:
+    """Weights of an earlier moment are noticed and taken up, and an average of DTensors is masked."""
+    model = sharded(0)
+    optimizer = optimizer_of(model)
+    sparse = sparsify(model, optimizer, strategy=ByGradient(), sparsity=0.7)
+    best = {name: value.clone() for name, value in model.state_dict().items()}
+    trained(model, sparse, share(), optimizer)
+    model.load_state_dict(best)
+    try:
+        sparse.check()
+        noticed = False
+    except InputError:
+        noticed = True
+    sparse.adopt()
+    sparse.check()
+    names = list(sparse.masks())
+    inactive = [float(whole(best[name])[~sparse.masks()[name]].abs().sum()) for name in names]
+    ones = {name: torch.ones_like(value) for name, value in model.state_dict().items()}
+    sparse.mask_(ones)
+    masked = sum(int(whole(ones[name]).count_nonzero()) for name in names)
+    trained(model, sparse, share(), optimizer)
+    return {"noticed": noticed, "inactive": inactive, "masked": masked, "size": sparse.topology.size}
+
+
 def refused() -> str:
     model = sharded(0)
     try:
@@ -84,6 +108,7 @@ def on_two_ranks() -> dict[str, Any]:
     """All that is tested here, in one start of two processes."""
     dist.init_process_group("gloo")
     told = {"follows": follows(), "uneven": uneven(sharded(0)), "resumed": resumed(), "refused": refused()}
+    told["adopted"] = adopted()
     gc.collect()  # what holds the group keeps its threads running, into the end of the interpreter
     dist.destroy_process_group()
     return told
@@ -118,6 +143,13 @@ def test_the_ledger_tells_of_the_shards_of_a_rank(answers: list[dict[str, Any]])
 
 def test_sharded_training_goes_on_from_its_state_dict(answers: list[dict[str, Any]]) -> None:
     assert [answer["resumed"] for answer in answers] == [True, True]
+
+
+def test_weights_of_another_moment_are_noticed_and_adopted(answers: list[dict[str, Any]]) -> None:
+    for answer in answers:
+        assert answer["adopted"]["noticed"]
+        assert answer["adopted"]["inactive"] == [0.0, 0.0]
+        assert answer["adopted"]["masked"] == answer["adopted"]["size"]
 
 
 def test_compact_storage_of_shards_is_refused(answers: list[dict[str, Any]]) -> None:
