@@ -124,6 +124,19 @@ def test_what_torch_does_not_count_is_found_where_weights_leave_the_training(use
         uses(model, optimizer, training)[use]()
 
 
+@pytest.mark.parametrize("make", [sgd, lambda model: torch.optim.AdamW(model.parameters())], ids=["sgd", "adamw"])
+def test_writes_that_torch_does_not_count_are_not_cut_by_a_step(make):
+    model, optimizer, training = started(make=make)
+    train(model, optimizer, range(3))
+    for name in NAMES:
+        model.get_parameter(name).data.fill_(0.5)
+    with pytest.raises(InputError, match="not active"):
+        train(model, optimizer, [3])
+    assert all(bool((model.get_parameter(name) == 0.5).all()) for name in NAMES)
+    training.mask_(model)
+    train(model, optimizer, range(3, 6))
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("kernels", ["dense", "sparse"])
 def test_adopted_weights_are_the_loaded_ones_and_train_on(strategy, kernels):

@@ -38,6 +38,7 @@ def part(weight):
     return nn.Parameter(weight.detach()[2:5])
 
 
+@pytest.mark.filterwarnings("ignore::sparsecore.errors.LostWeightsWarning")  # positions are drawn anew on purpose
 @pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("again", [lambda weight: weight, view, transposed, part], ids=["same", "view", "t", "part"])
 def test_a_parameter_in_training_is_refused_in_another_model(again, storage):

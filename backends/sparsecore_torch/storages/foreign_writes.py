@@ -1,6 +1,6 @@
 """Nonzero weights that are not active: something other than the training has written them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import final
 
 import torch
@@ -31,38 +31,34 @@ class ForeignWrites:
         self._address = {name: _address_of(tensor) for name, tensor in tensors().items()}
         self._known: dict[str, tuple[int, int]] = {}
 
-    def note(self) -> None:
-        """The tensors as they are now have been written by the training."""
-        self._known = self._stamps(self._tensors())
+    def note(self, names: Iterable[str]) -> None:
+        """The tensors of these names, as they are now, have been written by the training."""
+        self._known.update(self._stamps(names))
 
     def forget(self) -> None:
-        """Look at all tensors in the next check."""
+        """All tensors count as changed from now on."""
         self._known = {}
 
-    @torch.no_grad()
-    def check(self, name: str | None = None, *, thoroughly: bool = False) -> None:
-        """Raise an :class:`InputError` if weights that are not active are nonzero; nothing has changed then.
+    def changed(self, names: Iterable[str]) -> list[str]:
+        """Those of the tensors that have been written to since :meth:`note`, as far as torch counts."""
+        return [name for name, stamp in self._stamps(names).items() if self._known.get(name) != stamp]
 
-        Args:
-            name: the tensor to look at; all where it is None.
-            thoroughly: whether tensors are looked at that have not been written to as far as torch knows.
-        """
-        tensors = self._tensors() if name is None else {name: self._tensors()[name]}
-        stamps = self._stamps(tensors)
-        if not thoroughly and stamps == self._known:
+    @torch.no_grad()
+    def check(self, names: Sequence[str]) -> None:
+        """Raise an :class:`InputError` if weights of these tensors are nonzero and not active."""
+        if not names:
             return
-        written = [one for one in tensors if thoroughly or self._known.get(one) != stamps[one]]
-        if not written:
-            return
-        counts = torch.stack([_strangers(tensors[one], self._masks[one]) for one in written]).tolist()
-        strange = {one: count for one, count in zip(written, counts, strict=True) if count}
+        tensors = self._tensors()
+        counts = torch.stack([_strangers(tensors[name], self._masks[name]) for name in names]).tolist()
+        strange = {name: count for name, count in zip(names, counts, strict=True) if count}
         if strange:
             raise InputError(_sentence(strange))
-        self._known.update(stamps)
+        self.note(names)
 
-    def _stamps(self, tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
+    def _stamps(self, names: Iterable[str]) -> dict[str, tuple[int, int]]:
         """What changes when torch writes into a tensor, or gives it other memory."""
-        return {name: (one._version, self._address[name](one)) for name, one in tensors.items()}
+        tensors = self._tensors()
+        return {name: (tensors[name]._version, self._address[name](tensors[name])) for name in names}
 
 
 def _address_of(tensor: Tensor) -> Callable[[Tensor], int]:

@@ -77,7 +77,7 @@ class MaskedStorage:
             slots = self._topology.slots(name)
             parameter.copy_(scatter(values[slots], indices_of(self._topology, name), parameter.shape))
             self._watch.wrote(name)
-        self._written.note()
+        self._written.note(self._parameters)
 
     @torch.no_grad()
     def enforce(self) -> None:
@@ -86,7 +86,7 @@ class MaskedStorage:
         for name in self._parameters:
             if name not in quiet:
                 self._clear(name)
-        self._written.note()
+        self._written.note(name for name in self._parameters if not self._watch.knows(name))
 
     @torch.no_grad()
     def reallocate(self, reallocation: Reallocation) -> None:
@@ -113,7 +113,10 @@ class MaskedStorage:
 
     def check_written(self, name: str | None = None, *, thoroughly: bool = False) -> None:
         """Raise an :class:`InputError` if weights that are not active are nonzero."""
-        self._written.check(name, thoroughly=thoroughly)
+        names = list(self._parameters) if name is None else [name]
+        if not thoroughly and not (name is None and self._watch.is_disturbed()):
+            names = self._written.changed(one for one in names if not self._watch.knows(one))
+        self._written.check(names)
 
     def nonzero_positions(self) -> Tensor:
         """The positions of all nonzero weights, active or not."""
@@ -180,7 +183,7 @@ class MaskedStorage:
         for name in self._parameters:
             self._clear_state(name)
             self._clear(name)
-        self._written.note()
+        self._written.note(self._parameters)
         self._clean_gradients()
 
     def _clear_state(self, name: str) -> None:

@@ -70,7 +70,7 @@ class ShardedStorage:
             slots = self._topology.slots(name)
             dense = scatter(values[slots], indices_of(self._topology, name), parameter.shape)
             local(parameter).copy_(shard_of(dense, parameter))
-        self._written.note()
+        self._written.note(self._tensors)
 
     @torch.no_grad()
     def enforce(self) -> None:
@@ -80,7 +80,7 @@ class ShardedStorage:
             for content, entry in self._states.entries(name, parameter):
                 if entry.is_zeroed:
                     self._masks[name].fill(local(content))
-        self._written.note()
+        self._written.note(self._tensors)
 
     @torch.no_grad()
     def reallocate(self, reallocation: Reallocation) -> None:
@@ -109,7 +109,8 @@ class ShardedStorage:
 
     def check_written(self, name: str | None = None, *, thoroughly: bool = False) -> None:
         """Raise an :class:`InputError` if weights of this rank's shards that are not active are nonzero."""
-        self._written.check(name, thoroughly=thoroughly)
+        names = list(self._tensors) if name is None else [name]
+        self._written.check(names if thoroughly else self._written.changed(names))
 
     def nonzero_positions(self) -> Tensor:
         """The positions of all nonzero weights, active or not, gathered tensor by tensor."""

@@ -125,6 +125,19 @@ class Watch:
             parameter, parameter._version, parameter.data_ptr(), state, len(state or ()), contents, stretches
         )
 
+    def knows(self, name: str) -> bool:
+        """Whether the inactive entries of a tensor are zero, as nothing has written to it as far as torch counts."""
+        seen = self._seen.get(name)
+        return (
+            seen is not None and seen.parameter._version == seen.version and seen.parameter.data_ptr() == seen.pointer
+        )
+
+    @torch.no_grad()
+    def is_disturbed(self) -> bool:
+        """Whether something has written into inactive weights since the last step that torch has not counted."""
+        stretches = [seen.stretches[0] for seen in self._seen.values()]
+        return bool(stretches) and bool(torch.cat(stretches).any())
+
     def before_step(self) -> None:
         """Note which tensors nothing has written to since they were seen."""
         optimizer = self._optimizer()
