@@ -120,7 +120,8 @@ def test_the_experiment_file_is_complete(run: Path) -> None:
 
 
 def test_the_table_shows_where_the_parameters_went(images: Path, tmp_path: Path) -> None:
-    done = sparsecore("train", *SMALL, "--data-dir", images, "--out", tmp_path / "run")
+    schedule = ("--set", "strategy.schedule={ steps = 5 }", "--set", "strategy.target=6")
+    done = sparsecore("train", *SMALL, "--data-dir", images, *schedule, "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     rows = {line.split()[0]: line.split() for line in done.stdout.splitlines() if line.strip()}

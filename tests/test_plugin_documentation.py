@@ -22,7 +22,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 HERE = Path(__file__).parent
 PAGES = {
     name: (DOCS / f"{name}.md").read_text("utf-8")
-    for name in ("hooks", "write-a-strategy", "write-a-backend", "write-a-model")
+    for name in ("hooks", "write-a-strategy", "write-a-backend", "write-a-model", "write-a-data-set")
 }
 HOOKS = PAGES["hooks"]
 SECTIONS = dict(re.findall(r"^### `(\w+)`\n(.*?)(?=^##|\Z)", HOOKS, re.DOTALL | re.MULTILINE))

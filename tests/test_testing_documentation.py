@@ -48,3 +48,12 @@ def test_what_it_declares_is_checked_and_kept() -> None:
     subject = Subject.of(names["DropAThird"]())
     (smallest,) = (promise for promise in STRATEGY_PROMISES if promise.name == "smallest")
     assert judge(smallest, subject).outcome is Outcome.KEPT
+
+
+def test_the_first_strategy_that_it_shows_is_found_broken_as_it_says(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(BLOCKS[0])
+    command = [sys.executable, "-m", "sparsecore", "check", "mine.py:MyStrategy", "--promise", "growth"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "broken     growth" in done.stdout
+    assert "plugin 'MyStrategy' broke a promise in 'grow': it grew at position" in done.stdout

@@ -42,7 +42,8 @@ def check(
     """
     if find_spec("hypothesis") is None:
         raise InputError(
-            "`sparsecore check` needs hypothesis; install it with: pip install 'sparsecore-engine[testing]'"
+            "`sparsecore check` needs hypothesis, which comes with sparsecore-engine[testing]; in a checkout: "
+            "pip install -e '.[testing]'"
         )
     from sparsecore.testing.checking import DEFAULT_EXAMPLES, checked
 

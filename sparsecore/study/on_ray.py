@@ -99,7 +99,9 @@ def _ray() -> Any:
     try:
         import ray
     except ImportError:
-        raise InputError("`--on ray` needs Ray: pip install 'sparsecore-engine[ray]'") from None
+        raise InputError(
+            "`--on ray` needs Ray, which comes with sparsecore-engine[ray]; in a checkout: pip install -e '.[ray]'"
+        ) from None
     return ray
 
 

@@ -126,7 +126,10 @@ def _submitit() -> Any:
     try:
         import submitit
     except ImportError:
-        raise InputError("`--on slurm` needs submitit: pip install 'sparsecore-engine[slurm]'") from None
+        raise InputError(
+            "`--on slurm` needs submitit, which comes with sparsecore-engine[slurm]; in a checkout: "
+            "pip install -e '.[slurm]'"
+        ) from None
     return submitit
 
 
