@@ -116,6 +116,14 @@ class MoE(nn.Module):
         self.score = nn.Linear(6, 5)
 
 
+class Mixture(nn.Module):
+    """Experts in a list that is not called so."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate, self.branches = nn.Linear(6, 3), nn.ModuleList([nn.Linear(6, 6) for _ in range(3)])
+
+
 class GatedMlp(nn.Module):
     """No gate of experts."""
 
@@ -190,6 +198,7 @@ SPARSE_AND_DENSE = {
     "experts beside a router": (Unspoken, ["up", "down"], {"router.weight": "router", "mixing": "Unspoken"}),
     "experts in a list": (MoE, ["w1", *(f"experts.{index}.weight" for index in range(5))],
                           {"w_gate": "router", "score.weight": "router"}),
+    "a gate beside a list": (Mixture, [f"branches.{index}.weight" for index in range(3)], {"gate.weight": "router"}),
     "gated": (GatedMlp, ["gate.weight", "gate_proj.weight", "up.weight"], {}),
     "BERT's embeddings": (Bert, ["word_embeddings.weight"],
                           {"position_embeddings.weight": "positions", "token_type_embeddings.weight": "types"}),
@@ -354,6 +363,27 @@ def test_masks_of_torch_prune_under_ours_are_refused_with_the_remedy(name):
         training = sparsify(model, sgd(model), sparsity=0.8)
     assert math.isclose(training.sparsity, 0.8, abs_tol=0.01)
     assert training.topology.layout.names == ("0.weight", "1.weight")
+
+
+def test_a_mask_of_torch_prune_that_comes_during_sparse_training_is_refused_at_the_next_step():
+    from torch.nn.utils import prune
+
+    model = nn.Sequential(nn.Linear(6, 40), nn.Linear(40, 3))
+    optimizer = sgd(model)
+    training = sparsify(model, optimizer, strategy="static", sparsity=0.8)
+
+    def step():
+        optimizer.zero_grad()
+        model(torch.ones(2, 6)).sum().backward()
+        optimizer.step()
+
+    step()
+    prune.random_structured(model[0], "weight", 0.5, dim=0)
+    with pytest.raises(InputError, match=r"0\.weight .*prune\.remove"):
+        step()
+    prune.remove(model[0], "weight")
+    step()
+    assert training.step == 2
 
 
 def test_a_mask_in_a_parametrization_is_refused_too():

@@ -84,8 +84,14 @@ class StepWatch:
         self.check_parameters()
 
     def check_parameters(self) -> None:
-        """Raise an :class:`InputError` if a module holds another Parameter than the one that was made sparse."""
+        """Raise an :class:`InputError` if a module holds another Parameter than was made sparse, or masks it itself."""
         for place in self._places:
+            if f"{place.attribute}_mask" in place.module._buffers:
+                raise InputError(
+                    f"{place.name} has got a mask of torch.nn.utils.prune beside that of sparse training, and under "
+                    "two masks more is zero than either asks for; end the second one with prune.remove, or call "
+                    "squash() before it"
+                )
             held = place.module._parameters.get(place.attribute)
             if held is not place.parameter and self._is_replaced(held, place.parameter):
                 raise InputError(

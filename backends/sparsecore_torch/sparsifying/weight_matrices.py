@@ -200,7 +200,8 @@ def _sides(module: nn.Module) -> set[int]:
 def is_router(use: Use) -> bool:
     """Whether it scores experts: it is called a router; or has one output for each of the experts beside it.
 
-    A gate is one if its outputs are as many as the matrices of a stack beside it, or at most a quarter of its inputs.
+    A gate is one if its outputs are as many as the matrices of a stack or the modules of a list beside it, or at most a
+    quarter of its inputs.
     """
     if use.parameter.ndim != 2 or kind_by_class(use) == "embedding":
         return False
@@ -214,7 +215,8 @@ def is_router(use: Use) -> bool:
     name = use.path[-1] if is_layer and use.path else use.attribute
     if not re.search(r"(^|_)(gate|gates|gating|wg)$|^gat(e|ing)_net", words(name)):
         return False
-    return bool({outputs, inputs} & _depths(beside)) or (is_layer and 4 * outputs <= inputs)
+    counts = _depths(beside).union(*map(_lengths, beside.children()))
+    return bool({outputs, inputs} & counts) or (is_layer and 4 * outputs <= inputs)
 
 
 _LAYERS_WEIGHT = ("weight", "kernel")
@@ -223,8 +225,12 @@ _LAYERS_WEIGHT = ("weight", "kernel")
 def _numbers_of_experts(module: nn.Module) -> set[int]:
     """How many experts a module has, in a list of modules or in stacks of matrices."""
     experts = [child for name, child in module.named_children() if has_word(_EXPERTS, name, *class_names(child))]
-    lists = {len(child) for child in experts if isinstance(child, nn.ModuleList | nn.ModuleDict)}
-    return lists.union(*map(_depths, experts))
+    return set().union(*map(_lengths, experts), *map(_depths, experts))
+
+
+def _lengths(module: nn.Module) -> set[int]:
+    """How many modules a list or dict of modules has."""
+    return {len(module)} if isinstance(module, nn.ModuleList | nn.ModuleDict) else set()
 
 
 def _depths(module: nn.Module) -> set[int]:
