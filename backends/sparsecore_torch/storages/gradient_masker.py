@@ -115,10 +115,13 @@ class GradientMasker:
     def _put_aside(self, optimizer: Optimizer) -> None:
         scale = getattr(optimizer, "grad_scale", None)  # a GradScaler leaves it to fused optimizers to unscale
         for name, parameter in self._parameters.items():
-            if parameter.grad is not None:
-                whole = parameter.grad.detach()
-                self._aside[name] = whole.clone() if scale is None else whole / scale
-        self._masked = {}
+            gradient = parameter.grad
+            if gradient is None:
+                self._aside.pop(name, None)
+            # a step that has raised left behind what is masked, and the whole gradient is put aside already
+            elif name not in self._aside or not self._is_masked(name, gradient):
+                self._aside[name] = gradient.detach().clone() if scale is None else gradient.detach() / scale
+                self._masked.pop(name, None)
 
     def _note(self, name: str, gradient: Tensor) -> None:
         self._masked[name] = (ref(gradient), gradient._version)
