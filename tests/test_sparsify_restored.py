@@ -2,9 +2,12 @@
 
 import copy
 import itertools
+from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
@@ -436,3 +439,26 @@ def test_shares_are_never_more_than_wanted():
         shares = _shares(wanted, total, generator)
         assert shares.sum() == total
         assert (shares <= np.maximum(wanted, 0)).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32), share=st.floats(0.0, 1.0), rows=st.integers(1, 6), columns=st.integers(1, 7))
+def test_adopted_weights_are_as_many_as_before_and_none_is_left_out(seed, share, rows, columns):
+    from sparsecore.engine import Engine
+    from sparsecore.layout import Layout
+    from sparsecore_static import Static
+    from sparsecore_torch.arrays import TorchArrays
+    from sparsecore_torch.sparsifying.adoption import adopted
+
+    layout = Layout.of({"a": (rows, columns), "b": (3, 4), "c": (2, 2, 3)})
+    engine = Engine(layout, [Static()], arrays=TorchArrays(torch.device("cpu")), seed=seed)
+    state = engine.start(0.5)
+    generator = np.random.default_rng(seed)
+    nonzero = np.sort(generator.permutation(layout.size)[: int(share * state.topology.size)])
+    after = adopted(engine, state, torch.from_numpy(nonzero)).topology
+    positions, before = set(after.positions.tolist()), set(state.topology.positions.tolist())
+    assert after.size == len(positions) == len(before)
+    assert set(nonzero.tolist()) <= positions <= before | set(nonzero.tolist())
+    loaded = [int(((nonzero >= first) & (nonzero < last)).sum()) for first, last in pairwise(layout.offsets)]
+    if all(mine <= whole for mine, whole in zip(loaded, state.topology.counts, strict=True)):
+        assert after.counts.tolist() == state.topology.counts.tolist()

@@ -37,9 +37,6 @@ from sparsecore_torch.sparsifying.wrapped_optimizers import (
 from sparsecore_torch.storages.shards import is_sharded
 from sparsecore_torch.storages.storage import Storage
 
-_CHECKED_EVERY = 100
-"""After so many steps, weights are also looked at that nobody has written to as far as torch knows."""
-
 
 @attrs.frozen(eq=False)
 class Parts:
@@ -359,7 +356,7 @@ class SparseTraining:
 
     def _before_step(self) -> None:
         self._watch.begin_step()
-        self._alive.storage.check_written(thoroughly=self._state.clock.step % _CHECKED_EVERY == 0)
+        self._alive.storage.check_written()
 
     @torch.no_grad()
     def _after_step(self, was_replaced: bool) -> None:
