@@ -250,6 +250,24 @@ def test_what_is_taken_for_a_weight_by_its_name_is_said_in_the_summary():
     assert lines[1:] == ["  linear: 1.weight", "  stack of experts: 2.gate_up_proj, 2.down_proj"]
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_of_a_scripted_model_the_same_becomes_sparse():
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 6, 3), nn.Flatten(),
+        nn.Linear(6, 6), nn.LayerNorm(6), nn.Linear(6, 3),
+    )  # fmt: skip
+    plain, scripted = select(model), select(torch.jit.script(model))
+    assert [one.name for one in scripted.sparse] == [one.name for one in plain.sparse] == ["3.weight", "5.weight"]
+    assert scripted.left_out == plain.left_out
+    layers = torch.jit.script(nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 3)))
+    optimizer = sgd(layers)
+    training = sparsify(layers, optimizer, strategy=often(every=1), sparsity=0.5)
+    layers(torch.ones(2, 6)).sum().backward()
+    optimizer.step()
+    assert training.updates == 1
+    assert_inactive_is_zero(layers, optimizer, training)
+
+
 def test_every_head_is_dense_and_of_heads_that_are_networks_the_last_layer():
     class Several(nn.Module):
         def __init__(self):

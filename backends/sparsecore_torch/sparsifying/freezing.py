@@ -1,13 +1,13 @@
 """Which sparse tensors are frozen now: they keep their weights where they are until they are trained again."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, final
+from typing import final
 
 import attrs
 from torch import Tensor, nn
 
 from sparsecore.errors import InputError
-from sparsecore_torch.sparsifying.parameters import NamedParameter
+from sparsecore_torch.sparsifying.parameters import NamedParameter, own_parameter
 from sparsecore_torch.storages.compact_weights import VALUES
 from sparsecore_torch.storages.shards import is_sharded
 
@@ -24,7 +24,7 @@ class Freezing:
     """
 
     def __init__(self, model: nn.Module, tensors: Sequence[NamedParameter]) -> None:
-        values: Any = model._parameters.get(VALUES)
+        values = own_parameter(model, VALUES)
         self._is_compact = values is not None
         self._tensors = {one.name: _looking_up(one, values) for one in tensors}
         self._layers = [_Layer.of(one.names[0], module) for one in tensors for module, _ in one.places]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from sparsecore.errors import InputError
-from sparsecore_torch.sparsifying.parameters import NamedParameter, named_parameters
+from sparsecore_torch.sparsifying.parameters import NamedParameter, named_parameters, own_parameter
 from sparsecore_torch.sparsifying.shared_memory import has_memory, overlapping
 from sparsecore_torch.storages.shards import local
 
@@ -51,7 +51,7 @@ class Claim:
         held = [self.memory() if parameter is None else parameter]
         for module, attribute in self.places:
             alive = module()
-            held.append(None if alive is None else alive._parameters.get(attribute))
+            held.append(None if alive is None else own_parameter(alive, attribute))
         return list({id(one): one for one in held if one is not None}.values())
 
 

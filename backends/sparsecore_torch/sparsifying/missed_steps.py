@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsecore.errors import InputError
-from sparsecore_torch.sparsifying.parameters import NamedParameter
+from sparsecore_torch.sparsifying.parameters import NamedParameter, own_parameter
 from sparsecore_torch.sparsifying.wrapped_optimizers import OptimizerLayers
 from sparsecore_torch.storages.compact_weights import VALUES
 from sparsecore_torch.storages.shards import is_sharded
@@ -92,7 +92,7 @@ class StepWatch:
                     "two masks more is zero than either asks for; end the second one with prune.remove, or call "
                     "squash() before it"
                 )
-            held = place.module._parameters.get(place.attribute)
+            held = own_parameter(place.module, place.attribute)
             if held is not place.parameter and self._is_replaced(held, place.parameter):
                 raise InputError(
                     f"{place.name} is another Parameter than the one that was made sparse, which nothing trains any "
@@ -218,7 +218,7 @@ class _Place:
 
 def trained_parameters(model: nn.Module, tensors: Sequence[NamedParameter]) -> list[nn.Parameter]:
     """What the optimizer trains for the sparse tensors: these, or the one Parameter of compact storage."""
-    values: Any = model._parameters.get(VALUES)
+    values = own_parameter(model, VALUES)
     return [one.parameter for one in tensors] if values is None else [values]
 
 

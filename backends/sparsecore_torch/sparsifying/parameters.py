@@ -59,6 +59,11 @@ def within_compiled(module: Any) -> nn.Module:
     return inner
 
 
+def own_parameter(module: nn.Module, name: str) -> Any:
+    """The Parameter that a module has itself under this name, or None; of scripted modules, too."""
+    return module._parameters[name] if name in module._parameters else None  # noqa: SIM401  they have no get
+
+
 def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """All modules by the names that parameters have them by; those used twice under each of their names."""
     for path, module in model.named_modules(remove_duplicate=False):

@@ -10,7 +10,6 @@ from typing import Any
 import attrs
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from sparsecore.errors import InputError
 from sparsecore_torch.sparsifying.parameters import NamedParameter, named_modules, named_parameters
@@ -18,6 +17,7 @@ from sparsecore_torch.sparsifying.weight_matrices import (
     Use,
     class_names,
     has_word,
+    is_convolution,
     is_norm,
     is_router,
     kind_by_class,
@@ -126,7 +126,7 @@ _VECTORS: Mapping[str, Rule] = MappingProxyType(
 
 def _default(model: nn.Module) -> dict[str, Rule]:
     """Why a parameter is dense by default; what is tied to one that is dense belongs to it."""
-    convolutions = [name for name, module in named_modules(model) if isinstance(module, _ConvNd)]
+    convolutions = [name for name, module in named_modules(model) if is_convolution(module)]
     linear_layers = [
         name
         for name, module in named_modules(model)
@@ -189,14 +189,14 @@ def _is_table_of(pattern: str, use: Use) -> bool:
 def _is_magnitude(use: Use) -> bool:
     """Whether it is what weight_norm multiplies rows by."""
     if use.parametrization is None:
-        return use.layer._parameters.get(f"{use.attribute}_g") is use.parameter
+        return getattr(use.layer, f"{use.attribute}_g", None) is use.parameter
     parametrization, name = use.parametrization
     return name == "original0" and any("WeightNorm" in type(module).__name__ for module in parametrization.children())
 
 
 def _is_direction(use: Use) -> bool:
     """Whether it is the direction of an old-style weight_norm."""
-    return use.layer._parameters.get(f"{use.attribute}_v") is use.parameter
+    return getattr(use.layer, f"{use.attribute}_v", None) is use.parameter
 
 
 def _is_adapter(name: str) -> bool:
@@ -207,7 +207,7 @@ def _is_adapter(name: str) -> bool:
 
 def _is_depthwise(use: Use) -> bool:
     layer: Any = use.layer
-    return isinstance(layer, _ConvNd) and 1 < layer.groups == layer.in_channels
+    return is_convolution(layer) and 1 < getattr(layer, "groups", 1) == getattr(layer, "in_channels", None)
 
 
 _HEAD = re.compile(
@@ -221,7 +221,9 @@ def _heads(model: nn.Module) -> Iterator[str]:
         if _HEAD.fullmatch(name.rpartition(".")[2]):
             several = isinstance(module, nn.ModuleList | nn.ModuleDict)
             for within, head in module.named_children() if several else [("", module)]:
-                layers = [path for path, layer in named_modules(head) if isinstance(layer, nn.Linear | _ConvNd)]
+                layers = [
+                    path for path, layer in named_modules(head) if isinstance(layer, nn.Linear) or is_convolution(layer)
+                ]
                 if len(layers) == 1 or (layers and isinstance(head, nn.Sequential)):
                     yield ".".join(filter(None, (name, within, layers[-1])))
 

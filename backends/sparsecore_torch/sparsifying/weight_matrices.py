@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 import attrs
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
@@ -144,8 +145,20 @@ _BY_NAME: Mapping[str, re.Pattern[str]] = MappingProxyType(
 
 
 def class_names(module: nn.Module) -> list[str]:
-    """The names of a module's class and of those that it is derived from, other than Module itself."""
+    """The names of a module's class and of those that it is derived from, other than Module itself.
+
+    Of a scripted module, the name of the class that it was made of.
+    """
+    if isinstance(module, torch.jit.ScriptModule):
+        return [module.original_name]
     return [cls.__name__ for cls in type(module).__mro__ if cls not in (nn.Module, object)]
+
+
+def is_convolution(module: nn.Module) -> bool:
+    """Whether it is a convolution of torch, or called like one."""
+    return isinstance(module, _ConvNd) or any(
+        re.fullmatch(r"(Lazy)?Conv(Transpose)?[123]d", name) for name in class_names(module)
+    )
 
 
 def words(text: str) -> str:
