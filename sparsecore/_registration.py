@@ -90,10 +90,14 @@ def _troubles(hook: str, method: Method, hooks: Mapping[str, Sequence[str]]) -> 
     yield from _signature_troubles(method, hooks[hook])
 
 
+_DEFERRED = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+"""Functions whose call does not run them."""
+
+
 def _signature_troubles(method: Method, given: Sequence[str]) -> Iterator[str]:
     """What is wrong with the arguments; ``given`` are the hook's."""
     function = inspect.unwrap(getattr(method, "__func__", method))
-    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+    if any(is_one(function) for is_one in _DEFERRED):
         yield "is a coroutine or a generator; a hook is a plain method that returns its answer"
     own = list(inspect.signature(function).parameters)
     if inspect.ismethod(method) and (not own or own[0] in given):

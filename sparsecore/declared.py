@@ -35,6 +35,8 @@ class Declares:
         grown_value: what a weight starts with that has just grown.
         start_multiples: for a layout, one number a tensor: at the start the tensor has a multiple of so many weights,
             and where that leads away from the sparsity that was asked for, it is by less than once that number.
+        growth: 'fixed' where the positions that grow are meant to be the same for every seed, although ``grow`` takes
+            ``random``, as with hyperparameters that leave nothing to chance.
         start: 'fixed' where the positions of the start are meant to be the same for every seed.
     """
 
@@ -44,4 +46,5 @@ class Declares:
     )
     grown_value: float | None = None
     start_multiples: Callable[[Layout], Counts] | None = None
+    growth: Literal["fixed"] | None = attrs.field(default=None, validator=_one_of("fixed", None))
     start: Literal["fixed"] | None = attrs.field(default=None, validator=_one_of("fixed", None))

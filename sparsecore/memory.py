@@ -62,12 +62,20 @@ def trouble_with_memory(memory: Any, weights: int, tensors: int, positions: int)
         if entry is not None:
             if getattr(content, "shape", ())[:1] != (lengths[entry],):
                 return f"{field.name!r} = {kind(content)}; expected one entry a {entry}, {lengths[entry]}"
-        elif getattr(content, "shape", ())[:1] == (weights,) and weights != tensors:
-            return f"{weights} entries in {field.name!r} that would not be carried along; make it a per_weight() field"
+        elif (entries := getattr(content, "shape", ())[:1]) in {(weights,), (positions,)} and entries != (tensors,):
+            return f"{entries[0]} entries in {field.name!r}, {_ADVICE[entries == (weights,), entries == (positions,)]}"
         elif not _can_be_saved(content):
             return f"{field.name!r} = {kind(content)}; expected {_SAVED}"
     return None
 
+
+_ADVICE = {
+    (True, False): "one a weight, that would not be carried along; make it a per_weight() field",
+    (False, True): "one a position, which not every backend could save; make it a per_position() field",
+    (True, True): "one a weight or a position; make it a per_weight() field, to be carried along when weights move, or "
+    "a per_position() field, to stay as it is",
+}
+"""What to make of an unmarked vector, by whether it has an entry a weight, and an entry a position."""
 
 _SAVED = "a finite number, a bool, a string, None, or a NumPy array of numbers"
 

@@ -8,6 +8,8 @@ import numpy as np
 from sparsecore import hookimpl, per_weight
 from sparsecore.declared import Declares
 from sparsecore.growth import free_positions
+from sparsecore.momentum import DenseMomentum
+from sparsecore.ranking import largest_free
 from sparsecore.shares import shares
 from sparsecore.topology import Topology
 
@@ -241,6 +243,13 @@ class Single(Sound):
         return topology.all()
 
 
+@defect("prunes the largest from its fourth update on", "smallest")
+class LargestLater(Sound):
+    @hookimpl
+    def prune(self, topology, values, memory):
+        return Sound.prune(self, topology, values if memory.updates < 3 else 9 - abs(values))
+
+
 # sharing out
 
 
@@ -379,6 +388,24 @@ class Narrow(Sound):
         return occupied.arrays.cast(positions, "int32")
 
 
+@defect("keeps positions in 32 bits on the way", "growth")
+class NarrowOnTheWay(Sound):
+    @hookimpl
+    def grow(self, occupied, counts, random):
+        positions = free_positions(occupied, self.ranks(occupied, counts, random))
+        return occupied.arrays.cast(occupied.arrays.cast(positions, "int32"), occupied.layout.position_dtype)
+
+
+@defect("grows a half at the lowest free positions and a half at random, and the two may meet", "growth")
+class Overlapping(Sound):
+    def ranks(self, occupied, counts, random):
+        draws = [random.generator("growth", name) for name in occupied.layout.names]
+        return [
+            np.sort(np.concatenate([np.arange(count // 2), draw.choice(room, count - count // 2, replace=False)]))
+            for draw, room, count in zip(draws, occupied.room, counts, strict=True)
+        ]
+
+
 # values
 
 
@@ -425,6 +452,17 @@ class Plain:
     ages: Any
 
 
+@defect("forgets to mark the vector that has one entry a position", "memory")
+class UnmarkedPositions(Sound):
+    @hookimpl
+    def initial_memory(self, topology):
+        return Plain(np.zeros(topology.layout.size))
+
+    @hookimpl
+    def remember(self, memory):
+        return memory
+
+
 @defect("remembers a NumPy number", "memory")
 class NumpyNumber(Sound):
     @hookimpl
@@ -443,6 +481,62 @@ class KeptToItself(Sound):
     @hookimpl
     def initial_values(self, grown, values):
         return grown.arrays.zeros_like(values, grown.size) + 1.0 / self.calls.next()
+
+
+@attrs.frozen(eq=False)
+class Tracing(Sound):
+    """Grow where the trace of the gradients is largest."""
+
+    @hookimpl
+    def initial_memory(self, topology):
+        return DenseMomentum.zero(topology)
+
+    @hookimpl
+    def observe(self, gradient, topology, memory):
+        return memory.after(gradient, topology, 0.9)
+
+    @hookimpl
+    def grow(self, occupied, counts, memory):
+        return largest_free(occupied, counts, self.trace(occupied.layout, memory.momentum))
+
+    def trace(self, layout, momentum):
+        return lambda name: momentum[layout.offsets[layout.index(name)] : layout.offsets[layout.index(name) + 1]]
+
+    @hookimpl
+    def remember(self, memory):
+        return memory
+
+
+@defect("forgets where the tensor begins in the trace of the gradients", "order")
+class ForgetsTraceOffset(Tracing):
+    def trace(self, layout, momentum):
+        return lambda name: momentum[: layout.sizes[layout.index(name)]]
+
+
+@defect("reads the trace of the tensor before", "order")
+class TraceOfTheTensorBefore(Tracing):
+    def trace(self, layout, momentum):
+        own = Tracing.trace(self, layout, momentum)
+
+        def other(name):
+            before = own(layout.names[layout.index(name) - 1])
+            return np.resize(before, layout.sizes[layout.index(name)])
+
+        return other
+
+
+@defect("keeps the trace of the gradients to itself", "resume")
+class OwnTrace(Tracing):
+    cell: Any = attrs.field(factory=Cell, init=False)
+
+    @hookimpl
+    def observe(self, gradient, topology, memory):
+        self.cell.content = (self.cell.content or memory).after(gradient, topology, 0.9)
+        return memory
+
+    @hookimpl
+    def grow(self, occupied, counts, memory):
+        return Tracing.grow(self, occupied, counts, self.cell.content or memory)
 
 
 SHARED = Calls()

@@ -226,6 +226,12 @@ class Coroutine:
         return True
 
 
+class AsyncGenerator:
+    @hookimpl
+    async def update_due(self):
+        yield True
+
+
 class Generator:
     @hookimpl
     def update_due(self):
@@ -245,6 +251,7 @@ class Last:
         (NoArguments(), "'update_due' of plugin 'mine' has no self"),
         (Coroutine(), "'update_due' of plugin 'mine' is a coroutine or a generator"),
         (Generator(), "'update_due' of plugin 'mine' is a coroutine or a generator"),
+        (AsyncGenerator(), "'update_due' of plugin 'mine' is a coroutine or a generator"),
         (Last(), "'update_due' of plugin 'mine' is marked trylast"),
     ],
 )

@@ -71,6 +71,11 @@ def test_what_cannot_be_saved_is_told_with_the_name_of_the_field():
     assert trouble_with_memory(Plain([1, 2]), 9, 1, 20).startswith("'threshold' = [1, 2]; expected a finite number")
     assert trouble_with_memory(everything(), 2, 2, 20) is None
     assert "make it a per_weight() field" in trouble_with_memory(Plain(np.zeros(9)), 9, 3, 20)
+    assert "make it a per_position() field" in trouble_with_memory(Plain(np.zeros(20)), 9, 3, 20)
+    both = trouble_with_memory(Plain(np.zeros(20)), 20, 3, 20)
+    assert "per_weight()" in both
+    assert "per_position()" in both
+    assert trouble_with_memory(Plain(np.zeros(3)), 3, 3, 3) is None
 
 
 @pytest.mark.parametrize("scalars", [{}, {"treshold": 1.0}, {"threshold": 1.0, "more": 2}])

@@ -4,6 +4,7 @@ import json
 import shlex
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
@@ -17,13 +18,21 @@ if TYPE_CHECKING:
     from sparsecore.testing.judging import Verdict
 
 
+_LONGEST = 500
+"""Characters of an example that is part of a command line."""
+
+
 @click.command()
 @click.argument("selections", metavar="NAME|FILE.py:Class...", nargs=-1, required=True)
 @click.option("--backend", "backends", metavar="NAME", multiple=True, help="Compare decisions on it; default: on all.")
 @click.option("--examples", metavar="N", type=click.IntRange(1), help="Examples a promise.")
 @click.option("--seed", metavar="N", type=click.IntRange(0), default=0, help="Seed of the examples; 0 by default.")
 @click.option("--promise", "promises", metavar="NAME", multiple=True, help="Check only this promise; repeatable.")
-@click.option("--example", metavar="JSON", help="Try this example only, as an earlier check has printed it.")
+@click.option(
+    "--example",
+    metavar="JSON|FILE",
+    help="Try this example only, as an earlier check has printed it, or a file with it.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
 def check(
     *,
@@ -47,10 +56,14 @@ def check(
         )
     from sparsecore.testing.checking import DEFAULT_EXAMPLES, checked
 
+    text = None if example is None else _text_of(example)
     with results() as stream:
         checks = checked(*selections, backends=backends or None, promises=promises)
+        warning = checks.warning(examples or DEFAULT_EXAMPLES) if example is None else None
+        if warning:
+            click.echo(f"sparsecore: {warning}", err=True)
         verdicts = []
-        for verdict in checks.verdicts(examples or DEFAULT_EXAMPLES, seed, example):
+        for verdict in checks.verdicts(examples or DEFAULT_EXAMPLES, seed, text):
             verdicts.append(verdict)
             if not as_json:
                 _print(verdict, checks, examples, seed, stream)
@@ -58,7 +71,19 @@ def check(
             click.echo(json.dumps(_plain(verdicts, checks, examples, seed), indent=1), file=stream)
         else:
             click.echo(_conclusion(verdicts), file=stream)
+            for sentence in checks.not_judged():
+                click.echo(sentence[0].upper() + sentence[1:], file=stream)
     raise click.exceptions.Exit(0 if all(verdict.is_kept for verdict in verdicts) else 1)
+
+
+def _text_of(example: str) -> str:
+    """The example itself, or what the file of this name holds."""
+    if example.lstrip().startswith("{"):
+        return example
+    try:
+        return Path(example).read_text("utf-8")
+    except (OSError, ValueError) as error:
+        raise InputError(f"--example is JSON or a file with it; {example} cannot be read: {error}") from error
 
 
 def _print(verdict: "Verdict", checks: "Checked", examples: int | None, seed: int, stream: TextIO) -> None:
@@ -79,11 +104,11 @@ def _print(verdict: "Verdict", checks: "Checked", examples: int | None, seed: in
 
 
 def _again(verdict: "Verdict", checks: "Checked", examples: int | None, seed: int) -> str:
-    """The line that shows the same counterexample."""
+    """The line that shows the same counterexample: with the example itself, or, where it is long, found anew."""
     line = ["sparsecore", "check", *checks.selections, "--promise", verdict.promise.name]
     line += [part for name in checks.backends for part in ("--backend", name)]
     text = checks.to_json(verdict.example)
-    if text is not None:
+    if text is not None and len(text) <= _LONGEST:
         return shlex.join([*line, "--example", text])
     return shlex.join([*line, "--seed", str(seed), *(["--examples", str(examples)] if examples else [])])
 
@@ -91,6 +116,7 @@ def _again(verdict: "Verdict", checks: "Checked", examples: int | None, seed: in
 def _plain(verdicts: Sequence["Verdict"], checks: "Checked", examples: int | None, seed: int) -> dict[str, Any]:
     return {
         "plugin": checks.plugin,
+        "not_judged": checks.not_judged(),
         "kept": all(verdict.is_kept for verdict in verdicts),
         "promises": [
             {
@@ -108,7 +134,9 @@ def _plain(verdicts: Sequence["Verdict"], checks: "Checked", examples: int | Non
 
 def _counterexample(verdict: "Verdict", checks: "Checked", examples: int | None, seed: int) -> dict[str, Any]:
     head, rows = checks.table(verdict.example)
+    text = checks.to_json(verdict.example)
     return {
+        **({} if text is None else {"example": json.loads(text)}),
         "counterexample": [dict(zip(head, row, strict=True)) for row in rows],
         "again": _again(verdict, checks, examples, seed),
     }

@@ -13,11 +13,18 @@ from sparsecore.testing.backend_promises import BACKEND_PROMISES
 from sparsecore.testing.backend_subjects import BackendSubject
 from sparsecore.testing.hyperparameters import hyperparameters
 from sparsecore.testing.judging import DEFAULT_EXAMPLES, Outcome, Verdict, judge, judge_example
+from sparsecore.testing.overview import never_judged, slowest_hook, undeclared
 from sparsecore.testing.promises import Promise
 from sparsecore.testing.scenes import Scene, from_json
 from sparsecore.testing.stacks import Subject
 from sparsecore.testing.strategy_promises import STRATEGY_PROMISES
-from sparsecore.testing.telling import HEAD, rows
+from sparsecore.testing.telling import HEAD, in_short, rows
+
+_SLOW = 0.05
+"""Seconds of a call that is slow."""
+
+_CALLS = 6
+"""How often an example calls a hook, about."""
 
 __all__ = ["DEFAULT_EXAMPLES", "Checked", "checked"]
 
@@ -57,6 +64,30 @@ class Checked:
                 raise InputError(f"{self.plugin} refused every example: {verdict.reason}")
             yield verdict
 
+    def not_judged(self) -> list[str]:
+        """Sentences that say what the strategies decide and no promise judges."""
+        if not isinstance(self.subject, Subject):
+            return []
+        kinds = {
+            "not judged, since it is not declared": undeclared(self.subject),
+            "for a test of your own": never_judged(self.subject),
+        }
+        return [f"{why}: {', '.join(what)}" for why, what in kinds.items() if what]
+
+    def warning(self, examples: int) -> str | None:
+        """A sentence that says how long a slow strategy will take; None where it is quick."""
+        if not isinstance(self.subject, Subject):
+            return None
+        hook, seconds = slowest_hook(self.subject)
+        if seconds < _SLOW:
+            return None
+        whole = sum(promise.share for promise in self.promises) * examples * _CALLS * seconds
+        spent = f"{whole / 60:.0f} minutes" if whole > 100 else f"{whole:.0f} s"
+        return (
+            f"a call of {hook!r} takes {seconds:.2g} s, so this check will take about {spent}; fewer examples "
+            "(--examples 5) or a single promise (--promise NAME) take less"
+        )
+
     @property
     def plugin(self) -> str:
         """What it is called."""
@@ -69,7 +100,7 @@ class Checked:
 
     def table(self, example: Any) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
         """Head and rows that show the example."""
-        return (HEAD, rows(example)) if isinstance(example, Scene) else (("example",), [(repr(example),)])
+        return (HEAD, rows(example)) if isinstance(example, Scene) else (("example",), [(in_short(example),)])
 
     def to_json(self, example: Any) -> str | None:
         """The example as text; None where it has none."""

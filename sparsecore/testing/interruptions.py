@@ -7,7 +7,7 @@ import attrs
 from sparsecore.engine import Engine
 from sparsecore.soundness import trouble_with_topology
 from sparsecore.testing.promises import expect
-from sparsecore.testing.runs import Moment, begun, differences, engine, forced, trained
+from sparsecore.testing.runs import Moment, begun, differences, engine, forced, started, trained
 from sparsecore.testing.saving import resumed, saved
 from sparsecore.testing.scenes import Scene
 from sparsecore.testing.stacks import topmost
@@ -49,12 +49,13 @@ class TwoRuns:
     def save_and_load(self) -> None:
         """The moment as it comes back from a checkpoint, in the same engine."""
         run = self._run
-        self._run = run.at(resumed(run.engine, begun(run.engine, run.scene).state, saved(run.moment)))
+        self._run = run.at(resumed(run.engine, started(run.engine, run.scene).state, saved(run.moment)))
 
     def stop_and_resume(self) -> None:
         """Strategies that have seen no run go on from the checkpoint."""
-        again = _Run.of(self._run.scene)
-        self._run = again.at(resumed(again.engine, again.moment.state, saved(self._run.moment)))
+        scene, algorithm = self._run.scene, engine(self._run.scene)
+        moment = resumed(algorithm, started(algorithm, scene).state, saved(self._run.moment))
+        self._run = _Run(scene, algorithm, moment)
 
     def check(self) -> None:
         """Both runs are the same, sound, and of as many weights as they should be.

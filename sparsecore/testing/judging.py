@@ -1,6 +1,7 @@
 """Finding out whether a promise holds: drawn examples, and the smallest one where it does not."""
 
 import unittest
+from contextlib import suppress
 from enum import Enum
 from typing import Any
 
@@ -32,6 +33,14 @@ class Outcome(Enum):
         return {"kept": ("✓", "green"), "broken": ("✗", "bold red")}.get(self.value, ("–", "dim"))
 
 
+_LONGEST = 600
+"""Characters of a reason; errors may quote whole arrays."""
+
+
+def _shortened(reason: str) -> str:
+    return reason if len(reason) <= _LONGEST else f"{reason[:_LONGEST]} …"
+
+
 @attrs.frozen(eq=False)
 class Verdict:
     """What was found out.
@@ -39,14 +48,14 @@ class Verdict:
     Attributes:
         promise: which promise.
         outcome: how it came out.
-        reason: why, as a sentence; empty where it is kept.
+        reason: why, as a sentence of a few lines at most; empty where it is kept.
         example: the smallest that was found where the promise is broken.
         examples: how many it was tried on.
     """
 
     promise: Promise
     outcome: Outcome
-    reason: str = ""
+    reason: str = attrs.field(default="", converter=_shortened)
     example: Any = None
     examples: int = 0
 
@@ -76,11 +85,25 @@ def judge(
     except BrokenError as broken:
         return Verdict(promise, Outcome.BROKEN, str(broken), trial.broken_by, trial.judged)
     except Flaky:
-        return Verdict(promise, Outcome.BROKEN, f"{trial.reason}, but not each time", trial.broken_by, trial.judged)
+        return _broken_now_and_then(trial, promise, subject, examples, first_seed)
     except (Unsatisfiable, _GivenUp):
         outcome = Outcome.REFUSED if trial.refused_only else Outcome.NOT_JUDGED
         return Verdict(promise, outcome, trial.reason)
     return Verdict(promise, Outcome.KEPT, examples=trial.judged)
+
+
+_TIMES = 6
+"""How often an example is tried where one was found that does not break the promise each time."""
+
+
+def _broken_now_and_then(trial: "_Trial", promise: Promise, subject: Any, examples: int, first_seed: int) -> Verdict:
+    """The verdict on what is not the same each time: on that hypothesis gives up, wherever its search was."""
+    patient = _Trial(promise, subject, times=_TIMES)
+    with suppress(BrokenError, Flaky, Unsatisfiable, _GivenUp):
+        _tried(patient, max(1, round(examples * promise.share)), first_seed, shrink=True)
+    seen = [example for example in (trial.smallest, patient.smallest) if example is not None]
+    reason = patient.reason if patient.smallest is not None else trial.reason
+    return Verdict(promise, Outcome.BROKEN, f"{reason}, but not each time", min(seen, key=_length), trial.judged)
 
 
 def judge_example(promise: Promise, subject: Any, example: Any) -> Verdict:
@@ -106,9 +129,10 @@ _HOPELESS = 100
 class _Trial:
     """What has been seen so far of one promise."""
 
-    def __init__(self, promise: Promise, subject: Any) -> None:
-        self._promise, self._subject = promise, subject
+    def __init__(self, promise: Promise, subject: Any, times: int = 1) -> None:
+        self._promise, self._subject, self._times = promise, subject, times
         self.judged, self.reason, self.broken_by = 0, "no example was found", None
+        self.smallest: Any = None
         self.refused_only, self._stopped = True, 0
         self._shrinking = Shrinking()
 
@@ -117,9 +141,11 @@ class _Trial:
         if not self._shrinking.is_worth_trying(repr(example)):
             return
         try:
-            self.judge(example)
+            for _ in range(self._times):
+                self.judge(example)
         except BrokenError as broken:
             self.broken_by, self.reason = example, str(broken)
+            self.smallest = example if self.smallest is None else min(self.smallest, example, key=_length)
             self._shrinking.found(repr(example))
             raise
         except NotJudgedError as stopped:
@@ -152,6 +178,10 @@ class _Trial:
                 raise BrokenError(f"{type(error).__name__} {place}: {error}") from error
             self.refused_only = False
             raise NotJudgedError(f"{type(error).__name__} {place}: {error}") from error
+
+
+def _length(example: Any) -> int:
+    return len(repr(example))
 
 
 def _tried(trial: _Trial, examples: int, first_seed: int, *, shrink: bool) -> None:

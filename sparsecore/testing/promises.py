@@ -24,6 +24,17 @@ def expect(holds: object, sentence: str) -> None:
         raise BrokenError(sentence)
 
 
+_QUOTED = 8
+"""Entries of a list that a sentence quotes."""
+
+
+def some(entries: Sequence[Any]) -> str:
+    """A list for a sentence: its first entries, and how many there are."""
+    if len(entries) <= _QUOTED:
+        return str(list(entries))
+    return f"[{', '.join(map(str, entries[:_QUOTED]))}, … {len(entries)} in all]"
+
+
 def _always(_: Any) -> bool:
     return True
 

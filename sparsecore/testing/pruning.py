@@ -14,8 +14,8 @@ class RandomPruning:
     """A third of each tensor's weights goes, drawn by the tensor's name, whatever their values."""
 
     @hookimpl
-    def prune(self, topology: Topology, random: Randomness) -> Array:
-        """Two of three stay."""
-        names = zip(topology.layout.names, topology.counts, strict=True)
+    def prune(self, topology: Topology) -> Array:
+        """Two of three stay, the same for every seed and in every update: what grows then differs by growth alone."""
+        names, random = zip(topology.layout.names, topology.counts, strict=True), Randomness(0)
         stays = [random.generator("the kit's pruning", name).random(count) > 1 / 3 for name, count in names]
         return topology.arrays.from_numpy(np.concatenate(stays))

@@ -15,6 +15,7 @@ from sparsecore.clock import Clock
 from sparsecore.errors import InputError
 from sparsecore.experiment.structure import structure, unstructure
 from sparsecore.layout import Layout
+from sparsecore.testing.frugality import few, is_frugal
 from sparsecore.testing.stacks import Stack, Subject
 from sparsecore.testing.strategies import clocks, dtypes, gradients, layouts, topologies, values
 from sparsecore.topology import Topology
@@ -27,14 +28,15 @@ class Scene:
     Attributes:
         stack: the strategies, with their hyperparameters.
         layout: the sparse tensors.
-        positions: the active positions.
-        values: one a weight, float32 or float64.
+        positions: the active positions, where the past begins.
+        values: one a weight, float32 or float64, at the moment; of weights that have moved to a tensor, its own again.
         gradients: the dense gradient of each tensor; none where no strategy asks for it.
         clock: the time.
         seed: of the engine's draws.
         learning_rate: of the step just taken.
         noise: seed of what training does to the values.
         sparsity: to start at.
+        past: steps of training before this moment, each with an update, that lead there from the positions.
     """
 
     stack: Stack
@@ -47,6 +49,7 @@ class Scene:
     learning_rate: float = 0.1
     noise: int = 0
     sparsity: float = 0.8
+    past: int = 0
 
     def topology(self, arrays: Arrays) -> Topology:
         """The active positions, on a backend."""
@@ -57,7 +60,7 @@ class Scene:
         return {name: arrays.from_numpy(dense.copy()) for name, dense in self.gradients.items()}
 
     def to_json(self) -> str:
-        """The scene on one line, exactly."""
+        """The scene on one line, exactly; what is as a scene has it by default is left out."""
         plain = {
             "options": {name: _options(plugin) for name, plugin in self.stack.items()},
             "layout": dict(zip(self.layout.names, map(list, self.layout.shapes), strict=True)),
@@ -65,16 +68,27 @@ class Scene:
             "values": self.values.tolist(),
             "dtype": str(self.values.dtype),
             "gradients": {name: dense.tolist() for name, dense in self.gradients.items()},
-            "clock": attrs.asdict(self.clock),
+            "clock": {name: value for name, value in attrs.asdict(self.clock).items() if value != _CLOCK[name]},
             **{name: getattr(self, name) for name in _SCALARS},
         }
-        return json.dumps(plain, separators=(",", ":"))
+        told = {name: value for name, value in plain.items() if value != _DEFAULTS.get(name, self)}
+        return json.dumps(told, separators=(",", ":"))
 
     def __repr__(self) -> str:
         return self.to_json()
 
 
-_SCALARS = ("seed", "learning_rate", "noise", "sparsity")
+_SCALARS = ("seed", "learning_rate", "noise", "sparsity", "past")
+
+_CLOCK = attrs.asdict(Clock(total_steps=100))
+
+_DEFAULTS: Mapping[str, Any] = {
+    "dtype": "float32",
+    "gradients": {},
+    "clock": {},
+    **{field.name: field.default for field in attrs.fields(Scene) if field.name in _SCALARS},
+}
+"""What is not written down."""
 
 
 def from_json(text: str, sample: Stack) -> Scene:
@@ -88,7 +102,7 @@ def from_json(text: str, sample: Stack) -> Scene:
         InputError: it is no such text.
     """
     try:
-        plain = json.loads(text)
+        plain = {**_DEFAULTS, **json.loads(text)}
         layout, dtype = Layout.of(plain["layout"]), plain["dtype"]
         return Scene(
             stack={name: _with_options(plugin, plain["options"][name]) for name, plugin in sample.items()},
@@ -96,7 +110,7 @@ def from_json(text: str, sample: Stack) -> Scene:
             positions=np.array(plain["positions"], layout.position_dtype),
             values=np.array(plain["values"], dtype),
             gradients={name: np.array(dense, dtype) for name, dense in plain["gradients"].items()},
-            clock=Clock(**plain["clock"]),
+            clock=Clock(**{**_CLOCK, **plain["clock"]}),
             **{name: plain[name] for name in _SCALARS},
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -115,18 +129,59 @@ def _with_options(plugin: Any, options: Any) -> Any:
 
 @st.composite
 def scenes(draw: DrawFn, subject: Subject, *, min_tensors: int = 1) -> Scene:
-    """Moments of a run of this strategy."""
+    """Moments of a run of this strategy, anywhere in it."""
+    stack = draw(subject.stacks)
     layout = draw(layouts(min_tensors=max(min_tensors, draw(st.sampled_from([1, 2, 3]))), max_tensors=4, max_side=4))
     topology, dtype = draw(topologies(layout=layout)), draw(dtypes())
+    sparsity = draw(st.sampled_from([0.8, 0.0, 0.3, 0.5, 0.95, 0.999]))
+    if draw(st.sampled_from(_IS_VAST)) and subject.is_sparse_throughout and is_frugal(stack):
+        topology = draw(_beside_a_vast_tensor(topology))
+        sparsity = few(topology.layout)
+    clock, past = draw(clocks(max_steps=draw(st.sampled_from(_RUNS)))), draw(st.sampled_from(_PASTS))
     return Scene(
-        stack=draw(subject.stacks),
-        layout=layout,
+        stack=stack,
+        layout=topology.layout,
         positions=topology.positions,
         values=draw(values(topology=topology, dtype=dtype)),
         gradients=draw(gradients(layout=layout, dtype=dtype)) if subject.asks_for("gradient") else {},
-        clock=draw(clocks()),
+        clock=_later(clock, past),
         seed=draw(st.integers(0, 2**16)),
         learning_rate=draw(st.sampled_from([0.1, 1.0, 1e-3])),
         noise=draw(st.integers(0, 2**16)),
-        sparsity=draw(st.sampled_from([0.8, 0.0, 0.3, 0.5, 0.95, 0.999])),
+        sparsity=sparsity,
+        past=past,
     )
+
+
+def _later(clock: Clock, updates: int) -> Clock:
+    """The clock so many steps later, with an update in each."""
+    total = None if clock.total_steps is None else clock.total_steps + updates
+    return attrs.evolve(clock, step=clock.step + updates, updates=clock.updates + updates, total_steps=total)
+
+
+_IS_VAST = (False, False, False, False, True)
+
+_RUNS = (1_000, 10, 100_000)
+"""So many steps a run has at most."""
+
+_PASTS = (0, 4, 1, 12, 0, 6, 2, 4)
+"""How many updates lead to a scene."""
+
+_VAST = 3 * 10**9
+"""More positions than 32 bits with a sign can count."""
+
+
+@st.composite
+def _beside_a_vast_tensor(draw: DrawFn, topology: Topology) -> Topology:
+    """The same with another tensor, of few weights among more positions than 32 bits can count."""
+    layout, arrays = topology.layout, topology.arrays
+    tensor = draw(st.integers(0, len(layout)))
+    wider = Layout(
+        (*layout.names[:tensor], "vast", *layout.names[tensor:]),
+        (*layout.shapes[:tensor], (_VAST,), *layout.shapes[tensor:]),
+    )
+    places = sorted(draw(st.sets(st.integers(0, _VAST - 1), min_size=1, max_size=6)))
+    own = topology.positions.astype(np.int64)
+    first = layout.offsets[tensor]
+    parts = (own[own < first], np.array(places, np.int64) + first, own[own >= first] + _VAST)
+    return Topology.of(wider, arrays.from_numpy(np.concatenate(parts).astype(wider.position_dtype)), arrays)

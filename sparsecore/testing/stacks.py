@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import attrs
+from hypothesis import HealthCheck, Phase, find, given, seed, settings
 from hypothesis import strategies as st
+from hypothesis.errors import Unsatisfiable
 from hypothesis.strategies import SearchStrategy
 
 from sparsecore._registration import MARK
@@ -15,6 +17,7 @@ from sparsecore.engine import Engine
 from sparsecore.errors import InputError
 from sparsecore.layout import Layout
 from sparsecore.plugins import installed
+from sparsecore.testing.hyperparameters import hyperparameters
 from sparsecore.testing.oracle import ORACLE, oracle_arrays
 from sparsecore.testing.pruning import RandomPruning
 
@@ -34,17 +37,19 @@ class Subject:
         sample: one stack of them, for the hooks that it has.
         declares: what it promises beyond what its plugins declare themselves; None to believe them.
         backends: names of the backends whose decisions are compared with the oracle's.
+        others: stacks of the same strategies with some other hyperparameters.
     """
 
     stacks: SearchStrategy[Stack]
     sample: Stack
     declares: Declares | None = None
     backends: tuple[str, ...] = ()
+    others: tuple[Stack, ...] = ()
 
     @classmethod
     def of(
         cls,
-        given: Given,
+        strategy: Given,
         sample: Given = None,
         *,
         declares: Declares | None = None,
@@ -53,7 +58,7 @@ class Subject:
         """The strategy as it was given.
 
         Args:
-            given: a strategy, a list or a dict of strategies, or a hypothesis strategy for one of these.
+            strategy: a strategy, a list or a dict of strategies, or a hypothesis strategy for one of these.
             sample: an instance of it, where it is a hypothesis strategy; the simplest is looked for otherwise.
             declares: what it promises; None for what its plugins declare.
             backends: names of the backends to compare; all that are installed, where it is None.
@@ -61,15 +66,16 @@ class Subject:
         Raises:
             PluginError: it cannot be registered; the message says why.
         """
-        if isinstance(given, SearchStrategy):
-            stacks = given.map(_as_pruning_stack)
-            first = _as_pruning_stack(_simplest(given) if sample is None else sample)
+        if isinstance(strategy, SearchStrategy):
+            stacks = varied = strategy.map(_as_pruning_stack)
+            first = _as_pruning_stack(_simplest(strategy) if sample is None else sample)
         else:
-            first = _as_pruning_stack(given)
-            stacks = st.just(first)
+            first = _as_pruning_stack(strategy)
+            stacks, varied = st.just(first), _with_any_hyperparameters(first)
         Engine(Layout.of({"weight": (1,)}), first, arrays=oracle_arrays())  # whatever cannot be registered is told here
         others = tuple(entry.name for entry in installed("backend") if entry.name != ORACLE)
-        return cls(stacks, first, declares, others if backends is None else tuple(backends))
+        compared = others if backends is None else tuple(backends)
+        return cls(stacks, first, declares, compared, tuple(_some_of(varied)))
 
     def decided_by_engine(self, hook: str) -> bool:
         """Whether no strategy has this hook."""
@@ -82,6 +88,11 @@ class Subject:
             for plugin in self.sample.values()
             for method in hooks_of(plugin).values()
         )
+
+    @property
+    def is_sparse_throughout(self) -> bool:
+        """Whether it needs nothing dense: no gradients, and no dense start where it declares the number of weights."""
+        return not self.asks_for("gradient") and self.decided_by_engine("target_size")
 
 
 def as_stack(given: Given) -> Stack:
@@ -131,7 +142,38 @@ def _copied(plugin: Any) -> Any:
         return plugin
 
 
-def _simplest(given: SearchStrategy[Any]) -> Any:
-    from hypothesis import Phase, find, settings
+def _with_any_hyperparameters(stack: Stack) -> SearchStrategy[Stack]:
+    """The stack with other hyperparameters for those of its strategies whose class says what there may be."""
+    return st.fixed_dictionaries({name: _any_of_its_class(plugin) for name, plugin in stack.items()})
 
-    return find(given, lambda _: True, settings=settings(database=None, phases=[Phase.generate, Phase.shrink]))
+
+def _any_of_its_class(plugin: Any) -> SearchStrategy[Any]:
+    try:
+        return hyperparameters(type(plugin))
+    except TypeError:  # no attrs class, or a field that nothing can be drawn for
+        return st.just(plugin)
+
+
+_OTHERS = 20
+"""Other hyperparameters that are tried where it matters whether any do."""
+
+
+def _some_of(stacks: SearchStrategy[Stack]) -> list[Stack]:
+    """Some of them, the same each time."""
+    found: list[Stack] = []
+
+    @seed(0)
+    @settings(max_examples=_OTHERS, phases=[Phase.generate], database=None, suppress_health_check=list(HealthCheck))
+    @given(stacks)
+    def collect(stack: Stack) -> None:
+        found.append(stack)
+
+    try:
+        collect()
+    except Unsatisfiable:  # whatever is drawn is refused; the promises tell of it
+        return []
+    return found
+
+
+def _simplest(of: SearchStrategy[Any]) -> Any:
+    return find(of, lambda _: True, settings=settings(database=None, phases=[Phase.generate, Phase.shrink]))

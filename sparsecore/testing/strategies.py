@@ -57,10 +57,18 @@ def _masks(size: int) -> SearchStrategy[int]:
     """A tensor's active positions as the bits of a number."""
     everywhere = (1 << size) - 1
     single = st.integers(0, size - 1).map(lambda place: 1 << place)
-    nearly_full = single.map(lambda bit: (everywhere ^ bit) or everywhere)
+    # as much room as is soon filled: what is pruned has to grow on the last free positions
+    nearly_full = _several_bits(size, 1, 4).map(lambda bits: (everywhere ^ bits) or everywhere)
     half = st.integers(1, everywhere)
+    most = st.tuples(half, half).map(lambda pair: pair[0] | pair[1])
     quarter = st.tuples(half, half).map(lambda pair: (pair[0] & pair[1]) or pair[0])
-    return st.one_of(single, half, quarter, half, quarter, nearly_full, st.just(everywhere))
+    return st.one_of(single, half, quarter, most, nearly_full, half, nearly_full, st.just(everywhere))
+
+
+def _several_bits(size: int, least: int, most: int) -> SearchStrategy[int]:
+    """Some of the lowest ``size`` bits."""
+    places = st.lists(st.integers(0, size - 1), min_size=least, max_size=most, unique=size >= most)
+    return places.map(lambda chosen: sum(1 << place for place in set(chosen)))
 
 
 def _places(mask: int, size: int) -> NDArray[np.int64]:

@@ -2,7 +2,7 @@
 
 from sparsecore.testing.judging import Outcome, Verdict
 from sparsecore.testing.scenes import Scene
-from sparsecore.testing.telling import HEAD, rows, text
+from sparsecore.testing.telling import HEAD, in_short, rows, text
 
 
 def settle(verdict: Verdict) -> None:
@@ -24,5 +24,5 @@ def told(verdict: Verdict) -> str:
     """A broken promise with its counterexample, in plain text."""
     told = f"{verdict.promise.name}: {verdict.promise.sentence}\n{verdict.reason}"
     if not isinstance(verdict.example, Scene):
-        return f"{told}\n\nexample: {verdict.example!r}"
-    return f"{told}\n\n{text(HEAD, rows(verdict.example))}\n\nexample: {verdict.example.to_json()}"
+        return f"{told}\n\nexample: {in_short(verdict.example)}"
+    return f"{told}\n\n{text(HEAD, rows(verdict.example))}\n\nexample: {in_short(verdict.example)}"

@@ -7,7 +7,7 @@ import numpy as np
 from sparsecore.arrays import Arrays
 from sparsecore.errors import InputError, PluginError
 from sparsecore.plugins import load
-from sparsecore.testing.promises import BrokenError, Promise, expect
+from sparsecore.testing.promises import BrokenError, Promise, expect, some
 from sparsecore.testing.runs import Updated, contents, updated
 from sparsecore.testing.scenes import Scene, scenes
 from sparsecore.testing.stacks import Subject
@@ -33,7 +33,11 @@ def _agree(subject: Subject, scene: Scene) -> None:
     for name, arrays in usable(subject.backends).items():
         other = _on(name, scene, arrays)
         expected, got = (_positions(update) for update in (oracle, other))
-        expect(expected == got, f"on {name!r} the positions after the update are {got}; on the oracle {expected}")
+        more, fewer = (sorted(set(one) - set(theirs)) for one, theirs in ((got, expected), (expected, got)))
+        expect(
+            expected == got,
+            f"after the update on {name!r} there are weights at positions {some(more)}; on the oracle at {some(fewer)}",
+        )
         values = (_host(update, update.reallocation.values) for update in (oracle, other))
         expect(np.array_equal(*values), f"on {name!r} the values after the update are others than on the oracle")
         changed = _changed(oracle, other)

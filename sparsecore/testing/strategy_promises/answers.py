@@ -80,7 +80,8 @@ _WHEN = ("update_due", "replaces_step")
 
 
 def _asks_when(_: Subject, scene: Scene) -> None:
-    moments = [scene.clock, *(attrs.evolve(scene.clock, step=step) for step in range(1, scene.clock.step + 1))][:12]
+    earlier = range(1, min(scene.clock.step, 11) + 1)
+    moments = [scene.clock, *(attrs.evolve(scene.clock, step=step) for step in earlier)]
     for hook in _WHEN:
         asked, again = _said(hook, scene, moments), _said(hook, scene, moments[::-1])[::-1]
         strange = [clock.step for clock, one, other in zip(moments, asked, again, strict=True) if one != other]

@@ -1,6 +1,5 @@
 """What a strategy leaves alone, and how much memory it takes."""
 
-import tracemalloc
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from sparsecore.arrays import Array
 from sparsecore.layout import Layout
+from sparsecore.testing.frugality import LARGE, MOST, WEIGHTS, few, peak
 from sparsecore.testing.oracle import WritableArrays
 from sparsecore.testing.promises import NotJudgedError, Promise, expect
 from sparsecore.testing.runs import Moment, begun, engine
@@ -52,15 +52,8 @@ def _shown(moment: Moment, gradients: Mapping[str, Array]) -> dict[str, NDArray[
     return {"positions": moment.state.topology.positions, "values": moment.values, **memories, **dense}
 
 
-_WEIGHTS = 60
-_LARGE = 4 * 10**6
-"""Dense positions: so few that a strategy that takes memory for each does no harm."""
-
-_VAST = 2**31 + 10**6
-"""More dense positions than 32 bits can count."""
-
-_MOST = 256 * 1024
-"""Bytes that the few weights may take, all temporaries included; half of a bit a position of the large tensor."""
+_VAST = 3 * 10**9
+"""More dense positions than 32 bits with a sign can count."""
 
 
 @st.composite
@@ -72,39 +65,29 @@ def _spread(scene: Scene, size: int) -> Scene:
     """The scene's draws with few weights among very many positions."""
     layout = Layout.of({"small": (10, 20), "vast": (size,)})
     draws = np.random.default_rng(scene.noise)
-    places = np.concatenate([draws.choice(200, 20, replace=False), 200 + draws.integers(0, size, _WEIGHTS - 20)])
+    places = np.concatenate([draws.choice(200, 20, replace=False), 200 + draws.integers(0, size, WEIGHTS - 20)])
     positions = np.unique(places).astype(layout.position_dtype)
     values = draws.standard_normal(len(positions)).astype(scene.values.dtype)
-    return attrs.evolve(scene, layout=layout, positions=positions, values=values, sparsity=1 - _WEIGHTS / size)
+    return attrs.evolve(scene, layout=layout, positions=positions, values=values, sparsity=few(layout), past=0)
 
 
 def _is_frugal(_: Subject, scene: Scene) -> None:
     peak = _peak(scene)
     expect(
-        peak < _MOST,
+        peak < MOST,
         f"an update of {len(scene.values)} weights among {scene.layout.size:,} positions took {peak:,} bytes",
     )
 
 
 def _acts_far_out(_: Subject, scene: Scene) -> None:
-    if _peak(_spread(scene, _LARGE)) >= _MOST:
+    if _peak(_spread(scene, LARGE)) >= MOST:
         raise NotJudgedError("it takes memory for each position, and there are too many of them")
     _act(scene)
 
 
 def _peak(scene: Scene) -> int:
     """The most bytes that a start, a step and an update hold at once."""
-    traced = tracemalloc.is_tracing()
-    if not traced:
-        tracemalloc.start()
-    tracemalloc.reset_peak()
-    try:
-        before = tracemalloc.get_traced_memory()[0]
-        _act(scene)
-        return tracemalloc.get_traced_memory()[1] - before
-    finally:
-        if not traced:
-            tracemalloc.stop()
+    return peak(lambda: _act(scene))
 
 
 def _act(scene: Scene) -> None:
@@ -117,8 +100,7 @@ def _act(scene: Scene) -> None:
 
 
 def _is_sparse_throughout(subject: Subject) -> bool:
-    """Whether nothing dense is needed: no gradients, and no dense start where the number of weights is declared."""
-    return not subject.asks_for("gradient") and subject.decided_by_engine("target_size")
+    return subject.is_sparse_throughout
 
 
 COST = (
@@ -127,7 +109,7 @@ COST = (
         "size",
         "memory follows the weights: nothing is of the size of a dense tensor, unless its gradient is asked for or the "
         "number of weights is declared",
-        partial(_few_among, size=_LARGE),
+        partial(_few_among, size=LARGE),
         _is_frugal,
         applies=_is_sparse_throughout,
         share=0.1,

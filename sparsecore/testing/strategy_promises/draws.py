@@ -1,7 +1,8 @@
 """Draws: a function of the seed and of what they are for, and of nothing else."""
 
 import inspect
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import attrs
 import numpy as np
@@ -49,35 +50,74 @@ def _grows_at_random(subject: Subject) -> bool:
     return decides is None or "random" in inspect.signature(hooks_of(decides)["grow"]).parameters
 
 
-_ROOMY = Layout.of({"first": (40, 50), "second": (2000,)})
-_WEIGHTS = 400
+_SIDES = (100, 400, 2000)
 
 
 @st.composite
 def _roomy(draw: DrawFn, subject: Subject) -> Scene:
-    """Room for so many weights that where two draws are alike, nothing was drawn."""
+    """Two tensors with a quarter of their positions active: room for growth that is hardly twice the same by chance."""
     scene = draw(scenes(subject))
-    draws = np.random.default_rng(scene.noise)
-    values = draws.standard_normal(_WEIGHTS) * draws.choice([1e-5, 1.0], _WEIGHTS)
+    side = draw(st.sampled_from(_SIDES))
+    layout, draws = Layout.of({"first": (side // 10, 10), "second": (side,)}), np.random.default_rng(scene.noise)
+    weights = side // 2
+    values = draws.standard_normal(weights) * draws.choice([1e-5, 1.0], weights)
     return attrs.evolve(
         scene,
-        layout=_ROOMY,
-        positions=np.sort(draws.choice(_ROOMY.size, _WEIGHTS, replace=False)).astype(_ROOMY.position_dtype),
+        layout=layout,
+        positions=np.sort(draws.choice(layout.size, weights, replace=False)).astype(layout.position_dtype),
         values=values.astype(scene.values.dtype),
-        gradients={name: draws.standard_normal(2000) for name in _ROOMY.names} if scene.gradients else {},
+        gradients={name: draws.standard_normal(side) for name in layout.names} if scene.gradients else {},
+        past=0,
     )
 
 
-def _draws_anew(_: Subject, scene: Scene) -> None:
-    later = attrs.evolve(scene.clock, updates=scene.clock.updates + 1)
-    others = {
-        "another seed": attrs.evolve(scene, seed=scene.seed + 1),
-        "the next update": attrs.evolve(scene, clock=later),
-    }
-    grown = _grown(scene)
-    for what, other in others.items():
-        # by chance alone, ten of thousands are the same once in 10^20 times
-        expect(len(grown) < 10 or grown != _grown(other), f"{what} grows {len(grown)} weights at the same positions")
+_OTHER_DRAWS = 3
+"""What is drawn anew is so often the same by chance once in 10^9 times, where there are a thousand ways."""
+
+_WAYS = 10**3
+
+
+def _draws_anew(subject: Subject, scene: Scene) -> None:
+    if declared(subject, scene.stack, "grow").growth == "fixed":
+        return
+    reallocation = updated(scene).reallocation
+    room, counts = reallocation.before.room.tolist(), reallocation.grown.tolist()
+    if math.prod(map(math.comb, room, counts)) < _WAYS:
+        return
+    for what, others in (("another seed", _other_seeds(scene)), ("another update", _other_updates(scene))):
+        expect(
+            _differs(_grown, scene, others) or _is_a_border(subject, scene, _grown),
+            f"{what} grows {sum(counts)} weights at the same positions, with any hyperparameters; where that is meant, "
+            "declare growth='fixed'",
+        )
+
+
+def _other_seeds(scene: Scene) -> list[Scene]:
+    return [attrs.evolve(scene, seed=scene.seed + more) for more in range(1, _OTHER_DRAWS + 1)]
+
+
+def _other_updates(scene: Scene) -> list[Scene]:
+    later = [attrs.evolve(scene.clock, updates=scene.clock.updates + more) for more in range(1, _OTHER_DRAWS + 1)]
+    return [attrs.evolve(scene, clock=clock) for clock in later]
+
+
+def _differs(outcome: Callable[[Scene], Sequence[int]], scene: Scene, others: Sequence[Scene]) -> bool:
+    first = outcome(scene)
+    return any(outcome(other) != first for other in others)
+
+
+def _is_a_border(subject: Subject, scene: Scene, outcome: Callable[[Scene], Sequence[int]]) -> bool:
+    """Whether it is for the hyperparameters that nothing is drawn here: with others the outcome differs by the seed."""
+    for stack in (subject.sample, *subject.others):
+        other = attrs.evolve(scene, stack=stack)
+        try:
+            draws = _differs(outcome, other, _other_seeds(other))
+            draws = draws and (outcome is not _grown or _differs(outcome, other, _other_updates(other)))
+        except Exception:  # these hyperparameters do not suit this example
+            continue
+        if draws:
+            return True
+    return False
 
 
 def _grown(scene: Scene) -> Sequence[int]:
@@ -85,16 +125,13 @@ def _grown(scene: Scene) -> Sequence[int]:
     return grown
 
 
-_OTHER_SEEDS = 3
-"""By chance alone a start at one of a thousand positions is the same for all of them once in 10^9 times."""
-
-
-def _starts_anew(_: Subject, scene: Scene) -> None:
+def _starts_anew(subject: Subject, scene: Scene) -> None:
     start = _start(scene)
-    others = [_start(attrs.evolve(scene, seed=scene.seed + more)) for more in range(1, _OTHER_SEEDS + 1)]
     expect(
-        len(start) == _ROOMY.size or any(other != start for other in others),
-        f"{_OTHER_SEEDS} other seeds start with {len(start)} weights at the same positions of {_ROOMY.size}; "
+        len(start) == scene.layout.size
+        or _differs(_start, scene, _other_seeds(scene))
+        or _is_a_border(subject, scene, _start),
+        f"{_OTHER_DRAWS} other seeds start with {len(start)} weights at the same positions of {scene.layout.size}; "
         "where that is meant, declare start='fixed'",
     )
 
@@ -115,7 +152,7 @@ DRAWS = (
     ),
     Promise(
         "seeded",
-        "where growth is random, another seed and another update grow at other positions",
+        "where growth is random, another seed and another update grow at other positions, unless declared to be fixed",
         _roomy,
         _draws_anew,
         applies=_grows_at_random,

@@ -8,7 +8,7 @@ import numpy as np
 
 from sparsecore.testing.interruptions import TwoRuns
 from sparsecore.testing.promises import Promise, expect
-from sparsecore.testing.runs import Moment, begun, differences, engine, run
+from sparsecore.testing.runs import Moment, begun, differences, engine, run, started
 from sparsecore.testing.saving import resumed, saved
 from sparsecore.testing.scenes import Scene, scenes
 from sparsecore.testing.stacks import Subject
@@ -31,7 +31,7 @@ def _goes_on(_: Subject, scene: Scene) -> None:
     content, whole = saved(half), run(algorithm, scene, half, range(_STEPS, 2 * _STEPS))
     _somebody_else(scene)
     taken_up = engine(scene)
-    again = resumed(taken_up, begun(taken_up, scene).state, content)
+    again = resumed(taken_up, started(taken_up, scene).state, content)
     finished = run(taken_up, scene, again, range(_STEPS, 2 * _STEPS))
     trouble = differences(whole, finished)
     expect(trouble is None, f"a run that was stopped after {_STEPS} steps and resumed ends with another {trouble}")

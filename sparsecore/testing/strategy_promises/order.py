@@ -13,8 +13,8 @@ from sparsecore.layout import Layout
 from sparsecore.memory import vectors_of
 from sparsecore.reallocation import Reallocation
 from sparsecore.testing.fair import fair_shares
-from sparsecore.testing.promises import NotJudgedError, Promise, expect
-from sparsecore.testing.runs import Updated, updated
+from sparsecore.testing.promises import NotJudgedError, Promise, expect, some
+from sparsecore.testing.runs import Moment, engine, judged_update, past
 from sparsecore.testing.scenes import Scene, scenes
 from sparsecore.testing.stacks import Subject
 from sparsecore.topology import Topology
@@ -33,18 +33,36 @@ def _without_ties(draw: DrawFn, subject: Subject) -> Scene:
 
 
 def _blind(subject: Subject, scene: Scene) -> None:
-    one, other = updated(scene), updated(_reversed(scene))
-    for what, position in (("pruned", "pruned_positions"), ("grown", "grown_positions")):
-        first, second = (_by_name(update, position) for update in (one, other))
-        if what == "grown":
-            _judge_counts(subject, one, first, second)
-        name = next((name for name in first if first[name] != second[name]), None)
-        expect(
-            name is None,
-            f"with the tensors in reverse order, other positions are {what} in {name!r}: "
-            f"{first.get(name or '')} and {second.get(name or '')}",
-        )
-    _compare_memories(one, other)
+    for number, (one, other) in enumerate(zip(_updates(scene), _updates(_reversed(scene)), strict=True)):
+        reallocations = one.reallocation, other.reallocation
+        for what, position in (("pruned", "pruned_positions"), ("grown", "grown_positions")):
+            first, second = (_by_name(reallocation, position) for reallocation in reallocations)
+            if what == "grown":
+                _judge_counts(subject, one.reallocation, first, second)
+            name = next((name for name in first if first[name] != second[name]), None)
+            expect(
+                name is None,
+                f"with the tensors in reverse order, other positions are {what} in {name!r} in update {number + 1}: "
+                f"{some(first.get(name or '', []))} and {some(second.get(name or '', []))}",
+            )
+        _compare_memories(one.moment, other.moment)
+
+
+@attrs.frozen(eq=False)
+class _Seen:
+    """An update, and the moment after it."""
+
+    reallocation: Reallocation
+    moment: Moment
+
+
+def _updates(scene: Scene) -> list[_Seen]:
+    """Those of the scene's past, and the one at its moment."""
+    algorithm = engine(scene)
+    moments = list(past(algorithm, scene))
+    seen = [_Seen(reallocation, moment) for moment, reallocation in moments if reallocation]
+    update = judged_update(algorithm, scene, moments[-1][0])
+    return [*seen, _Seen(update.reallocation, Moment(update.state, update.reallocation.values))]
 
 
 def _reversed(scene: Scene) -> Scene:
@@ -59,16 +77,15 @@ def _reversed(scene: Scene) -> Scene:
     )
 
 
-def _by_name(update: Updated, which: str) -> Places:
-    reallocation: Reallocation = update.reallocation
+def _by_name(reallocation: Reallocation, which: str) -> Places:
     topology = reallocation.before.at(getattr(reallocation, which))
     return {name: topology.local(name).tolist() for name in topology.layout.names}
 
 
-def _judge_counts(subject: Subject, update: Updated, first: Places, second: Places) -> None:
+def _judge_counts(subject: Subject, update: Reallocation, first: Places, second: Places) -> None:
     """Two tensors that are owed the same may both be owed half a weight: then one of them gets it, by their order."""
-    before, pruned = update.before.state.topology, update.reallocation.pruned
-    fair = fair_shares(int(update.reallocation.grown.sum()), (before.counts - pruned).tolist(), before.room.tolist())
+    before, pruned = update.before, update.pruned
+    fair = fair_shares(int(update.grown.sum()), (before.counts - pruned).tolist(), before.room.tolist())
     parts = Counter(share % 1 for share in fair if share % 1)
     tied = not subject.decided_by_engine("allocate") or any(tensors > 1 for tensors in parts.values())
     counts = {name: (len(first[name]), len(second[name])) for name in first}
@@ -80,15 +97,15 @@ def _judge_counts(subject: Subject, update: Updated, first: Places, second: Plac
         raise NotJudgedError("the shares of two tensors are tied")
 
 
-def _compare_memories(one: Updated, other: Updated) -> None:
+def _compare_memories(one: Moment, other: Moment) -> None:
     for plugin, memory in one.state.memories.items():
-        first, second = (_parts(each, update.state.topology) for each, update in _both(plugin, one, other))
+        first, second = (_parts(each, moment.state.topology) for each, moment in _both(plugin, one, other))
         changed = [name for name in first if not np.array_equal(first[name], second[name])]
         expect(not changed, f"with the tensors in reverse order, {type(memory).__name__} holds another {changed}")
 
 
-def _both(plugin: str, *updates: Updated) -> list[tuple[Any, Updated]]:
-    return [(update.state.memories[plugin], update) for update in updates]
+def _both(plugin: str, *moments: Moment) -> list[tuple[Any, Moment]]:
+    return [(moment.state.memories[plugin], moment) for moment in moments]
 
 
 def _parts(memory: Any, topology: Topology) -> dict[str, Any]:

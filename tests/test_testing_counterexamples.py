@@ -1,0 +1,144 @@
+"""Counterexamples are small, and shown on less than a screen."""
+
+import json
+import re
+from pathlib import Path
+
+import attrs
+import numpy as np
+import pytest
+from command_line import said, sparsecore
+from mutants_of_strategies import MUTANTS, Sound
+
+from sparsecore import hookimpl
+from sparsecore.testing.judging import Outcome, judge
+from sparsecore.testing.stacks import Subject
+from sparsecore.testing.strategy_promises import STRATEGY_PROMISES
+from sparsecore.testing.telling import rows
+from sparsecore.testing.verdicts_in_pytest import told
+
+PROMISES = {promise.name: promise for promise in STRATEGY_PROMISES}
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "starts at the same positions whatever the seed",
+        "forgets where the tensor begins in the trace of the gradients",
+        "prunes the largest from its fourth update on",
+        "keeps what it remembers in a global variable",
+    ],
+)
+def test_a_counterexample_is_small_and_fits_on_a_screen(what):
+    mutant, breaks = MUTANTS[what]
+    verdict = judge(PROMISES[breaks], Subject.of(mutant()), first_seed=1)
+    assert verdict.outcome is Outcome.BROKEN
+    assert len(verdict.example.positions) <= 60
+    lines = told(verdict).splitlines()
+    assert sum(1 + len(line) // 100 for line in lines) <= 30
+    assert all(sum(map(len, row)) <= 130 for row in rows(verdict.example))
+
+
+@attrs.frozen(eq=False)
+class Moody(Sound):
+    """Breaks its promise for larger tensors only, and not each time."""
+
+    moods: list = attrs.field(factory=list, init=False)
+
+    def __deepcopy__(self, _):
+        return self
+
+    @hookimpl
+    def prune(self, topology):
+        self.moods.append(1)
+        return np.zeros(3) if topology.size > 10 and len(self.moods) % 3 == 0 else topology.all()
+
+
+def test_of_what_breaks_only_now_and_then_the_smallest_example_seen_is_shown():
+    verdict = judge(PROMISES["prune"], Subject.of(Moody()))
+    assert verdict.outcome is Outcome.BROKEN
+    assert 10 < len(verdict.example.positions) < 60
+
+
+def test_a_reason_is_a_few_lines_whatever_an_error_quotes():
+    @attrs.frozen(eq=False)
+    class Verbose:
+        @hookimpl
+        def prune(self, values):
+            raise ValueError(f"cannot prune {'these ' * 9000}{values}")
+
+    verdict = judge(PROMISES["no-errors"], Subject.of(Verbose()), shrink=False)
+    assert verdict.outcome is Outcome.BROKEN
+    assert len(verdict.reason) < 700
+
+
+LONG = '''
+import attrs
+from sparsecore import hookimpl
+
+
+@attrs.frozen(eq=False)
+class Many:
+    """Needs many weights to go wrong."""
+
+    @hookimpl
+    def prune(self, topology):
+        return topology.all() if topology.size < 60 else topology.all()[:3]
+
+
+@attrs.frozen(eq=False)
+class Undeclared:
+    """Decides much and declares nothing."""
+
+    @hookimpl
+    def prune(self, values):
+        return abs(values) >= 0.5
+
+    @hookimpl
+    def initial_values(self, grown, values):
+        return grown.arrays.zeros_like(values, grown.size) + 0.25
+'''
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("long")
+    (folder / "mine.py").write_text(LONG)
+    return folder
+
+
+def test_a_long_counterexample_is_found_again_by_a_short_line_or_from_a_file(folder: Path) -> None:
+    done = sparsecore("check", "mine.py:Many", "--promise", "prune", "--json", cwd=folder)
+    assert done.returncode == 1
+    (found,) = json.loads(done.stdout)["promises"]
+    assert found["again"] == "sparsecore check mine.py:Many --promise prune --seed 0"
+    (folder / "example.json").write_text(json.dumps(found["example"]))
+    repeated = sparsecore("check", "mine.py:Many", "--promise", "prune", "--example", "example.json", cwd=folder)
+    assert repeated.returncode == 1
+    assert repeated.stdout.splitlines()[1].strip() == found["reason"]
+    assert max(map(len, repeated.stdout.splitlines())) < 300
+    sentence = said(sparsecore("check", "mine.py:Many", "--example", "nowhere.json", cwd=folder))
+    assert "nowhere.json" in sentence
+
+
+def test_what_is_decided_and_not_declared_is_named_as_not_judged(folder: Path) -> None:
+    done = sparsecore("check", "mine.py:Undeclared", "--promise", "prune", "--examples", "3", cwd=folder)
+    (line,) = re.findall(r"^Not judged.*$", done.stdout, re.M)
+    assert all(name in line for name in ("'prune'", "smallest_first", "'initial_values'", "grown_value"))
+    assert "'allocate'" not in line
+    as_json = json.loads(
+        sparsecore("check", "rigl", "--promise", "due", "--examples", "3", "--json", cwd=folder).stdout
+    )
+    assert any("'grow'" in sentence for sentence in as_json["not_judged"])
+    assert not any("'prune'" in sentence for sentence in as_json["not_judged"])
+
+
+def test_a_slow_hook_is_announced_before_the_check_begins(folder: Path) -> None:
+    (folder / "slow.py").write_text(
+        "import attrs, time\nfrom sparsecore import hookimpl\n\n\n@attrs.frozen(eq=False)\nclass Slow:\n"
+        "    @hookimpl\n    def prune(self, values):\n        time.sleep(0.2)\n        return abs(values) > 0.1\n"
+    )
+    done = sparsecore("check", "slow.py:Slow", "--promise", "shares", "--examples", "1", cwd=folder)
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"'prune' takes 0\.2\d* s", done.stderr)
+    assert done.stderr.startswith("sparsecore: ")
