@@ -87,14 +87,14 @@ def _backend_step(options: argparse.Namespace) -> Callable[[], None]:
 def _parts(dense: Loop, masked: Loop) -> dict[str, Callable[[], None]]:
     """The optimizer's step without masks and with them, and what the gradients go through, all by themselves."""
     hooks = [
-        (hook, parameter.grad)
+        (hook, parameter)
         for parameter in masked.model.parameters()
-        for hook in (parameter._backward_hooks or {}).values()
+        for hook in (getattr(parameter, "_post_accumulate_grad_hooks", None) or {}).values()
     ]
 
     def arrive() -> None:
-        for hook, gradient in hooks:
-            hook(gradient)
+        for hook, parameter in hooks:
+            hook(parameter)
 
     actions = {"optimizer, dense": dense.optimizer.step, "optimizer, masks": masked.optimizer.step, "gradients": arrive}
     return {name: _repeated(action) for name, action in actions.items()}

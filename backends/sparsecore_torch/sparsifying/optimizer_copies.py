@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsecore_torch.sparsifying.wrapped_optimizers import layers_of, looks_like_optimizer
+from sparsecore_torch.storages.shards import is_sharded
 
 MakeCopy = Callable[[Optimizer, int, nn.Parameter], Optimizer]
 """From an optimizer, the number of a param group, and the scratch parameter that the copy is to hold."""
@@ -134,6 +135,26 @@ def prepare(optimizer: Any) -> None:
             switch(optimizer)
 
 
+def is_plain(content: Tensor) -> bool:
+    """Whether a tensor keeps the numbers that it stands for, if only those of this rank."""
+    return type(content) in (Tensor, nn.Parameter) or is_sharded(content)
+
+
+def values_of(content: Tensor) -> Tensor:
+    """The numbers that a tensor in an optimizer's state stands for.
+
+    Raises:
+        ProbeError: it is of a class of its own, which does not give them.
+    """
+    if is_plain(content):
+        return content.detach()
+    dequantize = getattr(type(content), "dequantize", None)
+    if dequantize is None or dequantize is Tensor.dequantize:
+        raise ProbeError(f"its state has tensors of the class {type(content).__name__}, which has no dequantize()")
+    values: Tensor = dequantize(content.detach())
+    return values
+
+
 class RecordedState(dict[str, Any]):
     """The state of one parameter, and in ``first`` what each key held when it was set for the first time."""
 
@@ -144,7 +165,7 @@ class RecordedState(dict[str, Any]):
 
     def __setitem__(self, key: str, content: Any) -> None:
         if key not in self.first:
-            self.first[key] = content.detach().clone() if isinstance(content, Tensor) else content
+            self.first[key] = values_of(content).clone() if isinstance(content, Tensor) else content
         super().__setitem__(key, content)
 
     def setdefault(self, key: str, content: Any = None) -> Any:

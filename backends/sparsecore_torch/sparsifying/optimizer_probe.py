@@ -22,14 +22,15 @@ from sparsecore_torch.sparsifying.optimizer_copies import (
     MakeCopy,
     ProbeError,
     copied,
+    is_plain,
     layers_within,
     prepare,
     rebuilt,
     seeded,
     step,
     undisturbed,
+    values_of,
 )
-from sparsecore_torch.storages.shards import is_sharded
 
 _MOST, _LEAST = 16_384, 256
 """Entries of a scratch parameter: of more or fewer, a smaller or larger one stands in."""
@@ -306,26 +307,6 @@ def flat(states: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {f"{label}{key}": content for label, state in states.items() for key, content in state.items()}
 
 
-def is_plain(content: Tensor) -> bool:
-    """Whether a tensor keeps the numbers that it stands for, if only those of this rank."""
-    return type(content) in (Tensor, nn.Parameter) or is_sharded(content)
-
-
-def values_of(content: Tensor) -> Tensor:
-    """The numbers that a tensor in an optimizer's state stands for.
-
-    Raises:
-        ProbeError: it is of a class of its own, which does not give them.
-    """
-    if is_plain(content):
-        return content.detach()
-    dequantize = getattr(type(content), "dequantize", None)
-    if dequantize is None or dequantize is Tensor.dequantize:
-        raise ProbeError(f"its state has tensors of the class {type(content).__name__}, which has no dequantize()")
-    values: Tensor = dequantize(content.detach())
-    return values
-
-
 def fill(content: Tensor, where: Tensor, fresh: float | Tensor) -> None:
     """Put fresh entries into a tensor of an optimizer's state, in place."""
     values = values_of(content)
@@ -346,7 +327,7 @@ class _Trial:
         others = frozenset(keys) - frozenset(own)
         is_entrywise = self._moves(base) and self._is_independent(base, disturbed, others)
         entries = {key: self._entry(key, base, disturbed, is_entrywise) for key in own}
-        keeps_zero = is_entrywise and all(one.is_entrywise for one in entries.values())
+        keeps_zero = is_entrywise and all(one.is_entrywise and one.is_plain for one in entries.values())
         return OptimizerProfile(
             is_entrywise=is_entrywise,
             keeps_zero=keeps_zero and self._keeps_zero(runner, entries),

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from sparsecore.errors import InputError
 from sparsecore.topology import Topology
 from sparsecore_torch.materialize import places
-from sparsecore_torch.sparsifying.optimizer_probe import StateEntry, stand_in
+from sparsecore_torch.sparsifying.optimizer_probe import OptimizerProfile, StateEntry, stand_in
 from sparsecore_torch.sparsifying.optimizer_state import OptimizerStates, group_of, profile_of, put_fresh
 from sparsecore_torch.sparsifying.parameters import NamedParameter
 from sparsecore_torch.storages.compact_weights import VALUES, CompactWeights
@@ -206,15 +206,15 @@ def _check_entry_by_entry(
         if kind in tried:
             continue
         tried.add(kind)
-        shaped, flat = (
-            profile_of(optimizer, group, one.name, one.parameter, flat_shape=is_flat) for is_flat in (False, True)
-        )
-        if not all(each.is_entrywise and all(e.is_entrywise for e in each.entries.values()) for each in (shaped, flat)):
-            raise InputError(
-                f"{type(optimizer).__name__} goes by the shapes of tensors, which compact storage has none of: what it "
-                f"does to one weight of {one.name} depends on others; take storage='masked', or an optimizer such as "
-                "SGD, Adam or AdamW"
-            )
+        shaped = profile_of(optimizer, group, one.name, one.parameter)
+        if not _is_entry_by_entry(shaped):
+            raise _by_shape(optimizer, one)
+        try:
+            flat = profile_of(optimizer, group, one.name, one.parameter, flat_shape=True)
+        except InputError as error:  # it takes no vectors
+            raise _by_shape(optimizer, one) from error
+        if not _is_entry_by_entry(flat):
+            raise _by_shape(optimizer, one)
         if shaped.entries.keys() != flat.entries.keys() or not _alike(shaped.steps, flat.steps):
             raise InputError(
                 f"{type(optimizer).__name__} treats the vector of compact storage in another way than a tensor of the "
@@ -222,6 +222,17 @@ def _check_entry_by_entry(
             )
         found = shaped.entries
     return found
+
+
+def _is_entry_by_entry(profile: OptimizerProfile) -> bool:
+    return profile.is_entrywise and all(entry.is_entrywise for entry in profile.entries.values())
+
+
+def _by_shape(optimizer: Optimizer, one: NamedParameter) -> InputError:
+    return InputError(
+        f"{type(optimizer).__name__} goes by the shapes of tensors, which compact storage has none of: what it does to "
+        f"one weight of {one.name} depends on others; take storage='masked', or an optimizer such as SGD, Adam or AdamW"
+    )
 
 
 def _alike(steps: Sequence[Tensor], others: Sequence[Tensor]) -> bool:

@@ -15,7 +15,8 @@ from sparsecore.ledger import Ledger
 from sparsecore.reallocation import Reallocation
 from sparsecore.topology import Topology
 from sparsecore_torch.materialize import scatter
-from sparsecore_torch.sparsifying.optimizer_probe import fill, values_of
+from sparsecore_torch.sparsifying.optimizer_copies import values_of
+from sparsecore_torch.sparsifying.optimizer_probe import fill
 from sparsecore_torch.sparsifying.optimizer_state import OptimizerStates, put_fresh
 from sparsecore_torch.sparsifying.parameters import NamedParameter
 from sparsecore_torch.storages.bit_mask import BitMask
