@@ -141,7 +141,7 @@ UNUSABLE = {
     "copies of weights in an attribute": (
         lambda model: KeepsSlowWeightsInAList(sgd(model)),
         "masked",
-        "KeepsSlowWeightsInAList keeps tensors .* in its attribute 'slow'.*SGD",
+        "KeepsSlowWeightsInAList keeps tensors .* in 'slow'.*SGD",
     ),
     "several optimizers": (
         lambda model: OfSeveral(sgd(model[0]), sgd(model[2])),
@@ -180,6 +180,46 @@ def test_wrappers_that_cannot_be_used_are_refused_by_name_and_nothing_changes(ca
 def test_a_list_of_parameters_does_no_harm_with_masks():
     model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 3))
     optimizer = KeepsItsParameters(model.parameters(), lr=0.1)
+    training = sparsify(model, optimizer, strategy="static", sparsity=0.5)
+    train(model, optimizer, range(3))
+    assert training.step == 3
+
+
+class KeepsReferencesInNestedState(Accelerated):
+    """Like pytorch_optimizer's TRAC: copies of the weights in its state, but under a name, made at the first step."""
+
+    def step(self):
+        references = self.state.setdefault("reference", {})
+        for group in self.param_groups:
+            for p in group["params"]:
+                references.setdefault(p, p.detach().clone())
+        self.optimizer.step()
+
+
+class BeginsWithAList(Accelerated):
+    def step(self):
+        self.slow = [p.detach().clone() for group in self.param_groups for p in group["params"]]
+        self.optimizer.step()
+
+
+@pytest.mark.parametrize("storage", ["masked", "compact"])
+@pytest.mark.parametrize("wrap", [KeepsReferencesInNestedState, BeginsWithAList])
+def test_copies_that_a_wrapper_makes_at_the_first_step_are_noticed_then(wrap, storage):
+    model = mlp()
+    optimizer = wrap(sgd(model))
+    sparsify(model, optimizer, strategy="static", sparsity=0.75, storage=storage)
+    with pytest.raises(InputError, match=f"{wrap.__name__} keeps tensors of the shapes of weights"):
+        train(model, optimizer, [0])
+
+
+def test_a_wrapper_may_hold_the_parameters_themselves():
+    class Holds(Accelerated):
+        def __init__(self, optimizer):
+            super().__init__(optimizer)
+            self.held = [p for group in optimizer.param_groups for p in group["params"]]
+
+    model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6))
+    optimizer = Holds(sgd(model))
     training = sparsify(model, optimizer, strategy="static", sparsity=0.5)
     train(model, optimizer, range(3))
     assert training.step == 3

@@ -44,7 +44,7 @@ MakeStorage = Callable[[nn.Module, Selection, OptimizerLayers, Topology, Tensor]
 
 
 def _masked(_: nn.Module, selection: Selection, layers: OptimizerLayers, topology: Topology, values: Tensor) -> Storage:
-    check_wrappers(layers, selection.sparse)
+    check_wrappers(layers, [one.parameter for one in selection.sparse])
     make = ShardedStorage if any(is_sharded(one.parameter) for one in selection.sparse) else MaskedStorage
     return make(selection.sparse, layers.stepping, topology, values)
 

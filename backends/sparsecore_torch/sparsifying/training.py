@@ -31,6 +31,7 @@ from sparsecore_torch.sparsifying.summary import Summary
 from sparsecore_torch.sparsifying.wrapped_optimizers import (
     OptimizerLayers,
     check_exchange,
+    check_wrappers,
     exchange,
     layers_of,
 )
@@ -310,6 +311,7 @@ class SparseTraining:
     def _begin(self, parts: Parts) -> None:
         self._watch = StepWatch(parts.model, parts.selection.sparse, parts.optimizer)
         self._freezing = Freezing(parts.model, parts.selection.sparse)
+        self._has_stepped = False
         self._hooks = StepHooks(
             parts.optimizer,
             is_replaced=lambda: parts.engine.replaces_step(self._state),
@@ -362,6 +364,10 @@ class SparseTraining:
     def _after_step(self, was_replaced: bool) -> None:
         self._watch.end_step(is_taken=not was_replaced)
         self._freezing.check()
+        if not self._has_stepped:
+            parts = self._alive
+            check_wrappers(parts.optimizer, trained_parameters(parts.model, parts.selection.sparse))
+        self._has_stepped = True
         self._agree()
         if self._alive.engine.replaces_step(self._state):  # the optimizer has written nothing
             self._alive.storage.check_written()

@@ -135,19 +135,23 @@ def _runs_hooks(layer: Any) -> bool:
     return has_hooks and bool(getattr(type(layer).step, "hooked", False))
 
 
-def check_wrappers(layers: OptimizerLayers, tensors: Sequence[NamedParameter]) -> None:
+def check_wrappers(layers: OptimizerLayers, trained: Sequence[Tensor]) -> None:
     """Raise an :class:`InputError` if a wrapper keeps copies of weights where they cannot be masked.
 
-    Copies in its ``state``, by parameter, can be.
+    Copies in its ``state``, by parameter, can be. Some wrappers make theirs at the first step.
+
+    Args:
+        layers: the optimizer and its wrappers.
+        trained: the sparse Parameters, or the one of compact storage.
     """
-    shapes = {tuple(one.parameter.shape) for one in tensors}
-    parameters = {id(one.parameter) for one in tensors}
+    shapes = {tuple(parameter.shape) for parameter in trained}
+    parameters = _parameters(layers.stepping)
     for wrapper in layers.wrappers:
-        for name, tensor in _attribute_tensors(wrapper):
+        for name, tensor in (*_attribute_tensors(wrapper), *_state_tensors(wrapper)):
             if tuple(tensor.shape) in shapes and id(tensor) not in parameters:
                 raise InputError(
-                    f"{type(wrapper).__name__} keeps tensors of the shapes of weights in its attribute {name!r}, where "
-                    "sparse training cannot keep inactive entries at zero; a wrapper that keeps them in its state, by "
+                    f"{type(wrapper).__name__} keeps tensors of the shapes of weights in {name!r}, where sparse "
+                    "training cannot keep inactive entries at zero; a wrapper that keeps them in its state, by "
                     f"parameter, can be used, and so can {type(layers.stepping).__name__} without it"
                 )
 
@@ -216,6 +220,13 @@ def _attribute_tensors(layer: Any) -> Iterator[tuple[str, Tensor]]:
     for name, value in getattr(layer, "__dict__", {}).items():
         if name not in {"param_groups", "state"}:
             yield from ((name, tensor) for tensor in _tensors(value, set()))
+
+
+def _state_tensors(layer: Any) -> Iterator[tuple[str, Tensor]]:
+    """The tensors in an optimizer's state that are not kept by parameter, by their key."""
+    for key, value in getattr(layer, "state", {}).items():
+        if not isinstance(key, Tensor):
+            yield from ((f"state[{key!r}]", tensor) for tensor in _tensors(value, set()))
 
 
 def _tensors(value: Any, seen: set[int]) -> Iterator[Tensor]:
