@@ -369,7 +369,7 @@ class SparseTraining:
             check_wrappers(parts.optimizer, trained_parameters(parts.model, parts.selection.sparse))
         self._has_stepped = True
         self._agree()
-        if self._alive.engine.replaces_step(self._state):  # the optimizer has written nothing
+        if was_replaced:  # the optimizer has written nothing
             self._alive.storage.check_written()
         self._alive.storage.enforce()
         quiet = self._alive.engine.quiet(self._state)
