@@ -143,6 +143,7 @@ CASES: Mapping[str, Case] = {
     "Llama of 3.4 M, 512 tokens, AdamW foreach": Case(Llama, adamw(foreach=True), tokens(4, 128), VOCABULARY, 0.02),
     "Llama of 3.4 M, 512 tokens, AdamW fused": Case(Llama, adamw(fused=True), tokens(4, 128), VOCABULARY, 0.02),
     "Llama of 3.4 M, 64 tokens, AdamW": Case(Llama, adamw(), tokens(1, 64), VOCABULARY, 0.04),
+    "Llama of 3.4 M, 64 tokens, AdamW fused": Case(Llama, adamw(fused=True), tokens(1, 64), VOCABULARY, 0.04),
     "resnet10t, batch 16, SGD": Case(resnet10t, sgd, lambda: torch.randn(16, 3, 64, 64), 1000, 0.02),
     "perceptron of 3 x 256, batch 64, SGD": Case(lambda: perceptron(256), sgd, lambda: torch.randn(64, 256), 10),
     "perceptron of 3 x 2048, batch 64, SGD": Case(lambda: perceptron(2048), sgd, lambda: torch.randn(64, 2048), 10),
