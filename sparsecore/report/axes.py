@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from sparsecore.report.drawing import hover
 from sparsecore.report.reading import Run
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ def line(axes: "Axes", x: Sequence[float], y: Sequence[float], **look: Any) -> N
     """A line, with markers while its points are few: a line of one point would be invisible without."""
     markers: dict[str, Any] = {"marker": "o", "markersize": 5} if len(x) <= MOST_MARKERS else {}
     axes.plot(x, y, **markers, **look)
+    name = f"{look['label']}: " if "label" in look else ""
+    hover(axes, x, y, [f"{name}{other:.6g} at {one:,g}" for one, other in zip(x, y, strict=True)])
 
 
 def over_epochs(axes: "Axes", run: Run) -> None:

@@ -1,9 +1,12 @@
 """Matplotlib figures as SVG and PNG: the same drawing gives the same bytes, whatever is configured on the machine."""
 
+import base64
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from html import escape
+from math import isfinite
 from typing import TYPE_CHECKING
 
 import attrs
@@ -28,8 +31,13 @@ STYLE = {
 }
 
 
+_PAGE_COLOURS = {"#ffffff": "page", "#000000": "ink", "#dddddd": "rule", "#cccccc": "rule"}
+"""Colours of a drawing that are the page's own, which may be a dark one."""
+
 _NOTHING_ELSE = dict.fromkeys(["Creator", "Date", "Format", "Type"])
 PIXELS_AN_INCH = 150
+_HOVER = "hover-"
+_MOST_HOVERS = 200
 
 
 @attrs.frozen
@@ -46,11 +54,6 @@ class Drawing:
     svg: str
     png: bytes
 
-    @property
-    def inline(self) -> str:
-        """The ``<svg>`` element for a page; its ids start with the name."""
-        return _inline(self.svg, self.name)
-
 
 def draw(name: str, size: tuple[float, float], paint: Callable[["Axes"], None]) -> str:
     """The ``<svg>`` element of a figure with one pair of axes.
@@ -65,8 +68,50 @@ def draw(name: str, size: tuple[float, float], paint: Callable[["Axes"], None]) 
     with _style(name):
         figure = Figure(figsize=size, layout="constrained")
         paint(figure.add_subplot())
-        _take_literally(figure)
-        return _inline(_svg(figure), name)
+        return _element(figure, name)
+
+
+def inline(name: str, size: tuple[float, float], paint: Callable[["Figure"], None]) -> str:
+    """The ``<svg>`` element of a figure with whatever axes it needs; arguments as for :func:`draw`."""
+    from matplotlib.figure import Figure
+
+    with _style(name):
+        figure = Figure(figsize=size, layout="constrained")
+        paint(figure)
+        return _element(figure, name)
+
+
+def _element(figure: "Figure", name: str) -> str:
+    _take_literally(figure)
+    return _with_hovers(_inline(_svg(figure), name), name)
+
+
+def hover(axes: "Axes", x: Sequence[float], y: Sequence[float], texts: Sequence[str]) -> None:
+    """Let the reader of a page see a text where the pointer is at a point."""
+    points = [(one, other, text) for one, other, text in zip(x, y, texts, strict=True) if isfinite(one + other)]
+    shown = [points[index] for index in thin(len(points), _MOST_HOVERS)]
+    if not shown:
+        return
+    xs, ys, said = zip(*shown, strict=True)
+    number = sum(str(artist.get_gid()).startswith(_HOVER) for artist in axes.get_lines())
+    gid = _HOVER + ".".join([str(number), *(base64.urlsafe_b64encode(text.encode()).decode() for text in said)])
+    axes.plot(xs, ys, linestyle="none", marker="o", markersize=9, alpha=0, gid=gid, label="_hover")
+
+
+def _with_hovers(element: str, name: str) -> str:
+    """The texts, which are in the ids of their points for want of a better place, as titles of the points."""
+
+    def told(group: re.Match[str]) -> str:
+        number, *texts = group[1].split(".")
+        left = iter(texts)
+        points = re.sub(
+            r"(<use [^>]*?)/>",
+            lambda use: f"{use[1]}><title>{escape(base64.urlsafe_b64decode(next(left)).decode())}</title></use>",
+            group[2],
+        )
+        return f'<g id="{name}-{_HOVER}{number}">{points}'
+
+    return re.sub(rf'<g id="{name}-{_HOVER}([^"]*)">(.*?</g>)', told, element, flags=re.DOTALL)
 
 
 def drawn(name: str, size: tuple[float, float], paint: Callable[["Figure"], None]) -> Drawing:
@@ -117,6 +162,8 @@ def _png(figure: "Figure") -> bytes:
 def _inline(document: str, name: str) -> str:
     """The document's element, without the XML prologue, with ids of its own."""
     element = document[document.index("<svg") :].rstrip()
+    for colour, name_of_colour in _PAGE_COLOURS.items():
+        element = re.sub(rf"(?<=[:\s]){colour}(?=[;\"])", f"var(--{name_of_colour})", element)
     # every figure of matplotlib has a figure_1 and an axes_1, and a page may have an id only once
     element = re.sub(r'\bid="', f'id="{name}-', element)
     return re.sub(r'(xlink:href="|url\()#', rf"\1#{name}-", element)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SIZE = (6.4, 4.2)
+WHOLE_WIDTH = (12.2, 3.2)
 MOST_POINTS = 1000
 
 
@@ -64,6 +65,26 @@ def loss(run: Run) -> Figure:
 
     caption = f"After epoch {last.epoch}: test {last.test_loss:.4f}, train {last.train_loss:.4f} nats per image."
     return Figure("Loss", caption, draw("loss", SIZE, paint))
+
+
+def learning_rate(run: Run, size: tuple[float, float] = SIZE) -> Figure:
+    """The learning rate of each epoch's last step, in a figure of this size in inches."""
+    title = "Learning rate"
+    points = [(epoch.epoch, epoch.learning_rate) for epoch in run.epochs if epoch.learning_rate is not None]
+    if not points:
+        return Figure(title, "No epoch has finished yet.")
+    shown = [points[index] for index in thin(len(points), MOST_POINTS)]
+
+    def paint(axes: "Axes") -> None:
+        epochs, rates = zip(*shown, strict=True)
+        line(axes, epochs, rates, color=BLUE, drawstyle="steps-pre")
+        axes.set_ylabel("learning rate")
+        from_zero(axes)
+        over_epochs(axes, run)
+
+    lowest, highest = (extreme(rate for _, rate in points) for extreme in (min, max))
+    caption = f"Between {lowest:.3g} and {highest:.3g}, at the last step of each epoch."
+    return Figure(title, caption, draw("rate", size, paint))
 
 
 def threshold(run: Run) -> Figure:

@@ -38,6 +38,7 @@ class Epoch:
     train_accuracy: float
     test_loss: float
     test_accuracy: float
+    learning_rate: float | None = None
 
 
 @attrs.frozen
@@ -76,6 +77,14 @@ class Result:
 
 
 @attrs.frozen
+class Effort:
+    """What a run has taken: seconds of wall time over all goes, and the machine, in words."""
+
+    seconds: float = 0.0
+    machine: str = ""
+
+
+@attrs.frozen
 class Run:
     """All that a report shows.
 
@@ -86,6 +95,7 @@ class Run:
         epochs: one a finished epoch.
         updates: one a reallocation.
         result: None while the run is unfinished.
+        effort: what it has taken so far.
     """
 
     experiment: Mapping[str, Any]
@@ -94,6 +104,7 @@ class Run:
     epochs: tuple[Epoch, ...]
     updates: tuple[Update, ...]
     result: Result | None
+    effort: Effort = Effort()
 
     @cached_property
     def active(self) -> tuple[int, ...]:
@@ -127,6 +138,7 @@ def read_run(folder: Path) -> Run:
         epochs=read_lines(files.metrics, Epoch),
         updates=tuple(_updates(tensors, files.reallocations)) if files.reallocations.exists() else (),
         result=read_record(files.result, Result) if files.result.exists() else None,
+        effort=read_record(files.seconds, Effort) if files.seconds.exists() else Effort(),
     )
 
 

@@ -29,10 +29,12 @@ class Effort:
 
     Attributes:
         seconds: of wall time, over all goes.
+        machine: it trains on, and versions, in words.
         memory: bytes of the trained parameters by what they are, as :attr:`sparsecore.ledger.Ledger.parts` has them.
     """
 
     seconds: float = 0.0
+    machine: str = ""
     memory: Mapping[str, Bytes] = attrs.field(factory=dict)
 
 

@@ -16,6 +16,7 @@ from sparsecore.ledger import Bytes
 from sparsecore.ranks import Ranks
 from sparsecore.run.checkpoint import Checkpoint, from_checkpoint, to_checkpoint
 from sparsecore.run.checkpoint_checks import blaming, check_fits, check_totals
+from sparsecore.run.machine import machine
 from sparsecore.run.recording import Effort, Recorder
 from sparsecore.run.records import Metrics, metrics, threshold
 from sparsecore.run.setup import Setup
@@ -165,7 +166,7 @@ class Run:
 
     def _effort(self) -> Effort:
         self._memory = self._learner.memory().parts
-        return Effort(self._seconds(), self._memory)
+        return Effort(self._seconds(), machine(), self._memory)
 
     def _seconds(self) -> float:
         return time.monotonic() - self._begun

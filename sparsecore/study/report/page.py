@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from string import Template
 
+import attrs
+
 from sparsecore.report.elements import brief, definitions, figure_element
 from sparsecore.report.figures import Figure
 from sparsecore.report.style import STYLE
@@ -66,7 +68,7 @@ def page(account: Account, answer: Picture, pictures: Sequence[Picture]) -> str:
         missing=_missing(account),
         protocol=definitions("experiment", _protocol(account)),
         source=escape(account.text),
-        answer=_element(answer),
+        answer=_element(attrs.evolve(answer, title="Test accuracy")),
         accuracies=tables.accuracies(account),
         authors=_authors(account),
         differing=tables.differing(account),
@@ -76,7 +78,7 @@ def page(account: Account, answer: Picture, pictures: Sequence[Picture]) -> str:
 
 
 def _element(picture: Picture) -> str:
-    return figure_element(Figure(picture.title, picture.caption, picture.drawing.inline if picture.drawing else ""))
+    return figure_element(Figure(picture.title, picture.caption, picture.on_page))
 
 
 def _missing(account: Account) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
-from sparsecore.report.drawing import Drawing, drawn
+from sparsecore.report.drawing import Drawing, drawn, inline
 from sparsecore.study.report.account import Account
 
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 
 _LETTERS_AN_INCH = 10  # of a title
+_TITLE = 0.6
+"""Inches that a title and the protocol take."""
 
 
 @attrs.frozen
@@ -26,13 +28,15 @@ class Picture:
         name: distinct; its files are named so.
         title: its heading.
         caption: what is to be seen, or why there is nothing to draw.
-        drawing: None where there is nothing to draw.
+        drawing: with title and protocol; None where there is nothing to draw.
+        on_page: the ``<svg>`` element without them, which the page itself tells.
     """
 
     name: str
     title: str
     caption: str
     drawing: Drawing | None = None
+    on_page: str = ""
 
 
 @attrs.frozen
@@ -82,7 +86,7 @@ def picture(
     columns = min(grid.columns, len(grid.titles))
     size = (columns * grid.size[0] + grid.extra[0], grid.rows * grid.size[1] + grid.extra[1])
 
-    def compose(figure: "Figure") -> None:
+    def panels(figure: "Figure") -> None:
         every = list(figure.subplots(grid.rows, columns, squeeze=False, sharey=grid.shared).flat)
         for number, axes in enumerate(every):
             if number < len(grid.titles):
@@ -90,11 +94,15 @@ def picture(
                 paint(axes, number)
             else:
                 axes.set_visible(False)
-        told = "\n".join(fill(line, int(_LETTERS_AN_INCH * size[0])) for line in (title, account.protocol))
-        figure.suptitle(told, fontsize=14, x=0.01, ha="left")
         finish(figure, every[: len(grid.titles)])
 
-    return Picture(name, title, caption, drawn(name, size, _literally(compose)))
+    def whole(figure: "Figure") -> None:
+        told = "\n".join(fill(line, int(_LETTERS_AN_INCH * size[0])) for line in (title, account.protocol))
+        figure.suptitle(told, fontsize=14, x=0.01, ha="left")
+        panels(figure)
+
+    on_page = inline(name, (size[0], size[1] - _TITLE), _literally(panels))
+    return Picture(name, title, caption, drawn(name, size, _literally(whole)), on_page)
 
 
 def _literally(compose: Callable[["Figure"], None]) -> Callable[["Figure"], None]:

@@ -83,7 +83,7 @@ def _heat(account: Account, name: str, title: str, shown: Sequence[tuple[Arm, Se
     def finish(figure: "Figure", panels: Sequence["Axes"]) -> None:
         from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-        bar = figure.colorbar(images[0], ax=list(panels), ticks=MaxNLocator(5, steps=[1, 2, 5, 10]))
+        bar = figure.colorbar(images[-1], ax=list(panels), ticks=MaxNLocator(5, steps=[1, 2, 5, 10]))
         bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda doublings, _: f"{2**doublings:.3g}"))
         bar.set_label("density / that of the network")
 

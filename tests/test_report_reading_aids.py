@@ -1,0 +1,79 @@
+"""What a report does for its reader: light or dark, values under the pointer, no type that is out of size."""
+
+import re
+from pathlib import Path
+
+import attrs
+import pytest
+from command_line import SMALL, small_images
+from inside import inside, no_waiting_for_the_disk
+from study_examples import small_study
+
+from sparsecore.report.page import page
+from sparsecore.report.reading import read_run
+from sparsecore.study.report import write_study_report
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    images = small_images(folder / "small.npz")
+    settings = ["--set", "strategy.schedule.steps=3", "--set", "backend.name=numpy", "--set", "strategy.target=6"]
+    with no_waiting_for_the_disk():
+        done = inside("train", *SMALL, "--data-dir", images, *settings, "--out", folder / "run")
+    assert done.status == 0, done.stderr
+    return folder / "run"
+
+
+def test_a_page_is_light_or_dark_as_its_reader_has_it(run: Path) -> None:
+    html = (run / "report.html").read_text("utf-8")
+    assert "prefers-color-scheme: dark" in html
+    drawings = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
+    for drawing in drawings:
+        assert "var(--ink)" in drawing
+        assert not re.search(r"#(000000|ffffff)", drawing)
+
+
+def test_the_pointer_tells_the_values_of_points(run: Path) -> None:
+    html = (run / "report.html").read_text("utf-8")
+    told = re.findall(r"<use [^>]*><title>([^<]*)</title></use>", html)
+    last = read_run(run).epochs[-1]
+    assert f"test: {100 * last.test_accuracy:.6g} at 3" in told
+    assert any(text.startswith("layer1.weight: ") and text.endswith("at step 3") for text in told)
+
+
+def test_a_page_has_the_learning_rate_the_duration_and_the_machine(run: Path) -> None:
+    html = (run / "report.html").read_text("utf-8")
+    assert "<h2>Learning rate</h2>" in html
+    (effort,) = re.findall(r'<dl class="effort">(.*?)</dl>', html, re.DOTALL)
+    for words in ("duration", "cores", "Python", "NumPy", "sparsecore"):
+        assert words in effort
+
+
+@pytest.mark.parametrize("kind", ["with a threshold", "without", "without updates"])
+def test_figures_stand_in_pairs(run: Path, kind: str) -> None:
+    known = read_run(run)
+    shown = {
+        "with a threshold": known,
+        "without": attrs.evolve(known, updates=tuple(attrs.evolve(one, threshold=None) for one in known.updates)),
+        "without updates": attrs.evolve(known, updates=()),
+    }[kind]
+    (pairs,) = re.findall(r'<div class="pairs">(.*?)</div>', page(shown), re.DOTALL)
+    assert pairs.count("<figure>") % 2 == 0
+    assert pairs.count("<figure>") == pairs.count("<svg")
+
+
+def test_no_drawing_is_larger_than_it_was_drawn(run: Path) -> None:
+    html = (run / "report.html").read_text("utf-8")
+    (rule,) = re.findall(r"^figure svg \{([^}]*)\}", html, re.MULTILINE)
+    assert "max-width: 100%" in rule
+    assert not re.search(r"(?<!-)width: 100%", rule)
+
+
+def test_the_question_of_a_study_stands_once_on_its_page(tmp_path: Path) -> None:
+    with no_waiting_for_the_disk():
+        folder = small_study(tmp_path, trials=1, sparsities=[0.8], title="What is asked?")
+        html = write_study_report(folder).read_text("utf-8")
+    body = re.sub(r"<pre>.*?</pre>", "", html.partition("<body>")[2], flags=re.DOTALL)
+    assert body.count("What is asked?") == 1
+    assert "What is asked?" in (folder.figures / "accuracy.svg").read_text("utf-8")
