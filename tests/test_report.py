@@ -117,7 +117,7 @@ def test_drawings_are_well_formed_and_share_no_id(tmp_path, kind):
 
 
 @pytest.mark.parametrize(
-    ("kind", "count"), {"finished": 5, "static": 3, "no epoch yet": 1, "no threshold": 4, "no sparse tensor": 2}.items()
+    ("kind", "count"), {"finished": 7, "static": 4, "no epoch yet": 1, "no threshold": 6, "no sparse tensor": 3}.items()
 )
 def test_a_figure_is_drawn_exactly_where_there_is_something_to_draw(tmp_path, kind, count):
     outline = Outline(report_of(write_run(tmp_path / "run", **KINDS[kind])))
