@@ -86,7 +86,7 @@ class StepWatch:
     def check_parameters(self) -> None:
         """Raise an :class:`InputError` if a module holds another Parameter than was made sparse, or masks it itself."""
         for place in self._places:
-            if f"{place.attribute}_mask" in place.module._buffers:
+            if _hides_weights(place.module, f"{place.attribute}_mask"):
                 raise InputError(
                     f"{place.name} has got a mask of torch.nn.utils.prune beside that of sparse training, and under "
                     "two masks more is zero than either asks for; end the second one with prune.remove, or call "
@@ -214,6 +214,11 @@ class _Place:
     module: nn.Module
     attribute: str
     parameter: nn.Parameter
+
+
+def _hides_weights(module: nn.Module, name: str) -> bool:
+    """Whether a module has a mask of this name with zeros in it."""
+    return name in module._buffers and not bool(module._buffers[name].all())  # type: ignore[union-attr]
 
 
 def trained_parameters(model: nn.Module, tensors: Sequence[NamedParameter]) -> list[nn.Parameter]:
