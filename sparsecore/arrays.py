@@ -4,9 +4,12 @@ A backend's verbs are pure: arrays in, new arrays out, nothing in place. NumPy i
 every backend must return the same positions in the same order (ties: lowest position first).
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol, TypeAlias
 
+import attrs
+import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 Array: TypeAlias = Any
@@ -76,3 +79,60 @@ class Arrays(Protocol):
     def all_finite(self, array: Array) -> bool:
         """Whether no entry is NaN or infinite."""
         ...
+
+
+class Counting(Protocol):
+    """Verbs that spare a backend on a device most of the waiting for it; what they return stays there.
+
+    A backend that has them offers an attribute ``counting``. Without it they are made of the other verbs.
+    """
+
+    def count(self, mask: Array) -> Array:
+        """How many entries are true: one int64."""
+        ...
+
+    def count_not_finite(self, array: Array) -> Array:
+        """How many entries are NaN or infinite, or just whether there are any: one int64."""
+        ...
+
+    def count_each(self, mask: Array, bounds: Sequence[int]) -> NDArray[np.int64]:
+        """How many entries ``bounds[i]:bounds[i + 1]`` are true, for each i; on the host."""
+        ...
+
+    def nonzero(self, mask: Array, count: int) -> Array:
+        """Indices of the true entries, ascending, of which there are ``count``."""
+        ...
+
+
+@attrs.frozen(eq=False)
+class CountingByVerbs:
+    """See :class:`Counting`; made of a backend's other verbs.
+
+    Attributes:
+        arrays: the backend's verbs.
+    """
+
+    arrays: Arrays
+
+    def count(self, mask: Array) -> Array:
+        """How many entries are true: one int64."""
+        return self.arrays.from_numpy(np.array([np.count_nonzero(self.arrays.to_numpy(mask))], np.int64))
+
+    def count_not_finite(self, array: Array) -> Array:
+        """1 where an entry is NaN or infinite, else 0: one int64."""
+        return self.arrays.from_numpy(np.array([not self.arrays.all_finite(array)], np.int64))
+
+    def count_each(self, mask: Array, bounds: Sequence[int]) -> NDArray[np.int64]:
+        """How many entries ``bounds[i]:bounds[i + 1]`` are true, for each i."""
+        host, ends = self.arrays.to_numpy(mask), itertools.pairwise(bounds)
+        return np.array([np.count_nonzero(host[first:last]) for first, last in ends], np.int64)
+
+    def nonzero(self, mask: Array, count: int) -> Array:  # noqa: ARG002
+        """Indices of the true entries, ascending."""
+        return self.arrays.nonzero(mask)
+
+
+def counting_of(arrays: Arrays) -> Counting:
+    """The backend's own counting verbs, or those made of its other verbs."""
+    own: Counting | None = getattr(arrays, "counting", None)
+    return CountingByVerbs(arrays) if own is None else own

@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from sparsecore._stack import Answer
-from sparsecore.arrays import Array
+from sparsecore.arrays import Array, counting_of
 from sparsecore.errors import DivergedError, InputError, InvariantError
 from sparsecore.grouping import Grouping, trouble_with_units
 from sparsecore.layout import Layout
@@ -14,10 +14,13 @@ from sparsecore.memory import Memories, shown_memory, trouble_with_memory
 from sparsecore.reallocation import Reallocation
 from sparsecore.shares import Counts, constant
 from sparsecore.soundness import (
-    first_common,
+    are_common,
+    counts_of,
     not_finite,
-    trouble_with_positions,
+    order_facts,
+    trouble_with_order,
     trouble_with_topology,
+    trouble_with_vector,
     where,
 )
 from sparsecore.topology import Topology
@@ -99,15 +102,25 @@ def check_counts(answer: Answer, total: int, room: Counts, layout: Layout) -> Co
 
 def check_grown(answer: Answer, occupied: Topology, counts: Counts) -> Array:
     """Ascending positions within bounds, outside ``occupied``, ``counts[i]`` in tensor i."""
-    positions, layout = answer.value, occupied.layout
-    trouble = trouble_with_positions(positions, occupied)
+    positions, layout, arrays = answer.value, occupied.layout, occupied.arrays
+    trouble = trouble_with_vector(positions, occupied)
     if trouble:
         _broken(answer, "grow", f"answered {trouble}")
-    for name, count, wanted in zip(layout.names, occupied.at(positions).counts, counts, strict=True):
+    grown: Counts = np.zeros(len(layout), np.int64)
+    common = 0
+    if len(positions):
+        # everything is read at once: a device is waited for a single time
+        common_count = counting_of(arrays).count(are_common(positions, occupied))
+        facts = arrays.to_numpy(arrays.concatenate([order_facts(positions, occupied), common_count]))
+        trouble, common = trouble_with_order(positions, occupied, facts), int(facts[-1])
+        grown = counts_of(facts[:-1], len(positions))
+    if trouble:
+        _broken(answer, "grow", f"answered {trouble}")
+    for name, count, wanted in zip(layout.names, grown, counts, strict=True):
         if count != wanted:
             _broken(answer, "grow", f"grew {count} weights in {name!r}; {wanted} were allocated")
-    taken = first_common(positions, occupied)
-    if taken is not None:
+    if common:
+        taken = int(positions[int(arrays.nonzero(are_common(positions, occupied))[0])])
         _broken(answer, "grow", f"grew at {where(taken, layout)}, which is or just was active")
     return positions
 
@@ -147,10 +160,16 @@ def _memory(answer: Answer, topology: Topology) -> Any:
 
 def check_reallocation(reallocation: Reallocation) -> None:
     """Raise if, all answers being sound, the whole is not: then a plugin has written into what it was shown."""
-    before, after = reallocation.before, reallocation.after
-    trouble = trouble_with_positions(after.positions, after)
+    before, after, arrays = reallocation.before, reallocation.after, reallocation.after.arrays
     expected = before.size - reallocation.moved + int(reallocation.grown.sum())
-    if after.size != expected or trouble or not after.arrays.all_finite(reallocation.values):
+    trouble, not_finite_count = trouble_with_vector(after.positions, after), 0
+    if not trouble and after.size:
+        lost = counting_of(arrays).count_not_finite(reallocation.values)
+        facts = arrays.to_numpy(arrays.concatenate([order_facts(after.positions, after), lost]))
+        trouble, not_finite_count = trouble_with_order(after.positions, after, facts), int(facts[-1])
+        if not trouble and (counts_of(facts[:-1], after.size) != after.counts).any():
+            trouble = "positions have changed tensors"
+    if after.size != expected or len(after.positions) != expected or trouble or not_finite_count:
         raise InvariantError(
             f"an update led from {before.size} weights to {after.size}, not {expected} "
             f"({trouble or 'positions are sound'}); a plugin has changed in place what it was only shown"

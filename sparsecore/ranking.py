@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 import numpy as np
 
-from sparsecore.arrays import Array, Arrays
+from sparsecore.arrays import Array, Arrays, counting_of
 from sparsecore.errors import InputError
 from sparsecore.schedules import Schedule
 from sparsecore.settings import as_written
@@ -48,7 +48,8 @@ def smallest_of_all(topology: Topology, values: Array, count: int) -> Array:
     arrays, magnitudes = topology.arrays, abs(values)
     bounds = zip(topology.bounds[:-1], topology.bounds[1:], strict=True)
     largest = [arrays.argsort(magnitudes[first:last])[-1:] + first for first, last in bounds]
-    others = arrays.nonzero(topology.all_but(arrays.concatenate(largest)))
+    mask = topology.all_but(arrays.concatenate(largest))
+    others = counting_of(arrays).nonzero(mask, topology.size - sum(map(len, largest)))
     return arrays.take(others, smallest(arrays.take(magnitudes, others), count, arrays))
 
 
@@ -84,6 +85,7 @@ def free_by_score(occupied: Topology, name: str, scores: Callable[[str], Array])
     arrays, layout = occupied.arrays, occupied.layout
     offset, size = layout.offsets[layout.index(name)], layout.sizes[layout.index(name)]
     is_free = arrays.zeros_like(occupied.positions, size) == 0
-    free = arrays.nonzero(arrays.put(is_free, occupied.positions[occupied.slots(name)] - offset, False))
+    taken = occupied.positions[occupied.slots(name)] - offset
+    free = counting_of(arrays).nonzero(arrays.put(is_free, taken, False), size - len(taken))
     # sorting puts what is not a number last
     return arrays.take(free, arrays.argsort(-abs(arrays.take(scores(name), free))))

@@ -10,7 +10,7 @@ from typing import Protocol
 import attrs
 import numpy as np
 
-from sparsecore.arrays import Array
+from sparsecore.arrays import Array, counting_of
 from sparsecore.errors import InputError
 from sparsecore.memory import Memories
 from sparsecore.shares import Counts, constant
@@ -88,17 +88,22 @@ class Reallocation:
     def pruned_positions(self) -> Array:
         """The positions that were pruned, ascending."""
         arrays = self.before.arrays
-        return arrays.take(self.before.positions, arrays.nonzero(~self.survives))
+        return arrays.take(self.before.positions, counting_of(arrays).nonzero(~self.survives, self.moved))
 
     @property
     def grown_slots(self) -> Array:
         """The slots after that hold a weight that has just grown, ascending."""
-        return self.after.arrays.nonzero(self.sources == self.before.size)
+        return counting_of(self.after.arrays).nonzero(self.sources == self.before.size, int(self.grown.sum()))
 
     @property
     def grown_positions(self) -> Array:
         """The positions that have grown, ascending."""
         return self.after.arrays.take(self.after.positions, self.grown_slots)
+
+    @property
+    def grown_weights(self) -> Topology:
+        """The weights that have grown, as a topology."""
+        return self.after.at(self.grown_positions, self.grown)
 
 
 def reallocate(
@@ -122,7 +127,7 @@ def reallocate(
     # not in the paper: without the first, what was just pruned could come straight back
     occupied = topology if not regrow_pruned else survivors
     counts = steps.allocate(pruned, survivors.counts, occupied.room)  #     8  l_i/L · K
-    grown = topology.at(steps.grow(occupied, counts, survivors))  #         8  grow_back(W_i, l_i/L · K)
+    grown = topology.at(steps.grow(occupied, counts, survivors), counts)  # 8  grow_back(W_i, l_i/L · K)
     initial = steps.initial_values(grown, values)  #                        8  zero-initialized
     return _merge(topology, survives, survivors, grown, initial, values), memories
 
@@ -144,18 +149,18 @@ def _merge(
     before: Topology, survives: Array, survivors: Topology, grown: Topology, initial: Array, values: Array
 ) -> Reallocation:
     """Survivors and grown weights in one ascending order."""
-    arrays = before.arrays
+    arrays, counting = before.arrays, counting_of(before.arrays)
     positions = arrays.concatenate([survivors.positions, grown.positions])
     order = arrays.argsort(positions)
-    kept = arrays.nonzero(survives)
+    kept = counting.nonzero(survives, survivors.size)
     sources = arrays.take(arrays.concatenate([kept, arrays.zeros_like(kept, grown.size) + before.size]), order)
     carried = _gather(values, sources, before)
     return Reallocation(
         before=before,
-        after=before.at(arrays.take(positions, order)),
+        after=before.at(arrays.take(positions, order), survivors.counts + grown.counts),
         survives=arrays.shown(survives),
         sources=arrays.shown(sources),
-        values=arrays.shown(arrays.put(carried, arrays.nonzero(sources == before.size), initial)),
+        values=arrays.shown(arrays.put(carried, counting.nonzero(sources == before.size, grown.size), initial)),
         pruned=constant(before.counts - survivors.counts),
         grown=grown.counts,
     )

@@ -3,8 +3,9 @@
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from sparsecore.arrays import Array
+from sparsecore.arrays import Array, counting_of
 from sparsecore.layout import Layout
 from sparsecore.topology import Topology
 from sparsecore.words import dtype_name, kind
@@ -25,32 +26,67 @@ def trouble_with_topology(topology: Any, layout: Layout) -> str | None:
 
 def trouble_with_positions(positions: Array, like: Topology) -> str | None:
     """Whether they are a vector of the layout's position dtype, strictly ascending and within bounds."""
-    layout, arrays = like.layout, like.arrays
+    trouble = trouble_with_vector(positions, like)
+    if trouble or not len(positions):
+        return trouble
+    return trouble_with_order(positions, like, like.arrays.to_numpy(order_facts(positions, like)))
+
+
+def trouble_with_vector(positions: Array, like: Topology) -> str | None:
+    """Whether they are a vector of the layout's position dtype; reads no entry."""
     if len(getattr(positions, "shape", ())) != 1:
         return f"{kind(positions)}; expected a vector of positions"
-    if dtype_name(positions) != str(layout.position_dtype):
-        return f"positions of {dtype_name(positions)}; expected {layout.position_dtype}"
-    if not len(positions):
-        return None
-    unordered = arrays.to_numpy(arrays.nonzero(positions[1:] <= positions[:-1]))
-    if len(unordered):
+    if dtype_name(positions) != str(like.layout.position_dtype):
+        return f"positions of {dtype_name(positions)}; expected {like.layout.position_dtype}"
+    return None
+
+
+def order_facts(positions: Array, like: Topology) -> Array:
+    """What :func:`trouble_with_order` asks of positions: int64, on the backend, to be read with other things at once.
+
+    How many are not above the one before, the first, the last, and how many lie below the start of each tensor but
+    the first.
+    """
+    arrays, layout = like.arrays, like.layout
+    unordered = counting_of(arrays).count(positions[1:] <= positions[:-1])
+    starts = arrays.from_numpy(np.asarray(layout.offsets[1:-1], layout.position_dtype))
+    below = arrays.searchsorted(positions, starts, "left")
+    ends = [positions[:1], positions[-1:]]
+    return arrays.concatenate([unordered, *(arrays.cast(each, np.int64) for each in (*ends, below))])
+
+
+def trouble_with_order(positions: Array, like: Topology, facts: NDArray[np.int64]) -> str | None:
+    """Whether positions, at least one, are strictly ascending and within bounds, by their :func:`order_facts`."""
+    layout, arrays = like.layout, like.arrays
+    count, lowest, highest = map(int, facts[:3])
+    if count:
+        unordered = arrays.to_numpy(arrays.nonzero(positions[1:] <= positions[:-1]))
         first, second = (int(positions[int(unordered[0]) + i]) for i in (0, 1))
         twice = f"position {first} twice" if first == second else f"position {second} after {first}"
         return f"{twice}; positions ascend and are distinct"
-    lowest, highest = int(positions[0]), int(positions[-1])
     if lowest < 0 or highest >= layout.size:
         return f"positions {lowest} to {highest}; the layout has 0 to {layout.size - 1}"
     return None
 
 
+def counts_of(facts: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """How many of ``size`` ascending positions lie in each tensor, by their :func:`order_facts`."""
+    return np.diff(facts[3:], prepend=0, append=size)
+
+
 def first_common(positions: Array, occupied: Topology) -> int | None:
     """The lowest of these ascending positions that is active, if any."""
+    common = occupied.arrays.nonzero(are_common(positions, occupied))
+    return int(positions[int(common[0])]) if len(common) else None
+
+
+def are_common(positions: Array, occupied: Topology) -> Array:
+    """Which of these positions are active: one bool each."""
     arrays = occupied.arrays
     # the nearest active position at or below each; -1 stands below them all
     below = arrays.searchsorted(occupied.positions, positions, "right")
     padded = arrays.concatenate([arrays.zeros_like(occupied.positions, 1) - 1, occupied.positions])
-    common = arrays.nonzero(arrays.take(padded, below) == positions)
-    return int(positions[int(common[0])]) if len(common) else None
+    return arrays.take(padded, below) == positions
 
 
 def where(position: int, layout: Layout) -> str:

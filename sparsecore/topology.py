@@ -9,7 +9,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsecore.arrays import Array, Arrays
+from sparsecore.arrays import Array, Arrays, counting_of
 from sparsecore.layout import Layout
 from sparsecore.shares import Counts, constant
 
@@ -37,13 +37,24 @@ class Topology:
         inner = arrays.to_numpy(arrays.searchsorted(positions, offsets, "left")) if len(layout) > 1 else ()
         return cls(layout, arrays.shown(positions), (0, *map(int, inner), len(positions)), arrays)
 
-    def at(self, positions: Array) -> "Topology":
-        """Other positions (strictly ascending) of the same layout, on the same backend."""
-        return Topology.of(self.layout, positions, self.arrays)
+    def at(self, positions: Array, counts: Counts | None = None) -> "Topology":
+        """Other positions (strictly ascending) of the same layout, on the same backend.
+
+        Args:
+            positions: the other ones.
+            counts: how many of them are in each tensor, where that is known; it is looked up otherwise, for which a
+                device is waited for.
+        """
+        if counts is None:
+            return Topology.of(self.layout, positions, self.arrays)
+        bounds = (0, *map(int, np.cumsum(counts)))
+        return Topology(self.layout, self.arrays.shown(positions), bounds, self.arrays)
 
     def subset(self, mask: Array) -> "Topology":
         """The positions where ``mask``, one bool a weight, is true."""
-        return self.at(self.arrays.take(self.positions, self.arrays.nonzero(mask)))
+        counting = counting_of(self.arrays)
+        counts = counting.count_each(mask, self.bounds)
+        return self.at(self.arrays.take(self.positions, counting.nonzero(mask, int(counts.sum()))), counts)
 
     def all(self) -> Array:
         """One bool a weight, true for every one."""

@@ -117,7 +117,7 @@ class DeepRewiring:
     @hookimpl
     def remember(self, reallocation: Reallocation, memory: Signs, random: Randomness) -> Signs:
         """The signs of the connections that woke."""
-        grown = reallocation.after.at(reallocation.grown_positions)
+        grown = reallocation.grown_weights
         arrays = grown.arrays
         return Signs(arrays.put(memory.signs, reallocation.grown_slots, fixed_signs(grown, random)))
 

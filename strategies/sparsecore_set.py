@@ -1,13 +1,13 @@
 """SET, sparse evolutionary training (Mocanu et al. 2018): drop the smallest of each tensor, regrow there at random."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from types import MappingProxyType
 from typing import Literal
 
 import attrs
 
-from sparsecore.arrays import Array, Arrays
+from sparsecore.arrays import Array, Arrays, counting_of
 from sparsecore.clock import Clock
 from sparsecore.declared import Declares, Scope
 from sparsecore.distributions import distribution
@@ -80,14 +80,23 @@ class SparseEvolution:
 
 def _signed(topology: Topology, values: Array, fraction: float) -> Array:
     """Slots of the zeros of each tensor, and of its positive and its negative weights that are closest to zero."""
-    bounds = zip(topology.bounds[:-1], topology.bounds[1:], strict=True)
-    found = [_signed_of(values[first:last], fraction, topology.arrays) + first for first, last in bounds]
-    return topology.arrays.concatenate(found)
+    arrays, size = topology.arrays, topology.size
+    which = (values == 0, values > 0, values < 0)
+    bounds = [start + bound for start in (0, size, 2 * size) for bound in topology.bounds[:-1]] + [3 * size]
+    # all counts at once, for which a device is waited for a single time
+    counts = counting_of(arrays).count_each(arrays.concatenate(which), bounds).reshape(3, -1).T
+    found = [
+        _signed_of(values[first:last], [mask[first:last] for mask in which], own, fraction, arrays) + first
+        for first, last, own in zip(topology.bounds[:-1], topology.bounds[1:], counts, strict=True)
+    ]
+    return arrays.concatenate(found)
 
 
-def _signed_of(values: Array, fraction: float, arrays: Arrays) -> Array:
-    """The same for the values of one tensor, ⌊ζ·N⌋ at most."""
-    zeros, positive, negative = (arrays.nonzero(which) for which in (values == 0, values > 0, values < 0))
+def _signed_of(values: Array, which: Sequence[Array], counts: Counts, fraction: float, arrays: Arrays) -> Array:
+    """The same for the values of one tensor, ⌊ζ·N⌋ at most; of which some are zero, positive and negative."""
+    zeros, positive, negative = (
+        counting_of(arrays).nonzero(mask, int(count)) for mask, count in zip(which, counts, strict=True)
+    )
     quota = as_written(fraction) * len(values)
     # the fraction of either sign that fills the quota when the zeros have gone: ζ itself where there are none
     rest = max(Fraction(0), quota - len(zeros)) / max(1, len(positive) + len(negative))

@@ -67,7 +67,7 @@ class SparseMomentum:
     @hookimpl
     def allocate(self, total: int, room: Counts, topology: Topology, memory: DenseMomentum) -> Counts:
         """In proportion to the mean |momentum| of the active weights."""
-        return shares(total, whole_numbers([_mean(topology, memory, name) for name in topology.layout.names]), room)
+        return shares(total, whole_numbers(_means(topology, memory)), room)
 
     @hookimpl
     def grow(self, occupied: Topology, counts: Counts, memory: DenseMomentum) -> Array:
@@ -75,12 +75,13 @@ class SparseMomentum:
         return largest_free(occupied, counts, memory.by_name(occupied))
 
 
-def _mean(topology: Topology, memory: DenseMomentum, name: str) -> float:
-    """Mean |momentum| of the tensor's active weights."""
+def _means(topology: Topology, memory: DenseMomentum) -> list[float]:
+    """Mean |momentum| of each tensor's active weights."""
     arrays = topology.arrays
-    active = arrays.take(memory.momentum, topology.positions[topology.slots(name)])
+    active = arrays.to_numpy(arrays.cast(arrays.take(memory.momentum, topology.positions), np.float64))
     # summed on the host, in the order of the positions: the same on every backend
-    mean = float(np.mean(abs(arrays.to_numpy(arrays.cast(active, np.float64)))))
-    if not np.isfinite(mean):
-        raise DivergedError(f"training has diverged: the momentum of {name!r} is not finite")
-    return mean
+    means = [float(np.mean(abs(active[topology.slots(name)]))) for name in topology.layout.names]
+    for name, mean in zip(topology.layout.names, means, strict=True):
+        if not np.isfinite(mean):
+            raise DivergedError(f"training has diverged: the momentum of {name!r} is not finite")
+    return means

@@ -138,7 +138,7 @@ class SoftDeepRewiring:
     ) -> Connections:
         """The signs of those that woke; the dormant ones take the noise of the coming step."""
         after = reallocation.after
-        grown = after.at(reallocation.grown_positions)
+        grown = reallocation.grown_weights
         signs = after.arrays.put(memory.signs, reallocation.grown_slots, fixed_signs(grown, random))
         return Connections(signs, self._none_active(self._walked(memory.dormant, after, clock, random), after))
 

@@ -23,7 +23,11 @@ class TorchArrays:
     def from_numpy(self, array: NDArray[Any]) -> Tensor:
         """A tensor with these entries, not sharing memory, on the device."""
         # torch warns of arrays that are not to be written to, and would write to those that are
-        return torch.from_numpy(np.array(array)).to(self.device)
+        host = torch.from_numpy(np.array(array))
+        if self.device.type != "cuda":
+            return host.to(self.device)
+        # from pinned memory the copy is only put into the device's queue
+        return host.pin_memory().to(self.device, non_blocking=True)
 
     def to_numpy(self, array: Tensor) -> NDArray[Any]:
         """The entries on the host."""
@@ -83,6 +87,39 @@ class TorchArrays:
     def all_finite(self, array: Tensor) -> bool:
         """Whether no entry is NaN or infinite."""
         return bool(array.isfinite().all())
+
+    @property
+    def counting(self) -> "TorchCounting":
+        """Verbs that do not wait for the device."""
+        return TorchCounting(self)
+
+
+@attrs.frozen(eq=False)
+class TorchCounting:
+    """See :class:`sparsecore.arrays.Counting`."""
+
+    arrays: TorchArrays
+
+    def count(self, mask: Tensor) -> Tensor:
+        """How many entries are true: one int64, on the device."""
+        return mask.sum(dtype=torch.int64).view(1)
+
+    def count_not_finite(self, array: Tensor) -> Tensor:
+        """How many entries are NaN or infinite: one int64, on the device."""
+        return self.count(~array.isfinite())
+
+    def count_each(self, mask: Tensor, bounds: Sequence[int]) -> NDArray[np.int64]:
+        """How many entries ``bounds[i]:bounds[i + 1]`` are true, for each i; read from the device at once."""
+        before = torch.cat([mask.new_zeros(1, dtype=torch.int64), mask.cumsum(0)])
+        counts = before.index_select(0, self.arrays.from_numpy(np.asarray(bounds, np.int64))).diff()
+        return self.arrays.to_numpy(counts)
+
+    def nonzero(self, mask: Tensor, count: int) -> Tensor:
+        """Indices of the true entries, ascending, of which there are ``count``."""
+        if mask.device.type == "cpu":
+            return self.arrays.nonzero(mask)
+        # torch's own nonzero waits for the device to know how many there are
+        return torch.searchsorted(mask.cumsum(0), torch.arange(1, count + 1, device=mask.device))
 
 
 def torch_dtype(dtype: DTypeLike | torch.dtype) -> torch.dtype:

@@ -1,6 +1,5 @@
 """The dense gradients of one optimizer step, for strategies that grow where the gradient is large."""
 
-import math
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ class DenseGradients:
         self._values = values
         self._sums: dict[int, Tensor] = {}
         self._is_between_passes = True
-        self._factor: float | None = None
+        self._factor: Tensor | None = None
         register: Any = values.register_post_accumulate_grad_hook
         self._handle = register(self._after_pass)
 
@@ -63,18 +62,19 @@ class DenseGradients:
     def _after_pass(self, _: Tensor) -> None:
         self._is_between_passes = True
 
-    def _scale(self, topology: Topology) -> float:
-        """By what the gradient of the values has been multiplied since it was the sum of the passes."""
+    def _scale(self, topology: Topology) -> Tensor:
+        """By what the gradient of the values has been multiplied since it was the sum of the passes; on the device."""
+        ours = torch.cat([self._at_weights(index, topology) for index in range(len(topology.layout))])
+        one = ours.new_ones((), dtype=torch.float64)
         theirs = self._values.grad
         if theirs is None:
-            return 1.0
-        ours = torch.cat([self._at_weights(index, topology) for index in range(len(topology.layout))])
-        if torch.equal(theirs, ours):
-            return 1.0
-        finite = theirs.isfinite() & ours.isfinite()
-        theirs, ours = theirs[finite].double(), ours[finite].double()
-        scale = float(theirs @ ours) / (float(ours @ ours) or math.inf)
-        return scale or 1.0
+            return one
+        lost = ~(theirs.isfinite() & ours.isfinite())
+        whole, sums = (each.double().masked_fill(lost, 0.0) for each in (theirs, ours))
+        products, squares = whole @ sums, sums @ sums
+        unscaled = (theirs == ours).all() | (squares == 0) | (products == 0)
+        # no branch, for which the device would be waited for
+        return torch.where(unscaled, one, products / squares)
 
     def _at_weights(self, index: int, topology: Topology) -> Tensor:
         inside = places(topology, index)

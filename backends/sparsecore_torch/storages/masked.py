@@ -96,7 +96,7 @@ class MaskedStorage:
         self.set_values(reallocation.values)
         self._clean()
         self._states.renew(self._parameters)
-        grown = reallocation.after.at(reallocation.grown_positions)
+        grown = reallocation.grown_weights
         for name, parameter in self._parameters.items():
             if len(indices_of(grown, name)):  # one that was pruned in the same update has left some state
                 self._begin(name, parameter, mask_of(grown, name) != 0)

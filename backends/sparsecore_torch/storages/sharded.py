@@ -90,7 +90,7 @@ class ShardedStorage:
         self.set_values(reallocation.values)
         self._clean()
         self._states.renew(self._parameters)
-        grown = reallocation.after.at(reallocation.grown_positions)
+        grown = reallocation.grown_weights
         for name, parameter in self._parameters.items():
             self._begin(name, shard_of(mask_of(grown, name), parameter) != 0)
 
