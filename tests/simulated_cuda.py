@@ -170,6 +170,8 @@ class _Mode(TorchFunctionMode):
             return _moved(func, name, args, kwargs)
         if name == "__setitem__" and isinstance(args[0], CudaTensor):
             return _set(*args)
+        if name == "where":  # makes its tensor of a number past the dispatcher
+            args = tuple(torch.tensor(each) if isinstance(each, int | float) else each for each in args)
         if name == "pin_memory":
             return _pinned(args[0])
         if name in _SUMMED and torch.is_autocast_enabled("cuda"):
@@ -242,6 +244,9 @@ def simulated_cuda() -> Iterator[None]:
     with (
         mock.patch("torch.cuda.is_available", return_value=True),
         mock.patch("torch.cuda.device_count", return_value=1),
+        mock.patch("torch.cuda.get_rng_state", side_effect=lambda *_: torch.zeros(16, dtype=torch.uint8)),
+        mock.patch("torch.cuda.set_rng_state"),
+        mock.patch("sparsecore_torch.sparsifying.optimizer_probe.is_plain", return_value=True),
         mock.patch("torch.cuda.synchronize", side_effect=lambda *_: note("synchronizes")),
         _Mode(),
     ):

@@ -1,4 +1,4 @@
-"""Sparse training on a simulated CUDA device: nothing is mixed with the CPU's, and how often the host waits for it."""
+"""The engine and the torch backend on a simulated CUDA device: nothing is mixed, and waits of the host are counted."""
 
 import itertools
 from pathlib import Path
@@ -11,18 +11,15 @@ torch = pytest.importorskip("torch")
 
 
 from command_line import SMALL, small_images  # noqa: E402
-from simulated_cuda import DEVICE, CudaTensor, on_device, simulated_cuda, waits  # noqa: E402
-from torch import nn  # noqa: E402
+from simulated_cuda import DEVICE, CudaTensor, simulated_cuda, waits  # noqa: E402
 
-from sparsecore import Every  # noqa: E402
+from sparsecore import Engine, Every, Layout  # noqa: E402
 from sparsecore.cli import run  # noqa: E402
 from sparsecore_deepr import DeepRewiring  # noqa: E402
 from sparsecore_dpr import DynamicReallocation  # noqa: E402
 from sparsecore_numpy import NumpyArrays  # noqa: E402
-from sparsecore_rigl import RigL  # noqa: E402
 from sparsecore_set import SparseEvolution  # noqa: E402
-from sparsecore_snfs import SparseMomentum  # noqa: E402
-from sparsecore_torch import TorchArrays, sparsify  # noqa: E402
+from sparsecore_torch import TorchArrays  # noqa: E402
 
 MOST = 8
 """Waits in an update."""
@@ -32,43 +29,8 @@ STRATEGIES: dict[str, Any] = {
     "dpr": DynamicReallocation(target="10%", schedule=_EVERY),
     "set": SparseEvolution(schedule=_EVERY),
     "set by magnitude": SparseEvolution(schedule=_EVERY, ranking="magnitude"),
-    "rigl": RigL(schedule=_EVERY),
     "deepr": DeepRewiring(),
-    "snfs": SparseMomentum(schedule=_EVERY),
-    "gradient growth": [DynamicReallocation(target="10%", schedule=_EVERY), "gradient-growth"],
-    "erk start": ["erk-start", DynamicReallocation(target="10%", schedule=_EVERY)],
 }
-
-
-def network() -> nn.Module:
-    torch.manual_seed(0)
-    sides = (12, 24, 24, 24, 24, 24, 4)
-    layers = [part for fan in itertools.pairwise(sides) for part in (nn.Linear(*fan, bias=False), nn.ReLU())]
-    return nn.Sequential(*layers[:-1])
-
-
-def trained(
-    strategy: Any, storage: str, *, device: bool, steps: int = 8, **options: Any
-) -> tuple[Any, list[list[str]], list[list[str]]]:
-    """The training, and what the host waited for in each quiet step but the first two, and in each update."""
-    model = on_device(network()) if device else network()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, **options)
-    training = sparsify(model, optimizer, strategy=strategy, sparsity=0.7, storage=storage, include="*", total_steps=99)
-    inputs, labels = torch.randn(16, 12), torch.randint(4, (16,))
-    if device:
-        inputs, labels = CudaTensor(inputs), CudaTensor(labels)
-    quiet, updates = [], []
-    for step in range(steps):
-        before = training.updates
-        optimizer.zero_grad()
-        with waits() as waited:
-            nn.functional.cross_entropy(model(inputs), labels).backward()
-            optimizer.step()
-        if training.updates > before:
-            updates.append(waited)
-        elif step > 1:
-            quiet.append(waited)
-    return training, quiet, updates
 
 
 def test_the_device_refuses_to_be_mixed_and_counts_who_waits() -> None:
@@ -90,31 +52,22 @@ def test_the_device_refuses_to_be_mixed_and_counts_who_waits() -> None:
         assert len(waited) == 1
 
 
-@pytest.mark.parametrize("storage", ["masked", "compact"])
-@pytest.mark.parametrize("name", STRATEGIES)
-def test_a_quiet_step_waits_for_nothing_and_an_update_a_few_times(name: str, storage: str) -> None:
+@pytest.mark.parametrize("name", ["dpr", "set", "set by magnitude", "deepr"])
+def test_an_update_of_the_engine_waits_a_few_times_and_decides_as_numpy_does(name: str) -> None:
+    layout = Layout.of({"first": (20, 12), "second": (8, 20), "third": (4, 8, 3, 3)})
+    values = np.random.default_rng(0).normal(0, 1e-3, 300)
+    found = []
     with simulated_cuda():
-        training, quiet, updates = trained(STRATEGIES[name], storage, device=True)
-        assert updates
-        assert all(waited == [] for waited in quiet), quiet
-        assert max(map(len, updates)) <= MOST, updates[-1]
-        saved = training.state_dict()
-        training.load_state_dict(saved)
-        assert str(training.summary())
-        assert training.memory().total.measured > 0
-        topology, weights = training.topology.sha256(), training.model
-        training.squash()
-        assert {parameter.device for parameter in weights.parameters()} == {DEVICE}
-    expected, _, _ = trained(STRATEGIES[name], storage, device=False)
-    assert topology == expected.topology.sha256()
-
-
-@pytest.mark.parametrize("options", [{"foreach": True}, {"fused": True}])
-def test_foreach_and_fused_optimizers_wait_for_nothing(options: dict[str, bool]) -> None:
-    with simulated_cuda():
-        _, quiet, updates = trained(STRATEGIES["dpr"], "masked", device=True, **options)
-        assert all(waited == [] for waited in quiet)
-        assert max(map(len, updates)) <= MOST
+        for arrays in (TorchArrays(DEVICE), NumpyArrays()):
+            engine = Engine(layout, [STRATEGIES[name]], arrays=arrays, seed=3)
+            state = engine.start(0.7)
+            own = arrays.from_numpy(values[: state.topology.size])
+            with waits() as waited:
+                after, reallocation = engine.update(state, own)
+            assert len(waited) <= MOST
+            moved = (after.topology.positions, reallocation.grown_positions, reallocation.pruned_positions)
+            found.append([arrays.to_numpy(each).tolist() for each in (*moved, reallocation.values)])
+    assert found[0] == found[1]
 
 
 def test_the_counting_verbs_count_as_numpy_does() -> None:
