@@ -58,7 +58,8 @@ def test_a_run_predicts_what_it_measured_at_its_end(run: Path, images: Path) -> 
     losses = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]
     assert 0 < result["test_loss"] < 5
     assert losses.mean() == pytest.approx(result["test_loss"], rel=1e-5)
-    assert (logits.argmax(axis=1) == labels).mean() == pytest.approx(result["test_accuracy"])
+    correct = np.count_nonzero(logits.argmax(axis=1) == labels)
+    assert abs(correct - result["test_accuracy"] * len(labels)) <= 1.01  # one may be within rounding of another class
 
 
 def test_a_file_predicts_bit_for_bit_what_was_saved(run: Path, tmp_path: Path) -> None:

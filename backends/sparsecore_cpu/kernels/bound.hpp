@@ -61,7 +61,7 @@ class Bound {
     Mask mask = masking.mask(out);
     if (plan.empty()) return;
     std::vector<double> partial = room(plan.extent, true);
-    mask.input = stepped(mask.input, steps.out_step);
+    mask.input = stepped(mask.input, plan.out_step);
     mask.input.data = beyond(mask.input.data, plan.shift, out.bytes());
     const void* more = add ? beyond(add->pixels.data, plan.shift, add->bytes()) : nullptr;
     {

@@ -28,10 +28,13 @@ struct Plan {
   Input x;
   Pixels out;
   Extent extent;
+  int64_t out_step;
   int64_t shift = 0;  // of the first output from the inside's start, in values
 
   Plan(const Read& read, const Activation& made, const Weights& weights, const Steps& steps, int lanes)
-      : x(read.input(steps.x_step)) {
+      : x(read.input(steps.x_step)),
+        // a wider step than the image is leads nowhere, and memory is not fetched ahead there either
+        out_step(std::min(steps.out_step, std::max(made.extent.height, made.extent.width))) {
     const Activation& given = read.pixels;
     expect(given.lanes() == lanes && made.lanes() == lanes, "the buffers have another number of lanes than the kernels");
     expect(given.bytes() == made.bytes(), "input and output are stored as different types");
@@ -51,7 +54,7 @@ struct Plan {
     extent.width = counted(made.extent.width, steps.column);
     if (empty()) return;
     shift = steps.row * made.pixels.row + steps.column * made.pixels.pixel;
-    out = stepped(made.pixels, steps.out_step);
+    out = stepped(made.pixels, out_step);
     out.data = beyond(out.data, shift, made.bytes());
     if (weights.offsets->empty()) {  // then nothing is read, and the rows that are prepared might be any
       x.step = 1;
