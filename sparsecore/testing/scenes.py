@@ -16,6 +16,7 @@ from sparsecore.errors import InputError
 from sparsecore.experiment.structure import structure, unstructure
 from sparsecore.layout import Layout
 from sparsecore.testing.frugality import few, is_frugal
+from sparsecore.testing.oracle import oracle_arrays
 from sparsecore.testing.stacks import Stack, Subject
 from sparsecore.testing.strategies import clocks, dtypes, gradients, layouts, topologies, values
 from sparsecore.topology import Topology
@@ -131,8 +132,12 @@ def _with_options(plugin: Any, options: Any) -> Any:
 def scenes(draw: DrawFn, subject: Subject, *, min_tensors: int = 1) -> Scene:
     """Moments of a run of this strategy, anywhere in it."""
     stack = draw(subject.stacks)
-    layout = draw(layouts(min_tensors=max(min_tensors, draw(st.sampled_from([1, 2, 3]))), max_tensors=4, max_side=4))
-    topology, dtype = draw(topologies(layout=layout)), draw(dtypes())
+    if min_tensors == 1 and draw(st.sampled_from(_IS_TIGHT)):
+        topology = draw(_tight())
+    else:
+        least = max(min_tensors, draw(st.sampled_from([1, 2, 3])))
+        topology = draw(topologies(layout=draw(layouts(min_tensors=least, max_tensors=4, max_side=4))))
+    layout, dtype = topology.layout, draw(dtypes())
     sparsity = draw(st.sampled_from([0.8, 0.0, 0.3, 0.5, 0.95, 0.999]))
     if draw(st.sampled_from(_IS_VAST)) and subject.is_sparse_throughout and is_frugal(stack):
         topology = draw(_beside_a_vast_tensor(topology))
@@ -159,6 +164,8 @@ def _later(clock: Clock, updates: int) -> Clock:
     return attrs.evolve(clock, step=clock.step + updates, updates=clock.updates + updates, total_steps=total)
 
 
+_IS_TIGHT = (False, True, False)
+
 _IS_VAST = (False, False, False, False, True)
 
 _RUNS = (1_000, 10, 100_000)
@@ -169,6 +176,16 @@ _PASTS = (0, 4, 1, 12, 0, 6, 2, 4)
 
 _VAST = 3 * 10**9
 """More positions than 32 bits with a sign can count."""
+
+
+@st.composite
+def _tight(draw: DrawFn) -> Topology:
+    """A tensor with one or two free positions, which what is pruned fills to the last."""
+    size = draw(st.integers(4, 9))
+    free = draw(st.sets(st.integers(0, size - 1), min_size=1, max_size=2))
+    layout, arrays = Layout.of({"tensor0": (size,)}), oracle_arrays()
+    positions = np.array([place for place in range(size) if place not in free], layout.position_dtype)
+    return Topology.of(layout, arrays.from_numpy(positions), arrays)
 
 
 @st.composite

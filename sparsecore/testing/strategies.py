@@ -58,11 +58,12 @@ def _masks(size: int) -> SearchStrategy[int]:
     everywhere = (1 << size) - 1
     single = st.integers(0, size - 1).map(lambda place: 1 << place)
     # as much room as is soon filled: what is pruned has to grow on the last free positions
-    nearly_full = _several_bits(size, 1, 4).map(lambda bits: (everywhere ^ bits) or everywhere)
+    nearly_full = _several_bits(size, 2, 4).map(lambda bits: (everywhere ^ bits) or everywhere)
+    all_but_one = single.map(lambda bit: (everywhere ^ bit) or everywhere)
     half = st.integers(1, everywhere)
     most = st.tuples(half, half).map(lambda pair: pair[0] | pair[1])
     quarter = st.tuples(half, half).map(lambda pair: (pair[0] & pair[1]) or pair[0])
-    return st.one_of(single, half, quarter, most, nearly_full, half, nearly_full, st.just(everywhere))
+    return st.one_of(single, half, quarter, most, all_but_one, nearly_full, all_but_one, st.just(everywhere))
 
 
 def _several_bits(size: int, least: int, most: int) -> SearchStrategy[int]:

@@ -103,7 +103,6 @@ ANSWERS = (
         scenes,
         _raises_nothing,
         errors=True,
-        share=0.5,
     ),
     Promise(
         "start",
