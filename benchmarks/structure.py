@@ -1,0 +1,161 @@
+"""How the code is divided: files, functions, imports, docstrings, and the files that one operation enters.
+
+    python benchmarks/structure.py
+
+prints one table. Lines and functions are read with ``ast``, imports with grimp (it comes with import-linter), and the
+files entered by an operation with ``sys.setprofile``. A figure says what to look at, not what is good.
+"""
+
+import argparse
+import ast
+import json
+import statistics
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = ("sparsecore", "backends", "strategies", "models")
+PACKAGES = ("sparsecore", "sparsecore_numpy", "sparsecore_torch")
+SECTIONS = ("Args:", "Attributes:", "Returns:", "Raises:")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print one JSON object in place of the table")
+    options = parser.parse_args()
+    figures = {**of_files(), **of_imports(), **of_operations()}
+    if options.json:
+        print(json.dumps(figures, indent=2))
+    else:
+        for name, figure in figures.items():
+            print(f"{name:<72} {figure}")
+
+
+def of_files() -> dict[str, Any]:
+    """Files, lines, functions, classes and docstrings."""
+    files = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py") if "build" not in path.parts)
+    texts = [path.read_text() for path in files]
+    trees = {path: ast.parse(text) for path, text in zip(files, texts, strict=True)}
+    lines = [text.count("\n") for text in texts]
+    nodes = {path: list(ast.walk(tree)) for path, tree in trees.items()}
+    functions = [node for each in nodes.values() for node in each if isinstance(node, ast.FunctionDef)]
+    classes = {path: [node for node in each if isinstance(node, ast.ClassDef)] for path, each in nodes.items()}
+    named = Counter(node.name for each in classes.values() for node in each)
+    by_folder: dict[tuple[Path, str], int] = Counter(
+        (path.parent, n.name) for path, each in classes.items() for n in each
+    )
+    documented = [
+        ast.get_docstring(node) or "" for node in functions if not node.name.startswith("_") and node.args.args
+    ]
+    return {
+        "files": len(files),
+        "lines": sum(lines),
+        "mean lines a file": round(statistics.mean(lines)),
+        "median lines a function": statistics.median((node.end_lineno or 0) - node.lineno + 1 for node in functions),
+        "protocols": sum(
+            any(isinstance(base, ast.Name) and base.id == "Protocol" for base in node.bases)
+            for each in classes.values()
+            for node in each
+        ),
+        "class names in two or more modules": sum(count > 1 for count in named.values()),
+        "class names twice in one folder": sum(count > 1 for count in by_folder.values()),
+        "public functions with Args, Returns or Raises, %": round(
+            100 * sum(any(section in text for section in SECTIONS) for text in documented) / len(documented)
+        ),
+    }
+
+
+def of_imports() -> dict[str, Any]:
+    """Importers, chains of imports, and circles between folders."""
+    import grimp
+
+    graph = grimp.build_graph(*PACKAGES, exclude_type_checking_imports=True)
+    imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    importers = Counter(target for targets in imports.values() for target in targets)
+    folders: dict[str, set[str]] = defaultdict(set)
+    for module, targets in imports.items():
+        own = module.rpartition(".")[0]
+        folders[own] |= {target.rpartition(".")[0] for target in targets} - {own}
+    return {
+        "modules with one importer": sum(count == 1 for count in importers.values()),
+        "longest chain of imports": longest_chain(imports),
+        "folders that import one another": sum(
+            one < other and other in folders[one] and one in folders[other] for one in folders for other in folders
+        ),
+    }
+
+
+def longest_chain(imports: dict[str, set[str]]) -> int:
+    """The number of modules in the longest chain of imports without a repeated module on a circle."""
+    lengths: dict[str, int] = {}
+
+    def length(module: str, above: frozenset[str]) -> int:
+        if module not in lengths:
+            below = (length(target, above | {module}) for target in imports[module] if target not in above)
+            lengths[module] = 1 + max(below, default=0)
+        return lengths[module]
+
+    return max(length(module, frozenset()) for module in imports)
+
+
+def of_operations() -> dict[str, Any]:
+    """The files of the project that are entered by one operation, after one of its kind has been done."""
+    return {f"files entered by {name}": entered(operation) for name, operation in operations()}
+
+
+def entered(operation: Callable[[], object]) -> int:
+    """How many of the project's files have a function that the operation calls."""
+    files: set[str] = set()
+
+    def note(frame: Any, event: str, _: Any) -> None:
+        if event == "call":
+            files.add(frame.f_code.co_filename)
+
+    sys.setprofile(note)
+    try:
+        operation()
+    finally:
+        sys.setprofile(None)
+    folders = tuple(str(ROOT / folder) for folder in FOLDERS)
+    return sum(name.startswith(folders) for name in files)
+
+
+def operations() -> Iterator[tuple[str, Callable[[], object]]]:
+    """One reallocation by DPR, then a step and an update of ``sparsify`` with masks, by name."""
+    import numpy as np
+    import torch
+
+    from sparsecore import Engine, Every, Layout
+    from sparsecore_dpr import DynamicReallocation
+    from sparsecore_numpy import NumpyArrays
+    from sparsecore_torch import sparsify
+
+    layout = Layout.of({"first": (64, 32), "second": (32, 64)})
+    strategy = DynamicReallocation(target="20%", schedule=Every(steps=2))
+    engine = Engine(layout, [strategy], arrays=NumpyArrays())
+    state = engine.start(0.9)
+    values = np.random.default_rng(0).normal(size=state.topology.size).astype(np.float32)
+    state, reallocation = engine.update(state, values)
+    yield "one reallocation", lambda: engine.update(state, reallocation.values)
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(16, 64), torch.nn.ReLU(), torch.nn.Linear(64, 8))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    sparsify(model, optimizer, strategy=strategy, sparsity=0.9)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        model(torch.randn(4, 16)).square().mean().backward()
+        optimizer.step()
+
+    for _ in range(4):
+        step()
+    yield "a quiet step under sparsify", step
+    yield "an update under sparsify", step
+
+
+if __name__ == "__main__":
+    main()
