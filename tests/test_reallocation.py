@@ -59,8 +59,8 @@ def test_an_update_is_algorithm_1_on_dense_masks(regrow_pruned, moment, seed):
     before, values, threshold, target, tolerance = moment
     masks, weights = masks_of(before), dense_parts(before.layout, dense_of(before, values))
 
-    # lines 1 to 5; weights are compared in their own dtype
-    kept = pruned_by_threshold(masks, weights, float(values.dtype.type(threshold)))
+    # lines 1 to 5; weights are compared in their own dtype, and an exact zero is below any threshold
+    kept = pruned_by_threshold(masks, weights, float(values.dtype.type(threshold)) or 5e-324)
     survivors = [sum(mask) for mask in kept]
     pruned = [sum(mask) - left for mask, left in zip(masks, survivors, strict=True)]
     total = sum(pruned)
