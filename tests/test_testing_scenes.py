@@ -8,6 +8,7 @@ from hypothesis.errors import NoSuchExample
 from mutants_of_strategies import Sound, Tracing
 
 from sparsecore import hookimpl
+from sparsecore.errors import NoRoomError
 from sparsecore.testing.frugality import is_frugal
 from sparsecore.testing.judging import Outcome, judge
 from sparsecore.testing.runs import begun, engine, past, updated
@@ -73,15 +74,28 @@ def test_a_scene_is_at_its_clock_after_its_past_with_its_values(scene):
 @given(scenes(TRACING))
 def test_gradients_have_been_seen_before_the_judged_update_and_no_two_alike(scene):
     memory = begun(engine(scene), scene).state.memories["Tracing"]
-    assert memory.momentum.any() == (scene.past > 0)
-    if scene.past and len(memory.momentum) > 1:
+    if memory.momentum.any():  # where there is no room in the past, a step is left out
+        assert scene.past > 0
+    if memory.momentum.any() and len(memory.momentum) > 1:
         assert len(set(memory.momentum.tolist())) > 1
 
 
+def can_be_updated(scene):
+    try:
+        updated(scene)
+    except NoRoomError:
+        return False
+    return True
+
+
 def test_a_scene_with_a_past_is_written_down_and_comes_back():
-    scene = find(scenes(TRACING), lambda scene: scene.past == 4 and len(scene.layout) > 1, settings=quick(200))
+    scene = find(
+        scenes(TRACING),
+        lambda scene: scene.past > 1 and len(scene.layout) > 1 and can_be_updated(scene),
+        settings=quick(400),
+    )
     again = from_json(scene.to_json(), TRACING.sample)
-    assert again.past == 4
+    assert again.past == scene.past
     assert updated(again).state.topology.positions.tolist() == updated(scene).state.topology.positions.tolist()
 
 
