@@ -220,7 +220,9 @@ class Engine:
         now = self._observed(_ticked(state), gradient)
         if not self._moves(now):
             return Advance(now, perturbed, None)
-        updated, reallocation = self.update(now, perturbed, gradient, frozen)
+        if perturbed is values:  # others have been checked
+            checks.check_trained(values, state.topology)
+        updated, reallocation = self._updated(now, perturbed, gradient, frozen)
         return Advance(updated, reallocation.values, reallocation)
 
     def update(
@@ -243,6 +245,12 @@ class Engine:
         """
         checks.check_given_values(values, state.topology)
         checks.check_trained(values, state.topology)
+        return self._updated(state, values, gradient, frozen)
+
+    def _updated(
+        self, state: State, values: Array, gradient: Gradient | None, frozen: Collection[str]
+    ) -> tuple[State, Reallocation]:
+        """One reallocation, by finite values."""
         self._check_gradient(gradient)
         seen = attrs.evolve(state, topology=self.grouping.units(state.topology))
         scores = self.arrays.shown(self.grouping.values(values, state.topology))

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import attrs
 import numpy as np
+from numpy.typing import NDArray
 
 from sparsecore.arrays import Array, Arrays
 from sparsecore.cuts import Cut
@@ -145,7 +146,8 @@ class Grouped:
         """Every unit once, though all its weights name it."""
         arrays, dtype = topology.arrays, self.layout.position_dtype
         once = [arrays.sort(units)[:: cut.size] for cut, units in zip(self.cuts, self._named(topology), strict=True)]
-        return Topology.of(self.layout, arrays.cast(arrays.concatenate(once), dtype), arrays)
+        counts = constant(topology.counts // self._sizes)
+        return Topology.of(self.layout, arrays.cast(arrays.concatenate(once), dtype), arrays, counts)
 
     def units_with(self, weights: Topology) -> Topology:
         """Every unit once, of which there is a weight."""
@@ -161,7 +163,8 @@ class Grouped:
             for cut, own, offset in zip(self.cuts, _within_tensors(units), self.dense.offsets, strict=False)
             for weights in cut.weights(arrays.cast(own, dtype))
         ]
-        return Topology.of(self.dense, arrays.sort(arrays.concatenate(members)), arrays)
+        counts = constant(units.counts * self._sizes)
+        return Topology.of(self.dense, arrays.sort(arrays.concatenate(members)), arrays, counts)
 
     def values(self, values: Array, topology: Topology) -> Array:
         """The mean |w| of each."""
@@ -193,20 +196,24 @@ class Grouped:
         unit = self._slots(after, moved.after)
         has_grown = arrays.take(moved.sources == moved.before.size, unit)
         stayed = arrays.searchsorted(topology.positions, after.positions, "left")
-        sizes = np.array([cut.size for cut in self.cuts])
         whole = Reallocation(
             before=topology,
             after=after,
             survives=arrays.shown(arrays.take(moved.survives, self._slots(topology, moved.before))),
             sources=arrays.shown(arrays.where(has_grown, topology.size, stayed)),
             values=values,
-            pruned=constant(moved.pruned * sizes),
-            grown=constant(moved.grown * sizes),
+            pruned=constant(moved.pruned * self._sizes),
+            grown=constant(moved.grown * self._sizes),
         )
         started = arrays.take(moved.values, unit)
         if moved.after.size == moved.before.size and after.size != topology.size:
             raise InputError(self._unequal())
         return attrs.evolve(whole, values=arrays.shown(arrays.where(has_grown, started, whole.carry(values))))
+
+    @cached_property
+    def _sizes(self) -> NDArray[np.int64]:
+        """How many weights a unit of each tensor has."""
+        return np.array([cut.size for cut in self.cuts], np.int64)
 
     def _unequal(self) -> str:
         sizes = [f"{cut.size} in {name!r}" for name, cut in zip(self.dense.names, self.cuts, strict=True)]

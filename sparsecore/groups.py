@@ -64,13 +64,18 @@ def first_of_each(groups: Array, most: Array, arrays: Arrays) -> Array:
     Returns:
         One bool an entry.
     """
-    nobody, asked = arrays.zeros_like(groups, len(groups)) != 0, arrays.nonzero(most > 0)
+    nobody, asked = arrays.zeros_like(groups, len(groups)) != 0, _wanted(most, arrays)
     groups, most = arrays.take(groups, asked), arrays.take(most, asked)
     order = arrays.argsort(groups)
     together = arrays.take(groups, order)
     before = arrays.arange(len(groups), np.int64) - arrays.searchsorted(together, together, "left")
-    first = arrays.nonzero(before < arrays.take(most, order))
-    return arrays.put(nobody, arrays.take(asked, arrays.take(order, first)), True)
+    return arrays.put(nobody, arrays.take(asked, order), before < arrays.take(most, order))
+
+
+def _wanted(most: Array, arrays: Arrays) -> Array:
+    """Indices of the entries of whose groups any are wanted; where finding them means to wait for a device, of all."""
+    is_on_device = getattr(arrays, "counting", None) is not None
+    return arrays.arange(len(most), np.int64) if is_on_device else arrays.nonzero(most > 0)
 
 
 def random_of_each(

@@ -62,6 +62,7 @@ class Reallocation:
     values: Array = attrs.field(repr=False)
     pruned: Counts
     grown: Counts
+    _grown_weights: Topology | None = attrs.field(default=None, repr=False)
 
     @property
     def moved(self) -> int:
@@ -103,7 +104,7 @@ class Reallocation:
     @property
     def grown_weights(self) -> Topology:
         """The weights that have grown, as a topology."""
-        return self.after.at(self.grown_positions, self.grown)
+        return self.after.at(self.grown_positions, self.grown) if self._grown_weights is None else self._grown_weights
 
 
 def reallocate(
@@ -142,7 +143,10 @@ def _without_emptied(topology: Topology, values: Array, survives: Array) -> tupl
         first, last = topology.bounds[tensor], topology.bounds[tensor + 1]
         largest = arrays.argsort(-abs(values[first:last]))[:1] + first
         survives = arrays.put(survives, largest, True)
-    return survives, topology.subset(survives)
+    counts = survivors.counts.copy()
+    counts[emptied] = 1
+    kept = counting_of(arrays).nonzero(survives, int(counts.sum()))
+    return survives, topology.at(arrays.take(topology.positions, kept), counts)
 
 
 def _merge(
@@ -163,6 +167,7 @@ def _merge(
         values=arrays.shown(arrays.put(carried, counting.nonzero(sources == before.size, grown.size), initial)),
         pruned=constant(before.counts - survivors.counts),
         grown=grown.counts,
+        grown_weights=grown,
     )
 
 

@@ -9,7 +9,7 @@ from sparsecore.topology import Topology
 
 def fixed_signs(topology: Topology, random: Randomness) -> Array:
     """A fair sign a weight, int8, the same whenever it is asked for: it depends on seed, tensor and position alone."""
-    layout, positions = topology.layout, topology.arrays.to_numpy(topology.positions).astype(np.int64)
+    layout, positions = topology.layout, topology.host_positions.astype(np.int64)
     signs = [
         random.root.signs_at(positions[topology.slots(name)] - offset, "deepr signs", name)
         for name, offset in zip(layout.names, layout.offsets, strict=False)

@@ -31,8 +31,18 @@ class Topology:
     arrays: Arrays = attrs.field(repr=False)
 
     @classmethod
-    def of(cls, layout: Layout, positions: Array, arrays: Arrays) -> "Topology":
-        """The topology of these positions (strictly ascending, on the backend)."""
+    def of(cls, layout: Layout, positions: Array, arrays: Arrays, counts: Counts | None = None) -> "Topology":
+        """The topology of these positions.
+
+        Args:
+            layout: the dense coordinate space.
+            positions: strictly ascending, on the backend.
+            arrays: the verbs of that backend.
+            counts: how many positions are in each tensor, where that is known; it is looked up otherwise, for which a
+                device is waited for.
+        """
+        if counts is not None:
+            return cls(layout, arrays.shown(positions), (0, *map(int, np.cumsum(counts))), arrays)
         offsets = arrays.from_numpy(np.asarray(layout.offsets[1:-1], layout.position_dtype))
         inner = arrays.to_numpy(arrays.searchsorted(positions, offsets, "left")) if len(layout) > 1 else ()
         return cls(layout, arrays.shown(positions), (0, *map(int, inner), len(positions)), arrays)
@@ -42,13 +52,9 @@ class Topology:
 
         Args:
             positions: the other ones.
-            counts: how many of them are in each tensor, where that is known; it is looked up otherwise, for which a
-                device is waited for.
+            counts: how many of them are in each tensor, where that is known.
         """
-        if counts is None:
-            return Topology.of(self.layout, positions, self.arrays)
-        bounds = (0, *map(int, np.cumsum(counts)))
-        return Topology(self.layout, self.arrays.shown(positions), bounds, self.arrays)
+        return Topology.of(self.layout, positions, self.arrays, counts)
 
     def subset(self, mask: Array) -> "Topology":
         """The positions where ``mask``, one bool a weight, is true."""
@@ -89,6 +95,11 @@ class Topology:
         """Where the tensor's weights lie in any vector with one entry a weight."""
         tensor = self.layout.index(name)
         return slice(self.bounds[tensor], self.bounds[tensor + 1])
+
+    @cached_property
+    def host_positions(self) -> NDArray[np.integer]:
+        """The positions on the host; a device is waited for once."""
+        return self.arrays.to_numpy(self.positions)
 
     def local(self, name: str) -> NDArray[np.int64]:
         """The tensor's active positions, counted from its own first one; on the host."""

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 import attrs
 import numpy as np
 
-from sparsecore.arrays import Array, Arrays
+from sparsecore.arrays import Array, Arrays, counting_of
 from sparsecore.clock import Clock
 from sparsecore.declared import Declares
 from sparsecore.distributions import check_initial_sparsity, distribution, uniform
@@ -91,7 +91,7 @@ class GradualRegeneration:
         """Keep the largest |w| of the network; of these, in each tensor, drop the fraction with the smallest."""
         arrays, kept = topology.arrays, self._largest(topology, values, clock, memory)
         left = topology.subset(kept)
-        slots = arrays.nonzero(kept)
+        slots = counting_of(arrays).nonzero(kept, left.size)
         dropped = smallest_of_each(left, arrays.take(values, slots), self._dropped(topology, left, clock))
         return arrays.put(kept, arrays.take(slots, dropped), False)
 

@@ -1,11 +1,12 @@
 """Soft-DEEP R (Bellec et al. 2017): connections sleep and wake by themselves, their number is free."""
 
 import math
+from functools import cached_property
 
 import attrs
 import numpy as np
 
-from sparsecore.arrays import Array
+from sparsecore.arrays import Array, counting_of
 from sparsecore.clock import Clock
 from sparsecore.errors import InputError
 from sparsecore.hooks import hookimpl
@@ -13,7 +14,7 @@ from sparsecore.memory import per_position, per_weight
 from sparsecore.randomness import Randomness
 from sparsecore.reallocation import Reallocation
 from sparsecore.schedules import Piecewise, Schedule, as_schedule
-from sparsecore.shares import Counts
+from sparsecore.shares import Counts, constant
 from sparsecore.signs import fixed_signs, noise
 from sparsecore.topology import Topology
 
@@ -30,6 +31,17 @@ class Connections:
 
     signs: Array = per_weight()
     dormant: Array = per_position()
+
+    def waking(self, topology: Topology) -> Counts:
+        """How many dormant connections of each tensor wake; a device is waited for once, however often it is asked."""
+        offsets = topology.layout.offsets
+        if offsets not in self._waking:
+            self._waking[offsets] = constant(counting_of(topology.arrays).count_each(self.dormant >= 0, offsets))
+        return self._waking[offsets]
+
+    @cached_property
+    def _waking(self) -> dict[tuple[int, ...], Counts]:
+        return {}
 
 
 def _check_temperature(_: object, __: object, temperature: Schedule) -> None:
@@ -105,21 +117,20 @@ class SoftDeepRewiring:
     @hookimpl
     def target_size(self, topology: Topology, survivors: Counts, memory: Connections) -> int:
         """What stays awake and what wakes."""
-        return int(survivors.sum()) + len(_woken(topology, memory))
+        return int(survivors.sum()) + int(memory.waking(topology).sum())
 
     @hookimpl
     def adjust(self, topology: Topology, values: Array, memory: Connections) -> Connections:
         """What goes dormant does so with its θ."""
         arrays = topology.arrays
         strengths = arrays.cast(values * memory.signs, np.float32)
-        asleep = arrays.nonzero(strengths < 0)
-        positions = arrays.take(topology.positions, asleep)
-        return attrs.evolve(memory, dormant=arrays.put(memory.dormant, positions, arrays.take(strengths, asleep)))
+        slept = arrays.where(strengths < 0, strengths, arrays.take(memory.dormant, topology.positions))
+        return attrs.evolve(memory, dormant=arrays.put(memory.dormant, topology.positions, slept))
 
     @hookimpl
     def allocate(self, topology: Topology, memory: Connections) -> Counts:
         """As many as wake in each tensor."""
-        return topology.at(_woken(topology, memory)).counts
+        return memory.waking(topology)
 
     @hookimpl
     def grow(self, occupied: Topology, memory: Connections) -> Array:
@@ -165,4 +176,6 @@ class SoftDeepRewiring:
 
 def _woken(topology: Topology, memory: Connections) -> Array:
     """Positions of the dormant connections that wake, ascending."""
-    return topology.arrays.cast(topology.arrays.nonzero(memory.dormant >= 0), topology.layout.position_dtype)
+    arrays = topology.arrays
+    woken = counting_of(arrays).nonzero(memory.dormant >= 0, int(memory.waking(topology).sum()))
+    return arrays.cast(woken, topology.layout.position_dtype)

@@ -5,7 +5,7 @@ from typing import Literal
 import attrs
 import numpy as np
 
-from sparsecore.arrays import Array, Arrays
+from sparsecore.arrays import Array, Arrays, counting_of
 from sparsecore.clock import Clock
 from sparsecore.declared import Declares
 from sparsecore.distributions import distribution
@@ -79,9 +79,14 @@ class StructuredRigL:
         """In each tensor, drop the fraction f with the smallest |w| that their groups have room to replace."""
         sizes = group_sizes(topology.layout, self.group)
         counts = fraction_of(self.drop_fraction(clock), topology.counts)
-        tensors = zip(topology.layout.names, counts, sizes, strict=True)
-        dropped = [_smallest_replaceable(topology, name, values, int(count), size) for name, count, size in tensors]
-        return topology.all_but(topology.arrays.concatenate(dropped))
+        arrays, counting, names = topology.arrays, counting_of(topology.arrays), topology.layout.names
+        ranked = [_by_magnitude(topology, name, values, size) for name, size in zip(names, sizes, strict=True)]
+        replaceable = counting.count_each(arrays.concatenate([may_go for _, may_go in ranked]), topology.bounds)
+        dropped = [
+            arrays.take(slots, counting.nonzero(may_go, int(most))[: int(count)])
+            for (slots, may_go), most, count in zip(ranked, replaceable, counts, strict=True)
+        ]
+        return topology.all_but(arrays.concatenate(dropped))
 
     @hookimpl
     def allocate(self, total: int, pruned: Counts, room: Counts) -> Counts:
@@ -105,14 +110,16 @@ class StructuredRigL:
         return group_counts(layout, group_sizes(layout, self.group))
 
 
-def _smallest_replaceable(topology: Topology, name: str, values: Array, count: int, size: int) -> Array:
-    """Slots of the ``count`` smallest |w| of a tensor; of each group no more than it has free positions."""
+def _by_magnitude(topology: Topology, name: str, values: Array, size: int) -> tuple[Array, Array]:
+    """The slots of a tensor's weights, the smallest |w| first, and whether each may go.
+
+    Of each group the smallest may go, as many as it has free positions.
+    """
     arrays, slots = topology.arrays, topology.slots(name)
     groups = groups_of(topology, name, size)
     order = arrays.argsort(abs(values[slots]))
     room = size - held(groups, groups, arrays)
-    replaceable = first_of_each(arrays.take(groups, order), arrays.take(room, order), arrays)
-    return arrays.take(order, arrays.nonzero(replaceable))[:count] + slots.start
+    return order + slots.start, first_of_each(arrays.take(groups, order), arrays.take(room, order), arrays)
 
 
 def _without(topology: Topology, kept: Topology) -> Topology:
@@ -125,4 +132,4 @@ def _replacements_first(places: Array, lost: Array, size: int, arrays: Arrays) -
     groups = places // size
     replaces = first_of_each(groups, held(lost, groups, arrays), arrays)
     # the others have their turn where strategies above prune, or share out, with no regard to groups
-    return arrays.take(places, arrays.concatenate([arrays.nonzero(replaces), arrays.nonzero(~replaces)]))
+    return arrays.take(places, arrays.argsort(arrays.cast(~replaces, np.int8)))

@@ -62,6 +62,15 @@ class CudaTensor(Tensor):
     is_cpu = property(lambda _: False)  # type: ignore[assignment]
     is_meta = property(lambda _: False)  # type: ignore[assignment]
 
+    @property
+    def data(self) -> Any:
+        return Tensor.data.__get__(self)  # type: ignore[attr-defined]
+
+    @data.setter
+    def data(self, other: "CudaTensor") -> None:  # also of another size, as compact storage changes its own
+        Tensor.data.__set__(self, other)  # type: ignore[attr-defined]
+        self.host = other.host
+
     def __repr__(self, **_: Any) -> str:
         return f"CudaTensor({self.host!r})"
 
@@ -106,6 +115,8 @@ class CudaTensor(Tensor):
         answer = func(*tree_map(_host, args), **tree_map(_host, kwargs))
         if leaves:
             return answer.clone()
+        if name.startswith("_foreach_") and name.endswith("_"):
+            torch.autograd.graph.increment_version(args[0])  # which torch does not do for the tensors of a list here
         if name.endswith("_") and not name.endswith("__"):
             return args[0] if isinstance(args[0], Tensor) else None
         return tree_map(lambda leaf: CudaTensor(leaf) if isinstance(leaf, Tensor) else leaf, answer)
@@ -143,9 +154,10 @@ def _read(tensor: "CudaTensor", why: str) -> Tensor:
 
 def note(why: str) -> None:
     """The host waits for the device."""
-    frames = [frame for frame in traceback.extract_stack() if "sparsecore" in frame.filename]
-    ours = [frame for frame in frames if "/tests/" not in frame.filename]
-    place = f"{ours[-1].filename.rpartition('/')[2]}:{ours[-1].lineno}" if ours else "elsewhere"
+    frames = ((frame.f_code.co_filename, line) for frame, line in traceback.walk_stack(None))
+    ours = ((file, line) for file, line in frames if "sparsecore" in file and "/tests/" not in file)
+    file, line = next(ours, ("", 0))
+    place = f"{file.rpartition('/')[2]}:{line}" if file else "elsewhere"
     _noted.append(f"{why} ({place})")
 
 
@@ -174,6 +186,8 @@ class _Mode(TorchFunctionMode):
             args = tuple(torch.tensor(each) if isinstance(each, int | float) else each for each in args)
         if name == "pin_memory":
             return _pinned(args[0])
+        if name == "new_tensor" and isinstance(args[0], CudaTensor):
+            return _made(torch.tensor, "tensor", args[1:], {"dtype": args[0].dtype, **kwargs, "device": "cpu"})
         if name in _SUMMED and torch.is_autocast_enabled("cuda"):
             args, kwargs = tree_map(_lowered, (args, kwargs))
         if _is_device(kwargs.get("device")):
@@ -246,7 +260,9 @@ def simulated_cuda() -> Iterator[None]:
         mock.patch("torch.cuda.device_count", return_value=1),
         mock.patch("torch.cuda.get_rng_state", side_effect=lambda *_: torch.zeros(16, dtype=torch.uint8)),
         mock.patch("torch.cuda.set_rng_state"),
+        mock.patch("torch.cuda.is_bf16_supported", return_value=True),
         mock.patch("sparsecore_torch.sparsifying.optimizer_probe.is_plain", return_value=True),
+        mock.patch("sparsecore_torch.sparsifying.optimizer_copies.is_plain", return_value=True),
         mock.patch("torch.cuda.synchronize", side_effect=lambda *_: note("synchronizes")),
         _Mode(),
     ):

@@ -19,6 +19,7 @@ from sparsecore_deepr import DeepRewiring  # noqa: E402
 from sparsecore_dpr import DynamicReallocation  # noqa: E402
 from sparsecore_numpy import NumpyArrays  # noqa: E402
 from sparsecore_set import SparseEvolution  # noqa: E402
+from sparsecore_soft_deepr import SoftDeepRewiring  # noqa: E402
 from sparsecore_torch import TorchArrays  # noqa: E402
 
 MOST = 8
@@ -30,6 +31,7 @@ STRATEGIES: dict[str, Any] = {
     "set": SparseEvolution(schedule=_EVERY),
     "set by magnitude": SparseEvolution(schedule=_EVERY, ranking="magnitude"),
     "deepr": DeepRewiring(),
+    "soft-deepr": SoftDeepRewiring(),
 }
 
 
@@ -52,7 +54,7 @@ def test_the_device_refuses_to_be_mixed_and_counts_who_waits() -> None:
         assert len(waited) == 1
 
 
-@pytest.mark.parametrize("name", ["dpr", "set", "set by magnitude", "deepr"])
+@pytest.mark.parametrize("name", STRATEGIES)
 def test_an_update_of_the_engine_waits_a_few_times_and_decides_as_numpy_does(name: str) -> None:
     layout = Layout.of({"first": (20, 12), "second": (8, 20), "third": (4, 8, 3, 3)})
     values = np.random.default_rng(0).normal(0, 1e-3, 300)

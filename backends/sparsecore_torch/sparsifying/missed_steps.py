@@ -76,9 +76,9 @@ class StepWatch:
             InputError: the optimizer does not train the sparse tensors, or they are no longer the model's.
         """
         begun, self._is_within_step = self._is_within_step, False
+        if begun and is_taken:
+            self._check_trained([seen for seen in self._seen if seen.arrivals])
         for seen in self._seen:
-            if begun and is_taken and seen.arrivals:
-                self._check_trained(seen)
             seen.arrivals = seen.passed_by = 0
             seen.sample = None
         self.check_parameters()
@@ -134,32 +134,42 @@ class StepWatch:
         before, seen.sample = seen.sample, _sample(parameter)
         return before is not None and not torch.equal(before, seen.sample)
 
-    def _check_trained(self, seen: "_Seen") -> None:
+    def _check_trained(self, given: Sequence["_Seen"]) -> None:
+        """Raise an :class:`InputError` if steps do not train tensors that had a gradient.
+
+        Those that torch has counted no write to are compared with what they were after the last step; a device is
+        waited for once.
+        """
+        doubtful = [seen for seen in given if self._is_in_doubt(seen)]
+        samples = [_sample(seen.parameter) for seen in doubtful]
+        for seen, now, is_same in zip(doubtful, samples, _are_same(doubtful, samples), strict=True):
+            if not is_same:
+                seen.writes_are_uncounted = True
+                continue
+            seen.before = now
+            seen.stalled += 1
+            if seen.stalled > _STALLED:
+                raise InputError(
+                    f"{_STALLED} steps of {type(self._layers.stepping).__name__} in a row have left {seen.name} as it "
+                    "was, although it had a gradient: the optimizer trains other tensors than those in its param "
+                    "groups, such as a list of its own; take storage='masked', which keeps the model's Parameters, or "
+                    "another optimizer"
+                )
+
+    def _is_in_doubt(self, seen: "_Seen") -> bool:
+        """Whether torch has counted no write to a tensor in a step that was to change it."""
         parameter = seen.parameter
         if parameter._version != seen.version or parameter.grad is None or seen.writes_are_uncounted:
             seen.stalled, seen.before = 0, None
-            return
+            return False
         groups = [group for group in self._layers.stepping.param_groups if _holds(group, parameter)]
-        optimizer = type(self._layers.stepping).__name__
         if not groups:
             raise InputError(
-                f"{optimizer} no longer holds {seen.name} in its param groups, so that nothing trains it; put the "
-                "Parameter back, or call squash() before groups are changed and sparsify after"
+                f"{type(self._layers.stepping).__name__} no longer holds {seen.name} in its param groups, so that "
+                "nothing trains it; put the Parameter back, or call squash() before groups are changed and sparsify "
+                "after"
             )
-        if not groups[0].get("lr", 1.0):
-            return
-        now = _sample(parameter)
-        if seen.before is not None and not torch.equal(now, seen.before):
-            seen.writes_are_uncounted = True
-            return
-        seen.before = now
-        seen.stalled += 1
-        if seen.stalled > _STALLED:
-            raise InputError(
-                f"{_STALLED} steps of {optimizer} in a row have left {seen.name} as it was, although it had a "
-                "gradient: the optimizer trains other tensors than those in its param groups, such as a list of its "
-                "own; take storage='masked', which keeps the model's Parameters, or another optimizer"
-            )
+        return bool(groups[0].get("lr", 1.0))
 
     def _passed_by(self, seen: "_Seen") -> str:
         optimizer = type(self._layers.stepping).__name__
@@ -251,6 +261,13 @@ def _holds(group: dict[str, Any], parameter: Tensor) -> bool:
 def _is_cleared(gradient: Tensor | None) -> bool:
     """Whether the gradient that arrives is the first since they were set to zero."""
     return gradient is None or not bool(gradient.any())
+
+
+def _are_same(seen: Sequence["_Seen"], samples: Sequence[Tensor]) -> list[bool]:
+    """Whether the samples are those of before, or the first ones; a device is waited for once."""
+    pairs = [(one.before, now) for one, now in zip(seen, samples, strict=True) if one.before is not None]
+    equal = iter(torch.stack([(a == b).all().to(pairs[0][1].device) for a, b in pairs]).tolist() if pairs else ())
+    return [one.before is None or next(equal) for one in seen]
 
 
 def _sample(parameter: Tensor) -> Tensor:

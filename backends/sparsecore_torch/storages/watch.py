@@ -100,6 +100,8 @@ class Watch:
 
     def see(self, name: str, parameter: Tensor) -> None:
         """The inactive entries of a tensor and of its state are what they are to be: from now on changes count."""
+        if parameter.device.type != "cpu":  # to look at an entry there is to wait for the device
+            return
         if name not in self._runs:
             self._runs[name] = self._masks[name].inactive_run()
         run = self._runs[name]
@@ -111,12 +113,7 @@ class Watch:
             if isinstance(content, Tensor) and content.shape == parameter.shape
         ]
         tensors = [parameter.detach(), *(content for _, content, _ in contents)]
-        on_cpu = parameter.device.type == "cpu"  # elsewhere to look at an entry is to wait for the device
-        if (
-            run is None
-            or not on_cpu
-            or not all(is_dense(one) and one.stride() == parameter.stride() for one in tensors)
-        ):
+        if run is None or not all(is_dense(one) and one.stride() == parameter.stride() for one in tensors):
             self._seen.pop(name, None)
             return
         length = min(run.stop - run.start, _LONGEST)

@@ -1,0 +1,260 @@
+"""sparsify on a simulated CUDA device: nothing is mixed, a quiet step waits for nothing, an update a few times."""
+
+import copy
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from simulated_cuda import DEVICE, CudaTensor, on_device, simulated_cuda, waits  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+from torch.optim import Optimizer  # noqa: E402
+
+from sparsecore import Every  # noqa: E402
+from sparsecore.plugins import installed  # noqa: E402
+from sparsecore.units import Blocks  # noqa: E402
+from sparsecore_deepr import DeepRewiring  # noqa: E402
+from sparsecore_dpr import DynamicReallocation  # noqa: E402
+from sparsecore_gmp import GradualPruning  # noqa: E402
+from sparsecore_granet import GradualRegeneration  # noqa: E402
+from sparsecore_rigl import RigL  # noqa: E402
+from sparsecore_set import SparseEvolution  # noqa: E402
+from sparsecore_snfs import SparseMomentum  # noqa: E402
+from sparsecore_soft_deepr import SoftDeepRewiring  # noqa: E402
+from sparsecore_srigl import StructuredRigL  # noqa: E402
+from sparsecore_static import Static  # noqa: E402
+from sparsecore_torch import sparsify  # noqa: E402
+
+MOST = 8
+"""Waits in an update."""
+
+STEPS = 7
+_EVERY = Every(steps=3)
+_DPR = DynamicReallocation(target="10%", schedule=_EVERY)
+STRATEGIES: dict[str, Any] = {
+    "dpr": _DPR,
+    "set": SparseEvolution(schedule=_EVERY),
+    "set by magnitude": SparseEvolution(schedule=_EVERY, ranking="magnitude"),
+    "deepr": DeepRewiring(),
+    "soft-deepr": SoftDeepRewiring(temperature=1e-3, lowest=-0.02),
+    "static": Static(),
+    "rigl": RigL(schedule=_EVERY),
+    "srigl": StructuredRigL(schedule=_EVERY, group=12),
+    "snfs": SparseMomentum(schedule=_EVERY),
+    "gmp": GradualPruning(schedule=_EVERY),
+    "granet": GradualRegeneration(schedule=_EVERY),
+    "gradient-growth": [_DPR, "gradient-growth"],
+    "momentum-growth": [_DPR, "momentum-growth"],
+    "magnitude-drop": [_DPR, "magnitude-drop"],
+    "erk-start": ["erk-start", _DPR],
+}
+
+
+@pytest.fixture
+def device() -> Iterator[None]:
+    with simulated_cuda():
+        yield
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    sides = (12, 24, 24, 24, 4)
+    layers = [part for fan in itertools.pairwise(sides) for part in (nn.Linear(*fan, bias=False), nn.ReLU())]
+    return nn.Sequential(*layers[:-1])
+
+
+def sgd(parameters: Any) -> Optimizer:
+    return torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
+
+
+def begun(
+    strategy: Any, storage: str, *, cpu: bool = False, make: Callable[[Any], Optimizer] = sgd, **options: Any
+) -> tuple[nn.Module, Optimizer, Any]:
+    model = network() if cpu else on_device(network())
+    optimizer = make(model.parameters())
+    chosen: dict[str, Any] = {"sparsity": 0.75, "include": "*", "total_steps": 99, "storage": storage, **options}
+    return model, optimizer, sparsify(model, optimizer, strategy=strategy, **chosen)
+
+
+def batch(step: int, *, cpu: bool = False) -> tuple[Tensor, Tensor]:
+    draws = torch.Generator().manual_seed(step)
+    inputs, labels = torch.randn(16, 12, generator=draws), torch.randint(4, (16,), generator=draws)
+    return (inputs, labels) if cpu else (CudaTensor(inputs), CudaTensor(labels))
+
+
+def trained(
+    model: nn.Module, optimizer: Optimizer, training: Any, *, steps: int = STEPS, cpu: bool = False, first: int = 0
+) -> tuple[list[list[str]], list[list[str]]]:
+    """What the host waited for in each quiet step, and in each update."""
+    found: tuple[list[list[str]], list[list[str]]] = ([], [])
+    for step in range(first, first + steps):
+        before, (inputs, labels) = training.updates, batch(step, cpu=cpu)
+        optimizer.zero_grad()
+        with waits() as waited:
+            nn.functional.cross_entropy(model(inputs), labels).backward()
+            optimizer.step()
+        found[training.updates > before].append(waited)
+    return found
+
+
+def _ours(waited: list[str]) -> list[str]:
+    """Without what the optimizer itself waits for."""
+    return [each for each in waited if "elsewhere" not in each]
+
+
+def check_counts(quiet: list[list[str]], updates: list[list[str]]) -> None:
+    assert all(waited == [] for waited in quiet), quiet
+    assert all(len(waited) <= MOST for waited in updates), updates
+
+
+def test_every_strategy_that_is_installed_is_tried() -> None:
+    built_in = {entry.name for entry in installed("strategy") if entry.value.startswith("sparsecore_")}
+    assert built_in <= set(STRATEGIES)
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("storage", ["masked", "compact"])
+@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.filterwarnings("ignore:the sparsity that was asked for")
+def test_a_quiet_step_waits_for_nothing_and_an_update_a_few_times(name: str, storage: str) -> None:
+    model, optimizer, training = begun(STRATEGIES[name], storage)
+    quiet, updates = trained(model, optimizer, training)
+    check_counts(quiet, updates)
+    assert bool(updates) == (name != "static")
+
+    expected = begun(STRATEGIES[name], storage, cpu=True)
+    trained(*expected, cpu=True)
+    assert training.topology.sha256() == expected[2].topology.sha256()
+    assert torch.allclose(training.values().cpu(), expected[2].values())
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("storage", ["masked", "compact"])
+@pytest.mark.parametrize("name", ["dpr", "set", "soft-deepr", "rigl", "granet"])
+def test_what_is_saved_goes_on_as_if_it_had_not_been(name: str, storage: str) -> None:
+    model, optimizer, training = begun(STRATEGIES[name], storage)
+    trained(model, optimizer, training)
+    saved = copy.deepcopy([each.state_dict() for each in (training, model, optimizer)])
+
+    other, again, resumed = begun(STRATEGIES[name], storage)
+    resumed.load_state_dict(saved[0])
+    other.load_state_dict(saved[1])
+    again.load_state_dict(saved[2])
+    quiet, updates = trained(other, again, resumed, first=STEPS)
+    trained(model, optimizer, training, first=STEPS)
+    assert resumed.topology.sha256() == training.topology.sha256()
+    first = [*quiet, *updates][0]  # whether what was loaded fits is looked up once
+    check_counts([one for one in quiet if one is not first], [one for one in updates if one is not first])
+    assert len(first) <= (1 if quiet else MOST + 1), first
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("storage", ["masked", "compact"])
+def test_a_training_is_described_and_ended_on_its_device(storage: str) -> None:
+    model, optimizer, training = begun(_DPR, storage)
+    trained(model, optimizer, training)
+    assert "0.weight" in str(training.summary())
+    assert training.memory().total.measured > 0
+    size = training.topology.size
+    training.squash()
+    assert {parameter.device for parameter in model.parameters()} == {DEVICE}
+    assert sum(int(parameter.count_nonzero()) for parameter in model.parameters()) <= size
+    optimizer.zero_grad()
+    inputs, labels = batch(99)
+    nn.functional.cross_entropy(model(inputs), labels).backward()
+    optimizer.step()
+
+
+OPTIMIZERS: dict[str, Callable[[Any], Optimizer]] = {
+    "sgd foreach": lambda given: torch.optim.SGD(given, lr=0.1, momentum=0.9, foreach=True),
+    "sgd fused": lambda given: torch.optim.SGD(given, lr=0.1, momentum=0.9, fused=True),
+    "adamw foreach": lambda given: torch.optim.AdamW(given, lr=0.01, foreach=True),
+    "adamw fused": lambda given: torch.optim.AdamW(given, lr=0.01, fused=True),
+    "rprop": lambda given: torch.optim.Rprop(given, lr=0.01),
+}
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("storage", ["masked", "compact"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_foreach_and_fused_optimizers_wait_for_nothing(name: str, storage: str) -> None:
+    model, optimizer, training = begun(_DPR, storage, make=OPTIMIZERS[name])
+    quiet, updates = trained(model, optimizer, training)
+    quiet, updates = ([_ours(waited) for waited in every] for every in (quiet, updates))
+    # torch does not count the writes of fused optimizers: whether they train is looked up once
+    looked = [waited for waited in quiet if waited]
+    assert len(looked) <= ("fused" in name), looked
+    assert all(len(waited) == 1 and "missed_steps" in waited[0] for waited in looked), looked
+    check_counts([], updates)
+    assert updates
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("storage", ["masked", "compact"])
+def test_autocast_is_waited_for_no_more(storage: str) -> None:
+    model, optimizer, training = begun(_DPR, storage)
+    for step in range(STEPS):
+        before, (inputs, labels) = training.updates, batch(step)
+        optimizer.zero_grad()
+        with waits() as waited:
+            with torch.autocast("cuda", dtype=torch.bfloat16):
+                outputs = model(inputs)
+            assert outputs.dtype is torch.bfloat16
+            nn.functional.cross_entropy(outputs.float(), labels).backward()
+            optimizer.step()
+        assert len(waited) <= (MOST if training.updates > before else 0), waited
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("storage", ["masked", "compact"])
+def test_gradients_that_are_added_up_in_buckets_are_masked_without_waiting(storage: str) -> None:
+    """As DistributedDataParallel lays them: views of one vector, which is divided by the number of ranks."""
+    model, optimizer, training = begun(RigL(schedule=_EVERY), storage)
+    for step in range(STEPS):
+        parameters = [each for each in model.parameters() if each.requires_grad]
+        bucket = CudaTensor(torch.zeros(sum(each.numel() for each in parameters)))
+        views = bucket.split([each.numel() for each in parameters])
+        for parameter, view in zip(parameters, views, strict=True):
+            parameter.grad = view.view_as(parameter)
+        before = training.updates
+        with waits() as waited:
+            for half in (0, 1):
+                inputs, labels = batch(2 * step + half)
+                (nn.functional.cross_entropy(model(inputs), labels) / 2).backward()
+            bucket.div_(1)
+            optimizer.step()
+        assert len(waited) <= (MOST if training.updates > before else 0), waited
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("name", ["dpr", "set", "rigl"])
+def test_units_of_several_weights_wait_no_more(name: str) -> None:
+    model, optimizer, training = begun(STRATEGIES[name], "masked", units=Blocks(4, 4), exclude="0.weight")
+    quiet, updates = trained(model, optimizer, training)
+    check_counts(quiet, updates)
+    assert updates
+
+
+@pytest.mark.usefixtures("device")
+def test_a_tensor_that_would_be_emptied_costs_no_wait() -> None:
+    strategy = DynamicReallocation(target="50%", initial_threshold=1e30, schedule=_EVERY)
+    model, optimizer, training = begun(strategy, "masked")
+    quiet, updates = trained(model, optimizer, training)
+    check_counts(quiet, updates)
+
+
+@pytest.mark.usefixtures("device")
+def test_the_storages_of_many_layers_wait_as_often_as_those_of_few() -> None:
+    counts = []
+    for depth in (2, 12):
+        torch.manual_seed(0)
+        model = on_device(nn.Sequential(*(nn.Linear(12, 12, bias=False) for _ in range(depth))))
+        optimizer = sgd(model.parameters())
+        training = sparsify(model, optimizer, strategy=RigL(schedule=_EVERY), sparsity=0.7, include="*", total_steps=99)
+        quiet, updates = trained(model, optimizer, training)
+        check_counts(quiet, updates)
+        counts.append(list(map(len, updates)))
+    assert counts[0] == counts[1]
