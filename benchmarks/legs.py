@@ -1,0 +1,141 @@
+"""Measurements in legs: what is finished is kept in a file, so that a script can be stopped and called again."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from sparsecore.run.files import write_whole
+
+Result = dict[str, Any]
+"""Of a leg: what JSON can hold."""
+
+_PATIENCE = 60
+"""Seconds that a process has to end after an interrupt."""
+
+
+class Unfinished(Exception):  # noqa: N818 it is no error
+    """The time was up before a leg has finished; when it is called again, it goes on where it stopped."""
+
+
+@attrs.frozen
+class Leg:
+    """A part of the measurements.
+
+    Attributes:
+        name: by which its result is kept.
+        measure: from the seconds that are left to the result; it may raise :class:`Unfinished`.
+        needs: seconds; with fewer left it is not begun.
+    """
+
+    name: str
+    measure: Callable[[float], Result]
+    needs: float = 0.0
+
+
+@attrs.frozen
+class Record:
+    """The results that there are, in a JSON file.
+
+    Attributes:
+        path: of the file.
+        settings: that all results were taken with.
+        finished: the result of each leg that has one.
+        failed: what went wrong in the last attempt at a leg.
+    """
+
+    path: Path
+    settings: Mapping[str, Any]
+    finished: dict[str, Result] = attrs.field(factory=dict)
+    failed: dict[str, str] = attrs.field(factory=dict)
+
+    @classmethod
+    def of(cls, path: Path, settings: Mapping[str, Any]) -> "Record":
+        """What has been kept in this file, or nothing yet.
+
+        Raises:
+            SystemExit: the results in the file were taken with other settings.
+        """
+        if not path.exists():
+            return cls(path, settings)
+        kept = json.loads(path.read_text("utf-8"))
+        if kept["settings"] != settings:
+            others = [
+                f"{key} = {kept['settings'].get(key)!r}"
+                for key in settings
+                if kept["settings"].get(key) != settings[key]
+            ]
+            raise SystemExit(
+                f"the results in {path} were taken with other settings ({', '.join(others)}); "
+                "give the same, another --out, or delete the file"
+            )
+        return cls(path, settings, kept["legs"], kept["failed"])
+
+    def keep(self, machine: Mapping[str, Any]) -> None:
+        """Write all to the file."""
+        report = {"machine": machine, "settings": self.settings, "legs": self.finished, "failed": self.failed}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(self.path, (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def measure_all(legs: Sequence[Leg], record: Record, seconds: float, machine: Mapping[str, Any]) -> list[str]:
+    """Measure what is not finished, as far as the time goes; every result is kept at once.
+
+    A leg that fails does not stop the others, and is tried again in the next call.
+
+    Returns:
+        The names of the legs that are still to be measured.
+    """
+    end = time.monotonic() + seconds
+    for leg in legs:
+        left = end - time.monotonic()
+        if leg.name in record.finished or left < leg.needs:
+            continue
+        print(f"{leg.name} ...", file=sys.stderr)
+        try:
+            record.finished[leg.name] = leg.measure(left)
+            record.failed.pop(leg.name, None)
+        except Unfinished:
+            print(f"{leg.name}: the time is up; it goes on in the next call", file=sys.stderr)
+        except Exception as error:
+            record.failed[leg.name] = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+            print(f"{leg.name}: {record.failed[leg.name]}", file=sys.stderr)
+        record.keep(machine)
+    return [leg.name for leg in legs if leg.name not in record.finished]
+
+
+def output_of(
+    command: Sequence[str], seconds: float, accepted: Sequence[int] = (0,), folder: Path | None = None
+) -> str:
+    """The standard output of a process that has so much time, and is interrupted as by Ctrl-C when it is over.
+
+    Args:
+        command: program and arguments.
+        seconds: after which it is interrupted.
+        accepted: exit statuses that are no failure.
+        folder: in which it runs; the one of now where it is None.
+
+    Raises:
+        Unfinished: the time was up.
+        RuntimeError: its exit status is not one of those that are accepted.
+    """
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder) as process:
+        try:
+            said, complaint = process.communicate(timeout=max(1.0, seconds))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.communicate(timeout=_PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            raise Unfinished from None
+    if process.returncode not in accepted:
+        last = (complaint.strip() or said.strip() or "nothing said").splitlines()[-1]
+        raise RuntimeError(f"exit status {process.returncode}: {last}")
+    return said
