@@ -1,5 +1,6 @@
 """Optimizers whose state is not zero at first, or not one entry a weight: look-alikes of those of libraries."""
 
+from collections import deque
 from typing import Any
 
 import torch
@@ -140,3 +141,54 @@ class Picky(Plain):
         trace = state.setdefault("trace", torch.ones_like(p))
         trace.add_(p.grad.abs())
         p.sub_(p.grad / trace, alpha=group["lr"])
+
+
+class SeveralMomenta(Plain):
+    """As AggMo and AdaShift: momenta in a dict, and past gradients in a deque, inside of the parameter's state."""
+
+    def update(self, p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+        momenta = state.setdefault("momenta", {decay: torch.zeros_like(p) for decay in (0.0, 0.5, 0.9)})
+        past = state.setdefault("past", deque(maxlen=12))
+        past.append(p.grad.clone())
+        for decay, momentum in momenta.items():
+            momentum.mul_(decay).add_(past[0])
+            p.sub_(momentum, alpha=group["lr"] / 3)
+
+
+class InAttribute(Plain):
+    """Momenta in an attribute of the optimizer."""
+
+    def __init__(self, params: Any, **options: Any) -> None:
+        super().__init__(params, **options)
+        self.momenta: dict[int, Tensor] = {}
+
+    def update(self, p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:  # noqa: ARG002
+        p.sub_(self.momenta.setdefault(id(p), torch.zeros_like(p)).mul_(0.9).add_(p.grad), alpha=group["lr"])
+
+
+class InGroup(Plain):
+    """Momenta in the param group."""
+
+    def update(self, p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:  # noqa: ARG002
+        momenta = group.setdefault("momenta", [torch.zeros_like(one) for one in group["params"]])
+        place = next(place for place, one in enumerate(group["params"]) if one is p)
+        p.sub_(momenta[place].mul_(0.9).add_(p.grad), alpha=group["lr"])
+
+
+class ByIdentity(Plain):
+    """Momenta in the state, by the identity of the parameter."""
+
+    def update(self, p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:  # noqa: ARG002
+        self.state.pop(p)  # Plain has asked for it, and torch takes the identity for the parameter
+        own = self.state[id(p)]  # type: ignore[index]
+        p.sub_(own.setdefault("momentum", torch.zeros_like(p)).mul_(0.9).add_(p.grad), alpha=group["lr"])
+
+
+class OnParameter(Plain):
+    """Momenta as attributes of the parameters."""
+
+    def update(self, p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:  # noqa: ARG002
+        held: Any = p
+        if not hasattr(held, "momentum"):
+            held.momentum = torch.zeros_like(p)
+        p.sub_(held.momentum.mul_(0.9).add_(p.grad), alpha=group["lr"])

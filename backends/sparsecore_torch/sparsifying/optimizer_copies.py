@@ -95,6 +95,10 @@ class ProbeError(Exception):
     """A copy of the optimizer cannot be stepped on a scratch parameter; the cause says why."""
 
 
+class HiddenStateError(ProbeError):
+    """The optimizer keeps numbers that belong to weights in another place than the state of their parameter."""
+
+
 @contextmanager
 def foreign_code() -> Iterator[None]:
     """What the optimizer's own code raises within, of whatever kind, is a :class:`ProbeError`."""

@@ -7,6 +7,8 @@ where these agree. Entries that have neither weight nor gradient show what an op
 """
 
 import math
+import re
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache, partial
 from itertools import product
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsecore_torch.sparsifying.optimizer_copies import (
+    HiddenStateError,
     MakeCopy,
     ProbeError,
     copied,
@@ -31,6 +34,7 @@ from sparsecore_torch.sparsifying.optimizer_copies import (
     undisturbed,
     values_of,
 )
+from sparsecore_torch.sparsifying.wrapped_optimizers import tensors_outside_of_state
 
 _MOST, _LEAST = 16_384, 256
 """Entries of a scratch parameter: of more or fewer, a smaller or larger one stands in."""
@@ -47,6 +51,7 @@ class StateEntry:
         follows_weight: a fresh entry is the value of the weight instead, as in copies of the weights.
         inactive: what it is to hold where no weight is; zero, unless that would mean something else to the optimizer.
         is_plain: it is a plain tensor, and none of a class that keeps other numbers than it stands for.
+        is_nested: it lies in a list or dict inside of the parameter's state.
     """
 
     is_entrywise: bool
@@ -54,6 +59,7 @@ class StateEntry:
     follows_weight: bool = False
     inactive: float = 0.0
     is_plain: bool = True
+    is_nested: bool = False
 
     @property
     def is_zeroed(self) -> bool:
@@ -84,6 +90,10 @@ class OptimizerProfile:
     others: frozenset[str] | None
     steps: Sequence[Tensor] = attrs.field(repr=False, eq=False)
 
+    def knows(self, key: str) -> bool:
+        """Whether it says what the state of this path and key is."""
+        return key in self.entries or self.others is None or key in self.others
+
 
 def probe(optimizer: Optimizer, group: int, like: Tensor, *, flat: bool = False) -> OptimizerProfile:
     """Find out what an optimizer does to parameters of this shape and dtype. Nothing that is real changes.
@@ -104,6 +114,8 @@ def probe(optimizer: Optimizer, group: int, like: Tensor, *, flat: bool = False)
         for make, drive in product(_MAKES, _DRIVES):
             try:
                 return trial.profile(_Runner(partial(make, optimizer, group), drive))
+            except HiddenStateError:
+                raise
             except ProbeError as error:
                 errors.append(error)
     raise errors[0]
@@ -247,10 +259,12 @@ class _Run:
     Attributes:
         first: what each key of the state held at first.
         coded: the keys whose tensors are no plain ones.
+        outside: the tensors of the parameter's shape, at the end, that are not in its state.
     """
 
     first: dict[str, Any] = attrs.field(factory=dict)
     coded: set[str] = attrs.field(factory=set)
+    outside: dict[str, Tensor] = attrs.field(factory=dict)
     weights: list[Tensor] = attrs.field(factory=list)
     states: list[State] = attrs.field(factory=list)
     options: list[State] = attrs.field(factory=list)
@@ -278,18 +292,30 @@ class _Runner:
         run = _Run()
         for gradients in data.gradients:
             self.drive(optimizer, parameter, gradients[which].reshape(data.actual))
+            _check_keys(optimizer, parameter)
             states = dict(labelled_states(layers_within(optimizer), parameter))
-            state = flat(states)
+            state = {f"{label}{key}": content for label, one in states.items() for key, content in flat(one).items()}
             run.weights.append(parameter.detach().clone().reshape(-1))
             run.states.append({key: _snapshot(content) for key, content in state.items()})
             run.options.append({k: _snapshot(one) for k, one in optimizer.param_groups[0].items() if k != "params"})
             for label, one in states.items():
-                first = {f"{label}{key}": getattr(one, "first", {}).get(key, content) for key, content in one.items()}
+                first = {f"{label}{key}": content for key, content in getattr(one, "first", {}).items()}
                 run.first.update({key: content for key, content in first.items() if key not in run.first})
+            run.first.update({key: content for key, content in run.states[-1].items() if key not in run.first})
             run.coded.update(key for key, one in state.items() if isinstance(one, Tensor) and not is_plain(one))
             if after is not None:
                 after(state)
+        for layer in layers_within(optimizer):
+            for name, tensor in tensors_outside_of_state(layer, parameter):
+                if _has_shape(tensor, data.actual) and tensor is not parameter:
+                    run.outside[name] = tensor.detach().clone()
         return run
+
+
+def _check_keys(optimizer: Any, parameter: Tensor) -> None:
+    """Raise an error if state is kept by the identity of a parameter: torch mixes such keys up with parameters."""
+    if any(key == id(parameter) for layer in layers_within(optimizer) for key in layer.state if isinstance(key, int)):
+        raise HiddenStateError("it keeps state by id(parameter), and not by the parameter")
 
 
 def labelled_states(layers: Sequence[Any], parameter: Tensor) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -302,9 +328,30 @@ def labelled_states(layers: Sequence[Any], parameter: Tensor) -> Iterator[tuple[
             yield f"{type(layer).__name__}." if number else "", state
 
 
-def flat(states: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The content of several states, by label and key."""
-    return {f"{label}{key}": content for label, state in states.items() for key, content in state.items()}
+def flat(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a state, by key; what lies in dicts, lists and deques in it, by ``key[inner key]``."""
+    found: dict[str, Any] = {}
+    for key, content in state.items():
+        inner = _inner(content)
+        if inner is None:
+            found[key] = content
+        else:
+            found.update(flat({f"{key}[{one}]": within for one, within in inner.items()}))
+    return found
+
+
+def first_of(key: str) -> str:
+    """The key of the first element of a sequence, from that of any element: sequences may grow as steps go by."""
+    return _ELEMENT.sub("[0]", key)
+
+
+_ELEMENT = re.compile(r"\[\d+\]")
+
+
+def _inner(content: Any) -> Mapping[Any, Any] | None:
+    if isinstance(content, Mapping):
+        return content
+    return dict(enumerate(content)) if isinstance(content, list | tuple | deque) else None
 
 
 def fill(content: Tensor, where: Tensor, fresh: float | Tensor) -> None:
@@ -322,6 +369,12 @@ class _Trial:
 
     def profile(self, runner: _Runner) -> OptimizerProfile:
         base, disturbed = runner.run(self.data), runner.run(self.data, disturbed=True)
+        for name, tensor in base.outside.items():
+            if not _equal(tensor, disturbed.outside.get(name)):  # else it has nothing to do with the gradients
+                raise HiddenStateError(
+                    f"it keeps numbers that belong to weights in {name!r}, and not in state[parameter], where they can "
+                    "be kept at zero"
+                )
         keys = list(dict.fromkeys(key for state in base.states for key in state))
         own = [key for key in keys if self._is_of_the_shape(key, base)]
         others = frozenset(keys) - frozenset(own)
@@ -330,7 +383,8 @@ class _Trial:
         keeps_zero = is_entrywise and all(one.is_entrywise and one.is_plain for one in entries.values())
         return OptimizerProfile(
             is_entrywise=is_entrywise,
-            keeps_zero=keeps_zero and self._keeps_zero(runner, entries),
+            # nobody watches the writes to what lies deeper
+            keeps_zero=keeps_zero and not any(map(_is_nested, entries)) and self._keeps_zero(runner, entries),
             entries=MappingProxyType(entries),
             others=others,
             steps=base.weights,
@@ -386,6 +440,7 @@ class _Trial:
             follows_weight=fresh == 0.0 and self._follows_weight(base, number, begun),
             inactive=0.0 if is_entrywise else fresh,
             is_plain=key not in base.coded,
+            is_nested=_is_nested(key),
         )
 
     def _constant(self, content: Tensor) -> float | None:
@@ -433,6 +488,10 @@ class _Trial:
             for key, content in state.items()
             if key in entries and _has_shape(content, self.data.actual)
         )
+
+
+def _is_nested(key: str) -> bool:
+    return key.endswith("]")
 
 
 def _has_shape(content: Any, shape: tuple[int, ...]) -> bool:

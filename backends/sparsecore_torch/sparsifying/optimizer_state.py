@@ -15,6 +15,8 @@ from sparsecore_torch.sparsifying.optimizer_probe import (
     OptimizerProfile,
     StateEntry,
     fill,
+    first_of,
+    flat,
     labelled_states,
     probe,
     stand_in,
@@ -70,7 +72,8 @@ def describe_optimizer(
     Args:
         optimizer: its class; holds for classes derived from it, too.
         state: the keys of the state that has one entry a weight, and what such an entry is for a new weight: a number,
-            or a function from the param group's options to one (``lambda group: group["lr"]``).
+            or a function from the param group's options to one (``lambda group: group["lr"]``). What lies in a dict
+            there has the key ``"key[inner key]"``, and all that lies in a list ``"key[0]"``.
         copies_of_weights: the keys of state that has one entry a weight and begins as the weight itself.
         entry_by_entry: whether each weight is changed by its own value, gradient and state alone. Compact storage takes
             no other optimizers.
@@ -127,7 +130,7 @@ class OptimizerStates:
             InputError: there is state of the parameter's shape that cannot be understood.
         """
         for label, state in labelled_states(self._layers, parameter):
-            for key, content in state.items():
+            for key, content in flat(state).items():
                 if isinstance(content, Tensor) and content.shape == parameter.shape:
                     entry = self._entry(f"{label}{key}", name, parameter)
                     if entry is not None and entry.fresh is not None:
@@ -158,7 +161,9 @@ class OptimizerStates:
     def _entry(self, key: str, name: str, parameter: Tensor) -> StateEntry | None:
         """What state of this key is; None where it belongs to the parameter as a whole."""
         profile = self._profiles[name]
-        if key not in profile.entries and profile.others is not None and key not in profile.others:
+        if key not in profile.entries and profile.knows(first_of(key)):
+            key = first_of(key)
+        if not profile.knows(key):
             profile = self._profiles[name] = self._with(key, name, parameter)
         return profile.entries.get(key)
 
@@ -216,8 +221,8 @@ def profile_of(
         found = probe(optimizer, group, parameter, flat=flat_shape)
     except ProbeError as error:
         raise InputError(
-            f"it cannot be found out what {type(optimizer).__name__} keeps for the weights of {name}: a copy of it, "
-            f"tried on a tensor like this one, fails ({error}); {_REMEDY}, or leave the tensor dense with exclude="
+            f"it cannot be found out what {type(optimizer).__name__} keeps for the weights of {name} by trying a copy "
+            f"of it on a tensor like this one: {error}; {_REMEDY}, or leave the tensor dense with exclude="
         ) from error
     if known is not None:
         _OF_TORCH[known] = found

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsecore_torch.sparsifying.parameters import NamedParameter
-from sparsecore_torch.sparsifying.wrapped_optimizers import OptimizerLayers, states_of
+from sparsecore_torch.sparsifying.wrapped_optimizers import OptimizerLayers, states_of, tensors_in
 
 
 @contextmanager
@@ -124,7 +124,7 @@ def _written(tensors: Iterable[NamedParameter], states: Iterable[tuple[Any, dict
         if one.parameter.grad is not None:
             yield one.parameter.grad
     for _, content in states:
-        yield from (value for value in content.values() if isinstance(value, Tensor))
+        yield from tensors_in(content, set())
 
 
 def _refill(content: dict[Any, Any], before: dict[Any, Any]) -> None:

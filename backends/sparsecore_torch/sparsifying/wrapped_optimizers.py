@@ -215,24 +215,40 @@ def exchange(layers: OptimizerLayers, old: Sequence[nn.Parameter], new: Sequence
             parameters[:] = [*rest[: places[0]], *new, *rest[places[0] :]]
 
 
+def tensors_outside_of_state(layer: Any, parameter: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """What an optimizer keeps elsewhere than in the state of a parameter, by name.
+
+    Args:
+        layer: the optimizer, or a part of it.
+        parameter: what it trains; tensors may be among its attributes.
+    """
+    yield from _attribute_tensors(layer)
+    yield from _state_tensors(layer)
+    for group in layer.param_groups:
+        for key, value in group.items():
+            yield from ((f"param_groups[...][{key!r}]", tensor) for tensor in tensors_in(value, set()))
+    yield from ((name, tensor) for name, tensor in vars(parameter).items() if isinstance(tensor, Tensor))
+
+
 def _attribute_tensors(layer: Any) -> Iterator[tuple[str, Tensor]]:
     """The tensors in an optimizer's attributes, by the name of the attribute, other than groups and state."""
     for name, value in getattr(layer, "__dict__", {}).items():
         if name not in {"param_groups", "state"}:
-            yield from ((name, tensor) for tensor in _tensors(value, set()))
+            yield from ((name, tensor) for tensor in tensors_in(value, set()))
 
 
 def _state_tensors(layer: Any) -> Iterator[tuple[str, Tensor]]:
     """The tensors in an optimizer's state that are not kept by parameter, by their key."""
     for key, value in getattr(layer, "state", {}).items():
         if not isinstance(key, Tensor):
-            yield from ((f"state[{key!r}]", tensor) for tensor in _tensors(value, set()))
+            yield from ((f"state[{key!r}]", tensor) for tensor in tensors_in(value, set()))
 
 
-def _tensors(value: Any, seen: set[int]) -> Iterator[Tensor]:
+def tensors_in(value: Any, seen: set[int]) -> Iterator[Tensor]:
+    """The tensors in a value, also in dicts, lists and the like there; in what has been ``seen``, none."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, dict | list | tuple | set | frozenset | deque) and id(value) not in seen:
         seen.add(id(value))
         for part in (*value, *value.values()) if isinstance(value, dict) else value:
-            yield from _tensors(part, seen)
+            yield from tensors_in(part, seen)

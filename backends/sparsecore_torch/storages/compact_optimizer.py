@@ -225,7 +225,8 @@ def _check_entry_by_entry(
 
 
 def _is_entry_by_entry(profile: OptimizerProfile) -> bool:
-    return profile.is_entrywise and all(entry.is_entrywise for entry in profile.entries.values())
+    entries = profile.entries.values()
+    return profile.is_entrywise and all(entry.is_entrywise and not entry.is_nested for entry in entries)
 
 
 def _by_shape(optimizer: Optimizer, one: NamedParameter) -> InputError:

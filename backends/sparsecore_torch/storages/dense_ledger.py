@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from sparsecore.ledger import Bytes, Ledger
+from sparsecore_torch.sparsifying.wrapped_optimizers import tensors_in
 from sparsecore_torch.storages.shards import local
 
 
@@ -16,12 +17,7 @@ def ledger_of(optimizer: Optimizer, indices: Sequence[Tensor]) -> Ledger:
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
-    states = [
-        content
-        for parameter in parameters
-        for content in optimizer.state.get(parameter, {}).values()
-        if isinstance(content, Tensor)
-    ]
+    states = [content for parameter in parameters for content in tensors_in(optimizer.state.get(parameter, {}), set())]
     return Ledger(
         values=Bytes(_entries(parameters), behind(parameters)),
         indices=Bytes(_entries(indices), behind(indices)),
