@@ -86,19 +86,23 @@ class StepWatch:
     def check_parameters(self) -> None:
         """Raise an :class:`InputError` if a module holds another Parameter than was made sparse, or masks it itself."""
         for place in self._places:
-            if _hides_weights(place.module, f"{place.attribute}_mask"):
-                raise InputError(
-                    f"{place.name} has got a mask of torch.nn.utils.prune beside that of sparse training, and under "
-                    "two masks more is zero than either asks for; end the second one with prune.remove, or call "
-                    "squash() before it"
-                )
-            held = own_parameter(place.module, place.attribute)
-            if held is not place.parameter and self._is_replaced(held, place.parameter):
-                raise InputError(
-                    f"{place.name} is another Parameter than the one that was made sparse, which nothing trains any "
-                    "more; write into the Parameter instead (with torch.no_grad(): parameter.copy_(...); "
-                    "load_state_dict without assign=True), or call squash() before it is replaced and sparsify after"
-                )
+            if not place.is_as_it_was():  # this runs for each tensor and step
+                self._check_place(place)
+
+    def _check_place(self, place: "_Place") -> None:
+        if _hides_weights(place.module, place.mask):
+            raise InputError(
+                f"{place.name} has got a mask of torch.nn.utils.prune beside that of sparse training, and under "
+                "two masks more is zero than either asks for; end the second one with prune.remove, or call "
+                "squash() before it"
+            )
+        held = own_parameter(place.module, place.attribute)
+        if held is not place.parameter and self._is_replaced(held, place.parameter):
+            raise InputError(
+                f"{place.name} is another Parameter than the one that was made sparse, which nothing trains any "
+                "more; write into the Parameter instead (with torch.no_grad(): parameter.copy_(...); "
+                "load_state_dict without assign=True), or call squash() before it is replaced and sparsify after"
+            )
 
     def _is_replaced(self, held: Tensor | None, parameter: nn.Parameter) -> bool:
         if held is not None:
@@ -218,12 +222,24 @@ class _Place:
         module: that holds it.
         attribute: its name there.
         parameter: the Parameter.
+        mask: the name that torch.nn.utils.prune would give to the buffer of its mask.
     """
 
     name: str
     module: nn.Module
     attribute: str
     parameter: nn.Parameter
+    mask: str = attrs.field(init=False)
+
+    @mask.default
+    def _mask_name(self) -> str:
+        return f"{self.attribute}_mask"
+
+    def is_as_it_was(self) -> bool:
+        """Whether the Parameter is the module's, and nothing looks like a mask of it."""
+        module, name = self.module, self.attribute
+        held = module._parameters
+        return name in held and held[name] is self.parameter and self.mask not in module._buffers
 
 
 def _hides_weights(module: nn.Module, name: str) -> bool:

@@ -48,7 +48,8 @@ class BitMask:
     def fill(self, tensor: Tensor) -> None:
         """Make the inactive entries zero, in place and unseen by autograd."""
         bits = self._bits_for(tensor)
-        tensor.detach().view(bits.dtype).bitwise_and_(bits)
+        plain = tensor.detach() if tensor.requires_grad else tensor
+        plain.view(bits.dtype).bitwise_and_(bits)
 
     def filled(self, tensor: Tensor) -> Tensor:
         """The tensor with zeros for the inactive entries; a new one."""

@@ -76,20 +76,21 @@ class GradientMasker:
             check_layout(name, gradient)
             if self._dense:
                 return _finite_at_least(gradient, mask)
-            if gradient.requires_grad or not accumulates(node):
-                return mask.filled(gradient)
-            return None  # it is masked where it is accumulated, which takes no memory
+            if accumulates(node) and not gradient.requires_grad:
+                return None  # it is masked where it is accumulated, which takes no memory
+            return mask.filled(gradient)
 
         return arrive
 
     def _accumulated(self, name: str) -> Callable[[Tensor], None]:
         """For each gradient that a parameter has received."""
+        mask = self._masks[name]
 
         def settle(parameter: Tensor) -> None:
             gradient = parameter.grad
             if gradient is not None and not self._dense:
                 if not gradient.requires_grad:  # else it has been masked on its way
-                    self._masks[name].fill(gradient)
+                    mask.fill(gradient)
                 self._note(name, gradient)
 
         return settle

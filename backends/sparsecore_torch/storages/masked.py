@@ -84,10 +84,10 @@ class MaskedStorage:
     def enforce(self) -> None:
         """Make inactive weights and their optimizer state exactly zero."""
         quiet = self._watch.quiet()
-        for name in self._parameters:
-            if name not in quiet:
-                self._clear(name)
-        self._written.note(name for name in self._parameters if not self._watch.knows(name))
+        others = [name for name in self._parameters if name not in quiet]
+        for name in others:
+            self._clear(name)
+        self._written.note(name for name in others if not self._watch.knows(name))
 
     @torch.no_grad()
     def reallocate(self, reallocation: Reallocation) -> None:

@@ -3,10 +3,11 @@
 An optimizer that keeps zero at zero leaves inactive weights and their state at zero, if they were zero before the step
 and their gradients are. So it is enough to see that nothing else has written to them. Torch counts the writes to each
 tensor. Two ways to write are not counted (``weight.data.add_(...)``, kernels of other libraries), which is why a
-stretch of inactive entries of each tensor is looked at after every step, and each tensor as a whole in turn.
+stretch of inactive entries of some tensors and of their state is looked at before and after every step, and each tensor
+is made zero as a whole in turn.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 from weakref import ref
 
@@ -17,10 +18,13 @@ from torch.optim import Optimizer
 
 from sparsecore_torch.storages.bit_mask import BitMask, is_dense
 
-TURNS = 16
+TURNS = 64
 """Steps until the turn of a tensor comes again."""
 
-_LONGEST = 64
+_LOOKED_AT = 8
+"""Tensors whose stretches are looked at in each step, one after the other."""
+
+_LONGEST = 8
 """Entries of a stretch."""
 
 
@@ -30,45 +34,49 @@ class _Seen:
 
     Attributes:
         parameter: the tensor.
-        version: how often it had been written to.
         pointer: where its memory was.
         state: the dict with its state.
         size: of the dict.
-        contents: the state of the parameter's shape: key, tensor and how often it had been written to.
-        stretches: views of inactive entries.
+        contents: the state of the parameter's shape, by key.
+        versions: how often the parameter, and then each content, had been written to.
+        stretches: views of inactive entries: of the parameter, then of each content.
     """
 
     parameter: Tensor
-    version: int
     pointer: int
     state: dict[str, Any] | None
     size: int
-    contents: list[tuple[str, Tensor, int]]
+    contents: dict[str, Tensor]
+    versions: list[int]
     stretches: list[Tensor]
 
-    def is_as_seen(self, optimizer: Optimizer) -> bool:
-        """Whether nothing has been written to since."""
-        parameter = self.parameter
-        return (
-            parameter._version == self.version
-            and parameter.data_ptr() == self.pointer
-            and self.keeps_its_state(optimizer)
-            and all(content._version == version for _, content, version in self.contents)
-        )
+    def is_unwritten(self) -> bool:
+        """Whether nothing has been written to the parameter since, as far as torch counts."""
+        return self.parameter._version == self.versions[0] and self.parameter.data_ptr() == self.pointer
 
-    def keeps_its_state(self, optimizer: Optimizer) -> bool:
+    def is_as_seen(self, states: Mapping[Tensor, dict[str, Any]]) -> bool:
+        """Whether nothing has been written to since, the state included."""
+        return self.is_unwritten() and self.keeps_its_state(states) and self._count() == self.versions
+
+    def keeps_its_state(self, states: Mapping[Tensor, dict[str, Any]]) -> bool:
         """Whether its state is in the same tensors."""
-        state = optimizer.state.get(self.parameter)
-        return (
-            state is self.state
-            and len(state or ()) == self.size
-            and all(state[key] is content for key, content, _ in self.contents)  # type: ignore[index]
-        )
+        state = states.get(self.parameter)
+        if state is not self.state:
+            return False
+        if state is None:
+            return True
+        # a loop in place of all(): this runs for each tensor, twice a step
+        for key, content in self.contents.items():
+            if state.get(key) is not content:
+                return False
+        return len(state) == self.size
 
     def see(self) -> None:
         """Note the writes that there have been."""
-        self.version = self.parameter._version
-        self.contents = [(key, content, content._version) for key, content, _ in self.contents]
+        self.versions = self._count()
+
+    def _count(self) -> list[int]:
+        return [self.parameter._version, *[content._version for content in self.contents.values()]]
 
 
 @final
@@ -84,6 +92,7 @@ class Watch:
         # the hooks of the parameters hold on to this, and the hooks of an optimizer to its training
         self._optimizer = ref(optimizer)
         self._masks = masks
+        self._names = list(masks)
         self._seen: dict[str, _Seen] = {}
         self._runs: dict[str, slice | None] = {}
         self._untouched: list[str] = []
@@ -96,7 +105,7 @@ class Watch:
     def wrote(self, name: str) -> None:
         """The values of a tensor have been changed from here, and its inactive entries are zero as before."""
         if name in self._seen:
-            self._seen[name].version = self._seen[name].parameter._version
+            self._seen[name].versions[0] = self._seen[name].parameter._version
 
     def see(self, name: str, parameter: Tensor) -> None:
         """The inactive entries of a tensor and of its state are what they are to be: from now on changes count."""
@@ -105,57 +114,70 @@ class Watch:
         if name not in self._runs:
             self._runs[name] = self._masks[name].inactive_run()
         run = self._runs[name]
-        optimizer = self._optimizer()
-        state = None if optimizer is None else optimizer.state.get(parameter)
-        contents = [
-            (key, content, content._version)
+        state = self._states().get(parameter)
+        contents = {
+            key: content
             for key, content in (state or {}).items()
             if isinstance(content, Tensor) and content.shape == parameter.shape
-        ]
-        tensors = [parameter.detach(), *(content for _, content, _ in contents)]
+        }
+        tensors = [parameter.detach(), *contents.values()]
         if run is None or not all(is_dense(one) and one.stride() == parameter.stride() for one in tensors):
             self._seen.pop(name, None)
             return
         length = min(run.stop - run.start, _LONGEST)
         stretches = [one.as_strided((length,), (1,), one.storage_offset() + run.start) for one in tensors]
+        versions = [one._version for one in tensors]
         self._seen[name] = _Seen(
-            parameter, parameter._version, parameter.data_ptr(), state, len(state or ()), contents, stretches
+            parameter, parameter.data_ptr(), state, len(state or ()), contents, versions, stretches
         )
 
     def knows(self, name: str) -> bool:
         """Whether the inactive entries of a tensor are zero, as nothing has written to it as far as torch counts."""
         seen = self._seen.get(name)
-        return (
-            seen is not None and seen.parameter._version == seen.version and seen.parameter.data_ptr() == seen.pointer
-        )
+        return seen is not None and seen.is_unwritten()
 
     @torch.no_grad()
     def is_disturbed(self) -> bool:
         """Whether something has written into inactive weights since the last step that torch has not counted."""
-        stretches = [seen.stretches[0] for seen in self._seen.values()]
-        return bool(stretches) and bool(torch.cat(stretches).any())
+        turn = self._turn(self._steps + 1)
+        looked_at = {*self._looked_at(self._steps + 1), *(name for name in turn if name in self._seen)}
+        return _any_nonzero([self._seen[name].stretches[0] for name in looked_at])
 
     def before_step(self) -> None:
         """Note which tensors nothing has written to since they were seen."""
-        optimizer = self._optimizer()
-        if optimizer is not None:
-            self._untouched = [name for name, seen in self._seen.items() if seen.is_as_seen(optimizer)]
+        states = self._states()
+        self._untouched = [name for name, seen in self._seen.items() if seen.is_as_seen(states)]
 
     @torch.no_grad()
     def quiet(self) -> frozenset[str]:
         """The tensors, after a step, whose inactive entries are still zero; all others are to be looked after."""
         self._steps += 1
-        turn = [name for number, name in enumerate(self._masks) if (number + self._steps) % TURNS == 0]
-        optimizer = self._optimizer()
-        names = [
-            name
-            for name in self._untouched
-            if optimizer is not None and name not in turn and self._seen[name].keeps_its_state(optimizer)
-        ]
+        turn = self._turn(self._steps)
+        states = self._states()
+        names = [name for name in self._untouched if name not in turn and self._seen[name].keeps_its_state(states)]
         self._untouched = []  # what comes without a step before it is no step that was watched
-        stretches = [stretch for name in names for stretch in self._seen[name].stretches]
-        if stretches and bool(torch.cat(stretches).any()):
+        looked_at = self._looked_at(self._steps).intersection(names)
+        if _any_nonzero([stretch for name in looked_at for stretch in self._seen[name].stretches]):
             return frozenset()
         for name in names:
             self._seen[name].see()
         return frozenset(names)
+
+    def _turn(self, step: int) -> list[str]:
+        """The tensors that are made zero as a whole after this step."""
+        return self._names[-step % TURNS :: TURNS]
+
+    def _looked_at(self, step: int) -> set[str]:
+        """The tensors that have a turn to be looked at in this step."""
+        names, count = self._names, min(_LOOKED_AT, len(self._names))
+        first = step * count % len(names)
+        return {name for name in (*names[first:], *names)[:count] if name in self._seen}
+
+    def _states(self) -> Mapping[Tensor, dict[str, Any]]:
+        optimizer = self._optimizer()
+        return {} if optimizer is None else optimizer.state
+
+
+def _any_nonzero(stretches: Sequence[Tensor]) -> bool:
+    # of so few numbers a list takes less time than an operation of torch
+    return any(any(stretch.tolist()) for stretch in stretches)
