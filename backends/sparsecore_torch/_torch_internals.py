@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 
 def are_transforms_active() -> bool:
@@ -37,3 +39,9 @@ def accumulates(node: Any) -> bool:
         return bool(execute(node))
     except RuntimeError:  # raised for leaves in torch.autograd.grad, and where no backward pass is running
         return False
+
+
+def move_to_front(optimizer: Optimizer, handle: RemovableHandle) -> None:
+    """Let a hook after the steps of an optimizer run before all its others."""
+    hooks: Any = optimizer._optimizer_step_post_hooks
+    hooks.move_to_end(handle.id, last=False)

@@ -51,6 +51,12 @@ class BitMask:
         plain = tensor.detach() if tensor.requires_grad else tensor
         plain.view(bits.dtype).bitwise_and_(bits)
 
+    def lift(self, tensor: Tensor, bits: int) -> None:
+        """Give inactive entries, all of which are zero, these bits, in place."""
+        mask = self._bits_for(tensor)
+        # -1 times the bits goes from active entries and comes back; a second mask would take memory
+        tensor.detach().view(mask.dtype).add_(mask, alpha=bits).add_(bits)
+
     def filled(self, tensor: Tensor) -> Tensor:
         """The tensor with zeros for the inactive entries; a new one."""
         bits = self._bits_for(tensor)

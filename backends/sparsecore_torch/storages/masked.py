@@ -23,6 +23,7 @@ from sparsecore_torch.storages.bit_mask import BitMask
 from sparsecore_torch.storages.dense_ledger import ledger_of
 from sparsecore_torch.storages.foreign_writes import ForeignWrites
 from sparsecore_torch.storages.gradient_masker import GradientMasker
+from sparsecore_torch.storages.nonzero_roots import NonzeroRoots
 from sparsecore_torch.storages.shards import whole
 from sparsecore_torch.storages.watch import Watch
 
@@ -57,11 +58,12 @@ class MaskedStorage:
             name: BitMask(mask_of(topology, name), parameter) for name, parameter in self._parameters.items()
         }
         self._watch = Watch(optimizer, self._masks)
-        self._masker = GradientMasker(optimizer, self._parameters, self._masks, self._watch.before_step)
+        self._roots = NonzeroRoots(optimizer, self._parameters, self._masks)
+        self._masker = GradientMasker(optimizer, self._parameters, self._masks, _before_step(self._watch, self._roots))
         self._written = ForeignWrites(lambda: self._parameters, self._masks)
         revive = WeakMethod(self._revive)
         self._handles: list[RemovableHandle] = [optimizer.register_load_state_dict_post_hook(lambda _: _call(revive))]
-        self._handles += self._masker.handles
+        self._handles += [*self._masker.handles, *self._roots.handles]
         for handle in self._handles:  # parameters that outlive their training are plain ones again
             finalize(self, handle.remove).atexit = False
         self.set_values(values)
@@ -175,12 +177,14 @@ class MaskedStorage:
                     put_fresh(content, entry, active & (values_of(content) == entry.inactive), parameter.detach())
 
     def _move(self, topology: Topology) -> None:
+        self._roots.restore()
         self._topology = topology
         for name, mask in self._masks.items():
             mask.change(mask_of(topology, name))
         self._watch.masks_changed()
 
     def _clean(self) -> None:
+        self._roots.restore()
         for name in self._parameters:
             self._clear_state(name)
             self._clear(name)
@@ -200,6 +204,17 @@ class MaskedStorage:
         for name, parameter in self._parameters.items():
             if parameter.grad is not None:
                 self._masks[name].fill(parameter.grad)
+
+
+def _before_step(watch: Watch, roots: NonzeroRoots) -> Callable[[], None]:
+    """What the gradient hooks call, which must not hold on to the storage."""
+
+    def prepare() -> None:
+        roots.restore()
+        watch.before_step()
+        roots.lift(watch.untouched)
+
+    return prepare
 
 
 def _call(method: WeakMethod[Callable[[], None]]) -> None:

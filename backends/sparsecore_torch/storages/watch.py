@@ -148,6 +148,11 @@ class Watch:
         states = self._states()
         self._untouched = [name for name, seen in self._seen.items() if seen.is_as_seen(states)]
 
+    @property
+    def untouched(self) -> Sequence[str]:
+        """The tensors that nothing had written to before the step that is about to be taken."""
+        return self._untouched
+
     @torch.no_grad()
     def quiet(self) -> frozenset[str]:
         """The tensors, after a step, whose inactive entries are still zero; all others are to be looked after."""
