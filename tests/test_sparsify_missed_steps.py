@@ -128,6 +128,29 @@ def test_a_parameter_that_is_replaced_is_noticed_at_the_next_step_and_when_train
         train(model, optimizer, [1])
 
 
+@pytest.mark.parametrize("storage", STORAGES)
+def test_a_module_that_is_replaced_is_noticed_at_the_next_step_and_when_training_is_saved(storage):
+    model, optimizer, training = started(storage)
+    train(model, optimizer, [0])
+    model[2] = nn.Linear(12, 10)
+    for ask in (training.state_dict, training.summary):
+        with pytest.raises(InputError, match=r"2\.weight is no longer in the model.*squash"):
+            ask()
+    with pytest.raises(InputError, match=r"2\.weight is no longer in the model"):
+        train(model, optimizer, [1])
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_modules_may_be_wrapped_or_renamed_and_dense_ones_replaced(storage):
+    model, optimizer, training = started(storage)
+    model[2] = nn.Sequential(nn.Identity(), model[2])
+    model[4] = nn.Linear(10, 3)
+    train(model, optimizer, range(2))
+    model[2] = nn.ModuleList([model[2]])[0]
+    train(model, optimizer, range(2, 4))
+    assert training.step == 4
+
+
 def test_compact_values_that_are_replaced_are_noticed():
     model, optimizer, _ = started("compact")
     loaded(model)
@@ -215,6 +238,20 @@ def test_a_training_that_goes_with_its_optimizer_says_so_once_at_the_next_gradie
     ):
         loss_at(model, 0).backward()
     train(model, optimizer, range(3))
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_training_that_waits_for_the_garbage_collector_is_none_that_steps_are_missed_of():
+    model = mlp()
+    gc.disable()
+    try:
+        sparsify(model, sgd(model), sparsity=0.75)  # neither is referred to any more
+        optimizer = sgd(model)
+        with pytest.warns(UserWarning, match=r"the SGD that sparsify was given no longer exists"):
+            train(model, optimizer, range(6))
+        train(model, optimizer, range(6))
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("storage", STORAGES)

@@ -1,12 +1,13 @@
 """No parameter is made sparse twice, whatever it is held by, and none that shares its memory with another one."""
 
+import copy
 import gc
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from sparsify_examples import everything, loss_at, mlp, sgd, train  # noqa: E402
+from sparsify_examples import assert_inactive_is_zero, everything, loss_at, mlp, sgd, train  # noqa: E402
 from torch import nn  # noqa: E402
 
 from sparsecore.errors import InputError  # noqa: E402
@@ -67,11 +68,12 @@ def test_two_trainings_of_one_parameter_would_each_have_promised_weights():
 
 def test_a_parameter_that_is_tied_afterwards_is_refused():
     model = mlp()
-    sparsify(model, sgd(model), include="2.weight", sparsity=0.5)
+    training = sparsify(model, sgd(model), include="2.weight", sparsity=0.5)
     other = nn.Sequential(nn.Linear(12, 10), nn.Linear(10, 3))
     other[0].weight = model[2].weight
     with pytest.raises(InputError, match=r"0\.weight.* in sparse training already"):
         sparsify(other, sgd(other), include="0.weight")
+    assert int(other[0].weight.count_nonzero()) == training.topology.size
 
 
 @pytest.mark.parametrize("storage", STORAGES)
@@ -134,6 +136,30 @@ def test_a_training_that_is_no_longer_referred_to_frees_its_tensors(collected):
         gc.collect()
         with pytest.raises(InputError, match="in sparse training already"):
             sparsify(model, held[0], include="2.weight", sparsity=0.5)
+
+
+def test_a_training_that_only_waits_for_the_garbage_collector_is_no_hindrance():
+    model = mlp()
+    gc.disable()  # as often in a notebook, nothing is collected between two runs of a cell
+    try:
+        for _ in range(3):
+            optimizer = sgd(model)
+            torch.optim.lr_scheduler.StepLR(optimizer, 2)  # puts a step on the instance, which refers to it
+            training = sparsify(model, optimizer, strategy="static", sparsity=0.5)
+            train(model, optimizer, range(3))
+            assert_inactive_is_zero(model, optimizer, training)
+            del optimizer, training
+    finally:
+        gc.enable()
+
+
+def test_a_model_in_compact_storage_without_its_training_is_refused_with_what_to_do():
+    model = mlp()
+    sparsify(model, sgd(model), sparsity=0.5, storage="compact")
+    for left in (copy.deepcopy(model), model):
+        gc.collect()
+        with pytest.raises(InputError, match=r"compact storage.*squash"):
+            sparsify(left, sgd(left), sparsity=0.5)
 
 
 def test_a_model_that_is_collected_leaves_nothing_behind():

@@ -12,6 +12,7 @@ from sparsecore.errors import InputError, LostWeightsWarning
 from sparsecore.topology import Topology
 from sparsecore_torch.materialize import gather, places
 from sparsecore_torch.sparsifying.parameters import NamedParameter, unwrapped
+from sparsecore_torch.storages.compact_weights import VALUES
 from sparsecore_torch.storages.shards import local, whole
 
 _SHOWN = 8
@@ -39,6 +40,15 @@ def check_model(model: Any) -> nn.Module:
     if devices == ["meta"]:
         raise InputError("the model's parameters lie on the device 'meta', without values; give them values first")
     return inner
+
+
+def check_is_plain(model: nn.Module) -> None:
+    """Raise an :class:`InputError` if a module is one of compact storage, whose training has been left or never was."""
+    if any(VALUES in module._parameters for module in model.modules()):
+        raise InputError(
+            f"the model keeps its weights in {VALUES!r}, in compact storage: it is a copy, or its training has gone; "
+            "sparsify takes plain models, as squash() leaves them and export.squashed_copy() makes them"
+        )
 
 
 def check_layouts(tensors: Iterable[NamedParameter]) -> None:

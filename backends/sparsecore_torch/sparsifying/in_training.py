@@ -5,6 +5,7 @@ model may hold it, too), and by its memory (another parameter may be a view of i
 that is no longer referred to frees its tensors.
 """
 
+import gc
 from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary, ref
@@ -76,9 +77,21 @@ def check_not_in_training(model: nn.Module) -> None:
     Args:
         model: without wrappers.
     """
+    if _in_training(model):
+        gc.collect()  # an optimizer with a scheduler, or a training that nobody refers to, may still wait for that
+        twice = _in_training(model)
+        if twice:
+            raise InputError(
+                f"{', '.join(sorted(twice))} are in sparse training already; end that one first with squash(), or with "
+                "masks delete both the training and its optimizer"
+            )
+
+
+def _in_training(model: nn.Module) -> set[str]:
+    """The names of the tensors of the model that are in sparse training."""
     claims = [claim for own in list(_CLAIMS.values()) for claim in own]
     if not claims:
-        return
+        return set()
     paths = {id(module): path for path, module in model.named_modules()}
     held = {
         (id(alive), attribute)
@@ -91,9 +104,7 @@ def check_not_in_training(model: nn.Module) -> None:
         for module, attribute in held
         if (path := paths.get(module)) is not None
     }
-    twice |= _sharing(named_parameters(model), claims)
-    if twice:
-        raise InputError(f"{', '.join(sorted(twice))} are in sparse training already; end that one first with squash()")
+    return twice | _sharing(named_parameters(model), claims)
 
 
 def enter(training: object, claims: Sequence[Claim]) -> None:

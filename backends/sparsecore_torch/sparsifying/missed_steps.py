@@ -1,8 +1,9 @@
 """Notices what passes sparse training by: other optimizers, steps that change nothing, replaced Parameters."""
 
+import gc
 import warnings
 import weakref
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any, final
 
 import attrs
@@ -48,6 +49,8 @@ class StepWatch:
         self._is_within_step = False
         self._handles: list[Any] = []
         self._places = _places(model, tensors)
+        self._holders = {module: one.name for one in tensors for module, _ in one.places}
+        self._links = _links(model, self._holders)
         named = {place.name: place.parameter for place in self._places}
         # a hook may outlive the watch, and says so then
         lost, watch = _Lost(type(layers.stepping).__name__), weakref.ref(self)
@@ -84,7 +87,12 @@ class StepWatch:
         self.check_parameters()
 
     def check_parameters(self) -> None:
-        """Raise an :class:`InputError` if a module holds another Parameter than was made sparse, or masks it itself."""
+        """Raise an :class:`InputError` if a module holds another Parameter than was made sparse, or masks it itself.
+
+        Also if a module with sparse tensors is no longer in the model.
+        """
+        if not all(parent._modules.get(attribute) is module for parent, attribute, module in self._links):
+            self._check_modules()
         for place in self._places:
             if not place.is_as_it_was():  # this runs for each tensor and step
                 self._check_place(place)
@@ -104,17 +112,29 @@ class StepWatch:
                 "load_state_dict without assign=True), or call squash() before it is replaced and sparsify after"
             )
 
+    def _check_modules(self) -> None:
+        """Something in the model has another place, or is wrapped, which is fine, or it is no longer there."""
+        modules, parameters = set(self._model.modules()), set(self._model.parameters())
+        trained = {place.name: place.parameter for place in self._places}
+        for module, name in self._holders.items():
+            if module not in modules and trained.get(name) not in parameters:
+                raise InputError(
+                    f"the module with {name} is no longer in the model, and what may have taken its place is not "
+                    "sparse; call squash() before modules are replaced and sparsify after"
+                )
+        self._links = _links(self._model, self._holders)
+
     def _is_replaced(self, held: Tensor | None, parameter: nn.Parameter) -> bool:
         if held is not None:
             return True
         # a parametrization, or torch.nn.utils.prune, keeps it under another name
         return all(one is not parameter for one in self._model.parameters())
 
-    def arrived(self, seen: "_Seen") -> None:
+    def arrived(self, seen: "_Seen") -> str | None:
         """A gradient has arrived at a tensor, and has not been added to the others yet.
 
-        Raises:
-            InputError: the weights have changed several times without a step of the optimizer.
+        Returns:
+            What to say if the weights have changed several times without a step of the optimizer.
         """
         parameter, version = seen.parameter, seen.parameter._version
         seen.arrivals += 1
@@ -123,8 +143,9 @@ class StepWatch:
         elif seen.arrivals > 1 and self._has_changed(seen, version) and _is_cleared(parameter.grad):
             seen.passed_by += 1
             if seen.passed_by >= _PASSED_BY:
-                raise InputError(self._passed_by(seen))
+                return self._passed_by(seen)
         seen.version = version
+        return None
 
     def _has_changed(self, seen: "_Seen", version: int) -> bool:
         """Whether the weights are others than when the last gradient arrived; compared entry by entry now and then."""
@@ -266,6 +287,19 @@ def _places(model: nn.Module, tensors: Sequence[NamedParameter]) -> list[_Place]
     ]
 
 
+def _links(model: nn.Module, holders: Container[nn.Module]) -> list[tuple[nn.Module, str, nn.Module]]:
+    """The attributes of modules on the way from the model to those that hold sparse tensors."""
+    found: dict[tuple[nn.Module, str], nn.Module] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        if path and module in holders:
+            parent = model
+            for name in path.split("."):
+                child: Any = parent._modules[name]
+                found[parent, name] = child
+                parent = child
+    return [(parent, name, module) for (parent, name), module in found.items()]
+
+
 def _spread(items: list[tuple[str, nn.Parameter]]) -> list[tuple[str, nn.Parameter]]:
     return items[:: max(1, -(-len(items) // _WATCHED))]
 
@@ -319,10 +353,15 @@ class _GradientHook:
 
     def __call__(self, _: Tensor) -> None:
         watch = self.watch()
+        trouble = None if watch is None else watch.arrived(self.seen)
+        if trouble is not None:
+            del watch
+            gc.collect()  # the training may be one that nobody refers to any more
+            watch = self.watch()
         if watch is None:
             self.lost.warn(self.seen.name)
-        else:
-            watch.arrived(self.seen)
+        elif trouble is not None:
+            raise InputError(trouble)
 
 
 def _remove_old_hooks(parameter: Any) -> None:

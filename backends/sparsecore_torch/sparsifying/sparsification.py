@@ -18,7 +18,13 @@ from sparsecore.units import Units, as_units
 from sparsecore_torch.arrays import TorchArrays
 from sparsecore_torch.distributed.ranks import present_ranks
 from sparsecore_torch.sparse_kernels.choice import KERNELS
-from sparsecore_torch.sparsifying.checks import check_gradients, check_layouts, check_model, warn_of_lost_weights
+from sparsecore_torch.sparsifying.checks import (
+    check_gradients,
+    check_is_plain,
+    check_layouts,
+    check_model,
+    warn_of_lost_weights,
+)
 from sparsecore_torch.sparsifying.in_training import Claim, check_not_in_training
 from sparsecore_torch.sparsifying.optimizer_state import check_optimizer, group_of, learning_rate_of
 from sparsecore_torch.sparsifying.parameters import named_parameters
@@ -117,6 +123,7 @@ def sparsify(
         raise InputError(unknown("kernels", kernels, KERNELS))
     given, model = model, check_model(model)
     check_not_in_training(model)
+    check_is_plain(model)
     selection = select(model, include, exclude)
     check_layouts(selection.sparse)
     check_gradients(selection.sparse)
