@@ -21,7 +21,7 @@ _PATIENCE = 60
 
 
 class Unfinished(Exception):  # noqa: N818 it is no error
-    """The time was up before a leg has finished; when it is called again, it goes on where it stopped."""
+    """The time was up before a leg has finished."""
 
 
 @attrs.frozen
@@ -47,7 +47,7 @@ class Record:
         path: of the file.
         settings: that all results were taken with.
         finished: the result of each leg that has one.
-        failed: what went wrong in the last attempt at a leg.
+        failed: why the last attempt at a leg came to no result.
     """
 
     path: Path
@@ -87,13 +87,14 @@ class Record:
 def measure_all(legs: Sequence[Leg], record: Record, seconds: float, machine: Mapping[str, Any]) -> list[str]:
     """Measure what is not finished, as far as the time goes; every result is kept at once.
 
-    A leg that fails does not stop the others, and is tried again in the next call.
+    A leg that fails, or whose time is up, does not stop the others: in the next call it comes after those that have not
+    been tried yet.
 
     Returns:
         The names of the legs that are still to be measured.
     """
     end = time.monotonic() + seconds
-    for leg in legs:
+    for leg in sorted(legs, key=lambda leg: leg.name in record.failed):
         left = end - time.monotonic()
         if leg.name in record.finished or left < leg.needs:
             continue
@@ -102,9 +103,10 @@ def measure_all(legs: Sequence[Leg], record: Record, seconds: float, machine: Ma
             record.finished[leg.name] = leg.measure(left)
             record.failed.pop(leg.name, None)
         except Unfinished:
-            print(f"{leg.name}: the time is up; it goes on in the next call", file=sys.stderr)
+            record.failed[leg.name] = f"its {left:.0f} s were up before it was finished"
         except Exception as error:
             record.failed[leg.name] = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        if leg.name in record.failed:
             print(f"{leg.name}: {record.failed[leg.name]}", file=sys.stderr)
         record.keep(machine)
     return [leg.name for leg in legs if leg.name not in record.finished]

@@ -278,7 +278,7 @@ def _page(record: Record, legs: Sequence[Leg]) -> str:
     title = "A rehearsal on the CPU, which says nothing of a device" if rehearsed else "WRN-28-2 on a CUDA device"
     head = ("", "dtype", "compiled", "ms a step", "times dense, not compiled", "images/s over an epoch")
     rows = [_row(found, *variant) for variant in itertools.product(WAYS, DTYPES, (False, True))]
-    failed = [f"- {name}: failed, {why}" for name, why in record.failed.items()]
+    failed = [f"- {name}: {NOT_MEASURED}, {why}" for name, why in record.failed.items()]
     missing = [
         f"- {leg.name}: {NOT_MEASURED}" for leg in legs if leg.name not in found and leg.name not in record.failed
     ]

@@ -17,6 +17,9 @@ from sparsecore.topology import Topology
 _HIGHEST = 1e38
 """Where doubling ends: no weight is larger, and float32 can still hold it."""
 
+_TINY = 1e-7
+"""What is larger than this is no zero in any floating point dtype, float16 included."""
+
 
 @attrs.frozen
 class Threshold:
@@ -65,8 +68,9 @@ class DynamicReallocation:
     @hookimpl
     def prune(self, values: Array, memory: Threshold) -> Array:
         """Prune every weight with |w| < H, over all tensors with one H."""
+        survives = abs(values) >= memory.threshold
         # in the dtype of the values a tiny H may be zero, and an exact zero would stay for ever
-        return (abs(values) >= memory.threshold) & (values != 0)
+        return survives if memory.threshold > _TINY else survives & (values != 0)
 
     @hookimpl
     def adjust(self, pruned: Counts, topology: Topology, memory: Threshold) -> Threshold:
