@@ -194,8 +194,10 @@ class Engine:
 
     def replaces_step(self, state: State) -> bool:
         """Whether an update takes the place of the next optimizer step, which is then to be left out."""
+        if not self._replaces:
+            return False
         now = _ticked(state)
-        return self._replaces and self._moves(now) and self._says("replaces_step", now)
+        return self._moves(now) and self._says("replaces_step", now)
 
     def advance(
         self,

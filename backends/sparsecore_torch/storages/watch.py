@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from sparsecore_torch.storages.bit_mask import BitMask, is_dense
 
-TURNS = 64
+TURNS = 256
 """Steps until the turn of a tensor comes again."""
 
 _LOOKED_AT = 8
