@@ -146,7 +146,7 @@ class Grouped:
         """Every unit once, though all its weights name it."""
         arrays, dtype = topology.arrays, self.layout.position_dtype
         once = [arrays.sort(units)[:: cut.size] for cut, units in zip(self.cuts, self._named(topology), strict=True)]
-        counts = constant(topology.counts // self._sizes)
+        counts = constant(-(-topology.counts // self._sizes))  # as many as the slices have, of parts of units too
         return Topology.of(self.layout, arrays.cast(arrays.concatenate(once), dtype), arrays, counts)
 
     def units_with(self, weights: Topology) -> Topology:

@@ -86,7 +86,7 @@ def test_a_state_dict_of_other_units_is_refused():
 
     kernels = trained("kernels")
     kernels.load_state_dict(trained("kernels").state_dict())
-    with pytest.raises(InputError, match="units: weights there, kernels here"):
+    with pytest.raises(InputError, match=r"(?i)units: \w*weights there, kernels here"):
         kernels.load_state_dict(trained("weights").state_dict())
 
 
