@@ -41,6 +41,8 @@ _noted: list[str] = []
 class CudaTensor(Tensor):
     """A tensor of the simulated device; ``host`` holds its entries."""
 
+    __slots__ = ("host",)  # not among its attributes, which may be looked through for tensors
+
     host: Tensor
 
     @staticmethod
