@@ -136,6 +136,22 @@ def test_compact_storage_refuses_what_does_not_go_entry_by_entry(make):
     assert everything(model, optimizer) == before
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.AdamW, torch.optim.Rprop])
+def test_a_rate_at_the_start_of_a_warm_up_that_is_rounded_away_hides_nothing(make, dtype):
+    model = mlp(dtype=dtype)
+    parameter = model[2].weight
+    options = {"step_sizes": (1e-12, 50)} if make is torch.optim.Rprop else {}
+    optimizer = make(model.parameters(), lr=1e-9, **options)
+    profile, usual = probe(optimizer, 0, parameter), probe(make(model.parameters(), lr=0.1, **options), 0, parameter)
+    assert (profile.is_entrywise, profile.keeps_zero) == (True, usual.keeps_zero)
+    assert profile.entries.keys() == usual.entries.keys()
+    if make is torch.optim.Rprop:
+        assert profile.entries["step_size"].fresh == pytest.approx(1e-9, rel=1e-2)
+    training = sparsify(model, optimizer, strategy=often(), sparsity=0.6, storage="compact")
+    assert training.sparsity == pytest.approx(0.6, abs=0.01)
+
+
 def test_trying_an_optimizer_touches_nothing_that_is_real():
     model = mlp()
     optimizer = torch.optim.Adam(model.parameters())

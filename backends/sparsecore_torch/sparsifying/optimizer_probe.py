@@ -217,6 +217,9 @@ def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+_VISIBLE = 0.01
+"""A learning rate that moves weights of any dtype, while a warm-up may begin with one that is rounded away."""
+
 Drive = Callable[[Optimizer, nn.Parameter, Tensor], None]
 """One step of a copy with a gradient."""
 
@@ -277,10 +280,12 @@ class _Runner:
     Attributes:
         make: a copy that holds a scratch parameter.
         drive: one step of it.
+        rate: a learning rate in the place of the optimizer's own.
     """
 
     make: Callable[[nn.Parameter], Optimizer]
     drive: Drive
+    rate: float | None = None
 
     def run(self, data: _Data, *, disturbed: bool = False, after: Callable[[State], None] | None = None) -> _Run:
         """All steps; ``after`` may change the state in place once it has been written down."""
@@ -289,6 +294,9 @@ class _Runner:
         parameter = nn.Parameter(data.start[which].clone().reshape(data.actual))
         optimizer = self.make(parameter)
         prepare(optimizer)
+        if self.rate is not None:
+            own = optimizer.param_groups[0]["lr"]
+            optimizer.param_groups[0]["lr"] = torch.full_like(own, self.rate) if isinstance(own, Tensor) else self.rate
         run = _Run()
         for gradients in data.gradients:
             self.drive(optimizer, parameter, gradients[which].reshape(data.actual))
@@ -368,6 +376,25 @@ class _Trial:
     data: _Data
 
     def profile(self, runner: _Runner) -> OptimizerProfile:
+        """What the optimizer does; where its learning rate is too small to move a weight, at a larger one.
+
+        What an entry is at first may be the learning rate, and is that of the optimizer's own.
+        """
+        found = self._profile(runner)
+        if self._has_moved(found.steps):
+            return found
+        twin = runner.make(nn.Parameter(self.data.start[0].clone().reshape(self.data.actual)))
+        rate = twin.param_groups[0].get("lr")
+        if rate is None or float(rate) >= _VISIBLE:
+            return found
+        larger = self._profile(attrs.evolve(runner, rate=_VISIBLE))
+        entries = {
+            key: attrs.evolve(entry, fresh=found.entries[key].fresh) if key in found.entries else entry
+            for key, entry in larger.entries.items()
+        }
+        return attrs.evolve(larger, entries=MappingProxyType(entries))
+
+    def _profile(self, runner: _Runner) -> OptimizerProfile:
         base, disturbed = runner.run(self.data), runner.run(self.data, disturbed=True)
         for name, tensor in base.outside.items():
             if not _equal(tensor, disturbed.outside.get(name)):  # else it has nothing to do with the gradients
@@ -378,7 +405,7 @@ class _Trial:
         keys = list(dict.fromkeys(key for state in base.states for key in state))
         own = [key for key in keys if self._is_of_the_shape(key, base)]
         others = frozenset(keys) - frozenset(own)
-        is_entrywise = self._moves(base) and self._is_independent(base, disturbed, others)
+        is_entrywise = self._has_moved(base.weights) and self._is_independent(base, disturbed, others)
         entries = {key: self._entry(key, base, disturbed, is_entrywise) for key in own}
         keeps_zero = is_entrywise and all(one.is_entrywise and one.is_plain for one in entries.values())
         return OptimizerProfile(
@@ -406,8 +433,8 @@ class _Trial:
     def _is_of_the_shape(self, key: str, run: _Run) -> bool:
         return any(_has_shape(state.get(key), self.data.actual) for state in run.states)
 
-    def _moves(self, run: _Run) -> bool:
-        before, after = self.data.start[0], run.weights[-1]
+    def _has_moved(self, steps: Sequence[Tensor]) -> bool:
+        before, after = self.data.start[0], steps[-1]
         return bool((before != after)[self.data.kinds == 0].any())
 
     def _is_independent(self, base: _Run, disturbed: _Run, others: frozenset[str]) -> bool:
