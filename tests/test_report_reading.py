@@ -1,6 +1,7 @@
 """Run folders as they are found: killed while writing, damaged, or not runs at all."""
 
 import json
+import os
 
 import pytest
 from test_report import RESULT, epoch_line, update_line, write_run
@@ -51,6 +52,25 @@ def test_a_run_need_not_have_moved_or_finished(folder, missing):
     run = read_run(folder)
     assert (run.updates == ()) == (missing == "reallocations.jsonl")
     assert (run.result is None) == (missing == "result.json")
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "reallocations.jsonl"])
+@pytest.mark.parametrize("content", ["", "no newline"])
+def test_a_finished_run_whose_log_has_lost_lines_is_refused_by_name(tmp_path, name, content):
+    updates = [update_line(1), update_line(2)]
+    folder = write_run(tmp_path / "run", updates=updates, result=RESULT | {"epochs": 3, "reallocations": 2})
+    assert read_run(folder).last_step == 45
+    (folder / name).write_text(content)
+    with pytest.raises(InputError, match=rf"{name} .*\b0\b.*\b[23]$"):
+        read_run(folder)
+
+
+@pytest.mark.parametrize("name", ["reallocations.jsonl", "result.json", "seconds.json", "tensors.json"])
+def test_a_pipe_in_a_runs_folder_is_not_waited_for(folder, name):
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(InputError, match=name):
+        read_run(folder)
 
 
 @pytest.mark.parametrize("missing", ["experiment.toml", "metrics.jsonl", "tensors.json"])

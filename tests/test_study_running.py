@@ -157,6 +157,11 @@ def test_a_study_that_exists_is_not_begun_again_nor_gone_on_with_as_another(carr
     assert "was begun as another one" in said(other)
     assert "--resume needs --out" in said(sparsecore("study", folder / "own.toml", "--resume"))
     assert "is no study" in said(sparsecore("study", "show", folder))
+    typo = folder / "typo"
+    assert f"no study at {typo} to continue" in said(
+        sparsecore("study", folder / "own.toml", "--out", typo, "--resume")
+    )
+    assert not typo.exists()
 
 
 def test_a_study_is_carried_out_by_one_process_at_a_time(carried_out):

@@ -37,6 +37,17 @@ def test_each_defect_of_a_strategy_is_caught(what):
     assert verdict.reason
 
 
+@pytest.mark.parametrize("seed", [101, 108, 201])
+@pytest.mark.parametrize(
+    "what", [what for what, (_, breaks) in STRATEGIES.items() if breaks in ("proportional", "shares")]
+)
+def test_defects_of_sharing_out_are_caught_with_few_examples_whatever_the_seed(what, seed):
+    mutant, breaks = STRATEGIES[what]
+    promise, subject = named(STRATEGY_PROMISES, breaks), Subject.of(mutant())
+    verdict = judge(promise, subject, examples=50, first_seed=seed, shrink=False)
+    assert verdict.outcome is Outcome.BROKEN, verdict
+
+
 @pytest.mark.parametrize("what", BACKENDS)
 def test_each_defect_of_a_backend_is_caught(what):
     mutant, breaks = BACKENDS[what]

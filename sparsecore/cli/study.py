@@ -172,12 +172,12 @@ def _new(asked: Study, out: Path | None) -> StudyFolder:
 
 
 def _begun(asked: Study, out: Path | None, *, has_options: bool) -> StudyFolder:
-    """The folder of the study to continue; one that is not there yet begins."""
+    """The folder of the study to continue."""
     if out is None:
         raise InputError("--resume needs --out, the folder of the study to continue")
     folder = StudyFolder(out)
     if not folder.path.exists():
-        return _new(asked, out)
+        raise InputError(f"there is no study at {folder.path} to continue; to begin one there, leave --resume out")
     begun = folder.read()
     if begun.name != asked.name or (has_options and begun != asked):
         raise InputError(f"the study {folder.path} was begun as another one; its {folder.study.name} tells as which")

@@ -74,6 +74,7 @@ class Result:
     sparsity: float | None = None
     reallocations: int | None = None
     topology_sha256: str | None = None
+    epochs: int | None = None
 
 
 @attrs.frozen
@@ -131,7 +132,7 @@ def read_run(folder: Path) -> Run:
         if not path.is_file():
             raise InputError(f"{folder} is not the folder of a run: it has no {path.name}")
     tensors = read_record(files.tensors, _Start).tensors
-    return Run(
+    run = Run(
         experiment=read_toml(files.experiment),
         experiment_text=read_text(files.experiment),
         tensors=tensors,
@@ -140,6 +141,16 @@ def read_run(folder: Path) -> Run:
         result=read_record(files.result, Result) if files.result.exists() else None,
         effort=read_record(files.seconds, Effort) if files.seconds.exists() else Effort(),
     )
+    if run.result is not None and run.result.epochs is not None:
+        _check_whole(files.metrics, len(run.epochs), run.result.epochs)
+        _check_whole(files.reallocations, len(run.updates), run.result.reallocations)
+    return run
+
+
+def _check_whole(log: Path, lines: int, expected: int | None) -> None:
+    """Raise an error where the log of a finished run has lost lines, or has some of another run."""
+    if expected is not None and lines != expected:
+        raise InputError(f"{log} is damaged: it has {lines} whole lines, where result.json says {expected}")
 
 
 def _updates(tensors: tuple[Tensor, ...], path: Path) -> Iterator[Update]:

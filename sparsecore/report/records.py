@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import cattrs
 
 from sparsecore.errors import InputError
+from sparsecore.run.files import check_regular
 
 Record = TypeVar("Record")
 
@@ -34,6 +35,7 @@ def read_lines(path: Path, kind: type[Record]) -> tuple[Record, ...]:
 
 
 def _read_bytes(path: Path) -> bytes:
+    check_regular(path, str(path))  # a pipe would be waited for
     try:
         return path.read_bytes()
     except OSError as error:

@@ -210,9 +210,12 @@ class LineLog:
             known: how far it was written; None for a log that begins.
 
         Raises:
+            InputError: it is no regular file.
             ValueError: the file is shorter than it was, or what it had is not what was written.
             OSError: it cannot be opened.
         """
+        if path.exists():
+            check_regular(path, str(path))
         self._path = path
         self._digest = hashlib.blake2b(digest_size=16)
         with named_in_errors(path):

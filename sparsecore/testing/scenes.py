@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 import numpy as np
 from hypothesis import strategies as st
-from hypothesis.strategies import DrawFn
+from hypothesis.strategies import DrawFn, SearchStrategy
 from numpy.typing import NDArray
 
 from sparsecore.arrays import Array, Arrays
@@ -134,6 +134,8 @@ def scenes(draw: DrawFn, subject: Subject, *, min_tensors: int = 1) -> Scene:
     stack = draw(subject.stacks)
     if min_tensors == 1 and draw(st.sampled_from(_IS_TIGHT)):
         topology = draw(_tight())
+    elif draw(st.sampled_from(_IS_ROOMY)):
+        topology = draw(_roomy(max(2, min_tensors)))
     else:
         least = max(min_tensors, draw(st.sampled_from([1, 2, 3])))
         topology = draw(topologies(layout=draw(layouts(min_tensors=least, max_tensors=4, max_side=4))))
@@ -166,7 +168,11 @@ def _later(clock: Clock, updates: int) -> Clock:
 
 _IS_TIGHT = (False, True, False)
 
-_IS_VAST = (False, False, False, False, True)
+_IS_ROOMY = (False, True, False, True)
+
+_IS_CROWDED = (False, True, False)
+
+_IS_VAST = (False, False, False, True)
 
 _RUNS = (1_000, 10, 100_000)
 """So many steps a run has at most."""
@@ -189,10 +195,32 @@ def _tight(draw: DrawFn) -> Topology:
 
 
 @st.composite
+def _roomy(draw: DrawFn, least: int) -> Topology:
+    """Several tensors with weights enough to lose some; most have room, some have hardly any, so that shares matter."""
+    sizes = draw(st.lists(st.integers(6, 12), min_size=least, max_size=4))
+    layout, arrays = Layout.of({f"tensor{number}": (size,) for number, size in enumerate(sizes)}), oracle_arrays()
+    parts = [
+        np.array(sorted(draw(_crowded(size) if draw(st.sampled_from(_IS_CROWDED)) else _half(size)))) + offset
+        for size, offset in zip(layout.sizes, layout.offsets, strict=False)
+    ]
+    return Topology.of(layout, arrays.from_numpy(np.concatenate(parts).astype(layout.position_dtype)), arrays)
+
+
+def _half(size: int) -> SearchStrategy[set[int]]:
+    """From three positions up to a half of them."""
+    return st.sets(st.integers(0, size - 1), min_size=3, max_size=size // 2)
+
+
+def _crowded(size: int) -> SearchStrategy[set[int]]:
+    """All positions, or all but one."""
+    return st.sets(st.integers(0, size - 1), max_size=1).map(lambda free: set(range(size)) - free)
+
+
+@st.composite
 def _beside_a_vast_tensor(draw: DrawFn, topology: Topology) -> Topology:
     """The same with another tensor, of few weights among more positions than 32 bits can count."""
     layout, arrays = topology.layout, topology.arrays
-    tensor = draw(st.integers(0, len(layout)))
+    tensor = draw(st.sampled_from([0, *range(len(layout) + 1)]))
     wider = Layout(
         (*layout.names[:tensor], "vast", *layout.names[tensor:]),
         (*layout.shapes[:tensor], (_VAST,), *layout.shapes[tensor:]),

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -190,7 +191,11 @@ UPDATES: Sequence[Promise] = (
     Promise("survivors", "survivors keep their position and their value", scenes, _survivors),
     Promise("grown", "grown weights are new, and start as declared: with zero, where nothing is", scenes, _grown),
     Promise(
-        "proportional", "shares are proportional within one", scenes, _proportional, applies=_is_shared_in_proportion
+        "proportional",
+        "shares are proportional within one",
+        partial(scenes, min_tensors=2),
+        _proportional,
+        applies=_is_shared_in_proportion,
     ),
     Promise(
         "smallest",
