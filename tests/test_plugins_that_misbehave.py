@@ -70,7 +70,7 @@ def test_a_model_that_exits_in_the_middle_of_a_run_is_an_error_with_its_line(ima
         "train", *SMALL[2:], "--model", f"{tmp_path / 'mine.py'}:Mine", "--data-dir", images, "--out", tmp_path / "run"
     )
     assert ended.status == 1
-    assert "mine.py, line 9" in ended.sentence
+    assert "mine.py, line 9" in ended.stderr.splitlines()[-1]
 
 
 LOUD = """

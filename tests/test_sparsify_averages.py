@@ -80,7 +80,9 @@ def test_a_hand_made_average_is_masked_as_a_state_dict():
     assert nonzero(model.state_dict()) == nonzero(average)
 
 
-@pytest.mark.parametrize("wrap", [lambda model: torch.compile(model, backend="eager"), nn.DataParallel], ids=["compiled", "parallel"])
+@pytest.mark.parametrize(
+    "wrap", [lambda model: torch.compile(model, backend="eager"), nn.DataParallel], ids=["compiled", "parallel"]
+)
 def test_names_may_have_a_prefix(wrap):
     model, _, training = started()
     copied = wrap(copy.deepcopy(model))

@@ -137,3 +137,30 @@ def test_a_wrapper_whose_step_raises_after_the_step_inside_loses_no_step():
     train(model, optimizer, range(4, 7))
     assert training.step == 7
     assert training.updates == 2
+
+
+def test_a_step_that_calls_that_of_the_class_above_is_one_step():
+    torch.optim.SGD(
+        mlp().parameters(), lr=0.1
+    )  # from the first instance on, torch runs the hooks of this class as well
+    _, _, _, training = started("an update in place of the step")
+    assert training.step == 2
+
+
+def test_a_step_that_catches_an_error_of_the_class_above_is_one_step():
+    class Patient(torch.optim.SGD):
+        def step(self):
+            for group in self.param_groups:
+                group["lr"] = "no number"
+            with pytest.raises(TypeError):
+                super().step()
+            for group in self.param_groups:
+                group["lr"] = 0.1
+            super().step()
+
+    model = mlp()
+    torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer = Patient(model.parameters(), lr=0.1)
+    training = sparsify(model, optimizer, strategy="static", sparsity=0.75)
+    train(model, optimizer, range(3))
+    assert training.step == 3

@@ -1,6 +1,8 @@
 """Private names of torch that are used, in one place; each has a test."""
 
-from typing import Any
+import sys
+from types import FrameType
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -45,3 +47,25 @@ def move_to_front(optimizer: Optimizer, handle: RemovableHandle) -> None:
     """Let a hook after the steps of an optimizer run before all its others."""
     hooks: Any = optimizer._optimizer_step_post_hooks
     hooks.move_to_end(handle.id, last=False)
+
+
+_HOOKED_STEP: Final[Any] = Optimizer.profile_hook_step(Optimizer.step)
+
+
+def is_within_own_step(optimizer: Optimizer) -> bool:
+    """Whether a hook of a step is called within another step of the same optimizer.
+
+    A class that calls the ``step`` of the class that it is derived from runs its hooks twice: torch has put them around
+    both. The inner call is a part of the step, and not a step.
+    """
+    code = _HOOKED_STEP.__code__
+    steps = 0
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and steps < 2:
+        # by name, as torch.compile runs a changed copy of the code
+        if frame.f_code.co_name == code.co_name and frame.f_code.co_filename == code.co_filename:
+            stepping = frame.f_locals.get("self")
+            # a stand-in for the optimizer shares its hooks
+            steps += getattr(stepping, "_optimizer_step_pre_hooks", None) is optimizer._optimizer_step_pre_hooks
+        frame = frame.f_back
+    return steps > 1

@@ -6,6 +6,7 @@ from typing import Any, final
 import torch
 from torch.optim import Optimizer
 
+from sparsecore_torch._torch_internals import is_within_own_step
 from sparsecore_torch.sparsifying.optimizer_state import step_was_skipped
 from sparsecore_torch.sparsifying.wrapped_optimizers import OptimizerLayers
 
@@ -19,6 +20,9 @@ class StepHooks:
     Where a wrapper runs hooks of its own steps, what follows a step waits until the wrapper's step is over: Lookahead
     and TRAC change the weights after the optimizer inside of them has. A wrapper that takes its step in other ways
     (the two halves of SAM's) is no hindrance: the optimizer inside takes the step.
+
+    The step of a class that calls the ``step`` of the class that it is derived from is one step, although torch runs
+    the hooks twice.
 
     A step is left out by running it on a stand-in for the optimizer whose param groups are empty. Gradients stay where
     they are, so that a step that raises has hidden none.
@@ -60,6 +64,8 @@ class StepHooks:
             handle.remove()
 
     def _before(self, optimizer: Optimizer, given: tuple[Any, ...], named: dict[str, Any]) -> Given | None:
+        if is_within_own_step(optimizer):
+            return None
         if self._is_waiting:  # the wrapper has raised, or takes several steps in one of its own
             self._is_within_wrapper = False
             self._follow()
@@ -82,6 +88,8 @@ class StepHooks:
         return stand_in
 
     def _after(self, optimizer: Optimizer, _: tuple[Any, ...], __: dict[str, Any]) -> None:
+        if is_within_own_step(optimizer):
+            return
         if step_was_skipped(optimizer):
             self._act_skipped()
             return
