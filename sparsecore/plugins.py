@@ -123,7 +123,9 @@ def _load_entry(kind: str, entry: EntryPoint) -> Any:
         return entry.load()
     except PluginError:
         raise  # a plugin that knows what it lacks has said so
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a module may raise any, as pytest's skip does
         raise PluginError(f"the {kind} {entry.name!r} ({entry.value}) cannot be loaded: {_told(error)}") from error
 
 
@@ -144,7 +146,9 @@ def _import_path(selection: str) -> Any:
 def _module(selection: str, name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a module may raise any, as pytest's skip does
         raise PluginError(f"{selection!r} cannot be loaded: {_told(error)}") from error
 
 
@@ -162,7 +166,9 @@ def _module_of_file(selection: str, path: Path) -> ModuleType:
     sys.modules[name] = module  # attrs and typing look a class's module up by name
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a module may raise any, as pytest's skip does
         del sys.modules[name]
         raise PluginError(f"{selection!r} cannot be loaded: {_told(error)}") from error
     return module

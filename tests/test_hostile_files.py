@@ -78,12 +78,13 @@ def test_further_files_that_are_pipes_are_refused(tmp_path: Path) -> None:
 
 
 @POSIX
-def test_a_pipe_in_the_place_of_a_checkpoint_is_refused(images: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["checkpoint.safetensors", "experiment.toml"])
+def test_a_pipe_in_the_place_of_a_file_of_a_run_is_refused(images: Path, tmp_path: Path, name: str) -> None:
     arguments = ["train", *SMALL, "--data-dir", images, "--set", "backend.name=numpy", "--out", tmp_path / "run"]
     with no_waiting_for_the_disk():
         assert inside(*arguments).status == 0
-    (tmp_path / "run/checkpoint.safetensors").unlink()
-    os.mkfifo(tmp_path / "run/checkpoint.safetensors")
+    (tmp_path / "run" / name).unlink()
+    os.mkfifo(tmp_path / "run" / name)
     assert "no regular file" in inside(*arguments, "--resume").sentence
 
 

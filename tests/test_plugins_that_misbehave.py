@@ -43,6 +43,14 @@ def test_a_plugin_that_exits_while_it_is_loaded_is_an_error_with_its_name(
     assert "SystemExit" in ended.sentence
 
 
+def test_a_module_that_raises_what_is_no_exception_is_an_error_with_its_name(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("raise BaseException('not today')")
+    ended = inside("train", *SMALL, "--data-dir", images, "--strategy", f"{tmp_path / 'mine.py'}:Mine", "--json")
+    assert ended.status == 2
+    assert "mine.py:Mine" in ended.sentence
+    assert "not today" in ended.sentence
+
+
 LATER = {
     "--data": "@attrs.frozen(eq=False)\nclass Mine(Npz):\n    def load(self, folder): sys.exit(0)\n",
     "--model": "@attrs.frozen(eq=False)\nclass Mine(LeNet):\n    def parameters(self, shape, classes): sys.exit(0)\n",

@@ -19,10 +19,9 @@ from sparsecore.cli.options import Given
 from sparsecore.errors import InputError
 from sparsecore.experiment.experiment import Experiment
 from sparsecore.experiment.structure import structure, unstructure
-from sparsecore.experiment.text import read_toml
 from sparsecore.lottery import FILE, Leg, Lottery
 from sparsecore.ranks import Ranks
-from sparsecore.run.files import BusyError, Lock, write_whole
+from sparsecore.run.files import BusyError, Lock, read_regular_toml, write_whole
 from sparsecore.run.folder import RunFolder, free_run_folder, new_run_folder
 from sparsecore.run.identity import identity
 from sparsecore.run.setup import Setup, ask_model
@@ -182,7 +181,7 @@ def _lottery(known: Mapping[str, Any]) -> Lottery:
 def _agreeing(known: Mapping[str, Any], folder: RunFolder) -> Lottery:
     """The lottery that was begun in the folder, perhaps with other rounds, or with controls from now on."""
     try:
-        begun = structure(read_toml(folder.path / FILE), Lottery, FILE)
+        begun = structure(read_regular_toml(folder.path / FILE), Lottery, FILE)
     except InputError as error:
         raise InputError(f"{folder.path} is the folder of no lottery: {FILE} cannot be read ({error})") from error
     asked = structure({**unstructure(begun), **known}, Lottery, "lottery")

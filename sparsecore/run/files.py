@@ -17,6 +17,7 @@ from typing import Any
 import attrs
 
 from sparsecore.errors import InputError
+from sparsecore.experiment.text import read_toml
 
 _KEPT_OF_NAME = 40
 """Letters of a file's name in that of the file beside it: the whole may be as long as the file system allows."""
@@ -38,6 +39,17 @@ def check_regular(path: Path, source: str) -> None:
         path.open("rb").close()
     except OSError as error:
         raise InputError(f"{source} cannot be read: {error.strerror}") from error
+
+
+def read_regular_toml(file: Path) -> dict[str, Any]:
+    """The tables of a TOML file in the folder of a run, a study or a lottery.
+
+    Raises:
+        InputError: it cannot be read, is no TOML, or is a pipe, which would be waited for.
+    """
+    if file.exists():
+        check_regular(file, f"the file {file}")
+    return read_toml(file)
 
 
 @contextmanager

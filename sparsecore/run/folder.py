@@ -12,8 +12,7 @@ import attrs
 import tomli_w
 
 from sparsecore.errors import InputError
-from sparsecore.experiment.text import read_toml
-from sparsecore.run.files import BusyError, Lock, new_folder
+from sparsecore.run.files import BusyError, Lock, new_folder, read_regular_toml
 
 
 class TakenError(InputError):
@@ -121,7 +120,7 @@ class RunFolder:
             InputError: this is no run folder, or the file is damaged.
         """
         try:
-            tables = read_toml(self.experiment)
+            tables = read_regular_toml(self.experiment)
         except InputError as error:
             if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
                 raise InputError(f"{self.path} is no run folder: it has no {self.experiment.name}") from None

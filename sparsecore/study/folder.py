@@ -14,8 +14,7 @@ import tomli_w
 
 from sparsecore.errors import InputError
 from sparsecore.experiment.comparison import differences, experiment_fingerprint
-from sparsecore.experiment.text import read_toml
-from sparsecore.run.files import BusyError, Lock, new_folder, write_whole
+from sparsecore.run.files import BusyError, Lock, new_folder, read_regular_toml, write_whole
 from sparsecore.run.folder import RunFolder, TakenError
 from sparsecore.study.arms import Study
 from sparsecore.study.experiments import experiment_of
@@ -30,7 +29,7 @@ def _absolute(path: Path) -> Path:
 def _tables_in(experiment: Path) -> tuple[Mapping[str, Any], str]:
     """The experiment in the file and its fingerprint."""
     # it stays as it was written; progress bars ask for every trial's a few times a second
-    tables = read_toml(experiment)
+    tables = read_regular_toml(experiment)
     tables.pop("presets", None)
     return tables, experiment_fingerprint(tables)
 
@@ -179,7 +178,7 @@ class StudyFolder:
                 begun.
         """
         try:
-            study = Study.of(read_toml(self.study))
+            study = Study.of(read_regular_toml(self.study))
         except InputError as error:
             if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
                 raise InputError(f"{self.path} is no study: it has no {self.study.name}") from None
