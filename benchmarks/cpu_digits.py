@@ -14,7 +14,7 @@ from typing import Any
 
 import calm
 from machine import sentence
-from processes import Made, Worker
+from worker_processes import Made, Worker
 from writing import table, write
 
 BACKENDS = ("numpy", "torch", "cpu")

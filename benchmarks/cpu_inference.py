@@ -16,7 +16,7 @@ import calm
 import numpy as np
 from machine import sentence
 from networks import noise, task
-from processes import Worker
+from worker_processes import Worker
 from writing import table, write
 
 from sparsecore.experiment.chosen import Chosen

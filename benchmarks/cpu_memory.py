@@ -14,7 +14,7 @@ from typing import Any
 import peak
 from machine import machine, sentence
 from networks import learner, step_of
-from processes import alone
+from worker_processes import alone
 from writing import table, write
 
 SHAPE = (32, 32, 3)

@@ -15,7 +15,7 @@ import numpy as np
 import peak
 from machine import machine, sentence
 from networks import batch_of, learner
-from processes import alone
+from worker_processes import alone
 from writing import table, write
 
 from sparsecore.learning import Model

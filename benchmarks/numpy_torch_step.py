@@ -13,7 +13,7 @@ from typing import Any
 import calm
 from machine import sentence
 from networks import learner, step_of
-from processes import Worker
+from worker_processes import Worker
 from writing import table, write
 
 SHAPE = (32, 32, 3)

@@ -17,7 +17,7 @@ import numpy as np
 import peak
 from machine import machine, sentence
 from networks import layout_of
-from processes import alone
+from worker_processes import alone
 from writing import table, write
 
 from sparsecore import Engine, Layout

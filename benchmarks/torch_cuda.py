@@ -151,8 +151,9 @@ def _study(options: argparse.Namespace, seconds: float) -> Result:
     """One trial of each arm, or the rest of them."""
     arms = [part for arm in options.arm or () for part in ("--arm", arm)]
     epochs = [] if options.epochs is None else ["--epochs", str(options.epochs)]
-    folder = ["--out", str(options.out / "torch_cuda_fig1a"), "--resume"]
-    command = ["study", "fig1a", *_common(options), *epochs, *arms, "--trials", "1", "--jobs", "1", *folder]
+    folder = options.out / "torch_cuda_fig1a"
+    place = ["--out", str(folder), *(["--resume"] if folder.exists() else [])]
+    command = ["study", "fig1a", *_common(options), *epochs, *arms, "--trials", "1", "--jobs", "1", *place]
     result = json.loads(_sparsecore(command, seconds))
     if result["unfinished"] or result["failed"]:
         raise RuntimeError(f"unfinished: {result['unfinished']}; failed: {result['failed']}")

@@ -53,7 +53,8 @@ class Trial:
         """The run, or the rest of it."""
         stack = [part for name in self._strategies() for part in ("--strategy", name)]
         settings = [part for setting in self._settings() for part in ("--set", setting)]
-        return [sys.executable, "-m", "sparsecore", "train", *stack, *settings, "--out", str(folder), "--resume"]
+        resume = ["--resume"] if folder.exists() else []
+        return [sys.executable, "-m", "sparsecore", "train", *stack, *settings, "--out", str(folder), *resume]
 
     def _strategies(self) -> list[str]:
         return [name for name in self.stack if not name.startswith("@")]

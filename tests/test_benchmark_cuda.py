@@ -109,6 +109,7 @@ def test_a_trial_of_fig1a_is_the_command_lines_and_goes_on(benchmark, tmp_path, 
 
     def answered(command, seconds, **_):  # noqa: ARG001
         ran.append(command)
+        (tmp_path / "torch_cuda_fig1a").mkdir(exist_ok=True)  # as the study does
         return json.dumps(answers.pop(0))
 
     monkeypatch.setattr(benchmark, "output_of", answered)
@@ -117,8 +118,8 @@ def test_a_trial_of_fig1a_is_the_command_lines_and_goes_on(benchmark, tmp_path, 
     assert rehearse(benchmark, tmp_path, "--only", "trial*") == 0
     assert "| dpr | 0.9 | 0.5000 |" in (tmp_path / "torch_cuda.md").read_text("utf-8")
     assert "RuntimeError" not in (tmp_path / "torch_cuda.md").read_text("utf-8")
-    assert ran[0] == ran[1]
-    assert {"study", "fig1a", "--resume", "--trials", "backend.device=cpu"} <= set(ran[0])
+    assert {"study", "fig1a", "--trials", "backend.device=cpu"} <= set(ran[0])
+    assert ran[1] == [*ran[0], "--resume"]
 
 
 def test_a_process_is_interrupted_when_its_time_is_up(legs):

@@ -132,5 +132,5 @@ def test_without_slurm_on_the_machine_the_sentence_says_how_to_try(monkeypatch):
 
 def test_without_submitit_the_sentence_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(InputError, match=r"`--on slurm` needs submitit: pip install 'sparsecore-engine\[slurm\]'"):
+    with pytest.raises(InputError, match=r"needs submitit.*sparsecore-engine\[slurm\]"):
         pool("slurm", Means())

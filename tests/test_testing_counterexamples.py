@@ -83,7 +83,7 @@ class Many:
 
     @hookimpl
     def prune(self, topology):
-        return topology.all() if topology.size < 60 else topology.all()[:3]
+        return topology.all() if topology.size < 40 else topology.all()[:3]
 
 
 @attrs.frozen(eq=False)

@@ -25,7 +25,7 @@ def quick(examples):
     return settings(max_examples=examples, database=None, phases=[Phase.generate], suppress_health_check=every)
 
 
-def reaches(subject, condition, examples=200):
+def reaches(subject, condition, examples=1000):
     try:
         find(scenes(subject), condition, settings=quick(examples))
     except NoSuchExample:

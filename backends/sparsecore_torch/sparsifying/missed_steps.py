@@ -91,7 +91,9 @@ class StepWatch:
 
         Also if a module with sparse tensors is no longer in the model.
         """
-        if not all(parent._modules.get(attribute) is module for parent, attribute, module in self._links):
+        # a scripted module keeps its modules in something that is no dict
+        held = (name in parent._modules and parent._modules[name] is module for parent, name, module in self._links)
+        if not all(held):
             self._check_modules()
         for place in self._places:
             if not place.is_as_it_was():  # this runs for each tensor and step
