@@ -2,7 +2,7 @@
 
     python benchmarks/structure.py
 
-prints one table. Lines and functions are read with ``ast``, imports with grimp (it comes with import-linter), and the
+prints one table. Lines and functions are read with ``ast``, imports with grimp (`pip install grimp`), and the
 files entered by an operation with ``sys.setprofile``. A figure says what to look at, not what is good.
 """
 
