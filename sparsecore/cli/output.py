@@ -18,7 +18,7 @@ _MENDABLE = frozenset(
     )
     if hasattr(errno, name)
 )
-"""What whoever calls can do something about: make room, name another folder, raise a limit."""
+"""System errors that the caller can mend: make room, name another folder, raise a limit."""
 
 
 @contextmanager
@@ -32,7 +32,7 @@ def results() -> Iterator[TextIO]:
         The stream for the result.
     """
     own: TextIO = sys.stdout
-    if sys.stdout is None:  # closed by whoever started this process, who does not want to know
+    if sys.stdout is None:  # closed by the process that started this one
         with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
             yield nowhere
         return
@@ -76,7 +76,7 @@ def system_sentence(error: OSError) -> str:
 
 
 def system_status(error: OSError) -> int:
-    """2 for what can be mended by whoever calls, 1 for a disk that fails and the like."""
+    """2 for what the caller can mend, 1 for a disk that fails and the like."""
     return 2 if error.errno in _MENDABLE else 1
 
 

@@ -114,7 +114,7 @@ def new_folder(path: Path, contents: Mapping[str, bytes], folders: Iterable[str]
 
 
 def remove_left_over(path: Path) -> None:
-    """Remove what a process that was killed had written aside for this file; for whoever holds the folder's lock."""
+    """Remove what a process that was killed had written aside for this file; call it only with the folder's lock."""
     for left in path.parent.glob(f".{glob.escape(path.name[:_KEPT_OF_NAME])}.*.part"):
         left.unlink(missing_ok=True)
 

@@ -90,7 +90,7 @@ _TYPED = (*_LINEAR, _ConvNd, nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.RNNCe
 
 
 def kind_by_class(use: Use) -> str | None:
-    """What kind of weight matrix it is in a layer of torch, or in one that is derived from it; None if it is none."""
+    """The kind of weight matrix that it is in a layer of torch or a derived one; None for any other parameter."""
     return next(
         (
             kind

@@ -185,9 +185,10 @@ class MaskedStorage:
 
     def _clean(self) -> None:
         self._roots.restore()
-        for name in self._parameters:
+        for name, parameter in self._parameters.items():
+            self._masks[name].fill(parameter)
             self._clear_state(name)
-            self._clear(name)
+            self._see(name, parameter)
         self._written.note(self._parameters)
         self._clean_gradients()
 
