@@ -91,6 +91,11 @@ def _signed(name: str, hook: str, method: Callable[..., Any]) -> Callable[..., A
         except Exception as error:
             error.add_note(f"raised in the hook {hook!r} of plugin {name!r}")
             raise
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # what is no Exception, as pytest's skip, is caught by nobody else
+            what = f"{type(error).__name__}: {error}".removesuffix(": ")
+            raise PluginError(f"the hook {hook!r} of plugin {name!r} raised {what}") from error
         return None if value is None else Answer(name, value)
 
     setattr(answer, MARK, getattr(method, MARK))

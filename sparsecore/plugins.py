@@ -10,7 +10,7 @@ import re
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, chdir, contextmanager, nullcontext
 from importlib.metadata import EntryPoint, EntryPoints, distributions
 from itertools import chain
 from pathlib import Path
@@ -52,7 +52,9 @@ def installed(kind: str) -> tuple[EntryPoint, ...]:
 
 @contextmanager
 def staying(kind: str, name: str) -> Iterator[None]:
-    """Turn an exit that a plugin asks for into an error that names the plugin.
+    """Turn an exit that a plugin asks for, and whatever else is no Exception, into an error that names the plugin.
+
+    The working directory stays what it was: paths that come after a plugin's are relative to the same folder.
 
     Args:
         kind: 'strategy', 'backend', 'model' or 'dataset'.
@@ -61,10 +63,22 @@ def staying(kind: str, name: str) -> Iterator[None]:
     Raises:
         PluginError: the plugin asked to exit.
     """
+    with _staying_here():
+        try:
+            yield
+        except (Exception, KeyboardInterrupt):
+            raise
+        except SystemExit as error:
+            raise PluginError(f"the {kind} {name!r} asked to exit: {_told(error)}") from error
+        except BaseException as error:
+            raise PluginError(f"the {kind} {name!r} cannot be used: {_told(error)}") from error
+
+
+def _staying_here() -> AbstractContextManager[None]:
     try:
-        yield
-    except SystemExit as error:
-        raise PluginError(f"the {kind} {name!r} asked to exit: {_told(error)}") from error
+        return chdir(Path.cwd())
+    except OSError:  # the working directory has been deleted, and nothing can lie in it
+        return nullcontext()
 
 
 def load(kind: str, selection: str) -> Any:

@@ -12,8 +12,8 @@ def printable(text: str) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """The text with what a terminal would obey written out, but for its line ends."""
-    return "\n".join(map(printable, text.split("\n")))
+    """The text with what a terminal would obey written out, but for its line ends and tabs."""
+    return "".join(letter if letter in "\n\t" else printable(letter) for letter in text)
 
 
 def without_controls(text: str) -> str:

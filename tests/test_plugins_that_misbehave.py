@@ -115,3 +115,79 @@ def test_what_a_plugin_prints_is_no_part_of_the_result(images: Path, tmp_path: P
     assert json.loads(done.stdout)["epochs"] == 3
     for words in ("loaded", "written", "to the descriptor", "by a process", "moved", "at the end", "at the end, to"):
         assert words in done.stderr
+
+
+HOOKS = PLAIN + "from sparsecore import hookimpl\nfrom sparsecore_dpr import DynamicReallocation as Dpr\n"
+SCHEDULE = ["--set", "strategy.schedule.steps=3", "--set", "strategy.target=6"]
+
+
+def hooked(folder: Path, statement: str) -> list[str]:
+    """Options that take a strategy with this statement in its hook ``prune``."""
+    hook = f"@attrs.frozen(eq=False)\nclass Mine(Dpr):\n    @hookimpl\n    def prune(self): {statement}\n"
+    (folder / "mine.py").write_text(HOOKS + hook)
+    return [*SMALL, "--strategy", f"{folder / 'mine.py'}:Mine", *SCHEDULE]
+
+
+@pytest.mark.parametrize(
+    ("statement", "status", "words"),
+    [
+        ("raise MemoryError", 1, "memory"),
+        ("raise BaseException('not today')", 2, "not today"),
+        ("raise GeneratorExit", 2, "GeneratorExit"),
+        ("sys.exit()", 2, "exit"),
+        ("raise OSError(28, 'No space left on device')", 2, "No space"),
+    ],
+)
+def test_what_a_hook_raises_in_the_middle_of_a_run_names_hook_and_plugin(
+    images: Path, tmp_path: Path, statement: str, status: int, words: str
+) -> None:
+    ended = inside("train", *hooked(tmp_path, statement), "--data-dir", images, "--out", tmp_path / "run")
+    assert ended.status == status
+    last = ended.stderr.splitlines()[-1]
+    assert "'prune'" in last
+    assert "mine.py:Mine" in last
+    assert words in last
+
+
+def test_the_text_of_an_error_is_printed_without_what_a_terminal_would_obey(images: Path, tmp_path: Path) -> None:
+    options = hooked(tmp_path, r"raise EOFError('\x1b]0;owned\x07\x1b[31m\u202etxt')")
+    ended = sparsecore("train", *options, "--data-dir", images, "--out", tmp_path / "run")
+    assert ended.returncode == 1
+    assert "EOFError: \\x1b]0;owned" in ended.stderr
+    assert "'prune'" in ended.stderr
+    assert not {"\x1b", "\x07", "\u202e"} & set(ended.stderr)
+
+
+def test_a_plugin_that_changes_the_working_directory_moves_no_file_of_the_run(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    options = hooked(tmp_path, f"os.chdir({str(elsewhere)!r})")
+    monkeypatch.chdir(tmp_path)
+    ended = inside("train", *options, "--data-dir", images, "--out", "run")
+    assert ended.status == 0
+    assert (tmp_path / "run/report.html").exists()
+    assert not any(elsewhere.iterdir())
+
+
+def test_a_plugin_that_changes_the_working_directory_while_it_is_loaded_hides_no_other(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "first.py").write_text(f"import os\nos.chdir('/')\n{PLAIN}\nclass Mine(LeNet): pass\n")
+    (tmp_path / "second.py").write_text(PLAIN + "class Mine(Static): pass\n")
+    monkeypatch.chdir(tmp_path)
+    ended = inside(
+        "train",
+        *SMALL[2:],
+        "--model",
+        "first.py:Mine",
+        "--strategy",
+        "second.py:Mine",
+        "--data-dir",
+        images,
+        "--out",
+        "run",
+    )
+    assert ended.status == 0, ended.stderr
+    assert (tmp_path / "run/result.json").exists()

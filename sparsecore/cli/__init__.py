@@ -16,8 +16,11 @@ from sparsecore.cli.lottery import lottery
 from sparsecore.cli.new_strategy import new_strategy
 from sparsecore.cli.output import (
     exit_sentence,
+    memory_sentence,
     point_to_nowhere,
     point_to_standard_error,
+    say,
+    show_error,
     system_sentence,
     system_status,
 )
@@ -27,9 +30,7 @@ from sparsecore.cli.study import study
 from sparsecore.cli.train import train
 from sparsecore.errors import InputError, InputWarning, SparsecoreError
 from sparsecore.launch import launch
-from sparsecore.words import printable, printable_lines
-
-_SHOW_WARNING = warnings.showwarning
+from sparsecore.words import printable
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -53,6 +54,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that has no × or ζ shows a question mark
     warnings.showwarning = _show_warning
+    sys.excepthook = show_error
     status = run()
     try:
         if sys.stdout is not None:
@@ -79,12 +81,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
     streams = sys.stdout, sys.stderr
     try:
         status: int = commands(arguments, standalone_mode=False) or 0
-    except click.exceptions.Abort:
+    except click.exceptions.Abort as error:
         status = 130
+        if isinstance(error.__cause__, EOFError):  # click takes a plugin that reads past an end for an interrupt
+            raise error.__cause__ from None
     except click.ClickException as error:
         status = error.exit_code
         if _speaks(None):
-            click.echo(printable_lines(_usage(error)), err=True)
+            say(_usage(error))
     except SparsecoreError as error:
         status = 2 if isinstance(error, InputError) else 1
         if _speaks(error.told_by):
@@ -94,7 +98,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         _say(system_sentence(error))
     except MemoryError as error:
         status = 1
-        _say(f"there is not enough memory for this: {error}")
+        _say(memory_sentence(error))
     except SystemExit as error:
         status, sentence = 1, exit_sentence(error)
         if (sys.stdout, sys.stderr) != streams:  # click exits and puts others there where its reader went away
@@ -114,7 +118,7 @@ def _usage(error: click.ClickException) -> str:
 
 def _say(sentence: str) -> None:
     with suppress(OSError):  # where even this cannot be said, the status has to do
-        click.echo(f"sparsecore: {printable(sentence)}", err=True)
+        say(f"sparsecore: {printable(sentence)}")
 
 
 def _show_warning(
@@ -127,7 +131,7 @@ def _show_warning(
 ) -> None:
     """Say a warning that is for users as a sentence, on one rank; show all others as Python does."""
     if not issubclass(category, InputWarning):
-        _SHOW_WARNING(message, category, filename, lineno, file, line)
+        say(warnings.formatwarning(message, category, filename, lineno, line).rstrip("\n"), file)
     elif _speaks(None):
         _say(f"warning: {message}")
 

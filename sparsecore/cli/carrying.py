@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import attrs
-import click
 
 from sparsecore.cli.asking import Asked
+from sparsecore.cli.output import say
 from sparsecore.cli.progress import ProgressBar
 from sparsecore.errors import InputError
 from sparsecore.experiment.assembly import Tables
@@ -25,7 +25,6 @@ from sparsecore.run.setup import Setup
 from sparsecore.run.training import Finished
 from sparsecore.run.watching import Nobody
 from sparsecore.topology import Topology
-from sparsecore.words import printable
 
 
 @attrs.frozen(eq=False)
@@ -83,13 +82,13 @@ def lead(asked: Asked, setup: Setup, ranks: Ranks, again: Callable[[RunFolder], 
         made.undo()
         raise
     for note in _notes(asked, setup):
-        click.echo(f"sparsecore: {printable(note)}", err=True)
+        say(f"sparsecore: {note}")
     try:
         finished = _watched(place, setup)
         result = conclude(setup, finished, folder)
         write_report(folder.path)
     except KeyboardInterrupt:
-        click.echo(f"sparsecore: stopped; continue with: {again(folder)}", err=True)
+        say(f"sparsecore: stopped; continue with: {again(folder)}")
         raise
     except OSError as error:
         error.add_note(f"what is finished is kept; continue with: {again(folder)}")

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from sparsecore.cli.output import results
+from sparsecore.cli.output import results, say
 from sparsecore.cli.tables import console, print_table
 from sparsecore.errors import InputError
+from sparsecore.words import printable_lines
 
 if TYPE_CHECKING:
     from sparsecore.testing.checking import Checked
@@ -61,7 +62,7 @@ def check(
         checks = checked(*selections, backends=backends or None, promises=promises)
         warning = checks.warning(examples or DEFAULT_EXAMPLES) if example is None else None
         if warning:
-            click.echo(f"sparsecore: {warning}", err=True)
+            say(f"sparsecore: {warning}")
         verdicts = []
         for verdict in checks.verdicts(examples or DEFAULT_EXAMPLES, seed, text):
             verdicts.append(verdict)
@@ -70,9 +71,9 @@ def check(
         if as_json:
             click.echo(json.dumps(_plain(verdicts, checks, examples, seed), indent=1), file=stream)
         else:
-            click.echo(_conclusion(verdicts), file=stream)
+            say(_conclusion(verdicts), stream)
             for sentence in checks.not_judged():
-                click.echo(sentence[0].upper() + sentence[1:], file=stream)
+                say(sentence[0].upper() + sentence[1:], stream)
     raise click.exceptions.Exit(0 if all(verdict.is_kept for verdict in verdicts) else 1)
 
 
@@ -94,13 +95,14 @@ def _print(verdict: "Verdict", checks: "Checked", examples: int | None, seed: in
     mark, style = outcome.mark if out.is_terminal else (f"{outcome.value:<10}", "")
     reason = f" ({verdict.reason})" if verdict.reason and verdict.example is None else ""
     out.print(
-        Text.assemble((mark, style), f" {promise.name:<{checks.width}} {promise.sentence}{reason}"), highlight=False
+        Text.assemble((mark, style), printable_lines(f" {promise.name:<{checks.width}} {promise.sentence}{reason}")),
+        highlight=False,
     )
     if verdict.example is not None:
-        out.print(Text(f"  {verdict.reason}"), highlight=False)
+        out.print(Text(printable_lines(f"  {verdict.reason}")), highlight=False)
         head, rows = checks.table(verdict.example)
         print_table(head, rows, file=stream)
-        out.print(Text(f"  again: {_again(verdict, checks, examples, seed)}"), highlight=False)
+        out.print(Text(printable_lines(f"  again: {_again(verdict, checks, examples, seed)}")), highlight=False)
 
 
 def _again(verdict: "Verdict", checks: "Checked", examples: int | None, seed: int) -> str:

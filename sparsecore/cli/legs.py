@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import click
 import tomli_w
 
 from sparsecore.cli import asking
 from sparsecore.cli.asking import Asked
 from sparsecore.cli.carrying import lead, start_facts, take_part
 from sparsecore.cli.options import Given
+from sparsecore.cli.output import say
 from sparsecore.errors import InputError
 from sparsecore.experiment.experiment import Experiment
 from sparsecore.experiment.structure import structure, unstructure
@@ -136,7 +136,7 @@ def _trained(planned: Plan, leg: Leg, ranks: Ranks) -> Mapping[str, Any]:
         return {}
     ranks.jointly(lambda: _keep(planned), lambda _: {})
     if sys.stderr is not None and sys.stderr.isatty():
-        click.echo(f"{leg.name} of {planned.lottery.rounds}: sparsity {setup.start.topology.sparsity:.4f}", err=True)
+        say(f"{leg.name} of {planned.lottery.rounds}: sparsity {setup.start.topology.sparsity:.4f}")
     again = shlex.join(["sparsecore", "lottery", "--resume", "--out", str(planned.folder.path)])
     done = lead(asked, setup, ranks, lambda _: again)
     return attrs.asdict(done.result)

@@ -11,11 +11,10 @@ from sparsecore.cli.asking import begun_before
 from sparsecore.cli.carrying import ranks_for
 from sparsecore.cli.legs import LegResult, carry_out, plan
 from sparsecore.cli.options import Given, describes_dense_experiment, sets_and_tells
-from sparsecore.cli.output import results
+from sparsecore.cli.output import results, say
 from sparsecore.cli.tables import print_table
 from sparsecore.errors import InputError
 from sparsecore.experiment.text import read_toml
-from sparsecore.words import printable
 
 _DECIDED = ("sparsity", "strategy", "start")
 
@@ -112,4 +111,4 @@ def _print(found: Sequence[LegResult], stream: TextIO) -> None:
         if not each.leg.is_control
     ]
     print_table(head, rows, numbers=range(len(head)), file=stream)
-    print(f"runs: {printable(str(Path(found[0].result['run']).parent))}", file=stream)
+    say(f"runs: {Path(found[0].result['run']).parent}", stream)

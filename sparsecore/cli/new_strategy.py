@@ -1,10 +1,12 @@
 """``sparsecore new-strategy NAME DIR``: a plugin project to begin with."""
 
 import shlex
+import sys
 from pathlib import Path
 
 import click
 
+from sparsecore.cli.output import say
 from sparsecore.new_strategy import new_strategy as write_project
 
 
@@ -17,8 +19,11 @@ def new_strategy(*, name: str, folder: Path) -> None:
     NAME is of lower-case words joined by '-'. DIR is made; one that is not empty is refused.
     """
     own, *others = write_project(name, folder)
-    click.echo(f"{own} is the strategy; beside it are {', '.join(other.name for other in others)}. Next:")
-    click.echo(f"  cd {shlex.quote(str(folder))}")
-    click.echo("  python -m pip install -e '.[test]'")
-    click.echo("  python -m pytest")
-    click.echo(f"  sparsecore check {name}")
+    lines = (
+        f"{own} is the strategy; beside it are {', '.join(other.name for other in others)}. Next:",
+        f"  cd {shlex.quote(str(folder))}",
+        "  python -m pip install -e '.[test]'",
+        "  python -m pytest",
+        f"  sparsecore check {name}",
+    )
+    say("\n".join(lines), sys.stdout)

@@ -1,4 +1,4 @@
-"""Where a command's result goes, and the sentence of an error."""
+"""Where a command's result goes, and how all else is printed: no text reaches a terminal with control characters."""
 
 import errno
 import os
@@ -7,7 +7,12 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
+from types import TracebackType
 from typing import TextIO
+
+import click
+
+from sparsecore.words import printable_lines
 
 _MENDABLE = frozenset(
     getattr(errno, name)
@@ -19,6 +24,22 @@ _MENDABLE = frozenset(
     if hasattr(errno, name)
 )
 """System errors that the caller can mend: make room, name another folder, raise a limit."""
+
+
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Print a text for people: control characters that file names, settings or plugins brought in are written out.
+
+    Args:
+        text: of one or several lines.
+        stream: standard error, if None.
+    """
+    click.echo(printable_lines(text), file=stream, err=stream is None)
+
+
+def show_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print the traceback of an error that nobody expected, as ``sys.excepthook`` does."""
+    with suppress(OSError):  # where even this cannot be said, the status has to do
+        say("".join(traceback.format_exception(kind, error, trace)).rstrip("\n"))
 
 
 @contextmanager
@@ -72,7 +93,22 @@ def system_sentence(error: OSError) -> str:
     """What the system refused, of which file, and what is to be done, where somebody has noted that."""
     what = error.strerror or str(error) or type(error).__name__
     files = " and ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
-    return "; ".join([f"{files}: {what}" if files else what, *getattr(error, "__notes__", ())])
+    return "; ".join([f"{files}: {what}" if files else what, *_notes(error)])
+
+
+def memory_sentence(error: MemoryError) -> str:
+    """What the memory did not suffice for, as far as it is known: what was to be allocated, which hook, which line."""
+    reason = "; ".join(filter(None, [str(error), *_notes(error)])) or _where(error)
+    return f"there is not enough memory for this: {reason}"
+
+
+def _notes(error: BaseException) -> list[str]:
+    return list(getattr(error, "__notes__", ()))
+
+
+def _where(error: BaseException) -> str:
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{Path(frame.filename).name}, line {frame.lineno}"
 
 
 def system_status(error: OSError) -> int:
@@ -82,8 +118,7 @@ def system_status(error: OSError) -> int:
 
 def exit_sentence(error: SystemExit) -> str:
     """Which line of which file asked to exit; nothing of sparsecore's does."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
     return (
-        f"{Path(frame.filename).name}, line {frame.lineno}, asked to exit ({error}) before the command had come to its "
-        "end; a plugin raises an error instead"
+        f"{_where(error)}, asked to exit ({error}) before the command had come to its end; a plugin raises an error "
+        "instead"
     )

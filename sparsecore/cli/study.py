@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from sparsecore.cli.options import Given, describes_all_experiments, sets_and_tells
-from sparsecore.cli.output import results
+from sparsecore.cli.output import results, say
 from sparsecore.cli.study_outcome import tell
 from sparsecore.cli.study_progress import Bars, Lines, Told
 from sparsecore.errors import InputError
@@ -23,7 +23,6 @@ from sparsecore.study.pools import Means, Pool, pool
 from sparsecore.study.presets import names, study_of
 from sparsecore.study.report import write_study_report
 from sparsecore.study.trials import trials_of
-from sparsecore.words import printable
 
 
 class _Studies(click.Group):
@@ -60,7 +59,7 @@ def show(folder: Path, *, as_json: bool) -> None:
 def report(folder: Path, images: str) -> None:
     """Write report.html, figures and results.json of the study in DIR from what is finished so far."""
     with results() as stream:
-        click.echo(write_study_report(StudyFolder(folder), images), file=stream)
+        say(str(write_study_report(StudyFolder(folder), images)), stream)
 
 
 @click.command()
@@ -99,7 +98,7 @@ def _carry_out(
         folder = _begun(asked, out, has_options=is_told) if resume else _new(asked, out)
         outcome = _carried_out(folder, place, lambda: _again(name, folder, jobs, where, means))
         tell(folder.read(), folder, outcome, stream, as_json=as_json)
-        click.echo(f"report: {write_study_report(folder)}", file=sys.stderr if as_json else stream)
+        say(f"report: {write_study_report(folder)}", None if as_json else stream)
     raise click.exceptions.Exit(1 if outcome.failed else 0)
 
 
@@ -109,11 +108,11 @@ def _carried_out(folder: StudyFolder, place: Pool, again: Callable[[], str]) -> 
     shown = Bars if sys.stderr is not None and sys.stderr.isatty() else Lines
     try:
         with folder.alone():
-            click.echo(f"sparsecore: the study is in {printable(str(folder.path))}", err=True)
+            say(f"sparsecore: the study is in {folder.path}")
             with shown(Told(runs, folder, place.jobs)) as onlooker:
                 return carry_out(runs, folder, place, onlooker)
     except KeyboardInterrupt:
-        click.echo(f"sparsecore: stopped; continue with: {again()}", err=True)
+        say(f"sparsecore: stopped; continue with: {again()}")
         raise
     except OSError as error:
         error.add_note(f"what is finished is kept; continue with: {again()}")

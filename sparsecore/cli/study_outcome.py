@@ -6,6 +6,7 @@ from typing import Any, TextIO
 
 import click
 
+from sparsecore.cli.output import say
 from sparsecore.cli.study_progress import Told
 from sparsecore.cli.tables import print_table
 from sparsecore.study.arms import Study
@@ -28,11 +29,11 @@ def tell(study: Study, folder: StudyFolder, outcome: Outcome, stream: TextIO, *,
         click.echo(json.dumps(_plain(study, folder, rows, outcome)), file=stream)
     else:
         print_outcome(rows, stream)
-        click.echo(_in_all(study, folder), file=stream)
+        say(_in_all(study, folder), stream)
     for trial in outcome.failed:
-        click.echo(f"sparsecore: {trial.name} failed; see {folder.log(trial)}", err=True)
+        say(f"sparsecore: {trial.name} failed; see {folder.log(trial)}")
     for trial in outcome.left_out:
-        click.echo(f"sparsecore: {trial.name} was left out: it starts from one that failed", err=True)
+        say(f"sparsecore: {trial.name} was left out: it starts from one that failed")
 
 
 def print_outcome(rows: Sequence[Compared], stream: TextIO | None = None) -> None:

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
-import click
-
+from sparsecore.cli.output import say
 from sparsecore.study.carrying import Onlooker
 from sparsecore.study.estimate import seconds_left
 from sparsecore.study.folder import StudyFolder
 from sparsecore.study.trials import Trial
+from sparsecore.words import printable
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -52,7 +52,7 @@ class Lines:
         self._told = told
 
     def __enter__(self) -> "Lines":
-        click.echo(f"sparsecore: {self._told.of_all()}", err=True)
+        say(f"sparsecore: {self._told.of_all()}")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -65,7 +65,7 @@ class Lines:
         """See :class:`sparsecore.study.carrying.Onlooker`."""
         result = self._told.folder.result(trial)
         what = "failed" if result is None else f"test accuracy {result['test_accuracy']:.4f}"
-        click.echo(f"sparsecore: {trial.name}: {what} ({self._told.of_all()})", err=True)
+        say(f"sparsecore: {trial.name}: {what} ({self._told.of_all()})")
 
 
 class Bars:
@@ -77,7 +77,7 @@ class Bars:
 
         self._told = told
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TextColumn("{task.fields[told]}"),
@@ -106,11 +106,12 @@ class Bars:
         if trial in self._bars:
             self._progress.remove_task(self._bars.pop(trial))
         if status:
-            self._progress.console.print(f"{trial.name} failed; see {self._told.folder.log(trial)}")
+            said = printable(f"{trial.name} failed; see {self._told.folder.log(trial)}")
+            self._progress.console.print(said, markup=False)
 
     def _bar(self, trial: Trial, epochs: int) -> "TaskID":
         if trial not in self._bars:
-            self._bars[trial] = self._progress.add_task(trial.name, total=epochs, told="epochs")
+            self._bars[trial] = self._progress.add_task(printable(trial.name), total=epochs, told="epochs")
         return self._bars[trial]
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from sparsecore.cli.carrying import Done, computed_by
+from sparsecore.cli.output import say
 from sparsecore.ledger import in_words
 from sparsecore.words import printable
 
@@ -68,5 +69,5 @@ def print_run(done: Done, file: TextIO) -> None:
     )
     print(in_words(result.memory), file=file)
     told = "the last digits vary with processor, backend and threads"
-    print(f"{computed_by(done.experiment)}; {told}", file=file)
-    print(f"report: {printable(result.run)}/report.html", file=file)
+    say(f"{computed_by(done.experiment)}; {told}", file)
+    say(f"report: {result.run}/report.html", file)

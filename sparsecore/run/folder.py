@@ -19,11 +19,19 @@ class TakenError(InputError):
     """There is something at the place of a run that is to be made."""
 
 
+def _absolute(path: Path) -> Path:
+    return path.absolute()
+
+
 @attrs.frozen
 class RunFolder:
-    """A run's folder, by its path: experiment, tensors, metrics, reallocations, checkpoint, result, report."""
+    """A run's folder: experiment, tensors, metrics, reallocations, checkpoint, result, report.
 
-    path: Path
+    Attributes:
+        path: made absolute, as a plugin may change the working directory while the run goes on.
+    """
+
+    path: Path = attrs.field(converter=_absolute)
 
     @property
     def experiment(self) -> Path:
