@@ -46,11 +46,10 @@ def _options() -> argparse.Namespace:
 def _epoch(backend: str, options: argparse.Namespace) -> Made:
     from sparsecore.experiment.assembly import assemble
     from sparsecore.experiment.experiment import Experiment
-    from sparsecore.ranks import Alone
+    from sparsecore.learning.ranks import Alone
     from sparsecore.run.recording import Forgetful
     from sparsecore.run.setup import set_up
-    from sparsecore.run.training import Run
-    from sparsecore.run.watching import Nobody
+    from sparsecore.run.training import Nobody, Run
 
     chosen = [f"backend.name={backend}", "training.epochs=1", "sparsity=0.9"]
     threads = [f"backend.threads={options.threads}"] if backend == MEASURED else []  # others take them from outside

@@ -19,11 +19,11 @@ from networks import noise, task
 from worker_processes import Worker
 from writing import table, write
 
-from sparsecore.experiment.chosen import Chosen
+from sparsecore.experiment.plugin_choice import Chosen
 from sparsecore_cpu import CpuBackend
 from sparsecore_cpu.inference import Network, Predictor
 from sparsecore_cpu.inference.network import Pictures
-from sparsecore_wrn import WideResNet
+from sparsecore_models.wrn import WideResNet
 
 SHAPE = (32, 32, 3)
 SPARSITIES = (0.9, 0.95, 0.98)

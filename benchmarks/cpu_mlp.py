@@ -23,8 +23,8 @@ from plain import Loop, optimizer_of
 from torch import nn
 from writing import table, write
 
-from sparsecore_cpu.machine import Machine
-from sparsecore_lenet import LeNet
+from sparsecore_cpu.workspace import Machine
+from sparsecore_models.lenet import LeNet
 from sparsecore_numpy import NumpyArrays
 
 SHAPE = (28, 28, 1)

@@ -7,14 +7,14 @@ import torch
 from networks import layout_of, noise, task_on
 from threadpoolctl import threadpool_limits
 
-from sparsecore.layout import Layout
-from sparsecore.learning import Model
-from sparsecore.topology import Topology
+from sparsecore.engine.layout import Layout
+from sparsecore.engine.topology import Topology
+from sparsecore.host.learner import NumpyLearner
+from sparsecore.learning.protocols import Model
 from sparsecore_cpu import CpuBackend
-from sparsecore_cpu.computation import CpuComputation
-from sparsecore_cpu.machine import Machine
-from sparsecore_numpy.learner import NumpyLearner
-from sparsecore_wrn import WideResNet
+from sparsecore_cpu.operations import CpuComputation
+from sparsecore_cpu.workspace import Machine
+from sparsecore_models.wrn import WideResNet
 
 Shape = tuple[int, int, int]
 

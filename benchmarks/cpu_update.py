@@ -23,13 +23,13 @@ from writing import table, write
 
 from sparsecore import Engine
 from sparsecore.data.images import Batch
-from sparsecore.settings import Amount
-from sparsecore.state import State
-from sparsecore_cpu.entries import Lists
-from sparsecore_cpu.machine import Machine
-from sparsecore_dpr import DynamicReallocation
+from sparsecore.engine.settings import Amount
+from sparsecore.engine.state import State
+from sparsecore.host.learner import NumpyLearner
+from sparsecore_cpu.lists import Lists
+from sparsecore_cpu.workspace import Machine
 from sparsecore_numpy import NumpyArrays
-from sparsecore_numpy.learner import NumpyLearner
+from sparsecore_strategies.dpr import DynamicReallocation
 
 SHAPE = (32, 32, 3)
 INTERVALS = (100, 200, 400, 800)

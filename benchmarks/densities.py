@@ -16,12 +16,12 @@ from pathlib import Path
 import attrs
 import numpy as np
 
-from sparsecore.arrays import Arrays
+from sparsecore.engine.arrays import Arrays
+from sparsecore.engine.layout import Layout
+from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
-from sparsecore.layout import Layout
 from sparsecore.run.folder import RunFolder
 from sparsecore.run.replay import replay
-from sparsecore.topology import Topology
 
 
 @attrs.frozen

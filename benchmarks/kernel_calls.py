@@ -10,9 +10,8 @@ import numpy as np
 from kinds import replaced
 
 from sparsecore_cpu import _kernels, operations
-from sparsecore_cpu.entries import Entries, Lists
-from sparsecore_cpu.lists import Strides, WeightList, Window
-from sparsecore_cpu.machine import Buffer, Form, Machine
+from sparsecore_cpu.lists import Entries, Lists, Strides, WeightList, Window
+from sparsecore_cpu.workspace import Buffer, Form, Machine
 
 FLOAT = 4
 FORWARD, BACKWARD = "convolution, forward", "convolution, input's gradient"
@@ -77,7 +76,7 @@ class Calls:
         return attrs.evolve(self._machine, kernels=watched, buffers=buffers)
 
     def take(self, form: Form) -> Buffer:
-        """See :meth:`sparsecore_cpu.machine.Buffers.take`."""
+        """See :meth:`sparsecore_cpu.workspace.Buffers.take`."""
         buffer = self._machine.buffers.take(form)
         self._activations[id(buffer.handle)] = form
         return buffer

@@ -6,20 +6,21 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from sparsecore_numpy import convolution, elementwise, learner, normalization, patches
+from sparsecore.host import learner
+from sparsecore_numpy import convolution, normalization, operations
 
 TIMED = [
     (convolution, "forward", "convolution, forward"),
     (convolution, "backward", "convolution, backward: patches and the rest"),
     (convolution, "backward_weight", "convolution, backward: patches and the rest"),
     (convolution._Products, "add", "convolution, backward: weight"),
-    (patches.Spread, "onto", "convolution, backward: input"),
+    (convolution.Spread, "onto", "convolution, backward: input"),
     (normalization, "of_batch", "batch norm, forward"),
     (normalization, "forward", "batch norm, forward"),
     (normalization, "backward", "batch norm, backward"),
-    (elementwise, "rectified", "relu, forward"),
-    (elementwise, "where_positive", "relu, backward"),
-    (elementwise, "added", "adding"),
+    (operations, "rectified", "relu, forward"),
+    (operations, "where_positive", "relu, backward"),
+    (operations, "added", "adding"),
     (learner, "descend", "optimizer"),
 ]
 """The functions that do the work, and of which kind it is; the time of one within another counts only for itself."""

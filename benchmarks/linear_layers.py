@@ -5,14 +5,13 @@ import torch
 from networks import topology_of
 from torch import nn
 
-from sparsecore.layout import Layout
+from sparsecore.engine.layout import Layout
+from sparsecore.host.weights import Weight
 from sparsecore_cpu.activations import Activation, Given
-from sparsecore_cpu.entries import Lists
-from sparsecore_cpu.machine import Buffer, Form, Machine
-from sparsecore_cpu.operations import CpuOperations, Forgetful, Tape
-from sparsecore_cpu.statistics import of_batch
+from sparsecore_cpu.lists import Lists
+from sparsecore_cpu.operations import CpuOperations, Forgetful, Tape, of_batch
+from sparsecore_cpu.workspace import Buffer, Form, Machine
 from sparsecore_numpy import NumpyArrays
-from sparsecore_numpy.weights import Weight
 
 SIDE = 4096
 """Inputs, and outputs."""

@@ -18,10 +18,10 @@ from networks import batch_of, learner
 from worker_processes import alone
 from writing import table, write
 
-from sparsecore.learning import Model
-from sparsecore.ledger import Ledger
-from sparsecore.parameters import HeNormal, Parameter
-from sparsecore_wrn import WideResNet
+from sparsecore.learning.ledger import Ledger
+from sparsecore.learning.parameters import HeNormal, Parameter
+from sparsecore.learning.protocols import Model
+from sparsecore_models.wrn import WideResNet
 
 GOAL = 0.15
 """Of the dense network's parameters, gradients and momentum: what compact storage may take for these."""
@@ -92,7 +92,7 @@ NETWORKS = {
 def _dense(network: Network, _: float) -> Training:
     from plain import Loop, optimizer_of
 
-    from sparsecore_torch.storages.dense_ledger import ledger_of
+    from sparsecore_torch.sparse_training.storage.masked import ledger_of
 
     model = network.plain()
     loop = Loop(model, optimizer_of(model), BATCH, network.shape)

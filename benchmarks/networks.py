@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from sparsecore.arrays import Arrays
 from sparsecore.data.images import Batch, Images, Split
-from sparsecore.engine import Engine
-from sparsecore.layout import Layout
-from sparsecore.learning import Backend, Learner, Model, Sgd, Task
-from sparsecore.parameters import Parameter
-from sparsecore.randomness import Randomness
-from sparsecore.topology import Topology
-from sparsecore_static import Static
-from sparsecore_wrn import WideResNet
+from sparsecore.engine.arrays import Arrays
+from sparsecore.engine.engine import Engine
+from sparsecore.engine.layout import Layout
+from sparsecore.engine.randomness import Randomness
+from sparsecore.engine.topology import Topology
+from sparsecore.learning.parameters import Parameter
+from sparsecore.learning.protocols import Backend, Learner, Model, Sgd, Task
+from sparsecore_models.wrn import WideResNet
+from sparsecore_strategies.static import Static
 
 EXAMPLES = 1000
 RULE = Sgd(weight_decay=5e-4)

@@ -16,10 +16,10 @@ from machine import machine, sentence
 from networks import EXAMPLES, batch_of, learner
 from writing import write
 
-from sparsecore.learning import Learner
+from sparsecore.host import learner as numpy_learner
+from sparsecore.host.threads import Workers, workers
+from sparsecore.learning.protocols import Learner
 from sparsecore_numpy import NumpyBackend
-from sparsecore_numpy import learner as numpy_learner
-from sparsecore_numpy.workers import Workers, workers
 
 SIDES = {8: 1, 32: 3}
 """Image sides, and how many channels such images have."""

@@ -21,12 +21,12 @@ from worker_processes import alone
 from writing import table, write
 
 from sparsecore import Engine, Layout
-from sparsecore.arrays import Array, Arrays
-from sparsecore.settings import Amount
-from sparsecore.state import State
-from sparsecore_dpr import DynamicReallocation
+from sparsecore.engine.arrays import Array, Arrays
+from sparsecore.engine.settings import Amount
+from sparsecore.engine.state import State
+from sparsecore_models.wrn import WideResNet
 from sparsecore_numpy import NumpyArrays
-from sparsecore_wrn import WideResNet
+from sparsecore_strategies.dpr import DynamicReallocation
 
 
 def _even(tensors: int, size: int) -> Layout:

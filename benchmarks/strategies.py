@@ -19,7 +19,7 @@ from machine import machine, sentence
 from trials import Outcome, Trial, known, outcomes
 from writing import table
 
-from sparsecore.plugins import installed
+from sparsecore.plugins.discovery import installed
 from sparsecore.study.comparison import mean_and_spread
 
 Stack: TypeAlias = tuple[str, ...]

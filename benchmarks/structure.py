@@ -129,8 +129,8 @@ def operations() -> Iterator[tuple[str, Callable[[], object]]]:
     import torch
 
     from sparsecore import Engine, Every, Layout
-    from sparsecore_dpr import DynamicReallocation
     from sparsecore_numpy import NumpyArrays
+    from sparsecore_strategies.dpr import DynamicReallocation
     from sparsecore_torch import sparsify
 
     layout = Layout.of({"first": (64, 32), "second": (32, 64)})

@@ -33,10 +33,10 @@ from reallocation import Update
 from writing import RESULTS, table
 
 from sparsecore import Clock, Engine, Every
-from sparsecore.settings import Amount
-from sparsecore_dpr import DynamicReallocation
+from sparsecore.engine.settings import Amount
+from sparsecore_models.wrn import WideResNet
+from sparsecore_strategies.dpr import DynamicReallocation
 from sparsecore_torch import TorchArrays, TorchBackend, sparsify
-from sparsecore_wrn import WideResNet
 
 UPDATE_EVERY = 100
 NOT_MEASURED = "not measured"

@@ -18,10 +18,10 @@ from networks import EXAMPLES, batch_of, learner
 from plain import Loop, optimizer_of, wide_resnet
 from writing import table, write
 
-from sparsecore.schedules import Every
-from sparsecore_dpr import DynamicReallocation
+from sparsecore.engine.schedules import Every
+from sparsecore_strategies.dpr import DynamicReallocation
 from sparsecore_torch import TorchBackend, sparsify
-from sparsecore_torch.sparsifying.sparsification import STORAGES
+from sparsecore_torch.sparse_training.sparsify import STORAGES
 
 SHAPE = (32, 32, 3)
 REPEATED = 20

@@ -4,26 +4,17 @@ Weights are sparse from the first step to the last and move while they learn. Th
 here; strategies, backends, models and data sets are plugins (``sparsecore plugins`` lists them).
 """
 
-from sparsecore.clock import Clock
-from sparsecore.engine import Advance, Engine
-from sparsecore.errors import (
-    DivergedError,
-    InputError,
-    InvariantError,
-    NoRoomError,
-    PluginError,
-    SparsecoreError,
-)
-from sparsecore.growth import random_free_positions, random_topology
-from sparsecore.hooks import hookimpl
-from sparsecore.layout import Layout
-from sparsecore.memory import per_position, per_weight
-from sparsecore.randomness import Randomness
-from sparsecore.reallocation import Reallocation, reallocate
-from sparsecore.schedules import Cosine, Every, Piecewise
-from sparsecore.shares import shares
-from sparsecore.state import State
-from sparsecore.topology import Topology, from_masks
+from sparsecore.engine.engine import Advance, Engine
+from sparsecore.engine.growth import random_free_positions, random_topology
+from sparsecore.engine.hooks import hookimpl
+from sparsecore.engine.layout import Layout
+from sparsecore.engine.randomness import Randomness
+from sparsecore.engine.reallocation import Reallocation, reallocate
+from sparsecore.engine.schedules import Clock, Cosine, Every, Piecewise
+from sparsecore.engine.shares import shares
+from sparsecore.engine.state import State, per_position, per_weight
+from sparsecore.engine.topology import Topology, from_masks
+from sparsecore.errors import DivergedError, InputError, InvariantError, NoRoomError, PluginError, SparsecoreError
 
 __all__ = [
     "Advance",

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from sparsecore import Topology, hookimpl
-from sparsecore.schedules import Every
-from sparsecore_deepr import DeepRewiring
-from sparsecore_dpr import DynamicReallocation
-from sparsecore_set import SparseEvolution
+from sparsecore.engine.schedules import Every
+from sparsecore_strategies.deepr import DeepRewiring
+from sparsecore_strategies.dpr import DynamicReallocation
+from sparsecore_strategies.set import SparseEvolution
 from sparsecore_torch import SparseTraining, sparsify
 
 

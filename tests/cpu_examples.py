@@ -7,19 +7,20 @@ import attrs
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from sparsecore_cpu import _kernels, bfloat16, statistics
+from sparsecore.host import buffers, tape, threads
+from sparsecore.host.weights import Weight
+from sparsecore_cpu import _kernels, workspace
 from sparsecore_cpu.activations import Activation, Given
-from sparsecore_cpu.entries import Lists
-from sparsecore_cpu.machine import Buffer, Buffers, Form, Machine, kernel_names
-from sparsecore_cpu.operations import CpuOperations, Tape
-from sparsecore_numpy import memory, normalization, operations, tape, workers
-from sparsecore_numpy.machine import Machine as NumpyMachine
-from sparsecore_numpy.weights import Weight
+from sparsecore_cpu.lists import Lists
+from sparsecore_cpu.operations import CpuOperations, Tape, of_batch
+from sparsecore_cpu.workspace import Buffer, Buffers, Form, Machine, kernel_names
+from sparsecore_numpy import normalization, operations
+from sparsecore_numpy.workspace import Machine as NumpyMachine
 
 Array = NDArray[Any]
 Forward = Callable[[Any, Any, list[Any]], Any]
 
-ORACLE = NumpyMachine(memory.Memory("float64"), workers.Workers(1))
+ORACLE = NumpyMachine(buffers.Memory("float64"), threads.Workers(1))
 
 
 def on(kernels: str, threads: int = 1, activations: DTypeLike = np.float32) -> Machine:
@@ -36,7 +37,7 @@ def drawn(seed: int, *shape: int) -> NDArray[np.float32]:
 MACHINES = [on(name) for name in kernel_names()]
 """One for each instruction set that this processor has."""
 
-HALVES = [on(name, activations=bfloat16.STORED) for name in kernel_names()]
+HALVES = [on(name, activations=workspace.STORED) for name in kernel_names()]
 """Likewise, with images in bfloat16."""
 
 
@@ -59,7 +60,7 @@ def array_of(buffer: Buffer) -> Array:
     """The other way; whatever is not inside, or beyond the batch, is zero."""
     form, lanes = buffer.form, buffer.array.shape[-1]
     array = np.empty(form.dense, np.float32)
-    left = bfloat16.read(buffer.array) if buffer.array.dtype == bfloat16.STORED else buffer.array.copy()
+    left = workspace.read(buffer.array) if buffer.array.dtype == workspace.STORED else buffer.array.copy()
     border = form.border
     for image in range(form.images):
         block, lane = divmod(image, lanes)
@@ -142,7 +143,7 @@ def in_kernels(
     """By the kernels."""
     recorder, weights, buffer = Tape(), in_single(given), buffer_of(machine, x)
     there = Activation(machine, buffer.form, Given(buffer), differentiable)
-    output = forward(CpuOperations(machine, Lists(), recorder, statistics.of_batch), there, weights)
+    output = forward(CpuOperations(machine, Lists(), recorder, of_batch), there, weights)
     made = array_of(output.buffer())
     recorder.backward(output, buffer_of(machine, direction))
     by_input = array_of(there.gradient.total(machine, there.form)) if there.gradient else None
@@ -177,7 +178,7 @@ def check(
     rounding decides what it is.
     """
     shape = output_of(forward, x, weights).shape
-    direction = bfloat16.read(bfloat16.rounded(np.random.default_rng(9).standard_normal(shape).astype(np.float32)))
+    direction = workspace.read(workspace.rounded(np.random.default_rng(9).standard_normal(shape).astype(np.float32)))
     if kinks is not None:
         direction[abs(output_of(kinks, x, weights)) < 10 * rounding] = 0
     expected = in_numpy(forward, x, weights, direction)

@@ -3,10 +3,10 @@
 import numpy as np
 from hypothesis import strategies as st
 
-from sparsecore.engine import Engine
-from sparsecore.hooks import hookimpl
-from sparsecore.layout import Layout
-from sparsecore.topology import Topology
+from sparsecore.engine.engine import Engine
+from sparsecore.engine.hooks import hookimpl
+from sparsecore.engine.layout import Layout
+from sparsecore.engine.topology import Topology
 from sparsecore_numpy.arrays import NumpyArrays
 
 ARRAYS = NumpyArrays()

@@ -6,13 +6,13 @@ import numpy as np
 from cpu_examples import ORACLE
 from numpy.typing import NDArray
 
-from sparsecore.experiment.chosen import Chosen
-from sparsecore.layout import Layout
-from sparsecore.tied_model import with_ties
+from sparsecore.engine.layout import Layout
+from sparsecore.experiment.plugin_choice import Chosen
+from sparsecore.host.weights import Weight
+from sparsecore.learning.tied_model import with_ties
 from sparsecore_cpu.inference import Network
 from sparsecore_cpu.inference.network import Pictures
-from sparsecore_numpy.computation import NumpyComputation
-from sparsecore_numpy.weights import Weight
+from sparsecore_numpy.operations import NumpyComputation
 
 
 def network_of(plugin: Any, shape: tuple[int, int, int] = (8, 8, 1), density: float = 0.3, seed: int = 0) -> Network:

@@ -5,10 +5,10 @@ from typing import Any
 import attrs
 import numpy as np
 
-from sparsecore.learning import Sgd, Totals
-from sparsecore.ties import tied_places
+from sparsecore.host.tape import Tensor
+from sparsecore.learning.parameters import tied_places
+from sparsecore.learning.protocols import Sgd, Totals
 from sparsecore_numpy import NumpyBackend
-from sparsecore_numpy.tape import Tensor
 
 MUTANTS: dict[str, tuple[type, str]] = {}
 """Class and broken promise of each defect, by what is wrong."""
@@ -335,7 +335,8 @@ class LastBatch(Over):
 @training("evaluation normalizes by the split's own statistics", "evaluation")
 class BySplit(Over):
     def evaluate(self, split):
-        from sparsecore_numpy import learner, normalization
+        from sparsecore.host import learner
+        from sparsecore_numpy import normalization
 
         before, learner.normalization.running = normalization.running, normalization.of_batch
         kept = self.inner.state()

@@ -6,12 +6,12 @@ import attrs
 import numpy as np
 
 from sparsecore import hookimpl, per_weight
-from sparsecore.declared import Declares
-from sparsecore.growth import free_positions
-from sparsecore.momentum import DenseMomentum
-from sparsecore.ranking import largest_free
-from sparsecore.shares import shares
-from sparsecore.topology import Topology
+from sparsecore.engine.growth import free_positions
+from sparsecore.engine.hooks import Declares
+from sparsecore.engine.shares import shares
+from sparsecore.engine.topology import Topology
+from sparsecore.toolbox.momentum import DenseMomentum
+from sparsecore.toolbox.ranking import largest_free
 
 MUTANTS: dict[str, tuple[type, str]] = {}
 """Class and broken promise of each defect, by what is wrong."""

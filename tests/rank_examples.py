@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import nn
 
 from sparsecore import hookimpl
-from sparsecore.growth import free_positions
+from sparsecore.engine.growth import free_positions
 from sparsecore_torch import sparsify
 
 STEPS, BATCH = 12, 8

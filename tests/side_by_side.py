@@ -12,14 +12,14 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsecore.clock import Clock
 from sparsecore.data.batches import batches
 from sparsecore.data.images import Batch
-from sparsecore.engine import Advance
-from sparsecore.learning import Learner
+from sparsecore.engine.engine import Advance
+from sparsecore.engine.schedules import Clock
+from sparsecore.engine.state import State
+from sparsecore.engine.topology import Topology
+from sparsecore.learning.protocols import Learner
 from sparsecore.run.setup import Setup
-from sparsecore.state import State
-from sparsecore.topology import Topology
 
 
 def plan(setup: Setup) -> Iterator[tuple[Batch, float]]:

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from sparsecore.engine import Engine
-from sparsecore.hooks import hookimpl
-from sparsecore.layout import Layout
-from sparsecore.schedules import Every
-from sparsecore_dpr import DynamicReallocation
+from sparsecore.engine.engine import Engine
+from sparsecore.engine.hooks import hookimpl
+from sparsecore.engine.layout import Layout
+from sparsecore.engine.schedules import Every
 from sparsecore_numpy import NumpyArrays
+from sparsecore_strategies.dpr import DynamicReallocation
 
 
 def mlp(seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Sequential:

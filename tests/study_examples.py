@@ -13,12 +13,11 @@ import pytest
 from command_line import small_images
 
 from sparsecore.cli import commands
-from sparsecore.study.arms import Study
-from sparsecore.study.carrying import carry_out
+from sparsecore.study.arms import Study, study_of
+from sparsecore.study.experiments import Trial, trials_of
 from sparsecore.study.folder import StudyFolder
 from sparsecore.study.pools import Job
-from sparsecore.study.presets import study_of
-from sparsecore.study.trials import Trial, trials_of
+from sparsecore.study.scheduler import carry_out
 
 ARMS = [
     {"name": "dpr", "label": "DPR", "strategy": ["dpr"]},

@@ -16,12 +16,12 @@ from test_experiment import experiment
 
 from sparsecore.data.batches import batches
 from sparsecore.errors import InputError
-from sparsecore.parameters import Parameter
+from sparsecore.learning.parameters import Parameter
 from sparsecore.run.setup import set_up
-from sparsecore_hashed import HashedLeNet, HashedWideResNet
-from sparsecore_lenet import LeNet
-from sparsecore_thin import ThinLeNet, ThinWideResNet
-from sparsecore_wrn import WideResNet
+from sparsecore_models.hashed import HashedLeNet, HashedWideResNet
+from sparsecore_models.lenet import LeNet
+from sparsecore_models.thin import ThinLeNet, ThinWideResNet
+from sparsecore_models.wrn import WideResNet
 
 IMAGES = st.sampled_from([(8, 8, 1), (28, 28, 1), (32, 32, 3)])
 SPARSITIES = st.sampled_from([0.5, 0.8, 0.9, 0.95, 0.99])
@@ -238,7 +238,7 @@ def test_they_learn_and_are_the_same_on_both_backends(name: str) -> None:
 def test_a_hashed_network_that_is_compiled_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
     from sparsecore_torch import backend
-    from sparsecore_torch.learning.compilation import compiled_by
+    from sparsecore_torch.experiment.compilation import compiled_by
 
     plain = learnt_by("hashed-wrn-10-1", "torch", 1)
     # but for the last stage, which makes machine code and takes most of the time

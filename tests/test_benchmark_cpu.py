@@ -8,8 +8,8 @@ import pytest
 from command_line import SMALL, small_images, train
 
 from sparsecore.data.images import Batch
+from sparsecore.engine.layout import Layout
 from sparsecore.errors import InputError
-from sparsecore.layout import Layout
 from sparsecore.run.folder import RunFolder
 from sparsecore.run.replay import replay
 from sparsecore_numpy import NumpyArrays
@@ -75,7 +75,7 @@ def test_watched_kernels_do_as_many_multiply_adds_as_the_weights_and_pixels_ask_
     networks, calls = _imported("cpu_networks"), _imported("kernel_calls")
     watched = calls.Calls(threads=1)
     machine, images = watched.machine(), 2 * watched.attribute("lanes")
-    from sparsecore_wrn import WideResNet
+    from sparsecore_models.wrn import WideResNet
 
     model, shape = WideResNet(10, 1), (8, 8, 3)
     layout = Layout.of({p.name: p.shape for p in model.parameters(shape, 10) if p.sparse})

@@ -4,11 +4,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from compact_examples import INPUTS, OPTIMIZERS, STRATEGIES, Convolutions, Mlp, Transformer  # noqa: E402
-from torch import nn  # noqa: E402
+from compact_examples import INPUTS, OPTIMIZERS, STRATEGIES, Convolutions, Mlp, Transformer
+from torch import nn
 
-from sparsecore_torch import sparsify  # noqa: E402
-from sparsecore_torch.export import to_csr  # noqa: E402
+from sparsecore_torch import sparsify
+from sparsecore_torch.export import to_csr
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 

@@ -4,13 +4,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import torch.distributed as dist  # noqa: E402
-from compact_examples import STRATEGIES, Mlp, batches  # noqa: E402
-from processes import call  # noqa: E402
-from torch import nn  # noqa: E402
-from torch.nn.parallel import DistributedDataParallel  # noqa: E402
+import torch.distributed as dist
+from compact_examples import STRATEGIES, Mlp, batches
+from processes import call
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
-from sparsecore_torch import sparsify  # noqa: E402
+from sparsecore_torch import sparsify
 
 STEPS = 17
 

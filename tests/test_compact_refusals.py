@@ -4,12 +4,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from compact_examples import Mlp, started, train  # noqa: E402
-from torch import nn  # noqa: E402
+from compact_examples import Mlp, started, train
+from torch import nn
 
-from sparsecore.errors import InputError  # noqa: E402
-from sparsecore_torch import sparsify  # noqa: E402
-from sparsecore_torch.export import squashed_copy  # noqa: E402
+from sparsecore.errors import InputError
+from sparsecore_torch import sparsify
+from sparsecore_torch.export import squashed_copy
 
 
 class Recurrent(nn.Module):
@@ -121,7 +121,7 @@ def test_a_model_that_moves_away_from_its_positions_is_refused():
 
 def test_among_several_processes_the_number_of_weights_is_fixed(monkeypatch):
     model, trains, training = started(Mlp, "compact", strategy="gradually")
-    monkeypatch.setattr("sparsecore_torch.storages.compact.world_size", lambda: 2)
+    monkeypatch.setattr("sparsecore_torch.sparse_training.storage.compact.world_size", lambda: 2)
     before = training.topology
     with pytest.raises(InputError, match=f"from {before.size} to .*take storage='masked'"):
         train(model, trains, 5)

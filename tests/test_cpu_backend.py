@@ -14,10 +14,10 @@ from command_line import SMALL, said, small_images, sparsecore, train
 from test_numpy_learner import assert_equal_states, batch_of, batches, images_of, reallocation_of, task_of
 
 from sparsecore.errors import InputError
-from sparsecore.learning import Adam, Sgd
+from sparsecore.learning.protocols import Adam, Sgd
 from sparsecore.testing import BackendTests
 from sparsecore_cpu import CpuBackend
-from sparsecore_cpu.machine import KERNELS, Machine, kernel_names
+from sparsecore_cpu.workspace import KERNELS, Machine, kernel_names
 
 
 class TestPromises(BackendTests):
@@ -80,7 +80,7 @@ def lines(file: Path) -> int:
 
 
 def test_importing_the_plugin_loads_no_kernels_and_no_other_library() -> None:
-    others = ["sparsecore_cpu._kernels", "sparsecore_numpy.learner", "scipy", "sklearn", "torch", "matplotlib"]
+    others = ["sparsecore_cpu._kernels", "sparsecore.host.learner", "scipy", "sklearn", "torch", "matplotlib"]
     script = f"import sys, sparsecore_cpu; print([name for name in sys.modules if name in {others}])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

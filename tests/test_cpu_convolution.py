@@ -23,11 +23,11 @@ from cpu_examples import (
 )
 
 from sparsecore.errors import InputError
-from sparsecore_cpu import statistics
+from sparsecore.host.weights import Weight
+from sparsecore_cpu import operations
 from sparsecore_cpu.activations import Activation, Given
-from sparsecore_cpu.entries import Lists
+from sparsecore_cpu.lists import Lists
 from sparsecore_cpu.operations import CpuOperations, Forgetful
-from sparsecore_numpy.weights import Weight
 
 FloatArray = NDArray[np.float32]
 
@@ -117,7 +117,7 @@ def test_values_that_have_changed_since_the_last_step_count_as_they_are(machine:
     weight, lists, x = some_of(drawn(1, 7, 4, 3, 3), 0.4), Lists(), drawn(0, 3, 5, 5, 4)
     for _ in range(2):
         buffer = buffer_of(machine, x)
-        ops = CpuOperations(machine, lists, Forgetful(), statistics.of_batch)
+        ops = CpuOperations(machine, lists, Forgetful(), operations.of_batch)
         output = ops.conv2d(Activation(machine, buffer.form, Given(buffer)), weight, padding=1)
         expected = output_of(lambda ops, x, weights: ops.conv2d(x, weights[0], padding=1), x, [weight])
         np.testing.assert_allclose(array_of(output.buffer()), expected, atol=1e-4)

@@ -15,14 +15,13 @@ from cpu_examples import MACHINES
 from inference_examples import close, images_for, logits_of, network_of
 from test_numpy_learner import Residual
 
-from sparsecore.learning import Operations, Tensor
-from sparsecore.parameters import HeNormal, Parameter, batch_norm, bias
+from sparsecore.learning.parameters import HeNormal, Parameter, batch_norm, bias
+from sparsecore.learning.protocols import Operations, Tensor
 from sparsecore_cpu.inference import Predictor
-from sparsecore_cpu.inference.blocks import Blocks
-from sparsecore_cpu.inference.single import Single
-from sparsecore_hashed import HashedLeNet, HashedWideResNet
-from sparsecore_lenet import LeNet
-from sparsecore_wrn import WideResNet
+from sparsecore_cpu.inference.execution import Blocks, Single
+from sparsecore_models.hashed import HashedLeNet, HashedWideResNet
+from sparsecore_models.lenet import LeNet
+from sparsecore_models.wrn import WideResNet
 
 
 @attrs.frozen(eq=False)

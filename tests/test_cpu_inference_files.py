@@ -19,12 +19,12 @@ from inference_examples import images_for, network_of
 from safetensors.numpy import load_file, save_file
 
 from sparsecore.errors import InputError
-from sparsecore.experiment.chosen import Chosen
+from sparsecore.experiment.plugin_choice import Chosen
 from sparsecore_cpu import _kernels
 from sparsecore_cpu.inference import Predictor
-from sparsecore_cpu.inference.gaps import from_gaps, to_gaps
-from sparsecore_lenet import LeNet
-from sparsecore_wrn import WideResNet
+from sparsecore_cpu.inference.file import from_gaps, to_gaps
+from sparsecore_models.lenet import LeNet
+from sparsecore_models.wrn import WideResNet
 
 SHAPE = (4, 4, 1)
 

@@ -11,10 +11,10 @@ pytest.importorskip("sparsecore_cpu._kernels")
 
 from test_numpy_learner import batch_of, reallocation_of, task_of
 
-from sparsecore.learning import Learner, Task
+from sparsecore.learning.protocols import Learner, Task
 from sparsecore_cpu import CpuBackend
 from sparsecore_cpu.lists import WeightList
-from sparsecore_lenet import LeNet
+from sparsecore_models.lenet import LeNet
 
 
 def trained(density: float = 0.1) -> tuple[Learner, Task]:

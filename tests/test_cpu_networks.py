@@ -10,14 +10,13 @@ pytest.importorskip("sparsecore_cpu._kernels")
 
 from cpu_examples import MACHINES, ORACLE, in_double, in_single, weight_of
 
-from sparsecore.learning import Model
-from sparsecore.parameters import Parameter
-from sparsecore_cpu.computation import CpuComputation
-from sparsecore_lenet import LeNet
-from sparsecore_numpy.computation import NumpyComputation
-from sparsecore_numpy.operations import NumpyOperations
-from sparsecore_numpy.weights import Weight
-from sparsecore_wrn import WideResNet
+from sparsecore.host.weights import Weight
+from sparsecore.learning.parameters import Parameter
+from sparsecore.learning.protocols import Model
+from sparsecore_cpu.operations import CpuComputation
+from sparsecore_models.lenet import LeNet
+from sparsecore_models.wrn import WideResNet
+from sparsecore_numpy.operations import NumpyComputation, NumpyOperations
 
 CLEAR = 1e-5
 """What a relu is of must be farther from zero, so that no rounding decides what its gradient is."""

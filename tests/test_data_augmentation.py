@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsecore.data.augmentation import augmented
-from sparsecore.data.images import Batch
+from sparsecore.data.images import Batch, augmented
 from sparsecore.errors import InputError
 
 

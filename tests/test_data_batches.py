@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from sparsecore.data.batches import Augmentation, batches, first_images, held_out, steps_per_epoch
 from sparsecore.data.images import Images, Split
+from sparsecore.engine.randomness import Randomness
 from sparsecore.errors import InputError
-from sparsecore.randomness import Randomness
 
 RUN = Randomness(7).within("data")
 VARIED = Augmentation(padding=4, flip=True)

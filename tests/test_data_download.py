@@ -16,7 +16,7 @@ import pytest
 from test_data_mnist import ARRAYS, idx
 
 from sparsecore.data import cifar, mnist
-from sparsecore.data.download import Origin
+from sparsecore.data.files import Origin
 from sparsecore.errors import InputError
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sparsecore.data.idx import read_idx
-from sparsecore.data.mnist import FashionMnist, Mnist
+from sparsecore.data.mnist import FashionMnist, Mnist, read_idx
 from sparsecore.errors import InputError
 
 RANDOM = np.random.default_rng(0)

@@ -7,13 +7,13 @@ import pytest
 from command_line import small_images, train
 
 from sparsecore.data.images import Batch, Images, Split
-from sparsecore.layout import Layout
-from sparsecore.learning import Task
-from sparsecore.optimizers import Adam, Sgd
-from sparsecore.plugins import load
-from sparsecore.randomness import Randomness
-from sparsecore.topology import Topology
-from sparsecore_lenet import LeNet
+from sparsecore.engine.layout import Layout
+from sparsecore.engine.randomness import Randomness
+from sparsecore.engine.topology import Topology
+from sparsecore.learning.optimizers import Adam, Sgd
+from sparsecore.learning.protocols import Task
+from sparsecore.plugins.discovery import load
+from sparsecore_models.lenet import LeNet
 
 BACKENDS = ["numpy", "torch"]
 

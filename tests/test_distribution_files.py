@@ -22,7 +22,12 @@ def test_the_wheel_leaves_the_cpu_backend_to_its_own_distribution() -> None:
     assert [name for name in shipped() if "sparsecore_cpu" in name] == []
 
 
-def test_the_wheel_has_the_other_plugins_as_top_level_modules_and_needs_no_compiler() -> None:
+def test_the_wheel_has_the_other_plugins_as_packages_and_needs_no_compiler() -> None:
     files = shipped()
-    assert {"sparsecore/__init__.py", "sparsecore_numpy/__init__.py", "sparsecore_dpr.py", "sparsecore_wrn.py"} <= files
+    assert {
+        "sparsecore/__init__.py",
+        "sparsecore_numpy/__init__.py",
+        "sparsecore_strategies/dpr.py",
+        "sparsecore_models/wrn.py",
+    } <= files
     assert {Path(name).suffix for name in files}.isdisjoint({".cpp", ".hpp", ".so", ".o", ".a"})

@@ -9,10 +9,10 @@ from engine_examples import layouts
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from sparsecore.distributions import DISTRIBUTIONS, distribution, erdos_renyi, erdos_renyi_kernel, uniform
+from sparsecore.engine.distributions import DISTRIBUTIONS, distribution, erdos_renyi, erdos_renyi_kernel, uniform
+from sparsecore.engine.layout import Layout
 from sparsecore.errors import InputError
-from sparsecore.layout import Layout
-from sparsecore_wrn import WideResNet
+from sparsecore_models.wrn import WideResNet
 
 SPARSITIES = st.integers(0, 999).map(lambda thousandths: float(f"0.{thousandths:03d}"))
 WIDE = st.lists(

@@ -11,9 +11,15 @@ import pytest
 from command_line import SMALL, small_images, train
 
 from sparsecore.experiment.assembly import assemble
-from sparsecore.experiment.experiment import DataSettings, Experiment, ReallocationSettings, Training
-from sparsecore.experiment.start import KeepSettings, StartSettings
-from sparsecore.plugins import load
+from sparsecore.experiment.experiment import (
+    DataSettings,
+    Experiment,
+    KeepSettings,
+    ReallocationSettings,
+    StartSettings,
+    Training,
+)
+from sparsecore.plugins.discovery import load
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")

@@ -18,17 +18,16 @@ from engine_examples import (
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from sparsecore.clock import Clock
-from sparsecore.distributions import uniform
-from sparsecore.engine import Engine
+from sparsecore.engine.distributions import uniform
+from sparsecore.engine.engine import Engine
+from sparsecore.engine.layout import Layout
+from sparsecore.engine.schedules import Clock, Every
+from sparsecore.engine.topology import Topology
 from sparsecore.errors import DivergedError, InputError, NoRoomError
-from sparsecore.layout import Layout
-from sparsecore.schedules import Every
-from sparsecore.topology import Topology
-from sparsecore_deepr import DeepRewiring
-from sparsecore_dpr import DynamicReallocation
-from sparsecore_set import SparseEvolution
-from sparsecore_static import Static
+from sparsecore_strategies.deepr import DeepRewiring
+from sparsecore_strategies.dpr import DynamicReallocation
+from sparsecore_strategies.set import SparseEvolution
+from sparsecore_strategies.static import Static
 
 EVERY_STEP = Every(steps=1)
 STRATEGIES = {

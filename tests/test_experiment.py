@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import tomli_w
 
+from sparsecore.engine.schedules import Cosine, Piecewise, Schedule
 from sparsecore.errors import InputError
 from sparsecore.experiment.assembly import assemble
 from sparsecore.experiment.experiment import Experiment
-from sparsecore.optimizers import Adam, AdamW, Sgd
-from sparsecore.plugins import installed
-from sparsecore.schedules import Cosine, Piecewise, Schedule
+from sparsecore.learning.optimizers import Adam, AdamW, Sgd
+from sparsecore.plugins.discovery import installed
 
 
 def experiment(*settings: str, stack: tuple[str, ...] = (), file: Path | None = None, **options: str) -> Experiment:

@@ -13,7 +13,7 @@ from sparsecore import Engine, Layout
 from sparsecore.cli.progress import _two_lines
 from sparsecore.errors import InputError
 from sparsecore_numpy import NumpyArrays
-from sparsecore_rigl import RigL
+from sparsecore_strategies.rigl import RigL
 
 
 @pytest.fixture(scope="module")

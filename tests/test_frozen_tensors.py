@@ -6,19 +6,19 @@ from engine_examples import ARRAYS, engine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sparsecore.engine.layout import Layout
+from sparsecore.engine.schedules import Every
 from sparsecore.errors import InputError
-from sparsecore.layout import Layout
-from sparsecore.schedules import Every
-from sparsecore_deepr import DeepRewiring
-from sparsecore_dpr import DynamicReallocation
-from sparsecore_set import SparseEvolution
+from sparsecore_strategies.deepr import DeepRewiring
+from sparsecore_strategies.dpr import DynamicReallocation
+from sparsecore_strategies.set import SparseEvolution
 
 torch = pytest.importorskip("torch")
 
-from sparsify_examples import GrowByGradient, mlp, often, sgd, train  # noqa: E402
-from torch import nn  # noqa: E402
+from sparsify_examples import GrowByGradient, mlp, often, sgd, train
+from torch import nn
 
-from sparsecore_torch import sparsify  # noqa: E402
+from sparsecore_torch import sparsify
 
 STRATEGIES = {
     "dpr": lambda: DynamicReallocation(target="40%", initial_threshold=0.3, schedule=Every(steps=1)),

@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from sparsecore.growth import draw_ranks, free_positions, random_free_positions, random_topology
-from sparsecore.layout import Layout
-from sparsecore.randomness import Randomness
+from sparsecore.engine.growth import draw_ranks, free_positions, random_free_positions, random_topology
+from sparsecore.engine.layout import Layout
+from sparsecore.engine.randomness import Randomness
 
 
 @st.composite

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from engine_examples import TWO_TENSORS, engine
 
+from sparsecore.engine.hooks import hookimpl, hookspec
 from sparsecore.errors import InputError, PluginError
-from sparsecore.hooks import hookimpl, hookspec
-from sparsecore_dpr import DynamicReallocation
-from sparsecore_static import Static
+from sparsecore_strategies.dpr import DynamicReallocation
+from sparsecore_strategies.static import Static
 
 
 class Unmarked:

@@ -17,7 +17,7 @@ from inside import inside, no_waiting_for_the_disk
 from sparsecore.data.mnist import Mnist
 from sparsecore.data.npz import Npz
 from sparsecore.errors import InputError, InputWarning
-from sparsecore.experiment.text import read_toml
+from sparsecore.experiment.toml_files import read_toml
 from sparsecore.run.folder import RunFolder
 from sparsecore.study.arms import Study
 from sparsecore.study.folder import StudyFolder
@@ -294,7 +294,7 @@ def test_names_of_any_kind_are_refused_in_one_printable_sentence(
 def test_what_a_terminal_would_obey_reaches_neither_terminal_nor_page(images: Path, tmp_path: Path) -> None:
     (tmp_path / "odd.py").write_text(
         "import attrs\n"
-        "from sparsecore_lenet import LeNet\n"
+        "from sparsecore_models.lenet import LeNet\n"
         "@attrs.frozen(eq=False)\n"
         "class Odd:\n"
         "    def parameters(self, shape, classes):\n"

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from engine_examples import ARRAYS, TWO_TENSORS, engine, normal_values, plugin, topology
 
+from sparsecore.engine.layout import Layout
+from sparsecore.engine.state import per_weight
+from sparsecore.engine.topology import Topology
 from sparsecore.errors import InvariantError
-from sparsecore.layout import Layout
-from sparsecore.memory import per_weight
-from sparsecore.topology import Topology
 
 PRUNES_TEN = plugin(prune=lambda topology: np.arange(topology.size) >= 10)
 

@@ -7,8 +7,8 @@ import pytest
 from engine_examples import layouts
 from hypothesis import given
 
+from sparsecore.engine.layout import Layout
 from sparsecore.errors import InputError
-from sparsecore.layout import Layout
 
 
 @given(layouts())

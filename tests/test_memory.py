@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 from engine_examples import ARRAYS
 
-from sparsecore.errors import InputError
-from sparsecore.memory import (
+from sparsecore.engine.state import (
     carry_memory,
     dump_memory,
     load_memory,
@@ -15,6 +14,7 @@ from sparsecore.memory import (
     shown_memory,
     trouble_with_memory,
 )
+from sparsecore.errors import InputError
 
 
 @attrs.frozen(eq=False)

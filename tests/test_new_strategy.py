@@ -102,7 +102,7 @@ def test_a_file_in_the_place_of_the_folder_is_refused_and_stays(tmp_path: Path) 
         ("drop\n", "lower-case"),
         ("größe", "lower-case"),
         ("x" * 51, "at most 50"),
-        ("dpr", "installed already: sparsecore_dpr:DynamicReallocation"),
+        ("dpr", "installed already: sparsecore_strategies.dpr:DynamicReallocation"),
         ("numpy", "would be sparsecore_numpy, and there is one already"),
         ("every", "would be Every"),
         ("none", "would be None"),

@@ -4,11 +4,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from sparsify_examples import loss_at, mlp  # noqa: E402
+from sparsify_examples import loss_at, mlp
 
-from sparsecore_torch import sparsify  # noqa: E402
-from sparsecore_torch._torch_internals import move_to_front  # noqa: E402
-from sparsecore_torch.storages import nonzero_roots  # noqa: E402
+from sparsecore_torch import sparsify
+from sparsecore_torch._torch_internals import move_to_front
+from sparsecore_torch.sparse_training.storage import nonzero_roots
 
 OPTIMIZERS = {
     "adam": lambda given: torch.optim.Adam(given, lr=1e-2, weight_decay=1e-2),

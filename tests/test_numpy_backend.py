@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsecore.errors import InputError
+from sparsecore.host.buffers import Memory
+from sparsecore.host.threads import Workers, divided, single_threaded_blas
+from sparsecore.host.weights import Weight
 from sparsecore_numpy import NumpyBackend, convolution
-from sparsecore_numpy.machine import Machine
-from sparsecore_numpy.memory import Memory
-from sparsecore_numpy.patches import Window
-from sparsecore_numpy.weights import Weight
-from sparsecore_numpy.workers import Workers, divided, single_threaded_blas
+from sparsecore_numpy.convolution import Window
+from sparsecore_numpy.workspace import Machine
 
 
 def test_a_dtype_that_does_not_exist_is_refused_with_those_that_do() -> None:
@@ -24,7 +24,7 @@ def test_a_dtype_that_does_not_exist_is_refused_with_those_that_do() -> None:
 
 
 def test_importing_the_package_imports_no_learner_and_no_other_library() -> None:
-    others = ["sparsecore_numpy.learner", "threadpoolctl", "scipy", "sklearn", "torch", "matplotlib"]
+    others = ["sparsecore.host.learner", "threadpoolctl", "scipy", "sklearn", "torch", "matplotlib"]
     script = f"import sys, sparsecore_numpy; print([name for name in sys.modules if name in {others}])"
     environment = {"PYTHONPATH": ":".join(sys.path)}
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)

@@ -11,15 +11,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sparsecore.data.augmentation import augmented
-from sparsecore.data.images import Batch, Images, Split
+from sparsecore.data.images import Batch, Images, Split, augmented
+from sparsecore.engine.layout import Layout
+from sparsecore.engine.randomness import Randomness
+from sparsecore.engine.reallocation import Reallocation
+from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
-from sparsecore.layout import Layout
-from sparsecore.learning import Learner, Operations, Optimizer, Sgd, Task, Tensor
-from sparsecore.parameters import HeNormal, Parameter, batch_norm, bias
-from sparsecore.randomness import Randomness
-from sparsecore.reallocation import Reallocation
-from sparsecore.topology import Topology
+from sparsecore.learning.parameters import HeNormal, Parameter, batch_norm, bias
+from sparsecore.learning.protocols import Learner, Operations, Optimizer, Sgd, Task, Tensor
 from sparsecore_numpy import NumpyBackend
 
 PLAIN = Sgd(momentum=0.0, nesterov=False)

@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from sparsecore.errors import InputError
-from sparsecore_numpy import loss, normalization
-from sparsecore_numpy.machine import Machine
-from sparsecore_numpy.memory import Memory
+from sparsecore.host import loss
+from sparsecore.host.buffers import Memory
+from sparsecore.host.tape import Forgetful, Tape, Tensor
+from sparsecore.host.threads import Workers
+from sparsecore.host.weights import Weight
+from sparsecore_numpy import normalization
 from sparsecore_numpy.operations import NumpyOperations
-from sparsecore_numpy.tape import Forgetful, Tape, Tensor
-from sparsecore_numpy.weights import Weight
-from sparsecore_numpy.workers import Workers
+from sparsecore_numpy.workspace import Machine
 
 FloatArray = NDArray[np.float64]
 MACHINE = Machine(Memory("float64"), Workers(2))

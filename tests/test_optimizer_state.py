@@ -7,15 +7,15 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import numpy as np  # noqa: E402
-import unusual_optimizers as unusual  # noqa: E402
-from sparsify_examples import everything, loss_at, mlp, often, states_of, train  # noqa: E402
-from torch import nn  # noqa: E402
+import numpy as np
+import unusual_optimizers as unusual
+from sparsify_examples import everything, loss_at, mlp, often, states_of, train
+from torch import nn
 
-from sparsecore.errors import InputError  # noqa: E402
-from sparsecore_torch import describe_optimizer, sparsify  # noqa: E402
-from sparsecore_torch._torch_internals import accumulates  # noqa: E402
-from sparsecore_torch.sparsifying.optimizer_probe import probe, stand_in  # noqa: E402
+from sparsecore.errors import InputError
+from sparsecore_torch import describe_optimizer, sparsify
+from sparsecore_torch._torch_internals import accumulates
+from sparsecore_torch.sparse_training.optimizer_probe import probe, stand_in
 
 
 def square(seed=0):

@@ -4,11 +4,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import unusual_optimizers as unusual  # noqa: E402
-from sparsify_examples import everything, mlp, often, train  # noqa: E402
+import unusual_optimizers as unusual
+from sparsify_examples import everything, mlp, often, train
 
-from sparsecore.errors import InputError  # noqa: E402
-from sparsecore_torch import describe_optimizer, sparsify  # noqa: E402
+from sparsecore.errors import InputError
+from sparsecore_torch import describe_optimizer, sparsify
 
 
 def tensors_in(content):
@@ -70,7 +70,7 @@ def test_numbers_of_weights_that_are_kept_elsewhere_are_refused_by_name(make, wh
 
 
 def test_an_optimizer_that_is_described_may_keep_what_it_likes_elsewhere(monkeypatch):
-    monkeypatch.setattr("sparsecore_torch.sparsifying.optimizer_state._DESCRIBED", {})
+    monkeypatch.setattr("sparsecore_torch.sparse_training.optimizer_state._DESCRIBED", {})
     describe_optimizer(unusual.InAttribute, state={})
     model = mlp()
     optimizer = unusual.InAttribute(model.parameters())

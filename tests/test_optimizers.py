@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from test_numpy_learner import assert_equal_states, batches, learner_of, reallocation_of, task_of
 
 from sparsecore.errors import InputError
-from sparsecore.optimizers import Adam, AdamW, Optimizer, Sgd
-from sparsecore_numpy.descent import buffers_of, descend
-from sparsecore_numpy.weights import Vectors
+from sparsecore.host.optimizer_step import buffers_of, descend
+from sparsecore.host.weights import Vectors
+from sparsecore.learning.optimizers import Adam, AdamW, Optimizer, Sgd
 
 decays = st.sampled_from([0.0, 1e-3, 0.3])
 betas = st.tuples(st.sampled_from([0.0, 0.5, 0.9]), st.sampled_from([0.0, 0.9, 0.999]))

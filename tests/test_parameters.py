@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from sparsecore.parameters import Constant, HeNormal, Parameter, batch_norm, bias
-from sparsecore.randomness import Randomness
+from sparsecore.engine.randomness import Randomness
+from sparsecore.learning.parameters import Constant, HeNormal, Parameter, batch_norm, bias
 
 SHAPE = (64, 32, 3, 3)
 PLACE = Randomness(1).within("initial values", "conv1")

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from engine_examples import ARRAYS, TWO_TENSORS
 
-from sparsecore import Clock, Engine, hookimpl, hooks
-from sparsecore.arrays import Arrays
-from sparsecore.learning import Operations
+from sparsecore import Clock, Engine, hookimpl
+from sparsecore.engine import hooks
+from sparsecore.engine.arrays import Arrays
+from sparsecore.learning.protocols import Operations
 from sparsecore.testing.strategy_promises import STRATEGY_PROMISES
 
 DOCS = Path(__file__).parent.parent / "docs"

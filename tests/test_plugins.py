@@ -10,7 +10,7 @@ import pytest
 from command_line import SMALL, said, small_images, sparsecore, train
 
 from sparsecore.errors import PluginError
-from sparsecore.plugins import installed, load
+from sparsecore.plugins.discovery import installed, load
 
 MINE = '''
 """A strategy of somebody else's."""
@@ -205,7 +205,7 @@ def test_two_plugins_of_one_name_are_told_apart(tmp_path: Path) -> None:
     done = sparsecore("train", "--strategy", "dpr", PYTHONPATH=str(tmp_path), cwd=tmp_path)
     sentence = said(done)
     assert "their_module:EveryThird" in sentence
-    assert "sparsecore_dpr:DynamicReallocation" in sentence
+    assert "sparsecore_strategies.dpr:DynamicReallocation" in sentence
 
 
 def test_a_model_of_other_sizes_is_named_by_them() -> None:
@@ -216,14 +216,16 @@ def test_a_model_of_other_sizes_is_named_by_them() -> None:
 
 def test_an_object_of_another_kind_is_refused() -> None:
     with pytest.raises(
-        PluginError, match="'sparsecore_dpr:DynamicReallocation' is no backend: it has no arrays, learner"
+        PluginError, match=r"'sparsecore_strategies\.dpr:DynamicReallocation' is no backend: it has no arrays, learner"
     ):
-        load("backend", "sparsecore_dpr:DynamicReallocation")
+        load("backend", "sparsecore_strategies.dpr:DynamicReallocation")
 
 
 def test_a_missing_object_names_those_there_are() -> None:
-    with pytest.raises(PluginError, match="no object named 'Dpr'; sparsecore_dpr has: DynamicReallocation, Threshold"):
-        load("strategy", "sparsecore_dpr:Dpr")
+    with pytest.raises(
+        PluginError, match=r"no object named 'Dpr'; sparsecore_strategies\.dpr has: DynamicReallocation, Threshold"
+    ):
+        load("strategy", "sparsecore_strategies.dpr:Dpr")
 
 
 LOOSE = """

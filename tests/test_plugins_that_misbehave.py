@@ -9,8 +9,8 @@ from inside import inside
 
 PLAIN = """
 import attrs, os, subprocess, sys
-from sparsecore_lenet import LeNet
-from sparsecore_static import Static
+from sparsecore_models.lenet import LeNet
+from sparsecore_strategies.static import Static
 from sparsecore.data.npz import Npz
 from sparsecore_numpy import NumpyBackend
 """
@@ -85,7 +85,7 @@ LOUD = """
 import atexit, os, subprocess, sys
 import attrs
 from sparsecore import hookimpl
-from sparsecore_dpr import DynamicReallocation as Dpr
+from sparsecore_strategies.dpr import DynamicReallocation as Dpr
 
 print("loaded")
 sys.stdout.write("written\\n")
@@ -117,7 +117,7 @@ def test_what_a_plugin_prints_is_no_part_of_the_result(images: Path, tmp_path: P
         assert words in done.stderr
 
 
-HOOKS = PLAIN + "from sparsecore import hookimpl\nfrom sparsecore_dpr import DynamicReallocation as Dpr\n"
+HOOKS = PLAIN + "from sparsecore import hookimpl\nfrom sparsecore_strategies.dpr import DynamicReallocation as Dpr\n"
 SCHEDULE = ["--set", "strategy.schedule.steps=3", "--set", "strategy.target=6"]
 
 

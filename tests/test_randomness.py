@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from sparsecore._philox import philox_words
+from sparsecore.engine.randomness import Randomness, philox_words
 from sparsecore.errors import InputError
-from sparsecore.randomness import Randomness
 
 KEYS = st.lists(st.text(max_size=5) | st.integers(-3, 10**6), max_size=3)
 

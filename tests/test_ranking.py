@@ -8,8 +8,8 @@ from engine_examples import ARRAYS, TWO_TENSORS, topologies, topology, values_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsecore.layout import Layout
-from sparsecore.ranking import fraction_of, largest_free, smallest_of_all, smallest_of_each
+from sparsecore.engine.layout import Layout
+from sparsecore.toolbox.ranking import fraction_of, largest_free, smallest_of_all, smallest_of_each
 
 # ties, zeros of both signs, what is not a number and what is not finite
 SCORES = st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.0, -2.0, 1e-40, math.nan, -math.nan, math.inf, -math.inf])
@@ -101,7 +101,7 @@ def test_fractions_are_the_decimals_that_were_written():
 @given(topologies(), st.data())
 def test_every_backend_ranks_alike(before, data):
     torch = pytest.importorskip("torch")
-    from sparsecore.topology import Topology
+    from sparsecore.engine.topology import Topology
     from sparsecore_torch.arrays import TorchArrays
 
     arrays = TorchArrays()

@@ -6,7 +6,7 @@ import pytest
 from command_line import SMALL, said, small_images, sparsecore
 
 from sparsecore.errors import InputError
-from sparsecore.launch import Launch, launch
+from sparsecore.learning.ranks import Launch, launch
 
 TOLD = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 

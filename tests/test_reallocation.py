@@ -9,10 +9,10 @@ from engine_oracles import adjusted_threshold, pruned_by_threshold, whole_shares
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from sparsecore.engine import State
+from sparsecore.engine.engine import State
+from sparsecore.engine.layout import Layout
 from sparsecore.errors import InputError, NoRoomError
-from sparsecore.layout import Layout
-from sparsecore_dpr import DynamicReallocation, Threshold
+from sparsecore_strategies.dpr import DynamicReallocation, Threshold
 
 THRESHOLDS = st.sampled_from([5e-324, 1e-45, 1e-40, 1e-3, 0.25, 1.0, 3.0]) | st.floats(1e-6, 3)
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from test_report import epoch_line, update_line, write_run
 
-from sparsecore.report import areas, figures
+from sparsecore.report import figures
 from sparsecore.report.drawing import thin
 from sparsecore.report.reading import read_run
 
@@ -25,7 +25,7 @@ def axes(tmp_path, monkeypatch):
         paint(drawn[-1])
         return name
 
-    for module in (figures, areas):
+    for module in (figures,):
         monkeypatch.setattr(module, "draw", keep)
 
     def of(figure, **files):
@@ -69,7 +69,7 @@ def height_at(area, step):
 
 
 def test_areas_stack_the_active_counts_from_start_to_now(axes):
-    first, second = axes(areas.active_parameters).collections
+    first, second = axes(figures.active_parameters).collections
     # the last epoch ends at step 45, after the last update at 30
     for step, count in {0: 100, 9: 100, 10: 105, 20: 100, 30: 107, 44: 107}.items():
         assert height_at(first, step) == (count, 0)
@@ -77,12 +77,12 @@ def test_areas_stack_the_active_counts_from_start_to_now(axes):
 
 
 def test_the_legend_lists_the_tensors_as_the_areas_lie(axes):
-    drawn = axes(areas.active_parameters)
+    drawn = axes(figures.active_parameters)
     assert [text.get_text() for text in drawn.get_legend().get_texts()] == ["second.weight", "first.weight"]
 
 
 @pytest.mark.parametrize(
-    "figure", [figures.accuracy, figures.loss, figures.threshold, figures.pruned_and_grown, areas.active_parameters]
+    "figure", [figures.accuracy, figures.loss, figures.threshold, figures.pruned_and_grown, figures.active_parameters]
 )
 def test_every_axis_has_a_label_and_starts_at_the_start(axes, figure):
     drawn = axes(figure)

@@ -163,10 +163,10 @@ def test_a_run_that_another_process_trains_is_refused(images: Path, tmp_path: Pa
 
 
 def test_a_run_does_not_go_on_with_other_code_in_a_plugin_s_file(images: Path, tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text("from sparsecore_static import Static\n")
+    (tmp_path / "mine.py").write_text("from sparsecore_strategies.static import Static\n")
     command = [*SMALL, "--data-dir", str(images), "--strategy", "mine.py:Static", "--out", "run"]
     train(*command, cwd=tmp_path)
-    (tmp_path / "mine.py").write_text("from sparsecore_static import Static  # changed\n")
+    (tmp_path / "mine.py").write_text("from sparsecore_strategies.static import Static  # changed\n")
     sentence = said(sparsecore("train", *command, "--resume", cwd=tmp_path))
     assert "other plugin code" in sentence
 

@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsecore.clock import Clock
+from sparsecore.engine.schedules import Clock, Cosine, Every, Piecewise, as_schedule
+from sparsecore.engine.settings import Amount, as_amount, as_written
 from sparsecore.errors import InputError
-from sparsecore.schedules import Cosine, Every, Piecewise, as_schedule
-from sparsecore.settings import Amount, as_amount, as_written
 
 
 def due(every, steps, **clock):

@@ -9,8 +9,8 @@ from engine_oracles import fair_shares, whole_shares
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from sparsecore.engine.shares import shares, whole_numbers
 from sparsecore.errors import NoRoomError
-from sparsecore.shares import shares, whole_numbers
 
 TENSORS = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), min_size=1, max_size=7)
 HUGE = st.lists(st.tuples(st.integers(0, 2**40), st.integers(0, 2**40)), min_size=1, max_size=7)

@@ -10,17 +10,17 @@ import pytest
 torch = pytest.importorskip("torch")
 
 
-from command_line import SMALL, small_images  # noqa: E402
-from simulated_cuda import DEVICE, CudaTensor, simulated_cuda, waits  # noqa: E402
+from command_line import SMALL, small_images
+from simulated_cuda import DEVICE, CudaTensor, simulated_cuda, waits
 
-from sparsecore import Engine, Every, Layout  # noqa: E402
-from sparsecore.cli import run  # noqa: E402
-from sparsecore_deepr import DeepRewiring  # noqa: E402
-from sparsecore_dpr import DynamicReallocation  # noqa: E402
-from sparsecore_numpy import NumpyArrays  # noqa: E402
-from sparsecore_set import SparseEvolution  # noqa: E402
-from sparsecore_soft_deepr import SoftDeepRewiring  # noqa: E402
-from sparsecore_torch import TorchArrays  # noqa: E402
+from sparsecore import Engine, Every, Layout
+from sparsecore.cli import run
+from sparsecore_numpy import NumpyArrays
+from sparsecore_strategies.deepr import DeepRewiring
+from sparsecore_strategies.dpr import DynamicReallocation
+from sparsecore_strategies.set import SparseEvolution
+from sparsecore_strategies.soft_deepr import SoftDeepRewiring
+from sparsecore_torch import TorchArrays
 
 MOST = 8
 """Waits in an update."""

@@ -9,24 +9,24 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from simulated_cuda import DEVICE, CudaTensor, on_device, simulated_cuda, waits  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-from torch.optim import Optimizer  # noqa: E402
+from simulated_cuda import DEVICE, CudaTensor, on_device, simulated_cuda, waits
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from sparsecore import Every  # noqa: E402
-from sparsecore.plugins import installed  # noqa: E402
-from sparsecore.units import Blocks  # noqa: E402
-from sparsecore_deepr import DeepRewiring  # noqa: E402
-from sparsecore_dpr import DynamicReallocation  # noqa: E402
-from sparsecore_gmp import GradualPruning  # noqa: E402
-from sparsecore_granet import GradualRegeneration  # noqa: E402
-from sparsecore_rigl import RigL  # noqa: E402
-from sparsecore_set import SparseEvolution  # noqa: E402
-from sparsecore_snfs import SparseMomentum  # noqa: E402
-from sparsecore_soft_deepr import SoftDeepRewiring  # noqa: E402
-from sparsecore_srigl import StructuredRigL  # noqa: E402
-from sparsecore_static import Static  # noqa: E402
-from sparsecore_torch import sparsify  # noqa: E402
+from sparsecore import Every
+from sparsecore.engine.units import Blocks
+from sparsecore.plugins.discovery import installed
+from sparsecore_strategies.deepr import DeepRewiring
+from sparsecore_strategies.dpr import DynamicReallocation
+from sparsecore_strategies.gmp import GradualPruning
+from sparsecore_strategies.granet import GradualRegeneration
+from sparsecore_strategies.rigl import RigL
+from sparsecore_strategies.set import SparseEvolution
+from sparsecore_strategies.snfs import SparseMomentum
+from sparsecore_strategies.soft_deepr import SoftDeepRewiring
+from sparsecore_strategies.srigl import StructuredRigL
+from sparsecore_strategies.static import Static
+from sparsecore_torch import sparsify
 
 MOST = 8
 """Waits in an update."""

@@ -6,10 +6,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import numpy as np  # noqa: E402
-from hypothesis import given, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
-from sparsify_examples import (  # noqa: E402
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sparsify_examples import (
     FRESH,
     Oracle,
     assert_inactive_is_zero,
@@ -22,12 +22,12 @@ from sparsify_examples import (  # noqa: E402
     states_of,
     train,
 )
-from torch import nn  # noqa: E402
+from torch import nn
 
-from sparsecore.schedules import Every  # noqa: E402
-from sparsecore_deepr import DeepRewiring  # noqa: E402
-from sparsecore_set import SparseEvolution  # noqa: E402
-from sparsecore_torch import sparsify  # noqa: E402
+from sparsecore.engine.schedules import Every
+from sparsecore_strategies.deepr import DeepRewiring
+from sparsecore_strategies.set import SparseEvolution
+from sparsecore_torch import sparsify
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1),

@@ -6,20 +6,20 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from sparsify_examples import everything, loss_at, mlp, sgd, train  # noqa: E402
-from torch import nn  # noqa: E402
-from torch.optim.swa_utils import (  # noqa: E402
+from sparsify_examples import everything, loss_at, mlp, sgd, train
+from torch import nn
+from torch.optim.swa_utils import (
     AveragedModel,
     get_ema_avg_fn,
     get_ema_multi_avg_fn,
     get_swa_avg_fn,
 )
 
-from sparsecore.errors import InputError  # noqa: E402
-from sparsecore.schedules import Every  # noqa: E402
-from sparsecore_set import SparseEvolution  # noqa: E402
-from sparsecore_torch import export, sparsify  # noqa: E402
-from sparsecore_torch.averages import sparse_avg_fn  # noqa: E402
+from sparsecore.engine.schedules import Every
+from sparsecore.errors import InputError
+from sparsecore_strategies.set import SparseEvolution
+from sparsecore_torch import export, sparsify
+from sparsecore_torch.sparse_training.averages import sparse_avg_fn
 
 NAMES = ("0.weight", "2.weight")
 

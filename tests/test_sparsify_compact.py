@@ -4,12 +4,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from compact_examples import Convolutions, Mlp, Transformer, batches, loss_of, started, train  # noqa: E402
-from torch import nn  # noqa: E402
-from torch.utils.checkpoint import checkpoint  # noqa: E402
+from compact_examples import Convolutions, Mlp, Transformer, batches, loss_of, started, train
+from torch import nn
+from torch.utils.checkpoint import checkpoint
 
-from sparsecore_torch import sparsify  # noqa: E402
-from sparsecore_torch.storages.compact_modules import make_dense  # noqa: E402
+from sparsecore_torch import sparsify
+from sparsecore_torch.sparse_training.storage.compact_modules import make_dense
 
 NETWORKS = {
     "mlp": Mlp,

@@ -7,11 +7,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from sparsify_examples import everything, loss_at, mlp, often, sgd, train  # noqa: E402
-from torch import nn  # noqa: E402
+from sparsify_examples import everything, loss_at, mlp, often, sgd, train
+from torch import nn
 
-from sparsecore.errors import InputError  # noqa: E402
-from sparsecore_torch import SparseTraining, sparsify  # noqa: E402
+from sparsecore.errors import InputError
+from sparsecore_torch import SparseTraining, sparsify
 
 
 class Holder(nn.Module):

@@ -6,12 +6,12 @@ torch = pytest.importorskip("torch")
 if not torch.cuda.is_available():
     pytest.skip("there is no CUDA device", allow_module_level=True)
 
-from sparsify_examples import assert_inactive_is_zero, batch, convnet, often, sparse_parameters  # noqa: E402
-from torch import nn  # noqa: E402
-from torch._dynamo.testing import CompileCounterWithBackend  # noqa: E402
-from torch.nn.functional import cross_entropy  # noqa: E402
+from sparsify_examples import assert_inactive_is_zero, batch, convnet, often, sparse_parameters
+from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.nn.functional import cross_entropy
 
-from sparsecore_torch import sparsify  # noqa: E402
+from sparsecore_torch import sparsify
 
 OPTIMIZERS = {
     "sgd, foreach": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, foreach=True),

@@ -6,14 +6,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from sparsify_examples import assert_inactive_is_zero, often, sgd  # noqa: E402
-from torch import nn  # noqa: E402
-from torch.nn.utils import parametrizations  # noqa: E402
-from torch.nn.utils.parametrize import register_parametrization  # noqa: E402
+from sparsify_examples import assert_inactive_is_zero, often, sgd
+from torch import nn
+from torch.nn.utils import parametrizations
+from torch.nn.utils.parametrize import register_parametrization
 
-from sparsecore.errors import InputError, LostWeightsWarning  # noqa: E402
-from sparsecore_torch import sparsify  # noqa: E402
-from sparsecore_torch.sparsifying.selection import select  # noqa: E402
+from sparsecore.errors import InputError, LostWeightsWarning
+from sparsecore_torch import sparsify
+from sparsecore_torch.sparse_training.selection import select
 
 
 def drawn(*shape):

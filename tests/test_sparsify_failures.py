@@ -8,11 +8,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from sparsify_examples import everything, mlp, often, train  # noqa: E402
-from wrapped_optimizers import Accelerated  # noqa: E402
+from sparsify_examples import everything, mlp, often, train
+from wrapped_optimizers import Accelerated
 
-import sparsecore_torch  # noqa: E402
-from sparsecore_torch import sparsify  # noqa: E402
+import sparsecore_torch
+from sparsecore_torch import sparsify
 
 PACKAGE = str(Path(sparsecore_torch.__file__).parent)
 GENERATOR = 0x20

@@ -4,11 +4,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from sparsify_examples import everything, mlp, often, sgd, train  # noqa: E402
-from wrapped_optimizers import Accelerated  # noqa: E402
+from sparsify_examples import everything, mlp, often, sgd, train
+from wrapped_optimizers import Accelerated
 
-from sparsecore.errors import InputError  # noqa: E402
-from sparsecore_torch import sparsify  # noqa: E402
+from sparsecore.errors import InputError
+from sparsecore_torch import sparsify
 
 WAYS = {
     "masks": {},

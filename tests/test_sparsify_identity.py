@@ -10,17 +10,17 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from sparsify_examples import mlp, often, sgd, train  # noqa: E402
+from sparsify_examples import mlp, often, sgd, train
 
-from sparsecore import hookimpl  # noqa: E402
-from sparsecore.errors import InputError  # noqa: E402
-from sparsecore.schedules import Cosine, Every, Piecewise  # noqa: E402
-from sparsecore_erk_start import ErkStart  # noqa: E402
-from sparsecore_gradient_growth import GradientGrowth  # noqa: E402
-from sparsecore_rigl import RigL  # noqa: E402
-from sparsecore_set import SparseEvolution  # noqa: E402
-from sparsecore_static import Static  # noqa: E402
-from sparsecore_torch import sparsify  # noqa: E402
+from sparsecore import hookimpl
+from sparsecore.engine.schedules import Cosine, Every, Piecewise
+from sparsecore.errors import InputError
+from sparsecore_strategies.erk_start import ErkStart
+from sparsecore_strategies.gradient_growth import GradientGrowth
+from sparsecore_strategies.rigl import RigL
+from sparsecore_strategies.set import SparseEvolution
+from sparsecore_strategies.static import Static
+from sparsecore_torch import sparsify
 
 
 class Plain:

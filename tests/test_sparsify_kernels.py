@@ -9,14 +9,14 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("sparsecore_cpu._kernels")
 
-from kernel_examples import CLOSE, STORAGES, convnet, only, pictures, started, train  # noqa: E402
-from torch import nn  # noqa: E402
-from torch.nn.functional import cross_entropy  # noqa: E402
-from torch.overrides import TorchFunctionMode  # noqa: E402
-from torch.utils.checkpoint import checkpoint  # noqa: E402
+from kernel_examples import CLOSE, STORAGES, convnet, only, pictures, started, train
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
 
-from sparsecore.errors import InputError  # noqa: E402
-from sparsecore_torch import export  # noqa: E402
+from sparsecore.errors import InputError
+from sparsecore_torch import export
 
 
 class DenseLayers(TorchFunctionMode):

@@ -7,14 +7,16 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 pytest.importorskip("sparsecore_cpu._kernels")
 
-import numpy as np  # noqa: E402
-from kernel_examples import CLOSE, only  # noqa: E402
-from torch import nn  # noqa: E402
-from torch.nn.functional import conv2d, linear, pad  # noqa: E402
+import numpy as np
+from kernel_examples import CLOSE, only
+from torch import nn
+from torch.nn.functional import conv2d, linear, pad
 
-from sparsecore_cpu.layer import kernels  # noqa: E402
-from sparsecore_torch.sparse_kernels.functions import through  # noqa: E402
-from sparsecore_torch.sparse_kernels.kinds import Convolutions  # noqa: E402
+from sparsecore_cpu.layer import kernels
+from sparsecore_torch.sparse_training.kernels.functions import (
+    Convolutions,
+    through,
+)
 
 
 def assert_same_gradients(outputs, expected, pairs):

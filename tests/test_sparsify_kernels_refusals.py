@@ -6,11 +6,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from sparsify_examples import everything, sgd  # noqa: E402
-from torch import nn  # noqa: E402
+from sparsify_examples import everything, sgd
+from torch import nn
 
-from sparsecore.errors import InputError  # noqa: E402
-from sparsecore_torch import sparsify  # noqa: E402
+from sparsecore.errors import InputError
+from sparsecore_torch import sparsify
 
 
 @pytest.fixture

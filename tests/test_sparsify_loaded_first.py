@@ -6,12 +6,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from sparsify_examples import everything, loss_at, mlp, sgd, train  # noqa: E402
-from torch import nn  # noqa: E402
+from sparsify_examples import everything, loss_at, mlp, sgd, train
+from torch import nn
 
-from sparsecore.errors import LostWeightsWarning  # noqa: E402
-from sparsecore_gmp import GradualPruning  # noqa: E402
-from sparsecore_torch import export, sparsify  # noqa: E402
+from sparsecore.errors import LostWeightsWarning
+from sparsecore_strategies.gmp import GradualPruning
+from sparsecore_torch import export, sparsify
 
 OPTIONS = {"include": "*weight", "sparsity": 0.75}
 

@@ -9,8 +9,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import numpy as np  # noqa: E402
-from sparsify_examples import (  # noqa: E402
+import numpy as np
+from sparsify_examples import (
     GrowByGradient,
     assert_inactive_is_zero,
     batch,
@@ -23,13 +23,13 @@ from sparsify_examples import (  # noqa: E402
     states_of,
     train,
 )
-from torch import nn  # noqa: E402
-from torch._dynamo.testing import CompileCounterWithBackend  # noqa: E402
-from torch.nn.functional import cross_entropy  # noqa: E402
+from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.nn.functional import cross_entropy
 
-from sparsecore.hooks import hookimpl  # noqa: E402
-from sparsecore_torch import sparsify  # noqa: E402
-from sparsecore_torch.storages.bit_mask import BitMask  # noqa: E402
+from sparsecore.engine.hooks import hookimpl
+from sparsecore_torch import sparsify
+from sparsecore_torch.sparse_training.storage.gradient_masks import BitMask
 
 
 def weights_after(model, steps=8, **options):

@@ -7,12 +7,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from sparsify_examples import assert_inactive_is_zero, loss_at, mlp, sgd, train  # noqa: E402
-from torch import nn  # noqa: E402
-from torch.nn.utils import prune  # noqa: E402
+from sparsify_examples import assert_inactive_is_zero, loss_at, mlp, sgd, train
+from torch import nn
+from torch.nn.utils import prune
 
-from sparsecore.errors import InputError  # noqa: E402
-from sparsecore_torch import sparsify  # noqa: E402
+from sparsecore.errors import InputError
+from sparsecore_torch import sparsify
 
 STORAGES = ("masked", "compact")
 

@@ -4,12 +4,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import attrs  # noqa: E402
-from sparsify_examples import GrowByGradient, loss_at, mlp, often, train  # noqa: E402
-from wrapped_optimizers import HookedLookahead  # noqa: E402
+import attrs
+from sparsify_examples import GrowByGradient, loss_at, mlp, often, train
+from wrapped_optimizers import HookedLookahead
 
-from sparsecore.hooks import hookimpl  # noqa: E402
-from sparsecore_torch import sparsify  # noqa: E402
+from sparsecore.engine.hooks import hookimpl
+from sparsecore_torch import sparsify
 
 
 class Interrupted(torch.optim.SGD):

@@ -5,16 +5,16 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from sparsify_examples import everything, loss_at, mlp, often, sgd, train  # noqa: E402
-from torch import nn  # noqa: E402
+from sparsify_examples import everything, loss_at, mlp, often, sgd, train
+from torch import nn
 
-from sparsecore.errors import InputError, SparsecoreError  # noqa: E402
-from sparsecore.hooks import hookimpl  # noqa: E402
-from sparsecore.schedules import Cosine, Every  # noqa: E402
-from sparsecore_deepr import DeepRewiring  # noqa: E402
-from sparsecore_dpr import DynamicReallocation  # noqa: E402
-from sparsecore_set import SparseEvolution  # noqa: E402
-from sparsecore_torch import sparsify  # noqa: E402
+from sparsecore.engine.hooks import hookimpl
+from sparsecore.engine.schedules import Cosine, Every
+from sparsecore.errors import InputError, SparsecoreError
+from sparsecore_strategies.deepr import DeepRewiring
+from sparsecore_strategies.dpr import DynamicReallocation
+from sparsecore_strategies.set import SparseEvolution
+from sparsecore_torch import sparsify
 
 
 @attrs.frozen(eq=False)

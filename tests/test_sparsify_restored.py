@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-from sparsify_examples import (  # noqa: E402
+from sparsify_examples import (
     assert_inactive_is_zero,
     everything,
     loss_at,
@@ -21,15 +21,15 @@ from sparsify_examples import (  # noqa: E402
     states_of,
     train,
 )
-from torch import nn  # noqa: E402
+from torch import nn
 
-from sparsecore.errors import InputError  # noqa: E402
-from sparsecore.schedules import Every  # noqa: E402
-from sparsecore_deepr import DeepRewiring  # noqa: E402
-from sparsecore_rigl import RigL  # noqa: E402
-from sparsecore_set import SparseEvolution  # noqa: E402
-from sparsecore_srigl import StructuredRigL  # noqa: E402
-from sparsecore_torch import export, sparsify  # noqa: E402
+from sparsecore.engine.schedules import Every
+from sparsecore.errors import InputError
+from sparsecore_strategies.deepr import DeepRewiring
+from sparsecore_strategies.rigl import RigL
+from sparsecore_strategies.set import SparseEvolution
+from sparsecore_strategies.srigl import StructuredRigL
+from sparsecore_torch import export, sparsify
 
 NAMES = ("0.weight", "2.weight")
 USES = ("step", "values", "squash", "to_csr", "squashed_copy", "check", "follow")
@@ -430,7 +430,7 @@ def test_functional_calls_take_a_compact_state_dict():
 
 
 def test_shares_are_never_more_than_wanted():
-    from sparsecore_torch.sparsifying.adoption import _shares
+    from sparsecore_torch.sparse_training.state_dict import _shares
 
     generator = np.random.default_rng(0)
     for _ in range(50):
@@ -444,11 +444,11 @@ def test_shares_are_never_more_than_wanted():
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32), share=st.floats(0.0, 1.0), rows=st.integers(1, 6), columns=st.integers(1, 7))
 def test_adopted_weights_are_as_many_as_before_and_none_is_left_out(seed, share, rows, columns):
-    from sparsecore.engine import Engine
-    from sparsecore.layout import Layout
-    from sparsecore_static import Static
+    from sparsecore.engine.engine import Engine
+    from sparsecore.engine.layout import Layout
+    from sparsecore_strategies.static import Static
     from sparsecore_torch.arrays import TorchArrays
-    from sparsecore_torch.sparsifying.adoption import adopted
+    from sparsecore_torch.sparse_training.state_dict import adopted
 
     layout = Layout.of({"a": (rows, columns), "b": (3, 4), "c": (2, 2, 3)})
     engine = Engine(layout, [Static()], arrays=TorchArrays(torch.device("cpu")), seed=seed)

@@ -11,14 +11,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from sparsify_examples import GrowByGradient, everything, mlp, often, sgd, train  # noqa: E402
-from torch import nn  # noqa: E402
+from sparsify_examples import GrowByGradient, everything, mlp, often, sgd, train
+from torch import nn
 
-from sparsecore import hookimpl, per_weight  # noqa: E402
-from sparsecore.schedules import Every  # noqa: E402
-from sparsecore_deepr import DeepRewiring  # noqa: E402
-from sparsecore_set import SparseEvolution  # noqa: E402
-from sparsecore_torch import sparsify  # noqa: E402
+from sparsecore import hookimpl, per_weight
+from sparsecore.engine.schedules import Every
+from sparsecore_strategies.deepr import DeepRewiring
+from sparsecore_strategies.set import SparseEvolution
+from sparsecore_torch import sparsify
 
 
 @attrs.frozen(eq=False)

@@ -4,10 +4,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from sparsify_examples import assert_inactive_is_zero, convnet, mlp, often, sgd, train  # noqa: E402
-from torch import nn  # noqa: E402
+from sparsify_examples import assert_inactive_is_zero, convnet, mlp, often, sgd, train
+from torch import nn
 
-from sparsecore_torch import sparsify  # noqa: E402
+from sparsecore_torch import sparsify
 
 
 def sparse_names(model, **options):

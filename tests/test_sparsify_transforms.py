@@ -4,17 +4,17 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from sparsify_examples import mlp, sgd, train  # noqa: E402
-from torch.autograd import forward_ad  # noqa: E402
+from sparsify_examples import mlp, sgd, train
+from torch.autograd import forward_ad
 
-from sparsecore.errors import InputError  # noqa: E402
-from sparsecore_torch import sparsify  # noqa: E402
-from sparsecore_torch._torch_internals import (  # noqa: E402
+from sparsecore.errors import InputError
+from sparsecore_torch import sparsify
+from sparsecore_torch._torch_internals import (
     are_transforms_active,
     is_batched,
     is_forward_mode_active,
 )
-from sparsecore_torch.export import squashed_copy  # noqa: E402
+from sparsecore_torch.export import squashed_copy
 
 STORED = [(storage, kernels) for storage in ("masked", "compact") for kernels in ("dense", "sparse")]
 

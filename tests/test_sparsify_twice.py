@@ -7,11 +7,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from sparsify_examples import assert_inactive_is_zero, everything, loss_at, mlp, sgd, train  # noqa: E402
-from torch import nn  # noqa: E402
+from sparsify_examples import assert_inactive_is_zero, everything, loss_at, mlp, sgd, train
+from torch import nn
 
-from sparsecore.errors import InputError  # noqa: E402
-from sparsecore_torch import sparsify  # noqa: E402
+from sparsecore.errors import InputError
+from sparsecore_torch import sparsify
 
 STORAGES = ["masked", "compact"]
 
@@ -169,6 +169,6 @@ def test_a_model_that_is_collected_leaves_nothing_behind():
 
     forgotten()
     gc.collect()
-    from sparsecore_torch.sparsifying import in_training
+    from sparsecore_torch.sparse_training import checks
 
-    assert not len(in_training._CLAIMS)
+    assert not len(checks._CLAIMS)

@@ -4,12 +4,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from sparsify_examples import everything, loss_at, mlp, often, sgd, train  # noqa: E402
-from torch import nn  # noqa: E402
-from wrapped_optimizers import Accelerated, HookedLookahead, Lightning, Lookahead, Sam, ScheduleFree  # noqa: E402
+from sparsify_examples import everything, loss_at, mlp, often, sgd, train
+from torch import nn
+from wrapped_optimizers import Accelerated, HookedLookahead, Lightning, Lookahead, Sam, ScheduleFree
 
-from sparsecore.errors import InputError  # noqa: E402
-from sparsecore_torch import sparsify  # noqa: E402
+from sparsecore.errors import InputError
+from sparsecore_torch import sparsify
 
 WRAPPERS = {
     "accelerate": Accelerated,

@@ -9,11 +9,11 @@ import pytest
 from command_line import SMALL, small_images, sparsecore
 
 from sparsecore import Engine, Layout, Topology, hookimpl
+from sparsecore.engine.units import as_units
 from sparsecore.errors import SparsityWarning
-from sparsecore.plugins import load
-from sparsecore.units import as_units
+from sparsecore.plugins.discovery import load
 from sparsecore_numpy import NumpyArrays
-from sparsecore_srigl import StructuredRigL
+from sparsecore_strategies.srigl import StructuredRigL
 
 LAYOUT = Layout.of({"first": (30, 64), "second": (8, 5, 3, 3), "tiny": (2, 3)})
 

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from engine_examples import TWO_TENSORS, engine, normal_values, plugin
 
+from sparsecore.engine.hooks import hookimpl
+from sparsecore.engine.schedules import Every
+from sparsecore.engine.state import per_weight
 from sparsecore.errors import PluginError
-from sparsecore.hooks import hookimpl
-from sparsecore.memory import per_weight
-from sparsecore.schedules import Every
-from sparsecore_dpr import DynamicReallocation, Threshold
-from sparsecore_static import Static
+from sparsecore_strategies.dpr import DynamicReallocation, Threshold
+from sparsecore_strategies.static import Static
 
 DPR = DynamicReallocation(target=1, initial_threshold=0.3, schedule=Every(steps=1))
 

@@ -13,12 +13,12 @@ from start_oracles import STILL, at, carry_out, dense, end, metrics, result, sam
 
 from sparsecore.errors import InputError
 from sparsecore.experiment.experiment import Experiment
-from sparsecore.ranks import Alone
-from sparsecore.run.beginning import first
+from sparsecore.learning.ranks import Alone
 from sparsecore.run.folder import RunFolder
+from sparsecore.run.participation import first
 from sparsecore.run.replay import replay
 from sparsecore.run.setup import set_up
-from sparsecore.run.watching import Nobody
+from sparsecore.run.training import Nobody
 
 PLAIN = ("--set", "training.momentum=0", "--set", "training.nesterov=false")
 BACKENDS = ["numpy", "torch"]
@@ -203,7 +203,7 @@ class Stopping(Nobody):
     """Stops a run when its first epoch is over."""
 
     def epoch(self, line: Any) -> None:  # noqa: ARG002
-        """See :class:`sparsecore.run.watching.Watcher`."""
+        """See :class:`sparsecore.run.training.Watcher`."""
         raise KeyboardInterrupt
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from sparsecore.experiment.assembly import assemble
 from sparsecore.experiment.experiment import Experiment
-from sparsecore.plugins import installed
+from sparsecore.plugins.discovery import installed
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/strategies.md").read_text("utf-8")

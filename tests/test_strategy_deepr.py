@@ -14,12 +14,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from sparsecore.clock import Clock
+from sparsecore.engine.layout import Layout
+from sparsecore.engine.schedules import Clock, Every
 from sparsecore.errors import InputError, NoRoomError
-from sparsecore.layout import Layout
-from sparsecore.schedules import Every
-from sparsecore_deepr import DeepRewiring, Signs
-from sparsecore_soft_deepr import SoftDeepRewiring
+from sparsecore_strategies.deepr import DeepRewiring, Signs
+from sparsecore_strategies.soft_deepr import SoftDeepRewiring
 
 NEVER = Every(steps=10**9)
 WIDE = Layout.of({"a": (200, 200), "b": (100, 50)})

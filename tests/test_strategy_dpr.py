@@ -9,11 +9,10 @@ from engine_oracles import adjusted_threshold
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sparsecore.clock import Clock
+from sparsecore.engine.layout import Layout
+from sparsecore.engine.schedules import Clock, Every
 from sparsecore.errors import InputError
-from sparsecore.layout import Layout
-from sparsecore.schedules import Every
-from sparsecore_dpr import DynamicReallocation, Threshold
+from sparsecore_strategies.dpr import DynamicReallocation, Threshold
 
 
 def adjusted(strategy, pruned, weights=100_000, threshold=1e-3):

@@ -10,12 +10,11 @@ from engine_examples import TWO_TENSORS, engine, topologies, topology, values_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsecore.clock import Clock
-from sparsecore.distributions import uniform
+from sparsecore.engine.distributions import uniform
+from sparsecore.engine.layout import Layout
+from sparsecore.engine.schedules import Clock, Every
 from sparsecore.errors import InputError
-from sparsecore.layout import Layout
-from sparsecore.schedules import Every
-from sparsecore_gmp import GradualPruning
+from sparsecore_strategies.gmp import GradualPruning
 
 ROOMY = Layout.of({"kernels": (8, 8, 3, 3), "matrix": (30, 20), "small": (12, 4)})
 OFTEN = GradualPruning(schedule=Every(steps=10))

@@ -10,12 +10,11 @@ from engine_examples import engine, topologies, values_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsecore.clock import Clock
-from sparsecore.distributions import erdos_renyi_kernel, uniform
+from sparsecore.engine.distributions import erdos_renyi_kernel, uniform
+from sparsecore.engine.layout import Layout
+from sparsecore.engine.schedules import Clock, Cosine, Every
 from sparsecore.errors import InputError
-from sparsecore.layout import Layout
-from sparsecore.schedules import Cosine, Every
-from sparsecore_granet import GradualRegeneration
+from sparsecore_strategies.granet import GradualRegeneration
 
 ROOMY = Layout.of({"kernels": (8, 8, 3, 3), "matrix": (30, 20), "small": (12, 4)})
 OFTEN = GradualRegeneration(schedule=Every(steps=10))

@@ -7,19 +7,18 @@ from engine_examples import TWO_TENSORS, engine, topologies, values_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsecore.clock import Clock
-from sparsecore.distributions import erdos_renyi_kernel
-from sparsecore.engine import Engine
-from sparsecore.layout import Layout
-from sparsecore.plugins import load
-from sparsecore.schedules import Every
-from sparsecore_dpr import DynamicReallocation
-from sparsecore_erk_start import ErkStart
-from sparsecore_gradient_growth import GradientGrowth
-from sparsecore_magnitude_drop import MagnitudeDrop
-from sparsecore_momentum_growth import MomentumGrowth
+from sparsecore.engine.distributions import erdos_renyi_kernel
+from sparsecore.engine.engine import Engine
+from sparsecore.engine.layout import Layout
+from sparsecore.engine.schedules import Clock, Every
+from sparsecore.plugins.discovery import load
 from sparsecore_numpy.arrays import NumpyArrays
-from sparsecore_set import SparseEvolution
+from sparsecore_strategies.dpr import DynamicReallocation
+from sparsecore_strategies.erk_start import ErkStart
+from sparsecore_strategies.gradient_growth import GradientGrowth
+from sparsecore_strategies.magnitude_drop import MagnitudeDrop
+from sparsecore_strategies.momentum_growth import MomentumGrowth
+from sparsecore_strategies.set import SparseEvolution
 
 ROOMY = Layout.of({"kernels": (8, 8, 3, 3), "matrix": (30, 20), "small": (12, 4)})
 DPR = DynamicReallocation(target=20, initial_threshold=0.2, schedule=Every(steps=1))

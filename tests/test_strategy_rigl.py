@@ -10,11 +10,10 @@ from engine_examples import engine, topologies, topology, values_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsecore.clock import Clock
-from sparsecore.distributions import erdos_renyi, erdos_renyi_kernel, uniform
-from sparsecore.layout import Layout
-from sparsecore.schedules import Cosine, Every
-from sparsecore_rigl import RigL
+from sparsecore.engine.distributions import erdos_renyi, erdos_renyi_kernel, uniform
+from sparsecore.engine.layout import Layout
+from sparsecore.engine.schedules import Clock, Cosine, Every
+from sparsecore_strategies.rigl import RigL
 
 ROOMY = Layout.of({"kernels": (8, 8, 3, 3), "matrix": (30, 20), "small": (12, 4)})
 CONSTANT = RigL(drop_fraction=0.3, schedule=Every(steps=1))

@@ -9,11 +9,10 @@ from engine_examples import engine, normal_values, topologies, topology, values_
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from sparsecore.clock import Clock
-from sparsecore.distributions import erdos_renyi, erdos_renyi_kernel, uniform
-from sparsecore.layout import Layout
-from sparsecore.schedules import Every
-from sparsecore_set import SparseEvolution
+from sparsecore.engine.distributions import erdos_renyi, erdos_renyi_kernel, uniform
+from sparsecore.engine.layout import Layout
+from sparsecore.engine.schedules import Clock, Every
+from sparsecore_strategies.set import SparseEvolution
 
 ROOMY = Layout.of({"kernels": (8, 8, 3, 3), "matrix": (30, 20), "small": (12, 4)})
 FRACTIONS = st.sampled_from([0.0, 0.1, 0.138, 0.29, 0.3, 0.5, 0.58, 0.99])

@@ -11,12 +11,11 @@ from engine_oracles import whole_shares
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsecore.clock import Clock
+from sparsecore.engine.layout import Layout
+from sparsecore.engine.schedules import Clock, Cosine, Every
+from sparsecore.engine.state import dump_memory, load_memory
 from sparsecore.errors import DivergedError
-from sparsecore.layout import Layout
-from sparsecore.memory import dump_memory, load_memory
-from sparsecore.schedules import Cosine, Every
-from sparsecore_snfs import SparseMomentum
+from sparsecore_strategies.snfs import SparseMomentum
 
 ROOMY = Layout.of({"kernels": (8, 8, 3, 3), "matrix": (30, 20), "small": (12, 4)})
 CONSTANT = SparseMomentum(drop_fraction=0.5, schedule=Every(steps=4))

@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from sparsecore.clock import Clock
+from sparsecore.engine.layout import Layout
+from sparsecore.engine.schedules import Clock
+from sparsecore.engine.state import dump_memory, load_memory
 from sparsecore.errors import InputError
-from sparsecore.layout import Layout
-from sparsecore.memory import dump_memory, load_memory
-from sparsecore_deepr import DeepRewiring
-from sparsecore_soft_deepr import SoftDeepRewiring
+from sparsecore_strategies.deepr import DeepRewiring
+from sparsecore_strategies.soft_deepr import SoftDeepRewiring
 
 WIDE = Layout.of({"a": (200, 200), "b": (100, 50)})
 WARM = SoftDeepRewiring(temperature=1e-3)

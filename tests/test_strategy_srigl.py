@@ -13,23 +13,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsecore import hookimpl
-from sparsecore.arrays import Arrays
-from sparsecore.clock import Clock
-from sparsecore.declared import Declares
-from sparsecore.distributions import erdos_renyi_kernel
-from sparsecore.engine import Engine
+from sparsecore.engine.arrays import Arrays
+from sparsecore.engine.distributions import erdos_renyi_kernel
+from sparsecore.engine.engine import Engine
+from sparsecore.engine.growth import random_topology
+from sparsecore.engine.hooks import Declares
+from sparsecore.engine.layout import Layout
+from sparsecore.engine.schedules import Clock, Cosine, Every
 from sparsecore.errors import InputError
-from sparsecore.growth import random_topology
-from sparsecore.layout import Layout
 from sparsecore.run.folder import RunFolder
 from sparsecore.run.replay import replay
-from sparsecore.schedules import Cosine, Every
 from sparsecore.testing import StrategyTests, hyperparameters
 from sparsecore.testing.judging import Outcome, judge
 from sparsecore.testing.stacks import Subject
 from sparsecore.testing.strategy_promises import STRATEGY_PROMISES
-from sparsecore_magnitude_drop import MagnitudeDrop
-from sparsecore_srigl import StructuredRigL
+from sparsecore_strategies.magnitude_drop import MagnitudeDrop
+from sparsecore_strategies.srigl import StructuredRigL
 
 EVERY_STEP = StructuredRigL(schedule=Every(steps=1))
 LAYOUT = Layout.of({"kernels": (4, 3, 2, 2), "matrix": (5, 12), "vector": (24,), "row": (1, 12), "full": (2, 12)})

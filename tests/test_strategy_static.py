@@ -2,9 +2,9 @@
 
 from engine_examples import TWO_TENSORS, engine, normal_values
 
-from sparsecore.clock import Clock
-from sparsecore_dpr import DynamicReallocation
-from sparsecore_static import Static
+from sparsecore.engine.schedules import Clock
+from sparsecore_strategies.dpr import DynamicReallocation
+from sparsecore_strategies.static import Static
 
 
 def test_static_never_reallocates():

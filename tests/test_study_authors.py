@@ -10,9 +10,9 @@ from study_examples import no_waiting_for_the_disk, written_study
 
 from sparsecore.cli import commands
 from sparsecore.study.arms import Arm
-from sparsecore.study.authors import authors_of
 from sparsecore.study.comparison import compared
 from sparsecore.study.images import Seen
+from sparsecore.study.published_results import authors_of
 
 WRN = {"name": "wrn-28-2", "depth": 28, "width": 2}
 LENET = "lenet-300-100"

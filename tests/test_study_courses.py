@@ -11,9 +11,9 @@ from study_examples import no_waiting_for_the_disk, small_study
 
 from sparsecore.errors import InputError
 from sparsecore.run.replay import first_topology
-from sparsecore.study.courses import course_of
+from sparsecore.study.experiments import trials_of
 from sparsecore.study.folder import StudyFolder
-from sparsecore.study.trials import trials_of
+from sparsecore.study.topology_history import course_of
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -10,7 +10,7 @@ from pathlib import Path
 from study_examples import HerePool, no_waiting_for_the_disk
 
 from sparsecore.cli import commands
-from sparsecore.study.presets import names
+from sparsecore.study.arms import names
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = (DOCS / "studies.md").read_text("utf-8")

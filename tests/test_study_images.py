@@ -10,12 +10,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sparsecore.data.images import Images, Split
-from sparsecore.data.jpeg import jpeg_quality
-from sparsecore.data.published import Moments
 from sparsecore.errors import InputError
 from sparsecore.study import images as study_images
 from sparsecore.study.folder import StudyFolder
-from sparsecore.study.images import Seen, seen
+from sparsecore.study.images import Moments, Seen, jpeg_quality, seen
 
 
 def pictures(count=60, seed=1):

@@ -3,8 +3,8 @@
 import attrs
 import pytest
 
-from sparsecore.study.presets import names, study_of
-from sparsecore.study.report.looks import LOOKS, looks
+from sparsecore.study.arms import names, study_of
+from sparsecore.study.report.styles import LOOKS, looks
 
 
 @pytest.mark.parametrize("name", names())

@@ -106,7 +106,7 @@ def processes(text: str) -> list[str]:
 
 
 def parent_of(run: str) -> int:
-    (process,) = (line for line in processes(run) if "sparsecore.study.worker" in line)
+    (process,) = (line for line in processes(run) if "sparsecore.cli.worker" in line)
     return int(process.split()[0])
 
 

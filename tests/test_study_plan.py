@@ -8,11 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsecore.errors import InputError
-from sparsecore.study.arms import Study
-from sparsecore.study.experiments import check_options, experiment_of
-from sparsecore.study.presets import names, study_of
-from sparsecore.study.stretching import by_shares, stretched
-from sparsecore.study.trials import Trial, trials_of
+from sparsecore.study.arms import Study, names, study_of
+from sparsecore.study.experiments import Trial, by_shares, check_options, experiment_of, stretched, trials_of
 
 RUNS = Path("/studies/one/runs")
 ARMS = [{"name": "dpr", "strategy": ["dpr"]}, {"name": "again", "strategy": ["static"], "after": "dpr"}]

@@ -7,7 +7,7 @@ import pytest
 
 from sparsecore.errors import InputError
 from sparsecore.study.pools import Job, Means, pool
-from sparsecore.study.side_by_side import LostError, SideBySide
+from sparsecore.study.scheduler import LostError, SideBySide
 
 
 @attrs.define(eq=False)

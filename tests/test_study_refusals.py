@@ -3,9 +3,8 @@
 import pytest
 
 from sparsecore.errors import InputError
-from sparsecore.study.arms import Study
+from sparsecore.study.arms import Study, study_of
 from sparsecore.study.experiments import check_options
-from sparsecore.study.presets import study_of
 
 ARMS = [{"name": "dpr", "strategy": ["dpr"]}, {"name": "again", "strategy": ["static"], "after": "dpr"}]
 

@@ -18,10 +18,10 @@ from test_report import Outline
 from sparsecore.cli import commands
 from sparsecore.errors import InputError
 from sparsecore.report.drawing import Drawing
+from sparsecore.study.experiments import trials_of
 from sparsecore.study.folder import StudyFolder
 from sparsecore.study.report import active, answer, explored, final, overlap, panels, write_study_report
-from sparsecore.study.report.account import account_of
-from sparsecore.study.trials import trials_of
+from sparsecore.study.report.contents import account_of
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from sparsecore.study.statistics import difference, pairs
+from sparsecore.study.comparison import difference, pairs
 
 SAMPLES = st.lists(st.floats(0, 100).map(lambda x: round(x, 2)), min_size=2, max_size=8)
 

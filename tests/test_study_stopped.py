@@ -13,8 +13,8 @@ import pytest
 from command_line import said, sparsecore
 from test_study_running import written
 
+from sparsecore.study.arms import study_of
 from sparsecore.study.folder import StudyFolder
-from sparsecore.study.presets import study_of
 
 
 def test_a_study_whose_making_was_interrupted_is_completed(tmp_path):

@@ -204,7 +204,10 @@ def test_a_reader_that_goes_away_is_a_sentence() -> None:
 def test_too_few_file_descriptors_are_a_sentence(images: Path, tmp_path: Path) -> None:
     code = "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (4, 4)); from sparsecore.cli import main; "
     words = [*map(str, arguments(images, tmp_path / "run"))]
-    preloaded = "import sparsecore.cli, sparsecore_numpy, sparsecore_dpr, sparsecore_lenet, safetensors.numpy; "
+    preloaded = (
+        "import sparsecore.cli, sparsecore_numpy, sparsecore_strategies.dpr, sparsecore_models.lenet; "
+        "import safetensors.numpy; "
+    )
     done = subprocess.run(
         [sys.executable, "-c", f"{preloaded}{code}sys.argv = ['sparsecore', *{words!r}]; main()"],
         capture_output=True,

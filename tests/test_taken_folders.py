@@ -15,8 +15,8 @@ from inside import inside, no_waiting_for_the_disk
 from sparsecore.errors import InputError
 from sparsecore.run.files import BusyError, Lock, new_folder
 from sparsecore.run.folder import RunFolder, new_run_folder
+from sparsecore.study.arms import study_of
 from sparsecore.study.folder import new_study_folder
-from sparsecore.study.presets import study_of
 
 
 def numbered(parent: Path, seed: int) -> list[str]:

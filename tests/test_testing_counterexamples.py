@@ -11,11 +11,11 @@ from command_line import said, sparsecore
 from mutants_of_strategies import MUTANTS, Sound
 
 from sparsecore import hookimpl
+from sparsecore.testing.counterexamples import rows
 from sparsecore.testing.judging import Outcome, judge
+from sparsecore.testing.pytest_outcomes import told
 from sparsecore.testing.stacks import Subject
 from sparsecore.testing.strategy_promises import STRATEGY_PROMISES
-from sparsecore.testing.telling import rows
-from sparsecore.testing.verdicts_in_pytest import told
 
 PROMISES = {promise.name: promise for promise in STRATEGY_PROMISES}
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from sparsecore import hookimpl
-from sparsecore.declared import Declares
-from sparsecore.growth import free_positions, random_topology
-from sparsecore.randomness import Randomness
+from sparsecore.engine.growth import free_positions, random_topology
+from sparsecore.engine.hooks import Declares
+from sparsecore.engine.randomness import Randomness
 from sparsecore.testing import hyperparameters
 from sparsecore.testing.judging import Outcome, judge
 from sparsecore.testing.stacks import Subject

@@ -8,7 +8,7 @@ from mutants_of_backends import MUTANTS as BACKENDS
 from mutants_of_strategies import MUTANTS as STRATEGIES
 from mutants_of_strategies import SeedlessStart, Sound
 
-from sparsecore.declared import Declares
+from sparsecore.engine.hooks import Declares
 from sparsecore.testing.backend_promises import BACKEND_PROMISES
 from sparsecore.testing.backend_subjects import BackendSubject
 from sparsecore.testing.judging import Outcome, judge

@@ -12,20 +12,20 @@ from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
 
 from sparsecore import InputError, Randomness, hookimpl, random_topology
-from sparsecore.schedules import Every, Piecewise, Schedule, as_schedule
-from sparsecore.settings import Amount, as_amount
-from sparsecore.soundness import trouble_with_topology
+from sparsecore.engine.schedules import Every, Piecewise, Schedule, as_schedule
+from sparsecore.engine.settings import Amount, as_amount
+from sparsecore.engine.validation import trouble_with_topology
 from sparsecore.testing import clocks, gradients, hyperparameters, topologies, values
-from sparsecore.testing.fair import fair_shares
+from sparsecore.testing.counterexamples import rows
 from sparsecore.testing.judging import Outcome, judge, judge_example
 from sparsecore.testing.promises import Promise, expect
 from sparsecore.testing.scenes import from_json, scenes
 from sparsecore.testing.stacks import Subject
 from sparsecore.testing.strategy_promises import STRATEGY_PROMISES
-from sparsecore.testing.telling import rows
-from sparsecore_deepr import DeepRewiring
-from sparsecore_dpr import DynamicReallocation
-from sparsecore_static import Static
+from sparsecore.testing.strategy_promises.updates import fair_shares
+from sparsecore_strategies.deepr import DeepRewiring
+from sparsecore_strategies.dpr import DynamicReallocation
+from sparsecore_strategies.static import Static
 
 
 def reaches(strategy, condition):
@@ -241,7 +241,7 @@ def test_the_table_of_a_counterexample_is_an_update_worked_out_by_hand():
 
 
 def test_the_oracle_is_what_the_engine_is_tested_with():
-    from sparsecore.testing.oracle import oracle_arrays
+    from sparsecore.testing.backend_subjects import oracle_arrays
 
     assert type(oracle_arrays()) is type(ARRAYS)
 

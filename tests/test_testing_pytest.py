@@ -74,7 +74,7 @@ def test_a_run_that_does_not_ask_for_it_imports_nothing_of_ours(folder: Path) ->
         "import sys\n"
         "def test_nothing_is_imported():\n"
         "    heavy = {'sparsecore', 'numpy', 'attrs', 'torch'} & set(sys.modules)\n"
-        "    assert not heavy and 'sparsecore_pytest' in sys.modules\n"
+        "    assert not heavy and 'sparsecore.testing.pytest_plugin' in sys.modules\n"
     )
     # other plugins that are installed here may import what they like
     done = run(folder, "-p", "no:hypothesispytest", "-p", "no:anyio", "test_mine.py")

@@ -3,19 +3,19 @@
 from hypothesis import strategies as st
 
 from sparsecore.testing import StrategyTests, hyperparameters, strategy_machine
-from sparsecore_deepr import DeepRewiring
-from sparsecore_dpr import DynamicReallocation
-from sparsecore_erk_start import ErkStart
-from sparsecore_gmp import GradualPruning
-from sparsecore_gradient_growth import GradientGrowth
-from sparsecore_granet import GradualRegeneration
-from sparsecore_magnitude_drop import MagnitudeDrop
-from sparsecore_momentum_growth import MomentumGrowth
-from sparsecore_rigl import RigL
-from sparsecore_set import SparseEvolution
-from sparsecore_snfs import SparseMomentum
-from sparsecore_soft_deepr import SoftDeepRewiring
-from sparsecore_static import Static
+from sparsecore_strategies.deepr import DeepRewiring
+from sparsecore_strategies.dpr import DynamicReallocation
+from sparsecore_strategies.erk_start import ErkStart
+from sparsecore_strategies.gmp import GradualPruning
+from sparsecore_strategies.gradient_growth import GradientGrowth
+from sparsecore_strategies.granet import GradualRegeneration
+from sparsecore_strategies.magnitude_drop import MagnitudeDrop
+from sparsecore_strategies.momentum_growth import MomentumGrowth
+from sparsecore_strategies.rigl import RigL
+from sparsecore_strategies.set import SparseEvolution
+from sparsecore_strategies.snfs import SparseMomentum
+from sparsecore_strategies.soft_deepr import SoftDeepRewiring
+from sparsecore_strategies.static import Static
 
 
 def stacked(*classes):

@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from ties_oracle import place
 
-from sparsecore.parameters import HeNormal, Parameter, tied
-from sparsecore.randomness import Randomness
-from sparsecore.ties import Ties, tied_places
+from sparsecore.engine.randomness import Randomness
+from sparsecore.learning.parameters import HeNormal, Parameter, Ties, tied, tied_places
 
 CONV, MATRIX = (128, 128, 3, 3), (300, 784)
 KEYS = [Ties.of(name, MATRIX, seed).key for name in ("a", "b", "layer1.weight") for seed in (0, 1)]

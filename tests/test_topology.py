@@ -6,9 +6,9 @@ from engine_examples import ARRAYS, layouts, normal_values, topologies, topology
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sparsecore.engine.layout import Layout
+from sparsecore.engine.topology import from_masks
 from sparsecore.errors import InputError
-from sparsecore.layout import Layout
-from sparsecore.topology import from_masks
 
 
 @given(topologies())

@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch")
 
-from side_by_side import Running, assert_close_to_the_threshold, assert_equal_decisions, plan  # noqa: E402
+from side_by_side import Running, assert_close_to_the_threshold, assert_equal_decisions, plan
 
-from sparsecore.experiment.assembly import assemble  # noqa: E402
-from sparsecore.experiment.experiment import Experiment  # noqa: E402
-from sparsecore.run.setup import Setup, set_up  # noqa: E402
+from sparsecore.experiment.assembly import assemble
+from sparsecore.experiment.experiment import Experiment
+from sparsecore.run.setup import Setup, set_up
 
 ROUNDING = 1e-5
 """Of a loss: sums of 100 terms over a network of 28 layers, in float32 (6e-8); 2e-6 was seen."""

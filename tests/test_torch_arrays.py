@@ -8,21 +8,25 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-from torch_devices import DEVICES  # noqa: E402
+from torch_devices import DEVICES
 
-from sparsecore.clock import Clock  # noqa: E402
-from sparsecore.engine import Engine  # noqa: E402
-from sparsecore.errors import SparsecoreError  # noqa: E402
-from sparsecore.memory import dump_memory  # noqa: E402
-from sparsecore.schedules import Every  # noqa: E402
-from sparsecore.topology import Topology  # noqa: E402
-from sparsecore.words import kind  # noqa: E402
-from sparsecore_deepr import DeepRewiring  # noqa: E402
-from sparsecore_dpr import DynamicReallocation  # noqa: E402
-from sparsecore_numpy import NumpyArrays  # noqa: E402
-from sparsecore_set import SparseEvolution  # noqa: E402
-from sparsecore_static import Static  # noqa: E402
-from sparsecore_torch import TorchArrays  # noqa: E402
+from sparsecore.engine.engine import Engine
+from sparsecore.engine.schedules import (
+    Clock,
+    Every,
+)
+from sparsecore.engine.state import dump_memory
+from sparsecore.engine.topology import Topology
+from sparsecore.errors import (
+    SparsecoreError,
+    kind,
+)
+from sparsecore_numpy import NumpyArrays
+from sparsecore_strategies.deepr import DeepRewiring
+from sparsecore_strategies.dpr import DynamicReallocation
+from sparsecore_strategies.set import SparseEvolution
+from sparsecore_strategies.static import Static
+from sparsecore_torch import TorchArrays
 
 ORACLE = NumpyArrays()
 on_devices = pytest.mark.parametrize("device", DEVICES)

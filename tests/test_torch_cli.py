@@ -15,7 +15,7 @@ from command_line import SMALL, said, small_images, sparsecore, train
 from sparsecore.errors import InputError, PluginError
 from sparsecore.experiment.assembly import assemble
 from sparsecore.experiment.experiment import Experiment
-from sparsecore.plugins import load
+from sparsecore.plugins.discovery import load
 from sparsecore.run.setup import set_up
 
 pytest.importorskip("torch")

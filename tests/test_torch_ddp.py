@@ -8,10 +8,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import numpy as np  # noqa: E402
-import torch.distributed as dist  # noqa: E402
-from processes import call, start  # noqa: E402
-from rank_examples import (  # noqa: E402
+import numpy as np
+import torch.distributed as dist
+from processes import call, start
+from rank_examples import (
     BATCH,
     STEPS,
     ByGradient,
@@ -23,15 +23,15 @@ from rank_examples import (  # noqa: E402
     steps,
     trained,
 )
-from torch import nn  # noqa: E402
-from torch.nn.parallel import DistributedDataParallel  # noqa: E402
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
-from sparsecore import Every, hookimpl  # noqa: E402
-from sparsecore.errors import DisagreementError  # noqa: E402
-from sparsecore.growth import random_free_positions  # noqa: E402
-from sparsecore_deepr import DeepRewiring  # noqa: E402
-from sparsecore_set import SparseEvolution  # noqa: E402
-from sparsecore_torch import sparsify  # noqa: E402
+from sparsecore import Every, hookimpl
+from sparsecore.engine.growth import random_free_positions
+from sparsecore.errors import DisagreementError
+from sparsecore_strategies.deepr import DeepRewiring
+from sparsecore_strategies.set import SparseEvolution
+from sparsecore_torch import sparsify
 
 
 class Elsewhere(ByGradient):
@@ -39,7 +39,7 @@ class Elsewhere(ByGradient):
 
     @hookimpl
     def grow(self, occupied: Any, counts: Any) -> Any:
-        from sparsecore.randomness import Randomness
+        from sparsecore.engine.randomness import Randomness
 
         return random_free_positions(occupied, counts, Randomness(dist.get_rank()))
 
@@ -169,17 +169,17 @@ def saved_astray() -> tuple[str, str]:
 def on_two_ranks() -> dict[str, Any]:
     """All that is tested here, in one start of two processes."""
     from sparsecore_torch.distributed.ranks import Patience, present_ranks
-    from sparsecore_torch.sparsifying import sparsification
+    from sparsecore_torch.sparse_training import sparsify as sparsify_module
 
     dist.init_process_group("gloo")
     told = {"first": wrapped_first(), "afterwards": wrapped_afterwards(), "compact": compact()}
     told["alone"] = saved_alone()
     for dtype in (torch.float64, torch.float32):
         told |= {f"{name} {dtype}": astray(chosen, dtype) for name, chosen in ASTRAY.items()}
-    sparsification.present_ranks = lambda: present_ranks(Patience(saving=30.0))
+    sparsify_module.present_ranks = lambda: present_ranks(Patience(saving=30.0))
     told["saved"] = saved_astray()
     errors = {"elsewhere": heard(Elsewhere()), "fails": heard(Fails()), "apart": heard("static", dist.get_rank())}
-    sparsification.present_ranks = lambda: present_ranks(Patience(1.0, 1.0))
+    sparsify_module.present_ranks = lambda: present_ranks(Patience(1.0, 1.0))
     errors["late"] = heard(Late())
     dist.destroy_process_group()
     return {**told, **errors}

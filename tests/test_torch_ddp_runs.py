@@ -26,7 +26,7 @@ import os
 from pathlib import Path
 
 from sparsecore import hookimpl
-from sparsecore.growth import random_free_positions
+from sparsecore.engine.growth import random_free_positions
 from sparsecore_torch import TorchBackend
 from sparsecore_torch.distributed.ranks import Patience
 
@@ -268,7 +268,7 @@ def test_ranks_with_other_settings_hear_which_and_leave_no_folder(here: Path) ->
 
 def test_a_rank_that_cannot_build_its_network_leaves_no_folder(here: Path) -> None:
     code = (
-        "from sparsecore_torch.learning import learner\n"
+        "from sparsecore_torch.experiment import learner\n"
         "def fails(*_): raise MemoryError('no room for the network')\n"
         "if rank == 1: learner.TorchLearner.__init__ = fails"
     )

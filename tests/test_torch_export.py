@@ -4,12 +4,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from compact_examples import Convolutions, Mlp, Transformer, batches, started, train  # noqa: E402
-from torch import nn  # noqa: E402
+from compact_examples import Convolutions, Mlp, Transformer, batches, started, train
+from torch import nn
 
-import sparsecore_torch  # noqa: E402
-from sparsecore.errors import InputError, SparsecoreError  # noqa: E402
-from sparsecore_torch import export, sparsify  # noqa: E402
+import sparsecore_torch
+from sparsecore.errors import InputError, SparsecoreError
+from sparsecore_torch import export, sparsify
 
 STORAGES = ["masked", "compact"]
 

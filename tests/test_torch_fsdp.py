@@ -8,14 +8,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import numpy as np  # noqa: E402
-import torch.distributed as dist  # noqa: E402
-from processes import call  # noqa: E402
-from rank_examples import STEPS, ByGradient, alone, network, optimizer_of, share, trained, whole  # noqa: E402
-from torch import nn  # noqa: E402
+import numpy as np
+import torch.distributed as dist
+from processes import call
+from rank_examples import STEPS, ByGradient, alone, network, optimizer_of, share, trained, whole
+from torch import nn
 
-from sparsecore.errors import InputError  # noqa: E402
-from sparsecore_torch import sparsify  # noqa: E402
+from sparsecore.errors import InputError
+from sparsecore_torch import sparsify
 
 
 def sharded(seed: int) -> nn.Module:

@@ -17,22 +17,26 @@ from test_numpy_learner import task_of as task_on_numpy
 
 torch = pytest.importorskip("torch")
 
-from torch.multiprocessing.reductions import StorageWeakRef  # noqa: E402
-from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
-from torch_devices import DEVICES  # noqa: E402
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch_devices import DEVICES
 
-from sparsecore.data.augmentation import augmented  # noqa: E402
-from sparsecore.data.images import Batch, Images, Split  # noqa: E402
-from sparsecore.errors import InputError  # noqa: E402
-from sparsecore.learning import Adam, AdamW, Operations, Sgd, Task, Totals  # noqa: E402
-from sparsecore.parameters import HeNormal, Parameter, batch_norm  # noqa: E402
-from sparsecore.reallocation import Reallocation  # noqa: E402
-from sparsecore.topology import Topology  # noqa: E402
-from sparsecore_numpy import NumpyBackend  # noqa: E402
-from sparsecore_torch import TorchArrays, TorchBackend  # noqa: E402
-from sparsecore_torch.learning.compilation import compiled_by  # noqa: E402
-from sparsecore_torch.learning.learner import TorchLearner  # noqa: E402
-from sparsecore_torch.learning.machine import Machine  # noqa: E402
+from sparsecore.data.images import (
+    Batch,
+    Images,
+    Split,
+    augmented,
+)
+from sparsecore.engine.reallocation import Reallocation
+from sparsecore.engine.topology import Topology
+from sparsecore.errors import InputError
+from sparsecore.learning.parameters import HeNormal, Parameter, batch_norm
+from sparsecore.learning.protocols import Adam, AdamW, Operations, Sgd, Task, Totals
+from sparsecore_numpy import NumpyBackend
+from sparsecore_torch import TorchArrays, TorchBackend
+from sparsecore_torch.experiment.compilation import compiled_by
+from sparsecore_torch.experiment.device import Machine
+from sparsecore_torch.experiment.learner import TorchLearner
 
 RULES = {
     "plain": Sgd(momentum=0.0, nesterov=False),

@@ -11,18 +11,21 @@ from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch")
 
-from torch_devices import DEVICES  # noqa: E402
+from torch_devices import DEVICES
 
-from sparsecore.data.augmentation import augmented  # noqa: E402
-from sparsecore.data.images import Batch, Split  # noqa: E402
-from sparsecore.errors import InputError  # noqa: E402
-from sparsecore_numpy import normalization, operations, tape, weights  # noqa: E402
-from sparsecore_numpy.machine import Machine  # noqa: E402
-from sparsecore_numpy.memory import Memory  # noqa: E402
-from sparsecore_numpy.workers import Workers  # noqa: E402
-from sparsecore_torch.learning.inputs import Pictures  # noqa: E402
-from sparsecore_torch.learning.operations import TorchOperations, by_batch, by_running  # noqa: E402
-from sparsecore_torch.learning.weights import DenseWeight, SparseWeight  # noqa: E402
+from sparsecore.data.images import (
+    Batch,
+    Split,
+    augmented,
+)
+from sparsecore.errors import InputError
+from sparsecore.host import tape, weights
+from sparsecore.host.buffers import Memory
+from sparsecore.host.threads import Workers
+from sparsecore_numpy import normalization, operations
+from sparsecore_numpy.workspace import Machine
+from sparsecore_torch.experiment.inputs import Pictures
+from sparsecore_torch.experiment.operations import DenseWeight, SparseWeight, TorchOperations, by_batch, by_running
 
 FloatArray = NDArray[np.float64]
 MACHINE = Machine(Memory("float64"), Workers(1))

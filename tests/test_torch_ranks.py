@@ -12,20 +12,23 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-from engine_examples import TWO_TENSORS  # noqa: E402
-from torch.distributed import FileStore, HashStore  # noqa: E402
+from engine_examples import TWO_TENSORS
+from torch.distributed import FileStore, HashStore
 
-from sparsecore.clock import Clock  # noqa: E402
-from sparsecore.engine import Advance, Engine  # noqa: E402
-from sparsecore.errors import DisagreementError, InputError, InvariantError  # noqa: E402
-from sparsecore.hooks import hookimpl  # noqa: E402
-from sparsecore.ranks import Alone  # noqa: E402
-from sparsecore.state import State  # noqa: E402
-from sparsecore.topology import Topology  # noqa: E402
-from sparsecore_torch.arrays import TorchArrays  # noqa: E402
-from sparsecore_torch.distributed.digests import digests, fingerprint  # noqa: E402
-from sparsecore_torch.distributed.pace import Pace  # noqa: E402
-from sparsecore_torch.distributed.ranks import Patience, TorchRanks, launched_ranks, present_ranks  # noqa: E402
+from sparsecore.engine.engine import Advance, Engine
+from sparsecore.engine.hooks import hookimpl
+from sparsecore.engine.schedules import Clock
+from sparsecore.engine.state import State
+from sparsecore.engine.topology import Topology
+from sparsecore.errors import DisagreementError, InputError, InvariantError
+from sparsecore.learning.ranks import Alone
+from sparsecore_torch.arrays import TorchArrays
+from sparsecore_torch.distributed.digests import (
+    Pace,
+    digests,
+    fingerprint,
+)
+from sparsecore_torch.distributed.ranks import Patience, TorchRanks, launched_ranks, present_ranks
 
 ARRAYS = TorchArrays()
 
@@ -66,7 +69,7 @@ class Drop:
 
     @hookimpl
     def grow(self, occupied: Topology, counts: Any, random: Any) -> Any:
-        from sparsecore.growth import random_free_positions
+        from sparsecore.engine.growth import random_free_positions
 
         return random_free_positions(occupied, counts, random.within("luck", self._luck))
 

@@ -9,10 +9,13 @@ from ties_oracle import convolutions, laid_out, slopes
 
 torch = pytest.importorskip("torch")
 
-from torch_devices import DEVICES  # noqa: E402
+from torch_devices import DEVICES
 
-from sparsecore_torch.learning.operations import TorchOperations, by_batch  # noqa: E402
-from sparsecore_torch.learning.weights import DenseWeight  # noqa: E402
+from sparsecore_torch.experiment.operations import (
+    DenseWeight,
+    TorchOperations,
+    by_batch,
+)
 
 few = settings(max_examples=30, deadline=None)
 on_devices = pytest.mark.parametrize("device", DEVICES)

@@ -8,19 +8,19 @@ from engine_examples import ARRAYS, engine, normal_values, plugin
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsecore.clock import Clock
-from sparsecore.engine import Engine
+from sparsecore.engine.engine import Engine
+from sparsecore.engine.layout import Layout
+from sparsecore.engine.schedules import Clock
+from sparsecore.engine.topology import from_masks
+from sparsecore.engine.units import Blocks, Kernels, SingleWeights, as_units
 from sparsecore.errors import InputError
-from sparsecore.layout import Layout
-from sparsecore.topology import from_masks
-from sparsecore.units import Blocks, Kernels, SingleWeights, as_units
-from sparsecore_deepr import DeepRewiring
-from sparsecore_dpr import DynamicReallocation
-from sparsecore_gradient_growth import GradientGrowth
-from sparsecore_rigl import RigL
-from sparsecore_set import SparseEvolution
-from sparsecore_snfs import SparseMomentum
-from sparsecore_static import Static
+from sparsecore_strategies.deepr import DeepRewiring
+from sparsecore_strategies.dpr import DynamicReallocation
+from sparsecore_strategies.gradient_growth import GradientGrowth
+from sparsecore_strategies.rigl import RigL
+from sparsecore_strategies.set import SparseEvolution
+from sparsecore_strategies.snfs import SparseMomentum
+from sparsecore_strategies.static import Static
 
 CONVOLUTIONS = Layout.of({"first": (4, 3, 3, 3), "second": (5, 4, 3, 3)})
 

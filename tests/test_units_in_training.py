@@ -9,9 +9,9 @@ from sparsecore.run.replay import replay
 
 torch = pytest.importorskip("torch")
 
-from sparsify_examples import convnet, loss_at, mlp, sgd  # noqa: E402
+from sparsify_examples import convnet, loss_at, mlp, sgd
 
-from sparsecore_torch import sparsify  # noqa: E402
+from sparsecore_torch import sparsify
 
 BLOCKS = ("--model", "lenet-12-8", "--data", "npz", "--sparsity", "0.75", "--epochs", "2", "--batch-size", "16")
 

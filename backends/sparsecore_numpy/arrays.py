@@ -12,7 +12,7 @@ AnyArray = NDArray[Any]
 
 @attrs.frozen
 class NumpyArrays:
-    """See :class:`sparsecore.arrays.Arrays`."""
+    """See :class:`sparsecore.engine.arrays.Arrays`."""
 
     def from_numpy(self, array: AnyArray) -> AnyArray:
         """The array itself."""

@@ -3,8 +3,8 @@
 import attrs
 
 from sparsecore.errors import InputError
-from sparsecore.learning import Learner, Task
-from sparsecore.ranks import Alone
+from sparsecore.learning.protocols import Learner, Task
+from sparsecore.learning.ranks import Alone
 from sparsecore_numpy.arrays import NumpyArrays
 
 _DTYPES = ("float32", "float64")
@@ -12,7 +12,7 @@ _DTYPES = ("float32", "float64")
 
 @attrs.frozen(eq=False)
 class NumpyBackend:
-    """Trains on the CPU with nothing but NumPy; see :class:`sparsecore.learning.Backend`.
+    """Trains on the CPU with nothing but NumPy; see :class:`sparsecore.learning.protocols.Backend`.
 
     Attributes:
         dtype: of values and activations: float32, or float64.
@@ -36,10 +36,10 @@ class NumpyBackend:
 
     def learner(self, task: Task) -> Learner:
         """A network ready to train."""
-        from sparsecore_numpy.computation import NumpyComputation
-        from sparsecore_numpy.learner import NumpyLearner
-        from sparsecore_numpy.machine import Machine
-        from sparsecore_numpy.memory import Memory
-        from sparsecore_numpy.workers import workers
+        from sparsecore.host.buffers import Memory
+        from sparsecore.host.learner import NumpyLearner
+        from sparsecore.host.threads import workers
+        from sparsecore_numpy.operations import NumpyComputation
+        from sparsecore_numpy.workspace import Machine
 
         return NumpyLearner(task, self.dtype, NumpyComputation(Machine(Memory(self.dtype), workers())))

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.errors import InputError
-from sparsecore_numpy.machine import Block, Machine, along_lines, block_count, lines, per_channel
+from sparsecore_numpy.workspace import Block, Machine, along_lines, block_count, lines, per_channel
 
 EPSILON = 1e-5
 MOVE = 0.1

@@ -10,8 +10,8 @@ except ModuleNotFoundError:
 from sparsecore_torch import export
 from sparsecore_torch.arrays import TorchArrays
 from sparsecore_torch.backend import TorchBackend
-from sparsecore_torch.sparsifying.optimizer_state import describe_optimizer
-from sparsecore_torch.sparsifying.sparsification import sparsify
-from sparsecore_torch.sparsifying.training import SparseTraining
+from sparsecore_torch.sparse_training.optimizer_state import describe_optimizer
+from sparsecore_torch.sparse_training.sparsify import sparsify
+from sparsecore_torch.sparse_training.training import SparseTraining
 
 __all__ = ["SparseTraining", "TorchArrays", "TorchBackend", "describe_optimizer", "export", "sparsify"]

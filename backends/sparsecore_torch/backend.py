@@ -1,5 +1,6 @@
 """The plugin."""
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -7,12 +8,43 @@ import attrs
 import torch
 
 from sparsecore.errors import InputError
-from sparsecore.learning import Learner, Task
-from sparsecore.ranks import Ranks
+from sparsecore.learning.protocols import Learner, Task
+from sparsecore.learning.ranks import Ranks, launch
 from sparsecore_torch.arrays import TorchArrays
-from sparsecore_torch.devices import device_of
 from sparsecore_torch.distributed.ranks import launched_ranks
-from sparsecore_torch.learning.compilation import COMPILED, EAGER, Execution
+from sparsecore_torch.experiment.compilation import COMPILED, EAGER, Execution
+
+
+def device_of(name: str) -> torch.device:
+    """The device that 'auto', 'cpu', 'cuda' or 'cuda:1' names; 'auto' is a CUDA device where there is one.
+
+    Raises:
+        InputError: it is none of these, or this machine has no such device.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", name):
+        raise InputError(f"a device is auto, cpu, cuda or a numbered one such as cuda:1; given {name!r}")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        name = "cuda" if count else "cpu"
+    device = _local(torch.device(name), count)
+    if device.type == "cuda" and (device.index or 0) >= count:
+        there = ", ".join(f"cuda:{index}" for index in range(count)) or "none"
+        raise InputError(f"no CUDA device {name!r}; PyTorch finds: {there}")
+    return device
+
+
+def _local(device: torch.device, count: int) -> torch.device:
+    """The device; where processes of one machine train together, each takes one of its own."""
+    process = launch()
+    if device.type != "cuda" or device.index is not None or process.size == 1:
+        return device
+    if process.local_rank >= count:
+        raise InputError(
+            f"process {process.local_rank} of this machine, counted from 0, finds {count} CUDA devices; start one "
+            "process a device"
+        )
+    return torch.device("cuda", process.local_rank)
+
 
 _DTYPES: Mapping[str, tuple[torch.dtype, torch.dtype]] = MappingProxyType(
     {
@@ -38,7 +70,7 @@ def _check_device(_: object, __: object, device: str) -> None:
 
 @attrs.frozen(eq=False)
 class TorchBackend:
-    """Trains on PyTorch, on the CPU or a CUDA device; see :class:`sparsecore.learning.Backend`.
+    """Trains on PyTorch, on the CPU or a CUDA device; see :class:`sparsecore.learning.protocols.Backend`.
 
     Attributes:
         device: 'auto' (CUDA where there is a device), 'cpu', 'cuda', or a numbered device such as 'cuda:1'.
@@ -70,9 +102,9 @@ class TorchBackend:
 
     def learner(self, task: Task) -> Learner:
         """A network ready to train."""
-        from sparsecore_torch.distributed.sharing import sharing_of
-        from sparsecore_torch.learning.learner import TorchLearner
-        from sparsecore_torch.learning.machine import Machine
+        from sparsecore_torch.distributed.data_parallel import sharing_of
+        from sparsecore_torch.experiment.device import Machine
+        from sparsecore_torch.experiment.learner import TorchLearner
 
         parameters, activations = _DTYPES[self._dtype]
         machine = Machine(

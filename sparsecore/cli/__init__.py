@@ -13,7 +13,6 @@ import click
 
 from sparsecore.cli.check import check
 from sparsecore.cli.lottery import lottery
-from sparsecore.cli.new_strategy import new_strategy
 from sparsecore.cli.output import (
     exit_sentence,
     memory_sentence,
@@ -24,13 +23,12 @@ from sparsecore.cli.output import (
     system_sentence,
     system_status,
 )
-from sparsecore.cli.plugins import plugins
+from sparsecore.cli.plugins import new_strategy, plugins
 from sparsecore.cli.report import report
 from sparsecore.cli.study import study
 from sparsecore.cli.train import train
-from sparsecore.errors import InputError, InputWarning, SparsecoreError
-from sparsecore.launch import launch
-from sparsecore.words import printable
+from sparsecore.errors import InputError, InputWarning, SparsecoreError, printable
+from sparsecore.learning.ranks import launch
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

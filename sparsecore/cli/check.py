@@ -11,8 +11,7 @@ import click
 
 from sparsecore.cli.output import results, say
 from sparsecore.cli.tables import console, print_table
-from sparsecore.errors import InputError
-from sparsecore.words import printable_lines
+from sparsecore.errors import InputError, printable_lines
 
 if TYPE_CHECKING:
     from sparsecore.testing.checking import Checked

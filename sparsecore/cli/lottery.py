@@ -1,20 +1,207 @@
 """``sparsecore lottery``: the lottery ticket as a row of runs."""
 
 import json
-from collections.abc import Sequence
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, TextIO
 
+import attrs
 import click
+import tomli_w
 
-from sparsecore.cli.asking import begun_before
-from sparsecore.cli.carrying import ranks_for
-from sparsecore.cli.legs import LegResult, carry_out, plan
+from sparsecore.cli import execution
+from sparsecore.cli.execution import Asked, begun_before, lead, ranks_for, start_facts, take_part
 from sparsecore.cli.options import Given, describes_dense_experiment, sets_and_tells
 from sparsecore.cli.output import results, say
 from sparsecore.cli.tables import print_table
 from sparsecore.errors import InputError
-from sparsecore.experiment.text import read_toml
+from sparsecore.experiment.conversion import structure, unstructure
+from sparsecore.experiment.experiment import Experiment
+from sparsecore.experiment.toml_files import read_toml
+from sparsecore.learning.ranks import Ranks
+from sparsecore.run.files import BusyError, Lock, read_regular_toml, write_whole
+from sparsecore.run.folder import RunFolder, free_run_folder, new_run_folder
+from sparsecore.run.identity import identity
+from sparsecore.run.setup import Setup, ask_model
+from sparsecore.study.lottery import FILE, Leg, Lottery
+
+
+@attrs.frozen(eq=False)
+class Plan:
+    """What is to be done, and where.
+
+    Attributes:
+        lottery: its rounds.
+        dense: the experiment of round 0.
+        folder: of all runs; its experiment is that of round 0.
+        is_new: whether the folder is to be made.
+        is_numbered: whether it may be made under the next free number, where another process takes this one.
+    """
+
+    lottery: Lottery
+    dense: Experiment
+    folder: RunFolder
+    is_new: bool = True
+    is_numbered: bool = False
+
+
+@attrs.frozen(eq=False)
+class LegResult:
+    """A run of a lottery and what it came to, as in its ``result.json``."""
+
+    leg: Leg
+    result: Mapping[str, Any]
+
+
+def plan(out: Path | None, given: Given, known: Mapping[str, Any], *, going_on: bool) -> Plan:
+    """A lottery that begins, or one that goes on.
+
+    Args:
+        out: its folder; a new one where it is None.
+        given: the experiment of round 0.
+        known: attributes of the :class:`Lottery` that were given.
+        going_on: whether it may have begun before.
+
+    Raises:
+        InputError: the folder is that of something else, or of another lottery; or the model refuses to be pruned.
+    """
+    dense = Experiment.of(given.tables())
+    if going_on:
+        asked = execution.resumed(out, given)
+        lottery = _agreeing(known, asked.folder) if not asked.is_new else _lottery(known)
+        folder, is_new = asked.folder, asked.is_new
+    else:
+        is_new = True
+        folder = RunFolder(out) if out else free_run_folder(Path("runs"), f"lottery-{dense.dataset.name}")
+        folder.check_absent()
+        lottery = _lottery(known)
+    lottery.check_rewind(dense)
+    ask_model(dense, lottery.sparsity)
+    return Plan(lottery, dense, folder, is_new, is_numbered=out is None)
+
+
+def carry_out(planned: Plan, ranks: Ranks) -> list[LegResult]:
+    """All runs, in their order; on other ranks than the first without results."""
+    tables = planned.dense.tables()
+    if planned.is_new:  # what is wrong with its first run is found before there is a folder
+        first = next(planned.lottery.legs(tables, planned.folder.path))
+        ranks.jointly(lambda: _prepared(planned, first), lambda both: start_facts(both[1]))
+    planned, held = ranks.jointly(lambda: _taken(planned, ranks), lambda _: {})
+    results = []
+    with held:
+        for leg in planned.lottery.legs(tables, planned.folder.path.resolve()):
+            result = _finished(planned, leg) or _trained(planned, leg, ranks)
+            # no rank reads a run before the first one has written all of it
+            ranks.jointly(lambda: None, lambda _: {})
+            results.append(LegResult(leg, result))
+    return results
+
+
+def _taken(planned: Plan, ranks: Ranks) -> tuple[Plan, AbstractContextManager[object]]:
+    """The plan with its folder made and held for this process, which is the business of the first rank.
+
+    Raises:
+        InputError: the folder cannot be made, or another process carries out the lottery in it.
+    """
+    if ranks.rank != 0:
+        return planned, nullcontext()
+    folder = planned.folder
+    if planned.is_new:
+        folder = _made(planned, ranks)
+    try:
+        lock = Lock(folder.experiment)
+    except BusyError:
+        raise InputError(f"the lottery {folder.path} is being carried out by another process") from None
+    held = ExitStack()
+    held.callback(lock.release)
+    return attrs.evolve(planned, folder=folder), held
+
+
+def _made(planned: Plan, ranks: Ranks) -> RunFolder:
+    tables, files = planned.dense.tables(), {FILE: _content(planned)}
+    # the other ranks have no way to learn of another number
+    if planned.is_numbered and ranks.size == 1:
+        path = planned.folder.path
+        return new_run_folder(path.parent, path.name.rpartition("-")[0], tables, files)
+    planned.folder.create(tables, files)
+    return planned.folder
+
+
+def _trained(planned: Plan, leg: Leg, ranks: Ranks) -> Mapping[str, Any]:
+    asked, setup = ranks.jointly(lambda: _prepared(planned, leg), lambda both: start_facts(both[1]))
+    if ranks.rank != 0:
+        ranks.jointly(lambda: None, lambda _: {})
+        take_part(asked, setup, ranks)
+        return {}
+    ranks.jointly(lambda: _keep(planned), lambda _: {})
+    if sys.stderr is not None and sys.stderr.isatty():
+        say(f"{leg.name} of {planned.lottery.rounds}: sparsity {setup.start.topology.sparsity:.4f}")
+    again = shlex.join(["sparsecore", "lottery", "--resume", "--out", str(planned.folder.path)])
+    done = lead(asked, setup, ranks, lambda _: again)
+    return attrs.asdict(done.result)
+
+
+def _prepared(planned: Plan, leg: Leg) -> tuple[Asked, Setup]:
+    asked = attrs.evolve(_asked(planned, leg), note="")
+    setup = asked.prepared()
+    _check_same_data(setup)
+    return asked, setup
+
+
+def _asked(planned: Plan, leg: Leg) -> Asked:
+    return execution.going_on(Experiment.of(leg.tables), RunFolder(planned.folder.path / leg.name))
+
+
+def _finished(planned: Plan, leg: Leg) -> Mapping[str, Any] | None:
+    """The result of a run that has one."""
+    folder = _asked(planned, leg).folder
+    if not folder.result.exists():
+        return None
+    try:
+        result: Mapping[str, Any] = json.loads(folder.result.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"the result of the run {folder.path} cannot be read: {error}") from error
+    return result
+
+
+def _check_same_data(setup: Setup) -> None:
+    if setup.source is None:
+        return
+    own = identity(setup)
+    for what in ("data", "plugin code"):
+        if setup.source.identity[what] != own[what]:
+            raise InputError(f"the run {setup.source.run} was made with other {what}: begin another lottery")
+
+
+def _lottery(known: Mapping[str, Any]) -> Lottery:
+    return structure(known, Lottery, "lottery")
+
+
+def _agreeing(known: Mapping[str, Any], folder: RunFolder) -> Lottery:
+    """The lottery that was begun in the folder, perhaps with other rounds, or with controls from now on."""
+    try:
+        begun = structure(read_regular_toml(folder.path / FILE), Lottery, FILE)
+    except InputError as error:
+        raise InputError(f"{folder.path} is the folder of no lottery: {FILE} cannot be read ({error})") from error
+    asked = structure({**unstructure(begun), **known}, Lottery, "lottery")
+    for name in ("prune", "rewind"):
+        there, here = getattr(begun, name), getattr(asked, name)
+        if there != here:
+            raise InputError(f"the lottery {folder.path} was begun with {name} = {there}; given {here}")
+    return asked
+
+
+def _keep(planned: Plan) -> None:
+    """The lottery as it is now, which may have more rounds than when it was begun."""
+    write_whole(planned.folder.path / FILE, _content(planned))
+
+
+def _content(planned: Plan) -> bytes:
+    return tomli_w.dumps(unstructure(planned.lottery)).encode()
+
 
 _DECIDED = ("sparsity", "strategy", "start")
 

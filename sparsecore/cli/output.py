@@ -12,7 +12,7 @@ from typing import TextIO
 
 import click
 
-from sparsecore.words import printable_lines
+from sparsecore.errors import printable_lines
 
 _MENDABLE = frozenset(
     getattr(errno, name)

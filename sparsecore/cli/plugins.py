@@ -1,12 +1,37 @@
 """``sparsecore plugins``: what is installed, without importing it."""
 
 import json
+import shlex
+import sys
+from pathlib import Path
 
 import attrs
 import click
 
+from sparsecore.cli.output import say
 from sparsecore.cli.tables import console, print_table
-from sparsecore.plugin_listing import listings
+from sparsecore.plugins.listing import listings
+from sparsecore.plugins.new_project import new_strategy as write_project
+
+
+@click.command("new-strategy")
+@click.argument("name")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+def new_strategy(*, name: str, folder: Path) -> None:
+    """Write a small project in DIR that installs a strategy named NAME: one file, its test, an entry point.
+
+    NAME is of lower-case words joined by '-'. DIR is made; one that is not empty is refused.
+    """
+    own, *others = write_project(name, folder)
+    lines = (
+        f"{own} is the strategy; beside it are {', '.join(other.name for other in others)}. Next:",
+        f"  cd {shlex.quote(str(folder))}",
+        "  python -m pip install -e '.[test]'",
+        "  python -m pytest",
+        f"  sparsecore check {name}",
+    )
+    say("\n".join(lines), sys.stdout)
+
 
 _WIDE = 140
 """Columns of a terminal that has room for where plugins come from."""

@@ -1,17 +1,138 @@
 """A progress bar on standard error."""
 
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol
+
+from sparsecore.cli.output import say
+from sparsecore.errors import printable
+from sparsecore.study.experiments import Trial
+from sparsecore.study.folder import StudyFolder
+from sparsecore.study.scheduler import Onlooker, seconds_left
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
 import time
 from collections.abc import Callable, Iterable
-from types import TracebackType
 from typing import TYPE_CHECKING
 
-from sparsecore.clock import Clock
-from sparsecore.learning import Totals
-from sparsecore.run.records import Metrics
+from sparsecore.engine.schedules import Clock
+from sparsecore.learning.protocols import Totals
+from sparsecore.run.logs import Metrics
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.progress import Progress
+
+
+class Shown(Onlooker, Protocol):
+    """An onlooker that is there for a time."""
+
+    def __enter__(self) -> "Shown": ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Told:
+    """What can be said of the trials as a whole."""
+
+    def __init__(self, trials: Sequence[Trial], folder: StudyFolder, jobs: int) -> None:
+        self.trials, self.folder, self._jobs = trials, folder, jobs
+
+    def finished(self) -> int:
+        """Trials with a result."""
+        return sum(self.folder.result(trial) is not None for trial in self.trials)
+
+    def left(self) -> str:
+        """How long it may take, in words; empty while there is nothing to go by."""
+        seconds = seconds_left(self.trials, self.folder, self._jobs)
+        return "" if not seconds else f"about {in_words(seconds)} left"
+
+    def of_all(self) -> str:
+        """How many of them are finished, and how long the others may take."""
+        return ", ".join(filter(None, (f"{self.finished()} of {len(self.trials)} trials finished", self.left())))
+
+
+class Lines:
+    """A line on standard error whenever a trial ends."""
+
+    def __init__(self, told: "Told") -> None:
+        self._told = told
+
+    def __enter__(self) -> "Lines":
+        say(f"sparsecore: {self._told.of_all()}")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def look(self, running: Sequence[Trial]) -> None:
+        """See :class:`sparsecore.study.scheduler.Onlooker`."""
+
+    def ended(self, trial: Trial, status: int) -> None:  # noqa: ARG002
+        """See :class:`sparsecore.study.scheduler.Onlooker`."""
+        result = self._told.folder.result(trial)
+        what = "failed" if result is None else f"test accuracy {result['test_accuracy']:.4f}"
+        say(f"sparsecore: {trial.name}: {what} ({self._told.of_all()})")
+
+
+class Bars:
+    """A bar for all trials, and one for each that is running."""
+
+    def __init__(self, told: Told) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        self._told = told
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[told]}"),
+        )
+        self._progress = Progress(*columns, console=Console(stderr=True))
+        self._all = self._progress.add_task("all trials", total=len(told.trials), told="")
+        self._bars: dict[Trial, TaskID] = {}
+
+    def __enter__(self) -> "Bars":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def look(self, running: Sequence[Trial]) -> None:
+        """See :class:`sparsecore.study.scheduler.Onlooker`."""
+        self._progress.update(self._all, completed=self._told.finished(), told=self._told.left())
+        for trial in running:
+            if self._told.folder.run(trial).path.exists():
+                done, epochs = self._told.folder.epochs(trial)
+                self._progress.update(self._bar(trial, epochs), completed=done)
+
+    def ended(self, trial: Trial, status: int) -> None:
+        """See :class:`sparsecore.study.scheduler.Onlooker`."""
+        if trial in self._bars:
+            self._progress.remove_task(self._bars.pop(trial))
+        if status:
+            said = printable(f"{trial.name} failed; see {self._told.folder.log(trial)}")
+            self._progress.console.print(said, markup=False)
+
+    def _bar(self, trial: Trial, epochs: int) -> "TaskID":
+        if trial not in self._bars:
+            self._bars[trial] = self._progress.add_task(printable(trial.name), total=epochs, told="epochs")
+        return self._bars[trial]
+
+
+def in_words(seconds: float) -> str:
+    """A time that nobody takes at its word."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
 
 _SECONDS_BETWEEN_LOOKS = 0.2
 

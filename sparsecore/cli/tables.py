@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from sparsecore.cli.carrying import Done, computed_by
+from sparsecore.cli.execution import Done, computed_by
 from sparsecore.cli.output import say
-from sparsecore.ledger import in_words
-from sparsecore.words import printable
+from sparsecore.errors import printable
+from sparsecore.learning.ledger import in_words
 
 if TYPE_CHECKING:
     from rich.console import Console

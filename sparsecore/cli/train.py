@@ -7,15 +7,14 @@ from pathlib import Path
 import attrs
 import click
 
-from sparsecore import lottery
-from sparsecore.cli.asking import Asked, begun_before, new, resumed
-from sparsecore.cli.carrying import lead, ranks_for, start_facts, take_part
+from sparsecore.cli.execution import Asked, begun_before, lead, new, ranks_for, resumed, start_facts, take_part
 from sparsecore.cli.options import Given, describes_experiment, sets_and_tells
 from sparsecore.cli.output import results
 from sparsecore.cli.tables import print_run
 from sparsecore.errors import InputError
 from sparsecore.run.folder import RunFolder
 from sparsecore.run.setup import Setup
+from sparsecore.study import lottery
 
 
 @click.command()

@@ -10,10 +10,9 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsecore.data.augmentation import check_padding
-from sparsecore.data.images import Batch, Images, Split
+from sparsecore.data.images import Batch, Images, Split, check_padding
+from sparsecore.engine.randomness import Randomness
 from sparsecore.errors import InputError
-from sparsecore.randomness import Randomness
 
 
 @attrs.frozen

@@ -9,9 +9,16 @@ from pathlib import Path, PurePosixPath
 import attrs
 import numpy as np
 
-from sparsecore.data.checks import checked_images, checked_split
-from sparsecore.data.download import Origin
-from sparsecore.data.files import Bounded, checked_folder, content_of, first_file, opened
+from sparsecore.data.files import (
+    Bounded,
+    Origin,
+    checked_folder,
+    checked_images,
+    checked_split,
+    content_of,
+    first_file,
+    opened,
+)
 from sparsecore.data.images import Images, Split
 from sparsecore.data.pickles import array_of, read_pickle
 from sparsecore.errors import InputError

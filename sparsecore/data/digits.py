@@ -6,7 +6,7 @@ import attrs
 import numpy as np
 
 from sparsecore.data.images import Images, Split
-from sparsecore.randomness import Randomness
+from sparsecore.engine.randomness import Randomness
 
 _TRAINING_IMAGES = 1437
 

@@ -9,8 +9,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsecore.data.checks import checked_images, checked_split
-from sparsecore.data.files import is_file, opened, readable
+from sparsecore.data.files import checked_images, checked_split, is_file, opened, readable
 from sparsecore.data.images import Images, Split
 from sparsecore.errors import InputError, InputWarning
 

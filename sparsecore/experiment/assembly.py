@@ -4,6 +4,9 @@ A key replaces a key of the same section as a whole; only ``--set section.key.pa
 """
 
 import copy
+import hashlib
+import json
+import os
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
@@ -11,12 +14,72 @@ from typing import Any
 import attrs
 
 from sparsecore.errors import InputError
-from sparsecore.experiment.experiment import SECTIONS, Experiment
-from sparsecore.experiment.places import with_absolute_paths
+from sparsecore.experiment.experiment import DEFAULT_OPTIMIZER, SECTIONS, Experiment
 from sparsecore.experiment.presets import default_stack, presets
-from sparsecore.experiment.rules import DEFAULT_OPTIMIZER
-from sparsecore.experiment.text import as_list, read_toml, toml_value
-from sparsecore.plugins import installed, load
+from sparsecore.experiment.toml_files import as_list, read_toml, toml_value
+from sparsecore.plugins.discovery import file_of, installed, load
+
+
+def with_absolute_paths(tables: dict[str, Any]) -> dict[str, Any]:
+    """The tables (with the stack as ``{name: options}``) with plugins in files, data and runs by absolute paths."""
+    named = {kind: {**tables[kind]} for kind in ("model", "data", "backend")}
+    for table in named.values():
+        if isinstance(table.get("name"), str):
+            table["name"] = _plugin(table["name"])
+    data = named["data"]
+    if isinstance(data.get("dir"), str):
+        data["dir"] = _absolute(data["dir"])
+    if isinstance(data.get("file"), str):  # of a data set that has one; it starts in the folder
+        data["file"] = _absolute(str(Path(data.get("dir", "")) / data["file"]))
+    if isinstance(tables.get("start", {}).get("run"), str):
+        named["start"] = {**tables["start"], "run": _absolute(tables["start"]["run"])}
+    return {**tables, **named, "strategy": {_plugin(name): table for name, table in tables["strategy"].items()}}
+
+
+def _plugin(selection: str) -> str:
+    file = file_of(selection)
+    return selection if file is None else f"{_absolute(str(file))}:{selection.rpartition(':')[2]}"
+
+
+def _absolute(place: str) -> str:
+    try:
+        place.encode()
+        return os.path.realpath(place) if place else place  # Path.resolve fails at links that lead in a circle
+    except (OSError, ValueError) as error:
+        raise InputError(f"{place!r} cannot be the path of a file: {error}") from error
+
+
+PLACES = frozenset({"data.dir", "data.file", "start.run"})
+"""Settings that say where something lies; a run may be resumed with the same elsewhere."""
+
+
+def experiment_fingerprint(tables: Mapping[str, Any]) -> str:
+    """A SHA-256 of an experiment's tables: what :func:`identity` keeps of them under "experiment"."""
+    sections = {name: tables[name] for name in ("data", "start") if name in tables}
+    told = {
+        name: {key: value for key, value in table.items() if f"{name}.{key}" not in PLACES}
+        for name, table in sections.items()
+    }
+    return hashlib.sha256(json.dumps({**tables, **told}, sort_keys=True).encode()).hexdigest()
+
+
+def differences(begun: Mapping[str, Any], asked: Mapping[str, Any], section: str = "") -> list[str]:
+    """The settings in which two tables differ, a sentence each, but for those that say where something lies.
+
+    Args:
+        begun: the tables that something was begun with.
+        asked: the tables that are asked for now.
+        section: the dotted name that both belong to, with a dot at its end.
+    """
+    told = []
+    for key in sorted(begun.keys() | asked.keys()):
+        name, there, here = f"{section}{key}", begun.get(key), asked.get(key)
+        if isinstance(there, Mapping) and isinstance(here, Mapping):
+            told += differences(there, here, f"{name}.")
+        elif there != here and name not in PLACES:
+            told.append(f"{name} is {there} there, {here} is asked for")
+    return told
+
 
 Tables = dict[str, Any]
 

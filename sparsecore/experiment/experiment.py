@@ -1,19 +1,125 @@
 """An experiment: everything that decides a run, as one frozen value."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
-from sparsecore.distributions import check_sparsity
+from sparsecore.engine.distributions import check_sparsity
+from sparsecore.engine.schedules import Piecewise, Schedule, as_schedule
+from sparsecore.engine.units import SingleWeights, Units, as_units
 from sparsecore.errors import InputError
-from sparsecore.experiment.chosen import Chosen
-from sparsecore.experiment.rules import rule_table, split_training
-from sparsecore.experiment.start import KeepSettings, StartSettings
-from sparsecore.experiment.structure import structure, unstructure
-from sparsecore.optimizers import Optimizer
-from sparsecore.schedules import Piecewise, Schedule, as_schedule
-from sparsecore.units import SingleWeights, Units, as_units
+from sparsecore.experiment.conversion import structure, unstructure
+from sparsecore.experiment.plugin_choice import Chosen
+from sparsecore.learning.optimizers import Adam, AdamW, Optimizer, Sgd
+
+DEFAULT_OPTIMIZER = "sgd"
+
+OPTIMIZERS: Mapping[str, type[Optimizer]] = {"sgd": Sgd, "adam": Adam, "adamw": AdamW}
+
+_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "sgd": {"learning_rate": 0.1, "weight_decay": 5e-4},
+    "adam": {"learning_rate": 1e-3},
+    "adamw": {"learning_rate": 1e-3, "weight_decay": 1e-2},
+}
+"""What a table leaves out: a learning rate for one rule serves no other."""
+
+
+def split_training(table: Mapping[str, Any], loop: type) -> tuple[dict[str, Any], Optimizer]:
+    """The settings that belong to the class ``loop``, complete with the rule's learning rate, and the rule.
+
+    Raises:
+        InputError: no rule has this name, a key is neither the loop's nor this rule's, a wrong value.
+    """
+    name = table.get("optimizer", DEFAULT_OPTIMIZER)
+    if not isinstance(name, str) or name not in OPTIMIZERS:
+        raise InputError(f"training.optimizer: one of {', '.join(map(repr, OPTIMIZERS))} was expected, given {name!r}")
+    rule, loops, rules = OPTIMIZERS[name], _keys(loop), _keys(OPTIMIZERS[name])
+    strange = table.keys() - {"optimizer", *loops, *rules}
+    if strange:
+        known = ", ".join(["optimizer", *loops, *rules])
+        raise InputError(
+            f"training: no key named {', '.join(map(repr, sorted(strange)))} with the optimizer {name}; known: {known}"
+        )
+    complete = {**_DEFAULTS[name], **table}
+    options = {key: complete[key] for key in rules if key in complete}
+    return {key: complete[key] for key in loops if key in complete}, structure(options, rule, "training")
+
+
+def rule_table(optimizer: Optimizer) -> dict[str, Any]:
+    """The rule's part of the table."""
+    names = {rule: name for name, rule in OPTIMIZERS.items()}
+    return {"optimizer": names[type(optimizer)], **unstructure(optimizer)}
+
+
+def _keys(cls: type) -> list[str]:
+    return [field.name for field in attrs.fields(cls)]
+
+
+_optional_epoch: Any = attrs.validators.optional(attrs.validators.ge(1))
+
+
+def _check_share(_: object, attribute: "attrs.Attribute[Any]", share: float) -> None:
+    if not 0 <= share < 1:
+        raise InputError(f"{attribute.name} is a share of all weights in [0, 1); given {share}")
+
+
+@attrs.frozen
+class StartSettings:
+    """Where a run starts, if not on a topology and with values of its own.
+
+    Attributes:
+        run: the folder of a finished run, on whose last topology this one starts.
+        values: 'original', those that the run itself began with, and would have begun with where it was not active;
+            'fresh', others, drawn for this run and its seed; 'trained', those that the run ended with; 'rewound',
+            those of an earlier epoch's end, where this run goes on with its own schedules and batches.
+        epoch: the epoch of 'rewound', among those that the run has kept.
+        prune: share of the run's weights that are taken away first, those of smallest |w| at its end, over the whole
+            network; every tensor keeps its largest.
+    """
+
+    run: str | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.min_len(1)))
+    values: Literal["original", "fresh", "trained", "rewound"] | None = None
+    epoch: int | None = attrs.field(default=None, validator=_optional_epoch)
+    prune: float = attrs.field(default=0.0, validator=_check_share)
+
+    def __attrs_post_init__(self) -> None:
+        if self.run is None:
+            self._refuse_without_run()
+        elif self.values is None:
+            raise InputError(
+                "a run that starts from another one says with which values: 'original', 'fresh', 'trained' or "
+                "'rewound'; given no values"
+            )
+        if (self.epoch is None) == (self.values == "rewound"):
+            raise InputError(
+                "an epoch belongs to values = 'rewound', and those need it; "
+                f"given values = {self.values!r} and epoch = {self.epoch}"
+            )
+
+    def _refuse_without_run(self) -> None:
+        if (self.values, self.epoch, self.prune) != (None, None, 0.0):
+            raise InputError(
+                "where a run starts from is given by run, the folder of a finished one; given other settings without it"
+            )
+
+
+@attrs.frozen
+class KeepSettings:
+    """What a run keeps besides its latest state.
+
+    Attributes:
+        epochs: at whose ends the state is kept, in ``epoch-N.safetensors``.
+    """
+
+    epochs: tuple[int, ...] = attrs.field(default=(), validator=attrs.validators.deep_iterable(attrs.validators.ge(1)))
+
+    def check_within(self, epochs: int) -> None:
+        """Raise an :class:`InputError` if a run of so many epochs never comes to one of them."""
+        beyond = [epoch for epoch in self.epochs if epoch > epochs]
+        if beyond:
+            raise InputError(f"keep.epochs has {beyond[0]}, and the run has {epochs} epochs")
+
 
 _at_least_1: Any = attrs.validators.ge(1)
 _at_least_0: Any = attrs.validators.ge(0)

@@ -12,8 +12,8 @@ from fnmatch import fnmatch
 from importlib.resources import files
 from typing import Any
 
-from sparsecore.experiment.rules import OPTIMIZERS
-from sparsecore.experiment.text import as_list
+from sparsecore.experiment.experiment import OPTIMIZERS
+from sparsecore.experiment.toml_files import as_list
 
 
 def presets(model: str, data: str, strategies: Sequence[str], optimizer: str) -> list[dict[str, Any]]:

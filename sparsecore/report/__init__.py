@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from sparsecore.errors import without_controls
 from sparsecore.run.files import write_whole
 from sparsecore.run.folder import RunFolder
-from sparsecore.words import without_controls
 
 
 def write_report(run: Path) -> Path:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from sparsecore.words import without_controls
+from sparsecore.errors import without_controls
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

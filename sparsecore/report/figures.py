@@ -1,26 +1,78 @@
 """The line figures of a report, each a function of the run."""
 
+import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import attrs
-
-from sparsecore.report.axes import (
-    BLUE,
-    ORANGE,
-    VERMILION,
-    from_zero,
-    legend_above,
-    line,
-    over_epochs,
-    over_steps,
-    whole_numbers,
-)
-from sparsecore.report.drawing import draw, thin
+from sparsecore.report.drawing import hover
 from sparsecore.report.reading import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from sparsecore.report.drawing import draw, thin
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+from typing import TYPE_CHECKING
+
+from sparsecore.errors import printable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+# Okabe and Ito's colours; lines of one figure also differ in style, for readers in greyscale
+BLUE, VERMILION, ORANGE = "#0072B2", "#D55E00", "#E69F00"
+MOST_MARKERS = 40
+
+
+def line(axes: "Axes", x: Sequence[float], y: Sequence[float], **look: Any) -> None:
+    """A line, with markers while its points are few: a line of one point would be invisible without."""
+    markers: dict[str, Any] = {"marker": "o", "markersize": 5} if len(x) <= MOST_MARKERS else {}
+    axes.plot(x, y, **markers, **look)
+    name = f"{look['label']}: " if "label" in look else ""
+    hover(axes, x, y, [f"{name}{other:.6g} at {one:,g}" for one, other in zip(x, y, strict=True)])
+
+
+def over_epochs(axes: "Axes", run: Run) -> None:
+    """The x-axis from the start to the last epoch."""
+    axes.set_xlabel("epoch")
+    axes.set_xlim(0, max(1, run.epochs[-1].epoch) * 1.02)
+    whole_numbers(axes.xaxis)
+
+
+def over_steps(axes: "Axes", run: Run, margin: float = 1.02) -> None:
+    """The x-axis from the start to the last optimizer step."""
+    axes.set_xlabel("optimizer step")
+    axes.set_xlim(0, max(1, run.last_step) * margin)
+    whole_numbers(axes.xaxis)
+
+
+def from_zero(axes: "Axes") -> None:
+    """The y-axis from zero to above the highest finite point."""
+    top = axes.dataLim.ymax
+    axes.set_ylim(0, top * 1.06 if 0 < top < math.inf else 1)
+
+
+def legend_above(axes: "Axes") -> None:
+    """The legend outside of the axes, where no line can run through it."""
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 0.98), ncols=2, borderaxespad=0)
+
+
+def whole_numbers(axis: "Axis") -> None:
+    """Ticks at whole numbers, with thousands set apart."""
+    from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+
+    axis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+
 
 SIZE = (6.4, 4.2)
 WHOLE_WIDTH = (12.2, 3.2)
@@ -145,3 +197,82 @@ def _train_and_test(axes: "Axes", run: Run, train: Sequence[float], test: Sequen
 
 def _drawn(shown: int, count: int) -> str:
     return "" if shown == count else f"{shown:,} of {count:,} updates are drawn, evenly spread."
+
+
+MOST_UPDATES = 250  # each is four corners in the outline of every tensor's area
+MOST_LINES = 40
+LEGEND_ROWS = 26
+LEGEND_COLUMNS = 2
+
+
+def active_parameters(run: Run) -> Figure:
+    """Active parameters per tensor over optimizer steps, in network order."""
+    title = "Active parameters per tensor"
+    if not run.tensors:
+        return Figure(title, "This run has no sparse tensors.")
+    shown = thin(len(run.updates), MOST_UPDATES)
+    named = set(thin(len(run.tensors), LEGEND_ROWS * LEGEND_COLUMNS))
+    columns = math.ceil(len(named) / LEGEND_ROWS)
+
+    def paint(axes: "Axes") -> None:
+        _stack(axes, run, shown, named)
+        axes.set_ylabel("active parameters")
+        whole_numbers(axes.yaxis)
+        over_steps(axes, run, margin=1.0)
+        handles, labels = axes.get_legend_handles_labels()
+        # from the top, as the areas lie
+        look = {"fontsize": 12, "labelspacing": 0.25, "handlelength": 1.4, "ncols": columns}
+        axes.legend(handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1.01, 0.5), **look)
+
+    caption = "Tensors in network order from the bottom; steps where an update moved weights between them."
+    if len(named) < len(run.tensors):
+        caption += f" {len(named)} of {len(run.tensors)} tensors are named, evenly spread."
+    if len(shown) < len(run.updates):
+        caption += f" {len(shown)} of {len(run.updates):,} updates are drawn, evenly spread."
+    return Figure(title, caption, draw("active", (8.4 + 2.6 * columns, 6.0), paint))
+
+
+def densities(run: Run) -> Figure:
+    """The density of each tensor over optimizer steps, a line each."""
+    title = "Density of each tensor"
+    if not run.updates:
+        return Figure(title, "No update so far: every tensor is as dense as at the start.")
+    shown, lines = thin(len(run.updates), MOST_UPDATES), thin(len(run.tensors), MOST_LINES)
+
+    def paint(axes: "Axes") -> None:
+        from matplotlib import colormaps
+
+        updates = [run.updates[index] for index in shown]
+        steps = [0, *(update.step for update in updates)]
+        for tensor in (run.tensors[place] for place in lines):
+            shade = 0.92 * run.tensors.index(tensor) / max(1, len(run.tensors) - 1)
+            active = [tensor.active, *(update.active[tensor.name] for update in updates)]
+            shares = [100 * count / tensor.size for count in active]
+            axes.plot(steps, shares, color=colormaps["viridis"](shade), linewidth=1.4, drawstyle="steps-post")
+            name = printable(tensor.name)
+            said = [f"{name}: {share:.3g} % at step {step:,}" for step, share in zip(steps, shares, strict=True)]
+            hover(axes, steps, shares, said)
+        axes.set_ylabel("active (% of positions)")
+        from_zero(axes)
+        over_steps(axes, run)
+
+    caption = "The darkest line is the first tensor, the lightest the last; the pointer on a line tells which."
+    if len(lines) < len(run.tensors):
+        caption += f" {len(lines)} of {len(run.tensors)} tensors are drawn, evenly spread."
+    return Figure(title, caption, draw("densities", (6.4, 4.2), paint))
+
+
+def _stack(axes: "Axes", run: Run, shown: list[int], named: set[int]) -> None:
+    from matplotlib import colormaps
+
+    updates = [run.updates[index] for index in shown]
+    steps = [0, *(update.step for update in updates), max(1, run.last_step)]
+    now = dict(zip((tensor.name for tensor in run.tensors), run.active, strict=True))
+    counts = [
+        [tensor.active, *(update.active[tensor.name] for update in updates), now[tensor.name]] for tensor in run.tensors
+    ]
+    names = [printable(tensor.name) if place in named else "_" for place, tensor in enumerate(run.tensors)]
+    # the darkest end of the map is for the first layer; the palest, hard to see on white, is left out
+    shades = [0.92 * place / max(1, len(names) - 1) for place in range(len(names))]
+    colors = [colormaps["viridis"](shade) for shade in shades]
+    axes.stackplot(steps, counts, labels=names, colors=colors, step="post", edgecolor="white", linewidth=0.2)

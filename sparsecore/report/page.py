@@ -1,16 +1,121 @@
 """The report's page: what was run, what came of it, the figures, and a table of the tensors."""
 
+import json
 from collections.abc import Iterable, Mapping
 from html import escape
 from string import Template
 from typing import Any
 
-from sparsecore.report.areas import active_parameters, densities
-from sparsecore.report.elements import brief, definitions, figure_element, name_of
-from sparsecore.report.figures import SIZE, WHOLE_WIDTH, accuracy, learning_rate, loss, pruned_and_grown, threshold
+from sparsecore.report.figures import (
+    SIZE,
+    WHOLE_WIDTH,
+    Figure,
+    accuracy,
+    active_parameters,
+    densities,
+    learning_rate,
+    loss,
+    pruned_and_grown,
+    threshold,
+)
 from sparsecore.report.reading import Effort, Result, Run
-from sparsecore.report.style import STYLE
-from sparsecore.report.tensors import tensor_table
+
+
+def name_of(value: Any) -> str:
+    """What a table, or each of an array of tables, calls itself."""
+    tables = value if isinstance(value, list) else [value]
+    names = [str(table["name"]) for table in tables if isinstance(table, Mapping) and "name" in table]
+    return " + ".join(name.rpartition(":")[2] for name in names)  # of file.py:Object, the object
+
+
+def brief(value: Any) -> str:
+    """A table is its name and then its other keys; what lies deeper is written as JSON."""
+    if not isinstance(value, Mapping):
+        return _written(value)
+    rest = (f"{key} {_written(entry)}" for key, entry in value.items() if key != "name")
+    return ", ".join([*filter(None, [name_of(value)]), *rest])
+
+
+def _written(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+
+
+def definitions(kind: str, rows: Iterable[tuple[str, str]]) -> str:
+    """A list of terms with their descriptions; ``kind`` is its class in the style sheet."""
+    items = (f"<div><dt>{escape(term)}</dt><dd>{escape(description)}</dd></div>\n" for term, description in rows)
+    return f'<dl class="{kind}">\n{"".join(items)}</dl>'
+
+
+def figure_element(figure: Figure) -> str:
+    """A figure with its title above and its caption below."""
+    # the drawing's letters are outlines, so that the caption and the label speak for it
+    drawing = figure.svg.replace("<svg", f'<svg role="img" aria-label="{escape(figure.title)}"', 1)
+    caption = escape(figure.caption.strip())
+    return f"<figure>\n<h2>{escape(figure.title)}</h2>\n{drawing}\n<figcaption>{caption}</figcaption>\n</figure>\n"
+
+
+STYLE = """\
+:root { color-scheme: light dark; --page: #fff; --ink: #1a1a1a; --soft: #555; --rule: #ddd; --band: #f7f7f7;
+  --note: #fff8e8; }
+@media (prefers-color-scheme: dark) { :root { --page: #16181c; --ink: #e6e6e6; --soft: #a8a8a8; --rule: #40444b;
+  --band: #1f2227; --note: #2c2718; } }
+body { margin: 2rem auto; max-width: 74rem; padding: 0 1.25rem; background: var(--page); color: var(--ink);
+  font: 16px/1.45 system-ui, "Segoe UI", "Helvetica Neue", Arial, sans-serif; }
+h1 { font-size: 1.6rem; margin: 0 0 1rem; }
+h2 { font-size: 1.05rem; margin: 0 0 .4rem; }
+dl { margin: 0 0 1rem; }
+dt { color: var(--soft); font-size: .85rem; }
+dd { margin: 0; overflow-wrap: anywhere; }
+.outcome { display: flex; flex-wrap: wrap; gap: .75rem; }
+.outcome div { border: 1px solid var(--rule); border-radius: .4rem; padding: .5rem .9rem; }
+.outcome dd { font-size: 1.15rem; font-weight: 600; }
+.unfinished { border-left: .3rem solid #e69f00; padding: .3rem .8rem; background: var(--note); }
+.experiment div, .effort div { display: grid; grid-template-columns: 9rem 1fr; gap: 1rem; padding: .15rem 0; }
+.experiment dt, .effort dt { font-size: inherit; }
+summary { cursor: pointer; }
+pre { overflow-x: auto; padding: .8rem; background: var(--band); font-size: .85rem; }
+.pairs { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); gap: 0 2rem; }
+figure { margin: 2rem 0 0; }
+figure svg { display: block; max-width: 100%; height: auto; fill: var(--ink); }
+figure svg g[id*="hover-"] use { cursor: crosshair; }
+figcaption, .undrawn { color: var(--soft); font-size: .9rem; }
+.tensors { margin-top: 2.5rem; overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .6rem; text-align: right; white-space: nowrap; }
+th:first-child { text-align: left; }
+tbody th { font-weight: 400; }
+thead th { border-bottom: 2px solid #888; vertical-align: bottom; white-space: normal; }
+tbody tr:nth-child(even) { background: var(--band); }
+tfoot th, tfoot td { border-top: 2px solid #888; font-weight: 600; }
+"""
+
+
+_HEAD = ("tensor", "shape", "active at start", "active now", "sparsity at start", "sparsity now")
+
+
+def tensor_table(run: Run) -> str:
+    """A row for each tensor in network order, and their sum; nothing if there is no sparse tensor."""
+    if not run.tensors:
+        return ""
+    rows = [
+        _row(tensor.name, " × ".join(map(str, tensor.shape)), tensor.active, now, tensor.size)
+        for tensor, now in zip(run.tensors, run.active, strict=True)
+    ]
+    start, size = (sum(tensor.active for tensor in run.tensors), sum(tensor.size for tensor in run.tensors))
+    head = "".join(f'<th scope="col">{name}</th>' for name in _HEAD)
+    return (
+        f'<section class="tensors">\n<h2>Sparse tensors</h2>\n<table>\n<thead><tr>{head}</tr></thead>\n'
+        f"<tbody>\n{''.join(rows)}</tbody>\n"
+        f"<tfoot>\n{_row('all', f'{size:,} positions', start, sum(run.active), size)}</tfoot>\n"
+        "</table>\n</section>"
+    )
+
+
+def _row(name: str, shape: str, start: int, now: int, size: int) -> str:
+    numbers = (f"{start:,}", f"{now:,}", f"{1 - start / size:.2%}", f"{1 - now / size:.2%}")
+    cells = "".join(f"<td>{entry}</td>" for entry in (shape, *numbers))
+    return f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>\n'
+
 
 _PAGE = Template("""\
 <!DOCTYPE html>

@@ -13,12 +13,11 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsecore.engine.state import State, dump_memory, load_memory
 from sparsecore.errors import InputError
-from sparsecore.experiment.structure import structure
-from sparsecore.learning import Learner
-from sparsecore.memory import dump_memory, load_memory
+from sparsecore.experiment.conversion import structure
+from sparsecore.learning.protocols import Learner
 from sparsecore.run.files import LogState, check_regular, write_whole
-from sparsecore.state import State
 
 _FORMAT = "sparsecore checkpoint 2"
 _ENTRY = "sparsecore"

@@ -1,9 +1,9 @@
 """The engine of an experiment."""
 
-from sparsecore.arrays import Arrays
-from sparsecore.engine import Engine
+from sparsecore.engine.arrays import Arrays
+from sparsecore.engine.engine import Engine
+from sparsecore.engine.layout import Layout
 from sparsecore.experiment.experiment import Experiment
-from sparsecore.layout import Layout
 
 
 def engine_of(experiment: Experiment, layout: Layout, arrays: Arrays) -> Engine:

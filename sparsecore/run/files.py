@@ -17,7 +17,7 @@ from typing import Any
 import attrs
 
 from sparsecore.errors import InputError
-from sparsecore.experiment.text import read_toml
+from sparsecore.experiment.toml_files import read_toml
 
 _KEPT_OF_NAME = 40
 """Letters of a file's name in that of the file beside it: the whole may be as long as the file system allows."""

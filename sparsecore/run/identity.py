@@ -5,16 +5,45 @@ A checkpoint keeps these fingerprints, and a run goes on only where they are the
 
 import hashlib
 import json
+import os
+import platform
+import sys
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
 
 import attrs
 import numpy as np
 
 from sparsecore.data.images import Images
-from sparsecore.description import describe_strategies
-from sparsecore.experiment.comparison import experiment_fingerprint
+from sparsecore.experiment.assembly import experiment_fingerprint
 from sparsecore.experiment.experiment import Experiment
-from sparsecore.plugins import file_of
+from sparsecore.plugins.description import describe_strategies
+from sparsecore.plugins.discovery import file_of
 from sparsecore.run.setup import Setup
+
+
+@cache
+def machine() -> str:
+    """Processor, cores, system, and the versions of what computes."""
+    torch = sys.modules.get("torch")
+    told = [
+        f"{_processor()}, {os.cpu_count()} cores, {platform.system()}",
+        f"Python {platform.python_version()}",
+        f"sparsecore {version('sparsecore-engine')}",
+        f"NumPy {np.__version__}",
+        *([f"PyTorch {torch.__version__}"] if torch else []),
+    ]
+    return "; ".join(told)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except (OSError, ValueError):
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
 
 
 def identity(setup: Setup) -> dict[str, str]:

@@ -8,17 +8,17 @@ from typing import Any, Protocol
 
 import attrs
 
-from sparsecore.clock import Clock
+from sparsecore.engine.reallocation import Reallocation
+from sparsecore.engine.schedules import Clock
+from sparsecore.engine.state import Memories
+from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
-from sparsecore.ledger import Bytes
-from sparsecore.memory import Memories
-from sparsecore.reallocation import Reallocation
+from sparsecore.learning.ledger import Bytes
 from sparsecore.run.checkpoint import Checkpoint, logs_of
-from sparsecore.run.checkpoint_checks import blaming
+from sparsecore.run.checkpoint_validation import blaming
 from sparsecore.run.files import LineLog, Lock, LogState, remove_left_over, write_whole
 from sparsecore.run.folder import RunFolder
-from sparsecore.run.records import Metrics, reallocation_line
-from sparsecore.topology import Topology
+from sparsecore.run.logs import Metrics, reallocation_line
 
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0
 
@@ -30,7 +30,7 @@ class Effort:
     Attributes:
         seconds: of wall time, over all goes.
         machine: it trains on, and versions, in words.
-        memory: bytes of the trained parameters by what they are, as :attr:`sparsecore.ledger.Ledger.parts` has them.
+        memory: bytes of the trained parameters by what they are, as in :attr:`sparsecore.learning.ledger.Ledger.parts`.
     """
 
     seconds: float = 0.0

@@ -8,15 +8,15 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsecore.engine.layout import Layout
+from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
 from sparsecore.experiment.experiment import Experiment
-from sparsecore.layout import Layout
-from sparsecore.run.checkpoint_checks import sound_topology
+from sparsecore.run.checkpoint_validation import sound_topology
 from sparsecore.run.engines import engine_of
 from sparsecore.run.folder import RunFolder
-from sparsecore.run.records import decode_positions
-from sparsecore.run.start import Start
-from sparsecore.topology import Topology
+from sparsecore.run.initialization import Start
+from sparsecore.run.logs import decode_positions
 
 
 @attrs.frozen(eq=False)

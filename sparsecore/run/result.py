@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 import attrs
 
-from sparsecore.experiment.comparison import experiment_fingerprint
-from sparsecore.ledger import Bytes
+from sparsecore.experiment.assembly import experiment_fingerprint
+from sparsecore.learning.ledger import Bytes
 from sparsecore.run.files import write_whole
 from sparsecore.run.folder import RunFolder
 from sparsecore.run.setup import Setup

@@ -1,27 +1,55 @@
 """The training loop: one for every model, strategy and backend, and for every rank."""
 
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import attrs
 
-from sparsecore.arrays import Array
 from sparsecore.data.batches import batches
 from sparsecore.data.images import Batch
+from sparsecore.engine.arrays import Array, Gradient
+from sparsecore.engine.schedules import Clock
+from sparsecore.engine.state import State
 from sparsecore.errors import DivergedError, InputError
-from sparsecore.gradient import Gradient
-from sparsecore.learning import Learner
-from sparsecore.ledger import Bytes
-from sparsecore.ranks import Ranks
+from sparsecore.learning.ledger import Bytes
+from sparsecore.learning.protocols import Learner, Totals
+from sparsecore.learning.ranks import Ranks
 from sparsecore.run.checkpoint import Checkpoint, from_checkpoint, to_checkpoint
-from sparsecore.run.checkpoint_checks import blaming, check_fits, check_totals
-from sparsecore.run.machine import machine
+from sparsecore.run.checkpoint_validation import blaming, check_fits, check_totals
+from sparsecore.run.identity import machine
+from sparsecore.run.logs import Metrics, metrics, threshold
 from sparsecore.run.recording import Effort, Recorder
-from sparsecore.run.records import Metrics, metrics, threshold
 from sparsecore.run.setup import Setup
-from sparsecore.run.watching import Watcher
-from sparsecore.state import State
+
+
+class Watcher(Protocol):
+    """Somebody who looks on: a progress bar, or nobody."""
+
+    def step(self, clock: Clock, totals: Callable[[], Totals]) -> None:
+        """An optimizer step is done; ``totals`` of the epoch so far are there for the asking."""
+        ...
+
+    def update(self, moved: int, threshold: float | None) -> None:
+        """An update is done: K, and H where there is one."""
+        ...
+
+    def epoch(self, line: Metrics) -> None:
+        """An epoch is done."""
+        ...
+
+
+class Nobody:
+    """Looks away."""
+
+    def step(self, clock: Clock, totals: Callable[[], Totals]) -> None:
+        """See :class:`Watcher`."""
+
+    def update(self, moved: int, threshold: float | None) -> None:
+        """See :class:`Watcher`."""
+
+    def epoch(self, line: Metrics) -> None:
+        """See :class:`Watcher`."""
 
 
 @attrs.frozen(eq=False)

@@ -1,15 +1,20 @@
 """What a study compares: its arms, and how many trials of each."""
 
 import re
+import tomllib
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import Any, Literal
 
 import attrs
 
-from sparsecore.distributions import check_sparsity
+from sparsecore.engine.distributions import check_sparsity
 from sparsecore.errors import InputError, unknown
-from sparsecore.experiment.structure import structure, unstructure
+from sparsecore.experiment.conversion import structure, unstructure
+from sparsecore.experiment.toml_files import read_toml
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
 _MOST_TRIALS = 10_000
@@ -190,3 +195,25 @@ def _check_distinct(what: str, given: Sequence[Any]) -> None:
     for one in given:
         if list(given).count(one) > 1:
             raise InputError(f"a study has every {what} once; {one!r} is given twice")
+
+
+def names() -> list[str]:
+    """The presets' names."""
+    return sorted(file.name.removesuffix(".toml") for file in _folder().iterdir() if file.name.endswith(".toml"))
+
+
+def study_of(name: str) -> Study:
+    """The preset of this name, or the study in this file.
+
+    Raises:
+        InputError: there is neither, or the file is no study.
+    """
+    if name in names():
+        return Study.of(tomllib.loads((_folder() / f"{name}.toml").read_text("utf-8")))
+    if name.endswith(".toml"):
+        return Study.of({"name": Path(name).stem, **read_toml(Path(name))})
+    raise InputError(f"{unknown('study', name, names())}; a file of one's own ends in .toml")
+
+
+def _folder() -> Traversable:
+    return files("sparsecore.study") / "presets"

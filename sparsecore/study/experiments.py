@@ -1,19 +1,96 @@
 """The experiment of each trial."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import attrs
 
+from sparsecore.engine.settings import as_written
 from sparsecore.errors import InputError
-from sparsecore.experiment.assembly import DEFAULTS, Tables, assemble
+from sparsecore.experiment.assembly import DEFAULTS, assemble
+from sparsecore.experiment.conversion import structure
 from sparsecore.experiment.experiment import Experiment
-from sparsecore.experiment.structure import structure
-from sparsecore.experiment.text import inline_toml
+from sparsecore.experiment.toml_files import inline_toml
 from sparsecore.study.arms import Arm, Study
-from sparsecore.study.stretching import by_shares, stretched
-from sparsecore.study.trials import Trial
+
+Tables = dict[str, Any]
+
+
+def stretched(tables: Tables, epochs: int) -> Tables:
+    """The same experiment over so many epochs: pieces of schedules begin, and updates end, at the same share of it.
+
+    Steps and epochs between updates stay as they are.
+
+    Args:
+        tables: a complete experiment.
+        epochs: of the new one.
+    """
+    training = tables["training"]
+    factor = Fraction(epochs, training["epochs"])
+    strategies = [_stretched(table, factor) for table in tables["strategy"]]
+    return {**tables, "training": {**_stretched(training, factor), "epochs": epochs}, "strategy": strategies}
+
+
+def by_shares(rates: Mapping[str, float], epochs: int) -> dict[str, float]:
+    """Pieces that begin at shares of a run, as pieces that begin at epochs; of those that fall together, the last."""
+    return {str(round(as_written(float(share)) * epochs)): rate for share, rate in rates.items()}
+
+
+def _stretched(settings: Mapping[str, Any], factor: Fraction) -> Tables:
+    """The settings with every piecewise schedule and every ``until_epoch`` in them stretched."""
+    return {name: _value(name, value, factor) for name, value in settings.items()}
+
+
+def _value(name: str, value: Any, factor: Fraction) -> Any:
+    if name == "until_epoch":
+        return round(value * factor)
+    if not isinstance(value, Mapping):
+        return value
+    if all(key.isdecimal() for key in value):
+        return {str(round(int(epoch) * factor)): number for epoch, number in value.items()}
+    return _stretched(value, factor)
+
+
+@attrs.frozen
+class Trial:
+    """One run.
+
+    Attributes:
+        arm: the arm's name.
+        sparsity: of the study; None for an arm that runs once.
+        number: from 0.
+        after: the trial that it starts from.
+    """
+
+    arm: str
+    sparsity: float | None
+    number: int
+    after: "Trial | None" = None
+
+    @property
+    def name(self) -> str:
+        """Distinct within the study; its files are named so."""
+        sparsity = "" if self.sparsity is None else f"-at-{self.sparsity:g}"
+        return f"{self.arm}{sparsity}-trial-{self.number}"
+
+
+def trials_of(study: Study) -> list[Trial]:
+    """All trials, each behind the one that it starts from; the first trial of every arm before any second."""
+    return [trial for number in range(study.trials) for trial in _of_number(study, number)]
+
+
+def _of_number(study: Study, number: int) -> Iterator[Trial]:
+    for arm in study.arms:
+        for sparsity in (None,) if arm.once else study.sparsities:
+            yield _trial(study, arm, sparsity, number)
+
+
+def _trial(study: Study, arm: Arm, sparsity: float | None, number: int) -> Trial:
+    own = None if arm.once else sparsity
+    return Trial(arm.name, own, number, _trial(study, study.arm(arm.after), own, number) if arm.after else None)
+
 
 _EPOCHS = "training.epochs"
 

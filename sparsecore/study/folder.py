@@ -13,12 +13,11 @@ import attrs
 import tomli_w
 
 from sparsecore.errors import InputError
-from sparsecore.experiment.comparison import differences, experiment_fingerprint
+from sparsecore.experiment.assembly import differences, experiment_fingerprint
 from sparsecore.run.files import BusyError, Lock, new_folder, read_regular_toml, write_whole
 from sparsecore.run.folder import RunFolder, TakenError
 from sparsecore.study.arms import Study
-from sparsecore.study.experiments import experiment_of
-from sparsecore.study.trials import Trial, trials_of
+from sparsecore.study.experiments import Trial, experiment_of, trials_of
 
 
 def _absolute(path: Path) -> Path:

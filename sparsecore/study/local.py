@@ -9,7 +9,7 @@ import attrs
 
 from sparsecore.errors import InputError
 from sparsecore.study.pools import Job, Means, Pool
-from sparsecore.study.side_by_side import SideBySide
+from sparsecore.study.scheduler import SideBySide
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -27,7 +27,7 @@ def local_pool(means: Means) -> Pool:
 
 @attrs.frozen(eq=False)
 class _Process:
-    """See :class:`sparsecore.study.side_by_side.Started`."""
+    """See :class:`sparsecore.study.scheduler.Started`."""
 
     process: "subprocess.Popen[bytes]"
 

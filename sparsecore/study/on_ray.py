@@ -12,11 +12,10 @@ from typing import Any
 import attrs
 
 from sparsecore.errors import InputError
-from sparsecore.experiment.structure import structure
-from sparsecore.experiment.text import toml_value
-from sparsecore.study.elsewhere import run_here
-from sparsecore.study.pools import Means, Pool
-from sparsecore.study.side_by_side import LostError, SideBySide
+from sparsecore.experiment.conversion import structure
+from sparsecore.experiment.toml_files import toml_value
+from sparsecore.study.pools import Means, Pool, run_here
+from sparsecore.study.scheduler import LostError, SideBySide
 
 _BYTES_OF_OBJECTS = 2**27
 """Nothing but exit statuses goes through Ray's memory, of which it would take a third of the machine's."""
@@ -77,7 +76,7 @@ def ray_pool(means: Means) -> Pool:
 
 @attrs.frozen(eq=False)
 class _Task:
-    """See :class:`sparsecore.study.side_by_side.Started`."""
+    """See :class:`sparsecore.study.scheduler.Started`."""
 
     ray: Any
     reference: Any

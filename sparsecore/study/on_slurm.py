@@ -11,11 +11,10 @@ from typing import Any, Literal
 import attrs
 
 from sparsecore.errors import InputError
-from sparsecore.experiment.structure import structure
-from sparsecore.experiment.text import toml_value
-from sparsecore.study.elsewhere import run_here
-from sparsecore.study.pools import Job, Means, Pool
-from sparsecore.study.side_by_side import LostError, SideBySide
+from sparsecore.experiment.conversion import structure
+from sparsecore.experiment.toml_files import toml_value
+from sparsecore.study.pools import Job, Means, Pool, run_here
+from sparsecore.study.scheduler import LostError, SideBySide
 
 _JOBS = 100
 _SECONDS_BETWEEN_LOOKS = 1.0
@@ -89,7 +88,7 @@ class _Trial:
 
 @attrs.frozen(eq=False)
 class _Submitted:
-    """See :class:`sparsecore.study.side_by_side.Started`.
+    """See :class:`sparsecore.study.scheduler.Started`.
 
     Attributes:
         job: submitit's.

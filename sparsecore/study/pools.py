@@ -1,5 +1,6 @@
 """Where the trials of a study run: processes of this machine, or of others."""
 
+import subprocess
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from importlib import import_module
@@ -82,3 +83,29 @@ def pool(name: str, means: Means) -> Pool:
     module, _, maker = _POOLS[name].partition(":")
     make: Callable[[Means], Pool] = getattr(import_module(module), maker)
     return make(means)
+
+
+def run_here(job: Job, folder: Path) -> int:
+    """Run the job on this machine: its exit status, negative for a signal.
+
+    It ends with the process that calls this, however that ends; see :mod:`sparsecore.cli.worker`.
+
+    Args:
+        job: its log is appended to.
+        folder: to run in, the one in which the study was called; the paths of an experiment may be relative to it.
+    """
+    with (
+        job.log.open("ab") as log,
+        subprocess.Popen(
+            job.command,
+            cwd=folder,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # a signal that Slurm sends to all processes is for the one that knows what to do
+        ) as process,
+    ):
+        try:
+            return process.wait()
+        finally:
+            process.terminate()

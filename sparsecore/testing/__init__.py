@@ -8,12 +8,11 @@ except ModuleNotFoundError as _error:
         name="hypothesis",
     ) from _error
 
-from sparsecore.declared import Declares
-from sparsecore.testing.backend_tests import BackendTests
+from sparsecore.engine.hooks import Declares
+from sparsecore.testing.generators import clocks, gradients, layouts, topologies, values
 from sparsecore.testing.hyperparameters import hyperparameters
-from sparsecore.testing.machine import strategy_machine
-from sparsecore.testing.strategies import clocks, gradients, layouts, topologies, values
-from sparsecore.testing.strategy_tests import StrategyTests
+from sparsecore.testing.state_machine import strategy_machine
+from sparsecore.testing.suites import BackendTests, StrategyTests
 
 __all__ = [
     "BackendTests",

@@ -1,11 +1,39 @@
 """A backend under test."""
 
+from functools import cache
 from typing import Any
 
 import attrs
 
-from sparsecore.learning import Backend
-from sparsecore.testing.oracle import oracle
+from sparsecore.engine.arrays import Arrays
+from sparsecore.learning.protocols import Backend
+from sparsecore.plugins.discovery import load
+
+ORACLE = "numpy"
+
+
+@cache
+def oracle(dtype: str = "float32") -> Backend:
+    """The oracle, computing in this dtype."""
+    backend: Backend = load("backend", ORACLE)(dtype=dtype)
+    return backend
+
+
+def oracle_arrays() -> Arrays:
+    """Its array verbs."""
+    return oracle().arrays
+
+
+class WritableArrays:
+    """The oracle's verbs, but what is to be looked at can be written to, as on backends that cannot prevent it."""
+
+    def __getattr__(self, verb: str) -> Any:
+        return getattr(oracle_arrays(), verb)
+
+    def shown(self, array: Any) -> Any:
+        """The array itself."""
+        return array
+
 
 _TOLERANCES = {"float32": 2e-4, "float64": 1e-8}
 

@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from sparsecore.engine import Engine
-from sparsecore.layout import Layout
-from sparsecore.testing.oracle import oracle_arrays
+from sparsecore.engine.engine import Engine
+from sparsecore.engine.layout import Layout
+from sparsecore.engine.topology import Topology
+from sparsecore.testing.backend_subjects import oracle_arrays
 from sparsecore.testing.stacks import Stack, fresh
-from sparsecore.topology import Topology
 
 LARGE = 4 * 10**6
 """Dense positions: so few that a strategy that takes memory for each does no harm."""

@@ -3,6 +3,7 @@
 import unittest
 from contextlib import suppress
 from enum import Enum
+from time import monotonic
 from typing import Any
 
 import attrs
@@ -10,9 +11,45 @@ from hypothesis import HealthCheck, Phase, Verbosity, given, reject, seed, setti
 from hypothesis.errors import Flaky, Unsatisfiable
 
 from sparsecore.errors import DivergedError, InputError, InvariantError, NoRoomError
-from sparsecore.testing.promises import BrokenError, NotJudgedError, Promise
-from sparsecore.testing.refusals import hook_of
-from sparsecore.testing.shrinking import Shrinking
+from sparsecore.testing.promises import BrokenError, NotJudgedError, Promise, hook_of
+
+_SHRINKS = 300
+"""Examples tried from the first broken one on."""
+
+_SECONDS = 60.0
+"""So long at most, where a strategy takes its time."""
+
+
+class Shrinking:
+    """Which examples are known to be broken, and how many have been tried since there was one.
+
+    Beyond the limit whatever is new counts as kept, so that the shrinking ends with what is known. An example is told
+    by its parts, which may come one after another.
+    """
+
+    def __init__(self) -> None:
+        self._known: list[tuple[str, ...]] = []
+        self._is_on, self._tried, self._since = False, 0, 0.0
+
+    def begin(self) -> None:
+        """One more example."""
+        self._tried += self._is_on
+
+    def is_worth_trying(self, *parts: str) -> bool:
+        """Whether an example that begins so is still of interest."""
+        is_over = self._tried > _SHRINKS or (self._is_on and monotonic() - self._since > _SECONDS)
+        return not is_over or any(known[: len(parts)] == parts for known in self._known)
+
+    def found(self, *parts: str) -> None:
+        """This example is broken."""
+        if not self._is_on:
+            self._is_on, self._since = True, monotonic()
+        self.ended(*parts)
+
+    def ended(self, *parts: str) -> None:
+        """This example ends here, each time that it is tried."""
+        self._known.append(parts)
+
 
 DEFAULT_EXAMPLES = 100
 """Examples a promise; enough for every mutant of the kit's own tests."""

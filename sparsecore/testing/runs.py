@@ -9,16 +9,15 @@ from typing import Any
 import attrs
 import numpy as np
 
-from sparsecore.arrays import Array, Arrays
-from sparsecore.engine import Advance, Engine
+from sparsecore.engine.arrays import Array, Arrays, Gradient
+from sparsecore.engine.engine import Advance, Engine
+from sparsecore.engine.reallocation import Reallocation
+from sparsecore.engine.state import State
+from sparsecore.engine.topology import Topology
 from sparsecore.errors import NoRoomError
-from sparsecore.gradient import Gradient
-from sparsecore.reallocation import Reallocation
-from sparsecore.state import State
-from sparsecore.testing.oracle import oracle_arrays
+from sparsecore.testing.backend_subjects import oracle_arrays
 from sparsecore.testing.scenes import Scene
 from sparsecore.testing.stacks import Stack, fresh
-from sparsecore.topology import Topology
 
 
 @attrs.frozen(eq=False)

@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 from numpy.typing import NDArray
 
-from sparsecore.arrays import Array, Arrays
-from sparsecore.clock import Clock
+from sparsecore.engine.arrays import Array, Arrays
+from sparsecore.engine.layout import Layout
+from sparsecore.engine.schedules import Clock
+from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
-from sparsecore.experiment.structure import structure, unstructure
-from sparsecore.layout import Layout
+from sparsecore.experiment.conversion import structure, unstructure
+from sparsecore.testing.backend_subjects import oracle_arrays
 from sparsecore.testing.frugality import few, is_frugal
-from sparsecore.testing.oracle import oracle_arrays
+from sparsecore.testing.generators import clocks, dtypes, gradients, layouts, topologies, values
 from sparsecore.testing.stacks import Stack, Subject
-from sparsecore.testing.strategies import clocks, dtypes, gradients, layouts, topologies, values
-from sparsecore.topology import Topology
 
 
 @attrs.frozen(eq=False)

@@ -6,20 +6,36 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import attrs
+import numpy as np
 from hypothesis import HealthCheck, Phase, find, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 from hypothesis.strategies import SearchStrategy
 
-from sparsecore._registration import MARK
-from sparsecore.declared import Declares
-from sparsecore.engine import Engine
+from sparsecore.engine.arrays import Array
+from sparsecore.engine.engine import Engine
+from sparsecore.engine.hooks import Declares, hookimpl
+from sparsecore.engine.layout import Layout
+from sparsecore.engine.randomness import Randomness
+from sparsecore.engine.registration import MARK
+from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
-from sparsecore.layout import Layout
-from sparsecore.plugins import installed
+from sparsecore.plugins.discovery import installed
+from sparsecore.testing.backend_subjects import ORACLE, oracle_arrays
 from sparsecore.testing.hyperparameters import hyperparameters
-from sparsecore.testing.oracle import ORACLE, oracle_arrays
-from sparsecore.testing.pruning import RandomPruning
+
+
+@attrs.frozen(eq=False)
+class RandomPruning:
+    """A third of each tensor's weights goes, drawn by the tensor's name, whatever their values."""
+
+    @hookimpl
+    def prune(self, topology: Topology) -> Array:
+        """Two of three stay, the same for every seed and in every update: what grows then differs by growth alone."""
+        names, random = zip(topology.layout.names, topology.counts, strict=True), Randomness(0)
+        stays = [random.generator("the kit's pruning", name).random(count) > 1 / 3 for name, count in names]
+        return topology.arrays.from_numpy(np.concatenate(stays))
+
 
 Stack: TypeAlias = Mapping[str, Any]
 """Strategies by name, bottom first."""

@@ -18,16 +18,13 @@ from torch import Tensor
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
-from sparsecore.arrays import Array
-from sparsecore.clock import Clock
-from sparsecore.engine import Advance
+from sparsecore.engine.arrays import Array
+from sparsecore.engine.engine import Advance
+from sparsecore.engine.schedules import Clock
 from sparsecore.errors import DisagreementError, InputError, SparsecoreError
-from sparsecore.launch import RANK_TIMEOUT, Launch, launch, rank_timeout
-from sparsecore.ranks import Alone, Ranks
-from sparsecore_torch.distributed.agreement import Matter, Report, Verdict, named
-from sparsecore_torch.distributed.digests import digests, fingerprint
-from sparsecore_torch.distributed.exchange import Exchange, happens
-from sparsecore_torch.distributed.pace import Pace
+from sparsecore.learning.ranks import RANK_TIMEOUT, Alone, Launch, Ranks, launch, rank_timeout
+from sparsecore_torch.distributed.agreement import Exchange, Matter, Report, Verdict, happens, named
+from sparsecore_torch.distributed.digests import Pace, digests, fingerprint
 
 Result = TypeVar("Result")
 Values = Callable[[], Mapping[str, Array]]
@@ -67,7 +64,7 @@ _made = itertools.count()
 
 
 class TorchRanks:
-    """See :class:`sparsecore.ranks.Ranks`.
+    """See :class:`sparsecore.learning.ranks.Ranks`.
 
     Args:
         rank: this process.

@@ -4,17 +4,14 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from sparsecore.errors import InputError
+from sparsecore.errors import InputError, without_controls
 from sparsecore.run.files import write_whole
 from sparsecore.study.folder import StudyFolder
-from sparsecore.study.report.account import Account, account_of
-from sparsecore.study.report.answers import answer
-from sparsecore.study.report.numbers import numbers
+from sparsecore.study.report.accuracy_figures import answer
+from sparsecore.study.report.contents import Account, account_of, numbers
 from sparsecore.study.report.page import page
 from sparsecore.study.report.panels import Picture
-from sparsecore.study.report.tensors import active, final
-from sparsecore.study.report.topologies import explored, overlap
-from sparsecore.words import without_controls
+from sparsecore.study.report.topology_figures import active, explored, final, overlap
 
 
 def write_study_report(folder: StudyFolder, title: str = "") -> Path:

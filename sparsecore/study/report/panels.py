@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import attrs
 
 from sparsecore.report.drawing import Drawing, drawn, inline
-from sparsecore.study.report.account import Account
+from sparsecore.study.report.contents import Account
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from sparsecore.arrays import Arrays
+from sparsecore.engine.arrays import Arrays
 from sparsecore.errors import InputError, PluginError
-from sparsecore.plugins import load
+from sparsecore.plugins.discovery import load
 from sparsecore.testing.promises import BrokenError, Promise, expect, some
 from sparsecore.testing.runs import Updated, contents, updated
 from sparsecore.testing.scenes import Scene, scenes

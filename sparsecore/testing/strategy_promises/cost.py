@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 from numpy.typing import NDArray
 
-from sparsecore.arrays import Array
-from sparsecore.layout import Layout
+from sparsecore.engine.arrays import Array
+from sparsecore.engine.layout import Layout
+from sparsecore.testing.backend_subjects import WritableArrays
 from sparsecore.testing.frugality import LARGE, MOST, WEIGHTS, few, peak
-from sparsecore.testing.oracle import WritableArrays
 from sparsecore.testing.promises import NotJudgedError, Promise, expect
 from sparsecore.testing.runs import Moment, begun, engine
 from sparsecore.testing.scenes import Scene, scenes

@@ -9,15 +9,15 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
-from sparsecore.layout import Layout
-from sparsecore.memory import vectors_of
-from sparsecore.reallocation import Reallocation
-from sparsecore.testing.fair import fair_shares
+from sparsecore.engine.layout import Layout
+from sparsecore.engine.reallocation import Reallocation
+from sparsecore.engine.state import vectors_of
+from sparsecore.engine.topology import Topology
 from sparsecore.testing.promises import NotJudgedError, Promise, expect, some
 from sparsecore.testing.runs import Moment, engine, judged_update, past
 from sparsecore.testing.scenes import Scene, scenes
 from sparsecore.testing.stacks import Subject
-from sparsecore.topology import Topology
+from sparsecore.testing.strategy_promises.updates import fair_shares
 
 Places = Mapping[str, list[int]]
 """Positions in each tensor, by its name."""

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -11,14 +12,33 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
-from sparsecore._stack import Stack
-from sparsecore._steps import ask_target
-from sparsecore.base import Base
-from sparsecore.testing.fair import fair_shares
+from sparsecore.engine.defaults import Base
+from sparsecore.engine.dispatch import Stack
+from sparsecore.engine.update import ask_target
 from sparsecore.testing.promises import Promise, expect
 from sparsecore.testing.runs import Updated, updated
 from sparsecore.testing.scenes import Scene, scenes
 from sparsecore.testing.stacks import Subject, declared, fresh
+
+
+def fair_shares(total: int, weights: Sequence[int], room: Sequence[int]) -> list[Fraction]:
+    """Exact shares λ·w_i, at most ``room[i]``, with one λ for all that have room; what weighs nothing comes last.
+
+    Where all that have room left weigh nothing, they share in proportion to their room.
+    """
+    shares = [Fraction(0)] * len(room)
+    rest, open_ = Fraction(total), [i for i, places in enumerate(room) if places]
+    heavy = list(weights)
+    while rest and open_:
+        if not any(heavy[i] for i in open_):
+            heavy = [places - int(share) for places, share in zip(room, shares, strict=True)]
+        scale = rest / sum(heavy[i] for i in open_)
+        full = [i for i in open_ if scale * heavy[i] >= room[i]]
+        for i in full or open_:
+            shares[i] = Fraction(room[i]) if full else scale * heavy[i]
+        rest = Fraction(0) if not full else rest - sum(room[i] for i in full)
+        open_ = [i for i in open_ if i not in full]
+    return shares
 
 
 @attrs.frozen

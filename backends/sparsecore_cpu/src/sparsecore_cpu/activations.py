@@ -12,7 +12,7 @@ import numpy as np
 from sparsecore_cpu import _kernels
 from sparsecore_cpu.convolution import Convolution, Reading
 from sparsecore_cpu.gradients import Gradient
-from sparsecore_cpu.machine import Buffer, Floats, Form, Machine, Sums
+from sparsecore_cpu.workspace import Buffer, Floats, Form, Machine, Sums
 
 ENOUGH = 16.0
 """A mean so many times the deviation squared takes too many digits of a sum of squares: then it is summed again."""

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 import attrs
 
 from sparsecore.errors import InputError
-from sparsecore.learning import Learner, Task
-from sparsecore.ranks import Alone
+from sparsecore.learning.protocols import Learner, Task
+from sparsecore.learning.ranks import Alone
 from sparsecore_numpy import NumpyArrays
 
 if TYPE_CHECKING:
-    from sparsecore_cpu.machine import Machine
+    from sparsecore_cpu.workspace import Machine
 
 
 @attrs.frozen(eq=False)
 class CpuBackend:
-    """Trains on the CPU with kernels that touch only the weights that exist; see :class:`sparsecore.learning.Backend`.
+    """Trains on the CPU with kernels that touch only active weights.
 
     Attributes:
         threads: how many threads compute; 0 for as many as this process may use. Results do not depend on it.
@@ -54,14 +54,14 @@ class CpuBackend:
 
     def learner(self, task: Task) -> Learner:
         """A network ready to train."""
-        from sparsecore_cpu.computation import CpuComputation
-        from sparsecore_numpy.learner import NumpyLearner
+        from sparsecore.host.learner import NumpyLearner
+        from sparsecore_cpu.operations import CpuComputation
 
         return NumpyLearner(task, self.dtype, CpuComputation(self.machine()))
 
     def machine(self) -> "Machine":
         """Kernels, threads and memory that has not been used yet."""
-        from sparsecore_cpu.machine import Machine
+        from sparsecore_cpu.workspace import Machine
 
         return Machine.of(self.threads or _available(), _STORED[self.activations])
 

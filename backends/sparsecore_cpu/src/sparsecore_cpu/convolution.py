@@ -7,9 +7,8 @@ import numpy as np
 
 from sparsecore_cpu import _kernels
 from sparsecore_cpu._kernels import Mask
-from sparsecore_cpu.entries import Entries, Lists
-from sparsecore_cpu.lists import Strides, WeightList, Window, border_behind
-from sparsecore_cpu.machine import Buffer, Floats, Form, Machine, Sums
+from sparsecore_cpu.lists import Entries, Lists, Strides, WeightList, Window, border_behind
+from sparsecore_cpu.workspace import Buffer, Floats, Form, Machine, Sums
 
 
 @attrs.frozen(eq=False)

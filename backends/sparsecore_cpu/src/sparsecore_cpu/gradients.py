@@ -12,7 +12,7 @@ import numpy as np
 from sparsecore_cpu import _kernels
 from sparsecore_cpu._kernels import Mask
 from sparsecore_cpu.convolution import Convolution, Reading
-from sparsecore_cpu.machine import Buffer, Floats, Form, Machine, Sums
+from sparsecore_cpu.workspace import Buffer, Floats, Form, Machine, Sums
 
 
 class Term(Protocol):

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from sparsecore_cpu import _kernels
 from sparsecore_cpu.lists import Strides, Taps, WeightList, Window, border_behind
-from sparsecore_cpu.machine import Buffer, Floats, Form, Machine
+from sparsecore_cpu.workspace import Buffer, Floats, Form, Machine
 
 _MOST_LISTS = 16
 """So many are kept for images of different sizes; then all are made anew."""

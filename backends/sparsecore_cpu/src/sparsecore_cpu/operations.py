@@ -1,23 +1,77 @@
 """The operations that models are written in, each with its gradient."""
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import attrs
 import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.errors import InputError
+from sparsecore.host import loss
+from sparsecore.host.network import Kept
+from sparsecore.host.weights import Operand, TiedWeight, Weight
+from sparsecore.learning.protocols import Model, Totals
 from sparsecore_cpu._kernels import Mask
 from sparsecore_cpu.activations import Activation, Affine, Convolved, Given, Sum
 from sparsecore_cpu.convolution import Convolution
-from sparsecore_cpu.entries import Entries, Lists, Own, Tied
 from sparsecore_cpu.gradients import Combined, Spread, ThroughConvolution
-from sparsecore_cpu.lists import Window
-from sparsecore_cpu.machine import Buffer, Form, Machine, Sums
-from sparsecore_cpu.statistics import Norm, Statistics
-from sparsecore_numpy.tied import TiedWeight
-from sparsecore_numpy.weights import Operand, Weight
+from sparsecore_cpu.lists import Entries, Lists, Own, Tied, Window
+from sparsecore_cpu.workspace import Buffer, Floats, Form, Machine, Sums
+from sparsecore_numpy.normalization import Channels, Moments, followed
+from sparsecore_numpy.operations import measured
+
+
+class Statistics(Protocol):
+    """Which moments the activations are normalized by."""
+
+    def __call__(self, x: Activation, mean: NDArray[np.float32], variance: NDArray[np.float32]) -> Moments:
+        """The moments for ``x``, given the running ones."""
+        ...
+
+
+@attrs.frozen(eq=False)
+class Norm:
+    """(x − mean)/√(variance + ε)·scale + shift."""
+
+    moments: Moments
+    scale: Channels
+    shift: Channels
+
+    @property
+    def forward(self) -> tuple[Floats, Floats, Floats]:
+        """Factor and constant by channel, and the mean."""
+        factor = self.scale * self.moments.inverse_deviation
+        mean = self.moments.mean
+        return _single(factor), _single(self.shift - mean * factor), _single(mean)
+
+    def backward(self, sums: Sums, count: int) -> tuple[Channels, Channels, tuple[Floats, Floats, Floats]]:
+        """The gradients of scale and shift; the factors of the outputs' gradient and of x, and a constant.
+
+        ``sums`` are those of the outputs' gradient, and of it times x − mean in single precision.
+        """
+        inverse, mean = self.moments.inverse_deviation, self.moments.mean
+        by_shift = sums[:, 0]
+        by_scale = (sums[:, 1] + (_single(mean) - mean) * by_shift) * inverse
+        by_gradient = self.scale * inverse
+        by_x = -by_gradient * inverse * by_scale / count
+        constant = -by_gradient * by_shift / count - by_x * mean
+        return by_scale, by_shift, (_single(by_gradient), _single(by_x), _single(constant))
+
+
+def of_batch(x: Activation, mean: NDArray[np.float32], variance: NDArray[np.float32]) -> Moments:
+    """In training: those of the batch, towards which the running ones move."""
+    return followed(lambda: Moments(*x.moments()), x.form.entries, mean, variance)
+
+
+def running(x: Activation, mean: NDArray[np.float32], variance: NDArray[np.float32]) -> Moments:  # noqa: ARG001
+    """In evaluation: the running ones."""
+    return Moments(mean.astype(np.float64), variance.astype(np.float64))
+
+
+def _single(channels: Channels) -> Floats:
+    return channels.astype(np.float32)
+
 
 Backward = Callable[[Activation], None]
 
@@ -59,7 +113,7 @@ class Tape:
 
 @attrs.frozen(eq=False)
 class CpuOperations:
-    """See :class:`sparsecore.learning.Operations`.
+    """See :class:`sparsecore.learning.protocols.Operations`.
 
     Attributes:
         machine: kernels, threads and memory.
@@ -194,3 +248,49 @@ class CpuOperations:
     def _recorded(self, output: Activation, backward: Backward) -> Activation:
         self.recorder.record(output, backward)
         return output
+
+
+class CpuComputation:
+    """See :class:`sparsecore_numpy.operations.Computation`."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._lists = Lists(machine.threads)
+
+    def backpropagate(
+        self, model: Model, parameters: Mapping[str, Any], images: NDArray[Any], labels: NDArray[np.int64]
+    ) -> Totals:
+        """Add the gradients of the mean loss to the parameters'; the sums over the batch."""
+        tape = Tape()
+        ops = CpuOperations(self._machine, self._lists, tape, of_batch)
+        logits = model.forward(ops, parameters, self._packed(images))
+        outputs = self._unpacked(logits.buffer())
+        tape.backward(logits, self._features(loss.mean_gradient(outputs, labels)))
+        return measured(outputs, labels)
+
+    def logits(self, model: Model, parameters: Mapping[str, Any], images: NDArray[Any]) -> NDArray[Any]:
+        """With running statistics, (batch, classes)."""
+        ops = CpuOperations(self._machine, self._lists, Forgetful(), running)
+        return self._unpacked(model.forward(ops, parameters, self._packed(images)).buffer())
+
+    def kept(self, weight: Weight) -> Kept:
+        """Its positions, and the lists that were made of it."""
+        lists = self._lists.of(weight)
+        places = [array for one in lists for array in one.places]
+        return Kept((*weight.indices, *places), tuple(one.values for one in lists))
+
+    def _packed(self, images: NDArray[Any]) -> Activation:
+        count, height, width, channels = images.shape
+        buffer = self._machine.buffers.take(Form(count, height, width, channels))
+        self._machine.kernels.pack(np.asarray(images, np.float32), buffer.handle, self._machine.threads)
+        return Activation(self._machine, buffer.form, Given(buffer), differentiable=False)
+
+    def _features(self, vectors: NDArray[Any]) -> Buffer:
+        buffer = self._machine.buffers.take(Form.of_features(*vectors.shape))
+        self._machine.kernels.pack(vectors[:, None, None], buffer.handle, 1)
+        return buffer
+
+    def _unpacked(self, features: Buffer) -> NDArray[Any]:
+        vectors = np.empty((features.form.images, features.form.channels), np.float32)
+        self._machine.kernels.unpack(features.handle, vectors[:, None, None], 1)
+        return vectors

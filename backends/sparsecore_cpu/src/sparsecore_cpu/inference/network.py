@@ -1,25 +1,57 @@
 """A trained network: all that its predictions depend on."""
 
+import math
 from collections.abc import Mapping
 
 import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsecore.engine.layout import Layout
+from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
-from sparsecore.experiment.chosen import Chosen
 from sparsecore.experiment.experiment import Experiment
-from sparsecore.layout import Layout
-from sparsecore.learning import Model
-from sparsecore.parameters import Parameter
+from sparsecore.experiment.plugin_choice import Chosen
+from sparsecore.learning.parameters import Parameter
+from sparsecore.learning.protocols import Model
+from sparsecore.learning.tied_model import with_ties
 from sparsecore.run.checkpoint import Checkpoint, read_checkpoint
 from sparsecore.run.folder import RunFolder
 from sparsecore.run.identity import fingerprint
 from sparsecore.run.setup import images_of
-from sparsecore.tied_model import with_ties
-from sparsecore.topology import Topology
-from sparsecore_cpu.machine import Floats
+from sparsecore_cpu.workspace import Floats
 from sparsecore_numpy import NumpyArrays
+
+
+@attrs.frozen(eq=False)
+class Tensor:
+    """A parameter: the entries that exist.
+
+    Attributes:
+        shape: dense.
+        positions: row-major within the tensor, ascending.
+        values: one for each position.
+    """
+
+    shape: tuple[int, ...]
+    positions: NDArray[np.integer]
+    values: Floats
+
+    @classmethod
+    def whole(cls, array: Floats) -> "Tensor":
+        """All entries."""
+        return cls(array.shape, np.arange(array.size), array.ravel())
+
+    def vector(self) -> NDArray[np.float64]:
+        """In its dense shape, in double precision."""
+        dense = np.zeros(self.shape)
+        dense.reshape(-1)[self.positions] = self.values
+        return dense
+
+    def times(self, factors: NDArray[np.float64]) -> "Tensor":
+        """The tensor with each output's weights multiplied by its factor."""
+        outputs = self.positions // math.prod(self.shape[1:])
+        return attrs.evolve(self, values=(self.values * factors[outputs]).astype(np.float32))
 
 
 @attrs.frozen(eq=False)

@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 from sparsecore.errors import InputError
 from sparsecore.run.folder import RunFolder
 from sparsecore_cpu.backend import CpuBackend
-from sparsecore_cpu.inference.blocks import Blocks
+from sparsecore_cpu.inference.execution import Blocks, Single
 from sparsecore_cpu.inference.file import read_network, write_network
 from sparsecore_cpu.inference.network import Network
-from sparsecore_cpu.inference.single import Single
-from sparsecore_cpu.machine import Floats, Machine
+from sparsecore_cpu.workspace import Floats, Machine
 
 
 @attrs.frozen(eq=False)

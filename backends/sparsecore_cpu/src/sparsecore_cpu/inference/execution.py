@@ -1,0 +1,229 @@
+"""Predictions image by image: what an image goes through stays in the cache, and no lane waits for a whole block."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from itertools import product
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsecore.host.weights import Weight
+from sparsecore.learning.protocols import Model
+from sparsecore_cpu._kernels import RowConvolution
+from sparsecore_cpu.inference.network import Network, Pictures
+from sparsecore_cpu.inference.planes import Frame, Plane, Planes, Reach, Taps, diagonal
+from sparsecore_cpu.inference.program import UNBOUNDED, Affine, Convolution, made, program_of
+from sparsecore_cpu.operations import CpuComputation
+from sparsecore_cpu.workspace import Floats, Machine
+
+Call = Callable[[], object]
+
+
+@attrs.frozen(eq=False)
+class Rows:
+    """See :class:`sparsecore_cpu.inference.program.Maker`: planes, and the calls that fill them in order.
+
+    Attributes:
+        machine: kernels and threads.
+        given: the images' plane.
+        planes: memory of the others.
+        calls: so far.
+        work: of each convolution, the multiply-adds of vectors: for one image here, and for a block of images that lie
+            side by side in the vectors.
+    """
+
+    machine: Machine
+    given: Plane
+    planes: Planes = attrs.field(factory=Planes)
+    calls: list[Call] = attrs.field(factory=list)
+    work: list[tuple[int, int]] = attrs.field(factory=list)
+    _phased: WeakKeyDictionary[Plane, dict[tuple[Frame, int], Plane]] = attrs.field(factory=WeakKeyDictionary)
+
+    def images(self) -> Plane:
+        """The given plane."""
+        return self.given
+
+    def convolved(self, node: Convolution, x: Plane, add: Plane | None = None) -> Plane:
+        """With what is added in the outputs' frame."""
+        reach = Reach.of(node.weight.shape, node.window, x.frame)
+        x = x if reach.is_met else self._phases(x, reach.frame, node.window.stride)
+        out = self.planes.take(node.weight.shape[0], reach.outputs)
+        start = None if add is None else self._framed(add, out.frame)
+        self._convolve(x, out, start, reach.taps(node.weight, x), node.bias, node.floor)
+        return out
+
+    def affine(self, node: Affine, x: Plane) -> Plane:
+        """A convolution with one weight a channel."""
+        out, shift = self.planes.take(x.channels, x.frame), np.broadcast_to(node.shift, x.channels)
+        self._convolve(x, out, None, diagonal(x, node.scale), shift, node.floor)
+        return out
+
+    def added(self, x: Plane, y: Plane) -> Plane:
+        """A convolution with ones that starts from the other."""
+        out, start = self.planes.take(x.channels, x.frame), self._framed(y, x.frame)
+        self._convolve(x, out, start, diagonal(x, np.ones(1)), np.zeros(x.channels), UNBOUNDED)
+        return out
+
+    def pooled(self, x: Plane) -> Plane:
+        """The sums over pixels and the zeros between them, shared out."""
+        out = self._vector(x.channels)
+        share = np.float32(1 / (x.frame.height * x.frame.width))
+        self.calls.append(partial(np.add.reduce, x.runs, axis=1, out=out.features))
+        self.calls.append(partial(np.multiply, out.features, share, out=out.features))
+        return out
+
+    def flattened(self, x: Plane) -> Plane:
+        """A copy in the order height, width, channel."""
+        height, width = x.frame.height, x.frame.width
+        out = self._vector(height * width * x.channels)
+        into = out.features.reshape(height, width, x.channels)
+        self.calls.append(partial(np.copyto, into, x.pixels.transpose(1, 2, 0)))
+        return out
+
+    def _convolve(
+        self, x: Plane, out: Plane, add: Plane | None, taps: Taps, bias: NDArray[np.float64], floor: float
+    ) -> None:
+        start = None if add is None else add.memory
+        convolution = RowConvolution(
+            self.machine.kernels.name,
+            x.memory,
+            x.frame.start,
+            out.memory,
+            out.frame.start,
+            out.frame.room,
+            start,
+            taps.pointers,
+            taps.offsets,
+            taps.values,
+            bias.astype(np.float32),
+            out.frame.inside,
+            floor,
+        )
+        self.calls.append(partial(convolution.run, self.machine.threads))
+        frame, weights = out.frame, len(taps.values)
+        vectors = -(-frame.height * frame.pitch // self.machine.kernels.lanes)
+        self.work.append((weights * vectors, weights * frame.height * frame.width))
+
+    def _vector(self, features: int) -> Plane:
+        return self.planes.take(features, Frame.of(1, 1, border=0))
+
+    def _framed(self, x: Plane, frame: Frame) -> Plane:
+        """The same pixels in another frame, where theirs is another."""
+        return x if x.frame == frame else self._phases(x, frame, 1)
+
+    def _phases(self, x: Plane, frame: Frame, stride: int) -> Plane:
+        """Every so many-th pixel of rows and columns as channels of their own; copied once for all who read them."""
+        made = self._phased.setdefault(x, {})
+        if (frame, stride) not in made:
+            made[frame, stride] = self._split(x, frame, stride)
+        return made[frame, stride]
+
+    def _split(self, x: Plane, frame: Frame, stride: int) -> Plane:
+        phases = self.planes.take(stride * stride * x.channels, frame)
+        if (x.frame.height, x.frame.width) != (stride * frame.height, stride * frame.width):
+            self.calls.append(partial(phases.pixels.fill, 0))  # some phases have fewer pixels
+        for number, (row, column) in enumerate(product(range(stride), repeat=2)):
+            some = x.pixels[:, row::stride, column::stride]
+            into = phases.pixels[number * x.channels : (number + 1) * x.channels, : some.shape[1], : some.shape[2]]
+            self.calls.append(partial(np.copyto, into, some))
+        return phases
+
+
+_MOST_BLOCKS = 8
+"""At a time, which bounds the memory."""
+
+
+@attrs.frozen(eq=False)
+class Blocks:
+    """A network for many images at a time."""
+
+    pictures: Pictures
+    model: Model
+    parameters: Mapping[str, Any]
+    computation: CpuComputation
+    most: int
+
+    @classmethod
+    def of(cls, network: Network, machine: Machine) -> "Blocks":
+        """The network with memory of its own, made when it is used."""
+        most = _MOST_BLOCKS * machine.kernels.lanes
+        return cls(network.pictures, network.model, _weights(network), CpuComputation(machine), most)
+
+    def predict(self, images: NDArray[Any], logits: Floats) -> None:
+        """Fill in the logits, (batch, classes)."""
+        mean, std = (moment.astype(np.float32) for moment in (self.pictures.mean, self.pictures.std))
+        for first in range(0, len(images), self.most):
+            some = slice(first, first + self.most)
+            normalized = (images[some].astype(np.float32) - mean) / std
+            logits[some] = self.computation.logits(self.model, self.parameters, normalized)
+
+
+def _weights(network: Network) -> dict[str, Any]:
+    topology = network.topology
+    sparse = {
+        name: _weight(shape, topology.local(name), network.values[topology.slots(name)])
+        for name, shape in zip(topology.layout.names, topology.layout.shapes, strict=True)
+    }
+    trained = {parameter.name for parameter in network.parameters if parameter.trained}
+    dense = {
+        name: _weight(array.shape, np.arange(array.size), array.ravel()) if name in trained else array
+        for name, array in network.dense.items()
+    }
+    return sparse | dense
+
+
+def _weight(shape: tuple[int, ...], positions: NDArray[np.integer], values: Floats) -> Weight:
+    return Weight(shape, np.asarray(positions, np.intp), values, np.zeros(0, np.float32))
+
+
+_BLOCK_TIMES = 2
+"""What a multiply-add takes in a block of images, in those here: activations of a block do not stay in the cache."""
+
+
+@attrs.frozen(eq=False)
+class Single:
+    """A network for one image at a time.
+
+    Attributes:
+        given: the image, normalized.
+        logits: of it.
+        calls: that compute them.
+        work: multiply-adds of vectors for an image, and for a block of images side by side; see :class:`Rows`.
+    """
+
+    given: Plane
+    logits: Plane
+    calls: tuple[Callable[[], object], ...]
+    work: tuple[int, int]
+    _mean: Floats
+    _std: Floats
+
+    @classmethod
+    def of(cls, network: Network, machine: Machine) -> "Single":
+        """The network with memory of its own."""
+        pictures, planes = network.pictures, Planes()
+        height, width, channels = pictures.shape
+        given = planes.take(channels, Frame.of(height, width, border=1))
+        rows = Rows(machine, given, planes)
+        logits = made(program_of(network), rows)
+        mean, std = (moment.astype(np.float32)[:, None, None] for moment in (pictures.mean, pictures.std))
+        image, block = (sum(vectors) for vectors in zip(*rows.work, strict=True))
+        return cls(given, logits, tuple(rows.calls), (image, block), mean, std)
+
+    def is_quicker(self, images: int, lanes: int) -> bool:
+        """Whether so many images take less time one by one than in blocks of so many lanes."""
+        image, block = self.work
+        return images * image <= _BLOCK_TIMES * -(-images // lanes) * block
+
+    def predict(self, images: NDArray[np.generic], logits: Floats) -> None:
+        """Fill in the logits, (batch, classes)."""
+        pixels = self.given.pixels
+        for image, own in zip(images, logits, strict=True):
+            np.subtract(image.transpose(2, 0, 1), self._mean, out=pixels, casting="same_kind")
+            np.divide(pixels, self._std, out=pixels)
+            for call in self.calls:
+                call()
+            own[:] = self.logits.features

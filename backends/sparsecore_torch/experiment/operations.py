@@ -1,0 +1,214 @@
+"""The operations that models are written in, on ``torch.nn.functional``."""
+
+from typing import Protocol
+
+import attrs
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sparsecore.errors import InputError
+from sparsecore_torch.experiment import tied_layers
+from sparsecore_torch.experiment.layers import DIRECT, Layers
+from sparsecore_torch.experiment.tied_layers import TiedLayers
+
+
+class Weight(Protocol):
+    """A parameter of the model, of whose entries all exist or some."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The dense shape."""
+        ...
+
+    def tensor(self) -> Tensor:
+        """The dense tensor, for operations on small ones."""
+        ...
+
+    def conv2d(self, x: Tensor, stride: int, padding: int) -> Tensor:
+        """The cross-correlation of images with it."""
+        ...
+
+    def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """x·weightᵀ + bias."""
+        ...
+
+
+@attrs.define(eq=False, slots=False)  # torch.compile cannot make frozen ones
+class DenseWeight:
+    """A parameter of which all entries exist."""
+
+    _tensor: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """See :class:`Weight`."""
+        return tuple(self._tensor.shape)
+
+    def tensor(self) -> Tensor:
+        """See :class:`Weight`."""
+        return self._tensor
+
+    def conv2d(self, x: Tensor, stride: int, padding: int) -> Tensor:
+        """See :class:`Weight`."""
+        return functional.conv2d(x, self._tensor, None, stride, padding)
+
+    def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """See :class:`Weight`."""
+        return functional.linear(x, self._tensor, bias)
+
+
+@attrs.define(eq=False, slots=False)  # torch.compile cannot make frozen ones
+class SparseWeight:
+    """A parameter of which N_i entries exist.
+
+    Attributes:
+        values: the entries, (N_i,).
+        positions: where they are in the layout, (N_i,), ascending.
+        offset: the tensor's first position.
+        shape: its dense shape.
+        layers: what computes with it.
+    """
+
+    values: Tensor
+    positions: Tensor
+    offset: int
+    shape: tuple[int, ...]
+    layers: Layers = DIRECT
+
+    def tensor(self) -> Tensor:
+        """See :class:`Weight`."""
+        dense: Tensor = self.layers.dense(self.values, self.positions, self.offset, self.shape)
+        return dense
+
+    def conv2d(self, x: Tensor, stride: int, padding: int) -> Tensor:
+        """See :class:`Weight`."""
+        images: Tensor = self.layers.conv2d(
+            _cast(x), self.values, self.positions, self.offset, self.shape, stride, padding
+        )
+        return images
+
+    def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """See :class:`Weight`."""
+        product: Tensor = self.layers.linear(_cast(x), self.values, self.positions, self.offset, self.shape)
+        return product if bias is None else product + bias.to(product.dtype)
+
+
+@attrs.define(eq=False, slots=False)  # torch.compile cannot make frozen ones
+class TiedWeight:
+    """A parameter whose entries are those of a shorter vector, by a hash.
+
+    Attributes:
+        values: the vector.
+        shape: the dense shape.
+        key: of the hash.
+        layers: what computes with it.
+    """
+
+    values: Weight
+    shape: tuple[int, ...]
+    key: int
+    layers: TiedLayers = tied_layers.DIRECT
+
+    def tensor(self) -> Tensor:
+        """See :class:`Weight`."""
+        dense: Tensor = self.layers.dense(self.values.tensor(), self.shape, self.key)
+        return dense
+
+    def conv2d(self, x: Tensor, stride: int, padding: int) -> Tensor:
+        """See :class:`Weight`."""
+        images: Tensor = self.layers.conv2d(_cast(x), self.values.tensor(), self.shape, self.key, stride, padding)
+        return images
+
+    def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """See :class:`Weight`."""
+        product: Tensor = self.layers.linear(_cast(x), self.values.tensor(), self.shape, self.key)
+        return product if bias is None else product + bias.to(product.dtype)
+
+
+def _cast(x: Tensor) -> Tensor:
+    # autocast does not know operators of ours
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+
+
+EPSILON = 1e-5
+MOVE = 0.1
+"""How far running statistics move towards those of a batch."""
+ONE_VALUE = (
+    "batch norm needs more than one value a channel to train, and this batch has one; "
+    "where it is the last of an epoch, another batch size or limit helps"
+)
+
+
+class Normalization(Protocol):
+    """What batch norm normalizes by."""
+
+    def __call__(self, x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+        """(x − mean)/√(variance + ε)·scale + shift for each channel, the second axis."""
+        ...
+
+
+def by_batch(x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    """In training: by the moments of the batch, towards which the running ones move."""
+    if x.numel() // x.shape[1] < 2:
+        raise InputError(ONE_VALUE)
+    return functional.batch_norm(x, mean, variance, scale, shift, training=True, momentum=MOVE, eps=EPSILON)
+
+
+def by_running(x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    """In evaluation: by the running moments."""
+    return functional.batch_norm(x, mean, variance, scale, shift, training=False, eps=EPSILON)
+
+
+@attrs.frozen(eq=False)
+class TorchOperations:
+    """Operations of models in torch. Images are (batch, channels, height, width), in any strides.
+
+    Attributes:
+        normalization: what batch norm normalizes by.
+        tied_layers: what computes with tied weights.
+    """
+
+    normalization: Normalization
+    tied_layers: TiedLayers = tied_layers.DIRECT
+
+    def conv2d(self, x: Tensor, weight: Weight, *, stride: int = 1, padding: int = 0) -> Tensor:
+        """Cross-correlation without a bias, zero padding on all four sides."""
+        (height, width), kernel = x.shape[2:], weight.shape[2:]
+        if min(height + 2 * padding - kernel[0], width + 2 * padding - kernel[1]) < 0:
+            raise InputError(
+                f"a kernel of {kernel[0]}×{kernel[1]} does not fit into images of {height}×{width} pixels "
+                f"with a padding of {padding}"
+            )
+        return weight.conv2d(x, stride, padding)
+
+    def batch_norm(self, x: Tensor, scale: Weight, shift: Weight, mean: Tensor, variance: Tensor) -> Tensor:
+        """Normalize each channel (or feature); ``mean`` and ``variance`` are the running statistics."""
+        return self.normalization(x, scale.tensor(), shift.tensor(), mean, variance)
+
+    def relu(self, x: Tensor) -> Tensor:
+        """max(x, 0); the gradient at 0 is 0."""
+        return functional.relu(x)
+
+    def linear(self, x: Tensor, weight: Weight, bias: Weight | None = None) -> Tensor:
+        """x·weightᵀ + bias, for x of (batch, in)."""
+        return weight.linear(x, None if bias is None else bias.tensor())
+
+    def global_average_pool(self, x: Tensor) -> Tensor:
+        """The mean over height and width: (batch, channels)."""
+        return x.mean((2, 3))
+
+    def add(self, x: Tensor, y: Tensor) -> Tensor:
+        """The sum of two tensors of equal shapes."""
+        if x.shape != y.shape:
+            raise InputError(f"add takes two tensors of the same shape; given {tuple(x.shape)} and {tuple(y.shape)}")
+        return x + y
+
+    def flatten(self, x: Tensor) -> Tensor:
+        """Images as vectors, in the order height, width, channel."""
+        return x.permute(0, 2, 3, 1).flatten(1)
+
+    def tied(self, values: Weight, shape: tuple[int, ...], key: int) -> TiedWeight:
+        """A weight of this shape whose entries are those of ``values``, by a hash."""
+        return TiedWeight(values, shape, key, self.tied_layers)

@@ -1,0 +1,93 @@
+"""``torch.optim`` on flat vectors: all state has one entry a weight, and moves with the weights."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsecore.learning.optimizers import Adam, AdamW, Optimizer, Sgd
+
+Parameters = Sequence[torch.nn.Parameter]
+
+
+def _sgd(parameters: Parameters, rule: Sgd) -> torch.optim.Optimizer:
+    # torch has no Nesterov without momentum, where it makes no difference
+    nesterov = rule.nesterov and rule.momentum > 0
+    return torch.optim.SGD(
+        parameters, lr=0.0, momentum=rule.momentum, nesterov=nesterov, weight_decay=rule.weight_decay
+    )
+
+
+def _adam(parameters: Parameters, rule: Adam) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters, lr=0.0, betas=rule.betas, eps=rule.epsilon, weight_decay=rule.weight_decay)
+
+
+def _adamw(parameters: Parameters, rule: AdamW) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr=0.0, betas=rule.betas, eps=rule.epsilon, weight_decay=rule.weight_decay)
+
+
+_RULES: Mapping[type[Optimizer], Callable[[Parameters, Any], torch.optim.Optimizer]] = {
+    Sgd: _sgd,
+    Adam: _adam,
+    AdamW: _adamw,
+}
+
+
+class Descent:
+    """An update rule at work on named vectors.
+
+    Its state is there from the start: zeros, as ``torch.optim`` itself has them before the first step. What the state
+    is called and which part of it has one entry a weight is learned from torch, on a vector of its own.
+    """
+
+    def __init__(self, vectors: Mapping[str, torch.nn.Parameter], rule: Optimizer) -> None:
+        self._vectors = dict(vectors)
+        self._optimizer = _RULES[type(rule)](list(vectors.values()), rule)
+        kept = _state_after_a_step(rule)
+        for vector in vectors.values():
+            self._optimizer.state[vector] = {
+                name: torch.zeros_like(vector.detach()) if like.shape else torch.zeros_like(like)
+                for name, like in kept.items()
+            }
+
+    def forget_gradients(self) -> None:
+        """Let go of the last step's gradients."""
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def step(self, learning_rate: float) -> None:
+        """One step by the gradients."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._optimizer.step()
+
+    def vectors_of(self, name: str) -> dict[str, Tensor]:
+        """The state of a vector that has one entry a weight, by name, not copied."""
+        return {key: buffer for key, buffer in self._optimizer.state[self._vectors[name]].items() if buffer.shape}
+
+    def replace(self, name: str, parameter: torch.nn.Parameter) -> None:
+        """Train another vector in the place of this one; its state is zero, and as old as that of the other."""
+        before = self._vectors[name]
+        state = self._optimizer.state.pop(before)
+        zeros = {key: torch.zeros_like(parameter.detach()) if old.shape else old for key, old in state.items()}
+        self._optimizer.state[parameter] = zeros
+        held = self._optimizer.param_groups[0]["params"]
+        held[next(index for index, one in enumerate(held) if one is before)] = parameter
+        self._vectors[name] = parameter
+
+    def state(self) -> dict[str, Tensor]:
+        """All state by 'vector.name', not copied."""
+        return {
+            f"{vector}.{name}": buffer
+            for vector, parameter in self._vectors.items()
+            for name, buffer in self._optimizer.state[parameter].items()
+        }
+
+
+def _state_after_a_step(rule: Optimizer) -> dict[str, Tensor]:
+    """What the rule keeps for a vector: a vector, or a number such as the count of steps."""
+    vector = torch.nn.Parameter(torch.zeros(1))
+    vector.grad = torch.zeros(1)
+    optimizer = _RULES[type(rule)]([vector], rule)
+    optimizer.step()
+    return {name: buffer for name, buffer in optimizer.state[vector].items() if buffer is not None}

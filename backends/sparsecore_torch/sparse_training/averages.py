@@ -1,0 +1,85 @@
+"""Averages of weights that move (EMA, SWA): masked by the training's topology, or sparse all along."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsecore.engine.topology import Topology
+from sparsecore.errors import InputError
+from sparsecore_torch.sparse_training.storage.shards import local, shard_of
+
+Average = Callable[[Tensor, Tensor, Tensor | int], Tensor]
+"""The new average, of the average up to now, the model's tensor and how many are in it (``torch.optim.swa_utils``)."""
+
+
+def sparse_avg_fn(avg_fn: Average) -> Average:
+    """Make an ``avg_fn`` of torch fit for weights that move: the average is sparse where the model is.
+
+    A plain average keeps what every weight that was ever active has left, up to ten times as many as there are, and
+    mixes weights that have grown late with the zeros of the time before. Here an entry that is zero in the model is
+    zero in the average, and one that is zero in the average begins anew with the model's value::
+
+        AveragedModel(model, avg_fn=sparse_avg_fn(get_ema_avg_fn(0.999)))
+
+    Args:
+        avg_fn: such as ``torch.optim.swa_utils.get_ema_avg_fn(0.999)`` or ``get_swa_avg_fn()``.
+    """
+
+    @torch.no_grad()
+    def average(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+        whole = avg_fn(averaged, current, count)
+        begun = torch.where(averaged == 0, current.to(whole.dtype), whole)
+        return torch.where(current == 0, torch.zeros_like(begun), begun)
+
+    return average
+
+
+@torch.no_grad()
+def mask_(topology: Topology, target: nn.Module | Mapping[str, Tensor]) -> None:
+    """Make the inactive entries of a model's tensors zero, in place.
+
+    Args:
+        topology: what is active.
+        target: a module, perhaps around or a copy of the model, or tensors by the names of the model's parameters.
+
+    Raises:
+        InputError: a tensor is not there, there are several of its name, or it has another shape; nothing has changed.
+    """
+    found = _found(_tensors(target), topology)
+    for name, tensor in found.items():
+        shape = topology.layout.shapes[topology.layout.index(name)]
+        if tuple(tensor.shape) != shape:
+            raise InputError(f"{name} has the shape {tuple(tensor.shape)}; the training's is {shape}")
+    for name, tensor in found.items():
+        inactive = ~torch.from_numpy(topology.mask(name)).to(tensor.device)
+        local(tensor).masked_fill_(shard_of(inactive, tensor), 0.0)
+
+
+def _tensors(target: Any) -> Mapping[str, Tensor]:
+    if isinstance(target, nn.Module):
+        return dict(target.named_parameters(remove_duplicate=False))
+    if isinstance(target, Mapping):
+        return {str(name): tensor for name, tensor in target.items() if isinstance(tensor, Tensor)}
+    raise InputError(f"what is to be masked is a module, or tensors by name; given {type(target).__name__}")
+
+
+def _found(tensors: Mapping[str, Tensor], topology: Topology) -> dict[str, Tensor]:
+    """The model's sparse tensors among these, whose names may all begin with something else (``module.``)."""
+    names = {name.replace("_orig_mod.", ""): tensor for name, tensor in tensors.items()}
+    first, *others = topology.layout.names
+    prefixes = [name.removesuffix(first) for name in names if name == first or name.endswith(f".{first}")]
+    whole = [prefix for prefix in prefixes if all(prefix + name in names for name in others)]
+    if not whole:
+        missing = [name for name in (first, *others) if not any(prefix + name in names for prefix in prefixes or [""])]
+        raise InputError(
+            f"there is no tensor of the name {(missing or [first])[0]} to be masked; the names are those of the model "
+            "that was made sparse, with masks, or all of them with a prefix"
+        )
+    if len(whole) > 1:
+        raise InputError(
+            f"the sparse tensors are there {len(whole)} times, under {', '.join(repr(one) for one in whole)}; give the "
+            "part that is to be masked"
+        )
+    return {name: names[whole[0] + name] for name in topology.layout.names}

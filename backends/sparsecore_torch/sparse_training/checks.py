@@ -1,0 +1,261 @@
+"""What sparse training asks of somebody's model."""
+
+import gc
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary, ref
+
+import attrs
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.parameter import UninitializedParameter
+
+from sparsecore.engine.topology import Topology
+from sparsecore.errors import InputError, LostWeightsWarning
+from sparsecore_torch.arrays import gather, places
+from sparsecore_torch.sparse_training.parameters import (
+    NamedParameter,
+    has_memory,
+    named_parameters,
+    overlapping,
+    own_parameter,
+    unwrapped,
+)
+from sparsecore_torch.sparse_training.storage.compact_weights import VALUES
+from sparsecore_torch.sparse_training.storage.shards import local, whole
+
+_weakly: Callable[[torch.UntypedStorage], Any] = StorageWeakRef
+_CLAIMS: WeakKeyDictionary[object, tuple["Claim", ...]] = WeakKeyDictionary()
+
+
+@attrs.frozen(eq=False)
+class Claim:
+    """What a tensor that is made sparse is recognised by.
+
+    Attributes:
+        name: in the model that was made sparse.
+        parameter: as it was then; in compact storage, modules outside of the model may still hold it.
+        memory: that of the parameter, which a view of it may keep alive.
+        places: the modules that hold it, and the attribute there.
+    """
+
+    name: str
+    parameter: "ref[Tensor]"
+    memory: Callable[[], Tensor | None]
+    places: tuple[tuple["ref[nn.Module]", str], ...]
+
+    @classmethod
+    def of(cls, one: NamedParameter) -> "Claim":
+        """The claim on a parameter, made while its modules still hold it."""
+        places = tuple((ref(module), attribute) for module, attribute in one.places)
+        return cls(one.name, ref(one.parameter), _memory_of(one.parameter), places)
+
+    def tensors(self) -> list[Tensor]:
+        """The parameter as it was, and as it is now."""
+        parameter = self.parameter()
+        held = [self.memory() if parameter is None else parameter]
+        for module, attribute in self.places:
+            alive = module()
+            held.append(None if alive is None else own_parameter(alive, attribute))
+        return list({id(one): one for one in held if one is not None}.values())
+
+
+def _memory_of(parameter: Tensor) -> Callable[[], Tensor | None]:
+    """A function that gives a tensor of the parameter's memory, as long as anything keeps that alive."""
+    shard = local(parameter)
+    if not has_memory(shard):
+        return lambda: None
+    storage = _weakly(shard.untyped_storage())
+    dtype, device, geometry = shard.dtype, shard.device, (shard.storage_offset(), shard.shape, shard.stride())
+
+    def again() -> Tensor | None:
+        alive = torch.UntypedStorage._new_with_weak_ptr(storage.cdata)
+        return None if alive is None else torch.empty(0, dtype=dtype, device=device).set_(alive, *geometry)
+
+    return again
+
+
+def check_not_in_training(model: nn.Module) -> None:
+    """Raise an :class:`InputError` if a tensor of the model, or one that shares memory with it, is in sparse training.
+
+    Args:
+        model: without wrappers.
+    """
+    if _in_training(model):
+        gc.collect()  # an optimizer with a scheduler, or a training that nobody refers to, may still wait for that
+        twice = _in_training(model)
+        if twice:
+            raise InputError(
+                f"{', '.join(sorted(twice))} are in sparse training already; end that one first with squash(), or with "
+                "masks delete both the training and its optimizer"
+            )
+
+
+def _in_training(model: nn.Module) -> set[str]:
+    """The names of the tensors of the model that are in sparse training."""
+    claims = [claim for own in list(_CLAIMS.values()) for claim in own]
+    if not claims:
+        return set()
+    paths = {id(module): path for path, module in model.named_modules()}
+    held = {
+        (id(alive), attribute)
+        for claim in claims
+        for module, attribute in claim.places
+        if (alive := module()) is not None
+    }
+    twice = {
+        f"{path}.{attribute}" if path else attribute
+        for module, attribute in held
+        if (path := paths.get(module)) is not None
+    }
+    return twice | _sharing(named_parameters(model), claims)
+
+
+def enter(training: object, claims: Sequence[Claim]) -> None:
+    """The tensors are in sparse training from now on, until :func:`leave`, or until the training no longer exists."""
+    _CLAIMS[training] = tuple(claims)
+
+
+def leave(training: object) -> None:
+    """The tensors of the training are free again."""
+    _CLAIMS.pop(training, None)
+
+
+def _sharing(parameters: Sequence[NamedParameter], claims: Sequence[Claim]) -> set[str]:
+    """The parameters that are those of claims, or lie in the same memory."""
+    trained = [tensor for claim in claims for tensor in claim.tensors()]
+    known = {id(tensor) for tensor in trained}
+    found = {one.name for one in parameters if id(one.parameter) in known}
+    others = [one for one in parameters if one.name not in found]
+    pairs = overlapping([*trained, *(one.parameter for one in others)])
+    return found | {others[last - len(trained)].name for first, last in pairs if first < len(trained) <= last}
+
+
+_SHOWN = 8
+_MANY_ZEROS = 0.1
+"""Weights of which this share is exactly zero, but not all, look trained sparsely; drawn ones have no exact zeros."""
+
+
+def check_model(model: Any) -> nn.Module:
+    """The model without wrappers, if it can be trained sparsely.
+
+    Raises:
+        InputError: it is no module, its parameters have no shape yet, or lie on several devices or on none.
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"sparsify takes a torch.nn.Module and its optimizer, in this order; given {type(model).__name__} first"
+        )
+    inner = unwrapped(model)
+    lazy = [name for name, parameter in inner.named_parameters() if isinstance(parameter, UninitializedParameter)]
+    if lazy:
+        raise InputError(f"{', '.join(lazy)} have no shape yet; run one batch through the model first")
+    devices = sorted({str(parameter.device) for parameter in inner.parameters()})
+    if len(devices) > 1:
+        raise InputError(f"the model's parameters lie on several devices, {', '.join(devices)}; sparsify takes one")
+    if devices == ["meta"]:
+        raise InputError("the model's parameters lie on the device 'meta', without values; give them values first")
+    return inner
+
+
+def check_is_plain(model: nn.Module) -> None:
+    """Raise an :class:`InputError` if a module is one of compact storage, whose training has been left or never was."""
+    if any(VALUES in module._parameters for module in model.modules()):
+        raise InputError(
+            f"the model keeps its weights in {VALUES!r}, in compact storage: it is a copy, or its training has gone; "
+            "sparsify takes plain models, as squash() leaves them and export.squashed_copy() makes them"
+        )
+
+
+def check_layouts(tensors: Iterable[NamedParameter]) -> None:
+    """Raise an :class:`InputError` unless the entries of each tensor lie at addresses of their own."""
+    for one in tensors:
+        tensor = local(one.parameter) if one.parameter.layout is torch.strided else one.parameter
+        trouble = None
+        if tensor.layout is not torch.strided:
+            trouble = f"has the layout {tensor.layout}"
+        elif tensor.is_neg():
+            trouble = "is a view that negates its memory"
+        elif _overlaps_itself(tensor):
+            trouble = f"has entries that share memory (its strides are {tensor.stride()}), as after expand()"
+        if trouble:
+            raise InputError(
+                f"{one.name} {trouble}, and sparse training takes dense tensors whose entries can change one by one; "
+                f"make it an ordinary one (to_dense(), clone()) before the optimizer, or leave it out with "
+                f"exclude={one.name!r}"
+            )
+
+
+def _overlaps_itself(tensor: Tensor) -> bool:
+    """Whether two entries may lie at one address."""
+    # they do not where a step in a dimension is longer than all steps in the denser ones together
+    extent = 0
+    for stride, size in sorted((stride, size) for stride, size in zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1 and stride <= extent:
+            return True
+        extent += stride * (size - 1)
+    return False
+
+
+def check_gradients(tensors: Iterable[NamedParameter]) -> None:
+    """Raise an :class:`InputError` if a tensor belongs to an embedding with sparse gradients."""
+    sparse = [one.name for one in tensors if any(_has_sparse_gradients(module) for module, _ in one.places)]
+    if sparse:
+        raise InputError(
+            f"{', '.join(sparse)} would have sparse gradients, which cannot be masked; make the embedding with "
+            "sparse=False, or leave it dense with exclude="
+        )
+
+
+def _has_sparse_gradients(module: nn.Module) -> bool:
+    return isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse
+
+
+def warn_of_lost_weights(tensors: Sequence[NamedParameter], topology: Topology) -> None:
+    """Warn once if tensors that look trained sparsely lose nonzero weights to a topology that has just been drawn.
+
+    Tensors that are all zero (the last layer of a residual branch, the second matrix of LoRA) have nothing to lose, and
+    the row of an embedding's padding is not looked at.
+
+    Args:
+        tensors: as they are before, in the order of the layout.
+        topology: the active positions.
+    """
+    lost: dict[str, tuple[int, int]] = {}
+    for index, one in enumerate(tensors):
+        dense = whole(one.parameter)
+        nonzero = int(dense.count_nonzero())
+        gone = nonzero - int(gather(dense, places(topology, index)).count_nonzero())
+        if nonzero and _share_of_zeros(dense, one) >= _MANY_ZEROS:
+            lost[one.name] = (gone, nonzero)
+    gone, nonzero = (sum(numbers) for numbers in zip((0, 0), *lost.values(), strict=True))
+    if gone:
+        warnings.warn(
+            f"{_listed(list(lost))} hold many exact zeros, as weights do that have been trained sparsely, and sparsify "
+            f"draws their positions anew: {gone} of {nonzero} nonzero weights become zero. To go on with weights that "
+            "were loaded, call sparsify before they are: then load the state dicts of model, optimizer and training, "
+            "or load the model alone and call training.adopt(). Where the weights may go, ignore this "
+            "sparsecore.errors.LostWeightsWarning with warnings.filterwarnings",
+            LostWeightsWarning,
+            stacklevel=3,
+        )
+
+
+def _share_of_zeros(dense: Tensor, one: NamedParameter) -> float:
+    padding = {
+        module.padding_idx
+        for module, _ in one.places
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.padding_idx is not None
+    }
+    if padding:
+        rows = dense.new_ones(len(dense), dtype=torch.bool)
+        rows[list(padding)] = False
+        dense = dense[rows]
+    return 1.0 - int(dense.count_nonzero()) / max(1, dense.numel())
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more tensors" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

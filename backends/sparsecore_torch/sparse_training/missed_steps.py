@@ -1,0 +1,373 @@
+"""Notices what passes sparse training by: other optimizers, steps that change nothing, replaced Parameters."""
+
+import gc
+import warnings
+import weakref
+from collections.abc import Container, Sequence
+from typing import Any, final
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from sparsecore.errors import InputError
+from sparsecore_torch.sparse_training.parameters import NamedParameter, own_parameter
+from sparsecore_torch.sparse_training.storage.compact_weights import VALUES
+from sparsecore_torch.sparse_training.storage.shards import is_sharded
+from sparsecore_torch.sparse_training.wrapped_optimizers import OptimizerLayers
+
+_WATCHED = 16
+"""So many tensors are looked at, spread over the model: an optimizer that steps past us changes all of them."""
+_PASSED_BY = 3
+"""So often in a row weights may change between two gradients without a step: loading, or a perturbation, does so."""
+_STALLED = 10
+"""So many steps in a row may change nothing: an optimizer may add up gradients inside."""
+_CLOSURE = 100
+"""So many gradients may arrive within one step, from its closure."""
+_SAMPLE = 4096
+"""Entries that are compared where torch has counted no write."""
+
+
+@final
+class StepWatch:
+    """Compares the weights as gradients arrive and as steps end, and stops a training that goes on past us.
+
+    Torch counts the writes to each tensor. Where weights have been written to between the gradients of two batches, and
+    no step of our optimizer has run in between, something else trains them. Where a step leaves the count as it was,
+    it does not train them. Writes that torch does not count (``weight.data``, kernels of other libraries) are found by
+    comparing some entries, where there is reason to.
+
+    Args:
+        model: without wrappers.
+        tensors: the sparse tensors.
+        layers: the optimizer and its wrappers.
+    """
+
+    def __init__(self, model: nn.Module, tensors: Sequence[NamedParameter], layers: OptimizerLayers) -> None:
+        self._model = model
+        self._layers = layers
+        self._is_within_step = False
+        self._handles: list[Any] = []
+        self._places = _places(model, tensors)
+        self._holders = {module: one.name for one in tensors for module, _ in one.places}
+        self._links = _links(model, self._holders)
+        named = {place.name: place.parameter for place in self._places}
+        # a hook may outlive the watch, and says so then
+        lost, watch = _Lost(type(layers.stepping).__name__), weakref.ref(self)
+        self._seen = [_Seen(name, parameter) for name, parameter in _spread(list(named.items()))]
+        for seen in self._seen:
+            _remove_old_hooks(seen.parameter)
+            register: Any = seen.parameter.register_hook
+            self._handles.append(register(_GradientHook(watch, seen, lost)))
+
+    def end(self) -> None:
+        """Remove all hooks."""
+        for handle in self._handles:
+            handle.remove()
+
+    def begin_step(self) -> None:
+        """A step of the optimizer begins; what its closure does to the weights is its own."""
+        self._is_within_step = True
+
+    def end_step(self, *, is_taken: bool) -> None:
+        """A step has ended.
+
+        Args:
+            is_taken: whether it was to change weights; a GradScaler may have skipped it, or an update replaced it.
+
+        Raises:
+            InputError: the optimizer does not train the sparse tensors, or they are no longer the model's.
+        """
+        begun, self._is_within_step = self._is_within_step, False
+        if begun and is_taken:
+            self._check_trained([seen for seen in self._seen if seen.arrivals])
+        for seen in self._seen:
+            seen.arrivals = seen.passed_by = 0
+            seen.sample = None
+        self.check_parameters()
+
+    def check_parameters(self) -> None:
+        """Raise an :class:`InputError` if a module holds another Parameter than was made sparse, or masks it itself.
+
+        Also if a module with sparse tensors is no longer in the model.
+        """
+        # a scripted module keeps its modules in something that is no dict
+        held = (name in parent._modules and parent._modules[name] is module for parent, name, module in self._links)
+        if not all(held):
+            self._check_modules()
+        for place in self._places:
+            if not place.is_as_it_was():  # this runs for each tensor and step
+                self._check_place(place)
+
+    def _check_place(self, place: "_Place") -> None:
+        if _hides_weights(place.module, place.mask):
+            raise InputError(
+                f"{place.name} has got a mask of torch.nn.utils.prune beside that of sparse training, and under "
+                "two masks more is zero than either asks for; end the second one with prune.remove, or call "
+                "squash() before it"
+            )
+        held = own_parameter(place.module, place.attribute)
+        if held is not place.parameter and self._is_replaced(held, place.parameter):
+            raise InputError(
+                f"{place.name} is another Parameter than the one that was made sparse, which nothing trains any "
+                "more; write into the Parameter instead (with torch.no_grad(): parameter.copy_(...); "
+                "load_state_dict without assign=True), or call squash() before it is replaced and sparsify after"
+            )
+
+    def _check_modules(self) -> None:
+        """Something in the model has another place, or is wrapped, which is fine, or it is no longer there."""
+        modules, parameters = set(self._model.modules()), set(self._model.parameters())
+        trained = {place.name: place.parameter for place in self._places}
+        for module, name in self._holders.items():
+            if module not in modules and trained.get(name) not in parameters:
+                raise InputError(
+                    f"the module with {name} is no longer in the model, and what may have taken its place is not "
+                    "sparse; call squash() before modules are replaced and sparsify after"
+                )
+        self._links = _links(self._model, self._holders)
+
+    def _is_replaced(self, held: Tensor | None, parameter: nn.Parameter) -> bool:
+        if held is not None:
+            return True
+        # a parametrization, or torch.nn.utils.prune, keeps it under another name
+        return all(one is not parameter for one in self._model.parameters())
+
+    def arrived(self, seen: "_Seen") -> str | None:
+        """A gradient has arrived at a tensor, and has not been added to the others yet.
+
+        Returns:
+            What to say if the weights have changed several times without a step of the optimizer.
+        """
+        parameter, version = seen.parameter, seen.parameter._version
+        seen.arrivals += 1
+        if self._is_within_step and seen.arrivals < _CLOSURE:
+            pass
+        elif seen.arrivals > 1 and self._has_changed(seen, version) and _is_cleared(parameter.grad):
+            seen.passed_by += 1
+            if seen.passed_by >= _PASSED_BY:
+                return self._passed_by(seen)
+        seen.version = version
+        return None
+
+    def _has_changed(self, seen: "_Seen", version: int) -> bool:
+        """Whether the weights are others than when the last gradient arrived; compared entry by entry now and then."""
+        if version != seen.version:
+            return True
+        count, parameter = seen.arrivals, seen.parameter
+        # when twice as many have arrived; where the comparison has to wait for a device, only with reason
+        is_time = seen.passed_by or not count & (count - 1)
+        if not is_time or (parameter.grad is not None and parameter.device.type != "cpu"):
+            return False
+        before, seen.sample = seen.sample, _sample(parameter)
+        return before is not None and not torch.equal(before, seen.sample)
+
+    def _check_trained(self, given: Sequence["_Seen"]) -> None:
+        """Raise an :class:`InputError` if steps do not train tensors that had a gradient.
+
+        Those that torch has counted no write to are compared with what they were after the last step; a device is
+        waited for once.
+        """
+        doubtful = [seen for seen in given if self._is_in_doubt(seen)]
+        samples = [_sample(seen.parameter) for seen in doubtful]
+        for seen, now, is_same in zip(doubtful, samples, _are_same(doubtful, samples), strict=True):
+            if not is_same:
+                seen.writes_are_uncounted = True
+                continue
+            seen.before = now
+            seen.stalled += 1
+            if seen.stalled > _STALLED:
+                raise InputError(
+                    f"{_STALLED} steps of {type(self._layers.stepping).__name__} in a row have left {seen.name} as it "
+                    "was, although it had a gradient: the optimizer trains other tensors than those in its param "
+                    "groups, such as a list of its own; take storage='masked', which keeps the model's Parameters, or "
+                    "another optimizer"
+                )
+
+    def _is_in_doubt(self, seen: "_Seen") -> bool:
+        """Whether torch has counted no write to a tensor in a step that was to change it."""
+        parameter = seen.parameter
+        if parameter._version != seen.version or parameter.grad is None or seen.writes_are_uncounted:
+            seen.stalled, seen.before = 0, None
+            return False
+        groups = [group for group in self._layers.stepping.param_groups if _holds(group, parameter)]
+        if not groups:
+            raise InputError(
+                f"{type(self._layers.stepping).__name__} no longer holds {seen.name} in its param groups, so that "
+                "nothing trains it; put the Parameter back, or call squash() before groups are changed and sparsify "
+                "after"
+            )
+        return bool(groups[0].get("lr", 1.0))
+
+    def _passed_by(self, seen: "_Seen") -> str:
+        optimizer = type(self._layers.stepping).__name__
+        return (
+            f"{seen.name} has changed between the gradients of {_PASSED_BY + 1} batches in a row, and step() of the "
+            f"{optimizer} that sparsify was given has run in none of them, so that no weight is kept at zero. If "
+            "another optimizer trains the model now, call training.follow(optimizer); if the optimizer is wrapped, "
+            "give sparsify the wrapper; a step() that is put on the instance has to call the one of its class; and "
+            "perturbations of weights belong into the closure of step(closure)"
+        )
+
+
+@attrs.define(eq=False)
+class _Seen:
+    """What is known of a tensor.
+
+    Attributes:
+        name: of the tensor.
+        parameter: the tensor.
+        version: how often it had been written to when the last gradient arrived.
+        arrivals: gradients since the last step.
+        passed_by: how often the weights have changed between two of them.
+        sample: entries when a gradient arrived.
+        stalled: steps in a row that have changed nothing.
+        before: entries after the last of them.
+        writes_are_uncounted: whether the optimizer has been seen to write past torch's count.
+    """
+
+    name: str
+    parameter: nn.Parameter
+    version: int = -1
+    arrivals: int = 0
+    passed_by: int = 0
+    sample: Tensor | None = None
+    stalled: int = 0
+    before: Tensor | None = None
+    writes_are_uncounted: bool = False
+
+
+@attrs.frozen(eq=False)
+class _Place:
+    """Where a Parameter is.
+
+    Attributes:
+        name: in the model.
+        module: that holds it.
+        attribute: its name there.
+        parameter: the Parameter.
+        mask: the name that torch.nn.utils.prune would give to the buffer of its mask.
+    """
+
+    name: str
+    module: nn.Module
+    attribute: str
+    parameter: nn.Parameter
+    mask: str = attrs.field(init=False)
+
+    @mask.default
+    def _mask_name(self) -> str:
+        return f"{self.attribute}_mask"
+
+    def is_as_it_was(self) -> bool:
+        """Whether the Parameter is the module's, and nothing looks like a mask of it."""
+        module, name = self.module, self.attribute
+        held = module._parameters
+        return name in held and held[name] is self.parameter and self.mask not in module._buffers
+
+
+def _hides_weights(module: nn.Module, name: str) -> bool:
+    """Whether a module has a mask of this name with zeros in it."""
+    return name in module._buffers and not bool(module._buffers[name].all())  # type: ignore[union-attr]
+
+
+def trained_parameters(model: nn.Module, tensors: Sequence[NamedParameter]) -> list[nn.Parameter]:
+    """What the optimizer trains for the sparse tensors: these, or the one Parameter of compact storage."""
+    values = own_parameter(model, VALUES)
+    return [one.parameter for one in tensors] if values is None else [values]
+
+
+def _places(model: nn.Module, tensors: Sequence[NamedParameter]) -> list[_Place]:
+    """Where the Parameters are that the optimizer trains; fully_shard replaces its own as it computes."""
+    if VALUES in model._parameters:
+        values: Any = model._parameters[VALUES]
+        return [_Place(VALUES, model, VALUES, values)]
+    return [
+        _Place(one.name, module, attribute, one.parameter)
+        for one in tensors
+        for module, attribute in one.places
+        if not is_sharded(one.parameter) and getattr(module, "max_norm", None) is None  # that writes in each batch
+    ]
+
+
+def _links(model: nn.Module, holders: Container[nn.Module]) -> list[tuple[nn.Module, str, nn.Module]]:
+    """The attributes of modules on the way from the model to those that hold sparse tensors."""
+    found: dict[tuple[nn.Module, str], nn.Module] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        if path and module in holders:
+            parent = model
+            for name in path.split("."):
+                child: Any = parent._modules[name]
+                found[parent, name] = child
+                parent = child
+    return [(parent, name, module) for (parent, name), module in found.items()]
+
+
+def _spread(items: list[tuple[str, nn.Parameter]]) -> list[tuple[str, nn.Parameter]]:
+    return items[:: max(1, -(-len(items) // _WATCHED))]
+
+
+def _holds(group: dict[str, Any], parameter: Tensor) -> bool:
+    return any(held is parameter for held in group["params"])
+
+
+def _is_cleared(gradient: Tensor | None) -> bool:
+    """Whether the gradient that arrives is the first since they were set to zero."""
+    return gradient is None or not bool(gradient.any())
+
+
+def _are_same(seen: Sequence["_Seen"], samples: Sequence[Tensor]) -> list[bool]:
+    """Whether the samples are those of before, or the first ones; a device is waited for once."""
+    pairs = [(one.before, now) for one, now in zip(seen, samples, strict=True) if one.before is not None]
+    equal = iter(torch.stack([(a == b).all().to(pairs[0][1].device) for a, b in pairs]).tolist() if pairs else ())
+    return [one.before is None or next(equal) for one in seen]
+
+
+def _sample(parameter: Tensor) -> Tensor:
+    """Some entries, in the order of memory."""
+    return parameter.detach().as_strided((min(parameter.numel(), _SAMPLE),), (1,)).clone()
+
+
+@attrs.define(eq=False)
+class _Lost:
+    """Warns once that a training has gone with its optimizer."""
+
+    optimizer: str
+    has_warned: bool = False
+
+    def warn(self, name: str) -> None:
+        if not self.has_warned:
+            self.has_warned = True
+            warnings.warn(
+                f"the {self.optimizer} that sparsify was given no longer exists, and with it the sparse training of "
+                f"{name} has ended: the model trains densely. Keep what sparsify returns: its follow(optimizer) goes "
+                "on with another optimizer, its squash() ends it without a warning",
+                stacklevel=2,
+            )
+
+
+@attrs.frozen(eq=False)
+class _GradientHook:
+    """The hook on a tensor; it refers to the watch, but does not keep it alive."""
+
+    watch: "weakref.ref[StepWatch]"
+    seen: _Seen
+    lost: _Lost
+
+    def __call__(self, _: Tensor) -> None:
+        watch = self.watch()
+        trouble = None if watch is None else watch.arrived(self.seen)
+        if trouble is not None:
+            del watch
+            gc.collect()  # the training may be one that nobody refers to any more
+            watch = self.watch()
+        if watch is None:
+            self.lost.warn(self.seen.name)
+        elif trouble is not None:
+            raise InputError(trouble)
+
+
+def _remove_old_hooks(parameter: Any) -> None:
+    """Those of a training that has gone, as another begins."""
+    hooks = parameter._backward_hooks or {}
+    for key in [key for key, hook in hooks.items() if isinstance(hook, _GradientHook) and hook.watch() is None]:
+        del hooks[key]

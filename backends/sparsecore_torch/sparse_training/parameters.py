@@ -1,0 +1,177 @@
+"""The parameters of somebody's model under names of their own, whatever the model is wrapped in."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.optim import Optimizer
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from sparsecore.errors import InputError
+from sparsecore_torch.sparse_training.storage.shards import local
+
+
+def replicated(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    """The trained parameters that must be equal on all ranks, by what they are: "the values of 'conv1.weight'".
+
+    Buffers may differ, as batch norm's statistics do. Left out is also what belongs to one rank by design: the shards
+    of ``fully_shard``, and what DistributedDataParallel was told to ignore.
+    """
+    trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    ignored = frozenset(getattr(model, "_ddp_params_and_buffers_to_ignore", ()))
+    return {
+        f"the values of {name!r}": parameter
+        for name, parameter in model.named_parameters()
+        if id(parameter) in trained and name not in ignored and type(parameter.data) is Tensor
+    }
+
+
+_COMPILED = "_orig_mod"
+"""Where a module made by ``torch.compile`` keeps the one that it was made of."""
+
+
+@attrs.frozen(eq=False)
+class NamedParameter:
+    """A parameter, once however often it is tied.
+
+    Attributes:
+        names: its names in the model, in the order of the modules.
+        places: every module that holds it, and the attribute there.
+    """
+
+    names: tuple[str, ...]
+    places: tuple[tuple[nn.Module, str], ...]
+
+    @property
+    def name(self) -> str:
+        """The name that it goes by, the first."""
+        return self.names[0]
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """The parameter itself, looked up anew: wrappers may have put another object in its place."""
+        module, attribute = self.places[0]
+        parameter: nn.Parameter = getattr(module, attribute)
+        return parameter
+
+    def is_within(self, layers: Iterable[str]) -> bool:
+        """Whether it belongs to one of the modules of these names."""
+        return any(name.startswith(f"{layer}." if layer else "") for name in self.names for layer in layers)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model without what ``torch.compile`` and DistributedDataParallel have put around it."""
+    while True:
+        if isinstance(model, DistributedDataParallel | DataParallel):
+            model = model.module
+        elif _COMPILED in model._modules:
+            model = getattr(model, _COMPILED)
+        else:
+            return model
+
+
+def within_compiled(module: Any) -> nn.Module:
+    """The module that ``torch.compile`` has made this one of; itself where it is none of those."""
+    while _COMPILED in module._modules:
+        module = module._modules[_COMPILED]
+    inner: nn.Module = module
+    return inner
+
+
+def own_parameter(module: nn.Module, name: str) -> Any:
+    """The Parameter that a module has itself under this name, or None; of scripted modules, too."""
+    return module._parameters[name] if name in module._parameters else None  # noqa: SIM401  they have no get
+
+
+def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """All modules by the names that parameters have them by; those used twice under each of their names."""
+    for path, module in model.named_modules(remove_duplicate=False):
+        yield ".".join(part for part in path.split(".") if part != _COMPILED), module
+
+
+def named_parameters(model: nn.Module) -> tuple[NamedParameter, ...]:
+    """All parameters in the order of the modules, tied ones once with all their names."""
+    names: dict[int, list[str]] = {}
+    places: dict[int, dict[tuple[int, str], tuple[nn.Module, str]]] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        for attribute, parameter in module._parameters.items():
+            if parameter is not None:
+                name = f"{path}.{attribute}" if path else attribute
+                names.setdefault(id(parameter), []).append(name.replace(f"{_COMPILED}.", ""))
+                places.setdefault(id(parameter), {})[id(module), attribute] = (module, attribute)
+    return tuple(NamedParameter(tuple(names[key]), tuple(places[key].values())) for key in names)
+
+
+def check_memory(sparse: Sequence[NamedParameter], others: Sequence[NamedParameter], optimizer: Optimizer) -> None:
+    """Raise an :class:`InputError` if a sparse tensor shares memory with another parameter.
+
+    Args:
+        sparse: the tensors that are to be sparse.
+        others: all parameters of the model.
+        optimizer: what it trains is looked at, too, though it may belong to no module.
+    """
+    known = {id(one.parameter): one.name for one in others}
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    tensors = list({id(one): one for one in [*(one.parameter for one in others), *trained]}.values())
+    names = [known.get(id(one), "a parameter of the optimizer that the model does not have") for one in tensors]
+    chosen = {id(one.parameter) for one in sparse}
+    for first, last in overlapping(tensors):
+        if id(tensors[first]) in chosen or id(tensors[last]) in chosen:
+            raise InputError(
+                f"{names[first]} and {names[last]} are views of the same memory, and what one loses the other would "
+                "lose; make them one Parameter, which both modules hold, or leave both dense with exclude="
+            )
+
+
+def overlapping(tensors: Sequence[Tensor]) -> list[tuple[int, int]]:
+    """The pairs of different tensors that have entries in common, by their indices, each pair ascending.
+
+    Views of one memory that have no entry in common, such as the halves of a matrix, are no such pair.
+    """
+    spans = sorted((*span, index) for index, tensor in enumerate(tensors) if (span := _span(tensor)) is not None)
+    pairs: list[tuple[int, int]] = []
+    open_spans: list[tuple[tuple[str, int], int]] = []
+    for device, first, last, index in spans:
+        open_spans = [(end, other) for end, other in open_spans if end > (device, first)]
+        pairs += [
+            (min(index, other), max(index, other))
+            for _, other in open_spans
+            if _have_entries_in_common(local(tensors[other]), local(tensors[index]))
+        ]
+        open_spans.append(((device, last), index))
+    return sorted(pairs)
+
+
+def has_memory(tensor: Tensor) -> bool:
+    """Whether the entries lie at addresses of their own: not those of the device 'meta', nor those of wrappers."""
+    return tensor.layout is torch.strided and not tensor.is_meta and not is_traceable_wrapper_subclass(tensor)
+
+
+def _span(tensor: Tensor) -> tuple[str, int, int] | None:
+    """Device and addresses from the first to behind the last byte; None where there is no memory to look at."""
+    tensor = local(tensor)
+    if tensor.numel() == 0 or not has_memory(tensor):
+        return None
+    first = tensor.data_ptr()
+    return (str(tensor.device), first, first + _extent(tensor) * tensor.element_size()) if first else None
+
+
+def _extent(tensor: Tensor) -> int:
+    """Entries of memory from the first to the last one."""
+    return 1 + sum((side - 1) * stride for side, stride in zip(tensor.shape, tensor.stride(), strict=True))
+
+
+def _have_entries_in_common(first: Tensor, last: Tensor) -> bool:
+    """Whether two tensors whose memory is interleaved share entries; ``first`` begins at the lower address."""
+    size = first.element_size()
+    apart = last.data_ptr() - first.data_ptr()
+    if last.element_size() != size or apart % size:
+        return True
+    marks = torch.zeros(max(_extent(first), apart // size + _extent(last)), dtype=torch.bool)
+    # a side along which all entries are one is marked once
+    sides = [1 if stride == 0 else side for side, stride in zip(first.shape, first.stride(), strict=True)]
+    marks.as_strided(sides, first.stride()).fill_(True)
+    return bool(marks.as_strided(last.shape, last.stride(), apart // size).any())

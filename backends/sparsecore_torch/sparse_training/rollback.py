@@ -1,0 +1,135 @@
+"""A sparsify that fails, at whatever point, leaves model and optimizer as they were."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from sparsecore_torch.sparse_training.parameters import NamedParameter
+from sparsecore_torch.sparse_training.wrapped_optimizers import OptimizerLayers, states_of, tensors_in
+
+
+@contextmanager
+def undone_on_failure(
+    model: nn.Module, layers: OptimizerLayers, tensors: Sequence[NamedParameter], *, in_place: bool
+) -> Iterator[None]:
+    """Whatever is changed within is undone if an exception leaves the block, an interrupt included.
+
+    Args:
+        model: its modules may be given other classes, attributes, parameters and hooks.
+        layers: their param groups, state and hooks may be changed.
+        tensors: the parameters that become sparse.
+        in_place: whether the entries of these, of their gradients and of their state may be written to. Only then are
+            they copied, for as long as the block runs.
+    """
+    modules = [_Attributes.of(module) for module in model.modules()]
+    optimizers = [_Attributes.of(layer) for layer in (layers.stepping, *layers.wrappers, *layers.parts)]
+    lists = [(group["params"], list(group["params"])) for group in layers.stepping.param_groups]
+    hooks = [_TensorHooks.of(parameter) for parameter in model.parameters()]
+    states = [(state, dict(state)) for one in tensors for state in states_of(layers.stepping, one.parameter)]
+    copies = [_Copy.of(tensor) for tensor in _written(tensors, states)] if in_place else []
+    gradients = [(one.parameter, one.parameter.grad) for one in tensors]
+    try:
+        yield
+    except BaseException:
+        for attributes in (*modules, *optimizers):
+            attributes.restore()
+        for parameters, before in lists:
+            parameters[:] = before
+        for state, content in states:
+            _refill(state, content)
+        for parameter, gradient in gradients:
+            if parameter.grad is not gradient:
+                parameter.grad = gradient
+        for hooked in hooks:
+            hooked.restore()
+        for copied in copies:
+            copied.restore()
+        layers.forget()
+        raise
+
+
+@attrs.frozen(eq=False)
+class _Attributes:
+    """The class of an object and its attributes; dicts among them with their content, as hooks and parameters are.
+
+    Attributes:
+        owner: the object.
+        cls: its class.
+        content: its attributes.
+        dicts: the content of each dict among them.
+    """
+
+    owner: Any
+    cls: type
+    content: dict[str, Any]
+    dicts: tuple[tuple[dict[Any, Any], dict[Any, Any]], ...]
+
+    @classmethod
+    def of(cls, owner: Any) -> "_Attributes":
+        content = dict(vars(owner))
+        dicts = tuple((value, dict(value)) for value in content.values() if isinstance(value, dict))
+        return cls(owner, type(owner), content, dicts)
+
+    def restore(self) -> None:
+        if type(self.owner) is not self.cls:
+            self.owner.__class__ = self.cls
+        _refill(vars(self.owner), self.content)
+        for value, content in self.dicts:
+            _refill(value, content)
+
+
+@attrs.frozen(eq=False)
+class _TensorHooks:
+    """The hooks of a parameter, by the attribute in which torch keeps them."""
+
+    parameter: Any
+    hooks: tuple[tuple[str, dict[int, Any] | None], ...]
+
+    @classmethod
+    def of(cls, parameter: Any) -> "_TensorHooks":
+        names = ("_backward_hooks", "_post_accumulate_grad_hooks")
+        kept = ((name, getattr(parameter, name, None)) for name in names)
+        return cls(parameter, tuple((name, None if hooks is None else dict(hooks)) for name, hooks in kept))
+
+    def restore(self) -> None:
+        for name, before in self.hooks:
+            now = getattr(self.parameter, name, None)
+            if now is not None:
+                _refill(now, before or {})
+
+
+@attrs.frozen(eq=False)
+class _Copy:
+    """The entries of a tensor."""
+
+    tensor: Tensor
+    entries: Tensor
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> "_Copy":
+        return cls(tensor, tensor.detach().clone())
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        self.tensor.copy_(self.entries)
+
+
+def _written(tensors: Iterable[NamedParameter], states: Iterable[tuple[Any, dict[str, Any]]]) -> Iterator[Tensor]:
+    for one in tensors:
+        yield one.parameter
+        if one.parameter.grad is not None:
+            yield one.parameter.grad
+    for _, content in states:
+        yield from tensors_in(content, set())
+
+
+def _refill(content: dict[Any, Any], before: dict[Any, Any]) -> None:
+    """Make a dict what it was, in place and in its old order; untouched where nothing has changed."""
+    now, then = [*content, *content.values()], [*before, *before.values()]
+    if len(now) != len(then) or any(one is not other for one, other in zip(now, then, strict=True)):
+        content.clear()
+        content.update(before)

@@ -1,0 +1,370 @@
+"""Which of a model's tensors become sparse, and why the others do not."""
+
+import copy
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from types import MappingProxyType
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from sparsecore.errors import InputError
+from sparsecore_torch.sparse_training.parameters import NamedParameter, named_modules, named_parameters
+from sparsecore_torch.sparse_training.weight_matrices import (
+    Use,
+    class_names,
+    has_word,
+    is_convolution,
+    is_norm,
+    is_router,
+    kind_by_class,
+    kind_by_name,
+    uses_of,
+    words,
+)
+
+Selector = str | type[nn.Module]
+"""A glob on parameter names, or a class of modules: all parameters of such modules and of the modules in them."""
+
+Selectors = Selector | Sequence[Selector] | None
+
+_SHOWN = 30
+"""So many names are listed in a sentence."""
+
+
+@attrs.frozen(eq=False)
+class Selection:
+    """The sparse tensors in the model's order, and for every other parameter why it is not one of them.
+
+    Attributes:
+        sparse: the tensors.
+        left_out: why the others are dense, by name.
+        by_name: what the default took some of the sparse tensors for, by what modules and parameters are called alone.
+    """
+
+    sparse: tuple[NamedParameter, ...]
+    left_out: Mapping[str, str]
+    by_name: Mapping[str, str] = MappingProxyType({})
+
+
+@attrs.frozen(eq=False)
+class _Candidate:
+    """A parameter with all its uses."""
+
+    named: NamedParameter
+    uses: tuple[Use, ...]
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        return self.uses[0].parameter
+
+
+Rule = Callable[[_Candidate], bool]
+
+
+def select(model: nn.Module, include: Selectors = None, exclude: Selectors = None) -> Selection:
+    """The tensors that become sparse.
+
+    Args:
+        model: without wrappers.
+        include: globs on parameter names and classes of modules, which replace the default choice: the weights of
+            linear, convolution, token embedding, recurrent and attention modules and stacks of experts, but for the
+            first convolution and the last linear layer.
+        exclude: globs on parameter names and classes of modules that stay dense.
+
+    Raises:
+        InputError: a glob or a class matches nothing, no tensor is left, or one cannot be trained sparsely.
+    """
+    parameters = named_parameters(model)
+    included, excluded = (
+        _matching(model, argument, given, parameters)
+        for argument, given in (("include", include), ("exclude", exclude))
+    )
+    candidates = [_Candidate(one, uses_of(model, one)) for one in parameters]
+    rules: dict[str, Rule] = {
+        **_ALWAYS,
+        **({"not included": lambda one: one.named.name not in included} if include is not None else _default(model)),
+        **_VECTORS,
+        "excluded": lambda one: one.named.name in excluded,
+    }
+    reasons = {one.named.name: next((why for why, holds in rules.items() if holds(one)), None) for one in candidates}
+    if include is None:
+        reasons = {one.named.name: reasons[one.named.name] or _trouble_by_default(one) for one in candidates}
+    sparse = [one for one in candidates if reasons[one.named.name] is None]
+    left_out = {name: why for name, why in reasons.items() if why is not None}
+    if not sparse:
+        raise InputError(_nothing_left(left_out))
+    _check_computable(sparse)
+    by_name = {} if include is not None else {one.named.name: kind for one in sparse if (kind := _kind_by_name(one))}
+    return Selection(tuple(one.named for one in sparse), MappingProxyType(left_out), MappingProxyType(by_name))
+
+
+def _of_use(holds: Callable[[Use], bool]) -> Rule:
+    """A rule that holds for a parameter if it does for one of its uses."""
+    return lambda one: any(map(holds, one.uses))
+
+
+_ALWAYS: Mapping[str, Rule] = MappingProxyType(
+    {
+        "not a floating-point tensor": lambda one: not one.parameter.is_floating_point(),
+        "frozen": lambda one: not one.parameter.requires_grad,
+        "empty": lambda one: one.parameter.numel() == 0,
+    }
+)
+_VECTORS: Mapping[str, Rule] = MappingProxyType(
+    {
+        "bias": lambda one: any(
+            attribute.startswith("bias") or attribute.endswith("_bias") for _, attribute in one.named.places
+        ),
+        "fewer than two dimensions": lambda one: one.parameter.ndim < 2,
+    }
+)
+
+
+def _default(model: nn.Module) -> dict[str, Rule]:
+    """Why a parameter is dense by default; what is tied to one that is dense belongs to it."""
+    convolutions = [name for name, module in named_modules(model) if is_convolution(module)]
+    linear_layers = [
+        name
+        for name, module in named_modules(model)
+        if isinstance(module, nn.Linear) or (hasattr(module, "weight") and _is_called_linear(module))
+        if not _is_adapter(name)
+    ]
+    heads = list(_heads(model))
+    return {
+        "norm": _of_use(is_norm),
+        # biases before layers: that of the last layer is a bias first of all
+        **_VECTORS,
+        "first convolution": lambda one: one.named.is_within(convolutions[:1]),
+        "last linear layer": lambda one: one.named.is_within(linear_layers[-1:]),
+        "output layer, by its name": lambda one: one.named.is_within(heads),
+        "magnitude of weight_norm": _of_use(_is_magnitude),
+        "a vector: at most one side is longer than one": lambda one: sum(side > 1 for side in one.parameter.shape) < 2,
+        "embedding of types": _of_use(lambda use: _is_table_of(_TYPES, use)),
+        "relative or absolute positions": _of_use(
+            lambda use: _is_table_of(_POSITIONS, use) or has_word(_POSITION_NETWORKS, *use.path[-3:])
+        ),
+        "embedding of something else than tokens": _of_use(lambda use: _is_table_of(_NO_TOKENS, use)),
+        "low-rank adapter": lambda one: any(map(_is_adapter, one.named.names)),
+        "router of experts": _of_use(is_router),
+        "depthwise convolution": _of_use(_is_depthwise),
+    }
+
+
+def _is_called_linear(module: nn.Module) -> bool:
+    return any(re.search(r"Linear|Conv1D$|Dense$", name) for name in class_names(module))
+
+
+_POSITIONS = (
+    r"pos|position\w*|posemb\w*|wpe|pe|rpe|rpb|rel|relative\w*|relpos\w*|time|timesteps?|times|temporal|row|col|column"
+)
+_POSITION_NETWORKS = r"cpb_mlp|rel_pos\w*|relative_pos\w*|pos\w*_bias"
+"""Small networks that compute a bias from the distance of two positions."""
+_TYPES = r"type|types|segment|segments|seg"
+_NO_TOKENS = (
+    r"query|queries|class|classes|cls|labels?|prompts?|latents?|registers?|codebooks?|quanti[sz]e\w*|prototypes?"
+)
+_TOKENS = r"word|words|token|tokens|tok|wte|vocab|char|chars|text|shared"
+
+
+def _is_table(use: Use) -> bool:
+    """Whether it is looked up by number, or may be: in an embedding, or in no known layer."""
+    return kind_by_class(use) in {"embedding", None} and kind_by_name(use) in {"embedding", None}
+
+
+def _table_names(use: Use) -> tuple[str, ...]:
+    """What says what is looked up there: the table's own name, and that of what it is in, if its own does not say."""
+    last = use.path[-1] if use.attribute == "weight" and use.path else use.attribute
+    own = (last, *class_names(use.layer))
+    return own if has_word(_TOKENS, last) else (*own, *use.path[-2:])
+
+
+def _is_table_of(pattern: str, use: Use) -> bool:
+    return _is_table(use) and has_word(pattern, *_table_names(use))
+
+
+def _is_magnitude(use: Use) -> bool:
+    """Whether it is what weight_norm multiplies rows by."""
+    if use.parametrization is None:
+        return getattr(use.layer, f"{use.attribute}_g", None) is use.parameter
+    parametrization, name = use.parametrization
+    return name == "original0" and any("WeightNorm" in type(module).__name__ for module in parametrization.children())
+
+
+def _is_direction(use: Use) -> bool:
+    """Whether it is the direction of an old-style weight_norm."""
+    return getattr(use.layer, f"{use.attribute}_v", None) is use.parameter
+
+
+def _is_adapter(name: str) -> bool:
+    return any(
+        re.search(r"(^|_)(lora|loha|lokr|hada|vera|dora|ia3|oft|boft)(_|$)", words(part)) for part in name.split(".")
+    )
+
+
+def _is_depthwise(use: Use) -> bool:
+    layer: Any = use.layer
+    return is_convolution(layer) and 1 < getattr(layer, "groups", 1) == getattr(layer, "in_channels", None)
+
+
+_HEAD = re.compile(
+    r"((lm|aux|cls|mlm|mlp|class|classification|prediction|output|policy|value)_)?heads?(_dist|_?\d+)?|(\w+_)?classifier"
+)
+
+
+def _heads(model: nn.Module) -> Iterator[str]:
+    """The names of layers that give outputs, by the names of what they are or are alone or last in."""
+    for name, module in named_modules(model):
+        if _HEAD.fullmatch(name.rpartition(".")[2]):
+            several = isinstance(module, nn.ModuleList | nn.ModuleDict)
+            for within, head in module.named_children() if several else [("", module)]:
+                layers = [
+                    path for path, layer in named_modules(head) if isinstance(layer, nn.Linear) or is_convolution(layer)
+                ]
+                if len(layers) == 1 or (layers and isinstance(head, nn.Sequential)):
+                    yield ".".join(filter(None, (name, within, layers[-1])))
+
+
+def _kind_by_name(one: _Candidate) -> str | None:
+    """What it is taken for, where no class of torch says it."""
+    if any(kind_by_class(use) for use in one.uses):
+        return None
+    return next((kind for use in one.uses if (kind := kind_by_name(use))), None)
+
+
+def _trouble_by_default(one: _Candidate) -> str | None:
+    """Why a parameter that no rule has left out is dense all the same: it is no weight matrix, or not one by itself."""
+    for use in one.uses:
+        if kind_by_class(use) is None and kind_by_name(use) is None:
+            return f"no weight matrix of a known layer, in {type(use.layer).__name__}"
+    return _trouble_with_zeros(one)
+
+
+def _check_computable(sparse: Iterable[_Candidate]) -> None:
+    """Refuse what has been asked for and would be no sparse weight, or a second mask on one."""
+    for one in sparse:
+        for use in one.uses:
+            _check_unmasked(one.named.name, use)
+        trouble = _trouble_with_zeros(one)
+        if trouble:
+            raise InputError(
+                f"{one.named.name} cannot be sparse: {trouble}; remove the parametrization first, or leave it dense "
+                f"with exclude={one.named.name!r}"
+            )
+
+
+def _check_unmasked(name: str, use: Use) -> None:
+    layer = ".".join(use.path) or "the model"
+    if f"{use.attribute}_mask" in use.layer._buffers:
+        raise InputError(
+            f"{name} has a mask of torch.nn.utils.prune already, and under two masks more is zero than either asks "
+            f"for; end the first one with prune.remove on {layer} and {use.attribute!r}, which leaves its zeros as "
+            f"values like any other, or leave the tensor dense with exclude={name!r}"
+        )
+    masks = [] if use.parametrization is None else [dict(m.named_buffers()).get("mask") for m in use.parametrization[0]]
+    if any(mask is not None and mask.shape == use.parameter.shape for mask in masks):
+        raise InputError(
+            f"{name} has a mask already, in a parametrization of {layer}, and under two masks more is zero than either "
+            f"asks for; end the first one (squash_mask, or "
+            f"torch.nn.utils.parametrize.remove_parametrizations), or leave it dense with exclude={name!r}"
+        )
+
+
+def _trouble_with_zeros(one: _Candidate) -> str | None:
+    """Why zeros of a parameter would not be zeros of the weight that is computed from it."""
+    for use in one.uses:
+        if _is_magnitude(use):
+            return "magnitude of weight_norm: one number for all of a row"
+        if _is_direction(use):
+            return "direction of weight_norm: a row without weights would be 0/0"
+        if use.parametrization is not None:
+            trouble = _trouble_with_parametrization(*use.parametrization)
+            if trouble:
+                return trouble
+    return None
+
+
+def _trouble_with_parametrization(parametrization: nn.Module, name: str) -> str | None:
+    """Find out by a copy of it, from a tensor with zeros in every other place and in the first row of each side."""
+    classes = ", ".join(type(module).__name__.strip("_") for module in parametrization.children())
+    devices = {one.device.index for one in parametrization.parameters() if one.device.type == "cuda"}
+    try:
+        with torch.random.fork_rng(devices):  # some are random
+            weight, zero = _weight_from_zeros(parametrization, name)
+    except Exception as error:  # it is somebody else's code
+        return f"{classes} could not be tried on a tensor with zeros ({type(error).__name__}: {error})"
+    if weight.shape != zero.shape:
+        return f"{classes} computes a weight of another shape from it"
+    if not weight.isfinite().all():
+        return f"{classes} divides by it: a row without weights would be 0/0"
+    return f"{classes} computes a weight from it that is not zero where it is" if weight[zero].any() else None
+
+
+@torch.no_grad()
+def _weight_from_zeros(parametrization: nn.Module, name: str) -> tuple[Tensor, Tensor]:
+    """The weight that it computes, and where what it was computed from is zero."""
+    copied: Any = copy.deepcopy(parametrization).eval()
+    original: Tensor = getattr(copied, name)
+    zero = torch.arange(original.numel(), device=original.device).reshape(original.shape) % 2 == 0
+    for side, size in enumerate(original.shape):
+        if size > 1:
+            zero.select(side, 0).fill_(True)
+    zero.view(-1)[-1:].fill_(False)
+    numbers = torch.linspace(0.5, 1.5, original.numel(), dtype=original.dtype, device=original.device)
+    original.copy_(numbers.reshape(original.shape).masked_fill(zero, 0.0))
+    return copied(), zero
+
+
+def _matching(
+    model: nn.Module, argument: str, given: Selectors, parameters: Sequence[NamedParameter]
+) -> frozenset[str]:
+    """The first names of the parameters that one of the globs and classes matches."""
+    matching: set[str] = set()
+    for selector in () if given is None else _several(given):
+        is_class = isinstance(selector, type)
+        names = [name for name, module in named_modules(model) if isinstance(module, selector)] if is_class else None
+        if names is None and not isinstance(selector, str):
+            raise InputError(
+                f"{argument} is a glob on parameter names, a class of modules, or several; given {given!r}"
+            )
+        found = {one.name for one in parameters if (_matches(one, selector) if names is None else one.is_within(names))}
+        if not found:
+            raise InputError(_no_match(model, argument, selector, parameters))
+        matching |= found
+    return frozenset(matching)
+
+
+def _no_match(model: nn.Module, argument: str, selector: Any, parameters: Iterable[NamedParameter]) -> str:
+    if isinstance(selector, type):
+        classes = sorted(
+            {type(module).__name__ for module in model.modules() if any(True for _ in module.parameters())}
+        )
+        return (
+            f"{argument}={selector.__name__} matches no module that has parameters; the model's modules are of "
+            f"{_listed(classes)}"
+        )
+    names = [one.name for one in parameters]
+    return f"{argument}={selector!r} matches no parameter; the model has {_listed(names)}"
+
+
+def _several(given: Any) -> tuple[Any, ...]:
+    return tuple(given) if isinstance(given, Iterable) and not isinstance(given, str | type) else (given,)
+
+
+def _matches(one: NamedParameter, glob: str) -> bool:
+    return any(fnmatchcase(name, glob) for name in one.names)
+
+
+def _nothing_left(left_out: Mapping[str, str]) -> str:
+    if not left_out:
+        return "the model has no parameters, so there is no tensor to make sparse"
+    told = _listed([f"{name} ({why})" for name, why in left_out.items()])
+    return f"no tensor is left to make sparse: {told}; name those of two or more dimensions with include="
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

@@ -1,0 +1,271 @@
+"""``sparsify``: sparse training for anyone's own model, in one line."""
+
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, SupportsIndex
+
+import attrs
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sparsecore.engine.engine import Engine
+from sparsecore.engine.layout import Layout
+from sparsecore.engine.schedules import Clock, Cosine, Every, Piecewise
+from sparsecore.engine.state import State
+from sparsecore.engine.topology import Topology
+from sparsecore.engine.units import Units, as_units
+from sparsecore.errors import InputError, unknown
+from sparsecore.experiment.plugin_choice import Chosen
+from sparsecore.experiment.presets import presets
+from sparsecore_torch.arrays import TorchArrays
+from sparsecore_torch.distributed.ranks import present_ranks
+from sparsecore_torch.sparse_training.checks import (
+    Claim,
+    check_gradients,
+    check_is_plain,
+    check_layouts,
+    check_model,
+    check_not_in_training,
+    warn_of_lost_weights,
+)
+from sparsecore_torch.sparse_training.kernels.choice import KERNELS
+from sparsecore_torch.sparse_training.optimizer_state import check_optimizer, group_of, learning_rate_of
+from sparsecore_torch.sparse_training.parameters import check_memory, named_parameters
+from sparsecore_torch.sparse_training.rollback import undone_on_failure
+from sparsecore_torch.sparse_training.selection import Selection, Selectors, select
+from sparsecore_torch.sparse_training.storage.compact import CompactStorage
+from sparsecore_torch.sparse_training.storage.masked import MaskedStorage, gathered
+from sparsecore_torch.sparse_training.storage.sharded import ShardedStorage
+from sparsecore_torch.sparse_training.storage.shards import is_sharded
+from sparsecore_torch.sparse_training.storage.storage import Storage
+from sparsecore_torch.sparse_training.training import Parts, SparseTraining
+from sparsecore_torch.sparse_training.wrapped_optimizers import (
+    OptimizerLayers,
+    check_replaceable,
+    check_wrappers,
+    layers_of,
+)
+
+_EVERYWHERE = {"steps": 100}
+"""When updates are due where a strategy's own schedule needs what was not told."""
+
+
+def stack_of(strategy: Any, *, has_end: bool, has_epochs: bool) -> dict[str, object]:
+    """Strategies by name, bottom first.
+
+    Args:
+        strategy: the name of a plugin, an instance, or several of these.
+        has_end: whether the number of steps of the run is known.
+        has_epochs: whether the number of steps of an epoch is known.
+
+    Raises:
+        InputError: a plugin cannot be found, is stacked twice, or its schedule needs what is not known.
+    """
+    given = list(strategy) if isinstance(strategy, list | tuple) else [strategy]
+    if not given:
+        raise InputError("no strategy was given; 'static' is the one that never reallocates")
+    stack: dict[str, object] = {}
+    for one in given:
+        name = one if isinstance(one, str) else type(one).__name__
+        if name in stack:
+            raise InputError(f"the strategy {name} is stacked twice")
+        stack[name] = _by_name(one, has_end, has_epochs) if isinstance(one, str) else one
+        _check_schedules(name, stack[name], has_end, has_epochs)
+    return stack
+
+
+def _by_name(name: str, has_end: bool, has_epochs: bool) -> object:
+    options: dict[str, Any] = {}
+    for preset in presets("", "", [name], ""):
+        options |= preset.get("strategy", {}).get(name, {})
+    plugin = Chosen.of("strategy", {"name": name, **options}).plugin
+    schedule = getattr(plugin, "schedule", None)
+    if (not has_end and _any(schedule, _NEEDS_END)) or (not has_epochs and _any(schedule, _COUNTS_EPOCHS)):
+        plugin = Chosen.of("strategy", {"name": name, **options, "schedule": _EVERYWHERE}).plugin
+    return plugin
+
+
+def _check_schedules(name: str, strategy: object, has_end: bool, has_epochs: bool) -> None:
+    if not has_end and _any(strategy, _NEEDS_END):
+        raise InputError(f"a schedule of the strategy {name} needs the end of the run; give total_steps=")
+    if not has_epochs and _any(strategy, _COUNTS_EPOCHS):
+        raise InputError(
+            f"a schedule of the strategy {name} counts epochs; give steps_per_epoch=, or a schedule in steps "
+            "such as Every(steps=100)"
+        )
+
+
+_Needs = Mapping[type, Callable[[Any], bool]]
+
+_NEEDS_END: _Needs = MappingProxyType(
+    {Cosine: lambda _: True, Every: lambda every: every.until is not None or every.times is not None}
+)
+_COUNTS_EPOCHS: _Needs = MappingProxyType(
+    {
+        Piecewise: lambda piecewise: len(piecewise.pieces) > 1,
+        Every: lambda every: every.epochs is not None or every.until_epoch is not None,
+    }
+)
+
+
+def _any(value: object, needs: _Needs) -> bool:
+    return any(needs[type(part)](part) for part in _parts(value) if type(part) in needs)
+
+
+def _parts(value: object) -> Iterator[object]:
+    """The value, and all that its fields hold."""
+    yield value
+    kind = type(value)
+    if attrs.has(kind):
+        for field in attrs.fields(kind):
+            yield from _parts(getattr(value, field.name))
+
+
+MakeStorage = Callable[[nn.Module, Selection, OptimizerLayers, Topology, Tensor], Storage]
+"""Changes the model, given with its wrappers, and its optimizer; refuses first. The tensor is the N values."""
+
+
+def _masked(_: nn.Module, selection: Selection, layers: OptimizerLayers, topology: Topology, values: Tensor) -> Storage:
+    check_wrappers(layers, [one.parameter for one in selection.sparse])
+    make = ShardedStorage if any(is_sharded(one.parameter) for one in selection.sparse) else MaskedStorage
+    return make(selection.sparse, layers.stepping, topology, values)
+
+
+def _compact(
+    model: nn.Module, selection: Selection, layers: OptimizerLayers, topology: Topology, values: Tensor
+) -> Storage:
+    if any(is_sharded(one.parameter) for one in selection.sparse):
+        raise InputError("the compact storage takes no parameters that fully_shard has spread; the masked one does")
+    check_replaceable(layers, selection.sparse)
+    return CompactStorage(model, selection.sparse, layers.stepping, topology, values)
+
+
+_IN_PLACE = frozenset({"masked"})
+"""The storages that write into the parameters that there are."""
+
+STORAGES: Mapping[str, MakeStorage] = MappingProxyType({"masked": _masked, "compact": _compact})
+
+
+def sparsify(
+    model: nn.Module,
+    optimizer: Optimizer,
+    *,
+    strategy: Any = "dpr",
+    sparsity: float = 0.9,
+    include: Selectors = None,
+    exclude: Selectors = None,
+    total_steps: int | None = None,
+    steps_per_epoch: int | None = None,
+    seed: int = 0,
+    storage: str = "masked",
+    kernels: str = "dense",
+    regrow_pruned: bool = False,
+    units: Units | str = "weights",
+) -> SparseTraining:
+    """Train the model sparsely from the next step on; the training loop stays as it is.
+
+    Args:
+        model: any module, also one wrapped by ``torch.compile`` or DistributedDataParallel, or after ``fully_shard``.
+        optimizer: holds the model's parameters; after each of its steps weights may move. It may be wrapped, by
+            accelerate, Lightning, Lookahead, SAM and the like.
+        strategy: the name of a strategy ('dpr', 'set', 'deepr', 'static', or any other that is installed;
+            'file.py:Object' too), an instance, or a list of these, the bottom of the stack first. Schedules count
+            optimizer steps.
+        sparsity: the share of the sparse tensors' positions that stay zero, in [0, 1).
+        include: globs on parameter names ('encoder.*') and classes of modules (``nn.Linear``), one or several, which
+            replace the default choice: the weights of linear layers, convolutions, token embeddings, recurrent layers
+            and attention, and stacks of experts; but not the first convolution and the last linear layer.
+        exclude: globs on parameter names and classes of modules that stay dense.
+        total_steps: optimizer steps of the whole run, for schedules that need the end.
+        steps_per_epoch: optimizer steps an epoch, for schedules that count epochs.
+        seed: of every draw.
+        storage: 'masked', dense tensors with zeros; or 'compact', one parameter of only the weights that exist.
+        kernels: 'dense', torch's own; or 'sparse', those of the distribution sparsecore_cpu, which run nn.Conv2d and
+            nn.Linear in float32 on the CPU at the cost of the weights that exist. Which layers do is in the
+            training's ``routes``.
+        regrow_pruned: whether what was just pruned may grow again in the same update.
+        units: what is pruned and grown as one: 'weights'; 'kernels', the weights between two channels of a
+            convolution; or blocks of outputs and inputs such as '4x4'.
+
+    Returns:
+        The training, whose ``summary()`` says what was done.
+
+    Raises:
+        InputError: something cannot be used; model and optimizer are as they were.
+    """
+    if storage not in tuple(STORAGES):
+        raise InputError(unknown("storage", storage, STORAGES))
+    if kernels not in tuple(KERNELS):
+        raise InputError(unknown("kernels", kernels, KERNELS))
+    given, model = model, check_model(model)
+    check_not_in_training(model)
+    check_is_plain(model)
+    selection = select(model, include, exclude)
+    check_layouts(selection.sparse)
+    check_gradients(selection.sparse)
+    layers = layers_of(optimizer)
+    check_optimizer(layers.stepping, selection.sparse)
+    check_memory(selection.sparse, named_parameters(model), layers.stepping)
+    choice = KERNELS[kernels](model, selection)
+    stack = stack_of(strategy, has_end=total_steps is not None, has_epochs=steps_per_epoch is not None)
+    layout = Layout.of({one.name: tuple(one.parameter.shape) for one in selection.sparse})
+    engine = Engine(
+        layout,
+        stack,
+        arrays=_arrays(selection),
+        seed=seed,
+        regrow_pruned=bool(regrow_pruned),
+        units=as_units(units),
+    )
+    state = engine.start(sparsity, clock=_clock(total_steps, steps_per_epoch))
+    _try_schedule(engine, state)
+    engine.warn_of_other_sparsity(state, sparsity)
+    drawn = gathered({one.name: one.parameter for one in selection.sparse}, state.topology)
+    values = engine.start_values(state, drawn)
+    group = group_of(layers.stepping, selection.sparse[0].parameter)
+    if learning_rate_of(layers.stepping.param_groups[group]) is None:
+        engine.perturbed(state, values, None)  # raises where a strategy needs one
+    warn_of_lost_weights(selection.sparse, state.topology)
+    claims = [Claim.of(one) for one in selection.sparse]
+
+    def store(layers: OptimizerLayers, topology: Topology, values: Tensor) -> Storage:
+        return choice.apply(STORAGES[storage](given, selection, layers, topology, values), topology)
+
+    with undone_on_failure(model, layers, selection.sparse, in_place=storage in _IN_PLACE):
+        layers.remember()
+        stored = store(layers, state.topology, values)
+        ranks = present_ranks()
+        parts = Parts(model, layers, selection, claims, engine, store, stored, choice.routes, ranks, sparsity, group)
+        return SparseTraining(parts, state)
+
+
+def _arrays(selection: Selection) -> TorchArrays:
+    return TorchArrays(selection.sparse[0].parameter.device)
+
+
+def _try_schedule(engine: Engine, state: State) -> None:
+    """Find out now if a schedule cannot answer, whose fields did not tell."""
+    try:
+        engine.quiet(state)
+    except InputError as error:
+        if state.clock.total_steps is None:
+            error.add_note("the number of steps of the run is given to sparsify as total_steps=")
+        raise
+
+
+def _clock(total_steps: SupportsIndex | None, steps_per_epoch: SupportsIndex | None) -> Clock:
+    end, epoch = _steps("total_steps", total_steps), _steps("steps_per_epoch", steps_per_epoch)
+    return Clock(steps_per_epoch=epoch or 1, total_steps=end)
+
+
+def _steps(name: str, given: SupportsIndex | None) -> int | None:
+    if given is None:
+        return None
+    try:
+        steps = 0 if isinstance(given, bool) else operator.index(given)
+    except TypeError:
+        steps = 0
+    if steps < 1:
+        raise InputError(f"{name} is a whole number of at least 1; given {given!r}")
+    return steps

@@ -1,0 +1,280 @@
+"""Sparse training as a state dict of plain things, which ``torch.load(weights_only=True)`` reads."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sparsecore.engine.engine import Engine
+from sparsecore.engine.randomness import Randomness
+from sparsecore.engine.state import State, dump_memory, load_memory, trouble_with_memory, vectors_of
+from sparsecore.engine.topology import Topology
+from sparsecore.engine.units import trouble_with_units
+from sparsecore.engine.validation import trouble_with_positions, trouble_with_topology
+from sparsecore.errors import InputError, kind
+from sparsecore.plugins.description import describe_strategies, described
+
+Positions = NDArray[np.int64]
+
+
+def adopted(engine: Engine, state: State, nonzero: Tensor) -> State:
+    """The state whose active weights are the nonzero ones, filled up with some that are active now.
+
+    Args:
+        engine: of the training.
+        state: as it is now.
+        nonzero: the positions of the nonzero weights, ascending, int64.
+
+    Raises:
+        InputError: there are too many, or a strategy has a memory of each weight.
+    """
+    now, grouping = state.topology, engine.grouping
+    there = grouping.units_with(now.at(now.arrays.cast(nonzero, now.layout.position_dtype)))
+    units = grouping.units(now)
+    if there.size > units.size or grouping.weights(there).size > now.size:
+        raise InputError(
+            f"the model has {len(nonzero)} nonzero weights in its sparse tensors, and the training {now.size} in all; "
+            "an average, or a network that is not sparse, can be masked by training.mask_(model)"
+        )
+    positions = _filled(there, units, _groups(engine, units), engine.random.within("adopt", state.clock.step))
+    topology = grouping.weights(units.at(units.arrays.from_numpy(positions.astype(units.layout.position_dtype))))
+    if topology.size != now.size:
+        raise InputError(
+            f"the units of the model's nonzero weights have {topology.size} weights, and those of the training "
+            f"{now.size}; load the state dict of the training that was saved with them"
+        )
+    if topology.sha256() == now.sha256():
+        return state
+    _check_memories(state.memories)
+    return attrs.evolve(state, topology=topology)
+
+
+def _check_memories(memories: Mapping[str, Any]) -> None:
+    for plugin, memory in memories.items():
+        if vectors_of(memory):
+            raise InputError(
+                f"the strategy {plugin} remembers something of each weight, which nonzero weights do not tell; load "
+                "the state dict of the training that was saved with the model's: training.load_state_dict()"
+            )
+
+
+def _groups(engine: Engine, units: Topology) -> list[int]:
+    """Into how many groups of consecutive positions each tensor is cut, within which counts are kept if possible."""
+    rows = [shape[0] for shape in units.layout.shapes]
+    for strategy in engine.strategies.values():
+        multiples = getattr(getattr(strategy, "declares", None), "start_multiples", None)
+        if multiples is not None:
+            rows = [int(count) for count in multiples(units.layout)]
+    return rows
+
+
+def _filled(there: Topology, now: Topology, groups: list[int], random: Randomness) -> Positions:
+    """As many positions as there are now: all of ``there``, and some of the others that are active now.
+
+    Each tensor, and each group of consecutive positions within it, keeps its number as far as ``there`` lets it; which
+    positions stay is drawn.
+    """
+    layout = now.layout
+    missing = now.size - there.size
+    quotas = _shares(now.counts - there.counts, missing, random.generator("tensors"))
+    parts: list[Positions] = []
+    for tensor, name in enumerate(layout.names):
+        taken, active, width = there.local(name), now.local(name), max(1, layout.sizes[tensor] // groups[tensor])
+        generator = random.generator("groups", name)
+        spare = generator.permutation(np.setdiff1d(active, taken, assume_unique=True))
+        spare = spare[np.argsort(spare // width, kind="stable")]
+        count = layout.sizes[tensor] // width + 1
+        wanted = np.bincount(active // width, minlength=count) - np.bincount(taken // width, minlength=count)
+        quota = _shares(wanted, int(quotas[tensor]), generator)
+        rank_in_group = np.arange(len(spare)) - np.searchsorted(spare // width, spare // width)
+        kept = spare[rank_in_group < quota[spare // width]]
+        parts.append(np.union1d(taken, kept) + layout.offsets[tensor])
+    return np.concatenate(parts)
+
+
+def _shares(wanted: NDArray[Any], total: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """So many in all, in no place more than wanted."""
+    tickets = np.repeat(np.arange(len(wanted)), np.maximum(wanted, 0))
+    chosen = generator.choice(tickets, total, replace=False)
+    return np.bincount(chosen, minlength=len(wanted))
+
+
+_FORMAT = "sparsecore sparse training 2"
+
+Counts = tuple[int, ...]
+Identity = Mapping[str, Any]
+"""What must be the same where a state is loaded again, as strings, numbers, lists and dicts."""
+
+
+def identity_of(engine: Engine, start: State, sparsity: float) -> Identity:
+    """What makes a training this one and no other; settings that may differ, such as ``total_steps``, are not in it.
+
+    Args:
+        engine: of the training.
+        start: its state before the first step; strategies that count in an attribute have not counted yet.
+        sparsity: what was asked for.
+    """
+    layout = engine.layout
+    return {
+        "tensors": {name: list(shape) for name, shape in zip(layout.names, layout.shapes, strict=True)},
+        "sparsity": float(sparsity),
+        "seed": engine.random.seed,
+        "units": described(engine.units),
+        "regrow_pruned": engine.regrow_pruned,
+        "steps_per_epoch": start.clock.steps_per_epoch,
+        "strategies": describe_strategies(engine.strategies),
+        "strategies with memory": sorted(start.memories),
+    }
+
+
+def dump(engine: Engine, state: State, identity: Identity, start: Counts) -> dict[str, Any]:
+    """The state, what training it is of, and the weights that each tensor had at the start."""
+    return {
+        "format": _FORMAT,
+        **copy.deepcopy(dict(identity)),
+        "weights": state.topology.size,
+        "positions": state.topology.positions.detach().cpu(),
+        "start": list(start),
+        "clock": {"step": state.clock.step, "updates": state.clock.updates},
+        "memories": {plugin: _dump_memory(memory, engine) for plugin, memory in state.memories.items()},
+    }
+
+
+def load(saved: Mapping[str, Any], engine: Engine, like: State, identity: Identity) -> tuple[State, Counts]:
+    """The state that :func:`dump` wrote, and the weights at the start.
+
+    Args:
+        saved: what was written.
+        engine: of the same layout and seed.
+        like: a state of this engine, for the types of the memories and what else is not saved.
+        identity: of the training here.
+
+    Raises:
+        InputError: it is none, or of another training; the sentence tells the first difference.
+    """
+    _check_same(saved, identity)
+    try:
+        topology = _load_topology(saved["positions"].cpu().numpy(), saved["weights"], like.topology, engine)
+        memories = {
+            plugin: _load_memory(saved["memories"][plugin], memory, engine, topology)
+            for plugin, memory in like.memories.items()
+        }
+        step, updates = (_count(saved["clock"][name], name) for name in ("step", "updates"))
+        start = tuple(_count(weights, "start") for weights in saved["start"])
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise _damaged(repr(error)) from error
+    if len(start) != len(like.topology.layout):
+        raise _damaged(f"it holds {len(start)} numbers of weights at the start; there are {len(like.topology.layout)}")
+    return State(topology, memories, attrs.evolve(like.clock, step=step, updates=updates)), start
+
+
+def _check_same(saved: Mapping[str, Any], identity: Identity) -> None:
+    if not isinstance(saved, Mapping) or saved.get("format") != _FORMAT:
+        raise InputError(f"this is no state dict of sparse training: expected one with the format {_FORMAT!r}")
+    others = {fact: here for fact, here in identity.items() if fact not in {"tensors", "strategies"}}
+    difference = (
+        _tensor_difference(saved.get("tensors"), identity["tensors"])
+        or _first_difference({fact: saved.get(fact) for fact in others}, others)
+        or _strategy_difference(saved.get("strategies"), identity["strategies"])
+    )
+    if difference is not None:
+        raise InputError(f"the state dict is of another training; the first difference is in {difference}")
+
+
+def _strategy_difference(there: Any, here: Sequence[Mapping[str, Any]]) -> str | None:
+    """In which strategy, or in which of its options, two stacks differ first."""
+    if not isinstance(there, list) or not all(isinstance(one, Mapping) for one in there):
+        return f"the strategies: {there!r} there"
+    classes = [", ".join(str(one.get("class")) for one in stack) or "none" for stack in (there, here)]
+    if classes[0] != classes[1]:
+        return f"the strategies: {classes[0]} there, {classes[1]} here"
+    pairs = zip(there, here, strict=True)
+    differences = ((own["class"], _first_difference(saved, own)) for saved, own in pairs)
+    return next((f"the strategy {name}, {found}" for name, found in differences if found), None)
+
+
+def _first_difference(there: Any, here: Any, path: str = "") -> str | None:
+    """Where two plain values differ first: ``schedule.steps: 100 there, 200 here``."""
+    if not (isinstance(there, Mapping) and isinstance(here, Mapping)):
+        return None if _equal(there, here) else f"{path}: {there} there, {here} here"
+    if there.get("class") != here.get("class"):
+        return f"{path}: {there.get('class')} there, {here.get('class')} here"
+    keys = dict.fromkeys([*there, *here])
+    inner = ((there.get(key), here.get(key), f"{path}.{key}" if path else key) for key in keys)
+    return next(filter(None, (_first_difference(*one) for one in inner)), None)
+
+
+def _equal(there: Any, here: Any) -> bool:
+    return bool(there == here) and (isinstance(there, bool) == isinstance(here, bool))
+
+
+def _tensor_difference(there: Any, here: Mapping[str, list[int]]) -> str | None:
+    """Where two networks differ first."""
+    if not isinstance(there, Mapping):
+        return f"the tensors: {there!r} there"
+    for name in [*there, *here]:
+        if there.get(name) != here.get(name):
+            shapes = [tensors.get(name, "none") for tensors in (there, here)]
+            return f"the tensor {name!r}: {shapes[0]} there, {shapes[1]} here"
+    return "the order of the tensors" if list(there) != list(here) else None
+
+
+def _count(saved: Any, name: str) -> int:
+    if not isinstance(saved, int) or saved < 0:
+        raise _damaged(f"{name!r} is {saved!r}; expected a whole number of at least 0")
+    return saved
+
+
+def _load_topology(positions: NDArray[Any], weights: int, like: Topology, engine: Engine) -> Topology:
+    if positions.shape != (weights,):
+        raise _damaged(f"it holds {kind(positions)}; expected {weights} positions")
+    on_backend = like.arrays.from_numpy(positions)
+    trouble = (
+        trouble_with_positions(on_backend, like)
+        or trouble_with_topology(like.at(on_backend), like.layout)
+        or trouble_with_units(like.at(on_backend), engine.grouping)
+    )
+    if trouble:
+        raise _damaged(f"it holds {trouble}")
+    return like.at(on_backend)
+
+
+def _dump_memory(memory: Any, engine: Engine) -> dict[str, Any]:
+    scalars, vectors = dump_memory(memory, engine.arrays)
+    return {"scalars": scalars, "vectors": {name: torch.tensor(vector) for name, vector in vectors.items()}}
+
+
+def _load_memory(saved: Mapping[str, Any], like: Any, engine: Engine, topology: Topology) -> Any:
+    vectors = {name: vector.cpu().numpy() for name, vector in saved["vectors"].items()}
+    memory = load_memory(like, saved["scalars"], vectors, engine.arrays)
+    units = engine.grouping.units(topology)
+    trouble = trouble_with_memory(memory, units.size, len(units.layout), units.layout.size)
+    if trouble:
+        raise _damaged(f"a memory has {trouble}")
+    return memory
+
+
+def _damaged(what: str) -> InputError:
+    return InputError(f"the state dict of sparse training is damaged: {what}")
+
+
+@described.register
+def _(value: Tensor, depth: int = 0) -> Any:
+    return described(value.detach().float().cpu().numpy(), depth)
+
+
+@described.register(nn.Module)
+@described.register(nn.Parameter)
+@described.register(Optimizer)
+@described.register(torch.Generator)
+def _(value: Any, depth: int = 0) -> Any:  # noqa: ARG001
+    """What is trained itself is no option of a strategy."""
+    return type(value).__name__

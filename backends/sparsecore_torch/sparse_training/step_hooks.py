@@ -1,0 +1,203 @@
+"""What follows each optimizer step, and steps that do nothing because an update takes their place."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, final
+
+import attrs
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sparsecore.errors import InputError
+from sparsecore_torch._torch_internals import is_within_own_step
+from sparsecore_torch.sparse_training.optimizer_state import step_was_skipped
+from sparsecore_torch.sparse_training.parameters import NamedParameter, own_parameter
+from sparsecore_torch.sparse_training.storage.compact_weights import VALUES
+from sparsecore_torch.sparse_training.storage.shards import is_sharded
+from sparsecore_torch.sparse_training.wrapped_optimizers import OptimizerLayers
+
+
+@final
+class Freezing:
+    """Looks at ``requires_grad`` of the sparse tensors, which may change at any time.
+
+    In compact storage all sparse tensors are one Parameter, which can only be frozen as a whole.
+
+    Args:
+        model: without wrappers.
+        tensors: the sparse tensors.
+    """
+
+    def __init__(self, model: nn.Module, tensors: Sequence[NamedParameter]) -> None:
+        values = own_parameter(model, VALUES)
+        self._is_compact = values is not None
+        self._tensors = {one.name: _looking_up(one, values) for one in tensors}
+        self._layers = [_Layer.of(one.names[0], module) for one in tensors for module, _ in one.places]
+
+    def frozen(self) -> list[str]:
+        """The names of the tensors that are frozen now."""
+        return [name for name, tensor in self._tensors.items() if not tensor().requires_grad]
+
+    def check(self) -> None:
+        """Raise an :class:`InputError` if a layer has been frozen whose weights go on to be trained."""
+        if self._is_compact:
+            for layer in self._layers:
+                if layer.is_newly_frozen() and layer.name not in self.frozen():
+                    raise InputError(
+                        f"the layer of {layer.name} has been frozen since sparsify, and in compact storage its weights "
+                        f"go on to be trained: they are part of the one Parameter {VALUES}. Take storage='masked', "
+                        "which leaves frozen tensors as they are, or freeze the layer before sparsify"
+                    )
+
+
+@attrs.frozen(eq=False)
+class _Layer:
+    """A module of compact storage.
+
+    Attributes:
+        name: of its sparse tensor.
+        others: its dense parameters that were trained at the start.
+    """
+
+    name: str
+    others: tuple[nn.Parameter, ...]
+
+    @classmethod
+    def of(cls, name: str, module: nn.Module) -> "_Layer":
+        own = [one for key, one in module._parameters.items() if one is not None and key != VALUES]
+        return cls(name, tuple(own) if all(one.requires_grad for one in own) else ())
+
+    def is_newly_frozen(self) -> bool:
+        return bool(self.others) and not any(one.requires_grad for one in self.others)
+
+
+def _looking_up(one: NamedParameter, values: nn.Parameter | None) -> Callable[[], Tensor]:
+    parameter = one.parameter if values is None else values
+    # fully_shard has other objects in its place while it computes
+    return (lambda: one.parameter) if is_sharded(parameter) else (lambda: parameter)
+
+
+Given = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+@final
+class StepHooks:
+    """Calls back after each step of an optimizer, and leaves out the steps that an update replaces.
+
+    Where a wrapper runs hooks of its own steps, what follows a step waits until the wrapper's step is over: Lookahead
+    and TRAC change the weights after the optimizer inside of them has. A wrapper that takes its step in other ways
+    (the two halves of SAM's) is no hindrance: the optimizer inside takes the step.
+
+    The step of a class that calls the ``step`` of the class that it is derived from is one step, although torch runs
+    the hooks twice.
+
+    A step is left out by running it on a stand-in for the optimizer whose param groups are empty. Gradients stay where
+    they are, so that a step that raises has hidden none.
+
+    Args:
+        layers: the optimizer and its wrappers.
+        is_replaced: whether the step about to be taken is to be left out.
+        before: called before each step.
+        skipped: called after a step that a GradScaler has told the optimizer to skip.
+        after: called after each other step, with whether it was left out.
+    """
+
+    def __init__(
+        self,
+        layers: OptimizerLayers,
+        *,
+        is_replaced: Callable[[], bool],
+        before: Callable[[], None],
+        skipped: Callable[[], None],
+        after: Callable[[bool], None],
+    ) -> None:
+        self._is_replaced, self._act_before, self._act_skipped, self._act_after = is_replaced, before, skipped, after
+        self._was_replaced = False
+        self._is_within_wrapper = False
+        self._is_waiting = False
+        self._stand_ins: dict[int, Optimizer] = {}
+        # where the optimizer's step is compiled, what comes before and after it is not
+        disable: Any = torch.compiler.disable
+        self._handles = [layers.stepping.register_step_pre_hook(disable(self._before))]
+        self._handles += [part.register_step_pre_hook(disable(self._replace)) for part in layers.hooked_parts]
+        self._handles.append(layers.stepping.register_step_post_hook(disable(self._after)))
+        for wrapper in layers.hooked_wrappers[:1]:
+            self._handles.append(wrapper.register_step_pre_hook(disable(self._enter_wrapper)))
+            self._handles.append(wrapper.register_step_post_hook(disable(self._leave_wrapper)))
+
+    def end(self) -> None:
+        """Remove all hooks."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _before(self, optimizer: Optimizer, given: tuple[Any, ...], named: dict[str, Any]) -> Given | None:
+        if is_within_own_step(optimizer):
+            return None
+        if self._is_waiting:  # the wrapper has raised, or takes several steps in one of its own
+            self._is_within_wrapper = False
+            self._follow()
+        self._act_before()
+        replaced = self._replace(optimizer, given, named)
+        self._was_replaced = replaced is not None
+        return replaced
+
+    def _replace(self, optimizer: Optimizer, given: tuple[Any, ...], named: dict[str, Any]) -> Given | None:
+        if not self._is_replaced():
+            return None
+        return (self._stand_in(optimizer), *given[1:]), named
+
+    def _stand_in(self, optimizer: Optimizer) -> Optimizer:
+        """An optimizer that is this one in all but its parameters; the same object each time, for torch.compile."""
+        cls = type(optimizer)
+        stand_in = self._stand_ins.setdefault(id(optimizer), cls.__new__(cls))
+        stand_in.__dict__.update(vars(optimizer))
+        stand_in.param_groups = [{**group, "params": []} for group in optimizer.param_groups]
+        return stand_in
+
+    def _after(self, optimizer: Optimizer, _: tuple[Any, ...], __: dict[str, Any]) -> None:
+        if is_within_own_step(optimizer):
+            return
+        if step_was_skipped(optimizer):
+            self._act_skipped()
+            return
+        self._is_waiting = True
+        if not self._is_within_wrapper:
+            self._follow()
+
+    def _enter_wrapper(self, *_: Any) -> None:
+        if self._is_waiting:  # the wrapper's last step has raised
+            self._follow()
+        self._is_within_wrapper = True
+
+    def _leave_wrapper(self, *_: Any) -> None:
+        self._is_within_wrapper = False
+        if self._is_waiting:
+            self._follow()
+
+    def _follow(self) -> None:
+        self._is_waiting = False
+        self._act_after(self._was_replaced)
+
+
+def after_closure(given: tuple[Any, ...], named: dict[str, Any], action: Callable[[], None]) -> Given | None:
+    """Do something as soon as a step has its gradients: now, or where it has a closure, after that.
+
+    Args:
+        given: the optimizer and the positional arguments of ``step``, as a hook before it gets them.
+        named: the others.
+        action: what to do.
+
+    Returns:
+        The arguments with another closure, where there is one.
+    """
+    closure = named.get("closure", given[1] if len(given) > 1 else None)
+    if closure is None:
+        action()
+        return None
+
+    def evaluate() -> Any:
+        loss = closure()
+        action()
+        return loss
+
+    return given[:1], {**named, "closure": evaluate}

@@ -1,0 +1,204 @@
+"""Compact storage: one Parameter of N values in the place of the dense ones, for those who want the memory."""
+
+from collections.abc import Callable, Sequence
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sparsecore.engine.reallocation import Reallocation
+from sparsecore.engine.topology import Topology
+from sparsecore.errors import InputError
+from sparsecore.learning.ledger import Ledger
+from sparsecore_torch.arrays import gather, places, scatter
+from sparsecore_torch.sparse_training.parameters import NamedParameter
+from sparsecore_torch.sparse_training.storage.compact_modules import check_modules, make_compact, make_dense
+from sparsecore_torch.sparse_training.storage.compact_optimizer import (
+    CompactGroup,
+    CompactState,
+    OptimizerFingerprint,
+    gathered_state,
+    in_place,
+)
+from sparsecore_torch.sparse_training.storage.compact_weights import CompactWeights, DenseGradients, resize, world_size
+from sparsecore_torch.sparse_training.storage.masked import ledger_of
+
+
+@final
+class CompactStorage:
+    """See :class:`sparsecore_torch.sparse_training.storage.storage.Storage`.
+
+    Optimizer, schedulers and DistributedDataParallel see one Parameter, whose size never changes. A layer's dense
+    weight is made when the layer reads it, is not kept for the backward pass but made again there, and its gradient is
+    gathered to the entries that exist.
+
+    Args:
+        model: the values are registered on it as ``sparse_values``.
+        tensors: the sparse tensors, in the order of the layout.
+        optimizer: what trains them; the values take their place in it, with their part of its state.
+        topology: the active positions.
+        values: their start values.
+
+    Raises:
+        InputError: a module or the optimizer cannot work so; nothing has changed then.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tensors: Sequence[NamedParameter],
+        optimizer: Optimizer,
+        topology: Topology,
+        values: Tensor,
+    ) -> None:
+        model = check_modules(model, tensors)
+        dtype = _common_dtype(tensors)
+        self._optimizer = optimizer
+        self._group = CompactGroup.of(optimizer, tensors)
+        state = gathered_state(optimizer, tensors, lambda dense: _gathered(dense, topology))
+        self._weights = CompactWeights(model, topology)
+        make_compact(self._weights, tensors)
+        self._fingerprint = OptimizerFingerprint(optimizer, topology)
+        self._group.take_in(self._weights.register(values.detach().to(dtype, copy=True)), state)
+        self._state = CompactState.of(optimizer, self._weights)
+
+    def values(self) -> Tensor:
+        """The N values, at least float32, so that every backend's strategies can compute with them."""
+        values = self._weights.values.detach()
+        return values.to(torch.promote_types(values.dtype, torch.float32))
+
+    @torch.no_grad()
+    def set_values(self, values: Tensor) -> None:
+        """Replace the N values; optimizer state stays."""
+        self._weights.values.copy_(values)
+
+    def enforce(self) -> None:
+        """What is inactive does not exist; but dense gradients of several ranks become those of all."""
+        self._fingerprint.carried(self._weights.topology)
+        if self._weights.dense_gradients is not None:
+            self._weights.dense_gradients.reduce(self._weights.topology)
+
+    @torch.no_grad()
+    def reallocate(self, reallocation: Reallocation) -> None:
+        """Move to the new topology and its values; state and gradients are carried along, zero where a weight grew."""
+        _check_size(reallocation.before.size, reallocation.after.size)
+        self._weights.check_copies()
+        values = self._weights.values
+        is_new = torch.zeros(reallocation.after.size, dtype=torch.bool, device=values.device)
+        is_new[reallocation.grown_slots] = True
+        self._state.carry(reallocation.carry, is_new, reallocation.values)
+        gradient = None if values.grad is None else in_place(values.grad, reallocation.carry(values.grad))
+        resize(values, reallocation.after.size)
+        values.grad = gradient
+        self._weights.move(reallocation.after)
+        self._fingerprint.carried(reallocation.after)
+        self.set_values(reallocation.values)
+
+    @torch.no_grad()
+    def restore(self, topology: Topology) -> None:
+        """Take up a saved topology; the values are those that the model has loaded, or will load.
+
+        The optimizer's state and the gradient go along by position, unless the optimizer has loaded a state since the
+        last step. Where a strategy has changed the number of weights, only what has its topology can load its values.
+        """
+        before, values = self._weights.topology, self._weights.values
+        carry, is_new = carrier(before, topology)
+        if not self._fingerprint.has_loaded:
+            self._state.carry(carry, is_new, values.new_zeros(topology.size))
+            self._fingerprint.carried(topology)
+        gradient = None if values.grad is None else carry(values.grad)
+        resize(values, topology.size)
+        values.grad = gradient
+        self._weights.topology = topology
+
+    def check_written(self, name: str | None = None, *, thoroughly: bool = False) -> None:  # noqa: ARG002
+        """Raise an :class:`InputError` if the values, or the optimizer's state, belong to another topology."""
+        self._weights.check()
+        self._fingerprint.check(self._weights.topology)
+
+    def nonzero_positions(self) -> Tensor:
+        """There is no place for weights that are not active.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(
+            "compact storage has no place for weights that are not active, so that there is nothing to adopt: load the "
+            "state dict of the training that was saved with the model's, training.load_state_dict(), "
+            "or take storage='masked'"
+        )
+
+    def await_gradient(self, *, dense: bool) -> None:
+        """Whether dense gradients are collected until the next step; those of the last one are let go."""
+        if self._weights.dense_gradients is not None:
+            self._weights.dense_gradients.close()
+        self._weights.dense_gradients = DenseGradients(self._weights.values) if dense else None
+
+    def gradient(self, name: str) -> Tensor:
+        """The dense gradient of a tensor in the step just taken: D_i entries, row-major; after a dense wait only."""
+        topology, gradients = self._weights.topology, self._weights.dense_gradients
+        if gradients is None:
+            raise RuntimeError(f"the dense gradient of {name} has not been waited for")
+        return gradients.of(topology.layout.index(name), topology)
+
+    @torch.no_grad()
+    def squash(self) -> None:
+        """End: plain dense Parameters under their old names, on the model and in the optimizer."""
+        self._weights.check()
+        self._fingerprint.end()
+        self.await_gradient(dense=False)
+        values, topology = self._weights.values, self._weights.topology
+        states = self._state.scattered(topology)
+        dense = make_dense(self._weights.model)
+        parameters = [dense[index] for index in range(len(topology.layout))]
+        if values.grad is not None:
+            for index, parameter in enumerate(parameters):
+                parameter.grad = _dense(values.grad, index, topology)
+        self._group.take_out(values, parameters, states)
+
+    def ledger(self) -> Ledger:
+        """Bytes of values, positions, gradients and optimizer state, dense parameters included."""
+        return ledger_of(self._optimizer, [self._weights.topology.positions])
+
+
+def carrier(before: Topology, after: Topology) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    """Takes one entry a weight from one topology to another by position.
+
+    Returns:
+        The function that does so, zero where there was no weight; and True for each weight where there was none.
+    """
+    slots = torch.searchsorted(before.positions, after.positions).clamp_(max=before.size - 1)
+    found = before.positions[slots] == after.positions
+
+    def carry(entries: Tensor) -> Tensor:
+        return torch.where(found, entries[slots], torch.zeros((), dtype=entries.dtype, device=entries.device))
+
+    return carry, ~found
+
+
+def _check_size(before: int, after: int) -> None:
+    if before != after and world_size() > 1:
+        raise InputError(
+            f"the strategy changes the number of weights from {before} to {after}, and among several processes the one "
+            "Parameter of compact storage cannot follow; take storage='masked'"
+        )
+
+
+def _common_dtype(tensors: Sequence[NamedParameter]) -> torch.dtype:
+    dtypes = {one.parameter.dtype: one.name for one in tensors}
+    if len(dtypes) > 1:
+        told = ", ".join(f"{name} is {str(dtype).removeprefix('torch.')}" for dtype, name in dtypes.items())
+        raise InputError(f"compact storage trains all sparse tensors as one, so that they must be of one dtype; {told}")
+    return next(iter(dtypes))
+
+
+def _gathered(dense: Sequence[Tensor], topology: Topology) -> Tensor:
+    """N entries from dense tensors in the order of the layout."""
+    return torch.cat([gather(one.detach(), places(topology, index)) for index, one in enumerate(dense)])
+
+
+def _dense(entries: Tensor, index: int, topology: Topology) -> Tensor:
+    """The part of N entries that belongs to one tensor, dense."""
+    slots = entries[topology.bounds[index] : topology.bounds[index + 1]]
+    return scatter(slots, places(topology, index), topology.layout.shapes[index])

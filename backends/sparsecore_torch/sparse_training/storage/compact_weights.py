@@ -1,0 +1,367 @@
+"""The N values of a model and where they lie: the dense tensor of a layer is made when it is read, and not kept."""
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+from weakref import WeakSet
+
+import attrs
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parameter import Parameter
+
+from sparsecore.engine.topology import Topology
+from sparsecore.errors import InputError
+from sparsecore_torch._torch_internals import are_transforms_active
+from sparsecore_torch.arrays import gather, places, scatter
+from sparsecore_torch.sparse_training.storage.saved_tensors import SavedTensors
+
+
+class DenseGradients:
+    """Sums the dense gradients of backward passes, from a cleared gradient of the values to the optimizer's step.
+
+    A tensor hook could not: dense gradients pass through backward once, and what is done to the gradient of the values
+    afterwards (a sum over micro-batches, a loss scale taken out, clipping by norm) has to be done to them as well.
+    """
+
+    def __init__(self, values: Parameter) -> None:
+        self._values = values
+        self._sums: dict[int, Tensor] = {}
+        self._is_between_passes = True
+        self._factor: Tensor | None = None
+        register: Any = values.register_post_accumulate_grad_hook
+        self._handle = register(self._after_pass)
+
+    def add(self, index: int, gradient: Tensor) -> None:
+        """A dense gradient of the tensor of this index has arrived."""
+        if self._is_between_passes:
+            self._is_between_passes = False
+            if self._values.grad is None or not self._values.grad.any():
+                self._sums.clear()  # a new sum, whatever became of an earlier one
+        self._factor = None
+        gradient = gradient.detach().to(self._values.dtype)
+        self._sums[index] = self._sums[index] + gradient if index in self._sums else gradient
+
+    def reduce(self, topology: Topology) -> None:
+        """Where several ranks train together, take the mean over them, as is done to the gradient of the values."""
+        ranks = world_size()
+        if ranks > 1:
+            for index, shape in enumerate(topology.layout.shapes):
+                own = self._sums.get(index)
+                summed = self._values.new_zeros(shape) if own is None else own.contiguous()
+                dist.all_reduce(summed)
+                self._sums[index] = summed / ranks
+
+    def of(self, index: int, topology: Topology) -> Tensor:
+        """The dense gradient of this tensor as the optimizer would have had it: D_i entries, row-major."""
+        if index not in self._sums:
+            return self._values.new_zeros(topology.layout.sizes[index])
+        if self._factor is None:
+            self._factor = self._scale(topology)
+        return self._sums[index].reshape(-1) * self._factor
+
+    def close(self) -> None:
+        """Let go of them all."""
+        self._handle.remove()
+        self._sums.clear()
+
+    def _after_pass(self, _: Tensor) -> None:
+        self._is_between_passes = True
+
+    def _scale(self, topology: Topology) -> Tensor:
+        """By what the gradient of the values has been multiplied since it was the sum of the passes; on the device."""
+        ours = torch.cat([self._at_weights(index, topology) for index in range(len(topology.layout))])
+        one = ours.new_ones((), dtype=torch.float64)
+        theirs = self._values.grad
+        if theirs is None:
+            return one
+        lost = ~(theirs.isfinite() & ours.isfinite())
+        whole, sums = (each.double().masked_fill(lost, 0.0) for each in (theirs, ours))
+        products, squares = whole @ sums, sums @ sums
+        unscaled = (theirs == ours).all() | (squares == 0) | (products == 0)
+        # no branch, for which the device would be waited for
+        return torch.where(unscaled, one, products / squares)
+
+    def _at_weights(self, index: int, topology: Topology) -> Tensor:
+        inside = places(topology, index)
+        return gather(self._sums[index], inside) if index in self._sums else self._values.new_zeros(len(inside))
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+VALUES = "sparse_values"
+"""The name under which the N values are registered on the model."""
+TOPOLOGY = "sparse_topology"
+"""The name of their topology's fingerprint in the model's state dict, beside the values."""
+
+
+class CompactWeights:
+    """The values, a Parameter of the model, and their topology.
+
+    Attributes:
+        model: the module on which the values are registered.
+        topology: where the values lie.
+        dense_gradients: what collects dense gradients; None while nobody wants any.
+    """
+
+    def __init__(self, model: nn.Module, topology: Topology) -> None:
+        self.model = model
+        self.topology = topology
+        self.dense_gradients: DenseGradients | None = None
+        self._values_of: Topology | str = topology  # or the fingerprint of one, as it was loaded
+        self._copies: WeakSet[CompactWeights] = WeakSet()
+        self._known_version = 0  # of the values of a copy: that of new tensors
+        self._saved = SavedTensors()
+        self._pieces: tuple[Tensor, ...] = ()
+        self._hooks: tuple[int, ...] = ()
+        # what torch.compile makes of the model leaves off here and goes on behind
+        disable: Any = torch.compiler.disable
+        self.dense: Callable[[int, torch.dtype], Tensor] = disable(self._dense)
+        self._open: Callable[[], None] = disable(self._begin)
+        self._close: Callable[[], None] = disable(self._end)
+
+    def register(self, values: Tensor) -> Parameter:
+        """Put the values on the model, and watch its forward passes."""
+        self.model.register_parameter(VALUES, Parameter(values))
+        before = self.model.register_forward_pre_hook(self._before, prepend=True)
+        after = self.model.register_forward_hook(self._after, always_call=True)
+        model: Any = self.model
+        saved = model.register_state_dict_post_hook(partial(_add_fingerprint, self))
+        loading = model.register_load_state_dict_pre_hook(self._take_fingerprint)
+        self._hooks = (before.id, after.id, saved.id, loading.id)
+        return self.values
+
+    def unregister(self) -> None:
+        """Take the values off the model again, and watch no more; for a copied model as well."""
+        self.model._parameters.pop(VALUES, None)
+        for hooks in (
+            self.model._forward_pre_hooks,
+            self.model._forward_hooks,
+            self.model._forward_hooks_always_called,
+            self.model._state_dict_hooks,
+            self.model._load_state_dict_pre_hooks,
+        ):
+            for identity in self._hooks:
+                hooks.pop(identity, None)
+
+    @property
+    def values(self) -> Parameter:
+        """The N values; looked up each time, as moving or loading a model may put another Parameter there.
+
+        While ``torch.func.functional_call`` runs, they are the tensor that it was given for them.
+        """
+        values: Any = self.model._parameters[VALUES]
+        return values  # type: ignore[no-any-return]
+
+    def move(self, topology: Topology) -> None:
+        """The values are, or are about to be, those of another topology."""
+        self.topology = self._values_of = topology
+
+    def check(self) -> None:
+        """Raise an :class:`InputError` if the values belong to another topology than that of the training."""
+        if self._values_of is self.topology:
+            return
+        if self.fingerprint != _fingerprint(self.topology):
+            raise InputError(
+                "the values of the model belong to another topology than that of its training: in compact storage, the "
+                "state dicts of model and training that were saved together must both be loaded, in any order: "
+                "model.load_state_dict(...) and training.load_state_dict(...)"
+            )
+        self._values_of = self.topology
+
+    def check_copies(self) -> None:
+        """Raise an :class:`InputError` if a copy of the model is kept as an average, which weights that move mix up."""
+        for copied in list(self._copies):
+            values = copied.model._parameters.get(VALUES)  # None where the copy is a plain one by now
+            if values is not None and values.grad is None and values._version != copied._known_version:
+                raise InputError(
+                    "weights are about to move, and a copy of the model has been written to as averages of weights are "
+                    "(EMA, SWA): in compact storage its entries would be averaged with those of other weights; take "
+                    "storage='masked' for averages"
+                )
+
+    @property
+    def fingerprint(self) -> str:
+        """That of the topology which the values belong to, whatever the training's is now."""
+        return _fingerprint(self._values_of)
+
+    def _take_fingerprint(
+        self,
+        _: nn.Module,
+        state: dict[str, Any],
+        prefix: str,
+        __: Any,
+        ___: bool,
+        ____: list[str],
+        _____: list[str],
+        errors: list[str],
+    ) -> None:
+        """Remember which topology the values are of that are about to be loaded."""
+        saved, values = state.pop(prefix + TOPOLOGY, None), state.get(prefix + VALUES)
+        if values is None:
+            return
+        if not isinstance(saved, Tensor) or saved.dtype is not torch.uint8 or saved.shape != (32,):
+            raise InputError(
+                f"the state dict has {prefix + VALUES!r} without {prefix + TOPOLOGY!r}, which tells where they lie; "
+                "load all that model.state_dict() gave"
+            )
+        if values.shape != self.values.shape:
+            errors.append(
+                f"{prefix + VALUES} has {len(values)} values there and {len(self.values)} here; call "
+                "training.load_state_dict() first, with the state that was saved together with them"
+            )
+            return
+        self._values_of = bytes(saved.tolist()).hex()
+        self._known_version = self.values._version + 1  # loading writes once
+
+    def _dense(self, index: int, dtype: torch.dtype) -> Tensor:
+        """The tensor of this index, zero where no weight is; its gradient arrives at the values."""
+        if self.values.device != self.topology.positions.device:
+            raise InputError(
+                f"the model has moved from {self.topology.positions.device} to {self.values.device} since sparsify was "
+                "called; move the model to its device first"
+            )
+        self.check()
+        if are_transforms_active():
+            return _transformable(self.entries(index), self.topology, index, dtype)
+        dense = _materialize(self.entries(index), self, index, dtype)
+        return self._saved.remade_by(_Remaker(self.values.detach(), self.topology, index, dtype), dense)
+
+    def plain(self, index: int) -> Tensor:
+        """The dense tensor alone, without a gradient."""
+        with torch.no_grad():
+            return self.dense(index, self.values.dtype)
+
+    def _before(self, *_: Any) -> None:
+        # methods, as a copy of the model takes those of its own weights
+        self._open()
+
+    def _after(self, *_: Any) -> None:
+        self._close()
+
+    def _begin(self) -> None:
+        """Before a forward pass of the model: one split for all layers, which makes one gradient in one go."""
+        self.check()
+        self._pieces = torch.split(self.values, self.topology.counts.tolist())
+        if not are_transforms_active():  # they do without hooks on saved tensors
+            self._saved.enter()
+
+    def _end(self) -> None:
+        """After a forward pass of the model, however it ended."""
+        self._pieces = ()
+        self._saved.leave()
+
+    def gathered(self, index: int, topology: Topology, gradient: Tensor) -> Tensor:
+        """The entries of a dense gradient where weights are, in the dtype of the values."""
+        if topology is not self.topology:
+            raise RuntimeError(
+                "weights have been reallocated between the forward pass and its backward pass, so that the gradient "
+                "would arrive at other weights than it is of; call backward before the optimizer's step"
+            )
+        if self.dense_gradients is not None:
+            self.dense_gradients.add(index, gradient)
+        return gather(gradient, places(topology, index)).to(self.values.dtype)
+
+    def entries(self, index: int) -> Tensor:
+        """The N_i values of the tensor of this index, differentiable."""
+        # the pieces of a pass that began without gradients lead nowhere; a layer called by itself has none
+        if self._pieces and (self._pieces[index].grad_fn or not torch.is_grad_enabled()):
+            return self._pieces[index]
+        bounds = self.topology.bounds
+        return self.values[bounds[index] : bounds[index + 1]]
+
+    def __reduce_ex__(self, _: Any) -> Any:
+        raise InputError(
+            "a model in compact storage cannot be pickled: save the state dicts of model, optimizer and training, or "
+            "sparsecore_torch.export.squashed_copy(training)"
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "CompactWeights":
+        """The weights of a copied model; a pass through the original is none through the copy."""
+        copied = memo[id(self)] = CompactWeights.__new__(CompactWeights)
+        copied.__init__(copy.deepcopy(self.model, memo), self.topology)  # type: ignore[misc]
+        copied._hooks = self._hooks  # they have the same keys there
+        copied._values_of = self._values_of
+        self._copies.add(copied)
+        return copied
+
+
+@attrs.frozen(eq=False)
+class _Remaker:
+    """Makes a dense tensor again, for the backward pass.
+
+    The values are an alias without gradient: memory and version are those of the Parameter.
+    """
+
+    values: Tensor
+    topology: Topology
+    index: int
+    dtype: torch.dtype
+    version: int = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        object.__setattr__(self, "version", self.values._version)
+
+    def __call__(self) -> Tensor:
+        if self.values._version != self.version:
+            raise RuntimeError(
+                "the values of sparse weights have been modified by an inplace operation between the forward pass "
+                f"and its backward pass: they are at version {self.values._version}, expected {self.version}"
+            )
+        return _scattered(self.values[_slots(self.topology, self.index)], self.topology, self.index, self.dtype)
+
+
+class _Materialize(torch.autograd.Function):
+    """N_i values to a dense tensor; a dense gradient to N_i entries."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, weights: CompactWeights, index: int, dtype: torch.dtype) -> Tensor:
+        ctx.weights, ctx.topology, ctx.index = weights, weights.topology, index
+        return _scattered(values, weights.topology, index, dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        return ctx.weights.gathered(ctx.index, ctx.topology, gradient), None, None, None
+
+
+_materialize: Callable[[Tensor, CompactWeights, int, torch.dtype], Tensor] = _Materialize.apply
+
+
+def _transformable(values: Tensor, topology: Topology, index: int, dtype: torch.dtype) -> Tensor:
+    """The dense tensor by operations that the transforms of torch.func know; kept for the backward pass."""
+    shape = topology.layout.shapes[index]
+    zeros = values.new_zeros(topology.layout.sizes[index], dtype=dtype)
+    return zeros.index_copy(0, places(topology, index), values.to(dtype)).reshape(shape)
+
+
+def resize(values: Parameter, size: int) -> None:
+    """Make room for so many values in the Parameter that the optimizer knows; where they were others, all are zero."""
+    dtype = values.dtype
+    if size == len(values):
+        return
+    other = torch.float32 if dtype is torch.float64 else torch.float64
+    values.grad = None
+    # while some loss is alive autograd remembers the old shape, unless there is another dtype in between
+    values.data = values.data.new_empty(0, dtype=other)
+    values.data = values.data.new_zeros(size, dtype=dtype)
+
+
+def _add_fingerprint(weights: CompactWeights, _: nn.Module, state: dict[str, Any], prefix: str, __: Any) -> None:
+    state[prefix + TOPOLOGY] = torch.tensor(list(bytes.fromhex(weights.fingerprint)), dtype=torch.uint8)
+
+
+def _fingerprint(topology: Topology | str) -> str:
+    return topology if isinstance(topology, str) else topology.sha256()
+
+
+def _slots(topology: Topology, index: int) -> slice:
+    return slice(topology.bounds[index], topology.bounds[index + 1])
+
+
+def _scattered(values: Tensor, topology: Topology, index: int, dtype: torch.dtype) -> Tensor:
+    return scatter(values.detach().to(dtype), places(topology, index), topology.layout.shapes[index])

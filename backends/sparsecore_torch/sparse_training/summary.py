@@ -1,0 +1,94 @@
+"""What became sparse, as a table."""
+
+from collections.abc import Mapping
+from io import StringIO
+from types import MappingProxyType
+
+import attrs
+
+from sparsecore.engine.schedules import Clock
+from sparsecore.engine.topology import Topology
+
+_NUMBERS = ("shape", "weights", "density at start", "density now")
+_SHOWN = 8
+"""So many dense parameters of one reason are printed."""
+
+
+@attrs.frozen(eq=False, repr=False)
+class Summary:
+    """The sparse tensors and why the others are not; ``print`` shows it as a table.
+
+    Where many parameters are dense for one reason, the first are printed; :meth:`reasons` has all.
+
+    Attributes:
+        topology: the weights now.
+        start: how many weights each tensor had at the start.
+        left_out: why the other parameters are dense, by name.
+        clock: how far training has come.
+        zeros: how many active weights are exactly zero, as those are that no gradient reaches; None where that is not
+            counted, since the values are spread over ranks.
+        by_name: what some sparse tensors were taken for, by what their modules and they are called.
+    """
+
+    topology: Topology
+    start: tuple[int, ...]
+    left_out: Mapping[str, str]
+    clock: Clock
+    zeros: int | None = None
+    by_name: Mapping[str, str] = MappingProxyType({})
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """Name, shape, weights, density at start and now, of each sparse tensor and of all of them."""
+        layout, counts = self.topology.layout, self.topology.counts
+        columns = zip(layout.names, layout.shapes, layout.sizes, self.start, counts, strict=True)
+        rows = [_row(name, "×".join(map(str, shape)), size, *weights) for name, shape, size, *weights in columns]
+        return [*rows, _row("all", "", layout.size, sum(self.start), self.topology.size)]
+
+    def reasons(self) -> dict[str, list[str]]:
+        """The dense parameters by why they are left out."""
+        return _grouped(self.left_out)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def __str__(self) -> str:
+        named = [f"  {kind}: {_listed(names)}" for kind, names in _grouped(self.by_name).items()]
+        dense = [f"  {why}: {_listed(names)}" for why, names in self.reasons().items()]
+        done = f"step {self.clock.step:,}, {self.clock.updates:,} updates, sparsity {self.topology.sparsity:.4f}"
+        size = self.topology.size
+        zeros = [] if self.zeros is None else [f"{self.zeros:,} of {size:,} active weights are exactly zero"]
+        chosen = [*(["sparse by name:", *named] if named else []), *(["left dense:", *dense] if dense else [])]
+        return "\n".join([self._table(), done, *zeros, *chosen])
+
+    def _table(self) -> str:
+        from rich.box import SIMPLE_HEAD
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table("tensor", box=SIMPLE_HEAD)
+        for title in _NUMBERS:
+            table.add_column(title, justify="right")
+        for row in self.rows():
+            table.add_row(*map(Text, row))  # as text: names may look like markup
+        written = StringIO()
+        # as wide as it must be: a text does not know where it will be read
+        Console(file=written, width=1000, color_system=None).print(table)
+        return "\n".join(line.rstrip() for line in written.getvalue().splitlines()).strip("\n")
+
+
+def _grouped(by_name: Mapping[str, str]) -> dict[str, list[str]]:
+    """The names by what is said of them."""
+    groups: dict[str, list[str]] = {}
+    for name, said in by_name.items():
+        groups.setdefault(said, []).append(name)
+    return groups
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _row(name: str, shape: str, size: int, before: int, now: int) -> tuple[str, ...]:
+    return name, shape, f"{now:,}", f"{before / size:.4f}", f"{now / size:.4f}"

@@ -1,0 +1,252 @@
+"""Which parameters are weight matrices, by the module that computes with them.
+
+Modules of torch are known by their class. Other people's layers are known by what their classes, attributes and paths
+are called, which :mod:`sparsecore_torch.sparse_training.selection` reports as "by name".
+"""
+
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import attrs
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.parametrize import ParametrizationList
+
+from sparsecore_torch.sparse_training.parameters import NamedParameter, within_compiled
+
+_CONTAINERS = (nn.ParameterList, nn.ParameterDict)
+_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+_LINEAR = (nn.Linear, nn.Bilinear)
+
+
+@attrs.frozen(eq=False)
+class Use:
+    """One use of a parameter: the layer that computes with it, and what it is called there.
+
+    A parametrized weight is used by its layer, not by the list of its parametrizations; a member of a ParameterList by
+    the module that has the list.
+
+    Attributes:
+        parameter: the parameter.
+        path: of the layer in the model.
+        layer: the module.
+        attribute: the layer's name for the tensor that is computed from the parameter: 'weight' also where the
+            parameter is ``weight_v`` of weight_norm.
+        around: the modules that the layer is part of, the innermost first.
+        parametrization: what computes the tensor, and the parameter's name there.
+        is_listed: whether it is a member of a list or dict of parameters that the layer has.
+    """
+
+    parameter: nn.Parameter
+    path: tuple[str, ...]
+    layer: nn.Module
+    attribute: str
+    around: tuple[nn.Module, ...]
+    parametrization: tuple[ParametrizationList, str] | None = None
+    is_listed: bool = False
+
+
+def uses_of(model: nn.Module, one: NamedParameter) -> tuple[Use, ...]:
+    """Every use of a parameter. Where a list of parameters holds it beside a layer, the layer's use counts."""
+    uses = tuple(_use(model, one.parameter, name) for name in one.names)
+    return tuple(use for use in uses if not use.is_listed) or uses
+
+
+def _use(model: nn.Module, parameter: nn.Parameter, name: str) -> Use:
+    *path, attribute = name.split(".")
+    modules = [model]
+    for part in path:
+        modules.append(within_compiled(modules[-1]._modules[part]))
+    parametrization = None
+    if isinstance(modules[-1], ParametrizationList):
+        parametrization = modules[-1], attribute
+        *path, _, attribute = path
+        del modules[-2:]
+    is_listed = isinstance(modules[-1], _CONTAINERS)
+    while isinstance(modules[-1], _CONTAINERS) and path:
+        *path, attribute = path
+        del modules[-1]
+    layer, around = modules[-1], tuple(reversed(modules[:-1]))
+    return Use(parameter, tuple(path), layer, _effective(layer, attribute), around, parametrization, is_listed)
+
+
+def _effective(layer: nn.Module, attribute: str) -> str:
+    """The attribute that old-style hooks (weight_norm, spectral_norm, pruning) compute from this one."""
+    stem, _, end = attribute.rpartition("_")
+    return stem if end in {"g", "v", "orig"} and stem and hasattr(layer, stem) else attribute
+
+
+def is_norm(use: Use) -> bool:
+    """Whether it belongs to a normalization, by class or by the class's name."""
+    return isinstance(use.layer, _NORMS) or (
+        not isinstance(use.layer, _TYPED) and any(re.search(r"Norm(\dd)?$", name) for name in class_names(use.layer))
+    )
+
+
+_TYPED = (*_LINEAR, _ConvNd, nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
+
+
+def kind_by_class(use: Use) -> str | None:
+    """The kind of weight matrix that it is in a layer of torch or a derived one; None for any other parameter."""
+    return next(
+        (
+            kind
+            for kind, (types, attribute) in _BY_CLASS.items()
+            if isinstance(use.layer, types) and re.fullmatch(attribute, use.attribute)
+        ),
+        None,
+    )
+
+
+_BY_CLASS: Mapping[str, tuple[tuple[type[nn.Module], ...], str]] = MappingProxyType(
+    {
+        "linear": (_LINEAR, "weight"),
+        "convolution": ((_ConvNd,), "weight"),
+        "embedding": ((nn.Embedding, nn.EmbeddingBag), "weight"),
+        "recurrent": ((nn.RNNBase, nn.RNNCellBase), "weight_.*"),
+        "attention": ((nn.MultiheadAttention,), ".*proj_weight"),
+    }
+)
+
+
+def kind_by_name(use: Use) -> str | None:
+    """What kind of weight matrix it is by the names of class, attribute and path; None where they say of none."""
+    if isinstance(use.layer, _TYPED):
+        return None
+    if use.parameter.ndim == 3 and is_of_experts(use):
+        return "stack of experts"
+    names = class_names(use.layer)
+    kind = next((kind for kind, pattern in _BY_NAME.items() if any(map(pattern.search, names))), None)
+    is_weight = _WEIGHT.search(use.attribute) or (kind == "attention" and _PROJECTION.fullmatch(use.attribute))
+    return kind if is_weight and not _NO_WEIGHT.search(use.attribute) else None
+
+
+_WEIGHT = re.compile(
+    r"^(weights?|kernel|matrix)(_|\d|$)|_(weights?|kernel|proj)\d*$"
+    r"|^w_?(q|k|v|o|qkv|kv|in|out|up|down|gate|e|u|h|x|ih|hh|\d+)?$",
+    re.IGNORECASE,
+)
+_PROJECTION = re.compile(r"q|k|v|o|r|qkv|kv|query|key|value|out", re.IGNORECASE)
+_NO_WEIGHT = re.compile(r"scale|gamma|beta|mask|norm|zero|temperature|bias", re.IGNORECASE)
+_BY_NAME: Mapping[str, re.Pattern[str]] = MappingProxyType(
+    {
+        "stack of experts": re.compile(r"Expert|MoE|MoeMLP"),
+        "embedding": re.compile(r"Embed"),
+        "recurrent": re.compile(r"LSTM|GRU|RNN"),
+        "attention": re.compile(r"Attention|Attn"),
+        "linear": re.compile(r"Linear|Dense(?!Net)|MLP|Mlp|FeedForward|FFN|Conv1D$"),
+        "convolution": re.compile(r"Conv(?!NeXt|Next)"),
+    }
+)
+"""``Conv1D`` is transformers' linear layer; convolutions of torch have a small d."""
+
+
+def class_names(module: nn.Module) -> list[str]:
+    """The names of a module's class and of those that it is derived from, other than Module itself.
+
+    Of a scripted module, the name of the class that it was made of.
+    """
+    if isinstance(module, torch.jit.ScriptModule):
+        return [module.original_name]
+    return [cls.__name__ for cls in type(module).__mro__ if cls not in (nn.Module, object)]
+
+
+def is_convolution(module: nn.Module) -> bool:
+    """Whether it is a convolution of torch, or called like one."""
+    return isinstance(module, _ConvNd) or any(
+        re.fullmatch(r"(Lazy)?Conv(Transpose)?[123]d", name) for name in class_names(module)
+    )
+
+
+def words(text: str) -> str:
+    """A name in lower case, its words parted by underscores.
+
+    >>> words("RelativePositionBias"), words("lora_A")
+    ('relative_position_bias', 'lora_a')
+    """
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[^A-Za-z0-9]+", "_", text).lower()
+
+
+def has_word(pattern: str, *texts: str) -> bool:
+    """Whether one of these words, a pattern, is among those of the names."""
+    return any(re.search(rf"(?<![a-z])({pattern})(?![a-z])", words(text)) for text in texts)
+
+
+def close_names(use: Use) -> tuple[str, ...]:
+    """What the parameter is called, and the layer, its class, and what the layer is part of."""
+    return (use.attribute, *use.path[-2:], *class_names(use.layer))
+
+
+_EXPERTS = r"\w*experts?|moe|moes"
+_ROUTER = r"router|routers|routing|gate|gates|gating|wg"
+
+
+def is_of_experts(use: Use) -> bool:
+    """Whether a parameter of three dimensions is a stack of matrices, one an expert.
+
+    Either class, attribute or path speak of experts; or a router beside it, or beside its layer, has as many outputs.
+    """
+    if min(use.parameter.shape) < 2:
+        return False
+    if has_word(_EXPERTS, *close_names(use)) or any(
+        re.search("Expert|MoE|Moe", name) for name in class_names(use.layer)
+    ):
+        return True
+    return any(
+        has_word(_ROUTER, name) and use.parameter.shape[0] in _sides(router)
+        for module in (use.layer, *use.around[:1])
+        for name, router in module.named_children()
+    ) or any(
+        has_word(_ROUTER, name) and parameter.ndim == 2 and use.parameter.shape[0] in parameter.shape
+        for name, parameter in use.layer._parameters.items()
+        if parameter is not None
+    )
+
+
+def _sides(module: nn.Module) -> set[int]:
+    return {side for parameter in module.parameters() if parameter.ndim == 2 for side in parameter.shape}
+
+
+def is_router(use: Use) -> bool:
+    """Whether it scores experts: it is called a router; or has one output for each of the experts beside it.
+
+    A gate is one if its outputs are as many as the matrices of a stack or the modules of a list beside it, or at most a
+    quarter of its inputs.
+    """
+    if use.parameter.ndim != 2 or kind_by_class(use) == "embedding":
+        return False
+    if has_word(r"router|routers|routing", *close_names(use)):
+        return True
+    outputs, inputs = use.parameter.shape
+    is_layer = use.attribute in _LAYERS_WEIGHT
+    beside = use.around[0] if is_layer and use.around else use.layer
+    if outputs in _numbers_of_experts(beside):
+        return True
+    name = use.path[-1] if is_layer and use.path else use.attribute
+    if not re.search(r"(^|_)(gate|gates|gating|wg)$|^gat(e|ing)_net", words(name)):
+        return False
+    counts = _depths(beside).union(*map(_lengths, beside.children()))
+    return bool({outputs, inputs} & counts) or (is_layer and 4 * outputs <= inputs)
+
+
+_LAYERS_WEIGHT = ("weight", "kernel")
+
+
+def _numbers_of_experts(module: nn.Module) -> set[int]:
+    """How many experts a module has, in a list of modules or in stacks of matrices."""
+    experts = [child for name, child in module.named_children() if has_word(_EXPERTS, name, *class_names(child))]
+    return set().union(*map(_lengths, experts), *map(_depths, experts))
+
+
+def _lengths(module: nn.Module) -> set[int]:
+    """How many modules a list or dict of modules has."""
+    return {len(module)} if isinstance(module, nn.ModuleList | nn.ModuleDict) else set()
+
+
+def _depths(module: nn.Module) -> set[int]:
+    """The first sides of its parameters of three dimensions."""
+    parameters = [parameter for parameter in module._parameters.values() if parameter is not None]
+    return {one.shape[0] for one in parameters if one.ndim == 3 and min(one.shape) > 1}

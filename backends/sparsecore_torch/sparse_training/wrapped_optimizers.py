@@ -1,0 +1,254 @@
+"""Optimizers inside of others: which one takes the step, and which objects keep state for a parameter."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary, ref
+
+import attrs
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sparsecore.errors import InputError
+from sparsecore_torch.sparse_training.parameters import NamedParameter
+
+_OTHERS: WeakKeyDictionary[Optimizer, tuple[Any, ...]] = WeakKeyDictionary()
+"""By the optimizer that takes the step: weak references to the objects around it and inside of it."""
+
+
+@attrs.frozen(eq=False)
+class OptimizerLayers:
+    """An optimizer together with its wrappers and with the optimizers that it is made of.
+
+    Attributes:
+        stepping: the optimizer whose ``step()`` changes the weights, whatever is wrapped around it. Its hooks run.
+        wrappers: what is wrapped around it, the outermost first: accelerate's AcceleratedOptimizer, SAM, Lookahead ...
+        parts: optimizers inside of it that hold some of its parameters each.
+    """
+
+    stepping: Optimizer
+    wrappers: tuple[Any, ...]
+    parts: tuple[Any, ...]
+
+    @property
+    def hooked_wrappers(self) -> tuple[Optimizer, ...]:
+        """The wrappers that run the hooks of their own steps; a wrapper that forwards attributes has none."""
+        return tuple(wrapper for wrapper in self.wrappers if _runs_hooks(wrapper))
+
+    @property
+    def hooked_parts(self) -> tuple[Optimizer, ...]:
+        """The parts that run the hooks of their steps."""
+        return tuple(part for part in self.parts if _runs_hooks(part))
+
+    def remember(self) -> None:
+        """From now on :func:`states_of` finds the state that wrappers and parts keep as well."""
+        _OTHERS[self.stepping] = tuple(ref(other) for other in (*self.wrappers, *self.parts))
+
+    def forget(self) -> None:
+        """Undo :meth:`remember`."""
+        _OTHERS.pop(self.stepping, None)
+
+
+def layers_of(optimizer: Any) -> OptimizerLayers:
+    """What takes the step of an optimizer that may be wrapped in others.
+
+    An object is a wrapper where an attribute of it is an optimizer that holds the same parameters. No library of
+    wrappers has to be known: accelerate, Lightning, schedulefree and pytorch_optimizer all keep the inner one so.
+
+    Args:
+        optimizer: an optimizer of torch.optim, one derived from it, or a wrapper around one.
+
+    Raises:
+        InputError: there is no optimizer of torch.optim in it, or one that never runs the hooks of its steps.
+    """
+    layers, parts = [optimizer], _inner_optimizers(optimizer)
+    while len(parts) == 1 and parts[0] not in layers and _hold_the_same(layers[-1], parts[0]):
+        layers.append(parts[0])
+        parts = _inner_optimizers(parts[0])
+    *wrappers, stepping = layers
+    if not isinstance(stepping, Optimizer):
+        inside = "; ".join(type(part).__name__ for part in parts)
+        found = f", which is made of several optimizers ({inside}): give sparsify one of them" if inside else ""
+        raise InputError(
+            f"sparsify takes an optimizer of torch.optim, one derived from it, or a wrapper around one; "
+            f"given {optimizer!r}{found}"
+        )
+    if not _runs_hooks(stepping):
+        raise InputError(
+            f"{type(stepping).__name__} never runs the hooks of its step(), so that nothing could follow its steps: it "
+            "does not call __init__ of torch.optim.Optimizer; give sparsify an optimizer that does"
+        )
+    return OptimizerLayers(stepping, tuple(wrappers), tuple(parts))
+
+
+def states_of(optimizer: Optimizer, parameter: Tensor) -> Iterator[dict[str, Any]]:
+    """All state that is kept for a parameter: by the optimizer that takes the step, its wrappers and its parts."""
+    found: list[dict[str, Any]] = []
+    for layer in (optimizer, *others_of(optimizer)):
+        state = getattr(layer, "state", {}).get(parameter)
+        if isinstance(state, dict) and not any(state is one for one in found):
+            found.append(state)
+    return iter(found)
+
+
+def others_of(optimizer: Optimizer) -> tuple[Any, ...]:
+    """The wrappers and parts of an optimizer that :meth:`OptimizerLayers.remember` has noted and that still exist."""
+    return tuple(other for other in (reference() for reference in _OTHERS.get(optimizer, ())) if other is not None)
+
+
+def _inner_optimizers(layer: Any) -> list[Any]:
+    """The distinct optimizers among an object's attributes, and in lists, tuples and dicts there."""
+    found: list[Any] = []
+    for value in getattr(layer, "__dict__", {}).values():
+        for one in _flat(value):
+            if looks_like_optimizer(one) and one is not layer and not any(one is other for other in found):
+                found.append(one)
+    return found
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    if isinstance(value, list | tuple):
+        yield from value
+    elif isinstance(value, dict):
+        yield from value.values()
+    else:
+        yield value
+
+
+def looks_like_optimizer(value: Any) -> bool:
+    """Whether an object has the methods and attributes of an optimizer, of whatever class it is."""
+    return not isinstance(value, type) and all(hasattr(value, name) for name in ("step", "param_groups", "state"))
+
+
+def _hold_the_same(outer: Any, inner: Any) -> bool:
+    """Whether both hold the same parameters; a wrapper that shows none holds those of the optimizer inside."""
+    return not hasattr(outer, "param_groups") or _parameters(outer) == _parameters(inner)
+
+
+def _parameters(optimizer: Any) -> set[int]:
+    return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+
+
+def _runs_hooks(layer: Any) -> bool:
+    # what a wrapper's __getattr__ answers are the hooks of the optimizer inside
+    has_hooks = "_optimizer_step_post_hooks" in getattr(layer, "__dict__", {})
+    return has_hooks and bool(getattr(type(layer).step, "hooked", False))
+
+
+def check_wrappers(layers: OptimizerLayers, trained: Sequence[Tensor]) -> None:
+    """Raise an :class:`InputError` if a wrapper keeps copies of weights where they cannot be masked.
+
+    Copies in its ``state``, by parameter, can be. Some wrappers make theirs at the first step.
+
+    Args:
+        layers: the optimizer and its wrappers.
+        trained: the sparse Parameters, or the one of compact storage.
+    """
+    shapes = {tuple(parameter.shape) for parameter in trained}
+    parameters = _parameters(layers.stepping)
+    for wrapper in layers.wrappers:
+        for name, tensor in (*_attribute_tensors(wrapper), *_state_tensors(wrapper)):
+            if tuple(tensor.shape) in shapes and id(tensor) not in parameters:
+                raise InputError(
+                    f"{type(wrapper).__name__} keeps tensors of the shapes of weights in {name!r}, where sparse "
+                    "training cannot keep inactive entries at zero; a wrapper that keeps them in its state, by "
+                    f"parameter, can be used, and so can {type(layers.stepping).__name__} without it"
+                )
+
+
+def check_replaceable(layers: OptimizerLayers, tensors: Sequence[NamedParameter]) -> None:
+    """Raise an :class:`InputError` unless Parameters can be replaced in the param groups of the stepping optimizer.
+
+    Compact storage does so. An optimizer that holds on to Parameters elsewhere would go on with those that have gone.
+    """
+    stepping, parameters = layers.stepping, {id(one.parameter) for one in tensors}
+    groups = [group["params"] for group in stepping.param_groups]
+    for layer in (stepping, *layers.wrappers, *layers.parts):
+        kept = [name for name, tensor in _attribute_tensors(layer) if id(tensor) in parameters]
+        lists = [group["params"] for group in getattr(layer, "param_groups", [])]
+        if not all(any(own is theirs for theirs in groups) for own in lists):
+            kept.append("param_groups")
+        if getattr(layer, "state", stepping.state) is not stepping.state:
+            kept.append("state")
+        if kept:
+            raise InputError(
+                f"{type(layer).__name__} keeps the model's parameters, or what belongs to them, in {kept[0]!r} of its "
+                "own; compact storage replaces parameters, which it would not see; take storage='masked', or give "
+                "sparsify the optimizer without it"
+            )
+
+
+def check_exchange(layers: OptimizerLayers, trained: Sequence[nn.Parameter], before: OptimizerLayers) -> None:
+    """Raise an :class:`InputError` unless another optimizer holds what the one before it trained.
+
+    Args:
+        layers: the other one.
+        trained: the sparse Parameters, or the one of compact storage.
+        before: the optimizer before it.
+    """
+    if layers.stepping is before.stepping:
+        return
+    held = _parameters(layers.stepping)
+    missing = sum(id(parameter) not in held for parameter in trained)
+    if missing:
+        raise InputError(
+            f"{type(layers.stepping).__name__} does not hold {missing} of the {len(trained)} Parameters in sparse "
+            "training; make it of those that the model has now"
+        )
+    if len(trained) == 1 and trained[0].ndim == 1 and layers.stepping.state.get(trained[0]):
+        raise InputError(
+            f"{type(layers.stepping).__name__} has taken steps already, and compact storage cannot take its state "
+            "over; call follow(optimizer) before its first step"
+        )
+
+
+def exchange(layers: OptimizerLayers, old: Sequence[nn.Parameter], new: Sequence[nn.Parameter]) -> None:
+    """Let Parameters take the place of others in the param group that holds the first of these."""
+    if all(one is other for one, other in zip(old, new, strict=False)):
+        return
+    gone = {id(parameter) for parameter in old}
+    for group in layers.stepping.param_groups:
+        parameters = group["params"]
+        places = [place for place, parameter in enumerate(parameters) if id(parameter) in gone]
+        if places:
+            rest = [parameter for parameter in parameters if id(parameter) not in gone]
+            parameters[:] = [*rest[: places[0]], *new, *rest[places[0] :]]
+
+
+def tensors_outside_of_state(layer: Any, parameter: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """What an optimizer keeps elsewhere than in the state of a parameter, by name.
+
+    Args:
+        layer: the optimizer, or a part of it.
+        parameter: what it trains; tensors may be among its attributes.
+    """
+    yield from _attribute_tensors(layer)
+    yield from _state_tensors(layer)
+    for group in layer.param_groups:
+        for key, value in group.items():
+            yield from ((f"param_groups[...][{key!r}]", tensor) for tensor in tensors_in(value, set()))
+    yield from ((name, tensor) for name, tensor in vars(parameter).items() if isinstance(tensor, Tensor))
+
+
+def _attribute_tensors(layer: Any) -> Iterator[tuple[str, Tensor]]:
+    """The tensors in an optimizer's attributes, by the name of the attribute, other than groups and state."""
+    for name, value in getattr(layer, "__dict__", {}).items():
+        if name not in {"param_groups", "state"}:
+            yield from ((name, tensor) for tensor in tensors_in(value, set()))
+
+
+def _state_tensors(layer: Any) -> Iterator[tuple[str, Tensor]]:
+    """The tensors in an optimizer's state that are not kept by parameter, by their key."""
+    for key, value in getattr(layer, "state", {}).items():
+        if not isinstance(key, Tensor):
+            yield from ((f"state[{key!r}]", tensor) for tensor in tensors_in(value, set()))
+
+
+def tensors_in(value: Any, seen: set[int]) -> Iterator[Tensor]:
+    """The tensors in a value, also in dicts, lists and the like there; in what has been ``seen``, none."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict | list | tuple | set | frozenset | deque) and id(value) not in seen:
+        seen.add(id(value))
+        for part in (*value, *value.values()) if isinstance(value, dict) else value:
+            yield from tensors_in(part, seen)

@@ -1,0 +1,255 @@
+"""Carrying out what was asked for: the first rank keeps the files and shows progress, the others take part."""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import attrs
+
+from sparsecore.cli.options import Given
+from sparsecore.cli.output import say
+from sparsecore.cli.progress import ProgressBar
+from sparsecore.engine.topology import Topology
+from sparsecore.errors import InputError
+from sparsecore.experiment.assembly import Tables, differences
+from sparsecore.experiment.experiment import Experiment
+from sparsecore.experiment.plugin_choice import Chosen
+from sparsecore.learning.ranks import Ranks, launch, ranks_of
+from sparsecore.run.folder import RunFolder, free_run_folder, new_run_folder
+from sparsecore.run.identity import identity
+from sparsecore.run.participation import Place, first, further
+from sparsecore.run.result import Result, conclude
+from sparsecore.run.setup import Setup, set_up
+from sparsecore.run.training import Finished, Nobody
+
+
+@attrs.frozen(eq=False)
+class Asked:
+    """What is to be done.
+
+    Attributes:
+        experiment: to carry out.
+        folder: where.
+        is_new: whether the folder is to be made.
+        is_numbered: whether the folder may be made under the next free number, where another process takes this one.
+        note: to be said before.
+    """
+
+    experiment: Experiment
+    folder: RunFolder
+    is_new: bool = True
+    is_numbered: bool = False
+    note: str = ""
+
+    def prepared(self) -> Setup:
+        """All that training needs; nothing is written yet.
+
+        Raises:
+            InputError: the folder cannot be made, or the experiment cannot be set up.
+        """
+        if self.is_new:
+            self.folder.check_absent()
+        return set_up(self.experiment, self.folder)
+
+    def begun(self, setup: Setup) -> "Asked":
+        """The same with its folder made, perhaps under another number; as it is where the run goes on.
+
+        Raises:
+            InputError: the folder cannot be made.
+        """
+        if not self.is_new:
+            return self
+        tables = self.experiment.tables()
+        others = {} if setup.source is None else {self.folder.start.name: setup.source.content()}
+        if not self.is_numbered:
+            self.folder.create(tables, others)
+            return self
+        parent, name = self.folder.path.parent, self.folder.path.name.rpartition("-")[0]
+        return attrs.evolve(self, folder=new_run_folder(parent, name, tables, others))
+
+
+def new(out: Path | None, given: Given) -> Asked:
+    """A run that begins, in a folder of its own where none is given."""
+    experiment = Experiment.of(given.tables())
+    if out:
+        return Asked(experiment, RunFolder(out))
+    return Asked(experiment, free_run_folder(Path("runs"), _name(experiment)), is_numbered=True)
+
+
+def resumed(out: Path | None, given: Given) -> Asked:
+    """A run that goes on, or begins where there is none yet.
+
+    Raises:
+        InputError: no folder is given, or the run in it was begun as another experiment.
+    """
+    if out is None:
+        raise InputError("--resume needs --out, the folder of the run to continue")
+    if not out.exists() and not given.names_experiment:
+        raise InputError(
+            f"there is no run at {out} to continue; to begin one there, say which: FILE.toml, --model or --data"
+        )
+    return going_on(Experiment.of(given.tables()), RunFolder(out))
+
+
+def going_on(experiment: Experiment, folder: RunFolder) -> Asked:
+    """The experiment in its folder, whether it has begun there or not.
+
+    Raises:
+        InputError: what was begun there is another experiment, or no run.
+    """
+    if not folder.path.exists():
+        return Asked(experiment, folder, note=f"there is no run at {folder.path} yet; it begins now")
+    told = differences(Experiment.of(folder.read_tables()).tables(), experiment.tables())
+    if told:
+        raise InputError(f"the run {folder.path} was begun as another experiment: {'; '.join(told)}")
+    return Asked(experiment, folder, is_new=False)
+
+
+def begun_before(out: Path | None) -> Path | None:
+    """The experiment of the run to continue, where there is one."""
+    if out is None or not out.exists():
+        return None
+    folder = RunFolder(out)
+    folder.read_tables()  # refuses what is no run
+    return folder.experiment
+
+
+def _name(experiment: Experiment) -> str:
+    """What a run is called that was given no folder."""
+    strategies = "+".join(Path(strategy.name.partition(":")[0]).stem for strategy in experiment.strategies)
+    model = Path(experiment.model.name.partition(":")[0]).stem
+    begins = [] if experiment.start.run is None else ["from", Path(experiment.start.run).name]
+    sparse = [] if experiment.sparsity is None else [f"{experiment.sparsity:g}"]
+    return "-".join([model, experiment.dataset.name, strategies, *begins, *sparse])
+
+
+@attrs.frozen(eq=False)
+class Done:
+    """A run that was carried out: its experiment, its topologies at the start and at the end, and its result."""
+
+    experiment: Experiment
+    start: Topology
+    end: Topology
+    result: Result
+
+
+def ranks_for(tables: Tables) -> Ranks:
+    """The processes that carry it out together; known first, so that they tell one another of all other mistakes.
+
+    Raises:
+        InputError: the backend cannot be had, or does not train in as many processes as were started.
+    """
+    backend, started = Chosen.of("backend", tables["backend"]), launch().size
+    ranks = ranks_of(backend.plugin)
+    if ranks.size != started:
+        raise InputError(f"{started} processes were started, and the backend {backend.name!r} trains in {ranks.size}")
+    return ranks
+
+
+def start_facts(setup: Setup) -> dict[str, str]:
+    """What must be the same on all ranks before there is a run folder, and before they form a process group."""
+    tables = setup.experiment.tables()
+    settings = {f"setting {name!r}": json.dumps(tables.get(name), sort_keys=True) for name in _SETTINGS}
+    return {**settings, **identity(setup), "topology": setup.start.topology.sha256()}
+
+
+_SETTINGS = ("sparsity", "seed", "model", "strategy", "reallocation", "training", "backend")
+"""The tables of an experiment that are compared by name; data and start may lie elsewhere on another machine."""
+
+
+def lead(asked: Asked, setup: Setup, ranks: Ranks, again: Callable[[RunFolder], str]) -> Done:
+    """Carry out the experiment and keep its files.
+
+    Args:
+        asked: what and where.
+        setup: of the experiment.
+        ranks: who takes part.
+        again: the command that goes on with the run in a folder after an interruption.
+
+    Raises:
+        OSError: a file could not be written; a note says how to go on.
+    """
+    from sparsecore.report import write_report
+
+    made = _Made()
+    try:
+        folder, place = ranks.jointly(lambda: _begun(asked, setup, ranks, made), lambda begun: begun[1].run.facts())
+    except BaseException:
+        made.undo()
+        raise
+    for note in _notes(asked, setup):
+        say(f"sparsecore: {note}")
+    try:
+        finished = _watched(place, setup)
+        result = conclude(setup, finished, folder)
+        write_report(folder.path)
+    except KeyboardInterrupt:
+        say(f"sparsecore: stopped; continue with: {again(folder)}")
+        raise
+    except OSError as error:
+        error.add_note(f"what is finished is kept; continue with: {again(folder)}")
+        raise
+    return Done(asked.experiment, setup.start.topology, finished.state.topology, result)
+
+
+def take_part(asked: Asked, setup: Setup, ranks: Ranks) -> None:
+    """Carry out the experiment with the leading rank, which keeps the files and does the talking."""
+    folder = None if asked.is_new else asked.folder
+    place = ranks.jointly(lambda: further(setup, folder, ranks), lambda place: place.run.facts())
+    place.train(Nobody())
+
+
+def _notes(asked: Asked, setup: Setup) -> Iterator[str]:
+    """What is to be known before the run begins."""
+    if asked.note:
+        yield asked.note
+    if sys.stderr is not None and sys.stderr.isatty():
+        yield computed_by(asked.experiment)
+    clock = setup.start.clock
+    if asked.is_new and setup.engine.moves_weights and setup.engine.first_update(setup.start) is None:
+        yield (
+            f"this run will see no update, and no weight will move: none is due within its {clock.total_steps} steps, "
+            f"{clock.steps_per_epoch} an epoch; more epochs, a smaller batch size or another schedule bring some"
+        )
+
+
+@attrs.define
+class _Made:
+    """What has been made of a run before all ranks agree to begin it."""
+
+    folder: RunFolder | None = None
+    place: Place | None = None
+
+    def undo(self) -> None:
+        """Remove the folder, in which nothing has been trained, unless another process has begun to."""
+        if self.folder is None:
+            return
+        with suppress(InputError, OSError):
+            if self.place is not None:
+                self.place.recorder.close()
+            lock = self.folder.lock()
+            shutil.rmtree(self.folder.path, ignore_errors=True)
+            lock.release()
+
+
+def computed_by(experiment: Experiment) -> str:
+    """Which backend computes, and in which dtype."""
+    return f"computed by the {experiment.backend.name} backend in {experiment.backend.plugin.dtype}"
+
+
+def _begun(asked: Asked, setup: Setup, ranks: Ranks, made: _Made) -> tuple[RunFolder, Place]:
+    folder = asked.begun(setup).folder
+    if asked.is_new:
+        made.folder = folder
+    made.place = first(setup, folder, ranks)
+    return folder, made.place
+
+
+def _watched(place: Place, setup: Setup) -> Finished:
+    if sys.stderr is not None and sys.stderr.isatty():
+        with ProgressBar(setup.start.clock, setup.experiment.training.epochs) as bar:
+            return place.train(bar)
+    return place.train(Nobody())

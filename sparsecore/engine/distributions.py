@@ -1,0 +1,88 @@
+"""Start distributions: how many weights each tensor gets at a given sparsity.
+
+All spend the same budget, that of the uniform distribution: Σ_i ⌊(1-s)·D_i⌋, and at least one weight a tensor.
+"""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from sparsecore.engine.layout import Layout
+from sparsecore.engine.settings import as_written
+from sparsecore.engine.shares import Counts, shares
+from sparsecore.errors import InputError, unknown
+
+Distribution = Callable[[Layout, float], Counts]
+
+
+def check_sparsity(sparsity: float) -> float:
+    """The sparsity, if it lies in [0, 1); else an :class:`InputError`."""
+    if not _is_share(sparsity):
+        raise InputError(f"sparsity must lie in [0, 1): at least 0 and below 1; given {sparsity}")
+    return sparsity
+
+
+def _is_share(given: Any) -> bool:
+    try:
+        return not isinstance(given, bool | str) and bool(0.0 <= given < 1.0)
+    except (TypeError, ValueError, RuntimeError):  # no number, or many
+        return False
+
+
+def check_initial_sparsity(initial: float, final: float) -> None:
+    """Raise an :class:`InputError` where a run would start sparser than it is to end."""
+    if initial > final:
+        raise InputError(f"a run that becomes sparser starts at most at its sparsity, {final}; given {initial}")
+
+
+def uniform(layout: Layout, sparsity: float) -> Counts:
+    """⌊(1-s)·D_i⌋ weights in every tensor, at least one (the paper's start)."""
+    density = 1 - as_written(check_sparsity(sparsity))
+    return np.array([max(1, int(size * density)) for size in layout.sizes], np.int64)
+
+
+def erdos_renyi(layout: Layout, sparsity: float) -> Counts:
+    """Density ∝ (n+m)/(n·m) for n inputs and m outputs (Mocanu et al. 2018), kernels counted as one."""
+    return _proportional(layout, sparsity, [_channels(shape) * _kernel(shape) for shape in layout.shapes])
+
+
+def erdos_renyi_kernel(layout: Layout, sparsity: float) -> Counts:
+    """Density ∝ (Σ dims)/(Π dims), full tensors capped by fixed point (ERK; Evci et al. 2020)."""
+    return _proportional(layout, sparsity, [sum(shape) for shape in layout.shapes])
+
+
+DISTRIBUTIONS: Mapping[str, Distribution] = MappingProxyType(
+    {"uniform": uniform, "er": erdos_renyi, "erk": erdos_renyi_kernel}
+)
+
+
+def distribution(name: str) -> Distribution:
+    """The start distribution of this name; an :class:`InputError` lists the known ones."""
+    try:
+        return DISTRIBUTIONS[name]
+    except KeyError:
+        raise InputError(unknown("start distribution", name, DISTRIBUTIONS)) from None
+
+
+def _proportional(layout: Layout, sparsity: float, weights: list[int]) -> Counts:
+    """One weight a tensor, the rest of the budget in proportion to ``weights`` = density · D_i."""
+    budget = int(uniform(layout, sparsity).sum())
+    sizes = np.asarray(layout.sizes, np.int64)
+    single = np.zeros(len(sizes), np.bool_)
+    while True:
+        counts = shares(budget - int(single.sum()), np.where(single, 0, weights), np.where(single, 0, sizes))
+        empty = (counts == 0) & ~single
+        if not empty.any():
+            return counts + single
+        # what these take may leave nothing to another one
+        single |= empty
+
+
+def _channels(shape: tuple[int, ...]) -> int:
+    return shape[0] + shape[1] if len(shape) > 1 else 1 + shape[0]
+
+
+def _kernel(shape: tuple[int, ...]) -> int:
+    return int(np.prod(shape[2:], dtype=np.int64))

@@ -1,0 +1,337 @@
+"""The engine: a stack of strategies over one layout, as functions from state to state."""
+
+import warnings
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsecore.engine import validation
+from sparsecore.engine.arrays import Array, Arrays, Gradient
+from sparsecore.engine.defaults import Base
+from sparsecore.engine.dispatch import Stack, named
+from sparsecore.engine.distributions import check_sparsity
+from sparsecore.engine.layout import Layout
+from sparsecore.engine.randomness import Randomness
+from sparsecore.engine.reallocation import Reallocation
+from sparsecore.engine.schedules import Clock
+from sparsecore.engine.state import State
+from sparsecore.engine.topology import Topology
+from sparsecore.engine.units import SingleWeights, Units, grouping
+from sparsecore.engine.update import Update, ask_target, check_moves_units, frozen_slots, observed
+from sparsecore.errors import InputError, SparsityWarning
+
+
+@attrs.frozen(eq=False)
+class Advance:
+    """What followed an optimizer step.
+
+    Attributes:
+        state: the state after it.
+        values: the N values after it; the given ones, where nothing changed them.
+        reallocation: the update, where one was due.
+    """
+
+    state: State
+    values: Array
+    reallocation: Reallocation | None
+
+
+class Engine:
+    """Reallocates the weights of one network by a stack of strategies; holds no state of a run.
+
+    Args:
+        layout: the sparse tensors.
+        strategies: instances by name, bottom first, or instances alone (named by their class).
+        arrays: the verbs of the backend that holds positions and values.
+        seed: the seed of every draw.
+        regrow_pruned: whether what was just pruned may grow again in the same update.
+        units: what is pruned and grown as one. Strategies see a layout of units; states, values and reallocations
+            here are of weights.
+
+    Raises:
+        PluginError: a strategy cannot be registered; the message says why.
+        InputError: a tensor is not made of whole units, or a strategy changes single weights of larger ones.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        strategies: Mapping[str, object] | Sequence[object],
+        *,
+        arrays: Arrays,
+        seed: int = 0,
+        regrow_pruned: bool = False,
+        units: Units = SingleWeights(),
+    ) -> None:
+        self.layout = layout
+        self.units = units
+        self.arrays = arrays
+        self.random = Randomness(seed)
+        self.strategies = MappingProxyType(named(strategies))
+        self.regrow_pruned = regrow_pruned
+        self._stack = Stack({"base": Base(), **self.strategies})
+        self._perturbs = self._stack.deciding("perturb") != ["base"]
+        self._replaces = self._stack.deciding("replaces_step") != ["base"]
+        self._observes = bool(self._stack.deciding("observe"))
+        self._resizes = self._stack.deciding("target_size") != ["base"]
+        self._gradient_askers = self._stack.asking_for("gradient")
+        self._update = Update(self._stack, self.random, regrow_pruned)
+        self.grouping = grouping(layout, units)
+        if self.grouping.largest > 1:
+            check_moves_units(self._stack, units)
+
+    def start(self, sparsity: float, *, clock: Clock = Clock()) -> State:
+        """The state before the first step, at this sparsity (in [0, 1))."""
+        random = self.random.within("initial topology")
+        answer = self._stack.ask(
+            "initial_topology",
+            layout=self.grouping.layout,
+            sparsity=check_sparsity(sparsity),
+            random=random,
+            arrays=self.arrays,
+        )
+        units = validation.check_start(answer, self.grouping.layout)
+        return self._state_at(self.grouping.weights(units), sparsity, clock)
+
+    def warn_of_other_sparsity(self, state: State, sparsity: float, stacklevel: int = 2) -> None:
+        """Warn if the strategies have started at another sparsity than was asked for, by more than rounding.
+
+        Each tensor may round to whole units. Strategies that become sparser, or say at each update how many weights
+        there are to be, start elsewhere on purpose.
+
+        Args:
+            state: of :meth:`start`.
+            sparsity: what was asked for.
+            stacklevel: whose line the warning names, as of ``warnings.warn`` called in place of this method.
+        """
+        size, asked = state.topology.size, (1.0 - sparsity) * self.layout.size
+        if self.becomes_sparser or self._resizes or abs(size - asked) <= len(self.layout) * self.grouping.largest:
+            return
+        name = self._stack.deciding("initial_topology")[0]
+        warnings.warn(
+            f"the sparsity that was asked for is {sparsity:g}, and the strategy {name!r} starts at "
+            f"{state.topology.sparsity:.4f}, with {size:,} weights in place of {round(asked):,}",
+            SparsityWarning,
+            stacklevel=stacklevel + 1,
+        )
+
+    def start_at(self, topology: Topology, *, sparsity: float | None = None, clock: Clock = Clock()) -> State:
+        """The state before the first step, on a given topology.
+
+        Args:
+            topology: the active positions.
+            sparsity: what strategies that become sparser are to end at; that of the topology where it is None.
+            clock: the time.
+
+        Raises:
+            InputError: it is of another layout, not sound, or has parts of units.
+        """
+        validation.check_given_topology(topology, self.layout, self.grouping)
+        return self._state_at(topology, topology.sparsity if sparsity is None else check_sparsity(sparsity), clock)
+
+    def _state_at(self, topology: Topology, sparsity: float, clock: Clock) -> State:
+        units = self.grouping.units(topology)
+        answers = self._stack.ask_all(
+            "initial_memory", topology=units, sparsity=sparsity, random=self.random.within("initial memory")
+        )
+        return State(topology, validation.check_first_memories(answers, units), clock)
+
+    @property
+    def becomes_sparser(self) -> bool:
+        """Whether a strategy asks at the start for the sparsity to end at."""
+        return bool(self._stack.asking_for("sparsity", "initial_memory"))
+
+    @property
+    def keeps_size(self) -> bool:
+        """Whether there are as many weights after every update as before it."""
+        return self._stack.deciding("target_size") == ["base"]
+
+    def start_values(self, state: State, values: Array) -> Array:
+        """The values before the first step, from those that the model draws."""
+        answer = self._stack.ask(
+            "start_values", topology=state.topology, values=values, random=self.random.within("start values")
+        )
+        return validation.check_values(answer, "start_values", state.topology, values)
+
+    def quiet(self, state: State) -> State | None:
+        """The state after an optimizer step that nothing follows; None where :meth:`advance` has to see the values.
+
+        For those to whom the values cost something: they lie scattered in dense tensors, or on other machines.
+        """
+        now = _ticked(state)
+        return None if self._perturbs or self._observes or self._moves(now) else now
+
+    def first_update(self, state: State) -> int | None:
+        """After which step the first update is due, as far as the memories of now tell.
+
+        Args:
+            state: the state before it.
+
+        Returns:
+            The number of the step; None where the run ends before, or has no end.
+        """
+        now = _ticked(state)
+        while now.clock.total_steps is not None and not now.clock.has_ended:
+            if self._says("update_due", now):
+                return now.clock.step
+            now = _ticked(now)
+        return None
+
+    @property
+    def moves_weights(self) -> bool:
+        """Whether a strategy prunes, so that updates are to be expected."""
+        return self._stack.deciding("prune") != ["base"]
+
+    def wants_gradient(self, state: State) -> bool:
+        """Whether a strategy asks for the dense gradient of the next step: for an update, or in every step."""
+        return self._observes or (bool(self._gradient_askers) and self._moves(_ticked(state)))
+
+    def replaces_step(self, state: State) -> bool:
+        """Whether an update takes the place of the next optimizer step, which is then to be left out."""
+        if not self._replaces:
+            return False
+        now = _ticked(state)
+        return self._moves(now) and self._says("replaces_step", now)
+
+    def advance(
+        self,
+        state: State,
+        values: Array,
+        learning_rate: float | None = 0.0,
+        gradient: Gradient | None = None,
+        frozen: Collection[str] = (),
+    ) -> Advance:
+        """What follows an optimizer step that led to ``values``: perturbation, and an update where one is due.
+
+        The weights of ``frozen`` tensors keep their positions and their values, as for :meth:`update`.
+
+        Raises:
+            InputError: a strategy needs the learning rate, and there is none.
+        """
+        validation.check_given_values(values, state.topology)
+        perturbed = self.perturbed(state, values, learning_rate)
+        slots = frozen_slots(state.topology, self._frozen(frozen))
+        if slots is not None and perturbed is not values:
+            perturbed = self.arrays.put(perturbed, slots, self.arrays.take(values, slots))
+        now = self._observed(_ticked(state), gradient)
+        if not self._moves(now):
+            return Advance(now, perturbed, None)
+        if perturbed is values:  # others have been checked
+            validation.check_trained(values, state.topology)
+        updated, reallocation = self._updated(now, perturbed, gradient, frozen)
+        return Advance(updated, reallocation.values, reallocation)
+
+    def update(
+        self, state: State, values: Array, gradient: Gradient | None = None, frozen: Collection[str] = ()
+    ) -> tuple[State, Reallocation]:
+        """One reallocation now, due or not.
+
+        Args:
+            state: the state before it.
+            values: the N values.
+            gradient: the dense gradients, for the strategies that ask for them.
+            frozen: names of tensors that are not trained now: none of their weights is pruned, none grows there, and
+                they have no part in the shares of what grows.
+
+        Raises:
+            InputError: a strategy asks for the dense gradient, and there is none; or no tensor has a frozen one's name.
+            InvariantError: a plugin broke a promise.
+            NoRoomError: more was pruned than can grow.
+            DivergedError: a value is not finite.
+        """
+        validation.check_given_values(values, state.topology)
+        validation.check_trained(values, state.topology)
+        return self._updated(state, values, gradient, frozen)
+
+    def _updated(
+        self, state: State, values: Array, gradient: Gradient | None, frozen: Collection[str]
+    ) -> tuple[State, Reallocation]:
+        """One reallocation, by finite values."""
+        self._check_gradient(gradient)
+        seen = attrs.evolve(state, topology=self.grouping.units(state.topology))
+        scores = self.arrays.shown(self.grouping.values(values, state.topology))
+        after, moved = self._update(seen, scores, self._of_units(gradient), self._frozen(frozen))
+        reallocation = self.grouping.spread(moved, state.topology, values)
+        return attrs.evolve(after, topology=reallocation.after), reallocation
+
+    def perturbed(self, state: State, values: Array, learning_rate: float | None) -> Array:
+        """The values after a step as the strategies change them (DeepR's noise); the same ones where none does.
+
+        Args:
+            state: the state before the step.
+            values: the N values after it.
+            learning_rate: of the step; None where the optimizer chooses its own.
+
+        Raises:
+            InputError: a strategy needs the learning rate, and there is none.
+        """
+        try:
+            return self._perturb(state, values, learning_rate)
+        except TypeError as error:
+            asking = self._stack.asking_for("learning_rate", "perturb")
+            if learning_rate is None and asking:
+                raise InputError(
+                    f"the strategy {asking[-1]!r} needs the learning rate, and the optimizer has none of its own "
+                    "(its 'lr' is None, or missing); give the optimizer one, or the strategy a step size"
+                ) from error
+            raise
+
+    def _perturb(self, state: State, values: Array, learning_rate: float | None) -> Array:
+        shown = self.arrays.shown(values)
+        answer = self._stack.ask(
+            "perturb",
+            topology=state.topology,
+            values=shown,
+            learning_rate=learning_rate,
+            clock=state.clock,
+            memory=state.memories,
+            random=self.random.within("perturb", state.clock.step),
+        )
+        if answer.value is shown:
+            return values
+        validation.check_trained(values, state.topology)
+        return validation.check_values(answer, "perturb", state.topology, values)
+
+    def _observed(self, now: State, gradient: Gradient | None) -> State:
+        if not self._observes:
+            return now
+        self._check_gradient(gradient)
+        seen = attrs.evolve(now, topology=self.grouping.units(now.topology))
+        return attrs.evolve(now, memories=observed(self._stack, seen, self._of_units(gradient)).memories)
+
+    def _frozen(self, names: Collection[str]) -> NDArray[np.bool_]:
+        """For each tensor whether it is frozen."""
+        frozen = np.zeros(len(self.layout), bool)
+        frozen[[self.layout.index(name) for name in names]] = True
+        return frozen
+
+    def _of_units(self, gradient: Gradient | None) -> Gradient | None:
+        return None if gradient is None else self.grouping.gradient(gradient, self.arrays)
+
+    def _check_gradient(self, gradient: Gradient | None) -> None:
+        if gradient is None and self._gradient_askers:
+            raise InputError(
+                f"the strategy {self._gradient_askers[-1]!r} asks for the dense gradient, and this way of training "
+                "does not give it; update() and advance() take it as gradient=, a function from a tensor's name to the "
+                "gradient in its dense shape"
+            )
+
+    def _moves(self, now: State) -> bool:
+        """Whether an update is due that can do something."""
+        # after the last step nothing would train what has grown, and a full topology has nowhere to move to
+        if now.clock.has_ended or not self._says("update_due", now):
+            return False
+        if now.topology.size < self.layout.size:
+            return True
+        units = self.grouping.units(now.topology)
+        return bool(ask_target(self._stack, attrs.evolve(now, topology=units), units.counts).value != units.size)
+
+    def _says(self, hook: str, now: State) -> bool:
+        return validation.check_truth(self._stack.ask(hook, clock=now.clock, memory=now.memories), hook)
+
+
+def _ticked(state: State) -> State:
+    return attrs.evolve(state, clock=state.clock.tick())

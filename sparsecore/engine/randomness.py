@@ -1,0 +1,121 @@
+"""Every random number of a run, as a function of (seed, purpose, when, which tensor).
+
+There is no global state and no backend generator: a draw is named by a path of keys, and the same path always gives
+the same numbers. Backends and ranks agree without communication, and a resumed run repeats the uninterrupted one.
+"""
+
+import hashlib
+import json
+import operator
+from typing import SupportsIndex
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsecore.errors import InputError
+
+Words = NDArray[np.uint64]
+
+_MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
+_WEYL = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
+_MASK = 2**64 - 1
+_CHUNK = 1 << 14  # the temporaries of a chunk stay in cache, and memory stays small for any number of positions
+
+
+def philox_words(positions: NDArray[np.integer], key: int) -> tuple[Words, Words]:
+    """The first two words of each position's block: two uint64 vectors as long as ``positions``."""
+    first = np.empty(len(positions), np.uint64)
+    second = np.empty(len(positions), np.uint64)
+    for start in range(0, len(positions), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        first[part], second[part] = _block(positions[part].astype(np.uint64), key & _MASK, key >> 64)
+    return first, second
+
+
+def _block(positions: Words, key0: int, key1: int) -> tuple[Words, Words]:
+    counter0 = positions + np.uint64(1)  # NumPy's generator increments its counter before the first block
+    counter1 = counter2 = counter3 = np.zeros_like(counter0)
+    for _ in range(10):
+        high0, low0 = _multiply(counter0, _MULTIPLIERS[0])
+        high1, low1 = _multiply(counter2, _MULTIPLIERS[1])
+        counter0, counter2 = high1 ^ counter1 ^ np.uint64(key0), high0 ^ counter3 ^ np.uint64(key1)
+        counter1, counter3 = low1, low0
+        key0, key1 = (key0 + _WEYL[0]) & _MASK, (key1 + _WEYL[1]) & _MASK
+    return counter0, counter1
+
+
+def _multiply(a: Words, b: int) -> tuple[Words, Words]:
+    """The high and the low 64 bits of a·b, out of 32-bit halves."""
+    half, low_half = np.uint64(32), np.uint64(0xFFFFFFFF)
+    b_high, b_low = np.uint64(b >> 32), np.uint64(b & 0xFFFFFFFF)
+    a_high, a_low = a >> half, a & low_half
+    cross = a_high * b_low + ((a_low * b_low) >> half)
+    middle = (cross & low_half) + a_low * b_high
+    return a_high * b_high + (cross >> half) + (middle >> half), a * np.uint64(b)
+
+
+Key = str | int
+
+
+def _as_seed(given: SupportsIndex) -> int:
+    try:
+        seed = operator.index(given)
+    except TypeError:
+        raise InputError(f"a seed is a whole number of at least 0; given {given!r}") from None
+    if seed < 0:
+        raise InputError(f"a seed is a whole number of at least 0; given {seed}")
+    return seed
+
+
+@attrs.frozen
+class Randomness:
+    """A place in the tree of all draws of one seed.
+
+    Attributes:
+        seed: the run's seed, any non-negative integer.
+        path: the keys from the root to this place.
+    """
+
+    seed: int = attrs.field(converter=_as_seed)
+    path: tuple[Key, ...] = ()
+
+    @property
+    def root(self) -> "Randomness":
+        """The root of all draws of this seed, for what must not depend on when it is asked for."""
+        return Randomness(self.seed)
+
+    def within(self, *keys: Key) -> "Randomness":
+        """The place below this one that the keys name."""
+        return attrs.evolve(self, path=self.path + keys)
+
+    def generator(self, *keys: Key) -> np.random.Generator:
+        """A fresh NumPy generator for the draws that the keys name; equal keys give equal numbers."""
+        return np.random.Generator(np.random.Philox(key=self._philox_key(*keys)))
+
+    def normal_at(self, positions: NDArray[np.integer], *keys: Key) -> NDArray[np.float64]:
+        """Standard normal numbers, one a position; each is a function of the position alone.
+
+        The number of a position does not depend on which others are asked for, so that any initial value can be
+        had again without drawing the dense tensor.
+        """
+        words = philox_words(positions, self._philox_key(*keys))
+        radius = np.sqrt(-2.0 * np.log(_unit_interval(words[0], open_at_zero=True)))
+        return np.asarray(radius * np.cos(2.0 * np.pi * _unit_interval(words[1])))
+
+    def uniform_at(self, positions: NDArray[np.integer], *keys: Key) -> NDArray[np.float64]:
+        """Numbers uniform in [0, 1), one a position; each is a function of the position alone."""
+        return _unit_interval(philox_words(positions, self._philox_key(*keys))[0])
+
+    def signs_at(self, positions: NDArray[np.integer], *keys: Key) -> NDArray[np.int8]:
+        """Fair signs, -1 or +1, one a position; each is a function of the position alone."""
+        return np.where(self.uniform_at(positions, *keys) < 0.5, np.int8(-1), np.int8(1))
+
+    def _philox_key(self, *keys: Key) -> int:
+        name = json.dumps([self.seed, *self.path, *keys], ensure_ascii=True).encode()
+        return int.from_bytes(hashlib.blake2b(name, digest_size=16).digest(), "little")
+
+
+def _unit_interval(words: NDArray[np.uint64], *, open_at_zero: bool = False) -> NDArray[np.float64]:
+    """The top 53 bits of each word as a number in [0, 1), or in (0, 1] where zero would have no logarithm."""
+    return ((words >> np.uint64(11)).astype(np.float64) + float(open_at_zero)) * 2.0**-53

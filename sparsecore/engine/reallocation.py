@@ -1,0 +1,177 @@
+"""Algorithm 1 of Mostafa & Wang (2018): reallocate non-zero parameters within and across parameter tensors.
+
+The steps (prune, adjust, allocate, grow) are decided by strategies; the order, the bookkeeping and the exact number
+of parameters (fixed, but for strategies that declare how it shrinks) are the same for all. Cost and memory follow the
+N weights that exist, never the D dense positions.
+"""
+
+from typing import Protocol
+
+import attrs
+import numpy as np
+
+from sparsecore.engine.arrays import Array, counting_of
+from sparsecore.engine.shares import Counts, constant
+from sparsecore.engine.state import Memories
+from sparsecore.engine.topology import Topology
+from sparsecore.errors import InputError
+
+
+class Steps(Protocol):
+    """The decisions of one reallocation, each already checked against the engine's promises."""
+
+    def prune(self, topology: Topology, values: Array) -> Array:
+        """Which weights survive: one bool a weight. A tensor that it would empty keeps its largest all the same."""
+        ...
+
+    def adjust(self, pruned: Counts, survivors: Counts) -> Memories:
+        """What the strategies remember for the next time (DPR's threshold)."""
+        ...
+
+    def allocate(self, pruned: Counts, survivors: Counts, room: Counts) -> Counts:
+        """How many weights grow in each tensor; together as many as were pruned, where the number stays."""
+        ...
+
+    def grow(self, occupied: Topology, counts: Counts, kept: Topology) -> Array:
+        """Positions outside ``occupied``, ``counts[i]`` in tensor i, ascending; ``kept`` is what pruning has left."""
+        ...
+
+    def initial_values(self, grown: Topology, values: Array) -> Array:
+        """The values that grown weights start with, in the dtype of ``values``."""
+        ...
+
+
+@attrs.frozen(eq=False)
+class Reallocation:
+    """What one reallocation did.
+
+    Attributes:
+        before: the topology that was.
+        after: the topology that is.
+        survives: for each slot before, whether its weight is still there.
+        sources: for each slot after, its slot before; N where the weight has just grown.
+        values: the values after.
+        pruned: weights pruned per tensor.
+        grown: weights grown per tensor.
+    """
+
+    before: Topology
+    after: Topology
+    survives: Array = attrs.field(repr=False)
+    sources: Array = attrs.field(repr=False)
+    values: Array = attrs.field(repr=False)
+    pruned: Counts
+    grown: Counts
+    _grown_weights: Topology | None = attrs.field(default=None, repr=False)
+
+    @property
+    def moved(self) -> int:
+        """K, the number of weights pruned; as many have grown, but where the strategy declares another number."""
+        return int(self.pruned.sum())
+
+    def carry(self, slots: Array) -> Array:
+        """A vector with one entry a weight, taken along: survivors keep their entry, grown weights get zero.
+
+        Args:
+            slots: N entries (or N rows) in the order of ``before.positions``, on the backend.
+
+        Returns:
+            The entries in the order of ``after.positions``; ``slots`` stays as it is.
+
+        Raises:
+            InputError: ``slots`` does not have one entry a weight.
+        """
+        if len(slots) != self.before.size:
+            raise InputError(f"a carried vector has one entry a weight, {self.before.size}; given {len(slots)}")
+        return _gather(slots, self.sources, self.before)
+
+    @property
+    def pruned_positions(self) -> Array:
+        """The positions that were pruned, ascending."""
+        arrays = self.before.arrays
+        return arrays.take(self.before.positions, counting_of(arrays).nonzero(~self.survives, self.moved))
+
+    @property
+    def grown_slots(self) -> Array:
+        """The slots after that hold a weight that has just grown, ascending."""
+        return counting_of(self.after.arrays).nonzero(self.sources == self.before.size, int(self.grown.sum()))
+
+    @property
+    def grown_positions(self) -> Array:
+        """The positions that have grown, ascending."""
+        return self.after.arrays.take(self.after.positions, self.grown_slots)
+
+    @property
+    def grown_weights(self) -> Topology:
+        """The weights that have grown, as a topology."""
+        return self.after.at(self.grown_positions, self.grown) if self._grown_weights is None else self._grown_weights
+
+
+def reallocate(
+    topology: Topology, values: Array, steps: Steps, *, regrow_pruned: bool = False
+) -> tuple[Reallocation, Memories]:
+    """One invocation of Algorithm 1, its lines at the right.
+
+    Args:
+        topology: the active positions.
+        values: their N values.
+        steps: the decisions.
+        regrow_pruned: whether what was just pruned may grow again at once.
+
+    Raises:
+        NoRoomError: more is to grow than there are free positions.
+    """
+    survives = steps.prune(topology, values)  #                             2  prune_by_threshold(W_i, H)
+    survives, survivors = _without_emptied(topology, values, survives)  #   3  l_i = survivors.counts
+    pruned = constant(topology.counts - survivors.counts)  #                             k_i
+    memories = steps.adjust(pruned, survivors.counts)  #                  5, 6  adjust_pruning_threshold(H, K, δ)
+    # not in the paper: without the first, what was just pruned could come straight back
+    occupied = topology if not regrow_pruned else survivors
+    counts = steps.allocate(pruned, survivors.counts, occupied.room)  #     8  l_i/L · K
+    grown = topology.at(steps.grow(occupied, counts, survivors), counts)  # 8  grow_back(W_i, l_i/L · K)
+    initial = steps.initial_values(grown, values)  #                        8  zero-initialized
+    return _merge(topology, survives, survivors, grown, initial, values), memories
+
+
+def _without_emptied(topology: Topology, values: Array, survives: Array) -> tuple[Array, Topology]:
+    """Who survives; a tensor that would lose all its weights keeps its largest (ties: the lowest position)."""
+    arrays, survivors = topology.arrays, topology.subset(survives)
+    emptied = np.flatnonzero((survivors.counts == 0) & (topology.counts > 0))
+    if not len(emptied):
+        return survives, survivors
+    for tensor in emptied:
+        first, last = topology.bounds[tensor], topology.bounds[tensor + 1]
+        largest = arrays.argsort(-abs(values[first:last]))[:1] + first
+        survives = arrays.put(survives, largest, True)
+    counts = survivors.counts.copy()
+    counts[emptied] = 1
+    kept = counting_of(arrays).nonzero(survives, int(counts.sum()))
+    return survives, topology.at(arrays.take(topology.positions, kept), counts)
+
+
+def _merge(
+    before: Topology, survives: Array, survivors: Topology, grown: Topology, initial: Array, values: Array
+) -> Reallocation:
+    """Survivors and grown weights in one ascending order."""
+    arrays, counting = before.arrays, counting_of(before.arrays)
+    positions = arrays.concatenate([survivors.positions, grown.positions])
+    order = arrays.argsort(positions)
+    kept = counting.nonzero(survives, survivors.size)
+    sources = arrays.take(arrays.concatenate([kept, arrays.zeros_like(kept, grown.size) + before.size]), order)
+    carried = _gather(values, sources, before)
+    return Reallocation(
+        before=before,
+        after=before.at(arrays.take(positions, order), survivors.counts + grown.counts),
+        survives=arrays.shown(survives),
+        sources=arrays.shown(sources),
+        values=arrays.shown(arrays.put(carried, counting.nonzero(sources == before.size, grown.size), initial)),
+        pruned=constant(before.counts - survivors.counts),
+        grown=grown.counts,
+        grown_weights=grown,
+    )
+
+
+def _gather(slots: Array, sources: Array, before: Topology) -> Array:
+    # one zero behind the last slot is what grown weights take: a single gather serves both
+    arrays = before.arrays
+    return arrays.take(arrays.concatenate([slots, arrays.zeros_like(slots, 1)]), sources)

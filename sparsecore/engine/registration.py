@@ -1,0 +1,114 @@
+"""What may be registered as a plugin: pluggy's silent traps, turned into errors."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from sparsecore.engine.hooks import PROJECT
+from sparsecore.errors import PluginError
+
+MARK = f"{PROJECT}_impl"
+"""The attribute that ``@hookimpl`` leaves on a method."""
+
+Method = Callable[..., Any]
+
+
+def implemented_hooks(name: str, plugin: object, hooks: Mapping[str, Sequence[str]]) -> dict[str, Method]:
+    """The plugin's hooks.
+
+    Args:
+        name: the plugin's name.
+        plugin: the instance.
+        hooks: every hook there is, with its arguments.
+
+    Raises:
+        PluginError: pluggy would refuse the plugin, or silently never call one of its methods.
+    """
+    if isinstance(plugin, type):
+        raise PluginError(f"plugin {name!r} is the class {plugin.__name__}; give an instance, {plugin.__name__}(...)")
+    if type(plugin).__hash__ is None:
+        raise PluginError(
+            f"plugin {name!r} is mutable and compared by value; what changes belongs into its memory: "
+            f"declare the class {type(plugin).__name__} with @attrs.frozen(eq=False)"
+        )
+    methods = dict(_marked_methods(name, plugin, hooks))
+    for hook, method in methods.items():
+        for trouble in _troubles(hook, method, hooks):
+            raise PluginError(f"{hook!r} of plugin {name!r} {trouble}")
+    asking = [hook for hook, method in methods.items() if "memory" in inspect.signature(method).parameters]
+    if asking and "initial_memory" not in methods:
+        raise PluginError(
+            f"{', '.join(map(repr, asking))} of plugin {name!r} asks for a memory, but there is no initial_memory"
+        )
+    if not methods:
+        raise PluginError(
+            f"plugin {name!r} of type {type(plugin).__name__} implements no hook; the hooks are "
+            f"{', '.join(sorted(hooks))}, each marked with @hookimpl"
+        )
+    return methods
+
+
+def _marked_methods(name: str, plugin: object, hooks: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, Any]]:
+    for attribute in dir(plugin):
+        if attribute.startswith("__"):
+            continue
+        static = inspect.getattr_static(plugin, attribute, None)
+        # a property is not looked into, it may do anything
+        method = None if isinstance(static, property) else _content(name, plugin, attribute)
+        if hasattr(method, MARK):
+            yield attribute, method
+        elif attribute in hooks:
+            raise PluginError(
+                f"{type(plugin).__name__}.{attribute} of plugin {name!r} has the name of a hook but is not a method "
+                "marked as one and would never be called; put @hookimpl above it"
+            )
+
+
+def _content(name: str, plugin: object, attribute: str) -> Any:
+    try:
+        return getattr(plugin, attribute, None)
+    except Exception as error:
+        raise PluginError(f"{attribute!r} of plugin {name!r} cannot be read: {error!r}") from error
+
+
+def _troubles(hook: str, method: Method, hooks: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Why pluggy could not call the method, or not as its author meant."""
+    if hook not in hooks:
+        close = difflib.get_close_matches(hook, hooks, n=1)
+        meant = f"; did you mean {close[0]!r}?" if close else ""
+        yield f"is no hook; the hooks are {', '.join(sorted(hooks))}{meant}"
+    options = getattr(method, MARK)
+    unwanted = [option for option in ("wrapper", "hookwrapper", "tryfirst", "trylast") if options.get(option)]
+    if unwanted:
+        yield (
+            f"is marked {', '.join(unwanted)}; a plugin answers a hook or leaves it to those below, and the order is "
+            "that of the stack"
+        )
+    if not inspect.isroutine(method):
+        yield f"is a {type(method).__name__}; a hook is a plain method"
+    yield from _signature_troubles(method, hooks[hook])
+
+
+_DEFERRED = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+"""Functions whose call does not run them."""
+
+
+def _signature_troubles(method: Method, given: Sequence[str]) -> Iterator[str]:
+    """What is wrong with the arguments; ``given`` are the hook's."""
+    function = inspect.unwrap(getattr(method, "__func__", method))
+    if any(is_one(function) for is_one in _DEFERRED):
+        yield "is a coroutine or a generator; a hook is a plain method that returns its answer"
+    own = list(inspect.signature(function).parameters)
+    if inspect.ismethod(method) and (not own or own[0] in given):
+        yield "has no self; write it as a method, with self for its first argument"
+    parameters = inspect.signature(method).parameters.values()
+    strange = [str(parameter) for parameter in parameters if parameter.name not in given]
+    if strange:
+        yield f"asks for {', '.join(strange)}; what this hook gives is {', '.join(given)}"
+    unfilled = [p.name for p in parameters if p.default is not p.empty or p.kind is not p.POSITIONAL_OR_KEYWORD]
+    if unfilled:
+        yield (
+            f"gives {', '.join(unfilled)} a default or makes it keyword-only, and so would never be given it; "
+            "write it as a plain argument"
+        )

@@ -1,0 +1,248 @@
+"""Schedules are functions of the clock: numbers that change over a run, and the moments at which an update is due."""
+
+import math
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
+from typing import Any, Protocol
+
+import attrs
+
+from sparsecore.engine.settings import as_written
+from sparsecore.errors import InputError
+
+
+@attrs.frozen
+class Clock:
+    """The time that schedules are functions of.
+
+    Attributes:
+        step: optimizer steps that are finished.
+        steps_per_epoch: steps an epoch.
+        total_steps: steps of the whole run; None where the end is not known.
+        updates: reallocations that are finished.
+    """
+
+    step: int = attrs.field(default=0, validator=attrs.validators.ge(0))
+    steps_per_epoch: int = attrs.field(default=1, validator=attrs.validators.ge(1))
+    total_steps: int | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.ge(1)))
+    updates: int = 0
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next step belongs to, counted from 0."""
+        return self.step // self.steps_per_epoch
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether no step follows."""
+        return self.total_steps is not None and self.step >= self.total_steps
+
+    def tick(self) -> "Clock":
+        """One optimizer step later."""
+        return attrs.evolve(self, step=self.step + 1)
+
+    def updated(self) -> "Clock":
+        """One reallocation later."""
+        return attrs.evolve(self, updates=self.updates + 1)
+
+
+class Schedule(Protocol):
+    """A number as a function of the clock."""
+
+    @property
+    def lowest(self) -> float:
+        """The lowest that the number ever is."""
+        ...
+
+    @property
+    def highest(self) -> float:
+        """The highest that the number ever is."""
+        ...
+
+    def __call__(self, clock: Clock) -> float:
+        """The number at this time."""
+        ...
+
+
+def _as_pieces(given: Mapping[Any, Any] | Iterable[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
+    pairs = given.items() if isinstance(given, Mapping) else given
+    return tuple((_as_epoch(epoch), as_number(value)) for epoch, value in pairs)
+
+
+def _as_epoch(given: object) -> int:
+    # the keys of a settings file are strings
+    if isinstance(given, str) and given.isdecimal():
+        return int(given)
+    if isinstance(given, int) and not isinstance(given, bool):
+        return given
+    raise InputError(f"a piecewise schedule is {{epoch = value, ...}} with whole epochs; given the epoch {given!r}")
+
+
+def as_number(given: object) -> float:
+    """The number given, an int or a float; an :class:`InputError` for anything else."""
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        raise InputError(f"a number was expected, given {given!r}")
+    return given
+
+
+@attrs.frozen
+class Piecewise:
+    """Constant from each of a row of epochs on: ``Piecewise({0: 0.1, 60: 0.02})``.
+
+    Attributes:
+        pieces: (epoch, value) pairs; the first epoch is 0, the epochs ascend.
+    """
+
+    pieces: tuple[tuple[int, float], ...] = attrs.field(converter=_as_pieces)
+
+    def __attrs_post_init__(self) -> None:
+        epochs = [epoch for epoch, _ in self.pieces]
+        if not epochs or epochs[0] != 0 or any(a >= b for a, b in pairwise(epochs)):
+            raise InputError(f"a piecewise schedule starts at epoch 0 and its epochs ascend; given the epochs {epochs}")
+        for _, value in self.pieces:
+            _check_finite(value)
+
+    @property
+    def lowest(self) -> float:
+        """The lowest piece."""
+        return min(value for _, value in self.pieces)
+
+    @property
+    def highest(self) -> float:
+        """The highest piece."""
+        return max(value for _, value in self.pieces)
+
+    def __call__(self, clock: Clock) -> float:
+        """The value of the latest piece that has begun."""
+        return [value for epoch, value in self.pieces if epoch <= clock.epoch][-1]
+
+
+@attrs.frozen
+class Cosine:
+    """From ``start`` along half a cosine to ``end``, reached at the fraction ``until`` of the run, then constant.
+
+    f(t) = end + (start - end)/2 · (1 + cos(π·t/T)), T = until · total steps (RigL's α/2·(1+cos) with end 0).
+    """
+
+    start: float
+    end: float = 0.0
+    until: float = 1.0
+
+    def __attrs_post_init__(self) -> None:
+        for value in (self.start, self.end):
+            _check_finite(value)
+        if not 0.0 < self.until <= 1.0:
+            raise InputError(f"a cosine ends at a fraction of the run in (0, 1]; given until = {self.until}")
+
+    @property
+    def lowest(self) -> float:
+        """The lower end."""
+        return min(self.start, self.end)
+
+    @property
+    def highest(self) -> float:
+        """The higher end."""
+        return max(self.start, self.end)
+
+    def __call__(self, clock: Clock) -> float:
+        """The value at this step.
+
+        Raises:
+            InputError: the clock does not know the total number of steps.
+        """
+        progress = min(1.0, clock.step / (self.until * total_steps(clock)))
+        return self.end + (self.start - self.end) / 2 * (1 + math.cos(math.pi * progress))
+
+
+def as_schedule(given: "float | Mapping[Any, Any] | Piecewise | Cosine") -> Schedule:
+    """A schedule from what a settings file may hold.
+
+    A number is constant; ``{0 = 0.1, 60 = 0.02}`` is piecewise from these epochs on;
+    ``{start = 0.3, end = 0.0, until = 0.75}`` is a cosine.
+    """
+    match given:
+        case Piecewise() | Cosine():
+            return given
+        case Mapping() if "start" in given:
+            _check_keys(given)
+            return Cosine(**{key: as_number(value) for key, value in given.items()})
+        case Mapping():
+            return Piecewise(given)
+        case _:
+            return Piecewise({0: given})
+
+
+@attrs.frozen
+class Every:
+    """An update is due every so many steps or epochs, never before the first step or after the last.
+
+    Attributes:
+        steps: steps between updates, constant or piecewise by epoch: an update is due after step t of an epoch's
+            count where t is a multiple of it (t counts finished steps, from the start of the run).
+        epochs: epochs between updates, in place of ``steps``.
+        times: so many updates in all, in place of both: evenly spread, the last one at ``until``, or with the last step
+            that another one follows.
+        until_epoch: no update in this epoch (counted from 0) or later.
+        until: no update from this fraction of the run on.
+    """
+
+    steps: Schedule | None = attrs.field(default=None, converter=attrs.converters.optional(as_schedule))
+    epochs: int | None = None
+    until_epoch: int | None = None
+    until: float | None = None
+    times: int | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if sum(given is not None for given in (self.steps, self.epochs, self.times)) != 1:
+            raise InputError("a schedule of updates needs either steps, epochs or times, one of the three")
+        if self.times is not None and (self.times < 1 or self.times != int(self.times)):
+            raise InputError(f"the number of updates must be a whole number of at least 1; given times = {self.times}")
+        if self.epochs is not None and (self.epochs < 1 or self.epochs != int(self.epochs)):
+            raise InputError(f"epochs between updates must be a whole number of at least 1; given {self.epochs}")
+        if isinstance(self.steps, Piecewise) and any(n < 1 or n != int(n) for _, n in self.steps.pieces):
+            raise InputError(f"steps between updates must be whole numbers of at least 1; given {self.steps.pieces}")
+        if self.times is not None and self.until_epoch is not None:
+            raise InputError("a number of updates ends at a fraction of the run, until; until_epoch is not for it")
+        if self.steps is not None and self.steps.lowest < 1:
+            raise InputError(f"steps between updates must be at least 1; given {self.steps}")
+        if self.until_epoch is not None and self.until_epoch < 0:
+            raise InputError(f"updates end at an epoch of at least 0; given until_epoch = {self.until_epoch}")
+        if self.until is not None and not 0.0 <= self.until <= 1.0:
+            raise InputError(f"updates end at a fraction of the run in [0, 1]; given until = {self.until}")
+
+    def __call__(self, clock: Clock) -> bool:
+        """Whether an update is due now."""
+        if self.times is not None:
+            return self._is_one_of(self.times, clock)
+        if clock.step == 0 or self._is_over(clock):
+            return False
+        if self.steps is not None:
+            return clock.step % int(self.steps(clock)) == 0
+        return self.epochs is not None and clock.step % (self.epochs * clock.steps_per_epoch) == 0
+
+    def _is_one_of(self, times: int, clock: Clock) -> bool:
+        steps = total_steps(clock)
+        end = min(steps - 1, int(as_written(1.0 if self.until is None else self.until) * steps))
+        return 0 < clock.step <= end and clock.step * times // end > (clock.step - 1) * times // end
+
+    def _is_over(self, clock: Clock) -> bool:
+        if self.until_epoch is not None and clock.epoch >= self.until_epoch:
+            return True
+        return self.until is not None and clock.step >= self.until * total_steps(clock)
+
+
+def total_steps(clock: Clock) -> int:
+    """The steps of the whole run; an :class:`InputError` where its end is not known."""
+    if clock.total_steps is None:
+        raise InputError("this schedule needs the end of the run; give the total number of steps (total_steps)")
+    return clock.total_steps
+
+
+def _check_keys(given: Mapping[Any, Any]) -> None:
+    if not set(given) <= {"start", "end", "until"}:
+        raise InputError(f"a cosine schedule has the keys end, start, until; given {', '.join(map(str, given))}")
+
+
+def _check_finite(value: float) -> None:
+    if not math.isfinite(value):
+        raise InputError(f"a schedule's values must be finite; given {value}")

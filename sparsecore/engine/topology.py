@@ -1,0 +1,131 @@
+"""Which weights exist: one sorted vector of positions in a layout."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import cached_property
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsecore.engine.arrays import Array, Arrays, counting_of
+from sparsecore.engine.layout import Layout
+from sparsecore.engine.shares import Counts, constant
+
+
+@attrs.frozen(eq=False)
+class Topology:
+    """The active positions of a layout.
+
+    Attributes:
+        layout: the dense coordinate space.
+        positions: the N active positions, strictly ascending, of the layout's position dtype, on the backend.
+        bounds: slots ``bounds[i]:bounds[i+1]`` belong to tensor i (T+1 host integers).
+        arrays: the verbs of the backend that holds ``positions``.
+    """
+
+    layout: Layout
+    positions: Array = attrs.field(repr=False)
+    bounds: tuple[int, ...] = attrs.field(repr=False)
+    arrays: Arrays = attrs.field(repr=False)
+
+    @classmethod
+    def of(cls, layout: Layout, positions: Array, arrays: Arrays, counts: Counts | None = None) -> "Topology":
+        """The topology of these positions.
+
+        Args:
+            layout: the dense coordinate space.
+            positions: strictly ascending, on the backend.
+            arrays: the verbs of that backend.
+            counts: how many positions are in each tensor, where that is known; it is looked up otherwise, for which a
+                device is waited for.
+        """
+        if counts is not None:
+            return cls(layout, arrays.shown(positions), (0, *map(int, np.cumsum(counts))), arrays)
+        offsets = arrays.from_numpy(np.asarray(layout.offsets[1:-1], layout.position_dtype))
+        inner = arrays.to_numpy(arrays.searchsorted(positions, offsets, "left")) if len(layout) > 1 else ()
+        return cls(layout, arrays.shown(positions), (0, *map(int, inner), len(positions)), arrays)
+
+    def at(self, positions: Array, counts: Counts | None = None) -> "Topology":
+        """Other positions (strictly ascending) of the same layout, on the same backend.
+
+        Args:
+            positions: the other ones.
+            counts: how many of them are in each tensor, where that is known.
+        """
+        return Topology.of(self.layout, positions, self.arrays, counts)
+
+    def subset(self, mask: Array) -> "Topology":
+        """The positions where ``mask``, one bool a weight, is true."""
+        counting = counting_of(self.arrays)
+        counts = counting.count_each(mask, self.bounds)
+        return self.at(self.arrays.take(self.positions, counting.nonzero(mask, int(counts.sum()))), counts)
+
+    def all(self) -> Array:
+        """One bool a weight, true for every one."""
+        return self.arrays.zeros_like(self.positions, self.size) == 0
+
+    def all_but(self, slots: Array) -> Array:
+        """One bool a weight: false at these slots, true elsewhere."""
+        return self.arrays.put(self.all(), slots, False)
+
+    @property
+    def size(self) -> int:
+        """N, the number of active weights."""
+        return self.bounds[-1]
+
+    @cached_property
+    def counts(self) -> Counts:
+        """Active weights per tensor."""
+        bounds = np.asarray(self.bounds, np.int64)
+        return constant(bounds[1:] - bounds[:-1])
+
+    @cached_property
+    def room(self) -> Counts:
+        """Inactive positions per tensor."""
+        return constant(np.asarray(self.layout.sizes, np.int64) - self.counts)
+
+    @property
+    def sparsity(self) -> float:
+        """The share of positions that are inactive."""
+        return 1.0 - self.size / self.layout.size
+
+    def slots(self, name: str) -> slice:
+        """Where the tensor's weights lie in any vector with one entry a weight."""
+        tensor = self.layout.index(name)
+        return slice(self.bounds[tensor], self.bounds[tensor + 1])
+
+    @cached_property
+    def host_positions(self) -> NDArray[np.integer]:
+        """The positions on the host; a device is waited for once."""
+        return self.arrays.to_numpy(self.positions)
+
+    def local(self, name: str) -> NDArray[np.int64]:
+        """The tensor's active positions, counted from its own first one; on the host."""
+        positions = self.arrays.to_numpy(self.positions[self.slots(name)])
+        return positions.astype(np.int64) - self.layout.offsets[self.layout.index(name)]
+
+    def mask(self, name: str) -> NDArray[np.bool_]:
+        """The tensor's mask in its dense shape; on the host. For people and for dense storage."""
+        tensor = self.layout.index(name)
+        mask = np.zeros(self.layout.sizes[tensor], np.bool_)
+        mask[self.local(name)] = True
+        return mask.reshape(self.layout.shapes[tensor])
+
+    def sha256(self) -> str:
+        """A fingerprint over the layout and the positions as little-endian int64."""
+        return self._sha256
+
+    @cached_property
+    def _sha256(self) -> str:
+        digest = hashlib.sha256(json.dumps([self.layout.names, self.layout.shapes]).encode())
+        digest.update(self.arrays.to_numpy(self.positions).astype("<i8").tobytes())
+        return digest.hexdigest()
+
+
+def from_masks(masks: Sequence[NDArray[np.bool_]], names: Sequence[str], arrays: Arrays) -> Topology:
+    """The topology whose masks these are, in this order."""
+    layout = Layout(names, [mask.shape for mask in masks])
+    flat = np.concatenate([np.asarray(mask, np.bool_).ravel() for mask in masks])
+    return Topology.of(layout, arrays.from_numpy(np.flatnonzero(flat).astype(layout.position_dtype)), arrays)

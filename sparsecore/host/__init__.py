@@ -1,0 +1,1 @@
+"""Training in host memory: what the NumPy and the CPU backend share."""

@@ -1,0 +1,196 @@
+"""A network in training on NumPy."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsecore.data.images import Batch, Images, Split, augmented
+from sparsecore.engine.arrays import Gradient
+from sparsecore.engine.reallocation import Reallocation
+from sparsecore.engine.topology import Topology
+from sparsecore.errors import InputError
+from sparsecore.host.buffers import Memory
+from sparsecore.host.network import Dense, Running, Sparse, flat, ledger
+from sparsecore.host.optimizer_step import buffers_of, descend
+from sparsecore.host.weights import Vectors, Weight
+from sparsecore.learning.ledger import Ledger
+from sparsecore.learning.protocols import Task, Totals
+from sparsecore_numpy.operations import Computation, measured
+
+_PIXELS = 1 << 17
+_MOST_IMAGES = 1 << 10
+
+
+def normalized(memory: Memory, pictures: NDArray[np.uint8], images: Images) -> NDArray[Any]:
+    """(pictures − mean)/std with the mean and deviation of each channel over the training images."""
+    result = memory.take(*pictures.shape)
+    np.subtract(pictures, images.mean.astype(memory.dtype), out=result)
+    np.divide(result, images.std.astype(memory.dtype), out=result)
+    return result
+
+
+def in_batches(split: Split) -> Iterator[Split]:
+    """A split in order, as many images at a time as have a bounded number of pixels."""
+    height, width = split.images.shape[1:3]
+    count = min(max(1, _PIXELS // (height * width)), _MOST_IMAGES)
+    for first in range(0, len(split), count):
+        yield Split(split.images[first : first + count], split.labels[first : first + count])
+
+
+class NumpyLearner:
+    """Trains a network kept in flat vectors; outputs and gradients are the computation's."""
+
+    def __init__(self, task: Task, dtype: str, computation: Computation) -> None:
+        self._task = task
+        self._memory = Memory(dtype)
+        self._computation = computation
+        names = buffers_of(task.optimizer)
+        values = np.asarray(task.values, dtype)
+        self._sparse = Sparse.of(task.topology, Vectors.start(values, names))
+        self._trained = [p for p in task.parameters if p.trained and not p.sparse]
+        self._statistics = [p for p in task.parameters if not p.trained]
+        start = flat(self._trained, task.dense, dtype)
+        self._dense = Dense.of(self._trained, Vectors.start(start, names))
+        self._running = Running.of(self._statistics, flat(self._statistics, task.dense, dtype))
+        self._totals = Totals()
+        self._steps = 0
+
+    @property
+    def values(self) -> NDArray[Any]:
+        """The N sparse values; not to be written to, and valid until the next call that changes them."""
+        values = self._sparse.vectors.values.view()
+        values.flags.writeable = False
+        return values
+
+    def train(self, batch: Batch, learning_rate: float) -> None:
+        """Gradients, and a step by them."""
+        self.backpropagate(batch)
+        self.descend(learning_rate)
+
+    def backpropagate(self, batch: Batch) -> None:
+        """The gradients of the mean loss over the batch; its loss and hits are added to :meth:`totals`."""
+        self._backpropagate(batch, self._sparse.tensors)
+
+    def backpropagate_densely(self, batch: Batch) -> Gradient:
+        """The same, with the dense gradients of the sparse tensors, D entries for as long as they are held."""
+        whole = {name: tensor.whole() for name, tensor in self._sparse.tensors.items()}
+        self._backpropagate(batch, whole)
+        for name, tensor in self._sparse.tensors.items():
+            tensor.accumulate(whole[name].gradient)
+        return lambda name: whole[name].gradient
+
+    def descend(self, learning_rate: float) -> None:
+        """One optimizer step by the gradients."""
+        self._steps += 1
+        with _computing():
+            for vectors in self._vectors:
+                descend(vectors, self._task.optimizer, float(learning_rate), self._steps)
+
+    def totals(self) -> Totals:
+        """The sums since :meth:`reset_totals`."""
+        return self._totals
+
+    def reset_totals(self) -> None:
+        """Set the sums to zero."""
+        self._totals = Totals()
+
+    def evaluate(self, split: Split) -> Totals:
+        """The sums over a split, with running statistics and without augmentation."""
+        parameters = self._parameters(self._sparse.tensors)
+        totals = Totals()
+        with _computing():
+            for some in in_batches(split):
+                logits = self._computation.logits(self._task.model, parameters, self._normalized(some.images))
+                totals = _sum(totals, measured(logits, some.labels))
+        return totals
+
+    def set_values(self, values: NDArray[Any]) -> None:
+        """Replace the N sparse values (a perturbation); optimizer state stays."""
+        present = self._sparse.vectors.values
+        _check_shape("values", values, present)
+        present[:] = values
+
+    def reallocate(self, reallocation: Reallocation) -> None:
+        """Move to the new topology and its values; optimizer state is carried along, zero where a weight grew."""
+        values = np.asarray(reallocation.values, self._memory.dtype)
+        buffers = self._sparse.vectors.buffers
+        vectors = Vectors.of(values, {name: reallocation.carry(buffer) for name, buffer in buffers.items()})
+        self._sparse = Sparse.of(reallocation.after, vectors)
+
+    def dense(self) -> dict[str, NDArray[Any]]:
+        """Copies of the parameters that are not sparse, running statistics among them, by name and in their shapes."""
+        return {**self._dense.copies(), **{name: array.copy() for name, array in self._running.tensors.items()}}
+
+    def memory(self) -> Ledger:
+        """Bytes of the trained parameters and what training keeps for each of them."""
+        return ledger(self._sparse, self._dense, self._computation.kept)
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """All buffers but the topology's positions: enough to go on bit for bit."""
+        state = {name: buffer.copy() for name, buffer in self._buffers().items()}
+        totals = np.array(attrs.astuple(self._totals), np.float64)
+        return state | {"totals": totals, "steps": np.array([self._steps])}
+
+    def load_state(self, topology: Topology, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from ``state`` (of :meth:`state`) on ``topology``."""
+        values = np.zeros(topology.size, self._memory.dtype)
+        sparse = Sparse.of(topology, Vectors.start(values, buffers_of(self._task.optimizer)))
+        buffers = _named(sparse.vectors, self._dense.vectors, self._running.values)
+        for name, buffer in {**buffers, "totals": np.zeros(3), "steps": np.zeros(1)}.items():
+            if name not in state:
+                raise InputError(f"the saved state has no buffer named {name!r}; it has: {', '.join(sorted(state))}")
+            _check_shape(name, state[name], buffer)
+        for name, buffer in buffers.items():
+            buffer[:] = state[name]
+        self._sparse = sparse
+        total_loss, correct, examples = state["totals"].tolist()
+        self._totals = Totals(total_loss, int(correct), int(examples))
+        self._steps = int(state["steps"][0])
+
+    @property
+    def _vectors(self) -> tuple[Vectors, Vectors]:
+        return self._sparse.vectors, self._dense.vectors
+
+    def _buffers(self) -> dict[str, NDArray[Any]]:
+        return _named(self._sparse.vectors, self._dense.vectors, self._running.values)
+
+    def _backpropagate(self, batch: Batch, sparse: Mapping[str, Weight]) -> None:
+        split = self._task.images.train
+        pictures, labels = augmented(split.images, batch), split.labels[batch.rows]
+        for vectors in self._vectors:
+            vectors.gradient.fill(0)
+        parameters, images = self._parameters(sparse), self._normalized(pictures)
+        with _computing():
+            totals = self._computation.backpropagate(self._task.model, parameters, images, labels)
+        self._totals = _sum(self._totals, totals)
+
+    def _parameters(self, sparse: Mapping[str, Weight]) -> dict[str, Any]:
+        return {**sparse, **self._dense.tensors, **self._running.tensors}
+
+    def _normalized(self, pictures: NDArray[np.uint8]) -> NDArray[Any]:
+        return normalized(self._memory, pictures, self._task.images)
+
+
+@contextmanager
+def _computing() -> Iterator[None]:
+    # a loss that is not finite is in the totals, for the training loop to see; NumPy's warnings would say it again
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        yield
+
+
+def _sum(first: Totals, second: Totals) -> Totals:
+    return Totals(first.loss + second.loss, first.correct + second.correct, first.examples + second.examples)
+
+
+def _named(sparse: Vectors, dense: Vectors, running: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    dense_buffers = {f"dense_{name}": buffer for name, buffer in dense.buffers.items()}
+    return {"values": sparse.values, **sparse.buffers, "dense": dense.values, **dense_buffers, "running": running}
+
+
+def _check_shape(name: str, given: NDArray[Any], expected: NDArray[Any]) -> None:
+    if given.shape != expected.shape:
+        raise InputError(f"{name} must have the shape {expected.shape}; given {given.shape}")

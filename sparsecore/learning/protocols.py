@@ -1,0 +1,216 @@
+"""The learning half of a backend, as protocols: what models may use and what the training loop asks for.
+
+A model is written once, as a function over :class:`Operations` and a dict of parameters. A backend supplies the
+operations with their gradients, an optimizer and evaluation. What a ``Tensor`` is, is the backend's own business.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Protocol, TypeAlias
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsecore.data.images import Batch, Images, Split
+from sparsecore.engine.arrays import Array, Arrays, Gradient
+from sparsecore.engine.reallocation import Reallocation
+from sparsecore.engine.topology import Topology
+from sparsecore.learning.ledger import Ledger
+from sparsecore.learning.optimizers import Adam, AdamW, Optimizer, Sgd
+from sparsecore.learning.parameters import Parameter
+from sparsecore.learning.ranks import Ranks
+
+__all__ = [
+    "Adam",
+    "AdamW",
+    "Backend",
+    "Learner",
+    "Model",
+    "Operations",
+    "Optimizer",
+    "Sgd",
+    "Task",
+    "Tensor",
+    "Totals",
+]
+
+Tensor: TypeAlias = Any
+"""A backend's own handle of an activation or a parameter."""
+
+
+class Operations(Protocol):
+    """The operations a model is written in. Weights are (out, in, height, width) and (out, in)."""
+
+    def conv2d(self, x: Tensor, weight: Tensor, *, stride: int = 1, padding: int = 0) -> Tensor:
+        """Cross-correlation without a bias, zero padding on all four sides."""
+        ...
+
+    def batch_norm(self, x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+        """Normalize each channel (or feature), by the batch in training and by running statistics in evaluation.
+
+        ε is 1e-5. In training ``mean`` and ``variance`` move by 0.1 towards the batch's mean and unbiased variance.
+        """
+        ...
+
+    def relu(self, x: Tensor) -> Tensor:
+        """max(x, 0); the gradient at 0 is 0."""
+        ...
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x·weightᵀ + bias, for x of (batch, in)."""
+        ...
+
+    def global_average_pool(self, x: Tensor) -> Tensor:
+        """The mean over height and width: (batch, channels)."""
+        ...
+
+    def add(self, x: Tensor, y: Tensor) -> Tensor:
+        """X + y, of equal shapes."""
+        ...
+
+    def flatten(self, x: Tensor) -> Tensor:
+        """Images as vectors, in the order height, width, channel whatever the backend's own layout."""
+        ...
+
+    def tied(self, values: Tensor, shape: tuple[int, ...], key: int) -> Tensor:
+        """A weight of this shape, of fewer values: entry p is ξ(p)·values[h(p)] for the hash of this key.
+
+        See :func:`sparsecore.learning.parameters.tied_places`. The gradient of a value is the sum of those of all its
+        entries, each times its sign.
+        """
+        ...
+
+
+class Model(Protocol):
+    """A network: its parameters, and its forward pass."""
+
+    def parameters(self, image_shape: tuple[int, int, int], classes: int) -> tuple[Parameter, ...]:
+        """What the network learns on images of (height, width, channels)."""
+        ...
+
+    def forward(self, ops: Operations, parameters: Mapping[str, Tensor], images: Tensor) -> Tensor:
+        """Logits of (batch, classes)."""
+        ...
+
+
+@attrs.frozen(eq=False)
+class Task:
+    """All that a backend needs to start learning.
+
+    Attributes:
+        model: the network.
+        parameters: what it learns, in the model's order; those with ``sparse`` are the tensors of the topology.
+        dense: start values of the other parameters, by name, float64, in their shapes.
+        topology: the active positions, on the backend.
+        values: their start values, on the backend, in its dtype.
+        images: the data.
+        optimizer: the update rule.
+    """
+
+    model: Model
+    parameters: tuple[Parameter, ...]
+    dense: Mapping[str, NDArray[np.float64]]
+    topology: Topology
+    values: Array
+    images: Images
+    optimizer: Optimizer
+
+
+@attrs.frozen
+class Totals:
+    """Sums over examples: the loss in nats, how many were classified correctly, how many there were."""
+
+    loss: float = 0.0
+    correct: int = 0
+    examples: int = 0
+
+
+class Learner(Protocol):
+    """A network in training: the buffers of one run, and the only thing here that changes in place."""
+
+    @property
+    def values(self) -> Array:
+        """The N sparse values; not to be written to, and valid until the next call that changes them."""
+        ...
+
+    def train(self, batch: Batch, learning_rate: float) -> None:
+        """:meth:`backpropagate` and :meth:`descend`."""
+        ...
+
+    def backpropagate(self, batch: Batch) -> None:
+        """The gradients of the mean loss over the batch; its loss and hits are added to :meth:`totals`."""
+        ...
+
+    def backpropagate_densely(self, batch: Batch) -> Gradient:
+        """The same, with the dense gradients of the sparse tensors; they take memory as long as they are held."""
+        ...
+
+    def descend(self, learning_rate: float) -> None:
+        """One optimizer step by the gradients."""
+        ...
+
+    def totals(self) -> Totals:
+        """The sums since :meth:`reset_totals`."""
+        ...
+
+    def reset_totals(self) -> None:
+        """Set the sums to zero."""
+        ...
+
+    def evaluate(self, split: Split) -> Totals:
+        """The sums over a split, with running statistics and without augmentation."""
+        ...
+
+    def set_values(self, values: Array) -> None:
+        """Replace the N sparse values (a perturbation); optimizer state stays."""
+        ...
+
+    def reallocate(self, reallocation: Reallocation) -> None:
+        """Move to the new topology and its values; optimizer state is carried along, zero where a weight grew."""
+        ...
+
+    def dense(self) -> dict[str, NDArray[Any]]:
+        """Copies of the parameters that are not sparse, running statistics among them, by name and in their shapes."""
+        ...
+
+    def memory(self) -> Ledger:
+        """Bytes of the trained parameters and what training keeps for each of them."""
+        ...
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """All buffers but the topology's positions, on the host: enough to go on bit for bit.
+
+        The N sparse values are named ``values``; all other names are the backend's own.
+        """
+        ...
+
+    def load_state(self, topology: Topology, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from ``state`` (of :meth:`state`) on ``topology``."""
+        ...
+
+
+class Backend(Protocol):
+    """A plugin of the group ``sparsecore.backends``: arrays and learning."""
+
+    @property
+    def arrays(self) -> Arrays:
+        """The array verbs."""
+        ...
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of values, as NumPy names it."""
+        ...
+
+    @property
+    def ranks(self) -> Ranks:
+        """The processes that train together; a backend that leaves this out trains in one.
+
+        Of a learner, :meth:`Learner.train` and :meth:`Learner.evaluate` are called by all ranks, with the same
+        arguments; what they sum up is the sum over all of them. The other methods may be called by any rank alone.
+        """
+        ...
+
+    def learner(self, task: Task) -> Learner:
+        """A network ready to train."""
+        ...

@@ -1,0 +1,258 @@
+"""Whether what a checkpoint says can be: a checksum tells damage, and not a file that somebody has made."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsecore.engine.engine import Engine
+from sparsecore.engine.layout import Layout
+from sparsecore.engine.schedules import Clock
+from sparsecore.engine.state import State, dump_memory, load_memory, trouble_with_memory
+from sparsecore.engine.topology import Topology
+from sparsecore.engine.units import trouble_with_units
+from sparsecore.engine.validation import trouble_with_positions
+from sparsecore.errors import InputError, SparsecoreError
+from sparsecore.experiment.conversion import structure
+from sparsecore.learning.parameters import Parameter
+from sparsecore.learning.protocols import Learner
+from sparsecore.run.checkpoint import Checkpoint, to_checkpoint
+from sparsecore.run.logs import Metrics
+
+
+@contextmanager
+def blaming(checkpoint: Checkpoint) -> Iterator[None]:
+    """Turn whatever goes wrong while a checkpoint is taken up into an error that names its file.
+
+    Raises:
+        InputError: something was raised; not where memory or the disk is at fault.
+    """
+    try:
+        yield
+    except (OSError, MemoryError):
+        raise
+    except SparsecoreError as error:
+        raise InputError(f"{checkpoint.source} cannot be gone on from: {error}") from error
+    except Exception as error:
+        raise InputError(f"{checkpoint.source} cannot be gone on from: {error!r}") from error
+
+
+def check_fits(checkpoint: Checkpoint, start: State, engine: Engine, learner: Learner) -> None:
+    """Raise an :class:`InputError` unless this can be a later state of the run.
+
+    Args:
+        checkpoint: that is to be taken up.
+        start: the state before the first step.
+        engine: of the run.
+        learner: before the first step; it is only asked for its state.
+    """
+    clock = _clock(checkpoint.facts, start.clock)
+    _check_last(checkpoint.facts.get("last"), clock, start.clock)
+    topology = topology_of(checkpoint, engine)
+    if engine.keeps_size and topology.size != start.topology.size:
+        raise InputError(f"it has {topology.size} weights, and the run has {start.topology.size} at any time")
+    fresh = to_checkpoint(start, learner, {})
+    for prefix in ("learner/", "dense/"):
+        _check_arrays(_having(checkpoint.arrays, prefix), _having(fresh.arrays, prefix))
+    for name, array in checkpoint.group("dense").items():
+        if array.shape != fresh.arrays[f"dense/{name}"].shape:
+            expected = fresh.arrays[f"dense/{name}"].shape
+            raise InputError(f"the array dense/{name} has the shape {array.shape}; expected {expected}")
+    known = [*_having(fresh.arrays, "learner/"), *_having(fresh.arrays, "dense/"), "positions"]
+    strange = [name for name in checkpoint.arrays if name not in known and not name.startswith("memory/")]
+    if strange:
+        raise InputError(f"it has arrays that no such run has: {', '.join(sorted(strange))}")
+    _check_memories(checkpoint, start, topology, engine)
+
+
+def check_totals(learner: Learner, examples: int) -> None:
+    """Raise an :class:`InputError` unless the sums of an epoch so far are such of so many training images at most."""
+    totals = learner.totals()
+    if not (np.isfinite(totals.loss) and 0 <= totals.correct <= totals.examples <= examples):
+        raise InputError(
+            f"the sums over its epoch are a loss of {totals.loss} and {totals.correct} hits of {totals.examples} "
+            f"images; there are {examples}"
+        )
+
+
+def topology_of(checkpoint: Checkpoint, engine: Engine) -> Topology:
+    """The checkpoint's topology.
+
+    Raises:
+        InputError: it has none, or one that is not sound.
+    """
+    if "positions" not in checkpoint.arrays:
+        raise InputError("it has no array 'positions'")
+    topology = sound_topology(checkpoint.arrays["positions"], engine)
+    trouble = trouble_with_units(topology, engine.grouping)
+    if trouble:
+        raise InputError(f"its topology is {trouble}; the run moves {engine.units}")
+    return topology
+
+
+def sound_topology(positions: NDArray[Any], engine: Engine) -> Topology:
+    """The topology of positions that were read from a file.
+
+    Raises:
+        InputError: they are not ascending ones of the layout.
+    """
+    check_positions(positions, engine.layout)
+    topology = Topology.of(engine.layout, engine.arrays.from_numpy(positions), engine.arrays)
+    trouble = trouble_with_positions(topology.positions, topology)
+    if trouble:
+        raise InputError(f"it has {trouble}")
+    return topology
+
+
+def check_positions(positions: NDArray[Any], layout: Layout) -> None:
+    """Raise an :class:`InputError` unless these are a vector of ascending positions of the layout."""
+    if positions.ndim != 1 or positions.dtype != layout.position_dtype:
+        raise InputError(
+            f"its positions are {positions.dtype} of the shape {positions.shape}; expected a vector of "
+            f"{layout.position_dtype}"
+        )
+    if len(positions) == 0:
+        raise InputError("it has no weight")
+    if positions[0] < 0 or positions[-1] >= layout.size or not np.all(positions[1:] > positions[:-1]):
+        raise InputError(f"its positions are not ascending and distinct ones of 0 to {layout.size - 1}")
+
+
+def check_values(
+    positions: NDArray[Any], values: NDArray[Any] | None, dense: Mapping[str, NDArray[Any]], layout: Layout
+) -> None:
+    """Raise an :class:`InputError` unless a run can start on this.
+
+    Args:
+        positions: the active positions.
+        values: one a position.
+        dense: the other parameters, by name; that they are those of the network is for the caller to see.
+        layout: of the network's sparse tensors.
+    """
+    check_positions(positions, layout)
+    if values is None or values.shape != positions.shape or values.dtype.kind != "f":
+        given = "none" if values is None else f"{values.dtype} of the shape {values.shape}"
+        raise InputError(f"it has {len(positions)} positions, and as values {given}")
+    for name, array in {"the values": values, **dense}.items():
+        if array.dtype.kind != "f" or not np.isfinite(array).all():
+            raise InputError(f"{name} are not finite numbers")
+
+
+def check_dense(parameters: Sequence[Parameter], dense: Mapping[str, NDArray[Any]]) -> None:
+    """Raise an :class:`InputError` unless each parameter that is not sparse is there in its shape."""
+    for parameter in parameters:
+        shape = dense[parameter.name].shape if parameter.name in dense else None
+        if not parameter.sparse and shape != parameter.shape:
+            raise InputError(
+                f"it is of another network: its parameter {parameter.name!r} is "
+                f"{'not there' if shape is None else shape}, here it is {parameter.shape}"
+            )
+
+
+@attrs.frozen
+class _Times:
+    step: int = attrs.field(validator=attrs.validators.ge(0))
+    updates: int = attrs.field(validator=attrs.validators.ge(0))
+
+
+def _clock(facts: Mapping[str, Any], start: Clock) -> Clock:
+    times = structure(_table(facts, "clock"), _Times, "clock")
+    clock = attrs.evolve(start, step=times.step, updates=times.updates)
+    if not start.step <= clock.step <= (start.total_steps or clock.step) or clock.updates > clock.step:
+        raise InputError(
+            f"it is at step {clock.step}, after {clock.updates} updates; the run has steps {start.step} to "
+            f"{start.total_steps}, and at most one update a step"
+        )
+    return clock
+
+
+def _check_last(last: Any, clock: Clock, start: Clock) -> None:
+    """Whether the last epoch's metrics are those of the last epoch that is done."""
+    if last is None:
+        if clock.epoch > start.epoch:
+            raise InputError(f"it has no metrics of the {clock.epoch} epochs that are done")
+        return
+    if not isinstance(last, Mapping):
+        raise InputError(f"its last metrics are {last!r}; expected a table")
+    metrics = structure(last, Metrics, "last")
+    if (metrics.epoch, metrics.step) != (clock.epoch, clock.epoch * clock.steps_per_epoch):
+        raise InputError(
+            f"its last metrics are of epoch {metrics.epoch} and step {metrics.step}, and it is at step {clock.step} of "
+            f"{clock.steps_per_epoch} an epoch"
+        )
+    shares = (metrics.train_accuracy, metrics.test_accuracy)
+    if not all(0 <= share <= 1 for share in shares) or not clock.epoch:
+        raise InputError(f"its last metrics have accuracies of {shares[0]} and {shares[1]}, after {clock.epoch} epochs")
+
+
+def _check_arrays(given: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[Any]]) -> None:
+    """Names and dtypes as expected, numbers finite, counts not below zero; shapes are for the learner to see."""
+    for name in expected.keys() - given.keys():
+        raise InputError(f"it has no array {name!r}")
+    for name in given.keys() - expected.keys():
+        raise InputError(f"it has an array {name!r}, which no such run has")
+    for name, array in given.items():
+        if array.dtype != expected[name].dtype:
+            raise InputError(f"the array {name!r} is of {array.dtype}; expected {expected[name].dtype}")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise InputError(f"the array {name!r} has a number that is not finite")
+        if array.dtype.kind == "i" and (array < 0).any():
+            raise InputError(f"the array {name!r} has a number below zero")
+
+
+def _check_memories(checkpoint: Checkpoint, start: State, topology: Topology, engine: Engine) -> None:
+    units, arrays = engine.grouping.units(topology), engine.arrays
+    memories = _table(checkpoint.facts, "memories")
+    if set(memories) != set(start.memories):
+        known, saved = (", ".join(sorted(names)) or "none" for names in (start.memories, memories))
+        raise InputError(f"it has memories of {saved}; the strategies have memories of {known}")
+    for plugin, like in start.memories.items():
+        scalars, vectors = dump_memory(like, arrays)
+        given, saved_vectors = _table(memories, plugin), checkpoint.group(f"memory/{plugin}")
+        if set(given) | set(saved_vectors) != set(scalars) | set(vectors) or set(given) & set(saved_vectors):
+            names = (", ".join(sorted(each)) for each in ({*given, *saved_vectors}, {*scalars, *vectors}))
+            raise InputError("the memory of {!r} has the fields {}; expected {}".format(plugin, *names))
+        for name, scalar in given.items():
+            if name in scalars and not _alike(scalar, scalars[name]):
+                raise InputError(f"the memory of {plugin!r} has {name} = {scalar!r}, and began with {scalars[name]!r}")
+        for name, vector in saved_vectors.items():
+            if name in vectors and (vector.dtype, vector.ndim) != (vectors[name].dtype, vectors[name].ndim):
+                raise InputError(f"the memory of {plugin!r} has {name} of {vector.dtype}, with {vector.ndim} axes")
+            began_finite = name not in vectors or vectors[name].dtype.kind != "f" or np.isfinite(vectors[name]).all()
+            if began_finite and vector.dtype.kind == "f" and not np.isfinite(vector).all():
+                raise InputError(f"the memory of {plugin!r} has numbers in {name} that are not finite")
+    strange = [
+        name
+        for name in _having(checkpoint.arrays, "memory/")
+        if name.removeprefix("memory/").rpartition("/")[0] not in start.memories
+    ]
+    if strange:
+        raise InputError(f"it has arrays of no strategy of the run: {', '.join(sorted(strange))}")
+    for plugin, like in start.memories.items():
+        memory = load_memory(like, memories[plugin], checkpoint.group(f"memory/{plugin}"), arrays)
+        trouble = trouble_with_memory(memory, units.size, len(units.layout), units.layout.size)
+        if trouble:
+            raise InputError(f"the memory of {plugin!r} has {trouble}")
+
+
+def _alike(given: Any, began: Any) -> bool:
+    """Whether a field of a memory may have come to this from what it began with."""
+    if given is None or began is None:
+        return True
+    numbers = (int, float)
+    if isinstance(given, bool) or isinstance(began, bool) or not isinstance(began, numbers):
+        return type(given) is type(began)
+    return isinstance(given, numbers)
+
+
+def _table(facts: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    table = facts.get(name)
+    if not isinstance(table, Mapping):
+        raise InputError(f"its {name} is {table!r}; expected a table")
+    return table
+
+
+def _having(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
+    return {name: array for name, array in arrays.items() if name.startswith(prefix)}

@@ -1,0 +1,82 @@
+"""How a rank comes to its place in a run: the first with the folder's files in its hands, the others without."""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+import attrs
+
+from sparsecore.errors import InputError
+from sparsecore.experiment.conversion import structure
+from sparsecore.learning.ranks import Ranks
+from sparsecore.run.checkpoint import Checkpoint, read_checkpoint
+from sparsecore.run.folder import RunFolder
+from sparsecore.run.identity import identity
+from sparsecore.run.recording import Effort, FolderRecorder, Forgetful, Recorder
+from sparsecore.run.setup import Setup
+from sparsecore.run.training import Finished, Run, Watcher
+
+
+@attrs.frozen(eq=False)
+class Place:
+    """A run and who records it."""
+
+    run: Run
+    recorder: Recorder
+
+    def train(self, watcher: Watcher) -> Finished:
+        """Go on to the end; see :meth:`sparsecore.run.training.Run.train`."""
+        return self.run.train(self.recorder, watcher)
+
+
+Begin: TypeAlias = Callable[[Setup, RunFolder, Ranks], Place]
+
+
+def first(setup: Setup, folder: RunFolder, ranks: Ranks) -> Place:
+    """The place of rank 0, or of the only process: the folder is its own, until the end.
+
+    Raises:
+        InputError: the folder is damaged, belongs to another experiment or other data, or another process is at work
+            in it.
+    """
+    lock, own = folder.lock(), identity(setup)
+    try:
+        checkpoint = _checkpoint(own, folder)
+        run = Run(setup, ranks, own, checkpoint, _effort(folder) if checkpoint else Effort())
+        return Place(run, FolderRecorder(folder, lock, setup.start.topology, checkpoint))
+    except BaseException:
+        lock.release()
+        raise
+
+
+def further(setup: Setup, folder: RunFolder | None, ranks: Ranks) -> Place:
+    """The place of any other rank: it reads the checkpoint, and writes nothing.
+
+    Args:
+        setup: of the run.
+        folder: of the run that goes on; None for one that begins.
+        ranks: who takes part.
+
+    Raises:
+        InputError: as for the first.
+    """
+    own = identity(setup)
+    return Place(Run(setup, ranks, own, None if folder is None else _checkpoint(own, folder)), Forgetful())
+
+
+def _checkpoint(own: Mapping[str, str], folder: RunFolder) -> Checkpoint | None:
+    """Where the run of this identity was left, if it was begun."""
+    if not folder.checkpoint.exists():
+        return None
+    checkpoint = read_checkpoint(folder.checkpoint)
+    for what, expected in own.items():
+        if checkpoint.facts.get(what) != expected:
+            raise InputError(f"{checkpoint.source} is foreign: it was made with other {what}")
+    return checkpoint
+
+
+def _effort(folder: RunFolder) -> Effort:
+    try:
+        return structure(json.loads(folder.seconds.read_text()), Effort, folder.seconds.name)
+    except (OSError, ValueError, RecursionError):
+        return Effort()  # how long it took is no reason to refuse a sound checkpoint

@@ -1,0 +1,269 @@
+"""Starting from another run: which of its weights, and with which values."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, cast
+
+import attrs
+import numpy as np
+
+from sparsecore.data.images import Images
+from sparsecore.engine.arrays import Arrays
+from sparsecore.engine.engine import Engine
+from sparsecore.engine.layout import Layout
+from sparsecore.engine.schedules import Clock
+from sparsecore.engine.settings import as_written
+from sparsecore.engine.state import State
+from sparsecore.engine.topology import Topology
+from sparsecore.engine.units import trouble_with_units
+from sparsecore.errors import InputError
+from sparsecore.experiment.assembly import experiment_fingerprint
+from sparsecore.experiment.conversion import structure
+from sparsecore.experiment.experiment import Experiment
+from sparsecore.learning.parameters import Parameter
+from sparsecore.run.checkpoint import Checkpoint, read_checkpoint
+from sparsecore.run.checkpoint_validation import blaming, check_dense, check_values
+from sparsecore.run.engines import engine_of
+from sparsecore.run.folder import RunFolder
+from sparsecore.run.initialization import Draws, Start, Values, check_all_known
+from sparsecore.run.logs import Metrics
+from sparsecore.run.replay import layout_of
+from sparsecore.study import lottery
+from sparsecore.toolbox.ranking import smallest_of_all
+
+FINGERPRINTS = ("experiment", "data", "plugin code", "start")
+
+
+@attrs.frozen(eq=False)
+class Source:
+    """A finished run.
+
+    Attributes:
+        folder: its files.
+        experiment: what was run.
+        end: its last state.
+        start: what it started on itself, if that was taken from another run.
+    """
+
+    folder: RunFolder
+    experiment: Experiment
+    end: Checkpoint
+    start: Start | None
+
+    @classmethod
+    def of(cls, path: str) -> "Source":
+        """The run in this folder.
+
+        Raises:
+            InputError: there is none, it is damaged, or it has not come to its end.
+        """
+        folder = RunFolder(Path(path))
+        if not folder.path.exists():
+            raise InputError(f"start.run is the folder of a finished run; there is none at {folder.path}")
+        if (folder.path / lottery.FILE).exists():
+            raise InputError(f"{folder.path} is the folder of a lottery; give one of its runs, such as round-1 in it")
+        experiment = Experiment.of(folder.read_tables())
+        end = read_checkpoint(folder.checkpoint) if folder.checkpoint.exists() else None
+        done = _epochs_done(end) if end else 0
+        if end is None or done < experiment.training.epochs:
+            raise InputError(
+                f"start.run is the folder of a finished run; {folder.path} has done {done} of its "
+                f"{experiment.training.epochs} epochs: go on with it by sparsecore train --resume --out {folder.path}"
+            )
+        if end.facts.get("experiment") != experiment_fingerprint(experiment.tables()):
+            raise InputError(
+                f"{folder.experiment} has changed since the run {folder.path} was trained: its checkpoint was made "
+                "with other settings"
+            )
+        return cls(folder, experiment, end, Start.read(folder.start) if folder.start.exists() else None)
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """Fingerprints of its experiment, data, plugins' code and, if it has one, start."""
+        return {name: self.end.facts[name] for name in FINGERPRINTS if name in self.end.facts}
+
+    def topology(self, layout: Layout, arrays: Arrays) -> Topology:
+        """The topology that it ended with.
+
+        Raises:
+            InputError: its layout is another one.
+        """
+        self._check_layout(layout)
+        self.check(self.end, layout)
+        return Topology.of(layout, arrays.from_numpy(self.end.arrays["positions"]), arrays)
+
+    def check(self, moment: Checkpoint, layout: Layout) -> None:
+        """Raise an :class:`InputError` unless the positions and values of one of its checkpoints can be."""
+        try:
+            check_values(
+                moment.arrays.get("positions", np.zeros(0)),
+                moment.arrays.get("learner/values"),
+                moment.group("dense"),
+                layout,
+            )
+        except InputError as error:
+            raise InputError(f"{moment.source} is damaged: {error}") from error
+
+    def kept(self, epoch: int) -> Checkpoint:
+        """Its state at the end of this epoch.
+
+        Raises:
+            InputError: it has not been kept.
+        """
+        if not self.folder.kept(epoch).exists():
+            known = ", ".join(map(str, self.experiment.keep.epochs)) or "none"
+            raise InputError(
+                f"the run {self.folder.path} has not kept its values at the end of epoch {epoch}; kept: {known}. "
+                "keep.epochs says before a run which are"
+            )
+        return read_checkpoint(self.folder.kept(epoch))
+
+    def _check_layout(self, layout: Layout) -> None:
+        found = layout_of(self.folder)
+        there = dict(zip(found.names, found.shapes, strict=True))
+        here = dict(zip(layout.names, layout.shapes, strict=True))
+        for name in [*here, *there]:
+            if there.get(name) != here.get(name):
+                raise InputError(
+                    f"the run {self.folder.path} is of another network: its sparse tensor {name!r} is "
+                    f"{_told(there.get(name))} there, {_told(here.get(name))} here"
+                )
+        if tuple(there) != tuple(here):
+            raise InputError(f"the run {self.folder.path} is of another network: its tensors are in another order")
+
+
+def _epochs_done(end: Checkpoint) -> int:
+    last = end.facts.get("last")
+    if last is None:
+        return 0
+    with blaming(end):
+        return structure(last, Metrics, "last").epoch
+
+
+def _told(shape: tuple[int, ...] | None) -> str:
+    return "×".join(map(str, shape)) if shape else "none"
+
+
+@attrs.frozen(eq=False)
+class Network:
+    """The network of the run that is to start.
+
+    Attributes:
+        experiment: the run's.
+        images: what it is to learn from.
+        parameters: what it learns.
+        engine: the strategies over the layout of the sparse ones.
+    """
+
+    experiment: Experiment
+    images: Images
+    parameters: Sequence[Parameter]
+    engine: Engine
+
+
+def start_of(network: Network, folder: RunFolder | None) -> Start | None:
+    """What the run starts on: what its folder keeps of it, or what is now taken from the other run; None without one.
+
+    Raises:
+        InputError: there is no such run, it has not finished, or it is of another network; or the folder was begun on
+            something else.
+    """
+    run = network.experiment.start.run
+    if run is None:
+        return None
+    kept = Start.read(folder.start) if folder and folder.start.exists() else None
+    if kept:
+        kept.check(network.engine.layout, network.parameters)
+    if kept and kept.run == run:
+        return kept
+    taken = take(network, Source.of(run))
+    if kept and kept.sha256() != taken.sha256():
+        raise InputError(f"the run was begun from {kept.run}; what start.run = {run} gives is something else")
+    return taken
+
+
+def take(network: Network, source: Source) -> Start:
+    """The start that the settings ask for."""
+    settings, engine = network.experiment.start, network.engine
+    topology = _without_smallest(engine, source.topology(engine.layout, engine.arrays), source.end, settings.prune)
+    values = _VALUES[str(settings.values)](network, source, topology)
+    _check_dense(network.parameters, values, source)
+    if values.epoch >= network.experiment.training.epochs:
+        raise InputError(
+            f"the values to start with have been trained for {values.epoch} epochs, and the run goes on from there to "
+            f"the end of epoch {network.experiment.training.epochs}: nothing is left to do"
+        )
+    sparse = np.asarray(values.sparse, network.experiment.backend.plugin.dtype)
+    positions = engine.arrays.to_numpy(topology.positions)
+    return Start(str(settings.run), source.identity, positions, attrs.evolve(values, sparse=sparse))
+
+
+def _without_smallest(engine: Engine, topology: Topology, end: Checkpoint, share: float) -> Topology:
+    """Of units, where the run's have several weights: those of the smallest mean |w|."""
+    trouble = trouble_with_units(topology, engine.grouping)
+    if trouble:
+        raise InputError(f"the topology of start.run is {trouble}; reallocation.units is {engine.units}")
+    units = engine.grouping.units(topology)
+    count = int(as_written(share) * units.size)
+    if share and not count:
+        raise InputError(f"start.prune = {share} of {units.size} {engine.units} is less than one")
+    values = engine.grouping.values(engine.arrays.from_numpy(end.arrays["learner/values"]), topology)
+    smallest = smallest_of_all(units, values, count)
+    if len(smallest) < count:
+        raise InputError(
+            f"start.prune = {share} takes {count} of {units.size} {engine.units} away; every tensor keeps one, and "
+            f"{len(smallest)} can go"
+        )
+    return engine.grouping.weights(units.subset(units.all_but(smallest)))
+
+
+def _original(network: Network, source: Source, topology: Topology) -> Values:
+    """What the source began with; where it was not active at its start, what it would have begun with."""
+    parameters = source.experiment.model.plugin.parameters(network.images.shape, network.images.classes)
+    if source.start is None:
+        draws = Draws(source.experiment.seed)
+        values = Values(draws.sparse(topology, parameters), draws.dense(parameters), draws)
+    else:
+        values = attrs.evolve(source.start.values, sparse=source.start.sparse(topology, parameters, source.folder.path))
+    # its strategies may have changed what was drawn, as DeepR does by its signs
+    arrays, engine = topology.arrays, engine_of(source.experiment, topology.layout, topology.arrays)
+    drawn = arrays.from_numpy(np.asarray(values.sparse, source.experiment.backend.plugin.dtype))
+    began = engine.start_values(State(topology, {}, Clock()), drawn)
+    return attrs.evolve(values, sparse=arrays.to_numpy(began))
+
+
+def _fresh(network: Network, _: Source, topology: Topology) -> Values:
+    draws = Draws(network.experiment.seed, "fresh values")
+    return Values(draws.sparse(topology, network.parameters), draws.dense(network.parameters), draws)
+
+
+def _trained(_: Network, source: Source, topology: Topology) -> Values:
+    return _at(source.end, topology, "ended", source)
+
+
+def _rewound(network: Network, source: Source, topology: Topology) -> Values:
+    epoch = cast(int, network.experiment.start.epoch)  # the settings of 'rewound' always have one
+    values = _at(source.kept(epoch), topology, f"had done {epoch} epochs", source)
+    return attrs.evolve(values, epoch=epoch)
+
+
+_VALUES: Mapping[str, Callable[[Network, Source, Topology], Values]] = MappingProxyType(
+    {"original": _original, "fresh": _fresh, "trained": _trained, "rewound": _rewound}
+)
+
+
+def _at(moment: Checkpoint, topology: Topology, when: str, source: Source) -> Values:
+    """The values that the source had at a moment."""
+    source.check(moment, topology.layout)
+    positions, there = topology.arrays.to_numpy(topology.positions), moment.arrays["positions"]
+    check_all_known(np.isin(positions, there), when, source.folder.path)
+    values: Any = moment.arrays["learner/values"]
+    return Values(values[np.searchsorted(there, positions)], moment.group("dense"))
+
+
+def _check_dense(parameters: Sequence[Parameter], values: Values, source: Source) -> None:
+    try:
+        check_dense(parameters, values.dense)
+    except InputError as error:
+        raise InputError(f"the run {source.folder.path} cannot be started from: {error}") from error

@@ -1,0 +1,149 @@
+"""The figure that answers a study's question: bars, accuracy over places, or accuracy over sparsity."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
+from statistics import fmean, stdev
+from textwrap import fill
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from sparsecore.study.arms import Arm
+from sparsecore.study.arms import Figure as Kind
+from sparsecore.study.comparison import Compared
+from sparsecore.study.report.contents import Account
+from sparsecore.study.report.panels import Grid, Picture, apart, by_sparsity, legend_below, picture
+from sparsecore.study.report.styles import families, family, full_name
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_ACCURACY = "test accuracy (% of images)"
+_SPREAD = "mean ± standard deviation of the trials"
+
+
+def answer(account: Account) -> Picture:
+    """The figure that the study asks for."""
+    if not any(row.ours for row in account.rows):
+        return Picture("accuracy", account.study.title, "No trial has finished yet.")
+    return _ANSWERS[account.study.figure](account)
+
+
+def _bars(account: Account) -> Picture:
+    """As figure 1a: a bar an arm, in a panel a sparsity."""
+
+    def paint(axes: "Axes", number: int) -> None:
+        rows = [row for row in account.at(account.study.sparsities[number]) if row.ours]
+        for place, row in enumerate(rows):
+            look = account.look(row.cell.arm)
+            axes.bar(place, fmean(row.ours), width=0.7, color=look.colour, alpha=0.85)
+            _spread(axes, place, row.ours, color="black", capsize=6)
+            axes.plot([place + 0.2] * len(row.ours), row.ours, "o", color="white", mec="black", markersize=5)
+        axes.set_xticks(range(len(rows)), [fill(full_name(row.cell.arm), 12) for row in rows], fontsize=11)
+        axes.set_xlabel("arm")
+        axes.grid(visible=False, axis="x")
+
+    caption = f"Bars: {_SPREAD}; circles: single trials."
+    arms = max(2, len(account.study.arms))
+    grid = by_sparsity(account, 2 if arms < 7 else 1, (1.15 * arms + 0.8, 4.4), extra=(0.4, 0.9))
+    return picture(account, "accuracy", account.study.title, caption, grid, paint, _finished(account))
+
+
+def _places(account: Account) -> Picture:
+    """As figures 1b and 1c: accuracy over the places of a row of arms, beside bands of the other arms."""
+
+    def paint(axes: "Axes", number: int) -> None:
+        rows = [row for row in account.at(account.study.sparsities[number]) if row.ours]
+        for name, arms in families(account.study).items():
+            placed = [row for row in rows if row.cell.arm in arms and row.cell.arm.place is not None]
+            at = [(row.cell.arm.place or 0.0) * account.epochs for row in placed]
+            _line(axes, at, [row.ours for row in placed], account, arms[0], f"{name} at epoch e")
+        for row in (row for row in rows if row.cell.arm.place is None):
+            _band(axes, row, account)
+        axes.set_xlabel(f"epoch e, of {account.epochs:,}")
+
+    caption = f"Symbols: {_SPREAD}, at the epoch e of the arm. Bands: likewise, of arms that know no e."
+    grid = by_sparsity(account, 2, (5.2, 4.0))
+    return picture(account, "accuracy", account.study.title, caption, grid, paint, _finished(account, legend_below))
+
+
+def _sparsities(account: Account) -> Picture:
+    """Accuracy over sparsity, a line an arm."""
+
+    def paint(axes: "Axes", number: int) -> None:  # noqa: ARG001
+        every = families(account.study)
+        for shift, (name, arms) in zip(apart(len(every), _room(account.study.sparsities)), every.items(), strict=True):
+            rows = [row for row in account.rows if row.cell.arm in arms and row.ours and row.cell.sparsity is not None]
+            at = [(row.cell.sparsity or 0.0) + shift for row in rows]
+            _line(axes, at, [row.ours for row in rows], account, arms[0], name)
+        for row in (row for row in account.rows if row.cell.sparsity is None and row.ours):
+            _band(axes, row, account)
+        axes.set_xticks(account.study.sparsities, [f"{sparsity:g}" for sparsity in account.study.sparsities])
+        axes.set_xlabel("sparsity (share of the weights that are not there)")
+
+    caption = f"Symbols and bands: {_SPREAD}. Symbols of a sparsity are set side by side."
+    grid = Grid(("",), 1, (8.4, 5.0))
+    return picture(account, "accuracy", account.study.title, caption, grid, paint, _finished(account, legend_below))
+
+
+_ANSWERS: Mapping[Kind, Callable[[Account], Picture]] = MappingProxyType(
+    {"bars": _bars, "places": _places, "sparsities": _sparsities}
+)
+
+
+def _line(
+    axes: "Axes", at: Sequence[float], samples: Sequence[Sequence[float]], account: Account, arm: Arm, name: str
+) -> None:
+    if not at:
+        return
+    look = account.look(arm)
+    points = sorted(zip(at, samples, strict=True))
+    means = [fmean(sample) for _, sample in points]
+    axes.plot([x for x, _ in points], means, color=look.colour, marker=look.marker, markersize=7, label=name)
+    for x, sample in points:
+        _spread(axes, x, sample, color=look.colour, capsize=4)
+
+
+def _band(axes: "Axes", row: Compared, account: Account) -> None:
+    """A level all across, as wide as the standard deviation."""
+    colour, mean = account.look(row.cell.arm).colour, fmean(row.ours)
+    spread = stdev(row.ours) if len(row.ours) > 1 else 0.0
+    axes.axhline(mean, color=colour, linestyle=(0, (5, 2)), label=family(row.cell.arm))
+    axes.axhspan(mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
+
+
+def _spread(axes: "Axes", at: float, sample: Sequence[float], **look: Any) -> None:
+    if len(sample) > 1:
+        axes.errorbar([at], [fmean(sample)], yerr=[stdev(sample)], fmt="none", linewidth=1.8, **look)
+
+
+def _finished(
+    account: Account, *then: Callable[["Figure", Sequence["Axes"]], None]
+) -> Callable[["Figure", Sequence["Axes"]], None]:
+    """Sets the accuracy axis that all panels share, around all trials."""
+    every = [accuracy for row in account.rows for accuracy in row.ours]
+    bottom, top = _around(every)
+
+    def finish(figure: "Figure", panels: Sequence["Axes"]) -> None:
+        panels[0].set_ylim(bottom, top)
+        for axes in panels:
+            if axes.get_subplotspec().is_first_col():  # type: ignore[union-attr]
+                axes.set_ylabel(_ACCURACY + (f"\nthe axis begins at {bottom:g}" if bottom else ""))
+        for one in then:
+            one(figure, panels)
+
+    return finish
+
+
+def _around(accuracies: Iterable[float]) -> tuple[float, float]:
+    """An axis around all of them, from a multiple of a half; differences of tenths would drown on one from zero."""
+    lowest, highest = min(accuracies := list(accuracies)), max(accuracies)
+    margin = max(0.4, 0.15 * (highest - lowest))
+    bottom = (2 * (lowest - margin)) // 1 / 2
+    return (bottom if bottom > highest / 4 else 0.0), min(101.0, highest + margin)
+
+
+def _room(sparsities: Sequence[float]) -> float:
+    """A fifth of the least distance between two of them."""
+    ordered = sorted(sparsities)
+    return 0.2 * min((later - earlier for earlier, later in pairwise(ordered)), default=0.01)

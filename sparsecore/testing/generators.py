@@ -1,0 +1,154 @@
+"""Hypothesis strategies for what reallocation strategies and backends are given, out of which tests are put together.
+
+They are after what breaks code: tensors of a single position, tensors that are full or nearly so, ties, zeros of both
+signs, the smallest numbers there are. All shrink towards one tensor with one weight.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn, SearchStrategy
+from numpy.typing import DTypeLike, NDArray
+
+from sparsecore.engine.arrays import Array, Arrays
+from sparsecore.engine.layout import Layout
+from sparsecore.engine.schedules import Clock
+from sparsecore.engine.topology import Topology
+from sparsecore.testing.backend_subjects import oracle_arrays
+
+_AWKWARD = (0.0, -0.0, 0.25, -0.25, 1.0, -1.0, 1e-3, -1e-3, 1e-40, -1e-40, 1.4e-45, -1.4e-45, 5e-324)
+"""Zeros, ties, and numbers that are denormal or nothing in float32, or denormal in float64."""
+
+_FEW = 12
+"""Up to here every entry is drawn, so that it can shrink on its own."""
+
+
+@st.composite
+def layouts(draw: DrawFn, *, min_tensors: int = 1, max_tensors: int = 5, max_side: int = 6) -> Layout:
+    """Vectors, matrices and 3x3 kernels, some of them of size 1, in an order that is not that of their names."""
+    side = st.integers(1, max_side)
+    shape = st.one_of(
+        st.tuples(side), st.tuples(side, side), st.just((1, 1)), st.tuples(side, side, st.just(3), st.just(3))
+    )
+    shapes = draw(st.lists(shape, min_size=min_tensors, max_size=max_tensors))
+    return Layout(draw(st.permutations([f"tensor{i}" for i in range(len(shapes))])), shapes)
+
+
+@st.composite
+def topologies(draw: DrawFn, *, layout: Layout | None = None, arrays: Arrays | None = None) -> Topology:
+    """At least one active position in every tensor: one, all but one, all, or any others.
+
+    Args:
+        draw: given by hypothesis.
+        layout: the layout; any, where it is None.
+        arrays: the verbs of the backend; the oracle's, where it is None.
+    """
+    layout = layout or draw(layouts())
+    arrays = arrays or oracle_arrays()
+    chosen = [
+        offset + _places(draw(_masks(size)), size) for offset, size in zip(layout.offsets, layout.sizes, strict=False)
+    ]
+    return Topology.of(layout, arrays.from_numpy(np.concatenate(chosen).astype(layout.position_dtype)), arrays)
+
+
+def _masks(size: int) -> SearchStrategy[int]:
+    """A tensor's active positions as the bits of a number."""
+    everywhere = (1 << size) - 1
+    single = st.integers(0, size - 1).map(lambda place: 1 << place)
+    # as much room as is soon filled: what is pruned has to grow on the last free positions
+    nearly_full = _several_bits(size, 2, 4).map(lambda bits: (everywhere ^ bits) or everywhere)
+    all_but_one = single.map(lambda bit: (everywhere ^ bit) or everywhere)
+    half = st.integers(1, everywhere)
+    most = st.tuples(half, half).map(lambda pair: pair[0] | pair[1])
+    quarter = st.tuples(half, half).map(lambda pair: (pair[0] & pair[1]) or pair[0])
+    return st.one_of(single, half, quarter, most, all_but_one, nearly_full, all_but_one, st.just(everywhere))
+
+
+def _several_bits(size: int, least: int, most: int) -> SearchStrategy[int]:
+    """Some of the lowest ``size`` bits."""
+    places = st.lists(st.integers(0, size - 1), min_size=least, max_size=most, unique=size >= most)
+    return places.map(lambda chosen: sum(1 << place for place in set(chosen)))
+
+
+def _places(mask: int, size: int) -> NDArray[np.int64]:
+    return np.array([place for place in range(size) if mask >> place & 1], np.int64)
+
+
+@st.composite
+def values(draw: DrawFn, *, topology: Topology, dtype: DTypeLike | None = None) -> Array:
+    """One finite value a weight, on the topology's backend: ties, zeros of both signs, denormal numbers.
+
+    Args:
+        draw: given by hypothesis.
+        topology: whose weights they are of.
+        dtype: float32 or float64; either, where it is None.
+    """
+    return topology.arrays.from_numpy(draw(_vectors(topology.size, dtype or draw(dtypes()))))
+
+
+@st.composite
+def gradients(
+    draw: DrawFn, *, layout: Layout, dtype: DTypeLike | None = None, arrays: Arrays | None = None
+) -> Mapping[str, Array]:
+    """The dense gradient of each tensor by name: D_i finite entries, with ties and zeros.
+
+    The engine takes a function: ``engine.update(state, values, gradients.__getitem__)``.
+    """
+    dtype, arrays = dtype or draw(dtypes()), arrays or oracle_arrays()
+    return {
+        name: arrays.from_numpy(draw(_vectors(size, dtype)))
+        for name, size in zip(layout.names, layout.sizes, strict=True)
+    }
+
+
+def dtypes() -> SearchStrategy[str]:
+    """The dtypes of values."""
+    return st.sampled_from(["float32", "float64"])
+
+
+@st.composite
+def _vectors(draw: DrawFn, size: int, dtype: DTypeLike) -> NDArray[Any]:
+    way = draw(st.sampled_from(_WAYS))
+    entries = way(draw(_several(size) if size <= _FEW else _many(size)))
+    return np.asarray(entries, np.float64).astype(dtype)
+
+
+def _several(size: int) -> SearchStrategy[Any]:
+    return st.lists(_numbers, min_size=size, max_size=size).map(np.array)
+
+
+@st.composite
+def _many(draw: DrawFn, size: int) -> NDArray[Any]:
+    many = np.random.default_rng(draw(st.integers(0, 2**16))).standard_normal(size)
+    if draw(st.booleans()):
+        many = np.round(many * 2) / 4  # ties
+    places = draw(st.lists(st.integers(0, size - 1), max_size=_FEW, unique=True))
+    many[places] = draw(st.lists(_numbers, min_size=len(places), max_size=len(places)))
+    return many
+
+
+_numbers = st.sampled_from(_AWKWARD) | st.floats(-2, 2, width=32)
+
+_WAYS: Sequence[Callable[[NDArray[Any]], NDArray[Any]]] = (
+    lambda entries: entries,
+    lambda entries: entries,
+    np.abs,
+    lambda entries: -np.abs(entries),
+    lambda entries: np.copysign(0.25, entries),
+)
+"""As they are drawn, of one sign, of one magnitude."""
+
+
+@st.composite
+def clocks(draw: DrawFn, *, max_steps: int = 1000, known_end: bool = True) -> Clock:
+    """A time within a run, the end of which is known or not."""
+    total = draw(st.integers(1, max_steps))
+    step = draw(st.integers(0, total - 1))
+    return Clock(
+        step=step,
+        steps_per_epoch=draw(st.integers(1, 100)),
+        total_steps=total if known_end else None,
+        updates=draw(st.integers(0, step)),
+    )

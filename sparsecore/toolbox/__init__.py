@@ -1,0 +1,1 @@
+"""Building blocks of strategies: ranking, N:M groups, gradual pruning schedules, dense momentum, fixed signs."""

@@ -1,0 +1,82 @@
+"""DPR, dynamic parameter reallocation (Mostafa & Wang 2018): one adaptive threshold for the whole network."""
+
+from typing import ClassVar
+
+import attrs
+
+from sparsecore.engine.arrays import Array
+from sparsecore.engine.hooks import Declares, hookimpl
+from sparsecore.engine.schedules import Clock, Every
+from sparsecore.engine.settings import Amount, as_amount, as_written
+from sparsecore.engine.shares import Counts
+from sparsecore.engine.topology import Topology
+from sparsecore.errors import InputError
+
+_HIGHEST = 1e38
+"""Where doubling ends: no weight is larger, and float32 can still hold it."""
+
+_TINY = 1e-7
+"""What is larger than this is no zero in any floating point dtype, float16 included."""
+
+
+@attrs.frozen
+class Threshold:
+    """What DPR remembers: the pruning threshold H of the next update."""
+
+    threshold: float
+
+
+@attrs.frozen(eq=False)
+class DynamicReallocation:
+    """Prune by one adaptive threshold over all tensors, regrow in proportion to the survivors (Mostafa & Wang 2018).
+
+    The defaults are the paper's for WRN-28-2 on CIFAR-10. Shares, growth and zero values are the engine's own.
+
+    Attributes:
+        target: N_p, how many weights each update should prune: a number, or a share of all weights such as '10%'.
+        tolerance: δ; the threshold stays while the number pruned is within (1±δ)·N_p, else it doubles or halves.
+        initial_threshold: H₀.
+        schedule: when updates are due.
+    """
+
+    declares: ClassVar = Declares(smallest_first="network")
+
+    target: Amount = attrs.field(default=Amount(20_000), converter=as_amount)
+    tolerance: float = attrs.field(default=0.1, validator=[attrs.validators.ge(0), attrs.validators.lt(1)])
+    initial_threshold: float = attrs.field(
+        default=1e-3, validator=[attrs.validators.gt(0), attrs.validators.le(_HIGHEST)]
+    )
+    schedule: Every = Every(steps={0: 100, 25: 200, 80: 400, 140: 800}, until_epoch=190)
+
+    @hookimpl
+    def initial_memory(self, topology: Topology) -> Threshold:
+        """H₀."""
+        target = self.target.of_all(topology.size)
+        if target >= topology.size:
+            raise InputError(
+                f"dpr is to prune {target} weights an update, but there are only {topology.size}; set a smaller target"
+            )
+        return Threshold(self.initial_threshold)
+
+    @hookimpl
+    def update_due(self, clock: Clock) -> bool:
+        """By the schedule."""
+        return self.schedule(clock)
+
+    @hookimpl
+    def prune(self, values: Array, memory: Threshold) -> Array:
+        """Prune every weight with |w| < H, over all tensors with one H."""
+        survives = abs(values) >= memory.threshold
+        # in the dtype of the values a tiny H may be zero, and an exact zero would stay for ever
+        return survives if memory.threshold > _TINY else survives & (values != 0)
+
+    @hookimpl
+    def adjust(self, pruned: Counts, topology: Topology, memory: Threshold) -> Threshold:
+        """K < (1-δ)·N_p: H ← 2H; K > (1+δ)·N_p: H ← H/2; otherwise H stays."""
+        total, target = int(pruned.sum()), self.target.of_all(topology.size)
+        slack = as_written(self.tolerance) * target
+        if total < target - slack:
+            return Threshold(min(memory.threshold * 2, _HIGHEST))
+        if total > target + slack:
+            return Threshold(memory.threshold / 2 or memory.threshold)  # zero could never be doubled again
+        return memory

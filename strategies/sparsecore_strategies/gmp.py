@@ -1,0 +1,117 @@
+"""GMP, gradual magnitude pruning (Zhu & Gupta 2017): from dense to sparse along a cubic; nothing grows."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Literal
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsecore.engine.arrays import Array, Arrays
+from sparsecore.engine.distributions import check_initial_sparsity, uniform
+from sparsecore.engine.growth import random_topology
+from sparsecore.engine.hooks import Declares, hookimpl
+from sparsecore.engine.layout import Layout
+from sparsecore.engine.randomness import Randomness
+from sparsecore.engine.schedules import Clock, Every
+from sparsecore.engine.shares import Counts
+from sparsecore.engine.topology import Topology
+from sparsecore.toolbox.gradual_pruning import Cubic, check_cubic
+from sparsecore.toolbox.ranking import smallest_of_all, smallest_of_each
+
+
+@attrs.frozen(eq=False)
+class FirstAndLast:
+    """What GMP remembers: how many weights there are at the start and at the end; of each tensor, or of all alike."""
+
+    first: NDArray[np.int64]
+    last: NDArray[np.int64]
+
+
+@attrs.frozen(eq=False)
+class GradualPruning:
+    """Start dense, keep ever fewer of the largest weights: the 'compressed sparse' baseline (Zhu & Gupta 2017).
+
+    s_t = s_f + (s_i - s_f)·(1 - (t-t₀)/(n·Δt))³, where s_f is the run's sparsity, reached exactly with the last
+    update. In numbers of weights s_f is the uniform distribution's budget, so that runs of other strategies end with
+    as many. Of each tensor the largest weight always stays. What is pruned is gone: it is no part of the network any
+    more, while the paper keeps the weights behind their masks.
+
+    Attributes:
+        initial_sparsity: s_i; 0 is a dense start.
+        begin: t₀ as a fraction of the run.
+        until: t₀ + n·Δt as a fraction of the run; the last update is here.
+        scope: whether the largest |w| of the whole 'network' are kept, or of each 'tensor' (the paper), all alike.
+        schedule: when updates are due in between.
+    """
+
+    initial_sparsity: float = attrs.field(default=0.0, validator=[attrs.validators.ge(0), attrs.validators.lt(1)])
+    begin: float = 0.0
+    until: float = attrs.field(default=0.75, validator=check_cubic)
+    scope: Literal["network", "tensor"] = attrs.field(
+        default="network", validator=attrs.validators.in_(("network", "tensor"))
+    )
+    schedule: Every = Every(steps=100)
+
+    @property
+    def declares(self) -> Declares:
+        """The smallest first, of the network or of each tensor."""
+        return Declares(smallest_first=self.scope)
+
+    @hookimpl
+    def initial_topology(self, layout: Layout, sparsity: float, random: Randomness, arrays: Arrays) -> Topology:
+        """All positions; at a higher initial sparsity random ones, the same share of each tensor."""
+        check_initial_sparsity(self.initial_sparsity, sparsity)
+        return random_topology(layout, uniform(layout, self.initial_sparsity), random, arrays)
+
+    @hookimpl
+    def initial_memory(self, topology: Topology, sparsity: float) -> FirstAndLast:
+        """From the weights that there are to the uniform distribution at the run's sparsity."""
+        counted = _COUNTED[self.scope]
+        first = counted(topology.counts)
+        return FirstAndLast(first, np.minimum(counted(uniform(topology.layout, sparsity)), first))
+
+    @hookimpl
+    def update_due(self, clock: Clock) -> bool:
+        """By the schedule from t₀ on, and at the end."""
+        cubic = self._cubic()
+        end = cubic.end(clock)
+        return clock.step == end or (cubic.has_begun(clock) and clock.step < end and self.schedule(clock))
+
+    @hookimpl
+    def target_size(self, topology: Topology, clock: Clock, memory: FirstAndLast) -> int:
+        """(1 - s_t)·D."""
+        return min(topology.size, int(self._counts(clock, memory).sum()))
+
+    @hookimpl
+    def prune(self, topology: Topology, values: Array, clock: Clock, memory: FirstAndLast) -> Array:
+        """Keep the largest |w|, in the network or in each tensor."""
+        return topology.all_but(_SCOPES[self.scope](topology, values, self._counts(clock, memory)))
+
+    def _counts(self, clock: Clock, memory: FirstAndLast) -> Counts:
+        """How many weights there are to be, in each tensor or in all."""
+        left = self._cubic().left(clock)
+        return memory.last + np.array([int(left * int(count)) for count in memory.first - memory.last], np.int64)
+
+    def _cubic(self) -> Cubic:
+        return Cubic(self.begin, self.until)
+
+
+def _network(topology: Topology, values: Array, counts: Counts) -> Array:
+    """Slots of the smallest of all, so that as many are left as the counts together."""
+    return smallest_of_all(topology, values, max(0, topology.size - int(counts.sum())))
+
+
+def _tensor(topology: Topology, values: Array, counts: Counts) -> Array:
+    """Slots of the smallest of each tensor, so that as many are left as it counts."""
+    return smallest_of_each(topology, values, np.maximum(0, topology.counts - counts))
+
+
+_SCOPES: Mapping[str, Callable[[Topology, Array, Counts], Array]] = MappingProxyType(
+    {"network": _network, "tensor": _tensor}
+)
+
+_COUNTED: Mapping[str, Callable[[Counts], Counts]] = MappingProxyType(
+    {"network": lambda counts: counts.sum(keepdims=True), "tensor": lambda counts: counts.copy()}
+)

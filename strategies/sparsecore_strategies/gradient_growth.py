@@ -1,0 +1,19 @@
+"""A piece to stack on others: growth where the dense gradient is largest (RigL's)."""
+
+import attrs
+
+from sparsecore.engine.arrays import Array, Gradient
+from sparsecore.engine.hooks import hookimpl
+from sparsecore.engine.shares import Counts
+from sparsecore.engine.topology import Topology
+from sparsecore.toolbox.ranking import largest_free
+
+
+@attrs.frozen(eq=False)
+class GradientGrowth:
+    """Grow where |dense gradient| is largest, in each tensor as many as the strategies below say (Evci et al. 2020)."""
+
+    @hookimpl
+    def grow(self, occupied: Topology, counts: Counts, gradient: Gradient) -> Array:
+        """The free positions with the largest |dense gradient|."""
+        return largest_free(occupied, counts, gradient)

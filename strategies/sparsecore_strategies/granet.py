@@ -1,0 +1,116 @@
+"""GraNet (Liu et al. 2021): gradual magnitude pruning, and after each pruning a part of the rest regenerates."""
+
+from typing import ClassVar, Literal
+
+import attrs
+import numpy as np
+
+from sparsecore.engine.arrays import Array, Arrays, Gradient, counting_of
+from sparsecore.engine.distributions import check_initial_sparsity, distribution, uniform
+from sparsecore.engine.growth import random_topology
+from sparsecore.engine.hooks import Declares, hookimpl
+from sparsecore.engine.layout import Layout
+from sparsecore.engine.randomness import Randomness
+from sparsecore.engine.schedules import Clock, Cosine, Every, Schedule, as_schedule
+from sparsecore.engine.shares import Counts, shares
+from sparsecore.engine.topology import Topology
+from sparsecore.toolbox.gradual_pruning import Cubic, check_cubic
+from sparsecore.toolbox.ranking import check_fraction, fraction_of, largest_free, smallest_of_all, smallest_of_each
+
+
+@attrs.frozen
+class FirstAndLast:
+    """What GraNet remembers: how many weights there are at the start, and at the end."""
+
+    first: int
+    last: int
+
+
+@attrs.frozen(eq=False)
+class GradualRegeneration:
+    """Prune the smallest of all along a cubic, then drop a fraction of each tensor and regrow it (Liu et al. 2021).
+
+    The cubic is that of Zhu & Gupta, to the run's sparsity, in numbers of weights the uniform distribution's budget;
+    the largest weight of each tensor always stays. Then each tensor drops a fraction of what is left, the smallest
+    |w|, and as many grow there where the dense gradient is largest, from zero. Regeneration goes on when the pruning
+    has ended.
+
+    In the paper what was just pruned may grow again at once. Here a tensor regenerates no more than it has had free
+    positions before the update (of a dense start, the first update only prunes), and the run's ``regrow_pruned``
+    says whether the positions just pruned are among the candidates.
+
+    Attributes:
+        drop_fraction: of each tensor's weights, after the pruning; along a cosine from 0.5 to 0 at the end of the run.
+        initial_sparsity: 0 is a dense start; the paper also has 0.5.
+        start: the distribution of a start that is not dense: 'erk' (the paper's), 'er' or 'uniform'.
+        begin: the fraction of the run at which pruning begins.
+        until: the fraction of the run at which pruning ends.
+        schedule: when updates are due; one more is at the end of the pruning.
+    """
+
+    # the pruning is of the network; what each tensor drops then is not
+    declares: ClassVar = Declares(smallest_first="tensor")
+
+    drop_fraction: Schedule = attrs.field(default=Cosine(0.5, 0.0), converter=as_schedule, validator=check_fraction)
+    initial_sparsity: float = attrs.field(default=0.0, validator=[attrs.validators.ge(0), attrs.validators.lt(1)])
+    start: Literal["erk", "er", "uniform"] = attrs.field(
+        default="erk", validator=attrs.validators.in_(("erk", "er", "uniform"))
+    )
+    begin: float = 0.0
+    until: float = attrs.field(default=0.75, validator=check_cubic)
+    schedule: Every = Every(steps=100)
+
+    @hookimpl
+    def initial_topology(self, layout: Layout, sparsity: float, random: Randomness, arrays: Arrays) -> Topology:
+        """Random positions, as many in each tensor as the start distribution says at the initial sparsity."""
+        check_initial_sparsity(self.initial_sparsity, sparsity)
+        return random_topology(layout, distribution(self.start)(layout, self.initial_sparsity), random, arrays)
+
+    @hookimpl
+    def initial_memory(self, topology: Topology, sparsity: float) -> FirstAndLast:
+        """From the weights that there are to the budget of the run's sparsity."""
+        return FirstAndLast(topology.size, min(topology.size, int(uniform(topology.layout, sparsity).sum())))
+
+    @hookimpl
+    def update_due(self, clock: Clock) -> bool:
+        """By the schedule since pruning has begun, and at its end."""
+        cubic = Cubic(self.begin, self.until)
+        return clock.step == cubic.end(clock) or (cubic.has_begun(clock) and self.schedule(clock))
+
+    @hookimpl
+    def target_size(self, topology: Topology, clock: Clock, memory: FirstAndLast) -> int:
+        """As many as the cubic leaves."""
+        left = Cubic(self.begin, self.until).left(clock)
+        return min(topology.size, memory.last + int(left * (memory.first - memory.last)))
+
+    @hookimpl
+    def prune(self, topology: Topology, values: Array, clock: Clock, memory: FirstAndLast) -> Array:
+        """Keep the largest |w| of the network; of these, in each tensor, drop the fraction with the smallest."""
+        arrays, kept = topology.arrays, self._largest(topology, values, clock, memory)
+        left = topology.subset(kept)
+        slots = counting_of(arrays).nonzero(kept, left.size)
+        dropped = smallest_of_each(left, arrays.take(values, slots), self._dropped(topology, left, clock))
+        return arrays.put(kept, arrays.take(slots, dropped), False)
+
+    @hookimpl
+    def allocate(
+        self, total: int, room: Counts, topology: Topology, values: Array, clock: Clock, memory: FirstAndLast
+    ) -> Counts:
+        """As many in each tensor as it dropped after the pruning."""
+        left = topology.subset(self._largest(topology, values, clock, memory))
+        return shares(total, self._dropped(topology, left, clock), room)
+
+    @hookimpl
+    def grow(self, occupied: Topology, counts: Counts, gradient: Gradient) -> Array:
+        """The free positions with the largest |dense gradient|."""
+        return largest_free(occupied, counts, gradient)
+
+    def _largest(self, topology: Topology, values: Array, clock: Clock, memory: FirstAndLast) -> Array:
+        """Which weights the pruning leaves: one bool a weight."""
+        excess = topology.size - self.target_size(topology, clock, memory)
+        return topology.all_but(smallest_of_all(topology, values, excess))
+
+    def _dropped(self, before: Topology, left: Topology, clock: Clock) -> Counts:
+        """How many each tensor drops after the pruning, to regenerate."""
+        dropped: Counts = np.minimum(fraction_of(self.drop_fraction(clock), left.counts), before.room)
+        return dropped

@@ -1,0 +1,51 @@
+"""A piece to stack on others: drop a fraction of the weights, the smallest."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Literal
+
+import attrs
+
+from sparsecore.engine.arrays import Array
+from sparsecore.engine.hooks import Declares, hookimpl
+from sparsecore.engine.schedules import Clock, Piecewise, Schedule, as_schedule
+from sparsecore.engine.topology import Topology
+from sparsecore.toolbox.ranking import check_fraction, fraction_of, smallest_of_all, smallest_of_each
+
+
+@attrs.frozen(eq=False)
+class MagnitudeDrop:
+    """Drop the fraction of the weights with the smallest |w|; where as many grow is for others to say.
+
+    Attributes:
+        drop_fraction: a number that may change over the run.
+        scope: whether it is the fraction of each 'tensor' or of the whole 'network'; of a tensor one always stays.
+    """
+
+    drop_fraction: Schedule = attrs.field(default=Piecewise({0: 0.3}), converter=as_schedule, validator=check_fraction)
+    scope: Literal["tensor", "network"] = attrs.field(
+        default="tensor", validator=attrs.validators.in_(("tensor", "network"))
+    )
+
+    @property
+    def declares(self) -> Declares:
+        """The smallest first, of each tensor or of the network."""
+        return Declares(smallest_first=self.scope)
+
+    @hookimpl
+    def prune(self, topology: Topology, values: Array, clock: Clock) -> Array:
+        """All but the fraction with the smallest |w|."""
+        return topology.all_but(_SCOPES[self.scope](topology, values, self.drop_fraction(clock)))
+
+
+def _tensor(topology: Topology, values: Array, fraction: float) -> Array:
+    return smallest_of_each(topology, values, fraction_of(fraction, topology.counts))
+
+
+def _network(topology: Topology, values: Array, fraction: float) -> Array:
+    return smallest_of_all(topology, values, int(fraction_of(fraction, topology.counts.sum(keepdims=True))[0]))
+
+
+_SCOPES: Mapping[str, Callable[[Topology, Array, float], Array]] = MappingProxyType(
+    {"tensor": _tensor, "network": _network}
+)

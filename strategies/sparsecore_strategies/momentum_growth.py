@@ -1,0 +1,38 @@
+"""A piece to stack on others: growth where the dense momentum is largest (SNFS's)."""
+
+import attrs
+
+from sparsecore.engine.arrays import Array, Gradient
+from sparsecore.engine.hooks import hookimpl
+from sparsecore.engine.shares import Counts
+from sparsecore.engine.topology import Topology
+from sparsecore.toolbox.momentum import DenseMomentum
+from sparsecore.toolbox.ranking import largest_free
+
+
+@attrs.frozen(eq=False)
+class MomentumGrowth:
+    """Grow where |momentum| is largest, as many as the strategies below say (Dettmers & Zettlemoyer 2019).
+
+    It needs the dense gradient of every step, and D entries of memory.
+
+    Attributes:
+        momentum: β of M ← β·M + g.
+    """
+
+    momentum: float = attrs.field(default=0.9, validator=[attrs.validators.ge(0), attrs.validators.lt(1)])
+
+    @hookimpl
+    def initial_memory(self, topology: Topology) -> DenseMomentum:
+        """No momentum."""
+        return DenseMomentum.zero(topology)
+
+    @hookimpl
+    def observe(self, gradient: Gradient, topology: Topology, memory: DenseMomentum) -> DenseMomentum:
+        """M ← β·M + g, at every position."""
+        return memory.after(gradient, topology, self.momentum)
+
+    @hookimpl
+    def grow(self, occupied: Topology, counts: Counts, memory: DenseMomentum) -> Array:
+        """The free positions with the largest |momentum|."""
+        return largest_free(occupied, counts, memory.by_name(occupied))

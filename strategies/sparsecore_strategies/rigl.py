@@ -1,0 +1,75 @@
+"""RigL (Evci et al. 2020): drop the smallest weights of each tensor, grow there where the dense gradient is largest."""
+
+from typing import ClassVar, Literal
+
+import attrs
+import numpy as np
+
+from sparsecore.engine.arrays import Array, Arrays, Gradient
+from sparsecore.engine.distributions import distribution
+from sparsecore.engine.growth import random_topology
+from sparsecore.engine.hooks import Declares, hookimpl
+from sparsecore.engine.layout import Layout
+from sparsecore.engine.randomness import Randomness
+from sparsecore.engine.schedules import Clock, Cosine, Every, Schedule, as_schedule
+from sparsecore.engine.shares import Counts, shares
+from sparsecore.engine.topology import Topology
+from sparsecore.toolbox.ranking import check_fraction, fraction_of, largest_free, smallest_of_each
+
+
+@attrs.frozen(eq=False)
+class RigL:
+    """Drop the fraction f of each tensor's weights by |w|, grow as many there by |dense gradient| (Evci et al. 2020).
+
+    The defaults are the paper's: f = α/2·(1 + cos(π·t/T_end)) with α 0.3, an update every 100 steps until T_end, 0.75
+    of the run, in place of the optimizer's step. What grows starts at zero.
+
+    In the paper what was just dropped may grow again at once; here the run's ``regrow_pruned`` says whether. A tensor
+    drops no more than it has had free positions, so that each tensor's number of weights stays; a full one stays full.
+
+    Attributes:
+        drop_fraction: f.
+        start: the start distribution: 'erk' (Erdős–Rényi with kernels, the paper's), 'er' or 'uniform'.
+        schedule: when updates are due.
+    """
+
+    declares: ClassVar = Declares(smallest_first="tensor", shares="pruned")
+
+    drop_fraction: Schedule = attrs.field(
+        default=Cosine(0.3, 0.0, until=0.75), converter=as_schedule, validator=check_fraction
+    )
+    start: Literal["erk", "er", "uniform"] = attrs.field(
+        default="erk", validator=attrs.validators.in_(("erk", "er", "uniform"))
+    )
+    schedule: Every = Every(steps=100, until=0.75)
+
+    @hookimpl
+    def initial_topology(self, layout: Layout, sparsity: float, random: Randomness, arrays: Arrays) -> Topology:
+        """Random positions, as many in each tensor as the start distribution says."""
+        return random_topology(layout, distribution(self.start)(layout, sparsity), random, arrays)
+
+    @hookimpl
+    def update_due(self, clock: Clock) -> bool:
+        """By the schedule."""
+        return self.schedule(clock)
+
+    @hookimpl
+    def replaces_step(self) -> bool:
+        """An update takes the place of the optimizer's step."""
+        return True
+
+    @hookimpl
+    def prune(self, topology: Topology, values: Array, clock: Clock) -> Array:
+        """In each tensor, drop the fraction f with the smallest |w|."""
+        dropped = np.minimum(fraction_of(self.drop_fraction(clock), topology.counts), topology.room)
+        return topology.all_but(smallest_of_each(topology, values, dropped))
+
+    @hookimpl
+    def allocate(self, total: int, pruned: Counts, room: Counts) -> Counts:
+        """As many in each tensor as it lost."""
+        return shares(total, pruned, room)
+
+    @hookimpl
+    def grow(self, occupied: Topology, counts: Counts, gradient: Gradient) -> Array:
+        """The free positions with the largest |dense gradient|."""
+        return largest_free(occupied, counts, gradient)

@@ -1,0 +1,84 @@
+"""SNFS, sparse momentum (Dettmers & Zettlemoyer 2019): momentum tells which tensors grow, and where."""
+
+from typing import ClassVar
+
+import attrs
+import numpy as np
+
+from sparsecore.engine.arrays import Array, Gradient
+from sparsecore.engine.hooks import Declares, hookimpl
+from sparsecore.engine.schedules import Clock, Cosine, Every, Schedule, as_schedule
+from sparsecore.engine.shares import Counts, shares, whole_numbers
+from sparsecore.engine.topology import Topology
+from sparsecore.errors import DivergedError
+from sparsecore.toolbox.momentum import DenseMomentum
+from sparsecore.toolbox.ranking import check_fraction, fraction_of, largest_free, smallest_of_each
+
+
+@attrs.frozen(eq=False)
+class SparseMomentum:
+    """Each epoch, drop a fraction of each tensor and regrow by momentum (Dettmers & Zettlemoyer 2019).
+
+    Of each tensor the fraction with the smallest |w| is dropped. What all have lost is shared out over the tensors in
+    proportion to the mean |momentum| of the weights that they had, what a full tensor cannot take among the others,
+    and grows where |momentum| is largest.
+
+    The momentum is one of all positions, M ← β·M + g in every step, whatever the optimizer is; it needs the dense
+    gradient of every step and D entries of memory. The original reads the buffers of its optimizer (for Adam, its
+    first moment over the root of the second). There what was just dropped may grow again at once; here the run's
+    ``regrow_pruned`` says whether.
+
+    Attributes:
+        drop_fraction: of each tensor's weights; along a cosine from 0.5 to 0 at the end of the run.
+        momentum: β.
+        schedule: when updates are due.
+    """
+
+    declares: ClassVar = Declares(smallest_first="tensor")
+
+    drop_fraction: Schedule = attrs.field(default=Cosine(0.5, 0.0), converter=as_schedule, validator=check_fraction)
+    momentum: float = attrs.field(default=0.9, validator=[attrs.validators.ge(0), attrs.validators.lt(1)])
+    schedule: Every = Every(epochs=1)
+
+    @hookimpl
+    def initial_memory(self, topology: Topology) -> DenseMomentum:
+        """No momentum."""
+        return DenseMomentum.zero(topology)
+
+    @hookimpl
+    def update_due(self, clock: Clock) -> bool:
+        """By the schedule."""
+        return self.schedule(clock)
+
+    @hookimpl
+    def observe(self, gradient: Gradient, topology: Topology, memory: DenseMomentum) -> DenseMomentum:
+        """M ← β·M + g, at every position."""
+        return memory.after(gradient, topology, self.momentum)
+
+    @hookimpl
+    def prune(self, topology: Topology, values: Array, clock: Clock) -> Array:
+        """In each tensor, drop the fraction with the smallest |w|."""
+        dropped = fraction_of(self.drop_fraction(clock), topology.counts)
+        return topology.all_but(smallest_of_each(topology, values, dropped))
+
+    @hookimpl
+    def allocate(self, total: int, room: Counts, topology: Topology, memory: DenseMomentum) -> Counts:
+        """In proportion to the mean |momentum| of the active weights."""
+        return shares(total, whole_numbers(_means(topology, memory)), room)
+
+    @hookimpl
+    def grow(self, occupied: Topology, counts: Counts, memory: DenseMomentum) -> Array:
+        """The free positions with the largest |momentum|."""
+        return largest_free(occupied, counts, memory.by_name(occupied))
+
+
+def _means(topology: Topology, memory: DenseMomentum) -> list[float]:
+    """Mean |momentum| of each tensor's active weights."""
+    arrays = topology.arrays
+    active = arrays.to_numpy(arrays.cast(arrays.take(memory.momentum, topology.positions), np.float64))
+    # summed on the host, in the order of the positions: the same on every backend
+    means = [float(np.mean(abs(active[topology.slots(name)]))) for name in topology.layout.names]
+    for name, mean in zip(topology.layout.names, means, strict=True):
+        if not np.isfinite(mean):
+            raise DivergedError(f"training has diverged: the momentum of {name!r} is not finite")
+    return means

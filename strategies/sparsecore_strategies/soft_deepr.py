@@ -1,0 +1,180 @@
+"""Soft-DEEP R (Bellec et al. 2017): connections sleep and wake by themselves, their number is free."""
+
+import math
+from functools import cached_property
+
+import attrs
+import numpy as np
+
+from sparsecore.engine.arrays import Array, counting_of
+from sparsecore.engine.hooks import hookimpl
+from sparsecore.engine.randomness import Randomness
+from sparsecore.engine.reallocation import Reallocation
+from sparsecore.engine.schedules import Clock, Piecewise, Schedule, as_schedule
+from sparsecore.engine.shares import Counts, constant
+from sparsecore.engine.state import per_position, per_weight
+from sparsecore.engine.topology import Topology
+from sparsecore.errors import InputError
+from sparsecore.toolbox.signs import fixed_signs, noise
+
+
+@attrs.frozen(eq=False)
+class Connections:
+    """What soft-DEEP R remembers.
+
+    Attributes:
+        signs: the fixed sign s of each active connection, int8, +1 or -1.
+        dormant: θ of each dormant connection, float32, with the noise of the coming step; where it is not below zero,
+            the connection wakes. Entries of active connections are below zero and mean nothing.
+    """
+
+    signs: Array = per_weight()
+    dormant: Array = per_position()
+
+    def waking(self, topology: Topology) -> Counts:
+        """How many dormant connections of each tensor wake; a device is waited for once, however often it is asked."""
+        offsets = topology.layout.offsets
+        if offsets not in self._waking:
+            self._waking[offsets] = constant(counting_of(topology.arrays).count_each(self.dormant >= 0, offsets))
+        return self._waking[offsets]
+
+    @cached_property
+    def _waking(self) -> dict[tuple[int, ...], Counts]:
+        return {}
+
+
+def _check_temperature(_: object, __: object, temperature: Schedule) -> None:
+    if temperature.lowest < 0:
+        raise InputError(f"a temperature is at least 0; given {temperature}")
+
+
+@attrs.frozen(eq=False)
+class SoftDeepRewiring:
+    """As DeepR, but dormant connections walk on and wake where they cross zero (soft-DEEP R; Bellec et al. 2017).
+
+    Active connections, w = s·θ with θ > 0: θ ← θ - η·∂E/∂θ - η·α + sqrt(2·η·T)·ν; below zero they go dormant. Dormant
+    ones: θ ← max(θ + sqrt(2·η·T)·ν, θ_min), without gradient and pull; from zero on they are active, with this θ.
+    So the number of connections changes in every step; the run's sparsity, which is to be above 0, is that of the
+    start. By noise and pull alone the share of active connections tends, slowly, to (T/α) / (T/α - θ_min), 0.09 with
+    the defaults. Dormant connections are remembered, one number for each position, active or not.
+
+    Left open by the paper: at the start θ of dormant connections is uniform between θ_min and 0. Different from it:
+    what has gone dormant wakes in the next step at the earliest; η of noise and pull is an attribute of its own, as
+    dormant connections see no learning rate; the last connection of a tensor never goes dormant.
+
+    Attributes:
+        l1: α of the pull towards zero.
+        temperature: T of the noise.
+        step_size: η of noise and pull; the optimizer's learning rate is that of the gradient.
+        lowest: θ_min, below zero.
+    """
+
+    l1: float = attrs.field(default=1e-5, validator=attrs.validators.ge(0))
+    temperature: Schedule = attrs.field(
+        default=Piecewise({0: 1e-7}), converter=as_schedule, validator=_check_temperature
+    )
+    step_size: float = attrs.field(default=0.05, validator=attrs.validators.gt(0))
+    lowest: float = attrs.field(default=-0.1, validator=[attrs.validators.ge(-1e30), attrs.validators.le(-1e-30)])
+
+    @hookimpl
+    def initial_memory(self, topology: Topology, random: Randomness) -> Connections:
+        """The signs of the first connections; dormant ones between θ_min and 0."""
+        layout = topology.layout
+        draws = [
+            random.generator("dormant", name).random(size, np.float32)
+            for name, size in zip(layout.names, layout.sizes, strict=True)
+        ]
+        # 1 - u is never 0
+        dormant = topology.arrays.from_numpy(np.float32(self.lowest) * (1 - np.concatenate(draws)))
+        return Connections(fixed_signs(topology, random), self._none_active(dormant, topology))
+
+    @hookimpl
+    def start_values(self, topology: Topology, values: Array, random: Randomness) -> Array:
+        """W = s·θ with θ = |w| > 0."""
+        return fixed_signs(topology, random) * abs(values)
+
+    @hookimpl
+    def update_due(self) -> bool:
+        """In every step."""
+        return True
+
+    @hookimpl
+    def perturb(
+        self, topology: Topology, values: Array, clock: Clock, memory: Connections, random: Randomness
+    ) -> Array:
+        """θ ← θ - η·α + sqrt(2·η·T)·ν; the gradient's part has been taken by the optimizer."""
+        cast = topology.arrays.cast
+        # in terms of w = s·θ; ν is symmetric, so that s·ν is as good as ν
+        shaken, signs = (cast(vector, values.dtype) for vector in (noise(topology, random), memory.signs))
+        return values + (self._spread(clock) * shaken - self.step_size * self.l1 * signs)
+
+    @hookimpl
+    def prune(self, values: Array, memory: Connections) -> Array:
+        """Where θ < 0 the connection goes dormant."""
+        return values * memory.signs >= 0
+
+    @hookimpl
+    def target_size(self, topology: Topology, survivors: Counts, memory: Connections) -> int:
+        """What stays awake and what wakes."""
+        return int(survivors.sum()) + int(memory.waking(topology).sum())
+
+    @hookimpl
+    def adjust(self, topology: Topology, values: Array, memory: Connections) -> Connections:
+        """What goes dormant does so with its θ."""
+        arrays = topology.arrays
+        strengths = arrays.cast(values * memory.signs, np.float32)
+        slept = arrays.where(strengths < 0, strengths, arrays.take(memory.dormant, topology.positions))
+        return attrs.evolve(memory, dormant=arrays.put(memory.dormant, topology.positions, slept))
+
+    @hookimpl
+    def allocate(self, topology: Topology, memory: Connections) -> Counts:
+        """As many as wake in each tensor."""
+        return memory.waking(topology)
+
+    @hookimpl
+    def grow(self, occupied: Topology, memory: Connections) -> Array:
+        """The dormant connections that have reached zero."""
+        return _woken(occupied, memory)
+
+    @hookimpl
+    def initial_values(self, grown: Topology, values: Array, memory: Connections, random: Randomness) -> Array:
+        """W = s·θ, as far as it has come."""
+        strengths = grown.arrays.take(memory.dormant, grown.positions)
+        return grown.arrays.cast(fixed_signs(grown, random) * strengths, values.dtype)
+
+    @hookimpl
+    def remember(
+        self, reallocation: Reallocation, clock: Clock, memory: Connections, random: Randomness
+    ) -> Connections:
+        """The signs of those that woke; the dormant ones take the noise of the coming step."""
+        after = reallocation.after
+        grown = reallocation.grown_weights
+        signs = after.arrays.put(memory.signs, reallocation.grown_slots, fixed_signs(grown, random))
+        return Connections(signs, self._none_active(self._walked(memory.dormant, after, clock, random), after))
+
+    def _spread(self, clock: Clock) -> float:
+        return math.sqrt(2 * self.step_size * self.temperature(clock))
+
+    def _walked(self, dormant: Array, topology: Topology, clock: Clock, random: Randomness) -> Array:
+        """θ ← max(θ + sqrt(2·η·T)·ν, θ_min)."""
+        layout, arrays = topology.layout, topology.arrays
+        draws = [
+            random.generator("dormant noise", name).standard_normal(size, np.float32)
+            for name, size in zip(layout.names, layout.sizes, strict=True)
+        ]
+        walked = dormant + self._spread(clock) * arrays.from_numpy(np.concatenate(draws))
+        return arrays.where(walked < self.lowest, self._at_lowest(topology, layout.size), walked)
+
+    def _none_active(self, dormant: Array, topology: Topology) -> Array:
+        """Active connections are no dormant ones, and do not wake."""
+        return topology.arrays.put(dormant, topology.positions, self._at_lowest(topology, topology.size))
+
+    def _at_lowest(self, topology: Topology, count: int) -> Array:
+        return topology.arrays.from_numpy(np.full(count, self.lowest, np.float32))
+
+
+def _woken(topology: Topology, memory: Connections) -> Array:
+    """Positions of the dormant connections that wake, ascending."""
+    arrays = topology.arrays
+    woken = counting_of(arrays).nonzero(memory.dormant >= 0, int(memory.waking(topology).sum()))
+    return arrays.cast(woken, topology.layout.position_dtype)

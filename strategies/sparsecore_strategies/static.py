@@ -1,0 +1,15 @@
+"""Static sparsity: the random topology of the start stays; the baseline of every comparison."""
+
+import attrs
+
+from sparsecore.engine.hooks import hookimpl
+
+
+@attrs.frozen(eq=False)
+class Static:
+    """Never reallocate: the start topology stays."""
+
+    @hookimpl
+    def update_due(self) -> bool:
+        """Never."""
+        return False
