@@ -110,3 +110,60 @@ def test_damaged_tensors_are_a_sentence(run: Path, tmp_path: Path, content: byte
     with pytest.raises(InputError, match=r"tensors\.json"):
         list(replay(RunFolder(folder)))
     assert "tensors.json" in inside("report", folder).sentence
+
+
+EMPTIED = {"empty": b"", "no table": b"5\n", "a brace": b"{", "an empty table": b"{}", "no UTF-8": b"\xff\xfe\x00"}
+
+
+@pytest.mark.parametrize("content", EMPTIED)
+@pytest.mark.parametrize("name", ["experiment.toml", "result.json", "tensors.json"])
+def test_a_report_of_a_run_with_a_damaged_file_is_a_sentence_that_names_it(
+    run: Path, tmp_path: Path, name: str, content: str
+) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / name).write_bytes(EMPTIED[content])
+    ended = inside("report", tmp_path / "run")
+    assert ended.status == 2
+    assert name in ended.sentence
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_report_claims_no_settings_that_the_run_did_not_have(run: Path, tmp_path: Path, finished: bool) -> None:
+    folder = RunFolder(tmp_path / "run")
+    shutil.copytree(run, folder.path)
+    if not finished:
+        folder.result.unlink()
+    assert inside("report", folder.path).status == 0
+    settings = folder.experiment.read_text("utf-8")
+    folder.experiment.write_text(settings.replace("batch_size = 16", "batch_size = 17"), "utf-8")
+    ended = inside("report", folder.path)
+    assert ended.status == 2
+    assert "other settings" in ended.sentence
+
+
+@pytest.mark.parametrize("number", ["test_accuracy", "test_loss", "sparse_parameters"])
+def test_a_report_claims_no_numbers_that_the_run_did_not_have(run: Path, tmp_path: Path, number: str) -> None:
+    folder = RunFolder(tmp_path / "run")
+    shutil.copytree(run, folder.path)
+    result = json.loads(folder.result.read_text("utf-8"))
+    folder.result.write_text(json.dumps({**result, number: result[number] + 1}), "utf-8")
+    ended = inside("report", folder.path)
+    assert ended.status == 2
+    assert number in ended.sentence
+
+
+@pytest.mark.filterwarnings("ignore::sparsecore.errors.InputWarning")
+@pytest.mark.parametrize("content", [*EMPTIED, "a time below zero", "no number"])
+def test_seconds_that_are_damaged_are_as_if_they_were_missing(run: Path, tmp_path: Path, content: str) -> None:
+    folder = RunFolder(tmp_path / "run")
+    shutil.copytree(run, folder.path)
+    damage = {**EMPTIED, "a time below zero": b'{"seconds": -4e9}', "no number": b'{"seconds": NaN}'}
+    for is_finished in (True, False):
+        folder.seconds.write_bytes(damage[content])
+        if not is_finished:
+            folder.result.unlink()
+            folder.report.unlink()
+        ended = inside("train", "--resume", "--out", folder.path)
+        assert ended.status == 0, ended.stderr
+        assert folder.report.exists()
+        assert 0 <= json.loads(folder.result.read_text("utf-8"))["seconds"] < 1000

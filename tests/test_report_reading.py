@@ -6,7 +6,7 @@ import os
 import pytest
 from test_report import RESULT, epoch_line, update_line, write_run
 
-from sparsecore.errors import InputError
+from sparsecore.errors import InputError, InputWarning
 from sparsecore.report.reading import read_run
 
 
@@ -65,12 +65,22 @@ def test_a_finished_run_whose_log_has_lost_lines_is_refused_by_name(tmp_path, na
         read_run(folder)
 
 
-@pytest.mark.parametrize("name", ["reallocations.jsonl", "result.json", "seconds.json", "tensors.json"])
+@pytest.mark.parametrize("name", ["reallocations.jsonl", "result.json", "tensors.json"])
 def test_a_pipe_in_a_runs_folder_is_not_waited_for(folder, name):
     (folder / name).unlink(missing_ok=True)
     os.mkfifo(folder / name)
     with pytest.raises(InputError, match=name):
         read_run(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"5", b"\xff", b'{"seconds": "long"}', None])
+def test_seconds_that_cannot_be_read_are_left_out_with_a_warning(folder, content):
+    if content is None:
+        os.mkfifo(folder / "seconds.json")
+    else:
+        (folder / "seconds.json").write_bytes(content)
+    with pytest.warns(InputWarning, match="seconds.json"):
+        assert read_run(folder).effort.seconds == 0
 
 
 @pytest.mark.parametrize("missing", ["experiment.toml", "metrics.jsonl", "tensors.json"])
@@ -122,6 +132,10 @@ def test_bytes_that_are_no_text_are_named_with_their_line(folder):
         ("tensors.json", '{"tensors": [\n{"name": "a",\n]}', "tensors.json, line 3: "),
         ("tensors.json", '{"tensors": [{"name": "a", "shape": 3, "active": 1}]}', "tensors.json, line 1: "),
         ("result.json", '{"test_accuracy": "good"}', "result.json, line 1: "),
+        ("result.json", "{}", "test_accuracy"),
+        ("result.json", "", "result.json, line 1: "),
+        ("experiment.toml", "", "no settings"),
+        ("experiment.toml", "presets = false\n", "no settings"),
         ("experiment.toml", "seed = 1\nseed =\n", "line 2"),
     ],
 )

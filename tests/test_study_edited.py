@@ -103,3 +103,17 @@ def test_a_study_that_another_process_carries_out_is_refused(study: StudyFolder)
         held.wait()
     with study.alone():
         pass
+
+
+@pytest.mark.parametrize("content", ["", "5", "{}", "{", '{"test_accuracy": NaN, "seconds": 1.0}'])
+@pytest.mark.parametrize("name", ["study.toml", "begun.json", "result.json"])
+def test_a_study_with_a_damaged_file_is_a_sentence_that_names_it(
+    carried_out: StudyFolder, study: StudyFolder, name: str, content: str
+) -> None:
+    trial = trials_of(carried_out.read())[0]
+    paths = {"study.toml": study.study, "begun.json": study.begun, "result.json": study.run(trial).result}
+    paths[name].write_text(content, "utf-8")
+    for command in (["report", study.path], ["study", "show", study.path]):
+        ended = inside(*command)
+        assert ended.status == 2
+        assert name in ended.sentence or trial.name in ended.sentence or str(study.path) in ended.sentence

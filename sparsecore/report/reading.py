@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from functools import cache, cached_property
 from pathlib import Path
@@ -10,10 +11,13 @@ from typing import Any, TypeVar
 import attrs
 import cattrs
 
-from sparsecore.errors import InputError
+from sparsecore.errors import InputError, InputWarning
+from sparsecore.experiment.assembly import experiment_fingerprint
 from sparsecore.experiment.toml_files import read_toml
+from sparsecore.run.checkpoint import fingerprint_in
 from sparsecore.run.files import check_regular
 from sparsecore.run.folder import RunFolder
+from sparsecore.study import lottery
 
 Record = TypeVar("Record")
 
@@ -147,16 +151,17 @@ class Update:
 
 @attrs.frozen
 class Result:
-    """What a finished run came to; None where the run did not say."""
+    """What a finished run came to, as :class:`sparsecore.run.result.Result` has it; None where it does not say."""
 
-    test_accuracy: float | None = None
-    test_loss: float | None = None
-    sparse_parameters: int | None = None
-    dense_parameters: int | None = None
-    sparsity: float | None = None
-    reallocations: int | None = None
-    topology_sha256: str | None = None
+    test_accuracy: float
+    test_loss: float
+    sparse_parameters: int
+    dense_parameters: int
+    sparsity: float
+    reallocations: int
+    topology_sha256: str
     epochs: int | None = None
+    experiment_sha256: str | None = None
 
 
 @attrs.frozen
@@ -208,8 +213,14 @@ class _Start:
 
 
 def read_run(folder: Path) -> Run:
-    """The run in this folder; an :class:`InputError` if there is none or a file of it is damaged."""
+    """The run in this folder.
+
+    Raises:
+        InputError: there is none, a file of it is damaged, or its files do not belong together.
+    """
     files = RunFolder(folder)
+    if (folder / lottery.FILE).is_file():
+        raise InputError(f"{folder} is the folder of a lottery; give one of its runs, such as {folder / 'round-0'}")
     for path in (files.experiment, files.metrics):
         if not path.is_file():
             raise InputError(f"{folder} is not the folder of a run: it has no {path.name}")
@@ -221,12 +232,58 @@ def read_run(folder: Path) -> Run:
         epochs=read_lines(files.metrics, Epoch),
         updates=tuple(_updates(tensors, files.reallocations)) if files.reallocations.exists() else (),
         result=read_record(files.result, Result) if files.result.exists() else None,
-        effort=read_record(files.seconds, Effort) if files.seconds.exists() else Effort(),
+        effort=_effort(files.seconds),
     )
     if run.result is not None and run.result.epochs is not None:
         _check_whole(files.metrics, len(run.epochs), run.result.epochs)
         _check_whole(files.reallocations, len(run.updates), run.result.reallocations)
+    _check_experiment(run, files)
+    if run.result is not None and run.result.experiment_sha256 is not None:
+        _check_numbers(run, run.result, files)
     return run
+
+
+def _effort(path: Path) -> Effort:
+    """What the run has taken; where the file is damaged, nothing, as if it were missing."""
+    if not path.exists():
+        return Effort()
+    try:
+        return read_record(path, Effort)
+    except InputError as error:
+        warnings.warn(InputWarning(f"{error}; the report has neither duration nor machine"), stacklevel=2)
+        return Effort()
+
+
+def _check_experiment(run: Run, files: RunFolder) -> None:
+    """Raise an error where experiment.toml is not what was run, as far as result and checkpoint tell."""
+    if not any(isinstance(table, Mapping) for table in run.experiment.values()):
+        raise InputError(f"{files.experiment} is damaged: it has no settings of an experiment")
+    trained = run.result.experiment_sha256 if run.result is not None else fingerprint_in(files.checkpoint)
+    if trained is None:
+        return
+    tables = {name: table for name, table in run.experiment.items() if name != "presets"}
+    try:
+        is_same = experiment_fingerprint(tables) == trained
+    except (TypeError, AttributeError):  # values that no experiment has, such as dates
+        is_same = False
+    if not is_same:
+        raise InputError(f"{files.experiment} is damaged: the run {files.path} was trained with other settings")
+
+
+def _check_numbers(run: Run, result: Result, files: RunFolder) -> None:
+    """Raise an error where the result of a finished run is not what its logs end with."""
+    last = run.epochs[-1]
+    expected = {
+        "test_accuracy": last.test_accuracy,
+        "test_loss": last.test_loss,
+        "sparse_parameters": sum(run.active),
+    }
+    for name, value in expected.items():
+        if getattr(result, name) != value:
+            raise InputError(
+                f"{files.result} is damaged: it says {name} = {getattr(result, name)}, where the run's logs end with "
+                f"{value}"
+            )
 
 
 def _check_whole(log: Path, lines: int, expected: int | None) -> None:

@@ -104,6 +104,23 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(known, arrays, source)
 
 
+def fingerprint_in(path: Path) -> str | None:
+    """The fingerprint of the experiment that a checkpoint belongs to; its arrays are not read.
+
+    Returns:
+        None where there is no checkpoint, or it cannot be read.
+    """
+    from safetensors import safe_open
+
+    try:
+        check_regular(path, str(path))
+        with safe_open(path, framework="numpy") as file:
+            found = json.loads(json.loads((file.metadata() or {})[_ENTRY])["facts"])["experiment"]
+    except Exception:  # whatever safetensors and JSON make of it; who needs the checkpoint reads all of it
+        return None
+    return found if isinstance(found, str) else None
+
+
 def logs_of(checkpoint: Checkpoint) -> dict[str, LogState]:
     """How far the run's logs were written when the checkpoint was taken.
 

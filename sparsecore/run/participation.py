@@ -1,15 +1,17 @@
 """How a rank comes to its place in a run: the first with the folder's files in its hands, the others without."""
 
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 import attrs
 
-from sparsecore.errors import InputError
+from sparsecore.errors import InputError, InputWarning
 from sparsecore.experiment.conversion import structure
 from sparsecore.learning.ranks import Ranks
 from sparsecore.run.checkpoint import Checkpoint, read_checkpoint
+from sparsecore.run.files import check_regular
 from sparsecore.run.folder import RunFolder
 from sparsecore.run.identity import identity
 from sparsecore.run.recording import Effort, FolderRecorder, Forgetful, Recorder
@@ -76,7 +78,14 @@ def _checkpoint(own: Mapping[str, str], folder: RunFolder) -> Checkpoint | None:
 
 
 def _effort(folder: RunFolder) -> Effort:
+    if not folder.seconds.exists():
+        return Effort()
     try:
-        return structure(json.loads(folder.seconds.read_text()), Effort, folder.seconds.name)
-    except (OSError, ValueError, RecursionError):
-        return Effort()  # how long it took is no reason to refuse a sound checkpoint
+        check_regular(folder.seconds, str(folder.seconds))
+        return structure(json.loads(folder.seconds.read_text("utf-8")), Effort, folder.seconds.name)
+    except (OSError, ValueError, RecursionError) as error:
+        # how long it took is no reason to refuse a sound checkpoint
+        warnings.warn(
+            InputWarning(f"{folder.seconds} is damaged: {error}; the time before is not counted"), stacklevel=2
+        )
+        return Effort()

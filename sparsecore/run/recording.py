@@ -33,7 +33,7 @@ class Effort:
         memory: bytes of the trained parameters by what they are, as in :attr:`sparsecore.learning.ledger.Ledger.parts`.
     """
 
-    seconds: float = 0.0
+    seconds: float = attrs.field(default=0.0, validator=attrs.validators.ge(0))
     machine: str = ""
     memory: Mapping[str, Bytes] = attrs.field(factory=dict)
 

@@ -14,7 +14,7 @@ import tomli_w
 
 from sparsecore.errors import InputError
 from sparsecore.experiment.assembly import differences, experiment_fingerprint
-from sparsecore.run.files import BusyError, Lock, new_folder, read_regular_toml, write_whole
+from sparsecore.run.files import BusyError, Lock, check_regular, new_folder, read_regular_toml, write_whole
 from sparsecore.run.folder import RunFolder, TakenError
 from sparsecore.study.arms import Study
 from sparsecore.study.experiments import Trial, experiment_of, trials_of
@@ -223,11 +223,13 @@ class StudyFolder:
 
     def result(self, trial: Trial) -> Mapping[str, Any] | None:
         """The result of a finished trial, as :class:`sparsecore.run.result.Result` has it; None of any other."""
+        path = self.run(trial).result
         try:
-            result: Mapping[str, Any] = json.loads(self.run(trial).result.read_text("utf-8"))
-            told = {**result, **{key: float(result[key]) for key in ("test_accuracy", "seconds")}}
-        except FileNotFoundError:
-            return None
+            if not path.exists():
+                return None
+            check_regular(path, str(path))
+            result: Mapping[str, Any] = json.loads(path.read_text("utf-8"))
+            told = {**result, **{key: _finite(result[key], key) for key in ("test_accuracy", "seconds")}}
         except OSError as error:
             raise InputError(f"the result of the trial {trial.name} cannot be read: {error.strerror}") from error
         except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -243,8 +245,9 @@ class StudyFolder:
     def seconds(self, trial: Trial) -> float:
         """How many seconds of training a trial that was begun has taken, over all goes; 0 until it is told."""
         try:
-            return float(json.loads(self.run(trial).seconds.read_text())["seconds"])
-        except (OSError, ValueError):
+            check_regular(self.run(trial).seconds, trial.name)
+            return _finite(json.loads(self.run(trial).seconds.read_text("utf-8"))["seconds"], "seconds")
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return 0.0
 
     def epochs(self, trial: Trial) -> tuple[int, int]:
@@ -273,6 +276,12 @@ def new_study_folder(parent: Path, study: Study) -> StudyFolder:
 
 def _content(tables: Mapping[str, Any]) -> bytes:
     return tomli_w.dumps({"presets": False, **tables}).encode()
+
+
+def _finite(given: Any, key: str) -> float:
+    if isinstance(given, bool) or not isinstance(given, int | float) or not abs(given) < float("inf"):
+        raise ValueError(f"{key} is a finite number; found {str(given)[:40]}")
+    return float(given)
 
 
 def _plain(tables: Mapping[str, Any]) -> Mapping[str, Any]:
