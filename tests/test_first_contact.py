@@ -85,6 +85,18 @@ def test_plugins_fit_a_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -
     assert "survivors" in said
 
 
+@pytest.mark.parametrize(("columns", "most"), [(None, 100), ("60", 60), ("120", 120), ("wide", 100), ("", 100)])
+def test_plugins_fit_a_page_where_there_is_no_terminal(
+    columns: str | None, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("COLUMNS", "TTY_COMPATIBLE", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    if columns is not None:
+        monkeypatch.setenv("COLUMNS", columns)
+    lines = inside("plugins").stdout.splitlines()
+    assert most - 30 < max(map(len, lines)) <= most
+
+
 def test_the_progress_bar_is_whole_at_80_columns() -> None:
     out = io.StringIO()
     bar = _two_lines(Console(file=out, width=80, force_terminal=True, color_system=None))

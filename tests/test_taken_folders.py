@@ -13,6 +13,7 @@ from command_line import SMALL, small_images
 from inside import inside, no_waiting_for_the_disk
 
 from sparsecore.errors import InputError
+from sparsecore.run import files
 from sparsecore.run.files import BusyError, Lock, new_folder
 from sparsecore.run.folder import RunFolder, new_run_folder
 from sparsecore.study.arms import study_of
@@ -100,6 +101,38 @@ def test_what_another_process_writes_aside_is_left_alone(tmp_path):
     new_folder(tmp_path / "other", {"a.txt": b"a"})
     assert (of_another / "mine.txt").read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == [".run.part", "other", "run"]
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from sparsecore.run import files
+files._rename_folder = lambda *_: os._exit(9)
+files.new_folder(Path(sys.argv[1]), {"a.txt": b"a"})
+"""
+
+
+def test_what_a_killed_process_left_beside_is_removed_by_the_next_one(tmp_path):
+    ended = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "run"], check=False)
+    assert ended.returncode == 9
+    assert len(list(tmp_path.glob(".run.*.part/a.txt"))) == 1
+    new_folder(tmp_path / "other", {"b.txt": b"b"})
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
+def test_what_a_living_process_makes_beside_is_left_to_it(tmp_path, monkeypatch):
+    rename, seen = files._rename_folder, []
+
+    def slowly(aside, path):
+        if not seen:
+            seen.append(aside)
+            new_folder(tmp_path / "other", {"b.txt": b"b"})
+            assert (aside / "a.txt").exists()
+        rename(aside, path)
+
+    monkeypatch.setattr(files, "_rename_folder", slowly)
+    new_folder(tmp_path / "run", {"a.txt": b"a"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "run"]
 
 
 def test_studies_of_one_name_are_numbered(tmp_path):

@@ -1,6 +1,7 @@
 """``sparsecore plugins``: what is installed, without importing it."""
 
 import json
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -35,6 +36,8 @@ def new_strategy(*, name: str, folder: Path) -> None:
 
 _WIDE = 140
 """Columns of a terminal that has room for where plugins come from."""
+_WITHOUT_TERMINAL = 100
+"""Columns where neither a terminal nor COLUMNS says how many there are."""
 
 
 @click.command()
@@ -48,9 +51,9 @@ def plugins(*, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([attrs.asdict(listing) for listing in found], indent=1))
         return
-    # the sources are long, and in the way where people look
     out = console(None)
-    is_wide = not out.is_terminal or out.width >= _WIDE
+    width = out.width if out.is_terminal or os.environ.get("COLUMNS", "").isdigit() else _WITHOUT_TERMINAL
+    is_wide = width >= _WIDE  # the sources are long, and in the way where people look
     rows = [
         (
             listing.kind,
@@ -60,4 +63,4 @@ def plugins(*, as_json: bool) -> None:
         )
         for listing in found
     ]
-    print_table(("kind", "name", *(("source",) if is_wide else ()), "what it is"), rows)
+    print_table(("kind", "name", *(("source",) if is_wide else ()), "what it is"), rows, width=width)

@@ -13,7 +13,11 @@ if TYPE_CHECKING:
 
 
 def print_table(
-    head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Iterable[int] = (), file: TextIO | None = None
+    head: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    numbers: Iterable[int] = (),
+    file: TextIO | None = None,
+    width: int = 1000,
 ) -> None:
     """Print a table; columns listed in ``numbers`` are aligned at the right. Nothing is ever cut off.
 
@@ -22,6 +26,7 @@ def print_table(
         rows: of texts.
         numbers: indices of columns.
         file: standard output, if None.
+        width: of a line at most, where no terminal says how wide it is.
     """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
@@ -34,8 +39,8 @@ def print_table(
     for row in rows:
         table.add_row(*(Text(printable(entry)) for entry in row))  # as text: names may look like markup
     out = console(file)
-    # where nobody looks on, lines are as long as they must be, so that other programs can read them
-    (out if out.is_terminal else console(file, width=1000)).print(table)
+    # where there is no terminal, lines are as long as they must be, so that other programs can read them
+    (out if out.is_terminal else console(file, width=width)).print(table)
 
 
 def console(file: TextIO | None, **options: Any) -> "Console":

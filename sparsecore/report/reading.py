@@ -16,8 +16,7 @@ from sparsecore.experiment.assembly import experiment_fingerprint
 from sparsecore.experiment.toml_files import read_toml
 from sparsecore.run.checkpoint import fingerprint_in
 from sparsecore.run.files import check_regular
-from sparsecore.run.folder import RunFolder
-from sparsecore.study import lottery
+from sparsecore.run.folder import LOTTERY_FILE, RunFolder
 
 Record = TypeVar("Record")
 
@@ -219,7 +218,7 @@ def read_run(folder: Path) -> Run:
         InputError: there is none, a file of it is damaged, or its files do not belong together.
     """
     files = RunFolder(folder)
-    if (folder / lottery.FILE).is_file():
+    if (folder / LOTTERY_FILE).is_file():
         raise InputError(f"{folder} is the folder of a lottery; give one of its runs, such as {folder / 'round-0'}")
     for path in (files.experiment, files.metrics):
         if not path.is_file():

@@ -5,12 +5,13 @@ import glob
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from sparsecore.experiment.toml_files import read_toml
 
 _KEPT_OF_NAME = 40
 """Letters of a file's name in that of the file beside it: the whole may be as long as the file system allows."""
+_ASIDE = re.compile(rf"\..{{1,{_KEPT_OF_NAME}}}\.\d+-[0-9a-f]{{8}}\.part", re.DOTALL)
+"""Names of :func:`_aside`."""
 
 
 def check_regular(path: Path, source: str) -> None:
@@ -99,18 +102,63 @@ def new_folder(path: Path, contents: Mapping[str, bytes], folders: Iterable[str]
         path.parent.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path.parent)) from None
-    aside = _aside(path)
-    aside.mkdir()
-    try:
-        for name in folders:
-            (aside / name).mkdir()
-        for name, content in contents.items():
-            write_whole(aside / name, content)
-        _rename_folder(aside, path)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
+    _remove_left_over_folders(path.parent)
+    with ExitStack() as held:
+        aside = _folder_aside(path, held)
+        try:
+            for name in folders:
+                (aside / name).mkdir()
+            for name, content in contents.items():
+                write_whole(aside / name, content)
+            _rename_folder(aside, path)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
     sync_folder(path.parent)
+
+
+def _folder_aside(path: Path, held: ExitStack) -> Path:
+    """Make a folder beside the path, locked where the system can, so that no other process takes it for left over."""
+    while True:
+        aside = _aside(path)
+        aside.mkdir()
+        if os.name != "posix":
+            return aside
+        try:
+            descriptor = os.open(aside, os.O_RDONLY)
+        except FileNotFoundError:  # another process has just taken it for left over
+            continue
+        held.callback(os.close, descriptor)
+        with suppress(OSError):  # a file system without locks, where nobody takes a folder for left over
+            _lock(descriptor)
+        if _is_at(descriptor, aside):
+            return aside
+
+
+def _remove_left_over_folders(parent: Path) -> None:
+    """Remove what processes have left in this folder that were killed while they made one in it."""
+    for left in parent.glob(".*.part"):
+        if _ASIDE.fullmatch(left.name):
+            with suppress(OSError):  # its process is alive, somebody else removes it, or there are no locks
+                _remove_if_left(left)
+
+
+def _remove_if_left(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0))
+    try:
+        _lock(descriptor)
+        if _is_at(descriptor, folder):
+            shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether the opened folder is still the one at the path."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except OSError:
+        return False
 
 
 def remove_left_over(path: Path) -> None:

@@ -14,6 +14,9 @@ import tomli_w
 from sparsecore.errors import InputError
 from sparsecore.run.files import BusyError, Lock, new_folder, read_regular_toml
 
+LOTTERY_FILE = "lottery.toml"
+"""In a folder of runs that make a lottery: what the lottery is."""
+
 
 class TakenError(InputError):
     """There is something at the place of a run that is to be made."""

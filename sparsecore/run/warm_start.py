@@ -25,11 +25,10 @@ from sparsecore.learning.parameters import Parameter
 from sparsecore.run.checkpoint import Checkpoint, read_checkpoint
 from sparsecore.run.checkpoint_validation import blaming, check_dense, check_values
 from sparsecore.run.engines import engine_of
-from sparsecore.run.folder import RunFolder
+from sparsecore.run.folder import LOTTERY_FILE, RunFolder
 from sparsecore.run.initialization import Draws, Start, Values, check_all_known
 from sparsecore.run.logs import Metrics
 from sparsecore.run.replay import layout_of
-from sparsecore.study import lottery
 from sparsecore.toolbox.ranking import smallest_of_all
 
 FINGERPRINTS = ("experiment", "data", "plugin code", "start")
@@ -61,7 +60,7 @@ class Source:
         folder = RunFolder(Path(path))
         if not folder.path.exists():
             raise InputError(f"start.run is the folder of a finished run; there is none at {folder.path}")
-        if (folder.path / lottery.FILE).exists():
+        if (folder.path / LOTTERY_FILE).exists():
             raise InputError(f"{folder.path} is the folder of a lottery; give one of its runs, such as round-1 in it")
         experiment = Experiment.of(folder.read_tables())
         end = read_checkpoint(folder.checkpoint) if folder.checkpoint.exists() else None

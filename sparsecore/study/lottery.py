@@ -15,8 +15,9 @@ import attrs
 from sparsecore.errors import InputError
 from sparsecore.experiment.assembly import Tables
 from sparsecore.experiment.experiment import Experiment
+from sparsecore.run.folder import LOTTERY_FILE
 
-FILE = "lottery.toml"
+FILE = LOTTERY_FILE
 """What a lottery's folder has beside its runs."""
 
 
