@@ -46,7 +46,7 @@ def _options() -> argparse.Namespace:
 def _epoch(backend: str, options: argparse.Namespace) -> Made:
     from sparsecore.experiment.assembly import assemble
     from sparsecore.experiment.experiment import Experiment
-    from sparsecore.learning.ranks import Alone
+    from sparsecore.learning.ranks import SingleProcess
     from sparsecore.run.recording import Forgetful
     from sparsecore.run.setup import set_up
     from sparsecore.run.training import Nobody, Run
@@ -54,7 +54,7 @@ def _epoch(backend: str, options: argparse.Namespace) -> Made:
     chosen = [f"backend.name={backend}", "training.epochs=1", "sparsity=0.9"]
     threads = [f"backend.threads={options.threads}"] if backend == MEASURED else []  # others take them from outside
     setup = set_up(Experiment.of(assemble(None, {}, ["dpr"], [*chosen, *threads])))
-    return lambda: Run(setup, Alone(), {}, None).train(Forgetful(), Nobody())
+    return lambda: Run(setup, SingleProcess(), {}, None).train(Forgetful(), Nobody())
 
 
 def _page(report: dict[str, Any]) -> str:

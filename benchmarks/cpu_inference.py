@@ -19,7 +19,7 @@ from networks import noise, task
 from worker_processes import Worker
 from writing import table, write
 
-from sparsecore.experiment.plugin_choice import Chosen
+from sparsecore.experiment.plugin_choice import PluginChoice
 from sparsecore_cpu import CpuBackend
 from sparsecore_cpu.inference import Network, Predictor
 from sparsecore_cpu.inference.network import Pictures
@@ -110,7 +110,7 @@ def _network(sparsity: float) -> Network:
     begun = task(CpuBackend(threads=1), images, sparsity, model)
     pictures = Pictures(images.shape, images.classes, images.mean, images.std)
     dense = {name: np.asarray(array, np.float32) for name, array in begun.dense.items()}
-    return Network(Chosen("wrn-28-2", model), pictures, np.asarray(begun.topology.positions), begun.values, dense)
+    return Network(PluginChoice("wrn-28-2", model), pictures, np.asarray(begun.topology.positions), begun.values, dense)
 
 
 def _images(batch: int) -> Any:

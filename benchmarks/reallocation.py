@@ -128,7 +128,7 @@ def _rows(case: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     seconds = calm.in_turn(actions, options)
     rows = []
     for name, update in updates.items():
-        topology, moved = update.state.topology, update.once()[1].moved
+        topology, moved = update.state.topology, update.once()[1].pruned_count
         once, read = seconds[name, "once"], seconds[name, "read"]
         rows.append(
             {

@@ -23,7 +23,7 @@ def without_controls(text: str) -> str:
     return "".join(letter if letter.isprintable() or letter in "\n\t" else "\ufffd" for letter in text)
 
 
-def kind(given: object) -> str:
+def describe(given: object) -> str:
     """What was given, in words: an array by its dtype and shape, anything else as it prints."""
     shape = getattr(given, "shape", None)
     return f"{type(given).__name__} of {dtype_name(given)}, shape {tuple(shape)}" if shape is not None else repr(given)

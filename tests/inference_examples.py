@@ -7,7 +7,7 @@ from cpu_examples import ORACLE
 from numpy.typing import NDArray
 
 from sparsecore.engine.layout import Layout
-from sparsecore.experiment.plugin_choice import Chosen
+from sparsecore.experiment.plugin_choice import PluginChoice
 from sparsecore.host.weights import Weight
 from sparsecore.learning.tied_model import with_ties
 from sparsecore_cpu.inference import Network
@@ -24,7 +24,7 @@ def network_of(plugin: Any, shape: tuple[int, int, int] = (8, 8, 1), density: fl
     values = (0.3 * draws.standard_normal(len(positions))).astype(np.float32)
     dense = {p.name: _drawn(p, draws) for p in parameters if not p.sparse}
     pictures = Pictures(shape, 10, draws.uniform(90, 150, shape[2]), draws.uniform(30, 90, shape[2]))
-    return Network(Chosen(type(plugin).__name__, plugin), pictures, positions, values, dense)
+    return Network(PluginChoice(type(plugin).__name__, plugin), pictures, positions, values, dense)
 
 
 def images_for(network: Network, count: int, seed: int = 1) -> NDArray[np.uint8]:

@@ -105,7 +105,7 @@ def assert_close_to_the_threshold(one: Advance, other: Advance, threshold: float
     assert other.reallocation is not None
     survives = one.reallocation.survives
     differ = np.flatnonzero(survives != _host(other, other.reallocation.survives))
-    assert len(differ) <= one.reallocation.moved / 100
+    assert len(differ) <= one.reallocation.pruned_count / 100
     magnitudes = np.abs(np.stack(values))[:, differ]
     assert np.all(magnitudes.min(axis=0) < threshold)
     assert np.all(magnitudes.max(axis=0) >= threshold)

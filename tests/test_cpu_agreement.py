@@ -70,7 +70,7 @@ def test_from_equal_states_losses_are_equal_within_rounding_and_updates_but_at_t
         assert_equal_decisions(advance, from_equal_values)
         if advance.reallocation is not None:
             updates += 1
-            assert advance.reallocation.moved > 50
+            assert advance.reallocation.pruned_count > 50
             assert_close_to_the_threshold(advance, advance_there, threshold, values)
     assert updates == 3
     test = on_numpy.setup.images.test

@@ -19,7 +19,7 @@ from inference_examples import images_for, network_of
 from safetensors.numpy import load_file, save_file
 
 from sparsecore.errors import InputError
-from sparsecore.experiment.plugin_choice import Chosen
+from sparsecore.experiment.plugin_choice import PluginChoice
 from sparsecore_cpu import _kernels
 from sparsecore_cpu.inference import Predictor
 from sparsecore_cpu.inference.file import from_gaps, to_gaps
@@ -46,7 +46,7 @@ def run(request: pytest.FixtureRequest, images: Path, tmp_path_factory: pytest.T
 @pytest.fixture
 def predictor() -> Predictor:
     plugin = WideResNet(10, 1)
-    return Predictor.of(attrs.evolve(network_of(plugin), chosen=Chosen("wrn-10-1", plugin)), threads=1)
+    return Predictor.of(attrs.evolve(network_of(plugin), chosen=PluginChoice("wrn-10-1", plugin)), threads=1)
 
 
 def test_a_run_predicts_what_it_measured_at_its_end(run: Path, images: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_file_has_the_numbers_themselves(predictor: Predictor, tmp_path: Path)
 @pytest.mark.parametrize("density", [0.02, 0.1, 0.5])
 def test_a_file_is_hardly_larger_than_the_parameters(density: float, tmp_path: Path) -> None:
     plugin = LeNet((300, 100))
-    network = attrs.evolve(network_of(plugin, (28, 28, 1), density), chosen=Chosen("lenet-300-100", plugin))
+    network = attrs.evolve(network_of(plugin, (28, 28, 1), density), chosen=PluginChoice("lenet-300-100", plugin))
     Predictor.of(network, threads=1).save(tmp_path / "network.safetensors")
     parameters = 4 * (len(network.values) + sum(array.size for array in network.dense.values()))
     assert (tmp_path / "network.safetensors").stat().st_size < 1.3 * parameters + 2000

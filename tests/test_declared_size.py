@@ -67,7 +67,7 @@ def test_survivors_of_a_shrinking_update_keep_position_and_value():
     np.testing.assert_array_equal(after.topology.positions, kept)
     np.testing.assert_array_equal(reallocation.values, values[kept])
     np.testing.assert_array_equal(reallocation.carry(values), values[kept])
-    assert (reallocation.moved, reallocation.grown.sum()) == (100, 0)
+    assert (reallocation.pruned_count, reallocation.grown.sum()) == (100, 0)
 
 
 @given(target=st.integers(10, 30))

@@ -171,7 +171,7 @@ def test_without_a_strategy_nothing_is_pruned_and_values_stay():
     values = normal_values(state.topology)
     assert algorithm.start_values(state, values) is values
     advance = algorithm.advance(state, values)
-    assert advance.reallocation.moved == 0
+    assert advance.reallocation.pruned_count == 0
     assert advance.state.topology.positions.tolist() == state.topology.positions.tolist()
     assert advance.values.tolist() == values.tolist()
 

@@ -44,7 +44,7 @@ def test_a_strategy_that_asks_for_the_dense_gradient_grows_where_it_is_largest()
     dense = {"first": np.zeros(100), "second": np.zeros(100)}
     dense["first"][free] = [5.0, -4.0, 3.0, -2.0, 1.0]
     _, reallocation = eng.update(state, values, dense.__getitem__)
-    assert reallocation.moved == 5
+    assert reallocation.pruned_count == 5
     np.testing.assert_array_equal(reallocation.grown_positions, free)
 
 

@@ -152,12 +152,12 @@ class OnTheClass:
 @pytest.mark.parametrize("strategy", [FrozenByValue(), FrozenByIdentity(), Plain(), OnTheClass()])
 def test_every_usual_way_to_write_a_plugin_works(strategy):
     algorithm = engine(TWO_TENSORS, [strategy])
-    assert algorithm.update(algorithm.start(0.8), np.ones(40))[1].moved == 5
+    assert algorithm.update(algorithm.start(0.8), np.ones(40))[1].pruned_count == 5
 
 
 def test_equal_plugins_may_be_stacked():
     algorithm = engine(TWO_TENSORS, {"one": FrozenByValue(), "other": FrozenByValue()})
-    assert algorithm.update(algorithm.start(0.8), np.ones(40))[1].moved == 5
+    assert algorithm.update(algorithm.start(0.8), np.ones(40))[1].pruned_count == 5
 
 
 def test_a_hyperparameter_that_cannot_be_hashed_is_no_trouble():
@@ -170,7 +170,7 @@ def test_a_hyperparameter_that_cannot_be_hashed_is_no_trouble():
             return np.arange(topology.size) < self.keep[0]
 
     algorithm = engine(TWO_TENSORS, [WithList([30])])
-    assert algorithm.update(algorithm.start(0.8), np.ones(40))[1].moved == 10
+    assert algorithm.update(algorithm.start(0.8), np.ones(40))[1].pruned_count == 10
 
 
 def test_two_strategies_of_one_class_need_names():

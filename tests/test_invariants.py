@@ -112,7 +112,7 @@ def with_entry(slot, position):
 
 
 def test_the_honest_growth_that_the_broken_ones_are_made_of_is_accepted():
-    assert update_with(grow=honest)[1].moved == 10
+    assert update_with(grow=honest)[1].pruned_count == 10
 
 
 @pytest.mark.parametrize(

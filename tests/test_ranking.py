@@ -121,6 +121,6 @@ def test_every_backend_ranks_alike(before, data):
 
 def test_ranking_changes_nothing_that_it_is_shown():
     occupied = topology(TWO_TENSORS, [3, 120])
-    scores, values = ARRAYS.shown(np.arange(100.0)), ARRAYS.shown(np.array([2.0, -1.0]))
+    scores, values = ARRAYS.readonly(np.arange(100.0)), ARRAYS.readonly(np.array([2.0, -1.0]))
     assert largest_free(occupied, [2, 1], lambda _: scores).tolist() == [98, 99, 199]
     assert smallest_of_each(occupied, values, np.array([1, 0])).tolist() == [0]

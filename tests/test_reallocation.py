@@ -74,7 +74,7 @@ def test_an_update_is_algorithm_1_on_dense_masks(regrow_pruned, moment, seed):
 
     # line 6
     assert got.pruned.tolist() == pruned
-    assert got.moved == total
+    assert got.pruned_count == total
     assert next_threshold == adjusted_threshold(threshold, total, target, tolerance)
 
     # lines 7 to 9; where to grow is chance, how much and where not is not
@@ -217,7 +217,7 @@ def test_three_billion_positions_with_a_million_weights_reallocate_in_memory_for
     finally:
         tracemalloc.stop()
     assert got.after.size == before.size == 1_000_000
-    assert 70_000 < got.moved < 90_000
+    assert 70_000 < got.pruned_count < 90_000
     assert got.after.positions.dtype == np.int64
     assert got.after.positions[-1] > 2**31
     assert peak < 70e6

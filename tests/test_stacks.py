@@ -30,7 +30,7 @@ def test_the_later_plugin_wins_hook_by_hook():
         algorithm = engine(TWO_TENSORS, {f"p{i}": each for i, each in enumerate(stack)})
         state = algorithm.start(0.8)
         _, reallocation = algorithm.update(state, np.ones(40))
-        assert reallocation.moved == 5
+        assert reallocation.pruned_count == 5
         got[name] = set(reallocation.values[reallocation.grown_slots].tolist())
     assert got == {"up": {9.0}, "down": {7.0}, "one": {7.0}}
 
@@ -38,7 +38,7 @@ def test_the_later_plugin_wins_hook_by_hook():
 def test_a_plugin_that_answers_none_leaves_the_question_to_those_below():
     seven = plugin(prune=lambda topology: np.arange(topology.size) >= 7)
     algorithm = engine(TWO_TENSORS, {"seven": seven, "none": plugin(prune=lambda: None)})
-    assert algorithm.update(algorithm.start(0.8), np.ones(40))[1].moved == 7
+    assert algorithm.update(algorithm.start(0.8), np.ones(40))[1].pruned_count == 7
 
 
 @attrs.frozen(eq=False)
@@ -121,7 +121,7 @@ def test_growth_is_told_what_there_was_and_what_pruning_has_left_of_it(regrow):
     algorithm = engine(TWO_TENSORS, {"dpr": DPR, "tells": tells}, regrow_pruned=regrow)
     state = algorithm.start(0.8)
     _, got = algorithm.update(state, normal_values(state.topology))
-    assert 0 < got.moved < 40
+    assert 0 < got.pruned_count < 40
     was, left, taken = (seen[name].positions.tolist() for name in ("was", "left", "taken"))
     assert was == state.topology.positions.tolist()
     assert left == state.topology.positions[got.survives].tolist()
@@ -145,12 +145,12 @@ def test_observers_see_every_update_whoever_decides():
 def test_every_engine_has_plugins_of_its_own():
     seven = plugin(prune=lambda topology: np.arange(topology.size) >= 7)
     one, other = engine(TWO_TENSORS, {"p": seven}), engine(TWO_TENSORS, {"p": Static()})
-    assert one.update(one.start(0.8), np.ones(40))[1].moved == 7
-    assert other.update(other.start(0.8), np.ones(40))[1].moved == 0
+    assert one.update(one.start(0.8), np.ones(40))[1].pruned_count == 7
+    assert other.update(other.start(0.8), np.ones(40))[1].pruned_count == 0
 
 
 def test_one_plugin_may_serve_in_two_engines():
     for _ in range(2):
         algorithm = engine(TWO_TENSORS, {"dpr": DPR})
         state = algorithm.start(0.8)
-        assert algorithm.update(state, normal_values(state.topology))[1].moved > 0
+        assert algorithm.update(state, normal_values(state.topology))[1].pruned_count > 0

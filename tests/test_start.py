@@ -13,7 +13,7 @@ from start_oracles import STILL, at, carry_out, dense, end, metrics, result, sam
 
 from sparsecore.errors import InputError
 from sparsecore.experiment.experiment import Experiment
-from sparsecore.learning.ranks import Alone
+from sparsecore.learning.ranks import SingleProcess
 from sparsecore.run.folder import RunFolder
 from sparsecore.run.participation import first
 from sparsecore.run.replay import replay
@@ -192,7 +192,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit_though_its_source_has_gone(r
     setup = set_up(experiment, stopped)
     stopped.create(experiment.tables(), {"start.safetensors": setup.source.content() if setup.source else b""})
     with pytest.raises(KeyboardInterrupt):
-        first(setup, stopped, Alone()).train(Stopping())
+        first(setup, stopped, SingleProcess()).train(Stopping())
     shutil.rmtree(again.folder / "source")
     carry_out("train", "--resume", "--out", stopped.path)
     for name in ("checkpoint.safetensors", "metrics.jsonl", "experiment.toml", "start.safetensors", "tensors.json"):

@@ -179,11 +179,11 @@ def test_as_many_wake_as_went_to_sleep(scope, before, data, seed):
 def test_what_wakes_is_at_zero_and_without_momentum():
     algorithm, state, values = started(DeepRewiring(), TWO_TENSORS, 0.8)
     _, got = algorithm.update(state, -values)
-    assert got.moved > 30
+    assert got.pruned_count > 30
     momentum = got.carry(np.full(40, 5.0))
     assert (got.values[got.grown_slots] == 0).all()
     assert (momentum[got.grown_slots] == 0).all()
-    assert momentum.sum() == 5 * (40 - got.moved)
+    assert momentum.sum() == 5 * (40 - got.pruned_count)
 
 
 def woken_by_tensor(layout, active, scope="network", seeds=400):
@@ -223,7 +223,7 @@ def test_above_a_strategy_that_becomes_sparser_as_many_wake_as_that_one_asks_for
     values = algorithm.start_values(state, normal_values(state.topology))
     asleep = np.arange(len(values)) % 10 == 0
     after, moved = algorithm.update(state, np.where(asleep, -values, values))
-    assert (moved.moved, after.topology.size) == (asleep.sum(), len(values) - asleep.sum() + 3)
+    assert (moved.pruned_count, after.topology.size) == (asleep.sum(), len(values) - asleep.sum() + 3)
 
 
 def test_updates_are_due_in_every_step():

@@ -106,9 +106,9 @@ def test_what_has_grown_starts_at_zero():
     algorithm = engine(TWO_TENSORS, [DynamicReallocation(target=10, initial_threshold=0.5)])
     state = algorithm.start(0.8)
     _, got = algorithm.update(state, normal_values(state.topology))
-    assert got.moved > 5
+    assert got.pruned_count > 5
     assert (got.values[got.grown_slots] == 0).all()
-    assert (got.values != 0).sum() == 40 - got.moved
+    assert (got.values != 0).sum() == 40 - got.pruned_count
 
 
 def test_the_threshold_finds_its_way_to_the_target():
@@ -118,7 +118,7 @@ def test_the_threshold_finds_its_way_to_the_target():
     for step in range(30):
         advance = algorithm.advance(state, normal_values(state.topology, step))
         state = advance.state
-    assert 300 / 2 < advance.reallocation.moved < 300 * 2
+    assert 300 / 2 < advance.reallocation.pruned_count < 300 * 2
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def test_after_the_end_of_the_pruning_only_regeneration_is_left():
     assert len(late) == 2
     for update in late:
         assert update.pruned.tolist() == update.grown.tolist()
-    assert sum(update.moved for update in late) > 0
+    assert sum(update.pruned_count for update in late) > 0
 
 
 def test_of_a_dense_start_the_first_update_only_prunes():

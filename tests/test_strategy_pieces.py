@@ -60,7 +60,7 @@ def test_momentum_growth_grows_where_the_momentum_of_all_steps_is_largest():
         advance = algorithm.advance(state, values, 0.1, gradient.__getitem__)
         state = advance.state
     got = advance.reallocation
-    assert got.moved > 50
+    assert got.pruned_count > 50
     expected = {
         name: largest(~mask, gradients[0][name] / 2 + gradients[1][name], count)
         for (name, mask), count in zip(masks_of(start.topology).items(), got.grown, strict=True)
@@ -98,7 +98,8 @@ def test_the_fraction_may_change_over_the_run():
     drop = MagnitudeDrop(drop_fraction={0: 0.5, 3: 0.1})
     algorithm = engine(TWO_TENSORS, [drop])
     moved = [
-        algorithm.update(algorithm.start(0.8, clock=Clock(step=epoch)), np.arange(40.0))[1].moved for epoch in (0, 2, 3)
+        algorithm.update(algorithm.start(0.8, clock=Clock(step=epoch)), np.arange(40.0))[1].pruned_count
+        for epoch in (0, 2, 3)
     ]
     assert moved == [20, 20, 4]
 
@@ -107,7 +108,7 @@ def test_erk_start_starts_with_erk_and_leaves_all_else():
     algorithm = engine(ROOMY, [DPR, ErkStart()])
     state = algorithm.start(0.9)
     assert state.topology.counts.tolist() == erdos_renyi_kernel(ROOMY, 0.9).tolist()
-    assert algorithm.update(state, gathered(state.topology, drawn(ROOMY)))[1].moved > 0
+    assert algorithm.update(state, gathered(state.topology, drawn(ROOMY)))[1].pruned_count > 0
 
 
 @pytest.mark.parametrize(

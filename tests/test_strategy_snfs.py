@@ -116,7 +116,7 @@ def test_the_momentum_stays_at_its_position_when_weights_move():
         advance = algorithm.advance(state, ones(state.topology), 0.1, gradient.__getitem__)
         state = advance.state
         updates.append(advance.reallocation)
-    assert updates[-1].moved == 10
+    assert updates[-1].pruned_count == 10
     np.testing.assert_allclose(state.memories["snfs"].momentum, before * (1 + 0.9 + 0.81 + 0.729), rtol=1e-5)
 
 

@@ -202,7 +202,7 @@ def test_the_number_stays_where_a_strategy_above_drops_with_no_regard_to_groups(
     dense = np.array([0, 0, 0, 1.0, 0, 3.0, 5.0, 4.0])
     after, got = algorithm.update(state, np.array([0.1, 0.2, 3.0, 4.0]), lambda _: dense)
     # two were lost where there is room for one; the other comes at the largest gradient of the tensor
-    assert (got.moved, after.topology.positions.tolist()) == (2, [2, 3, 4, 6])
+    assert (got.pruned_count, after.topology.positions.tolist()) == (2, [2, 3, 4, 6])
 
 
 def test_an_update_takes_the_place_of_the_step_and_wants_dense_gradients_then_alone():
@@ -223,7 +223,7 @@ def test_the_fraction_falls_along_half_a_cosine():
         algorithm = engine(layout, [StructuredRigL()])
         state = algorithm.start(0.8, clock=Clock(step=step, total_steps=1000))
         _, got = algorithm.update(state, gathered(state.topology, drawn(layout)), drawn(layout, 1).__getitem__)
-        assert got.moved == math.floor(0.3 / 2 * (1 + math.cos(math.pi * step / 750)) * 800)
+        assert got.pruned_count == math.floor(0.3 / 2 * (1 + math.cos(math.pi * step / 750)) * 800)
 
 
 def test_the_defaults_are_the_papers():

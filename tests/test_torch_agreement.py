@@ -93,7 +93,7 @@ def test_from_equal_states_fifty_losses_are_equal_within_rounding_and_updates_bu
         assert_equal_decisions(advance, from_equal_values)
         if advance.reallocation is not None:
             updates += 1
-            assert advance.reallocation.moved > 1000
+            assert advance.reallocation.pruned_count > 1000
             assert_close_to_the_threshold(advance, advance_there, threshold, values)
     assert updates == 5
 

@@ -19,7 +19,7 @@ from sparsecore.engine.state import dump_memory
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import (
     SparsecoreError,
-    kind,
+    describe,
 )
 from sparsecore_numpy import NumpyArrays
 from sparsecore_strategies.deepr import DeepRewiring
@@ -157,7 +157,7 @@ def test_what_is_not_finite_is_found(device, entry):
 def test_dtypes_that_numpy_lacks_pass_through_the_verbs_and_the_sentences(dtype):
     arrays = TorchArrays("cpu")
     array = torch.tensor([0.5, -0.25, 0.0, 0.5]).to(getattr(torch, dtype))
-    assert kind(array) == f"Tensor of {dtype}, shape (4,)"
+    assert describe(array) == f"Tensor of {dtype}, shape (4,)"
     assert arrays.cast(array, array.dtype).dtype == array.dtype
     assert arrays.argsort(array).tolist() == [1, 2, 0, 3]
     assert arrays.all_finite(array)
@@ -289,4 +289,4 @@ def test_vectors_are_carried_as_on_numpy(device, data):
     _, reallocation = engine.update(engine.start_at(there), arrays.from_numpy(values))
     for slots in (values[::-1].copy(), np.stack([values, -values], axis=1), np.arange(len(values), dtype=np.int8)):
         assert_same(reallocation.carry(arrays.from_numpy(slots)), expected.carry(slots))
-    assert reallocation.moved == expected.moved
+    assert reallocation.pruned_count == expected.pruned_count

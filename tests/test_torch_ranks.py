@@ -21,7 +21,7 @@ from sparsecore.engine.schedules import Clock
 from sparsecore.engine.state import State
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import DisagreementError, InputError, InvariantError
-from sparsecore.learning.ranks import Alone
+from sparsecore.learning.ranks import SingleProcess
 from sparsecore_torch.arrays import TorchArrays
 from sparsecore_torch.distributed.digests import (
     Pace,
@@ -212,7 +212,7 @@ def test_many_updates_leave_nothing_behind() -> None:
 def test_a_store_in_a_file_does_as_well(tmp_path: Path) -> None:
     def act(ranks: TorchRanks) -> Any:
         own = TorchRanks(ranks.rank, 2, lambda: FileStore(str(tmp_path / "store"), 2))
-        return [own.together(lambda: advance(Drop())).reallocation.moved for _ in range(3)]
+        return [own.together(lambda: advance(Drop())).reallocation.pruned_count for _ in range(3)]
 
     first, second = on_ranks(act)
     assert first == second == [2, 2, 2]
@@ -248,8 +248,8 @@ def test_a_mistake_of_the_user_is_an_input_error_on_all_ranks(wrong: int, expect
 
 
 def test_without_a_launcher_or_a_process_group_a_process_is_alone() -> None:
-    assert isinstance(launched_ranks(torch.device("cpu")), Alone)
-    assert isinstance(present_ranks(), Alone)
+    assert isinstance(launched_ranks(torch.device("cpu")), SingleProcess)
+    assert isinstance(present_ranks(), SingleProcess)
 
 
 def digests_of(positions: list[int], values: Any) -> tuple[list[int], list[int]]:

@@ -22,7 +22,7 @@ class NumpyArrays:
         """The array itself."""
         return array
 
-    def shown(self, array: AnyArray) -> AnyArray:
+    def readonly(self, array: AnyArray) -> AnyArray:
         """A view that refuses to be written to."""
         view = array.view()
         view.flags.writeable = False

@@ -4,7 +4,7 @@ import attrs
 
 from sparsecore.errors import InputError
 from sparsecore.learning.protocols import Learner, Task
-from sparsecore.learning.ranks import Alone
+from sparsecore.learning.ranks import SingleProcess
 from sparsecore_numpy.arrays import NumpyArrays
 
 _DTYPES = ("float32", "float64")
@@ -30,9 +30,9 @@ class NumpyBackend:
         return NumpyArrays()
 
     @property
-    def ranks(self) -> Alone:
+    def ranks(self) -> SingleProcess:
         """One process."""
-        return Alone()
+        return SingleProcess()
 
     def learner(self, task: Task) -> Learner:
         """A network ready to train."""

@@ -64,7 +64,7 @@ class TorchArrays:
         host: NDArray[Any] = array.detach().cpu().numpy()
         return host
 
-    def shown(self, array: Tensor) -> Tensor:
+    def readonly(self, array: Tensor) -> Tensor:
         """The tensor itself: torch has no views that refuse to be written to."""
         return array
 

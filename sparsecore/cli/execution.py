@@ -16,7 +16,7 @@ from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
 from sparsecore.experiment.assembly import Tables, differences
 from sparsecore.experiment.experiment import Experiment
-from sparsecore.experiment.plugin_choice import Chosen
+from sparsecore.experiment.plugin_choice import PluginChoice
 from sparsecore.learning.ranks import Ranks, launch, ranks_of
 from sparsecore.run.folder import RunFolder, free_run_folder, new_run_folder
 from sparsecore.run.identity import identity
@@ -142,7 +142,7 @@ def ranks_for(tables: Tables) -> Ranks:
     Raises:
         InputError: the backend cannot be had, or does not train in as many processes as were started.
     """
-    backend, started = Chosen.of("backend", tables["backend"]), launch().size
+    backend, started = PluginChoice.of("backend", tables["backend"]), launch().size
     ranks = ranks_of(backend.plugin)
     if ranks.size != started:
         raise InputError(f"{started} processes were started, and the backend {backend.name!r} trains in {ranks.size}")

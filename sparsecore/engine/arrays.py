@@ -28,7 +28,7 @@ class Arrays(Protocol):
         """The entries on the host, with the same dtype."""
         ...
 
-    def shown(self, array: Array) -> Array:
+    def readonly(self, array: Array) -> Array:
         """The array to be looked at: the same entries, not to be written to where the backend can see to that."""
         ...
 

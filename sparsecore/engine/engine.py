@@ -252,7 +252,7 @@ class Engine:
         """One reallocation, by finite values."""
         self._check_gradient(gradient)
         seen = attrs.evolve(state, topology=self.grouping.units(state.topology))
-        scores = self.arrays.shown(self.grouping.values(values, state.topology))
+        scores = self.arrays.readonly(self.grouping.values(values, state.topology))
         after, moved = self._update(seen, scores, self._of_units(gradient), self._frozen(frozen))
         reallocation = self.grouping.spread(moved, state.topology, values)
         return attrs.evolve(after, topology=reallocation.after), reallocation
@@ -280,7 +280,7 @@ class Engine:
             raise
 
     def _perturb(self, state: State, values: Array, learning_rate: float | None) -> Array:
-        shown = self.arrays.shown(values)
+        shown = self.arrays.readonly(values)
         answer = self._stack.ask(
             "perturb",
             topology=state.topology,

@@ -65,7 +65,7 @@ class Reallocation:
     _grown_weights: Topology | None = attrs.field(default=None, repr=False)
 
     @property
-    def moved(self) -> int:
+    def pruned_count(self) -> int:
         """K, the number of weights pruned; as many have grown, but where the strategy declares another number."""
         return int(self.pruned.sum())
 
@@ -89,7 +89,7 @@ class Reallocation:
     def pruned_positions(self) -> Array:
         """The positions that were pruned, ascending."""
         arrays = self.before.arrays
-        return arrays.take(self.before.positions, counting_of(arrays).nonzero(~self.survives, self.moved))
+        return arrays.take(self.before.positions, counting_of(arrays).nonzero(~self.survives, self.pruned_count))
 
     @property
     def grown_slots(self) -> Array:
@@ -162,9 +162,9 @@ def _merge(
     return Reallocation(
         before=before,
         after=before.at(arrays.take(positions, order), survivors.counts + grown.counts),
-        survives=arrays.shown(survives),
-        sources=arrays.shown(sources),
-        values=arrays.shown(arrays.put(carried, counting.nonzero(sources == before.size, grown.size), initial)),
+        survives=arrays.readonly(survives),
+        sources=arrays.readonly(sources),
+        values=arrays.readonly(arrays.put(carried, counting.nonzero(sources == before.size, grown.size), initial)),
         pruned=constant(before.counts - survivors.counts),
         grown=grown.counts,
         grown_weights=grown,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sparsecore.engine.arrays import Array, Arrays
 from sparsecore.engine.schedules import Clock
 from sparsecore.engine.topology import Topology
-from sparsecore.errors import InputError, kind
+from sparsecore.errors import InputError, describe
 
 Memories: TypeAlias = Mapping[str, Any]
 """The memory of each plugin that has one, by the plugin's name."""
@@ -37,7 +37,7 @@ def carry_memory(memory: Any, carry: Callable[[Array], Array]) -> Any:
 def shown_memory(memory: Any, arrays: Arrays) -> Any:
     """The memory with every vector of the backend not to be written to."""
     vectors = {name: getattr(memory, name) for name in _on_backend(memory)}
-    return _with(memory, {name: arrays.shown(vector) for name, vector in vectors.items()})
+    return _with(memory, {name: arrays.readonly(vector) for name, vector in vectors.items()})
 
 
 def vectors_of(memory: Any) -> dict[str, Array]:
@@ -56,11 +56,11 @@ def trouble_with_memory(memory: Any, weights: int, tensors: int, positions: int)
             return f"a {type(memory).__name__} whose field {field.name!r} is no argument of the class; it must be one"
         if entry is not None:
             if getattr(content, "shape", ())[:1] != (lengths[entry],):
-                return f"{field.name!r} = {kind(content)}; expected one entry a {entry}, {lengths[entry]}"
+                return f"{field.name!r} = {describe(content)}; expected one entry a {entry}, {lengths[entry]}"
         elif (entries := getattr(content, "shape", ())[:1]) in {(weights,), (positions,)} and entries != (tensors,):
             return f"{entries[0]} entries in {field.name!r}, {_ADVICE[entries == (weights,), entries == (positions,)]}"
         elif not _can_be_saved(content):
-            return f"{field.name!r} = {kind(content)}; expected {_SAVED}"
+            return f"{field.name!r} = {describe(content)}; expected {_SAVED}"
     return None
 
 

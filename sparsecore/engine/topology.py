@@ -42,10 +42,10 @@ class Topology:
                 device is waited for.
         """
         if counts is not None:
-            return cls(layout, arrays.shown(positions), (0, *map(int, np.cumsum(counts))), arrays)
+            return cls(layout, arrays.readonly(positions), (0, *map(int, np.cumsum(counts))), arrays)
         offsets = arrays.from_numpy(np.asarray(layout.offsets[1:-1], layout.position_dtype))
         inner = arrays.to_numpy(arrays.searchsorted(positions, offsets, "left")) if len(layout) > 1 else ()
-        return cls(layout, arrays.shown(positions), (0, *map(int, inner), len(positions)), arrays)
+        return cls(layout, arrays.readonly(positions), (0, *map(int, inner), len(positions)), arrays)
 
     def at(self, positions: Array, counts: Counts | None = None) -> "Topology":
         """Other positions (strictly ascending) of the same layout, on the same backend.

@@ -320,8 +320,8 @@ class Grouped:
         whole = Reallocation(
             before=topology,
             after=after,
-            survives=arrays.shown(arrays.take(moved.survives, self._slots(topology, moved.before))),
-            sources=arrays.shown(arrays.where(has_grown, topology.size, stayed)),
+            survives=arrays.readonly(arrays.take(moved.survives, self._slots(topology, moved.before))),
+            sources=arrays.readonly(arrays.where(has_grown, topology.size, stayed)),
             values=values,
             pruned=constant(moved.pruned * self._sizes),
             grown=constant(moved.grown * self._sizes),
@@ -329,7 +329,7 @@ class Grouped:
         started = arrays.take(moved.values, unit)
         if moved.after.size == moved.before.size and after.size != topology.size:
             raise InputError(self._unequal())
-        return attrs.evolve(whole, values=arrays.shown(arrays.where(has_grown, started, whole.carry(values))))
+        return attrs.evolve(whole, values=arrays.readonly(arrays.where(has_grown, started, whole.carry(values))))
 
     @cached_property
     def _sizes(self) -> NDArray[np.int64]:

@@ -14,13 +14,13 @@ from sparsecore.engine.shares import Counts, constant
 from sparsecore.engine.state import Memories, shown_memory, trouble_with_memory
 from sparsecore.engine.topology import Topology
 from sparsecore.engine.units import Grouping, trouble_with_units
-from sparsecore.errors import DivergedError, InputError, InvariantError, dtype_name, kind
+from sparsecore.errors import DivergedError, InputError, InvariantError, describe, dtype_name
 
 
 def trouble_with_topology(topology: Any, layout: Layout) -> str | None:
     """Whether it is a topology of this layout, with sound positions and their bounds, and no empty tensor."""
     if not isinstance(topology, Topology) or topology.layout != layout:
-        return f"{kind(topology)}, not a topology of the network's layout"
+        return f"{describe(topology)}, not a topology of the network's layout"
     trouble = trouble_with_positions(topology.positions, topology)
     if trouble:
         return trouble
@@ -41,7 +41,7 @@ def trouble_with_positions(positions: Array, like: Topology) -> str | None:
 def trouble_with_vector(positions: Array, like: Topology) -> str | None:
     """Whether they are a vector of the layout's position dtype; reads no entry."""
     if len(getattr(positions, "shape", ())) != 1:
-        return f"{kind(positions)}; expected a vector of positions"
+        return f"{describe(positions)}; expected a vector of positions"
     if dtype_name(positions) != str(like.layout.position_dtype):
         return f"positions of {dtype_name(positions)}; expected {like.layout.position_dtype}"
     return None
@@ -119,7 +119,7 @@ def check_given_topology(topology: Topology, layout: Layout, grouping: Grouping)
 def check_given_values(values: Array, topology: Topology) -> None:
     """Raise an :class:`InputError` unless there is one value a weight."""
     if getattr(values, "shape", None) != (topology.size,):
-        raise InputError(f"there is one value a weight, {topology.size}; given {kind(values)}")
+        raise InputError(f"there is one value a weight, {topology.size}; given {describe(values)}")
 
 
 def check_trained(values: Array, topology: Topology) -> None:
@@ -151,7 +151,7 @@ def check_target(answer: Answer, survivors: Counts, layout: Layout) -> int:
     """A whole number of weights, at least the survivors and at most the positions."""
     target = answer.value
     if isinstance(target, bool) or not isinstance(target, int | np.integer):
-        _broken(answer, "target_size", f"answered {kind(target)}; expected a whole number of weights")
+        _broken(answer, "target_size", f"answered {describe(target)}; expected a whole number of weights")
     if not survivors.sum() <= target <= layout.size:
         _broken(
             answer,
@@ -165,7 +165,7 @@ def check_survivors(answer: Answer, topology: Topology) -> Array:
     """One bool a weight."""
     mask = answer.value
     if getattr(mask, "shape", None) != (topology.size,) or dtype_name(mask) != "bool":
-        _broken(answer, "prune", f"answered {kind(mask)}; expected one bool a weight, {topology.size}")
+        _broken(answer, "prune", f"answered {describe(mask)}; expected one bool a weight, {topology.size}")
     return mask
 
 
@@ -173,7 +173,9 @@ def check_counts(answer: Answer, total: int, room: Counts, layout: Layout) -> Co
     """Whole numbers within the room, as many together as were pruned."""
     counts = _as_counts(answer.value)
     if counts is None or counts.shape != room.shape:
-        _broken(answer, "allocate", f"answered {kind(answer.value)}; expected one whole number a tensor, {len(room)}")
+        _broken(
+            answer, "allocate", f"answered {describe(answer.value)}; expected one whole number a tensor, {len(room)}"
+        )
     for name, count, places in zip(layout.names, counts, room, strict=True):
         if not 0 <= count <= places:
             _broken(answer, "allocate", f"gave {count} weights to {name!r}, which has room for {places}")
@@ -211,7 +213,7 @@ def check_values(answer: Answer, hook: str, topology: Topology, like: Array) -> 
     """One finite value a weight, in the dtype of ``like``."""
     values = answer.value
     if getattr(values, "shape", None) != (topology.size,) or values.dtype != like.dtype:
-        _broken(answer, hook, f"answered {kind(values)}; expected {topology.size} values of {dtype_name(like)}")
+        _broken(answer, hook, f"answered {describe(values)}; expected {topology.size} values of {dtype_name(like)}")
     if not topology.arrays.all_finite(values):
         _broken(answer, hook, f"answered a value that is not finite, in {not_finite(values, topology)}")
     return values
@@ -243,7 +245,7 @@ def _memory(answer: Answer, topology: Topology) -> Any:
 def check_reallocation(reallocation: Reallocation) -> None:
     """Raise if, all answers being sound, the whole is not: then a plugin has written into what it was shown."""
     before, after, arrays = reallocation.before, reallocation.after, reallocation.after.arrays
-    expected = before.size - reallocation.moved + int(reallocation.grown.sum())
+    expected = before.size - reallocation.pruned_count + int(reallocation.grown.sum())
     trouble, not_finite_count = trouble_with_vector(after.positions, after), 0
     if not trouble and after.size:
         lost = counting_of(arrays).count_not_finite(reallocation.values)

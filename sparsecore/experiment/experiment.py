@@ -10,7 +10,7 @@ from sparsecore.engine.schedules import Piecewise, Schedule, as_schedule
 from sparsecore.engine.units import SingleWeights, Units, as_units
 from sparsecore.errors import InputError
 from sparsecore.experiment.conversion import structure, unstructure
-from sparsecore.experiment.plugin_choice import Chosen
+from sparsecore.experiment.plugin_choice import PluginChoice
 from sparsecore.learning.optimizers import Adam, AdamW, Optimizer, Sgd
 
 DEFAULT_OPTIMIZER = "sgd"
@@ -210,11 +210,11 @@ class Experiment:
 
     sparsity: float | None
     seed: int
-    model: Chosen
-    dataset: Chosen
+    model: PluginChoice
+    dataset: PluginChoice
     data: DataSettings
-    backend: Chosen
-    strategies: tuple[Chosen, ...]
+    backend: PluginChoice
+    strategies: tuple[PluginChoice, ...]
     training: Training
     optimizer: Optimizer
     reallocation: ReallocationSettings
@@ -243,10 +243,10 @@ class Experiment:
         return cls(
             sparsity=_sparsity(top.sparsity, start),
             seed=top.seed,
-            model=Chosen.of("model", tables.get("model", {})),
-            dataset=Chosen.of("dataset", source),
+            model=PluginChoice.of("model", tables.get("model", {})),
+            dataset=PluginChoice.of("dataset", source),
             data=structure(use, DataSettings, "data"),
-            backend=Chosen.of("backend", tables.get("backend", {})),
+            backend=PluginChoice.of("backend", tables.get("backend", {})),
             strategies=_stack(tables.get("strategy", ())),
             training=training,
             optimizer=optimizer,
@@ -284,11 +284,11 @@ def split_data(table: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
     return use, {key: value for key, value in table.items() if key not in own}
 
 
-def _stack(tables: Any) -> tuple[Chosen, ...]:
+def _stack(tables: Any) -> tuple[PluginChoice, ...]:
     names = [table.get("name") for table in tables]
     if not names:
         raise InputError("an experiment needs at least one strategy; 'static' is the one that never reallocates")
     twice = sorted({str(name) for name in names if names.count(name) > 1})
     if twice:
         raise InputError(f"the strategy {', '.join(twice)} is stacked twice")
-    return tuple(Chosen.of("strategy", table) for table in tables)
+    return tuple(PluginChoice.of("strategy", table) for table in tables)

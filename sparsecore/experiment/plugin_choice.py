@@ -13,7 +13,7 @@ from sparsecore.plugins.discovery import load, staying
 
 
 @attrs.frozen(eq=False)
-class Chosen:
+class PluginChoice:
     """A plugin with its hyperparameters.
 
     Attributes:
@@ -25,7 +25,7 @@ class Chosen:
     plugin: Any
 
     @classmethod
-    def of(cls, kind: str, table: Mapping[str, Any]) -> "Chosen":
+    def of(cls, kind: str, table: Mapping[str, Any]) -> "PluginChoice":
         """The plugin that ``table['name']`` selects, with the rest of the table for its hyperparameters."""
         if not isinstance(table, Mapping) or not isinstance(table.get("name"), str):
             raise InputError(f"a {kind} is given as a table with a name; given {table!r}")

@@ -150,7 +150,7 @@ class Ranks(Protocol):
         ...
 
 
-class Alone:
+class SingleProcess:
     """One process, which agrees with itself."""
 
     rank = 0
@@ -174,5 +174,5 @@ class Alone:
 
 def ranks_of(backend: Any) -> Ranks:
     """The ranks of a backend; one that knows of none trains alone."""
-    ranks: Ranks = getattr(backend, "ranks", None) or Alone()
+    ranks: Ranks = getattr(backend, "ranks", None) or SingleProcess()
     return ranks

@@ -58,7 +58,7 @@ def reallocation_line(reallocation: Reallocation, clock: Clock, memories: Memori
         "update": clock.updates,
         "step": clock.step,
         "threshold": threshold(memories),
-        "moved": reallocation.moved,
+        "moved": reallocation.pruned_count,
         "pruned": _by_name(names, reallocation.pruned),
         "grown": _by_name(names, reallocation.grown),
         "pruned_positions": encode_positions(to_numpy(reallocation.pruned_positions)),

@@ -165,7 +165,7 @@ class Run:
         if advance.reallocation is not None:
             self._learner.reallocate(advance.reallocation)
             recorder.update(advance.reallocation, advance.state.clock, before.memories)
-            watcher.update(advance.reallocation.moved, threshold(before.memories))
+            watcher.update(advance.reallocation.pruned_count, threshold(before.memories))
         elif advance.values is not values:
             self._learner.set_values(advance.values)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sparsecore.data.images import Dataset, Images
 from sparsecore.errors import InputError, printable
 from sparsecore.experiment.experiment import split_data
-from sparsecore.experiment.plugin_choice import Chosen
+from sparsecore.experiment.plugin_choice import PluginChoice
 from sparsecore.run.files import write_whole
 from sparsecore.study.folder import StudyFolder
 
@@ -148,7 +148,7 @@ def _looked_at(data: Mapping[str, Any]) -> Seen | None:
     if data.get("dir") is None:
         return Seen(_title(data), published=True)  # downloaded, and compared with the published checksum
     _, source = split_data(data)
-    dataset: Dataset = Chosen.of("dataset", source).plugin
+    dataset: Dataset = PluginChoice.of("dataset", source).plugin
     try:
         images = dataset.load(Path(data["dir"]))
     except InputError:

@@ -30,7 +30,7 @@ class WritableArrays:
     def __getattr__(self, verb: str) -> Any:
         return getattr(oracle_arrays(), verb)
 
-    def shown(self, array: Any) -> Any:
+    def readonly(self, array: Any) -> Any:
         """The array itself."""
         return array
 

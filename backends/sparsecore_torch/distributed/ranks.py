@@ -22,7 +22,7 @@ from sparsecore.engine.arrays import Array
 from sparsecore.engine.engine import Advance
 from sparsecore.engine.schedules import Clock
 from sparsecore.errors import DisagreementError, InputError, SparsecoreError
-from sparsecore.learning.ranks import RANK_TIMEOUT, Alone, Launch, Ranks, launch, rank_timeout
+from sparsecore.learning.ranks import RANK_TIMEOUT, Launch, Ranks, SingleProcess, launch, rank_timeout
 from sparsecore_torch.distributed.agreement import Exchange, Matter, Report, Verdict, happens, named
 from sparsecore_torch.distributed.digests import Pace, digests, fingerprint
 
@@ -207,7 +207,7 @@ def present_ranks(patience: Patience | None = None) -> Ranks:
         InputError: what the environment says of how long a rank waits is no number of seconds.
     """
     if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
-        return Alone()
+        return SingleProcess()
     place = f"sparsecore/{next(_made)}"
     # torch has no public name for the store of the process group
     default_store = dist.distributed_c10d._get_default_store
@@ -228,7 +228,7 @@ def launched_ranks(device: torch.device) -> Ranks:
     """
     process = launch()
     if process.size == 1:
-        return Alone()
+        return SingleProcess()
     meeting = Meeting(process, device, Patience.of_environment())
     return TorchRanks(process.rank, process.size, lambda: meeting.store, meeting.patience, meeting.form_group)
 

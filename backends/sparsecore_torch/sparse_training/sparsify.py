@@ -16,7 +16,7 @@ from sparsecore.engine.state import State
 from sparsecore.engine.topology import Topology
 from sparsecore.engine.units import Units, as_units
 from sparsecore.errors import InputError, unknown
-from sparsecore.experiment.plugin_choice import Chosen
+from sparsecore.experiment.plugin_choice import PluginChoice
 from sparsecore.experiment.presets import presets
 from sparsecore_torch.arrays import TorchArrays
 from sparsecore_torch.distributed.ranks import present_ranks
@@ -79,10 +79,10 @@ def _by_name(name: str, has_end: bool, has_epochs: bool) -> object:
     options: dict[str, Any] = {}
     for preset in presets("", "", [name], ""):
         options |= preset.get("strategy", {}).get(name, {})
-    plugin = Chosen.of("strategy", {"name": name, **options}).plugin
+    plugin = PluginChoice.of("strategy", {"name": name, **options}).plugin
     schedule = getattr(plugin, "schedule", None)
     if (not has_end and _any(schedule, _NEEDS_END)) or (not has_epochs and _any(schedule, _COUNTS_EPOCHS)):
-        plugin = Chosen.of("strategy", {"name": name, **options, "schedule": _EVERYWHERE}).plugin
+        plugin = PluginChoice.of("strategy", {"name": name, **options, "schedule": _EVERYWHERE}).plugin
     return plugin
 
 

@@ -17,7 +17,7 @@ from sparsecore.engine.state import State, dump_memory, load_memory, trouble_wit
 from sparsecore.engine.topology import Topology
 from sparsecore.engine.units import trouble_with_units
 from sparsecore.engine.validation import trouble_with_positions, trouble_with_topology
-from sparsecore.errors import InputError, kind
+from sparsecore.errors import InputError, describe
 from sparsecore.plugins.description import describe_strategies, described
 
 Positions = NDArray[np.int64]
@@ -235,7 +235,7 @@ def _count(saved: Any, name: str) -> int:
 
 def _load_topology(positions: NDArray[Any], weights: int, like: Topology, engine: Engine) -> Topology:
     if positions.shape != (weights,):
-        raise _damaged(f"it holds {kind(positions)}; expected {weights} positions")
+        raise _damaged(f"it holds {describe(positions)}; expected {weights} positions")
     on_backend = like.arrays.from_numpy(positions)
     trouble = (
         trouble_with_positions(on_backend, like)

@@ -7,7 +7,7 @@ import attrs
 
 from sparsecore.errors import InputError
 from sparsecore.learning.protocols import Learner, Task
-from sparsecore.learning.ranks import Alone
+from sparsecore.learning.ranks import SingleProcess
 from sparsecore_numpy import NumpyArrays
 
 if TYPE_CHECKING:
@@ -48,9 +48,9 @@ class CpuBackend:
         return NumpyArrays()
 
     @property
-    def ranks(self) -> Alone:
+    def ranks(self) -> SingleProcess:
         """One process."""
-        return Alone()
+        return SingleProcess()
 
     def learner(self, task: Task) -> Learner:
         """A network ready to train."""

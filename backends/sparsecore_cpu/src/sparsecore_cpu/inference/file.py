@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.errors import InputError
-from sparsecore.experiment.plugin_choice import Chosen
+from sparsecore.experiment.plugin_choice import PluginChoice
 from sparsecore.run.files import write_whole
 from sparsecore_cpu.inference.network import Network, Pictures
 
@@ -96,7 +96,7 @@ def read_network(path: Path) -> Network:
     except KeyError as error:
         raise InputError(f"the network {path} is damaged: it has no {error}") from error
     dense = {name.removeprefix("dense/"): array for name, array in arrays.items()}
-    return Network(Chosen.of("model", model), pictures, positions, values, dense)
+    return Network(PluginChoice.of("model", model), pictures, positions, values, dense)
 
 
 def _content(path: Path) -> tuple[Any, dict[str, NDArray[Any]]]:

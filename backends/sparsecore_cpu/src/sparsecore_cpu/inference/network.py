@@ -11,7 +11,7 @@ from sparsecore.engine.layout import Layout
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
 from sparsecore.experiment.experiment import Experiment
-from sparsecore.experiment.plugin_choice import Chosen
+from sparsecore.experiment.plugin_choice import PluginChoice
 from sparsecore.learning.parameters import Parameter
 from sparsecore.learning.protocols import Model
 from sparsecore.learning.tied_model import with_ties
@@ -83,7 +83,7 @@ class Network:
         dense: the other parameters and the running statistics, by name, in their shapes.
     """
 
-    chosen: Chosen
+    chosen: PluginChoice
     pictures: Pictures
     positions: NDArray[np.integer]
     values: Floats
@@ -116,7 +116,7 @@ class Network:
         return cls.of_checkpoint(experiment.model, pictures, state)
 
     @classmethod
-    def of_checkpoint(cls, chosen: Chosen, pictures: Pictures, state: Checkpoint) -> "Network":
+    def of_checkpoint(cls, chosen: PluginChoice, pictures: Pictures, state: Checkpoint) -> "Network":
         """The network in this state."""
         dense = {name: _single(array) for name, array in state.group("dense").items()}
         return cls(chosen, pictures, state.arrays["positions"], _single(state.arrays["learner/values"]), dense)
