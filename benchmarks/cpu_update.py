@@ -60,8 +60,8 @@ class Network:
 
     def step_with_dense_gradients(self) -> None:
         """A step after which a strategy may grow by gradient."""
-        gradient = self._learner.backpropagate_densely(self._some())
-        self._learner.descend(0.1)
+        gradient = self._learner.backward(self._some(), dense=True)
+        self._learner.optimizer_step(0.1)
         del gradient
 
     def reallocate(self) -> None:

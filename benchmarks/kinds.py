@@ -21,7 +21,7 @@ TIMED = [
     (operations, "rectified", "relu, forward"),
     (operations, "where_positive", "relu, backward"),
     (operations, "added", "adding"),
-    (learner, "descend", "optimizer"),
+    (learner, "optimizer_step", "optimizer"),
 ]
 """The functions that do the work, and of which kind it is; the time of one within another counts only for itself."""
 

@@ -248,24 +248,26 @@ class Unsigned(Over):
         return Tied(self.inner.tied(values, shape, key))
 
 
-# descent
+# training steps
 
 
 @training("the dense gradient is zero where no weight is", "dense-gradients")
 class OnlyActive(Over):
-    def backpropagate_densely(self, batch):
-        dense = self.inner.backpropagate_densely(batch)
+    def backward(self, batch, *, dense=False):
+        gradient = self.inner.backward(batch, dense=dense)
         tensors = self.inner._sparse.tensors
-        return lambda name: np.where(np.isin(np.arange(len(dense(name))), tensors[name].positions), dense(name), 0)
+        return gradient and (
+            lambda name: np.where(np.isin(np.arange(len(gradient(name))), tensors[name].positions), gradient(name), 0)
+        )
 
 
 @training("no step can be taken after dense gradients", "dense-gradients")
 class LosesGradients(Over):
-    def backpropagate_densely(self, batch):
-        dense = self.inner.backpropagate_densely(batch)
-        for vectors in self.inner._vectors:
+    def backward(self, batch, *, dense=False):
+        gradient = self.inner.backward(batch, dense=dense)
+        for vectors in self.inner._vectors if dense else ():
             vectors.gradient.fill(0)
-        return dense
+        return gradient
 
 
 @training("momentum is not carried when weights move", "reallocation")
@@ -361,16 +363,22 @@ class MomentumNotSaved(Over):
 
 @training("the running statistics that are told are those of the start", "dense")
 class OldStatistics(Over):
-    def dense(self):
+    def other_parameters(self):
         task = self.inner._task
-        return {**self.inner.dense(), **{p.name: task.dense[p.name] for p in task.parameters if not p.trained}}
+        return {
+            **self.inner.other_parameters(),
+            **{p.name: task.dense[p.name] for p in task.parameters if not p.trained},
+        }
 
 
 @training("the dense parameters that are told are those of the start", "dense")
 class OldParameters(Over):
-    def dense(self):
+    def other_parameters(self):
         task = self.inner._task
-        return {**self.inner.dense(), **{p.name: task.dense[p.name] for p in task.parameters if p.name == "last"}}
+        return {
+            **self.inner.other_parameters(),
+            **{p.name: task.dense[p.name] for p in task.parameters if p.name == "last"},
+        }
 
 
 @training("crops and mirrors are ignored", "agreement")

@@ -83,11 +83,13 @@ def test_from_equal_states_losses_are_equal_within_rounding_and_updates_but_at_t
 def test_dense_gradients_are_numpy_s_and_leave_the_step_as_it_is() -> None:
     on_numpy, on_cpu = two()
     (batch, learning_rate), *_ = plan(on_numpy.setup)
-    expected, gradient = (run.learner.backpropagate_densely(batch) for run in (on_numpy, on_cpu))
+    expected, gradient = (run.learner.backward(batch, dense=True) for run in (on_numpy, on_cpu))
+    assert expected is not None
+    assert gradient is not None
     for name in on_numpy.state.topology.layout.names:
         wanted = expected(name)
         np.testing.assert_allclose(gradient(name), wanted, atol=1e-3 * abs(wanted).max(), err_msg=name)
     plain = Running.of(on_cpu.setup)
-    on_cpu.learner.descend(learning_rate)
+    on_cpu.learner.optimizer_step(learning_rate)
     plain.learner.train(batch, learning_rate)
     np.testing.assert_allclose(on_cpu.learner.values, plain.learner.values, atol=1e-6)

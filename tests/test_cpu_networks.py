@@ -77,12 +77,12 @@ def test_gradients_of_a_whole_network_are_numpy_s(
         labels = draws.integers(0, 10, batch)
         parameters = drawn(model, images, seed)
         expected, watching.nearest = copied(parameters, in_double), np.inf
-        wanted = NumpyComputation(ORACLE).backpropagate(model, expected, images.astype(float), labels)
+        wanted = NumpyComputation(ORACLE).forward_backward(model, expected, images.astype(float), labels)
         if watching.nearest > CLEAR:
             break
     assert watching.nearest > CLEAR
     made = copied(parameters, in_single)
-    totals = CpuComputation(machine).backpropagate(model, made, images, labels)
+    totals = CpuComputation(machine).forward_backward(model, made, images, labels)
     assert totals.loss == pytest.approx(wanted.loss, rel=1e-5)
     assert (totals.correct, totals.examples) == (wanted.correct, batch)
     # about so many of a layer's roundings come together

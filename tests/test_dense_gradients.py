@@ -68,8 +68,8 @@ def test_a_step_with_dense_gradients_is_the_step_without_them(name, optimizer):
     densely, _, _ = learner(name, optimizer)
     for _ in range(3):
         plain.train(batch(), 0.05)
-        densely.backpropagate_densely(batch())
-        densely.descend(0.05)
+        densely.backward(batch(), dense=True)
+        densely.optimizer_step(0.05)
     np.testing.assert_allclose(arrays.to_numpy(densely.values), arrays.to_numpy(plain.values), rtol=1e-12, atol=1e-14)
     for ours, theirs in zip(densely.state().values(), plain.state().values(), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-13)
@@ -79,7 +79,7 @@ def test_dense_gradients_are_those_of_a_full_network_with_zeros():
     gradients = {}
     for name in BACKENDS:
         network, arrays, topology = learner(name, Sgd())
-        gradient = network.backpropagate_densely(batch())
+        gradient = network.backward(batch(), dense=True)
         gradients[name] = {tensor: arrays.to_numpy(gradient(tensor)) for tensor in topology.layout.names}
     for tensor, dense in gradients["numpy"].items():
         assert np.count_nonzero(dense) > 2 * 0.2 * len(dense)  # many more than there are weights
@@ -89,7 +89,7 @@ def test_dense_gradients_are_those_of_a_full_network_with_zeros():
 @pytest.mark.parametrize("name", BACKENDS)
 def test_a_dense_gradient_is_what_the_loss_changes_by_where_no_weight_is(name):
     network, _, topology = learner(name, Sgd())
-    gradient = network.backpropagate_densely(batch())
+    gradient = network.backward(batch(), dense=True)
     tensor = topology.layout.names[0]
     free = np.setdiff1d(np.arange(topology.layout.sizes[0]), topology.local(tensor))[[0, 7, 20]]
     for place in free:
@@ -108,7 +108,7 @@ def _loss_with(name, place, value):
         if buffer.shape == values.shape:
             state[key] = np.insert(buffer, slot, value if key == "values" else 0.0)
     network.load_state(more, state)
-    network.backpropagate(batch())
+    network.backward(batch())
     totals = network.totals()
     return totals.loss / totals.examples
 
@@ -118,7 +118,7 @@ def test_a_step_that_is_replaced_leaves_values_and_optimizer_as_they_were(name):
     network, _, _ = learner(name, Sgd())
     network.train(batch(), 0.1)
     before = network.state()
-    network.backpropagate_densely(batch())
+    network.backward(batch(), dense=True)
     after = network.state()
     same = [key for key in before if not (key.startswith("running") or key == "totals")]
     assert len(same) >= 4

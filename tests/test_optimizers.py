@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from test_numpy_learner import assert_equal_states, batches, learner_of, reallocation_of, task_of
 
 from sparsecore.errors import InputError
-from sparsecore.host.optimizer_step import buffers_of, descend
+from sparsecore.host.optimizer_step import buffer_names, optimizer_step
 from sparsecore.host.weights import Vectors
 from sparsecore.learning.optimizers import Adam, AdamW, Optimizer, Sgd
 
@@ -32,10 +32,10 @@ MOMENTS = (Adam(weight_decay=0.01), AdamW(weight_decay=0.1))
 
 def path(rule: Optimizer, start: NDArray[Any], gradients: NDArray[Any], rates: list[float]) -> NDArray[Any]:
     """The values after the steps of the rule under test."""
-    vectors = Vectors.start(start, buffers_of(rule))
+    vectors = Vectors.start(start, buffer_names(rule))
     for count, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), start=1):
         vectors.gradient[:] = gradient
-        descend(vectors, rule, rate, count)
+        optimizer_step(vectors, rule, rate, count)
     return vectors.values
 
 

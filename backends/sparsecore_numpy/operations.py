@@ -160,7 +160,7 @@ class Computation(Protocol):
     normalized, (batch, height, width, channels).
     """
 
-    def backpropagate(
+    def forward_backward(
         self, model: Model, parameters: Mapping[str, Any], images: NDArray[Any], labels: NDArray[np.int64]
     ) -> Totals:
         """Add the gradients of the mean loss to the parameters'; the sums over the batch."""
@@ -181,7 +181,7 @@ class NumpyComputation:
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
 
-    def backpropagate(
+    def forward_backward(
         self, model: Model, parameters: Mapping[str, Any], images: NDArray[Any], labels: NDArray[np.int64]
     ) -> Totals:
         """See :class:`Computation`."""

@@ -15,7 +15,7 @@ from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
 from sparsecore.host.buffers import Memory
 from sparsecore.host.network import Dense, Running, Sparse, flat, ledger
-from sparsecore.host.optimizer_step import buffers_of, descend
+from sparsecore.host.optimizer_step import buffer_names, optimizer_step
 from sparsecore.host.weights import Vectors, Weight
 from sparsecore.learning.ledger import Ledger
 from sparsecore.learning.protocols import Task, Totals
@@ -48,7 +48,7 @@ class NumpyLearner:
         self._task = task
         self._memory = Memory(dtype)
         self._computation = computation
-        names = buffers_of(task.optimizer)
+        names = buffer_names(task.optimizer)
         values = np.asarray(task.values, dtype)
         self._sparse = Sparse.of(task.topology, Vectors.start(values, names))
         self._trained = [p for p in task.parameters if p.trained and not p.sparse]
@@ -68,27 +68,26 @@ class NumpyLearner:
 
     def train(self, batch: Batch, learning_rate: float) -> None:
         """Gradients, and a step by them."""
-        self.backpropagate(batch)
-        self.descend(learning_rate)
+        self.backward(batch)
+        self.optimizer_step(learning_rate)
 
-    def backpropagate(self, batch: Batch) -> None:
-        """The gradients of the mean loss over the batch; its loss and hits are added to :meth:`totals`."""
-        self._backpropagate(batch, self._sparse.tensors)
-
-    def backpropagate_densely(self, batch: Batch) -> Gradient:
-        """The same, with the dense gradients of the sparse tensors, D entries for as long as they are held."""
+    def backward(self, batch: Batch, *, dense: bool = False) -> Gradient | None:
+        """Compute the gradients; the dense ones have D entries for as long as they are held."""
+        if not dense:
+            self._forward_backward(batch, self._sparse.tensors)
+            return None
         whole = {name: tensor.whole() for name, tensor in self._sparse.tensors.items()}
-        self._backpropagate(batch, whole)
+        self._forward_backward(batch, whole)
         for name, tensor in self._sparse.tensors.items():
             tensor.accumulate(whole[name].gradient)
         return lambda name: whole[name].gradient
 
-    def descend(self, learning_rate: float) -> None:
+    def optimizer_step(self, learning_rate: float) -> None:
         """One optimizer step by the gradients."""
         self._steps += 1
         with _computing():
             for vectors in self._vectors:
-                descend(vectors, self._task.optimizer, float(learning_rate), self._steps)
+                optimizer_step(vectors, self._task.optimizer, float(learning_rate), self._steps)
 
     def totals(self) -> Totals:
         """The sums since :meth:`reset_totals`."""
@@ -121,7 +120,7 @@ class NumpyLearner:
         vectors = Vectors.of(values, {name: reallocation.carry(buffer) for name, buffer in buffers.items()})
         self._sparse = Sparse.of(reallocation.after, vectors)
 
-    def dense(self) -> dict[str, NDArray[Any]]:
+    def other_parameters(self) -> dict[str, NDArray[Any]]:
         """Copies of the parameters that are not sparse, running statistics among them, by name and in their shapes."""
         return {**self._dense.copies(), **{name: array.copy() for name, array in self._running.tensors.items()}}
 
@@ -138,7 +137,7 @@ class NumpyLearner:
     def load_state(self, topology: Topology, state: Mapping[str, NDArray[Any]]) -> None:
         """Go on from ``state`` (of :meth:`state`) on ``topology``."""
         values = np.zeros(topology.size, self._memory.dtype)
-        sparse = Sparse.of(topology, Vectors.start(values, buffers_of(self._task.optimizer)))
+        sparse = Sparse.of(topology, Vectors.start(values, buffer_names(self._task.optimizer)))
         buffers = _named(sparse.vectors, self._dense.vectors, self._running.values)
         for name, buffer in {**buffers, "totals": np.zeros(3), "steps": np.zeros(1)}.items():
             if name not in state:
@@ -158,14 +157,14 @@ class NumpyLearner:
     def _buffers(self) -> dict[str, NDArray[Any]]:
         return _named(self._sparse.vectors, self._dense.vectors, self._running.values)
 
-    def _backpropagate(self, batch: Batch, sparse: Mapping[str, Weight]) -> None:
+    def _forward_backward(self, batch: Batch, sparse: Mapping[str, Weight]) -> None:
         split = self._task.images.train
         pictures, labels = augmented(split.images, batch), split.labels[batch.rows]
         for vectors in self._vectors:
             vectors.gradient.fill(0)
         parameters, images = self._parameters(sparse), self._normalized(pictures)
         with _computing():
-            totals = self._computation.backpropagate(self._task.model, parameters, images, labels)
+            totals = self._computation.forward_backward(self._task.model, parameters, images, labels)
         self._totals = _sum(self._totals, totals)
 
     def _parameters(self, sparse: Mapping[str, Weight]) -> dict[str, Any]:

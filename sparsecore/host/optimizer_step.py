@@ -11,18 +11,18 @@ from sparsecore.host.weights import Vectors
 from sparsecore.learning.optimizers import Adam, AdamW, Optimizer, Sgd
 
 
-def buffers_of(rule: Optimizer) -> tuple[str, ...]:
+def buffer_names(rule: Optimizer) -> tuple[str, ...]:
     """Names of the vectors that the rule keeps, each with one entry a weight, and zero at the start."""
-    return _DESCENTS[type(rule)].buffers
+    return _RULES[type(rule)].buffers
 
 
-def descend(vectors: Vectors, rule: Optimizer, learning_rate: float, count: int) -> None:
+def optimizer_step(vectors: Vectors, rule: Optimizer, learning_rate: float, count: int) -> None:
     """The rule's step number ``count``, from 1; uses up the gradient."""
-    _DESCENTS[type(rule)].step(vectors, rule, learning_rate, count)
+    _RULES[type(rule)].step(vectors, rule, learning_rate, count)
 
 
 @attrs.frozen
-class _Descent:
+class _Rule:
     buffers: tuple[str, ...]
     step: Callable[[Vectors, Any, float, int], None]
 
@@ -60,8 +60,8 @@ def _by_moments(vectors: Vectors, rule: Adam | AdamW, learning_rate: float, coun
     vectors.values[:] -= learning_rate / (1 - beta1**count) * (first / divisor)
 
 
-_DESCENTS: Mapping[type[Optimizer], _Descent] = {
-    Sgd: _Descent(("momentum",), _sgd),
-    Adam: _Descent(("first_moment", "second_moment"), _adam),
-    AdamW: _Descent(("first_moment", "second_moment"), _adamw),
+_RULES: Mapping[type[Optimizer], _Rule] = {
+    Sgd: _Rule(("momentum",), _sgd),
+    Adam: _Rule(("first_moment", "second_moment"), _adam),
+    AdamW: _Rule(("first_moment", "second_moment"), _adamw),
 }

@@ -134,19 +134,24 @@ class Learner(Protocol):
         ...
 
     def train(self, batch: Batch, learning_rate: float) -> None:
-        """:meth:`backpropagate` and :meth:`descend`."""
+        """Call :meth:`backward` and :meth:`optimizer_step`."""
         ...
 
-    def backpropagate(self, batch: Batch) -> None:
-        """The gradients of the mean loss over the batch; its loss and hits are added to :meth:`totals`."""
+    def backward(self, batch: Batch, *, dense: bool = False) -> Gradient | None:
+        """Compute the gradients of the mean loss over a batch; its loss and hits are added to :meth:`totals`.
+
+        Args:
+            batch: the training images.
+            dense: whether to return the dense gradients of the sparse tensors, too.
+
+        Returns:
+            The dense gradients, (size of the tensor,) by the tensor's name, which take memory for as long as they are
+            held; None unless they were requested.
+        """
         ...
 
-    def backpropagate_densely(self, batch: Batch) -> Gradient:
-        """The same, with the dense gradients of the sparse tensors; they take memory as long as they are held."""
-        ...
-
-    def descend(self, learning_rate: float) -> None:
-        """One optimizer step by the gradients."""
+    def optimizer_step(self, learning_rate: float) -> None:
+        """Take one optimizer step with the gradients of the last :meth:`backward`."""
         ...
 
     def totals(self) -> Totals:
@@ -169,7 +174,7 @@ class Learner(Protocol):
         """Move to the new topology and its values; optimizer state is carried along, zero where a weight grew."""
         ...
 
-    def dense(self) -> dict[str, NDArray[Any]]:
+    def other_parameters(self) -> dict[str, NDArray[Any]]:
         """Copies of the parameters that are not sparse, running statistics among them, by name and in their shapes."""
         ...
 

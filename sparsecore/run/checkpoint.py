@@ -136,7 +136,7 @@ def to_checkpoint(state: State, learner: Learner, facts: Mapping[str, Any]) -> C
     arrays = state.topology.arrays
     buffers = {"positions": arrays.to_numpy(state.topology.positions)}
     buffers |= {f"learner/{name}": array for name, array in learner.state().items()}
-    buffers |= {f"dense/{name}": array for name, array in learner.dense().items()}
+    buffers |= {f"dense/{name}": array for name, array in learner.other_parameters().items()}
     memories = {}
     for plugin, memory in state.memories.items():
         memories[plugin], vectors = dump_memory(memory, arrays)

@@ -148,13 +148,10 @@ class Run:
 
     def _step(self, batch: Batch, learning_rate: float) -> Gradient | None:
         """An optimizer step; the dense gradients, where a strategy asks for them."""
-        engine, learner, gradient = self._setup.engine, self._learner, None
-        if engine.wants_gradient(self._state):
-            gradient = learner.backpropagate_densely(batch)
-        else:
-            learner.backpropagate(batch)
+        engine, learner = self._setup.engine, self._learner
+        gradient = learner.backward(batch, dense=engine.wants_gradient(self._state))
         if not engine.replaces_step(self._state):
-            learner.descend(learning_rate)
+            learner.optimizer_step(learning_rate)
         return gradient
 
     def _follow(self, learning_rate: float, gradient: Gradient | None, recorder: Recorder, watcher: Watcher) -> None:
@@ -173,7 +170,9 @@ class Run:
         """What must be the same on all ranks, by what it is."""
         topology, values = self._state.topology, self._learner.values
         sparse = {name: values[topology.slots(name)] for name in topology.layout.names}
-        parameters = {f"the values of {name!r}": each for name, each in {**sparse, **self._learner.dense()}.items()}
+        parameters = {
+            f"the values of {name!r}": each for name, each in {**sparse, **self._learner.other_parameters()}.items()
+        }
         return {"the positions": topology.positions, **parameters}
 
     def _end_epoch(self, learning_rate: float, recorder: Recorder, watcher: Watcher) -> None:

@@ -29,7 +29,7 @@ class _Held:
         """The values."""
         return {"values": self._arrays.to_numpy(self.values).copy()}
 
-    def dense(self) -> dict[str, NDArray[Any]]:
+    def other_parameters(self) -> dict[str, NDArray[Any]]:
         """No others."""
         return {}
 

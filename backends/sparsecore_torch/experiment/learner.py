@@ -110,26 +110,25 @@ class TorchLearner:
 
     def train(self, batch: Batch, learning_rate: float) -> None:
         """Gradients, and a step by them."""
-        self.backpropagate(batch)
-        self.descend(learning_rate)
+        self.backward(batch)
+        self.optimizer_step(learning_rate)
 
-    def backpropagate(self, batch: Batch) -> None:
-        """The gradients of the mean loss over the batch; its loss and hits are added to :meth:`totals`."""
-        self._backpropagate(batch, self._network.training_logits)
-
-    def backpropagate_densely(self, batch: Batch) -> Gradient:
-        """The same, with the dense gradients of the sparse tensors, D entries for as long as they are held."""
+    def backward(self, batch: Batch, *, dense: bool = False) -> Gradient | None:
+        """Compute the gradients; the dense ones have D entries for as long as they are held."""
+        if not dense:
+            self._forward_backward(batch, self._network.training_logits)
+            return None
         whole = self._network.whole()
-        self._backpropagate(batch, lambda images: self._network.whole_logits(whole, images))
+        self._forward_backward(batch, lambda images: self._network.whole_logits(whole, images))
         with self._machine.sharing.meeting():
             self._network.take_gradients(whole)
         return whole.gradient
 
-    def descend(self, learning_rate: float) -> None:
+    def optimizer_step(self, learning_rate: float) -> None:
         """One optimizer step by the gradients."""
         self._descent.step(float(learning_rate))
 
-    def _backpropagate(self, batch: Batch, forward: Callable[[Tensor], Tensor]) -> None:
+    def _forward_backward(self, batch: Batch, forward: Callable[[Tensor], Tensor]) -> None:
         machine, sums = self._machine, Sums(self._machine.device)
         images, labels = self._inputs.of_plan(machine.sharing.part(batch))
         self._descent.forget_gradients()
@@ -173,7 +172,7 @@ class TorchLearner:
         for name, buffer in self._descent.vectors_of("values").items():
             buffer.copy_(carried[name])
 
-    def dense(self) -> dict[str, NDArray[Any]]:
+    def other_parameters(self) -> dict[str, NDArray[Any]]:
         """Copies of the parameters that are not sparse, running statistics among them, by name and in their shapes."""
         return {name: tensor.numpy(force=True).copy() for name, tensor in self._network.tensors().items()}
 

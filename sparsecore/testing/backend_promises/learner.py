@@ -150,7 +150,7 @@ def _tells_all(subject: BackendSubject, exercise: Exercise) -> None:
     state, test = exercise.start(backend), images().test
     values = learner.state().get("values", np.zeros(0))
     expect(np.array_equal(values, host(backend, learner.values)), f"the saved state has {values} for 'values'")
-    again = exercise.learner(backend, host(backend, learner.values), state.topology, learner.dense())
+    again = exercise.learner(backend, host(backend, learner.values), state.topology, learner.other_parameters())
     for step in range(2):
         got, expected = again.evaluate(test), learner.evaluate(test)
         expect(got == expected, f"a learner that starts where another was has {got} after {step} steps, not {expected}")

@@ -21,7 +21,7 @@ from sparsecore.testing.backend_promises.exercises import (
     moved,
 )
 from sparsecore.testing.backend_subjects import BackendSubject
-from sparsecore.testing.promises import Promise, expect
+from sparsecore.testing.promises import BrokenError, Promise, expect
 
 _RATE = 0.1
 _STEPS = 3
@@ -125,7 +125,9 @@ def _is_whole(subject: BackendSubject, exercise: Exercise) -> None:
     backend, batch = subject.finest, exercise.batch()
     topology = exercise.start(backend).topology
     learner, values = exercise.learner(backend, optimizer=PLAIN), exercise.values(topology)
-    dense = learner.backpropagate_densely(batch)
+    dense = learner.backward(batch, dense=True)
+    if dense is None:
+        raise BrokenError("backward(dense=True) returned no dense gradients")
     got = np.concatenate([host(backend, dense(name)) for name in topology.layout.names])
     active = host(backend, topology.positions).astype(np.int64)
     everywhere = np.zeros(topology.layout.size)
@@ -133,7 +135,7 @@ def _is_whole(subject: BackendSubject, exercise: Exercise) -> None:
     full = topology.at(backend.arrays.arange(topology.layout.size, topology.layout.position_dtype))
     far = distance(got, gradient(exercise, backend, everywhere, batch, full))
     expect(far <= 10 * subject.tolerance(backend), f"the dense gradient is off by {far:.2g} of its largest entry")
-    learner.descend(1.0)
+    learner.optimizer_step(1.0)
     far = distance(values - host(backend, learner.values), got[active])
     expect(far <= 10 * subject.tolerance(backend), f"the step after it is off by {far:.2g} of its largest entry")
 

@@ -257,7 +257,7 @@ class CpuComputation:
         self._machine = machine
         self._lists = Lists(machine.threads)
 
-    def backpropagate(
+    def forward_backward(
         self, model: Model, parameters: Mapping[str, Any], images: NDArray[Any], labels: NDArray[np.int64]
     ) -> Totals:
         """Add the gradients of the mean loss to the parameters'; the sums over the batch."""
