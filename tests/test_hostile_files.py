@@ -4,6 +4,8 @@ import gzip
 import os
 import struct
 import tarfile
+import time
+import tomllib
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -234,6 +236,40 @@ def test_every_reader_of_toml_refuses_in_a_sentence(tmp_path: Path, reader: str,
     (tmp_path / NAMES[reader]).write_bytes(content)
     with pytest.raises(InputError, match=NAMES[reader].replace(".", r"\.")):
         READERS[reader](tmp_path / NAMES[reader])
+
+
+SLOW = {
+    "a table": "[" + "a." * 100_000 + "b]\n",
+    "a key": "a." * 100_000 + "b = 1\n",
+    "a key in a table": "[a]\n x = {" + "a . " * 100_000 + "b = 1}\n",
+    "quoted parts": '["' + '."."'.join(["a"] * 100_000) + '"]\n',
+    "many long keys": "".join(f"a{number}" + ".b" * 58 + " = 1\n" for number in range(8_000)),
+    "more than a file of settings has": "".join(f"[a{number}]\n" for number in range(120_000)),
+}
+
+
+@pytest.mark.parametrize("kind", SLOW)
+def test_toml_that_would_take_long_to_read_is_refused_at_once(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "mine.toml").write_text(SLOW[kind], "utf-8")
+    begun = time.process_time()
+    with pytest.raises(InputError, match=r"mine\.toml"):
+        read_toml(tmp_path / "mine.toml")
+    assert time.process_time() - begun < 1
+
+
+@pytest.mark.parametrize(
+    "line", ["x = [" + "0.25, " * 500 + "1.0]", "# " + "." * 500, 'x = "' + "../" * 200 + '"', "a" * 5000 + " = 1"]
+)
+def test_toml_with_many_dots_that_are_no_keys_is_read(tmp_path: Path, line: str) -> None:
+    (tmp_path / "mine.toml").write_text(line + "\n", "utf-8")
+    assert read_toml(tmp_path / "mine.toml") == tomllib.loads(line)
+
+
+@pytest.mark.parametrize("setting", ["training." + "a." * 20_000 + "b=1", "training.x={" + "a." * 20_000 + "b=1}"])
+def test_a_setting_of_thousands_of_parts_is_refused_at_once(setting: str) -> None:
+    begun = time.process_time()
+    assert len(inside("train", "--set", setting).sentence) < 300
+    assert time.process_time() - begun < 3
 
 
 @POSIX

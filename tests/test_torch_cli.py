@@ -118,6 +118,6 @@ def test_without_pytorch_the_backend_says_what_to_install(monkeypatch: pytest.Mo
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
     with pytest.raises(
-        PluginError, match=r"^the backend 'torch' needs PyTorch: pip install 'sparsecore-engine\[torch\]'$"
+        PluginError, match=r"^the backend 'torch' needs PyTorch.*in a checkout: pip install -e '\.\[torch\]'$"
     ):
         load("backend", "torch")

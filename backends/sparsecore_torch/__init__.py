@@ -3,9 +3,9 @@
 try:
     import torch  # noqa: F401
 except ModuleNotFoundError:
-    from sparsecore.errors import PluginError
+    from sparsecore.errors import PluginError, needs
 
-    raise PluginError("the backend 'torch' needs PyTorch: pip install 'sparsecore-engine[torch]'") from None
+    raise PluginError(needs("the backend 'torch'", "PyTorch", "torch")) from None
 
 from sparsecore_torch import export
 from sparsecore_torch.arrays import TorchArrays

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from sparsecore.engine.topology import Topology
-from sparsecore.errors import InputError, SparsecoreError
+from sparsecore.errors import InputError, SparsecoreError, needs
 from sparsecore_torch.arrays import places
 from sparsecore_torch.sparse_training.storage.compact_modules import make_dense
 from sparsecore_torch.sparse_training.training import SparseTraining
@@ -206,7 +206,7 @@ def _check_installed() -> None:
         try:
             import_module(name)
         except ModuleNotFoundError:
-            raise InputError(f"ONNX files need the package {name}: pip install 'sparsecore-engine[onnx]'") from None
+            raise InputError(needs("an ONNX file", f"the package {name}", "onnx")) from None
 
 
 def _check_accepted(model: nn.Module, inputs: _Inputs) -> None:

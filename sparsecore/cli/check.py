@@ -11,7 +11,7 @@ import click
 
 from sparsecore.cli.output import results, say
 from sparsecore.cli.tables import console, print_table
-from sparsecore.errors import InputError, printable_lines
+from sparsecore.errors import InputError, needs, printable_lines
 
 if TYPE_CHECKING:
     from sparsecore.testing.checking import Checked
@@ -50,10 +50,7 @@ def check(
     admits. Exit status: 0 if every promise is kept, 1 if one is broken, 2 for wrong input.
     """
     if find_spec("hypothesis") is None:
-        raise InputError(
-            "`sparsecore check` needs hypothesis, which comes with sparsecore-engine[testing]; in a checkout: "
-            "pip install -e '.[testing]'"
-        )
+        raise InputError(needs("`sparsecore check`", "hypothesis", "testing"))
     from sparsecore.testing.checking import DEFAULT_EXAMPLES, checked
 
     text = None if example is None else _text_of(example)

@@ -91,6 +91,8 @@ DEFAULTS: Mapping[str, Any] = {
 }
 """The demo, without its backend. With a stack as ``{name: options}``, as everywhere before :func:`assemble` is done."""
 
+_MOST_PARTS = 20
+"""Of a setting's dotted name."""
 _BACKENDS = ("cpu", "numpy")
 """The fastest first (benchmarks/cpu_digits.py); whatever is not installed is passed over."""
 
@@ -218,6 +220,8 @@ def _set(tables: Tables, name: str, value: Any) -> None:
     if len(path) == 1 and path[0] in {"sparsity", "seed"}:
         tables[name] = value
         return
+    if len(path) > _MOST_PARTS:
+        raise InputError(f"a setting has at most {_MOST_PARTS} parts; given one of {len(path)}: {name[:40]}...")
     if len(path) == 1 or not all(path) or not isinstance(tables.get(path[0], {}), dict):
         raise InputError(f"a setting is written section.key=value; given {name!r}")
     table = tables

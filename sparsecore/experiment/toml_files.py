@@ -1,6 +1,7 @@
 """Reading TOML, whatever it is that a user wrote."""
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,12 +10,19 @@ from typing import Any
 from sparsecore.errors import InputError
 
 _DEEPEST = 60
-_LARGEST = 1 << 24
+_LARGEST = 1 << 20
 """Bytes of a file of settings; the largest of ours has some thousand."""
+_MOST_PARTS = 20
+_PART = r"""(?:[^\s.=\[\]{},"'#]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+"""
+_LONG_KEY = re.compile(rf"""(?<![^\s.=\[\]{{}},"'#]){_PART}(?:\.[ \t]*+{_PART}){{{_MOST_PARTS}}}""")
+"""A key of more parts than any setting has, from the beginning of a part on: what tomllib takes grows with the
+square of their number."""
 
 
 def toml_value(text: str) -> Any:
     """The TOML value that the text is; a text that is none stands for itself."""
+    if text.lstrip().startswith(("{", "[")):  # what is neither table nor list is taken as it stands
+        _check_keys(text, f"the value {text[:40]}...")
     try:
         table = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):
@@ -67,6 +75,12 @@ def read_toml(file: Path) -> dict[str, Any]:
     return toml_tables(content, file)
 
 
+def _check_keys(text: str, source: str) -> None:
+    """Raise an InputError where a key has absurdly many parts, before tomllib takes it apart."""
+    if _LONG_KEY.search(text):
+        raise InputError(f"{source} cannot be read: a key has more than {_MOST_PARTS} parts, and is nested too deeply")
+
+
 def _check_depth(value: Any) -> None:
     """Raise a RecursionError where tables and lists are nested so deeply that what works on them would."""
     level = [value]
@@ -93,11 +107,14 @@ def toml_tables(content: bytes, source: object) -> dict[str, Any]:
         InputError: it is no TOML.
     """
     try:
-        tables = tomllib.loads(content.decode("utf-8-sig"))
-        _check_depth(tables)
-        return tables
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"the file {source} cannot be read: it is not UTF-8") from error
+    _check_keys(text, f"the file {source}")
+    try:
+        tables = tomllib.loads(text)
+        _check_depth(tables)
+        return tables
     except RecursionError as error:
         raise InputError(f"the file {source} is not TOML that can be read: it is nested too deeply") from error
     except ValueError as error:  # TOML's own, and numbers with too many digits

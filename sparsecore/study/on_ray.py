@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from sparsecore.errors import InputError
+from sparsecore.errors import InputError, needs
 from sparsecore.experiment.conversion import structure
 from sparsecore.experiment.toml_files import toml_value
 from sparsecore.study.pools import Means, Pool, run_here
@@ -98,9 +98,7 @@ def _ray() -> Any:
     try:
         import ray
     except ImportError:
-        raise InputError(
-            "`--on ray` needs Ray, which comes with sparsecore-engine[ray]; in a checkout: pip install -e '.[ray]'"
-        ) from None
+        raise InputError(needs("`--on ray`", "Ray", "ray")) from None
     return ray
 
 

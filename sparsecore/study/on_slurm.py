@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import attrs
 
-from sparsecore.errors import InputError
+from sparsecore.errors import InputError, needs
 from sparsecore.experiment.conversion import structure
 from sparsecore.experiment.toml_files import toml_value
 from sparsecore.study.pools import Job, Means, Pool, run_here
@@ -125,10 +125,7 @@ def _submitit() -> Any:
     try:
         import submitit
     except ImportError:
-        raise InputError(
-            "`--on slurm` needs submitit, which comes with sparsecore-engine[slurm]; in a checkout: "
-            "pip install -e '.[slurm]'"
-        ) from None
+        raise InputError(needs("`--on slurm`", "submitit", "slurm")) from None
     return submitit
 
 

@@ -3,10 +3,9 @@
 try:
     import hypothesis as _hypothesis  # noqa: F401
 except ModuleNotFoundError as _error:
-    raise ModuleNotFoundError(
-        "sparsecore.testing needs hypothesis; install it with: pip install 'sparsecore-engine[testing]'",
-        name="hypothesis",
-    ) from _error
+    from sparsecore.errors import needs
+
+    raise ModuleNotFoundError(needs("sparsecore.testing", "hypothesis", "testing"), name="hypothesis") from _error
 
 from sparsecore.engine.hooks import Declares
 from sparsecore.testing.generators import clocks, gradients, layouts, topologies, values
