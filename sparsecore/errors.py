@@ -64,7 +64,7 @@ class InvariantError(SparsecoreError):
     """A plugin's answer broke a promise of the engine; the message names the plugin and the step.
 
     Attributes:
-        hook: the step, or 'memory'; None where it cannot be told which it was.
+        hook: the step, or 'strategy_state'; None where it cannot be told which it was.
     """
 
     def __init__(self, sentence: str, hook: str | None = None) -> None:

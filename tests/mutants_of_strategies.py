@@ -44,7 +44,7 @@ class Sound:
         return clock.step % 3 == 0
 
     @hookimpl
-    def initial_memory(self, topology):
+    def initial_strategy_state(self, topology):
         return Ages(0, topology.arrays.zeros_like(topology.positions, topology.size))
 
     @hookimpl
@@ -82,8 +82,8 @@ class Sound:
         return grown.arrays.zeros_like(values, grown.size) + 0.5
 
     @hookimpl
-    def remember(self, memory):
-        return Ages(memory.updates + 1, memory.ages + 1)
+    def remember(self, strategy_state):
+        return Ages(strategy_state.updates + 1, strategy_state.ages + 1)
 
 
 # the start
@@ -246,8 +246,8 @@ class Single(Sound):
 @defect("prunes the largest from its fourth update on", "smallest")
 class LargestLater(Sound):
     @hookimpl
-    def prune(self, topology, values, memory):
-        return Sound.prune(self, topology, values if memory.updates < 3 else 9 - abs(values))
+    def prune(self, topology, values, strategy_state):
+        return Sound.prune(self, topology, values if strategy_state.updates < 3 else 9 - abs(values))
 
 
 # sharing out
@@ -433,18 +433,18 @@ class OtherDtype(Sound):
         return grown.arrays.cast(grown.arrays.zeros_like(values, grown.size) + 0.5, other)
 
 
-# memory
+# state
 
 
-@defect("forgets to mark the vector that has one entry a weight", "memory")
+@defect("forgets to mark the vector that has one entry a weight", "state")
 class Unmarked(Sound):
     @hookimpl
-    def initial_memory(self, topology):
+    def initial_strategy_state(self, topology):
         return Plain(np.zeros(topology.size))
 
     @hookimpl
-    def remember(self, memory):
-        return memory
+    def remember(self, strategy_state):
+        return strategy_state
 
 
 @attrs.frozen(eq=False)
@@ -452,26 +452,26 @@ class Plain:
     ages: Any
 
 
-@defect("forgets to mark the vector that has one entry a position", "memory")
+@defect("forgets to mark the vector that has one entry a position", "state")
 class UnmarkedPositions(Sound):
     @hookimpl
-    def initial_memory(self, topology):
+    def initial_strategy_state(self, topology):
         return Plain(np.zeros(topology.layout.size))
 
     @hookimpl
-    def remember(self, memory):
-        return memory
+    def remember(self, strategy_state):
+        return strategy_state
 
 
-@defect("remembers a NumPy number", "memory")
+@defect("remembers a NumPy number", "state")
 class NumpyNumber(Sound):
     @hookimpl
-    def initial_memory(self, topology):
+    def initial_strategy_state(self, topology):
         return Plain(np.float32(topology.size))
 
     @hookimpl
-    def remember(self, memory):
-        return memory
+    def remember(self, strategy_state):
+        return strategy_state
 
 
 @defect("does not save what it remembers: it keeps it to itself", "resume")
@@ -488,23 +488,23 @@ class Tracing(Sound):
     """Grow where the trace of the gradients is largest."""
 
     @hookimpl
-    def initial_memory(self, topology):
+    def initial_strategy_state(self, topology):
         return DenseMomentum.zero(topology)
 
     @hookimpl
-    def observe(self, gradient, topology, memory):
-        return memory.after(gradient, topology, 0.9)
+    def observe(self, gradient, topology, strategy_state):
+        return strategy_state.after(gradient, topology, 0.9)
 
     @hookimpl
-    def grow(self, occupied, counts, memory):
-        return largest_free(occupied, counts, self.trace(occupied.layout, memory.momentum))
+    def grow(self, occupied, counts, strategy_state):
+        return largest_free(occupied, counts, self.trace(occupied.layout, strategy_state.momentum))
 
     def trace(self, layout, momentum):
         return lambda name: momentum[layout.offsets[layout.index(name)] : layout.offsets[layout.index(name) + 1]]
 
     @hookimpl
-    def remember(self, memory):
-        return memory
+    def remember(self, strategy_state):
+        return strategy_state
 
 
 @defect("forgets where the tensor begins in the trace of the gradients", "order")
@@ -530,13 +530,13 @@ class OwnTrace(Tracing):
     cell: Any = attrs.field(factory=Cell, init=False)
 
     @hookimpl
-    def observe(self, gradient, topology, memory):
-        self.cell.content = (self.cell.content or memory).after(gradient, topology, 0.9)
-        return memory
+    def observe(self, gradient, topology, strategy_state):
+        self.cell.content = (self.cell.content or strategy_state).after(gradient, topology, 0.9)
+        return strategy_state
 
     @hookimpl
-    def grow(self, occupied, counts, memory):
-        return Tracing.grow(self, occupied, counts, self.cell.content or memory)
+    def grow(self, occupied, counts, strategy_state):
+        return Tracing.grow(self, occupied, counts, self.cell.content or strategy_state)
 
 
 SHARED = Calls()
@@ -558,15 +558,15 @@ class Made:
         object.__setattr__(self, "times", self.times + 1)
 
 
-@defect("counts updates in the memory's constructor, which loading calls too", "saving")
+@defect("counts updates in the constructor of its state, which loading calls too", "saving")
 class CountsInConstructor(Sound):
     @hookimpl
-    def initial_memory(self, topology):
+    def initial_strategy_state(self, topology):
         return Made(0, topology.arrays.zeros_like(topology.positions, topology.size))
 
     @hookimpl
-    def remember(self, memory):
-        return Made(memory.times, memory.ages)
+    def remember(self, strategy_state):
+        return Made(strategy_state.times, strategy_state.ages)
 
 
 # draws
@@ -628,11 +628,11 @@ class InPlace(Sound):
         return values * 1.0
 
 
-@defect("ages its memory in place", "inputs")
+@defect("ages its state in place", "inputs")
 class AgesInPlace(Sound):
     @hookimpl
-    def prune(self, topology, values, memory):
-        memory.ages[:] = memory.ages + 1
+    def prune(self, topology, values, strategy_state):
+        strategy_state.ages[:] = strategy_state.ages + 1
         return Sound.prune(self, topology, values)
 
 

@@ -85,7 +85,7 @@ class Running:
 
 def assert_equal_decisions(one: Advance, other: Advance) -> None:
     """Position for position: what was pruned, what has grown, and what the strategies remember."""
-    assert other.state.memories == one.state.memories
+    assert other.state.strategy_states == one.state.strategy_states
     assert other.state.topology.sha256() == one.state.topology.sha256()
     assert (one.reallocation is None) == (other.reallocation is None)
     if one.reallocation is not None and other.reallocation is not None:

@@ -60,7 +60,7 @@ def test_from_equal_states_losses_are_equal_within_rounding_and_updates_but_at_t
     updates = 0
     for batch, learning_rate in list(plan(on_numpy.setup))[:16]:
         on_cpu.take_up(on_numpy, on_numpy.learner.state())
-        threshold = on_numpy.state.memories["dpr"].threshold
+        threshold = on_numpy.state.strategy_states["dpr"].threshold
         on_numpy.train(batch, learning_rate), on_cpu.train(batch, learning_rate)
         assert on_cpu.loss == pytest.approx(on_numpy.loss, rel=ROUNDING)
         values = [on_numpy.learner.values.copy(), on_cpu.learner.values.copy()]

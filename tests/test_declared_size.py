@@ -26,7 +26,7 @@ class Halving:
         return Topology.of(layout, arrays.arange(layout.size, layout.position_dtype), arrays)
 
     @hookimpl
-    def initial_memory(self, topology, sparsity):
+    def initial_strategy_state(self, topology, sparsity):
         return Final(round((1 - sparsity) * topology.layout.size))
 
     @hookimpl
@@ -34,12 +34,14 @@ class Halving:
         return Every(steps=1)(clock)
 
     @hookimpl
-    def target_size(self, topology, memory):
-        return max(memory.weights, topology.size // 2)
+    def target_size(self, topology, strategy_state):
+        return max(strategy_state.weights, topology.size // 2)
 
     @hookimpl
-    def prune(self, topology, values, memory):
-        return topology.all_but(ARRAYS.argsort(abs(values))[: topology.size - self.target_size(topology, memory)])
+    def prune(self, topology, values, strategy_state):
+        return topology.all_but(
+            ARRAYS.argsort(abs(values))[: topology.size - self.target_size(topology, strategy_state)]
+        )
 
 
 def _sizes(strategy, steps, sparsity=0.9):
@@ -127,12 +129,12 @@ class Watchful:
     """Sees the gradients of every step."""
 
     @hookimpl
-    def initial_memory(self):
+    def initial_strategy_state(self):
         return Sum(0.0)
 
     @hookimpl
-    def observe(self, gradient, memory):
-        return Sum(memory.total + float(gradient("first").sum()))
+    def observe(self, gradient, strategy_state):
+        return Sum(strategy_state.total + float(gradient("first").sum()))
 
 
 def test_who_observes_sees_the_dense_gradients_of_every_step():
@@ -142,7 +144,7 @@ def test_who_observes_sees_the_dense_gradients_of_every_step():
         assert eng.wants_gradient(state)
         assert eng.quiet(state) is None
         state = eng.advance(state, normal_values(state.topology), gradient=lambda _, s=step: np.full(100, s)).state
-    assert state.memories["watchful"].total == 100 * (0 + 1 + 2 + 3)
+    assert state.strategy_states["watchful"].total == 100 * (0 + 1 + 2 + 3)
 
 
 def test_who_observes_is_named_where_there_are_no_gradients():

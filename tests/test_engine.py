@@ -51,8 +51,8 @@ def run(algorithm, steps=5, sparsity=0.8, learning_rate=0.1):
     return state, values
 
 
-def contents(memory):
-    return {name: np.asarray(content).tolist() for name, content in attrs.asdict(memory, recurse=False).items()}
+def contents(strategy_state):
+    return {name: np.asarray(content).tolist() for name, content in attrs.asdict(strategy_state, recurse=False).items()}
 
 
 def assert_same(one, other):
@@ -60,8 +60,8 @@ def assert_same(one, other):
     assert state.topology.sha256() == other_state.topology.sha256()
     assert values.tobytes() == other_values.tobytes()
     assert state.clock == other_state.clock
-    assert {name: contents(memory) for name, memory in state.memories.items()} == {
-        name: contents(memory) for name, memory in other_state.memories.items()
+    assert {name: contents(strategy_state) for name, strategy_state in state.strategy_states.items()} == {
+        name: contents(strategy_state) for name, strategy_state in other_state.strategy_states.items()
     }
 
 
@@ -161,7 +161,7 @@ def test_an_update_does_not_depend_on_the_order_of_the_tensors(name, before, dat
 def test_the_start_is_uniform_where_no_strategy_decides(layout, sparsity):
     state = engine(layout, []).start(sparsity)
     assert state.topology.counts.tolist() == uniform(layout, sparsity).tolist()
-    assert state.memories == {}
+    assert state.strategy_states == {}
     assert state.clock == Clock()
 
 
@@ -217,9 +217,9 @@ def test_a_state_is_left_alone_by_what_follows_it():
     algorithm = engine(TWO_TENSORS, named("deepr"))
     state = algorithm.start(0.8)
     values = normal_values(state.topology)
-    fingerprint, memory, copy = state.topology.sha256(), contents(state.memories["deepr"]), values.copy()
+    fingerprint, strategy_state, copy = state.topology.sha256(), contents(state.strategy_states["deepr"]), values.copy()
     algorithm.advance(state, values, 0.1)
-    assert (state.topology.sha256(), contents(state.memories["deepr"])) == (fingerprint, memory)
+    assert (state.topology.sha256(), contents(state.strategy_states["deepr"])) == (fingerprint, strategy_state)
     assert state.clock == Clock()
     np.testing.assert_array_equal(values, copy)
 

@@ -40,8 +40,8 @@ class UnknownArgument:
 
 class WithDefault:
     @hookimpl
-    def prune(self, values, memory=None):
-        return values > (0 if memory is None else memory)
+    def prune(self, values, strategy_state=None):
+        return values > (0 if strategy_state is None else strategy_state)
 
 
 class KeywordOnly:
@@ -107,7 +107,7 @@ class MarkedAsSpecification:
         ),
         (AnyArguments(), r"'prune' of plugin 'mine' asks for \*everything"),
         (AnyKeywords(), r"'prune' of plugin 'mine' asks for \*\*everything"),
-        (WithDefault(), r"'prune' of plugin 'mine' gives memory a default or makes it keyword-only"),
+        (WithDefault(), r"'prune' of plugin 'mine' gives strategy_state a default or makes it keyword-only"),
         (KeywordOnly(), r"'prune' of plugin 'mine' gives values a default or makes it keyword-only"),
         (DynamicReallocation, r"'mine' is the class DynamicReallocation; give an instance"),
         (Mutable(), r"'mine' is mutable and compared by value; .* Mutable with @attrs.frozen\(eq=False\)"),

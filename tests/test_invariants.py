@@ -196,17 +196,17 @@ class Counter:
 
 
 @pytest.mark.parametrize("hook", ["adjust", "remember"])
-def test_a_memory_of_another_type_than_at_the_start_is_laid_at_the_plugins_door(hook):
-    with broken("memory", "remembers a Counter; expected nothing, as it has no initial_memory"):
+def test_a_strategy_state_of_another_type_than_at_the_start_is_laid_at_the_plugins_door(hook):
+    with broken("strategy_state", "remembers a Counter; expected nothing, as it has no initial_strategy_state"):
         update_with(**{hook: lambda: Counter(1)})
-    with broken("memory", "remembers a Counter; expected a Ages, as before"):
-        update_with(initial_memory=lambda topology: Ages(np.zeros(topology.size)), **{hook: lambda: Counter(1)})
+    with broken("strategy_state", "remembers a Counter; expected a Ages, as before"):
+        update_with(initial_strategy_state=lambda topology: Ages(np.zeros(topology.size)), **{hook: lambda: Counter(1)})
 
 
-def test_a_memory_cannot_be_changed_in_place():
-    ages = {"initial_memory": lambda topology: Ages(np.zeros(topology.size))}
+def test_a_strategy_state_cannot_be_changed_in_place():
+    ages = {"initial_strategy_state": lambda topology: Ages(np.zeros(topology.size))}
     with pytest.raises(ValueError, match="read-only"):
-        update_with(**ages, adjust=lambda memory: written_zero(ages=memory.ages))
+        update_with(**ages, adjust=lambda strategy_state: written_zero(ages=strategy_state.ages))
 
 
 @pytest.mark.parametrize("vector", ["values", "sources", "survives"])
@@ -216,11 +216,11 @@ def test_an_observer_cannot_change_an_update(vector):
 
 
 @pytest.mark.parametrize(
-    ("memory", "sentence"),
+    ("strategy_state", "sentence"),
     [
-        (3.0, "remembers 3.0; a memory is an attrs value"),
-        ({"ages": 1}, "remembers {'ages': 1}; a memory is an attrs value"),
-        (Ages, "a memory is an attrs value"),
+        (3.0, "remembers 3.0; a strategy state is an attrs value"),
+        ({"ages": 1}, "remembers {'ages': 1}; a strategy state is an attrs value"),
+        (Ages, "a strategy state is an attrs value"),
         (Ages(np.zeros(39)), r"'ages' = .* shape \(39,\); expected one entry a weight, 40"),
         (Ages(np.zeros(0)), r"'ages' = .* shape \(0,\)"),
         (Ages([]), r"'ages' = \[\]; expected one entry a weight"),
@@ -232,10 +232,10 @@ def test_an_observer_cannot_change_an_update(vector):
         (Counter(np.array(["a"])), "'count' = ndarray of <U1"),
     ],
 )
-@pytest.mark.parametrize("hook", ["initial_memory", "adjust", "remember"])
-def test_a_broken_memory_is_laid_at_the_plugins_door(hook, memory, sentence):
-    with broken("memory", sentence):
-        update_with(**{hook: lambda: memory})
+@pytest.mark.parametrize("hook", ["initial_strategy_state", "adjust", "remember"])
+def test_a_broken_strategy_state_is_laid_at_the_plugins_door(hook, strategy_state, sentence):
+    with broken("strategy_state", sentence):
+        update_with(**{hook: lambda: strategy_state})
 
 
 def test_a_broken_promise_is_laid_at_the_door_of_the_one_that_broke_it_in_a_taller_stack():

@@ -36,7 +36,7 @@ def dpr_update(moment, *, regrow_pruned=False, seed=0):
     strategy = DynamicReallocation(target=target, tolerance=tolerance, initial_threshold=threshold)
     algorithm = engine(before.layout, {"dpr": strategy}, seed=seed, regrow_pruned=regrow_pruned)
     state, reallocation = algorithm.update(algorithm.start_at(before), values)
-    return state.memories["dpr"].threshold, reallocation
+    return state.strategy_states["dpr"].threshold, reallocation
 
 
 def dense_parts(layout, dense):

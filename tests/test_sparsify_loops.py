@@ -459,15 +459,15 @@ class SeesAll:
     """Counts the steps whose gradients it has seen, dense."""
 
     @hookimpl
-    def initial_memory(self):
+    def initial_strategy_state(self):
         return Steps()
 
     @hookimpl
-    def observe(self, gradient, topology, memory):
+    def observe(self, gradient, topology, strategy_state):
         gradients = [gradient(name) for name in topology.layout.names]
         assert [len(one) for one in gradients] == list(topology.layout.sizes)
         assert sum(one.count_nonzero() for one in gradients) > topology.size
-        return Steps(memory.steps + 1)
+        return Steps(strategy_state.steps + 1)
 
 
 def test_observers_see_the_dense_gradients_of_every_step():

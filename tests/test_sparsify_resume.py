@@ -32,12 +32,12 @@ class Watcher:
     """Remembers a vector of integers and a number."""
 
     @hookimpl
-    def initial_memory(self, topology):
+    def initial_strategy_state(self, topology):
         return Ages(topology.arrays.zeros_like(topology.positions, topology.size))
 
     @hookimpl
-    def remember(self, memory):
-        return Ages(memory.ages + 1, memory.updates + 1)
+    def remember(self, strategy_state):
+        return Ages(strategy_state.ages + 1, strategy_state.updates + 1)
 
 
 STACKS = {
@@ -199,7 +199,7 @@ FOREIGN = {
     ),
     "other memories": (
         lambda: changed(memories={"DynamicReallocation": {"scalars": {"h": 1.0}, "vectors": {}}}),
-        "the saved memory has the fields h, Threshold has threshold",
+        "the saved strategy state has the fields h, Threshold has threshold",
     ),
     "negative time": (lambda: changed(clock={"step": -1, "updates": 0}), "damaged"),
     "half a step": (lambda: changed(clock={"step": 1.5, "updates": 0}), "damaged: 'step' is 1.5"),

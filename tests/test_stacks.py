@@ -1,4 +1,4 @@
-"""Stacks: the later plugin wins hook by hook, memories are each plugin's own, observers see everything."""
+"""Stacks: the later plugin wins hook by hook, strategy states are each plugin's own, observers see everything."""
 
 import attrs
 import numpy as np
@@ -54,19 +54,19 @@ class CountingUpdates:
     start: int
 
     @hookimpl
-    def initial_memory(self, topology):
+    def initial_strategy_state(self, topology):
         return Count(self.start, np.full(topology.size, self.start))
 
     @hookimpl
-    def adjust(self, memory):
-        return attrs.evolve(memory, updates=memory.updates + 1)
+    def adjust(self, strategy_state):
+        return attrs.evolve(strategy_state, updates=strategy_state.updates + 1)
 
     @hookimpl
-    def remember(self, memory):
-        return attrs.evolve(memory, ages=memory.ages + 1)
+    def remember(self, strategy_state):
+        return attrs.evolve(strategy_state, ages=strategy_state.ages + 1)
 
 
-def test_each_plugin_has_its_own_memory_and_others_is_untouched():
+def test_each_plugin_has_its_own_state_and_others_is_untouched():
     stack = {
         "dpr": DynamicReallocation(target=5, initial_threshold=0.5),
         "ten": CountingUpdates(10),
@@ -75,38 +75,38 @@ def test_each_plugin_has_its_own_memory_and_others_is_untouched():
     algorithm = engine(TWO_TENSORS, stack)
     state = algorithm.start(0.8)
     after, reallocation = algorithm.update(state, normal_values(state.topology))
-    assert set(after.memories) == {"dpr", "ten", "fifty"}
-    assert after.memories["dpr"] == Threshold(0.25)
+    assert set(after.strategy_states) == {"dpr", "ten", "fifty"}
+    assert after.strategy_states["dpr"] == Threshold(0.25)
     for name, start in (("ten", 10), ("fifty", 50)):
-        assert state.memories[name].updates == start
-        assert after.memories[name].updates == start + 1
-        grown = after.memories[name].ages[reallocation.grown_slots]
+        assert state.strategy_states[name].updates == start
+        assert after.strategy_states[name].updates == start + 1
+        grown = after.strategy_states[name].ages[reallocation.grown_slots]
         assert set(grown.tolist()) == {1}
-        assert sorted(set(after.memories[name].ages.tolist())) == [1, start + 1]
+        assert sorted(set(after.strategy_states[name].ages.tolist())) == [1, start + 1]
 
 
-def test_a_plugin_that_asks_for_a_memory_it_never_made_is_refused():
-    watcher = plugin(reallocated=lambda memory: memory)
-    with pytest.raises(PluginError, match="'reallocated' of plugin 'watcher' asks for a memory, but there is no"):
+def test_a_plugin_that_asks_for_a_strategy_state_it_never_made_is_refused():
+    watcher = plugin(reallocated=lambda strategy_state: strategy_state)
+    with pytest.raises(PluginError, match="'reallocated' of plugin 'watcher' asks for strategy_state, but there is no"):
         engine(TWO_TENSORS, {"dpr": DPR, "watcher": watcher})
 
 
-def test_the_steps_of_an_update_see_the_memory_from_before_and_observers_the_one_from_after():
+def test_the_steps_of_an_update_see_the_state_from_before_and_observers_the_one_from_after():
     seen = {}
 
     @attrs.frozen(eq=False)
     class Watching(CountingUpdates):
         @hookimpl
-        def prune(self, memory):
-            seen["prune"] = memory.updates
+        def prune(self, strategy_state):
+            seen["prune"] = strategy_state.updates
 
         @hookimpl
-        def grow(self, memory):
-            seen["grow"] = memory.updates
+        def grow(self, strategy_state):
+            seen["grow"] = strategy_state.updates
 
         @hookimpl
-        def reallocated(self, memory, clock):
-            seen["reallocated"] = memory.updates
+        def reallocated(self, strategy_state, clock):
+            seen["reallocated"] = strategy_state.updates
             seen["clock"] = clock.updates
 
     algorithm = engine(TWO_TENSORS, {"watching": Watching(1)})

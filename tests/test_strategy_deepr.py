@@ -31,21 +31,21 @@ def started(strategy, layout=WIDE, sparsity=0.5, dtype=np.float64, clock=Clock()
 
 
 def signs_by_position(state):
-    signs = state.memories["deepr"].signs
+    signs = state.strategy_states["deepr"].signs
     return dict(zip(state.topology.positions.tolist(), signs.tolist(), strict=True))
 
 
 def test_start_values_have_the_signs_of_their_connections_and_the_models_magnitudes():
     algorithm, state, values = started(DeepRewiring())
     model = normal_values(state.topology, dtype=np.float64)
-    np.testing.assert_array_equal(np.sign(values), state.memories["deepr"].signs)
+    np.testing.assert_array_equal(np.sign(values), state.strategy_states["deepr"].signs)
     np.testing.assert_array_equal(abs(values), abs(model))
     assert algorithm.start_values(state, model.astype(np.float32)).dtype == np.float32
 
 
 def test_signs_are_fair():
     _, state, _ = started(DeepRewiring())
-    signs = state.memories["deepr"].signs
+    signs = state.strategy_states["deepr"].signs
     assert signs.dtype == np.int8
     assert stats.binomtest(int((signs > 0).sum()), signs.size).pvalue > 1e-3
 
@@ -61,7 +61,7 @@ def test_a_position_has_the_same_sign_whenever_it_is_awake(seed):
         advance = algorithm.advance(state, values + normal_values(state.topology, step) / 3, 0.1)
         woken |= set(advance.reallocation.grown_positions.tolist())
         state, values = advance.state, advance.values
-        assert set(state.memories["deepr"].signs.tolist()) <= {-1, 1}
+        assert set(state.strategy_states["deepr"].signs.tolist()) <= {-1, 1}
     assert woken & set(seen)
     assert len(seen) > 100
 
@@ -81,7 +81,7 @@ def change(strategy, values_dtype=np.float64, learning_rate=0.1, clock=Clock(), 
     )
     advance = algorithm.advance(state, values, learning_rate)
     assert advance.reallocation is None
-    return advance.values - values, state.memories["deepr"].signs
+    return advance.values - values, state.strategy_states["deepr"].signs
 
 
 @pytest.mark.parametrize(("rate", "l1", "temperature"), [(0.1, 0.5, 1e-2), (0.01, 1e-5, 1e-5), (1.0, 0.0, 2.0)])
@@ -151,7 +151,7 @@ def test_a_connection_at_zero_that_no_gradient_reaches_sleeps_in_the_next_step(s
     algorithm = engine(TWO_TENSORS, {"deepr": strategy})
     state = algorithm.start(0.8)
     values = np.full(state.topology.size, zero, np.float32)
-    values[::3] = 2 * state.memories["deepr"].signs[::3]
+    values[::3] = 2 * state.strategy_states["deepr"].signs[::3]
     advance = algorithm.advance(state, values, learning_rate=0.1)
     assert advance.reallocation.survives.tolist() == (values != 0).tolist()
 
@@ -162,7 +162,7 @@ def test_as_many_wake_as_went_to_sleep(scope, before, data, seed):
     values = data.draw(values_of(before))
     algorithm = engine(before.layout, {"deepr": DeepRewiring(scope=scope)}, seed=seed)
     state = algorithm.start_at(before)
-    asleep = int((values * state.memories["deepr"].signs < 0).sum())
+    asleep = int((values * state.strategy_states["deepr"].signs < 0).sum())
     try:
         after, got = algorithm.update(state, values)
     except NoRoomError:
@@ -173,7 +173,7 @@ def test_as_many_wake_as_went_to_sleep(scope, before, data, seed):
     assert (got.grown <= before.room).all()
     if scope == "tensor" and (got.pruned <= before.room).all():
         assert got.grown.tolist() == got.pruned.tolist()
-    assert len(after.memories["deepr"].signs) == before.size
+    assert len(after.strategy_states["deepr"].signs) == before.size
 
 
 def test_what_wakes_is_at_zero_and_without_momentum():
@@ -192,7 +192,7 @@ def woken_by_tensor(layout, active, scope="network", seeds=400):
     for seed in range(seeds):
         algorithm = engine(layout, {"deepr": DeepRewiring(scope=scope)}, seed=seed)
         state = algorithm.start_at(topology(layout, active))
-        signs = state.memories["deepr"].signs
+        signs = state.strategy_states["deepr"].signs
         asleep = np.isin(np.arange(len(active)), [1, 2, 3])
         _, got = algorithm.update(state, np.where(asleep, -signs, signs).astype(np.float32))
         assert got.pruned_positions.tolist() == [active[slot] for slot in (1, 2, 3)]

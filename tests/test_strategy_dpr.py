@@ -80,7 +80,7 @@ def test_one_threshold_holds_for_all_tensors_and_both_signs():
     algorithm = engine(TWO_TENSORS, [DynamicReallocation(target=4, initial_threshold=0.5)])
     after, got = algorithm.update(algorithm.start_at(before), values)
     assert got.pruned_positions.tolist() == [0, 1, 100, 101]
-    assert after.memories["DynamicReallocation"] == Threshold(0.5)
+    assert after.strategy_states["DynamicReallocation"] == Threshold(0.5)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

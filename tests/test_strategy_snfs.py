@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sparsecore.engine.layout import Layout
 from sparsecore.engine.schedules import Clock, Cosine, Every
-from sparsecore.engine.state import dump_memory, load_memory
+from sparsecore.engine.state import dump_strategy_state, load_strategy_state
 from sparsecore.errors import DivergedError
 from sparsecore_strategies.snfs import SparseMomentum
 
@@ -101,7 +101,7 @@ def test_the_momentum_is_of_every_step_and_decays():
     for step in (1.0, 2.0, 3.0):
         assert algorithm.wants_gradient(state)
         state = algorithm.advance(state, ones(state.topology), 0.1, of_pair(step, 0.0).__getitem__).state
-    momentum = state.memories["snfs"].momentum
+    momentum = state.strategy_states["snfs"].momentum
     assert momentum.shape == (200,)
     assert momentum[:100].tolist() == [0.25 * 1 + 0.5 * 2 + 3] * 100
     assert not momentum[100:].any()
@@ -117,15 +117,17 @@ def test_the_momentum_stays_at_its_position_when_weights_move():
         state = advance.state
         updates.append(advance.reallocation)
     assert updates[-1].pruned_count == 10
-    np.testing.assert_allclose(state.memories["snfs"].momentum, before * (1 + 0.9 + 0.81 + 0.729), rtol=1e-5)
+    np.testing.assert_allclose(state.strategy_states["snfs"].momentum, before * (1 + 0.9 + 0.81 + 0.729), rtol=1e-5)
 
 
 def test_the_momentum_is_saved_and_loaded():
     algorithm = engine(PAIR, {"snfs": CONSTANT})
     state = algorithm.advance(on_pair(), ones(on_pair().topology), 0.1, drawn(PAIR).__getitem__).state
-    memory = state.memories["snfs"]
-    again = load_memory(on_pair().memories["snfs"], *dump_memory(memory, algorithm.arrays), algorithm.arrays)
-    np.testing.assert_array_equal(again.momentum, memory.momentum)
+    strategy_state = state.strategy_states["snfs"]
+    again = load_strategy_state(
+        on_pair().strategy_states["snfs"], *dump_strategy_state(strategy_state, algorithm.arrays), algorithm.arrays
+    )
+    np.testing.assert_array_equal(again.momentum, strategy_state.momentum)
 
 
 def test_momentum_that_is_not_finite_is_told_with_the_tensor():

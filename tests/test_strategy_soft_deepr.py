@@ -16,7 +16,7 @@ from scipy import stats
 
 from sparsecore.engine.layout import Layout
 from sparsecore.engine.schedules import Clock
-from sparsecore.engine.state import dump_memory, load_memory
+from sparsecore.engine.state import dump_strategy_state, load_strategy_state
 from sparsecore.errors import InputError
 from sparsecore_strategies.deepr import DeepRewiring
 from sparsecore_strategies.soft_deepr import SoftDeepRewiring
@@ -33,18 +33,18 @@ def started(strategy=WARM, layout=WIDE, sparsity=0.5, seed=0, dtype=np.float64):
 
 def strengths(state, values):
     """θ of every position: of active connections from their values, of dormant ones from the memory."""
-    theta = state.memories["soft"].dormant.astype(np.float64)
-    theta[state.topology.positions] = values * state.memories["soft"].signs
+    theta = state.strategy_states["soft"].dormant.astype(np.float64)
+    theta[state.topology.positions] = values * state.strategy_states["soft"].signs
     return theta
 
 
 def with_dormant(state, dormant):
     """The state with other θ at the dormant positions."""
-    memory = state.memories["soft"]
-    kept = np.array(memory.dormant)
+    strategy_state = state.strategy_states["soft"]
+    kept = np.array(strategy_state.dormant)
     free = np.setdiff1d(np.arange(kept.size), state.topology.positions)
     kept[free] = dormant[free]
-    return attrs.evolve(state, memories={"soft": attrs.evolve(memory, dormant=kept)})
+    return attrs.evolve(state, strategy_states={"soft": attrs.evolve(strategy_state, dormant=kept)})
 
 
 def test_connections_sleep_below_zero_and_wake_from_zero_on_and_their_number_is_free():
@@ -69,7 +69,7 @@ def test_what_wakes_goes_on_with_its_strength_and_its_sign():
     after, got = algorithm.update(with_dormant(state, dormant), values)
     assert after.topology.size == 200
     assert abs(got.values[got.grown_slots]).tolist() == [0.25] * 100
-    np.testing.assert_array_equal(np.sign(got.values), after.memories["soft"].signs)
+    np.testing.assert_array_equal(np.sign(got.values), after.strategy_states["soft"].signs)
 
 
 @given(st.integers(0, 10))
@@ -78,7 +78,7 @@ def test_a_connection_has_the_same_sign_whenever_it_is_awake(seed):
     algorithm, state, values = started(strategy, TWO_TENSORS, seed=seed)
     seen, woken_again = {}, set()
     for step in range(15):
-        signs = state.memories["soft"].signs.tolist()
+        signs = state.strategy_states["soft"].signs.tolist()
         for position, sign in zip(state.topology.positions.tolist(), signs, strict=True):
             assert seen.setdefault(position, sign) == sign
         advance = algorithm.advance(state, values + normal_values(state.topology, step) / 3, 0.1)
@@ -91,11 +91,11 @@ def test_what_goes_dormant_keeps_its_strength_and_walks_on_from_there():
     algorithm, state, values = started(attrs.evolve(WARM, temperature=0.0, lowest=-0.7), TWO_TENSORS)
     values = np.array(values)
     slots = [4, 60, 61]
-    values[slots] = -np.array([0.5, 0.125, 2.0]) * state.memories["soft"].signs[slots]
+    values[slots] = -np.array([0.5, 0.125, 2.0]) * state.strategy_states["soft"].signs[slots]
     asleep = state.topology.positions[slots]
     after, _ = algorithm.update(state, values)
     expected = np.array([-0.5, -0.125, -0.7], np.float32)  # not below the lowest
-    assert after.memories["soft"].dormant[asleep].tolist() == expected.tolist()
+    assert after.strategy_states["soft"].dormant[asleep].tolist() == expected.tolist()
 
 
 def test_dormant_connections_take_noise_and_neither_pull_nor_gradient():
@@ -103,7 +103,7 @@ def test_dormant_connections_take_noise_and_neither_pull_nor_gradient():
     algorithm, state, values = started(strategy)
     start = with_dormant(state, np.full(WIDE.size, -50.0, np.float32))
     after, _ = algorithm.update(start, values)
-    walked = np.delete(after.memories["soft"].dormant, after.topology.positions)
+    walked = np.delete(after.strategy_states["soft"].dormant, after.topology.positions)
     assert stats.kstest(walked + 50.0, "norm", (0, math.sqrt(2 * 0.5 * 1e-2))).pvalue > 1e-3
 
 
@@ -114,7 +114,7 @@ def test_the_noise_of_dormant_connections_is_fresh_in_every_step():
         start = with_dormant(state, np.full(WIDE.size, -50.0, np.float32))
         state, got = algorithm.update(start, values)
         values = got.values
-        moves.append(np.array(state.memories["soft"].dormant))
+        moves.append(np.array(state.strategy_states["soft"].dormant))
     free = np.delete(np.arange(WIDE.size), state.topology.positions)
     assert stats.pearsonr(*(move[free].astype(np.float64) for move in moves)).pvalue > 1e-3
 
@@ -142,7 +142,7 @@ def test_the_strengths_of_all_connections_are_one_walk(seed):
 
 def test_at_the_start_dormant_connections_lie_between_the_lowest_and_zero():
     _, state, _ = started(attrs.evolve(WARM, lowest=-0.5))
-    dormant = np.delete(state.memories["soft"].dormant, state.topology.positions)
+    dormant = np.delete(state.strategy_states["soft"].dormant, state.topology.positions)
     assert (dormant < 0).all()
     assert stats.kstest(dormant, "uniform", (-0.5, 0.5)).pvalue > 1e-3
 
@@ -159,10 +159,12 @@ def test_active_connections_move_as_in_deepr():
 
 def test_the_dormant_strengths_are_saved_and_loaded():
     algorithm, state, _ = started(layout=TWO_TENSORS)
-    memory = state.memories["soft"]
-    again = load_memory(memory, *dump_memory(memory, algorithm.arrays), algorithm.arrays)
-    np.testing.assert_array_equal(again.dormant, memory.dormant)
-    np.testing.assert_array_equal(again.signs, memory.signs)
+    strategy_state = state.strategy_states["soft"]
+    again = load_strategy_state(
+        strategy_state, *dump_strategy_state(strategy_state, algorithm.arrays), algorithm.arrays
+    )
+    np.testing.assert_array_equal(again.dormant, strategy_state.dormant)
+    np.testing.assert_array_equal(again.signs, strategy_state.signs)
 
 
 def test_updates_are_due_in_every_step_of_a_run():

@@ -44,7 +44,7 @@ class Refuses:
         raise InputError("not today")
 
     @hookimpl
-    def initial_memory(self):
+    def initial_strategy_state(self):
         raise InputError("not today")
 
 

@@ -56,7 +56,7 @@ def test_a_scene_is_at_its_clock_after_its_past_with_its_values(scene):
     moment = begun(algorithm, scene)
     updates = [reallocation for _, reallocation in past(algorithm, scene) if reallocation]
     assert len(updates) <= scene.past
-    assert moment.state.memories["Sound"].updates == len(updates)
+    assert moment.state.strategy_states["Sound"].updates == len(updates)
     assert moment.state.clock.step <= scene.clock.step
     if len(updates) == scene.past:
         assert moment.state.clock == scene.clock
@@ -73,11 +73,11 @@ def test_a_scene_is_at_its_clock_after_its_past_with_its_values(scene):
 @FEW
 @given(scenes(TRACING))
 def test_gradients_have_been_seen_before_the_judged_update_and_no_two_alike(scene):
-    memory = begun(engine(scene), scene).state.memories["Tracing"]
-    if memory.momentum.any():  # where there is no room in the past, a step is left out
+    strategy_state = begun(engine(scene), scene).state.strategy_states["Tracing"]
+    if strategy_state.momentum.any():  # where there is no room in the past, a step is left out
         assert scene.past > 0
-    if memory.momentum.any() and len(memory.momentum) > 1:
-        assert len(set(memory.momentum.tolist())) > 1
+    if strategy_state.momentum.any() and len(strategy_state.momentum) > 1:
+        assert len(set(strategy_state.momentum.tolist())) > 1
 
 
 def can_be_updated(scene):
@@ -134,16 +134,16 @@ class Late:
     updates: int
 
     @hookimpl
-    def initial_memory(self):
+    def initial_strategy_state(self):
         return HowMany()
 
     @hookimpl
-    def prune(self, topology, memory):
-        return topology.all() if memory.updates < self.updates else np.zeros(3)
+    def prune(self, topology, strategy_state):
+        return topology.all() if strategy_state.updates < self.updates else np.zeros(3)
 
     @hookimpl
-    def remember(self, memory):
-        return HowMany(memory.updates + 1)
+    def remember(self, strategy_state):
+        return HowMany(strategy_state.updates + 1)
 
 
 @pytest.mark.parametrize("updates", [3, 8])

@@ -83,7 +83,7 @@ def test_from_equal_states_fifty_losses_are_equal_within_rounding_and_updates_bu
     updates = 0
     for batch, learning_rate in list(plan(on_numpy.setup))[:50]:
         on_torch.take_up(on_numpy, as_torch_names(on_numpy.setup, on_numpy.learner.state()))
-        threshold = on_numpy.state.memories["dpr"].threshold
+        threshold = on_numpy.state.strategy_states["dpr"].threshold
         on_numpy.train(batch, learning_rate), on_torch.train(batch, learning_rate)
         assert on_torch.loss == pytest.approx(on_numpy.loss, rel=ROUNDING)
         values = [on_numpy.learner.values.copy(), on_torch.learner.values.numpy().copy()]
@@ -111,7 +111,7 @@ def check_equal_runs(steps: int, updates: int, *settings: str) -> None:
         assert advance_there.state.topology.sha256() == advance.state.topology.sha256()
         seen += advance.reallocation is not None
     assert seen == updates
-    assert on_torch.state.memories == on_numpy.state.memories
+    assert on_torch.state.strategy_states == on_numpy.state.strategy_states
     test = on_numpy.setup.images.test
     assert on_torch.learner.evaluate(test).loss == pytest.approx(on_numpy.learner.evaluate(test).loss, rel=1e-9)
     assert on_torch.learner.evaluate(test).correct == on_numpy.learner.evaluate(test).correct

@@ -15,7 +15,7 @@ from sparsecore.engine.schedules import (
     Clock,
     Every,
 )
-from sparsecore.engine.state import dump_memory
+from sparsecore.engine.state import dump_strategy_state
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import (
     SparsecoreError,
@@ -201,9 +201,12 @@ def assert_same_states(state, expected):
     assert_same(state.topology.positions, expected.topology.positions)
     assert state.topology.bounds == expected.topology.bounds
     assert state.clock == expected.clock
-    assert state.memories.keys() == expected.memories.keys()
-    for name, memory in state.memories.items():
-        dumped, wanted = dump_memory(memory, state.topology.arrays), dump_memory(expected.memories[name], ORACLE)
+    assert state.strategy_states.keys() == expected.strategy_states.keys()
+    for name, strategy_state in state.strategy_states.items():
+        dumped, wanted = (
+            dump_strategy_state(strategy_state, state.topology.arrays),
+            dump_strategy_state(expected.strategy_states[name], ORACLE),
+        )
         assert dumped[0] == wanted[0]
         for field, vector in wanted[1].items():
             np.testing.assert_array_equal(dumped[1][field], vector)

@@ -161,7 +161,7 @@ def test_a_rank_that_never_comes_is_named_and_nobody_waits_for_ever(absent: int)
 def test_ranks_at_different_updates_hear_where_each_is() -> None:
     def act(ranks: TorchRanks) -> Advance:
         late = advance(Drop())
-        state = State(late.state.topology, late.state.memories, Clock(step=5 + ranks.rank, updates=1))
+        state = State(late.state.topology, late.state.strategy_states, Clock(step=5 + ranks.rank, updates=1))
         return ranks.together(lambda: Advance(state, late.values, late.reallocation))
 
     (sentence,) = sentences(on_ranks(act))

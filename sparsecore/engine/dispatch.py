@@ -1,7 +1,7 @@
 """A stack of plugins on one pluggy manager.
 
-Each plugin is registered through a stand-in that gives it its own memory and signs its answers, so that a broken
-promise can be laid at the right door.
+Each plugin is registered through an adapter, which passes it its own strategy state and tags each result with the
+plugin's name for error messages.
 """
 
 import functools
@@ -76,14 +76,14 @@ class _StandIn:
 
 
 def _signed(name: str, hook: str, method: Callable[..., Any]) -> Callable[..., Any]:
-    """The method with its own plugin's memory for ``memory`` and its answer signed with the plugin's name."""
+    """The method with its own plugin's state for ``strategy_state`` and its answer signed with the plugin's name."""
     parameters = tuple(inspect.signature(method).parameters)
 
     @functools.wraps(method)  # pluggy reads the arguments from what is wrapped
     def answer(*given: Any) -> Answer | None:
         arguments = dict(zip(parameters, given, strict=True))
-        if "memory" in arguments:
-            arguments["memory"] = arguments["memory"].get(name)
+        if "strategy_state" in arguments:
+            arguments["strategy_state"] = arguments["strategy_state"].get(name)
         try:
             value = method(**arguments)
         except SystemExit as error:

@@ -135,14 +135,14 @@ class Engine:
     def _state_at(self, topology: Topology, sparsity: float, clock: Clock) -> State:
         units = self.grouping.units(topology)
         answers = self._stack.ask_all(
-            "initial_memory", topology=units, sparsity=sparsity, random=self.random.within("initial memory")
+            "initial_strategy_state", topology=units, sparsity=sparsity, random=self.random.within("initial memory")
         )
-        return State(topology, validation.check_first_memories(answers, units), clock)
+        return State(topology, validation.check_initial_strategy_states(answers, units), clock)
 
     @property
     def becomes_sparser(self) -> bool:
         """Whether a strategy asks at the start for the sparsity to end at."""
-        return bool(self._stack.asking_for("sparsity", "initial_memory"))
+        return bool(self._stack.asking_for("sparsity", "initial_strategy_state"))
 
     @property
     def keeps_size(self) -> bool:
@@ -165,7 +165,7 @@ class Engine:
         return None if self._perturbs or self._observes or self._moves(now) else now
 
     def first_update(self, state: State) -> int | None:
-        """After which step the first update is due, as far as the memories of now tell.
+        """After which step the first update is due, by the strategy states of now.
 
         Args:
             state: the state before it.
@@ -287,7 +287,7 @@ class Engine:
             values=shown,
             learning_rate=learning_rate,
             clock=state.clock,
-            memory=state.memories,
+            strategy_state=state.strategy_states,
             random=self.random.within("perturb", state.clock.step),
         )
         if answer.value is shown:
@@ -300,7 +300,7 @@ class Engine:
             return now
         self._check_gradient(gradient)
         seen = attrs.evolve(now, topology=self.grouping.units(now.topology))
-        return attrs.evolve(now, memories=observed(self._stack, seen, self._of_units(gradient)).memories)
+        return attrs.evolve(now, strategy_states=observed(self._stack, seen, self._of_units(gradient)).strategy_states)
 
     def _frozen(self, names: Collection[str]) -> NDArray[np.bool_]:
         """For each tensor whether it is frozen."""
@@ -330,7 +330,7 @@ class Engine:
         return bool(ask_target(self._stack, attrs.evolve(now, topology=units), units.counts).value != units.size)
 
     def _says(self, hook: str, now: State) -> bool:
-        return validation.check_truth(self._stack.ask(hook, clock=now.clock, memory=now.memories), hook)
+        return validation.check_truth(self._stack.ask(hook, clock=now.clock, strategy_state=now.strategy_states), hook)
 
 
 def _ticked(state: State) -> State:

@@ -19,7 +19,7 @@ What the arguments are:
 - ``sparsity`` is what the run asks for: the share of positions that are to be inactive, at the start or, for strategies
   that begin denser, at the end.
 - ``random`` is the place of the draws of this update: ``random.generator("what for")`` is a NumPy generator.
-- ``memory`` is the plugin's own (:mod:`sparsecore.engine.state`).
+- ``strategy_state`` is the plugin's own (:mod:`sparsecore.engine.state`).
 """
 
 from collections.abc import Callable
@@ -84,7 +84,7 @@ def initial_topology(layout: Layout, sparsity: float, random: Randomness, arrays
 
 
 @hookspec
-def initial_memory(topology: Topology, sparsity: float, random: Randomness) -> Any:
+def initial_strategy_state(topology: Topology, sparsity: float, random: Randomness) -> Any:
     """What the plugin remembers at the start: a frozen attrs value. Every plugin has its own."""
 
 
@@ -94,25 +94,25 @@ def start_values(topology: Topology, values: Array, random: Randomness) -> Array
 
 
 @hookspec(firstresult=True)
-def update_due(clock: Clock, memory: Any) -> bool | None:
+def update_due(clock: Clock, strategy_state: Any) -> bool | None:
     """Whether weights are reallocated after the step that has just finished. Base: every 100 steps."""
 
 
 @hookspec(firstresult=True)
-def replaces_step(clock: Clock, memory: Any) -> bool | None:
+def replaces_step(clock: Clock, strategy_state: Any) -> bool | None:
     """Whether the update that is due at this clock takes the place of the optimizer's step (RigL). Base: no."""
 
 
 @hookspec(firstresult=True)
 def perturb(
-    topology: Topology, values: Array, learning_rate: float, clock: Clock, memory: Any, random: Randomness
+    topology: Topology, values: Array, learning_rate: float, clock: Clock, strategy_state: Any, random: Randomness
 ) -> Array | None:
     """The values after the optimizer's step at this clock, changed (DeepR's noise). Base: none are changed."""
 
 
 @hookspec
-def observe(gradient: Gradient, topology: Topology, clock: Clock, memory: Any) -> Any:
-    """The plugin's memory after the dense gradients of a step (SNFS's momentum). Every plugin has its own.
+def observe(gradient: Gradient, topology: Topology, clock: Clock, strategy_state: Any) -> Any:
+    """The plugin's strategy state after the dense gradients of a step (SNFS's momentum). Every plugin has its own.
 
     Called in every step, before the update; whoever implements it has dense gradients computed in every step.
     """
@@ -120,7 +120,7 @@ def observe(gradient: Gradient, topology: Topology, clock: Clock, memory: Any) -
 
 @hookspec(firstresult=True)
 def prune(
-    topology: Topology, values: Array, gradient: Gradient, clock: Clock, memory: Any, random: Randomness
+    topology: Topology, values: Array, gradient: Gradient, clock: Clock, strategy_state: Any, random: Randomness
 ) -> Array | None:
     """Which weights survive: one bool a weight. Base: all.
 
@@ -129,15 +129,17 @@ def prune(
 
 
 @hookspec
-def adjust(pruned: Counts, survivors: Counts, topology: Topology, values: Array, clock: Clock, memory: Any) -> Any:
-    """The plugin's memory for the next update, from k_i and l_i of each tensor. Every plugin has its own.
+def adjust(
+    pruned: Counts, survivors: Counts, topology: Topology, values: Array, clock: Clock, strategy_state: Any
+) -> Any:
+    """The plugin's strategy state for the next update, from k_i and l_i of each tensor. Every plugin has its own.
 
     ``topology`` and ``values`` are those before the update.
     """
 
 
 @hookspec(firstresult=True)
-def target_size(topology: Topology, survivors: Counts, clock: Clock, memory: Any) -> int | None:
+def target_size(topology: Topology, survivors: Counts, clock: Clock, strategy_state: Any) -> int | None:
     """How many weights there are after the update that is due at this clock. Base: as many as before.
 
     At least as many as survive. Pruning strategies (GMP, GraNet) declare their schedule here. A full topology is
@@ -156,7 +158,7 @@ def allocate(
     values: Array,
     gradient: Gradient,
     clock: Clock,
-    memory: Any,
+    strategy_state: Any,
     random: Randomness,
 ) -> Counts | None:
     """How many weights grow in each tensor; ``total`` together, at most ``room[i]`` in tensor i.
@@ -176,7 +178,7 @@ def grow(
     kept: Topology,
     gradient: Gradient,
     clock: Clock,
-    memory: Any,
+    strategy_state: Any,
     random: Randomness,
 ) -> Array | None:
     """Positions outside ``occupied``, ascending, ``counts[i]`` in tensor i. Base: uniformly random.
@@ -186,15 +188,17 @@ def grow(
 
 
 @hookspec(firstresult=True)
-def initial_values(grown: Topology, values: Array, clock: Clock, memory: Any, random: Randomness) -> Array | None:
+def initial_values(
+    grown: Topology, values: Array, clock: Clock, strategy_state: Any, random: Randomness
+) -> Array | None:
     """The values that the weights of ``grown`` start with, in the dtype of ``values``. Base: zero."""
 
 
 @hookspec
-def remember(reallocation: Reallocation, clock: Clock, memory: Any, random: Randomness) -> Any:
-    """The plugin's memory after an update, from the memory already carried along. Every plugin has its own."""
+def remember(reallocation: Reallocation, clock: Clock, strategy_state: Any, random: Randomness) -> Any:
+    """The plugin's strategy state after an update, from the one already carried along. Every plugin has its own."""
 
 
 @hookspec
-def reallocated(reallocation: Reallocation, clock: Clock, memory: Any) -> None:
+def reallocated(reallocation: Reallocation, clock: Clock, strategy_state: Any) -> None:
     """Watch an update that is finished. For observers: logging, plots, checks."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from sparsecore.engine.arrays import Array, counting_of
 from sparsecore.engine.shares import Counts, constant
-from sparsecore.engine.state import Memories
+from sparsecore.engine.state import StrategyStates
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
 
@@ -24,7 +24,7 @@ class Steps(Protocol):
         """Which weights survive: one bool a weight. A tensor that it would empty keeps its largest all the same."""
         ...
 
-    def adjust(self, pruned: Counts, survivors: Counts) -> Memories:
+    def adjust(self, pruned: Counts, survivors: Counts) -> StrategyStates:
         """What the strategies remember for the next time (DPR's threshold)."""
         ...
 
@@ -109,7 +109,7 @@ class Reallocation:
 
 def reallocate(
     topology: Topology, values: Array, steps: Steps, *, regrow_pruned: bool = False
-) -> tuple[Reallocation, Memories]:
+) -> tuple[Reallocation, StrategyStates]:
     """One invocation of Algorithm 1, its lines at the right.
 
     Args:
@@ -124,13 +124,13 @@ def reallocate(
     survives = steps.prune(topology, values)  #                             2  prune_by_threshold(W_i, H)
     survives, survivors = _without_emptied(topology, values, survives)  #   3  l_i = survivors.counts
     pruned = constant(topology.counts - survivors.counts)  #                             k_i
-    memories = steps.adjust(pruned, survivors.counts)  #                  5, 6  adjust_pruning_threshold(H, K, δ)
+    strategy_states = steps.adjust(pruned, survivors.counts)  #                  5, 6  adjust_pruning_threshold(H, K, δ)
     # not in the paper: without the first, what was just pruned could come straight back
     occupied = topology if not regrow_pruned else survivors
     counts = steps.allocate(pruned, survivors.counts, occupied.room)  #     8  l_i/L · K
     grown = topology.at(steps.grow(occupied, counts, survivors), counts)  # 8  grow_back(W_i, l_i/L · K)
     initial = steps.initial_values(grown, values)  #                        8  zero-initialized
-    return _merge(topology, survives, survivors, grown, initial, values), memories
+    return _merge(topology, survives, survivors, grown, initial, values), strategy_states
 
 
 def _without_emptied(topology: Topology, values: Array, survives: Array) -> tuple[Array, Topology]:

@@ -29,17 +29,18 @@ def implemented_hooks(name: str, plugin: object, hooks: Mapping[str, Sequence[st
         raise PluginError(f"plugin {name!r} is the class {plugin.__name__}; give an instance, {plugin.__name__}(...)")
     if type(plugin).__hash__ is None:
         raise PluginError(
-            f"plugin {name!r} is mutable and compared by value; what changes belongs into its memory: "
+            f"plugin {name!r} is mutable and compared by value; what changes belongs into its strategy state: "
             f"declare the class {type(plugin).__name__} with @attrs.frozen(eq=False)"
         )
     methods = dict(_marked_methods(name, plugin, hooks))
     for hook, method in methods.items():
         for trouble in _troubles(hook, method, hooks):
             raise PluginError(f"{hook!r} of plugin {name!r} {trouble}")
-    asking = [hook for hook, method in methods.items() if "memory" in inspect.signature(method).parameters]
-    if asking and "initial_memory" not in methods:
+    asking = [hook for hook, method in methods.items() if "strategy_state" in inspect.signature(method).parameters]
+    if asking and "initial_strategy_state" not in methods:
         raise PluginError(
-            f"{', '.join(map(repr, asking))} of plugin {name!r} asks for a memory, but there is no initial_memory"
+            f"{', '.join(map(repr, asking))} of plugin {name!r} asks for strategy_state, but there is no "
+            "initial_strategy_state"
         )
     if not methods:
         raise PluginError(

@@ -13,8 +13,8 @@ from sparsecore.engine.schedules import Clock
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError, describe
 
-Memories: TypeAlias = Mapping[str, Any]
-"""The memory of each plugin that has one, by the plugin's name."""
+StrategyStates: TypeAlias = Mapping[str, Any]
+"""The strategy state of each plugin that has one, by the plugin's name."""
 
 _MARK = "sparsecore one entry a"
 
@@ -29,31 +29,35 @@ def per_position() -> Any:
     return attrs.field(metadata={_MARK: "position"})
 
 
-def carry_memory(memory: Any, carry: Callable[[Array], Array]) -> Any:
-    """The memory with every per-weight vector carried along."""
-    return _with(memory, {name: carry(vector) for name, vector in vectors_of(memory).items()})
+def carry_strategy_state(strategy_state: Any, carry: Callable[[Array], Array]) -> Any:
+    """The strategy state with every per-weight vector carried along."""
+    return _with(strategy_state, {name: carry(vector) for name, vector in vectors_of(strategy_state).items()})
 
 
-def shown_memory(memory: Any, arrays: Arrays) -> Any:
-    """The memory with every vector of the backend not to be written to."""
-    vectors = {name: getattr(memory, name) for name in _on_backend(memory)}
-    return _with(memory, {name: arrays.readonly(vector) for name, vector in vectors.items()})
+def readonly_strategy_state(strategy_state: Any, arrays: Arrays) -> Any:
+    """The strategy state with every vector of the backend not to be written to."""
+    vectors = {name: getattr(strategy_state, name) for name in _on_backend(strategy_state)}
+    return _with(strategy_state, {name: arrays.readonly(vector) for name, vector in vectors.items()})
 
 
-def vectors_of(memory: Any) -> dict[str, Array]:
-    """The per-weight vectors of a memory, by field name."""
-    return {name: getattr(memory, name) for name, entry in _on_backend(memory).items() if entry == "weight"}
+def vectors_of(strategy_state: Any) -> dict[str, Array]:
+    """The per-weight vectors of a strategy state, by field name."""
+    return {
+        name: getattr(strategy_state, name) for name, entry in _on_backend(strategy_state).items() if entry == "weight"
+    }
 
 
-def trouble_with_memory(memory: Any, weights: int, tensors: int, positions: int) -> str | None:
-    """Why this can be no memory of so many of each, as the end of a sentence; None where it can."""
-    if isinstance(memory, type) or not attrs.has(type(memory)):
-        return f"{memory!r}; a memory is an attrs value"
+def strategy_state_error(strategy_state: Any, weights: int, tensors: int, positions: int) -> str | None:
+    """Why this can be no strategy state for so many of each, as the end of a sentence; None where it can."""
+    if isinstance(strategy_state, type) or not attrs.has(type(strategy_state)):
+        return f"{strategy_state!r}; a strategy state is an attrs value"
     lengths = {"weight": weights, "position": positions}
-    for field in attrs.fields(type(memory)):
-        content, entry = getattr(memory, field.name), field.metadata.get(_MARK)
+    for field in attrs.fields(type(strategy_state)):
+        content, entry = getattr(strategy_state, field.name), field.metadata.get(_MARK)
         if not field.init:
-            return f"a {type(memory).__name__} whose field {field.name!r} is no argument of the class; it must be one"
+            return (
+                f"a {type(strategy_state).__name__} whose field {field.name!r} is no argument of the class; make it one"
+            )
         if entry is not None:
             if getattr(content, "shape", ())[:1] != (lengths[entry],):
                 return f"{field.name!r} = {describe(content)}; expected one entry a {entry}, {lengths[entry]}"
@@ -90,13 +94,13 @@ def _can_be_saved(content: Any) -> bool:
     return False
 
 
-def dump_memory(memory: Any, arrays: Arrays) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """The memory as JSON-able scalars and host arrays, by field name."""
+def dump_strategy_state(strategy_state: Any, arrays: Arrays) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """The strategy state as JSON-able scalars and host arrays, by field name."""
     scalars: dict[str, Any] = {}
     vectors: dict[str, NDArray[Any]] = {}
-    on_backend = _on_backend(memory)
-    for field in attrs.fields(type(memory)):
-        content = getattr(memory, field.name)
+    on_backend = _on_backend(strategy_state)
+    for field in attrs.fields(type(strategy_state)):
+        content = getattr(strategy_state, field.name)
         if field.name in on_backend:
             vectors[field.name] = arrays.to_numpy(content)
         elif isinstance(content, np.ndarray):
@@ -106,12 +110,14 @@ def dump_memory(memory: Any, arrays: Arrays) -> tuple[dict[str, Any], dict[str, 
     return scalars, vectors
 
 
-def load_memory(like: Any, scalars: Mapping[str, Any], vectors: Mapping[str, NDArray[Any]], arrays: Arrays) -> Any:
-    """The memory that :func:`dump_memory` wrote, as a value of the type of ``like``."""
+def load_strategy_state(
+    like: Any, scalars: Mapping[str, Any], vectors: Mapping[str, NDArray[Any]], arrays: Arrays
+) -> Any:
+    """The strategy state that :func:`dump_strategy_state` wrote, as a value of the type of ``like``."""
     fields = {field.name for field in attrs.fields(type(like))}
     if fields != set(scalars) | set(vectors):
         raise InputError(
-            f"the saved memory has the fields {', '.join(sorted(set(scalars) | set(vectors)))}, "
+            f"the saved strategy state has the fields {', '.join(sorted(set(scalars) | set(vectors)))}, "
             f"{type(like).__name__} has {', '.join(sorted(fields))}"
         )
     on_backend = _on_backend(like)
@@ -119,15 +125,17 @@ def load_memory(like: Any, scalars: Mapping[str, Any], vectors: Mapping[str, NDA
     return _with(like, {**scalars, **loaded})
 
 
-def _with(memory: Any, contents: Mapping[str, Any]) -> Any:
-    """The memory with other contents; a field ``_x`` is ``x`` to its class."""
-    aliases = {field.name: str(field.alias) for field in attrs.fields(type(memory))}
-    return attrs.evolve(memory, **{aliases[name]: content for name, content in contents.items()})
+def _with(strategy_state: Any, contents: Mapping[str, Any]) -> Any:
+    """The strategy state with other contents; a field ``_x`` is ``x`` to its class."""
+    aliases = {field.name: str(field.alias) for field in attrs.fields(type(strategy_state))}
+    return attrs.evolve(strategy_state, **{aliases[name]: content for name, content in contents.items()})
 
 
-def _on_backend(memory: Any) -> dict[str, str]:
+def _on_backend(strategy_state: Any) -> dict[str, str]:
     """The fields that are vectors of the backend: what each has one entry of, 'weight' or 'position'."""
-    return {field.name: field.metadata[_MARK] for field in attrs.fields(type(memory)) if _MARK in field.metadata}
+    return {
+        field.name: field.metadata[_MARK] for field in attrs.fields(type(strategy_state)) if _MARK in field.metadata
+    }
 
 
 @attrs.frozen(eq=False)
@@ -136,10 +144,10 @@ class State:
 
     Attributes:
         topology: the active positions.
-        memories: what each strategy remembers.
+        strategy_states: what each strategy remembers.
         clock: the time.
     """
 
     topology: Topology
-    memories: Memories
+    strategy_states: StrategyStates
     clock: Clock

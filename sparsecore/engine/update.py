@@ -13,7 +13,7 @@ from sparsecore.engine.layout import Layout
 from sparsecore.engine.randomness import Randomness
 from sparsecore.engine.reallocation import Reallocation, reallocate
 from sparsecore.engine.shares import Counts, constant
-from sparsecore.engine.state import Memories, State, carry_memory
+from sparsecore.engine.state import State, StrategyStates, carry_strategy_state
 from sparsecore.engine.topology import Topology
 from sparsecore.engine.units import Units
 from sparsecore.errors import InputError, NoRoomError
@@ -47,7 +47,7 @@ class AskedSteps:
         slots = frozen_slots(topology, self.frozen)
         return survives if slots is None else topology.arrays.put(survives, slots, True)
 
-    def adjust(self, pruned: Counts, survivors: Counts) -> Memories:
+    def adjust(self, pruned: Counts, survivors: Counts) -> StrategyStates:
         """What the strategies remember from now on."""
         state = self.state
         answers = self.stack.ask_all(
@@ -57,9 +57,9 @@ class AskedSteps:
             topology=state.topology,
             values=self.values,
             clock=state.clock,
-            memory=state.memories,
+            strategy_state=state.strategy_states,
         )
-        return validation.check_memories(state.memories, answers, state.topology)
+        return validation.check_strategy_states(state.strategy_states, answers, state.topology)
 
     def allocate(self, pruned: Counts, survivors: Counts, room: Counts) -> Counts:
         """How many weights grow in each tensor."""
@@ -103,7 +103,9 @@ class AskedSteps:
         )
 
     def _ask(self, hook: str, **arguments: Any) -> Answer:
-        return self.stack.ask(hook, clock=self.state.clock, memory=self.state.memories, random=self.random, **arguments)
+        return self.stack.ask(
+            hook, clock=self.state.clock, strategy_state=self.state.strategy_states, random=self.random, **arguments
+        )
 
 
 def frozen_slots(topology: Topology, frozen: NDArray[np.bool_]) -> Array | None:
@@ -118,7 +120,11 @@ def frozen_slots(topology: Topology, frozen: NDArray[np.bool_]) -> Array | None:
 def ask_target(stack: Stack, state: State, survivors: Counts) -> Answer:
     """How many weights there are to be after the update that is due now."""
     return stack.ask(
-        "target_size", topology=state.topology, survivors=survivors, clock=state.clock, memory=state.memories
+        "target_size",
+        topology=state.topology,
+        survivors=survivors,
+        clock=state.clock,
+        strategy_state=state.strategy_states,
     )
 
 
@@ -151,24 +157,31 @@ class Update:
         """One reallocation of this state, by these values; ``frozen`` says of each tensor whether it stays as it is."""
         random = self.random.within("update", state.clock.updates)
         steps = AskedSteps(self.stack, state, values, random, gradient, frozen)
-        reallocation, memories = reallocate(state.topology, values, steps, regrow_pruned=self.regrow_pruned)
+        reallocation, strategy_states = reallocate(state.topology, values, steps, regrow_pruned=self.regrow_pruned)
         validation.check_reallocation(reallocation)
-        carried = {name: carry_memory(memory, reallocation.carry) for name, memory in memories.items()}
+        carried = {
+            name: carry_strategy_state(strategy_state, reallocation.carry)
+            for name, strategy_state in strategy_states.items()
+        }
         answers = self.stack.ask_all(
-            "remember", reallocation=reallocation, clock=state.clock, memory=carried, random=random
+            "remember", reallocation=reallocation, clock=state.clock, strategy_state=carried, random=random
         )
-        remembered = validation.check_memories(carried, answers, reallocation.after)
+        remembered = validation.check_strategy_states(carried, answers, reallocation.after)
         after = State(reallocation.after, remembered, state.clock.updated())
-        self.stack.ask_all("reallocated", reallocation=reallocation, clock=after.clock, memory=after.memories)
+        self.stack.ask_all(
+            "reallocated", reallocation=reallocation, clock=after.clock, strategy_state=after.strategy_states
+        )
         return after, reallocation
 
 
 def observed(stack: Stack, state: State, gradient: Gradient | None) -> State:
     """The state after the strategies have seen the dense gradients of a step."""
     answers = stack.ask_all(
-        "observe", gradient=gradient, topology=state.topology, clock=state.clock, memory=state.memories
+        "observe", gradient=gradient, topology=state.topology, clock=state.clock, strategy_state=state.strategy_states
     )
-    return attrs.evolve(state, memories=validation.check_memories(state.memories, answers, state.topology))
+    return attrs.evolve(
+        state, strategy_states=validation.check_strategy_states(state.strategy_states, answers, state.topology)
+    )
 
 
 def check_moves_units(stack: Stack, units: Units) -> None:

@@ -11,7 +11,7 @@ from sparsecore.engine.dispatch import Answer
 from sparsecore.engine.layout import Layout
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.shares import Counts, constant
-from sparsecore.engine.state import Memories, shown_memory, trouble_with_memory
+from sparsecore.engine.state import StrategyStates, readonly_strategy_state, strategy_state_error
 from sparsecore.engine.topology import Topology
 from sparsecore.engine.units import Grouping, trouble_with_units
 from sparsecore.errors import DivergedError, InputError, InvariantError, describe, dtype_name
@@ -219,27 +219,29 @@ def check_values(answer: Answer, hook: str, topology: Topology, like: Array) -> 
     return values
 
 
-def check_first_memories(answers: Sequence[Answer], topology: Topology) -> Memories:
-    """The memories at the start."""
-    return {answer.plugin: _memory(answer, topology) for answer in answers}
+def check_initial_strategy_states(answers: Sequence[Answer], topology: Topology) -> StrategyStates:
+    """The strategy states at the start."""
+    return {answer.plugin: _strategy_state(answer, topology) for answer in answers}
 
 
-def check_memories(before: Memories, answers: Sequence[Answer], topology: Topology) -> Memories:
-    """The memories with the plugins' answers in place, each of the type that it had."""
-    after = {answer.plugin: _memory(answer, topology) for answer in answers}
+def check_strategy_states(before: StrategyStates, answers: Sequence[Answer], topology: Topology) -> StrategyStates:
+    """The strategy states with the plugins' answers in place, each of the type that it had."""
+    after = {answer.plugin: _strategy_state(answer, topology) for answer in answers}
     for answer in answers:
         had = before.get(answer.plugin)
         if type(answer.value) is not type(had):
-            expected = "nothing, as it has no initial_memory" if had is None else f"a {type(had).__name__}, as before"
-            _broken(answer, "memory", f"remembers a {type(answer.value).__name__}; expected {expected}")
+            expected = (
+                "nothing, as it has no initial_strategy_state" if had is None else f"a {type(had).__name__}, as before"
+            )
+            _broken(answer, "strategy_state", f"remembers a {type(answer.value).__name__}; expected {expected}")
     return {**before, **after}
 
 
-def _memory(answer: Answer, topology: Topology) -> Any:
-    trouble = trouble_with_memory(answer.value, topology.size, len(topology.layout), topology.layout.size)
+def _strategy_state(answer: Answer, topology: Topology) -> Any:
+    trouble = strategy_state_error(answer.value, topology.size, len(topology.layout), topology.layout.size)
     if trouble:
-        _broken(answer, "memory", f"remembers {trouble}")
-    return shown_memory(answer.value, topology.arrays)
+        _broken(answer, "strategy_state", f"remembers {trouble}")
+    return readonly_strategy_state(answer.value, topology.arrays)
 
 
 def check_reallocation(reallocation: Reallocation) -> None:

@@ -22,7 +22,7 @@ import numpy as np
 from sparsecore.engine.registration import MARK
 
 _OBSERVING = frozenset({"reallocated"})
-"""The hooks of a plugin that only watches: it decides nothing and keeps no memory."""
+"""The hooks of a plugin that only watches: it decides nothing and has no state."""
 _DEEPEST = 6
 
 

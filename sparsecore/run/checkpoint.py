@@ -13,7 +13,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsecore.engine.state import State, dump_memory, load_memory
+from sparsecore.engine.state import State, dump_strategy_state, load_strategy_state
 from sparsecore.errors import InputError
 from sparsecore.experiment.conversion import structure
 from sparsecore.learning.protocols import Learner
@@ -36,9 +36,9 @@ class Checkpoint:
     """A state on the host.
 
     Attributes:
-        facts: JSON-able scalars: fingerprints, clock, memories, lengths of the logs.
-        arrays: positions, the learner's buffers, the dense parameters and the memories' vectors, by name. A learner
-            takes up its buffers; the parameters are there once more under their own names, for other backends.
+        facts: JSON-able scalars: fingerprints, clock, strategy states, lengths of the logs.
+        arrays: positions, the learner's buffers, the dense parameters and the strategy states' vectors, by name. A
+            learner takes up its buffers; the parameters are there once more under their own names, for other backends.
         source: what errors call it: its file, where it was read from one.
     """
 
@@ -137,12 +137,12 @@ def to_checkpoint(state: State, learner: Learner, facts: Mapping[str, Any]) -> C
     buffers = {"positions": arrays.to_numpy(state.topology.positions)}
     buffers |= {f"learner/{name}": array for name, array in learner.state().items()}
     buffers |= {f"dense/{name}": array for name, array in learner.other_parameters().items()}
-    memories = {}
-    for plugin, memory in state.memories.items():
-        memories[plugin], vectors = dump_memory(memory, arrays)
+    strategy_states = {}
+    for plugin, strategy_state in state.strategy_states.items():
+        strategy_states[plugin], vectors = dump_strategy_state(strategy_state, arrays)
         buffers |= {f"memory/{plugin}/{name}": array for name, array in vectors.items()}
     clock = {"step": state.clock.step, "updates": state.clock.updates}
-    return Checkpoint({**facts, "clock": clock, "memories": memories}, buffers)
+    return Checkpoint({**facts, "clock": clock, "memories": strategy_states}, buffers)
 
 
 def from_checkpoint(checkpoint: Checkpoint, start: State, learner: Learner) -> State:
@@ -150,20 +150,24 @@ def from_checkpoint(checkpoint: Checkpoint, start: State, learner: Learner) -> S
 
     Args:
         checkpoint: of the same experiment.
-        start: the state before the first step, for the layout and the types of the memories.
+        start: the state before the first step, for the layout and the types of the strategy states.
         learner: its buffers are replaced.
     """
     arrays = start.topology.arrays
-    if set(checkpoint.facts["memories"]) != set(start.memories):
-        known, saved = (", ".join(sorted(names)) or "none" for names in (start.memories, checkpoint.facts["memories"]))
-        raise InputError(f"the checkpoint has memories of {saved}; the strategies have memories of {known}")
+    if set(checkpoint.facts["memories"]) != set(start.strategy_states):
+        known, saved = (
+            ", ".join(sorted(names)) or "none" for names in (start.strategy_states, checkpoint.facts["memories"])
+        )
+        raise InputError(f"the checkpoint has strategy states of {saved}; the strategies have states of {known}")
     topology = start.topology.at(arrays.from_numpy(checkpoint.arrays["positions"]))
-    memories = {
-        plugin: load_memory(start.memories[plugin], scalars, checkpoint.group(f"memory/{plugin}"), arrays)
+    strategy_states = {
+        plugin: load_strategy_state(
+            start.strategy_states[plugin], scalars, checkpoint.group(f"memory/{plugin}"), arrays
+        )
         for plugin, scalars in checkpoint.facts["memories"].items()
     }
     learner.load_state(topology, checkpoint.group("learner"))
-    return State(topology, memories, attrs.evolve(start.clock, **checkpoint.facts["clock"]))
+    return State(topology, strategy_states, attrs.evolve(start.clock, **checkpoint.facts["clock"]))
 
 
 def _digest(facts: str, arrays: HostArrays) -> str:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sparsecore.engine.engine import Engine
 from sparsecore.engine.layout import Layout
 from sparsecore.engine.schedules import Clock
-from sparsecore.engine.state import State, dump_memory, load_memory, trouble_with_memory
+from sparsecore.engine.state import State, dump_strategy_state, load_strategy_state, strategy_state_error
 from sparsecore.engine.topology import Topology
 from sparsecore.engine.units import trouble_with_units
 from sparsecore.engine.validation import trouble_with_positions
@@ -65,7 +65,7 @@ def check_fits(checkpoint: Checkpoint, start: State, engine: Engine, learner: Le
     strange = [name for name in checkpoint.arrays if name not in known and not name.startswith("memory/")]
     if strange:
         raise InputError(f"it has arrays that no such run has: {', '.join(sorted(strange))}")
-    _check_memories(checkpoint, start, topology, engine)
+    _check_strategy_states(checkpoint, start, topology, engine)
 
 
 def check_totals(learner: Learner, examples: int) -> None:
@@ -202,43 +202,49 @@ def _check_arrays(given: Mapping[str, NDArray[Any]], expected: Mapping[str, NDAr
             raise InputError(f"the array {name!r} has a number below zero")
 
 
-def _check_memories(checkpoint: Checkpoint, start: State, topology: Topology, engine: Engine) -> None:
+def _check_strategy_states(checkpoint: Checkpoint, start: State, topology: Topology, engine: Engine) -> None:
     units, arrays = engine.grouping.units(topology), engine.arrays
-    memories = _table(checkpoint.facts, "memories")
-    if set(memories) != set(start.memories):
-        known, saved = (", ".join(sorted(names)) or "none" for names in (start.memories, memories))
-        raise InputError(f"it has memories of {saved}; the strategies have memories of {known}")
-    for plugin, like in start.memories.items():
-        scalars, vectors = dump_memory(like, arrays)
-        given, saved_vectors = _table(memories, plugin), checkpoint.group(f"memory/{plugin}")
+    strategy_states = _table(checkpoint.facts, "memories")
+    if set(strategy_states) != set(start.strategy_states):
+        known, saved = (", ".join(sorted(names)) or "none" for names in (start.strategy_states, strategy_states))
+        raise InputError(f"it has strategy states of {saved}; the strategies have states of {known}")
+    for plugin, like in start.strategy_states.items():
+        scalars, vectors = dump_strategy_state(like, arrays)
+        given, saved_vectors = _table(strategy_states, plugin), checkpoint.group(f"memory/{plugin}")
         if set(given) | set(saved_vectors) != set(scalars) | set(vectors) or set(given) & set(saved_vectors):
             names = (", ".join(sorted(each)) for each in ({*given, *saved_vectors}, {*scalars, *vectors}))
-            raise InputError("the memory of {!r} has the fields {}; expected {}".format(plugin, *names))
+            raise InputError("the strategy state of {!r} has the fields {}; expected {}".format(plugin, *names))
         for name, scalar in given.items():
             if name in scalars and not _alike(scalar, scalars[name]):
-                raise InputError(f"the memory of {plugin!r} has {name} = {scalar!r}, and began with {scalars[name]!r}")
+                raise InputError(
+                    f"the strategy state of {plugin!r} has {name} = {scalar!r}, and began with {scalars[name]!r}"
+                )
         for name, vector in saved_vectors.items():
             if name in vectors and (vector.dtype, vector.ndim) != (vectors[name].dtype, vectors[name].ndim):
-                raise InputError(f"the memory of {plugin!r} has {name} of {vector.dtype}, with {vector.ndim} axes")
+                raise InputError(
+                    f"the strategy state of {plugin!r} has {name} of {vector.dtype}, with {vector.ndim} axes"
+                )
             began_finite = name not in vectors or vectors[name].dtype.kind != "f" or np.isfinite(vectors[name]).all()
             if began_finite and vector.dtype.kind == "f" and not np.isfinite(vector).all():
-                raise InputError(f"the memory of {plugin!r} has numbers in {name} that are not finite")
+                raise InputError(f"the strategy state of {plugin!r} has numbers in {name} that are not finite")
     strange = [
         name
         for name in _having(checkpoint.arrays, "memory/")
-        if name.removeprefix("memory/").rpartition("/")[0] not in start.memories
+        if name.removeprefix("memory/").rpartition("/")[0] not in start.strategy_states
     ]
     if strange:
         raise InputError(f"it has arrays of no strategy of the run: {', '.join(sorted(strange))}")
-    for plugin, like in start.memories.items():
-        memory = load_memory(like, memories[plugin], checkpoint.group(f"memory/{plugin}"), arrays)
-        trouble = trouble_with_memory(memory, units.size, len(units.layout), units.layout.size)
+    for plugin, like in start.strategy_states.items():
+        strategy_state = load_strategy_state(
+            like, strategy_states[plugin], checkpoint.group(f"memory/{plugin}"), arrays
+        )
+        trouble = strategy_state_error(strategy_state, units.size, len(units.layout), units.layout.size)
         if trouble:
-            raise InputError(f"the memory of {plugin!r} has {trouble}")
+            raise InputError(f"the strategy state of {plugin!r} has {trouble}")
 
 
 def _alike(given: Any, began: Any) -> bool:
-    """Whether a field of a memory may have come to this from what it began with."""
+    """Whether a field of a strategy state may have come to this from what it began with."""
     if given is None or began is None:
         return True
     numbers = (int, float)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.schedules import Clock
 from sparsecore.engine.shares import Counts
-from sparsecore.engine.state import Memories
+from sparsecore.engine.state import StrategyStates
 from sparsecore.learning.protocols import Totals
 
 _WIDTH = 8
@@ -44,20 +44,20 @@ def metrics(clock: Clock, learning_rate: float, train: Totals, test: Totals) -> 
     )
 
 
-def reallocation_line(reallocation: Reallocation, clock: Clock, memories: Memories) -> dict[str, Any]:
+def reallocation_line(reallocation: Reallocation, clock: Clock, strategy_states: StrategyStates) -> dict[str, Any]:
     """The line of an update.
 
     Args:
         reallocation: what was done.
         clock: the time after it.
-        memories: what the strategies remembered before it (with the threshold H that it used).
+        strategy_states: those of the strategies before it (with the threshold H that it used).
     """
     names = reallocation.before.layout.names
     to_numpy = reallocation.before.arrays.to_numpy
     return {
         "update": clock.updates,
         "step": clock.step,
-        "threshold": threshold(memories),
+        "threshold": threshold(strategy_states),
         "moved": reallocation.pruned_count,
         "pruned": _by_name(names, reallocation.pruned),
         "grown": _by_name(names, reallocation.grown),
@@ -66,9 +66,9 @@ def reallocation_line(reallocation: Reallocation, clock: Clock, memories: Memori
     }
 
 
-def threshold(memories: Memories) -> float | None:
+def threshold(strategy_states: StrategyStates) -> float | None:
     """H, where a strategy remembers a ``threshold``."""
-    remembered = (getattr(memory, "threshold", None) for memory in memories.values())
+    remembered = (getattr(strategy_state, "threshold", None) for strategy_state in strategy_states.values())
     return next((value for value in remembered if isinstance(value, float)), None)
 
 

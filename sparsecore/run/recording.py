@@ -10,7 +10,7 @@ import attrs
 
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.schedules import Clock
-from sparsecore.engine.state import Memories
+from sparsecore.engine.state import StrategyStates
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
 from sparsecore.learning.ledger import Bytes
@@ -45,8 +45,8 @@ Take = Callable[[Mapping[str, Any]], Checkpoint]
 class Recorder(Protocol):
     """Who keeps what happens in a run."""
 
-    def update(self, reallocation: Reallocation, clock: Clock, memories: Memories) -> None:
-        """Weights were moved; ``memories`` are those before it."""
+    def update(self, reallocation: Reallocation, clock: Clock, strategy_states: StrategyStates) -> None:
+        """Weights were moved; ``strategy_states`` are those before it."""
         ...
 
     def epoch(self, line: Metrics) -> None:
@@ -76,7 +76,7 @@ class Forgetful:
 
     wants_checkpoint = False
 
-    def update(self, reallocation: Reallocation, clock: Clock, memories: Memories) -> None:
+    def update(self, reallocation: Reallocation, clock: Clock, strategy_states: StrategyStates) -> None:
         """See :class:`Recorder`."""
 
     def epoch(self, line: Metrics) -> None:
@@ -122,9 +122,9 @@ class FolderRecorder:
         self._opened.callback(lock.release)
         self._saved = time.monotonic()
 
-    def update(self, reallocation: Reallocation, clock: Clock, memories: Memories) -> None:
+    def update(self, reallocation: Reallocation, clock: Clock, strategy_states: StrategyStates) -> None:
         """Write the update's line."""
-        self._reallocations.append(reallocation_line(reallocation, clock, memories))
+        self._reallocations.append(reallocation_line(reallocation, clock, strategy_states))
 
     def epoch(self, line: Metrics) -> None:
         """Write the epoch's line."""

@@ -161,8 +161,8 @@ class Run:
         self._state = advance.state
         if advance.reallocation is not None:
             self._learner.reallocate(advance.reallocation)
-            recorder.update(advance.reallocation, advance.state.clock, before.memories)
-            watcher.update(advance.reallocation.pruned_count, threshold(before.memories))
+            recorder.update(advance.reallocation, advance.state.clock, before.strategy_states)
+            watcher.update(advance.reallocation.pruned_count, threshold(before.strategy_states))
         elif advance.values is not values:
             self._learner.set_values(advance.values)
 

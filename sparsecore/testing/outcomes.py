@@ -19,7 +19,7 @@ def outcome(scene: Scene) -> dict[str, str]:
         "the start": start.topology.positions.tolist(),
         "positions": update.state.topology.positions.tolist(),
         "values": update.reallocation.values.tolist(),
-        "the memory": sorted(contents(update.state).items()),
+        "the strategy state": sorted(contents(update.state).items()),
     }
     return {what: hashlib.sha256(repr(content).encode()).hexdigest() for what, content in told.items()}
 

@@ -18,7 +18,7 @@ from sparsecore.testing.stacks import Stack, fresh
 _RAISED_IN_A_HOOK = "raised in the hook "
 """How the note begins that the engine adds to an error of a plugin's."""
 
-_OF_THE_START = ("initial_topology", "initial_memory", "start_values")
+_OF_THE_START = ("initial_topology", "initial_strategy_state", "start_values")
 """Hooks that may refuse what a run is given."""
 
 
@@ -90,7 +90,8 @@ class Promise:
         sentence: what is promised.
         examples: from the subject, what the check is to be tried on.
         check: is given the subject and an example, and raises :class:`BrokenError` where the promise does not hold.
-        hooks: the steps whose broken answers, stopped by the engine, break this promise; 'memory' for memories.
+        hooks: the steps whose broken answers, stopped by the engine, break this promise; 'strategy_state' for what
+            strategies remember.
         errors: whether an error that a hook raises breaks this promise.
         applies: whether the subject promises this at all.
         share: of the examples that are asked for; less than 1 where fewer find as much, or each takes long.

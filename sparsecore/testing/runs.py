@@ -178,16 +178,16 @@ def differences(one: Moment, other: Moment) -> str | None:
         return "the clock"
     first, second = contents(one.state), contents(other.state)
     changed = sorted(name for name in first.keys() | second.keys() if first.get(name) != second.get(name))
-    return f"the memory {', '.join(changed)}" if changed else None
+    return f"the strategy state {', '.join(changed)}" if changed else None
 
 
 def contents(state: State) -> Mapping[str, Any]:
     """What is remembered, as plain values by 'plugin.field'."""
     arrays = state.topology.arrays
     return {
-        f"{plugin}.{field.name}": _plain(getattr(memory, field.name), arrays)
-        for plugin, memory in state.memories.items()
-        for field in attrs.fields(type(memory))
+        f"{plugin}.{field.name}": _plain(getattr(strategy_state, field.name), arrays)
+        for plugin, strategy_state in state.strategy_states.items()
+        for field in attrs.fields(type(strategy_state))
     }
 
 

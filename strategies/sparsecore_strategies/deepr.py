@@ -70,7 +70,7 @@ class DeepRewiring:
         return Declares(shares=_SHARES[self.scope])
 
     @hookimpl
-    def initial_memory(self, topology: Topology, random: Randomness) -> Signs:
+    def initial_strategy_state(self, topology: Topology, random: Randomness) -> Signs:
         """The signs of the first connections."""
         return Signs(fixed_signs(topology, random))
 
@@ -91,7 +91,7 @@ class DeepRewiring:
         values: Array,
         learning_rate: float,
         clock: Clock,
-        memory: Signs,
+        strategy_state: Signs,
         random: Randomness,
     ) -> Array:
         """θ ← θ - η·α + sqrt(2·η·T)·ν; the gradient's part has been taken by the optimizer."""
@@ -99,13 +99,13 @@ class DeepRewiring:
         cast = topology.arrays.cast
         spread = math.sqrt(2 * step_size * self.temperature(clock))
         # in terms of w = s·θ; ν is symmetric, so that s·ν is as good as ν
-        shaken, signs = (cast(vector, values.dtype) for vector in (noise(topology, random), memory.signs))
+        shaken, signs = (cast(vector, values.dtype) for vector in (noise(topology, random), strategy_state.signs))
         return values + (spread * shaken - step_size * self.l1 * signs)
 
     @hookimpl
-    def prune(self, values: Array, memory: Signs) -> Array:
+    def prune(self, values: Array, strategy_state: Signs) -> Array:
         """Where θ < 0 the connection goes dormant."""
-        return values * memory.signs >= 0
+        return values * strategy_state.signs >= 0
 
     @hookimpl
     def allocate(self, total: int, pruned: Counts, room: Counts, layout: Layout, random: Randomness) -> Counts:
@@ -113,11 +113,11 @@ class DeepRewiring:
         return _SCOPES[self.scope](total, pruned, room, layout, random)
 
     @hookimpl
-    def remember(self, reallocation: Reallocation, memory: Signs, random: Randomness) -> Signs:
+    def remember(self, reallocation: Reallocation, strategy_state: Signs, random: Randomness) -> Signs:
         """The signs of the connections that woke."""
         grown = reallocation.grown_weights
         arrays = grown.arrays
-        return Signs(arrays.put(memory.signs, reallocation.grown_slots, fixed_signs(grown, random)))
+        return Signs(arrays.put(strategy_state.signs, reallocation.grown_slots, fixed_signs(grown, random)))
 
 
 def _anywhere(total: int, pruned: Counts, room: Counts, layout: Layout, random: Randomness) -> Counts:  # noqa: ARG001

@@ -49,7 +49,7 @@ class DynamicReallocation:
     schedule: Every = Every(steps={0: 100, 25: 200, 80: 400, 140: 800}, until_epoch=190)
 
     @hookimpl
-    def initial_memory(self, topology: Topology) -> Threshold:
+    def initial_strategy_state(self, topology: Topology) -> Threshold:
         """H₀."""
         target = self.target.of_all(topology.size)
         if target >= topology.size:
@@ -64,19 +64,21 @@ class DynamicReallocation:
         return self.schedule(clock)
 
     @hookimpl
-    def prune(self, values: Array, memory: Threshold) -> Array:
+    def prune(self, values: Array, strategy_state: Threshold) -> Array:
         """Prune every weight with |w| < H, over all tensors with one H."""
-        survives = abs(values) >= memory.threshold
+        survives = abs(values) >= strategy_state.threshold
         # in the dtype of the values a tiny H may be zero, and an exact zero would stay for ever
-        return survives if memory.threshold > _TINY else survives & (values != 0)
+        return survives if strategy_state.threshold > _TINY else survives & (values != 0)
 
     @hookimpl
-    def adjust(self, pruned: Counts, topology: Topology, memory: Threshold) -> Threshold:
+    def adjust(self, pruned: Counts, topology: Topology, strategy_state: Threshold) -> Threshold:
         """K < (1-δ)·N_p: H ← 2H; K > (1+δ)·N_p: H ← H/2; otherwise H stays."""
-        total, target = int(pruned.sum()), self.target.of_all(topology.size)
+        total, target, threshold = int(pruned.sum()), self.target.of_all(topology.size), strategy_state.threshold
         slack = as_written(self.tolerance) * target
         if total < target - slack:
-            return Threshold(min(memory.threshold * 2, _HIGHEST))
+            return Threshold(min(threshold * 2, _HIGHEST))
         if total > target + slack:
-            return Threshold(memory.threshold / 2 or memory.threshold)  # zero could never be doubled again
-        return memory
+            return Threshold(
+                strategy_state.threshold / 2 or strategy_state.threshold
+            )  # zero could never be doubled again
+        return strategy_state

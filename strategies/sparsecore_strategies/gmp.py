@@ -66,7 +66,7 @@ class GradualPruning:
         return random_topology(layout, uniform(layout, self.initial_sparsity), random, arrays)
 
     @hookimpl
-    def initial_memory(self, topology: Topology, sparsity: float) -> FirstAndLast:
+    def initial_strategy_state(self, topology: Topology, sparsity: float) -> FirstAndLast:
         """From the weights that there are to the uniform distribution at the run's sparsity."""
         counted = _COUNTED[self.scope]
         first = counted(topology.counts)
@@ -80,19 +80,21 @@ class GradualPruning:
         return clock.step == end or (cubic.has_begun(clock) and clock.step < end and self.schedule(clock))
 
     @hookimpl
-    def target_size(self, topology: Topology, clock: Clock, memory: FirstAndLast) -> int:
+    def target_size(self, topology: Topology, clock: Clock, strategy_state: FirstAndLast) -> int:
         """(1 - s_t)·D."""
-        return min(topology.size, int(self._counts(clock, memory).sum()))
+        return min(topology.size, int(self._counts(clock, strategy_state).sum()))
 
     @hookimpl
-    def prune(self, topology: Topology, values: Array, clock: Clock, memory: FirstAndLast) -> Array:
+    def prune(self, topology: Topology, values: Array, clock: Clock, strategy_state: FirstAndLast) -> Array:
         """Keep the largest |w|, in the network or in each tensor."""
-        return topology.all_but(_SCOPES[self.scope](topology, values, self._counts(clock, memory)))
+        return topology.all_but(_SCOPES[self.scope](topology, values, self._counts(clock, strategy_state)))
 
-    def _counts(self, clock: Clock, memory: FirstAndLast) -> Counts:
+    def _counts(self, clock: Clock, strategy_state: FirstAndLast) -> Counts:
         """How many weights there are to be, in each tensor or in all."""
         left = self._cubic().left(clock)
-        return memory.last + np.array([int(left * int(count)) for count in memory.first - memory.last], np.int64)
+        return strategy_state.last + np.array(
+            [int(left * int(count)) for count in strategy_state.first - strategy_state.last], np.int64
+        )
 
     def _cubic(self) -> Cubic:
         return Cubic(self.begin, self.until)

@@ -67,7 +67,7 @@ class GradualRegeneration:
         return random_topology(layout, distribution(self.start)(layout, self.initial_sparsity), random, arrays)
 
     @hookimpl
-    def initial_memory(self, topology: Topology, sparsity: float) -> FirstAndLast:
+    def initial_strategy_state(self, topology: Topology, sparsity: float) -> FirstAndLast:
         """From the weights that there are to the budget of the run's sparsity."""
         return FirstAndLast(topology.size, min(topology.size, int(uniform(topology.layout, sparsity).sum())))
 
@@ -78,15 +78,15 @@ class GradualRegeneration:
         return clock.step == cubic.end(clock) or (cubic.has_begun(clock) and self.schedule(clock))
 
     @hookimpl
-    def target_size(self, topology: Topology, clock: Clock, memory: FirstAndLast) -> int:
+    def target_size(self, topology: Topology, clock: Clock, strategy_state: FirstAndLast) -> int:
         """As many as the cubic leaves."""
         left = Cubic(self.begin, self.until).left(clock)
-        return min(topology.size, memory.last + int(left * (memory.first - memory.last)))
+        return min(topology.size, strategy_state.last + int(left * (strategy_state.first - strategy_state.last)))
 
     @hookimpl
-    def prune(self, topology: Topology, values: Array, clock: Clock, memory: FirstAndLast) -> Array:
+    def prune(self, topology: Topology, values: Array, clock: Clock, strategy_state: FirstAndLast) -> Array:
         """Keep the largest |w| of the network; of these, in each tensor, drop the fraction with the smallest."""
-        arrays, kept = topology.arrays, self._largest(topology, values, clock, memory)
+        arrays, kept = topology.arrays, self._largest(topology, values, clock, strategy_state)
         left = topology.subset(kept)
         slots = counting_of(arrays).nonzero(kept, left.size)
         dropped = smallest_of_each(left, arrays.take(values, slots), self._dropped(topology, left, clock))
@@ -94,10 +94,10 @@ class GradualRegeneration:
 
     @hookimpl
     def allocate(
-        self, total: int, room: Counts, topology: Topology, values: Array, clock: Clock, memory: FirstAndLast
+        self, total: int, room: Counts, topology: Topology, values: Array, clock: Clock, strategy_state: FirstAndLast
     ) -> Counts:
         """As many in each tensor as it dropped after the pruning."""
-        left = topology.subset(self._largest(topology, values, clock, memory))
+        left = topology.subset(self._largest(topology, values, clock, strategy_state))
         return shares(total, self._dropped(topology, left, clock), room)
 
     @hookimpl
@@ -105,9 +105,9 @@ class GradualRegeneration:
         """The free positions with the largest |dense gradient|."""
         return largest_free(occupied, counts, gradient)
 
-    def _largest(self, topology: Topology, values: Array, clock: Clock, memory: FirstAndLast) -> Array:
+    def _largest(self, topology: Topology, values: Array, clock: Clock, strategy_state: FirstAndLast) -> Array:
         """Which weights the pruning leaves: one bool a weight."""
-        excess = topology.size - self.target_size(topology, clock, memory)
+        excess = topology.size - self.target_size(topology, clock, strategy_state)
         return topology.all_but(smallest_of_all(topology, values, excess))
 
     def _dropped(self, before: Topology, left: Topology, clock: Clock) -> Counts:

@@ -23,16 +23,16 @@ class MomentumGrowth:
     momentum: float = attrs.field(default=0.9, validator=[attrs.validators.ge(0), attrs.validators.lt(1)])
 
     @hookimpl
-    def initial_memory(self, topology: Topology) -> DenseMomentum:
+    def initial_strategy_state(self, topology: Topology) -> DenseMomentum:
         """No momentum."""
         return DenseMomentum.zero(topology)
 
     @hookimpl
-    def observe(self, gradient: Gradient, topology: Topology, memory: DenseMomentum) -> DenseMomentum:
+    def observe(self, gradient: Gradient, topology: Topology, strategy_state: DenseMomentum) -> DenseMomentum:
         """M ← β·M + g, at every position."""
-        return memory.after(gradient, topology, self.momentum)
+        return strategy_state.after(gradient, topology, self.momentum)
 
     @hookimpl
-    def grow(self, occupied: Topology, counts: Counts, memory: DenseMomentum) -> Array:
+    def grow(self, occupied: Topology, counts: Counts, strategy_state: DenseMomentum) -> Array:
         """The free positions with the largest |momentum|."""
-        return largest_free(occupied, counts, memory.by_name(occupied))
+        return largest_free(occupied, counts, strategy_state.by_name(occupied))

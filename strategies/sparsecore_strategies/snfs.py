@@ -41,7 +41,7 @@ class SparseMomentum:
     schedule: Every = Every(epochs=1)
 
     @hookimpl
-    def initial_memory(self, topology: Topology) -> DenseMomentum:
+    def initial_strategy_state(self, topology: Topology) -> DenseMomentum:
         """No momentum."""
         return DenseMomentum.zero(topology)
 
@@ -51,9 +51,9 @@ class SparseMomentum:
         return self.schedule(clock)
 
     @hookimpl
-    def observe(self, gradient: Gradient, topology: Topology, memory: DenseMomentum) -> DenseMomentum:
+    def observe(self, gradient: Gradient, topology: Topology, strategy_state: DenseMomentum) -> DenseMomentum:
         """M ← β·M + g, at every position."""
-        return memory.after(gradient, topology, self.momentum)
+        return strategy_state.after(gradient, topology, self.momentum)
 
     @hookimpl
     def prune(self, topology: Topology, values: Array, clock: Clock) -> Array:
@@ -62,20 +62,20 @@ class SparseMomentum:
         return topology.all_but(smallest_of_each(topology, values, dropped))
 
     @hookimpl
-    def allocate(self, total: int, room: Counts, topology: Topology, memory: DenseMomentum) -> Counts:
+    def allocate(self, total: int, room: Counts, topology: Topology, strategy_state: DenseMomentum) -> Counts:
         """In proportion to the mean |momentum| of the active weights."""
-        return shares(total, whole_numbers(_means(topology, memory)), room)
+        return shares(total, whole_numbers(_means(topology, strategy_state)), room)
 
     @hookimpl
-    def grow(self, occupied: Topology, counts: Counts, memory: DenseMomentum) -> Array:
+    def grow(self, occupied: Topology, counts: Counts, strategy_state: DenseMomentum) -> Array:
         """The free positions with the largest |momentum|."""
-        return largest_free(occupied, counts, memory.by_name(occupied))
+        return largest_free(occupied, counts, strategy_state.by_name(occupied))
 
 
-def _means(topology: Topology, memory: DenseMomentum) -> list[float]:
+def _means(topology: Topology, strategy_state: DenseMomentum) -> list[float]:
     """Mean |momentum| of each tensor's active weights."""
     arrays = topology.arrays
-    active = arrays.to_numpy(arrays.cast(arrays.take(memory.momentum, topology.positions), np.float64))
+    active = arrays.to_numpy(arrays.cast(arrays.take(strategy_state.momentum, topology.positions), np.float64))
     # summed on the host, in the order of the positions: the same on every backend
     means = [float(np.mean(abs(active[topology.slots(name)]))) for name in topology.layout.names]
     for name, mean in zip(topology.layout.names, means, strict=True):

@@ -77,7 +77,7 @@ class SoftDeepRewiring:
     lowest: float = attrs.field(default=-0.1, validator=[attrs.validators.ge(-1e30), attrs.validators.le(-1e-30)])
 
     @hookimpl
-    def initial_memory(self, topology: Topology, random: Randomness) -> Connections:
+    def initial_strategy_state(self, topology: Topology, random: Randomness) -> Connections:
         """The signs of the first connections; dormant ones between θ_min and 0."""
         layout = topology.layout
         draws = [
@@ -100,57 +100,57 @@ class SoftDeepRewiring:
 
     @hookimpl
     def perturb(
-        self, topology: Topology, values: Array, clock: Clock, memory: Connections, random: Randomness
+        self, topology: Topology, values: Array, clock: Clock, strategy_state: Connections, random: Randomness
     ) -> Array:
         """θ ← θ - η·α + sqrt(2·η·T)·ν; the gradient's part has been taken by the optimizer."""
         cast = topology.arrays.cast
         # in terms of w = s·θ; ν is symmetric, so that s·ν is as good as ν
-        shaken, signs = (cast(vector, values.dtype) for vector in (noise(topology, random), memory.signs))
+        shaken, signs = (cast(vector, values.dtype) for vector in (noise(topology, random), strategy_state.signs))
         return values + (self._spread(clock) * shaken - self.step_size * self.l1 * signs)
 
     @hookimpl
-    def prune(self, values: Array, memory: Connections) -> Array:
+    def prune(self, values: Array, strategy_state: Connections) -> Array:
         """Where θ < 0 the connection goes dormant."""
-        return values * memory.signs >= 0
+        return values * strategy_state.signs >= 0
 
     @hookimpl
-    def target_size(self, topology: Topology, survivors: Counts, memory: Connections) -> int:
+    def target_size(self, topology: Topology, survivors: Counts, strategy_state: Connections) -> int:
         """What stays awake and what wakes."""
-        return int(survivors.sum()) + int(memory.waking(topology).sum())
+        return int(survivors.sum()) + int(strategy_state.waking(topology).sum())
 
     @hookimpl
-    def adjust(self, topology: Topology, values: Array, memory: Connections) -> Connections:
+    def adjust(self, topology: Topology, values: Array, strategy_state: Connections) -> Connections:
         """What goes dormant does so with its θ."""
         arrays = topology.arrays
-        strengths = arrays.cast(values * memory.signs, np.float32)
-        slept = arrays.where(strengths < 0, strengths, arrays.take(memory.dormant, topology.positions))
-        return attrs.evolve(memory, dormant=arrays.put(memory.dormant, topology.positions, slept))
+        strengths = arrays.cast(values * strategy_state.signs, np.float32)
+        slept = arrays.where(strengths < 0, strengths, arrays.take(strategy_state.dormant, topology.positions))
+        return attrs.evolve(strategy_state, dormant=arrays.put(strategy_state.dormant, topology.positions, slept))
 
     @hookimpl
-    def allocate(self, topology: Topology, memory: Connections) -> Counts:
+    def allocate(self, topology: Topology, strategy_state: Connections) -> Counts:
         """As many as wake in each tensor."""
-        return memory.waking(topology)
+        return strategy_state.waking(topology)
 
     @hookimpl
-    def grow(self, occupied: Topology, memory: Connections) -> Array:
+    def grow(self, occupied: Topology, strategy_state: Connections) -> Array:
         """The dormant connections that have reached zero."""
-        return _woken(occupied, memory)
+        return _woken(occupied, strategy_state)
 
     @hookimpl
-    def initial_values(self, grown: Topology, values: Array, memory: Connections, random: Randomness) -> Array:
+    def initial_values(self, grown: Topology, values: Array, strategy_state: Connections, random: Randomness) -> Array:
         """W = s·θ, as far as it has come."""
-        strengths = grown.arrays.take(memory.dormant, grown.positions)
+        strengths = grown.arrays.take(strategy_state.dormant, grown.positions)
         return grown.arrays.cast(fixed_signs(grown, random) * strengths, values.dtype)
 
     @hookimpl
     def remember(
-        self, reallocation: Reallocation, clock: Clock, memory: Connections, random: Randomness
+        self, reallocation: Reallocation, clock: Clock, strategy_state: Connections, random: Randomness
     ) -> Connections:
         """The signs of those that woke; the dormant ones take the noise of the coming step."""
         after = reallocation.after
         grown = reallocation.grown_weights
-        signs = after.arrays.put(memory.signs, reallocation.grown_slots, fixed_signs(grown, random))
-        return Connections(signs, self._none_active(self._walked(memory.dormant, after, clock, random), after))
+        signs = after.arrays.put(strategy_state.signs, reallocation.grown_slots, fixed_signs(grown, random))
+        return Connections(signs, self._none_active(self._walked(strategy_state.dormant, after, clock, random), after))
 
     def _spread(self, clock: Clock) -> float:
         return math.sqrt(2 * self.step_size * self.temperature(clock))
@@ -173,8 +173,8 @@ class SoftDeepRewiring:
         return topology.arrays.from_numpy(np.full(count, self.lowest, np.float32))
 
 
-def _woken(topology: Topology, memory: Connections) -> Array:
+def _woken(topology: Topology, strategy_state: Connections) -> Array:
     """Positions of the dormant connections that wake, ascending."""
     arrays = topology.arrays
-    woken = counting_of(arrays).nonzero(memory.dormant >= 0, int(memory.waking(topology).sum()))
+    woken = counting_of(arrays).nonzero(strategy_state.dormant >= 0, int(strategy_state.waking(topology).sum()))
     return arrays.cast(woken, topology.layout.position_dtype)

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from sparsecore.engine.engine import Engine
 from sparsecore.engine.randomness import Randomness
-from sparsecore.engine.state import State, dump_memory, load_memory, trouble_with_memory, vectors_of
+from sparsecore.engine.state import State, dump_strategy_state, load_strategy_state, strategy_state_error, vectors_of
 from sparsecore.engine.topology import Topology
 from sparsecore.engine.units import trouble_with_units
 from sparsecore.engine.validation import trouble_with_positions, trouble_with_topology
@@ -32,7 +32,7 @@ def adopted(engine: Engine, state: State, nonzero: Tensor) -> State:
         nonzero: the positions of the nonzero weights, ascending, int64.
 
     Raises:
-        InputError: there are too many, or a strategy has a memory of each weight.
+        InputError: there are too many, or a strategy keeps a vector with one entry a weight.
     """
     now, grouping = state.topology, engine.grouping
     there = grouping.units_with(now.at(now.arrays.cast(nonzero, now.layout.position_dtype)))
@@ -51,13 +51,13 @@ def adopted(engine: Engine, state: State, nonzero: Tensor) -> State:
         )
     if topology.sha256() == now.sha256():
         return state
-    _check_memories(state.memories)
+    _check_strategy_states(state.strategy_states)
     return attrs.evolve(state, topology=topology)
 
 
-def _check_memories(memories: Mapping[str, Any]) -> None:
-    for plugin, memory in memories.items():
-        if vectors_of(memory):
+def _check_strategy_states(strategy_states: Mapping[str, Any]) -> None:
+    for plugin, strategy_state in strategy_states.items():
+        if vectors_of(strategy_state):
             raise InputError(
                 f"the strategy {plugin} remembers something of each weight, which nonzero weights do not tell; load "
                 "the state dict of the training that was saved with the model's: training.load_state_dict()"
@@ -129,7 +129,7 @@ def identity_of(engine: Engine, start: State, sparsity: float) -> Identity:
         "regrow_pruned": engine.regrow_pruned,
         "steps_per_epoch": start.clock.steps_per_epoch,
         "strategies": describe_strategies(engine.strategies),
-        "strategies with memory": sorted(start.memories),
+        "strategies with memory": sorted(start.strategy_states),
     }
 
 
@@ -142,7 +142,10 @@ def dump(engine: Engine, state: State, identity: Identity, start: Counts) -> dic
         "positions": state.topology.positions.detach().cpu(),
         "start": list(start),
         "clock": {"step": state.clock.step, "updates": state.clock.updates},
-        "memories": {plugin: _dump_memory(memory, engine) for plugin, memory in state.memories.items()},
+        "memories": {
+            plugin: _dump_strategy_state(strategy_state, engine)
+            for plugin, strategy_state in state.strategy_states.items()
+        },
     }
 
 
@@ -152,7 +155,7 @@ def load(saved: Mapping[str, Any], engine: Engine, like: State, identity: Identi
     Args:
         saved: what was written.
         engine: of the same layout and seed.
-        like: a state of this engine, for the types of the memories and what else is not saved.
+        like: a state of this engine, for the types of the strategy states and what else is not saved.
         identity: of the training here.
 
     Raises:
@@ -161,9 +164,9 @@ def load(saved: Mapping[str, Any], engine: Engine, like: State, identity: Identi
     _check_same(saved, identity)
     try:
         topology = _load_topology(saved["positions"].cpu().numpy(), saved["weights"], like.topology, engine)
-        memories = {
-            plugin: _load_memory(saved["memories"][plugin], memory, engine, topology)
-            for plugin, memory in like.memories.items()
+        strategy_states = {
+            plugin: _load_strategy_state(saved["memories"][plugin], strategy_state, engine, topology)
+            for plugin, strategy_state in like.strategy_states.items()
         }
         step, updates = (_count(saved["clock"][name], name) for name in ("step", "updates"))
         start = tuple(_count(weights, "start") for weights in saved["start"])
@@ -173,7 +176,7 @@ def load(saved: Mapping[str, Any], engine: Engine, like: State, identity: Identi
         raise _damaged(repr(error)) from error
     if len(start) != len(like.topology.layout):
         raise _damaged(f"it holds {len(start)} numbers of weights at the start; there are {len(like.topology.layout)}")
-    return State(topology, memories, attrs.evolve(like.clock, step=step, updates=updates)), start
+    return State(topology, strategy_states, attrs.evolve(like.clock, step=step, updates=updates)), start
 
 
 def _check_same(saved: Mapping[str, Any], identity: Identity) -> None:
@@ -247,19 +250,19 @@ def _load_topology(positions: NDArray[Any], weights: int, like: Topology, engine
     return like.at(on_backend)
 
 
-def _dump_memory(memory: Any, engine: Engine) -> dict[str, Any]:
-    scalars, vectors = dump_memory(memory, engine.arrays)
+def _dump_strategy_state(strategy_state: Any, engine: Engine) -> dict[str, Any]:
+    scalars, vectors = dump_strategy_state(strategy_state, engine.arrays)
     return {"scalars": scalars, "vectors": {name: torch.tensor(vector) for name, vector in vectors.items()}}
 
 
-def _load_memory(saved: Mapping[str, Any], like: Any, engine: Engine, topology: Topology) -> Any:
+def _load_strategy_state(saved: Mapping[str, Any], like: Any, engine: Engine, topology: Topology) -> Any:
     vectors = {name: vector.cpu().numpy() for name, vector in saved["vectors"].items()}
-    memory = load_memory(like, saved["scalars"], vectors, engine.arrays)
+    strategy_state = load_strategy_state(like, saved["scalars"], vectors, engine.arrays)
     units = engine.grouping.units(topology)
-    trouble = trouble_with_memory(memory, units.size, len(units.layout), units.layout.size)
+    trouble = strategy_state_error(strategy_state, units.size, len(units.layout), units.layout.size)
     if trouble:
-        raise _damaged(f"a memory has {trouble}")
-    return memory
+        raise _damaged(f"a strategy state has {trouble}")
+    return strategy_state
 
 
 def _damaged(what: str) -> InputError:

@@ -41,7 +41,7 @@ def _agree(subject: Subject, scene: Scene) -> None:
         values = (_host(update, update.reallocation.values) for update in (oracle, other))
         expect(np.array_equal(*values), f"on {name!r} the values after the update are others than on the oracle")
         changed = _changed(oracle, other)
-        expect(not changed, f"on {name!r} the memory {', '.join(changed)} is another than on the oracle")
+        expect(not changed, f"on {name!r} the strategy state {', '.join(changed)} is another than on the oracle")
 
 
 def _on(name: str, scene: Scene, arrays: Arrays) -> Updated:

@@ -42,14 +42,14 @@ def _acts(advance: Any, update: Any, before: Moment, scene: Scene, gradient: Any
 
 def _shown(moment: Moment, gradients: Mapping[str, Array]) -> dict[str, NDArray[Any]]:
     """Everything that a hook is shown."""
-    memories = {
-        f"{field.name} of {plugin}": getattr(memory, field.name)
-        for plugin, memory in moment.state.memories.items()
-        for field in attrs.fields(type(memory))
-        if hasattr(getattr(memory, field.name), "tobytes")
+    strategy_states = {
+        f"{field.name} of {plugin}": getattr(strategy_state, field.name)
+        for plugin, strategy_state in moment.state.strategy_states.items()
+        for field in attrs.fields(type(strategy_state))
+        if hasattr(getattr(strategy_state, field.name), "tobytes")
     }
     dense = {f"the gradient of {name}": gradient for name, gradient in gradients.items()}
-    return {"positions": moment.state.topology.positions, "values": moment.values, **memories, **dense}
+    return {"positions": moment.state.topology.positions, "values": moment.values, **strategy_states, **dense}
 
 
 _VAST = 3 * 10**9
@@ -119,7 +119,7 @@ COST = (
         "positions beyond 32 bits are as good as others",
         partial(_few_among, size=_VAST),
         _acts_far_out,
-        hooks=("initial_topology", "prune", "allocate", "grow", "initial_values", "memory", "target_size"),
+        hooks=("initial_topology", "prune", "allocate", "grow", "initial_values", "strategy_state", "target_size"),
         errors=True,
         applies=_is_sparse_throughout,
         share=0.1,

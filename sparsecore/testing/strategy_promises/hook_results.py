@@ -90,9 +90,9 @@ def _asks_when(_: Subject, scene: Scene) -> None:
 def _said(hook: str, scene: Scene, moments: list[Clock]) -> list[bool]:
     """What the strategies answer at these times, in this order."""
     stack = fresh(scene.stack)
-    memories = begun(engine(scene, stack=stack), scene).state.memories
+    strategy_states = begun(engine(scene, stack=stack), scene).state.strategy_states
     hooks = Stack({"base": Base(), **stack})
-    return [check_truth(hooks.ask(hook, clock=clock, memory=memories), hook) for clock in moments]
+    return [check_truth(hooks.ask(hook, clock=clock, strategy_state=strategy_states), hook) for clock in moments]
 
 
 ANSWERS = (
@@ -139,11 +139,11 @@ ANSWERS = (
         hooks=("start_values", "perturb", "initial_values"),
     ),
     Promise(
-        "memory",
+        "state",
         "what is remembered can be saved, and has one entry a weight where it says so",
         scenes,
         _runs,
-        ("memory",),
+        ("strategy_state",),
         share=0.5,
     ),
 )

@@ -45,7 +45,7 @@ def _blind(subject: Subject, scene: Scene) -> None:
                 f"with the tensors in reverse order, other positions are {what} in {name!r} in update {number + 1}: "
                 f"{some(first.get(name or '', []))} and {some(second.get(name or '', []))}",
             )
-        _compare_memories(one.moment, other.moment)
+        _compare_strategy_states(one.moment, other.moment)
 
 
 @attrs.frozen(eq=False)
@@ -97,24 +97,24 @@ def _judge_counts(subject: Subject, update: Reallocation, first: Places, second:
         raise NotJudgedError("the shares of two tensors are tied")
 
 
-def _compare_memories(one: Moment, other: Moment) -> None:
-    for plugin, memory in one.state.memories.items():
+def _compare_strategy_states(one: Moment, other: Moment) -> None:
+    for plugin, strategy_state in one.state.strategy_states.items():
         first, second = (_parts(each, moment.state.topology) for each, moment in _both(plugin, one, other))
         changed = [name for name in first if not np.array_equal(first[name], second[name])]
-        expect(not changed, f"with the tensors in reverse order, {type(memory).__name__} holds another {changed}")
+        expect(not changed, f"with the tensors in reverse order, {type(strategy_state).__name__} has another {changed}")
 
 
 def _both(plugin: str, *moments: Moment) -> list[tuple[Any, Moment]]:
-    return [(moment.state.memories[plugin], moment) for moment in moments]
+    return [(moment.state.strategy_states[plugin], moment) for moment in moments]
 
 
-def _parts(memory: Any, topology: Topology) -> dict[str, Any]:
+def _parts(strategy_state: Any, topology: Topology) -> dict[str, Any]:
     """What is remembered of each tensor, and the texts and numbers of the whole."""
-    vectors = vectors_of(memory)
+    vectors = vectors_of(strategy_state)
     whole = {
-        field.name: getattr(memory, field.name)
-        for field in attrs.fields(type(memory))
-        if isinstance(getattr(memory, field.name), str | int | float | None)
+        field.name: getattr(strategy_state, field.name)
+        for field in attrs.fields(type(strategy_state))
+        if isinstance(getattr(strategy_state, field.name), str | int | float | None)
     }
     rounded = {name: f"{content:.6g}" if isinstance(content, float) else content for name, content in whole.items()}
     by_name = {
