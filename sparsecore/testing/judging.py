@@ -221,7 +221,23 @@ def _length(example: Any) -> int:
     return len(repr(example))
 
 
+_BATCH = 10
+"""Examples that hypothesis draws anew; later ones of the same search are mostly variations of earlier ones."""
+
+
 def _tried(trial: _Trial, examples: int, first_seed: int, *, shrink: bool) -> None:
+    """Search in batches, each with draws of its own."""
+    unsatisfiable: Unsatisfiable | None = None
+    for batch, begun in enumerate(range(0, examples, _BATCH)):
+        try:
+            _search(trial, min(_BATCH, examples - begun), f"{first_seed}/{batch}", shrink=shrink)
+        except Unsatisfiable as error:
+            unsatisfiable = error
+    if unsatisfiable is not None and not trial.judged:
+        raise unsatisfiable
+
+
+def _search(trial: _Trial, examples: int, draws: str, *, shrink: bool) -> None:
     phases = [Phase.generate, Phase.shrink] if shrink else [Phase.generate]
 
     # what is slow, or filtered much, is still right; the other checks are about how tests are written, not run
@@ -234,7 +250,7 @@ def _tried(trial: _Trial, examples: int, first_seed: int, *, shrink: bool) -> No
         report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck),
     )
-    @seed(first_seed)
+    @seed(draws)
     @given(trial._promise.examples(trial._subject))
     def holds(example: Any) -> None:
         trial(example)
