@@ -48,6 +48,24 @@ def test_defects_of_sharing_out_are_caught_with_few_examples_whatever_the_seed(w
     assert verdict.outcome is Outcome.BROKEN, verdict
 
 
+RARE = {
+    "keeps positions in 32 bits on the way": STRATEGY_PROMISES,
+    "reads the trace of the tensor before": STRATEGY_PROMISES,
+    "counts exact zeros among the positive weights, while negative ones go": STRATEGY_PROMISES,
+    "searchsorted forgets the side": BACKEND_PROMISES,
+    "numbers that are denormal are flushed to zero": BACKEND_PROMISES,
+}
+
+
+@pytest.mark.parametrize("what", RARE)
+def test_defects_that_few_examples_show_are_caught_with_less_than_half_of_the_examples_whatever_the_seed(what):
+    mutant, breaks = (STRATEGIES | BACKENDS)[what]
+    subject = Subject.of(mutant()) if what in STRATEGIES else BackendSubject.of(mutant())
+    promise = named(RARE[what], breaks)
+    found = [judge(promise, subject, examples=40, first_seed=seed, shrink=False).outcome for seed in range(16)]
+    assert set(found) == {Outcome.BROKEN}
+
+
 @pytest.mark.parametrize("what", BACKENDS)
 def test_each_defect_of_a_backend_is_caught(what):
     mutant, breaks = BACKENDS[what]

@@ -76,6 +76,9 @@ GRADIENTS = tuple(
 _RATE = 0.05
 _STEPS = 20
 
+_BATCHES = 6
+"""So many that errors of rounding in each batch's sums hardly ever cancel."""
+
 
 def _same(one: Totals, other: Totals, tolerance: float) -> bool:
     near = abs(one.loss - other.loss) <= tolerance * max(1.0, abs(other.loss))
@@ -86,14 +89,14 @@ def _same(one: Totals, other: Totals, tolerance: float) -> bool:
 def _counts(subject: BackendSubject, exercise: Exercise) -> None:
     backend = subject.finest
     together, sums = exercise.learner(backend), Totals()
-    for number in range(3):
+    for number in range(_BATCHES):
         alone = exercise.learner(backend)
         alone.train(exercise.batch(number), 0.0)
         one = alone.totals()
         sums = Totals(sums.loss + one.loss, sums.correct + one.correct, sums.examples + one.examples)
         together.train(exercise.batch(number), 0.0)
     got = together.totals()
-    expect(_same(got, sums, 1e-5), f"three batches together have {got}; one by one {sums}")
+    expect(_same(got, sums, 1e-5), f"{_BATCHES} batches together have {got}; one by one {sums}")
     together.reset_totals()
     expect(together.totals() == Totals(), f"after reset_totals there is {together.totals()}")
 
