@@ -27,8 +27,8 @@ help:
 	@echo 'make test       lint, types and tests'
 	@echo 'make test-slow  the tests that take minutes'
 	@echo 'make test-processors  the tests that depend on arithmetic, as other processors would compute them'
-	@echo 'make sanitize   the tests of the C++ kernels under address and undefined-behaviour sanitizers'
-	@echo 'make fuzz       calls of the C++ kernels with arguments that nobody would give, under the same sanitizers'
+	@echo 'make sanitize   the tests of the C++ kernels under the address, undefined-behaviour and thread sanitizers'
+	@echo 'make fuzz       100,000 calls of the C++ kernels with random, mostly invalid arguments, under the first two'
 	@echo 'make clean      remove .venv, builds and caches; runs stay'
 
 demo: .venv/installed .venv/cpu-built
@@ -47,31 +47,43 @@ test-slow: .venv/installed-for-tests .venv/cpu-built
 test-processors: .venv/installed-for-tests .venv/cpu-built
 	$(BIN)/python tests/processors.py $(ARGUMENTS)
 
-# The kernels' tests in an environment of their own. Python is not built with the sanitizers, so that their library has
-# to be there before it, with that of C++ for its exceptions. What Python itself never frees is no leak of ours. What the
-# sanitizers say goes to the file descriptor, which pytest must not capture.
-SANITIZED := set -- $$(for library in libasan.so libstdc++.so; do $${CXX:-g++} -print-file-name=$$library; done); \
-  LD_PRELOAD="$$*" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-  build/sanitize/venv/bin/python
+# The kernels' tests and calls with two builds of the kernels, each in an environment of its own, because ThreadSanitizer
+# cannot be combined with the other two. Python is not built with sanitizers, so their library has to be loaded before it,
+# and so has that of C++ for its exceptions. What Python itself never frees is no leak of ours. The sanitizers write to
+# the file descriptor, which pytest must not capture. ThreadSanitizer needs to know where the system puts memory, and the
+# tests fork while threads are running.
+PRELOAD = LD_PRELOAD="$$(for library in $(1) libstdc++.so; do $${CXX:-g++} -print-file-name=$$library; done | paste -sd ' ')"
+WITH_ADDRESS = $(call PRELOAD,libasan.so) ASAN_OPTIONS=detect_leaks=0 \
+  UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 build/sanitize/address/bin/python
+WITH_THREAD = $(call PRELOAD,libtsan.so) TSAN_OPTIONS=die_after_fork=0 OPENBLAS_NUM_THREADS=1 \
+  $$(setarch --addr-no-randomize true 2>/dev/null && echo setarch --addr-no-randomize) build/sanitize/thread/bin/python
+WITH_SEVERAL_THREADS := threads arguments kernels networks inference pack fuzz
 
-sanitize: build/sanitize/built
-	$(SANITIZED) -m pytest --capture=sys tests/test_cpu_*.py
+sanitize: build/sanitize/address/built build/sanitize/thread/built
+	$(WITH_ADDRESS) -m pytest --capture=sys tests/test_cpu_*.py
+	$(WITH_THREAD) -m pytest --capture=sys $(WITH_SEVERAL_THREADS:%=tests/test_cpu_%.py)
+	$(WITH_THREAD) tests/fuzz_kernels.py --calls 20000
 
 # Other calls, or more of them: make fuzz CALLS=1000000 SEED=7
 CALLS := 100000
 SEED := 0
 
-fuzz: build/sanitize/built
-	$(SANITIZED) tests/fuzz_kernels.py --calls $(CALLS) --seed $(SEED)
+fuzz: build/sanitize/address/built
+	$(WITH_ADDRESS) tests/fuzz_kernels.py --calls $(CALLS) --seed $(SEED)
 
-build/sanitize/built: .venv/created pyproject.toml constraints.txt $(CPU_SOURCES)
-	@echo 'Building the CPU backend with sanitizers into build/sanitize/venv ...'
-	@$(BIN)/python -m venv --clear build/sanitize/venv
-	@build/sanitize/venv/bin/python -m pip install $(QUIET) --editable '.[testing]'
-	@CXX=$${CXX:-g++} build/sanitize/venv/bin/python -m pip install $(QUIET) --editable $(CPU) \
-	  --config-settings cmake.define.SPARSECORE_SANITIZE=address,undefined \
+# The kernels for newer instruction sets run on the same threads as the baseline's, and take minutes to compile.
+build/sanitize/address/built: SANITIZERS := address,undefined
+build/sanitize/thread/built: SANITIZERS := thread
+build/sanitize/thread/built: OPTIONS := --config-settings cmake.define.SPARSECORE_BASELINE_ONLY=ON
+
+build/sanitize/%/built: .venv/created pyproject.toml constraints.txt $(CPU_SOURCES)
+	@echo 'Building the CPU backend with the sanitizers $(SANITIZERS) into $(@D) ...'
+	@$(BIN)/python -m venv --clear $(@D)
+	@$(@D)/bin/python -m pip install $(QUIET) --editable '.[testing]'
+	@CXX=$${CXX:-g++} $(@D)/bin/python -m pip install $(QUIET) --editable $(CPU) $(OPTIONS) \
+	  --config-settings cmake.define.SPARSECORE_SANITIZE=$(SANITIZERS) \
 	  --config-settings cmake.build-type=RelWithDebInfo --config-settings install.strip=false \
-	  --config-settings build-dir=build/sanitize
+	  --config-settings build-dir=$(@D)/cmake
 	@touch $@
 
 # The stamps are touched last, so that an interrupted set-up is done again. Each waits for the one before because two

@@ -199,8 +199,10 @@ class Call:
         """Write to the arrays that were given."""
         for array in self.given:
             if isinstance(array, np.ndarray) and array.dtype.kind in "fiu" and array.flags.writeable:
+                floats = array.dtype.kind == "f"
+                number = self.random.choice([0, 1, 2**15, 127]) if floats else min(2**15 + 3, np.iinfo(array.dtype).max)
                 with np.errstate(all="ignore"):
-                    array[...] = self.random.choice([0, 1, 2**15, 127]) if array.dtype.kind == "f" else 2**15 + 3
+                    array[...] = number
 
     @staticmethod
     def refused(error: Exception) -> None:
