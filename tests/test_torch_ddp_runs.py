@@ -313,3 +313,28 @@ def test_ranks_with_other_plugin_code_do_not_begin(here: Path) -> None:
     first, second = start(["-c", code, *arguments(here, "other code", "--strategy", "mine.py:Elsewhere")])
     assert "the ranks disagree at the start on the" in first.stderr
     assert (first.status, second.status, second.stderr) == (1, 1, "")
+
+
+TAKING = """
+from pathlib import Path
+from sparsecore.data.npz import Npz
+
+class Taking(Npz):
+    def load(self, folder):
+        Path("runs/lottery-taking-1/of-another").mkdir(parents=True, exist_ok=True)
+        return super().load(folder)
+"""
+
+
+def test_a_lottery_of_several_ranks_takes_the_next_number_where_one_is_taken_meanwhile(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taking.py").write_text(TAKING)
+    data = ("--data", "taking.py:Taking", "--data-dir", str(here / "small.npz"))
+    small = ("--model", "lenet-12-8", "--epochs", "1", "--batch-size", "16", "--rounds", "1")
+    first, second = start(["-m", "sparsecore", "lottery", *small, *data, *FLOAT64, "--json"])
+    assert (first.status, second.status) == (0, 0), first.stderr + second.stderr
+    assert [path.name for path in (tmp_path / "runs/lottery-taking-1").iterdir()] == ["of-another"]
+    assert (tmp_path / "runs/lottery-taking-2/round-1/result.json").exists()
+    assert json.loads(first.stdout)["out"] == str(tmp_path / "runs/lottery-taking-2")

@@ -50,7 +50,7 @@ class Asked:
         Raises:
             InputError: the folder cannot be made, or the experiment cannot be set up.
         """
-        if self.is_new:
+        if self.is_new and not self.is_numbered:
             self.folder.check_absent()
         return set_up(self.experiment, self.folder)
 
@@ -119,11 +119,15 @@ def begun_before(out: Path | None) -> Path | None:
 
 def _name(experiment: Experiment) -> str:
     """What a run is called that was given no folder."""
-    strategies = "+".join(Path(strategy.name.partition(":")[0]).stem for strategy in experiment.strategies)
-    model = Path(experiment.model.name.partition(":")[0]).stem
+    strategies = "+".join(stem(strategy.name) for strategy in experiment.strategies)
     begins = [] if experiment.start.run is None else ["from", Path(experiment.start.run).name]
     sparse = [] if experiment.sparsity is None else [f"{experiment.sparsity:g}"]
-    return "-".join([model, experiment.dataset.name, strategies, *begins, *sparse])
+    return "-".join([stem(experiment.model.name), stem(experiment.dataset.name), strategies, *begins, *sparse])
+
+
+def stem(selection: str) -> str:
+    """What a plugin is called in the name of a folder: of one in a file, the file without its folder."""
+    return Path(selection.partition(":")[0]).stem
 
 
 @attrs.frozen(eq=False)

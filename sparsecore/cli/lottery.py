@@ -13,7 +13,7 @@ import click
 import tomli_w
 
 from sparsecore.cli import execution
-from sparsecore.cli.execution import Asked, begun_before, lead, ranks_for, start_facts, take_part
+from sparsecore.cli.execution import Asked, begun_before, lead, ranks_for, start_facts, stem, take_part
 from sparsecore.cli.options import Given, describes_dense_experiment, sets_and_tells
 from sparsecore.cli.output import results, say
 from sparsecore.cli.tables import print_table
@@ -75,12 +75,13 @@ def plan(out: Path | None, given: Given, known: Mapping[str, Any], *, going_on: 
         folder, is_new = asked.folder, asked.is_new
     else:
         is_new = True
-        folder = RunFolder(out) if out else free_run_folder(Path("runs"), f"lottery-{dense.dataset.name}")
-        folder.check_absent()
+        folder = RunFolder(out) if out else free_run_folder(Path("runs"), f"lottery-{stem(dense.dataset.name)}")
+        if out:
+            folder.check_absent()
         lottery = _lottery(known)
     lottery.check_rewind(dense)
     ask_model(dense, lottery.sparsity)
-    return Plan(lottery, dense, folder, is_new, is_numbered=out is None)
+    return Plan(lottery, dense, folder, is_new, is_numbered=is_new and out is None)
 
 
 def carry_out(planned: Plan, ranks: Ranks) -> list[LegResult]:
@@ -88,8 +89,11 @@ def carry_out(planned: Plan, ranks: Ranks) -> list[LegResult]:
     tables = planned.dense.tables()
     if planned.is_new:  # what is wrong with its first run is found before there is a folder
         first = next(planned.lottery.legs(tables, planned.folder.path))
-        ranks.jointly(lambda: _prepared(planned, first), lambda both: start_facts(both[1]))
+        asked = Asked(Experiment.of(first.tables), RunFolder(planned.folder.path / first.name), is_numbered=True)
+        ranks.jointly(asked.prepared, start_facts)
     planned, held = ranks.jointly(lambda: _taken(planned, ranks), lambda _: {})
+    # where it is numbered, another lottery may have taken the number that was free
+    planned = attrs.evolve(planned, folder=RunFolder(Path(ranks.said_by_first(str(planned.folder.path)))))
     results = []
     with held:
         for leg in planned.lottery.legs(tables, planned.folder.path.resolve()):
@@ -110,7 +114,7 @@ def _taken(planned: Plan, ranks: Ranks) -> tuple[Plan, AbstractContextManager[ob
         return planned, nullcontext()
     folder = planned.folder
     if planned.is_new:
-        folder = _made(planned, ranks)
+        folder = _made(planned)
     try:
         lock = Lock(folder.experiment)
     except BusyError:
@@ -120,10 +124,9 @@ def _taken(planned: Plan, ranks: Ranks) -> tuple[Plan, AbstractContextManager[ob
     return attrs.evolve(planned, folder=folder), held
 
 
-def _made(planned: Plan, ranks: Ranks) -> RunFolder:
+def _made(planned: Plan) -> RunFolder:
     tables, files = planned.dense.tables(), {FILE: _content(planned)}
-    # the other ranks have no way to learn of another number
-    if planned.is_numbered and ranks.size == 1:
+    if planned.is_numbered:
         path = planned.folder.path
         return new_run_folder(path.parent, path.name.rpartition("-")[0], tables, files)
     planned.folder.create(tables, files)
@@ -250,9 +253,7 @@ def lottery(
     known = {name: value for name, value in asked.items() if value is not None}
     with results() as stream:
         ranks = ranks_for(given.tables())
-        planned = ranks.jointly(
-            lambda: plan(out, given, known, going_on=resume), lambda planned: {"folder": str(planned.folder.path)}
-        )
+        planned = ranks.jointly(lambda: plan(out, given, known, going_on=resume), _folder_fact)
         found = carry_out(planned, ranks)
         if ranks.rank != 0:
             return
@@ -260,6 +261,12 @@ def lottery(
             click.echo(json.dumps(_as_json(found)), file=stream)
         else:
             _print(found, stream)
+
+
+def _folder_fact(planned: Plan) -> dict[str, str]:
+    """The folder, where all ranks know it from the start: a number that is free for one may be taken for another."""
+    is_open = planned.is_new and planned.is_numbered
+    return {"folder": str(planned.folder.path.parent if is_open else planned.folder.path)}
 
 
 def _refuse_decided(file: Path | None, settings: Sequence[str]) -> None:

@@ -110,6 +110,14 @@ class Ranks(Protocol):
         """
         ...
 
+    def said_by_first(self, text: str) -> str:
+        """The text that rank 0 gives; every rank calls it, and gives one of its own that is not read.
+
+        Raises:
+            DisagreementError: rank 0 has ended or never came.
+        """
+        ...
+
     def together(self, advance: Callable[[], Advance]) -> Advance:
         """What follows an optimizer step, done by every rank for itself; where weights move, all must agree.
 
@@ -159,6 +167,10 @@ class SingleProcess:
     def jointly(self, action: Callable[[], Result], facts: Callable[[Result], Mapping[str, str]]) -> Result:  # noqa: ARG002
         """What is done before training."""
         return action()
+
+    def said_by_first(self, text: str) -> str:
+        """What this process says to itself."""
+        return text
 
     def together(self, advance: Callable[[], Advance]) -> Advance:
         """What follows an optimizer step."""

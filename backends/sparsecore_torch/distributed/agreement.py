@@ -172,7 +172,7 @@ class Exchange:
 
     def __init__(self, store: Store, rank: int, size: int) -> None:
         self._store, self._rank, self._size = store, rank, size
-        self._number = 0
+        self._number = self._sayings = 0
         self._left: list[str] = []
         self._unheard: list[str] = []
         weakref.finalize(self, _wait_until_heard, store, self._unheard)
@@ -196,6 +196,27 @@ class Exchange:
             raise DisagreementError(
                 f"the connection to rank 0 broke off {place}: rank 0 has ended; what it said tells why"
             ) from error
+
+    def said_by_first(self, text: str, patience: float) -> str:
+        """Return the text of rank 0; collective.
+
+        Args:
+            text: of this rank; those of other ranks are not read.
+            patience: how many seconds rank 0 is waited for.
+
+        Raises:
+            DisagreementError: rank 0 has ended or never came.
+        """
+        key, self._sayings = f"said/{self._sayings}", self._sayings + 1
+        try:
+            if self._rank == 0:
+                self._store.set(key, text)
+                return text
+            if happens(lambda: self._store.check([key]), patience):
+                return self._store.get(key).decode()
+        except dist.DistNetworkError as error:
+            raise DisagreementError("the connection to rank 0 broke off; what it said tells why") from error
+        raise DisagreementError(f"rank 0 has not come within {patience:g} s")
 
     def overheard(self) -> Verdict | None:
         """The verdict of an exchange that this rank has not come to, if there is one."""

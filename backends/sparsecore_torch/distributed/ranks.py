@@ -106,6 +106,10 @@ class TorchRanks:
         self._agree(Report("the start", list(told.values())), matter, self._patience.start)
         return result
 
+    def said_by_first(self, text: str) -> str:
+        """What rank 0 says to all."""
+        return self._exchange.said_by_first(text, self._patience.start)
+
     def together(self, advance: Callable[[], Advance]) -> Advance:
         """What follows an optimizer step; where weights move, all must agree."""
         with self._failing_together(self._patience.step):
