@@ -636,6 +636,15 @@ class AgesInPlace(Sound):
         return Sound.prune(self, topology, values)
 
 
+@defect("remembers the gradient of a single tensor itself, in place of a copy", "inputs")
+class KeepsTheGradient(Tracing):
+    @hookimpl
+    def observe(self, gradient, topology, strategy_state):
+        if len(topology.layout) > 1:
+            return Tracing.observe(self, gradient, topology, strategy_state)
+        return attrs.evolve(strategy_state, momentum=gradient(topology.layout.names[0]))
+
+
 @defect("builds a dense mask to find free positions", "size")
 class ByMask(Sound):
     @hookimpl

@@ -11,7 +11,9 @@ from hypothesis.strategies import DrawFn
 from numpy.typing import NDArray
 
 from sparsecore.engine.arrays import Array
+from sparsecore.engine.engine import Engine
 from sparsecore.engine.layout import Layout
+from sparsecore.engine.state import State
 from sparsecore.testing.backend_subjects import WritableArrays
 from sparsecore.testing.frugality import LARGE, MOST, WEIGHTS, few, peak
 from sparsecore.testing.promises import NotJudgedError, Promise, expect
@@ -27,29 +29,46 @@ def _leaves_alone(_: Subject, scene: Scene) -> None:
     shown = _shown(before, gradients)
     copies = {name: array.copy() for name, array in shown.items()}
     gradient = gradients.__getitem__ if gradients else None
-    for act in _acts(algorithm.advance, algorithm.update, before, scene, gradient):
-        act()
+    for act in _acts(algorithm, before, scene, gradient):
+        after = act()
         changed = [name for name, copy in copies.items() if copy.tobytes() != shown[name].tobytes()]
         expect(not changed, f"{', '.join(changed)} changed in place")
+        for field, kept in _state_arrays(after).items():
+            lent = [name for name in ("values", *_by_name(gradients)) if np.shares_memory(kept, shown[name])]
+            expect(not lent, f"{field} is {', '.join(lent)}, which training may change in place; keep a copy")
 
 
-def _acts(advance: Any, update: Any, before: Moment, scene: Scene, gradient: Any) -> tuple[Callable[[], Any], ...]:
+def _acts(algorithm: Engine, before: Moment, scene: Scene, gradient: Any) -> tuple[Callable[[], State], ...]:
+    """A step, and an update; each returns the state after it."""
     return (
-        lambda: advance(before.state, before.values, scene.learning_rate, gradient),
-        lambda: update(before.state, before.values, gradient),
+        lambda: algorithm.advance(before.state, before.values, scene.learning_rate, gradient).state,
+        lambda: algorithm.update(before.state, before.values, gradient)[0],
     )
 
 
 def _shown(moment: Moment, gradients: Mapping[str, Array]) -> dict[str, NDArray[Any]]:
     """Everything that a hook is shown."""
-    strategy_states = {
-        f"{field.name} of {plugin}": getattr(strategy_state, field.name)
-        for plugin, strategy_state in moment.state.strategy_states.items()
-        for field in attrs.fields(type(strategy_state))
-        if hasattr(getattr(strategy_state, field.name), "tobytes")
+    topology = moment.state.topology
+    return {
+        "positions": topology.positions,
+        "values": moment.values,
+        **_state_arrays(moment.state),
+        **_by_name(gradients),
     }
-    dense = {f"the gradient of {name}": gradient for name, gradient in gradients.items()}
-    return {"positions": moment.state.topology.positions, "values": moment.values, **strategy_states, **dense}
+
+
+def _by_name(gradients: Mapping[str, Array]) -> dict[str, NDArray[Any]]:
+    return {f"the gradient of {name}": gradient for name, gradient in gradients.items()}
+
+
+def _state_arrays(state: State) -> dict[str, NDArray[Any]]:
+    """The arrays of the strategies' states, by what they are called in a sentence."""
+    return {
+        f"{field.name} of {plugin}": getattr(strategy_state, field.name)
+        for plugin, strategy_state in state.strategy_states.items()
+        for field in attrs.fields(type(strategy_state))
+        if isinstance(getattr(strategy_state, field.name), np.ndarray)
+    }
 
 
 _VAST = 3 * 10**9
@@ -104,7 +123,13 @@ def _is_sparse_throughout(subject: Subject) -> bool:
 
 
 COST = (
-    Promise("inputs", "nothing that a hook is shown is changed", scenes, _leaves_alone, share=0.5),
+    Promise(
+        "inputs",
+        "nothing that a hook is shown is changed, and values and gradients are kept as copies alone",
+        scenes,
+        _leaves_alone,
+        share=0.5,
+    ),
     Promise(
         "size",
         "memory follows the weights: nothing is of the size of a dense tensor, unless its gradient is asked for or the "
