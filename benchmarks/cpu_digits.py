@@ -47,14 +47,14 @@ def _epoch(backend: str, options: argparse.Namespace) -> Made:
     from sparsecore.experiment.assembly import assemble
     from sparsecore.experiment.experiment import Experiment
     from sparsecore.learning.ranks import SingleProcess
-    from sparsecore.run.recording import Forgetful
+    from sparsecore.run.recording import RunWriter
     from sparsecore.run.setup import set_up
-    from sparsecore.run.training import Nobody, Run
+    from sparsecore.run.training import Callback, Run
 
     chosen = [f"backend.name={backend}", "training.epochs=1", "sparsity=0.9"]
     threads = [f"backend.threads={options.threads}"] if backend == MEASURED else []  # others take them from outside
     setup = set_up(Experiment.of(assemble(None, {}, ["dpr"], [*chosen, *threads])))
-    return lambda: Run(setup, SingleProcess(), {}, None).train(Forgetful(), Nobody())
+    return lambda: Run(setup, SingleProcess(), {}, None).train(RunWriter(), Callback())
 
 
 def _page(report: dict[str, Any]) -> str:

@@ -23,7 +23,7 @@ from plain import Loop, optimizer_of
 from torch import nn
 from writing import table, write
 
-from sparsecore_cpu.workspace import Machine
+from sparsecore_cpu.workspace import Runtime
 from sparsecore_models.lenet import LeNet
 from sparsecore_numpy import NumpyArrays
 
@@ -66,7 +66,7 @@ def _measured(actions: Actions, threads: int, options: argparse.Namespace) -> di
 
 def _perceptron(threads: int, options: argparse.Namespace) -> Actions:
     layout = layout_of(LeNet().parameters(SHAPE, 10))
-    shared, sizes = Machine.of(threads), [784, 300, 100]
+    shared, sizes = Runtime.of(threads), [784, 300, 100]
     hidden = [
         part
         for inputs, outputs in pairwise(sizes)
@@ -101,7 +101,7 @@ MEASURED: Mapping[str, Callable[[int, argparse.Namespace], Actions]] = {
 
 
 def _layers(threads: int, options: argparse.Namespace) -> dict[str, SparseLayer]:
-    shared = Machine.of(threads)
+    shared = Runtime.of(threads)
     return {f"sparsity {sparsity:g}": SparseLayer(sparsity, shared, options.batch) for sparsity in SPARSITIES}
 
 

@@ -13,7 +13,7 @@ from sparsecore.host.learner import NumpyLearner
 from sparsecore.learning.protocols import Model
 from sparsecore_cpu import CpuBackend
 from sparsecore_cpu.operations import CpuComputation
-from sparsecore_cpu.workspace import Machine
+from sparsecore_cpu.workspace import Runtime
 from sparsecore_models.wrn import WideResNet
 
 Shape = tuple[int, int, int]
@@ -25,7 +25,7 @@ def wide_resnet_layout(shape: Shape) -> Layout:
 
 
 def learner_on(
-    topology: Topology, machine: Machine, shape: Shape, model: Model = WideResNet(), examples: int = 1000
+    topology: Topology, machine: Runtime, shape: Shape, model: Model = WideResNet(), examples: int = 1000
 ) -> NumpyLearner:
     """A network with these weights, ready to train on noise; like :meth:`CpuBackend.learner`, on a given machine."""
     backend = CpuBackend(threads=machine.threads)

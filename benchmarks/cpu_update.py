@@ -27,7 +27,7 @@ from sparsecore.engine.settings import Amount
 from sparsecore.engine.state import State
 from sparsecore.host.learner import NumpyLearner
 from sparsecore_cpu.lists import Lists
-from sparsecore_cpu.workspace import Machine
+from sparsecore_cpu.workspace import Runtime
 from sparsecore_numpy import NumpyArrays
 from sparsecore_strategies.dpr import DynamicReallocation
 
@@ -49,7 +49,7 @@ class Network:
         strategy = DynamicReallocation(target=Amount("14%"), initial_threshold=2e-2)
         self._engine = Engine(wide_resnet_layout(SHAPE), [strategy], arrays=NumpyArrays())
         self._state: State = self._engine.start(options.sparsity)
-        self._learner: NumpyLearner = learner_on(self._state.topology, Machine.of(threads), SHAPE)
+        self._learner: NumpyLearner = learner_on(self._state.topology, Runtime.of(threads), SHAPE)
         self._rng, self._batch = np.random.default_rng(0), options.batch
         self.in_lists = 0.0
 

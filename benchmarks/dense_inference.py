@@ -11,7 +11,7 @@ import torch
 from plain import WideResNet
 from torch import Tensor, nn
 
-from sparsecore_cpu.inference import Network
+from sparsecore_cpu.inference import TrainedNetwork
 
 Predict = Callable[[], Any]
 """The logits of some images, (batch, classes), as an array."""
@@ -19,7 +19,7 @@ Predict = Callable[[], Any]
 _PARTS = {"scale": "weight", "shift": "bias", "mean": "running_mean", "variance": "running_var"}
 
 
-def dense_network(network: Network) -> nn.Module:
+def dense_network(network: TrainedNetwork) -> nn.Module:
     """WRN-28-2 in torch with the network's values, ready to be evaluated."""
     topology, dense = network.topology, dict[str, Any](network.dense)
     for name, shape in zip(topology.layout.names, topology.layout.shapes, strict=True):
@@ -33,24 +33,24 @@ def dense_network(network: Network) -> nn.Module:
     return model.eval()
 
 
-def given_to(network: Network, images: Any) -> Tensor:
+def given_to(network: TrainedNetwork, images: Any) -> Tensor:
     """The images normalized, (batch, channels, height, width)."""
     pictures = network.pictures
     normalized = ((images - pictures.mean) / pictures.std).astype(np.float32)
     return torch.from_numpy(np.ascontiguousarray(normalized.transpose(0, 3, 1, 2)))
 
 
-def channels_last(network: Network, images: Any, threads: int) -> Predict:
+def channels_last(network: TrainedNetwork, images: Any, threads: int) -> Predict:
     """On torch."""
     return _on_torch(network, images, threads, torch.channels_last)
 
 
-def contiguous(network: Network, images: Any, threads: int) -> Predict:
+def contiguous(network: TrainedNetwork, images: Any, threads: int) -> Predict:
     """On torch."""
     return _on_torch(network, images, threads, torch.contiguous_format)
 
 
-def onnx_runtime(network: Network, images: Any, threads: int) -> Predict:
+def onnx_runtime(network: TrainedNetwork, images: Any, threads: int) -> Predict:
     """From a file for batches of this size."""
     import onnxruntime
 
@@ -67,7 +67,7 @@ def onnx_runtime(network: Network, images: Any, threads: int) -> Predict:
     return lambda: session.run(None, feed)[0]
 
 
-def _on_torch(network: Network, images: Any, threads: int, memory_format: torch.memory_format) -> Predict:
+def _on_torch(network: TrainedNetwork, images: Any, threads: int, memory_format: torch.memory_format) -> Predict:
     torch.set_num_threads(threads)
     model = dense_network(network).to(memory_format=memory_format)
     given = given_to(network, images).contiguous(memory_format=memory_format)

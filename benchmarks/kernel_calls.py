@@ -11,7 +11,7 @@ from kinds import replaced
 
 from sparsecore_cpu import _kernels, operations
 from sparsecore_cpu.lists import Entries, Lists, Strides, WeightList, Window
-from sparsecore_cpu.workspace import Buffer, Form, Machine
+from sparsecore_cpu.workspace import Buffer, Form, Runtime
 
 FLOAT = 4
 FORWARD, BACKWARD = "convolution, forward", "convolution, input's gradient"
@@ -62,14 +62,14 @@ class Calls:
 
     def __init__(self, threads: int) -> None:
         self.noted: list[Call] = []
-        self._machine = Machine.of(threads)
+        self._machine = Runtime.of(threads)
         self._activations: dict[int, Form] = {}  # by handle; handles live as long as the machine
         self._reads: dict[int, tuple[Form, ...]] = {}  # by handle, which is noted anew whenever one is made
         self._lists: dict[int, _Listed] = {}
         self._outputs: dict[int, Form] = {}  # of a list's layer
         self._read_type = _kernels.Read
 
-    def machine(self) -> Machine:
+    def machine(self) -> Runtime:
         """What the network has to compute with."""
         watched: Any = _Watched(self)
         buffers: Any = self

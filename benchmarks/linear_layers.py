@@ -6,11 +6,11 @@ from networks import topology_of
 from torch import nn
 
 from sparsecore.engine.layout import Layout
-from sparsecore.host.weights import Weight
+from sparsecore.host.weights import WeightTensor
 from sparsecore_cpu.activations import Activation, Given
 from sparsecore_cpu.lists import Lists
 from sparsecore_cpu.operations import CpuOperations, Forgetful, Tape, of_batch
-from sparsecore_cpu.workspace import Buffer, Form, Machine
+from sparsecore_cpu.workspace import Buffer, Form, Runtime
 from sparsecore_numpy import NumpyArrays
 
 SIDE = 4096
@@ -39,11 +39,11 @@ class DenseLayer:
 class SparseLayer:
     """On the CPU backend, from activations in its own layout, as they lie between two layers."""
 
-    def __init__(self, sparsity: float, shared: Machine, batch: int) -> None:
+    def __init__(self, sparsity: float, shared: Runtime, batch: int) -> None:
         topology = topology_of(Layout.of({"layer": (SIDE, SIDE)}), sparsity, NumpyArrays())
         positions = topology.local("layer").astype(np.intp)
         values = np.random.default_rng(0).standard_normal(len(positions)).astype(np.float32)
-        self._weight = Weight((SIDE, SIDE), positions, values, np.zeros_like(values))
+        self._weight = WeightTensor((SIDE, SIDE), positions, values, np.zeros_like(values))
         self._machine, self._lists = shared, Lists(shared.threads)
         self._form = Form.of_features(batch, SIDE)
         self._x, self._gradient = self._noise(), self._noise()

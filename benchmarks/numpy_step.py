@@ -17,7 +17,7 @@ from networks import EXAMPLES, batch_of, learner
 from writing import write
 
 from sparsecore.host import learner as numpy_learner
-from sparsecore.host.threads import Workers, workers
+from sparsecore.host.threads import WorkerPool, worker_pool
 from sparsecore.learning.protocols import Learner
 from sparsecore_numpy import NumpyBackend
 
@@ -30,7 +30,7 @@ WARM_UP = 3
 def main() -> None:
     options = _options()
     results = [_measured(side, options) for side in SIDES]
-    told = machine() | {"threads": workers().count}
+    told = machine() | {"threads": worker_pool().count}
     report = {"machine": told, "settings": vars(options), "results": results}
     write("numpy_step", report, _markdown(report))
 
@@ -45,9 +45,9 @@ def _options() -> argparse.Namespace:
 
 
 def _measured(side: int, options: argparse.Namespace) -> dict[str, Any]:
-    whole = [seconds for seconds, _ in _steps(side, options, workers())]
+    whole = [seconds for seconds, _ in _steps(side, options, worker_pool())]
     with timed() as kinds:
-        by_kind = _steps(side, options, Workers(1), kinds)
+        by_kind = _steps(side, options, WorkerPool(1), kinds)
     names = sorted({name for _, parts in by_kind for name in parts})
     return {
         "image": [side, side, SIDES[side]],
@@ -60,7 +60,7 @@ def _measured(side: int, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _steps(
-    side: int, options: argparse.Namespace, threads: Workers, kinds: dict[str, float] | None = None
+    side: int, options: argparse.Namespace, threads: WorkerPool, kinds: dict[str, float] | None = None
 ) -> list[tuple[float, dict[str, float]]]:
     """Seconds of each step, and of each kind within it; only steps that no other program disturbed."""
     kinds = {} if kinds is None else kinds
@@ -84,7 +84,7 @@ def _steps(
     return steps
 
 
-def _learner(side: int, sparsity: float, threads: Workers) -> Learner:
+def _learner(side: int, sparsity: float, threads: WorkerPool) -> Learner:
     with replaced(numpy_learner, "workers", lambda: threads):
         return learner(NumpyBackend(), (side, side, SIDES[side]), sparsity)
 

@@ -8,25 +8,25 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from sparsecore.host import buffers, tape, threads
-from sparsecore.host.weights import Weight
+from sparsecore.host.weights import WeightTensor
 from sparsecore_cpu import _kernels, workspace
 from sparsecore_cpu.activations import Activation, Given
 from sparsecore_cpu.lists import Lists
 from sparsecore_cpu.operations import CpuOperations, Tape, of_batch
-from sparsecore_cpu.workspace import Buffer, Buffers, Form, Machine, kernel_names
+from sparsecore_cpu.workspace import Buffer, Buffers, Form, Runtime, kernel_names
 from sparsecore_numpy import normalization, operations
-from sparsecore_numpy.workspace import Machine as NumpyMachine
+from sparsecore_numpy.workspace import Workspace
 
 Array = NDArray[Any]
 Forward = Callable[[Any, Any, list[Any]], Any]
 
-ORACLE = NumpyMachine(buffers.Memory("float64"), threads.Workers(1))
+ORACLE = Workspace(buffers.BufferPool("float64"), threads.WorkerPool(1))
 
 
-def on(kernels: str, threads: int = 1, activations: DTypeLike = np.float32) -> Machine:
+def on(kernels: str, threads: int = 1, activations: DTypeLike = np.float32) -> Runtime:
     """A machine of its own."""
     bound = _kernels.Kernels(kernels)
-    return Machine(bound, threads, Buffers(bound.lanes, activations))
+    return Runtime(bound, threads, Buffers(bound.lanes, activations))
 
 
 def drawn(seed: int, *shape: int) -> NDArray[np.float32]:
@@ -41,7 +41,7 @@ HALVES = [on(name, activations=workspace.STORED) for name in kernel_names()]
 """Likewise, with images in bfloat16."""
 
 
-def buffer_of(machine: Machine, array: Array) -> Buffer:
+def buffer_of(machine: Runtime, array: Array) -> Buffer:
     """Images (batch, height, width, channels) or vectors (batch, features), image by image."""
     form = Form(*array.shape) if array.ndim == 4 else Form.of_features(*array.shape)
     buffer = machine.buffers.take(form)
@@ -75,18 +75,18 @@ def array_of(buffer: Buffer) -> Array:
     return array
 
 
-def weight_of(dense: Array, positions: Array | None = None) -> Weight:
+def weight_of(dense: Array, positions: Array | None = None) -> WeightTensor:
     """Of these entries of a dense tensor those at the positions, or all."""
     positions = np.arange(dense.size) if positions is None else positions
     values = dense.reshape(-1)[positions].copy()
-    return Weight(dense.shape, positions, values, np.zeros_like(values))
+    return WeightTensor(dense.shape, positions, values, np.zeros_like(values))
 
 
 def in_double(weights: list[Any]) -> list[Any]:
     """Copies, for NumPy."""
     return [
-        Weight(one.shape, one.positions, one.values.astype(float), np.zeros(len(one.values)))
-        if isinstance(one, Weight)
+        WeightTensor(one.shape, one.positions, one.values.astype(float), np.zeros(len(one.values)))
+        if isinstance(one, WeightTensor)
         else one.astype(float)
         for one in weights
     ]
@@ -95,8 +95,8 @@ def in_double(weights: list[Any]) -> list[Any]:
 def in_single(weights: list[Any]) -> list[Any]:
     """Copies, for the kernels."""
     return [
-        Weight(one.shape, one.positions, one.values.copy(), np.zeros_like(one.values))
-        if isinstance(one, Weight)
+        WeightTensor(one.shape, one.positions, one.values.copy(), np.zeros_like(one.values))
+        if isinstance(one, WeightTensor)
         else one.copy()
         for one in weights
     ]
@@ -138,7 +138,7 @@ def output_of(forward: Forward, x: Array, given: list[Any]) -> Array:
 
 
 def in_kernels(
-    machine: Machine, forward: Forward, x: Array, given: list[Any], direction: Array, *, differentiable: bool = True
+    machine: Runtime, forward: Forward, x: Array, given: list[Any], direction: Array, *, differentiable: bool = True
 ) -> Outcome:
     """By the kernels."""
     recorder, weights, buffer = Tape(), in_single(given), buffer_of(machine, x)
@@ -152,7 +152,7 @@ def in_kernels(
 
 
 def _after(weights: list[Any]) -> list[Array]:
-    return [one.gradient if isinstance(one, Weight) else one for one in weights]
+    return [one.gradient if isinstance(one, WeightTensor) else one for one in weights]
 
 
 def assert_close(given: Outcome, expected: Outcome, rounding: float = 1e-5) -> None:
@@ -170,7 +170,7 @@ def check(
     *,
     kinks: Forward | None = None,
     rounding: float = 1e-5,
-    machines: Sequence[Machine] = MACHINES,
+    machines: Sequence[Runtime] = MACHINES,
 ) -> None:
     """With all kernels, outputs and all gradients are NumPy's.
 

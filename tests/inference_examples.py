@@ -8,14 +8,16 @@ from numpy.typing import NDArray
 
 from sparsecore.engine.layout import Layout
 from sparsecore.experiment.plugin_choice import PluginChoice
-from sparsecore.host.weights import Weight
+from sparsecore.host.weights import WeightTensor
 from sparsecore.learning.tied_model import with_ties
-from sparsecore_cpu.inference import Network
+from sparsecore_cpu.inference import TrainedNetwork
 from sparsecore_cpu.inference.network import Pictures
 from sparsecore_numpy.operations import NumpyComputation
 
 
-def network_of(plugin: Any, shape: tuple[int, int, int] = (8, 8, 1), density: float = 0.3, seed: int = 0) -> Network:
+def network_of(
+    plugin: Any, shape: tuple[int, int, int] = (8, 8, 1), density: float = 0.3, seed: int = 0
+) -> TrainedNetwork:
     """A network of this model with ten classes."""
     draws = np.random.default_rng(seed)
     parameters = plugin.parameters(shape, 10)
@@ -24,15 +26,15 @@ def network_of(plugin: Any, shape: tuple[int, int, int] = (8, 8, 1), density: fl
     values = (0.3 * draws.standard_normal(len(positions))).astype(np.float32)
     dense = {p.name: _drawn(p, draws) for p in parameters if not p.sparse}
     pictures = Pictures(shape, 10, draws.uniform(90, 150, shape[2]), draws.uniform(30, 90, shape[2]))
-    return Network(PluginChoice(type(plugin).__name__, plugin), pictures, positions, values, dense)
+    return TrainedNetwork(PluginChoice(type(plugin).__name__, plugin), pictures, positions, values, dense)
 
 
-def images_for(network: Network, count: int, seed: int = 1) -> NDArray[np.uint8]:
+def images_for(network: TrainedNetwork, count: int, seed: int = 1) -> NDArray[np.uint8]:
     """Images of noise."""
     return np.random.default_rng(seed).integers(0, 256, (count, *network.pictures.shape), np.uint8)
 
 
-def logits_of(network: Network, images: NDArray[Any]) -> NDArray[np.float64]:
+def logits_of(network: TrainedNetwork, images: NDArray[Any]) -> NDArray[np.float64]:
     """What NumPy computes of it in double precision."""
     topology, pictures = network.topology, network.pictures
     parameters: dict[str, Any] = {}
@@ -65,5 +67,5 @@ def _drawn(parameter: Any, draws: np.random.Generator) -> NDArray[np.float32]:
     return drawn.astype(np.float32)
 
 
-def _weight(shape: tuple[int, ...], positions: NDArray[Any], values: NDArray[Any]) -> Weight:
-    return Weight(shape, np.asarray(positions, np.intp), values.astype(np.float64), np.zeros(len(values)))
+def _weight(shape: tuple[int, ...], positions: NDArray[Any], values: NDArray[Any]) -> WeightTensor:
+    return WeightTensor(shape, np.asarray(positions, np.intp), values.astype(np.float64), np.zeros(len(values)))

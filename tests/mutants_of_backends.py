@@ -6,7 +6,7 @@ import attrs
 import numpy as np
 
 from sparsecore.host.tape import Tensor
-from sparsecore.learning.parameters import tied_places
+from sparsecore.learning.parameters import hash_slots
 from sparsecore.learning.protocols import Sgd, Totals
 from sparsecore_numpy import NumpyBackend
 
@@ -229,7 +229,7 @@ class OneEntry(Over):
         class Tied(Over):
             def accumulate(self, dense, index=None):
                 rows = (index or self.inner.positions).undone(dense, shape).reshape(-1)
-                slots, signs = tied_places(np.arange(rows.size), values.shape[0], key)
+                slots, signs = hash_slots(np.arange(rows.size), values.shape[0], key)
                 total = np.zeros(values.shape)
                 total[slots] = rows * signs
                 values.accumulate(total)
@@ -242,7 +242,7 @@ class Unsigned(Over):
     def tied(self, values, shape, key):
         class Tied(Over):
             def dense(self, memory, index):
-                slots, _ = tied_places(np.arange(np.prod(shape)), values.shape[0], key)
+                slots, _ = hash_slots(np.arange(np.prod(shape)), values.shape[0], key)
                 return np.ravel(index.of(values.vector()[slots].reshape(shape))).astype(memory.dtype)
 
         return Tied(self.inner.tied(values, shape, key))

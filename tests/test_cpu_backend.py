@@ -17,7 +17,7 @@ from sparsecore.errors import InputError
 from sparsecore.learning.protocols import Adam, Sgd
 from sparsecore.testing import BackendTests
 from sparsecore_cpu import CpuBackend
-from sparsecore_cpu.workspace import KERNELS, Machine, kernel_names
+from sparsecore_cpu.workspace import KERNELS, Runtime, kernel_names
 
 
 class TestPromises(BackendTests):
@@ -36,19 +36,19 @@ def test_threads_are_at_least_one_or_zero_for_all() -> None:
 @pytest.mark.parametrize("name", kernel_names())
 def test_kernels_are_those_that_the_environment_names(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(KERNELS, name)
-    assert Machine.of(1).kernels.name == name
+    assert Runtime.of(1).kernels.name == name
 
 
 def test_without_a_name_kernels_are_the_best_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(KERNELS, raising=False)
-    assert Machine.of(1).kernels.name == kernel_names()[0]
+    assert Runtime.of(1).kernels.name == kernel_names()[0]
     assert kernel_names()[-1] == "baseline"
 
 
 def test_kernels_that_there_are_not_are_refused_with_those_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(KERNELS, "avx3")
     with pytest.raises(InputError, match=rf"{KERNELS} is 'avx3'; .* {', '.join(kernel_names())}"):
-        Machine.of(1)
+        Runtime.of(1)
 
 
 def test_the_command_line_refuses_in_a_sentence(tmp_path: Path) -> None:

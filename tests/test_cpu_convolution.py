@@ -23,7 +23,7 @@ from cpu_examples import (
 )
 
 from sparsecore.errors import InputError
-from sparsecore.host.weights import Weight
+from sparsecore.host.weights import WeightTensor
 from sparsecore_cpu import operations
 from sparsecore_cpu.activations import Activation, Given
 from sparsecore_cpu.lists import Lists
@@ -37,12 +37,12 @@ batches = st.integers(1, 4) | st.integers(1, 40)
 densities = st.sampled_from([0.0, 0.02, 0.1, 0.5, 1.0])
 
 
-def some_of(dense: FloatArray, density: float) -> Weight:
+def some_of(dense: FloatArray, density: float) -> WeightTensor:
     return weight_of(dense, np.flatnonzero(draws(dense.size).random(dense.size) < density))
 
 
 @st.composite
-def convolutions(draw: st.DrawFn) -> tuple[FloatArray, Weight, dict[str, int]]:
+def convolutions(draw: st.DrawFn) -> tuple[FloatArray, WeightTensor, dict[str, int]]:
     """Images, a kernel, and a stride and padding; whatever there is to batches, sides, channels and densities."""
     kernel = draw(st.sampled_from([(1, 1), (3, 3), (3, 3), (2, 3), (5, 1), (4, 4)]))
     stride, padding = draw(st.integers(1, 3)), draw(st.integers(0, 3))
@@ -56,7 +56,7 @@ def convolutions(draw: st.DrawFn) -> tuple[FloatArray, Weight, dict[str, int]]:
 
 @few
 @given(convolutions())
-def test_convolution_and_its_gradients_are_numpy_s(case: tuple[FloatArray, Weight, dict[str, int]]) -> None:
+def test_convolution_and_its_gradients_are_numpy_s(case: tuple[FloatArray, WeightTensor, dict[str, int]]) -> None:
     x, weight, window = case
     check(lambda ops, x, weights: ops.conv2d(x, weights[0], **window), x, [weight])
 
@@ -64,7 +64,7 @@ def test_convolution_and_its_gradients_are_numpy_s(case: tuple[FloatArray, Weigh
 @settings(max_examples=10)
 @given(convolutions())
 def test_without_the_input_s_gradient_the_weights_have_the_same(
-    case: tuple[FloatArray, Weight, dict[str, int]],
+    case: tuple[FloatArray, WeightTensor, dict[str, int]],
 ) -> None:
     x, weight, window = case
 

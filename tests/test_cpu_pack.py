@@ -8,7 +8,7 @@ pytest.importorskip("sparsecore_cpu._kernels")
 
 from cpu_examples import MACHINES, array_of
 
-from sparsecore_cpu.workspace import Form, Machine
+from sparsecore_cpu.workspace import Form, Runtime
 
 machines = st.sampled_from(MACHINES)
 threads = st.sampled_from([1, 3])
@@ -24,7 +24,7 @@ def laid_out(shape: tuple[int, ...], order: list[int], gap: int) -> NDArray[np.f
 
 @given(machines, threads, orders, st.sampled_from([1, 1, 2]), st.data())
 def test_images_of_any_strides_arrive_whole_and_come_back(
-    machine: Machine, count: int, order: list[int], gap: int, data: st.DataObject
+    machine: Runtime, count: int, order: list[int], gap: int, data: st.DataObject
 ) -> None:
     sides = [data.draw(st.integers(1, most)) for most in (40, 5, 20, 20)]
     images = laid_out(tuple(sides), order, gap)
@@ -38,7 +38,7 @@ def test_images_of_any_strides_arrive_whole_and_come_back(
 
 
 @given(machines, st.booleans(), st.integers(1, 40), st.integers(1, 40))
-def test_features_arrive_whole_and_come_back(machine: Machine, by_feature: bool, images: int, features: int) -> None:
+def test_features_arrive_whole_and_come_back(machine: Runtime, by_feature: bool, images: int, features: int) -> None:
     vectors = laid_out((images, features, 1, 1), [1, 0, 2, 3] if by_feature else [0, 1, 2, 3], 1)
     as_images = vectors.transpose(0, 2, 3, 1)
     buffer = machine.buffers.take(Form.of_features(images, features))
@@ -51,7 +51,7 @@ def test_features_arrive_whole_and_come_back(machine: Machine, by_feature: bool,
 
 
 @given(machines, orders)
-def test_unpacking_writes_nothing_beside_the_images(machine: Machine, order: list[int]) -> None:
+def test_unpacking_writes_nothing_beside_the_images(machine: Runtime, order: list[int]) -> None:
     outer = np.full((35, 5, 22, 18), -1, np.float32).transpose(order).copy().transpose(np.argsort(order))
     images = outer[1:-1, 1:-1, 1:-1, 1:-1]
     buffer = machine.buffers.take(Form(*images.shape))

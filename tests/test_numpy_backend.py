@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsecore.errors import InputError
-from sparsecore.host.buffers import Memory
-from sparsecore.host.threads import Workers, divided, single_threaded_blas
-from sparsecore.host.weights import Weight
+from sparsecore.host.buffers import BufferPool
+from sparsecore.host.threads import WorkerPool, divided, single_threaded_blas
+from sparsecore.host.weights import WeightTensor
 from sparsecore_numpy import NumpyBackend, convolution
 from sparsecore_numpy.convolution import Window
-from sparsecore_numpy.workspace import Machine
+from sparsecore_numpy.workspace import Workspace
 
 
 def test_a_dtype_that_does_not_exist_is_refused_with_those_that_do() -> None:
@@ -32,13 +32,13 @@ def test_importing_the_package_imports_no_learner_and_no_other_library() -> None
 
 
 def test_memory_is_used_again_when_its_array_is_gone() -> None:
-    memory = Memory("float32")
+    memory = BufferPool("float32")
     address = memory.take(100, 7).ctypes.data
     assert memory.take(70, 10).ctypes.data == address
 
 
 def test_memory_is_not_used_again_while_a_view_of_a_view_is_left() -> None:
-    memory = Memory("float64")
+    memory = BufferPool("float64")
     view = memory.take(6, 4).reshape(-1)[2:].reshape(11, 2).T
     start = view.ctypes.data - 2 * view.itemsize
     others = [memory.take(24), memory.take(4, 6), memory.take(20)]
@@ -48,7 +48,7 @@ def test_memory_is_not_used_again_while_a_view_of_a_view_is_left() -> None:
 
 
 def test_memory_serves_the_smallest_block_that_fits() -> None:
-    memory = Memory("float32")
+    memory = BufferPool("float32")
     large, small = memory.take(120), memory.take(100)
     addresses = large.ctypes.data, small.ctypes.data
     del large, small
@@ -57,7 +57,7 @@ def test_memory_serves_the_smallest_block_that_fits() -> None:
 
 
 def test_a_small_array_does_not_keep_a_large_block() -> None:
-    memory = Memory("float32")
+    memory = BufferPool("float32")
     large = memory.take(1000).ctypes.data
     small = memory.take(10)
     assert small.ctypes.data != large
@@ -66,7 +66,7 @@ def test_a_small_array_does_not_keep_a_large_block() -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_arrays_begin_at_a_cache_line(dtype: str) -> None:
-    memory = Memory(dtype)
+    memory = BufferPool(dtype)
     arrays = [memory.take(size) for size in (1, 3, 1000, 0)]
     assert all(array.ctypes.data % 64 == 0 and array.dtype == dtype for array in arrays)
 
@@ -80,7 +80,7 @@ def test_parts_are_all_there_is_in_order_and_none_is_empty(count: int, work: flo
 
 def test_every_part_is_done_once_and_by_no_more_threads_than_there_are() -> None:
     done: list[tuple[int, int]] = []
-    Workers(3).each(lambda part: done.append((part, threading.get_ident())), range(50))
+    WorkerPool(3).each(lambda part: done.append((part, threading.get_ident())), range(50))
     assert sorted(part for part, _ in done) == list(range(50))
     assert len({thread for _, thread in done}) <= 3
 
@@ -92,7 +92,7 @@ def test_an_error_in_any_part_comes_out(count: int) -> None:
             raise InputError("part 19")
 
     with pytest.raises(InputError, match="part 19"):
-        Workers(count).each(fail_at_the_last, range(20))
+        WorkerPool(count).each(fail_at_the_last, range(20))
 
 
 def test_blas_has_its_threads_back_afterwards() -> None:
@@ -110,8 +110,8 @@ def test_results_do_not_depend_on_the_number_of_cores() -> None:
     gradient = rng.standard_normal((40, 16, 16, 8)).astype(np.float32)
     results = []
     for count in 1, 2, 5:
-        weight = Weight((8, 8, 3, 3), np.arange(576), rng_values(), np.zeros(576, np.float32))
-        machine, window = Machine(Memory("float32"), Workers(count)), Window(3, 3, 1, 1, 1)
+        weight = WeightTensor((8, 8, 3, 3), np.arange(576), rng_values(), np.zeros(576, np.float32))
+        machine, window = Workspace(BufferPool("float32"), WorkerPool(count)), Window(3, 3, 1, 1, 1)
         with single_threaded_blas():
             output = convolution.forward(machine, images, weight, window)
             given_back = convolution.backward(machine, images, weight, window, gradient)

@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 
 from sparsecore.errors import InputError
 from sparsecore.host import loss
-from sparsecore.host.buffers import Memory
+from sparsecore.host.buffers import BufferPool
 from sparsecore.host.tape import Forgetful, Tape, Tensor
-from sparsecore.host.threads import Workers
-from sparsecore.host.weights import Weight
+from sparsecore.host.threads import WorkerPool
+from sparsecore.host.weights import WeightTensor
 from sparsecore_numpy import normalization
 from sparsecore_numpy.operations import NumpyOperations
-from sparsecore_numpy.workspace import Machine
+from sparsecore_numpy.workspace import Workspace
 
 FloatArray = NDArray[np.float64]
-MACHINE = Machine(Memory("float64"), Workers(2))
+MACHINE = Workspace(BufferPool("float64"), WorkerPool(2))
 
 few = settings(max_examples=40, deadline=None)
 
@@ -29,10 +29,10 @@ def operations(recorder: Any, statistics: Any = normalization.of_batch) -> Numpy
     return NumpyOperations(MACHINE, recorder, statistics)
 
 
-def weight_of(dense: FloatArray, positions: Any = None) -> Weight:
+def weight_of(dense: FloatArray, positions: Any = None) -> WeightTensor:
     positions = np.arange(dense.size) if positions is None else positions
     values = dense.reshape(-1)[positions]
-    return Weight(dense.shape, positions, values, np.zeros(len(positions)))
+    return WeightTensor(dense.shape, positions, values, np.zeros(len(positions)))
 
 
 def differences(function: Callable[[], float], array: FloatArray, step: float) -> FloatArray:
@@ -51,7 +51,7 @@ def differences(function: Callable[[], float], array: FloatArray, step: float) -
 def check_gradients(
     forward: Callable[[NumpyOperations, Tensor], Tensor],
     x: FloatArray,
-    weights: list[Weight],
+    weights: list[WeightTensor],
     direction_seed: int,
     step: float = 1e-5,
     tolerance: float = 1e-6,
@@ -89,7 +89,7 @@ def naive_convolution(x: FloatArray, weight: FloatArray, stride: int, padding: i
 
 
 @st.composite
-def convolutions(draw: st.DrawFn) -> tuple[FloatArray, Weight, FloatArray, int, int]:
+def convolutions(draw: st.DrawFn) -> tuple[FloatArray, WeightTensor, FloatArray, int, int]:
     batch, channels, outputs = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.integers(1, 3))
     kernel = draw(st.integers(1, 4)), draw(st.integers(1, 4))
     stride, padding = draw(st.integers(1, 5)), draw(st.integers(0, 4))
@@ -104,7 +104,7 @@ def convolutions(draw: st.DrawFn) -> tuple[FloatArray, Weight, FloatArray, int, 
 
 @few
 @given(convolutions())
-def test_convolution_is_the_sum_over_the_kernel(case: tuple[FloatArray, Weight, FloatArray, int, int]) -> None:
+def test_convolution_is_the_sum_over_the_kernel(case: tuple[FloatArray, WeightTensor, FloatArray, int, int]) -> None:
     x, weight, dense, stride, padding = case
     output = operations(Forgetful()).conv2d(Tensor(x), weight, stride=stride, padding=padding)
     np.testing.assert_allclose(output.data, naive_convolution(x, dense, stride, padding), atol=1e-12)
@@ -113,7 +113,7 @@ def test_convolution_is_the_sum_over_the_kernel(case: tuple[FloatArray, Weight, 
 @few
 @given(convolutions())
 def test_gradients_of_convolution_are_those_of_central_differences(
-    case: tuple[FloatArray, Weight, FloatArray, int, int],
+    case: tuple[FloatArray, WeightTensor, FloatArray, int, int],
 ) -> None:
     x, weight, _, stride, padding = case
     check_gradients(
@@ -163,7 +163,7 @@ def activations(draw: st.DrawFn) -> FloatArray:
     return np.random.default_rng(draw(st.integers(0, 2**32))).standard_normal(shape)
 
 
-def norm_parameters(channels: int) -> tuple[Weight, Weight, FloatArray, FloatArray]:
+def norm_parameters(channels: int) -> tuple[WeightTensor, WeightTensor, FloatArray, FloatArray]:
     rng = np.random.default_rng(channels)
     scale, shift = weight_of(rng.standard_normal(channels)), weight_of(rng.standard_normal(channels))
     return scale, shift, rng.standard_normal(channels), rng.random(channels) + 0.5
@@ -218,7 +218,7 @@ def test_gradients_of_batch_norm_are_those_of_central_differences(x: FloatArray)
 
 def test_batch_norm_in_single_precision_keeps_a_small_variance_far_from_zero() -> None:
     x = (1000 + np.random.default_rng(0).standard_normal((64, 8, 8, 3))).astype(np.float32)
-    moments = normalization.of_batch(Machine(Memory("float32"), Workers(2)), x, np.zeros(3), np.zeros(3))
+    moments = normalization.of_batch(Workspace(BufferPool("float32"), WorkerPool(2)), x, np.zeros(3), np.zeros(3))
     np.testing.assert_allclose(moments.variance, x.astype(np.float64).reshape(-1, 3).var(axis=0), rtol=1e-4)
 
 

@@ -15,10 +15,10 @@ from sparsecore.errors import InputError
 from sparsecore.experiment.experiment import Experiment
 from sparsecore.learning.ranks import SingleProcess
 from sparsecore.run.folder import RunFolder
-from sparsecore.run.participation import first
+from sparsecore.run.participation import writing_participant
 from sparsecore.run.replay import replay
 from sparsecore.run.setup import set_up
-from sparsecore.run.training import Nobody
+from sparsecore.run.training import Callback
 
 PLAIN = ("--set", "training.momentum=0", "--set", "training.nesterov=false")
 BACKENDS = ["numpy", "torch"]
@@ -192,18 +192,17 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit_though_its_source_has_gone(r
     setup = set_up(experiment, stopped)
     stopped.create(experiment.tables(), {"start.safetensors": setup.source.content() if setup.source else b""})
     with pytest.raises(KeyboardInterrupt):
-        first(setup, stopped, SingleProcess()).train(Stopping())
+        writing_participant(setup, stopped, SingleProcess()).train(Stopping())
     shutil.rmtree(again.folder / "source")
     carry_out("train", "--resume", "--out", stopped.path)
     for name in ("checkpoint.safetensors", "metrics.jsonl", "experiment.toml", "start.safetensors", "tensors.json"):
         assert (stopped.path / name).read_bytes() == (whole / name).read_bytes(), name
 
 
-class Stopping(Nobody):
+class Stopping(Callback):
     """Stops a run when its first epoch is over."""
 
     def epoch(self, line: Any) -> None:  # noqa: ARG002
-        """See :class:`sparsecore.run.training.Watcher`."""
         raise KeyboardInterrupt
 
 

@@ -132,12 +132,12 @@ def test_a_run_whose_files_fail_at_any_moment_is_gone_on_with(images: Path, tmp_
 def test_a_run_whose_folder_is_deleted_meanwhile_is_a_sentence(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sparsecore.run.recording import FolderRecorder
+    from sparsecore.run.recording import RunFolderWriter
 
     def deleted(*_: object) -> None:
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
 
-    monkeypatch.setattr(FolderRecorder, "epoch", deleted)
+    monkeypatch.setattr(RunFolderWriter, "epoch", deleted)
     ended = inside(*arguments(images, tmp_path / "run"))
     assert ended.status == 2
     assert "No such file or directory" in ended.sentence

@@ -8,16 +8,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from ties_oracle import convolutions, keys, laid_out, slopes
 
-from sparsecore.host.buffers import Memory
+from sparsecore.host.buffers import BufferPool
 from sparsecore.host.tape import Forgetful, Tape, Tensor
-from sparsecore.host.threads import Workers
-from sparsecore.host.weights import Weight
+from sparsecore.host.threads import WorkerPool
+from sparsecore.host.weights import WeightTensor
 from sparsecore_numpy import normalization
 from sparsecore_numpy.operations import NumpyOperations
-from sparsecore_numpy.workspace import Machine
+from sparsecore_numpy.workspace import Workspace
 
 FloatArray = NDArray[np.float64]
-MACHINE = Machine(Memory("float64"), Workers(2))
+MACHINE = Workspace(BufferPool("float64"), WorkerPool(2))
 
 few = settings(max_examples=30, deadline=None)
 
@@ -26,13 +26,13 @@ def numpy_operations(recorder: Any) -> NumpyOperations:
     return NumpyOperations(MACHINE, recorder, normalization.of_batch)
 
 
-def vector(values: FloatArray) -> Weight:
-    return Weight(values.shape, np.arange(len(values)), values, np.zeros_like(values))
+def vector(values: FloatArray) -> WeightTensor:
+    return WeightTensor(values.shape, np.arange(len(values)), values, np.zeros_like(values))
 
 
-def by_definition(values: FloatArray, shape: tuple[int, ...], key: int) -> Weight:
+def by_definition(values: FloatArray, shape: tuple[int, ...], key: int) -> WeightTensor:
     dense = laid_out(values, shape, key)
-    return Weight(shape, np.arange(dense.size), dense.reshape(-1), np.zeros(dense.size))
+    return WeightTensor(shape, np.arange(dense.size), dense.reshape(-1), np.zeros(dense.size))
 
 
 @few
@@ -59,7 +59,7 @@ def test_numpy_multiplies_by_it_likewise_also_where_some_values_do_not_exist(
     rng = np.random.default_rng(count)
     x, values, direction = (rng.standard_normal(size) for size in ((batch, inputs), count, (batch, outputs)))
     exist = np.arange(count) if whole else np.arange(0, count, 2)
-    weight = Weight((count,), exist, values[exist], np.zeros(len(exist)))
+    weight = WeightTensor((count,), exist, values[exist], np.zeros(len(exist)))
     dense = laid_out(np.where(np.isin(np.arange(count), exist), values, 0), (outputs, inputs), key)
     tape, vectors = Tape(), Tensor(x)
     ops = numpy_operations(tape)

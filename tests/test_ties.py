@@ -10,27 +10,27 @@ from scipy import stats
 from ties_oracle import place
 
 from sparsecore.engine.randomness import Randomness
-from sparsecore.learning.parameters import HeNormal, Parameter, Ties, tied, tied_places
+from sparsecore.learning.parameters import HeNormal, Parameter, Ties, hash_slots, tied
 
 CONV, MATRIX = (128, 128, 3, 3), (300, 784)
 KEYS = [Ties.of(name, MATRIX, seed).key for name in ("a", "b", "layer1.weight") for seed in (0, 1)]
 
 
 def places_of(count, key, size=math.prod(MATRIX)):
-    return tied_places(np.arange(size), count, key)
+    return hash_slots(np.arange(size), count, key)
 
 
 @given(st.lists(st.integers(0, 2**32 - 1), max_size=20), st.integers(1, 2**31 - 1), st.integers(0, 2**62 - 1))
 def test_the_hash_is_its_definition_at_every_position_alone(positions, count, key):
-    slots, signs = tied_places(np.array(positions, np.int64), count, key)
+    slots, signs = hash_slots(np.array(positions, np.int64), count, key)
     assert list(zip(slots.tolist(), signs.tolist(), strict=True)) == [place(p, count, key) for p in positions]
 
 
 @given(st.lists(st.integers(0, 2**32 - 1), max_size=20), st.integers(1, 2**31 - 1), st.integers(0, 2**62 - 1))
 def test_the_hash_is_the_same_on_torch(positions, count, key):
     torch = pytest.importorskip("torch")
-    here = tied_places(np.array(positions, np.int64), count, key)
-    there = tied_places(torch.tensor(positions, dtype=torch.int64), count, key)
+    here = hash_slots(np.array(positions, np.int64), count, key)
+    there = hash_slots(torch.tensor(positions, dtype=torch.int64), count, key)
     for one, other in zip(here, there, strict=True):
         np.testing.assert_array_equal(one, other.numpy())
 
@@ -70,7 +70,7 @@ def test_signs_are_fair_for_every_value(key):
 
 def test_tensors_and_seeds_are_tied_in_ways_that_have_nothing_to_do_with_each_other():
     everywhere = np.arange(2**16)
-    slots = [tied_places(everywhere, 64, key)[0] for key in KEYS]
+    slots = [hash_slots(everywhere, 64, key)[0] for key in KEYS]
     for i, one in enumerate(slots):
         for j, other in enumerate(slots[:i]):
             differ = KEYS[i] ^ KEYS[j]

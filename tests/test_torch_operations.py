@@ -20,15 +20,15 @@ from sparsecore.data.images import (
 )
 from sparsecore.errors import InputError
 from sparsecore.host import tape, weights
-from sparsecore.host.buffers import Memory
-from sparsecore.host.threads import Workers
+from sparsecore.host.buffers import BufferPool
+from sparsecore.host.threads import WorkerPool
 from sparsecore_numpy import normalization, operations
-from sparsecore_numpy.workspace import Machine
+from sparsecore_numpy.workspace import Workspace
 from sparsecore_torch.experiment.inputs import Pictures
 from sparsecore_torch.experiment.operations import DenseWeight, SparseWeight, TorchOperations, by_batch, by_running
 
 FloatArray = NDArray[np.float64]
-MACHINE = Machine(Memory("float64"), Workers(1))
+MACHINE = Workspace(BufferPool("float64"), WorkerPool(1))
 OFFSET = 7
 """First position of a sparse tensor in its layout."""
 
@@ -38,8 +38,8 @@ formats = st.sampled_from([torch.contiguous_format, torch.channels_last])
 draws = np.random.default_rng
 
 
-def numpy_weight(dense: FloatArray, positions: Any) -> weights.Weight:
-    return weights.Weight(dense.shape, positions, dense.reshape(-1)[positions], np.zeros(len(positions)))
+def numpy_weight(dense: FloatArray, positions: Any) -> weights.WeightTensor:
+    return weights.WeightTensor(dense.shape, positions, dense.reshape(-1)[positions], np.zeros(len(positions)))
 
 
 def sparse_weight(dense: FloatArray, positions: Any, device: str) -> SparseWeight:
@@ -85,7 +85,7 @@ def check(
     output.backward(on_torch(direction, device).detach())
     np.testing.assert_allclose(on_numpy(given_.grad), there.gradient, rtol=1e-8, atol=1e-8)
     for weight, leaf in zip(of_numpy, of_torch, strict=True):
-        if isinstance(weight, weights.Weight):
+        if isinstance(weight, weights.WeightTensor):
             values = leaf.values if isinstance(leaf, SparseWeight) else leaf.tensor()
             np.testing.assert_allclose(values.grad.cpu().numpy().reshape(-1), weight.gradient, rtol=1e-8, atol=1e-8)
     assert np.isfinite(kept).all()

@@ -36,10 +36,10 @@ class NumpyBackend:
 
     def learner(self, task: Task) -> Learner:
         """A network ready to train."""
-        from sparsecore.host.buffers import Memory
+        from sparsecore.host.buffers import BufferPool
         from sparsecore.host.learner import NumpyLearner
-        from sparsecore.host.threads import workers
+        from sparsecore.host.threads import worker_pool
         from sparsecore_numpy.operations import NumpyComputation
-        from sparsecore_numpy.workspace import Machine
+        from sparsecore_numpy.workspace import Workspace
 
-        return NumpyLearner(task, self.dtype, NumpyComputation(Machine(Memory(self.dtype), workers())))
+        return NumpyLearner(task, self.dtype, NumpyComputation(Workspace(BufferPool(self.dtype), worker_pool())))

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.errors import InputError
-from sparsecore.host.buffers import Memory
+from sparsecore.host.buffers import BufferPool
 from sparsecore.host.threads import divided
 from sparsecore.host.weights import Operand
-from sparsecore_numpy.workspace import Machine
+from sparsecore_numpy.workspace import Workspace
 
 Images = NDArray[Any]
 
@@ -71,7 +71,7 @@ class Pixels:
 class Patches:
     """Room for the patches of a few images, and the way back."""
 
-    def __init__(self, memory: Memory, window: Window, image: tuple[int, ...], images: int) -> None:
+    def __init__(self, memory: BufferPool, window: Window, image: tuple[int, ...], images: int) -> None:
         self._window, self._image = window, image
         self._padded, self._inside = _framed(memory, window, image, images)
         self._matrix = memory.take(images, *window.outputs(image), window.height, window.width * image[2])
@@ -91,7 +91,7 @@ class Patches:
 class Spread:
     """Room for the sum of overlapping patches: the opposite of :class:`Patches`."""
 
-    def __init__(self, memory: Memory, window: Window, image: tuple[int, ...], images: int) -> None:
+    def __init__(self, memory: BufferPool, window: Window, image: tuple[int, ...], images: int) -> None:
         self._window, self._channels = window, image[2]
         self._sides = window.outputs(image)
         self._padded, self._inside = _framed(memory, window, image, images)
@@ -108,17 +108,17 @@ class Spread:
         np.copyto(images, self._inside[:count])
 
 
-def layer(memory: Memory, window: Window, image: tuple[int, ...]) -> Layer:
+def layer(memory: BufferPool, window: Window, image: tuple[int, ...]) -> Layer:
     """Room for the patches of as many images as :func:`blocks` takes at a time."""
     return Pixels() if window.is_pixel else Patches(memory, window, image, _at_a_time(memory, window, image))
 
 
-def spread(memory: Memory, window: Window, image: tuple[int, ...]) -> Spread:
+def spread(memory: BufferPool, window: Window, image: tuple[int, ...]) -> Spread:
     """The way back for as many images as :func:`blocks` takes at a time."""
     return Spread(memory, window, image, _at_a_time(memory, window, image))
 
 
-def blocks(memory: Memory, window: Window, image: tuple[int, ...], run: slice) -> Iterator[slice]:
+def blocks(memory: BufferPool, window: Window, image: tuple[int, ...], run: slice) -> Iterator[slice]:
     """A run of images, a few at a time."""
     count = _at_a_time(memory, window, image)
     return (slice(first, min(first + count, run.stop)) for first in range(run.start, run.stop, count))
@@ -129,13 +129,13 @@ def pixels(images: Images) -> NDArray[Any]:
     return images.reshape(-1, images.shape[-1])
 
 
-def _at_a_time(memory: Memory, window: Window, image: tuple[int, ...]) -> int:
+def _at_a_time(memory: BufferPool, window: Window, image: tuple[int, ...]) -> int:
     height, width = window.outputs(image)
     entries = height * width * window.height * window.width * image[2]
     return max(1, _BYTES // (entries * memory.dtype.itemsize))
 
 
-def _framed(memory: Memory, window: Window, image: tuple[int, ...], images: int) -> tuple[Images, Images]:
+def _framed(memory: BufferPool, window: Window, image: tuple[int, ...], images: int) -> tuple[Images, Images]:
     height, width, channels = image
     padded = memory.zeros(images, height + 2 * window.above, width + 2 * window.left, channels)
     return padded, padded[:, window.above : window.above + height, window.left : window.left + width]
@@ -149,57 +149,57 @@ _SMALL = 10**6
 """OpenBLAS's bound on the multiply-adds of a small product."""
 
 
-def forward(machine: Machine, images: Images, weight: Operand, window: Window) -> Images:
+def forward(workspace: Workspace, images: Images, weight: Operand, window: Window) -> Images:
     """The cross-correlation of images with a weight."""
-    matrix = weight.dense(machine.memory, weight.by_tap).reshape(-1, weight.shape[0])
-    output = machine.memory.take(len(images), *window.outputs(images.shape[1:]), weight.shape[0])
+    matrix = weight.dense(workspace.memory, weight.by_tap).reshape(-1, weight.shape[0])
+    output = workspace.memory.take(len(images), *window.outputs(images.shape[1:]), weight.shape[0])
 
     def part(run: slice) -> None:
-        patches = layer(machine.memory, window, images.shape[1:])
-        for some in blocks(machine.memory, window, images.shape[1:], run):
+        patches = layer(workspace.memory, window, images.shape[1:])
+        for some in blocks(workspace.memory, window, images.shape[1:], run):
             _multiply(patches.of(images[some]), matrix, pixels(output[some]))
 
-    machine.workers.each(part, _runs(output, weight))
+    workspace.workers.each(part, _runs(output, weight))
     return output
 
 
-def backward(machine: Machine, images: Images, weight: Operand, window: Window, gradient: Images) -> Images:
+def backward(workspace: Workspace, images: Images, weight: Operand, window: Window, gradient: Images) -> Images:
     """Add to the weight's gradient, and return the images'."""
     is_convolution = window.stride == 1 and window.above < window.height and window.left < window.width
-    return (_backward_turned if is_convolution else _backward_spread)(machine, images, weight, window, gradient)
+    return (_backward_turned if is_convolution else _backward_spread)(workspace, images, weight, window, gradient)
 
 
-def backward_weight(machine: Machine, images: Images, weight: Operand, window: Window, gradient: Images) -> None:
+def backward_weight(workspace: Workspace, images: Images, weight: Operand, window: Window, gradient: Images) -> None:
     """Add to the weight's gradient only."""
 
     def part(run: slice, products: "_Products") -> None:
-        patches = layer(machine.memory, window, images.shape[1:])
-        for some in blocks(machine.memory, window, images.shape[1:], run):
+        patches = layer(workspace.memory, window, images.shape[1:])
+        for some in blocks(workspace.memory, window, images.shape[1:], run):
             products.add(patches.of(images[some]).T, pixels(gradient[some]))
 
-    weight.accumulate(_summed(machine, gradient, weight, part), weight.by_tap)
+    weight.accumulate(_summed(workspace, gradient, weight, part), weight.by_tap)
 
 
-def _backward_turned(machine: Machine, images: Images, weight: Operand, window: Window, gradient: Images) -> Images:
+def _backward_turned(workspace: Workspace, images: Images, weight: Operand, window: Window, gradient: Images) -> Images:
     """The images' gradient is a convolution with the turned kernel; its patches serve the weight's gradient too."""
     window = window.turned()
-    matrix = weight.dense(machine.memory, weight.by_opposite_tap).reshape(-1, weight.shape[1])
-    result = machine.memory.take(*images.shape)
+    matrix = weight.dense(workspace.memory, weight.by_opposite_tap).reshape(-1, weight.shape[1])
+    result = workspace.memory.take(*images.shape)
 
     def part(run: slice, products: "_Products") -> None:
-        patches = layer(machine.memory, window, gradient.shape[1:])
-        for some in blocks(machine.memory, window, gradient.shape[1:], run):
+        patches = layer(workspace.memory, window, gradient.shape[1:])
+        for some in blocks(workspace.memory, window, gradient.shape[1:], run):
             patch = patches.of(gradient[some])
             _multiply(patch, matrix, pixels(result[some]))
             products.add(patch.T, pixels(images[some]))
 
-    weight.accumulate(_summed(machine, gradient, weight, part), weight.by_opposite_tap)
+    weight.accumulate(_summed(workspace, gradient, weight, part), weight.by_opposite_tap)
     return result
 
 
-def _backward_spread(machine: Machine, images: Images, weight: Operand, window: Window, gradient: Images) -> Images:
+def _backward_spread(workspace: Workspace, images: Images, weight: Operand, window: Window, gradient: Images) -> Images:
     """The images' gradient is the sum of the patches' gradients where they overlap."""
-    memory, size = machine.memory, images.shape[1:]
+    memory, size = workspace.memory, images.shape[1:]
     matrix = weight.dense(memory, weight.by_tap).reshape(-1, weight.shape[0])
     result = memory.take(*images.shape)
 
@@ -210,14 +210,14 @@ def _backward_spread(machine: Machine, images: Images, weight: Operand, window: 
             products.add(patch.T, outputs)
             overlap.onto(result[some], np.matmul(outputs, matrix.T, out=memory.take(*patch.shape)))
 
-    weight.accumulate(_summed(machine, gradient, weight, part), weight.by_tap)
+    weight.accumulate(_summed(workspace, gradient, weight, part), weight.by_tap)
     return result
 
 
 class _Products:
     """A sum of matrix products, in memory that is there already."""
 
-    def __init__(self, total: NDArray[Any], memory: Memory) -> None:
+    def __init__(self, total: NDArray[Any], memory: BufferPool) -> None:
         self._total, self._memory = total, memory
         self._next = total
 
@@ -242,12 +242,14 @@ def _multiply(patches: NDArray[Any], matrix: NDArray[Any], out: NDArray[Any]) ->
 
 
 def _summed(
-    machine: Machine, gradient: Images, weight: Operand, part: Callable[[slice, _Products], None]
+    workspace: Workspace, gradient: Images, weight: Operand, part: Callable[[slice, _Products], None]
 ) -> NDArray[Any]:
     """The dense gradient of a weight: each part of the batch sums its products, and the parts are added in order."""
     runs = _runs(gradient, weight)
-    totals = machine.memory.take(len(runs), int(np.prod(weight.shape)))
-    machine.workers.each(lambda number: part(runs[number], _Products(totals[number], machine.memory)), range(len(runs)))
+    totals = workspace.memory.take(len(runs), int(np.prod(weight.shape)))
+    workspace.workers.each(
+        lambda number: part(runs[number], _Products(totals[number], workspace.memory)), range(len(runs))
+    )
     for other in totals[1:]:
         np.add(totals[0], other, out=totals[0])
     return np.asarray(totals[0])

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.errors import InputError
-from sparsecore_numpy.workspace import Block, Machine, along_lines, block_count, lines, per_channel
+from sparsecore_numpy.workspace import Block, Workspace, along_lines, block_count, lines, per_channel
 
 EPSILON = 1e-5
 MOVE = 0.1
@@ -33,14 +33,14 @@ class Moments:
 class Statistics(Protocol):
     """Which moments the activations are normalized by."""
 
-    def __call__(self, machine: Machine, x: NDArray[Any], mean: NDArray[Any], variance: NDArray[Any]) -> Moments:
+    def __call__(self, workspace: Workspace, x: NDArray[Any], mean: NDArray[Any], variance: NDArray[Any]) -> Moments:
         """The moments for ``x``, given the running ones."""
         ...
 
 
-def of_batch(machine: Machine, x: NDArray[Any], mean: NDArray[Any], variance: NDArray[Any]) -> Moments:
+def of_batch(workspace: Workspace, x: NDArray[Any], mean: NDArray[Any], variance: NDArray[Any]) -> Moments:
     """In training: those of the batch, towards which the running ones move."""
-    return followed(lambda: _moments(machine, x), x.size // x.shape[-1], mean, variance)
+    return followed(lambda: _moments(workspace, x), x.size // x.shape[-1], mean, variance)
 
 
 def followed(moments_of: Callable[[], Moments], count: int, mean: NDArray[Any], variance: NDArray[Any]) -> Moments:
@@ -60,14 +60,14 @@ def followed(moments_of: Callable[[], Moments], count: int, mean: NDArray[Any], 
     return moments
 
 
-def running(machine: Machine, x: NDArray[Any], mean: NDArray[Any], variance: NDArray[Any]) -> Moments:  # noqa: ARG001
+def running(workspace: Workspace, x: NDArray[Any], mean: NDArray[Any], variance: NDArray[Any]) -> Moments:  # noqa: ARG001
     """In evaluation: the running ones."""
     return Moments(mean.astype(np.float64), variance.astype(np.float64))
 
 
-def forward(machine: Machine, x: NDArray[Any], moments: Moments, scale: Channels, shift: Channels) -> NDArray[Any]:
+def forward(workspace: Workspace, x: NDArray[Any], moments: Moments, scale: Channels, shift: Channels) -> NDArray[Any]:
     """(x − mean)/√(variance + ε)·scale + shift."""
-    output = machine.memory.take(*x.shape)
+    output = workspace.memory.take(*x.shape)
     factor = along_lines(scale * moments.inverse_deviation, x)
     offset = along_lines(shift - moments.mean * scale * moments.inverse_deviation, x)
 
@@ -76,25 +76,25 @@ def forward(machine: Machine, x: NDArray[Any], moments: Moments, scale: Channels
         np.multiply(lines(x[block.rows]), factor, out=out)
         np.add(out, offset, out=out)
 
-    machine.by_blocks(part, x)
+    workspace.by_blocks(part, x)
     return output
 
 
 def backward(
-    machine: Machine, x: NDArray[Any], moments: Moments, scale: Channels, gradient: NDArray[Any]
+    workspace: Workspace, x: NDArray[Any], moments: Moments, scale: Channels, gradient: NDArray[Any]
 ) -> tuple[NDArray[Any], Channels, Channels]:
     """The gradients of the activations, the scale and the shift, by the moments of the batch."""
     inverse = moments.inverse_deviation
-    shift_gradient, scale_gradient = _gradient_sums(machine, x, moments.mean, gradient)
+    shift_gradient, scale_gradient = _gradient_sums(workspace, x, moments.mean, gradient)
     scale_gradient *= inverse
     count = x.size // x.shape[-1]
     by_gradient = scale * inverse
     by_x = -by_gradient * inverse * scale_gradient / count
     constant = -by_gradient * shift_gradient / count - by_x * moments.mean
-    return _combination(machine, (gradient, by_gradient), (x, by_x), constant), scale_gradient, shift_gradient
+    return _combination(workspace, (gradient, by_gradient), (x, by_x), constant), scale_gradient, shift_gradient
 
 
-def _moments(machine: Machine, x: NDArray[Any]) -> Moments:
+def _moments(workspace: Workspace, x: NDArray[Any]) -> Moments:
     # about the mean of a few images, so that the variance does not cancel and one reading of the batch is enough
     few = x[:8]
     about = (_sum(lines(few), x.shape[-1]) / (few.size // x.shape[-1])).astype(x.dtype)
@@ -106,13 +106,13 @@ def _moments(machine: Machine, x: NDArray[Any]) -> Moments:
         total = _sum(difference, x.shape[-1])
         sums[block.number] = total, _sum(np.multiply(difference, difference, out=difference), x.shape[-1])
 
-    machine.by_blocks(part, x)
+    workspace.by_blocks(part, x)
     first, second = sums.sum(axis=0) / (x.size // x.shape[-1])
     return Moments(about + first, second - first**2)
 
 
 def _gradient_sums(
-    machine: Machine, x: NDArray[Any], mean: Channels, gradient: NDArray[Any]
+    workspace: Workspace, x: NDArray[Any], mean: Channels, gradient: NDArray[Any]
 ) -> tuple[Channels, Channels]:
     """The sums per channel of the gradient, and of the gradient times (x − mean)."""
     centre = along_lines(mean, x)
@@ -124,20 +124,20 @@ def _gradient_sums(
         total = _sum(entries, x.shape[-1])
         sums[block.number] = total, _sum(np.multiply(entries, difference, out=difference), x.shape[-1])
 
-    machine.by_blocks(part, x)
+    workspace.by_blocks(part, x)
     first, second = sums.sum(axis=0)
     return first, second
 
 
 def _combination(
-    machine: Machine,
+    workspace: Workspace,
     first: tuple[NDArray[Any], Channels],
     second: tuple[NDArray[Any], Channels],
     constant: Channels,
 ) -> NDArray[Any]:
     """Two arrays, each times a factor a channel, and a constant a channel."""
     (x, by_x), (y, by_y) = first, second
-    output = machine.memory.take(*x.shape)
+    output = workspace.memory.take(*x.shape)
     x_factor, y_factor, offset = (along_lines(channels, x) for channels in (by_x, by_y, constant))
 
     def part(block: Block) -> None:
@@ -146,7 +146,7 @@ def _combination(
         np.add(out, offset, out=out)
         np.add(out, np.multiply(lines(x[block.rows]), x_factor, out=block.scratch), out=out)
 
-    machine.by_blocks(part, x)
+    workspace.by_blocks(part, x)
     return output
 
 

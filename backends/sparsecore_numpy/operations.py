@@ -9,36 +9,36 @@ from numpy.typing import NDArray
 
 from sparsecore.errors import InputError
 from sparsecore.host import loss
-from sparsecore.host.network import Kept
+from sparsecore.host.network import CachedArrays
 from sparsecore.host.tape import Forgetful, Recorder, Tape, Tensor
 from sparsecore.host.threads import single_threaded_blas
-from sparsecore.host.weights import Operand, TiedWeight, Weight
+from sparsecore.host.weights import Operand, TiedWeight, WeightTensor
 from sparsecore.learning.protocols import Model, Totals
 from sparsecore_numpy import convolution, normalization
 from sparsecore_numpy.convolution import Window
 from sparsecore_numpy.normalization import Statistics
-from sparsecore_numpy.workspace import Machine
+from sparsecore_numpy.workspace import Workspace
 
 
-def rectified(machine: Machine, x: NDArray[Any]) -> NDArray[Any]:
+def rectified(workspace: Workspace, x: NDArray[Any]) -> NDArray[Any]:
     """max(x, 0)."""
-    output = machine.memory.take(*x.shape)
-    machine.by_blocks(lambda block: np.maximum(x[block.rows], 0, out=output[block.rows]), x)
+    output = workspace.memory.take(*x.shape)
+    workspace.by_blocks(lambda block: np.maximum(x[block.rows], 0, out=output[block.rows]), x)
     return output
 
 
-def where_positive(machine: Machine, x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
+def where_positive(workspace: Workspace, x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
     """``y`` where ``x`` is positive, else 0."""
-    output = machine.memory.take(*x.shape)
+    output = workspace.memory.take(*x.shape)
     # a product with a mask takes a tenth of the time of `where`
-    machine.by_blocks(lambda block: np.multiply(y[block.rows], x[block.rows] > 0, out=output[block.rows]), x)
+    workspace.by_blocks(lambda block: np.multiply(y[block.rows], x[block.rows] > 0, out=output[block.rows]), x)
     return output
 
 
-def added(machine: Machine, x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
+def added(workspace: Workspace, x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
     """The sum of two arrays of equal shapes."""
-    output = machine.memory.take(*x.shape)
-    machine.by_blocks(lambda block: np.add(x[block.rows], y[block.rows], out=output[block.rows]), x)
+    output = workspace.memory.take(*x.shape)
+    workspace.by_blocks(lambda block: np.add(x[block.rows], y[block.rows], out=output[block.rows]), x)
     return output
 
 
@@ -47,25 +47,25 @@ class NumpyOperations:
     """See :class:`sparsecore.learning.protocols.Operations`. Images are (batch, height, width, channels).
 
     Attributes:
-        machine: memory and cores.
+        workspace: memory and cores.
         recorder: what becomes of the gradients.
         statistics: what batch norm normalizes by.
     """
 
-    machine: Machine
+    workspace: Workspace
     recorder: Recorder
     statistics: Statistics
 
     def conv2d(self, x: Tensor, weight: Operand, *, stride: int = 1, padding: int = 0) -> Tensor:
         """Cross-correlation without a bias, zero padding on all four sides."""
         window = Window(weight.shape[2], weight.shape[3], stride, padding, padding)
-        output = Tensor(convolution.forward(self.machine, x.data, weight, window))
+        output = Tensor(convolution.forward(self.workspace, x.data, weight, window))
 
         def backward(gradient: NDArray[Any]) -> None:
             if x.differentiable:
-                self._give(x, convolution.backward(self.machine, x.data, weight, window, gradient))
+                self._give(x, convolution.backward(self.workspace, x.data, weight, window, gradient))
             else:
-                convolution.backward_weight(self.machine, x.data, weight, window, gradient)
+                convolution.backward_weight(self.workspace, x.data, weight, window, gradient)
 
         return self._recorded(output, backward)
 
@@ -73,12 +73,12 @@ class NumpyOperations:
         self, x: Tensor, scale: Operand, shift: Operand, mean: NDArray[Any], variance: NDArray[Any]
     ) -> Tensor:
         """Normalize each channel (or feature); ``mean`` and ``variance`` are the running statistics."""
-        moments = self.statistics(self.machine, x.data, mean, variance)
+        moments = self.statistics(self.workspace, x.data, mean, variance)
         factor = scale.vector()
-        output = Tensor(normalization.forward(self.machine, x.data, moments, factor, shift.vector()))
+        output = Tensor(normalization.forward(self.workspace, x.data, moments, factor, shift.vector()))
 
         def backward(gradient: NDArray[Any]) -> None:
-            given, by_scale, by_shift = normalization.backward(self.machine, x.data, moments, factor, gradient)
+            given, by_scale, by_shift = normalization.backward(self.workspace, x.data, moments, factor, gradient)
             scale.accumulate(by_scale)
             shift.accumulate(by_shift)
             self._give(x, given)
@@ -87,17 +87,17 @@ class NumpyOperations:
 
     def relu(self, x: Tensor) -> Tensor:
         """max(x, 0); the gradient at 0 is 0."""
-        output = Tensor(rectified(self.machine, x.data))
+        output = Tensor(rectified(self.workspace, x.data))
 
         def backward(gradient: NDArray[Any]) -> None:
-            self._give(x, where_positive(self.machine, output.data, gradient))
+            self._give(x, where_positive(self.workspace, output.data, gradient))
 
         return self._recorded(output, backward)
 
     def linear(self, x: Tensor, weight: Operand, bias: Operand | None = None) -> Tensor:
         """x·weightᵀ + bias, for x of (batch, in)."""
-        matrix = weight.dense(self.machine.memory, weight.positions).reshape(weight.shape)
-        output = Tensor(np.matmul(x.data, matrix.T, out=self.machine.memory.take(len(x.data), len(matrix))))
+        matrix = weight.dense(self.workspace.memory, weight.positions).reshape(weight.shape)
+        output = Tensor(np.matmul(x.data, matrix.T, out=self.workspace.memory.take(len(x.data), len(matrix))))
         if bias is not None:
             output.data += bias.vector().astype(output.data.dtype)
 
@@ -106,8 +106,8 @@ class NumpyOperations:
             if bias is not None:
                 bias.accumulate(gradient.sum(axis=0))
             if x.differentiable:
-                dense = weight.dense(self.machine.memory, weight.positions).reshape(weight.shape)
-                self._give(x, np.matmul(gradient, dense, out=self.machine.memory.take(*x.data.shape)))
+                dense = weight.dense(self.workspace.memory, weight.positions).reshape(weight.shape)
+                self._give(x, np.matmul(gradient, dense, out=self.workspace.memory.take(*x.data.shape)))
 
         return self._recorded(output, backward)
 
@@ -117,7 +117,7 @@ class NumpyOperations:
         output = Tensor(x.data.reshape(batch, height * width, channels).mean(axis=1))
 
         def backward(gradient: NDArray[Any]) -> None:
-            given = self.machine.memory.take(*x.data.shape)
+            given = self.workspace.memory.take(*x.data.shape)
             given[:] = (gradient / (height * width))[:, None, None]
             self._give(x, given)
 
@@ -127,7 +127,7 @@ class NumpyOperations:
         """The sum of two tensors of equal shapes."""
         if x.data.shape != y.data.shape:
             raise InputError(f"add takes two tensors of the same shape; given {x.data.shape} and {y.data.shape}")
-        output = Tensor(added(self.machine, x.data, y.data))
+        output = Tensor(added(self.workspace, x.data, y.data))
 
         def backward(gradient: NDArray[Any]) -> None:
             self._give(x, gradient)
@@ -150,13 +150,13 @@ class NumpyOperations:
 
     def _give(self, x: Tensor, gradient: NDArray[Any]) -> None:
         # what is there already may be another tensor's gradient too, so the sum is a new array
-        x.gradient = gradient if x.gradient is None else added(self.machine, x.gradient, gradient)
+        x.gradient = gradient if x.gradient is None else added(self.workspace, x.gradient, gradient)
 
 
 class Computation(Protocol):
     """What computes a network's outputs and gradients for a learner that keeps its parameters in flat vectors.
 
-    Parameters are :class:`sparsecore.host.weights.Weight`, and arrays for running statistics; images are
+    Parameters are :class:`sparsecore.host.weights.WeightTensor`, and arrays for running statistics; images are
     normalized, (batch, height, width, channels).
     """
 
@@ -170,7 +170,7 @@ class Computation(Protocol):
         """With running statistics, (batch, classes)."""
         ...
 
-    def kept(self, weight: Weight) -> Kept:
+    def cached_arrays(self, weight: WeightTensor) -> CachedArrays:
         """What it keeps of a weight from one step to the next."""
         ...
 
@@ -178,15 +178,15 @@ class Computation(Protocol):
 class NumpyComputation:
     """With nothing but NumPy."""
 
-    def __init__(self, machine: Machine) -> None:
-        self._machine = machine
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
 
     def forward_backward(
         self, model: Model, parameters: Mapping[str, Any], images: NDArray[Any], labels: NDArray[np.int64]
     ) -> Totals:
         """See :class:`Computation`."""
         tape = Tape()
-        ops = NumpyOperations(self._machine, tape, normalization.of_batch)
+        ops = NumpyOperations(self._workspace, tape, normalization.of_batch)
         with single_threaded_blas():
             logits = model.forward(ops, parameters, Tensor(images, differentiable=False))
             totals = measured(logits.data, labels)
@@ -195,14 +195,14 @@ class NumpyComputation:
 
     def logits(self, model: Model, parameters: Mapping[str, Any], images: NDArray[Any]) -> NDArray[Any]:
         """See :class:`Computation`."""
-        ops = NumpyOperations(self._machine, Forgetful(), normalization.running)
+        ops = NumpyOperations(self._workspace, Forgetful(), normalization.running)
         with single_threaded_blas():
             logits: Tensor = model.forward(ops, parameters, Tensor(images, differentiable=False))
         return logits.data
 
-    def kept(self, weight: Weight) -> Kept:
+    def cached_arrays(self, weight: WeightTensor) -> CachedArrays:
         """Where its entries lie, in the orders in which it was made dense so far."""
-        return Kept(weight.indices)
+        return CachedArrays(weight.indices)
 
 
 def measured(logits: NDArray[Any], labels: NDArray[np.int64]) -> Totals:

@@ -7,8 +7,8 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsecore.host.buffers import Memory
-from sparsecore.host.threads import Workers, divided
+from sparsecore.host.buffers import BufferPool
+from sparsecore.host.threads import WorkerPool, divided
 
 BLOCK_BYTES = 1 << 20
 """Of each array, as much as takes part at a time in the passes of an elementwise operation: it stays in the cache."""
@@ -27,11 +27,11 @@ class Block:
 
 
 @attrs.frozen(eq=False)
-class Machine:
+class Workspace:
     """Memory and cores."""
 
-    memory: Memory
-    workers: Workers
+    memory: BufferPool
+    workers: WorkerPool
 
     def by_blocks(self, function: Callable[[Block], None], array: NDArray[Any]) -> None:
         """Call the function on blocks of the array's first axis, on all cores."""

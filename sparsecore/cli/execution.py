@@ -20,10 +20,10 @@ from sparsecore.experiment.plugin_choice import PluginChoice
 from sparsecore.learning.ranks import Ranks, launch, ranks_of
 from sparsecore.run.folder import RunFolder, free_run_folder, new_run_folder
 from sparsecore.run.identity import identity
-from sparsecore.run.participation import Place, first, further
+from sparsecore.run.participation import Participant, reading_participant, writing_participant
 from sparsecore.run.result import Result, conclude
 from sparsecore.run.setup import Setup, set_up
-from sparsecore.run.training import Finished, Nobody
+from sparsecore.run.training import Callback, Finished
 
 
 @attrs.frozen(eq=False)
@@ -180,14 +180,16 @@ def lead(asked: Asked, setup: Setup, ranks: Ranks, again: Callable[[RunFolder], 
 
     made = _Made()
     try:
-        folder, place = ranks.jointly(lambda: _begun(asked, setup, ranks, made), lambda begun: begun[1].run.facts())
+        folder, participant = ranks.jointly(
+            lambda: _begun(asked, setup, ranks, made), lambda begun: begun[1].run.facts()
+        )
     except BaseException:
         made.undo()
         raise
     for note in _notes(asked, setup):
         say(f"sparsecore: {note}")
     try:
-        finished = _watched(place, setup)
+        finished = _watched(participant, setup)
         result = conclude(setup, finished, folder)
         write_report(folder.path)
     except KeyboardInterrupt:
@@ -202,8 +204,8 @@ def lead(asked: Asked, setup: Setup, ranks: Ranks, again: Callable[[RunFolder], 
 def take_part(asked: Asked, setup: Setup, ranks: Ranks) -> None:
     """Carry out the experiment with the leading rank, which keeps the files and does the talking."""
     folder = None if asked.is_new else asked.folder
-    place = ranks.jointly(lambda: further(setup, folder, ranks), lambda place: place.run.facts())
-    place.train(Nobody())
+    participant = ranks.jointly(lambda: reading_participant(setup, folder, ranks), lambda joined: joined.run.facts())
+    participant.train(Callback())
 
 
 def _notes(asked: Asked, setup: Setup) -> Iterator[str]:
@@ -225,15 +227,15 @@ class _Made:
     """What has been made of a run before all ranks agree to begin it."""
 
     folder: RunFolder | None = None
-    place: Place | None = None
+    participant: Participant | None = None
 
     def undo(self) -> None:
         """Remove the folder, in which nothing has been trained, unless another process has begun to."""
         if self.folder is None:
             return
         with suppress(InputError, OSError):
-            if self.place is not None:
-                self.place.recorder.close()
+            if self.participant is not None:
+                self.participant.writer.close()
             lock = self.folder.lock()
             shutil.rmtree(self.folder.path, ignore_errors=True)
             lock.release()
@@ -244,16 +246,16 @@ def computed_by(experiment: Experiment) -> str:
     return f"computed by the {experiment.backend.name} backend in {experiment.backend.plugin.dtype}"
 
 
-def _begun(asked: Asked, setup: Setup, ranks: Ranks, made: _Made) -> tuple[RunFolder, Place]:
+def _begun(asked: Asked, setup: Setup, ranks: Ranks, made: _Made) -> tuple[RunFolder, Participant]:
     folder = asked.begun(setup).folder
     if asked.is_new:
         made.folder = folder
-    made.place = first(setup, folder, ranks)
-    return folder, made.place
+    made.participant = writing_participant(setup, folder, ranks)
+    return folder, made.participant
 
 
-def _watched(place: Place, setup: Setup) -> Finished:
+def _watched(participant: Participant, setup: Setup) -> Finished:
     if sys.stderr is not None and sys.stderr.isatty():
         with ProgressBar(setup.start.clock, setup.experiment.training.epochs) as bar:
-            return place.train(bar)
-    return place.train(Nobody())
+            return participant.train(bar)
+    return participant.train(Callback())

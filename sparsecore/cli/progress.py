@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from sparsecore.engine.schedules import Clock
 from sparsecore.learning.protocols import Totals
 from sparsecore.run.logs import Metrics
+from sparsecore.run.training import Callback
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -151,8 +152,8 @@ def _two_lines(console: "Console") -> "Progress":
     return _TwoLines(*columns, console=console)
 
 
-class ProgressBar:
-    """Loss, accuracy and images/s of the epoch so far, and the latest update's H and K. See ``Watcher``."""
+class ProgressBar(Callback):
+    """Loss, accuracy and images/s of the epoch so far, and the latest update's H and K."""
 
     def __init__(self, clock: Clock, epochs: int) -> None:
         """A bar over the whole run that ``clock`` begins."""
@@ -174,7 +175,7 @@ class ProgressBar:
         self._progress.stop()
 
     def step(self, clock: Clock, totals: Callable[[], Totals]) -> None:
-        """See ``Watcher``."""
+        """Update the bar with the totals of the epoch, a few times a second."""
         now = time.monotonic()
         if now - self._looked < _SECONDS_BETWEEN_LOOKS:
             return
@@ -190,13 +191,13 @@ class ProgressBar:
             self._task, completed=clock.step, description=description, told=told + self._update + self._tested
         )
 
-    def update(self, moved: int, threshold: float | None) -> None:
-        """See ``Watcher``."""
+    def update(self, pruned: int, threshold: float | None) -> None:
+        """Show H and K of the update from the next step on."""
         height = "" if threshold is None else f"H {threshold:.3g}  "
-        self._update = f"  {height}K {moved:,}"
+        self._update = f"  {height}K {pruned:,}"
 
     def epoch(self, line: Metrics) -> None:
-        """See ``Watcher``."""
+        """Show the test accuracy."""
         self._examples = 0
         self._tested = f"  test {line.test_accuracy:.3f}"
         self._progress.update(self._task, completed=line.step)

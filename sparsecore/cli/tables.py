@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from sparsecore.cli.execution import Done, computed_by
 from sparsecore.cli.output import say
 from sparsecore.errors import printable
-from sparsecore.learning.ledger import in_words
+from sparsecore.learning.ledger import format_memory
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -72,7 +72,7 @@ def print_run(done: Done, file: TextIO) -> None:
         f"{result.seconds:.0f} s",
         file=file,
     )
-    print(in_words(result.memory), file=file)
+    print(format_memory(result.memory), file=file)
     told = "the last digits vary with processor, backend and threads"
     say(f"{computed_by(done.experiment)}; {told}", file)
     say(f"report: {result.run}/report.html", file)

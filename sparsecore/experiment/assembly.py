@@ -49,7 +49,7 @@ def _absolute(place: str) -> str:
         raise InputError(f"{place!r} cannot be the path of a file: {error}") from error
 
 
-PLACES = frozenset({"data.dir", "data.file", "start.run"})
+PATH_SETTINGS = frozenset({"data.dir", "data.file", "start.run"})
 """Settings that say where something lies; a run may be resumed with the same elsewhere."""
 
 
@@ -57,7 +57,7 @@ def experiment_fingerprint(tables: Mapping[str, Any]) -> str:
     """A SHA-256 of an experiment's tables: what :func:`identity` keeps of them under "experiment"."""
     sections = {name: tables[name] for name in ("data", "start") if name in tables}
     told = {
-        name: {key: value for key, value in table.items() if f"{name}.{key}" not in PLACES}
+        name: {key: value for key, value in table.items() if f"{name}.{key}" not in PATH_SETTINGS}
         for name, table in sections.items()
     }
     return hashlib.sha256(json.dumps({**tables, **told}, sort_keys=True).encode()).hexdigest()
@@ -76,7 +76,7 @@ def differences(begun: Mapping[str, Any], asked: Mapping[str, Any], section: str
         name, there, here = f"{section}{key}", begun.get(key), asked.get(key)
         if isinstance(there, Mapping) and isinstance(here, Mapping):
             told += differences(there, here, f"{name}.")
-        elif there != here and name not in PLACES:
+        elif there != here and name not in PATH_SETTINGS:
             told.append(f"{name} is {there} there, {here} is asked for")
     return told
 

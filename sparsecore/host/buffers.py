@@ -18,7 +18,7 @@ _MOST_WASTE = 2
 """How much larger than an array its block may be. Small arrays that live long would else keep the large blocks."""
 
 
-class Memory:
+class BufferPool:
     """Hands out arrays of one dtype. Their memory comes back by itself when the last view of them is gone."""
 
     def __init__(self, dtype: DTypeLike) -> None:

@@ -13,10 +13,10 @@ from sparsecore.engine.arrays import Gradient
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
-from sparsecore.host.buffers import Memory
+from sparsecore.host.buffers import BufferPool
 from sparsecore.host.network import Dense, Running, Sparse, flat, ledger
 from sparsecore.host.optimizer_step import buffer_names, optimizer_step
-from sparsecore.host.weights import Vectors, Weight
+from sparsecore.host.weights import Vectors, WeightTensor
 from sparsecore.learning.ledger import Ledger
 from sparsecore.learning.protocols import Task, Totals
 from sparsecore_numpy.operations import Computation, measured
@@ -25,7 +25,7 @@ _PIXELS = 1 << 17
 _MOST_IMAGES = 1 << 10
 
 
-def normalized(memory: Memory, pictures: NDArray[np.uint8], images: Images) -> NDArray[Any]:
+def normalized(memory: BufferPool, pictures: NDArray[np.uint8], images: Images) -> NDArray[Any]:
     """(pictures − mean)/std with the mean and deviation of each channel over the training images."""
     result = memory.take(*pictures.shape)
     np.subtract(pictures, images.mean.astype(memory.dtype), out=result)
@@ -46,7 +46,7 @@ class NumpyLearner:
 
     def __init__(self, task: Task, dtype: str, computation: Computation) -> None:
         self._task = task
-        self._memory = Memory(dtype)
+        self._memory = BufferPool(dtype)
         self._computation = computation
         names = buffer_names(task.optimizer)
         values = np.asarray(task.values, dtype)
@@ -126,7 +126,7 @@ class NumpyLearner:
 
     def memory(self) -> Ledger:
         """Bytes of the trained parameters and what training keeps for each of them."""
-        return ledger(self._sparse, self._dense, self._computation.kept)
+        return ledger(self._sparse, self._dense, self._computation.cached_arrays)
 
     def state(self) -> dict[str, NDArray[Any]]:
         """All buffers but the topology's positions: enough to go on bit for bit."""
@@ -157,7 +157,7 @@ class NumpyLearner:
     def _buffers(self) -> dict[str, NDArray[Any]]:
         return _named(self._sparse.vectors, self._dense.vectors, self._running.values)
 
-    def _forward_backward(self, batch: Batch, sparse: Mapping[str, Weight]) -> None:
+    def _forward_backward(self, batch: Batch, sparse: Mapping[str, WeightTensor]) -> None:
         split = self._task.images.train
         pictures, labels = augmented(split.images, batch), split.labels[batch.rows]
         for vectors in self._vectors:
@@ -167,7 +167,7 @@ class NumpyLearner:
             totals = self._computation.forward_backward(self._task.model, parameters, images, labels)
         self._totals = _sum(self._totals, totals)
 
-    def _parameters(self, sparse: Mapping[str, Weight]) -> dict[str, Any]:
+    def _parameters(self, sparse: Mapping[str, WeightTensor]) -> dict[str, Any]:
         return {**sparse, **self._dense.tensors, **self._running.tensors}
 
     def _normalized(self, pictures: NDArray[np.uint8]) -> NDArray[Any]:

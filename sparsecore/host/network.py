@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.engine.topology import Topology
-from sparsecore.host.weights import Vectors, Weight, runs
+from sparsecore.host.weights import Vectors, WeightTensor, runs
 from sparsecore.learning.ledger import Bytes, Ledger
 from sparsecore.learning.parameters import Parameter
 
@@ -19,7 +19,7 @@ class Sparse:
 
     topology: Topology
     vectors: Vectors
-    tensors: Mapping[str, Weight]
+    tensors: Mapping[str, WeightTensor]
 
     @classmethod
     def of(cls, topology: Topology, vectors: Vectors) -> "Sparse":
@@ -40,7 +40,7 @@ class Dense:
     """The other trained parameters, end to end."""
 
     vectors: Vectors
-    tensors: Mapping[str, Weight]
+    tensors: Mapping[str, WeightTensor]
 
     @classmethod
     def of(cls, parameters: list[Parameter], vectors: Vectors) -> "Dense":
@@ -89,7 +89,7 @@ def flat(parameters: list[Parameter], start: Mapping[str, NDArray[np.float64]], 
 
 
 @attrs.frozen(eq=False)
-class Kept:
+class CachedArrays:
     """What a computation keeps of a weight from one step to the next, beside the flat vectors.
 
     Attributes:
@@ -101,7 +101,7 @@ class Kept:
     values: tuple[NDArray[Any], ...] = ()
 
 
-def ledger(sparse: Sparse, dense: Dense, kept_of: Callable[[Weight], Kept]) -> Ledger:
+def ledger(sparse: Sparse, dense: Dense, kept_of: Callable[[WeightTensor], CachedArrays]) -> Ledger:
     """Bytes of all trained parameters.
 
     By formula the sparse tensors' positions are all the indices there are, and the flat vectors all the values. What

@@ -25,7 +25,7 @@ MOST_PARTS = 8
 
 
 @attrs.frozen(eq=False)
-class Workers:
+class WorkerPool:
     """Threads that share out the parts of one operation.
 
     Attributes:
@@ -75,10 +75,10 @@ def divided(count: int, work: float, grain: float) -> list[slice]:
 
 
 @cache
-def workers() -> Workers:
+def worker_pool() -> WorkerPool:
     """The threads of this process: as many as BLAS was told to use."""
     threads = [library["num_threads"] for library in _blas().info()]
-    return Workers(max(threads, default=os.cpu_count() or 1))
+    return WorkerPool(max(threads, default=os.cpu_count() or 1))
 
 
 @contextmanager

@@ -8,8 +8,8 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsecore.host.buffers import Memory
-from sparsecore.learning.parameters import tied_places
+from sparsecore.host.buffers import BufferPool
+from sparsecore.learning.parameters import hash_slots
 
 Index = NDArray[np.intp]
 
@@ -37,7 +37,7 @@ class Operand(Protocol):
         """The order as (height, width, out, in) with the kernel turned by half a circle."""
         ...
 
-    def dense(self, memory: Memory, index: Any) -> NDArray[Any]:
+    def dense(self, memory: BufferPool, index: Any) -> NDArray[Any]:
         """The dense tensor as one run of entries, in this order."""
         ...
 
@@ -51,7 +51,7 @@ class Operand(Protocol):
 
 
 @attrs.frozen(eq=False)
-class Weight:
+class WeightTensor:
     """One parameter tensor, of whose entries some exist; of a dense tensor all do.
 
     Attributes:
@@ -82,13 +82,13 @@ class Weight:
         """All that is kept of where the entries lie: row-major, and in the orders that were asked for so far."""
         return self.positions, *self._orders.values()
 
-    def whole(self) -> "Weight":
+    def whole(self) -> "WeightTensor":
         """The same tensor with all entries, zeros where none exists, and gradients of its own for all of them."""
         values = np.zeros(int(np.prod(self.shape)), self.values.dtype)
         values[self.positions] = self.values
-        return Weight(self.shape, np.arange(values.size), values, np.zeros_like(values))
+        return WeightTensor(self.shape, np.arange(values.size), values, np.zeros_like(values))
 
-    def dense(self, memory: Memory, index: Index) -> NDArray[Any]:
+    def dense(self, memory: BufferPool, index: Index) -> NDArray[Any]:
         """The dense tensor as one run of entries, in the order that ``index`` belongs to."""
         dense = memory.zeros(int(np.prod(self.shape)))
         dense[index] = self.values
@@ -143,9 +143,9 @@ class Vectors:
         """A copy of these values, and buffers of zeros with these names."""
         return cls.of(values, {name: np.zeros_like(values) for name in buffers})
 
-    def weight(self, shape: tuple[int, ...], slots: slice, positions: Index) -> Weight:
+    def weight(self, shape: tuple[int, ...], slots: slice, positions: Index) -> WeightTensor:
         """The tensor whose entries lie at ``slots``."""
-        return Weight(shape, positions, self.values[slots], self.gradient[slots])
+        return WeightTensor(shape, positions, self.values[slots], self.gradient[slots])
 
 
 def runs(shapes: list[tuple[int, ...]]) -> Iterator[slice]:
@@ -190,7 +190,7 @@ class TiedWeight:
         """As (height, width, out, in) with the kernel turned by half a circle."""
         return _Order((2, 3, 0, 1), flipped=(2, 3))
 
-    def dense(self, memory: Memory, index: "_Order") -> NDArray[Any]:
+    def dense(self, memory: BufferPool, index: "_Order") -> NDArray[Any]:
         """The dense tensor as one run of entries, in this order."""
         values = self.values.dense(memory, self.values.positions)
         rows, ordered = (memory.take(math.prod(self.shape)) for _ in range(2))
@@ -202,7 +202,7 @@ class TiedWeight:
 
     def vector(self) -> NDArray[np.float64]:
         """The dense tensor in its own shape, in double precision."""
-        return self.dense(Memory(np.float64), self.positions).reshape(self.shape)
+        return self.dense(BufferPool(np.float64), self.positions).reshape(self.shape)
 
     def accumulate(self, dense: NDArray[Any], index: "_Order | None" = None) -> None:
         """Add to each value's gradient those of all entries that it is."""
@@ -217,7 +217,7 @@ class TiedWeight:
         size, count = math.prod(self.shape), math.prod(self.values.shape)
         for first in range(0, size, _BLOCK):
             last = min(first + _BLOCK, size)
-            yield slice(first, last), *tied_places(np.arange(first, last), count, self.key)
+            yield slice(first, last), *hash_slots(np.arange(first, last), count, self.key)
 
 
 @attrs.frozen

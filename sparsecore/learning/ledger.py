@@ -49,10 +49,10 @@ class Ledger:
 
     def __str__(self) -> str:
         """As it is, in a line."""
-        return in_words(self.parts)
+        return format_memory(self.parts)
 
 
-def in_words(parts: Mapping[str, Bytes]) -> str:
+def format_memory(parts: Mapping[str, Bytes]) -> str:
     """What :attr:`Ledger.parts` measures, in a line."""
     told = ", ".join(
         f"{name.replace('_', ' ')} {_size(part.measured)}" for name, part in parts.items() if name != "total"

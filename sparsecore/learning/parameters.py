@@ -32,7 +32,7 @@ class Ties:
         return cls(shape, int(Randomness(seed).generator("ties", name).integers(2**62)))
 
 
-def tied_places(positions: Any, count: int, key: int) -> tuple[Any, Any]:
+def hash_slots(positions: Any, count: int, key: int) -> tuple[Any, Any]:
     """The hash h and the sign ξ: the entry at position p is ξ(p)·values[h(p)].
 
     Each value is equally likely at each position, whatever it is at others: of N values for D positions, a share of
@@ -63,7 +63,7 @@ def _mixed(words: Any) -> Any:
     return words
 
 
-class Initial(Protocol):
+class Initializer(Protocol):
     """Start values as a function of (seed, tensor, position)."""
 
     def __call__(
@@ -85,7 +85,7 @@ class Constant:
         positions: NDArray[np.integer],
         random: Randomness,  # noqa: ARG002
     ) -> NDArray[np.float64]:
-        """See :class:`Initial`."""
+        """See :class:`Initializer`."""
         return np.full(len(positions), self.value)
 
 
@@ -98,7 +98,7 @@ class HeNormal:
     def __call__(
         self, shape: tuple[int, ...], positions: NDArray[np.integer], random: Randomness
     ) -> NDArray[np.float64]:
-        """See :class:`Initial`."""
+        """See :class:`Initializer`."""
         channels = shape[1] if self.fan == "in" else shape[0]
         fan = channels * math.prod(shape[2:])
         return random.normal_at(positions) * math.sqrt(2.0 / fan)
@@ -119,7 +119,7 @@ class Parameter:
 
     name: str
     shape: tuple[int, ...]
-    initial: Initial
+    initial: Initializer
     sparse: bool = False
     trained: bool = True
     ties: Ties | None = None
@@ -157,7 +157,7 @@ class _AsIn:
     """Start values as in a tensor of another shape: the fan is that of the tensor that they serve in."""
 
     shape: tuple[int, ...]
-    initial: Initial
+    initial: Initializer
 
     def __call__(
         self,
@@ -165,5 +165,5 @@ class _AsIn:
         positions: NDArray[np.integer],
         random: Randomness,
     ) -> NDArray[np.float64]:
-        """See :class:`Initial`."""
+        """See :class:`Initializer`."""
         return self.initial(self.shape, positions, random)

@@ -75,7 +75,7 @@ class Operations(Protocol):
     def tied(self, values: Tensor, shape: tuple[int, ...], key: int) -> Tensor:
         """A weight of this shape, of fewer values: entry p is ξ(p)·values[h(p)] for the hash of this key.
 
-        See :func:`sparsecore.learning.parameters.tied_places`. The gradient of a value is the sum of those of all its
+        See :func:`sparsecore.learning.parameters.hash_slots`. The gradient of a value is the sum of those of all its
         entries, each times its sign.
         """
         ...

@@ -18,7 +18,7 @@ LOTTERY_FILE = "lottery.toml"
 """In a folder of runs that make a lottery: what the lottery is."""
 
 
-class TakenError(InputError):
+class FolderExistsError(InputError):
     """There is something at the place of a run that is to be made."""
 
 
@@ -89,7 +89,7 @@ class RunFolder:
         """Make the folder with the experiment in it, and with other files by their names.
 
         Raises:
-            TakenError: there is one already.
+            FolderExistsError: there is one already.
             InputError: it cannot be made.
         """
         try:
@@ -121,8 +121,8 @@ class RunFolder:
         if is_taken:
             raise self._exists()
 
-    def _exists(self) -> TakenError:
-        return TakenError(f"the run folder {self.path} exists; give another --out, or --resume to continue it")
+    def _exists(self) -> FolderExistsError:
+        return FolderExistsError(f"the run folder {self.path} exists; give another --out, or --resume to continue it")
 
     def read_tables(self) -> dict[str, Any]:
         """The tables of the run's experiment.
@@ -160,7 +160,7 @@ def new_run_folder(
         InputError: it cannot be made.
     """
     for folder in _free(parent, name):
-        with suppress(TakenError):
+        with suppress(FolderExistsError):
             folder.create(tables, others)
             return folder
     raise AssertionError("there is no last number")

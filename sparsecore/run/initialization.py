@@ -22,7 +22,7 @@ from sparsecore.run.checkpoint_validation import blaming, check_dense, check_val
 
 
 @attrs.frozen
-class Draws:
+class RandomInitialization:
     """Where initial values come from.
 
     Attributes:
@@ -56,7 +56,7 @@ class Draws:
 
 
 @attrs.frozen(eq=False)
-class Values:
+class StartValues:
     """Values before the first step.
 
     Attributes:
@@ -68,7 +68,7 @@ class Values:
 
     sparse: NDArray[Any]
     dense: Mapping[str, NDArray[Any]]
-    draws: Draws | None = None
+    draws: RandomInitialization | None = None
     epoch: int = 0
 
 
@@ -76,12 +76,12 @@ class Values:
 class _Facts:
     run: str
     identity: Mapping[str, str]
-    draws: Draws | None
+    draws: RandomInitialization | None
     epoch: int = attrs.field(validator=attrs.validators.ge(0))
 
 
 @attrs.frozen(eq=False)
-class Start:
+class WarmStart:
     """What a run starts on.
 
     Attributes:
@@ -95,11 +95,11 @@ class Start:
     run: str
     identity: Mapping[str, str]
     positions: NDArray[np.integer]
-    values: Values
+    values: StartValues
     source: str = "the start"
 
     @classmethod
-    def read(cls, path: Path) -> "Start":
+    def read(cls, path: Path) -> "WarmStart":
         """The start in the file.
 
         Raises:
@@ -111,7 +111,7 @@ class Start:
             strange = {name for name in kept.arrays if not name.startswith("dense/")} - {"positions", "values"}
             if strange or not {"positions", "values"} <= kept.arrays.keys():
                 raise InputError(f"it has the arrays {', '.join(sorted(kept.arrays))}")
-            values = Values(kept.arrays["values"], kept.group("dense"), facts.draws, facts.epoch)
+            values = StartValues(kept.arrays["values"], kept.group("dense"), facts.draws, facts.epoch)
             return cls(facts.run, facts.identity, kept.arrays["positions"], values, kept.source)
 
     def check(self, layout: Layout, parameters: Sequence[Parameter]) -> None:

@@ -1,9 +1,8 @@
-"""How a rank comes to its place in a run: the first with the folder's files in its hands, the others without."""
+"""Opening a run on each rank: rank 0 writes the files of the folder, the others only read the checkpoint."""
 
 import json
 import warnings
-from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from collections.abc import Mapping
 
 import attrs
 
@@ -14,28 +13,25 @@ from sparsecore.run.checkpoint import Checkpoint, read_checkpoint
 from sparsecore.run.files import check_regular
 from sparsecore.run.folder import RunFolder
 from sparsecore.run.identity import identity
-from sparsecore.run.recording import Effort, FolderRecorder, Forgetful, Recorder
+from sparsecore.run.recording import Effort, RunFolderWriter, RunWriter
 from sparsecore.run.setup import Setup
-from sparsecore.run.training import Finished, Run, Watcher
+from sparsecore.run.training import Callback, Finished, Run
 
 
 @attrs.frozen(eq=False)
-class Place:
-    """A run and who records it."""
+class Participant:
+    """One rank's part in a run: the run itself, and what writes its files."""
 
     run: Run
-    recorder: Recorder
+    writer: RunWriter
 
-    def train(self, watcher: Watcher) -> Finished:
-        """Go on to the end; see :meth:`sparsecore.run.training.Run.train`."""
-        return self.run.train(self.recorder, watcher)
-
-
-Begin: TypeAlias = Callable[[Setup, RunFolder, Ranks], Place]
+    def train(self, callback: Callback) -> Finished:
+        """Train to the end; see :meth:`sparsecore.run.training.Run.train`."""
+        return self.run.train(self.writer, callback)
 
 
-def first(setup: Setup, folder: RunFolder, ranks: Ranks) -> Place:
-    """The place of rank 0, or of the only process: the folder is its own, until the end.
+def writing_participant(setup: Setup, folder: RunFolder, ranks: Ranks) -> Participant:
+    """Open the run for rank 0, or for the only process, which locks the folder until the end and writes its files.
 
     Raises:
         InputError: the folder is damaged, belongs to another experiment or other data, or another process is at work
@@ -45,14 +41,14 @@ def first(setup: Setup, folder: RunFolder, ranks: Ranks) -> Place:
     try:
         checkpoint = _checkpoint(own, folder)
         run = Run(setup, ranks, own, checkpoint, _effort(folder) if checkpoint else Effort())
-        return Place(run, FolderRecorder(folder, lock, setup.start.topology, checkpoint))
+        return Participant(run, RunFolderWriter(folder, lock, setup.start.topology, checkpoint))
     except BaseException:
         lock.release()
         raise
 
 
-def further(setup: Setup, folder: RunFolder | None, ranks: Ranks) -> Place:
-    """The place of any other rank: it reads the checkpoint, and writes nothing.
+def reading_participant(setup: Setup, folder: RunFolder | None, ranks: Ranks) -> Participant:
+    """Open the run for any other rank, which reads the checkpoint and writes nothing.
 
     Args:
         setup: of the run.
@@ -60,10 +56,10 @@ def further(setup: Setup, folder: RunFolder | None, ranks: Ranks) -> Place:
         ranks: who takes part.
 
     Raises:
-        InputError: as for the first.
+        InputError: as for :func:`writing_participant`.
     """
     own = identity(setup)
-    return Place(Run(setup, ranks, own, None if folder is None else _checkpoint(own, folder)), Forgetful())
+    return Participant(Run(setup, ranks, own, None if folder is None else _checkpoint(own, folder)), RunWriter())
 
 
 def _checkpoint(own: Mapping[str, str], folder: RunFolder) -> Checkpoint | None:

@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
 
@@ -38,62 +38,42 @@ class Effort:
     memory: Mapping[str, Bytes] = attrs.field(factory=dict)
 
 
-Take = Callable[[Mapping[str, Any]], Checkpoint]
-"""Makes the checkpoint of this moment, with further facts in it."""
+MakeCheckpoint = Callable[[Mapping[str, Any]], Checkpoint]
+"""Makes a checkpoint of the current state, with these further facts in it."""
 
 
-class Recorder(Protocol):
-    """Who keeps what happens in a run."""
-
-    def update(self, reallocation: Reallocation, clock: Clock, strategy_states: StrategyStates) -> None:
-        """Weights were moved; ``strategy_states`` are those before it."""
-        ...
-
-    def epoch(self, line: Metrics) -> None:
-        """An epoch has ended."""
-        ...
+class RunWriter:
+    """Receives what happens in a run; this one writes nothing, which is what all ranks but the first do."""
 
     @property
     def wants_checkpoint(self) -> bool:
         """Whether the last checkpoint was long ago."""
-        ...
-
-    def save(self, take: Take, effort: Effort) -> None:
-        """The run can go on from here; ``effort`` is what it has taken."""
-        ...
-
-    def keep(self, epoch: int, take: Take) -> None:
-        """The state at the end of an epoch that was asked for; comes before :meth:`save`, which ends the epoch."""
-        ...
-
-    def close(self) -> None:
-        """Nothing more will happen."""
-        ...
-
-
-class Forgetful:
-    """Keeps nothing. See :class:`Recorder`."""
-
-    wants_checkpoint = False
+        return False
 
     def update(self, reallocation: Reallocation, clock: Clock, strategy_states: StrategyStates) -> None:
-        """See :class:`Recorder`."""
+        """Receive an update of the topology.
+
+        Args:
+            reallocation: what was pruned and grown.
+            clock: the time after it.
+            strategy_states: the strategies' state before it.
+        """
 
     def epoch(self, line: Metrics) -> None:
-        """See :class:`Recorder`."""
+        """Receive the metrics of an epoch that has ended."""
 
-    def save(self, take: Take, effort: Effort) -> None:
-        """See :class:`Recorder`."""
+    def save(self, make_checkpoint: MakeCheckpoint, effort: Effort) -> None:
+        """Save a state that the run can be resumed from, and the effort that it has taken."""
 
-    def keep(self, epoch: int, take: Take) -> None:
-        """See :class:`Recorder`."""
+    def keep(self, epoch: int, make_checkpoint: MakeCheckpoint) -> None:
+        """Keep the state at the end of an epoch that ``keep.epochs`` names; called before :meth:`save`."""
 
     def close(self) -> None:
-        """See :class:`Recorder`."""
+        """Close all files; nothing is received any more."""
 
 
-class FolderRecorder:
-    """Keeps all of it in a run's folder. See :class:`Recorder`."""
+class RunFolderWriter(RunWriter):
+    """Writes the logs and checkpoints of a run into its folder."""
 
     def __init__(self, folder: RunFolder, lock: Lock, start: Topology, checkpoint: Checkpoint | None) -> None:
         """Cut the logs back to where the checkpoint knew them.
@@ -135,17 +115,19 @@ class FolderRecorder:
         """Whether the last one is a minute old."""
         return time.monotonic() - self._saved > _SECONDS_BETWEEN_CHECKPOINTS
 
-    def save(self, take: Take, effort: Effort) -> None:
+    def save(self, make_checkpoint: MakeCheckpoint, effort: Effort) -> None:
         """Write the checkpoint, which knows how far the logs were written."""
         logs = {"metrics": self._metrics.sync(), "reallocations": self._reallocations.sync()}
         # before the checkpoint, because nothing is measured again in a run whose checkpoint is at its end
         write_whole(self._folder.seconds, json.dumps(attrs.asdict(effort)).encode())
-        take({"logs": {name: attrs.asdict(log) for name, log in logs.items()}}).write(self._folder.checkpoint)
+        make_checkpoint({"logs": {name: attrs.asdict(log) for name, log in logs.items()}}).write(
+            self._folder.checkpoint
+        )
         self._saved = time.monotonic()
 
-    def keep(self, epoch: int, take: Take) -> None:
+    def keep(self, epoch: int, make_checkpoint: MakeCheckpoint) -> None:
         """Write the state to a file of its own."""
-        take({}).write(self._folder.kept(epoch))
+        make_checkpoint({}).write(self._folder.kept(epoch))
 
     def close(self) -> None:
         """Close the logs and let others into the folder."""

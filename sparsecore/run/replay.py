@@ -15,7 +15,7 @@ from sparsecore.experiment.experiment import Experiment
 from sparsecore.run.checkpoint_validation import sound_topology
 from sparsecore.run.engines import engine_of
 from sparsecore.run.folder import RunFolder
-from sparsecore.run.initialization import Start
+from sparsecore.run.initialization import WarmStart
 from sparsecore.run.logs import decode_positions
 
 
@@ -91,7 +91,7 @@ def first_topology(folder: RunFolder) -> Topology:
     arrays = experiment.backend.plugin.arrays
     engine = engine_of(experiment, layout, arrays)
     if folder.start.exists():
-        start = Start.read(folder.start)
+        start = WarmStart.read(folder.start)
         try:
             return sound_topology(start.positions, engine)
         except InputError as error:

@@ -25,8 +25,8 @@ from sparsecore.learning.tied_model import with_ties
 from sparsecore.plugins.discovery import staying
 from sparsecore.run.engines import engine_of
 from sparsecore.run.folder import RunFolder
-from sparsecore.run.initialization import Draws, Start
-from sparsecore.run.warm_start import Network, start_of
+from sparsecore.run.initialization import RandomInitialization, WarmStart
+from sparsecore.run.warm_start import NewRun, start_of
 
 Begun: TypeAlias = tuple[State, NDArray[Any], Mapping[str, NDArray[np.float64]]]
 Begin: TypeAlias = Callable[[Experiment, Engine, Clock], Begun]
@@ -38,14 +38,14 @@ def drawn(parameters: Sequence[Parameter]) -> Begin:
     def begin(experiment: Experiment, engine: Engine, clock: Clock) -> Begun:
         if experiment.sparsity is None:
             raise InputError("a run that starts from no other one needs its sparsity")
-        state, draws = engine.start(experiment.sparsity, clock=clock), Draws(experiment.seed)
+        state, draws = engine.start(experiment.sparsity, clock=clock), RandomInitialization(experiment.seed)
         engine.warn_of_other_sparsity(state, experiment.sparsity)
         return state, draws.sparse(state.topology, parameters), draws.dense(parameters)
 
     return begin
 
 
-def taken(start: Start) -> Begin:
+def taken(start: WarmStart) -> Begin:
     """Topology and values of another run."""
 
     def begin(experiment: Experiment, engine: Engine, clock: Clock) -> Begun:
@@ -98,7 +98,7 @@ class Setup:
     start: State
     values: Array
     dense: Mapping[str, NDArray[np.float64]]
-    source: Start | None
+    source: WarmStart | None
 
     @property
     def dense_size(self) -> int:
@@ -142,7 +142,7 @@ def set_up(experiment: Experiment, run: RunFolder | None = None) -> Setup:
     if not shapes:
         raise InputError(f"the model {experiment.model.name!r} has no sparse tensors")
     engine = engine_of(experiment, Layout.of(shapes), experiment.backend.plugin.arrays)
-    source = start_of(Network(experiment, images, parameters, engine), run)
+    source = start_of(NewRun(experiment, images, parameters, engine), run)
     steps = steps_per_epoch(len(images.train), experiment.training.batch_size)
     clock = Clock(steps_per_epoch=steps, total_steps=steps * experiment.training.epochs)
     begin = drawn(parameters) if source is None else taken(source)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
 
@@ -19,37 +19,31 @@ from sparsecore.run.checkpoint import Checkpoint, from_checkpoint, to_checkpoint
 from sparsecore.run.checkpoint_validation import blaming, check_fits, check_totals
 from sparsecore.run.identity import machine
 from sparsecore.run.logs import Metrics, metrics, threshold
-from sparsecore.run.recording import Effort, Recorder
+from sparsecore.run.recording import Effort, RunWriter
 from sparsecore.run.setup import Setup
 
 
-class Watcher(Protocol):
-    """Somebody who looks on: a progress bar, or nobody."""
+class Callback:
+    """Training callback: called while a run trains; each method does nothing by default."""
 
     def step(self, clock: Clock, totals: Callable[[], Totals]) -> None:
-        """An optimizer step is done; ``totals`` of the epoch so far are there for the asking."""
-        ...
+        """Called after each optimizer step and what follows it.
 
-    def update(self, moved: int, threshold: float | None) -> None:
-        """An update is done: K, and H where there is one."""
-        ...
+        Args:
+            clock: the time after the step.
+            totals: reads the totals of the epoch so far, which may wait for the device.
+        """
 
-    def epoch(self, line: Metrics) -> None:
-        """An epoch is done."""
-        ...
+    def update(self, pruned: int, threshold: float | None) -> None:
+        """Called after each update of the topology.
 
-
-class Nobody:
-    """Looks away."""
-
-    def step(self, clock: Clock, totals: Callable[[], Totals]) -> None:
-        """See :class:`Watcher`."""
-
-    def update(self, moved: int, threshold: float | None) -> None:
-        """See :class:`Watcher`."""
+        Args:
+            pruned: K, the number of weights that were pruned.
+            threshold: H, where the strategy has one.
+        """
 
     def epoch(self, line: Metrics) -> None:
-        """See :class:`Watcher`."""
+        """Called at the end of each epoch with its metrics."""
 
 
 @attrs.frozen(eq=False)
@@ -70,7 +64,7 @@ class Finished:
 
 
 class Run:
-    """An experiment being carried out. What changes lives here, in the learner, and with the recorder."""
+    """An experiment being carried out. What changes lives here, in the learner, and with the writer."""
 
     def __init__(
         self,
@@ -107,7 +101,7 @@ class Run:
         clock, topology = self._state.clock, self._state.topology
         return {**self._identity, "steps that are done": str(clock.step), "topology": topology.sha256()}
 
-    def train(self, recorder: Recorder, watcher: Watcher) -> Finished:
+    def train(self, writer: RunWriter, callback: Callback) -> Finished:
         """Go on to the end.
 
         Raises:
@@ -117,15 +111,15 @@ class Run:
         """
         try:
             while not self._state.clock.has_ended:
-                self._epoch(recorder, watcher)
+                self._epoch(writer, callback)
         finally:
-            recorder.close()
+            writer.close()
         if self._last is None:
             raise InputError("the checkpoint is at the run's last step, and has no metrics of any epoch")
         # a run that was taken up at its end has not trained in this process, and what it takes was measured before
         return Finished(self._state, self._last, self._seconds(), self._memory or self._learner.memory().parts)
 
-    def _epoch(self, recorder: Recorder, watcher: Watcher) -> None:
+    def _epoch(self, writer: RunWriter, callback: Callback) -> None:
         setup, training = self._setup, self._setup.experiment.training
         epoch, start = divmod(self._state.clock.step, setup.start.clock.steps_per_epoch)
         plan = batches(
@@ -135,12 +129,12 @@ class Run:
         for batch in plan:
             learning_rate = training.learning_rate(self._state.clock)
             gradient = self._step(batch, learning_rate)
-            self._follow(learning_rate, gradient, recorder, watcher)
+            self._follow(learning_rate, gradient, writer, callback)
             agrees = self._ranks.compare(self._state.clock, self._values)
-            watcher.step(self._state.clock, self._learner.totals)
-            if agrees and recorder.wants_checkpoint and not self._is_epoch_over():
-                recorder.save(self._checkpoint, self._effort())
-        self._end_epoch(learning_rate, recorder, watcher)
+            callback.step(self._state.clock, self._learner.totals)
+            if agrees and writer.wants_checkpoint and not self._is_epoch_over():
+                writer.save(self._checkpoint, self._effort())
+        self._end_epoch(learning_rate, writer, callback)
 
     def _is_epoch_over(self) -> bool:
         # a checkpoint between the last step and the epoch's metrics would lose their line
@@ -154,15 +148,15 @@ class Run:
             learner.optimizer_step(learning_rate)
         return gradient
 
-    def _follow(self, learning_rate: float, gradient: Gradient | None, recorder: Recorder, watcher: Watcher) -> None:
+    def _follow(self, learning_rate: float, gradient: Gradient | None, writer: RunWriter, callback: Callback) -> None:
         """What follows an optimizer step."""
         before, values = self._state, self._learner.values
         advance = self._ranks.together(lambda: self._setup.engine.advance(before, values, learning_rate, gradient))
         self._state = advance.state
         if advance.reallocation is not None:
             self._learner.reallocate(advance.reallocation)
-            recorder.update(advance.reallocation, advance.state.clock, before.strategy_states)
-            watcher.update(advance.reallocation.pruned_count, threshold(before.strategy_states))
+            writer.update(advance.reallocation, advance.state.clock, before.strategy_states)
+            callback.update(advance.reallocation.pruned_count, threshold(before.strategy_states))
         elif advance.values is not values:
             self._learner.set_values(advance.values)
 
@@ -175,17 +169,17 @@ class Run:
         }
         return {"the positions": topology.positions, **parameters}
 
-    def _end_epoch(self, learning_rate: float, recorder: Recorder, watcher: Watcher) -> None:
+    def _end_epoch(self, learning_rate: float, writer: RunWriter, callback: Callback) -> None:
         train, test = self._learner.totals(), self._learner.evaluate(self._setup.images.test)
         line = metrics(self._state.clock, learning_rate, train, test)
         _check_finite(line)
         self._learner.reset_totals()
         self._last = line
-        recorder.epoch(line)
+        writer.epoch(line)
         if line.epoch in self._setup.experiment.keep.epochs:
-            recorder.keep(line.epoch, self._checkpoint)
-        recorder.save(self._checkpoint, self._effort())
-        watcher.epoch(line)
+            writer.keep(line.epoch, self._checkpoint)
+        writer.save(self._checkpoint, self._effort())
+        callback.epoch(line)
 
     def _checkpoint(self, facts: Mapping[str, Any]) -> Checkpoint:
         last = None if self._last is None else attrs.asdict(self._last)

@@ -26,7 +26,7 @@ from sparsecore.run.checkpoint import Checkpoint, read_checkpoint
 from sparsecore.run.checkpoint_validation import blaming, check_dense, check_values
 from sparsecore.run.engines import engine_of
 from sparsecore.run.folder import LOTTERY_FILE, RunFolder
-from sparsecore.run.initialization import Draws, Start, Values, check_all_known
+from sparsecore.run.initialization import RandomInitialization, StartValues, WarmStart, check_all_known
 from sparsecore.run.logs import Metrics
 from sparsecore.run.replay import layout_of
 from sparsecore.toolbox.ranking import smallest_of_all
@@ -35,7 +35,7 @@ FINGERPRINTS = ("experiment", "data", "plugin code", "start")
 
 
 @attrs.frozen(eq=False)
-class Source:
+class SourceRun:
     """A finished run.
 
     Attributes:
@@ -48,10 +48,10 @@ class Source:
     folder: RunFolder
     experiment: Experiment
     end: Checkpoint
-    start: Start | None
+    start: WarmStart | None
 
     @classmethod
-    def of(cls, path: str) -> "Source":
+    def of(cls, path: str) -> "SourceRun":
         """The run in this folder.
 
         Raises:
@@ -75,7 +75,7 @@ class Source:
                 f"{folder.experiment} has changed since the run {folder.path} was trained: its checkpoint was made "
                 "with other settings"
             )
-        return cls(folder, experiment, end, Start.read(folder.start) if folder.start.exists() else None)
+        return cls(folder, experiment, end, WarmStart.read(folder.start) if folder.start.exists() else None)
 
     @property
     def identity(self) -> Mapping[str, str]:
@@ -145,7 +145,7 @@ def _told(shape: tuple[int, ...] | None) -> str:
 
 
 @attrs.frozen(eq=False)
-class Network:
+class NewRun:
     """The network of the run that is to start.
 
     Attributes:
@@ -161,7 +161,7 @@ class Network:
     engine: Engine
 
 
-def start_of(network: Network, folder: RunFolder | None) -> Start | None:
+def start_of(network: NewRun, folder: RunFolder | None) -> WarmStart | None:
     """What the run starts on: what its folder keeps of it, or what is now taken from the other run; None without one.
 
     Raises:
@@ -171,18 +171,18 @@ def start_of(network: Network, folder: RunFolder | None) -> Start | None:
     run = network.experiment.start.run
     if run is None:
         return None
-    kept = Start.read(folder.start) if folder and folder.start.exists() else None
+    kept = WarmStart.read(folder.start) if folder and folder.start.exists() else None
     if kept:
         kept.check(network.engine.layout, network.parameters)
     if kept and kept.run == run:
         return kept
-    taken = take(network, Source.of(run))
+    taken = take(network, SourceRun.of(run))
     if kept and kept.sha256() != taken.sha256():
         raise InputError(f"the run was begun from {kept.run}; what start.run = {run} gives is something else")
     return taken
 
 
-def take(network: Network, source: Source) -> Start:
+def take(network: NewRun, source: SourceRun) -> WarmStart:
     """The start that the settings ask for."""
     settings, engine = network.experiment.start, network.engine
     topology = _without_smallest(engine, source.topology(engine.layout, engine.arrays), source.end, settings.prune)
@@ -195,7 +195,7 @@ def take(network: Network, source: Source) -> Start:
         )
     sparse = np.asarray(values.sparse, network.experiment.backend.plugin.dtype)
     positions = engine.arrays.to_numpy(topology.positions)
-    return Start(str(settings.run), source.identity, positions, attrs.evolve(values, sparse=sparse))
+    return WarmStart(str(settings.run), source.identity, positions, attrs.evolve(values, sparse=sparse))
 
 
 def _without_smallest(engine: Engine, topology: Topology, end: Checkpoint, share: float) -> Topology:
@@ -217,12 +217,12 @@ def _without_smallest(engine: Engine, topology: Topology, end: Checkpoint, share
     return engine.grouping.weights(units.subset(units.all_but(smallest)))
 
 
-def _original(network: Network, source: Source, topology: Topology) -> Values:
+def _original(network: NewRun, source: SourceRun, topology: Topology) -> StartValues:
     """What the source began with; where it was not active at its start, what it would have begun with."""
     parameters = source.experiment.model.plugin.parameters(network.images.shape, network.images.classes)
     if source.start is None:
-        draws = Draws(source.experiment.seed)
-        values = Values(draws.sparse(topology, parameters), draws.dense(parameters), draws)
+        draws = RandomInitialization(source.experiment.seed)
+        values = StartValues(draws.sparse(topology, parameters), draws.dense(parameters), draws)
     else:
         values = attrs.evolve(source.start.values, sparse=source.start.sparse(topology, parameters, source.folder.path))
     # its strategies may have changed what was drawn, as DeepR does by its signs
@@ -232,36 +232,36 @@ def _original(network: Network, source: Source, topology: Topology) -> Values:
     return attrs.evolve(values, sparse=arrays.to_numpy(began))
 
 
-def _fresh(network: Network, _: Source, topology: Topology) -> Values:
-    draws = Draws(network.experiment.seed, "fresh values")
-    return Values(draws.sparse(topology, network.parameters), draws.dense(network.parameters), draws)
+def _fresh(network: NewRun, _: SourceRun, topology: Topology) -> StartValues:
+    draws = RandomInitialization(network.experiment.seed, "fresh values")
+    return StartValues(draws.sparse(topology, network.parameters), draws.dense(network.parameters), draws)
 
 
-def _trained(_: Network, source: Source, topology: Topology) -> Values:
+def _trained(_: NewRun, source: SourceRun, topology: Topology) -> StartValues:
     return _at(source.end, topology, "ended", source)
 
 
-def _rewound(network: Network, source: Source, topology: Topology) -> Values:
+def _rewound(network: NewRun, source: SourceRun, topology: Topology) -> StartValues:
     epoch = cast(int, network.experiment.start.epoch)  # the settings of 'rewound' always have one
     values = _at(source.kept(epoch), topology, f"had done {epoch} epochs", source)
     return attrs.evolve(values, epoch=epoch)
 
 
-_VALUES: Mapping[str, Callable[[Network, Source, Topology], Values]] = MappingProxyType(
+_VALUES: Mapping[str, Callable[[NewRun, SourceRun, Topology], StartValues]] = MappingProxyType(
     {"original": _original, "fresh": _fresh, "trained": _trained, "rewound": _rewound}
 )
 
 
-def _at(moment: Checkpoint, topology: Topology, when: str, source: Source) -> Values:
+def _at(moment: Checkpoint, topology: Topology, when: str, source: SourceRun) -> StartValues:
     """The values that the source had at a moment."""
     source.check(moment, topology.layout)
     positions, there = topology.arrays.to_numpy(topology.positions), moment.arrays["positions"]
     check_all_known(np.isin(positions, there), when, source.folder.path)
     values: Any = moment.arrays["learner/values"]
-    return Values(values[np.searchsorted(there, positions)], moment.group("dense"))
+    return StartValues(values[np.searchsorted(there, positions)], moment.group("dense"))
 
 
-def _check_dense(parameters: Sequence[Parameter], values: Values, source: Source) -> None:
+def _check_dense(parameters: Sequence[Parameter], values: StartValues, source: SourceRun) -> None:
     try:
         check_dense(parameters, values.dense)
     except InputError as error:

@@ -15,7 +15,7 @@ import tomli_w
 from sparsecore.errors import InputError
 from sparsecore.experiment.assembly import differences, experiment_fingerprint
 from sparsecore.run.files import BusyError, Lock, check_regular, new_folder, read_regular_toml, write_whole
-from sparsecore.run.folder import RunFolder, TakenError
+from sparsecore.run.folder import FolderExistsError, RunFolder
 from sparsecore.study.arms import Study
 from sparsecore.study.experiments import Trial, experiment_of, trials_of
 
@@ -122,7 +122,7 @@ class StudyFolder:
         """Make the folder, with the study and all its experiments in it.
 
         Raises:
-            TakenError: there is something at its place.
+            FolderExistsError: there is something at its place.
             InputError: it cannot be made, or an experiment of the study cannot be.
         """
         if self.path.exists() and not (self.path.is_dir() and not any(self.path.iterdir())):
@@ -144,8 +144,8 @@ class StudyFolder:
         except OSError as error:
             raise InputError(f"the study {self.path} cannot be made: {error.strerror}") from error
 
-    def _exists(self) -> TakenError:
-        return TakenError(f"the study {self.path} exists; give another --out, or --resume to continue it")
+    def _exists(self) -> FolderExistsError:
+        return FolderExistsError(f"the study {self.path} exists; give another --out, or --resume to continue it")
 
     def complete(self, study: Study) -> None:
         """Write what is missing; arguments and errors as for :meth:`create`.
@@ -268,7 +268,7 @@ def new_study_folder(parent: Path, study: Study) -> StudyFolder:
     for number in count(1):
         folder = StudyFolder(parent / f"{study.name}-{number}")
         if not os.path.lexists(folder.path):
-            with suppress(TakenError):
+            with suppress(FolderExistsError):
                 folder.create(study)
                 return folder
     raise AssertionError("there is no last number")

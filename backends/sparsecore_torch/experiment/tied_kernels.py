@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sparsecore.learning.parameters import tied_places
+from sparsecore.learning.parameters import hash_slots
 from sparsecore_torch.experiment.kernels import conv2d_gradients
 
 Places: TypeAlias = tuple[slice, Tensor, Tensor]
@@ -104,4 +104,4 @@ def _places(values: Tensor, shape: Sequence[int], key: int) -> Iterator[Places]:
     size, step = math.prod(shape), _BLOCK.get(values.device.type, _MOST)
     for first in range(0, size, step):
         last = min(first + step, size)
-        yield slice(first, last), *tied_places(torch.arange(first, last, device=values.device), len(values), key)
+        yield slice(first, last), *hash_slots(torch.arange(first, last, device=values.device), len(values), key)

@@ -22,7 +22,7 @@ from sparsecore.engine.state import State
 from sparsecore.engine.topology import Topology
 from sparsecore.learning.parameters import Constant, HeNormal, Parameter
 from sparsecore.learning.protocols import Adam, AdamW, Backend, Learner, Operations, Optimizer, Sgd, Task, Tensor
-from sparsecore.run.initialization import Draws
+from sparsecore.run.initialization import RandomInitialization
 from sparsecore.testing.promises import BrokenError, NotJudgedError
 from sparsecore.testing.stacks import RandomPruning
 
@@ -188,7 +188,7 @@ class Exercise:
 
     def values(self, topology: Topology) -> Host:
         """The values to start with."""
-        return Draws(self.seed).sparse(topology, self.network.parameters(SHAPE, CLASSES))
+        return RandomInitialization(self.seed).sparse(topology, self.network.parameters(SHAPE, CLASSES))
 
     def learner(
         self,

@@ -12,7 +12,7 @@ import numpy as np
 from sparsecore_cpu import _kernels
 from sparsecore_cpu.convolution import Convolution, Reading
 from sparsecore_cpu.gradients import Gradient
-from sparsecore_cpu.workspace import Buffer, Floats, Form, Machine, Sums
+from sparsecore_cpu.workspace import Buffer, Floats, Form, Runtime, Sums
 
 ENOUGH = 16.0
 """A mean so many times the deviation squared takes too many digits of a sum of squares: then it is summed again."""
@@ -21,11 +21,11 @@ ENOUGH = 16.0
 class Source(Protocol):
     """How an activation comes about."""
 
-    def computed(self, machine: Machine, form: Form, sums: Sums | None) -> Buffer:
+    def computed(self, runtime: Runtime, form: Form, sums: Sums | None) -> Buffer:
         """The activation; ``sums`` gets those of the entries and of their squares by channel, where that is cheap."""
         ...
 
-    def added(self, machine: Machine, form: Form, other: "Activation", sums: Sums | None) -> Buffer | None:
+    def added(self, runtime: Runtime, form: Form, other: "Activation", sums: Sums | None) -> Buffer | None:
         """The same plus another activation in one go, or None where there is no such way."""
         ...
 
@@ -43,14 +43,14 @@ class Activation:
     """One tensor of a network in one step.
 
     Attributes:
-        machine: that computes it.
+        runtime: that computes it.
         form: of it.
         source: how it comes about.
         differentiable: False for the network's input, whose gradient nobody needs.
         gradient: the loss's, so far.
     """
 
-    machine: Machine
+    runtime: Runtime
     form: Form
     source: Source
     differentiable: bool = True
@@ -65,7 +65,7 @@ class Activation:
     def buffer(self) -> Buffer:
         """Its memory, computed now at the latest; never written to again."""
         if self._buffer is None:
-            self._buffer = self.source.computed(self.machine, self.form, None)
+            self._buffer = self.source.computed(self.runtime, self.form, None)
         return self._buffer
 
     def reading(self) -> Reading:
@@ -77,7 +77,7 @@ class Activation:
         """Mean and variance by channel, (channels,)."""
         if self._buffer is None:
             sums = np.zeros((self.form.channels, 2))
-            self._buffer = self.source.computed(self.machine, self.form, sums)
+            self._buffer = self.source.computed(self.runtime, self.form, sums)
             mean, square = sums.T / self.form.entries
             variance = square - mean**2
             # sums are zero where the source had no cheap way; then and where digits were lost they are taken again
@@ -94,7 +94,7 @@ class Activation:
 
     def _moments_about(self, about: Floats) -> tuple[Sums, Sums]:
         sums = np.zeros((self.form.channels, 2))
-        self.machine.kernels.moments(self.buffer().handle, about, sums, self.machine.threads)
+        self.runtime.kernels.moments(self.buffer().handle, about, sums, self.runtime.threads)
         first, second = sums.T / self.form.entries
         return first, second
 
@@ -105,11 +105,11 @@ class Given:
 
     buffer: Buffer
 
-    def computed(self, machine: Machine, form: Form, sums: Sums | None) -> Buffer:  # noqa: ARG002
+    def computed(self, runtime: Runtime, form: Form, sums: Sums | None) -> Buffer:  # noqa: ARG002
         """See :class:`Source`."""
         return self.buffer
 
-    def added(self, machine: Machine, form: Form, other: Activation, sums: Sums | None) -> None:
+    def added(self, runtime: Runtime, form: Form, other: Activation, sums: Sums | None) -> None:
         """There is no way."""
 
     def affine(self) -> None:
@@ -126,14 +126,14 @@ class Convolved:
     convolution: Convolution
     x: Activation
 
-    def computed(self, machine: Machine, form: Form, sums: Sums | None) -> Buffer:
+    def computed(self, runtime: Runtime, form: Form, sums: Sums | None) -> Buffer:
         """See :class:`Source`."""
-        return self.convolution.forward(machine, self.x.reading(), form, None, sums)
+        return self.convolution.forward(runtime, self.x.reading(), form, None, sums)
 
-    def added(self, machine: Machine, form: Form, other: Activation, sums: Sums | None) -> Buffer:
+    def added(self, runtime: Runtime, form: Form, other: Activation, sums: Sums | None) -> Buffer:
         """The convolution starts from the other activation."""
         start = other.buffer()
-        return self.convolution.forward(machine, self.x.reading(), form, start, sums)
+        return self.convolution.forward(runtime, self.x.reading(), form, start, sums)
 
     def affine(self) -> None:
         """It is none."""
@@ -149,19 +149,19 @@ class Sum:
     first: Activation
     second: Activation
 
-    def computed(self, machine: Machine, form: Form, sums: Sums | None) -> Buffer:
+    def computed(self, runtime: Runtime, form: Form, sums: Sums | None) -> Buffer:
         """In one go with whichever of the two is not there yet."""
         for one, other in ((self.first, self.second), (self.second, self.first)):
-            both = one.source.added(machine, form, other, sums) if one.pending else None
+            both = one.source.added(runtime, form, other, sums) if one.pending else None
             if both is not None:
                 return both
         ones, zeros = form.constants()
-        out = machine.buffers.take(form)
+        out = runtime.buffers.take(form)
         first, second = self.first.buffer().handle, self.second.buffer().handle
-        machine.kernels.combine(first, second, out.handle, None, ones, ones, zeros, machine.threads)
+        runtime.kernels.combine(first, second, out.handle, None, ones, ones, zeros, runtime.threads)
         return out
 
-    def added(self, machine: Machine, form: Form, other: Activation, sums: Sums | None) -> None:
+    def added(self, runtime: Runtime, form: Form, other: Activation, sums: Sums | None) -> None:
         """There is no way."""
 
     def affine(self) -> None:
@@ -189,17 +189,17 @@ class Affine:
     mean: Floats
     undo: Callable[[Buffer, Sums], None]
 
-    def computed(self, machine: Machine, form: Form, sums: Sums | None) -> Buffer:  # noqa: ARG002
+    def computed(self, runtime: Runtime, form: Form, sums: Sums | None) -> Buffer:  # noqa: ARG002
         """See :class:`Source`."""
-        out = machine.buffers.take(form)
-        machine.kernels.affine(self.x.buffer().handle, out.handle, self.scale, self.shift, machine.threads)
+        out = runtime.buffers.take(form)
+        runtime.kernels.affine(self.x.buffer().handle, out.handle, self.scale, self.shift, runtime.threads)
         return out
 
     def rectified(self) -> "Rectified":
         """The same, and zero where it is negative."""
         return Rectified(self)
 
-    def added(self, machine: Machine, form: Form, other: Activation, sums: Sums | None) -> None:
+    def added(self, runtime: Runtime, form: Form, other: Activation, sums: Sums | None) -> None:
         """There is no way."""
 
     def affine(self) -> "Affine":
@@ -222,13 +222,13 @@ class Rectified:
 
     inner: Affine
 
-    def computed(self, machine: Machine, form: Form, sums: Sums | None) -> Buffer:  # noqa: ARG002
+    def computed(self, runtime: Runtime, form: Form, sums: Sums | None) -> Buffer:  # noqa: ARG002
         """See :class:`Source`."""
-        out, inner = machine.buffers.take(form), self.inner
-        machine.kernels.affine_relu(inner.x.buffer().handle, out.handle, inner.scale, inner.shift, machine.threads)
+        out, inner = runtime.buffers.take(form), self.inner
+        runtime.kernels.affine_relu(inner.x.buffer().handle, out.handle, inner.scale, inner.shift, runtime.threads)
         return out
 
-    def added(self, machine: Machine, form: Form, other: Activation, sums: Sums | None) -> None:
+    def added(self, runtime: Runtime, form: Form, other: Activation, sums: Sums | None) -> None:
         """There is no way."""
 
     def affine(self) -> None:

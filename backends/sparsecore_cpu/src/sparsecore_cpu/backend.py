@@ -11,7 +11,7 @@ from sparsecore.learning.ranks import SingleProcess
 from sparsecore_numpy import NumpyArrays
 
 if TYPE_CHECKING:
-    from sparsecore_cpu.workspace import Machine
+    from sparsecore_cpu.workspace import Runtime
 
 
 @attrs.frozen(eq=False)
@@ -57,13 +57,13 @@ class CpuBackend:
         from sparsecore.host.learner import NumpyLearner
         from sparsecore_cpu.operations import CpuComputation
 
-        return NumpyLearner(task, self.dtype, CpuComputation(self.machine()))
+        return NumpyLearner(task, self.dtype, CpuComputation(self.runtime()))
 
-    def machine(self) -> "Machine":
+    def runtime(self) -> "Runtime":
         """Kernels, threads and memory that has not been used yet."""
-        from sparsecore_cpu.workspace import Machine
+        from sparsecore_cpu.workspace import Runtime
 
-        return Machine.of(self.threads or _available(), _STORED[self.activations])
+        return Runtime.of(self.threads or _available(), _STORED[self.activations])
 
 
 _MOST_THREADS = 1024

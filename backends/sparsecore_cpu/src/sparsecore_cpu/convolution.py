@@ -8,7 +8,7 @@ import numpy as np
 from sparsecore_cpu import _kernels
 from sparsecore_cpu._kernels import Mask
 from sparsecore_cpu.lists import Entries, Lists, Strides, WeightList, Window, border_behind
-from sparsecore_cpu.workspace import Buffer, Floats, Form, Machine, Sums
+from sparsecore_cpu.workspace import Buffer, Floats, Form, Runtime, Sums
 
 
 @attrs.frozen(eq=False)
@@ -55,68 +55,68 @@ class Convolution:
             x, height=height, width=width, channels=self.entries.shape[0], border=0 if x.features else 1
         )
 
-    def forward(self, machine: Machine, x: Reading, form: Form, add: Buffer | None, sums: Sums | None) -> Buffer:
+    def forward(self, runtime: Runtime, x: Reading, form: Form, add: Buffer | None, sums: Sums | None) -> Buffer:
         """Add + the convolution of ``x``."""
-        x = bordered(machine, x, self.window.padding)
-        weights = self.lists.forward(self.entries, self.window, Strides.of(x.form, machine.kernels.lanes))
-        out = machine.buffers.take(form)
+        x = bordered(runtime, x, self.window.padding)
+        weights = self.lists.forward(self.entries, self.window, Strides.of(x.form, runtime.kernels.lanes))
+        out = runtime.buffers.take(form)
         start = add.handle if add else None
-        machine.kernels.convolve(x.handle, out.handle, start, weights.handle, weights.steps, sums, machine.threads)
+        runtime.kernels.convolve(x.handle, out.handle, start, weights.handle, weights.steps, sums, runtime.threads)
         return out
 
-    def backward_weight(self, machine: Machine, x: Reading, gradient: Reading) -> None:
+    def backward_weight(self, runtime: Runtime, x: Reading, gradient: Reading) -> None:
         """Add the weights' gradients to theirs."""
-        x, weights = self._places(machine, x)
+        x, weights = self._places(runtime, x)
         listed = np.empty(len(weights.order), np.float32)
-        machine.kernels.weight_gradient(
-            x.handle, gradient.handle, weights.handle, weights.steps, listed, machine.threads
+        runtime.kernels.weight_gradient(
+            x.handle, gradient.handle, weights.handle, weights.steps, listed, runtime.threads
         )
-        self._accumulate(machine, weights, listed)
+        self._accumulate(runtime, weights, listed)
 
     def backward(
-        self, machine: Machine, x: Reading, gradient: Reading, out: Buffer, add: Buffer | None, mask: Mask | None
+        self, runtime: Runtime, x: Reading, gradient: Reading, out: Buffer, add: Buffer | None, mask: Mask | None
     ) -> Sums:
         """The weights' gradients likewise; out = add + the input's, where the mask is.
 
         Returns: with a mask, the sums by channel of the outcome, and of it times the mask's centred input.
         """
-        gradient = self._reached(machine, gradient, out.form)
-        lists = self.lists.backward(self.entries, self.window, Strides.of(gradient.form, machine.kernels.lanes))
+        gradient = self._reached(runtime, gradient, out.form)
+        lists = self.lists.backward(self.entries, self.window, Strides.of(gradient.form, runtime.kernels.lanes))
         start, sums = add.handle if add else None, np.zeros((out.form.channels, 2))
         if self.window.keeps(out.form, gradient.form):
-            x, weights = self._places(machine, x)
+            x, weights = self._places(runtime, x)
             listed, behind = np.empty(len(weights.order), np.float32), [(one.handle, one.steps) for one in lists]
             inputs = (x.handle, gradient.handle, weights.handle, self.window.stride, listed)
-            machine.kernels.backward(*inputs, out.handle, start, behind, mask, sums, machine.threads)
-            self._accumulate(machine, weights, listed)
+            runtime.kernels.backward(*inputs, out.handle, start, behind, mask, sums, runtime.threads)
+            self._accumulate(runtime, weights, listed)
             return sums
-        self.backward_weight(machine, x, gradient)
+        self.backward_weight(runtime, x, gradient)
         for weights in lists:
             read = (gradient.handle, out.handle, start, weights.handle, weights.steps)
             if mask is None:
-                machine.kernels.convolve(*read, None, machine.threads)
+                runtime.kernels.convolve(*read, None, runtime.threads)
             else:
-                machine.kernels.convolve_masked(*read, mask, sums, machine.threads)
+                runtime.kernels.convolve_masked(*read, mask, sums, runtime.threads)
         return sums
 
-    def _accumulate(self, machine: Machine, weights: WeightList, listed: Floats) -> None:
-        self.entries.accumulate(weights.by_entry(listed, machine.threads))
+    def _accumulate(self, runtime: Runtime, weights: WeightList, listed: Floats) -> None:
+        self.entries.accumulate(weights.by_entry(listed, runtime.threads))
 
-    def _places(self, machine: Machine, x: Reading) -> tuple[Reading, WeightList]:
-        x = bordered(machine, x, self.window.padding)
-        return x, self.lists.gradients(self.entries, self.window, Strides.of(x.form, machine.kernels.lanes))
+    def _places(self, runtime: Runtime, x: Reading) -> tuple[Reading, WeightList]:
+        x = bordered(runtime, x, self.window.padding)
+        return x, self.lists.gradients(self.entries, self.window, Strides.of(x.form, runtime.kernels.lanes))
 
-    def _reached(self, machine: Machine, gradient: Reading, x: Form) -> Reading:
+    def _reached(self, runtime: Runtime, gradient: Reading, x: Form) -> Reading:
         kernel = (*self.entries.shape, 1, 1)[2:4]
         made, sides = (gradient.form.height, gradient.form.width), (x.height, x.width)
         needed = (border_behind(self.window, *of) for of in zip(kernel, made, sides, strict=True))
-        return bordered(machine, gradient, max(needed))
+        return bordered(runtime, gradient, max(needed))
 
 
-def bordered(machine: Machine, reading: Reading, border: int) -> Reading:
+def bordered(runtime: Runtime, reading: Reading, border: int) -> Reading:
     """The same activation, in a buffer with so wide a border at least."""
     if border <= reading.form.border or reading.form.features:
         return reading
-    wider = machine.buffers.take(attrs.evolve(reading.form, border=border))
+    wider = runtime.buffers.take(attrs.evolve(reading.form, border=border))
     wider.fill(reading.buffer().inside)
     return Reading.plain(wider)

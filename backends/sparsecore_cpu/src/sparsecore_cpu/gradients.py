@@ -12,21 +12,21 @@ import numpy as np
 from sparsecore_cpu import _kernels
 from sparsecore_cpu._kernels import Mask
 from sparsecore_cpu.convolution import Convolution, Reading
-from sparsecore_cpu.workspace import Buffer, Floats, Form, Machine, Sums
+from sparsecore_cpu.workspace import Buffer, Floats, Form, Runtime, Sums
 
 
 class Term(Protocol):
     """What one operation contributes to the gradient of its input."""
 
-    def write(self, machine: Machine, out: Buffer, add: Buffer | None) -> None:
+    def write(self, runtime: Runtime, out: Buffer, add: Buffer | None) -> None:
         """Out = add + this."""
         ...
 
-    def write_masked(self, machine: Machine, out: Buffer, add: Buffer | None, mask: Mask) -> Sums:
+    def write_masked(self, runtime: Runtime, out: Buffer, add: Buffer | None, mask: Mask) -> Sums:
         """The same where the mask is; the sums by channel of the outcome, and of it times the mask's centred input."""
         ...
 
-    def reading(self, machine: Machine) -> Reading | None:
+    def reading(self, runtime: Runtime) -> Reading | None:
         """What a convolution reads that makes this on the way, or None where it can't."""
         ...
 
@@ -45,15 +45,15 @@ class ThroughConvolution:
     x: Reading
     gradient: Reading
 
-    def write(self, machine: Machine, out: Buffer, add: Buffer | None) -> None:
+    def write(self, runtime: Runtime, out: Buffer, add: Buffer | None) -> None:
         """See :class:`Term`."""
-        self.convolution.backward(machine, self.x, self.gradient, out, add, None)
+        self.convolution.backward(runtime, self.x, self.gradient, out, add, None)
 
-    def write_masked(self, machine: Machine, out: Buffer, add: Buffer | None, mask: Mask) -> Sums:
+    def write_masked(self, runtime: Runtime, out: Buffer, add: Buffer | None, mask: Mask) -> Sums:
         """See :class:`Term`."""
-        return self.convolution.backward(machine, self.x, self.gradient, out, add, mask)
+        return self.convolution.backward(runtime, self.x, self.gradient, out, add, mask)
 
-    def reading(self, machine: Machine) -> None:
+    def reading(self, runtime: Runtime) -> None:
         """It can't."""
 
 
@@ -73,9 +73,9 @@ class Combined:
         ones, zeros = gradient.form.constants()
         return cls(gradient, gradient, ones, zeros, zeros)
 
-    def write(self, machine: Machine, out: Buffer, add: Buffer | None) -> None:
+    def write(self, runtime: Runtime, out: Buffer, add: Buffer | None) -> None:
         """See :class:`Term`."""
-        machine.kernels.combine(
+        runtime.kernels.combine(
             self.gradient.handle,
             self.x.handle,
             out.handle,
@@ -83,22 +83,22 @@ class Combined:
             self.by_gradient,
             self.by_x,
             self.constant,
-            machine.threads,
+            runtime.threads,
         )
 
-    def write_masked(self, machine: Machine, out: Buffer, add: Buffer | None, mask: Mask) -> Sums:
+    def write_masked(self, runtime: Runtime, out: Buffer, add: Buffer | None, mask: Mask) -> Sums:
         """See :class:`Term`."""
-        self.write(machine, out, add)
-        return _masked(machine, out, mask)
+        self.write(runtime, out, add)
+        return _masked(runtime, out, mask)
 
-    def reading(self, machine: Machine) -> Reading | None:
+    def reading(self, runtime: Runtime) -> Reading | None:
         """See :class:`Term`."""
         if self.x.form.features:
             return None
         factors = (self.by_gradient, self.by_x, self.constant)
         handle = _kernels.Read.combined(self.gradient.handle, self.x.handle, *factors)
         return Reading(
-            self.x.form, handle, lambda: _written(machine, self.x.form, None, [self]), (self.gradient, self.x)
+            self.x.form, handle, lambda: _written(runtime, self.x.form, None, [self]), (self.gradient, self.x)
         )
 
 
@@ -108,16 +108,16 @@ class Spread:
 
     features: Buffer
 
-    def write(self, machine: Machine, out: Buffer, add: Buffer | None) -> None:
+    def write(self, runtime: Runtime, out: Buffer, add: Buffer | None) -> None:
         """See :class:`Term`."""
-        machine.kernels.spread(self.features.handle, out.handle, add.handle if add else None, machine.threads)
+        runtime.kernels.spread(self.features.handle, out.handle, add.handle if add else None, runtime.threads)
 
-    def write_masked(self, machine: Machine, out: Buffer, add: Buffer | None, mask: Mask) -> Sums:
+    def write_masked(self, runtime: Runtime, out: Buffer, add: Buffer | None, mask: Mask) -> Sums:
         """See :class:`Term`."""
-        self.write(machine, out, add)
-        return _masked(machine, out, mask)
+        self.write(runtime, out, add)
+        return _masked(runtime, out, mask)
 
-    def reading(self, machine: Machine) -> None:
+    def reading(self, runtime: Runtime) -> None:
         """It can't."""
 
 
@@ -136,29 +136,29 @@ class Gradient:
     def __bool__(self) -> bool:
         return bool(self.ready or self.terms)
 
-    def total(self, machine: Machine, form: Form) -> Buffer:
+    def total(self, runtime: Runtime, form: Form) -> Buffer:
         """The sum; where that is but one contribution, the very buffer."""
         start, terms = self._taken()
-        return _written(machine, form, start, terms) if terms or start is None else start
+        return _written(runtime, form, start, terms) if terms or start is None else start
 
-    def reading(self, machine: Machine, form: Form) -> Reading:
+    def reading(self, runtime: Runtime, form: Form) -> Reading:
         """The sum as convolutions read it."""
-        alone = self.terms[0].reading(machine) if len(self.terms) == 1 and not self.ready else None
+        alone = self.terms[0].reading(runtime) if len(self.terms) == 1 and not self.ready else None
         if alone is None:
-            return Reading.plain(self.total(machine, form))
+            return Reading.plain(self.total(runtime, form))
         self.terms = []
         return alone
 
-    def masked(self, machine: Machine, form: Form, mask: Mask) -> tuple[Buffer, Sums]:
+    def masked(self, runtime: Runtime, form: Form, mask: Mask) -> tuple[Buffer, Sums]:
         """The sum where the mask is; the sums by channel of the outcome, and of it times the centred input."""
         start, terms = self._taken()
         if start is not None and not terms:
             terms, start = [Combined.unchanged(start)], None
         *before, last = terms
         # what was written here is nobody else's: the last term goes on in the same memory
-        start = _written(machine, form, start, before) if before else start
-        out = start if before and start else machine.buffers.take(form)
-        return out, last.write_masked(machine, out, start, mask)
+        start = _written(runtime, form, start, before) if before else start
+        out = start if before and start else runtime.buffers.take(form)
+        return out, last.write_masked(runtime, out, start, mask)
 
     def _taken(self) -> tuple[Buffer | None, list[Term]]:
         # afterwards nothing here holds on to the buffers, which may then serve again
@@ -167,15 +167,15 @@ class Gradient:
         return (ready[0] if ready else None), [*map(Combined.unchanged, ready[1:]), *terms]
 
 
-def _written(machine: Machine, form: Form, start: Buffer | None, terms: Sequence[Term]) -> Buffer:
-    out = machine.buffers.take(form)
+def _written(runtime: Runtime, form: Form, start: Buffer | None, terms: Sequence[Term]) -> Buffer:
+    out = runtime.buffers.take(form)
     for term in terms:
-        term.write(machine, out, start)
+        term.write(runtime, out, start)
         start = out
     return out
 
 
-def _masked(machine: Machine, out: Buffer, mask: Mask) -> Sums:
+def _masked(runtime: Runtime, out: Buffer, mask: Mask) -> Sums:
     sums = np.zeros((out.form.channels, 2))
-    machine.kernels.masked(out.handle, out.handle, mask, sums, machine.threads)
+    runtime.kernels.masked(out.handle, out.handle, mask, sums, runtime.threads)
     return sums

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from sparsecore_cpu import _kernels
 from sparsecore_cpu.lists import Strides, Taps, WeightList, Window, border_behind
-from sparsecore_cpu.workspace import Buffer, Floats, Form, Machine
+from sparsecore_cpu.workspace import Buffer, Floats, Form, Runtime
 
 _MOST_LISTS = 16
 """So many are kept for images of different sizes; then all are made anew."""
@@ -190,4 +190,4 @@ def _read(buffer: Buffer) -> _kernels.Read:
 
 def kernels() -> _kernels.Kernels:
     """The best that this processor has, or those that the environment variable names."""
-    return Machine.of(1).kernels
+    return Runtime.of(1).kernels

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.errors import InputError
-from sparsecore.host.buffers import Memory
-from sparsecore.host.weights import Operand, TiedWeight, Weight
+from sparsecore.host.buffers import BufferPool
+from sparsecore.host.weights import Operand, TiedWeight, WeightTensor
 from sparsecore_cpu import _kernels
 from sparsecore_cpu._kernels import BUNDLE, Steps
 from sparsecore_cpu.workspace import Floats, Form
@@ -234,7 +234,7 @@ class Entries(Protocol):
 class Own:
     """The entries of a parameter."""
 
-    weight: Weight
+    weight: WeightTensor
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -242,7 +242,7 @@ class Own:
         return self.weight.shape
 
     @property
-    def owner(self) -> Weight:
+    def owner(self) -> WeightTensor:
         """The parameter, which a reallocation replaces."""
         return self.weight
 
@@ -265,7 +265,7 @@ class Tied:
     """All entries of a tensor that are those of a shorter vector by a hash."""
 
     weight: TiedWeight
-    _memory: Memory = attrs.field(factory=lambda: Memory(np.float32))
+    _memory: BufferPool = attrs.field(factory=lambda: BufferPool(np.float32))
 
     @property
     def shape(self) -> tuple[int, ...]:

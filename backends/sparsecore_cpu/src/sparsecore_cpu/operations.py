@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 
 from sparsecore.errors import InputError
 from sparsecore.host import loss
-from sparsecore.host.network import Kept
-from sparsecore.host.weights import Operand, TiedWeight, Weight
+from sparsecore.host.network import CachedArrays
+from sparsecore.host.weights import Operand, TiedWeight, WeightTensor
 from sparsecore.learning.protocols import Model, Totals
 from sparsecore_cpu._kernels import Mask
 from sparsecore_cpu.activations import Activation, Affine, Convolved, Given, Sum
 from sparsecore_cpu.convolution import Convolution
 from sparsecore_cpu.gradients import Combined, Spread, ThroughConvolution
 from sparsecore_cpu.lists import Entries, Lists, Own, Tied, Window
-from sparsecore_cpu.workspace import Buffer, Floats, Form, Machine, Sums
+from sparsecore_cpu.workspace import Buffer, Floats, Form, Runtime, Sums
 from sparsecore_numpy.normalization import Channels, Moments, followed
 from sparsecore_numpy.operations import measured
 
@@ -116,18 +116,18 @@ class CpuOperations:
     """See :class:`sparsecore.learning.protocols.Operations`.
 
     Attributes:
-        machine: kernels, threads and memory.
+        runtime: kernels, threads and memory.
         lists: of the weights that exist.
         recorder: what becomes of the gradients.
         statistics: what batch norm normalizes by.
     """
 
-    machine: Machine
+    runtime: Runtime
     lists: Lists
     recorder: Recorder
     statistics: Statistics
 
-    def conv2d(self, x: Activation, weight: Entries | Weight, *, stride: int = 1, padding: int = 0) -> Activation:
+    def conv2d(self, x: Activation, weight: Entries | WeightTensor, *, stride: int = 1, padding: int = 0) -> Activation:
         """Cross-correlation without a bias, zero padding on all four sides."""
         (height, width), form = weight.shape[2:], x.form
         if form.height + 2 * padding < height or form.width + 2 * padding < width:
@@ -137,7 +137,7 @@ class CpuOperations:
             )
         return self._convolved(x, weight, Window(stride, padding))
 
-    def linear(self, x: Activation, weight: Entries | Weight, bias: Operand | None = None) -> Activation:
+    def linear(self, x: Activation, weight: Entries | WeightTensor, bias: Operand | None = None) -> Activation:
         """x·weightᵀ + bias, for x of (batch, in)."""
         product = self._convolved(x, weight, Window())
         return product if bias is None else self._biased(product, bias)
@@ -163,19 +163,19 @@ class CpuOperations:
 
         def backward(output: Activation) -> None:
             mask = Mask(source.x.buffer().handle, source.scale, source.shift, source.mean)
-            source.undo(*output.gradient.masked(self.machine, output.form, mask))
+            source.undo(*output.gradient.masked(self.runtime, output.form, mask))
 
-        return self._recorded(Activation(self.machine, x.form, source.rectified()), backward)
+        return self._recorded(Activation(self.runtime, x.form, source.rectified()), backward)
 
     def global_average_pool(self, x: Activation) -> Activation:
         """The mean over height and width: (batch, channels)."""
-        out = self.machine.buffers.take(Form.of_features(x.form.images, x.form.channels))
-        self.machine.kernels.pool(x.buffer().handle, out.handle, self.machine.threads)
+        out = self.runtime.buffers.take(Form.of_features(x.form.images, x.form.channels))
+        self.runtime.kernels.pool(x.buffer().handle, out.handle, self.runtime.threads)
 
         def backward(output: Activation) -> None:
-            x.gradient.terms.append(Spread(output.gradient.total(self.machine, output.form)))
+            x.gradient.terms.append(Spread(output.gradient.total(self.runtime, output.form)))
 
-        return self._recorded(Activation(self.machine, out.form, Given(out)), backward)
+        return self._recorded(Activation(self.runtime, out.form, Given(out)), backward)
 
     def add(self, x: Activation, y: Activation) -> Activation:
         """The sum of two tensors of equal shapes."""
@@ -183,48 +183,48 @@ class CpuOperations:
             raise InputError(f"add takes two tensors of the same shape; given {x.form.dense} and {y.form.dense}")
 
         def backward(output: Activation) -> None:
-            gradient = output.gradient.total(self.machine, output.form)
+            gradient = output.gradient.total(self.runtime, output.form)
             x.gradient.ready.append(gradient)
             y.gradient.ready.append(gradient)
 
-        return self._recorded(Activation(self.machine, x.form, Sum(x, y)), backward)
+        return self._recorded(Activation(self.runtime, x.form, Sum(x, y)), backward)
 
     def flatten(self, x: Activation) -> Activation:
         """Images as vectors, in the order height, width, channel."""
         if x.form.features:
             return x
         form = x.form
-        out = self.machine.buffers.take(Form.of_features(form.images, form.height * form.width * form.channels))
+        out = self.runtime.buffers.take(Form.of_features(form.images, form.height * form.width * form.channels))
         inside = x.buffer().inside
         by_feature = (form.height, form.width, form.channels, *out.array.shape[3:])
         out.array.reshape(by_feature)[:] = inside.transpose(1, 3, 2, 0, 4)
 
         def backward(output: Activation) -> None:
-            given = output.gradient.total(self.machine, output.form)
-            images = self.machine.buffers.take(form)
+            given = output.gradient.total(self.runtime, output.form)
+            images = self.runtime.buffers.take(form)
             images.fill(given.array.reshape(by_feature).transpose(3, 0, 2, 1, 4))
             x.gradient.ready.append(images)
 
-        return self._recorded(Activation(self.machine, out.form, Given(out), x.differentiable), backward)
+        return self._recorded(Activation(self.runtime, out.form, Given(out), x.differentiable), backward)
 
     def tied(self, values: Operand, shape: tuple[int, ...], key: int) -> Tied:
         """A weight of this shape whose entries are those of ``values``, by a hash."""
         return Tied(TiedWeight(values, shape, key))
 
-    def _convolved(self, x: Activation, weight: Entries | Weight, window: Window) -> Activation:
-        entries = Own(weight) if isinstance(weight, Weight) else weight
+    def _convolved(self, x: Activation, weight: Entries | WeightTensor, window: Window) -> Activation:
+        entries = Own(weight) if isinstance(weight, WeightTensor) else weight
         if entries.shape[1] != x.form.channels or (len(entries.shape) == 2) != x.form.features:
             raise InputError(f"a layer with weights of shape {entries.shape} cannot take a tensor of {x.form.dense}")
         convolution = Convolution(entries, window, self.lists)
 
         def backward(output: Activation) -> None:
-            gradient = output.gradient.reading(self.machine, output.form)
+            gradient = output.gradient.reading(self.runtime, output.form)
             if x.differentiable:
                 x.gradient.terms.append(ThroughConvolution(convolution, x.reading(), gradient))
             else:
-                convolution.backward_weight(self.machine, x.reading(), gradient)
+                convolution.backward_weight(self.runtime, x.reading(), gradient)
 
-        return self._recorded(Activation(self.machine, convolution.output(x.form), Convolved(convolution, x)), backward)
+        return self._recorded(Activation(self.runtime, convolution.output(x.form), Convolved(convolution, x)), backward)
 
     def _biased(self, x: Activation, bias: Operand) -> Activation:
         ones, zeros = x.form.constants()
@@ -237,13 +237,13 @@ class CpuOperations:
 
     def _affine(self, source: Affine) -> Activation:
         def backward(output: Activation) -> None:
-            gradient = output.gradient.total(self.machine, output.form)
+            gradient = output.gradient.total(self.runtime, output.form)
             sums = np.zeros((output.form.channels, 2))
             x = source.x.buffer()
-            self.machine.kernels.products(gradient.handle, x.handle, source.mean, sums, self.machine.threads)
+            self.runtime.kernels.products(gradient.handle, x.handle, source.mean, sums, self.runtime.threads)
             source.undo(gradient, sums)
 
-        return self._recorded(Activation(self.machine, source.x.form, source), backward)
+        return self._recorded(Activation(self.runtime, source.x.form, source), backward)
 
     def _recorded(self, output: Activation, backward: Backward) -> Activation:
         self.recorder.record(output, backward)
@@ -253,16 +253,16 @@ class CpuOperations:
 class CpuComputation:
     """See :class:`sparsecore_numpy.operations.Computation`."""
 
-    def __init__(self, machine: Machine) -> None:
-        self._machine = machine
-        self._lists = Lists(machine.threads)
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._lists = Lists(runtime.threads)
 
     def forward_backward(
         self, model: Model, parameters: Mapping[str, Any], images: NDArray[Any], labels: NDArray[np.int64]
     ) -> Totals:
         """Add the gradients of the mean loss to the parameters'; the sums over the batch."""
         tape = Tape()
-        ops = CpuOperations(self._machine, self._lists, tape, of_batch)
+        ops = CpuOperations(self._runtime, self._lists, tape, of_batch)
         logits = model.forward(ops, parameters, self._packed(images))
         outputs = self._unpacked(logits.buffer())
         tape.backward(logits, self._features(loss.mean_gradient(outputs, labels)))
@@ -270,27 +270,27 @@ class CpuComputation:
 
     def logits(self, model: Model, parameters: Mapping[str, Any], images: NDArray[Any]) -> NDArray[Any]:
         """With running statistics, (batch, classes)."""
-        ops = CpuOperations(self._machine, self._lists, Forgetful(), running)
+        ops = CpuOperations(self._runtime, self._lists, Forgetful(), running)
         return self._unpacked(model.forward(ops, parameters, self._packed(images)).buffer())
 
-    def kept(self, weight: Weight) -> Kept:
+    def cached_arrays(self, weight: WeightTensor) -> CachedArrays:
         """Its positions, and the lists that were made of it."""
         lists = self._lists.of(weight)
         places = [array for one in lists for array in one.places]
-        return Kept((*weight.indices, *places), tuple(one.values for one in lists))
+        return CachedArrays((*weight.indices, *places), tuple(one.values for one in lists))
 
     def _packed(self, images: NDArray[Any]) -> Activation:
         count, height, width, channels = images.shape
-        buffer = self._machine.buffers.take(Form(count, height, width, channels))
-        self._machine.kernels.pack(np.asarray(images, np.float32), buffer.handle, self._machine.threads)
-        return Activation(self._machine, buffer.form, Given(buffer), differentiable=False)
+        buffer = self._runtime.buffers.take(Form(count, height, width, channels))
+        self._runtime.kernels.pack(np.asarray(images, np.float32), buffer.handle, self._runtime.threads)
+        return Activation(self._runtime, buffer.form, Given(buffer), differentiable=False)
 
     def _features(self, vectors: NDArray[Any]) -> Buffer:
-        buffer = self._machine.buffers.take(Form.of_features(*vectors.shape))
-        self._machine.kernels.pack(vectors[:, None, None], buffer.handle, 1)
+        buffer = self._runtime.buffers.take(Form.of_features(*vectors.shape))
+        self._runtime.kernels.pack(vectors[:, None, None], buffer.handle, 1)
         return buffer
 
     def _unpacked(self, features: Buffer) -> NDArray[Any]:
         vectors = np.empty((features.form.images, features.form.channels), np.float32)
-        self._machine.kernels.unpack(features.handle, vectors[:, None, None], 1)
+        self._runtime.kernels.unpack(features.handle, vectors[:, None, None], 1)
         return vectors

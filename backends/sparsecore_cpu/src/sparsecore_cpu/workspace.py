@@ -144,7 +144,7 @@ class Buffers:
 
 
 @attrs.frozen(eq=False)
-class Machine:
+class Runtime:
     """Kernels, threads and memory.
 
     Attributes:
@@ -158,7 +158,7 @@ class Machine:
     buffers: Buffers
 
     @classmethod
-    def of(cls, threads: int, activations: DTypeLike = np.float32) -> "Machine":
+    def of(cls, threads: int, activations: DTypeLike = np.float32) -> "Runtime":
         """The best kernels that this processor has, or those that the environment variable names.
 
         Those of images are stored as the type ``activations``: floats or :data:`bfloat16.STORED`.

@@ -1,6 +1,6 @@
 """Prediction with a trained network, from its values and positions."""
 
-from sparsecore_cpu.inference.network import Network
+from sparsecore_cpu.inference.network import TrainedNetwork
 from sparsecore_cpu.inference.predictor import Predictor
 
-__all__ = ["Network", "Predictor"]
+__all__ = ["Predictor", "TrainedNetwork"]

@@ -10,14 +10,14 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsecore.host.weights import Weight
+from sparsecore.host.weights import WeightTensor
 from sparsecore.learning.protocols import Model
 from sparsecore_cpu._kernels import RowConvolution
-from sparsecore_cpu.inference.network import Network, Pictures
+from sparsecore_cpu.inference.network import Pictures, TrainedNetwork
 from sparsecore_cpu.inference.planes import Frame, Plane, Planes, Reach, Taps, diagonal
 from sparsecore_cpu.inference.program import UNBOUNDED, Affine, Convolution, made, program_of
 from sparsecore_cpu.operations import CpuComputation
-from sparsecore_cpu.workspace import Floats, Machine
+from sparsecore_cpu.workspace import Floats, Runtime
 
 Call = Callable[[], object]
 
@@ -27,7 +27,7 @@ class Rows:
     """See :class:`sparsecore_cpu.inference.program.Maker`: planes, and the calls that fill them in order.
 
     Attributes:
-        machine: kernels and threads.
+        runtime: kernels and threads.
         given: the images' plane.
         planes: memory of the others.
         calls: so far.
@@ -35,7 +35,7 @@ class Rows:
             side by side in the vectors.
     """
 
-    machine: Machine
+    runtime: Runtime
     given: Plane
     planes: Planes = attrs.field(factory=Planes)
     calls: list[Call] = attrs.field(factory=list)
@@ -88,7 +88,7 @@ class Rows:
     ) -> None:
         start = None if add is None else add.memory
         convolution = RowConvolution(
-            self.machine.kernels.name,
+            self.runtime.kernels.name,
             x.memory,
             x.frame.start,
             out.memory,
@@ -102,9 +102,9 @@ class Rows:
             out.frame.inside,
             floor,
         )
-        self.calls.append(partial(convolution.run, self.machine.threads))
+        self.calls.append(partial(convolution.run, self.runtime.threads))
         frame, weights = out.frame, len(taps.values)
-        vectors = -(-frame.height * frame.pitch // self.machine.kernels.lanes)
+        vectors = -(-frame.height * frame.pitch // self.runtime.kernels.lanes)
         self.work.append((weights * vectors, weights * frame.height * frame.width))
 
     def _vector(self, features: int) -> Plane:
@@ -147,10 +147,10 @@ class Blocks:
     most: int
 
     @classmethod
-    def of(cls, network: Network, machine: Machine) -> "Blocks":
+    def of(cls, network: TrainedNetwork, runtime: Runtime) -> "Blocks":
         """The network with memory of its own, made when it is used."""
-        most = _MOST_BLOCKS * machine.kernels.lanes
-        return cls(network.pictures, network.model, _weights(network), CpuComputation(machine), most)
+        most = _MOST_BLOCKS * runtime.kernels.lanes
+        return cls(network.pictures, network.model, _weights(network), CpuComputation(runtime), most)
 
     def predict(self, images: NDArray[Any], logits: Floats) -> None:
         """Fill in the logits, (batch, classes)."""
@@ -161,7 +161,7 @@ class Blocks:
             logits[some] = self.computation.logits(self.model, self.parameters, normalized)
 
 
-def _weights(network: Network) -> dict[str, Any]:
+def _weights(network: TrainedNetwork) -> dict[str, Any]:
     topology = network.topology
     sparse = {
         name: _weight(shape, topology.local(name), network.values[topology.slots(name)])
@@ -175,8 +175,8 @@ def _weights(network: Network) -> dict[str, Any]:
     return sparse | dense
 
 
-def _weight(shape: tuple[int, ...], positions: NDArray[np.integer], values: Floats) -> Weight:
-    return Weight(shape, np.asarray(positions, np.intp), values, np.zeros(0, np.float32))
+def _weight(shape: tuple[int, ...], positions: NDArray[np.integer], values: Floats) -> WeightTensor:
+    return WeightTensor(shape, np.asarray(positions, np.intp), values, np.zeros(0, np.float32))
 
 
 _BLOCK_TIMES = 2
@@ -202,12 +202,12 @@ class Single:
     _std: Floats
 
     @classmethod
-    def of(cls, network: Network, machine: Machine) -> "Single":
+    def of(cls, network: TrainedNetwork, runtime: Runtime) -> "Single":
         """The network with memory of its own."""
         pictures, planes = network.pictures, Planes()
         height, width, channels = pictures.shape
         given = planes.take(channels, Frame.of(height, width, border=1))
-        rows = Rows(machine, given, planes)
+        rows = Rows(runtime, given, planes)
         logits = made(program_of(network), rows)
         mean, std = (moment.astype(np.float32)[:, None, None] for moment in (pictures.mean, pictures.std))
         image, block = (sum(vectors) for vectors in zip(*rows.work, strict=True))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sparsecore.errors import InputError
 from sparsecore.experiment.plugin_choice import PluginChoice
 from sparsecore.run.files import write_whole
-from sparsecore_cpu.inference.network import Network, Pictures
+from sparsecore_cpu.inference.network import Pictures, TrainedNetwork
 
 _BITS = 7
 _LAST = np.uint8(0x80)
@@ -57,7 +57,7 @@ _FORMAT = "sparsecore network 1"
 _ENTRY = "sparsecore"
 
 
-def write_network(network: Network, path: Path) -> None:
+def write_network(network: TrainedNetwork, path: Path) -> None:
     """Write the file; one that is there is replaced.
 
     Raises:
@@ -81,7 +81,7 @@ def write_network(network: Network, path: Path) -> None:
         raise InputError(f"the network cannot be written to {path}: {error.strerror}") from error
 
 
-def read_network(path: Path) -> Network:
+def read_network(path: Path) -> TrainedNetwork:
     """The network in the file.
 
     Raises:
@@ -96,7 +96,7 @@ def read_network(path: Path) -> Network:
     except KeyError as error:
         raise InputError(f"the network {path} is damaged: it has no {error}") from error
     dense = {name.removeprefix("dense/"): array for name, array in arrays.items()}
-    return Network(PluginChoice.of("model", model), pictures, positions, values, dense)
+    return TrainedNetwork(PluginChoice.of("model", model), pictures, positions, values, dense)
 
 
 def _content(path: Path) -> tuple[Any, dict[str, NDArray[Any]]]:

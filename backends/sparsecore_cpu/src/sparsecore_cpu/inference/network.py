@@ -72,7 +72,7 @@ class Pictures:
 
 
 @attrs.frozen(eq=False)
-class Network:
+class TrainedNetwork:
     """A trained network.
 
     Attributes:
@@ -100,7 +100,7 @@ class Network:
                 self._check(parameter)
 
     @classmethod
-    def of_run(cls, folder: RunFolder) -> "Network":
+    def of_run(cls, folder: RunFolder) -> "TrainedNetwork":
         """The network of a run as its checkpoint has it, whichever backend it was trained on.
 
         Raises:
@@ -116,7 +116,7 @@ class Network:
         return cls.of_checkpoint(experiment.model, pictures, state)
 
     @classmethod
-    def of_checkpoint(cls, chosen: PluginChoice, pictures: Pictures, state: Checkpoint) -> "Network":
+    def of_checkpoint(cls, chosen: PluginChoice, pictures: Pictures, state: Checkpoint) -> "TrainedNetwork":
         """The network in this state."""
         dense = {name: _single(array) for name, array in state.group("dense").items()}
         return cls(chosen, pictures, state.arrays["positions"], _single(state.arrays["learner/values"]), dense)

@@ -13,8 +13,8 @@ from sparsecore.run.folder import RunFolder
 from sparsecore_cpu.backend import CpuBackend
 from sparsecore_cpu.inference.execution import Blocks, Single
 from sparsecore_cpu.inference.file import read_network, write_network
-from sparsecore_cpu.inference.network import Network
-from sparsecore_cpu.workspace import Floats, Machine
+from sparsecore_cpu.inference.network import TrainedNetwork
+from sparsecore_cpu.workspace import Floats, Runtime
 
 
 @attrs.frozen(eq=False)
@@ -27,14 +27,14 @@ class Predictor:
         network: what has been trained.
     """
 
-    network: Network
-    _machine: Machine
+    network: TrainedNetwork
+    _runtime: Runtime
     _single: Single
     _blocks: Blocks
     _lock: threading.Lock = attrs.field(factory=threading.Lock)
 
     @classmethod
-    def of(cls, network: Network, threads: int = 0) -> "Predictor":
+    def of(cls, network: TrainedNetwork, threads: int = 0) -> "Predictor":
         """The predictor of a network.
 
         Args:
@@ -44,8 +44,8 @@ class Predictor:
         Raises:
             InputError: there cannot be so many threads.
         """
-        machine = CpuBackend(threads).machine()
-        return cls(network, machine, Single.of(network, machine), Blocks.of(network, machine))
+        runtime = CpuBackend(threads).runtime()
+        return cls(network, runtime, Single.of(network, runtime), Blocks.of(network, runtime))
 
     @classmethod
     def of_run(cls, path: str | Path, threads: int = 0) -> "Predictor":
@@ -58,7 +58,7 @@ class Predictor:
         Raises:
             InputError: this is no run, it has not begun, it is damaged, or its data are others now.
         """
-        return cls.of(Network.of_run(RunFolder(Path(path))), threads)
+        return cls.of(TrainedNetwork.of_run(RunFolder(Path(path))), threads)
 
     @classmethod
     def load(cls, path: str | Path, threads: int = 0) -> "Predictor":
@@ -90,7 +90,7 @@ class Predictor:
         images = np.asarray(images)
         self._check(images)
         logits = np.empty((len(images), self.network.pictures.classes), np.float32)
-        single = self._single.is_quicker(len(images), self._machine.kernels.lanes)
+        single = self._single.is_quicker(len(images), self._runtime.kernels.lanes)
         way = self._single if single else self._blocks
         with self._lock:
             way.predict(images, logits)

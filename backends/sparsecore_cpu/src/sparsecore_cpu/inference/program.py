@@ -13,9 +13,9 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsecore.learning.parameters import tied_places
+from sparsecore.learning.parameters import hash_slots
 from sparsecore.learning.protocols import Tensor as Handle
-from sparsecore_cpu.inference.network import Network, Tensor
+from sparsecore_cpu.inference.network import Tensor, TrainedNetwork
 from sparsecore_cpu.lists import Window
 from sparsecore_numpy.normalization import Moments
 
@@ -248,7 +248,7 @@ def _of(node: Any, operands: Sequence[Node]) -> Node:
     return evolved
 
 
-def program_of(network: Network) -> Node:
+def program_of(network: TrainedNetwork) -> Node:
     """The network's outputs, with batch norm in evaluation folded into weights where that can be done."""
     output: Node = network.model.forward(Tracer(), _tensors(network), Input())
     return fused(output)
@@ -289,11 +289,11 @@ class Tracer:
 
     def tied(self, values: Tensor, shape: tuple[int, ...], key: int) -> Tensor:
         """The weight whose entries are those of ``values``."""
-        slots, signs = tied_places(np.arange(math.prod(shape)), math.prod(values.shape), key)
+        slots, signs = hash_slots(np.arange(math.prod(shape)), math.prod(values.shape), key)
         return Tensor.whole((values.vector()[slots] * signs).astype(np.float32).reshape(shape))
 
 
-def _tensors(network: Network) -> dict[str, Handle]:
+def _tensors(network: TrainedNetwork) -> dict[str, Handle]:
     topology = network.topology
     sparse = {
         name: Tensor(shape, topology.local(name), network.values[topology.slots(name)])
