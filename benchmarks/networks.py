@@ -77,4 +77,4 @@ def batch_of(rows: Any) -> Batch:
 
 
 def _start(parameter: Parameter, positions: Any) -> Any:
-    return parameter.initial(parameter.shape, positions, Randomness(0).within(parameter.name))
+    return parameter.initial(parameter.shape, positions, Randomness(0).child(parameter.name))

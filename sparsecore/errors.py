@@ -33,11 +33,11 @@ class SparsecoreError(Exception):
     """Anything sparsecore raises on purpose.
 
     Attributes:
-        told_by: of the ranks that train one network together, the one that says this to people, because all others
+        reported_by: of the ranks that train one network together, the one that says this to people, because all others
             know of it; None where they may not, and it is said once on every machine.
     """
 
-    told_by: int | None = None
+    reported_by: int | None = None
 
 
 class InputError(SparsecoreError, ValueError):

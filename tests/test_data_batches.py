@@ -10,7 +10,7 @@ from sparsecore.data.images import Images, Split
 from sparsecore.engine.randomness import Randomness
 from sparsecore.errors import InputError
 
-RUN = Randomness(7).within("data")
+RUN = Randomness(7).child("data")
 VARIED = Augmentation(padding=4, flip=True)
 
 

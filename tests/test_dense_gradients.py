@@ -54,7 +54,7 @@ def learner(name, optimizer, density=0.2):
 
 def _start(parameter):
     places = np.arange(math.prod(parameter.shape))
-    return parameter.initial(parameter.shape, places, Randomness(0).within(parameter.name)).reshape(parameter.shape)
+    return parameter.initial(parameter.shape, places, Randomness(0).child(parameter.name)).reshape(parameter.shape)
 
 
 def batch(count=12):

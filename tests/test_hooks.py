@@ -179,8 +179,8 @@ def test_two_strategies_of_one_class_need_names():
 
 
 def test_the_plugin_at_the_bottom_cannot_be_replaced():
-    with pytest.raises(InputError, match="'base' is the name of the plugin at the bottom"):
-        engine(TWO_TENSORS, {"base": Static()})
+    with pytest.raises(InputError, match="'defaults' is the name of the plugin at the bottom"):
+        engine(TWO_TENSORS, {"defaults": Static()})
 
 
 def test_a_property_is_not_read_while_hooks_are_looked_for():

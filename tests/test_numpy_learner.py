@@ -104,7 +104,7 @@ def task_of(
 
 def dense_start(parameter: Parameter, random: Randomness) -> NDArray[np.float64]:
     positions = np.arange(int(np.prod(parameter.shape)))
-    return parameter.initial(parameter.shape, positions, random.within(parameter.name)).reshape(parameter.shape)
+    return parameter.initial(parameter.shape, positions, random.child(parameter.name)).reshape(parameter.shape)
 
 
 def learner_of(dtype: str = "float64", **options: Any) -> Learner:

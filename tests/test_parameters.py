@@ -12,7 +12,7 @@ from sparsecore.engine.randomness import Randomness
 from sparsecore.learning.parameters import Constant, HeNormal, Parameter, batch_norm, bias
 
 SHAPE = (64, 32, 3, 3)
-PLACE = Randomness(1).within("initial values", "conv1")
+PLACE = Randomness(1).child("initial values", "conv1")
 
 
 @given(st.sets(st.integers(0, math.prod(SHAPE) - 1)), st.sets(st.integers(0, math.prod(SHAPE) - 1)))
@@ -43,7 +43,7 @@ def test_tensors_and_seeds_have_values_of_their_own():
     positions = np.arange(1000)
     values = [
         HeNormal()(SHAPE, positions, place)
-        for place in (PLACE, Randomness(2).within(*PLACE.path), Randomness(1).within("initial values", "conv2"))
+        for place in (PLACE, Randomness(2).child(*PLACE.path), Randomness(1).child("initial values", "conv2"))
     ]
     assert len({each.tobytes() for each in values}) == 3
 

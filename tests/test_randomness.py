@@ -34,8 +34,8 @@ def test_philox_words_do_not_depend_on_where_chunks_begin():
 
 @given(st.integers(0, 2**70), KEYS, KEYS)
 def test_equal_keys_give_equal_numbers_however_they_are_reached(seed, above, below):
-    one = Randomness(seed).within(*above).generator(*below)
-    other = Randomness(seed, tuple(above)).within(*below).generator()
+    one = Randomness(seed).child(*above).generator(*below)
+    other = Randomness(seed, tuple(above)).child(*below).generator()
     np.testing.assert_array_equal(one.integers(0, 2**60, 4), other.integers(0, 2**60, 4))
 
 
@@ -53,7 +53,7 @@ def test_a_number_and_its_digits_are_different_keys():
 
 
 def test_a_draw_leaves_no_trace():
-    place = Randomness(3).within("x")
+    place = Randomness(3).child("x")
     first = place.generator("y").random(5)
     place.generator("z").random(100)
     np.random.default_rng().random(3)
@@ -124,7 +124,7 @@ def test_neighbouring_seeds_look_independent():
 
 
 def test_the_root_forgets_the_path_and_keeps_the_seed():
-    assert Randomness(4).within("a", 3).root == Randomness(4)
+    assert Randomness(4).child("a", 3).root == Randomness(4)
 
 
 @pytest.mark.parametrize("seed", [-1, 0.5, "1", None])

@@ -14,7 +14,7 @@ from hypothesis.errors import NoSuchExample
 from sparsecore import InputError, Randomness, hookimpl, random_topology
 from sparsecore.engine.schedules import Every, Piecewise, Schedule, as_schedule
 from sparsecore.engine.settings import Amount, as_amount
-from sparsecore.engine.validation import trouble_with_topology
+from sparsecore.engine.validation import topology_error
 from sparsecore.testing import clocks, gradients, hyperparameters, topologies, values
 from sparsecore.testing.counterexamples import rows
 from sparsecore.testing.judging import Outcome, judge, judge_example
@@ -41,7 +41,7 @@ def reaches(strategy, condition):
 @given(st.data())
 def test_topologies_are_sound_and_values_and_gradients_are_finite_and_fit(data):
     topology = data.draw(topologies())
-    assert trouble_with_topology(topology, topology.layout) is None
+    assert topology_error(topology, topology.layout) is None
     vector = data.draw(values(topology=topology, dtype="float32"))
     assert (vector.shape, vector.dtype) == ((topology.size,), np.float32)
     dense = data.draw(gradients(layout=topology.layout))

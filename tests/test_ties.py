@@ -89,7 +89,7 @@ def test_a_tied_parameter_learns_a_vector_of_values_that_starts_as_the_dense_ten
     values = tied(dense, 14_745, seed=3)
     assert (values.name, values.shape, values.sparse, values.trained) == ("conv", (14_745,), True, True)
     assert values.ties == Ties.of("conv", CONV, 3)
-    place = Randomness(1).within("conv")
+    place = Randomness(1).child("conv")
     drawn = values.initial(values.shape, np.arange(14_745), place)
     assert stats.kstest(drawn, "norm", (0, math.sqrt(2 / (128 * 9)))).pvalue > 1e-3
 

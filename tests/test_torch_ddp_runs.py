@@ -38,7 +38,7 @@ class Elsewhere:
 
     @hookimpl
     def grow(self, occupied, counts, random):
-        return random_free_positions(occupied, counts, random.within("luck", RANK))
+        return random_free_positions(occupied, counts, random.child("luck", RANK))
 
 
 class Fails:

@@ -71,7 +71,7 @@ class Drop:
     def grow(self, occupied: Topology, counts: Any, random: Any) -> Any:
         from sparsecore.engine.growth import random_free_positions
 
-        return random_free_positions(occupied, counts, random.within("luck", self._luck))
+        return random_free_positions(occupied, counts, random.child("luck", self._luck))
 
 
 class Broken(Drop):
@@ -128,7 +128,7 @@ def test_a_rank_that_fails_raises_its_own_error_and_the_others_name_it() -> None
     assert isinstance(results[1], InvariantError)
     assert type(results[0]) is DisagreementError
     assert str(results[0]) == f"rank 1 failed: {results[1]}"
-    assert results[0].told_by == results[1].told_by == 0
+    assert results[0].reported_by == results[1].reported_by == 0
 
 
 def test_an_error_of_any_kind_is_told_with_its_name() -> None:
@@ -143,7 +143,7 @@ def test_an_error_of_any_kind_is_told_with_its_name() -> None:
 def test_where_all_fail_alike_each_raises_its_own_error_and_one_is_to_say_it() -> None:
     results = on_ranks(lambda ranks: ranks.together(lambda: advance(Broken())), size=3)
     assert len(sentences(results, InvariantError)) == 1
-    assert [error.told_by for error in results] == [0, 0, 0]
+    assert [error.reported_by for error in results] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("absent", [0, 1, 2])
@@ -155,7 +155,7 @@ def test_a_rank_that_never_comes_is_named_and_nobody_waits_for_ever(absent: int)
     (sentence,) = sentences([result for result in results if result != "absent"])
     assert f"rank {absent} did not come to update 1 (step 5)" in sentence
     present = [rank for rank in range(3) if rank != absent]
-    assert {results[rank].told_by for rank in present} == {present[0]}
+    assert {results[rank].reported_by for rank in present} == {present[0]}
 
 
 def test_ranks_at_different_updates_hear_where_each_is() -> None:
@@ -244,7 +244,7 @@ def test_a_mistake_of_the_user_is_an_input_error_on_all_ranks(wrong: int, expect
     results = on_ranks(lambda ranks: ranks.jointly(lambda: read(ranks.rank), nothing))
     assert str(results[wrong]) == "no such file"
     assert str(results[1 - wrong]) == expected
-    assert all(type(error) is InputError and error.told_by == 0 for error in results)
+    assert all(type(error) is InputError and error.reported_by == 0 for error in results)
 
 
 def test_without_a_launcher_or_a_process_group_a_process_is_alone() -> None:

@@ -89,8 +89,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
             say(_usage(error))
     except SparsecoreError as error:
         status = 2 if isinstance(error, InputError) else 1
-        if _speaks(error.told_by):
-            _say(f"rank {error.told_by}: {error}" if error.told_by else str(error))
+        if _speaks(error.reported_by):
+            _say(f"rank {error.reported_by}: {error}" if error.reported_by else str(error))
     except OSError as error:
         status = system_status(error)
         _say(system_sentence(error))
@@ -134,10 +134,10 @@ def _show_warning(
         _say(f"warning: {message}")
 
 
-def _speaks(told_by: int | None) -> bool:
+def _speaks(reported_by: int | None) -> bool:
     """Whether it is this process, of several that train together, that says what all of them know."""
     try:
         process = launch()
     except InputError:
         return True
-    return process.local_rank == 0 if told_by is None else process.rank == told_by
+    return process.local_rank == 0 if reported_by is None else process.rank == reported_by

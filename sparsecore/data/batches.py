@@ -71,7 +71,7 @@ def batches(
     if not 0 <= start <= steps:
         raise InputError(f"an epoch of {steps} batches cannot start at batch {start}")
     order = random.generator("order", epoch).permutation(examples).astype(np.int64, copy=False)
-    draws = random.within("augmentation", epoch)
+    draws = random.child("augmentation", epoch)
     firsts = range(start * batch_size, examples, batch_size)
     return (_batch(draws, order, first, min(first + batch_size, examples), augmentation) for first in firsts)
 

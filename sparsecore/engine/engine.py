@@ -10,17 +10,16 @@ from numpy.typing import NDArray
 
 from sparsecore.engine import validation
 from sparsecore.engine.arrays import Array, Arrays, Gradient
-from sparsecore.engine.defaults import Base
-from sparsecore.engine.dispatch import Stack, named
 from sparsecore.engine.distributions import check_sparsity
 from sparsecore.engine.layout import Layout
 from sparsecore.engine.randomness import Randomness
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.schedules import Clock
+from sparsecore.engine.stack import DEFAULTS, StrategyStack, strategies_by_name
 from sparsecore.engine.state import State
 from sparsecore.engine.topology import Topology
-from sparsecore.engine.units import SingleWeights, Units, grouping
-from sparsecore.engine.update import Update, ask_target, check_moves_units, frozen_slots, observed
+from sparsecore.engine.units import SingleWeights, Units, unit_map
+from sparsecore.engine.update import Update, check_moves_units, frozen_slots, observed, target_size_result
 from sparsecore.errors import InputError, SparsityWarning
 
 
@@ -70,31 +69,31 @@ class Engine:
         self.units = units
         self.arrays = arrays
         self.random = Randomness(seed)
-        self.strategies = MappingProxyType(named(strategies))
+        self.strategies = MappingProxyType(strategies_by_name(strategies))
         self.regrow_pruned = regrow_pruned
-        self._stack = Stack({"base": Base(), **self.strategies})
-        self._perturbs = self._stack.deciding("perturb") != ["base"]
-        self._replaces = self._stack.deciding("replaces_step") != ["base"]
-        self._observes = bool(self._stack.deciding("observe"))
-        self._resizes = self._stack.deciding("target_size") != ["base"]
-        self._gradient_askers = self._stack.asking_for("gradient")
+        self._stack = StrategyStack(self.strategies)
+        self._perturbs = bool(self._stack.implementers("perturb"))
+        self._replaces = bool(self._stack.implementers("replaces_step"))
+        self._observes = bool(self._stack.implementers("observe"))
+        self._resizes = bool(self._stack.implementers("target_size"))
+        self._gradient_askers = self._stack.plugins_requesting("gradient")
         self._update = Update(self._stack, self.random, regrow_pruned)
-        self.grouping = grouping(layout, units)
-        if self.grouping.largest > 1:
+        self.unit_map = unit_map(layout, units)
+        if self.unit_map.largest > 1:
             check_moves_units(self._stack, units)
 
     def start(self, sparsity: float, *, clock: Clock = Clock()) -> State:
         """The state before the first step, at this sparsity (in [0, 1))."""
-        random = self.random.within("initial topology")
-        answer = self._stack.ask(
+        random = self.random.child("initial topology")
+        answer = self._stack.first_result(
             "initial_topology",
-            layout=self.grouping.layout,
+            layout=self.unit_map.layout,
             sparsity=check_sparsity(sparsity),
             random=random,
             arrays=self.arrays,
         )
-        units = validation.check_start(answer, self.grouping.layout)
-        return self._state_at(self.grouping.weights(units), sparsity, clock)
+        units = validation.check_initial_topology(answer, self.unit_map.layout)
+        return self._state_at(self.unit_map.weights(units), sparsity, clock)
 
     def warn_of_other_sparsity(self, state: State, sparsity: float, stacklevel: int = 2) -> None:
         """Warn if the strategies have started at another sparsity than was asked for, by more than rounding.
@@ -108,9 +107,9 @@ class Engine:
             stacklevel: whose line the warning names, as of ``warnings.warn`` called in place of this method.
         """
         size, asked = state.topology.size, (1.0 - sparsity) * self.layout.size
-        if self.becomes_sparser or self._resizes or abs(size - asked) <= len(self.layout) * self.grouping.largest:
+        if self.becomes_sparser or self._resizes or abs(size - asked) <= len(self.layout) * self.unit_map.largest:
             return
-        name = self._stack.deciding("initial_topology")[0]
+        name = [*self._stack.implementers("initial_topology"), DEFAULTS][0]
         warnings.warn(
             f"the sparsity that was asked for is {sparsity:g}, and the strategy {name!r} starts at "
             f"{state.topology.sparsity:.4f}, with {size:,} weights in place of {round(asked):,}",
@@ -129,30 +128,30 @@ class Engine:
         Raises:
             InputError: it is of another layout, not sound, or has parts of units.
         """
-        validation.check_given_topology(topology, self.layout, self.grouping)
+        validation.check_given_topology(topology, self.layout, self.unit_map)
         return self._state_at(topology, topology.sparsity if sparsity is None else check_sparsity(sparsity), clock)
 
     def _state_at(self, topology: Topology, sparsity: float, clock: Clock) -> State:
-        units = self.grouping.units(topology)
-        answers = self._stack.ask_all(
-            "initial_strategy_state", topology=units, sparsity=sparsity, random=self.random.within("initial memory")
+        units = self.unit_map.units(topology)
+        answers = self._stack.all_results(
+            "initial_strategy_state", topology=units, sparsity=sparsity, random=self.random.child("initial memory")
         )
         return State(topology, validation.check_initial_strategy_states(answers, units), clock)
 
     @property
     def becomes_sparser(self) -> bool:
         """Whether a strategy asks at the start for the sparsity to end at."""
-        return bool(self._stack.asking_for("sparsity", "initial_strategy_state"))
+        return bool(self._stack.plugins_requesting("sparsity", "initial_strategy_state"))
 
     @property
     def keeps_size(self) -> bool:
         """Whether there are as many weights after every update as before it."""
-        return self._stack.deciding("target_size") == ["base"]
+        return not self._stack.implementers("target_size")
 
     def start_values(self, state: State, values: Array) -> Array:
         """The values before the first step, from those that the model draws."""
-        answer = self._stack.ask(
-            "start_values", topology=state.topology, values=values, random=self.random.within("start values")
+        answer = self._stack.first_result(
+            "start_values", topology=state.topology, values=values, random=self.random.child("start values")
         )
         return validation.check_values(answer, "start_values", state.topology, values)
 
@@ -183,7 +182,7 @@ class Engine:
     @property
     def moves_weights(self) -> bool:
         """Whether a strategy prunes, so that updates are to be expected."""
-        return self._stack.deciding("prune") != ["base"]
+        return bool(self._stack.implementers("prune"))
 
     def wants_gradient(self, state: State) -> bool:
         """Whether a strategy asks for the dense gradient of the next step: for an update, or in every step."""
@@ -220,7 +219,7 @@ class Engine:
         if not self._moves(now):
             return Advance(now, perturbed, None)
         if perturbed is values:  # others have been checked
-            validation.check_trained(values, state.topology)
+            validation.check_finite_values(values, state.topology)
         updated, reallocation = self._updated(now, perturbed, gradient, frozen)
         return Advance(updated, reallocation.values, reallocation)
 
@@ -243,7 +242,7 @@ class Engine:
             DivergedError: a value is not finite.
         """
         validation.check_given_values(values, state.topology)
-        validation.check_trained(values, state.topology)
+        validation.check_finite_values(values, state.topology)
         return self._updated(state, values, gradient, frozen)
 
     def _updated(
@@ -251,10 +250,10 @@ class Engine:
     ) -> tuple[State, Reallocation]:
         """One reallocation, by finite values."""
         self._check_gradient(gradient)
-        seen = attrs.evolve(state, topology=self.grouping.units(state.topology))
-        scores = self.arrays.readonly(self.grouping.values(values, state.topology))
+        seen = attrs.evolve(state, topology=self.unit_map.units(state.topology))
+        scores = self.arrays.readonly(self.unit_map.values(values, state.topology))
         after, moved = self._update(seen, scores, self._of_units(gradient), self._frozen(frozen))
-        reallocation = self.grouping.spread(moved, state.topology, values)
+        reallocation = self.unit_map.expand(moved, state.topology, values)
         return attrs.evolve(after, topology=reallocation.after), reallocation
 
     def perturbed(self, state: State, values: Array, learning_rate: float | None) -> Array:
@@ -271,7 +270,7 @@ class Engine:
         try:
             return self._perturb(state, values, learning_rate)
         except TypeError as error:
-            asking = self._stack.asking_for("learning_rate", "perturb")
+            asking = self._stack.plugins_requesting("learning_rate", "perturb")
             if learning_rate is None and asking:
                 raise InputError(
                     f"the strategy {asking[-1]!r} needs the learning rate, and the optimizer has none of its own "
@@ -281,25 +280,25 @@ class Engine:
 
     def _perturb(self, state: State, values: Array, learning_rate: float | None) -> Array:
         shown = self.arrays.readonly(values)
-        answer = self._stack.ask(
+        answer = self._stack.first_result(
             "perturb",
             topology=state.topology,
             values=shown,
             learning_rate=learning_rate,
             clock=state.clock,
             strategy_state=state.strategy_states,
-            random=self.random.within("perturb", state.clock.step),
+            random=self.random.child("perturb", state.clock.step),
         )
         if answer.value is shown:
             return values
-        validation.check_trained(values, state.topology)
+        validation.check_finite_values(values, state.topology)
         return validation.check_values(answer, "perturb", state.topology, values)
 
     def _observed(self, now: State, gradient: Gradient | None) -> State:
         if not self._observes:
             return now
         self._check_gradient(gradient)
-        seen = attrs.evolve(now, topology=self.grouping.units(now.topology))
+        seen = attrs.evolve(now, topology=self.unit_map.units(now.topology))
         return attrs.evolve(now, strategy_states=observed(self._stack, seen, self._of_units(gradient)).strategy_states)
 
     def _frozen(self, names: Collection[str]) -> NDArray[np.bool_]:
@@ -309,7 +308,7 @@ class Engine:
         return frozen
 
     def _of_units(self, gradient: Gradient | None) -> Gradient | None:
-        return None if gradient is None else self.grouping.gradient(gradient, self.arrays)
+        return None if gradient is None else self.unit_map.gradient(gradient, self.arrays)
 
     def _check_gradient(self, gradient: Gradient | None) -> None:
         if gradient is None and self._gradient_askers:
@@ -326,11 +325,15 @@ class Engine:
             return False
         if now.topology.size < self.layout.size:
             return True
-        units = self.grouping.units(now.topology)
-        return bool(ask_target(self._stack, attrs.evolve(now, topology=units), units.counts).value != units.size)
+        units = self.unit_map.units(now.topology)
+        return bool(
+            target_size_result(self._stack, attrs.evolve(now, topology=units), units.counts).value != units.size
+        )
 
     def _says(self, hook: str, now: State) -> bool:
-        return validation.check_truth(self._stack.ask(hook, clock=now.clock, strategy_state=now.strategy_states), hook)
+        return validation.check_bool(
+            self._stack.first_result(hook, clock=now.clock, strategy_state=now.strategy_states), hook
+        )
 
 
 def _ticked(state: State) -> State:

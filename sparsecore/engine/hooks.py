@@ -73,6 +73,14 @@ class Declares:
     start: Literal["fixed"] | None = attrs.field(default=None, validator=_one_of("fixed", None))
 
 
+@attrs.frozen(eq=False)
+class HookResult:
+    """What a plugin returned from a hook, with the plugin's name for error messages."""
+
+    plugin: str
+    value: Any
+
+
 PROJECT = "sparsecore"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)

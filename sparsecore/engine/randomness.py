@@ -85,7 +85,7 @@ class Randomness:
         """The root of all draws of this seed, for what must not depend on when it is asked for."""
         return Randomness(self.seed)
 
-    def within(self, *keys: Key) -> "Randomness":
+    def child(self, *keys: Key) -> "Randomness":
         """The place below this one that the keys name."""
         return attrs.evolve(self, path=self.path + keys)
 

@@ -101,12 +101,12 @@ def as_units(given: object) -> Units:
 
 
 @attrs.frozen
-class Cut:
-    """A tensor that is cut into equal blocks. All positions are counted from the tensor's first one, row-major.
+class BlockGrid:
+    """A tensor divided into equal blocks. Positions are counted from the tensor's first one, row-major.
 
     Attributes:
-        shape: the dense shape.
-        block: the sides of a unit; each divides the tensor's.
+        shape: the dense shape of the tensor.
+        block: the shape of a block; each side divides the tensor's.
     """
 
     shape: Sides
@@ -114,31 +114,31 @@ class Cut:
 
     @cached_property
     def counts(self) -> Sides:
-        """Units along each side."""
+        """Blocks along each side."""
         return tuple(side // part for side, part in zip(self.shape, self.block, strict=True))
 
     @cached_property
     def size(self) -> int:
-        """Weights in a unit."""
+        """Weights in a block."""
         return math.prod(self.block)
 
     def units(self, weights: Array) -> Array:
-        """The unit that each weight belongs to."""
+        """Return the block of each weight, one integer a weight."""
         unit = weights * 0
-        for side, part, stride, pace in self._sides():
-            unit = unit + weights // stride % side // part * pace
+        for side, part, weight_stride, unit_stride in self._sides():
+            unit = unit + weights // weight_stride % side // part * unit_stride
         return unit
 
     def weights(self, units: Array) -> list[Array]:
-        """The first weight of each unit, the second of each, and so on: as many vectors as a unit has weights."""
+        """Return the first weight of each block, the second of each, and so on: ``size`` vectors, one entry a block."""
         first = units * 0
-        for side, part, stride, pace in self._sides():
-            first = first + units // pace % (side // part) * (part * stride)
-        inside = itertools.product(*map(range, self.block))
-        return [first + sum(map(operator.mul, place, _strides(self.shape))) for place in inside]
+        for side, part, weight_stride, unit_stride in self._sides():
+            first = first + units // unit_stride % (side // part) * (part * weight_stride)
+        indices = itertools.product(*map(range, self.block))
+        return [first + sum(map(operator.mul, index, _strides(self.shape))) for index in indices]
 
     def _sides(self) -> Iterator[tuple[int, int, int, int]]:
-        """Of each side: its length, a unit's part of it, and how far apart its weights and its units are counted."""
+        """Each side's length, the block's part of it, the stride of its weights and the stride of its blocks."""
         return zip(self.shape, self.block, _strides(self.shape), _strides(self.counts), strict=True)
 
 
@@ -146,215 +146,191 @@ def _strides(shape: Sides) -> Sides:
     return tuple(math.prod(shape[side + 1 :]) for side in range(len(shape)))
 
 
-class Grouping(Protocol):
-    """How a layout's weights form units."""
+@attrs.frozen(eq=False)
+class UnitMap:
+    """The units of a layout's weights. Here every weight is a unit; :class:`BlockUnitMap` has larger ones.
+
+    Attributes:
+        dense: the layout of the weights.
+    """
+
+    dense: Layout
 
     @property
     def layout(self) -> Layout:
-        """One position a unit."""
-        ...
+        """The layout of the units, with one position a unit."""
+        return self.dense
 
     @property
     def largest(self) -> int:
         """Weights in the largest unit."""
-        ...
+        return 1
 
     def units(self, topology: Topology) -> Topology:
-        """The units that these weights make up."""
-        ...
+        """Return the units that these weights make up."""
+        return topology
 
-    def units_with(self, weights: Topology) -> Topology:
-        """The units that have any of these weights."""
-        ...
+    def units_containing(self, weights: Topology) -> Topology:
+        """Return the units that contain any of these weights."""
+        return weights
 
     def weights(self, units: Topology) -> Topology:
-        """All weights of these units."""
-        ...
+        """Return all weights of these units."""
+        return units
 
-    def values(self, values: Array, topology: Topology) -> Array:
-        """One value a unit, from one value a weight of ``topology``."""
-        ...
+    def values(self, values: Array, topology: Topology) -> Array:  # noqa: ARG002
+        """Return one value a unit, from one value a weight of ``topology``."""
+        return values
 
-    def gradient(self, gradient: Gradient, arrays: Arrays) -> Gradient:
-        """One entry a unit, there or not, from one a position."""
-        ...
+    def gradient(self, gradient: Gradient, arrays: Arrays) -> Gradient:  # noqa: ARG002
+        """Return the gradient with one entry a unit, active or not, from one entry a position."""
+        return gradient
 
-    def spread(self, moved: Reallocation, topology: Topology, values: Array) -> Reallocation:
-        """What becomes of the weights of ``topology`` where their units move so."""
-        ...
+    def expand(self, reallocation: Reallocation, topology: Topology, values: Array) -> Reallocation:  # noqa: ARG002
+        """Return the reallocation of the weights of ``topology`` that this reallocation of their units means."""
+        return reallocation
 
 
-def grouping(layout: Layout, units: Units) -> Grouping:
-    """The grouping of a layout's weights.
+def unit_map(layout: Layout, units: Units) -> UnitMap:
+    """Return the units of a layout's weights.
 
     Raises:
         InputError: a tensor is not made of whole units; the sentence names it.
     """
-    cuts = [_cut(name, shape, units) for name, shape in zip(layout.names, layout.shapes, strict=True)]
-    return Grouped(layout, cuts) if any(cut.size > 1 for cut in cuts) else Ungrouped(layout)
+    grids = [_block_grid(name, shape, units) for name, shape in zip(layout.names, layout.shapes, strict=True)]
+    return BlockUnitMap(layout, grids) if any(grid.size > 1 for grid in grids) else UnitMap(layout)
 
 
-def _cut(name: str, shape: Sides, units: Units) -> Cut:
+def _block_grid(name: str, shape: Sides, units: Units) -> BlockGrid:
     block = units.of(shape)
     if any(side % part for side, part in zip(shape, block, strict=True)):
         raise InputError(f"the tensor {name!r} of shape {shape} is not made of whole units of shape {block}")
-    return Cut(shape, block)
+    return BlockGrid(shape, block)
 
 
-def trouble_with_units(topology: Topology, grouping: Grouping) -> str | None:
-    """Whether every unit is there as a whole or not at all, as the end of a sentence."""
-    whole = grouping.weights(grouping.units(topology))
+def partial_units_error(topology: Topology, unit_map: UnitMap) -> str | None:
+    """Return how the topology has parts of units, as the end of a sentence; None where it has whole units alone."""
+    whole = unit_map.weights(unit_map.units(topology))
     if whole.size == topology.size and not len(topology.arrays.nonzero(whole.positions != topology.positions)):
         return None
     return "one with parts of units"
 
 
-@attrs.frozen
-class Ungrouped:
-    """Every weight is a unit. See :class:`Grouping`."""
-
-    layout: Layout
-    largest: int = 1
-
-    def units(self, topology: Topology) -> Topology:
-        """They themselves."""
-        return topology
-
-    def units_with(self, weights: Topology) -> Topology:
-        """They themselves."""
-        return weights
-
-    def weights(self, units: Topology) -> Topology:
-        """They themselves."""
-        return units
-
-    def values(self, values: Array, topology: Topology) -> Array:  # noqa: ARG002
-        """They themselves."""
-        return values
-
-    def gradient(self, gradient: Gradient, arrays: Arrays) -> Gradient:  # noqa: ARG002
-        """The same."""
-        return gradient
-
-    def spread(self, moved: Reallocation, topology: Topology, values: Array) -> Reallocation:  # noqa: ARG002
-        """The same."""
-        return moved
-
-
 @attrs.frozen(eq=False)
-class Grouped:
-    """Units of several weights. See :class:`Grouping`.
+class BlockUnitMap(UnitMap):
+    """Units of several weights: every tensor is divided into blocks.
 
     Attributes:
         dense: the layout of the weights.
-        cuts: how each tensor is cut.
+        grids: the blocks of each tensor.
     """
 
-    dense: Layout
-    cuts: Sequence[Cut]
+    grids: Sequence[BlockGrid]
 
     @cached_property
     def layout(self) -> Layout:
-        """One position a unit."""
-        return Layout(self.dense.names, [cut.counts for cut in self.cuts])
+        """The layout of the units, with one position a unit."""
+        return Layout(self.dense.names, [grid.counts for grid in self.grids])
 
     @cached_property
     def largest(self) -> int:
         """Weights in the largest unit."""
-        return max(cut.size for cut in self.cuts)
+        return max(grid.size for grid in self.grids)
 
     def units(self, topology: Topology) -> Topology:
-        """Every unit once, though all its weights name it."""
+        """Return every unit once, of which the topology has all weights or some."""
         arrays, dtype = topology.arrays, self.layout.position_dtype
-        once = [arrays.sort(units)[:: cut.size] for cut, units in zip(self.cuts, self._named(topology), strict=True)]
+        once = [
+            arrays.sort(units)[:: grid.size] for grid, units in zip(self.grids, self._units_of(topology), strict=True)
+        ]
         counts = constant(-(-topology.counts // self._sizes))  # as many as the slices have, of parts of units too
         return Topology.of(self.layout, arrays.cast(arrays.concatenate(once), dtype), arrays, counts)
 
-    def units_with(self, weights: Topology) -> Topology:
-        """Every unit once, of which there is a weight."""
+    def units_containing(self, weights: Topology) -> Topology:
+        """Return every unit once that contains any of these weights, however many."""
         arrays = weights.arrays
-        named = np.unique(arrays.to_numpy(arrays.concatenate(self._named(weights))))
-        return Topology.of(self.layout, arrays.from_numpy(named.astype(self.layout.position_dtype)), arrays)
+        units_of_weights = np.unique(arrays.to_numpy(arrays.concatenate(self._units_of(weights))))
+        return Topology.of(self.layout, arrays.from_numpy(units_of_weights.astype(self.layout.position_dtype)), arrays)
 
     def weights(self, units: Topology) -> Topology:
-        """All weights of these units."""
+        """Return all weights of these units."""
         arrays, dtype = units.arrays, self.dense.position_dtype
         members = [
             weights + offset
-            for cut, own, offset in zip(self.cuts, _within_tensors(units), self.dense.offsets, strict=False)
-            for weights in cut.weights(arrays.cast(own, dtype))
+            for grid, own, offset in zip(self.grids, _within_tensors(units), self.dense.offsets, strict=False)
+            for weights in grid.weights(arrays.cast(own, dtype))
         ]
         counts = constant(units.counts * self._sizes)
         return Topology.of(self.dense, arrays.sort(arrays.concatenate(members)), arrays, counts)
 
     def values(self, values: Array, topology: Topology) -> Array:
-        """The mean |w| of each."""
+        """Return the mean |w| of each unit."""
         arrays, bounds = topology.arrays, topology.bounds
         means = []
-        for cut, units, first, last in zip(self.cuts, self._named(topology), bounds[:-1], bounds[1:], strict=True):
-            # a unit's weights end up side by side, in the order of their positions
+        for grid, units, first, last in zip(self.grids, self._units_of(topology), bounds[:-1], bounds[1:], strict=True):
+            # the stable sort puts a unit's weights side by side, in the order of their positions
             ordered = arrays.take(values[first:last], arrays.argsort(units))
-            means.append(_mean([ordered[place :: cut.size] for place in range(cut.size)]))
+            means.append(_mean([ordered[index :: grid.size] for index in range(grid.size)]))
         return arrays.concatenate(means)
 
     def gradient(self, gradient: Gradient, arrays: Arrays) -> Gradient:
-        """The mean |∂w| of each."""
+        """Return the gradient whose entries are the mean |∂w| of each unit."""
 
         def of_units(name: str) -> Array:
             tensor, dense = self.dense.index(name), gradient(name)
             units = arrays.arange(self.layout.sizes[tensor], self.dense.position_dtype)
-            return _mean([arrays.take(dense, weights) for weights in self.cuts[tensor].weights(units)])
+            return _mean([arrays.take(dense, weights) for weights in self.grids[tensor].weights(units)])
 
         return of_units
 
-    def spread(self, moved: Reallocation, topology: Topology, values: Array) -> Reallocation:
-        """Weights go and come with their units.
+    def expand(self, reallocation: Reallocation, topology: Topology, values: Array) -> Reallocation:
+        """Return the reallocation of weights, which are pruned and grow with their units.
 
         Raises:
             InputError: as many units as before are other than as many weights.
         """
-        arrays, after = topology.arrays, self.weights(moved.after)
-        unit = self._slots(after, moved.after)
-        has_grown = arrays.take(moved.sources == moved.before.size, unit)
+        arrays, after = topology.arrays, self.weights(reallocation.after)
+        unit = self._slots(after, reallocation.after)
+        has_grown = arrays.take(reallocation.sources == reallocation.before.size, unit)
         stayed = arrays.searchsorted(topology.positions, after.positions, "left")
         whole = Reallocation(
             before=topology,
             after=after,
-            survives=arrays.readonly(arrays.take(moved.survives, self._slots(topology, moved.before))),
+            survives=arrays.readonly(arrays.take(reallocation.survives, self._slots(topology, reallocation.before))),
             sources=arrays.readonly(arrays.where(has_grown, topology.size, stayed)),
             values=values,
-            pruned=constant(moved.pruned * self._sizes),
-            grown=constant(moved.grown * self._sizes),
+            pruned=constant(reallocation.pruned * self._sizes),
+            grown=constant(reallocation.grown * self._sizes),
         )
-        started = arrays.take(moved.values, unit)
-        if moved.after.size == moved.before.size and after.size != topology.size:
+        started = arrays.take(reallocation.values, unit)
+        if reallocation.after.size == reallocation.before.size and after.size != topology.size:
             raise InputError(self._unequal())
         return attrs.evolve(whole, values=arrays.readonly(arrays.where(has_grown, started, whole.carry(values))))
 
     @cached_property
     def _sizes(self) -> NDArray[np.int64]:
         """How many weights a unit of each tensor has."""
-        return np.array([cut.size for cut in self.cuts], np.int64)
+        return np.array([grid.size for grid in self.grids], np.int64)
 
     def _unequal(self) -> str:
-        sizes = [f"{cut.size} in {name!r}" for name, cut in zip(self.dense.names, self.cuts, strict=True)]
+        sizes = [f"{grid.size} in {name!r}" for name, grid in zip(self.dense.names, self.grids, strict=True)]
         return (
             "the strategy moves units between tensors, which changes the number of weights as units differ in size "
             f"(weights a unit: {', '.join(sizes)}); sparsify tensors of one size of unit, or move within tensors"
         )
 
-    def _named(self, topology: Topology) -> list[Array]:
-        """Of each tensor, the unit that each weight belongs to, as a position in the layout of units."""
+    def _units_of(self, topology: Topology) -> list[Array]:
+        """For each tensor, return the unit of each weight, as a position in the layout of units."""
         cast, dtype = topology.arrays.cast, self.layout.position_dtype
         return [
-            cast(cut.units(weights) + offset, dtype)
-            for cut, weights, offset in zip(self.cuts, _within_tensors(topology), self.layout.offsets, strict=False)
+            cast(grid.units(weights) + offset, dtype)
+            for grid, weights, offset in zip(self.grids, _within_tensors(topology), self.layout.offsets, strict=False)
         ]
 
     def _slots(self, topology: Topology, units: Topology) -> Array:
-        """Which slot of ``units`` each weight belongs to."""
-        named = topology.arrays.concatenate(self._named(topology))
-        return topology.arrays.searchsorted(units.positions, named, "left")
+        """Return for each weight the slot of its unit in ``units``."""
+        units_of_weights = topology.arrays.concatenate(self._units_of(topology))
+        return topology.arrays.searchsorted(units.positions, units_of_weights, "left")
 
 
 def _within_tensors(topology: Topology) -> list[Array]:

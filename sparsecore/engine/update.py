@@ -8,11 +8,12 @@ from numpy.typing import NDArray
 
 from sparsecore.engine import validation
 from sparsecore.engine.arrays import Array, Gradient
-from sparsecore.engine.dispatch import Answer, Stack
+from sparsecore.engine.hooks import HookResult
 from sparsecore.engine.layout import Layout
 from sparsecore.engine.randomness import Randomness
 from sparsecore.engine.reallocation import Reallocation, reallocate
 from sparsecore.engine.shares import Counts, constant
+from sparsecore.engine.stack import StrategyStack
 from sparsecore.engine.state import State, StrategyStates, carry_strategy_state
 from sparsecore.engine.topology import Topology
 from sparsecore.engine.units import Units
@@ -20,7 +21,7 @@ from sparsecore.errors import InputError, NoRoomError
 
 
 @attrs.frozen(eq=False)
-class AskedSteps:
+class StrategySteps:
     """The strategies' decisions, checked; see :class:`sparsecore.engine.reallocation.Steps`.
 
     Attributes:
@@ -32,7 +33,7 @@ class AskedSteps:
         frozen: for each tensor whether it is frozen: its weights all survive, and none grows there.
     """
 
-    stack: Stack
+    stack: StrategyStack
     state: State
     values: Array
     random: Randomness
@@ -50,7 +51,7 @@ class AskedSteps:
     def adjust(self, pruned: Counts, survivors: Counts) -> StrategyStates:
         """What the strategies remember from now on."""
         state = self.state
-        answers = self.stack.ask_all(
+        answers = self.stack.all_results(
             "adjust",
             pruned=pruned,
             survivors=survivors,
@@ -67,7 +68,7 @@ class AskedSteps:
         # what is frozen has all its weights still, whatever the strategy wants there to be
         asked = np.where(self.frozen, 0, survivors)
         room = np.where(self.frozen, 0, room)
-        target = validation.check_target(ask_target(self.stack, self.state, survivors), asked, layout)
+        target = validation.check_target_size(target_size_result(self.stack, self.state, survivors), asked, layout)
         total = max(0, target - int(survivors.sum()))
         if total > room.sum():
             raise NoRoomError(_no_room(total, room, layout))
@@ -102,8 +103,8 @@ class AskedSteps:
             self._ask("initial_values", grown=grown, values=values), "initial_values", grown, values
         )
 
-    def _ask(self, hook: str, **arguments: Any) -> Answer:
-        return self.stack.ask(
+    def _ask(self, hook: str, **arguments: Any) -> HookResult:
+        return self.stack.first_result(
             hook, clock=self.state.clock, strategy_state=self.state.strategy_states, random=self.random, **arguments
         )
 
@@ -117,9 +118,9 @@ def frozen_slots(topology: Topology, frozen: NDArray[np.bool_]) -> Array | None:
     return topology.arrays.from_numpy(np.concatenate(slots))
 
 
-def ask_target(stack: Stack, state: State, survivors: Counts) -> Answer:
+def target_size_result(stack: StrategyStack, state: State, survivors: Counts) -> HookResult:
     """How many weights there are to be after the update that is due now."""
-    return stack.ask(
+    return stack.first_result(
         "target_size",
         topology=state.topology,
         survivors=survivors,
@@ -147,7 +148,7 @@ class Update:
         regrow_pruned: whether what was just pruned may grow again at once.
     """
 
-    stack: Stack
+    stack: StrategyStack
     random: Randomness
     regrow_pruned: bool
 
@@ -155,28 +156,28 @@ class Update:
         self, state: State, values: Array, gradient: Gradient | None, frozen: NDArray[np.bool_]
     ) -> tuple[State, Reallocation]:
         """One reallocation of this state, by these values; ``frozen`` says of each tensor whether it stays as it is."""
-        random = self.random.within("update", state.clock.updates)
-        steps = AskedSteps(self.stack, state, values, random, gradient, frozen)
+        random = self.random.child("update", state.clock.updates)
+        steps = StrategySteps(self.stack, state, values, random, gradient, frozen)
         reallocation, strategy_states = reallocate(state.topology, values, steps, regrow_pruned=self.regrow_pruned)
         validation.check_reallocation(reallocation)
         carried = {
             name: carry_strategy_state(strategy_state, reallocation.carry)
             for name, strategy_state in strategy_states.items()
         }
-        answers = self.stack.ask_all(
+        answers = self.stack.all_results(
             "remember", reallocation=reallocation, clock=state.clock, strategy_state=carried, random=random
         )
         remembered = validation.check_strategy_states(carried, answers, reallocation.after)
         after = State(reallocation.after, remembered, state.clock.updated())
-        self.stack.ask_all(
+        self.stack.all_results(
             "reallocated", reallocation=reallocation, clock=after.clock, strategy_state=after.strategy_states
         )
         return after, reallocation
 
 
-def observed(stack: Stack, state: State, gradient: Gradient | None) -> State:
+def observed(stack: StrategyStack, state: State, gradient: Gradient | None) -> State:
     """The state after the strategies have seen the dense gradients of a step."""
-    answers = stack.ask_all(
+    answers = stack.all_results(
         "observe", gradient=gradient, topology=state.topology, clock=state.clock, strategy_state=state.strategy_states
     )
     return attrs.evolve(
@@ -184,12 +185,12 @@ def observed(stack: Stack, state: State, gradient: Gradient | None) -> State:
     )
 
 
-def check_moves_units(stack: Stack, units: Units) -> None:
+def check_moves_units(stack: StrategyStack, units: Units) -> None:
     """Refuse a strategy that changes single weights, where units have several."""
     for hook in ("start_values", "perturb"):
-        decider = stack.deciding(hook)[0]
-        if decider != "base":
+        implementers = stack.implementers(hook)
+        if implementers:
             raise InputError(
-                f"the strategy {decider!r} changes single weights (it decides {hook!r}) and cannot move units of "
-                f"several, {units}; it needs units 'weights'"
+                f"the strategy {implementers[0]!r} changes single weights (by {hook!r}) and cannot move units "
+                f"of several, {units}; it needs units 'weights'"
             )

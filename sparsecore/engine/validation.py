@@ -7,21 +7,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.engine.arrays import Array, counting_of
-from sparsecore.engine.dispatch import Answer
+from sparsecore.engine.hooks import HookResult
 from sparsecore.engine.layout import Layout
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.shares import Counts, constant
 from sparsecore.engine.state import StrategyStates, readonly_strategy_state, strategy_state_error
 from sparsecore.engine.topology import Topology
-from sparsecore.engine.units import Grouping, trouble_with_units
+from sparsecore.engine.units import UnitMap, partial_units_error
 from sparsecore.errors import DivergedError, InputError, InvariantError, describe, dtype_name
 
 
-def trouble_with_topology(topology: Any, layout: Layout) -> str | None:
+def topology_error(topology: Any, layout: Layout) -> str | None:
     """Whether it is a topology of this layout, with sound positions and their bounds, and no empty tensor."""
     if not isinstance(topology, Topology) or topology.layout != layout:
         return f"{describe(topology)}, not a topology of the network's layout"
-    trouble = trouble_with_positions(topology.positions, topology)
+    trouble = positions_error(topology.positions, topology)
     if trouble:
         return trouble
     if topology.at(topology.positions).bounds != topology.bounds:
@@ -30,15 +30,15 @@ def trouble_with_topology(topology: Any, layout: Layout) -> str | None:
     return f"a topology that left no weight in {', '.join(empty)}" if empty else None
 
 
-def trouble_with_positions(positions: Array, like: Topology) -> str | None:
+def positions_error(positions: Array, like: Topology) -> str | None:
     """Whether they are a vector of the layout's position dtype, strictly ascending and within bounds."""
-    trouble = trouble_with_vector(positions, like)
+    trouble = position_vector_error(positions, like)
     if trouble or not len(positions):
         return trouble
-    return trouble_with_order(positions, like, like.arrays.to_numpy(order_facts(positions, like)))
+    return position_order_error(positions, like, like.arrays.to_numpy(order_statistics(positions, like)))
 
 
-def trouble_with_vector(positions: Array, like: Topology) -> str | None:
+def position_vector_error(positions: Array, like: Topology) -> str | None:
     """Whether they are a vector of the layout's position dtype; reads no entry."""
     if len(getattr(positions, "shape", ())) != 1:
         return f"{describe(positions)}; expected a vector of positions"
@@ -47,8 +47,8 @@ def trouble_with_vector(positions: Array, like: Topology) -> str | None:
     return None
 
 
-def order_facts(positions: Array, like: Topology) -> Array:
-    """What :func:`trouble_with_order` asks of positions: int64, on the backend, to be read with other things at once.
+def order_statistics(positions: Array, like: Topology) -> Array:
+    """What :func:`position_order_error` asks of positions: int64, on the backend, to be read with other things at once.
 
     How many are not above the one before, the first, the last, and how many lie below the start of each tensor but
     the first.
@@ -61,8 +61,8 @@ def order_facts(positions: Array, like: Topology) -> Array:
     return arrays.concatenate([unordered, *(arrays.cast(each, np.int64) for each in (*ends, below))])
 
 
-def trouble_with_order(positions: Array, like: Topology, facts: NDArray[np.int64]) -> str | None:
-    """Whether positions, at least one, are strictly ascending and within bounds, by their :func:`order_facts`."""
+def position_order_error(positions: Array, like: Topology, facts: NDArray[np.int64]) -> str | None:
+    """Whether positions, at least one, are strictly ascending and within bounds, by their :func:`order_statistics`."""
     layout, arrays = like.layout, like.arrays
     count, lowest, highest = map(int, facts[:3])
     if count:
@@ -75,18 +75,18 @@ def trouble_with_order(positions: Array, like: Topology, facts: NDArray[np.int64
     return None
 
 
-def counts_of(facts: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-    """How many of ``size`` ascending positions lie in each tensor, by their :func:`order_facts`."""
+def counts_per_tensor(facts: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """How many of ``size`` ascending positions lie in each tensor, by their :func:`order_statistics`."""
     return np.diff(facts[3:], prepend=0, append=size)
 
 
-def first_common(positions: Array, occupied: Topology) -> int | None:
+def first_active(positions: Array, occupied: Topology) -> int | None:
     """The lowest of these ascending positions that is active, if any."""
-    common = occupied.arrays.nonzero(are_common(positions, occupied))
+    common = occupied.arrays.nonzero(is_active(positions, occupied))
     return int(positions[int(common[0])]) if len(common) else None
 
 
-def are_common(positions: Array, occupied: Topology) -> Array:
+def is_active(positions: Array, occupied: Topology) -> Array:
     """Which of these positions are active: one bool each."""
     arrays = occupied.arrays
     # the nearest active position at or below each; -1 stands below them all
@@ -95,7 +95,7 @@ def are_common(positions: Array, occupied: Topology) -> Array:
     return arrays.take(padded, below) == positions
 
 
-def where(position: int, layout: Layout) -> str:
+def describe_position(position: int, layout: Layout) -> str:
     """A position as people count: within its tensor."""
     tensor = int(np.searchsorted(layout.offsets, position, "right")) - 1
     return f"position {position - layout.offsets[tensor]} of {layout.names[tensor]!r}"
@@ -109,9 +109,9 @@ def not_finite(values: Array, topology: Topology) -> str:
     return "the network"
 
 
-def check_given_topology(topology: Topology, layout: Layout, grouping: Grouping) -> None:
+def check_given_topology(topology: Topology, layout: Layout, unit_map: UnitMap) -> None:
     """Raise an :class:`InputError` unless this is a sound topology of the layout, of whole units."""
-    trouble = trouble_with_topology(topology, layout) or trouble_with_units(topology, grouping)
+    trouble = topology_error(topology, layout) or partial_units_error(topology, unit_map)
     if trouble:
         raise InputError(f"the topology to start at is {trouble}")
 
@@ -122,7 +122,7 @@ def check_given_values(values: Array, topology: Topology) -> None:
         raise InputError(f"there is one value a weight, {topology.size}; given {describe(values)}")
 
 
-def check_trained(values: Array, topology: Topology) -> None:
+def check_finite_values(values: Array, topology: Topology) -> None:
     """Raise if training has led to a weight that is not finite."""
     if not topology.arrays.all_finite(values):
         raise DivergedError(
@@ -131,23 +131,23 @@ def check_trained(values: Array, topology: Topology) -> None:
         )
 
 
-def check_start(answer: Answer, layout: Layout) -> Topology:
+def check_initial_topology(answer: HookResult, layout: Layout) -> Topology:
     """A topology of this layout, sorted and within bounds, with no empty tensor."""
-    trouble = trouble_with_topology(answer.value, layout)
+    trouble = topology_error(answer.value, layout)
     if trouble:
         _broken(answer, "initial_topology", f"answered {trouble}")
     topology: Topology = answer.value
     return topology
 
 
-def check_truth(answer: Answer, hook: str) -> bool:
+def check_bool(answer: HookResult, hook: str) -> bool:
     """True or false."""
     if not isinstance(answer.value, bool | np.bool_):
         _broken(answer, hook, f"answered {answer.value!r}; expected True or False")
     return bool(answer.value)
 
 
-def check_target(answer: Answer, survivors: Counts, layout: Layout) -> int:
+def check_target_size(answer: HookResult, survivors: Counts, layout: Layout) -> int:
     """A whole number of weights, at least the survivors and at most the positions."""
     target = answer.value
     if isinstance(target, bool) or not isinstance(target, int | np.integer):
@@ -161,7 +161,7 @@ def check_target(answer: Answer, survivors: Counts, layout: Layout) -> int:
     return int(target)
 
 
-def check_survivors(answer: Answer, topology: Topology) -> Array:
+def check_survivors(answer: HookResult, topology: Topology) -> Array:
     """One bool a weight."""
     mask = answer.value
     if getattr(mask, "shape", None) != (topology.size,) or dtype_name(mask) != "bool":
@@ -169,7 +169,7 @@ def check_survivors(answer: Answer, topology: Topology) -> Array:
     return mask
 
 
-def check_counts(answer: Answer, total: int, room: Counts, layout: Layout) -> Counts:
+def check_counts(answer: HookResult, total: int, room: Counts, layout: Layout) -> Counts:
     """Whole numbers within the room, as many together as were pruned."""
     counts = _as_counts(answer.value)
     if counts is None or counts.shape != room.shape:
@@ -184,32 +184,32 @@ def check_counts(answer: Answer, total: int, room: Counts, layout: Layout) -> Co
     return counts
 
 
-def check_grown(answer: Answer, occupied: Topology, counts: Counts) -> Array:
+def check_grown(answer: HookResult, occupied: Topology, counts: Counts) -> Array:
     """Ascending positions within bounds, outside ``occupied``, ``counts[i]`` in tensor i."""
     positions, layout, arrays = answer.value, occupied.layout, occupied.arrays
-    trouble = trouble_with_vector(positions, occupied)
+    trouble = position_vector_error(positions, occupied)
     if trouble:
         _broken(answer, "grow", f"answered {trouble}")
     grown: Counts = np.zeros(len(layout), np.int64)
     common = 0
     if len(positions):
         # everything is read at once: a device is waited for a single time
-        common_count = counting_of(arrays).count(are_common(positions, occupied))
-        facts = arrays.to_numpy(arrays.concatenate([order_facts(positions, occupied), common_count]))
-        trouble, common = trouble_with_order(positions, occupied, facts), int(facts[-1])
-        grown = counts_of(facts[:-1], len(positions))
+        common_count = counting_of(arrays).count(is_active(positions, occupied))
+        facts = arrays.to_numpy(arrays.concatenate([order_statistics(positions, occupied), common_count]))
+        trouble, common = position_order_error(positions, occupied, facts), int(facts[-1])
+        grown = counts_per_tensor(facts[:-1], len(positions))
     if trouble:
         _broken(answer, "grow", f"answered {trouble}")
     for name, count, wanted in zip(layout.names, grown, counts, strict=True):
         if count != wanted:
             _broken(answer, "grow", f"grew {count} weights in {name!r}; {wanted} were allocated")
     if common:
-        taken = int(positions[int(arrays.nonzero(are_common(positions, occupied))[0])])
-        _broken(answer, "grow", f"grew at {where(taken, layout)}, which is or just was active")
+        taken = int(positions[int(arrays.nonzero(is_active(positions, occupied))[0])])
+        _broken(answer, "grow", f"grew at {describe_position(taken, layout)}, which is or just was active")
     return positions
 
 
-def check_values(answer: Answer, hook: str, topology: Topology, like: Array) -> Array:
+def check_values(answer: HookResult, hook: str, topology: Topology, like: Array) -> Array:
     """One finite value a weight, in the dtype of ``like``."""
     values = answer.value
     if getattr(values, "shape", None) != (topology.size,) or values.dtype != like.dtype:
@@ -219,12 +219,12 @@ def check_values(answer: Answer, hook: str, topology: Topology, like: Array) -> 
     return values
 
 
-def check_initial_strategy_states(answers: Sequence[Answer], topology: Topology) -> StrategyStates:
+def check_initial_strategy_states(answers: Sequence[HookResult], topology: Topology) -> StrategyStates:
     """The strategy states at the start."""
     return {answer.plugin: _strategy_state(answer, topology) for answer in answers}
 
 
-def check_strategy_states(before: StrategyStates, answers: Sequence[Answer], topology: Topology) -> StrategyStates:
+def check_strategy_states(before: StrategyStates, answers: Sequence[HookResult], topology: Topology) -> StrategyStates:
     """The strategy states with the plugins' answers in place, each of the type that it had."""
     after = {answer.plugin: _strategy_state(answer, topology) for answer in answers}
     for answer in answers:
@@ -237,7 +237,7 @@ def check_strategy_states(before: StrategyStates, answers: Sequence[Answer], top
     return {**before, **after}
 
 
-def _strategy_state(answer: Answer, topology: Topology) -> Any:
+def _strategy_state(answer: HookResult, topology: Topology) -> Any:
     trouble = strategy_state_error(answer.value, topology.size, len(topology.layout), topology.layout.size)
     if trouble:
         _broken(answer, "strategy_state", f"remembers {trouble}")
@@ -248,12 +248,12 @@ def check_reallocation(reallocation: Reallocation) -> None:
     """Raise if, all answers being sound, the whole is not: then a plugin has written into what it was shown."""
     before, after, arrays = reallocation.before, reallocation.after, reallocation.after.arrays
     expected = before.size - reallocation.pruned_count + int(reallocation.grown.sum())
-    trouble, not_finite_count = trouble_with_vector(after.positions, after), 0
+    trouble, not_finite_count = position_vector_error(after.positions, after), 0
     if not trouble and after.size:
         lost = counting_of(arrays).count_not_finite(reallocation.values)
-        facts = arrays.to_numpy(arrays.concatenate([order_facts(after.positions, after), lost]))
-        trouble, not_finite_count = trouble_with_order(after.positions, after, facts), int(facts[-1])
-        if not trouble and (counts_of(facts[:-1], after.size) != after.counts).any():
+        facts = arrays.to_numpy(arrays.concatenate([order_statistics(after.positions, after), lost]))
+        trouble, not_finite_count = position_order_error(after.positions, after, facts), int(facts[-1])
+        if not trouble and (counts_per_tensor(facts[:-1], after.size) != after.counts).any():
             trouble = "positions have changed tensors"
     if after.size != expected or len(after.positions) != expected or trouble or not_finite_count:
         raise InvariantError(
@@ -270,5 +270,5 @@ def _as_counts(given: Any) -> Counts | None:
     return constant(counts.astype(np.int64)) if counts.dtype.kind in "iu" else None
 
 
-def _broken(answer: Answer, hook: str, what: str) -> NoReturn:
+def _broken(answer: HookResult, hook: str, what: str) -> NoReturn:
     raise InvariantError(f"plugin {answer.plugin!r} broke a promise in {hook!r}: it {what}", hook)

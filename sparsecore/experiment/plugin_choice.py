@@ -9,7 +9,7 @@ import tomli_w
 
 from sparsecore.errors import InputError, PluginError
 from sparsecore.experiment.conversion import structure, unstructure
-from sparsecore.plugins.discovery import load, staying
+from sparsecore.plugins.discovery import guard_plugin_code, load
 
 
 @attrs.frozen(eq=False)
@@ -30,7 +30,7 @@ class PluginChoice:
         if not isinstance(table, Mapping) or not isinstance(table.get("name"), str):
             raise InputError(f"a {kind} is given as a table with a name; given {table!r}")
         name: str = table["name"]
-        with staying(kind, name):
+        with guard_plugin_code(kind, name):
             plugin = _instance(kind, name, {key: value for key, value in table.items() if key != "name"})
             return cls(name, _settled(plugin, f"{kind}.{name}") if attrs.has(type(plugin)) else plugin)
 

@@ -51,7 +51,7 @@ def installed(kind: str) -> tuple[EntryPoint, ...]:
 
 
 @contextmanager
-def staying(kind: str, name: str) -> Iterator[None]:
+def guard_plugin_code(kind: str, name: str) -> Iterator[None]:
     """Turn an exit that a plugin asks for, and whatever else is no Exception, into an error that names the plugin.
 
     The working directory stays what it was: paths that come after a plugin's are relative to the same folder.
@@ -91,7 +91,7 @@ def load(kind: str, selection: str) -> Any:
     Raises:
         PluginError: there is none, it cannot be imported, or it is of another kind.
     """
-    with staying(kind, selection):
+    with guard_plugin_code(kind, selection):
         chosen = _import_path(selection) if ":" in selection else _load_installed(kind, selection)
     lacking = [attribute for attribute in _NEEDED[kind] if not hasattr(chosen, attribute)]
     if lacking:

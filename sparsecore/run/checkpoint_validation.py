@@ -13,8 +13,8 @@ from sparsecore.engine.layout import Layout
 from sparsecore.engine.schedules import Clock
 from sparsecore.engine.state import State, dump_strategy_state, load_strategy_state, strategy_state_error
 from sparsecore.engine.topology import Topology
-from sparsecore.engine.units import trouble_with_units
-from sparsecore.engine.validation import trouble_with_positions
+from sparsecore.engine.units import partial_units_error
+from sparsecore.engine.validation import positions_error
 from sparsecore.errors import InputError, SparsecoreError
 from sparsecore.experiment.conversion import structure
 from sparsecore.learning.parameters import Parameter
@@ -87,7 +87,7 @@ def topology_of(checkpoint: Checkpoint, engine: Engine) -> Topology:
     if "positions" not in checkpoint.arrays:
         raise InputError("it has no array 'positions'")
     topology = sound_topology(checkpoint.arrays["positions"], engine)
-    trouble = trouble_with_units(topology, engine.grouping)
+    trouble = partial_units_error(topology, engine.unit_map)
     if trouble:
         raise InputError(f"its topology is {trouble}; the run moves {engine.units}")
     return topology
@@ -101,7 +101,7 @@ def sound_topology(positions: NDArray[Any], engine: Engine) -> Topology:
     """
     check_positions(positions, engine.layout)
     topology = Topology.of(engine.layout, engine.arrays.from_numpy(positions), engine.arrays)
-    trouble = trouble_with_positions(topology.positions, topology)
+    trouble = positions_error(topology.positions, topology)
     if trouble:
         raise InputError(f"it has {trouble}")
     return topology
@@ -203,7 +203,7 @@ def _check_arrays(given: Mapping[str, NDArray[Any]], expected: Mapping[str, NDAr
 
 
 def _check_strategy_states(checkpoint: Checkpoint, start: State, topology: Topology, engine: Engine) -> None:
-    units, arrays = engine.grouping.units(topology), engine.arrays
+    units, arrays = engine.unit_map.units(topology), engine.arrays
     strategy_states = _table(checkpoint.facts, "memories")
     if set(strategy_states) != set(start.strategy_states):
         known, saved = (", ".join(sorted(names)) or "none" for names in (start.strategy_states, strategy_states))

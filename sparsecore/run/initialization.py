@@ -52,7 +52,7 @@ class RandomInitialization:
         return parameter.initial(parameter.shape, positions, self._of(parameter.name)).reshape(parameter.shape)
 
     def _of(self, name: str) -> Randomness:
-        return Randomness(self.seed).within(self.purpose, name)
+        return Randomness(self.seed).child(self.purpose, name)
 
 
 @attrs.frozen(eq=False)

@@ -22,7 +22,7 @@ from sparsecore.experiment.experiment import Experiment
 from sparsecore.learning.parameters import Parameter
 from sparsecore.learning.protocols import Learner, Task
 from sparsecore.learning.tied_model import with_ties
-from sparsecore.plugins.discovery import staying
+from sparsecore.plugins.discovery import guard_plugin_code
 from sparsecore.run.engines import engine_of
 from sparsecore.run.folder import RunFolder
 from sparsecore.run.initialization import RandomInitialization, WarmStart
@@ -117,7 +117,7 @@ class Setup:
             images=self.images,
             optimizer=self.experiment.optimizer,
         )
-        with staying("backend", self.experiment.backend.name):
+        with guard_plugin_code("backend", self.experiment.backend.name):
             learner: Learner = self.experiment.backend.plugin.learner(task)
         return learner
 
@@ -136,7 +136,7 @@ def set_up(experiment: Experiment, run: RunFolder | None = None) -> Setup:
     images = images_of(experiment)
     augmentation = Augmentation(experiment.data.crop, experiment.data.flip)
     augmentation.check(images.shape)
-    with staying("model", experiment.model.name):
+    with guard_plugin_code("model", experiment.model.name):
         parameters = tuple(experiment.model.plugin.parameters(images.shape, images.classes))
     shapes = {parameter.name: parameter.shape for parameter in parameters if parameter.sparse}
     if not shapes:
@@ -159,7 +159,7 @@ def images_of(experiment: Experiment) -> Images:
         InputError: they cannot be read.
     """
     folder = Path(experiment.data.dir) if experiment.data.dir else None
-    with staying("dataset", experiment.dataset.name):
+    with guard_plugin_code("dataset", experiment.dataset.name):
         images: Images = experiment.dataset.plugin.load(folder)
     if experiment.data.held_out is not None:
         images = held_out(images, experiment.data.held_out)

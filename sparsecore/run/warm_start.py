@@ -16,7 +16,7 @@ from sparsecore.engine.schedules import Clock
 from sparsecore.engine.settings import as_written
 from sparsecore.engine.state import State
 from sparsecore.engine.topology import Topology
-from sparsecore.engine.units import trouble_with_units
+from sparsecore.engine.units import partial_units_error
 from sparsecore.errors import InputError
 from sparsecore.experiment.assembly import experiment_fingerprint
 from sparsecore.experiment.conversion import structure
@@ -200,21 +200,21 @@ def take(network: NewRun, source: SourceRun) -> WarmStart:
 
 def _without_smallest(engine: Engine, topology: Topology, end: Checkpoint, share: float) -> Topology:
     """Of units, where the run's have several weights: those of the smallest mean |w|."""
-    trouble = trouble_with_units(topology, engine.grouping)
+    trouble = partial_units_error(topology, engine.unit_map)
     if trouble:
         raise InputError(f"the topology of start.run is {trouble}; reallocation.units is {engine.units}")
-    units = engine.grouping.units(topology)
+    units = engine.unit_map.units(topology)
     count = int(as_written(share) * units.size)
     if share and not count:
         raise InputError(f"start.prune = {share} of {units.size} {engine.units} is less than one")
-    values = engine.grouping.values(engine.arrays.from_numpy(end.arrays["learner/values"]), topology)
+    values = engine.unit_map.values(engine.arrays.from_numpy(end.arrays["learner/values"]), topology)
     smallest = smallest_of_all(units, values, count)
     if len(smallest) < count:
         raise InputError(
             f"start.prune = {share} takes {count} of {units.size} {engine.units} away; every tensor keeps one, and "
             f"{len(smallest)} can go"
         )
-    return engine.grouping.weights(units.subset(units.all_but(smallest)))
+    return engine.unit_map.weights(units.subset(units.all_but(smallest)))
 
 
 def _original(network: NewRun, source: SourceRun, topology: Topology) -> StartValues:

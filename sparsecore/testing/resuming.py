@@ -11,7 +11,7 @@ from sparsecore.engine.arrays import Arrays
 from sparsecore.engine.engine import Engine
 from sparsecore.engine.state import State
 from sparsecore.engine.topology import Topology
-from sparsecore.engine.validation import trouble_with_topology
+from sparsecore.engine.validation import topology_error
 from sparsecore.run.checkpoint import Checkpoint, from_checkpoint, to_checkpoint
 from sparsecore.testing.promises import expect
 from sparsecore.testing.runs import Moment, begun, differences, engine, forced, started, trained
@@ -123,7 +123,7 @@ class TwoRuns:
         scene, state, values = self._run.scene, self._run.moment.state, self._run.moment.values
         trouble = differences(self._run.moment, self._beside.moment)
         expect(trouble is None, f"a run that was saved, stopped and resumed differs in {trouble}")
-        trouble = trouble_with_topology(state.topology, scene.layout)
+        trouble = topology_error(state.topology, scene.layout)
         expect(trouble is None, f"the run is at {trouble}")
         size, weights = state.topology.size, len(scene.positions)
         expect(size == weights or topmost(scene.stack, "target_size"), f"there are {size} weights, not {weights}")

@@ -45,14 +45,14 @@ class Verdict:
 
     Attributes:
         sentence: what is wrong; None where all agree.
-        told_by: the rank that says it to people, which is the one that judged.
+        reported_by: the rank that says it to people, which is the one that judged.
         refusal: whether it is the user's mistake.
         marks_differ: whether all ranks have reported, from the same moment, and only their marks differ.
         pause: how many steps later the ranks compare their values again; rank 0 chooses it.
     """
 
     sentence: str | None = None
-    told_by: int = 0
+    reported_by: int = 0
     refusal: bool = False
     marks_differ: bool = False
     pause: int = 1
@@ -288,7 +288,7 @@ class Exchange:
             return verdict
         reports = [None] * self._rank + [report]
         if report.failure is not None:
-            return self._said(attrs.evolve(judge(reports, matter, patience), told_by=self._rank))
+            return self._said(attrs.evolve(judge(reports, matter, patience), reported_by=self._rank))
         present = next(rank for rank in range(self._size) if self._store.check([self._key(rank)]))
         return self._said(Verdict(absence([0], report.place, patience, matter), present))
 

@@ -173,13 +173,13 @@ class TorchRanks:
             silent = self._exchange.silent(_PROMPT)
             if not silent:
                 raise
-            told_by = next(rank for rank in range(self.size) if rank not in silent)
+            reported_by = next(rank for rank in range(self.size) if rank not in silent)
             reason = str(error).partition("\n")[0]
             raise _error(
                 Verdict(
                     f"{named(silent)} did not take part in this step any more, or ended; what it said tells why "
                     f"({reason})",
-                    told_by,
+                    reported_by,
                 )
             ) from error
 
@@ -194,7 +194,7 @@ class TorchRanks:
             with suppress(DisagreementError):  # what has happened here is more to the point
                 verdict = self._exchange.settle(Report.of_error(error), Matter((), ""), patience)
                 if isinstance(error, SparsecoreError):
-                    error.told_by = verdict.told_by
+                    error.reported_by = verdict.reported_by
             raise
 
     def _agree(self, report: Report, matter: Matter, patience: float) -> None:
@@ -350,5 +350,5 @@ def _raise_if_wrong(verdict: Verdict) -> None:
 
 def _error(verdict: Verdict) -> SparsecoreError:
     error = (InputError if verdict.refusal else DisagreementError)(verdict.sentence)
-    error.told_by = verdict.told_by
+    error.reported_by = verdict.reported_by
     return error

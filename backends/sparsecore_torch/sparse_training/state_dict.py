@@ -15,8 +15,8 @@ from sparsecore.engine.engine import Engine
 from sparsecore.engine.randomness import Randomness
 from sparsecore.engine.state import State, dump_strategy_state, load_strategy_state, strategy_state_error, vectors_of
 from sparsecore.engine.topology import Topology
-from sparsecore.engine.units import trouble_with_units
-from sparsecore.engine.validation import trouble_with_positions, trouble_with_topology
+from sparsecore.engine.units import partial_units_error
+from sparsecore.engine.validation import positions_error, topology_error
 from sparsecore.errors import InputError, describe
 from sparsecore.plugins.description import describe_strategies, described
 
@@ -34,16 +34,16 @@ def adopted(engine: Engine, state: State, nonzero: Tensor) -> State:
     Raises:
         InputError: there are too many, or a strategy keeps a vector with one entry a weight.
     """
-    now, grouping = state.topology, engine.grouping
-    there = grouping.units_with(now.at(now.arrays.cast(nonzero, now.layout.position_dtype)))
-    units = grouping.units(now)
-    if there.size > units.size or grouping.weights(there).size > now.size:
+    now, unit_map = state.topology, engine.unit_map
+    there = unit_map.units_containing(now.at(now.arrays.cast(nonzero, now.layout.position_dtype)))
+    units = unit_map.units(now)
+    if there.size > units.size or unit_map.weights(there).size > now.size:
         raise InputError(
             f"the model has {len(nonzero)} nonzero weights in its sparse tensors, and the training {now.size} in all; "
             "an average, or a network that is not sparse, can be masked by training.mask_(model)"
         )
-    positions = _filled(there, units, _groups(engine, units), engine.random.within("adopt", state.clock.step))
-    topology = grouping.weights(units.at(units.arrays.from_numpy(positions.astype(units.layout.position_dtype))))
+    positions = _filled(there, units, _groups(engine, units), engine.random.child("adopt", state.clock.step))
+    topology = unit_map.weights(units.at(units.arrays.from_numpy(positions.astype(units.layout.position_dtype))))
     if topology.size != now.size:
         raise InputError(
             f"the units of the model's nonzero weights have {topology.size} weights, and those of the training "
@@ -241,9 +241,9 @@ def _load_topology(positions: NDArray[Any], weights: int, like: Topology, engine
         raise _damaged(f"it holds {describe(positions)}; expected {weights} positions")
     on_backend = like.arrays.from_numpy(positions)
     trouble = (
-        trouble_with_positions(on_backend, like)
-        or trouble_with_topology(like.at(on_backend), like.layout)
-        or trouble_with_units(like.at(on_backend), engine.grouping)
+        positions_error(on_backend, like)
+        or topology_error(like.at(on_backend), like.layout)
+        or partial_units_error(like.at(on_backend), engine.unit_map)
     )
     if trouble:
         raise _damaged(f"it holds {trouble}")
@@ -258,7 +258,7 @@ def _dump_strategy_state(strategy_state: Any, engine: Engine) -> dict[str, Any]:
 def _load_strategy_state(saved: Mapping[str, Any], like: Any, engine: Engine, topology: Topology) -> Any:
     vectors = {name: vector.cpu().numpy() for name, vector in saved["vectors"].items()}
     strategy_state = load_strategy_state(like, saved["scalars"], vectors, engine.arrays)
-    units = engine.grouping.units(topology)
+    units = engine.unit_map.units(topology)
     trouble = strategy_state_error(strategy_state, units.size, len(units.layout), units.layout.size)
     if trouble:
         raise _damaged(f"a strategy state has {trouble}")

@@ -5,13 +5,12 @@ import math
 import attrs
 import numpy as np
 
-from sparsecore.engine.defaults import Base
-from sparsecore.engine.dispatch import Stack
 from sparsecore.engine.distributions import uniform
 from sparsecore.engine.schedules import Clock
 from sparsecore.engine.shares import Counts
+from sparsecore.engine.stack import StrategyStack
 from sparsecore.engine.topology import Topology
-from sparsecore.engine.validation import check_truth
+from sparsecore.engine.validation import check_bool
 from sparsecore.errors import DivergedError, InputError, NoRoomError
 from sparsecore.testing.backend_subjects import oracle_arrays
 from sparsecore.testing.promises import Promise, expect, hook_of, is_mistake
@@ -91,8 +90,10 @@ def _said(hook: str, scene: Scene, moments: list[Clock]) -> list[bool]:
     """What the strategies answer at these times, in this order."""
     stack = fresh(scene.stack)
     strategy_states = begun(engine(scene, stack=stack), scene).state.strategy_states
-    hooks = Stack({"base": Base(), **stack})
-    return [check_truth(hooks.ask(hook, clock=clock, strategy_state=strategy_states), hook) for clock in moments]
+    hooks = StrategyStack(stack)
+    return [
+        check_bool(hooks.first_result(hook, clock=clock, strategy_state=strategy_states), hook) for clock in moments
+    ]
 
 
 ANSWERS = (

@@ -41,7 +41,7 @@ class Process:
         self._stdin, self._stdout = cast("IO[bytes]", self._process.stdin), cast("IO[bytes]", self._process.stdout)
         atexit.register(self.close)
 
-    def ask(self, told: bytes) -> None:
+    def first_result(self, told: bytes) -> None:
         """Begin with this."""
         self._stdin.write(told)
         self._stdin.flush()
@@ -75,7 +75,7 @@ def outcomes(scene: Scene) -> list[Mapping[str, str] | None]:
     """The outcome of the scene in each process."""
     told = pickle.dumps((_files(scene.stack), pickle.dumps(scene)))
     for process in processes():
-        process.ask(told)
+        process.first_result(told)
     return [process.answer() for process in processes()]
 
 

@@ -12,9 +12,8 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
-from sparsecore.engine.defaults import Base
-from sparsecore.engine.dispatch import Stack
-from sparsecore.engine.update import ask_target
+from sparsecore.engine.stack import StrategyStack
+from sparsecore.engine.update import target_size_result
 from sparsecore.testing.promises import Promise, expect
 from sparsecore.testing.runs import Updated, updated
 from sparsecore.testing.scenes import Scene, scenes
@@ -76,7 +75,7 @@ def _count(_: Subject, scene: Scene) -> None:
 def _declared_size(update: Updated, scene: Scene) -> int:
     state = update.before.state
     survivors = state.topology.counts - update.reallocation.pruned
-    return int(ask_target(Stack({"base": Base(), **fresh(scene.stack)}), state, survivors).value)
+    return int(target_size_result(StrategyStack(fresh(scene.stack)), state, survivors).value)
 
 
 def _survivors(_: Subject, scene: Scene) -> None:
