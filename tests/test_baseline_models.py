@@ -237,7 +237,7 @@ def test_they_learn_and_are_the_same_on_both_backends(name: str) -> None:
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_a_hashed_network_that_is_compiled_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
-    from sparsecore_torch import backend
+    from sparsecore_torch.experiment import backend
     from sparsecore_torch.experiment.compilation import compiled_by
 
     plain = learnt_by("hashed-wrn-10-1", "torch", 1)

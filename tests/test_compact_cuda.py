@@ -8,7 +8,7 @@ from compact_examples import INPUTS, OPTIMIZERS, STRATEGIES, Convolutions, Mlp, 
 from torch import nn
 
 from sparsecore_torch import sparsify
-from sparsecore_torch.export import to_csr
+from sparsecore_torch.sparse_training.export import to_csr
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 

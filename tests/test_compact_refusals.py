@@ -9,7 +9,7 @@ from torch import nn
 
 from sparsecore.errors import InputError
 from sparsecore_torch import sparsify
-from sparsecore_torch.export import squashed_copy
+from sparsecore_torch.sparse_training.export import squashed_copy
 
 
 class Recurrent(nn.Module):

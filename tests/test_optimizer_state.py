@@ -15,7 +15,7 @@ from torch import nn
 from sparsecore.errors import InputError
 from sparsecore_torch import describe_optimizer, sparsify
 from sparsecore_torch._torch_internals import accumulates
-from sparsecore_torch.sparse_training.optimizer_probe import probe, stand_in
+from sparsecore_torch.sparse_training.optimizers.probe import probe, stand_in
 
 
 def square(seed=0):

@@ -70,7 +70,7 @@ def test_numbers_of_weights_that_are_kept_elsewhere_are_refused_by_name(make, wh
 
 
 def test_an_optimizer_that_is_described_may_keep_what_it_likes_elsewhere(monkeypatch):
-    monkeypatch.setattr("sparsecore_torch.sparse_training.optimizer_state._DESCRIBED", {})
+    monkeypatch.setattr("sparsecore_torch.sparse_training.optimizers.state._DESCRIBED", {})
     describe_optimizer(unusual.InAttribute, state={})
     model = mlp()
     optimizer = unusual.InAttribute(model.parameters())

@@ -13,7 +13,7 @@ from torch.nn.utils.parametrize import register_parametrization
 
 from sparsecore.errors import InputError, LostWeightsWarning
 from sparsecore_torch import sparsify
-from sparsecore_torch.sparse_training.selection import select
+from sparsecore_torch.sparse_training.model.selection import select
 
 
 def drawn(*shape):

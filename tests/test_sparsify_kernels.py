@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from sparsecore.errors import InputError
-from sparsecore_torch import export
+from sparsecore_torch.sparse_training import export
 
 
 class DenseLayers(TorchFunctionMode):

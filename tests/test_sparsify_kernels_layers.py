@@ -13,10 +13,7 @@ from torch import nn
 from torch.nn.functional import conv2d, linear, pad
 
 from sparsecore_cpu.layer import kernels
-from sparsecore_torch.sparse_training.kernels.functions import (
-    Convolutions,
-    through,
-)
+from sparsecore_torch.sparse_training.kernels.functions import Convolutions, through
 
 
 def assert_same_gradients(outputs, expected, pairs):

@@ -11,7 +11,8 @@ from torch import nn
 
 from sparsecore.errors import LostWeightsWarning
 from sparsecore_strategies.gmp import GradualPruning
-from sparsecore_torch import export, sparsify
+from sparsecore_torch import sparsify
+from sparsecore_torch.sparse_training import export
 
 OPTIONS = {"include": "*weight", "sparsity": 0.75}
 

@@ -29,7 +29,8 @@ from sparsecore_strategies.deepr import DeepRewiring
 from sparsecore_strategies.rigl import RigL
 from sparsecore_strategies.set import SparseEvolution
 from sparsecore_strategies.srigl import StructuredRigL
-from sparsecore_torch import export, sparsify
+from sparsecore_torch import sparsify
+from sparsecore_torch.sparse_training import export
 
 NAMES = ("0.weight", "2.weight")
 USES = ("step", "values", "squash", "to_csr", "squashed_copy", "check", "follow")

@@ -14,7 +14,7 @@ from sparsecore_torch._torch_internals import (
     is_batched,
     is_forward_mode_active,
 )
-from sparsecore_torch.export import squashed_copy
+from sparsecore_torch.sparse_training.export import squashed_copy
 
 STORED = [(storage, kernels) for storage in ("masked", "compact") for kernels in ("dense", "sparse")]
 

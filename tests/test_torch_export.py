@@ -9,7 +9,8 @@ from torch import nn
 
 import sparsecore_torch
 from sparsecore.errors import InputError, SparsecoreError
-from sparsecore_torch import export, sparsify
+from sparsecore_torch import sparsify
+from sparsecore_torch.sparse_training import export
 
 STORAGES = ["masked", "compact"]
 
@@ -18,7 +19,7 @@ STORAGES = ["masked", "compact"]
 def test_a_csr_matrix_multiplies_as_the_layer_does(storage):
     model, trains, training = started(Mlp, storage)
     train(model, trains, 6)
-    matrices = sparsecore_torch.export.to_csr(training)
+    matrices = sparsecore_torch.sparse_training.export.to_csr(training)
     assert list(matrices) == ["0.weight", "2.weight", "4.weight"]
     assert sum(one.values().numel() for one in matrices.values()) == training.topology.size
     for layer in (0, 2, 4):

@@ -7,10 +7,10 @@ except ModuleNotFoundError:
 
     raise PluginError(needs("the backend 'torch'", "PyTorch", "torch")) from None
 
-from sparsecore_torch import export
 from sparsecore_torch.arrays import TorchArrays
-from sparsecore_torch.backend import TorchBackend
-from sparsecore_torch.sparse_training.optimizer_state import describe_optimizer
+from sparsecore_torch.experiment.backend import TorchBackend
+from sparsecore_torch.sparse_training import export
+from sparsecore_torch.sparse_training.optimizers.state import describe_optimizer
 from sparsecore_torch.sparse_training.sparsify import sparsify
 from sparsecore_torch.sparse_training.training import SparseTraining
 

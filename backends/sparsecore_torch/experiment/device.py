@@ -7,8 +7,8 @@ from typing import Any
 import attrs
 import torch
 
-from sparsecore_torch.distributed.data_parallel import Sharing, Unshared
 from sparsecore_torch.experiment.compilation import Execution
+from sparsecore_torch.experiment.data_parallel import Sharing, Unshared
 
 
 @attrs.frozen(eq=False)

@@ -22,7 +22,7 @@ from sparsecore_torch.experiment.device import Machine
 from sparsecore_torch.experiment.inputs import Inputs
 from sparsecore_torch.experiment.network import Network
 from sparsecore_torch.experiment.optimizers import Descent
-from sparsecore_torch.sparse_training.storage.masked import behind
+from sparsecore_torch.tensors import allocated_bytes
 
 
 def ledger(network: Network, descent: Descent) -> Ledger:
@@ -33,12 +33,12 @@ def ledger(network: Network, descent: Descent) -> Ledger:
     entries = sum(len(buffer) for buffer in states if buffer.shape)
     size = network.values.itemsize
     return Ledger(
-        values=Bytes(weights * size, behind(parameters)),
-        indices=Bytes(len(positions) * positions.itemsize, behind([positions])),
+        values=Bytes(weights * size, allocated_bytes(parameters)),
+        indices=Bytes(len(positions) * positions.itemsize, allocated_bytes([positions])),
         gradients=Bytes(
-            weights * size, behind(parameter.grad for parameter in parameters if parameter.grad is not None)
+            weights * size, allocated_bytes(parameter.grad for parameter in parameters if parameter.grad is not None)
         ),
-        optimizer_state=Bytes(entries * size, behind(states)),
+        optimizer_state=Bytes(entries * size, allocated_bytes(states)),
     )
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
-from sparsecore_torch.sparse_training.storage.shards import local, shard_of
+from sparsecore_torch.tensors import local_shard, shard_like
 
 Average = Callable[[Tensor, Tensor, Tensor | int], Tensor]
 """The new average, of the average up to now, the model's tensor and how many are in it (``torch.optim.swa_utils``)."""
@@ -54,7 +54,7 @@ def mask_(topology: Topology, target: nn.Module | Mapping[str, Tensor]) -> None:
             raise InputError(f"{name} has the shape {tuple(tensor.shape)}; the training's is {shape}")
     for name, tensor in found.items():
         inactive = ~torch.from_numpy(topology.mask(name)).to(tensor.device)
-        local(tensor).masked_fill_(shard_of(inactive, tensor), 0.0)
+        local_shard(tensor).masked_fill_(shard_like(inactive, tensor), 0.0)
 
 
 def _tensors(target: Any) -> Mapping[str, Tensor]:

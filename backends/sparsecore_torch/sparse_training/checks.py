@@ -3,7 +3,7 @@
 import gc
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, final
 from weakref import WeakKeyDictionary, ref
 
 import attrs
@@ -15,16 +15,14 @@ from torch.nn.parameter import UninitializedParameter
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError, LostWeightsWarning
 from sparsecore_torch.arrays import gather, places
-from sparsecore_torch.sparse_training.parameters import (
+from sparsecore_torch.sparse_training.model.parameters import (
     NamedParameter,
-    has_memory,
     named_parameters,
-    overlapping,
     own_parameter,
     unwrapped,
 )
 from sparsecore_torch.sparse_training.storage.compact_weights import VALUES
-from sparsecore_torch.sparse_training.storage.shards import local, whole
+from sparsecore_torch.tensors import full_tensor, has_memory, is_sharded, local_shard, overlapping
 
 _weakly: Callable[[torch.UntypedStorage], Any] = StorageWeakRef
 _CLAIMS: WeakKeyDictionary[object, tuple["Claim", ...]] = WeakKeyDictionary()
@@ -64,7 +62,7 @@ class Claim:
 
 def _memory_of(parameter: Tensor) -> Callable[[], Tensor | None]:
     """A function that gives a tensor of the parameter's memory, as long as anything keeps that alive."""
-    shard = local(parameter)
+    shard = local_shard(parameter)
     if not has_memory(shard):
         return lambda: None
     storage = _weakly(shard.untyped_storage())
@@ -172,7 +170,7 @@ def check_is_plain(model: nn.Module) -> None:
 def check_layouts(tensors: Iterable[NamedParameter]) -> None:
     """Raise an :class:`InputError` unless the entries of each tensor lie at addresses of their own."""
     for one in tensors:
-        tensor = local(one.parameter) if one.parameter.layout is torch.strided else one.parameter
+        tensor = local_shard(one.parameter) if one.parameter.layout is torch.strided else one.parameter
         trouble = None
         if tensor.layout is not torch.strided:
             trouble = f"has the layout {tensor.layout}"
@@ -225,7 +223,7 @@ def warn_of_lost_weights(tensors: Sequence[NamedParameter], topology: Topology) 
     """
     lost: dict[str, tuple[int, int]] = {}
     for index, one in enumerate(tensors):
-        dense = whole(one.parameter)
+        dense = full_tensor(one.parameter)
         nonzero = int(dense.count_nonzero())
         gone = nonzero - int(gather(dense, places(topology, index)).count_nonzero())
         if nonzero and _share_of_zeros(dense, one) >= _MANY_ZEROS:
@@ -259,3 +257,63 @@ def _share_of_zeros(dense: Tensor, one: NamedParameter) -> float:
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - _SHOWN} more tensors" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
+
+
+@final
+class Freezing:
+    """Looks at ``requires_grad`` of the sparse tensors, which may change at any time.
+
+    In compact storage all sparse tensors are one Parameter, which can only be frozen as a whole.
+
+    Args:
+        model: without wrappers.
+        tensors: the sparse tensors.
+    """
+
+    def __init__(self, model: nn.Module, tensors: Sequence[NamedParameter]) -> None:
+        values = own_parameter(model, VALUES)
+        self._is_compact = values is not None
+        self._tensors = {one.name: _looking_up(one, values) for one in tensors}
+        self._layers = [_Layer.of(one.names[0], module) for one in tensors for module, _ in one.places]
+
+    def frozen(self) -> list[str]:
+        """The names of the tensors that are frozen now."""
+        return [name for name, tensor in self._tensors.items() if not tensor().requires_grad]
+
+    def check(self) -> None:
+        """Raise an :class:`InputError` if a layer has been frozen whose weights go on to be trained."""
+        if self._is_compact:
+            for layer in self._layers:
+                if layer.is_newly_frozen() and layer.name not in self.frozen():
+                    raise InputError(
+                        f"the layer of {layer.name} has been frozen since sparsify, and in compact storage its weights "
+                        f"go on to be trained: they are part of the one Parameter {VALUES}. Take storage='masked', "
+                        "which leaves frozen tensors as they are, or freeze the layer before sparsify"
+                    )
+
+
+@attrs.frozen(eq=False)
+class _Layer:
+    """A module of compact storage.
+
+    Attributes:
+        name: of its sparse tensor.
+        others: its dense parameters that were trained at the start.
+    """
+
+    name: str
+    others: tuple[nn.Parameter, ...]
+
+    @classmethod
+    def of(cls, name: str, module: nn.Module) -> "_Layer":
+        own = [one for key, one in module._parameters.items() if one is not None and key != VALUES]
+        return cls(name, tuple(own) if all(one.requires_grad for one in own) else ())
+
+    def is_newly_frozen(self) -> bool:
+        return bool(self.others) and not any(one.requires_grad for one in self.others)
+
+
+def _looking_up(one: NamedParameter, values: nn.Parameter | None) -> Callable[[], Tensor]:
+    parameter = one.parameter if values is None else values
+    # fully_shard has other objects in its place while it computes
+    return (lambda: one.parameter) if is_sharded(parameter) else (lambda: parameter)

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from sparsecore.errors import InputError
-from sparsecore_torch.sparse_training.parameters import NamedParameter, own_parameter
+from sparsecore_torch.sparse_training.model.parameters import NamedParameter, own_parameter
+from sparsecore_torch.sparse_training.optimizers.wrapped import OptimizerLayers
 from sparsecore_torch.sparse_training.storage.compact_weights import VALUES
-from sparsecore_torch.sparse_training.storage.shards import is_sharded
-from sparsecore_torch.sparse_training.wrapped_optimizers import OptimizerLayers
+from sparsecore_torch.tensors import is_sharded
 
 _WATCHED = 16
 """So many tensors are looked at, spread over the model: an optimizer that steps past us changes all of them."""

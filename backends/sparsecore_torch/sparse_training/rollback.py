@@ -8,8 +8,8 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from sparsecore_torch.sparse_training.parameters import NamedParameter
-from sparsecore_torch.sparse_training.wrapped_optimizers import OptimizerLayers, states_of, tensors_in
+from sparsecore_torch.sparse_training.model.parameters import NamedParameter
+from sparsecore_torch.sparse_training.optimizers.wrapped import OptimizerLayers, states_of, tensors_in
 
 
 @contextmanager

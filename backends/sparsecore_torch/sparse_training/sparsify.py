@@ -30,22 +30,22 @@ from sparsecore_torch.sparse_training.checks import (
     warn_of_lost_weights,
 )
 from sparsecore_torch.sparse_training.kernels.choice import KERNELS
-from sparsecore_torch.sparse_training.optimizer_state import check_optimizer, group_of, learning_rate_of
-from sparsecore_torch.sparse_training.parameters import check_memory, named_parameters
-from sparsecore_torch.sparse_training.rollback import undone_on_failure
-from sparsecore_torch.sparse_training.selection import Selection, Selectors, select
-from sparsecore_torch.sparse_training.storage.compact import CompactStorage
-from sparsecore_torch.sparse_training.storage.masked import MaskedStorage, gathered
-from sparsecore_torch.sparse_training.storage.sharded import ShardedStorage
-from sparsecore_torch.sparse_training.storage.shards import is_sharded
-from sparsecore_torch.sparse_training.storage.storage import Storage
-from sparsecore_torch.sparse_training.training import Parts, SparseTraining
-from sparsecore_torch.sparse_training.wrapped_optimizers import (
+from sparsecore_torch.sparse_training.model.parameters import check_memory, named_parameters
+from sparsecore_torch.sparse_training.model.selection import Selection, Selectors, select
+from sparsecore_torch.sparse_training.optimizers.state import check_optimizer, group_of, learning_rate_of
+from sparsecore_torch.sparse_training.optimizers.wrapped import (
     OptimizerLayers,
     check_replaceable,
     check_wrappers,
     layers_of,
 )
+from sparsecore_torch.sparse_training.rollback import undone_on_failure
+from sparsecore_torch.sparse_training.storage.compact import CompactStorage
+from sparsecore_torch.sparse_training.storage.masked import MaskedStorage, gathered
+from sparsecore_torch.sparse_training.storage.sharded import ShardedStorage
+from sparsecore_torch.sparse_training.storage.storage import Storage
+from sparsecore_torch.sparse_training.training import Parts, SparseTraining
+from sparsecore_torch.tensors import is_sharded
 
 _EVERYWHERE = {"steps": 100}
 """When updates are due where a strategy's own schedule needs what was not told."""

@@ -17,24 +17,24 @@ from sparsecore.learning.ledger import Ledger
 from sparsecore.learning.ranks import Ranks
 from sparsecore_torch.sparse_training import checks
 from sparsecore_torch.sparse_training.averages import mask_
-from sparsecore_torch.sparse_training.kernels.eligibility import Routes
+from sparsecore_torch.sparse_training.kernels.choice import Routes
 from sparsecore_torch.sparse_training.missed_steps import StepWatch, trained_parameters
-from sparsecore_torch.sparse_training.optimizer_state import check_optimizer, group_of, learning_rate_of
-from sparsecore_torch.sparse_training.parameters import replicated
-from sparsecore_torch.sparse_training.rollback import undone_on_failure
-from sparsecore_torch.sparse_training.selection import Selection
-from sparsecore_torch.sparse_training.state_dict import adopted, dump, identity_of, load
-from sparsecore_torch.sparse_training.step_hooks import Freezing, StepHooks
-from sparsecore_torch.sparse_training.storage.shards import is_sharded
-from sparsecore_torch.sparse_training.storage.storage import Storage
-from sparsecore_torch.sparse_training.summary import Summary
-from sparsecore_torch.sparse_training.wrapped_optimizers import (
+from sparsecore_torch.sparse_training.model.parameters import replicated
+from sparsecore_torch.sparse_training.model.selection import Selection
+from sparsecore_torch.sparse_training.optimizers.state import check_optimizer, group_of, learning_rate_of
+from sparsecore_torch.sparse_training.optimizers.step_hooks import StepHooks
+from sparsecore_torch.sparse_training.optimizers.wrapped import (
     OptimizerLayers,
     check_exchange,
     check_wrappers,
     exchange,
     layers_of,
 )
+from sparsecore_torch.sparse_training.rollback import undone_on_failure
+from sparsecore_torch.sparse_training.state_dict import adopted, dump, identity_of, load
+from sparsecore_torch.sparse_training.storage.storage import Storage
+from sparsecore_torch.sparse_training.summary import Summary
+from sparsecore_torch.tensors import is_sharded
 
 
 @attrs.frozen(eq=False)
@@ -308,7 +308,7 @@ class SparseTraining:
 
     def _begin(self, parts: Parts) -> None:
         self._watch = StepWatch(parts.model, parts.selection.sparse, parts.optimizer)
-        self._freezing = Freezing(parts.model, parts.selection.sparse)
+        self._freezing = checks.Freezing(parts.model, parts.selection.sparse)
         self._has_stepped = False
         self._hooks = StepHooks(
             parts.optimizer,

@@ -12,7 +12,7 @@ from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
 from sparsecore.learning.ledger import Ledger
 from sparsecore_torch.arrays import gather, places, scatter
-from sparsecore_torch.sparse_training.parameters import NamedParameter
+from sparsecore_torch.sparse_training.model.parameters import NamedParameter
 from sparsecore_torch.sparse_training.storage.compact_modules import check_modules, make_compact, make_dense
 from sparsecore_torch.sparse_training.storage.compact_optimizer import (
     CompactGroup,

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils.parametrize import ParametrizationList
 
 from sparsecore.errors import InputError
-from sparsecore_torch.sparse_training.parameters import NamedParameter, unwrapped
+from sparsecore_torch.sparse_training.model.parameters import NamedParameter, unwrapped
 from sparsecore_torch.sparse_training.storage.compact_weights import VALUES, CompactWeights
 
 _KEPT = "_sparse_tensors"

@@ -13,9 +13,9 @@ from torch.utils.hooks import RemovableHandle
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
 from sparsecore_torch.arrays import places
-from sparsecore_torch.sparse_training.optimizer_probe import OptimizerProfile, StateEntry, stand_in
-from sparsecore_torch.sparse_training.optimizer_state import OptimizerStates, group_of, profile_of, put_fresh
-from sparsecore_torch.sparse_training.parameters import NamedParameter
+from sparsecore_torch.sparse_training.model.parameters import NamedParameter
+from sparsecore_torch.sparse_training.optimizers.probe import OptimizerProfile, StateEntry, stand_in
+from sparsecore_torch.sparse_training.optimizers.state import OptimizerStates, group_of, profile_of, put_fresh
 from sparsecore_torch.sparse_training.storage.compact_weights import TOPOLOGY, VALUES, CompactWeights
 
 

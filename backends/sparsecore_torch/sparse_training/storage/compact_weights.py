@@ -278,7 +278,7 @@ class CompactWeights:
     def __reduce_ex__(self, _: Any) -> Any:
         raise InputError(
             "a model in compact storage cannot be pickled: save the state dicts of model, optimizer and training, or "
-            "sparsecore_torch.export.squashed_copy(training)"
+            "sparsecore_torch.sparse_training.export.squashed_copy(training)"
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "CompactWeights":

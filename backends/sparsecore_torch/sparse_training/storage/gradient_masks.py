@@ -11,7 +11,8 @@ from torch.utils.hooks import RemovableHandle
 
 from sparsecore.errors import InputError
 from sparsecore_torch._torch_internals import accumulates, are_transforms_active, is_batched
-from sparsecore_torch.sparse_training.step_hooks import Given, after_closure
+from sparsecore_torch.sparse_training.optimizers.step_hooks import Given, after_closure
+from sparsecore_torch.tensors import is_non_overlapping_and_dense
 
 _INTEGERS: Final = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -73,7 +74,7 @@ class BitMask:
     def inactive_run(self) -> slice | None:
         """The longest run of inactive entries in memory, as a slice of the flat memory; None where there is none."""
         bits = self._any
-        if not is_dense(bits):
+        if not is_non_overlapping_and_dense(bits):
             return None
         flat = bits.as_strided((bits.numel(),), (1,))
         ends = torch.tensor([bits.numel()], device=bits.device)
@@ -98,17 +99,6 @@ class BitMask:
                 "its device first"
             )
         return bits
-
-
-def is_dense(tensor: Tensor) -> bool:
-    """Whether the entries fill a stretch of memory, each once, in whatever order."""
-    sides = sorted(zip(tensor.stride(), tensor.shape, strict=True))
-    expected = 1
-    for stride, side in sides:
-        if side > 1 and stride != expected:
-            return False
-        expected *= side
-    return True
 
 
 @final
@@ -202,7 +192,7 @@ class GradientMasker:
             gradient = parameter.grad
             if gradient is not None and not self._is_masked(name, gradient):
                 check_layout(name, gradient)
-                if gradient.requires_grad or gradient.is_inference() or not is_dense(gradient):
+                if gradient.requires_grad or gradient.is_inference() or not is_non_overlapping_and_dense(gradient):
                     parameter.grad = gradient = self._masks[name].filled(gradient)
                 else:
                     self._masks[name].fill(gradient)

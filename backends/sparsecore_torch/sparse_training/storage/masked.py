@@ -1,8 +1,7 @@
 """Dense storage: parameters stay plain parameters, and what is inactive in them is kept at zero."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
-from types import MappingProxyType
 from typing import final
 from weakref import WeakMethod, finalize
 
@@ -15,15 +14,15 @@ from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.topology import Topology
 from sparsecore.learning.ledger import Bytes, Ledger
 from sparsecore_torch.arrays import gather, places, scatter
-from sparsecore_torch.sparse_training.optimizer_copies import values_of
-from sparsecore_torch.sparse_training.optimizer_probe import fill
-from sparsecore_torch.sparse_training.optimizer_state import OptimizerStates, put_fresh
-from sparsecore_torch.sparse_training.parameters import NamedParameter
+from sparsecore_torch.sparse_training.model.parameters import NamedParameter
+from sparsecore_torch.sparse_training.optimizers.copies import values_of
+from sparsecore_torch.sparse_training.optimizers.probe import fill
+from sparsecore_torch.sparse_training.optimizers.state import OptimizerStates, put_fresh
+from sparsecore_torch.sparse_training.optimizers.wrapped import others_of, tensors_in
 from sparsecore_torch.sparse_training.storage.gradient_masks import BitMask, GradientMasker
 from sparsecore_torch.sparse_training.storage.nonzero_roots import NonzeroRoots
-from sparsecore_torch.sparse_training.storage.shards import local, whole
 from sparsecore_torch.sparse_training.storage.write_tracking import ForeignWrites, Watch
-from sparsecore_torch.sparse_training.wrapped_optimizers import others_of, tensors_in
+from sparsecore_torch.tensors import allocated_bytes, entry_bytes, full_tensor
 
 
 def ledger_of(optimizer: Optimizer, indices: Sequence[Tensor]) -> Ledger:
@@ -33,41 +32,11 @@ def ledger_of(optimizer: Optimizer, indices: Sequence[Tensor]) -> Ledger:
     gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
     states = [content for parameter in parameters for content in tensors_in(optimizer.state.get(parameter, {}), set())]
     return Ledger(
-        values=Bytes(_entries(parameters), behind(parameters)),
-        indices=Bytes(_entries(indices), behind(indices)),
-        gradients=Bytes(_entries(trained), behind(gradients)),
-        optimizer_state=Bytes(_entries(states), behind(states)),
+        values=Bytes(entry_bytes(parameters), allocated_bytes(parameters)),
+        indices=Bytes(entry_bytes(indices), allocated_bytes(indices)),
+        gradients=Bytes(entry_bytes(trained), allocated_bytes(gradients)),
+        optimizer_state=Bytes(entry_bytes(states), allocated_bytes(states)),
     )
-
-
-def behind(tensors: Iterable[Tensor]) -> int:
-    """Bytes of the memory behind the tensors, shared memory once; of sharded ones, of this rank."""
-    storages = (part.untyped_storage() for tensor in tensors for part in _parts(local(tensor)))
-    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
-
-
-def _entries(tensors: Iterable[Tensor]) -> int:
-    return sum(part.numel() * part.element_size() for tensor in tensors for part in _parts(local(tensor)))
-
-
-def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
-    """The strided tensors that it is made of: gradients of an embedding may be sparse, so may parameters."""
-    return _OF_LAYOUT[tensor.layout](tensor) if tensor.layout in _OF_LAYOUT else (tensor,)
-
-
-_OF_LAYOUT: Mapping[torch.layout, Callable[[Tensor], tuple[Tensor, ...]]] = MappingProxyType(
-    {
-        torch.sparse_coo: lambda tensor: (tensor._indices(), tensor._values()),
-        **dict.fromkeys(
-            (torch.sparse_csr, torch.sparse_bsr),
-            lambda tensor: (tensor.crow_indices(), tensor.col_indices(), tensor.values()),
-        ),
-        **dict.fromkeys(
-            (torch.sparse_csc, torch.sparse_bsc),
-            lambda tensor: (tensor.ccol_indices(), tensor.row_indices(), tensor.values()),
-        ),
-    }
-)
 
 
 @final
@@ -270,14 +239,14 @@ def gathered(parameters: Mapping[str, Tensor], topology: Topology) -> Tensor:
     """The N values that lie in dense tensors, in their common dtype, at least float32."""
     dtype = reduce(torch.promote_types, (parameter.dtype for parameter in parameters.values()), torch.float32)
     return torch.cat(
-        [gather(whole(parameter), indices_of(topology, name)).to(dtype) for name, parameter in parameters.items()]
+        [gather(full_tensor(parameter), indices_of(topology, name)).to(dtype) for name, parameter in parameters.items()]
     )
 
 
 def nonzero_of(parameters: Mapping[str, Tensor], topology: Topology) -> Tensor:
     """The positions in the layout of the nonzero entries of dense tensors, ascending, int64."""
     offsets = zip(parameters.values(), topology.layout.offsets, strict=False)
-    return torch.cat([whole(parameter).reshape(-1).nonzero().view(-1) + offset for parameter, offset in offsets])
+    return torch.cat([full_tensor(parameter).reshape(-1).nonzero().view(-1) + offset for parameter, offset in offsets])
 
 
 def indices_of(topology: Topology, name: str) -> Tensor:

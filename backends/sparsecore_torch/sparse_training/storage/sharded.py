@@ -15,14 +15,14 @@ from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.topology import Topology
 from sparsecore.learning.ledger import Ledger
 from sparsecore_torch.arrays import scatter
-from sparsecore_torch.sparse_training.optimizer_copies import values_of
-from sparsecore_torch.sparse_training.optimizer_probe import fill
-from sparsecore_torch.sparse_training.optimizer_state import OptimizerStates, put_fresh
-from sparsecore_torch.sparse_training.parameters import NamedParameter
+from sparsecore_torch.sparse_training.model.parameters import NamedParameter
+from sparsecore_torch.sparse_training.optimizers.copies import values_of
+from sparsecore_torch.sparse_training.optimizers.probe import fill
+from sparsecore_torch.sparse_training.optimizers.state import OptimizerStates, put_fresh
 from sparsecore_torch.sparse_training.storage.gradient_masks import BitMask
 from sparsecore_torch.sparse_training.storage.masked import gathered, indices_of, ledger_of, mask_of, nonzero_of
-from sparsecore_torch.sparse_training.storage.shards import local, shard_of, whole
 from sparsecore_torch.sparse_training.storage.write_tracking import ForeignWrites
+from sparsecore_torch.tensors import full_tensor, local_shard, shard_like
 
 
 @final
@@ -47,10 +47,12 @@ class ShardedStorage:
         self._states = OptimizerStates(optimizer, self._parameters)
         self._topology = topology
         self._masks = {
-            name: BitMask(shard_of(mask_of(topology, name), one.parameter), local(one.parameter))
+            name: BitMask(shard_like(mask_of(topology, name), one.parameter), local_shard(one.parameter))
             for name, one in self._tensors.items()
         }
-        self._written = ForeignWrites(lambda: {name: local(one) for name, one in self._parameters.items()}, self._masks)
+        self._written = ForeignWrites(
+            lambda: {name: local_shard(one) for name, one in self._parameters.items()}, self._masks
+        )
         self._dense = False
         self._handles = [
             one.parameter.register_post_accumulate_grad_hook(self._hook(name))  # type: ignore[no-untyped-call]
@@ -69,17 +71,17 @@ class ShardedStorage:
         for name, parameter in self._parameters.items():
             slots = self._topology.slots(name)
             dense = scatter(values[slots], indices_of(self._topology, name), parameter.shape)
-            local(parameter).copy_(shard_of(dense, parameter))
+            local_shard(parameter).copy_(shard_like(dense, parameter))
         self._written.note(self._tensors)
 
     @torch.no_grad()
     def enforce(self) -> None:
         """Make inactive weights and their optimizer state exactly zero."""
         for name, parameter in self._parameters.items():
-            self._masks[name].fill(local(parameter))
+            self._masks[name].fill(local_shard(parameter))
             for content, entry in self._states.entries(name, parameter):
                 if entry.is_zeroed:
-                    self._masks[name].fill(local(content))
+                    self._masks[name].fill(local_shard(content))
         self._written.note(self._tensors)
 
     @torch.no_grad()
@@ -91,7 +93,7 @@ class ShardedStorage:
         self._states.renew(self._parameters)
         grown = reallocation.grown_weights
         for name, parameter in self._parameters.items():
-            self._begin(name, shard_of(mask_of(grown, name), parameter) != 0)
+            self._begin(name, shard_like(mask_of(grown, name), parameter) != 0)
 
     @torch.no_grad()
     def restore(self, topology: Topology) -> None:
@@ -103,8 +105,8 @@ class ShardedStorage:
         for name, parameter in self._parameters.items():
             for content, entry in self._states.entries(name, parameter):
                 if entry.is_kept_apart:
-                    bare = values_of(local(content)) == entry.inactive
-                    put_fresh(local(content), entry, self._masks[name].active & bare, local(parameter))
+                    bare = values_of(local_shard(content)) == entry.inactive
+                    put_fresh(local_shard(content), entry, self._masks[name].active & bare, local_shard(parameter))
         self._written.forget()
 
     def check_written(self, name: str | None = None, *, thoroughly: bool = False) -> None:
@@ -126,7 +128,7 @@ class ShardedStorage:
         if gradient is None:
             layout = self._topology.layout
             return torch.zeros(layout.sizes[layout.index(name)], device=self._topology.positions.device)
-        return whole(gradient).reshape(-1)
+        return full_tensor(gradient).reshape(-1)
 
     @torch.no_grad()
     def squash(self) -> None:
@@ -151,7 +153,7 @@ class ShardedStorage:
         def arrived(parameter: Tensor) -> None:
             # in a step whose dense gradient is wanted the optimizer may see it whole: what it does is undone after it
             if parameter.grad is not None and not self._dense:
-                self._masks[name].fill(local(parameter.grad))
+                self._masks[name].fill(local_shard(parameter.grad))
 
         return arrived
 
@@ -159,12 +161,12 @@ class ShardedStorage:
         """Let the state of some weights of this rank's shard begin anew."""
         parameter = self._tensors[name].parameter
         for content, entry in self._states.entries(name, parameter):
-            put_fresh(local(content), entry, where, local(parameter))
+            put_fresh(local_shard(content), entry, where, local_shard(parameter))
 
     def _move(self, topology: Topology) -> None:
         self._topology = topology
         for name, parameter in self._parameters.items():
-            self._masks[name].change(shard_of(mask_of(topology, name), parameter))
+            self._masks[name].change(shard_like(mask_of(topology, name), parameter))
 
     def _clean(self) -> None:
         self.enforce()
@@ -175,11 +177,11 @@ class ShardedStorage:
         for name, parameter in self._parameters.items():
             for content, entry in self._states.entries(name, parameter):
                 if entry.is_zeroed:
-                    self._masks[name].fill(local(content))
+                    self._masks[name].fill(local_shard(content))
                 else:
-                    fill(local(content), ~self._masks[name].active, entry.inactive)
+                    fill(local_shard(content), ~self._masks[name].active, entry.inactive)
 
     def _clean_gradients(self) -> None:
         for name, parameter in self._parameters.items():
             if parameter.grad is not None:
-                self._masks[name].fill(local(parameter.grad))
+                self._masks[name].fill(local_shard(parameter.grad))

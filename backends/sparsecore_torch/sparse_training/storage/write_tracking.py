@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from sparsecore.errors import InputError
-from sparsecore_torch.sparse_training.parameters import has_memory
-from sparsecore_torch.sparse_training.storage.gradient_masks import BitMask, is_dense
+from sparsecore_torch.sparse_training.storage.gradient_masks import BitMask
+from sparsecore_torch.tensors import has_memory, is_non_overlapping_and_dense
 
 _SHOWN = 5
 
@@ -194,7 +194,9 @@ class Watch:
             if isinstance(content, Tensor) and content.shape == parameter.shape
         }
         tensors = [parameter.detach(), *contents.values()]
-        if run is None or not all(is_dense(one) and one.stride() == parameter.stride() for one in tensors):
+        if run is None or not all(
+            is_non_overlapping_and_dense(one) and one.stride() == parameter.stride() for one in tensors
+        ):
             self._seen.pop(name, None)
             return
         length = min(run.stop - run.start, _LONGEST)

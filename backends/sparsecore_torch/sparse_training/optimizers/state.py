@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from sparsecore.errors import InputError
-from sparsecore_torch.sparse_training.optimizer_copies import ProbeError
-from sparsecore_torch.sparse_training.optimizer_probe import (
+from sparsecore_torch.sparse_training.model.parameters import NamedParameter
+from sparsecore_torch.sparse_training.optimizers.copies import ProbeError
+from sparsecore_torch.sparse_training.optimizers.probe import (
     OptimizerProfile,
     StateEntry,
     fill,
@@ -21,8 +22,7 @@ from sparsecore_torch.sparse_training.optimizer_probe import (
     probe,
     stand_in,
 )
-from sparsecore_torch.sparse_training.parameters import NamedParameter
-from sparsecore_torch.sparse_training.wrapped_optimizers import others_of
+from sparsecore_torch.sparse_training.optimizers.wrapped import others_of
 
 _NEVER = (torch.optim.LBFGS, torch.optim.SparseAdam)
 """One updates all parameters as one vector, the other takes sparse gradients only."""

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparsecore_torch.sparse_training.storage.shards import is_sharded
-from sparsecore_torch.sparse_training.wrapped_optimizers import layers_of, looks_like_optimizer
+from sparsecore_torch.sparse_training.optimizers.wrapped import layers_of, looks_like_optimizer
+from sparsecore_torch.tensors import is_sharded
 
 MakeCopy = Callable[[Optimizer, int, nn.Parameter], Optimizer]
 """From an optimizer, the number of a param group, and the scratch parameter that the copy is to hold."""
@@ -114,7 +114,7 @@ def foreign_code() -> Iterator[None]:
         raise ProbeError(f"{type(error).__name__}: {error}") from error
 
 
-_PACKAGE = Path(__file__).parent.parent
+_PACKAGE = Path(__file__).parents[2]
 
 
 def step(optimizer: Optimizer, closure: Callable[[], Tensor] | None = None) -> None:

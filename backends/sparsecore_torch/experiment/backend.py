@@ -102,7 +102,7 @@ class TorchBackend:
 
     def learner(self, task: Task) -> Learner:
         """A network ready to train."""
-        from sparsecore_torch.distributed.data_parallel import sharing_of
+        from sparsecore_torch.experiment.data_parallel import sharing_of
         from sparsecore_torch.experiment.device import Machine
         from sparsecore_torch.experiment.learner import TorchLearner
 

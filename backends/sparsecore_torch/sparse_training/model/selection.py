@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from sparsecore.errors import InputError
-from sparsecore_torch.sparse_training.parameters import NamedParameter, named_modules, named_parameters
-from sparsecore_torch.sparse_training.weight_matrices import (
+from sparsecore_torch.sparse_training.model.parameters import NamedParameter, named_modules, named_parameters
+from sparsecore_torch.sparse_training.model.weight_matrices import (
     Use,
     class_names,
     has_word,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsecore.errors import InputError
-from sparsecore_torch.sparse_training.parameters import NamedParameter
+from sparsecore_torch.sparse_training.model.parameters import NamedParameter
 
 _OTHERS: WeakKeyDictionary[Optimizer, tuple[Any, ...]] = WeakKeyDictionary()
 """By the optimizer that takes the step: weak references to the objects around it and inside of it."""

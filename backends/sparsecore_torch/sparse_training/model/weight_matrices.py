@@ -1,7 +1,7 @@
 """Which parameters are weight matrices, by the module that computes with them.
 
 Modules of torch are known by their class. Other people's layers are known by what their classes, attributes and paths
-are called, which :mod:`sparsecore_torch.sparse_training.selection` reports as "by name".
+are called, which :mod:`sparsecore_torch.sparse_training.model.selection` reports as "by name".
 """
 
 import re
@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import ParametrizationList
 
-from sparsecore_torch.sparse_training.parameters import NamedParameter, within_compiled
+from sparsecore_torch.sparse_training.model.parameters import NamedParameter, within_compiled
 
 _CONTAINERS = (nn.ParameterList, nn.ParameterDict)
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparsecore_torch.sparse_training.optimizer_copies import (
+from sparsecore_torch.sparse_training.optimizers.copies import (
     HiddenStateError,
     MakeCopy,
     ProbeError,
@@ -34,7 +34,7 @@ from sparsecore_torch.sparse_training.optimizer_copies import (
     undisturbed,
     values_of,
 )
-from sparsecore_torch.sparse_training.wrapped_optimizers import tensors_outside_of_state
+from sparsecore_torch.sparse_training.optimizers.wrapped import tensors_outside_of_state
 
 _MOST, _LEAST = 16_384, 256
 """Entries of a scratch parameter: of more or fewer, a smaller or larger one stands in."""
