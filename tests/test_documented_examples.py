@@ -1,0 +1,57 @@
+"""What README and docs/ show works as it stands there: each page is done from top to bottom."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from pages import ROOT, blocks, read, walk
+
+WALKED = (
+    "README.md",
+    "docs/experiments.md",
+    "docs/lottery.md",
+    "docs/write-a-backend.md",
+    "docs/write-a-data-set.md",
+    "docs/write-a-model.md",
+    "docs/write-a-strategy.md",
+)
+ELSEWHERE = {
+    "backends/sparsecore_cpu/README.md": "test_cpu_inference_files.py",
+    "docs/hooks.md": "test_plugin_documentation.py",
+    "docs/several-devices.md": "test_torch_ddp.py",
+    "docs/sparsify.md": "test_sparsify_documentation.py",
+    "docs/studies.md": "test_study_documentation.py",
+    "docs/testing.md": "test_testing_documentation.py",
+}
+"""Pages whose blocks other tests run: in one process, on several ranks, or with a part of the examples."""
+
+
+@pytest.mark.parametrize("page", WALKED)
+def test_what_the_page_shows_works(page: str, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    walk(page, tmp_path)
+    if page == "README.md":
+        ends = [json.loads((tmp_path / f"runs/{name}/result.json").read_text()) for name in ("numpy", "torch")]
+        assert ends[0]["reallocations"] > 0
+        assert ends[0]["topology_sha256"] == ends[1]["topology_sha256"]
+
+
+def test_every_page_with_a_block_that_runs_is_tested() -> None:
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("b*/*/README.md"), *ROOT.glob("b*/README.md")]
+    for path in pages:
+        page = str(path.relative_to(ROOT))
+        if any(block.language in {"python", "sh"} for block in blocks(page)):
+            assert page in WALKED or page in ELSEWHERE, page
+    for page, test in ELSEWHERE.items():
+        assert Path(page).stem in (ROOT / "tests" / test).read_text("utf-8"), test
+
+
+@pytest.mark.parametrize("page", sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/*.md")))
+def test_every_page_opens_with_an_example(page: str) -> None:
+    opening = "\n".join(read(page).splitlines()[:40])
+    assert re.search(r"^(```(python|sh|toml)|    (sparsecore|python|torchrun) )", opening, re.MULTILINE)
+
+
+def test_the_readme_is_short() -> None:
+    assert len(read("README.md").splitlines()) < 200

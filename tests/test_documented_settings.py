@@ -1,0 +1,55 @@
+"""The page about experiments has every setting and every option of a strategy."""
+
+import re
+
+import attrs
+import pytest
+from pages import read
+
+from sparsecore.experiment.experiment import (
+    DataSettings,
+    KeepSettings,
+    ReallocationSettings,
+    StartSettings,
+    Training,
+)
+from sparsecore.plugins.discovery import load
+
+EXPERIMENTS = read("docs/experiments.md")
+
+
+@pytest.mark.parametrize(
+    ("section", "settings"),
+    [
+        ("data", DataSettings),
+        ("training", Training),
+        ("reallocation", ReallocationSettings),
+        ("start", StartSettings),
+        ("keep", KeepSettings),
+    ],
+)
+def test_every_setting_is_documented(section: str, settings: type) -> None:
+    for field in attrs.fields(settings):
+        assert f"`{section}.{field.name}`" in EXPERIMENTS
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        "dpr",
+        "set",
+        "deepr",
+        "soft-deepr",
+        "rigl",
+        "srigl",
+        "snfs",
+        "gmp",
+        "granet",
+        "momentum-growth",
+        "magnitude-drop",
+    ],
+)
+def test_every_hyperparameter_is_documented(strategy: str) -> None:
+    table = EXPERIMENTS.partition(f"| `{strategy}` | default |")[2].partition("\n\n")[0]
+    documented = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
+    assert documented == [field.name for field in attrs.fields(load("strategy", strategy))]
