@@ -59,14 +59,8 @@ def densities_figure(numbers: dict[str, Any]) -> str:
             shade = colormaps["viridis"](0.92 * index / (len(tensors) - 1))
             label = name if index in {0, len(tensors) // 2, len(tensors) - 1} else None
             percent = [100 * density for density in (*densities, densities[-1])]
-            axes.plot(
-                [*numbers["steps"], numbers["last_step"]],
-                percent,
-                color=shade,
-                linewidth=1.4,
-                drawstyle="steps-post",
-                label=label,
-            )
+            steps = [*numbers["steps"], numbers["last_step"]]
+            axes.plot(steps, percent, color=shade, linewidth=1.4, drawstyle="steps-post", label=label)
         axes.axhline(100 * (1 - numbers["sparsity"]), color="#333333", linewidth=1.4, ls="--", label="whole network")
         axes.set_xlabel("optimizer step")
         axes.set_ylabel("density (% of positions)")

@@ -126,9 +126,8 @@ def test_every_link_leads_somewhere(page: str) -> None:
 def lines_of_commands(page: str) -> Iterator[str]:
     """Yields the lines of fenced and indented blocks and the inline code, with continued lines joined."""
     text = re.sub(r"\\\n\s*", " ", read(page))
-    yield from re.findall(
-        r"^(?:    )?((?:\w+=\S+ )*(?:\.venv/bin/)?(?:sparsecore|make|python|torchrun) .*)$", text, re.M
-    )
+    line = r"^(?:    )?((?:\w+=\S+ )*(?:\.venv/bin/)?(?:sparsecore|make|python|torchrun) .*)$"
+    yield from re.findall(line, text, re.MULTILINE)
     yield from (code for code in re.findall(r"`([^`\n]+)`", text) if re.match(r"(sparsecore|make|python) ", code))
 
 
