@@ -90,7 +90,7 @@ build/sanitize/%/built: .venv/created pyproject.toml constraints.txt $(CPU_SOURC
 # pips at once in one environment spoil it.
 .venv/installed: .venv/created pyproject.toml constraints.txt
 	@echo 'Installing sparsecore into .venv ...'
-	@$(BIN)/python -m pip install $(QUIET) --editable .
+	@$(BIN)/python -m pip install $(QUIET) --editable '.[cli,data,report]'
 	@touch $@
 
 # Without a compiler there is no stamp, so that it is built as soon as there is one.

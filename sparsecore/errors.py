@@ -91,13 +91,3 @@ def unknown(what: str, name: object, known: Iterable[str], known_as: str = "know
     "no strategy named 'rigel'; installed: dpr, set"
     """
     return f"no {what} named {str(name)!r}; {known_as}: {', '.join(sorted(known)) or 'none'}"
-
-
-def needs(what: str, library: str, extra: str) -> str:
-    """The sentence for a library that is not installed, with what installs it.
-
-    >>> needs("`--on ray`", "Ray", "ray")
-    "`--on ray` needs Ray, which comes with sparsecore-engine[ray]; in a checkout: pip install -e '.[ray]'"
-    """
-    bringing = f"which comes with sparsecore-engine[{extra}]; in a checkout: pip install -e '.[{extra}]'"
-    return f"{what} needs {library}, {bringing}"

@@ -9,7 +9,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from sparsecore.cli import run
+from sparsecore.cli.command_line import run
 
 
 @attrs.frozen

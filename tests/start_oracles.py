@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from sparsecore.cli import commands
+from sparsecore.cli.command_line import commands
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 

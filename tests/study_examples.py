@@ -12,7 +12,7 @@ import attrs
 import pytest
 from command_line import small_images
 
-from sparsecore.cli import commands
+from sparsecore.cli.command_line import commands
 from sparsecore.study.arms import Study, study_of
 from sparsecore.study.experiments import Trial, trials_of
 from sparsecore.study.folder import StudyFolder

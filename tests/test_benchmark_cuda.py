@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from sparsecore.cli import commands
+from sparsecore.cli.command_line import commands
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 SIZES = {"side": 8, "batch": 2, "images": 2, "rounds": 1, "steps": 1, "warm-up": 1, "epochs": 1, "model": "lenet-12-8"}

@@ -12,7 +12,7 @@ import click
 import pytest
 from pages import ROOT, blocks, read
 
-from sparsecore.cli import commands
+from sparsecore.cli.command_line import commands
 from sparsecore.experiment.assembly import assemble
 from sparsecore.experiment.experiment import Experiment
 from sparsecore.plugins.discovery import installed

@@ -197,7 +197,7 @@ def test_a_class_without_images_is_warned_of_and_can_be_said(tmp_path: Path) -> 
 
 
 def test_a_warning_is_a_sentence_on_standard_error(capfd: pytest.CaptureFixture[str]) -> None:
-    from sparsecore.cli import _show_warning
+    from sparsecore.cli.command_line import _show_warning
 
     _show_warning(InputWarning("set data.channels"), InputWarning, "npz.py", 3)
     assert capfd.readouterr().err == "sparsecore: warning: set data.channels\n"

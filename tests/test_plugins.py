@@ -82,7 +82,7 @@ def test_listing_imports_no_plugin_and_no_heavy_library() -> None:
     code = """
         import sys
         from click.testing import CliRunner
-        from sparsecore.cli import commands
+        from sparsecore.cli.command_line import commands
         result = CliRunner().invoke(commands, ["plugins", "--json"])
         assert result.exit_code == 0, result.output
         heavy = {"torch", "sklearn", "scipy", "matplotlib", "pooch", "jax"}

@@ -14,7 +14,7 @@ from command_line import SMALL, small_images
 from simulated_cuda import DEVICE, CudaTensor, simulated_cuda, waits
 
 from sparsecore import Engine, Every, Layout
-from sparsecore.cli import run
+from sparsecore.cli.command_line import run
 from sparsecore_numpy import NumpyArrays
 from sparsecore_strategies.deepr import DeepRewiring
 from sparsecore_strategies.dpr import DynamicReallocation

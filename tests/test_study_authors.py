@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from study_examples import no_waiting_for_the_disk, written_study
 
-from sparsecore.cli import commands
+from sparsecore.cli.command_line import commands
 from sparsecore.study.arms import Arm
 from sparsecore.study.comparison import compared
 from sparsecore.study.images import Seen

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from study_examples import HerePool, no_waiting_for_the_disk
 
-from sparsecore.cli import commands
+from sparsecore.cli.command_line import commands
 from sparsecore.study.arms import names
 
 DOCS = Path(__file__).parent.parent / "docs"

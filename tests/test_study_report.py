@@ -15,7 +15,7 @@ from matplotlib.figure import Figure as Canvas
 from study_examples import no_waiting_for_the_disk, small_study, written_study
 from test_report import Outline
 
-from sparsecore.cli import commands
+from sparsecore.cli.command_line import commands
 from sparsecore.errors import InputError
 from sparsecore.report.drawing import Drawing
 from sparsecore.study.experiments import trials_of
@@ -164,7 +164,10 @@ def test_a_study_that_has_not_begun_has_a_page_that_says_so(tmp_path, carried_ou
 
 
 def test_importing_the_command_line_imports_no_plotting_and_no_scipy():
-    look = "import sys, sparsecore.cli; sys.exit(any(name in sys.modules for name in ('matplotlib', 'scipy', 'torch')))"
+    look = (
+        "import sys, sparsecore.cli.command_line\n"
+        "sys.exit(any(name in sys.modules for name in ('matplotlib', 'scipy', 'torch')))"
+    )
     subprocess.run([sys.executable, "-c", look], check=True, cwd=Path(__file__).parent.parent)
 
 

@@ -181,19 +181,7 @@ def test_wrong_input_is_a_sentence_and_status_2(arguments: list[str], words: lis
     assert all(word in sentence for word in words), sentence
 
 
-def test_without_hypothesis_a_sentence_says_what_to_install(folder: Path) -> None:
-    script = (
-        "import sys; sys.modules['hypothesis'] = None\n"
-        "import importlib.util as u; find = u.find_spec\n"
-        "u.find_spec = lambda name, *rest: None if name == 'hypothesis' else find(name, *rest)\n"
-        "from sparsecore.cli import main; sys.argv = ['sparsecore', 'check', 'dpr']; main()"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=folder)
-    assert "hypothesis" in said(done)
-    assert "sparsecore-engine[testing]" in done.stderr
-
-
 def test_the_command_line_does_not_import_hypothesis_until_it_checks() -> None:
-    script = "import sys, sparsecore, sparsecore.cli; print('hypothesis' in sys.modules, 'pytest' in sys.modules)"
+    script = "import sys, sparsecore.cli.command_line; print('hypothesis' in sys.modules, 'pytest' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]

@@ -117,7 +117,5 @@ def test_without_pytorch_the_backend_says_what_to_install(monkeypatch: pytest.Mo
     for name in [name for name in sys.modules if name.partition(".")[0] in {"torch", "sparsecore_torch"}]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
-    with pytest.raises(
-        PluginError, match=r"^the backend 'torch' needs PyTorch.*in a checkout: pip install -e '\.\[torch\]'$"
-    ):
+    with pytest.raises(PluginError, match=r"^the backend 'torch' needs torch, .*'sparsecore-engine\[torch\]'"):
         load("backend", "torch")

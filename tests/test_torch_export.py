@@ -147,7 +147,7 @@ def test_what_is_missing_is_a_sentence(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="there is no folder"):
         export.to_onnx(training, torch.randn(4, 6), tmp_path / "nowhere" / "model.onnx")
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(InputError, match=r"needs the package onnxscript.*in a checkout: pip install -e '\.\[onnx\]'"):
+    with pytest.raises(InputError, match=r"needs onnxscript, .*pip install 'sparsecore-engine\[onnx\]'"):
         export.to_onnx(training, torch.randn(4, 6), tmp_path / "model.onnx")
     training.squash()
     with pytest.raises(InputError, match="has ended"):

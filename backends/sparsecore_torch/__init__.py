@@ -1,11 +1,8 @@
 """The PyTorch backend: the same experiments on CPU and CUDA, and sparse training for anyone's own model."""
 
-try:
-    import torch  # noqa: F401
-except ModuleNotFoundError:
-    from sparsecore.errors import PluginError, needs
+from sparsecore.extras import require
 
-    raise PluginError(needs("the backend 'torch'", "PyTorch", "torch")) from None
+require("torch", "cattrs", "tomli_w", extra="torch", purpose="the backend 'torch'")
 
 from sparsecore_torch.arrays import TorchArrays
 from sparsecore_torch.experiment.backend import TorchBackend

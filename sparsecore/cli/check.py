@@ -3,7 +3,6 @@
 import json
 import shlex
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -11,7 +10,8 @@ import click
 
 from sparsecore.cli.output import results, say
 from sparsecore.cli.tables import console, print_table
-from sparsecore.errors import InputError, needs, printable_lines
+from sparsecore.errors import InputError, printable_lines
+from sparsecore.extras import require
 
 if TYPE_CHECKING:
     from sparsecore.testing.checking import Checked
@@ -49,8 +49,7 @@ def check(
     Several strategies are stacked, the bottom first. A strategy is tried with any hyperparameters that its class
     admits. Exit status: 0 if every promise is kept, 1 if one is broken, 2 for wrong input.
     """
-    if find_spec("hypothesis") is None:
-        raise InputError(needs("`sparsecore check`", "hypothesis", "testing"))
+    require("hypothesis", extra="testing", purpose="`sparsecore check`")
     from sparsecore.testing.checking import DEFAULT_EXAMPLES, checked
 
     text = None if example is None else _text_of(example)

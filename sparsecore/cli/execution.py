@@ -1,6 +1,7 @@
 """Carrying out what was asked for: the first rank keeps the files and shows progress, the others take part."""
 
 import json
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from sparsecore.errors import InputError
 from sparsecore.experiment.assembly import Tables, differences
 from sparsecore.experiment.experiment import Experiment
 from sparsecore.experiment.plugin_choice import PluginChoice
+from sparsecore.extras import MissingPackageError
 from sparsecore.learning.ranks import Ranks, launch, ranks_of
 from sparsecore.run.folder import RunFolder, free_run_folder, new_run_folder
 from sparsecore.run.identity import identity
@@ -132,12 +134,21 @@ def stem(selection: str) -> str:
 
 @attrs.frozen(eq=False)
 class Done:
-    """A run that was carried out: its experiment, its topologies at the start and at the end, and its result."""
+    """A run that was carried out.
+
+    Attributes:
+        experiment: as it was carried out.
+        start: the topology at the start.
+        end: the topology at the end.
+        result: accuracy, loss and counts.
+        report: its page; None where that could not be drawn.
+    """
 
     experiment: Experiment
     start: Topology
     end: Topology
     result: Result
+    report: Path | None
 
 
 def ranks_for(tables: Tables) -> Ranks:
@@ -191,14 +202,23 @@ def lead(asked: Asked, setup: Setup, ranks: Ranks, again: Callable[[RunFolder], 
     try:
         finished = _watched(participant, setup)
         result = conclude(setup, finished, folder)
-        write_report(folder.path)
+        report = _reported(folder, write_report)
     except KeyboardInterrupt:
         say(f"sparsecore: stopped; continue with: {again(folder)}")
         raise
     except OSError as error:
         error.add_note(f"what is finished is kept; continue with: {again(folder)}")
         raise
-    return Done(asked.experiment, setup.start.topology, finished.state.topology, result)
+    return Done(asked.experiment, setup.start.topology, finished.state.topology, result, report)
+
+
+def _reported(folder: RunFolder, write_report: Callable[[Path], Path]) -> Path | None:
+    """Write the run's report. Where what draws it is missing, say so: the run is finished without it."""
+    try:
+        return write_report(folder.path)
+    except MissingPackageError as error:
+        say(f"sparsecore: {error}; then: {shlex.join(['sparsecore', 'report', str(folder.path)])}")
+        return None
 
 
 def take_part(asked: Asked, setup: Setup, ranks: Ranks) -> None:

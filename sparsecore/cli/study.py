@@ -22,7 +22,7 @@ from sparsecore.study.experiments import check_options, model_of, trials_of
 from sparsecore.study.folder import StudyFolder, new_study_folder
 from sparsecore.study.images import seen
 from sparsecore.study.pools import Means, Pool, pool
-from sparsecore.study.report import write_study_report
+from sparsecore.study.report import check_reportable, write_study_report
 from sparsecore.study.report.contents import cell_numbers
 from sparsecore.study.report.styles import full_name
 from sparsecore.study.scheduler import Outcome, carry_out
@@ -153,6 +153,7 @@ def _carry_out(
 ) -> None:
     name = str(context.info_name)
     with results() as stream:
+        check_reportable()
         asked = _asked(name, options, settings, trials, sparsities, arms)
         place = pool(where, Means(jobs, dict(_pair(one) for one in means)))
         is_told = any((trials, sparsities, arms, settings, *options.values()))

@@ -75,4 +75,5 @@ def print_run(done: Done, file: TextIO) -> None:
     print(format_memory(result.memory), file=file)
     told = "the last digits vary with processor, backend and threads"
     say(f"{computed_by(done.experiment)}; {told}", file)
-    say(f"report: {result.run}/report.html", file)
+    if done.report is not None:
+        say(f"report: {result.run}/report.html", file)

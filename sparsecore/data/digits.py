@@ -7,6 +7,7 @@ import numpy as np
 
 from sparsecore.data.images import Images, Split
 from sparsecore.engine.randomness import Randomness
+from sparsecore.extras import require
 
 _TRAINING_IMAGES = 1437
 
@@ -21,6 +22,7 @@ class Digits:
         The original levels v of 0..16 become ⌊(255·v + 8)/16⌋: 255·v/16 rounded to the nearest integer, halves up.
         The split is one fixed permutation of scikit-learn's order, the same for every seed.
         """
+        require("sklearn", extra="data", purpose="the data set 'digits'")
         from sklearn.datasets import load_digits
 
         levels, labels = load_digits(return_X_y=True)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from sparsecore.data.images import Images, Split
 from sparsecore.errors import InputError
+from sparsecore.extras import require
 
 
 def checked_split(
@@ -90,6 +91,7 @@ class Origin:
         Raises:
             InputError: the download failed, or what came is not the published file.
         """
+        require("pooch", "requests", "tqdm", extra="data", purpose=f"downloading {archive}")
         import pooch
         import requests
 

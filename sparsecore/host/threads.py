@@ -14,10 +14,14 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from functools import cache
 from itertools import pairwise
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import attrs
-from threadpoolctl import ThreadpoolController
+
+from sparsecore.extras import require
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 Part = TypeVar("Part")
 
@@ -89,5 +93,8 @@ def single_threaded_blas() -> Iterator[None]:
 
 
 @cache
-def _blas() -> ThreadpoolController:
+def _blas() -> "ThreadpoolController":
+    require("threadpoolctl", extra="cli", purpose="training on the processor")
+    from threadpoolctl import ThreadpoolController
+
     return ThreadpoolController().select(user_api="blas")

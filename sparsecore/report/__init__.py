@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from sparsecore.errors import without_controls
+from sparsecore.extras import require
 from sparsecore.run.files import write_whole
 from sparsecore.run.folder import RunFolder
 
@@ -20,7 +21,9 @@ def write_report(run: Path) -> Path:
 
     Raises:
         InputError: the folder holds no run, or one of its files is damaged.
+        MissingPackageError: matplotlib is not installed.
     """
+    require("matplotlib", extra="report", purpose="a report")
     # plotting takes most of a second to import; who only trains should not wait for it
     from sparsecore.report.page import page
     from sparsecore.report.reading import read_run

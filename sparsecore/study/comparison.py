@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 
+from sparsecore.extras import require
 from sparsecore.study.arms import Arm, Study
 from sparsecore.study.experiments import Trial, trials_of
 from sparsecore.study.folder import StudyFolder
@@ -52,6 +53,7 @@ def difference(ours: Sequence[float], theirs: Sequence[float]) -> Difference | N
     """
     if min(len(ours), len(theirs)) < 2 or not variance(ours) + variance(theirs):
         return None
+    require("scipy", extra="report", purpose="a Welch test")
     # scipy takes a fair part of a second to import
     from scipy.stats import ttest_ind_from_stats
 

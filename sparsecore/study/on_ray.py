@@ -11,9 +11,10 @@ from typing import Any
 
 import attrs
 
-from sparsecore.errors import InputError, needs
+from sparsecore.errors import InputError
 from sparsecore.experiment.conversion import structure
 from sparsecore.experiment.toml_files import toml_value
+from sparsecore.extras import require
 from sparsecore.study.pools import Means, Pool, run_here
 from sparsecore.study.scheduler import LostError, SideBySide
 
@@ -95,10 +96,9 @@ class _Task:
 
 def _ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a study is nobody else's business
-    try:
-        import ray
-    except ImportError:
-        raise InputError(needs("`--on ray`", "Ray", "ray")) from None
+    require("ray", extra="ray", purpose="`--on ray`")
+    import ray
+
     return ray
 
 

@@ -10,9 +10,10 @@ from typing import Any, Literal
 
 import attrs
 
-from sparsecore.errors import InputError, needs
+from sparsecore.errors import InputError
 from sparsecore.experiment.conversion import structure
 from sparsecore.experiment.toml_files import toml_value
+from sparsecore.extras import require
 from sparsecore.study.pools import Job, Means, Pool, run_here
 from sparsecore.study.scheduler import LostError, SideBySide
 
@@ -122,10 +123,9 @@ class _Submitted:
 def _submitit() -> Any:
     # it would log to standard output
     os.environ.setdefault("SUBMITIT_LOG_LEVEL", "NOCONFIG")
-    try:
-        import submitit
-    except ImportError:
-        raise InputError(needs("`--on slurm`", "submitit", "slurm")) from None
+    require("submitit", extra="slurm", purpose="`--on slurm`")
+    import submitit
+
     return submitit
 
 

@@ -1,11 +1,8 @@
 """The test kit: whether a strategy or a backend keeps its promises. It needs hypothesis (the extra ``testing``)."""
 
-try:
-    import hypothesis as _hypothesis  # noqa: F401
-except ModuleNotFoundError as _error:
-    from sparsecore.errors import needs
+from sparsecore.extras import require
 
-    raise ModuleNotFoundError(needs("sparsecore.testing", "hypothesis", "testing"), name="hypothesis") from _error
+require("hypothesis", "cattrs", "safetensors", extra="testing", purpose="sparsecore.testing")
 
 from sparsecore.engine.hooks import Declares
 from sparsecore.testing.generators import clocks, gradients, layouts, topologies, values

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from sparsecore.engine.topology import Topology
-from sparsecore.errors import InputError, SparsecoreError, needs
+from sparsecore.errors import InputError, SparsecoreError
+from sparsecore.extras import require
 from sparsecore_torch.arrays import places
 from sparsecore_torch.sparse_training.storage.compact_modules import make_dense
 from sparsecore_torch.sparse_training.training import SparseTraining
@@ -202,11 +203,7 @@ def _csr(topology: Topology, index: int, values: Tensor) -> Tensor:
 
 
 def _check_installed() -> None:
-    for name in ("onnx", "onnxscript", "onnxruntime"):
-        try:
-            import_module(name)
-        except ModuleNotFoundError:
-            raise InputError(needs("an ONNX file", f"the package {name}", "onnx")) from None
+    require("onnx", "onnxscript", "onnxruntime", extra="onnx", purpose="an ONNX file")
 
 
 def _check_accepted(model: nn.Module, inputs: _Inputs) -> None:

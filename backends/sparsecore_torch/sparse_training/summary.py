@@ -1,13 +1,13 @@
 """What became sparse, as a table."""
 
 from collections.abc import Mapping
-from io import StringIO
 from types import MappingProxyType
 
 import attrs
 
 from sparsecore.engine.schedules import Clock
 from sparsecore.engine.topology import Topology
+from sparsecore.errors import printable
 
 _NUMBERS = ("shape", "weights", "density at start", "density now")
 _SHOWN = 8
@@ -61,20 +61,14 @@ class Summary:
         return "\n".join([self._table(), done, *zeros, *chosen])
 
     def _table(self) -> str:
-        from rich.box import SIMPLE_HEAD
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table("tensor", box=SIMPLE_HEAD)
-        for title in _NUMBERS:
-            table.add_column(title, justify="right")
-        for row in self.rows():
-            table.add_row(*map(Text, row))  # as text: names may look like markup
-        written = StringIO()
-        # as wide as it must be: a text does not know where it will be read
-        Console(file=written, width=1000, color_system=None).print(table)
-        return "\n".join(line.rstrip() for line in written.getvalue().splitlines()).strip("\n")
+        head, *rows = (("tensor", *_NUMBERS), *self.rows())
+        rows = [(printable(name), *numbers) for name, *numbers in rows]
+        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+        first, *others = (
+            "   ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in (head, *rows)
+        )
+        rule = "─" * (len(first) + 2)
+        return "\n".join([f"  {first}", f" {rule}", *(f"  {row}" for row in others)])
 
 
 def _grouped(by_name: Mapping[str, str]) -> dict[str, list[str]]:

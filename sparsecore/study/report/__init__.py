@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sparsecore.errors import InputError, without_controls
+from sparsecore.extras import require
 from sparsecore.run.files import write_whole
 from sparsecore.study.folder import StudyFolder
 from sparsecore.study.report.accuracy_figures import answer
@@ -29,13 +30,24 @@ def write_study_report(folder: StudyFolder, title: str = "") -> Path:
 
     Raises:
         InputError: the folder holds no study, a file of it is damaged, or the report cannot be written.
+        MissingPackageError: a package that draws or computes tests is not installed.
     """
+    check_reportable()
     try:
         account = account_of(folder, title)
         _write(folder, account)
     except OSError as error:
         raise InputError(f"the report of the study {folder.path} cannot be written: {error.strerror}") from error
     return folder.report
+
+
+def check_reportable() -> None:
+    """Check that what a study's report needs is installed.
+
+    Raises:
+        MissingPackageError: matplotlib or scipy is not.
+    """
+    require("matplotlib", "scipy", extra="report", purpose="a study's report")
 
 
 def _write(folder: StudyFolder, account: Account) -> None:

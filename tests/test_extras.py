@@ -1,0 +1,220 @@
+"""Optional packages: the core does without them, and whatever needs one that is missing says in a sentence which."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import SMALL, small_images
+from inside import inside, no_waiting_for_the_disk
+
+from sparsecore.cli import main
+from sparsecore.extras import MissingPackageError, require
+from sparsecore.report import write_report
+
+ROOT = Path(__file__).parent.parent
+IMPORTED = {"scikit-learn": "sklearn", "tomli-w": "tomli_w"}
+
+
+def _declared() -> dict[str, list[str]]:
+    """The packages of each extra, and of the core under the name 'core', as they are imported."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    lists = {"core": project["dependencies"], **project["optional-dependencies"]}
+    names = {extra: [re.match(r"[\w.-]+", entry)[0] for entry in entries] for extra, entries in lists.items()}  # type: ignore[index]
+    return {
+        extra: [IMPORTED.get(name, name) for name in found if name != "sparsecore-engine"]
+        for extra, found in names.items()
+    }
+
+
+DECLARED = _declared()
+OPTIONAL = sorted({package for extra, packages in DECLARED.items() if extra != "core" for package in packages})
+
+REFUSE = f"""
+import sys
+from importlib.abc import MetaPathFinder
+
+class Refused(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.partition(".")[0] in {OPTIONAL!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Refused())
+"""
+
+
+def _without_optional_packages(script: str) -> "subprocess.CompletedProcess[str]":
+    """Run the script in a process that has the core's packages only."""
+    return subprocess.run([sys.executable, "-c", REFUSE + script], capture_output=True, text=True, check=False)
+
+
+def _absent(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
+    for package in packages:
+        monkeypatch.setitem(sys.modules, package, None)  # as the import system notes a module that is not to be found
+
+
+def test_the_core_needs_numpy_attrs_and_pluggy_alone() -> None:
+    assert DECLARED["core"] == ["numpy", "attrs", "pluggy"]
+
+
+def test_the_core_alone_imports_lists_plugins_and_reallocates_by_a_strategy_of_ones_own() -> None:
+    done = _without_optional_packages("""
+import numpy as np
+from sparsecore import Engine, Every, Layout, hookimpl
+from sparsecore.plugins.listing import listings
+from sparsecore_numpy import NumpyArrays
+from sparsecore_strategies.set import SparseEvolution
+
+class Mine:
+    @hookimpl
+    def prune(self, topology, random):
+        return np.arange(topology.size) % 2 == 0
+
+engine = Engine(Layout.of({"a": (8, 4), "b": (10, 32)}), [Mine()], arrays=NumpyArrays(), seed=1)
+state = engine.start(0.9)
+after, _ = engine.update(state, np.ones(state.topology.size))
+print(after.topology.size == state.topology.size, (after.topology.positions != state.topology.positions).any())
+print("set" in {listing.name for listing in listings()})
+""")
+    assert done.stdout.split() == ["True", "True", "True"], done.stderr
+
+
+def test_whatever_needs_a_missing_package_names_it_and_the_extra_that_installs_it() -> None:
+    done = _without_optional_packages("""
+from importlib import import_module
+from pathlib import Path
+from sparsecore.data.digits import Digits
+from sparsecore.data.files import Origin
+from sparsecore.errors import InputError
+from sparsecore.host.threads import workers
+from sparsecore.plugins.discovery import load
+
+for need in (
+    lambda: import_module("sparsecore.experiment.experiment"),
+    lambda: import_module("sparsecore.testing"),
+    lambda: import_module("sparsecore_torch"),
+    lambda: load("backend", "torch"),
+    lambda: Digits().load(None),
+    lambda: Origin("x", "https://localhost/", {"a": "md5:0"}).fetch("a"),
+    workers,
+):
+    try:
+        need()
+    except InputError as error:
+        print(isinstance(error, ModuleNotFoundError), error)
+""")
+    said = done.stdout.splitlines()
+    wanted = [
+        ("cattrs", "cli"),
+        ("hypothesis", "testing"),
+        ("torch", "torch"),
+        ("torch", "torch"),
+        ("scikit-learn", "data"),
+        ("pooch", "data"),
+        ("threadpoolctl", "cli"),
+    ]
+    assert len(said) == len(wanted), done.stderr
+    for sentence, (package, extra) in zip(said, wanted, strict=True):
+        assert sentence.startswith("True")
+        assert f" {package}," in sentence
+        assert f"sparsecore-engine[{extra}]" in sentence
+
+
+def test_the_script_says_in_one_sentence_what_it_lacks() -> None:
+    done = _without_optional_packages("sys.argv = ['sparsecore', 'train']\nfrom sparsecore.cli import main\nmain()")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert "click" in done.stderr
+    assert "sparsecore-engine[cli]" in done.stderr
+
+
+@pytest.mark.parametrize("package", [name for name in DECLARED["cli"] if name != "threadpoolctl"])
+def test_the_command_line_begins_nothing_without_one_of_its_packages(
+    package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _absent(monkeypatch, package)
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code == 2
+    assert package.replace("_", "-") in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("package", DECLARED["report"])
+def test_a_study_begins_nothing_without_what_its_report_needs(
+    package: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _absent(monkeypatch, package)
+    sentence = inside("study", "fig1a", "--out", tmp_path / "study").sentence
+    assert package in sentence
+    assert "sparsecore-engine[report]" in sentence
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_without_what_draws_its_report_finishes_and_says_how_to_draw_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    images, run = small_images(tmp_path / "images.npz"), tmp_path / "run"
+    with no_waiting_for_the_disk(), monkeypatch.context() as patch:
+        _absent(patch, "matplotlib")
+        ended = inside("train", *SMALL, "--epochs", "1", "--data-dir", images, "--out", run)
+    assert ended.status == 0, ended.stderr
+    assert (run / "result.json").exists()
+    assert not (run / "report.html").exists()
+    assert "report.html" not in ended.stdout
+    assert "matplotlib" in ended.stderr
+    assert f"sparsecore report {run}" in ended.stderr
+    assert write_report(run).exists()
+
+
+@pytest.mark.parametrize(
+    ("package", "arguments"),
+    [
+        ("hypothesis", ("check", "dpr")),
+        ("ray", ("study", "fig1a", "--on", "ray")),
+        ("submitit", ("study", "fig1a", "--on", "slurm")),
+        ("sklearn", ("train", "--data", "digits")),
+        ("threadpoolctl", ("train", "--backend", "numpy", "--data", "npz", "--model", "lenet-12-8")),
+    ],
+)
+def test_a_command_without_a_package_that_it_needs_ends_with_a_sentence_and_leaves_nothing(
+    package: str, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    images = small_images(tmp_path / "images.npz")
+    options = {"check": (), "study": ("--out", tmp_path / "x")}.get(
+        arguments[0], ("--data-dir", images, "--out", tmp_path / "x")
+    )
+    _absent(monkeypatch, package)
+    if package == "threadpoolctl":
+        monkeypatch.setattr("sparsecore.host.threads._blas", _fresh_blas())
+    ended = inside(*arguments, *options)
+    assert {"sklearn": "scikit-learn"}.get(package, package) in ended.sentence
+    assert not (tmp_path / "x").exists()
+
+
+def _fresh_blas() -> Any:
+    """The function that looks for BLAS libraries, without what it remembers of an earlier call."""
+    from sparsecore.host import threads
+
+    threads.workers.cache_clear()
+    return threads._blas.__wrapped__
+
+
+def test_a_folder_of_the_same_name_is_no_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "nosuchpackage").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(MissingPackageError, match=r"a kite needs nosuchpackage.*\[fly\]"):
+        require("nosuchpackage", extra="fly", purpose="a kite")
+    (tmp_path / "nosuchpackage" / "__init__.py").touch()
+    sys.path_importer_cache.clear()
+    require("nosuchpackage", extra="fly", purpose="a kite")
+
+
+def test_all_has_every_package_of_every_extra_for_users() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    lists = re.findall(r"\[([\w,]+)\]", " ".join(project["optional-dependencies"]["all"]))
+    named = {extra for extras in lists for extra in extras.split(",")}
+    assert named == set(project["optional-dependencies"]) - {"all", "test"}
