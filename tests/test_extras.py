@@ -5,7 +5,6 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import pytest
 from command_line import SMALL, small_images
@@ -89,7 +88,7 @@ from pathlib import Path
 from sparsecore.data.digits import Digits
 from sparsecore.data.files import Origin
 from sparsecore.errors import InputError
-from sparsecore.host.threads import workers
+from sparsecore.host import threads
 from sparsecore.plugins.discovery import load
 
 for need in (
@@ -99,7 +98,7 @@ for need in (
     lambda: load("backend", "torch"),
     lambda: Digits().load(None),
     lambda: Origin("x", "https://localhost/", {"a": "md5:0"}).fetch("a"),
-    workers,
+    lambda: threads._blas(),
 ):
     try:
         need()
@@ -132,7 +131,7 @@ def test_the_script_says_in_one_sentence_what_it_lacks() -> None:
     assert "sparsecore-engine[cli]" in done.stderr
 
 
-@pytest.mark.parametrize("package", [name for name in DECLARED["cli"] if name != "threadpoolctl"])
+@pytest.mark.parametrize("package", DECLARED["cli"])
 def test_the_command_line_begins_nothing_without_one_of_its_packages(
     package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -177,7 +176,6 @@ def test_a_run_without_what_draws_its_report_finishes_and_says_how_to_draw_it(
         ("ray", ("study", "fig1a", "--on", "ray")),
         ("submitit", ("study", "fig1a", "--on", "slurm")),
         ("sklearn", ("train", "--data", "digits")),
-        ("threadpoolctl", ("train", "--backend", "numpy", "--data", "npz", "--model", "lenet-12-8")),
     ],
 )
 def test_a_command_without_a_package_that_it_needs_ends_with_a_sentence_and_leaves_nothing(
@@ -188,19 +186,9 @@ def test_a_command_without_a_package_that_it_needs_ends_with_a_sentence_and_leav
         arguments[0], ("--data-dir", images, "--out", tmp_path / "x")
     )
     _absent(monkeypatch, package)
-    if package == "threadpoolctl":
-        monkeypatch.setattr("sparsecore.host.threads._blas", _fresh_blas())
     ended = inside(*arguments, *options)
     assert {"sklearn": "scikit-learn"}.get(package, package) in ended.sentence
     assert not (tmp_path / "x").exists()
-
-
-def _fresh_blas() -> Any:
-    """The function that looks for BLAS libraries, without what it remembers of an earlier call."""
-    from sparsecore.host import threads
-
-    threads.workers.cache_clear()
-    return threads._blas.__wrapped__
 
 
 def test_a_folder_of_the_same_name_is_no_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

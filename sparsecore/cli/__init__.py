@@ -4,11 +4,13 @@ import sys
 
 from sparsecore.extras import MissingPackageError, require
 
+_PACKAGES = ("click", "rich", "cattrs", "tomli_w", "safetensors", "threadpoolctl")
+
 
 def main() -> None:
     """Run the command line. Exit status: 0, 1 for a failed run, 2 for wrong input, 130 for an interrupt."""
     try:
-        require("click", "rich", "cattrs", "tomli_w", "safetensors", extra="cli", purpose="the command line")
+        require(*_PACKAGES, extra="cli", purpose="the command line")
     except MissingPackageError as error:
         sys.exit(_refusal(error))
     from sparsecore.cli.command_line import run_process
