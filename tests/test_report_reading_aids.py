@@ -1,6 +1,7 @@
 """What a report does for its reader: light or dark, values under the pointer, no type that is out of size."""
 
 import re
+from html import unescape
 from pathlib import Path
 
 import attrs
@@ -11,6 +12,8 @@ from study_examples import small_study
 
 from sparsecore.report.page import page
 from sparsecore.report.reading import read_run
+from sparsecore.study.arms import Study
+from sparsecore.study.experiments import Trial, trials_of
 from sparsecore.study.report import write_study_report
 
 
@@ -40,6 +43,33 @@ def test_the_pointer_tells_the_values_of_points(run: Path) -> None:
     last = read_run(run).epochs[-1]
     assert f"test: {100 * last.test_accuracy:.6g} at 3" in told
     assert any(text.startswith("layer1.weight: ") and text.endswith("at step 3") for text in told)
+
+
+@pytest.mark.parametrize("figure", ["bars", "sparsities"])
+def test_the_pointer_tells_the_values_of_a_studys_points(tmp_path: Path, figure: str) -> None:
+    with no_waiting_for_the_disk():
+        folder = small_study(tmp_path, trials=1, sparsities=[0.8], figure=figure)
+        html = write_study_report(folder).read_text("utf-8")
+    study = folder.read()
+    told = [unescape(text) for text in re.findall(r"<use [^>]*><title>([^<]*)</title></use>", html)]
+    for trial in trials_of(study):
+        result = folder.result(trial)
+        assert result is not None
+        assert any(
+            trial_words(study, trial) in text and f"{100 * result['test_accuracy']:.2f}" in text for text in told
+        )
+    for words in ("of the network's density at epoch", "at epoch 2", ", layer1.weight: "):
+        assert any(words in text for text in told)
+    ids = re.findall(r'\bid="([^"]*)"', html)
+    assert len(ids) == len(set(ids))
+    drawn = (folder.figures / "accuracy.svg").read_text("utf-8")
+    assert "<title>" in drawn
+    assert not re.search(r'id="hover-\d+\.', drawn)
+
+
+def trial_words(study: Study, trial: Trial) -> str:
+    """What an arm is called in figures."""
+    return next(arm.title for arm in study.arms if arm.name == trial.arm)
 
 
 def test_a_page_has_the_learning_rate_the_duration_and_the_machine(run: Path) -> None:

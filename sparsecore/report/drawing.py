@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from html import escape
 from math import isfinite
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -83,22 +83,32 @@ def inline(name: str, size: tuple[float, float], paint: Callable[["Figure"], Non
 
 def _element(figure: "Figure", name: str) -> str:
     _take_literally(figure)
-    return _with_hovers(_inline(_svg(figure), name), name)
+    return _with_hovers(_inline(_svg(figure), name), f"{name}-")
 
 
-def hover(axes: "Axes", x: Sequence[float], y: Sequence[float], texts: Sequence[str]) -> None:
-    """Let the reader of a page see a text where the pointer is at a point."""
+def hover(axes: "Axes", x: Sequence[float], y: Sequence[float], texts: Sequence[str], **more: Any) -> None:
+    """Let the reader of a page see a text where the pointer is at a point.
+
+    Args:
+        axes: to draw on.
+        x: of the points.
+        y: of the points.
+        texts: one a point.
+        **more: further arguments of ``Axes.plot``, such as a transform.
+    """
     points = [(one, other, text) for one, other, text in zip(x, y, texts, strict=True) if isfinite(one + other)]
     shown = [points[index] for index in thin(len(points), _MOST_HOVERS)]
     if not shown:
         return
     xs, ys, said = zip(*shown, strict=True)
-    number = sum(str(artist.get_gid()).startswith(_HOVER) for artist in axes.get_lines())
+    # the ids of a page are distinct, also where a figure has several axes
+    artists = [artist for each in axes.get_figure(root=True).axes for artist in each.get_lines()]  # type: ignore[union-attr]
+    number = sum(str(artist.get_gid()).startswith(_HOVER) for artist in artists)
     gid = _HOVER + ".".join([str(number), *(base64.urlsafe_b64encode(text.encode()).decode() for text in said)])
-    axes.plot(xs, ys, linestyle="none", marker="o", markersize=9, alpha=0, gid=gid, label="_hover")
+    axes.plot(xs, ys, linestyle="none", marker="o", markersize=9, alpha=0, gid=gid, label="_hover", **more)
 
 
-def _with_hovers(element: str, name: str) -> str:
+def _with_hovers(element: str, prefix: str) -> str:
     """The texts, which are in the ids of their points for want of a better place, as titles of the points."""
 
     def told(group: re.Match[str]) -> str:
@@ -109,9 +119,9 @@ def _with_hovers(element: str, name: str) -> str:
             lambda use: f"{use[1]}><title>{escape(base64.urlsafe_b64decode(next(left)).decode())}</title></use>",
             group[2],
         )
-        return f'<g id="{name}-{_HOVER}{number}">{points}'
+        return f'<g id="{prefix}{_HOVER}{number}">{points}'
 
-    return re.sub(rf'<g id="{name}-{_HOVER}([^"]*)">(.*?</g>)', told, element, flags=re.DOTALL)
+    return re.sub(rf'<g id="{prefix}{_HOVER}([^"]*)">(.*?</g>)', told, element, flags=re.DOTALL)
 
 
 def drawn(name: str, size: tuple[float, float], paint: Callable[["Figure"], None]) -> Drawing:
@@ -122,7 +132,7 @@ def drawn(name: str, size: tuple[float, float], paint: Callable[["Figure"], None
         figure = Figure(figsize=size, layout="constrained")
         paint(figure)
         _take_literally(figure)
-        return Drawing(name, _svg(figure), _png(figure))
+        return Drawing(name, _with_hovers(_svg(figure), ""), _png(figure))
 
 
 def _style(name: str) -> AbstractContextManager[None]:

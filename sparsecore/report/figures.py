@@ -201,6 +201,7 @@ def _drawn(shown: int, count: int) -> str:
 
 MOST_UPDATES = 250  # each is four corners in the outline of every tensor's area
 MOST_LINES = 40
+MOST_HOVERS = 8  # points of a tensor's area whose values the pointer tells
 LEGEND_ROWS = 26
 LEGEND_COLUMNS = 2
 
@@ -276,3 +277,9 @@ def _stack(axes: "Axes", run: Run, shown: list[int], named: set[int]) -> None:
     shades = [0.92 * place / max(1, len(names) - 1) for place in range(len(names))]
     colors = [colormaps["viridis"](shade) for shade in shades]
     axes.stackplot(steps, counts, labels=names, colors=colors, step="post", edgecolor="white", linewidth=0.2)
+    below, points = [0] * len(steps), thin(len(steps), MOST_HOVERS)
+    for tensor, of_tensor in zip(run.tensors, counts, strict=True):
+        middles = [low + count / 2 for low, count in zip(below, of_tensor, strict=True)]
+        below = [low + count for low, count in zip(below, of_tensor, strict=True)]
+        told = [f"{printable(tensor.name)}: {of_tensor[point]:,} at step {steps[point]:,}" for point in points]
+        hover(axes, [steps[point] for point in points], [middles[point] for point in points], told)

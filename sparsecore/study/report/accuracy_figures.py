@@ -7,9 +7,10 @@ from textwrap import fill
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from sparsecore.report.drawing import hover
 from sparsecore.study.arms import Arm
 from sparsecore.study.arms import Figure as Kind
-from sparsecore.study.comparison import Compared
+from sparsecore.study.comparison import Compared, mean_and_spread
 from sparsecore.study.report.contents import Account
 from sparsecore.study.report.panels import Grid, Picture, apart, by_sparsity, legend_below, picture
 from sparsecore.study.report.styles import families, family, full_name
@@ -39,6 +40,11 @@ def _bars(account: Account) -> Picture:
             axes.bar(place, fmean(row.ours), width=0.7, color=look.colour, alpha=0.85)
             _spread(axes, place, row.ours, color="black", capsize=6)
             axes.plot([place + 0.2] * len(row.ours), row.ours, "o", color="white", mec="black", markersize=5)
+            name = full_name(row.cell.arm)
+            hover(
+                axes, [place + 0.2] * len(row.ours), row.ours, [f"{name}, one trial: {one:.2f} %" for one in row.ours]
+            )
+            hover(axes, [place], [fmean(row.ours)], [f"{name}: {mean_and_spread(row.ours)} %"])
         axes.set_xticks(range(len(rows)), [fill(full_name(row.cell.arm), 12) for row in rows], fontsize=11)
         axes.set_xlabel("arm")
         axes.grid(visible=False, axis="x")
@@ -100,6 +106,7 @@ def _line(
     points = sorted(zip(at, samples, strict=True))
     means = [fmean(sample) for _, sample in points]
     axes.plot([x for x, _ in points], means, color=look.colour, marker=look.marker, markersize=7, label=name)
+    hover(axes, [x for x, _ in points], means, [f"{name}: {mean_and_spread(sample)} %" for _, sample in points])
     for x, sample in points:
         _spread(axes, x, sample, color=look.colour, capsize=4)
 
@@ -109,6 +116,8 @@ def _band(axes: "Axes", row: Compared, account: Account) -> None:
     colour, mean = account.look(row.cell.arm).colour, fmean(row.ours)
     spread = stdev(row.ours) if len(row.ours) > 1 else 0.0
     axes.axhline(mean, color=colour, linestyle=(0, (5, 2)), label=family(row.cell.arm))
+    told = [f"{family(row.cell.arm)}: {mean_and_spread(row.ours)} %"]
+    hover(axes, [0.5], [mean], told, transform=axes.get_yaxis_transform())  # half way across, whatever the x-axis is
     axes.axhspan(mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
 
 

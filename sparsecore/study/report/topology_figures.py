@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from sparsecore.report.drawing import thin
+from sparsecore.report.drawing import hover, thin
 from sparsecore.study.report.panels import Grid, apart
 
 if TYPE_CHECKING:
@@ -103,6 +103,10 @@ def _curve(axes: "Axes", account: Account, arm: Arm, courses: Sequence[Course], 
     colour = account.look(arm).colour
     look: Any = {"marker": account.look(arm).marker, "markevery": POINTS // 8, "markersize": 6}
     axes.plot(epochs, values.mean(axis=0), color=colour, label=full_name(arm), drawstyle="steps-post", **look)
+    shown = thin(len(epochs), _HOVERS)
+    means = values.mean(axis=0)
+    told = [f"{full_name(arm)}: {means[index]:.4g} at epoch {epochs[index]:.4g}" for index in shown]
+    hover(axes, [float(epochs[index]) for index in shown], [float(means[index]) for index in shown], told)
     axes.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, step="post", linewidth=0)
 
 
@@ -116,6 +120,8 @@ def _left_out(account: Account) -> str:
 
 
 MOST_NAMES = 30
+_HOVERS = 24
+"""Points of a line whose values the pointer tells."""
 
 
 def active(account: Account) -> Iterator[Picture]:
@@ -172,6 +178,7 @@ def _heat(account: Account, name: str, title: str, shown: Sequence[tuple[Arm, Se
         extent = (0, shown[number][1][0].epochs, len(names) - 0.5, -0.5)
         look: Any = {"aspect": "auto", "interpolation": "nearest", "cmap": "PuOr_r", "vmin": -most, "vmax": most}
         images.append(axes.imshow(heats[number], extent=extent, **look))
+        _hover_rows(axes, names, heats[number], shown[number][1][0].epochs)
         ticks = thin(len(names), MOST_NAMES)
         axes.set_yticks(ticks, [names[place] for place in ticks], fontsize=9)
         axes.set_xlabel("epoch")
@@ -196,6 +203,18 @@ def _heat(account: Account, name: str, title: str, shown: Sequence[tuple[Arm, Se
         (2.6, 1.0),
     )
     return picture(account, name, title, caption, grid, paint, finish)
+
+
+def _hover_rows(axes: "Axes", names: Sequence[str], heat: Floats, epochs: int) -> None:
+    """Let the pointer tell the values of some tensors, evenly spread, at some epochs."""
+    times = np.linspace(0, epochs, heat.shape[1])
+    for row in thin(len(names), MOST_NAMES):
+        columns = [column for column in thin(heat.shape[1], _HOVERS // 2) if np.isfinite(heat[row, column])]
+        told = [
+            f"{names[row]}: {2 ** heat[row, column]:.3g} of the network's density at epoch {times[column]:.4g}"
+            for column in columns
+        ]
+        hover(axes, [float(times[column]) for column in columns], [float(row)] * len(columns), told)
 
 
 def _relative(courses: Sequence[Course]) -> Floats:
@@ -231,6 +250,9 @@ def _ends(axes: "Axes", account: Account, arm: Arm, courses: Sequence[Course], s
     places, look = np.arange(ends.shape[1]) + shift, account.look(arm)
     axes.plot(places, ends.mean(axis=0), color=look.colour, linewidth=1.4, marker=look.marker, markersize=4)
     axes.plot([], [], color=look.colour, marker=look.marker, label=full_name(arm))
+    means = [float(mean) for mean in ends.mean(axis=0)]
+    told = [f"{full_name(arm)}, {name}: {mean:.2f} %" for name, mean in zip(courses[0].tensors, means, strict=True)]
+    hover(axes, [float(place) for place in places], means, told)
     for end in ends:
         axes.plot(places, end, linestyle="none", marker=look.marker, color=look.colour, markersize=5, alpha=0.5)
 
