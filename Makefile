@@ -24,7 +24,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help:
 	@echo 'make demo       train a small sparse network and write its report'
-	@echo 'make test       lint, types and tests'
+	@echo 'make test       lint, types, who imports whom, and tests'
 	@echo 'make test-slow  the tests that take minutes'
 	@echo 'make test-processors  the tests that depend on arithmetic, as other processors would compute them'
 	@echo 'make sanitize   the tests of the C++ kernels under the address, undefined-behaviour and thread sanitizers'
@@ -38,6 +38,7 @@ test: .venv/installed-for-tests .venv/cpu-built
 	$(BIN)/python -m ruff check
 	$(BIN)/python -m ruff format --check
 	$(BIN)/python -m mypy
+	PYTHONPATH=$(CPU)/src $(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 test-slow: .venv/installed-for-tests .venv/cpu-built
