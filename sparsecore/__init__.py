@@ -1,8 +1,11 @@
 """Sparse training with dynamic parameter reallocation.
 
 Weights are sparse from the first step to the last and move while they learn. The engine's values and functions are
-here; strategies, backends, models and data sets are plugins (``sparsecore plugins`` lists them).
+here; strategies, backends, models and data sets are plugins (``sparsecore plugins`` lists them). What an author of
+strategies needs is in :mod:`sparsecore.strategy`.
 """
+
+from typing import Any
 
 from sparsecore.engine.engine import Advance, Engine
 from sparsecore.engine.growth import random_free_positions, random_topology
@@ -34,6 +37,7 @@ __all__ = [
     "SparsecoreError",
     "State",
     "Topology",
+    "__version__",
     "from_masks",
     "hookimpl",
     "per_position",
@@ -43,3 +47,23 @@ __all__ = [
     "reallocate",
     "shares",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Return ``__version__``, which is looked up when it is asked for, so that importing this module stays quick."""
+    if name != "__version__":
+        raise AttributeError(f"module 'sparsecore' has no attribute {name!r}")
+    import tomllib
+    from importlib import metadata
+    from pathlib import Path
+
+    distribution = "sparsecore-engine"
+    checkout = Path(__file__).parent.parent / "pyproject.toml"
+    if checkout.is_file():  # its code runs, whatever was installed from it or beside it
+        project = tomllib.loads(checkout.read_text("utf-8")).get("project", {})
+        if project.get("name") == distribution:
+            return project["version"]
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        raise AttributeError(f"sparsecore has no version: neither {distribution!r} nor a checkout is here") from None

@@ -493,7 +493,7 @@ class Tracing(Sound):
 
     @hookimpl
     def observe(self, gradient, topology, strategy_state):
-        return strategy_state.after(gradient, topology, 0.9)
+        return strategy_state.updated(gradient, topology, 0.9)
 
     @hookimpl
     def grow(self, occupied, counts, strategy_state):
@@ -531,7 +531,7 @@ class OwnTrace(Tracing):
 
     @hookimpl
     def observe(self, gradient, topology, strategy_state):
-        self.cell.content = (self.cell.content or strategy_state).after(gradient, topology, 0.9)
+        self.cell.content = (self.cell.content or strategy_state).updated(gradient, topology, 0.9)
         return strategy_state
 
     @hookimpl

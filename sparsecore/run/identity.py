@@ -9,12 +9,12 @@ import os
 import platform
 import sys
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 
 import attrs
 import numpy as np
 
+import sparsecore
 from sparsecore.data.images import Images
 from sparsecore.experiment.assembly import experiment_fingerprint
 from sparsecore.experiment.experiment import Experiment
@@ -30,7 +30,7 @@ def machine() -> str:
     told = [
         f"{_processor()}, {os.cpu_count()} cores, {platform.system()}",
         f"Python {platform.python_version()}",
-        f"sparsecore {version('sparsecore-engine')}",
+        f"sparsecore {sparsecore.__version__}",
         f"NumPy {np.__version__}",
         *([f"PyTorch {torch.__version__}"] if torch else []),
     ]

@@ -1,18 +1,21 @@
-"""Becoming sparser along a cubic (Zhu & Gupta 2017): fast while there is much to lose, slowly towards the end."""
+"""Gradual pruning along a cubic (Zhu & Gupta 2017): fast while there are many weights, slowly towards the end."""
 
 from fractions import Fraction
 from typing import Any
 
 import attrs
+import numpy as np
+from numpy.typing import NDArray
 
 from sparsecore.engine.schedules import Clock, total_steps
 from sparsecore.engine.settings import as_written
+from sparsecore.engine.shares import Counts
 from sparsecore.errors import InputError
 
 
 @attrs.frozen
-class Cubic:
-    """(1 - (t-t₀)/(n·Δt))³, what is left of the way from the first sparsity to the last.
+class CubicPruning:
+    """The factor (1 - (t-t₀)/(n·Δt))³ by which a run is still denser than at its end.
 
     Attributes:
         begin: t₀ as a fraction of the run.
@@ -29,20 +32,20 @@ class Cubic:
                 f"given begin = {self.begin}, until = {self.until}"
             )
 
-    def left(self, clock: Clock) -> Fraction:
-        """From 1 at the begin to 0 at the end and after it."""
+    def remaining(self, clock: Clock) -> Fraction:
+        """Return the factor at this time: 1 until the begin, 0 from the end on."""
         first, last = self._begin(clock), self.end(clock)
         if clock.step >= last:
             return Fraction(0)
         return (1 - max(Fraction(0), (clock.step - first) / (last - first))) ** 3
 
     def end(self, clock: Clock) -> int:
-        """The step after which nothing is left."""
+        """Return the step from which on the factor is 0."""
         steps = total_steps(clock)
         return max(1, min(steps - 1, int(as_written(self.until) * steps)))
 
     def has_begun(self, clock: Clock) -> bool:
-        """Whether the time is t₀ or later."""
+        """Return whether the time is t₀ or later."""
         return clock.step >= self._begin(clock)
 
     def _begin(self, clock: Clock) -> Fraction:
@@ -50,5 +53,22 @@ class Cubic:
 
 
 def check_cubic(strategy: Any, _: object, __: object) -> None:
-    """Validate the attributes ``begin`` and ``until`` of a strategy, at the latter."""
-    Cubic(strategy.begin, strategy.until)
+    """Validate the attributes ``begin`` and ``until`` of a strategy; an attrs validator, for the latter of the two."""
+    CubicPruning(strategy.begin, strategy.until)
+
+
+@attrs.frozen(eq=False)
+class PruningTargets:
+    """The strategy state of gradual pruning: numbers of weights at the start and at the end.
+
+    Attributes:
+        first: at the start, int64; one number a tensor, or a single one for all tensors together.
+        last: at the end, likewise.
+    """
+
+    first: NDArray[np.int64]
+    last: NDArray[np.int64]
+
+    def counts(self, remaining: Fraction) -> Counts:
+        """Return the numbers of weights where this factor of the way from last to first remains, rounded down."""
+        return self.last + np.array([int(remaining * int(count)) for count in self.first - self.last], np.int64)

@@ -10,23 +10,27 @@ from sparsecore.engine.topology import Topology
 
 @attrs.frozen(eq=False)
 class DenseMomentum:
-    """M, one entry a position: M ← β·M + g in every step."""
+    """The strategy state M ← β·M + g, one entry a position, which is updated in every step.
+
+    Attributes:
+        momentum: M, D entries, float32 at first.
+    """
 
     momentum: Array = per_position()
 
     @classmethod
     def zero(cls, topology: Topology) -> "DenseMomentum":
-        """Before the first step; float32, or what the gradients make of it."""
+        """Return the momentum before the first step."""
         arrays, layout = topology.arrays, topology.layout
         return cls(arrays.zeros_like(arrays.cast(topology.positions[:0], np.float32), layout.size))
 
-    def after(self, gradient: Gradient, topology: Topology, decay: float) -> "DenseMomentum":
-        """One step later."""
+    def updated(self, gradient: Gradient, topology: Topology, decay: float) -> "DenseMomentum":
+        """Return the momentum after a step with this gradient; ``decay`` is β."""
         dense = topology.arrays.concatenate([gradient(name) for name in topology.layout.names])
         return DenseMomentum(decay * self.momentum + dense)
 
-    def by_name(self, topology: Topology) -> Gradient:
-        """The momentum of a tensor, by its name: D_i entries."""
+    def by_tensor(self, topology: Topology) -> Gradient:
+        """Return a function from a tensor's name to its momentum, D_i entries, as a gradient is."""
         layout = topology.layout
 
         def of(name: str) -> Array:

@@ -48,12 +48,12 @@ def groups_of(topology: Topology, name: str, size: int) -> Array:
     return (topology.positions[topology.slots(name)] - offset) // size
 
 
-def held(members: Array, groups: Array, arrays: Arrays) -> Array:
+def count_in_groups(members: Array, groups: Array, arrays: Arrays) -> Array:
     """How many of ``members``, the ascending groups of some positions, there are of each of ``groups``."""
     return arrays.searchsorted(members, groups, "right") - arrays.searchsorted(members, groups, "left")
 
 
-def first_of_each(groups: Array, most: Array, arrays: Arrays) -> Array:
+def first_of_each_group(groups: Array, most: Array, arrays: Arrays) -> Array:
     """Which entries are among the first of their group.
 
     Args:
@@ -78,7 +78,7 @@ def _wanted(most: Array, arrays: Arrays) -> Array:
     return arrays.arange(len(most), np.int64) if is_on_device else arrays.nonzero(most > 0)
 
 
-def random_of_each(
+def random_in_groups(
     layout: Layout, sizes: Sequence[int], numbers: Sequence[int] | Counts, random: Randomness, arrays: Arrays
 ) -> Topology:
     """In each tensor ``numbers[i]`` random positions of each group of ``sizes[i]``, every subset equally likely.

@@ -17,7 +17,7 @@ def fixed_signs(topology: Topology, random: Randomness) -> Array:
     return topology.arrays.from_numpy(np.concatenate(signs))
 
 
-def noise(topology: Topology, random: Randomness) -> Array:
+def gaussian_noise(topology: Topology, random: Randomness) -> Array:
     """ν ~ N(0, 1), float32, one a weight."""
     names = zip(topology.layout.names, topology.counts, strict=True)
     drawn = [random.generator("noise", name).standard_normal(count, np.float32) for name, count in names]

@@ -8,18 +8,27 @@ from typing import Literal
 import attrs
 import numpy as np
 
-from sparsecore.engine.arrays import Array
-from sparsecore.engine.growth import draw_ranks
-from sparsecore.engine.hooks import Declares, hookimpl
-from sparsecore.engine.layout import Layout
-from sparsecore.engine.randomness import Randomness
-from sparsecore.engine.reallocation import Reallocation
-from sparsecore.engine.schedules import Clock, Every, Piecewise, Schedule, as_schedule
-from sparsecore.engine.shares import Counts, shares
-from sparsecore.engine.state import per_weight
-from sparsecore.engine.topology import Topology
-from sparsecore.errors import InputError
-from sparsecore.toolbox.signs import fixed_signs, noise
+from sparsecore.strategy import (
+    Array,
+    Clock,
+    Counts,
+    Declares,
+    Every,
+    InputError,
+    Layout,
+    Piecewise,
+    Randomness,
+    Reallocation,
+    Schedule,
+    Topology,
+    as_schedule,
+    draw_ranks,
+    fixed_signs,
+    gaussian_noise,
+    hookimpl,
+    per_weight,
+    shares,
+)
 
 
 @attrs.frozen(eq=False)
@@ -98,9 +107,9 @@ class DeepRewiring:
         step_size = learning_rate if self.step_size is None else self.step_size
         cast = topology.arrays.cast
         spread = math.sqrt(2 * step_size * self.temperature(clock))
-        # in terms of w = s·θ; ν is symmetric, so that s·ν is as good as ν
-        shaken, signs = (cast(vector, values.dtype) for vector in (noise(topology, random), strategy_state.signs))
-        return values + (spread * shaken - step_size * self.l1 * signs)
+        # in terms of w = s·θ; ν is symmetric, so that s·ν has the same distribution
+        noise, signs = cast(gaussian_noise(topology, random), values.dtype), cast(strategy_state.signs, values.dtype)
+        return values + (spread * noise - step_size * self.l1 * signs)
 
     @hookimpl
     def prune(self, values: Array, strategy_state: Signs) -> Array:

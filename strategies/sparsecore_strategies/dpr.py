@@ -4,13 +4,19 @@ from typing import ClassVar
 
 import attrs
 
-from sparsecore.engine.arrays import Array
-from sparsecore.engine.hooks import Declares, hookimpl
-from sparsecore.engine.schedules import Clock, Every
-from sparsecore.engine.settings import Amount, as_amount, as_written
-from sparsecore.engine.shares import Counts
-from sparsecore.engine.topology import Topology
-from sparsecore.errors import InputError
+from sparsecore.strategy import (
+    Amount,
+    Array,
+    Clock,
+    Counts,
+    Declares,
+    Every,
+    InputError,
+    Topology,
+    as_amount,
+    as_written,
+    hookimpl,
+)
 
 _HIGHEST = 1e38
 """Where doubling ends: no weight is larger, and float32 can still hold it."""

@@ -2,13 +2,7 @@
 
 import attrs
 
-from sparsecore.engine.arrays import Arrays
-from sparsecore.engine.distributions import erdos_renyi_kernel
-from sparsecore.engine.growth import random_topology
-from sparsecore.engine.hooks import hookimpl
-from sparsecore.engine.layout import Layout
-from sparsecore.engine.randomness import Randomness
-from sparsecore.engine.topology import Topology
+from sparsecore.strategy import Arrays, Layout, Randomness, Topology, erdos_renyi_kernel, hookimpl, random_topology
 
 
 @attrs.frozen(eq=False)

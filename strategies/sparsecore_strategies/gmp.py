@@ -6,27 +6,27 @@ from typing import Literal
 
 import attrs
 import numpy as np
-from numpy.typing import NDArray
 
-from sparsecore.engine.arrays import Array, Arrays
-from sparsecore.engine.distributions import check_initial_sparsity, uniform
-from sparsecore.engine.growth import random_topology
-from sparsecore.engine.hooks import Declares, hookimpl
-from sparsecore.engine.layout import Layout
-from sparsecore.engine.randomness import Randomness
-from sparsecore.engine.schedules import Clock, Every
-from sparsecore.engine.shares import Counts
-from sparsecore.engine.topology import Topology
-from sparsecore.toolbox.gradual_pruning import Cubic, check_cubic
-from sparsecore.toolbox.ranking import smallest_of_all, smallest_of_each
-
-
-@attrs.frozen(eq=False)
-class FirstAndLast:
-    """What GMP remembers: how many weights there are at the start and at the end; of each tensor, or of all alike."""
-
-    first: NDArray[np.int64]
-    last: NDArray[np.int64]
+from sparsecore.strategy import (
+    Array,
+    Arrays,
+    Clock,
+    Counts,
+    CubicPruning,
+    Declares,
+    Every,
+    Layout,
+    PruningTargets,
+    Randomness,
+    Topology,
+    check_cubic,
+    check_initial_sparsity,
+    hookimpl,
+    random_topology,
+    smallest_of_all,
+    smallest_of_each,
+    uniform,
+)
 
 
 @attrs.frozen(eq=False)
@@ -66,11 +66,11 @@ class GradualPruning:
         return random_topology(layout, uniform(layout, self.initial_sparsity), random, arrays)
 
     @hookimpl
-    def initial_strategy_state(self, topology: Topology, sparsity: float) -> FirstAndLast:
+    def initial_strategy_state(self, topology: Topology, sparsity: float) -> PruningTargets:
         """From the weights that there are to the uniform distribution at the run's sparsity."""
         counted = _COUNTED[self.scope]
         first = counted(topology.counts)
-        return FirstAndLast(first, np.minimum(counted(uniform(topology.layout, sparsity)), first))
+        return PruningTargets(first, np.minimum(counted(uniform(topology.layout, sparsity)), first))
 
     @hookimpl
     def update_due(self, clock: Clock) -> bool:
@@ -80,24 +80,21 @@ class GradualPruning:
         return clock.step == end or (cubic.has_begun(clock) and clock.step < end and self.schedule(clock))
 
     @hookimpl
-    def target_size(self, topology: Topology, clock: Clock, strategy_state: FirstAndLast) -> int:
+    def target_size(self, topology: Topology, clock: Clock, strategy_state: PruningTargets) -> int:
         """(1 - s_t)·D."""
         return min(topology.size, int(self._counts(clock, strategy_state).sum()))
 
     @hookimpl
-    def prune(self, topology: Topology, values: Array, clock: Clock, strategy_state: FirstAndLast) -> Array:
+    def prune(self, topology: Topology, values: Array, clock: Clock, strategy_state: PruningTargets) -> Array:
         """Keep the largest |w|, in the network or in each tensor."""
         return topology.all_but(_SCOPES[self.scope](topology, values, self._counts(clock, strategy_state)))
 
-    def _counts(self, clock: Clock, strategy_state: FirstAndLast) -> Counts:
+    def _counts(self, clock: Clock, targets: PruningTargets) -> Counts:
         """How many weights there are to be, in each tensor or in all."""
-        left = self._cubic().left(clock)
-        return strategy_state.last + np.array(
-            [int(left * int(count)) for count in strategy_state.first - strategy_state.last], np.int64
-        )
+        return targets.counts(self._cubic().remaining(clock))
 
-    def _cubic(self) -> Cubic:
-        return Cubic(self.begin, self.until)
+    def _cubic(self) -> CubicPruning:
+        return CubicPruning(self.begin, self.until)
 
 
 def _network(topology: Topology, values: Array, counts: Counts) -> Array:

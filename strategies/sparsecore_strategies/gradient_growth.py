@@ -2,11 +2,7 @@
 
 import attrs
 
-from sparsecore.engine.arrays import Array, Gradient
-from sparsecore.engine.hooks import hookimpl
-from sparsecore.engine.shares import Counts
-from sparsecore.engine.topology import Topology
-from sparsecore.toolbox.ranking import largest_free
+from sparsecore.strategy import Array, Counts, Gradient, Topology, hookimpl, largest_free
 
 
 @attrs.frozen(eq=False)

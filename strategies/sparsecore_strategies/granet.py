@@ -5,25 +5,36 @@ from typing import ClassVar, Literal
 import attrs
 import numpy as np
 
-from sparsecore.engine.arrays import Array, Arrays, Gradient, counting_of
-from sparsecore.engine.distributions import check_initial_sparsity, distribution, uniform
-from sparsecore.engine.growth import random_topology
-from sparsecore.engine.hooks import Declares, hookimpl
-from sparsecore.engine.layout import Layout
-from sparsecore.engine.randomness import Randomness
-from sparsecore.engine.schedules import Clock, Cosine, Every, Schedule, as_schedule
-from sparsecore.engine.shares import Counts, shares
-from sparsecore.engine.topology import Topology
-from sparsecore.toolbox.gradual_pruning import Cubic, check_cubic
-from sparsecore.toolbox.ranking import check_fraction, fraction_of, largest_free, smallest_of_all, smallest_of_each
-
-
-@attrs.frozen
-class FirstAndLast:
-    """What GraNet remembers: how many weights there are at the start, and at the end."""
-
-    first: int
-    last: int
+from sparsecore.strategy import (
+    Array,
+    Arrays,
+    Clock,
+    Cosine,
+    Counts,
+    CubicPruning,
+    Declares,
+    Every,
+    Gradient,
+    Layout,
+    PruningTargets,
+    Randomness,
+    Schedule,
+    Topology,
+    as_schedule,
+    check_cubic,
+    check_fraction,
+    check_initial_sparsity,
+    counting_of,
+    distribution,
+    fraction_of,
+    hookimpl,
+    largest_free,
+    random_topology,
+    shares,
+    smallest_of_all,
+    smallest_of_each,
+    uniform,
+)
 
 
 @attrs.frozen(eq=False)
@@ -67,24 +78,25 @@ class GradualRegeneration:
         return random_topology(layout, distribution(self.start)(layout, self.initial_sparsity), random, arrays)
 
     @hookimpl
-    def initial_strategy_state(self, topology: Topology, sparsity: float) -> FirstAndLast:
+    def initial_strategy_state(self, topology: Topology, sparsity: float) -> PruningTargets:
         """From the weights that there are to the budget of the run's sparsity."""
-        return FirstAndLast(topology.size, min(topology.size, int(uniform(topology.layout, sparsity).sum())))
+        first = topology.counts.sum(keepdims=True)
+        return PruningTargets(first, np.minimum(first, uniform(topology.layout, sparsity).sum()))
 
     @hookimpl
     def update_due(self, clock: Clock) -> bool:
         """By the schedule since pruning has begun, and at its end."""
-        cubic = Cubic(self.begin, self.until)
+        cubic = CubicPruning(self.begin, self.until)
         return clock.step == cubic.end(clock) or (cubic.has_begun(clock) and self.schedule(clock))
 
     @hookimpl
-    def target_size(self, topology: Topology, clock: Clock, strategy_state: FirstAndLast) -> int:
+    def target_size(self, topology: Topology, clock: Clock, strategy_state: PruningTargets) -> int:
         """As many as the cubic leaves."""
-        left = Cubic(self.begin, self.until).left(clock)
-        return min(topology.size, strategy_state.last + int(left * (strategy_state.first - strategy_state.last)))
+        remaining = CubicPruning(self.begin, self.until).remaining(clock)
+        return min(topology.size, int(strategy_state.counts(remaining).sum()))
 
     @hookimpl
-    def prune(self, topology: Topology, values: Array, clock: Clock, strategy_state: FirstAndLast) -> Array:
+    def prune(self, topology: Topology, values: Array, clock: Clock, strategy_state: PruningTargets) -> Array:
         """Keep the largest |w| of the network; of these, in each tensor, drop the fraction with the smallest."""
         arrays, kept = topology.arrays, self._largest(topology, values, clock, strategy_state)
         left = topology.subset(kept)
@@ -94,7 +106,7 @@ class GradualRegeneration:
 
     @hookimpl
     def allocate(
-        self, total: int, room: Counts, topology: Topology, values: Array, clock: Clock, strategy_state: FirstAndLast
+        self, total: int, room: Counts, topology: Topology, values: Array, clock: Clock, strategy_state: PruningTargets
     ) -> Counts:
         """As many in each tensor as it dropped after the pruning."""
         left = topology.subset(self._largest(topology, values, clock, strategy_state))
@@ -105,7 +117,7 @@ class GradualRegeneration:
         """The free positions with the largest |dense gradient|."""
         return largest_free(occupied, counts, gradient)
 
-    def _largest(self, topology: Topology, values: Array, clock: Clock, strategy_state: FirstAndLast) -> Array:
+    def _largest(self, topology: Topology, values: Array, clock: Clock, strategy_state: PruningTargets) -> Array:
         """Which weights the pruning leaves: one bool a weight."""
         excess = topology.size - self.target_size(topology, clock, strategy_state)
         return topology.all_but(smallest_of_all(topology, values, excess))

@@ -6,11 +6,20 @@ from typing import Literal
 
 import attrs
 
-from sparsecore.engine.arrays import Array
-from sparsecore.engine.hooks import Declares, hookimpl
-from sparsecore.engine.schedules import Clock, Piecewise, Schedule, as_schedule
-from sparsecore.engine.topology import Topology
-from sparsecore.toolbox.ranking import check_fraction, fraction_of, smallest_of_all, smallest_of_each
+from sparsecore.strategy import (
+    Array,
+    Clock,
+    Declares,
+    Piecewise,
+    Schedule,
+    Topology,
+    as_schedule,
+    check_fraction,
+    fraction_of,
+    hookimpl,
+    smallest_of_all,
+    smallest_of_each,
+)
 
 
 @attrs.frozen(eq=False)

@@ -2,12 +2,7 @@
 
 import attrs
 
-from sparsecore.engine.arrays import Array, Gradient
-from sparsecore.engine.hooks import hookimpl
-from sparsecore.engine.shares import Counts
-from sparsecore.engine.topology import Topology
-from sparsecore.toolbox.momentum import DenseMomentum
-from sparsecore.toolbox.ranking import largest_free
+from sparsecore.strategy import Array, Counts, DenseMomentum, Gradient, Topology, hookimpl, largest_free
 
 
 @attrs.frozen(eq=False)
@@ -30,9 +25,9 @@ class MomentumGrowth:
     @hookimpl
     def observe(self, gradient: Gradient, topology: Topology, strategy_state: DenseMomentum) -> DenseMomentum:
         """M ← β·M + g, at every position."""
-        return strategy_state.after(gradient, topology, self.momentum)
+        return strategy_state.updated(gradient, topology, self.momentum)
 
     @hookimpl
     def grow(self, occupied: Topology, counts: Counts, strategy_state: DenseMomentum) -> Array:
         """The free positions with the largest |momentum|."""
-        return largest_free(occupied, counts, strategy_state.by_name(occupied))
+        return largest_free(occupied, counts, strategy_state.by_tensor(occupied))

@@ -5,16 +5,29 @@ from typing import ClassVar, Literal
 import attrs
 import numpy as np
 
-from sparsecore.engine.arrays import Array, Arrays, Gradient
-from sparsecore.engine.distributions import distribution
-from sparsecore.engine.growth import random_topology
-from sparsecore.engine.hooks import Declares, hookimpl
-from sparsecore.engine.layout import Layout
-from sparsecore.engine.randomness import Randomness
-from sparsecore.engine.schedules import Clock, Cosine, Every, Schedule, as_schedule
-from sparsecore.engine.shares import Counts, shares
-from sparsecore.engine.topology import Topology
-from sparsecore.toolbox.ranking import check_fraction, fraction_of, largest_free, smallest_of_each
+from sparsecore.strategy import (
+    Array,
+    Arrays,
+    Clock,
+    Cosine,
+    Counts,
+    Declares,
+    Every,
+    Gradient,
+    Layout,
+    Randomness,
+    Schedule,
+    Topology,
+    as_schedule,
+    check_fraction,
+    distribution,
+    fraction_of,
+    hookimpl,
+    largest_free,
+    random_topology,
+    shares,
+    smallest_of_each,
+)
 
 
 @attrs.frozen(eq=False)

@@ -7,17 +7,27 @@ from typing import Literal
 
 import attrs
 
-from sparsecore.engine.arrays import Array, Arrays, counting_of
-from sparsecore.engine.distributions import distribution
-from sparsecore.engine.growth import random_topology
-from sparsecore.engine.hooks import Declares, Scope, hookimpl
-from sparsecore.engine.layout import Layout
-from sparsecore.engine.randomness import Randomness
-from sparsecore.engine.schedules import Clock, Every
-from sparsecore.engine.settings import as_written
-from sparsecore.engine.shares import Counts, shares
-from sparsecore.engine.topology import Topology
-from sparsecore.toolbox.ranking import fraction_of, smallest, smallest_of_each
+from sparsecore.strategy import (
+    Array,
+    Arrays,
+    Clock,
+    Counts,
+    Declares,
+    Every,
+    Layout,
+    Randomness,
+    Scope,
+    Topology,
+    as_written,
+    counting_of,
+    distribution,
+    fraction_of,
+    hookimpl,
+    random_topology,
+    shares,
+    smallest,
+    smallest_of_each,
+)
 
 
 @attrs.frozen(eq=False)

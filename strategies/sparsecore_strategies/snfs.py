@@ -5,14 +5,27 @@ from typing import ClassVar
 import attrs
 import numpy as np
 
-from sparsecore.engine.arrays import Array, Gradient
-from sparsecore.engine.hooks import Declares, hookimpl
-from sparsecore.engine.schedules import Clock, Cosine, Every, Schedule, as_schedule
-from sparsecore.engine.shares import Counts, shares, whole_numbers
-from sparsecore.engine.topology import Topology
-from sparsecore.errors import DivergedError
-from sparsecore.toolbox.momentum import DenseMomentum
-from sparsecore.toolbox.ranking import check_fraction, fraction_of, largest_free, smallest_of_each
+from sparsecore.strategy import (
+    Array,
+    Clock,
+    Cosine,
+    Counts,
+    Declares,
+    DenseMomentum,
+    DivergedError,
+    Every,
+    Gradient,
+    Schedule,
+    Topology,
+    as_schedule,
+    check_fraction,
+    fraction_of,
+    hookimpl,
+    largest_free,
+    shares,
+    smallest_of_each,
+    whole_numbers,
+)
 
 
 @attrs.frozen(eq=False)
@@ -53,7 +66,7 @@ class SparseMomentum:
     @hookimpl
     def observe(self, gradient: Gradient, topology: Topology, strategy_state: DenseMomentum) -> DenseMomentum:
         """M ← β·M + g, at every position."""
-        return strategy_state.after(gradient, topology, self.momentum)
+        return strategy_state.updated(gradient, topology, self.momentum)
 
     @hookimpl
     def prune(self, topology: Topology, values: Array, clock: Clock) -> Array:
@@ -69,7 +82,7 @@ class SparseMomentum:
     @hookimpl
     def grow(self, occupied: Topology, counts: Counts, strategy_state: DenseMomentum) -> Array:
         """The free positions with the largest |momentum|."""
-        return largest_free(occupied, counts, strategy_state.by_name(occupied))
+        return largest_free(occupied, counts, strategy_state.by_tensor(occupied))
 
 
 def _means(topology: Topology, strategy_state: DenseMomentum) -> list[float]:

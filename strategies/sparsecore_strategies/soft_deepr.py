@@ -6,16 +6,25 @@ from functools import cached_property
 import attrs
 import numpy as np
 
-from sparsecore.engine.arrays import Array, counting_of
-from sparsecore.engine.hooks import hookimpl
-from sparsecore.engine.randomness import Randomness
-from sparsecore.engine.reallocation import Reallocation
-from sparsecore.engine.schedules import Clock, Piecewise, Schedule, as_schedule
-from sparsecore.engine.shares import Counts, constant
-from sparsecore.engine.state import per_position, per_weight
-from sparsecore.engine.topology import Topology
-from sparsecore.errors import InputError
-from sparsecore.toolbox.signs import fixed_signs, noise
+from sparsecore.strategy import (
+    Array,
+    Clock,
+    Counts,
+    InputError,
+    Piecewise,
+    Randomness,
+    Reallocation,
+    Schedule,
+    Topology,
+    as_schedule,
+    constant,
+    counting_of,
+    fixed_signs,
+    gaussian_noise,
+    hookimpl,
+    per_position,
+    per_weight,
+)
 
 
 @attrs.frozen(eq=False)
@@ -104,9 +113,9 @@ class SoftDeepRewiring:
     ) -> Array:
         """θ ← θ - η·α + sqrt(2·η·T)·ν; the gradient's part has been taken by the optimizer."""
         cast = topology.arrays.cast
-        # in terms of w = s·θ; ν is symmetric, so that s·ν is as good as ν
-        shaken, signs = (cast(vector, values.dtype) for vector in (noise(topology, random), strategy_state.signs))
-        return values + (self._spread(clock) * shaken - self.step_size * self.l1 * signs)
+        # in terms of w = s·θ; ν is symmetric, so that s·ν has the same distribution
+        noise, signs = cast(gaussian_noise(topology, random), values.dtype), cast(strategy_state.signs, values.dtype)
+        return values + (self._spread(clock) * noise - self.step_size * self.l1 * signs)
 
     @hookimpl
     def prune(self, values: Array, strategy_state: Connections) -> Array:

@@ -5,16 +5,35 @@ from typing import Literal
 import attrs
 import numpy as np
 
-from sparsecore.engine.arrays import Array, Arrays, Gradient, counting_of
-from sparsecore.engine.distributions import distribution
-from sparsecore.engine.hooks import Declares, hookimpl
-from sparsecore.engine.layout import Layout
-from sparsecore.engine.randomness import Randomness
-from sparsecore.engine.schedules import Clock, Cosine, Every, Schedule, as_schedule
-from sparsecore.engine.shares import Counts, shares
-from sparsecore.engine.topology import Topology
-from sparsecore.toolbox.nm_groups import first_of_each, group_counts, group_sizes, groups_of, held, random_of_each
-from sparsecore.toolbox.ranking import check_fraction, first_free, fraction_of, free_by_score
+from sparsecore.strategy import (
+    Array,
+    Arrays,
+    Clock,
+    Cosine,
+    Counts,
+    Declares,
+    Every,
+    Gradient,
+    Layout,
+    Randomness,
+    Schedule,
+    Topology,
+    as_schedule,
+    check_fraction,
+    count_in_groups,
+    counting_of,
+    distribution,
+    first_free,
+    first_of_each_group,
+    fraction_of,
+    free_by_score,
+    group_counts,
+    group_sizes,
+    groups_of,
+    hookimpl,
+    random_in_groups,
+    shares,
+)
 
 
 @attrs.frozen(eq=False)
@@ -59,7 +78,7 @@ class StructuredRigL:
     def initial_topology(self, layout: Layout, sparsity: float, random: Randomness, arrays: Arrays) -> Topology:
         """Random positions, N of each group."""
         of_each = distribution(self.start)(layout, sparsity) // self._groups(layout)
-        return random_of_each(layout, group_sizes(layout, self.group), np.maximum(1, of_each), random, arrays)
+        return random_in_groups(layout, group_sizes(layout, self.group), np.maximum(1, of_each), random, arrays)
 
     @hookimpl
     def update_due(self, clock: Clock) -> bool:
@@ -115,8 +134,8 @@ def _by_magnitude(topology: Topology, name: str, values: Array, size: int) -> tu
     arrays, slots = topology.arrays, topology.slots(name)
     groups = groups_of(topology, name, size)
     order = arrays.argsort(abs(values[slots]))
-    room = size - held(groups, groups, arrays)
-    return order + slots.start, first_of_each(arrays.take(groups, order), arrays.take(room, order), arrays)
+    room = size - count_in_groups(groups, groups, arrays)
+    return order + slots.start, first_of_each_group(arrays.take(groups, order), arrays.take(room, order), arrays)
 
 
 def _without(topology: Topology, kept: Topology) -> Topology:
@@ -127,6 +146,6 @@ def _without(topology: Topology, kept: Topology) -> Topology:
 def _replacements_first(places: Array, lost: Array, size: int, arrays: Arrays) -> Array:
     """The places in their order, but before all others of each group the first, as many as it has ``lost``."""
     groups = places // size
-    replaces = first_of_each(groups, held(lost, groups, arrays), arrays)
+    replaces = first_of_each_group(groups, count_in_groups(lost, groups, arrays), arrays)
     # the others have their turn where strategies above prune, or share out, with no regard to groups
     return arrays.take(places, arrays.argsort(arrays.cast(~replaces, np.int8)))

@@ -2,7 +2,7 @@
 
 import attrs
 
-from sparsecore.engine.hooks import hookimpl
+from sparsecore.strategy import hookimpl
 
 
 @attrs.frozen(eq=False)

@@ -1,0 +1,135 @@
+"""Everything that a strategy is made of: the one module that an author of strategies imports.
+
+    from sparsecore.strategy import Array, Clock, Every, Topology, hookimpl
+
+- hooks: ``hookimpl`` marks a method as a hook (:mod:`sparsecore.engine.hooks` documents all of them), ``Declares`` says
+  what `sparsecore check` is to hold a strategy to.
+- topology: ``Topology``, ``Layout``, ``Reallocation``.
+- arrays: ``Array``, ``Arrays`` and ``Gradient`` are the types of a backend's vectors, its operations and a dense
+  gradient; ``counting_of`` returns operations that do not wait for a device.
+- time: ``Clock``; ``Every`` says when updates are due; ``Schedule``, ``Piecewise`` and ``Cosine`` are numbers that
+  change over a run, and ``as_schedule`` makes one of what a settings file holds.
+- strategy state: ``per_weight`` and ``per_position`` mark its vectors.
+- settings: ``Amount`` and ``as_amount``, ``as_written``, ``check_fraction``, ``check_cubic``.
+- choosing weights to prune: ``smallest_of_each``, ``smallest_of_all``, ``smallest``, ``fraction_of``.
+- sharing out growth: ``shares``, ``whole_numbers``, ``Counts``, ``constant``.
+- choosing positions to grow: ``random_free_positions``, ``free_positions``, ``draw_ranks``, ``largest_free``,
+  ``first_free``, ``free_by_score``.
+- starts: ``random_topology``; ``distribution`` by name, ``uniform``, ``erdos_renyi``, ``erdos_renyi_kernel``.
+- larger pieces: ``CubicPruning`` and ``PruningTargets`` (gradual pruning), ``DenseMomentum``, ``fixed_signs`` and
+  ``gaussian_noise`` (DeepR), groups of consecutive positions (N:M sparsity).
+- randomness: ``Randomness``.
+- errors: ``InputError`` for what the user can mend, ``DivergedError`` and the others.
+- to try a strategy without a network: ``Engine`` and ``State``.
+
+These names are public, and so are their arguments. Anything else below ``sparsecore.engine`` and ``sparsecore.toolbox``
+may change without notice.
+"""
+
+from sparsecore.engine.arrays import Array, Arrays, Gradient, counting_of
+from sparsecore.engine.distributions import (
+    check_initial_sparsity,
+    distribution,
+    erdos_renyi,
+    erdos_renyi_kernel,
+    uniform,
+)
+from sparsecore.engine.engine import Engine
+from sparsecore.engine.growth import draw_ranks, free_positions, random_free_positions, random_topology
+from sparsecore.engine.hooks import Declares, Scope, hookimpl
+from sparsecore.engine.layout import Layout
+from sparsecore.engine.randomness import Randomness
+from sparsecore.engine.reallocation import Reallocation
+from sparsecore.engine.schedules import Clock, Cosine, Every, Piecewise, Schedule, as_schedule
+from sparsecore.engine.settings import Amount, as_amount, as_written
+from sparsecore.engine.shares import Counts, constant, shares, whole_numbers
+from sparsecore.engine.state import State, per_position, per_weight
+from sparsecore.engine.topology import Topology
+from sparsecore.errors import DivergedError, InputError, InvariantError, NoRoomError, PluginError, SparsecoreError
+from sparsecore.toolbox.gradual_pruning import CubicPruning, PruningTargets, check_cubic
+from sparsecore.toolbox.momentum import DenseMomentum
+from sparsecore.toolbox.nm_groups import (
+    count_in_groups,
+    first_of_each_group,
+    group_counts,
+    group_sizes,
+    groups_of,
+    random_in_groups,
+)
+from sparsecore.toolbox.ranking import (
+    check_fraction,
+    first_free,
+    fraction_of,
+    free_by_score,
+    largest_free,
+    smallest,
+    smallest_of_all,
+    smallest_of_each,
+)
+from sparsecore.toolbox.signs import fixed_signs, gaussian_noise
+
+__all__ = [
+    "Amount",
+    "Array",
+    "Arrays",
+    "Clock",
+    "Cosine",
+    "Counts",
+    "CubicPruning",
+    "Declares",
+    "DenseMomentum",
+    "DivergedError",
+    "Engine",
+    "Every",
+    "Gradient",
+    "InputError",
+    "InvariantError",
+    "Layout",
+    "NoRoomError",
+    "Piecewise",
+    "PluginError",
+    "PruningTargets",
+    "Randomness",
+    "Reallocation",
+    "Schedule",
+    "Scope",
+    "SparsecoreError",
+    "State",
+    "Topology",
+    "as_amount",
+    "as_schedule",
+    "as_written",
+    "check_cubic",
+    "check_fraction",
+    "check_initial_sparsity",
+    "constant",
+    "count_in_groups",
+    "counting_of",
+    "distribution",
+    "draw_ranks",
+    "erdos_renyi",
+    "erdos_renyi_kernel",
+    "first_free",
+    "first_of_each_group",
+    "fixed_signs",
+    "fraction_of",
+    "free_by_score",
+    "free_positions",
+    "gaussian_noise",
+    "group_counts",
+    "group_sizes",
+    "groups_of",
+    "hookimpl",
+    "largest_free",
+    "per_position",
+    "per_weight",
+    "random_free_positions",
+    "random_in_groups",
+    "random_topology",
+    "shares",
+    "smallest",
+    "smallest_of_all",
+    "smallest_of_each",
+    "uniform",
+    "whole_numbers",
+]
