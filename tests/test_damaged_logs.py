@@ -127,6 +127,15 @@ def test_a_report_of_a_run_with_a_damaged_file_is_a_sentence_that_names_it(
     assert name in ended.sentence
 
 
+@pytest.mark.parametrize("content", [b"", b"presets = false\n"])
+def test_a_run_whose_experiment_has_been_emptied_goes_on_by_no_other(run: Path, tmp_path: Path, content: bytes) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run/experiment.toml").write_bytes(content)
+    ended = inside("train", "--resume", "--out", tmp_path / "run")
+    assert ended.status == 2
+    assert "experiment.toml" in ended.sentence
+
+
 @pytest.mark.parametrize("finished", [True, False])
 def test_a_report_claims_no_settings_that_the_run_did_not_have(run: Path, tmp_path: Path, finished: bool) -> None:
     folder = RunFolder(tmp_path / "run")
@@ -167,3 +176,16 @@ def test_seconds_that_are_damaged_are_as_if_they_were_missing(run: Path, tmp_pat
         assert ended.status == 0, ended.stderr
         assert folder.report.exists()
         assert 0 <= json.loads(folder.result.read_text("utf-8"))["seconds"] < 1000
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize(("log", "entry"), [("metrics.jsonl", "train_loss"), ("reallocations.jsonl", "threshold")])
+def test_a_report_refuses_a_log_with_one_number_changed(
+    run: Path, tmp_path: Path, log: str, entry: str, finished: bool
+) -> None:
+    folder = damaged(run, tmp_path / "run", log, changed(**{entry: 0.123}))
+    if not finished:
+        (folder / "result.json").unlink()
+    ended = inside("report", folder)
+    assert ended.status == 2
+    assert log in ended.sentence

@@ -14,8 +14,8 @@ import cattrs
 from sparsecore.errors import InputError, InputWarning
 from sparsecore.experiment.assembly import experiment_fingerprint
 from sparsecore.experiment.toml_files import read_toml
-from sparsecore.run.checkpoint import fingerprint_in
-from sparsecore.run.files import check_regular
+from sparsecore.run.checkpoint import Checkpoint, facts_in, logs_of
+from sparsecore.run.files import check_regular, digest_of
 from sparsecore.run.folder import LOTTERY_FILE, RunFolder
 
 Record = TypeVar("Record")
@@ -236,7 +236,9 @@ def read_run(folder: Path) -> Run:
     if run.result is not None and run.result.epochs is not None:
         _check_whole(files.metrics, len(run.epochs), run.result.epochs)
         _check_whole(files.reallocations, len(run.updates), run.result.reallocations)
-    _check_experiment(run, files)
+    known = facts_in(files.checkpoint)
+    _check_experiment(run, files, known.get("experiment"))
+    _check_logs(files, known)
     if run.result is not None and run.result.experiment_sha256 is not None:
         _check_numbers(run, run.result, files)
     return run
@@ -253,11 +255,30 @@ def _effort(path: Path) -> Effort:
         return Effort()
 
 
-def _check_experiment(run: Run, files: RunFolder) -> None:
-    """Raise an error where experiment.toml is not what was run, as far as result and checkpoint tell."""
+def _check_logs(files: RunFolder, known: Mapping[str, Any]) -> None:
+    """Raise an error where a log does not begin as it was written when the checkpoint with these facts was."""
+    try:
+        logs = logs_of(Checkpoint(known, {}))
+    except InputError:  # no checkpoint, or a damaged one, which the report does not need
+        return
+    for path, log in ((files.metrics, logs["metrics"]), (files.reallocations, logs["reallocations"])):
+        content = path.read_bytes()[: log.bytes] if path.exists() else b""
+        if digest_of(content) != log.blake2b:
+            raise InputError(f"{path} is damaged: a line of it has changed since it was written")
+
+
+def _check_experiment(run: Run, files: RunFolder, trained: Any) -> None:
+    """Raise an error where experiment.toml is not what was run, as far as result and checkpoint tell.
+
+    Args:
+        run: as it was read.
+        files: of it.
+        trained: the fingerprint of the experiment that the checkpoint tells, if it does.
+    """
     if not any(isinstance(table, Mapping) for table in run.experiment.values()):
         raise InputError(f"{files.experiment} is damaged: it has no settings of an experiment")
-    trained = run.result.experiment_sha256 if run.result is not None else fingerprint_in(files.checkpoint)
+    if run.result is not None:
+        trained = run.result.experiment_sha256
     if trained is None:
         return
     tables = {name: table for name, table in run.experiment.items() if name != "presets"}

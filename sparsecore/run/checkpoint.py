@@ -104,21 +104,21 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(known, arrays, source)
 
 
-def fingerprint_in(path: Path) -> str | None:
-    """The fingerprint of the experiment that a checkpoint belongs to; its arrays are not read.
+def facts_in(path: Path) -> Mapping[str, Any]:
+    """The facts of a checkpoint; its arrays are not read.
 
     Returns:
-        None where there is no checkpoint, or it cannot be read.
+        Nothing where there is no checkpoint, or it cannot be read.
     """
     from safetensors import safe_open
 
     try:
         check_regular(path, str(path))
         with safe_open(path, framework="numpy") as file:
-            found = json.loads(json.loads((file.metadata() or {})[_ENTRY])["facts"])["experiment"]
+            found = json.loads(json.loads((file.metadata() or {})[_ENTRY])["facts"])
     except Exception:  # whatever safetensors and JSON make of it; who needs the checkpoint reads all of it
-        return None
-    return found if isinstance(found, str) else None
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def logs_of(checkpoint: Checkpoint) -> dict[str, LogState]:

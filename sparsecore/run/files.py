@@ -259,6 +259,14 @@ class LogState:
     blake2b: str
 
 
+_DIGEST_SIZE = 16
+
+
+def digest_of(content: bytes) -> str:
+    """The digest of a log with this content, as in :class:`LogState`."""
+    return hashlib.blake2b(content, digest_size=_DIGEST_SIZE).hexdigest()
+
+
 class LineLog:
     """A file of JSON lines that grows at its end, and can be cut back to where a checkpoint knew it."""
 
@@ -277,7 +285,7 @@ class LineLog:
         if path.exists():
             check_regular(path, str(path))
         self._path = path
-        self._digest = hashlib.blake2b(digest_size=16)
+        self._digest = hashlib.blake2b(digest_size=_DIGEST_SIZE)
         with named_in_errors(path):
             self._file = path.open("a+b")
             try:

@@ -137,6 +137,8 @@ class RunFolder:
                 raise InputError(f"{self.path} is no run folder: it has no {self.experiment.name}") from None
             raise
         tables.pop("presets", None)
+        if not tables:
+            raise InputError(f"{self.experiment} is damaged: it has no settings of an experiment")
         return tables
 
 
