@@ -126,8 +126,8 @@ def test_every_link_leads_somewhere(page: str) -> None:
 def lines_of_commands(page: str) -> Iterator[str]:
     """Yields the lines of fenced and indented blocks and the inline code, with continued lines joined."""
     text = re.sub(r"\\\n\s*", " ", read(page))
-    line = r"^(?:    )?((?:\w+=\S+ )*(?:\.venv/bin/)?(?:sparsecore|make|python|torchrun) .*)$"
-    yield from re.findall(line, text, re.MULTILINE)
+    shown = "\n".join([*re.findall(r"^```\w*\n(.*?)^```", text, re.S | re.M), *re.findall(r"^    (.*)", text, re.M)])
+    yield from re.findall(r"^((?:\w+=\S+ )*(?:\.venv/bin/)?(?:sparsecore|make|python|torchrun) .*)$", shown, re.M)
     yield from (code for code in re.findall(r"`([^`\n]+)`", text) if re.match(r"(sparsecore|make|python) ", code))
 
 
@@ -251,3 +251,10 @@ def test_every_benchmark_is_described() -> None:
     page = read("benchmarks/README.md")
     for script in ROOT.glob("benchmarks/*.py"):
         assert f"`{script.name}`" in page, script.name
+
+
+def test_every_package_has_its_line_in_contributing() -> None:
+    page = read("CONTRIBUTING.md")
+    for folder in (*ROOT.glob("sparsecore/*/"), *ROOT.glob("backends/*/"), *ROOT.glob("*/sparsecore_*s/")):
+        if folder.name != "__pycache__":
+            assert f"`{folder.relative_to(ROOT)}/`" in page, folder
