@@ -66,13 +66,13 @@ def test_every_hook_has_its_section_in_the_order_in_which_a_run_calls_them() -> 
 
 @pytest.mark.parametrize("hook", SECTIONS)
 def test_the_arguments_of_a_hook_are_those_that_are_listed(hook: str) -> None:
-    assert re.findall(r"`(\w+)`", row(hook, "given")) == list(inspect.signature(specifications()[hook]).parameters)
+    assert re.findall(r"`(\w+)`", row(hook, "arguments")) == list(inspect.signature(specifications()[hook]).parameters)
 
 
 @pytest.mark.parametrize("hook", SECTIONS)
-def test_a_hook_is_decided_where_the_first_answer_counts(hook: str) -> None:
+def test_a_hook_combines_the_results_of_strategies_as_its_specification_says(hook: str) -> None:
     decided = specifications()[hook].sparsecore_spec["firstresult"]
-    assert row(hook, "who wins").startswith("decided; the engine's own is" if decided else "each ")
+    assert row(hook, "combination").startswith("first result; default: " if decided else "each ")
 
 
 @pytest.mark.parametrize("hook", SECTIONS)
