@@ -82,6 +82,29 @@ class NoBackend:
 '''
 
 
+UNSAVED = """
+import attrs
+
+from sparsecore import hookimpl
+
+
+@attrs.frozen(eq=False)
+class Steps:
+    history: list
+
+
+@attrs.frozen(eq=False)
+class Unsaved:
+    @hookimpl
+    def initial_strategy_state(self):
+        return Steps([])
+
+    @hookimpl
+    def prune(self, topology):
+        return topology.all()
+"""
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mine")
@@ -142,6 +165,16 @@ def test_several_names_are_a_stack_whose_example_can_be_shown_again(folder: Path
     repeated = sparsecore(*shlex.split(again)[1:], cwd=folder)
     assert lines(repeated) == {"growth": "broken"}
     assert "plugin 'GrowsWithReplacement' broke a promise in 'grow'" in repeated.stdout
+
+
+def test_what_keeps_several_promises_from_being_judged_is_said_once(folder: Path) -> None:
+    (folder / "unsaved.py").write_text(UNSAVED)
+    promises = [part for name in ("due", "prune", "growth", "count") for part in ("--promise", name)]
+    done = sparsecore("check", "unsaved.py:Unsaved", "--examples", "5", *promises, cwd=folder)
+    assert done.returncode == 1, done.stderr
+    assert lines(done) == dict.fromkeys(("due", "prune", "growth", "count"), "not judged")
+    assert done.stdout.count("'history'") == 1
+    assert done.stdout.count("(as for due)") == 3
 
 
 def test_a_check_is_the_same_each_time(folder: Path) -> None:

@@ -58,11 +58,13 @@ def check(
         warning = checks.warning(examples or DEFAULT_EXAMPLES) if example is None else None
         if warning:
             say(f"sparsecore: {warning}")
-        verdicts = []
+        verdicts: list[Verdict] = []
         for verdict in checks.verdicts(examples or DEFAULT_EXAMPLES, seed, text):
+            alike = (one for one in verdicts if (one.outcome, one.reason) == (verdict.outcome, verdict.reason))
+            earlier = next((one.promise.name for one in alike if one.outcome.value == "not judged"), None)
             verdicts.append(verdict)
             if not as_json:
-                _print(verdict, checks, examples, seed, stream)
+                _print(verdict, checks, examples, seed, stream, earlier)
         if as_json:
             click.echo(json.dumps(_plain(verdicts, checks, examples, seed), indent=1), file=stream)
         else:
@@ -82,13 +84,17 @@ def _text_of(example: str) -> str:
         raise InputError(f"--example is JSON or a file with it; {example} cannot be read: {error}") from error
 
 
-def _print(verdict: "Verdict", checks: "Checked", examples: int | None, seed: int, stream: TextIO) -> None:
+def _print(
+    verdict: "Verdict", checks: "Checked", examples: int | None, seed: int, stream: TextIO, earlier: str | None
+) -> None:
+    """Print a promise and how it came out; a reason that an earlier promise has given is not repeated."""
     from rich.text import Text
 
     promise, outcome = verdict.promise, verdict.outcome
     out = console(stream, soft_wrap=True)
     mark, style = outcome.mark if out.is_terminal else (f"{outcome.value:<10}", "")
-    reason = f" ({verdict.reason})" if verdict.reason and verdict.example is None else ""
+    told = f"as for {earlier}" if earlier else verdict.reason
+    reason = f" ({told})" if verdict.reason and verdict.example is None else ""
     out.print(
         Text.assemble((mark, style), printable_lines(f" {promise.name:<{checks.width}} {promise.sentence}{reason}")),
         highlight=False,
