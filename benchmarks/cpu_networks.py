@@ -7,8 +7,7 @@ import torch
 from networks import layout_of, noise, task_on
 from threadpoolctl import threadpool_limits
 
-from sparsecore.engine.layout import Layout
-from sparsecore.engine.topology import Topology
+from sparsecore.engine.topology import Layout, Topology
 from sparsecore.host.learner import NumpyLearner
 from sparsecore.learning.protocols import Model
 from sparsecore_cpu import CpuBackend

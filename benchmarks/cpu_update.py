@@ -23,7 +23,7 @@ from writing import table, write
 
 from sparsecore import Engine
 from sparsecore.data.images import Batch
-from sparsecore.engine.settings import Amount
+from sparsecore.engine.schedules import Amount
 from sparsecore.engine.state import State
 from sparsecore.host.learner import NumpyLearner
 from sparsecore_cpu.lists import Lists

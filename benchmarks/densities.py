@@ -17,8 +17,7 @@ import attrs
 import numpy as np
 
 from sparsecore.engine.arrays import Arrays
-from sparsecore.engine.layout import Layout
-from sparsecore.engine.topology import Topology
+from sparsecore.engine.topology import Layout, Topology
 from sparsecore.errors import InputError
 from sparsecore.run.folder import RunFolder
 from sparsecore.run.replay import replay

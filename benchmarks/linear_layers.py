@@ -5,7 +5,7 @@ import torch
 from networks import topology_of
 from torch import nn
 
-from sparsecore.engine.layout import Layout
+from sparsecore.engine.topology import Layout
 from sparsecore.host.weights import WeightTensor
 from sparsecore_cpu.activations import Activation, Given
 from sparsecore_cpu.lists import Lists

@@ -9,9 +9,8 @@ import numpy as np
 from sparsecore.data.images import Batch, Images, Split
 from sparsecore.engine.arrays import Arrays
 from sparsecore.engine.engine import Engine
-from sparsecore.engine.layout import Layout
 from sparsecore.engine.randomness import Randomness
-from sparsecore.engine.topology import Topology
+from sparsecore.engine.topology import Layout, Topology
 from sparsecore.learning.parameters import Parameter
 from sparsecore.learning.protocols import Backend, Learner, Model, Sgd, Task
 from sparsecore_models.wrn import WideResNet

@@ -22,7 +22,7 @@ from writing import table, write
 
 from sparsecore import Engine, Layout
 from sparsecore.engine.arrays import Array, Arrays
-from sparsecore.engine.settings import Amount
+from sparsecore.engine.schedules import Amount
 from sparsecore.engine.state import State
 from sparsecore_models.wrn import WideResNet
 from sparsecore_numpy import NumpyArrays

@@ -33,7 +33,7 @@ from reallocation import Update
 from writing import RESULTS, table
 
 from sparsecore import Clock, Engine, Every
-from sparsecore.engine.settings import Amount
+from sparsecore.engine.schedules import Amount
 from sparsecore_models.wrn import WideResNet
 from sparsecore_strategies.dpr import DynamicReallocation
 from sparsecore_torch import TorchArrays, TorchBackend, sparsify

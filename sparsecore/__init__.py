@@ -8,15 +8,13 @@ strategies needs is in :mod:`sparsecore.strategy`.
 from typing import Any
 
 from sparsecore.engine.engine import Advance, Engine
-from sparsecore.engine.growth import random_free_positions, random_topology
+from sparsecore.engine.growth import random_free_positions, random_topology, shares
 from sparsecore.engine.hooks import hookimpl
-from sparsecore.engine.layout import Layout
 from sparsecore.engine.randomness import Randomness
 from sparsecore.engine.reallocation import Reallocation, reallocate
 from sparsecore.engine.schedules import Clock, Cosine, Every, Piecewise
-from sparsecore.engine.shares import shares
 from sparsecore.engine.state import State, per_position, per_weight
-from sparsecore.engine.topology import Topology, from_masks
+from sparsecore.engine.topology import Layout, Topology, from_masks
 from sparsecore.errors import DivergedError, InputError, InvariantError, NoRoomError, PluginError, SparsecoreError
 
 __all__ = [

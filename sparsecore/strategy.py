@@ -26,7 +26,7 @@ These names are public, and so are their arguments. Anything else below ``sparse
 may change without notice.
 """
 
-from sparsecore.engine.arrays import Array, Arrays, Gradient, counting_of
+from sparsecore.engine.arrays import Array, Arrays, Counts, Gradient, constant, counting_of
 from sparsecore.engine.distributions import (
     check_initial_sparsity,
     distribution,
@@ -35,16 +35,30 @@ from sparsecore.engine.distributions import (
     uniform,
 )
 from sparsecore.engine.engine import Engine
-from sparsecore.engine.growth import draw_ranks, free_positions, random_free_positions, random_topology
+from sparsecore.engine.growth import (
+    draw_ranks,
+    free_positions,
+    random_free_positions,
+    random_topology,
+    shares,
+    whole_numbers,
+)
 from sparsecore.engine.hooks import Declares, Scope, hookimpl
-from sparsecore.engine.layout import Layout
 from sparsecore.engine.randomness import Randomness
 from sparsecore.engine.reallocation import Reallocation
-from sparsecore.engine.schedules import Clock, Cosine, Every, Piecewise, Schedule, as_schedule
-from sparsecore.engine.settings import Amount, as_amount, as_written
-from sparsecore.engine.shares import Counts, constant, shares, whole_numbers
+from sparsecore.engine.schedules import (
+    Amount,
+    Clock,
+    Cosine,
+    Every,
+    Piecewise,
+    Schedule,
+    as_amount,
+    as_schedule,
+    as_written,
+)
 from sparsecore.engine.state import State, per_position, per_weight
-from sparsecore.engine.topology import Topology
+from sparsecore.engine.topology import Layout, Topology
 from sparsecore.errors import DivergedError, InputError, InvariantError, NoRoomError, PluginError, SparsecoreError
 from sparsecore.toolbox.gradual_pruning import CubicPruning, PruningTargets, check_cubic
 from sparsecore.toolbox.momentum import DenseMomentum

@@ -5,8 +5,7 @@ from hypothesis import strategies as st
 
 from sparsecore.engine.engine import Engine
 from sparsecore.engine.hooks import hookimpl
-from sparsecore.engine.layout import Layout
-from sparsecore.engine.topology import Topology
+from sparsecore.engine.topology import Layout, Topology
 from sparsecore_numpy.arrays import NumpyArrays
 
 ARRAYS = NumpyArrays()

@@ -6,7 +6,7 @@ import numpy as np
 from cpu_examples import ORACLE
 from numpy.typing import NDArray
 
-from sparsecore.engine.layout import Layout
+from sparsecore.engine.topology import Layout
 from sparsecore.experiment.plugin_choice import PluginChoice
 from sparsecore.host.weights import WeightTensor
 from sparsecore.learning.tied_model import with_ties

@@ -6,9 +6,8 @@ import attrs
 import numpy as np
 
 from sparsecore import hookimpl, per_weight
-from sparsecore.engine.growth import free_positions
+from sparsecore.engine.growth import free_positions, shares
 from sparsecore.engine.hooks import Declares
-from sparsecore.engine.shares import shares
 from sparsecore.engine.topology import Topology
 from sparsecore.toolbox.momentum import DenseMomentum
 from sparsecore.toolbox.ranking import largest_free

@@ -11,8 +11,8 @@ from torch.nn.functional import cross_entropy
 
 from sparsecore.engine.engine import Engine
 from sparsecore.engine.hooks import hookimpl
-from sparsecore.engine.layout import Layout
 from sparsecore.engine.schedules import Every
+from sparsecore.engine.topology import Layout
 from sparsecore_numpy import NumpyArrays
 from sparsecore_strategies.dpr import DynamicReallocation
 

@@ -8,7 +8,7 @@ import pytest
 from command_line import SMALL, small_images, train
 
 from sparsecore.data.images import Batch
-from sparsecore.engine.layout import Layout
+from sparsecore.engine.topology import Layout
 from sparsecore.errors import InputError
 from sparsecore.run.folder import RunFolder
 from sparsecore.run.replay import replay

@@ -7,9 +7,8 @@ import pytest
 from command_line import small_images, train
 
 from sparsecore.data.images import Batch, Images, Split
-from sparsecore.engine.layout import Layout
 from sparsecore.engine.randomness import Randomness
-from sparsecore.engine.topology import Topology
+from sparsecore.engine.topology import Layout, Topology
 from sparsecore.learning.optimizers import Adam, Sgd
 from sparsecore.learning.protocols import Task
 from sparsecore.plugins.discovery import load

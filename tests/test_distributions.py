@@ -10,7 +10,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from sparsecore.engine.distributions import DISTRIBUTIONS, distribution, erdos_renyi, erdos_renyi_kernel, uniform
-from sparsecore.engine.layout import Layout
+from sparsecore.engine.topology import Layout
 from sparsecore.errors import InputError
 from sparsecore_models.wrn import WideResNet
 

@@ -20,9 +20,8 @@ from hypothesis import strategies as st
 
 from sparsecore.engine.distributions import uniform
 from sparsecore.engine.engine import Engine
-from sparsecore.engine.layout import Layout
 from sparsecore.engine.schedules import Clock, Every
-from sparsecore.engine.topology import Topology
+from sparsecore.engine.topology import Layout, Topology
 from sparsecore.errors import DivergedError, InputError, NoRoomError
 from sparsecore_strategies.deepr import DeepRewiring
 from sparsecore_strategies.dpr import DynamicReallocation

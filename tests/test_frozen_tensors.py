@@ -6,8 +6,8 @@ from engine_examples import ARRAYS, engine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsecore.engine.layout import Layout
 from sparsecore.engine.schedules import Every
+from sparsecore.engine.topology import Layout
 from sparsecore.errors import InputError
 from sparsecore_strategies.deepr import DeepRewiring
 from sparsecore_strategies.dpr import DynamicReallocation

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from sparsecore.engine.growth import draw_ranks, free_positions, random_free_positions, random_topology
-from sparsecore.engine.layout import Layout
 from sparsecore.engine.randomness import Randomness
+from sparsecore.engine.topology import Layout
 
 
 @st.composite

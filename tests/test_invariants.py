@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 from engine_examples import ARRAYS, TWO_TENSORS, engine, normal_values, plugin, topology
 
-from sparsecore.engine.layout import Layout
 from sparsecore.engine.state import per_weight
-from sparsecore.engine.topology import Topology
+from sparsecore.engine.topology import Layout, Topology
 from sparsecore.errors import InvariantError
 
 PRUNES_TEN = plugin(prune=lambda topology: np.arange(topology.size) >= 10)

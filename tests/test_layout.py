@@ -7,7 +7,7 @@ import pytest
 from engine_examples import layouts
 from hypothesis import given
 
-from sparsecore.engine.layout import Layout
+from sparsecore.engine.topology import Layout
 from sparsecore.errors import InputError
 
 

@@ -12,10 +12,9 @@ import pytest
 from numpy.typing import NDArray
 
 from sparsecore.data.images import Batch, Images, Split, augmented
-from sparsecore.engine.layout import Layout
 from sparsecore.engine.randomness import Randomness
 from sparsecore.engine.reallocation import Reallocation
-from sparsecore.engine.topology import Topology
+from sparsecore.engine.topology import Layout, Topology
 from sparsecore.errors import InputError
 from sparsecore.learning.parameters import HeNormal, Parameter, batch_norm, bias
 from sparsecore.learning.protocols import Learner, Operations, Optimizer, Sgd, Task, Tensor

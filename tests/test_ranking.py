@@ -8,7 +8,7 @@ from engine_examples import ARRAYS, TWO_TENSORS, topologies, topology, values_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsecore.engine.layout import Layout
+from sparsecore.engine.topology import Layout
 from sparsecore.toolbox.ranking import fraction_of, largest_free, smallest_of_all, smallest_of_each
 
 # ties, zeros of both signs, what is not a number and what is not finite

@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from sparsecore.engine.engine import State
-from sparsecore.engine.layout import Layout
+from sparsecore.engine.topology import Layout
 from sparsecore.errors import InputError, NoRoomError
 from sparsecore_strategies.dpr import DynamicReallocation, Threshold
 

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsecore.engine.schedules import Clock, Cosine, Every, Piecewise, as_schedule
-from sparsecore.engine.settings import Amount, as_amount, as_written
+from sparsecore.engine.schedules import Amount, Clock, Cosine, Every, Piecewise, as_amount, as_schedule, as_written
 from sparsecore.errors import InputError
 
 

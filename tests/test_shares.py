@@ -9,7 +9,7 @@ from engine_oracles import fair_shares, whole_shares
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from sparsecore.engine.shares import shares, whole_numbers
+from sparsecore.engine.growth import shares, whole_numbers
 from sparsecore.errors import NoRoomError
 
 TENSORS = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), min_size=1, max_size=7)

@@ -446,7 +446,7 @@ def test_shares_are_never_more_than_wanted():
 @given(seed=st.integers(0, 2**32), share=st.floats(0.0, 1.0), rows=st.integers(1, 6), columns=st.integers(1, 7))
 def test_adopted_weights_are_as_many_as_before_and_none_is_left_out(seed, share, rows, columns):
     from sparsecore.engine.engine import Engine
-    from sparsecore.engine.layout import Layout
+    from sparsecore.engine.topology import Layout
     from sparsecore_strategies.static import Static
     from sparsecore_torch.arrays import TorchArrays
     from sparsecore_torch.sparse_training.state_dict import adopted

@@ -14,8 +14,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from sparsecore.engine.layout import Layout
 from sparsecore.engine.schedules import Clock, Every
+from sparsecore.engine.topology import Layout
 from sparsecore.errors import InputError, NoRoomError
 from sparsecore_strategies.deepr import DeepRewiring, Signs
 from sparsecore_strategies.soft_deepr import SoftDeepRewiring

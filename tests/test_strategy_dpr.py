@@ -9,8 +9,8 @@ from engine_oracles import adjusted_threshold
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sparsecore.engine.layout import Layout
 from sparsecore.engine.schedules import Clock, Every
+from sparsecore.engine.topology import Layout
 from sparsecore.errors import InputError
 from sparsecore_strategies.dpr import DynamicReallocation, Threshold
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsecore.engine.distributions import uniform
-from sparsecore.engine.layout import Layout
 from sparsecore.engine.schedules import Clock, Every
+from sparsecore.engine.topology import Layout
 from sparsecore.errors import InputError
 from sparsecore_strategies.gmp import GradualPruning
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsecore.engine.distributions import erdos_renyi_kernel, uniform
-from sparsecore.engine.layout import Layout
 from sparsecore.engine.schedules import Clock, Cosine, Every
+from sparsecore.engine.topology import Layout
 from sparsecore.errors import InputError
 from sparsecore_strategies.granet import GradualRegeneration
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from sparsecore.engine.distributions import erdos_renyi_kernel
 from sparsecore.engine.engine import Engine
-from sparsecore.engine.layout import Layout
 from sparsecore.engine.schedules import Clock, Every
+from sparsecore.engine.topology import Layout
 from sparsecore.plugins.discovery import load
 from sparsecore_numpy.arrays import NumpyArrays
 from sparsecore_strategies.dpr import DynamicReallocation

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsecore.engine.distributions import erdos_renyi, erdos_renyi_kernel, uniform
-from sparsecore.engine.layout import Layout
 from sparsecore.engine.schedules import Clock, Cosine, Every
+from sparsecore.engine.topology import Layout
 from sparsecore_strategies.rigl import RigL
 
 ROOMY = Layout.of({"kernels": (8, 8, 3, 3), "matrix": (30, 20), "small": (12, 4)})

@@ -10,8 +10,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from sparsecore.engine.distributions import erdos_renyi, erdos_renyi_kernel, uniform
-from sparsecore.engine.layout import Layout
 from sparsecore.engine.schedules import Clock, Every
+from sparsecore.engine.topology import Layout
 from sparsecore_strategies.set import SparseEvolution
 
 ROOMY = Layout.of({"kernels": (8, 8, 3, 3), "matrix": (30, 20), "small": (12, 4)})

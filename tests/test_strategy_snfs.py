@@ -11,9 +11,9 @@ from engine_oracles import whole_shares
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsecore.engine.layout import Layout
 from sparsecore.engine.schedules import Clock, Cosine, Every
 from sparsecore.engine.state import dump_strategy_state, load_strategy_state
+from sparsecore.engine.topology import Layout
 from sparsecore.errors import DivergedError
 from sparsecore_strategies.snfs import SparseMomentum
 

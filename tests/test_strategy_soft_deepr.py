@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from sparsecore.engine.layout import Layout
 from sparsecore.engine.schedules import Clock
 from sparsecore.engine.state import dump_strategy_state, load_strategy_state
+from sparsecore.engine.topology import Layout
 from sparsecore.errors import InputError
 from sparsecore_strategies.deepr import DeepRewiring
 from sparsecore_strategies.soft_deepr import SoftDeepRewiring

@@ -18,8 +18,8 @@ from sparsecore.engine.distributions import erdos_renyi_kernel
 from sparsecore.engine.engine import Engine
 from sparsecore.engine.growth import random_topology
 from sparsecore.engine.hooks import Declares
-from sparsecore.engine.layout import Layout
 from sparsecore.engine.schedules import Clock, Cosine, Every
+from sparsecore.engine.topology import Layout
 from sparsecore.errors import InputError
 from sparsecore.run.folder import RunFolder
 from sparsecore.run.replay import replay

@@ -6,8 +6,7 @@ from engine_examples import ARRAYS, layouts, normal_values, topologies, topology
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsecore.engine.layout import Layout
-from sparsecore.engine.topology import from_masks
+from sparsecore.engine.topology import Layout, from_masks
 from sparsecore.errors import InputError
 
 

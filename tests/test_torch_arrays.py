@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 
 from torch_devices import DEVICES
 
+from sparsecore.engine.arrays import describe
 from sparsecore.engine.engine import Engine
 from sparsecore.engine.schedules import (
     Clock,
@@ -17,10 +18,7 @@ from sparsecore.engine.schedules import (
 )
 from sparsecore.engine.state import dump_strategy_state
 from sparsecore.engine.topology import Topology
-from sparsecore.errors import (
-    SparsecoreError,
-    describe,
-)
+from sparsecore.errors import SparsecoreError
 from sparsecore_numpy import NumpyArrays
 from sparsecore_strategies.deepr import DeepRewiring
 from sparsecore_strategies.dpr import DynamicReallocation

@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsecore.engine.engine import Engine
-from sparsecore.engine.layout import Layout
 from sparsecore.engine.schedules import Clock
-from sparsecore.engine.topology import from_masks
+from sparsecore.engine.topology import Layout, from_masks
 from sparsecore.engine.units import Blocks, Kernels, SingleWeights, as_units
 from sparsecore.errors import InputError
 from sparsecore_strategies.deepr import DeepRewiring

@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 
 from sparsecore.engine.distributions import check_sparsity, uniform
-from sparsecore.engine.layout import Layout
+from sparsecore.engine.topology import Layout
 from sparsecore.errors import InputError
 from sparsecore.learning.parameters import Parameter
 

@@ -140,3 +140,24 @@ def counting_of(arrays: Arrays) -> Counting:
 
 Gradient: TypeAlias = Callable[[str], Array]
 """The gradient of a tensor, by name: D_i entries, active or not, row-major; not to be written to."""
+
+
+Counts: TypeAlias = NDArray[np.int64]
+"""Numbers of weights, one a tensor, in the order of ``layout.names``; on the host."""
+
+
+def constant(counts: Counts) -> Counts:
+    """Make a NumPy array read-only, in place, and return it."""
+    counts.flags.writeable = False
+    return counts
+
+
+def dtype_name(array: object) -> str:
+    """Return the name that NumPy has for the dtype of an array of any backend."""
+    return str(getattr(array, "dtype", None)).removeprefix("torch.")
+
+
+def describe(given: object) -> str:
+    """Describe a value for an error message: an array by its dtype and shape, anything else as it prints."""
+    shape = getattr(given, "shape", None)
+    return f"{type(given).__name__} of {dtype_name(given)}, shape {tuple(shape)}" if shape is not None else repr(given)

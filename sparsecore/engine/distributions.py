@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from sparsecore.engine.layout import Layout
-from sparsecore.engine.settings import as_written
-from sparsecore.engine.shares import Counts, shares
+from sparsecore.engine.arrays import Counts
+from sparsecore.engine.growth import shares
+from sparsecore.engine.schedules import as_written
+from sparsecore.engine.topology import Layout
 from sparsecore.errors import InputError, unknown
 
 Distribution = Callable[[Layout, float], Counts]

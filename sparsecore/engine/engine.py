@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 from sparsecore.engine import validation
 from sparsecore.engine.arrays import Array, Arrays, Gradient
 from sparsecore.engine.distributions import check_sparsity
-from sparsecore.engine.layout import Layout
 from sparsecore.engine.randomness import Randomness
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.schedules import Clock
 from sparsecore.engine.stack import DEFAULTS, StrategyStack, strategies_by_name
 from sparsecore.engine.state import State
-from sparsecore.engine.topology import Topology
+from sparsecore.engine.topology import Layout, Topology
 from sparsecore.engine.units import SingleWeights, Units, unit_map
 from sparsecore.engine.update import Update, check_moves_units, frozen_slots, observed, target_size_result
 from sparsecore.errors import InputError, SparsityWarning

@@ -28,13 +28,11 @@ from typing import Any, Literal
 import attrs
 import pluggy
 
-from sparsecore.engine.arrays import Array, Arrays, Gradient
-from sparsecore.engine.layout import Layout
+from sparsecore.engine.arrays import Array, Arrays, Counts, Gradient
 from sparsecore.engine.randomness import Randomness
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.schedules import Clock
-from sparsecore.engine.shares import Counts
-from sparsecore.engine.topology import Topology
+from sparsecore.engine.topology import Layout, Topology
 
 Scope = Literal["network", "tensor", "sign"]
 
@@ -174,7 +172,7 @@ def allocate(
     ``total`` is as many as were pruned, unless ``target_size`` says otherwise. ``topology`` and ``values`` are those
     before the update.
 
-    Base: in proportion to the survivors (:func:`sparsecore.engine.shares.shares`).
+    Base: in proportion to the survivors (:func:`sparsecore.engine.growth.shares`).
     """
 
 

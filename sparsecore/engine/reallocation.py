@@ -10,8 +10,7 @@ from typing import Protocol
 import attrs
 import numpy as np
 
-from sparsecore.engine.arrays import Array, counting_of
-from sparsecore.engine.shares import Counts, constant
+from sparsecore.engine.arrays import Array, Counts, constant, counting_of
 from sparsecore.engine.state import StrategyStates
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError

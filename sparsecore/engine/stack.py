@@ -13,15 +13,14 @@ import attrs
 import pluggy
 
 from sparsecore.engine import growth, hooks
-from sparsecore.engine.arrays import Array, Arrays
+from sparsecore.engine.arrays import Array, Arrays, Counts
 from sparsecore.engine.distributions import uniform
+from sparsecore.engine.growth import shares
 from sparsecore.engine.hooks import HookResult, hookimpl
-from sparsecore.engine.layout import Layout
 from sparsecore.engine.randomness import Randomness
 from sparsecore.engine.registration import MARK, implemented_hooks
 from sparsecore.engine.schedules import Clock, Every
-from sparsecore.engine.shares import Counts, shares
-from sparsecore.engine.topology import Topology
+from sparsecore.engine.topology import Layout, Topology
 from sparsecore.errors import InputError, PluginError
 
 DEFAULTS = "defaults"

@@ -8,10 +8,10 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsecore.engine.arrays import Array, Arrays
+from sparsecore.engine.arrays import Array, Arrays, describe
 from sparsecore.engine.schedules import Clock
 from sparsecore.engine.topology import Topology
-from sparsecore.errors import InputError, describe
+from sparsecore.errors import InputError
 
 StrategyStates: TypeAlias = Mapping[str, Any]
 """The strategy state of each plugin that has one, by the plugin's name."""

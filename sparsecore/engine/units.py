@@ -16,11 +16,9 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsecore.engine.arrays import Array, Arrays, Gradient
-from sparsecore.engine.layout import Layout
+from sparsecore.engine.arrays import Array, Arrays, Gradient, constant
 from sparsecore.engine.reallocation import Reallocation
-from sparsecore.engine.shares import constant
-from sparsecore.engine.topology import Topology
+from sparsecore.engine.topology import Layout, Topology
 from sparsecore.errors import InputError
 
 Sides = tuple[int, ...]

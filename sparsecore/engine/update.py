@@ -7,15 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.engine import validation
-from sparsecore.engine.arrays import Array, Gradient
+from sparsecore.engine.arrays import Array, Counts, Gradient, constant
 from sparsecore.engine.hooks import HookResult
-from sparsecore.engine.layout import Layout
 from sparsecore.engine.randomness import Randomness
 from sparsecore.engine.reallocation import Reallocation, reallocate
-from sparsecore.engine.shares import Counts, constant
 from sparsecore.engine.stack import StrategyStack
 from sparsecore.engine.state import State, StrategyStates, carry_strategy_state
-from sparsecore.engine.topology import Topology
+from sparsecore.engine.topology import Layout, Topology
 from sparsecore.engine.units import Units
 from sparsecore.errors import InputError, NoRoomError
 

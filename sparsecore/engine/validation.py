@@ -6,15 +6,13 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsecore.engine.arrays import Array, counting_of
+from sparsecore.engine.arrays import Array, Counts, constant, counting_of, describe, dtype_name
 from sparsecore.engine.hooks import HookResult
-from sparsecore.engine.layout import Layout
 from sparsecore.engine.reallocation import Reallocation
-from sparsecore.engine.shares import Counts, constant
 from sparsecore.engine.state import StrategyStates, readonly_strategy_state, strategy_state_error
-from sparsecore.engine.topology import Topology
+from sparsecore.engine.topology import Layout, Topology
 from sparsecore.engine.units import UnitMap, partial_units_error
-from sparsecore.errors import DivergedError, InputError, InvariantError, describe, dtype_name
+from sparsecore.errors import DivergedError, InputError, InvariantError
 
 
 def topology_error(topology: Any, layout: Layout) -> str | None:

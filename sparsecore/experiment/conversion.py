@@ -9,8 +9,7 @@ import cattrs
 from cattrs.errors import ForbiddenExtraKeysError
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn
 
-from sparsecore.engine.schedules import Cosine, Piecewise, Schedule, as_schedule
-from sparsecore.engine.settings import Amount, as_amount
+from sparsecore.engine.schedules import Amount, Cosine, Piecewise, Schedule, as_amount, as_schedule
 from sparsecore.engine.units import Units, as_units
 from sparsecore.errors import InputError
 

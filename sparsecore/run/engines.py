@@ -2,7 +2,7 @@
 
 from sparsecore.engine.arrays import Arrays
 from sparsecore.engine.engine import Engine
-from sparsecore.engine.layout import Layout
+from sparsecore.engine.topology import Layout
 from sparsecore.experiment.experiment import Experiment
 
 

@@ -11,9 +11,8 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsecore.engine.layout import Layout
 from sparsecore.engine.randomness import Randomness
-from sparsecore.engine.topology import Topology
+from sparsecore.engine.topology import Layout, Topology
 from sparsecore.errors import InputError
 from sparsecore.experiment.conversion import structure
 from sparsecore.learning.parameters import Parameter

@@ -8,9 +8,9 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsecore.engine.arrays import Counts
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.schedules import Clock
-from sparsecore.engine.shares import Counts
 from sparsecore.engine.state import StrategyStates
 from sparsecore.learning.protocols import Totals
 

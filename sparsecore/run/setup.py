@@ -12,11 +12,10 @@ from sparsecore.data.batches import Augmentation, first_images, held_out, steps_
 from sparsecore.data.images import Images
 from sparsecore.engine.arrays import Array
 from sparsecore.engine.engine import Engine
-from sparsecore.engine.layout import Layout
 from sparsecore.engine.randomness import Randomness
 from sparsecore.engine.schedules import Clock
 from sparsecore.engine.state import State
-from sparsecore.engine.topology import Topology
+from sparsecore.engine.topology import Layout, Topology
 from sparsecore.errors import InputError
 from sparsecore.experiment.experiment import Experiment
 from sparsecore.learning.parameters import Parameter

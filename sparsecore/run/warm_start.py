@@ -11,11 +11,9 @@ import numpy as np
 from sparsecore.data.images import Images
 from sparsecore.engine.arrays import Arrays
 from sparsecore.engine.engine import Engine
-from sparsecore.engine.layout import Layout
-from sparsecore.engine.schedules import Clock
-from sparsecore.engine.settings import as_written
+from sparsecore.engine.schedules import Clock, as_written
 from sparsecore.engine.state import State
-from sparsecore.engine.topology import Topology
+from sparsecore.engine.topology import Layout, Topology
 from sparsecore.engine.units import partial_units_error
 from sparsecore.errors import InputError
 from sparsecore.experiment.assembly import experiment_fingerprint

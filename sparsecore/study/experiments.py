@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from sparsecore.engine.settings import as_written
+from sparsecore.engine.schedules import as_written
 from sparsecore.errors import InputError
 from sparsecore.experiment.assembly import DEFAULTS, assemble
 from sparsecore.experiment.conversion import structure

@@ -12,9 +12,9 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from sparsecore.engine.layout import Layout
 from sparsecore.engine.registration import MARK
 from sparsecore.engine.schedules import Clock
+from sparsecore.engine.topology import Layout
 from sparsecore.errors import InputError, PluginError, unknown
 from sparsecore.plugins.discovery import installed, load
 from sparsecore.testing.backend_promises import BACKEND_PROMISES

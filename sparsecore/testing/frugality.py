@@ -6,8 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from sparsecore.engine.engine import Engine
-from sparsecore.engine.layout import Layout
-from sparsecore.engine.topology import Topology
+from sparsecore.engine.topology import Layout, Topology
 from sparsecore.testing.backend_subjects import oracle_arrays
 from sparsecore.testing.stacks import Stack, fresh
 

@@ -13,9 +13,8 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 from numpy.typing import DTypeLike, NDArray
 
 from sparsecore.engine.arrays import Array, Arrays
-from sparsecore.engine.layout import Layout
 from sparsecore.engine.schedules import Clock
-from sparsecore.engine.topology import Topology
+from sparsecore.engine.topology import Layout, Topology
 from sparsecore.testing.backend_subjects import oracle_arrays
 
 _AWKWARD = (0.0, -0.0, 0.25, -0.25, 1.0, -1.0, 1e-3, -1e-3, 1e-40, -1e-40, 1.4e-45, -1.4e-45, 5e-324)

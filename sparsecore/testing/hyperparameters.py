@@ -12,8 +12,7 @@ from hypothesis import reject
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
-from sparsecore.engine.schedules import Cosine, Every, Piecewise, Schedule
-from sparsecore.engine.settings import Amount
+from sparsecore.engine.schedules import Amount, Cosine, Every, Piecewise, Schedule
 
 T = TypeVar("T")
 Field = attrs.Attribute  # what a draw may look at: default and validator

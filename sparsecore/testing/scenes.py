@@ -11,9 +11,8 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 from numpy.typing import NDArray
 
 from sparsecore.engine.arrays import Array, Arrays
-from sparsecore.engine.layout import Layout
 from sparsecore.engine.schedules import Clock
-from sparsecore.engine.topology import Topology
+from sparsecore.engine.topology import Layout, Topology
 from sparsecore.errors import InputError
 from sparsecore.experiment.conversion import structure, unstructure
 from sparsecore.testing.backend_subjects import oracle_arrays

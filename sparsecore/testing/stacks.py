@@ -15,10 +15,9 @@ from hypothesis.strategies import SearchStrategy
 from sparsecore.engine.arrays import Array
 from sparsecore.engine.engine import Engine
 from sparsecore.engine.hooks import Declares, hookimpl
-from sparsecore.engine.layout import Layout
 from sparsecore.engine.randomness import Randomness
 from sparsecore.engine.registration import MARK
-from sparsecore.engine.topology import Topology
+from sparsecore.engine.topology import Layout, Topology
 from sparsecore.errors import InputError
 from sparsecore.plugins.discovery import installed
 from sparsecore.testing.backend_subjects import ORACLE, oracle_arrays

@@ -7,9 +7,8 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsecore.engine.schedules import Clock, total_steps
-from sparsecore.engine.settings import as_written
-from sparsecore.engine.shares import Counts
+from sparsecore.engine.arrays import Counts
+from sparsecore.engine.schedules import Clock, as_written, total_steps
 from sparsecore.errors import InputError
 
 

@@ -11,11 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsecore.engine.arrays import Array, Arrays
-from sparsecore.engine.layout import Layout
+from sparsecore.engine.arrays import Array, Arrays, Counts, constant
 from sparsecore.engine.randomness import Randomness
-from sparsecore.engine.shares import Counts, constant
-from sparsecore.engine.topology import Topology
+from sparsecore.engine.topology import Layout, Topology
 from sparsecore.errors import InputError
 
 

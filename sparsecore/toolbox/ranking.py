@@ -9,10 +9,8 @@ from typing import Any
 import attrs
 import numpy as np
 
-from sparsecore.engine.arrays import Array, Arrays, counting_of
-from sparsecore.engine.schedules import Schedule
-from sparsecore.engine.settings import as_written
-from sparsecore.engine.shares import Counts, constant
+from sparsecore.engine.arrays import Array, Arrays, Counts, constant, counting_of
+from sparsecore.engine.schedules import Schedule, as_written
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
 

@@ -9,8 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sparsecore.engine.layout import Layout
-from sparsecore.engine.topology import Topology
+from sparsecore.engine.topology import Layout, Topology
 from sparsecore.learning.parameters import Parameter
 from sparsecore.learning.protocols import Model, Task
 from sparsecore_torch.arrays import places

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsecore.engine.engine import Engine
-from sparsecore.engine.layout import Layout
 from sparsecore.engine.schedules import Clock, Cosine, Every, Piecewise
 from sparsecore.engine.state import State
-from sparsecore.engine.topology import Topology
+from sparsecore.engine.topology import Layout, Topology
 from sparsecore.engine.units import Units, as_units
 from sparsecore.errors import InputError, unknown
 from sparsecore.experiment.plugin_choice import PluginChoice

@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sparsecore.engine.arrays import describe
 from sparsecore.engine.engine import Engine
 from sparsecore.engine.randomness import Randomness
 from sparsecore.engine.state import State, dump_strategy_state, load_strategy_state, strategy_state_error, vectors_of
 from sparsecore.engine.topology import Topology
 from sparsecore.engine.units import partial_units_error
 from sparsecore.engine.validation import positions_error, topology_error
-from sparsecore.errors import InputError, describe
+from sparsecore.errors import InputError
 from sparsecore.plugins.description import describe_strategies, described
 
 Positions = NDArray[np.int64]

@@ -12,14 +12,12 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 from numpy.typing import NDArray
 
 from sparsecore.data.images import Batch, Images, Split
-from sparsecore.engine.arrays import Array
+from sparsecore.engine.arrays import Array, Counts
 from sparsecore.engine.engine import Engine
 from sparsecore.engine.hooks import hookimpl
-from sparsecore.engine.layout import Layout
 from sparsecore.engine.reallocation import Reallocation
-from sparsecore.engine.shares import Counts
 from sparsecore.engine.state import State
-from sparsecore.engine.topology import Topology
+from sparsecore.engine.topology import Layout, Topology
 from sparsecore.learning.parameters import Constant, HeNormal, Parameter
 from sparsecore.learning.protocols import Adam, AdamW, Backend, Learner, Operations, Optimizer, Sgd, Task, Tensor
 from sparsecore.run.initialization import RandomInitialization

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from sparsecore.engine.arrays import Array
 from sparsecore.engine.engine import Engine
-from sparsecore.engine.layout import Layout
 from sparsecore.engine.state import State
+from sparsecore.engine.topology import Layout
 from sparsecore.testing.backend_subjects import WritableArrays
 from sparsecore.testing.frugality import LARGE, MOST, WEIGHTS, few, peak
 from sparsecore.testing.promises import NotJudgedError, Promise, expect

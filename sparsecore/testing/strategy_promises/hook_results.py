@@ -5,9 +5,9 @@ import math
 import attrs
 import numpy as np
 
+from sparsecore.engine.arrays import Counts
 from sparsecore.engine.distributions import uniform
 from sparsecore.engine.schedules import Clock
-from sparsecore.engine.shares import Counts
 from sparsecore.engine.stack import StrategyStack
 from sparsecore.engine.topology import Topology
 from sparsecore.engine.validation import check_bool

@@ -9,10 +9,9 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
-from sparsecore.engine.layout import Layout
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.state import vectors_of
-from sparsecore.engine.topology import Topology
+from sparsecore.engine.topology import Layout, Topology
 from sparsecore.testing.promises import NotJudgedError, Promise, expect, some
 from sparsecore.testing.runs import Moment, engine, judged_update, past
 from sparsecore.testing.scenes import Scene, scenes

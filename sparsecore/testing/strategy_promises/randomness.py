@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
 from sparsecore.engine.engine import Engine
-from sparsecore.engine.layout import Layout
+from sparsecore.engine.topology import Layout
 from sparsecore.testing.promises import NotJudgedError, Promise, expect
 from sparsecore.testing.runs import begun, differences, engine, run, updated
 from sparsecore.testing.scenes import Scene, scenes

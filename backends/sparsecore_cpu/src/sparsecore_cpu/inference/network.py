@@ -7,8 +7,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsecore.engine.layout import Layout
-from sparsecore.engine.topology import Topology
+from sparsecore.engine.topology import Layout, Topology
 from sparsecore.errors import InputError
 from sparsecore.experiment.experiment import Experiment
 from sparsecore.experiment.plugin_choice import PluginChoice
