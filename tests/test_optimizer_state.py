@@ -14,7 +14,7 @@ from torch import nn
 
 from sparsecore.errors import InputError
 from sparsecore_torch import describe_optimizer, sparsify
-from sparsecore_torch._torch_internals import accumulates
+from sparsecore_torch._torch_internals import is_accumulating
 from sparsecore_torch.sparse_training.optimizers.probe import probe, stand_in
 
 
@@ -304,9 +304,9 @@ def test_torch_tells_gradients_that_are_accumulated_from_those_that_are_handed_o
     weight = nn.Parameter(torch.ones(3))
     node = torch.autograd.graph.get_gradient_edge(weight).node
     told = []
-    weight.register_hook(lambda _: told.append(accumulates(node)))
+    weight.register_hook(lambda _: told.append(is_accumulating(node)))
     weight.sum().backward()
     torch.autograd.grad(weight.sum(), [weight])
     weight.sum().backward(inputs=[weight])
     assert told == [True, False, True]
-    assert not accumulates(node)
+    assert not is_accumulating(node)

@@ -1,40 +1,147 @@
-"""Private names of torch that are used, in one place; each has a test."""
+"""Every private name of torch that this backend uses; ``tests/test_torch_internals.py`` has a test for each.
+
+A release of torch may change any of them without notice. Nothing else in the backend reads a name of torch that begins
+with an underscore, or relies on how torch calls its own functions.
+"""
 
 import sys
+from collections.abc import Callable, Iterable
+from operator import attrgetter
 from types import FrameType
 from typing import Any, Final
 
 import torch
-from torch import Tensor
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch._dynamo.decorators import mark_unbacked
+from torch._dynamo.exc import BackendCompilerFailed, Unsupported
 from torch.autograd import forward_ad
+from torch.distributed._functional_collectives import all_reduce
+from torch.distributed.distributed_c10d import Store, _get_default_store
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
 from torch.optim import Optimizer
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.hooks import RemovableHandle
 
+__all__ = [
+    "BackendCompilerFailed",
+    "Unsupported",
+    "is_traceable_wrapper_subclass",
+    "mark_unbacked",
+    "tree_leaves",
+    "tree_map_only",
+]
 
-def are_transforms_active() -> bool:
-    """Whether a transform of ``torch.func`` (``vmap``, ``grad`` ...) runs what is computed now."""
-    return bool(torch._C._are_functorch_transforms_active())
+# tensors and their memory
 
-
-def is_forward_mode_active() -> bool:
-    """Whether a level of forward-mode differentiation is open."""
-    return forward_ad._current_level >= 0
-
-
-def is_batched(tensor: Tensor) -> bool:
-    """Whether it stands for several tensors at once, as gradients do with ``is_grads_batched=True``."""
-    keys: Any = torch._C._dispatch_keys(tensor)
-    return "Batched" in str(keys)  # the key itself has no name in Python
+write_count: Final[Callable[[Tensor], int]] = attrgetter("_version")
+"""How often a tensor's memory has been written to. Not counted are writes through ``.data`` and by other libraries."""
 
 
-def accumulates(node: Any) -> bool:
-    """Whether the backward pass that is running accumulates the gradient of a leaf, rather than handing it out.
+def coo_parts(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the indices and the values of a sparse COO tensor, whether it is coalesced or not."""
+    return tensor._indices(), tensor._values()
+
+
+def storage_identity(tensor: Tensor) -> int:
+    """Return a number that all tensors on the same memory have in common; that of ``StorageWeakRef.cdata``."""
+    identity: int = tensor.untyped_storage()._cdata
+    return identity
+
+
+def storage_of_weak_reference(identity: int) -> torch.UntypedStorage | None:
+    """Return the storage that a ``StorageWeakRef`` refers to, by its ``cdata``; None if it no longer exists."""
+    storage: torch.UntypedStorage | None = torch.UntypedStorage._new_with_weak_ptr(identity)
+    return storage
+
+
+# modules
+
+NORM_BASE: Final[type[nn.Module]] = _NormBase
+"""The base class of batch norms and instance norms."""
+
+CONVOLUTION_BASE: Final[type[nn.Module]] = _ConvNd
+"""The base class of convolutions."""
+
+FORWARD_METHODS: Final = ("forward", "_conv_forward", "__call__")
+"""The methods that make up the forward pass of ``nn.Linear`` and ``nn.Conv2d``."""
+
+COMPILED_MODULE: Final = "_orig_mod"
+"""The name under which a module made by ``torch.compile`` keeps the module that it was made of."""
+
+
+def own_parameters(module: nn.Module) -> dict[str, nn.Parameter | None]:
+    """Return the dict of a module's own parameters, to read or to change; of scripted modules a mere mapping."""
+    return module._parameters
+
+
+def own_buffers(module: nn.Module) -> dict[str, Tensor | None]:
+    """Return the dict of a module's own buffers; of scripted modules a mere mapping."""
+    return module._buffers
+
+
+def own_modules(module: nn.Module) -> dict[str, nn.Module | None]:
+    """Return the dict of a module's children; of scripted modules a mere mapping."""
+    return module._modules
+
+
+def remove_module_hooks(module: nn.Module, identities: Iterable[int]) -> None:
+    """Remove the hooks of these identities (``RemovableHandle.id``) from a module, or from a copy of the module."""
+    for hooks in (
+        module._forward_pre_hooks,
+        module._forward_hooks,
+        module._forward_hooks_always_called,
+        module._state_dict_hooks,
+        module._load_state_dict_pre_hooks,
+    ):
+        for identity in identities:
+            hooks.pop(identity, None)
+
+
+def convolution_padding(module: nn.Conv2d) -> tuple[int, int, int, int]:
+    """Return the padding (left, right, top, bottom) in pixels, also where it is given as 'same' or 'valid'."""
+    left, right, top, bottom = module._reversed_padding_repeated_twice
+    return left, right, top, bottom
+
+
+def is_set_as_training_flag(value: object, frame: FrameType | None) -> bool:
+    """Return whether a value is about to become a module's attribute ``training``.
 
     Args:
-        node: the leaf's, of ``torch.autograd.graph.get_gradient_edge``.
+        value: the value.
+        frame: of a function that ``nn.Module.__setattr__`` calls, directly or through one other function.
+    """
+    for caller in (frame, frame and frame.f_back):
+        if caller is not None and caller.f_code is nn.Module.__setattr__.__code__:
+            given = caller.f_locals
+            return given.get("name") == "training" and given.get("value") is value
+    return False
+
+
+def names_ignored_by_ddp(model: nn.Module) -> frozenset[str]:
+    """Return the names of parameters and buffers that DistributedDataParallel has been told to ignore."""
+    return frozenset(getattr(model, "_ddp_params_and_buffers_to_ignore", ()))
+
+
+# autograd
+
+
+def tensor_hooks(tensor: Tensor) -> dict[str, dict[int, Any] | None]:
+    """Return the dicts of a tensor's hooks, by the attributes that hold them; None where there has never been one."""
+    names = ("_backward_hooks", "_post_accumulate_grad_hooks")
+    return {name: getattr(tensor, name, None) for name in names}
+
+
+def is_accumulating(node: Any) -> bool:
+    """Return whether the backward pass that is running accumulates the gradient of a leaf.
+
+    Args:
+        node: the leaf's, from ``torch.autograd.graph.get_gradient_edge``.
 
     Returns:
-        False for a gradient that ``torch.autograd.grad`` was asked for.
+        False where ``torch.autograd.grad`` returns the gradient instead, and where no backward pass is running.
     """
     execute: Any = torch._C._will_engine_execute_node
     try:
@@ -43,8 +150,50 @@ def accumulates(node: Any) -> bool:
         return False
 
 
+def are_transforms_active() -> bool:
+    """Return whether a transform of ``torch.func`` (``vmap``, ``grad`` ...) runs the current code."""
+    return bool(torch._C._are_functorch_transforms_active())
+
+
+def is_forward_mode_active() -> bool:
+    """Return whether a level of forward-mode differentiation is open."""
+    return forward_ad._current_level >= 0
+
+
+def is_tracing() -> bool:
+    """Return whether ``torch.jit.trace`` runs the current code."""
+    return torch._C._get_tracing_state() is not None
+
+
+def is_batched(tensor: Tensor) -> bool:
+    """Return whether a tensor stands for several at once, as gradients do with ``is_grads_batched=True``."""
+    keys: Any = torch._C._dispatch_keys(tensor)
+    return "Batched" in str(keys)  # the key itself has no name in Python
+
+
+# optimizers
+
+
+def runs_step_hooks(optimizer: Any) -> bool:
+    """Return whether an object runs step hooks of its own; a wrapper that forwards attributes does not."""
+    # a wrapper's __getattr__ would find the hooks of the optimizer inside
+    has_hooks = "_optimizer_step_post_hooks" in getattr(optimizer, "__dict__", {})
+    return has_hooks and bool(getattr(type(optimizer).step, "hooked", False))
+
+
+def step_without_hooks(cls: type[Any]) -> Any:
+    """Return the ``step`` of an optimizer's class, without the function that torch puts around it to run hooks."""
+    step: Any = cls.step
+    return getattr(step, "__wrapped__", step) if getattr(step, "hooked", False) else step
+
+
+def is_hooks_attribute(name: str) -> bool:
+    """Return whether an optimizer keeps hooks in its attribute of this name."""
+    return name.endswith("_hooks")
+
+
 def move_to_front(optimizer: Optimizer, handle: RemovableHandle) -> None:
-    """Let a hook after the steps of an optimizer run before all its others."""
+    """Let a post-step hook of an optimizer run before all its others."""
     hooks: Any = optimizer._optimizer_step_post_hooks
     hooks.move_to_end(handle.id, last=False)
 
@@ -53,10 +202,10 @@ _HOOKED_STEP: Final[Any] = Optimizer.profile_hook_step(Optimizer.step)
 
 
 def is_within_own_step(optimizer: Optimizer) -> bool:
-    """Whether a hook of a step is called within another step of the same optimizer.
+    """Return whether a hook of a step is called within another step of the same optimizer.
 
-    A class that calls the ``step`` of the class that it is derived from runs its hooks twice: torch has put them around
-    both. The inner call is a part of the step, and not a step.
+    A class whose ``step`` calls that of its base class runs its hooks twice, since torch has put them around both. The
+    inner call is a part of the step, and not a step.
     """
     code = _HOOKED_STEP.__code__
     steps = 0
@@ -69,3 +218,19 @@ def is_within_own_step(optimizer: Optimizer) -> bool:
             steps += getattr(stepping, "_optimizer_step_pre_hooks", None) is optimizer._optimizer_step_pre_hooks
         frame = frame.f_back
     return steps > 1
+
+
+# process groups
+
+
+def default_store() -> Store:
+    """Return the store of the default process group."""
+    store: Store = _get_default_store()
+    return store
+
+
+def differentiable_sum(vector: Tensor) -> Tensor:
+    """Sum a tensor over the ranks of the default process group; differentiable. Collective."""
+    group: Any = dist.group.WORLD
+    summed: Tensor = all_reduce(vector, "sum", group)
+    return summed

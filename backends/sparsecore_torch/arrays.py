@@ -12,37 +12,57 @@ from torch import Tensor
 from sparsecore.engine.topology import Topology
 
 
-def indices(positions: Tensor, offset: int) -> Tensor:
-    """Where the weights of a tensor lie within it, row-major, int64.
+def local_indices(positions: Tensor, offset: int) -> Tensor:
+    """Convert the positions of one tensor's weights in the layout to indices within the flat tensor.
 
     Args:
-        positions: its N_i positions in the layout.
-        offset: the tensor's first position.
+        positions: (N_i,), of the layout's position dtype.
+        offset: the tensor's first position in the layout.
+
+    Returns:
+        Row-major indices, (N_i,), int64; a new tensor.
     """
     return positions.long().sub_(offset) if positions.dtype is not torch.int64 else positions - offset
 
 
-def places(topology: Topology, tensor: int) -> Tensor:
-    """Where the weights of the tensor of this index lie within it, row-major, int64; on the device."""
+def active_indices(topology: Topology, tensor: int) -> Tensor:
+    """Return the indices of a tensor's active weights within the flat tensor.
+
+    Args:
+        topology: the active positions.
+        tensor: the tensor's index in the layout.
+
+    Returns:
+        Row-major indices, (N_i,), int64, on the topology's device.
+    """
     first, last = topology.bounds[tensor : tensor + 2]
-    return indices(topology.positions[first:last], topology.layout.offsets[tensor])
+    return local_indices(topology.positions[first:last], topology.layout.offsets[tensor])
 
 
 def scatter(values: Tensor, indices: Tensor, shape: Sequence[int]) -> Tensor:
-    """The dense tensor with the N_i values where their indices say, and zero elsewhere; in the dtype of the values."""
+    """Return a dense tensor with these entries, and zero elsewhere.
+
+    Args:
+        values: (N_i,).
+        indices: row-major indices of the values in the flat result, (N_i,), int64.
+        shape: of the result.
+
+    Returns:
+        The tensor, in the dtype of the values, detached.
+    """
     dense = values.new_zeros(tuple(shape))
     dense.view(-1).index_copy_(0, indices, values.detach())
     return dense
 
 
 def gather(dense: Tensor, indices: Tensor) -> Tensor:
-    """The N_i entries of a dense tensor at these indices; whatever its strides."""
+    """Return the entries of a dense tensor, of any strides, at row-major indices (N_i,), int64."""
     return dense.reshape(-1).index_select(0, indices)
 
 
 @attrs.frozen
 class TorchArrays:
-    """See :class:`sparsecore.engine.arrays.Arrays`.
+    """Array verbs on torch tensors; implements :class:`sparsecore.engine.arrays.Arrays`.
 
     Attributes:
         device: where :meth:`from_numpy` and :meth:`arange` put their tensors.
@@ -126,7 +146,7 @@ class TorchArrays:
 
 @attrs.frozen(eq=False)
 class TorchCounting:
-    """See :class:`sparsecore.engine.arrays.Counting`."""
+    """Verbs that do not wait for the device; implements :class:`sparsecore.engine.arrays.Counting`."""
 
     arrays: TorchArrays
 

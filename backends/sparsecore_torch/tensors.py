@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from sparsecore_torch._torch_internals import coo_parts, is_traceable_wrapper_subclass
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -71,7 +72,7 @@ def _strided_parts(tensor: Tensor) -> tuple[Tensor, ...]:
 
 _PARTS_BY_LAYOUT: Mapping[torch.layout, Callable[[Tensor], tuple[Tensor, ...]]] = MappingProxyType(
     {
-        torch.sparse_coo: lambda tensor: (tensor._indices(), tensor._values()),
+        torch.sparse_coo: coo_parts,
         **dict.fromkeys(
             (torch.sparse_csr, torch.sparse_bsr),
             lambda tensor: (tensor.crow_indices(), tensor.col_indices(), tensor.values()),

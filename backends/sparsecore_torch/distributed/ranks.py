@@ -23,6 +23,7 @@ from sparsecore.engine.engine import Advance
 from sparsecore.engine.schedules import Clock
 from sparsecore.errors import DisagreementError, InputError, SparsecoreError
 from sparsecore.learning.ranks import RANK_TIMEOUT, Launch, Ranks, SingleProcess, launch, rank_timeout
+from sparsecore_torch._torch_internals import default_store
 from sparsecore_torch.distributed.agreement import Exchange, Matter, Report, Verdict, happens, named
 from sparsecore_torch.distributed.digests import Pace, digests, fingerprint
 
@@ -213,8 +214,6 @@ def present_ranks(patience: Patience | None = None) -> Ranks:
     if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
         return SingleProcess()
     place = f"sparsecore/{next(_made)}"
-    # torch has no public name for the store of the process group
-    default_store = dist.distributed_c10d._get_default_store
     return TorchRanks(
         dist.get_rank(),
         dist.get_world_size(),
@@ -282,8 +281,7 @@ class Meeting:
     @functools.cached_property
     def _default_store(self) -> Store:
         if dist.is_initialized():
-            store: Store = dist.distributed_c10d._get_default_store()
-            return store
+            return default_store()
         host, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
         if not port.isascii() or not port.isdigit() or int(port) >= 2**16:
             raise InputError(f"the environment says MASTER_PORT={port}; expected the number of a port")

@@ -6,10 +6,10 @@ from typing import Any, TypeAlias
 import attrs
 import torch
 from torch import Tensor, fx, nn
-from torch._dynamo import exc
 
 from sparsecore.errors import InputError
 from sparsecore.learning.protocols import Model, Operations
+from sparsecore_torch._torch_internals import BackendCompilerFailed, Unsupported, mark_unbacked
 from sparsecore_torch.experiment import tied_layers
 from sparsecore_torch.experiment.layers import DIRECT, OPAQUE, Layers
 from sparsecore_torch.experiment.tied_layers import TiedLayers
@@ -83,13 +83,13 @@ def _compiled(forward: Forward, backend: Any) -> Forward:
         for vector in (*values, *positions):
             # a length that no guard may ask about: it changes with every reallocation, and must compile nothing again
             # (where a slice begins is asked about: whether at 1, as behind a first tensor that has a single weight)
-            torch._dynamo.decorators.mark_unbacked(vector, 0)
+            mark_unbacked(vector, 0)
         try:
             logits: Tensor = inner(images, values, positions, *others)
-        except exc.Unsupported:
+        except Unsupported:
             forward(images, values, positions, *others)  # what refuses its input says so, in its own words
             raise
-        except exc.BackendCompilerFailed as error:
+        except BackendCompilerFailed as error:
             reason = " ".join(str(error).partition("\n\n")[0].split())  # behind it comes advice about debugging
             raise InputError(
                 f"the network cannot be compiled: {reason}; without backend.compile it need not be"

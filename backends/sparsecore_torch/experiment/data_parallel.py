@@ -11,12 +11,12 @@ from typing import Any, Protocol, TypeVar, final
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed._functional_collectives import all_reduce
 from torch.nn.parallel import DistributedDataParallel
 
 from sparsecore.data.images import Batch
 from sparsecore.errors import InputError
 from sparsecore.learning.ranks import Ranks
+from sparsecore_torch._torch_internals import differentiable_sum
 from sparsecore_torch.distributed.ranks import TorchRanks
 from sparsecore_torch.experiment.compilation import Forward
 from sparsecore_torch.experiment.operations import EPSILON, MOVE, ONE_VALUE, Normalization, by_batch
@@ -31,23 +31,17 @@ def by_shared_batch(x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, varia
     """
     axes = [axis for axis in range(x.ndim) if axis != 1]
     numbers = x.to(scale.dtype)
-    count = _sum(scale.new_tensor(float(x.numel() // x.shape[1])))
+    count = differentiable_sum(scale.new_tensor(float(x.numel() // x.shape[1])))
     _check(count, x)
-    batch_mean = _sum(numbers.sum(axes)) / count
+    batch_mean = differentiable_sum(numbers.sum(axes)) / count
     centered = numbers - _along(batch_mean, x)
     # about the mean, not E[x²] - mean², which cancels; for that the ranks meet twice
-    batch_variance = _sum(centered.square().sum(axes)) / count
+    batch_variance = differentiable_sum(centered.square().sum(axes)) / count
     with torch.no_grad():
         mean.lerp_(batch_mean.detach(), MOVE)
         variance.lerp_(batch_variance.detach() * (count / (count - 1)), MOVE)
     factor = scale * torch.rsqrt(batch_variance + EPSILON)
     return (centered * _along(factor, x) + _along(shift, x)).to(x.dtype)
-
-
-def _sum(vector: Tensor) -> Tensor:
-    group: Any = dist.group.WORLD
-    summed: Tensor = all_reduce(vector, "sum", group)
-    return summed
 
 
 def _along(vector: Tensor, x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sparsecore_torch.arrays import gather, indices, scatter
+from sparsecore_torch.arrays import gather, local_indices, scatter
 
 
 def conv2d(
@@ -35,7 +35,7 @@ def conv2d_backward(
     """The gradients of images (empty where nobody needs it) and of values."""
     weight = _dense(values, positions, offset, shape, x.dtype)
     by_x, by_weight = conv2d_gradients(gradient, x, weight, stride, padding, needs_x)
-    return by_x, gather(by_weight, indices(positions, offset)).to(values.dtype)
+    return by_x, gather(by_weight, local_indices(positions, offset)).to(values.dtype)
 
 
 def linear(x: Tensor, values: Tensor, positions: Tensor, offset: int, shape: Sequence[int]) -> Tensor:
@@ -47,7 +47,7 @@ def linear_backward(
     gradient: Tensor, x: Tensor, values: Tensor, positions: Tensor, offset: int, shape: Sequence[int], needs_x: bool
 ) -> tuple[Tensor, Tensor]:
     """The gradients of x (empty where nobody needs it) and of values."""
-    by_values = gather(gradient.t() @ x, indices(positions, offset)).to(values.dtype)
+    by_values = gather(gradient.t() @ x, local_indices(positions, offset)).to(values.dtype)
     by_x = gradient @ _dense(values, positions, offset, shape, x.dtype) if needs_x else x.new_empty(0)
     return by_x, by_values
 
@@ -59,11 +59,11 @@ def dense(values: Tensor, positions: Tensor, offset: int, shape: Sequence[int]) 
 
 def dense_backward(gradient: Tensor, positions: Tensor, offset: int) -> Tensor:
     """The gradient of values."""
-    return gather(gradient, indices(positions, offset))
+    return gather(gradient, local_indices(positions, offset))
 
 
 def _dense(values: Tensor, positions: Tensor, offset: int, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    return scatter(values.to(dtype), indices(positions, offset), shape)
+    return scatter(values.to(dtype), local_indices(positions, offset), shape)
 
 
 def conv2d_gradients(

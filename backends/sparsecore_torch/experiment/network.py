@@ -12,7 +12,7 @@ from torch import Tensor
 from sparsecore.engine.topology import Layout, Topology
 from sparsecore.learning.parameters import Parameter
 from sparsecore.learning.protocols import Model, Task
-from sparsecore_torch.arrays import places
+from sparsecore_torch.arrays import active_indices
 from sparsecore_torch.experiment.compilation import Execution, Forward
 from sparsecore_torch.experiment.device import Machine
 from sparsecore_torch.experiment.layers import Layers
@@ -62,7 +62,7 @@ class Whole:
 
 def _inside(topology: Topology) -> list[Tensor]:
     """The active positions of each tensor, counted from its own first one."""
-    return [places(topology, tensor) for tensor in range(len(topology.layout))]
+    return [active_indices(topology, tensor) for tensor in range(len(topology.layout))]
 
 
 def _gradient(tensor: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
+from sparsecore_torch._torch_internals import COMPILED_MODULE
 from sparsecore_torch.tensors import local_shard, shard_like
 
 Average = Callable[[Tensor, Tensor, Tensor | int], Tensor]
@@ -67,7 +68,7 @@ def _tensors(target: Any) -> Mapping[str, Tensor]:
 
 def _found(tensors: Mapping[str, Tensor], topology: Topology) -> dict[str, Tensor]:
     """The model's sparse tensors among these, whose names may all begin with something else (``module.``)."""
-    names = {name.replace("_orig_mod.", ""): tensor for name, tensor in tensors.items()}
+    names = {name.replace(f"{COMPILED_MODULE}.", ""): tensor for name, tensor in tensors.items()}
     first, *others = topology.layout.names
     prefixes = [name.removesuffix(first) for name in names if name == first or name.endswith(f".{first}")]
     whole = [prefix for prefix in prefixes if all(prefix + name in names for name in others)]

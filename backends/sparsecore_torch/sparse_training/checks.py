@@ -14,7 +14,8 @@ from torch.nn.parameter import UninitializedParameter
 
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError, LostWeightsWarning
-from sparsecore_torch.arrays import gather, places
+from sparsecore_torch._torch_internals import own_parameters, storage_of_weak_reference
+from sparsecore_torch.arrays import active_indices, gather
 from sparsecore_torch.sparse_training.model.parameters import (
     NamedParameter,
     named_parameters,
@@ -69,7 +70,7 @@ def _memory_of(parameter: Tensor) -> Callable[[], Tensor | None]:
     dtype, device, geometry = shard.dtype, shard.device, (shard.storage_offset(), shard.shape, shard.stride())
 
     def again() -> Tensor | None:
-        alive = torch.UntypedStorage._new_with_weak_ptr(storage.cdata)
+        alive = storage_of_weak_reference(storage.cdata)
         return None if alive is None else torch.empty(0, dtype=dtype, device=device).set_(alive, *geometry)
 
     return again
@@ -160,7 +161,7 @@ def check_model(model: Any) -> nn.Module:
 
 def check_is_plain(model: nn.Module) -> None:
     """Raise an :class:`InputError` if a module is one of compact storage, whose training has been left or never was."""
-    if any(VALUES in module._parameters for module in model.modules()):
+    if any(VALUES in own_parameters(module) for module in model.modules()):
         raise InputError(
             f"the model keeps its weights in {VALUES!r}, in compact storage: it is a copy, or its training has gone; "
             "sparsify takes plain models, as squash() leaves them and export.squashed_copy() makes them"
@@ -225,7 +226,7 @@ def warn_of_lost_weights(tensors: Sequence[NamedParameter], topology: Topology) 
     for index, one in enumerate(tensors):
         dense = full_tensor(one.parameter)
         nonzero = int(dense.count_nonzero())
-        gone = nonzero - int(gather(dense, places(topology, index)).count_nonzero())
+        gone = nonzero - int(gather(dense, active_indices(topology, index)).count_nonzero())
         if nonzero and _share_of_zeros(dense, one) >= _MANY_ZEROS:
             lost[one.name] = (gone, nonzero)
     gone, nonzero = (sum(numbers) for numbers in zip((0, 0), *lost.values(), strict=True))
@@ -306,7 +307,7 @@ class _Layer:
 
     @classmethod
     def of(cls, name: str, module: nn.Module) -> "_Layer":
-        own = [one for key, one in module._parameters.items() if one is not None and key != VALUES]
+        own = [one for key, one in own_parameters(module).items() if one is not None and key != VALUES]
         return cls(name, tuple(own) if all(one.requires_grad for one in own) else ())
 
     def is_newly_frozen(self) -> bool:

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError, SparsecoreError
 from sparsecore.extras import require
-from sparsecore_torch.arrays import places
+from sparsecore_torch._torch_internals import tree_leaves, tree_map_only
+from sparsecore_torch.arrays import active_indices
 from sparsecore_torch.sparse_training.storage.compact_modules import make_dense
 from sparsecore_torch.sparse_training.training import SparseTraining
 
@@ -189,7 +189,7 @@ class _Inputs:
 def _csr(topology: Topology, index: int, values: Tensor) -> Tensor:
     rows = topology.layout.shapes[index][0]
     columns = topology.layout.sizes[index] // rows
-    inside = places(topology, index)
+    inside = active_indices(topology, index)
     starts = torch.arange(rows + 1, device=inside.device) * columns
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsecore.errors import InputError
+from sparsecore_torch._torch_internals import own_buffers, own_modules, own_parameters, tensor_hooks, write_count
 from sparsecore_torch.sparse_training.model.parameters import NamedParameter, own_parameter
 from sparsecore_torch.sparse_training.optimizers.wrapped import OptimizerLayers
 from sparsecore_torch.sparse_training.storage.compact_weights import VALUES
@@ -91,10 +92,11 @@ class StepWatch:
 
         Also if a module with sparse tensors is no longer in the model.
         """
-        # a scripted module keeps its modules in something that is no dict
-        held = (name in parent._modules and parent._modules[name] is module for parent, name, module in self._links)
-        if not all(held):
-            self._check_modules()
+        for parent, name, module in self._links:
+            children = own_modules(parent)
+            if name not in children or children[name] is not module:  # scripted modules have no get
+                self._check_modules()
+                break
         for place in self._places:
             if not place.is_as_it_was():  # this runs for each tensor and step
                 self._check_place(place)
@@ -138,7 +140,7 @@ class StepWatch:
         Returns:
             What to say if the weights have changed several times without a step of the optimizer.
         """
-        parameter, version = seen.parameter, seen.parameter._version
+        parameter, version = seen.parameter, write_count(seen.parameter)
         seen.arrivals += 1
         if self._is_within_step and seen.arrivals < _CLOSURE:
             pass
@@ -186,7 +188,7 @@ class StepWatch:
     def _is_in_doubt(self, seen: "_Seen") -> bool:
         """Whether torch has counted no write to a tensor in a step that was to change it."""
         parameter = seen.parameter
-        if parameter._version != seen.version or parameter.grad is None or seen.writes_are_uncounted:
+        if write_count(parameter) != seen.version or parameter.grad is None or seen.writes_are_uncounted:
             seen.stalled, seen.before = 0, None
             return False
         groups = [group for group in self._layers.stepping.param_groups if _holds(group, parameter)]
@@ -261,13 +263,13 @@ class _Place:
     def is_as_it_was(self) -> bool:
         """Whether the Parameter is the module's, and nothing looks like a mask of it."""
         module, name = self.module, self.attribute
-        held = module._parameters
-        return name in held and held[name] is self.parameter and self.mask not in module._buffers
+        held = own_parameters(module)
+        return name in held and held[name] is self.parameter and self.mask not in own_buffers(module)
 
 
 def _hides_weights(module: nn.Module, name: str) -> bool:
     """Whether a module has a mask of this name with zeros in it."""
-    return name in module._buffers and not bool(module._buffers[name].all())  # type: ignore[union-attr]
+    return name in own_buffers(module) and not bool(own_buffers(module)[name].all())  # type: ignore[union-attr]
 
 
 def trained_parameters(model: nn.Module, tensors: Sequence[NamedParameter]) -> list[nn.Parameter]:
@@ -278,8 +280,8 @@ def trained_parameters(model: nn.Module, tensors: Sequence[NamedParameter]) -> l
 
 def _places(model: nn.Module, tensors: Sequence[NamedParameter]) -> list[_Place]:
     """Where the Parameters are that the optimizer trains; fully_shard replaces its own as it computes."""
-    if VALUES in model._parameters:
-        values: Any = model._parameters[VALUES]
+    if VALUES in own_parameters(model):
+        values: Any = own_parameters(model)[VALUES]
         return [_Place(VALUES, model, VALUES, values)]
     return [
         _Place(one.name, module, attribute, one.parameter)
@@ -296,7 +298,7 @@ def _links(model: nn.Module, holders: Container[nn.Module]) -> list[tuple[nn.Mod
         if path and module in holders:
             parent = model
             for name in path.split("."):
-                child: Any = parent._modules[name]
+                child: Any = own_modules(parent)[name]
                 found[parent, name] = child
                 parent = child
     return [(parent, name, module) for (parent, name), module in found.items()]
@@ -368,6 +370,6 @@ class _GradientHook:
 
 def _remove_old_hooks(parameter: Any) -> None:
     """Those of a training that has gone, as another begins."""
-    hooks = parameter._backward_hooks or {}
+    hooks = tensor_hooks(parameter)["_backward_hooks"] or {}
     for key in [key for key, hook in hooks.items() if isinstance(hook, _GradientHook) and hook.watch() is None]:
         del hooks[key]

@@ -8,6 +8,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from sparsecore_torch._torch_internals import tensor_hooks
 from sparsecore_torch.sparse_training.model.parameters import NamedParameter
 from sparsecore_torch.sparse_training.optimizers.wrapped import OptimizerLayers, states_of, tensors_in
 
@@ -91,15 +92,15 @@ class _TensorHooks:
 
     @classmethod
     def of(cls, parameter: Any) -> "_TensorHooks":
-        names = ("_backward_hooks", "_post_accumulate_grad_hooks")
-        kept = ((name, getattr(parameter, name, None)) for name in names)
+        kept = tensor_hooks(parameter).items()
         return cls(parameter, tuple((name, None if hooks is None else dict(hooks)) for name, hooks in kept))
 
     def restore(self) -> None:
+        now = tensor_hooks(self.parameter)
         for name, before in self.hooks:
-            now = getattr(self.parameter, name, None)
-            if now is not None:
-                _refill(now, before or {})
+            hooks = now[name]
+            if hooks is not None:
+                _refill(hooks, before or {})
 
 
 @attrs.frozen(eq=False)

@@ -41,7 +41,6 @@ from sparsecore_torch.sparse_training.optimizers.wrapped import (
 from sparsecore_torch.sparse_training.rollback import undone_on_failure
 from sparsecore_torch.sparse_training.storage.compact import CompactStorage
 from sparsecore_torch.sparse_training.storage.masked import MaskedStorage, gathered
-from sparsecore_torch.sparse_training.storage.sharded import ShardedStorage
 from sparsecore_torch.sparse_training.storage.storage import Storage
 from sparsecore_torch.sparse_training.training import Parts, SparseTraining
 from sparsecore_torch.tensors import is_sharded
@@ -127,8 +126,7 @@ MakeStorage = Callable[[nn.Module, Selection, OptimizerLayers, Topology, Tensor]
 
 def _masked(_: nn.Module, selection: Selection, layers: OptimizerLayers, topology: Topology, values: Tensor) -> Storage:
     check_wrappers(layers, [one.parameter for one in selection.sparse])
-    make = ShardedStorage if any(is_sharded(one.parameter) for one in selection.sparse) else MaskedStorage
-    return make(selection.sparse, layers.stepping, topology, values)
+    return MaskedStorage(selection.sparse, layers.stepping, topology, values)
 
 
 def _compact(

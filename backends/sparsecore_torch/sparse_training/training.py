@@ -225,7 +225,7 @@ class SparseTraining:
         state, start = load(saved, parts.engine, self._now, self._identity)
         parts.storage.restore(state.topology)
         self._state, self._start = state, start
-        self._await_gradient()
+        self._expect_gradient()
 
     def check(self) -> None:
         """Check that the model's weights are those of the training; each step and each export does so, too.
@@ -251,7 +251,7 @@ class SparseTraining:
         self._state = adopted(parts.engine, self._state, parts.storage.nonzero_positions())
         parts.storage.restore(self._state.topology)
         self._is_agreed = False
-        self._await_gradient()
+        self._expect_gradient()
 
     def mask_(self, target: nn.Module | Mapping[str, Tensor]) -> None:
         """Make all weights zero, in place, that are not active now: of an average (EMA, SWA), or of the model itself.
@@ -317,7 +317,7 @@ class SparseTraining:
             skipped=lambda: self._watch.end_step(is_taken=False),
             after=self._after_step,
         )
-        self._await_gradient()
+        self._expect_gradient()
 
     def _release(self) -> None:
         parts = self._alive
@@ -373,7 +373,7 @@ class SparseTraining:
         quiet = self._alive.engine.quiet(self._state)
         self._state = self._moved() if quiet is None else quiet
         self._alive.ranks.compare(self._state.clock, self._compared)
-        self._await_gradient()
+        self._expect_gradient()
 
     def _agree(self) -> None:
         """At the first step: ranks that begin apart may never come to an update that would tell."""
@@ -401,6 +401,6 @@ class SparseTraining:
             parts.storage.set_values(advance.values)
         return advance.state
 
-    def _await_gradient(self) -> None:
+    def _expect_gradient(self) -> None:
         parts = self._alive
-        parts.storage.await_gradient(dense=parts.engine.wants_gradient(self._state))
+        parts.storage.expect_gradient(dense=parts.engine.wants_gradient(self._state))

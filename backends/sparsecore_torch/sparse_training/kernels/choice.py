@@ -11,6 +11,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
+from sparsecore_torch._torch_internals import FORWARD_METHODS, own_parameters
 from sparsecore_torch.sparse_training.model.selection import Selection
 from sparsecore_torch.sparse_training.storage.storage import Storage
 from sparsecore_torch.tensors import is_sharded
@@ -88,7 +89,7 @@ def routes_of(places: tuple[Place, ...]) -> Routes:
 
 def _places(model: nn.Module, tensors: Mapping[int, str]) -> Iterator[Place]:
     for path, module in model.named_modules():
-        for attribute, parameter in module._parameters.items():
+        for attribute, parameter in own_parameters(module).items():
             if id(parameter) in tensors:
                 name = f"{path}.{attribute}" if path else attribute
                 yield Place(module, attribute, name, tensors[id(parameter)])
@@ -104,9 +105,10 @@ def _of_convolution(holds: Callable[[nn.Conv2d], bool]) -> Callable[[Place], boo
 
 def _has_own_forward(module: nn.Module) -> bool:
     plain: Any = nn.Conv2d if isinstance(module, nn.Conv2d) else nn.Linear
-    methods = ("forward", "_conv_forward", "__call__")
     cls = type(module)
-    return any(name in vars(module) or getattr(cls, name, None) is not getattr(plain, name, None) for name in methods)
+    return any(
+        name in vars(module) or getattr(cls, name, None) is not getattr(plain, name, None) for name in FORWARD_METHODS
+    )
 
 
 _TROUBLES: Mapping[str, Callable[[Place], bool]] = MappingProxyType(

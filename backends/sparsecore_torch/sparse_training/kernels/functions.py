@@ -16,7 +16,7 @@ from sparsecore_cpu import _kernels
 from sparsecore_cpu._kernels import Activation, Kernels
 from sparsecore_cpu.layer import Layer, Padding, buffer_of
 from sparsecore_cpu.workspace import Buffer, Floats, Form
-from sparsecore_torch._torch_internals import is_batched
+from sparsecore_torch._torch_internals import convolution_padding, is_batched
 from sparsecore_torch.arrays import gather, scatter
 
 _CACHE_LINE = 64
@@ -322,5 +322,5 @@ class LinearLayers:
 
 def _padding(module: nn.Conv2d) -> Padding:
     """Also where it has a name, 'same' or 'valid'."""
-    left, right, top, bottom = module._reversed_padding_repeated_twice
+    left, right, top, bottom = convolution_padding(module)
     return Padding(top, bottom, left, right)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.topology import Topology
 from sparsecore.learning.ledger import Bytes, Ledger
-from sparsecore_torch._torch_internals import are_transforms_active, is_forward_mode_active
-from sparsecore_torch.arrays import places
+from sparsecore_torch._torch_internals import are_transforms_active, is_forward_mode_active, is_tracing, own_parameters
+from sparsecore_torch.arrays import active_indices
 from sparsecore_torch.sparse_training.kernels.functions import Computation, Kind, existing, through
 from sparsecore_torch.sparse_training.storage.compact_modules import entries_of
 from sparsecore_torch.sparse_training.storage.storage import Storage
@@ -46,7 +46,7 @@ class Route:
         self._module = module
         self._tensor = tensor
         self._kind = kind
-        self._read: Read = _of_parameter if "weight" in module._parameters else _of_compact
+        self._read: Read = _of_parameter if "weight" in own_parameters(module) else _of_compact
         self._is_dense = False
         self.move(topology)
 
@@ -100,7 +100,7 @@ class Route:
 
     def _computed(self) -> "_Current":
         if self._current is None:
-            within = places(self._topology, self._topology.layout.index(self._tensor))
+            within = active_indices(self._topology, self._topology.layout.index(self._tensor))
             self._current = _Current(within, self._kind.computation(self._module, within.numpy()))
         return self._current
 
@@ -148,7 +148,7 @@ def _lifted(x: Tensor) -> Tensor:
 
 def _is_plain(x: Tensor) -> bool:
     """Whether the kernels can read it; what torch traces, exports or transforms a model with is no such tensor."""
-    if type(x) not in {Tensor, nn.Parameter} or torch._C._get_tracing_state():
+    if type(x) not in {Tensor, nn.Parameter} or is_tracing():
         return False
     if are_transforms_active() or is_forward_mode_active():
         return False
@@ -203,9 +203,9 @@ class RoutedStorage:
         """The positions of all nonzero weights, active or not."""
         return self._inner.nonzero_positions()
 
-    def await_gradient(self, *, dense: bool) -> None:
+    def expect_gradient(self, *, dense: bool) -> None:
         """Whether the gradients of the next step are to arrive dense."""
-        self._inner.await_gradient(dense=dense)
+        self._inner.expect_gradient(dense=dense)
         for route in self._routes:
             route.expect(dense=dense)
 

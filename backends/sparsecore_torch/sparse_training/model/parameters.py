@@ -9,6 +9,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim import Optimizer
 
 from sparsecore.errors import InputError
+from sparsecore_torch._torch_internals import COMPILED_MODULE, names_ignored_by_ddp, own_modules, own_parameters
 from sparsecore_torch.tensors import overlapping
 
 
@@ -19,16 +20,12 @@ def replicated(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
     of ``fully_shard``, and what DistributedDataParallel was told to ignore.
     """
     trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    ignored = frozenset(getattr(model, "_ddp_params_and_buffers_to_ignore", ()))
+    ignored = names_ignored_by_ddp(model)
     return {
         f"the values of {name!r}": parameter
         for name, parameter in model.named_parameters()
         if id(parameter) in trained and name not in ignored and type(parameter.data) is Tensor
     }
-
-
-_COMPILED = "_orig_mod"
-"""Where a module made by ``torch.compile`` keeps the one that it was made of."""
 
 
 @attrs.frozen(eq=False)
@@ -65,29 +62,30 @@ def unwrapped(model: nn.Module) -> nn.Module:
     while True:
         if isinstance(model, DistributedDataParallel | DataParallel):
             model = model.module
-        elif _COMPILED in model._modules:
-            model = getattr(model, _COMPILED)
+        elif COMPILED_MODULE in own_modules(model):
+            model = getattr(model, COMPILED_MODULE)
         else:
             return model
 
 
 def within_compiled(module: Any) -> nn.Module:
     """The module that ``torch.compile`` has made this one of; itself where it is none of those."""
-    while _COMPILED in module._modules:
-        module = module._modules[_COMPILED]
+    while COMPILED_MODULE in own_modules(module):
+        module = own_modules(module)[COMPILED_MODULE]
     inner: nn.Module = module
     return inner
 
 
 def own_parameter(module: nn.Module, name: str) -> Any:
     """The Parameter that a module has itself under this name, or None; of scripted modules, too."""
-    return module._parameters[name] if name in module._parameters else None  # noqa: SIM401  they have no get
+    own = own_parameters(module)
+    return own[name] if name in own else None  # noqa: SIM401  they have no get
 
 
 def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """All modules by the names that parameters have them by; those used twice under each of their names."""
     for path, module in model.named_modules(remove_duplicate=False):
-        yield ".".join(part for part in path.split(".") if part != _COMPILED), module
+        yield ".".join(part for part in path.split(".") if part != COMPILED_MODULE), module
 
 
 def named_parameters(model: nn.Module) -> tuple[NamedParameter, ...]:
@@ -95,10 +93,10 @@ def named_parameters(model: nn.Module) -> tuple[NamedParameter, ...]:
     names: dict[int, list[str]] = {}
     places: dict[int, dict[tuple[int, str], tuple[nn.Module, str]]] = {}
     for path, module in model.named_modules(remove_duplicate=False):
-        for attribute, parameter in module._parameters.items():
+        for attribute, parameter in own_parameters(module).items():
             if parameter is not None:
                 name = f"{path}.{attribute}" if path else attribute
-                names.setdefault(id(parameter), []).append(name.replace(f"{_COMPILED}.", ""))
+                names.setdefault(id(parameter), []).append(name.replace(f"{COMPILED_MODULE}.", ""))
                 places.setdefault(id(parameter), {})[id(module), attribute] = (module, attribute)
     return tuple(NamedParameter(tuple(names[key]), tuple(places[key].values())) for key in names)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsecore.errors import InputError
+from sparsecore_torch._torch_internals import own_buffers
 from sparsecore_torch.sparse_training.model.parameters import NamedParameter, named_modules, named_parameters
 from sparsecore_torch.sparse_training.model.weight_matrices import (
     Use,
@@ -258,7 +259,7 @@ def _check_computable(sparse: Iterable[_Candidate]) -> None:
 
 def _check_unmasked(name: str, use: Use) -> None:
     layer = ".".join(use.path) or "the model"
-    if f"{use.attribute}_mask" in use.layer._buffers:
+    if f"{use.attribute}_mask" in own_buffers(use.layer):
         raise InputError(
             f"{name} has a mask of torch.nn.utils.prune already, and under two masks more is zero than either asks "
             f"for; end the first one with prune.remove on {layer} and {use.attribute!r}, which leaves its zeros as "

@@ -11,14 +11,13 @@ from types import MappingProxyType
 import attrs
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import ParametrizationList
 
+from sparsecore_torch._torch_internals import CONVOLUTION_BASE, NORM_BASE, own_modules, own_parameters
 from sparsecore_torch.sparse_training.model.parameters import NamedParameter, within_compiled
 
 _CONTAINERS = (nn.ParameterList, nn.ParameterDict)
-_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+_NORMS = (NORM_BASE, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 _LINEAR = (nn.Linear, nn.Bilinear)
 
 
@@ -59,7 +58,7 @@ def _use(model: nn.Module, parameter: nn.Parameter, name: str) -> Use:
     *path, attribute = name.split(".")
     modules = [model]
     for part in path:
-        modules.append(within_compiled(modules[-1]._modules[part]))
+        modules.append(within_compiled(own_modules(modules[-1])[part]))
     parametrization = None
     if isinstance(modules[-1], ParametrizationList):
         parametrization = modules[-1], attribute
@@ -86,7 +85,7 @@ def is_norm(use: Use) -> bool:
     )
 
 
-_TYPED = (*_LINEAR, _ConvNd, nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
+_TYPED = (*_LINEAR, CONVOLUTION_BASE, nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
 
 
 def kind_by_class(use: Use) -> str | None:
@@ -104,7 +103,7 @@ def kind_by_class(use: Use) -> str | None:
 _BY_CLASS: Mapping[str, tuple[tuple[type[nn.Module], ...], str]] = MappingProxyType(
     {
         "linear": (_LINEAR, "weight"),
-        "convolution": ((_ConvNd,), "weight"),
+        "convolution": ((CONVOLUTION_BASE,), "weight"),
         "embedding": ((nn.Embedding, nn.EmbeddingBag), "weight"),
         "recurrent": ((nn.RNNBase, nn.RNNCellBase), "weight_.*"),
         "attention": ((nn.MultiheadAttention,), ".*proj_weight"),
@@ -156,7 +155,7 @@ def class_names(module: nn.Module) -> list[str]:
 
 def is_convolution(module: nn.Module) -> bool:
     """Whether it is a convolution of torch, or called like one."""
-    return isinstance(module, _ConvNd) or any(
+    return isinstance(module, CONVOLUTION_BASE) or any(
         re.fullmatch(r"(Lazy)?Conv(Transpose)?[123]d", name) for name in class_names(module)
     )
 
@@ -201,7 +200,7 @@ def is_of_experts(use: Use) -> bool:
         for name, router in module.named_children()
     ) or any(
         has_word(_ROUTER, name) and parameter.ndim == 2 and use.parameter.shape[0] in parameter.shape
-        for name, parameter in use.layer._parameters.items()
+        for name, parameter in own_parameters(use.layer).items()
         if parameter is not None
     )
 
@@ -248,5 +247,5 @@ def _lengths(module: nn.Module) -> set[int]:
 
 def _depths(module: nn.Module) -> set[int]:
     """The first sides of its parameters of three dimensions."""
-    parameters = [parameter for parameter in module._parameters.values() if parameter is not None]
+    parameters = [parameter for parameter in own_parameters(module).values() if parameter is not None]
     return {one.shape[0] for one in parameters if one.ndim == 3 and min(one.shape) > 1}

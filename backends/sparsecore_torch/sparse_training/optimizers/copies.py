@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sparsecore_torch._torch_internals import is_hooks_attribute, step_without_hooks
 from sparsecore_torch.sparse_training.optimizers.wrapped import layers_of, looks_like_optimizer
 from sparsecore_torch.tensors import is_sharded
 
@@ -123,9 +124,7 @@ def step(optimizer: Optimizer, closure: Callable[[], Tensor] | None = None) -> N
     Raises:
         ProbeError: the optimizer's code raises something.
     """
-    take: Any = type(optimizer).step
-    if getattr(take, "hooked", False):
-        take = getattr(take, "__wrapped__", take)
+    take = step_without_hooks(type(optimizer))
     arguments = () if closure is None else (closure,)
     with foreign_code():
         take(optimizer, *arguments)
@@ -253,7 +252,7 @@ def _attribute(content: Any, memo: dict[int, Any]) -> Any:
 
 
 _KINDS = (
-    _Handled(lambda name, _: name.endswith("_hooks"), lambda *_: OrderedDict()),
+    _Handled(lambda name, _: is_hooks_attribute(name), lambda *_: OrderedDict()),
     _Handled(lambda name, _: name == "state", lambda content, memo, _: memo.setdefault(id(content), RecordedStates())),
     _Handled(lambda name, _: name == "param_groups", lambda _, __, groups: groups),
     _Handled(lambda _, content: looks_like_optimizer(content), _inner),

@@ -12,15 +12,13 @@ from torch.optim import Optimizer
 from sparsecore.errors import InputError
 from sparsecore_torch.sparse_training.model.parameters import NamedParameter
 from sparsecore_torch.sparse_training.optimizers.copies import ProbeError
-from sparsecore_torch.sparse_training.optimizers.probe import (
+from sparsecore_torch.sparse_training.optimizers.probe import probe, stand_in
+from sparsecore_torch.sparse_training.optimizers.profile import (
     OptimizerProfile,
     StateEntry,
-    fill,
     first_of,
     flat,
     labelled_states,
-    probe,
-    stand_in,
 )
 from sparsecore_torch.sparse_training.optimizers.wrapped import others_of
 
@@ -237,18 +235,6 @@ def _key(optimizer: Optimizer, options: Mapping[str, Any], parameter: Tensor, fl
     return cls, told, stand_in(tuple(parameter.shape)), parameter.dtype, parameter.device, flat_shape
 
 
-def put_fresh(content: Tensor, entry: StateEntry, where: Tensor, weights: Tensor) -> None:
-    """Let entries of some state begin anew.
-
-    Args:
-        content: the state, of the shape of ``where`` and ``weights``; changed in place.
-        entry: what it is.
-        where: True at the weights in question.
-        weights: their values.
-    """
-    fill(content, where, weights if entry.follows_weight else entry.fresh or 0.0)
-
-
 def group_of(optimizer: Optimizer, parameter: Tensor) -> int:
     """Which param group the parameter is in."""
     return next(
@@ -262,9 +248,3 @@ def learning_rate_of(group: Mapping[str, Any]) -> float | None:
     """The learning rate of a param group; None where it has none, as an optimizer that chooses its own may."""
     rate = group.get("lr")
     return None if rate is None else float(rate)
-
-
-def step_was_skipped(optimizer: Optimizer) -> bool:
-    """Whether a GradScaler told a fused optimizer to leave out the step that it has just been called for."""
-    found_inf = getattr(optimizer, "found_inf", None)
-    return found_inf is not None and bool(found_inf)

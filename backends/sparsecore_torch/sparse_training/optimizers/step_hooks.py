@@ -7,7 +7,6 @@ import torch
 from torch.optim import Optimizer
 
 from sparsecore_torch._torch_internals import is_within_own_step
-from sparsecore_torch.sparse_training.optimizers.state import step_was_skipped
 from sparsecore_torch.sparse_training.optimizers.wrapped import OptimizerLayers
 
 Given = tuple[tuple[Any, ...], dict[str, Any]]
@@ -90,7 +89,7 @@ class StepHooks:
     def _after(self, optimizer: Optimizer, _: tuple[Any, ...], __: dict[str, Any]) -> None:
         if is_within_own_step(optimizer):
             return
-        if step_was_skipped(optimizer):
+        if _was_skipped(optimizer):
             self._act_skipped()
             return
         self._is_waiting = True
@@ -134,3 +133,9 @@ def after_closure(given: tuple[Any, ...], named: dict[str, Any], action: Callabl
         return loss
 
     return given[:1], {**named, "closure": evaluate}
+
+
+def _was_skipped(optimizer: Optimizer) -> bool:
+    """Whether a GradScaler has told a fused optimizer to leave out the step that it has just been called for."""
+    found_inf = getattr(optimizer, "found_inf", None)
+    return found_inf is not None and bool(found_inf)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsecore.errors import InputError
+from sparsecore_torch._torch_internals import runs_step_hooks
 from sparsecore_torch.sparse_training.model.parameters import NamedParameter
 
 _OTHERS: WeakKeyDictionary[Optimizer, tuple[Any, ...]] = WeakKeyDictionary()
@@ -33,12 +34,12 @@ class OptimizerLayers:
     @property
     def hooked_wrappers(self) -> tuple[Optimizer, ...]:
         """The wrappers that run the hooks of their own steps; a wrapper that forwards attributes has none."""
-        return tuple(wrapper for wrapper in self.wrappers if _runs_hooks(wrapper))
+        return tuple(wrapper for wrapper in self.wrappers if runs_step_hooks(wrapper))
 
     @property
     def hooked_parts(self) -> tuple[Optimizer, ...]:
         """The parts that run the hooks of their steps."""
-        return tuple(part for part in self.parts if _runs_hooks(part))
+        return tuple(part for part in self.parts if runs_step_hooks(part))
 
     def remember(self) -> None:
         """From now on :func:`states_of` finds the state that wrappers and parts keep as well."""
@@ -73,7 +74,7 @@ def layers_of(optimizer: Any) -> OptimizerLayers:
             f"sparsify takes an optimizer of torch.optim, one derived from it, or a wrapper around one; "
             f"given {optimizer!r}{found}"
         )
-    if not _runs_hooks(stepping):
+    if not runs_step_hooks(stepping):
         raise InputError(
             f"{type(stepping).__name__} never runs the hooks of its step(), so that nothing could follow its steps: it "
             "does not call __init__ of torch.optim.Optimizer; give sparsify an optimizer that does"
@@ -127,12 +128,6 @@ def _hold_the_same(outer: Any, inner: Any) -> bool:
 
 def _parameters(optimizer: Any) -> set[int]:
     return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-
-
-def _runs_hooks(layer: Any) -> bool:
-    # what a wrapper's __getattr__ answers are the hooks of the optimizer inside
-    has_hooks = "_optimizer_step_post_hooks" in getattr(layer, "__dict__", {})
-    return has_hooks and bool(getattr(type(layer).step, "hooked", False))
 
 
 def check_wrappers(layers: OptimizerLayers, trained: Sequence[Tensor]) -> None:

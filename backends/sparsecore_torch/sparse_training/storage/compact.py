@@ -11,7 +11,7 @@ from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
 from sparsecore.learning.ledger import Ledger
-from sparsecore_torch.arrays import gather, places, scatter
+from sparsecore_torch.arrays import active_indices, gather, scatter
 from sparsecore_torch.sparse_training.model.parameters import NamedParameter
 from sparsecore_torch.sparse_training.storage.compact_modules import check_modules, make_compact, make_dense
 from sparsecore_torch.sparse_training.storage.compact_optimizer import (
@@ -22,7 +22,7 @@ from sparsecore_torch.sparse_training.storage.compact_optimizer import (
     in_place,
 )
 from sparsecore_torch.sparse_training.storage.compact_weights import CompactWeights, DenseGradients, resize, world_size
-from sparsecore_torch.sparse_training.storage.masked import ledger_of
+from sparsecore_torch.sparse_training.storage.storage import ledger_of
 
 
 @final
@@ -129,7 +129,7 @@ class CompactStorage:
             "or take storage='masked'"
         )
 
-    def await_gradient(self, *, dense: bool) -> None:
+    def expect_gradient(self, *, dense: bool) -> None:
         """Whether dense gradients are collected until the next step; those of the last one are let go."""
         if self._weights.dense_gradients is not None:
             self._weights.dense_gradients.close()
@@ -147,7 +147,7 @@ class CompactStorage:
         """End: plain dense Parameters under their old names, on the model and in the optimizer."""
         self._weights.check()
         self._fingerprint.end()
-        self.await_gradient(dense=False)
+        self.expect_gradient(dense=False)
         values, topology = self._weights.values, self._weights.topology
         states = self._state.scattered(topology)
         dense = make_dense(self._weights.model)
@@ -195,10 +195,10 @@ def _common_dtype(tensors: Sequence[NamedParameter]) -> torch.dtype:
 
 def _gathered(dense: Sequence[Tensor], topology: Topology) -> Tensor:
     """N entries from dense tensors in the order of the layout."""
-    return torch.cat([gather(one.detach(), places(topology, index)) for index, one in enumerate(dense)])
+    return torch.cat([gather(one.detach(), active_indices(topology, index)) for index, one in enumerate(dense)])
 
 
 def _dense(entries: Tensor, index: int, topology: Topology) -> Tensor:
     """The part of N entries that belongs to one tensor, dense."""
     slots = entries[topology.bounds[index] : topology.bounds[index + 1]]
-    return scatter(slots, places(topology, index), topology.layout.shapes[index])
+    return scatter(slots, active_indices(topology, index), topology.layout.shapes[index])

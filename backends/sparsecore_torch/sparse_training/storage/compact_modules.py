@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils.parametrize import ParametrizationList
 
 from sparsecore.errors import InputError
+from sparsecore_torch._torch_internals import own_parameters
 from sparsecore_torch.sparse_training.model.parameters import NamedParameter, unwrapped
 from sparsecore_torch.sparse_training.storage.compact_weights import VALUES, CompactWeights
 
@@ -75,9 +76,9 @@ def make_compact(weights: CompactWeights, tensors: Sequence[NamedParameter]) -> 
         for module, attribute in one.places:
             held.setdefault(id(module), (module, {}))[1][attribute] = index
     for module, indices in held.values():
-        module.__dict__[_KEPT] = _Kept(weights, indices, tuple(module._parameters))
+        module.__dict__[_KEPT] = _Kept(weights, indices, tuple(own_parameters(module)))
         for attribute in indices:
-            del module._parameters[attribute]
+            del own_parameters(module)[attribute]
         cls: Any = type(module)
         module.__class__ = _reading(cls, tuple(indices))
 
@@ -104,9 +105,9 @@ def _restore(module: nn.Module, dense: Mapping[int, nn.Parameter]) -> None:
     kept: _Kept = module.__dict__.pop(_KEPT)
     kept.weights.unregister()
     module.__class__ = type(module).__bases__[0]
-    plain = {**module._parameters, **{attribute: dense[index] for attribute, index in kept.tensors.items()}}
-    module._parameters.clear()
-    module._parameters.update({name: plain.pop(name) for name in kept.order if name in plain} | plain)
+    plain = {**own_parameters(module), **{attribute: dense[index] for attribute, index in kept.tensors.items()}}
+    own_parameters(module).clear()
+    own_parameters(module).update({name: plain.pop(name) for name in kept.order if name in plain} | plain)
 
 
 def entries_of(module: nn.Module, attribute: str) -> Tensor:

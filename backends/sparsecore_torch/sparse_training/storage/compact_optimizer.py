@@ -12,10 +12,11 @@ from torch.utils.hooks import RemovableHandle
 
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
-from sparsecore_torch.arrays import places
+from sparsecore_torch.arrays import active_indices
 from sparsecore_torch.sparse_training.model.parameters import NamedParameter
-from sparsecore_torch.sparse_training.optimizers.probe import OptimizerProfile, StateEntry, stand_in
-from sparsecore_torch.sparse_training.optimizers.state import OptimizerStates, group_of, profile_of, put_fresh
+from sparsecore_torch.sparse_training.optimizers.probe import stand_in
+from sparsecore_torch.sparse_training.optimizers.profile import OptimizerProfile, StateEntry, put_fresh
+from sparsecore_torch.sparse_training.optimizers.state import OptimizerStates, group_of, profile_of
 from sparsecore_torch.sparse_training.storage.compact_weights import TOPOLOGY, VALUES, CompactWeights
 
 
@@ -194,7 +195,7 @@ class CompactState:
 def _scattered(content: Tensor, entry: StateEntry, index: int, topology: Topology) -> Tensor:
     slots = content[topology.bounds[index] : topology.bounds[index + 1]]
     dense = content.new_full(topology.layout.shapes[index], entry.fresh or 0.0)
-    dense.view(-1).index_copy_(0, places(topology, index), slots)
+    dense.view(-1).index_copy_(0, active_indices(topology, index), slots)
     return dense
 
 

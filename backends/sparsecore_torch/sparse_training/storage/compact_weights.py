@@ -14,8 +14,8 @@ from torch.nn.parameter import Parameter
 
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
-from sparsecore_torch._torch_internals import are_transforms_active
-from sparsecore_torch.arrays import gather, places, scatter
+from sparsecore_torch._torch_internals import are_transforms_active, own_parameters, remove_module_hooks, write_count
+from sparsecore_torch.arrays import active_indices, gather, scatter
 from sparsecore_torch.sparse_training.storage.saved_tensors import SavedTensors
 
 
@@ -85,7 +85,7 @@ class DenseGradients:
         return torch.where(unscaled, one, products / squares)
 
     def _at_weights(self, index: int, topology: Topology) -> Tensor:
-        inside = places(topology, index)
+        inside = active_indices(topology, index)
         return gather(self._sums[index], inside) if index in self._sums else self._values.new_zeros(len(inside))
 
 
@@ -138,16 +138,8 @@ class CompactWeights:
 
     def unregister(self) -> None:
         """Take the values off the model again, and watch no more; for a copied model as well."""
-        self.model._parameters.pop(VALUES, None)
-        for hooks in (
-            self.model._forward_pre_hooks,
-            self.model._forward_hooks,
-            self.model._forward_hooks_always_called,
-            self.model._state_dict_hooks,
-            self.model._load_state_dict_pre_hooks,
-        ):
-            for identity in self._hooks:
-                hooks.pop(identity, None)
+        own_parameters(self.model).pop(VALUES, None)
+        remove_module_hooks(self.model, self._hooks)
 
     @property
     def values(self) -> Parameter:
@@ -155,7 +147,7 @@ class CompactWeights:
 
         While ``torch.func.functional_call`` runs, they are the tensor that it was given for them.
         """
-        values: Any = self.model._parameters[VALUES]
+        values: Any = own_parameters(self.model)[VALUES]
         return values  # type: ignore[no-any-return]
 
     def move(self, topology: Topology) -> None:
@@ -177,8 +169,8 @@ class CompactWeights:
     def check_copies(self) -> None:
         """Raise an :class:`InputError` if a copy of the model is kept as an average, which weights that move mix up."""
         for copied in list(self._copies):
-            values = copied.model._parameters.get(VALUES)  # None where the copy is a plain one by now
-            if values is not None and values.grad is None and values._version != copied._known_version:
+            values = own_parameters(copied.model).get(VALUES)  # None where the copy is a plain one by now
+            if values is not None and values.grad is None and write_count(values) != copied._known_version:
                 raise InputError(
                     "weights are about to move, and a copy of the model has been written to as averages of weights are "
                     "(EMA, SWA): in compact storage its entries would be averaged with those of other weights; take "
@@ -217,7 +209,7 @@ class CompactWeights:
             )
             return
         self._values_of = bytes(saved.tolist()).hex()
-        self._known_version = self.values._version + 1  # loading writes once
+        self._known_version = write_count(self.values) + 1  # loading writes once
 
     def _dense(self, index: int, dtype: torch.dtype) -> Tensor:
         """The tensor of this index, zero where no weight is; its gradient arrives at the values."""
@@ -265,7 +257,7 @@ class CompactWeights:
             )
         if self.dense_gradients is not None:
             self.dense_gradients.add(index, gradient)
-        return gather(gradient, places(topology, index)).to(self.values.dtype)
+        return gather(gradient, active_indices(topology, index)).to(self.values.dtype)
 
     def entries(self, index: int) -> Tensor:
         """The N_i values of the tensor of this index, differentiable."""
@@ -305,13 +297,13 @@ class _Remaker:
     version: int = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        object.__setattr__(self, "version", self.values._version)
+        object.__setattr__(self, "version", write_count(self.values))
 
     def __call__(self) -> Tensor:
-        if self.values._version != self.version:
+        if write_count(self.values) != self.version:
             raise RuntimeError(
                 "the values of sparse weights have been modified by an inplace operation between the forward pass "
-                f"and its backward pass: they are at version {self.values._version}, expected {self.version}"
+                f"and its backward pass: they are at version {write_count(self.values)}, expected {self.version}"
             )
         return _scattered(self.values[_slots(self.topology, self.index)], self.topology, self.index, self.dtype)
 
@@ -336,7 +328,7 @@ def _transformable(values: Tensor, topology: Topology, index: int, dtype: torch.
     """The dense tensor by operations that the transforms of torch.func know; kept for the backward pass."""
     shape = topology.layout.shapes[index]
     zeros = values.new_zeros(topology.layout.sizes[index], dtype=dtype)
-    return zeros.index_copy(0, places(topology, index), values.to(dtype)).reshape(shape)
+    return zeros.index_copy(0, active_indices(topology, index), values.to(dtype)).reshape(shape)
 
 
 def resize(values: Parameter, size: int) -> None:
@@ -364,4 +356,4 @@ def _slots(topology: Topology, index: int) -> slice:
 
 
 def _scattered(values: Tensor, topology: Topology, index: int, dtype: torch.dtype) -> Tensor:
-    return scatter(values.detach().to(dtype), places(topology, index), topology.layout.shapes[index])
+    return scatter(values.detach().to(dtype), active_indices(topology, index), topology.layout.shapes[index])

@@ -1,7 +1,7 @@
-"""Gradients of dense parameters on their way to the optimizer: only for active weights, or whole where asked."""
+"""Masks the gradients of dense parameters on their way to the optimizer, or keeps them dense where a strategy asks."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, final
+from typing import Any, Final, Protocol, final
 from weakref import ref
 
 import torch
@@ -10,22 +10,23 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from sparsecore.errors import InputError
-from sparsecore_torch._torch_internals import accumulates, are_transforms_active, is_batched
+from sparsecore_torch._torch_internals import are_transforms_active, is_accumulating, is_batched, write_count
+from sparsecore_torch.sparse_training.model.parameters import NamedParameter
 from sparsecore_torch.sparse_training.optimizers.step_hooks import Given, after_closure
-from sparsecore_torch.tensors import is_non_overlapping_and_dense
+from sparsecore_torch.tensors import full_tensor, is_non_overlapping_and_dense, local_shard
 
 _INTEGERS: Final = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @final
 class BitMask:
-    """The mask of one tensor, which lets through what is active.
+    """The mask of one tensor, applied by a bitwise "and".
 
-    For each size of entries that it is used on there is one integer tensor, in the memory format of the parameter. It
-    is changed in place and never replaced, so that what was compiled with it stays valid.
+    For each size of entries that it is applied to there is one integer tensor, in the memory format of the parameter.
+    It is changed in place and never replaced, so that what was compiled with it stays valid.
 
     Args:
-        mask: -1 where a weight is, 0 elsewhere; int8, of the tensor's shape.
+        mask: -1 for active weights, 0 elsewhere; int8, of the tensor's shape.
         like: the parameter.
     """
 
@@ -34,33 +35,33 @@ class BitMask:
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """All that is kept."""
+        """The integer tensors that are kept."""
         return tuple(self._by_size.values())
 
     @property
     def active(self) -> Tensor:
-        """True where a weight is; a new tensor."""
+        """True for active weights; a new tensor."""
         return self._any != 0
 
     def change(self, mask: Tensor) -> None:
-        """Become another mask."""
+        """Take over another mask, in the form that the constructor takes."""
         for bits in self._by_size.values():
             bits.copy_(mask)
 
     def fill(self, tensor: Tensor) -> None:
-        """Make the inactive entries zero, in place and unseen by autograd."""
+        """Set the inactive entries of a tensor to zero, in place and unseen by autograd."""
         bits = self._bits_for(tensor)
         plain = tensor.detach() if tensor.requires_grad else tensor
         plain.view(bits.dtype).bitwise_and_(bits)
 
-    def lift(self, tensor: Tensor, bits: int) -> None:
-        """Give inactive entries, all of which are zero, these bits, in place."""
+    def set_inactive_bits(self, tensor: Tensor, bits: int) -> None:
+        """Set the inactive entries of a tensor, all of which are zero now, to these bits, in place."""
         mask = self._bits_for(tensor)
-        # -1 times the bits goes from active entries and comes back; a second mask would take memory
+        # active entries lose the bits to -1 times them, and get them back; a second mask would take memory
         tensor.detach().view(mask.dtype).add_(mask, alpha=bits).add_(bits)
 
     def filled(self, tensor: Tensor) -> Tensor:
-        """The tensor with zeros for the inactive entries; a new one."""
+        """Return a copy of a tensor in which the inactive entries are zero; differentiable where that is needed."""
         bits = self._bits_for(tensor)
         if tensor.requires_grad or are_transforms_active():  # of a backward pass that is differentiated itself
             return torch.where(bits != 0, tensor, 0.0)
@@ -72,7 +73,7 @@ class BitMask:
             return torch.where(bits != 0, tensor, 0.0)
 
     def inactive_run(self) -> slice | None:
-        """The longest run of inactive entries in memory, as a slice of the flat memory; None where there is none."""
+        """Return the longest run of inactive entries, as a slice of the flat memory; None if there is none."""
         bits = self._any
         if not is_non_overlapping_and_dense(bits):
             return None
@@ -101,23 +102,41 @@ class BitMask:
         return bits
 
 
+class Gradients(Protocol):
+    """Masks the gradients of the sparse tensors.
+
+    Attributes:
+        handles: of all hooks, for their removal.
+    """
+
+    handles: list[RemovableHandle]
+
+    def expect(self, *, dense: bool) -> None:
+        """Keep the gradients of the next step dense, or mask them; those of the last step are forgotten."""
+        ...
+
+    def gradient(self, name: str) -> Tensor:
+        """Return the dense gradient of a tensor in the last step, (D_i,), row-major; zeros where none has arrived."""
+        ...
+
+
 @final
 class GradientMasker:
-    """Takes away the gradients of inactive positions.
+    """Masks gradients as they are accumulated.
 
-    They go as they are accumulated, in place. What has changed gradients since, or put others there, is noticed before
-    the optimizer steps, by the versions that torch counts, and they are masked once more. In a step whose dense
-    gradient is asked for they stay until the optimizer is about to step: only then are gradients whole, unscaled, and
-    reduced over ranks. They are put aside, and the optimizer again sees only what belongs to active weights.
+    This is done in place. What changes gradients afterwards, or puts others in their place, is noticed before the
+    optimizer steps, by torch's count of writes, and they are masked once more. In a step whose dense gradients a
+    strategy asks for they stay dense until the optimizer is about to step: only then are they complete, unscaled, and
+    reduced over ranks. A copy is kept for the strategy, and the optimizer gets masked gradients as in every step.
 
     Attributes:
         handles: of all hooks, for their removal.
 
     Args:
-        optimizer: what takes the step.
+        optimizer: takes the step.
         parameters: the sparse tensors by name.
         masks: their masks.
-        before_step: called when the gradients of a step are as the optimizer is to see them.
+        before_step: called when the gradients of a step are ready for the optimizer.
     """
 
     def __init__(
@@ -129,57 +148,57 @@ class GradientMasker:
     ) -> None:
         self._parameters = parameters
         self._masks = masks
-        self._follow = before_step
+        self._act_before_step = before_step
         self._dense = False
-        self._aside: dict[str, Tensor] = {}
+        self._dense_gradients: dict[str, Tensor] = {}
         self._masked: dict[str, tuple[Any, int]] = {}
         self.handles: list[RemovableHandle] = []
         for name, parameter in parameters.items():
             register: Any = parameter.register_post_accumulate_grad_hook
-            self.handles.append(parameter.register_hook(self._arriving(name)))  # type: ignore[no-untyped-call]
-            self.handles.append(register(self._accumulated(name)))
+            self.handles.append(parameter.register_hook(self._arrival_hook(name)))  # type: ignore[no-untyped-call]
+            self.handles.append(register(self._accumulation_hook(name)))
         before = torch.compiler.disable(self._before_step)  # type: ignore[no-untyped-call]
         self.handles.append(optimizer.register_step_pre_hook(before))
 
     def expect(self, *, dense: bool) -> None:
-        """Whether the gradients of the next step are to be whole; those of the last one are forgotten."""
+        """Keep the gradients of the next step dense, or mask them; those of the last step are forgotten."""
         self._dense = dense
-        self._aside = {}
+        self._dense_gradients = {}
 
     def gradient(self, name: str) -> Tensor:
-        """The gradient that was put aside, flat; zeros where none had come."""
-        if name in self._aside:
-            return self._aside[name].reshape(-1)
+        """Return the dense gradient of a tensor in the last step, (D_i,), row-major; zeros where none has arrived."""
+        if name in self._dense_gradients:
+            return self._dense_gradients[name].reshape(-1)
         return torch.zeros_like(self._parameters[name]).detach().reshape(-1)
 
-    def _arriving(self, name: str) -> Callable[[Tensor], Tensor | None]:
-        """For each gradient on its way to a parameter."""
+    def _arrival_hook(self, name: str) -> Callable[[Tensor], Tensor | None]:
+        """A hook for each gradient on its way to a parameter."""
         mask = self._masks[name]
         with torch.enable_grad():
             node: Any = torch.autograd.graph.get_gradient_edge(self._parameters[name]).node
 
         def arrive(gradient: Tensor) -> Tensor | None:
-            check_layout(name, gradient)
+            _check_strided(name, gradient)
             if self._dense:
-                return _finite_at_least(gradient, mask)
-            if accumulates(node) and not gradient.requires_grad:
-                return None  # it is masked where it is accumulated, which takes no memory
+                return _finite_where_inactive(gradient, mask)
+            if is_accumulating(node) and not gradient.requires_grad:
+                return None  # it is masked when it has been accumulated, which takes no memory
             return mask.filled(gradient)
 
         return arrive
 
-    def _accumulated(self, name: str) -> Callable[[Tensor], None]:
-        """For each gradient that a parameter has received."""
+    def _accumulation_hook(self, name: str) -> Callable[[Tensor], None]:
+        """A hook for each gradient that a parameter has accumulated."""
         mask = self._masks[name]
 
-        def settle(parameter: Tensor) -> None:
+        def accumulated(parameter: Tensor) -> None:
             gradient = parameter.grad
             if gradient is not None and not self._dense:
                 if not gradient.requires_grad:  # else it has been masked on its way
                     mask.fill(gradient)
                 self._note(name, gradient)
 
-        return settle
+        return accumulated
 
     def _before_step(self, optimizer: Optimizer, given: tuple[Any, ...], named: dict[str, Any]) -> Given | None:
         return after_closure(given, named, lambda: self._prepare(optimizer))
@@ -187,43 +206,88 @@ class GradientMasker:
     @torch.no_grad()
     def _prepare(self, optimizer: Optimizer) -> None:
         if self._dense:
-            self._put_aside(optimizer)
+            self._keep_dense(optimizer)
         for name, parameter in self._parameters.items():
             gradient = parameter.grad
             if gradient is not None and not self._is_masked(name, gradient):
-                check_layout(name, gradient)
+                _check_strided(name, gradient)
                 if gradient.requires_grad or gradient.is_inference() or not is_non_overlapping_and_dense(gradient):
                     parameter.grad = gradient = self._masks[name].filled(gradient)
                 else:
                     self._masks[name].fill(gradient)
                 self._note(name, gradient)
-        self._follow()
+        self._act_before_step()
 
-    def _put_aside(self, optimizer: Optimizer) -> None:
+    def _keep_dense(self, optimizer: Optimizer) -> None:
         scale = getattr(optimizer, "grad_scale", None)  # a GradScaler leaves it to fused optimizers to unscale
         for name, parameter in self._parameters.items():
             gradient = parameter.grad
             if gradient is None:
-                self._aside.pop(name, None)
-            # a step that has raised left behind what is masked, and the whole gradient is put aside already
-            elif name not in self._aside or not self._is_masked(name, gradient):
-                self._aside[name] = gradient.detach().clone() if scale is None else gradient.detach() / scale
+                self._dense_gradients.pop(name, None)
+            # after a step that has raised, the gradient is masked already, and its dense copy is kept
+            elif name not in self._dense_gradients or not self._is_masked(name, gradient):
+                self._dense_gradients[name] = gradient.detach().clone() if scale is None else gradient.detach() / scale
                 self._masked.pop(name, None)
 
     def _note(self, name: str, gradient: Tensor) -> None:
-        self._masked[name] = (ref(gradient), gradient._version)
+        self._masked[name] = (ref(gradient), write_count(gradient))
 
     def _is_masked(self, name: str, gradient: Tensor) -> bool:
-        reference, version = self._masked.get(name, (None, 0))
-        return reference is not None and reference() is gradient and gradient._version == version
+        reference, count = self._masked.get(name, (None, 0))
+        return reference is not None and reference() is gradient and write_count(gradient) == count
 
 
-def check_layout(name: str, gradient: Tensor) -> None:
-    """Raise an :class:`InputError` if a gradient is sparse itself."""
+@final
+class ShardedGradientMasker:
+    """Masks this rank's shards of gradients once they are reduced over ranks: no earlier hook sees them.
+
+    In a step whose dense gradients a strategy asks for the optimizer sees them whole; what it does to inactive weights
+    is undone after the step.
+
+    Attributes:
+        handles: of all hooks, for their removal.
+
+    Args:
+        tensors: the sparse tensors by name. Their parameters are looked up when they are needed, since ``fully_shard``
+            has other objects in their place while the model computes.
+        masks: those of this rank's shards.
+    """
+
+    def __init__(self, tensors: Mapping[str, NamedParameter], masks: Mapping[str, BitMask]) -> None:
+        self._tensors = tensors
+        self._masks = masks
+        self._dense = False
+        self.handles: list[RemovableHandle] = []
+        for name, one in tensors.items():
+            register: Any = one.parameter.register_post_accumulate_grad_hook
+            self.handles.append(register(self._accumulation_hook(name)))
+
+    def expect(self, *, dense: bool) -> None:
+        """Keep the gradients of the next step dense, or mask them."""
+        self._dense = dense
+
+    def gradient(self, name: str) -> Tensor:
+        """Return the dense gradient of a tensor, gathered from all ranks; zeros where none has arrived. Collective."""
+        parameter = self._tensors[name].parameter
+        if parameter.grad is None:
+            return torch.zeros(parameter.numel(), device=parameter.device)
+        return full_tensor(parameter.grad).reshape(-1)
+
+    def _accumulation_hook(self, name: str) -> Callable[[Tensor], None]:
+        mask = self._masks[name]
+
+        def accumulated(parameter: Tensor) -> None:
+            if parameter.grad is not None and not self._dense:
+                mask.fill(local_shard(parameter.grad))
+
+        return accumulated
+
+
+def _check_strided(name: str, gradient: Tensor) -> None:
     if gradient.layout is not torch.strided:
         raise InputError(f"the gradient of {name} is sparse ({gradient.layout}); make its layer with sparse=False")
 
 
-def _finite_at_least(gradient: Tensor, mask: BitMask) -> Tensor:
-    """The whole gradient, but zero where it is inactive and not finite: no clipping or scaling is to see that."""
+def _finite_where_inactive(gradient: Tensor, mask: BitMask) -> Tensor:
+    """The dense gradient with zeros for inactive entries that are not finite, for clipping and loss scaling's sake."""
     return torch.where(mask.active, gradient, gradient.nan_to_num(0.0, 0.0, 0.0))

@@ -1,4 +1,4 @@
-"""Dense storage: parameters stay plain parameters, and what is inactive in them is kept at zero."""
+"""Masked storage: parameters stay dense parameters, whose inactive entries are kept at zero."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
@@ -6,53 +6,48 @@ from typing import final
 from weakref import WeakMethod, finalize
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.topology import Topology
-from sparsecore.learning.ledger import Bytes, Ledger
-from sparsecore_torch.arrays import gather, places, scatter
+from sparsecore.learning.ledger import Ledger
+from sparsecore_torch.arrays import active_indices, gather, scatter
 from sparsecore_torch.sparse_training.model.parameters import NamedParameter
 from sparsecore_torch.sparse_training.optimizers.copies import values_of
-from sparsecore_torch.sparse_training.optimizers.probe import fill
-from sparsecore_torch.sparse_training.optimizers.state import OptimizerStates, put_fresh
-from sparsecore_torch.sparse_training.optimizers.wrapped import others_of, tensors_in
-from sparsecore_torch.sparse_training.storage.gradient_masks import BitMask, GradientMasker
-from sparsecore_torch.sparse_training.storage.nonzero_roots import NonzeroRoots
-from sparsecore_torch.sparse_training.storage.write_tracking import ForeignWrites, Watch
-from sparsecore_torch.tensors import allocated_bytes, entry_bytes, full_tensor
-
-
-def ledger_of(optimizer: Optimizer, indices: Sequence[Tensor]) -> Ledger:
-    """All that the optimizer trains, dense; ``indices`` are what says where weights are."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
-    gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
-    states = [content for parameter in parameters for content in tensors_in(optimizer.state.get(parameter, {}), set())]
-    return Ledger(
-        values=Bytes(entry_bytes(parameters), allocated_bytes(parameters)),
-        indices=Bytes(entry_bytes(indices), allocated_bytes(indices)),
-        gradients=Bytes(entry_bytes(trained), allocated_bytes(gradients)),
-        optimizer_state=Bytes(entry_bytes(states), allocated_bytes(states)),
-    )
+from sparsecore_torch.sparse_training.optimizers.profile import fill, put_fresh
+from sparsecore_torch.sparse_training.optimizers.state import OptimizerStates
+from sparsecore_torch.sparse_training.optimizers.wrapped import others_of
+from sparsecore_torch.sparse_training.storage.gradient_masks import (
+    BitMask,
+    GradientMasker,
+    Gradients,
+    ShardedGradientMasker,
+)
+from sparsecore_torch.sparse_training.storage.nonzero_roots import NonzeroRoots, roots_of
+from sparsecore_torch.sparse_training.storage.storage import ledger_of
+from sparsecore_torch.sparse_training.storage.write_tracking import WriteTracker
+from sparsecore_torch.tensors import full_tensor, is_sharded, local_shard, shard_like
 
 
 @final
 class MaskedStorage:
-    """See :class:`sparsecore_torch.sparse_training.storage.storage.Storage`.
+    """Dense parameters with masks; implements :class:`sparsecore_torch.sparse_training.storage.storage.Storage`.
 
-    Gradients of inactive positions are taken away as they are accumulated, so that clipping, loss scaling and the
-    reduction over ranks see what belongs to active weights. After a step, what the optimizer has done to inactive
-    weights and to their state is undone. Where it keeps zero at zero and nothing else has written to a tensor, there is
-    nothing to undo, and nothing is done.
+    Gradients of inactive positions are masked as they are accumulated, so that clipping, loss scaling and the reduction
+    over ranks see only those of active weights. After a step, what the optimizer has done to inactive weights and to
+    their state is undone. Where it keeps zero at zero and nothing else has written to a tensor, nothing is done.
+
+    Of parameters that FSDP2 (``fully_shard``) has sharded, which is experimental, each rank masks its own shard after
+    every step. An update gathers one tensor after another, so that every rank has the N values, decides for itself, and
+    takes its shard of the result. Then :meth:`values` and :meth:`gradient` are collective.
 
     Args:
         tensors: the sparse tensors, in the order of the layout.
-        optimizer: what trains them.
+        optimizer: trains them; made after ``fully_shard``.
         topology: the active positions.
-        values: their start values.
+        values: their start values, (N,).
 
     Raises:
         InputError: it cannot be found out what the optimizer keeps for each weight; nothing has changed then.
@@ -63,168 +58,197 @@ class MaskedStorage:
     ) -> None:
         self._optimizer = optimizer
         self._topology = topology
-        self._parameters = {one.name: one.parameter for one in tensors}
-        self._states = OptimizerStates(optimizer, self._parameters)
+        self._tensors = {one.name: one for one in tensors}
+        self._is_sharded = any(is_sharded(one.parameter) for one in tensors)
+        self._shard: Callable[[Tensor], Tensor] = local_shard if self._is_sharded else lambda tensor: tensor
+        self._plain = {one.name: one.parameter for one in tensors}
+        self._states = OptimizerStates(optimizer, self._plain)
         self._masks = {
-            name: BitMask(mask_of(topology, name), parameter) for name, parameter in self._parameters.items()
+            name: BitMask(shard_like(mask_of(topology, name), parameter), self._shard(parameter))
+            for name, parameter in self._plain.items()
         }
-        self._watch = Watch(optimizer, self._masks)
-        self._roots = NonzeroRoots(optimizer, self._parameters, self._masks)
-        self._masker = GradientMasker(optimizer, self._parameters, self._masks, _before_step(self._watch, self._roots))
-        self._written = ForeignWrites(lambda: self._parameters, self._masks)
-        revive = WeakMethod(self._revive)
-        self._handles: list[RemovableHandle] = [optimizer.register_load_state_dict_post_hook(lambda _: _call(revive))]
-        self._handles += [*self._masker.handles, *self._roots.handles]
+        self._tracker = WriteTracker(optimizer, _shards_of(self._tensors, self._plain, self._is_sharded), self._masks)
+        self._roots = None if self._is_sharded else roots_of(optimizer, self._plain, self._masks)
+        self._gradients: Gradients = (
+            ShardedGradientMasker(self._tensors, self._masks)
+            if self._is_sharded
+            else GradientMasker(optimizer, self._plain, self._masks, _before_step(self._tracker, self._roots))
+        )
+        start_state = WeakMethod(self._start_state)
+        self._handles: list[RemovableHandle] = [
+            optimizer.register_load_state_dict_post_hook(lambda _: _call(start_state))
+        ]
+        self._handles += [*self._gradients.handles, *(self._roots.handles if self._roots else [])]
         for handle in self._handles:  # parameters that outlive their training are plain ones again
             finalize(self, handle.remove).atexit = False
         self.set_values(values)
         self._clean()
 
     def values(self) -> Tensor:
-        """The N values, at least float32, so that every backend's strategies can compute with them."""
+        """Return the N values, at least float32, so that the strategies of every backend can compute with them."""
         return gathered(self._parameters, self._topology)
 
     @torch.no_grad()
     def set_values(self, values: Tensor) -> None:
         """Replace the N values; optimizer state stays."""
         for name, parameter in self._parameters.items():
-            slots = self._topology.slots(name)
-            parameter.copy_(scatter(values[slots], indices_of(self._topology, name), parameter.shape))
-            self._watch.wrote(name)
-        self._written.note(self._parameters)
+            dense = scatter(values[self._topology.slots(name)], _indices_of(self._topology, name), parameter.shape)
+            self._shard(parameter).copy_(shard_like(dense, parameter))
+        self._tracker.note(self._tensors)
 
     @torch.no_grad()
     def enforce(self) -> None:
-        """Make inactive weights and their optimizer state exactly zero."""
-        quiet = self._watch.quiet()
-        others = [name for name in self._parameters if name not in quiet]
+        """Set inactive weights and their optimizer state to zero, of the tensors where they may be nonzero."""
+        zero = self._tracker.still_zero()
+        others = [name for name in self._tensors if name not in zero]
         for name in others:
             self._clear(name)
-        self._written.note(name for name in others if not self._watch.knows(name))
+        self._tracker.note(others)
 
     @torch.no_grad()
     def reallocate(self, reallocation: Reallocation) -> None:
-        """Move to the new topology and its values; survivors stay where they are, and so does their state."""
+        """Move to a new topology and its values; surviving weights keep their entries, and so does their state."""
         self._move(reallocation.after)
         self.set_values(reallocation.values)
         self._clean()
         self._states.renew(self._parameters)
         grown = reallocation.grown_weights
         for name, parameter in self._parameters.items():
-            if len(indices_of(grown, name)):  # one that was pruned in the same update has left some state
-                self._begin(name, parameter, mask_of(grown, name) != 0)
+            if len(_indices_of(grown, name)):  # one that was pruned in the same update has left some state
+                self._start_afresh(name, parameter, shard_like(mask_of(grown, name), parameter) != 0)
 
     @torch.no_grad()
     def restore(self, topology: Topology) -> None:
-        """Take up a topology; no weight is changed, as the model's may be those of it, or still to be loaded."""
+        """Take up a topology; no weight is changed, as the model has loaded its weights or is still to load them."""
         self._move(topology)
-        for name in self._parameters:
+        for name in self._tensors:
             self._clear_state(name)
         self._clean_gradients()
         self._states.renew(self._parameters)
-        self._revive()
-        self._written.forget()
+        self._start_state()
+        self._tracker.forget()
 
     def check_written(self, name: str | None = None, *, thoroughly: bool = False) -> None:
-        """Raise an :class:`InputError` if weights that are not active are nonzero."""
-        names = list(self._parameters) if name is None else [name]
-        if not thoroughly and not (name is None and self._watch.is_disturbed()):
-            names = self._written.changed(one for one in names if not self._watch.knows(one))
-        self._written.check(names)
+        """Check that weights that are not active are zero, of sharded tensors in this rank's shards."""
+        names = list(self._tensors) if name is None else [name]
+        if not thoroughly and not (name is None and self._tracker.is_disturbed()):
+            names = self._tracker.changed(names)
+        self._tracker.check(names)
 
     def nonzero_positions(self) -> Tensor:
-        """The positions of all nonzero weights, active or not."""
-        return nonzero_of(self._parameters, self._topology)
+        """Return the positions of all nonzero weights, active or not; ascending, int64."""
+        offsets = zip(self._parameters.values(), self._topology.layout.offsets, strict=False)
+        return torch.cat([full_tensor(one).reshape(-1).nonzero().view(-1) + offset for one, offset in offsets])
 
-    def await_gradient(self, *, dense: bool) -> None:
-        """Whether the gradients of the next step are to arrive dense."""
-        self._masker.expect(dense=dense)
+    def expect_gradient(self, *, dense: bool) -> None:
+        """Keep the gradients of the next step dense, or mask them."""
+        self._gradients.expect(dense=dense)
 
     def gradient(self, name: str) -> Tensor:
-        """The dense gradient of a tensor in the step just taken."""
-        return self._masker.gradient(name)
+        """Return the dense gradient of a tensor in the last step, (D_i,); zeros where none has arrived."""
+        return self._gradients.gradient(name)
 
     @torch.no_grad()
     def squash(self) -> None:
-        """End: zeros are baked in, hooks are gone, and inactive weights begin with the state of fresh ones."""
+        """Set inactive weights to zero for good, remove all hooks, and give inactive weights the state of new ones."""
         self._clean()
         self._states.renew(self._parameters)
         for name, parameter in self._parameters.items():
-            self._begin(name, parameter, ~self._masks[name].active)
+            self._start_afresh(name, parameter, ~self._masks[name].active)
         for handle in self._handles:
             handle.remove()
 
     def ledger(self) -> Ledger:
-        """Bytes of values, masks and positions, gradients and optimizer state, dense parameters included."""
+        """Return the bytes of values, masks and positions, gradients and optimizer state; of shards, on this rank."""
         masks = [tensor for mask in self._masks.values() for tensor in mask.tensors]
         return ledger_of(self._optimizer, [*masks, self._topology.positions])
 
+    @property
+    def _parameters(self) -> Mapping[str, nn.Parameter]:
+        # fully_shard has other objects in the place of the parameters while the model computes
+        return {name: one.parameter for name, one in self._tensors.items()} if self._is_sharded else self._plain
+
     def _clear(self, name: str) -> None:
-        """Make the inactive entries of a tensor zero, and so its state."""
+        """Set the inactive entries of a tensor to zero, and those of its state that zero is meant to be in."""
         parameter, mask = self._parameters[name], self._masks[name]
-        mask.fill(parameter)
+        mask.fill(self._shard(parameter))
         for content, entry in self._states.entries(name, parameter):
             if entry.is_zeroed:
-                mask.fill(content)
-        self._see(name, parameter)
+                mask.fill(self._shard(content))
+        self._note_state(name, parameter)
 
-    def _see(self, name: str, parameter: Tensor) -> None:
-        if self._states.profile(name).keeps_zero and not others_of(self._optimizer):
-            self._watch.see(name, parameter)
-
-    def _begin(self, name: str, parameter: Tensor, where: Tensor) -> None:
-        """Let the state of some weights of a tensor begin anew."""
+    def _clear_state(self, name: str) -> None:
+        """Give the state of inactive weights the values that they are to have, tensors of other classes included."""
+        parameter, mask = self._parameters[name], self._masks[name]
         for content, entry in self._states.entries(name, parameter):
-            put_fresh(content, entry, where, parameter.detach())
-        self._see(name, parameter)
+            if entry.is_zeroed:
+                mask.fill(self._shard(content))
+            else:
+                fill(self._shard(content), ~mask.active, entry.inactive)
+
+    def _start_afresh(self, name: str, parameter: Tensor, where: Tensor) -> None:
+        """Give some weights of a tensor the state of new ones."""
+        for content, entry in self._states.entries(name, parameter):
+            put_fresh(self._shard(content), entry, where, self._shard(parameter.detach()))
+        self._note_state(name, parameter)
 
     @torch.no_grad()
-    def _revive(self) -> None:
-        """Let the state of active weights begin that has none yet, where to have none is not to be zero."""
+    def _start_state(self) -> None:
+        """Give active weights without state that of new ones, in the optimizers for which no state is not zero."""
         for name, parameter in self._parameters.items():
             active = self._masks[name].active
             for content, entry in self._states.entries(name, parameter):
                 if entry.is_kept_apart:
-                    put_fresh(content, entry, active & (values_of(content) == entry.inactive), parameter.detach())
+                    shard = self._shard(content)
+                    is_bare = active & (values_of(shard) == entry.inactive)
+                    put_fresh(shard, entry, is_bare, self._shard(parameter.detach()))
+
+    def _note_state(self, name: str, parameter: Tensor) -> None:
+        if not self._is_sharded and self._states.profile(name).keeps_zero and not others_of(self._optimizer):
+            self._tracker.note_state(name, parameter)
 
     def _move(self, topology: Topology) -> None:
-        self._roots.restore()
+        if self._roots:
+            self._roots.restore()
         self._topology = topology
-        for name, mask in self._masks.items():
-            mask.change(mask_of(topology, name))
-        self._watch.masks_changed()
+        for name, parameter in self._parameters.items():
+            self._masks[name].change(shard_like(mask_of(topology, name), parameter))
+        self._tracker.masks_changed()
 
     def _clean(self) -> None:
-        self._roots.restore()
+        if self._roots:
+            self._roots.restore()
         for name, parameter in self._parameters.items():
-            self._masks[name].fill(parameter)
+            self._masks[name].fill(self._shard(parameter))
             self._clear_state(name)
-            self._see(name, parameter)
-        self._written.note(self._parameters)
+            self._note_state(name, parameter)
+        self._tracker.note(self._tensors)
         self._clean_gradients()
-
-    def _clear_state(self, name: str) -> None:
-        """Make the state of inactive weights what it is to be, codes included."""
-        parameter, mask = self._parameters[name], self._masks[name]
-        for content, entry in self._states.entries(name, parameter):
-            if entry.is_zeroed:
-                mask.fill(content)
-            else:
-                fill(content, ~mask.active, entry.inactive)
 
     def _clean_gradients(self) -> None:
         for name, parameter in self._parameters.items():
             if parameter.grad is not None:
-                self._masks[name].fill(parameter.grad)
+                self._masks[name].fill(self._shard(parameter.grad))
 
 
-def _before_step(watch: Watch, roots: NonzeroRoots) -> Callable[[], None]:
-    """What the gradient hooks call, which must not hold on to the storage."""
+def _shards_of(
+    tensors: Mapping[str, NamedParameter], plain: Mapping[str, Tensor], is_sharded: bool
+) -> Callable[[], Mapping[str, Tensor]]:
+    """A function that returns this rank's part of each tensor; it must not keep the storage alive."""
+    if is_sharded:
+        return lambda: {name: local_shard(one.parameter) for name, one in tensors.items()}
+    return lambda: plain
+
+
+def _before_step(tracker: WriteTracker, roots: NonzeroRoots | None) -> Callable[[], None]:
+    """A function for the hooks of the optimizer, which must not keep the storage alive."""
+    if roots is None:
+        return tracker.before_step
 
     def prepare() -> None:
         roots.restore()
-        watch.before_step()
-        roots.lift(watch.untouched)
+        tracker.before_step()
+        roots.lift(tracker.untouched)
 
     return prepare
 
@@ -236,26 +260,27 @@ def _call(method: WeakMethod[Callable[[], None]]) -> None:
 
 
 def gathered(parameters: Mapping[str, Tensor], topology: Topology) -> Tensor:
-    """The N values that lie in dense tensors, in their common dtype, at least float32."""
+    """Gather the active entries of dense tensors. Collective where these are sharded.
+
+    Args:
+        parameters: the dense tensors by name, in the order of the layout.
+        topology: the N active positions.
+
+    Returns:
+        The N values, in the common dtype of the tensors, at least float32.
+    """
     dtype = reduce(torch.promote_types, (parameter.dtype for parameter in parameters.values()), torch.float32)
     return torch.cat(
-        [gather(full_tensor(parameter), indices_of(topology, name)).to(dtype) for name, parameter in parameters.items()]
+        [gather(full_tensor(one), _indices_of(topology, name)).to(dtype) for name, one in parameters.items()]
     )
 
 
-def nonzero_of(parameters: Mapping[str, Tensor], topology: Topology) -> Tensor:
-    """The positions in the layout of the nonzero entries of dense tensors, ascending, int64."""
-    offsets = zip(parameters.values(), topology.layout.offsets, strict=False)
-    return torch.cat([full_tensor(parameter).reshape(-1).nonzero().view(-1) + offset for parameter, offset in offsets])
-
-
-def indices_of(topology: Topology, name: str) -> Tensor:
-    """Where the weights of a tensor lie within it, row-major."""
-    return places(topology, topology.layout.index(name))
-
-
 def mask_of(topology: Topology, name: str) -> Tensor:
-    """-1 where a weight is, 0 elsewhere; int8."""
-    inside = indices_of(topology, name)
-    minus_one = inside.new_full((len(inside),), -1, dtype=torch.int8)
-    return scatter(minus_one, inside, topology.layout.shapes[topology.layout.index(name)])
+    """Return the mask of a tensor in its shape: -1 for active weights, 0 elsewhere; int8."""
+    indices = _indices_of(topology, name)
+    minus_one = indices.new_full((len(indices),), -1, dtype=torch.int8)
+    return scatter(minus_one, indices, topology.layout.shapes[topology.layout.index(name)])
+
+
+def _indices_of(topology: Topology, name: str) -> Tensor:
+    return active_indices(topology, topology.layout.index(name))

@@ -1,8 +1,8 @@
-"""Keeps torch's square root fast where an optimizer takes it of zeros, as it does of inactive second moments.
+"""Keeps torch's square root fast where an optimizer takes it of zeros, as of the second moments of inactive weights.
 
-MKL's square root takes six times as long of zeros as of other numbers, which is more than all else that AdamW does in
-a step. So second moments of inactive weights are one while the optimizer steps, and zero again as soon as it has. The
-step comes to the same, to the last bit: zero divided by a root is zero, and each entry is computed by itself.
+MKL's square root takes six times as long for zeros as for other numbers, which is more than everything else that AdamW
+does in a step. So the second moments of inactive weights are one during the optimizer's step, and zero again right
+after it. The result is the same to the last bit: each entry is computed by itself, and zero divided by a root is zero.
 """
 
 import time
@@ -30,7 +30,7 @@ _MOMENTS: Final[Mapping[type[Optimizer], tuple[str, ...]]] = MappingProxyType(
         torch.optim.Adagrad: ("sum",),
     }
 )
-"""The state that these optimizers, and none derived from them, divide by the root of."""
+"""The state by whose root these optimizers divide; classes derived from them may do something else."""
 
 _ONE: Final = {
     dtype: int(torch.ones((), dtype=dtype).view(bits))
@@ -38,44 +38,54 @@ _ONE: Final = {
 }
 """The bits of 1.0."""
 
-_OTHERWISE: Final = ("fused", "capturable", "differentiable")
-"""Options with which the root is another one, or part of a graph."""
+_OTHER_KERNELS: Final = ("fused", "capturable", "differentiable")
+"""Options of optimizers that take the root in another way, or as a part of a graph."""
 
 
 @final
 class NonzeroRoots:
-    """Makes inactive second moments one for the time of a step.
+    """Sets the second moments of inactive weights to one during each step.
 
-    A step that raises leaves them so until the next one, until the optimizer's ``state_dict`` is asked for, or until
+    After a step that raises they stay so until the next one, until the optimizer's ``state_dict`` is called, or until
     :meth:`restore`.
 
     Attributes:
         handles: of all hooks, for their removal.
 
     Args:
-        optimizer: what takes the step.
+        optimizer: takes the step.
+        keys: the state by whose root it divides.
         parameters: the sparse tensors by name.
         masks: their masks.
     """
 
-    def __init__(self, optimizer: Optimizer, parameters: Mapping[str, Tensor], masks: Mapping[str, BitMask]) -> None:
-        self._optimizer = ref(optimizer)  # its hooks hold on to this
-        self._keys = _MOMENTS.get(type(optimizer), ())
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        keys: tuple[str, ...],
+        parameters: Mapping[str, Tensor],
+        masks: Mapping[str, BitMask],
+    ) -> None:
+        self._optimizer = ref(optimizer)  # its hooks keep this alive
+        self._keys = keys
         self._parameters = parameters
         self._masks = masks
         self._lifted: list[tuple[BitMask, Tensor]] = []
-        self.handles: list[RemovableHandle] = []
-        if self._keys:
-            disable: Any = torch.compiler.disable
-            after = optimizer.register_step_post_hook(disable(lambda *_: self.restore()))
-            move_to_front(optimizer, after)  # other hooks see the state as it is to be
-            self.handles = [after, optimizer.register_state_dict_pre_hook(lambda _: self.restore())]
+        disable: Any = torch.compiler.disable
+        after = optimizer.register_step_post_hook(disable(lambda *_: self.restore()))
+        move_to_front(optimizer, after)  # other hooks are to see the state restored
+        self.handles: list[RemovableHandle] = [after]
+        self.handles.append(optimizer.register_state_dict_pre_hook(lambda _: self.restore()))
 
     @torch.no_grad()
     def lift(self, names: Iterable[str]) -> None:
-        """Make the inactive second moments of these tensors one; they, their weights and gradients are zero."""
+        """Set the second moments of inactive weights to one.
+
+        Args:
+            names: the tensors to do so for; their inactive weights, gradients and second moments must be zero.
+        """
         optimizer = self._optimizer()
-        if optimizer is None or not self._keys or _is_otherwise(optimizer):
+        if optimizer is None or _uses_other_kernels(optimizer):
             return
         for name in names:
             state, mask = optimizer.state.get(self._parameters[name], {}), self._masks[name]
@@ -83,23 +93,37 @@ class NonzeroRoots:
                 moments = state.get(key)
                 if moments is not None and moments.dtype in _ONE and _takes_longer_of_zeros(moments.dtype):
                     self._lifted.append((mask, moments))  # first, so that an interruption leaves nothing behind
-                    mask.lift(moments, _ONE[moments.dtype])
+                    mask.set_inactive_bits(moments, _ONE[moments.dtype])
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Make them zero again."""
+        """Set the second moments of inactive weights to zero again."""
         for mask, moments in self._lifted:
             mask.fill(moments)
         self._lifted = []
 
 
-def _is_otherwise(optimizer: Optimizer) -> bool:
-    return any(group.get(option) for group in optimizer.param_groups for option in _OTHERWISE)
+def roots_of(
+    optimizer: Optimizer, parameters: Mapping[str, Tensor], masks: Mapping[str, BitMask]
+) -> NonzeroRoots | None:
+    """Return what keeps an optimizer's square roots fast; None for optimizers that are not known to take any.
+
+    Args:
+        optimizer: takes the step.
+        parameters: the sparse tensors by name.
+        masks: their masks.
+    """
+    keys = _MOMENTS.get(type(optimizer))
+    return None if keys is None else NonzeroRoots(optimizer, keys, parameters, masks)
+
+
+def _uses_other_kernels(optimizer: Optimizer) -> bool:
+    return any(group.get(option) for group in optimizer.param_groups for option in _OTHER_KERNELS)
 
 
 @lru_cache
 def _takes_longer_of_zeros(dtype: torch.dtype) -> bool:
-    """Whether torch's square root does, on the CPU of this machine; what it returns is the same either way."""
+    """Whether torch's square root takes longer for zeros on this CPU, in which case moments are lifted."""
     zeros, ones = torch.zeros(16_384, dtype=dtype), torch.ones(16_384, dtype=dtype)
     return min(_seconds(zeros) for _ in range(5)) > 2 * min(_seconds(ones) for _ in range(5))
 

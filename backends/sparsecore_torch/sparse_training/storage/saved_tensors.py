@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from sparsecore_torch._torch_internals import storage_identity, write_count
+
 Remake = Callable[[], Tensor]
 _weakly: Callable[[torch.UntypedStorage], Any] = StorageWeakRef
 
@@ -26,7 +28,7 @@ class SavedTensors:
         if dense.requires_grad:
             self._living = {address: living for address, living in self._living.items() if not living.storage.expired()}
             storage = _weakly(dense.untyped_storage())
-            self._living[storage.cdata] = _Living(storage, remake, dense._version)
+            self._living[storage.cdata] = _Living(storage, remake, write_count(dense))
         return dense
 
     def enter(self) -> None:
@@ -44,10 +46,10 @@ class SavedTensors:
 
     def _pack(self, tensor: Tensor) -> "_Kept | _LetGo":
         if tensor.layout is not torch.strided:  # it has no storage of its own to be known by
-            return _Kept(tensor.detach(), tensor._version)
-        living = self._living.get(tensor.untyped_storage()._cdata)
-        if living is None or living.version != tensor._version:
-            return _Kept(tensor.detach(), tensor._version)
+            return _Kept(tensor.detach(), write_count(tensor))
+        living = self._living.get(storage_identity(tensor))
+        if living is None or living.version != write_count(tensor):
+            return _Kept(tensor.detach(), write_count(tensor))
         return _LetGo(living.remake, tensor.size(), tensor.stride(), tensor.storage_offset())
 
 
@@ -69,10 +71,10 @@ class _Kept:
 
     def __call__(self) -> Tensor:
         # autograd leaves this check to whoever has hooks on saved tensors
-        if self.tensor._version != self.version:
+        if write_count(self.tensor) != self.version:
             raise RuntimeError(
                 "one of the variables needed for gradient computation has been modified by an inplace operation: "
-                f"a tensor of shape {tuple(self.tensor.shape)} is at version {self.tensor._version}; "
+                f"a tensor of shape {tuple(self.tensor.shape)} is at version {write_count(self.tensor)}; "
                 f"expected version {self.version} instead"
             )
         return self.tensor

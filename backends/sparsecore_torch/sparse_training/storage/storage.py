@@ -1,27 +1,35 @@
-"""What sparse training of somebody's own model asks of where its weights lie."""
+"""The interface of a storage, which keeps the weights of the sparse tensors, and the ledger that all storages share."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from torch import Tensor
+from torch.optim import Optimizer
 
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.topology import Topology
-from sparsecore.learning.ledger import Ledger
+from sparsecore.learning.ledger import Bytes, Ledger
+from sparsecore_torch.sparse_training.optimizers.wrapped import tensors_in
+from sparsecore_torch.tensors import allocated_bytes, entry_bytes
 
 
 class Storage(Protocol):
-    """The weights of the sparse tensors and their optimizer state: the buffers, and all that changes in place.
+    """The weights of the sparse tensors and their optimizer state: all buffers, and all that changes in place.
 
-    After each optimizer step: :meth:`enforce`, then (where the engine needs them) :meth:`values`, and
-    :meth:`set_values` or :meth:`reallocate` with what came of them. None of these is recorded by autograd.
+    After each optimizer step follow :meth:`enforce`, then, where the engine needs them, :meth:`values`, and
+    :meth:`set_values` or :meth:`reallocate` with the result. Autograd records none of these calls.
     """
 
     def values(self) -> Tensor:
-        """The N values in the order of the topology's positions; a new tensor, or one not to be written to."""
+        """Return the N values in the order of the topology's positions, at least float32; not to be written to."""
         ...
 
     def set_values(self, values: Tensor) -> None:
-        """Replace the N values (a perturbation); optimizer state stays."""
+        """Replace the N values, for a perturbation; optimizer state stays.
+
+        Args:
+            values: (N,), in the order of the topology's positions.
+        """
         ...
 
     def enforce(self) -> None:
@@ -29,42 +37,83 @@ class Storage(Protocol):
         ...
 
     def reallocate(self, reallocation: Reallocation) -> None:
-        """Move to the new topology and its values; optimizer state is carried along, zero where a weight grew."""
+        """Move to a new topology and its values.
+
+        Args:
+            reallocation: what was pruned and grown; optimizer state follows the weights, zero where a weight grew.
+        """
         ...
 
     def restore(self, topology: Topology) -> None:
-        """Take up a topology; the values are those that the model has loaded, or will load, and none is changed."""
+        """Take up a saved topology without changing a value: the model has loaded its values, or will load them.
+
+        Args:
+            topology: the active positions from now on.
+        """
         ...
 
     def check_written(self, name: str | None = None, *, thoroughly: bool = False) -> None:
-        """Raise an :class:`InputError` if something else has written weights that do not belong to the topology.
+        """Check that nothing but the training has written weights that do not belong to the topology.
 
         Args:
-            name: the tensor to look at; all where it is None.
-            thoroughly: whether tensors are looked at that have not been written to as far as torch knows.
+            name: the tensor to check; None checks all.
+            thoroughly: whether to check tensors that have not been written to as far as torch counts writes.
+
+        Raises:
+            InputError: a weight is nonzero that is not active, or values belong to another topology.
         """
         ...
 
     def nonzero_positions(self) -> Tensor:
-        """The positions of all nonzero weights, active or not; ascending, int64.
+        """Return the positions of all nonzero weights, active or not; ascending, int64.
 
         Raises:
-            InputError: the storage has no place for weights that are not active.
+            InputError: the storage has no memory for inactive weights.
         """
         ...
 
-    def await_gradient(self, *, dense: bool) -> None:
-        """Whether the gradients of the next step are to arrive dense (a strategy asked), or only where weights are."""
+    def expect_gradient(self, *, dense: bool) -> None:
+        """Prepare for the gradients of the next step.
+
+        Args:
+            dense: whether a strategy asks for the gradients of all positions, in place of those of active weights.
+        """
         ...
 
     def gradient(self, name: str) -> Tensor:
-        """The dense gradient of a tensor in the step just taken: D_i entries, row-major; after a dense wait only."""
+        """Return the dense gradient of a tensor in the last step, which was expected to be dense.
+
+        Args:
+            name: of the tensor.
+
+        Returns:
+            Row-major, (D_i,).
+        """
         ...
 
     def squash(self) -> None:
-        """End: the model is a plain one again, zeros baked in, and nothing of ours is left on it or its optimizer."""
+        """Make the model a plain one, with its zeros, and remove every hook from it and its optimizer."""
         ...
 
     def ledger(self) -> Ledger:
-        """Bytes of values, indices, gradients and optimizer state."""
+        """Return the bytes of values, indices, gradients and optimizer state, of all that the optimizer trains."""
         ...
+
+
+def ledger_of(optimizer: Optimizer, indices: Sequence[Tensor]) -> Ledger:
+    """Count the bytes of all parameters that an optimizer holds, dense ones included.
+
+    Args:
+        optimizer: that trains them.
+        indices: the tensors that say where weights are, such as masks and positions.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
+    states = [content for parameter in parameters for content in tensors_in(optimizer.state.get(parameter, {}), set())]
+    return Ledger(
+        values=Bytes(entry_bytes(parameters), allocated_bytes(parameters)),
+        indices=Bytes(entry_bytes(indices), allocated_bytes(indices)),
+        gradients=Bytes(entry_bytes(trained), allocated_bytes(gradients)),
+        optimizer_state=Bytes(entry_bytes(states), allocated_bytes(states)),
+    )

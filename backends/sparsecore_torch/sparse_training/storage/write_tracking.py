@@ -1,10 +1,10 @@
-"""Knows which tensors nothing but the optimizer has touched, so that after most steps there is nothing to be done.
+"""Tracks which tensors only the training and its optimizer have written to, so that most steps need no clearing.
 
-An optimizer that keeps zero at zero leaves inactive weights and their state at zero, if they were zero before the step
-and their gradients are. So it is enough to see that nothing else has written to them. Torch counts the writes to each
-tensor. Two ways to write are not counted (``weight.data.add_(...)``, kernels of other libraries), which is why a
-stretch of inactive entries of some tensors and of their state is looked at before and after every step, and each tensor
-is made zero as a whole in turn.
+An optimizer that keeps zero at zero leaves inactive weights and their state at zero if they were zero before the step
+and their gradients are. So it is enough to know that nothing else has written to them. Torch counts the writes to each
+tensor. Two kinds of writes are not counted, ``weight.data.add_(...)`` and those of other libraries' kernels. Therefore
+a run of inactive entries of some tensors and of their state is compared with zero before and after every step, and each
+tensor is cleared as a whole once in :data:`CLEARING_PERIOD` steps.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,122 +17,48 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from sparsecore.errors import InputError
+from sparsecore_torch._torch_internals import write_count
 from sparsecore_torch.sparse_training.storage.gradient_masks import BitMask
 from sparsecore_torch.tensors import has_memory, is_non_overlapping_and_dense
 
-_SHOWN = 5
+CLEARING_PERIOD = 256
+"""Steps from one clearing of a whole tensor to the next."""
 
-
-@final
-class ForeignWrites:
-    """Finds what was written into inactive positions, such as the weights of another topology.
-
-    torch counts the writes into each tensor, so that a tensor that only the training has written to is not looked at.
-    Writes through ``.data`` are not counted; they are found where all tensors are looked at.
-
-    Args:
-        tensors: gives the dense tensors, or this rank's shards of them, by name.
-        masks: the mask of each.
-    """
-
-    def __init__(self, tensors: Callable[[], Mapping[str, Tensor]], masks: Mapping[str, BitMask]) -> None:
-        self._tensors = tensors
-        self._masks = masks
-        self._address = {name: _address_of(tensor) for name, tensor in tensors().items()}
-        self._known: dict[str, tuple[int, int]] = {}
-
-    def note(self, names: Iterable[str]) -> None:
-        """The tensors of these names, as they are now, have been written by the training."""
-        self._known.update(self._stamps(names))
-
-    def forget(self) -> None:
-        """All tensors count as changed from now on."""
-        self._known = {}
-
-    def changed(self, names: Iterable[str]) -> list[str]:
-        """Those of the tensors that have been written to since :meth:`note`, as far as torch counts."""
-        return [name for name, stamp in self._stamps(names).items() if self._known.get(name) != stamp]
-
-    @torch.no_grad()
-    def check(self, names: Sequence[str]) -> None:
-        """Raise an :class:`InputError` if weights of these tensors are nonzero and not active."""
-        if not names:
-            return
-        tensors = self._tensors()
-        counts = torch.stack([_strangers(tensors[name], self._masks[name]) for name in names]).tolist()
-        strange = {name: count for name, count in zip(names, counts, strict=True) if count}
-        if strange:
-            raise InputError(_sentence(strange))
-        self.note(names)
-
-    def _stamps(self, names: Iterable[str]) -> dict[str, tuple[int, int]]:
-        """What changes when torch writes into a tensor, or gives it other memory."""
-        tensors = self._tensors()
-        return {name: (tensors[name]._version, self._address[name](tensors[name])) for name in names}
-
-
-def _address_of(tensor: Tensor) -> Callable[[Tensor], int]:
-    """What tells the address of a tensor's memory, or of one like it; 0 where it has none of its own."""
-    return Tensor.data_ptr if has_memory(tensor) else lambda _: 0
-
-
-def _strangers(tensor: Tensor, mask: BitMask) -> Tensor:
-    """How many inactive entries are not zero."""
-    return (tensor.detach() != 0).logical_and_(mask.active.logical_not_()).sum()
-
-
-def _sentence(strange: Mapping[str, int]) -> str:
-    names = ", ".join(list(strange)[:_SHOWN]) + (" and others" if len(strange) > _SHOWN else "")
-    return (
-        f"{sum(strange.values())} weights of {names} are nonzero and not active: something other than the training has "
-        "written them, as loading weights of another moment does. training.adopt() makes the model's nonzero weights "
-        "the active ones; training.load_state_dict() takes up the topology that was saved with them; "
-        "training.mask_(model) makes all inactive weights zero"
-    )
-
-
-TURNS = 256
-"""Steps until the turn of a tensor comes again."""
-
-_LOOKED_AT = 8
-"""Tensors whose stretches are looked at in each step, one after the other."""
+_SAMPLED = 8
+"""The number of tensors whose runs are compared with zero in each step; they take turns."""
 
 _LONGEST = 8
-"""Entries of a stretch."""
+"""The number of entries of a run that are compared."""
+
+_SHOWN = 5
+"""The number of tensors that an error sentence names."""
+
+Stamp = tuple[int, int]
+"""The write count and the address of a tensor: what changes when torch writes to it or gives it other memory."""
 
 
 @attrs.define(eq=False)
-class _Seen:
-    """A tensor and its state, as they were when inactive entries were known to be zero.
+class _StateRecord:
+    """The optimizer state of a tensor when its inactive entries were known to be zero.
 
     Attributes:
         parameter: the tensor.
-        pointer: where its memory was.
-        state: the dict with its state.
+        state: the dict with its state; None where it had none.
         size: of the dict.
         contents: the state of the parameter's shape, by key.
-        versions: how often the parameter, and then each content, had been written to.
-        stretches: views of inactive entries: of the parameter, then of each content.
+        counts: the write count of each of the contents.
+        runs: views of inactive entries: of the parameter, then of each of the contents.
     """
 
     parameter: Tensor
-    pointer: int
     state: dict[str, Any] | None
     size: int
     contents: dict[str, Tensor]
-    versions: list[int]
-    stretches: list[Tensor]
+    counts: list[int]
+    runs: list[Tensor]
 
-    def is_unwritten(self) -> bool:
-        """Whether nothing has been written to the parameter since, as far as torch counts."""
-        return self.parameter._version == self.versions[0] and self.parameter.data_ptr() == self.pointer
-
-    def is_as_seen(self, states: Mapping[Tensor, dict[str, Any]]) -> bool:
-        """Whether nothing has been written to since, the state included."""
-        return self.is_unwritten() and self.keeps_its_state(states) and self._count() == self.versions
-
-    def keeps_its_state(self, states: Mapping[Tensor, dict[str, Any]]) -> bool:
-        """Whether its state is in the same tensors."""
+    def is_in_place(self, states: Mapping[Tensor, dict[str, Any]]) -> bool:
+        """Return whether the optimizer keeps the state in the same tensors as then."""
         state = states.get(self.parameter)
         if state is not self.state:
             return False
@@ -144,49 +70,89 @@ class _Seen:
                 return False
         return len(state) == self.size
 
-    def see(self) -> None:
-        """Note the writes that there have been."""
-        self.versions = self._count()
-
-    def _count(self) -> list[int]:
-        return [self.parameter._version, *[content._version for content in self.contents.values()]]
+    def current_counts(self) -> list[int]:
+        """Return the write counts of the contents now."""
+        return [write_count(content) for content in self.contents.values()]
 
 
 @final
-class Watch:
-    """Watches the sparse tensors of one optimizer.
+class WriteTracker:
+    """Knows for each sparse tensor whether its inactive entries, and those of its state, must still be zero.
 
     Args:
-        optimizer: what trains them.
-        masks: by name.
+        optimizer: trains the tensors.
+        tensors: returns the dense tensors, or this rank's shards of them, by name.
+        masks: the mask of each.
     """
 
-    def __init__(self, optimizer: Optimizer, masks: Mapping[str, BitMask]) -> None:
-        # the hooks of the parameters hold on to this, and the hooks of an optimizer to its training
+    def __init__(
+        self, optimizer: Optimizer, tensors: Callable[[], Mapping[str, Tensor]], masks: Mapping[str, BitMask]
+    ) -> None:
+        # parameters hold hooks that hold this, and an optimizer holds hooks that hold its training
         self._optimizer = ref(optimizer)
+        self._tensors = tensors
         self._masks = masks
         self._names = list(masks)
-        self._seen: dict[str, _Seen] = {}
-        self._runs: dict[str, slice | None] = {}
+        self._address = {name: _address_of(tensor) for name, tensor in tensors().items()}
+        self._stamps: dict[str, Stamp] = {}
+        self._records: dict[str, _StateRecord] = {}
+        self._inactive_runs: dict[str, slice | None] = {}
         self._untouched: list[str] = []
         self._steps = 0
 
-    def masks_changed(self) -> None:
-        """Inactive entries are others now."""
-        self._seen, self._runs = {}, {}
+    # the weights
 
-    def wrote(self, name: str) -> None:
-        """The values of a tensor have been changed from here, and its inactive entries are zero as before."""
-        if name in self._seen:
-            self._seen[name].versions[0] = self._seen[name].parameter._version
+    def note(self, names: Iterable[str]) -> None:
+        """Note that the inactive weights of these tensors are zero now, because the training has written them."""
+        self._stamps.update(self._stamps_of(names))
 
-    def see(self, name: str, parameter: Tensor) -> None:
-        """The inactive entries of a tensor and of its state are what they are to be: from now on changes count."""
-        if parameter.device.type != "cpu":  # to look at an entry there is to wait for the device
+    def forget(self) -> None:
+        """Treat all tensors as written to by something else."""
+        self._stamps = {}
+
+    def changed(self, names: Iterable[str]) -> list[str]:
+        """Return those of the tensors that have been written to since :meth:`note`, as far as torch counts."""
+        stamps = self._stamps
+        return [name for name, stamp in self._stamps_of(names).items() if stamps.get(name) != stamp]
+
+    @torch.no_grad()
+    def check(self, names: Sequence[str]) -> None:
+        """Check that the inactive weights of these tensors are zero, and note it.
+
+        Raises:
+            InputError: some are not.
+        """
+        if not names:
             return
-        if name not in self._runs:
-            self._runs[name] = self._masks[name].inactive_run()
-        run = self._runs[name]
+        tensors = self._tensors()
+        counts = torch.stack([_count_nonzero_inactive(tensors[name], self._masks[name]) for name in names]).tolist()
+        foreign = {name: count for name, count in zip(names, counts, strict=True) if count}
+        if foreign:
+            raise InputError(_foreign_weights(foreign))
+        self.note(names)
+
+    def _stamps_of(self, names: Iterable[str]) -> dict[str, Stamp]:
+        tensors, addresses = self._tensors(), self._address
+        return {name: (write_count(tensors[name]), addresses[name](tensors[name])) for name in names}
+
+    # the weights together with their state
+
+    def masks_changed(self) -> None:
+        """Forget the state of all tensors, as other entries are inactive now."""
+        self._records, self._inactive_runs = {}, {}
+
+    def note_state(self, name: str, parameter: Tensor) -> None:
+        """Note that the inactive entries of a tensor's state are as they are to be; :meth:`note` is for its weights.
+
+        Args:
+            name: of the tensor.
+            parameter: the tensor. On other devices than the CPU it is not tracked: to read an entry waits for them.
+        """
+        if parameter.device.type != "cpu":
+            return
+        if name not in self._inactive_runs:
+            self._inactive_runs[name] = self._masks[name].inactive_run()
+        run = self._inactive_runs[name]
         state = self._states().get(parameter)
         contents = {
             key: content
@@ -194,34 +160,33 @@ class Watch:
             if isinstance(content, Tensor) and content.shape == parameter.shape
         }
         tensors = [parameter.detach(), *contents.values()]
-        if run is None or not all(
-            is_non_overlapping_and_dense(one) and one.stride() == parameter.stride() for one in tensors
-        ):
-            self._seen.pop(name, None)
+        is_alike = all(one.stride() == parameter.stride() and is_non_overlapping_and_dense(one) for one in tensors)
+        if run is None or not is_alike:
+            self._records.pop(name, None)
             return
         length = min(run.stop - run.start, _LONGEST)
-        stretches = [one.as_strided((length,), (1,), one.storage_offset() + run.start) for one in tensors]
-        versions = [one._version for one in tensors]
-        self._seen[name] = _Seen(
-            parameter, parameter.data_ptr(), state, len(state or ()), contents, versions, stretches
-        )
-
-    def knows(self, name: str) -> bool:
-        """Whether the inactive entries of a tensor are zero, as nothing has written to it as far as torch counts."""
-        seen = self._seen.get(name)
-        return seen is not None and seen.is_unwritten()
+        runs = [one.as_strided((length,), (1,), one.storage_offset() + run.start) for one in tensors]
+        counts = [write_count(content) for content in contents.values()]
+        self._records[name] = _StateRecord(parameter, state, len(state or ()), contents, counts, runs)
 
     @torch.no_grad()
     def is_disturbed(self) -> bool:
-        """Whether something has written into inactive weights since the last step that torch has not counted."""
-        turn = self._turn(self._steps + 1)
-        looked_at = {*self._looked_at(self._steps + 1), *(name for name in turn if name in self._seen)}
-        return _any_nonzero([self._seen[name].stretches[0] for name in looked_at])
+        """Return whether a sample of inactive weights shows a write since the last step that torch has not counted."""
+        cleared = (name for name in self._cleared_after(self._steps + 1) if name in self._records)
+        names = {*self._sampled_in(self._steps + 1), *cleared}
+        return _any_nonzero([self._records[name].runs[0] for name in names])
 
     def before_step(self) -> None:
-        """Note which tensors nothing has written to since they were seen."""
-        states = self._states()
-        self._untouched = [name for name, seen in self._seen.items() if seen.is_as_seen(states)]
+        """Find the tensors that nothing has written to since they were noted, nor to their state."""
+        states, stamps = self._states(), self._stamps
+        current = self._stamps_of(self._records)
+        self._untouched = [
+            name
+            for name, record in self._records.items()
+            if stamps.get(name) == current[name]
+            and record.is_in_place(states)
+            and record.current_counts() == record.counts
+        ]
 
     @property
     def untouched(self) -> Sequence[str]:
@@ -229,35 +194,56 @@ class Watch:
         return self._untouched
 
     @torch.no_grad()
-    def quiet(self) -> frozenset[str]:
-        """The tensors, after a step, whose inactive entries are still zero; all others are to be looked after."""
+    def still_zero(self) -> frozenset[str]:
+        """Return the tensors, after a step, whose inactive entries must still be zero; all others are to be cleared."""
         self._steps += 1
-        turn = self._turn(self._steps)
+        cleared = self._cleared_after(self._steps)
         states = self._states()
-        names = [name for name in self._untouched if name not in turn and self._seen[name].keeps_its_state(states)]
-        self._untouched = []  # what comes without a step before it is no step that was watched
-        looked_at = self._looked_at(self._steps).intersection(names)
-        if _any_nonzero([stretch for name in looked_at for stretch in self._seen[name].stretches]):
+        names = [name for name in self._untouched if name not in cleared and self._records[name].is_in_place(states)]
+        self._untouched = []  # a call without a step before it follows no step that was tracked
+        sampled = self._sampled_in(self._steps).intersection(names)
+        if _any_nonzero([run for name in sampled for run in self._records[name].runs]):
             return frozenset()
+        self.note(names)
         for name in names:
-            self._seen[name].see()
+            record = self._records[name]
+            record.counts = record.current_counts()
         return frozenset(names)
 
-    def _turn(self, step: int) -> list[str]:
-        """The tensors that are made zero as a whole after this step."""
-        return self._names[-step % TURNS :: TURNS]
+    def _cleared_after(self, step: int) -> list[str]:
+        """The tensors that are cleared as a whole after this step."""
+        return self._names[-step % CLEARING_PERIOD :: CLEARING_PERIOD]
 
-    def _looked_at(self, step: int) -> set[str]:
-        """The tensors that have a turn to be looked at in this step."""
-        names, count = self._names, min(_LOOKED_AT, len(self._names))
+    def _sampled_in(self, step: int) -> set[str]:
+        """The tensors whose runs are compared with zero in this step."""
+        names, count = self._names, min(_SAMPLED, len(self._names))
         first = step * count % len(names)
-        return {name for name in (*names[first:], *names)[:count] if name in self._seen}
+        return {name for name in (*names[first:], *names)[:count] if name in self._records}
 
     def _states(self) -> Mapping[Tensor, dict[str, Any]]:
         optimizer = self._optimizer()
         return {} if optimizer is None else optimizer.state
 
 
-def _any_nonzero(stretches: Sequence[Tensor]) -> bool:
-    # of so few numbers a list takes less time than an operation of torch
-    return any(any(stretch.tolist()) for stretch in stretches)
+def _address_of(tensor: Tensor) -> Callable[[Tensor], int]:
+    """A function that returns the address of a tensor like this one; 0 where it has no memory of its own."""
+    return Tensor.data_ptr if has_memory(tensor) else lambda _: 0
+
+
+def _count_nonzero_inactive(tensor: Tensor, mask: BitMask) -> Tensor:
+    return (tensor.detach() != 0).logical_and_(mask.active.logical_not_()).sum()
+
+
+def _foreign_weights(counts: Mapping[str, int]) -> str:
+    names = ", ".join(list(counts)[:_SHOWN]) + (" and others" if len(counts) > _SHOWN else "")
+    return (
+        f"{sum(counts.values())} weights of {names} are nonzero and not active: something other than the training has "
+        "written them, as loading weights from another time in training does. training.adopt() makes the model's "
+        "nonzero weights the active ones; training.load_state_dict() restores the topology that was saved with them; "
+        "training.mask_(model) sets all inactive weights to zero"
+    )
+
+
+def _any_nonzero(runs: Sequence[Tensor]) -> bool:
+    # for so few numbers a list takes less time than an operation of torch
+    return any(any(run.tolist()) for run in runs)
