@@ -23,7 +23,7 @@ from plain import Loop, optimizer_of
 from torch import nn
 from writing import table, write
 
-from sparsecore_cpu.workspace import Runtime
+from sparsecore_cpu.runtime import Runtime
 from sparsecore_models.lenet import LeNet
 from sparsecore_numpy import NumpyArrays
 

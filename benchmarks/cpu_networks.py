@@ -8,11 +8,11 @@ from networks import layout_of, noise, task_on
 from threadpoolctl import threadpool_limits
 
 from sparsecore.engine.topology import Layout, Topology
-from sparsecore.host.learner import NumpyLearner
+from sparsecore.host.learner import HostLearner
 from sparsecore.learning.protocols import Model
 from sparsecore_cpu import CpuBackend
 from sparsecore_cpu.operations import CpuComputation
-from sparsecore_cpu.workspace import Runtime
+from sparsecore_cpu.runtime import Runtime
 from sparsecore_models.wrn import WideResNet
 
 Shape = tuple[int, int, int]
@@ -25,11 +25,11 @@ def wide_resnet_layout(shape: Shape) -> Layout:
 
 def learner_on(
     topology: Topology, machine: Runtime, shape: Shape, model: Model = WideResNet(), examples: int = 1000
-) -> NumpyLearner:
+) -> HostLearner:
     """A network with these weights, ready to train on noise; like :meth:`CpuBackend.learner`, on a given machine."""
     backend = CpuBackend(threads=machine.threads)
     task = task_on(topology, backend, noise(shape, examples), model)
-    return NumpyLearner(task, backend.dtype, CpuComputation(machine))
+    return HostLearner(task, backend.dtype, CpuComputation(machine))
 
 
 @contextmanager

@@ -22,8 +22,8 @@ from networks import step_of, topology_of
 from writing import RESULTS, write
 
 from sparsecore.engine.topology import Topology
-from sparsecore_cpu import workspace
-from sparsecore_cpu.workspace import Runtime
+from sparsecore_cpu import runtime
+from sparsecore_cpu.runtime import Runtime
 from sparsecore_numpy import NumpyArrays
 
 SPARSITIES = (0.3, 0.4, 0.5, 0.6, 0.8, 0.9, 0.95, 0.98)
@@ -108,7 +108,7 @@ def _measured(threads: int, topologies: Mapping[str, Topology], options: argpars
 def _steps(
     threads: int, topologies: Mapping[str, Topology], options: argparse.Namespace
 ) -> dict[str, Callable[[], None]]:
-    single, halves = Runtime.of(threads), Runtime.of(threads, workspace.STORED)
+    single, halves = Runtime.of(threads), Runtime.of(threads, runtime.STORED)
     sparse = {
         name: learner_on(topology, halves if name.endswith(HALVES) else single, SHAPE)
         for name, topology in topologies.items()

@@ -25,9 +25,9 @@ from sparsecore import Engine
 from sparsecore.data.images import Batch
 from sparsecore.engine.schedules import Amount
 from sparsecore.engine.state import State
-from sparsecore.host.learner import NumpyLearner
-from sparsecore_cpu.lists import Lists
-from sparsecore_cpu.workspace import Runtime
+from sparsecore.host.learner import HostLearner
+from sparsecore_cpu.convolution import LayerLists
+from sparsecore_cpu.runtime import Runtime
 from sparsecore_numpy import NumpyArrays
 from sparsecore_strategies.dpr import DynamicReallocation
 
@@ -49,7 +49,7 @@ class Network:
         strategy = DynamicReallocation(target=Amount("14%"), initial_threshold=2e-2)
         self._engine = Engine(wide_resnet_layout(SHAPE), [strategy], arrays=NumpyArrays())
         self._state: State = self._engine.start(options.sparsity)
-        self._learner: NumpyLearner = learner_on(self._state.topology, Runtime.of(threads), SHAPE)
+        self._learner: HostLearner = learner_on(self._state.topology, Runtime.of(threads), SHAPE)
         self._rng, self._batch = np.random.default_rng(0), options.batch
         self.in_lists = 0.0
 
@@ -88,8 +88,8 @@ class Network:
             return wrapper
 
         with (
-            replaced(Lists, "forward", timed(Lists.forward)),
-            replaced(Lists, "backward", timed(Lists.backward)),
+            replaced(LayerLists, "forward", timed(LayerLists.forward)),
+            replaced(LayerLists, "backward", timed(LayerLists.backward)),
         ):
             yield
 

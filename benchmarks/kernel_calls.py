@@ -10,8 +10,8 @@ import numpy as np
 from kinds import replaced
 
 from sparsecore_cpu import _kernels, operations
-from sparsecore_cpu.lists import Entries, Lists, Strides, WeightList, Window
-from sparsecore_cpu.workspace import Buffer, Form, Runtime
+from sparsecore_cpu.convolution import LayerLists, Strides, WeightList
+from sparsecore_cpu.runtime import Buffer, Form, Runtime
 
 FLOAT = 4
 FORWARD, BACKWARD = "convolution, forward", "convolution, input's gradient"
@@ -76,7 +76,7 @@ class Calls:
         return attrs.evolve(self._machine, kernels=watched, buffers=buffers)
 
     def take(self, form: Form) -> Buffer:
-        """See :meth:`sparsecore_cpu.workspace.Buffers.take`."""
+        """See :meth:`sparsecore_cpu.runtime.Buffers.take`."""
         buffer = self._machine.buffers.take(form)
         self._activations[id(buffer.handle)] = form
         return buffer
@@ -86,7 +86,7 @@ class Calls:
         """Within it, it is noted which lists and which functions of activations there are."""
         with ExitStack() as stack:
             for name, kernel in (("forward", FORWARD), ("backward", BACKWARD)):
-                stack.enter_context(replaced(Lists, name, self._listing(kernel, getattr(Lists, name))))
+                stack.enter_context(replaced(LayerLists, name, self._listing(kernel, getattr(LayerLists, name))))
             stack.enter_context(replaced(_kernels, "Read", _Reads(self, _kernels.Read)))
             stack.enter_context(replaced(operations, "Mask", self._mask))
             yield
@@ -108,13 +108,13 @@ class Calls:
         return handle
 
     def _listing(self, kernel: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def listed(lists: Lists, entries: Entries, window: Window, strides: Strides) -> Any:
-            made = function(lists, entries, window, strides)
+        def listed(lists: LayerLists, strides: Strides, values: Any) -> Any:
+            made = function(lists, strides, values)
             several: list[WeightList] = made if isinstance(made, list) else [made]
-            out_step = window.stride if kernel == BACKWARD else 1
+            out_step = lists.window.stride if kernel == BACKWARD else 1
             for one in several:
                 weights = int(np.count_nonzero(one.order < one.entries))
-                known = _Listed(kernel, entries.shape, weights, window.stride, out_step)
+                known = _Listed(kernel, lists.shape, weights, lists.window.stride, out_step)
                 self._lists[id(one.handle)] = known
             return made
 

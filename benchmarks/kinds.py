@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from sparsecore.host import learner
+from sparsecore.host.parameters import ParameterVectors
 from sparsecore_numpy import convolution, normalization, operations
 
 TIMED = [
@@ -21,7 +21,7 @@ TIMED = [
     (operations, "rectified", "relu, forward"),
     (operations, "where_positive", "relu, backward"),
     (operations, "added", "adding"),
-    (learner, "optimizer_step", "optimizer"),
+    (ParameterVectors, "optimizer_step", "optimizer"),
 ]
 """The functions that do the work, and of which kind it is; the time of one within another counts only for itself."""
 

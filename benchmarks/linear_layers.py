@@ -6,11 +6,12 @@ from networks import topology_of
 from torch import nn
 
 from sparsecore.engine.topology import Layout
-from sparsecore.host.weights import WeightTensor
-from sparsecore_cpu.activations import Activation, Given
-from sparsecore_cpu.lists import Lists
-from sparsecore_cpu.operations import CpuOperations, Forgetful, Tape, of_batch
-from sparsecore_cpu.workspace import Buffer, Form, Runtime
+from sparsecore.host.computation import NullTape, Tape
+from sparsecore.host.weights import WeightView
+from sparsecore_cpu.activations import Activation, InputNode
+from sparsecore_cpu.convolution import ListCache
+from sparsecore_cpu.operations import CpuOperations, of_batch
+from sparsecore_cpu.runtime import Buffer, Form, Runtime
 from sparsecore_numpy import NumpyArrays
 
 SIDE = 4096
@@ -43,14 +44,14 @@ class SparseLayer:
         topology = topology_of(Layout.of({"layer": (SIDE, SIDE)}), sparsity, NumpyArrays())
         positions = topology.local("layer").astype(np.intp)
         values = np.random.default_rng(0).standard_normal(len(positions)).astype(np.float32)
-        self._weight = WeightTensor((SIDE, SIDE), positions, values, np.zeros_like(values))
-        self._machine, self._lists = shared, Lists(shared.threads)
+        self._weight = WeightView((SIDE, SIDE), positions, values, np.zeros_like(values))
+        self._machine, self._lists = shared, ListCache(shared.threads)
         self._form = Form.of_features(batch, SIDE)
         self._x, self._gradient = self._noise(), self._noise()
 
     def forward(self) -> None:
         """Outputs, as in evaluation."""
-        ops = CpuOperations(self._machine, self._lists, Forgetful(), of_batch)
+        ops = CpuOperations(self._machine, self._lists, NullTape(), of_batch)
         ops.linear(self._input(), self._weight).buffer()
 
     def both(self) -> None:
@@ -63,7 +64,7 @@ class SparseLayer:
         x.gradient.total(self._machine, self._form)
 
     def _input(self) -> Activation:
-        return Activation(self._machine, self._form, Given(self._x))
+        return Activation(self._machine, self._form, InputNode(self._x))
 
     def _noise(self) -> Buffer:
         buffer = self._machine.buffers.take(self._form)

@@ -16,10 +16,9 @@ from machine import machine, sentence
 from networks import EXAMPLES, batch_of, learner
 from writing import write
 
-from sparsecore.host import learner as numpy_learner
-from sparsecore.host.threads import WorkerPool, worker_pool
 from sparsecore.learning.protocols import Learner
-from sparsecore_numpy import NumpyBackend
+from sparsecore_numpy import NumpyBackend, workspace
+from sparsecore_numpy.workspace import WorkerPool, worker_pool
 
 SIDES = {8: 1, 32: 3}
 """Image sides, and how many channels such images have."""
@@ -85,7 +84,7 @@ def _steps(
 
 
 def _learner(side: int, sparsity: float, threads: WorkerPool) -> Learner:
-    with replaced(numpy_learner, "workers", lambda: threads):
+    with replaced(workspace, "worker_pool", lambda: threads):
         return learner(NumpyBackend(), (side, side, SIDES[side]), sparsity)
 
 

@@ -7,20 +7,21 @@ import attrs
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from sparsecore.host import buffers, tape, threads
-from sparsecore.host.weights import WeightTensor
-from sparsecore_cpu import _kernels, workspace
-from sparsecore_cpu.activations import Activation, Given
-from sparsecore_cpu.lists import Lists
-from sparsecore_cpu.operations import CpuOperations, Tape, of_batch
-from sparsecore_cpu.workspace import Buffer, Buffers, Form, Runtime, kernel_names
+from sparsecore.host.buffers import BufferPool
+from sparsecore.host.computation import NullTape, Tape
+from sparsecore.host.weights import WeightView
+from sparsecore_cpu import _kernels, runtime
+from sparsecore_cpu.activations import Activation, InputNode
+from sparsecore_cpu.convolution import ListCache
+from sparsecore_cpu.operations import CpuOperations, of_batch
+from sparsecore_cpu.runtime import Buffer, Buffers, Form, Runtime, kernel_names
 from sparsecore_numpy import normalization, operations
-from sparsecore_numpy.workspace import Workspace
+from sparsecore_numpy.workspace import WorkerPool, Workspace
 
 Array = NDArray[Any]
 Forward = Callable[[Any, Any, list[Any]], Any]
 
-ORACLE = Workspace(buffers.BufferPool("float64"), threads.WorkerPool(1))
+ORACLE = Workspace(BufferPool("float64"), WorkerPool(1))
 
 
 def on(kernels: str, threads: int = 1, activations: DTypeLike = np.float32) -> Runtime:
@@ -37,7 +38,7 @@ def drawn(seed: int, *shape: int) -> NDArray[np.float32]:
 MACHINES = [on(name) for name in kernel_names()]
 """One for each instruction set that this processor has."""
 
-HALVES = [on(name, activations=workspace.STORED) for name in kernel_names()]
+HALVES = [on(name, activations=runtime.STORED) for name in kernel_names()]
 """Likewise, with images in bfloat16."""
 
 
@@ -60,7 +61,7 @@ def array_of(buffer: Buffer) -> Array:
     """The other way; whatever is not inside, or beyond the batch, is zero."""
     form, lanes = buffer.form, buffer.array.shape[-1]
     array = np.empty(form.dense, np.float32)
-    left = workspace.read(buffer.array) if buffer.array.dtype == workspace.STORED else buffer.array.copy()
+    left = runtime.read(buffer.array) if buffer.array.dtype == runtime.STORED else buffer.array.copy()
     border = form.border
     for image in range(form.images):
         block, lane = divmod(image, lanes)
@@ -75,18 +76,18 @@ def array_of(buffer: Buffer) -> Array:
     return array
 
 
-def weight_of(dense: Array, positions: Array | None = None) -> WeightTensor:
+def weight_of(dense: Array, positions: Array | None = None) -> WeightView:
     """Of these entries of a dense tensor those at the positions, or all."""
     positions = np.arange(dense.size) if positions is None else positions
     values = dense.reshape(-1)[positions].copy()
-    return WeightTensor(dense.shape, positions, values, np.zeros_like(values))
+    return WeightView(dense.shape, positions, values, np.zeros_like(values))
 
 
 def in_double(weights: list[Any]) -> list[Any]:
     """Copies, for NumPy."""
     return [
-        WeightTensor(one.shape, one.positions, one.values.astype(float), np.zeros(len(one.values)))
-        if isinstance(one, WeightTensor)
+        WeightView(one.shape, one.positions, one.values.astype(float), np.zeros(len(one.values)))
+        if isinstance(one, WeightView)
         else one.astype(float)
         for one in weights
     ]
@@ -95,8 +96,8 @@ def in_double(weights: list[Any]) -> list[Any]:
 def in_single(weights: list[Any]) -> list[Any]:
     """Copies, for the kernels."""
     return [
-        WeightTensor(one.shape, one.positions, one.values.copy(), np.zeros_like(one.values))
-        if isinstance(one, WeightTensor)
+        WeightView(one.shape, one.positions, one.values.copy(), np.zeros_like(one.values))
+        if isinstance(one, WeightView)
         else one.copy()
         for one in weights
     ]
@@ -124,35 +125,35 @@ class Outcome:
 
 def in_numpy(forward: Forward, x: Array, given: list[Any], direction: Array) -> Outcome:
     """In double precision; the gradients are those of the output times ``direction``."""
-    recorder, there, weights = tape.Tape(), tape.Tensor(x.astype(float)), in_double(given)
-    output = forward(operations.NumpyOperations(ORACLE, recorder, normalization.of_batch), there, weights)
+    tape, there, weights = Tape(), operations.Tensor(x.astype(float)), in_double(given)
+    output = forward(operations.NumpyOperations(ORACLE, tape, normalization.of_batch), there, weights)
     kept = output.data.copy()
-    recorder.backward(output, direction.astype(float))
+    tape.backward(output, direction.astype(float))
     return Outcome(kept, there.gradient, _after(weights))
 
 
 def output_of(forward: Forward, x: Array, given: list[Any]) -> Array:
     """In double precision, without gradients."""
-    ops = operations.NumpyOperations(ORACLE, tape.Forgetful(), normalization.of_batch)
-    return np.asarray(forward(ops, tape.Tensor(x.astype(float)), in_double(given)).data)
+    ops = operations.NumpyOperations(ORACLE, NullTape(), normalization.of_batch)
+    return np.asarray(forward(ops, operations.Tensor(x.astype(float)), in_double(given)).data)
 
 
 def in_kernels(
     machine: Runtime, forward: Forward, x: Array, given: list[Any], direction: Array, *, differentiable: bool = True
 ) -> Outcome:
     """By the kernels."""
-    recorder, weights, buffer = Tape(), in_single(given), buffer_of(machine, x)
-    there = Activation(machine, buffer.form, Given(buffer), differentiable)
-    output = forward(CpuOperations(machine, Lists(), recorder, of_batch), there, weights)
+    tape, weights, buffer = Tape(), in_single(given), buffer_of(machine, x)
+    there = Activation(machine, buffer.form, InputNode(buffer), differentiable)
+    output = forward(CpuOperations(machine, ListCache(), tape, of_batch), there, weights)
     made = array_of(output.buffer())
-    recorder.backward(output, buffer_of(machine, direction))
-    by_input = array_of(there.gradient.total(machine, there.form)) if there.gradient else None
+    tape.backward(output, buffer_of(machine, direction))
+    by_input = array_of(there.gradient.total(machine, there.form)) if there.has_gradient else None
     np.testing.assert_array_equal(array_of(buffer), x)
     return Outcome(made, by_input, _after(weights))
 
 
 def _after(weights: list[Any]) -> list[Array]:
-    return [one.gradient if isinstance(one, WeightTensor) else one for one in weights]
+    return [one.gradient if isinstance(one, WeightView) else one for one in weights]
 
 
 def assert_close(given: Outcome, expected: Outcome, rounding: float = 1e-5) -> None:
@@ -178,7 +179,7 @@ def check(
     rounding decides what it is.
     """
     shape = output_of(forward, x, weights).shape
-    direction = workspace.read(workspace.rounded(np.random.default_rng(9).standard_normal(shape).astype(np.float32)))
+    direction = runtime.read(runtime.rounded(np.random.default_rng(9).standard_normal(shape).astype(np.float32)))
     if kinks is not None:
         direction[abs(output_of(kinks, x, weights)) < 10 * rounding] = 0
     expected = in_numpy(forward, x, weights, direction)

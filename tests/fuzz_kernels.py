@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from sparsecore_cpu import _kernels
-from sparsecore_cpu.workspace import kernel_names
+from sparsecore_cpu.runtime import kernel_names
 
 EXTREMES = [0, 1, -1, 2, 3, 2**15, 2**31 - 1, -(2**31), 2**31, 2**32, 2**62, 2**63 - 1, -(2**63), 2**64, -(2**70)]
 FLOATS = [0.0, 1.0, -1.5, np.nan, np.inf, -np.inf, 1e-45, 3e38]

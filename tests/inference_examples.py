@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from sparsecore.engine.topology import Layout
 from sparsecore.experiment.plugin_choice import PluginChoice
-from sparsecore.host.weights import WeightTensor
+from sparsecore.host.weights import WeightView
 from sparsecore.learning.tied_model import with_ties
 from sparsecore_cpu.inference import TrainedNetwork
 from sparsecore_cpu.inference.network import Pictures
@@ -67,5 +67,5 @@ def _drawn(parameter: Any, draws: np.random.Generator) -> NDArray[np.float32]:
     return drawn.astype(np.float32)
 
 
-def _weight(shape: tuple[int, ...], positions: NDArray[Any], values: NDArray[Any]) -> WeightTensor:
-    return WeightTensor(shape, np.asarray(positions, np.intp), values.astype(np.float64), np.zeros(len(values)))
+def _weight(shape: tuple[int, ...], positions: NDArray[Any], values: NDArray[Any]) -> WeightView:
+    return WeightView(shape, np.asarray(positions, np.intp), values.astype(np.float64), np.zeros(len(values)))

@@ -6,7 +6,7 @@ import numpy as np
 from cpu_examples import MACHINES
 
 from sparsecore_cpu import _kernels
-from sparsecore_cpu.workspace import Form, aligned_zeros
+from sparsecore_cpu.runtime import Form, aligned_zeros
 
 MACHINE = MACHINES[0]
 KERNELS, LANES = MACHINE.kernels, MACHINE.kernels.lanes

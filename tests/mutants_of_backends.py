@@ -5,10 +5,10 @@ from typing import Any
 import attrs
 import numpy as np
 
-from sparsecore.host.tape import Tensor
 from sparsecore.learning.parameters import hash_slots
 from sparsecore.learning.protocols import Sgd, Totals
 from sparsecore_numpy import NumpyBackend
+from sparsecore_numpy.operations import Tensor
 
 MUTANTS: dict[str, tuple[type, str]] = {}
 """Class and broken promise of each defect, by what is wrong."""
@@ -151,7 +151,7 @@ class Modulo(Over):
 
 def rectified(self: Any, x: Any, gradient: Any) -> Any:
     output = Tensor(np.maximum(x.data, 0))
-    self.inner.recorder.record(output, lambda g: self.inner._give(x, gradient(g, x.data)))
+    self.inner._recorded(output, lambda g: self.inner._give(x, gradient(g, x.data)))
     return output
 
 
@@ -171,7 +171,7 @@ class ScaledGradient(Over):
 class OneSided(Over):
     def add(self, x, y):
         output = Tensor(x.data + y.data)
-        self.inner.recorder.record(output, lambda g: self.inner._give(x, g))
+        self.inner._recorded(output, lambda g: self.inner._give(x, g))
         return output
 
 
@@ -197,7 +197,7 @@ class NoBias(Over):
 class Summed(Over):
     def global_average_pool(self, x):
         output = Tensor(x.data.sum(axis=(1, 2)))
-        self.inner.recorder.record(output, lambda g: self.inner._give(x, np.zeros_like(x.data) + g[:, None, None]))
+        self.inner._recorded(output, lambda g: self.inner._give(x, np.zeros_like(x.data) + g[:, None, None]))
         return output
 
 
@@ -207,7 +207,7 @@ class ChannelsFirst(Over):
         moved = np.ascontiguousarray(x.data.transpose(0, 3, 1, 2))
         output = Tensor(moved.reshape(len(moved), -1), x.differentiable)
         back = lambda g: self.inner._give(x, g.reshape(moved.shape).transpose(0, 2, 3, 1))  # noqa: E731
-        self.inner.recorder.record(output, back)
+        self.inner._recorded(output, back)
         return output
 
 
@@ -227,12 +227,12 @@ class SameTies(Over):
 class OneEntry(Over):
     def tied(self, values, shape, key):
         class Tied(Over):
-            def accumulate(self, dense, index=None):
-                rows = (index or self.inner.positions).undone(dense, shape).reshape(-1)
+            def add_dense_gradient(self, dense, order=None):
+                rows = (order or self.inner.row_major).undo(dense, shape).reshape(-1)
                 slots, signs = hash_slots(np.arange(rows.size), values.shape[0], key)
                 total = np.zeros(values.shape)
                 total[slots] = rows * signs
-                values.accumulate(total)
+                values.add_dense_gradient(total)
 
         return Tied(self.inner.tied(values, shape, key))
 
@@ -241,9 +241,9 @@ class OneEntry(Over):
 class Unsigned(Over):
     def tied(self, values, shape, key):
         class Tied(Over):
-            def dense(self, memory, index):
+            def to_dense(self, pool, order):
                 slots, _ = hash_slots(np.arange(np.prod(shape)), values.shape[0], key)
-                return np.ravel(index.of(values.vector()[slots].reshape(shape))).astype(memory.dtype)
+                return np.ravel(order.apply(values.to_array()[slots].reshape(shape))).astype(pool.dtype)
 
         return Tied(self.inner.tied(values, shape, key))
 
@@ -337,15 +337,14 @@ class LastBatch(Over):
 @training("evaluation normalizes by the split's own statistics", "evaluation")
 class BySplit(Over):
     def evaluate(self, split):
-        from sparsecore.host import learner
         from sparsecore_numpy import normalization
 
-        before, learner.normalization.running = normalization.running, normalization.of_batch
+        before, normalization.running = normalization.running, normalization.of_batch
         kept = self.inner.state()
         try:
             return self.inner.evaluate(split)
         finally:
-            learner.normalization.running = before
+            normalization.running = before
             self.inner.load_state(self.inner._sparse.topology, kept)
 
 

@@ -75,7 +75,7 @@ def variables(capability: str) -> dict[str, Sequence[str | None]]:
     Args:
         capability: of the processor, as torch names it: DEFAULT, AVX2 or AVX512; another name on other architectures.
     """
-    from sparsecore_cpu.workspace import KERNELS, kernel_names
+    from sparsecore_cpu.runtime import KERNELS, kernel_names
 
     blas: dict[str, Sequence[str | None]] = {"AVX2": ("Haswell", "Zen"), "AVX512": ("Haswell", "SkylakeX", "Zen")}
     vectors: dict[str, Sequence[str | None]] = {"AVX2": (None, "default"), "AVX512": (None, "avx2", "default")}

@@ -17,7 +17,7 @@ from side_by_side import Running, assert_close_to_the_threshold, assert_equal_de
 from sparsecore.experiment.assembly import assemble
 from sparsecore.experiment.experiment import Experiment
 from sparsecore.run.setup import Setup, set_up
-from sparsecore_cpu.workspace import KERNELS, kernel_names
+from sparsecore_cpu.runtime import KERNELS, kernel_names
 
 ROUNDING = 1e-5
 """Of a loss: sums over a network of ten layers, in float32 (6e-8)."""

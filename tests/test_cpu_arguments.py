@@ -29,7 +29,7 @@ from kernel_arguments import (
 )
 
 from sparsecore_cpu import _kernels
-from sparsecore_cpu.workspace import aligned_zeros
+from sparsecore_cpu.runtime import aligned_zeros
 
 FAR = 2**30
 
@@ -258,7 +258,7 @@ FAILING = """
 import numpy as np
 from kernel_arguments import KERNELS, backward, convolve, images, read, weights
 from sparsecore_cpu import _kernels
-from sparsecore_cpu.workspace import aligned_zeros
+from sparsecore_cpu.runtime import aligned_zeros
 
 def big():
     return _kernels.Activation(aligned_zeros((8, 34, 4, 34, KERNELS.lanes)), 1, 8 * KERNELS.lanes, False)

@@ -17,7 +17,7 @@ from sparsecore.errors import InputError
 from sparsecore.learning.protocols import Adam, Sgd
 from sparsecore.testing import BackendTests
 from sparsecore_cpu import CpuBackend
-from sparsecore_cpu.workspace import KERNELS, Runtime, kernel_names
+from sparsecore_cpu.runtime import KERNELS, Runtime, kernel_names
 
 
 class TestPromises(BackendTests):

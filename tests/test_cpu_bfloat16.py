@@ -15,8 +15,8 @@ from cpu_examples import HALVES, MACHINES, array_of, buffer_of, check, drawn, on
 from test_cpu_threads import assert_equal, computed
 
 from sparsecore.errors import InputError
-from sparsecore_cpu import CpuBackend, workspace
-from sparsecore_cpu.workspace import Form, kernel_names
+from sparsecore_cpu import CpuBackend, runtime
+from sparsecore_cpu.runtime import Form, kernel_names
 
 ROUNDING = 2e-2
 """A stored value is within 2⁻⁸ of itself; a few of them follow each other, and many add up."""
@@ -27,7 +27,7 @@ finite = st.floats(allow_nan=False, allow_infinity=False, width=32, min_value=-(
 
 def stored(*shape: int) -> Any:
     """Normal numbers that bfloat16 has."""
-    return workspace.read(workspace.rounded(drawn(1, *shape)))
+    return runtime.read(runtime.rounded(drawn(1, *shape)))
 
 
 def some_of(dense: Any, share: float) -> Any:
@@ -41,11 +41,11 @@ def norm(size: int) -> list[Any]:
 @given(finite)
 def test_a_value_is_stored_as_the_nearest_that_there_is(value: float) -> None:
     single = np.float32(value)
-    there = workspace.read(workspace.rounded(single))
-    steps = np.array([-1, 0, 1]) + workspace.rounded(single).astype(np.int64)
-    around = workspace.read(np.clip(steps, 0, 2**16 - 1).astype(np.uint16)).astype(float)
+    there = runtime.read(runtime.rounded(single))
+    steps = np.array([-1, 0, 1]) + runtime.rounded(single).astype(np.int64)
+    around = runtime.read(np.clip(steps, 0, 2**16 - 1).astype(np.uint16)).astype(float)
     assert abs(float(there) - float(single)) == np.nanmin(abs(around - float(single)))
-    assert workspace.rounded(there) == workspace.rounded(single)
+    assert runtime.rounded(there) == runtime.rounded(single)
 
 
 @on_halves
@@ -54,7 +54,7 @@ def test_kernels_round_as_numpy_does(machine: Any, batch: int) -> None:
     x = drawn(0, batch, 5, 18, 3)
     buffer = machine.buffers.take(Form(*x.shape))
     machine.kernels.pack(x, buffer.handle, 1)
-    np.testing.assert_array_equal(array_of(buffer), workspace.read(workspace.rounded(x)))
+    np.testing.assert_array_equal(array_of(buffer), runtime.read(runtime.rounded(x)))
     back = np.empty_like(x)
     machine.kernels.unpack(buffer.handle, back, 1)
     np.testing.assert_array_equal(back, array_of(buffer))
@@ -148,12 +148,12 @@ def test_images_become_vectors_and_the_gradient_comes_back() -> None:
 
 @pytest.mark.parametrize("name", kernel_names())
 def test_threads_change_no_bit(name: str) -> None:
-    one, other = (computed(name, threads, 37, 12, activations=workspace.STORED) for threads in (1, 3))
+    one, other = (computed(name, threads, 37, 12, activations=runtime.STORED) for threads in (1, 3))
     assert_equal(one, other)
 
 
 def test_what_is_stored_otherwise_is_refused_where_both_meet() -> None:
-    single, halves = on("baseline"), on("baseline", activations=workspace.STORED)
+    single, halves = on("baseline"), on("baseline", activations=runtime.STORED)
     form, ones = Form(3, 4, 5, 2), np.ones(2, np.float32)
     with pytest.raises(ValueError, match="one shape"):
         single.kernels.affine(single.buffers.take(form).handle, halves.buffers.take(form).handle, ones, ones, 1)

@@ -23,11 +23,11 @@ from cpu_examples import (
 )
 
 from sparsecore.errors import InputError
-from sparsecore.host.weights import WeightTensor
+from sparsecore.host.weights import WeightView
 from sparsecore_cpu import operations
-from sparsecore_cpu.activations import Activation, Given
-from sparsecore_cpu.lists import Lists
-from sparsecore_cpu.operations import CpuOperations, Forgetful
+from sparsecore_cpu.activations import Activation, InputNode
+from sparsecore_cpu.convolution import ListCache
+from sparsecore_cpu.operations import CpuOperations, NullTape
 
 FloatArray = NDArray[np.float32]
 
@@ -37,12 +37,12 @@ batches = st.integers(1, 4) | st.integers(1, 40)
 densities = st.sampled_from([0.0, 0.02, 0.1, 0.5, 1.0])
 
 
-def some_of(dense: FloatArray, density: float) -> WeightTensor:
+def some_of(dense: FloatArray, density: float) -> WeightView:
     return weight_of(dense, np.flatnonzero(draws(dense.size).random(dense.size) < density))
 
 
 @st.composite
-def convolutions(draw: st.DrawFn) -> tuple[FloatArray, WeightTensor, dict[str, int]]:
+def convolutions(draw: st.DrawFn) -> tuple[FloatArray, WeightView, dict[str, int]]:
     """Images, a kernel, and a stride and padding; whatever there is to batches, sides, channels and densities."""
     kernel = draw(st.sampled_from([(1, 1), (3, 3), (3, 3), (2, 3), (5, 1), (4, 4)]))
     stride, padding = draw(st.integers(1, 3)), draw(st.integers(0, 3))
@@ -56,7 +56,7 @@ def convolutions(draw: st.DrawFn) -> tuple[FloatArray, WeightTensor, dict[str, i
 
 @few
 @given(convolutions())
-def test_convolution_and_its_gradients_are_numpy_s(case: tuple[FloatArray, WeightTensor, dict[str, int]]) -> None:
+def test_convolution_and_its_gradients_are_numpy_s(case: tuple[FloatArray, WeightView, dict[str, int]]) -> None:
     x, weight, window = case
     check(lambda ops, x, weights: ops.conv2d(x, weights[0], **window), x, [weight])
 
@@ -64,7 +64,7 @@ def test_convolution_and_its_gradients_are_numpy_s(case: tuple[FloatArray, Weigh
 @settings(max_examples=10)
 @given(convolutions())
 def test_without_the_input_s_gradient_the_weights_have_the_same(
-    case: tuple[FloatArray, WeightTensor, dict[str, int]],
+    case: tuple[FloatArray, WeightView, dict[str, int]],
 ) -> None:
     x, weight, window = case
 
@@ -114,11 +114,11 @@ def test_a_weight_used_more_than_once_gets_the_sum_of_all_gradients(steps: tuple
 
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.kernels.name)
 def test_values_that_have_changed_since_the_last_step_count_as_they_are(machine: Any) -> None:
-    weight, lists, x = some_of(drawn(1, 7, 4, 3, 3), 0.4), Lists(), drawn(0, 3, 5, 5, 4)
+    weight, lists, x = some_of(drawn(1, 7, 4, 3, 3), 0.4), ListCache(), drawn(0, 3, 5, 5, 4)
     for _ in range(2):
         buffer = buffer_of(machine, x)
-        ops = CpuOperations(machine, lists, Forgetful(), operations.of_batch)
-        output = ops.conv2d(Activation(machine, buffer.form, Given(buffer)), weight, padding=1)
+        ops = CpuOperations(machine, lists, NullTape(), operations.of_batch)
+        output = ops.conv2d(Activation(machine, buffer.form, InputNode(buffer)), weight, padding=1)
         expected = output_of(lambda ops, x, weights: ops.conv2d(x, weights[0], padding=1), x, [weight])
         np.testing.assert_allclose(array_of(output.buffer()), expected, atol=1e-4)
         weight.values[:] = drawn(2, len(weight.values))

@@ -13,7 +13,7 @@ from test_numpy_learner import batch_of, reallocation_of, task_of
 
 from sparsecore.learning.protocols import Learner, Task
 from sparsecore_cpu import CpuBackend
-from sparsecore_cpu.lists import WeightList
+from sparsecore_cpu.convolution import WeightList
 from sparsecore_models.lenet import LeNet
 
 

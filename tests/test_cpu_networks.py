@@ -10,7 +10,7 @@ pytest.importorskip("sparsecore_cpu._kernels")
 
 from cpu_examples import MACHINES, ORACLE, in_double, in_single, weight_of
 
-from sparsecore.host.weights import WeightTensor
+from sparsecore.host.weights import WeightView
 from sparsecore.learning.parameters import Parameter
 from sparsecore.learning.protocols import Model
 from sparsecore_cpu.operations import CpuComputation
@@ -87,7 +87,7 @@ def test_gradients_of_a_whole_network_are_numpy_s(
     assert (totals.correct, totals.examples) == (wanted.correct, batch)
     # about so many of a layer's roundings come together
     for parameter, one in made.items():
-        is_weight = isinstance(one, WeightTensor)
+        is_weight = isinstance(one, WeightView)
         given, exact = (one.gradient, expected[parameter].gradient) if is_weight else (one, expected[parameter])
         np.testing.assert_allclose(given, exact, rtol=0, atol=2e-4 * abs(exact).max(), err_msg=parameter)
 

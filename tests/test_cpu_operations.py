@@ -23,9 +23,9 @@ from cpu_examples import (
 
 from sparsecore.errors import InputError
 from sparsecore_cpu import operations
-from sparsecore_cpu.activations import Activation, Given
-from sparsecore_cpu.lists import Lists
-from sparsecore_cpu.operations import CpuOperations, Forgetful
+from sparsecore_cpu.activations import Activation, InputNode
+from sparsecore_cpu.convolution import ListCache
+from sparsecore_cpu.operations import CpuOperations, NullTape
 
 FloatArray = NDArray[np.float32]
 
@@ -117,8 +117,8 @@ def test_relu_of_batch_norm_and_its_gradients_are_numpy_s(x: FloatArray) -> None
 def test_batch_norm_in_evaluation_is_by_running_statistics_which_stay(machine: Any, x: FloatArray) -> None:
     scale, shift, mean, variance = norm_of(x.shape[-1])
     kept, buffer = (mean.copy(), variance.copy()), buffer_of(machine, x)
-    ops = CpuOperations(machine, Lists(), Forgetful(), operations.running)
-    output = ops.batch_norm(Activation(machine, buffer.form, Given(buffer)), scale, shift, mean, variance)
+    ops = CpuOperations(machine, ListCache(), NullTape(), operations.running)
+    output = ops.batch_norm(Activation(machine, buffer.form, InputNode(buffer)), scale, shift, mean, variance)
     expected = (x - mean) / np.sqrt(variance.astype(float) + 1e-5) * scale.values + shift.values
     np.testing.assert_allclose(array_of(output.buffer()), expected, atol=1e-5 * max(1, abs(expected).max()))
     np.testing.assert_array_equal((mean, variance), kept)

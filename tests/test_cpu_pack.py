@@ -8,7 +8,7 @@ pytest.importorskip("sparsecore_cpu._kernels")
 
 from cpu_examples import MACHINES, array_of
 
-from sparsecore_cpu.workspace import Form, Runtime
+from sparsecore_cpu.runtime import Form, Runtime
 
 machines = st.sampled_from(MACHINES)
 threads = st.sampled_from([1, 3])

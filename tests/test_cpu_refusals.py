@@ -25,7 +25,7 @@ from kernel_arguments import (
 
 from sparsecore.errors import InputError
 from sparsecore_cpu import CpuBackend, _kernels
-from sparsecore_cpu.workspace import aligned_zeros
+from sparsecore_cpu.runtime import aligned_zeros
 
 EXTREME = [2**31 - 1, 2**31, 2**32, 2**62, 2**63 - 1, 2**63, 2**64, 10**30]
 BOTH = [*EXTREME, *(-number for number in EXTREME)]

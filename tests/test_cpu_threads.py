@@ -18,8 +18,8 @@ pytest.importorskip("sparsecore_cpu._kernels")
 from cpu_examples import Outcome, drawn, in_kernels, on, output_of, weight_of
 from test_numpy_learner import Residual, assert_equal_states, batches, images_of, reallocation_of, task_of
 
-from sparsecore_cpu import CpuBackend, workspace
-from sparsecore_cpu.workspace import KERNELS, kernel_names
+from sparsecore_cpu import CpuBackend, runtime
+from sparsecore_cpu.runtime import KERNELS, kernel_names
 
 FloatArray = NDArray[np.float32]
 COUNTS = (1, 2, 5)
@@ -55,7 +55,7 @@ def computed(
     activations: DTypeLike = np.float32,
 ) -> Outcome:
     x, w = drawn(batch, batch, side, side + 2, channels), weights(side, channels, outputs)
-    x = workspace.read(workspace.rounded(x))
+    x = runtime.read(runtime.rounded(x))
     return in_kernels(on(name, threads, activations), block, x, w, drawn(4, *output_of(block, x, w).shape))
 
 

@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 
 from sparsecore.errors import InputError
 from sparsecore.host.buffers import BufferPool
-from sparsecore.host.threads import WorkerPool, divided, single_threaded_blas
-from sparsecore.host.weights import WeightTensor
+from sparsecore.host.weights import WeightView
 from sparsecore_numpy import NumpyBackend, convolution
 from sparsecore_numpy.convolution import Window
-from sparsecore_numpy.workspace import Workspace
+from sparsecore_numpy.workspace import WorkerPool, Workspace, divided, single_threaded_blas
 
 
 def test_a_dtype_that_does_not_exist_is_refused_with_those_that_do() -> None:
@@ -110,7 +109,7 @@ def test_results_do_not_depend_on_the_number_of_cores() -> None:
     gradient = rng.standard_normal((40, 16, 16, 8)).astype(np.float32)
     results = []
     for count in 1, 2, 5:
-        weight = WeightTensor((8, 8, 3, 3), np.arange(576), rng_values(), np.zeros(576, np.float32))
+        weight = WeightView((8, 8, 3, 3), np.arange(576), rng_values(), np.zeros(576, np.float32))
         machine, window = Workspace(BufferPool("float32"), WorkerPool(count)), Window(3, 3, 1, 1, 1)
         with single_threaded_blas():
             output = convolution.forward(machine, images, weight, window)

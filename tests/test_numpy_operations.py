@@ -10,14 +10,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from sparsecore.errors import InputError
-from sparsecore.host import loss
 from sparsecore.host.buffers import BufferPool
-from sparsecore.host.tape import Forgetful, Tape, Tensor
-from sparsecore.host.threads import WorkerPool
-from sparsecore.host.weights import WeightTensor
+from sparsecore.host.computation import NullTape, Tape, cross_entropy, mean_gradient
+from sparsecore.host.weights import WeightView
 from sparsecore_numpy import normalization
-from sparsecore_numpy.operations import NumpyOperations
-from sparsecore_numpy.workspace import Workspace
+from sparsecore_numpy.operations import NumpyOperations, Tensor
+from sparsecore_numpy.workspace import WorkerPool, Workspace
 
 FloatArray = NDArray[np.float64]
 MACHINE = Workspace(BufferPool("float64"), WorkerPool(2))
@@ -25,14 +23,14 @@ MACHINE = Workspace(BufferPool("float64"), WorkerPool(2))
 few = settings(max_examples=40, deadline=None)
 
 
-def operations(recorder: Any, statistics: Any = normalization.of_batch) -> NumpyOperations:
-    return NumpyOperations(MACHINE, recorder, statistics)
+def operations(tape: Any, statistics: Any = normalization.of_batch) -> NumpyOperations:
+    return NumpyOperations(MACHINE, tape, statistics)
 
 
-def weight_of(dense: FloatArray, positions: Any = None) -> WeightTensor:
+def weight_of(dense: FloatArray, positions: Any = None) -> WeightView:
     positions = np.arange(dense.size) if positions is None else positions
     values = dense.reshape(-1)[positions]
-    return WeightTensor(dense.shape, positions, values, np.zeros(len(positions)))
+    return WeightView(dense.shape, positions, values, np.zeros(len(positions)))
 
 
 def differences(function: Callable[[], float], array: FloatArray, step: float) -> FloatArray:
@@ -51,7 +49,7 @@ def differences(function: Callable[[], float], array: FloatArray, step: float) -
 def check_gradients(
     forward: Callable[[NumpyOperations, Tensor], Tensor],
     x: FloatArray,
-    weights: list[WeightTensor],
+    weights: list[WeightView],
     direction_seed: int,
     step: float = 1e-5,
     tolerance: float = 1e-6,
@@ -64,7 +62,7 @@ def check_gradients(
     tape.backward(output, direction)
 
     def function() -> float:
-        return float((forward(operations(Forgetful()), Tensor(x)).data * direction).sum())
+        return float((forward(operations(NullTape()), Tensor(x)).data * direction).sum())
 
     np.testing.assert_allclose(tensor.gradient, differences(function, x, step), rtol=tolerance, atol=tolerance)
     for weight in weights:
@@ -89,7 +87,7 @@ def naive_convolution(x: FloatArray, weight: FloatArray, stride: int, padding: i
 
 
 @st.composite
-def convolutions(draw: st.DrawFn) -> tuple[FloatArray, WeightTensor, FloatArray, int, int]:
+def convolutions(draw: st.DrawFn) -> tuple[FloatArray, WeightView, FloatArray, int, int]:
     batch, channels, outputs = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.integers(1, 3))
     kernel = draw(st.integers(1, 4)), draw(st.integers(1, 4))
     stride, padding = draw(st.integers(1, 5)), draw(st.integers(0, 4))
@@ -104,16 +102,16 @@ def convolutions(draw: st.DrawFn) -> tuple[FloatArray, WeightTensor, FloatArray,
 
 @few
 @given(convolutions())
-def test_convolution_is_the_sum_over_the_kernel(case: tuple[FloatArray, WeightTensor, FloatArray, int, int]) -> None:
+def test_convolution_is_the_sum_over_the_kernel(case: tuple[FloatArray, WeightView, FloatArray, int, int]) -> None:
     x, weight, dense, stride, padding = case
-    output = operations(Forgetful()).conv2d(Tensor(x), weight, stride=stride, padding=padding)
+    output = operations(NullTape()).conv2d(Tensor(x), weight, stride=stride, padding=padding)
     np.testing.assert_allclose(output.data, naive_convolution(x, dense, stride, padding), atol=1e-12)
 
 
 @few
 @given(convolutions())
 def test_gradients_of_convolution_are_those_of_central_differences(
-    case: tuple[FloatArray, WeightTensor, FloatArray, int, int],
+    case: tuple[FloatArray, WeightView, FloatArray, int, int],
 ) -> None:
     x, weight, _, stride, padding = case
     check_gradients(
@@ -152,7 +150,7 @@ def test_batches_that_are_worked_on_in_several_parts_and_blocks_give_the_same_gr
 
 def test_images_too_small_for_a_kernel_are_refused() -> None:
     with pytest.raises(InputError, match="kernel of 3×3 does not fit into images of 2×4 pixels"):
-        operations(Forgetful()).conv2d(Tensor(np.zeros((1, 2, 4, 1))), weight_of(np.zeros((1, 1, 3, 3))))
+        operations(NullTape()).conv2d(Tensor(np.zeros((1, 2, 4, 1))), weight_of(np.zeros((1, 1, 3, 3))))
 
 
 @st.composite
@@ -163,7 +161,7 @@ def activations(draw: st.DrawFn) -> FloatArray:
     return np.random.default_rng(draw(st.integers(0, 2**32))).standard_normal(shape)
 
 
-def norm_parameters(channels: int) -> tuple[WeightTensor, WeightTensor, FloatArray, FloatArray]:
+def norm_parameters(channels: int) -> tuple[WeightView, WeightView, FloatArray, FloatArray]:
     rng = np.random.default_rng(channels)
     scale, shift = weight_of(rng.standard_normal(channels)), weight_of(rng.standard_normal(channels))
     return scale, shift, rng.standard_normal(channels), rng.random(channels) + 0.5
@@ -178,7 +176,7 @@ def test_batch_norm_in_training_normalizes_by_the_batch_and_moves_running_statis
     channels = x.shape[-1]
     scale, shift, mean, variance = norm_parameters(channels)
     mean_before, variance_before = mean.copy(), variance.copy()
-    output = operations(Forgetful()).batch_norm(Tensor(x), scale, shift, mean, variance)
+    output = operations(NullTape()).batch_norm(Tensor(x), scale, shift, mean, variance)
     values = x.reshape(-1, channels)
     expected = (x - values.mean(axis=0)) / np.sqrt(values.var(axis=0) + 1e-5) * scale.values + shift.values
     np.testing.assert_allclose(output.data, expected, rtol=1e-7, atol=1e-7)
@@ -191,7 +189,7 @@ def test_batch_norm_in_training_normalizes_by_the_batch_and_moves_running_statis
 def test_batch_norm_in_evaluation_normalizes_by_running_statistics_and_leaves_them(x: FloatArray) -> None:
     scale, shift, mean, variance = norm_parameters(x.shape[-1])
     mean_before, variance_before = mean.copy(), variance.copy()
-    ops = operations(Forgetful(), normalization.running)
+    ops = operations(NullTape(), normalization.running)
     output = ops.batch_norm(Tensor(x), scale, shift, mean, variance)
     expected = (x - mean) / np.sqrt(variance + 1e-5) * scale.values + shift.values
     np.testing.assert_allclose(output.data, expected, atol=1e-12)
@@ -225,7 +223,7 @@ def test_batch_norm_in_single_precision_keeps_a_small_variance_far_from_zero() -
 def test_batch_norm_of_a_single_value_a_channel_is_refused_in_training() -> None:
     scale, shift, mean, variance = norm_parameters(2)
     with pytest.raises(InputError, match="more than one value a channel"):
-        operations(Forgetful()).batch_norm(Tensor(np.zeros((1, 2))), scale, shift, mean, variance)
+        operations(NullTape()).batch_norm(Tensor(np.zeros((1, 2))), scale, shift, mean, variance)
 
 
 @few
@@ -248,7 +246,7 @@ def test_relu_is_zero_and_has_no_gradient_up_to_zero() -> None:
 
 def test_pooling_is_the_mean_over_height_and_width() -> None:
     x = np.random.default_rng(0).standard_normal((3, 4, 5, 2))
-    pooled = operations(Forgetful()).global_average_pool(Tensor(x)).data
+    pooled = operations(NullTape()).global_average_pool(Tensor(x)).data
     np.testing.assert_allclose(pooled, np.einsum("nhwc->nc", x) / 20, atol=1e-14)
 
 
@@ -263,7 +261,7 @@ def test_flatten_is_in_the_order_height_width_channel_and_takes_gradients_back()
 
 def test_adding_tensors_of_different_shapes_is_refused() -> None:
     with pytest.raises(InputError, match="same shape"):
-        operations(Forgetful()).add(Tensor(np.zeros((2, 3))), Tensor(np.zeros((2, 1))))
+        operations(NullTape()).add(Tensor(np.zeros((2, 3))), Tensor(np.zeros((2, 1))))
 
 
 @few
@@ -277,7 +275,7 @@ def test_linear_is_a_product_and_its_gradients_are_those_of_central_differences(
     dense.reshape(-1)[~exist] = 0
     weight, shift = weight_of(dense, np.flatnonzero(exist)), weight_of(rng.standard_normal(outputs))
     bias = shift if biased else None
-    output = operations(Forgetful()).linear(Tensor(x), weight, bias).data
+    output = operations(NullTape()).linear(Tensor(x), weight, bias).data
     expected = np.einsum("bi,oi->bo", x, dense) + (shift.values if biased else 0)
     np.testing.assert_allclose(output, expected, atol=1e-12)
     check_gradients(lambda ops, t: ops.linear(t, weight, bias), x, [weight, shift] if biased else [weight], 4)
@@ -292,15 +290,15 @@ def test_cross_entropy_is_minus_the_log_probability_and_its_gradient_that_of_the
     logits, labels = size * rng.standard_normal((batch, classes)), rng.integers(0, classes, batch)
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     expected = -np.log(probabilities[np.arange(batch), labels])
-    np.testing.assert_allclose(loss.cross_entropy(logits, labels), expected, rtol=1e-9, atol=1e-12)
-    gradient = differences(lambda: float(loss.cross_entropy(logits, labels).mean()), logits, 1e-5)
-    np.testing.assert_allclose(loss.mean_gradient(logits, labels), gradient, atol=1e-7)
+    np.testing.assert_allclose(cross_entropy(logits, labels), expected, rtol=1e-9, atol=1e-12)
+    gradient = differences(lambda: float(cross_entropy(logits, labels).mean()), logits, 1e-5)
+    np.testing.assert_allclose(mean_gradient(logits, labels), gradient, atol=1e-7)
 
 
 def test_cross_entropy_of_huge_logits_is_finite() -> None:
     logits, labels = np.array([[1e30, 0.0], [-1e30, 5.0]], np.float32), np.array([1, 1])
-    np.testing.assert_allclose(loss.cross_entropy(logits, labels), [1e30, 0.0])
-    np.testing.assert_array_equal(loss.mean_gradient(logits, labels), [[0.5, -0.5], [0, 0]])
+    np.testing.assert_allclose(cross_entropy(logits, labels), [1e30, 0.0])
+    np.testing.assert_array_equal(mean_gradient(logits, labels), [[0.5, -0.5], [0, 0]])
 
 
 def test_a_weight_used_twice_gets_the_sum_of_both_gradients() -> None:

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from test_numpy_learner import assert_equal_states, batches, learner_of, reallocation_of, task_of
 
 from sparsecore.errors import InputError
-from sparsecore.host.optimizer_step import buffer_names, optimizer_step
-from sparsecore.host.weights import Vectors
+from sparsecore.host.parameters import ParameterVectors
 from sparsecore.learning.optimizers import Adam, AdamW, Optimizer, Sgd
 
 decays = st.sampled_from([0.0, 1e-3, 0.3])
@@ -32,10 +31,10 @@ MOMENTS = (Adam(weight_decay=0.01), AdamW(weight_decay=0.1))
 
 def path(rule: Optimizer, start: NDArray[Any], gradients: NDArray[Any], rates: list[float]) -> NDArray[Any]:
     """The values after the steps of the rule under test."""
-    vectors = Vectors.start(start, buffer_names(rule))
+    vectors = ParameterVectors.start(start, rule)
     for count, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), start=1):
         vectors.gradient[:] = gradient
-        optimizer_step(vectors, rule, rate, count)
+        vectors.optimizer_step(rule, rate, count)
     return vectors.values
 
 

@@ -9,12 +9,11 @@ from numpy.typing import NDArray
 from ties_oracle import convolutions, keys, laid_out, slopes
 
 from sparsecore.host.buffers import BufferPool
-from sparsecore.host.tape import Forgetful, Tape, Tensor
-from sparsecore.host.threads import WorkerPool
-from sparsecore.host.weights import WeightTensor
+from sparsecore.host.computation import NullTape, Tape
+from sparsecore.host.weights import WeightView
 from sparsecore_numpy import normalization
-from sparsecore_numpy.operations import NumpyOperations
-from sparsecore_numpy.workspace import Workspace
+from sparsecore_numpy.operations import NumpyOperations, Tensor
+from sparsecore_numpy.workspace import WorkerPool, Workspace
 
 FloatArray = NDArray[np.float64]
 MACHINE = Workspace(BufferPool("float64"), WorkerPool(2))
@@ -22,17 +21,17 @@ MACHINE = Workspace(BufferPool("float64"), WorkerPool(2))
 few = settings(max_examples=30, deadline=None)
 
 
-def numpy_operations(recorder: Any) -> NumpyOperations:
-    return NumpyOperations(MACHINE, recorder, normalization.of_batch)
+def numpy_operations(tape: Any) -> NumpyOperations:
+    return NumpyOperations(MACHINE, tape, normalization.of_batch)
 
 
-def vector(values: FloatArray) -> WeightTensor:
-    return WeightTensor(values.shape, np.arange(len(values)), values, np.zeros_like(values))
+def vector(values: FloatArray) -> WeightView:
+    return WeightView(values.shape, np.arange(len(values)), values, np.zeros_like(values))
 
 
-def by_definition(values: FloatArray, shape: tuple[int, ...], key: int) -> WeightTensor:
+def by_definition(values: FloatArray, shape: tuple[int, ...], key: int) -> WeightView:
     dense = laid_out(values, shape, key)
-    return WeightTensor(shape, np.arange(dense.size), dense.reshape(-1), np.zeros(dense.size))
+    return WeightView(shape, np.arange(dense.size), dense.reshape(-1), np.zeros(dense.size))
 
 
 @few
@@ -59,7 +58,7 @@ def test_numpy_multiplies_by_it_likewise_also_where_some_values_do_not_exist(
     rng = np.random.default_rng(count)
     x, values, direction = (rng.standard_normal(size) for size in ((batch, inputs), count, (batch, outputs)))
     exist = np.arange(count) if whole else np.arange(0, count, 2)
-    weight = WeightTensor((count,), exist, values[exist], np.zeros(len(exist)))
+    weight = WeightView((count,), exist, values[exist], np.zeros(len(exist)))
     dense = laid_out(np.where(np.isin(np.arange(count), exist), values, 0), (outputs, inputs), key)
     tape, vectors = Tape(), Tensor(x)
     ops = numpy_operations(tape)
@@ -73,8 +72,8 @@ def test_numpy_multiplies_by_it_likewise_also_where_some_values_do_not_exist(
 
 def test_a_tensor_of_many_blocks_is_that_of_the_definition() -> None:
     values, shape = np.random.default_rng(0).standard_normal(50), (5, 7, 37, 31)
-    tied = numpy_operations(Forgetful()).tied(vector(values), shape, 7)
-    np.testing.assert_array_equal(tied.vector(), laid_out(values, shape, 7))
+    tied = numpy_operations(NullTape()).tied(vector(values), shape, 7)
+    np.testing.assert_array_equal(tied.to_array(), laid_out(values, shape, 7))
 
 
 def test_numpy_keeps_no_index_of_the_dense_size() -> None:

@@ -19,11 +19,11 @@ from sparsecore.data.images import (
     augmented,
 )
 from sparsecore.errors import InputError
-from sparsecore.host import tape, weights
+from sparsecore.host import weights
 from sparsecore.host.buffers import BufferPool
-from sparsecore.host.threads import WorkerPool
+from sparsecore.host.computation import Tape
 from sparsecore_numpy import normalization, operations
-from sparsecore_numpy.workspace import Workspace
+from sparsecore_numpy.workspace import WorkerPool, Workspace
 from sparsecore_torch.experiment.inputs import Pictures
 from sparsecore_torch.experiment.operations import DenseWeight, SparseWeight, TorchOperations, by_batch, by_running
 
@@ -38,8 +38,8 @@ formats = st.sampled_from([torch.contiguous_format, torch.channels_last])
 draws = np.random.default_rng
 
 
-def numpy_weight(dense: FloatArray, positions: Any) -> weights.WeightTensor:
-    return weights.WeightTensor(dense.shape, positions, dense.reshape(-1)[positions], np.zeros(len(positions)))
+def numpy_weight(dense: FloatArray, positions: Any) -> weights.WeightView:
+    return weights.WeightView(dense.shape, positions, dense.reshape(-1)[positions], np.zeros(len(positions)))
 
 
 def sparse_weight(dense: FloatArray, positions: Any, device: str) -> SparseWeight:
@@ -73,19 +73,19 @@ def check(
     memory_format: Any = torch.contiguous_format,
 ) -> None:
     """The output and, for a random linear function of it, all gradients are NumPy's."""
-    recorder, there = tape.Tape(), tape.Tensor(x)
-    ops = operations.NumpyOperations(MACHINE, recorder, normalization.of_batch)
+    tape, there = Tape(), operations.Tensor(x)
+    ops = operations.NumpyOperations(MACHINE, tape, normalization.of_batch)
     expected = forward(ops, there, of_numpy)
     given_ = on_torch(x, device, memory_format)
     output = forward(TorchOperations(by_batch), given_, of_torch)
     np.testing.assert_allclose(on_numpy(output), expected.data, rtol=1e-9, atol=1e-9)
     direction = draws(9).standard_normal(expected.data.shape)
     kept = expected.data.copy()
-    recorder.backward(expected, direction)
+    tape.backward(expected, direction)
     output.backward(on_torch(direction, device).detach())
     np.testing.assert_allclose(on_numpy(given_.grad), there.gradient, rtol=1e-8, atol=1e-8)
     for weight, leaf in zip(of_numpy, of_torch, strict=True):
-        if isinstance(weight, weights.WeightTensor):
+        if isinstance(weight, weights.WeightView):
             values = leaf.values if isinstance(leaf, SparseWeight) else leaf.tensor()
             np.testing.assert_allclose(values.grad.cpu().numpy().reshape(-1), weight.gradient, rtol=1e-8, atol=1e-8)
     assert np.isfinite(kept).all()

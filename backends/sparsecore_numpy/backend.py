@@ -37,9 +37,8 @@ class NumpyBackend:
     def learner(self, task: Task) -> Learner:
         """A network ready to train."""
         from sparsecore.host.buffers import BufferPool
-        from sparsecore.host.learner import NumpyLearner
-        from sparsecore.host.threads import worker_pool
+        from sparsecore.host.learner import HostLearner
         from sparsecore_numpy.operations import NumpyComputation
-        from sparsecore_numpy.workspace import Workspace
+        from sparsecore_numpy.workspace import Workspace, worker_pool
 
-        return NumpyLearner(task, self.dtype, NumpyComputation(Workspace(BufferPool(self.dtype), worker_pool())))
+        return HostLearner(task, self.dtype, NumpyComputation(Workspace(BufferPool(self.dtype), worker_pool())))

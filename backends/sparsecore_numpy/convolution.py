@@ -10,11 +10,9 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsecore.errors import InputError
 from sparsecore.host.buffers import BufferPool
-from sparsecore.host.threads import divided
-from sparsecore.host.weights import Operand
-from sparsecore_numpy.workspace import Workspace
+from sparsecore.host.weights import WeightSource
+from sparsecore_numpy.workspace import Workspace, divided
 
 Images = NDArray[Any]
 
@@ -44,16 +42,11 @@ class Window:
     def outputs(self, image: tuple[int, ...]) -> tuple[int, int]:
         """Height and width of the output, for an image of (height, width, channels)."""
         height, width = image[0] + 2 * self.above - self.height, image[1] + 2 * self.left - self.width
-        if min(height, width) < 0:
-            raise InputError(
-                f"a kernel of {self.height}×{self.width} does not fit into images of {image[0]}×{image[1]} pixels "
-                f"with a padding of {self.above}"
-            )
         return height // self.stride + 1, width // self.stride + 1
 
 
-class Layer(Protocol):
-    """Room for the patches of a few images."""
+class PatchMatrix(Protocol):
+    """Memory for the patches of a few images."""
 
     def of(self, images: Images) -> NDArray[Any]:
         """The matrix of their patches, valid until the next call."""
@@ -64,7 +57,7 @@ class Pixels:
     """The patches of a kernel of one pixel that visits every pixel: the image itself."""
 
     def of(self, images: Images) -> NDArray[Any]:
-        """See :class:`Layer`."""
+        """The matrix of their patches, valid until the next call."""
         return pixels(images)
 
 
@@ -81,7 +74,7 @@ class Patches:
         self._view: NDArray[Any] = np.ndarray(self._matrix.shape, memory.dtype, self._padded, 0, strides)
 
     def of(self, images: Images) -> NDArray[Any]:
-        """See :class:`Layer`."""
+        """The matrix of their patches, valid until the next call."""
         count = len(images)
         np.copyto(self._inside[:count], images)
         np.copyto(self._matrix[:count], self._view[:count])
@@ -108,13 +101,13 @@ class Spread:
         np.copyto(images, self._inside[:count])
 
 
-def layer(memory: BufferPool, window: Window, image: tuple[int, ...]) -> Layer:
-    """Room for the patches of as many images as :func:`blocks` takes at a time."""
+def patch_matrix(memory: BufferPool, window: Window, image: tuple[int, ...]) -> PatchMatrix:
+    """Room for the patches of as many images as :func:`blocks` yields at a time."""
     return Pixels() if window.is_pixel else Patches(memory, window, image, _at_a_time(memory, window, image))
 
 
 def spread(memory: BufferPool, window: Window, image: tuple[int, ...]) -> Spread:
-    """The way back for as many images as :func:`blocks` takes at a time."""
+    """The way back for as many images as :func:`blocks` yields at a time."""
     return Spread(memory, window, image, _at_a_time(memory, window, image))
 
 
@@ -149,13 +142,13 @@ _SMALL = 10**6
 """OpenBLAS's bound on the multiply-adds of a small product."""
 
 
-def forward(workspace: Workspace, images: Images, weight: Operand, window: Window) -> Images:
+def forward(workspace: Workspace, images: Images, weight: WeightSource, window: Window) -> Images:
     """The cross-correlation of images with a weight."""
-    matrix = weight.dense(workspace.memory, weight.by_tap).reshape(-1, weight.shape[0])
+    matrix = weight.to_dense(workspace.memory, weight.by_tap).reshape(-1, weight.shape[0])
     output = workspace.memory.take(len(images), *window.outputs(images.shape[1:]), weight.shape[0])
 
     def part(run: slice) -> None:
-        patches = layer(workspace.memory, window, images.shape[1:])
+        patches = patch_matrix(workspace.memory, window, images.shape[1:])
         for some in blocks(workspace.memory, window, images.shape[1:], run):
             _multiply(patches.of(images[some]), matrix, pixels(output[some]))
 
@@ -163,54 +156,60 @@ def forward(workspace: Workspace, images: Images, weight: Operand, window: Windo
     return output
 
 
-def backward(workspace: Workspace, images: Images, weight: Operand, window: Window, gradient: Images) -> Images:
+def backward(workspace: Workspace, images: Images, weight: WeightSource, window: Window, gradient: Images) -> Images:
     """Add to the weight's gradient, and return the images'."""
     is_convolution = window.stride == 1 and window.above < window.height and window.left < window.width
     return (_backward_turned if is_convolution else _backward_spread)(workspace, images, weight, window, gradient)
 
 
-def backward_weight(workspace: Workspace, images: Images, weight: Operand, window: Window, gradient: Images) -> None:
+def backward_weight(
+    workspace: Workspace, images: Images, weight: WeightSource, window: Window, gradient: Images
+) -> None:
     """Add to the weight's gradient only."""
 
     def part(run: slice, products: "_Products") -> None:
-        patches = layer(workspace.memory, window, images.shape[1:])
+        patches = patch_matrix(workspace.memory, window, images.shape[1:])
         for some in blocks(workspace.memory, window, images.shape[1:], run):
             products.add(patches.of(images[some]).T, pixels(gradient[some]))
 
-    weight.accumulate(_summed(workspace, gradient, weight, part), weight.by_tap)
+    weight.add_dense_gradient(_summed(workspace, gradient, weight, part), weight.by_tap)
 
 
-def _backward_turned(workspace: Workspace, images: Images, weight: Operand, window: Window, gradient: Images) -> Images:
+def _backward_turned(
+    workspace: Workspace, images: Images, weight: WeightSource, window: Window, gradient: Images
+) -> Images:
     """The images' gradient is a convolution with the turned kernel; its patches serve the weight's gradient too."""
     window = window.turned()
-    matrix = weight.dense(workspace.memory, weight.by_opposite_tap).reshape(-1, weight.shape[1])
+    matrix = weight.to_dense(workspace.memory, weight.by_opposite_tap).reshape(-1, weight.shape[1])
     result = workspace.memory.take(*images.shape)
 
     def part(run: slice, products: "_Products") -> None:
-        patches = layer(workspace.memory, window, gradient.shape[1:])
+        patches = patch_matrix(workspace.memory, window, gradient.shape[1:])
         for some in blocks(workspace.memory, window, gradient.shape[1:], run):
             patch = patches.of(gradient[some])
             _multiply(patch, matrix, pixels(result[some]))
             products.add(patch.T, pixels(images[some]))
 
-    weight.accumulate(_summed(workspace, gradient, weight, part), weight.by_opposite_tap)
+    weight.add_dense_gradient(_summed(workspace, gradient, weight, part), weight.by_opposite_tap)
     return result
 
 
-def _backward_spread(workspace: Workspace, images: Images, weight: Operand, window: Window, gradient: Images) -> Images:
+def _backward_spread(
+    workspace: Workspace, images: Images, weight: WeightSource, window: Window, gradient: Images
+) -> Images:
     """The images' gradient is the sum of the patches' gradients where they overlap."""
     memory, size = workspace.memory, images.shape[1:]
-    matrix = weight.dense(memory, weight.by_tap).reshape(-1, weight.shape[0])
+    matrix = weight.to_dense(memory, weight.by_tap).reshape(-1, weight.shape[0])
     result = memory.take(*images.shape)
 
     def part(run: slice, products: "_Products") -> None:
-        patches, overlap = layer(memory, window, size), spread(memory, window, size)
+        patches, overlap = patch_matrix(memory, window, size), spread(memory, window, size)
         for some in blocks(memory, window, size, run):
             patch, outputs = patches.of(images[some]), pixels(gradient[some])
             products.add(patch.T, outputs)
             overlap.onto(result[some], np.matmul(outputs, matrix.T, out=memory.take(*patch.shape)))
 
-    weight.accumulate(_summed(workspace, gradient, weight, part), weight.by_tap)
+    weight.add_dense_gradient(_summed(workspace, gradient, weight, part), weight.by_tap)
     return result
 
 
@@ -242,7 +241,7 @@ def _multiply(patches: NDArray[Any], matrix: NDArray[Any], out: NDArray[Any]) ->
 
 
 def _summed(
-    workspace: Workspace, gradient: Images, weight: Operand, part: Callable[[slice, _Products], None]
+    workspace: Workspace, gradient: Images, weight: WeightSource, part: Callable[[slice, _Products], None]
 ) -> NDArray[Any]:
     """The dense gradient of a weight: each part of the batch sums its products, and the parts are added in order."""
     runs = _runs(gradient, weight)
@@ -255,5 +254,5 @@ def _summed(
     return np.asarray(totals[0])
 
 
-def _runs(output: Images, weight: Operand) -> list[slice]:
+def _runs(output: Images, weight: WeightSource) -> list[slice]:
     return divided(len(output), output[..., 0].size * int(np.prod(weight.shape)), _GRAIN)

@@ -1,33 +1,12 @@
 """Batch norm, with each block of the batch going through all passes while it is in the cache."""
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
-import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsecore.errors import InputError
+from sparsecore.host.computation import Channels, Moments, batch_moments, running_moments
 from sparsecore_numpy.workspace import Block, Workspace, along_lines, block_count, lines, per_channel
-
-EPSILON = 1e-5
-MOVE = 0.1
-"""How far running statistics move towards those of a batch."""
-
-Channels = NDArray[np.float64]
-
-
-@attrs.frozen(eq=False)
-class Moments:
-    """Mean and variance of each channel."""
-
-    mean: Channels
-    variance: Channels
-
-    @property
-    def inverse_deviation(self) -> Channels:
-        """1/√(variance + ε)."""
-        return np.asarray(1.0 / np.sqrt(self.variance + EPSILON))
 
 
 class Statistics(Protocol):
@@ -39,30 +18,13 @@ class Statistics(Protocol):
 
 
 def of_batch(workspace: Workspace, x: NDArray[Any], mean: NDArray[Any], variance: NDArray[Any]) -> Moments:
-    """In training: those of the batch, towards which the running ones move."""
-    return followed(lambda: _moments(workspace, x), x.size // x.shape[-1], mean, variance)
-
-
-def followed(moments_of: Callable[[], Moments], count: int, mean: NDArray[Any], variance: NDArray[Any]) -> Moments:
-    """The moments of a batch with ``count`` values a channel, towards which the running ones move.
-
-    Raises:
-        InputError: the batch has one value a channel.
-    """
-    if count < 2:
-        raise InputError(
-            "batch norm needs more than one value a channel to train, and this batch has one; "
-            "where it is the last of an epoch, another batch size or limit helps"
-        )
-    moments = moments_of()
-    mean += (MOVE * (moments.mean - mean)).astype(mean.dtype)
-    variance += (MOVE * (moments.variance * (count / (count - 1)) - variance)).astype(variance.dtype)
-    return moments
+    """In training: the moments of the batch, towards which the running ones are moved."""
+    return batch_moments(lambda: _moments(workspace, x), x.size // x.shape[-1], mean, variance)
 
 
 def running(workspace: Workspace, x: NDArray[Any], mean: NDArray[Any], variance: NDArray[Any]) -> Moments:  # noqa: ARG001
-    """In evaluation: the running ones."""
-    return Moments(mean.astype(np.float64), variance.astype(np.float64))
+    """In evaluation: the running moments."""
+    return running_moments(mean, variance)
 
 
 def forward(workspace: Workspace, x: NDArray[Any], moments: Moments, scale: Channels, shift: Channels) -> NDArray[Any]:

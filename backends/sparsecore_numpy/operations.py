@@ -1,23 +1,50 @@
 """The operations that models are written in, each with its gradient."""
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsecore.errors import InputError
-from sparsecore.host import loss
-from sparsecore.host.network import CachedArrays
-from sparsecore.host.tape import Forgetful, Recorder, Tape, Tensor
-from sparsecore.host.threads import single_threaded_blas
-from sparsecore.host.weights import Operand, TiedWeight, WeightTensor
-from sparsecore.learning.protocols import Model, Totals
+from sparsecore.host.computation import NullTape, Tape, batch_totals, mean_gradient
+from sparsecore.host.parameters import CachedArrays
+from sparsecore.host.weights import TiedWeight, WeightSource, WeightView
+from sparsecore.learning.protocols import Model, Totals, check_equal_shapes, check_kernel_fits
 from sparsecore_numpy import convolution, normalization
 from sparsecore_numpy.convolution import Window
 from sparsecore_numpy.normalization import Statistics
-from sparsecore_numpy.workspace import Workspace
+from sparsecore_numpy.workspace import Workspace, single_threaded_blas
+
+
+@attrs.define(eq=False, weakref_slot=False)
+class Tensor:
+    """An activation, and during the backward pass the loss's gradient for it.
+
+    Attributes:
+        data: images (batch, height, width, channels) or vectors (batch, features); never written to again.
+        differentiable: False for the network's input, whose gradient is not needed.
+        gradient: in the shape of ``data``; None while no operation has contributed. Never written to, because several
+            tensors may share it.
+    """
+
+    data: NDArray[Any]
+    differentiable: bool = True
+    gradient: NDArray[Any] | None = None
+
+    @property
+    def has_gradient(self) -> bool:
+        """Whether an operation has contributed to the gradient."""
+        return self.gradient is not None
+
+    def start_gradient(self, gradient: NDArray[Any]) -> None:
+        """Begin the backward pass at this tensor."""
+        self.gradient = gradient
+
+    def take_gradient(self) -> Any:
+        """Return the gradient and forget it, so that its memory can be reused when the caller is done."""
+        gradient, self.gradient = self.gradient, None
+        return gradient
 
 
 def rectified(workspace: Workspace, x: NDArray[Any]) -> NDArray[Any]:
@@ -44,20 +71,21 @@ def added(workspace: Workspace, x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any
 
 @attrs.frozen(eq=False)
 class NumpyOperations:
-    """See :class:`sparsecore.learning.protocols.Operations`. Images are (batch, height, width, channels).
+    """Implements :class:`sparsecore.learning.protocols.Operations`; images are (batch, height, width, channels).
 
     Attributes:
-        workspace: memory and cores.
-        recorder: what becomes of the gradients.
-        statistics: what batch norm normalizes by.
+        workspace: memory and threads.
+        tape: records the operations for the backward pass.
+        statistics: chooses the moments that batch norm normalizes by.
     """
 
     workspace: Workspace
-    recorder: Recorder
+    tape: Tape[Tensor]
     statistics: Statistics
 
-    def conv2d(self, x: Tensor, weight: Operand, *, stride: int = 1, padding: int = 0) -> Tensor:
+    def conv2d(self, x: Tensor, weight: WeightSource, *, stride: int = 1, padding: int = 0) -> Tensor:
         """Cross-correlation without a bias, zero padding on all four sides."""
+        check_kernel_fits(x.data.shape[1:3], weight.shape[2:], padding)
         window = Window(weight.shape[2], weight.shape[3], stride, padding, padding)
         output = Tensor(convolution.forward(self.workspace, x.data, weight, window))
 
@@ -70,17 +98,17 @@ class NumpyOperations:
         return self._recorded(output, backward)
 
     def batch_norm(
-        self, x: Tensor, scale: Operand, shift: Operand, mean: NDArray[Any], variance: NDArray[Any]
+        self, x: Tensor, scale: WeightSource, shift: WeightSource, mean: NDArray[Any], variance: NDArray[Any]
     ) -> Tensor:
         """Normalize each channel (or feature); ``mean`` and ``variance`` are the running statistics."""
         moments = self.statistics(self.workspace, x.data, mean, variance)
-        factor = scale.vector()
-        output = Tensor(normalization.forward(self.workspace, x.data, moments, factor, shift.vector()))
+        factor = scale.to_array()
+        output = Tensor(normalization.forward(self.workspace, x.data, moments, factor, shift.to_array()))
 
         def backward(gradient: NDArray[Any]) -> None:
             given, by_scale, by_shift = normalization.backward(self.workspace, x.data, moments, factor, gradient)
-            scale.accumulate(by_scale)
-            shift.accumulate(by_shift)
+            scale.add_dense_gradient(by_scale)
+            shift.add_dense_gradient(by_shift)
             self._give(x, given)
 
         return self._recorded(output, backward)
@@ -94,19 +122,19 @@ class NumpyOperations:
 
         return self._recorded(output, backward)
 
-    def linear(self, x: Tensor, weight: Operand, bias: Operand | None = None) -> Tensor:
+    def linear(self, x: Tensor, weight: WeightSource, bias: WeightSource | None = None) -> Tensor:
         """x·weightᵀ + bias, for x of (batch, in)."""
-        matrix = weight.dense(self.workspace.memory, weight.positions).reshape(weight.shape)
+        matrix = weight.to_dense(self.workspace.memory, weight.row_major).reshape(weight.shape)
         output = Tensor(np.matmul(x.data, matrix.T, out=self.workspace.memory.take(len(x.data), len(matrix))))
         if bias is not None:
-            output.data += bias.vector().astype(output.data.dtype)
+            output.data += bias.to_array().astype(output.data.dtype)
 
         def backward(gradient: NDArray[Any]) -> None:
-            weight.accumulate(gradient.T @ x.data)
+            weight.add_dense_gradient(gradient.T @ x.data)
             if bias is not None:
-                bias.accumulate(gradient.sum(axis=0))
+                bias.add_dense_gradient(gradient.sum(axis=0))
             if x.differentiable:
-                dense = weight.dense(self.workspace.memory, weight.positions).reshape(weight.shape)
+                dense = weight.to_dense(self.workspace.memory, weight.row_major).reshape(weight.shape)
                 self._give(x, np.matmul(gradient, dense, out=self.workspace.memory.take(*x.data.shape)))
 
         return self._recorded(output, backward)
@@ -125,8 +153,7 @@ class NumpyOperations:
 
     def add(self, x: Tensor, y: Tensor) -> Tensor:
         """The sum of two tensors of equal shapes."""
-        if x.data.shape != y.data.shape:
-            raise InputError(f"add takes two tensors of the same shape; given {x.data.shape} and {y.data.shape}")
+        check_equal_shapes(x.data.shape, y.data.shape)
         output = Tensor(added(self.workspace, x.data, y.data))
 
         def backward(gradient: NDArray[Any]) -> None:
@@ -140,12 +167,12 @@ class NumpyOperations:
         output = Tensor(x.data.reshape(len(x.data), -1), x.differentiable)
         return self._recorded(output, lambda gradient: self._give(x, gradient.reshape(x.data.shape)))
 
-    def tied(self, values: Operand, shape: tuple[int, ...], key: int) -> TiedWeight:
+    def tied(self, values: WeightSource, shape: tuple[int, ...], key: int) -> TiedWeight:
         """A weight of this shape whose entries are those of ``values``, by a hash."""
         return TiedWeight(values, shape, key)
 
-    def _recorded(self, output: Tensor, backward: Any) -> Tensor:
-        self.recorder.record(output, backward)
+    def _recorded(self, output: Tensor, backward: Callable[[NDArray[Any]], None]) -> Tensor:
+        self.tape.record(output, lambda recorded: backward(recorded.take_gradient()))
         return output
 
     def _give(self, x: Tensor, gradient: NDArray[Any]) -> None:
@@ -153,30 +180,8 @@ class NumpyOperations:
         x.gradient = gradient if x.gradient is None else added(self.workspace, x.gradient, gradient)
 
 
-class Computation(Protocol):
-    """What computes a network's outputs and gradients for a learner that keeps its parameters in flat vectors.
-
-    Parameters are :class:`sparsecore.host.weights.WeightTensor`, and arrays for running statistics; images are
-    normalized, (batch, height, width, channels).
-    """
-
-    def forward_backward(
-        self, model: Model, parameters: Mapping[str, Any], images: NDArray[Any], labels: NDArray[np.int64]
-    ) -> Totals:
-        """Add the gradients of the mean loss to the parameters'; the sums over the batch."""
-        ...
-
-    def logits(self, model: Model, parameters: Mapping[str, Any], images: NDArray[Any]) -> NDArray[Any]:
-        """With running statistics, (batch, classes)."""
-        ...
-
-    def cached_arrays(self, weight: WeightTensor) -> CachedArrays:
-        """What it keeps of a weight from one step to the next."""
-        ...
-
-
 class NumpyComputation:
-    """With nothing but NumPy."""
+    """Implements :class:`sparsecore.host.computation.Computation` on NumPy alone."""
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
@@ -184,28 +189,22 @@ class NumpyComputation:
     def forward_backward(
         self, model: Model, parameters: Mapping[str, Any], images: NDArray[Any], labels: NDArray[np.int64]
     ) -> Totals:
-        """See :class:`Computation`."""
-        tape = Tape()
+        """Add the gradients of the batch's mean loss to the parameters' gradients, and return the batch's totals."""
+        tape: Tape[Tensor] = Tape()
         ops = NumpyOperations(self._workspace, tape, normalization.of_batch)
         with single_threaded_blas():
             logits = model.forward(ops, parameters, Tensor(images, differentiable=False))
-            totals = measured(logits.data, labels)
-            tape.backward(logits, loss.mean_gradient(logits.data, labels))
+            totals = batch_totals(logits.data, labels)
+            tape.backward(logits, mean_gradient(logits.data, labels))
         return totals
 
     def logits(self, model: Model, parameters: Mapping[str, Any], images: NDArray[Any]) -> NDArray[Any]:
-        """See :class:`Computation`."""
-        ops = NumpyOperations(self._workspace, Forgetful(), normalization.running)
+        """Logits with running statistics, (batch, classes)."""
+        ops = NumpyOperations(self._workspace, NullTape(), normalization.running)
         with single_threaded_blas():
             logits: Tensor = model.forward(ops, parameters, Tensor(images, differentiable=False))
         return logits.data
 
-    def cached_arrays(self, weight: WeightTensor) -> CachedArrays:
-        """Where its entries lie, in the orders in which it was made dense so far."""
+    def cached_arrays(self, weight: WeightView) -> CachedArrays:
+        """The indices of its active entries, in the orders in which it was made dense so far."""
         return CachedArrays(weight.indices)
-
-
-def measured(logits: NDArray[Any], labels: NDArray[np.int64]) -> Totals:
-    """The sums over some examples."""
-    losses = loss.cross_entropy(logits, labels)
-    return Totals(float(losses.sum(dtype=np.float64)), loss.hits(logits, labels), len(labels))

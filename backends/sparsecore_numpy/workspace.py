@@ -1,25 +1,123 @@
-"""What every operation works with: memory to use again, and the cores."""
+"""What every operation on NumPy works with: memory that is reused, and threads on all cores.
 
-from collections.abc import Callable
-from typing import Any
+NumPy releases the interpreter's lock while it copies, adds and multiplies matrices. So a thread that takes some images
+through all passes of an operation keeps them in its core's cache, and passes that are no matrix products run on all
+cores too, while BLAS keeps to one thread. How the work is divided depends on its size alone, never on the machine:
+results do not depend on the number of cores.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import copy_context
+from functools import cache
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsecore.extras import require
 from sparsecore.host.buffers import BufferPool
-from sparsecore.host.threads import WorkerPool, divided
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
+
+Part = TypeVar("Part")
+
+MOST_PARTS = 8
 
 BLOCK_BYTES = 1 << 20
-"""Of each array, as much as takes part at a time in the passes of an elementwise operation: it stays in the cache."""
+"""Bytes of each array that take part at a time in the passes of an elementwise operation, so that they stay cached."""
 
 _ELEMENTS = 1 << 17
-"""Fewer are not worth another thread."""
+"""The number of elements that is worth another thread."""
+
+
+@attrs.frozen(eq=False)
+class WorkerPool:
+    """Threads that share the parts of one operation.
+
+    Attributes:
+        count: how many threads work at the same time, the calling one included.
+    """
+
+    count: int
+    _pool: ThreadPoolExecutor | None = attrs.field(init=False, repr=False)
+
+    @_pool.default
+    def _start(self) -> ThreadPoolExecutor | None:
+        return ThreadPoolExecutor(self.count - 1, "sparsecore-numpy") if self.count > 1 else None
+
+    def each(self, function: Callable[[Part], None], parts: Sequence[Part]) -> None:
+        """Call the function on every part; return when all are done."""
+        waiting = deque(parts)
+
+        def work() -> None:
+            while waiting:
+                try:
+                    part = waiting.popleft()
+                except IndexError:  # another thread was quicker
+                    return
+                function(part)
+
+        helpers = self._helpers(work, len(parts))
+        try:
+            work()
+        finally:
+            for helper in helpers:
+                helper.exception()  # waits for it: no part may still be at work on arrays that the caller lets go of
+        for helper in helpers:
+            helper.result()
+
+    def _helpers(self, work: Callable[[], None], parts: int) -> list[Future[None]]:
+        if self._pool is None:
+            return []
+        # with the caller's context, which holds NumPy's settings about floating-point errors
+        return [self._pool.submit(copy_context().run, work) for _ in range(min(self.count, parts) - 1)]
+
+
+def divided(count: int, work: float, grain: float) -> list[slice]:
+    """Divide ``count`` items into equal slices, one for each ``grain`` of the ``work``, at most ``MOST_PARTS``."""
+    parts = max(1, min(MOST_PARTS, count, int(work / grain)))
+    bounds = [count * part // parts for part in range(parts + 1)]
+    return [slice(first, last) for first, last in pairwise(bounds)]
+
+
+@cache
+def worker_pool() -> WorkerPool:
+    """The threads of this process, as many as BLAS is configured to use."""
+    threads = [library["num_threads"] for library in _blas().info()]
+    return WorkerPool(max(threads, default=os.cpu_count() or 1))
+
+
+@contextmanager
+def single_threaded_blas() -> Iterator[None]:
+    """Within it, each call of BLAS runs on the calling thread alone; afterwards BLAS is as it was."""
+    with _blas().limit(limits=1):
+        yield
+
+
+@cache
+def _blas() -> "ThreadpoolController":
+    require("threadpoolctl", extra="cli", purpose="training on the processor")
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController().select(user_api="blas")
 
 
 @attrs.frozen(eq=False)
 class Block:
-    """Some of an array's first axis, and room for as many lines (:func:`lines`) of it."""
+    """A part of an array's first axis.
+
+    Attributes:
+        number: its place among the array's blocks.
+        rows: the part.
+        scratch: memory for as many lines (:func:`lines`).
+    """
 
     number: int
     rows: slice
@@ -28,7 +126,12 @@ class Block:
 
 @attrs.frozen(eq=False)
 class Workspace:
-    """Memory and cores."""
+    """The memory and the threads of one network.
+
+    Attributes:
+        memory: arrays that are reused.
+        workers: the threads.
+    """
 
     memory: BufferPool
     workers: WorkerPool
@@ -46,7 +149,7 @@ class Workspace:
 
 
 def block_count(array: NDArray[Any]) -> int:
-    """How many blocks :meth:`Machine.by_blocks` makes of an array."""
+    """How many blocks :meth:`Workspace.by_blocks` makes of an array."""
     return len(_blocks(array))
 
 
@@ -64,10 +167,10 @@ def lines(images: NDArray[Any]) -> NDArray[Any]:
 
 
 def along_lines(channels: NDArray[Any], images: NDArray[Any]) -> NDArray[Any]:
-    """A vector with one entry a channel, repeated for each pixel of a line of these images, in their dtype."""
+    """A vector over channels, repeated for each pixel of a line of these images, in their dtype, (width·channels,)."""
     return np.tile(channels.astype(images.dtype), images.shape[-2] if images.ndim > 2 else 1)
 
 
 def per_channel(sums: NDArray[Any], channels: int) -> NDArray[np.float64]:
-    """Sums along lines as sums per channel."""
+    """Sums over lines, (width·channels,), as sums over pixels, (channels,)."""
     return np.asarray(sums.reshape(-1, channels).sum(axis=0, dtype=np.float64))

@@ -1,4 +1,4 @@
-"""A network in training on NumPy."""
+"""The learner of the host backends: a network in training whose parameters are flat vectors of the host."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,12 +14,18 @@ from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
 from sparsecore.host.buffers import BufferPool
-from sparsecore.host.network import Dense, Running, Sparse, flat, ledger
-from sparsecore.host.optimizer_step import buffer_names, optimizer_step
-from sparsecore.host.weights import Vectors, WeightTensor
+from sparsecore.host.computation import Computation, batch_totals
+from sparsecore.host.parameters import (
+    DenseParameters,
+    ParameterVectors,
+    RunningStatistics,
+    SparseParameters,
+    concatenated,
+    ledger,
+)
+from sparsecore.host.weights import WeightView
 from sparsecore.learning.ledger import Ledger
 from sparsecore.learning.protocols import Task, Totals
-from sparsecore_numpy.operations import Computation, measured
 
 _PIXELS = 1 << 17
 _MOST_IMAGES = 1 << 10
@@ -41,21 +47,26 @@ def in_batches(split: Split) -> Iterator[Split]:
         yield Split(split.images[first : first + count], split.labels[first : first + count])
 
 
-class NumpyLearner:
-    """Trains a network kept in flat vectors; outputs and gradients are the computation's."""
+class HostLearner:
+    """Implements :class:`sparsecore.learning.protocols.Learner` on flat vectors of the host.
+
+    Args:
+        task: what is learned.
+        dtype: the dtype of values and activations.
+        computation: computes outputs and gradients.
+    """
 
     def __init__(self, task: Task, dtype: str, computation: Computation) -> None:
         self._task = task
         self._memory = BufferPool(dtype)
         self._computation = computation
-        names = buffer_names(task.optimizer)
         values = np.asarray(task.values, dtype)
-        self._sparse = Sparse.of(task.topology, Vectors.start(values, names))
-        self._trained = [p for p in task.parameters if p.trained and not p.sparse]
-        self._statistics = [p for p in task.parameters if not p.trained]
-        start = flat(self._trained, task.dense, dtype)
-        self._dense = Dense.of(self._trained, Vectors.start(start, names))
-        self._running = Running.of(self._statistics, flat(self._statistics, task.dense, dtype))
+        self._sparse = SparseParameters.of(task.topology, ParameterVectors.start(values, task.optimizer))
+        trained = [p for p in task.parameters if p.trained and not p.sparse]
+        dense = ParameterVectors.start(concatenated(trained, task.dense, dtype), task.optimizer)
+        self._dense = DenseParameters.of(trained, dense)
+        statistics = [p for p in task.parameters if not p.trained]
+        self._running = RunningStatistics.of(statistics, concatenated(statistics, task.dense, dtype))
         self._totals = Totals()
         self._steps = 0
 
@@ -76,10 +87,10 @@ class NumpyLearner:
         if not dense:
             self._forward_backward(batch, self._sparse.tensors)
             return None
-        whole = {name: tensor.whole() for name, tensor in self._sparse.tensors.items()}
+        whole = {name: tensor.densified() for name, tensor in self._sparse.tensors.items()}
         self._forward_backward(batch, whole)
         for name, tensor in self._sparse.tensors.items():
-            tensor.accumulate(whole[name].gradient)
+            tensor.add_dense_gradient(whole[name].gradient)
         return lambda name: whole[name].gradient
 
     def optimizer_step(self, learning_rate: float) -> None:
@@ -87,7 +98,7 @@ class NumpyLearner:
         self._steps += 1
         with _computing():
             for vectors in self._vectors:
-                optimizer_step(vectors, self._task.optimizer, float(learning_rate), self._steps)
+                vectors.optimizer_step(self._task.optimizer, float(learning_rate), self._steps)
 
     def totals(self) -> Totals:
         """The sums since :meth:`reset_totals`."""
@@ -104,7 +115,7 @@ class NumpyLearner:
         with _computing():
             for some in in_batches(split):
                 logits = self._computation.logits(self._task.model, parameters, self._normalized(some.images))
-                totals = _sum(totals, measured(logits, some.labels))
+                totals = _sum(totals, batch_totals(logits, some.labels))
         return totals
 
     def set_values(self, values: NDArray[Any]) -> None:
@@ -117,8 +128,8 @@ class NumpyLearner:
         """Move to the new topology and its values; optimizer state is carried along, zero where a weight grew."""
         values = np.asarray(reallocation.values, self._memory.dtype)
         buffers = self._sparse.vectors.buffers
-        vectors = Vectors.of(values, {name: reallocation.carry(buffer) for name, buffer in buffers.items()})
-        self._sparse = Sparse.of(reallocation.after, vectors)
+        vectors = ParameterVectors.of(values, {name: reallocation.carry(buffer) for name, buffer in buffers.items()})
+        self._sparse = SparseParameters.of(reallocation.after, vectors)
 
     def other_parameters(self) -> dict[str, NDArray[Any]]:
         """Copies of the parameters that are not sparse, running statistics among them, by name and in their shapes."""
@@ -137,7 +148,7 @@ class NumpyLearner:
     def load_state(self, topology: Topology, state: Mapping[str, NDArray[Any]]) -> None:
         """Go on from ``state`` (of :meth:`state`) on ``topology``."""
         values = np.zeros(topology.size, self._memory.dtype)
-        sparse = Sparse.of(topology, Vectors.start(values, buffer_names(self._task.optimizer)))
+        sparse = SparseParameters.of(topology, ParameterVectors.start(values, self._task.optimizer))
         buffers = _named(sparse.vectors, self._dense.vectors, self._running.values)
         for name, buffer in {**buffers, "totals": np.zeros(3), "steps": np.zeros(1)}.items():
             if name not in state:
@@ -151,13 +162,13 @@ class NumpyLearner:
         self._steps = int(state["steps"][0])
 
     @property
-    def _vectors(self) -> tuple[Vectors, Vectors]:
+    def _vectors(self) -> tuple[ParameterVectors, ParameterVectors]:
         return self._sparse.vectors, self._dense.vectors
 
     def _buffers(self) -> dict[str, NDArray[Any]]:
         return _named(self._sparse.vectors, self._dense.vectors, self._running.values)
 
-    def _forward_backward(self, batch: Batch, sparse: Mapping[str, WeightTensor]) -> None:
+    def _forward_backward(self, batch: Batch, sparse: Mapping[str, WeightView]) -> None:
         split = self._task.images.train
         pictures, labels = augmented(split.images, batch), split.labels[batch.rows]
         for vectors in self._vectors:
@@ -167,7 +178,7 @@ class NumpyLearner:
             totals = self._computation.forward_backward(self._task.model, parameters, images, labels)
         self._totals = _sum(self._totals, totals)
 
-    def _parameters(self, sparse: Mapping[str, WeightTensor]) -> dict[str, Any]:
+    def _parameters(self, sparse: Mapping[str, WeightView]) -> dict[str, Any]:
         return {**sparse, **self._dense.tensors, **self._running.tensors}
 
     def _normalized(self, pictures: NDArray[np.uint8]) -> NDArray[Any]:
@@ -185,7 +196,7 @@ def _sum(first: Totals, second: Totals) -> Totals:
     return Totals(first.loss + second.loss, first.correct + second.correct, first.examples + second.examples)
 
 
-def _named(sparse: Vectors, dense: Vectors, running: NDArray[Any]) -> dict[str, NDArray[Any]]:
+def _named(sparse: ParameterVectors, dense: ParameterVectors, running: NDArray[Any]) -> dict[str, NDArray[Any]]:
     dense_buffers = {f"dense_{name}": buffer for name, buffer in dense.buffers.items()}
     return {"values": sparse.values, **sparse.buffers, "dense": dense.values, **dense_buffers, "running": running}
 

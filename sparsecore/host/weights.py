@@ -1,7 +1,7 @@
-"""Parameters: the entries that exist end to end in flat vectors, and a view of them for each tensor."""
+"""Weights as the operations of a host backend read them: views of flat vectors, or tied to a shorter vector."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import attrs
@@ -13,9 +13,15 @@ from sparsecore.learning.parameters import hash_slots
 
 Index = NDArray[np.intp]
 
+_BLOCK = 1 << 14
+"""Positions that are hashed at a time, so that intermediate results stay in the cache."""
 
-class Operand(Protocol):
-    """A weight as operations take it: dense for as long as they compute, in one of three orders of its entries."""
+
+class WeightSource(Protocol):
+    """A weight that operations read entry by entry, or as a dense tensor in one of three orders of its axes.
+
+    The three orders are handles: their type is the implementation's own, and they are passed back to its methods.
+    """
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -23,213 +29,225 @@ class Operand(Protocol):
         ...
 
     @property
-    def positions(self) -> Any:
-        """The order row-major, to be given to the methods."""
+    def owner(self) -> Any:
+        """The object that lives as long as :attr:`positions` stay the same; caches are keyed by it."""
+        ...
+
+    @property
+    def positions(self) -> NDArray[np.integer]:
+        """Row-major positions of the active entries, ascending, (count,)."""
+        ...
+
+    def entries(self, pool: BufferPool) -> NDArray[Any]:
+        """The value of each active entry, in the order of :attr:`positions`, (count,)."""
+        ...
+
+    def add_gradient(self, gradient: NDArray[Any]) -> None:
+        """Add a gradient of one value for each active entry, (count,)."""
+        ...
+
+    @property
+    def row_major(self) -> Any:
+        """The order (out, in, height, width), or (out, in)."""
         ...
 
     @property
     def by_tap(self) -> Any:
-        """The order in which (out, in, height, width) is laid out as (height, width, in, out)."""
+        """The order (height, width, in, out)."""
         ...
 
     @property
     def by_opposite_tap(self) -> Any:
-        """The order as (height, width, out, in) with the kernel turned by half a circle."""
+        """The order (height, width, out, in) with the kernel rotated by 180 degrees."""
         ...
 
-    def dense(self, memory: BufferPool, index: Any) -> NDArray[Any]:
-        """The dense tensor as one run of entries, in this order."""
+    def to_dense(self, pool: BufferPool, order: Any) -> NDArray[Any]:
+        """The dense tensor in this order, flat, (size,); inactive entries are zero."""
         ...
 
-    def vector(self) -> NDArray[np.float64]:
-        """The dense tensor in its own shape, in double precision: for the small tensors with an entry a channel."""
+    def to_array(self) -> NDArray[np.float64]:
+        """The dense tensor in its own shape, in float64; meant for small tensors."""
         ...
 
-    def accumulate(self, dense: NDArray[Any], index: Any = None) -> None:
-        """Add a dense gradient in this order, or row-major."""
+    def add_dense_gradient(self, dense: NDArray[Any], order: Any = None) -> None:
+        """Add the active entries of a dense gradient in this order, row-major by default."""
         ...
 
 
 @attrs.frozen(eq=False)
-class WeightTensor:
-    """One parameter tensor, of whose entries some exist; of a dense tensor all do.
+class WeightView:
+    """One parameter tensor as a view of its slots in the flat vectors; a dense tensor is active everywhere.
 
     Attributes:
         shape: the dense shape.
-        positions: which entries exist, row-major within the tensor, ascending.
-        values: their values, a view of the flat vector.
-        gradient: their gradients, likewise; operations add to it.
+        positions: row-major positions of the active entries, ascending, (count,).
+        values: their values, (count,), a view of the flat vector.
+        gradient: their gradients, (count,), likewise; operations add to it.
     """
 
     shape: tuple[int, ...]
     positions: Index
     values: NDArray[Any]
     gradient: NDArray[Any]
-    _orders: dict[tuple[tuple[int, ...], bool], Index] = attrs.field(factory=dict, init=False, repr=False)
+    _orders: dict[tuple[int, ...], Index] = attrs.field(factory=dict, init=False, repr=False)
+
+    @property
+    def owner(self) -> "WeightView":
+        """This view, which a reallocation replaces."""
+        return self
+
+    def entries(self, pool: BufferPool) -> NDArray[Any]:  # noqa: ARG002
+        """The values themselves, not a copy."""
+        return self.values
+
+    def add_gradient(self, gradient: NDArray[Any]) -> None:
+        """Add a gradient of one value for each active entry, (count,)."""
+        np.add(self.gradient, gradient, out=self.gradient, casting="same_kind")
+
+    @property
+    def row_major(self) -> Index:
+        """The index of each active entry in the row-major dense tensor."""
+        return self.positions
 
     @property
     def by_tap(self) -> Index:
-        """Where the entries lie when (out, in, height, width) is laid out as (height, width, in, out)."""
-        return self._moved((2, 3, 1, 0), flipped=False)
+        """The index of each active entry in the dense tensor laid out as (height, width, in, out)."""
+        return self._index((2, 3, 1, 0), rotated=False)
 
     @property
     def by_opposite_tap(self) -> Index:
-        """Where they lie as (height, width, out, in) with the kernel turned by half a circle."""
-        return self._moved((2, 3, 0, 1), flipped=True)
+        """The index of each active entry in the layout (height, width, out, in) of the rotated kernel."""
+        return self._index((2, 3, 0, 1), rotated=True)
 
     @property
     def indices(self) -> tuple[Index, ...]:
-        """All that is kept of where the entries lie: row-major, and in the orders that were asked for so far."""
+        """All index arrays that are kept: the row-major one and those of the orders used so far."""
         return self.positions, *self._orders.values()
 
-    def whole(self) -> "WeightTensor":
-        """The same tensor with all entries, zeros where none exists, and gradients of its own for all of them."""
-        values = np.zeros(int(np.prod(self.shape)), self.values.dtype)
+    def densified(self) -> "WeightView":
+        """A copy with every entry active, zero where this one has none, and a gradient of its own."""
+        values = np.zeros(math.prod(self.shape), self.values.dtype)
         values[self.positions] = self.values
-        return WeightTensor(self.shape, np.arange(values.size), values, np.zeros_like(values))
+        return WeightView(self.shape, np.arange(values.size), values, np.zeros_like(values))
 
-    def dense(self, memory: BufferPool, index: Index) -> NDArray[Any]:
-        """The dense tensor as one run of entries, in the order that ``index`` belongs to."""
-        dense = memory.zeros(int(np.prod(self.shape)))
-        dense[index] = self.values
+    def to_dense(self, pool: BufferPool, order: Index) -> NDArray[Any]:
+        """The dense tensor, flat, with each active entry at its index in this order."""
+        dense = pool.zeros(math.prod(self.shape))
+        dense[order] = self.values
         return dense
 
-    def vector(self) -> NDArray[np.float64]:
-        """The dense tensor in its own shape, in double precision: for the small tensors with an entry a channel."""
+    def to_array(self) -> NDArray[np.float64]:
+        """The dense tensor in its own shape, in float64."""
         dense = np.zeros(self.shape)
         dense.reshape(-1)[self.positions] = self.values
         return dense
 
-    def accumulate(self, dense: NDArray[Any], index: Index | None = None) -> None:
-        """Add the existing entries of a dense gradient, laid out as ``index`` says, or row-major."""
-        entries = dense.reshape(-1).take(self.positions if index is None else index)
-        np.add(self.gradient, entries, out=self.gradient, casting="same_kind")
+    def add_dense_gradient(self, dense: NDArray[Any], order: Index | None = None) -> None:
+        """Add the active entries of a dense gradient in this order, row-major by default."""
+        self.add_gradient(dense.reshape(-1).take(self.positions if order is None else order))
 
-    def _moved(self, order: tuple[int, ...], *, flipped: bool) -> Index:
-        if (order, flipped) not in self._orders:
-            self._orders[order, flipped] = self._laid_out(order, flipped=flipped)
-        return self._orders[order, flipped]
-
-    def _laid_out(self, order: tuple[int, ...], *, flipped: bool) -> Index:
-        places = list(np.unravel_index(self.positions, self.shape))
-        if flipped:
-            places[2:] = [side - 1 - place for side, place in zip(self.shape[2:], places[2:], strict=True)]
-        moved = np.ravel_multi_index([places[axis] for axis in order], [self.shape[axis] for axis in order])
-        return np.asarray(moved, np.intp)
-
-
-@attrs.frozen(eq=False)
-class Vectors:
-    """What some tensors consist of in training; every vector has one entry a weight.
-
-    Attributes:
-        values: the weights.
-        gradient: of the loss.
-        buffers: what the optimizer keeps, by name.
-    """
-
-    values: NDArray[Any]
-    gradient: NDArray[Any]
-    buffers: Mapping[str, NDArray[Any]]
-
-    @classmethod
-    def of(cls, values: NDArray[Any], buffers: Mapping[str, NDArray[Any]]) -> "Vectors":
-        """Copies of these values and buffers, in the dtype of the first."""
-        copies = {name: buffer.astype(values.dtype) for name, buffer in buffers.items()}
-        return cls(values.copy(), np.zeros_like(values), copies)
-
-    @classmethod
-    def start(cls, values: NDArray[Any], buffers: Sequence[str]) -> "Vectors":
-        """A copy of these values, and buffers of zeros with these names."""
-        return cls.of(values, {name: np.zeros_like(values) for name in buffers})
-
-    def weight(self, shape: tuple[int, ...], slots: slice, positions: Index) -> WeightTensor:
-        """The tensor whose entries lie at ``slots``."""
-        return WeightTensor(shape, positions, self.values[slots], self.gradient[slots])
-
-
-def runs(shapes: list[tuple[int, ...]]) -> Iterator[slice]:
-    """Where dense tensors of these shapes lie, end to end."""
-    first = 0
-    for shape in shapes:
-        last = first + int(np.prod(shape))
-        yield slice(first, last)
-        first = last
-
-
-_BLOCK = 1 << 14
-"""Positions that are hashed at a time: what is computed on the way stays in the cache."""
+    def _index(self, axes: tuple[int, ...], *, rotated: bool) -> Index:
+        if axes not in self._orders:
+            coordinates = list(np.unravel_index(self.positions, self.shape))
+            if rotated:
+                coordinates[2:] = [
+                    side - 1 - along for side, along in zip(self.shape[2:], coordinates[2:], strict=True)
+                ]
+            shape = [self.shape[axis] for axis in axes]
+            self._orders[axes] = np.asarray(np.ravel_multi_index([coordinates[axis] for axis in axes], shape), np.intp)
+        return self._orders[axes]
 
 
 @attrs.frozen(eq=False)
 class TiedWeight:
-    """See :class:`sparsecore.host.weights.Operand`. Nothing of the dense size lives longer than a layer computes.
+    """A dense weight whose entries share the values of a shorter vector by a hash (HashedNets).
+
+    Entry p is ξ(p)·shared[h(p)]; see :func:`sparsecore.learning.parameters.hash_slots`. Hashes are evaluated again for
+    each use, and nothing of the dense size lives longer than a layer computes.
 
     Attributes:
-        values: the shorter vector.
+        shared: the shorter vector, a weight of shape (count,).
         shape: the dense shape.
-        key: of the hash.
+        key: the key of the hash.
     """
 
-    values: Operand
+    shared: WeightSource
     shape: tuple[int, ...]
     key: int
 
     @property
-    def positions(self) -> "_Order":
-        """Row-major."""
-        return _Order(tuple(range(len(self.shape))))
+    def owner(self) -> Any:
+        """The owner of the shorter vector."""
+        return self.shared.owner
 
     @property
-    def by_tap(self) -> "_Order":
-        """(out, in, height, width) as (height, width, in, out)."""
-        return _Order((2, 3, 1, 0))
+    def positions(self) -> NDArray[np.int64]:
+        """All positions of the dense tensor."""
+        return np.arange(math.prod(self.shape))
+
+    def entries(self, pool: BufferPool) -> NDArray[Any]:
+        """The dense tensor, flat."""
+        return self.to_dense(pool, self.row_major)
+
+    def add_gradient(self, gradient: NDArray[Any]) -> None:
+        """Add a dense gradient, flat, to the gradients of the shared values."""
+        self.add_dense_gradient(gradient)
 
     @property
-    def by_opposite_tap(self) -> "_Order":
-        """As (height, width, out, in) with the kernel turned by half a circle."""
-        return _Order((2, 3, 0, 1), flipped=(2, 3))
+    def row_major(self) -> "_AxisOrder":
+        """The axes as they are."""
+        return _AxisOrder(tuple(range(len(self.shape))))
 
-    def dense(self, memory: BufferPool, index: "_Order") -> NDArray[Any]:
-        """The dense tensor as one run of entries, in this order."""
-        values = self.values.dense(memory, self.values.positions)
-        rows, ordered = (memory.take(math.prod(self.shape)) for _ in range(2))
+    @property
+    def by_tap(self) -> "_AxisOrder":
+        """The axes (height, width, in, out)."""
+        return _AxisOrder((2, 3, 1, 0))
+
+    @property
+    def by_opposite_tap(self) -> "_AxisOrder":
+        """The axes (height, width, out, in), with height and width reversed."""
+        return _AxisOrder((2, 3, 0, 1), flipped=(2, 3))
+
+    def to_dense(self, pool: BufferPool, order: "_AxisOrder") -> NDArray[Any]:
+        """The dense tensor in this order, flat."""
+        shared = self.shared.to_dense(pool, self.shared.row_major)
+        rows, ordered = (pool.take(math.prod(self.shape)) for _ in range(2))
         for block, slots, signs in self._blocks():
-            np.multiply(values[slots], signs.astype(values.dtype), out=rows[block])
-        moved = index.of(rows.reshape(self.shape))
-        ordered.reshape(moved.shape)[...] = moved
+            np.multiply(shared[slots], signs.astype(shared.dtype), out=rows[block])
+        permuted = order.apply(rows.reshape(self.shape))
+        ordered.reshape(permuted.shape)[...] = permuted
         return ordered
 
-    def vector(self) -> NDArray[np.float64]:
-        """The dense tensor in its own shape, in double precision."""
-        return self.dense(BufferPool(np.float64), self.positions).reshape(self.shape)
+    def to_array(self) -> NDArray[np.float64]:
+        """The dense tensor in its own shape, in float64."""
+        return self.to_dense(BufferPool(np.float64), self.row_major).reshape(self.shape)
 
-    def accumulate(self, dense: NDArray[Any], index: "_Order | None" = None) -> None:
-        """Add to each value's gradient those of all entries that it is."""
-        rows = (index or self.positions).undone(dense, self.shape).reshape(-1)
-        count = math.prod(self.values.shape)
+    def add_dense_gradient(self, dense: NDArray[Any], order: "_AxisOrder | None" = None) -> None:
+        """Add to the gradient of each shared value the signed sum over all entries that are tied to it."""
+        rows = (order or self.row_major).undo(dense, self.shape).reshape(-1)
+        count = math.prod(self.shared.shape)
         total = np.zeros(count)
         for block, slots, signs in self._blocks():
             total += np.bincount(slots, rows[block] * signs, count)
-        self.values.accumulate(total)
+        self.shared.add_dense_gradient(total)
 
     def _blocks(self) -> Iterator[tuple[slice, NDArray[np.int64], NDArray[np.int64]]]:
-        size, count = math.prod(self.shape), math.prod(self.values.shape)
+        size, count = math.prod(self.shape), math.prod(self.shared.shape)
         for first in range(0, size, _BLOCK):
             last = min(first + _BLOCK, size)
             yield slice(first, last), *hash_slots(np.arange(first, last), count, self.key)
 
 
 @attrs.frozen
-class _Order:
-    """How a tensor is laid out: its axes in this order, after some are turned round."""
+class _AxisOrder:
+    """A permutation of a tensor's axes, after some of them are reversed."""
 
     axes: tuple[int, ...]
     flipped: tuple[int, ...] = ()
 
-    def of(self, tensor: NDArray[Any]) -> NDArray[Any]:
+    def apply(self, tensor: NDArray[Any]) -> NDArray[Any]:
         return np.flip(tensor, self.flipped).transpose(self.axes)
 
-    def undone(self, laid_out: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-        tensor = laid_out.reshape([shape[axis] for axis in self.axes]).transpose(np.argsort(self.axes))
+    def undo(self, permuted: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+        tensor = permuted.reshape([shape[axis] for axis in self.axes]).transpose(np.argsort(self.axes))
         return np.flip(tensor, self.flipped)

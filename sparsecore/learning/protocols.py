@@ -4,7 +4,7 @@ A model is written once, as a function over :class:`Operations` and a dict of pa
 operations with their gradients, an optimizer and evaluation. What a ``Tensor`` is, is the backend's own business.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import attrs
@@ -15,6 +15,7 @@ from sparsecore.data.images import Batch, Images, Split
 from sparsecore.engine.arrays import Array, Arrays, Gradient
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.topology import Topology
+from sparsecore.errors import InputError
 from sparsecore.learning.ledger import Ledger
 from sparsecore.learning.optimizers import Adam, AdamW, Optimizer, Sgd
 from sparsecore.learning.parameters import Parameter
@@ -79,6 +80,37 @@ class Operations(Protocol):
         entries, each times its sign.
         """
         ...
+
+
+EPSILON = 1e-5
+"""ε of batch norm."""
+
+STATISTICS_MOMENTUM = 0.1
+"""The weight of a batch's moments in the running statistics of batch norm."""
+
+
+def check_batch_statistics(count: int) -> None:
+    """Raise an :class:`InputError` unless a training batch has several values per channel for batch norm."""
+    if count < 2:
+        raise InputError(
+            "batch norm needs more than one value a channel to train, and this batch has one; "
+            "where it is the last of an epoch, another batch size or limit helps"
+        )
+
+
+def check_kernel_fits(image: Sequence[int], kernel: Sequence[int], padding: int) -> None:
+    """Raise an :class:`InputError` unless a kernel fits into a padded image, both of (height, width)."""
+    if min(image[0] - kernel[0], image[1] - kernel[1]) + 2 * padding < 0:
+        raise InputError(
+            f"a kernel of {kernel[0]}×{kernel[1]} does not fit into images of {image[0]}×{image[1]} pixels "
+            f"with a padding of {padding}"
+        )
+
+
+def check_equal_shapes(x: Sequence[int], y: Sequence[int]) -> None:
+    """Raise an :class:`InputError` unless the two tensors that are to be added have the same shape."""
+    if x != y:
+        raise InputError(f"add takes two tensors of the same shape; given {tuple(x)} and {tuple(y)}")
 
 
 class Model(Protocol):

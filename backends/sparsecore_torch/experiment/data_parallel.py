@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sparsecore.data.images import Batch
-from sparsecore.errors import InputError
+from sparsecore.learning.protocols import EPSILON, STATISTICS_MOMENTUM, check_batch_statistics
 from sparsecore.learning.ranks import Ranks
 from sparsecore_torch._torch_internals import differentiable_sum
 from sparsecore_torch.distributed.ranks import TorchRanks
 from sparsecore_torch.experiment.compilation import Forward
-from sparsecore_torch.experiment.operations import EPSILON, MOVE, ONE_VALUE, Normalization, by_batch
+from sparsecore_torch.experiment.operations import Normalization, by_batch
 
 
 def by_shared_batch(x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
@@ -38,8 +38,8 @@ def by_shared_batch(x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, varia
     # about the mean, not E[x²] - mean², which cancels; for that the ranks meet twice
     batch_variance = differentiable_sum(centered.square().sum(axes)) / count
     with torch.no_grad():
-        mean.lerp_(batch_mean.detach(), MOVE)
-        variance.lerp_(batch_variance.detach() * (count / (count - 1)), MOVE)
+        mean.lerp_(batch_mean.detach(), STATISTICS_MOMENTUM)
+        variance.lerp_(batch_variance.detach() * (count / (count - 1)), STATISTICS_MOMENTUM)
     factor = scale * torch.rsqrt(batch_variance + EPSILON)
     return (centered * _along(factor, x) + _along(shift, x)).to(x.dtype)
 
@@ -50,9 +50,9 @@ def _along(vector: Tensor, x: Tensor) -> Tensor:
 
 
 def _check(count: Tensor, x: Tensor) -> None:
-    # only who has at most one value has to look at the sum, for which a device is waited for
-    if x.numel() // x.shape[1] < 2 and not torch.compiler.is_compiling() and int(count) < 2:
-        raise InputError(ONE_VALUE)
+    # only a rank that has at most one value itself reads the sum, which waits for the device
+    if x.numel() // x.shape[1] < 2 and not torch.compiler.is_compiling():
+        check_batch_statistics(int(count))
 
 
 Part = TypeVar("Part")

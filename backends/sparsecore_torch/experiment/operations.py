@@ -7,7 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sparsecore.errors import InputError
+from sparsecore.learning.protocols import (
+    EPSILON,
+    STATISTICS_MOMENTUM,
+    check_batch_statistics,
+    check_equal_shapes,
+    check_kernel_fits,
+)
 from sparsecore_torch.experiment import tied_layers
 from sparsecore_torch.experiment.layers import DIRECT, Layers
 from sparsecore_torch.experiment.tied_layers import TiedLayers
@@ -132,15 +138,6 @@ def _cast(x: Tensor) -> Tensor:
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
-EPSILON = 1e-5
-MOVE = 0.1
-"""How far running statistics move towards those of a batch."""
-ONE_VALUE = (
-    "batch norm needs more than one value a channel to train, and this batch has one; "
-    "where it is the last of an epoch, another batch size or limit helps"
-)
-
-
 class Normalization(Protocol):
     """What batch norm normalizes by."""
 
@@ -151,9 +148,10 @@ class Normalization(Protocol):
 
 def by_batch(x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
     """In training: by the moments of the batch, towards which the running ones move."""
-    if x.numel() // x.shape[1] < 2:
-        raise InputError(ONE_VALUE)
-    return functional.batch_norm(x, mean, variance, scale, shift, training=True, momentum=MOVE, eps=EPSILON)
+    check_batch_statistics(x.numel() // x.shape[1])
+    return functional.batch_norm(
+        x, mean, variance, scale, shift, training=True, momentum=STATISTICS_MOMENTUM, eps=EPSILON
+    )
 
 
 def by_running(x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
@@ -175,12 +173,7 @@ class TorchOperations:
 
     def conv2d(self, x: Tensor, weight: Weight, *, stride: int = 1, padding: int = 0) -> Tensor:
         """Cross-correlation without a bias, zero padding on all four sides."""
-        (height, width), kernel = x.shape[2:], weight.shape[2:]
-        if min(height + 2 * padding - kernel[0], width + 2 * padding - kernel[1]) < 0:
-            raise InputError(
-                f"a kernel of {kernel[0]}×{kernel[1]} does not fit into images of {height}×{width} pixels "
-                f"with a padding of {padding}"
-            )
+        check_kernel_fits(x.shape[2:], weight.shape[2:], padding)
         return weight.conv2d(x, stride, padding)
 
     def batch_norm(self, x: Tensor, scale: Weight, shift: Weight, mean: Tensor, variance: Tensor) -> Tensor:
@@ -201,8 +194,7 @@ class TorchOperations:
 
     def add(self, x: Tensor, y: Tensor) -> Tensor:
         """The sum of two tensors of equal shapes."""
-        if x.shape != y.shape:
-            raise InputError(f"add takes two tensors of the same shape; given {tuple(x.shape)} and {tuple(y.shape)}")
+        check_equal_shapes(x.shape, y.shape)
         return x + y
 
     def flatten(self, x: Tensor) -> Tensor:

@@ -1,41 +1,43 @@
-"""Activations that are computed when they are asked for, by then knowing what they are asked for.
+"""Lazily evaluated activations: the consumer decides which fused kernel computes them.
 
-So a sum of two tensors is one convolution that starts from the other tensor, and batch norm and relu are one pass.
+So a sum of two tensors is one convolution that starts from the other tensor, and batch norm and relu are one pass. The
+gradient of an activation is a lazily evaluated sum of terms, of which the last continues from the sum of the others and
+applies relu's mask and batch norm's sums in the same pass.
 """
 
-from collections.abc import Callable
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 
 import attrs
 import numpy as np
 
 from sparsecore_cpu import _kernels
-from sparsecore_cpu.convolution import Convolution, Reading
-from sparsecore_cpu.gradients import Gradient
-from sparsecore_cpu.workspace import Buffer, Floats, Form, Runtime, Sums
+from sparsecore_cpu._kernels import Mask
+from sparsecore_cpu.convolution import Convolution
+from sparsecore_cpu.runtime import Buffer, Floats, Form, KernelInput, Runtime, Sums
 
-ENOUGH = 16.0
-"""A mean so many times the deviation squared takes too many digits of a sum of squares: then it is summed again."""
+_MOST_CANCELLATION = 16.0
+"""Where the squared mean exceeds so many variances, a sum of squares loses too many digits, and is computed again."""
 
 
-class Source(Protocol):
-    """How an activation comes about."""
+class LazyOp(ABC):
+    """An operation whose output is computed when a consumer needs it; by default it fuses with no consumer."""
 
-    def computed(self, runtime: Runtime, form: Form, sums: Sums | None) -> Buffer:
-        """The activation; ``sums`` gets those of the entries and of their squares by channel, where that is cheap."""
-        ...
+    @abstractmethod
+    def compute(self, runtime: Runtime, form: Form, sums: Sums | None) -> Buffer:
+        """The output; ``sums`` receives those of entries and squares by channel, where they cost little."""
 
-    def added(self, runtime: Runtime, form: Form, other: "Activation", sums: Sums | None) -> Buffer | None:
-        """The same plus another activation in one go, or None where there is no such way."""
-        ...
+    def compute_added(self, runtime: Runtime, form: Form, other: "Activation", sums: Sums | None) -> Buffer | None:  # noqa: ARG002
+        """The output plus another activation in one pass; None: this operation cannot be fused with a sum."""
+        return None
 
-    def affine(self) -> "Affine | None":
-        """Itself where it is one: relu goes along with it."""
-        ...
+    def as_affine(self) -> "AffineOp | None":
+        """Itself as an affine function, which relu is fused with; None: it is none."""
+        return None
 
-    def reading(self, activation: "Activation") -> Reading | None:
-        """What a convolution reads that makes the activation on the way, or None where it can't."""
-        ...
+    def as_kernel_input(self, activation: "Activation") -> KernelInput | None:  # noqa: ARG002
+        """An input that convolutions compute as they read it; None: this operation cannot be fused."""
+        return None
 
 
 @attrs.define(eq=False)
@@ -43,49 +45,58 @@ class Activation:
     """One tensor of a network in one step.
 
     Attributes:
-        runtime: that computes it.
-        form: of it.
-        source: how it comes about.
-        differentiable: False for the network's input, whose gradient nobody needs.
-        gradient: the loss's, so far.
+        runtime: computes it.
+        form: its form.
+        op: the operation whose output it is.
+        differentiable: False for the network's input, whose gradient is not needed.
+        gradient: the terms of the loss's gradient for it so far.
     """
 
     runtime: Runtime
     form: Form
-    source: Source
+    op: LazyOp
     differentiable: bool = True
-    gradient: Gradient = attrs.field(factory=Gradient)
+    gradient: "LazyGradient" = attrs.field(factory=lambda: LazyGradient())  # noqa: PLW0108  (it is defined below)
     _buffer: Buffer | None = None
 
     @property
-    def pending(self) -> bool:
+    def is_pending(self) -> bool:
         """Whether it has not been computed yet."""
         return self._buffer is None
+
+    @property
+    def has_gradient(self) -> bool:
+        """Whether an operation has contributed to its gradient."""
+        return bool(self.gradient.ready or self.gradient.terms)
+
+    def start_gradient(self, gradient: Buffer) -> None:
+        """Begin the backward pass at this activation."""
+        self.gradient.ready.append(gradient)
 
     def buffer(self) -> Buffer:
         """Its memory, computed now at the latest; never written to again."""
         if self._buffer is None:
-            self._buffer = self.source.computed(self.runtime, self.form, None)
+            self._buffer = self.op.compute(self.runtime, self.form, None)
         return self._buffer
 
-    def reading(self) -> Reading:
-        """As convolutions read it, which need not be computed before."""
-        on_the_way = self.source.reading(self) if self.pending else None
-        return on_the_way or Reading.plain(self.buffer())
+    def kernel_input(self) -> KernelInput:
+        """The input of a convolution that reads it, which need not be computed before."""
+        fused = self.op.as_kernel_input(self) if self.is_pending else None
+        return fused or KernelInput.plain(self.buffer())
 
     def moments(self) -> tuple[Sums, Sums]:
-        """Mean and variance by channel, (channels,)."""
+        """Mean and variance by channel, each (channels,)."""
         if self._buffer is None:
             sums = np.zeros((self.form.channels, 2))
-            self._buffer = self.source.computed(self.runtime, self.form, sums)
+            self._buffer = self.op.compute(self.runtime, self.form, sums)
             mean, square = sums.T / self.form.entries
             variance = square - mean**2
-            # sums are zero where the source had no cheap way; then and where digits were lost they are taken again
-            if np.all(square > 0) and np.all(mean**2 <= ENOUGH * variance):
+            # sums are zero where the operation did not compute them; then, and where digits were lost, they are now
+            if np.all(square > 0) and np.all(mean**2 <= _MOST_CANCELLATION * variance):
                 return mean, variance
-        return self._moments_again()
+        return self._moments_in_two_passes()
 
-    def _moments_again(self) -> tuple[Sums, Sums]:
+    def _moments_in_two_passes(self) -> tuple[Sums, Sums]:
         about: Floats = np.zeros(self.form.channels, np.float32)
         mean, _ = self._moments_about(about)
         about = mean.astype(np.float32)
@@ -100,144 +111,244 @@ class Activation:
 
 
 @attrs.frozen(eq=False)
-class Given:
-    """Data, as it came."""
+class InputNode(LazyOp):
+    """Data that is already in memory."""
 
     buffer: Buffer
 
-    def computed(self, runtime: Runtime, form: Form, sums: Sums | None) -> Buffer:  # noqa: ARG002
-        """See :class:`Source`."""
+    def compute(self, runtime: Runtime, form: Form, sums: Sums | None) -> Buffer:  # noqa: ARG002
+        """The data."""
         return self.buffer
-
-    def added(self, runtime: Runtime, form: Form, other: Activation, sums: Sums | None) -> None:
-        """There is no way."""
-
-    def affine(self) -> None:
-        """It is none."""
-
-    def reading(self, activation: Activation) -> None:
-        """It can't."""
 
 
 @attrs.frozen(eq=False)
-class Convolved:
-    """The outputs of a convolution or a linear layer."""
+class ConvolutionOp(LazyOp):
+    """A convolution or a linear layer."""
 
     convolution: Convolution
     x: Activation
 
-    def computed(self, runtime: Runtime, form: Form, sums: Sums | None) -> Buffer:
-        """See :class:`Source`."""
-        return self.convolution.forward(runtime, self.x.reading(), form, None, sums)
+    def compute(self, runtime: Runtime, form: Form, sums: Sums | None) -> Buffer:  # noqa: ARG002
+        """The outputs, and their sums."""
+        return self.convolution.forward(self.x.kernel_input(), form, None, sums)
 
-    def added(self, runtime: Runtime, form: Form, other: Activation, sums: Sums | None) -> Buffer:
-        """The convolution starts from the other activation."""
+    def compute_added(self, runtime: Runtime, form: Form, other: Activation, sums: Sums | None) -> Buffer:  # noqa: ARG002
+        """The convolution starts from the other activation in place of zeros."""
         start = other.buffer()
-        return self.convolution.forward(runtime, self.x.reading(), form, start, sums)
-
-    def affine(self) -> None:
-        """It is none."""
-
-    def reading(self, activation: Activation) -> None:
-        """It can't."""
+        return self.convolution.forward(self.x.kernel_input(), form, start, sums)
 
 
 @attrs.frozen(eq=False)
-class Sum:
-    """Of two activations."""
+class SumOp(LazyOp):
+    """The sum of two activations."""
 
     first: Activation
     second: Activation
 
-    def computed(self, runtime: Runtime, form: Form, sums: Sums | None) -> Buffer:
-        """In one go with whichever of the two is not there yet."""
+    def compute(self, runtime: Runtime, form: Form, sums: Sums | None) -> Buffer:
+        """The sum, fused with whichever of the two is pending and can be."""
         for one, other in ((self.first, self.second), (self.second, self.first)):
-            both = one.source.added(runtime, form, other, sums) if one.pending else None
-            if both is not None:
-                return both
+            fused = one.op.compute_added(runtime, form, other, sums) if one.is_pending else None
+            if fused is not None:
+                return fused
         ones, zeros = form.constants()
         out = runtime.buffers.take(form)
         first, second = self.first.buffer().handle, self.second.buffer().handle
         runtime.kernels.combine(first, second, out.handle, None, ones, ones, zeros, runtime.threads)
         return out
 
-    def added(self, runtime: Runtime, form: Form, other: Activation, sums: Sums | None) -> None:
-        """There is no way."""
-
-    def affine(self) -> None:
-        """It is none."""
-
-    def reading(self, activation: Activation) -> None:
-        """It can't."""
-
 
 @attrs.frozen(eq=False)
-class Affine:
+class AffineOp(LazyOp):
     """scale·x + shift by channel: batch norm, or a bias.
 
     Attributes:
-        x: what it is of.
+        x: the input.
         scale: (channels,).
         shift: (channels,).
-        mean: about which the gradient's second sum is taken.
-        undo: what takes the gradient on to ``x``, given it and its sums by channel (:class:`Mask`).
+        mean: (channels,), about which the gradient's second sum is computed.
+        backward: passes the gradient on to ``x``, given the gradient and its sums by channel (see :class:`Mask`).
     """
 
     x: Activation
     scale: Floats
     shift: Floats
     mean: Floats
-    undo: Callable[[Buffer, Sums], None]
-
-    def computed(self, runtime: Runtime, form: Form, sums: Sums | None) -> Buffer:  # noqa: ARG002
-        """See :class:`Source`."""
-        out = runtime.buffers.take(form)
-        runtime.kernels.affine(self.x.buffer().handle, out.handle, self.scale, self.shift, runtime.threads)
-        return out
-
-    def rectified(self) -> "Rectified":
-        """The same, and zero where it is negative."""
-        return Rectified(self)
-
-    def added(self, runtime: Runtime, form: Form, other: Activation, sums: Sums | None) -> None:
-        """There is no way."""
-
-    def affine(self) -> "Affine":
-        """This."""
-        return self
-
-    def reading(self, activation: Activation) -> None:
-        """It can't."""
+    backward: Callable[[Buffer, Sums], None]
 
     @classmethod
-    def identity(cls, x: Activation) -> "Affine":
+    def identity(cls, x: Activation) -> "AffineOp":
         """The activation itself."""
         ones, zeros = x.form.constants()
         return cls(x, ones, zeros, zeros, lambda gradient, _: x.gradient.ready.append(gradient))
 
+    def compute(self, runtime: Runtime, form: Form, sums: Sums | None) -> Buffer:  # noqa: ARG002
+        """The outputs in one pass."""
+        out = runtime.buffers.take(form)
+        runtime.kernels.affine(self.x.buffer().handle, out.handle, self.scale, self.shift, runtime.threads)
+        return out
+
+    def as_affine(self) -> "AffineOp":
+        """Itself."""
+        return self
+
 
 @attrs.frozen(eq=False)
-class Rectified:
-    """max(scale·x + shift, 0)."""
+class ReluOp(LazyOp):
+    """max(scale·x + shift, 0) by channel."""
 
-    inner: Affine
+    inner: AffineOp
 
-    def computed(self, runtime: Runtime, form: Form, sums: Sums | None) -> Buffer:  # noqa: ARG002
-        """See :class:`Source`."""
+    def compute(self, runtime: Runtime, form: Form, sums: Sums | None) -> Buffer:  # noqa: ARG002
+        """Both functions in one pass."""
         out, inner = runtime.buffers.take(form), self.inner
         runtime.kernels.affine_relu(inner.x.buffer().handle, out.handle, inner.scale, inner.shift, runtime.threads)
         return out
 
-    def added(self, runtime: Runtime, form: Form, other: Activation, sums: Sums | None) -> None:
-        """There is no way."""
-
-    def affine(self) -> None:
-        """It is none."""
-
-    def reading(self, activation: Activation) -> Reading | None:
-        """See :class:`Source`."""
+    def as_kernel_input(self, activation: Activation) -> KernelInput | None:
+        """The input of the affine function, of which convolutions compute both functions as they read it."""
         x = self.inner.x.buffer()
         if x.form.features:
             return None
         handle = _kernels.Read.rectified(x.handle, self.inner.scale, self.inner.shift)
-        return Reading(x.form, handle, activation.buffer, (x,))
+        return KernelInput(x.form, handle, activation.buffer, (x,))
+
+
+class GradientTerm(ABC):
+    """The contribution of one operation to the gradient of its input, computed when all contributions are known."""
+
+    @abstractmethod
+    def write(self, runtime: Runtime, out: Buffer, add: Buffer | None) -> None:
+        """Write the term, plus ``add``, to ``out``."""
+
+    def write_masked(self, runtime: Runtime, out: Buffer, add: Buffer | None, mask: Mask) -> Sums:
+        """Write the term, plus ``add``, where the mask is.
+
+        Returns:
+            The sums by channel of what was written and of its products with the mask's centred input, (channels, 2).
+        """
+        self.write(runtime, out, add)
+        sums = np.zeros((out.form.channels, 2))
+        runtime.kernels.masked(out.handle, out.handle, mask, sums, runtime.threads)
+        return sums
+
+    def as_kernel_input(self, runtime: Runtime) -> KernelInput | None:  # noqa: ARG002
+        """An input that convolutions compute as they read it; None: this term cannot be fused."""
+        return None
+
+
+@attrs.frozen(eq=False)
+class ConvolutionTerm(GradientTerm):
+    """The gradient of a convolution's outputs, passed on to its inputs; writing it computes the weight's, too.
+
+    Attributes:
+        convolution: the layer.
+        x: its input.
+        gradient: the gradient of its outputs.
+    """
+
+    convolution: Convolution
+    x: KernelInput
+    gradient: KernelInput
+
+    def write(self, runtime: Runtime, out: Buffer, add: Buffer | None) -> None:  # noqa: ARG002
+        """Write the gradient of the inputs, plus ``add``, and add to the weight's gradient."""
+        self.convolution.backward(self.x, self.gradient, out, add, None)
+
+    def write_masked(self, runtime: Runtime, out: Buffer, add: Buffer | None, mask: Mask) -> Sums:  # noqa: ARG002
+        """The same where the mask is, in one pass."""
+        return self.convolution.backward(self.x, self.gradient, out, add, mask)
+
+
+@attrs.frozen(eq=False)
+class LinearTerm(GradientTerm):
+    """by_gradient·gradient + by_x·x + constant by channel: the gradient of batch norm, or a gradient as it is."""
+
+    gradient: Buffer
+    x: Buffer
+    by_gradient: Floats
+    by_x: Floats
+    constant: Floats
+
+    @classmethod
+    def unchanged(cls, gradient: Buffer) -> "LinearTerm":
+        """The gradient itself."""
+        ones, zeros = gradient.form.constants()
+        return cls(gradient, gradient, ones, zeros, zeros)
+
+    def write(self, runtime: Runtime, out: Buffer, add: Buffer | None) -> None:
+        """Write the combination, plus ``add``."""
+        factors = (self.by_gradient, self.by_x, self.constant)
+        start = add.handle if add else None
+        runtime.kernels.combine(self.gradient.handle, self.x.handle, out.handle, start, *factors, runtime.threads)
+
+    def as_kernel_input(self, runtime: Runtime) -> KernelInput | None:
+        """Gradient and input, which convolutions combine as they read them."""
+        if self.x.form.features:
+            return None
+        factors = (self.by_gradient, self.by_x, self.constant)
+        handle = _kernels.Read.combined(self.gradient.handle, self.x.handle, *factors)
+        form = self.x.form
+        return KernelInput(form, handle, lambda: _sum(runtime, form, None, [self]), (self.gradient, self.x))
+
+
+@attrs.frozen(eq=False)
+class PoolTerm(GradientTerm):
+    """The gradient of the mean over an image's pixels."""
+
+    features: Buffer
+
+    def write(self, runtime: Runtime, out: Buffer, add: Buffer | None) -> None:
+        """Write each feature's share to all pixels, plus ``add``."""
+        runtime.kernels.spread(self.features.handle, out.handle, add.handle if add else None, runtime.threads)
+
+
+@attrs.define(eq=False)
+class LazyGradient:
+    """The gradient of one activation, to which operations contribute.
+
+    Attributes:
+        ready: contributions in memory, which may be shared with other activations: never written to.
+        terms: contributions that are yet to be computed.
+    """
+
+    ready: list[Buffer] = attrs.field(factory=list)
+    terms: list[GradientTerm] = attrs.field(factory=list)
+
+    def total(self, runtime: Runtime, form: Form) -> Buffer:
+        """The sum; of a single contribution in memory, the very buffer."""
+        start, terms = self._take()
+        return _sum(runtime, form, start, terms) if terms or start is None else start
+
+    def kernel_input(self, runtime: Runtime, form: Form) -> KernelInput:
+        """The sum as the input of a convolution; a single term may be fused."""
+        fused = self.terms[0].as_kernel_input(runtime) if len(self.terms) == 1 and not self.ready else None
+        if fused is None:
+            return KernelInput.plain(self.total(runtime, form))
+        self.terms = []
+        return fused
+
+    def masked(self, runtime: Runtime, form: Form, mask: Mask) -> tuple[Buffer, Sums]:
+        """The sum where the mask is, and its sums by channel; see :meth:`GradientTerm.write_masked`."""
+        start, terms = self._take()
+        if start is not None and not terms:
+            terms, start = [LinearTerm.unchanged(start)], None
+        *before, last = terms
+        # a sum that was written here is not shared: the last term is added in the same memory
+        start = _sum(runtime, form, start, before) if before else start
+        out = start if before and start else runtime.buffers.take(form)
+        return out, last.write_masked(runtime, out, start, mask)
+
+    def _take(self) -> tuple[Buffer | None, list[GradientTerm]]:
+        # afterwards nothing here refers to the buffers, which may then be reused
+        ready, terms = self.ready, self.terms
+        self.ready, self.terms = [], []
+        return (ready[0] if ready else None), [*map(LinearTerm.unchanged, ready[1:]), *terms]
+
+
+def _sum(runtime: Runtime, form: Form, start: Buffer | None, terms: Sequence[GradientTerm]) -> Buffer:
+    out = runtime.buffers.take(form)
+    for term in terms:
+        term.write(runtime, out, start)
+        start = out
+    return out

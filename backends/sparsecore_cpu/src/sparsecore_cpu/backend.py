@@ -11,7 +11,7 @@ from sparsecore.learning.ranks import SingleProcess
 from sparsecore_numpy import NumpyArrays
 
 if TYPE_CHECKING:
-    from sparsecore_cpu.workspace import Runtime
+    from sparsecore_cpu.runtime import Runtime
 
 
 @attrs.frozen(eq=False)
@@ -54,14 +54,14 @@ class CpuBackend:
 
     def learner(self, task: Task) -> Learner:
         """A network ready to train."""
-        from sparsecore.host.learner import NumpyLearner
+        from sparsecore.host.learner import HostLearner
         from sparsecore_cpu.operations import CpuComputation
 
-        return NumpyLearner(task, self.dtype, CpuComputation(self.runtime()))
+        return HostLearner(task, self.dtype, CpuComputation(self.runtime()))
 
     def runtime(self) -> "Runtime":
         """Kernels, threads and memory that has not been used yet."""
-        from sparsecore_cpu.workspace import Runtime
+        from sparsecore_cpu.runtime import Runtime
 
         return Runtime.of(self.threads or _available(), _STORED[self.activations])
 

@@ -1,122 +1,411 @@
-"""Convolutions and linear layers: outputs, and both gradients."""
+"""Convolutions and linear layers over lists of active weights: outputs, and both gradients.
 
-from collections.abc import Callable
+A list is made from the positions in O(N) by counting, once for a topology and a memory layout of the activations. In
+each step only the values are gathered into it.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from itertools import product
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import attrs
 import numpy as np
+from numpy.typing import NDArray
 
+from sparsecore.errors import InputError
+from sparsecore.host.buffers import BufferPool
+from sparsecore.host.weights import WeightSource
 from sparsecore_cpu import _kernels
-from sparsecore_cpu._kernels import Mask
-from sparsecore_cpu.lists import Entries, Lists, Strides, WeightList, Window, border_behind
-from sparsecore_cpu.workspace import Buffer, Floats, Form, Runtime, Sums
+from sparsecore_cpu._kernels import BUNDLE, Mask, Steps
+from sparsecore_cpu.runtime import Buffer, Floats, Form, KernelInput, Runtime, Sums, bordered
+
+Indices = NDArray[np.int32]
+
+_WEIGHTS_A_GROUP = 16
+"""Enough weights to make up for loading and storing the outputs that they add to; fewer keep more inputs cached."""
+
+_BUNDLED = 0.75
+"""The density from which on it is faster to compute with zeros for inactive weights than with single weights."""
+
+_INPUTS_A_BUNDLE = 16
+
+_MOST_OFFSET = 2**31 - 1
+
+_MOST_LISTS = 16
+"""The lists that are kept for one layer and activations of different sizes; beyond, all are made again."""
+
+
+@attrs.frozen
+class Window:
+    """The stride and the zero padding of a convolution, in pixels."""
+
+    stride: int = 1
+    padding: int = 0
+
+    def outputs(self, side: int, kernel: int) -> int:
+        """The output's pixels along a side of ``side`` pixels, for ``kernel`` taps."""
+        return (side + 2 * self.padding - kernel) // self.stride + 1
+
+    def keeps(self, x: Form, out: Form) -> bool:
+        """Whether one fused kernel computes both gradients: for images whose sides are multiples of the outputs'."""
+        sides = (out.height * self.stride, out.width * self.stride)
+        return not x.features and (x.height, x.width) == sides
+
+
+@attrs.frozen
+class Strides:
+    """The distances between rows, channels and pixels of an activation, in floats."""
+
+    row: int
+    channel: int
+    pixel: int
+
+    @classmethod
+    def of(cls, form: Form, lanes: int) -> "Strides":
+        """The strides of an activation of this form on vectors of so many lanes."""
+        return cls(*form.strides(lanes), lanes)
 
 
 @attrs.frozen(eq=False)
-class Reading:
-    """What a convolution reads: an activation as it lies in memory, or what the kernels make of one on the way.
+class WeightList:
+    """Weights in the order in which a kernel reads them.
 
     Attributes:
-        form: of the activation.
-        handle: of the kernels.
-        buffer: gives the activation itself, made now at the latest.
-        kept: whose memory is read.
+        order: for each slot of the list, the index of the tensor's active entry, or ``entries`` for a zero.
+        entries: the number of active entries of the tensor.
+        values: the values, (slots,).
+        handle: the kernels' own list, with pointers and offsets.
+        steps: which outputs the list computes.
     """
 
-    form: Form
-    handle: _kernels.Read
-    buffer: Callable[[], Buffer]
-    kept: tuple[Buffer, ...]
+    order: Indices
+    entries: int
+    values: Floats
+    handle: _kernels.Weights
+    steps: Steps
+
+    @property
+    def indices(self) -> tuple[NDArray[np.integer], ...]:
+        """The index arrays of the list."""
+        return self.order, self.handle.pointers, self.handle.offsets
+
+    def fill(self, values: NDArray[np.float32], threads: int) -> None:
+        """Gather the values of the tensor's active entries, (entries,), into the list."""
+        _kernels.gather(values, self.order, self.values, threads)
+
+    def by_entry(self, listed: NDArray[np.float32], threads: int) -> NDArray[np.float32]:
+        """Scatter values in the list's order, (slots,), to the tensor's active entries, (entries,)."""
+        entries = np.empty(self.entries, np.float32)
+        _kernels.scatter(listed, self.order, entries, threads)
+        return entries
+
+
+@attrs.frozen(eq=False)
+class Taps:
+    """The active entries of a tensor (out, in, height, width) by coordinates, each (entries,)."""
+
+    shape: tuple[int, int, int, int]
+    out: Indices
+    into: Indices
+    row: Indices
+    column: Indices
 
     @classmethod
-    def plain(cls, buffer: Buffer) -> "Reading":
-        """As it lies in memory."""
-        return cls(buffer.form, _kernels.Read(buffer.handle), lambda: buffer, (buffer,))
+    def of(cls, shape: tuple[int, ...], positions: NDArray[np.integer]) -> "Taps":
+        """The coordinates of row-major positions; a matrix is a kernel of one pixel."""
+        out, into, height, width = (*shape, 1, 1)[:4]
+        coordinates = np.unravel_index(positions, (out, into, height, width))
+        return cls((out, into, height, width), *(coordinate.astype(np.int32) for coordinate in coordinates))
+
+    def forward(self, window: Window, x: Strides) -> WeightList:
+        """The list that computes outputs from inputs, and gradients of the weights."""
+        padding = window.padding
+        offsets = (self.row - padding) * np.int64(x.row) + (self.column - padding) * np.int64(x.pixel)
+        offsets += self.into * np.int64(x.channel)
+        return self._listed(np.arange(len(self.out)), offsets, Steps(x_step=window.stride))
+
+    def backward(self, window: Window, gradient: Strides) -> Iterator[WeightList]:
+        """The lists that compute gradients of inputs from those of outputs, one for each phase of the stride."""
+        out, into, height, width = self.shape
+        transposed = Taps((into, out, height, width), self.into, self.out, self.row, self.column)
+        for row, column in product(range(window.stride), repeat=2):
+            down, right = row + window.padding - self.row, column + window.padding - self.column
+            meets = (down % window.stride == 0) & (right % window.stride == 0)
+            chosen = np.flatnonzero(meets)
+            offsets = down[chosen] // window.stride * np.int64(gradient.row)
+            offsets += right[chosen] // window.stride * np.int64(gradient.pixel)
+            offsets += self.out[chosen] * np.int64(gradient.channel)
+            yield transposed._listed(chosen, offsets, Steps(out_step=window.stride, row=row, column=column))
+
+    def _listed(self, chosen: NDArray[np.intp], offsets: NDArray[np.int64], steps: Steps) -> WeightList:
+        if len(offsets) and np.abs(offsets).max() > _MOST_OFFSET:
+            raise InputError(
+                f"a layer of shape {self.shape} on so large images does not fit the kernels' 32-bit offsets"
+            )
+        _, inputs, height, width = self.shape
+        used = np.zeros(inputs * height * width, np.bool_)
+        used[self._taps[chosen]] = True
+        most = np.count_nonzero(used) * self.shape[0]
+        arrange = self._bundled if len(chosen) > _BUNDLED * most else self._single
+        order, ordered, pointers = arrange(chosen, offsets, used)
+        values = np.zeros(len(order), np.float32)
+        handle = _kernels.Weights(pointers, ordered, values, self.shape[0], bundled=len(order) > len(ordered))
+        return WeightList(order, len(self.out), values, handle, steps)
+
+    @property
+    def _taps(self) -> NDArray[np.int64]:
+        """The flat index in (in, height, width) of each entry."""
+        _, _, height, width = self.shape
+        return (self.into.astype(np.int64) * height + self.row) * width + self.column
+
+    def _single(
+        self, chosen: NDArray[np.intp], offsets: NDArray[np.int64], _: NDArray[np.bool_]
+    ) -> tuple[Indices, Indices, Indices]:
+        """The order, offsets and group pointers of a list of single weights."""
+        outputs, inputs = self.shape[:2]
+        blocks = max(1, min(inputs // 8, round(len(chosen) / outputs / _WEIGHTS_A_GROUP)))
+        block = -(-inputs // blocks)
+        blocks = -(-inputs // block)
+        order, pointers = np.empty(len(chosen), np.int32), np.empty(blocks * outputs + 1, np.int32)
+        keys = self.into[chosen] // block * outputs + self.out[chosen]
+        _kernels.sort_by_bucket(keys.astype(np.int32), order, pointers)
+        return chosen[order].astype(np.int32), offsets[order].astype(np.int32), pointers
+
+    def _bundled(
+        self, chosen: NDArray[np.intp], offsets: NDArray[np.int64], used: NDArray[np.bool_]
+    ) -> tuple[Indices, Indices, Indices]:
+        """The order, offsets and group pointers of a list with every used tap for each bundle of outputs."""
+        outputs, inputs, height, width = self.shape
+        bundles, blocks = -(-outputs // BUNDLE), -(-inputs // _INPUTS_A_BUNDLE)
+        number = (np.cumsum(used) - 1)[self._taps[chosen]]
+        block_of = np.flatnonzero(used) // (height * width) // _INPUTS_A_BUNDLE
+        counts = np.bincount(block_of, minlength=blocks)
+        starts = np.cumsum(counts) - counts
+        first = starts[block_of[number]] * bundles + self.out[chosen] // BUNDLE * counts[block_of[number]]
+        slots = first + number - starts[block_of[number]]
+        order = np.full(len(block_of) * bundles * BUNDLE, len(self.out), np.int32)
+        order[slots * BUNDLE + self.out[chosen] % BUNDLE] = chosen
+        by_tap = np.empty(len(block_of), np.int32)
+        by_tap[number] = offsets
+        runs = [np.tile(by_tap[start : start + count], bundles) for start, count in zip(starts, counts, strict=True)]
+        sizes = np.repeat(counts, bundles)
+        pointers = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
+        return order, np.concatenate(runs), pointers
+
+
+@lru_cache(maxsize=1024)
+def border_behind(window: Window, kernel: int, made: int, side: int) -> int:
+    """The zero border that an output gradient of ``made`` pixels a side needs to compute that of ``side`` inputs."""
+    reach = [
+        ((phase + window.padding - tap) // window.stride, -(-(side - phase) // window.stride))
+        for phase, tap in product(range(window.stride), range(kernel))
+        if (phase + window.padding - tap) % window.stride == 0 and phase < side
+    ]
+    return max([0, *(-first for first, _ in reach), *(first + count - made for first, count in reach)])
+
+
+@attrs.frozen(eq=False)
+class LayerLists:
+    """The weight lists of one layer, made when they are first needed.
+
+    Attributes:
+        shape: the dense shape of the weight.
+        window: stride and padding.
+        threads: how many threads fill the lists.
+        taps: makes the weight's coordinates; called only to make a list.
+    """
+
+    shape: tuple[int, ...]
+    window: Window
+    threads: int
+    taps: Callable[[], Taps]
+    _made: dict[tuple[str, Strides], list[WeightList]] = attrs.field(factory=dict)
+
+    def forward(self, x: Strides, values: NDArray[Any] | None) -> WeightList:
+        """The list for activations with these strides, filled with the values, (entries,), if there are some."""
+        (weights,) = self._lists("forward", x, lambda: [self.taps().forward(self.window, x)])
+        if values is not None:
+            weights.fill(values, self.threads)
+        return weights
+
+    def backward(self, gradient: Strides, values: NDArray[Any]) -> list[WeightList]:
+        """The lists for output gradients with these strides, filled with the values, (entries,)."""
+        lists = self._lists("backward", gradient, lambda: list(self.taps().backward(self.window, gradient)))
+        for weights in lists:
+            weights.fill(values, self.threads)
+        return lists
+
+    @property
+    def made(self) -> list[WeightList]:
+        """All lists that were made so far."""
+        return [weights for lists in self._made.values() for weights in lists]
+
+    def _lists(self, direction: str, strides: Strides, make: Callable[[], list[WeightList]]) -> list[WeightList]:
+        key = (direction, strides)
+        if key not in self._made:
+            if len(self._made) >= _MOST_LISTS:
+                self._made.clear()
+            self._made[key] = make()
+        return self._made[key]
+
+
+@attrs.frozen(eq=False)
+class ListCache:
+    """The weight lists of a network; those of a topology that is gone are freed with it.
+
+    Attributes:
+        threads: how many threads fill the lists.
+        pool: memory for the entries of tied weights.
+    """
+
+    threads: int = 1
+    pool: BufferPool = attrs.field(factory=lambda: BufferPool(np.float32))
+    _made: WeakKeyDictionary[Any, dict[Any, dict[Any, list[WeightList]]]] = attrs.field(factory=WeakKeyDictionary)
+
+    def layer(self, weight: WeightSource, window: Window) -> LayerLists:
+        """The lists of a weight with this window."""
+        made = self._made.setdefault(weight.owner, {}).setdefault((weight.shape, window), {})
+        # what is cached must not refer to the weight, or it would live as long as the cache
+        return LayerLists(weight.shape, window, self.threads, lambda: Taps.of(weight.shape, weight.positions), made)
+
+    def made(self, owner: Any) -> list[WeightList]:
+        """All lists of weights with this owner that were made so far."""
+        layers = self._made.get(owner, {}).values()
+        return [weights for made in layers for lists in made.values() for weights in lists]
+
+
+@attrs.frozen(eq=False)
+class LayerKernels:
+    """Calls the kernels of one convolution or linear layer on memory that the caller provides.
+
+    Activations have the borders that the kernels read; ``values`` are those of the active entries, (entries,).
+
+    Attributes:
+        kernels: the kernels of one instruction set.
+        lists: the layer's weight lists.
+    """
+
+    kernels: _kernels.Kernels
+    lists: LayerLists
+
+    def forward(
+        self, x: KernelInput, values: NDArray[Any], out: Buffer, add: Buffer | None = None, sums: Sums | None = None
+    ) -> None:
+        """Write the layer's outputs, plus ``add``; ``sums`` receives those of entries and squares by channel."""
+        weights = self.lists.forward(self._strides(x), values)
+        start = add.handle if add else None
+        self.kernels.convolve(x.handle, out.handle, start, weights.handle, weights.steps, sums, self.lists.threads)
+
+    def backward_weight(self, x: KernelInput, gradient: KernelInput) -> Floats:
+        """The gradients of the active entries, (entries,)."""
+        weights = self.lists.forward(self._strides(x), None)
+        listed, threads = np.empty(len(weights.order), np.float32), self.lists.threads
+        self.kernels.weight_gradient(x.handle, gradient.handle, weights.handle, weights.steps, listed, threads)
+        return weights.by_entry(listed, threads)
+
+    def backward_input(
+        self,
+        gradient: KernelInput,
+        values: NDArray[Any],
+        out: Buffer,
+        add: Buffer | None = None,
+        mask: Mask | None = None,
+    ) -> Sums:
+        """Write the gradient of the inputs, plus ``add``, where the mask is; returns the sums of :meth:`backward`."""
+        start, threads, sums = add.handle if add else None, self.lists.threads, np.zeros((out.form.channels, 2))
+        for weights in self.lists.backward(self._strides(gradient), values):
+            read = (gradient.handle, out.handle, start, weights.handle, weights.steps)
+            if mask is None:
+                self.kernels.convolve(*read, None, threads)
+            else:
+                self.kernels.convolve_masked(*read, mask, sums, threads)
+        return sums
+
+    def backward(
+        self,
+        x: KernelInput,
+        gradient: KernelInput,
+        values: NDArray[Any],
+        out: Buffer,
+        add: Buffer | None = None,
+        mask: Mask | None = None,
+    ) -> tuple[Floats, Sums]:
+        """Both gradients: writes that of the inputs, plus ``add``, where the mask is.
+
+        Returns:
+            The gradients of the active entries, (entries,), and with a mask the sums by channel of what was written
+            and of its products with the mask's centred input, (channels, 2).
+        """
+        if not self.lists.window.keeps(out.form, gradient.form):
+            return self.backward_weight(x, gradient), self.backward_input(gradient, values, out, add, mask)
+        weights, lists = (
+            self.lists.forward(self._strides(x), None),
+            self.lists.backward(self._strides(gradient), values),
+        )
+        listed, sums = np.empty(len(weights.order), np.float32), np.zeros((out.form.channels, 2))
+        inputs = (x.handle, gradient.handle, weights.handle, self.lists.window.stride, listed)
+        behind, start = [(one.handle, one.steps) for one in lists], add.handle if add else None
+        self.kernels.backward(*inputs, out.handle, start, behind, mask, sums, self.lists.threads)
+        return weights.by_entry(listed, self.lists.threads), sums
+
+    def _strides(self, x: KernelInput) -> Strides:
+        return Strides.of(x.form, self.kernels.lanes)
 
 
 @attrs.frozen(eq=False)
 class Convolution:
-    """One layer's weights and window.
+    """One convolution or linear layer of a network in training: provides buffers and borders, and adds up gradients.
 
     Attributes:
-        entries: the weights.
+        runtime: kernels, threads and memory.
+        weight: the layer's weight.
         window: stride and padding.
-        lists: of the kernels.
+        cache: the network's weight lists.
     """
 
-    entries: Entries
+    runtime: Runtime
+    weight: WeightSource
     window: Window
-    lists: Lists
+    cache: ListCache
 
     def output(self, x: Form) -> Form:
-        """The form of the outputs."""
-        kernel = (*self.entries.shape, 1, 1)[2:4]
-        height, width = (self.window.outputs(side, of) for side, of in zip((x.height, x.width), kernel, strict=True))
-        return attrs.evolve(
-            x, height=height, width=width, channels=self.entries.shape[0], border=0 if x.features else 1
-        )
+        """The form of the outputs for inputs of this form."""
+        height, width = map(self.window.outputs, (x.height, x.width), self._kernel)
+        channels, border = self.weight.shape[0], 0 if x.features else 1
+        return attrs.evolve(x, height=height, width=width, channels=channels, border=border)
 
-    def forward(self, runtime: Runtime, x: Reading, form: Form, add: Buffer | None, sums: Sums | None) -> Buffer:
-        """Add + the convolution of ``x``."""
-        x = bordered(runtime, x, self.window.padding)
-        weights = self.lists.forward(self.entries, self.window, Strides.of(x.form, runtime.kernels.lanes))
-        out = runtime.buffers.take(form)
-        start = add.handle if add else None
-        runtime.kernels.convolve(x.handle, out.handle, start, weights.handle, weights.steps, sums, runtime.threads)
+    def forward(self, x: KernelInput, form: Form, add: Buffer | None, sums: Sums | None) -> Buffer:
+        """The outputs, plus ``add``; ``sums`` receives those of entries and squares by channel, (channels, 2)."""
+        x, out = bordered(self.runtime, x, self.window.padding), self.runtime.buffers.take(form)
+        self._layer.forward(x, self._values, out, add, sums)
         return out
 
-    def backward_weight(self, runtime: Runtime, x: Reading, gradient: Reading) -> None:
-        """Add the weights' gradients to theirs."""
-        x, weights = self._places(runtime, x)
-        listed = np.empty(len(weights.order), np.float32)
-        runtime.kernels.weight_gradient(
-            x.handle, gradient.handle, weights.handle, weights.steps, listed, runtime.threads
-        )
-        self._accumulate(runtime, weights, listed)
+    def backward_weight(self, x: KernelInput, gradient: KernelInput) -> None:
+        """Add to the weight's gradient."""
+        x = bordered(self.runtime, x, self.window.padding)
+        self.weight.add_gradient(self._layer.backward_weight(x, gradient))
 
     def backward(
-        self, runtime: Runtime, x: Reading, gradient: Reading, out: Buffer, add: Buffer | None, mask: Mask | None
+        self, x: KernelInput, gradient: KernelInput, out: Buffer, add: Buffer | None, mask: Mask | None
     ) -> Sums:
-        """The weights' gradients likewise; out = add + the input's, where the mask is.
-
-        Returns: with a mask, the sums by channel of the outcome, and of it times the mask's centred input.
-        """
-        gradient = self._reached(runtime, gradient, out.form)
-        lists = self.lists.backward(self.entries, self.window, Strides.of(gradient.form, runtime.kernels.lanes))
-        start, sums = add.handle if add else None, np.zeros((out.form.channels, 2))
-        if self.window.keeps(out.form, gradient.form):
-            x, weights = self._places(runtime, x)
-            listed, behind = np.empty(len(weights.order), np.float32), [(one.handle, one.steps) for one in lists]
-            inputs = (x.handle, gradient.handle, weights.handle, self.window.stride, listed)
-            runtime.kernels.backward(*inputs, out.handle, start, behind, mask, sums, runtime.threads)
-            self._accumulate(runtime, weights, listed)
-            return sums
-        self.backward_weight(runtime, x, gradient)
-        for weights in lists:
-            read = (gradient.handle, out.handle, start, weights.handle, weights.steps)
-            if mask is None:
-                runtime.kernels.convolve(*read, None, runtime.threads)
-            else:
-                runtime.kernels.convolve_masked(*read, mask, sums, runtime.threads)
+        """Add to the weight's gradient, and write that of the inputs; see :meth:`LayerKernels.backward`."""
+        made, sides = (gradient.form.height, gradient.form.width), (out.form.height, out.form.width)
+        border = max(map(border_behind, [self.window] * 2, self._kernel, made, sides))
+        gradient, x = bordered(self.runtime, gradient, border), bordered(self.runtime, x, self.window.padding)
+        by_weight, sums = self._layer.backward(x, gradient, self._values, out, add, mask)
+        self.weight.add_gradient(by_weight)
         return sums
 
-    def _accumulate(self, runtime: Runtime, weights: WeightList, listed: Floats) -> None:
-        self.entries.accumulate(weights.by_entry(listed, runtime.threads))
+    @property
+    def _kernel(self) -> tuple[int, ...]:
+        return (*self.weight.shape, 1, 1)[2:4]
 
-    def _places(self, runtime: Runtime, x: Reading) -> tuple[Reading, WeightList]:
-        x = bordered(runtime, x, self.window.padding)
-        return x, self.lists.gradients(self.entries, self.window, Strides.of(x.form, runtime.kernels.lanes))
+    @property
+    def _values(self) -> NDArray[Any]:
+        return self.weight.entries(self.cache.pool)
 
-    def _reached(self, runtime: Runtime, gradient: Reading, x: Form) -> Reading:
-        kernel = (*self.entries.shape, 1, 1)[2:4]
-        made, sides = (gradient.form.height, gradient.form.width), (x.height, x.width)
-        needed = (border_behind(self.window, *of) for of in zip(kernel, made, sides, strict=True))
-        return bordered(runtime, gradient, max(needed))
-
-
-def bordered(runtime: Runtime, reading: Reading, border: int) -> Reading:
-    """The same activation, in a buffer with so wide a border at least."""
-    if border <= reading.form.border or reading.form.features:
-        return reading
-    wider = runtime.buffers.take(attrs.evolve(reading.form, border=border))
-    wider.fill(reading.buffer().inside)
-    return Reading.plain(wider)
+    @property
+    def _layer(self) -> LayerKernels:
+        return LayerKernels(self.runtime.kernels, self.cache.layer(self.weight, self.window))

@@ -1,17 +1,14 @@
-"""One convolution or linear layer by itself, on memory that somebody else holds: for other frameworks' tensors."""
+"""One convolution or linear layer by itself, on memory of the caller's: for the tensors of other frameworks."""
 
-from collections.abc import Callable, Iterable
+from typing import Any
 
 import attrs
 import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore_cpu import _kernels
-from sparsecore_cpu.lists import Strides, Taps, WeightList, Window, border_behind
-from sparsecore_cpu.workspace import Buffer, Floats, Form, Runtime
-
-_MOST_LISTS = 16
-"""So many are kept for images of different sizes; then all are made anew."""
+from sparsecore_cpu.convolution import LayerKernels, LayerLists, Taps, WeightList, Window, border_behind
+from sparsecore_cpu.runtime import Buffer, Floats, Form, KernelInput, Runtime
 
 
 @attrs.frozen
@@ -25,19 +22,19 @@ class Padding:
 
     @property
     def most(self) -> int:
-        """On any side."""
+        """The largest padding of any side."""
         return max(self.top, self.bottom, self.left, self.right)
 
 
 @attrs.frozen
 class Forms:
-    """Of what a layer reads and writes.
+    """The forms of the activations that a layer reads and writes.
 
     Attributes:
         x: the input, with all the border that the layer reads.
         out: the output.
-        gradient: the output's, with the border that the input's gradient reads.
-        x_gradient: the input's.
+        gradient: the output's gradient, with the border that the input's gradient reads.
+        x_gradient: the input's gradient.
     """
 
     x: Form
@@ -48,18 +45,20 @@ class Forms:
 
 @attrs.frozen(eq=False)
 class Layer:
-    """The weights that exist, of one topology, and what is computed with them.
+    """The active weights of one layer, for one topology.
+
+    Values and their gradients are (count,), in the order of the positions.
 
     Attributes:
-        kernels: what computes.
-        taps: the weights' coordinates.
+        kernels: the kernels of one instruction set.
+        taps: the coordinates of the weights.
         window: stride and padding.
     """
 
     kernels: _kernels.Kernels
     taps: Taps
     window: Window
-    _lists: dict[tuple[str, Strides], list[WeightList]] = attrs.field(factory=dict)
+    _lists: dict[Any, list[WeightList]] = attrs.field(factory=dict)
 
     @classmethod
     def conv2d(
@@ -73,13 +72,13 @@ class Layer:
         """A convolution.
 
         Args:
-            kernels: what computes.
-            shape: of the weight, (out, in, height, width).
-            positions: in it, row-major, ascending.
-            stride: in pixels.
-            padding: of the images.
+            kernels: the kernels of one instruction set.
+            shape: the shape of the weight, (out, in, height, width).
+            positions: its active positions, row-major, ascending, (count,).
+            stride: the stride in pixels.
+            padding: the padding of the images.
         """
-        # sides with less padding than the others are sides on which the kernel has so many more rows of nothing
+        # a side with less padding than the others is one on which the kernel has so many more rows without weights
         most = padding.most
         out, into, height, width = shape
         above, left = most - padding.top, most - padding.left
@@ -90,21 +89,18 @@ class Layer:
 
     @classmethod
     def linear(cls, kernels: _kernels.Kernels, shape: tuple[int, ...], positions: NDArray[np.integer]) -> "Layer":
-        """A layer whose weight has the shape (out, in)."""
+        """A linear layer whose weight has the shape (out, in)."""
         return cls(kernels, Taps.of(shape, positions), Window())
 
     @property
     def nbytes(self) -> int:
-        """Of the coordinates, and of the lists that were made so far."""
+        """The bytes of the coordinates and of the lists that were made so far."""
         taps = self.taps
-        lists = [weights for made in self._lists.values() for weights in made]
-        arrays = (taps.out, taps.into, taps.row, taps.column)
-        return sum(array.nbytes for array in arrays) + sum(
-            array.nbytes for one in lists for array in (*one.places, one.values)
-        )
+        listed = [array for one in self._layer(1).lists.made for array in (*one.indices, one.values)]
+        return sum(array.nbytes for array in (taps.out, taps.into, taps.row, taps.column, *listed))
 
     def forms(self, images: int, *sides: int) -> Forms:
-        """For a batch of ``images`` of (height, width), or of vectors where there are no sides."""
+        """The forms for a batch of images of (height, width), or of vectors where no sides are given."""
         out, into, *kernel = self.taps.shape
         if not sides:
             x, made = Form.of_features(images, into), Form.of_features(images, out)
@@ -121,73 +117,42 @@ class Layer:
         )
 
     def forward(self, x: Buffer, values: Floats, out: Buffer, threads: int) -> None:
-        """Write the output; values in the order of the positions."""
-        (weights,) = self._forward(x)
-        weights.fill(values, threads)
-        self._convolve(x, [weights], out, threads)
+        """Write the output."""
+        self._layer(threads).forward(KernelInput.plain(x), values, out)
 
     def backward_weight(self, x: Buffer, gradient: Buffer, threads: int) -> Floats:
         """The gradients of the values."""
-        (weights,) = self._forward(x)
-        listed = np.empty(len(weights.order), np.float32)
-        self.kernels.weight_gradient(_read(x), _read(gradient), weights.handle, weights.steps, listed, threads)
-        return weights.by_entry(listed, threads)
+        return self._layer(threads).backward_weight(KernelInput.plain(x), KernelInput.plain(gradient))
 
     def backward_input(self, gradient: Buffer, values: Floats, out: Buffer, threads: int) -> None:
         """Write the gradient of the input."""
-        self._convolve(gradient, self._backward(gradient, values, threads), out, threads)
+        self._layer(threads).backward_input(KernelInput.plain(gradient), values, out)
 
     def backward(self, x: Buffer, gradient: Buffer, values: Floats, out: Buffer, threads: int) -> Floats:
-        """Write the gradient of the input; the gradients of the values."""
-        if not self.window.keeps(out.form, gradient.form):
-            self.backward_input(gradient, values, out, threads)
-            return self.backward_weight(x, gradient, threads)
-        (weights,), lists = self._forward(x), self._backward(gradient, values, threads)
-        behind = [(one.handle, one.steps) for one in lists]
-        listed, sums = np.empty(len(weights.order), np.float32), np.zeros((out.form.channels, 2))
-        inputs = (_read(x), _read(gradient), weights.handle, self.window.stride, listed)
-        self.kernels.backward(*inputs, out.handle, None, behind, None, sums, threads)
-        return weights.by_entry(listed, threads)
+        """Write the gradient of the input, and return the gradients of the values."""
+        read = KernelInput.plain(x), KernelInput.plain(gradient)
+        return self._layer(threads).backward(*read, values, out)[0]
 
-    def _convolve(self, x: Buffer, lists: Iterable[WeightList], out: Buffer, threads: int) -> None:
-        for weights in lists:
-            self.kernels.convolve(_read(x), out.handle, None, weights.handle, weights.steps, None, threads)
-
-    def _forward(self, x: Buffer) -> list[WeightList]:
-        strides = Strides.of(x.form, self.kernels.lanes)
-        return self._made("forward", strides, lambda: [self.taps.forward(self.window, strides)])
-
-    def _backward(self, gradient: Buffer, values: Floats, threads: int) -> list[WeightList]:
-        strides = Strides.of(gradient.form, self.kernels.lanes)
-        lists = self._made("backward", strides, lambda: self.taps.backward(self.window, strides))
-        for weights in lists:
-            weights.fill(values, threads)
-        return lists
-
-    def _made(self, way: str, strides: Strides, make: Callable[[], Iterable[WeightList]]) -> list[WeightList]:
-        key = (way, strides)
-        if key not in self._lists:
-            if len(self._lists) >= _MOST_LISTS:
-                self._lists.clear()
-            self._lists[key] = list(make())
-        return self._lists[key]
+    def _layer(self, threads: int) -> LayerKernels:
+        return LayerKernels(
+            self.kernels, LayerLists(self.taps.shape, self.window, threads, lambda: self.taps, self._lists)
+        )
 
 
 def buffer_of(form: Form, array: Floats) -> Buffer:
-    """Somebody's memory, of ``form.shape(lanes)``, from a cache line on, as the kernels take it.
+    """A buffer over the caller's memory.
 
-    The border and the lanes beyond the batch are zero.
+    Args:
+        form: the form of the activation.
+        array: memory of the shape ``form.shape(lanes)`` that starts at a cache line; its border and the lanes beyond
+            the batch are zero.
 
     Raises:
-        ValueError: it is of another shape, or does not start at a cache line.
+        ValueError: the memory is of another shape, or does not start at a cache line.
     """
     return Buffer(form, array, _kernels.Activation(array, form.border, form.images, form.features))
 
 
-def _read(buffer: Buffer) -> _kernels.Read:
-    return _kernels.Read(buffer.handle)
-
-
 def kernels() -> _kernels.Kernels:
-    """The best that this processor has, or those that the environment variable names."""
+    """The processor's best kernels, or those that the environment variable selects."""
     return Runtime.of(1).kernels

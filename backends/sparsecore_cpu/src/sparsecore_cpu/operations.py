@@ -8,31 +8,46 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.errors import InputError
-from sparsecore.host import loss
-from sparsecore.host.network import CachedArrays
-from sparsecore.host.weights import Operand, TiedWeight, WeightTensor
-from sparsecore.learning.protocols import Model, Totals
+from sparsecore.host.computation import (
+    Channels,
+    Moments,
+    NullTape,
+    Tape,
+    batch_moments,
+    batch_totals,
+    mean_gradient,
+    running_moments,
+)
+from sparsecore.host.parameters import CachedArrays
+from sparsecore.host.weights import TiedWeight, WeightSource, WeightView
+from sparsecore.learning.protocols import Model, Totals, check_equal_shapes, check_kernel_fits
 from sparsecore_cpu._kernels import Mask
-from sparsecore_cpu.activations import Activation, Affine, Convolved, Given, Sum
-from sparsecore_cpu.convolution import Convolution
-from sparsecore_cpu.gradients import Combined, Spread, ThroughConvolution
-from sparsecore_cpu.lists import Entries, Lists, Own, Tied, Window
-from sparsecore_cpu.workspace import Buffer, Floats, Form, Runtime, Sums
-from sparsecore_numpy.normalization import Channels, Moments, followed
-from sparsecore_numpy.operations import measured
+from sparsecore_cpu.activations import (
+    Activation,
+    AffineOp,
+    ConvolutionOp,
+    ConvolutionTerm,
+    InputNode,
+    LinearTerm,
+    PoolTerm,
+    ReluOp,
+    SumOp,
+)
+from sparsecore_cpu.convolution import Convolution, ListCache, Window
+from sparsecore_cpu.runtime import Buffer, Floats, Form, Runtime, Sums
 
 
 class Statistics(Protocol):
-    """Which moments the activations are normalized by."""
+    """Chooses the moments that batch norm normalizes by."""
 
     def __call__(self, x: Activation, mean: NDArray[np.float32], variance: NDArray[np.float32]) -> Moments:
-        """The moments for ``x``, given the running ones."""
+        """The moments for ``x``, given the running mean and variance, each (channels,)."""
         ...
 
 
 @attrs.frozen(eq=False)
 class Norm:
-    """(x − mean)/√(variance + ε)·scale + shift."""
+    """Batch norm as an affine function by channel: (x − mean)/√(variance + ε)·scale + shift; all are (channels,)."""
 
     moments: Moments
     scale: Channels
@@ -40,15 +55,20 @@ class Norm:
 
     @property
     def forward(self) -> tuple[Floats, Floats, Floats]:
-        """Factor and constant by channel, and the mean."""
+        """Scale and shift of the affine function, and the mean, each (channels,)."""
         factor = self.scale * self.moments.inverse_deviation
         mean = self.moments.mean
         return _single(factor), _single(self.shift - mean * factor), _single(mean)
 
     def backward(self, sums: Sums, count: int) -> tuple[Channels, Channels, tuple[Floats, Floats, Floats]]:
-        """The gradients of scale and shift; the factors of the outputs' gradient and of x, and a constant.
+        """The gradients of the parameters, and how those of the inputs are computed.
 
-        ``sums`` are those of the outputs' gradient, and of it times x − mean in single precision.
+        Args:
+            sums: those by channel of the outputs' gradient g, and of g·(x − mean) in single precision, (channels, 2).
+            count: entries per channel.
+
+        Returns:
+            The gradients of scale and of shift; and a, b, c of the inputs' gradient a·g + b·x + c. Each is (channels,).
         """
         inverse, mean = self.moments.inverse_deviation, self.moments.mean
         by_shift = sums[:, 0]
@@ -60,112 +80,74 @@ class Norm:
 
 
 def of_batch(x: Activation, mean: NDArray[np.float32], variance: NDArray[np.float32]) -> Moments:
-    """In training: those of the batch, towards which the running ones move."""
-    return followed(lambda: Moments(*x.moments()), x.form.entries, mean, variance)
+    """In training: the moments of the batch, towards which the running ones are moved."""
+    return batch_moments(lambda: Moments(*x.moments()), x.form.entries, mean, variance)
 
 
 def running(x: Activation, mean: NDArray[np.float32], variance: NDArray[np.float32]) -> Moments:  # noqa: ARG001
-    """In evaluation: the running ones."""
-    return Moments(mean.astype(np.float64), variance.astype(np.float64))
+    """In evaluation: the running moments."""
+    return running_moments(mean, variance)
 
 
 def _single(channels: Channels) -> Floats:
     return channels.astype(np.float32)
 
 
-Backward = Callable[[Activation], None]
-
-
-class Recorder(Protocol):
-    """What becomes of the operations' gradients."""
-
-    def record(self, output: Activation, backward: Backward) -> None:
-        """Note that ``backward`` takes the gradient of ``output`` on to the operation's inputs."""
-        ...
-
-
-class Forgetful:
-    """Remembers nothing: evaluation."""
-
-    def record(self, output: Activation, backward: Backward) -> None:
-        """Nothing."""
-
-
-class Tape:
-    """Remembers one training step."""
-
-    def __init__(self) -> None:
-        self._steps: list[tuple[Activation, Backward]] = []
-
-    def record(self, output: Activation, backward: Backward) -> None:
-        """See :class:`Recorder`."""
-        self._steps.append((output, backward))
-
-    def backward(self, output: Activation, gradient: Buffer) -> None:
-        """Take the gradient of ``output`` back through all that was recorded; the tape is empty afterwards."""
-        output.gradient.ready.append(gradient)
-        while self._steps:
-            activation, step = self._steps.pop()
-            if activation.gradient:
-                step(activation)
-            del activation, step  # their memory serves the operations before them
-
-
 @attrs.frozen(eq=False)
 class CpuOperations:
-    """See :class:`sparsecore.learning.protocols.Operations`.
+    """Implements :class:`sparsecore.learning.protocols.Operations` lazily, so that operations are fused.
 
     Attributes:
         runtime: kernels, threads and memory.
-        lists: of the weights that exist.
-        recorder: what becomes of the gradients.
-        statistics: what batch norm normalizes by.
+        lists: the lists of active weights.
+        tape: records the operations for the backward pass.
+        statistics: chooses the moments that batch norm normalizes by.
     """
 
     runtime: Runtime
-    lists: Lists
-    recorder: Recorder
+    lists: ListCache
+    tape: Tape[Activation]
     statistics: Statistics
 
-    def conv2d(self, x: Activation, weight: Entries | WeightTensor, *, stride: int = 1, padding: int = 0) -> Activation:
+    def conv2d(self, x: Activation, weight: WeightSource, *, stride: int = 1, padding: int = 0) -> Activation:
         """Cross-correlation without a bias, zero padding on all four sides."""
-        (height, width), form = weight.shape[2:], x.form
-        if form.height + 2 * padding < height or form.width + 2 * padding < width:
-            raise InputError(
-                f"a kernel of {height}×{width} does not fit into images of {form.height}×{form.width} pixels "
-                f"with a padding of {padding}"
-            )
+        check_kernel_fits((x.form.height, x.form.width), weight.shape[2:], padding)
         return self._convolved(x, weight, Window(stride, padding))
 
-    def linear(self, x: Activation, weight: Entries | WeightTensor, bias: Operand | None = None) -> Activation:
+    def linear(self, x: Activation, weight: WeightSource, bias: WeightSource | None = None) -> Activation:
         """x·weightᵀ + bias, for x of (batch, in)."""
         product = self._convolved(x, weight, Window())
         return product if bias is None else self._biased(product, bias)
 
     def batch_norm(
-        self, x: Activation, scale: Operand, shift: Operand, mean: NDArray[np.float32], variance: NDArray[np.float32]
+        self,
+        x: Activation,
+        scale: WeightSource,
+        shift: WeightSource,
+        mean: NDArray[np.float32],
+        variance: NDArray[np.float32],
     ) -> Activation:
         """Normalize each channel (or feature); ``mean`` and ``variance`` are the running statistics."""
-        norm = Norm(self.statistics(x, mean, variance), scale.vector(), shift.vector())
+        norm = Norm(self.statistics(x, mean, variance), scale.to_array(), shift.to_array())
 
-        def undone(gradient: Buffer, sums: Sums) -> None:
+        def backward(gradient: Buffer, sums: Sums) -> None:
             by_scale, by_shift, factors = norm.backward(sums, x.form.entries)
-            scale.accumulate(by_scale)
-            shift.accumulate(by_shift)
-            x.gradient.terms.append(Combined(gradient, x.buffer(), *factors))
+            scale.add_dense_gradient(by_scale)
+            shift.add_dense_gradient(by_shift)
+            x.gradient.terms.append(LinearTerm(gradient, x.buffer(), *factors))
 
-        return self._affine(Affine(x, *norm.forward, undone))
+        return self._affine(AffineOp(x, *norm.forward, backward))
 
     def relu(self, x: Activation) -> Activation:
         """max(x, 0); the gradient at 0 is 0."""
-        affine = x.source.affine() if x.pending else None
-        source = affine or Affine.identity(x)
+        affine = x.op.as_affine() if x.is_pending else None
+        source = affine or AffineOp.identity(x)
 
         def backward(output: Activation) -> None:
             mask = Mask(source.x.buffer().handle, source.scale, source.shift, source.mean)
-            source.undo(*output.gradient.masked(self.runtime, output.form, mask))
+            source.backward(*output.gradient.masked(self.runtime, output.form, mask))
 
-        return self._recorded(Activation(self.runtime, x.form, source.rectified()), backward)
+        return self._recorded(Activation(self.runtime, x.form, ReluOp(source)), backward)
 
     def global_average_pool(self, x: Activation) -> Activation:
         """The mean over height and width: (batch, channels)."""
@@ -173,21 +155,20 @@ class CpuOperations:
         self.runtime.kernels.pool(x.buffer().handle, out.handle, self.runtime.threads)
 
         def backward(output: Activation) -> None:
-            x.gradient.terms.append(Spread(output.gradient.total(self.runtime, output.form)))
+            x.gradient.terms.append(PoolTerm(output.gradient.total(self.runtime, output.form)))
 
-        return self._recorded(Activation(self.runtime, out.form, Given(out)), backward)
+        return self._recorded(Activation(self.runtime, out.form, InputNode(out)), backward)
 
     def add(self, x: Activation, y: Activation) -> Activation:
         """The sum of two tensors of equal shapes."""
-        if x.form != y.form:
-            raise InputError(f"add takes two tensors of the same shape; given {x.form.dense} and {y.form.dense}")
+        check_equal_shapes(x.form.dense, y.form.dense)
 
         def backward(output: Activation) -> None:
             gradient = output.gradient.total(self.runtime, output.form)
             x.gradient.ready.append(gradient)
             y.gradient.ready.append(gradient)
 
-        return self._recorded(Activation(self.runtime, x.form, Sum(x, y)), backward)
+        return self._recorded(Activation(self.runtime, x.form, SumOp(x, y)), backward)
 
     def flatten(self, x: Activation) -> Activation:
         """Images as vectors, in the order height, width, channel."""
@@ -205,85 +186,85 @@ class CpuOperations:
             images.fill(given.array.reshape(by_feature).transpose(3, 0, 2, 1, 4))
             x.gradient.ready.append(images)
 
-        return self._recorded(Activation(self.runtime, out.form, Given(out), x.differentiable), backward)
+        return self._recorded(Activation(self.runtime, out.form, InputNode(out), x.differentiable), backward)
 
-    def tied(self, values: Operand, shape: tuple[int, ...], key: int) -> Tied:
+    def tied(self, values: WeightSource, shape: tuple[int, ...], key: int) -> TiedWeight:
         """A weight of this shape whose entries are those of ``values``, by a hash."""
-        return Tied(TiedWeight(values, shape, key))
+        return TiedWeight(values, shape, key)
 
-    def _convolved(self, x: Activation, weight: Entries | WeightTensor, window: Window) -> Activation:
-        entries = Own(weight) if isinstance(weight, WeightTensor) else weight
-        if entries.shape[1] != x.form.channels or (len(entries.shape) == 2) != x.form.features:
-            raise InputError(f"a layer with weights of shape {entries.shape} cannot take a tensor of {x.form.dense}")
-        convolution = Convolution(entries, window, self.lists)
+    def _convolved(self, x: Activation, weight: WeightSource, window: Window) -> Activation:
+        if weight.shape[1] != x.form.channels or (len(weight.shape) == 2) != x.form.features:
+            raise InputError(f"a layer with weights of shape {weight.shape} cannot take a tensor of {x.form.dense}")
+        convolution = Convolution(self.runtime, weight, window, self.lists)
 
         def backward(output: Activation) -> None:
-            gradient = output.gradient.reading(self.runtime, output.form)
+            gradient = output.gradient.kernel_input(self.runtime, output.form)
             if x.differentiable:
-                x.gradient.terms.append(ThroughConvolution(convolution, x.reading(), gradient))
+                x.gradient.terms.append(ConvolutionTerm(convolution, x.kernel_input(), gradient))
             else:
-                convolution.backward_weight(self.runtime, x.reading(), gradient)
+                convolution.backward_weight(x.kernel_input(), gradient)
 
-        return self._recorded(Activation(self.runtime, convolution.output(x.form), Convolved(convolution, x)), backward)
+        output = Activation(self.runtime, convolution.output(x.form), ConvolutionOp(convolution, x))
+        return self._recorded(output, backward)
 
-    def _biased(self, x: Activation, bias: Operand) -> Activation:
+    def _biased(self, x: Activation, bias: WeightSource) -> Activation:
         ones, zeros = x.form.constants()
 
-        def undone(gradient: Buffer, sums: Sums) -> None:
-            bias.accumulate(sums[:, 0])
+        def backward(gradient: Buffer, sums: Sums) -> None:
+            bias.add_dense_gradient(sums[:, 0])
             x.gradient.ready.append(gradient)
 
-        return self._affine(Affine(x, ones, bias.vector().astype(np.float32), zeros, undone))
+        return self._affine(AffineOp(x, ones, bias.to_array().astype(np.float32), zeros, backward))
 
-    def _affine(self, source: Affine) -> Activation:
+    def _affine(self, source: AffineOp) -> Activation:
         def backward(output: Activation) -> None:
             gradient = output.gradient.total(self.runtime, output.form)
             sums = np.zeros((output.form.channels, 2))
             x = source.x.buffer()
             self.runtime.kernels.products(gradient.handle, x.handle, source.mean, sums, self.runtime.threads)
-            source.undo(gradient, sums)
+            source.backward(gradient, sums)
 
         return self._recorded(Activation(self.runtime, source.x.form, source), backward)
 
-    def _recorded(self, output: Activation, backward: Backward) -> Activation:
-        self.recorder.record(output, backward)
+    def _recorded(self, output: Activation, backward: Callable[[Activation], None]) -> Activation:
+        self.tape.record(output, backward)
         return output
 
 
 class CpuComputation:
-    """See :class:`sparsecore_numpy.operations.Computation`."""
+    """Implements :class:`sparsecore.host.computation.Computation` on the kernels."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._lists = Lists(runtime.threads)
+        self._lists = ListCache(runtime.threads)
 
     def forward_backward(
         self, model: Model, parameters: Mapping[str, Any], images: NDArray[Any], labels: NDArray[np.int64]
     ) -> Totals:
-        """Add the gradients of the mean loss to the parameters'; the sums over the batch."""
-        tape = Tape()
+        """Add the gradients of the batch's mean loss to the parameters' gradients, and return the batch's totals."""
+        tape: Tape[Activation] = Tape()
         ops = CpuOperations(self._runtime, self._lists, tape, of_batch)
         logits = model.forward(ops, parameters, self._packed(images))
         outputs = self._unpacked(logits.buffer())
-        tape.backward(logits, self._features(loss.mean_gradient(outputs, labels)))
-        return measured(outputs, labels)
+        tape.backward(logits, self._features(mean_gradient(outputs, labels)))
+        return batch_totals(outputs, labels)
 
     def logits(self, model: Model, parameters: Mapping[str, Any], images: NDArray[Any]) -> NDArray[Any]:
-        """With running statistics, (batch, classes)."""
-        ops = CpuOperations(self._runtime, self._lists, Forgetful(), running)
+        """Logits with running statistics, (batch, classes)."""
+        ops = CpuOperations(self._runtime, self._lists, NullTape(), running)
         return self._unpacked(model.forward(ops, parameters, self._packed(images)).buffer())
 
-    def cached_arrays(self, weight: WeightTensor) -> CachedArrays:
-        """Its positions, and the lists that were made of it."""
-        lists = self._lists.of(weight)
-        places = [array for one in lists for array in one.places]
-        return CachedArrays((*weight.indices, *places), tuple(one.values for one in lists))
+    def cached_arrays(self, weight: WeightView) -> CachedArrays:
+        """The indices of its active entries, and the lists that were made of it."""
+        lists = self._lists.made(weight)
+        indices = [array for one in lists for array in one.indices]
+        return CachedArrays((*weight.indices, *indices), tuple(one.values for one in lists))
 
     def _packed(self, images: NDArray[Any]) -> Activation:
         count, height, width, channels = images.shape
         buffer = self._runtime.buffers.take(Form(count, height, width, channels))
         self._runtime.kernels.pack(np.asarray(images, np.float32), buffer.handle, self._runtime.threads)
-        return Activation(self._runtime, buffer.form, Given(buffer), differentiable=False)
+        return Activation(self._runtime, buffer.form, InputNode(buffer), differentiable=False)
 
     def _features(self, vectors: NDArray[Any]) -> Buffer:
         buffer = self._runtime.buffers.take(Form.of_features(*vectors.shape))

@@ -15,7 +15,7 @@ from sparsecore.errors import InputError
 from sparsecore_cpu import _kernels
 from sparsecore_cpu._kernels import Activation, Kernels
 from sparsecore_cpu.layer import Layer, Padding, buffer_of
-from sparsecore_cpu.workspace import Buffer, Floats, Form
+from sparsecore_cpu.runtime import Buffer, Floats, Form
 from sparsecore_torch._torch_internals import convolution_padding, is_batched
 from sparsecore_torch.arrays import gather, scatter
 

@@ -10,14 +10,14 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsecore.host.weights import WeightTensor
+from sparsecore.host.weights import WeightView
 from sparsecore.learning.protocols import Model
 from sparsecore_cpu._kernels import RowConvolution
 from sparsecore_cpu.inference.network import Pictures, TrainedNetwork
 from sparsecore_cpu.inference.planes import Frame, Plane, Planes, Reach, Taps, diagonal
 from sparsecore_cpu.inference.program import UNBOUNDED, Affine, Convolution, made, program_of
 from sparsecore_cpu.operations import CpuComputation
-from sparsecore_cpu.workspace import Floats, Runtime
+from sparsecore_cpu.runtime import Floats, Runtime
 
 Call = Callable[[], object]
 
@@ -175,8 +175,8 @@ def _weights(network: TrainedNetwork) -> dict[str, Any]:
     return sparse | dense
 
 
-def _weight(shape: tuple[int, ...], positions: NDArray[np.integer], values: Floats) -> WeightTensor:
-    return WeightTensor(shape, np.asarray(positions, np.intp), values, np.zeros(0, np.float32))
+def _weight(shape: tuple[int, ...], positions: NDArray[np.integer], values: Floats) -> WeightView:
+    return WeightView(shape, np.asarray(positions, np.intp), values, np.zeros(0, np.float32))
 
 
 _BLOCK_TIMES = 2

@@ -18,7 +18,7 @@ from sparsecore.run.checkpoint import Checkpoint, read_checkpoint
 from sparsecore.run.folder import RunFolder
 from sparsecore.run.identity import fingerprint
 from sparsecore.run.setup import images_of
-from sparsecore_cpu.workspace import Floats
+from sparsecore_cpu.runtime import Floats
 from sparsecore_numpy import NumpyArrays
 
 

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.errors import InputError
+from sparsecore_cpu.convolution import Window
 from sparsecore_cpu.inference.network import Tensor
-from sparsecore_cpu.lists import Window
-from sparsecore_cpu.workspace import Floats, aligned_zeros
+from sparsecore_cpu.runtime import Floats, aligned_zeros
 
 _LINE = 16
 """Floats of a cache line, and of the longest vectors."""

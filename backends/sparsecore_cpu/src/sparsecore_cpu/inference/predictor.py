@@ -14,7 +14,7 @@ from sparsecore_cpu.backend import CpuBackend
 from sparsecore_cpu.inference.execution import Blocks, Single
 from sparsecore_cpu.inference.file import read_network, write_network
 from sparsecore_cpu.inference.network import TrainedNetwork
-from sparsecore_cpu.workspace import Floats, Runtime
+from sparsecore_cpu.runtime import Floats, Runtime
 
 
 @attrs.frozen(eq=False)

@@ -13,11 +13,11 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsecore.host.computation import Moments
 from sparsecore.learning.parameters import hash_slots
 from sparsecore.learning.protocols import Tensor as Handle
+from sparsecore_cpu.convolution import Window
 from sparsecore_cpu.inference.network import Tensor, TrainedNetwork
-from sparsecore_cpu.lists import Window
-from sparsecore_numpy.normalization import Moments
 
 T = TypeVar("T")
 

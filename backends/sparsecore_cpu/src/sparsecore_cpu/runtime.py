@@ -1,8 +1,9 @@
-"""What every operation works with: the kernels, how many threads, and buffers to use again."""
+"""What every operation works with: the kernels, the threads, and reused buffers of activations in memory."""
 
 import os
 import weakref
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -13,21 +14,21 @@ from sparsecore.errors import InputError
 from sparsecore_cpu import _kernels
 
 STORED = np.dtype(np.uint16)
-"""What they are for NumPy, which has no such type."""
+"""The NumPy dtype that holds bfloat16, of which NumPy has none."""
 
 
 def read(stored: NDArray[Any]) -> NDArray[np.float32]:
-    """As floats, which they are exactly."""
+    """Convert bfloat16 to float32, exactly."""
     return (stored.astype(np.uint32) << 16).view(np.float32)
 
 
 def rounded(floats: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """The nearest; of two that are as near, the one farther from zero."""
+    """Round float32 to the nearest bfloat16; ties are rounded away from zero."""
     return (np.asarray(floats, np.float32).view(np.uint32) + 0x8000 >> 16).astype(np.uint16)
 
 
 KERNELS = "SPARSECORE_CPU_KERNELS"
-"""Environment variable: avx512, avx2 or baseline, instead of the best that the processor has."""
+"""The environment variable that selects the kernels: avx512, avx2 or baseline; by default the best of the processor."""
 
 _CACHE_LINE = 64
 
@@ -38,15 +39,15 @@ Stored = NDArray[Any]
 
 @attrs.frozen
 class Form:
-    """Of an activation.
+    """The shape of an activation and its layout in memory.
 
     Attributes:
-        images: how many.
-        height: of an image in pixels; 1 for features.
-        width: likewise.
-        channels: or features.
-        border: zeros on each side; 0 for features.
-        features: whether these are vectors, which lie as images of height 1 whose width counts blocks of the batch.
+        images: the batch size.
+        height: pixels of an image; 1 for features.
+        width: pixels of an image; 1 for features.
+        channels: channels of an image, or features of a vector.
+        border: zero pixels on each side of an image; 0 for features.
+        features: whether these are vectors, stored as images of height 1 whose width counts blocks of the batch.
     """
 
     images: int
@@ -58,25 +59,25 @@ class Form:
 
     @classmethod
     def of_features(cls, images: int, features: int) -> "Form":
-        """Vectors."""
+        """The form of vectors, (images, features)."""
         return cls(images, 1, 1, features, border=0, features=True)
 
     @property
     def entries(self) -> int:
-        """Values a channel."""
+        """The number of entries in a channel over the batch."""
         return self.images * self.height * self.width
 
     @property
     def dense(self) -> tuple[int, ...]:
-        """As people know it."""
+        """The logical shape: (N, H, W, C), or (N, C) for features."""
         return (self.images, self.channels) if self.features else (self.images, self.height, self.width, self.channels)
 
     def constants(self) -> tuple[Floats, Floats]:
-        """Ones and zeros by channel: of a function that leaves an activation as it is."""
+        """Ones and zeros by channel, each (channels,): scale and shift of the identity."""
         return np.ones(self.channels, np.float32), np.zeros(self.channels, np.float32)
 
     def shape(self, lanes: int) -> tuple[int, int, int, int, int]:
-        """Of the buffer."""
+        """The shape of the physical five-dimensional buffer on vectors of so many lanes."""
         blocks = -(-self.images // lanes)
         if self.features:
             return 1, 1, self.channels, blocks, lanes
@@ -84,7 +85,7 @@ class Form:
         return blocks, rows, self.channels, columns, lanes
 
     def strides(self, lanes: int) -> tuple[int, int]:
-        """How many floats lie between rows and between channels."""
+        """The distances between rows and between channels in the buffer, in floats."""
         _, _, channels, columns, _ = self.shape(lanes)
         return channels * columns * lanes, columns * lanes
 
@@ -94,9 +95,9 @@ class Buffer:
     """The memory of an activation; its border and the lanes beyond the batch are zero.
 
     Attributes:
-        form: of the activation.
-        array: floats, or the upper halves of floats (bfloat16) as 16-bit integers.
-        handle: of the kernels.
+        form: the activation's form.
+        array: float32, or bfloat16 as uint16, in the shape :meth:`Form.shape`.
+        handle: the kernels' handle.
     """
 
     form: Form
@@ -105,11 +106,11 @@ class Buffer:
 
     @property
     def inside(self) -> Floats:
-        """What is within its border, as floats: (blocks, height, channels, width, lanes)."""
+        """The data inside the border as float32, (blocks, height, channels, width, lanes)."""
         return read(self._inside) if self._inside.dtype == STORED else self._inside
 
     def fill(self, inside: Floats) -> None:
-        """The other way round."""
+        """Write float32 data inside the border, (blocks, height, channels, width, lanes)."""
         self._inside[:] = rounded(inside) if self._inside.dtype == STORED else inside
 
     @property
@@ -120,37 +121,37 @@ class Buffer:
 
 
 class Buffers:
-    """Hands out buffers; they come back by themselves when nobody holds them any more.
+    """A pool of buffers; a buffer returns to it when its last reference is gone.
 
     Kernels write inside the border only, so that a buffer's border is zero for good once it is.
     """
 
     def __init__(self, lanes: int, images: DTypeLike = np.float32) -> None:
-        """Of so many lanes; ``images`` are stored as this type, features as floats."""
+        """A pool for vectors of so many lanes; images are stored as the dtype ``images``, features as float32."""
         self._lanes, self._images = lanes, images
         self._free: defaultdict[Form, list[tuple[Stored, _kernels.Activation]]] = defaultdict(list)
 
     def take(self, form: Form) -> Buffer:
         """A buffer of this form, zero on its border and arbitrary inside."""
         free = self._free[form]
-        array, handle = free.pop() if free else self._made(form)
+        array, handle = free.pop() if free else self._allocate(form)
         buffer = Buffer(form, array, handle)
         weakref.finalize(buffer, free.append, (array, handle)).atexit = False
         return buffer
 
-    def _made(self, form: Form) -> tuple[Stored, _kernels.Activation]:
+    def _allocate(self, form: Form) -> tuple[Stored, _kernels.Activation]:
         array = aligned_zeros(form.shape(self._lanes), np.float32 if form.features else self._images)
         return array, _kernels.Activation(array, form.border, form.images, form.features)
 
 
 @attrs.frozen(eq=False)
 class Runtime:
-    """Kernels, threads and memory.
+    """Kernels, threads and memory of one network.
 
     Attributes:
-        kernels: for one instruction set.
-        threads: how many compute.
-        buffers: of activations.
+        kernels: the kernels of one instruction set.
+        threads: how many threads compute.
+        buffers: the pool of activations.
     """
 
     kernels: _kernels.Kernels
@@ -159,9 +160,14 @@ class Runtime:
 
     @classmethod
     def of(cls, threads: int, activations: DTypeLike = np.float32) -> "Runtime":
-        """The best kernels that this processor has, or those that the environment variable names.
+        """A runtime with the processor's best kernels, or those that :data:`KERNELS` selects.
 
-        Those of images are stored as the type ``activations``: floats or :data:`bfloat16.STORED`.
+        Args:
+            threads: how many threads compute.
+            activations: the dtype that images are stored as: float32, or uint16 for bfloat16.
+
+        Raises:
+            InputError: the environment variable names kernels that this processor does not have.
         """
         name = os.environ.get(KERNELS, "")
         try:
@@ -171,6 +177,37 @@ class Runtime:
                 f"{KERNELS} is {name!r}; this processor has kernels named: {', '.join(kernel_names())}"
             ) from error
         return cls(kernels, threads, Buffers(kernels.lanes, activations))
+
+
+@attrs.frozen(eq=False)
+class KernelInput:
+    """The input of a convolution: an activation in memory, or a function of one that the kernels compute as they read.
+
+    Attributes:
+        form: the form of the activation.
+        handle: the kernels' handle.
+        buffer: returns the activation itself, computing it if necessary.
+        kept: the buffers that are read, which are kept alive.
+    """
+
+    form: Form
+    handle: _kernels.Read
+    buffer: Callable[[], Buffer]
+    kept: tuple[Buffer, ...]
+
+    @classmethod
+    def plain(cls, buffer: Buffer) -> "KernelInput":
+        """An activation in memory."""
+        return cls(buffer.form, _kernels.Read(buffer.handle), lambda: buffer, (buffer,))
+
+
+def bordered(runtime: Runtime, x: KernelInput, border: int) -> KernelInput:
+    """The same activation in a buffer whose zero border is at least so wide, in pixels."""
+    if border <= x.form.border or x.form.features:
+        return x
+    wider = runtime.buffers.take(attrs.evolve(x.form, border=border))
+    wider.fill(x.buffer().inside)
+    return KernelInput.plain(wider)
 
 
 def kernel_names() -> list[str]:
@@ -185,7 +222,7 @@ def kernel_names() -> list[str]:
 
 
 def aligned_zeros(shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> Stored:
-    """Zeros from the start of a cache line on."""
+    """An array of zeros that starts at a cache line."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     memory: NDArray[Any] = np.zeros(size + _CACHE_LINE, np.uint8)
     start = -memory.ctypes.data % _CACHE_LINE
