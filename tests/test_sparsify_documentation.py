@@ -1,24 +1,56 @@
 """What docs/sparsify.md shows works as it stands there."""
 
 import re
-from pathlib import Path
+from importlib.util import find_spec
 
 import pytest
+from pages import code, read
 
 torch = pytest.importorskip("torch")
 
-PAGE = (Path(__file__).parent.parent / "docs/sparsify.md").read_text("utf-8")
+NUMBERS = re.compile(r"[\d.,]+")
+NEEDED = {'kernels="sparse"': "sparsecore_cpu", "to_onnx(": "onnxruntime"}
 
 
 def test_the_page_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     space = {}
-    for block in re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE):
+    first, *others = [
+        block
+        for block in code("docs/sparsify.md")
+        if all(find_spec(package) for text, package in NEEDED.items() if text in block)
+    ]
+    exec(first, space)
+    shown = re.search(r"^prints\n\n(.*?)^\(the numbers", read("docs/sparsify.md"), re.DOTALL | re.MULTILINE)
+    printed = [NUMBERS.sub("#", line).split() for line in capsys.readouterr().out.splitlines()]
+    assert printed == [NUMBERS.sub("#", line).split() for line in shown[1].strip("\n").splitlines()]
+    for block in others:
         exec(block, space)
-    shown = re.search(r"^prints\n\n(.*?)^\(the numbers", PAGE, re.DOTALL | re.MULTILINE)
-    numbers = re.compile(r"[\d.,]+")
-    printed = [numbers.sub("#", line).split() for line in capsys.readouterr().out.splitlines()]
-    assert printed == [numbers.sub("#", line).split() for line in shown[1].strip("\n").splitlines()]
-    assert space["training"].step == 0
+        if "routes" in block:
+            assert "`sparse kernels: 2.weight`" in read("docs/sparsify.md")
+            assert capsys.readouterr().out.splitlines() == ["sparse kernels: 2.weight"]
     assert (tmp_path / "at.pt").exists()
+    assert (space["averaged"].module[2].weight != 0).sum() <= space["averaged"].module[2].weight.numel() // 5
+
+
+def test_a_module_with_the_hooks_that_are_shown_resumes_its_training():
+    space = {"torch": torch, "sparsify": pytest.importorskip("sparsecore_torch").sparsify}
+    (block,) = code("docs/sparsify.md", "py")
+    exec(block, space)
+    hooks = ("restored", "configure_optimizers", "on_save_checkpoint", "on_load_checkpoint")
+    network = type("Network", (torch.nn.Module,), {name: space[name] for name in hooks})
+
+    def made():
+        module = network()
+        module.layers = torch.nn.Sequential(*(torch.nn.Linear(20, 20) for _ in range(3)))
+        return module
+
+    one, other = made(), made()
+    one.configure_optimizers()
+    checkpoint = {"state_dict": one.state_dict()}
+    one.on_save_checkpoint(checkpoint)
+    other.on_load_checkpoint(checkpoint)
+    other.configure_optimizers()
+    assert other.sparse_training.topology.sha256() == one.sparse_training.topology.sha256()
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
