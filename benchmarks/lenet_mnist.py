@@ -66,22 +66,25 @@ def page(rows: list[str], trials: int) -> str:
     head = "| strategy | weights | updates | test accuracy, % | trials | the authors', % | seconds a trial |"
     return f"""# LeNet-300-100 on MNIST at sparsity 0.99
 
-All three weight matrices are sparse and start uniformly, so that 10 weights lead into the 10 classes. A static
-topology is stuck with them; DPR moves weights from the first layer to where they are needed.
+How much does moving weights matter at an extreme sparsity? All three weight matrices are sparse and start uniformly, so
+only 10 weights lead into the 10 classes. A static topology cannot change that; DPR moves weights there from the first
+layer. One trial:
+
+    sparsecore train --model lenet-300-100 --data mnist --data-dir DIR --sparsity 0.99 --strategy dpr
+
+DIR is a folder with `MNIST/raw/`; without `--data-dir` MNIST is downloaded. All trials, with seeds 0 to {trials - 1}:
 
 {head}
 |---|---|---|---|---|---|---|
 {chr(10).join(rows)}
 
-Mean ± standard deviation of {trials} trials (seeds 0 to {trials - 1}), test accuracy after the last epoch. The
-settings are the preset `sparsecore/experiment/presets/lenet-mnist.toml`, chosen on 5,000 held-out
-training images. The authors' five trials are from their released raw results; their settings differ from these.
+The accuracy is the mean ± standard deviation after the last epoch. The settings are those of the preset
+`sparsecore/experiment/presets/lenet-mnist.toml`, chosen on 5,000 held-out training images. The authors' trials are from
+their released raw results, with other settings than these.
 
-Made with `python benchmarks/lenet_mnist.py --data-dir DIR --trials {trials}`, DIR being a folder with `MNIST/raw/`, on
-{platform.machine()} with Python {platform.python_version()}, two trials side by side on two cores, at commit
-{commit.stdout.strip()}. One trial by hand:
-
-    sparsecore train --model lenet-300-100 --data mnist --data-dir DIR --sparsity 0.99 --strategy dpr
+Measured by `python benchmarks/lenet_mnist.py --data-dir DIR --trials {trials}` at commit {commit.stdout.strip()}, on
+{platform.machine()} with Python {platform.python_version()}, two trials side by side on two cores.
+[LeNet on MNIST over sparsity](results/lenet-mnist.md) compares more strategies.
 """
 
 

@@ -11,7 +11,7 @@ import attrs
 
 ROOT = Path(__file__).parent.parent
 HERE = Path(__file__).parent
-SAVED = re.compile(r"(?:[Ss]ave (?:this|it) as|[Aa]dd (?:this )?to) `([\w.-]+)`")
+SAVED = re.compile(r"(?:[Ss]ave\s+(?:this|it)\s+as|[Aa]dd\s+(?:this\s+)?to)\s+`([\w.-]+)`")
 
 COMMANDS = {
     "sparsecore": """
