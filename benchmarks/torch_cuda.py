@@ -203,9 +203,9 @@ def _backend(dtype: str, options: argparse.Namespace, *, compiled: bool) -> Call
     def step() -> None:
         nonlocal state
         learner.train(batch_of(rng.choice(options.images, options.batch, replace=False)), 0.1)
-        quiet = engine.quiet(state)
-        if quiet is not None:
-            state = quiet
+        plan = engine.plan(state)
+        if plan.is_idle:
+            state = plan.next_state
             return
         advance = engine.advance(state, learner.values, 0.1)
         state = advance.state

@@ -100,9 +100,9 @@ def test_a_size_that_cannot_be_is_laid_at_the_plugins_door(target, sentence):
 
 def test_a_full_topology_moves_only_where_it_is_to_shrink():
     static = engine(TWO_TENSORS, [plugin(update_due=lambda: True)])
-    assert static.quiet(static.start(0.0)) is not None
+    assert static.plan(static.start(0.0)).is_idle
     shrinking = engine(TWO_TENSORS, [Halving()])
-    assert shrinking.quiet(shrinking.start(0.9)) is None
+    assert shrinking.plan(shrinking.start(0.9)).update_due
 
 
 def test_an_update_takes_a_steps_place_where_the_strategy_says_so_and_only_there():
@@ -110,11 +110,11 @@ def test_an_update_takes_a_steps_place_where_the_strategy_says_so_and_only_there
     eng = engine(TWO_TENSORS, [replacing])
     state, replaced = eng.start(0.9), []
     for _ in range(6):
-        replaced.append(eng.replaces_step(state))
+        replaced.append(eng.plan(state).replaces_step)
         state = eng.advance(state, normal_values(state.topology)).state
     assert replaced == [False, False, True, False, False, True]
     ordinary = engine(TWO_TENSORS, [plugin(update_due=lambda: True)])
-    assert not ordinary.replaces_step(ordinary.start(0.9))
+    assert not ordinary.plan(ordinary.start(0.9)).replaces_step
 
 
 @attrs.frozen(eq=False)
@@ -141,8 +141,9 @@ def test_who_observes_sees_the_dense_gradients_of_every_step():
     eng = engine(TWO_TENSORS, {"watchful": Watchful()})
     state = eng.start(0.9)
     for step in range(4):
-        assert eng.wants_gradient(state)
-        assert eng.quiet(state) is None
+        plan = eng.plan(state)
+        assert plan.wants_gradient
+        assert not plan.is_idle
         state = eng.advance(state, normal_values(state.topology), gradient=lambda _, s=step: np.full(100, s)).state
     assert state.strategy_states["watchful"].total == 100 * (0 + 1 + 2 + 3)
 

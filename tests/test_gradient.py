@@ -52,12 +52,12 @@ def test_the_gradient_is_wanted_only_before_an_update_and_only_where_somebody_as
     eng, state, values = _start()
     wanted = []
     for _ in range(7):
-        wanted.append(eng.wants_gradient(state))
+        wanted.append(eng.plan(state).wants_gradient)
         advance = eng.advance(state, values, gradient=lambda _: np.zeros(100))
         state, values = advance.state, advance.values
     assert wanted == [False, False, True, False, False, True, False]
     nobody = engine(TWO_TENSORS, [plugin(update_due=lambda clock: True)])  # noqa: ARG005
-    assert not nobody.wants_gradient(nobody.start(0.9))
+    assert not nobody.plan(nobody.start(0.9)).wants_gradient
 
 
 def test_a_strategy_that_asks_for_a_gradient_that_is_not_there_is_named():
@@ -66,21 +66,57 @@ def test_a_strategy_that_asks_for_a_gradient_that_is_not_there_is_named():
         eng.update(state, values)
 
 
-def test_a_quiet_step_ticks_the_clock_and_is_what_advance_would_have_done():
+def test_an_idle_step_advances_the_clock_and_is_what_advance_would_have_done():
     eng, state, values = _start()
-    quiet = eng.quiet(state)
-    advance = eng.advance(state, values)
-    assert quiet.clock == advance.state.clock == Clock(step=1)
+    plan = eng.plan(state)
+    assert plan.is_idle
+    assert not plan.update_due
+    advance = eng.advance(state, values, plan=plan)
+    assert plan.next_state.clock == advance.state.clock == Clock(step=1)
     assert advance.values is values
 
 
-def test_a_step_is_not_quiet_before_an_update_or_where_somebody_perturbs():
+def test_a_step_is_not_idle_before_an_update_or_where_a_strategy_perturbs():
     eng, state, _ = _start()
-    assert eng.quiet(attrs.evolve(state, clock=Clock(step=2))) is None
+    plan = eng.plan(attrs.evolve(state, clock=Clock(step=2)))
+    assert plan.update_due
+    assert not plan.is_idle
     noisy = engine(TWO_TENSORS, [plugin(perturb=lambda values: values + 1)])
-    assert noisy.quiet(noisy.start(0.9)) is None
+    assert not noisy.plan(noisy.start(0.9)).is_idle
 
 
-def test_after_the_last_step_all_is_quiet():
+def test_after_the_last_step_every_step_is_idle():
     eng, state, _ = _start()
-    assert eng.quiet(attrs.evolve(state, clock=Clock(step=2, total_steps=3))) is not None
+    assert eng.plan(attrs.evolve(state, clock=Clock(step=2, total_steps=3))).is_idle
+
+
+def test_strategies_are_asked_once_a_step_whether_an_update_is_due_and_replaces_it():
+    asked = []
+
+    def answer(hook, result):
+        return lambda clock: asked.append((hook, clock.step)) or result(clock)
+
+    hooks = {
+        "update_due": answer("update_due", lambda clock: clock.step % 2 == 0),
+        "replaces_step": answer("replaces_step", lambda _: True),
+    }
+    eng = engine(TWO_TENSORS, [plugin(**hooks)])
+    state = eng.start(0.9)
+    for _ in range(4):
+        plan = eng.plan(state)
+        state = eng.advance(state, np.ones(state.topology.size), plan=plan).state
+    assert asked == [
+        ("update_due", 1),
+        ("update_due", 2),
+        ("replaces_step", 2),
+        ("update_due", 3),
+        ("update_due", 4),
+        ("replaces_step", 4),
+    ]
+
+
+def test_a_plan_of_another_state_is_refused():
+    eng, state, values = _start()
+    plan = eng.plan(state)
+    with pytest.raises(InputError, match="plan is of another state"):
+        eng.advance(plan.next_state, values, plan=plan)

@@ -113,7 +113,7 @@ def test_a_start_sparser_than_the_end_is_refused():
 
 def test_the_optimizers_step_is_taken():
     algorithm = engine(ROOMY, [attrs.evolve(OFTEN, initial_sparsity=0.5)])
-    assert not algorithm.replaces_step(algorithm.start(0.9, clock=Clock(step=9, total_steps=100)))
+    assert not algorithm.plan(algorithm.start(0.9, clock=Clock(step=9, total_steps=100))).replaces_step
 
 
 def test_the_defaults_are_the_papers():

@@ -44,7 +44,7 @@ def test_gradient_growth_wants_dense_gradients_for_updates_only():
     algorithm = engine(TWO_TENSORS, [SparseEvolution(schedule=Every(steps=3)), GradientGrowth()])
     state, wanted = algorithm.start(0.8), []
     for _ in range(6):
-        wanted.append(algorithm.wants_gradient(state))
+        wanted.append(algorithm.plan(state).wants_gradient)
         values = np.ones(state.topology.size)
         state = algorithm.advance(state, values, gradient=drawn(TWO_TENSORS).__getitem__).state
     assert wanted == [False, False, True] * 2

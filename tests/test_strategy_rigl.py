@@ -91,8 +91,8 @@ def test_an_update_takes_the_place_of_the_step_and_of_no_other():
     values = gathered(state.topology, drawn(ROOMY))
     replaced, updated = [], []
     for step in range(1, 41):
-        if algorithm.replaces_step(state):
-            assert algorithm.wants_gradient(state)
+        if algorithm.plan(state).replaces_step:
+            assert algorithm.plan(state).wants_gradient
             replaced.append(step)
         advance = algorithm.advance(state, values, 0.1, drawn(ROOMY, step).__getitem__)
         state, values = advance.state, advance.values

@@ -99,7 +99,7 @@ def test_the_momentum_is_of_every_step_and_decays():
     algorithm = engine(PAIR, {"snfs": attrs.evolve(CONSTANT, momentum=0.5)})
     state = algorithm.start_at(on_pair().topology)
     for step in (1.0, 2.0, 3.0):
-        assert algorithm.wants_gradient(state)
+        assert algorithm.plan(state).wants_gradient
         state = algorithm.advance(state, ones(state.topology), 0.1, of_pair(step, 0.0).__getitem__).state
     momentum = state.strategy_states["snfs"].momentum
     assert momentum.shape == (200,)

@@ -210,7 +210,8 @@ def test_an_update_takes_the_place_of_the_step_and_wants_dense_gradients_then_al
     state, seen = algorithm.start(0.5, clock=Clock(total_steps=40)), []
     values = gathered(state.topology, drawn(LAYOUT))
     for step in range(1, 41):
-        asked = (algorithm.replaces_step(state), algorithm.wants_gradient(state))
+        plan = algorithm.plan(state)
+        asked = (plan.replaces_step, plan.wants_gradient)
         advance = algorithm.advance(state, values, 0.1, drawn(LAYOUT, step).__getitem__)
         state, values = advance.state, advance.values
         seen += [(step, *asked)] if any(asked) or advance.reallocation else []

@@ -23,13 +23,35 @@ from sparsecore.errors import InputError, SparsityWarning
 
 
 @attrs.frozen(eq=False)
-class Advance:
-    """What followed an optimizer step.
+class StepPlan:
+    """What strategies will do at the next optimizer step; they are asked once, before it.
 
     Attributes:
-        state: the state after it.
-        values: the N values after it; the given ones, where nothing changed them.
-        reallocation: the update, where one was due.
+        state: the state before the step.
+        next_state: the state after the step where nothing but the clock changes.
+        update_due: whether weights are reallocated after the step.
+        wants_gradient: whether a strategy needs the dense gradients of this step.
+        replaces_step: whether the update takes the place of the optimizer's step, which is then to be left out.
+        is_idle: whether nothing follows the step: ``next_state`` is then the state after it, and :meth:`Engine.advance`
+            can be left out, so that the values need not be collected for it.
+    """
+
+    state: State
+    next_state: State
+    update_due: bool
+    wants_gradient: bool
+    replaces_step: bool
+    is_idle: bool
+
+
+@attrs.frozen(eq=False)
+class Advance:
+    """The result of :meth:`Engine.advance`.
+
+    Attributes:
+        state: the state after the step.
+        values: the N values after it; the given array itself where nothing changed them.
+        reallocation: the update; None where none was due.
     """
 
     state: State
@@ -154,13 +176,22 @@ class Engine:
         )
         return validation.check_values(answer, "start_values", state.topology, values)
 
-    def quiet(self, state: State) -> State | None:
-        """The state after an optimizer step that nothing follows; None where :meth:`advance` has to see the values.
+    def plan(self, state: State) -> StepPlan:
+        """Ask the strategies what they will do at the next optimizer step.
 
-        For those to whom the values cost something: they lie scattered in dense tensors, or on other machines.
+        Args:
+            state: the state before the step.
         """
-        now = _ticked(state)
-        return None if self._perturbs or self._observes or self._moves(now) else now
+        after = _ticked(state)
+        update_due = self._is_update_due(after)
+        return StepPlan(
+            state=state,
+            next_state=after,
+            update_due=update_due,
+            wants_gradient=self._observes or (update_due and bool(self._gradient_askers)),
+            replaces_step=update_due and self._replaces and self._says("replaces_step", after),
+            is_idle=not (update_due or self._perturbs or self._observes),
+        )
 
     def first_update(self, state: State) -> int | None:
         """After which step the first update is due, by the strategy states of now.
@@ -183,17 +214,6 @@ class Engine:
         """Whether a strategy prunes, so that updates are to be expected."""
         return bool(self._stack.implementers("prune"))
 
-    def wants_gradient(self, state: State) -> bool:
-        """Whether a strategy asks for the dense gradient of the next step: for an update, or in every step."""
-        return self._observes or (bool(self._gradient_askers) and self._moves(_ticked(state)))
-
-    def replaces_step(self, state: State) -> bool:
-        """Whether an update takes the place of the next optimizer step, which is then to be left out."""
-        if not self._replaces:
-            return False
-        now = _ticked(state)
-        return self._moves(now) and self._says("replaces_step", now)
-
     def advance(
         self,
         state: State,
@@ -201,23 +221,37 @@ class Engine:
         learning_rate: float | None = 0.0,
         gradient: Gradient | None = None,
         frozen: Collection[str] = (),
+        plan: StepPlan | None = None,
     ) -> Advance:
-        """What follows an optimizer step that led to ``values``: perturbation, and an update where one is due.
+        """Do what follows an optimizer step: perturb the values, observe the gradients, and update where that is due.
 
-        The weights of ``frozen`` tensors keep their positions and their values, as for :meth:`update`.
+        Args:
+            state: the state before the step.
+            values: the N values after it.
+            learning_rate: of the step; None where the optimizer chooses its own.
+            gradient: the dense gradients of the step, for the strategies that ask for them.
+            frozen: names of tensors whose weights keep their positions and values, as for :meth:`update`.
+            plan: that of :meth:`plan` for this state; made here where it is None.
 
         Raises:
-            InputError: a strategy needs the learning rate, and there is none.
+            InputError: a strategy needs the learning rate or the gradient and there is none, or the plan is of another
+                state; or as :meth:`update` does.
+            InvariantError: a plugin broke a promise.
+            NoRoomError: more was pruned than can grow.
+            DivergedError: a value is not finite.
         """
+        plan = self.plan(state) if plan is None else plan
+        if plan.state is not state:
+            raise InputError("the plan is of another state than the one that is to advance")
         validation.check_given_values(values, state.topology)
         perturbed = self.perturbed(state, values, learning_rate)
         slots = frozen_slots(state.topology, self._frozen(frozen))
         if slots is not None and perturbed is not values:
             perturbed = self.arrays.put(perturbed, slots, self.arrays.take(values, slots))
-        now = self._observed(_ticked(state), gradient)
-        if not self._moves(now):
+        now = self._observed(plan.next_state, gradient)
+        if not plan.update_due:
             return Advance(now, perturbed, None)
-        if perturbed is values:  # others have been checked
+        if perturbed is values:  # values that were perturbed have been checked
             validation.check_finite_values(values, state.topology)
         updated, reallocation = self._updated(now, perturbed, gradient, frozen)
         return Advance(updated, reallocation.values, reallocation)
@@ -317,8 +351,8 @@ class Engine:
                 "gradient in its dense shape"
             )
 
-    def _moves(self, now: State) -> bool:
-        """Whether an update is due that can do something."""
+    def _is_update_due(self, now: State) -> bool:
+        """Whether an update is due at this state's clock that can do something."""
         # after the last step nothing would train what has grown, and a full topology has nowhere to move to
         if now.clock.has_ended or not self._says("update_due", now):
             return False
@@ -336,4 +370,4 @@ class Engine:
 
 
 def _ticked(state: State) -> State:
-    return attrs.evolve(state, clock=state.clock.tick())
+    return State(state.topology, state.strategy_states, state.clock.tick())

@@ -38,8 +38,8 @@ class Clock:
         return self.total_steps is not None and self.step >= self.total_steps
 
     def tick(self) -> "Clock":
-        """One optimizer step later."""
-        return attrs.evolve(self, step=self.step + 1)
+        """Return the clock one optimizer step later."""
+        return Clock(self.step + 1, self.steps_per_epoch, self.total_steps, self.updates)
 
     def updated(self) -> "Clock":
         """One reallocation later."""

@@ -8,7 +8,7 @@ import attrs
 
 from sparsecore.data.batches import batches
 from sparsecore.data.images import Batch
-from sparsecore.engine.arrays import Array, Gradient
+from sparsecore.engine.arrays import Array
 from sparsecore.engine.schedules import Clock
 from sparsecore.engine.state import State
 from sparsecore.errors import DivergedError, InputError
@@ -128,8 +128,7 @@ class Run:
         learning_rate = training.learning_rate(self._state.clock)
         for batch in plan:
             learning_rate = training.learning_rate(self._state.clock)
-            gradient = self._step(batch, learning_rate)
-            self._follow(learning_rate, gradient, writer, callback)
+            self._step(batch, learning_rate, writer, callback)
             agrees = self._ranks.compare(self._state.clock, self._values)
             callback.step(self._state.clock, self._learner.totals)
             if agrees and writer.wants_checkpoint and not self._is_epoch_over():
@@ -140,25 +139,24 @@ class Run:
         # a checkpoint between the last step and the epoch's metrics would lose their line
         return self._state.clock.step % self._setup.start.clock.steps_per_epoch == 0
 
-    def _step(self, batch: Batch, learning_rate: float) -> Gradient | None:
-        """An optimizer step; the dense gradients, where a strategy asks for them."""
-        engine, learner = self._setup.engine, self._learner
-        gradient = learner.backward(batch, dense=engine.wants_gradient(self._state))
-        if not engine.replaces_step(self._state):
+    def _step(self, batch: Batch, learning_rate: float, writer: RunWriter, callback: Callback) -> None:
+        """Take an optimizer step, unless an update takes its place, and do what follows it."""
+        engine, learner, before = self._setup.engine, self._learner, self._state
+        plan = engine.plan(before)
+        gradient = learner.backward(batch, dense=plan.wants_gradient)
+        if not plan.replaces_step:
             learner.optimizer_step(learning_rate)
-        return gradient
-
-    def _follow(self, learning_rate: float, gradient: Gradient | None, writer: RunWriter, callback: Callback) -> None:
-        """What follows an optimizer step."""
-        before, values = self._state, self._learner.values
-        advance = self._ranks.together(lambda: self._setup.engine.advance(before, values, learning_rate, gradient))
+        values = learner.values
+        advance = self._ranks.together(
+            lambda: engine.advance(before, values, learning_rate, gradient, plan=plan),
+        )
         self._state = advance.state
         if advance.reallocation is not None:
-            self._learner.reallocate(advance.reallocation)
+            learner.reallocate(advance.reallocation)
             writer.update(advance.reallocation, advance.state.clock, before.strategy_states)
             callback.update(advance.reallocation.pruned_count, threshold(before.strategy_states))
         elif advance.values is not values:
-            self._learner.set_values(advance.values)
+            learner.set_values(advance.values)
 
     def _values(self) -> dict[str, Array]:
         """What must be the same on all ranks, by what it is."""

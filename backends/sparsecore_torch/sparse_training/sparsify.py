@@ -244,7 +244,7 @@ def _arrays(selection: Selection) -> TorchArrays:
 def _try_schedule(engine: Engine, state: State) -> None:
     """Find out now if a schedule cannot answer, whose fields did not tell."""
     try:
-        engine.quiet(state)
+        engine.plan(state)
     except InputError as error:
         if state.clock.total_steps is None:
             error.add_note("the number of steps of the run is given to sparsify as total_steps=")

@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from sparsecore.engine.engine import Engine
+from sparsecore.engine.engine import Engine, StepPlan
 from sparsecore.engine.state import State
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
@@ -129,6 +129,7 @@ class SparseTraining:
         self._parts: Parts | None = parts
         self._end = SQUASHED
         self._state = state
+        self._latest_plan: StepPlan | None = None
         self._start = tuple(map(int, state.topology.counts))
         self._identity = identity_of(parts.engine, state, parts.sparsity)
         self._is_agreed = False
@@ -312,7 +313,7 @@ class SparseTraining:
         self._has_stepped = False
         self._hooks = StepHooks(
             parts.optimizer,
-            is_replaced=lambda: parts.engine.replaces_step(self._state),
+            is_replaced=lambda: self._plan.replaces_step,
             before=self._before_step,
             skipped=lambda: self._watch.end_step(is_taken=False),
             after=self._after_step,
@@ -370,8 +371,8 @@ class SparseTraining:
         if was_replaced:  # the optimizer has written nothing
             self._alive.storage.check_written()
         self._alive.storage.enforce()
-        quiet = self._alive.engine.quiet(self._state)
-        self._state = self._moved() if quiet is None else quiet
+        plan = self._plan
+        self._state = plan.next_state if plan.is_idle else self._advanced(plan)
         self._alive.ranks.compare(self._state.clock, self._compared)
         self._expect_gradient()
 
@@ -386,14 +387,14 @@ class SparseTraining:
         parts = self._alive
         return {"the positions": self.topology.positions, **replicated(parts.model, parts.optimizer.stepping)}
 
-    def _moved(self) -> State:
+    def _advanced(self, plan: StepPlan) -> State:
         """The state after a step whose values the engine has to see."""
-        parts, state = self._alive, self._state
+        parts, state = self._alive, plan.state
         values = parts.storage.values()
         rate = learning_rate_of(parts.optimizer.stepping.param_groups[parts.learning_rate_group])
         frozen = self._freezing.frozen()
         advance = parts.ranks.together(
-            lambda: parts.engine.advance(state, values, rate, parts.storage.gradient, frozen)
+            lambda: parts.engine.advance(state, values, rate, parts.storage.gradient, frozen, plan)
         )
         if advance.reallocation is not None:
             parts.storage.reallocate(advance.reallocation)
@@ -401,6 +402,12 @@ class SparseTraining:
             parts.storage.set_values(advance.values)
         return advance.state
 
+    @property
+    def _plan(self) -> StepPlan:
+        """What the strategies do at the next step; they are asked once for each state."""
+        if self._latest_plan is None or self._latest_plan.state is not self._state:
+            self._latest_plan = self._alive.engine.plan(self._state)
+        return self._latest_plan
+
     def _expect_gradient(self) -> None:
-        parts = self._alive
-        parts.storage.expect_gradient(dense=parts.engine.wants_gradient(self._state))
+        self._alive.storage.expect_gradient(dense=self._plan.wants_gradient)
