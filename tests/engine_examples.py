@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from sparsecore.engine.engine import Engine
 from sparsecore.engine.hooks import hookimpl
 from sparsecore.engine.topology import Layout, Topology
-from sparsecore_numpy.arrays import NumpyArrays
+from sparsecore.host.arrays import NumpyArrays
 
 ARRAYS = NumpyArrays()
 TWO_TENSORS = Layout.of({"first": (10, 10), "second": (20, 5)})

@@ -22,7 +22,7 @@ from sparsecore.errors import InputError
 from sparsecore.experiment.plugin_choice import PluginChoice
 from sparsecore_cpu import _kernels
 from sparsecore_cpu.inference import Predictor
-from sparsecore_cpu.inference.file import from_gaps, to_gaps
+from sparsecore_cpu.inference.network import from_gaps, to_gaps
 from sparsecore_models.lenet import LeNet
 from sparsecore_models.wrn import WideResNet
 

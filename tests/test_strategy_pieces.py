@@ -11,8 +11,8 @@ from sparsecore.engine.distributions import erdos_renyi_kernel
 from sparsecore.engine.engine import Engine
 from sparsecore.engine.schedules import Clock, Every
 from sparsecore.engine.topology import Layout
+from sparsecore.host.arrays import NumpyArrays
 from sparsecore.plugins.discovery import load
-from sparsecore_numpy.arrays import NumpyArrays
 from sparsecore_strategies.dpr import DynamicReallocation
 from sparsecore_strategies.erk_start import ErkStart
 from sparsecore_strategies.gradient_growth import GradientGrowth

@@ -1,6 +1,6 @@
 """The NumPy backend: the reference for every other one."""
 
-from sparsecore_numpy.arrays import NumpyArrays
+from sparsecore.host.arrays import NumpyArrays
 from sparsecore_numpy.backend import NumpyBackend
 
 __all__ = ["NumpyArrays", "NumpyBackend"]

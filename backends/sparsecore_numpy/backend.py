@@ -3,9 +3,9 @@
 import attrs
 
 from sparsecore.errors import InputError
+from sparsecore.host.arrays import NumpyArrays
 from sparsecore.learning.protocols import Learner, Task
 from sparsecore.learning.ranks import SingleProcess
-from sparsecore_numpy.arrays import NumpyArrays
 
 _DTYPES = ("float32", "float64")
 

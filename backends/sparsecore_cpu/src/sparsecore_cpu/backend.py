@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 import attrs
 
 from sparsecore.errors import InputError
+from sparsecore.host.arrays import NumpyArrays
 from sparsecore.learning.protocols import Learner, Task
 from sparsecore.learning.ranks import SingleProcess
-from sparsecore_numpy import NumpyArrays
 
 if TYPE_CHECKING:
     from sparsecore_cpu.runtime import Runtime

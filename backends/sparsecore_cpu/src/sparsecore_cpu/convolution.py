@@ -369,6 +369,11 @@ class Convolution:
     weight: WeightSource
     window: Window
     cache: ListCache
+    _layer: LayerKernels = attrs.field(init=False)
+
+    @_layer.default
+    def _kernels(self) -> LayerKernels:
+        return LayerKernels(self.runtime.kernels, self.cache.layer(self.weight, self.window))
 
     def output(self, x: Form) -> Form:
         """The form of the outputs for inputs of this form."""
@@ -405,7 +410,3 @@ class Convolution:
     @property
     def _values(self) -> NDArray[Any]:
         return self.weight.entries(self.cache.pool)
-
-    @property
-    def _layer(self) -> LayerKernels:
-        return LayerKernels(self.runtime.kernels, self.cache.layer(self.weight, self.window))

@@ -9,11 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.errors import InputError
-from sparsecore.run.folder import RunFolder
 from sparsecore_cpu.backend import CpuBackend
 from sparsecore_cpu.inference.execution import Blocks, Single
-from sparsecore_cpu.inference.file import read_network, write_network
-from sparsecore_cpu.inference.network import TrainedNetwork
+from sparsecore_cpu.inference.network import TrainedNetwork, read_network, write_network
 from sparsecore_cpu.runtime import Floats, Runtime
 
 
@@ -58,7 +56,7 @@ class Predictor:
         Raises:
             InputError: this is no run, it has not begun, it is damaged, or its data are others now.
         """
-        return cls.of(TrainedNetwork.of_run(RunFolder(Path(path))), threads)
+        return cls.of(TrainedNetwork.of_run(Path(path)), threads)
 
     @classmethod
     def load(cls, path: str | Path, threads: int = 0) -> "Predictor":

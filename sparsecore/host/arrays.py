@@ -1,4 +1,4 @@
-"""The array verbs on NumPy: the oracle that every other backend is compared with."""
+"""The array operations of the engine on NumPy: those of the host backends, and the reference for all others."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -12,18 +12,18 @@ AnyArray = NDArray[Any]
 
 @attrs.frozen
 class NumpyArrays:
-    """See :class:`sparsecore.engine.arrays.Arrays`."""
+    """Implements :class:`sparsecore.engine.arrays.Arrays` on NumPy arrays."""
 
     def from_numpy(self, array: AnyArray) -> AnyArray:
-        """The array itself."""
+        """Return the array itself."""
         return array
 
     def to_numpy(self, array: AnyArray) -> AnyArray:
-        """The array itself."""
+        """Return the array itself."""
         return array
 
     def readonly(self, array: AnyArray) -> AnyArray:
-        """A view that refuses to be written to."""
+        """A read-only view."""
         view = array.view()
         view.flags.writeable = False
         return view
