@@ -1,13 +1,21 @@
-"""The command line as users meet it: a process of its own, its output and its exit status."""
+"""The command line as users meet it: its output and its exit status."""
 
+import contextlib
+import io
 import json
 import os
 import subprocess
 import sys
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+
+from sparsecore.cli.command_line import _show_warning, run
+from sparsecore.cli.output import show_error
 
 SMALL = ("--model", "lenet-12-8", "--data", "npz", "--sparsity", "0.8", "--epochs", "3", "--batch-size", "16")
 """A run of a second: a small network on the images of :func:`small_images`."""
@@ -16,7 +24,54 @@ SMALL = ("--model", "lenet-12-8", "--data", "npz", "--sparsity", "0.8", "--epoch
 def sparsecore(
     *arguments: str | Path, cwd: Path | None = None, **environment: str
 ) -> "subprocess.CompletedProcess[str]":
-    """Run ``sparsecore`` with these arguments."""
+    """Run ``sparsecore`` with these arguments as :func:`sparsecore_process` does, but within this process.
+
+    Starting an interpreter and importing the libraries takes longer than most of the commands. With variables of the
+    environment, which libraries read when they are imported, a process of its own is started all the same.
+    """
+    if environment:
+        return sparsecore_process(*arguments, cwd=cwd, **environment)
+    told = [*map(str, arguments)]
+    with (
+        contextlib.chdir(cwd or Path.cwd()),
+        _as_in_a_new_interpreter(Path.cwd()),
+        contextlib.redirect_stdout(io.StringIO()) as out,
+        contextlib.redirect_stderr(io.StringIO()) as err,
+    ):
+        try:
+            status = run(told)
+        except Exception as error:
+            show_error(type(error), error, error.__traceback__)
+            status = 1
+    return subprocess.CompletedProcess(told, status, out.getvalue(), err.getvalue())
+
+
+@contextlib.contextmanager
+def _as_in_a_new_interpreter(cwd: Path) -> Iterator[None]:
+    """Modules of the working directory and plugins in files are imported anew, and warnings are shown, not raised."""
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        patch.syspath_prepend(cwd)
+        warnings.resetwarnings()
+        for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+            warnings.simplefilter("ignore", category)
+        patch.setattr(warnings, "showwarning", _show_warning)
+        before = set(sys.modules)
+        try:
+            yield
+        finally:
+            for name in set(sys.modules) - before:
+                file = getattr(sys.modules[name], "__file__", None)
+                if file is not None and not any(Path(file).is_relative_to(folder) for folder in _LIBRARIES):
+                    del sys.modules[name]
+
+
+_LIBRARIES = [Path(folder).resolve() for folder in sys.path if folder]
+
+
+def sparsecore_process(
+    *arguments: str | Path, cwd: Path | None = None, **environment: str
+) -> "subprocess.CompletedProcess[str]":
+    """Run ``sparsecore`` with these arguments in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "sparsecore", *map(str, arguments)],
         capture_output=True,

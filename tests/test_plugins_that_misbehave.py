@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from command_line import SMALL, small_images, sparsecore
+from command_line import SMALL, small_images, sparsecore, sparsecore_process
 from inside import inside
 
 PLAIN = """
@@ -107,7 +107,7 @@ def test_what_a_plugin_prints_is_no_part_of_the_result(images: Path, tmp_path: P
     (tmp_path / "loud.py").write_text(LOUD)
     loud = f"{tmp_path / 'loud.py'}:Loud"
     schedule = ["--set", "strategy.schedule.steps=3", "--set", "strategy.target=6"]
-    done = sparsecore(
+    done = sparsecore_process(
         "train", *SMALL, "--data-dir", images, "--strategy", loud, *schedule, "--json", "--out", tmp_path / "r"
     )
     assert done.returncode == 0, done.stderr
