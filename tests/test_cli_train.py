@@ -76,7 +76,8 @@ def test_reallocations_have_a_line_an_update_and_move_as_many_as_they_prune(run:
     assert result["reallocations"] == 3
     for line in lines:
         assert sum(line["pruned"].values()) == sum(line["grown"].values()) == line["moved"]
-        assert line["threshold"] >= 0.1 / 4
+        assert line["metrics"].keys() == {"dpr.threshold"}
+        assert line["metrics"]["dpr.threshold"] >= 0.1 / 4
         assert line["moved"] > 0
 
 

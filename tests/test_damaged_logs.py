@@ -179,7 +179,7 @@ def test_seconds_that_are_damaged_are_as_if_they_were_missing(run: Path, tmp_pat
 
 
 @pytest.mark.parametrize("finished", [True, False])
-@pytest.mark.parametrize(("log", "entry"), [("metrics.jsonl", "train_loss"), ("reallocations.jsonl", "threshold")])
+@pytest.mark.parametrize(("log", "entry"), [("metrics.jsonl", "train_loss"), ("reallocations.jsonl", "moved")])
 def test_a_report_refuses_a_log_with_one_number_changed(
     run: Path, tmp_path: Path, log: str, entry: str, finished: bool
 ) -> None:

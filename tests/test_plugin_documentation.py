@@ -59,6 +59,7 @@ def test_every_hook_has_its_section_in_the_order_in_which_a_run_calls_them() -> 
     values = engine.start_values(state, np.ones(state.topology.size))
     engine.plan(state)
     engine.advance(state, values)
+    engine.metrics(state)
     called = list(dict.fromkeys(seen))
     assert called == list(SECTIONS)
     assert called == list(specifications())

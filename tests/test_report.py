@@ -39,7 +39,8 @@ def epoch_line(epoch):
 def update_line(update, moved=5, threshold=0.001):
     active = {"first.weight": 100 + moved * (update % 2), "second.weight": 300 - moved * (update % 2)}
     counts = {"pruned": {"second.weight": moved}, "grown": {"first.weight": moved}, "active": active}
-    return {"update": update, "step": 10 * update, "threshold": threshold, **counts, "seconds": 0.1}
+    metrics = {} if threshold is None else {"dpr.threshold": threshold}
+    return {"update": update, "step": 10 * update, "metrics": metrics, **counts, "seconds": 0.1}
 
 
 def write_run(folder, *, epochs=(1, 2, 3), updates=(), result=RESULT, tensors=START, shapes=SHAPES):
@@ -186,7 +187,7 @@ def test_thousands_of_small_updates_stay_small(tmp_path):
     names = [f"layer{layer}.weight" for layer in range(24)]
     active = dict.fromkeys(names, 900)
     updates = [
-        {"update": u, "step": u, "threshold": None, "pruned": {names[u % 24]: u % 5}, "grown": {}, "active": active}
+        {"update": u, "step": u, "pruned": {names[u % 24]: u % 5}, "grown": {}, "active": active}
         for u in range(1, 5001)
     ]
     run = write_run(tmp_path / "run", updates=updates, tensors=active, shapes=dict.fromkeys(names, (32, 32, 3, 3)))

@@ -46,10 +46,24 @@ def test_epochs_are_drawn_where_they_were_measured(axes, figure, key, unit):
         assert lines[split] == [(epoch, epoch_line(epoch)[f"{split}_{key}"] * unit) for epoch in (1, 2, 3)]
 
 
-def test_the_threshold_is_logarithmic_and_leaves_out_updates_without_one(axes):
-    drawn = axes(figures.threshold)
+def threshold(run):
+    (figure,) = figures.strategy_metrics(run)
+    return figure
+
+
+def test_a_metric_that_doubles_is_logarithmic_and_leaves_out_updates_without_it(axes):
+    drawn = axes(threshold)
     assert drawn.get_yscale() == "log"
+    assert drawn.get_ylabel() == "threshold"
     assert points(drawn.get_lines()[0]) == [(10, 0.001), (20, 0.002)]
+
+
+@pytest.mark.parametrize("numbers", [(0.3, 0.0), (-1.0, 1.0), (5.0, 6.0)])
+def test_a_metric_that_may_be_zero_or_hardly_changes_is_linear(axes, numbers):
+    updates = [line | {"metrics": {"rigl.fraction": number}} for line, number in zip(UPDATES, numbers, strict=False)]
+    drawn = axes(threshold, updates=updates)
+    assert drawn.get_yscale() == "linear"
+    assert points(drawn.get_lines()[0]) == [(10, numbers[0]), (20, numbers[1])]
 
 
 def test_moved_weights_are_summed_over_tensors(axes):
@@ -82,7 +96,7 @@ def test_the_legend_lists_the_tensors_as_the_areas_lie(axes):
 
 
 @pytest.mark.parametrize(
-    "figure", [figures.accuracy, figures.loss, figures.threshold, figures.pruned_and_grown, figures.active_parameters]
+    "figure", [figures.accuracy, figures.loss, threshold, figures.pruned_and_grown, figures.active_parameters]
 )
 def test_every_axis_has_a_label_and_starts_at_the_start(axes, figure):
     drawn = axes(figure)

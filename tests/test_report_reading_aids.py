@@ -85,7 +85,7 @@ def test_figures_stand_in_pairs(run: Path, kind: str) -> None:
     known = read_run(run)
     shown = {
         "with a threshold": known,
-        "without": attrs.evolve(known, updates=tuple(attrs.evolve(one, threshold=None) for one in known.updates)),
+        "without": attrs.evolve(known, updates=tuple(attrs.evolve(one, metrics={}) for one in known.updates)),
         "without updates": attrs.evolve(known, updates=()),
     }[kind]
     (pairs,) = re.findall(r'<div class="pairs">(.*?)</div>', page(shown), re.DOTALL)

@@ -1,6 +1,6 @@
 """A progress bar on standard error."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
@@ -191,10 +191,10 @@ class ProgressBar(Callback):
             self._task, completed=clock.step, description=description, told=told + self._update + self._tested
         )
 
-    def update(self, pruned: int, threshold: float | None) -> None:
-        """Show H and K of the update from the next step on."""
-        height = "" if threshold is None else f"H {threshold:.3g}  "
-        self._update = f"  {height}K {pruned:,}"
+    def update(self, pruned: int, metrics: Mapping[str, float]) -> None:
+        """Show the strategies' metrics and K of the update from the next step on."""
+        reported = "".join(f"{name.rpartition('.')[2]} {number:.3g}  " for name, number in metrics.items())
+        self._update = f"  {reported}K {pruned:,}"
 
     def epoch(self, line: Metrics) -> None:
         """Show the test accuracy."""

@@ -193,6 +193,23 @@ class Engine:
             is_idle=not (update_due or self._perturbs or self._observes),
         )
 
+    def metrics(self, state: State) -> dict[str, float]:
+        """Return the metrics that the strategies report, by the names of strategy and metric: 'dpr.threshold'.
+
+        Args:
+            state: the state that they are of; of an update, the one before it.
+
+        Raises:
+            InvariantError: a strategy reports what is no finite number, or under a name that is no identifier.
+        """
+        if not self._stack.implementers("metrics"):
+            return {}
+        units = self.unit_map.units(state.topology)
+        results = self._stack.all_results(
+            "metrics", topology=units, clock=state.clock, strategy_state=state.strategy_states
+        )
+        return validation.check_metrics(results)
+
     def first_update(self, state: State) -> int | None:
         """After which step the first update is due, by the strategy states of now.
 

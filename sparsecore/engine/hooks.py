@@ -208,3 +208,12 @@ def remember(reallocation: Reallocation, clock: Clock, strategy_state: Any, rand
 @hookspec
 def reallocated(reallocation: Reallocation, clock: Clock, strategy_state: Any) -> None:
     """Watch an update that is finished. For observers: logging, plots, checks."""
+
+
+@hookspec
+def metrics(topology: Topology, clock: Clock, strategy_state: Any) -> dict[str, float] | None:
+    """Finite numbers for a run's logs and reports, by name, such as DPR's threshold. Every plugin has its own.
+
+    Called before an update that is due, so that these are the numbers that the update is made with. A name is a Python
+    identifier.
+    """

@@ -1,6 +1,7 @@
 """The engine's promises, checked at every answer of a plugin, in O(N): a broken one names plugin, step and tensor."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -240,6 +241,22 @@ def _strategy_state(answer: HookResult, topology: Topology) -> Any:
     if trouble:
         _broken(answer, "strategy_state", f"remembers {trouble}")
     return readonly_strategy_state(answer.value, topology.arrays)
+
+
+def check_metrics(results: Sequence[HookResult]) -> dict[str, float]:
+    """Return finite numbers by the names of plugin and metric, the bottom plugin's first."""
+    metrics: dict[str, float] = {}
+    for result in reversed(results):
+        if not isinstance(result.value, Mapping):
+            _broken(result, "metrics", f"answered {describe(result.value)}; expected a dict of numbers by name")
+        for name, number in result.value.items():
+            if not (isinstance(name, str) and name.isidentifier()):
+                _broken(result, "metrics", f"named a metric {name!r}; expected letters, digits and underscores")
+            is_number = isinstance(number, int | float | np.integer | np.floating) and not isinstance(number, bool)
+            if not (is_number and math.isfinite(number)):
+                _broken(result, "metrics", f"answered {name} = {describe(number)}; expected a finite number")
+            metrics[f"{result.plugin}.{name}"] = float(number)
+    return metrics
 
 
 def check_reallocation(reallocation: Reallocation) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 
 from sparsecore.engine.registration import MARK
 
-_OBSERVING = frozenset({"reallocated"})
+_OBSERVING = frozenset({"reallocated", "metrics"})
 """The hooks of a plugin that only watches: it decides nothing and has no state."""
 _DEEPEST = 6
 

@@ -139,25 +139,31 @@ def learning_rate(run: Run, size: tuple[float, float] = SIZE) -> Figure:
     return Figure(title, caption, draw("rate", size, paint))
 
 
-def threshold(run: Run) -> Figure:
-    """The pruning threshold H over updates."""
-    title = "Pruning threshold H"
-    # a logarithmic axis has no place for zero
-    points = [(u.step, u.threshold) for u in run.updates if u.threshold is not None and u.threshold > 0]
-    if not points:
-        return Figure(title, "This run's updates have no threshold." if run.updates else "No update so far.")
+def strategy_metrics(run: Run) -> list[Figure]:
+    """One figure for each metric that a strategy reports at updates, over steps."""
+    names = dict.fromkeys(name for update in run.updates for name in update.metrics)
+    return [_strategy_metric(run, name, f"strategy-metric-{number}") for number, name in enumerate(names)]
+
+
+def _strategy_metric(run: Run, name: str, element: str) -> Figure:
+    strategy, _, metric = name.rpartition(".")
+    points = [(update.step, update.metrics[name]) for update in run.updates if name in update.metrics]
     shown = [points[index] for index in thin(len(points), MOST_POINTS)]
+    lowest, highest = (extreme(number for _, number in points) for extreme in (min, max))
+    # a logarithmic axis has no place for zero, and a number that hardly changes is easier to read on a linear one
+    is_logarithmic = 0 < 2 * lowest <= highest
 
     def paint(axes: "Axes") -> None:
-        steps, thresholds = zip(*shown, strict=True)
-        line(axes, steps, thresholds, color=BLUE, drawstyle="steps-post")
-        axes.set_yscale("log")
-        axes.set_ylabel("H (absolute weight)")
+        steps, numbers = zip(*shown, strict=True)
+        line(axes, steps, numbers, color=BLUE, drawstyle="steps-post")
+        if is_logarithmic:
+            axes.set_yscale("log")
+        axes.set_ylabel(metric)
         over_steps(axes, run)
 
-    lowest, highest = (extreme(height for _, height in points) for extreme in (min, max))
-    caption = f"Between {lowest:.3g} and {highest:.3g}; logarithmic scale. {_drawn(len(shown), len(points))}"
-    return Figure(title, caption, draw("threshold", SIZE, paint))
+    scale = "; logarithmic scale" if is_logarithmic else ""
+    caption = f"Reported at each update: between {lowest:.3g} and {highest:.3g}{scale}. "
+    return Figure(f"{metric} ({strategy})", caption + _drawn(len(shown), len(points)), draw(element, SIZE, paint))
 
 
 def pruned_and_grown(run: Run) -> Figure:

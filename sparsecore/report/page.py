@@ -16,7 +16,7 @@ from sparsecore.report.figures import (
     learning_rate,
     loss,
     pruned_and_grown,
-    threshold,
+    strategy_metrics,
 )
 from sparsecore.report.reading import Effort, Result, Run
 
@@ -147,7 +147,7 @@ $tensors
 
 def page(run: Run) -> str:
     """The whole page as HTML."""
-    figures = [accuracy(run), loss(run), threshold(run), pruned_and_grown(run), densities(run)]
+    figures = [accuracy(run), loss(run), *strategy_metrics(run), pruned_and_grown(run), densities(run)]
     # so that no figure stands beside an empty half of the page
     fills_a_pair = sum(bool(one.svg) for one in figures) % 2 == 1
     rate = learning_rate(run, SIZE if fills_a_pair else WHOLE_WIDTH)

@@ -133,7 +133,7 @@ class Update:
     Attributes:
         update: its number, from 1.
         step: optimizer steps done before it.
-        threshold: the pruning threshold H, None for strategies without one.
+        metrics: what the strategies reported before it, by the names of strategy and metric.
         pruned: weights pruned, by tensor; a tensor that lost none may be missing.
         grown: weights grown, by tensor; a tensor that gained none may be missing.
         active: active weights after the update, by tensor; all sparse tensors. A line may leave it out, as it
@@ -145,7 +145,7 @@ class Update:
     pruned: Mapping[str, int]
     grown: Mapping[str, int]
     active: Mapping[str, int] = attrs.field(factory=dict)
-    threshold: float | None = None
+    metrics: Mapping[str, float] = attrs.field(factory=dict)
 
 
 @attrs.frozen

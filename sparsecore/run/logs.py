@@ -2,6 +2,7 @@
 
 import base64
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -11,7 +12,6 @@ from numpy.typing import NDArray
 from sparsecore.engine.arrays import Counts
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.schedules import Clock
-from sparsecore.engine.state import StrategyStates
 from sparsecore.learning.protocols import Totals
 
 _WIDTH = 8
@@ -31,7 +31,7 @@ class Metrics:
     test_accuracy: float
 
 
-def metrics(clock: Clock, learning_rate: float, train: Totals, test: Totals) -> Metrics:
+def epoch_metrics(clock: Clock, learning_rate: float, train: Totals, test: Totals) -> Metrics:
     """The line of the epoch that has just ended."""
     return Metrics(
         epoch=clock.epoch,
@@ -44,32 +44,26 @@ def metrics(clock: Clock, learning_rate: float, train: Totals, test: Totals) -> 
     )
 
 
-def reallocation_line(reallocation: Reallocation, clock: Clock, strategy_states: StrategyStates) -> dict[str, Any]:
+def reallocation_line(reallocation: Reallocation, clock: Clock, metrics: Mapping[str, float]) -> dict[str, Any]:
     """The line of an update.
 
     Args:
         reallocation: what was done.
         clock: the time after it.
-        strategy_states: those of the strategies before it (with the threshold H that it used).
+        metrics: those that the strategies reported before it, by the names of strategy and metric.
     """
     names = reallocation.before.layout.names
     to_numpy = reallocation.before.arrays.to_numpy
     return {
         "update": clock.updates,
         "step": clock.step,
-        "threshold": threshold(strategy_states),
+        "metrics": dict(metrics),
         "moved": reallocation.pruned_count,
         "pruned": _by_name(names, reallocation.pruned),
         "grown": _by_name(names, reallocation.grown),
         "pruned_positions": encode_positions(to_numpy(reallocation.pruned_positions)),
         "grown_positions": encode_positions(to_numpy(reallocation.grown_positions)),
     }
-
-
-def threshold(strategy_states: StrategyStates) -> float | None:
-    """H, where a strategy remembers a ``threshold``."""
-    remembered = (getattr(strategy_state, "threshold", None) for strategy_state in strategy_states.values())
-    return next((value for value in remembered if isinstance(value, float)), None)
 
 
 def encode_positions(positions: NDArray[np.integer[Any]]) -> str:

@@ -10,7 +10,6 @@ import attrs
 
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.schedules import Clock
-from sparsecore.engine.state import StrategyStates
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
 from sparsecore.learning.ledger import Bytes
@@ -50,13 +49,13 @@ class RunWriter:
         """Whether the last checkpoint was long ago."""
         return False
 
-    def update(self, reallocation: Reallocation, clock: Clock, strategy_states: StrategyStates) -> None:
+    def update(self, reallocation: Reallocation, clock: Clock, metrics: Mapping[str, float]) -> None:
         """Receive an update of the topology.
 
         Args:
             reallocation: what was pruned and grown.
             clock: the time after it.
-            strategy_states: the strategies' state before it.
+            metrics: those that the strategies reported before it, by the names of strategy and metric.
         """
 
     def epoch(self, line: Metrics) -> None:
@@ -102,9 +101,9 @@ class RunFolderWriter(RunWriter):
         self._opened.callback(lock.release)
         self._saved = time.monotonic()
 
-    def update(self, reallocation: Reallocation, clock: Clock, strategy_states: StrategyStates) -> None:
+    def update(self, reallocation: Reallocation, clock: Clock, metrics: Mapping[str, float]) -> None:
         """Write the update's line."""
-        self._reallocations.append(reallocation_line(reallocation, clock, strategy_states))
+        self._reallocations.append(reallocation_line(reallocation, clock, metrics))
 
     def epoch(self, line: Metrics) -> None:
         """Write the epoch's line."""

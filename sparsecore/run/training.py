@@ -18,7 +18,7 @@ from sparsecore.learning.ranks import Ranks
 from sparsecore.run.checkpoint import Checkpoint, from_checkpoint, to_checkpoint
 from sparsecore.run.checkpoint_validation import blaming, check_fits, check_totals
 from sparsecore.run.identity import machine
-from sparsecore.run.logs import Metrics, metrics, threshold
+from sparsecore.run.logs import Metrics, epoch_metrics
 from sparsecore.run.recording import Effort, RunWriter
 from sparsecore.run.setup import Setup
 
@@ -34,12 +34,12 @@ class Callback:
             totals: reads the totals of the epoch so far, which may wait for the device.
         """
 
-    def update(self, pruned: int, threshold: float | None) -> None:
+    def update(self, pruned: int, metrics: Mapping[str, float]) -> None:
         """Called after each update of the topology.
 
         Args:
             pruned: K, the number of weights that were pruned.
-            threshold: H, where the strategy has one.
+            metrics: those that the strategies reported before it, by the names of strategy and metric.
         """
 
     def epoch(self, line: Metrics) -> None:
@@ -153,8 +153,9 @@ class Run:
         self._state = advance.state
         if advance.reallocation is not None:
             learner.reallocate(advance.reallocation)
-            writer.update(advance.reallocation, advance.state.clock, before.strategy_states)
-            callback.update(advance.reallocation.pruned_count, threshold(before.strategy_states))
+            metrics = engine.metrics(plan.next_state)
+            writer.update(advance.reallocation, advance.state.clock, metrics)
+            callback.update(advance.reallocation.pruned_count, metrics)
         elif advance.values is not values:
             learner.set_values(advance.values)
 
@@ -169,7 +170,7 @@ class Run:
 
     def _end_epoch(self, learning_rate: float, writer: RunWriter, callback: Callback) -> None:
         train, test = self._learner.totals(), self._learner.evaluate(self._setup.images.test)
-        line = metrics(self._state.clock, learning_rate, train, test)
+        line = epoch_metrics(self._state.clock, learning_rate, train, test)
         _check_finite(line)
         self._learner.reset_totals()
         self._last = line

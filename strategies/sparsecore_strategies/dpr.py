@@ -65,6 +65,11 @@ class DynamicReallocation:
         return Threshold(self.initial_threshold)
 
     @hookimpl
+    def metrics(self, strategy_state: Threshold) -> dict[str, float]:
+        """The threshold H of this update."""
+        return {"threshold": strategy_state.threshold}
+
+    @hookimpl
     def update_due(self, clock: Clock) -> bool:
         """By the schedule."""
         return self.schedule(clock)

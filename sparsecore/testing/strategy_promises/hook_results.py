@@ -29,7 +29,9 @@ def _runs(_: Subject, scene: Scene) -> None:
     algorithm = engine(scene)
     start = algorithm.start(scene.sparsity, clock=scene.clock)
     algorithm.start_values(start, algorithm.arrays.zeros_like(_values(scene), start.topology.size))
-    run(algorithm, scene, begun(algorithm, scene), range(4))
+    moment = begun(algorithm, scene)
+    algorithm.metrics(moment.state)
+    run(algorithm, scene, moment, range(4))
 
 
 def _raises_nothing(subject: Subject, scene: Scene) -> None:
@@ -141,10 +143,10 @@ ANSWERS = (
     ),
     Promise(
         "state",
-        "what is remembered can be saved, and has one entry a weight where it says so",
+        "what is remembered can be saved, and has one entry a weight where it says so; metrics are finite numbers",
         scenes,
         _runs,
-        ("strategy_state",),
+        ("strategy_state", "metrics"),
         share=0.5,
     ),
 )
