@@ -35,7 +35,7 @@ from sparsecore.learning.protocols import Adam, AdamW, Operations, Sgd, Task, To
 from sparsecore_numpy import NumpyBackend
 from sparsecore_torch import TorchArrays, TorchBackend
 from sparsecore_torch.experiment.compilation import compiled_by
-from sparsecore_torch.experiment.device import Machine
+from sparsecore_torch.experiment.device import DeviceConfig
 from sparsecore_torch.experiment.learner import TorchLearner
 
 RULES = {
@@ -377,8 +377,8 @@ def test_no_step_waits_for_the_device(dtype: str) -> None:
 
 def compiled_learner(backend: Any = "aot_eager", **options: Any) -> TorchLearner:
     """Compiled but for the last stage, which makes machine code and takes most of the time."""
-    machine = Machine(torch.device("cpu"), torch.float64, torch.float64, torch.channels_last, compiled_by(backend))
-    return TorchLearner(task_of(**options), machine)
+    config = DeviceConfig(torch.device("cpu"), torch.float64, torch.float64, torch.channels_last, compiled_by(backend))
+    return TorchLearner(task_of(**options), config)
 
 
 # torch.compile asks tensors for gradients that they do not have, and hides the warning only where it is not an error
@@ -434,7 +434,7 @@ def test_tensors_of_one_weight_or_of_as_many_as_others_are_compiled_like_all(com
     ]
     learner = TorchLearner(
         attrs.evolve(task, topology=topologies[0], values=torch.arange(12.0, dtype=torch.float64) / 12),
-        compiled_learner()._machine,
+        compiled_learner()._config,
     )
     for topology in topologies:
         learner.load_state(topology, learner.state())

@@ -24,7 +24,7 @@ from sparsecore.host.buffers import BufferPool
 from sparsecore.host.computation import Tape
 from sparsecore_numpy import normalization, operations
 from sparsecore_numpy.workspace import WorkerPool, Workspace
-from sparsecore_torch.experiment.inputs import Pictures
+from sparsecore_torch.experiment.inputs import DeviceSplit
 from sparsecore_torch.experiment.operations import DenseWeight, SparseWeight, TorchOperations, by_batch, by_running
 
 FloatArray = NDArray[np.float64]
@@ -314,7 +314,7 @@ def plans(draw: st.DrawFn) -> tuple[NDArray[np.uint8], Batch]:
 @given(case=plans())
 def test_augmentation_on_the_device_is_numpy_s_bit_for_bit(device: str, case: tuple[NDArray[np.uint8], Batch]) -> None:
     images, plan = case
-    pictures = Pictures.of(Split(images, np.arange(9)), torch.device(device))
+    pictures = DeviceSplit.of(Split(images, np.arange(9)), torch.device(device))
     crops, labels = pictures.batch(plan)
     assert crops.dtype == torch.uint8
     np.testing.assert_array_equal(crops.cpu().numpy(), augmented(images, plan))
@@ -323,6 +323,6 @@ def test_augmentation_on_the_device_is_numpy_s_bit_for_bit(device: str, case: tu
 
 @on_devices
 def test_padding_beyond_the_images_is_refused_on_the_device_too(device: str) -> None:
-    pictures = Pictures.of(Split(np.zeros((2, 3, 3, 1), np.uint8), np.zeros(2, np.int64)), torch.device(device))
+    pictures = DeviceSplit.of(Split(np.zeros((2, 3, 3, 1), np.uint8), np.zeros(2, np.int64)), torch.device(device))
     with pytest.raises(InputError, match="cannot be padded by 3"):
         pictures.batch(Batch(np.zeros(1, np.int64), np.zeros((1, 2), np.int64), np.zeros(1, np.bool_), 3))

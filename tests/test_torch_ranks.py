@@ -173,7 +173,7 @@ def test_a_rank_whose_connections_broke_says_what_the_others_said() -> None:
 
     def act(ranks: TorchRanks) -> Any:
         if ranks.rank == 1:
-            with ranks.reaching():
+            with ranks.communicating():
                 heard.wait(30)
                 raise RuntimeError("Connection closed by peer")
         try:
@@ -187,7 +187,7 @@ def test_a_rank_whose_connections_broke_says_what_the_others_said() -> None:
 
 def test_an_error_in_communication_that_nobody_explains_stays_as_it_is() -> None:
     def act(ranks: TorchRanks) -> Any:
-        with ranks.reaching():
+        with ranks.communicating():
             raise RuntimeError("out of memory")
 
     assert [str(error) for error in on_ranks(act)] == ["out of memory"] * 2

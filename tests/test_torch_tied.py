@@ -68,9 +68,9 @@ def test_the_operators_of_torch_keep_torch_s_rules(device: str) -> None:
     vectors = torch.tensor(rng.standard_normal((2, 3)), device=device, requires_grad=True)
     on_torch(values, (1,), 0)
     library = torch.ops.sparsecore
-    torch.library.opcheck(library.tied_conv2d.default, (images, values, (2, 3, 3, 3), 2**61, 1, 1))
-    torch.library.opcheck(library.tied_linear.default, (vectors, values, (2, 3), 2**61))
-    torch.library.opcheck(library.tied_dense.default, (values, (2, 3), 2**61))
+    torch.library.opcheck(library.tied_conv2d.default, (images, values, 2**61, (2, 3, 3, 3), 1, 1))
+    torch.library.opcheck(library.tied_linear.default, (vectors, values, 2**61, (2, 3)))
+    torch.library.opcheck(library.tied_dense.default, (values, 2**61, (2, 3)))
 
 
 @on_devices

@@ -161,7 +161,7 @@ class TorchRanks:
             )
 
     @contextmanager
-    def reaching(self) -> Iterator[None]:
+    def communicating(self) -> Iterator[None]:
         """Communication of other kinds; where it breaks off because ranks have parted, say why they have."""
         try:
             yield
@@ -187,7 +187,7 @@ class TorchRanks:
     @contextmanager
     def _failing_together(self, patience: float) -> Iterator[None]:
         try:
-            with self.reaching():
+            with self.communicating():
                 yield
         except DisagreementError:
             raise  # all others have heard of it

@@ -1,6 +1,5 @@
-"""The plugin."""
+"""The plugin ``--backend torch``."""
 
-import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -9,42 +8,12 @@ import torch
 
 from sparsecore.errors import InputError
 from sparsecore.learning.protocols import Learner, Task
-from sparsecore.learning.ranks import Ranks, launch
+from sparsecore.learning.ranks import Ranks
 from sparsecore_torch.arrays import TorchArrays
 from sparsecore_torch.distributed.ranks import launched_ranks
 from sparsecore_torch.experiment.compilation import COMPILED, EAGER, Execution
-
-
-def device_of(name: str) -> torch.device:
-    """The device that 'auto', 'cpu', 'cuda' or 'cuda:1' names; 'auto' is a CUDA device where there is one.
-
-    Raises:
-        InputError: it is none of these, or this machine has no such device.
-    """
-    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", name):
-        raise InputError(f"a device is auto, cpu, cuda or a numbered one such as cuda:1; given {name!r}")
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name == "auto":
-        name = "cuda" if count else "cpu"
-    device = _local(torch.device(name), count)
-    if device.type == "cuda" and (device.index or 0) >= count:
-        there = ", ".join(f"cuda:{index}" for index in range(count)) or "none"
-        raise InputError(f"no CUDA device {name!r}; PyTorch finds: {there}")
-    return device
-
-
-def _local(device: torch.device, count: int) -> torch.device:
-    """The device; where processes of one machine train together, each takes one of its own."""
-    process = launch()
-    if device.type != "cuda" or device.index is not None or process.size == 1:
-        return device
-    if process.local_rank >= count:
-        raise InputError(
-            f"process {process.local_rank} of this machine, counted from 0, finds {count} CUDA devices; start one "
-            "process a device"
-        )
-    return torch.device("cuda", process.local_rank)
-
+from sparsecore_torch.experiment.data_parallel import parallel_step
+from sparsecore_torch.experiment.device import DeviceConfig, device_of
 
 _DTYPES: Mapping[str, tuple[torch.dtype, torch.dtype]] = MappingProxyType(
     {
@@ -53,7 +22,7 @@ _DTYPES: Mapping[str, tuple[torch.dtype, torch.dtype]] = MappingProxyType(
         "bfloat16": (torch.float32, torch.bfloat16),
     }
 )
-"""Of parameters, and of activations."""
+"""The dtypes of parameters and of activations, by the setting ``dtype``."""
 
 _EXECUTIONS: Mapping[bool, Execution] = MappingProxyType({False: EAGER, True: COMPILED})
 _FORMATS = MappingProxyType({False: torch.contiguous_format, True: torch.channels_last})
@@ -70,14 +39,15 @@ def _check_device(_: object, __: object, device: str) -> None:
 
 @attrs.frozen(eq=False)
 class TorchBackend:
-    """Trains on PyTorch, on the CPU or a CUDA device; see :class:`sparsecore.learning.protocols.Backend`.
+    """Trains with PyTorch on the CPU or a CUDA device; a plugin of :class:`sparsecore.learning.protocols.Backend`.
 
     Attributes:
         device: 'auto' (CUDA where there is a device), 'cpu', 'cuda', or a numbered device such as 'cuda:1'.
         dtype: 'float32', 'float64', or 'bfloat16': parameters in float32 and activations as autocast has them.
             As an attribute of the backend it is the dtype of values.
         compile: whether the network is compiled by ``torch.compile``, which needs a C++ compiler on the CPU.
-        channels_last: whether the channels of a pixel lie together, or all pixels of a channel.
+        channels_last: whether images are stored with the channels of a pixel together, or with all pixels of a
+            channel together.
     """
 
     device: str = attrs.field(default="auto", validator=_check_device)
@@ -101,18 +71,20 @@ class TorchBackend:
         return launched_ranks(device_of(self.device))
 
     def learner(self, task: Task) -> Learner:
-        """A network ready to train."""
-        from sparsecore_torch.experiment.data_parallel import sharing_of
-        from sparsecore_torch.experiment.device import Machine
+        """Make a network ready to train; where several ranks train together, all must call this.
+
+        Args:
+            task: the network, its start values, the data and the optimizer.
+        """
         from sparsecore_torch.experiment.learner import TorchLearner
 
         parameters, activations = _DTYPES[self._dtype]
-        machine = Machine(
+        config = DeviceConfig(
             device=device_of(self.device),
             dtype=parameters,
-            computed=activations,
+            activation_dtype=activations,
             memory_format=_FORMATS[self.channels_last],
             execution=_EXECUTIONS[self.compile],
-            sharing=sharing_of(self.ranks),
+            parallel=parallel_step(self.ranks),
         )
-        return TorchLearner(task, machine)
+        return TorchLearner(task, config)

@@ -1,4 +1,4 @@
-"""How a network's forward pass is carried out: operation by operation, or compiled once for all topologies."""
+"""How a network's forward pass is executed: operation by operation, or compiled once for all topologies."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -10,21 +10,25 @@ from torch import Tensor, fx, nn
 from sparsecore.errors import InputError
 from sparsecore.learning.protocols import Model, Operations
 from sparsecore_torch._torch_internals import BackendCompilerFailed, Unsupported, mark_unbacked
-from sparsecore_torch.experiment import tied_layers
-from sparsecore_torch.experiment.layers import DIRECT, OPAQUE, Layers
-from sparsecore_torch.experiment.tied_layers import TiedLayers
+from sparsecore_torch.experiment.layers import SPARSE, SPARSE_OPERATORS, TIED, TIED_OPERATORS, Layers
 
 Program: TypeAlias = Callable[[Mapping[str, Any], Tensor], Tensor]
 """From the handles of all parameters, in the order of their names, and images to logits."""
 
 
 def direct(model: Model, operations: Operations, names: Iterable[str]) -> Program:  # noqa: ARG001
-    """The model's own function."""
+    """Return the model's own function as a program."""
     return lambda handles, images: model.forward(operations, handles, images)
 
 
 def recorded(model: Model, operations: Operations, names: Iterable[str]) -> Program:
-    """The operations that the model asks for, one after another, without the model's code."""
+    """Record the operations that a model calls, as a program without the model's code.
+
+    Args:
+        model: the model, which is called once with stand-ins for its parameters and images.
+        operations: what the program calls.
+        names: of all parameters, in the order in which the program takes them.
+    """
     graph = fx.Graph()
     tracer = fx.proxy.GraphAppendingTracer(graph)
     images = fx.Proxy(graph.placeholder("images"), tracer)
@@ -36,7 +40,7 @@ def recorded(model: Model, operations: Operations, names: Iterable[str]) -> Prog
 
 
 class _Recorder:
-    """Operations that are noted, not done."""
+    """Operations that are recorded in a graph instead of being computed."""
 
     def __init__(self, operations: Operations, tracer: fx.proxy.TracerBase) -> None:
         self._operations, self._tracer = operations, tracer
@@ -52,27 +56,27 @@ Forward: TypeAlias = Callable[..., Tensor]
 
 @attrs.frozen(eq=False)
 class Execution:
-    """See the module.
+    """A way to execute the forward pass.
 
     Attributes:
-        program: what the model's function becomes.
-        prepared: what the whole forward pass becomes.
-        layers: what computes with sparse weights.
-        tied_layers: what computes with tied weights.
+        program: makes a program of the model.
+        prepare: compiles the whole forward pass, or leaves it as it is.
+        layers: those with sparse weights.
+        tied_layers: those with tied weights.
     """
 
     program: Callable[[Model, Operations, Iterable[str]], Program]
-    prepared: Callable[[Forward], Forward]
+    prepare: Callable[[Forward], Forward]
     layers: Layers
-    tied_layers: TiedLayers
+    tied_layers: Layers
 
 
 def compiled_by(backend: Any) -> Execution:
-    """Compiled by a backend of ``torch.compile``."""
-    return Execution(recorded, lambda forward: _compiled(forward, backend), OPAQUE, tied_layers.OPAQUE)
+    """Return the execution that compiles by a backend of ``torch.compile``, given by name or as a function."""
+    return Execution(recorded, lambda forward: _compiled(forward, backend), SPARSE_OPERATORS, TIED_OPERATORS)
 
 
-EAGER = Execution(direct, lambda forward: forward, DIRECT, tied_layers.DIRECT)
+EAGER = Execution(direct, lambda forward: forward, SPARSE, TIED)
 COMPILED = compiled_by("inductor")
 
 
@@ -81,16 +85,16 @@ def _compiled(forward: Forward, backend: Any) -> Forward:
 
     def called(images: Tensor, values: Sequence[Tensor], positions: Sequence[Tensor], *others: Any) -> Tensor:
         for vector in (*values, *positions):
-            # a length that no guard may ask about: it changes with every reallocation, and must compile nothing again
-            # (where a slice begins is asked about: whether at 1, as behind a first tensor that has a single weight)
+            # no guard may depend on the length: it changes with every reallocation, and must compile nothing again
+            # (where a slice begins is guarded: whether at 1, as behind a first tensor that has a single weight)
             mark_unbacked(vector, 0)
         try:
             logits: Tensor = inner(images, values, positions, *others)
         except Unsupported:
-            forward(images, values, positions, *others)  # what refuses its input says so, in its own words
+            forward(images, values, positions, *others)  # raises the sentence of what refuses its input
             raise
         except BackendCompilerFailed as error:
-            reason = " ".join(str(error).partition("\n\n")[0].split())  # behind it comes advice about debugging
+            reason = " ".join(str(error).partition("\n\n")[0].split())  # advice about debugging follows
             raise InputError(
                 f"the network cannot be compiled: {reason}; without backend.compile it need not be"
             ) from error

@@ -1,12 +1,12 @@
-"""How ranks share the work of a training step, so that the step is that of one process, whatever their number.
+"""Data-parallel training: ranks share a training step, whose result is that of one process, whatever their number.
 
-Each takes a contiguous part of the batch; moments of batch norm, gradients and sums are those of the whole batch.
+Each rank takes a contiguous part of the batch; moments of batch norm, gradients and sums are those of the whole batch.
 """
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
-from typing import Any, Protocol, TypeVar, final
+from typing import Any, TypeVar, final
 
 import torch
 import torch.distributed as dist
@@ -58,135 +58,121 @@ def _check(count: Tensor, x: Tensor) -> None:
 Part = TypeVar("Part")
 
 
-class Sharing(Protocol):
-    """What a learner asks, wherever ranks have to meet."""
+class SingleProcessStep:
+    """A training step of one process. A class derived from it says what several ranks do in another way."""
 
     @property
     def normalization(self) -> Normalization:
         """Batch norm in training, by the moments of the whole batch."""
-        ...
+        return by_batch
 
     def part(self, batch: Batch) -> Batch:
-        """This rank's part of a batch; it may be empty."""
-        ...
-
-    def some(self, parts: Iterable[Part]) -> Iterator[Part]:
-        """This rank's parts of what is done once."""
-        ...
-
-    def trained(self, forward: Forward, parameters: Iterable[nn.Parameter]) -> Forward:
-        """The function; where ranks share its backward pass, all get the mean of their gradients."""
-        ...
-
-    def loss(self, losses: Tensor, examples: int) -> Tensor:
-        """This rank's share of the mean loss over a batch of so many examples; the mean over ranks is that loss."""
-        ...
-
-    def total(self, vector: Tensor) -> Tensor:
-        """The sum of the ranks' vectors, in place of the one given."""
-        ...
-
-    def mean(self, vector: Tensor) -> Tensor:
-        """The mean of the ranks' vectors, which may take the place of the one given."""
-        ...
-
-    def meeting(self) -> AbstractContextManager[None]:
-        """While ranks wait for one another: where they have parted, the error says why."""
-        ...
-
-
-@final
-class Unshared:
-    """One process does it all. See :class:`Sharing`."""
-
-    normalization = staticmethod(by_batch)
-
-    def part(self, batch: Batch) -> Batch:
-        """The batch."""
+        """Return this rank's part of a batch; it may be empty."""
         return batch
 
     def some(self, parts: Iterable[Part]) -> Iterator[Part]:
-        """All."""
+        """Return this rank's share of parts that any one rank can work on."""
         return iter(parts)
 
     def trained(self, forward: Forward, parameters: Iterable[nn.Parameter]) -> Forward:  # noqa: ARG002
-        """The function itself."""
+        """Return a forward pass whose backward pass leaves the mean of the ranks' gradients.
+
+        Args:
+            forward: this rank's forward pass.
+            parameters: those that are differentiated by.
+        """
         return forward
 
     def loss(self, losses: Tensor, examples: int) -> Tensor:
-        """The mean."""
+        """Return this rank's share of the mean loss over a batch; the mean over ranks is the mean loss.
+
+        Args:
+            losses: of this rank's examples, (examples of its part,).
+            examples: of the whole batch.
+        """
         return losses.sum() / examples
 
     def total(self, vector: Tensor) -> Tensor:
-        """The vector."""
+        """Sum the ranks' vectors, in place of the one given."""
         return vector
 
     def mean(self, vector: Tensor) -> Tensor:
-        """The vector."""
+        """Return the mean of the ranks' vectors, which may replace the one given."""
         return vector
 
-    def meeting(self) -> AbstractContextManager[None]:
-        """Nobody is waited for."""
+    def communicating(self) -> AbstractContextManager[None]:
+        """Enclose communication between ranks; where it breaks off because ranks have diverged, the error says why."""
         return nullcontext()
 
 
 @final
-class Shared:
-    """Several processes in torch's process group. See :class:`Sharing`."""
+class DataParallelStep(SingleProcessStep):
+    """A training step that the ranks of torch's process group share. All of them must call each method.
 
-    normalization = staticmethod(by_shared_batch)
+    Args:
+        ranks: in one process group.
+    """
 
     def __init__(self, ranks: TorchRanks) -> None:
         self._ranks = ranks
 
+    @property
+    def normalization(self) -> Normalization:
+        """Batch norm by the moments of all ranks' parts."""
+        return by_shared_batch
+
     def part(self, batch: Batch) -> Batch:
-        """Contiguous, and no more than one image longer than another's."""
+        """Return a contiguous part, at most one image longer than another rank's."""
         first, last = (len(batch) * rank // self._ranks.size for rank in (self._ranks.rank, self._ranks.rank + 1))
         return Batch(batch.rows[first:last], batch.shifts[first:last], batch.flips[first:last], batch.padding)
 
     def some(self, parts: Iterable[Part]) -> Iterator[Part]:
-        """Every size-th."""
+        """Return every size-th part, from that of the rank's number on."""
         return islice(parts, self._ranks.rank, None, self._ranks.size)
 
     def trained(self, forward: Forward, parameters: Iterable[nn.Parameter]) -> Forward:
-        """By DistributedDataParallel, which makes the gradients of a step whole before the optimizer sees them."""
+        """Return the forward pass in DistributedDataParallel, which averages gradients in the backward pass."""
         # an empty vector has no gradient to be waited for
-        module = _Module(forward, [parameter for parameter in parameters if parameter.numel()])
+        module = _ForwardModule(forward, [parameter for parameter in parameters if parameter.numel()])
         return DistributedDataParallel(module, gradient_as_bucket_view=True)
 
     def loss(self, losses: Tensor, examples: int) -> Tensor:
-        """Of its own examples; DistributedDataParallel will divide the gradients by the number of ranks."""
+        """Return the sum over this rank's examples, scaled: DistributedDataParallel will divide by the ranks."""
         return losses.sum() * (self._ranks.size / examples)
 
     def total(self, vector: Tensor) -> Tensor:
-        """All-reduced."""
+        """Sum the ranks' vectors by an all-reduce."""
         dist.all_reduce(vector)
         return vector
 
     def mean(self, vector: Tensor) -> Tensor:
-        """All-reduced, by their number."""
+        """Average the ranks' vectors by an all-reduce."""
         return self.total(vector).div_(self._ranks.size)
 
-    def meeting(self) -> AbstractContextManager[None]:
-        """See :meth:`sparsecore_torch.distributed.ranks.TorchRanks.reaching`."""
-        return self._ranks.reaching()
+    def communicating(self) -> AbstractContextManager[None]:
+        """Enclose communication by :meth:`sparsecore_torch.distributed.ranks.TorchRanks.communicating`."""
+        return self._ranks.communicating()
 
 
-def sharing_of(ranks: Ranks) -> Sharing:
-    """How these ranks share a step; from now on they are in one process group."""
+def parallel_step(ranks: Ranks) -> SingleProcessStep:
+    """Return how ranks share a training step, and bring them into one process group.
+
+    Args:
+        ranks: those of :attr:`sparsecore.learning.protocols.Backend.ranks`.
+    """
     if not isinstance(ranks, TorchRanks):
-        return Unshared()
+        return SingleProcessStep()
     ranks.join()
-    return Shared(ranks)
+    return DataParallelStep(ranks)
 
 
-class _Module(nn.Module):
-    """A function, in the form that DistributedDataParallel knows."""
+class _ForwardModule(nn.Module):
+    """A function as a module, for DistributedDataParallel."""
 
     def __init__(self, forward: Forward, parameters: Iterable[nn.Parameter]) -> None:
         super().__init__()
         self._function = forward
-        self._parameters_of_it = nn.ParameterList(parameters)
+        self._function_parameters = nn.ParameterList(parameters)
 
     def forward(self, *inputs: Any) -> Tensor:
         return self._function(*inputs)

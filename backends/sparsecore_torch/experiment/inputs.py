@@ -1,4 +1,4 @@
-"""Images as a network takes them: uint8 on the device, augmented there as the engine's plan says."""
+"""Images on the device as uint8, augmented there as the engine plans, and normalized for the network."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,26 +9,34 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sparsecore.data.images import Batch, Images, Split, check_padding
-from sparsecore_torch.experiment.device import Machine
+from sparsecore_torch.experiment.device import DeviceConfig
 
 _PIXELS = 1 << 18
+"""At most so many pixels are evaluated at a time."""
+
 _MOST_IMAGES = 1 << 10
+"""At most so many images are evaluated at a time."""
 
 
 @attrs.frozen(eq=False)
-class Pictures:
-    """A split on the device: uint8 images (examples, height, width, channels) and int64 labels."""
+class DeviceSplit:
+    """A split on the device.
+
+    Attributes:
+        images: uint8, (examples, height, width, channels).
+        labels: int64, (examples,).
+    """
 
     images: Tensor
     labels: Tensor
 
     @classmethod
-    def of(cls, split: Split, device: torch.device) -> "Pictures":
-        """The split on the device; on the host it shares the split's memory where that may be."""
-        return cls(_tensor(split.images).to(device), _tensor(split.labels).to(device))
+    def of(cls, split: Split, device: torch.device) -> "DeviceSplit":
+        """Put a split on a device; on the host it shares the split's memory where that is possible."""
+        return cls(_as_tensor(split.images).to(device), _as_tensor(split.labels).to(device))
 
     def batch(self, plan: Batch) -> tuple[Tensor, Tensor]:
-        """The images of a batch, cropped and mirrored as it plans, and their labels."""
+        """Return the images of a batch, cropped and mirrored as planned, and their labels."""
         rows, shifts, flips = _uploaded(plan, self.images.device)
         labels = self.labels.index_select(0, rows)
         if plan.padding == 0 and not plan.flips.any():
@@ -36,51 +44,58 @@ class Pictures:
         return augmented(self.images, rows, shifts, flips, plan.padding), labels
 
     def in_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """All in order, as many images at a time as have a bounded number of pixels."""
+        """Iterate over all images and labels in order, in batches with a bounded number of pixels."""
         height, width = self.images.shape[1:3]
         count = min(max(1, _PIXELS // (height * width)), _MOST_IMAGES)
         return zip(torch.split(self.images, count), torch.split(self.labels, count), strict=True)
 
 
-class Inputs:
-    """A data set on the device, normalized for the network."""
+class DeviceImages:
+    """A data set on the device.
 
-    def __init__(self, images: Images, machine: Machine) -> None:
-        self._machine = machine
-        self._splits = [(split, Pictures.of(split, machine.device)) for split in (images.train, images.test)]
+    Args:
+        images: the data set.
+        config: the device, and the dtype and memory format of images for the network.
+    """
+
+    def __init__(self, images: Images, config: DeviceConfig) -> None:
+        self._config = config
+        self._splits = [(split, DeviceSplit.of(split, config.device)) for split in (images.train, images.test)]
         self._mean, self._std = (
-            torch.as_tensor(moment, dtype=machine.dtype, device=machine.device) for moment in (images.mean, images.std)
+            torch.as_tensor(moment, dtype=config.dtype, device=config.device) for moment in (images.mean, images.std)
         )
 
     def of_plan(self, plan: Batch) -> tuple[Tensor, Tensor]:
-        """The training images of a batch, and their labels."""
+        """Return the normalized training images of a batch, (batch, channels, height, width), and their labels."""
         images, labels = self._splits[0][1].batch(plan)
         return self._normalized(images), labels
 
     def of_split(self, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
-        """A split in order, some images at a time, and their labels; on each rank its share of them."""
-        for images, labels in self._machine.sharing.some(self._on_device(split).in_batches()):
+        """Iterate over this rank's share of a split in batches: normalized images and their labels."""
+        for images, labels in self._config.parallel.some(self._on_device(split).in_batches()):
             yield self._normalized(images), labels
 
-    def _on_device(self, split: Split) -> Pictures:
-        there = (pictures for known, pictures in self._splits if known is split)
-        return next(there, None) or Pictures.of(split, self._machine.device)
+    def _on_device(self, split: Split) -> DeviceSplit:
+        known = (on_device for own, on_device in self._splits if own is split)
+        return next(known, None) or DeviceSplit.of(split, self._config.device)
 
     def _normalized(self, images: Tensor) -> Tensor:
-        """(images − mean)/std as (batch, channels, height, width)."""
-        normalized = images.to(self._machine.dtype).sub_(self._mean).div_(self._std)
-        return normalized.permute(0, 3, 1, 2).contiguous(memory_format=self._machine.memory_format)
+        normalized = images.to(self._config.dtype).sub_(self._mean).div_(self._std)
+        return normalized.permute(0, 3, 1, 2).contiguous(memory_format=self._config.memory_format)
 
 
 def augmented(images: Tensor, rows: Tensor, shifts: Tensor, flips: Tensor, padding: int) -> Tensor:
-    """What :func:`sparsecore.data.images.augmented` does, as one gather on the device.
+    """Crop and mirror images as :func:`sparsecore.data.images.augmented` does, as one gather on the device.
 
     Args:
         images: uint8, (examples, height, width, channels).
-        rows: which of them, int64, (batch,).
+        rows: the indices of the images to take, int64, (batch,).
         shifts: row and column of each crop's corner in the padded image, int64, (batch, 2).
-        flips: which crops are mirrored, (batch,).
+        flips: which crops are mirrored, bool, (batch,).
         padding: pixels reflected at each side.
+
+    Returns:
+        uint8, (batch, height, width, channels).
     """
     height, width, channels = images.shape[1:]
     check_padding(padding, height, width)
@@ -98,14 +113,14 @@ def _reflected(corners: Tensor, padding: int, side: int) -> Tensor:
 
 
 def _uploaded(plan: Batch, device: torch.device) -> Sequence[Tensor]:
-    """Rows, shifts and flips on the device, in one transfer that nobody waits for."""
+    """Rows, shifts and flips on the device, in one transfer that the host does not wait for."""
     host = torch.from_numpy(np.column_stack([plan.rows, plan.shifts, plan.flips]).astype(np.int64, copy=False))
     if device.type == "cuda":
         host = host.pin_memory()
-    there = host.to(device, non_blocking=True)
-    return there[:, 0].contiguous(), there[:, 1:3], there[:, 3] != 0
+    uploaded = host.to(device, non_blocking=True)
+    return uploaded[:, 0].contiguous(), uploaded[:, 1:3], uploaded[:, 3] != 0
 
 
-def _tensor(array: NDArray[np.generic]) -> Tensor:
-    # torch warns of arrays that are not to be written to
+def _as_tensor(array: NDArray[np.generic]) -> Tensor:
+    # torch warns of arrays that are read-only
     return torch.from_numpy(np.require(array, requirements=("C", "W")))

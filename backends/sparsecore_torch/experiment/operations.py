@@ -14,13 +14,11 @@ from sparsecore.learning.protocols import (
     check_equal_shapes,
     check_kernel_fits,
 )
-from sparsecore_torch.experiment import tied_layers
-from sparsecore_torch.experiment.layers import DIRECT, Layers
-from sparsecore_torch.experiment.tied_layers import TiedLayers
+from sparsecore_torch.experiment.layers import SPARSE, TIED, Layers
 
 
-class Weight(Protocol):
-    """A parameter of the model, of whose entries all exist or some."""
+class TorchWeight(Protocol):
+    """A parameter of the model as its operations use it: dense, sparse or tied."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -28,112 +26,112 @@ class Weight(Protocol):
         ...
 
     def tensor(self) -> Tensor:
-        """The dense tensor, for operations on small ones."""
+        """Return the dense tensor, for operations on small tensors."""
         ...
 
     def conv2d(self, x: Tensor, stride: int, padding: int) -> Tensor:
-        """The cross-correlation of images with it."""
+        """Return the cross-correlation of images (batch, in, height, width) with the weight, in their dtype."""
         ...
 
     def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """x·weightᵀ + bias."""
+        """Return x·weightᵀ + bias, for x of (batch, in)."""
         ...
 
 
 @attrs.define(eq=False, slots=False)  # torch.compile cannot make frozen ones
 class DenseWeight:
-    """A parameter of which all entries exist."""
+    """A dense parameter."""
 
     _tensor: Tensor
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """See :class:`Weight`."""
+        """The dense shape."""
         return tuple(self._tensor.shape)
 
     def tensor(self) -> Tensor:
-        """See :class:`Weight`."""
+        """Return the dense tensor."""
         return self._tensor
 
     def conv2d(self, x: Tensor, stride: int, padding: int) -> Tensor:
-        """See :class:`Weight`."""
+        """Return the cross-correlation of images with the weight."""
         return functional.conv2d(x, self._tensor, None, stride, padding)
 
     def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """See :class:`Weight`."""
+        """Return x·weightᵀ + bias."""
         return functional.linear(x, self._tensor, bias)
 
 
 @attrs.define(eq=False, slots=False)  # torch.compile cannot make frozen ones
 class SparseWeight:
-    """A parameter of which N_i entries exist.
+    """A parameter with N_i active entries.
 
     Attributes:
-        values: the entries, (N_i,).
-        positions: where they are in the layout, (N_i,), ascending.
+        values: the active entries, (N_i,).
+        positions: their positions in the layout, (N_i,), ascending.
         offset: the tensor's first position.
         shape: its dense shape.
-        layers: what computes with it.
+        layers: compute with it.
     """
 
     values: Tensor
     positions: Tensor
     offset: int
     shape: tuple[int, ...]
-    layers: Layers = DIRECT
+    layers: Layers = SPARSE
 
     def tensor(self) -> Tensor:
-        """See :class:`Weight`."""
+        """Return the dense tensor."""
         dense: Tensor = self.layers.dense(self.values, self.positions, self.offset, self.shape)
         return dense
 
     def conv2d(self, x: Tensor, stride: int, padding: int) -> Tensor:
-        """See :class:`Weight`."""
+        """Return the cross-correlation of images with the weight."""
         images: Tensor = self.layers.conv2d(
             _cast(x), self.values, self.positions, self.offset, self.shape, stride, padding
         )
         return images
 
     def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """See :class:`Weight`."""
+        """Return x·weightᵀ + bias."""
         product: Tensor = self.layers.linear(_cast(x), self.values, self.positions, self.offset, self.shape)
         return product if bias is None else product + bias.to(product.dtype)
 
 
 @attrs.define(eq=False, slots=False)  # torch.compile cannot make frozen ones
 class TiedWeight:
-    """A parameter whose entries are those of a shorter vector, by a hash.
+    """A parameter whose entries are those of a shorter vector, chosen by a hash.
 
     Attributes:
-        values: the vector.
+        values: the vector, (N_i,).
         shape: the dense shape.
         key: of the hash.
-        layers: what computes with it.
+        layers: compute with it.
     """
 
-    values: Weight
+    values: TorchWeight
     shape: tuple[int, ...]
     key: int
-    layers: TiedLayers = tied_layers.DIRECT
+    layers: Layers = TIED
 
     def tensor(self) -> Tensor:
-        """See :class:`Weight`."""
-        dense: Tensor = self.layers.dense(self.values.tensor(), self.shape, self.key)
+        """Return the dense tensor."""
+        dense: Tensor = self.layers.dense(self.values.tensor(), self.key, self.shape)
         return dense
 
     def conv2d(self, x: Tensor, stride: int, padding: int) -> Tensor:
-        """See :class:`Weight`."""
-        images: Tensor = self.layers.conv2d(_cast(x), self.values.tensor(), self.shape, self.key, stride, padding)
+        """Return the cross-correlation of images with the weight."""
+        images: Tensor = self.layers.conv2d(_cast(x), self.values.tensor(), self.key, self.shape, stride, padding)
         return images
 
     def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """See :class:`Weight`."""
-        product: Tensor = self.layers.linear(_cast(x), self.values.tensor(), self.shape, self.key)
+        """Return x·weightᵀ + bias."""
+        product: Tensor = self.layers.linear(_cast(x), self.values.tensor(), self.key, self.shape)
         return product if bias is None else product + bias.to(product.dtype)
 
 
 def _cast(x: Tensor) -> Tensor:
-    # autocast does not know operators of ours
+    # autocast does not know the operators of this backend
     kind = x.device.type
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
@@ -169,14 +167,14 @@ class TorchOperations:
     """
 
     normalization: Normalization
-    tied_layers: TiedLayers = tied_layers.DIRECT
+    tied_layers: Layers = TIED
 
-    def conv2d(self, x: Tensor, weight: Weight, *, stride: int = 1, padding: int = 0) -> Tensor:
+    def conv2d(self, x: Tensor, weight: TorchWeight, *, stride: int = 1, padding: int = 0) -> Tensor:
         """Cross-correlation without a bias, zero padding on all four sides."""
         check_kernel_fits(x.shape[2:], weight.shape[2:], padding)
         return weight.conv2d(x, stride, padding)
 
-    def batch_norm(self, x: Tensor, scale: Weight, shift: Weight, mean: Tensor, variance: Tensor) -> Tensor:
+    def batch_norm(self, x: Tensor, scale: TorchWeight, shift: TorchWeight, mean: Tensor, variance: Tensor) -> Tensor:
         """Normalize each channel (or feature); ``mean`` and ``variance`` are the running statistics."""
         return self.normalization(x, scale.tensor(), shift.tensor(), mean, variance)
 
@@ -184,7 +182,7 @@ class TorchOperations:
         """max(x, 0); the gradient at 0 is 0."""
         return functional.relu(x)
 
-    def linear(self, x: Tensor, weight: Weight, bias: Weight | None = None) -> Tensor:
+    def linear(self, x: Tensor, weight: TorchWeight, bias: TorchWeight | None = None) -> Tensor:
         """x·weightᵀ + bias, for x of (batch, in)."""
         return weight.linear(x, None if bias is None else bias.tensor())
 
@@ -201,6 +199,6 @@ class TorchOperations:
         """Images as vectors, in the order height, width, channel."""
         return x.permute(0, 2, 3, 1).flatten(1)
 
-    def tied(self, values: Weight, shape: tuple[int, ...], key: int) -> TiedWeight:
+    def tied(self, values: TorchWeight, shape: tuple[int, ...], key: int) -> TiedWeight:
         """A weight of this shape whose entries are those of ``values``, by a hash."""
         return TiedWeight(values, shape, key, self.tied_layers)

@@ -1,4 +1,4 @@
-"""``torch.optim`` on flat vectors: all state has one entry a weight, and moves with the weights."""
+"""``torch.optim`` on flat vectors: all state has one entry for each weight, and moves with the weights."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -34,39 +34,48 @@ _RULES: Mapping[type[Optimizer], Callable[[Parameters, Any], torch.optim.Optimiz
 }
 
 
-class Descent:
-    """An update rule at work on named vectors.
+class OptimizerState:
+    """An optimizer of torch at work on named vectors, and its state.
 
-    Its state is there from the start: zeros, as ``torch.optim`` itself has them before the first step. What the state
-    is called and which part of it has one entry a weight is learned from torch, on a vector of its own.
+    The state exists from the start: zeros, as ``torch.optim`` itself has them before the first step. Its names, and
+    which part of it has one entry for each weight, are found out by a step on a scratch vector.
+
+    Args:
+        vectors: the parameters by name, each (size,).
+        rule: the update rule.
     """
 
     def __init__(self, vectors: Mapping[str, torch.nn.Parameter], rule: Optimizer) -> None:
         self._vectors = dict(vectors)
         self._optimizer = _RULES[type(rule)](list(vectors.values()), rule)
-        kept = _state_after_a_step(rule)
+        example = _state_after_a_step(rule)
         for vector in vectors.values():
             self._optimizer.state[vector] = {
                 name: torch.zeros_like(vector.detach()) if like.shape else torch.zeros_like(like)
-                for name, like in kept.items()
+                for name, like in example.items()
             }
 
-    def forget_gradients(self) -> None:
-        """Let go of the last step's gradients."""
+    def zero_grad(self) -> None:
+        """Drop the gradients of the last step."""
         self._optimizer.zero_grad(set_to_none=True)
 
     def step(self, learning_rate: float) -> None:
-        """One step by the gradients."""
+        """Take one step by the gradients."""
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._optimizer.step()
 
     def vectors_of(self, name: str) -> dict[str, Tensor]:
-        """The state of a vector that has one entry a weight, by name, not copied."""
+        """Return the state of a vector that has one entry for each weight, by name, not copied."""
         return {key: buffer for key, buffer in self._optimizer.state[self._vectors[name]].items() if buffer.shape}
 
     def replace(self, name: str, parameter: torch.nn.Parameter) -> None:
-        """Train another vector in the place of this one; its state is zero, and as old as that of the other."""
+        """Train another vector in the place of one. Its state is zero, but its count of steps goes on.
+
+        Args:
+            name: of the vector that is replaced.
+            parameter: the other one, of any size.
+        """
         before = self._vectors[name]
         state = self._optimizer.state.pop(before)
         zeros = {key: torch.zeros_like(parameter.detach()) if old.shape else old for key, old in state.items()}
@@ -75,8 +84,8 @@ class Descent:
         held[next(index for index, one in enumerate(held) if one is before)] = parameter
         self._vectors[name] = parameter
 
-    def state(self) -> dict[str, Tensor]:
-        """All state by 'vector.name', not copied."""
+    def buffers(self) -> dict[str, Tensor]:
+        """Return all state by 'vector.name', not copied."""
         return {
             f"{vector}.{name}": buffer
             for vector, parameter in self._vectors.items()
@@ -85,7 +94,7 @@ class Descent:
 
 
 def _state_after_a_step(rule: Optimizer) -> dict[str, Tensor]:
-    """What the rule keeps for a vector: a vector, or a number such as the count of steps."""
+    """The state that a rule keeps for a vector of one entry: vectors, and numbers such as the count of steps."""
     vector = torch.nn.Parameter(torch.zeros(1))
     vector.grad = torch.zeros(1)
     optimizer = _RULES[type(rule)]([vector], rule)
