@@ -11,6 +11,7 @@ WALKED = (
     "README.md",
     "docs/experiments.md",
     "docs/lottery.md",
+    "docs/strategies.md",
     "docs/studies-elsewhere.md",
     "docs/write-a-backend.md",
     "docs/write-a-data-set.md",
