@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from writing import RESULTS
 
-from sparsecore.report.drawing import drawn
+from sparsecore.report.drawing import draw_files
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,4 +46,4 @@ def write_bars(name: str, x: str, bars: Mapping[str, float], marks: Mapping[str,
 
 def _write(name: str, size: tuple[float, float], paint: Callable[["Figure"], None]) -> None:
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.svg").write_text(drawn(name.replace("_", "-"), size, paint).svg, "utf-8")
+    (RESULTS / f"{name}.svg").write_text(draw_files(name.replace("_", "-"), size, paint).svg, "utf-8")

@@ -7,7 +7,7 @@ from dense_peers import PEERS
 from machine import sentence
 from writing import table
 
-from sparsecore.report.drawing import drawn
+from sparsecore.report.drawing import draw_files
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -94,7 +94,7 @@ def chart(report: dict[str, Any]) -> str:
         panels[0].set_ylabel("CPU backend, of a dense step")
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=2, fontsize=11)
 
-    return drawn("cpu-step", (6.0 * len(report["threads"]), 5.4), paint).svg
+    return draw_files("cpu-step", (6.0 * len(report["threads"]), 5.4), paint).svg
 
 
 def _panel(axes: "Axes", measured: dict[str, Any], report: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsecore.report.drawing import drawn
+from sparsecore.report.drawing import draw_files
 from sparsecore.run.folder import RunFolder
 from sparsecore.run.replay import moves, replay
 
@@ -68,7 +68,7 @@ def densities_figure(numbers: dict[str, Any]) -> str:
         axes.set_ylim(bottom=0)
         axes.legend(loc="upper left", fontsize=11)
 
-    return drawn("densities", (6.4, 4.2), paint).svg
+    return draw_files("densities", (6.4, 4.2), paint).svg
 
 
 def times_figure(report: dict[str, Any]) -> str:
@@ -92,7 +92,7 @@ def times_figure(report: dict[str, Any]) -> str:
         axes.set_ylim(bottom=0)
         axes.legend(loc="lower left", fontsize=11)
 
-    return drawn("times", (6.4, 4.2), paint).svg
+    return draw_files("times", (6.4, 4.2), paint).svg
 
 
 def main() -> None:

@@ -13,11 +13,11 @@ import pytest
 from command_line import small_images
 
 from sparsecore.cli.command_line import commands
-from sparsecore.study.arms import Study, study_of
+from sparsecore.study.arms import Study, load_study
 from sparsecore.study.experiments import Trial, trials_of
 from sparsecore.study.folder import StudyFolder
 from sparsecore.study.pools import Job
-from sparsecore.study.scheduler import carry_out
+from sparsecore.study.scheduler import execute
 
 ARMS = [
     {"name": "dpr", "label": "DPR", "strategy": ["dpr"]},
@@ -46,10 +46,10 @@ class HerePool:
 class Nobody:
     """Looks on without a word."""
 
-    def look(self, running: Any) -> None:
+    def poll(self, running: Any) -> None:
         pass
 
-    def ended(self, trial: Trial, status: int) -> None:
+    def trial_ended(self, trial: Trial, status: int) -> None:
         pass
 
 
@@ -77,7 +77,7 @@ def small_study(folder: Path, **changes: Any) -> StudyFolder:
     study = Study.of({**tables, "options": options, "arm": ARMS, **changes})
     place = StudyFolder(folder / "study")
     place.create(study)
-    carry_out(trials_of(study), place, HerePool(), Nobody())
+    execute(trials_of(study), place, HerePool(), Nobody())
     return place
 
 
@@ -85,7 +85,7 @@ def written_study(
     folder: Path, accuracy: Callable[[Trial], float | None], arms: Sequence[str] = ("dpr",), **options: Any
 ) -> StudyFolder:
     """Arms of the preset at sparsity 0.9 whose trials have these accuracies in percent (None: unfinished)."""
-    preset = study_of("sparsities")
+    preset = load_study("sparsities")
     study = attrs.evolve(preset, sparsities=(0.9,), options=options, arms=[preset.arm(name) for name in arms])
     place = StudyFolder(folder / "study")
     place.create(study)

@@ -10,7 +10,7 @@ from inside import inside, no_waiting_for_the_disk
 from rich.console import Console
 
 from sparsecore import Engine, Layout
-from sparsecore.cli.progress import _two_lines
+from sparsecore.cli.progress import _two_line_progress
 from sparsecore.errors import InputError
 from sparsecore_numpy import NumpyArrays
 from sparsecore_strategies.rigl import RigL
@@ -99,7 +99,7 @@ def test_plugins_fit_a_page_where_there_is_no_terminal(
 
 def test_the_progress_bar_is_whole_at_80_columns() -> None:
     out = io.StringIO()
-    bar = _two_lines(Console(file=out, width=80, force_terminal=True, color_system=None))
+    bar = _two_line_progress(Console(file=out, width=80, force_terminal=True, color_system=None))
     told = "loss 0.123  accuracy 0.981  12345 images/s  H 0.00123  K 1,000,000  test 0.983"
     task = bar.add_task("epoch 100/250", total=125_000, told=told)
     bar.update(task, completed=50_100)

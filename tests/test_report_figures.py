@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from test_report import epoch_line, update_line, write_run
 
 from sparsecore.report import figures
-from sparsecore.report.drawing import thin
+from sparsecore.report.drawing import evenly_spaced
 from sparsecore.report.reading import read_run
 
 UPDATES = [update_line(1, moved=5), update_line(2, moved=9, threshold=0.002), update_line(3, moved=7, threshold=None)]
@@ -26,7 +26,7 @@ def axes(tmp_path, monkeypatch):
         return name
 
     for module in (figures,):
-        monkeypatch.setattr(module, "draw", keep)
+        monkeypatch.setattr(module, "draw_axes", keep)
 
     def of(figure, **files):
         figure(read_run(write_run(tmp_path / "run", **{"updates": UPDATES} | files)))
@@ -107,7 +107,7 @@ def test_every_axis_has_a_label_and_starts_at_the_start(axes, figure):
 
 @given(st.integers(0, 5000), st.integers(2, 1200))
 def test_thinning_keeps_the_first_and_the_last_evenly_spread(count, most):
-    kept = thin(count, most)
+    kept = evenly_spaced(count, most)
     assert len(kept) == min(count, most)
     assert kept == sorted(set(kept))
     if count:

@@ -10,14 +10,14 @@ from study_examples import no_waiting_for_the_disk, written_study
 
 from sparsecore.cli.command_line import commands
 from sparsecore.study.arms import Arm
-from sparsecore.study.comparison import compared
-from sparsecore.study.images import Seen
-from sparsecore.study.published_results import authors_of
+from sparsecore.study.comparison import compare_cells
+from sparsecore.study.images import StudyImages
+from sparsecore.study.published_results import published_results_of
 
 WRN = {"name": "wrn-28-2", "depth": 28, "width": 2}
 LENET = "lenet-300-100"
 DPR = Arm("dpr", strategy=("dpr",))
-CIFAR = Seen("CIFAR-10", published=True)
+CIFAR = StudyImages("CIFAR-10", published=True)
 OUR_TRIALS = [93.5, 93.6, 93.9, 93.4, 93.7]
 
 
@@ -31,25 +31,25 @@ def beside(folder, images=CIFAR, arms=("dpr",), **options):
     """The rows of a study of WRN-28-2 on CIFAR-10."""
     options = {"model.name": "wrn-28-2", "data.name": "cifar10", **options}
     place = written_study(folder, lambda trial: OUR_TRIALS[trial.number], arms, **options)
-    return compared(place.read(), place, images)
+    return compare_cells(place.read(), place, images)
 
 
 def test_the_authors_means_are_those_of_their_paper_and_of_the_file():
-    dpr = authors_of(WRN, "cifar10").accuracies(DPR, 0.9)
+    dpr = published_results_of(WRN, "cifar10").accuracies(DPR, 0.9)
     assert fmean(dpr) == pytest.approx(93.588)  # 93.6 in arXiv 1902.05967
     facts = json.loads((files("sparsecore.study") / "authors.json").read_text())["experiments"][0]
     for name, arm in {"dpr": DPR, "set": Arm("set", strategy=("set",))}.items():
         for sparsity, trials in facts["trials"][name].items():
-            assert authors_of(WRN, "cifar10").accuracies(arm, float(sparsity)) == tuple(trials)
+            assert published_results_of(WRN, "cifar10").accuracies(arm, float(sparsity)) == tuple(trials)
     dense = Arm("dense", strategy=("static",), once=True)
-    assert authors_of(WRN, "cifar10").accuracies(dense, None) == (94.7,)
+    assert published_results_of(WRN, "cifar10").accuracies(dense, None) == (94.7,)
 
 
 def test_no_other_network_data_set_arm_or_sparsity_has_results():
-    assert authors_of({**WRN, "name": "wrn-28-4"}, "cifar10") is None
-    assert authors_of({**WRN, "width": 4}, "cifar10") is None
-    assert authors_of(WRN, "cifar100") is None
-    authors = authors_of(WRN, "cifar10")
+    assert published_results_of({**WRN, "name": "wrn-28-4"}, "cifar10") is None
+    assert published_results_of({**WRN, "width": 4}, "cifar10") is None
+    assert published_results_of(WRN, "cifar100") is None
+    authors = published_results_of(WRN, "cifar10")
     assert authors.accuracies(DPR, 0.95) == ()
     assert authors.accuracies(Arm("mine", strategy=("dpr",)), 0.9) == ()
     assert authors.accuracies(Arm("dpr", strategy=("set", "dpr")), 0.9) == ()
@@ -86,13 +86,15 @@ def test_a_study_that_is_shorter_or_longer_says_so_and_gets_no_verdict(tmp_path,
 
 
 def test_where_the_authors_do_not_tell_how_long_they_trained_that_is_said(tmp_path):
-    (dpr,) = beside(tmp_path, images=Seen("MNIST", published=True), **{"data.name": "mnist", "model.name": LENET})
+    (dpr,) = beside(
+        tmp_path, images=StudyImages("MNIST", published=True), **{"data.name": "mnist", "model.name": LENET}
+    )
     assert dpr.theirs == (98.35, 98.53, 98.51, 98.32, 98.51)
     assert dpr.remark == "for how many epochs the authors trained is not told"
 
 
 def test_other_images_are_never_set_beside_the_published_ones(tmp_path):
-    rows = beside(tmp_path, images=Seen("CIFAR-10 (JPEG copy)"))
+    rows = beside(tmp_path, images=StudyImages("CIFAR-10 (JPEG copy)"))
     assert not any(row.theirs or row.difference or row.remark for row in rows)
 
 

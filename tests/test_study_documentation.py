@@ -10,7 +10,7 @@ from pathlib import Path
 from study_examples import HerePool, no_waiting_for_the_disk
 
 from sparsecore.cli.command_line import commands
-from sparsecore.study.arms import names
+from sparsecore.study.arms import preset_names
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = (DOCS / "studies.md").read_text("utf-8")
@@ -19,7 +19,7 @@ PAGE = (DOCS / "studies.md").read_text("utf-8")
 def test_the_page_works_from_its_beginning_to_its_end(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     # in sparsecore.cli the command has the name of its module
-    monkeypatch.setattr(import_module("sparsecore.cli.study"), "pool", lambda *_: HerePool())
+    monkeypatch.setattr(import_module("sparsecore.cli.study"), "create_pool", lambda *_: HerePool())
     (toml,) = re.findall(r"^```toml\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
     (tmp_path / "zeta.toml").write_text(toml)
     lines = "".join(re.findall(r"^```sh\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)).splitlines()
@@ -37,7 +37,7 @@ def test_the_page_works_from_its_beginning_to_its_end(tmp_path, monkeypatch):
 
 
 def test_every_preset_and_every_link_is_there():
-    for name in names():
+    for name in preset_names():
         assert f"| `{name}` |" in PAGE
     for link in re.findall(r"\]\((?!http)([^)#]+)", PAGE):
         assert (DOCS / link).exists(), link

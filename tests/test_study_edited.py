@@ -90,28 +90,28 @@ def test_the_study_itself_is_shown(study: StudyFolder) -> None:
 
 def test_a_study_that_another_process_carries_out_is_refused(study: StudyFolder) -> None:
     code = "import sys, time; from sparsecore.study.folder import StudyFolder; from pathlib import Path\n"
-    code += "with StudyFolder(Path(sys.argv[1])).alone():\n print('held', flush=True); sys.stdin.read()"
+    code += "with StudyFolder(Path(sys.argv[1])).locked():\n print('held', flush=True); sys.stdin.read()"
     held = subprocess.Popen(
         [sys.executable, "-c", code, str(study.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     with held:
         assert held.stdout is not None
         held.stdout.readline()
-        with pytest.raises(InputError, match="another process"), study.alone():
+        with pytest.raises(InputError, match="another process"), study.locked():
             pass
         held.kill()
         held.wait()
-    with study.alone():
+    with study.locked():
         pass
 
 
 @pytest.mark.parametrize("content", ["", "5", "{}", "{", '{"test_accuracy": NaN, "seconds": 1.0}'])
-@pytest.mark.parametrize("name", ["study.toml", "begun.json", "result.json"])
+@pytest.mark.parametrize("name", ["study.toml", "manifest.json", "result.json"])
 def test_a_study_with_a_damaged_file_is_a_sentence_that_names_it(
     carried_out: StudyFolder, study: StudyFolder, name: str, content: str
 ) -> None:
     trial = trials_of(carried_out.read())[0]
-    paths = {"study.toml": study.study, "begun.json": study.begun, "result.json": study.run(trial).result}
+    paths = {"study.toml": study.study, "manifest.json": study.manifest, "result.json": study.run(trial).result}
     paths[name].write_text(content, "utf-8")
     for command in (["report", study.path], ["study", "show", study.path]):
         ended = inside(*command)

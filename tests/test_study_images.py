@@ -1,4 +1,4 @@
-"""A data set is told from a copy of it: by its moments, and a JPEG copy by the grid of its coefficients."""
+"""A data set is told from a copy of it: by its statistics, and a JPEG copy by the grid of its coefficients."""
 
 import io
 import json
@@ -13,7 +13,7 @@ from sparsecore.data.images import Images, Split
 from sparsecore.errors import InputError
 from sparsecore.study import images as study_images
 from sparsecore.study.folder import StudyFolder
-from sparsecore.study.images import Moments, Seen, jpeg_quality, seen
+from sparsecore.study.images import ChannelStatistics, StudyImages, identify_images, jpeg_quality
 
 
 def pictures(count=60, seed=1):
@@ -38,8 +38,8 @@ def archive(folder, images):
     return {"name": "npz", "dir": str(folder), "file": "images.npz", "limit": 10, "crop": 0, "flip": False}
 
 
-def moments(images):
-    return Moments(len(images), tuple(images.mean(axis=(0, 1, 2))), tuple(images.std(axis=(0, 1, 2))))
+def statistics(images):
+    return ChannelStatistics(len(images), tuple(images.mean(axis=(0, 1, 2))), tuple(images.std(axis=(0, 1, 2))))
 
 
 @pytest.mark.parametrize("quality", [50, 75, 90])
@@ -61,7 +61,7 @@ def test_grey_images_and_odd_sizes_are_not_looked_at(shape):
 def test_published_images_are_known_in_any_order_and_not_with_a_pixel_changed(seed, where):
     original = pictures(20)
     labels = np.zeros(20, np.int64)
-    known = moments(original)
+    known = statistics(original)
     shuffled = np.random.default_rng(seed).permutation(original)
     changed = original.copy()
     changed[where] = 255 - changed[where]
@@ -72,32 +72,32 @@ def test_published_images_are_known_in_any_order_and_not_with_a_pixel_changed(se
 
 def test_what_was_seen_is_the_original_a_jpeg_copy_or_something_else(tmp_path, monkeypatch):
     original = pictures()
-    monkeypatch.setattr(study_images, "PUBLISHED", {"npz": moments(original)})
+    monkeypatch.setattr(study_images, "PUBLISHED", {"npz": statistics(original)})
     copies = {"same": original, "jpeg": recoded(original, 75), "else": 255 - original}
     titles = {}
     for name, copy in copies.items():
         (tmp_path / name).mkdir()
-        titles[name] = seen(StudyFolder(tmp_path / name), archive(tmp_path / name, copy))
+        titles[name] = identify_images(StudyFolder(tmp_path / name), archive(tmp_path / name, copy))
     assert titles == {
-        "same": Seen("npz (images.npz)", published=True),
-        "jpeg": Seen("npz (images.npz) (JPEG copy)"),
-        "else": Seen("npz (images.npz) (not the published images)"),
+        "same": StudyImages("npz (images.npz)", published=True),
+        "jpeg": StudyImages("npz (images.npz) (JPEG copy)"),
+        "else": StudyImages("npz (images.npz) (not the published images)"),
     }
 
 
 def test_what_was_seen_or_said_once_is_remembered_when_the_images_are_gone(tmp_path, monkeypatch):
-    monkeypatch.setattr(study_images, "PUBLISHED", {"npz": moments(pictures())})
+    monkeypatch.setattr(study_images, "PUBLISHED", {"npz": statistics(pictures())})
     folder, data = StudyFolder(tmp_path), archive(tmp_path, recoded(pictures(), 75))
     (tmp_path / "images.npz").rename(tmp_path / "away.npz")
-    assert seen(folder, data).title == "npz (images.npz) (images not at hand)"
+    assert identify_images(folder, data).title == "npz (images.npz) (images not at hand)"
     (tmp_path / "away.npz").rename(tmp_path / "images.npz")
-    assert seen(folder, data, title="my copy") == Seen("my copy")
+    assert identify_images(folder, data, title="my copy") == StudyImages("my copy")
     (tmp_path / "images.npz").unlink()
-    assert seen(folder, data) == Seen("my copy")
+    assert identify_images(folder, data) == StudyImages("my copy")
     folder.images.write_text(json.dumps({"colour": "red"}))
     with pytest.raises(InputError, match="is damaged"):
-        seen(folder, data)
+        identify_images(folder, data)
 
 
 def test_a_data_set_of_ones_own_is_not_called_as_a_published_one_whose_name_it_has(tmp_path):
-    assert seen(StudyFolder(tmp_path), {"name": "mine.py:cifar10"}) == Seen("cifar10")
+    assert identify_images(StudyFolder(tmp_path), {"name": "mine.py:cifar10"}) == StudyImages("cifar10")

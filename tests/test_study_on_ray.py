@@ -15,7 +15,7 @@ from test_study_stopped import until
 
 from sparsecore.errors import InputError
 from sparsecore.study.on_ray import RayOptions
-from sparsecore.study.pools import Means, pool
+from sparsecore.study.pools import PoolOptions, create_pool
 
 
 @pytest.fixture(scope="module")
@@ -122,13 +122,13 @@ def test_what_a_trial_cannot_get_is_a_sentence():
 def test_no_cluster_at_the_address_is_a_sentence_and_not_minutes_of_waiting():
     pytest.importorskip("ray")
     with pytest.raises(InputError, match=r"no Ray cluster answers at '127\.0\.0\.1:1'"):
-        pool("ray", Means(options={"address": "127.0.0.1:1"}))
+        create_pool("ray", PoolOptions(options={"address": "127.0.0.1:1"}))
 
 
 def test_without_ray_the_sentence_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"needs Ray.*sparsecore-engine\[ray\]"):
-        pool("ray", Means())
+        create_pool("ray", PoolOptions())
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from test_study_running import assert_all_but_the_failing_ran, written
 from test_study_stopped import until
 
 from sparsecore.errors import InputError
-from sparsecore.study.pools import Means, pool
+from sparsecore.study.pools import PoolOptions, create_pool
 
 HERE = ("--on", "slurm", "--on-set", "cluster=local")
 SLURM = {
@@ -97,7 +97,7 @@ def test_the_options_are_what_slurm_is_asked_for(tmp_path):
         program.parent.mkdir(exist_ok=True)
         program.write_text(f"#!/bin/sh\n{what}\n")
         program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    asked = {"partition": "gpus", "account": "lab", "qos": "long", "constraint": "a100", "time": "90"}
+    asked = {"partition": "gpus", "results": "lab", "qos": "long", "constraint": "a100", "time": "90"}
     given = {**asked, "cpus": "4", "gpus": "1", "memory": "2.5"}
     options = [part for key, value in given.items() for part in ("--on-set", f"{key}={value}")]
     out = tmp_path / "out"
@@ -118,7 +118,7 @@ def test_what_slurm_cannot_be_asked_for_is_a_sentence(tmp_path):
         options = [part for one in means for part in ("--on-set", one)]
         return said(sparsecore("study", "fig1a", "--out", tmp_path / "out", "--on", "slurm", *options))
 
-    assert "no key named 'gpu'; known: cluster, partition, account" in refused("gpu=1")
+    assert "no key named 'gpu'; known: cluster, partition, results" in refused("gpu=1")
     assert "one of 'slurm', 'local' was expected, given 'moon'" in refused("cluster=moon")
     assert "'time' must be >= 1" in refused("time=0")
 
@@ -127,10 +127,10 @@ def test_without_slurm_on_the_machine_the_sentence_says_how_to_try(monkeypatch):
     pytest.importorskip("submitit")
     monkeypatch.setenv("PATH", "")
     with pytest.raises(InputError, match=r"this machine has no Slurm: .* --on-set cluster=local"):
-        pool("slurm", Means())
+        create_pool("slurm", PoolOptions())
 
 
 def test_without_submitit_the_sentence_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(InputError, match=r"needs submitit.*sparsecore-engine\[slurm\]"):
-        pool("slurm", Means())
+        create_pool("slurm", PoolOptions())

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsecore.errors import InputError
-from sparsecore.study.arms import Study, names, study_of
-from sparsecore.study.experiments import Trial, by_shares, check_options, experiment_of, stretched, trials_of
+from sparsecore.study.arms import Study, load_study, preset_names
+from sparsecore.study.experiments import Trial, check_options, experiment_of, pieces_by_epoch, rescaled, trials_of
 
 RUNS = Path("/studies/one/runs")
 ARMS = [{"name": "dpr", "strategy": ["dpr"]}, {"name": "again", "strategy": ["static"], "after": "dpr"}]
@@ -25,13 +25,13 @@ def tables(study, arm, sparsity, number=0):
 
 
 def on_cifar(name, **options):
-    preset = study_of(name)
+    preset = load_study(name)
     return Study.of({**preset.tables(), "options": {"data.name": "cifar10", "data.dir": "/data", **options}})
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", preset_names())
 def test_every_trial_of_a_preset_stands_behind_the_one_that_it_starts_from_and_is_an_experiment(name):
-    study, before = study_of(name), set()
+    study, before = load_study(name), set()
     for trial in trials_of(study):
         assert trial.after is None or trial.after in before
         assert trial not in before
@@ -55,7 +55,7 @@ def test_there_is_a_trial_for_each_arm_sparsity_and_number_and_one_a_number_of_a
 
 
 def test_figure_1a_is_the_papers_four_arms():
-    study = study_of("fig1a")
+    study = load_study("fig1a")
     assert (study.sparsities, study.trials) == ((0.9, 0.8), 5)
     dpr, fresh, original, random = (tables(study, arm.name, 0.9, 3) for arm in study.arms)
     assert [dpr["strategy"][0]["name"], random["strategy"][0]["name"]] == ["dpr", "static"]
@@ -78,34 +78,34 @@ def test_the_pruned_dense_network_is_retrained_as_the_authors_did_it():
 
 
 def test_dpr_is_stopped_at_a_share_of_the_run():
-    study = study_of("fig1bc")
-    places = {arm.place: tables(study, arm.name, 0.8)["strategy"][0]["schedule"]["until"] for arm in study.arms[:8]}
+    study = load_study("fig1bc")
+    places = {arm.fraction: tables(study, arm.name, 0.8)["strategy"][0]["schedule"]["until"] for arm in study.arms[:8]}
     assert all(place == until for place, until in places.items())
     assert len(places) == 8
 
 
 def test_the_thin_network_is_as_small_as_the_sparse_one():
-    thin = tables(study_of("sparsities"), "thin-dense", 0.7)
+    thin = tables(load_study("sparsities"), "thin-dense", 0.7)
     assert thin["model"] == {"name": "thin-wrn-28-2", "depth": 28, "width": 2, "sparsity": 0.7}
     assert thin["sparsity"] == 0.0
 
 
 def test_networks_have_the_sparsities_that_suit_them():
-    study = study_of("sparsities")
+    study = load_study("sparsities")
     assert study.for_model("wrn-28-2").sparsities == (0.5, 0.6, 0.7, 0.8, 0.9)
     assert study.for_model("lenet-300-100").sparsities == (0.9, 0.95, 0.96, 0.97, 0.98, 0.99)
-    assert study_of("fig1a").for_model("lenet-300-100").sparsities == (0.9, 0.8)
+    assert load_study("fig1a").for_model("lenet-300-100").sparsities == (0.9, 0.8)
 
 
 def test_some_of_the_arms_come_with_those_that_they_start_from():
-    some = study_of("sparsities").only(["pruned-dense", "set"])
+    some = load_study("sparsities").only(["pruned-dense", "set"])
     assert [arm.name for arm in some.arms] == ["set", "dense", "pruned-dense"]
-    assert [arm.name for arm in study_of("fig1a").only(["random"]).arms] == ["random"]
+    assert [arm.name for arm in load_study("fig1a").only(["random"]).arms] == ["random"]
 
 
 def test_an_arm_that_is_not_there_is_named_with_those_that_are():
     with pytest.raises(InputError, match="no arm named 'rigl'; known: dpr, final-fresh, final-original, random"):
-        study_of("fig1a").only(["rigl"])
+        load_study("fig1a").only(["rigl"])
 
 
 def test_fewer_epochs_stretch_what_is_said_in_epochs():
@@ -124,11 +124,13 @@ def test_fewer_epochs_stretch_what_is_said_in_epochs():
 def test_pieces_that_fall_on_one_epoch_are_the_last_of_them_and_the_first_begins_at_0(epochs):
     pieces = {"0": 0.1, "60": 0.02, "120": 0.004, "160": 0.0008}
     table = {"training": {"epochs": 200, "learning_rate": pieces}, "strategy": []}
-    rates = stretched(table, epochs)["training"]["learning_rate"]
+    rates = rescaled(table, epochs)["training"]["learning_rate"]
     at = {round(Fraction(int(epoch) * epochs, 200)): rate for epoch, rate in pieces.items()}
     assert {int(epoch): rate for epoch, rate in rates.items()} == at
     assert min(at) == 0
-    assert by_shares({str(int(epoch) / 200): rate for epoch, rate in pieces.items()}, epochs).keys() == rates.keys()
+    assert (
+        pieces_by_epoch({str(int(epoch) / 200): rate for epoch, rate in pieces.items()}, epochs).keys() == rates.keys()
+    )
 
 
 def test_options_are_of_all_arms_but_those_of_a_strategy_only_of_arms_that_have_it():
@@ -148,8 +150,8 @@ def study_with_values(study):
 
 
 def test_a_study_is_read_back_from_its_tables():
-    for name in names():
-        assert Study.of(study_of(name).tables()) == study_of(name)
+    for name in preset_names():
+        assert Study.of(load_study(name).tables()) == load_study(name)
 
 
 def test_a_trials_name_has_its_arm_its_sparsity_and_its_number():

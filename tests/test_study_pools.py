@@ -6,8 +6,8 @@ import attrs
 import pytest
 
 from sparsecore.errors import InputError
-from sparsecore.study.pools import Job, Means, pool
-from sparsecore.study.scheduler import LostError, SideBySide
+from sparsecore.study.pools import Job, PoolOptions, create_pool
+from sparsecore.study.scheduler import JobLostError, ThreadedPool
 
 
 @attrs.define(eq=False)
@@ -40,7 +40,7 @@ def test_so_many_run_at_a_time_in_the_order_in_which_they_are_given(tmp_path):
         two_are_there.release()
         return gates[job.name]
 
-    side_by_side = SideBySide(2, start)
+    side_by_side = ThreadedPool(2, start)
     futures = [side_by_side.submit(Job(name, ("true",), tmp_path / name)) for name in gates]
     for _ in range(2):
         assert two_are_there.acquire(timeout=60)
@@ -62,7 +62,7 @@ def test_stopping_ends_what_runs_and_starts_nothing_more(job):
         is_started.set()
         return started[-1]
 
-    side_by_side = SideBySide(1, start)
+    side_by_side = ThreadedPool(1, start)
     running, waiting = side_by_side.submit(job), side_by_side.submit(job)
     assert is_started.wait(60)
     side_by_side.stop()
@@ -73,37 +73,40 @@ def test_stopping_ends_what_runs_and_starts_nothing_more(job):
 
 def test_a_job_that_cannot_be_started_is_a_failure_and_its_log_says_why(job):
     def start(_):
-        raise LostError("there is no partition of this name")
+        raise JobLostError("there is no partition of this name")
 
-    assert SideBySide(1, start).submit(job).result(60) == -1
+    assert ThreadedPool(1, start).submit(job).result(60) == -1
     assert job.log.read_text() == "there is no partition of this name\n"
 
 
 def test_a_job_that_is_lost_is_a_failure_and_its_log_keeps_what_it_said(job):
     class Lost(Gate):
         def wait(self):
-            raise LostError("the machine went away")
+            raise JobLostError("the machine went away")
 
     job.log.write_text("epoch 1\n")
-    assert SideBySide(1, lambda _: Lost()).submit(job).result(60) == -1
+    assert ThreadedPool(1, lambda _: Lost()).submit(job).result(60) == -1
     assert job.log.read_text() == "epoch 1\nthe machine went away\n"
 
 
 def test_a_job_that_a_signal_ends_is_a_failure_and_its_log_says_which(job):
     job.log.write_text("epoch 1\n")
-    assert pool("local", Means(1)).submit(attrs.evolve(job, command=("sh", "-c", "kill -9 $$"))).result(60) == -9
+    assert (
+        create_pool("local", PoolOptions(1)).submit(attrs.evolve(job, command=("sh", "-c", "kill -9 $$"))).result(60)
+        == -9
+    )
     assert "epoch 1\nthis process was ended by signal 9;" in job.log.read_text()
 
 
 def test_a_job_whose_log_cannot_be_written_is_a_failure(job):
-    assert pool("local", Means(1)).submit(attrs.evolve(job, log=job.log / "not/there")).result(60) == -1
+    assert create_pool("local", PoolOptions(1)).submit(attrs.evolve(job, log=job.log / "not/there")).result(60) == -1
 
 
 def test_at_least_one_job_runs_at_a_time():
     with pytest.raises(InputError, match="at least one trial runs at a time; given --jobs 0"):
-        Means(0)
+        PoolOptions(0)
 
 
 def test_the_local_pool_takes_no_options():
     with pytest.raises(InputError, match="the local pool has no options; given gpus"):
-        pool("local", Means(options={"gpus": "1"}))
+        create_pool("local", PoolOptions(options={"gpus": "1"}))

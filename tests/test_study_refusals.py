@@ -3,7 +3,7 @@
 import pytest
 
 from sparsecore.errors import InputError
-from sparsecore.study.arms import Study, study_of
+from sparsecore.study.arms import Study, load_study
 from sparsecore.study.experiments import check_options
 
 ARMS = [{"name": "dpr", "strategy": ["dpr"]}, {"name": "again", "strategy": ["static"], "after": "dpr"}]
@@ -31,11 +31,11 @@ def small(**changes):
             {"arm": [ARMS[0], {**ARMS[1], "once": True}]},
             "'again' runs once, and cannot start from 'dpr' at each sparsity",
         ),
-        ({"arm": [{"name": "a", "row": [0.1]}]}, "'{place}' in the name"),
-        ({"arm": [{"name": "a-{place}", "row": ["end"]}]}, r"shares of the run in \[0, 1\]; given 'end'"),
-        ({"arm": [{"name": "a-{place}", "row": [0.5, 7]}]}, r"shares of the run in \[0, 1\]; given 7"),
+        ({"arm": [{"name": "a", "sweep": [0.1]}]}, "'{fraction}' in its name"),
+        ({"arm": [{"name": "a-{fraction}", "sweep": ["end"]}]}, r"fractions of the run, each in \[0, 1\]; given 'end'"),
+        ({"arm": [{"name": "a-{fraction}", "sweep": [0.5, 7]}]}, r"fractions of the run, each in \[0, 1\]; given 7"),
         ({"arm": "dpr"}, r"tables \[\[arm\]\]"),
-        ({"figure": "pie"}, "'bars', 'places', 'sparsities'"),
+        ({"figure": "pie"}, "'bars', 'sweep', 'sparsities'"),
         ({"colour": "red"}, "no key named 'colour'"),
     ],
 )
@@ -62,4 +62,4 @@ def test_options_that_no_trial_could_follow_are_refused_with_a_sentence(options,
 
 def test_an_unknown_study_is_refused_with_those_that_there_are():
     with pytest.raises(InputError, match="no study named 'fig2'; known: fig1a, fig1bc, sparsities"):
-        study_of("fig2")
+        load_study("fig2")

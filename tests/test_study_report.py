@@ -20,8 +20,16 @@ from sparsecore.errors import InputError
 from sparsecore.report.drawing import Drawing
 from sparsecore.study.experiments import trials_of
 from sparsecore.study.folder import StudyFolder
-from sparsecore.study.report import active, answer, explored, final, overlap, panels, write_study_report
-from sparsecore.study.report.contents import account_of
+from sparsecore.study.report import (
+    accuracy_figure,
+    density_heat_maps,
+    explored_figure,
+    final_sparsity_figure,
+    overlap_figure,
+    panels,
+    write_study_report,
+)
+from sparsecore.study.report.contents import read_study_results
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -71,7 +79,7 @@ def test_every_arm_every_mean_and_every_trial_is_on_the_page(carried_out, page):
 
 def test_what_is_missing_is_said_on_the_page_and_in_every_figure(carried_out, page):
     assert "1 of 16 trials have not finished: random-at-0.6-trial-1." in Outline(page).text
-    assert account_of(carried_out).protocol == "lenet-12-8 on npz (images.npz), 2 epochs, 1–2 of 2 trials"
+    assert read_study_results(carried_out).protocol == "lenet-12-8 on npz (images.npz), 2 epochs, 1–2 of 2 trials"
 
 
 def test_every_title_on_the_page_names_model_images_length_and_trials(page):
@@ -91,17 +99,23 @@ def canvases(monkeypatch):
         compose(kept[name])
         return Drawing(name, "<svg></svg>", b"")
 
-    monkeypatch.setattr(panels, "drawn", keep)
+    monkeypatch.setattr(panels, "draw_files", keep)
     return kept
 
 
-@pytest.mark.parametrize("figure", ["bars", "places", "sparsities"])
+@pytest.mark.parametrize("figure", ["bars", "sweep", "sparsities"])
 def test_every_figure_has_its_protocol_and_labelled_axes(carried_out, canvases, figure):
-    account = account_of(carried_out)
-    if figure == "places":
-        account = attrs.evolve(account, study=placed(account.study), rows=[moved(row) for row in account.rows])
-    account = attrs.evolve(account, study=attrs.evolve(account.study, figure=figure))
-    pictures = [answer(account), *active(account), overlap(account), explored(account), final(account)]
+    results = read_study_results(carried_out)
+    if figure == "sweep":
+        results = attrs.evolve(results, study=placed(results.study), rows=[moved(row) for row in results.rows])
+    results = attrs.evolve(results, study=attrs.evolve(results.study, figure=figure))
+    pictures = [
+        accuracy_figure(results),
+        *density_heat_maps(results),
+        overlap_figure(results),
+        explored_figure(results),
+        final_sparsity_figure(results),
+    ]
     assert {picture.name for picture in pictures if picture.drawing} == set(canvases)
     assert len(canvases) == 6
     for canvas in canvases.values():
@@ -112,24 +126,24 @@ def test_every_figure_has_its_protocol_and_labelled_axes(carried_out, canvases, 
 
 
 def placed(study):
-    return attrs.evolve(study, arms=[attrs.evolve(arm, place=0.5) if arm.name == "dpr" else arm for arm in study.arms])
+    return attrs.evolve(study, arms=[attrs.evolve(arm, fraction=0.5) if arm.name == "dpr" else arm for arm in study.arms])
 
 
 def moved(row):
     arm = row.cell.arm
     return attrs.evolve(
-        row, cell=attrs.evolve(row.cell, arm=attrs.evolve(arm, place=0.5 if arm.name == "dpr" else None))
+        row, cell=attrs.evolve(row.cell, arm=attrs.evolve(arm, fraction=0.5 if arm.name == "dpr" else None))
     )
 
 
 def test_bars_are_as_high_as_the_means_and_of_their_arms_colours(carried_out, canvases):
-    account = account_of(carried_out)
-    answer(account)
+    results = read_study_results(carried_out)
+    accuracy_figure(results)
     for axes, sparsity in zip(canvases["accuracy"].axes, (0.8, 0.6), strict=True):
         bars = [bar for bar in axes.patches if bar.get_width() == pytest.approx(0.7)]
-        rows = list(account.at(sparsity))
+        rows = list(results.at(sparsity))
         assert [bar.get_height() for bar in bars] == pytest.approx([fmean(row.ours) for row in rows])
-        colours = [account.look(row.cell.arm).colour for row in rows]
+        colours = [results.style_of(row.cell.arm).colour for row in rows]
         assert [tuple(bar.get_facecolor()[:3]) for bar in bars] == [rgb(colour) for colour in colours]
 
 
@@ -141,7 +155,7 @@ def test_results_json_holds_the_numbers_and_figures_lie_beside_it(carried_out):
     results = json.loads(carried_out.results.read_text())
     assert results["missing"] == ["random-at-0.6-trial-1"]
     assert [cell["wanted"] - len(cell["accuracies"]) for cell in results["cells"]] == [0] * 7 + [1]
-    assert len(results["courses"]) == 15
+    assert len(results["topology_histories"]) == 15
     files = {path.name for path in carried_out.figures.iterdir()}
     figures = ("accuracy", "active-at-0-8", "active-at-0-6", "overlap", "explored", "final")
     assert files == {f"{name}.{ending}" for name in figures for ending in ("svg", "png")}
@@ -177,8 +191,10 @@ def test_drawings_in_the_page_refer_to_nothing_outside_of_themselves(page):
 
 
 def test_a_title_with_dollars_in_it_stands_in_figures_as_it_was_written(carried_out):
-    account = account_of(carried_out)
-    drawn = answer(attrs.evolve(account, study=attrs.evolve(account.study, title="does $x_{ cost $ 5?"))).drawing
+    results = read_study_results(carried_out)
+    drawn = accuracy_figure(
+        attrs.evolve(results, study=attrs.evolve(results.study, title="does $x_{ cost $ 5?"))
+    ).drawing
     assert drawn is not None
     assert "does $x_{ cost $ 5?" in unescape(drawn.svg)
 

@@ -75,7 +75,7 @@ def assert_all_but_the_failing_ran(folder: Path, done: "subprocess.CompletedProc
         "after-failing": 0,
     }
     assert told["failed"] == ["failing-at-0.8-trial-0"]
-    assert told["left_out"] == ["after-failing-at-0.8-trial-0"]
+    assert told["skipped"] == ["after-failing-at-0.8-trial-0"]
     assert "this arm fails in its fifth step" in (folder / "out/logs/failing-at-0.8-trial-0.log").read_text()
 
 
@@ -91,7 +91,7 @@ def test_a_trial_that_fails_stops_no_other_and_is_named_at_the_end(carried_out):
     assert done.returncode == 1, done.stderr
     told = json.loads(done.stdout)
     assert told["failed"] == ["failing-at-0.8-trial-0", "failing-at-0.8-trial-1"]
-    assert told["left_out"] == ["after-failing-at-0.8-trial-0", "after-failing-at-0.8-trial-1"]
+    assert told["skipped"] == ["after-failing-at-0.8-trial-0", "after-failing-at-0.8-trial-1"]
     finished = {cell["arm"]: len(cell["accuracies"]) for cell in told["cells"]}
     assert finished == {"dpr": 2, "final": 2, "failing": 0, "after-failing": 0}
     log = folder / "out" / "logs" / "failing-at-0.8-trial-1.log"
@@ -166,7 +166,7 @@ def test_a_study_that_exists_is_not_begun_again_nor_gone_on_with_as_another(carr
 
 def test_a_study_is_carried_out_by_one_process_at_a_time(carried_out):
     folder, _ = carried_out
-    with StudyFolder(folder / "out").alone():
+    with StudyFolder(folder / "out").locked():
         other = sparsecore("study", folder / "own.toml", "--out", folder / "out", "--resume")
     assert f"the study {folder / 'out'} is being carried out by another process" in said(other)
 

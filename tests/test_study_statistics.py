@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from sparsecore.study.comparison import difference, pairs
+from sparsecore.study.comparison import arm_pairs, mean_difference
 
 SAMPLES = st.lists(st.floats(0, 100).map(lambda x: round(x, 2)), min_size=2, max_size=8)
 
 
 def test_a_difference_worked_out_by_hand():
     # means 4 and 1, variances 4 and 1 of three each: pooled variance 2.5, its error sqrt(2.5·(1/3 + 1/3)) = sqrt(5/3)
-    found = difference([2.0, 4.0, 6.0], [0.0, 1.0, 2.0])
+    found = mean_difference([2.0, 4.0, 6.0], [0.0, 1.0, 2.0])
     assert found.of_means == pytest.approx(3)
     assert found.standard_error == pytest.approx(sqrt(5 / 3))
     assert found.in_standard_errors == pytest.approx(3 / sqrt(5 / 3))
@@ -27,14 +27,14 @@ def test_a_difference_worked_out_by_hand():
 
 def test_of_samples_of_different_sizes_only_welchs_t_leaves_the_variances_apart():
     # variances 1 and 16 of three and five: pooled (2·1 + 4·16)/6 = 11, its error sqrt(11·(1/3 + 1/5))
-    found = difference([9.0, 10.0, 11.0], [1.0, 1.0, 5.0, 9.0, 9.0])
+    found = mean_difference([9.0, 10.0, 11.0], [1.0, 1.0, 5.0, 9.0, 9.0])
     assert found.standard_error == pytest.approx(sqrt(11 * (1 / 3 + 1 / 5)))
     assert found.t == pytest.approx(5 / sqrt(1 / 3 + 16 / 5))
 
 
 @given(SAMPLES, SAMPLES)
 def test_welchs_test_is_scipys_over_the_trials_themselves(ours, theirs):
-    found = difference(ours, theirs)
+    found = mean_difference(ours, theirs)
     if found is None:
         assert np.ptp(ours) == np.ptp(theirs) == 0
         return
@@ -47,7 +47,7 @@ def test_welchs_test_is_scipys_over_the_trials_themselves(ours, theirs):
 
 @given(SAMPLES, SAMPLES)
 def test_the_other_way_round_signs_change_and_nothing_else(ours, theirs):
-    one, other = difference(ours, theirs), difference(theirs, ours)
+    one, other = mean_difference(ours, theirs), mean_difference(theirs, ours)
     assert (one is None) == (other is None)
     if one is not None:
         assert (one.of_means, one.t) == pytest.approx((-other.of_means, -other.t))
@@ -56,10 +56,10 @@ def test_the_other_way_round_signs_change_and_nothing_else(ours, theirs):
 
 @pytest.mark.parametrize(("ours", "theirs"), [([1.0], [1.0, 2.0]), ([], [1.0, 2.0]), ([1.0, 1.0], [2.0, 2.0])])
 def test_nothing_is_said_of_single_trials_or_without_any_spread(ours, theirs):
-    assert difference(ours, theirs) is None
+    assert mean_difference(ours, theirs) is None
 
 
 def test_pairs_name_the_more_accurate_arm_first_and_the_surest_difference():
-    found = pairs({"low": [1.0, 1.1, 0.9], "high": [9.0, 9.1, 8.9], "wide": [2.0, 9.5, 5.0], "single": [5.0]})
+    found = arm_pairs({"low": [1.0, 1.1, 0.9], "high": [9.0, 9.1, 8.9], "wide": [2.0, 9.5, 5.0], "single": [5.0]})
     assert [(pair.better, pair.worse) for pair in found] == [("high", "low"), ("wide", "low"), ("high", "wide")]
     assert [pair.difference.is_significant for pair in found] == [True, False, False]

@@ -1,4 +1,4 @@
-"""A study that was stopped at any moment leaves nothing behind, and goes on."""
+"""A study that was stopped at any time leaves nothing behind, and goes on."""
 
 import json
 import os
@@ -13,14 +13,14 @@ import pytest
 from command_line import said, sparsecore
 from test_study_running import written
 
-from sparsecore.study.arms import study_of
+from sparsecore.study.arms import load_study
 from sparsecore.study.folder import StudyFolder
 
 
 def test_a_study_whose_making_was_interrupted_is_completed(tmp_path):
     file, out = written(tmp_path), ("--arm", "final", "--out", tmp_path / "out")
     study = StudyFolder(tmp_path / "out")
-    study.create(study_of(str(file)).only(["final"]))
+    study.create(load_study(str(file)).only(["final"]))
     rmtree(study.path / "logs")
     for experiment in study.path.glob("experiments/final*"):
         experiment.unlink()

@@ -16,7 +16,7 @@ from sparsecore.errors import InputError
 from sparsecore.run import files
 from sparsecore.run.files import BusyError, Lock, new_folder
 from sparsecore.run.folder import RunFolder, new_run_folder
-from sparsecore.study.arms import study_of
+from sparsecore.study.arms import load_study
 from sparsecore.study.folder import new_study_folder
 
 
@@ -136,7 +136,7 @@ def test_what_a_living_process_makes_beside_is_left_to_it(tmp_path, monkeypatch)
 
 
 def test_studies_of_one_name_are_numbered(tmp_path):
-    study = study_of("fig1a").only(["dpr"])
+    study = load_study("fig1a").only(["dpr"])
     with no_waiting_for_the_disk():
         (tmp_path / f"{study.name}-1").mkdir()
         folders = [new_study_folder(tmp_path, study) for _ in range(2)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from sparsecore.cli.output import results, say
+from sparsecore.cli.output import print_message, result_stream
 from sparsecore.cli.tables import console, print_table
 from sparsecore.errors import InputError, printable_lines
 from sparsecore.extras import require
@@ -53,11 +53,11 @@ def check(
     from sparsecore.testing.checking import DEFAULT_EXAMPLES, checked
 
     text = None if example is None else _text_of(example)
-    with results() as stream:
+    with result_stream() as stream:
         checks = checked(*selections, backends=backends or None, promises=promises)
         warning = checks.warning(examples or DEFAULT_EXAMPLES) if example is None else None
         if warning:
-            say(f"sparsecore: {warning}")
+            print_message(f"sparsecore: {warning}")
         verdicts: list[Verdict] = []
         for verdict in checks.verdicts(examples or DEFAULT_EXAMPLES, seed, text):
             alike = (one for one in verdicts if (one.outcome, one.reason) == (verdict.outcome, verdict.reason))
@@ -68,9 +68,9 @@ def check(
         if as_json:
             click.echo(json.dumps(_plain(verdicts, checks, examples, seed), indent=1), file=stream)
         else:
-            say(_conclusion(verdicts), stream)
+            print_message(_conclusion(verdicts), stream)
             for sentence in checks.not_judged():
-                say(sentence[0].upper() + sentence[1:], stream)
+                print_message(sentence[0].upper() + sentence[1:], stream)
     raise click.exceptions.Exit(0 if all(verdict.is_kept for verdict in verdicts) else 1)
 
 

@@ -14,14 +14,14 @@ import click
 from sparsecore.cli.check import check
 from sparsecore.cli.lottery import lottery
 from sparsecore.cli.output import (
-    exit_sentence,
-    memory_sentence,
-    point_to_nowhere,
-    point_to_standard_error,
-    say,
-    show_error,
-    system_sentence,
-    system_status,
+    describe_exit,
+    describe_memory_error,
+    describe_os_error,
+    discard_stdout,
+    os_error_status,
+    print_message,
+    print_traceback,
+    redirect_stdout_to_stderr,
 )
 from sparsecore.cli.plugins import new_strategy, plugins
 from sparsecore.cli.report import report
@@ -52,18 +52,18 @@ def run_process() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that has no × or ζ shows a question mark
     warnings.showwarning = _show_warning
-    sys.excepthook = show_error
+    sys.excepthook = print_traceback
     status = run()
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
         # what plugins print when the process ends is no part of the result
-        point_to_standard_error()
+        redirect_stdout_to_stderr()
     except OSError as error:
-        point_to_nowhere()
+        discard_stdout()
         if status == 0:
-            status = system_status(error)
-            _say(system_sentence(error))
+            status = os_error_status(error)
+            _say(describe_os_error(error))
     sys.exit(status)
 
 
@@ -86,23 +86,23 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         status = error.exit_code
         if _speaks(None):
-            say(_usage(error))
+            print_message(_usage(error))
     except SparsecoreError as error:
         status = 2 if isinstance(error, InputError) else 1
         if _speaks(error.reported_by):
             _say(f"rank {error.reported_by}: {error}" if error.reported_by else str(error))
     except OSError as error:
-        status = system_status(error)
-        _say(system_sentence(error))
+        status = os_error_status(error)
+        _say(describe_os_error(error))
     except MemoryError as error:
         status = 1
-        _say(memory_sentence(error))
+        _say(describe_memory_error(error))
     except SystemExit as error:
-        status, sentence = 1, exit_sentence(error)
+        status, sentence = 1, describe_exit(error)
         if (sys.stdout, sys.stderr) != streams:  # click exits and puts others there where its reader went away
             sys.stdout, sys.stderr = streams
             gone = BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
-            status, sentence = system_status(gone), system_sentence(gone)
+            status, sentence = os_error_status(gone), describe_os_error(gone)
         _say(sentence)
     return status
 
@@ -116,7 +116,7 @@ def _usage(error: click.ClickException) -> str:
 
 def _say(sentence: str) -> None:
     with suppress(OSError):  # where even this cannot be said, the status has to do
-        say(f"sparsecore: {printable(sentence)}")
+        print_message(f"sparsecore: {printable(sentence)}")
 
 
 def _show_warning(
@@ -129,7 +129,7 @@ def _show_warning(
 ) -> None:
     """Say a warning that is for users as a sentence, on one rank; show all others as Python does."""
     if not issubclass(category, InputWarning):
-        say(warnings.formatwarning(message, category, filename, lineno, line).rstrip("\n"), file)
+        print_message(warnings.formatwarning(message, category, filename, lineno, line).rstrip("\n"), file)
     elif _speaks(None):
         _say(f"warning: {message}")
 

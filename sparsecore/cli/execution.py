@@ -10,9 +10,9 @@ from pathlib import Path
 
 import attrs
 
-from sparsecore.cli.options import Given
-from sparsecore.cli.output import say
-from sparsecore.cli.progress import ProgressBar
+from sparsecore.cli.options import ExperimentOptions
+from sparsecore.cli.output import print_message
+from sparsecore.cli.progress import RunProgressBar
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
 from sparsecore.experiment.assembly import Tables, differences
@@ -29,7 +29,7 @@ from sparsecore.run.training import Callback, Finished
 
 
 @attrs.frozen(eq=False)
-class Asked:
+class RunRequest:
     """What is to be done.
 
     Attributes:
@@ -46,7 +46,7 @@ class Asked:
     is_numbered: bool = False
     note: str = ""
 
-    def prepared(self) -> Setup:
+    def set_up(self) -> Setup:
         """All that training needs; nothing is written yet.
 
         Raises:
@@ -56,7 +56,7 @@ class Asked:
             self.folder.check_absent()
         return set_up(self.experiment, self.folder)
 
-    def begun(self, setup: Setup) -> "Asked":
+    def create_folder(self, setup: Setup) -> "RunRequest":
         """The same with its folder made, perhaps under another number; as it is where the run goes on.
 
         Raises:
@@ -73,15 +73,15 @@ class Asked:
         return attrs.evolve(self, folder=new_run_folder(parent, name, tables, others))
 
 
-def new(out: Path | None, given: Given) -> Asked:
+def new_request(out: Path | None, given: ExperimentOptions) -> RunRequest:
     """A run that begins, in a folder of its own where none is given."""
     experiment = Experiment.of(given.tables())
     if out:
-        return Asked(experiment, RunFolder(out))
-    return Asked(experiment, free_run_folder(Path("runs"), _name(experiment)), is_numbered=True)
+        return RunRequest(experiment, RunFolder(out))
+    return RunRequest(experiment, free_run_folder(Path("runs"), _run_name(experiment)), is_numbered=True)
 
 
-def resumed(out: Path | None, given: Given) -> Asked:
+def resume_request(out: Path | None, given: ExperimentOptions) -> RunRequest:
     """A run that goes on, or begins where there is none yet.
 
     Raises:
@@ -93,24 +93,24 @@ def resumed(out: Path | None, given: Given) -> Asked:
         raise InputError(
             f"there is no run at {out} to continue; to begin one there, say which: FILE.toml, --model or --data"
         )
-    return going_on(Experiment.of(given.tables()), RunFolder(out))
+    return request_in_folder(Experiment.of(given.tables()), RunFolder(out))
 
 
-def going_on(experiment: Experiment, folder: RunFolder) -> Asked:
+def request_in_folder(experiment: Experiment, folder: RunFolder) -> RunRequest:
     """The experiment in its folder, whether it has begun there or not.
 
     Raises:
         InputError: what was begun there is another experiment, or no run.
     """
     if not folder.path.exists():
-        return Asked(experiment, folder, note=f"there is no run at {folder.path} yet; it begins now")
+        return RunRequest(experiment, folder, note=f"there is no run at {folder.path} yet; it begins now")
     told = differences(Experiment.of(folder.read_tables()).tables(), experiment.tables())
     if told:
         raise InputError(f"the run {folder.path} was begun as another experiment: {'; '.join(told)}")
-    return Asked(experiment, folder, is_new=False)
+    return RunRequest(experiment, folder, is_new=False)
 
 
-def begun_before(out: Path | None) -> Path | None:
+def experiment_to_resume(out: Path | None) -> Path | None:
     """The experiment of the run to continue, where there is one."""
     if out is None or not out.exists():
         return None
@@ -119,21 +119,23 @@ def begun_before(out: Path | None) -> Path | None:
     return folder.experiment
 
 
-def _name(experiment: Experiment) -> str:
+def _run_name(experiment: Experiment) -> str:
     """What a run is called that was given no folder."""
-    strategies = "+".join(stem(strategy.name) for strategy in experiment.strategies)
+    strategies = "+".join(plugin_stem(strategy.name) for strategy in experiment.strategies)
     begins = [] if experiment.start.run is None else ["from", Path(experiment.start.run).name]
     sparse = [] if experiment.sparsity is None else [f"{experiment.sparsity:g}"]
-    return "-".join([stem(experiment.model.name), stem(experiment.dataset.name), strategies, *begins, *sparse])
+    return "-".join(
+        [plugin_stem(experiment.model.name), plugin_stem(experiment.dataset.name), strategies, *begins, *sparse]
+    )
 
 
-def stem(selection: str) -> str:
+def plugin_stem(selection: str) -> str:
     """What a plugin is called in the name of a folder: of one in a file, the file without its folder."""
     return Path(selection.partition(":")[0]).stem
 
 
 @attrs.frozen(eq=False)
-class Done:
+class CompletedRun:
     """A run that was carried out.
 
     Attributes:
@@ -164,7 +166,7 @@ def ranks_for(tables: Tables) -> Ranks:
     return ranks
 
 
-def start_facts(setup: Setup) -> dict[str, str]:
+def facts_to_agree_on(setup: Setup) -> dict[str, str]:
     """What must be the same on all ranks before there is a run folder, and before they form a process group."""
     tables = setup.experiment.tables()
     settings = {f"setting {name!r}": json.dumps(tables.get(name), sort_keys=True) for name in _SETTINGS}
@@ -175,7 +177,9 @@ _SETTINGS = ("sparsity", "seed", "model", "strategy", "reallocation", "training"
 """The tables of an experiment that are compared by name; data and start may lie elsewhere on another machine."""
 
 
-def lead(asked: Asked, setup: Setup, ranks: Ranks, again: Callable[[RunFolder], str]) -> Done:
+def execute_on_first_rank(
+    asked: RunRequest, setup: Setup, ranks: Ranks, again: Callable[[RunFolder], str]
+) -> CompletedRun:
     """Carry out the experiment and keep its files.
 
     Args:
@@ -189,7 +193,7 @@ def lead(asked: Asked, setup: Setup, ranks: Ranks, again: Callable[[RunFolder], 
     """
     from sparsecore.report import write_report
 
-    made = _Made()
+    made = _Created()
     try:
         folder, participant = ranks.jointly(
             lambda: _begun(asked, setup, ranks, made), lambda begun: begun[1].run.facts()
@@ -198,42 +202,42 @@ def lead(asked: Asked, setup: Setup, ranks: Ranks, again: Callable[[RunFolder], 
         made.undo()
         raise
     for note in _notes(asked, setup):
-        say(f"sparsecore: {note}")
+        print_message(f"sparsecore: {note}")
     try:
-        finished = _watched(participant, setup)
+        finished = _train(participant, setup)
         result = conclude(setup, finished, folder)
-        report = _reported(folder, write_report)
+        report = _write_report(folder, write_report)
     except KeyboardInterrupt:
-        say(f"sparsecore: stopped; continue with: {again(folder)}")
+        print_message(f"sparsecore: stopped; continue with: {again(folder)}")
         raise
     except OSError as error:
         error.add_note(f"what is finished is kept; continue with: {again(folder)}")
         raise
-    return Done(asked.experiment, setup.start.topology, finished.state.topology, result, report)
+    return CompletedRun(asked.experiment, setup.start.topology, finished.state.topology, result, report)
 
 
-def _reported(folder: RunFolder, write_report: Callable[[Path], Path]) -> Path | None:
+def _write_report(folder: RunFolder, write_report: Callable[[Path], Path]) -> Path | None:
     """Write the run's report. Where what draws it is missing, say so: the run is finished without it."""
     try:
         return write_report(folder.path)
     except MissingPackageError as error:
-        say(f"sparsecore: {error}; then: {shlex.join(['sparsecore', 'report', str(folder.path)])}")
+        print_message(f"sparsecore: {error}; then: {shlex.join(['sparsecore', 'report', str(folder.path)])}")
         return None
 
 
-def take_part(asked: Asked, setup: Setup, ranks: Ranks) -> None:
+def execute_on_other_rank(asked: RunRequest, setup: Setup, ranks: Ranks) -> None:
     """Carry out the experiment with the leading rank, which keeps the files and does the talking."""
     folder = None if asked.is_new else asked.folder
     participant = ranks.jointly(lambda: reading_participant(setup, folder, ranks), lambda joined: joined.run.facts())
     participant.train(Callback())
 
 
-def _notes(asked: Asked, setup: Setup) -> Iterator[str]:
+def _notes(asked: RunRequest, setup: Setup) -> Iterator[str]:
     """What is to be known before the run begins."""
     if asked.note:
         yield asked.note
     if sys.stderr is not None and sys.stderr.isatty():
-        yield computed_by(asked.experiment)
+        yield describe_backend(asked.experiment)
     clock = setup.start.clock
     if asked.is_new and setup.engine.moves_weights and setup.engine.first_update(setup.start) is None:
         yield (
@@ -243,7 +247,7 @@ def _notes(asked: Asked, setup: Setup) -> Iterator[str]:
 
 
 @attrs.define
-class _Made:
+class _Created:
     """What has been made of a run before all ranks agree to begin it."""
 
     folder: RunFolder | None = None
@@ -261,21 +265,21 @@ class _Made:
             lock.release()
 
 
-def computed_by(experiment: Experiment) -> str:
+def describe_backend(experiment: Experiment) -> str:
     """Which backend computes, and in which dtype."""
     return f"computed by the {experiment.backend.name} backend in {experiment.backend.plugin.dtype}"
 
 
-def _begun(asked: Asked, setup: Setup, ranks: Ranks, made: _Made) -> tuple[RunFolder, Participant]:
-    folder = asked.begun(setup).folder
+def _begun(asked: RunRequest, setup: Setup, ranks: Ranks, made: _Created) -> tuple[RunFolder, Participant]:
+    folder = asked.create_folder(setup).folder
     if asked.is_new:
         made.folder = folder
     made.participant = writing_participant(setup, folder, ranks)
     return folder, made.participant
 
 
-def _watched(participant: Participant, setup: Setup) -> Finished:
+def _train(participant: Participant, setup: Setup) -> Finished:
     if sys.stderr is not None and sys.stderr.isatty():
-        with ProgressBar(setup.start.clock, setup.experiment.training.epochs) as bar:
+        with RunProgressBar(setup.start.clock, setup.experiment.training.epochs) as bar:
             return participant.train(bar)
     return participant.train(Callback())

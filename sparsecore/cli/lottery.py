@@ -13,9 +13,17 @@ import click
 import tomli_w
 
 from sparsecore.cli import execution
-from sparsecore.cli.execution import Asked, begun_before, lead, ranks_for, start_facts, stem, take_part
-from sparsecore.cli.options import Given, describes_dense_experiment, sets_and_tells
-from sparsecore.cli.output import results, say
+from sparsecore.cli.execution import (
+    RunRequest,
+    execute_on_first_rank,
+    execute_on_other_rank,
+    experiment_to_resume,
+    facts_to_agree_on,
+    plugin_stem,
+    ranks_for,
+)
+from sparsecore.cli.options import ExperimentOptions, common_options, dense_experiment_options
+from sparsecore.cli.output import print_message, result_stream
 from sparsecore.cli.tables import print_table
 from sparsecore.errors import InputError
 from sparsecore.experiment.conversion import structure, unstructure
@@ -26,11 +34,11 @@ from sparsecore.run.files import BusyError, Lock, read_regular_toml, write_whole
 from sparsecore.run.folder import RunFolder, free_run_folder, new_run_folder
 from sparsecore.run.identity import identity
 from sparsecore.run.setup import Setup, ask_model
-from sparsecore.study.lottery import FILE, Leg, Lottery
+from sparsecore.study.lottery import FILE, Lottery, LotteryRun
 
 
 @attrs.frozen(eq=False)
-class Plan:
+class LotteryRequest:
     """What is to be done, and where.
 
     Attributes:
@@ -49,14 +57,16 @@ class Plan:
 
 
 @attrs.frozen(eq=False)
-class LegResult:
+class LotteryRunResult:
     """A run of a lottery and what it came to, as in its ``result.json``."""
 
-    leg: Leg
+    run: LotteryRun
     result: Mapping[str, Any]
 
 
-def plan(out: Path | None, given: Given, known: Mapping[str, Any], *, going_on: bool) -> Plan:
+def lottery_request(
+    out: Path | None, given: ExperimentOptions, known: Mapping[str, Any], *, going_on: bool
+) -> LotteryRequest:
     """A lottery that begins, or one that goes on.
 
     Args:
@@ -70,41 +80,41 @@ def plan(out: Path | None, given: Given, known: Mapping[str, Any], *, going_on: 
     """
     dense = Experiment.of(given.tables())
     if going_on:
-        asked = execution.resumed(out, given)
-        lottery = _agreeing(known, asked.folder) if not asked.is_new else _lottery(known)
+        asked = execution.resume_request(out, given)
+        lottery = _resumed_lottery(known, asked.folder) if not asked.is_new else _lottery(known)
         folder, is_new = asked.folder, asked.is_new
     else:
         is_new = True
-        folder = RunFolder(out) if out else free_run_folder(Path("runs"), f"lottery-{stem(dense.dataset.name)}")
+        folder = RunFolder(out) if out else free_run_folder(Path("runs"), f"lottery-{plugin_stem(dense.dataset.name)}")
         if out:
             folder.check_absent()
         lottery = _lottery(known)
     lottery.check_rewind(dense)
     ask_model(dense, lottery.sparsity)
-    return Plan(lottery, dense, folder, is_new, is_numbered=is_new and out is None)
+    return LotteryRequest(lottery, dense, folder, is_new, is_numbered=is_new and out is None)
 
 
-def carry_out(planned: Plan, ranks: Ranks) -> list[LegResult]:
+def execute(planned: LotteryRequest, ranks: Ranks) -> list[LotteryRunResult]:
     """All runs, in their order; on other ranks than the first without results."""
     tables = planned.dense.tables()
     if planned.is_new:  # what is wrong with its first run is found before there is a folder
-        first = next(planned.lottery.legs(tables, planned.folder.path))
-        asked = Asked(Experiment.of(first.tables), RunFolder(planned.folder.path / first.name), is_numbered=True)
-        ranks.jointly(asked.prepared, start_facts)
-    planned, held = ranks.jointly(lambda: _taken(planned, ranks), lambda _: {})
+        first = next(planned.lottery.runs(tables, planned.folder.path))
+        asked = RunRequest(Experiment.of(first.tables), RunFolder(planned.folder.path / first.name), is_numbered=True)
+        ranks.jointly(asked.set_up, facts_to_agree_on)
+    planned, held = ranks.jointly(lambda: _locked(planned, ranks), lambda _: {})
     # where it is numbered, another lottery may have taken the number that was free
     planned = attrs.evolve(planned, folder=RunFolder(Path(ranks.said_by_first(str(planned.folder.path)))))
     results = []
     with held:
-        for leg in planned.lottery.legs(tables, planned.folder.path.resolve()):
-            result = _finished(planned, leg) or _trained(planned, leg, ranks)
+        for run in planned.lottery.runs(tables, planned.folder.path.resolve()):
+            result = _finished_result(planned, run) or _train_run(planned, run, ranks)
             # no rank reads a run before the first one has written all of it
             ranks.jointly(lambda: None, lambda _: {})
-            results.append(LegResult(leg, result))
+            results.append(LotteryRunResult(run, result))
     return results
 
 
-def _taken(planned: Plan, ranks: Ranks) -> tuple[Plan, AbstractContextManager[object]]:
+def _locked(planned: LotteryRequest, ranks: Ranks) -> tuple[LotteryRequest, AbstractContextManager[object]]:
     """The plan with its folder made and held for this process, which is the business of the first rank.
 
     Raises:
@@ -114,7 +124,7 @@ def _taken(planned: Plan, ranks: Ranks) -> tuple[Plan, AbstractContextManager[ob
         return planned, nullcontext()
     folder = planned.folder
     if planned.is_new:
-        folder = _made(planned)
+        folder = _create_folder(planned)
     try:
         lock = Lock(folder.experiment)
     except BusyError:
@@ -124,7 +134,7 @@ def _taken(planned: Plan, ranks: Ranks) -> tuple[Plan, AbstractContextManager[ob
     return attrs.evolve(planned, folder=folder), held
 
 
-def _made(planned: Plan) -> RunFolder:
+def _create_folder(planned: LotteryRequest) -> RunFolder:
     tables, files = planned.dense.tables(), {FILE: _content(planned)}
     if planned.is_numbered:
         path = planned.folder.path
@@ -133,34 +143,34 @@ def _made(planned: Plan) -> RunFolder:
     return planned.folder
 
 
-def _trained(planned: Plan, leg: Leg, ranks: Ranks) -> Mapping[str, Any]:
-    asked, setup = ranks.jointly(lambda: _prepared(planned, leg), lambda both: start_facts(both[1]))
+def _train_run(planned: LotteryRequest, run: LotteryRun, ranks: Ranks) -> Mapping[str, Any]:
+    asked, setup = ranks.jointly(lambda: _set_up(planned, run), lambda both: facts_to_agree_on(both[1]))
     if ranks.rank != 0:
         ranks.jointly(lambda: None, lambda _: {})
-        take_part(asked, setup, ranks)
+        execute_on_other_rank(asked, setup, ranks)
         return {}
-    ranks.jointly(lambda: _keep(planned), lambda _: {})
+    ranks.jointly(lambda: _save_lottery(planned), lambda _: {})
     if sys.stderr is not None and sys.stderr.isatty():
-        say(f"{leg.name} of {planned.lottery.rounds}: sparsity {setup.start.topology.sparsity:.4f}")
+        print_message(f"{run.name} of {planned.lottery.rounds}: sparsity {setup.start.topology.sparsity:.4f}")
     again = shlex.join(["sparsecore", "lottery", "--resume", "--out", str(planned.folder.path)])
-    done = lead(asked, setup, ranks, lambda _: again)
+    done = execute_on_first_rank(asked, setup, ranks, lambda _: again)
     return attrs.asdict(done.result)
 
 
-def _prepared(planned: Plan, leg: Leg) -> tuple[Asked, Setup]:
-    asked = attrs.evolve(_asked(planned, leg), note="")
-    setup = asked.prepared()
+def _set_up(planned: LotteryRequest, run: LotteryRun) -> tuple[RunRequest, Setup]:
+    asked = attrs.evolve(_run_request(planned, run), note="")
+    setup = asked.set_up()
     _check_same_data(setup)
     return asked, setup
 
 
-def _asked(planned: Plan, leg: Leg) -> Asked:
-    return execution.going_on(Experiment.of(leg.tables), RunFolder(planned.folder.path / leg.name))
+def _run_request(planned: LotteryRequest, run: LotteryRun) -> RunRequest:
+    return execution.request_in_folder(Experiment.of(run.tables), RunFolder(planned.folder.path / run.name))
 
 
-def _finished(planned: Plan, leg: Leg) -> Mapping[str, Any] | None:
+def _finished_result(planned: LotteryRequest, run: LotteryRun) -> Mapping[str, Any] | None:
     """The result of a run that has one."""
-    folder = _asked(planned, leg).folder
+    folder = _run_request(planned, run).folder
     if not folder.result.exists():
         return None
     try:
@@ -183,7 +193,7 @@ def _lottery(known: Mapping[str, Any]) -> Lottery:
     return structure(known, Lottery, "lottery")
 
 
-def _agreeing(known: Mapping[str, Any], folder: RunFolder) -> Lottery:
+def _resumed_lottery(known: Mapping[str, Any], folder: RunFolder) -> Lottery:
     """The lottery that was begun in the folder, perhaps with other rounds, or with controls from now on."""
     try:
         begun = structure(read_regular_toml(folder.path / FILE), Lottery, FILE)
@@ -197,20 +207,20 @@ def _agreeing(known: Mapping[str, Any], folder: RunFolder) -> Lottery:
     return asked
 
 
-def _keep(planned: Plan) -> None:
+def _save_lottery(planned: LotteryRequest) -> None:
     """The lottery as it is now, which may have more rounds than when it was begun."""
     write_whole(planned.folder.path / FILE, _content(planned))
 
 
-def _content(planned: Plan) -> bytes:
+def _content(planned: LotteryRequest) -> bytes:
     return tomli_w.dumps(unstructure(planned.lottery)).encode()
 
 
-_DECIDED = ("sparsity", "strategy", "start")
+_RESERVED_SETTINGS = ("sparsity", "strategy", "start")
 
 
 @click.command()
-@describes_dense_experiment
+@dense_experiment_options
 @click.option("--rounds", type=int, metavar="R", help="How many times weights are taken away; 10 by default.")
 @click.option(
     "--prune", type=float, metavar="P", help="Share of its weights that each round takes away; 0.2 by default."
@@ -224,7 +234,7 @@ _DECIDED = ("sparsity", "strategy", "start")
 @click.option("--control", is_flag=True, help="Train each ticket from fresh values, too.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the runs; a new one in runs/ by default.")
 @click.option("--resume", is_flag=True, help="Continue the lottery in --out where it stopped, or with more rounds.")
-@sets_and_tells
+@common_options
 def lottery(
     *,
     file: Path | None,
@@ -246,15 +256,15 @@ def lottery(
 
     FILE is an experiment in TOML, without sparsity, strategy and start, which are the lottery's.
     """
-    _refuse_decided(file, settings)
-    source = begun_before(out) if resume and file is None else file
-    given = Given.of(source, {**options, "sparsity": "0"}, ("static",), settings)
+    _check_reserved_settings(file, settings)
+    source = experiment_to_resume(out) if resume and file is None else file
+    given = ExperimentOptions.of(source, {**options, "sparsity": "0"}, ("static",), settings)
     asked = {"rounds": rounds, "prune": prune, "rewind": rewind, "control": control or None}
     known = {name: value for name, value in asked.items() if value is not None}
-    with results() as stream:
+    with result_stream() as stream:
         ranks = ranks_for(given.tables())
-        planned = ranks.jointly(lambda: plan(out, given, known, going_on=resume), _folder_fact)
-        found = carry_out(planned, ranks)
+        planned = ranks.jointly(lambda: lottery_request(out, given, known, going_on=resume), _folder_fact)
+        found = execute(planned, ranks)
         if ranks.rank != 0:
             return
         if as_json:
@@ -263,17 +273,17 @@ def lottery(
             _print(found, stream)
 
 
-def _folder_fact(planned: Plan) -> dict[str, str]:
+def _folder_fact(planned: LotteryRequest) -> dict[str, str]:
     """The folder, where all ranks know it from the start: a number that is free for one may be taken for another."""
     is_open = planned.is_new and planned.is_numbered
     return {"folder": str(planned.folder.path.parent if is_open else planned.folder.path)}
 
 
-def _refuse_decided(file: Path | None, settings: Sequence[str]) -> None:
+def _check_reserved_settings(file: Path | None, settings: Sequence[str]) -> None:
     """Raise an :class:`InputError` if something is said about what the lottery decides."""
     said = set(read_toml(file)) if file else set()
     said |= {setting.partition("=")[0].strip().partition(".")[0] for setting in settings}
-    decided = [name for name in _DECIDED if name in said]
+    decided = [name for name in _RESERVED_SETTINGS if name in said]
     if decided:
         raise InputError(
             f"a lottery begins dense, prunes by magnitude and starts its rounds from one another; given a setting of "
@@ -281,28 +291,28 @@ def _refuse_decided(file: Path | None, settings: Sequence[str]) -> None:
         )
 
 
-def _as_json(found: Sequence[LegResult]) -> dict[str, Any]:
-    told = [{"round": each.leg.round, **each.result} for each in found]
+def _as_json(found: Sequence[LotteryRunResult]) -> dict[str, Any]:
+    told = [{"round": each.run.round, **each.result} for each in found]
     return {
-        "rounds": [one for one, each in zip(told, found, strict=True) if not each.leg.is_control],
-        "controls": [one for one, each in zip(told, found, strict=True) if each.leg.is_control],
+        "rounds": [one for one, each in zip(told, found, strict=True) if not each.run.is_control],
+        "controls": [one for one, each in zip(told, found, strict=True) if each.run.is_control],
         "out": str(Path(found[0].result["run"]).parent),
     }
 
 
-def _print(found: Sequence[LegResult], stream: TextIO) -> None:
-    controls = {each.leg.round: f"{each.result['test_accuracy']:.4f}" for each in found if each.leg.is_control}
+def _print(found: Sequence[LotteryRunResult], stream: TextIO) -> None:
+    controls = {each.run.round: f"{each.result['test_accuracy']:.4f}" for each in found if each.run.is_control}
     head = ["round", "weights", "sparsity", "test accuracy", *(["with fresh values"] if controls else [])]
     rows = [
         [
-            str(each.leg.round),
+            str(each.run.round),
             f"{each.result['sparse_parameters']:,}",
             f"{each.result['sparsity']:.4f}",
             f"{each.result['test_accuracy']:.4f}",
-            *([controls.get(each.leg.round, "")] if controls else []),
+            *([controls.get(each.run.round, "")] if controls else []),
         ]
         for each in found
-        if not each.leg.is_control
+        if not each.run.is_control
     ]
     print_table(head, rows, numbers=range(len(head)), file=stream)
-    say(f"runs: {Path(found[0].result['run']).parent}", stream)
+    print_message(f"runs: {Path(found[0].result['run']).parent}", stream)

@@ -53,7 +53,7 @@ _OF_ALL = (
 
 
 @attrs.frozen
-class Given:
+class ExperimentOptions:
     """What was said about an experiment on the command line.
 
     Attributes:
@@ -71,7 +71,7 @@ class Given:
     @classmethod
     def of(
         cls, file: Path | None, options: Mapping[str, str | None], stack: Sequence[str], settings: Sequence[str]
-    ) -> "Given":
+    ) -> "ExperimentOptions":
         """From the values of the options by their names; those that were not given are None."""
         return cls(
             file, {_SETTINGS[name]: value for name, value in options.items() if value is not None}, stack, settings
@@ -87,22 +87,22 @@ class Given:
         return assemble(self.file, self.options, self.stack, self.settings)
 
 
-def describes_experiment(command: Command) -> Command:
+def experiment_options(command: Command) -> Command:
     """Options of a command that trains by any strategy."""
     return _with(command, (*_OF_FILES, *_OF_EXPERIMENTS, *_OF_SPARSITY, *_OF_TRAINING))
 
 
-def describes_dense_experiment(command: Command) -> Command:
+def dense_experiment_options(command: Command) -> Command:
     """Options of a command that decides sparsity and strategy itself."""
     return _with(command, (*_OF_FILES, *_OF_EXPERIMENTS, *_OF_TRAINING))
 
 
-def describes_all_experiments(command: Command) -> Command:
+def study_experiment_options(command: Command) -> Command:
     """Options of a command that carries out many, each with sparsity and strategy of its own."""
     return _with(command, (*_OF_EXPERIMENTS, *_OF_TRAINING))
 
 
-def sets_and_tells(command: Command) -> Command:
+def common_options(command: Command) -> Command:
     """Options for all other settings and for the output, at the end of the help."""
     return _with(command, _OF_ALL)
 

@@ -14,7 +14,7 @@ import click
 
 from sparsecore.errors import printable_lines
 
-_MENDABLE = frozenset(
+_USER_ERRORS = frozenset(
     getattr(errno, name)
     for name in (
         *("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EMFILE", "ENFILE", "ENOENT", "ENOTDIR", "EISDIR"),
@@ -26,7 +26,7 @@ _MENDABLE = frozenset(
 """System errors that the caller can mend: make room, name another folder, raise a limit."""
 
 
-def say(text: str, stream: TextIO | None = None) -> None:
+def print_message(text: str, stream: TextIO | None = None) -> None:
     """Print a text for people: control characters that file names, settings or plugins brought in are written out.
 
     Args:
@@ -36,14 +36,14 @@ def say(text: str, stream: TextIO | None = None) -> None:
     click.echo(printable_lines(text), file=stream, err=stream is None)
 
 
-def show_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Print the traceback of an error that nobody expected, as ``sys.excepthook`` does."""
     with suppress(OSError):  # where even this cannot be said, the status has to do
-        say("".join(traceback.format_exception(kind, error, trace)).rstrip("\n"))
+        print_message("".join(traceback.format_exception(kind, error, trace)).rstrip("\n"))
 
 
 @contextmanager
-def results() -> Iterator[TextIO]:
+def result_stream() -> Iterator[TextIO]:
     """Standard output for the result alone.
 
     Whatever else is written there meanwhile, by a plugin that prints when it is loaded or run, by a library or by a
@@ -64,7 +64,7 @@ def results() -> Iterator[TextIO]:
     own.flush()
     kept = os.dup(1)
     with os.fdopen(kept, "w", encoding=own.encoding, errors=own.errors) as stream:
-        point_to_standard_error()
+        redirect_stdout_to_stderr()
         try:
             with redirect_stdout(sys.stderr):
                 yield stream
@@ -73,15 +73,15 @@ def results() -> Iterator[TextIO]:
             os.dup2(kept, 1)
 
 
-def point_to_standard_error() -> None:
+def redirect_stdout_to_stderr() -> None:
     """From here on, what is written to standard output's descriptor comes out on standard error."""
     try:
         os.dup2(2, 1)
     except OSError:  # there is no standard error
-        point_to_nowhere()
+        discard_stdout()
 
 
-def point_to_nowhere() -> None:
+def discard_stdout() -> None:
     """From here on, what is written to standard output's descriptor is lost: it has been found to fail."""
     with suppress(OSError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -89,16 +89,16 @@ def point_to_nowhere() -> None:
         os.close(nowhere)
 
 
-def system_sentence(error: OSError) -> str:
+def describe_os_error(error: OSError) -> str:
     """What the system refused, of which file, and what is to be done, where somebody has noted that."""
     what = error.strerror or str(error) or type(error).__name__
     files = " and ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
     return "; ".join([f"{files}: {what}" if files else what, *_notes(error)])
 
 
-def memory_sentence(error: MemoryError) -> str:
+def describe_memory_error(error: MemoryError) -> str:
     """What the memory did not suffice for, as far as it is known: what was to be allocated, which hook, which line."""
-    reason = "; ".join(filter(None, [str(error), *_notes(error)])) or _where(error)
+    reason = "; ".join(filter(None, [str(error), *_notes(error)])) or _raised_at(error)
     return f"there is not enough memory for this: {reason}"
 
 
@@ -106,19 +106,19 @@ def _notes(error: BaseException) -> list[str]:
     return list(getattr(error, "__notes__", ()))
 
 
-def _where(error: BaseException) -> str:
+def _raised_at(error: BaseException) -> str:
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{Path(frame.filename).name}, line {frame.lineno}"
 
 
-def system_status(error: OSError) -> int:
+def os_error_status(error: OSError) -> int:
     """2 for what the caller can mend, 1 for a disk that fails and the like."""
-    return 2 if error.errno in _MENDABLE else 1
+    return 2 if error.errno in _USER_ERRORS else 1
 
 
-def exit_sentence(error: SystemExit) -> str:
+def describe_exit(error: SystemExit) -> str:
     """Which line of which file asked to exit; nothing of sparsecore's does."""
     return (
-        f"{_where(error)}, asked to exit ({error}) before the command had come to its end; a plugin raises an error "
+        f"{_raised_at(error)}, asked to exit ({error}) before the command had finished; a plugin raises an error "
         "instead"
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import attrs
 import click
 
-from sparsecore.cli.output import say
+from sparsecore.cli.output import print_message
 from sparsecore.cli.tables import console, print_table
 from sparsecore.plugins.listing import listings
 from sparsecore.plugins.new_project import new_strategy as write_project
@@ -31,7 +31,7 @@ def new_strategy(*, name: str, folder: Path) -> None:
         "  python -m pytest",
         f"  sparsecore check {name}",
     )
-    say("\n".join(lines), sys.stdout)
+    print_message("\n".join(lines), sys.stdout)
 
 
 _WIDE = 140

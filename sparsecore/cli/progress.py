@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
-from sparsecore.cli.output import say
+from sparsecore.cli.output import print_message
 from sparsecore.errors import printable
 from sparsecore.study.experiments import Trial
 from sparsecore.study.folder import StudyFolder
-from sparsecore.study.scheduler import Onlooker, seconds_left
+from sparsecore.study.scheduler import StudyCallback, seconds_left
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 
-class Shown(Onlooker, Protocol):
-    """An onlooker that is there for a time."""
+class StudyProgress(StudyCallback, Protocol):
+    """An callback that is there for a time."""
 
-    def __enter__(self) -> "Shown": ...
+    def __enter__(self) -> "StudyProgress": ...
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
 
-class Told:
+class StudyStatus:
     """What can be said of the trials as a whole."""
 
     def __init__(self, trials: Sequence[Trial], folder: StudyFolder, jobs: int) -> None:
@@ -50,40 +50,40 @@ class Told:
     def left(self) -> str:
         """How long it may take, in words; empty while there is nothing to go by."""
         seconds = seconds_left(self.trials, self.folder, self._jobs)
-        return "" if not seconds else f"about {in_words(seconds)} left"
+        return "" if not seconds else f"about {format_duration(seconds)} left"
 
     def of_all(self) -> str:
         """How many of them are finished, and how long the others may take."""
         return ", ".join(filter(None, (f"{self.finished()} of {len(self.trials)} trials finished", self.left())))
 
 
-class Lines:
+class StudyProgressLines:
     """A line on standard error whenever a trial ends."""
 
-    def __init__(self, told: "Told") -> None:
+    def __init__(self, told: "StudyStatus") -> None:
         self._told = told
 
-    def __enter__(self) -> "Lines":
-        say(f"sparsecore: {self._told.of_all()}")
+    def __enter__(self) -> "StudyProgressLines":
+        print_message(f"sparsecore: {self._told.of_all()}")
         return self
 
     def __exit__(self, *_: object) -> None:
         pass
 
-    def look(self, running: Sequence[Trial]) -> None:
-        """See :class:`sparsecore.study.scheduler.Onlooker`."""
+    def poll(self, running: Sequence[Trial]) -> None:
+        """See :class:`sparsecore.study.scheduler.StudyCallback`."""
 
-    def ended(self, trial: Trial, status: int) -> None:  # noqa: ARG002
-        """See :class:`sparsecore.study.scheduler.Onlooker`."""
+    def trial_ended(self, trial: Trial, status: int) -> None:  # noqa: ARG002
+        """See :class:`sparsecore.study.scheduler.StudyCallback`."""
         result = self._told.folder.result(trial)
         what = "failed" if result is None else f"test accuracy {result['test_accuracy']:.4f}"
-        say(f"sparsecore: {trial.name}: {what} ({self._told.of_all()})")
+        print_message(f"sparsecore: {trial.name}: {what} ({self._told.of_all()})")
 
 
-class Bars:
+class StudyProgressBars:
     """A bar for all trials, and one for each that is running."""
 
-    def __init__(self, told: Told) -> None:
+    def __init__(self, told: StudyStatus) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -98,23 +98,23 @@ class Bars:
         self._all = self._progress.add_task("all trials", total=len(told.trials), told="")
         self._bars: dict[Trial, TaskID] = {}
 
-    def __enter__(self) -> "Bars":
+    def __enter__(self) -> "StudyProgressBars":
         self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def look(self, running: Sequence[Trial]) -> None:
-        """See :class:`sparsecore.study.scheduler.Onlooker`."""
+    def poll(self, running: Sequence[Trial]) -> None:
+        """See :class:`sparsecore.study.scheduler.StudyCallback`."""
         self._progress.update(self._all, completed=self._told.finished(), told=self._told.left())
         for trial in running:
             if self._told.folder.run(trial).path.exists():
                 done, epochs = self._told.folder.epochs(trial)
                 self._progress.update(self._bar(trial, epochs), completed=done)
 
-    def ended(self, trial: Trial, status: int) -> None:
-        """See :class:`sparsecore.study.scheduler.Onlooker`."""
+    def trial_ended(self, trial: Trial, status: int) -> None:
+        """See :class:`sparsecore.study.scheduler.StudyCallback`."""
         if trial in self._bars:
             self._progress.remove_task(self._bars.pop(trial))
         if status:
@@ -127,7 +127,7 @@ class Bars:
         return self._bars[trial]
 
 
-def in_words(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A time that nobody takes at its word."""
     if seconds < 90:
         return f"{seconds:.0f} s"
@@ -138,7 +138,7 @@ def in_words(seconds: float) -> str:
 _SECONDS_BETWEEN_LOOKS = 0.2
 
 
-def _two_lines(console: "Console") -> "Progress":
+def _two_line_progress(console: "Console") -> "Progress":
     """A bar, and what is told below it, so that both are whole in a narrow terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.text import Text
@@ -152,20 +152,20 @@ def _two_lines(console: "Console") -> "Progress":
     return _TwoLines(*columns, console=console)
 
 
-class ProgressBar(Callback):
+class RunProgressBar(Callback):
     """Loss, accuracy and images/s of the epoch so far, and the latest update's H and K."""
 
     def __init__(self, clock: Clock, epochs: int) -> None:
         """A bar over the whole run that ``clock`` begins."""
         from rich.console import Console
 
-        self._progress = _two_lines(Console(stderr=True))
+        self._progress = _two_line_progress(Console(stderr=True))
         self._task = self._progress.add_task("", total=clock.total_steps, told="")
         self._epochs = epochs
         self._update = ""
         self._looked, self._examples, self._tested = time.monotonic(), 0, ""
 
-    def __enter__(self) -> "ProgressBar":
+    def __enter__(self) -> "RunProgressBar":
         self._progress.start()
         return self
 

@@ -10,42 +10,42 @@ from typing import Any, TextIO
 
 import click
 
-from sparsecore.cli.options import Given, describes_all_experiments, sets_and_tells
-from sparsecore.cli.output import results, say
-from sparsecore.cli.progress import Bars, Lines, Told
+from sparsecore.cli.options import ExperimentOptions, common_options, study_experiment_options
+from sparsecore.cli.output import print_message, result_stream
+from sparsecore.cli.progress import StudyProgressBars, StudyProgressLines, StudyStatus
 from sparsecore.cli.tables import print_table
 from sparsecore.errors import InputError
 from sparsecore.experiment.toml_files import toml_value
-from sparsecore.study.arms import Study, names, study_of
-from sparsecore.study.comparison import Compared, compared, mean_and_spread
+from sparsecore.study.arms import Study, load_study, preset_names
+from sparsecore.study.comparison import CellComparison, compare_cells, mean_and_spread
 from sparsecore.study.experiments import check_options, model_of, trials_of
 from sparsecore.study.folder import StudyFolder, new_study_folder
-from sparsecore.study.images import seen
-from sparsecore.study.pools import Means, Pool, pool
+from sparsecore.study.images import identify_images
+from sparsecore.study.pools import Pool, PoolOptions, create_pool
 from sparsecore.study.report import check_reportable, write_study_report
 from sparsecore.study.report.contents import cell_numbers
 from sparsecore.study.report.styles import full_name
-from sparsecore.study.scheduler import Outcome, carry_out
+from sparsecore.study.scheduler import ExecutionResult, execute
 
 _HEAD = ("arm", "sparsity", "trials", "test accuracy, %")
 _HEAD_BESIDE = ("the authors', %", "difference", "standard errors", "t", "p", "")
 
 
-def tell(study: Study, folder: StudyFolder, outcome: Outcome, stream: TextIO, *, as_json: bool) -> None:
+def print_study(study: Study, folder: StudyFolder, outcome: ExecutionResult, stream: TextIO, *, as_json: bool) -> None:
     """Print the study on the stream, and what failed on standard error."""
-    rows = compared(study, folder, seen(folder, folder.tables(trials_of(study)[0])["data"]))
+    rows = compare_cells(study, folder, identify_images(folder, folder.tables(trials_of(study)[0])["data"]))
     if as_json:
         click.echo(json.dumps(_plain(study, folder, rows, outcome)), file=stream)
     else:
-        print_outcome(rows, stream)
-        say(_in_all(study, folder), stream)
+        print_cells(rows, stream)
+        print_message(_status_line(study, folder), stream)
     for trial in outcome.failed:
-        say(f"sparsecore: {trial.name} failed; see {folder.log(trial)}")
-    for trial in outcome.left_out:
-        say(f"sparsecore: {trial.name} was left out: it starts from one that failed")
+        print_message(f"sparsecore: {trial.name} failed; see {folder.log(trial)}")
+    for trial in outcome.skipped:
+        print_message(f"sparsecore: {trial.name} was left out: it starts from one that failed")
 
 
-def print_outcome(rows: Sequence[Compared], stream: TextIO | None = None) -> None:
+def print_cells(rows: Sequence[CellComparison], stream: TextIO | None = None) -> None:
     """A row a cell; the authors have columns where they have measured any of them."""
     beside = any(row.theirs for row in rows)
     head = (*_HEAD, *_HEAD_BESIDE) if beside else _HEAD
@@ -54,18 +54,18 @@ def print_outcome(rows: Sequence[Compared], stream: TextIO | None = None) -> Non
     )
 
 
-def _in_all(study: Study, folder: StudyFolder) -> str:
-    told = Told(trials_of(study), folder, 1)
+def _status_line(study: Study, folder: StudyFolder) -> str:
+    told = StudyStatus(trials_of(study), folder, 1)
     return told.of_all() + (" if one runs at a time" if told.left() else "")
 
 
-def _ours(row: Compared) -> tuple[str, ...]:
+def _ours(row: CellComparison) -> tuple[str, ...]:
     cell = row.cell
     sparsity = "" if cell.sparsity is None else f"{cell.sparsity:g}"
     return full_name(cell.arm), sparsity, f"{len(cell.accuracies)} of {cell.wanted}", mean_and_spread(row.ours)
 
 
-def _theirs(row: Compared) -> tuple[str, ...]:
+def _theirs(row: CellComparison) -> tuple[str, ...]:
     found = row.difference
     numbers = (
         ("", "", "", "")
@@ -75,13 +75,15 @@ def _theirs(row: Compared) -> tuple[str, ...]:
     return mean_and_spread(row.theirs), *numbers, row.remark
 
 
-def _plain(study: Study, folder: StudyFolder, rows: Sequence[Compared], outcome: Outcome) -> dict[str, Any]:
+def _plain(
+    study: Study, folder: StudyFolder, rows: Sequence[CellComparison], outcome: ExecutionResult
+) -> dict[str, Any]:
     return {
         "study": study.name,
         "cells": [cell_numbers(row) for row in rows],
         "unfinished": [trial.name for trial in trials_of(study) if folder.result(trial) is None],
         "failed": [trial.name for trial in outcome.failed],
-        "left_out": [trial.name for trial in outcome.left_out],
+        "skipped": [trial.name for trial in outcome.skipped],
         "folder": str(folder.path),
     }
 
@@ -90,7 +92,7 @@ class _Studies(click.Group):
     """``show``, ``report``, and a command for each preset and for each study in a file."""
 
     def list_commands(self, context: click.Context) -> list[str]:
-        return [*names(), *super().list_commands(context)]
+        return [*preset_names(), *super().list_commands(context)]
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         return super().get_command(context, name) or _command(name)
@@ -100,7 +102,7 @@ class _Studies(click.Group):
 def study() -> None:
     """Compare ways to train: a figure of the paper, or a study of your own, FILE.toml.
 
-    A study is a folder of runs. It can be stopped and resumed at any moment, and does nothing twice.
+    A study is a folder of runs. It can be stopped and resumed at any time, and does nothing twice.
     """
 
 
@@ -110,8 +112,8 @@ def study() -> None:
 def show(folder: Path, *, as_json: bool) -> None:
     """Tell what the study in DIR has come to so far, and what is left."""
     place = StudyFolder(folder)
-    with results() as stream:
-        tell(place.read(), place, Outcome((), ()), stream, as_json=as_json)
+    with result_stream() as stream:
+        print_study(place.read(), place, ExecutionResult((), ()), stream, as_json=as_json)
 
 
 @study.command()
@@ -119,12 +121,12 @@ def show(folder: Path, *, as_json: bool) -> None:
 @click.option("--images", metavar="TITLE", default="", help="What the images are to be called from now on.")
 def report(folder: Path, images: str) -> None:
     """Write report.html, figures and results.json of the study in DIR from what is finished so far."""
-    with results() as stream:
-        say(str(write_study_report(StudyFolder(folder), images)), stream)
+    with result_stream() as stream:
+        print_message(str(write_study_report(StudyFolder(folder), images)), stream)
 
 
 @click.command()
-@describes_all_experiments
+@study_experiment_options
 @click.option("--sparsity", "sparsities", metavar="S", multiple=True, help="In place of the study's own; repeatable.")
 @click.option("--arm", "arms", metavar="NAME", multiple=True, help="Only this one; repeatable.")
 @click.option("--trials", metavar="N", type=int, help="Runs of each arm at each sparsity.")
@@ -133,9 +135,9 @@ def report(folder: Path, images: str) -> None:
 @click.option("--jobs", metavar="N", type=int, help="Trials at the same time; as many as cores by default.")
 @click.option("--on", "where", metavar="PLACE", default="local", help="local, ray or slurm; local by default.")
 @click.option("--on-set", "means", metavar="KEY=VALUE", multiple=True, help="An option of that place; repeatable.")
-@sets_and_tells
+@common_options
 @click.pass_context
-def _carry_out(
+def _run_study(
     context: click.Context,
     /,
     *,
@@ -152,36 +154,36 @@ def _carry_out(
     **options: str | None,
 ) -> None:
     name = str(context.info_name)
-    with results() as stream:
+    with result_stream() as stream:
         check_reportable()
-        asked = _asked(name, options, settings, trials, sparsities, arms)
-        place = pool(where, Means(jobs, dict(_pair(one) for one in means)))
+        asked = _requested_study(name, options, settings, trials, sparsities, arms)
+        place = create_pool(where, PoolOptions(jobs, dict(_pair(one) for one in means)))
         is_told = any((trials, sparsities, arms, settings, *options.values()))
-        folder = _begun(asked, out, has_options=is_told) if resume else _new(asked, out)
-        outcome = _carried_out(folder, place, lambda: _again(name, folder, jobs, where, means))
-        tell(folder.read(), folder, outcome, stream, as_json=as_json)
-        say(f"report: {write_study_report(folder)}", None if as_json else stream)
+        folder = _folder_to_resume(asked, out, has_options=is_told) if resume else _new_folder(asked, out)
+        outcome = _execute(folder, place, lambda: _resume_command(name, folder, jobs, where, means))
+        print_study(folder.read(), folder, outcome, stream, as_json=as_json)
+        print_message(f"report: {write_study_report(folder)}", None if as_json else stream)
     raise click.exceptions.Exit(1 if outcome.failed else 0)
 
 
-def _carried_out(folder: StudyFolder, place: Pool, again: Callable[[], str]) -> Outcome:
+def _execute(folder: StudyFolder, place: Pool, again: Callable[[], str]) -> ExecutionResult:
     """Carry out the study in the folder; where that is stopped, or a file cannot be written, say how to go on."""
     runs = trials_of(folder.read())
-    shown = Bars if sys.stderr is not None and sys.stderr.isatty() else Lines
+    shown = StudyProgressBars if sys.stderr is not None and sys.stderr.isatty() else StudyProgressLines
     try:
-        with folder.alone():
-            say(f"sparsecore: the study is in {folder.path}")
-            with shown(Told(runs, folder, place.jobs)) as onlooker:
-                return carry_out(runs, folder, place, onlooker)
+        with folder.locked():
+            print_message(f"sparsecore: the study is in {folder.path}")
+            with shown(StudyStatus(runs, folder, place.jobs)) as callback:
+                return execute(runs, folder, place, callback)
     except KeyboardInterrupt:
-        say(f"sparsecore: stopped; continue with: {again()}")
+        print_message(f"sparsecore: stopped; continue with: {again()}")
         raise
     except OSError as error:
         error.add_note(f"what is finished is kept; continue with: {again()}")
         raise
 
 
-def _again(name: str, folder: StudyFolder, jobs: int | None, where: str, means: Sequence[str]) -> str:
+def _resume_command(name: str, folder: StudyFolder, jobs: int | None, where: str, means: Sequence[str]) -> str:
     """The command that goes on with the study in the same way."""
     by = ["--jobs", str(jobs)] if jobs else []
     on = [word for one in means for word in ("--on-set", one)]
@@ -190,12 +192,12 @@ def _again(name: str, folder: StudyFolder, jobs: int | None, where: str, means: 
 
 def _command(name: str) -> click.Command:
     """The command that carries out this study."""
-    command = copy.copy(_carry_out)
-    command.name, command.help = name, study_of(name).title
+    command = copy.copy(_run_study)
+    command.name, command.help = name, load_study(name).title
     return command
 
 
-def _asked(
+def _requested_study(
     name: str,
     options: Mapping[str, str | None],
     settings: Sequence[str],
@@ -204,8 +206,8 @@ def _asked(
     arms: Sequence[str],
 ) -> Study:
     """The preset, with what the options say in place of its own."""
-    own = study_of(name).only(arms) if arms else study_of(name)
-    texts = {**Given.of(None, options, (), ()).options, **dict(map(_pair, settings))}
+    own = load_study(name).only(arms) if arms else load_study(name)
+    texts = {**ExperimentOptions.of(None, options, (), ()).options, **dict(map(_pair, settings))}
     given = {**own.options, **{key: toml_value(text) for key, text in texts.items()}}
     changes: dict[str, Any] = {"options": given}
     if trials is not None:
@@ -224,7 +226,7 @@ def _pair(setting: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-def _new(asked: Study, out: Path | None) -> StudyFolder:
+def _new_folder(asked: Study, out: Path | None) -> StudyFolder:
     if out is None:
         return new_study_folder(Path("studies"), asked)
     folder = StudyFolder(out)
@@ -232,7 +234,7 @@ def _new(asked: Study, out: Path | None) -> StudyFolder:
     return folder
 
 
-def _begun(asked: Study, out: Path | None, *, has_options: bool) -> StudyFolder:
+def _folder_to_resume(asked: Study, out: Path | None, *, has_options: bool) -> StudyFolder:
     """The folder of the study to continue."""
     if out is None:
         raise InputError("--resume needs --out, the folder of the study to continue")

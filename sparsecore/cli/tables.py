@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from sparsecore.cli.execution import Done, computed_by
-from sparsecore.cli.output import say
+from sparsecore.cli.execution import CompletedRun, describe_backend
+from sparsecore.cli.output import print_message
 from sparsecore.errors import printable
 from sparsecore.learning.ledger import format_memory
 
@@ -54,7 +54,7 @@ def console(file: TextIO | None, **options: Any) -> "Console":
     return _Console(file=file, **options)
 
 
-def print_run(done: Done, file: TextIO) -> None:
+def print_run(done: CompletedRun, file: TextIO) -> None:
     """Print where a run's parameters are, and how well it did."""
     start, now, result = done.start, done.end, done.result
     layout = start.layout
@@ -74,6 +74,6 @@ def print_run(done: Done, file: TextIO) -> None:
     )
     print(format_memory(result.memory), file=file)
     told = "the last digits vary with processor, backend and threads"
-    say(f"{computed_by(done.experiment)}; {told}", file)
+    print_message(f"{describe_backend(done.experiment)}; {told}", file)
     if done.report is not None:
-        say(f"report: {result.run}/report.html", file)
+        print_message(f"report: {result.run}/report.html", file)

@@ -7,9 +7,18 @@ from pathlib import Path
 import attrs
 import click
 
-from sparsecore.cli.execution import Asked, begun_before, lead, new, ranks_for, resumed, start_facts, take_part
-from sparsecore.cli.options import Given, describes_experiment, sets_and_tells
-from sparsecore.cli.output import results
+from sparsecore.cli.execution import (
+    RunRequest,
+    execute_on_first_rank,
+    execute_on_other_rank,
+    experiment_to_resume,
+    facts_to_agree_on,
+    new_request,
+    ranks_for,
+    resume_request,
+)
+from sparsecore.cli.options import ExperimentOptions, common_options, experiment_options
+from sparsecore.cli.output import result_stream
 from sparsecore.cli.tables import print_run
 from sparsecore.errors import InputError
 from sparsecore.run.folder import RunFolder
@@ -18,10 +27,10 @@ from sparsecore.study import lottery
 
 
 @click.command()
-@describes_experiment
+@experiment_options
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder to make; a new one in runs/ by default.")
 @click.option("--resume", is_flag=True, help="Continue the run in --out where it stopped.")
-@sets_and_tells
+@common_options
 def train(
     *,
     file: Path | None,
@@ -39,15 +48,17 @@ def train(
     """
     if resume and out and (out / lottery.FILE).exists():
         raise InputError(f"{out} is the folder of a lottery; it goes on with: sparsecore lottery --resume --out {out}")
-    asking = resumed if resume else new
-    with results() as out_stream:
-        given = Given.of(begun_before(out) if resume and file is None else file, options, stack, settings)
+    asking = resume_request if resume else new_request
+    with result_stream() as out_stream:
+        given = ExperimentOptions.of(
+            experiment_to_resume(out) if resume and file is None else file, options, stack, settings
+        )
         ranks = ranks_for(given.tables())
-        asked, setup = ranks.jointly(lambda: _prepared(asking(out, given)), lambda both: start_facts(both[1]))
+        asked, setup = ranks.jointly(lambda: _prepared(asking(out, given)), lambda both: facts_to_agree_on(both[1]))
         if ranks.rank != 0:
-            take_part(asked, setup, ranks)
+            execute_on_other_rank(asked, setup, ranks)
             return
-        done = lead(asked, setup, ranks, _again)
+        done = execute_on_first_rank(asked, setup, ranks, _again)
         if as_json:
             click.echo(json.dumps(attrs.asdict(done.result)), file=out_stream)
         else:
@@ -58,5 +69,5 @@ def _again(folder: RunFolder) -> str:
     return shlex.join(["sparsecore", "train", "--resume", "--out", str(folder.path)])
 
 
-def _prepared(asked: Asked) -> tuple[Asked, Setup]:
-    return asked, asked.prepared()
+def _prepared(asked: RunRequest) -> tuple[RunRequest, Setup]:
+    return asked, asked.set_up()

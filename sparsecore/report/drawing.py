@@ -55,7 +55,7 @@ class Drawing:
     png: bytes
 
 
-def draw(name: str, size: tuple[float, float], paint: Callable[["Axes"], None]) -> str:
+def draw_axes(name: str, size: tuple[float, float], paint: Callable[["Axes"], None]) -> str:
     """The ``<svg>`` element of a figure with one pair of axes.
 
     Args:
@@ -71,8 +71,8 @@ def draw(name: str, size: tuple[float, float], paint: Callable[["Axes"], None]) 
         return _element(figure, name)
 
 
-def inline(name: str, size: tuple[float, float], paint: Callable[["Figure"], None]) -> str:
-    """The ``<svg>`` element of a figure with whatever axes it needs; arguments as for :func:`draw`."""
+def draw_svg(name: str, size: tuple[float, float], paint: Callable[["Figure"], None]) -> str:
+    """The ``<svg>`` element of a figure with whatever axes it needs; arguments as for :func:`draw_axes`."""
     from matplotlib.figure import Figure
 
     with _style(name):
@@ -97,7 +97,7 @@ def hover(axes: "Axes", x: Sequence[float], y: Sequence[float], texts: Sequence[
         **more: further arguments of ``Axes.plot``, such as a transform.
     """
     points = [(one, other, text) for one, other, text in zip(x, y, texts, strict=True) if isfinite(one + other)]
-    shown = [points[index] for index in thin(len(points), _MOST_HOVERS)]
+    shown = [points[index] for index in evenly_spaced(len(points), _MOST_HOVERS)]
     if not shown:
         return
     xs, ys, said = zip(*shown, strict=True)
@@ -124,8 +124,8 @@ def _with_hovers(element: str, prefix: str) -> str:
     return re.sub(rf'<g id="{prefix}{_HOVER}([^"]*)">(.*?</g>)', told, element, flags=re.DOTALL)
 
 
-def drawn(name: str, size: tuple[float, float], paint: Callable[["Figure"], None]) -> Drawing:
-    """A figure with whatever axes it needs, in both formats; arguments as for :func:`draw`."""
+def draw_files(name: str, size: tuple[float, float], paint: Callable[["Figure"], None]) -> Drawing:
+    """A figure with whatever axes it needs, in both formats; arguments as for :func:`draw_axes`."""
     from matplotlib.figure import Figure
 
     with _style(name):
@@ -179,7 +179,7 @@ def _inline(document: str, name: str) -> str:
     return re.sub(r'(xlink:href="|url\()#', rf"\1#{name}-", element)
 
 
-def thin(count: int, most: int) -> list[int]:
+def evenly_spaced(count: int, most: int) -> list[int]:
     """At most ``most`` of 0..count-1, evenly spread, with the first and the last; all of them if there are few."""
     if count <= most:
         return list(range(count))

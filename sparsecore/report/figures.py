@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sparsecore.report.drawing import hover
-from sparsecore.report.reading import Run
+from sparsecore.report.reading import RunRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from sparsecore.report.drawing import draw, thin
+from sparsecore.report.drawing import draw_axes, evenly_spaced
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,14 +41,14 @@ def line(axes: "Axes", x: Sequence[float], y: Sequence[float], **look: Any) -> N
     hover(axes, x, y, [f"{name}{other:.6g} at {one:,g}" for one, other in zip(x, y, strict=True)])
 
 
-def over_epochs(axes: "Axes", run: Run) -> None:
+def over_epochs(axes: "Axes", run: RunRecord) -> None:
     """The x-axis from the start to the last epoch."""
     axes.set_xlabel("epoch")
     axes.set_xlim(0, max(1, run.epochs[-1].epoch) * 1.02)
     whole_numbers(axes.xaxis)
 
 
-def over_steps(axes: "Axes", run: Run, margin: float = 1.02) -> None:
+def over_steps(axes: "Axes", run: RunRecord, margin: float = 1.02) -> None:
     """The x-axis from the start to the last optimizer step."""
     axes.set_xlabel("optimizer step")
     axes.set_xlim(0, max(1, run.last_step) * margin)
@@ -80,7 +80,7 @@ MOST_POINTS = 1000
 
 
 @attrs.frozen
-class Figure:
+class ReportFigure:
     """A figure of the page; ``svg`` is empty where there is nothing to draw, and the caption says why."""
 
     title: str
@@ -88,10 +88,10 @@ class Figure:
     svg: str = ""
 
 
-def accuracy(run: Run) -> Figure:
+def accuracy(run: RunRecord) -> ReportFigure:
     """Train and test accuracy over epochs."""
     if not run.epochs:
-        return Figure("Accuracy", "No epoch has finished yet.")
+        return ReportFigure("Accuracy", "No epoch has finished yet.")
     last = run.epochs[-1]
 
     def paint(axes: "Axes") -> None:
@@ -100,13 +100,13 @@ def accuracy(run: Run) -> Figure:
         axes.set_ylabel("accuracy (% of images)")
 
     caption = f"After epoch {last.epoch}: test {last.test_accuracy:.2%}, train {last.train_accuracy:.2%}."
-    return Figure("Accuracy", caption, draw("accuracy", SIZE, paint))
+    return ReportFigure("Accuracy", caption, draw_axes("accuracy", SIZE, paint))
 
 
-def loss(run: Run) -> Figure:
+def loss(run: RunRecord) -> ReportFigure:
     """Train and test loss over epochs."""
     if not run.epochs:
-        return Figure("Loss", "No epoch has finished yet.")
+        return ReportFigure("Loss", "No epoch has finished yet.")
     last = run.epochs[-1]
 
     def paint(axes: "Axes") -> None:
@@ -116,16 +116,16 @@ def loss(run: Run) -> Figure:
         from_zero(axes)
 
     caption = f"After epoch {last.epoch}: test {last.test_loss:.4f}, train {last.train_loss:.4f} nats per image."
-    return Figure("Loss", caption, draw("loss", SIZE, paint))
+    return ReportFigure("Loss", caption, draw_axes("loss", SIZE, paint))
 
 
-def learning_rate(run: Run, size: tuple[float, float] = SIZE) -> Figure:
+def learning_rate(run: RunRecord, size: tuple[float, float] = SIZE) -> ReportFigure:
     """The learning rate of each epoch's last step, in a figure of this size in inches."""
     title = "Learning rate"
     points = [(epoch.epoch, epoch.learning_rate) for epoch in run.epochs if epoch.learning_rate is not None]
     if not points:
-        return Figure(title, "No epoch has finished yet.")
-    shown = [points[index] for index in thin(len(points), MOST_POINTS)]
+        return ReportFigure(title, "No epoch has finished yet.")
+    shown = [points[index] for index in evenly_spaced(len(points), MOST_POINTS)]
 
     def paint(axes: "Axes") -> None:
         epochs, rates = zip(*shown, strict=True)
@@ -136,19 +136,19 @@ def learning_rate(run: Run, size: tuple[float, float] = SIZE) -> Figure:
 
     lowest, highest = (extreme(rate for _, rate in points) for extreme in (min, max))
     caption = f"Between {lowest:.3g} and {highest:.3g}, at the last step of each epoch."
-    return Figure(title, caption, draw("rate", size, paint))
+    return ReportFigure(title, caption, draw_axes("rate", size, paint))
 
 
-def strategy_metrics(run: Run) -> list[Figure]:
+def strategy_metrics(run: RunRecord) -> list[ReportFigure]:
     """One figure for each metric that a strategy reports at updates, over steps."""
     names = dict.fromkeys(name for update in run.updates for name in update.metrics)
     return [_strategy_metric(run, name, f"strategy-metric-{number}") for number, name in enumerate(names)]
 
 
-def _strategy_metric(run: Run, name: str, element: str) -> Figure:
+def _strategy_metric(run: RunRecord, name: str, element: str) -> ReportFigure:
     strategy, _, metric = name.rpartition(".")
     points = [(update.step, update.metrics[name]) for update in run.updates if name in update.metrics]
-    shown = [points[index] for index in thin(len(points), MOST_POINTS)]
+    shown = [points[index] for index in evenly_spaced(len(points), MOST_POINTS)]
     lowest, highest = (extreme(number for _, number in points) for extreme in (min, max))
     # a logarithmic axis has no place for zero, and a number that hardly changes is easier to read on a linear one
     is_logarithmic = 0 < 2 * lowest <= highest
@@ -163,16 +163,16 @@ def _strategy_metric(run: Run, name: str, element: str) -> Figure:
 
     scale = "; logarithmic scale" if is_logarithmic else ""
     caption = f"Reported at each update: between {lowest:.3g} and {highest:.3g}{scale}. "
-    return Figure(f"{metric} ({strategy})", caption + _drawn(len(shown), len(points)), draw(element, SIZE, paint))
+    return Figure(f"{metric} ({strategy})", caption + _drawn(len(shown), len(points)), draw_axes(element, SIZE, paint))
 
 
-def pruned_and_grown(run: Run) -> Figure:
+def pruned_and_grown(run: RunRecord) -> ReportFigure:
     """Weights pruned and grown at each update."""
     title = "Weights moved per update"
     if not run.updates:
-        return Figure(title, "No update so far: the topology is that of the start.")
+        return ReportFigure(title, "No update so far: the topology is that of the start.")
     pruned, grown = [sum(u.pruned.values()) for u in run.updates], [sum(u.grown.values()) for u in run.updates]
-    shown = thin(len(run.updates), MOST_POINTS)
+    shown = evenly_spaced(len(run.updates), MOST_POINTS)
     # counts of many updates jump at every point, and thick lines would fill the axes
     width = 1.0 if len(shown) < MOST_POINTS // 2 else 0.3
 
@@ -189,11 +189,11 @@ def pruned_and_grown(run: Run) -> Figure:
         over_steps(axes, run)
 
     caption = f"{sum(pruned):,} weights pruned and {sum(grown):,} grown in {len(pruned):,} updates. "
-    return Figure(title, caption + _drawn(len(shown), len(pruned)), draw("moved", SIZE, paint))
+    return ReportFigure(title, caption + _drawn(len(shown), len(pruned)), draw_axes("moved", SIZE, paint))
 
 
-def _train_and_test(axes: "Axes", run: Run, train: Sequence[float], test: Sequence[float]) -> None:
-    shown = thin(len(run.epochs), MOST_POINTS)
+def _train_and_test(axes: "Axes", run: RunRecord, train: Sequence[float], test: Sequence[float]) -> None:
+    shown = evenly_spaced(len(run.epochs), MOST_POINTS)
     epochs = [run.epochs[index].epoch for index in shown]
     line(axes, epochs, [train[index] for index in shown], label="train", color=VERMILION, linestyle=(0, (4, 1.5)))
     line(axes, epochs, [test[index] for index in shown], label="test", color=BLUE)
@@ -212,13 +212,13 @@ LEGEND_ROWS = 26
 LEGEND_COLUMNS = 2
 
 
-def active_parameters(run: Run) -> Figure:
+def active_parameters(run: RunRecord) -> ReportFigure:
     """Active parameters per tensor over optimizer steps, in network order."""
     title = "Active parameters per tensor"
     if not run.tensors:
-        return Figure(title, "This run has no sparse tensors.")
-    shown = thin(len(run.updates), MOST_UPDATES)
-    named = set(thin(len(run.tensors), LEGEND_ROWS * LEGEND_COLUMNS))
+        return ReportFigure(title, "This run has no sparse tensors.")
+    shown = evenly_spaced(len(run.updates), MOST_UPDATES)
+    named = set(evenly_spaced(len(run.tensors), LEGEND_ROWS * LEGEND_COLUMNS))
     columns = math.ceil(len(named) / LEGEND_ROWS)
 
     def paint(axes: "Axes") -> None:
@@ -236,15 +236,15 @@ def active_parameters(run: Run) -> Figure:
         caption += f" {len(named)} of {len(run.tensors)} tensors are named, evenly spread."
     if len(shown) < len(run.updates):
         caption += f" {len(shown)} of {len(run.updates):,} updates are drawn, evenly spread."
-    return Figure(title, caption, draw("active", (8.4 + 2.6 * columns, 6.0), paint))
+    return ReportFigure(title, caption, draw_axes("active", (8.4 + 2.6 * columns, 6.0), paint))
 
 
-def densities(run: Run) -> Figure:
+def densities(run: RunRecord) -> ReportFigure:
     """The density of each tensor over optimizer steps, a line each."""
     title = "Density of each tensor"
     if not run.updates:
-        return Figure(title, "No update so far: every tensor is as dense as at the start.")
-    shown, lines = thin(len(run.updates), MOST_UPDATES), thin(len(run.tensors), MOST_LINES)
+        return ReportFigure(title, "No update so far: every tensor is as dense as at the start.")
+    shown, lines = evenly_spaced(len(run.updates), MOST_UPDATES), evenly_spaced(len(run.tensors), MOST_LINES)
 
     def paint(axes: "Axes") -> None:
         from matplotlib import colormaps
@@ -266,10 +266,10 @@ def densities(run: Run) -> Figure:
     caption = "The darkest line is the first tensor, the lightest the last; the pointer on a line tells which."
     if len(lines) < len(run.tensors):
         caption += f" {len(lines)} of {len(run.tensors)} tensors are drawn, evenly spread."
-    return Figure(title, caption, draw("densities", (6.4, 4.2), paint))
+    return ReportFigure(title, caption, draw_axes("densities", (6.4, 4.2), paint))
 
 
-def _stack(axes: "Axes", run: Run, shown: list[int], named: set[int]) -> None:
+def _stack(axes: "Axes", run: RunRecord, shown: list[int], named: set[int]) -> None:
     from matplotlib import colormaps
 
     updates = [run.updates[index] for index in shown]
@@ -283,7 +283,7 @@ def _stack(axes: "Axes", run: Run, shown: list[int], named: set[int]) -> None:
     shades = [0.92 * place / max(1, len(names) - 1) for place in range(len(names))]
     colors = [colormaps["viridis"](shade) for shade in shades]
     axes.stackplot(steps, counts, labels=names, colors=colors, step="post", edgecolor="white", linewidth=0.2)
-    below, points = [0] * len(steps), thin(len(steps), MOST_HOVERS)
+    below, points = [0] * len(steps), evenly_spaced(len(steps), MOST_HOVERS)
     for tensor, of_tensor in zip(run.tensors, counts, strict=True):
         middles = [low + count / 2 for low, count in zip(below, of_tensor, strict=True)]
         below = [low + count for low, count in zip(below, of_tensor, strict=True)]

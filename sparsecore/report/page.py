@@ -9,7 +9,7 @@ from typing import Any
 from sparsecore.report.figures import (
     SIZE,
     WHOLE_WIDTH,
-    Figure,
+    ReportFigure,
     accuracy,
     active_parameters,
     densities,
@@ -18,7 +18,7 @@ from sparsecore.report.figures import (
     pruned_and_grown,
     strategy_metrics,
 )
-from sparsecore.report.reading import Effort, Result, Run
+from sparsecore.report.reading import Effort, Result, RunRecord
 
 
 def name_of(value: Any) -> str:
@@ -46,7 +46,7 @@ def definitions(kind: str, rows: Iterable[tuple[str, str]]) -> str:
     return f'<dl class="{kind}">\n{"".join(items)}</dl>'
 
 
-def figure_element(figure: Figure) -> str:
+def figure_element(figure: ReportFigure) -> str:
     """A figure with its title above and its caption below."""
     # the drawing's letters are outlines, so that the caption and the label speak for it
     drawing = figure.svg.replace("<svg", f'<svg role="img" aria-label="{escape(figure.title)}"', 1)
@@ -93,7 +93,7 @@ tfoot th, tfoot td { border-top: 2px solid #888; font-weight: 600; }
 _HEAD = ("tensor", "shape", "active at start", "active now", "sparsity at start", "sparsity now")
 
 
-def tensor_table(run: Run) -> str:
+def tensor_table(run: RunRecord) -> str:
     """A row for each tensor in network order, and their sum; nothing if there is no sparse tensor."""
     if not run.tensors:
         return ""
@@ -145,7 +145,7 @@ $tensors
 """)
 
 
-def page(run: Run) -> str:
+def page(run: RunRecord) -> str:
     """The whole page as HTML."""
     figures = [accuracy(run), loss(run), *strategy_metrics(run), pruned_and_grown(run), densities(run)]
     # so that no figure stands beside an empty half of the page
@@ -182,7 +182,7 @@ def _settings(experiment: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
             yield key, " + ".join(map(brief, tables))
 
 
-def _outcome(run: Run) -> str:
+def _outcome(run: RunRecord) -> str:
     if run.result is not None:
         return definitions("outcome", _measured(run.result)) + _effort(run.effort)
     so_far = f"epochs {len(run.epochs):,}, updates {len(run.updates):,}"

@@ -137,7 +137,7 @@ class Update:
         pruned: weights pruned, by tensor; a tensor that lost none may be missing.
         grown: weights grown, by tensor; a tensor that gained none may be missing.
         active: active weights after the update, by tensor; all sparse tensors. A line may leave it out, as it
-            follows from the counts before; an update of a :class:`Run` always has it.
+            follows from the counts before; an update of a :class:`RunRecord` always has it.
     """
 
     update: int
@@ -172,7 +172,7 @@ class Effort:
 
 
 @attrs.frozen
-class Run:
+class RunRecord:
     """All that a report shows.
 
     Attributes:
@@ -211,7 +211,7 @@ class _Start:
     tensors: tuple[Tensor, ...]
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> RunRecord:
     """The run in this folder.
 
     Raises:
@@ -224,7 +224,7 @@ def read_run(folder: Path) -> Run:
         if not path.is_file():
             raise InputError(f"{folder} is not the folder of a run: it has no {path.name}")
     tensors = read_record(files.tensors, _Start).tensors
-    run = Run(
+    run = RunRecord(
         experiment=read_toml(files.experiment),
         experiment_text=read_text(files.experiment),
         tensors=tensors,
@@ -267,7 +267,7 @@ def _check_logs(files: RunFolder, known: Mapping[str, Any]) -> None:
             raise InputError(f"{path} is damaged: a line of it has changed since it was written")
 
 
-def _check_experiment(run: Run, files: RunFolder, trained: Any) -> None:
+def _check_experiment(run: RunRecord, files: RunFolder, trained: Any) -> None:
     """Raise an error where experiment.toml is not what was run, as far as result and checkpoint tell.
 
     Args:
@@ -290,7 +290,7 @@ def _check_experiment(run: Run, files: RunFolder, trained: Any) -> None:
         raise InputError(f"{files.experiment} is damaged: the run {files.path} was trained with other settings")
 
 
-def _check_numbers(run: Run, result: Result, files: RunFolder) -> None:
+def _check_numbers(run: RunRecord, result: Result, files: RunFolder) -> None:
     """Raise an error where the result of a finished run is not what its logs end with."""
     last = run.epochs[-1]
     expected = {

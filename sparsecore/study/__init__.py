@@ -1,1 +1,1 @@
-"""A study: arms × sparsities × trials of one experiment, carried out in a folder of runs, resumable at any moment."""
+"""A study: arms × sparsities × trials of one experiment, carried out in a folder of runs, resumable at any time."""

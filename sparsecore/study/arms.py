@@ -44,12 +44,13 @@ class Arm:
         label: what figures and tables call it; the name, where it is empty.
         strategy: the stack, bottom first.
         settings: what differs from the study's experiment, by dotted names, as for ``--set``. In a text '{sparsity}',
-            '{model}' and '{place}' stand for the trial's; a text that is one of them alone becomes the number.
+            '{model}' and '{fraction}' stand for the trial's; a text that is one of them alone becomes the number.
         after: the arm whose finished run of the same trial this one starts from (``start.run``).
         once: whether it is the same at every sparsity, and so runs at none of them (a dense network).
-        place: where on the axis of a figure it stands, as a share of the run in [0, 1]: arms of a row.
-        length: of its runs, as a multiple of the study's epochs.
-        rates: learning rates by the share of its run from which on they hold; without any, the experiment's own.
+        fraction: fraction of the run in [0, 1] that an arm of a sweep stands for, its x-coordinate in the figure; None
+            for any other arm.
+        length: length of its runs, as a multiple of the study's epochs.
+        learning_rates: learning rates by the fraction of the run at which each begins; the experiment's own, if empty.
     """
 
     name: str = attrs.field(validator=_check_name)
@@ -58,9 +59,9 @@ class Arm:
     settings: Mapping[str, Any] = attrs.field(factory=dict)
     after: str | None = None
     once: bool = False
-    place: float | None = None
+    fraction: float | None = None
     length: float = attrs.field(default=1.0, validator=attrs.validators.gt(0))
-    rates: Mapping[str, float] = attrs.field(factory=dict)
+    learning_rates: Mapping[str, float] = attrs.field(factory=dict)
 
     @property
     def title(self) -> str:
@@ -68,7 +69,7 @@ class Arm:
         return self.label or self.name
 
 
-Figure = Literal["bars", "places", "sparsities"]
+FigureKind = Literal["bars", "sweep", "sparsities"]
 
 
 @attrs.frozen
@@ -78,7 +79,7 @@ class Study:
     Attributes:
         name: of the preset, or of the file.
         title: what is asked.
-        figure: how the answer is drawn: 'bars' with an arm each, over the arms' 'places', or over 'sparsities'.
+        figure: how the answer is drawn: 'bars' with an arm each, over the arms' 'sweep', or over 'sparsities'.
         arms: what is compared; an arm stands after the one that it starts from.
         sparsities: each arm runs at each.
         sparsities_of: sparsities in place of these for models whose names match the pattern ('lenet-*').
@@ -88,7 +89,7 @@ class Study:
 
     name: str = attrs.field(validator=_check_printable)
     title: str = attrs.field(validator=_check_printable)
-    figure: Figure
+    figure: FigureKind
     arms: tuple[Arm, ...]
     sparsities: tuple[float, ...]
     sparsities_of: Mapping[str, tuple[float, ...]] = attrs.field(factory=dict)
@@ -124,17 +125,17 @@ class Study:
         own = [sparsities for pattern, sparsities in self.sparsities_of.items() if fnmatch(name, pattern)]
         return attrs.evolve(self, sparsities=own[-1] if own else self.sparsities, sparsities_of={})
 
-    def only(self, names: Sequence[str]) -> "Study":
+    def only(self, preset_names: Sequence[str]) -> "Study":
         """The study with these arms, and those that they start from.
 
         Raises:
             InputError: there is no arm of such a name.
         """
         known = [arm.name for arm in self.arms]
-        for name in names:
+        for name in preset_names:
             if name not in known:
                 raise InputError(unknown("arm", name, known))
-        wanted = set(names)
+        wanted = set(preset_names)
         for arm in reversed(self.arms):
             if arm.name in wanted and arm.after:
                 wanted.add(arm.after)
@@ -144,13 +145,14 @@ class Study:
     def of(cls, tables: Mapping[str, Any]) -> "Study":
         """The study from plain tables, as read from TOML, with its arms in ``[[arm]]``.
 
-        An arm with a table ``row`` of places stands for one arm a place: '{place}' in its name is the place.
+        An arm with a list ``sweep`` of fractions stands for one arm for each fraction, which replaces '{fraction}' in
+        its name.
 
         Raises:
             InputError: an unknown key, a wrong type, a value out of range.
         """
         given = dict(tables)
-        arms = [one for table in _as_tables(given.pop("arm", ())) for one in _row(table)]
+        arms = [one for table in _as_tables(given.pop("arm", ())) for one in _expanded(table)]
         return structure({**given, "arms": arms}, cls, "study")
 
     def tables(self) -> dict[str, Any]:
@@ -168,16 +170,20 @@ def _as_tables(given: Any) -> list[dict[str, Any]]:
     return [dict(table) for table in given]
 
 
-def _row(table: dict[str, Any]) -> list[dict[str, Any]]:
-    places = table.pop("row", None)
-    if places is None:
+def _expanded(table: dict[str, Any]) -> list[dict[str, Any]]:
+    """The table itself; one for each fraction, if it has a sweep."""
+    fractions = table.pop("sweep", None)
+    if fractions is None:
         return [table]
-    if not isinstance(places, list) or "{place}" not in str(table.get("name")):
-        raise InputError("a row of arms has a list of places, and '{place}' in the name")
-    for place in places:
-        if not (isinstance(place, int | float) and 0 <= place <= 1):
-            raise InputError(f"the places of a row of arms are shares of the run in [0, 1]; given {place!r}")
-    return [{**table, "name": table["name"].replace("{place}", f"{place:g}"), "place": place} for place in places]
+    if not isinstance(fractions, list) or "{fraction}" not in str(table.get("name")):
+        raise InputError("an arm with a sweep has a list of fractions, and '{fraction}' in its name")
+    for fraction in fractions:
+        if not (isinstance(fraction, int | float) and 0 <= fraction <= 1):
+            raise InputError(f"a sweep is a list of fractions of the run, each in [0, 1]; given {fraction!r}")
+    return [
+        {**table, "name": table["name"].replace("{fraction}", f"{fraction:g}"), "fraction": fraction}
+        for fraction in fractions
+    ]
 
 
 def _as_named(sparsity: float) -> float:
@@ -187,8 +193,8 @@ def _as_named(sparsity: float) -> float:
 
 def _labels(arms: Sequence[Arm]) -> list[str]:
     """What figures call them; arms of a row have one together."""
-    rows = {arm.title for arm in arms if arm.place is not None}
-    return [*(arm.title for arm in arms if arm.place is None), *sorted(rows)]
+    rows = {arm.title for arm in arms if arm.fraction is not None}
+    return [*(arm.title for arm in arms if arm.fraction is None), *sorted(rows)]
 
 
 def _check_distinct(what: str, given: Sequence[Any]) -> None:
@@ -197,22 +203,22 @@ def _check_distinct(what: str, given: Sequence[Any]) -> None:
             raise InputError(f"a study has every {what} once; {one!r} is given twice")
 
 
-def names() -> list[str]:
+def preset_names() -> list[str]:
     """The presets' names."""
     return sorted(file.name.removesuffix(".toml") for file in _folder().iterdir() if file.name.endswith(".toml"))
 
 
-def study_of(name: str) -> Study:
+def load_study(name: str) -> Study:
     """The preset of this name, or the study in this file.
 
     Raises:
         InputError: there is neither, or the file is no study.
     """
-    if name in names():
+    if name in preset_names():
         return Study.of(tomllib.loads((_folder() / f"{name}.toml").read_text("utf-8")))
     if name.endswith(".toml"):
         return Study.of({"name": Path(name).stem, **read_toml(Path(name))})
-    raise InputError(f"{unknown('study', name, names())}; a file of one's own ends in .toml")
+    raise InputError(f"{unknown('study', name, preset_names())}; a file of one's own ends in .toml")
 
 
 def _folder() -> Traversable:

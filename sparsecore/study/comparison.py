@@ -12,15 +12,15 @@ from sparsecore.extras import require
 from sparsecore.study.arms import Arm, Study
 from sparsecore.study.experiments import Trial, trials_of
 from sparsecore.study.folder import StudyFolder
-from sparsecore.study.images import Seen, restrictions
-from sparsecore.study.published_results import Authors, authors_of
+from sparsecore.study.images import StudyImages, describe_subset
+from sparsecore.study.published_results import PublishedResults, published_results_of
 
-LEVEL = 0.05
+SIGNIFICANCE_LEVEL = 0.05
 """Below this p, two arms are said to differ."""
 
 
 @attrs.frozen
-class Difference:
+class MeanDifference:
     """How much one sample's mean is above another's.
 
     Attributes:
@@ -43,10 +43,10 @@ class Difference:
     @property
     def is_significant(self) -> bool:
         """Whether p is below 0.05."""
-        return self.p < LEVEL
+        return self.p < SIGNIFICANCE_LEVEL
 
 
-def difference(ours: Sequence[float], theirs: Sequence[float]) -> Difference | None:
+def mean_difference(ours: Sequence[float], theirs: Sequence[float]) -> MeanDifference | None:
     """How much the mean of the first is above that of the second.
 
     None where nothing can be said: a sample of fewer than two, or two without any spread.
@@ -60,7 +60,9 @@ def difference(ours: Sequence[float], theirs: Sequence[float]) -> Difference | N
     mean, other = fmean(ours), fmean(theirs)
     spread, spread_there = sqrt(variance(ours)), sqrt(variance(theirs))
     welch = ttest_ind_from_stats(mean, spread, len(ours), other, spread_there, len(theirs), equal_var=False)
-    return Difference(mean - other, pooled_standard_error(ours, theirs), float(welch.statistic), float(welch.pvalue))
+    return MeanDifference(
+        mean - other, pooled_standard_error(ours, theirs), float(welch.statistic), float(welch.pvalue)
+    )
 
 
 def pooled_standard_error(ours: Sequence[float], theirs: Sequence[float]) -> float:
@@ -71,19 +73,21 @@ def pooled_standard_error(ours: Sequence[float], theirs: Sequence[float]) -> flo
 
 
 @attrs.frozen
-class Pair:
+class ArmPair:
     """Two arms that can be compared, the one of the higher mean first."""
 
     better: str
     worse: str
-    difference: Difference
+    difference: MeanDifference
 
 
-def pairs(samples: Mapping[str, Sequence[float]]) -> list[Pair]:
+def arm_pairs(samples: Mapping[str, Sequence[float]]) -> list[ArmPair]:
     """Every two of the samples, by name, that can be compared; the surest difference first."""
     ordered = sorted((name for name in samples if samples[name]), key=lambda name: -fmean(samples[name]))
-    found = [(one, other, difference(samples[one], samples[other])) for one, other in combinations(ordered, 2)]
-    return sorted((Pair(one, other, known) for one, other, known in found if known), key=lambda pair: pair.difference.p)
+    found = [(one, other, mean_difference(samples[one], samples[other])) for one, other in combinations(ordered, 2)]
+    return sorted(
+        (ArmPair(one, other, known) for one, other, known in found if known), key=lambda pair: pair.difference.p
+    )
 
 
 @attrs.frozen
@@ -133,7 +137,7 @@ def _sparsities(study: Study, arm: Arm) -> Sequence[float | None]:
 
 
 @attrs.frozen
-class Compared:
+class CellComparison:
     """A cell beside the authors' trials; all accuracies in percent.
 
     Attributes:
@@ -145,7 +149,7 @@ class Compared:
 
     cell: Cell
     theirs: tuple[float, ...] = ()
-    difference: Difference | None = None
+    difference: MeanDifference | None = None
     remark: str = ""
 
     @property
@@ -154,7 +158,7 @@ class Compared:
         return tuple(100 * accuracy for accuracy in self.cell.accuracies)
 
 
-def compared(study: Study, folder: StudyFolder, images: Seen) -> list[Compared]:
+def compare_cells(study: Study, folder: StudyFolder, images: StudyImages) -> list[CellComparison]:
     """Every cell of the study, in the order of :func:`sparsecore.study.comparison.cells`.
 
     Args:
@@ -182,25 +186,25 @@ def _firsts(study: Study) -> Iterator[tuple[Arm, Trial]]:
     return ((arm, next(trial for trial in trials if trial.arm == arm.name)) for arm in study.arms)
 
 
-def _compared(cell: Cell, tables: Mapping[str, Any], epochs: int, images: Seen) -> Compared:
-    authors = authors_of(tables["model"], tables["data"]["name"]) if images.published else None
+def _compared(cell: Cell, tables: Mapping[str, Any], epochs: int, images: StudyImages) -> CellComparison:
+    authors = published_results_of(tables["model"], tables["data"]["name"]) if images.published else None
     theirs = authors.accuracies(cell.arm, cell.sparsity) if authors else ()
     if authors is None or not theirs:
-        return Compared(cell)
-    otherwise = _otherwise(epochs, restrictions(tables["data"]), authors)
+        return CellComparison(cell)
+    otherwise = _otherwise(epochs, describe_subset(tables["data"]), authors)
     if otherwise:
-        return Compared(cell, theirs, remark=otherwise)
-    found = difference([100 * accuracy for accuracy in cell.accuracies], theirs)
-    return Compared(cell, theirs, found, _to_be_known(authors, theirs))
+        return CellComparison(cell, theirs, remark=otherwise)
+    found = mean_difference([100 * accuracy for accuracy in cell.accuracies], theirs)
+    return CellComparison(cell, theirs, found, _to_be_known(authors, theirs))
 
 
-def _to_be_known(authors: Authors, theirs: Sequence[float]) -> str:
+def _to_be_known(authors: PublishedResults, theirs: Sequence[float]) -> str:
     if len(theirs) < 2:
         return "the authors' is one trial"
     return "" if authors.epochs is not None else "for how many epochs the authors trained is not told"
 
 
-def _otherwise(epochs: int, images: str, authors: Authors) -> str:
+def _otherwise(epochs: int, images: str, authors: PublishedResults) -> str:
     """In which respect the study is another experiment than the authors'; empty where it is none."""
     if images:
         return f"shortened: {images}"

@@ -18,7 +18,7 @@ from sparsecore.study.arms import Arm, Study
 Tables = dict[str, Any]
 
 
-def stretched(tables: Tables, epochs: int) -> Tables:
+def rescaled(tables: Tables, epochs: int) -> Tables:
     """The same experiment over so many epochs: pieces of schedules begin, and updates end, at the same share of it.
 
     Steps and epochs between updates stay as they are.
@@ -33,7 +33,7 @@ def stretched(tables: Tables, epochs: int) -> Tables:
     return {**tables, "training": {**_stretched(training, factor), "epochs": epochs}, "strategy": strategies}
 
 
-def by_shares(rates: Mapping[str, float], epochs: int) -> dict[str, float]:
+def pieces_by_epoch(rates: Mapping[str, float], epochs: int) -> dict[str, float]:
     """Pieces that begin at shares of a run, as pieces that begin at epochs; of those that fall together, the last."""
     return {str(round(as_written(float(share)) * epochs)): rate for share, rate in rates.items()}
 
@@ -118,9 +118,9 @@ def experiment_of(study: Study, trial: Trial, runs: Path) -> Experiment:
     settings = [f"{name}={value}" for name, value in _settings(study, arm, trial, runs).items()]
     tables = Experiment.of(assemble(None, {}, arm.strategy, settings)).tables()
     epochs = _epochs(study, arm, tables)
-    tables = stretched(tables, epochs)
-    if arm.rates:
-        tables["training"]["learning_rate"] = by_shares(arm.rates, epochs)
+    tables = rescaled(tables, epochs)
+    if arm.learning_rates:
+        tables["training"]["learning_rate"] = pieces_by_epoch(arm.learning_rates, epochs)
     return Experiment.of(tables)
 
 
@@ -152,7 +152,7 @@ def _settings(study: Study, arm: Arm, trial: Trial, runs: Path) -> Mapping[str, 
         options["sparsity"] = inline_toml(trial.sparsity)
     known = {
         "{sparsity}": trial.sparsity,
-        "{place}": arm.place,
+        "{fraction}": arm.fraction,
         "{model}": model_of(study.options),
     }
     return {**options, **{name: _filled(inline_toml(value), known) for name, value in arm.settings.items()}}

@@ -72,9 +72,9 @@ class StudyFolder:
         """Which images the study is trained on, once somebody has looked."""
         return self.path / "images.json"
 
-    def course(self, trial: Trial) -> Path:
+    def topology_history(self, trial: Trial) -> Path:
         """How the topology of a finished trial moved, once somebody has looked."""
-        return self.path / "courses" / f"{trial.name}.json"
+        return self.path / "topology-history" / f"{trial.name}.json"
 
     @property
     def report(self) -> Path:
@@ -92,9 +92,9 @@ class StudyFolder:
         return self.path / "results.json"
 
     @property
-    def begun(self) -> Path:
+    def manifest(self) -> Path:
         """What the study was when it was begun, and the fingerprint of each trial's experiment."""
-        return self.path / "begun.json"
+        return self.path / "manifest.json"
 
     def tables(self, trial: Trial) -> Mapping[str, Any]:
         """The trial's experiment as plain tables.
@@ -134,7 +134,7 @@ class StudyFolder:
         }
         contents = {
             self.study.name: tomli_w.dumps(study.tables()).encode(),
-            self.begun.name: json.dumps(begun, indent=1).encode(),
+            self.manifest.name: json.dumps(begun, indent=1).encode(),
             **{f"experiments/{trial.name}.toml": _content(tables) for trial, tables in experiments.items()},
         }
         try:
@@ -192,13 +192,13 @@ class StudyFolder:
         return study
 
     def _begun(self) -> Mapping[str, Any]:
-        """What :attr:`begun` says; nothing for a study of an earlier version."""
+        """What :attr:`manifest` says; nothing for a study of an earlier version."""
         try:
-            return _begun_in(self.begun)
+            return _begun_in(self.manifest)
         except FileNotFoundError:
             return {}
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise InputError(f"{self.begun} is damaged: {error}") from error
+            raise InputError(f"{self.manifest} is damaged: {error}") from error
 
     def _fingerprint(self, trial: Trial, otherwise: str) -> str:
         """Of the trial's experiment, as the study was begun."""
@@ -206,7 +206,7 @@ class StudyFolder:
         return known.get(trial.name, otherwise)
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Keep all other processes from carrying out the study meanwhile.
 
         Raises:

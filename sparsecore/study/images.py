@@ -19,7 +19,7 @@ from sparsecore.study.folder import StudyFolder
 
 
 @attrs.frozen
-class Moments:
+class ChannelStatistics:
     """Mean and standard deviation of each channel over the training images, in units of 0..255."""
 
     examples: int
@@ -34,14 +34,14 @@ class Moments:
         )
 
 
-PUBLISHED: Mapping[str, Moments] = MappingProxyType(
+PUBLISHED: Mapping[str, ChannelStatistics] = MappingProxyType(
     {
-        "cifar10": Moments(
+        "cifar10": ChannelStatistics(
             50_000,
             (125.306918046875, 122.950394140625, 113.86538318359375),
             (62.993219278136884, 62.08870764001421, 66.70489964063091),
         ),
-        "mnist": Moments(60_000, (33.318421449829934,), (78.56748998339798,)),
+        "mnist": ChannelStatistics(60_000, (33.318421449829934,), (78.56748998339798,)),
     }
 )
 """Those of the data sets that others have reported accuracies on, as widely quoted."""
@@ -105,7 +105,7 @@ _ENOUGH_IMAGES = 500
 
 
 @attrs.frozen
-class Seen:
+class StudyImages:
     """The images of a study.
 
     Attributes:
@@ -117,7 +117,7 @@ class Seen:
     published: bool = False
 
 
-def seen(folder: StudyFolder, data: Mapping[str, Any], title: str = "") -> Seen:
+def identify_images(folder: StudyFolder, data: Mapping[str, Any], title: str = "") -> StudyImages:
     """Look at the images of a study, once: what was found, or said, is kept in the study's folder.
 
     Args:
@@ -125,28 +125,28 @@ def seen(folder: StudyFolder, data: Mapping[str, Any], title: str = "") -> Seen:
         data: the table of its experiments.
         title: what the user calls the images from now on; what was found or said before, if it is empty.
     """
-    kept = _kept(folder.images)
-    known = kept or _looked_at(data)
+    kept = _recorded(folder.images)
+    known = kept or _identified(data)
     if known is None:
-        return Seen(printable(title or f"{_title(data)} (images not at hand)"))
+        return StudyImages(printable(title or f"{_title(data)} (images not at hand)"))
     told = attrs.evolve(known, title=printable(title or known.title))
     if told != kept:
         write_whole(folder.images, json.dumps(attrs.asdict(told)).encode() + b"\n")
     return told
 
 
-def restrictions(data: Mapping[str, Any]) -> str:
+def describe_subset(data: Mapping[str, Any]) -> str:
     """In which respects not all of the images are used, of an experiment's ``[data]``; empty where they are."""
     said = {"limit": "{:,} training images", "held_out": "{:,} held-out training images for a test"}
     return ", ".join(text.format(data[key]) for key, text in said.items() if data.get(key))
 
 
-def _looked_at(data: Mapping[str, Any]) -> Seen | None:
+def _identified(data: Mapping[str, Any]) -> StudyImages | None:
     """What the images are; None where they cannot be had any more."""
     if data["name"] not in PUBLISHED:
-        return Seen(_title(data))
+        return StudyImages(_title(data))
     if data.get("dir") is None:
-        return Seen(_title(data), published=True)  # downloaded, and compared with the published checksum
+        return StudyImages(_title(data), published=True)  # downloaded, and compared with the published checksum
     _, source = split_data(data)
     dataset: Dataset = PluginChoice.of("dataset", source).plugin
     try:
@@ -154,8 +154,8 @@ def _looked_at(data: Mapping[str, Any]) -> Seen | None:
     except InputError:
         return None
     if PUBLISHED[data["name"]].match(images):
-        return Seen(_title(data), published=True)
-    return Seen(f"{_title(data)} ({_kind_of_copy(images)})")
+        return StudyImages(_title(data), published=True)
+    return StudyImages(f"{_title(data)} ({_kind_of_copy(images)})")
 
 
 def _kind_of_copy(images: Images) -> str:
@@ -169,9 +169,9 @@ def _title(data: Mapping[str, Any]) -> str:
     return _TITLES.get(str(data["name"]), name) if file is None else f"{name} ({Path(file).name})"
 
 
-def _kept(path: Path) -> Seen | None:
+def _recorded(path: Path) -> StudyImages | None:
     try:
-        return Seen(**json.loads(path.read_text("utf-8")))
+        return StudyImages(**json.loads(path.read_text("utf-8")))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError) as error:

@@ -8,13 +8,13 @@ from functools import partial
 import attrs
 
 from sparsecore.errors import InputError
-from sparsecore.study.pools import Job, Means, Pool
-from sparsecore.study.scheduler import SideBySide
+from sparsecore.study.pools import Job, Pool, PoolOptions
+from sparsecore.study.scheduler import ThreadedPool
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-def local_pool(means: Means) -> Pool:
+def local_pool(means: PoolOptions) -> Pool:
     """Each process gets its share of the processor's cores as threads; as many jobs as cores, where none are given."""
     if means.options:
         raise InputError(f"the local pool has no options; given {', '.join(means.options)}")
@@ -22,12 +22,12 @@ def local_pool(means: Means) -> Pool:
     jobs = means.jobs or cores
     share = str(max(1, cores // jobs))
     # whoever sets these knows better
-    return SideBySide(jobs, partial(_started, {**dict.fromkeys(_THREADS, share), **os.environ}))
+    return ThreadedPool(jobs, partial(_started, {**dict.fromkeys(_THREADS, share), **os.environ}))
 
 
 @attrs.frozen(eq=False)
 class _Process:
-    """See :class:`sparsecore.study.scheduler.Started`."""
+    """See :class:`sparsecore.study.scheduler.RunningJob`."""
 
     process: "subprocess.Popen[bytes]"
 

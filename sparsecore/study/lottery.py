@@ -31,7 +31,7 @@ _at_least_0: Any = attrs.validators.ge(0)
 
 
 @attrs.frozen
-class Leg:
+class LotteryRun:
     """One run of a lottery.
 
     Attributes:
@@ -68,19 +68,19 @@ class Lottery:
         """About where the last round ends."""
         return 1 - (1 - self.prune) ** self.rounds
 
-    def legs(self, dense: Tables, folder: Path) -> Iterator[Leg]:
+    def runs(self, dense: Tables, folder: Path) -> Iterator[LotteryRun]:
         """The runs, in their order.
 
         Args:
             dense: the experiment of round 0, without what it keeps for others.
             folder: where the runs are, one below it each.
         """
-        yield Leg("round-0", 0, self._first(dense))
+        yield LotteryRun("round-0", 0, self._first(dense))
         for number in range(1, self.rounds + 1):
-            yield Leg(f"round-{number}", number, self._ticket(dense, folder, number))
+            yield LotteryRun(f"round-{number}", number, self._ticket(dense, folder, number))
             if self.control:
                 fresh = {"run": str(folder / f"round-{number}"), "values": "fresh"}
-                yield Leg(f"control-{number}", number, _from(dense, fresh), is_control=True)
+                yield LotteryRun(f"control-{number}", number, _from(dense, fresh), is_control=True)
 
     def check_rewind(self, dense: Experiment) -> None:
         """Raise an :class:`InputError` if round 0 comes to its end before the epoch to return to."""

@@ -15,8 +15,8 @@ from sparsecore.errors import InputError
 from sparsecore.experiment.conversion import structure
 from sparsecore.experiment.toml_files import toml_value
 from sparsecore.extras import require
-from sparsecore.study.pools import Means, Pool, run_here
-from sparsecore.study.scheduler import LostError, SideBySide
+from sparsecore.study.pools import Pool, PoolOptions, run_job
+from sparsecore.study.scheduler import JobLostError, ThreadedPool
 
 _BYTES_OF_OBJECTS = 2**27
 """Nothing but exit statuses goes through Ray's memory, of which it would take a third of the machine's."""
@@ -52,7 +52,7 @@ class RayOptions:
         return min(int(resources.get(name, 0) / amount) for name, amount in wanted.items() if amount)
 
 
-def ray_pool(means: Means) -> Pool:
+def ray_pool(means: PoolOptions) -> Pool:
     """As many jobs as there is room for, where no number is given.
 
     Raises:
@@ -71,13 +71,13 @@ def ray_pool(means: Means) -> Pool:
             f"a trial is to get {options.cpus:g} CPUs and {options.gpus:g} GPUs; Ray has {there.get('CPU', 0):g} and "
             f"{there.get('GPU', 0):g} (for a cluster that grows, give --jobs)"
         )
-    task = ray.remote(num_cpus=options.cpus, num_gpus=options.gpus, max_retries=0)(run_here)
-    return SideBySide(means.jobs or options.room(there), lambda job: _Task(ray, task.remote(job, Path.cwd())))
+    task = ray.remote(num_cpus=options.cpus, num_gpus=options.gpus, max_retries=0)(run_job)
+    return ThreadedPool(means.jobs or options.room(there), lambda job: _Task(ray, task.remote(job, Path.cwd())))
 
 
 @attrs.frozen(eq=False)
 class _Task:
-    """See :class:`sparsecore.study.scheduler.Started`."""
+    """See :class:`sparsecore.study.scheduler.RunningJob`."""
 
     ray: Any
     reference: Any
@@ -86,7 +86,7 @@ class _Task:
         try:
             status: int = self.ray.get(self.reference)
         except self.ray.exceptions.RayError as error:
-            raise LostError(f"Ray lost this trial: {error}") from error
+            raise JobLostError(f"Ray lost this trial: {error}") from error
         return status
 
     def end(self) -> None:

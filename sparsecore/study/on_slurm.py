@@ -14,8 +14,8 @@ from sparsecore.errors import InputError
 from sparsecore.experiment.conversion import structure
 from sparsecore.experiment.toml_files import toml_value
 from sparsecore.extras import require
-from sparsecore.study.pools import Job, Means, Pool, run_here
-from sparsecore.study.scheduler import LostError, SideBySide
+from sparsecore.study.pools import Job, Pool, PoolOptions, run_job
+from sparsecore.study.scheduler import JobLostError, ThreadedPool
 
 _JOBS = 100
 _SECONDS_BETWEEN_LOOKS = 1.0
@@ -54,7 +54,7 @@ class SlurmOptions:
     memory: float | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.gt(0)))
 
 
-def slurm_pool(means: Means) -> Pool:
+def slurm_pool(means: PoolOptions) -> Pool:
     """At most 100 jobs in the queue, or one a core without Slurm, where no number is given.
 
     Raises:
@@ -65,7 +65,7 @@ def slurm_pool(means: Means) -> Pool:
     if options.cluster == "slurm" and submitit.SlurmExecutor.affinity() < 0:
         raise InputError("this machine has no Slurm: no program srun; to try a study without: --on-set cluster=local")
     jobs = {"slurm": _JOBS, "local": os.cpu_count() or 1}
-    return SideBySide(means.jobs or jobs[options.cluster], partial(_submitted, submitit, options, threading.Lock()))
+    return ThreadedPool(means.jobs or jobs[options.cluster], partial(_submitted, submitit, options, threading.Lock()))
 
 
 @attrs.frozen
@@ -76,7 +76,7 @@ class _Trial:
     folder: Path
 
     def __call__(self) -> int:
-        status = run_here(self.job, self.folder)
+        status = run_job(self.job, self.folder)
         if status == -signal.SIGTERM:
             # Slurm wants the machine back, and is about to say how: that is not yet the end of the trial
             time.sleep(_SECONDS_OF_GRACE)
@@ -89,7 +89,7 @@ class _Trial:
 
 @attrs.frozen(eq=False)
 class _Submitted:
-    """See :class:`sparsecore.study.scheduler.Started`.
+    """See :class:`sparsecore.study.scheduler.RunningJob`.
 
     Attributes:
         job: submitit's.
@@ -108,7 +108,7 @@ class _Submitted:
         try:
             status: int = self.job.result()
         except RuntimeError as error:
-            raise LostError(f"the job {self.job.job_id} was lost: {error}") from error
+            raise JobLostError(f"the job {self.job.job_id} was lost: {error}") from error
         return status
 
     def end(self) -> None:
@@ -138,7 +138,7 @@ def _submitted(submitit: Any, options: SlurmOptions, looking: threading.Lock, jo
     try:
         return _Submitted(executor.submit(_Trial(job, Path.cwd())), looking)
     except (RuntimeError, OSError) as error:
-        raise LostError(f"the job could not be submitted: {error}") from error
+        raise JobLostError(f"the job could not be submitted: {error}") from error
 
 
 def _parameters(options: SlurmOptions) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def _check_jobs(_: object, __: object, jobs: int | None) -> None:
 
 
 @attrs.frozen
-class Means:
+class PoolOptions:
     """What a pool may use.
 
     Attributes:
@@ -72,7 +72,7 @@ _POOLS: Mapping[str, str] = MappingProxyType(
 )
 
 
-def pool(name: str, means: Means) -> Pool:
+def create_pool(name: str, means: PoolOptions) -> Pool:
     """The pool of this name.
 
     Raises:
@@ -81,11 +81,11 @@ def pool(name: str, means: Means) -> Pool:
     if name not in _POOLS:
         raise InputError(unknown("place to run on", name, _POOLS))
     module, _, maker = _POOLS[name].partition(":")
-    make: Callable[[Means], Pool] = getattr(import_module(module), maker)
+    make: Callable[[PoolOptions], Pool] = getattr(import_module(module), maker)
     return make(means)
 
 
-def run_here(job: Job, folder: Path) -> int:
+def run_job(job: Job, folder: Path) -> int:
     """Run the job on this machine: its exit status, negative for a signal.
 
     It ends with the process that calls this, however that ends; see :mod:`sparsecore.cli.worker`.

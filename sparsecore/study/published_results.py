@@ -34,7 +34,7 @@ _NETWORKS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 
 
 @attrs.frozen
-class Authors:
+class PublishedResults:
     """The authors' trials of one network on one data set.
 
     Attributes:
@@ -71,7 +71,7 @@ class Authors:
 class _Facts:
     about: str
     source: str
-    experiments: tuple[Authors, ...]
+    experiments: tuple[PublishedResults, ...]
 
 
 def source() -> str:
@@ -79,7 +79,7 @@ def source() -> str:
     return _facts().source
 
 
-def authors_of(model: Mapping[str, Any], data: str) -> Authors | None:
+def published_results_of(model: Mapping[str, Any], data: str) -> PublishedResults | None:
     """The authors' trials of this network on this data set; None where they have none.
 
     Args:

@@ -16,11 +16,11 @@ from sparsecore.study.folder import StudyFolder
 from sparsecore.study.pools import Job, Pool
 
 
-class LostError(SparsecoreError):
+class JobLostError(SparsecoreError):
     """A job that could not be started, or that did not live to tell its exit status."""
 
 
-class Started(Protocol):
+class RunningJob(Protocol):
     """A job that has been started somewhere."""
 
     def wait(self) -> int:
@@ -36,20 +36,20 @@ class Started(Protocol):
         ...
 
 
-class SideBySide:
+class ThreadedPool:
     """A :class:`sparsecore.study.pools.Pool` of jobs that are started by a function; a thread waits for each of them.
 
     Attributes:
         jobs: how many run at the same time.
     """
 
-    def __init__(self, jobs: int, start: Callable[[Job], Started]) -> None:
-        """So many at a time; ``start`` may raise a :class:`LostError`."""
+    def __init__(self, jobs: int, start: Callable[[Job], RunningJob]) -> None:
+        """So many at a time; ``start`` may raise a :class:`JobLostError`."""
         self.jobs = jobs
         self._start = start
         self._threads = ThreadPoolExecutor(jobs)
         self._lock = threading.Lock()
-        self._running: set[Started] = set()
+        self._running: set[RunningJob] = set()
         self._is_stopped = False
 
     def submit(self, job: Job) -> "Future[int]":
@@ -69,7 +69,7 @@ class SideBySide:
         """The exit status; -1 where there is none. The job's log says why, and what signal has ended it."""
         try:
             status = self._until_its_end(job)
-        except (LostError, OSError) as error:
+        except (JobLostError, OSError) as error:
             _note(job, str(error))
             return -1
         if status < 0 and not self._is_stopped:
@@ -122,63 +122,63 @@ def seconds_left(trials: Sequence[Trial], folder: StudyFolder, jobs: int) -> flo
 _SECONDS_BETWEEN_LOOKS = 0.5
 
 
-class Onlooker(Protocol):
+class StudyCallback(Protocol):
     """Somebody who looks on while a study is carried out."""
 
-    def look(self, running: Sequence[Trial]) -> None:
+    def poll(self, running: Sequence[Trial]) -> None:
         """Trials are running, or wait for their turn in the pool; called a few times a second."""
         ...
 
-    def ended(self, trial: Trial, status: int) -> None:
+    def trial_ended(self, trial: Trial, status: int) -> None:
         """The trial's process has ended; 0 is success."""
         ...
 
 
 @attrs.frozen
-class Outcome:
+class ExecutionResult:
     """What became of the trials.
 
     Attributes:
         failed: those whose process failed.
-        left_out: those that start from one that failed, directly or not.
+        skipped: those that start from one that failed, directly or not.
     """
 
     failed: tuple[Trial, ...]
-    left_out: tuple[Trial, ...]
+    skipped: tuple[Trial, ...]
 
 
-def carry_out(trials: Sequence[Trial], folder: StudyFolder, pool: Pool, onlooker: Onlooker) -> Outcome:
+def execute(trials: Sequence[Trial], folder: StudyFolder, pool: Pool, callback: StudyCallback) -> ExecutionResult:
     """Run what is not finished.
 
     Args:
         trials: each behind the one that it starts from.
         folder: the study's.
         pool: runs the processes; it is stopped where this is interrupted.
-        onlooker: is told.
+        callback: is told.
     """
     waiting = [trial for trial in trials if folder.result(trial) is None]
     running: dict[Future[int], Trial] = {}
     failed: list[Trial] = []
-    left_out: list[Trial] = []
+    skipped: list[Trial] = []
     try:
         while waiting or running:
             unfinished = {*waiting, *running.values()}
-            ready = [trial for trial in waiting if trial.after not in {*unfinished, *failed, *left_out}]
-            lost = [trial for trial in waiting if trial.after in {*failed, *left_out}]
-            left_out += lost
+            ready = [trial for trial in waiting if trial.after not in {*unfinished, *failed, *skipped}]
+            lost = [trial for trial in waiting if trial.after in {*failed, *skipped}]
+            skipped += lost
             waiting = [trial for trial in waiting if trial not in {*ready, *lost}]
             running |= {pool.submit(_job(trial, folder)): trial for trial in ready}
-            onlooker.look(tuple(running.values()))
+            callback.poll(tuple(running.values()))
             for future in wait(running, _SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED).done:
                 trial, status = running.pop(future), future.result()
                 if status or folder.result(trial) is None:
                     failed.append(trial)
-                onlooker.ended(trial, status)
+                callback.trial_ended(trial, status)
     except BaseException:
         pool.stop()
         raise
     # in the order of the trials, not in that in which their processes happened to end
-    return Outcome(*(tuple(trial for trial in trials if trial in ended) for ended in (failed, left_out)))
+    return ExecutionResult(*(tuple(trial for trial in trials if trial in ended) for ended in (failed, skipped)))
 
 
 def _job(trial: Trial, folder: StudyFolder) -> Job:

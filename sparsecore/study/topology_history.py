@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from sparsecore.engine.topology import Layout, Topology
 from sparsecore.errors import InputError
-from sparsecore.report.drawing import thin
+from sparsecore.report.drawing import evenly_spaced
 from sparsecore.report.reading import Epoch, read_lines, read_record
 from sparsecore.run.files import write_whole
 from sparsecore.run.folder import RunFolder
@@ -17,11 +17,11 @@ from sparsecore.run.replay import Move, first_topology, moves
 from sparsecore.study.experiments import Trial
 from sparsecore.study.folder import StudyFolder
 
-MOST_MOMENTS = 200  # a strategy may move weights in every step
+MAX_SNAPSHOTS = 200  # a strategy may move weights in every step
 
 
 @attrs.frozen
-class Moment:
+class Snapshot:
     """A topology, seen from its run's beginning and end.
 
     Attributes:
@@ -38,7 +38,7 @@ class Moment:
 
 
 @attrs.frozen
-class Course:
+class TopologyHistory:
     """What became of a topology over a finished run.
 
     Attributes:
@@ -47,7 +47,7 @@ class Course:
         sizes: their dense sizes.
         updates: how many there were.
         epochs: how long the run was.
-        moments: the start, and after updates: each of them, or some evenly spread with the last.
+        snapshots: the start, and after updates: each of them, or some evenly spread with the last.
     """
 
     topology_sha256: str
@@ -55,32 +55,32 @@ class Course:
     sizes: tuple[int, ...]
     updates: int
     epochs: int
-    moments: tuple[Moment, ...]
+    snapshots: tuple[Snapshot, ...]
 
 
-def course_of(folder: StudyFolder, trial: Trial) -> Course | None:
-    """The course of a trial, worked out once; None of one that is not finished.
+def topology_history_of(folder: StudyFolder, trial: Trial) -> TopologyHistory | None:
+    """The history of a trial, worked out once; None of one that is not finished.
 
     Raises:
         InputError: the run's log does not lead to the topology of its result.
     """
-    result, kept = folder.result(trial), folder.course(trial)
+    result, kept = folder.result(trial), folder.topology_history(trial)
     if result is None:
         return None
     if kept.exists():
-        known = read_record(kept, Course)
+        known = read_record(kept, TopologyHistory)
         if known.topology_sha256 == result["topology_sha256"]:
             return known
-    course = worked_out(folder.run(trial))
-    if course.topology_sha256 != result["topology_sha256"]:
+    history = replayed_history(folder.run(trial))
+    if history.topology_sha256 != result["topology_sha256"]:
         raise InputError(f"the log of the trial {trial.name} does not lead to the topology of its result")
     kept.parent.mkdir(exist_ok=True)
-    write_whole(kept, json.dumps(attrs.asdict(course)).encode())
-    return course
+    write_whole(kept, json.dumps(attrs.asdict(history)).encode())
+    return history
 
 
-def worked_out(run: RunFolder) -> Course:
-    """The course of a finished run, from its log; takes three bytes a position of the dense space.
+def replayed_history(run: RunFolder) -> TopologyHistory:
+    """The history of a finished run, from its log; takes three bytes a position of the dense space.
 
     Raises:
         InputError: the log is damaged.
@@ -93,25 +93,25 @@ def worked_out(run: RunFolder) -> Course:
     for move in moves(run, first.layout):
         _apply(move, final)
         updates += 1
-    moments = tuple(_moments(first, final, run, last.step / last.epoch, updates))
+    snapshots = tuple(_snapshots(first, final, run, last.step / last.epoch, updates))
     layout, end = first.layout, _topology(first, final)
-    return Course(end.sha256(), layout.names, layout.sizes, updates, last.epoch, moments)
+    return TopologyHistory(end.sha256(), layout.names, layout.sizes, updates, last.epoch, snapshots)
 
 
-def _moments(
+def _snapshots(
     first: Topology, final: NDArray[np.bool_], run: RunFolder, steps_an_epoch: float, updates: int
-) -> Iterator[Moment]:
+) -> Iterator[Snapshot]:
     now, explored = _mask(first), _mask(first)
     active = np.asarray(first.counts)
     # kept up to date with what moves, so that an update costs what it moves and not the whole space
     both, ever, end = int((now & final).sum()), int(now.sum()), int(final.sum())
 
-    def moment(epoch: float) -> Moment:
+    def snapshot(epoch: float) -> Snapshot:
         size = int(active.sum())
-        return Moment(epoch, tuple(map(int, active)), both / (size + end - both), ever / len(now))
+        return Snapshot(epoch, tuple(map(int, active)), both / (size + end - both), ever / len(now))
 
-    yield moment(0.0)
-    shown = set(thin(updates, MOST_MOMENTS))
+    yield snapshot(0.0)
+    shown = set(evenly_spaced(updates, MAX_SNAPSHOTS))
     for number, move in enumerate(moves(run, first.layout)):
         _apply(move, now)
         active = active + _by_tensor(first.layout, move.grown) - _by_tensor(first.layout, move.pruned)
@@ -119,7 +119,7 @@ def _moments(
         ever += int((~explored[move.grown]).sum())
         explored[move.grown] = True
         if number in shown:
-            yield moment(move.step / steps_an_epoch)
+            yield snapshot(move.step / steps_an_epoch)
 
 
 def _apply(move: Move, mask: NDArray[np.bool_]) -> None:

@@ -8,11 +8,16 @@ from sparsecore.errors import InputError, without_controls
 from sparsecore.extras import require
 from sparsecore.run.files import write_whole
 from sparsecore.study.folder import StudyFolder
-from sparsecore.study.report.accuracy_figures import answer
-from sparsecore.study.report.contents import Account, account_of, numbers
+from sparsecore.study.report.accuracy_figures import accuracy_figure
+from sparsecore.study.report.contents import StudyResults, read_study_results, results_json
 from sparsecore.study.report.page import page
-from sparsecore.study.report.panels import Picture
-from sparsecore.study.report.topology_figures import active, explored, final, overlap
+from sparsecore.study.report.panels import StudyFigure
+from sparsecore.study.report.topology_figures import (
+    density_heat_maps,
+    explored_figure,
+    final_sparsity_figure,
+    overlap_figure,
+)
 
 
 def write_study_report(folder: StudyFolder, title: str = "") -> Path:
@@ -34,8 +39,8 @@ def write_study_report(folder: StudyFolder, title: str = "") -> Path:
     """
     check_reportable()
     try:
-        account = account_of(folder, title)
-        _write(folder, account)
+        results = read_study_results(folder, title)
+        _write(folder, results)
     except OSError as error:
         raise InputError(f"the report of the study {folder.path} cannot be written: {error.strerror}") from error
     return folder.report
@@ -50,17 +55,22 @@ def check_reportable() -> None:
     require("matplotlib", "scipy", extra="report", purpose="a study's report")
 
 
-def _write(folder: StudyFolder, account: Account) -> None:
-    first = answer(account)
-    others = [*active(account), overlap(account), explored(account), final(account)]
+def _write(folder: StudyFolder, results: StudyResults) -> None:
+    first = accuracy_figure(results)
+    others = [
+        *density_heat_maps(results),
+        overlap_figure(results),
+        explored_figure(results),
+        final_sparsity_figure(results),
+    ]
     folder.figures.mkdir(exist_ok=True)
     for name, content in _files([first, *others]):
         write_whole(folder.figures / name, content)
-    write_whole(folder.results, json.dumps(numbers(account), indent=1).encode() + b"\n")
-    write_whole(folder.report, without_controls(page(account, first, others)).encode())
+    write_whole(folder.results, json.dumps(results_json(results), indent=1).encode() + b"\n")
+    write_whole(folder.report, without_controls(page(results, first, others)).encode())
 
 
-def _files(pictures: list[Picture]) -> Iterator[tuple[str, bytes]]:
+def _files(pictures: list[StudyFigure]) -> Iterator[tuple[str, bytes]]:
     for picture in pictures:
         if picture.drawing is not None:
             yield f"{picture.name}.svg", picture.drawing.svg.encode()

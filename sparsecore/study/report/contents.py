@@ -6,17 +6,17 @@ from typing import Any
 import attrs
 
 from sparsecore.study.arms import Arm, Study
-from sparsecore.study.comparison import Compared, Difference, Pair, compared, pairs
+from sparsecore.study.comparison import ArmPair, CellComparison, MeanDifference, arm_pairs, compare_cells
 from sparsecore.study.experiments import Trial, trials_of
 from sparsecore.study.folder import StudyFolder
-from sparsecore.study.images import Seen, restrictions, seen
+from sparsecore.study.images import StudyImages, describe_subset, identify_images
 from sparsecore.study.published_results import source
-from sparsecore.study.report.styles import Look, family, looks
-from sparsecore.study.topology_history import Course, course_of
+from sparsecore.study.report.styles import Style, family, styles_of
+from sparsecore.study.topology_history import TopologyHistory, topology_history_of
 
 
 @attrs.frozen(eq=False)
-class Account:
+class StudyResults:
     """A study and what it has come to so far.
 
     Attributes:
@@ -25,19 +25,19 @@ class Account:
         tables: the experiment of the first trial; others differ as their arms do.
         images: which they were trained on.
         rows: a cell of the study each.
-        courses: of the finished trials.
+        histories: of the finished trials.
         missing: the trials that are not finished.
-        looks: how figures show the families of arms.
+        styles: how figures show the families of arms.
     """
 
     study: Study
     text: str
     tables: Mapping[str, Any]
-    images: Seen
-    rows: tuple[Compared, ...]
-    courses: Mapping[Trial, Course]
+    images: StudyImages
+    rows: tuple[CellComparison, ...]
+    histories: Mapping[Trial, TopologyHistory]
     missing: tuple[Trial, ...]
-    looks: Mapping[str, Look]
+    styles: Mapping[str, Style]
 
     @property
     def epochs(self) -> int:
@@ -47,7 +47,7 @@ class Account:
     @property
     def protocol(self) -> str:
         """Network, images, length and trials, in a line: what every title tells."""
-        restricted = restrictions(self.tables["data"])
+        restricted = describe_subset(self.tables["data"])
         images = self.images.title + (f" ({restricted})" if restricted else "")
         return f"{self.tables['model']['name']} on {images}, {in_number(self.epochs, 'epoch')}, {self._trials}"
 
@@ -59,24 +59,24 @@ class Account:
             return wanted
         return f"{'–'.join(map(str, sorted({min(done), max(done)})))} of {wanted}"
 
-    def look(self, arm: Arm) -> Look:
+    def style_of(self, arm: Arm) -> Style:
         """How figures show the arm."""
-        return self.looks[family(arm)]
+        return self.styles[family(arm)]
 
-    def at(self, sparsity: float) -> Iterator[Compared]:
+    def at(self, sparsity: float) -> Iterator[CellComparison]:
         """The cells at a sparsity, and of the arms that run once."""
         return (row for row in self.rows if row.cell.sparsity in {sparsity, None})
 
-    def courses_of(self, arm: Arm, sparsity: float) -> list[Course]:
-        """The courses of an arm's finished trials at a sparsity."""
+    def histories_of(self, arm: Arm, sparsity: float) -> list[TopologyHistory]:
+        """The histories of an arm's finished trials at a sparsity."""
         return [
-            course
-            for trial, course in self.courses.items()
+            history
+            for trial, history in self.histories.items()
             if trial.arm == arm.name and trial.sparsity in {sparsity, None}
         ]
 
 
-def account_of(folder: StudyFolder, title: str = "") -> Account:
+def read_study_results(folder: StudyFolder, title: str = "") -> StudyResults:
     """Read the study in the folder; logs of finished trials are replayed once, and what they tell is kept.
 
     Args:
@@ -89,17 +89,17 @@ def account_of(folder: StudyFolder, title: str = "") -> Account:
     study = folder.read()
     trials = trials_of(study)
     tables = folder.tables(trials[0])
-    images = seen(folder, tables["data"], title)
-    courses = {trial: course_of(folder, trial) for trial in trials}
-    return Account(
+    images = identify_images(folder, tables["data"], title)
+    histories = {trial: topology_history_of(folder, trial) for trial in trials}
+    return StudyResults(
         study=study,
         text=folder.study.read_text("utf-8"),
         tables=tables,
         images=images,
-        rows=tuple(compared(study, folder, images)),
-        courses={trial: course for trial, course in courses.items() if course is not None},
-        missing=tuple(trial for trial, course in courses.items() if course is None),
-        looks=looks(study),
+        rows=tuple(compare_cells(study, folder, images)),
+        histories={trial: history for trial, history in histories.items() if history is not None},
+        missing=tuple(trial for trial, history in histories.items() if history is None),
+        styles=styles_of(study),
     )
 
 
@@ -108,26 +108,26 @@ def in_number(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
-def numbers(account: Account) -> dict[str, Any]:
+def results_json(results: StudyResults) -> dict[str, Any]:
     """What results.json holds; accuracies are shares in 0..1, differences are in percentage points."""
     return {
-        "study": account.study.name,
-        "title": account.study.title,
-        "protocol": account.protocol,
-        "images": attrs.asdict(account.images),
-        "missing": [trial.name for trial in account.missing],
-        "authors": source() if any(row.theirs for row in account.rows) else None,
-        "cells": [cell_numbers(row) for row in account.rows],
+        "study": results.study.name,
+        "title": results.study.title,
+        "protocol": results.protocol,
+        "images": attrs.asdict(results.images),
+        "missing": [trial.name for trial in results.missing],
+        "authors": source() if any(row.theirs for row in results.rows) else None,
+        "cells": [cell_numbers(row) for row in results.rows],
         "pairs": [
             {"sparsity": sparsity, **_pair(pair)}
-            for sparsity in account.study.sparsities
-            for pair in pairs_at(account, sparsity)
+            for sparsity in results.study.sparsities
+            for pair in pairs_at(results, sparsity)
         ],
-        "courses": {trial.name: attrs.asdict(course) for trial, course in account.courses.items()},
+        "topology_histories": {trial.name: attrs.asdict(history) for trial, history in results.histories.items()},
     }
 
 
-def cell_numbers(row: Compared) -> dict[str, Any]:
+def cell_numbers(row: CellComparison) -> dict[str, Any]:
     """The numbers of a cell; the authors' are None where they have none to compare with."""
     cell = row.cell
     beside = {"accuracies": [accuracy / 100 for accuracy in row.theirs], **_difference(row.difference)}
@@ -142,16 +142,16 @@ def cell_numbers(row: Compared) -> dict[str, Any]:
     }
 
 
-def pairs_at(account: Account, sparsity: float) -> list[Pair]:
+def pairs_at(results: StudyResults, sparsity: float) -> list[ArmPair]:
     """Every two arms at a sparsity, by name, the surest difference first; arms that run once are at each."""
-    return pairs({row.cell.arm.name: row.ours for row in account.at(sparsity)})
+    return arm_pairs({row.cell.arm.name: row.ours for row in results.at(sparsity)})
 
 
-def _pair(pair: Pair) -> Mapping[str, Any]:
+def _pair(pair: ArmPair) -> Mapping[str, Any]:
     return {"better": pair.better, "worse": pair.worse, **_difference(pair.difference)}
 
 
-def _difference(found: Difference | None) -> Mapping[str, float | None]:
+def _difference(found: MeanDifference | None) -> Mapping[str, float | None]:
     if found is None:
         return dict.fromkeys(("difference", "standard_errors", "t", "p"))
     return {

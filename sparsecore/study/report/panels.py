@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
-from sparsecore.report.drawing import Drawing, drawn, inline
-from sparsecore.study.report.contents import Account
+from sparsecore.report.drawing import Drawing, draw_files, draw_svg
+from sparsecore.study.report.contents import StudyResults
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +21,7 @@ _TITLE = 0.6
 
 
 @attrs.frozen
-class Picture:
+class StudyFigure:
     """A figure of the report.
 
     Attributes:
@@ -40,7 +40,7 @@ class Picture:
 
 
 @attrs.frozen
-class Grid:
+class PanelGrid:
     """Panels in rows.
 
     Attributes:
@@ -63,19 +63,19 @@ class Grid:
         return ceil(len(self.titles) / self.columns)
 
 
-def picture(
-    account: Account,
+def draw_panels(
+    results: StudyResults,
     name: str,
     title: str,
     caption: str,
-    grid: Grid,
+    grid: PanelGrid,
     paint: Callable[["Axes", int], Any],
     finish: Callable[["Figure", Sequence["Axes"]], Any],
-) -> Picture:
+) -> StudyFigure:
     """A figure of panels.
 
     Args:
-        account: of the study.
+        results: of the study.
         name: distinct within the report.
         title: its heading; below it stands the protocol.
         caption: beside it on the page.
@@ -97,12 +97,12 @@ def picture(
         finish(figure, every[: len(grid.titles)])
 
     def whole(figure: "Figure") -> None:
-        told = "\n".join(fill(line, int(_LETTERS_AN_INCH * size[0])) for line in (title, account.protocol))
+        told = "\n".join(fill(line, int(_LETTERS_AN_INCH * size[0])) for line in (title, results.protocol))
         figure.suptitle(told, fontsize=14, x=0.01, ha="left")
         panels(figure)
 
-    on_page = inline(name, (size[0], size[1] - _TITLE), _literally(panels))
-    return Picture(name, title, caption, drawn(name, size, _literally(whole)), on_page)
+    on_page = draw_svg(name, (size[0], size[1] - _TITLE), _literally(panels))
+    return StudyFigure(name, title, caption, draw_files(name, size, _literally(whole)), on_page)
 
 
 def _literally(compose: Callable[["Figure"], None]) -> Callable[["Figure"], None]:
@@ -127,9 +127,9 @@ def legend_below(figure: "Figure", panels: Sequence["Axes"], columns: int = 4) -
         figure.legend(entries.values(), entries.keys(), loc="outside lower left", ncols=columns, fontsize=12)
 
 
-def by_sparsity(account: Account, columns: int, size: tuple[float, float], **more: Any) -> Grid:
+def by_sparsity(results: StudyResults, columns: int, size: tuple[float, float], **more: Any) -> PanelGrid:
     """A panel for each sparsity of the study."""
-    return Grid(tuple(f"sparsity {sparsity:g}" for sparsity in account.study.sparsities), columns, size, **more)
+    return PanelGrid(tuple(f"sparsity {sparsity:g}" for sparsity in results.study.sparsities), columns, size, **more)
 
 
 def apart(count: int, room: float) -> list[float]:

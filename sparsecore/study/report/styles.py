@@ -9,20 +9,20 @@ from sparsecore.study.arms import Arm, Study
 
 
 @attrs.frozen
-class Look:
+class Style:
     """Of an arm."""
 
     colour: str
     marker: str
 
 
-BLUE, VERMILION = Look("#0072B2", "o"), Look("#D55E00", "s")
-GREEN, PURPLE = Look("#009E73", "^"), Look("#CC79A7", "D")
-ORANGE, SKY, BLACK = Look("#E69F00", "v"), Look("#56B4E9", "P"), Look("#000000", "X")
-GREY = Look("#8A8A8A", "p")  # in place of yellow, which cannot be seen as a line on white
-LOOKS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK, GREY)
+BLUE, VERMILION = Style("#0072B2", "o"), Style("#D55E00", "s")
+GREEN, PURPLE = Style("#009E73", "^"), Style("#CC79A7", "D")
+ORANGE, SKY, BLACK = Style("#E69F00", "v"), Style("#56B4E9", "P"), Style("#000000", "X")
+GREY = Style("#8A8A8A", "p")  # in place of yellow, which cannot be seen as a line on white
+STYLES = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK, GREY)
 
-_KNOWN: Mapping[str, Look] = MappingProxyType(
+_KNOWN: Mapping[str, Style] = MappingProxyType(
     {
         "dpr": BLUE,
         "pruned-dense": VERMILION,
@@ -47,7 +47,7 @@ def family(arm: Arm) -> str:
 
 def full_name(arm: Arm) -> str:
     """The family, and of arms of a row the place."""
-    return family(arm) if arm.place is None else f"{family(arm)} ({arm.place:g})"
+    return family(arm) if arm.fraction is None else f"{family(arm)} ({arm.fraction:g})"
 
 
 def families(study: Study) -> dict[str, list[Arm]]:
@@ -58,7 +58,7 @@ def families(study: Study) -> dict[str, list[Arm]]:
     return found
 
 
-def looks(study: Study) -> dict[str, Look]:
+def styles_of(study: Study) -> dict[str, Style]:
     """The look of each family: its own where it is known by name, then by its strategy, then what is left over."""
     arms = {name: members[0] for name, members in families(study).items()}
     known = {name: _KNOWN[arm.name] for name, arm in arms.items() if arm.name in _KNOWN}
@@ -70,11 +70,11 @@ def looks(study: Study) -> dict[str, Look]:
     return {name: known[name] if name in known else next(left) for name in arms}
 
 
-def _left_over(taken: set[Look]) -> Iterator[Look]:
+def _left_over(taken: set[Style]) -> Iterator[Style]:
     """The looks that nobody has; then all colours again, with the markers of others."""
-    yield from (look for look in LOOKS if look not in taken)
-    for turn in range(1, len(LOOKS)):
-        for place, look in enumerate(LOOKS):
-            yield Look(look.colour, LOOKS[(place + turn) % len(LOOKS)].marker)
+    yield from (style for style in STYLES if style not in taken)
+    for turn in range(1, len(STYLES)):
+        for place, style in enumerate(STYLES):
+            yield Style(style.colour, STYLES[(place + turn) % len(STYLES)].marker)
     while True:
         yield BLACK

@@ -13,7 +13,7 @@ from sparsecore.errors import InputError
 from sparsecore.run.replay import first_topology
 from sparsecore.study.experiments import trials_of
 from sparsecore.study.folder import StudyFolder
-from sparsecore.study.topology_history import course_of
+from sparsecore.study.topology_history import topology_history_of
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -49,28 +49,28 @@ def sets_of(folder, trial):
 @pytest.mark.parametrize("arm", ["dpr", "set", "again"])
 def test_courses_are_those_of_python_sets(carried_out, arm):
     trial = next(trial for trial in trials_of(carried_out.read()) if trial.arm == arm)
-    course, topologies = course_of(carried_out, trial), sets_of(carried_out, trial)
-    assert len(course.moments) == len(topologies) == course.updates + 1
-    assert course.updates >= (0 if arm == "again" else 4)
-    bounds, size, ever = [0, *accumulate(course.sizes)], sum(course.sizes), set()
-    for moment, topology in zip(course.moments, topologies, strict=True):
+    history, topologies = topology_history_of(carried_out, trial), sets_of(carried_out, trial)
+    assert len(history.snapshots) == len(topologies) == history.updates + 1
+    assert history.updates >= (0 if arm == "again" else 4)
+    bounds, size, ever = [0, *accumulate(history.sizes)], sum(history.sizes), set()
+    for snapshot, topology in zip(history.snapshots, topologies, strict=True):
         ever |= topology
-        assert moment.overlap == len(topology & topologies[-1]) / len(topology | topologies[-1])
-        assert moment.explored == len(ever) / size
+        assert snapshot.overlap == len(topology & topologies[-1]) / len(topology | topologies[-1])
+        assert snapshot.explored == len(ever) / size
         inside = [sum(low <= position < high for position in topology) for low, high in pairwise(bounds)]
-        assert list(moment.active) == inside
-    assert course.moments[-1].overlap == 1
-    assert [moment.epoch for moment in course.moments[1:]] == [
+        assert list(snapshot.active) == inside
+    assert history.snapshots[-1].overlap == 1
+    assert [snapshot.epoch for snapshot in history.snapshots[1:]] == [
         json.loads(line)["step"] / 7 for line in carried_out.run(trial).reallocations.read_text().splitlines()
     ]
 
 
 def test_a_course_is_worked_out_once_and_one_that_does_not_lead_to_the_result_is_refused(carried_out, monkeypatch):
     trial = trials_of(carried_out.read())[0]
-    expected = course_of(carried_out, trial)
-    kept = carried_out.course(trial).stat().st_mtime_ns
-    assert course_of(carried_out, trial) == expected
-    assert carried_out.course(trial).stat().st_mtime_ns == kept
+    expected = topology_history_of(carried_out, trial)
+    kept = carried_out.topology_history(trial).stat().st_mtime_ns
+    assert topology_history_of(carried_out, trial) == expected
+    assert carried_out.topology_history(trial).stat().st_mtime_ns == kept
     monkeypatch.setattr(StudyFolder, "result", lambda *_: {"topology_sha256": "another"})
     with pytest.raises(InputError, match="does not lead to the topology of its result"):
-        course_of(carried_out, trial)
+        topology_history_of(carried_out, trial)
