@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from sparsecore.cli.command_line import _show_warning, run
-from sparsecore.cli.output import show_error
+from sparsecore.cli.output import print_traceback
 
 SMALL = ("--model", "lenet-12-8", "--data", "npz", "--sparsity", "0.8", "--epochs", "3", "--batch-size", "16")
 """A run of a second: a small network on the images of :func:`small_images`."""
@@ -41,7 +41,7 @@ def sparsecore(
         try:
             status = run(told)
         except Exception as error:
-            show_error(type(error), error, error.__traceback__)
+            print_traceback(type(error), error, error.__traceback__)
             status = 1
     return subprocess.CompletedProcess(told, status, out.getvalue(), err.getvalue())
 

@@ -126,7 +126,9 @@ def test_every_figure_has_its_protocol_and_labelled_axes(carried_out, canvases, 
 
 
 def placed(study):
-    return attrs.evolve(study, arms=[attrs.evolve(arm, fraction=0.5) if arm.name == "dpr" else arm for arm in study.arms])
+    return attrs.evolve(
+        study, arms=[attrs.evolve(arm, fraction=0.5) if arm.name == "dpr" else arm for arm in study.arms]
+    )
 
 
 def moved(row):

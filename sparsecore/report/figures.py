@@ -163,7 +163,9 @@ def _strategy_metric(run: RunRecord, name: str, element: str) -> ReportFigure:
 
     scale = "; logarithmic scale" if is_logarithmic else ""
     caption = f"Reported at each update: between {lowest:.3g} and {highest:.3g}{scale}. "
-    return Figure(f"{metric} ({strategy})", caption + _drawn(len(shown), len(points)), draw_axes(element, SIZE, paint))
+    return ReportFigure(
+        f"{metric} ({strategy})", caption + _drawn(len(shown), len(points)), draw_axes(element, SIZE, paint)
+    )
 
 
 def pruned_and_grown(run: RunRecord) -> ReportFigure:
