@@ -20,11 +20,15 @@ START = {"first.weight": 100, "second.weight": 300}
 RESULT = {
     "test_accuracy": 0.9421,
     "test_loss": 0.25,
+    "train_accuracy": 0.98,
+    "train_loss": 0.1,
     "sparse_parameters": 400,
     "dense_parameters": 77,
     "sparsity": 0.722,
     "reallocations": 2,
     "topology_sha256": "0123456789abcdef" * 4,
+    "steps": 45,
+    "memory": {},
     "seconds": 98.765,
     "run": "/somewhere/else",
 }
@@ -37,10 +41,11 @@ def epoch_line(epoch):
 
 
 def update_line(update, moved=5, threshold=0.001):
-    active = {"first.weight": 100 + moved * (update % 2), "second.weight": 300 - moved * (update % 2)}
-    counts = {"pruned": {"second.weight": moved}, "grown": {"first.weight": moved}, "active": active}
+    names = ("second.weight", "first.weight") if update % 2 else ("first.weight", "second.weight")
+    counts = {"moved": moved, "pruned": {names[0]: moved}, "grown": {names[1]: moved}}
+    positions = {"pruned_positions": "", "grown_positions": ""}  # no report reads them
     metrics = {} if threshold is None else {"dpr.threshold": threshold}
-    return {"update": update, "step": 10 * update, "metrics": metrics, **counts, "seconds": 0.1}
+    return {"update": update, "step": 10 * update, "metrics": metrics, **counts, **positions, "seconds": 0.1}
 
 
 def write_run(folder, *, epochs=(1, 2, 3), updates=(), result=RESULT, tensors=START, shapes=SHAPES):
@@ -186,10 +191,8 @@ def test_names_from_the_files_cannot_become_markup(tmp_path):
 def test_thousands_of_small_updates_stay_small(tmp_path):
     names = [f"layer{layer}.weight" for layer in range(24)]
     active = dict.fromkeys(names, 900)
-    updates = [
-        {"update": u, "step": u, "pruned": {names[u % 24]: u % 5}, "grown": {}, "active": active}
-        for u in range(1, 5001)
-    ]
+    moves = ({names[u % 24]: u % 5} for u in range(1, 5001))
+    updates = [update_line(u, threshold=None) | {"step": u, "pruned": m, "grown": m} for u, m in enumerate(moves, 1)]
     run = write_run(tmp_path / "run", updates=updates, tensors=active, shapes=dict.fromkeys(names, (32, 32, 3, 3)))
     report = write_report(run)
     assert report.stat().st_size < 2_000_000

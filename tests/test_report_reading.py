@@ -106,9 +106,9 @@ def without(key):
         ("", "not valid JSON"),
         ("[2]", "expected a JSON object"),
         (without("step"), "'step' is missing"),
-        (json.dumps({**epoch_line(2), "step": 1.5}), "expected an integer, found 1.5"),
-        (json.dumps({**epoch_line(2), "epoch": True}), "expected an integer, found true"),
-        (json.dumps({**epoch_line(2), "train_loss": "low"}), 'expected a number, found "low"'),
+        (json.dumps({**epoch_line(2), "step": 1.5}), "1.5"),
+        (json.dumps({**epoch_line(2), "epoch": True}), "True"),
+        (json.dumps({**epoch_line(2), "train_loss": "low"}), "'low'"),
     ],
 )
 def test_a_damaged_line_is_named_with_its_file_and_number(folder, line, problem):
@@ -147,9 +147,9 @@ def test_a_damaged_file_is_named_with_the_line(folder, name, text, where):
     assert where in str(caught.value)
 
 
-def test_active_weights_follow_from_what_was_moved_where_a_line_leaves_them_out(folder):
+def test_active_weights_follow_from_what_was_moved_and_grown(folder):
     moves = [({"first.weight": 7}, {"second.weight": 4}), ({"second.weight": 1}, {"first.weight": 2}), ({}, {})]
-    lines = [{"update": n, "step": n, "pruned": pruned, "grown": grown} for n, (pruned, grown) in enumerate(moves, 1)]
+    lines = [update_line(n) | {"pruned": pruned, "grown": grown} for n, (pruned, grown) in enumerate(moves, 1)]
     (folder / "reallocations.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     counts = [(update.active["first.weight"], update.active["second.weight"]) for update in read_run(folder).updates]
     assert counts == [(93, 304), (95, 303), (95, 303)]
@@ -158,7 +158,7 @@ def test_active_weights_follow_from_what_was_moved_where_a_line_leaves_them_out(
 @pytest.mark.parametrize(
     ("changed", "odd"),
     [
-        ({"active": {"first.weight": 1, "second.weight": 1, "third.weight": 1}}, "third.weight"),
+        ({"pruned": {"third.weight": 1}}, "third.weight"),
         ({"grown": {"third.weight": 1}}, "third.weight"),
     ],
 )

@@ -15,10 +15,9 @@ from sparsecore.errors import InputError
 from sparsecore.experiment.experiment import Experiment
 from sparsecore.learning.ranks import SingleProcess
 from sparsecore.run.folder import RunFolder
-from sparsecore.run.participation import writing_participant
 from sparsecore.run.replay import replay
 from sparsecore.run.setup import set_up
-from sparsecore.run.training import Callback
+from sparsecore.run.training import Callback, writing_participant
 
 PLAIN = ("--set", "training.momentum=0", "--set", "training.nesterov=false")
 BACKENDS = ["numpy", "torch"]

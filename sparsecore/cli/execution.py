@@ -22,10 +22,9 @@ from sparsecore.extras import MissingPackageError
 from sparsecore.learning.ranks import Ranks, launch, ranks_of
 from sparsecore.run.folder import RunFolder, free_run_folder, new_run_folder
 from sparsecore.run.identity import identity
-from sparsecore.run.participation import Participant, reading_participant, writing_participant
-from sparsecore.run.result import Result, conclude
+from sparsecore.run.logs import Result
 from sparsecore.run.setup import Setup, set_up
-from sparsecore.run.training import Callback, Finished
+from sparsecore.run.training import Callback, Finished, Participant, conclude, reading_participant, writing_participant
 
 
 @attrs.frozen(eq=False)

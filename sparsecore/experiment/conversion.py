@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import attrs
@@ -20,19 +21,20 @@ _LARGEST = 2**53
 """Whole numbers up to here are exact in every format and in floats."""
 
 
-def structure(plain: Mapping[str, Any], cls: type[T], where: str) -> T:
+def structure(plain: Mapping[str, Any], cls: type[T], where: str, *, lenient: bool = False) -> T:
     """An instance of the attrs class from plain values.
 
     Args:
         plain: values by field name, as read from TOML.
         cls: an attrs class.
         where: what the values belong to, such as 'training'; it stands before the keys in errors.
+        lenient: whether keys that the class does not have are ignored, and numbers may be infinite or NaN.
 
     Raises:
         InputError: an unknown key, a missing key, a wrong type, a value out of range.
     """
     try:
-        return _converter.structure(dict(plain), cls)
+        return _converter(lenient).structure(dict(plain), cls)
     except Exception as error:
         sentences = cattrs.transform_error(error, where, format_exception=_sentence)
         raise InputError("; ".join(_with_place(sentence) for sentence in sentences)) from error
@@ -40,7 +42,7 @@ def structure(plain: Mapping[str, Any], cls: type[T], where: str) -> T:
 
 def unstructure(instance: Any) -> dict[str, Any]:
     """The fields as plain values; fields that are None are left out, as TOML has no such value."""
-    plain: dict[str, Any] = _without_none(_converter.unstructure(instance))
+    plain: dict[str, Any] = _without_none(_converter().unstructure(instance))
     return plain
 
 
@@ -80,9 +82,14 @@ def _whole(given: Any, _: Any) -> int:
 def _number(given: Any, _: Any) -> float:
     if isinstance(given, bool) or not isinstance(given, int | float):
         raise InputError(f"a number was expected, given {_shown(given)}")
-    if not math.isfinite(given):
-        raise InputError(f"a finite number was expected, given {given}")
     return float(given)
+
+
+def _finite(given: Any, _: Any) -> float:
+    number = _number(given, _)
+    if not math.isfinite(number):
+        raise InputError(f"a finite number was expected, given {given}")
+    return number
 
 
 def _truth(given: Any, _: Any) -> bool:
@@ -148,7 +155,7 @@ def _shown(given: Any) -> str:
 
 
 def _table(cls: Any, converter: cattrs.Converter) -> Callable[[Any, Any], Any]:
-    from_table = make_dict_structure_fn(cls, converter, _cattrs_forbid_extra_keys=True, _cattrs_use_alias=True)
+    from_table = make_dict_structure_fn(cls, converter, _cattrs_use_alias=True)
 
     def structured(given: Any, target: Any) -> Any:
         if not isinstance(given, Mapping):
@@ -174,13 +181,14 @@ def _one_of(given: Any, cls: Any) -> Any:
     return given
 
 
-def _make_converter() -> cattrs.Converter:
-    converter = cattrs.Converter(forbid_extra_keys=True)
+@cache
+def _converter(lenient: bool = False) -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=not lenient)
     converter.register_structure_hook_factory(attrs.has, lambda cls: _table(cls, converter))
     converter.register_unstructure_hook_factory(attrs.has, lambda cls: _plain_fields(cls, converter))
     converter.register_structure_hook_factory(_is_sequence, lambda cls: _sequence(cls, converter))
     converter.register_structure_hook(int, _whole)
-    converter.register_structure_hook(float, _number)
+    converter.register_structure_hook(float, _number if lenient else _finite)
     converter.register_structure_hook(bool, _truth)
     converter.register_structure_hook(str, _text)
     converter.register_structure_hook(Amount, _amount)
@@ -194,6 +202,3 @@ def _make_converter() -> cattrs.Converter:
     converter.register_unstructure_hook(Amount, lambda amount: amount.given)
     converter.register_unstructure_hook_func(lambda cls: cls is Units, str)
     return converter
-
-
-_converter = _make_converter()

@@ -18,7 +18,8 @@ from sparsecore.report.figures import (
     pruned_and_grown,
     strategy_metrics,
 )
-from sparsecore.report.reading import Effort, Result, RunRecord
+from sparsecore.report.reading import RunRecord
+from sparsecore.run.logs import Effort, Result
 
 
 def name_of(value: Any) -> str:

@@ -1,9 +1,16 @@
-"""The lines of a run's logs, and the positions in them."""
+"""The schemas of the files that a run writes besides its checkpoints, and reading and writing them.
+
+tensors.json holds :class:`StartTensors`, a line of metrics.jsonl :class:`Metrics`, a line of reallocations.jsonl
+:class:`Update`, seconds.json :class:`Effort`, and result.json :class:`Result`.
+"""
 
 import base64
+import json
+import math
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import attrs
 import numpy as np
@@ -12,15 +19,49 @@ from numpy.typing import NDArray
 from sparsecore.engine.arrays import Counts
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.schedules import Clock
+from sparsecore.engine.topology import Topology
+from sparsecore.errors import InputError
+from sparsecore.experiment.conversion import structure
+from sparsecore.learning.ledger import Bytes
 from sparsecore.learning.protocols import Totals
+from sparsecore.run.files import check_regular
+
+Record = TypeVar("Record")
 
 _WIDTH = 8
 """Bytes of a position in a log."""
 
 
 @attrs.frozen
+class StartTensor:
+    """A sparse tensor at the start: its name, dense shape and number of active weights."""
+
+    name: str
+    shape: tuple[int, ...]
+    active: int
+
+    @property
+    def size(self) -> int:
+        """Its number of positions."""
+        return math.prod(self.shape)
+
+
+@attrs.frozen
+class StartTensors:
+    """The sparse tensors of a run at its start, in network order."""
+
+    tensors: tuple[StartTensor, ...]
+
+    @classmethod
+    def of(cls, start: Topology) -> "StartTensors":
+        """The tensors of this topology."""
+        rows = zip(start.layout.names, start.layout.shapes, start.counts, strict=True)
+        return cls(tuple(StartTensor(name, tuple(shape), int(count)) for name, shape, count in rows))
+
+
+@attrs.frozen
 class Metrics:
-    """How an epoch ended: losses in nats, accuracies in 0..1."""
+    """The metrics at the end of an epoch: losses in nats per example, accuracies in 0..1."""
 
     epoch: int
     step: int
@@ -32,7 +73,14 @@ class Metrics:
 
 
 def epoch_metrics(clock: Clock, learning_rate: float, train: Totals, test: Totals) -> Metrics:
-    """The line of the epoch that has just ended."""
+    """The metrics of the epoch that has just ended.
+
+    Args:
+        clock: the time after its last step.
+        learning_rate: of its last step.
+        train: the sums over the training images, while learning.
+        test: the sums over the test images.
+    """
     return Metrics(
         epoch=clock.epoch,
         step=clock.step,
@@ -44,26 +92,171 @@ def epoch_metrics(clock: Clock, learning_rate: float, train: Totals, test: Total
     )
 
 
-def reallocation_line(reallocation: Reallocation, clock: Clock, metrics: Mapping[str, float]) -> dict[str, Any]:
-    """The line of an update.
+@attrs.frozen
+class Update:
+    """One update of the topology.
+
+    Attributes:
+        update: its number, from 1.
+        step: the number of optimizer steps done before it.
+        metrics: the metrics that the strategies reported before it, by "strategy.metric", such as "dpr.threshold".
+        moved: K, the number of weights pruned.
+        pruned: the number of weights pruned by tensor; a tensor that lost none is left out.
+        grown: the number of weights grown by tensor; a tensor that gained none is left out.
+        pruned_positions: the pruned positions, encoded by :func:`encode_positions`.
+        grown_positions: the grown positions, likewise.
+    """
+
+    update: int
+    step: int
+    metrics: Mapping[str, float]
+    moved: int
+    pruned: Mapping[str, int]
+    grown: Mapping[str, int]
+    pruned_positions: str
+    grown_positions: str
+
+
+def update_line(reallocation: Reallocation, clock: Clock, metrics: Mapping[str, float]) -> dict[str, Any]:
+    """The line of an update in reallocations.jsonl.
 
     Args:
-        reallocation: what was done.
+        reallocation: what was pruned and grown.
         clock: the time after it.
-        metrics: those that the strategies reported before it, by the names of strategy and metric.
+        metrics: the metrics that the strategies reported before it, by "strategy.metric".
     """
-    names = reallocation.before.layout.names
-    to_numpy = reallocation.before.arrays.to_numpy
-    return {
-        "update": clock.updates,
-        "step": clock.step,
-        "metrics": dict(metrics),
-        "moved": reallocation.pruned_count,
-        "pruned": _by_name(names, reallocation.pruned),
-        "grown": _by_name(names, reallocation.grown),
-        "pruned_positions": encode_positions(to_numpy(reallocation.pruned_positions)),
-        "grown_positions": encode_positions(to_numpy(reallocation.grown_positions)),
-    }
+    names, to_numpy = reallocation.before.layout.names, reallocation.before.arrays.to_numpy
+    return attrs.asdict(
+        Update(
+            update=clock.updates,
+            step=clock.step,
+            metrics=dict(metrics),
+            moved=reallocation.pruned_count,
+            pruned=_by_name(names, reallocation.pruned),
+            grown=_by_name(names, reallocation.grown),
+            pruned_positions=encode_positions(to_numpy(reallocation.pruned_positions)),
+            grown_positions=encode_positions(to_numpy(reallocation.grown_positions)),
+        )
+    )
+
+
+@attrs.frozen
+class Effort:
+    """The effort that a run has taken so far, over all sessions.
+
+    Attributes:
+        seconds: wall time.
+        machine: a description of the machine and of versions.
+        memory: bytes of the trained parameters by kind, as in :attr:`sparsecore.learning.ledger.Ledger.parts`.
+    """
+
+    seconds: float = attrs.field(default=0.0, validator=attrs.validators.ge(0))
+    machine: str = ""
+    memory: Mapping[str, Bytes] = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class Result:
+    """The numbers of a finished run.
+
+    Attributes:
+        test_accuracy: share of test images classified correctly after the last epoch, 0..1.
+        test_loss: mean cross-entropy over the test images, in nats.
+        train_accuracy: the same over the last epoch's augmented training images, while learning.
+        train_loss: likewise.
+        sparse_parameters: N, the active weights of the sparse tensors.
+        dense_parameters: trained parameters outside the sparse tensors.
+        sparsity: 1 - N/D.
+        reallocations: updates that were made.
+        topology_sha256: fingerprint of layout and positions.
+        epochs: passes over the training images; with those before the values that a rewound run starts with.
+        steps: optimizer steps, likewise.
+        memory: bytes of the trained parameters, sparse and dense, by what they are: values, indices, gradients,
+            optimizer_state, and the total; activations are not among them.
+        seconds: wall time of training, evaluation and checkpoints, over all goes.
+        run: the run's folder.
+        experiment_sha256: fingerprint of the experiment, as its checkpoint has it.
+    """
+
+    test_accuracy: float
+    test_loss: float
+    train_accuracy: float
+    train_loss: float
+    sparse_parameters: int
+    dense_parameters: int
+    sparsity: float
+    reallocations: int
+    topology_sha256: str
+    epochs: int | None = None
+    steps: int
+    memory: Mapping[str, Bytes]
+    seconds: float
+    run: str
+    experiment_sha256: str | None = None
+
+
+def read_text(path: Path) -> str:
+    """The text of a regular file.
+
+    Raises:
+        InputError: it cannot be read, or is not UTF-8.
+    """
+    return _decode(path, _read_bytes(path))
+
+
+def read_record(path: Path, kind: type[Record]) -> Record:
+    """The record in a file that holds one JSON object; keys that the schema does not have are ignored.
+
+    Raises:
+        InputError: it cannot be read, or is damaged.
+    """
+    return _record(path, 1, read_text(path), kind)
+
+
+def read_lines(path: Path, kind: type[Record]) -> tuple[Record, ...]:
+    """The records in a file with one JSON object a line; keys that the schema does not have are ignored.
+
+    Raises:
+        InputError: it cannot be read, or is damaged.
+    """
+    content = _read_bytes(path)
+    # what follows the last newline was being written when the run was killed, and may end within a letter
+    lines = _decode(path, content[: content.rfind(b"\n") + 1]).split("\n")[:-1]
+    return tuple(_record(path, number, line, kind) for number, line in enumerate(lines, 1))
+
+
+def _read_bytes(path: Path) -> bytes:
+    check_regular(path, str(path))  # reading a pipe would wait
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _decode(path: Path, content: bytes) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{path}, line {line}: expected UTF-8 text") from error
+
+
+def _record(path: Path, line: int, text: str, kind: type[Record]) -> Record:
+    try:
+        fields = json.loads(text)
+    except json.JSONDecodeError as error:
+        where = line + error.lineno - 1
+        raise InputError(f"{path}, line {where}: not valid JSON, {error.msg} at column {error.colno}") from error
+    except RecursionError as error:
+        raise InputError(f"{path}, line {line}: not valid JSON, nested too deeply") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise InputError(f"{path}, line {line}: not valid JSON, {error}") from error
+    if not isinstance(fields, dict):
+        raise InputError(f"{path}, line {line}: expected a JSON object, found {text[:40].strip()!r}")
+    try:
+        return structure(fields, kind, "the record", lenient=True)
+    except InputError as error:
+        raise InputError(f"{path}, line {line}: {error}") from error
 
 
 def encode_positions(positions: NDArray[np.integer[Any]]) -> str:

@@ -12,29 +12,13 @@ from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.schedules import Clock
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
-from sparsecore.learning.ledger import Bytes
 from sparsecore.run.checkpoint import Checkpoint, logs_of
 from sparsecore.run.checkpoint_validation import blaming
 from sparsecore.run.files import LineLog, Lock, LogState, remove_left_over, write_whole
 from sparsecore.run.folder import RunFolder
-from sparsecore.run.logs import Metrics, reallocation_line
+from sparsecore.run.logs import Effort, Metrics, StartTensors, update_line
 
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0
-
-
-@attrs.frozen
-class Effort:
-    """What a run has taken so far.
-
-    Attributes:
-        seconds: of wall time, over all goes.
-        machine: it trains on, and versions, in words.
-        memory: bytes of the trained parameters by what they are, as in :attr:`sparsecore.learning.ledger.Ledger.parts`.
-    """
-
-    seconds: float = attrs.field(default=0.0, validator=attrs.validators.ge(0))
-    machine: str = ""
-    memory: Mapping[str, Bytes] = attrs.field(factory=dict)
 
 
 MakeCheckpoint = Callable[[Mapping[str, Any]], Checkpoint]
@@ -84,7 +68,7 @@ class RunFolderWriter(RunWriter):
         self._folder, self._lock = folder, lock
         for path in (folder.tensors, folder.checkpoint, folder.seconds):
             remove_left_over(path)
-        write_whole(folder.tensors, json.dumps(_tensors(start), indent=1).encode())
+        write_whole(folder.tensors, json.dumps(attrs.asdict(StartTensors.of(start)), indent=1).encode())
         known: Mapping[str, LogState | None] = {"metrics": None, "reallocations": None}
         if checkpoint is not None:
             with blaming(checkpoint):
@@ -103,7 +87,7 @@ class RunFolderWriter(RunWriter):
 
     def update(self, reallocation: Reallocation, clock: Clock, metrics: Mapping[str, float]) -> None:
         """Write the update's line."""
-        self._reallocations.append(reallocation_line(reallocation, clock, metrics))
+        self._reallocations.append(update_line(reallocation, clock, metrics))
 
     def epoch(self, line: Metrics) -> None:
         """Write the epoch's line."""
@@ -131,8 +115,3 @@ class RunFolderWriter(RunWriter):
     def close(self) -> None:
         """Close the logs and let others into the folder."""
         self._opened.close()
-
-
-def _tensors(start: Topology) -> dict[str, Any]:
-    rows = zip(start.layout.names, start.layout.shapes, start.counts, strict=True)
-    return {"tensors": [{"name": name, "shape": list(shape), "active": int(count)} for name, shape, count in rows]}

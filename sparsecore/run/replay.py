@@ -1,7 +1,6 @@
 """The topologies of a run, one after another, from its log alone."""
 
 import json
-import operator
 from collections.abc import Iterator
 
 import attrs
@@ -10,12 +9,13 @@ from numpy.typing import NDArray
 
 from sparsecore.engine.topology import Layout, Topology
 from sparsecore.errors import InputError
+from sparsecore.experiment.conversion import structure
 from sparsecore.experiment.experiment import Experiment
 from sparsecore.run.checkpoint_validation import sound_topology
 from sparsecore.run.engines import engine_of
 from sparsecore.run.folder import RunFolder
 from sparsecore.run.initialization import WarmStart
-from sparsecore.run.logs import decode_positions
+from sparsecore.run.logs import StartTensors, Update, decode_positions, read_record
 
 
 @attrs.frozen(eq=False)
@@ -71,15 +71,11 @@ def moves(folder: RunFolder, layout: Layout) -> Iterator[Move]:
 
 def _move(line: bytes, where: str, layout: Layout) -> Move:
     try:
-        told = json.loads(line)
-        pruned, grown = (
-            decode_positions(told[f"{what}_positions"], sum(map(operator.index, told[what].values())), layout.size)
-            for what in ("pruned", "grown")
-        )
-        return Move(operator.index(told["step"]), pruned, grown, where)
-    except KeyError as error:
-        raise InputError(f"{where} is damaged: it has no {error}") from error
-    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        update = structure(json.loads(line), Update, "the record")
+        pruned = decode_positions(update.pruned_positions, sum(update.pruned.values()), layout.size)
+        grown = decode_positions(update.grown_positions, sum(update.grown.values()), layout.size)
+        return Move(update.step, pruned, grown, where)
+    except (ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{where} is damaged: {error}") from error
 
 
@@ -107,11 +103,9 @@ def layout_of(folder: RunFolder) -> Layout:
         InputError: tensors.json cannot be read, or is damaged.
     """
     try:
-        tensors = json.loads(folder.tensors.read_text("utf-8"))["tensors"]
-        return Layout.of({tensor["name"]: tensor["shape"] for tensor in tensors})
-    except OSError as error:
-        raise InputError(f"{folder.tensors} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        tensors = read_record(folder.tensors, StartTensors).tensors
+        return Layout.of({tensor.name: tensor.shape for tensor in tensors})
+    except ValueError as error:
         raise InputError(f"{folder.tensors} is damaged: {error}") from error
 
 

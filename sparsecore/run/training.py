@@ -1,6 +1,8 @@
 """The training loop: one for every model, strategy and backend, and for every rank."""
 
+import json
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,15 +13,18 @@ from sparsecore.data.images import Batch
 from sparsecore.engine.arrays import Array
 from sparsecore.engine.schedules import Clock
 from sparsecore.engine.state import State
-from sparsecore.errors import DivergedError, InputError
+from sparsecore.errors import DivergedError, InputError, InputWarning
+from sparsecore.experiment.assembly import experiment_fingerprint
 from sparsecore.learning.ledger import Bytes
 from sparsecore.learning.protocols import Learner, Totals
 from sparsecore.learning.ranks import Ranks
-from sparsecore.run.checkpoint import Checkpoint, from_checkpoint, to_checkpoint
+from sparsecore.run.checkpoint import Checkpoint, from_checkpoint, read_checkpoint, to_checkpoint
 from sparsecore.run.checkpoint_validation import blaming, check_fits, check_totals
-from sparsecore.run.identity import machine
-from sparsecore.run.logs import Metrics, epoch_metrics
-from sparsecore.run.recording import Effort, RunWriter
+from sparsecore.run.files import write_whole
+from sparsecore.run.folder import RunFolder
+from sparsecore.run.identity import identity, machine
+from sparsecore.run.logs import Effort, Metrics, Result, epoch_metrics, read_record
+from sparsecore.run.recording import RunFolderWriter, RunWriter
 from sparsecore.run.setup import Setup
 
 
@@ -190,6 +195,96 @@ class Run:
 
     def _seconds(self) -> float:
         return time.monotonic() - self._begun
+
+
+@attrs.frozen(eq=False)
+class Participant:
+    """One rank's part in a run: the run itself, and what writes its files."""
+
+    run: Run
+    writer: RunWriter
+
+    def train(self, callback: Callback) -> Finished:
+        """Train to the end; see :meth:`sparsecore.run.training.Run.train`."""
+        return self.run.train(self.writer, callback)
+
+
+def writing_participant(setup: Setup, folder: RunFolder, ranks: Ranks) -> Participant:
+    """Open the run for rank 0, or for the only process, which locks the folder until the end and writes its files.
+
+    Raises:
+        InputError: the folder is damaged, belongs to another experiment or other data, or another process is at work
+            in it.
+    """
+    lock, own = folder.lock(), identity(setup)
+    try:
+        checkpoint = _checkpoint(own, folder)
+        run = Run(setup, ranks, own, checkpoint, _effort(folder) if checkpoint else Effort())
+        return Participant(run, RunFolderWriter(folder, lock, setup.start.topology, checkpoint))
+    except BaseException:
+        lock.release()
+        raise
+
+
+def reading_participant(setup: Setup, folder: RunFolder | None, ranks: Ranks) -> Participant:
+    """Open the run for any other rank, which reads the checkpoint and writes nothing.
+
+    Args:
+        setup: of the run.
+        folder: of the run that goes on; None for one that begins.
+        ranks: who takes part.
+
+    Raises:
+        InputError: as for :func:`writing_participant`.
+    """
+    own = identity(setup)
+    return Participant(Run(setup, ranks, own, None if folder is None else _checkpoint(own, folder)), RunWriter())
+
+
+def conclude(setup: Setup, finished: Finished, folder: RunFolder) -> Result:
+    """Write the result of a finished run into its folder, and return it."""
+    state, last = finished.state, finished.last
+    result = Result(
+        test_accuracy=last.test_accuracy,
+        test_loss=last.test_loss,
+        train_accuracy=last.train_accuracy,
+        train_loss=last.train_loss,
+        sparse_parameters=state.topology.size,
+        dense_parameters=setup.dense_size,
+        sparsity=state.topology.sparsity,
+        reallocations=state.clock.updates,
+        topology_sha256=state.topology.sha256(),
+        epochs=last.epoch,
+        steps=state.clock.step,
+        memory=finished.memory,
+        seconds=round(finished.seconds, 3),
+        run=str(folder.path.resolve()),
+        experiment_sha256=experiment_fingerprint(setup.experiment.tables()),
+    )
+    write_whole(folder.result, json.dumps(attrs.asdict(result), indent=1).encode() + b"\n")
+    return result
+
+
+def _checkpoint(own: Mapping[str, str], folder: RunFolder) -> Checkpoint | None:
+    """The checkpoint of the run, if it has one, which must be of this identity."""
+    if not folder.checkpoint.exists():
+        return None
+    checkpoint = read_checkpoint(folder.checkpoint)
+    for what, expected in own.items():
+        if checkpoint.facts.get(what) != expected:
+            raise InputError(f"{checkpoint.source} is foreign: it was made with other {what}")
+    return checkpoint
+
+
+def _effort(folder: RunFolder) -> Effort:
+    if not folder.seconds.exists():
+        return Effort()
+    try:
+        return read_record(folder.seconds, Effort)
+    except InputError as error:
+        # how long it took is no reason to refuse a sound checkpoint
+        warnings.warn(InputWarning(f"{error}; the time before is not counted"), stacklevel=2)
+        return Effort()
 
 
 def _check_finite(line: Metrics) -> None:

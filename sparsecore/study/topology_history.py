@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from sparsecore.engine.topology import Layout, Topology
 from sparsecore.errors import InputError
 from sparsecore.report.drawing import evenly_spaced
-from sparsecore.report.reading import Epoch, read_lines, read_record
 from sparsecore.run.files import write_whole
 from sparsecore.run.folder import RunFolder
+from sparsecore.run.logs import Metrics, read_lines, read_record
 from sparsecore.run.replay import Move, first_topology, moves
 from sparsecore.study.experiments import Trial
 from sparsecore.study.folder import StudyFolder
@@ -85,7 +85,7 @@ def replayed_history(run: RunFolder) -> TopologyHistory:
     Raises:
         InputError: the log is damaged.
     """
-    first, lines = first_topology(run), read_lines(run.metrics, Epoch)
+    first, lines = first_topology(run), read_lines(run.metrics, Metrics)
     if not lines or not lines[-1].epoch:
         raise InputError(f"{run.metrics} has no epoch, and the run has finished")
     last = lines[-1]
