@@ -1,7 +1,7 @@
 """The array verbs on torch tensors, CPU and CUDA: the same decisions as NumPy's, position for position."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import attrs
 import numpy as np
@@ -9,7 +9,13 @@ import torch
 from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
+from sparsecore.engine.arrays import Array
 from sparsecore.engine.topology import Topology
+
+
+def as_tensor(array: Array) -> Tensor:
+    """Return an array of this backend itself, typed as the tensor that it is."""
+    return cast("Tensor", array)
 
 
 def local_indices(positions: Tensor, offset: int) -> Tensor:
@@ -36,7 +42,7 @@ def active_indices(topology: Topology, tensor: int) -> Tensor:
         Row-major indices, (N_i,), int64, on the topology's device.
     """
     first, last = topology.bounds[tensor : tensor + 2]
-    return local_indices(topology.positions[first:last], topology.layout.offsets[tensor])
+    return local_indices(as_tensor(topology.positions[first:last]), topology.layout.offsets[tensor])
 
 
 def scatter(values: Tensor, indices: Tensor, shape: Sequence[int]) -> Tensor:

@@ -12,9 +12,73 @@ import attrs
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-Array: TypeAlias = Any
-"""A backend's one-dimensional array. It has ``shape``, ``dtype``, ``len()``, slices, ``abs()``, arithmetic and
-comparison operators, and ``&``, ``|``, ``~`` on booleans."""
+
+class Array(Protocol):  # noqa: PLW1641 - arrays that compare entry by entry cannot be hashed by value
+    """A backend's one-dimensional array: a NumPy array, a torch tensor, or what else has these operators.
+
+    Operators work entry by entry, on two arrays of one length or on an array and a number; they return new arrays.
+    Comparisons return arrays of bools, which ``&``, ``|`` and ``~`` combine. Slices return views or copies.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The number of entries along each axis; a tuple of one number."""
+        ...
+
+    @property
+    def dtype(self) -> Any:
+        """The type of the entries, an object of the backend's own; :func:`dtype_name` returns NumPy's name for it."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __int__(self) -> int: ...
+
+    def __getitem__(self, index: Any, /) -> "Array": ...
+
+    def __abs__(self) -> "Array": ...
+
+    def __neg__(self) -> "Array": ...
+
+    def __invert__(self) -> "Array": ...
+
+    def __add__(self, other: Any, /) -> "Array": ...
+
+    def __radd__(self, other: Any, /) -> "Array": ...
+
+    def __sub__(self, other: Any, /) -> "Array": ...
+
+    def __rsub__(self, other: Any, /) -> "Array": ...
+
+    def __mul__(self, other: Any, /) -> "Array": ...
+
+    def __rmul__(self, other: Any, /) -> "Array": ...
+
+    def __truediv__(self, other: Any, /) -> "Array": ...
+
+    def __floordiv__(self, other: Any, /) -> "Array": ...
+
+    def __mod__(self, other: Any, /) -> "Array": ...
+
+    def __and__(self, other: Any, /) -> "Array": ...
+
+    def __or__(self, other: Any, /) -> "Array": ...
+
+    def __eq__(self, other: Any, /) -> "Array": ...  # type: ignore[override]
+
+    def __ne__(self, other: Any, /) -> "Array": ...  # type: ignore[override]
+
+    def __lt__(self, other: Any, /) -> "Array": ...
+
+    def __le__(self, other: Any, /) -> "Array": ...
+
+    def __gt__(self, other: Any, /) -> "Array": ...
+
+    def __ge__(self, other: Any, /) -> "Array": ...
+
+
+OwnArray: TypeAlias = Any
+"""An :class:`Array` of the backend itself: each takes only its own, which a protocol cannot say of an argument."""
 
 
 class Arrays(Protocol):
@@ -24,11 +88,11 @@ class Arrays(Protocol):
         """The backend's array with these entries and the same dtype."""
         ...
 
-    def to_numpy(self, array: Array) -> NDArray[Any]:
+    def to_numpy(self, array: OwnArray) -> NDArray[Any]:
         """The entries on the host, with the same dtype."""
         ...
 
-    def readonly(self, array: Array) -> Array:
+    def readonly(self, array: OwnArray) -> Array:
         """The array to be looked at: the same entries, not to be written to where the backend can see to that."""
         ...
 
@@ -36,47 +100,47 @@ class Arrays(Protocol):
         """0, 1, ..., count-1."""
         ...
 
-    def zeros_like(self, array: Array, count: int) -> Array:
+    def zeros_like(self, array: OwnArray, count: int) -> Array:
         """``count`` zeros of the dtype and on the device of ``array``."""
         ...
 
-    def cast(self, array: Array, dtype: DTypeLike) -> Array:
+    def cast(self, array: OwnArray, dtype: DTypeLike) -> Array:
         """The same entries in another dtype."""
         ...
 
-    def take(self, array: Array, indices: Array) -> Array:
+    def take(self, array: OwnArray, indices: OwnArray) -> Array:
         """``array[indices]`` along the first axis."""
         ...
 
-    def put(self, array: Array, indices: Array, entries: Array) -> Array:
-        """A copy of ``array`` with ``entries`` at ``indices``."""
+    def put(self, array: OwnArray, indices: OwnArray, entries: OwnArray) -> Array:
+        """A copy of ``array`` with ``entries``, or one number or bool, at ``indices``."""
         ...
 
-    def where(self, condition: Array, yes: Array, no: Array) -> Array:
+    def where(self, condition: OwnArray, yes: OwnArray, no: OwnArray) -> Array:
         """``yes`` where the condition holds, else ``no``, entry by entry."""
         ...
 
-    def nonzero(self, mask: Array) -> Array:
+    def nonzero(self, mask: OwnArray) -> Array:
         """Indices of the true entries, ascending."""
         ...
 
-    def concatenate(self, parts: Sequence[Array]) -> Array:
+    def concatenate(self, parts: Sequence[OwnArray]) -> Array:
         """The parts end to end."""
         ...
 
-    def sort(self, array: Array) -> Array:
+    def sort(self, array: OwnArray) -> Array:
         """The entries in ascending order."""
         ...
 
-    def argsort(self, array: Array) -> Array:
+    def argsort(self, array: OwnArray) -> Array:
         """Indices that sort ascending; equal entries keep their order."""
         ...
 
-    def searchsorted(self, sorted_array: Array, queries: Array, side: Literal["left", "right"]) -> Array:
+    def searchsorted(self, sorted_array: OwnArray, queries: OwnArray, side: Literal["left", "right"]) -> Array:
         """Where each query would be inserted into the ascending ``sorted_array``."""
         ...
 
-    def all_finite(self, array: Array) -> bool:
+    def all_finite(self, array: OwnArray) -> bool:
         """Whether no entry is NaN or infinite."""
         ...
 
@@ -87,19 +151,19 @@ class Counting(Protocol):
     A backend that has them offers an attribute ``counting``. Without it they are made of the other verbs.
     """
 
-    def count(self, mask: Array) -> Array:
+    def count(self, mask: OwnArray) -> Array:
         """How many entries are true: one int64."""
         ...
 
-    def count_not_finite(self, array: Array) -> Array:
+    def count_not_finite(self, array: OwnArray) -> Array:
         """How many entries are NaN or infinite, or just whether there are any: one int64."""
         ...
 
-    def count_each(self, mask: Array, bounds: Sequence[int]) -> NDArray[np.int64]:
+    def count_each(self, mask: OwnArray, bounds: Sequence[int]) -> NDArray[np.int64]:
         """How many entries ``bounds[i]:bounds[i + 1]`` are true, for each i; on the host."""
         ...
 
-    def nonzero(self, mask: Array, count: int) -> Array:
+    def nonzero(self, mask: OwnArray, count: int) -> Array:
         """Indices of the true entries, ascending, of which there are ``count``."""
         ...
 

@@ -5,7 +5,7 @@ of parameters (fixed, but for strategies that declare how it shrinks) are the sa
 N weights that exist, never the D dense positions.
 """
 
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import attrs
 import numpy as np
@@ -14,6 +14,8 @@ from sparsecore.engine.arrays import Array, Counts, constant, counting_of
 from sparsecore.engine.state import StrategyStates
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
+
+Vector = TypeVar("Vector", bound=Array)
 
 
 class Steps(Protocol):
@@ -68,7 +70,7 @@ class Reallocation:
         """K, the number of weights pruned; as many have grown, but where the strategy declares another number."""
         return int(self.pruned.sum())
 
-    def carry(self, slots: Array) -> Array:
+    def carry(self, slots: Vector) -> Vector:
         """A vector with one entry a weight, taken along: survivors keep their entry, grown weights get zero.
 
         Args:
@@ -82,7 +84,8 @@ class Reallocation:
         """
         if len(slots) != self.before.size:
             raise InputError(f"a carried vector has one entry a weight, {self.before.size}; given {len(slots)}")
-        return _gather(slots, self.sources, self.before)
+        carried: Vector = _gather(slots, self.sources, self.before)
+        return carried
 
     @property
     def pruned_positions(self) -> Array:
@@ -170,7 +173,7 @@ def _merge(
     )
 
 
-def _gather(slots: Array, sources: Array, before: Topology) -> Array:
+def _gather(slots: Array, sources: Array, before: Topology) -> Any:
     # one zero behind the last slot is what grown weights take: a single gather serves both
     arrays = before.arrays
     return arrays.take(arrays.concatenate([slots, arrays.zeros_like(slots, 1)]), sources)

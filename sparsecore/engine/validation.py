@@ -162,7 +162,7 @@ def check_target_size(answer: HookResult, survivors: Counts, layout: Layout) -> 
 
 def check_survivors(answer: HookResult, topology: Topology) -> Array:
     """One bool a weight."""
-    mask = answer.value
+    mask: Array = answer.value
     if getattr(mask, "shape", None) != (topology.size,) or dtype_name(mask) != "bool":
         _broken(answer, "prune", f"answered {describe(mask)}; expected one bool a weight, {topology.size}")
     return mask
@@ -185,7 +185,8 @@ def check_counts(answer: HookResult, total: int, room: Counts, layout: Layout) -
 
 def check_grown(answer: HookResult, occupied: Topology, counts: Counts) -> Array:
     """Ascending positions within bounds, outside ``occupied``, ``counts[i]`` in tensor i."""
-    positions, layout, arrays = answer.value, occupied.layout, occupied.arrays
+    positions: Array = answer.value
+    layout, arrays = occupied.layout, occupied.arrays
     trouble = position_vector_error(positions, occupied)
     if trouble:
         _broken(answer, "grow", f"answered {trouble}")
@@ -210,7 +211,7 @@ def check_grown(answer: HookResult, occupied: Topology, counts: Counts) -> Array
 
 def check_values(answer: HookResult, hook: str, topology: Topology, like: Array) -> Array:
     """One finite value a weight, in the dtype of ``like``."""
-    values = answer.value
+    values: Array = answer.value
     if getattr(values, "shape", None) != (topology.size,) or values.dtype != like.dtype:
         _broken(answer, hook, f"answered {describe(values)}; expected {topology.size} values of {dtype_name(like)}")
     if not topology.arrays.all_finite(values):

@@ -201,7 +201,7 @@ def ledger(
         values=Bytes(weights * size, _nbytes([*(vectors.values for vectors in both), *copies])),
         indices=Bytes(
             sparse.topology.size * sparse.topology.layout.position_dtype.itemsize,
-            _nbytes([sparse.topology.positions, *indices]),
+            _nbytes([sparse.topology.host_positions, *indices]),
         ),
         gradients=Bytes(weights * size, _nbytes(vectors.gradient for vectors in both)),
         optimizer_state=Bytes(len(states) // len(both) * weights * size, _nbytes(states)),

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.data.images import Batch, Images, Split
-from sparsecore.engine.arrays import Array, Arrays, Gradient
+from sparsecore.engine.arrays import Array, Arrays, Gradient, OwnArray
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
@@ -198,7 +198,7 @@ class Learner(Protocol):
         """The sums over a split, with running statistics and without augmentation."""
         ...
 
-    def set_values(self, values: Array) -> None:
+    def set_values(self, values: OwnArray) -> None:
         """Replace the N sparse values (a perturbation); optimizer state stays."""
         ...
 

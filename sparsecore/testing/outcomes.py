@@ -7,6 +7,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from sparsecore.testing.runs import contents, engine, updated
 from sparsecore.testing.scenes import Scene
 
@@ -16,9 +18,9 @@ def outcome(scene: Scene) -> dict[str, str]:
     start = engine(scene).start(scene.sparsity, clock=scene.clock)
     update = updated(scene)
     told = {
-        "the start": start.topology.positions.tolist(),
-        "positions": update.state.topology.positions.tolist(),
-        "values": update.reallocation.values.tolist(),
+        "the start": start.topology.host_positions.tolist(),
+        "positions": update.state.topology.host_positions.tolist(),
+        "values": np.asarray(update.reallocation.values).tolist(),
         "the strategy state": sorted(contents(update.state).items()),
     }
     return {what: hashlib.sha256(repr(content).encode()).hexdigest() for what, content in told.items()}

@@ -147,9 +147,9 @@ def scenes(draw: DrawFn, subject: Subject, *, min_tensors: int = 1) -> Scene:
     return Scene(
         stack=stack,
         layout=topology.layout,
-        positions=topology.positions,
-        values=draw(values(topology=topology, dtype=dtype)),
-        gradients=draw(gradients(layout=layout, dtype=dtype)) if subject.asks_for("gradient") else {},
+        positions=topology.host_positions,
+        values=np.asarray(draw(values(topology=topology, dtype=dtype))),
+        gradients=_host(draw(gradients(layout=layout, dtype=dtype))) if subject.asks_for("gradient") else {},
         clock=_later(clock, past),
         seed=draw(st.integers(0, 2**16)),
         learning_rate=draw(st.sampled_from([0.1, 1.0, 1e-3])),
@@ -225,7 +225,11 @@ def _beside_a_vast_tensor(draw: DrawFn, topology: Topology) -> Topology:
         (*layout.shapes[:tensor], (_VAST,), *layout.shapes[tensor:]),
     )
     places = sorted(draw(st.sets(st.integers(0, _VAST - 1), min_size=1, max_size=6)))
-    own = topology.positions.astype(np.int64)
+    own = topology.host_positions.astype(np.int64)
     first = layout.offsets[tensor]
     parts = (own[own < first], np.array(places, np.int64) + first, own[own >= first] + _VAST)
     return Topology.of(wider, arrays.from_numpy(np.concatenate(parts).astype(wider.position_dtype)), arrays)
+
+
+def _host(arrays: Mapping[str, Array]) -> dict[str, NDArray[Any]]:
+    return {name: np.asarray(array) for name, array in arrays.items()}

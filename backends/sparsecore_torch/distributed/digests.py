@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sparsecore.engine.topology import Topology
+from sparsecore_torch.arrays import as_tensor
 
 _SHARE = 0.003
 """Of the time of training that comparisons may take."""
@@ -87,7 +88,7 @@ def digests(topology: Topology, values: Tensor) -> tuple[list[int], list[int]]:
     values = values.detach().contiguous()
     bits = values.view(_INTEGERS[values.element_size()])
     slots = map(topology.slots, topology.layout.names)
-    sums = torch.stack([_sums(topology.positions[each], bits[each]) for each in slots]).tolist()
+    sums = torch.stack([_sums(as_tensor(topology.positions[each]), bits[each]) for each in slots]).tolist()
     return [positions for positions, _ in sums], [entries for _, entries in sums]
 
 

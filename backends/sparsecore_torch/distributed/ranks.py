@@ -24,6 +24,7 @@ from sparsecore.engine.schedules import Clock
 from sparsecore.errors import DisagreementError, InputError, SparsecoreError
 from sparsecore.learning.ranks import RANK_TIMEOUT, Launch, Ranks, SingleProcess, launch, rank_timeout
 from sparsecore_torch._torch_internals import default_store
+from sparsecore_torch.arrays import as_tensor
 from sparsecore_torch.distributed.agreement import Exchange, Matter, Report, Verdict, happens, named
 from sparsecore_torch.distributed.digests import Pace, digests, fingerprint
 
@@ -117,7 +118,7 @@ class TorchRanks:
             result = advance()
         if result.reallocation is not None:
             after, clock = result.state.topology, result.state.clock
-            positions, values = digests(after, result.values)
+            positions, values = digests(after, as_tensor(result.values))
             names = after.layout.names
             subjects = [f"the {what} of {name!r}" for what in ("positions", "values") for name in names]
             report = Report(f"update {clock.updates} (step {clock.step})", positions + values)

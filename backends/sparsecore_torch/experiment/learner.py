@@ -18,6 +18,7 @@ from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
 from sparsecore.learning.ledger import Bytes, Ledger
 from sparsecore.learning.protocols import Task, Totals
+from sparsecore_torch.arrays import as_tensor
 from sparsecore_torch.experiment.device import DeviceConfig
 from sparsecore_torch.experiment.inputs import DeviceImages
 from sparsecore_torch.experiment.network import TorchNetwork
@@ -146,7 +147,7 @@ class TorchLearner:
         """Move to the new topology and its values; optimizer state follows the weights, zero where a weight grew."""
         carried = {name: reallocation.carry(buffer) for name, buffer in self._optimizer.vectors_of("values").items()}
         self._move(reallocation.after)
-        self.values.copy_(reallocation.values)
+        self.values.copy_(as_tensor(reallocation.values))
         for name, buffer in self._optimizer.vectors_of("values").items():
             buffer.copy_(carried[name])
 
@@ -157,7 +158,7 @@ class TorchLearner:
     def memory(self) -> Ledger:
         """Return the bytes of the trained parameters and of what training keeps for each of them."""
         parameters = (self._network.values, self._network.dense)
-        weights, positions = sum(map(len, parameters)), self._network.topology.positions
+        weights, positions = sum(map(len, parameters)), as_tensor(self._network.topology.positions)
         states = list(self._optimizer.buffers().values())
         entries = sum(len(buffer) for buffer in states if buffer.shape)
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]

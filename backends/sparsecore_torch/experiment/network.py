@@ -12,7 +12,7 @@ from torch import Tensor
 from sparsecore.engine.topology import Layout, Topology
 from sparsecore.learning.parameters import Parameter
 from sparsecore.learning.protocols import Model, Task
-from sparsecore_torch.arrays import active_indices
+from sparsecore_torch.arrays import active_indices, as_tensor
 from sparsecore_torch.experiment.compilation import Execution, Forward
 from sparsecore_torch.experiment.device import DeviceConfig
 from sparsecore_torch.experiment.layers import Layers
@@ -37,9 +37,8 @@ class DenseView:
     def of(cls, topology: Topology, values: Tensor) -> "DenseView":
         """Make dense tensors from the N values."""
         layout, ends = topology.layout, zip(topology.layout.offsets[:-1], topology.layout.offsets[1:], strict=True)
-        positions = tuple(
-            torch.arange(*end, dtype=topology.positions.dtype, device=topology.positions.device) for end in ends
-        )
+        active = as_tensor(topology.positions)
+        positions = tuple(torch.arange(*end, dtype=active.dtype, device=active.device) for end in ends)
         dense = tuple(values.new_zeros(size) for size in layout.sizes)
         for name, tensor, indices in zip(layout.names, dense, _active_indices(topology), strict=True):
             tensor[indices] = values[topology.slots(name)]
@@ -210,7 +209,7 @@ class TorchNetwork:
     def _parts(self) -> tuple[Sequence[Tensor], ...]:
         # one split each: its gradient is one concatenation, where slices would each make a vector of N zeros
         counts = self.topology.counts.tolist()
-        sparse = (self.values.split_with_sizes(counts), self.topology.positions.split_with_sizes(counts))
+        sparse = (self.values.split_with_sizes(counts), as_tensor(self.topology.positions).split_with_sizes(counts))
         return (*sparse, *self._other_parts())
 
     def _other_parts(self) -> tuple[Sequence[Tensor], Sequence[Tensor]]:

@@ -17,7 +17,7 @@ from sparsecore.engine.units import Units, as_units
 from sparsecore.errors import InputError, unknown
 from sparsecore.experiment.plugin_choice import PluginChoice
 from sparsecore.experiment.presets import presets
-from sparsecore_torch.arrays import TorchArrays
+from sparsecore_torch.arrays import TorchArrays, as_tensor
 from sparsecore_torch.distributed.ranks import present_ranks
 from sparsecore_torch.sparse_training.checks import (
     Claim,
@@ -231,7 +231,7 @@ def sparsify(
 
     with undone_on_failure(model, layers, selection.sparse, in_place=storage in _IN_PLACE):
         layers.remember()
-        stored = store(layers, state.topology, values)
+        stored = store(layers, state.topology, as_tensor(values))
         ranks = present_ranks()
         parts = Parts(model, layers, selection, claims, engine, store, stored, choice.routes, ranks, sparsity, group)
         return SparseTraining(parts, state)

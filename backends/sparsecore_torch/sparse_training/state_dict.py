@@ -20,6 +20,7 @@ from sparsecore.engine.units import partial_units_error
 from sparsecore.engine.validation import positions_error, topology_error
 from sparsecore.errors import InputError
 from sparsecore.plugins.description import describe_strategies, described
+from sparsecore_torch.arrays import as_tensor
 
 Positions = NDArray[np.int64]
 
@@ -140,7 +141,7 @@ def dump(engine: Engine, state: State, identity: Identity, start: Counts) -> dic
         "format": _FORMAT,
         **copy.deepcopy(dict(identity)),
         "weights": state.topology.size,
-        "positions": state.topology.positions.detach().cpu(),
+        "positions": as_tensor(state.topology.positions).detach().cpu(),
         "start": list(start),
         "clock": {"step": state.clock.step, "updates": state.clock.updates},
         "memories": {

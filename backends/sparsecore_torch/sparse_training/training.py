@@ -15,6 +15,7 @@ from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
 from sparsecore.learning.ledger import Ledger
 from sparsecore.learning.ranks import Ranks
+from sparsecore_torch.arrays import as_tensor
 from sparsecore_torch.sparse_training import checks
 from sparsecore_torch.sparse_training.averages import mask_
 from sparsecore_torch.sparse_training.kernels.choice import Routes
@@ -385,7 +386,10 @@ class SparseTraining:
     def _compared(self) -> dict[str, Tensor]:
         """What must be the same on all ranks, by what it is."""
         parts = self._alive
-        return {"the positions": self.topology.positions, **replicated(parts.model, parts.optimizer.stepping)}
+        return {
+            "the positions": as_tensor(self.topology.positions),
+            **replicated(parts.model, parts.optimizer.stepping),
+        }
 
     def _advanced(self, plan: StepPlan) -> State:
         """The state after a step whose values the engine has to see."""
@@ -399,7 +403,7 @@ class SparseTraining:
         if advance.reallocation is not None:
             parts.storage.reallocate(advance.reallocation)
         elif advance.values is not values:
-            parts.storage.set_values(advance.values)
+            parts.storage.set_values(as_tensor(advance.values))
         return advance.state
 
     @property

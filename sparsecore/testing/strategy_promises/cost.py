@@ -50,15 +50,15 @@ def _shown(moment: Moment, gradients: Mapping[str, Array]) -> dict[str, NDArray[
     """Everything that a hook is shown."""
     topology = moment.state.topology
     return {
-        "positions": topology.positions,
-        "values": moment.values,
+        "positions": np.asarray(topology.positions),
+        "values": np.asarray(moment.values),
         **_state_arrays(moment.state),
         **_by_name(gradients),
     }
 
 
 def _by_name(gradients: Mapping[str, Array]) -> dict[str, NDArray[Any]]:
-    return {f"the gradient of {name}": gradient for name, gradient in gradients.items()}
+    return {f"the gradient of {name}": np.asarray(gradient) for name, gradient in gradients.items()}
 
 
 def _state_arrays(state: State) -> dict[str, NDArray[Any]]:

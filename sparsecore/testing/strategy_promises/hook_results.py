@@ -5,7 +5,7 @@ import math
 import attrs
 import numpy as np
 
-from sparsecore.engine.arrays import Counts
+from sparsecore.engine.arrays import Array, Counts
 from sparsecore.engine.distributions import uniform
 from sparsecore.engine.schedules import Clock
 from sparsecore.engine.stack import StrategyStack
@@ -43,7 +43,7 @@ def _raises_nothing(subject: Subject, scene: Scene) -> None:
         raise
 
 
-def _values(scene: Scene) -> object:
+def _values(scene: Scene) -> Array:
     return oracle_arrays().from_numpy(scene.values)
 
 
@@ -71,7 +71,7 @@ def _multiples(subject: Subject, scene: Scene) -> Counts:
 
 def _check_positions(topology: Topology) -> None:
     """Told once more, with Python's sets."""
-    positions = topology.positions.tolist()
+    positions = topology.host_positions.tolist()
     expect(positions == sorted(set(positions)), "positions are not ascending and distinct")
     expect(all(0 <= position < topology.layout.size for position in positions), "a position is out of bounds")
 

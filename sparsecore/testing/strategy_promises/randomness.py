@@ -92,7 +92,7 @@ def _twice(_: Subject, scene: Scene) -> None:
     one, other = (run(algorithm, scene, begun(algorithm, scene), range(_STEPS)) for algorithm in _engines(scene))
     trouble = differences(one, other)
     expect(trouble is None, f"two runs of the same seed differ in {trouble}")
-    first, second = (algorithm.start(scene.sparsity).topology.positions.tolist() for algorithm in _engines(scene))
+    first, second = (algorithm.start(scene.sparsity).topology.host_positions.tolist() for algorithm in _engines(scene))
     expect(first == second, "two starts of the same seed differ in positions")
 
 
@@ -189,7 +189,7 @@ def _is_a_border(subject: Subject, scene: Scene, outcome: Callable[[Scene], Sequ
 
 
 def _grown(scene: Scene) -> Sequence[int]:
-    grown: list[int] = updated(scene).reallocation.grown_positions.tolist()
+    grown: list[int] = updated(scene).reallocation.grown_weights.host_positions.tolist()
     return grown
 
 
@@ -205,7 +205,7 @@ def _starts_anew(subject: Subject, scene: Scene) -> None:
 
 
 def _start(scene: Scene) -> Sequence[int]:
-    positions: list[int] = engine(scene).start(scene.sparsity, clock=scene.clock).topology.positions.tolist()
+    positions: list[int] = engine(scene).start(scene.sparsity, clock=scene.clock).topology.host_positions.tolist()
     return positions
 
 

@@ -51,14 +51,14 @@ class Weight:
 
 
 def _weights(update: Updated) -> list[Weight]:
-    topology, values = update.before.state.topology, update.before.values.tolist()
+    topology, values = update.before.state.topology, np.asarray(update.before.values).tolist()
     places = [(name, place) for name in topology.layout.names for place in topology.local(name).tolist()]
     return [Weight(slot, *place, value) for slot, (place, value) in enumerate(zip(places, values, strict=True))]
 
 
 def _split(update: Updated) -> tuple[list[Weight], list[Weight]]:
     """The weights that survived, and those that were pruned."""
-    survives = update.reallocation.survives.tolist()
+    survives = np.asarray(update.reallocation.survives).tolist()
     weights = list(zip(_weights(update), survives, strict=True))
     return [weight for weight, stays in weights if stays], [weight for weight, stays in weights if not stays]
 
@@ -91,7 +91,7 @@ def _survivors(_: Subject, scene: Scene) -> None:
 
 def _active(update: Updated) -> dict[tuple[str, int], float]:
     """The value after the update of each active position."""
-    topology, values = update.state.topology, update.reallocation.values.tolist()
+    topology, values = update.state.topology, np.asarray(update.reallocation.values).tolist()
     return {
         (name, position): value
         for name in topology.layout.names

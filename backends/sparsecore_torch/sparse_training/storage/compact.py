@@ -11,7 +11,7 @@ from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
 from sparsecore.learning.ledger import Ledger
-from sparsecore_torch.arrays import active_indices, gather, scatter
+from sparsecore_torch.arrays import active_indices, as_tensor, gather, scatter
 from sparsecore_torch.sparse_training.model.parameters import NamedParameter
 from sparsecore_torch.sparse_training.storage.compact_modules import check_modules, make_compact, make_dense
 from sparsecore_torch.sparse_training.storage.compact_optimizer import (
@@ -86,14 +86,14 @@ class CompactStorage:
         self._weights.check_copies()
         values = self._weights.values
         is_new = torch.zeros(reallocation.after.size, dtype=torch.bool, device=values.device)
-        is_new[reallocation.grown_slots] = True
-        self._state.carry(reallocation.carry, is_new, reallocation.values)
+        is_new[as_tensor(reallocation.grown_slots)] = True
+        self._state.carry(reallocation.carry, is_new, as_tensor(reallocation.values))
         gradient = None if values.grad is None else in_place(values.grad, reallocation.carry(values.grad))
         resize(values, reallocation.after.size)
         values.grad = gradient
         self._weights.move(reallocation.after)
         self._fingerprint.carried(reallocation.after)
-        self.set_values(reallocation.values)
+        self.set_values(as_tensor(reallocation.values))
 
     @torch.no_grad()
     def restore(self, topology: Topology) -> None:
@@ -159,7 +159,7 @@ class CompactStorage:
 
     def ledger(self) -> Ledger:
         """Bytes of values, positions, gradients and optimizer state, dense parameters included."""
-        return ledger_of(self._optimizer, [self._weights.topology.positions])
+        return ledger_of(self._optimizer, [as_tensor(self._weights.topology.positions)])
 
 
 def carrier(before: Topology, after: Topology) -> tuple[Callable[[Tensor], Tensor], Tensor]:
@@ -168,8 +168,9 @@ def carrier(before: Topology, after: Topology) -> tuple[Callable[[Tensor], Tenso
     Returns:
         The function that does so, zero where there was no weight; and True for each weight where there was none.
     """
-    slots = torch.searchsorted(before.positions, after.positions).clamp_(max=before.size - 1)
-    found = before.positions[slots] == after.positions
+    old, new = as_tensor(before.positions), as_tensor(after.positions)
+    slots = torch.searchsorted(old, new).clamp_(max=before.size - 1)
+    found = old[slots] == new
 
     def carry(entries: Tensor) -> Tensor:
         return torch.where(found, entries[slots], torch.zeros((), dtype=entries.dtype, device=entries.device))

@@ -15,7 +15,7 @@ from torch.nn.parameter import Parameter
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
 from sparsecore_torch._torch_internals import are_transforms_active, own_parameters, remove_module_hooks, write_count
-from sparsecore_torch.arrays import active_indices, gather, scatter
+from sparsecore_torch.arrays import active_indices, as_tensor, gather, scatter
 from sparsecore_torch.sparse_training.storage.saved_tensors import SavedTensors
 
 
@@ -213,9 +213,10 @@ class CompactWeights:
 
     def _dense(self, index: int, dtype: torch.dtype) -> Tensor:
         """The tensor of this index, zero where no weight is; its gradient arrives at the values."""
-        if self.values.device != self.topology.positions.device:
+        device = as_tensor(self.topology.positions).device
+        if self.values.device != device:
             raise InputError(
-                f"the model has moved from {self.topology.positions.device} to {self.values.device} since sparsify was "
+                f"the model has moved from {device} to {self.values.device} since sparsify was "
                 "called; move the model to its device first"
             )
         self.check()

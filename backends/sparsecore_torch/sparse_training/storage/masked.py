@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.topology import Topology
 from sparsecore.learning.ledger import Ledger
-from sparsecore_torch.arrays import active_indices, gather, scatter
+from sparsecore_torch.arrays import active_indices, as_tensor, gather, scatter
 from sparsecore_torch.sparse_training.model.parameters import NamedParameter
 from sparsecore_torch.sparse_training.optimizers.copies import values_of
 from sparsecore_torch.sparse_training.optimizers.profile import fill, put_fresh
@@ -109,7 +109,7 @@ class MaskedStorage:
     def reallocate(self, reallocation: Reallocation) -> None:
         """Move to a new topology and its values; surviving weights keep their entries, and so does their state."""
         self._move(reallocation.after)
-        self.set_values(reallocation.values)
+        self.set_values(as_tensor(reallocation.values))
         self._clean()
         self._states.renew(self._parameters)
         grown = reallocation.grown_weights
@@ -161,7 +161,7 @@ class MaskedStorage:
     def ledger(self) -> Ledger:
         """Return the bytes of values, masks and positions, gradients and optimizer state; of shards, on this rank."""
         masks = [tensor for mask in self._masks.values() for tensor in mask.tensors]
-        return ledger_of(self._optimizer, [*masks, self._topology.positions])
+        return ledger_of(self._optimizer, [*masks, as_tensor(self._topology.positions)])
 
     @property
     def _parameters(self) -> Mapping[str, nn.Parameter]:
