@@ -34,7 +34,8 @@ def sparsecore(
     told = [*map(str, arguments)]
     with (
         contextlib.chdir(cwd or Path.cwd()),
-        _as_in_a_new_interpreter(Path.cwd()),
+        own_modules(Path.cwd()),
+        _shown_warnings(),
         contextlib.redirect_stdout(io.StringIO()) as out,
         contextlib.redirect_stderr(io.StringIO()) as err,
     ):
@@ -47,14 +48,21 @@ def sparsecore(
 
 
 @contextlib.contextmanager
-def _as_in_a_new_interpreter(cwd: Path) -> Iterator[None]:
-    """Modules of the working directory and plugins in files are imported anew, and warnings are shown, not raised."""
+def _shown_warnings() -> Iterator[None]:
+    """Warnings are shown as in a new interpreter, where the tests would raise them."""
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        patch.syspath_prepend(cwd)
         warnings.resetwarnings()
         for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
             warnings.simplefilter("ignore", category)
         patch.setattr(warnings, "showwarning", _show_warning)
+        yield
+
+
+@contextlib.contextmanager
+def own_modules(folder: Path) -> Iterator[None]:
+    """Modules of the folder can be imported, and are forgotten afterwards, as are plugins in files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
         before = set(sys.modules)
         try:
             yield

@@ -1,13 +1,16 @@
 """Reading the pages of the documentation, and doing what they show."""
 
+import contextlib
 import os
 import re
+import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import attrs
+from command_line import own_modules, sparsecore
 
 ROOT = Path(__file__).parent.parent
 HERE = Path(__file__).parent
@@ -83,9 +86,20 @@ def walk(page: str, folder: Path) -> None:
         if file is not None:
             with (folder / file[1]).open("a") as written:
                 written.write(f"\n\n{block.code}")
-        elif block.language in {"python", "sh"}:
-            shell = ["sh", "-e", "-c"] if block.language == "sh" else [sys.executable, "-W", "error", "-c"]
-            done = subprocess.run(
-                [*shell, block.code], cwd=folder, capture_output=True, text=True, check=False, env=environment
-            )
-            assert done.returncode == 0, f"{block.code}\n{done.stdout}\n{done.stderr}"
+        elif block.language == "python":
+            with contextlib.chdir(folder), own_modules(folder):
+                exec(block.code, {"__name__": "__main__"})
+        elif block.language == "sh":
+            for done in _commands(block.code, folder, environment):
+                assert done.returncode == 0, f"{block.code}\n{done.stdout}\n{done.stderr}"
+
+
+def _commands(code: str, folder: Path, environment: Mapping[str, str]) -> "Iterator[subprocess.CompletedProcess[str]]":
+    """Runs a block of commands: in this process where all of them are sparsecore's, else by a shell."""
+    lines = [shlex.split(line) for line in code.replace("\\\n", " ").splitlines()]
+    # a check starts processes that find its plugin as this one does
+    if all(line[0] == "sparsecore" and line[1] != "check" for line in lines):
+        yield from (sparsecore(*line[1:], cwd=folder) for line in lines)
+    else:
+        command = ["sh", "-e", "-c", code]
+        yield subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=environment)

@@ -127,7 +127,7 @@ def test_no_cluster_at_the_address_is_a_sentence_and_not_minutes_of_waiting():
 
 def test_without_ray_the_sentence_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(InputError, match=r"needs Ray.*sparsecore-engine\[ray\]"):
+    with pytest.raises(InputError, match=r"needs ray.*sparsecore-engine\[ray\]"):
         create_pool("ray", PoolOptions())
 
 
