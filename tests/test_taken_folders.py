@@ -15,14 +15,16 @@ from inside import inside, no_waiting_for_the_disk
 from sparsecore.errors import InputError
 from sparsecore.run import files
 from sparsecore.run.files import BusyError, Lock, new_folder
-from sparsecore.run.folder import RunFolder, new_run_folder
+from sparsecore.run.folder import RunFolder, create_numbered
 from sparsecore.study.arms import load_study
-from sparsecore.study.folder import new_study_folder
+from sparsecore.study.folder import StudyFolder
 
 
 def numbered(parent: Path, seed: int) -> list[str]:
     """Take ten numbered folders, one after another."""
-    return [new_run_folder(parent, "run", {"seed": seed}).path.name for _ in range(10)]
+    return [
+        create_numbered(parent, "run", lambda path: RunFolder(path).create({"seed": seed})).path.name for _ in range(10)
+    ]
 
 
 def wanted(path: Path, seed: int) -> bool:
@@ -139,7 +141,9 @@ def test_studies_of_one_name_are_numbered(tmp_path):
     study = load_study("fig1a").only(["dpr"])
     with no_waiting_for_the_disk():
         (tmp_path / f"{study.name}-1").mkdir()
-        folders = [new_study_folder(tmp_path, study) for _ in range(2)]
+        folders = [
+            create_numbered(tmp_path, study.name, lambda path: StudyFolder(path).create(study)) for _ in range(2)
+        ]
     assert [folder.path.name for folder in folders] == [f"{study.name}-2", f"{study.name}-3"]
     assert folders[1].read() == study
 

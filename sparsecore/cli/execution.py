@@ -20,7 +20,7 @@ from sparsecore.experiment.experiment import Experiment
 from sparsecore.experiment.plugin_choice import PluginChoice
 from sparsecore.extras import MissingPackageError
 from sparsecore.learning.ranks import Ranks, launch, ranks_of
-from sparsecore.run.folder import RunFolder, free_run_folder, new_run_folder
+from sparsecore.run.folder import RunFolder, create_numbered, free_path
 from sparsecore.run.identity import identity
 from sparsecore.run.logs import Result
 from sparsecore.run.setup import Setup, set_up
@@ -69,7 +69,9 @@ class RunRequest:
             self.folder.create(tables, others)
             return self
         parent, name = self.folder.path.parent, self.folder.path.name.rpartition("-")[0]
-        return attrs.evolve(self, folder=new_run_folder(parent, name, tables, others))
+        return attrs.evolve(
+            self, folder=create_numbered(parent, name, lambda path: RunFolder(path).create(tables, others))
+        )
 
 
 def new_request(out: Path | None, given: ExperimentOptions) -> RunRequest:
@@ -77,7 +79,7 @@ def new_request(out: Path | None, given: ExperimentOptions) -> RunRequest:
     experiment = Experiment.of(given.tables())
     if out:
         return RunRequest(experiment, RunFolder(out))
-    return RunRequest(experiment, free_run_folder(Path("runs"), _run_name(experiment)), is_numbered=True)
+    return RunRequest(experiment, RunFolder(free_path(Path("runs"), _run_name(experiment))), is_numbered=True)
 
 
 def resume_request(out: Path | None, given: ExperimentOptions) -> RunRequest:

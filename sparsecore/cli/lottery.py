@@ -31,7 +31,7 @@ from sparsecore.experiment.experiment import Experiment
 from sparsecore.experiment.toml_files import read_toml
 from sparsecore.learning.ranks import Ranks
 from sparsecore.run.files import BusyError, Lock, read_regular_toml, write_whole
-from sparsecore.run.folder import RunFolder, free_run_folder, new_run_folder
+from sparsecore.run.folder import RunFolder, create_numbered, free_path
 from sparsecore.run.identity import identity
 from sparsecore.run.setup import Setup, ask_model
 from sparsecore.study.lottery import FILE, Lottery, LotteryRun
@@ -85,7 +85,7 @@ def lottery_request(
         folder, is_new = asked.folder, asked.is_new
     else:
         is_new = True
-        folder = RunFolder(out) if out else free_run_folder(Path("runs"), f"lottery-{plugin_stem(dense.dataset.name)}")
+        folder = RunFolder(out or free_path(Path("runs"), f"lottery-{plugin_stem(dense.dataset.name)}"))
         if out:
             folder.check_absent()
         lottery = _lottery(known)
@@ -138,7 +138,9 @@ def _create_folder(planned: LotteryRequest) -> RunFolder:
     tables, files = planned.dense.tables(), {FILE: _content(planned)}
     if planned.is_numbered:
         path = planned.folder.path
-        return new_run_folder(path.parent, path.name.rpartition("-")[0], tables, files)
+        return create_numbered(
+            path.parent, path.name.rpartition("-")[0], lambda free: RunFolder(free).create(tables, files)
+        )
     planned.folder.create(tables, files)
     return planned.folder
 

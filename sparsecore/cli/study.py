@@ -16,10 +16,11 @@ from sparsecore.cli.progress import StudyProgressBars, StudyProgressLines, Study
 from sparsecore.cli.tables import print_table
 from sparsecore.errors import InputError
 from sparsecore.experiment.toml_files import toml_value
+from sparsecore.run.folder import create_numbered
 from sparsecore.study.arms import Study, load_study, preset_names
 from sparsecore.study.comparison import CellComparison, compare_cells, mean_and_spread
 from sparsecore.study.experiments import check_options, model_of, trials_of
-from sparsecore.study.folder import StudyFolder, new_study_folder
+from sparsecore.study.folder import StudyFolder
 from sparsecore.study.images import identify_images
 from sparsecore.study.pools import Pool, PoolOptions, create_pool
 from sparsecore.study.report import check_reportable, write_study_report
@@ -228,10 +229,8 @@ def _pair(setting: str) -> tuple[str, str]:
 
 def _new_folder(asked: Study, out: Path | None) -> StudyFolder:
     if out is None:
-        return new_study_folder(Path("studies"), asked)
-    folder = StudyFolder(out)
-    folder.create(asked)
-    return folder
+        return create_numbered(Path("studies"), asked.name, lambda path: StudyFolder(path).create(asked))
+    return StudyFolder(out).create(asked)
 
 
 def _folder_to_resume(asked: Study, out: Path | None, *, has_options: bool) -> StudyFolder:

@@ -5,8 +5,11 @@ from typing import Any, Literal
 
 import attrs
 
+from sparsecore.engine.arrays import Arrays
 from sparsecore.engine.distributions import check_sparsity
+from sparsecore.engine.engine import Engine
 from sparsecore.engine.schedules import Piecewise, Schedule, as_schedule
+from sparsecore.engine.topology import Layout
 from sparsecore.engine.units import SingleWeights, Units, as_units
 from sparsecore.errors import InputError
 from sparsecore.experiment.conversion import structure, unstructure
@@ -269,6 +272,25 @@ class Experiment:
             **({} if self.keep == KeepSettings() else {"keep": unstructure(self.keep)}),
             "strategy": [strategy.table() for strategy in self.strategies],
         }
+
+    def engine(self, layout: Layout, arrays: Arrays) -> Engine:
+        """The experiment's strategies over this layout.
+
+        Args:
+            layout: the sparse tensors.
+            arrays: the backend's array operations.
+
+        Raises:
+            InputError: a strategy cannot be registered, or does not fit the layout.
+        """
+        return Engine(
+            layout,
+            {strategy.name: strategy.plugin for strategy in self.strategies},
+            arrays=arrays,
+            seed=self.seed,
+            regrow_pruned=self.reallocation.regrow_pruned,
+            units=self.reallocation.units,
+        )
 
 
 def _sparsity(given: float | None, start: StartSettings) -> float | None:

@@ -6,14 +6,13 @@ is what a model and a data set are trained with where no strategy is asked for. 
 apply where that strategy is in the stack, and those in ``training.OPTIMIZER`` where that optimizer is chosen.
 """
 
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from importlib.resources import files
 from typing import Any
 
 from sparsecore.experiment.experiment import OPTIMIZERS
-from sparsecore.experiment.toml_files import as_list
+from sparsecore.experiment.toml_files import as_list, toml_tables
 
 
 def presets(model: str, data: str, strategies: Sequence[str], optimizer: str) -> list[dict[str, Any]]:
@@ -34,7 +33,7 @@ def default_stack(model: str, data: str) -> list[str] | None:
 def _all() -> Iterator[dict[str, Any]]:
     folder = files("sparsecore.experiment") / "presets"
     for file in sorted(folder.iterdir(), key=lambda file: file.name):
-        yield tomllib.loads(file.read_text("utf-8"))
+        yield toml_tables(file.read_bytes(), file)
 
 
 def _matches(match: Mapping[str, str | list[str]], names: Mapping[str, set[str]]) -> bool:

@@ -2,11 +2,11 @@
 
 import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 import tomli_w
@@ -85,8 +85,8 @@ class RunFolder:
         """The page with the figures."""
         return self.path / "report.html"
 
-    def create(self, tables: dict[str, Any], others: Mapping[str, bytes] = MappingProxyType({})) -> None:
-        """Make the folder with the experiment in it, and with other files by their names.
+    def create(self, tables: dict[str, Any], others: Mapping[str, bytes] = MappingProxyType({})) -> "RunFolder":
+        """Create the folder with the experiment in it, and with other files by their names; return it.
 
         Raises:
             FolderExistsError: there is one already.
@@ -100,6 +100,7 @@ class RunFolder:
             raise self._exists() from None
         except OSError as error:
             raise InputError(f"the run folder {self.path} cannot be made: {error.strerror}") from error
+        return self
 
     def lock(self) -> Lock:
         """Take the folder for this process alone, until the lock is released or the process ends.
@@ -142,32 +143,31 @@ class RunFolder:
         return tables
 
 
-def free_run_folder(parent: Path, name: str) -> RunFolder:
+Folder = TypeVar("Folder")
+
+
+def free_path(parent: Path, name: str) -> Path:
     """The first of ``parent/name-1``, ``parent/name-2``, ... that does not exist."""
-    return next(_free(parent, name))
+    return next(_free_paths(parent, name))
 
 
-def new_run_folder(
-    parent: Path, name: str, tables: dict[str, Any], others: Mapping[str, bytes] = MappingProxyType({})
-) -> RunFolder:
-    """Make the first of ``parent/name-1``, ``parent/name-2``, ... that no other process makes.
+def create_numbered(parent: Path, name: str, create: Callable[[Path], Folder]) -> Folder:
+    """Create the first of the folders ``parent/name-1``, ``parent/name-2``, ... that no other process creates.
 
     Args:
-        parent: the folder that the runs are in.
-        name: of the run, without its number.
-        tables: the experiment.
-        others: further files by their names.
+        parent: the folder that it is in.
+        name: its name without the number.
+        create: creates the folder at a path, or raises a :class:`FolderExistsError`.
 
-    Raises:
-        InputError: it cannot be made.
+    Returns:
+        What ``create`` returned.
     """
-    for folder in _free(parent, name):
+    for path in _free_paths(parent, name):
         with suppress(FolderExistsError):
-            folder.create(tables, others)
-            return folder
+            return create(path)
     raise AssertionError("there is no last number")
 
 
-def _free(parent: Path, name: str) -> Iterator[RunFolder]:
+def _free_paths(parent: Path, name: str) -> Iterator[Path]:
     paths = (parent / f"{name}-{number}" for number in itertools.count(1))
-    return (RunFolder(path) for path in paths if not os.path.lexists(path))
+    return (path for path in paths if not os.path.lexists(path))

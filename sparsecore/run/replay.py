@@ -12,7 +12,6 @@ from sparsecore.errors import InputError
 from sparsecore.experiment.conversion import structure
 from sparsecore.experiment.experiment import Experiment
 from sparsecore.run.checkpoint_validation import sound_topology
-from sparsecore.run.engines import engine_of
 from sparsecore.run.folder import RunFolder
 from sparsecore.run.initialization import WarmStart
 from sparsecore.run.logs import StartTensors, Update, decode_positions, read_record
@@ -84,7 +83,7 @@ def first_topology(folder: RunFolder) -> Topology:
     experiment = Experiment.of(folder.read_tables())
     layout = layout_of(folder)
     arrays = experiment.backend.plugin.arrays
-    engine = engine_of(experiment, layout, arrays)
+    engine = experiment.engine(layout, arrays)
     if folder.start.exists():
         start = WarmStart.read(folder.start)
         try:

@@ -22,7 +22,6 @@ from sparsecore.learning.parameters import Parameter
 from sparsecore.learning.protocols import Learner, Task
 from sparsecore.learning.tied_model import with_ties
 from sparsecore.plugins.discovery import guard_plugin_code
-from sparsecore.run.engines import engine_of
 from sparsecore.run.folder import RunFolder
 from sparsecore.run.initialization import RandomInitialization, WarmStart
 from sparsecore.run.warm_start import NewRun, start_of
@@ -140,7 +139,7 @@ def set_up(experiment: Experiment, run: RunFolder | None = None) -> Setup:
     shapes = {parameter.name: parameter.shape for parameter in parameters if parameter.sparse}
     if not shapes:
         raise InputError(f"the model {experiment.model.name!r} has no sparse tensors")
-    engine = engine_of(experiment, Layout.of(shapes), experiment.backend.plugin.arrays)
+    engine = experiment.engine(Layout.of(shapes), experiment.backend.plugin.arrays)
     source = start_of(NewRun(experiment, images, parameters, engine), run)
     steps = steps_per_epoch(len(images.train), experiment.training.batch_size)
     clock = Clock(steps_per_epoch=steps, total_steps=steps * experiment.training.epochs)

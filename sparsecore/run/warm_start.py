@@ -22,7 +22,6 @@ from sparsecore.experiment.experiment import Experiment
 from sparsecore.learning.parameters import Parameter
 from sparsecore.run.checkpoint import Checkpoint, read_checkpoint
 from sparsecore.run.checkpoint_validation import blaming, check_dense, check_values
-from sparsecore.run.engines import engine_of
 from sparsecore.run.folder import LOTTERY_FILE, RunFolder
 from sparsecore.run.initialization import RandomInitialization, StartValues, WarmStart, check_all_known
 from sparsecore.run.logs import Metrics
@@ -224,7 +223,7 @@ def _original(network: NewRun, source: SourceRun, topology: Topology) -> StartVa
     else:
         values = attrs.evolve(source.start.values, sparse=source.start.sparse(topology, parameters, source.folder.path))
     # its strategies may have changed what was drawn, as DeepR does by its signs
-    arrays, engine = topology.arrays, engine_of(source.experiment, topology.layout, topology.arrays)
+    arrays, engine = topology.arrays, source.experiment.engine(topology.layout, topology.arrays)
     drawn = arrays.from_numpy(np.asarray(values.sparse, source.experiment.backend.plugin.dtype))
     began = engine.start_values(State(topology, {}, Clock()), drawn)
     return attrs.evolve(values, sparse=arrays.to_numpy(began))

@@ -1,11 +1,9 @@
 """The files of a study: what it is, an experiment and a run a trial."""
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +116,7 @@ class StudyFolder:
             )
         return tables
 
-    def create(self, study: Study) -> None:
+    def create(self, study: Study) -> "StudyFolder":
         """Make the folder, with the study and all its experiments in it.
 
         Raises:
@@ -143,6 +141,7 @@ class StudyFolder:
             raise self._exists() from None
         except OSError as error:
             raise InputError(f"the study {self.path} cannot be made: {error.strerror}") from error
+        return self
 
     def _exists(self) -> FolderExistsError:
         return FolderExistsError(f"the study {self.path} exists; give another --out, or --resume to continue it")
@@ -257,21 +256,6 @@ class StudyFolder:
         except OSError:
             done = 0
         return done, int(self.tables(trial)["training"]["epochs"])
-
-
-def new_study_folder(parent: Path, study: Study) -> StudyFolder:
-    """Make the first of ``parent/NAME-1``, ``parent/NAME-2``, ... that no other process makes, NAME the study's.
-
-    Raises:
-        InputError: it cannot be made, or an experiment of the study cannot be.
-    """
-    for number in count(1):
-        folder = StudyFolder(parent / f"{study.name}-{number}")
-        if not os.path.lexists(folder.path):
-            with suppress(FolderExistsError):
-                folder.create(study)
-                return folder
-    raise AssertionError("there is no last number")
 
 
 def _content(tables: Mapping[str, Any]) -> bytes:
