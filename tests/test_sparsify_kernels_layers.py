@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.functional import conv2d, linear, pad
 
 from sparsecore_cpu.layer import kernels
-from sparsecore_torch.sparse_training.kernels.functions import Convolutions, through
+from sparsecore_torch.sparse_training.kernels.functions import Computation, Convolutions, sparse_layer
 
 
 def assert_same_gradients(outputs, expected, pairs):
@@ -154,9 +154,10 @@ def test_each_gradient_is_the_same_alone_as_with_the_others(stride):
 @pytest.mark.parametrize("stride", [1, 2, 3])
 def test_a_layer_without_any_weight_gives_its_bias(stride):
     layer = nn.Conv2d(2, 3, 3, stride, padding=1)
-    computation = Convolutions(kernels()).computation(layer, np.empty(0, np.int64))
+    kind = Convolutions(kernels())
+    computation = Computation(kind.layer(layer, np.empty(0, np.int64)), kind)
     x, values = torch.randn(4, 2, 6, 6, requires_grad=True), torch.empty(0, requires_grad=True)
-    outputs = through(x, values, layer.bias, computation)
+    outputs = sparse_layer(x, values, layer.bias, computation)
     torch.testing.assert_close(outputs, layer.bias[:, None, None].expand(outputs.shape))
     outputs.sum().backward()
     assert not x.grad.any()

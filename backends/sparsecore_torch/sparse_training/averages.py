@@ -1,4 +1,4 @@
-"""Averages of weights that move (EMA, SWA): masked by the training's topology, or sparse all along."""
+"""Averages of sparse weights (EMA, SWA): masked by the training's topology, or kept sparse at each update."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,41 +12,44 @@ from sparsecore_torch._torch_internals import COMPILED_MODULE
 from sparsecore_torch.tensors import local_shard, shard_like
 
 Average = Callable[[Tensor, Tensor, Tensor | int], Tensor]
-"""The new average, of the average up to now, the model's tensor and how many are in it (``torch.optim.swa_utils``)."""
+"""From the average, the model's tensor and the number of averaged models to the new average (``swa_utils``)."""
 
 
 def sparse_avg_fn(avg_fn: Average) -> Average:
-    """Make an ``avg_fn`` of torch fit for weights that move: the average is sparse where the model is.
+    """Return an ``avg_fn`` of torch that keeps the average sparse where the model is.
 
-    A plain average keeps what every weight that was ever active has left, up to ten times as many as there are, and
-    mixes weights that have grown late with the zeros of the time before. Here an entry that is zero in the model is
-    zero in the average, and one that is zero in the average begins anew with the model's value::
+    A plain average keeps a rest of every weight that has ever been active, up to ten times as many as are active now,
+    and mixes weights that have grown late with the zeros before. Here an entry that is zero in the model is zero in the
+    average, and one that is zero in the average starts with the model's value::
 
         AveragedModel(model, avg_fn=sparse_avg_fn(get_ema_avg_fn(0.999)))
 
     Args:
         avg_fn: such as ``torch.optim.swa_utils.get_ema_avg_fn(0.999)`` or ``get_swa_avg_fn()``.
+
+    Returns:
+        A function with the same arguments.
     """
 
     @torch.no_grad()
     def average(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
-        whole = avg_fn(averaged, current, count)
-        begun = torch.where(averaged == 0, current.to(whole.dtype), whole)
-        return torch.where(current == 0, torch.zeros_like(begun), begun)
+        dense = avg_fn(averaged, current, count)
+        started = torch.where(averaged == 0, current.to(dense.dtype), dense)
+        return torch.where(current == 0, torch.zeros_like(started), started)
 
     return average
 
 
 @torch.no_grad()
 def mask_(topology: Topology, target: nn.Module | Mapping[str, Tensor]) -> None:
-    """Make the inactive entries of a model's tensors zero, in place.
+    """Set the inactive entries of a model's tensors to zero, in place.
 
     Args:
-        topology: what is active.
+        topology: the active positions.
         target: a module, perhaps around or a copy of the model, or tensors by the names of the model's parameters.
 
     Raises:
-        InputError: a tensor is not there, there are several of its name, or it has another shape; nothing has changed.
+        InputError: a tensor is missing, several have its name, or it has another shape; nothing has changed.
     """
     found = _found(_tensors(target), topology)
     for name, tensor in found.items():
@@ -67,20 +70,20 @@ def _tensors(target: Any) -> Mapping[str, Tensor]:
 
 
 def _found(tensors: Mapping[str, Tensor], topology: Topology) -> dict[str, Tensor]:
-    """The model's sparse tensors among these, whose names may all begin with something else (``module.``)."""
+    """The model's sparse tensors among these, whose names may all have a prefix (``module.``)."""
     names = {name.replace(f"{COMPILED_MODULE}.", ""): tensor for name, tensor in tensors.items()}
     first, *others = topology.layout.names
     prefixes = [name.removesuffix(first) for name in names if name == first or name.endswith(f".{first}")]
-    whole = [prefix for prefix in prefixes if all(prefix + name in names for name in others)]
-    if not whole:
+    complete = [prefix for prefix in prefixes if all(prefix + name in names for name in others)]
+    if not complete:
         missing = [name for name in (first, *others) if not any(prefix + name in names for prefix in prefixes or [""])]
         raise InputError(
             f"there is no tensor of the name {(missing or [first])[0]} to be masked; the names are those of the model "
             "that was made sparse, with masks, or all of them with a prefix"
         )
-    if len(whole) > 1:
+    if len(complete) > 1:
         raise InputError(
-            f"the sparse tensors are there {len(whole)} times, under {', '.join(repr(one) for one in whole)}; give the "
-            "part that is to be masked"
+            f"the sparse tensors are there {len(complete)} times, under {', '.join(repr(one) for one in complete)}; "
+            "give the part that is to be masked"
         )
-    return {name: names[whole[0] + name] for name in topology.layout.names}
+    return {name: names[complete[0] + name] for name in topology.layout.names}

@@ -1,4 +1,4 @@
-"""What sparse training asks of somebody's model."""
+"""Checks of a user's model: what sparsify refuses or warns of, and layers that are frozen later."""
 
 import gc
 import warnings
@@ -31,59 +31,62 @@ _CLAIMS: WeakKeyDictionary[object, tuple["Claim", ...]] = WeakKeyDictionary()
 
 @attrs.frozen(eq=False)
 class Claim:
-    """What a tensor that is made sparse is recognised by.
+    """By what a tensor in sparse training is recognised in other models.
 
     Attributes:
         name: in the model that was made sparse.
-        parameter: as it was then; in compact storage, modules outside of the model may still hold it.
-        memory: that of the parameter, which a view of it may keep alive.
-        places: the modules that hold it, and the attribute there.
+        parameter: the parameter then; in compact storage, modules outside of the model may still hold it.
+        memory: returns a tensor on the parameter's memory, which a view may keep alive.
+        holders: the modules that hold it, and the attribute there.
     """
 
     name: str
     parameter: "ref[Tensor]"
     memory: Callable[[], Tensor | None]
-    places: tuple[tuple["ref[nn.Module]", str], ...]
+    holders: tuple[tuple["ref[nn.Module]", str], ...]
 
     @classmethod
     def of(cls, one: NamedParameter) -> "Claim":
-        """The claim on a parameter, made while its modules still hold it."""
-        places = tuple((ref(module), attribute) for module, attribute in one.places)
-        return cls(one.name, ref(one.parameter), _memory_of(one.parameter), places)
+        """Claim a parameter while its modules still hold it."""
+        holders = tuple((ref(module), attribute) for module, attribute in one.holders)
+        return cls(one.name, ref(one.parameter), _memory_of(one.parameter), holders)
 
     def tensors(self) -> list[Tensor]:
-        """The parameter as it was, and as it is now."""
+        """Return the parameter as it was and as it is now, as far as they exist."""
         parameter = self.parameter()
         held = [self.memory() if parameter is None else parameter]
-        for module, attribute in self.places:
+        for module, attribute in self.holders:
             alive = module()
             held.append(None if alive is None else own_parameter(alive, attribute))
         return list({id(one): one for one in held if one is not None}.values())
 
 
 def _memory_of(parameter: Tensor) -> Callable[[], Tensor | None]:
-    """A function that gives a tensor of the parameter's memory, as long as anything keeps that alive."""
+    """A function that returns a tensor on the parameter's memory, and None once that has been freed."""
     shard = local_shard(parameter)
     if not has_memory(shard):
         return lambda: None
     storage = _weakly(shard.untyped_storage())
     dtype, device, geometry = shard.dtype, shard.device, (shard.storage_offset(), shard.shape, shard.stride())
 
-    def again() -> Tensor | None:
+    def on_memory() -> Tensor | None:
         alive = storage_of_weak_reference(storage.cdata)
         return None if alive is None else torch.empty(0, dtype=dtype, device=device).set_(alive, *geometry)
 
-    return again
+    return on_memory
 
 
 def check_not_in_training(model: nn.Module) -> None:
-    """Raise an :class:`InputError` if a tensor of the model, or one that shares memory with it, is in sparse training.
+    """Check that no tensor of a model, nor one that shares memory with it, is in sparse training.
 
     Args:
         model: without wrappers.
+
+    Raises:
+        InputError: one is.
     """
     if _in_training(model):
-        gc.collect()  # an optimizer with a scheduler, or a training that nobody refers to, may still wait for that
+        gc.collect()  # a training that has gone may be part of a reference cycle, as an optimizer with a scheduler is
         twice = _in_training(model)
         if twice:
             raise InputError(
@@ -101,7 +104,7 @@ def _in_training(model: nn.Module) -> set[str]:
     held = {
         (id(alive), attribute)
         for claim in claims
-        for module, attribute in claim.places
+        for module, attribute in claim.holders
         if (alive := module()) is not None
     }
     twice = {
@@ -112,18 +115,23 @@ def _in_training(model: nn.Module) -> set[str]:
     return twice | _sharing(named_parameters(model), claims)
 
 
-def enter(training: object, claims: Sequence[Claim]) -> None:
-    """The tensors are in sparse training from now on, until :func:`leave`, or until the training no longer exists."""
+def register(training: object, claims: Sequence[Claim]) -> None:
+    """Register a training's tensors as in sparse training, until :func:`unregister` or the end of its existence.
+
+    Args:
+        training: the training, which is referred to weakly.
+        claims: on its tensors.
+    """
     _CLAIMS[training] = tuple(claims)
 
 
-def leave(training: object) -> None:
-    """The tensors of the training are free again."""
+def unregister(training: object) -> None:
+    """Forget the tensors of a training."""
     _CLAIMS.pop(training, None)
 
 
 def _sharing(parameters: Sequence[NamedParameter], claims: Sequence[Claim]) -> set[str]:
-    """The parameters that are those of claims, or lie in the same memory."""
+    """The names of the parameters that are claimed, or share memory with claimed ones."""
     trained = [tensor for claim in claims for tensor in claim.tensors()]
     known = {id(tensor) for tensor in trained}
     found = {one.name for one in parameters if id(one.parameter) in known}
@@ -134,14 +142,14 @@ def _sharing(parameters: Sequence[NamedParameter], claims: Sequence[Claim]) -> s
 
 _SHOWN = 8
 _MANY_ZEROS = 0.1
-"""Weights of which this share is exactly zero, but not all, look trained sparsely; drawn ones have no exact zeros."""
+"""The share of exact zeros from which weights count as trained sparsely; initial weights have no exact zeros."""
 
 
 def check_model(model: Any) -> nn.Module:
-    """The model without wrappers, if it can be trained sparsely.
+    """Check that a model can be trained sparsely, and return it without wrappers.
 
     Raises:
-        InputError: it is no module, its parameters have no shape yet, or lie on several devices or on none.
+        InputError: it is no module, or its parameters have no shape yet, or are on several devices or on none.
     """
     if not isinstance(model, nn.Module):
         raise InputError(
@@ -153,14 +161,18 @@ def check_model(model: Any) -> nn.Module:
         raise InputError(f"{', '.join(lazy)} have no shape yet; run one batch through the model first")
     devices = sorted({str(parameter.device) for parameter in inner.parameters()})
     if len(devices) > 1:
-        raise InputError(f"the model's parameters lie on several devices, {', '.join(devices)}; sparsify takes one")
+        raise InputError(f"the model's parameters are on several devices, {', '.join(devices)}; sparsify takes one")
     if devices == ["meta"]:
-        raise InputError("the model's parameters lie on the device 'meta', without values; give them values first")
+        raise InputError("the model's parameters are on the device 'meta', without values; give them values first")
     return inner
 
 
 def check_is_plain(model: nn.Module) -> None:
-    """Raise an :class:`InputError` if a module is one of compact storage, whose training has been left or never was."""
+    """Check that no module is one of compact storage, as in copies of a model and after its training has gone.
+
+    Raises:
+        InputError: one is.
+    """
     if any(VALUES in own_parameters(module) for module in model.modules()):
         raise InputError(
             f"the model keeps its weights in {VALUES!r}, in compact storage: it is a copy, or its training has gone; "
@@ -169,26 +181,30 @@ def check_is_plain(model: nn.Module) -> None:
 
 
 def check_layouts(tensors: Iterable[NamedParameter]) -> None:
-    """Raise an :class:`InputError` unless the entries of each tensor lie at addresses of their own."""
+    """Check that each entry of each tensor has an address of its own.
+
+    Raises:
+        InputError: a tensor is not strided, or entries share memory.
+    """
     for one in tensors:
         tensor = local_shard(one.parameter) if one.parameter.layout is torch.strided else one.parameter
-        trouble = None
+        obstacle = None
         if tensor.layout is not torch.strided:
-            trouble = f"has the layout {tensor.layout}"
+            obstacle = f"has the layout {tensor.layout}"
         elif tensor.is_neg():
-            trouble = "is a view that negates its memory"
+            obstacle = "is a view that negates its memory"
         elif _overlaps_itself(tensor):
-            trouble = f"has entries that share memory (its strides are {tensor.stride()}), as after expand()"
-        if trouble:
+            obstacle = f"has entries that share memory (its strides are {tensor.stride()}), as after expand()"
+        if obstacle:
             raise InputError(
-                f"{one.name} {trouble}, and sparse training takes dense tensors whose entries can change one by one; "
+                f"{one.name} {obstacle}, and sparse training takes dense tensors whose entries can change one by one; "
                 f"make it an ordinary one (to_dense(), clone()) before the optimizer, or leave it out with "
                 f"exclude={one.name!r}"
             )
 
 
 def _overlaps_itself(tensor: Tensor) -> bool:
-    """Whether two entries may lie at one address."""
+    """Whether two entries may have one address."""
     # they do not where a step in a dimension is longer than all steps in the denser ones together
     extent = 0
     for stride, size in sorted((stride, size) for stride, size in zip(tensor.stride(), tensor.shape, strict=True)):
@@ -199,8 +215,12 @@ def _overlaps_itself(tensor: Tensor) -> bool:
 
 
 def check_gradients(tensors: Iterable[NamedParameter]) -> None:
-    """Raise an :class:`InputError` if a tensor belongs to an embedding with sparse gradients."""
-    sparse = [one.name for one in tensors if any(_has_sparse_gradients(module) for module, _ in one.places)]
+    """Check that no tensor belongs to an embedding with sparse gradients.
+
+    Raises:
+        InputError: one does.
+    """
+    sparse = [one.name for one in tensors if any(_has_sparse_gradients(module) for module, _ in one.holders)]
     if sparse:
         raise InputError(
             f"{', '.join(sparse)} would have sparse gradients, which cannot be masked; make the embedding with "
@@ -213,13 +233,13 @@ def _has_sparse_gradients(module: nn.Module) -> bool:
 
 
 def warn_of_lost_weights(tensors: Sequence[NamedParameter], topology: Topology) -> None:
-    """Warn once if tensors that look trained sparsely lose nonzero weights to a topology that has just been drawn.
+    """Warn if tensors that seem to be trained sparsely lose nonzero weights to a newly drawn topology.
 
     Tensors that are all zero (the last layer of a residual branch, the second matrix of LoRA) have nothing to lose, and
-    the row of an embedding's padding is not looked at.
+    the row of an embedding's padding does not count.
 
     Args:
-        tensors: as they are before, in the order of the layout.
+        tensors: with their present values, in the order of the layout.
         topology: the active positions.
     """
     lost: dict[str, tuple[int, int]] = {}
@@ -245,7 +265,7 @@ def warn_of_lost_weights(tensors: Sequence[NamedParameter], topology: Topology) 
 def _share_of_zeros(dense: Tensor, one: NamedParameter) -> float:
     padding = {
         module.padding_idx
-        for module, _ in one.places
+        for module, _ in one.holders
         if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.padding_idx is not None
     }
     if padding:
@@ -262,7 +282,7 @@ def _listed(names: Sequence[str]) -> str:
 
 @final
 class Freezing:
-    """Looks at ``requires_grad`` of the sparse tensors, which may change at any time.
+    """Notices frozen tensors: ``requires_grad`` of the sparse tensors may change at any time.
 
     In compact storage all sparse tensors are one Parameter, which can only be frozen as a whole.
 
@@ -274,15 +294,19 @@ class Freezing:
     def __init__(self, model: nn.Module, tensors: Sequence[NamedParameter]) -> None:
         values = own_parameter(model, VALUES)
         self._is_compact = values is not None
-        self._tensors = {one.name: _looking_up(one, values) for one in tensors}
-        self._layers = [_Layer.of(one.names[0], module) for one in tensors for module, _ in one.places]
+        self._tensors = {one.name: _lookup(one, values) for one in tensors}
+        self._layers = [_CompactLayer.of(one.names[0], module) for one in tensors for module, _ in one.holders]
 
     def frozen(self) -> list[str]:
-        """The names of the tensors that are frozen now."""
+        """Return the names of the tensors that are frozen now."""
         return [name for name, tensor in self._tensors.items() if not tensor().requires_grad]
 
     def check(self) -> None:
-        """Raise an :class:`InputError` if a layer has been frozen whose weights go on to be trained."""
+        """Check that no layer of compact storage has been frozen, whose weights would still be trained.
+
+        Raises:
+            InputError: one has.
+        """
         if self._is_compact:
             for layer in self._layers:
                 if layer.is_newly_frozen() and layer.name not in self.frozen():
@@ -294,7 +318,7 @@ class Freezing:
 
 
 @attrs.frozen(eq=False)
-class _Layer:
+class _CompactLayer:
     """A module of compact storage.
 
     Attributes:
@@ -306,7 +330,7 @@ class _Layer:
     others: tuple[nn.Parameter, ...]
 
     @classmethod
-    def of(cls, name: str, module: nn.Module) -> "_Layer":
+    def of(cls, name: str, module: nn.Module) -> "_CompactLayer":
         own = [one for key, one in own_parameters(module).items() if one is not None and key != VALUES]
         return cls(name, tuple(own) if all(one.requires_grad for one in own) else ())
 
@@ -314,7 +338,7 @@ class _Layer:
         return bool(self.others) and not any(one.requires_grad for one in self.others)
 
 
-def _looking_up(one: NamedParameter, values: nn.Parameter | None) -> Callable[[], Tensor]:
+def _lookup(one: NamedParameter, values: nn.Parameter | None) -> Callable[[], Tensor]:
     parameter = one.parameter if values is None else values
-    # fully_shard has other objects in its place while it computes
+    # fully_shard has other objects in its place while the model computes
     return (lambda: one.parameter) if is_sharded(parameter) else (lambda: parameter)

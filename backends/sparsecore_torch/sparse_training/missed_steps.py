@@ -1,4 +1,4 @@
-"""Notices what passes sparse training by: other optimizers, steps that change nothing, replaced Parameters."""
+"""Notices steps that sparse training misses: other optimizers, steps without effect, replaced Parameters."""
 
 import gc
 import warnings
@@ -18,25 +18,25 @@ from sparsecore_torch.sparse_training.storage.compact_weights import VALUES
 from sparsecore_torch.tensors import is_sharded
 
 _WATCHED = 16
-"""So many tensors are looked at, spread over the model: an optimizer that steps past us changes all of them."""
-_PASSED_BY = 3
-"""So often in a row weights may change between two gradients without a step: loading, or a perturbation, does so."""
+"""The number of tensors that are watched, spread over the model: an unknown optimizer changes all of them."""
+_ALLOWED_CHANGES = 3
+"""How often in a row weights may change between two gradients without a step: loading or a perturbation does so."""
 _STALLED = 10
-"""So many steps in a row may change nothing: an optimizer may add up gradients inside."""
+"""How many steps in a row may change nothing: an optimizer may accumulate gradients."""
 _CLOSURE = 100
-"""So many gradients may arrive within one step, from its closure."""
+"""How many gradients may arrive within one step, from its closure."""
 _SAMPLE = 4096
-"""Entries that are compared where torch has counted no write."""
+"""The number of entries that are compared where torch has counted no write."""
 
 
 @final
 class StepWatch:
-    """Compares the weights as gradients arrive and as steps end, and stops a training that goes on past us.
+    """Watches weights as gradients arrive and as steps end, and raises an error if something else trains them.
 
-    Torch counts the writes to each tensor. Where weights have been written to between the gradients of two batches, and
-    no step of our optimizer has run in between, something else trains them. Where a step leaves the count as it was,
-    it does not train them. Writes that torch does not count (``weight.data``, kernels of other libraries) are found by
-    comparing some entries, where there is reason to.
+    Torch counts the writes to each tensor. Where weights have been written to between the gradients of two batches
+    without a step of the optimizer in between, something else trains them. Where a step leaves the count as it was, the
+    optimizer does not train them. Writes that torch does not count (``weight.data``, kernels of other libraries) are
+    found by comparing some entries, where there is reason to.
 
     Args:
         model: without wrappers.
@@ -49,17 +49,17 @@ class StepWatch:
         self._layers = layers
         self._is_within_step = False
         self._handles: list[Any] = []
-        self._places = _places(model, tensors)
-        self._holders = {module: one.name for one in tensors for module, _ in one.places}
+        self._uses = _uses(model, tensors)
+        self._holders = {module: one.name for one in tensors for module, _ in one.holders}
         self._links = _links(model, self._holders)
-        named = {place.name: place.parameter for place in self._places}
-        # a hook may outlive the watch, and says so then
-        lost, watch = _Lost(type(layers.stepping).__name__), weakref.ref(self)
-        self._seen = [_Seen(name, parameter) for name, parameter in _spread(list(named.items()))]
-        for seen in self._seen:
+        named = {place.name: place.parameter for place in self._uses}
+        # a hook may outlive the watch, and warns then
+        gone, watch = _GoneTraining(type(layers.stepping).__name__), weakref.ref(self)
+        self._watched = [_Watched(name, parameter) for name, parameter in _spread(list(named.items()))]
+        for seen in self._watched:
             _remove_old_hooks(seen.parameter)
             register: Any = seen.parameter.register_hook
-            self._handles.append(register(_GradientHook(watch, seen, lost)))
+            self._handles.append(register(_GradientHook(watch, seen, gone)))
 
     def end(self) -> None:
         """Remove all hooks."""
@@ -67,41 +67,42 @@ class StepWatch:
             handle.remove()
 
     def begin_step(self) -> None:
-        """A step of the optimizer begins; what its closure does to the weights is its own."""
+        """Note that a step of the optimizer begins, whose closure may change weights."""
         self._is_within_step = True
 
     def end_step(self, *, is_taken: bool) -> None:
-        """A step has ended.
+        """Note that a step has ended, and check its effect.
 
         Args:
-            is_taken: whether it was to change weights; a GradScaler may have skipped it, or an update replaced it.
+            is_taken: whether it should have changed weights, and was neither skipped by a GradScaler nor replaced.
 
         Raises:
             InputError: the optimizer does not train the sparse tensors, or they are no longer the model's.
         """
         begun, self._is_within_step = self._is_within_step, False
         if begun and is_taken:
-            self._check_trained([seen for seen in self._seen if seen.arrivals])
-        for seen in self._seen:
+            self._check_trained([seen for seen in self._watched if seen.arrivals])
+        for seen in self._watched:
             seen.arrivals = seen.passed_by = 0
             seen.sample = None
         self.check_parameters()
 
     def check_parameters(self) -> None:
-        """Raise an :class:`InputError` if a module holds another Parameter than was made sparse, or masks it itself.
+        """Check that the model still holds the Parameters that were made sparse, without masks of its own.
 
-        Also if a module with sparse tensors is no longer in the model.
+        Raises:
+            InputError: a Parameter or a module has been replaced, or torch.nn.utils.prune masks a Parameter.
         """
         for parent, name, module in self._links:
             children = own_modules(parent)
             if name not in children or children[name] is not module:  # scripted modules have no get
                 self._check_modules()
                 break
-        for place in self._places:
-            if not place.is_as_it_was():  # this runs for each tensor and step
-                self._check_place(place)
+        for place in self._uses:
+            if not place.is_unchanged():  # this runs for each tensor and step
+                self._check_use(place)
 
-    def _check_place(self, place: "_Place") -> None:
+    def _check_use(self, place: "_ParameterUse") -> None:
         if _hides_weights(place.module, place.mask):
             raise InputError(
                 f"{place.name} has got a mask of torch.nn.utils.prune beside that of sparse training, and under "
@@ -117,9 +118,9 @@ class StepWatch:
             )
 
     def _check_modules(self) -> None:
-        """Something in the model has another place, or is wrapped, which is fine, or it is no longer there."""
+        """Check modules that are no longer where they were: they may be wrapped or moved, but must be in the model."""
         modules, parameters = set(self._model.modules()), set(self._model.parameters())
-        trained = {place.name: place.parameter for place in self._places}
+        trained = {place.name: place.parameter for place in self._uses}
         for module, name in self._holders.items():
             if module not in modules and trained.get(name) not in parameters:
                 raise InputError(
@@ -134,11 +135,14 @@ class StepWatch:
         # a parametrization, or torch.nn.utils.prune, keeps it under another name
         return all(one is not parameter for one in self._model.parameters())
 
-    def arrived(self, seen: "_Seen") -> str | None:
-        """A gradient has arrived at a tensor, and has not been added to the others yet.
+    def arrived(self, seen: "_Watched") -> str | None:
+        """Note that a gradient arrives at a tensor, before it is accumulated.
+
+        Args:
+            seen: the tensor.
 
         Returns:
-            What to say if the weights have changed several times without a step of the optimizer.
+            A sentence for the user if the weights have changed several times without a step of the optimizer.
         """
         parameter, version = seen.parameter, write_count(seen.parameter)
         seen.arrivals += 1
@@ -146,13 +150,13 @@ class StepWatch:
             pass
         elif seen.arrivals > 1 and self._has_changed(seen, version) and _is_cleared(parameter.grad):
             seen.passed_by += 1
-            if seen.passed_by >= _PASSED_BY:
+            if seen.passed_by >= _ALLOWED_CHANGES:
                 return self._passed_by(seen)
         seen.version = version
         return None
 
-    def _has_changed(self, seen: "_Seen", version: int) -> bool:
-        """Whether the weights are others than when the last gradient arrived; compared entry by entry now and then."""
+    def _has_changed(self, seen: "_Watched", version: int) -> bool:
+        """Whether the weights have changed since the last gradient arrived; entries are compared now and then."""
         if version != seen.version:
             return True
         count, parameter = seen.arrivals, seen.parameter
@@ -163,11 +167,11 @@ class StepWatch:
         before, seen.sample = seen.sample, _sample(parameter)
         return before is not None and not torch.equal(before, seen.sample)
 
-    def _check_trained(self, given: Sequence["_Seen"]) -> None:
-        """Raise an :class:`InputError` if steps do not train tensors that had a gradient.
+    def _check_trained(self, given: Sequence["_Watched"]) -> None:
+        """Check that steps train the tensors that had a gradient.
 
-        Those that torch has counted no write to are compared with what they were after the last step; a device is
-        waited for once.
+        Where torch has counted no write, tensors are compared with their entries after the last step; this waits for a
+        device once.
         """
         doubtful = [seen for seen in given if self._is_in_doubt(seen)]
         samples = [_sample(seen.parameter) for seen in doubtful]
@@ -185,7 +189,7 @@ class StepWatch:
                     "another optimizer"
                 )
 
-    def _is_in_doubt(self, seen: "_Seen") -> bool:
+    def _is_in_doubt(self, seen: "_Watched") -> bool:
         """Whether torch has counted no write to a tensor in a step that was to change it."""
         parameter = seen.parameter
         if write_count(parameter) != seen.version or parameter.grad is None or seen.writes_are_uncounted:
@@ -200,11 +204,11 @@ class StepWatch:
             )
         return bool(groups[0].get("lr", 1.0))
 
-    def _passed_by(self, seen: "_Seen") -> str:
+    def _passed_by(self, seen: "_Watched") -> str:
         optimizer = type(self._layers.stepping).__name__
         return (
-            f"{seen.name} has changed between the gradients of {_PASSED_BY + 1} batches in a row, and step() of the "
-            f"{optimizer} that sparsify was given has run in none of them, so that no weight is kept at zero. If "
+            f"{seen.name} has changed between the gradients of {_ALLOWED_CHANGES + 1} batches in a row, and step() of "
+            f"the {optimizer} that sparsify was given has run in none of them, so that no weight is kept at zero. If "
             "another optimizer trains the model now, call training.follow(optimizer); if the optimizer is wrapped, "
             "give sparsify the wrapper; a step() that is put on the instance has to call the one of its class; and "
             "perturbations of weights belong into the closure of step(closure)"
@@ -212,18 +216,18 @@ class StepWatch:
 
 
 @attrs.define(eq=False)
-class _Seen:
-    """What is known of a tensor.
+class _Watched:
+    """A watched tensor.
 
     Attributes:
         name: of the tensor.
         parameter: the tensor.
-        version: how often it had been written to when the last gradient arrived.
-        arrivals: gradients since the last step.
-        passed_by: how often the weights have changed between two of them.
-        sample: entries when a gradient arrived.
-        stalled: steps in a row that have changed nothing.
-        before: entries after the last of them.
+        version: its write count when the last gradient arrived.
+        arrivals: the number of gradients since the last step.
+        passed_by: how often the weights have changed between two of these without a step.
+        sample: some entries when a gradient arrived.
+        stalled: the number of steps in a row that have changed nothing.
+        before: some entries after the last of them.
         writes_are_uncounted: whether the optimizer has been seen to write past torch's count.
     """
 
@@ -239,13 +243,13 @@ class _Seen:
 
 
 @attrs.frozen(eq=False)
-class _Place:
-    """Where a Parameter is.
+class _ParameterUse:
+    """A module that holds a watched Parameter.
 
     Attributes:
-        name: in the model.
-        module: that holds it.
-        attribute: its name there.
+        name: of the Parameter in the model.
+        module: the module.
+        attribute: the Parameter's name there.
         parameter: the Parameter.
         mask: the name that torch.nn.utils.prune would give to the buffer of its mask.
     """
@@ -260,39 +264,39 @@ class _Place:
     def _mask_name(self) -> str:
         return f"{self.attribute}_mask"
 
-    def is_as_it_was(self) -> bool:
-        """Whether the Parameter is the module's, and nothing looks like a mask of it."""
+    def is_unchanged(self) -> bool:
+        """Return whether the module holds the Parameter, and no buffer that looks like a mask of it."""
         module, name = self.module, self.attribute
         held = own_parameters(module)
         return name in held and held[name] is self.parameter and self.mask not in own_buffers(module)
 
 
 def _hides_weights(module: nn.Module, name: str) -> bool:
-    """Whether a module has a mask of this name with zeros in it."""
+    """Whether a module has a mask of this name that contains zeros."""
     return name in own_buffers(module) and not bool(own_buffers(module)[name].all())  # type: ignore[union-attr]
 
 
 def trained_parameters(model: nn.Module, tensors: Sequence[NamedParameter]) -> list[nn.Parameter]:
-    """What the optimizer trains for the sparse tensors: these, or the one Parameter of compact storage."""
+    """Return what the optimizer trains for the sparse tensors: these, or the one Parameter of compact storage."""
     values = own_parameter(model, VALUES)
     return [one.parameter for one in tensors] if values is None else [values]
 
 
-def _places(model: nn.Module, tensors: Sequence[NamedParameter]) -> list[_Place]:
-    """Where the Parameters are that the optimizer trains; fully_shard replaces its own as it computes."""
+def _uses(model: nn.Module, tensors: Sequence[NamedParameter]) -> list[_ParameterUse]:
+    """The modules that hold the trained Parameters, except sharded ones, which fully_shard replaces as it computes."""
     if VALUES in own_parameters(model):
         values: Any = own_parameters(model)[VALUES]
-        return [_Place(VALUES, model, VALUES, values)]
+        return [_ParameterUse(VALUES, model, VALUES, values)]
     return [
-        _Place(one.name, module, attribute, one.parameter)
+        _ParameterUse(one.name, module, attribute, one.parameter)
         for one in tensors
-        for module, attribute in one.places
+        for module, attribute in one.holders
         if not is_sharded(one.parameter) and getattr(module, "max_norm", None) is None  # that writes in each batch
     ]
 
 
 def _links(model: nn.Module, holders: Container[nn.Module]) -> list[tuple[nn.Module, str, nn.Module]]:
-    """The attributes of modules on the way from the model to those that hold sparse tensors."""
+    """Parent, name and child for every step on the way from the model to the modules that hold sparse tensors."""
     found: dict[tuple[nn.Module, str], nn.Module] = {}
     for path, module in model.named_modules(remove_duplicate=False):
         if path and module in holders:
@@ -313,25 +317,25 @@ def _holds(group: dict[str, Any], parameter: Tensor) -> bool:
 
 
 def _is_cleared(gradient: Tensor | None) -> bool:
-    """Whether the gradient that arrives is the first since they were set to zero."""
+    """Whether a gradient has been set to zero, so that the next one is the first to be accumulated."""
     return gradient is None or not bool(gradient.any())
 
 
-def _are_same(seen: Sequence["_Seen"], samples: Sequence[Tensor]) -> list[bool]:
-    """Whether the samples are those of before, or the first ones; a device is waited for once."""
+def _are_same(seen: Sequence["_Watched"], samples: Sequence[Tensor]) -> list[bool]:
+    """Whether each sample is equal to the last one, or is the first; this waits for a device once."""
     pairs = [(one.before, now) for one, now in zip(seen, samples, strict=True) if one.before is not None]
     equal = iter(torch.stack([(a == b).all().to(pairs[0][1].device) for a, b in pairs]).tolist() if pairs else ())
     return [one.before is None or next(equal) for one in seen]
 
 
 def _sample(parameter: Tensor) -> Tensor:
-    """Some entries, in the order of memory."""
+    """Some entries of a tensor, in the order of memory."""
     return parameter.detach().as_strided((min(parameter.numel(), _SAMPLE),), (1,)).clone()
 
 
 @attrs.define(eq=False)
-class _Lost:
-    """Warns once that a training has gone with its optimizer."""
+class _GoneTraining:
+    """Warns once that a training no longer exists, because its optimizer does not."""
 
     optimizer: str
     has_warned: bool = False
@@ -349,27 +353,27 @@ class _Lost:
 
 @attrs.frozen(eq=False)
 class _GradientHook:
-    """The hook on a tensor; it refers to the watch, but does not keep it alive."""
+    """A hook on a tensor, which refers to the watch weakly."""
 
     watch: "weakref.ref[StepWatch]"
-    seen: _Seen
-    lost: _Lost
+    seen: _Watched
+    gone: _GoneTraining
 
     def __call__(self, _: Tensor) -> None:
         watch = self.watch()
-        trouble = None if watch is None else watch.arrived(self.seen)
-        if trouble is not None:
+        sentence = None if watch is None else watch.arrived(self.seen)
+        if sentence is not None:
             del watch
-            gc.collect()  # the training may be one that nobody refers to any more
+            gc.collect()  # a training without references may be part of a reference cycle
             watch = self.watch()
         if watch is None:
-            self.lost.warn(self.seen.name)
-        elif trouble is not None:
-            raise InputError(trouble)
+            self.gone.warn(self.seen.name)
+        elif sentence is not None:
+            raise InputError(sentence)
 
 
 def _remove_old_hooks(parameter: Any) -> None:
-    """Those of a training that has gone, as another begins."""
+    """Remove the hooks of trainings that no longer exist."""
     hooks = tensor_hooks(parameter)["_backward_hooks"] or {}
     for key in [key for key, hook in hooks.items() if isinstance(hook, _GradientHook) and hook.watch() is None]:
         del hooks[key]

@@ -1,4 +1,4 @@
-"""A sparsify that fails, at whatever point, leaves model and optimizer as they were."""
+"""Undoes a sparsify that fails at any point, so that model and optimizer are as they were."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,14 +17,14 @@ from sparsecore_torch.sparse_training.optimizers.wrapped import OptimizerLayers,
 def undone_on_failure(
     model: nn.Module, layers: OptimizerLayers, tensors: Sequence[NamedParameter], *, in_place: bool
 ) -> Iterator[None]:
-    """Whatever is changed within is undone if an exception leaves the block, an interrupt included.
+    """Undo all changes of the block if an exception leaves it, an interrupt included.
 
     Args:
         model: its modules may be given other classes, attributes, parameters and hooks.
         layers: their param groups, state and hooks may be changed.
         tensors: the parameters that become sparse.
-        in_place: whether the entries of these, of their gradients and of their state may be written to. Only then are
-            they copied, for as long as the block runs.
+        in_place: whether entries of these tensors, of their gradients and of their state may be changed. Only then are
+            they copied, for the time of the block.
     """
     modules = [_Attributes.of(module) for module in model.modules()]
     optimizers = [_Attributes.of(layer) for layer in (layers.stepping, *layers.wrappers, *layers.parts)]
@@ -55,7 +55,7 @@ def undone_on_failure(
 
 @attrs.frozen(eq=False)
 class _Attributes:
-    """The class of an object and its attributes; dicts among them with their content, as hooks and parameters are.
+    """The class of an object and its attributes, and the content of dicts among these, such as hooks and parameters.
 
     Attributes:
         owner: the object.
@@ -85,7 +85,7 @@ class _Attributes:
 
 @attrs.frozen(eq=False)
 class _TensorHooks:
-    """The hooks of a parameter, by the attribute in which torch keeps them."""
+    """The hooks of a parameter, by the attribute that holds them."""
 
     parameter: Any
     hooks: tuple[tuple[str, dict[int, Any] | None], ...]
@@ -105,7 +105,7 @@ class _TensorHooks:
 
 @attrs.frozen(eq=False)
 class _Copy:
-    """The entries of a tensor."""
+    """A copy of a tensor's entries."""
 
     tensor: Tensor
     entries: Tensor
@@ -129,7 +129,7 @@ def _written(tensors: Iterable[NamedParameter], states: Iterable[tuple[Any, dict
 
 
 def _refill(content: dict[Any, Any], before: dict[Any, Any]) -> None:
-    """Make a dict what it was, in place and in its old order; untouched where nothing has changed."""
+    """Restore the content of a dict in place and in its old order; untouched where nothing has changed."""
     now, then = [*content, *content.values()], [*before, *before.values()]
     if len(now) != len(then) or any(one is not other for one, other in zip(now, then, strict=True)):
         content.clear()

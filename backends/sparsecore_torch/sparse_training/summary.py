@@ -1,4 +1,4 @@
-"""What became sparse, as a table."""
+"""The summary of a training: which tensors are sparse, how dense they are, and why the others are dense."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -11,23 +11,23 @@ from sparsecore.errors import printable
 
 _NUMBERS = ("shape", "weights", "density at start", "density now")
 _SHOWN = 8
-"""So many dense parameters of one reason are printed."""
+"""The number of dense parameters that are printed for one reason."""
 
 
 @attrs.frozen(eq=False, repr=False)
 class Summary:
-    """The sparse tensors and why the others are not; ``print`` shows it as a table.
+    """The sparse tensors, and why the other parameters are dense; ``print`` shows a table.
 
     Where many parameters are dense for one reason, the first are printed; :meth:`reasons` has all.
 
     Attributes:
-        topology: the weights now.
-        start: how many weights each tensor had at the start.
+        topology: the active positions now.
+        start: the number of active weights that each tensor had at the start.
         left_out: why the other parameters are dense, by name.
-        clock: how far training has come.
-        zeros: how many active weights are exactly zero, as those are that no gradient reaches; None where that is not
-            counted, since the values are spread over ranks.
-        by_name: what some sparse tensors were taken for, by what their modules and they are called.
+        clock: the steps and updates so far.
+        zeros: the number of active weights that are exactly zero, as those are that no gradient reaches; None where it
+            is not counted, since the values are sharded over ranks.
+        by_name: the kind of those sparse tensors that are known by the names of modules and parameters.
     """
 
     topology: Topology
@@ -38,14 +38,14 @@ class Summary:
     by_name: Mapping[str, str] = MappingProxyType({})
 
     def rows(self) -> list[tuple[str, ...]]:
-        """Name, shape, weights, density at start and now, of each sparse tensor and of all of them."""
+        """Return name, shape, active weights, density at start and density now of each sparse tensor and of all."""
         layout, counts = self.topology.layout, self.topology.counts
         columns = zip(layout.names, layout.shapes, layout.sizes, self.start, counts, strict=True)
         rows = [_row(name, "×".join(map(str, shape)), size, *weights) for name, shape, size, *weights in columns]
         return [*rows, _row("all", "", layout.size, sum(self.start), self.topology.size)]
 
     def reasons(self) -> dict[str, list[str]]:
-        """The dense parameters by why they are left out."""
+        """Return the names of the dense parameters by the reason why they are dense."""
         return _grouped(self.left_out)
 
     def __repr__(self) -> str:
@@ -72,10 +72,10 @@ class Summary:
 
 
 def _grouped(by_name: Mapping[str, str]) -> dict[str, list[str]]:
-    """The names by what is said of them."""
+    """The names by the text that belongs to them."""
     groups: dict[str, list[str]] = {}
-    for name, said in by_name.items():
-        groups.setdefault(said, []).append(name)
+    for name, text in by_name.items():
+        groups.setdefault(text, []).append(name)
     return groups
 
 

@@ -135,7 +135,7 @@ class SparseTraining:
         self._identity = identity_of(parts.engine, state, parts.sparsity)
         self._is_agreed = False
         self._begin(parts)
-        checks.enter(self, parts.claims)  # last: what fails before it leaves no claim
+        checks.register(self, parts.claims)  # last: what fails before it leaves no claim
 
     def __deepcopy__(self, _: dict[int, Any]) -> "SparseTraining":
         return copied_training()
@@ -305,7 +305,7 @@ class SparseTraining:
             return
         self.check()
         self._release()
-        checks.leave(self)
+        checks.unregister(self)
         self._parts = None
 
     def _begin(self, parts: Parts) -> None:

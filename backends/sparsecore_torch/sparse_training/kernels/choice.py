@@ -1,4 +1,4 @@
-"""Which kernels the layers of a model are computed by, by name."""
+"""Chooses the kernels that compute a model's layers: torch's, or the sparse ones for the layers that they support."""
 
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
@@ -17,15 +17,16 @@ from sparsecore_torch.sparse_training.storage.storage import Storage
 from sparsecore_torch.tensors import is_sharded
 
 _SHOWN = 8
+"""The number of layers that an error sentence names."""
 
 
 @attrs.frozen(eq=False, repr=False)
 class Routes:
-    """Which sparse tensors are multiplied by sparse kernels, and why the others are not; ``print`` shows it.
+    """Which sparse tensors the sparse kernels multiply by, and why not by the others; ``print`` shows both.
 
     Attributes:
         sparse: the names of the tensors in layers that run through the sparse kernels.
-        left_out: why the layers of the others compute with dense weights, by name.
+        left_out: why the layers of the other tensors compute with dense weights, by name.
     """
 
     sparse: tuple[str, ...]
@@ -39,19 +40,55 @@ class Routes:
         for name, why in self.left_out.items():
             reasons.setdefault(why, []).append(name)
         dense = [f"  {why}: {', '.join(names)}" for why, names in reasons.items()]
-        through = ", ".join(self.sparse) or "none"
-        return "\n".join([f"sparse kernels: {through}", *(["dense kernels:", *dense] if dense else [])])
+        sparse = ", ".join(self.sparse) or "none"
+        return "\n".join([f"sparse kernels: {sparse}", *(["dense kernels:", *dense] if dense else [])])
 
 
 @attrs.frozen(eq=False)
-class Place:
-    """One use of a sparse tensor.
+class Choice:
+    """Kernels that have been found to work, before anything is changed.
 
     Attributes:
-        module: that holds it, under the attribute.
-        attribute: its name there.
-        name: the name in the model.
-        tensor: by which the layout knows it; another one where it is tied.
+        routes: which tensors the sparse kernels multiply by.
+        apply: from the storage of the weights and the topology to a storage whose layers run through these kernels.
+    """
+
+    routes: Routes
+    apply: Callable[[Storage, Topology], Storage]
+
+
+Choose = Callable[[nn.Module, Selection], Choice]
+"""From the model without wrappers to a choice; raises an :class:`InputError` where something is missing."""
+
+
+def _choose_dense(model: nn.Module, selection: Selection) -> Choice:
+    names = [use.name for use in _weight_uses(model, selection)]
+    routes = Routes((), MappingProxyType(dict.fromkeys(names, "kernels='dense'")))
+    return Choice(routes, lambda storage, _: storage)
+
+
+def _choose_sparse(model: nn.Module, selection: Selection) -> Choice:
+    _check_device(selection)
+    kernels = _kernels_of_this_processor()
+    uses = _weight_uses(model, selection)
+    routes = _routes_of(uses)
+    supported = [use for use in uses if use.obstacle is None]
+    return Choice(routes, lambda storage, topology: _routed(supported, kernels, storage, topology))
+
+
+KERNELS: Mapping[str, Choose] = MappingProxyType({"dense": _choose_dense, "sparse": _choose_sparse})
+"""The choices by name."""
+
+
+@attrs.frozen(eq=False)
+class _WeightUse:
+    """A module that holds a sparse tensor.
+
+    Attributes:
+        module: the module.
+        attribute: the tensor's name there.
+        name: the tensor's name in the model.
+        tensor: its name in the layout; another one where it is tied.
     """
 
     module: nn.Module
@@ -60,26 +97,29 @@ class Place:
     tensor: str
 
     @property
-    def trouble(self) -> str | None:
-        """Why it cannot run through the kernels; None if it can."""
-        return next((why for why, holds in _TROUBLES.items() if holds(self)), None)
+    def obstacle(self) -> str | None:
+        """Why the module cannot run through the sparse kernels; None if it can."""
+        return next((why for why, applies in _OBSTACLES.items() if applies(self)), None)
 
 
-def places_of(model: nn.Module, selection: Selection) -> tuple[Place, ...]:
-    """Every use of a sparse tensor, in the order of the modules; the model without wrappers."""
+def _weight_uses(model: nn.Module, selection: Selection) -> tuple[_WeightUse, ...]:
+    """All modules that hold sparse tensors, in the order of the model's modules."""
     tensors = {id(one.parameter): one.name for one in selection.sparse}
-    return tuple(_places(model, tensors))
+    return tuple(_iterate_uses(model, tensors))
 
 
-def routes_of(places: tuple[Place, ...]) -> Routes:
-    """What can run through the sparse kernels.
+def _iterate_uses(model: nn.Module, tensors: Mapping[int, str]) -> Iterator[_WeightUse]:
+    for path, module in model.named_modules():
+        for attribute, parameter in own_parameters(module).items():
+            if id(parameter) in tensors:
+                name = f"{path}.{attribute}" if path else attribute
+                yield _WeightUse(module, attribute, name, tensors[id(parameter)])
 
-    Raises:
-        InputError: nothing can.
-    """
-    troubles = {place.name: place.trouble for place in places}
-    sparse = tuple(name for name, trouble in troubles.items() if trouble is None)
-    left_out = {name: trouble for name, trouble in troubles.items() if trouble is not None}
+
+def _routes_of(uses: tuple[_WeightUse, ...]) -> Routes:
+    obstacles = {use.name: use.obstacle for use in uses}
+    sparse = tuple(name for name, obstacle in obstacles.items() if obstacle is None)
+    left_out = {name: obstacle for name, obstacle in obstacles.items() if obstacle is not None}
     if not sparse:
         shown = [f"{name} ({why})" for name, why in left_out.items()][:_SHOWN]
         more = f" and {len(left_out) - _SHOWN} more" if len(left_out) > _SHOWN else ""
@@ -87,100 +127,20 @@ def routes_of(places: tuple[Place, ...]) -> Routes:
     return Routes(sparse, MappingProxyType(left_out))
 
 
-def _places(model: nn.Module, tensors: Mapping[int, str]) -> Iterator[Place]:
-    for path, module in model.named_modules():
-        for attribute, parameter in own_parameters(module).items():
-            if id(parameter) in tensors:
-                name = f"{path}.{attribute}" if path else attribute
-                yield Place(module, attribute, name, tensors[id(parameter)])
-
-
-def _of_module(holds: Callable[[nn.Module], bool]) -> Callable[[Place], bool]:
-    return lambda place: holds(place.module)
-
-
-def _of_convolution(holds: Callable[[nn.Conv2d], bool]) -> Callable[[Place], bool]:
-    return lambda place: isinstance(place.module, nn.Conv2d) and holds(place.module)
-
-
-def _has_own_forward(module: nn.Module) -> bool:
-    plain: Any = nn.Conv2d if isinstance(module, nn.Conv2d) else nn.Linear
-    cls = type(module)
-    return any(
-        name in vars(module) or getattr(cls, name, None) is not getattr(plain, name, None) for name in FORWARD_METHODS
-    )
-
-
-_TROUBLES: Mapping[str, Callable[[Place], bool]] = MappingProxyType(
-    {
-        "not the weight of a Conv2d or a Linear": lambda place: (
-            not isinstance(place.module, nn.Conv2d | nn.Linear) or place.attribute != "weight"
-        ),
-        "its layer has a forward of its own": _of_module(_has_own_forward),
-        "MultiheadAttention computes with it": _of_module(
-            lambda module: isinstance(module, NonDynamicallyQuantizableLinear)
-        ),
-        "spread by fully_shard": lambda place: is_sharded(getattr(place.module, place.attribute)),
-        "not float32": _of_module(lambda module: any(one.dtype is not torch.float32 for one in module.parameters())),
-        "groups": _of_convolution(lambda module: module.groups > 1),
-        "dilation": _of_convolution(lambda module: module.dilation != (1, 1)),
-        "padding with other values than zeros": _of_convolution(lambda module: module.padding_mode != "zeros"),
-        "strides that differ between height and width": _of_convolution(
-            lambda module: module.stride[0] != module.stride[1]
-        ),
-    }
-)
-
-
-@attrs.frozen(eq=False)
-class Choice:
-    """What has been found to work, before anything is changed.
-
-    Attributes:
-        routes: which tensors go through the sparse kernels.
-        apply: makes the layers go there, given the storage of their weights and the topology.
-    """
-
-    routes: Routes
-    apply: Callable[[Storage, Topology], Storage]
-
-
-Choose = Callable[[nn.Module, Selection], Choice]
-"""Given the model without wrappers; raises an :class:`InputError` where something is missing."""
-
-
-def _dense(model: nn.Module, selection: Selection) -> Choice:
-    names = [place.name for place in places_of(model, selection)]
-    routes = Routes((), MappingProxyType(dict.fromkeys(names, "kernels='dense'")))
-    return Choice(routes, lambda storage, _: storage)
-
-
-def _sparse(model: nn.Module, selection: Selection) -> Choice:
-    _check_device(selection)
-    kernels = _kernels_of_this_processor()
-    places = places_of(model, selection)
-    routes = routes_of(places)
-    going = [place for place in places if place.trouble is None]
-    return Choice(routes, lambda storage, topology: _routed(going, kernels, storage, topology))
-
-
-KERNELS: Mapping[str, Choose] = MappingProxyType({"dense": _dense, "sparse": _sparse})
-
-
-def _routed(going: list[Place], kernels: Any, storage: Storage, topology: Topology) -> Storage:
-    from sparsecore_torch.sparse_training.kernels.functions import Convolutions, Kind, LinearLayers
+def _routed(uses: list[_WeightUse], kernels: Any, storage: Storage, topology: Topology) -> Storage:
+    from sparsecore_torch.sparse_training.kernels.functions import Convolutions, LayerKind, LinearLayers
     from sparsecore_torch.sparse_training.kernels.modules import Route, RoutedStorage
 
-    kinds: dict[int, Kind] = {4: Convolutions(kernels), 2: LinearLayers(kernels)}
+    kinds: dict[int, LayerKind] = {4: Convolutions(kernels), 2: LinearLayers(kernels)}
     dimensions = {name: len(shape) for name, shape in zip(topology.layout.names, topology.layout.shapes, strict=True)}
-    routes = [Route(place.module, place.tensor, kinds[dimensions[place.tensor]], topology) for place in going]
+    routes = [Route(use.module, use.tensor, kinds[dimensions[use.tensor]], topology) for use in uses]
     return RoutedStorage(storage, routes)
 
 
 def _check_device(selection: Selection) -> None:
     device = selection.sparse[0].parameter.device
     if device.type != "cpu":
-        raise InputError(f"the sparse kernels run on the CPU, and the model lies on {device}; take kernels='dense'")
+        raise InputError(f"the sparse kernels run on the CPU, and the model is on {device}; take kernels='dense'")
 
 
 def _kernels_of_this_processor() -> Any:
@@ -192,3 +152,40 @@ def _kernels_of_this_processor() -> Any:
             "pip install ./backends/sparsecore_cpu, with a C++ compiler; or take kernels='dense'"
         ) from error
     return kernels()
+
+
+def _of_module(applies: Callable[[nn.Module], bool]) -> Callable[[_WeightUse], bool]:
+    return lambda use: applies(use.module)
+
+
+def _of_convolution(applies: Callable[[nn.Conv2d], bool]) -> Callable[[_WeightUse], bool]:
+    return lambda use: isinstance(use.module, nn.Conv2d) and applies(use.module)
+
+
+def _has_own_forward(module: nn.Module) -> bool:
+    plain: Any = nn.Conv2d if isinstance(module, nn.Conv2d) else nn.Linear
+    cls = type(module)
+    return any(
+        name in vars(module) or getattr(cls, name, None) is not getattr(plain, name, None) for name in FORWARD_METHODS
+    )
+
+
+_OBSTACLES: Mapping[str, Callable[[_WeightUse], bool]] = MappingProxyType(
+    {
+        "not the weight of a Conv2d or a Linear": lambda use: (
+            not isinstance(use.module, nn.Conv2d | nn.Linear) or use.attribute != "weight"
+        ),
+        "its layer has a forward of its own": _of_module(_has_own_forward),
+        "MultiheadAttention computes with it": _of_module(
+            lambda module: isinstance(module, NonDynamicallyQuantizableLinear)
+        ),
+        "sharded by fully_shard": lambda use: is_sharded(getattr(use.module, use.attribute)),
+        "not float32": _of_module(lambda module: any(one.dtype is not torch.float32 for one in module.parameters())),
+        "groups": _of_convolution(lambda module: module.groups > 1),
+        "dilation": _of_convolution(lambda module: module.dilation != (1, 1)),
+        "padding with other values than zeros": _of_convolution(lambda module: module.padding_mode != "zeros"),
+        "strides that differ between height and width": _of_convolution(
+            lambda module: module.stride[0] != module.stride[1]
+        ),
+    }
+)

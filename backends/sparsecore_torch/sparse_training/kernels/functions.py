@@ -1,4 +1,8 @@
-"""The kernels as autograd functions."""
+"""The kernels of ``sparsecore_cpu`` as autograd functions on torch's tensors, for convolutions and linear layers.
+
+The kernels' own layout of a batch is (blocks, height + border, channels, width + border, lanes). A batch is copied once
+each way, except for a batch of features that is stored transposed already and fills its blocks.
+"""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -12,7 +16,6 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from sparsecore.errors import InputError
-from sparsecore_cpu import _kernels
 from sparsecore_cpu._kernels import Activation, Kernels
 from sparsecore_cpu.layer import Layer, Padding, buffer_of
 from sparsecore_cpu.runtime import Buffer, Floats, Form
@@ -21,76 +24,146 @@ from sparsecore_torch.arrays import gather, scatter
 
 _CACHE_LINE = 64
 
+Run = Callable[[Tensor], Tensor]
+"""From a batch to the outputs of a layer."""
 
-class Layout(Protocol):
-    """How a batch lies."""
 
-    def packed(self, x: Tensor, form: Form, kernels: Kernels) -> Tensor:
-        """The batch as the kernels read it: zero on the border, and in the lanes beyond the batch."""
+class LayerKind(Protocol):
+    """A kind of module that the kernels can compute."""
+
+    def supports(self, module: Any, x: Tensor) -> bool:
+        """Return whether the kernels compute inputs of this shape; the module itself computes all others."""
         ...
 
-    def unpacked(
-        self, buffer: Tensor, form: Form, bias: Tensor | None, order: torch.memory_format, kernels: Kernels
+    def layer(self, module: Any, indices: NDArray[np.int64]) -> Layer:
+        """Make the kernels' layer of a module.
+
+        Args:
+            module: the module.
+            indices: of the active weights in the flat weight tensor, ascending, (N_i,).
+        """
+        ...
+
+    def run(self, x: Tensor, run: Run) -> Tensor:
+        """Return the output in the shape in which the module returns it; ``run`` takes a batch."""
+        ...
+
+    def pack(self, x: Tensor, form: Form, kernels: Kernels) -> Tensor:
+        """Copy a batch into the kernels' layout: zero on the border, and in the lanes beyond the batch."""
+        ...
+
+    def unpack(
+        self, buffer: Tensor, form: Form, bias: Tensor | None, memory_format: torch.memory_format, kernels: Kernels
     ) -> Tensor:
-        """The batch, plus a bias by channel, in this memory format where it has one."""
+        """Copy a batch out of the kernels' layout.
+
+        Args:
+            buffer: in the kernels' layout.
+            form: of the buffer.
+            bias: added by channel, (channels,).
+            memory_format: of the result, where that has several.
+            kernels: those of this processor.
+        """
         ...
 
 
-class Images:
-    """(images, channels, height, width), contiguous or channels last or however else."""
+@attrs.frozen(eq=False)
+class Convolutions:
+    """nn.Conv2d, of one image or a batch of images (images, channels, height, width) in any strides."""
 
-    def packed(self, x: Tensor, form: Form, kernels: Kernels) -> Tensor:
-        """See :class:`Layout`."""
-        buffer = _without_border(torch.empty(form.shape(kernels.lanes)), form.border)
-        kernels.pack(x.permute(0, 2, 3, 1).numpy(), _handle(form, buffer), torch.get_num_threads())
+    kernels: Kernels
+
+    def supports(self, module: nn.Conv2d, x: Tensor) -> bool:
+        """Return whether the images have the module's channels, and the kernel fits into them."""
+        if x.ndim not in {3, 4} or x.shape[-3] != module.in_channels or x.numel() == 0:
+            return False
+        padding = _padding(module)
+        height, width = (int(side) for side in x.shape[-2:])
+        return (
+            height + padding.top + padding.bottom >= module.kernel_size[0]
+            and width + padding.left + padding.right >= module.kernel_size[1]
+        )
+
+    def layer(self, module: nn.Conv2d, indices: NDArray[np.int64]) -> Layer:
+        """Make the kernels' convolution."""
+        shape = (module.out_channels, module.in_channels, *module.kernel_size)
+        return Layer.conv2d(self.kernels, shape, indices, module.stride[0], _padding(module))
+
+    def run(self, x: Tensor, run: Run) -> Tensor:
+        """Run a batch of images, or one image as a batch of one."""
+        return run(x) if x.ndim == 4 else run(x[None])[0]
+
+    def pack(self, x: Tensor, form: Form, kernels: Kernels) -> Tensor:
+        """Copy images into the kernels' layout."""
+        buffer = _with_zero_border(torch.empty(form.shape(kernels.lanes)), form.border)
+        kernels.pack(x.permute(0, 2, 3, 1).numpy(), _activation(form, buffer), torch.get_num_threads())
         return buffer
 
-    def unpacked(
-        self, buffer: Tensor, form: Form, bias: Tensor | None, order: torch.memory_format, kernels: Kernels
+    def unpack(
+        self, buffer: Tensor, form: Form, bias: Tensor | None, memory_format: torch.memory_format, kernels: Kernels
     ) -> Tensor:
-        """See :class:`Layout`."""
+        """Copy images out of the kernels' layout."""
         shape = (form.images, form.channels, form.height, form.width)
-        images = torch.empty(shape, memory_format=order)
-        kernels.unpack(_handle(form, buffer), images.permute(0, 2, 3, 1).numpy(), torch.get_num_threads())
+        images = torch.empty(shape, memory_format=memory_format)
+        kernels.unpack(_activation(form, buffer), images.permute(0, 2, 3, 1).numpy(), torch.get_num_threads())
         return images if bias is None else images.add_(bias[:, None, None])
 
 
-class Features:
-    """(batch, features)."""
+@attrs.frozen(eq=False)
+class LinearLayers:
+    """nn.Linear, of feature vectors in any number of dimensions."""
 
-    def packed(self, x: Tensor, form: Form, kernels: Kernels) -> Tensor:
-        """See :class:`Layout`."""
+    kernels: Kernels
+
+    def supports(self, module: nn.Linear, x: Tensor) -> bool:
+        """Return whether the vectors have the module's features, and there are any."""
+        return x.ndim > 0 and x.shape[-1] == module.in_features and x.numel() > 0
+
+    def layer(self, module: nn.Linear, indices: NDArray[np.int64]) -> Layer:
+        """Make the kernels' matrix product."""
+        return Layer.linear(self.kernels, (module.out_features, module.in_features), indices)
+
+    def run(self, x: Tensor, run: Run) -> Tensor:
+        """Run all vectors as one batch (batch, features)."""
+        return run(x) if x.ndim == 2 else run(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
+
+    def pack(self, x: Tensor, form: Form, kernels: Kernels) -> Tensor:
+        """Copy vectors into the kernels' layout, or return a view if they are stored so."""
         shape = form.shape(kernels.lanes)
         by_feature = x.t()
-        whole = len(x) == shape[3] * shape[4]
-        if whole and by_feature.is_contiguous() and x.data_ptr() % _CACHE_LINE == 0:
+        fills_blocks = len(x) == shape[3] * shape[4]
+        if fills_blocks and by_feature.is_contiguous() and x.data_ptr() % _CACHE_LINE == 0:
             return by_feature.view(shape)
         buffer = torch.empty(shape)
-        kernels.pack(x[:, None, None].numpy(), _handle(form, buffer), torch.get_num_threads())
+        kernels.pack(x[:, None, None].numpy(), _activation(form, buffer), torch.get_num_threads())
         return buffer
 
-    def unpacked(
+    def unpack(
         self,
         buffer: Tensor,
         form: Form,
         bias: Tensor | None,
-        order: torch.memory_format,  # noqa: ARG002
+        memory_format: torch.memory_format,  # noqa: ARG002
         kernels: Kernels,
     ) -> Tensor:
-        """See :class:`Layout`; contiguous, as whoever reshapes the outputs of a linear layer expects."""
+        """Copy vectors out of the kernels' layout; contiguous, as users of linear layers expect."""
         vectors = torch.empty(form.images, form.channels)
-        kernels.unpack(_handle(form, buffer), vectors[:, None, None].numpy(), torch.get_num_threads())
+        kernels.unpack(_activation(form, buffer), vectors[:, None, None].numpy(), torch.get_num_threads())
         return vectors if bias is None else vectors.add_(bias)
 
 
-def memory_format(x: Tensor) -> torch.memory_format:
-    """Channels last if that is what it lies in, and it is not contiguous as well."""
+def _padding(module: nn.Conv2d) -> Padding:
+    left, right, top, bottom = convolution_padding(module)
+    return Padding(top, bottom, left, right)
+
+
+def _memory_format_of(x: Tensor) -> torch.memory_format:
+    """Channels last if the tensor is stored so, and is not contiguous as well."""
     channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     return torch.channels_last if channels_last else torch.contiguous_format
 
 
-def _without_border(buffer: Tensor, border: int) -> Tensor:
-    """The buffer, with zeros on its border."""
+def _with_zero_border(buffer: Tensor, border: int) -> Tensor:
     if border:
         for rows in (buffer[:, :border], buffer[:, -border:]):
             rows.zero_()
@@ -99,69 +172,71 @@ def _without_border(buffer: Tensor, border: int) -> Tensor:
     return buffer
 
 
-def _handle(form: Form, buffer: Tensor) -> Activation:
+def _activation(form: Form, buffer: Tensor) -> Activation:
     return buffer_of(form, buffer.numpy()).handle
 
 
 @attrs.frozen(eq=False)
 class Computation:
-    """What one layer computes while its weights stay where they are.
+    """What one module computes as long as its weights stay at their positions.
 
     Attributes:
-        layer: on the kernels' buffers.
-        layout: of torch's batches.
+        layer: the kernels' layer.
+        kind: of the module.
     """
 
     layer: Layer
-    layout: Layout
+    kind: LayerKind
 
-    def packed(self, batch: Tensor, form: Form) -> Tensor:
-        """The batch as the kernels read it."""
-        return self.layout.packed(batch.detach(), form, self.layer.kernels)
+    def pack(self, batch: Tensor, form: Form) -> Tensor:
+        """Copy a batch into the kernels' layout."""
+        return self.kind.pack(batch.detach(), form, self.layer.kernels)
 
-    def unpacked(
-        self, write: Callable[[Buffer], None], form: Form, bias: Tensor | None, order: torch.memory_format
+    def unpack(
+        self, write: Callable[[Buffer], None], form: Form, bias: Tensor | None, memory_format: torch.memory_format
     ) -> Tensor:
-        """What ``write`` writes, as a batch."""
+        """Return, as a batch, what ``write`` writes into a buffer of this form."""
         buffer = torch.empty(form.shape(self.layer.kernels.lanes))
         write(buffer_of(form, buffer.numpy()))
-        return self.layout.unpacked(buffer, form, bias, order, self.layer.kernels)
+        return self.kind.unpack(buffer, form, bias, memory_format, self.layer.kernels)
 
 
-class _Through(torch.autograd.Function):
-    """A batch, N_i values and a bias to outputs; the gradient of these to those of the three."""
+class _SparseLayer(torch.autograd.Function):
+    """A batch, N_i values and a bias to outputs; the gradient of the outputs to those of the three."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, values: Tensor, bias: Tensor | None, computation: Computation) -> Tensor:
         layer, threads = computation.layer, torch.get_num_threads()
         forms = layer.forms(len(x), *x.shape[2:])
-        packed = computation.packed(x, forms.x)
-        # the batch is kept as the kernels read it, so that it is laid out once
+        packed = computation.pack(x, forms.x)
+        # the batch is kept in the kernels' layout, so that it is copied once
         ctx.save_for_backward(packed if ctx.needs_input_grad[1] else None, values)
-        ctx.computation, ctx.forms, ctx.order = computation, forms, memory_format(x)
+        ctx.computation, ctx.forms, ctx.memory_format = computation, forms, _memory_format_of(x)
         given, entries = buffer_of(forms.x, packed.numpy()), values.detach().numpy()
-        return computation.unpacked(lambda out: layer.forward(given, entries, out, threads), forms.out, bias, ctx.order)
+        return computation.unpack(
+            lambda out: layer.forward(given, entries, out, threads), forms.out, bias, ctx.memory_format
+        )
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
-        _check_once(gradient)
+        _check_first_order(gradient)
         *needed, needs_bias, _ = ctx.needs_input_grad
         by_bias = gradient.sum([0, *range(2, gradient.ndim)]) if needs_bias else None
-        by_x, by_values = _WAYS[tuple(needed)](_Pass.of(ctx, gradient))
+        by_x, by_values = _GRADIENTS[tuple(needed)](_BackwardPass.of(ctx, gradient))
         return by_x, by_values, by_bias, None
 
 
 @attrs.frozen(eq=False)
-class _Pass:
-    """What a backward pass goes by.
+class _BackwardPass:
+    """The inputs of a backward pass.
 
     Attributes:
-        layer: the kernels'.
-        x: the batch as they read it; None where it was not kept.
-        values: of the weights.
-        gradient: the outputs', as they read it.
+        layer: the kernels' layer.
+        x: the batch in the kernels' layout; None where it was not kept.
+        values: of the active weights.
+        gradient: of the outputs, in the kernels' layout.
         threads: how many compute.
-        unpacked: the batch's gradient that a function writes.
+        unpack: returns, as a batch, the gradient of the batch that a function writes.
     """
 
     layer: Layer
@@ -169,49 +244,49 @@ class _Pass:
     values: Floats
     gradient: Buffer
     threads: int
-    unpacked: Callable[[Callable[[Buffer], None]], Tensor]
+    unpack: Callable[[Callable[[Buffer], None]], Tensor]
 
     @property
     def batch(self) -> Buffer:
-        """The batch as the kernels read it, where the gradient of the values is asked for."""
+        """The batch in the kernels' layout, which is kept where the gradient of the values is needed."""
         if self.x is None:
             raise RuntimeError("the batch was not kept for the gradient of the values")
         return self.x
 
     @classmethod
-    def of(cls, ctx: Any, gradient: Tensor) -> "_Pass":
+    def of(cls, ctx: Any, gradient: Tensor) -> "_BackwardPass":
         computation, forms = ctx.computation, ctx.forms
-        x, values = ctx.saved_tensors  # once: with checkpoints, this is what computes them again
+        x, values = ctx.saved_tensors  # read once: with checkpoints, reading them computes them again
         return cls(
             computation.layer,
             None if x is None else buffer_of(forms.x, x.numpy()),
             values.detach().numpy(),
-            buffer_of(forms.gradient, computation.packed(gradient, forms.gradient).numpy()),
+            buffer_of(forms.gradient, computation.pack(gradient, forms.gradient).numpy()),
             torch.get_num_threads(),
-            lambda write: computation.unpacked(write, forms.x_gradient, None, ctx.order),
+            lambda write: computation.unpack(write, forms.x_gradient, None, ctx.memory_format),
         )
 
 
 Gradients = tuple[Tensor | None, Tensor | None]
-"""Of the batch and of the values."""
+"""The gradients of the batch and of the values."""
 
 
-def _of_both(of: _Pass) -> Gradients:
+def _of_both(of: _BackwardPass) -> Gradients:
     listed: list[Floats] = []
     layer, x = of.layer, of.batch
-    by_x = of.unpacked(lambda out: listed.append(layer.backward(x, of.gradient, of.values, out, of.threads)))
+    by_x = of.unpack(lambda out: listed.append(layer.backward(x, of.gradient, of.values, out, of.threads)))
     return by_x, torch.from_numpy(listed[0])
 
 
-def _of_batch(of: _Pass) -> Gradients:
-    return of.unpacked(lambda out: of.layer.backward_input(of.gradient, of.values, out, of.threads)), None
+def _of_batch(of: _BackwardPass) -> Gradients:
+    return of.unpack(lambda out: of.layer.backward_input(of.gradient, of.values, out, of.threads)), None
 
 
-def _of_values(of: _Pass) -> Gradients:
+def _of_values(of: _BackwardPass) -> Gradients:
     return None, torch.from_numpy(of.layer.backward_weight(of.batch, of.gradient, of.threads))
 
 
-_WAYS: Mapping[tuple[bool, ...], Callable[[_Pass], Gradients]] = MappingProxyType(
+_GRADIENTS: Mapping[tuple[bool, ...], Callable[[_BackwardPass], Gradients]] = MappingProxyType(
     {
         (True, True): _of_both,
         (True, False): _of_batch,
@@ -219,25 +294,25 @@ _WAYS: Mapping[tuple[bool, ...], Callable[[_Pass], Gradients]] = MappingProxyTyp
         (False, False): lambda _: (None, None),
     }
 )
-"""By whether the gradients of the batch and of the values are needed."""
+"""Computes the gradients, by whether those of the batch and of the values are needed."""
 
 
-class _Existing(torch.autograd.Function):
-    """A dense weight to the N_i values where weights are; their gradient to a dense one, zero elsewhere."""
+class _ActiveWeights(torch.autograd.Function):
+    """A dense weight to its N_i active values; their gradient to a dense one, zero elsewhere."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, places: Tensor) -> Tensor:
-        ctx.save_for_backward(weight, places)  # the weight for autograd's check that nobody has written to it
-        return gather(weight, places)
+    def forward(ctx: Any, weight: Tensor, indices: Tensor) -> Tensor:
+        ctx.save_for_backward(weight, indices)  # the weight for autograd's check that nothing has written to it
+        return gather(weight, indices)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        weight, places = ctx.saved_tensors
-        return scatter(gradient, places, weight.shape), None
+        weight, indices = ctx.saved_tensors
+        return scatter(gradient, indices, weight.shape), None
 
 
-def _check_once(gradient: Tensor) -> None:
+def _check_first_order(gradient: Tensor) -> None:
     if is_batched(gradient):
         raise InputError(
             "layers that run through the sparse kernels compute one backward pass at a time, and this one is of "
@@ -250,77 +325,8 @@ def _check_once(gradient: Tensor) -> None:
         )
 
 
-through: Callable[[Tensor, Tensor, Tensor | None, Computation], Tensor] = _Through.apply
-existing: Callable[[Tensor, Tensor], Tensor] = _Existing.apply
+sparse_layer: Callable[[Tensor, Tensor, Tensor | None, Computation], Tensor] = _SparseLayer.apply
+"""From a batch, the N_i values, a bias and what the layer computes to its outputs; differentiable once."""
 
-
-Run = Callable[[Tensor], Tensor]
-
-
-class Kind(Protocol):
-    """Of module."""
-
-    def takes(self, module: Any, x: Tensor) -> bool:
-        """Whether the shape is one that the kernels compute; whatever they do not is left to the module itself."""
-        ...
-
-    def computation(self, module: Any, within: NDArray[np.int64]) -> Computation:
-        """What the module computes with weights at these positions of its tensor."""
-        ...
-
-    def run(self, x: Tensor, run: Run) -> Tensor:
-        """The output in the shape that the module gives; ``run`` takes a batch."""
-        ...
-
-
-@attrs.frozen(eq=False)
-class Convolutions:
-    """nn.Conv2d, of one image or a batch."""
-
-    kernels: _kernels.Kernels
-
-    def takes(self, module: nn.Conv2d, x: Tensor) -> bool:
-        """See :class:`Kind`."""
-        if x.ndim not in {3, 4} or x.shape[-3] != module.in_channels or x.numel() == 0:
-            return False
-        padding = _padding(module)
-        height, width = (int(side) for side in x.shape[-2:])
-        return (
-            height + padding.top + padding.bottom >= module.kernel_size[0]
-            and width + padding.left + padding.right >= module.kernel_size[1]
-        )
-
-    def computation(self, module: nn.Conv2d, within: NDArray[np.int64]) -> Computation:
-        """See :class:`Kind`."""
-        shape = (module.out_channels, module.in_channels, *module.kernel_size)
-        return Computation(Layer.conv2d(self.kernels, shape, within, module.stride[0], _padding(module)), Images())
-
-    def run(self, x: Tensor, run: Run) -> Tensor:
-        """See :class:`Kind`."""
-        return run(x) if x.ndim == 4 else run(x[None])[0]
-
-
-@attrs.frozen(eq=False)
-class LinearLayers:
-    """nn.Linear, of vectors in any number of dimensions."""
-
-    kernels: _kernels.Kernels
-
-    def takes(self, module: nn.Linear, x: Tensor) -> bool:
-        """See :class:`Kind`."""
-        return x.ndim > 0 and x.shape[-1] == module.in_features and x.numel() > 0
-
-    def computation(self, module: nn.Linear, within: NDArray[np.int64]) -> Computation:
-        """See :class:`Kind`."""
-        shape = (module.out_features, module.in_features)
-        return Computation(Layer.linear(self.kernels, shape, within), Features())
-
-    def run(self, x: Tensor, run: Run) -> Tensor:
-        """See :class:`Kind`."""
-        return run(x) if x.ndim == 2 else run(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
-
-
-def _padding(module: nn.Conv2d) -> Padding:
-    """Also where it has a name, 'same' or 'valid'."""
-    left, right, top, bottom = convolution_padding(module)
-    return Padding(top, bottom, left, right)
+active_weights: Callable[[Tensor, Tensor], Tensor] = _ActiveWeights.apply
+"""From a dense weight and the indices of its active entries, (N_i,), to their values; differentiable once."""

@@ -1,4 +1,4 @@
-"""Modules whose forward pass goes through the sparse kernels, and become what they were."""
+"""Sends the forward pass of modules through the sparse kernels, and makes the modules what they were again."""
 
 import copyreg
 from collections.abc import Callable, Sequence
@@ -14,35 +14,35 @@ from sparsecore.engine.topology import Topology
 from sparsecore.learning.ledger import Bytes, Ledger
 from sparsecore_torch._torch_internals import are_transforms_active, is_forward_mode_active, is_tracing, own_parameters
 from sparsecore_torch.arrays import active_indices
-from sparsecore_torch.sparse_training.kernels.functions import Computation, Kind, existing, through
-from sparsecore_torch.sparse_training.storage.compact_modules import entries_of
+from sparsecore_torch.sparse_training.kernels.functions import Computation, LayerKind, active_weights, sparse_layer
+from sparsecore_torch.sparse_training.storage.compact_modules import active_values
 from sparsecore_torch.sparse_training.storage.storage import Storage
 
-_KEPT = "_sparse_kernels"
-"""Where a module keeps what it computes with."""
+_ROUTE = "_sparse_kernels"
+"""The attribute of a module that holds its route."""
 
-# pickle takes its usual maker only for an object's own class
+# pickle uses its usual constructor only for an object's own class
 _reconstructor: Any = copyreg._reconstructor  # type: ignore[attr-defined]
 
 Read = Callable[[nn.Module, Tensor], Tensor]
-"""The N_i values of a module's weight, differentiable, given where they lie within it."""
+"""From a module and the indices of its active weights to the N_i values, differentiable."""
 
 
 @final
 class Route:
-    """The way of one module through the kernels.
+    """Runs the forward pass of one module through the kernels.
 
-    Lists of the weights that exist are made when a batch comes, so that a topology that nothing runs through costs
+    The kernels' lists of active weights are made when a batch arrives, so that a topology that no batch meets costs
     nothing.
 
     Args:
-        module: whose way it is.
-        tensor: of its weight, in the layout.
-        kind: of module.
+        module: the module.
+        tensor: the name of its weight in the layout.
+        kind: of the module.
         topology: the active positions.
     """
 
-    def __init__(self, module: nn.Module, tensor: str, kind: Kind, topology: Topology) -> None:
+    def __init__(self, module: nn.Module, tensor: str, kind: LayerKind, topology: Topology) -> None:
         self._module = module
         self._tensor = tensor
         self._kind = kind
@@ -51,57 +51,58 @@ class Route:
         self.move(topology)
 
     def move(self, topology: Topology) -> None:
-        """The weights are at other positions from now on."""
+        """Compute with weights at other positions from now on."""
         self._topology = topology
         self._current: _Current | None = None
 
     def expect(self, *, dense: bool) -> None:
-        """Whether the next step needs gradients of all positions, which the dense layer makes."""
+        """Use the dense layer in the next step, where gradients of all positions are needed, or the kernels."""
         self._is_dense = dense
 
     @property
     def nbytes(self) -> int:
-        """What says where the weights are, as the kernels have it."""
+        """Bytes of the kernels' lists of active weights."""
         current = self._current
-        return 0 if current is None else current.places.nbytes + current.computation.layer.nbytes
+        return 0 if current is None else current.indices.nbytes + current.computation.layer.nbytes
 
-    def enter(self, check: Callable[[str], None]) -> None:
-        """The module goes this way from now on.
+    def install(self, check: Callable[[str], None]) -> None:
+        """Run the module through the kernels from now on.
 
         Args:
-            check: called before the kernels compute with the active weights of the tensor of this name; raises an error
-                if those are not all.
+            check: called with the tensor's name before the kernels compute with its active weights; raises an error if
+                other weights are nonzero.
         """
         self._check = check
-        self._module.__dict__[_KEPT] = self
+        self._module.__dict__[_ROUTE] = self
         cls: Any = type(self._module)
         self._module.__class__ = _routed(cls)
 
-    def leave(self) -> None:
-        """The module is what it was."""
-        del self._module.__dict__[_KEPT]
+    def uninstall(self) -> None:
+        """Make the module what it was."""
+        del self._module.__dict__[_ROUTE]
         self._module.__class__ = type(self._module).__bases__[0]
 
     def __call__(self, given: Tensor, dense: Callable[[Tensor], Tensor]) -> Tensor:
-        """The module's output; ``dense`` is its own way, of which it makes what the kernels do not take."""
-        x = _lifted(given)
-        if not (_is_plain(x) and self._kind.takes(self._module, x)):
+        """Return the module's output; ``dense`` is its own forward pass, for what the kernels do not support."""
+        x = _in_float32(given)
+        if not (_is_plain(x) and self._kind.supports(self._module, x)):
             return dense(given)
         if self._is_dense:
             with torch.autocast("cpu", enabled=False):
                 return dense(x)
         self._check(self._tensor)
         current = self._computed()
-        values = self._read(self._module, current.places)
+        values = self._read(self._module, current.indices)
         if not _is_plain(values):  # the model has been moved
             return dense(given)
         bias: Any = self._module.bias
-        return self._kind.run(x, lambda batch: through(batch, values, bias, current.computation))
+        return self._kind.run(x, lambda batch: sparse_layer(batch, values, bias, current.computation))
 
     def _computed(self) -> "_Current":
         if self._current is None:
-            within = active_indices(self._topology, self._topology.layout.index(self._tensor))
-            self._current = _Current(within, self._kind.computation(self._module, within.numpy()))
+            indices = active_indices(self._topology, self._topology.layout.index(self._tensor))
+            layer = self._kind.layer(self._module, indices.numpy())
+            self._current = _Current(indices, Computation(layer, self._kind))
         return self._current
 
 
@@ -109,45 +110,45 @@ class Route:
 class _Current:
     """What a route needs while the topology stays as it is."""
 
-    places: Tensor
+    indices: Tensor
     computation: Computation
 
 
 @cache
 def _routed(cls: type[nn.Module]) -> type[nn.Module]:
-    """The class of modules that go through the kernels; copies of them are of the class as it was."""
+    """The class of modules that run through the kernels; copies of these are of the original class."""
 
     def forward(self: Any, input: Tensor) -> Any:  # torch's name for it, which callers may use
-        route: Route = self.__dict__[_KEPT]
+        route: Route = self.__dict__[_ROUTE]
         return route(input, lambda given: cls.forward(self, given))
 
     def reduced(self: Any, protocol: Any) -> Any:
         reduce: Callable[..., Any] = cls.__reduce_ex__
         _, _, state, *rest = reduce(self, protocol)
-        plain = {name: content for name, content in state.items() if name != _KEPT}
+        plain = {name: content for name, content in state.items() if name != _ROUTE}
         return _reconstructor, (cls, object, None), plain, *rest
 
     disable: Any = torch.compiler.disable
     return type(f"Sparse{cls.__name__}", (cls,), {"forward": disable(forward), "__reduce_ex__": reduced})
 
 
-def _of_parameter(module: nn.Module, within: Tensor) -> Tensor:
+def _of_parameter(module: nn.Module, indices: Tensor) -> Tensor:
     weight: Any = module.weight
-    return existing(weight, within)
+    return active_weights(weight, indices)
 
 
 def _of_compact(module: nn.Module, _: Tensor) -> Tensor:
-    return entries_of(module, "weight")
+    return active_values(module, "weight")
 
 
-def _lifted(x: Tensor) -> Tensor:
-    """In float32 where autocast chooses the dtypes, as the kernels have no other."""
-    is_lifted = torch.is_autocast_enabled("cpu") and x.is_floating_point() and x.dtype is not torch.float64
-    return x.float() if is_lifted else x
+def _in_float32(x: Tensor) -> Tensor:
+    """The input in float32 where autocast chooses the dtypes, as the kernels have no other."""
+    is_cast = torch.is_autocast_enabled("cpu") and x.is_floating_point() and x.dtype is not torch.float64
+    return x.float() if is_cast else x
 
 
 def _is_plain(x: Tensor) -> bool:
-    """Whether the kernels can read it; what torch traces, exports or transforms a model with is no such tensor."""
+    """Whether the kernels can read the tensor, unlike those by which torch traces, exports or transforms a model."""
     if type(x) not in {Tensor, nn.Parameter} or is_tracing():
         return False
     if are_transforms_active() or is_forward_mode_active():
@@ -157,24 +158,24 @@ def _is_plain(x: Tensor) -> bool:
 
 @final
 class RoutedStorage:
-    """See :class:`sparsecore_torch.sparse_training.storage.storage.Storage`; all of it is the inner storage's.
+    """Sends modules through the kernels; a :class:`~sparsecore_torch.sparse_training.storage.storage.Storage`.
 
-    What the routes have to know is passed on to them: where weights are, and whether a dense gradient is wanted. In
-    the step that it is wanted for, layers are the inner storage's dense ones.
+    The inner storage does all the work. The routes are told where weights are, and in which step dense gradients are
+    needed: in that step modules compute with the inner storage's dense weights.
 
     Args:
-        inner: where the weights lie.
-        routes: of the modules, which are taken from now on.
+        inner: keeps the weights.
+        routes: of the modules; they are installed.
     """
 
     def __init__(self, inner: Storage, routes: Sequence[Route]) -> None:
         self._inner = inner
         self._routes = tuple(routes)
         for route in self._routes:
-            route.enter(check=inner.check_written)
+            route.install(check=inner.check_written)
 
     def values(self) -> Tensor:
-        """The N values in the order of the topology's positions."""
+        """Return the N values in the order of the topology's positions."""
         return self._inner.values()
 
     def set_values(self, values: Tensor) -> None:
@@ -196,31 +197,31 @@ class RoutedStorage:
         self._move(topology)
 
     def check_written(self, name: str | None = None, *, thoroughly: bool = False) -> None:
-        """Raise an :class:`InputError` if something else has written weights that do not belong to the topology."""
+        """Check that nothing but the training has written weights that do not belong to the topology."""
         self._inner.check_written(name, thoroughly=thoroughly)
 
     def nonzero_positions(self) -> Tensor:
-        """The positions of all nonzero weights, active or not."""
+        """Return the positions of all nonzero weights, active or not; ascending, int64."""
         return self._inner.nonzero_positions()
 
     def expect_gradient(self, *, dense: bool) -> None:
-        """Whether the gradients of the next step are to arrive dense."""
+        """Prepare for the gradients of the next step, and compute densely where these are to be dense."""
         self._inner.expect_gradient(dense=dense)
         for route in self._routes:
             route.expect(dense=dense)
 
     def gradient(self, name: str) -> Tensor:
-        """The dense gradient of a tensor in the step just taken."""
+        """Return the dense gradient of a tensor in the last step, (D_i,)."""
         return self._inner.gradient(name)
 
     def squash(self) -> None:
-        """End: modules are of their own classes again, then whatever the inner storage does."""
+        """Make modules what they were, and squash the inner storage."""
         for route in self._routes:
-            route.leave()
+            route.uninstall()
         self._inner.squash()
 
     def ledger(self) -> Ledger:
-        """Bytes of the inner storage; among the indices what the kernels have made of the positions so far."""
+        """Return the bytes of the inner storage; the kernels' lists made so far count as indices."""
         inner, lists = self._inner.ledger(), sum(route.nbytes for route in self._routes)
         indices = Bytes(inner.indices.theoretical + lists, inner.indices.measured + lists)
         return attrs.evolve(inner, indices=indices)

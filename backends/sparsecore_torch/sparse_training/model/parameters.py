@@ -1,4 +1,4 @@
-"""The parameters of somebody's model under names of their own, whatever the model is wrapped in."""
+"""The parameters of a user's model by name, whatever the model is wrapped in."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -14,10 +14,17 @@ from sparsecore_torch.tensors import overlapping
 
 
 def replicated(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """The trained parameters that must be equal on all ranks, by what they are: "the values of 'conv1.weight'".
+    """Return the trained parameters that must be equal on all ranks.
 
-    Buffers may differ, as batch norm's statistics do. Left out is also what belongs to one rank by design: the shards
-    of ``fully_shard``, and what DistributedDataParallel was told to ignore.
+    Buffers may differ, as batch norm's statistics do. Also left out are parameters that belong to one rank by design:
+    shards of ``fully_shard``, and those that DistributedDataParallel has been told to ignore.
+
+    Args:
+        model: without wrappers.
+        optimizer: that trains the parameters.
+
+    Returns:
+        The parameters by a description such as "the values of 'conv1.weight'".
     """
     trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     ignored = names_ignored_by_ddp(model)
@@ -30,35 +37,35 @@ def replicated(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
 
 @attrs.frozen(eq=False)
 class NamedParameter:
-    """A parameter, once however often it is tied.
+    """A parameter with all its names, of which a tied one has several.
 
     Attributes:
         names: its names in the model, in the order of the modules.
-        places: every module that holds it, and the attribute there.
+        holders: every module that holds it, and the attribute there.
     """
 
     names: tuple[str, ...]
-    places: tuple[tuple[nn.Module, str], ...]
+    holders: tuple[tuple[nn.Module, str], ...]
 
     @property
     def name(self) -> str:
-        """The name that it goes by, the first."""
+        """The first of its names, which stands for all."""
         return self.names[0]
 
     @property
     def parameter(self) -> nn.Parameter:
-        """The parameter itself, looked up anew: wrappers may have put another object in its place."""
-        module, attribute = self.places[0]
+        """The parameter itself, looked up each time: wrappers may have put another object in its place."""
+        module, attribute = self.holders[0]
         parameter: nn.Parameter = getattr(module, attribute)
         return parameter
 
     def is_within(self, layers: Iterable[str]) -> bool:
-        """Whether it belongs to one of the modules of these names."""
+        """Return whether the parameter belongs to one of the modules of these names."""
         return any(name.startswith(f"{layer}." if layer else "") for name in self.names for layer in layers)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model without what ``torch.compile`` and DistributedDataParallel have put around it."""
+    """Return the model inside the wrappers of ``torch.compile`` and DistributedDataParallel."""
     while True:
         if isinstance(model, DistributedDataParallel | DataParallel):
             model = model.module
@@ -69,7 +76,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def within_compiled(module: Any) -> nn.Module:
-    """The module that ``torch.compile`` has made this one of; itself where it is none of those."""
+    """Return the module inside those of ``torch.compile``; the module itself where it is not compiled."""
     while COMPILED_MODULE in own_modules(module):
         module = own_modules(module)[COMPILED_MODULE]
     inner: nn.Module = module
@@ -77,37 +84,40 @@ def within_compiled(module: Any) -> nn.Module:
 
 
 def own_parameter(module: nn.Module, name: str) -> Any:
-    """The Parameter that a module has itself under this name, or None; of scripted modules, too."""
+    """Return the Parameter that a module itself has under this name, or None; of scripted modules, too."""
     own = own_parameters(module)
     return own[name] if name in own else None  # noqa: SIM401  they have no get
 
 
 def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """All modules by the names that parameters have them by; those used twice under each of their names."""
+    """Iterate over all modules with their names as in names of parameters; modules used twice have two names."""
     for path, module in model.named_modules(remove_duplicate=False):
         yield ".".join(part for part in path.split(".") if part != COMPILED_MODULE), module
 
 
 def named_parameters(model: nn.Module) -> tuple[NamedParameter, ...]:
-    """All parameters in the order of the modules, tied ones once with all their names."""
+    """Return all parameters in the order of the modules, tied ones once with all their names."""
     names: dict[int, list[str]] = {}
-    places: dict[int, dict[tuple[int, str], tuple[nn.Module, str]]] = {}
+    holders: dict[int, dict[tuple[int, str], tuple[nn.Module, str]]] = {}
     for path, module in model.named_modules(remove_duplicate=False):
         for attribute, parameter in own_parameters(module).items():
             if parameter is not None:
                 name = f"{path}.{attribute}" if path else attribute
                 names.setdefault(id(parameter), []).append(name.replace(f"{COMPILED_MODULE}.", ""))
-                places.setdefault(id(parameter), {})[id(module), attribute] = (module, attribute)
-    return tuple(NamedParameter(tuple(names[key]), tuple(places[key].values())) for key in names)
+                holders.setdefault(id(parameter), {})[id(module), attribute] = (module, attribute)
+    return tuple(NamedParameter(tuple(names[key]), tuple(holders[key].values())) for key in names)
 
 
 def check_memory(sparse: Sequence[NamedParameter], others: Sequence[NamedParameter], optimizer: Optimizer) -> None:
-    """Raise an :class:`InputError` if a sparse tensor shares memory with another parameter.
+    """Check that no sparse tensor shares memory with another parameter.
 
     Args:
         sparse: the tensors that are to be sparse.
         others: all parameters of the model.
-        optimizer: what it trains is looked at, too, though it may belong to no module.
+        optimizer: the parameters that it trains are compared, too; they may belong to no module.
+
+    Raises:
+        InputError: two parameters share entries.
     """
     known = {id(one.parameter): one.name for one in others}
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]

@@ -1,4 +1,4 @@
-"""Which of a model's tensors become sparse, and why the others do not."""
+"""Selects the tensors of a model that become sparse, and says why the others do not."""
 
 import copy
 import re
@@ -33,17 +33,17 @@ Selector = str | type[nn.Module]
 Selectors = Selector | Sequence[Selector] | None
 
 _SHOWN = 30
-"""So many names are listed in a sentence."""
+"""The number of names that a sentence lists."""
 
 
 @attrs.frozen(eq=False)
 class Selection:
-    """The sparse tensors in the model's order, and for every other parameter why it is not one of them.
+    """The sparse tensors of a model in its order, and the reason for each other parameter why it stays dense.
 
     Attributes:
         sparse: the tensors.
-        left_out: why the others are dense, by name.
-        by_name: what the default took some of the sparse tensors for, by what modules and parameters are called alone.
+        left_out: why the other parameters are dense, by name.
+        by_name: the kind of those sparse tensors that the default knows by the names of modules and parameters alone.
     """
 
     sparse: tuple[NamedParameter, ...]
@@ -67,13 +67,13 @@ Rule = Callable[[_Candidate], bool]
 
 
 def select(model: nn.Module, include: Selectors = None, exclude: Selectors = None) -> Selection:
-    """The tensors that become sparse.
+    """Select the tensors that become sparse.
 
     Args:
         model: without wrappers.
         include: globs on parameter names and classes of modules, which replace the default choice: the weights of
-            linear, convolution, token embedding, recurrent and attention modules and stacks of experts, but for the
-            first convolution and the last linear layer.
+            linear, convolution, token embedding, recurrent and attention modules and stacks of experts, except for
+            the first convolution and the last linear layer.
         exclude: globs on parameter names and classes of modules that stay dense.
 
     Raises:
@@ -93,7 +93,7 @@ def select(model: nn.Module, include: Selectors = None, exclude: Selectors = Non
     }
     reasons = {one.named.name: next((why for why, holds in rules.items() if holds(one)), None) for one in candidates}
     if include is None:
-        reasons = {one.named.name: reasons[one.named.name] or _trouble_by_default(one) for one in candidates}
+        reasons = {one.named.name: reasons[one.named.name] or _obstacle_by_default(one) for one in candidates}
     sparse = [one for one in candidates if reasons[one.named.name] is None]
     left_out = {name: why for name, why in reasons.items() if why is not None}
     if not sparse:
@@ -104,7 +104,7 @@ def select(model: nn.Module, include: Selectors = None, exclude: Selectors = Non
 
 
 def _of_use(holds: Callable[[Use], bool]) -> Rule:
-    """A rule that holds for a parameter if it does for one of its uses."""
+    """A rule that applies to a parameter if it applies to one of its uses."""
     return lambda one: any(map(holds, one.uses))
 
 
@@ -118,7 +118,7 @@ _ALWAYS: Mapping[str, Rule] = MappingProxyType(
 _VECTORS: Mapping[str, Rule] = MappingProxyType(
     {
         "bias": lambda one: any(
-            attribute.startswith("bias") or attribute.endswith("_bias") for _, attribute in one.named.places
+            attribute.startswith("bias") or attribute.endswith("_bias") for _, attribute in one.named.holders
         ),
         "fewer than two dimensions": lambda one: one.parameter.ndim < 2,
     }
@@ -126,7 +126,7 @@ _VECTORS: Mapping[str, Rule] = MappingProxyType(
 
 
 def _default(model: nn.Module) -> dict[str, Rule]:
-    """Why a parameter is dense by default; what is tied to one that is dense belongs to it."""
+    """Why parameters are dense by default. A tied parameter is dense if one of its uses is."""
     convolutions = [name for name, module in named_modules(model) if is_convolution(module)]
     linear_layers = [
         name
@@ -172,12 +172,12 @@ _TOKENS = r"word|words|token|tokens|tok|wte|vocab|char|chars|text|shared"
 
 
 def _is_table(use: Use) -> bool:
-    """Whether it is looked up by number, or may be: in an embedding, or in no known layer."""
+    """Whether rows of the parameter may be looked up: it is in an embedding, or in no known layer."""
     return kind_by_class(use) in {"embedding", None} and kind_by_name(use) in {"embedding", None}
 
 
 def _table_names(use: Use) -> tuple[str, ...]:
-    """What says what is looked up there: the table's own name, and that of what it is in, if its own does not say."""
+    """The names that say what is looked up: the table's own, and those around it unless its own speaks of tokens."""
     last = use.path[-1] if use.attribute == "weight" and use.path else use.attribute
     own = (last, *class_names(use.layer))
     return own if has_word(_TOKENS, last) else (*own, *use.path[-2:])
@@ -188,7 +188,7 @@ def _is_table_of(pattern: str, use: Use) -> bool:
 
 
 def _is_magnitude(use: Use) -> bool:
-    """Whether it is what weight_norm multiplies rows by."""
+    """Whether the parameter is the vector by which weight_norm multiplies rows."""
     if use.parametrization is None:
         return getattr(use.layer, f"{use.attribute}_g", None) is use.parameter
     parametrization, name = use.parametrization
@@ -196,7 +196,7 @@ def _is_magnitude(use: Use) -> bool:
 
 
 def _is_direction(use: Use) -> bool:
-    """Whether it is the direction of an old-style weight_norm."""
+    """Whether the parameter is the direction of an old-style weight_norm."""
     return getattr(use.layer, f"{use.attribute}_v", None) is use.parameter
 
 
@@ -217,7 +217,7 @@ _HEAD = re.compile(
 
 
 def _heads(model: nn.Module) -> Iterator[str]:
-    """The names of layers that give outputs, by the names of what they are or are alone or last in."""
+    """The names of output layers, by their own names or those of modules in which they are alone or last."""
     for name, module in named_modules(model):
         if _HEAD.fullmatch(name.rpartition(".")[2]):
             several = isinstance(module, nn.ModuleList | nn.ModuleDict)
@@ -230,29 +230,33 @@ def _heads(model: nn.Module) -> Iterator[str]:
 
 
 def _kind_by_name(one: _Candidate) -> str | None:
-    """What it is taken for, where no class of torch says it."""
+    """The kind of weight matrix by names, where no class of torch says it."""
     if any(kind_by_class(use) for use in one.uses):
         return None
     return next((kind for use in one.uses if (kind := kind_by_name(use))), None)
 
 
-def _trouble_by_default(one: _Candidate) -> str | None:
-    """Why a parameter that no rule has left out is dense all the same: it is no weight matrix, or not one by itself."""
+def _obstacle_by_default(one: _Candidate) -> str | None:
+    """Why a parameter that no rule has left out is dense: it is no weight matrix, or cannot hold zeros."""
     for use in one.uses:
         if kind_by_class(use) is None and kind_by_name(use) is None:
             return f"no weight matrix of a known layer, in {type(use.layer).__name__}"
-    return _trouble_with_zeros(one)
+    return _obstacle_to_zeros(one)
 
 
 def _check_computable(sparse: Iterable[_Candidate]) -> None:
-    """Refuse what has been asked for and would be no sparse weight, or a second mask on one."""
+    """Check that the selected tensors can be sparse weights, and have no other mask.
+
+    Raises:
+        InputError: one cannot.
+    """
     for one in sparse:
         for use in one.uses:
             _check_unmasked(one.named.name, use)
-        trouble = _trouble_with_zeros(one)
-        if trouble:
+        obstacle = _obstacle_to_zeros(one)
+        if obstacle:
             raise InputError(
-                f"{one.named.name} cannot be sparse: {trouble}; remove the parametrization first, or leave it dense "
+                f"{one.named.name} cannot be sparse: {obstacle}; remove the parametrization first, or leave it dense "
                 f"with exclude={one.named.name!r}"
             )
 
@@ -274,7 +278,7 @@ def _check_unmasked(name: str, use: Use) -> None:
         )
 
 
-def _trouble_with_zeros(one: _Candidate) -> str | None:
+def _obstacle_to_zeros(one: _Candidate) -> str | None:
     """Why zeros of a parameter would not be zeros of the weight that is computed from it."""
     for use in one.uses:
         if _is_magnitude(use):
@@ -282,13 +286,13 @@ def _trouble_with_zeros(one: _Candidate) -> str | None:
         if _is_direction(use):
             return "direction of weight_norm: a row without weights would be 0/0"
         if use.parametrization is not None:
-            trouble = _trouble_with_parametrization(*use.parametrization)
-            if trouble:
-                return trouble
+            obstacle = _parametrization_obstacle(*use.parametrization)
+            if obstacle:
+                return obstacle
     return None
 
 
-def _trouble_with_parametrization(parametrization: nn.Module, name: str) -> str | None:
+def _parametrization_obstacle(parametrization: nn.Module, name: str) -> str | None:
     """Find out by a copy of it, from a tensor with zeros in every other place and in the first row of each side."""
     classes = ", ".join(type(module).__name__.strip("_") for module in parametrization.children())
     devices = {one.device.index for one in parametrization.parameters() if one.device.type == "cuda"}
@@ -306,7 +310,7 @@ def _trouble_with_parametrization(parametrization: nn.Module, name: str) -> str 
 
 @torch.no_grad()
 def _weight_from_zeros(parametrization: nn.Module, name: str) -> tuple[Tensor, Tensor]:
-    """The weight that it computes, and where what it was computed from is zero."""
+    """The weight that the parametrization computes, and True where the tensor that it computes it from is zero."""
     copied: Any = copy.deepcopy(parametrization).eval()
     original: Tensor = getattr(copied, name)
     zero = torch.arange(original.numel(), device=original.device).reshape(original.shape) % 2 == 0
@@ -362,8 +366,8 @@ def _matches(one: NamedParameter, glob: str) -> bool:
 def _nothing_left(left_out: Mapping[str, str]) -> str:
     if not left_out:
         return "the model has no parameters, so there is no tensor to make sparse"
-    told = _listed([f"{name} ({why})" for name, why in left_out.items()])
-    return f"no tensor is left to make sparse: {told}; name those of two or more dimensions with include="
+    reasons = _listed([f"{name} ({why})" for name, why in left_out.items()])
+    return f"no tensor is left to make sparse: {reasons}; name those of two or more dimensions with include="
 
 
 def _listed(names: Sequence[str]) -> str:

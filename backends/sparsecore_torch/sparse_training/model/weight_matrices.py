@@ -1,7 +1,7 @@
-"""Which parameters are weight matrices, by the module that computes with them.
+"""Finds out which parameters are weight matrices, by the module that computes with them.
 
-Modules of torch are known by their class. Other people's layers are known by what their classes, attributes and paths
-are called, which :mod:`sparsecore_torch.sparse_training.model.selection` reports as "by name".
+Modules of torch are known by their class. Layers of other libraries are known by the names of their classes,
+attributes and paths, which :mod:`sparsecore_torch.sparse_training.model.selection` reports as "by name".
 """
 
 import re
@@ -23,19 +23,19 @@ _LINEAR = (nn.Linear, nn.Bilinear)
 
 @attrs.frozen(eq=False)
 class Use:
-    """One use of a parameter: the layer that computes with it, and what it is called there.
+    """One use of a parameter: the layer that computes with it, and its name there.
 
     A parametrized weight is used by its layer, not by the list of its parametrizations; a member of a ParameterList by
     the module that has the list.
 
     Attributes:
         parameter: the parameter.
-        path: of the layer in the model.
+        path: of the layer in the model, split at the dots.
         layer: the module.
         attribute: the layer's name for the tensor that is computed from the parameter: 'weight' also where the
             parameter is ``weight_v`` of weight_norm.
         around: the modules that the layer is part of, the innermost first.
-        parametrization: what computes the tensor, and the parameter's name there.
+        parametrization: the list of parametrizations that computes the tensor, and the parameter's name there.
         is_listed: whether it is a member of a list or dict of parameters that the layer has.
     """
 
@@ -49,7 +49,12 @@ class Use:
 
 
 def uses_of(model: nn.Module, one: NamedParameter) -> tuple[Use, ...]:
-    """Every use of a parameter. Where a list of parameters holds it beside a layer, the layer's use counts."""
+    """Return every use of a parameter.
+
+    Args:
+        model: without wrappers.
+        one: the parameter. Where a list of parameters holds it beside a layer, only the layer's use counts.
+    """
     uses = tuple(_use(model, one.parameter, name) for name in one.names)
     return tuple(use for use in uses if not use.is_listed) or uses
 
@@ -79,7 +84,7 @@ def _effective(layer: nn.Module, attribute: str) -> str:
 
 
 def is_norm(use: Use) -> bool:
-    """Whether it belongs to a normalization, by class or by the class's name."""
+    """Return whether the parameter belongs to a normalization, by class or by the class's name."""
     return isinstance(use.layer, _NORMS) or (
         not isinstance(use.layer, _TYPED) and any(re.search(r"Norm(\dd)?$", name) for name in class_names(use.layer))
     )
@@ -89,7 +94,7 @@ _TYPED = (*_LINEAR, CONVOLUTION_BASE, nn.Embedding, nn.EmbeddingBag, nn.RNNBase,
 
 
 def kind_by_class(use: Use) -> str | None:
-    """The kind of weight matrix that it is in a layer of torch or a derived one; None for any other parameter."""
+    """Return the kind of weight matrix in a layer of torch or a class derived from it; None for other parameters."""
     return next(
         (
             kind
@@ -112,7 +117,7 @@ _BY_CLASS: Mapping[str, tuple[tuple[type[nn.Module], ...], str]] = MappingProxyT
 
 
 def kind_by_name(use: Use) -> str | None:
-    """What kind of weight matrix it is by the names of class, attribute and path; None where they say of none."""
+    """Return the kind of weight matrix by the names of class, attribute and path; None where they name no kind."""
     if isinstance(use.layer, _TYPED):
         return None
     if use.parameter.ndim == 3 and is_of_experts(use):
@@ -140,13 +145,13 @@ _BY_NAME: Mapping[str, re.Pattern[str]] = MappingProxyType(
         "convolution": re.compile(r"Conv(?!NeXt|Next)"),
     }
 )
-"""``Conv1D`` is transformers' linear layer; convolutions of torch have a small d."""
+"""Patterns of class names by kind. ``Conv1D`` is transformers' linear layer; convolutions of torch have a small d."""
 
 
 def class_names(module: nn.Module) -> list[str]:
-    """The names of a module's class and of those that it is derived from, other than Module itself.
+    """Return the names of a module's class and of its base classes, other than Module itself.
 
-    Of a scripted module, the name of the class that it was made of.
+    Of a scripted module, it is the name of the class that it was made of.
     """
     if isinstance(module, torch.jit.ScriptModule):
         return [module.original_name]
@@ -154,14 +159,14 @@ def class_names(module: nn.Module) -> list[str]:
 
 
 def is_convolution(module: nn.Module) -> bool:
-    """Whether it is a convolution of torch, or called like one."""
+    """Return whether a module is a convolution of torch, or has the name of one."""
     return isinstance(module, CONVOLUTION_BASE) or any(
         re.fullmatch(r"(Lazy)?Conv(Transpose)?[123]d", name) for name in class_names(module)
     )
 
 
 def words(text: str) -> str:
-    """A name in lower case, its words parted by underscores.
+    """Return a name in lower case, its words separated by underscores.
 
     >>> words("RelativePositionBias"), words("lora_A")
     ('relative_position_bias', 'lora_a')
@@ -170,12 +175,17 @@ def words(text: str) -> str:
 
 
 def has_word(pattern: str, *texts: str) -> bool:
-    """Whether one of these words, a pattern, is among those of the names."""
+    """Return whether a word of the names matches a pattern.
+
+    Args:
+        pattern: a regular expression of whole words.
+        texts: the names.
+    """
     return any(re.search(rf"(?<![a-z])({pattern})(?![a-z])", words(text)) for text in texts)
 
 
 def close_names(use: Use) -> tuple[str, ...]:
-    """What the parameter is called, and the layer, its class, and what the layer is part of."""
+    """Return the names of the parameter, of the layer and its class, and of the module that the layer is part of."""
     return (use.attribute, *use.path[-2:], *class_names(use.layer))
 
 
@@ -184,9 +194,9 @@ _ROUTER = r"router|routers|routing|gate|gates|gating|wg"
 
 
 def is_of_experts(use: Use) -> bool:
-    """Whether a parameter of three dimensions is a stack of matrices, one an expert.
+    """Return whether a parameter of three dimensions is a stack of matrices, one for each expert.
 
-    Either class, attribute or path speak of experts; or a router beside it, or beside its layer, has as many outputs.
+    It is if class, attribute or path name experts, or if a router beside it, or beside its layer, has as many outputs.
     """
     if min(use.parameter.shape) < 2:
         return False
@@ -210,10 +220,10 @@ def _sides(module: nn.Module) -> set[int]:
 
 
 def is_router(use: Use) -> bool:
-    """Whether it scores experts: it is called a router; or has one output for each of the experts beside it.
+    """Return whether the parameter scores experts: by its name, or as it has one output for each expert beside it.
 
-    A gate is one if its outputs are as many as the matrices of a stack or the modules of a list beside it, or at most a
-    quarter of its inputs.
+    A gate is a router if its outputs are as many as the matrices of a stack or the modules of a list beside it, or at
+    most a quarter of its inputs.
     """
     if use.parameter.ndim != 2 or kind_by_class(use) == "embedding":
         return False
@@ -235,13 +245,13 @@ _LAYERS_WEIGHT = ("weight", "kernel")
 
 
 def _numbers_of_experts(module: nn.Module) -> set[int]:
-    """How many experts a module has, in a list of modules or in stacks of matrices."""
+    """The numbers of experts that a module may have, in a list of modules or in stacks of matrices."""
     experts = [child for name, child in module.named_children() if has_word(_EXPERTS, name, *class_names(child))]
     return set().union(*map(_lengths, experts), *map(_depths, experts))
 
 
 def _lengths(module: nn.Module) -> set[int]:
-    """How many modules a list or dict of modules has."""
+    """The length of a list or dict of modules."""
     return {len(module)} if isinstance(module, nn.ModuleList | nn.ModuleDict) else set()
 
 

@@ -1,4 +1,4 @@
-"""Compact storage: one Parameter of N values in the place of the dense ones, for those who want the memory."""
+"""Compact storage: one Parameter of the N active weights in place of the dense Parameters, which saves memory."""
 
 from collections.abc import Callable, Sequence
 from typing import final
@@ -27,18 +27,18 @@ from sparsecore_torch.sparse_training.storage.storage import ledger_of
 
 @final
 class CompactStorage:
-    """See :class:`sparsecore_torch.sparse_training.storage.storage.Storage`.
+    """One Parameter of N values; implements :class:`sparsecore_torch.sparse_training.storage.storage.Storage`.
 
     Optimizer, schedulers and DistributedDataParallel see one Parameter, whose size never changes. A layer's dense
-    weight is made when the layer reads it, is not kept for the backward pass but made again there, and its gradient is
-    gathered to the entries that exist.
+    weight is made when the layer reads it. It is not kept for the backward pass but made again there, and its gradient
+    is gathered to the active entries.
 
     Args:
         model: the values are registered on it as ``sparse_values``.
         tensors: the sparse tensors, in the order of the layout.
-        optimizer: what trains them; the values take their place in it, with their part of its state.
+        optimizer: trains them; the values take their place in it, with their part of its state.
         topology: the active positions.
-        values: their start values.
+        values: their start values, (N,).
 
     Raises:
         InputError: a module or the optimizer cannot work so; nothing has changed then.
@@ -60,11 +60,11 @@ class CompactStorage:
         self._weights = CompactWeights(model, topology)
         make_compact(self._weights, tensors)
         self._fingerprint = OptimizerFingerprint(optimizer, topology)
-        self._group.take_in(self._weights.register(values.detach().to(dtype, copy=True)), state)
+        self._group.insert_values(self._weights.register(values.detach().to(dtype, copy=True)), state)
         self._state = CompactState.of(optimizer, self._weights)
 
     def values(self) -> Tensor:
-        """The N values, at least float32, so that every backend's strategies can compute with them."""
+        """Return the N values, at least float32, so that the strategies of every backend can compute with them."""
         values = self._weights.values.detach()
         return values.to(torch.promote_types(values.dtype, torch.float32))
 
@@ -74,14 +74,14 @@ class CompactStorage:
         self._weights.values.copy_(values)
 
     def enforce(self) -> None:
-        """What is inactive does not exist; but dense gradients of several ranks become those of all."""
+        """Average the dense gradients over ranks, where these are expected; inactive weights need no clearing."""
         self._fingerprint.carried(self._weights.topology)
         if self._weights.dense_gradients is not None:
             self._weights.dense_gradients.reduce(self._weights.topology)
 
     @torch.no_grad()
     def reallocate(self, reallocation: Reallocation) -> None:
-        """Move to the new topology and its values; state and gradients are carried along, zero where a weight grew."""
+        """Move to a new topology and its values; state and gradients follow the weights, zero where a weight grew."""
         _check_size(reallocation.before.size, reallocation.after.size)
         self._weights.check_copies()
         values = self._weights.values
@@ -97,10 +97,13 @@ class CompactStorage:
 
     @torch.no_grad()
     def restore(self, topology: Topology) -> None:
-        """Take up a saved topology; the values are those that the model has loaded, or will load.
+        """Take up a saved topology; the model has loaded its values, or will load them.
 
-        The optimizer's state and the gradient go along by position, unless the optimizer has loaded a state since the
-        last step. Where a strategy has changed the number of weights, only what has its topology can load its values.
+        The optimizer's state and the gradient follow the weights by position, unless the optimizer has loaded a state
+        since the last step. Where a strategy has changed the number of weights, values can be loaded only after this.
+
+        Args:
+            topology: the active positions from now on.
         """
         before, values = self._weights.topology, self._weights.values
         carry, is_new = carrier(before, topology)
@@ -113,38 +116,38 @@ class CompactStorage:
         self._weights.topology = topology
 
     def check_written(self, name: str | None = None, *, thoroughly: bool = False) -> None:  # noqa: ARG002
-        """Raise an :class:`InputError` if the values, or the optimizer's state, belong to another topology."""
+        """Check that the values and the optimizer's state belong to the topology."""
         self._weights.check()
         self._fingerprint.check(self._weights.topology)
 
     def nonzero_positions(self) -> Tensor:
-        """There is no place for weights that are not active.
+        """Raise an error: there is no memory for inactive weights.
 
         Raises:
             InputError: always.
         """
         raise InputError(
-            "compact storage has no place for weights that are not active, so that there is nothing to adopt: load the "
-            "state dict of the training that was saved with the model's, training.load_state_dict(), "
+            "compact storage has no memory for weights that are not active, so that there is nothing to adopt: load "
+            "the state dict of the training that was saved with the model's, training.load_state_dict(), "
             "or take storage='masked'"
         )
 
     def expect_gradient(self, *, dense: bool) -> None:
-        """Whether dense gradients are collected until the next step; those of the last one are let go."""
+        """Collect dense gradients until the next step, or drop them; those of the last step are dropped."""
         if self._weights.dense_gradients is not None:
             self._weights.dense_gradients.close()
         self._weights.dense_gradients = DenseGradients(self._weights.values) if dense else None
 
     def gradient(self, name: str) -> Tensor:
-        """The dense gradient of a tensor in the step just taken: D_i entries, row-major; after a dense wait only."""
+        """Return the dense gradient of a tensor in the last step, (D_i,), row-major."""
         topology, gradients = self._weights.topology, self._weights.dense_gradients
         if gradients is None:
-            raise RuntimeError(f"the dense gradient of {name} has not been waited for")
+            raise RuntimeError(f"the dense gradient of {name} has not been collected")
         return gradients.of(topology.layout.index(name), topology)
 
     @torch.no_grad()
     def squash(self) -> None:
-        """End: plain dense Parameters under their old names, on the model and in the optimizer."""
+        """Put dense Parameters back under their old names, on the model and in the optimizer, with their state."""
         self._weights.check()
         self._fingerprint.end()
         self.expect_gradient(dense=False)
@@ -155,18 +158,22 @@ class CompactStorage:
         if values.grad is not None:
             for index, parameter in enumerate(parameters):
                 parameter.grad = _dense(values.grad, index, topology)
-        self._group.take_out(values, parameters, states)
+        self._group.restore_dense(values, parameters, states)
 
     def ledger(self) -> Ledger:
-        """Bytes of values, positions, gradients and optimizer state, dense parameters included."""
+        """Return the bytes of values, positions, gradients and optimizer state, dense parameters included."""
         return ledger_of(self._optimizer, [as_tensor(self._weights.topology.positions)])
 
 
 def carrier(before: Topology, after: Topology) -> tuple[Callable[[Tensor], Tensor], Tensor]:
-    """Takes one entry a weight from one topology to another by position.
+    """Make a function that carries one entry for each weight from one topology to another by position.
+
+    Args:
+        before: the topology that the entries belong to.
+        after: the topology that they are carried to.
 
     Returns:
-        The function that does so, zero where there was no weight; and True for each weight where there was none.
+        The function, from (N before,) to (N after,), zero for new weights; and True for each new weight, (N after,).
     """
     old, new = as_tensor(before.positions), as_tensor(after.positions)
     slots = torch.searchsorted(old, new).clamp_(max=before.size - 1)
@@ -189,17 +196,19 @@ def _check_size(before: int, after: int) -> None:
 def _common_dtype(tensors: Sequence[NamedParameter]) -> torch.dtype:
     dtypes = {one.parameter.dtype: one.name for one in tensors}
     if len(dtypes) > 1:
-        told = ", ".join(f"{name} is {str(dtype).removeprefix('torch.')}" for dtype, name in dtypes.items())
-        raise InputError(f"compact storage trains all sparse tensors as one, so that they must be of one dtype; {told}")
+        listed = ", ".join(f"{name} is {str(dtype).removeprefix('torch.')}" for dtype, name in dtypes.items())
+        raise InputError(
+            f"compact storage trains all sparse tensors as one, so that they must be of one dtype; {listed}"
+        )
     return next(iter(dtypes))
 
 
 def _gathered(dense: Sequence[Tensor], topology: Topology) -> Tensor:
-    """N entries from dense tensors in the order of the layout."""
+    """The N active entries of dense tensors, in the order of the layout."""
     return torch.cat([gather(one.detach(), active_indices(topology, index)) for index, one in enumerate(dense)])
 
 
 def _dense(entries: Tensor, index: int, topology: Topology) -> Tensor:
-    """The part of N entries that belongs to one tensor, dense."""
+    """One tensor, dense, of N active entries."""
     slots = entries[topology.bounds[index] : topology.bounds[index + 1]]
     return scatter(slots, active_indices(topology, index), topology.layout.shapes[index])

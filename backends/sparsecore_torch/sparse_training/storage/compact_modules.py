@@ -1,4 +1,4 @@
-"""Modules whose weights are not there: an attribute of the Parameter's name makes the dense tensor when it is read."""
+"""Modules of compact storage, which have no weight Parameters: to read such an attribute makes the dense tensor."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -15,18 +15,18 @@ from sparsecore_torch._torch_internals import own_parameters
 from sparsecore_torch.sparse_training.model.parameters import NamedParameter, unwrapped
 from sparsecore_torch.sparse_training.storage.compact_weights import VALUES, CompactWeights
 
-_KEPT = "_sparse_tensors"
-"""Where a module keeps what its weights are made by, and what it was before."""
+_COMPACT = "_sparse_tensors"
+"""The attribute of a module that holds what its weights are made by, and what the module was before."""
 
 
 @attrs.frozen(eq=False)
-class _Kept:
-    """What a module needs for its weights, and to become what it was.
+class _CompactModule:
+    """What a module needs to make its weights, and to become what it was.
 
     Attributes:
-        weights: of the whole model.
-        tensors: which of the layout's tensors an attribute is.
-        order: of all its parameters, as it was.
+        weights: those of the whole model.
+        tensors: the index in the layout of the tensor that each attribute is.
+        order: the names of all its parameters in their original order.
     """
 
     weights: CompactWeights
@@ -35,10 +35,17 @@ class _Kept:
 
 
 def check_modules(model: nn.Module, tensors: Sequence[NamedParameter]) -> nn.Module:
-    """The model without wrappers, if its modules use their weights by reading their attributes and in no other way.
+    """Check that modules use their weights by reading attributes and in no other way.
+
+    Args:
+        model: the model, perhaps wrapped.
+        tensors: the sparse tensors.
+
+    Returns:
+        The model without wrappers.
 
     Raises:
-        InputError: one does not, or something holds on to the Parameters that are to go.
+        InputError: a module uses its weights in another way, or a wrapper holds Parameters that are to be replaced.
     """
     if any(isinstance(module, DistributedDataParallel) for module in model.modules()):
         raise InputError(
@@ -51,7 +58,7 @@ def check_modules(model: nn.Module, tensors: Sequence[NamedParameter]) -> nn.Mod
             f"the model has an attribute {VALUES!r} already, the name under which compact storage registers its values"
         )
     for one in tensors:
-        for module, _ in one.places:
+        for module, _ in one.holders:
             for holds, why in _REFUSED.items():
                 if holds(module):
                     raise InputError(
@@ -70,13 +77,18 @@ _REFUSED: dict[Callable[[Any], bool], str] = {
 
 
 def make_compact(weights: CompactWeights, tensors: Sequence[NamedParameter]) -> None:
-    """Let every module read its dense weights from the values."""
+    """Let the modules make their dense weights from the values.
+
+    Args:
+        weights: the values.
+        tensors: the sparse tensors, in the order of the layout.
+    """
     held: dict[int, tuple[nn.Module, dict[str, int]]] = {}
     for index, one in enumerate(tensors):
-        for module, attribute in one.places:
+        for module, attribute in one.holders:
             held.setdefault(id(module), (module, {}))[1][attribute] = index
     for module, indices in held.values():
-        module.__dict__[_KEPT] = _Kept(weights, indices, tuple(own_parameters(module)))
+        module.__dict__[_COMPACT] = _CompactModule(weights, indices, tuple(own_parameters(module)))
         for attribute in indices:
             del own_parameters(module)[attribute]
         cls: Any = type(module)
@@ -84,43 +96,46 @@ def make_compact(weights: CompactWeights, tensors: Sequence[NamedParameter]) -> 
 
 
 def make_dense(model: nn.Module) -> dict[int, nn.Parameter]:
-    """Put plain Parameters back, zeros where no weight is, on every module of a model, or of a copy of one.
+    """Put dense Parameters back, zero where no weight is active, on every module of a model, or of a copy of one.
+
+    Args:
+        model: changed in place.
 
     Returns:
-        The dense Parameters by the index of their tensor; none where the model was plain.
+        The dense Parameters by the index of their tensor in the layout; empty for a plain model.
     """
-    compact = [module for module in model.modules() if _KEPT in module.__dict__]
+    compact_modules = [module for module in model.modules() if _COMPACT in module.__dict__]
     dense: dict[int, nn.Parameter] = {}
-    for module in compact:
-        kept: _Kept = module.__dict__[_KEPT]
-        for index in kept.tensors.values():
+    for module in compact_modules:
+        compact: _CompactModule = module.__dict__[_COMPACT]
+        for index in compact.tensors.values():
             if index not in dense:
-                dense[index] = nn.Parameter(kept.weights.plain(index))
-    for module in compact:
+                dense[index] = nn.Parameter(compact.weights.plain(index))
+    for module in compact_modules:
         _restore(module, dense)
     return dense
 
 
 def _restore(module: nn.Module, dense: Mapping[int, nn.Parameter]) -> None:
-    kept: _Kept = module.__dict__.pop(_KEPT)
-    kept.weights.unregister()
+    compact: _CompactModule = module.__dict__.pop(_COMPACT)
+    compact.weights.unregister()
     module.__class__ = type(module).__bases__[0]
-    plain = {**own_parameters(module), **{attribute: dense[index] for attribute, index in kept.tensors.items()}}
+    plain = {**own_parameters(module), **{attribute: dense[index] for attribute, index in compact.tensors.items()}}
     own_parameters(module).clear()
-    own_parameters(module).update({name: plain.pop(name) for name in kept.order if name in plain} | plain)
+    own_parameters(module).update({name: plain.pop(name) for name in compact.order if name in plain} | plain)
 
 
-def entries_of(module: nn.Module, attribute: str) -> Tensor:
-    """The values of a compact module's weight that exist, in the order of the topology; differentiable."""
-    kept: _Kept = module.__dict__[_KEPT]
-    return kept.weights.entries(kept.tensors[attribute])
+def active_values(module: nn.Module, attribute: str) -> Tensor:
+    """Return the active values of a compact module's weight, (N_i,), in the order of the topology; differentiable."""
+    compact: _CompactModule = module.__dict__[_COMPACT]
+    return compact.weights.entries(compact.tensors[attribute])
 
 
 @cache
 def _reading(cls: type[nn.Module], attributes: tuple[str, ...]) -> type[nn.Module]:
     """The class of modules that make these attributes when they are read."""
-    dtype = _own_dtype if issubclass(cls, _LEFT_ALONE) else _computing_dtype
-    readers = {name: _reader(name, dtype) for name in attributes}
+    dtype_of = _stored_dtype if issubclass(cls, _NOT_AUTOCAST) else _computing_dtype
+    readers = {name: _reader(name, dtype_of) for name in attributes}
     return type(f"Compact{cls.__name__}", (cls,), {**readers, "requires_grad_": _requires_grad})
 
 
@@ -134,25 +149,25 @@ def _requires_grad(module: nn.Module, requires_grad: bool = True) -> nn.Module:
     return nn.Module.requires_grad_(module, requires_grad)
 
 
-def _reader(attribute: str, dtype: Callable[[Tensor], torch.dtype]) -> property:
+def _reader(attribute: str, dtype_of: Callable[[Tensor], torch.dtype]) -> property:
     def read(module: nn.Module) -> Tensor:
-        kept: _Kept = module.__dict__[_KEPT]
-        return kept.weights.dense(kept.tensors[attribute], dtype(kept.weights.values))
+        compact: _CompactModule = module.__dict__[_COMPACT]
+        return compact.weights.dense(compact.tensors[attribute], dtype_of)
 
-    return property(read, doc=f"The dense {attribute}, zero where no weight is; made when it is read.")
-
-
-_LEFT_ALONE = (nn.Embedding, nn.EmbeddingBag, nn.Bilinear, ParametrizationList)
-"""Modules whose weight autocast does not change, or not before something else has read it."""
+    return property(read, doc=f"The dense {attribute}, zero where no weight is active; made when it is read.")
 
 
-def _own_dtype(values: Tensor) -> torch.dtype:
-    """That in which the values are stored."""
+_NOT_AUTOCAST = (nn.Embedding, nn.EmbeddingBag, nn.Bilinear, ParametrizationList)
+"""Modules whose weight autocast does not cast, or not before something else has read it."""
+
+
+def _stored_dtype(values: Tensor) -> torch.dtype:
+    """The dtype in which the values are stored."""
     return values.dtype
 
 
 def _computing_dtype(values: Tensor) -> torch.dtype:
-    """Autocast's, where it is on: its own copy of the weight would be saved whole for the backward pass."""
+    """The dtype of autocast, where it is on: its own copy of the weight would be saved whole for the backward pass."""
     device = values.device.type
     is_on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     return torch.get_autocast_dtype(device) if is_on and values.dtype is not torch.float64 else values.dtype

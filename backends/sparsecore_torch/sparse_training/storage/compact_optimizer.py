@@ -1,4 +1,4 @@
-"""The optimizer trains the N values in the place of dense Parameters; its state is gathered, carried and scattered."""
+"""Replaces dense Parameters by the N values in the optimizer, and gathers, carries and scatters their state."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,10 @@ from sparsecore_torch.sparse_training.storage.compact_weights import TOPOLOGY, V
 
 @final
 class OptimizerFingerprint:
-    """Writes the fingerprint of the topology into the optimizer's state dict, and reads it where one is loaded.
+    """Writes the fingerprint of the topology into the optimizer's state dict, and reads it when one is loaded.
+
+    Attributes:
+        has_loaded: whether the optimizer has loaded a state since :meth:`carried`.
 
     Args:
         optimizer: trains the values of compact storage.
@@ -39,11 +42,15 @@ class OptimizerFingerprint:
         ]
 
     def carried(self, topology: Topology) -> None:
-        """The state has been taken along to this topology, or what was loaded has been found to be of it."""
+        """Note that the state belongs to this topology now: it has been carried there, or loaded and checked."""
         self._state_of, self._loaded, self.has_loaded = topology, None, False
 
     def check(self, topology: Topology) -> None:
-        """Raise an :class:`InputError` if the optimizer has loaded the state of another topology than this one."""
+        """Check that the state that the optimizer has loaded belongs to this topology.
+
+        Raises:
+            InputError: it belongs to another one.
+        """
         if self._loaded is not None and self._loaded != topology.sha256():
             raise InputError(
                 "the optimizer has loaded a state that belongs to another topology than that of the training: in "
@@ -72,26 +79,30 @@ class CompactGroup:
     Attributes:
         optimizer: whose group it is.
         index: of the group.
-        places: where in the group each tensor's Parameter was.
+        slots: the index in the group of each tensor's Parameter.
     """
 
     optimizer: Optimizer
     index: int
-    places: tuple[int, ...]
+    slots: tuple[int, ...]
 
     @classmethod
     def of(cls, optimizer: Optimizer, tensors: Sequence[NamedParameter]) -> "CompactGroup":
-        """The group that holds all of these; changes nothing.
+        """Find the group that holds all sparse tensors; nothing is changed.
+
+        Args:
+            optimizer: that trains them.
+            tensors: the sparse tensors.
 
         Raises:
             InputError: there are several, or the optimizer does not work entry by entry.
         """
         groups = {one.name: group_of(optimizer, one.parameter) for one in tensors}
         if len(set(groups.values())) > 1:
-            told = "; ".join(f"group {group}: {_names(groups, group)}" for group in sorted(set(groups.values())))
+            listed = "; ".join(f"group {group}: {_names(groups, group)}" for group in sorted(set(groups.values())))
             raise InputError(
                 "compact storage trains all sparse tensors as one, so that they must be in one param group of the "
-                f"optimizer; they are in {len(set(groups.values()))} ({told})"
+                f"optimizer; they are in {len(set(groups.values()))} ({listed})"
             )
         index = groups[tensors[0].name]
         entries = _check_entry_by_entry(optimizer, index, tensors)
@@ -105,25 +116,36 @@ class CompactGroup:
         parameters: list[nn.Parameter] = self.optimizer.param_groups[self.index]["params"]
         return parameters
 
-    def take_in(self, values: nn.Parameter, state: Mapping[str, Any]) -> None:
-        """Put the values where the first of the tensors was, in the place of them all."""
+    def insert_values(self, values: nn.Parameter, state: Mapping[str, Any]) -> None:
+        """Replace all dense Parameters by the values, which take the slot of the first.
+
+        Args:
+            values: (N,).
+            state: what the optimizer keeps for them, by name.
+        """
         parameters = self.parameters
-        for place in self.places:
-            self.optimizer.state.pop(parameters[place], None)
-        rest = [parameter for place, parameter in enumerate(parameters) if place not in self.places]
-        rest.insert(min(self.places), values)
+        for slot in self.slots:
+            self.optimizer.state.pop(parameters[slot], None)
+        rest = [parameter for slot, parameter in enumerate(parameters) if slot not in self.slots]
+        rest.insert(min(self.slots), values)
         parameters[:] = rest  # the same list, as some optimizers hold on to it
         if state:
             self.optimizer.state[values] = dict(state)
 
-    def take_out(
+    def restore_dense(
         self, values: nn.Parameter, dense: Sequence[nn.Parameter], states: Sequence[Mapping[str, Any]]
     ) -> None:
-        """Put dense Parameters back where they were, each with its state."""
+        """Replace the values by dense Parameters in their slots.
+
+        Args:
+            values: (N,).
+            dense: one for each tensor.
+            states: what the optimizer keeps for each of them, by name.
+        """
         parameters = self.parameters
         parameters[:] = [parameter for parameter in parameters if parameter is not values]
-        for place, index in sorted((place, index) for index, place in enumerate(self.places)):
-            parameters.insert(place, dense[index])
+        for slot, index in sorted((slot, index) for index, slot in enumerate(self.slots)):
+            parameters.insert(slot, dense[index])
         self.optimizer.state.pop(values, None)
         for parameter, state in zip(dense, states, strict=True):
             if state:
@@ -146,7 +168,7 @@ class CompactState:
 
     @classmethod
     def of(cls, optimizer: Optimizer, weights: CompactWeights) -> "CompactState":
-        """The state as it is when the values have taken their place in the optimizer."""
+        """Return the state of the values, which the optimizer must hold."""
         return cls(optimizer, weights, OptimizerStates(optimizer, {VALUES: weights.values}))
 
     @property
@@ -155,12 +177,12 @@ class CompactState:
         return self.weights.values
 
     def carry(self, carry: Callable[[Tensor], Tensor], is_new: Tensor, values: Tensor) -> None:
-        """Take the state along to where weights are now.
+        """Carry the state to another topology.
 
         Args:
-            carry: takes one entry a weight along.
-            is_new: for each weight now, whether there was none; its state begins anew.
-            values: of the weights now.
+            carry: carries one entry for each weight, from (N before,) to (N after,).
+            is_new: True for each new weight, whose state is that of a fresh one; (N after,).
+            values: of the weights after, (N after,).
         """
         self.states.renew({VALUES: self.values})
         for key, content, entry in self._entries():
@@ -169,7 +191,7 @@ class CompactState:
             self._content[key] = carried
 
     def scattered(self, topology: Topology) -> list[dict[str, Any]]:
-        """The state of each dense tensor; where there is no weight, that of a fresh one."""
+        """Return the state of each dense tensor; inactive weights have that of fresh ones."""
         self.states.renew({VALUES: self.values})
         entries = {key: (content, entry) for key, content, entry in self._entries()}
         return [
@@ -202,16 +224,16 @@ def _scattered(content: Tensor, entry: StateEntry, index: int, topology: Topolog
 def gathered_state(
     optimizer: Optimizer, tensors: Sequence[NamedParameter], gather: Callable[[Sequence[Tensor]], Tensor]
 ) -> dict[str, Any]:
-    """The state of the N values, from that of dense Parameters.
+    """Gather the state of the N values from that of dense Parameters.
 
     Args:
-        optimizer: with state that :meth:`CompactGroup.of` has found fit.
-        tensors: whose state it is.
-        gather: from dense tensors, one for each of ``tensors``, to N entries.
+        optimizer: with state that :meth:`CompactGroup.of` has checked.
+        tensors: the dense Parameters.
+        gather: from dense tensors, one for each Parameter, to their N active entries.
 
     Returns:
-        State by name; empty where there was none. A Parameter without any, among others that have some, begins with
-        that of fresh weights.
+        State by name; empty where there is none. A Parameter without any, among others that have some, gets that of
+        fresh weights.
     """
     parameters = {one.name: one.parameter for one in tensors}
     states = OptimizerStates(optimizer, parameters)
@@ -238,14 +260,18 @@ def _fresh(like: Tensor, entry: StateEntry, parameter: Tensor) -> Tensor:
 
 
 def in_place(tensor: Tensor, entries: Tensor) -> Tensor:
-    """The tensor with these entries; another one, if there are more or fewer of them."""
+    """Write entries into a tensor and return it; if their number differs, return the entries."""
     return tensor.copy_(entries) if tensor.shape == entries.shape else entries
 
 
 def _check_entry_by_entry(
     optimizer: Optimizer, group: int, tensors: Sequence[NamedParameter]
 ) -> Mapping[str, StateEntry]:
-    """What the optimizer keeps for each weight; it must treat entries alike in the tensors and in one long vector."""
+    """Check that the optimizer treats entries alike in the tensors and in one long vector.
+
+    Returns:
+        What it keeps for each weight, by key.
+    """
     found: Mapping[str, StateEntry] = {}
     tried: set[Any] = set()
     for one in tensors:
@@ -284,7 +310,7 @@ def _by_shape(optimizer: Optimizer, one: NamedParameter) -> InputError:
 
 
 def _alike(steps: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
-    """Whether two trials led to the same weights but for rounding, which a fused kernel does by where an entry lies."""
+    """Whether two trials led to the same weights up to rounding, which depends on the position in fused kernels."""
     tolerance = {torch.bfloat16: 0.1, torch.float16: 0.02}
     return all(
         torch.allclose(one.float(), other.float(), rtol=tolerance.get(one.dtype, 1e-3), atol=1e-6)
@@ -293,7 +319,7 @@ def _alike(steps: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
 
 
 def _check_state(optimizer: Optimizer, tensors: Sequence[NamedParameter], entries: Mapping[str, StateEntry]) -> None:
-    """Refuse state that there is and that cannot be that of one vector."""
+    """Check that the state that there is can become that of one vector."""
     first: dict[str, tuple[str, Any]] = {}
     for one in tensors:
         for key, content in optimizer.state.get(one.parameter, {}).items():

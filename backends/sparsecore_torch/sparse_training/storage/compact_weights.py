@@ -1,4 +1,4 @@
-"""The N values of a model and where they lie: the dense tensor of a layer is made when it is read, and not kept."""
+"""The N values of a model in compact storage: a layer's dense weight is made when it is read, and not kept."""
 
 import copy
 from collections.abc import Callable
@@ -22,8 +22,11 @@ from sparsecore_torch.sparse_training.storage.saved_tensors import SavedTensors
 class DenseGradients:
     """Sums the dense gradients of backward passes, from a cleared gradient of the values to the optimizer's step.
 
-    A tensor hook could not: dense gradients pass through backward once, and what is done to the gradient of the values
-    afterwards (a sum over micro-batches, a loss scale taken out, clipping by norm) has to be done to them as well.
+    A tensor hook is not enough: dense gradients pass through backward once, and what happens to the gradient of the
+    values afterwards (a sum over micro-batches, unscaling, clipping by norm) has to happen to them as well.
+
+    Args:
+        values: the Parameter whose gradient is followed.
     """
 
     def __init__(self, values: Parameter) -> None:
@@ -35,17 +38,17 @@ class DenseGradients:
         self._handle = register(self._after_pass)
 
     def add(self, index: int, gradient: Tensor) -> None:
-        """A dense gradient of the tensor of this index has arrived."""
+        """Add a dense gradient of the tensor of this index in the layout."""
         if self._is_between_passes:
             self._is_between_passes = False
             if self._values.grad is None or not self._values.grad.any():
-                self._sums.clear()  # a new sum, whatever became of an earlier one
+                self._sums.clear()  # a new sum begins, whatever became of the last one
         self._factor = None
         gradient = gradient.detach().to(self._values.dtype)
         self._sums[index] = self._sums[index] + gradient if index in self._sums else gradient
 
     def reduce(self, topology: Topology) -> None:
-        """Where several ranks train together, take the mean over them, as is done to the gradient of the values."""
+        """Average over ranks, as the gradient of the values is averaged. Collective."""
         ranks = world_size()
         if ranks > 1:
             for index, shape in enumerate(topology.layout.shapes):
@@ -55,7 +58,7 @@ class DenseGradients:
                 self._sums[index] = summed / ranks
 
     def of(self, index: int, topology: Topology) -> Tensor:
-        """The dense gradient of this tensor as the optimizer would have had it: D_i entries, row-major."""
+        """Return the dense gradient of a tensor as the optimizer would get it, (D_i,), row-major."""
         if index not in self._sums:
             return self._values.new_zeros(topology.layout.sizes[index])
         if self._factor is None:
@@ -63,7 +66,7 @@ class DenseGradients:
         return self._sums[index].reshape(-1) * self._factor
 
     def close(self) -> None:
-        """Let go of them all."""
+        """Drop all gradients, and stop collecting."""
         self._handle.remove()
         self._sums.clear()
 
@@ -71,8 +74,8 @@ class DenseGradients:
         self._is_between_passes = True
 
     def _scale(self, topology: Topology) -> Tensor:
-        """By what the gradient of the values has been multiplied since it was the sum of the passes; on the device."""
-        ours = torch.cat([self._at_weights(index, topology) for index in range(len(topology.layout))])
+        """The factor by which the gradient of the values has been multiplied since the passes; on the device."""
+        ours = torch.cat([self._active_entries(index, topology) for index in range(len(topology.layout))])
         one = ours.new_ones((), dtype=torch.float64)
         theirs = self._values.grad
         if theirs is None:
@@ -81,16 +84,16 @@ class DenseGradients:
         whole, sums = (each.double().masked_fill(lost, 0.0) for each in (theirs, ours))
         products, squares = whole @ sums, sums @ sums
         unscaled = (theirs == ours).all() | (squares == 0) | (products == 0)
-        # no branch, for which the device would be waited for
+        # no branch, which would wait for the device
         return torch.where(unscaled, one, products / squares)
 
-    def _at_weights(self, index: int, topology: Topology) -> Tensor:
-        inside = active_indices(topology, index)
-        return gather(self._sums[index], inside) if index in self._sums else self._values.new_zeros(len(inside))
+    def _active_entries(self, index: int, topology: Topology) -> Tensor:
+        indices = active_indices(topology, index)
+        return gather(self._sums[index], indices) if index in self._sums else self._values.new_zeros(len(indices))
 
 
 def world_size() -> int:
-    """How many processes train together."""
+    """Return the number of ranks in torch's process group, 1 without one."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
@@ -105,8 +108,8 @@ class CompactWeights:
 
     Attributes:
         model: the module on which the values are registered.
-        topology: where the values lie.
-        dense_gradients: what collects dense gradients; None while nobody wants any.
+        topology: the positions of the values.
+        dense_gradients: collects dense gradients; None in steps that need none.
     """
 
     def __init__(self, model: nn.Module, topology: Topology) -> None:
@@ -119,14 +122,18 @@ class CompactWeights:
         self._saved = SavedTensors()
         self._pieces: tuple[Tensor, ...] = ()
         self._hooks: tuple[int, ...] = ()
-        # what torch.compile makes of the model leaves off here and goes on behind
+        # torch.compile compiles the code before and after these, and calls them as they are
         disable: Any = torch.compiler.disable
-        self.dense: Callable[[int, torch.dtype], Tensor] = disable(self._dense)
+        self.dense: Callable[[int, Callable[[Tensor], torch.dtype]], Tensor] = disable(self._dense)
         self._open: Callable[[], None] = disable(self._begin)
         self._close: Callable[[], None] = disable(self._end)
 
     def register(self, values: Tensor) -> Parameter:
-        """Put the values on the model, and watch its forward passes."""
+        """Register the values on the model, and hooks around its forward passes.
+
+        Args:
+            values: (N,).
+        """
         self.model.register_parameter(VALUES, Parameter(values))
         before = self.model.register_forward_pre_hook(self._before, prepend=True)
         after = self.model.register_forward_hook(self._after, always_call=True)
@@ -137,7 +144,7 @@ class CompactWeights:
         return self.values
 
     def unregister(self) -> None:
-        """Take the values off the model again, and watch no more; for a copied model as well."""
+        """Remove the values and the hooks from the model, also from a copy of the model."""
         own_parameters(self.model).pop(VALUES, None)
         remove_module_hooks(self.model, self._hooks)
 
@@ -151,11 +158,15 @@ class CompactWeights:
         return values  # type: ignore[no-any-return]
 
     def move(self, topology: Topology) -> None:
-        """The values are, or are about to be, those of another topology."""
+        """Take up another topology, whose values are written next."""
         self.topology = self._values_of = topology
 
     def check(self) -> None:
-        """Raise an :class:`InputError` if the values belong to another topology than that of the training."""
+        """Check that the values belong to the topology of the training.
+
+        Raises:
+            InputError: they have been loaded from another one.
+        """
         if self._values_of is self.topology:
             return
         if self.fingerprint != _fingerprint(self.topology):
@@ -179,7 +190,7 @@ class CompactWeights:
 
     @property
     def fingerprint(self) -> str:
-        """That of the topology which the values belong to, whatever the training's is now."""
+        """The fingerprint of the topology that the values belong to, whatever the training's topology is now."""
         return _fingerprint(self._values_of)
 
     def _take_fingerprint(
@@ -193,7 +204,7 @@ class CompactWeights:
         _____: list[str],
         errors: list[str],
     ) -> None:
-        """Remember which topology the values are of that are about to be loaded."""
+        """Note the topology of the values that are about to be loaded."""
         saved, values = state.pop(prefix + TOPOLOGY, None), state.get(prefix + VALUES)
         if values is None:
             return
@@ -211,9 +222,9 @@ class CompactWeights:
         self._values_of = bytes(saved.tolist()).hex()
         self._known_version = write_count(self.values) + 1  # loading writes once
 
-    def _dense(self, index: int, dtype: torch.dtype) -> Tensor:
-        """The tensor of this index, zero where no weight is; its gradient arrives at the values."""
-        device = as_tensor(self.topology.positions).device
+    def _dense(self, index: int, dtype_of: Callable[[Tensor], torch.dtype]) -> Tensor:
+        """The dense tensor of this index; its gradient is gathered to the values."""
+        dtype, device = dtype_of(self.values), as_tensor(self.topology.positions).device
         if self.values.device != device:
             raise InputError(
                 f"the model has moved from {device} to {self.values.device} since sparsify was "
@@ -226,31 +237,31 @@ class CompactWeights:
         return self._saved.remade_by(_Remaker(self.values.detach(), self.topology, index, dtype), dense)
 
     def plain(self, index: int) -> Tensor:
-        """The dense tensor alone, without a gradient."""
+        """Return the dense tensor of this index, not differentiable."""
         with torch.no_grad():
-            return self.dense(index, self.values.dtype)
+            return self.dense(index, lambda values: values.dtype)
 
     def _before(self, *_: Any) -> None:
-        # methods, as a copy of the model takes those of its own weights
+        # methods, so that hooks of a copied model call those of its own weights
         self._open()
 
     def _after(self, *_: Any) -> None:
         self._close()
 
     def _begin(self) -> None:
-        """Before a forward pass of the model: one split for all layers, which makes one gradient in one go."""
+        """Before a forward pass of the model: split the values once, so that gradients are joined once."""
         self.check()
         self._pieces = torch.split(self.values, self.topology.counts.tolist())
-        if not are_transforms_active():  # they do without hooks on saved tensors
-            self._saved.enter()
+        if not are_transforms_active():  # transforms allow no saved-tensor hooks
+            self._saved.install()
 
     def _end(self) -> None:
-        """After a forward pass of the model, however it ended."""
+        """After a forward pass of the model, also one that has raised."""
         self._pieces = ()
-        self._saved.leave()
+        self._saved.remove()
 
-    def gathered(self, index: int, topology: Topology, gradient: Tensor) -> Tensor:
-        """The entries of a dense gradient where weights are, in the dtype of the values."""
+    def active_gradient(self, index: int, topology: Topology, gradient: Tensor) -> Tensor:
+        """Return the active entries of a dense gradient, in the dtype of the values."""
         if topology is not self.topology:
             raise RuntimeError(
                 "weights have been reallocated between the forward pass and its backward pass, so that the gradient "
@@ -261,8 +272,8 @@ class CompactWeights:
         return gather(gradient, active_indices(topology, index)).to(self.values.dtype)
 
     def entries(self, index: int) -> Tensor:
-        """The N_i values of the tensor of this index, differentiable."""
-        # the pieces of a pass that began without gradients lead nowhere; a layer called by itself has none
+        """Return the N_i values of the tensor of this index, differentiable."""
+        # pieces made without gradients cannot be differentiated; a layer called by itself has none
         if self._pieces and (self._pieces[index].grad_fn or not torch.is_grad_enabled()):
             return self._pieces[index]
         bounds = self.topology.bounds
@@ -275,10 +286,10 @@ class CompactWeights:
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "CompactWeights":
-        """The weights of a copied model; a pass through the original is none through the copy."""
+        """Copy the weights for a copied model; a forward pass of the original is none of the copy."""
         copied = memo[id(self)] = CompactWeights.__new__(CompactWeights)
         copied.__init__(copy.deepcopy(self.model, memo), self.topology)  # type: ignore[misc]
-        copied._hooks = self._hooks  # they have the same keys there
+        copied._hooks = self._hooks  # they have the same identities there
         copied._values_of = self._values_of
         self._copies.add(copied)
         return copied
@@ -286,9 +297,9 @@ class CompactWeights:
 
 @attrs.frozen(eq=False)
 class _Remaker:
-    """Makes a dense tensor again, for the backward pass.
+    """Makes a dense weight again for the backward pass.
 
-    The values are an alias without gradient: memory and version are those of the Parameter.
+    The values are a detached alias, which shares the memory and the write count of the Parameter.
     """
 
     values: Tensor
@@ -319,21 +330,26 @@ class _Materialize(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        return ctx.weights.gathered(ctx.index, ctx.topology, gradient), None, None, None
+        return ctx.weights.active_gradient(ctx.index, ctx.topology, gradient), None, None, None
 
 
 _materialize: Callable[[Tensor, CompactWeights, int, torch.dtype], Tensor] = _Materialize.apply
 
 
 def _transformable(values: Tensor, topology: Topology, index: int, dtype: torch.dtype) -> Tensor:
-    """The dense tensor by operations that the transforms of torch.func know; kept for the backward pass."""
+    """The dense weight by operations that the transforms of torch.func support; kept for the backward pass."""
     shape = topology.layout.shapes[index]
     zeros = values.new_zeros(topology.layout.sizes[index], dtype=dtype)
     return zeros.index_copy(0, active_indices(topology, index), values.to(dtype)).reshape(shape)
 
 
 def resize(values: Parameter, size: int) -> None:
-    """Make room for so many values in the Parameter that the optimizer knows; where they were others, all are zero."""
+    """Change the number of values of the Parameter that the optimizer holds; if it changes, all are zero.
+
+    Args:
+        values: changed in place; its gradient is dropped.
+        size: the new number of values.
+    """
     dtype = values.dtype
     if size == len(values):
         return

@@ -1,4 +1,4 @@
-"""What autograd saves for the backward pass: a dense weight is let go and made again, anything else is kept."""
+"""Saved-tensor hooks that keep dense weights out of what autograd saves: they are made again in the backward pass."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,50 +12,62 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from sparsecore_torch._torch_internals import storage_identity, write_count
 
 Remake = Callable[[], Tensor]
+"""Makes a dense weight again."""
+
 _weakly: Callable[[torch.UntypedStorage], Any] = StorageWeakRef
 
 
 class SavedTensors:
-    """Recognises dense weights, and views of them, among what autograd saves while it is entered."""
+    """Recognises dense weights, and views of them, among what autograd saves while the hooks are installed."""
 
     def __init__(self) -> None:
-        # by the address of the storage; while there is a weak reference to a storage, no other gets its address
-        self._living: dict[int, _Living] = {}
+        # by the identity of the storage; while there is a weak reference to a storage, no other gets its identity
+        self._weights: dict[int, _DenseWeight] = {}
         self._hooks: list[saved_tensors_hooks] = []
 
     def remade_by(self, remake: Remake, dense: Tensor) -> Tensor:
-        """The dense tensor itself, which will not be kept for the backward pass, but made again by ``remake``."""
+        """Register a dense weight that is to be made again in the backward pass instead of being kept.
+
+        Args:
+            remake: makes it again.
+            dense: the dense weight.
+
+        Returns:
+            The dense weight itself.
+        """
         if dense.requires_grad:
-            self._living = {address: living for address, living in self._living.items() if not living.storage.expired()}
+            self._weights = {
+                address: weight for address, weight in self._weights.items() if not weight.storage.expired()
+            }
             storage = _weakly(dense.untyped_storage())
-            self._living[storage.cdata] = _Living(storage, remake, write_count(dense))
+            self._weights[storage.cdata] = _DenseWeight(storage, remake, write_count(dense))
         return dense
 
-    def enter(self) -> None:
-        """From here on, what is saved passes through here."""
-        self.leave()  # an interrupt (no Exception) may have left us entered
+    def install(self) -> None:
+        """Install the saved-tensor hooks."""
+        self.remove()  # an interrupt, which is no Exception, may have left them installed
         disable: Any = torch.compiler.disable
         hooks = saved_tensors_hooks(disable(self._pack), disable(_unpack))
         hooks.__enter__()
         self._hooks.append(hooks)
 
-    def leave(self) -> None:
-        """Up to here."""
+    def remove(self) -> None:
+        """Remove the saved-tensor hooks."""
         while self._hooks:
             self._hooks.pop().__exit__()
 
-    def _pack(self, tensor: Tensor) -> "_Kept | _LetGo":
+    def _pack(self, tensor: Tensor) -> "_Kept | _Dropped":
         if tensor.layout is not torch.strided:  # it has no storage of its own to be known by
             return _Kept(tensor.detach(), write_count(tensor))
-        living = self._living.get(storage_identity(tensor))
-        if living is None or living.version != write_count(tensor):
+        weight = self._weights.get(storage_identity(tensor))
+        if weight is None or weight.version != write_count(tensor):
             return _Kept(tensor.detach(), write_count(tensor))
-        return _LetGo(living.remake, tensor.size(), tensor.stride(), tensor.storage_offset())
+        return _Dropped(weight.remake, tensor.size(), tensor.stride(), tensor.storage_offset())
 
 
 @attrs.frozen(eq=False)
-class _Living:
-    """A dense weight that may still be in use. Where it is changed in place, it is a weight no more."""
+class _DenseWeight:
+    """A dense weight that may still exist. Once it is changed in place, it is treated as any other tensor."""
 
     storage: Any
     remake: Remake
@@ -64,13 +76,13 @@ class _Living:
 
 @attrs.frozen(eq=False)
 class _Kept:
-    """Any other tensor. Detached, as one that an operation returned would otherwise hold itself for ever."""
+    """Any other tensor. It is detached, since the output of an operation would otherwise keep itself alive."""
 
     tensor: Tensor
     version: int
 
     def __call__(self) -> Tensor:
-        # autograd leaves this check to whoever has hooks on saved tensors
+        # autograd leaves this check to those who install saved-tensor hooks
         if write_count(self.tensor) != self.version:
             raise RuntimeError(
                 "one of the variables needed for gradient computation has been modified by an inplace operation: "
@@ -81,8 +93,8 @@ class _Kept:
 
 
 @attrs.frozen(eq=False)
-class _LetGo:
-    """A dense weight, or a view of it."""
+class _Dropped:
+    """A dense weight that is not kept, or a view of it."""
 
     remake: Remake
     size: torch.Size
