@@ -85,10 +85,10 @@ def test_what_is_missing_to_the_declared_size_grows(target):
 @pytest.mark.parametrize(
     ("target", "sentence"),
     [
-        (19, "answered 19; 20 weights survive and there are 200 positions"),
-        (201, "answered 201; 20 weights survive and there are 200 positions"),
-        (20.0, "answered 20.0; expected a whole number of weights"),
-        (True, "answered True; expected a whole number of weights"),
+        (19, "returned 19; 20 weights survive and there are 200 positions"),
+        (201, "returned 201; 20 weights survive and there are 200 positions"),
+        (20.0, "returned 20.0; expected a whole number of weights"),
+        (True, "returned True; expected a whole number of weights"),
     ],
 )
 def test_a_size_that_cannot_be_is_laid_at_the_plugins_door(target, sentence):

@@ -196,9 +196,9 @@ class Counter:
 
 @pytest.mark.parametrize("hook", ["adjust", "remember"])
 def test_a_strategy_state_of_another_type_than_at_the_start_is_laid_at_the_plugins_door(hook):
-    with broken("strategy_state", "remembers a Counter; expected nothing, as it has no initial_strategy_state"):
+    with broken("strategy_state", "returned a Counter; expected nothing, as it has no initial_strategy_state"):
         update_with(**{hook: lambda: Counter(1)})
-    with broken("strategy_state", "remembers a Counter; expected a Ages, as before"):
+    with broken("strategy_state", "returned a Counter; expected a Ages, as before"):
         update_with(initial_strategy_state=lambda topology: Ages(np.zeros(topology.size)), **{hook: lambda: Counter(1)})
 
 
@@ -217,8 +217,8 @@ def test_an_observer_cannot_change_an_update(vector):
 @pytest.mark.parametrize(
     ("strategy_state", "sentence"),
     [
-        (3.0, "remembers 3.0; a strategy state is an attrs value"),
-        ({"ages": 1}, "remembers {'ages': 1}; a strategy state is an attrs value"),
+        (3.0, "returned 3.0; a strategy state is an attrs value"),
+        ({"ages": 1}, "returned {'ages': 1}; a strategy state is an attrs value"),
         (Ages, "a strategy state is an attrs value"),
         (Ages(np.zeros(39)), r"'ages' = .* shape \(39,\); expected one entry a weight, 40"),
         (Ages(np.zeros(0)), r"'ages' = .* shape \(0,\)"),

@@ -47,7 +47,7 @@ def test_metrics_see_units():
 @pytest.mark.parametrize(
     ("metrics", "sentence"),
     [
-        (3.0, "answered 3.0; expected a dict of numbers"),
+        (3.0, "returned 3.0; expected a dict of numbers"),
         ([("height", 1.0)], "expected a dict of numbers"),
         ({"height": float("nan")}, "height = nan; expected a finite number"),
         ({"height": float("inf")}, "height = inf; expected a finite number"),

@@ -204,7 +204,7 @@ def test_a_plugin_that_fails_on_one_rank_ends_all(here: Path) -> None:
 def test_a_rank_that_fails_between_updates_is_named_by_the_first(here: Path) -> None:
     first, second = on_two(*mine(here, "early", "Early"))
     assert first.stderr == (
-        f"sparsecore: rank 1 failed: plugin '{here / 'plugins.py'}:Early' broke a promise in 'perturb': it answered a "
+        f"sparsecore: rank 1 failed: plugin '{here / 'plugins.py'}:Early' broke a promise in 'perturb': it returned a "
         "value that is not finite, in 'layer1.weight'\n"
     )
     assert (first.status, first.stdout, second.stderr, second.status) == (1, "", "", 1)

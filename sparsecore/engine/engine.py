@@ -1,4 +1,4 @@
-"""The engine: a stack of strategies over one layout, as functions from state to state."""
+"""The engine: a stack of strategies for one network, as functions from state to state."""
 
 import warnings
 from collections.abc import Collection, Mapping, Sequence
@@ -18,20 +18,20 @@ from sparsecore.engine.stack import DEFAULTS, StrategyStack, strategies_by_name
 from sparsecore.engine.state import State
 from sparsecore.engine.topology import Layout, Topology
 from sparsecore.engine.units import SingleWeights, Units, unit_map
-from sparsecore.engine.update import Update, check_moves_units, frozen_slots, observed, target_size_result
+from sparsecore.engine.update import Updater, check_moves_units, frozen_slots, observed, target_size_result
 from sparsecore.errors import InputError, SparsityWarning
 
 
 @attrs.frozen(eq=False)
 class StepPlan:
-    """What strategies will do at the next optimizer step; they are asked once, before it.
+    """What strategies do at the next optimizer step, which is asked of them once, before it.
 
     Attributes:
         state: the state before the step.
         next_state: the state after the step where nothing but the clock changes.
         update_due: whether weights are reallocated after the step.
         wants_gradient: whether a strategy needs the dense gradients of this step.
-        replaces_step: whether the update takes the place of the optimizer's step, which is then to be left out.
+        replaces_step: whether the update replaces the optimizer's step, which is then to be left out.
         is_idle: whether nothing follows the step: ``next_state`` is then the state after it, and :meth:`Engine.advance`
             can be left out, so that the values need not be collected for it.
     """
@@ -60,13 +60,13 @@ class Advance:
 
 
 class Engine:
-    """Reallocates the weights of one network by a stack of strategies; holds no state of a run.
+    """Reallocates the weights of one network by a stack of strategies; the engine itself holds no state of a run.
 
     Args:
         layout: the sparse tensors.
         strategies: instances by name, bottom first, or instances alone (named by their class).
         arrays: the verbs of the backend that holds positions and values.
-        seed: the seed of every draw.
+        seed: the seed of all random numbers.
         regrow_pruned: whether what was just pruned may grow again in the same update.
         units: what is pruned and grown as one. Strategies see a layout of units; states, values and reallocations
             here are of weights.
@@ -97,54 +97,59 @@ class Engine:
         self._replaces = bool(self._stack.implementers("replaces_step"))
         self._observes = bool(self._stack.implementers("observe"))
         self._resizes = bool(self._stack.implementers("target_size"))
-        self._gradient_askers = self._stack.plugins_requesting("gradient")
-        self._update = Update(self._stack, self.random, regrow_pruned)
+        self._needing_gradient = self._stack.plugins_requesting("gradient")
+        self._update = Updater(self._stack, self.random, regrow_pruned)
         self.unit_map = unit_map(layout, units)
         if self.unit_map.largest > 1:
             check_moves_units(self._stack, units)
 
     def start(self, sparsity: float, *, clock: Clock = Clock()) -> State:
-        """The state before the first step, at this sparsity (in [0, 1))."""
+        """Return the state before the first step.
+
+        Args:
+            sparsity: the share of positions that are inactive, in [0, 1).
+            clock: the time of the start.
+        """
         random = self.random.child("initial topology")
-        answer = self._stack.first_result(
+        result = self._stack.first_result(
             "initial_topology",
             layout=self.unit_map.layout,
             sparsity=check_sparsity(sparsity),
             random=random,
             arrays=self.arrays,
         )
-        units = validation.check_initial_topology(answer, self.unit_map.layout)
+        units = validation.check_initial_topology(result, self.unit_map.layout)
         return self._state_at(self.unit_map.weights(units), sparsity, clock)
 
     def warn_of_other_sparsity(self, state: State, sparsity: float, stacklevel: int = 2) -> None:
-        """Warn if the strategies have started at another sparsity than was asked for, by more than rounding.
+        """Warn if the sparsity at the start differs from the requested one by more than rounding.
 
         Each tensor may round to whole units. Strategies that become sparser, or say at each update how many weights
         there are to be, start elsewhere on purpose.
 
         Args:
             state: of :meth:`start`.
-            sparsity: what was asked for.
-            stacklevel: whose line the warning names, as of ``warnings.warn`` called in place of this method.
+            sparsity: the requested sparsity.
+            stacklevel: as of ``warnings.warn``, counted from the caller of this method.
         """
-        size, asked = state.topology.size, (1.0 - sparsity) * self.layout.size
-        if self.becomes_sparser or self._resizes or abs(size - asked) <= len(self.layout) * self.unit_map.largest:
+        size, requested = state.topology.size, (1.0 - sparsity) * self.layout.size
+        if self.becomes_sparser or self._resizes or abs(size - requested) <= len(self.layout) * self.unit_map.largest:
             return
         name = [*self._stack.implementers("initial_topology"), DEFAULTS][0]
         warnings.warn(
             f"the sparsity that was asked for is {sparsity:g}, and the strategy {name!r} starts at "
-            f"{state.topology.sparsity:.4f}, with {size:,} weights in place of {round(asked):,}",
+            f"{state.topology.sparsity:.4f}, with {size:,} weights in place of {round(requested):,}",
             SparsityWarning,
             stacklevel=stacklevel + 1,
         )
 
     def start_at(self, topology: Topology, *, sparsity: float | None = None, clock: Clock = Clock()) -> State:
-        """The state before the first step, on a given topology.
+        """Return the state before the first step, on a given topology.
 
         Args:
             topology: the active positions.
             sparsity: what strategies that become sparser are to end at; that of the topology where it is None.
-            clock: the time.
+            clock: the time of the start.
 
         Raises:
             InputError: it is of another layout, not sound, or has parts of units.
@@ -154,14 +159,14 @@ class Engine:
 
     def _state_at(self, topology: Topology, sparsity: float, clock: Clock) -> State:
         units = self.unit_map.units(topology)
-        answers = self._stack.all_results(
+        results = self._stack.all_results(
             "initial_strategy_state", topology=units, sparsity=sparsity, random=self.random.child("initial memory")
         )
-        return State(topology, validation.check_initial_strategy_states(answers, units), clock)
+        return State(topology, validation.check_initial_strategy_states(results, units), clock)
 
     @property
     def becomes_sparser(self) -> bool:
-        """Whether a strategy asks at the start for the sparsity to end at."""
+        """Whether a strategy starts denser and ends at the requested sparsity (it takes it at the start)."""
         return bool(self._stack.plugins_requesting("sparsity", "initial_strategy_state"))
 
     @property
@@ -170,11 +175,11 @@ class Engine:
         return not self._stack.implementers("target_size")
 
     def start_values(self, state: State, values: Array) -> Array:
-        """The values before the first step, from those that the model draws."""
-        answer = self._stack.first_result(
+        """Return the values before the first step, one a weight, from those that the model draws."""
+        result = self._stack.first_result(
             "start_values", topology=state.topology, values=values, random=self.random.child("start values")
         )
-        return validation.check_values(answer, "start_values", state.topology, values)
+        return validation.check_values(result, "start_values", state.topology, values)
 
     def plan(self, state: State) -> StepPlan:
         """Ask the strategies what they will do at the next optimizer step.
@@ -188,8 +193,8 @@ class Engine:
             state=state,
             next_state=after,
             update_due=update_due,
-            wants_gradient=self._observes or (update_due and bool(self._gradient_askers)),
-            replaces_step=update_due and self._replaces and self._says("replaces_step", after),
+            wants_gradient=self._observes or (update_due and bool(self._needing_gradient)),
+            replaces_step=update_due and self._replaces and self._decides("replaces_step", after),
             is_idle=not (update_due or self._perturbs or self._observes),
         )
 
@@ -211,17 +216,13 @@ class Engine:
         return validation.check_metrics(results)
 
     def first_update(self, state: State) -> int | None:
-        """After which step the first update is due, by the strategy states of now.
+        """Return the number of the step after which the first update is due, judged by this state's strategy states.
 
-        Args:
-            state: the state before it.
-
-        Returns:
-            The number of the step; None where the run ends before, or has no end.
+        None where the run ends before, or has no end.
         """
         now = _ticked(state)
         while now.clock.total_steps is not None and not now.clock.has_ended:
-            if self._says("update_due", now):
+            if self._decides("update_due", now):
                 return now.clock.step
             now = _ticked(now)
         return None
@@ -276,14 +277,17 @@ class Engine:
     def update(
         self, state: State, values: Array, gradient: Gradient | None = None, frozen: Collection[str] = ()
     ) -> tuple[State, Reallocation]:
-        """One reallocation now, due or not.
+        """Reallocate weights now, whether an update is due or not.
 
         Args:
             state: the state before it.
             values: the N values.
             gradient: the dense gradients, for the strategies that ask for them.
-            frozen: names of tensors that are not trained now: none of their weights is pruned, none grows there, and
-                they have no part in the shares of what grows.
+            frozen: names of tensors that are not trained at present: none of their weights is pruned, none grows
+                there, and they have no part in the shares of what grows.
+
+        Returns:
+            The state after the update, and what was pruned and grown.
 
         Raises:
             InputError: a strategy asks for the dense gradient, and there is none; or no tensor has a frozen one's name.
@@ -300,19 +304,22 @@ class Engine:
     ) -> tuple[State, Reallocation]:
         """One reallocation, by finite values."""
         self._check_gradient(gradient)
-        seen = attrs.evolve(state, topology=self.unit_map.units(state.topology))
+        of_units = attrs.evolve(state, topology=self.unit_map.units(state.topology))
         scores = self.arrays.readonly(self.unit_map.values(values, state.topology))
-        after, moved = self._update(seen, scores, self._of_units(gradient), self._frozen(frozen))
+        after, moved = self._update(of_units, scores, self._of_units(gradient), self._frozen(frozen))
         reallocation = self.unit_map.expand(moved, state.topology, values)
         return attrs.evolve(after, topology=reallocation.after), reallocation
 
     def perturbed(self, state: State, values: Array, learning_rate: float | None) -> Array:
-        """The values after a step as the strategies change them (DeepR's noise); the same ones where none does.
+        """Return the values after a step as the strategies change them, as DeepR's noise does.
 
         Args:
             state: the state before the step.
             values: the N values after it.
             learning_rate: of the step; None where the optimizer chooses its own.
+
+        Returns:
+            N values; the given array itself where no strategy changes them.
 
         Raises:
             InputError: a strategy needs the learning rate, and there is none.
@@ -320,36 +327,36 @@ class Engine:
         try:
             return self._perturb(state, values, learning_rate)
         except TypeError as error:
-            asking = self._stack.plugins_requesting("learning_rate", "perturb")
-            if learning_rate is None and asking:
+            requesting = self._stack.plugins_requesting("learning_rate", "perturb")
+            if learning_rate is None and requesting:
                 raise InputError(
-                    f"the strategy {asking[-1]!r} needs the learning rate, and the optimizer has none of its own "
+                    f"the strategy {requesting[-1]!r} needs the learning rate, and the optimizer has none of its own "
                     "(its 'lr' is None, or missing); give the optimizer one, or the strategy a step size"
                 ) from error
             raise
 
     def _perturb(self, state: State, values: Array, learning_rate: float | None) -> Array:
-        shown = self.arrays.readonly(values)
-        answer = self._stack.first_result(
+        readonly = self.arrays.readonly(values)
+        result = self._stack.first_result(
             "perturb",
             topology=state.topology,
-            values=shown,
+            values=readonly,
             learning_rate=learning_rate,
             clock=state.clock,
             strategy_state=state.strategy_states,
             random=self.random.child("perturb", state.clock.step),
         )
-        if answer.value is shown:
+        if result.value is readonly:
             return values
         validation.check_finite_values(values, state.topology)
-        return validation.check_values(answer, "perturb", state.topology, values)
+        return validation.check_values(result, "perturb", state.topology, values)
 
     def _observed(self, now: State, gradient: Gradient | None) -> State:
         if not self._observes:
             return now
         self._check_gradient(gradient)
-        seen = attrs.evolve(now, topology=self.unit_map.units(now.topology))
-        return attrs.evolve(now, strategy_states=observed(self._stack, seen, self._of_units(gradient)).strategy_states)
+        of_units = attrs.evolve(now, topology=self.unit_map.units(now.topology))
+        return attrs.evolve(now, strategy_states=observed(self._stack, of_units, self._of_units(gradient)))
 
     def _frozen(self, names: Collection[str]) -> NDArray[np.bool_]:
         """For each tensor whether it is frozen."""
@@ -361,9 +368,9 @@ class Engine:
         return None if gradient is None else self.unit_map.gradient(gradient, self.arrays)
 
     def _check_gradient(self, gradient: Gradient | None) -> None:
-        if gradient is None and self._gradient_askers:
+        if gradient is None and self._needing_gradient:
             raise InputError(
-                f"the strategy {self._gradient_askers[-1]!r} asks for the dense gradient, and this way of training "
+                f"the strategy {self._needing_gradient[-1]!r} asks for the dense gradient, and this way of training "
                 "does not give it; update() and advance() take it as gradient=, a function from a tensor's name to the "
                 "gradient in its dense shape"
             )
@@ -371,7 +378,7 @@ class Engine:
     def _is_update_due(self, now: State) -> bool:
         """Whether an update is due at this state's clock that can do something."""
         # after the last step nothing would train what has grown, and a full topology has nowhere to move to
-        if now.clock.has_ended or not self._says("update_due", now):
+        if now.clock.has_ended or not self._decides("update_due", now):
             return False
         if now.topology.size < self.layout.size:
             return True
@@ -380,7 +387,7 @@ class Engine:
             target_size_result(self._stack, attrs.evolve(now, topology=units), units.counts).value != units.size
         )
 
-    def _says(self, hook: str, now: State) -> bool:
+    def _decides(self, hook: str, now: State) -> bool:
         return validation.check_bool(
             self._stack.first_result(hook, clock=now.clock, strategy_state=now.strategy_states), hook
         )

@@ -1,4 +1,4 @@
-"""One update of a state, asked of a stack of strategies: the reallocation, and what they remember of it."""
+"""One update of a state: Algorithm 1 with the decisions of a stack of strategies, and their states after it."""
 
 from typing import Any
 
@@ -19,14 +19,58 @@ from sparsecore.errors import InputError, NoRoomError
 
 
 @attrs.frozen(eq=False)
-class StrategySteps:
-    """The strategies' decisions, checked; see :class:`sparsecore.engine.reallocation.Steps`.
+class Updater:
+    """Updates states by a stack of strategies; it holds what is the same for all updates of a run.
 
     Attributes:
         stack: the strategies.
-        state: before the update.
-        values: of the N weights.
-        random: the draws of this update.
+        random: the run's random numbers.
+        regrow_pruned: whether what was just pruned may grow again in the same update.
+    """
+
+    stack: StrategyStack
+    random: Randomness
+    regrow_pruned: bool
+
+    def __call__(
+        self, state: State, values: Array, gradient: Gradient | None, frozen: NDArray[np.bool_]
+    ) -> tuple[State, Reallocation]:
+        """Reallocate the weights of a state.
+
+        Args:
+            state: the state before the update, of units.
+            values: one value a unit.
+            gradient: the dense gradients, where there are some.
+            frozen: for each tensor whether its weights stay as they are.
+
+        Returns:
+            The state after the update, and what was pruned and grown.
+        """
+        random = self.random.child("update", state.clock.updates)
+        steps = StrategySteps(self.stack, state, values, random, gradient, frozen)
+        reallocation, strategy_states = reallocate(state.topology, values, steps, regrow_pruned=self.regrow_pruned)
+        validation.check_reallocation(reallocation)
+        carried = {name: carry_strategy_state(own, reallocation.carry) for name, own in strategy_states.items()}
+        results = self.stack.all_results(
+            "remember", reallocation=reallocation, clock=state.clock, strategy_state=carried, random=random
+        )
+        remembered = validation.check_strategy_states(carried, results, reallocation.after)
+        after = State(reallocation.after, remembered, state.clock.updated())
+        self.stack.all_results(
+            "reallocated", reallocation=reallocation, clock=after.clock, strategy_state=after.strategy_states
+        )
+        return after, reallocation
+
+
+@attrs.frozen(eq=False)
+class StrategySteps:
+    """The steps of Algorithm 1 as the strategies decide them, checked (:class:`sparsecore.engine.reallocation.Steps`).
+
+    Attributes:
+        stack: the strategies.
+        state: the state before the update.
+        values: the N values.
+        random: the random numbers of this update.
         gradient: the dense gradients, where there are some.
         frozen: for each tensor whether it is frozen: its weights all survive, and none grows there.
     """
@@ -39,17 +83,16 @@ class StrategySteps:
     frozen: NDArray[np.bool_]
 
     def prune(self, topology: Topology, values: Array) -> Array:
-        """Which weights survive, by the strategies; those of frozen tensors all do."""
-        survives = validation.check_survivors(
-            self._ask("prune", topology=topology, values=values, gradient=self.gradient), topology
-        )
+        """Return which weights survive, one bool a weight; those of frozen tensors all do."""
+        result = self._first_result("prune", topology=topology, values=values, gradient=self.gradient)
+        survives = validation.check_survivors(result, topology)
         slots = frozen_slots(topology, self.frozen)
         return survives if slots is None else topology.arrays.put(survives, slots, True)
 
     def adjust(self, pruned: Counts, survivors: Counts) -> StrategyStates:
-        """What the strategies remember from now on."""
+        """Return the strategy states for the next update."""
         state = self.state
-        answers = self.stack.all_results(
+        results = self.stack.all_results(
             "adjust",
             pruned=pruned,
             survivors=survivors,
@@ -58,34 +101,39 @@ class StrategySteps:
             clock=state.clock,
             strategy_state=state.strategy_states,
         )
-        return validation.check_strategy_states(state.strategy_states, answers, state.topology)
+        return validation.check_strategy_states(state.strategy_states, results, state.topology)
 
     def allocate(self, pruned: Counts, survivors: Counts, room: Counts) -> Counts:
-        """How many weights grow in each tensor."""
+        """Return how many weights grow in each tensor.
+
+        Raises:
+            NoRoomError: more is to grow than there are free positions.
+        """
         layout = self.state.topology.layout
-        # what is frozen has all its weights still, whatever the strategy wants there to be
-        asked = np.where(self.frozen, 0, survivors)
+        # frozen tensors keep all their weights, whatever number the strategy wants, and have no part in the shares
+        survivors_elsewhere = np.where(self.frozen, 0, survivors)
         room = np.where(self.frozen, 0, room)
-        target = validation.check_target_size(target_size_result(self.stack, self.state, survivors), asked, layout)
+        result = target_size_result(self.stack, self.state, survivors)
+        target = validation.check_target_size(result, survivors_elsewhere, layout)
         total = max(0, target - int(survivors.sum()))
         if total > room.sum():
             raise NoRoomError(_no_room(total, room, layout))
-        answer = self._ask(
+        result = self._first_result(
             "allocate",
             total=total,
             pruned=pruned,
-            survivors=constant(asked),
+            survivors=constant(survivors_elsewhere),
             room=constant(room),
             layout=layout,
             topology=self.state.topology,
             values=self.values,
             gradient=self.gradient,
         )
-        return validation.check_counts(answer, total, room, layout)
+        return validation.check_counts(result, total, room, layout)
 
     def grow(self, occupied: Topology, counts: Counts, kept: Topology) -> Array:
-        """The positions that grow, ascending."""
-        answer = self._ask(
+        """Return the positions that grow, ascending."""
+        result = self._first_result(
             "grow",
             occupied=occupied,
             counts=counts,
@@ -93,22 +141,22 @@ class StrategySteps:
             kept=kept,
             gradient=self.gradient,
         )
-        return validation.check_grown(answer, occupied, counts)
+        return validation.check_grown(result, occupied, counts)
 
     def initial_values(self, grown: Topology, values: Array) -> Array:
-        """The values of what has grown."""
-        return validation.check_values(
-            self._ask("initial_values", grown=grown, values=values), "initial_values", grown, values
-        )
+        """Return the values of the weights that have grown."""
+        result = self._first_result("initial_values", grown=grown, values=values)
+        return validation.check_values(result, "initial_values", grown, values)
 
-    def _ask(self, hook: str, **arguments: Any) -> HookResult:
+    def _first_result(self, hook: str, **arguments: Any) -> HookResult:
+        clock, strategy_states = self.state.clock, self.state.strategy_states
         return self.stack.first_result(
-            hook, clock=self.state.clock, strategy_state=self.state.strategy_states, random=self.random, **arguments
+            hook, clock=clock, strategy_state=strategy_states, random=self.random, **arguments
         )
 
 
 def frozen_slots(topology: Topology, frozen: NDArray[np.bool_]) -> Array | None:
-    """The slots of all weights in frozen tensors, ascending; None where no tensor is."""
+    """Return the slots of all weights in frozen tensors, ascending; None where no tensor is frozen."""
     tensors = np.flatnonzero(frozen)
     if not len(tensors):
         return None
@@ -117,7 +165,7 @@ def frozen_slots(topology: Topology, frozen: NDArray[np.bool_]) -> Array | None:
 
 
 def target_size_result(stack: StrategyStack, state: State, survivors: Counts) -> HookResult:
-    """How many weights there are to be after the update that is due now."""
+    """Call ``target_size``: how many weights there are to be after the update that is due now."""
     return stack.first_result(
         "target_size",
         topology=state.topology,
@@ -128,7 +176,7 @@ def target_size_result(stack: StrategyStack, state: State, survivors: Counts) ->
 
 
 def _no_room(total: int, room: Counts, layout: Layout) -> str:
-    full = [name for name, places in zip(layout.names, room, strict=True) if places == 0]
+    full = [name for name, free in zip(layout.names, room, strict=True) if free == 0]
     crowded = f"; no room at all in {', '.join(full)}" if full else f" in {', '.join(layout.names)}"
     return (
         f"{total} weights were pruned and are to grow, but only {room.sum()} positions are free{crowded}; "
@@ -136,55 +184,24 @@ def _no_room(total: int, room: Counts, layout: Layout) -> str:
     )
 
 
-@attrs.frozen(eq=False)
-class Update:
-    """What is the same for all updates of a run.
-
-    Attributes:
-        stack: the strategies.
-        random: the run's draws.
-        regrow_pruned: whether what was just pruned may grow again at once.
-    """
-
-    stack: StrategyStack
-    random: Randomness
-    regrow_pruned: bool
-
-    def __call__(
-        self, state: State, values: Array, gradient: Gradient | None, frozen: NDArray[np.bool_]
-    ) -> tuple[State, Reallocation]:
-        """One reallocation of this state, by these values; ``frozen`` says of each tensor whether it stays as it is."""
-        random = self.random.child("update", state.clock.updates)
-        steps = StrategySteps(self.stack, state, values, random, gradient, frozen)
-        reallocation, strategy_states = reallocate(state.topology, values, steps, regrow_pruned=self.regrow_pruned)
-        validation.check_reallocation(reallocation)
-        carried = {
-            name: carry_strategy_state(strategy_state, reallocation.carry)
-            for name, strategy_state in strategy_states.items()
-        }
-        answers = self.stack.all_results(
-            "remember", reallocation=reallocation, clock=state.clock, strategy_state=carried, random=random
-        )
-        remembered = validation.check_strategy_states(carried, answers, reallocation.after)
-        after = State(reallocation.after, remembered, state.clock.updated())
-        self.stack.all_results(
-            "reallocated", reallocation=reallocation, clock=after.clock, strategy_state=after.strategy_states
-        )
-        return after, reallocation
-
-
-def observed(stack: StrategyStack, state: State, gradient: Gradient | None) -> State:
-    """The state after the strategies have seen the dense gradients of a step."""
-    answers = stack.all_results(
-        "observe", gradient=gradient, topology=state.topology, clock=state.clock, strategy_state=state.strategy_states
+def observed(stack: StrategyStack, state: State, gradient: Gradient | None) -> StrategyStates:
+    """Return the strategy states after the strategies have seen the dense gradients of a step."""
+    results = stack.all_results(
+        "observe",
+        gradient=gradient,
+        topology=state.topology,
+        clock=state.clock,
+        strategy_state=state.strategy_states,
     )
-    return attrs.evolve(
-        state, strategy_states=validation.check_strategy_states(state.strategy_states, answers, state.topology)
-    )
+    return validation.check_strategy_states(state.strategy_states, results, state.topology)
 
 
 def check_moves_units(stack: StrategyStack, units: Units) -> None:
-    """Refuse a strategy that changes single weights, where units have several."""
+    """Check that no strategy changes single weights where units have several.
+
+    Raises:
+        InputError: a strategy does; the message names it and the hook.
+    """
     for hook in ("start_values", "perturb"):
         implementers = stack.implementers(hook)
         if implementers:

@@ -1,4 +1,7 @@
-"""The engine's promises, checked at every answer of a plugin, in O(N): a broken one names plugin, step and tensor."""
+"""The engine's promises, checked on every result of a hook in O(N); a broken one names plugin, hook and tensor.
+
+Functions named ``x_error`` return what is wrong as the end of a sentence, or None; those named ``check_x`` raise.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,12 +20,12 @@ from sparsecore.errors import DivergedError, InputError, InvariantError
 
 
 def topology_error(topology: Any, layout: Layout) -> str | None:
-    """Whether it is a topology of this layout, with sound positions and their bounds, and no empty tensor."""
+    """Return what is wrong with a topology of this layout: its type, positions or bounds, or an empty tensor."""
     if not isinstance(topology, Topology) or topology.layout != layout:
         return f"{describe(topology)}, not a topology of the network's layout"
-    trouble = positions_error(topology.positions, topology)
-    if trouble:
-        return trouble
+    error = positions_error(topology.positions, topology)
+    if error:
+        return error
     if topology.at(topology.positions).bounds != topology.bounds:
         return f"a topology with the bounds {topology.bounds}, which are not those of its positions"
     empty = [name for name, count in zip(layout.names, topology.counts, strict=True) if count == 0]
@@ -30,15 +33,15 @@ def topology_error(topology: Any, layout: Layout) -> str | None:
 
 
 def positions_error(positions: Array, like: Topology) -> str | None:
-    """Whether they are a vector of the layout's position dtype, strictly ascending and within bounds."""
-    trouble = position_vector_error(positions, like)
-    if trouble or not len(positions):
-        return trouble
+    """Return what is wrong with positions of the layout of ``like``: dtype, shape, order or range."""
+    error = position_vector_error(positions, like)
+    if error or not len(positions):
+        return error
     return position_order_error(positions, like, like.arrays.to_numpy(order_statistics(positions, like)))
 
 
 def position_vector_error(positions: Array, like: Topology) -> str | None:
-    """Whether they are a vector of the layout's position dtype; reads no entry."""
+    """Return what is wrong with the shape or the dtype of positions; no entry is read."""
     if len(getattr(positions, "shape", ())) != 1:
         return f"{describe(positions)}; expected a vector of positions"
     if dtype_name(positions) != str(like.layout.position_dtype):
@@ -47,10 +50,15 @@ def position_vector_error(positions: Array, like: Topology) -> str | None:
 
 
 def order_statistics(positions: Array, like: Topology) -> Array:
-    """What :func:`position_order_error` asks of positions: int64, on the backend, to be read with other things at once.
+    """Return what :func:`position_order_error` needs to know, as one vector, so that a device is waited for once.
 
-    How many are not above the one before, the first, the last, and how many lie below the start of each tensor but
-    the first.
+    Args:
+        positions: at least one.
+        like: a topology of the same layout, on the same backend.
+
+    Returns:
+        int64, on the backend: how many positions are not above the one before, the first position, the last one, and
+        for each tensor but the first how many positions are below its start.
     """
     arrays, layout = like.arrays, like.layout
     unordered = counting_of(arrays).count(positions[1:] <= positions[:-1])
@@ -60,10 +68,16 @@ def order_statistics(positions: Array, like: Topology) -> Array:
     return arrays.concatenate([unordered, *(arrays.cast(each, np.int64) for each in (*ends, below))])
 
 
-def position_order_error(positions: Array, like: Topology, facts: NDArray[np.int64]) -> str | None:
-    """Whether positions, at least one, are strictly ascending and within bounds, by their :func:`order_statistics`."""
+def position_order_error(positions: Array, like: Topology, statistics: NDArray[np.int64]) -> str | None:
+    """Return how positions, at least one, are not strictly ascending or out of range.
+
+    Args:
+        positions: the positions, from which only a sentence about an error quotes.
+        like: a topology of the same layout, on the same backend.
+        statistics: their :func:`order_statistics`, on the host.
+    """
     layout, arrays = like.layout, like.arrays
-    count, lowest, highest = map(int, facts[:3])
+    count, lowest, highest = map(int, statistics[:3])
     if count:
         unordered = arrays.to_numpy(arrays.nonzero(positions[1:] <= positions[:-1]))
         first, second = (int(positions[int(unordered[0]) + i]) for i in (0, 1))
@@ -74,19 +88,19 @@ def position_order_error(positions: Array, like: Topology, facts: NDArray[np.int
     return None
 
 
-def counts_per_tensor(facts: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-    """How many of ``size`` ascending positions lie in each tensor, by their :func:`order_statistics`."""
-    return np.diff(facts[3:], prepend=0, append=size)
+def counts_per_tensor(statistics: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """Return how many of ``size`` ascending positions are in each tensor, by their :func:`order_statistics`."""
+    return np.diff(statistics[3:], prepend=0, append=size)
 
 
 def first_active(positions: Array, occupied: Topology) -> int | None:
-    """The lowest of these ascending positions that is active, if any."""
+    """Return the lowest of these ascending positions that is active, None if there is none."""
     common = occupied.arrays.nonzero(is_active(positions, occupied))
     return int(positions[int(common[0])]) if len(common) else None
 
 
 def is_active(positions: Array, occupied: Topology) -> Array:
-    """Which of these positions are active: one bool each."""
+    """Return which of these positions are active: one bool each."""
     arrays = occupied.arrays
     # the nearest active position at or below each; -1 stands below them all
     below = arrays.searchsorted(occupied.positions, positions, "right")
@@ -95,13 +109,13 @@ def is_active(positions: Array, occupied: Topology) -> Array:
 
 
 def describe_position(position: int, layout: Layout) -> str:
-    """A position as people count: within its tensor."""
+    """Describe a position by its tensor's name and its index within the tensor."""
     tensor = int(np.searchsorted(layout.offsets, position, "right")) - 1
     return f"position {position - layout.offsets[tensor]} of {layout.names[tensor]!r}"
 
 
 def not_finite(values: Array, topology: Topology) -> str:
-    """The first tensor with a value that is not finite, quoted; all tensors where it is none of them."""
+    """Describe where a value is not finite: the first such tensor, or the network where it is no single one."""
     for name in topology.layout.names:
         if not topology.arrays.all_finite(values[topology.slots(name)]):
             return repr(name)
@@ -109,20 +123,32 @@ def not_finite(values: Array, topology: Topology) -> str:
 
 
 def check_given_topology(topology: Topology, layout: Layout, unit_map: UnitMap) -> None:
-    """Raise an :class:`InputError` unless this is a sound topology of the layout, of whole units."""
-    trouble = topology_error(topology, layout) or partial_units_error(topology, unit_map)
-    if trouble:
-        raise InputError(f"the topology to start at is {trouble}")
+    """Check a topology that a caller gives.
+
+    Raises:
+        InputError: it is of another layout, not sound, or has parts of units.
+    """
+    error = topology_error(topology, layout) or partial_units_error(topology, unit_map)
+    if error:
+        raise InputError(f"the topology to start at is {error}")
 
 
 def check_given_values(values: Array, topology: Topology) -> None:
-    """Raise an :class:`InputError` unless there is one value a weight."""
+    """Check the shape of values that a caller gives.
+
+    Raises:
+        InputError: there is not one value a weight.
+    """
     if getattr(values, "shape", None) != (topology.size,):
         raise InputError(f"there is one value a weight, {topology.size}; given {describe(values)}")
 
 
 def check_finite_values(values: Array, topology: Topology) -> None:
-    """Raise if training has led to a weight that is not finite."""
+    """Check that training has kept all values finite.
+
+    Raises:
+        DivergedError: a value is not finite; the message names its tensor.
+    """
     if not topology.arrays.all_finite(values):
         raise DivergedError(
             f"training has diverged: {not_finite(values, topology)} holds a weight that is not finite; "
@@ -130,151 +156,154 @@ def check_finite_values(values: Array, topology: Topology) -> None:
         )
 
 
-def check_initial_topology(answer: HookResult, layout: Layout) -> Topology:
-    """A topology of this layout, sorted and within bounds, with no empty tensor."""
-    trouble = topology_error(answer.value, layout)
-    if trouble:
-        _broken(answer, "initial_topology", f"answered {trouble}")
-    topology: Topology = answer.value
+def check_initial_topology(result: HookResult, layout: Layout) -> Topology:
+    """Return the topology, if it is of this layout, with sound positions and no empty tensor."""
+    error = topology_error(result.value, layout)
+    if error:
+        _broken(result, "initial_topology", f"returned {error}")
+    topology: Topology = result.value
     return topology
 
 
-def check_bool(answer: HookResult, hook: str) -> bool:
-    """True or false."""
-    if not isinstance(answer.value, bool | np.bool_):
-        _broken(answer, hook, f"answered {answer.value!r}; expected True or False")
-    return bool(answer.value)
+def check_bool(result: HookResult, hook: str) -> bool:
+    """Return the result, if it is True or False."""
+    if not isinstance(result.value, bool | np.bool_):
+        _broken(result, hook, f"returned {result.value!r}; expected True or False")
+    return bool(result.value)
 
 
-def check_target_size(answer: HookResult, survivors: Counts, layout: Layout) -> int:
-    """A whole number of weights, at least the survivors and at most the positions."""
-    target = answer.value
+def check_target_size(result: HookResult, survivors: Counts, layout: Layout) -> int:
+    """Return the target, if it is a whole number of weights, at least the survivors and at most the positions."""
+    target = result.value
     if isinstance(target, bool) or not isinstance(target, int | np.integer):
-        _broken(answer, "target_size", f"answered {describe(target)}; expected a whole number of weights")
+        _broken(result, "target_size", f"returned {describe(target)}; expected a whole number of weights")
     if not survivors.sum() <= target <= layout.size:
         _broken(
-            answer,
+            result,
             "target_size",
-            f"answered {target}; {survivors.sum()} weights survive and there are {layout.size} positions",
+            f"returned {target}; {survivors.sum()} weights survive and there are {layout.size} positions",
         )
     return int(target)
 
 
-def check_survivors(answer: HookResult, topology: Topology) -> Array:
-    """One bool a weight."""
-    mask: Array = answer.value
+def check_survivors(result: HookResult, topology: Topology) -> Array:
+    """Return the mask, if it is one bool a weight."""
+    mask: Array = result.value
     if getattr(mask, "shape", None) != (topology.size,) or dtype_name(mask) != "bool":
-        _broken(answer, "prune", f"answered {describe(mask)}; expected one bool a weight, {topology.size}")
+        _broken(result, "prune", f"returned {describe(mask)}; expected one bool a weight, {topology.size}")
     return mask
 
 
-def check_counts(answer: HookResult, total: int, room: Counts, layout: Layout) -> Counts:
-    """Whole numbers within the room, as many together as were pruned."""
-    counts = _as_counts(answer.value)
+def check_counts(result: HookResult, total: int, room: Counts, layout: Layout) -> Counts:
+    """Return the counts, if they are whole numbers within the room, ``total`` together."""
+    counts = _as_counts(result.value)
     if counts is None or counts.shape != room.shape:
         _broken(
-            answer, "allocate", f"answered {describe(answer.value)}; expected one whole number a tensor, {len(room)}"
+            result, "allocate", f"returned {describe(result.value)}; expected one whole number a tensor, {len(room)}"
         )
-    for name, count, places in zip(layout.names, counts, room, strict=True):
-        if not 0 <= count <= places:
-            _broken(answer, "allocate", f"gave {count} weights to {name!r}, which has room for {places}")
+    for name, count, free in zip(layout.names, counts, room, strict=True):
+        if not 0 <= count <= free:
+            _broken(result, "allocate", f"gave {count} weights to {name!r}, which has room for {free}")
     if counts.sum() != total:
-        _broken(answer, "allocate", f"gave {counts.sum()} weights in all; {total} are to grow")
+        _broken(result, "allocate", f"gave {counts.sum()} weights in all; {total} are to grow")
     return counts
 
 
-def check_grown(answer: HookResult, occupied: Topology, counts: Counts) -> Array:
-    """Ascending positions within bounds, outside ``occupied``, ``counts[i]`` in tensor i."""
-    positions: Array = answer.value
+def check_grown(result: HookResult, occupied: Topology, counts: Counts) -> Array:
+    """Return the positions, if they ascend, are in range and outside ``occupied``, ``counts[i]`` in tensor i."""
+    positions: Array = result.value
     layout, arrays = occupied.layout, occupied.arrays
-    trouble = position_vector_error(positions, occupied)
-    if trouble:
-        _broken(answer, "grow", f"answered {trouble}")
+    error = position_vector_error(positions, occupied)
+    if error:
+        _broken(result, "grow", f"returned {error}")
     grown: Counts = np.zeros(len(layout), np.int64)
-    common = 0
+    active_count = 0
     if len(positions):
         # everything is read at once: a device is waited for a single time
-        common_count = counting_of(arrays).count(is_active(positions, occupied))
-        facts = arrays.to_numpy(arrays.concatenate([order_statistics(positions, occupied), common_count]))
-        trouble, common = position_order_error(positions, occupied, facts), int(facts[-1])
-        grown = counts_per_tensor(facts[:-1], len(positions))
-    if trouble:
-        _broken(answer, "grow", f"answered {trouble}")
+        active = counting_of(arrays).count(is_active(positions, occupied))
+        statistics = arrays.to_numpy(arrays.concatenate([order_statistics(positions, occupied), active]))
+        error, active_count = position_order_error(positions, occupied, statistics), int(statistics[-1])
+        grown = counts_per_tensor(statistics[:-1], len(positions))
+    if error:
+        _broken(result, "grow", f"returned {error}")
     for name, count, wanted in zip(layout.names, grown, counts, strict=True):
         if count != wanted:
-            _broken(answer, "grow", f"grew {count} weights in {name!r}; {wanted} were allocated")
-    if common:
-        taken = int(positions[int(arrays.nonzero(is_active(positions, occupied))[0])])
-        _broken(answer, "grow", f"grew at {describe_position(taken, layout)}, which is or just was active")
+            _broken(result, "grow", f"grew {count} weights in {name!r}; {wanted} were allocated")
+    if active_count:
+        first = int(positions[int(arrays.nonzero(is_active(positions, occupied))[0])])
+        _broken(result, "grow", f"grew at {describe_position(first, layout)}, which is or just was active")
     return positions
 
 
-def check_values(answer: HookResult, hook: str, topology: Topology, like: Array) -> Array:
-    """One finite value a weight, in the dtype of ``like``."""
-    values: Array = answer.value
+def check_values(result: HookResult, hook: str, topology: Topology, like: Array) -> Array:
+    """Return the values, if there is one finite value a weight, in the dtype of ``like``."""
+    values: Array = result.value
     if getattr(values, "shape", None) != (topology.size,) or values.dtype != like.dtype:
-        _broken(answer, hook, f"answered {describe(values)}; expected {topology.size} values of {dtype_name(like)}")
+        _broken(result, hook, f"returned {describe(values)}; expected {topology.size} values of {dtype_name(like)}")
     if not topology.arrays.all_finite(values):
-        _broken(answer, hook, f"answered a value that is not finite, in {not_finite(values, topology)}")
+        _broken(result, hook, f"returned a value that is not finite, in {not_finite(values, topology)}")
     return values
 
 
-def check_initial_strategy_states(answers: Sequence[HookResult], topology: Topology) -> StrategyStates:
-    """The strategy states at the start."""
-    return {answer.plugin: _strategy_state(answer, topology) for answer in answers}
+def check_initial_strategy_states(results: Sequence[HookResult], topology: Topology) -> StrategyStates:
+    """Return the strategy states at the start, by plugin, if each can be saved and carried along."""
+    return {result.plugin: _strategy_state(result, topology) for result in results}
 
 
-def check_strategy_states(before: StrategyStates, answers: Sequence[HookResult], topology: Topology) -> StrategyStates:
-    """The strategy states with the plugins' answers in place, each of the type that it had."""
-    after = {answer.plugin: _strategy_state(answer, topology) for answer in answers}
-    for answer in answers:
-        had = before.get(answer.plugin)
-        if type(answer.value) is not type(had):
-            expected = (
-                "nothing, as it has no initial_strategy_state" if had is None else f"a {type(had).__name__}, as before"
-            )
-            _broken(answer, "strategy_state", f"remembers a {type(answer.value).__name__}; expected {expected}")
+def check_strategy_states(before: StrategyStates, results: Sequence[HookResult], topology: Topology) -> StrategyStates:
+    """Return the strategy states with the new ones in place, if each is of the type that it was before."""
+    after = {result.plugin: _strategy_state(result, topology) for result in results}
+    for result in results:
+        old = before.get(result.plugin)
+        if type(result.value) is not type(old):
+            as_before = f"a {type(old).__name__}, as before"
+            expected = "nothing, as it has no initial_strategy_state" if old is None else as_before
+            _broken(result, "strategy_state", f"returned a {type(result.value).__name__}; expected {expected}")
     return {**before, **after}
 
 
-def _strategy_state(answer: HookResult, topology: Topology) -> Any:
-    trouble = strategy_state_error(answer.value, topology.size, len(topology.layout), topology.layout.size)
-    if trouble:
-        _broken(answer, "strategy_state", f"remembers {trouble}")
-    return readonly_strategy_state(answer.value, topology.arrays)
+def _strategy_state(result: HookResult, topology: Topology) -> Any:
+    error = strategy_state_error(result.value, topology.size, len(topology.layout), topology.layout.size)
+    if error:
+        _broken(result, "strategy_state", f"returned {error}")
+    return readonly_strategy_state(result.value, topology.arrays)
 
 
 def check_metrics(results: Sequence[HookResult]) -> dict[str, float]:
-    """Return finite numbers by the names of plugin and metric, the bottom plugin's first."""
+    """Return the metrics by the names of plugin and metric, bottom plugin first, if all are finite numbers."""
     metrics: dict[str, float] = {}
     for result in reversed(results):
         if not isinstance(result.value, Mapping):
-            _broken(result, "metrics", f"answered {describe(result.value)}; expected a dict of numbers by name")
+            _broken(result, "metrics", f"returned {describe(result.value)}; expected a dict of numbers by name")
         for name, number in result.value.items():
             if not (isinstance(name, str) and name.isidentifier()):
                 _broken(result, "metrics", f"named a metric {name!r}; expected letters, digits and underscores")
             is_number = isinstance(number, int | float | np.integer | np.floating) and not isinstance(number, bool)
             if not (is_number and math.isfinite(number)):
-                _broken(result, "metrics", f"answered {name} = {describe(number)}; expected a finite number")
+                _broken(result, "metrics", f"returned {name} = {describe(number)}; expected a finite number")
             metrics[f"{result.plugin}.{name}"] = float(number)
     return metrics
 
 
 def check_reallocation(reallocation: Reallocation) -> None:
-    """Raise if, all answers being sound, the whole is not: then a plugin has written into what it was shown."""
+    """Check the whole of a reallocation whose parts were sound when they were returned.
+
+    Raises:
+        InvariantError: it is not sound: a plugin has written into an array that it was only to read.
+    """
     before, after, arrays = reallocation.before, reallocation.after, reallocation.after.arrays
     expected = before.size - reallocation.pruned_count + int(reallocation.grown.sum())
-    trouble, not_finite_count = position_vector_error(after.positions, after), 0
-    if not trouble and after.size:
+    error, not_finite_count = position_vector_error(after.positions, after), 0
+    if not error and after.size:
         lost = counting_of(arrays).count_not_finite(reallocation.values)
-        facts = arrays.to_numpy(arrays.concatenate([order_statistics(after.positions, after), lost]))
-        trouble, not_finite_count = position_order_error(after.positions, after, facts), int(facts[-1])
-        if not trouble and (counts_per_tensor(facts[:-1], after.size) != after.counts).any():
-            trouble = "positions have changed tensors"
-    if after.size != expected or len(after.positions) != expected or trouble or not_finite_count:
+        statistics = arrays.to_numpy(arrays.concatenate([order_statistics(after.positions, after), lost]))
+        error, not_finite_count = position_order_error(after.positions, after, statistics), int(statistics[-1])
+        if not error and (counts_per_tensor(statistics[:-1], after.size) != after.counts).any():
+            error = "positions have changed tensors"
+    if after.size != expected or len(after.positions) != expected or error or not_finite_count:
         raise InvariantError(
             f"an update led from {before.size} weights to {after.size}, not {expected} "
-            f"({trouble or 'positions are sound'}); a plugin has changed in place what it was only shown"
+            f"({error or 'positions are sound'}); a plugin has changed in place what it was only to read"
         )
 
 
@@ -286,5 +315,5 @@ def _as_counts(given: Any) -> Counts | None:
     return constant(counts.astype(np.int64)) if counts.dtype.kind in "iu" else None
 
 
-def _broken(answer: HookResult, hook: str, what: str) -> NoReturn:
-    raise InvariantError(f"plugin {answer.plugin!r} broke a promise in {hook!r}: it {what}", hook)
+def _broken(result: HookResult, hook: str, what: str) -> NoReturn:
+    raise InvariantError(f"plugin {result.plugin!r} broke a promise in {hook!r}: it {what}", hook)
