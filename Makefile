@@ -14,7 +14,7 @@ PYTHON ?=
 QUIET := $(shell [ -t 2 ] || echo --quiet)
 BIN := .venv/bin
 CPU := backends/sparsecore_cpu
-CPU_SOURCES := $(CPU)/pyproject.toml $(CPU)/CMakeLists.txt $(wildcard $(CPU)/kernels/*)
+CPU_SOURCES := $(CPU)/pyproject.toml $(CPU)/CMakeLists.txt $(wildcard $(CPU)/kernels/* $(CPU)/kernels/*/*)
 
 # In the environment, and not as an option, they also hold for hatchling in pip's isolated build; pip 25.3 and newer
 # read the second one there, older ones the first. They are relative because pip splits them at spaces.

@@ -1,50 +1,54 @@
-// The kernels as a table of functions: one table for each instruction set, all of this one type.
+// The interface between the Python bindings and the kernels: a table of functions for each instruction set.
 //
-// Activations lie as (blocks, height + 2 border, channels, width + 2 border, lanes): `lanes` images side by side in a
-// vector, the borders and the lanes beyond the batch zero. Vectors of features lie as images of height 1 whose width
-// counts the blocks of the batch, with one block: (1, 1, features, blocks, lanes).
+// The activations of images are stored as (blocks, height + 2 border, channels, width + 2 border, lanes): a vector
+// holds the same pixel of `lanes` images. The border is zero, and so are the lanes of the last block that hold no
+// image. Features are stored as one image of height 1 whose width counts the blocks of the batch: (1, 1, features,
+// blocks, lanes).
 #pragma once
 
 #include <cstdint>
 
 namespace sparsecore {
 
-// Where pixels lie; `data` is the pixel (0, 0) inside the border, strides count values. Those of images are what the
-// kernels store, those of features floats.
-struct Pixels {
-  void* data;
-  int64_t block, row, channel, pixel;
+// The pixels inside the border of a buffer. Strides count values: floats, or 16-bit halves of them (bfloat16).
+struct ActivationView {
+  void* data;  // the pixel (0, 0) of the first channel
+  int64_t block_stride, row_stride, channel_stride, pixel_stride;
 };
 
-// Somebody else's tensor of images: strides count floats.
-struct Strided {
+// An array of images of another program. Strides count floats.
+struct ImageView {
   float* data;
-  int64_t image, row, column, channel;
+  int64_t image_stride, row_stride, column_stride, channel_stride;
 };
 
-// What a convolution reads. Beside the pixels themselves that can be a function of them, which each part of the work
-// computes for itself, in its cache: by channel, scale * pixel + shift and zero where that is negative (batch norm and
-// relu), or scale * pixel + by_other * other + shift (the gradient before a batch norm). With `scale` null it is neither,
-// with `other.data` null the first.
-struct Input {
-  Pixels pixels, other;
-  const float *scale, *by_other, *shift;
-  int64_t height, width, channels, border;
-  int64_t step;            // pixels from the place of one output to that of the next
-  int64_t first_row, last_row;  // that an output reads, counted from its place; the last one included
-};
-
+// How many pixels a kernel computes.
 struct Extent {
   int64_t blocks, height, width, channels;
-  int64_t last_lanes;  // of the last block, or of the last pixel of a row where `features`
+  int64_t last_lanes;  // lanes in use in the last block or, of features, in the last pixel of the row
   bool features;
 };
 
-// The weights of a convolution, in groups by blocks of input channels, then by output channel: those of block i and
-// channel c are pointers[i * channels + c] up to the next. Each is a value and where it reads, from an output's place.
-// Where most weights exist, BUNDLE output channels read from the same places: then a group is of a bundle of channels,
-// the last one perhaps not full, and there are BUNDLE values a place.
-struct List {
+// The input of a convolution: the pixels themselves, or a function of them that is computed as they are read:
+// - relu(scale * pixel + shift), a batch norm and the relu behind it;
+// - scale * pixel + other_scale * other + shift, the gradient through a batch norm.
+// `scale`, `other_scale` and `shift` have an entry for each channel. Without `scale` it is the pixels themselves,
+// without `other.data` the first function.
+struct ConvolutionInput {
+  ActivationView pixels, other;
+  const float *scale, *other_scale, *shift;
+  int64_t height, width, channels, border;
+  int64_t stride;               // input pixels from one output pixel to the next
+  int64_t first_row, last_row;  // the first and the last row that an output reads, relative to its own position
+};
+
+// The nonzero weights of a convolution. They are sorted by block of input channels, then by output channel: those of
+// input block i and output channel c are pointers[i * channels + c] up to the next pointer. Weight k multiplies the
+// input at offsets[k], relative to the output's own position.
+//
+// Dense layers are stored in bundles: BUNDLE output channels share their offsets, so that each offset has BUNDLE
+// values, and a pointer belongs to a bundle of channels, of which the last one may be incomplete.
+struct WeightList {
   const int32_t* pointers;
   const int32_t* offsets;
   const float* values;
@@ -54,98 +58,143 @@ struct List {
 
 constexpr int BUNDLE = 4;
 
-// The transposed weights that make the gradient of every stride-th input pixel in both directions, from the pixel on that
-// lies `shift` values from the first.
-struct Behind {
-  List list;
-  int64_t shift;
+// The transposed weights for every stride-th pixel of the input's gradient in both directions. The first such pixel
+// lies `output_offset` values behind the first pixel of the image.
+struct TransposedWeights {
+  WeightList weights;
+  int64_t output_offset;
 };
-struct Behinds {
-  const Behind* first;
-  int64_t count;
-  const Behind* begin() const { return first; }
-  const Behind* end() const { return first + count; }
-};
-
-// A convolution of one image whose channels each lie in one run, row behind row with zeros between them. The rows of
-// inputs and outputs are as far apart, so that a weight reads at one offset from every output; outputs go on for
-// `pixels` from one row into the next. `inside` is 1 for those that are in the image and 0 for those between, which
-// become zero.
-struct Rows {
-  const float* x;
-  float* out;
-  const float *add, *bias, *inside;  // `add` lies as the outputs, or is null
-  const int32_t *pointers, *offsets;  // as in List, with one block
-  const float* values;
-  int64_t channel, channels, pixels;  // `channel`: floats from one output channel to the next
-  float floor;
+struct TransposedWeightsSpan {
+  const TransposedWeights* data;
+  int64_t size;
+  const TransposedWeights* begin() const { return data; }
+  const TransposedWeights* end() const { return data + size; }
 };
 
-// What happens to the outputs of a convolution beside being stored; `sums` has (parts, channels, 2).
-struct Mask {
-  Pixels input;  // of the batch norm, laid out as the outputs
+// Where relu(scale * input + shift) is positive; and the mean of the input. `input` is laid out as the outputs.
+struct ReluMask {
+  ActivationView input;
   const float *scale, *shift, *mean;
 };
 
-struct Kernels {
+// out = add + weights * x. Without `add` (null) it is weights * x; else `add` is laid out as `out`.
+struct ConvolutionParams {
+  ConvolutionInput x;
+  ActivationView out;
+  const void* add;
+  WeightList weights;
+  Extent extent;  // of the outputs
+  int threads;
+};
+
+// gradients[k] = the sum over all outputs of gradient * x at the offset of weight k.
+struct WeightGradientParams {
+  ConvolutionInput x, gradient;
+  WeightList weights;
+  float* gradients;
+  Extent extent;  // of the outputs
+  int threads;
+};
+
+// Both gradients of a convolution in one pass, so that what is read of the outputs' gradient is computed once. Each of
+// the `transposed` weights makes as many pixels of `out`, the gradient of the input, as there are outputs.
+struct BackwardParams {
+  ConvolutionInput x, gradient;
+  WeightList weights;
+  float* weight_gradients;
+  Extent extent;  // of the outputs
+  ActivationView out;
+  const void* add;
+  TransposedWeightsSpan transposed;
+  int64_t input_channels;
+  const ReluMask* mask;  // may be null
+  double* sums;          // for each part, over the pixels of all `transposed` weights together
+  int threads;
+};
+
+// out = scale * x + shift by channel.
+struct AffineParams {
+  ActivationView x, out;
+  const float *scale, *shift;
+  Extent extent;
+  int threads;
+};
+
+// out = gradient_scale * gradient + x_scale * x + constant by channel, plus `add` if that is not null.
+struct CombineParams {
+  ActivationView gradient, x, out;
+  const void* add;
+  const float *gradient_scale, *x_scale, *constant;
+  Extent extent;
+  int threads;
+};
+
+// A convolution of one image, out = max(add + bias + weights * x, floor). Each channel is contiguous, row behind row
+// with zeros between the rows. The rows of inputs and outputs are equally far apart, so that a weight has one offset
+// for all outputs. `inside` is 1 for the outputs inside the image and 0 for those between its rows, which become zero.
+struct RowConvolutionParams {
+  const float* x;
+  float* out;
+  const float *add, *bias, *inside;   // `add` is laid out as `out`, or null
+  const int32_t *pointers, *offsets;  // as of a WeightList with one input block
+  const float* values;
+  int64_t channel_stride, channels, pixels;  // the stride is that of the outputs, in floats
+  float floor;
+};
+
+// The kernels for one instruction set and one type of stored images. All are thread-safe and keep no state.
+//
+// Two sums for each channel are made in parts, so that they do not depend on the number of threads: `sums` is an array
+// of (part_count(extent), channels, 2) that the caller adds up.
+struct KernelTable {
   const char* name;
   int lanes;
-  int bytes;  // of a stored value
+  int value_bytes;  // of a stored value of an image
 
-  int64_t (*parts)(Extent extent);  // how many partial sums a pass over this extent makes
+  int64_t (*part_count)(Extent extent);
 
-  // out = add + list * x, where `add` may be null; `sums`, if any, gets the sums of the outputs and of their squares
-  void (*convolve)(const Input& x, Pixels out, const void* add, List list, Extent extent, double* sums, int threads);
+  // `sums`, if not null, gets the sums of the outputs and of their squares.
+  void (*convolve)(const ConvolutionParams& params, double* sums);
 
-  // the same, with outputs zero where scale * input + shift <= 0; `sums` gets those of out and out * (input - mean)
-  void (*convolve_masked)(const Input& x, Pixels out, const void* add, List list, Extent extent, Mask mask,
-                          double* sums, int threads);
+  // Outputs become zero where the mask is not positive; `sums` gets those of out and of out * (input - mean).
+  void (*convolve_masked)(const ConvolutionParams& params, const ReluMask& mask, double* sums);
 
-  // gradients[k] = sum over all outputs of gradient * x at the offset of k
-  void (*weight_gradient)(const Input& x, const Input& gradient, List list, float* gradients, Extent extent,
-                          int threads);
+  void (*weight_gradient)(const WeightGradientParams& params);
+  void (*backward)(const BackwardParams& params);
 
-  // both gradients of a convolution in one pass, so that what it reads of the outputs' gradient is computed once.
-  // `extent` is the outputs', `inputs` the number of input channels; each of `behind` makes as many pixels of `out` as
-  // there are outputs. `sums` are for each part and all of `behind` together.
-  void (*backward)(const Input& x, const Input& gradient, List list, float* gradients, Extent extent, Pixels out,
-                   const void* add, Behinds behind, int64_t inputs, const Mask* mask, double* sums, int threads);
+  void (*affine)(const AffineParams& params);
+  void (*affine_relu)(const AffineParams& params);  // and zero where that is negative
+  void (*combine)(const CombineParams& params);
 
-  // out = scale * x + shift by channel, and zero where that is negative
-  void (*affine)(Pixels x, Pixels out, const float* scale, const float* shift, Extent extent, int threads);
-  void (*affine_relu)(Pixels x, Pixels out, const float* scale, const float* shift, Extent extent, int threads);
+  // out = gradient where the mask is positive, else zero; `sums` as of convolve_masked.
+  void (*relu_backward)(ActivationView gradient, ActivationView out, const ReluMask& mask, Extent extent, double* sums,
+                        int threads);
 
-  // out = by_gradient * gradient + by_x * x + constant by channel, plus `add` if not null
-  void (*combine)(Pixels gradient, Pixels x, Pixels out, const void* add, const float* by_gradient, const float* by_x,
-                  const float* constant, Extent extent, int threads);
+  // `sums` gets those of x - about and of its square.
+  void (*moments)(ActivationView x, const float* about, Extent extent, double* sums, int threads);
 
-  // out = gradient where scale * input + shift > 0; `sums` as in convolve_masked
-  void (*masked)(Pixels gradient, Pixels out, Mask mask, Extent extent, double* sums, int threads);
+  // `sums` gets those of gradient and of gradient * (x - mean).
+  void (*gradient_sums)(ActivationView gradient, ActivationView x, const float* mean, Extent extent, double* sums,
+                        int threads);
 
-  // `sums` gets those of x - about and of its square, by channel
-  void (*moments)(Pixels x, const float* about, Extent extent, double* sums, int threads);
+  // The mean over height and width, as features; and its gradient, plus `add` if that is not null.
+  void (*pool)(ActivationView x, float* features, Extent extent, int threads);
+  void (*pool_backward)(const float* features, ActivationView out, const void* add, Extent extent, int threads);
 
-  // `sums` gets those of gradient and of gradient * (x - mean), by channel
-  void (*products)(Pixels gradient, Pixels x, const float* mean, Extent extent, double* sums, int threads);
+  // Conversion from and to other programs' images. Of features, the block stride steps over blocks of the batch.
+  void (*pack)(ImageView images, ActivationView out, Extent extent, int threads);
+  void (*unpack)(ActivationView x, ImageView images, Extent extent, int threads);
 
-  // the mean over height and width, as features; and the gradient back from there
-  void (*pool)(Pixels x, float* features, Extent extent, int threads);
-  void (*spread)(const float* features, Pixels out, const void* add, Extent extent, int threads);
-
-  // from and to somebody else's tensor; of features, blocks are what `out.block` and `x.block` step over
-  void (*pack)(Strided source, Pixels out, Extent extent, int threads);
-  void (*unpack)(Pixels x, Strided target, Extent extent, int threads);
-
-  // out = max(add + bias + list * x, floor)
-  void (*convolve_rows)(const Rows& rows, int threads);
+  void (*convolve_rows)(const RowConvolutionParams& params, int threads);
 };
 
-// Kernels for one instruction set, whose images are stored as floats or as bfloat16.
-struct Tables {
-  const Kernels *floats, *halves;
+// The kernels for one instruction set, for images stored as float32 and as bfloat16.
+struct KernelTables {
+  const KernelTable *float32, *bfloat16;
 };
 
-// Those of the name asked for, or of the best that this processor has; null where it has none of that name.
-Tables kernels(const char* name);
+// The kernels for the instruction set of this name or, where it is empty, for the best one of this processor. Null
+// pointers where this processor has none of this name.
+KernelTables find_kernels(const char* name);
 
 }  // namespace sparsecore

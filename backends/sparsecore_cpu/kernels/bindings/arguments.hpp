@@ -1,4 +1,5 @@
-// Arrays and integers from Python, checked one by one; what does not fit is a ValueError that names the argument.
+// Checks single arguments from Python: integers, arrays, and the memory that arrays occupy. An argument that does not
+// fit is a ValueError that names it.
 #pragma once
 
 #include <nanobind/nanobind.h>
@@ -15,31 +16,31 @@ namespace sparsecore {
 
 namespace nb = nanobind;
 
-inline void expect(bool holds, const char* message) {
-  if (!holds) throw std::invalid_argument(message);
+inline void require(bool condition, const char* message) {
+  if (!condition) throw std::invalid_argument(message);
 }
 
-// An integer of Python's; one that does not fit into 64 bits becomes the nearest that does. Wherever an integer is
-// used it is compared with a bound first, and both ends are beyond every bound.
+// A Python integer. One that does not fit into 64 bits is clamped to the nearest that does: every integer is compared
+// with bounds before it is used, and both ends of the range are outside of all of them.
 struct Integer {
   int64_t value = 0;
   operator int64_t() const { return value; }
 };
 
-// Sums and products that must fit into 64 bits.
-inline int64_t sum_of(int64_t one, int64_t other) {
+// Sums and products that are refused where they do not fit into 64 bits.
+inline int64_t checked_sum(int64_t one, int64_t other) {
   int64_t sum;
-  expect(!__builtin_add_overflow(one, other, &sum), "a number is too large");
+  require(!__builtin_add_overflow(one, other, &sum), "a number is too large");
   return sum;
 }
 
-inline int64_t product_of(int64_t one, int64_t other) {
+inline int64_t checked_product(int64_t one, int64_t other) {
   int64_t product;
-  expect(!__builtin_mul_overflow(one, other, &product), "a number is too large");
+  require(!__builtin_mul_overflow(one, other, &product), "a number is too large");
   return product;
 }
 
-// How many threads may compute: more than any machine has are a mistake, and would all be started.
+// More threads than any machine has are a mistake, and all of them would be started.
 constexpr int64_t MOST_THREADS = 1024;
 
 inline int thread_count(Integer threads) {
@@ -49,65 +50,70 @@ inline int thread_count(Integer threads) {
   return static_cast<int>(threads);
 }
 
-// The bytes from `first` up to `last`.
-struct Span {
+// The bytes [first, last).
+struct MemoryRange {
   const char *first, *last;
 
-  bool meets(const Span& other) const { return first < other.last && other.first < last; }
-  bool equals(const Span& other) const { return first == other.first && last == other.last; }
+  bool overlaps(const MemoryRange& other) const { return first < other.last && other.first < last; }
+  bool equals(const MemoryRange& other) const { return first == other.first && last == other.last; }
 };
 
-inline Span span_of(const void* data, int64_t bytes) {
+inline MemoryRange memory_range(const void* data, int64_t bytes) {
   const char* first = static_cast<const char*>(data);
   return {first, first + bytes};
 }
 
-// What is written may share no memory with what is read or written beside it.
-inline void expect_apart(const Span& written, std::initializer_list<Span> others) {
-  for (const Span& other : others)
-    expect(!written.meets(other), "an output shares memory with another argument of the same call");
+// Memory that a call writes must not overlap anything else that the call reads or writes.
+inline void require_disjoint(const MemoryRange& written, std::initializer_list<MemoryRange> others) {
+  for (const MemoryRange& other : others)
+    require(!written.overlaps(other), "an output shares memory with another argument of the same call");
 }
 
 template <class Scalar>
-struct Named;
+struct DtypeName;
 template <>
-struct Named<float> {
-  static constexpr const char* name = "float32";
+struct DtypeName<float> {
+  static constexpr const char* value = "float32";
 };
 template <>
-struct Named<double> {
-  static constexpr const char* name = "float64";
+struct DtypeName<double> {
+  static constexpr const char* value = "float64";
 };
 template <>
-struct Named<int32_t> {
-  static constexpr const char* name = "int32";
+struct DtypeName<int32_t> {
+  static constexpr const char* value = "int32";
 };
 
-inline std::string name_of(nb::dlpack::dtype type) {
+inline std::string dtype_name(nb::dlpack::dtype type) {
   using Code = nb::dlpack::dtype_code;
   const auto code = static_cast<Code>(type.code);
   if (code == Code::Bool) return "bool";
-  const char* kind = code == Code::Float ? "float" : code == Code::Int ? "int" : code == Code::UInt ? "uint" : code == Code::Complex ? "complex" : "other";
+  const char* kind = code == Code::Float     ? "float"
+                     : code == Code::Int     ? "int"
+                     : code == Code::UInt    ? "uint"
+                     : code == Code::Complex ? "complex"
+                                             : "other";
   return kind + std::to_string(type.bits);
 }
 
-// Any array, whatever its type and shape.
+// An array of any dtype and shape; writable unless `Scalar` is const.
 template <class Scalar>
-using AnyArray = std::conditional_t<std::is_const_v<Scalar>, nb::ndarray<nb::ro, nb::device::cpu>,
-                                    nb::ndarray<nb::device::cpu>>;
+using AnyArray =
+    std::conditional_t<std::is_const_v<Scalar>, nb::ndarray<nb::ro, nb::device::cpu>, nb::ndarray<nb::device::cpu>>;
 
 template <class Scalar>
 AnyArray<Scalar> any_array(const char* name, nb::handle object) {
   AnyArray<Scalar> array;
-  // never converted: what is written to, or filled later, would be a copy that nobody has
+  // Arrays are never converted: the kernels would write to, or later read from, a copy that the caller does not have.
   if (nb::try_cast(object, array, false)) return array;
   nb::ndarray<nb::ro, nb::device::cpu> readonly;
   const bool is_array = nb::try_cast(object, readonly, false);
-  throw std::invalid_argument(std::string(name) + (is_array ? " is written to, but is a read-only array"
-                                                            : " must be an array of numbers in the processor's own byte order"));
+  throw std::invalid_argument(std::string(name) +
+                              (is_array ? " is written to, but is a read-only array"
+                                        : " must be an array of numbers in the processor's own byte order"));
 }
 
-// Whether the entries lie one behind another, the last axis fastest.
+// Whether the array is contiguous in C order.
 template <class AnArray>
 bool is_contiguous(const AnArray& array) {
   for (size_t axis = 0; axis < array.ndim(); axis++)
@@ -116,12 +122,12 @@ bool is_contiguous(const AnArray& array) {
   for (int axis = static_cast<int>(array.ndim()) - 1; axis >= 0; axis--) {
     const int64_t length = static_cast<int64_t>(array.shape(axis));
     if (length != 1 && array.stride(axis) != next) return false;
-    next = product_of(next, length);
+    next = checked_product(next, length);
   }
   return true;
 }
 
-// An array of one type and so many axes; `Scalar` is const where it is only read.
+// An array of one dtype and number of axes; writable unless `Scalar` is const.
 template <class Scalar, int AXES, bool CONTIGUOUS = true>
 class Array {
   using Plain = std::remove_const_t<Scalar>;
@@ -130,7 +136,8 @@ class Array {
   Array(const char* name, nb::handle object) : array_(any_array<Scalar>(name, object)) {
     const auto refuse = [name](const std::string& reason) { throw std::invalid_argument(name + reason); };
     if (array_.dtype() != nb::dtype<Plain>())
-      refuse(std::string(" must be an array of ") + Named<Plain>::name + "; given one of " + name_of(array_.dtype()));
+      refuse(std::string(" must be an array of ") + DtypeName<Plain>::value + "; given one of " +
+             dtype_name(array_.dtype()));
     if (array_.ndim() != AXES)
       refuse(" must have " + std::to_string(AXES) + (AXES == 1 ? " axis" : " axes") + "; given " +
              std::to_string(array_.ndim()));
@@ -143,15 +150,15 @@ class Array {
   int64_t length(int axis = 0) const { return static_cast<int64_t>(array_.shape(axis)); }
   int64_t stride(int axis) const { return array_.stride(axis); }
 
-  // All the memory between the first and the last entry.
-  Span span() const {
-    int64_t before = 0, behind = 1;
+  // The memory from the first to the last entry, whatever the strides.
+  MemoryRange memory() const {
+    int64_t before = 0, after = 1;
     for (int axis = 0; axis < AXES; axis++) {
       if (!length(axis)) return {nullptr, nullptr};
-      const int64_t reach = product_of(length(axis) - 1, stride(axis));
-      (reach < 0 ? before : behind) += reach;
+      const int64_t reach = checked_product(length(axis) - 1, stride(axis));
+      (reach < 0 ? before : after) += reach;
     }
-    return {reinterpret_cast<const char*>(data() + before), reinterpret_cast<const char*>(data() + behind)};
+    return {reinterpret_cast<const char*>(data() + before), reinterpret_cast<const char*>(data() + after)};
   }
 
  private:

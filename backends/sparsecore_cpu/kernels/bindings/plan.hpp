@@ -1,0 +1,94 @@
+// Plans a convolution: which pixels of its buffers it reads and writes, and that all of them are inside the buffers.
+#pragma once
+
+#include "bindings/operands.hpp"
+
+namespace sparsecore {
+
+// The pixels of a convolution: every `out_step`-th output from (row, column) on, each `x_step` input pixels further on.
+struct Steps {
+  static constexpr int64_t MOST = std::numeric_limits<int32_t>::max();
+
+  int64_t x_step, out_step, row, column;
+
+  Steps(int64_t x_step, int64_t out_step, int64_t row, int64_t column)
+      : x_step(x_step), out_step(out_step), row(row), column(column) {
+    require(x_step > 0 && out_step > 0 && row >= 0 && column >= 0, "steps are positive, rows and columns not negative");
+    require(std::max({x_step, out_step, row, column}) <= MOST, "steps, rows and columns fit into 32 bits");
+  }
+
+  bool are_all_pixels() const { return x_step == 1 && out_step == 1 && row == 0 && column == 0; }
+};
+
+// Every step-th pixel of a view, in both directions.
+inline ActivationView every(ActivationView view, int64_t step) {
+  view.row_stride = checked_product(view.row_stride, step);
+  view.pixel_stride = checked_product(view.pixel_stride, step);
+  return view;
+}
+
+struct Plan {
+  ConvolutionInput x;
+  ActivationView out;
+  Extent extent;  // of the outputs
+  int64_t out_step;
+  int64_t out_offset = 0;  // of the first output from the first pixel of the buffer, in values
+
+  Plan(const Read& input, const Activation& output, const Weights& weights, const Steps& steps, int lanes)
+      : x(input.input(steps.x_step)),
+        // A step wider than the image reaches no second output. It is clamped so that no stride overflows, and so that
+        // prefetching does not leave the buffer.
+        out_step(std::min(steps.out_step, std::max(output.extent.height, output.extent.width))) {
+    const Activation& read = input.pixels;
+    require(read.lanes() == lanes && output.lanes() == lanes,
+            "the buffers have another number of lanes than the kernels");
+    require(read.value_bytes() == output.value_bytes(), "input and output are stored as different types");
+    require(read.extent.blocks == output.extent.blocks && read.extent.last_lanes == output.extent.last_lanes &&
+                read.extent.features == output.extent.features,
+            "input and output are of different batches");
+    require(!output.extent.features || (steps.are_all_pixels() && read.extent.width == output.extent.width),
+            "features are read and made without steps, and of one batch");
+    require(weights.channels == output.extent.channels, "the list has another number of channels than the output");
+    require((weights.offset_bits & (lanes - 1)) == 0, "an offset is no multiple of the lanes");
+    const auto outputs = [&](int64_t side, int64_t first) {
+      return first < side ? (side - first + steps.out_step - 1) / steps.out_step : int64_t{0};
+    };
+    extent = output.extent;
+    extent.height = outputs(output.extent.height, steps.row);
+    extent.width = outputs(output.extent.width, steps.column);
+    if (empty()) return;
+    out_offset = steps.row * output.view.row_stride + steps.column * output.view.pixel_stride;
+    out = every(output.view, out_step);
+    out.data = advance(out.data, out_offset, output.value_bytes());
+    if (weights.offsets->empty()) {
+      x.stride = 1;  // no input is read, whichever rows are computed
+      return;
+    }
+    const ActivationView strided = every(read.view, steps.x_step);
+    const int64_t last_column = checked_product(extent.width - 1, strided.pixel_stride);
+    const int64_t last_pixel = checked_sum(checked_product(extent.height - 1, strided.row_stride), last_column);
+    const int64_t last_read = checked_sum(last_pixel, weights.highest_offset);
+    require(
+        read.start + weights.lowest_offset >= 0 && checked_sum(read.start + lanes, last_read) <= strided.block_stride,
+        "the list reads beyond the input's border");
+    // the rows that the first output of a row reads from, and the last one to
+    const int64_t margin = read.border * read.view.pixel_stride;
+    x.first_row = row_of(weights.lowest_offset + margin, read.view.row_stride);
+    x.last_row = row_of(checked_sum(last_column, weights.highest_offset + margin), read.view.row_stride);
+  }
+
+  bool empty() const { return extent.height <= 0 || extent.width <= 0; }
+
+  ConvolutionParams params(const Activation* add, const Weights& weights, int threads) const {
+    const void* start = add ? advance(add->view.data, out_offset, add->value_bytes()) : nullptr;
+    return {x, out, start, weights.list(), extent, threads};
+  }
+
+ private:
+  // Division that rounds down.
+  static int64_t row_of(int64_t offset, int64_t row_stride) {
+    return offset >= 0 ? offset / row_stride : -((row_stride - 1 - offset) / row_stride);
+  }
+};
+
+}  // namespace sparsecore

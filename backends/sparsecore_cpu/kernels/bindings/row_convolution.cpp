@@ -1,0 +1,108 @@
+// Convolutions of one image for Python.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+
+#include <algorithm>
+#include <optional>
+#include <string>
+
+#include "bindings/operands.hpp"
+
+using namespace nanobind::literals;
+
+namespace sparsecore {
+namespace {
+
+class RowConvolution {
+ public:
+  RowConvolution(const std::string& kernels, nb::handle x, Integer x_start, nb::handle out, Integer out_start,
+                 Integer channel_stride, nb::handle add, nb::handle pointers, nb::handle offsets, nb::handle values,
+                 nb::handle bias, nb::handle inside, float floor)
+      : table_(find_kernels(kernels.c_str()).float32),
+        x_("x", x),
+        out_("out", out),
+        pointers_(copy_indices(ReadonlyIndices("pointers", pointers))),
+        offsets_(copy_indices(ReadonlyIndices("offsets", offsets))),
+        values_("values", values),
+        bias_("bias", bias),
+        inside_("inside", inside) {
+    require(table_, "this processor has no kernels of that name");
+    if (!add.is_none()) add_.emplace("add", add);
+    require_weights(), require_outputs(out_start, channel_stride), require_inputs(x_start), require_memory();
+    params_.x = x_.data() + x_start, params_.out = out_.data() + out_start;
+    params_.add = add_ ? add_->data() + out_start : nullptr;
+    params_.bias = bias_.data(), params_.inside = inside_.data();
+    params_.pointers = pointers_->data(), params_.offsets = offsets_->data(), params_.values = values_.data();
+    params_.channel_stride = channel_stride, params_.channels = bias_.length(), params_.pixels = inside_.length();
+    params_.floor = floor;
+  }
+
+  void run(Integer given_threads) const {
+    const int threads = thread_count(given_threads);
+    nb::gil_scoped_release release;
+    table_->convolve_rows(params_, threads);
+  }
+
+ private:
+  void require_weights() const {
+    require(bias_.length() > 0, "there is one channel at least");
+    require(static_cast<int64_t>(pointers_->size()) - 1 == bias_.length(), "list and bias have one entry a channel");
+    require_pointers(*pointers_, *offsets_);
+    require(values_.length() == static_cast<int64_t>(offsets_->size()), "there are not as many values as offsets");
+  }
+
+  void require_outputs(int64_t start, int64_t channel_stride) const {
+    const int64_t pixels = inside_.length();
+    require(pixels > 0 && pixels % 16 == 0 && pixels <= channel_stride,
+            "the outputs of a channel do not fit in whole vectors");
+    const int64_t last_channel = checked_product(bias_.length() - 1, channel_stride);
+    require(start >= 0 && checked_sum(checked_sum(start, last_channel), pixels) <= out_.length(),
+            "the outputs do not fit their memory");
+    require(!add_ || add_->length() == out_.length(), "what is added has other memory than the outputs");
+  }
+
+  void require_inputs(int64_t start) const {
+    require(start >= 0 && start <= x_.length(), "the input starts outside its memory");
+    if (offsets_->empty()) return;
+    const auto [lowest, highest] = std::minmax_element(offsets_->begin(), offsets_->end());
+    require(start + *lowest >= 0 && start + *highest + inside_.length() <= x_.length(),
+            "the list reads beyond the input");
+  }
+
+  // `add` may be the outputs themselves.
+  void require_memory() const {
+    require_disjoint(out_.memory(), {x_.memory(), values_.memory(), bias_.memory(), inside_.memory()});
+    if (add_ && !add_->memory().equals(out_.memory())) require_disjoint(out_.memory(), {add_->memory()});
+  }
+
+  const KernelTable* table_;
+  ReadonlyFloats x_;
+  Floats out_;
+  std::optional<ReadonlyFloats> add_;
+  IndexCopy pointers_, offsets_;
+  ReadonlyFloats values_, bias_, inside_;
+  RowConvolutionParams params_{};
+};
+
+}  // namespace
+
+void add_row_convolution(nb::module_& module) {
+  nb::class_<RowConvolution>(module, "RowConvolution",
+                             R"(A convolution of one image: out = max(add + bias + weights∗x, floor).
+
+Each channel is contiguous, row behind row with zeros between the rows. The first pixel of the first channel is at
+``x_start`` and ``out_start``, and the output channels are ``channel`` floats apart. The weights of an output channel
+are those from its pointer to the next; each reads at its offset from the output's own position. ``inside`` is 1 for
+the outputs inside the image and 0 for those between its rows, which become zero.)")
+      .def(nb::init<const std::string&, nb::handle, Integer, nb::handle, Integer, Integer, nb::handle, nb::handle,
+                    nb::handle, nb::handle, nb::handle, nb::handle, float>(),
+           "kernels"_a, "x"_a.none(), "x_start"_a, "out"_a.none(), "out_start"_a, "channel"_a, "add"_a.none(),
+           "pointers"_a.none(), "offsets"_a.none(), "values"_a.none(), "bias"_a.none(), "inside"_a.none(), "floor"_a,
+           nb::sig("def __init__(self, kernels: str, x: " FLOATS ", x_start: int, out: " FLOATS
+                   ", out_start: int, channel: int, add: " FLOATS " | None, pointers: " INDICES ", offsets: " INDICES
+                   ", values: " FLOATS ", bias: " FLOATS ", inside: " FLOATS ", floor: float) -> None"))
+      .def("run", &RowConvolution::run, "threads"_a, "Computes the outputs from the present content of the input.",
+           nb::sig("def run(self, threads: int) -> None"));
+}
+
+}  // namespace sparsecore
