@@ -7,7 +7,7 @@ SHELL := /bin/sh
 MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-processors sanitize fuzz clean
+.PHONY: help demo test test-slow test-processors sanitize fuzz stubs clean
 
 PYTHON ?=
 # Installing takes a minute or more, and says how far it is where somebody looks on.
@@ -29,6 +29,7 @@ help:
 	@echo 'make test-processors  the tests that depend on arithmetic, as other processors would compute them'
 	@echo 'make sanitize   the tests of the C++ kernels under the address, undefined-behaviour and thread sanitizers'
 	@echo 'make fuzz       100,000 calls of the C++ kernels with random, mostly invalid arguments, under the first two'
+	@echo 'make stubs      generate the stub of the C++ kernels (_kernels.pyi), after their signatures have changed'
 	@echo 'make clean      remove .venv, builds and caches; runs stay'
 
 demo: .venv/installed .venv/cpu-built
@@ -86,6 +87,9 @@ build/sanitize/%/built: .venv/created pyproject.toml constraints.txt $(CPU_SOURC
 	  --config-settings cmake.build-type=RelWithDebInfo --config-settings install.strip=false \
 	  --config-settings build-dir=$(@D)/cmake
 	@touch $@
+
+stubs: .venv/installed-for-tests .venv/cpu-built
+	$(BIN)/python tests/kernel_stub.py
 
 # The stamps are touched last, so that an interrupted set-up is done again. Each waits for the one before because two
 # pips at once in one environment spoil it.

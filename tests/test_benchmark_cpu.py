@@ -97,6 +97,29 @@ def test_watched_kernels_do_as_many_multiply_adds_as_the_weights_and_pixels_ask_
     assert forward == expected
 
 
+def test_every_kernel_is_measured():
+    from sparsecore_cpu import _kernels
+
+    cases = _imported("kernel_cases")
+    layers = [cases.Layer(8, 4, 4), cases.Layer(4, 8, 2, stride=2, density=1.0)]
+    made = list(cases.Cases(_kernels, images=3, threads=2).all(layers, [(4, 3)]))
+    for case in made:
+        case.call()
+        assert case.bytes > 0
+    kernels = {name for name in dir(_kernels.Kernels) if not name.startswith("_")} - {"name", "lanes"}
+    assert {case.kernel for case in made} == kernels | {"RowConvolution", "gather", "scatter", "sort_by_bucket"}
+
+
+def test_operations_are_those_of_the_nonzero_weights():
+    from sparsecore_cpu import _kernels
+
+    cases = _imported("kernel_cases")
+    made = cases.Cases(_kernels, images=5, threads=1).convolutions(cases.Layer(8, 4, 6, density=1.0))
+    flops = {case.kernel: case.flops for case in made}
+    assert flops["convolve"] == flops["weight_gradient"] == flops["convolve_masked"] == 2 * 8 * 4 * 9 * 36 * 5
+    assert flops["backward"] == 2 * flops["convolve"]
+
+
 def test_break_even_lies_between_the_densities_whose_ratios_enclose_one():
     pytest.importorskip("torch")
     step = _imported("cpu_step")

@@ -44,9 +44,9 @@ floats as uint16 (bfloat16). Features are (1, 1, features, blocks, lanes) of flo
   nb::class_<Weights>(module, "Weights",
                       R"(A list of nonzero weights, in groups by block of input channels, then by output channel.
 
-A weight multiplies the input at its offset from the output's own position. Bundled weights have :data:`BUNDLE` values
-an offset, for as many output channels; a group then belongs to such a bundle. Pointers and offsets are copied; the
-values are read from the array itself whenever the weights are used.)")
+A weight multiplies the input at its offset from the output's own position. Bundled weights have :data:`BUNDLE`
+values an offset, for as many output channels; a group then belongs to such a bundle. Pointers and offsets are
+copied; the values are read from the array itself whenever the weights are used.)")
       .def(nb::init<nb::handle, nb::handle, nb::handle, Integer, bool>(), "pointers"_a.none(), "offsets"_a.none(),
            "values"_a.none(), "channels"_a, "bundled"_a = false,
            nb::sig("def __init__(self, pointers: " INDICES ", offsets: " INDICES ", values: " FLOATS
@@ -85,12 +85,14 @@ void add_kernels(nb::module_& module) {
       .def_prop_ro("name", &Bindings::name, "The name of the instruction set.")
       .def_prop_ro("lanes", &Bindings::lanes, "How many floats a vector has.")
       .def("convolve", &Bindings::convolve, "x"_a, "out"_a, "add"_a.none(), "weights"_a, "steps"_a, "sums"_a.none(),
-           "threads"_a, "Computes out = add + weights∗x, and the sums of out and out².",
+           "threads"_a, "Computes out = add + weights∗x, and the sums of out and of its square.",
            nb::sig("def convolve(self, x: Read, out: Activation, add: Activation | None, weights: Weights, steps: "
                    "Steps, sums: " SUMS " | None, threads: int) -> None"))
       .def("convolve_masked", &Bindings::convolve_masked, "x"_a, "out"_a, "add"_a.none(), "weights"_a, "steps"_a,
            "mask"_a, "sums"_a.none(), "threads"_a,
-           "Computes the same where the mask is positive, elsewhere zero, and the sums of out and out·(input − mean).",
+           R"(Computes out = add + weights∗x where the mask is positive, elsewhere zero.
+
+The sums are those of out and out·(input − mean).)",
            nb::sig("def convolve_masked(self, x: Read, out: Activation, add: Activation | None, weights: Weights, "
                    "steps: Steps, mask: Mask, sums: " SUMS ", threads: int) -> None"))
       .def("weight_gradient", &Bindings::weight_gradient, "x"_a, "gradient"_a, "weights"_a, "steps"_a,
@@ -102,9 +104,9 @@ void add_kernels(nb::module_& module) {
            "add"_a.none(), "transposed"_a, "mask"_a.none(), "sums"_a.none(), "threads"_a,
            R"(Computes both gradients of a convolution whose input has ``stride`` times the outputs' height and width.
 
-``gradients`` are those of the weights; ``out`` is that of the input, plus ``add``. ``transposed`` are pairs of
-transposed weights and the steps at which they make it, one for each position of a pixel among the strides. With a
-mask, ``out`` and ``sums`` are as of :meth:`convolve_masked`; without one there are no sums.)",
+``gradients`` are those of the weights; ``out`` is that of the input, plus ``add``. ``transposed`` are pairs
+of transposed weights and the steps at which they make it, one for each position of a pixel among the
+strides. With a mask, ``out`` and ``sums`` are as of :meth:`convolve_masked`; without one there are no sums.)",
            nb::sig("def backward(self, x: Read, gradient: Read, weights: Weights, stride: int, gradients: " FLOATS
                    ", out: Activation, add: Activation | None, transposed: collections.abc.Sequence[tuple[Weights, "
                    "Steps]], mask: Mask | None, sums: " SUMS ", threads: int) -> None"))
@@ -122,8 +124,9 @@ mask, ``out`` and ``sums`` are as of :meth:`convolve_masked`; without one there 
            nb::sig("def combine(self, gradient: Activation, x: Activation, out: Activation, add: Activation | None, "
                    "gradient_scale: " FLOATS ", x_scale: " FLOATS ", constant: " FLOATS ", threads: int) -> None"))
       .def("masked", &Bindings::relu_backward, "gradient"_a, "out"_a, "mask"_a, "sums"_a.none(), "threads"_a,
-           "Computes the gradient of a relu: out = gradient where the mask is positive, elsewhere zero; sums as of "
-           ":meth:`convolve_masked`.",
+           R"(Computes out = gradient where the mask is positive, elsewhere zero: the gradient of a relu.
+
+The sums are those of :meth:`convolve_masked`.)",
            nb::sig("def masked(self, gradient: Activation, out: Activation, mask: Mask, sums: " SUMS
                    ", threads: int) -> None"))
       .def("moments", &Bindings::moments, "x"_a, "about"_a.none(), "sums"_a.none(), "threads"_a,
@@ -140,8 +143,9 @@ mask, ``out`` and ``sums`` are as of :meth:`convolve_masked`; without one there 
            nb::sig(
                "def spread(self, features: Activation, out: Activation, add: Activation | None, threads: int) -> None"))
       .def("pack", &Bindings::pack, "images"_a.none(), "out"_a, "threads"_a,
-           "Copies images (images, height, width, channels) of any strides into a buffer; features are images of one "
-           "pixel.",
+           R"(Copies images (images, height, width, channels) of any strides into a buffer.
+
+Features are images of one pixel.)",
            nb::sig("def pack(self, images: " FLOATS ", out: Activation, threads: int) -> None"))
       .def("unpack", &Bindings::unpack, "x"_a, "images"_a.none(), "threads"_a,
            "Copies a buffer into images of any strides; the inverse of :meth:`pack`.",

@@ -91,9 +91,9 @@ void add_row_convolution(nb::module_& module) {
                              R"(A convolution of one image: out = max(add + bias + weights∗x, floor).
 
 Each channel is contiguous, row behind row with zeros between the rows. The first pixel of the first channel is at
-``x_start`` and ``out_start``, and the output channels are ``channel`` floats apart. The weights of an output channel
-are those from its pointer to the next; each reads at its offset from the output's own position. ``inside`` is 1 for
-the outputs inside the image and 0 for those between its rows, which become zero.)")
+``x_start`` and ``out_start``, and the output channels are ``channel`` floats apart. The weights of an output
+channel are those from its pointer to the next; each reads at its offset from the output's own position. ``inside``
+is 1 for the outputs inside the image and 0 for those between its rows, which become zero.)")
       .def(nb::init<const std::string&, nb::handle, Integer, nb::handle, Integer, Integer, nb::handle, nb::handle,
                     nb::handle, nb::handle, nb::handle, nb::handle, float>(),
            "kernels"_a, "x"_a.none(), "x_start"_a, "out"_a.none(), "out_start"_a, "channel"_a, "add"_a.none(),

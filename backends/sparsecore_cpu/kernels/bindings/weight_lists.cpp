@@ -97,15 +97,17 @@ void scatter(nb::handle given_listed, nb::handle given_order, nb::handle given_e
 
 void add_weight_lists(nb::module_& module) {
   module.def("sort_by_bucket", &sort_by_bucket, "keys"_a.none(), "order"_a.none(), "pointers"_a.none(),
-             "Sorts by counting, stably: ``order`` gets the indices of the keys by bucket, ``pointers`` where each "
-             "bucket starts.",
+             R"(Sorts keys by counting; stable.
+
+``order`` gets the indices of the keys by bucket, ``pointers`` where each bucket starts.)",
              nb::sig("def sort_by_bucket(keys: " INDICES ", order: " INDICES ", pointers: " INDICES ") -> None"));
   module.def("gather", &gather, "entries"_a.none(), "order"_a.none(), "listed"_a.none(), "threads"_a,
              "Sets ``listed[i] = entries[order[i]]``, and zero where ``order[i]`` is the number of entries.",
              nb::sig("def gather(entries: " FLOATS ", order: " INDICES ", listed: " FLOATS ", threads: int) -> None"));
   module.def("scatter", &scatter, "listed"_a.none(), "order"_a.none(), "entries"_a.none(), "threads"_a,
-             "Sets ``entries[order[i]] = listed[i]``, except where ``order[i]`` is the number of entries; each entry "
-             "occurs once.",
+             R"(Sets ``entries[order[i]] = listed[i]``, except where ``order[i]`` is the number of entries.
+
+Each entry must occur once.)",
              nb::sig("def scatter(listed: " FLOATS ", order: " INDICES ", entries: " FLOATS ", threads: int) -> None"));
 }
 

@@ -1,105 +1,100 @@
 """Sparse kernels on activations of (blocks, height, channels, width, lanes), compiled from ``kernels/``.
 
-All check their arguments and raise ``ValueError``; none keeps the interpreter's lock while it computes. Nothing is
-converted, and no output shares memory with another argument, but for passes that write exactly where they read. Vectors
-by channel are float32, ``sums`` are (channels, 2), float64, and are added to. ``threads`` are from 1 to 1024.
+All check their arguments, raise ``ValueError``, and release the interpreter's lock while they compute. No array is
+converted, and no output may share memory with another argument, except where a kernel writes exactly where it reads.
+Vectors by channel are float32. ``sums`` are (channels, 2) of float64, and are added to. ``threads`` is from 1 to 1024.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-BUNDLE: int
-
-Floats = NDArray[np.float32]
-Places = NDArray[np.int32]
-Sums = NDArray[np.float64]
+import numpy
+import numpy.typing
 
 class Activation:
-    """A buffer, (blocks, height + 2·border, channels, width + 2·border, lanes), that starts at a cache line.
+    """A buffer of activations, which starts at a cache line.
 
-    It has floats; or, of images, their upper halves as uint16 (bfloat16).
+    Images are (blocks, height + 2·border, channels, width + 2·border, lanes) of float32, or of the upper halves of
+    floats as uint16 (bfloat16). Features are (1, 1, features, blocks, lanes) of float32.
     """
 
-    def __init__(self, buffer: NDArray[Any], border: int, images: int, features: bool) -> None: ...
+    def __init__(self, buffer: numpy.typing.NDArray[Any], border: int, images: int, features: bool) -> None: ...
 
 class Read:
-    """What a convolution reads: an activation, or a function of it that is computed on the way."""
+    """The input of a convolution: an activation, or a function of it that is computed as it is read."""
 
     def __init__(self, pixels: Activation) -> None: ...
     @staticmethod
-    def rectified(pixels: Activation, scale: Floats, shift: Floats) -> Read:
-        """max(scale·pixels + shift, 0)."""
+    def rectified(
+        pixels: Activation, scale: numpy.typing.NDArray[numpy.float32], shift: numpy.typing.NDArray[numpy.float32]
+    ) -> Read:
+        """The input relu(scale·pixels + shift), by channel."""
 
     @staticmethod
-    def combined(pixels: Activation, other: Activation, scale: Floats, by_other: Floats, shift: Floats) -> Read:
-        """scale·pixels + by_other·other + shift."""
+    def combined(
+        pixels: Activation,
+        other: Activation,
+        scale: numpy.typing.NDArray[numpy.float32],
+        other_scale: numpy.typing.NDArray[numpy.float32],
+        shift: numpy.typing.NDArray[numpy.float32],
+    ) -> Read:
+        """The input scale·pixels + other_scale·other + shift, by channel."""
 
 class Weights:
-    """The weights that exist, in groups by block of input channels, then by output channel.
+    """A list of nonzero weights, in groups by block of input channels, then by output channel.
 
-    Bundled ones have :data:`BUNDLE` values an offset, for as many output channels; a group is then of such a bundle.
-    Pointers and offsets are copied; the values are read where they are whenever the weights are used.
-    """
-
-    def __init__(
-        self, pointers: Places, offsets: Places, values: Floats, channels: int, bundled: bool = False
-    ) -> None: ...
-    @property
-    def pointers(self) -> Places:
-        """Where each group starts, not to be written to."""
-
-    @property
-    def offsets(self) -> Places:
-        """Where each weight reads, from an output's place; not to be written to."""
-
-class Mask:
-    """Where scale·input + shift is positive; and the mean of the input."""
-
-    def __init__(self, input: Activation, scale: Floats, shift: Floats, mean: Floats) -> None: ...
-
-class Steps:
-    """Every ``out_step``-th output from (row, column) on; ``x_step`` pixels of the input from one to the next."""
-
-    def __init__(self, x_step: int = 1, out_step: int = 1, row: int = 0, column: int = 0) -> None: ...
-
-class RowConvolution:
-    """A convolution of one image, max(add + bias + weights * x, floor), from one run of memory into another.
-
-    The first pixel of the first channel lies at ``start``, and those of the outputs' channels are ``channel`` floats
-    apart. The weights of an output channel are those from its pointer to the next; each reads at its offset from the
-    output's place. ``inside`` is 1 for the outputs in the image and 0 for those between its rows, which become zero.
+    A weight multiplies the input at its offset from the output's own position. Bundled weights have :data:`BUNDLE`
+    values an offset, for as many output channels; a group then belongs to such a bundle. Pointers and offsets are
+    copied; the values are read from the array itself whenever the weights are used.
     """
 
     def __init__(
         self,
-        kernels: str,
-        x: Floats,
-        x_start: int,
-        out: Floats,
-        out_start: int,
-        channel: int,
-        add: Floats | None,
-        pointers: Places,
-        offsets: Places,
-        values: Floats,
-        bias: Floats,
-        inside: Floats,
-        floor: float,
+        pointers: numpy.typing.NDArray[numpy.int32],
+        offsets: numpy.typing.NDArray[numpy.int32],
+        values: numpy.typing.NDArray[numpy.float32],
+        channels: int,
+        bundled: bool = False,
     ) -> None: ...
-    def run(self, threads: int) -> None:
-        """Compute the outputs from what the memory has by now."""
+    @property
+    def pointers(self) -> numpy.typing.NDArray[numpy.int32]:
+        """Where each group of weights starts; read-only."""
+
+    @property
+    def offsets(self) -> numpy.typing.NDArray[numpy.int32]:
+        """What each weight reads, relative to the output's position; read-only."""
+
+class Mask:
+    """Where relu(scale·input + shift) is positive; and the mean of the input by channel."""
+
+    def __init__(
+        self,
+        input: Activation,
+        scale: numpy.typing.NDArray[numpy.float32],
+        shift: numpy.typing.NDArray[numpy.float32],
+        mean: numpy.typing.NDArray[numpy.float32],
+    ) -> None: ...
+
+class Steps:
+    """The pixels of a convolution.
+
+    It makes every ``out_step``-th output from (row, column) on; the inputs of each are ``x_step`` pixels further on.
+    """
+
+    def __init__(self, x_step: int = 1, out_step: int = 1, row: int = 0, column: int = 0) -> None: ...
 
 class Kernels:
-    """The kernels for one instruction set; without a name, for the best that this processor has."""
+    """The kernels for one instruction set: avx512, avx2 or baseline, or without a name the best one."""
 
     def __init__(self, name: str = "") -> None: ...
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name of the instruction set."""
+
     @property
-    def lanes(self) -> int: ...
+    def lanes(self) -> int:
+        """How many floats a vector has."""
+
     def convolve(
         self,
         x: Read,
@@ -107,10 +102,10 @@ class Kernels:
         add: Activation | None,
         weights: Weights,
         steps: Steps,
-        sums: Sums | None,
+        sums: numpy.typing.NDArray[numpy.float64] | None,
         threads: int,
     ) -> None:
-        """Out = add + weights∗x; sums of out and out²."""
+        """Computes out = add + weights∗x, and the sums of out and of its square."""
 
     def convolve_masked(
         self,
@@ -120,15 +115,24 @@ class Kernels:
         weights: Weights,
         steps: Steps,
         mask: Mask,
-        sums: Sums,
+        sums: numpy.typing.NDArray[numpy.float64],
         threads: int,
     ) -> None:
-        """The same where the mask is, elsewhere zeros; sums of out and out·(input − mean)."""
+        """Computes out = add + weights∗x where the mask is positive, elsewhere zero.
+
+        The sums are those of out and out·(input − mean).
+        """
 
     def weight_gradient(
-        self, x: Read, gradient: Read, weights: Weights, steps: Steps, gradients: Floats, threads: int
+        self,
+        x: Read,
+        gradient: Read,
+        weights: Weights,
+        steps: Steps,
+        gradients: numpy.typing.NDArray[numpy.float32],
+        threads: int,
     ) -> None:
-        """The gradient of each weight."""
+        """Computes the gradient of each weight in the list."""
 
     def backward(
         self,
@@ -136,21 +140,40 @@ class Kernels:
         gradient: Read,
         weights: Weights,
         stride: int,
-        gradients: Floats,
+        gradients: numpy.typing.NDArray[numpy.float32],
         out: Activation,
         add: Activation | None,
         transposed: Sequence[tuple[Weights, Steps]],
         mask: Mask | None,
-        sums: Sums,
+        sums: numpy.typing.NDArray[numpy.float64],
         threads: int,
     ) -> None:
-        """Both gradients, where the input has ``stride`` times the outputs' height and width; sums only with a mask."""
+        """Computes both gradients of a convolution whose input has ``stride`` times the outputs' height and width.
 
-    def affine(self, x: Activation, out: Activation, scale: Floats, shift: Floats, threads: int) -> None:
-        """Out = scale·x + shift."""
+        ``gradients`` are those of the weights; ``out`` is that of the input, plus ``add``. ``transposed`` are pairs
+        of transposed weights and the steps at which they make it, one for each position of a pixel among the
+        strides. With a mask, ``out`` and ``sums`` are as of :meth:`convolve_masked`; without one there are no sums.
+        """
 
-    def affine_relu(self, x: Activation, out: Activation, scale: Floats, shift: Floats, threads: int) -> None:
-        """Out = max(scale·x + shift, 0)."""
+    def affine(
+        self,
+        x: Activation,
+        out: Activation,
+        scale: numpy.typing.NDArray[numpy.float32],
+        shift: numpy.typing.NDArray[numpy.float32],
+        threads: int,
+    ) -> None:
+        """Computes out = scale·x + shift, by channel."""
+
+    def affine_relu(
+        self,
+        x: Activation,
+        out: Activation,
+        scale: numpy.typing.NDArray[numpy.float32],
+        shift: numpy.typing.NDArray[numpy.float32],
+        threads: int,
+    ) -> None:
+        """Computes out = relu(scale·x + shift), by channel."""
 
     def combine(
         self,
@@ -158,49 +181,113 @@ class Kernels:
         x: Activation,
         out: Activation,
         add: Activation | None,
-        by_gradient: Floats,
-        by_x: Floats,
-        constant: Floats,
+        gradient_scale: numpy.typing.NDArray[numpy.float32],
+        x_scale: numpy.typing.NDArray[numpy.float32],
+        constant: numpy.typing.NDArray[numpy.float32],
         threads: int,
     ) -> None:
-        """Out = by_gradient·gradient + by_x·x + constant + add."""
+        """Computes out = gradient_scale·gradient + x_scale·x + constant + add: the gradient of a batch norm."""
 
     def masked(
+        self, gradient: Activation, out: Activation, mask: Mask, sums: numpy.typing.NDArray[numpy.float64], threads: int
+    ) -> None:
+        """Computes out = gradient where the mask is positive, elsewhere zero: the gradient of a relu.
+
+        The sums are those of :meth:`convolve_masked`.
+        """
+
+    def moments(
         self,
-        gradient: Activation,
-        out: Activation,
-        mask: Mask,
-        sums: Sums,
+        x: Activation,
+        about: numpy.typing.NDArray[numpy.float32],
+        sums: numpy.typing.NDArray[numpy.float64],
         threads: int,
     ) -> None:
-        """Out = gradient where the mask is; sums as of :meth:`convolve_masked`."""
+        """Computes the sums of x − about and of its square."""
 
-    def moments(self, x: Activation, about: Floats, sums: Sums, threads: int) -> None:
-        """Sums of x − about and of its square."""
-
-    def products(self, gradient: Activation, x: Activation, mean: Floats, sums: Sums, threads: int) -> None:
-        """Sums of gradient and of gradient·(x − mean)."""
+    def products(
+        self,
+        gradient: Activation,
+        x: Activation,
+        mean: numpy.typing.NDArray[numpy.float32],
+        sums: numpy.typing.NDArray[numpy.float64],
+        threads: int,
+    ) -> None:
+        """Computes the sums of gradient and of gradient·(x − mean)."""
 
     def pool(self, x: Activation, features: Activation, threads: int) -> None:
-        """The mean over height and width."""
+        """Computes the mean over height and width."""
 
     def spread(self, features: Activation, out: Activation, add: Activation | None, threads: int) -> None:
-        """The gradient of :meth:`pool`, plus ``add``."""
+        """Computes the gradient of :meth:`pool`, plus add."""
 
-    def pack(self, images: Floats, out: Activation, threads: int) -> None:
-        """Images (images, height, width, channels) of any strides into a buffer; features are images of one pixel."""
+    def pack(self, images: numpy.typing.NDArray[numpy.float32], out: Activation, threads: int) -> None:
+        """Copies images (images, height, width, channels) of any strides into a buffer.
 
-    def unpack(self, x: Activation, images: Floats, threads: int) -> None:
-        """The way back, into an array of any strides."""
+        Features are images of one pixel.
+        """
 
-def sort_by_bucket(keys: Places, order: Places, pointers: Places) -> None:
-    """Stable: ``order`` gets the places of the keys by bucket, ``pointers`` where each bucket starts."""
+    def unpack(self, x: Activation, images: numpy.typing.NDArray[numpy.float32], threads: int) -> None:
+        """Copies a buffer into images of any strides; the inverse of :meth:`pack`."""
 
-def gather(entries: Floats, order: Places, listed: Floats, threads: int) -> None:
-    """``listed[i] = entries[order[i]]``, and zero where that is one beyond the last."""
+class RowConvolution:
+    """A convolution of one image: out = max(add + bias + weights∗x, floor).
 
-def scatter(listed: Floats, order: Places, entries: Floats, threads: int) -> None:
-    """``entries[order[i]] = listed[i]`` where there is such an entry; each comes once."""
+    Each channel is contiguous, row behind row with zeros between the rows. The first pixel of the first channel is at
+    ``x_start`` and ``out_start``, and the output channels are ``channel`` floats apart. The weights of an output
+    channel are those from its pointer to the next; each reads at its offset from the output's own position. ``inside``
+    is 1 for the outputs inside the image and 0 for those between its rows, which become zero.
+    """
+
+    def __init__(
+        self,
+        kernels: str,
+        x: numpy.typing.NDArray[numpy.float32],
+        x_start: int,
+        out: numpy.typing.NDArray[numpy.float32],
+        out_start: int,
+        channel: int,
+        add: numpy.typing.NDArray[numpy.float32] | None,
+        pointers: numpy.typing.NDArray[numpy.int32],
+        offsets: numpy.typing.NDArray[numpy.int32],
+        values: numpy.typing.NDArray[numpy.float32],
+        bias: numpy.typing.NDArray[numpy.float32],
+        inside: numpy.typing.NDArray[numpy.float32],
+        floor: float,
+    ) -> None: ...
+    def run(self, threads: int) -> None:
+        """Computes the outputs from the present content of the input."""
+
+def sort_by_bucket(
+    keys: numpy.typing.NDArray[numpy.int32],
+    order: numpy.typing.NDArray[numpy.int32],
+    pointers: numpy.typing.NDArray[numpy.int32],
+) -> None:
+    """Sorts keys by counting; stable.
+
+    ``order`` gets the indices of the keys by bucket, ``pointers`` where each bucket starts.
+    """
+
+def gather(
+    entries: numpy.typing.NDArray[numpy.float32],
+    order: numpy.typing.NDArray[numpy.int32],
+    listed: numpy.typing.NDArray[numpy.float32],
+    threads: int,
+) -> None:
+    """Sets ``listed[i] = entries[order[i]]``, and zero where ``order[i]`` is the number of entries."""
+
+def scatter(
+    listed: numpy.typing.NDArray[numpy.float32],
+    order: numpy.typing.NDArray[numpy.int32],
+    entries: numpy.typing.NDArray[numpy.float32],
+    threads: int,
+) -> None:
+    """Sets ``entries[order[i]] = listed[i]``, except where ``order[i]`` is the number of entries.
+
+    Each entry must occur once.
+    """
 
 def _fail_scratch(after: int) -> None:
-    """For tests: once so many more tasks have got their memory, one gets none."""
+    """For tests: after so many requests for scratch memory one fails; a negative number ends that."""
+
+BUNDLE: int = 4
