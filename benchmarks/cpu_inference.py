@@ -109,7 +109,7 @@ def _network(sparsity: float) -> TrainedNetwork:
     model, images = WideResNet(), noise(SHAPE)
     begun = task(CpuBackend(threads=1), images, sparsity, model)
     pictures = Pictures(images.shape, images.classes, images.mean, images.std)
-    dense = {name: np.asarray(array, np.float32) for name, array in begun.dense.items()}
+    dense = {name: np.asarray(array, np.float32) for name, array in begun.other_parameters.items()}
     return TrainedNetwork(
         PluginChoice("wrn-28-2", model), pictures, np.asarray(begun.topology.positions), begun.values, dense
     )

@@ -39,7 +39,9 @@ def task_on(topology: Topology, backend: Backend, images: Images, model: Model) 
     return Task(
         model=model,
         parameters=parameters,
-        dense={p.name: _start(p, np.arange(math.prod(p.shape))).reshape(p.shape) for p in parameters if not p.sparse},
+        other_parameters={
+            p.name: _start(p, np.arange(math.prod(p.shape))).reshape(p.shape) for p in parameters if not p.sparse
+        },
         topology=topology,
         values=backend.arrays.from_numpy(np.concatenate(values).astype(backend.dtype)),
         images=images,

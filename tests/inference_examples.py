@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sparsecore.engine.topology import Layout
 from sparsecore.experiment.plugin_choice import PluginChoice
 from sparsecore.host.weights import WeightView
-from sparsecore.learning.tied_model import with_ties
+from sparsecore.learning.protocols import with_ties
 from sparsecore_cpu.inference import TrainedNetwork
 from sparsecore_cpu.inference.network import Pictures
 from sparsecore_numpy.operations import NumpyComputation

@@ -366,7 +366,7 @@ class OldStatistics(Over):
         task = self.inner._task
         return {
             **self.inner.other_parameters(),
-            **{p.name: task.dense[p.name] for p in task.parameters if not p.trained},
+            **{p.name: task.other_parameters[p.name] for p in task.parameters if not p.trained},
         }
 
 
@@ -376,7 +376,7 @@ class OldParameters(Over):
         task = self.inner._task
         return {
             **self.inner.other_parameters(),
-            **{p.name: task.dense[p.name] for p in task.parameters if p.name == "last"},
+            **{p.name: task.other_parameters[p.name] for p in task.parameters if p.name == "last"},
         }
 
 

@@ -93,7 +93,7 @@ def task_of(
     return Task(
         model=model,
         parameters=parameters,
-        dense={p.name: dense_start(p, random) for p in parameters if not p.sparse},
+        other_parameters={p.name: dense_start(p, random) for p in parameters if not p.sparse},
         topology=topology,
         values=(0.3 * rng.standard_normal(topology.size)).astype(dtype),
         images=images,
@@ -376,7 +376,9 @@ def test_the_values_handed_out_cannot_be_written_to() -> None:
 def test_a_state_has_one_entry_a_weight_that_exists() -> None:
     learner, task = learner_of(), task_of()
     sizes = {name: len(buffer) for name, buffer in learner.state().items()}
-    dense = sum(start.size for name, start in task.dense.items() if name not in {"norm.mean", "norm.variance"})
+    dense = sum(
+        start.size for name, start in task.other_parameters.items() if name not in {"norm.mean", "norm.variance"}
+    )
     size = task.topology.size
     assert sizes == {
         "values": size,

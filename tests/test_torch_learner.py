@@ -282,11 +282,11 @@ def test_a_loss_that_is_not_finite_is_in_the_totals() -> None:
 
 def test_the_task_stays_as_it_was_given() -> None:
     task = task_of()
-    values, dense = task.values.clone(), {name: start.copy() for name, start in task.dense.items()}
+    values, dense = task.values.clone(), {name: start.copy() for name, start in task.other_parameters.items()}
     TorchBackend(device="cpu", dtype="float64").learner(task).train(batch_of(range(9)), 0.5)
     torch.testing.assert_close(task.values, values, rtol=0, atol=0)
     for name, start in dense.items():
-        np.testing.assert_array_equal(task.dense[name], start)
+        np.testing.assert_array_equal(task.other_parameters[name], start)
 
 
 def test_replaced_values_keep_the_optimizer_state() -> None:
@@ -318,7 +318,7 @@ def test_the_ledger_has_n_of_everything_and_what_is_measured_is_what_the_formula
 ) -> None:
     learner, task = learner_of("float32", device, optimizer=RULES[rule]), task_of()
     names = {parameter.name for parameter in task.parameters if parameter.trained}
-    weights = task.topology.size + sum(start.size for name, start in task.dense.items() if name in names)
+    weights = task.topology.size + sum(start.size for name, start in task.other_parameters.items() if name in names)
     assert learner.memory().gradients.measured == 0
     learner.train(batch_of(range(9)), 0.1)
     ledger = learner.memory()

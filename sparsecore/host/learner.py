@@ -63,10 +63,10 @@ class HostLearner:
         values = np.asarray(task.values, dtype)
         self._sparse = SparseParameters.of(task.topology, ParameterVectors.start(values, task.optimizer))
         trained = [p for p in task.parameters if p.trained and not p.sparse]
-        dense = ParameterVectors.start(concatenated(trained, task.dense, dtype), task.optimizer)
+        dense = ParameterVectors.start(concatenated(trained, task.other_parameters, dtype), task.optimizer)
         self._dense = DenseParameters.of(trained, dense)
         statistics = [p for p in task.parameters if not p.trained]
-        self._running = RunningStatistics.of(statistics, concatenated(statistics, task.dense, dtype))
+        self._running = RunningStatistics.of(statistics, concatenated(statistics, task.other_parameters, dtype))
         self._totals = Totals()
         self._steps = 0
 

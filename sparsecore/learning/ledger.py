@@ -1,4 +1,4 @@
-"""The memory ledger: what a network in training takes, by formula and as it is."""
+"""The memory ledger: the bytes of a network in training, theoretical and measured."""
 
 from collections.abc import Mapping
 
@@ -12,8 +12,8 @@ class Bytes:
     """Bytes of one kind.
 
     Attributes:
-        theoretical: entries times their size, for the way in which they are stored.
-        measured: the memory behind the tensors that are alive.
+        theoretical: the number of entries times their size, as the storage format needs them.
+        measured: the memory of the tensors that exist.
     """
 
     theoretical: int
@@ -26,9 +26,9 @@ class Ledger:
 
     Attributes:
         values: the weights.
-        indices: what says where they are: positions, or masks.
-        gradients: of the weights.
-        optimizer_state: momentum and the like.
+        indices: where the active weights are: positions, or masks.
+        gradients: the gradients of the weights.
+        optimizer_state: momentum and other state of the optimizer.
     """
 
     values: Bytes
@@ -38,26 +38,26 @@ class Ledger:
 
     @property
     def total(self) -> Bytes:
-        """All four together."""
+        """The sum of all four."""
         parts = (self.values, self.indices, self.gradients, self.optimizer_state)
         return Bytes(sum(part.theoretical for part in parts), sum(part.measured for part in parts))
 
     @property
     def parts(self) -> dict[str, Bytes]:
-        """The four by name, and the total."""
+        """The four by name, and their ``total``."""
         return {field.name: getattr(self, field.name) for field in attrs.fields(Ledger)} | {"total": self.total}
 
     def __str__(self) -> str:
-        """As it is, in a line."""
+        """What is measured, in a line."""
         return format_memory(self.parts)
 
 
 def format_memory(parts: Mapping[str, Bytes]) -> str:
-    """What :attr:`Ledger.parts` measures, in a line."""
-    told = ", ".join(
+    """Describe the measured bytes of :attr:`Ledger.parts` in a line, such as "3.1 MB of memory for parameters: ..."."""
+    described = ", ".join(
         f"{name.replace('_', ' ')} {_size(part.measured)}" for name, part in parts.items() if name != "total"
     )
-    return f"{_size(parts['total'].measured)} of memory for parameters: {told}"
+    return f"{_size(parts['total'].measured)} of memory for parameters: {described}"
 
 
 def _size(count: int) -> str:

@@ -1,4 +1,4 @@
-"""Update rules, as values. Their formulas, and the order in which they are worked out, are those of ``torch.optim``.
+"""Update rules of optimizers, as values; their formulas and the order of their operations are those of ``torch.optim``.
 
 Below, w is a weight, g its gradient, η the learning rate and λ ``weight_decay``; t counts the optimizer's steps from 1.
 """
@@ -14,9 +14,14 @@ _at_least_0: Any = attrs.validators.ge(0)
 
 @attrs.frozen
 class Sgd:
-    """Stochastic gradient descent; by default as in the paper's settings.
+    """Stochastic gradient descent with momentum, by default Nesterov's.
 
-    d = g + λ·w; v ← momentum·v + d; w ← w − η·(d + momentum·v) with Nesterov, else w ← w − η·v. At the start v is 0.
+    d = g + λ·w; v ← momentum·v + d; w ← w − η·(d + momentum·v) with Nesterov, else w ← w − η·v. Initially v is 0.
+
+    Attributes:
+        momentum: in [0, 1).
+        nesterov: whether the step looks ahead along the momentum.
+        weight_decay: λ, at least 0.
     """
 
     momentum: float = attrs.field(default=0.9, validator=[_at_least_0, attrs.validators.lt(1)])
@@ -34,8 +39,13 @@ class Adam:
     """Adam (Kingma & Ba 2015), with weight decay as part of the gradient (L2).
 
     d = g + λ·w; m ← β₁·m + (1−β₁)·d; s ← β₂·s + (1−β₂)·d²; w ← w − η·m̂ / (√ŝ + ε), where m̂ = m / (1−β₁ᵗ) and
-    ŝ = s / (1−β₂ᵗ). At the start m and s are 0. There is one t for all weights: one that grows late starts with
+    ŝ = s / (1−β₂ᵗ). Initially m and s are 0. There is one t for all weights: a weight that grows late starts with
     m = s = 0, and as they are not corrected for its own age its first steps are several times η.
+
+    Attributes:
+        betas: β₁ and β₂, in [0, 1).
+        epsilon: ε, above 0.
+        weight_decay: λ, at least 0.
     """
 
     betas: tuple[float, float] = attrs.field(default=(0.9, 0.999), validator=_check_betas)
@@ -48,6 +58,11 @@ class AdamW:
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019).
 
     w ← w − η·λ·w, and then as :class:`Adam` with d = g.
+
+    Attributes:
+        betas: β₁ and β₂, in [0, 1).
+        epsilon: ε, above 0.
+        weight_decay: λ, at least 0.
     """
 
     betas: tuple[float, float] = attrs.field(default=(0.9, 0.999), validator=_check_betas)

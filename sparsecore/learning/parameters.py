@@ -1,4 +1,4 @@
-"""What a model learns: named tensors with a start distribution that can be evaluated at any position."""
+"""The parameters of a model: named tensors whose initial values can be computed at any position."""
 
 import math
 from typing import Any, Literal, Protocol
@@ -16,11 +16,11 @@ _FIRST, _SECOND = 0x7FEB352D, 0x846CA68B - 2**32
 
 @attrs.frozen
 class Ties:
-    """Which value each entry of a tensor is, and with which sign.
+    """How the entries of a tensor share the values of a shorter vector, by a hash (HashedNets).
 
     Attributes:
         shape: the dense shape of the tensor, of fewer than 2³² positions.
-        key: of the hash, below 2⁶²; tensors of other keys are tied in ways that have nothing to do with each other.
+        key: the key of the hash, below 2⁶²; the ties of different keys are independent.
     """
 
     shape: tuple[int, ...]
@@ -28,31 +28,31 @@ class Ties:
 
     @classmethod
     def of(cls, name: str, shape: tuple[int, ...], seed: int) -> "Ties":
-        """The ties of the tensor of this name; another name or seed gives others."""
+        """The ties of a tensor, which depend on its name and the seed."""
         return cls(shape, int(Randomness(seed).generator("ties", name).integers(2**62)))
 
 
 def hash_slots(positions: Any, count: int, key: int) -> tuple[Any, Any]:
-    """The hash h and the sign ξ: the entry at position p is ξ(p)·values[h(p)].
+    """Hash positions to slots h and signs ξ: the entry at position p is ξ(p)·values[h(p)].
 
-    Each value is equally likely at each position, whatever it is at others: of N values for D positions, a share of
-    about exp(-D/N) serves at none.
+    Each slot is equally likely at each position, independently of other positions: of N values for D positions, a
+    fraction of about exp(-D/N) is used by no position.
 
     Args:
-        positions: row-major within the tensor, an int64 array of any library.
-        count: how many values there are, below 2³¹.
-        key: of the hash.
+        positions: row-major positions within the tensor, an int64 array of any library.
+        count: the number of values, below 2³¹.
+        key: the key of the hash.
 
     Returns:
-        Indices in [0, count) and signs, -1 or 1, both int64 arrays of the same library.
+        Slots in [0, count) and signs, -1 or 1, both int64 arrays of the same library and shape as ``positions``.
     """
-    # what is mixed is a copy
+    # the mixing works in place, on a copy
     words = _mixed(_mixed(positions ^ (key & _MASK)) ^ (key >> 32))
     return (words * count) >> 32, 1 - 2 * (words & 1)
 
 
 def _mixed(words: Any) -> Any:
-    """A bijection of 32-bit words, each bit of which hangs on all bits of the argument; in place, where arrays can."""
+    """Mix 32-bit words bijectively, so that each bit depends on all bits; in place for arrays that can be changed."""
     words ^= words >> 16
     words *= _FIRST
     words &= _MASK
@@ -64,12 +64,21 @@ def _mixed(words: Any) -> Any:
 
 
 class Initializer(Protocol):
-    """Start values as a function of (seed, tensor, position)."""
+    """Computes initial values as a function of (seed, tensor, position)."""
 
     def __call__(
         self, shape: tuple[int, ...], positions: NDArray[np.integer], random: Randomness
     ) -> NDArray[np.float64]:
-        """The values at these positions (row-major) of a tensor of this dense shape."""
+        """The initial values at some positions of a tensor.
+
+        Args:
+            shape: the dense shape of the tensor.
+            positions: row-major positions within it, (count,).
+            random: the random numbers of this tensor.
+
+        Returns:
+            One value for each position, float64, (count,).
+        """
         ...
 
 
@@ -85,7 +94,7 @@ class Constant:
         positions: NDArray[np.integer],
         random: Randomness,  # noqa: ARG002
     ) -> NDArray[np.float64]:
-        """See :class:`Initializer`."""
+        """The value, once for each position."""
         return np.full(len(positions), self.value)
 
 
@@ -98,7 +107,7 @@ class HeNormal:
     def __call__(
         self, shape: tuple[int, ...], positions: NDArray[np.integer], random: Randomness
     ) -> NDArray[np.float64]:
-        """See :class:`Initializer`."""
+        """Normal values, scaled by the fan."""
         channels = shape[1] if self.fan == "in" else shape[0]
         fan = channels * math.prod(shape[2:])
         return random.normal_at(positions) * math.sqrt(2.0 / fan)
@@ -111,10 +120,10 @@ class Parameter:
     Attributes:
         name: its name, distinct within the model.
         shape: its dense shape; (out, in, height, width) for convolutions, (out, in) for linear layers.
-        initial: its start values.
-        sparse: whether it lies in the layout of sparse tensors.
-        trained: False for running statistics, which the optimizer leaves alone.
-        ties: where its entries serve as those of a larger tensor, which one is which; see :func:`tied`.
+        initial: computes its initial values.
+        sparse: whether it is one of the sparse tensors, whose active positions are the topology.
+        trained: False for running statistics, which the optimizer does not change.
+        ties: how a larger tensor is made of its entries, if it is; see :func:`tied`.
     """
 
     name: str
@@ -126,7 +135,7 @@ class Parameter:
 
 
 def batch_norm(name: str, channels: int) -> tuple[Parameter, ...]:
-    """The four parameters of a batch norm: scale 1, shift 0, running mean 0 and running variance 1."""
+    """The four parameters of a batch norm, (channels,) each: scale 1, shift 0, running mean 0, running variance 1."""
     return (
         Parameter(f"{name}.scale", (channels,), Constant(1.0)),
         Parameter(f"{name}.shift", (channels,), Constant(0.0)),
@@ -136,17 +145,20 @@ def batch_norm(name: str, channels: int) -> tuple[Parameter, ...]:
 
 
 def bias(name: str, size: int) -> Parameter:
-    """A bias that starts at zero."""
+    """A bias of shape (size,) that is initially zero."""
     return Parameter(name, (size,), Constant(0.0))
 
 
 def tied(parameter: Parameter, count: int, seed: int) -> Parameter:
-    """The parameter with all its entries taken, by a hash, from a vector of ``count`` values, which is what is learned.
+    """Tie all entries of a parameter, by a hash, to a vector of ``count`` values, which is learned in its place.
 
     Args:
-        parameter: of dense shape; the values start as its entries would.
-        count: how many values there are, at least 1.
-        seed: of the hash, apart from the run's.
+        parameter: the parameter in its dense shape; the values are initialized as its entries would be.
+        count: the number of values, at least 1.
+        seed: the seed of the hash, which is independent of the run's.
+
+    Returns:
+        The parameter of shape (count,), with ties.
     """
     ties = Ties.of(parameter.name, parameter.shape, seed)
     return attrs.evolve(parameter, shape=(count,), initial=_AsIn(parameter.shape, parameter.initial), ties=ties)
@@ -154,7 +166,7 @@ def tied(parameter: Parameter, count: int, seed: int) -> Parameter:
 
 @attrs.frozen
 class _AsIn:
-    """Start values as in a tensor of another shape: the fan is that of the tensor that they serve in."""
+    """Initial values as in a tensor of another shape, whose fan they are scaled by."""
 
     shape: tuple[int, ...]
     initial: Initializer
@@ -165,5 +177,5 @@ class _AsIn:
         positions: NDArray[np.integer],
         random: Randomness,
     ) -> NDArray[np.float64]:
-        """See :class:`Initializer`."""
+        """The values of the other tensor at these positions."""
         return self.initial(self.shape, positions, random)

@@ -1,7 +1,7 @@
-"""The learning half of a backend, as protocols: what models may use and what the training loop asks for.
+"""The protocols of learning: what models may use, and what the training loop requires of a backend.
 
 A model is written once, as a function over :class:`Operations` and a dict of parameters. A backend supplies the
-operations with their gradients, an optimizer and evaluation. What a ``Tensor`` is, is the backend's own business.
+operations with their gradients, an optimizer and evaluation, on a tensor type of its own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
 from sparsecore.learning.ledger import Ledger
 from sparsecore.learning.optimizers import Adam, AdamW, Optimizer, Sgd
-from sparsecore.learning.parameters import Parameter
+from sparsecore.learning.parameters import Parameter, Ties
 from sparsecore.learning.ranks import Ranks
 
 __all__ = [
@@ -36,20 +36,41 @@ __all__ = [
 ]
 
 Tensor: TypeAlias = Any
-"""A backend's own handle of an activation or a parameter."""
+"""A backend's own type of activations and parameters."""
 
 
 class Operations(Protocol):
-    """The operations a model is written in. Weights are (out, in, height, width) and (out, in)."""
+    """The operations that models are written in. Weights are (out, in, height, width) and (out, in)."""
 
     def conv2d(self, x: Tensor, weight: Tensor, *, stride: int = 1, padding: int = 0) -> Tensor:
-        """Cross-correlation without a bias, zero padding on all four sides."""
+        """Cross-correlation without a bias.
+
+        Args:
+            x: images, (batch, in, height, width) in the backend's own memory layout.
+            weight: (out, in, height, width).
+            stride: in pixels, along both sides.
+            padding: zeros on all four sides, in pixels.
+
+        Raises:
+            InputError: the kernel is larger than the padded images.
+        """
         ...
 
     def batch_norm(self, x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
         """Normalize each channel (or feature), by the batch in training and by running statistics in evaluation.
 
-        ε is 1e-5. In training ``mean`` and ``variance`` move by 0.1 towards the batch's mean and unbiased variance.
+        In training ``mean`` and ``variance`` are moved by :data:`STATISTICS_MOMENTUM` towards the batch's mean and
+        unbiased variance; ε is :data:`EPSILON`.
+
+        Args:
+            x: images, or vectors (batch, features).
+            scale: (channels,).
+            shift: (channels,).
+            mean: the running means, (channels,).
+            variance: the running variances, (channels,).
+
+        Raises:
+            InputError: a training batch has one value per channel.
         """
         ...
 
@@ -58,26 +79,34 @@ class Operations(Protocol):
         ...
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x·weightᵀ + bias, for x of (batch, in)."""
+        """x·weightᵀ + bias, for x of (batch, in), a weight of (out, in) and a bias of (out,)."""
         ...
 
     def global_average_pool(self, x: Tensor) -> Tensor:
-        """The mean over height and width: (batch, channels)."""
+        """The mean over height and width of images: vectors, (batch, channels)."""
         ...
 
     def add(self, x: Tensor, y: Tensor) -> Tensor:
-        """X + y, of equal shapes."""
+        """The sum of two tensors of the same shape.
+
+        Raises:
+            InputError: their shapes differ.
+        """
         ...
 
     def flatten(self, x: Tensor) -> Tensor:
-        """Images as vectors, in the order height, width, channel whatever the backend's own layout."""
+        """Images as vectors, in the order height, width, channel whatever the backend's own memory layout."""
         ...
 
     def tied(self, values: Tensor, shape: tuple[int, ...], key: int) -> Tensor:
-        """A weight of this shape, of fewer values: entry p is ξ(p)·values[h(p)] for the hash of this key.
+        """A weight of this dense shape whose entries share fewer values (HashedNets): entry p is ξ(p)·values[h(p)].
 
-        See :func:`sparsecore.learning.parameters.hash_slots`. The gradient of a value is the sum of those of all its
-        entries, each times its sign.
+        The gradient of a value is the signed sum of the gradients of all entries that share it.
+
+        Args:
+            values: the shared values, (count,).
+            shape: the dense shape of the weight.
+            key: the key of the hash; see :func:`sparsecore.learning.parameters.hash_slots`.
         """
         ...
 
@@ -117,12 +146,50 @@ class Model(Protocol):
     """A network: its parameters, and its forward pass."""
 
     def parameters(self, image_shape: tuple[int, int, int], classes: int) -> tuple[Parameter, ...]:
-        """What the network learns on images of (height, width, channels)."""
+        """The parameters for images of (height, width, channels) and so many classes."""
         ...
 
     def forward(self, ops: Operations, parameters: Mapping[str, Tensor], images: Tensor) -> Tensor:
-        """Logits of (batch, classes)."""
+        """The forward pass.
+
+        Args:
+            ops: the operations of a backend.
+            parameters: by name.
+            images: normalized images.
+
+        Returns:
+            Logits, (batch, classes).
+        """
         ...
+
+
+def with_ties(model: Model, parameters: Sequence[Parameter]) -> Model:
+    """The model with its tied parameters in their dense shapes, as backends run it.
+
+    Args:
+        model: the network.
+        parameters: its parameters for the images that it is used with.
+
+    Returns:
+        A model whose forward pass receives the values of tied parameters, or the model itself where there are none.
+    """
+    ties = {parameter.name: parameter.ties for parameter in parameters if parameter.ties is not None}
+    return _TiedModel(model, ties) if ties else model
+
+
+@attrs.frozen(eq=False)
+class _TiedModel:
+    model: Model
+    ties: Mapping[str, Ties]
+
+    def parameters(self, image_shape: tuple[int, int, int], classes: int) -> tuple[Parameter, ...]:
+        """The parameters of the inner model."""
+        return self.model.parameters(image_shape, classes)
+
+    def forward(self, ops: Operations, parameters: Mapping[str, Tensor], images: Tensor) -> Tensor:
+        """The inner model on tied weights in place of their values."""
+        tied = {name: ops.tied(parameters[name], ties.shape, ties.key) for name, ties in self.ties.items()}
+        return self.model.forward(ops, {**parameters, **tied}, images)
 
 
 @attrs.frozen(eq=False)
@@ -131,17 +198,17 @@ class Task:
 
     Attributes:
         model: the network.
-        parameters: what it learns, in the model's order; those with ``sparse`` are the tensors of the topology.
-        dense: start values of the other parameters, by name, float64, in their shapes.
+        parameters: its parameters, in the model's order; those with ``sparse`` are the tensors of the topology.
+        other_parameters: initial values of the parameters that are not sparse, by name, float64, in their shapes.
         topology: the active positions, on the backend.
-        values: their start values, on the backend, in its dtype.
-        images: the data.
+        values: the initial values of the active positions, (N,), on the backend, in its dtype.
+        images: the data set.
         optimizer: the update rule.
     """
 
     model: Model
     parameters: tuple[Parameter, ...]
-    dense: Mapping[str, NDArray[np.float64]]
+    other_parameters: Mapping[str, NDArray[np.float64]]
     topology: Topology
     values: Array
     images: Images
@@ -150,7 +217,7 @@ class Task:
 
 @attrs.frozen
 class Totals:
-    """Sums over examples: the loss in nats, how many were classified correctly, how many there were."""
+    """Sums over examples: the loss in nats, the correctly classified examples, and all examples."""
 
     loss: float = 0.0
     correct: int = 0
@@ -158,11 +225,11 @@ class Totals:
 
 
 class Learner(Protocol):
-    """A network in training: the buffers of one run, and the only thing here that changes in place."""
+    """A network in training: the buffers of one run, which change in place."""
 
     @property
     def values(self) -> Array:
-        """The N sparse values; not to be written to, and valid until the next call that changes them."""
+        """The sparse values, (N,), read-only and valid until the next call that changes them."""
         ...
 
     def train(self, batch: Batch, learning_rate: float) -> None:
@@ -195,34 +262,42 @@ class Learner(Protocol):
         ...
 
     def evaluate(self, split: Split) -> Totals:
-        """The sums over a split, with running statistics and without augmentation."""
+        """The sums over all examples of a split, with running statistics and without augmentation."""
         ...
 
     def set_values(self, values: OwnArray) -> None:
-        """Replace the N sparse values (a perturbation); optimizer state stays."""
+        """Replace the sparse values, (N,), and keep the optimizer's state."""
         ...
 
     def reallocate(self, reallocation: Reallocation) -> None:
-        """Move to the new topology and its values; optimizer state is carried along, zero where a weight grew."""
+        """Replace the topology and its values; optimizer state follows its weights and is zero for grown ones."""
         ...
 
     def other_parameters(self) -> dict[str, NDArray[Any]]:
-        """Copies of the parameters that are not sparse, running statistics among them, by name and in their shapes."""
+        """Copies of the parameters that are not sparse, including running statistics, by name and in their shapes."""
         ...
 
     def memory(self) -> Ledger:
-        """Bytes of the trained parameters and what training keeps for each of them."""
+        """The bytes of the trained parameters, their gradients, indices and optimizer state."""
         ...
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """All buffers but the topology's positions, on the host: enough to go on bit for bit.
+        """All buffers except the topology's positions, on the host: enough to resume training bit for bit.
 
-        The N sparse values are named ``values``; all other names are the backend's own.
+        The sparse values, (N,), are named ``values``; all other names are the backend's own.
         """
         ...
 
     def load_state(self, topology: Topology, state: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from ``state`` (of :meth:`state`) on ``topology``."""
+        """Resume from the buffers that :meth:`state` returned.
+
+        Args:
+            topology: the topology that they belong to.
+            state: the buffers by name.
+
+        Raises:
+            InputError: a buffer is missing or has another shape.
+        """
         ...
 
 
@@ -231,20 +306,20 @@ class Backend(Protocol):
 
     @property
     def arrays(self) -> Arrays:
-        """The array verbs."""
+        """The array operations of the engine."""
         ...
 
     @property
     def dtype(self) -> str:
-        """The dtype of values, as NumPy names it."""
+        """The dtype of values, by NumPy's name."""
         ...
 
     @property
     def ranks(self) -> Ranks:
-        """The processes that train together; a backend that leaves this out trains in one.
+        """The processes that train together; a backend without this attribute trains in one.
 
-        Of a learner, :meth:`Learner.train` and :meth:`Learner.evaluate` are called by all ranks, with the same
-        arguments; what they sum up is the sum over all of them. The other methods may be called by any rank alone.
+        :meth:`Learner.train` and :meth:`Learner.evaluate` are collective: all ranks call them with the same arguments,
+        and their totals are sums over all ranks. The other methods may be called by any rank alone.
         """
         ...
 

@@ -1,6 +1,6 @@
-"""What a run starts on that starts from another one: positions, values, dense parameters.
+"""Initial values of a run: drawn at random, or a warm start from another run, as it is kept in a file.
 
-A run keeps it in its own folder. So it goes on from there, whatever becomes of the run that it was taken from.
+A run keeps its warm start in its own folder, and so can be resumed whatever happens to the other run.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,18 +22,18 @@ from sparsecore.run.checkpoint_validation import blaming, check_dense, check_val
 
 @attrs.frozen
 class RandomInitialization:
-    """Where initial values come from.
+    """Random initial values as a function of seed, purpose, tensor and position.
 
     Attributes:
-        seed: of the run that drew them first.
-        purpose: what they were drawn for; draws of two purposes have nothing in common.
+        seed: the seed of the run that first drew them.
+        purpose: what they are drawn for; the draws of different purposes are independent.
     """
 
     seed: int
     purpose: str = "initial values"
 
-    def sparse(self, topology: Topology, parameters: Sequence[Parameter]) -> NDArray[np.float64]:
-        """The value of every active position."""
+    def sparse_values(self, topology: Topology, parameters: Sequence[Parameter]) -> NDArray[np.float64]:
+        """The initial value of every active position, (N,), in the order of the topology's positions."""
         sparse: Mapping[str, Parameter] = {parameter.name: parameter for parameter in parameters if parameter.sparse}
         return np.concatenate(
             [
@@ -42,8 +42,8 @@ class RandomInitialization:
             ]
         )
 
-    def dense(self, parameters: Sequence[Parameter]) -> dict[str, NDArray[np.float64]]:
-        """The other parameters, by name, in their shapes."""
+    def other_parameters(self, parameters: Sequence[Parameter]) -> dict[str, NDArray[np.float64]]:
+        """The initial values of the parameters that are not sparse, by name, in their shapes."""
         return {parameter.name: self._whole(parameter) for parameter in parameters if not parameter.sparse}
 
     def _whole(self, parameter: Parameter) -> NDArray[np.float64]:
@@ -56,13 +56,13 @@ class RandomInitialization:
 
 @attrs.frozen(eq=False)
 class StartValues:
-    """Values before the first step.
+    """The values of a warm start.
 
     Attributes:
-        sparse: one a weight.
+        sparse: the values of the active positions, (N,).
         dense: the other parameters, by name, in their shapes.
-        draws: where the value of any other position comes from; None where there is no such value, as after training.
-        epoch: how many epochs the values have been trained with the run's own schedule, which goes on from there.
+        draws: the random values of all other positions; None where these have no value, as after training.
+        epoch: the epochs that the values were trained with the run's own schedule, which continues from there.
     """
 
     sparse: NDArray[Any]
@@ -81,14 +81,14 @@ class _Facts:
 
 @attrs.frozen(eq=False)
 class WarmStart:
-    """What a run starts on.
+    """The topology and the values that a run starts with, from another run.
 
     Attributes:
-        run: the folder of the run that it was taken from.
-        identity: that run's fingerprints.
-        positions: the active positions, ascending, on the host.
-        values: at these positions.
-        source: what errors call it: its file, where it was read from one.
+        run: the folder of the other run.
+        identity: the other run's fingerprints.
+        positions: the active positions, ascending, on the host, (N,).
+        values: the values.
+        source: its name in errors: its file, if it was read from one.
     """
 
     run: str
@@ -99,7 +99,7 @@ class WarmStart:
 
     @classmethod
     def read(cls, path: Path) -> "WarmStart":
-        """The start in the file.
+        """Read a warm start from a file.
 
         Raises:
             InputError: it is damaged.
@@ -131,16 +131,16 @@ class WarmStart:
         return self._kept({"run": self.run}).content()
 
     def sha256(self) -> str:
-        """A fingerprint of all but the place of the run that it was taken from."""
+        """A fingerprint of everything except the path of the other run."""
         return self._kept({}).sha256()
 
-    def sparse(self, topology: Topology, parameters: Sequence[Parameter], run: Path) -> NDArray[Any]:
-        """The values of a topology: those of the start, and where it had none, those that would have been drawn.
+    def sparse_values(self, topology: Topology, parameters: Sequence[Parameter], run: Path) -> NDArray[Any]:
+        """The values of another topology: those of the warm start, and at other positions those that are drawn.
 
         Args:
             topology: the active positions.
-            parameters: with the distributions to draw from.
-            run: that started on this, for errors.
+            parameters: the parameters, which have the distributions to draw from.
+            run: the folder of the run that had this warm start, for errors.
 
         Raises:
             InputError: there are positions that have no such value.
@@ -151,7 +151,7 @@ class WarmStart:
             values = np.zeros(len(positions), self.values.sparse.dtype)
             check_all_known(known, "began, with trained values", run)
         else:
-            values = self.values.draws.sparse(topology, parameters).astype(self.values.sparse.dtype)
+            values = self.values.draws.sparse_values(topology, parameters).astype(self.values.sparse.dtype)
         values[known] = self.values.sparse[np.searchsorted(self.positions, positions[known])]
         return values
 

@@ -1,4 +1,4 @@
-"""From an experiment to what runs: data, engine, learner and the state before the first step."""
+"""Setting up a run from its experiment: data, model, engine, learner, and the state before the first step."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,34 +19,35 @@ from sparsecore.engine.topology import Layout, Topology
 from sparsecore.errors import InputError
 from sparsecore.experiment.experiment import Experiment
 from sparsecore.learning.parameters import Parameter
-from sparsecore.learning.protocols import Learner, Task
-from sparsecore.learning.tied_model import with_ties
+from sparsecore.learning.protocols import Learner, Task, with_ties
 from sparsecore.plugins.discovery import guard_plugin_code
 from sparsecore.run.folder import RunFolder
 from sparsecore.run.initialization import RandomInitialization, WarmStart
-from sparsecore.run.warm_start import NewRun, start_of
+from sparsecore.run.warm_start import NewRun, warm_start_of
 
-Begun: TypeAlias = tuple[State, NDArray[Any], Mapping[str, NDArray[np.float64]]]
-Begin: TypeAlias = Callable[[Experiment, Engine, Clock], Begun]
+Initialized: TypeAlias = tuple[State, NDArray[Any], Mapping[str, NDArray[np.float64]]]
+"""The state before the first step, the sparse values, and the other parameters by name."""
+
+Initialize: TypeAlias = Callable[[Experiment, Engine, Clock], Initialized]
 
 
-def drawn(parameters: Sequence[Parameter]) -> Begin:
-    """A topology of the strategies, and initial values of the experiment's seed."""
+def random_initialization(parameters: Sequence[Parameter]) -> Initialize:
+    """Initialize with a topology that the strategies choose, and random values of the experiment's seed."""
 
-    def begin(experiment: Experiment, engine: Engine, clock: Clock) -> Begun:
+    def initialize(experiment: Experiment, engine: Engine, clock: Clock) -> Initialized:
         if experiment.sparsity is None:
             raise InputError("a run that starts from no other one needs its sparsity")
         state, draws = engine.start(experiment.sparsity, clock=clock), RandomInitialization(experiment.seed)
         engine.warn_of_other_sparsity(state, experiment.sparsity)
-        return state, draws.sparse(state.topology, parameters), draws.dense(parameters)
+        return state, draws.sparse_values(state.topology, parameters), draws.other_parameters(parameters)
 
-    return begin
+    return initialize
 
 
-def taken(start: WarmStart) -> Begin:
-    """Topology and values of another run."""
+def initialization_from(start: WarmStart) -> Initialize:
+    """Initialize with the topology and the values of another run."""
 
-    def begin(experiment: Experiment, engine: Engine, clock: Clock) -> Begun:
+    def initialize(experiment: Experiment, engine: Engine, clock: Clock) -> Initialized:
         topology = Topology.of(engine.layout, engine.arrays.from_numpy(start.positions), engine.arrays)
         _check_sparsity(experiment.sparsity, topology, engine)
         then = attrs.evolve(clock, step=start.values.epoch * clock.steps_per_epoch)
@@ -54,11 +55,11 @@ def taken(start: WarmStart) -> Begin:
         dense = {name: np.asarray(array, np.float64) for name, array in start.values.dense.items()}
         return state, start.values.sparse, dense
 
-    return begin
+    return initialize
 
 
 def _check_sparsity(given: float | None, topology: Topology, engine: Engine) -> None:
-    """Refuse a sparsity that would come to nothing."""
+    """Raise an :class:`InputError` where the given sparsity would have no effect on a warm start."""
     if given is None:
         return
     if not engine.becomes_sparser:
@@ -78,14 +79,14 @@ class Setup:
 
     Attributes:
         experiment: what is run.
-        images: the data, as they are held out and limited.
-        augmentation: how training images are varied.
-        parameters: what the model learns.
-        engine: the strategies over the layout of the sparse ones.
+        images: the data set, after images were held out and limited.
+        augmentation: how training images are augmented.
+        parameters: the parameters of the model.
+        engine: the strategies over the layout of the sparse parameters.
         start: the state before the first step.
-        values: the sparse values before the first step.
-        dense: those of the other parameters, by name, in their shapes.
-        source: what the run starts on, where that comes from another run.
+        values: the sparse values before the first step, (N,).
+        other_parameters: the other parameters before the first step, by name, in their shapes.
+        source: the warm start, if the run starts from another one.
     """
 
     experiment: Experiment
@@ -95,12 +96,12 @@ class Setup:
     engine: Engine
     start: State
     values: Array
-    dense: Mapping[str, NDArray[np.float64]]
+    other_parameters: Mapping[str, NDArray[np.float64]]
     source: WarmStart | None
 
     @property
     def dense_size(self) -> int:
-        """How many trained parameters are not sparse."""
+        """The number of trained parameters outside the sparse tensors."""
         dense = (parameter for parameter in self.parameters if parameter.trained and not parameter.sparse)
         return sum(int(np.prod(parameter.shape)) for parameter in dense)
 
@@ -109,7 +110,7 @@ class Setup:
         task = Task(
             model=with_ties(self.experiment.model.plugin, self.parameters),
             parameters=self.parameters,
-            dense=self.dense,
+            other_parameters=self.other_parameters,
             topology=self.start.topology,
             values=self.values,
             images=self.images,
@@ -121,11 +122,11 @@ class Setup:
 
 
 def set_up(experiment: Experiment, run: RunFolder | None = None) -> Setup:
-    """Load the data, put the engine together and draw the start, or take it from another run.
+    """Load the data, build model and engine, and initialize randomly or from another run.
 
     Args:
         experiment: what is to be run.
-        run: its folder, which keeps what was taken from another run, where it has begun.
+        run: its folder, which keeps the warm start of a run that has begun.
 
     Raises:
         InputError: the data cannot be read, the model has no sparse tensor, a strategy cannot be registered or
@@ -140,18 +141,18 @@ def set_up(experiment: Experiment, run: RunFolder | None = None) -> Setup:
     if not shapes:
         raise InputError(f"the model {experiment.model.name!r} has no sparse tensors")
     engine = experiment.engine(Layout.of(shapes), experiment.backend.plugin.arrays)
-    source = start_of(NewRun(experiment, images, parameters, engine), run)
+    source = warm_start_of(NewRun(experiment, images, parameters, engine), run)
     steps = steps_per_epoch(len(images.train), experiment.training.batch_size)
     clock = Clock(steps_per_epoch=steps, total_steps=steps * experiment.training.epochs)
-    begin = drawn(parameters) if source is None else taken(source)
-    start, sparse, dense = begin(experiment, engine, clock)
+    initialize = random_initialization(parameters) if source is None else initialization_from(source)
+    start, sparse, dense = initialize(experiment, engine, clock)
     ask_model(experiment, start.topology.sparsity if experiment.sparsity is None else experiment.sparsity)
     values = engine.start_values(start, engine.arrays.from_numpy(sparse.astype(experiment.backend.plugin.dtype)))
     return Setup(experiment, images, augmentation, parameters, engine, start, values, dense, source)
 
 
 def images_of(experiment: Experiment) -> Images:
-    """The experiment's data, as they are held out and limited.
+    """The experiment's data set, after images were held out and limited.
 
     Raises:
         InputError: they cannot be read.
@@ -167,7 +168,7 @@ def images_of(experiment: Experiment) -> Images:
 
 
 def ask_model(experiment: Experiment, sparsity: float) -> None:
-    """Let the model refuse the sparsity, if it has a word to say about it."""
+    """Call the model's ``check_sparsity``, if it has one, which raises an :class:`InputError` to refuse a sparsity."""
     check = getattr(experiment.model.plugin, "check_sparsity", None)
     if check is not None:
         check(sparsity)

@@ -1,4 +1,4 @@
-"""Starting from another run: which of its weights, and with which values."""
+"""Warm starts: which weights of another run a run starts with, and with which values."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -33,13 +33,13 @@ FINGERPRINTS = ("experiment", "data", "plugin code", "start")
 
 @attrs.frozen(eq=False)
 class SourceRun:
-    """A finished run.
+    """The finished run that another one starts from.
 
     Attributes:
         folder: its files.
         experiment: what was run.
         end: its last state.
-        start: what it started on itself, if that was taken from another run.
+        start: its own warm start, if it had one.
     """
 
     folder: RunFolder
@@ -76,7 +76,7 @@ class SourceRun:
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """Fingerprints of its experiment, data, plugins' code and, if it has one, start."""
+        """Fingerprints of its experiment, data, the code of plugins and, if it has one, its warm start."""
         return {name: self.end.facts[name] for name in FINGERPRINTS if name in self.end.facts}
 
     def topology(self, layout: Layout, arrays: Arrays) -> Topology:
@@ -89,17 +89,17 @@ class SourceRun:
         self.check(self.end, layout)
         return Topology.of(layout, arrays.from_numpy(self.end.arrays["positions"]), arrays)
 
-    def check(self, moment: Checkpoint, layout: Layout) -> None:
-        """Raise an :class:`InputError` unless the positions and values of one of its checkpoints can be."""
+    def check(self, saved: Checkpoint, layout: Layout) -> None:
+        """Raise an :class:`InputError` unless positions and values of one of its checkpoints are sound."""
         try:
             check_values(
-                moment.arrays.get("positions", np.zeros(0)),
-                moment.arrays.get("learner/values"),
-                moment.group("dense"),
+                saved.arrays.get("positions", np.zeros(0)),
+                saved.arrays.get("learner/values"),
+                saved.group("dense"),
                 layout,
             )
         except InputError as error:
-            raise InputError(f"{moment.source} is damaged: {error}") from error
+            raise InputError(f"{saved.source} is damaged: {error}") from error
 
     def kept(self, epoch: int) -> Checkpoint:
         """Its state at the end of this epoch.
@@ -123,7 +123,7 @@ class SourceRun:
             if there.get(name) != here.get(name):
                 raise InputError(
                     f"the run {self.folder.path} is of another network: its sparse tensor {name!r} is "
-                    f"{_told(there.get(name))} there, {_told(here.get(name))} here"
+                    f"{_shape(there.get(name))} there, {_shape(here.get(name))} here"
                 )
         if tuple(there) != tuple(here):
             raise InputError(f"the run {self.folder.path} is of another network: its tensors are in another order")
@@ -137,19 +137,19 @@ def _epochs_done(end: Checkpoint) -> int:
         return structure(last, Metrics, "last").epoch
 
 
-def _told(shape: tuple[int, ...] | None) -> str:
+def _shape(shape: tuple[int, ...] | None) -> str:
     return "×".join(map(str, shape)) if shape else "none"
 
 
 @attrs.frozen(eq=False)
 class NewRun:
-    """The network of the run that is to start.
+    """The run that is to start.
 
     Attributes:
-        experiment: the run's.
-        images: what it is to learn from.
-        parameters: what it learns.
-        engine: the strategies over the layout of the sparse ones.
+        experiment: what it runs.
+        images: its data set.
+        parameters: the parameters of its model.
+        engine: its strategies over the layout of the sparse parameters.
     """
 
     experiment: Experiment
@@ -158,45 +158,45 @@ class NewRun:
     engine: Engine
 
 
-def start_of(network: NewRun, folder: RunFolder | None) -> WarmStart | None:
-    """What the run starts on: what its folder keeps of it, or what is now taken from the other run; None without one.
+def warm_start_of(new: NewRun, folder: RunFolder | None) -> WarmStart | None:
+    """The warm start of a run: as its folder keeps it, or computed from the other run; None for a run without one.
 
     Raises:
         InputError: there is no such run, it has not finished, or it is of another network; or the folder was begun on
             something else.
     """
-    run = network.experiment.start.run
+    run = new.experiment.start.run
     if run is None:
         return None
     kept = WarmStart.read(folder.start) if folder and folder.start.exists() else None
     if kept:
-        kept.check(network.engine.layout, network.parameters)
+        kept.check(new.engine.layout, new.parameters)
     if kept and kept.run == run:
         return kept
-    taken = take(network, SourceRun.of(run))
-    if kept and kept.sha256() != taken.sha256():
+    computed = compute_warm_start(new, SourceRun.of(run))
+    if kept and kept.sha256() != computed.sha256():
         raise InputError(f"the run was begun from {kept.run}; what start.run = {run} gives is something else")
-    return taken
+    return computed
 
 
-def take(network: NewRun, source: SourceRun) -> WarmStart:
-    """The start that the settings ask for."""
-    settings, engine = network.experiment.start, network.engine
+def compute_warm_start(new: NewRun, source: SourceRun) -> WarmStart:
+    """The warm start of the new run from the source, as the settings say."""
+    settings, engine = new.experiment.start, new.engine
     topology = _without_smallest(engine, source.topology(engine.layout, engine.arrays), source.end, settings.prune)
-    values = _VALUES[str(settings.values)](network, source, topology)
-    _check_dense(network.parameters, values, source)
-    if values.epoch >= network.experiment.training.epochs:
+    values = _VALUES[str(settings.values)](new, source, topology)
+    _check_dense(new.parameters, values, source)
+    if values.epoch >= new.experiment.training.epochs:
         raise InputError(
             f"the values to start with have been trained for {values.epoch} epochs, and the run goes on from there to "
-            f"the end of epoch {network.experiment.training.epochs}: nothing is left to do"
+            f"the end of epoch {new.experiment.training.epochs}: nothing is left to do"
         )
-    sparse = np.asarray(values.sparse, network.experiment.backend.plugin.dtype)
+    sparse = np.asarray(values.sparse, new.experiment.backend.plugin.dtype)
     positions = engine.arrays.to_numpy(topology.positions)
     return WarmStart(str(settings.run), source.identity, positions, attrs.evolve(values, sparse=sparse))
 
 
 def _without_smallest(engine: Engine, topology: Topology, end: Checkpoint, share: float) -> Topology:
-    """Of units, where the run's have several weights: those of the smallest mean |w|."""
+    """The topology without a share of its units, those of the smallest mean |w|."""
     trouble = partial_units_error(topology, engine.unit_map)
     if trouble:
         raise InputError(f"the topology of start.run is {trouble}; reallocation.units is {engine.units}")
@@ -214,14 +214,16 @@ def _without_smallest(engine: Engine, topology: Topology, end: Checkpoint, share
     return engine.unit_map.weights(units.subset(units.all_but(smallest)))
 
 
-def _original(network: NewRun, source: SourceRun, topology: Topology) -> StartValues:
-    """What the source began with; where it was not active at its start, what it would have begun with."""
-    parameters = source.experiment.model.plugin.parameters(network.images.shape, network.images.classes)
+def _original(new: NewRun, source: SourceRun, topology: Topology) -> StartValues:
+    """The initial values of the source; at positions that it did not start with, those that it would have had."""
+    parameters = source.experiment.model.plugin.parameters(new.images.shape, new.images.classes)
     if source.start is None:
         draws = RandomInitialization(source.experiment.seed)
-        values = StartValues(draws.sparse(topology, parameters), draws.dense(parameters), draws)
+        values = StartValues(draws.sparse_values(topology, parameters), draws.other_parameters(parameters), draws)
     else:
-        values = attrs.evolve(source.start.values, sparse=source.start.sparse(topology, parameters, source.folder.path))
+        values = attrs.evolve(
+            source.start.values, sparse=source.start.sparse_values(topology, parameters, source.folder.path)
+        )
     # its strategies may have changed what was drawn, as DeepR does by its signs
     arrays, engine = topology.arrays, source.experiment.engine(topology.layout, topology.arrays)
     drawn = arrays.from_numpy(np.asarray(values.sparse, source.experiment.backend.plugin.dtype))
@@ -229,17 +231,17 @@ def _original(network: NewRun, source: SourceRun, topology: Topology) -> StartVa
     return attrs.evolve(values, sparse=arrays.to_numpy(began))
 
 
-def _fresh(network: NewRun, _: SourceRun, topology: Topology) -> StartValues:
-    draws = RandomInitialization(network.experiment.seed, "fresh values")
-    return StartValues(draws.sparse(topology, network.parameters), draws.dense(network.parameters), draws)
+def _fresh(new: NewRun, _: SourceRun, topology: Topology) -> StartValues:
+    draws = RandomInitialization(new.experiment.seed, "fresh values")
+    return StartValues(draws.sparse_values(topology, new.parameters), draws.other_parameters(new.parameters), draws)
 
 
 def _trained(_: NewRun, source: SourceRun, topology: Topology) -> StartValues:
     return _at(source.end, topology, "ended", source)
 
 
-def _rewound(network: NewRun, source: SourceRun, topology: Topology) -> StartValues:
-    epoch = cast(int, network.experiment.start.epoch)  # the settings of 'rewound' always have one
+def _rewound(new: NewRun, source: SourceRun, topology: Topology) -> StartValues:
+    epoch = cast(int, new.experiment.start.epoch)  # the settings of 'rewound' always have one
     values = _at(source.kept(epoch), topology, f"had done {epoch} epochs", source)
     return attrs.evolve(values, epoch=epoch)
 
@@ -249,13 +251,13 @@ _VALUES: Mapping[str, Callable[[NewRun, SourceRun, Topology], StartValues]] = Ma
 )
 
 
-def _at(moment: Checkpoint, topology: Topology, when: str, source: SourceRun) -> StartValues:
-    """The values that the source had at a moment."""
-    source.check(moment, topology.layout)
-    positions, there = topology.arrays.to_numpy(topology.positions), moment.arrays["positions"]
+def _at(saved: Checkpoint, topology: Topology, when: str, source: SourceRun) -> StartValues:
+    """The values that the source had in a saved state."""
+    source.check(saved, topology.layout)
+    positions, there = topology.arrays.to_numpy(topology.positions), saved.arrays["positions"]
     check_all_known(np.isin(positions, there), when, source.folder.path)
-    values: Any = moment.arrays["learner/values"]
-    return StartValues(values[np.searchsorted(there, positions)], moment.group("dense"))
+    values: Any = saved.arrays["learner/values"]
+    return StartValues(values[np.searchsorted(there, positions)], saved.group("dense"))
 
 
 def _check_dense(parameters: Sequence[Parameter], values: StartValues, source: SourceRun) -> None:

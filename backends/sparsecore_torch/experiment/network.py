@@ -159,8 +159,8 @@ class TorchNetwork:
         structure = NetworkStructure.of(task)
         self.topology = task.topology
         self.values = torch.nn.Parameter(_buffer(task.values, config))
-        self.dense = torch.nn.Parameter(_buffer(_end_to_end(structure.trained, task.dense), config))
-        self.running = {p.name: _buffer(task.dense[p.name], config) for p in structure.statistics}
+        self.dense = torch.nn.Parameter(_buffer(_end_to_end(structure.trained, task.other_parameters), config))
+        self.running = {p.name: _buffer(task.other_parameters[p.name], config) for p in structure.statistics}
         self._parallel = config.parallel
         self._shapes = {parameter.name: parameter.shape for parameter in structure.trained}
         self._sizes = [int(np.prod(shape)) for shape in self._shapes.values()]

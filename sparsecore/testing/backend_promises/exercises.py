@@ -186,7 +186,7 @@ class Exercise:
 
     def values(self, topology: Topology) -> Host:
         """The values to start with."""
-        return RandomInitialization(self.seed).sparse(topology, self.network.parameters(SHAPE, CLASSES))
+        return RandomInitialization(self.seed).sparse_values(topology, self.network.parameters(SHAPE, CLASSES))
 
     def learner(
         self,
@@ -215,7 +215,7 @@ class Exercise:
             Task(
                 model=exercise.network,
                 parameters=parameters,
-                dense=start if dense is None else dense,
+                other_parameters=start if dense is None else dense,
                 topology=topology,
                 values=backend.arrays.from_numpy(host.astype(backend.dtype)),
                 images=images(),

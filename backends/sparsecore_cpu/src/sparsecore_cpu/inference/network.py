@@ -19,8 +19,7 @@ from sparsecore.experiment.experiment import Experiment
 from sparsecore.experiment.plugin_choice import PluginChoice
 from sparsecore.host.arrays import NumpyArrays
 from sparsecore.learning.parameters import Parameter
-from sparsecore.learning.protocols import Model
-from sparsecore.learning.tied_model import with_ties
+from sparsecore.learning.protocols import Model, with_ties
 from sparsecore.run.checkpoint import Checkpoint, read_checkpoint
 from sparsecore.run.files import write_whole
 from sparsecore.run.folder import RunFolder
