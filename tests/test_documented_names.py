@@ -10,7 +10,7 @@ from importlib.metadata import entry_points
 
 import click
 import pytest
-from pages import ROOT, blocks, read
+from pages import ROOT, SAVED, blocks, read
 
 from sparsecore.cli.command_line import commands
 from sparsecore.experiment.assembly import assemble
@@ -37,6 +37,7 @@ PACKAGES = (
     "sparsecore_models",
 )
 FOLDERS = ("sparsecore", "backends", "strategies", "models", "tests", "benchmarks", "docs")
+FILES = [path for folder in FOLDERS for path in ROOT.glob(f"{folder}/**/*.*")]
 OTHER_OPTIONS = {"--nproc-per-node", "--config-settings", "--sparsecore-strategy"}
 """Options of torchrun and pip, and the one that our plugin adds to pytest."""
 
@@ -105,6 +106,14 @@ def test_every_path_of_the_repository_exists(page: str) -> None:
     for text in inline_code(page):
         if re.fullmatch(rf"(?:{'|'.join(FOLDERS)})/[\w./*-]*", text):
             assert any(ROOT.glob(text.rstrip("/"))), f"{page}: {text}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_that_is_named_without_its_folder_exists(page: str) -> None:
+    own = {name for block in blocks(page) for name in SAVED.findall(block.introduction)}
+    for text in inline_code(page):
+        if re.fullmatch(r"\w+\.(py|hpp|cpp|pyi)", text) and text not in own:
+            assert any(path.name == text for path in FILES), f"{page}: {text}"
 
 
 def anchor(heading: str) -> str:
@@ -258,3 +267,9 @@ def test_every_package_has_its_line_in_contributing() -> None:
     for folder in (*ROOT.glob("sparsecore/*/"), *ROOT.glob("backends/*/"), *ROOT.glob("*/sparsecore_*s/")):
         if folder.name != "__pycache__":
             assert f"`{folder.relative_to(ROOT)}/`" in page, folder
+
+
+def test_every_target_of_make_has_its_line_in_contributing() -> None:
+    targets = re.findall(r"^\.PHONY: (.*)$", read("Makefile"), re.MULTILINE)
+    for target in targets[0].split():
+        assert target == "help" or f"make {target}" in read("CONTRIBUTING.md"), target
