@@ -208,12 +208,14 @@ def test_a_log_of_another_run_does_not_replay(run: Path, tmp_path: Path) -> None
         list(replay(RunFolder(tmp_path / "run")))
 
 
+@pytest.mark.integration
 def test_a_terminal_without_the_letters_shows_question_marks(images: Path, tmp_path: Path) -> None:
     done = sparsecore("train", *SMALL, "--data-dir", images, "--out", tmp_path / "run", PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr
     assert "12?16" in done.stdout
 
 
+@pytest.mark.integration
 def test_a_closed_standard_error_is_no_trouble(images: Path, tmp_path: Path) -> None:
     import shlex
     import subprocess

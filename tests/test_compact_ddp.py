@@ -41,6 +41,7 @@ def trained_on_a_rank(*strategies):
         dist.destroy_process_group()
 
 
+@pytest.mark.integration
 def test_two_processes_train_as_one_does():
     strategies = ["dpr", "gradient"]
     first, second = (ended.answer for ended in call(trained_on_a_rank, *strategies))

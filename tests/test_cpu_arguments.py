@@ -291,6 +291,7 @@ print(failed)
 """
 
 
+@pytest.mark.integration
 def test_a_task_without_memory_is_a_memory_error_whichever_thread_it_is_on() -> None:
     """In a process of its own, so that one that ends is seen; all threads are waited for, and go on working."""
     done = subprocess.run(
@@ -315,6 +316,7 @@ _kernels.gather(entries, order, listed, 64)
 """
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="how much memory a process uses is asked of Linux")
 @pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="the sanitizer needs all addresses")
 def test_where_the_system_gives_no_threads_the_work_is_done_by_those_there_are() -> None:
@@ -348,6 +350,7 @@ other.join()
 """
 
 
+@pytest.mark.integration
 def test_a_process_that_forks_while_kernels_run_computes_on_both_sides() -> None:
     command = [sys.executable, "-W", "ignore", "-c", WHILE_FORKING]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

@@ -51,12 +51,14 @@ def test_kernels_that_there_are_not_are_refused_with_those_that_there_are(monkey
         Runtime.of(1)
 
 
+@pytest.mark.integration
 def test_the_command_line_refuses_in_a_sentence(tmp_path: Path) -> None:
     data = ("--data-dir", small_images(tmp_path / "small.npz"), "--backend", "cpu", "--out", tmp_path / "run")
     assert "given -2" in said(sparsecore("train", *SMALL, *data, "--set", "backend.threads=-2"))
     assert "'avx3'" in said(sparsecore("train", *SMALL, *data, SPARSECORE_CPU_KERNELS="avx3"))
 
 
+@pytest.mark.integration
 def test_a_run_that_is_killed_and_resumed_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     data = ("--data-dir", small_images(tmp_path / "small.npz"), "--backend", "cpu", "--epochs", "40")
     arguments = (*SMALL, *data, "--set", "strategy.schedule.steps=3")
@@ -79,6 +81,7 @@ def lines(file: Path) -> int:
     return file.read_text().count("\n") if file.exists() else 0
 
 
+@pytest.mark.integration
 def test_importing_the_plugin_loads_no_kernels_and_no_other_library() -> None:
     others = ["sparsecore_cpu._kernels", "sparsecore.host.learner", "scipy", "sklearn", "torch", "matplotlib"]
     script = f"import sys, sparsecore_cpu; print([name for name in sys.modules if name in {others}])"
@@ -86,6 +89,7 @@ def test_importing_the_plugin_loads_no_kernels_and_no_other_library() -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.integration
 def test_a_process_that_ends_with_a_network_in_hand_says_nothing() -> None:
     script = (
         "import gc, test_cpu_backend as t\n"

@@ -128,6 +128,7 @@ print([child.read() == before for child in children], t.digest() == before)
 """
 
 
+@pytest.mark.integration
 def test_a_forked_child_computes_too_even_where_the_parent_was_computing() -> None:
     # from Python 3.12 on, a warning says that forks and threads do not go together
     done = subprocess.run(

@@ -150,6 +150,7 @@ def test_every_published_archive_has_a_checksum():
         assert edition.archive in edition.origin.checksums
 
 
+@pytest.mark.integration
 def test_importing_the_data_sets_imports_nothing_heavy():
     script = """if True:
         import sys

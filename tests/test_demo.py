@@ -20,6 +20,7 @@ def test_the_demo_learns_the_digits(tmp_path: Path) -> None:
     assert result["sparsity"] == pytest.approx(0.9, abs=1e-5)
 
 
+@pytest.mark.integration
 @pytest.mark.slow
 def test_the_demo_killed_again_and_again_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     train("--out", tmp_path / "whole")

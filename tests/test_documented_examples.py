@@ -29,6 +29,7 @@ ELSEWHERE = {
 """Pages whose blocks other tests run: in one process, on several ranks, or with a part of the examples."""
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("page", WALKED)
 def test_what_the_page_shows_works(page: str, tmp_path: Path) -> None:
     pytest.importorskip("torch")

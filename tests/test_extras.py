@@ -59,6 +59,7 @@ def test_the_core_needs_numpy_attrs_and_pluggy_alone() -> None:
     assert DECLARED["core"] == ["numpy", "attrs", "pluggy"]
 
 
+@pytest.mark.integration
 def test_the_core_alone_imports_lists_plugins_and_reallocates_by_a_strategy_of_ones_own() -> None:
     done = _without_optional_packages("""
 import numpy as np
@@ -81,6 +82,7 @@ print("set" in {listing.name for listing in listings()})
     assert done.stdout.split() == ["True", "True", "True"], done.stderr
 
 
+@pytest.mark.integration
 def test_whatever_needs_a_missing_package_names_it_and_the_extra_that_installs_it() -> None:
     done = _without_optional_packages("""
 from importlib import import_module
@@ -122,6 +124,7 @@ for need in (
         assert f"sparsecore-engine[{extra}]" in sentence
 
 
+@pytest.mark.integration
 def test_the_script_says_in_one_sentence_what_it_lacks() -> None:
     done = _without_optional_packages("sys.argv = ['sparsecore', 'train']\nfrom sparsecore.cli import main\nmain()")
     assert done.returncode == 2
@@ -142,6 +145,7 @@ def test_the_command_line_begins_nothing_without_one_of_its_packages(
     assert package.replace("_", "-") in capsys.readouterr().err
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("package", DECLARED["report"])
 def test_a_study_begins_nothing_without_what_its_report_needs(
     package: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -236,6 +236,7 @@ def test_the_command_refuses_with_status_2(common: list[str], tmp_path: Path) ->
     assert "--sparsity" in done.stderr
 
 
+@pytest.mark.integration
 def test_a_lottery_that_is_interrupted_says_how_it_goes_on(common: list[str], tmp_path: Path) -> None:
     command = ["lottery", *common, "--epochs", "100000", "--out", str(tmp_path / "tickets")]
     process = subprocess.Popen([sys.executable, "-m", "sparsecore", *command], stderr=subprocess.PIPE, text=True)

@@ -28,6 +28,7 @@ def test_the_project_is_four_files(project: Path) -> None:
         assert "$" not in file.read_text("utf-8")
 
 
+@pytest.mark.integration
 def test_its_tests_pass_as_generated(project: Path) -> None:
     done = python(project, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider")
     assert done.returncode == 0, done.stdout
@@ -35,6 +36,7 @@ def test_its_tests_pass_as_generated(project: Path) -> None:
     assert "skipped" not in done.stdout.splitlines()[-1]
 
 
+@pytest.mark.integration
 def test_its_own_test_can_fail(project: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(project, tmp_path / "copy"))
     strategy = copy / "sparsecore_drop_few.py"
@@ -44,6 +46,7 @@ def test_its_own_test_can_fail(project: Path, tmp_path: Path) -> None:
     assert "2 failed" in done.stdout
 
 
+@pytest.mark.integration
 def test_installed_it_is_found_by_its_name(project: Path, tmp_path: Path) -> None:
     install(project, tmp_path / "site")
     path = str(tmp_path / "site")
@@ -65,6 +68,7 @@ def test_without_an_installation_it_trains_by_its_file(project: Path, tmp_path: 
     assert result["reallocations"] > 0
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("tool", [("check",), ("format", "--check")])
 def test_it_is_written_as_its_author_would_have_it(project: Path, tool: tuple[str, ...]) -> None:
     options = ("--no-cache", "--line-length", "120", "--isolated", "--config", "lint.select=['E', 'F', 'W', 'I', 'UP']")

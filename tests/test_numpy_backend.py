@@ -22,6 +22,7 @@ def test_a_dtype_that_does_not_exist_is_refused_with_those_that_do() -> None:
         NumpyBackend("float16")
 
 
+@pytest.mark.integration
 def test_importing_the_package_imports_no_learner_and_no_other_library() -> None:
     others = ["sparsecore.host.learner", "threadpoolctl", "scipy", "sklearn", "torch", "matplotlib"]
     script = f"import sys, sparsecore_numpy; print([name for name in sys.modules if name in {others}])"

@@ -208,6 +208,7 @@ def test_a_learner_that_loads_a_state_goes_on_bit_for_bit(dtype: str) -> None:
     assert other.totals() == learner.totals()
 
 
+@pytest.mark.integration
 def test_another_process_gets_the_same_bits() -> None:
     script = (
         "import hashlib, test_numpy_learner as t\n"

@@ -14,6 +14,7 @@ PART = ("test_invariants.py", "test_schedules.py", "test_sparsify_refusals.py")
 """Refusals and invariants: what an assert could carry."""
 
 
+@pytest.mark.integration
 def test_a_part_of_the_suite_passes_under_optimized_python():
     # pytest says once that it runs the asserts of the tests alone, which it has rewritten
     options = ["-q", "-p", "no:cacheprovider", "-W", "ignore:assertions not in test modules"]
@@ -41,6 +42,7 @@ for name in ("topology", "sparsity", "step", "updates", "values", "masks", "memo
 """
 
 
+@pytest.mark.integration
 def test_nothing_of_an_ended_training_answers_under_optimized_python():
     (ended,) = start(["-O", "-c", ENDED], size=1)
     assert (ended.status, ended.stdout) == (0, ""), ended.stderr
@@ -56,6 +58,7 @@ print(dist.get_world_size())
 """
 
 
+@pytest.mark.integration
 def test_ranks_join_their_process_group_under_optimized_python():
     ranks = start(["-O", "-c", JOINED])
     assert [(rank.status, rank.stdout.strip()) for rank in ranks] == [(0, "2"), (0, "2")], ranks

@@ -78,6 +78,7 @@ def test_every_built_in_plugin_loads(kind: str) -> None:
         assert load(kind, entry.name)
 
 
+@pytest.mark.integration
 def test_listing_imports_no_plugin_and_no_heavy_library() -> None:
     code = """
         import sys
@@ -93,6 +94,7 @@ def test_listing_imports_no_plugin_and_no_heavy_library() -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.integration
 def test_the_list_tells_kind_name_source_and_a_line(tmp_path: Path) -> None:
     install(
         tmp_path,
@@ -106,6 +108,7 @@ def test_the_list_tells_kind_name_source_and_a_line(tmp_path: Path) -> None:
     assert entry["error"] is None
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("source", "value", "words"),
     [
@@ -132,6 +135,7 @@ def test_a_broken_plugin_is_listed_with_its_error_and_breaks_only_itself(
     assert "'third'" in said(refused)
 
 
+@pytest.mark.integration
 def test_an_installed_third_party_strategy_is_selected_by_name(images: Path, tmp_path: Path) -> None:
     install(
         tmp_path,
@@ -156,6 +160,7 @@ def test_a_strategy_in_a_file_needs_no_installation(images: Path, tmp_path: Path
     assert again["topology_sha256"] == result["topology_sha256"]
 
 
+@pytest.mark.integration
 def test_a_strategy_in_a_module_is_selected_by_its_path(images: Path, tmp_path: Path) -> None:
     (tmp_path / "their_module.py").write_text(MINE)
     arguments = (*SMALL, "--data-dir", images, "--strategy", "their_module:EveryThird", "--out", tmp_path / "run")
@@ -200,6 +205,7 @@ def test_a_strategy_that_breaks_a_promise_is_stopped_by_name(images: Path, tmp_p
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.integration
 def test_two_plugins_of_one_name_are_told_apart(tmp_path: Path) -> None:
     install(tmp_path, "theirs", {"their_module": MINE}, "[sparsecore.strategies]\ndpr = their_module:EveryThird\n")
     done = sparsecore("train", "--strategy", "dpr", PYTHONPATH=str(tmp_path), cwd=tmp_path)
@@ -285,6 +291,7 @@ def test_a_plugin_that_exits_does_not_end_the_run_in_silence(images: Path, tmp_p
     assert "'update_due'" in said(sparsecore("train", *arguments, cwd=tmp_path))
 
 
+@pytest.mark.integration
 def test_metadata_that_cannot_be_read_hides_no_other_plugin(tmp_path: Path) -> None:
     install(tmp_path, "theirs", {"their_module": MINE}, THIRD)
     (tmp_path / "theirs-1.2.dist-info/entry_points.txt").write_bytes(b"[sparsecore.strategies]\n\xff\xfe = x\n")

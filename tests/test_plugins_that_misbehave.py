@@ -103,6 +103,7 @@ class Loud(Dpr):
 """
 
 
+@pytest.mark.integration
 def test_what_a_plugin_prints_is_no_part_of_the_result(images: Path, tmp_path: Path) -> None:
     (tmp_path / "loud.py").write_text(LOUD)
     loud = f"{tmp_path / 'loud.py'}:Loud"

@@ -26,6 +26,7 @@ def test_the_tests_that_are_run_exist_and_compare_backends() -> None:
     assert {"tests/test_torch_agreement.py", "tests/test_cpu_agreement.py"} <= set(chosen)
 
 
+@pytest.mark.integration
 def test_a_combination_under_which_a_test_fails_is_named_with_the_command_that_repeats_it(tmp_path: Path) -> None:
     content = "import os\n\n\ndef test_of_one_thread():\n    assert os.environ['OMP_NUM_THREADS'] == '1'\n"
     (tmp_path / "test_some.py").write_text(content)

@@ -30,6 +30,7 @@ def started(rank: int) -> dict[str, str]:
     return {**TOLD, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
 
 
+@pytest.mark.integration
 def test_a_backend_of_one_process_refuses_to_be_one_of_several(tmp_path: Path) -> None:
     images = small_images(tmp_path / "small.npz")
     arguments = ("train", *SMALL, "--backend", "numpy", "--data-dir", images, "--out", tmp_path / "run")
@@ -39,6 +40,7 @@ def test_a_backend_of_one_process_refuses_to_be_one_of_several(tmp_path: Path) -
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.integration
 def test_what_all_processes_of_a_machine_refuse_is_said_by_the_first() -> None:
     assert "section.key=value" in said(sparsecore("train", "--set", "sparsity", **started(0)))
     silent = sparsecore("train", "--set", "sparsity", **started(1))

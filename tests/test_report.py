@@ -206,11 +206,13 @@ def test_a_diverged_run_is_drawn_as_far_as_it_is_finite(tmp_path):
     assert Outline(report_of(run)).tags["svg"] == 4
 
 
+@pytest.mark.integration
 def test_importing_the_package_imports_no_plotting():
     look = "import sys, sparsecore.report; sys.exit('matplotlib' in sys.modules)"
     subprocess.run([sys.executable, "-c", look], check=True, cwd=Path(__file__).parent.parent)
 
 
+@pytest.mark.integration
 def test_writing_a_report_leaves_pyplot_alone(tmp_path):
     run = write_run(tmp_path / "run", **KINDS["finished"])
     look = "import pathlib, sys, sparsecore.report as r; r.write_report(pathlib.Path(sys.argv[1]))"

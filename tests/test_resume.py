@@ -47,6 +47,7 @@ def whole(request: pytest.FixtureRequest, images: Path, tmp_path_factory: pytest
     return request.param, folder
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("attempt", range(3))
 def test_a_killed_run_ends_as_if_it_had_never_stopped(
     whole: tuple[str, Path], images: Path, tmp_path: Path, attempt: int
@@ -150,6 +151,7 @@ def test_resume_of_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     assert "no run folder" in said(sparsecore("train", "--resume", "--out", tmp_path))
 
 
+@pytest.mark.integration
 def test_a_run_that_another_process_trains_is_refused(images: Path, tmp_path: Path) -> None:
     command = ["train", *arguments(images, tmp_path / "run", "--set", "training.epochs=100000")]
     process = subprocess.Popen([sys.executable, "-m", "sparsecore", *command], stdout=subprocess.DEVNULL)

@@ -131,6 +131,7 @@ torch.save([part.state_dict() for part in parts], out)
 """
 
 
+@pytest.mark.integration
 def test_another_process_goes_on_bit_for_bit(tmp_path):
     def process(begin, end, file, out):
         command = [sys.executable, "-c", SCRIPT, str(begin), str(end), str(tmp_path / file), str(tmp_path / out)]

@@ -55,6 +55,7 @@ def test_its_names_are_all_there() -> None:
 HEAVY = ["torch", "click", "cattrs", "rich", "sklearn", "matplotlib", "safetensors", "tomllib"]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("module", ["sparsecore", "sparsecore.strategy"])
 def test_importing_it_is_cheap(module: str) -> None:
     script = f"import sys, {module}; print([name for name in {HEAVY!r} if name in sys.modules])"

@@ -84,10 +84,12 @@ def test_a_trial_that_was_trained_by_hand_with_other_settings_is_refused(study: 
     assert trial.name in inside("study", "show", study.path).sentence
 
 
+@pytest.mark.integration
 def test_the_study_itself_is_shown(study: StudyFolder) -> None:
     assert inside("study", "show", study.path, "--json").status == 0
 
 
+@pytest.mark.integration
 def test_a_study_that_another_process_carries_out_is_refused(study: StudyFolder) -> None:
     code = "import sys, time; from sparsecore.study.folder import StudyFolder; from pathlib import Path\n"
     code += "with StudyFolder(Path(sys.argv[1])).locked():\n print('held', flush=True); sys.stdin.read()"

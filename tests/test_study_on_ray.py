@@ -45,11 +45,13 @@ def skip_where_ray_is_too_slow(told: str) -> None:
         pytest.skip("Ray takes too long to start on this machine")
 
 
+@pytest.mark.integration
 def test_all_trials_run_on_ray_and_one_that_fails_is_named(carried_out):
     folder, done = carried_out
     assert_all_but_the_failing_ran(folder, done)
 
 
+@pytest.mark.integration
 def test_an_arm_on_ray_starts_when_the_one_that_it_starts_from_has_ended(carried_out):
     folder, _ = carried_out
     ends = [
@@ -59,6 +61,7 @@ def test_an_arm_on_ray_starts_when_the_one_that_it_starts_from_has_ended(carried
     assert ends[0] == ends[1]
 
 
+@pytest.mark.integration
 def test_ray_is_quiet_and_leaves_nothing_in_the_home_folder(carried_out, environment):
     _, done = carried_out
     assert all(line.startswith(("sparsecore: ", "report: ")) for line in done.stderr.splitlines()), done.stderr
@@ -66,6 +69,7 @@ def test_ray_is_quiet_and_leaves_nothing_in_the_home_folder(carried_out, environ
     assert processes(environment["RAY_TMPDIR"]) == []
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_a_worker_that_dies_fails_its_trial_alone_and_stopping_leaves_no_process_behind(environment, tmp_path):
     arguments = ["study", str(written(tmp_path, epochs=2_000)), "--out", str(tmp_path / "out")]
@@ -110,6 +114,7 @@ def parent_of(run: str) -> int:
     return int(process.split()[0])
 
 
+@pytest.mark.integration
 def test_what_a_trial_cannot_get_is_a_sentence():
     def refused(*means: str) -> str:
         options = [part for one in means for part in ("--on-set", one)]

@@ -37,12 +37,14 @@ def carried_out(tmp_path_factory):
     return folder, sparsecore("study", "own.toml", "--out", "out", "--jobs", 2, *HERE, "--json", cwd=folder)
 
 
+@pytest.mark.integration
 def test_all_trials_run_as_jobs_and_one_that_fails_is_named(carried_out):
     folder, done = carried_out
     assert_all_but_the_failing_ran(folder, done)
     assert all(line.startswith(("sparsecore: ", "report: ")) for line in done.stderr.splitlines()), done.stderr
 
 
+@pytest.mark.integration
 def test_an_arm_starts_when_the_job_that_it_starts_from_has_ended(carried_out):
     folder, _ = carried_out
     ends = [
@@ -52,6 +54,7 @@ def test_an_arm_starts_when_the_job_that_it_starts_from_has_ended(carried_out):
     assert ends[0] == ends[1]
 
 
+@pytest.mark.integration
 def test_a_trial_goes_on_where_its_machine_is_taken_away_and_stopping_leaves_no_process_behind(tmp_path):
     pytest.importorskip("submitit")
     arguments = ["study", str(written(tmp_path, epochs=2_000)), "--out", str(tmp_path / "out"), "--jobs", "2", *HERE]
@@ -90,6 +93,7 @@ def submitted(trial: str, folder: Path) -> list[int]:
     return [int(line.split()[0]) for line in found]
 
 
+@pytest.mark.integration
 def test_the_options_are_what_slurm_is_asked_for(tmp_path):
     pytest.importorskip("submitit")
     for name, what in SLURM.items():
@@ -113,6 +117,7 @@ def test_the_options_are_what_slurm_is_asked_for(tmp_path):
     assert "--cpus-per-task 4" in srun
 
 
+@pytest.mark.integration
 def test_what_slurm_cannot_be_asked_for_is_a_sentence(tmp_path):
     def refused(*means: str) -> str:
         options = [part for one in means for part in ("--on-set", one)]

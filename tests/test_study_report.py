@@ -179,6 +179,7 @@ def test_a_study_that_has_not_begun_has_a_page_that_says_so(tmp_path, carried_ou
     assert not list(folder.figures.iterdir())
 
 
+@pytest.mark.integration
 def test_importing_the_command_line_imports_no_plotting_and_no_scipy():
     look = (
         "import sys, sparsecore.cli.command_line\n"

@@ -86,6 +86,7 @@ def carried_out(tmp_path_factory: pytest.TempPathFactory) -> "tuple[Path, subpro
     return folder, done
 
 
+@pytest.mark.integration
 def test_a_trial_that_fails_stops_no_other_and_is_named_at_the_end(carried_out):
     folder, done = carried_out
     assert done.returncode == 1, done.stderr
@@ -100,6 +101,7 @@ def test_a_trial_that_fails_stops_no_other_and_is_named_at_the_end(carried_out):
     assert "after-failing-at-0.8-trial-0 was left out" in done.stderr
 
 
+@pytest.mark.integration
 def test_the_numbers_are_those_of_the_runs(carried_out):
     folder, done = carried_out
     cell = json.loads(done.stdout)["cells"][0]
@@ -111,6 +113,7 @@ def test_the_numbers_are_those_of_the_runs(carried_out):
     assert results[0]["topology_sha256"] != results[1]["topology_sha256"]
 
 
+@pytest.mark.integration
 def test_an_arm_starts_on_the_topology_that_the_other_ended_with(carried_out):
     folder, _ = carried_out
     ends = [
@@ -120,6 +123,7 @@ def test_an_arm_starts_on_the_topology_that_the_other_ended_with(carried_out):
     assert ends[0] == ends[1]
 
 
+@pytest.mark.integration
 def test_resuming_computes_no_finished_trial_again_and_tries_the_failed_ones(carried_out):
     folder, _ = carried_out
     results = sorted(folder.glob("out/runs/*/result.json"))
@@ -130,12 +134,14 @@ def test_resuming_computes_no_finished_trial_again_and_tries_the_failed_ones(car
     assert "4 of 8 trials finished" in done.stderr
 
 
+@pytest.mark.integration
 def test_an_arm_is_carried_out_with_the_one_that_it_starts_from_alone(tmp_path):
     done = sparsecore("study", written(tmp_path), "--arm", "final", "--trials", 1, "--out", tmp_path / "out", "--json")
     assert done.returncode == 0, done.stderr
     assert {cell["arm"]: len(cell["accuracies"]) for cell in json.loads(done.stdout)["cells"]} == {"dpr": 1, "final": 1}
 
 
+@pytest.mark.integration
 def test_show_tells_what_is_there_without_running_anything(carried_out):
     folder, _ = carried_out
     done = sparsecore("study", "show", folder / "out")
@@ -148,6 +154,7 @@ def test_show_tells_what_is_there_without_running_anything(carried_out):
     assert set(json.loads(shown.stdout)["unfinished"]) == left
 
 
+@pytest.mark.integration
 def test_a_study_that_exists_is_not_begun_again_nor_gone_on_with_as_another(carried_out):
     folder, _ = carried_out
     assert "exists; give another --out, or --resume" in said(
@@ -164,6 +171,7 @@ def test_a_study_that_exists_is_not_begun_again_nor_gone_on_with_as_another(carr
     assert not typo.exists()
 
 
+@pytest.mark.integration
 def test_a_study_is_carried_out_by_one_process_at_a_time(carried_out):
     folder, _ = carried_out
     with StudyFolder(folder / "out").locked():
@@ -171,6 +179,7 @@ def test_a_study_is_carried_out_by_one_process_at_a_time(carried_out):
     assert f"the study {folder / 'out'} is being carried out by another process" in said(other)
 
 
+@pytest.mark.integration
 def test_what_cannot_be_is_refused_before_there_is_a_folder(tmp_path):
     out = ("--out", tmp_path / "out")
     assert "no study named 'fig2'; known: fig1a" in said(sparsecore("study", "fig2", *out))

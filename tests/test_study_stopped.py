@@ -17,6 +17,7 @@ from sparsecore.study.arms import load_study
 from sparsecore.study.folder import StudyFolder
 
 
+@pytest.mark.integration
 def test_a_study_whose_making_was_interrupted_is_completed(tmp_path):
     file, out = written(tmp_path), ("--arm", "final", "--out", tmp_path / "out")
     study = StudyFolder(tmp_path / "out")
@@ -30,6 +31,7 @@ def test_a_study_whose_making_was_interrupted_is_completed(tmp_path):
     assert json.loads(done.stdout)["unfinished"] == []
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGKILL])
 def test_a_study_that_is_stopped_leaves_no_process_behind_and_goes_on(by, tmp_path):

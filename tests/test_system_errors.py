@@ -156,6 +156,7 @@ def test_a_study_whose_folder_cannot_be_written_to_is_a_sentence(images: Path, t
         assert not place.exists() or not list(place.iterdir())
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 @pytest.mark.parametrize("command", [["plugins"], ["--help"], ["train", "--help"]], ids=" ".join)
 def test_a_full_standard_output_is_a_sentence(command: list[str]) -> None:
@@ -167,6 +168,7 @@ def test_a_full_standard_output_is_a_sentence(command: list[str]) -> None:
     assert done.stderr == "sparsecore: No space left on device\n"
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 def test_a_result_that_cannot_be_printed_is_kept(images: Path, tmp_path: Path) -> None:
     with Path("/dev/full").open("w") as full:
@@ -183,6 +185,7 @@ def test_a_result_that_cannot_be_printed_is_kept(images: Path, tmp_path: Path) -
     assert json.loads((tmp_path / "run/result.json").read_text())["epochs"] == 2
 
 
+@pytest.mark.integration
 def test_a_reader_that_goes_away_is_a_sentence() -> None:
     reading, writing = os.pipe()
     os.close(reading)
@@ -200,6 +203,7 @@ def test_a_reader_that_goes_away_is_a_sentence() -> None:
     assert done.stderr == "sparsecore: Broken pipe\n"
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(os.name != "posix", reason="limits of POSIX")
 def test_too_few_file_descriptors_are_a_sentence(images: Path, tmp_path: Path) -> None:
     code = "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (4, 4)); from sparsecore.cli import main; "
@@ -219,6 +223,7 @@ def test_too_few_file_descriptors_are_a_sentence(images: Path, tmp_path: Path) -
     assert "Too many open files" in done.stderr
 
 
+@pytest.mark.integration
 def test_a_closed_standard_output_is_no_traceback() -> None:
     closed = subprocess.run(
         ["sh", "-c", f'"{sys.executable}" -m sparsecore plugins >&-'], capture_output=True, text=True, check=False

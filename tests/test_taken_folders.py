@@ -60,6 +60,7 @@ def test_of_processes_that_want_one_folder_one_has_it_whole(others, tmp_path):
         assert sorted(file.name for file in path.iterdir()) == ["experiment.toml", f"of-{seed}"]
 
 
+@pytest.mark.integration
 def test_runs_that_are_started_together_without_a_folder_all_finish(tmp_path):
     images = small_images(tmp_path / "small.npz")
     started = [
@@ -114,6 +115,7 @@ files.new_folder(Path(sys.argv[1]), {"a.txt": b"a"})
 """
 
 
+@pytest.mark.integration
 def test_what_a_killed_process_left_beside_is_removed_by_the_next_one(tmp_path):
     ended = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "run"], check=False)
     assert ended.returncode == 9

@@ -214,6 +214,7 @@ def test_wrong_input_is_a_sentence_and_status_2(arguments: list[str], words: lis
     assert all(word in sentence for word in words), sentence
 
 
+@pytest.mark.integration
 def test_the_command_line_does_not_import_hypothesis_until_it_checks() -> None:
     script = "import sys, sparsecore.cli.command_line; print('hypothesis' in sys.modules, 'pytest' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from sparsecore.testing.backend_promises import BACKEND_PROMISES
 from sparsecore.testing.judging import DEFAULT_EXAMPLES, Outcome, judge
 from sparsecore.testing.stacks import Subject
@@ -26,6 +28,7 @@ def test_the_number_of_examples_is_the_default() -> None:
     assert f"{DEFAULT_EXAMPLES} by default" in PAGE
 
 
+@pytest.mark.integration
 def test_the_test_files_that_it_shows_pass(tmp_path: Path) -> None:
     files = [block for block in BLOCKS if "Tests" in block or "@given" in block]
     (declaring,) = (block for block in BLOCKS if "Declares(" in block)
@@ -50,6 +53,7 @@ def test_what_it_declares_is_checked_and_kept() -> None:
     assert judge(smallest, subject).outcome is Outcome.KEPT
 
 
+@pytest.mark.integration
 def test_the_first_strategy_that_it_shows_is_found_broken_as_it_says(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(BLOCKS[0])
     command = [sys.executable, "-m", "sparsecore", "check", "mine.py:MyStrategy", "--promise", "growth"]

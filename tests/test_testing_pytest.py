@@ -39,6 +39,7 @@ def run(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.integration
 def test_a_test_file_of_three_lines_has_a_test_a_promise(folder: Path) -> None:
     done = run(folder, "-v", "test_mine.py", "-k", "growth or order or smallest")
     assert done.returncode == 1
@@ -51,6 +52,7 @@ def test_a_test_file_of_three_lines_has_a_test_a_promise(folder: Path) -> None:
     assert "StrategyTests::" not in done.stdout
 
 
+@pytest.mark.integration
 def test_the_option_adds_the_promises_of_a_strategy_to_any_run(folder: Path) -> None:
     (folder / "test_mine.py").write_text("def test_own(): pass")
     option = ("--sparsecore-strategy", "mine.py:GrowsWithReplacement")
@@ -63,12 +65,14 @@ def test_the_option_adds_the_promises_of_a_strategy_to_any_run(folder: Path) -> 
     assert "Traceback" not in done.stdout
 
 
+@pytest.mark.integration
 def test_a_strategy_that_does_not_exist_is_a_usage_error(folder: Path) -> None:
     done = run(folder, "--sparsecore-strategy", "rigel")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert "no strategy named 'rigel'" in done.stderr
 
 
+@pytest.mark.integration
 def test_a_run_that_does_not_ask_for_it_imports_nothing_of_ours(folder: Path) -> None:
     (folder / "test_mine.py").write_text(
         "import sys\n"

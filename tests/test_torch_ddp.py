@@ -190,6 +190,7 @@ def answers() -> list[dict[str, Any]]:
     return [ended.answer for ended in call(on_two_ranks)]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("when", ["first", "afterwards"])
 def test_two_ranks_take_the_decisions_of_one(answers: list[dict[str, Any]], when: str) -> None:
     expected = alone()
@@ -202,6 +203,7 @@ def test_two_ranks_take_the_decisions_of_one(answers: list[dict[str, Any]], when
     assert answers[0][when]["weights"] == answers[1][when]["weights"]
 
 
+@pytest.mark.integration
 def test_compact_storage_takes_the_decisions_of_one_process_too(answers: list[dict[str, Any]]) -> None:
     expected = compact()
     for answer in answers:
@@ -209,6 +211,7 @@ def test_compact_storage_takes_the_decisions_of_one_process_too(answers: list[di
         np.testing.assert_allclose(answer["compact"]["values"], expected["values"], rtol=0, atol=1e-12)
 
 
+@pytest.mark.integration
 def test_decisions_come_from_the_gradients_of_all_ranks(answers: list[dict[str, Any]]) -> None:
     # half of each batch leads elsewhere, so that a rank that saw only its own gradient would be found out above
     model = network(0)
@@ -218,6 +221,7 @@ def test_decisions_come_from_the_gradients_of_all_ranks(answers: list[dict[str, 
     assert half["topologies"][2] != answers[0]["first"]["topologies"][2]
 
 
+@pytest.mark.integration
 def test_ranks_that_grow_elsewhere_stop_with_the_same_sentence(answers: list[dict[str, Any]]) -> None:
     first, second = (answer["elsewhere"] for answer in answers)
     assert first == second
@@ -226,6 +230,7 @@ def test_ranks_that_grow_elsewhere_stop_with_the_same_sentence(answers: list[dic
     assert "rank 1 differs from rank 0" in first[1]
 
 
+@pytest.mark.integration
 def test_ranks_that_begin_apart_stop_at_the_first_step(answers: list[dict[str, Any]]) -> None:
     first, second = (answer["apart"] for answer in answers)
     assert first == second
@@ -233,6 +238,7 @@ def test_ranks_that_begin_apart_stop_at_the_first_step(answers: list[dict[str, A
     assert "the ranks disagree at the start on the topology: rank 1 differs from rank 0" in first[1]
 
 
+@pytest.mark.integration
 def test_a_plugin_that_fails_on_one_rank_stops_all(answers: list[dict[str, Any]]) -> None:
     first, second = (answer["fails"] for answer in answers)
     assert second == ["ValueError", "no luck today"]
@@ -240,6 +246,7 @@ def test_a_plugin_that_fails_on_one_rank_stops_all(answers: list[dict[str, Any]]
     assert first[1] == "rank 1 failed: ValueError: no luck today (raised in the hook 'grow' of plugin 'Fails')"
 
 
+@pytest.mark.integration
 def test_a_rank_whose_update_comes_later_is_told_where_the_others_are(answers: list[dict[str, Any]]) -> None:
     first, second = (answer["late"] for answer in answers)
     assert first == second
@@ -247,6 +254,7 @@ def test_a_rank_whose_update_comes_later_is_told_where_the_others_are(answers: l
     assert "rank 0 is at update 1 (step 3), rank 1 at the comparison after step 3" in first[1]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("name", ASTRAY)
 def test_one_value_astray_on_one_rank_stops_both_where_no_update_follows(
@@ -258,16 +266,19 @@ def test_one_value_astray_on_one_rank_stops_both_where_no_update_follows(
     assert f"on the values of '{parameter}': rank 1 differs from rank 0" in first[1]
 
 
+@pytest.mark.integration
 def test_rank_0_may_save_alone(answers: list[dict[str, Any]]) -> None:
     assert [answer["alone"] for answer in answers] == [STEPS, STEPS]
 
 
+@pytest.mark.integration
 def test_ranks_that_save_other_values_stop(answers: list[dict[str, Any]]) -> None:
     for answer in answers:
         assert answer["saved"][0] == DisagreementError.__name__
         assert f"after step {STEPS}" in answer["saved"][1]
 
 
+@pytest.mark.integration
 def test_the_example_of_the_page_trains_on_two_ranks() -> None:
     page = (Path(__file__).parent.parent / "docs/several-devices.md").read_text("utf-8")
     (code,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)

@@ -131,6 +131,7 @@ def alone(here: Path) -> Path:
     return here / "alone"
 
 
+@pytest.mark.integration
 def test_two_ranks_make_the_run_of_one_and_tell_of_it_once(here: Path, alone: Path) -> None:
     first, second = on_two(*arguments(here, "two", *EVERY_4), "--json")
     assert (first.status, first.stderr) == (0, "")
@@ -140,6 +141,7 @@ def test_two_ranks_make_the_run_of_one_and_tell_of_it_once(here: Path, alone: Pa
     assert sorted(path.name for path in alone.iterdir()) == sorted(path.name for path in (here / "two").iterdir())
 
 
+@pytest.mark.integration
 def test_a_rank_without_an_image_takes_part(here: Path) -> None:
     # 34 images in batches of 33: the last has one, and images of 2×2 at the end give batch norm values enough
     arrays = dict(np.load(here / "small.npz"))
@@ -153,6 +155,7 @@ def test_a_rank_without_an_image_takes_part(here: Path) -> None:
     check_same_run(here / "wrn alone", here / "wrn two")
 
 
+@pytest.mark.integration
 @pytest.mark.slow
 def test_a_compiled_network_is_shared_too(here: Path, alone: Path) -> None:
     # torch's compiler warns of what it does itself
@@ -162,6 +165,7 @@ def test_a_compiled_network_is_shared_too(here: Path, alone: Path) -> None:
     check_same_run(alone, here / "compiled")
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_run_goes_on_with_another_number_of_ranks(here: Path, alone: Path, ranks: int) -> None:
     plugins = here / f"interrupted on {ranks}" / "plugins.py"
@@ -182,6 +186,7 @@ def mine(here: Path, run: str, strategy: str, *more: str) -> list[str]:
     return arguments(here, run, "--strategy", "set", "--strategy", f"{here / 'plugins.py'}:{strategy}", *more)
 
 
+@pytest.mark.integration
 def test_ranks_that_grow_elsewhere_end_with_one_sentence(here: Path) -> None:
     first, second = on_two(*mine(here, "elsewhere", "Elsewhere"))
     assert first.stderr.startswith("sparsecore: the ranks disagree at update 1 (step 7) on the positions of 'layer1")
@@ -191,6 +196,7 @@ def test_ranks_that_grow_elsewhere_end_with_one_sentence(here: Path) -> None:
     assert (first.stdout, second.stdout, second.stderr) == ("", "", "")
 
 
+@pytest.mark.integration
 def test_a_plugin_that_fails_on_one_rank_ends_all(here: Path) -> None:
     first, second = on_two(*mine(here, "fails", "Fails"))
     assert first.stderr == (
@@ -201,6 +207,7 @@ def test_a_plugin_that_fails_on_one_rank_ends_all(here: Path) -> None:
     assert (first.status, second.status) == (1, 1)
 
 
+@pytest.mark.integration
 def test_a_rank_that_fails_between_updates_is_named_by_the_first(here: Path) -> None:
     first, second = on_two(*mine(here, "early", "Early"))
     assert first.stderr == (
@@ -210,6 +217,7 @@ def test_a_rank_that_fails_between_updates_is_named_by_the_first(here: Path) -> 
     assert (first.status, first.stdout, second.stderr, second.status) == (1, "", "", 1)
 
 
+@pytest.mark.integration
 def test_ranks_whose_values_differ_between_updates_end_with_one_sentence(here: Path) -> None:
     first, second = on_two(*mine(here, "astray", "Astray", "--strategy", "static"))
     assert "sparsecore: the ranks disagree at the comparison after step 3 on the values of 'layer1" in first.stderr
@@ -218,6 +226,7 @@ def test_ranks_whose_values_differ_between_updates_end_with_one_sentence(here: P
     assert not (here / "astray" / "checkpoint.safetensors").exists()
 
 
+@pytest.mark.integration
 def test_a_plugin_that_cannot_be_loaded_on_one_rank_is_told_of(here: Path) -> None:
     (here / "broken.py").write_text(
         f"{PLUGINS}\nif RANK == 1:\n    raise ImportError('half of it is missing here')\n", "utf-8"
@@ -230,6 +239,7 @@ def test_a_plugin_that_cannot_be_loaded_on_one_rank_is_told_of(here: Path) -> No
     assert not (here / "broken").exists()
 
 
+@pytest.mark.integration
 def test_a_rank_whose_update_comes_later_keeps_nobody_waiting_under_torchrun(here: Path) -> None:
     plugins = here / "plugins.py"
     data = ("--data-dir", str(here / "small.npz"), "--backend", f"{plugins}:Impatient", "--strategy", f"{plugins}:Late")
@@ -257,6 +267,7 @@ def apart(here: Path, run: str, *each: tuple[str, ...], code: str = "") -> list[
     return start(["-c", code, *arguments(here, run)])
 
 
+@pytest.mark.integration
 def test_ranks_with_other_settings_hear_which_and_leave_no_folder(here: Path) -> None:
     first, second = apart(here, "apart", ("--sparsity", "0.5"), ("--sparsity", "0.6"))
     assert "the setting 'sparsity'" in first.stderr
@@ -266,6 +277,7 @@ def test_ranks_with_other_settings_hear_which_and_leave_no_folder(here: Path) ->
     assert not (here / "apart").exists()
 
 
+@pytest.mark.integration
 def test_a_rank_that_cannot_build_its_network_leaves_no_folder(here: Path) -> None:
     code = (
         "from sparsecore_torch.experiment import learner\n"
@@ -280,6 +292,7 @@ def test_a_rank_that_cannot_build_its_network_leaves_no_folder(here: Path) -> No
     assert not (here / "no room").exists()
 
 
+@pytest.mark.integration
 def test_a_rank_that_never_comes_is_named_as_soon_as_it_was_said_to_wait(here: Path) -> None:
     # rank 0 hears of it by the process group's store, which it serves itself; rank 1 finds nobody who serves it
     code = "os.environ['SPARSECORE_RANK_TIMEOUT'] = '2'\nif rank == {absent}: sys.exit(0)"
@@ -292,6 +305,7 @@ def test_a_rank_that_never_comes_is_named_as_soon_as_it_was_said_to_wait(here: P
         assert not (here / "absent").exists()
 
 
+@pytest.mark.integration
 def test_a_mistake_of_the_user_is_told_once_and_ends_all_ranks_alike(here: Path, alone: Path) -> None:
     before = {path.name: path.read_bytes() for path in alone.iterdir()}
     first, second = on_two(*arguments(here, "alone", *EVERY_4))
@@ -301,6 +315,7 @@ def test_a_mistake_of_the_user_is_told_once_and_ends_all_ranks_alike(here: Path,
     assert {path.name: path.read_bytes() for path in alone.iterdir()} == before
 
 
+@pytest.mark.integration
 def test_ranks_with_other_plugin_code_do_not_begin(here: Path) -> None:
     # each machine has files of its own
     code = (
@@ -326,6 +341,7 @@ class Taking(Npz):
 """
 
 
+@pytest.mark.integration
 def test_a_lottery_of_several_ranks_takes_the_next_number_where_one_is_taken_meanwhile(
     here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

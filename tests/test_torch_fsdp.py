@@ -119,6 +119,7 @@ def answers() -> list[dict[str, Any]]:
     return [ended.answer for ended in call(on_two_ranks)]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("which", ["follows", "uneven"])
 def test_shards_train_as_the_whole_does(answers: list[dict[str, Any]], which: str) -> None:
     expected = {"follows": alone, "uneven": lambda: uneven(network(0))}[which]()
@@ -129,11 +130,13 @@ def test_shards_train_as_the_whole_does(answers: list[dict[str, Any]], which: st
         assert answer[which]["inactive"] == [0.0] * len(expected["inactive"])
 
 
+@pytest.mark.integration
 def test_momentum_of_inactive_weights_is_zero_on_every_shard(answers: list[dict[str, Any]]) -> None:
     for answer in answers:
         assert answer["follows"]["state"] == [0.0, 0.0]
 
 
+@pytest.mark.integration
 def test_the_ledger_tells_of_the_shards_of_a_rank(answers: list[dict[str, Any]]) -> None:
     # 10·24 + 24 + 24·16 + 16 entries of 8 bytes in halves; of the last layer's 3·16 + 3 the first rank has two rows
     shared = (10 * 24 + 24 + 24 * 16 + 16) // 2
@@ -141,10 +144,12 @@ def test_the_ledger_tells_of_the_shards_of_a_rank(answers: list[dict[str, Any]])
     assert all(answer["follows"]["ledger"][1] >= answer["follows"]["ledger"][0] for answer in answers)
 
 
+@pytest.mark.integration
 def test_sharded_training_goes_on_from_its_state_dict(answers: list[dict[str, Any]]) -> None:
     assert [answer["resumed"] for answer in answers] == [True, True]
 
 
+@pytest.mark.integration
 def test_weights_of_another_moment_are_noticed_and_adopted(answers: list[dict[str, Any]]) -> None:
     for answer in answers:
         assert answer["adopted"]["noticed"]
@@ -152,5 +157,6 @@ def test_weights_of_another_moment_are_noticed_and_adopted(answers: list[dict[st
         assert answer["adopted"]["masked"] == answer["adopted"]["size"]
 
 
+@pytest.mark.integration
 def test_compact_storage_of_shards_is_refused(answers: list[dict[str, Any]]) -> None:
     assert "fully_shard" in answers[0]["refused"]

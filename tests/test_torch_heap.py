@@ -31,6 +31,7 @@ def page_faults(told):
     return int(done.stdout)
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(sys.platform != "linux", reason="only glibc can be told")
 def test_what_is_freed_need_not_be_asked_for_again():
     assert page_faults(TOLD) < page_faults("") / 4

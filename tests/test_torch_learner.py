@@ -179,6 +179,7 @@ def test_a_learner_that_loads_a_state_from_before_the_first_step_begins_anew(rul
     assert_equal_states(learner.state(), fresh.state())
 
 
+@pytest.mark.integration
 def test_another_process_gets_the_same_bits() -> None:
     script = (
         "import hashlib, test_torch_learner as t\n"
