@@ -4,41 +4,41 @@ from collections.abc import Iterable
 
 
 def printable(text: str) -> str:
-    """The text with what a terminal would obey (line ends, escapes) written out, on one line."""
+    """Return the text on one line, with control characters such as line ends and escapes written out."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def printable_lines(text: str) -> str:
-    """The text with what a terminal would obey written out, but for its line ends and tabs."""
+    """Return the text with control characters written out, except for line ends and tabs."""
     return "".join(letter if letter in "\n\t" else printable(letter) for letter in text)
 
 
 def without_controls(text: str) -> str:
-    """The text of a page, with what no page may have (escapes and the like) replaced; line ends stay."""
+    """Return the text with control characters replaced, except for line ends and tabs, as XML and HTML need it."""
     return "".join(letter if letter.isprintable() or letter in "\n\t" else "\ufffd" for letter in text)
 
 
 class SparsecoreError(Exception):
-    """Anything sparsecore raises on purpose.
+    """The base class of all errors that sparsecore raises on purpose.
 
     Attributes:
-        reported_by: of the ranks that train one network together, the one that says this to people, because all others
-            know of it; None where they may not, and it is said once on every machine.
+        reported_by: where several ranks train one network and all know of the error, the rank that prints it; None
+            where others may not know of it, and the first rank of each machine prints it.
     """
 
     reported_by: int | None = None
 
 
 class InputError(SparsecoreError, ValueError):
-    """The user gave something that cannot be used; the command line ends with exit status 2."""
+    """Input of the user cannot be used; the command line ends with exit status 2."""
 
 
 class InputWarning(UserWarning):
-    """What the user gave can be used, and is probably not what was meant; the command line says it as a sentence."""
+    """Input of the user can be used but is probably not what was meant; the command line prints it as a sentence."""
 
 
 class SparsityWarning(InputWarning):
-    """A strategy starts at another sparsity than the one that was asked for."""
+    """A strategy starts at another sparsity than the requested one."""
 
 
 class LostWeightsWarning(InputWarning):
@@ -50,10 +50,10 @@ class PluginError(InputError):
 
 
 class InvariantError(SparsecoreError):
-    """A plugin's answer broke a promise of the engine; the message names the plugin and the step.
+    """The result of a hook breaks a promise of the engine; the message names the plugin and the hook.
 
     Attributes:
-        hook: the step, or 'strategy_state'; None where it cannot be told which it was.
+        hook: the hook, or 'strategy_state'; None where it is not known which one it was.
     """
 
     def __init__(self, sentence: str, hook: str | None = None) -> None:
@@ -66,7 +66,7 @@ class NoRoomError(SparsecoreError):
 
 
 class DisagreementError(SparsecoreError):
-    """The processes that train one network together have come to different results, or one of them failed."""
+    """Processes that train one network together have different results, or one of them failed."""
 
 
 class DivergedError(SparsecoreError):
@@ -74,7 +74,7 @@ class DivergedError(SparsecoreError):
 
 
 def unknown(what: str, name: object, known: Iterable[str], known_as: str = "known") -> str:
-    """The sentence for a name that does not exist.
+    """Return the sentence for a name that does not exist.
 
     >>> unknown("strategy", "rigel", ["set", "dpr"], "installed")
     "no strategy named 'rigel'; installed: dpr, set"

@@ -103,10 +103,10 @@ class MarkedAsSpecification:
         (Unlike(), r"'zzz' of plugin 'mine' is no hook; the hooks are adjust, allocate, .*update_due$"),
         (
             UnknownArgument(),
-            r"'prune' of plugin 'mine' asks for weights; .* topology, values, gradient, clock, .*",
+            r"'prune' of plugin 'mine' takes weights; .* topology, values, gradient, clock, .*",
         ),
-        (AnyArguments(), r"'prune' of plugin 'mine' asks for \*everything"),
-        (AnyKeywords(), r"'prune' of plugin 'mine' asks for \*\*everything"),
+        (AnyArguments(), r"'prune' of plugin 'mine' takes \*everything"),
+        (AnyKeywords(), r"'prune' of plugin 'mine' takes \*\*everything"),
         (WithDefault(), r"'prune' of plugin 'mine' gives strategy_state a default or makes it keyword-only"),
         (KeywordOnly(), r"'prune' of plugin 'mine' gives values a default or makes it keyword-only"),
         (DynamicReallocation, r"'mine' is the class DynamicReallocation; give an instance"),

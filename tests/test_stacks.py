@@ -87,7 +87,7 @@ def test_each_plugin_has_its_own_state_and_others_is_untouched():
 
 def test_a_plugin_that_asks_for_a_strategy_state_it_never_made_is_refused():
     watcher = plugin(reallocated=lambda strategy_state: strategy_state)
-    with pytest.raises(PluginError, match="'reallocated' of plugin 'watcher' asks for strategy_state, but there is no"):
+    with pytest.raises(PluginError, match="'reallocated' of plugin 'watcher' takes strategy_state, but there is no"):
         engine(TWO_TENSORS, {"dpr": DPR, "watcher": watcher})
 
 

@@ -1,6 +1,6 @@
-"""The abstract tensor protocol: the few verbs that the engine needs beyond Python's operators.
+"""Arrays of a backend: the types, and the few operations that the engine needs beyond Python's operators.
 
-A backend's verbs are pure: arrays in, new arrays out, nothing in place. NumPy is the oracle: given the same values,
+Operations are pure: they return new arrays and change nothing in place. NumPy is the reference: given the same values,
 every backend must return the same positions in the same order (ties: lowest position first).
 """
 
@@ -82,128 +82,128 @@ OwnArray: TypeAlias = Any
 
 
 class Arrays(Protocol):
-    """One-dimensional array verbs of a backend."""
+    """Operations of a backend on one-dimensional arrays."""
 
     def from_numpy(self, array: NDArray[Any]) -> Array:
-        """The backend's array with these entries and the same dtype."""
+        """Return the backend's array with these entries and the same dtype."""
         ...
 
     def to_numpy(self, array: OwnArray) -> NDArray[Any]:
-        """The entries on the host, with the same dtype."""
+        """Return the entries on the host, with the same dtype."""
         ...
 
     def readonly(self, array: OwnArray) -> Array:
-        """The array to be looked at: the same entries, not to be written to where the backend can see to that."""
+        """Return a read-only view where the backend supports one, else the array itself."""
         ...
 
     def arange(self, count: int, dtype: DTypeLike) -> Array:
-        """0, 1, ..., count-1."""
+        """Return 0, 1, ..., count-1."""
         ...
 
     def zeros_like(self, array: OwnArray, count: int) -> Array:
-        """``count`` zeros of the dtype and on the device of ``array``."""
+        """Return ``count`` zeros of the dtype and on the device of ``array``."""
         ...
 
     def cast(self, array: OwnArray, dtype: DTypeLike) -> Array:
-        """The same entries in another dtype."""
+        """Return the same entries in another dtype."""
         ...
 
     def take(self, array: OwnArray, indices: OwnArray) -> Array:
-        """``array[indices]`` along the first axis."""
+        """Return ``array[indices]`` along the first axis."""
         ...
 
     def put(self, array: OwnArray, indices: OwnArray, entries: OwnArray) -> Array:
-        """A copy of ``array`` with ``entries``, or one number or bool, at ``indices``."""
+        """Return a copy of ``array`` with ``entries``, or one number or bool, at ``indices``."""
         ...
 
     def where(self, condition: OwnArray, yes: OwnArray, no: OwnArray) -> Array:
-        """``yes`` where the condition holds, else ``no``, entry by entry."""
+        """Return ``yes`` where the condition holds, else ``no``, entry by entry."""
         ...
 
     def nonzero(self, mask: OwnArray) -> Array:
-        """Indices of the true entries, ascending."""
+        """Return the indices of the true entries, ascending."""
         ...
 
     def concatenate(self, parts: Sequence[OwnArray]) -> Array:
-        """The parts end to end."""
+        """Return the parts end to end."""
         ...
 
     def sort(self, array: OwnArray) -> Array:
-        """The entries in ascending order."""
+        """Return the entries in ascending order."""
         ...
 
     def argsort(self, array: OwnArray) -> Array:
-        """Indices that sort ascending; equal entries keep their order."""
+        """Return the indices that sort ascending; equal entries keep their order."""
         ...
 
     def searchsorted(self, sorted_array: OwnArray, queries: OwnArray, side: Literal["left", "right"]) -> Array:
-        """Where each query would be inserted into the ascending ``sorted_array``."""
+        """Return the index at which each query would be inserted into the ascending ``sorted_array``."""
         ...
 
     def all_finite(self, array: OwnArray) -> bool:
-        """Whether no entry is NaN or infinite."""
+        """Return whether no entry is NaN or infinite."""
         ...
 
 
 class Counting(Protocol):
-    """Verbs that spare a backend on a device most of the waiting for it; what they return stays there.
+    """Operations that a backend on a device may add, so that the host rarely waits for it; results stay on the device.
 
-    A backend that has them offers an attribute ``counting``. Without it they are made of the other verbs.
+    A backend that has them offers them as its attribute ``counting``; otherwise they are made of the other operations.
     """
 
     def count(self, mask: OwnArray) -> Array:
-        """How many entries are true: one int64."""
+        """Return how many entries are true: one int64."""
         ...
 
     def count_not_finite(self, array: OwnArray) -> Array:
-        """How many entries are NaN or infinite, or just whether there are any: one int64."""
+        """Return how many entries are NaN or infinite, or 1 if there are any: one int64."""
         ...
 
     def count_each(self, mask: OwnArray, bounds: Sequence[int]) -> NDArray[np.int64]:
-        """How many entries ``bounds[i]:bounds[i + 1]`` are true, for each i; on the host."""
+        """Return how many entries ``bounds[i]:bounds[i + 1]`` are true, for each i; on the host."""
         ...
 
     def nonzero(self, mask: OwnArray, count: int) -> Array:
-        """Indices of the true entries, ascending, of which there are ``count``."""
+        """Return the indices of the true entries, ascending, of which there are ``count``."""
         ...
 
 
 @attrs.frozen(eq=False)
-class CountingByVerbs:
-    """See :class:`Counting`; made of a backend's other verbs.
+class DefaultCounting:
+    """:class:`Counting` made of a backend's other operations.
 
     Attributes:
-        arrays: the backend's verbs.
+        arrays: those operations.
     """
 
     arrays: Arrays
 
     def count(self, mask: Array) -> Array:
-        """How many entries are true: one int64."""
+        """Return how many entries are true: one int64."""
         return self.arrays.from_numpy(np.array([np.count_nonzero(self.arrays.to_numpy(mask))], np.int64))
 
     def count_not_finite(self, array: Array) -> Array:
-        """1 where an entry is NaN or infinite, else 0: one int64."""
+        """Return 1 if an entry is NaN or infinite, else 0: one int64."""
         return self.arrays.from_numpy(np.array([not self.arrays.all_finite(array)], np.int64))
 
     def count_each(self, mask: Array, bounds: Sequence[int]) -> NDArray[np.int64]:
-        """How many entries ``bounds[i]:bounds[i + 1]`` are true, for each i."""
+        """Return how many entries ``bounds[i]:bounds[i + 1]`` are true, for each i."""
         host, ends = self.arrays.to_numpy(mask), itertools.pairwise(bounds)
         return np.array([np.count_nonzero(host[first:last]) for first, last in ends], np.int64)
 
     def nonzero(self, mask: Array, count: int) -> Array:  # noqa: ARG002
-        """Indices of the true entries, ascending."""
+        """Return the indices of the true entries, ascending."""
         return self.arrays.nonzero(mask)
 
 
 def counting_of(arrays: Arrays) -> Counting:
-    """The backend's own counting verbs, or those made of its other verbs."""
+    """Return the backend's own :class:`Counting`, or one made of its other operations."""
     own: Counting | None = getattr(arrays, "counting", None)
-    return CountingByVerbs(arrays) if own is None else own
+    return DefaultCounting(arrays) if own is None else own
 
 
 Gradient: TypeAlias = Callable[[str], Array]
-"""The gradient of a tensor, by name: D_i entries, active or not, row-major; not to be written to."""
+"""A function from a tensor's name to its dense gradient: D_i entries, active or not, row-major, read-only."""
 
 
 Counts: TypeAlias = NDArray[np.int64]

@@ -20,10 +20,18 @@ from sparsecore.errors import InputError, NoRoomError
 
 
 def shares(total: int, weights: Sequence[int] | Counts, room: Sequence[int] | Counts) -> Counts:
-    """``total`` things shared out in proportion to ``weights``, at most ``room[i]`` to each.
+    """Share out ``total`` in proportion to ``weights``, at most ``room[i]`` to each.
 
-    Tensors below their room get their quota rounded down or up; ties in the remainder go to the first. Where all that
-    have room weigh nothing, they share in proportion to their room.
+    Entries below their room get their quota rounded down or up; of equal remainders the first is rounded up. If the
+    weights of all that have room are zero, they share in proportion to their room.
+
+    Args:
+        total: the whole number to share out.
+        weights: whole numbers of at least 0, one a tensor.
+        room: the most that each tensor can get.
+
+    Returns:
+        int64, one number a tensor, ``total`` together.
 
     Raises:
         InputError: a number is negative or not whole.
@@ -33,7 +41,7 @@ def shares(total: int, weights: Sequence[int] | Counts, room: Sequence[int] | Co
     if rest > sum(space):
         raise NoRoomError(f"{rest} weights are to grow, but there are only {sum(space)} free positions")
     given = [0] * len(space)
-    open_ = [i for i, places in enumerate(space) if places > 0]
+    open_ = [i for i, free in enumerate(space) if free > 0]
     while open_ and rest:
         if not any(wanted[i] for i in open_):
             wanted = space
@@ -51,7 +59,7 @@ def shares(total: int, weights: Sequence[int] | Counts, room: Sequence[int] | Co
 
 
 def whole_numbers(numbers: Sequence[float]) -> list[int]:
-    """Whole numbers in exactly the proportion of these finite ones, to share by."""
+    """Return whole numbers in exactly the proportion of these finite ones, as weights for :func:`shares`."""
     ratios = [float(number).as_integer_ratio() for number in numbers]
     # the denominators are powers of two: the largest is a multiple of the others
     common = max((denominator for _, denominator in ratios), default=1)
@@ -80,14 +88,22 @@ def _largest_remainder(total: int, weights: Sequence[int]) -> list[int]:
 
 
 def draw_ranks(generator: np.random.Generator, room: int, count: int) -> NDArray[np.int64]:
-    """``count`` distinct ranks below ``room``, every subset equally likely, ascending; O(count) memory."""
+    """Draw ``count`` distinct ranks below ``room``, ascending, every subset equally likely, in O(count) memory."""
     return np.sort(generator.choice(room, count, replace=False, shuffle=False))
 
 
 def random_free_positions(occupied: Topology, counts: Sequence[int] | Counts, random: Randomness) -> Array:
-    """Uniformly random positions outside ``occupied``: exactly ``counts[i]`` distinct ones in tensor i, ascending.
+    """Draw uniformly random positions outside ``occupied``.
 
     The draw of each tensor is keyed by its name.
+
+    Args:
+        occupied: the positions that cannot be drawn.
+        counts: how many to draw in each tensor, at most its room.
+        random: the random numbers of this purpose.
+
+    Returns:
+        Distinct positions, ascending, in the layout's position dtype, on the backend.
     """
     drawn = [
         draw_ranks(random.generator("growth", name), int(room), int(count)) if count else np.empty(0, np.int64)
@@ -97,7 +113,7 @@ def random_free_positions(occupied: Topology, counts: Sequence[int] | Counts, ra
 
 
 def free_positions(occupied: Topology, ranks: Sequence[NDArray[np.int64]]) -> Array:
-    """The free positions of these ranks: ``ranks[i]`` counts the free positions of tensor i from 0, ascending."""
+    """Return the free positions of these ranks, where ``ranks[i]`` counts those of tensor i from 0, ascending."""
     arrays, dtype = occupied.arrays, occupied.layout.position_dtype
     free_before = np.asarray(occupied.layout.offsets[:-1], np.int64) - np.asarray(occupied.bounds[:-1], np.int64)
     everywhere = np.concatenate([rank + before for rank, before in zip(ranks, free_before, strict=True)])
@@ -107,6 +123,6 @@ def free_positions(occupied: Topology, ranks: Sequence[NDArray[np.int64]]) -> Ar
 
 
 def random_topology(layout: Layout, counts: Sequence[int] | Counts, random: Randomness, arrays: Arrays) -> Topology:
-    """A topology of ``counts[i]`` uniformly random positions in tensor i."""
+    """Draw a topology of ``counts[i]`` uniformly random positions in tensor i."""
     nothing = Topology.of(layout, arrays.from_numpy(np.empty(0, layout.position_dtype)), arrays)
     return Topology.of(layout, random_free_positions(nothing, counts, random), arrays)

@@ -1,25 +1,29 @@
-"""The steps of the engine, as pluggy hooks, in the order in which they are first called.
+"""The hooks of the engine, in the order in which a run first calls them.
 
-A strategy is a frozen attrs class of hyperparameters with ``@hookimpl`` methods for the steps that it decides; it
-names only the arguments that it uses. Where several plugins answer, the one given last wins; a base plugin at the
-bottom answers what nobody else does. To answer None leaves the step to the plugins below; so does a forgotten return.
+A strategy is a frozen attrs class of hyperparameters with ``@hookimpl`` methods for the hooks that it implements; a
+method names the arguments that it needs. Of a hook that has a single result, the strategy given last is called first,
+and the first result that is not None counts; a plugin at the bottom of the stack has the engine's defaults. A hook that
+returns None, as after a forgotten ``return``, leaves the decision to the plugins below.
 
-What the arguments are:
+The arguments:
 
 - ``topology``: the N active positions. ``topology.slots(name)`` is the slice of one tensor in any vector with one
-  entry a weight, ``topology.counts`` are the weights and ``topology.room`` the free positions of each tensor.
-- Where the run's units are kernels or blocks, positions and all numbers of weights are of units: a strategy need not
-  know (:mod:`sparsecore.engine.units`).
+  entry a weight; ``topology.counts`` are the weights and ``topology.room`` the free positions of each tensor.
+  ``topology.arrays`` are the backend's operations on arrays (:mod:`sparsecore.engine.arrays`).
 - ``values`` and other vectors with one entry a weight are arrays of the backend, in the order of
-  ``topology.positions``, and not to be written to. ``topology.arrays`` are the verbs (:mod:`sparsecore.engine.arrays`).
-- ``pruned``, ``survivors``, ``room`` and ``counts`` are NumPy int64 vectors, one entry a tensor, in the order of
+  ``topology.positions``, and must not be written to.
+- ``pruned``, ``survivors``, ``room`` and ``counts`` are NumPy int64 vectors with one entry a tensor, in the order of
   ``layout.names``.
-- ``gradient`` is a function from a tensor's name to its dense gradient in the step just taken: one entry a position,
-  active or not, row-major, on the backend. A plugin that asks for it has it computed in the steps of its updates.
-- ``sparsity`` is what the run asks for: the share of positions that are to be inactive, at the start or, for strategies
-  that begin denser, at the end.
-- ``random`` is the place of the draws of this update: ``random.generator("what for")`` is a NumPy generator.
-- ``strategy_state`` is the plugin's own (:mod:`sparsecore.engine.state`).
+- ``gradient`` is a function from a tensor's name to its dense gradient in the latest step: one entry a position,
+  active or not, row-major, on the backend. It is computed in the steps of updates if a strategy has a hook that takes
+  it.
+- ``sparsity`` is the run's: the share of positions that are inactive, at the start or, for strategies that start
+  denser, at the end.
+- ``random`` has the random numbers of this update: ``random.generator("purpose")`` is a NumPy generator.
+- ``strategy_state`` is the strategy's own (:mod:`sparsecore.engine.state`).
+
+Where the run's units are kernels or blocks, positions and all numbers of weights are those of units; a strategy need
+not know (:mod:`sparsecore.engine.units`).
 """
 
 from collections.abc import Callable
@@ -43,22 +47,22 @@ def _one_of(*options: str | None) -> Any:
 
 @attrs.frozen
 class Declares:
-    """What a strategy promises of the steps that it decides.
+    """What a strategy promises of the hooks that it implements, for `sparsecore check` to test.
 
-    Where it leaves a step to the engine, the engine's own promise holds: shares in proportion to the survivors, zero
-    for what has grown.
+    Of a hook that it does not implement the engine's own promise holds: shares in proportion to the survivors, zero for
+    weights that have grown.
 
     Attributes:
         smallest_first: no weight is pruned that is larger than one that stays, and among equals the lowest positions
             go first: in the whole 'network', within each 'tensor', or within each 'sign' of each tensor, that is among
             its positive and among its negative weights, while those that are exactly zero go before both.
-        shares: what grows is shared out in proportion to the 'survivors' or to the 'pruned' of each tensor, within one.
-        grown_value: what a weight starts with that has just grown.
-        start_multiples: for a layout, one number a tensor: at the start the tensor has a multiple of so many weights,
-            and where that leads away from the sparsity that was asked for, it is by less than once that number.
-        growth: 'fixed' where the positions that grow are meant to be the same for every seed, although ``grow`` takes
-            ``random``, as with hyperparameters that leave nothing to chance.
-        start: 'fixed' where the positions of the start are meant to be the same for every seed.
+        shares: growth is shared out in proportion to the 'survivors' or to the 'pruned' of each tensor, within one.
+        grown_value: the value with which a weight starts that has just grown.
+        start_multiples: a function from a layout to one number a tensor: at the start the tensor has a multiple of that
+            number of weights, and differs by less than it from what the requested sparsity says.
+        growth: 'fixed' if the same positions grow with every seed, although ``grow`` takes ``random``, as with
+            hyperparameters that leave nothing to chance.
+        start: 'fixed' if the positions at the start are the same with every seed.
     """
 
     smallest_first: Scope | None = attrs.field(default=None, validator=_one_of("network", "tensor", "sign", None))
@@ -86,41 +90,45 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @hookspec(firstresult=True)
 def initial_topology(layout: Layout, sparsity: float, random: Randomness, arrays: Arrays) -> Topology | None:
-    """The active positions at the start. Base: the uniform distribution, random positions."""
+    """Return the active positions at the start. Default: random positions, ⌊(1-s)·D_i⌋ in each tensor."""
 
 
 @hookspec
 def initial_strategy_state(topology: Topology, sparsity: float, random: Randomness) -> Any:
-    """What the plugin remembers at the start: a frozen attrs value. Every plugin has its own."""
+    """Return the strategy state at the start, a frozen attrs value. Every strategy has its own."""
 
 
 @hookspec(firstresult=True)
 def start_values(topology: Topology, values: Array, random: Randomness) -> Array | None:
-    """The values at the start, from those that the model draws. Base: as they are."""
+    """Return the N values at the start, from those that the model draws. Default: those."""
 
 
 @hookspec(firstresult=True)
 def update_due(clock: Clock, strategy_state: Any) -> bool | None:
-    """Whether weights are reallocated after the step that has just finished. Base: every 100 steps."""
+    """Return whether an update follows the step that ``clock`` counts as finished. Default: every 100 steps.
+
+    Called once for each step, before it; the result must depend on the arguments alone.
+    """
 
 
 @hookspec(firstresult=True)
 def replaces_step(clock: Clock, strategy_state: Any) -> bool | None:
-    """Whether the update that is due at this clock takes the place of the optimizer's step (RigL). Base: no."""
+    """Return whether the update that is due at this clock replaces the optimizer's step (RigL). Default: False."""
 
 
 @hookspec(firstresult=True)
 def perturb(
     topology: Topology, values: Array, learning_rate: float, clock: Clock, strategy_state: Any, random: Randomness
 ) -> Array | None:
-    """The values after the optimizer's step at this clock, changed (DeepR's noise). Base: none are changed."""
+    """Return the N values after the optimizer's step at this clock, changed (DeepR's noise). Default: unchanged."""
 
 
 @hookspec
 def observe(gradient: Gradient, topology: Topology, clock: Clock, strategy_state: Any) -> Any:
-    """The plugin's strategy state after the dense gradients of a step (SNFS's momentum). Every plugin has its own.
+    """Return the strategy state after a step with these dense gradients (SNFS's momentum). Every strategy has its own.
 
-    Called in every step, before the update; whoever implements it has dense gradients computed in every step.
+    Called after every step, before the update. Dense gradients are computed in every step where a strategy implements
+    it.
     """
 
 
@@ -128,9 +136,9 @@ def observe(gradient: Gradient, topology: Topology, clock: Clock, strategy_state
 def prune(
     topology: Topology, values: Array, gradient: Gradient, clock: Clock, strategy_state: Any, random: Randomness
 ) -> Array | None:
-    """Which weights survive: one bool a weight. Base: all.
+    """Return which weights survive: one bool a weight. Default: all of them.
 
-    A tensor that would lose all its weights keeps its largest, whatever the answer.
+    A tensor that would lose all its weights keeps its largest.
     """
 
 
@@ -138,18 +146,18 @@ def prune(
 def adjust(
     pruned: Counts, survivors: Counts, topology: Topology, values: Array, clock: Clock, strategy_state: Any
 ) -> Any:
-    """The plugin's strategy state for the next update, from k_i and l_i of each tensor. Every plugin has its own.
+    """Return the strategy state for the next update, from the numbers k_i pruned and l_i surviving in each tensor.
 
-    ``topology`` and ``values`` are those before the update.
+    Every strategy has its own. ``topology`` and ``values`` are those before the update.
     """
 
 
 @hookspec(firstresult=True)
 def target_size(topology: Topology, survivors: Counts, clock: Clock, strategy_state: Any) -> int | None:
-    """How many weights there are after the update that is due at this clock. Base: as many as before.
+    """Return how many weights there are after the update that is due at this clock. Default: as many as before.
 
-    At least as many as survive. Pruning strategies (GMP, GraNet) declare their schedule here. A full topology is
-    asked before it is pruned, as if all survived: where it is to stay full, there is nothing to do.
+    At least as many as survive. Strategies that become sparser (GMP, GraNet) return what their schedule says. For a
+    full topology it is called before pruning, as if all weights survived: if it is to stay full, there is no update.
     """
 
 
@@ -167,12 +175,10 @@ def allocate(
     strategy_state: Any,
     random: Randomness,
 ) -> Counts | None:
-    """How many weights grow in each tensor; ``total`` together, at most ``room[i]`` in tensor i.
+    """Return how many weights grow in each tensor: ``total`` together, at most ``room[i]`` in tensor i.
 
-    ``total`` is as many as were pruned, unless ``target_size`` says otherwise. ``topology`` and ``values`` are those
-    before the update.
-
-    Base: in proportion to the survivors (:func:`sparsecore.engine.growth.shares`).
+    ``total`` is the number pruned, unless ``target_size`` says otherwise. ``topology`` and ``values`` are those before
+    the update. Default: in proportion to the survivors (:func:`sparsecore.engine.growth.shares`).
     """
 
 
@@ -187,9 +193,9 @@ def grow(
     strategy_state: Any,
     random: Randomness,
 ) -> Array | None:
-    """Positions outside ``occupied``, ascending, ``counts[i]`` in tensor i. Base: uniformly random.
+    """Return positions outside ``occupied``, ascending, ``counts[i]`` in tensor i. Default: uniformly random ones.
 
-    ``topology`` is that before the update, ``kept`` what pruning has left of it.
+    ``topology`` is that before the update, ``kept`` its part that has survived.
     """
 
 
@@ -197,22 +203,25 @@ def grow(
 def initial_values(
     grown: Topology, values: Array, clock: Clock, strategy_state: Any, random: Randomness
 ) -> Array | None:
-    """The values that the weights of ``grown`` start with, in the dtype of ``values``. Base: zero."""
+    """Return the values of the weights of ``grown``, in the dtype of ``values``. Default: zeros."""
 
 
 @hookspec
 def remember(reallocation: Reallocation, clock: Clock, strategy_state: Any, random: Randomness) -> Any:
-    """The plugin's strategy state after an update, from the one already carried along. Every plugin has its own."""
+    """Return the strategy state after an update. Every strategy has its own.
+
+    The vectors of ``strategy_state`` with one entry a weight have been carried along to the new topology.
+    """
 
 
 @hookspec
 def reallocated(reallocation: Reallocation, clock: Clock, strategy_state: Any) -> None:
-    """Watch an update that is finished. For observers: logging, plots, checks."""
+    """Observe a finished update, for logs, plots and checks; the result is ignored."""
 
 
 @hookspec
 def metrics(topology: Topology, clock: Clock, strategy_state: Any) -> dict[str, float] | None:
-    """Finite numbers for a run's logs and reports, by name, such as DPR's threshold. Every plugin has its own.
+    """Return finite numbers by name for a run's logs and reports, such as DPR's threshold. Every strategy has its own.
 
     Called before an update that is due, so that these are the numbers that the update is made with. A name is a Python
     identifier.

@@ -1,4 +1,4 @@
-"""What may be registered as a plugin: pluggy's silent traps, turned into errors."""
+"""Checks of what is registered as a plugin: mistakes that pluggy passes over in silence become errors."""
 
 import difflib
 import inspect
@@ -15,7 +15,7 @@ Method = Callable[..., Any]
 
 
 def implemented_hooks(name: str, plugin: object, hooks: Mapping[str, Sequence[str]]) -> dict[str, Method]:
-    """The plugin's hooks.
+    """Return the methods of a plugin that implement hooks, by the names of the hooks.
 
     Args:
         name: the plugin's name.
@@ -34,12 +34,12 @@ def implemented_hooks(name: str, plugin: object, hooks: Mapping[str, Sequence[st
         )
     methods = dict(_marked_methods(name, plugin, hooks))
     for hook, method in methods.items():
-        for trouble in _troubles(hook, method, hooks):
-            raise PluginError(f"{hook!r} of plugin {name!r} {trouble}")
-    asking = [hook for hook, method in methods.items() if "strategy_state" in inspect.signature(method).parameters]
-    if asking and "initial_strategy_state" not in methods:
+        for error in _method_errors(hook, method, hooks):
+            raise PluginError(f"{hook!r} of plugin {name!r} {error}")
+    with_state = [hook for hook, method in methods.items() if "strategy_state" in inspect.signature(method).parameters]
+    if with_state and "initial_strategy_state" not in methods:
         raise PluginError(
-            f"{', '.join(map(repr, asking))} of plugin {name!r} asks for strategy_state, but there is no "
+            f"{', '.join(map(repr, with_state))} of plugin {name!r} takes strategy_state, but there is no "
             "initial_strategy_state"
         )
     if not methods:
@@ -55,7 +55,7 @@ def _marked_methods(name: str, plugin: object, hooks: Mapping[str, Sequence[str]
         if attribute.startswith("__"):
             continue
         static = inspect.getattr_static(plugin, attribute, None)
-        # a property is not looked into, it may do anything
+        # a property is not read: it may run any code
         method = None if isinstance(static, property) else _content(name, plugin, attribute)
         if hasattr(method, MARK):
             yield attribute, method
@@ -73,8 +73,8 @@ def _content(name: str, plugin: object, attribute: str) -> Any:
         raise PluginError(f"{attribute!r} of plugin {name!r} cannot be read: {error!r}") from error
 
 
-def _troubles(hook: str, method: Method, hooks: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """Why pluggy could not call the method, or not as its author meant."""
+def _method_errors(hook: str, method: Method, hooks: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Reasons why pluggy could not call the method, or not as its author meant it, as ends of a sentence."""
     if hook not in hooks:
         close = difflib.get_close_matches(hook, hooks, n=1)
         meant = f"; did you mean {close[0]!r}?" if close else ""
@@ -82,34 +82,31 @@ def _troubles(hook: str, method: Method, hooks: Mapping[str, Sequence[str]]) -> 
     options = getattr(method, MARK)
     unwanted = [option for option in ("wrapper", "hookwrapper", "tryfirst", "trylast") if options.get(option)]
     if unwanted:
-        yield (
-            f"is marked {', '.join(unwanted)}; a plugin answers a hook or leaves it to those below, and the order is "
-            "that of the stack"
-        )
+        yield (f"is marked {', '.join(unwanted)}; the order of plugins is that of the stack alone")
     if not inspect.isroutine(method):
         yield f"is a {type(method).__name__}; a hook is a plain method"
-    yield from _signature_troubles(method, hooks[hook])
+    yield from _signature_errors(method, hooks[hook])
 
 
 _DEFERRED = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
 """Functions whose call does not run them."""
 
 
-def _signature_troubles(method: Method, given: Sequence[str]) -> Iterator[str]:
-    """What is wrong with the arguments; ``given`` are the hook's."""
+def _signature_errors(method: Method, given: Sequence[str]) -> Iterator[str]:
+    """Errors in the arguments of a method, as ends of a sentence; ``given`` are those of the hook."""
     function = inspect.unwrap(getattr(method, "__func__", method))
     if any(is_one(function) for is_one in _DEFERRED):
-        yield "is a coroutine or a generator; a hook is a plain method that returns its answer"
+        yield "is a coroutine or a generator; a hook is a plain method that returns its result"
     own = list(inspect.signature(function).parameters)
     if inspect.ismethod(method) and (not own or own[0] in given):
         yield "has no self; write it as a method, with self for its first argument"
     parameters = inspect.signature(method).parameters.values()
     strange = [str(parameter) for parameter in parameters if parameter.name not in given]
     if strange:
-        yield f"asks for {', '.join(strange)}; what this hook gives is {', '.join(given)}"
+        yield f"takes {', '.join(strange)}; the arguments of this hook are {', '.join(given)}"
     unfilled = [p.name for p in parameters if p.default is not p.empty or p.kind is not p.POSITIONAL_OR_KEYWORD]
     if unfilled:
         yield (
-            f"gives {', '.join(unfilled)} a default or makes it keyword-only, and so would never be given it; "
+            f"gives {', '.join(unfilled)} a default or makes it keyword-only, and so would never receive it; "
             "write it as a plain argument"
         )

@@ -1,4 +1,4 @@
-"""The engine's state, as data."""
+"""The state of the engine between two steps, and the states that strategies keep in it, as plain values."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -20,35 +20,42 @@ _MARK = "sparsecore one entry a"
 
 
 def per_weight() -> Any:
-    """An attrs field for a vector with one entry a weight."""
+    """Declare an attrs field of a strategy state: a vector with one entry a weight, carried along when weights move."""
     return attrs.field(metadata={_MARK: "weight"})
 
 
 def per_position() -> Any:
-    """An attrs field for a vector with one entry a position of the dense space; D entries, so only where D must be."""
+    """Declare an attrs field of a strategy state: a vector with one entry a position, active or not."""
     return attrs.field(metadata={_MARK: "position"})
 
 
 def carry_strategy_state(strategy_state: Any, carry: Callable[[Array], Array]) -> Any:
-    """The strategy state with every per-weight vector carried along."""
+    """Return the strategy state with ``carry`` applied to each of its per-weight vectors."""
     return _with(strategy_state, {name: carry(vector) for name, vector in vectors_of(strategy_state).items()})
 
 
 def readonly_strategy_state(strategy_state: Any, arrays: Arrays) -> Any:
-    """The strategy state with every vector of the backend not to be written to."""
+    """Return the strategy state with read-only vectors, as far as the backend supports them."""
     vectors = {name: getattr(strategy_state, name) for name in _on_backend(strategy_state)}
     return _with(strategy_state, {name: arrays.readonly(vector) for name, vector in vectors.items()})
 
 
 def vectors_of(strategy_state: Any) -> dict[str, Array]:
-    """The per-weight vectors of a strategy state, by field name."""
+    """Return the per-weight vectors of a strategy state by field name."""
     return {
         name: getattr(strategy_state, name) for name, entry in _on_backend(strategy_state).items() if entry == "weight"
     }
 
 
 def strategy_state_error(strategy_state: Any, weights: int, tensors: int, positions: int) -> str | None:
-    """Why this can be no strategy state for so many of each, as the end of a sentence; None where it can."""
+    """Return what is wrong with a strategy state, as the end of a sentence; None where nothing is.
+
+    Args:
+        strategy_state: what a hook has returned.
+        weights: N, the length of a per-weight vector.
+        tensors: the length of a vector with one entry a tensor.
+        positions: D, the length of a per-position vector.
+    """
     if isinstance(strategy_state, type) or not attrs.has(type(strategy_state)):
         return f"{strategy_state!r}; a strategy state is an attrs value"
     lengths = {"weight": weights, "position": positions}
@@ -74,7 +81,7 @@ _ADVICE = {
     (True, True): "one a weight or a position; make it a per_weight() field, to be carried along when weights move, or "
     "a per_position() field, to stay as it is",
 }
-"""What to make of an unmarked vector, by whether it has an entry a weight, and an entry a position."""
+"""Advice about an unmarked vector, by whether it has one entry a weight, and one a position."""
 
 _SAVED = "a finite number, a bool, a string, None, or a NumPy array of numbers"
 
@@ -95,7 +102,7 @@ def _can_be_saved(content: Any) -> bool:
 
 
 def dump_strategy_state(strategy_state: Any, arrays: Arrays) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """The strategy state as JSON-able scalars and host arrays, by field name."""
+    """Return the strategy state as JSON-able scalars and as host arrays, each by field name."""
     scalars: dict[str, Any] = {}
     vectors: dict[str, NDArray[Any]] = {}
     on_backend = _on_backend(strategy_state)
@@ -113,7 +120,17 @@ def dump_strategy_state(strategy_state: Any, arrays: Arrays) -> tuple[dict[str, 
 def load_strategy_state(
     like: Any, scalars: Mapping[str, Any], vectors: Mapping[str, NDArray[Any]], arrays: Arrays
 ) -> Any:
-    """The strategy state that :func:`dump_strategy_state` wrote, as a value of the type of ``like``."""
+    """Return the strategy state whose parts :func:`dump_strategy_state` has returned.
+
+    Args:
+        like: a strategy state of the type that is to be returned.
+        scalars: as dumped.
+        vectors: as dumped.
+        arrays: the operations of the backend that is to hold the vectors.
+
+    Raises:
+        InputError: they have other fields than the type.
+    """
     fields = {field.name for field in attrs.fields(type(like))}
     if fields != set(scalars) | set(vectors):
         raise InputError(
@@ -126,13 +143,13 @@ def load_strategy_state(
 
 
 def _with(strategy_state: Any, contents: Mapping[str, Any]) -> Any:
-    """The strategy state with other contents; a field ``_x`` is ``x`` to its class."""
+    """Return the strategy state with other contents; the argument for a field ``_x`` is ``x``."""
     aliases = {field.name: str(field.alias) for field in attrs.fields(type(strategy_state))}
     return attrs.evolve(strategy_state, **{aliases[name]: content for name, content in contents.items()})
 
 
 def _on_backend(strategy_state: Any) -> dict[str, str]:
-    """The fields that are vectors of the backend: what each has one entry of, 'weight' or 'position'."""
+    """Return the fields that are vectors of the backend, with 'weight' or 'position' for what they have an entry of."""
     return {
         field.name: field.metadata[_MARK] for field in attrs.fields(type(strategy_state)) if _MARK in field.metadata
     }
@@ -140,12 +157,12 @@ def _on_backend(strategy_state: Any) -> dict[str, str]:
 
 @attrs.frozen(eq=False)
 class State:
-    """All that the engine knows at a moment, but for the values, which the backend's learner holds.
+    """The state of the engine between two steps, without the N values, which the training loop holds.
 
     Attributes:
         topology: the active positions.
-        strategy_states: what each strategy remembers.
-        clock: the time.
+        strategy_states: the state of each strategy that has one.
+        clock: the steps and updates that are finished.
     """
 
     topology: Topology

@@ -31,10 +31,10 @@ def _as_names(names: Iterable[str]) -> tuple[str, ...]:
 
 @attrs.frozen
 class Layout:
-    """Names and shapes of the sparse tensors, laid end to end (row-major) in one space of D positions.
+    """Names and shapes of the sparse tensors, which are flattened (row-major) into one space of D positions.
 
     Attributes:
-        names: the tensors' names, distinct, in the order in which they lie.
+        names: the tensors' names, distinct, in the order of their positions.
         shapes: their dense shapes; every tensor has at least one position.
     """
 
@@ -56,7 +56,7 @@ class Layout:
 
     @classmethod
     def of(cls, shapes: Mapping[str, Sequence[int]]) -> "Layout":
-        """The layout of tensors given as ``{name: shape}``."""
+        """Return the layout of tensors given as ``{name: shape}``."""
         return cls(tuple(shapes), tuple(shapes.values()))
 
     @cached_property
@@ -83,7 +83,11 @@ class Layout:
         return np.dtype(np.int32 if self.size < _INT32_POSITIONS else np.int64)
 
     def index(self, name: str) -> int:
-        """Which tensor has this name; an :class:`InputError` lists the names otherwise."""
+        """Return the index of the tensor of this name.
+
+        Raises:
+            InputError: there is none; the message lists the names.
+        """
         try:
             return self.names.index(name)
         except ValueError:
@@ -101,7 +105,7 @@ class Topology:
         layout: the dense coordinate space.
         positions: the N active positions, strictly ascending, of the layout's position dtype, on the backend.
         bounds: slots ``bounds[i]:bounds[i+1]`` belong to tensor i (T+1 host integers).
-        arrays: the verbs of the backend that holds ``positions``.
+        arrays: the operations of the backend that holds ``positions``.
     """
 
     layout: Layout
@@ -111,14 +115,14 @@ class Topology:
 
     @classmethod
     def of(cls, layout: Layout, positions: Array, arrays: Arrays, counts: Counts | None = None) -> "Topology":
-        """The topology of these positions.
+        """Return the topology of these positions.
 
         Args:
             layout: the dense coordinate space.
             positions: strictly ascending, on the backend.
-            arrays: the verbs of that backend.
-            counts: how many positions are in each tensor, where that is known; it is looked up otherwise, for which a
-                device is waited for.
+            arrays: the operations of that backend.
+            counts: how many positions are in each tensor, if that is known; otherwise it is computed, for which the
+                host waits for a device.
         """
         if counts is not None:
             return cls(layout, arrays.readonly(positions), (0, *map(int, np.cumsum(counts))), arrays)
@@ -127,26 +131,26 @@ class Topology:
         return cls(layout, arrays.readonly(positions), (0, *map(int, inner), len(positions)), arrays)
 
     def at(self, positions: Array, counts: Counts | None = None) -> "Topology":
-        """Other positions (strictly ascending) of the same layout, on the same backend.
+        """Return the topology of other positions (strictly ascending) of the same layout, on the same backend.
 
         Args:
-            positions: the other ones.
-            counts: how many of them are in each tensor, where that is known.
+            positions: the other positions.
+            counts: how many of them are in each tensor, if that is known.
         """
         return Topology.of(self.layout, positions, self.arrays, counts)
 
     def subset(self, mask: Array) -> "Topology":
-        """The positions where ``mask``, one bool a weight, is true."""
+        """Return the topology of the positions where ``mask``, one bool a weight, is true."""
         counting = counting_of(self.arrays)
         counts = counting.count_each(mask, self.bounds)
         return self.at(self.arrays.take(self.positions, counting.nonzero(mask, int(counts.sum()))), counts)
 
     def all(self) -> Array:
-        """One bool a weight, true for every one."""
+        """Return one bool a weight, all of them true."""
         return self.arrays.zeros_like(self.positions, self.size) == 0
 
     def all_but(self, slots: Array) -> Array:
-        """One bool a weight: false at these slots, true elsewhere."""
+        """Return one bool a weight: false at these slots, true elsewhere."""
         return self.arrays.put(self.all(), slots, False)
 
     @property
@@ -171,29 +175,29 @@ class Topology:
         return 1.0 - self.size / self.layout.size
 
     def slots(self, name: str) -> slice:
-        """Where the tensor's weights lie in any vector with one entry a weight."""
+        """Return the slice of the tensor's weights in any vector with one entry a weight."""
         tensor = self.layout.index(name)
         return slice(self.bounds[tensor], self.bounds[tensor + 1])
 
     @cached_property
     def host_positions(self) -> NDArray[np.integer]:
-        """The positions on the host; a device is waited for once."""
+        """The positions as a NumPy array; copied from a device once."""
         return self.arrays.to_numpy(self.positions)
 
     def local(self, name: str) -> NDArray[np.int64]:
-        """The tensor's active positions, counted from its own first one; on the host."""
+        """Return the tensor's active positions, counted from its own first one, on the host."""
         positions = self.arrays.to_numpy(self.positions[self.slots(name)])
         return positions.astype(np.int64) - self.layout.offsets[self.layout.index(name)]
 
     def mask(self, name: str) -> NDArray[np.bool_]:
-        """The tensor's mask in its dense shape; on the host. For people and for dense storage."""
+        """Return the tensor's mask in its dense shape, on the host."""
         tensor = self.layout.index(name)
         mask = np.zeros(self.layout.sizes[tensor], np.bool_)
         mask[self.local(name)] = True
         return mask.reshape(self.layout.shapes[tensor])
 
     def sha256(self) -> str:
-        """A fingerprint over the layout and the positions as little-endian int64."""
+        """Return a digest of the layout and of the positions as little-endian int64."""
         return self._sha256
 
     @cached_property
@@ -204,7 +208,13 @@ class Topology:
 
 
 def from_masks(masks: Sequence[NDArray[np.bool_]], names: Sequence[str], arrays: Arrays) -> Topology:
-    """The topology whose masks these are, in this order."""
+    """Return the topology that has these masks.
+
+    Args:
+        masks: one a tensor, in its dense shape.
+        names: the tensors' names, in the same order.
+        arrays: the operations of the backend that is to hold the positions.
+    """
     layout = Layout(names, [mask.shape for mask in masks])
     flat = np.concatenate([np.asarray(mask, np.bool_).ravel() for mask in masks])
     return Topology.of(layout, arrays.from_numpy(np.flatnonzero(flat).astype(layout.position_dtype)), arrays)
