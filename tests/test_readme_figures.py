@@ -22,13 +22,31 @@ def test_the_figures_are_drawn_from_the_committed_numbers(drawing):
     pinned = re.search(r"^matplotlib==(.*)$", read("constraints.txt"), re.MULTILINE)
     if pinned is None or version("matplotlib") != pinned[1]:
         pytest.skip("another matplotlib draws other paths")
-    densities = json.loads(read("docs/figures/densities.json"))
-    times = json.loads(read("benchmarks/results/cpu_step.json"))
+    densities, times = json.loads(read("docs/figures/densities.json")), results("cpu_step")
     assert (FIGURES / "densities.svg").read_text("utf-8") == drawing.densities_figure(densities)
     assert (FIGURES / "step-times.svg").read_text("utf-8") == drawing.times_figure(times)
 
 
+def results(name):
+    return json.loads(read(f"benchmarks/results/{name}.json"))
+
+
 def test_the_times_of_a_step_are_those_that_were_measured():
-    times = json.loads(read("benchmarks/results/cpu_step.json"))["threads"]["1"]["step_ms"]
+    times = results("cpu_step")["threads"]["1"]["step_ms"]
     sparse = " / ".join(f"{times[f'uniform {sparsity}']:.0f}" for sparsity in (0.9, 0.95, 0.98))
     assert f"| {sparse} ms | {times['float32, channels last']:.0f} ms, dense PyTorch" in read("README.md")
+    times = results("torch_step")["step_ms"]
+    masks, compact, dense = (times[name] for name in ("sparsify, masked", "sparsify, compact", "dense"))
+    assert f"| {masks:.0f} / {compact:.0f} ms | {dense:.0f} ms, dense PyTorch" in read("README.md")
+
+
+def test_the_other_numbers_are_those_that_were_measured():
+    page = read("README.md")
+    image = results("cpu_inference")["times"]["threads 1, batch 1"]
+    ours, torch, onnx = (image[name]["ms"] for name in ("sparsity 0.9", "torch, channels last", "ONNX Runtime"))
+    assert f"| {ours:.2f} ms | {torch:.1f} ms PyTorch, {onnx:.1f} ms ONNX Runtime" in page
+    updates = {(update["case"], update["backend"]): update for update in results("reallocation")["updates"]}
+    small, large = (updates[case, "NumPy"]["ms"] for case in ("WRN-28-2 at sparsity 0.9", "10⁶ of 10⁹"))
+    assert f"| {small:.1f} ms | {large:.0f} ms for 10⁶ of 10⁹ positions" in page
+    overhead = results("sparsify_overhead")["cases"]["Llama of 3.4 M, 64 tokens, AdamW"]["overhead"]
+    assert f"{overhead:.0%}".replace("%", " %") in page
