@@ -22,7 +22,7 @@ from writing import table, write
 from sparsecore.experiment.plugin_choice import PluginChoice
 from sparsecore_cpu import CpuBackend
 from sparsecore_cpu.inference import Predictor, TrainedNetwork
-from sparsecore_cpu.inference.network import Pictures
+from sparsecore_cpu.inference.network import ImageInfo
 from sparsecore_models.wrn import WideResNet
 
 SHAPE = (32, 32, 3)
@@ -108,7 +108,7 @@ def _repeated(predict: Callable[[], object], batch: int) -> Callable[[], None]:
 def _network(sparsity: float) -> TrainedNetwork:
     model, images = WideResNet(), noise(SHAPE)
     begun = task(CpuBackend(threads=1), images, sparsity, model)
-    pictures = Pictures(images.shape, images.classes, images.mean, images.std)
+    pictures = ImageInfo(images.shape, images.classes, images.mean, images.std)
     dense = {name: np.asarray(array, np.float32) for name, array in begun.other_parameters.items()}
     return TrainedNetwork(
         PluginChoice("wrn-28-2", model), pictures, np.asarray(begun.topology.positions), begun.values, dense

@@ -14,7 +14,7 @@ TIMED = [
     (convolution, "backward", "convolution, backward: patches and the rest"),
     (convolution, "backward_weight", "convolution, backward: patches and the rest"),
     (convolution._Products, "add", "convolution, backward: weight"),
-    (convolution.Spread, "onto", "convolution, backward: input"),
+    (convolution.PatchSum, "onto", "convolution, backward: input"),
     (normalization, "of_batch", "batch norm, forward"),
     (normalization, "forward", "batch norm, forward"),
     (normalization, "backward", "batch norm, backward"),
@@ -45,9 +45,9 @@ def timed() -> Iterator[dict[str, float]]:
 
         return wrapper
 
-    multiply, turned = convolution._multiply, convolution._backward_turned
+    multiply, turned = convolution._multiply, convolution._backward_rotated
 
-    def backward_turned(*arguments: Any) -> Any:
+    def backward_rotated(*arguments: Any) -> Any:
         # the function that also computes the output of a convolution: within this one it is the input's gradient
         with replaced(convolution, "_multiply", wrapped("convolution, backward: input", multiply)):
             return turned(*arguments)
@@ -55,7 +55,7 @@ def timed() -> Iterator[dict[str, float]]:
     with ExitStack() as stack:
         for owner, name, kind in TIMED:
             stack.enter_context(replaced(owner, name, wrapped(kind, getattr(owner, name))))
-        stack.enter_context(replaced(convolution, "_backward_turned", backward_turned))
+        stack.enter_context(replaced(convolution, "_backward_rotated", backward_rotated))
         yield kinds
 
 

@@ -11,7 +11,7 @@ from sparsecore.experiment.plugin_choice import PluginChoice
 from sparsecore.host.weights import WeightView
 from sparsecore.learning.protocols import with_ties
 from sparsecore_cpu.inference import TrainedNetwork
-from sparsecore_cpu.inference.network import Pictures
+from sparsecore_cpu.inference.network import ImageInfo
 from sparsecore_numpy.operations import NumpyComputation
 
 
@@ -25,7 +25,7 @@ def network_of(
     positions = np.sort(draws.choice(layout.size, int(np.ceil(density * layout.size)), replace=False))
     values = (0.3 * draws.standard_normal(len(positions))).astype(np.float32)
     dense = {p.name: _drawn(p, draws) for p in parameters if not p.sparse}
-    pictures = Pictures(shape, 10, draws.uniform(90, 150, shape[2]), draws.uniform(30, 90, shape[2]))
+    pictures = ImageInfo(shape, 10, draws.uniform(90, 150, shape[2]), draws.uniform(30, 90, shape[2]))
     return TrainedNetwork(PluginChoice(type(plugin).__name__, plugin), pictures, positions, values, dense)
 
 

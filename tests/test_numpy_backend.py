@@ -13,7 +13,7 @@ from sparsecore.errors import InputError
 from sparsecore.host.buffers import BufferPool
 from sparsecore.host.weights import WeightView
 from sparsecore_numpy import NumpyBackend, convolution
-from sparsecore_numpy.convolution import Window
+from sparsecore_numpy.convolution import KernelWindow
 from sparsecore_numpy.workspace import WorkerPool, Workspace, divided, single_threaded_blas
 
 
@@ -111,7 +111,7 @@ def test_results_do_not_depend_on_the_number_of_cores() -> None:
     results = []
     for count in 1, 2, 5:
         weight = WeightView((8, 8, 3, 3), np.arange(576), rng_values(), np.zeros(576, np.float32))
-        machine, window = Workspace(BufferPool("float32"), WorkerPool(count)), Window(3, 3, 1, 1, 1)
+        machine, window = Workspace(BufferPool("float32"), WorkerPool(count)), KernelWindow(3, 3, 1, 1, 1)
         with single_threaded_blas():
             output = convolution.forward(machine, images, weight, window)
             given_back = convolution.backward(machine, images, weight, window, gradient)

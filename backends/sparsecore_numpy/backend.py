@@ -1,4 +1,4 @@
-"""The plugin."""
+"""The plugin: a backend that needs nothing but NumPy."""
 
 import attrs
 
@@ -12,10 +12,10 @@ _DTYPES = ("float32", "float64")
 
 @attrs.frozen(eq=False)
 class NumpyBackend:
-    """Trains on the CPU with nothing but NumPy; see :class:`sparsecore.learning.protocols.Backend`.
+    """Trains on the CPU with nothing but NumPy.
 
     Attributes:
-        dtype: of values and activations: float32, or float64.
+        dtype: the dtype of values and activations: float32 or float64.
     """
 
     dtype: str = "float32"
@@ -26,7 +26,7 @@ class NumpyBackend:
 
     @property
     def arrays(self) -> NumpyArrays:
-        """The array verbs."""
+        """The array operations of the engine."""
         return NumpyArrays()
 
     @property

@@ -1,6 +1,6 @@
 """Convolution and its gradients as matrix products, a few images at a time on every core.
 
-A weight is laid out densely for the product and lives no longer; of its dense gradient the existing entries are kept.
+A weight is dense only for the product; of its dense gradient the active entries are kept.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,12 +17,12 @@ from sparsecore_numpy.workspace import Workspace, divided
 Images = NDArray[Any]
 
 _BYTES = 1 << 20
-"""As much of a matrix of patches as exists at a time in a thread, so that it stays in the core's cache."""
+"""Bytes of a matrix of patches that exist at a time in a thread, so that they stay in the core's cache."""
 
 
 @attrs.frozen
-class Window:
-    """How a kernel moves over an image: its sides, the step, and the zeros above and left of the image."""
+class KernelWindow:
+    """How a kernel moves over an image: its sides, the stride, and the zeros above and left of the image, in pixels."""
 
     height: int
     width: int
@@ -32,15 +32,15 @@ class Window:
 
     @property
     def is_pixel(self) -> bool:
-        """Whether the patches are the pixels of the image."""
+        """Whether the patches are the pixels of the image: a kernel of one pixel with stride 1."""
         return attrs.astuple(self) == (1, 1, 1, 0, 0)
 
-    def turned(self) -> "Window":
-        """The window over the output's gradient that gives the input's, for a stride of 1."""
+    def rotated(self) -> "KernelWindow":
+        """The window over the gradient of the outputs that gives that of the inputs, for a stride of 1."""
         return attrs.evolve(self, above=self.height - 1 - self.above, left=self.width - 1 - self.left)
 
     def outputs(self, image: tuple[int, ...]) -> tuple[int, int]:
-        """Height and width of the output, for an image of (height, width, channels)."""
+        """Height and width of the output for an image of (height, width, channels)."""
         height, width = image[0] + 2 * self.above - self.height, image[1] + 2 * self.left - self.width
         return height // self.stride + 1, width // self.stride + 1
 
@@ -49,22 +49,22 @@ class PatchMatrix(Protocol):
     """Memory for the patches of a few images."""
 
     def of(self, images: Images) -> NDArray[Any]:
-        """The matrix of their patches, valid until the next call."""
+        """The matrix of patches of some images, (patches, height·width·channels), valid until the next call."""
         ...
 
 
 class Pixels:
-    """The patches of a kernel of one pixel that visits every pixel: the image itself."""
+    """The patches of a kernel of one pixel with stride 1: the pixels themselves."""
 
     def of(self, images: Images) -> NDArray[Any]:
-        """The matrix of their patches, valid until the next call."""
+        """The matrix of patches of some images, (patches, height·width·channels), valid until the next call."""
         return pixels(images)
 
 
 class Patches:
-    """Room for the patches of a few images, and the way back."""
+    """Memory for the patches of a few images."""
 
-    def __init__(self, memory: BufferPool, window: Window, image: tuple[int, ...], images: int) -> None:
+    def __init__(self, memory: BufferPool, window: KernelWindow, image: tuple[int, ...], images: int) -> None:
         self._window, self._image = window, image
         self._padded, self._inside = _framed(memory, window, image, images)
         self._matrix = memory.take(images, *window.outputs(image), window.height, window.width * image[2])
@@ -74,23 +74,23 @@ class Patches:
         self._view: NDArray[Any] = np.ndarray(self._matrix.shape, memory.dtype, self._padded, 0, strides)
 
     def of(self, images: Images) -> NDArray[Any]:
-        """The matrix of their patches, valid until the next call."""
+        """The matrix of patches of some images, (patches, height·width·channels), valid until the next call."""
         count = len(images)
         np.copyto(self._inside[:count], images)
         np.copyto(self._matrix[:count], self._view[:count])
         return self._matrix[:count].reshape(-1, self._matrix.shape[3] * self._matrix.shape[4])
 
 
-class Spread:
-    """Room for the sum of overlapping patches: the opposite of :class:`Patches`."""
+class PatchSum:
+    """Memory for the sum of overlapping patches: the inverse of :class:`Patches`."""
 
-    def __init__(self, memory: BufferPool, window: Window, image: tuple[int, ...], images: int) -> None:
+    def __init__(self, memory: BufferPool, window: KernelWindow, image: tuple[int, ...], images: int) -> None:
         self._window, self._channels = window, image[2]
         self._sides = window.outputs(image)
         self._padded, self._inside = _framed(memory, window, image, images)
 
     def onto(self, images: Images, matrix: NDArray[Any]) -> None:
-        """Write to ``images`` what each pixel gets from all the patches that it is in."""
+        """Write to each pixel of ``images`` the sum over all patches that it is in."""
         count, window, (height, width) = len(images), self._window, self._sides
         step = window.stride
         patches = matrix.reshape(count, height, width, window.height, window.width, self._channels)
@@ -101,49 +101,56 @@ class Spread:
         np.copyto(images, self._inside[:count])
 
 
-def patch_matrix(memory: BufferPool, window: Window, image: tuple[int, ...]) -> PatchMatrix:
-    """Room for the patches of as many images as :func:`blocks` yields at a time."""
+def patch_matrix(memory: BufferPool, window: KernelWindow, image: tuple[int, ...]) -> PatchMatrix:
+    """Memory for the patches of as many images as :func:`blocks` yields at a time."""
     return Pixels() if window.is_pixel else Patches(memory, window, image, _at_a_time(memory, window, image))
 
 
-def spread(memory: BufferPool, window: Window, image: tuple[int, ...]) -> Spread:
-    """The way back for as many images as :func:`blocks` yields at a time."""
-    return Spread(memory, window, image, _at_a_time(memory, window, image))
+def patch_sum(memory: BufferPool, window: KernelWindow, image: tuple[int, ...]) -> PatchSum:
+    """Memory for the sum of patches of as many images as :func:`blocks` yields at a time."""
+    return PatchSum(memory, window, image, _at_a_time(memory, window, image))
 
 
-def blocks(memory: BufferPool, window: Window, image: tuple[int, ...], run: slice) -> Iterator[slice]:
-    """A run of images, a few at a time."""
+def blocks(memory: BufferPool, window: KernelWindow, image: tuple[int, ...], run: slice) -> Iterator[slice]:
+    """Divide a slice of images into slices of a few images."""
     count = _at_a_time(memory, window, image)
     return (slice(first, min(first + count, run.stop)) for first in range(run.start, run.stop, count))
 
 
 def pixels(images: Images) -> NDArray[Any]:
-    """Images as a matrix with one row a pixel."""
+    """Images as a matrix, (pixels, channels)."""
     return images.reshape(-1, images.shape[-1])
 
 
-def _at_a_time(memory: BufferPool, window: Window, image: tuple[int, ...]) -> int:
+def _at_a_time(memory: BufferPool, window: KernelWindow, image: tuple[int, ...]) -> int:
     height, width = window.outputs(image)
     entries = height * width * window.height * window.width * image[2]
     return max(1, _BYTES // (entries * memory.dtype.itemsize))
 
 
-def _framed(memory: BufferPool, window: Window, image: tuple[int, ...], images: int) -> tuple[Images, Images]:
+def _framed(memory: BufferPool, window: KernelWindow, image: tuple[int, ...], images: int) -> tuple[Images, Images]:
     height, width, channels = image
     padded = memory.zeros(images, height + 2 * window.above, width + 2 * window.left, channels)
     return padded, padded[:, window.above : window.above + height, window.left : window.left + width]
 
 
 _GRAIN = 2.5e7
-"""Multiply-adds that are worth another thread."""
+"""The number of multiply-adds that is worth another thread."""
 
 _NARROW = 32
 _SMALL = 10**6
 """OpenBLAS's bound on the multiply-adds of a small product."""
 
 
-def forward(workspace: Workspace, images: Images, weight: WeightSource, window: Window) -> Images:
-    """The cross-correlation of images with a weight."""
+def forward(workspace: Workspace, images: Images, weight: WeightSource, window: KernelWindow) -> Images:
+    """The cross-correlation of images with a weight, (batch, height, width, out).
+
+    Args:
+        workspace: memory and threads.
+        images: (batch, height, width, in).
+        weight: (out, in, kernel height, kernel width).
+        window: how the kernel moves.
+    """
     matrix = weight.to_dense(workspace.memory, weight.by_tap).reshape(-1, weight.shape[0])
     output = workspace.memory.take(len(images), *window.outputs(images.shape[1:]), weight.shape[0])
 
@@ -156,16 +163,18 @@ def forward(workspace: Workspace, images: Images, weight: WeightSource, window: 
     return output
 
 
-def backward(workspace: Workspace, images: Images, weight: WeightSource, window: Window, gradient: Images) -> Images:
-    """Add to the weight's gradient, and return the images'."""
+def backward(
+    workspace: Workspace, images: Images, weight: WeightSource, window: KernelWindow, gradient: Images
+) -> Images:
+    """Add to the weight's gradient, and return that of the images, given that of the outputs; shapes as above."""
     is_convolution = window.stride == 1 and window.above < window.height and window.left < window.width
-    return (_backward_turned if is_convolution else _backward_spread)(workspace, images, weight, window, gradient)
+    return (_backward_rotated if is_convolution else _backward_spread)(workspace, images, weight, window, gradient)
 
 
 def backward_weight(
-    workspace: Workspace, images: Images, weight: WeightSource, window: Window, gradient: Images
+    workspace: Workspace, images: Images, weight: WeightSource, window: KernelWindow, gradient: Images
 ) -> None:
-    """Add to the weight's gradient only."""
+    """Add to the weight's gradient only, given that of the outputs."""
 
     def part(run: slice, products: "_Products") -> None:
         patches = patch_matrix(workspace.memory, window, images.shape[1:])
@@ -175,11 +184,11 @@ def backward_weight(
     weight.add_dense_gradient(_summed(workspace, gradient, weight, part), weight.by_tap)
 
 
-def _backward_turned(
-    workspace: Workspace, images: Images, weight: WeightSource, window: Window, gradient: Images
+def _backward_rotated(
+    workspace: Workspace, images: Images, weight: WeightSource, window: KernelWindow, gradient: Images
 ) -> Images:
-    """The images' gradient is a convolution with the turned kernel; its patches serve the weight's gradient too."""
-    window = window.turned()
+    """The images' gradient as a convolution with the rotated kernel, whose patches give the weight's gradient, too."""
+    window = window.rotated()
     matrix = weight.to_dense(workspace.memory, weight.by_opposite_tap).reshape(-1, weight.shape[1])
     result = workspace.memory.take(*images.shape)
 
@@ -195,15 +204,15 @@ def _backward_turned(
 
 
 def _backward_spread(
-    workspace: Workspace, images: Images, weight: WeightSource, window: Window, gradient: Images
+    workspace: Workspace, images: Images, weight: WeightSource, window: KernelWindow, gradient: Images
 ) -> Images:
-    """The images' gradient is the sum of the patches' gradients where they overlap."""
+    """The images' gradient as the sum of the gradients of overlapping patches."""
     memory, size = workspace.memory, images.shape[1:]
     matrix = weight.to_dense(memory, weight.by_tap).reshape(-1, weight.shape[0])
     result = memory.take(*images.shape)
 
     def part(run: slice, products: "_Products") -> None:
-        patches, overlap = patch_matrix(memory, window, size), spread(memory, window, size)
+        patches, overlap = patch_matrix(memory, window, size), patch_sum(memory, window, size)
         for some in blocks(memory, window, size, run):
             patch, outputs = patches.of(images[some]), pixels(gradient[some])
             products.add(patch.T, outputs)
@@ -214,7 +223,7 @@ def _backward_spread(
 
 
 class _Products:
-    """A sum of matrix products, in memory that is there already."""
+    """A sum of matrix products in memory of the caller's."""
 
     def __init__(self, total: NDArray[Any], memory: BufferPool) -> None:
         self._total, self._memory = total, memory

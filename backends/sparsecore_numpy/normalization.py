@@ -1,4 +1,4 @@
-"""Batch norm, with each block of the batch going through all passes while it is in the cache."""
+"""Batch norm, block by block of the batch, so that a block stays in the cache for all passes."""
 
 from typing import Any, Protocol
 
@@ -10,10 +10,10 @@ from sparsecore_numpy.workspace import Block, Workspace, along_lines, block_coun
 
 
 class Statistics(Protocol):
-    """Which moments the activations are normalized by."""
+    """Chooses the moments that batch norm normalizes by."""
 
     def __call__(self, workspace: Workspace, x: NDArray[Any], mean: NDArray[Any], variance: NDArray[Any]) -> Moments:
-        """The moments for ``x``, given the running ones."""
+        """The moments for ``x``, given the running mean and variance, each (channels,)."""
         ...
 
 
@@ -28,7 +28,7 @@ def running(workspace: Workspace, x: NDArray[Any], mean: NDArray[Any], variance:
 
 
 def forward(workspace: Workspace, x: NDArray[Any], moments: Moments, scale: Channels, shift: Channels) -> NDArray[Any]:
-    """(x − mean)/√(variance + ε)·scale + shift."""
+    """(x − mean)/√(variance + ε)·scale + shift for x of (..., channels); all others are (channels,)."""
     output = workspace.memory.take(*x.shape)
     factor = along_lines(scale * moments.inverse_deviation, x)
     offset = along_lines(shift - moments.mean * scale * moments.inverse_deviation, x)
@@ -45,7 +45,7 @@ def forward(workspace: Workspace, x: NDArray[Any], moments: Moments, scale: Chan
 def backward(
     workspace: Workspace, x: NDArray[Any], moments: Moments, scale: Channels, gradient: NDArray[Any]
 ) -> tuple[NDArray[Any], Channels, Channels]:
-    """The gradients of the activations, the scale and the shift, by the moments of the batch."""
+    """The gradients of the activations, of the scale and of the shift, where the moments are those of the batch."""
     inverse = moments.inverse_deviation
     shift_gradient, scale_gradient = _gradient_sums(workspace, x, moments.mean, gradient)
     scale_gradient *= inverse

@@ -12,7 +12,7 @@ from sparsecore.host.parameters import CachedArrays
 from sparsecore.host.weights import TiedWeight, WeightSource, WeightView
 from sparsecore.learning.protocols import Model, Totals, check_equal_shapes, check_kernel_fits
 from sparsecore_numpy import convolution, normalization
-from sparsecore_numpy.convolution import Window
+from sparsecore_numpy.convolution import KernelWindow
 from sparsecore_numpy.normalization import Statistics
 from sparsecore_numpy.workspace import Workspace, single_threaded_blas
 
@@ -48,7 +48,7 @@ class Tensor:
 
 
 def rectified(workspace: Workspace, x: NDArray[Any]) -> NDArray[Any]:
-    """max(x, 0)."""
+    """max(x, 0) in reused memory."""
     output = workspace.memory.take(*x.shape)
     workspace.by_blocks(lambda block: np.maximum(x[block.rows], 0, out=output[block.rows]), x)
     return output
@@ -86,7 +86,7 @@ class NumpyOperations:
     def conv2d(self, x: Tensor, weight: WeightSource, *, stride: int = 1, padding: int = 0) -> Tensor:
         """Cross-correlation without a bias, zero padding on all four sides."""
         check_kernel_fits(x.data.shape[1:3], weight.shape[2:], padding)
-        window = Window(weight.shape[2], weight.shape[3], stride, padding, padding)
+        window = KernelWindow(weight.shape[2], weight.shape[3], stride, padding, padding)
         output = Tensor(convolution.forward(self.workspace, x.data, weight, window))
 
         def backward(gradient: NDArray[Any]) -> None:
@@ -168,7 +168,7 @@ class NumpyOperations:
         return self._recorded(output, lambda gradient: self._give(x, gradient.reshape(x.data.shape)))
 
     def tied(self, values: WeightSource, shape: tuple[int, ...], key: int) -> TiedWeight:
-        """A weight of this shape whose entries are those of ``values``, by a hash."""
+        """A dense weight whose entries share ``values`` by a hash."""
         return TiedWeight(values, shape, key)
 
     def _recorded(self, output: Tensor, backward: Callable[[NDArray[Any]], None]) -> Tensor:

@@ -1,4 +1,4 @@
-"""The plugin."""
+"""The plugin: a backend with C++ kernels for sparse weights."""
 
 import os
 from typing import TYPE_CHECKING
@@ -20,8 +20,8 @@ class CpuBackend:
 
     Attributes:
         threads: how many threads compute; 0 for as many as this process may use. Results do not depend on it.
-        activations: what those of images are stored as, float32 or bfloat16, which takes half the memory and less time.
-            Whatever is computed is float32.
+        activations: the dtype that activations of images are stored as: float32, or bfloat16, which takes half the
+            memory and less time. All arithmetic is in float32.
     """
 
     threads: int = 0
@@ -39,12 +39,12 @@ class CpuBackend:
 
     @property
     def dtype(self) -> str:
-        """Of values."""
+        """The dtype of values."""
         return "float32"
 
     @property
     def arrays(self) -> NumpyArrays:
-        """The array verbs: values and positions are NumPy's."""
+        """The array operations of the engine, on NumPy arrays."""
         return NumpyArrays()
 
     @property
@@ -60,7 +60,7 @@ class CpuBackend:
         return HostLearner(task, self.dtype, CpuComputation(self.runtime()))
 
     def runtime(self) -> "Runtime":
-        """Kernels, threads and memory that has not been used yet."""
+        """A new runtime: kernels, threads and memory."""
         from sparsecore_cpu.runtime import Runtime
 
         return Runtime.of(self.threads or _available(), _STORED[self.activations])

@@ -189,7 +189,7 @@ class CpuOperations:
         return self._recorded(Activation(self.runtime, out.form, InputNode(out), x.differentiable), backward)
 
     def tied(self, values: WeightSource, shape: tuple[int, ...], key: int) -> TiedWeight:
-        """A weight of this shape whose entries are those of ``values``, by a hash."""
+        """A dense weight whose entries share ``values`` by a hash."""
         return TiedWeight(values, shape, key)
 
     def _convolved(self, x: Activation, weight: WeightSource, window: Window) -> Activation:

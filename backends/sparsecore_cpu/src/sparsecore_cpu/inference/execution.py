@@ -1,4 +1,4 @@
-"""Predictions image by image: what an image goes through stays in the cache, and no lane waits for a whole block."""
+"""Prediction, image by image so that activations stay in the cache, or in blocks of images side by side in vectors."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from sparsecore.host.weights import WeightView
 from sparsecore.learning.protocols import Model
 from sparsecore_cpu._kernels import RowConvolution
-from sparsecore_cpu.inference.network import Pictures, TrainedNetwork
-from sparsecore_cpu.inference.planes import Frame, Plane, Planes, Reach, Taps, diagonal
-from sparsecore_cpu.inference.program import UNBOUNDED, Affine, Convolution, made, program_of
+from sparsecore_cpu.inference.network import ImageInfo, TrainedNetwork
+from sparsecore_cpu.inference.planes import ChannelTaps, Frame, Plane, Planes, RowLayout, diagonal
+from sparsecore_cpu.inference.program import UNBOUNDED, AffineNode, ConvolutionNode, compile_program, program_of
 from sparsecore_cpu.operations import CpuComputation
 from sparsecore_cpu.runtime import Floats, Runtime
 
@@ -23,16 +23,16 @@ Call = Callable[[], object]
 
 
 @attrs.frozen(eq=False)
-class Rows:
-    """See :class:`sparsecore_cpu.inference.program.Maker`: planes, and the calls that fill them in order.
+class PlaneCompiler:
+    """Compiles a graph to planes in memory, and to the calls that fill them in order.
 
     Attributes:
         runtime: kernels and threads.
-        given: the images' plane.
-        planes: memory of the others.
-        calls: so far.
-        work: of each convolution, the multiply-adds of vectors: for one image here, and for a block of images that lie
-            side by side in the vectors.
+        given: the plane of the input image.
+        planes: memory for the others.
+        calls: the calls that were compiled so far.
+        work: the multiply-adds on vectors of each convolution, for one image on planes and for a block of images that
+            are side by side in vectors.
     """
 
     runtime: Runtime
@@ -43,32 +43,32 @@ class Rows:
     _phased: WeakKeyDictionary[Plane, dict[tuple[Frame, int], Plane]] = attrs.field(factory=WeakKeyDictionary)
 
     def images(self) -> Plane:
-        """The given plane."""
+        """The plane of the input image."""
         return self.given
 
-    def convolved(self, node: Convolution, x: Plane, add: Plane | None = None) -> Plane:
-        """With what is added in the outputs' frame."""
-        reach = Reach.of(node.weight.shape, node.window, x.frame)
+    def convolved(self, node: ConvolutionNode, x: Plane, add: Plane | None = None) -> Plane:
+        """A convolution, which starts from ``add`` in the frame of the outputs."""
+        reach = RowLayout.of(node.weight.shape, node.window, x.frame)
         x = x if reach.is_met else self._phases(x, reach.frame, node.window.stride)
         out = self.planes.take(node.weight.shape[0], reach.outputs)
         start = None if add is None else self._framed(add, out.frame)
         self._convolve(x, out, start, reach.taps(node.weight, x), node.bias, node.floor)
         return out
 
-    def affine(self, node: Affine, x: Plane) -> Plane:
-        """A convolution with one weight a channel."""
+    def affine(self, node: AffineNode, x: Plane) -> Plane:
+        """A convolution with one weight for each channel."""
         out, shift = self.planes.take(x.channels, x.frame), np.broadcast_to(node.shift, x.channels)
         self._convolve(x, out, None, diagonal(x, node.scale), shift, node.floor)
         return out
 
     def added(self, x: Plane, y: Plane) -> Plane:
-        """A convolution with ones that starts from the other."""
+        """A convolution with ones that starts from the other plane."""
         out, start = self.planes.take(x.channels, x.frame), self._framed(y, x.frame)
         self._convolve(x, out, start, diagonal(x, np.ones(1)), np.zeros(x.channels), UNBOUNDED)
         return out
 
     def pooled(self, x: Plane) -> Plane:
-        """The sums over pixels and the zeros between them, shared out."""
+        """The means: sums over pixels and the zeros between them, divided by the number of pixels."""
         out = self._vector(x.channels)
         share = np.float32(1 / (x.frame.height * x.frame.width))
         self.calls.append(partial(np.add.reduce, x.runs, axis=1, out=out.features))
@@ -84,7 +84,7 @@ class Rows:
         return out
 
     def _convolve(
-        self, x: Plane, out: Plane, add: Plane | None, taps: Taps, bias: NDArray[np.float64], floor: float
+        self, x: Plane, out: Plane, add: Plane | None, taps: ChannelTaps, bias: NDArray[np.float64], floor: float
     ) -> None:
         start = None if add is None else add.memory
         convolution = RowConvolution(
@@ -111,15 +111,15 @@ class Rows:
         return self.planes.take(features, Frame.of(1, 1, border=0))
 
     def _framed(self, x: Plane, frame: Frame) -> Plane:
-        """The same pixels in another frame, where theirs is another."""
+        """The same pixels in this frame, copied if they are in another one."""
         return x if x.frame == frame else self._phases(x, frame, 1)
 
     def _phases(self, x: Plane, frame: Frame, stride: int) -> Plane:
-        """Every so many-th pixel of rows and columns as channels of their own; copied once for all who read them."""
-        made = self._phased.setdefault(x, {})
-        if (frame, stride) not in made:
-            made[frame, stride] = self._split(x, frame, stride)
-        return made[frame, stride]
+        """The phases of a stride: every stride-th pixel of rows and columns as channels of its own; copied once."""
+        compile_program = self._phased.setdefault(x, {})
+        if (frame, stride) not in compile_program:
+            compile_program[frame, stride] = self._split(x, frame, stride)
+        return compile_program[frame, stride]
 
     def _split(self, x: Plane, frame: Frame, stride: int) -> Plane:
         phases = self.planes.take(stride * stride * x.channels, frame)
@@ -133,14 +133,22 @@ class Rows:
 
 
 _MOST_BLOCKS = 8
-"""At a time, which bounds the memory."""
+"""The blocks that are computed at a time, which bounds the memory."""
 
 
 @attrs.frozen(eq=False)
 class Blocks:
-    """A network for many images at a time."""
+    """Predicts many images at a time, with the operations of training.
 
-    pictures: Pictures
+    Attributes:
+        pictures: what is known of the images.
+        model: the network.
+        parameters: its parameters, by name.
+        computation: computes the logits.
+        most: the largest number of images at a time.
+    """
+
+    pictures: ImageInfo
     model: Model
     parameters: Mapping[str, Any]
     computation: CpuComputation
@@ -148,12 +156,12 @@ class Blocks:
 
     @classmethod
     def of(cls, network: TrainedNetwork, runtime: Runtime) -> "Blocks":
-        """The network with memory of its own, made when it is used."""
+        """A network with memory of its own, allocated when it is used."""
         most = _MOST_BLOCKS * runtime.kernels.lanes
         return cls(network.pictures, network.model, _weights(network), CpuComputation(runtime), most)
 
     def predict(self, images: NDArray[Any], logits: Floats) -> None:
-        """Fill in the logits, (batch, classes)."""
+        """Write the logits, (batch, classes), of images (batch, height, width, channels)."""
         mean, std = (moment.astype(np.float32) for moment in (self.pictures.mean, self.pictures.std))
         for first in range(0, len(images), self.most):
             some = slice(first, first + self.most)
@@ -180,18 +188,18 @@ def _weight(shape: tuple[int, ...], positions: NDArray[np.integer], values: Floa
 
 
 _BLOCK_TIMES = 2
-"""What a multiply-add takes in a block of images, in those here: activations of a block do not stay in the cache."""
+"""The time of a multiply-add in a block, relative to one on planes: a block's activations do not stay in the cache."""
 
 
 @attrs.frozen(eq=False)
 class Single:
-    """A network for one image at a time.
+    """Predicts one image at a time.
 
     Attributes:
-        given: the image, normalized.
-        logits: of it.
-        calls: that compute them.
-        work: multiply-adds of vectors for an image, and for a block of images side by side; see :class:`Rows`.
+        given: the plane of the normalized image.
+        logits: the plane of its logits.
+        calls: the calls that compute them.
+        work: the multiply-adds on vectors for an image, and for a block; see :class:`PlaneCompiler`.
     """
 
     given: Plane
@@ -203,23 +211,23 @@ class Single:
 
     @classmethod
     def of(cls, network: TrainedNetwork, runtime: Runtime) -> "Single":
-        """The network with memory of its own."""
+        """A network with memory of its own."""
         pictures, planes = network.pictures, Planes()
         height, width, channels = pictures.shape
         given = planes.take(channels, Frame.of(height, width, border=1))
-        rows = Rows(runtime, given, planes)
-        logits = made(program_of(network), rows)
+        rows = PlaneCompiler(runtime, given, planes)
+        logits = compile_program(program_of(network), rows)
         mean, std = (moment.astype(np.float32)[:, None, None] for moment in (pictures.mean, pictures.std))
         image, block = (sum(vectors) for vectors in zip(*rows.work, strict=True))
         return cls(given, logits, tuple(rows.calls), (image, block), mean, std)
 
     def is_quicker(self, images: int, lanes: int) -> bool:
-        """Whether so many images take less time one by one than in blocks of so many lanes."""
+        """Whether so many images take less time one at a time than in blocks of so many lanes."""
         image, block = self.work
         return images * image <= _BLOCK_TIMES * -(-images // lanes) * block
 
     def predict(self, images: NDArray[np.generic], logits: Floats) -> None:
-        """Fill in the logits, (batch, classes)."""
+        """Write the logits, (batch, classes), of images (batch, height, width, channels)."""
         pixels = self.given.pixels
         for image, own in zip(images, logits, strict=True):
             np.subtract(image.transpose(2, 0, 1), self._mean, out=pixels, casting="same_kind")

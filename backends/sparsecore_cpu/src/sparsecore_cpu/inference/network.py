@@ -29,13 +29,13 @@ from sparsecore_cpu.runtime import Floats
 
 
 @attrs.frozen(eq=False)
-class Tensor:
-    """A parameter: the entries that exist.
+class FixedTensor:
+    """A parameter that does not change any more.
 
     Attributes:
-        shape: dense.
-        positions: row-major within the tensor, ascending.
-        values: one for each position.
+        shape: the dense shape.
+        positions: row-major positions of the active entries, ascending, (count,).
+        values: their values, (count,).
     """
 
     shape: tuple[int, ...]
@@ -43,29 +43,29 @@ class Tensor:
     values: Floats
 
     @classmethod
-    def whole(cls, array: Floats) -> "Tensor":
-        """All entries."""
+    def whole(cls, array: Floats) -> "FixedTensor":
+        """A tensor whose entries are all active."""
         return cls(array.shape, np.arange(array.size), array.ravel())
 
-    def vector(self) -> NDArray[np.float64]:
-        """In its dense shape, in double precision."""
+    def to_array(self) -> NDArray[np.float64]:
+        """The dense tensor in float64."""
         dense = np.zeros(self.shape)
         dense.reshape(-1)[self.positions] = self.values
         return dense
 
-    def times(self, factors: NDArray[np.float64]) -> "Tensor":
-        """The tensor with each output's weights multiplied by its factor."""
+    def times(self, factors: NDArray[np.float64]) -> "FixedTensor":
+        """The tensor with each output's weights multiplied by the output's factor, (out,)."""
         outputs = self.positions // math.prod(self.shape[1:])
         return attrs.evolve(self, values=(self.values * factors[outputs]).astype(np.float32))
 
 
 @attrs.frozen(eq=False)
-class Pictures:
-    """The images that a network was trained on.
+class ImageInfo:
+    """What is known of the images that a network was trained on.
 
     Attributes:
         shape: height, width and channels.
-        classes: how many there are.
+        classes: the number of classes.
         mean: of each channel over the training images, in units of 0..255.
         std: the deviation, likewise.
     """
@@ -82,14 +82,14 @@ class TrainedNetwork:
 
     Attributes:
         chosen: the model, and what selects it.
-        pictures: what it takes.
-        positions: of the weights that exist, ascending, in the layout of the sparse tensors.
-        values: their values.
+        pictures: the images that it takes.
+        positions: the active positions in the layout of the sparse tensors, ascending, (N,).
+        values: their values, (N,).
         dense: the other parameters and the running statistics, by name, in their shapes.
     """
 
     chosen: PluginChoice
-    pictures: Pictures
+    pictures: ImageInfo
     positions: NDArray[np.integer]
     values: Floats
     dense: Mapping[str, Floats]
@@ -118,23 +118,23 @@ class TrainedNetwork:
         state, images = read_checkpoint(folder.checkpoint), images_of(experiment)
         if fingerprint(images) != state.facts["data"]:
             raise InputError(f"the images that the run {folder.path} was trained on have changed since")
-        pictures = Pictures(images.shape, images.classes, images.mean, images.std)
+        pictures = ImageInfo(images.shape, images.classes, images.mean, images.std)
         return cls.of_checkpoint(experiment.model, pictures, state)
 
     @classmethod
-    def of_checkpoint(cls, chosen: PluginChoice, pictures: Pictures, state: Checkpoint) -> "TrainedNetwork":
-        """The network in this state."""
+    def of_checkpoint(cls, chosen: PluginChoice, pictures: ImageInfo, state: Checkpoint) -> "TrainedNetwork":
+        """The network in the state of a checkpoint."""
         dense = {name: _single(array) for name, array in state.group("dense").items()}
         return cls(chosen, pictures, state.arrays["positions"], _single(state.arrays["learner/values"]), dense)
 
     @property
     def model(self) -> Model:
-        """What computes."""
+        """The model, with tied parameters in their dense shapes."""
         return with_ties(self.chosen.plugin, self.parameters)
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
-        """What the model has learned."""
+        """The parameters of the model."""
         parameters: tuple[Parameter, ...] = tuple(
             self.chosen.plugin.parameters(self.pictures.shape, self.pictures.classes)
         )
@@ -142,12 +142,12 @@ class TrainedNetwork:
 
     @property
     def layout(self) -> Layout:
-        """Of the sparse tensors."""
+        """The layout of the sparse tensors."""
         return Layout.of({parameter.name: parameter.shape for parameter in self.parameters if parameter.sparse})
 
     @property
     def topology(self) -> Topology:
-        """The weights that exist."""
+        """The active weights."""
         layout = self.layout
         return Topology.of(layout, self.positions.astype(layout.position_dtype), NumpyArrays())
 
@@ -167,11 +167,11 @@ def _single(array: NDArray[np.generic]) -> Floats:
 _BITS = 7
 _LAST = np.uint8(0x80)
 _MOST_BYTES = 9
-"""Of a gap below 2⁶³."""
+"""Bytes of a gap below 2⁶³."""
 
 
 def to_gaps(positions: NDArray[np.integer]) -> NDArray[np.uint8]:
-    """The bytes of strictly ascending positions, at least 0."""
+    """Encode strictly ascending positions, at least 0, as gaps: 7 bits a byte, the last byte of a gap marked."""
     whole = np.concatenate([np.array([-1]), positions.astype(np.int64)])
     gaps = whole[1:] - whole[:-1] - 1
     digits = np.stack([gaps >> _BITS * place for place in range(_bytes_of(gaps))], axis=1)
@@ -183,7 +183,7 @@ def to_gaps(positions: NDArray[np.integer]) -> NDArray[np.uint8]:
 
 
 def from_gaps(content: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """The positions.
+    """Decode what :func:`to_gaps` encoded.
 
     Raises:
         InputError: the bytes are not those of positions.
@@ -195,8 +195,8 @@ def from_gaps(content: NDArray[np.uint8]) -> NDArray[np.int64]:
     starts = np.concatenate([[0], ends[:-1] + 1])
     if not last[-1] or (ends - starts).max() >= _MOST_BYTES:
         raise InputError("the positions are damaged: a gap between them has no end")
-    places = np.arange(content.size) - np.repeat(starts, ends - starts + 1)
-    digits = (content & 0x7F).astype(np.int64) << _BITS * places
+    digit = np.arange(content.size) - np.repeat(starts, ends - starts + 1)
+    digits = (content & 0x7F).astype(np.int64) << _BITS * digit
     return np.cumsum(np.add.reduceat(digits, starts) + 1) - 1
 
 
@@ -210,7 +210,7 @@ _ENTRY = "sparsecore"
 
 
 def write_network(network: TrainedNetwork, path: Path) -> None:
-    """Write the file; one that is there is replaced.
+    """Write a network to a safetensors file, replacing one that exists.
 
     Raises:
         InputError: it cannot be written.
@@ -218,7 +218,7 @@ def write_network(network: TrainedNetwork, path: Path) -> None:
     from safetensors.numpy import save
 
     pictures = network.pictures
-    told = {"format": _FORMAT, "model": network.chosen.table(), "shape": pictures.shape, "classes": pictures.classes}
+    facts = {"format": _FORMAT, "model": network.chosen.table(), "shape": pictures.shape, "classes": pictures.classes}
     arrays = {
         "positions": to_gaps(network.positions),
         "values": network.values,
@@ -226,7 +226,7 @@ def write_network(network: TrainedNetwork, path: Path) -> None:
         "std": pictures.std,
         **{f"dense/{name}": array for name, array in network.dense.items()},
     }
-    content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, {_ENTRY: json.dumps(told)})
+    content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, {_ENTRY: json.dumps(facts)})
     try:
         write_whole(path, bytes(content))
     except OSError as error:
@@ -234,17 +234,17 @@ def write_network(network: TrainedNetwork, path: Path) -> None:
 
 
 def read_network(path: Path) -> TrainedNetwork:
-    """The network in the file.
+    """Read a network from a safetensors file.
 
     Raises:
         InputError: there is none, it is damaged, or its model is not installed.
     """
-    told, arrays = _content(path)
-    if not isinstance(told, dict) or told.get("format") != _FORMAT:
+    facts, arrays = _content(path)
+    if not isinstance(facts, dict) or facts.get("format") != _FORMAT:
         raise InputError(f"{path} has no network of this version: expected the format {_FORMAT!r}")
     try:
-        pictures = Pictures(tuple(told["shape"]), told["classes"], arrays.pop("mean"), arrays.pop("std"))
-        positions, values, model = from_gaps(arrays.pop("positions")), arrays.pop("values"), told["model"]
+        pictures = ImageInfo(tuple(facts["shape"]), facts["classes"], arrays.pop("mean"), arrays.pop("std"))
+        positions, values, model = from_gaps(arrays.pop("positions")), arrays.pop("values"), facts["model"]
     except KeyError as error:
         raise InputError(f"the network {path} is damaged: it has no {error}") from error
     dense = {name.removeprefix("dense/"): array for name, array in arrays.items()}
@@ -256,8 +256,8 @@ def _content(path: Path) -> tuple[Any, dict[str, NDArray[Any]]]:
 
     try:
         with safe_open(path, framework="numpy") as file:
-            told = json.loads((file.metadata() or {}).get(_ENTRY, "{}"))
-            return told, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+            facts = json.loads((file.metadata() or {}).get(_ENTRY, "{}"))
+            return facts, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
     except FileNotFoundError:
         raise InputError(f"there is no file {path} to read a network from") from None
     except (SafetensorError, OSError, ValueError) as error:

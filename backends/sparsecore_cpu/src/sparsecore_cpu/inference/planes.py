@@ -1,6 +1,6 @@
-"""The memory of one image's activations: each channel in one run, row behind row, with zeros between.
+"""The memory of one image's activations: each channel is one run of rows with zeros between them.
 
-The zeros behind a row are also those before the next, so that a weight reads at one offset from every pixel.
+The zeros after a row are also those before the next one, so that a weight reads at one offset from every pixel.
 """
 
 import weakref
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sparsecore.errors import InputError
 from sparsecore_cpu.convolution import Window
-from sparsecore_cpu.inference.network import Tensor
+from sparsecore_cpu.inference.network import FixedTensor
 from sparsecore_cpu.runtime import Floats, aligned_zeros
 
 _LINE = 16
@@ -21,12 +21,12 @@ _LINE = 16
 
 @attrs.frozen
 class Frame:
-    """How the pixels of a channel lie; all that is counted in floats is whole lines of the cache.
+    """The memory layout of a channel; sizes in floats are whole cache lines.
 
     Attributes:
-        height: in pixels; 1 for features.
-        width: likewise.
-        border: how many zeros are around the image on all sides.
+        height: pixels; 1 for features.
+        width: pixels; 1 for features.
+        border: zeros around the image on all sides.
         pitch: floats from one row to the next, at least width + border.
     """
 
@@ -37,26 +37,26 @@ class Frame:
 
     @classmethod
     def of(cls, height: int, width: int, border: int, least: int = 0) -> "Frame":
-        """With rows as near to each other as the border allows, but at least so far apart."""
+        """A frame whose pitch is as small as the border allows, but at least ``least``."""
         return cls(height, width, border, max(width + border, least))
 
     @property
     def start(self) -> int:
-        """Where the first pixel of the first channel lies: behind the zeros above it."""
+        """The offset of the first pixel of the first channel, after the zeros above it, in floats."""
         return _lines(self._margin)
 
     @property
     def pixels(self) -> int:
-        """From the first pixel on, those of all rows with what is between them."""
+        """The floats from the first pixel to the end of the last row, with the zeros between rows."""
         return _lines(self.height * self.pitch)
 
     @property
     def room(self) -> int:
-        """From one channel to the next; the zeros behind it are also those before the next."""
+        """The distance from one channel to the next, in floats; they share the zeros between them."""
         return _lines(self.height * self.pitch + self._margin)
 
     def size(self, channels: int) -> int:
-        """Floats of so many channels; a line behind the last may be read."""
+        """The floats that so many channels need; one cache line after the last may be read."""
         return channels * self.room + 2 * self.start + _LINE
 
     @property
@@ -65,7 +65,7 @@ class Frame:
 
     @property
     def inside(self) -> Floats:
-        """1 for the pixels, 0 for what is between them, (pixels,)."""
+        """1 for pixels and 0 for what is between rows, (pixels,)."""
         inside = np.zeros(self.pixels, np.float32)
         inside[: self.height * self.pitch].reshape(self.height, self.pitch)[:, : self.width] = 1
         return inside
@@ -73,7 +73,7 @@ class Frame:
 
 @attrs.frozen(eq=False)
 class Plane:
-    """One activation of one image; all but its pixels is zero."""
+    """One activation of one image; everything but its pixels is zero."""
 
     frame: Frame
     channels: int
@@ -99,13 +99,13 @@ class Plane:
 
 
 class Planes:
-    """Hands out planes; their memory comes back by itself when nobody holds them any more."""
+    """A pool of planes; their memory returns to it when the last reference is gone."""
 
     def __init__(self) -> None:
         self._free: defaultdict[tuple[int, Frame], list[Floats]] = defaultdict(list)
 
     def take(self, channels: int, frame: Frame) -> Plane:
-        """A plane whose pixels are arbitrary."""
+        """A plane with arbitrary pixels."""
         free = self._free[channels, frame]
         memory = free.pop() if free else aligned_zeros((frame.size(channels),))
         plane = Plane(frame, channels, memory)
@@ -123,13 +123,13 @@ _MOST = 2**31 - 1
 
 
 @attrs.frozen(eq=False)
-class Taps:
-    """Weights by output channel.
+class ChannelTaps:
+    """Weights in the order of output channels.
 
     Attributes:
-        pointers: the first of each channel, and how many there are at the end.
-        offsets: where each reads.
-        values: one for each.
+        pointers: the index of each channel's first weight, and the number of weights, (channels + 1,).
+        offsets: the offset at which each weight reads, in floats, (weights,).
+        values: (weights,).
     """
 
     pointers: Places
@@ -138,14 +138,14 @@ class Taps:
 
 
 @attrs.frozen
-class Reach:
-    """Of a convolution.
+class RowLayout:
+    """The frames of a convolution.
 
     Attributes:
         window: stride and padding.
         given: the frame of the inputs.
-        frame: the one that their phases need.
-        outputs: the one of the outputs, of the same pitch.
+        frame: the frame that the phases of the inputs need.
+        outputs: the frame of the outputs, which has the same pitch.
     """
 
     window: Window
@@ -154,8 +154,8 @@ class Reach:
     outputs: Frame
 
     @classmethod
-    def of(cls, shape: tuple[int, ...], window: Window, given: Frame) -> "Reach":
-        """Of a weight of this shape over inputs in this frame."""
+    def of(cls, shape: tuple[int, ...], window: Window, given: Frame) -> "RowLayout":
+        """The frames for a weight of this shape and inputs in this frame."""
         sides = [
             _Side(side, kernel, window)
             for side, kernel in zip((given.height, given.width), (*shape, 1, 1)[2:4], strict=True)
@@ -170,11 +170,11 @@ class Reach:
 
     @property
     def is_met(self) -> bool:
-        """Whether the inputs can be read as they lie."""
+        """Whether the inputs can be read where they are."""
         return self.window.stride == 1 and self.frame == self.given
 
-    def taps(self, weight: Tensor, x: Plane) -> Taps:
-        """Of the weight, over phases that lie like ``x``."""
+    def taps(self, weight: FixedTensor, x: Plane) -> ChannelTaps:
+        """The weight's taps over phases in the frame of ``x``."""
         stride, padding = self.window.stride, self.window.padding
         shape = (*weight.shape, 1, 1)[:4]
         out, into, row, column = (np.asarray(place, np.int64) for place in np.unravel_index(weight.positions, shape))
@@ -182,14 +182,14 @@ class Reach:
         channel = (down % stride * stride + right % stride) * shape[1] + into
         offsets = channel * x.frame.room + down // stride * x.frame.pitch + right // stride
         if np.abs(offsets).max(initial=0) > _MOST:
-            raise InputError(f"a layer of shape {weight.shape} on so large images does not fit 32-bit places")
+            raise InputError(f"a layer of shape {weight.shape} on so large images does not fit 32-bit offsets")
         pointers = np.searchsorted(out, np.arange(shape[0] + 1))
-        return Taps(pointers.astype(np.int32), offsets.astype(np.int32), np.ascontiguousarray(weight.values))
+        return ChannelTaps(pointers.astype(np.int32), offsets.astype(np.int32), np.ascontiguousarray(weight.values))
 
 
 @attrs.frozen
 class _Side:
-    """Rows or columns."""
+    """One side of a convolution: rows or columns."""
 
     given: int
     kernel: int
@@ -197,24 +197,26 @@ class _Side:
 
     @property
     def phase(self) -> int:
-        """How many there are in a phase."""
+        """The pixels of a phase."""
         return -(-self.given // self.window.stride)
 
     @property
     def outputs(self) -> int:
-        """How many come out."""
+        """The pixels of the output."""
         return self.window.outputs(self.given, self.kernel)
 
     @property
     def border(self) -> int:
-        """How far beyond a phase the weights read."""
+        """How far beyond a phase the weights read, in pixels."""
         before = -(-self.window.padding // self.window.stride)
         behind = self.outputs + (self.kernel - 1 - self.window.padding) // self.window.stride - self.phase
         return max(0, before, behind)
 
 
-def diagonal(x: Plane, values: NDArray[np.float64]) -> Taps:
-    """One weight a channel, which reads the pixel itself."""
+def diagonal(x: Plane, values: NDArray[np.float64]) -> ChannelTaps:
+    """One weight for each channel, which reads the pixel itself."""
     channels = x.channels
     weights = np.broadcast_to(values, channels).astype(np.float32)
-    return Taps(np.arange(channels + 1, dtype=np.int32), np.arange(channels, dtype=np.int32) * x.frame.room, weights)
+    return ChannelTaps(
+        np.arange(channels + 1, dtype=np.int32), np.arange(channels, dtype=np.int32) * x.frame.room, weights
+    )

@@ -17,12 +17,12 @@ from sparsecore_cpu.runtime import Floats, Runtime
 
 @attrs.frozen(eq=False)
 class Predictor:
-    """A trained network that predicts; its values do not change any more.
+    """Predicts with a trained network, whose values do not change any more.
 
-    Buffers and lists are made once and used by every call; threads that call it at the same time take turns.
+    Buffers and lists are allocated once; calls from several threads run one after another.
 
     Attributes:
-        network: what has been trained.
+        network: the trained network.
     """
 
     network: TrainedNetwork
@@ -36,8 +36,8 @@ class Predictor:
         """The predictor of a network.
 
         Args:
-            network: what has been trained.
-            threads: how many compute; 0 for as many as this process may use. Predictions do not depend on it.
+            network: the trained network.
+            threads: how many threads compute; 0 for as many as this process may use. Predictions do not depend on it.
 
         Raises:
             InputError: there cannot be so many threads.
@@ -47,7 +47,7 @@ class Predictor:
 
     @classmethod
     def of_run(cls, path: str | Path, threads: int = 0) -> "Predictor":
-        """The network of a run as its checkpoint has it, whichever backend it was trained on.
+        """The predictor of a run's latest checkpoint, whichever backend it was trained on.
 
         Args:
             path: the run's folder. The data set is loaded once more, for its mean and deviation.
@@ -60,7 +60,7 @@ class Predictor:
 
     @classmethod
     def load(cls, path: str | Path, threads: int = 0) -> "Predictor":
-        """The network in a file of :meth:`save`.
+        """The predictor of a network in a file that :meth:`save` wrote.
 
         Raises:
             InputError: there is no such file, it is damaged, or its model is not installed.
@@ -89,9 +89,8 @@ class Predictor:
         self._check(images)
         logits = np.empty((len(images), self.network.pictures.classes), np.float32)
         single = self._single.is_quicker(len(images), self._runtime.kernels.lanes)
-        way = self._single if single else self._blocks
         with self._lock:
-            way.predict(images, logits)
+            (self._single if single else self._blocks).predict(images, logits)
         return logits
 
     def _check(self, images: NDArray[Any]) -> None:

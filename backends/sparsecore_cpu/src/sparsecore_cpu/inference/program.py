@@ -1,6 +1,6 @@
-"""A network as the operations that compute it, without gradients: nodes that read one another.
+"""A network as a graph of operations without gradients, with batch norm and relu fused into convolutions.
 
-What computes them (a :class:`Maker`) has its own values, such as buffers, and is asked for one a node.
+A :class:`Compiler` turns each node into a value of its own type, such as a buffer.
 """
 
 import functools
@@ -17,7 +17,7 @@ from sparsecore.host.computation import Moments
 from sparsecore.learning.parameters import hash_slots
 from sparsecore.learning.protocols import Tensor as Handle
 from sparsecore_cpu.convolution import Window
-from sparsecore_cpu.inference.network import Tensor, TrainedNetwork
+from sparsecore_cpu.inference.network import FixedTensor, TrainedNetwork
 
 T = TypeVar("T")
 
@@ -26,129 +26,129 @@ UNBOUNDED = -math.inf
 
 
 class Node(Protocol):
-    """One operation."""
+    """One operation of the graph."""
 
     @property
     def operands(self) -> tuple["Node", ...]:
-        """What it reads."""
+        """The nodes that it reads."""
         ...
 
-    def made(self, maker: "Maker[T]", operands: Sequence[T]) -> T:
-        """Its outputs, from those of its operands."""
+    def compile(self, compiler: "Compiler[T]", operands: Sequence[T]) -> T:
+        """The compiler's value for the output, from those for the operands."""
         ...
 
 
 @attrs.frozen(eq=False)
-class Input:
+class ImagesNode:
     """The images."""
 
     operands: tuple[Node, ...] = ()
 
-    def made(self, maker: "Maker[T]", operands: Sequence[T]) -> T:  # noqa: ARG002
-        """See :class:`Node`."""
-        return maker.images()
+    def compile(self, compiler: "Compiler[T]", operands: Sequence[T]) -> T:  # noqa: ARG002
+        """The images."""
+        return compiler.images()
 
 
 @attrs.frozen(eq=False)
-class Convolution:
-    """max(convolution + bias + what is added, floor); or of a linear layer.
+class ConvolutionNode:
+    """max(convolution + bias + addend, floor), or a linear layer likewise.
 
     Attributes:
-        operands: the input, and what is added if there is something.
+        operands: the input, and the addend if there is one.
         weight: (out, in, height, width) or (out, in).
         window: stride and padding.
-        bias: one an output.
-        floor: below which no output is.
+        bias: (out,).
+        floor: the smallest output.
     """
 
     operands: tuple[Node, ...]
-    weight: Tensor
+    weight: FixedTensor
     window: Window
     bias: NDArray[np.float64]
     floor: float = UNBOUNDED
 
-    def made(self, maker: "Maker[T]", operands: Sequence[T]) -> T:
-        """See :class:`Node`."""
-        return maker.convolved(self, *operands)
+    def compile(self, compiler: "Compiler[T]", operands: Sequence[T]) -> T:
+        """The convolution."""
+        return compiler.convolved(self, *operands)
 
 
 @attrs.frozen(eq=False)
-class Affine:
-    """max(scale·x + shift, floor) by channel; scale and shift may be the same number for all."""
+class AffineNode:
+    """max(scale·x + shift, floor) by channel; scale and shift are (channels,), or (1,) for all channels."""
 
     operands: tuple[Node, ...]
     scale: NDArray[np.float64]
     shift: NDArray[np.float64]
     floor: float = UNBOUNDED
 
-    def made(self, maker: "Maker[T]", operands: Sequence[T]) -> T:
-        """See :class:`Node`."""
-        return maker.affine(self, *operands)
+    def compile(self, compiler: "Compiler[T]", operands: Sequence[T]) -> T:
+        """The affine function."""
+        return compiler.affine(self, *operands)
 
 
 @attrs.frozen(eq=False)
-class Sum:
-    """Of two."""
+class SumNode:
+    """The sum of two nodes."""
 
     operands: tuple[Node, ...]
 
-    def made(self, maker: "Maker[T]", operands: Sequence[T]) -> T:
-        """See :class:`Node`."""
-        return maker.added(*operands)
+    def compile(self, compiler: "Compiler[T]", operands: Sequence[T]) -> T:
+        """The sum."""
+        return compiler.added(*operands)
 
 
 @attrs.frozen(eq=False)
-class Pool:
+class PoolNode:
     """The mean over height and width."""
 
     operands: tuple[Node, ...]
 
-    def made(self, maker: "Maker[T]", operands: Sequence[T]) -> T:
-        """See :class:`Node`."""
-        return maker.pooled(*operands)
+    def compile(self, compiler: "Compiler[T]", operands: Sequence[T]) -> T:
+        """The means."""
+        return compiler.pooled(*operands)
 
 
 @attrs.frozen(eq=False)
-class Flatten:
+class FlattenNode:
     """Images as vectors, in the order height, width, channel."""
 
     operands: tuple[Node, ...]
 
-    def made(self, maker: "Maker[T]", operands: Sequence[T]) -> T:
-        """See :class:`Node`."""
-        return maker.flattened(*operands)
+    def compile(self, compiler: "Compiler[T]", operands: Sequence[T]) -> T:
+        """The vectors."""
+        return compiler.flattened(*operands)
 
 
-class Maker(Protocol[T]):
-    """What computes nodes."""
+class Compiler(Protocol[T]):
+    """Turns nodes into values of its own type."""
 
     def images(self) -> T:
         """The images."""
         ...
 
-    def convolved(self, node: Convolution, x: T, add: T | None = None) -> T:
-        """See :class:`Convolution`."""
+    def convolved(self, node: ConvolutionNode, x: T, add: T | None = None) -> T:
+        """A convolution of ``x``, plus ``add``; see :class:`ConvolutionNode`."""
         ...
 
-    def affine(self, node: Affine, x: T) -> T:
-        """See :class:`Affine`."""
+    def affine(self, node: AffineNode, x: T) -> T:
+        """An affine function of ``x``; see :class:`AffineNode`."""
         ...
 
     def added(self, x: T, y: T) -> T:
-        """The sum."""
+        """The sum of two values."""
         ...
 
     def pooled(self, x: T) -> T:
-        """The means."""
+        """The means over height and width."""
         ...
 
     def flattened(self, x: T) -> T:
-        """The vectors."""
+        """Images as vectors, in the order height, width, channel."""
         ...
 
 
 def in_order(output: Node) -> list[Node]:
-    """All that the output depends on, each after its operands; the output is the last."""
+    """All nodes that the output depends on, each after its operands; the output is the last."""
     done: dict[Node, None] = {}
     waiting = [output]
     while waiting:
@@ -161,16 +161,16 @@ def in_order(output: Node) -> list[Node]:
 
 
 def readers(nodes: Sequence[Node]) -> Counter[Node]:
-    """How many times each is read."""
+    """How many times each node is read."""
     return Counter(operand for node in nodes for operand in node.operands)
 
 
-def made(output: Node, maker: Maker[T]) -> T:
-    """The output by this maker; values that no node will read any more are let go of."""
+def compile_program(output: Node, compiler: Compiler[T]) -> T:
+    """Compile the graph of an output; a value is dropped once no further node reads it."""
     nodes = in_order(output)
     left, values = readers(nodes), dict[Node, T]()
     for node in nodes:
-        values[node] = node.made(maker, [values[operand] for operand in node.operands])
+        values[node] = node.compile(compiler, [values[operand] for operand in node.operands])
         left.subtract(node.operands)
         for operand in set(node.operands):
             if not left[operand]:
@@ -179,7 +179,7 @@ def made(output: Node, maker: Maker[T]) -> T:
 
 
 def fused(output: Node) -> Node:
-    """The same output, by fewer nodes."""
+    """The same output as a graph of fewer nodes."""
     nodes = in_order(output)
     reads, new = readers(nodes), dict[Node, Node]()
     for node in nodes:
@@ -191,29 +191,35 @@ def fused(output: Node) -> Node:
 
 @functools.singledispatch
 def merged(node: Any, operands: Sequence[Node], alone: Sequence[Node | None]) -> Node:  # noqa: ARG001
-    """The node of these operands, put together with one of them where that is ``alone``: read by nobody else."""
+    """The node with these operands, merged with one of them where possible.
+
+    Args:
+        node: the operation.
+        operands: its operands, after fusion.
+        alone: the operands that no other node reads, and None in place of the others.
+    """
     return _of(node, operands)
 
 
 @merged.register
-def _(node: Affine, operands: Sequence[Node], alone: Sequence[Node | None]) -> Node:
+def _(node: AffineNode, operands: Sequence[Node], alone: Sequence[Node | None]) -> Node:
     return then_affine(alone[0], node) or _of(node, operands)
 
 
 @merged.register
-def _(node: Sum, operands: Sequence[Node], alone: Sequence[Node | None]) -> Node:
+def _(node: SumNode, operands: Sequence[Node], alone: Sequence[Node | None]) -> Node:
     first, second = operands
     return then_added(alone[0], second) or then_added(alone[1], first) or _of(node, operands)
 
 
 @functools.singledispatch
-def then_affine(node: Any, after: Affine) -> Node | None:  # noqa: ARG001
-    """Both as one node, where they can be."""
+def then_affine(node: Any, after: AffineNode) -> Node | None:  # noqa: ARG001
+    """The node followed by an affine function as one node; None where they cannot be merged."""
     return None
 
 
 @then_affine.register
-def _(node: Convolution, after: Affine) -> Node | None:
+def _(node: ConvolutionNode, after: AffineNode) -> Node | None:
     adds = len(node.operands) > 1
     if node.floor != UNBOUNDED or (adds and np.any(after.scale != 1)):
         return None
@@ -222,7 +228,7 @@ def _(node: Convolution, after: Affine) -> Node | None:
 
 
 @then_affine.register
-def _(node: Affine, after: Affine) -> Node | None:
+def _(node: AffineNode, after: AffineNode) -> Node | None:
     if node.floor != UNBOUNDED:
         return None
     return attrs.evolve(
@@ -232,12 +238,12 @@ def _(node: Affine, after: Affine) -> Node | None:
 
 @functools.singledispatch
 def then_added(node: Any, other: Node) -> Node | None:  # noqa: ARG001
-    """The sum of both as one node, where it can be."""
+    """The sum of the node and another one as one node; None where they cannot be merged."""
     return None
 
 
 @then_added.register
-def _(node: Convolution, other: Node) -> Node | None:
+def _(node: ConvolutionNode, other: Node) -> Node | None:
     if node.floor != UNBOUNDED or len(node.operands) > 1:
         return None
     return attrs.evolve(node, operands=(*node.operands, other))
@@ -249,54 +255,56 @@ def _of(node: Any, operands: Sequence[Node]) -> Node:
 
 
 def program_of(network: TrainedNetwork) -> Node:
-    """The network's outputs, with batch norm in evaluation folded into weights where that can be done."""
-    output: Node = network.model.forward(Tracer(), _tensors(network), Input())
+    """The graph of a network's logits, with batch norm (in evaluation) folded into weights where possible."""
+    output: Node = network.model.forward(Tracer(), _tensors(network), ImagesNode())
     return fused(output)
 
 
 @attrs.frozen(eq=False)
 class Tracer:
-    """See :class:`sparsecore.learning.protocols.Operations`; activations are nodes, parameters tensors."""
+    """Records the operations of a model as a graph: activations are nodes, parameters :class:`FixedTensor`."""
 
-    def conv2d(self, x: Node, weight: Tensor, *, stride: int = 1, padding: int = 0) -> Node:
-        """Without a bias."""
-        return Convolution((x,), weight, Window(stride, padding), np.zeros(weight.shape[0]))
+    def conv2d(self, x: Node, weight: FixedTensor, *, stride: int = 1, padding: int = 0) -> Node:
+        """A convolution without a bias."""
+        return ConvolutionNode((x,), weight, Window(stride, padding), np.zeros(weight.shape[0]))
 
-    def linear(self, x: Node, weight: Tensor, bias: Tensor | None = None) -> Node:
+    def linear(self, x: Node, weight: FixedTensor, bias: FixedTensor | None = None) -> Node:
         """x·weightᵀ + bias."""
-        return Convolution((x,), weight, Window(), np.zeros(weight.shape[0]) if bias is None else bias.vector())
+        return ConvolutionNode((x,), weight, Window(), np.zeros(weight.shape[0]) if bias is None else bias.to_array())
 
-    def batch_norm(self, x: Node, scale: Tensor, shift: Tensor, mean: Tensor, variance: Tensor) -> Node:
-        """By the running statistics."""
-        factor = scale.vector() * Moments(mean.vector(), variance.vector()).inverse_deviation
-        return Affine((x,), factor, shift.vector() - mean.vector() * factor)
+    def batch_norm(
+        self, x: Node, scale: FixedTensor, shift: FixedTensor, mean: FixedTensor, variance: FixedTensor
+    ) -> Node:
+        """Batch norm by the running statistics, as an affine function."""
+        factor = scale.to_array() * Moments(mean.to_array(), variance.to_array()).inverse_deviation
+        return AffineNode((x,), factor, shift.to_array() - mean.to_array() * factor)
 
     def relu(self, x: Node) -> Node:
         """max(x, 0)."""
-        return Affine((x,), np.ones(1), np.zeros(1), floor=0.0)
+        return AffineNode((x,), np.ones(1), np.zeros(1), floor=0.0)
 
     def global_average_pool(self, x: Node) -> Node:
-        """(batch, channels)."""
-        return Pool((x,))
+        """The mean over height and width."""
+        return PoolNode((x,))
 
     def add(self, x: Node, y: Node) -> Node:
-        """X + y."""
-        return Sum((x, y))
+        """The sum of two nodes."""
+        return SumNode((x, y))
 
     def flatten(self, x: Node) -> Node:
-        """(batch, height·width·channels)."""
-        return Flatten((x,))
+        """Images as vectors."""
+        return FlattenNode((x,))
 
-    def tied(self, values: Tensor, shape: tuple[int, ...], key: int) -> Tensor:
-        """The weight whose entries are those of ``values``."""
+    def tied(self, values: FixedTensor, shape: tuple[int, ...], key: int) -> FixedTensor:
+        """The dense weight whose entries share ``values``."""
         slots, signs = hash_slots(np.arange(math.prod(shape)), math.prod(values.shape), key)
-        return Tensor.whole((values.vector()[slots] * signs).astype(np.float32).reshape(shape))
+        return FixedTensor.whole((values.to_array()[slots] * signs).astype(np.float32).reshape(shape))
 
 
 def _tensors(network: TrainedNetwork) -> dict[str, Handle]:
     topology = network.topology
     sparse = {
-        name: Tensor(shape, topology.local(name), network.values[topology.slots(name)])
+        name: FixedTensor(shape, topology.local(name), network.values[topology.slots(name)])
         for name, shape in zip(topology.layout.names, topology.layout.shapes, strict=True)
     }
-    return sparse | {name: Tensor.whole(array) for name, array in network.dense.items()}
+    return sparse | {name: FixedTensor.whole(array) for name, array in network.dense.items()}
