@@ -25,11 +25,10 @@ from writing import table
 
 from sparsecore.plugins.discovery import installed
 from sparsecore.testing.backend_promises import BACKEND_PROMISES
-from sparsecore.testing.backend_subjects import BackendSubject
-from sparsecore.testing.judging import DEFAULT_EXAMPLES, Outcome, judge
 from sparsecore.testing.promises import Promise
-from sparsecore.testing.stacks import Subject
+from sparsecore.testing.search import DEFAULT_EXAMPLES, Status, check_promise
 from sparsecore.testing.strategy_promises import STRATEGY_PROMISES
+from sparsecore.testing.subjects import BackendSubject, StrategySubject
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
@@ -63,7 +62,7 @@ def defects(seeds: int) -> list[Leg]:
     from mutants_of_strategies import MUTANTS as STRATEGIES
 
     kinds = (
-        ("strategy", STRATEGIES, STRATEGY_PROMISES, Subject.of),
+        ("strategy", STRATEGIES, STRATEGY_PROMISES, StrategySubject.of),
         ("backend", BACKENDS, BACKEND_PROMISES, BackendSubject.of),
     )
     return [
@@ -79,12 +78,12 @@ def of_defect(promise: Promise, mutant: type, subject_of: Any, seeds: int, _: fl
     """The example that caught the defect first, for each seed; None where it was missed."""
     subject = subject_of(mutant())
     first: list[int | None] = []
-    most = round(DEFAULT_EXAMPLES * promise.share)
+    most = round(DEFAULT_EXAMPLES * promise.fraction)
     for number in range(seeds):
         if number == seeds // 3 and all(one is not None and one <= most / 10 for one in first):
             break
-        verdict = judge(promise, subject, first_seed=FIRST_SEED + number, shrink=False)
-        first.append(verdict.examples + 1 if verdict.outcome is Outcome.BROKEN else None)
+        result = check_promise(promise, subject, first_seed=FIRST_SEED + number, shrink=False)
+        first.append(result.examples + 1 if result.status is Status.BROKEN else None)
     return {"promise": promise.name, "examples": most, "first": first}
 
 

@@ -24,9 +24,9 @@ from sparsecore.errors import InputError
 from sparsecore.run.folder import RunFolder
 from sparsecore.run.replay import replay
 from sparsecore.testing import StrategyTests, hyperparameters
-from sparsecore.testing.judging import Outcome, judge
-from sparsecore.testing.stacks import Subject
+from sparsecore.testing.search import Status, check_promise
 from sparsecore.testing.strategy_promises import STRATEGY_PROMISES
+from sparsecore.testing.subjects import StrategySubject
 from sparsecore_strategies.magnitude_drop import MagnitudeDrop
 from sparsecore_strategies.srigl import StructuredRigL
 
@@ -259,9 +259,9 @@ class TestStructuredRigL(StrategyTests):
 
 def test_the_kit_holds_a_start_to_the_multiples_that_are_declared():
     (start,) = (promise for promise in STRATEGY_PROMISES if promise.name == "start")
-    verdict = judge(start, Subject.of(Uneven()), examples=100)
-    assert (verdict.outcome, "multiples of" in verdict.reason) == (Outcome.BROKEN, True)
-    assert judge(start, Subject.of(StructuredRigL()), examples=40).outcome is Outcome.KEPT
+    result = check_promise(start, StrategySubject.of(Uneven()), examples=100)
+    assert (result.status, "multiples of" in result.reason) == (Status.BROKEN, True)
+    assert check_promise(start, StrategySubject.of(StructuredRigL()), examples=40).status is Status.KEPT
 
 
 @pytest.mark.parametrize("backend", ["numpy", "torch"])

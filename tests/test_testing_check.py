@@ -113,18 +113,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def lines(done: "subprocess.CompletedProcess[str]") -> dict[str, str]:
-    """The outcome of each promise."""
+    """The status of each promise."""
     return {
-        name: outcome.strip() for outcome, name in re.findall(r"^(kept|broken|not \w+) +([\w-]+) ", done.stdout, re.M)
+        name: status.strip() for status, name in re.findall(r"^(kept|broken|not \w+) +([\w-]+) ", done.stdout, re.M)
     }
 
 
 def test_a_strategy_that_is_right_has_a_line_a_promise_and_status_0() -> None:
     done = sparsecore("check", "static", "--examples", "10")
     assert done.returncode == 0, done.stdout + done.stderr
-    outcomes = lines(done)
-    assert {"growth", "resume", "order", "size"} <= outcomes.keys()
-    assert set(outcomes.values()) == {"kept", "not made"}
+    statuses = lines(done)
+    assert {"growth", "resume", "order", "size"} <= statuses.keys()
+    assert set(statuses.values()) == {"kept", "not applicable"}
     assert done.stderr == ""
 
 
@@ -146,10 +146,10 @@ def test_a_broken_strategy_is_shown_with_its_smallest_example_and_the_line_that_
 def test_as_json_there_is_one_object_with_the_counterexample(folder: Path) -> None:
     done = sparsecore("check", "mine.py:GrowsWithReplacement", "--promise", "growth", "--json", cwd=folder)
     assert done.returncode == 1
-    told: dict[str, Any] = json.loads(done.stdout)
-    assert (told["plugin"], told["kept"]) == ("mine.py:GrowsWithReplacement", False)
-    (promise,) = told["promises"]
-    assert (promise["name"], promise["outcome"]) == ("growth", "broken")
+    report: dict[str, Any] = json.loads(done.stdout)
+    assert (report["plugin"], report["kept"]) == ("mine.py:GrowsWithReplacement", False)
+    (promise,) = report["promises"]
+    assert (promise["name"], promise["status"]) == ("growth", "broken")
     assert promise["counterexample"][0].keys() == {"tensor", "before", "kept", "grown"}
     assert promise["again"].startswith("sparsecore check mine.py:GrowsWithReplacement --promise growth --example ")
 
@@ -158,21 +158,21 @@ def test_several_names_are_a_stack_whose_example_can_be_shown_again(folder: Path
     stack = ("static", "mine.py:GrowsWithReplacement", "erk-start")
     done = sparsecore("check", *stack, "--promise", "growth", "--promise", "due", "--json", cwd=folder)
     assert done.returncode == 1, done.stderr
-    told = json.loads(done.stdout)
-    assert told["plugin"] == " + ".join(stack)
-    assert {promise["name"]: promise["outcome"] for promise in told["promises"]} == {"growth": "broken", "due": "kept"}
-    (again,) = (promise["again"] for promise in told["promises"] if "again" in promise)
+    report = json.loads(done.stdout)
+    assert report["plugin"] == " + ".join(stack)
+    assert {promise["name"]: promise["status"] for promise in report["promises"]} == {"growth": "broken", "due": "kept"}
+    (again,) = (promise["again"] for promise in report["promises"] if "again" in promise)
     repeated = sparsecore(*shlex.split(again)[1:], cwd=folder)
     assert lines(repeated) == {"growth": "broken"}
     assert "plugin 'GrowsWithReplacement' broke a promise in 'grow'" in repeated.stdout
 
 
-def test_what_keeps_several_promises_from_being_judged_is_said_once(folder: Path) -> None:
+def test_what_keeps_several_promises_from_being_checked_is_said_once(folder: Path) -> None:
     (folder / "unsaved.py").write_text(UNSAVED)
     promises = [part for name in ("due", "prune", "growth", "count") for part in ("--promise", name)]
     done = sparsecore("check", "unsaved.py:Unsaved", "--examples", "5", *promises, cwd=folder)
     assert done.returncode == 1, done.stderr
-    assert lines(done) == dict.fromkeys(("due", "prune", "growth", "count"), "not judged")
+    assert lines(done) == dict.fromkeys(("due", "prune", "growth", "count"), "not checked")
     assert done.stdout.count("'history'") == 1
     assert done.stdout.count("(as for due)") == 3
 

@@ -11,11 +11,10 @@ from command_line import said, sparsecore
 from mutants_of_strategies import MUTANTS, Sound
 
 from sparsecore import hookimpl
-from sparsecore.testing.counterexamples import rows
-from sparsecore.testing.judging import Outcome, judge
-from sparsecore.testing.pytest_outcomes import told
-from sparsecore.testing.stacks import Subject
+from sparsecore.testing.counterexamples import describe_failure, rows
+from sparsecore.testing.search import Status, check_promise
 from sparsecore.testing.strategy_promises import STRATEGY_PROMISES
+from sparsecore.testing.subjects import StrategySubject
 
 PROMISES = {promise.name: promise for promise in STRATEGY_PROMISES}
 
@@ -31,12 +30,12 @@ PROMISES = {promise.name: promise for promise in STRATEGY_PROMISES}
 )
 def test_a_counterexample_is_small_and_fits_on_a_screen(what):
     mutant, breaks = MUTANTS[what]
-    verdict = judge(PROMISES[breaks], Subject.of(mutant()), first_seed=1)
-    assert verdict.outcome is Outcome.BROKEN
-    assert len(verdict.example.positions) <= 60
-    lines = told(verdict).splitlines()
+    result = check_promise(PROMISES[breaks], StrategySubject.of(mutant()), first_seed=1)
+    assert result.status is Status.BROKEN
+    assert len(result.example.positions) <= 60
+    lines = describe_failure(result).splitlines()
     assert sum(1 + len(line) // 100 for line in lines) <= 30
-    assert all(sum(map(len, row)) <= 130 for row in rows(verdict.example))
+    assert all(sum(map(len, row)) <= 130 for row in rows(result.example))
 
 
 @attrs.frozen(eq=False)
@@ -55,9 +54,9 @@ class Moody(Sound):
 
 
 def test_of_what_breaks_only_now_and_then_the_smallest_example_seen_is_shown():
-    verdict = judge(PROMISES["prune"], Subject.of(Moody()))
-    assert verdict.outcome is Outcome.BROKEN
-    assert 10 < len(verdict.example.positions) < 60
+    result = check_promise(PROMISES["prune"], StrategySubject.of(Moody()))
+    assert result.status is Status.BROKEN
+    assert 10 < len(result.example.positions) < 60
 
 
 def test_a_reason_is_a_few_lines_whatever_an_error_quotes():
@@ -67,9 +66,9 @@ def test_a_reason_is_a_few_lines_whatever_an_error_quotes():
         def prune(self, values):
             raise ValueError(f"cannot prune {'these ' * 9000}{values}")
 
-    verdict = judge(PROMISES["no-errors"], Subject.of(Verbose()), shrink=False)
-    assert verdict.outcome is Outcome.BROKEN
-    assert len(verdict.reason) < 700
+    result = check_promise(PROMISES["no-errors"], StrategySubject.of(Verbose()), shrink=False)
+    assert result.status is Status.BROKEN
+    assert len(result.reason) < 700
 
 
 LONG = '''
@@ -121,16 +120,16 @@ def test_a_long_counterexample_is_found_again_by_a_short_line_or_from_a_file(fol
     assert "nowhere.json" in sentence
 
 
-def test_what_is_decided_and_not_declared_is_named_as_not_judged(folder: Path) -> None:
+def test_what_is_decided_and_not_declared_is_named_as_not_checked(folder: Path) -> None:
     done = sparsecore("check", "mine.py:Undeclared", "--promise", "prune", "--examples", "3", cwd=folder)
-    (line,) = re.findall(r"^Not judged.*$", done.stdout, re.M)
+    (line,) = re.findall(r"^Not checked.*$", done.stdout, re.M)
     assert all(name in line for name in ("'prune'", "smallest_first", "'initial_values'", "grown_value"))
     assert "'allocate'" not in line
     as_json = json.loads(
         sparsecore("check", "rigl", "--promise", "due", "--examples", "3", "--json", cwd=folder).stdout
     )
-    assert any("'grow'" in sentence for sentence in as_json["not_judged"])
-    assert not any("'prune'" in sentence for sentence in as_json["not_judged"])
+    assert any("'grow'" in sentence for sentence in as_json["not_checked"])
+    assert not any("'prune'" in sentence for sentence in as_json["not_checked"])
 
 
 def test_a_slow_hook_is_announced_before_the_check_begins(folder: Path) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from sparsecore.testing.backend_promises import BACKEND_PROMISES
-from sparsecore.testing.judging import DEFAULT_EXAMPLES, Outcome, judge
-from sparsecore.testing.stacks import Subject
+from sparsecore.testing.search import DEFAULT_EXAMPLES, Status, check_promise
 from sparsecore.testing.strategy_promises import STRATEGY_PROMISES
+from sparsecore.testing.subjects import StrategySubject
 
 PAGE = (Path(__file__).parent.parent / "docs/testing.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
@@ -48,9 +48,9 @@ def test_what_it_declares_is_checked_and_kept() -> None:
     (declaring,) = (block for block in BLOCKS if "Declares(" in block)
     names: dict[str, type] = {}
     exec(declaring, names)
-    subject = Subject.of(names["DropAThird"]())
+    subject = StrategySubject.of(names["DropAThird"]())
     (smallest,) = (promise for promise in STRATEGY_PROMISES if promise.name == "smallest")
-    assert judge(smallest, subject).outcome is Outcome.KEPT
+    assert check_promise(smallest, subject).status is Status.KEPT
 
 
 @pytest.mark.integration
@@ -59,5 +59,5 @@ def test_the_first_strategy_that_it_shows_is_found_broken_as_it_says(tmp_path: P
     command = [sys.executable, "-m", "sparsecore", "check", "mine.py:MyStrategy", "--promise", "growth"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
-    assert "broken     growth" in done.stdout
+    assert re.search(r"^broken +growth", done.stdout, re.MULTILINE)
     assert "plugin 'MyStrategy' broke a promise in 'grow': it grew at position" in done.stdout

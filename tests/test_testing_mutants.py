@@ -10,10 +10,9 @@ from mutants_of_strategies import SeedlessStart, Sound
 
 from sparsecore.engine.hooks import Declares
 from sparsecore.testing.backend_promises import BACKEND_PROMISES
-from sparsecore.testing.backend_subjects import BackendSubject
-from sparsecore.testing.judging import Outcome, judge
-from sparsecore.testing.stacks import Subject
+from sparsecore.testing.search import Status, check_promise
 from sparsecore.testing.strategy_promises import STRATEGY_PROMISES
+from sparsecore.testing.subjects import BackendSubject, StrategySubject
 
 PAGE = Path(__file__).parent.parent / "docs/testing.md"
 
@@ -24,7 +23,7 @@ def named(promises, name):
 
 @pytest.mark.parametrize("promise", STRATEGY_PROMISES, ids=lambda promise: promise.name)
 def test_the_sound_strategy_that_the_mutants_are_made_of_keeps_every_promise(promise):
-    assert judge(promise, Subject.of(Sound())).outcome is Outcome.KEPT
+    assert check_promise(promise, StrategySubject.of(Sound())).status is Status.KEPT
 
 
 @pytest.mark.parametrize("what", STRATEGIES)
@@ -32,9 +31,9 @@ def test_each_defect_of_a_strategy_is_caught(what):
     mutant, breaks = STRATEGIES[what]
     if breaks == "backends" and find_spec("torch") is None:
         pytest.skip("there is no other backend than the oracle")
-    verdict = judge(named(STRATEGY_PROMISES, breaks), Subject.of(mutant()), shrink=False)
-    assert verdict.outcome is Outcome.BROKEN, verdict
-    assert verdict.reason
+    result = check_promise(named(STRATEGY_PROMISES, breaks), StrategySubject.of(mutant()), shrink=False)
+    assert result.status is Status.BROKEN, result
+    assert result.reason
 
 
 @pytest.mark.parametrize("seed", [101, 108, 201])
@@ -43,9 +42,9 @@ def test_each_defect_of_a_strategy_is_caught(what):
 )
 def test_defects_of_sharing_out_are_caught_with_few_examples_whatever_the_seed(what, seed):
     mutant, breaks = STRATEGIES[what]
-    promise, subject = named(STRATEGY_PROMISES, breaks), Subject.of(mutant())
-    verdict = judge(promise, subject, examples=50, first_seed=seed, shrink=False)
-    assert verdict.outcome is Outcome.BROKEN, verdict
+    promise, subject = named(STRATEGY_PROMISES, breaks), StrategySubject.of(mutant())
+    result = check_promise(promise, subject, examples=50, first_seed=seed, shrink=False)
+    assert result.status is Status.BROKEN, result
 
 
 RARE = {
@@ -60,23 +59,23 @@ RARE = {
 @pytest.mark.parametrize("what", RARE)
 def test_defects_that_few_examples_show_are_caught_with_less_than_half_of_the_examples_whatever_the_seed(what):
     mutant, breaks = (STRATEGIES | BACKENDS)[what]
-    subject = Subject.of(mutant()) if what in STRATEGIES else BackendSubject.of(mutant())
+    subject = StrategySubject.of(mutant()) if what in STRATEGIES else BackendSubject.of(mutant())
     promise = named(RARE[what], breaks)
-    found = [judge(promise, subject, examples=40, first_seed=seed, shrink=False).outcome for seed in range(16)]
-    assert set(found) == {Outcome.BROKEN}
+    found = [check_promise(promise, subject, examples=40, first_seed=seed, shrink=False).status for seed in range(16)]
+    assert set(found) == {Status.BROKEN}
 
 
 @pytest.mark.parametrize("what", BACKENDS)
 def test_each_defect_of_a_backend_is_caught(what):
     mutant, breaks = BACKENDS[what]
-    verdict = judge(named(BACKEND_PROMISES, breaks), BackendSubject.of(mutant()), shrink=False)
-    assert verdict.outcome is Outcome.BROKEN, verdict
-    assert verdict.reason
+    result = check_promise(named(BACKEND_PROMISES, breaks), BackendSubject.of(mutant()), shrink=False)
+    assert result.status is Status.BROKEN, result
+    assert result.reason
 
 
 def test_a_start_that_is_declared_to_be_fixed_is_not_blamed_for_it():
-    subject = Subject.of(SeedlessStart(), declares=Declares(start="fixed"))
-    assert judge(named(STRATEGY_PROMISES, "seeded-start"), subject).outcome is Outcome.NOT_MADE
+    subject = StrategySubject.of(SeedlessStart(), declares=Declares(start="fixed"))
+    assert check_promise(named(STRATEGY_PROMISES, "seeded-start"), subject).status is Status.NOT_APPLICABLE
 
 
 def test_there_are_as_many_defects_as_the_documentation_says_and_it_lists_them_all():

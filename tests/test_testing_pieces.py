@@ -1,4 +1,4 @@
-"""The pieces of the kit: what is drawn is sound and reaches the corners; verdicts are what they say."""
+"""The pieces of the kit: what is drawn is sound and reaches the corners; results are what they say."""
 
 import json
 
@@ -16,12 +16,12 @@ from sparsecore.engine.schedules import Amount, Every, Piecewise, Schedule, as_a
 from sparsecore.engine.validation import topology_error
 from sparsecore.testing import clocks, gradients, hyperparameters, topologies, values
 from sparsecore.testing.counterexamples import rows
-from sparsecore.testing.judging import Outcome, judge, judge_example
 from sparsecore.testing.promises import Promise, expect
-from sparsecore.testing.scenes import from_json, scenes
-from sparsecore.testing.stacks import Subject
+from sparsecore.testing.scenarios import from_json, scenarios
+from sparsecore.testing.search import Status, check_example, check_promise
 from sparsecore.testing.strategy_promises import STRATEGY_PROMISES
-from sparsecore.testing.strategy_promises.updates import fair_shares
+from sparsecore.testing.strategy_promises.updates import exact_shares
+from sparsecore.testing.subjects import StrategySubject
 from sparsecore_strategies.deepr import DeepRewiring
 from sparsecore_strategies.dpr import DynamicReallocation
 from sparsecore_strategies.static import Static
@@ -129,23 +129,23 @@ class Odd:
     table: dict
 
 
-def test_a_field_that_cannot_be_drawn_and_has_no_default_is_told():
+def test_a_field_that_cannot_be_drawn_and_has_no_default_is_named():
     with pytest.raises(TypeError, match="the field 'table' has no default"):
         hyperparameters(Odd)
     with pytest.raises(TypeError, match="those of an attrs class"):
         hyperparameters(int)
 
 
-REWIRING = Subject.of(hyperparameters(DeepRewiring))
+REWIRING = StrategySubject.of(hyperparameters(DeepRewiring))
 
 
-@given(scenes(REWIRING))
-def test_a_scene_comes_back_from_its_text_bit_for_bit(scene):
-    again = from_json(scene.to_json(), REWIRING.sample)
-    assert again.to_json() == scene.to_json()
-    assert again.values.tobytes() == scene.values.tobytes()
-    assert again.positions.dtype == scene.positions.dtype
-    assert json.loads(scene.to_json())["options"].keys() == {"DeepRewiring"}
+@given(scenarios(REWIRING))
+def test_a_scenario_comes_back_from_its_text_bit_for_bit(scenario):
+    again = from_json(scenario.to_json(), REWIRING.sample)
+    assert again.to_json() == scenario.to_json()
+    assert again.values.tobytes() == scenario.values.tobytes()
+    assert again.positions.dtype == scenario.positions.dtype
+    assert json.loads(scenario.to_json())["options"].keys() == {"DeepRewiring"}
 
 
 whole = st.integers(0, 12)
@@ -155,12 +155,12 @@ whole = st.integers(0, 12)
 def test_fair_shares_are_those_of_another_definition(tensors, data):
     weights, room = ([pair[i] for pair in tensors] for i in (0, 1))
     total = data.draw(st.integers(0, sum(room)))
-    assert fair_shares(total, weights, room) == other_fair_shares(total, weights, room)
+    assert exact_shares(total, weights, room) == other_fair_shares(total, weights, room)
 
 
 @attrs.frozen(eq=False)
 class Stops:
-    """Its pruning raises; whatever else is promised cannot be judged."""
+    """Its pruning raises; whatever else is promised cannot be checked."""
 
     @hookimpl
     def prune(self):
@@ -186,42 +186,44 @@ def promise(name):
     return next(promise for promise in STRATEGY_PROMISES if promise.name == name)
 
 
-def test_an_error_breaks_one_promise_and_leaves_the_others_unjudged():
-    subject = Subject.of(Stops())
-    verdict = judge(promise("no-errors"), subject)
-    assert verdict.outcome is Outcome.BROKEN
-    assert verdict.reason == "KeyError raised in the hook 'prune' of plugin 'Stops': 'nothing to prune'"
-    assert {judge(promise(name), subject).outcome for name in ("growth", "resume", "size")} == {Outcome.NOT_JUDGED}
+def test_an_error_breaks_one_promise_and_leaves_the_others_unchecked():
+    subject = StrategySubject.of(Stops())
+    result = check_promise(promise("no-errors"), subject)
+    assert result.status is Status.BROKEN
+    assert result.reason == "KeyError raised in the hook 'prune' of plugin 'Stops': 'nothing to prune'"
+    assert {check_promise(promise(name), subject).status for name in ("growth", "resume", "size")} == {
+        Status.NOT_CHECKED
+    }
 
 
 def test_a_promise_that_breaks_only_now_and_then_is_broken():
-    verdict = judge(promise("prune"), Subject.of(Sometimes()))
-    assert verdict.outcome is Outcome.BROKEN
-    assert "broke a promise in 'prune'" in verdict.reason
+    result = check_promise(promise("prune"), StrategySubject.of(Sometimes()))
+    assert result.status is Status.BROKEN
+    assert "broke a promise in 'prune'" in result.reason
 
 
-def test_a_strategy_that_refuses_every_start_is_told_so():
-    verdict = judge(promise("growth"), Subject.of(DynamicReallocation()))
-    assert verdict.outcome is Outcome.REFUSED
-    assert "dpr is to prune 20000 weights" in verdict.reason
+def test_a_strategy_that_refuses_every_start_is_reported_as_refused():
+    result = check_promise(promise("growth"), StrategySubject.of(DynamicReallocation()))
+    assert result.status is Status.REFUSED
+    assert "dpr is to prune 20000 weights" in result.reason
 
 
-def test_an_error_of_the_kit_itself_is_nobodys_broken_promise():
+def test_an_error_of_the_kit_itself_is_no_broken_promise():
     def fails(_, __):
         raise ZeroDivisionError("in the check")
 
     with pytest.raises(ZeroDivisionError):
-        judge(Promise("own", "a check that fails", scenes, fails), Subject.of(Static()))
+        check_promise(Promise("own", "a check that fails", scenarios, fails), StrategySubject.of(Static()))
 
 
 def test_the_counterexample_is_the_smallest():
-    def few(_, scene):
-        expect(len(scene.positions) < 3, "three weights or more")
+    def few(_, scenario):
+        expect(len(scenario.positions) < 3, "three weights or more")
 
-    verdict = judge(Promise("few", "there are few weights", scenes, few), Subject.of(Static()))
-    assert verdict.outcome is Outcome.BROKEN
-    assert len(verdict.example.positions) == 3
-    assert judge_example(verdict.promise, Subject.of(Static()), verdict.example).outcome is Outcome.BROKEN
+    result = check_promise(Promise("few", "there are few weights", scenarios, few), StrategySubject.of(Static()))
+    assert result.status is Status.BROKEN
+    assert len(result.example.positions) == 3
+    assert check_example(result.promise, StrategySubject.of(Static()), result.example).status is Status.BROKEN
 
 
 def test_the_table_of_a_counterexample_is_an_update_worked_out_by_hand():
@@ -231,8 +233,8 @@ def test_the_table_of_a_counterexample_is_an_update_worked_out_by_hand():
         '"clock":{"step":0,"steps_per_epoch":1,"total_steps":9,"updates":0},'
         '"seed":0,"learning_rate":0.1,"noise":0,"sparsity":0.5}'
     )
-    scene = from_json(text, Subject.of(DynamicReallocation(target=1)).sample)
-    first, second = rows(scene)
+    scenario = from_json(text, StrategySubject.of(DynamicReallocation(target=1)).sample)
+    first, second = rows(scenario)
     # below 0.5 are 0.25 and -0.1; the latter is the last of its tensor, and stays. One grows; a has 2 of 3 free places
     assert first[:3] == ("a 2×2", "0:0.75 2:0.25", "0:0.75")
     assert second[:3] == ("b 2", "0:-0.1", "0:-0.1")
@@ -240,7 +242,7 @@ def test_the_table_of_a_counterexample_is_an_update_worked_out_by_hand():
 
 
 def test_the_oracle_is_what_the_engine_is_tested_with():
-    from sparsecore.testing.backend_subjects import oracle_arrays
+    from sparsecore.testing.subjects import oracle_arrays
 
     assert type(oracle_arrays()) is type(ARRAYS)
 
@@ -255,4 +257,4 @@ class GrowsOccupied:
 
 
 def test_a_strategy_that_prunes_nothing_is_tried_above_pruning():
-    assert judge(promise("growth"), Subject.of(GrowsOccupied())).outcome is Outcome.BROKEN
+    assert check_promise(promise("growth"), StrategySubject.of(GrowsOccupied())).status is Status.BROKEN

@@ -14,8 +14,8 @@ from sparsecore.errors import InputError, printable_lines
 from sparsecore.extras import require
 
 if TYPE_CHECKING:
-    from sparsecore.testing.checking import Checked
-    from sparsecore.testing.judging import Verdict
+    from sparsecore.testing.checking import PluginCheck
+    from sparsecore.testing.search import CheckResult
 
 
 _LONGEST = 500
@@ -50,28 +50,29 @@ def check(
     admits. Exit status: 0 if every promise is kept, 1 if one is broken, 2 for wrong input.
     """
     require("hypothesis", extra="testing", purpose="`sparsecore check`")
-    from sparsecore.testing.checking import DEFAULT_EXAMPLES, checked
+    from sparsecore.testing.checking import plugin_check
+    from sparsecore.testing.search import DEFAULT_EXAMPLES
 
     text = None if example is None else _text_of(example)
     with result_stream() as stream:
-        checks = checked(*selections, backends=backends or None, promises=promises)
-        warning = checks.warning(examples or DEFAULT_EXAMPLES) if example is None else None
+        checks = plugin_check(*selections, backends=backends or None, promises=promises)
+        warning = checks.slowness_warning(examples or DEFAULT_EXAMPLES) if example is None else None
         if warning:
             print_message(f"sparsecore: {warning}")
-        verdicts: list[Verdict] = []
-        for verdict in checks.verdicts(examples or DEFAULT_EXAMPLES, seed, text):
-            alike = (one for one in verdicts if (one.outcome, one.reason) == (verdict.outcome, verdict.reason))
-            earlier = next((one.promise.name for one in alike if one.outcome.value == "not judged"), None)
-            verdicts.append(verdict)
+        checked: list[CheckResult] = []
+        for result in checks.results(examples or DEFAULT_EXAMPLES, seed, text):
+            alike = (other for other in checked if (other.status, other.reason) == (result.status, result.reason))
+            earlier = next((other.promise.name for other in alike if other.status.value == "not checked"), None)
+            checked.append(result)
             if not as_json:
-                _print(verdict, checks, examples, seed, stream, earlier)
+                _print(result, checks, examples, seed, stream, earlier)
         if as_json:
-            click.echo(json.dumps(_plain(verdicts, checks, examples, seed), indent=1), file=stream)
+            click.echo(json.dumps(_plain(checked, checks, examples, seed), indent=1), file=stream)
         else:
-            print_message(_conclusion(verdicts), stream)
-            for sentence in checks.not_judged():
+            print_message(_conclusion(checked), stream)
+            for sentence in checks.not_checked():
                 print_message(sentence[0].upper() + sentence[1:], stream)
-    raise click.exceptions.Exit(0 if all(verdict.is_kept for verdict in verdicts) else 1)
+    raise click.exceptions.Exit(0 if all(result.is_kept for result in checked) else 1)
 
 
 def _text_of(example: str) -> str:
@@ -85,68 +86,68 @@ def _text_of(example: str) -> str:
 
 
 def _print(
-    verdict: "Verdict", checks: "Checked", examples: int | None, seed: int, stream: TextIO, earlier: str | None
+    result: "CheckResult", checks: "PluginCheck", examples: int | None, seed: int, stream: TextIO, earlier: str | None
 ) -> None:
     """Print a promise and how it came out; a reason that an earlier promise has given is not repeated."""
     from rich.text import Text
 
-    promise, outcome = verdict.promise, verdict.outcome
+    promise, status = result.promise, result.status
     out = console(stream, soft_wrap=True)
-    mark, style = outcome.mark if out.is_terminal else (f"{outcome.value:<10}", "")
-    told = f"as for {earlier}" if earlier else verdict.reason
-    reason = f" ({told})" if verdict.reason and verdict.example is None else ""
+    mark, style = status.mark if out.is_terminal else (f"{status.value:<14}", "")
+    explanation = f"as for {earlier}" if earlier else result.reason
+    reason = f" ({explanation})" if result.reason and result.example is None else ""
     out.print(
         Text.assemble((mark, style), printable_lines(f" {promise.name:<{checks.width}} {promise.sentence}{reason}")),
         highlight=False,
     )
-    if verdict.example is not None:
-        out.print(Text(printable_lines(f"  {verdict.reason}")), highlight=False)
-        head, rows = checks.table(verdict.example)
+    if result.example is not None:
+        out.print(Text(printable_lines(f"  {result.reason}")), highlight=False)
+        head, rows = checks.table(result.example)
         print_table(head, rows, file=stream)
-        out.print(Text(printable_lines(f"  again: {_again(verdict, checks, examples, seed)}")), highlight=False)
+        out.print(Text(printable_lines(f"  again: {_again(result, checks, examples, seed)}")), highlight=False)
 
 
-def _again(verdict: "Verdict", checks: "Checked", examples: int | None, seed: int) -> str:
+def _again(result: "CheckResult", checks: "PluginCheck", examples: int | None, seed: int) -> str:
     """The line that shows the same counterexample: with the example itself, or, where it is long, found anew."""
-    line = ["sparsecore", "check", *checks.selections, "--promise", verdict.promise.name]
+    line = ["sparsecore", "check", *checks.selections, "--promise", result.promise.name]
     line += [part for name in checks.backends for part in ("--backend", name)]
-    text = checks.to_json(verdict.example)
+    text = checks.to_json(result.example)
     if text is not None and len(text) <= _LONGEST:
         return shlex.join([*line, "--example", text])
     return shlex.join([*line, "--seed", str(seed), *(["--examples", str(examples)] if examples else [])])
 
 
-def _plain(verdicts: Sequence["Verdict"], checks: "Checked", examples: int | None, seed: int) -> dict[str, Any]:
+def _plain(results: Sequence["CheckResult"], checks: "PluginCheck", examples: int | None, seed: int) -> dict[str, Any]:
     return {
         "plugin": checks.plugin,
-        "not_judged": checks.not_judged(),
-        "kept": all(verdict.is_kept for verdict in verdicts),
+        "not_checked": checks.not_checked(),
+        "kept": all(result.is_kept for result in results),
         "promises": [
             {
-                "name": verdict.promise.name,
-                "promise": verdict.promise.sentence,
-                "outcome": verdict.outcome.value,
-                "reason": verdict.reason,
-                "examples": verdict.examples,
-                **(_counterexample(verdict, checks, examples, seed) if verdict.example is not None else {}),
+                "name": result.promise.name,
+                "promise": result.promise.sentence,
+                "status": result.status.value,
+                "reason": result.reason,
+                "examples": result.examples,
+                **(_counterexample(result, checks, examples, seed) if result.example is not None else {}),
             }
-            for verdict in verdicts
+            for result in results
         ],
     }
 
 
-def _counterexample(verdict: "Verdict", checks: "Checked", examples: int | None, seed: int) -> dict[str, Any]:
-    head, rows = checks.table(verdict.example)
-    text = checks.to_json(verdict.example)
+def _counterexample(result: "CheckResult", checks: "PluginCheck", examples: int | None, seed: int) -> dict[str, Any]:
+    head, rows = checks.table(result.example)
+    text = checks.to_json(result.example)
     return {
         **({} if text is None else {"example": json.loads(text)}),
         "counterexample": [dict(zip(head, row, strict=True)) for row in rows],
-        "again": _again(verdict, checks, examples, seed),
+        "again": _again(result, checks, examples, seed),
     }
 
 
-def _conclusion(verdicts: Sequence["Verdict"]) -> str:
-    kept = sum(verdict.outcome.value == "kept" for verdict in verdicts)
-    broken = sum(verdict.outcome.value == "broken" for verdict in verdicts)
-    others = len(verdicts) - kept - broken
-    return f"{kept} kept, {broken} broken" + (f", {others} not made or not judged" if others else "")
+def _conclusion(results: Sequence["CheckResult"]) -> str:
+    kept = sum(result.status.value == "kept" for result in results)
+    broken = sum(result.status.value == "broken" for result in results)
+    others = len(results) - kept - broken
+    return f"{kept} kept, {broken} broken" + (f", {others} not applicable or not checked" if others else "")

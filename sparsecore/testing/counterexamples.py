@@ -1,131 +1,122 @@
-"""A counterexample as a table: of each tensor what was there, what stayed, and what grew."""
+"""Shows a counterexample: a table of each tensor's weights before the update, those kept and those grown."""
 
-import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, TypeAlias
 
-import attrs
 import numpy as np
 
-from sparsecore.engine.registration import MARK
-from sparsecore.testing.runs import Moment, engine, judged_update, past
-from sparsecore.testing.scenes import Scene
-from sparsecore.testing.stacks import fresh, hooks_of
+from sparsecore.testing.runs import Snapshot, make_engine, perform_update, replay
+from sparsecore.testing.scenarios import Scenario
+from sparsecore.testing.search import CheckResult
+from sparsecore.testing.subjects import fresh_copies, with_wrapped_hooks
 
 HEAD = ("tensor", "before", "kept", "grown")
+"""The columns of the table."""
 
-_WIDTH = 24
-"""Characters of a cell's entries: a table is hardly wider than a screen."""
+_CELL_WIDTH = 24
+"""How many characters of a cell are shown, so that the table fits on a screen."""
 
+_LONGEST_EXAMPLE = 500
+"""How many characters of an example are printed."""
 
-@attrs.frozen(eq=False)
-class _Heard:
-    """The last answer to each hook."""
-
-    answers: dict[str, Any] = attrs.Factory(dict)
-
-    def listening(self, plugin: Any) -> Any:
-        """A plugin that answers as this one does, and is overheard."""
-        hooks = {hook: staticmethod(self._overheard(hook, method)) for hook, method in hooks_of(plugin).items()}
-        return type(type(plugin).__name__, (), hooks)()
-
-    def _overheard(self, hook: str, method: Any) -> Any:
-        @functools.wraps(method)
-        def answer(**given: Any) -> Any:
-            self.answers[hook] = method(**given)
-            return self.answers[hook]
-
-        setattr(answer, MARK, getattr(method, MARK))
-        return answer
-
-
-def rows(scene: Scene) -> list[tuple[str, ...]]:
-    """An update in the scene, a row a tensor; what cannot be told, since the engine stopped it, is '?'.
-
-    Where the engine stopped an update of the scene's past it is this one.
-    """
-    heard = _Heard()
-    algorithm = engine(scene, stack={name: heard.listening(plugin) for name, plugin in fresh(scene.stack).items()})
-    moment: Moment | None = None
-    kept: Any = None
-    grown: Any = None
-    try:
-        for moment, _ in past(algorithm, scene):  # noqa: B007
-            heard.answers.clear()
-        if moment is not None:
-            reallocation = judged_update(algorithm, scene, moment).reallocation
-            kept, grown = reallocation.survives, reallocation.grown_positions
-    except Exception:  # the table is of what was heard until then
-        kept, grown = heard.answers.get("prune"), heard.answers.get("grow")
-    weights = _of_scene(scene) if moment is None else _weights(moment)
-    return [_row(scene, weights, tensor, _flags(kept, weights), _listed(grown)) for tensor in range(len(scene.layout))]
-
-
-Weights = Sequence[tuple[int, float]]
+_Weights: TypeAlias = Sequence[tuple[int, float]]
 """Position and value of each weight."""
 
 
-def _of_scene(scene: Scene) -> Weights:
-    return list(zip(scene.positions.tolist(), scene.values.tolist(), strict=True))
+def describe_failure(result: CheckResult) -> str:
+    """Return a broken promise with its counterexample, in plain text."""
+    failure = f"{result.promise.name}: {result.promise.sentence}\n{result.reason}"
+    example = f"example: {abbreviated_example(result.example)}"
+    if not isinstance(result.example, Scenario):
+        return f"{failure}\n\n{example}"
+    return f"{failure}\n\n{_table(HEAD, rows(result.example))}\n\n{example}"
 
 
-def _weights(moment: Moment) -> Weights:
-    arrays = moment.state.topology.arrays
-    positions, values = (arrays.to_numpy(of).tolist() for of in (moment.state.topology.positions, moment.values))
+def abbreviated_example(example: Any) -> str:
+    """Return an example as text, cut off if it is long."""
+    text = repr(example)
+    return text if len(text) <= _LONGEST_EXAMPLE else f"{text[:_LONGEST_EXAMPLE]} … ({len(text):,} characters)"
+
+
+def rows(scenario: Scenario) -> list[tuple[str, ...]]:
+    """Run the scenario and return the table's rows, one a tensor.
+
+    If the engine stops an earlier update, the table shows that one. What was not reached is '?'.
+    """
+    results: dict[str, Any] = {}
+
+    def recorded(hook: str, method: Any, arguments: Mapping[str, Any]) -> Any:
+        results[hook] = method(**arguments)
+        return results[hook]
+
+    stack = {name: with_wrapped_hooks(plugin, recorded) for name, plugin in fresh_copies(scenario.stack).items()}
+    snapshot: Snapshot | None = None
+    kept: Any = None
+    grown: Any = None
+    try:
+        engine = make_engine(scenario, stack=stack)
+        for snapshot, _ in replay(engine, scenario):  # noqa: B007
+            results.clear()
+        if snapshot is not None:
+            reallocation = perform_update(engine, scenario, snapshot).reallocation
+            kept, grown = reallocation.survives, reallocation.grown_positions
+    except Exception:  # the table shows what the hooks returned until then
+        kept, grown = results.get("prune"), results.get("grow")
+    weights = _weights_at_the_beginning(scenario) if snapshot is None else _weights(snapshot)
+    flags, listed = _flags(kept, weights), _entries(grown)
+    return [_row(scenario, weights, tensor, flags, listed) for tensor in range(len(scenario.layout))]
+
+
+def _weights_at_the_beginning(scenario: Scenario) -> _Weights:
+    return list(zip(scenario.positions.tolist(), scenario.values.tolist(), strict=True))
+
+
+def _weights(snapshot: Snapshot) -> _Weights:
+    topology = snapshot.state.topology
+    positions, values = (topology.arrays.to_numpy(array).tolist() for array in (topology.positions, snapshot.values))
     return list(zip(positions, values, strict=True))
 
 
 def _row(
-    scene: Scene, weights: Weights, tensor: int, kept: Sequence[bool] | None, grown: Sequence[int] | None
+    scenario: Scenario, weights: _Weights, tensor: int, kept: Sequence[bool] | None, grown: Sequence[int] | None
 ) -> tuple[str, ...]:
-    layout = scene.layout
+    layout = scenario.layout
     first, last = layout.offsets[tensor], layout.offsets[tensor + 1]
-    own = [slot for slot, (position, _) in enumerate(weights) if first <= position < last]
-    told = [f"{weights[slot][0] - first}:{weights[slot][1]:.6g}" for slot in own]
-    stays = None if kept is None else [text for slot, text in zip(own, told, strict=True) if kept[slot]]
-    # the last tensor shows what lies beyond the layout, too
+    slots = [slot for slot, (position, _) in enumerate(weights) if first <= position < last]
+    before = [f"{weights[slot][0] - first}:{weights[slot][1]:.6g}" for slot in slots]
+    survivors = None if kept is None else [text for slot, text in zip(slots, before, strict=True) if kept[slot]]
+    # the last tensor shows positions beyond the layout, too
     end = last if tensor + 1 < len(layout) else np.inf
     new = None if grown is None else [str(position - first) for position in grown if first <= position < end]
     shape = "×".join(map(str, layout.shapes[tensor]))
-    return f"{layout.names[tensor]} {shape}", _cell(told), _cell(stays), _cell(new)
+    return f"{layout.names[tensor]} {shape}", _cell(before), _cell(survivors), _cell(new)
 
 
 def _cell(entries: Sequence[str] | None) -> str:
-    """The first entries, as far as they fit, and how many there are."""
+    """Return the first entries, as many as fit, and how many there are."""
     if entries is None:
         return "?"
-    fitting = sum(end <= _WIDTH for end in accumulate(len(entry) + 1 for entry in entries))
+    fitting = sum(end <= _CELL_WIDTH for end in accumulate(len(entry) + 1 for entry in entries))
     if fitting >= len(entries):
         return " ".join(entries) or "none"
     return f"{' '.join(entries[: max(1, fitting - 1)])} … {len(entries)} in all"
 
 
-def _flags(kept: Any, weights: Weights) -> Sequence[bool] | None:
-    flags = _listed(kept)
+def _flags(kept: Any, weights: _Weights) -> Sequence[bool] | None:
+    flags = _entries(kept)
     return flags if flags is not None and len(flags) == len(weights) else None
 
 
-def _listed(array: Any) -> Sequence[Any] | None:
-    """The entries of a vector; None for whatever else a plugin may have answered."""
+def _entries(array: Any) -> Sequence[Any] | None:
+    """Return the entries of a vector; None for anything else that a plugin may have returned."""
     if getattr(array, "ndim", None) != 1:
         return None
     entries: list[Any] = array.tolist()
     return entries
 
 
-LONGEST = 500
-"""Characters of an example that are printed: some lines."""
-
-
-def in_short(example: Any) -> str:
-    """The example as text, cut off where it is long."""
-    told = repr(example)
-    return told if len(told) <= LONGEST else f"{told[:LONGEST]} … ({len(told):,} characters)"
-
-
-def text(head: Iterable[str], cells: Sequence[Sequence[str]]) -> str:
-    """The table in plain text."""
+def _table(head: Iterable[str], cells: Sequence[Sequence[str]]) -> str:
     lines = [tuple(head), *cells]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(

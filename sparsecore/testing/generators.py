@@ -15,7 +15,7 @@ from numpy.typing import DTypeLike, NDArray
 from sparsecore.engine.arrays import Array, Arrays
 from sparsecore.engine.schedules import Clock
 from sparsecore.engine.topology import Layout, Topology
-from sparsecore.testing.backend_subjects import oracle_arrays
+from sparsecore.testing.subjects import oracle_arrays
 
 _AWKWARD = (0.0, -0.0, 0.25, -0.25, 1.0, -1.0, 1e-3, -1e-3, 1e-40, -1e-40, 1.4e-45, -1.4e-45, 5e-324)
 """Zeros, ties, and numbers that are denormal or nothing in float32, or denormal in float64."""

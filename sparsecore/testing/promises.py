@@ -1,6 +1,6 @@
-"""Promises: what the kit says of strategies and backends, each with the check that finds out.
+"""Promises: statements about strategies and backends, each with the check that decides whether it holds.
 
-A promise is a value. The test classes, the command line, and the tests of the kit itself all go through the same lists.
+The test classes, the command line and the kit's own tests all use the same lists of promises.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -11,70 +11,16 @@ from hypothesis.strategies import SearchStrategy
 
 from sparsecore.engine.engine import Engine
 from sparsecore.errors import InputError
-from sparsecore.testing.backend_subjects import oracle_arrays
-from sparsecore.testing.scenes import Scene
-from sparsecore.testing.stacks import Stack, fresh
-
-_RAISED_IN_A_HOOK = "raised in the hook "
-"""How the note begins that the engine adds to an error of a plugin's."""
-
-_OF_THE_START = ("initial_topology", "initial_strategy_state", "start_values")
-"""Hooks that may refuse what a run is given."""
+from sparsecore.testing.scenarios import Scenario
+from sparsecore.testing.subjects import Stack, fresh_copies, oracle_arrays
 
 
-def hook_of(error: BaseException) -> str | None:
-    """The note that says which hook of which plugin raised this; None where none did."""
-    notes: Iterable[str] = getattr(error, "__notes__", ())
-    return next((note for note in notes if note.startswith(_RAISED_IN_A_HOOK)), None)
+class BrokenPromiseError(AssertionError):
+    """A promise does not hold; the message says in a sentence what was found."""
 
 
-def is_mistake(error: Exception, scene: Scene) -> bool:
-    """Whether an error that the library has words for is all the same a strategy's own mistake.
-
-    The engine may refuse an update: it has looked before it asks whether what was pruned can grow. A strategy may
-    refuse a layout at the start; if it does, it may do so again in an update of a run that was started elsewhere.
-    """
-    place = hook_of(error)
-    if place is None:
-        return False
-    if not isinstance(error, InputError):
-        return True
-    if any(place.startswith(f"{_RAISED_IN_A_HOOK}{hook!r} ") for hook in _OF_THE_START):
-        return False
-    return not any(_refuses_to_start({name: plugin}, scene) for name, plugin in scene.stack.items())
-
-
-def _refuses_to_start(stack: Stack, scene: Scene) -> bool:
-    try:
-        Engine(scene.layout, fresh(stack), arrays=oracle_arrays(), seed=scene.seed).start(scene.sparsity)
-    except InputError:
-        return True
-    return False
-
-
-class BrokenError(AssertionError):
-    """A promise that does not hold, in one sentence."""
-
-
-class NotJudgedError(Exception):
-    """An example that cannot tell whether a promise holds."""
-
-
-def expect(holds: object, sentence: str) -> None:
-    """Raise :class:`BrokenError` with this sentence unless it holds."""
-    if not holds:
-        raise BrokenError(sentence)
-
-
-_QUOTED = 8
-"""Entries of a list that a sentence quotes."""
-
-
-def some(entries: Sequence[Any]) -> str:
-    """A list for a sentence: its first entries, and how many there are."""
-    if len(entries) <= _QUOTED:
-        return str(list(entries))
-    return f"[{', '.join(map(str, entries[:_QUOTED]))}, … {len(entries)} in all]"
+class InconclusiveError(Exception):
+    """An example does not show whether a promise holds."""
 
 
 def _always(_: Any) -> bool:
@@ -83,18 +29,18 @@ def _always(_: Any) -> bool:
 
 @attrs.frozen(eq=False)
 class Promise:
-    """One promise.
+    """A promise of a strategy or a backend.
 
     Attributes:
-        name: a word or two, joined by '-'.
+        name: one or two words, joined by '-'.
         sentence: what is promised.
-        examples: from the subject, what the check is to be tried on.
-        check: is given the subject and an example, and raises :class:`BrokenError` where the promise does not hold.
-        hooks: the steps whose broken answers, stopped by the engine, break this promise; 'strategy_state' for what
-            strategies remember.
+        examples: returns, for the subject, a hypothesis strategy for the examples to check.
+        check: takes the subject and an example, and raises :class:`BrokenPromiseError` if the promise does not hold.
+        hooks: the hooks whose invalid results, which the engine refuses, break this promise; 'strategy_state' stands
+            for the states of strategies.
         errors: whether an error that a hook raises breaks this promise.
-        applies: whether the subject promises this at all.
-        share: of the examples that are asked for; less than 1 where fewer find as much, or each takes long.
+        applies: whether the subject makes this promise at all.
+        fraction: the fraction of the requested examples that is checked; below 1 if fewer suffice or each is slow.
     """
 
     name: str
@@ -104,4 +50,67 @@ class Promise:
     hooks: Sequence[str | None] = ()
     errors: bool = False
     applies: Callable[[Any], bool] = _always
-    share: float = 1.0
+    fraction: float = 1.0
+
+
+def expect(condition: object, sentence: str) -> None:
+    """Check a condition.
+
+    Raises:
+        BrokenPromiseError: the condition is false; the message is the sentence.
+    """
+    if not condition:
+        raise BrokenPromiseError(sentence)
+
+
+_QUOTED = 8
+"""How many entries of a list a sentence quotes."""
+
+
+def abbreviated(entries: Sequence[Any]) -> str:
+    """Return a list for a sentence: its first entries, and how many there are."""
+    if len(entries) <= _QUOTED:
+        return str(list(entries))
+    return f"[{', '.join(map(str, entries[:_QUOTED]))}, … {len(entries)} in all]"
+
+
+_RAISED_IN_A_HOOK = "raised in the hook "
+"""The beginning of the note that the engine adds to an error of a plugin."""
+
+_HOOKS_OF_THE_START = ("initial_topology", "initial_strategy_state", "start_values")
+"""The hooks in which a strategy may refuse a network."""
+
+
+def hook_note(error: BaseException) -> str | None:
+    """Return the note that says which hook of which plugin raised an error; None if no hook did."""
+    notes: Iterable[str] = getattr(error, "__notes__", ())
+    return next((note for note in notes if note.startswith(_RAISED_IN_A_HOOK)), None)
+
+
+def is_strategy_error(error: Exception, scenario: Scenario) -> bool:
+    """Return whether an error of the library's own types is a mistake of a strategy.
+
+    It is none if the engine raised it, which checks before it allocates whether what was pruned can grow. A strategy
+    may refuse a network at the start by an InputError; it may refuse the same network in an update too, because a
+    scenario begins elsewhere. It may also need to know when the run ends.
+    """
+    note = hook_note(error)
+    if note is None:
+        return False
+    if not isinstance(error, InputError):
+        return True
+    if any(note.startswith(f"{_RAISED_IN_A_HOOK}{hook!r} ") for hook in _HOOKS_OF_THE_START):
+        return False
+    if scenario.clock.total_steps is None:
+        return False
+    return not any(_refuses_to_start({name: plugin}, scenario) for name, plugin in scenario.stack.items())
+
+
+def _refuses_to_start(stack: Stack, scenario: Scenario) -> bool:
+    try:
+        Engine(scenario.layout, fresh_copies(stack), arrays=oracle_arrays(), seed=scenario.seed).start(
+            scenario.sparsity
+        )
+    except InputError:
+        return True
+    return False

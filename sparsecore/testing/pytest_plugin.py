@@ -1,6 +1,6 @@
-"""The pytest plugin: ``pytest --sparsecore-strategy NAME`` adds a test a promise of the strategy.
+"""The pytest plugin: ``pytest --sparsecore-strategy NAME`` adds a test for each promise of the strategy.
 
-It is loaded in every pytest run beside which sparsecore is installed, so it imports nothing until it is asked to.
+pytest loads it wherever sparsecore is installed, so it imports nothing until the option is used.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option."""
+    """Add the option ``--sparsecore-strategy``."""
     parser.getgroup("sparsecore").addoption(
         "--sparsecore-strategy",
         action="append",
@@ -25,43 +25,47 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Add the tests of the strategies that were asked for."""
+    """Add the tests of the strategies that the option names."""
     for name in config.getoption("--sparsecore-strategy"):
         items.extend(StrategyPromises.from_parent(session, name=name, nodeid=f"sparsecore::{name}").collect())
 
 
 class StrategyPromises(pytest.Collector):
-    """The promises of one strategy."""
+    """Collects a test for each promise of one strategy."""
 
     def collect(self) -> Iterator["PromiseItem"]:
-        """A test a promise."""
+        """Yield a test for each promise.
+
+        Raises:
+            pytest.UsageError: a library of the test kit is missing, or there is no such strategy.
+        """
         try:
             from sparsecore.errors import InputError
-            from sparsecore.testing.checking import checked
+            from sparsecore.testing.checking import plugin_check
         except ModuleNotFoundError as error:
             raise pytest.UsageError(str(error)) from error
         try:
-            checks = checked(self.name)
+            check = plugin_check(self.name)
         except InputError as error:
             raise pytest.UsageError(f"--sparsecore-strategy: {error}") from error
-        for promise in checks.promises:
-            yield PromiseItem.from_parent(self, name=promise.name, promise=promise, subject=checks.subject)
+        for promise in check.promises:
+            yield PromiseItem.from_parent(self, name=promise.name, promise=promise, subject=check.subject)
 
 
 class PromiseItem(pytest.Item):
     """The test of one promise."""
 
-    def __init__(self, *, promise: "Promise", subject: Any, **of: Any) -> None:
-        super().__init__(**of)
+    def __init__(self, *, promise: "Promise", subject: Any, **arguments: Any) -> None:
+        super().__init__(**arguments)
         self._promise, self._subject = promise, subject
 
     def runtest(self) -> None:
-        """Judge it."""
-        from sparsecore.testing.judging import judge
-        from sparsecore.testing.pytest_outcomes import settle
+        """Check the promise."""
+        from sparsecore.testing.search import check_promise
+        from sparsecore.testing.suites import report_to_pytest
 
-        settle(judge(self._promise, self._subject))
+        report_to_pytest(check_promise(self._promise, self._subject))
 
     def reportinfo(self) -> tuple[Any, None, str]:
-        """Where it is told to be: it is in no file of the user's."""
+        """Return a heading with the strategy and the promise, since the test is in no file of the user's."""
         return self.path, None, f"{self.parent.name if self.parent else ''}: {self.name}"

@@ -1,4 +1,4 @@
-"""Engines and runs that start from a scene."""
+"""Runs scenarios: engines, steps of training and updates, and the comparison of two runs."""
 
 import zlib
 from collections import deque
@@ -15,192 +15,231 @@ from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.state import State
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import NoRoomError
-from sparsecore.testing.backend_subjects import oracle_arrays
-from sparsecore.testing.scenes import Scene
-from sparsecore.testing.stacks import Stack, fresh
+from sparsecore.testing.scenarios import Scenario
+from sparsecore.testing.subjects import Stack, fresh_copies, oracle_arrays
 
 
 @attrs.frozen(eq=False)
-class Moment:
-    """State and values, between two steps of a run."""
+class Snapshot:
+    """A run between two steps: the engine's state, and one value for each weight."""
 
     state: State
     values: Array
 
 
 @attrs.frozen(eq=False)
-class Updated:
-    """One update: what was, what is, and what it did."""
+class UpdateRecord:
+    """An update: the run before it, the engine's state after it, and what it did."""
 
-    before: Moment
+    before: Snapshot
     state: State
     reallocation: Reallocation
 
 
-def engine(scene: Scene, arrays: Arrays | None = None, stack: Stack | None = None) -> Engine:
-    """An engine with strategies that have seen no run."""
-    stack = fresh(scene.stack) if stack is None else stack
-    return Engine(scene.layout, stack, arrays=arrays or oracle_arrays(), seed=scene.seed)
+def make_engine(scenario: Scenario, arrays: Arrays | None = None, stack: Stack | None = None) -> Engine:
+    """Make an engine with strategies that have seen no run.
+
+    Args:
+        scenario: the layout, the strategies and the seed.
+        arrays: the array operations of a backend; None for the oracle's.
+        stack: strategies to use in place of the scenario's.
+    """
+    stack = fresh_copies(scenario.stack) if stack is None else stack
+    return Engine(scenario.layout, stack, arrays=arrays or oracle_arrays(), seed=scenario.seed)
 
 
-def started(algorithm: Engine, scene: Scene) -> Moment:
-    """The scene's start: where its past begins, or its moment itself where it has none."""
-    topology = scene.topology(algorithm.arrays)
+def initial_snapshot(engine: Engine, scenario: Scenario) -> Snapshot:
+    """Return the beginning of the scenario, before its previous updates."""
+    topology = scenario.topology_on(engine.arrays)
     clock = attrs.evolve(
-        scene.clock,
-        step=max(0, scene.clock.step - scene.past),
-        updates=max(0, scene.clock.updates - scene.past),
+        scenario.clock,
+        step=max(0, scenario.clock.step - scenario.previous_updates),
+        updates=max(0, scenario.clock.updates - scenario.previous_updates),
     )
-    state = algorithm.start_at(topology, sparsity=max(scene.sparsity, topology.sparsity), clock=clock)
-    return Moment(state, algorithm.arrays.from_numpy(scene.values.copy()))
+    state = engine.start_at(topology, sparsity=max(scenario.sparsity, topology.sparsity), clock=clock)
+    return Snapshot(state, engine.arrays.from_numpy(scenario.values.copy()))
 
 
-def begun(algorithm: Engine, scene: Scene) -> Moment:
-    """The scene's moment: its past is trained through, then the weights have the scene's values."""
-    return deque((moment for moment, _ in past(algorithm, scene)), maxlen=1).pop()
+def snapshot_before_update(engine: Engine, scenario: Scenario) -> Snapshot:
+    """Run the scenario's previous updates, and return the run before the update that is checked."""
+    return deque((snapshot for snapshot, _ in replay(engine, scenario)), maxlen=1).pop()
 
 
-def past(algorithm: Engine, scene: Scene) -> Iterator[tuple[Moment, Reallocation | None]]:
-    """From the start step by step to the scene's moment, which is the last one, and the update that led to each."""
-    moment = started(algorithm, scene)
-    yield moment, None
-    for number in range(scene.past):
-        moment, reallocation = _lived(algorithm, scene, moment, _PAST + number)
-        if number == scene.past - 1:
-            moment = Moment(moment.state, _scene_values(scene, moment.state.topology))
-        yield moment, reallocation
+def replay(engine: Engine, scenario: Scenario) -> Iterator[tuple[Snapshot, Reallocation | None]]:
+    """Run the scenario's previous updates step by step.
+
+    Yields:
+        The run at the beginning and after each step, each with the update that led to it (None if there was none). In
+        the last one the weights have the scenario's values.
+    """
+    snapshot = initial_snapshot(engine, scenario)
+    yield snapshot, None
+    for number in range(scenario.previous_updates):
+        snapshot, reallocation = _step_and_update(engine, scenario, snapshot, _PREVIOUS_STEPS + number)
+        if number == scenario.previous_updates - 1:
+            snapshot = Snapshot(snapshot.state, _scenario_values(scenario, snapshot.state.topology))
+        yield snapshot, reallocation
 
 
-_PAST = 10**6
-"""Where the numbers of past steps begin, so that no later step draws the same."""
+_PREVIOUS_STEPS = 10**6
+"""The number of the first previous step: so large that no later step draws the same random numbers."""
 
 
-def _lived(algorithm: Engine, scene: Scene, moment: Moment, number: int) -> tuple[Moment, Reallocation | None]:
-    """A step of training and an update, due or not; none where there is no room for it."""
-    gradient = _gradient(algorithm, scene, number)
+def _step_and_update(
+    engine: Engine, scenario: Scenario, snapshot: Snapshot, number: int
+) -> tuple[Snapshot, Reallocation | None]:
+    """Take a step of training and an update, whether or not it is due; leave out what there is no room for."""
+    gradient = _gradient(engine, scenario, number)
     try:
-        advance = _advanced(algorithm, scene, moment, number)
+        advance = _advance(engine, scenario, snapshot, number)
     except NoRoomError:
-        return moment, None
+        return snapshot, None
     if advance.reallocation is not None:
-        return Moment(advance.state, advance.values), advance.reallocation
+        return Snapshot(advance.state, advance.values), advance.reallocation
     try:
-        state, reallocation = algorithm.update(advance.state, advance.values, gradient)
+        state, reallocation = engine.update(advance.state, advance.values, gradient)
     except NoRoomError:
-        return Moment(advance.state, advance.values), None
-    return Moment(state, reallocation.values), reallocation
+        return Snapshot(advance.state, advance.values), None
+    return Snapshot(state, reallocation.values), reallocation
 
 
-def _scene_values(scene: Scene, topology: Topology) -> Array:
-    """The scene's values for weights that have moved since: each tensor's own, repeated where it has got more."""
-    bounds = np.searchsorted(scene.positions, scene.layout.offsets)
-    own = [scene.values[first:last] for first, last in pairwise(bounds)]
+def _scenario_values(scenario: Scenario, topology: Topology) -> Array:
+    """Give each tensor the scenario's values for it, repeated if it has more weights now."""
+    bounds = np.searchsorted(scenario.positions, scenario.layout.offsets)
+    by_tensor = [scenario.values[first:last] for first, last in pairwise(bounds)]
     counts = topology.counts.tolist()
-    parts = [np.resize(values, count) for values, count in zip(own, counts, strict=True)]
+    parts = [np.resize(values, count) for values, count in zip(by_tensor, counts, strict=True)]
     return topology.arrays.from_numpy(np.concatenate(parts))
 
 
-def updated(scene: Scene, arrays: Arrays | None = None) -> Updated:
-    """One update in the scene."""
-    algorithm = engine(scene, arrays)
-    return judged_update(algorithm, scene, begun(algorithm, scene))
+def run_update(scenario: Scenario, arrays: Arrays | None = None) -> UpdateRecord:
+    """Run a scenario with its update.
+
+    Args:
+        scenario: the scenario.
+        arrays: the array operations of a backend; None for the oracle's.
+    """
+    engine = make_engine(scenario, arrays)
+    return perform_update(engine, scenario, snapshot_before_update(engine, scenario))
 
 
-def judged_update(algorithm: Engine, scene: Scene, before: Moment) -> Updated:
-    """The update at the scene's moment, with the scene's gradients."""
-    state, reallocation = algorithm.update(before.state, before.values, _gradient(algorithm, scene))
-    return Updated(before, state, reallocation)
+def perform_update(engine: Engine, scenario: Scenario, before: Snapshot) -> UpdateRecord:
+    """Perform the update that is checked, with the scenario's gradients."""
+    state, reallocation = engine.update(before.state, before.values, _gradient(engine, scenario))
+    return UpdateRecord(before, state, reallocation)
 
 
-def trained(algorithm: Engine, scene: Scene, moment: Moment, number: int) -> Moment:
-    """A step of training, drawn by its number, and what follows it."""
-    advance = _advanced(algorithm, scene, moment, number)
-    return Moment(advance.state, advance.values)
+def training_step(engine: Engine, scenario: Scenario, snapshot: Snapshot, number: int) -> Snapshot:
+    """Take a step of training, and the update after it if one is due.
+
+    Args:
+        engine: the engine.
+        scenario: the seed of the noise that stands for training, and the learning rate.
+        snapshot: the run before the step.
+        number: determines, with the seed, the random numbers of the step.
+    """
+    advance = _advance(engine, scenario, snapshot, number)
+    return Snapshot(advance.state, advance.values)
 
 
-def _advanced(algorithm: Engine, scene: Scene, moment: Moment, number: int) -> Advance:
-    topology = moment.state.topology
+def _advance(engine: Engine, scenario: Scenario, snapshot: Snapshot, number: int) -> Advance:
+    topology = snapshot.state.topology
     draws = [
-        _draw(scene, number, "step", name).standard_normal(count)
+        _random(scenario, number, "step", name).standard_normal(count)
         for name, count in zip(topology.layout.names, topology.counts.tolist(), strict=True)
     ]
-    noise = algorithm.arrays.from_numpy(np.concatenate(draws).astype(scene.values.dtype))
-    gradient = _gradient(algorithm, scene, number)
-    return algorithm.advance(moment.state, moment.values + noise * 0.1, scene.learning_rate, gradient)
+    noise = engine.arrays.from_numpy(np.concatenate(draws).astype(scenario.values.dtype))
+    gradient = _gradient(engine, scenario, number)
+    return engine.advance(snapshot.state, snapshot.values + noise * 0.1, scenario.learning_rate, gradient)
 
 
-def _draw(scene: Scene, number: int, *what: str) -> np.random.Generator:
-    """Draws of training: by number and name alone, so that the order of the tensors is of no account."""
-    return np.random.default_rng([scene.noise, number, zlib.crc32("/".join(what).encode())])
+def _random(scenario: Scenario, number: int, *purpose: str) -> np.random.Generator:
+    """Return a generator that depends on the step and the names alone, and not on the order of the tensors."""
+    return np.random.default_rng([scenario.noise_seed, number, zlib.crc32("/".join(purpose).encode())])
 
 
-def forced(algorithm: Engine, scene: Scene, moment: Moment, number: int | None = None) -> Moment:
-    """An update, due or not, with the gradients of the step of this number, or with the scene's."""
-    state, reallocation = algorithm.update(moment.state, moment.values, _gradient(algorithm, scene, number))
-    return Moment(state, reallocation.values)
+def forced_update(engine: Engine, scenario: Scenario, snapshot: Snapshot, number: int | None = None) -> Snapshot:
+    """Perform an update, whether or not one is due.
+
+    Args:
+        engine: the engine.
+        scenario: the gradients.
+        snapshot: the run before the update.
+        number: the step whose gradients are used; None for the scenario's.
+    """
+    state, reallocation = engine.update(snapshot.state, snapshot.values, _gradient(engine, scenario, number))
+    return Snapshot(state, reallocation.values)
 
 
-def step(algorithm: Engine, scene: Scene, moment: Moment, number: int) -> Moment:
-    """A step of training, and what follows it; an update in every second step, due or not."""
-    after = trained(algorithm, scene, moment, number)
-    is_updated = after.state.clock.updates > moment.state.clock.updates
-    return after if is_updated or number % 2 == 0 else forced(algorithm, scene, after, number)
+def run_step(engine: Engine, scenario: Scenario, snapshot: Snapshot, number: int) -> Snapshot:
+    """Take a step of training, and in every second step an update, whether or not it is due."""
+    after = training_step(engine, scenario, snapshot, number)
+    is_updated = after.state.clock.updates > snapshot.state.clock.updates
+    return after if is_updated or number % 2 == 0 else forced_update(engine, scenario, after, number)
 
 
-def _gradient(algorithm: Engine, scene: Scene, number: int | None = None) -> Gradient | None:
-    """The dense gradients of the step of this number; those of the scene where there is none."""
-    if not scene.gradients:
+def run_steps(engine: Engine, scenario: Scenario, snapshot: Snapshot, numbers: range) -> Snapshot:
+    """Take the steps of these numbers, one after another, as :func:`run_step` does."""
+    for number in numbers:
+        snapshot = run_step(engine, scenario, snapshot, number)
+    return snapshot
+
+
+def _gradient(engine: Engine, scenario: Scenario, number: int | None = None) -> Gradient | None:
+    """Return the dense gradients of a step, or the scenario's if no number is given; None if it has none."""
+    if not scenario.gradients:
         return None
     if number is None:
-        return scene.gradient(algorithm.arrays).__getitem__
+        return scenario.gradients_on(engine.arrays).__getitem__
     return {
-        name: algorithm.arrays.from_numpy(
-            _draw(scene, number, "gradient", name).standard_normal(len(dense)).astype(dense.dtype)
+        name: engine.arrays.from_numpy(
+            _random(scenario, number, "gradient", name).standard_normal(len(dense)).astype(dense.dtype)
         )
-        for name, dense in scene.gradients.items()
+        for name, dense in scenario.gradients.items()
     }.__getitem__
 
 
-def run(algorithm: Engine, scene: Scene, moment: Moment, numbers: range) -> Moment:
-    """These steps, one after another."""
-    for number in numbers:
-        moment = step(algorithm, scene, moment, number)
-    return moment
+def first_difference(one: Snapshot, other: Snapshot) -> str | None:
+    """Compare two runs bit for bit.
 
-
-def differences(one: Moment, other: Moment) -> str | None:
-    """In what two moments differ, as the end of a sentence; None where they are the same, bit for bit."""
-    if _active(one.state.topology) != _active(other.state.topology):
+    Returns:
+        What differs first, as the end of a sentence; None if the runs are the same.
+    """
+    if _positions(one.state.topology) != _positions(other.state.topology):
         return "positions"
-    if _host(one.values, one).tobytes() != _host(other.values, other).tobytes():
+    if _on_host(one.values, one).tobytes() != _on_host(other.values, other).tobytes():
         return "values"
     if one.state.clock != other.state.clock:
         return "the clock"
-    first, second = contents(one.state), contents(other.state)
+    first, second = strategy_state_contents(one.state), strategy_state_contents(other.state)
     changed = sorted(name for name in first.keys() | second.keys() if first.get(name) != second.get(name))
     return f"the strategy state {', '.join(changed)}" if changed else None
 
 
-def contents(state: State) -> Mapping[str, Any]:
-    """What is remembered, as plain values by 'plugin.field'."""
+def strategy_state_contents(state: State) -> Mapping[str, Any]:
+    """Return the fields of all strategy states by 'strategy.field'.
+
+    Returns:
+        Scalars as they are, and arrays as tuples of dtype, shape and bytes.
+    """
     arrays = state.topology.arrays
     return {
-        f"{plugin}.{field.name}": _plain(getattr(strategy_state, field.name), arrays)
+        f"{plugin}.{field.name}": _comparable(getattr(strategy_state, field.name), arrays)
         for plugin, strategy_state in state.strategy_states.items()
         for field in attrs.fields(type(strategy_state))
     }
 
 
-def _plain(content: Any, arrays: Arrays) -> Any:
+def _comparable(content: Any, arrays: Arrays) -> Any:
     if not hasattr(content, "shape"):
         return content
     host = content if isinstance(content, np.ndarray) else arrays.to_numpy(content)
     return str(host.dtype), host.shape, host.tobytes()
 
 
-def _active(topology: Topology) -> list[int]:
+def _positions(topology: Topology) -> list[int]:
     return list(map(int, topology.arrays.to_numpy(topology.positions)))
 
 
-def _host(values: Array, moment: Moment) -> Any:
-    return moment.state.topology.arrays.to_numpy(values)
+def _on_host(values: Array, snapshot: Snapshot) -> Any:
+    return snapshot.state.topology.arrays.to_numpy(values)

@@ -1,4 +1,4 @@
-"""A run of a strategy with everything that may happen to it, in any order: a state machine for hypothesis."""
+"""A hypothesis state machine that trains, updates, saves, loads, stops and resumes a run in any order."""
 
 from collections.abc import Callable
 
@@ -7,88 +7,94 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from sparsecore.errors import DivergedError, InputError, NoRoomError
-from sparsecore.testing.judging import Shrinking
-from sparsecore.testing.promises import is_mistake
-from sparsecore.testing.resuming import TwoRuns
-from sparsecore.testing.scenes import Scene, scenes
-from sparsecore.testing.stacks import Given, Subject
+from sparsecore.testing.promises import is_strategy_error
+from sparsecore.testing.scenarios import Scenario, scenarios
+from sparsecore.testing.search import ShrinkingLimit
+from sparsecore.testing.strategy_promises.resuming import InterruptedRun
+from sparsecore.testing.subjects import StrategyLike, StrategySubject
 
 _REFUSALS = (InputError, NoRoomError, DivergedError)
 
 
-def strategy_machine(given: Given) -> type[RuleBasedStateMachine]:
-    """The class of state machines that run this strategy.
+def strategy_machine(strategy: StrategyLike) -> type[RuleBasedStateMachine]:
+    """Make a class of state machines that run a strategy.
 
         TestMine = strategy_machine(MyStrategy()).TestCase
 
-    A run is trained, updated, saved and loaded, and stopped and resumed, in any order; beside it goes one that is
-    never saved nor stopped. After each step both are the same, sound, and of as many weights as they should be.
+    A run is trained, updated, saved and loaded, and stopped and resumed, in any order, and compared with the same run
+    without interruptions. After each step both are the same, sound, and have the number of weights they should have.
 
     Args:
-        given: a strategy, a list or a dict of them, or a hypothesis strategy for one of these.
+        strategy: a strategy, a list or a dict of strategies, or a hypothesis strategy for one of these.
+
+    Returns:
+        A subclass of ``hypothesis.stateful.RuleBasedStateMachine``.
+
+    Raises:
+        PluginError: the strategy cannot be registered; the message says why.
     """
-    subject, shrinking = Subject.of(given), Shrinking()
+    subject, limit = StrategySubject.of(strategy), ShrinkingLimit()
 
     class StrategyMachine(RuleBasedStateMachine):
-        """A run of the strategy, and beside it the same without any interruption."""
+        """Runs the strategy with interruptions and without."""
 
-        scene: Scene
-        runs: TwoRuns
+        scenario: Scenario
+        runs: InterruptedRun
 
         def __init__(self) -> None:
             super().__init__()
-            self._acts: list[str] = []
-            shrinking.begin()
+            self._steps: list[str] = []
+            limit.begin()
 
         def _begin(self) -> None:
-            self.runs = TwoRuns(self.scene)
+            self.runs = InterruptedRun(self.scenario)
 
-        def _act(self, told: str, act: Callable[[TwoRuns], None]) -> None:
-            self._judged(told, lambda: act(self.runs))
+        def _step(self, name: str, act: Callable[[InterruptedRun], None]) -> None:
+            self._checked(name, lambda: act(self.runs))
 
-        def _judged(self, told: str, act: Callable[[], None]) -> None:
-            """What the engine refuses, or the strategy at its start, is an ending, but no mistake."""
-            self._acts.append(told)
-            if not shrinking.is_worth_trying(*self._acts):
-                return  # hypothesis wants every example to go on for as long as it did before
+        def _checked(self, name: str, act: Callable[[], None]) -> None:
+            """Take a step; a refusal by the engine, or by the strategy at its start, ends the example."""
+            self._steps.append(name)
+            if not limit.is_worth_trying(*self._steps):
+                return  # hypothesis expects an example to go on for as many steps as before
             try:
                 act()
             except Exception as error:
-                if isinstance(error, _REFUSALS) and not is_mistake(error, self.scene):
-                    shrinking.ended(*self._acts)
+                if isinstance(error, _REFUSALS) and not is_strategy_error(error, self.scenario):
+                    limit.ended(*self._steps)
                     reject()
-                shrinking.found(*self._acts)
+                limit.broken(*self._steps)
                 raise
 
-        @initialize(scene=scenes(subject))
-        def start(self, scene: Scene) -> None:
+        @initialize(scenario=scenarios(subject))
+        def start(self, scenario: Scenario) -> None:
             """Begin both runs."""
-            self.scene = scene
-            self._judged(repr(scene), self._begin)
+            self.scenario = scenario
+            self._checked(repr(scenario), self._begin)
 
         @rule(number=st.integers(0, 2**16))
         def train(self, number: int) -> None:
-            """A step of training, and what follows it."""
-            self._act(f"train {number}", lambda runs: runs.train(number))
+            """Take a step of training, and the update after it if one is due."""
+            self._step(f"train {number}", lambda runs: runs.train(number))
 
         @rule()
         def update(self) -> None:
-            """An update, due or not."""
-            self._act("update", TwoRuns.update)
+            """Perform an update, whether or not it is due."""
+            self._step("update", InterruptedRun.update)
 
         @rule()
         def save_and_load(self) -> None:
-            """The moment as it comes back from a checkpoint."""
-            self._act("save and load", TwoRuns.save_and_load)
+            """Save the run and load it into the same engine."""
+            self._step("save and load", InterruptedRun.save_and_load)
 
         @rule()
         def stop_and_resume(self) -> None:
-            """Strategies that have seen no run go on from the checkpoint."""
-            self._act("stop and resume", TwoRuns.stop_and_resume)
+            """Save the run and load it into a new engine."""
+            self._step("stop and resume", InterruptedRun.stop_and_resume)
 
         @invariant()
-        def is_as_if_nothing_had_happened(self) -> None:
-            """The run is sound, and the same as the one beside it."""
-            self._act("check", TwoRuns.check)
+        def is_as_without_interruptions(self) -> None:
+            """Check that the run is sound and the same as the one without interruptions."""
+            self._step("check", InterruptedRun.check)
 
     return StrategyMachine

@@ -1,47 +1,69 @@
-"""``StrategyTests``: a test a promise, for a strategy of one's own."""
+"""``StrategyTests`` and ``BackendTests``: test classes with one test for each promise."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from sparsecore.engine.hooks import Declares
 from sparsecore.testing.backend_promises import BACKEND_PROMISES
-from sparsecore.testing.backend_subjects import BackendSubject
-from sparsecore.testing.judging import DEFAULT_EXAMPLES, judge
+from sparsecore.testing.counterexamples import describe_failure
 from sparsecore.testing.promises import Promise
-from sparsecore.testing.pytest_outcomes import settle
-from sparsecore.testing.stacks import Given, Subject
+from sparsecore.testing.search import DEFAULT_EXAMPLES, CheckResult, Status, check_promise
 from sparsecore.testing.strategy_promises import STRATEGY_PROMISES
+from sparsecore.testing.subjects import BackendSubject, StrategyLike, StrategySubject
 
 
 class StrategyTests:
-    """Subclass it in a test file, name the strategy, and pytest runs a test a promise.
+    """Tests of a strategy: subclass it in a test file, name the strategy, and pytest runs one test a promise.
 
         class TestMine(StrategyTests):
             strategy = MyStrategy()
 
     Attributes:
-        strategy: an instance; a list or a dict of them, which are stacked; or a hypothesis strategy for these, such as
-            ``hyperparameters(MyStrategy)``.
-        declares: what it promises beyond what holds for all; None for what its own ``declares`` says.
-        backends: names of the backends that are to take the oracle's decisions; None for all that are installed.
-        max_examples: examples a promise.
-        seed: of the examples' draws; the same gives the same examples.
+        strategy: an instance; a list or a dict of instances, which form a stack; or a hypothesis strategy for these,
+            such as ``hyperparameters(MyStrategy)``.
+        declares: what is declared for the whole stack; None to use what each strategy declares itself.
+        backends: names of the backends whose decisions are compared with the oracle's; None for all that are installed.
+        max_examples: how many examples each promise is checked with.
+        seed: the seed of the examples; the same seed gives the same examples.
     """
 
-    strategy: ClassVar[Given]
+    strategy: ClassVar[StrategyLike]
     declares: ClassVar[Declares | None] = None
     backends: ClassVar[Sequence[str] | None] = None
     max_examples: ClassVar[int] = DEFAULT_EXAMPLES
     seed: ClassVar[int] = 0
 
     def __init_subclass__(cls) -> None:
-        """Every promise becomes a test; a test that the class defines itself takes its place."""
+        """Add a test for each promise that the subclass has no test of its own for."""
         super().__init_subclass__()
-        add_tests(cls, STRATEGY_PROMISES, _test)
+        _add_tests(cls, STRATEGY_PROMISES, _strategy_test)
 
 
-def add_tests(cls: type, promises: Sequence[Promise], test_of: Callable[[Promise], Callable[[Any], None]]) -> None:
-    """Give the class a test for each promise that it has no test of its own for."""
+class BackendTests:
+    """Tests of a backend: subclass it in a test file, name the backend, and pytest runs one test a promise.
+
+        class TestMine(BackendTests):
+            backend = MyBackend()
+
+    Gradients are checked in float64 if ``attrs.evolve(backend, dtype="float64")`` returns a backend.
+
+    Attributes:
+        backend: an instance.
+        max_examples: how many examples each promise is checked with; slow promises use a fraction of them.
+        seed: the seed of the examples; the same seed gives the same examples.
+    """
+
+    backend: ClassVar[Any]
+    max_examples: ClassVar[int] = DEFAULT_EXAMPLES
+    seed: ClassVar[int] = 0
+
+    def __init_subclass__(cls) -> None:
+        """Add a test for each promise that the subclass has no test of its own for."""
+        super().__init_subclass__()
+        _add_tests(cls, BACKEND_PROMISES, _backend_test)
+
+
+def _add_tests(cls: type, promises: Sequence[Promise], test_of: Callable[[Promise], Callable[[Any], None]]) -> None:
     for promise in promises:
         name = f"test_{promise.name.replace('-', '_')}"
         if not hasattr(cls, name):
@@ -51,41 +73,37 @@ def add_tests(cls: type, promises: Sequence[Promise], test_of: Callable[[Promise
             setattr(cls, name, test)
 
 
-def _test(promise: Promise) -> Callable[[Any], None]:
+def _strategy_test(promise: Promise) -> Callable[[Any], None]:
     def test(self: StrategyTests) -> None:
-        subject = Subject.of(self.strategy, declares=self.declares, backends=self.backends)
-        settle(judge(promise, subject, examples=self.max_examples, first_seed=self.seed))
+        subject = StrategySubject.of(self.strategy, declares=self.declares, backends=self.backends)
+        report_to_pytest(check_promise(promise, subject, examples=self.max_examples, first_seed=self.seed))
 
     return test
-
-
-class BackendTests:
-    """Subclass it in a test file, name the backend, and pytest runs a test a promise.
-
-        class TestMine(BackendTests):
-            backend = MyBackend()
-
-    Gradients are looked at in float64 where ``attrs.evolve(backend, dtype="float64")`` gives a backend.
-
-    Attributes:
-        backend: an instance.
-        max_examples: examples a promise; those that take long have fewer.
-        seed: of the examples' draws; the same gives the same examples.
-    """
-
-    backend: ClassVar[Any]
-    max_examples: ClassVar[int] = DEFAULT_EXAMPLES
-    seed: ClassVar[int] = 0
-
-    def __init_subclass__(cls) -> None:
-        """Every promise becomes a test; a test that the class defines itself takes its place."""
-        super().__init_subclass__()
-        add_tests(cls, BACKEND_PROMISES, _backend_test)
 
 
 def _backend_test(promise: Promise) -> Callable[[Any], None]:
     def test(self: BackendTests) -> None:
         subject = BackendSubject.of(self.backend)
-        settle(judge(promise, subject, examples=self.max_examples, first_seed=self.seed))
+        report_to_pytest(check_promise(promise, subject, examples=self.max_examples, first_seed=self.seed))
 
     return test
+
+
+def report_to_pytest(result: CheckResult) -> None:
+    """Pass, skip or fail the test that is running.
+
+    Raises:
+        pytest.skip.Exception: the promise does not apply, or could not be checked.
+        pytest.fail.Exception: the promise is broken, or every example was refused.
+    """
+    import pytest
+
+    match result.status:
+        case Status.NOT_APPLICABLE:
+            pytest.skip(result.reason)
+        case Status.NOT_CHECKED:
+            pytest.skip(f"another broken promise stops every example: {result.reason}")
+        case Status.REFUSED:
+            pytest.fail(f"every example was refused: {result.reason}", pytrace=False)
+        case Status.BROKEN:
+            pytest.fail(describe_failure(result), pytrace=False)

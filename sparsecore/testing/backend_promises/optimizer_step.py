@@ -1,164 +1,176 @@
-"""The optimizer's step, told as its formulas, and what becomes of its state when weights move."""
+"""Promises about the optimizer: its steps follow its formulas, and its state follows the weights of a reallocation."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 import numpy as np
 from hypothesis.strategies import SearchStrategy
 
 from sparsecore.learning.protocols import Adam, AdamW, Learner, Sgd
-from sparsecore.testing.backend_promises.exercises import (
-    PLAIN,
-    Exercise,
-    Host,
-    distance,
-    exercises,
+from sparsecore.testing.backend_promises.training_scenarios import (
+    PLAIN_SGD,
+    HostArray,
+    TrainingScenario,
+    errors_break_promise,
     gradient,
-    guarded,
-    host,
-    moved,
+    reallocate_once,
+    relative_error,
+    to_host,
+    training_scenarios,
 )
-from sparsecore.testing.backend_subjects import BackendSubject
-from sparsecore.testing.promises import BrokenError, Promise, expect
+from sparsecore.testing.promises import BrokenPromiseError, Promise, expect
+from sparsecore.testing.subjects import BackendSubject
 
 _RATE = 0.1
 _STEPS = 3
 _MOMENTUM = 0.9
 
+_Moments: TypeAlias = tuple[HostArray, HostArray]
+"""The state of an optimizer: the first and the second moment of each weight (SGD's momentum is the first)."""
 
-def _sgd(rule: Sgd, w: Host, g: Host, kept: tuple[Host, Host], _: int) -> tuple[Host, tuple[Host, Host]]:
+
+def _sgd(rule: Sgd, w: HostArray, g: HostArray, moments: _Moments, _: int) -> tuple[HostArray, _Moments]:
     d = g + rule.weight_decay * w
-    v = rule.momentum * kept[0] + d
-    return w - _RATE * (d + rule.momentum * v if rule.nesterov else v), (v, kept[1])
+    v = rule.momentum * moments[0] + d
+    return w - _RATE * (d + rule.momentum * v if rule.nesterov else v), (v, moments[1])
 
 
-def _adam(rule: Adam, w: Host, g: Host, kept: tuple[Host, Host], t: int) -> tuple[Host, tuple[Host, Host]]:
+def _adam(rule: Adam, w: HostArray, g: HostArray, moments: _Moments, t: int) -> tuple[HostArray, _Moments]:
     d = g + rule.weight_decay * w
     first, second = rule.betas
-    m, s = first * kept[0] + (1 - first) * d, second * kept[1] + (1 - second) * d**2
+    m, s = first * moments[0] + (1 - first) * d, second * moments[1] + (1 - second) * d**2
     down = np.sqrt(s / (1 - second**t)) + rule.epsilon
     return w - _RATE * m / (1 - first**t) / down, (m, s)
 
 
-def _adamw(rule: AdamW, w: Host, g: Host, kept: tuple[Host, Host], t: int) -> tuple[Host, tuple[Host, Host]]:
+def _adamw(rule: AdamW, w: HostArray, g: HostArray, moments: _Moments, t: int) -> tuple[HostArray, _Moments]:
     decayed = w - _RATE * rule.weight_decay * w
-    return _adam(Adam(rule.betas, rule.epsilon), decayed, g, kept, t)
+    return _adam(Adam(rule.betas, rule.epsilon), decayed, g, moments, t)
 
 
-_RULES: Mapping[type, Callable[..., tuple[Host, tuple[Host, Host]]]] = MappingProxyType(
+_RULES: Mapping[type, Callable[..., tuple[HostArray, _Moments]]] = MappingProxyType(
     {Sgd: _sgd, Adam: _adam, AdamW: _adamw}
 )
 
 
-@guarded
-def _follows_formula(subject: BackendSubject, exercise: Exercise) -> None:
-    backend = subject.finest
-    learner = exercise.learner(backend)
-    values = host(backend, learner.values)
-    kept = (np.zeros_like(values), np.zeros_like(values))
+@errors_break_promise
+def _check_formula(subject: BackendSubject, scenario: TrainingScenario) -> None:
+    backend = subject.most_precise
+    learner = scenario.learner(backend)
+    values = to_host(backend, learner.values)
+    moments = (np.zeros_like(values), np.zeros_like(values))
     for t in range(1, _STEPS + 1):
-        slope = gradient(exercise, backend, values, exercise.batch(t))
-        values, kept = _RULES[type(exercise.optimizer)](exercise.optimizer, values, slope, kept, t)
-        learner.train(exercise.batch(t), _RATE)
-        far = distance(host(backend, learner.values), values)
+        slope = gradient(scenario, backend, values, scenario.batch(t))
+        values, moments = _RULES[type(scenario.optimizer)](scenario.optimizer, values, slope, moments, t)
+        learner.train(scenario.batch(t), _RATE)
+        error = relative_error(to_host(backend, learner.values), values)
         tolerance = 10 * subject.tolerance(backend)
-        expect(far <= tolerance, f"after step {t} of {exercise.optimizer} the values are off by {far:.2g}")
-        values = host(backend, learner.values)
+        expect(error <= tolerance, f"after step {t} of {scenario.optimizer} the values are off by {error:.2g}")
+        values = to_host(backend, learner.values)
 
 
-def _with_momentum(exercise: Exercise) -> Exercise:
-    return attrs.evolve(exercise, optimizer=Sgd(momentum=_MOMENTUM, nesterov=False))
+def _with_momentum(scenario: TrainingScenario) -> TrainingScenario:
+    return attrs.evolve(scenario, optimizer=Sgd(momentum=_MOMENTUM, nesterov=False))
 
 
-def _first_velocity(exercise: Exercise, learner: Learner, subject: BackendSubject) -> Host:
-    """What the first step of length 1 leaves behind: the first gradient."""
-    before = host(subject.finest, learner.values)
-    learner.train(exercise.batch(0), 1.0)
-    return before - host(subject.finest, learner.values)
+def _first_velocity(scenario: TrainingScenario, learner: Learner, subject: BackendSubject) -> HostArray:
+    """Take a first step of learning rate 1, and return the momentum after it, which is the gradient."""
+    before = to_host(subject.most_precise, learner.values)
+    learner.train(scenario.batch(0), 1.0)
+    return before - to_host(subject.most_precise, learner.values)
 
 
-def _check_second(
-    exercise: Exercise, learner: Learner, subject: BackendSubject, velocity: Host, start: tuple[Any, Host]
+def _check_second_step(
+    scenario: TrainingScenario,
+    learner: Learner,
+    subject: BackendSubject,
+    velocity: HostArray,
+    start: tuple[Any, HostArray],
 ) -> None:
-    """The second step of length 1 is the momentum times what was left behind, and the gradient."""
+    """Check that a second step of learning rate 1 is the gradient and the momentum times the given velocity."""
     topology, values = start
-    slope = gradient(exercise, subject.finest, values, exercise.batch(1), topology)
-    learner.train(exercise.batch(1), 1.0)
-    got = values - host(subject.finest, learner.values) - slope
-    far = distance(got, _MOMENTUM * velocity)
+    slope = gradient(scenario, subject.most_precise, values, scenario.batch(1), topology)
+    learner.train(scenario.batch(1), 1.0)
+    got = values - to_host(subject.most_precise, learner.values) - slope
+    error = relative_error(got, _MOMENTUM * velocity)
     expect(
-        far <= 50 * subject.tolerance(subject.finest), f"the momentum after it is off by {far:.2g} of its largest entry"
+        error <= 50 * subject.tolerance(subject.most_precise),
+        f"the momentum after it is off by {error:.2g} of its largest entry",
     )
 
 
-@guarded
-def _keeps_momentum(subject: BackendSubject, exercise: Exercise) -> None:
-    backend, exercise = subject.finest, _with_momentum(exercise)
-    learner, state = exercise.learner(backend), exercise.start(backend)
-    velocity = _first_velocity(exercise, learner, subject)
-    values = exercise.values(state.topology) / 2
+@errors_break_promise
+def _check_set_values(subject: BackendSubject, scenario: TrainingScenario) -> None:
+    backend, scenario = subject.most_precise, _with_momentum(scenario)
+    learner, state = scenario.learner(backend), scenario.start(backend)
+    velocity = _first_velocity(scenario, learner, subject)
+    values = scenario.values(state.topology) / 2
     learner.set_values(backend.arrays.from_numpy(values.astype(backend.dtype)))
-    expect(distance(host(backend, learner.values), values) < 1e-6, "the values are not those that were set")
-    _check_second(exercise, learner, subject, velocity, (state.topology, host(backend, learner.values)))
+    expect(relative_error(to_host(backend, learner.values), values) < 1e-6, "the values are not those that were set")
+    _check_second_step(scenario, learner, subject, velocity, (state.topology, to_host(backend, learner.values)))
 
 
-@guarded
-def _carries_momentum(subject: BackendSubject, exercise: Exercise) -> None:
-    backend, exercise = subject.finest, _with_momentum(exercise)
-    learner, state = exercise.learner(backend), exercise.start(backend)
-    velocity = _first_velocity(exercise, learner, subject)
-    after, reallocation = moved(exercise, backend, state, learner.values)
+@errors_break_promise
+def _check_reallocation(subject: BackendSubject, scenario: TrainingScenario) -> None:
+    backend, scenario = subject.most_precise, _with_momentum(scenario)
+    learner, state = scenario.learner(backend), scenario.start(backend)
+    velocity = _first_velocity(scenario, learner, subject)
+    after, reallocation = reallocate_once(scenario, backend, state, learner.values)
     learner.reallocate(reallocation)
-    values = host(backend, learner.values)
-    expect(np.array_equal(values, host(backend, reallocation.values)), "the values are not those of the reallocation")
-    before, now = (host(backend, topology.positions).tolist() for topology in (state.topology, after.topology))
-    survives = host(backend, reallocation.survives).tolist()
+    values = to_host(backend, learner.values)
+    expect(
+        np.array_equal(values, to_host(backend, reallocation.values)), "the values are not those of the reallocation"
+    )
+    before, now = (to_host(backend, topology.positions).tolist() for topology in (state.topology, after.topology))
+    survives = to_host(backend, reallocation.survives).tolist()
     left = {p: v for p, v, stays in zip(before, velocity.tolist(), survives, strict=True) if stays}
     carried = np.array([left.get(position, 0.0) for position in now])
-    _check_second(exercise, learner, subject, carried, (after.topology, values))
+    _check_second_step(scenario, learner, subject, carried, (after.topology, values))
 
 
-@guarded
-def _is_whole(subject: BackendSubject, exercise: Exercise) -> None:
-    backend, batch = subject.finest, exercise.batch()
-    topology = exercise.start(backend).topology
-    learner, values = exercise.learner(backend, optimizer=PLAIN), exercise.values(topology)
+@errors_break_promise
+def _check_dense_gradients(subject: BackendSubject, scenario: TrainingScenario) -> None:
+    backend, batch = subject.most_precise, scenario.batch()
+    topology = scenario.start(backend).topology
+    learner, values = scenario.learner(backend, optimizer=PLAIN_SGD), scenario.values(topology)
     dense = learner.backward(batch, dense=True)
     if dense is None:
-        raise BrokenError("backward(dense=True) returned no dense gradients")
-    got = np.concatenate([host(backend, dense(name)) for name in topology.layout.names])
-    active = host(backend, topology.positions).astype(np.int64)
+        raise BrokenPromiseError("backward(dense=True) returned no dense gradients")
+    got = np.concatenate([to_host(backend, dense(name)) for name in topology.layout.names])
+    active = to_host(backend, topology.positions).astype(np.int64)
     everywhere = np.zeros(topology.layout.size)
     everywhere[active] = values
     full = topology.at(backend.arrays.arange(topology.layout.size, topology.layout.position_dtype))
-    far = distance(got, gradient(exercise, backend, everywhere, batch, full))
-    expect(far <= 10 * subject.tolerance(backend), f"the dense gradient is off by {far:.2g} of its largest entry")
+    error = relative_error(got, gradient(scenario, backend, everywhere, batch, full))
+    expect(error <= 10 * subject.tolerance(backend), f"the dense gradient is off by {error:.2g} of its largest entry")
     learner.optimizer_step(1.0)
-    far = distance(values - host(backend, learner.values), got[active])
-    expect(far <= 10 * subject.tolerance(backend), f"the step after it is off by {far:.2g} of its largest entry")
+    error = relative_error(values - to_host(backend, learner.values), got[active])
+    expect(error <= 10 * subject.tolerance(backend), f"the step after it is off by {error:.2g} of its largest entry")
 
 
-def _any(_: BackendSubject) -> SearchStrategy[Exercise]:
-    return exercises()
+def _any_operation(_: BackendSubject) -> SearchStrategy[TrainingScenario]:
+    return training_scenarios()
 
 
-DESCENT = (
+OPTIMIZER_STEP = (
     Promise(
         "dense-gradients",
         "the dense gradient is that of the network with a zero at every inactive position",
-        _any,
-        _is_whole,
-        share=0.1,
+        _any_operation,
+        _check_dense_gradients,
+        fraction=0.1,
     ),
-    Promise("optimizers", "SGD, Adam and AdamW are their formulas", _any, _follows_formula, share=0.12),
-    Promise("set-values", "values can be set, and the optimizer's state stays", _any, _keeps_momentum, share=0.08),
+    Promise("optimizers", "SGD, Adam and AdamW follow their formulas", _any_operation, _check_formula, fraction=0.12),
+    Promise(
+        "set-values", "setting the values keeps the optimizer's state", _any_operation, _check_set_values, fraction=0.08
+    ),
     Promise(
         "reallocation",
-        "when weights move, the optimizer's state goes with the survivors and is zero where one has grown",
-        _any,
-        _carries_momentum,
-        share=0.08,
+        "after a reallocation, survivors keep their optimizer state, and that of grown weights is zero",
+        _any_operation,
+        _check_reallocation,
+        fraction=0.08,
     ),
 )

@@ -1,20 +1,11 @@
-"""All promises of a strategy, in the order in which they are told."""
+"""All promises of a strategy, in the order in which they are checked."""
 
 from sparsecore.testing.promises import Promise
-from sparsecore.testing.strategy_promises.agreement import AGREEMENT
 from sparsecore.testing.strategy_promises.cost import COST
-from sparsecore.testing.strategy_promises.hook_results import ANSWERS
-from sparsecore.testing.strategy_promises.order import ORDER
-from sparsecore.testing.strategy_promises.randomness import DRAWS
-from sparsecore.testing.strategy_promises.resuming import MEMORIES
+from sparsecore.testing.strategy_promises.hook_results import HOOK_RESULTS
+from sparsecore.testing.strategy_promises.invariance import INVARIANCE
+from sparsecore.testing.strategy_promises.randomness import RANDOMNESS
+from sparsecore.testing.strategy_promises.resuming import RESUMING
 from sparsecore.testing.strategy_promises.updates import UPDATES
 
-STRATEGY_PROMISES: tuple[Promise, ...] = (
-    *ANSWERS,
-    *UPDATES,
-    *DRAWS,
-    *ORDER,
-    *MEMORIES,
-    *COST,
-    *AGREEMENT,
-)
+STRATEGY_PROMISES: tuple[Promise, ...] = (*HOOK_RESULTS, *UPDATES, *RANDOMNESS, *RESUMING, *COST, *INVARIANCE)

@@ -1,4 +1,4 @@
-"""What a strategy leaves alone, and how much memory it takes."""
+"""Promises about arguments and memory: hooks leave their arguments unchanged and need memory for the weights only."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -14,45 +14,64 @@ from sparsecore.engine.arrays import Array
 from sparsecore.engine.engine import Engine
 from sparsecore.engine.state import State
 from sparsecore.engine.topology import Layout
-from sparsecore.testing.backend_subjects import WritableArrays
-from sparsecore.testing.frugality import LARGE, MOST, WEIGHTS, few, peak
-from sparsecore.testing.promises import NotJudgedError, Promise, expect
-from sparsecore.testing.runs import Moment, begun, engine
-from sparsecore.testing.scenes import Scene, scenes
-from sparsecore.testing.stacks import Subject
+from sparsecore.testing.peak_memory import (
+    LARGE_SIZE,
+    MEMORY_LIMIT,
+    few_positions,
+    peak_memory,
+    sparsity_with_few_weights,
+)
+from sparsecore.testing.promises import InconclusiveError, Promise, expect
+from sparsecore.testing.runs import Snapshot, make_engine, snapshot_before_update
+from sparsecore.testing.scenarios import VAST_SIZE, Scenario, scenarios
+from sparsecore.testing.subjects import StrategySubject, oracle_arrays
 
 
-def _leaves_alone(_: Subject, scene: Scene) -> None:
-    algorithm = engine(scene, WritableArrays())
-    before = begun(algorithm, scene)
-    gradients = scene.gradient(algorithm.arrays)
-    shown = _shown(before, gradients)
-    copies = {name: array.copy() for name, array in shown.items()}
+class _WritableArrays:
+    """The oracle's array operations without read-only views, as on backends that have none."""
+
+    def __getattr__(self, operation: str) -> Any:
+        return getattr(oracle_arrays(), operation)
+
+    def readonly(self, array: Any) -> Any:
+        return array
+
+
+def _check_arguments(_: StrategySubject, scenario: Scenario) -> None:
+    engine = make_engine(scenario, _WritableArrays())
+    before = snapshot_before_update(engine, scenario)
+    gradients = scenario.gradients_on(engine.arrays)
+    arguments = _arguments(before, gradients)
+    copies = {name: array.copy() for name, array in arguments.items()}
     gradient = gradients.__getitem__ if gradients else None
-    for act in _acts(algorithm, before, scene, gradient):
+    for act in _step_and_update(engine, before, scenario, gradient):
         after = act()
-        changed = [name for name, copy in copies.items() if copy.tobytes() != shown[name].tobytes()]
-        expect(not changed, f"{', '.join(changed)} changed in place")
+        changed = [name for name, copy in copies.items() if copy.tobytes() != arguments[name].tobytes()]
+        expect(not changed, f"a hook has changed its arguments in place: {', '.join(changed)}")
         for field, kept in _state_arrays(after).items():
-            lent = [name for name in ("values", *_by_name(gradients)) if np.shares_memory(kept, shown[name])]
-            expect(not lent, f"{field} is {', '.join(lent)}, which training may change in place; keep a copy")
+            shared = [name for name in ("values", *_by_name(gradients)) if np.shares_memory(kept, arguments[name])]
+            expect(
+                not shared,
+                f"{field} shares memory with {', '.join(shared)}, which training may change in place; store a copy",
+            )
 
 
-def _acts(algorithm: Engine, before: Moment, scene: Scene, gradient: Any) -> tuple[Callable[[], State], ...]:
-    """A step, and an update; each returns the state after it."""
+def _step_and_update(
+    engine: Engine, before: Snapshot, scenario: Scenario, gradient: Any
+) -> tuple[Callable[[], State], ...]:
+    """Return functions that take a step and perform an update, and return the state after it."""
     return (
-        lambda: algorithm.advance(before.state, before.values, scene.learning_rate, gradient).state,
-        lambda: algorithm.update(before.state, before.values, gradient)[0],
+        lambda: engine.advance(before.state, before.values, scenario.learning_rate, gradient).state,
+        lambda: engine.update(before.state, before.values, gradient)[0],
     )
 
 
-def _shown(moment: Moment, gradients: Mapping[str, Array]) -> dict[str, NDArray[Any]]:
-    """Everything that a hook is shown."""
-    topology = moment.state.topology
+def _arguments(snapshot: Snapshot, gradients: Mapping[str, Array]) -> dict[str, NDArray[Any]]:
+    """Return every array that a hook is given, by its name in a sentence."""
     return {
-        "positions": np.asarray(topology.positions),
-        "values": np.asarray(moment.values),
-        **_state_arrays(moment.state),
+        "positions": np.asarray(snapshot.state.topology.positions),
+        "values": np.asarray(snapshot.values),
+        **_state_arrays(snapshot.state),
         **_by_name(gradients),
     }
 
@@ -62,7 +81,7 @@ def _by_name(gradients: Mapping[str, Array]) -> dict[str, NDArray[Any]]:
 
 
 def _state_arrays(state: State) -> dict[str, NDArray[Any]]:
-    """The arrays of the strategies' states, by what they are called in a sentence."""
+    """Return the arrays of the strategies' states by their names in a sentence."""
     return {
         f"{field.name} of {plugin}": getattr(strategy_state, field.name)
         for plugin, strategy_state in state.strategy_states.items()
@@ -71,82 +90,78 @@ def _state_arrays(state: State) -> dict[str, NDArray[Any]]:
     }
 
 
-_VAST = 3 * 10**9
-"""More dense positions than 32 bits with a sign can count."""
-
-
 @st.composite
-def _few_among(draw: DrawFn, subject: Subject, size: int) -> Scene:
-    return attrs.evolve(_spread(draw(scenes(subject)), size), gradients={})
+def _scenarios_with_few_weights(draw: DrawFn, subject: StrategySubject, size: int) -> Scenario:
+    return attrs.evolve(_with_few_weights(draw(scenarios(subject)), size), gradients={})
 
 
-def _spread(scene: Scene, size: int) -> Scene:
-    """The scene's draws with few weights among very many positions."""
+def _with_few_weights(scenario: Scenario, size: int) -> Scenario:
+    """Replace the network by one of few weights in a small tensor and in one of ``size`` positions."""
     layout = Layout.of({"small": (10, 20), "vast": (size,)})
-    draws = np.random.default_rng(scene.noise)
-    places = np.concatenate([draws.choice(200, 20, replace=False), 200 + draws.integers(0, size, WEIGHTS - 20)])
-    positions = np.unique(places).astype(layout.position_dtype)
-    values = draws.standard_normal(len(positions)).astype(scene.values.dtype)
-    return attrs.evolve(scene, layout=layout, positions=positions, values=values, sparsity=few(layout), past=0)
-
-
-def _is_frugal(_: Subject, scene: Scene) -> None:
-    peak = _peak(scene)
-    expect(
-        peak < MOST,
-        f"an update of {len(scene.values)} weights among {scene.layout.size:,} positions took {peak:,} bytes",
+    random = np.random.default_rng(scenario.noise_seed)
+    positions = few_positions(layout, random)
+    return attrs.evolve(
+        scenario,
+        layout=layout,
+        positions=positions,
+        values=random.standard_normal(len(positions)).astype(scenario.values.dtype),
+        sparsity=sparsity_with_few_weights(layout),
+        previous_updates=0,
     )
 
 
-def _acts_far_out(_: Subject, scene: Scene) -> None:
-    if _peak(_spread(scene, LARGE)) >= MOST:
-        raise NotJudgedError("it takes memory for each position, and there are too many of them")
-    _act(scene)
+def _check_memory(_: StrategySubject, scenario: Scenario) -> None:
+    peak = peak_memory(partial(_start_step_and_update, scenario))
+    expect(
+        peak < MEMORY_LIMIT,
+        f"an update of {len(scenario.values)} weights among {scenario.layout.size:,} positions took {peak:,} bytes of "
+        f"memory; {MEMORY_LIMIT:,} are enough if no array has an entry for each position",
+    )
 
 
-def _peak(scene: Scene) -> int:
-    """The most bytes that a start, a step and an update hold at once."""
-    return peak(lambda: _act(scene))
+def _check_vast_tensors(_: StrategySubject, scenario: Scenario) -> None:
+    if peak_memory(partial(_start_step_and_update, _with_few_weights(scenario, LARGE_SIZE))) >= MEMORY_LIMIT:
+        raise InconclusiveError("the strategy needs memory for each position, and there are too many of them")
+    _start_step_and_update(scenario)
 
 
-def _act(scene: Scene) -> None:
-    """A start, a step and an update."""
-    algorithm = engine(scene)
-    algorithm.start(scene.sparsity, clock=scene.clock)
-    moment = begun(algorithm, scene)
-    algorithm.advance(moment.state, moment.values, scene.learning_rate)
-    algorithm.update(moment.state, moment.values)
+def _start_step_and_update(scenario: Scenario) -> None:
+    engine = make_engine(scenario)
+    engine.start(scenario.sparsity, clock=scenario.clock)
+    snapshot = snapshot_before_update(engine, scenario)
+    engine.advance(snapshot.state, snapshot.values, scenario.learning_rate)
+    engine.update(snapshot.state, snapshot.values)
 
 
-def _is_sparse_throughout(subject: Subject) -> bool:
-    return subject.is_sparse_throughout
+def _needs_no_dense_memory(subject: StrategySubject) -> bool:
+    return subject.needs_no_dense_memory
 
 
 COST = (
     Promise(
         "inputs",
-        "nothing that a hook is shown is changed, and values and gradients are kept as copies alone",
-        scenes,
-        _leaves_alone,
-        share=0.5,
+        "hooks do not change their arguments, and strategy states store copies of values and gradients",
+        scenarios,
+        _check_arguments,
+        fraction=0.5,
     ),
     Promise(
         "size",
-        "memory follows the weights: nothing is of the size of a dense tensor, unless its gradient is asked for or the "
-        "number of weights is declared",
-        partial(_few_among, size=LARGE),
-        _is_frugal,
-        applies=_is_sparse_throughout,
-        share=0.1,
+        "memory grows with the number of weights and not of positions, unless the gradient is requested or target_size "
+        "is implemented",
+        partial(_scenarios_with_few_weights, size=LARGE_SIZE),
+        _check_memory,
+        applies=_needs_no_dense_memory,
+        fraction=0.1,
     ),
     Promise(
         "vast",
-        "positions beyond 32 bits are as good as others",
-        partial(_few_among, size=_VAST),
-        _acts_far_out,
+        "positions beyond 32 bits are handled like all others",
+        partial(_scenarios_with_few_weights, size=VAST_SIZE),
+        _check_vast_tensors,
         hooks=("initial_topology", "prune", "allocate", "grow", "initial_values", "strategy_state", "target_size"),
         errors=True,
-        applies=_is_sparse_throughout,
-        share=0.1,
+        applies=_needs_no_dense_memory,
+        fraction=0.1,
     ),
 )

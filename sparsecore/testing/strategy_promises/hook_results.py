@@ -1,152 +1,150 @@
-"""What each hook answers: the engine stops what it cannot use, and here it is laid at the promise's door."""
+"""Promises about the result of each hook. The engine refuses an invalid result; the promise of its hook is broken."""
 
 import math
 
 import attrs
 import numpy as np
 
-from sparsecore.engine.arrays import Array, Counts
+from sparsecore.engine.arrays import Counts
 from sparsecore.engine.distributions import uniform
 from sparsecore.engine.schedules import Clock
 from sparsecore.engine.stack import StrategyStack
 from sparsecore.engine.topology import Topology
 from sparsecore.engine.validation import check_bool
 from sparsecore.errors import DivergedError, InputError, NoRoomError
-from sparsecore.testing.backend_subjects import oracle_arrays
-from sparsecore.testing.promises import Promise, expect, hook_of, is_mistake
-from sparsecore.testing.runs import begun, engine, run, updated
-from sparsecore.testing.scenes import Scene, scenes
-from sparsecore.testing.stacks import Subject, declared, fresh
+from sparsecore.testing.promises import Promise, expect, hook_note, is_strategy_error
+from sparsecore.testing.runs import make_engine, run_steps, run_update, snapshot_before_update
+from sparsecore.testing.scenarios import Scenario, scenarios
+from sparsecore.testing.subjects import StrategySubject, declarations, fresh_copies, oracle_arrays
 
 
-def _updates(_: Subject, scene: Scene) -> None:
-    updated(scene)
+def _run_update(_: StrategySubject, scenario: Scenario) -> None:
+    run_update(scenario)
 
 
-def _runs(_: Subject, scene: Scene) -> None:
-    """An update in the scene; then from the strategy's own start through some steps: every hook is called."""
-    updated(scene)
-    algorithm = engine(scene)
-    start = algorithm.start(scene.sparsity, clock=scene.clock)
-    algorithm.start_values(start, algorithm.arrays.zeros_like(_values(scene), start.topology.size))
-    moment = begun(algorithm, scene)
-    algorithm.metrics(moment.state)
-    run(algorithm, scene, moment, range(4))
+def _call_all_hooks(_: StrategySubject, scenario: Scenario) -> None:
+    """Run the scenario's update, the strategy's own start, its metrics, and some steps."""
+    run_update(scenario)
+    engine = make_engine(scenario)
+    start = engine.start(scenario.sparsity, clock=scenario.clock)
+    values = oracle_arrays().from_numpy(scenario.values)
+    engine.start_values(start, engine.arrays.zeros_like(values, start.topology.size))
+    snapshot = snapshot_before_update(engine, scenario)
+    engine.metrics(snapshot.state)
+    run_steps(engine, scenario, snapshot, range(4))
 
 
-def _raises_nothing(subject: Subject, scene: Scene) -> None:
-    """All hooks are called, and refuse nothing but starts."""
+def _check_errors(subject: StrategySubject, scenario: Scenario) -> None:
     try:
-        _runs(subject, scene)
+        _call_all_hooks(subject, scenario)
     except (InputError, NoRoomError, DivergedError) as error:
-        expect(not is_mistake(error, scene), f"{type(error).__name__} {hook_of(error)}: {error}")
+        expect(not is_strategy_error(error, scenario), f"{type(error).__name__} {hook_note(error)}: {error}")
         raise
 
 
-def _values(scene: Scene) -> Array:
-    return oracle_arrays().from_numpy(scene.values)
-
-
-def _starts(subject: Subject, scene: Scene) -> None:
-    topology = engine(scene).start(scene.sparsity, clock=scene.clock).topology
+def _check_start(subject: StrategySubject, scenario: Scenario) -> None:
+    layout, sparsity = scenario.layout, scenario.sparsity
+    topology = make_engine(scenario).start(sparsity, clock=scenario.clock).topology
     _check_positions(topology)
-    wanted, budget = (1 - scene.sparsity) * scene.layout.size, int(uniform(scene.layout, scene.sparsity).sum())
-    multiples = _multiples(subject, scene)
-    uneven = [name for name, rest in zip(scene.layout.names, topology.counts % multiples, strict=True) if rest]
-    expect(not uneven, f"the start has {topology.counts} weights; declared are multiples of {multiples}")
-    away = int(multiples.sum())
-    most = max(budget, math.ceil(wanted) + away) if subject.decided_by_engine("target_size") else scene.layout.size
+    wanted, budget = (1 - sparsity) * layout.size, int(uniform(layout, sparsity).sum())
+    multiples = _start_multiples(subject, scenario)
+    uneven = [name for name, rest in zip(layout.names, topology.counts % multiples, strict=True) if rest]
+    expect(not uneven, f"the tensors start with {topology.counts} weights, but multiples of {multiples} are declared")
+    tolerance = int(multiples.sum())
+    most = max(budget, math.ceil(wanted) + tolerance) if subject.uses_default("target_size") else layout.size
     expect(
-        min(budget, math.floor(wanted) - away) <= topology.size <= most,
-        f"the start has {topology.size} weights of {scene.layout.size}; at sparsity {scene.sparsity} it is about "
-        f"{wanted:.1f}, within {away}",
+        min(budget, math.floor(wanted) - tolerance) <= topology.size <= most,
+        f"the start has {topology.size} weights of {layout.size}; sparsity {sparsity} means about {wanted:.1f}, and at "
+        f"most {tolerance} more or fewer",
     )
 
 
-def _multiples(subject: Subject, scene: Scene) -> Counts:
-    """Of how many weights each tensor is to start with a multiple."""
-    of_layout = declared(subject, scene.stack, "initial_topology").start_multiples
-    return np.ones(len(scene.layout), np.int64) if of_layout is None else of_layout(scene.layout)
+def _start_multiples(subject: StrategySubject, scenario: Scenario) -> Counts:
+    """Return, for each tensor, the number that its number of weights at the start must be a multiple of."""
+    start_multiples = declarations(subject, scenario.stack, "initial_topology").start_multiples
+    return np.ones(len(scenario.layout), np.int64) if start_multiples is None else start_multiples(scenario.layout)
 
 
 def _check_positions(topology: Topology) -> None:
-    """Told once more, with Python's sets."""
+    """Check the positions by Python's sets, independently of the engine."""
     positions = topology.host_positions.tolist()
-    expect(positions == sorted(set(positions)), "positions are not ascending and distinct")
-    expect(all(0 <= position < topology.layout.size for position in positions), "a position is out of bounds")
+    expect(positions == sorted(set(positions)), "the initial positions are not ascending and distinct")
+    expect(all(0 <= position < topology.layout.size for position in positions), "an initial position is out of bounds")
 
 
-_WHEN = ("update_due", "replaces_step")
+_TIMING_HOOKS = ("update_due", "replaces_step")
 
 
-def _asks_when(_: Subject, scene: Scene) -> None:
-    earlier = range(1, min(scene.clock.step, 11) + 1)
-    moments = [scene.clock, *(attrs.evolve(scene.clock, step=step) for step in earlier)]
-    for hook in _WHEN:
-        asked, again = _said(hook, scene, moments), _said(hook, scene, moments[::-1])[::-1]
-        strange = [clock.step for clock, one, other in zip(moments, asked, again, strict=True) if one != other]
-        expect(not strange, f"what {hook!r} answers after step {strange[:1]} changes with how often it is asked")
+def _check_timing(_: StrategySubject, scenario: Scenario) -> None:
+    earlier = range(1, min(scenario.clock.step, 11) + 1)
+    clocks = [scenario.clock, *(attrs.evolve(scenario.clock, step=step) for step in earlier)]
+    for hook in _TIMING_HOOKS:
+        once, again = _timing(hook, scenario, clocks), _timing(hook, scenario, clocks[::-1])[::-1]
+        changed = [clock.step for clock, one, other in zip(clocks, once, again, strict=True) if one != other]
+        expect(not changed, f"what {hook!r} returns for step {changed[:1]} depends on the calls before")
 
 
-def _said(hook: str, scene: Scene, moments: list[Clock]) -> list[bool]:
-    """What the strategies answer at these times, in this order."""
-    stack = fresh(scene.stack)
-    strategy_states = begun(engine(scene, stack=stack), scene).state.strategy_states
+def _timing(hook: str, scenario: Scenario, clocks: list[Clock]) -> list[bool]:
+    """Call a hook at these times, in this order."""
+    stack = fresh_copies(scenario.stack)
+    strategy_states = snapshot_before_update(make_engine(scenario, stack=stack), scenario).state.strategy_states
     hooks = StrategyStack(stack)
-    return [
-        check_bool(hooks.first_result(hook, clock=clock, strategy_state=strategy_states), hook) for clock in moments
-    ]
+    return [check_bool(hooks.first_result(hook, clock=clock, strategy_state=strategy_states), hook) for clock in clocks]
 
 
-ANSWERS = (
+HOOK_RESULTS = (
     Promise(
         "no-errors",
-        "no hook raises an error, but for what it refuses at the start",
-        scenes,
-        _raises_nothing,
+        "no hook raises an error, except to refuse a network at the start or a run whose end is not known",
+        scenarios,
+        _check_errors,
         errors=True,
     ),
     Promise(
         "start",
-        "the start is ascending, distinct, within bounds, in every tensor, and of the sparsity asked for, or of less "
-        "where the number of weights is declared",
-        scenes,
-        _starts,
+        "the initial positions are ascending, distinct, within bounds, in every tensor, and of the requested sparsity, "
+        "or of a lower one if target_size is implemented",
+        scenarios,
+        _check_start,
         hooks=("initial_topology",),
-        share=0.5,
+        fraction=0.5,
     ),
     Promise(
         "due",
-        "whether an update is due is True or False, the same however often it is asked",
-        scenes,
-        _asks_when,
-        _WHEN,
-        share=0.5,
+        "update_due and replaces_step return True or False, the same however often they are called",
+        scenarios,
+        _check_timing,
+        _TIMING_HOOKS,
+        fraction=0.5,
     ),
-    Promise("prune", "pruning answers one bool a weight", scenes, _updates, hooks=("prune",)),
+    Promise("prune", "prune returns one bool for each weight", scenarios, _run_update, hooks=("prune",)),
     Promise(
-        "shares", "as many grow as were pruned: whole numbers, within the room", scenes, _updates, hooks=("allocate",)
+        "shares",
+        "allocate returns whole numbers that fit the room of each tensor and sum to the number of weights to grow",
+        scenarios,
+        _run_update,
+        hooks=("allocate",),
     ),
     Promise(
         "growth",
-        "what grows is new: in bounds, ascending, distinct, neither active nor just pruned, as many as allocated",
-        scenes,
-        _updates,
+        "grow returns as many positions as allocated: ascending, distinct, within bounds, not active or just pruned",
+        scenarios,
+        _run_update,
         hooks=("grow",),
     ),
     Promise(
         "values",
-        "start values, perturbed values and those of grown weights are finite, one a weight, of the given dtype",
-        scenes,
-        _runs,
+        "start_values, perturb and initial_values return one finite value for each weight, of the given dtype",
+        scenarios,
+        _call_all_hooks,
         hooks=("start_values", "perturb", "initial_values"),
     ),
     Promise(
         "state",
-        "what is remembered can be saved, and has one entry a weight where it says so; metrics are finite numbers",
-        scenes,
-        _runs,
+        "strategy states can be saved, and have one entry a weight or a position where marked so; metrics are finite",
+        scenarios,
+        _call_all_hooks,
         ("strategy_state", "metrics"),
-        share=0.5,
+        fraction=0.5,
     ),
 )

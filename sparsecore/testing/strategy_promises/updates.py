@@ -1,4 +1,4 @@
-"""What an update does: told once more with Python's sets and fractions, and what a strategy declares."""
+"""Promises about an update, checked by Python's sets and fractions, and about what a strategy declares."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -14,83 +14,102 @@ from hypothesis.strategies import DrawFn
 
 from sparsecore.engine.stack import StrategyStack
 from sparsecore.engine.update import target_size_result
-from sparsecore.testing.promises import Promise, expect
-from sparsecore.testing.runs import Updated, updated
-from sparsecore.testing.scenes import Scene, scenes
-from sparsecore.testing.stacks import Subject, declared, fresh
+from sparsecore.testing.promises import BrokenPromiseError, Promise, expect
+from sparsecore.testing.runs import UpdateRecord, run_update
+from sparsecore.testing.scenarios import Scenario, scenarios
+from sparsecore.testing.subjects import StrategySubject, declarations, fresh_copies
 
 
-def fair_shares(total: int, weights: Sequence[int], room: Sequence[int]) -> list[Fraction]:
-    """Exact shares λ·w_i, at most ``room[i]``, with one λ for all that have room; what weighs nothing comes last.
+def exact_shares(total: int, weights: Sequence[int], room: Sequence[int]) -> list[Fraction]:
+    """Share out a number in proportion to weights, exactly and limited by the room.
 
-    Where all that have room left weigh nothing, they share in proportion to their room.
+    Each share is λ·w_i or the room, with the same λ for all that have room left. If all of these have weight zero,
+    they share in proportion to their room.
+
+    Args:
+        total: the number to share out, at most the sum of the room.
+        weights: one for each share.
+        room: the most that each share can be.
     """
     shares = [Fraction(0)] * len(room)
-    rest, open_ = Fraction(total), [i for i, places in enumerate(room) if places]
-    heavy = list(weights)
+    rest, open_ = Fraction(total), [i for i, limit in enumerate(room) if limit]
+    current = list(weights)
     while rest and open_:
-        if not any(heavy[i] for i in open_):
-            heavy = [places - int(share) for places, share in zip(room, shares, strict=True)]
-        scale = rest / sum(heavy[i] for i in open_)
-        full = [i for i in open_ if scale * heavy[i] >= room[i]]
+        if not any(current[i] for i in open_):
+            current = [limit - int(share) for limit, share in zip(room, shares, strict=True)]
+        scale = rest / sum(current[i] for i in open_)
+        full = [i for i in open_ if scale * current[i] >= room[i]]
         for i in full or open_:
-            shares[i] = Fraction(room[i]) if full else scale * heavy[i]
+            shares[i] = Fraction(room[i]) if full else scale * current[i]
         rest = Fraction(0) if not full else rest - sum(room[i] for i in full)
         open_ = [i for i in open_ if i not in full]
     return shares
 
 
 @attrs.frozen
-class Weight:
-    """An active weight before an update: where it lies in its tensor, and among all weights."""
+class _Weight:
+    """An active weight before an update.
+
+    Attributes:
+        slot: its index among all weights.
+        tensor: the name of its tensor.
+        position: its position within the tensor.
+        value: its value.
+    """
 
     slot: int
     tensor: str
     position: int
     value: float
 
+    def __str__(self) -> str:
+        return f"the weight {self.value} at position {self.position} of {self.tensor!r}"
 
-def _weights(update: Updated) -> list[Weight]:
+
+def _weights(update: UpdateRecord) -> list[_Weight]:
     topology, values = update.before.state.topology, np.asarray(update.before.values).tolist()
-    places = [(name, place) for name in topology.layout.names for place in topology.local(name).tolist()]
-    return [Weight(slot, *place, value) for slot, (place, value) in enumerate(zip(places, values, strict=True))]
+    positions = [(name, position) for name in topology.layout.names for position in topology.local(name).tolist()]
+    return [
+        _Weight(slot, name, position, value)
+        for slot, ((name, position), value) in enumerate(zip(positions, values, strict=True))
+    ]
 
 
-def _split(update: Updated) -> tuple[list[Weight], list[Weight]]:
-    """The weights that survived, and those that were pruned."""
+def _kept_and_pruned(update: UpdateRecord) -> tuple[list[_Weight], list[_Weight]]:
     survives = np.asarray(update.reallocation.survives).tolist()
     weights = list(zip(_weights(update), survives, strict=True))
     return [weight for weight, stays in weights if stays], [weight for weight, stays in weights if not stays]
 
 
-def _count(_: Subject, scene: Scene) -> None:
-    update = updated(scene)
-    expected, after = _declared_size(update, scene), update.state.topology.size
-    expect(expected == after == len(update.reallocation.values), f"there are {after} weights, not {expected}")
-    kept, pruned = _split(update)
-    lost = {weight.tensor for weight in pruned} - {weight.tensor for weight in kept}
-    expect(not lost, f"the tensor {', '.join(sorted(lost))} has lost all its weights")
+def _check_count(_: StrategySubject, scenario: Scenario) -> None:
+    update = run_update(scenario)
+    expected, after = _target_size(update, scenario), update.state.topology.size
+    expect(expected == after == len(update.reallocation.values), f"there are {after} weights instead of {expected}")
+    kept, pruned = _kept_and_pruned(update)
+    emptied = {weight.tensor for weight in pruned} - {weight.tensor for weight in kept}
+    expect(not emptied, f"all weights of {', '.join(sorted(emptied))} were pruned")
 
 
-def _declared_size(update: Updated, scene: Scene) -> int:
+def _target_size(update: UpdateRecord, scenario: Scenario) -> int:
     state = update.before.state
     survivors = state.topology.counts - update.reallocation.pruned
-    return int(target_size_result(StrategyStack(fresh(scene.stack)), state, survivors).value)
+    return int(target_size_result(StrategyStack(fresh_copies(scenario.stack)), state, survivors).value)
 
 
-def _survivors(_: Subject, scene: Scene) -> None:
-    update = updated(scene)
-    active = _active(update)
-    for weight in _split(update)[0]:
-        now = active.get((weight.tensor, weight.position))
+def _check_survivors(_: StrategySubject, scenario: Scenario) -> None:
+    update = run_update(scenario)
+    values = _values_after(update)
+    for weight in _kept_and_pruned(update)[0]:
+        after = values.get((weight.tensor, weight.position))
         expect(
-            now is not None and now == weight.value,
-            f"position {weight.position} of {weight.tensor!r} survived with {weight.value}, and now holds {now}",
+            after is not None and after == weight.value,
+            f"{weight} survived, but afterwards "
+            + ("there is no weight" if after is None else f"its value is {after}"),
         )
 
 
-def _active(update: Updated) -> dict[tuple[str, int], float]:
-    """The value after the update of each active position."""
+def _values_after(update: UpdateRecord) -> dict[tuple[str, int], float]:
+    """Return the value after the update of each weight, by tensor and position."""
     topology, values = update.state.topology, np.asarray(update.reallocation.values).tolist()
     return {
         (name, position): value
@@ -99,135 +118,143 @@ def _active(update: Updated) -> dict[tuple[str, int], float]:
     }
 
 
-def _grown(subject: Subject, scene: Scene) -> None:
-    update = updated(scene)
+def _check_grown(subject: StrategySubject, scenario: Scenario) -> None:
+    update = run_update(scenario)
     before = {(weight.tensor, weight.position) for weight in _weights(update)}
-    kept = {(weight.tensor, weight.position) for weight in _split(update)[0]}
-    active = _active(update)
-    expect(active.keys() & before == kept, "a weight grew where one is, or was just pruned")
-    start = 0.0 if subject.decided_by_engine("initial_values") else _declared_start(subject, scene)
-    wrong = [place for place in active.keys() - before if start is not None and active[place] != start]
-    expect(not wrong, f"a weight that grew at {wrong[:1]} starts with {[active[p] for p in wrong[:1]]}, not {start}")
+    kept = {(weight.tensor, weight.position) for weight in _kept_and_pruned(update)[0]}
+    after = _values_after(update)
+    expect(after.keys() & before == kept, "a weight grew at a position that was active, or was just pruned")
+    declared = declarations(subject, scenario.stack, "initial_values").grown_value
+    expected = 0.0 if subject.uses_default("initial_values") else declared
+    wrong = [key for key in after.keys() - before if expected is not None and after[key] != expected]
+    if wrong:
+        tensor, position = min(wrong)
+        raise BrokenPromiseError(
+            f"the weight that grew at position {position} of {tensor!r} starts with {after[min(wrong)]} instead of "
+            f"{expected}"
+        )
 
 
-def _declared_start(subject: Subject, scene: Scene) -> float | None:
-    return declared(subject, scene.stack, "initial_values").grown_value
+def _declares_shares(subject: StrategySubject) -> bool:
+    return _shares(subject, subject.sample) is not None
 
 
-def _is_shared_in_proportion(subject: Subject) -> bool:
-    return _shares_of(subject, subject.sample) is not None
-
-
-def _shares_of(subject: Subject, stack: Mapping[str, Any]) -> str | None:
-    if subject.decided_by_engine("allocate"):
+def _shares(subject: StrategySubject, stack: Mapping[str, Any]) -> str | None:
+    """Return what growth is declared to be proportional to; None if nothing is declared."""
+    if subject.uses_default("allocate"):
         return "survivors"
-    return declared(subject, stack, "allocate").shares
+    return declarations(subject, stack, "allocate").shares
 
 
-def _proportional(subject: Subject, scene: Scene) -> None:
-    kind = _shares_of(subject, scene.stack)
+def _check_shares(subject: StrategySubject, scenario: Scenario) -> None:
+    kind = _shares(subject, scenario.stack)
     if kind is None:
         return
-    update = updated(scene)
-    before, pruned = update.before.state.topology, update.reallocation.pruned
+    update = run_update(scenario)
+    before, pruned, grown = update.before.state.topology, update.reallocation.pruned, update.reallocation.grown
     weights = {"survivors": before.counts - pruned, "pruned": pruned}[kind]
-    fair = fair_shares(int(update.reallocation.grown.sum()), weights.tolist(), before.room.tolist())
-    for name, given, share in zip(before.layout.names, update.reallocation.grown.tolist(), fair, strict=True):
-        expect(abs(given - share) < 1, f"{given} weights grew in {name!r}; its share is {float(share):.3f}")
+    shares = exact_shares(int(grown.sum()), weights.tolist(), before.room.tolist())
+    for name, count, share in zip(before.layout.names, grown.tolist(), shares, strict=True):
+        expect(
+            abs(count - share) < 1,
+            f"{count} weights grew in {name!r}, but its exact share in proportion to the {kind} is {float(share):.3f}",
+        )
 
 
-_GROUPS: Mapping[str, Callable[[Weight], object]] = MappingProxyType(
+_GROUPS: Mapping[str, Callable[[_Weight], object]] = MappingProxyType(
     {
         "network": lambda _: "the network",
         "tensor": lambda weight: weight.tensor,
         "sign": lambda weight: (weight.tensor, (weight.value > 0) - (weight.value < 0)),
     }
 )
-"""Which weights are compared with each other, by what is declared."""
+"""The group within which a weight is ranked, by the value of ``smallest_first``."""
 
 
-def _declares_smallest(subject: Subject) -> bool:
-    return declared(subject, subject.sample, "prune").smallest_first is not None
+def _declares_smallest_first(subject: StrategySubject) -> bool:
+    return declarations(subject, subject.sample, "prune").smallest_first is not None
 
 
-def _smallest(subject: Subject, scene: Scene) -> None:
-    scope = declared(subject, scene.stack, "prune").smallest_first
+def _check_smallest_first(subject: StrategySubject, scenario: Scenario) -> None:
+    scope = declarations(subject, scenario.stack, "prune").smallest_first
     if scope is None:
         return
-    kept, pruned = _split(updated(scene))
-    spared = _spared(kept)
-    for group in {_GROUPS[scope](weight) for weight in pruned}:
-        last = max((weight for weight in pruned if _GROUPS[scope](weight) == group), key=_turn)
-        for weight in (weight for weight in spared if _GROUPS[scope](weight) == group):
-            expect(_turn(last) < _turn(weight), f"{_described(last)} was pruned and {_described(weight)} was kept")
+    group_of = _GROUPS[scope]
+    kept, pruned = _kept_and_pruned(run_update(scenario))
+    spared = _kept_by_pruning(kept)
+    for group in {group_of(weight) for weight in pruned}:
+        last = max((weight for weight in pruned if group_of(weight) == group), key=_rank)
+        for weight in (weight for weight in spared if group_of(weight) == group):
+            expect(_rank(last) < _rank(weight), f"{last} was pruned, and {weight} was kept")
 
 
-def _spared(kept: list[Weight]) -> list[Weight]:
-    """Those that pruning has kept; a single survivor of a tensor may be one that the engine has kept from going."""
+def _kept_by_pruning(kept: list[_Weight]) -> list[_Weight]:
+    """Leave out single survivors of a tensor, because the engine may have kept these."""
     survivors = Counter(weight.tensor for weight in kept)
     return [weight for weight in kept if survivors[weight.tensor] > 1]
 
 
-@st.composite
-def _with_zeros(draw: DrawFn, subject: Subject) -> Scene:
-    """Scenes with exact zeros of either sign among the weights."""
-    scene = draw(scenes(subject))
-    pattern = draw(st.sampled_from(_PATTERNS))
-    return attrs.evolve(scene, values=scene.values * np.resize(pattern, len(scene.values)).astype(scene.values.dtype))
-
-
-_PATTERNS = ((0.0, 1.0), (1.0, 0.0), (-0.0, 1.0, 1.0), (1.0, 1.0, 0.0), (0.0, 1.0, 1.0, -0.0, 1.0), (1.0, -0.0, 0.0))
-"""What values are multiplied by, over and over."""
-
-
-def _zeros_first(subject: Subject, scene: Scene) -> None:
-    scope = declared(subject, scene.stack, "prune").smallest_first
-    kept, pruned = _split(updated(scene))
-    within = _GROUPS["network" if scope == "network" else "tensor"]
-    gone = {within(weight): weight for weight in pruned if weight.value}
-    for weight in (weight for weight in _spared(kept) if not weight.value):
-        other = gone.get(within(weight)) if scope else None
-        expect(other is None, f"{_described(weight)} was kept, and {other and _described(other)} was pruned")
-
-
-def _turn(weight: Weight) -> tuple[float, int]:
-    """What is pruned first has the lowest."""
+def _rank(weight: _Weight) -> tuple[float, int]:
+    """Return a key that is lowest for what is to be pruned first."""
     return abs(weight.value), weight.slot
 
 
-def _described(weight: Weight) -> str:
-    return f"{weight.value} at position {weight.position} of {weight.tensor!r}"
+@st.composite
+def _scenarios_with_zeros(draw: DrawFn, subject: StrategySubject) -> Scenario:
+    """Draw scenarios with exact zeros of either sign among the values."""
+    scenario = draw(scenarios(subject))
+    pattern = np.resize(draw(st.sampled_from(_PATTERNS)), len(scenario.values))
+    return attrs.evolve(scenario, values=scenario.values * pattern.astype(scenario.values.dtype))
+
+
+_PATTERNS = ((0.0, 1.0), (1.0, 0.0), (-0.0, 1.0, 1.0), (1.0, 1.0, 0.0), (0.0, 1.0, 1.0, -0.0, 1.0), (1.0, -0.0, 0.0))
+"""Factors of the values, repeated."""
+
+
+def _check_zeros_first(subject: StrategySubject, scenario: Scenario) -> None:
+    scope = declarations(subject, scenario.stack, "prune").smallest_first
+    kept, pruned = _kept_and_pruned(run_update(scenario))
+    group_of = _GROUPS["network" if scope == "network" else "tensor"]
+    pruned_nonzero = {group_of(weight): weight for weight in pruned if weight.value}
+    for weight in (weight for weight in _kept_by_pruning(kept) if not weight.value):
+        other = pruned_nonzero.get(group_of(weight)) if scope else None
+        expect(other is None, f"{other} was pruned, and {weight} was kept")
 
 
 UPDATES: Sequence[Promise] = (
     Promise(
         "count",
-        "an update leaves as many weights as there were, or as declared, and no tensor empty",
-        scenes,
-        _count,
+        "an update keeps the number of weights, or changes it to what target_size returns, and leaves no tensor empty",
+        scenarios,
+        _check_count,
         (None, "target_size"),
     ),
-    Promise("survivors", "survivors keep their position and their value", scenes, _survivors),
-    Promise("grown", "grown weights are new, and start as declared: with zero, where nothing is", scenes, _grown),
+    Promise("survivors", "surviving weights keep their position and their value", scenarios, _check_survivors),
+    Promise(
+        "grown",
+        "weights grow at inactive positions, and start with the declared value, or with zero without initial_values",
+        scenarios,
+        _check_grown,
+    ),
     Promise(
         "proportional",
-        "shares are proportional within one",
-        partial(scenes, min_tensors=2),
-        _proportional,
-        applies=_is_shared_in_proportion,
+        "each tensor grows its share of the weights, in the declared proportion and within one weight",
+        partial(scenarios, min_tensors=2),
+        _check_shares,
+        applies=_declares_shares,
     ),
     Promise(
         "smallest",
-        "the smallest weights are pruned first, and among equals those at the lowest positions",
-        scenes,
-        _smallest,
-        applies=_declares_smallest,
+        "the smallest weights are pruned first, and of equal ones those at the lowest positions",
+        scenarios,
+        _check_smallest_first,
+        applies=_declares_smallest_first,
     ),
     Promise(
         "zeros",
-        "where the smallest go first, weights that are exactly zero go before all others, of either sign",
-        _with_zeros,
-        _zeros_first,
-        applies=_declares_smallest,
+        "if the smallest weights are pruned first, exact zeros of either sign are pruned before all others",
+        _scenarios_with_zeros,
+        _check_zeros_first,
+        applies=_declares_smallest_first,
     ),
 )

@@ -1,0 +1,156 @@
+"""Scenarios are drawn anywhere in a run, after updates, and with tensors beyond 32 bits."""
+
+import attrs
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, find, given, settings
+from hypothesis.errors import NoSuchExample
+from mutants_of_strategies import Sound, Tracing
+
+from sparsecore import hookimpl
+from sparsecore.errors import NoRoomError
+from sparsecore.testing.peak_memory import needs_memory_for_weights_only
+from sparsecore.testing.runs import make_engine, replay, run_update, snapshot_before_update
+from sparsecore.testing.scenarios import from_json, scenarios
+from sparsecore.testing.search import Status, check_promise
+from sparsecore.testing.strategy_promises import STRATEGY_PROMISES
+from sparsecore.testing.subjects import StrategySubject
+
+SOUND, TRACING = StrategySubject.of(Sound()), StrategySubject.of(Tracing())
+FEW = settings(max_examples=15, database=None, suppress_health_check=list(HealthCheck), deadline=None)
+
+
+def quick(examples):
+    every = list(HealthCheck)
+    return settings(max_examples=examples, database=None, phases=[Phase.generate], suppress_health_check=every)
+
+
+def reaches(subject, condition, examples=1000):
+    try:
+        find(scenarios(subject), condition, settings=quick(examples))
+    except NoSuchExample:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    "corner",
+    [
+        lambda scenario: scenario.clock.step > 10_000,
+        lambda scenario: scenario.clock.step + 1 == scenario.clock.total_steps,
+        lambda scenario: scenario.clock.step < scenario.clock.total_steps // 10,
+        lambda scenario: scenario.previous_updates >= 6,
+        lambda scenario: scenario.layout.size > 2**31 and scenario.positions.max() > 2**31,
+        lambda scenario: (
+            scenario.layout.size > 2**31 and scenario.layout.names[0] == "vast" and len(scenario.layout) > 2
+        ),
+    ],
+    ids=["late", "last step", "early", "after updates", "vast", "vast first"],
+)
+def test_scenarios_reach_every_corner_of_a_run(corner):
+    assert reaches(SOUND, corner)
+
+
+@FEW
+@given(scenarios(SOUND))
+def test_a_scenario_is_at_its_clock_after_its_previous_updates_with_its_values(scenario):
+    algorithm = make_engine(scenario)
+    snapshot = snapshot_before_update(algorithm, scenario)
+    updates = [reallocation for _, reallocation in replay(algorithm, scenario) if reallocation]
+    assert len(updates) <= scenario.previous_updates
+    assert snapshot.state.strategy_states["Sound"].updates == len(updates)
+    assert snapshot.state.clock.step <= scenario.clock.step
+    if len(updates) == scenario.previous_updates:
+        assert snapshot.state.clock == scenario.clock
+    topology = snapshot.state.topology
+    for name in topology.layout.names:
+        first, last = (scenario.layout.offsets[scenario.layout.index(name) + i] for i in (0, 1))
+        own = scenario.values[(scenario.positions >= first) & (scenario.positions < last)]
+        assert (
+            snapshot.values[topology.slots(name)].tolist()
+            == np.resize(own, len(snapshot.values[topology.slots(name)])).tolist()
+        )
+
+
+@FEW
+@given(scenarios(TRACING))
+def test_gradients_have_been_seen_before_the_checked_update_and_no_two_alike(scenario):
+    strategy_state = snapshot_before_update(make_engine(scenario), scenario).state.strategy_states["Tracing"]
+    if strategy_state.momentum.any():  # where there is no room in the past, a step is left out
+        assert scenario.previous_updates > 0
+    if strategy_state.momentum.any() and len(strategy_state.momentum) > 1:
+        assert len(set(strategy_state.momentum.tolist())) > 1
+
+
+def can_be_updated(scenario):
+    try:
+        run_update(scenario)
+    except NoRoomError:
+        return False
+    return True
+
+
+def test_a_scenario_with_previous_updates_comes_back_from_its_text():
+    scenario = find(
+        scenarios(TRACING),
+        lambda scenario: scenario.previous_updates > 1 and len(scenario.layout) > 1 and can_be_updated(scenario),
+        settings=quick(400),
+    )
+    again = from_json(scenario.to_json(), TRACING.sample)
+    assert again.previous_updates == scenario.previous_updates
+    assert run_update(again).state.topology.positions.tolist() == run_update(scenario).state.topology.positions.tolist()
+
+
+@attrs.frozen(eq=False)
+class Dense:
+    """Makes an array with an entry for each position."""
+
+    @hookimpl
+    def grow(self, occupied, counts):
+        free = [
+            np.flatnonzero(~occupied.mask(name).ravel())[:count] + first
+            for name, first, count in zip(occupied.layout.names, occupied.layout.offsets, counts, strict=False)
+        ]
+        return occupied.arrays.from_numpy(np.concatenate(free).astype(occupied.layout.position_dtype))
+
+
+def test_a_strategy_that_needs_memory_for_each_position_is_given_no_vast_tensor():
+    assert needs_memory_for_weights_only(SOUND.sample)
+    subject = StrategySubject.of(Dense())
+    assert not needs_memory_for_weights_only(subject.sample)
+    assert not reaches(subject, lambda scenario: scenario.layout.size > 2**31, 40)
+    assert not reaches(TRACING, lambda scenario: scenario.layout.size > 2**31, 40)
+
+
+@attrs.frozen
+class HowMany:
+    """Updates so far."""
+
+    updates: int = 0
+
+
+@attrs.frozen(eq=False)
+class Late:
+    """Returns an invalid result of prune from a certain update on."""
+
+    updates: int
+
+    @hookimpl
+    def initial_strategy_state(self):
+        return HowMany()
+
+    @hookimpl
+    def prune(self, topology, strategy_state):
+        return topology.all() if strategy_state.updates < self.updates else np.zeros(3)
+
+    @hookimpl
+    def remember(self, strategy_state):
+        return HowMany(strategy_state.updates + 1)
+
+
+@pytest.mark.parametrize("updates", [3, 8])
+def test_what_breaks_only_after_some_updates_is_found(updates):
+    (promise,) = (promise for promise in STRATEGY_PROMISES if promise.name == "prune")
+    result = check_promise(promise, StrategySubject.of(Late(updates)))
+    assert result.status is Status.BROKEN
+    assert result.example.previous_updates >= updates
