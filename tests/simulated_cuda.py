@@ -263,7 +263,7 @@ def simulated_cuda() -> Iterator[None]:
         mock.patch("torch.cuda.get_rng_state", side_effect=lambda *_: torch.zeros(16, dtype=torch.uint8)),
         mock.patch("torch.cuda.set_rng_state"),
         mock.patch("torch.cuda.is_bf16_supported", return_value=True),
-        mock.patch("sparsecore_torch.sparse_training.optimizers.probe.is_plain", return_value=True),
+        mock.patch("sparsecore_torch.sparse_training.optimizers.trial.is_plain", return_value=True),
         mock.patch("sparsecore_torch.sparse_training.optimizers.copies.is_plain", return_value=True),
         mock.patch("torch.cuda.synchronize", side_effect=lambda *_: note("synchronizes")),
         _Mode(),

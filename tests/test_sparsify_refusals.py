@@ -103,7 +103,7 @@ MODELS = {
     "no parameters": (nn.ReLU, "the model has no parameters"),
     "only norms": (lambda: nn.BatchNorm1d(6), r"no tensor is left to make sparse: weight \(norm\), bias \(norm\)"),
     "frozen": (lambda: mlp().requires_grad_(False), r"0.weight \(frozen\)"),
-    "several devices": (two_devices, "lie on several devices, cpu, meta"),
+    "several devices": (two_devices, "on several devices, cpu, meta"),
     "no values": (lambda: mlp().to("meta"), "device 'meta', without values"),
     "no shapes": (lazy, "0.weight, 0.bias have no shape yet; run one batch"),
     "sparse gradients": (sparse_embedding, "0.weight would have sparse gradients"),

@@ -3,6 +3,7 @@
 import gc
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from types import FrameType
 from typing import Any, final
 from weakref import WeakKeyDictionary, ref
 
@@ -14,7 +15,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError, LostWeightsWarning
-from sparsecore_torch._torch_internals import own_parameters, storage_of_weak_reference
+from sparsecore_torch._torch_internals import is_set_as_training_flag, own_parameters, storage_of_weak_reference
 from sparsecore_torch.arrays import active_indices, gather
 from sparsecore_torch.sparse_training.model.parameters import (
     NamedParameter,
@@ -165,6 +166,23 @@ def check_model(model: Any) -> nn.Module:
     if devices == ["meta"]:
         raise InputError("the model's parameters are on the device 'meta', without values; give them values first")
     return inner
+
+
+def check_not_training_flag(value: object, frame: FrameType | None) -> None:
+    """Check that a sparse training does not become a module's attribute ``training``.
+
+    Args:
+        value: the training.
+        frame: of the function that reads its class.
+
+    Raises:
+        InputError: ``nn.Module.__setattr__`` is about to set the attribute.
+    """
+    if is_set_as_training_flag(value, frame):
+        raise InputError(
+            "self.training is torch's own flag of a module, which train() and eval() set, and a sparse training would "
+            "replace it; give it another name: self.sparse_training = sparsify(...)"
+        )
 
 
 def check_is_plain(model: nn.Module) -> None:

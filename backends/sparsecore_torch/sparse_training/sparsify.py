@@ -1,4 +1,4 @@
-"""``sparsify``: sparse training for anyone's own model, in one line."""
+"""``sparsify``: sparse training of a user's own model, in one line."""
 
 import operator
 from collections.abc import Callable, Iterator, Mapping
@@ -42,15 +42,15 @@ from sparsecore_torch.sparse_training.rollback import undone_on_failure
 from sparsecore_torch.sparse_training.storage.compact import CompactStorage
 from sparsecore_torch.sparse_training.storage.masked import MaskedStorage, gathered
 from sparsecore_torch.sparse_training.storage.storage import Storage
-from sparsecore_torch.sparse_training.training import Parts, SparseTraining
+from sparsecore_torch.sparse_training.training import SparseTraining, TrainingParts
 from sparsecore_torch.tensors import is_sharded
 
-_EVERYWHERE = {"steps": 100}
-"""When updates are due where a strategy's own schedule needs what was not told."""
+_FALLBACK_SCHEDULE = {"steps": 100}
+"""The schedule of a strategy whose own needs the number of steps of the run or of an epoch, which is unknown."""
 
 
 def stack_of(strategy: Any, *, has_end: bool, has_epochs: bool) -> dict[str, object]:
-    """Strategies by name, bottom first.
+    """Return the stacked strategies by name, bottom first.
 
     Args:
         strategy: the name of a plugin, an instance, or several of these.
@@ -80,7 +80,7 @@ def _by_name(name: str, has_end: bool, has_epochs: bool) -> object:
     plugin = PluginChoice.of("strategy", {"name": name, **options}).plugin
     schedule = getattr(plugin, "schedule", None)
     if (not has_end and _any(schedule, _NEEDS_END)) or (not has_epochs and _any(schedule, _COUNTS_EPOCHS)):
-        plugin = PluginChoice.of("strategy", {"name": name, **options, "schedule": _EVERYWHERE}).plugin
+        plugin = PluginChoice.of("strategy", {"name": name, **options, "schedule": _FALLBACK_SCHEDULE}).plugin
     return plugin
 
 
@@ -112,7 +112,7 @@ def _any(value: object, needs: _Needs) -> bool:
 
 
 def _parts(value: object) -> Iterator[object]:
-    """The value, and all that its fields hold."""
+    """The value itself, and all values in its fields."""
     yield value
     kind = type(value)
     if attrs.has(kind):
@@ -121,7 +121,7 @@ def _parts(value: object) -> Iterator[object]:
 
 
 MakeStorage = Callable[[nn.Module, Selection, OptimizerLayers, Topology, Tensor], Storage]
-"""Changes the model, given with its wrappers, and its optimizer; refuses first. The tensor is the N values."""
+"""Makes a storage from the model with its wrappers, selection, optimizer, topology and N values; refuses first."""
 
 
 def _masked(_: nn.Module, selection: Selection, layers: OptimizerLayers, topology: Topology, values: Tensor) -> Storage:
@@ -133,15 +133,16 @@ def _compact(
     model: nn.Module, selection: Selection, layers: OptimizerLayers, topology: Topology, values: Tensor
 ) -> Storage:
     if any(is_sharded(one.parameter) for one in selection.sparse):
-        raise InputError("the compact storage takes no parameters that fully_shard has spread; the masked one does")
+        raise InputError("the compact storage takes no parameters that fully_shard has sharded; the masked one does")
     check_replaceable(layers, selection.sparse)
     return CompactStorage(model, selection.sparse, layers.stepping, topology, values)
 
 
 _IN_PLACE = frozenset({"masked"})
-"""The storages that write into the parameters that there are."""
+"""The storages that write into the model's own Parameters."""
 
 STORAGES: Mapping[str, MakeStorage] = MappingProxyType({"masked": _masked, "compact": _compact})
+"""The storages by name."""
 
 
 def sparsify(
@@ -160,7 +161,7 @@ def sparsify(
     regrow_pruned: bool = False,
     units: Units | str = "weights",
 ) -> SparseTraining:
-    """Train the model sparsely from the next step on; the training loop stays as it is.
+    """Train a model sparsely from the next step on; the training loop stays as it is.
 
     Args:
         model: any module, also one wrapped by ``torch.compile`` or DistributedDataParallel, or after ``fully_shard``.
@@ -172,21 +173,21 @@ def sparsify(
         sparsity: the share of the sparse tensors' positions that stay zero, in [0, 1).
         include: globs on parameter names ('encoder.*') and classes of modules (``nn.Linear``), one or several, which
             replace the default choice: the weights of linear layers, convolutions, token embeddings, recurrent layers
-            and attention, and stacks of experts; but not the first convolution and the last linear layer.
+            and attention, and stacks of experts, except for the first convolution and the last linear layer.
         exclude: globs on parameter names and classes of modules that stay dense.
-        total_steps: optimizer steps of the whole run, for schedules that need the end.
-        steps_per_epoch: optimizer steps an epoch, for schedules that count epochs.
-        seed: of every draw.
-        storage: 'masked', dense tensors with zeros; or 'compact', one parameter of only the weights that exist.
+        total_steps: the number of optimizer steps of the whole run, for schedules that need its end.
+        steps_per_epoch: the number of optimizer steps of an epoch, for schedules that count epochs.
+        seed: of all random draws.
+        storage: 'masked', dense tensors with zeros; or 'compact', one parameter of the active weights alone.
         kernels: 'dense', torch's own; or 'sparse', those of the distribution sparsecore_cpu, which run nn.Conv2d and
-            nn.Linear in float32 on the CPU at the cost of the weights that exist. Which layers do is in the
-            training's ``routes``.
-        regrow_pruned: whether what was just pruned may grow again in the same update.
-        units: what is pruned and grown as one: 'weights'; 'kernels', the weights between two channels of a
+            nn.Linear in float32 on the CPU at the cost of the active weights. The training's ``routes`` say which
+            layers do.
+        regrow_pruned: whether weights that have just been pruned may grow again in the same update.
+        units: what is pruned and grown as a whole: 'weights'; 'kernels', the weights between two channels of a
             convolution; or blocks of outputs and inputs such as '4x4'.
 
     Returns:
-        The training, whose ``summary()`` says what was done.
+        The training; ``print(training.summary())`` shows what became sparse.
 
     Raises:
         InputError: something cannot be used; model and optimizer are as they were.
@@ -222,7 +223,7 @@ def sparsify(
     values = engine.start_values(state, drawn)
     group = group_of(layers.stepping, selection.sparse[0].parameter)
     if learning_rate_of(layers.stepping.param_groups[group]) is None:
-        engine.perturbed(state, values, None)  # raises where a strategy needs one
+        engine.perturbed(state, values, None)  # raises if a strategy needs a learning rate
     warn_of_lost_weights(selection.sparse, state.topology)
     claims = [Claim.of(one) for one in selection.sparse]
 
@@ -233,7 +234,9 @@ def sparsify(
         layers.remember()
         stored = store(layers, state.topology, as_tensor(values))
         ranks = present_ranks()
-        parts = Parts(model, layers, selection, claims, engine, store, stored, choice.routes, ranks, sparsity, group)
+        parts = TrainingParts(
+            model, layers, selection, claims, engine, store, stored, choice.routes, ranks, sparsity, group
+        )
         return SparseTraining(parts, state)
 
 
@@ -242,7 +245,7 @@ def _arrays(selection: Selection) -> TorchArrays:
 
 
 def _try_schedule(engine: Engine, state: State) -> None:
-    """Find out now if a schedule cannot answer, whose fields did not tell."""
+    """Try the schedules, since their fields may not show what they need."""
     try:
         engine.plan(state)
     except InputError as error:

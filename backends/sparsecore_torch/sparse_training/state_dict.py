@@ -1,4 +1,4 @@
-"""Sparse training as a state dict of plain things, which ``torch.load(weights_only=True)`` reads."""
+"""The state dict of a sparse training, of plain values that ``torch.load(weights_only=True)`` reads."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -26,11 +26,11 @@ Positions = NDArray[np.int64]
 
 
 def adopted(engine: Engine, state: State, nonzero: Tensor) -> State:
-    """The state whose active weights are the nonzero ones, filled up with some that are active now.
+    """Return the state whose active weights are the nonzero ones, filled up with some that are active now.
 
     Args:
         engine: of the training.
-        state: as it is now.
+        state: the present one.
         nonzero: the positions of the nonzero weights, ascending, int64.
 
     Raises:
@@ -67,7 +67,7 @@ def _check_strategy_states(strategy_states: Mapping[str, Any]) -> None:
 
 
 def _groups(engine: Engine, units: Topology) -> list[int]:
-    """Into how many groups of consecutive positions each tensor is cut, within which counts are kept if possible."""
+    """The number of groups of consecutive positions of each tensor, within which counts are kept if possible."""
     rows = [shape[0] for shape in units.layout.shapes]
     for strategy in engine.strategies.values():
         multiples = getattr(getattr(strategy, "declares", None), "start_multiples", None)
@@ -77,10 +77,10 @@ def _groups(engine: Engine, units: Topology) -> list[int]:
 
 
 def _filled(there: Topology, now: Topology, groups: list[int], random: Randomness) -> Positions:
-    """As many positions as there are now: all of ``there``, and some of the others that are active now.
+    """As many positions as are active now: all of ``there``, and some of the others that are active now.
 
-    Each tensor, and each group of consecutive positions within it, keeps its number as far as ``there`` lets it; which
-    positions stay is drawn.
+    Each tensor, and each group of consecutive positions in it, keeps its number of positions as far as ``there``
+    permits; which of the others stay is drawn.
     """
     layout = now.layout
     missing = now.size - there.size
@@ -101,7 +101,7 @@ def _filled(there: Topology, now: Topology, groups: list[int], random: Randomnes
 
 
 def _shares(wanted: NDArray[Any], total: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    """So many in all, in no place more than wanted."""
+    """Draw ``total`` of the wanted numbers: counts of this sum, none larger than wanted."""
     tickets = np.repeat(np.arange(len(wanted)), np.maximum(wanted, 0))
     chosen = generator.choice(tickets, total, replace=False)
     return np.bincount(chosen, minlength=len(wanted))
@@ -111,16 +111,16 @@ _FORMAT = "sparsecore sparse training 2"
 
 Counts = tuple[int, ...]
 Identity = Mapping[str, Any]
-"""What must be the same where a state is loaded again, as strings, numbers, lists and dicts."""
+"""The facts that must be equal where a state is loaded, as strings, numbers, lists and dicts."""
 
 
 def identity_of(engine: Engine, start: State, sparsity: float) -> Identity:
-    """What makes a training this one and no other; settings that may differ, such as ``total_steps``, are not in it.
+    """Return what identifies a training; settings that may differ later, such as ``total_steps``, are not in it.
 
     Args:
         engine: of the training.
-        start: its state before the first step; strategies that count in an attribute have not counted yet.
-        sparsity: what was asked for.
+        start: its state before the first step, when strategies that count in an attribute have not counted yet.
+        sparsity: the sparsity that was asked for.
     """
     layout = engine.layout
     return {
@@ -136,7 +136,7 @@ def identity_of(engine: Engine, start: State, sparsity: float) -> Identity:
 
 
 def dump(engine: Engine, state: State, identity: Identity, start: Counts) -> dict[str, Any]:
-    """The state, what training it is of, and the weights that each tensor had at the start."""
+    """Return a state dict of the state, the identity, and the number of weights of each tensor at the start."""
     return {
         "format": _FORMAT,
         **copy.deepcopy(dict(identity)),
@@ -152,16 +152,16 @@ def dump(engine: Engine, state: State, identity: Identity, start: Counts) -> dic
 
 
 def load(saved: Mapping[str, Any], engine: Engine, like: State, identity: Identity) -> tuple[State, Counts]:
-    """The state that :func:`dump` wrote, and the weights at the start.
+    """Return the state that :func:`dump` has written, and the number of weights of each tensor at the start.
 
     Args:
-        saved: what was written.
+        saved: the state dict.
         engine: of the same layout and seed.
         like: a state of this engine, for the types of the strategy states and what else is not saved.
         identity: of the training here.
 
     Raises:
-        InputError: it is none, or of another training; the sentence tells the first difference.
+        InputError: it is damaged, no such state dict, or of another training, whose first difference is named.
     """
     _check_same(saved, identity)
     try:
@@ -195,7 +195,7 @@ def _check_same(saved: Mapping[str, Any], identity: Identity) -> None:
 
 
 def _strategy_difference(there: Any, here: Sequence[Mapping[str, Any]]) -> str | None:
-    """In which strategy, or in which of its options, two stacks differ first."""
+    """The strategy or option in which two stacks differ first, for an error sentence."""
     if not isinstance(there, list) or not all(isinstance(one, Mapping) for one in there):
         return f"the strategies: {there!r} there"
     classes = [", ".join(str(one.get("class")) for one in stack) or "none" for stack in (there, here)]
@@ -207,7 +207,7 @@ def _strategy_difference(there: Any, here: Sequence[Mapping[str, Any]]) -> str |
 
 
 def _first_difference(there: Any, here: Any, path: str = "") -> str | None:
-    """Where two plain values differ first: ``schedule.steps: 100 there, 200 here``."""
+    """The path at which two plain values differ first: ``schedule.steps: 100 there, 200 here``."""
     if not (isinstance(there, Mapping) and isinstance(here, Mapping)):
         return None if _equal(there, here) else f"{path}: {there} there, {here} here"
     if there.get("class") != here.get("class"):
@@ -222,7 +222,7 @@ def _equal(there: Any, here: Any) -> bool:
 
 
 def _tensor_difference(there: Any, here: Mapping[str, list[int]]) -> str | None:
-    """Where two networks differ first."""
+    """The tensor in which two networks differ first."""
     if not isinstance(there, Mapping):
         return f"the tensors: {there!r} there"
     for name in [*there, *here]:
@@ -242,13 +242,13 @@ def _load_topology(positions: NDArray[Any], weights: int, like: Topology, engine
     if positions.shape != (weights,):
         raise _damaged(f"it holds {describe(positions)}; expected {weights} positions")
     on_backend = like.arrays.from_numpy(positions)
-    trouble = (
+    error = (
         positions_error(on_backend, like)
         or topology_error(like.at(on_backend), like.layout)
         or partial_units_error(like.at(on_backend), engine.unit_map)
     )
-    if trouble:
-        raise _damaged(f"it holds {trouble}")
+    if error:
+        raise _damaged(f"it holds {error}")
     return like.at(on_backend)
 
 
@@ -261,9 +261,9 @@ def _load_strategy_state(saved: Mapping[str, Any], like: Any, engine: Engine, to
     vectors = {name: vector.cpu().numpy() for name, vector in saved["vectors"].items()}
     strategy_state = load_strategy_state(like, saved["scalars"], vectors, engine.arrays)
     units = engine.unit_map.units(topology)
-    trouble = strategy_state_error(strategy_state, units.size, len(units.layout), units.layout.size)
-    if trouble:
-        raise _damaged(f"a strategy state has {trouble}")
+    error = strategy_state_error(strategy_state, units.size, len(units.layout), units.layout.size)
+    if error:
+        raise _damaged(f"a strategy state has {error}")
     return strategy_state
 
 

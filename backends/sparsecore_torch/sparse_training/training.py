@@ -1,8 +1,7 @@
-"""Sparse training of somebody's own model, from one optimizer step to the next."""
+"""Sparse training of a user's own model, from one optimizer step to the next."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from types import FrameType
 from typing import Any, final
 
 import attrs
@@ -39,21 +38,21 @@ from sparsecore_torch.tensors import is_sharded
 
 
 @attrs.frozen(eq=False)
-class Parts:
-    """What sparse training is put together from.
+class TrainingParts:
+    """The parts of a sparse training.
 
     Attributes:
         model: without wrappers.
-        optimizer: and its wrappers; after each of its steps weights may move.
-        selection: which tensors are sparse.
-        claims: on these tensors, so that no other training takes them.
-        engine: decides what moves.
-        store: makes the storage anew, of the plain model and an optimizer.
-        storage: where the weights lie.
+        optimizer: with its wrappers; weights may move after each of its steps.
+        selection: the sparse tensors.
+        claims: on these tensors, so that no other training uses them.
+        engine: decides which weights move.
+        store: makes a storage of the plain model, from an optimizer, a topology and its values.
+        storage: keeps the weights.
         routes: which layers run through the sparse kernels.
         ranks: the processes that train together.
-        sparsity: what was asked for.
-        learning_rate_group: the param group whose learning rate strategies are told, that of the first sparse tensor.
+        sparsity: the sparsity that was asked for.
+        learning_rate_group: the index of the param group whose learning rate strategies get, that of the first tensor.
     """
 
     model: nn.Module
@@ -71,7 +70,7 @@ class Parts:
 
 @attrs.frozen
 class End:
-    """Why a training can be used no more."""
+    """Why a training can no longer be used."""
 
     title: str
     sentence: str
@@ -86,56 +85,42 @@ COPIED = End(
 
 
 def copied_training() -> "SparseTraining":
-    """What copying or unpickling a training gives: one that has ended."""
+    """Return the result of copying or unpickling a training: one that has ended."""
     copied = SparseTraining.__new__(SparseTraining)
     copied._parts, copied._end = None, COPIED
     return copied
 
 
-def check_no_flag(value: object, frame: FrameType | None) -> None:
-    """Raise an :class:`InputError` if a module is about to get this value in the place of its flag ``training``.
-
-    Args:
-        value: a sparse training.
-        frame: of the function that looks at it.
-    """
-    for caller in (frame, frame and frame.f_back):
-        if caller is not None and caller.f_code is nn.Module.__setattr__.__code__:
-            given = caller.f_locals
-            if given.get("name") == "training" and given.get("value") is value:
-                raise InputError(
-                    "self.training is torch's own flag of a module, which train() and eval() set, and a sparse "
-                    "training would take its place; give it another name: self.sparse_training = sparsify(...)"
-                )
-
-
 @final
 class SparseTraining:
-    """A model in sparse training; made by :func:`sparsecore_torch.sparsify`.
+    """A model in sparse training, as :func:`sparsecore_torch.sparsify` makes it.
 
-    After each optimizer step, inactive weights and their optimizer state are zero, and where the strategy has an update
-    due, weights move. After :meth:`squash` any use of it is refused.
+    After each optimizer step, inactive weights and their optimizer state are zero, and weights move if the strategy has
+    an update due. After :meth:`squash` every use raises an error.
 
-    A copy, by ``copy`` or ``pickle``, is one that has ended: copies of a model are plain, and so are copies of a module
-    that also holds the training.
+    A copy, by ``copy`` or ``pickle``, has ended: copies of a model are plain, also of a module that holds the training.
+
+    Args:
+        parts: of the training.
+        state: of the engine, before the first step.
     """
 
     @property  # type: ignore[misc]
     def __class__(self) -> type["SparseTraining"]:
-        # asked by nn.Module.__setattr__ as it looks for a Parameter: the one moment to say what goes wrong there
-        check_no_flag(self, sys._getframe(1))
+        # nn.Module.__setattr__ reads it: the only chance to refuse ``self.training = sparsify(...)``
+        checks.check_not_training_flag(self, sys._getframe(1))
         return SparseTraining
 
-    def __init__(self, parts: Parts, state: State) -> None:
-        self._parts: Parts | None = parts
+    def __init__(self, parts: TrainingParts, state: State) -> None:
+        self._parts: TrainingParts | None = parts
         self._end = SQUASHED
         self._state = state
         self._latest_plan: StepPlan | None = None
         self._start = tuple(map(int, state.topology.counts))
         self._identity = identity_of(parts.engine, state, parts.sparsity)
         self._is_agreed = False
-        self._begin(parts)
-        checks.register(self, parts.claims)  # last: what fails before it leaves no claim
+        self._install(parts)
+        checks.register(self, parts.claims)  # last, so that a failure before it leaves no claim
 
     def __deepcopy__(self, _: dict[int, Any]) -> "SparseTraining":
         return copied_training()
@@ -150,7 +135,7 @@ class SparseTraining:
 
     @property
     def model(self) -> nn.Module:
-        """The model, without what it is wrapped in."""
+        """The model without wrappers."""
         return self._alive.model
 
     @property
@@ -165,12 +150,12 @@ class SparseTraining:
 
     @property
     def step(self) -> int:
-        """Optimizer steps that are finished; those that a GradScaler skipped are none."""
+        """The number of finished optimizer steps; those that a GradScaler skipped do not count."""
         return self._now.clock.step
 
     @property
     def updates(self) -> int:
-        """Reallocations that are finished."""
+        """The number of finished reallocations."""
         return self._now.clock.updates
 
     @property
@@ -179,49 +164,51 @@ class SparseTraining:
         return self._alive.routes
 
     def values(self) -> Tensor:
-        """The N values, in the order of the topology's positions.
+        """Return the N values in the order of the topology's positions, at least float32.
 
         Raises:
-            InputError: as :meth:`check` does.
+            InputError: as in :meth:`check`.
         """
         self.check()
         return self._alive.storage.values()
 
     def masks(self) -> dict[str, Tensor]:
-        """Where the weights of each tensor are: bools of its shape, on the host."""
+        """Return the mask of each tensor by name: True for active weights, bool, in its shape, on the host."""
         return {name: torch.from_numpy(self.topology.mask(name)) for name in self.topology.layout.names}
 
     def memory(self) -> Ledger:
-        """Bytes of values, indices, gradients and optimizer state, of all that the optimizer trains."""
+        """Return the bytes of values, indices, gradients and optimizer state, of all that the optimizer trains."""
         return self._alive.storage.ledger()
 
     def summary(self) -> Summary:
-        """A table for ``print``: the sparse tensors and their densities, and why the others are dense."""
+        """Return a table for ``print``: the sparse tensors and their densities, and why the others are dense."""
         parts = self._checked
-        # to gather what is spread over ranks takes all of them, and a summary may be asked for by one
-        is_spread = any(is_sharded(one.parameter) for one in parts.selection.sparse)
-        zeros = None if is_spread else int((parts.storage.values() == 0).sum())
+        # gathering sharded values is collective, and one rank alone may call for a summary
+        is_any_sharded = any(is_sharded(one.parameter) for one in parts.selection.sparse)
+        zeros = None if is_any_sharded else int((parts.storage.values() == 0).sum())
         selection = parts.selection
         return Summary(self.topology, self._start, selection.left_out, self._now.clock, zeros, selection.by_name)
 
     def state_dict(self) -> dict[str, Any]:
-        """Topology, memories and time, as tensors, numbers, strings, lists and dicts.
+        """Return topology, strategy states and time, as tensors, numbers, strings, lists and dicts.
 
-        Together with the state dicts of model and optimizer it is enough to go on bit for bit. Among several ranks any
+        Together with the state dicts of model and optimizer it is enough to go on bit for bit. Not collective: any rank
         may call it alone.
 
         Raises:
-            DisagreementError: another rank saves at the same step, and holds other values.
+            DisagreementError: another rank saves other values at the same step.
         """
         self._checked.ranks.compare_saved(self._state.clock, self._compared)
         return dump(self._alive.engine, self._now, self._identity, self._start)
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Go on from ``saved`` (of :meth:`state_dict`); before or after the model and the optimizer load theirs.
+        """Go on from a saved state, before or after the model and the optimizer load theirs.
+
+        Args:
+            saved: of :meth:`state_dict`.
 
         Raises:
-            InputError: it is of another model, another seed or other strategies, or no such state dict; nothing has
-                changed.
+            InputError: it is no such state dict, or of another model, seed or strategy; nothing has changed.
         """
         parts = self._alive
         state, start = load(saved, parts.engine, self._now, self._identity)
@@ -230,24 +217,24 @@ class SparseTraining:
         self._expect_gradient()
 
     def check(self) -> None:
-        """Check that the model's weights are those of the training; each step and each export does so, too.
+        """Check that the model's weights belong to the training; each step and each export does so, too.
 
         Raises:
             InputError: a weight is nonzero that is not active, or the values in compact storage belong to another
-                topology, as after loading weights of another moment; the sentence says what to do.
+                topology, as after loading weights from another time in training; the sentence says what to do.
         """
         self._checked.storage.check_written(thoroughly=True)
 
     def adopt(self) -> None:
-        """Make the model's nonzero weights the active ones, after loading weights of another moment of the training.
+        """Make the model's nonzero weights the active ones, after loading weights from another time in training.
 
-        Where fewer weights are nonzero than there are to be, others that have been active up to now stay so, with their
-        value zero. Optimizer state goes along by position; that of weights which come into being is zero. Ranks that
-        train together all call it. To go back to a moment exactly, load the state dict of the training as well.
+        If fewer weights are nonzero than must be active, some that are active now stay so, with the value zero.
+        Optimizer state follows by position; that of new weights is zero. Collective: all ranks must call it. To go back
+        exactly, load the state dict of the training as well.
 
         Raises:
-            InputError: more weights are nonzero than there are to be, a strategy remembers something of each weight, or
-                the storage is compact; nothing has changed.
+            InputError: more weights are nonzero than may be active, a strategy keeps a vector with one entry for each
+                weight, or the storage is compact; nothing has changed.
         """
         parts = self._alive
         self._state = adopted(parts.engine, self._state, parts.storage.nonzero_positions())
@@ -256,23 +243,22 @@ class SparseTraining:
         self._expect_gradient()
 
     def mask_(self, target: nn.Module | Mapping[str, Tensor]) -> None:
-        """Make all weights zero, in place, that are not active now: of an average (EMA, SWA), or of the model itself.
+        """Set all inactive weights to zero, in place, of an average (EMA, SWA) or of the model itself.
 
         Args:
             target: a module with the model's parameters under the model's names, such as an ``AveragedModel``, also
-                inside a wrapper; or tensors by these names, such as a state dict. Others than those of the sparse
-                tensors stay as they are.
+                inside a wrapper; or tensors by these names, such as a state dict. Only the sparse tensors change.
 
         Raises:
-            InputError: a tensor is not there, or has another shape; nothing has changed.
+            InputError: a tensor is missing or has another shape; nothing has changed.
         """
         mask_(self._now.topology, target)
 
     def follow(self, optimizer: Any) -> None:
-        """Go on with another optimizer: from now on it is the one whose steps are followed.
+        """Go on with another optimizer, whose steps are followed from now on.
 
-        Topology, weights, memories and time stay. Call it between two steps, before the gradients of the next; in
-        compact storage, before the optimizer's first step.
+        Topology, weights, strategy states and time stay. Call it between two steps, before the gradients of the next,
+        and in compact storage before the optimizer's first step.
 
         Args:
             optimizer: made of the parameters that the model has now; it may be wrapped.
@@ -296,10 +282,10 @@ class SparseTraining:
             raise
 
     def squash(self) -> None:
-        """End: the model is a plain one, zeros baked in, and no hooks are left; twice is as good as once.
+        """End the training: the model becomes a plain one with its zeros, without hooks. A second call does nothing.
 
         Raises:
-            InputError: as :meth:`check` does; the training has not ended then.
+            InputError: as in :meth:`check`; the training has not ended then.
         """
         if self._parts is None:
             return
@@ -308,7 +294,7 @@ class SparseTraining:
         checks.unregister(self)
         self._parts = None
 
-    def _begin(self, parts: Parts) -> None:
+    def _install(self, parts: TrainingParts) -> None:
         self._watch = StepWatch(parts.model, parts.selection.sparse, parts.optimizer)
         self._freezing = checks.Freezing(parts.model, parts.selection.sparse)
         self._has_stepped = False
@@ -336,16 +322,16 @@ class SparseTraining:
             layers.remember()
             storage = parts.store(layers, topology, values)
             self._parts = attrs.evolve(parts, optimizer=layers, storage=storage, learning_rate_group=group)
-            self._begin(self._parts)
+            self._install(self._parts)
 
     @property
-    def _alive(self) -> Parts:
+    def _alive(self) -> TrainingParts:
         if self._parts is None:
             raise InputError(self._end.sentence)
         return self._parts
 
     @property
-    def _checked(self) -> Parts:
+    def _checked(self) -> TrainingParts:
         """The parts, if the model still holds the Parameters that were made sparse."""
         parts = self._alive
         self._watch.check_parameters()
@@ -378,21 +364,18 @@ class SparseTraining:
         self._expect_gradient()
 
     def _agree(self) -> None:
-        """At the first step: ranks that begin apart may never come to an update that would tell."""
+        """At the first step, compare topologies: ranks that differ might never reach an update that shows it."""
         if not self._is_agreed:
             self._alive.ranks.jointly(lambda: self.topology, lambda topology: {"topology": topology.sha256()})
         self._is_agreed = True
 
     def _compared(self) -> dict[str, Tensor]:
-        """What must be the same on all ranks, by what it is."""
-        parts = self._alive
-        return {
-            "the positions": as_tensor(self.topology.positions),
-            **replicated(parts.model, parts.optimizer.stepping),
-        }
+        """The tensors that must be equal on all ranks, by a description."""
+        positions = {"the positions": as_tensor(self.topology.positions)}
+        return positions | replicated(self._alive.model, self._alive.optimizer.stepping)
 
     def _advanced(self, plan: StepPlan) -> State:
-        """The state after a step whose values the engine has to see."""
+        """The state after a step for which the engine needs the values."""
         parts, state = self._alive, plan.state
         values = parts.storage.values()
         rate = learning_rate_of(parts.optimizer.stepping.param_groups[parts.learning_rate_group])

@@ -1,4 +1,4 @@
-"""Copies of an optimizer that hold one scratch parameter, so that trying what it does touches nothing that is real."""
+"""Copies of an optimizer that hold one scratch parameter, so that trial steps change nothing real."""
 
 import copy
 import random
@@ -25,13 +25,18 @@ from sparsecore_torch.sparse_training.optimizers.wrapped import layers_of, looks
 from sparsecore_torch.tensors import is_sharded
 
 MakeCopy = Callable[[Optimizer, int, nn.Parameter], Optimizer]
-"""From an optimizer, the number of a param group, and the scratch parameter that the copy is to hold."""
+"""Makes a copy from an optimizer, the index of a param group, and the scratch parameter that it is to hold."""
 
 
 def copied(optimizer: Optimizer, group: int, parameter: nn.Parameter) -> Optimizer:
-    """A copy with the optimizer's options and attributes, without its state and hooks.
+    """Copy an optimizer with its options and attributes, without its state and hooks.
 
-    Attributes that name real parameters name the scratch parameter, or an empty one, in the copy.
+    Attributes that refer to real parameters refer to the scratch parameter, or to an empty one, in the copy.
+
+    Args:
+        optimizer: the optimizer.
+        group: the index of the param group whose options count.
+        parameter: the scratch parameter.
     """
     given = optimizer.param_groups
     groups = [_options(given[group]) | {"params": [parameter]}]
@@ -43,7 +48,13 @@ def copied(optimizer: Optimizer, group: int, parameter: nn.Parameter) -> Optimiz
 
 
 def rebuilt(optimizer: Optimizer, group: int, parameter: nn.Parameter) -> Optimizer:
-    """A new optimizer of the same class and options, for those whose constructor makes the state."""
+    """Construct an optimizer of the same class and options, for classes whose constructor makes the state.
+
+    Args:
+        optimizer: the optimizer.
+        group: the index of the param group whose options count.
+        parameter: the scratch parameter.
+    """
     make: Any = type(optimizer)
     options = _options(optimizer.param_groups[group])
     known = signature(make).parameters.values()
@@ -61,10 +72,15 @@ def rebuilt(optimizer: Optimizer, group: int, parameter: nn.Parameter) -> Optimi
 
 
 def seeded(optimizer: Optimizer, group: int, parameter: nn.Parameter) -> Optimizer:
-    """A copy with state like that of a real parameter, for those whose constructor makes the state.
+    """Copy an optimizer with state like that of a real parameter, for classes whose constructor makes the state.
+
+    Args:
+        optimizer: the optimizer.
+        group: the index of the param group whose options count.
+        parameter: the scratch parameter.
 
     Raises:
-        ProbeError: there is state of the parameter's shape that is neither constant nor the weights, as after a step.
+        ProbeError: state of the parameter's shape is neither constant nor equal to the weights, as after a step.
     """
     real = optimizer.param_groups[group]["params"][0]
     twin = copied(optimizer, group, parameter)
@@ -87,7 +103,7 @@ def _seed(content: Any, real: Tensor, parameter: Tensor) -> Any:
 
 
 def layers_within(optimizer: Any) -> tuple[Any, ...]:
-    """The optimizer that takes the step, then its wrappers and parts."""
+    """Return the optimizer that takes the step, then its wrappers and parts."""
     layers = layers_of(optimizer)
     return (layers.stepping, *layers.wrappers, *layers.parts)
 
@@ -97,12 +113,12 @@ class ProbeError(Exception):
 
 
 class HiddenStateError(ProbeError):
-    """The optimizer keeps numbers that belong to weights in another place than the state of their parameter."""
+    """The optimizer keeps numbers that belong to weights outside of the state of their parameter."""
 
 
 @contextmanager
 def foreign_code() -> Iterator[None]:
-    """What the optimizer's own code raises within, of whatever kind, is a :class:`ProbeError`."""
+    """Turn any error that the optimizer's own code raises into a :class:`ProbeError`."""
     try:
         yield
     except ProbeError:
@@ -111,7 +127,7 @@ def foreign_code() -> Iterator[None]:
         files = [Path(frame.f_code.co_filename) for frame, _ in traceback.walk_tb(error.__traceback__)]
         within = dropwhile(Path(__file__).samefile, (file for file in files if file.exists()))
         if any(file.is_relative_to(_PACKAGE) for file in within):
-            raise  # the mistake is made here
+            raise  # the mistake is in this package
         raise ProbeError(f"{type(error).__name__}: {error}") from error
 
 
@@ -119,10 +135,14 @@ _PACKAGE = Path(__file__).parents[2]
 
 
 def step(optimizer: Optimizer, closure: Callable[[], Tensor] | None = None) -> None:
-    """One step of a copy, without the hooks of all optimizers.
+    """Take one step of a copy, without the hooks that torch runs for all optimizers.
+
+    Args:
+        optimizer: the copy.
+        closure: of the step, if it takes one.
 
     Raises:
-        ProbeError: the optimizer's code raises something.
+        ProbeError: the optimizer's code raises an error.
     """
     take = step_without_hooks(type(optimizer))
     arguments = () if closure is None else (closure,)
@@ -131,7 +151,7 @@ def step(optimizer: Optimizer, closure: Callable[[], Tensor] | None = None) -> N
 
 
 def prepare(optimizer: Any) -> None:
-    """Switch a copy to training, where the optimizer tells training and evaluation apart."""
+    """Switch a copy to training mode, if the optimizer has one."""
     switch = getattr(type(optimizer), "train", None)
     if callable(switch):
         with foreign_code():
@@ -139,15 +159,15 @@ def prepare(optimizer: Any) -> None:
 
 
 def is_plain(content: Tensor) -> bool:
-    """Whether a tensor keeps the numbers that it stands for, if only those of this rank."""
+    """Return whether a tensor stores the numbers that it stands for, at least those of this rank."""
     return type(content) in (Tensor, nn.Parameter) or is_sharded(content)
 
 
 def values_of(content: Tensor) -> Tensor:
-    """The numbers that a tensor in an optimizer's state stands for.
+    """Return the numbers that a tensor in an optimizer's state stands for.
 
     Raises:
-        ProbeError: it is of a class of its own, which does not give them.
+        ProbeError: its class has no ``dequantize()`` of its own.
     """
     if is_plain(content):
         return content.detach()
@@ -159,7 +179,11 @@ def values_of(content: Tensor) -> Tensor:
 
 
 class RecordedState(dict[str, Any]):
-    """The state of one parameter, and in ``first`` what each key held when it was set for the first time."""
+    """The state of one parameter, which records what each key was set to first.
+
+    Attributes:
+        first: the first value of each key.
+    """
 
     def __init__(self, content: Mapping[str, Any] = MappingProxyType({})) -> None:
         super().__init__()
@@ -172,19 +196,19 @@ class RecordedState(dict[str, Any]):
         super().__setitem__(key, content)
 
     def setdefault(self, key: str, content: Any = None) -> Any:
-        """As of any dict."""
+        """Behave as in any dict, and record first values."""
         if key not in self:
             self[key] = content
         return self[key]
 
     def update(self, *contents: Any, **named: Any) -> None:
-        """As of any dict."""
+        """Behave as in any dict, and record first values."""
         for key, content in dict(*contents, **named).items():
             self[key] = content
 
 
 class RecordedStates(defaultdict[Any, Any]):
-    """The state of an optimizer's parameters, each of them recorded."""
+    """The state of an optimizer's parameters, each a :class:`RecordedState`."""
 
     def __init__(self, content: Mapping[Any, Any] = MappingProxyType({})) -> None:
         super().__init__(RecordedState)
@@ -197,10 +221,10 @@ class RecordedStates(defaultdict[Any, Any]):
 
 @contextmanager
 def undisturbed(device: torch.device) -> Iterator[None]:
-    """Leave every global generator of random numbers as it was, and pass no warning on.
+    """Keep the states of all global random generators, and suppress warnings.
 
     Args:
-        device: the one on which is computed.
+        device: on which the block computes.
     """
     devices = [] if device.type == "cpu" else [device]
     kind = "cuda" if device.type == "cpu" else device.type
@@ -220,8 +244,8 @@ def undisturbed(device: torch.device) -> Iterator[None]:
 
 
 @attrs.frozen
-class _Handled:
-    """How attributes of a certain kind are copied."""
+class _Kind:
+    """How attributes of one kind are copied."""
 
     applies: Callable[[str, Any], bool]
     copy: Callable[[Any, dict[int, Any], list[dict[str, Any]]], Any]
@@ -248,26 +272,26 @@ def _attribute(content: Any, memo: dict[int, Any]) -> Any:
     except (TypeError, RuntimeError, ValueError) as error:
         if isinstance(content, Tensor | Mapping | list | tuple | set):
             raise ProbeError(str(error)) from error
-        return content  # a process group, a stream, a lock: nothing that a step writes to
+        return content  # a process group, a stream or a lock, to which no step writes
 
 
 _KINDS = (
-    _Handled(lambda name, _: is_hooks_attribute(name), lambda *_: OrderedDict()),
-    _Handled(lambda name, _: name == "state", lambda content, memo, _: memo.setdefault(id(content), RecordedStates())),
-    _Handled(lambda name, _: name == "param_groups", lambda _, __, groups: groups),
-    _Handled(lambda _, content: looks_like_optimizer(content), _inner),
-    _Handled(
+    _Kind(lambda name, _: is_hooks_attribute(name), lambda *_: OrderedDict()),
+    _Kind(lambda name, _: name == "state", lambda content, memo, _: memo.setdefault(id(content), RecordedStates())),
+    _Kind(lambda name, _: name == "param_groups", lambda _, __, groups: groups),
+    _Kind(lambda _, content: looks_like_optimizer(content), _inner),
+    _Kind(
         lambda _, content: isinstance(content, list | tuple) and any(map(looks_like_optimizer, content)),
         lambda content, memo, groups: [_inner(one, memo, groups) for one in content],
     ),
-    _Handled(lambda _, content: isinstance(content, torch.Generator), lambda content, *_: content.clone_state()),
+    _Kind(lambda _, content: isinstance(content, torch.Generator), lambda content, *_: content.clone_state()),
 )
 
 
 def _options(group: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a param group, free of anything that the group itself could see change."""
+    """Copies of the options of a param group."""
     options = {key: copy.deepcopy(content) for key, content in group.items() if key != "params"}
     rate = options.get("lr")
-    if rate is not None and float(rate) == 0.0:  # a warm-up begins there, and what does not move tells nothing
+    if rate is not None and float(rate) == 0.0:  # a warm-up begins with it, and weights that do not move show nothing
         options["lr"] = torch.full_like(rate, 1e-3) if isinstance(rate, Tensor) else 1e-3
     return options

@@ -23,15 +23,15 @@ from sparsecore_torch.sparse_training.optimizers.profile import OptimizerProfile
 from sparsecore_torch.sparse_training.optimizers.trial import DRIVES, MAKES, Run, Runner, State, TrialData, has_shape
 
 _MOST, _LEAST = 16_384, 256
-"""Entries of a scratch parameter: of more or fewer, a smaller or larger one stands in."""
+"""The number of entries of a scratch parameter, which stands in for larger and smaller ones."""
 
 
 def probe(optimizer: Optimizer, group: int, like: Tensor, *, flat: bool = False) -> OptimizerProfile:
-    """Find out what an optimizer does to parameters of this shape and dtype. Nothing that is real changes.
+    """Find out what an optimizer does to parameters of a shape and dtype. Nothing real changes.
 
     Args:
-        optimizer: also one that has stepped before.
-        group: the number of the param group whose options count.
+        optimizer: the one that takes the step; it may have taken steps before.
+        group: the index of the param group whose options count.
         like: a parameter of that group.
         flat: whether to try a vector of as many entries instead of the parameter's shape.
 
@@ -53,9 +53,9 @@ def probe(optimizer: Optimizer, group: int, like: Tensor, *, flat: bool = False)
 
 
 def stand_in(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A shape of a bearable size that an optimizer treats as it treats this one.
+    """Return a shape of moderate size that an optimizer treats as it treats the given one.
 
-    Sides that are equal stay equal, and those that differ stay different; what is 1 stays 1.
+    Equal sides stay equal, different ones stay different, and sides of 1 stay 1.
     """
     sides = sorted({side for side in shape if side > 1})
     if not sides:
@@ -77,19 +77,19 @@ def stand_in(shape: tuple[int, ...]) -> tuple[int, ...]:
 _data = lru_cache(maxsize=16)(TrialData)
 
 _VISIBLE = 0.01
-"""A learning rate that moves weights of any dtype, while a warm-up may begin with one that is rounded away."""
+"""A learning rate that moves weights of any dtype; that of a warm-up may be too small to move them."""
 
 
 @attrs.frozen(eq=False)
 class _Trial:
-    """Finds out by a base run, a disturbed one, and one whose empty entries are kept at what they are to hold."""
+    """Draws conclusions from a base run, a disturbed run, and a run whose empty entries are kept at their values."""
 
     data: TrialData
 
     def profile(self, runner: Runner) -> OptimizerProfile:
-        """What the optimizer does; where its learning rate is too small to move a weight, at a larger one.
+        """Return what the optimizer does, with a larger learning rate if its own is too small to move a weight.
 
-        What an entry is at first may be the learning rate, and is that of the optimizer's own.
+        Entries of new weights may be the learning rate; these are the optimizer's own.
         """
         found = self._profile(runner)
         if self._has_moved(found.steps):
@@ -108,7 +108,7 @@ class _Trial:
     def _profile(self, runner: Runner) -> OptimizerProfile:
         base, disturbed = runner.run(self.data), runner.run(self.data, disturbed=True)
         for name, tensor in base.outside.items():
-            if not _equal(tensor, disturbed.outside.get(name)):  # else it has nothing to do with the gradients
+            if not _equal(tensor, disturbed.outside.get(name)):  # else it does not depend on the gradients
                 raise HiddenStateError(
                     f"it keeps numbers that belong to weights in {name!r}, and not in state[parameter], where they can "
                     "be kept at zero"
@@ -121,7 +121,7 @@ class _Trial:
         keeps_zero = is_entrywise and all(one.is_entrywise and one.is_plain for one in entries.values())
         return OptimizerProfile(
             is_entrywise=is_entrywise,
-            # nobody watches the writes to what lies deeper
+            # writes to nested state are not tracked
             keeps_zero=keeps_zero and not any(map(is_nested, entries)) and self._keeps_zero(runner, entries),
             entries=MappingProxyType(entries),
             others=others,
@@ -137,7 +137,7 @@ class _Trial:
         return self.data.kinds == 3
 
     def _agree(self, one: Tensor, other: Tensor) -> bool:
-        """Whether two runs are equal where their weights and gradients are, to the last bit."""
+        """Whether two tensors are equal, to the last bit, in entries whose weights and gradients are equal."""
         kept = self.data.kinds != 1
         return _same(one.reshape(-1)[kept], other.reshape(-1)[kept])
 
@@ -170,8 +170,8 @@ class _Trial:
         fresh = self._constant(begun)
         if fresh is None or not self._is_by_entry([pair for _, *pair in steps], fresh=None if independent else fresh):
             return StateEntry(is_entrywise=False, fresh=None)
-        if independent:  # else what it was made with may be no value of an entry at all: a code without its scale
-            fresh = self._made_with(key, base, disturbed, fresh)
+        if independent:  # else the first value may be no value of an entry at all, but a code without its scale
+            fresh = self._first_value(key, base, disturbed, fresh)
         return StateEntry(
             is_entrywise=independent,
             fresh=fresh,
@@ -185,17 +185,17 @@ class _Trial:
         held = content.reshape(-1)[self._empty]
         return float(held[0]) if bool((held == held[0]).all()) else None
 
-    def _made_with(self, key: str, base: Run, disturbed: Run, otherwise: float) -> float:
+    def _first_value(self, key: str, base: Run, disturbed: Run, otherwise: float) -> float:
         made = [values_of(run.first[key]) for run in (base, disturbed)]
         numbers = [self._constant(one) if has_shape(one, self.data.actual) else None for one in made]
         return numbers[0] if numbers[0] is not None and numbers[0] == numbers[1] else otherwise
 
     def _is_by_entry(self, steps: Sequence[Sequence[Tensor]], fresh: float | None) -> bool:
-        """Whether empty entries hold one number after each step, whatever the others do, and the others do something.
+        """Whether empty entries are one number after each step while others vary.
 
         Args:
-            steps: what was held in both runs.
-            fresh: the number that it must be after every step; where it is None, any.
+            steps: the tensors of both runs after each step.
+            fresh: the number that it must be after every step; None allows any.
         """
         varies = False
         for pair in steps:
@@ -206,7 +206,7 @@ class _Trial:
         return varies
 
     def _follows_weight(self, run: Run, number: int, content: Tensor) -> bool:
-        """Whether entries without a gradient began as the weight was, before the step or after it."""
+        """Whether entries without a gradient began as the value of the weight, before the step or after it."""
         held = content.reshape(-1)[self._still].float()
         weights = [one[self._still].float() for one in (self.data.start[0], run.weights[number])]
         return any(bool(one.all()) and torch.allclose(held, one, rtol=1e-2, atol=0.0) for one in weights)

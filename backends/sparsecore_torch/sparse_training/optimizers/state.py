@@ -1,4 +1,4 @@
-"""What an optimizer keeps for a parameter, and whether sparse training can work with it."""
+"""The state that an optimizer keeps for the sparse tensors, and whether sparse training supports the optimizer."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -22,16 +22,16 @@ from sparsecore_torch.sparse_training.optimizers.profile import (
 )
 from sparsecore_torch.sparse_training.optimizers.wrapped import others_of
 
-_NEVER = (torch.optim.LBFGS, torch.optim.SparseAdam)
+_UNSUPPORTED = (torch.optim.LBFGS, torch.optim.SparseAdam)
 """One updates all parameters as one vector, the other takes sparse gradients only."""
 
 Fresh = float | Callable[[Mapping[str, Any]], float]
-"""What an entry of some state is at first: a number, or a function from the options of the param group to one."""
+"""The entry of a new weight: a number, or a function from the options of the param group to one."""
 
 
 @attrs.frozen
 class _Description:
-    """What :func:`describe_optimizer` has been given."""
+    """The arguments of :func:`describe_optimizer`."""
 
     state: Mapping[str, Fresh]
     copies_of_weights: frozenset[str]
@@ -54,8 +54,8 @@ class _Description:
 
 
 _DESCRIBED: dict[type[Any], _Description] = {}
-_OF_TORCH: dict[Any, OptimizerProfile] = {}
-"""Profiles of torch's own optimizers, which are the same each time; by class, options, shape, dtype and device."""
+_TORCH_PROFILES: dict[Any, OptimizerProfile] = {}
+"""Profiles of torch's own optimizers, by class, options, shape, dtype and device."""
 
 
 def describe_optimizer(
@@ -65,26 +65,34 @@ def describe_optimizer(
     copies_of_weights: Sequence[str] = (),
     entry_by_entry: bool = False,
 ) -> None:
-    """Say what an optimizer of your own keeps for each weight, where ``sparsify`` cannot find it out.
+    """Describe what an optimizer of your own keeps for each weight, where ``sparsify`` cannot find it out.
 
     Args:
         optimizer: its class; holds for classes derived from it, too.
-        state: the keys of the state that has one entry a weight, and what such an entry is for a new weight: a number,
-            or a function from the param group's options to one (``lambda group: group["lr"]``). What lies in a dict
-            there has the key ``"key[inner key]"``, and all that lies in a list ``"key[0]"``.
-        copies_of_weights: the keys of state that has one entry a weight and begins as the weight itself.
+        state: the keys of the state that has one entry for each weight, with the entry of a new weight: a number, or a
+            function from the param group's options to one (``lambda group: group["lr"]``). What is in a dict there has
+            the key ``"key[inner key]"``, and everything in a list ``"key[0]"``.
+        copies_of_weights: the keys of state that has one entry for each weight and begins as the weight itself.
         entry_by_entry: whether each weight is changed by its own value, gradient and state alone. Compact storage takes
             no other optimizers.
 
-    All other state belongs to a parameter as a whole, and is left alone.
+    All other state belongs to a parameter as a whole, and is never changed.
     """
     known = dict(state)
     _DESCRIBED[optimizer] = _Description(known, frozenset(copies_of_weights), entry_by_entry)
 
 
 def check_optimizer(optimizer: Optimizer, tensors: Sequence[NamedParameter]) -> None:
-    """Raise an :class:`InputError` unless the optimizer holds these tensors, and steps with dense gradients."""
-    if isinstance(optimizer, _NEVER):
+    """Check that an optimizer holds the sparse tensors, and takes steps with dense gradients.
+
+    Args:
+        optimizer: the one that takes the step.
+        tensors: the sparse tensors.
+
+    Raises:
+        InputError: it does not.
+    """
+    if isinstance(optimizer, _UNSUPPORTED):
         raise InputError(
             f"{type(optimizer).__name__} cannot train sparse tensors: its state and steps are not entry by entry; "
             "SGD, Adam, AdamW, RMSprop and their like can"
@@ -100,14 +108,14 @@ def check_optimizer(optimizer: Optimizer, tensors: Sequence[NamedParameter]) -> 
 
 @final
 class OptimizerStates:
-    """The state that an optimizer, its wrappers and its parts keep for the sparse tensors, as far as it goes by weight.
+    """The state with one entry for each weight that an optimizer, its wrappers and its parts keep for sparse tensors.
 
     Args:
         optimizer: the one that takes the step.
         parameters: the sparse tensors by name.
 
     Raises:
-        InputError: it cannot be found out what state the optimizer keeps. Nothing has changed.
+        InputError: it cannot be found out what state the optimizer keeps; nothing has changed.
     """
 
     def __init__(self, optimizer: Optimizer, parameters: Mapping[str, Tensor]) -> None:
@@ -115,14 +123,21 @@ class OptimizerStates:
         self._profiles: dict[str, OptimizerProfile] = {}
         self._refresh(parameters)
         for name, parameter in parameters.items():
-            tuple(self.entries(name, parameter))  # state that there is and that nobody understands is refused now
+            tuple(self.entries(name, parameter))  # raises an error for present state that cannot be understood
 
     def profile(self, name: str) -> OptimizerProfile:
-        """What the optimizer does to this tensor."""
+        """Return what the optimizer does to the tensor of this name."""
         return self._profiles[name]
 
     def entries(self, name: str, parameter: Tensor) -> Iterator[tuple[Tensor, StateEntry]]:
-        """The state of a tensor that has one entry a weight, and what that is.
+        """Iterate over the state of a tensor that has one entry for each weight.
+
+        Args:
+            name: of the tensor.
+            parameter: the tensor.
+
+        Yields:
+            A tensor of the parameter's shape, and how it belongs to the weights.
 
         Raises:
             InputError: there is state of the parameter's shape that cannot be understood.
@@ -135,7 +150,11 @@ class OptimizerStates:
                         yield content, entry
 
     def renew(self, parameters: Mapping[str, Tensor]) -> None:
-        """Find out anew what is fresh now, where that is not zero: it may be the learning rate."""
+        """Find out again the entries of new weights where these are not zero: they may be the learning rate.
+
+        Args:
+            parameters: the sparse tensors by name.
+        """
         varying = {
             name: parameter
             for name, parameter in parameters.items()
@@ -157,7 +176,7 @@ class OptimizerStates:
             self._profiles[name] = found[kind]
 
     def _entry(self, key: str, name: str, parameter: Tensor) -> StateEntry | None:
-        """What state of this key is; None where it belongs to the parameter as a whole."""
+        """How the state of this key belongs to the weights; None where it belongs to the parameter as a whole."""
         profile = self._profiles[name]
         if key not in profile.entries and profile.knows(first_of(key)):
             key = first_of(key)
@@ -166,7 +185,7 @@ class OptimizerStates:
         return profile.entries.get(key)
 
     def _with(self, key: str, name: str, parameter: Tensor) -> OptimizerProfile:
-        """The profile with a key that has appeared since: with other options, or in the state of a wrapper."""
+        """The profile with a key that has appeared later: with other options, or in the state of a wrapper."""
         group = group_of(self._optimizer, parameter)
         for layer in (self._optimizer, *others_of(self._optimizer)):
             try:
@@ -185,8 +204,8 @@ class OptimizerStates:
                 )
         raise InputError(
             f"the state {key!r} that {type(self._optimizer).__name__} keeps for {name} has the shape of the parameter, "
-            "but does not appear where a copy of the optimizer is tried, so that it cannot be told whether it has one "
-            f"entry a weight; {_REMEDY}"
+            "but does not appear where a copy of the optimizer is tried, so that it cannot be known whether it has "
+            f"one entry for each weight; {_REMEDY}"
         )
 
 
@@ -196,25 +215,25 @@ _REMEDY = "say what it is with sparsecore_torch.describe_optimizer"
 def profile_of(
     optimizer: Optimizer, group: int, name: str, parameter: Tensor, *, flat_shape: bool = False
 ) -> OptimizerProfile:
-    """What an optimizer does to a parameter: as it has been described, or else as it is found out.
+    """Return what an optimizer does to a parameter, as it has been described or else as a probe finds it.
 
     Args:
         optimizer: the one that takes the step.
         group: the number of the param group.
-        name: of the parameter, for the message.
+        name: of the parameter, for the error sentence.
         parameter: the parameter.
-        flat_shape: whether to find out about a vector of as many entries.
+        flat_shape: whether to probe a vector of as many entries instead.
 
     Raises:
-        InputError: neither tells.
+        InputError: it is not described, and cannot be probed.
     """
     options = optimizer.param_groups[group]
     described = next((_DESCRIBED[cls] for cls in type(optimizer).__mro__ if cls in _DESCRIBED), None)
     if described is not None:
         return described.profile(options)
     known = _key(optimizer, options, parameter, flat_shape)
-    if known in _OF_TORCH:
-        return _OF_TORCH[known]
+    if known in _TORCH_PROFILES:
+        return _TORCH_PROFILES[known]
     try:
         found = probe(optimizer, group, parameter, flat=flat_shape)
     except ProbeError as error:
@@ -223,7 +242,7 @@ def profile_of(
             f"of it on a tensor like this one: {error}; {_REMEDY}, or leave the tensor dense with exclude="
         ) from error
     if known is not None:
-        _OF_TORCH[known] = found
+        _TORCH_PROFILES[known] = found
     return found
 
 
@@ -231,12 +250,12 @@ def _key(optimizer: Optimizer, options: Mapping[str, Any], parameter: Tensor, fl
     cls = type(optimizer)
     if not cls.__module__.startswith("torch.optim."):
         return None
-    told = tuple(sorted((key, repr(option)) for key, option in options.items() if key != "params"))
-    return cls, told, stand_in(tuple(parameter.shape)), parameter.dtype, parameter.device, flat_shape
+    described = tuple(sorted((key, repr(option)) for key, option in options.items() if key != "params"))
+    return cls, described, stand_in(tuple(parameter.shape)), parameter.dtype, parameter.device, flat_shape
 
 
 def group_of(optimizer: Optimizer, parameter: Tensor) -> int:
-    """Which param group the parameter is in."""
+    """Return the index of the param group that a parameter is in."""
     return next(
         index
         for index, group in enumerate(optimizer.param_groups)
@@ -245,6 +264,6 @@ def group_of(optimizer: Optimizer, parameter: Tensor) -> int:
 
 
 def learning_rate_of(group: Mapping[str, Any]) -> float | None:
-    """The learning rate of a param group; None where it has none, as an optimizer that chooses its own may."""
+    """Return the learning rate of a param group; None where it has none, as in optimizers that choose their own."""
     rate = group.get("lr")
     return None if rate is None else float(rate)

@@ -1,4 +1,4 @@
-"""What follows each optimizer step, and steps that do nothing because an update takes their place."""
+"""Hooks around the steps of an optimizer, which also leave out the steps that an update replaces."""
 
 from collections.abc import Callable
 from typing import Any, final
@@ -10,28 +10,28 @@ from sparsecore_torch._torch_internals import is_within_own_step
 from sparsecore_torch.sparse_training.optimizers.wrapped import OptimizerLayers
 
 Given = tuple[tuple[Any, ...], dict[str, Any]]
+"""The positional and keyword arguments of a step."""
 
 
 @final
 class StepHooks:
     """Calls back after each step of an optimizer, and leaves out the steps that an update replaces.
 
-    Where a wrapper runs hooks of its own steps, what follows a step waits until the wrapper's step is over: Lookahead
-    and TRAC change the weights after the optimizer inside of them has. A wrapper that takes its step in other ways
-    (the two halves of SAM's) is no hindrance: the optimizer inside takes the step.
+    If a wrapper runs hooks around its own steps, the call after a step waits for the end of the wrapper's step:
+    Lookahead and TRAC change the weights after the optimizer inside has. A wrapper whose step is called differently, as
+    the two halves of SAM's, needs nothing: the optimizer inside takes the step.
 
-    The step of a class that calls the ``step`` of the class that it is derived from is one step, although torch runs
-    the hooks twice.
+    A step of a class that calls the ``step`` of its base class is one step, although torch runs the hooks twice.
 
-    A step is left out by running it on a stand-in for the optimizer whose param groups are empty. Gradients stay where
-    they are, so that a step that raises has hidden none.
+    A step is left out by running it on a stand-in for the optimizer whose param groups are empty. Gradients stay in
+    place, so that a step that raises an error has hidden none.
 
     Args:
         layers: the optimizer and its wrappers.
-        is_replaced: whether the step about to be taken is to be left out.
+        is_replaced: returns whether the next step is to be left out.
         before: called before each step.
         skipped: called after a step that a GradScaler has told the optimizer to skip.
-        after: called after each other step, with whether it was left out.
+        after: called after each other step, with True if it was left out.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class StepHooks:
         self._is_within_wrapper = False
         self._is_waiting = False
         self._stand_ins: dict[int, Optimizer] = {}
-        # where the optimizer's step is compiled, what comes before and after it is not
+        # torch.compile may compile the optimizer's step, but not the hooks
         disable: Any = torch.compiler.disable
         self._handles = [layers.stepping.register_step_pre_hook(disable(self._before))]
         self._handles += [part.register_step_pre_hook(disable(self._replace)) for part in layers.hooked_parts]
@@ -65,9 +65,9 @@ class StepHooks:
     def _before(self, optimizer: Optimizer, given: tuple[Any, ...], named: dict[str, Any]) -> Given | None:
         if is_within_own_step(optimizer):
             return None
-        if self._is_waiting:  # the wrapper has raised, or takes several steps in one of its own
+        if self._is_waiting:  # the wrapper has raised an error, or takes several steps in one of its own
             self._is_within_wrapper = False
-            self._follow()
+            self._finish_step()
         self._act_before()
         replaced = self._replace(optimizer, given, named)
         self._was_replaced = replaced is not None
@@ -79,7 +79,7 @@ class StepHooks:
         return (self._stand_in(optimizer), *given[1:]), named
 
     def _stand_in(self, optimizer: Optimizer) -> Optimizer:
-        """An optimizer that is this one in all but its parameters; the same object each time, for torch.compile."""
+        """An optimizer with the same attributes but no parameters; the same object each time, for torch.compile."""
         cls = type(optimizer)
         stand_in = self._stand_ins.setdefault(id(optimizer), cls.__new__(cls))
         stand_in.__dict__.update(vars(optimizer))
@@ -94,33 +94,33 @@ class StepHooks:
             return
         self._is_waiting = True
         if not self._is_within_wrapper:
-            self._follow()
+            self._finish_step()
 
     def _enter_wrapper(self, *_: Any) -> None:
-        if self._is_waiting:  # the wrapper's last step has raised
-            self._follow()
+        if self._is_waiting:  # the wrapper's last step has raised an error
+            self._finish_step()
         self._is_within_wrapper = True
 
     def _leave_wrapper(self, *_: Any) -> None:
         self._is_within_wrapper = False
         if self._is_waiting:
-            self._follow()
+            self._finish_step()
 
-    def _follow(self) -> None:
+    def _finish_step(self) -> None:
         self._is_waiting = False
         self._act_after(self._was_replaced)
 
 
 def after_closure(given: tuple[Any, ...], named: dict[str, Any], action: Callable[[], None]) -> Given | None:
-    """Do something as soon as a step has its gradients: now, or where it has a closure, after that.
+    """Call a function as soon as a step has its gradients: at once, or after the closure of the step.
 
     Args:
-        given: the optimizer and the positional arguments of ``step``, as a hook before it gets them.
-        named: the others.
-        action: what to do.
+        given: the optimizer and the positional arguments of ``step``, as a pre-hook gets them.
+        named: the keyword arguments.
+        action: the function.
 
     Returns:
-        The arguments with another closure, where there is one.
+        The arguments with a closure that also calls the function; None for a step without a closure.
     """
     closure = named.get("closure", given[1] if len(given) > 1 else None)
     if closure is None:

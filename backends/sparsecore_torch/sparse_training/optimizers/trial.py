@@ -26,19 +26,19 @@ from sparsecore_torch.sparse_training.optimizers.profile import flat, labelled_s
 from sparsecore_torch.sparse_training.optimizers.wrapped import tensors_outside_of_state
 
 _SCALES = (1.0, 1.0, 30.0, 0.1, 1.0, 1e-3, 1.0, 100.0, 1.0)
-"""Of the gradients of each step: large and small ones, as some optimizers do something else with these."""
+"""The scales of the gradients of each step: some optimizers treat large or small ones differently."""
 
 
 @attrs.frozen(eq=False)
 class TrialData:
     """Weights and gradients of a trial.
 
-    Entries are of four kinds, strewn at random: observed ones; ones that are other in the disturbed run; ones with
-    neither weight nor gradient ("empty"); and ones with a weight, but no gradient ("still"). The first gradient is at a
-    right angle to each row of the weights, and not so in the disturbed run: some optimizers project such gradients.
+    Entries are of four kinds, at random positions: observed ones; ones that differ in the disturbed run; ones with
+    neither weight nor gradient ("empty"); and ones with a weight, but no gradient ("still"). The first gradient is
+    orthogonal to each row of the weights, but not in the disturbed run: some optimizers project such gradients.
 
     Attributes:
-        shape: in which entries have rows.
+        shape: that defines rows of entries.
         actual: the shape of the scratch parameter, with as many entries.
         dtype: of the parameter.
         device: of the parameter.
@@ -51,22 +51,22 @@ class TrialData:
 
     @cached_property
     def kinds(self) -> Tensor:
-        """0 observed, 1 disturbed, 2 empty, 3 still; flat."""
+        """The kind of each entry: 0 observed, 1 disturbed, 2 empty, 3 still; flat."""
         count = math.prod(self.shape)
         kinds = torch.arange(count) * 4 // count
         return kinds[torch.randperm(count, generator=_generator(1))].to(self.device)
 
     @cached_property
     def start(self) -> tuple[Tensor, Tensor]:
-        """The weights at the start, flat, in the base run and in the disturbed one."""
+        """The weights at the start, flat, in the base run and in the disturbed run."""
         return self._pair(2, self.kinds.cpu() == 2)
 
     @cached_property
     def gradients(self) -> list[tuple[Tensor, Tensor]]:
-        """The gradients of all steps, flat, in the base run and in the disturbed one."""
+        """The gradients of all steps, flat, in the base run and in the disturbed run."""
         none = self.kinds.cpu() >= 2
         base, disturbed = zip(*(self._pair(3 + number, none) for number in range(len(_SCALES))), strict=True)
-        turned = (self._at_a_right_angle(base[0]), *base[1:])
+        turned = (self._orthogonal(base[0]), *base[1:])
         factors = [0.1 * scale for scale in _SCALES]
         return [(one * factor, other * factor) for one, other, factor in zip(turned, disturbed, factors, strict=True)]
 
@@ -81,12 +81,12 @@ class TrialData:
         normal = torch.randn(math.prod(self.shape), generator=_generator(seed))
         return normal + 0.1 * normal.sign()
 
-    def _at_a_right_angle(self, gradient: Tensor) -> Tensor:
+    def _orthogonal(self, gradient: Tensor) -> Tensor:
         rows = self.shape[0] if len(self.shape) > 1 else 1
         weights, slopes = (one.double().reshape(rows, -1) for one in (self.start[0], gradient))
         free = torch.where(self.kinds.reshape(rows, -1) == 1, weights, 0.0)
         products, squares = (weights * slopes).sum(1, keepdim=True), free.square().sum(1, keepdim=True)
-        # not quite a right angle, so that there is something to project
+        # not quite orthogonal, so that there is something to project
         wanted = 1e-2 * weights.norm(dim=1, keepdim=True) * slopes.norm(dim=1, keepdim=True) / weights.shape[1] ** 0.5
         turned = slopes - free * (products - wanted) / squares.clamp_min(torch.finfo(torch.float64).tiny)
         return gradient.new_tensor(turned.reshape(-1))
@@ -97,7 +97,7 @@ def _generator(seed: int) -> torch.Generator:
 
 
 Drive = Callable[[Optimizer, nn.Parameter, Tensor], None]
-"""One step of a copy with a gradient."""
+"""Takes one step of a copy with a gradient."""
 
 
 def _plainly(optimizer: Optimizer, parameter: nn.Parameter, gradient: Tensor) -> None:
@@ -106,7 +106,7 @@ def _plainly(optimizer: Optimizer, parameter: nn.Parameter, gradient: Tensor) ->
 
 
 def _by_closure(optimizer: Optimizer, parameter: nn.Parameter, gradient: Tensor) -> None:
-    def closure() -> Tensor:  # whose gradient is another one where the optimizer has moved the weights meanwhile
+    def closure() -> Tensor:  # its gradient differs if the optimizer has moved the weights meanwhile
         parameter.grad = gradient + gradient.abs() * parameter.detach()
         return gradient.new_ones(())
 
@@ -128,17 +128,20 @@ DRIVES: tuple[Drive, ...] = (_plainly, _by_closure, _with_graph)
 MAKES: tuple[MakeCopy, ...] = (copied, rebuilt, seeded)
 
 State = Mapping[str, Any]
-"""The content of a parameter's state by path and key."""
+"""The content of a parameter's state, by path and key."""
 
 
 @attrs.frozen(eq=False)
 class Run:
-    """What came of each step: weights (flat), state, and the options of the group.
+    """The record of a run.
 
     Attributes:
-        first: what each key of the state held at first.
+        first: the first value of each key of the state.
         coded: the keys whose tensors are no plain ones.
-        outside: the tensors of the parameter's shape, at the end, that are not in its state.
+        outside: the tensors of the parameter's shape at the end that are not in its state.
+        weights: after each step, flat.
+        states: after each step.
+        options: those of the param group after each step.
     """
 
     first: dict[str, Any] = attrs.field(factory=dict)
@@ -151,12 +154,12 @@ class Run:
 
 @attrs.frozen(eq=False)
 class Runner:
-    """Steps copies of an optimizer.
+    """Takes all steps of a trial with a new copy of an optimizer.
 
     Attributes:
-        make: a copy that holds a scratch parameter.
-        drive: one step of it.
-        rate: a learning rate in the place of the optimizer's own.
+        make: makes a copy that holds a scratch parameter.
+        drive: takes one step of it.
+        rate: replaces the optimizer's own learning rate.
     """
 
     make: Callable[[nn.Parameter], Optimizer]
@@ -164,8 +167,14 @@ class Runner:
     rate: float | None = None
 
     def run(self, data: TrialData, *, disturbed: bool = False, after: Callable[[State], None] | None = None) -> Run:
-        """All steps; ``after`` may change the state in place once it has been written down."""
-        torch.manual_seed(0)  # all runs draw alike; undisturbed() puts the generator back
+        """Take all steps and record them.
+
+        Args:
+            data: weights and gradients.
+            disturbed: whether to use those of the disturbed run.
+            after: called with the state after each step is recorded; it may change the state in place.
+        """
+        torch.manual_seed(0)  # all runs draw the same numbers; undisturbed() restores the generator
         which = int(disturbed)
         parameter = nn.Parameter(data.start[which].clone().reshape(data.actual))
         optimizer = self.make(parameter)
@@ -197,7 +206,7 @@ class Runner:
 
 
 def _check_keys(optimizer: Any, parameter: Tensor) -> None:
-    """Raise an error if state is kept by the identity of a parameter: torch mixes such keys up with parameters."""
+    """Check that no state is kept by the identity of a parameter: torch mixes up such keys and parameters."""
     if any(key == id(parameter) for layer in layers_within(optimizer) for key in layer.state if isinstance(key, int)):
         raise HiddenStateError("it keeps state by id(parameter), and not by the parameter")
 
@@ -208,7 +217,7 @@ def has_shape(content: Any, shape: tuple[int, ...]) -> bool:
 
 
 def _snapshot(content: Any) -> Any:
-    """A copy of some state that no step changes."""
+    """A copy of state that later steps do not change."""
     if isinstance(content, Tensor):
         return values_of(content).clone()
     if isinstance(content, Mapping):

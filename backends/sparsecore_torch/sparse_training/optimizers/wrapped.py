@@ -1,4 +1,4 @@
-"""Optimizers inside of others: which one takes the step, and which objects keep state for a parameter."""
+"""Optimizers inside wrappers: which one takes the step, and which objects keep state for a parameter."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -14,17 +14,17 @@ from sparsecore_torch._torch_internals import runs_step_hooks
 from sparsecore_torch.sparse_training.model.parameters import NamedParameter
 
 _OTHERS: WeakKeyDictionary[Optimizer, tuple[Any, ...]] = WeakKeyDictionary()
-"""By the optimizer that takes the step: weak references to the objects around it and inside of it."""
+"""Weak references to the wrappers and parts of an optimizer, by the optimizer that takes the step."""
 
 
 @attrs.frozen(eq=False)
 class OptimizerLayers:
-    """An optimizer together with its wrappers and with the optimizers that it is made of.
+    """An optimizer with its wrappers, and with the optimizers that it consists of.
 
     Attributes:
-        stepping: the optimizer whose ``step()`` changes the weights, whatever is wrapped around it. Its hooks run.
-        wrappers: what is wrapped around it, the outermost first: accelerate's AcceleratedOptimizer, SAM, Lookahead ...
-        parts: optimizers inside of it that hold some of its parameters each.
+        stepping: the optimizer whose ``step()`` changes the weights, and whose hooks run.
+        wrappers: around it, the outermost first: accelerate's AcceleratedOptimizer, SAM, Lookahead ...
+        parts: optimizers inside it that hold some of its parameters each.
     """
 
     stepping: Optimizer
@@ -33,16 +33,16 @@ class OptimizerLayers:
 
     @property
     def hooked_wrappers(self) -> tuple[Optimizer, ...]:
-        """The wrappers that run the hooks of their own steps; a wrapper that forwards attributes has none."""
+        """The wrappers that run hooks around their own steps; a wrapper that forwards attributes does not."""
         return tuple(wrapper for wrapper in self.wrappers if runs_step_hooks(wrapper))
 
     @property
     def hooked_parts(self) -> tuple[Optimizer, ...]:
-        """The parts that run the hooks of their steps."""
+        """The parts that run hooks around their steps."""
         return tuple(part for part in self.parts if runs_step_hooks(part))
 
     def remember(self) -> None:
-        """From now on :func:`states_of` finds the state that wrappers and parts keep as well."""
+        """Let :func:`states_of` find the state of wrappers and parts as well, from now on."""
         _OTHERS[self.stepping] = tuple(ref(other) for other in (*self.wrappers, *self.parts))
 
     def forget(self) -> None:
@@ -51,16 +51,16 @@ class OptimizerLayers:
 
 
 def layers_of(optimizer: Any) -> OptimizerLayers:
-    """What takes the step of an optimizer that may be wrapped in others.
+    """Find the optimizer that takes the step inside its wrappers.
 
-    An object is a wrapper where an attribute of it is an optimizer that holds the same parameters. No library of
-    wrappers has to be known: accelerate, Lightning, schedulefree and pytorch_optimizer all keep the inner one so.
+    An object is a wrapper if one of its attributes is an optimizer that holds the same parameters. This needs no
+    knowledge of libraries: accelerate, Lightning, schedulefree and pytorch_optimizer all keep the inner one so.
 
     Args:
         optimizer: an optimizer of torch.optim, one derived from it, or a wrapper around one.
 
     Raises:
-        InputError: there is no optimizer of torch.optim in it, or one that never runs the hooks of its steps.
+        InputError: it contains no optimizer of torch.optim, or one that never runs the hooks of its steps.
     """
     layers, parts = [optimizer], _inner_optimizers(optimizer)
     while len(parts) == 1 and parts[0] not in layers and _hold_the_same(layers[-1], parts[0]):
@@ -83,7 +83,7 @@ def layers_of(optimizer: Any) -> OptimizerLayers:
 
 
 def states_of(optimizer: Optimizer, parameter: Tensor) -> Iterator[dict[str, Any]]:
-    """All state that is kept for a parameter: by the optimizer that takes the step, its wrappers and its parts."""
+    """Iterate over all state that the optimizer, its wrappers and its parts keep for a parameter, each dict once."""
     found: list[dict[str, Any]] = []
     for layer in (optimizer, *others_of(optimizer)):
         state = getattr(layer, "state", {}).get(parameter)
@@ -93,7 +93,7 @@ def states_of(optimizer: Optimizer, parameter: Tensor) -> Iterator[dict[str, Any
 
 
 def others_of(optimizer: Optimizer) -> tuple[Any, ...]:
-    """The wrappers and parts of an optimizer that :meth:`OptimizerLayers.remember` has noted and that still exist."""
+    """Return the wrappers and parts of an optimizer that :meth:`OptimizerLayers.remember` has noted and that exist."""
     return tuple(other for other in (reference() for reference in _OTHERS.get(optimizer, ())) if other is not None)
 
 
@@ -117,12 +117,12 @@ def _flat(value: Any) -> Iterator[Any]:
 
 
 def looks_like_optimizer(value: Any) -> bool:
-    """Whether an object has the methods and attributes of an optimizer, of whatever class it is."""
+    """Return whether an object of any class has the methods and attributes of an optimizer."""
     return not isinstance(value, type) and all(hasattr(value, name) for name in ("step", "param_groups", "state"))
 
 
 def _hold_the_same(outer: Any, inner: Any) -> bool:
-    """Whether both hold the same parameters; a wrapper that shows none holds those of the optimizer inside."""
+    """Whether both hold the same parameters; a wrapper without param groups holds those of the optimizer inside."""
     return not hasattr(outer, "param_groups") or _parameters(outer) == _parameters(inner)
 
 
@@ -131,13 +131,16 @@ def _parameters(optimizer: Any) -> set[int]:
 
 
 def check_wrappers(layers: OptimizerLayers, trained: Sequence[Tensor]) -> None:
-    """Raise an :class:`InputError` if a wrapper keeps copies of weights where they cannot be masked.
+    """Check that no wrapper keeps copies of weights where they cannot be masked.
 
-    Copies in its ``state``, by parameter, can be. Some wrappers make theirs at the first step.
+    Copies in its ``state``, by parameter, can be masked. Some wrappers make their copies at the first step.
 
     Args:
         layers: the optimizer and its wrappers.
         trained: the sparse Parameters, or the one of compact storage.
+
+    Raises:
+        InputError: a wrapper does.
     """
     shapes = {tuple(parameter.shape) for parameter in trained}
     parameters = _parameters(layers.stepping)
@@ -152,9 +155,14 @@ def check_wrappers(layers: OptimizerLayers, trained: Sequence[Tensor]) -> None:
 
 
 def check_replaceable(layers: OptimizerLayers, tensors: Sequence[NamedParameter]) -> None:
-    """Raise an :class:`InputError` unless Parameters can be replaced in the param groups of the stepping optimizer.
+    """Check that Parameters can be replaced in the param groups of the stepping optimizer, as compact storage does.
 
-    Compact storage does so. An optimizer that holds on to Parameters elsewhere would go on with those that have gone.
+    Args:
+        layers: the optimizer and its wrappers.
+        tensors: the sparse tensors.
+
+    Raises:
+        InputError: an optimizer holds Parameters elsewhere, and would go on with the replaced ones.
     """
     stepping, parameters = layers.stepping, {id(one.parameter) for one in tensors}
     groups = [group["params"] for group in stepping.param_groups]
@@ -174,12 +182,15 @@ def check_replaceable(layers: OptimizerLayers, tensors: Sequence[NamedParameter]
 
 
 def check_exchange(layers: OptimizerLayers, trained: Sequence[nn.Parameter], before: OptimizerLayers) -> None:
-    """Raise an :class:`InputError` unless another optimizer holds what the one before it trained.
+    """Check that another optimizer holds what the present one trains.
 
     Args:
         layers: the other one.
         trained: the sparse Parameters, or the one of compact storage.
-        before: the optimizer before it.
+        before: the present one.
+
+    Raises:
+        InputError: it does not, or it has state that compact storage cannot take over.
     """
     if layers.stepping is before.stepping:
         return
@@ -198,24 +209,30 @@ def check_exchange(layers: OptimizerLayers, trained: Sequence[nn.Parameter], bef
 
 
 def exchange(layers: OptimizerLayers, old: Sequence[nn.Parameter], new: Sequence[nn.Parameter]) -> None:
-    """Let Parameters take the place of others in the param group that holds the first of these."""
+    """Replace Parameters by others in the param group that holds the first of them.
+
+    Args:
+        layers: the optimizer and its wrappers.
+        old: the Parameters that are replaced.
+        new: the others, of any number.
+    """
     if all(one is other for one, other in zip(old, new, strict=False)):
         return
     gone = {id(parameter) for parameter in old}
     for group in layers.stepping.param_groups:
         parameters = group["params"]
-        places = [place for place, parameter in enumerate(parameters) if id(parameter) in gone]
-        if places:
+        slots = [slot for slot, parameter in enumerate(parameters) if id(parameter) in gone]
+        if slots:
             rest = [parameter for parameter in parameters if id(parameter) not in gone]
-            parameters[:] = [*rest[: places[0]], *new, *rest[places[0] :]]
+            parameters[:] = [*rest[: slots[0]], *new, *rest[slots[0] :]]
 
 
 def tensors_outside_of_state(layer: Any, parameter: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """What an optimizer keeps elsewhere than in the state of a parameter, by name.
+    """Iterate over the tensors that an optimizer keeps outside of its state for a parameter, by name.
 
     Args:
         layer: the optimizer, or a part of it.
-        parameter: what it trains; tensors may be among its attributes.
+        parameter: the parameter, which may have tensors among its attributes.
     """
     yield from _attribute_tensors(layer)
     yield from _state_tensors(layer)
@@ -240,7 +257,12 @@ def _state_tensors(layer: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def tensors_in(value: Any, seen: set[int]) -> Iterator[Tensor]:
-    """The tensors in a value, also in dicts, lists and the like there; in what has been ``seen``, none."""
+    """Iterate over the tensors in a value, also within dicts, lists and the like.
+
+    Args:
+        value: any value.
+        seen: identities of containers that are skipped; extended.
+    """
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, dict | list | tuple | set | frozenset | deque) and id(value) not in seen:
