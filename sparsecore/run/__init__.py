@@ -1,4 +1,4 @@
-"""A run: an experiment carried out in a folder of its own, resumable at any moment."""
+"""A run: an experiment that is trained in a folder of its own and can be resumed after any interruption."""
 
 from sparsecore.extras import require
 

@@ -1,6 +1,6 @@
-"""The state of a run in one safetensors file: enough to go on bit for bit.
+"""Checkpoints: the state of a run in one safetensors file, enough to resume bit for bit.
 
-A digest over everything in it tells a damaged file; fingerprints of the experiment and the data tell a foreign one.
+A digest over the whole content detects damaged files; fingerprints of experiment and data detect foreign ones.
 """
 
 import hashlib
@@ -33,13 +33,13 @@ class _Logs:
 
 @attrs.frozen(eq=False)
 class Checkpoint:
-    """A state on the host.
+    """The state of a run, on the host.
 
     Attributes:
-        facts: JSON-able scalars: fingerprints, clock, strategy states, lengths of the logs.
-        arrays: positions, the learner's buffers, the dense parameters and the strategy states' vectors, by name. A
-            learner takes up its buffers; the parameters are there once more under their own names, for other backends.
-        source: what errors call it: its file, where it was read from one.
+        facts: scalars that JSON can represent: fingerprints, clock, strategy states, lengths of the logs.
+        arrays: positions, the learner's buffers, the dense parameters and the strategy states' vectors, by name. The
+            dense parameters are also in the learner's buffers; here they have their own names, for other backends.
+        source: its name in errors: its file, if it was read from one.
     """
 
     facts: Mapping[str, Any]
@@ -52,20 +52,20 @@ class Checkpoint:
         return {name.removeprefix(start): array for name, array in self.arrays.items() if name.startswith(start)}
 
     def write(self, path: Path) -> None:
-        """Write the file; the one before it stays whole until this one is."""
+        """Write the file atomically: the one before it stays whole until this one is."""
         write_whole(path, self.content())
 
     def content(self) -> bytes:
-        """The content of its file."""
+        """The content of the file, in the safetensors format."""
         from safetensors.numpy import save
 
         arrays = {name: np.ascontiguousarray(array) for name, array in self.arrays.items()}
-        told = json.dumps({"format": _FORMAT, "facts": self._facts(), "sha256": self.sha256()})
+        entry = json.dumps({"format": _FORMAT, "facts": self._facts(), "sha256": self.sha256()})
         # one entry: safetensors writes several in an order that changes from process to process
-        return bytes(save(arrays, {_ENTRY: told}))
+        return bytes(save(arrays, {_ENTRY: entry}))
 
     def sha256(self) -> str:
-        """A fingerprint over everything in it."""
+        """The SHA-256 of facts and arrays."""
         return _digest(self._facts(), self.arrays)
 
     def _facts(self) -> str:
@@ -73,10 +73,10 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """The checkpoint in the file.
+    """Read a checkpoint from a file.
 
     Raises:
-        InputError: it is damaged, or not one of ours.
+        InputError: it is damaged, or no checkpoint of this version.
     """
     from safetensors import safe_open
 
@@ -84,16 +84,16 @@ def read_checkpoint(path: Path) -> Checkpoint:
     check_regular(path, source)
     try:
         with safe_open(path, framework="numpy") as file:
-            told = json.loads((file.metadata() or {}).get(_ENTRY, "{}"))
+            entry = json.loads((file.metadata() or {}).get(_ENTRY, "{}"))
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
     except (OSError, MemoryError):
         raise
-    except Exception as error:  # whatever safetensors, JSON and NumPy make of it
+    except Exception as error:  # of safetensors, JSON or NumPy
         raise InputError(f"{source} is damaged: {error}") from error
-    if not isinstance(told, dict) or told.get("format") != _FORMAT:
+    if not isinstance(entry, dict) or entry.get("format") != _FORMAT:
         raise InputError(f"{path} is no checkpoint of this version: expected the format {_FORMAT!r}")
-    facts = told.get("facts", "")
-    if not isinstance(facts, str) or told.get("sha256") != _digest(facts, arrays):
+    facts = entry.get("facts", "")
+    if not isinstance(facts, str) or entry.get("sha256") != _digest(facts, arrays):
         raise InputError(f"{source} is damaged: its content does not match its checksum")
     try:
         known = json.loads(facts)
@@ -105,10 +105,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def facts_in(path: Path) -> Mapping[str, Any]:
-    """The facts of a checkpoint; its arrays are not read.
+    """Read only the facts of a checkpoint, not its arrays.
 
     Returns:
-        Nothing where there is no checkpoint, or it cannot be read.
+        The facts; an empty mapping if there is no checkpoint or it cannot be read.
     """
     from safetensors import safe_open
 
@@ -116,23 +116,29 @@ def facts_in(path: Path) -> Mapping[str, Any]:
         check_regular(path, str(path))
         with safe_open(path, framework="numpy") as file:
             found = json.loads(json.loads((file.metadata() or {})[_ENTRY])["facts"])
-    except Exception:  # whatever safetensors and JSON make of it; who needs the checkpoint reads all of it
+    except Exception:  # of safetensors or JSON; a caller that needs the checkpoint reads all of it
         return {}
     return found if isinstance(found, dict) else {}
 
 
 def logs_of(checkpoint: Checkpoint) -> dict[str, LogState]:
-    """How far the run's logs were written when the checkpoint was taken.
+    """The states of the run's logs when the checkpoint was made, by name.
 
     Raises:
-        InputError: the checkpoint does not say, or says what cannot be.
+        InputError: the checkpoint has none, or its entries are not valid.
     """
     logs = structure(checkpoint.facts.get("logs", {}), _Logs, "logs")
     return {"metrics": logs.metrics, "reallocations": logs.reallocations}
 
 
 def to_checkpoint(state: State, learner: Learner, facts: Mapping[str, Any]) -> Checkpoint:
-    """Engine state, learner and further facts, on the host."""
+    """Make a checkpoint.
+
+    Args:
+        state: the engine's state.
+        learner: the network in training.
+        facts: further facts.
+    """
     arrays = state.topology.arrays
     buffers = {"positions": arrays.to_numpy(state.topology.positions)}
     buffers |= {f"learner/{name}": array for name, array in learner.state().items()}
@@ -146,12 +152,18 @@ def to_checkpoint(state: State, learner: Learner, facts: Mapping[str, Any]) -> C
 
 
 def from_checkpoint(checkpoint: Checkpoint, start: State, learner: Learner) -> State:
-    """The engine state that was saved; the learner takes up its own.
+    """Restore the state that a checkpoint saved.
 
     Args:
-        checkpoint: of the same experiment.
+        checkpoint: a checkpoint of the same experiment.
         start: the state before the first step, for the layout and the types of the strategy states.
-        learner: its buffers are replaced.
+        learner: its buffers are replaced by the saved ones.
+
+    Returns:
+        The engine's state.
+
+    Raises:
+        InputError: the checkpoint has the states of other strategies.
     """
     arrays = start.topology.arrays
     if set(checkpoint.facts["memories"]) != set(start.strategy_states):

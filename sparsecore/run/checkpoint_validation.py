@@ -1,4 +1,4 @@
-"""Whether what a checkpoint says can be: a checksum tells damage, and not a file that somebody has made."""
+"""Validation of checkpoints: checksums detect damage, and these checks files that were made by hand."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,29 +24,31 @@ from sparsecore.run.logs import Metrics
 
 @contextmanager
 def blaming(checkpoint: Checkpoint) -> Iterator[None]:
-    """Turn whatever goes wrong while a checkpoint is taken up into an error that names its file.
+    """Turn errors while a checkpoint is loaded into an :class:`InputError` that names its file.
+
+    Errors of the system, such as missing memory or a full disk, pass through.
 
     Raises:
-        InputError: something was raised; not where memory or the disk is at fault.
+        InputError: any other error was raised.
     """
     try:
         yield
     except (OSError, MemoryError):
         raise
     except SparsecoreError as error:
-        raise InputError(f"{checkpoint.source} cannot be gone on from: {error}") from error
+        raise InputError(f"{checkpoint.source} cannot be resumed from: {error}") from error
     except Exception as error:
-        raise InputError(f"{checkpoint.source} cannot be gone on from: {error!r}") from error
+        raise InputError(f"{checkpoint.source} cannot be resumed from: {error!r}") from error
 
 
 def check_fits(checkpoint: Checkpoint, start: State, engine: Engine, learner: Learner) -> None:
-    """Raise an :class:`InputError` unless this can be a later state of the run.
+    """Raise an :class:`InputError` unless a checkpoint can be a later state of the run.
 
     Args:
-        checkpoint: that is to be taken up.
+        checkpoint: the checkpoint to resume from.
         start: the state before the first step.
-        engine: of the run.
-        learner: before the first step; it is only asked for its state.
+        engine: the run's engine.
+        learner: the learner before the first step, which is not changed.
     """
     clock = _clock(checkpoint.facts, start.clock)
     _check_last(checkpoint.facts.get("last"), clock, start.clock)
@@ -68,7 +70,7 @@ def check_fits(checkpoint: Checkpoint, start: State, engine: Engine, learner: Le
 
 
 def check_totals(learner: Learner, examples: int) -> None:
-    """Raise an :class:`InputError` unless the sums of an epoch so far are such of so many training images at most."""
+    """Raise an :class:`InputError` unless the totals of an epoch are possible for so many training images."""
     totals = learner.totals()
     if not (np.isfinite(totals.loss) and 0 <= totals.correct <= totals.examples <= examples):
         raise InputError(
@@ -78,31 +80,31 @@ def check_totals(learner: Learner, examples: int) -> None:
 
 
 def topology_of(checkpoint: Checkpoint, engine: Engine) -> Topology:
-    """The checkpoint's topology.
+    """The topology of a checkpoint.
 
     Raises:
-        InputError: it has none, or one that is not sound.
+        InputError: it has none, or its positions are not valid.
     """
     if "positions" not in checkpoint.arrays:
         raise InputError("it has no array 'positions'")
     topology = sound_topology(checkpoint.arrays["positions"], engine)
-    trouble = partial_units_error(topology, engine.unit_map)
-    if trouble:
-        raise InputError(f"its topology is {trouble}; the run moves {engine.units}")
+    problem = partial_units_error(topology, engine.unit_map)
+    if problem:
+        raise InputError(f"its topology is {problem}; the run moves {engine.units}")
     return topology
 
 
 def sound_topology(positions: NDArray[Any], engine: Engine) -> Topology:
-    """The topology of positions that were read from a file.
+    """The topology of positions that were read from a file, (N,).
 
     Raises:
-        InputError: they are not ascending ones of the layout.
+        InputError: they are not ascending positions of the engine's layout.
     """
     check_positions(positions, engine.layout)
     topology = Topology.of(engine.layout, engine.arrays.from_numpy(positions), engine.arrays)
-    trouble = positions_error(topology.positions, topology)
-    if trouble:
-        raise InputError(f"it has {trouble}")
+    problem = positions_error(topology.positions, topology)
+    if problem:
+        raise InputError(f"it has {problem}")
     return topology
 
 
@@ -122,13 +124,13 @@ def check_positions(positions: NDArray[Any], layout: Layout) -> None:
 def check_values(
     positions: NDArray[Any], values: NDArray[Any] | None, dense: Mapping[str, NDArray[Any]], layout: Layout
 ) -> None:
-    """Raise an :class:`InputError` unless a run can start on this.
+    """Raise an :class:`InputError` unless a run can start with these positions and values.
 
     Args:
         positions: the active positions.
-        values: one a position.
-        dense: the other parameters, by name; that they are those of the network is for the caller to see.
-        layout: of the network's sparse tensors.
+        values: the values at these positions, (N,).
+        dense: the other parameters, by name; the caller checks that they are those of the network.
+        layout: the network's sparse tensors.
     """
     check_positions(positions, layout)
     if values is None or values.shape != positions.shape or values.dtype.kind != "f":
@@ -140,7 +142,7 @@ def check_values(
 
 
 def check_dense(parameters: Sequence[Parameter], dense: Mapping[str, NDArray[Any]]) -> None:
-    """Raise an :class:`InputError` unless each parameter that is not sparse is there in its shape."""
+    """Raise an :class:`InputError` unless every parameter that is not sparse is present, in its shape."""
     for parameter in parameters:
         shape = dense[parameter.name].shape if parameter.name in dense else None
         if not parameter.sparse and shape != parameter.shape:
@@ -168,7 +170,7 @@ def _clock(facts: Mapping[str, Any], start: Clock) -> Clock:
 
 
 def _check_last(last: Any, clock: Clock, start: Clock) -> None:
-    """Whether the last epoch's metrics are those of the last epoch that is done."""
+    """Raise an :class:`InputError` unless the metrics are those of the last finished epoch."""
     if last is None:
         if clock.epoch > start.epoch:
             raise InputError(f"it has no metrics of the {clock.epoch} epochs that are done")
@@ -187,7 +189,7 @@ def _check_last(last: Any, clock: Clock, start: Clock) -> None:
 
 
 def _check_arrays(given: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[Any]]) -> None:
-    """Names and dtypes as expected, numbers finite, counts not below zero; shapes are for the learner to see."""
+    """Check names and dtypes, that numbers are finite and counts not negative; the learner checks shapes."""
     for name in expected.keys() - given.keys():
         raise InputError(f"it has no array {name!r}")
     for name in given.keys() - expected.keys():
@@ -237,13 +239,13 @@ def _check_strategy_states(checkpoint: Checkpoint, start: State, topology: Topol
         strategy_state = load_strategy_state(
             like, strategy_states[plugin], checkpoint.group(f"memory/{plugin}"), arrays
         )
-        trouble = strategy_state_error(strategy_state, units.size, len(units.layout), units.layout.size)
-        if trouble:
-            raise InputError(f"the strategy state of {plugin!r} has {trouble}")
+        problem = strategy_state_error(strategy_state, units.size, len(units.layout), units.layout.size)
+        if problem:
+            raise InputError(f"the strategy state of {plugin!r} has {problem}")
 
 
 def _alike(given: Any, began: Any) -> bool:
-    """Whether a field of a strategy state may have come to this from what it began with."""
+    """Whether a field of a strategy state can have this value, given the type of its initial one."""
     if given is None or began is None:
         return True
     numbers = (int, float)

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, whenever the process ends, and folders that belong to one process."""
+"""Atomic writing of files and folders, locks, and logs that can be truncated to a known state."""
 
 import errno
 import glob
@@ -27,14 +27,14 @@ _ASIDE = re.compile(rf"\..{{1,{_KEPT_OF_NAME}}}\.\d+-[0-9a-f]{{8}}\.part", re.DO
 
 
 def check_regular(path: Path, source: str) -> None:
-    """Raise an error unless this is a file that can be opened and has an end: no folder, pipe or device.
+    """Check that a path is a regular file that can be opened, not a folder, pipe or device.
 
     Args:
-        path: of the file.
-        source: what the sentence calls it.
+        path: the path.
+        source: its name in errors.
 
     Raises:
-        InputError: it is none, or it cannot be opened.
+        InputError: it is no regular file, or cannot be opened.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
@@ -57,7 +57,7 @@ def read_regular_toml(file: Path) -> dict[str, Any]:
 
 @contextmanager
 def named_in_errors(path: Path) -> Iterator[None]:
-    """Give an OSError that names no file, as those of writing and flushing do, the name of this one."""
+    """Set the file name of an OSError that has none, such as those of writing and flushing."""
     try:
         yield
     except OSError as error:
@@ -67,7 +67,7 @@ def named_in_errors(path: Path) -> Iterator[None]:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write aside, flush to the disk, and rename: a reader sees the old content or the new, never a part."""
+    """Write a file atomically: beside it, flushed to the disk, and renamed; a reader never sees a part of it."""
     aside = _aside(path)
     try:
         with named_in_errors(path):
@@ -84,15 +84,15 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def new_folder(path: Path, contents: Mapping[str, bytes], folders: Iterable[str] = ()) -> None:
-    """Make a folder that has these files from its first moment on.
+    """Create a folder with these files atomically.
 
-    Of several processes that make the same folder at the same time one succeeds: it fills a folder of its own beside
-    it and renames that, and a folder is renamed onto nothing but an empty one.
+    Of several processes that create the same folder at the same time one succeeds: each fills a folder of its own
+    beside it and renames that, which fails unless there is nothing, or an empty folder, at the path.
 
     Args:
-        path: of the folder; its parents are made, too.
-        contents: of files by their paths below it, with '/' between the parts of one.
-        folders: to be made below it, empty or not.
+        path: the folder; its parents are created, too.
+        contents: the contents of files by their paths in it, with '/' between the parts of a path.
+        folders: folders that are created in it, empty or not.
 
     Raises:
         FileExistsError: there is something at ``path`` that is not an empty folder.
@@ -204,7 +204,7 @@ class Lock:
     """
 
     def __init__(self, path: Path) -> None:
-        """Take the lock.
+        """Acquire the lock.
 
         Raises:
             BusyError: another process has it.
@@ -222,7 +222,7 @@ class Lock:
             raise
 
     def release(self) -> None:
-        """Let others in."""
+        """Release the lock."""
         self._file.close()
 
 
@@ -248,11 +248,11 @@ else:
 
 @attrs.frozen
 class LogState:
-    """How far a log was written.
+    """The state of a log at some time.
 
     Attributes:
         bytes: its length.
-        blake2b: a digest of these bytes.
+        blake2b: the digest of its content.
     """
 
     bytes: int
@@ -268,14 +268,14 @@ def digest_of(content: bytes) -> str:
 
 
 class LineLog:
-    """A file of JSON lines that grows at its end, and can be cut back to where a checkpoint knew it."""
+    """A log of JSON lines, which can be truncated to the state that a checkpoint knows."""
 
     def __init__(self, path: Path, known: LogState | None) -> None:
-        """Open for appending; what lies beyond the known state is cut off.
+        """Open a log for appending, truncated to a known state.
 
         Args:
-            path: of the file, which is made if it is missing.
-            known: how far it was written; None for a log that begins.
+            path: the file, which is created if it is missing.
+            known: the state; None for a log that begins.
 
         Raises:
             InputError: it is no regular file.
@@ -309,7 +309,7 @@ class LineLog:
         self._file.seek(0, os.SEEK_END)
 
     def append(self, line: Mapping[str, Any]) -> None:
-        """Write one line; a reader sees it at once."""
+        """Write one line, which readers see at once."""
         content = json.dumps(line, allow_nan=False).encode() + b"\n"
         with named_in_errors(self._path):
             self._file.write(content)
@@ -317,7 +317,7 @@ class LineLog:
         self._digest.update(content)
 
     def sync(self) -> LogState:
-        """Flush to the disk; how far it is written."""
+        """Flush the log to the disk, and return its state."""
         with named_in_errors(self._path):
             self._file.flush()
             os.fsync(self._file.fileno())

@@ -15,11 +15,11 @@ from sparsecore.errors import InputError
 from sparsecore.run.files import BusyError, Lock, new_folder, read_regular_toml
 
 LOTTERY_FILE = "lottery.toml"
-"""In a folder of runs that make a lottery: what the lottery is."""
+"""The file that marks the folder of a lottery, and describes it."""
 
 
 class FolderExistsError(InputError):
-    """There is something at the place of a run that is to be made."""
+    """There already is something at the path of a folder that is to be created."""
 
 
 def _absolute(path: Path) -> Path:
@@ -38,7 +38,7 @@ class RunFolder:
 
     @property
     def experiment(self) -> Path:
-        """The experiment as TOML, complete."""
+        """The complete experiment, as TOML."""
         return self.path / "experiment.toml"
 
     @property
@@ -48,12 +48,12 @@ class RunFolder:
 
     @property
     def metrics(self) -> Path:
-        """A JSON line an epoch."""
+        """The log of epochs, a JSON line each."""
         return self.path / "metrics.jsonl"
 
     @property
     def reallocations(self) -> Path:
-        """A JSON line an update."""
+        """The log of updates, a JSON line each."""
         return self.path / "reallocations.jsonl"
 
     @property
@@ -63,16 +63,16 @@ class RunFolder:
 
     @property
     def start(self) -> Path:
-        """What the run started on, where that comes from another run."""
+        """The warm start, if the run starts from another one."""
         return self.path / "start.safetensors"
 
     def kept(self, epoch: int) -> Path:
-        """The state at the end of an epoch that the run was asked to keep."""
+        """The state at the end of an epoch that ``keep.epochs`` names."""
         return self.path / f"epoch-{epoch}.safetensors"
 
     @property
     def seconds(self) -> Path:
-        """What the run has taken, seconds and memory; apart from the rest, which a resumed run repeats bit for bit."""
+        """The effort of the run; apart from the other files, which a resumed run repeats bit for bit."""
         return self.path / "seconds.json"
 
     @property
@@ -103,10 +103,10 @@ class RunFolder:
         return self
 
     def lock(self) -> Lock:
-        """Take the folder for this process alone, until the lock is released or the process ends.
+        """Lock the folder for this process, until the lock is released or the process ends.
 
         Raises:
-            InputError: another process is at work in it.
+            InputError: another process holds the lock.
         """
         try:
             return Lock(self.experiment)

@@ -1,6 +1,6 @@
-"""What makes a run this run and no other: experiment, data, strategies, the code of plugins in files, and its start.
+"""The identity of a run: fingerprints of its experiment, data, strategies, plugin files and warm start.
 
-A checkpoint keeps these fingerprints, and a run goes on only where they are the same.
+A checkpoint keeps these fingerprints, and a run is resumed only where they are the same.
 """
 
 import hashlib
@@ -25,16 +25,16 @@ from sparsecore.run.setup import Setup
 
 @cache
 def machine() -> str:
-    """Processor, cores, system, and the versions of what computes."""
+    """Describe the machine: processor, cores, system, and the versions of the libraries that compute."""
     torch = sys.modules.get("torch")
-    told = [
+    parts = [
         f"{_processor()}, {os.cpu_count()} cores, {platform.system()}",
         f"Python {platform.python_version()}",
         f"sparsecore {sparsecore.__version__}",
         f"NumPy {np.__version__}",
         *([f"PyTorch {torch.__version__}"] if torch else []),
     ]
-    return "; ".join(told)
+    return "; ".join(parts)
 
 
 def _processor() -> str:
@@ -47,10 +47,10 @@ def _processor() -> str:
 
 
 def identity(setup: Setup) -> dict[str, str]:
-    """A SHA-256 of each of them, by what it is of."""
+    """The fingerprints of a run, SHA-256 in hexadecimal, by what they are of."""
     known = {
         "experiment": experiment_fingerprint(setup.experiment.tables()),
-        "data": fingerprint(setup.images),
+        "data": data_fingerprint(setup.images),
         "plugin code": _of_plugin_files(setup.experiment),
         "strategies": _of_plain_strategies(setup.experiment),
     }
@@ -58,15 +58,15 @@ def identity(setup: Setup) -> dict[str, str]:
 
 
 def _of_plain_strategies(experiment: Experiment) -> str:
-    """Of the options of strategies that are no attrs classes; the tables of the experiment do not hold those."""
+    """A fingerprint of strategies that are no attrs classes, whose options the experiment's tables do not contain."""
     plain = {
         str(index): one.plugin for index, one in enumerate(experiment.strategies) if not attrs.has(type(one.plugin))
     }
     return hashlib.sha256(json.dumps(describe_strategies(plain), sort_keys=True).encode()).hexdigest()
 
 
-def fingerprint(images: Images) -> str:
-    """A SHA-256 of the data: what :func:`identity` keeps of them under "data"."""
+def data_fingerprint(images: Images) -> str:
+    """The SHA-256 of a data set, which :func:`identity` has under "data"."""
     digest = hashlib.sha256(str(images.classes).encode())
     for split in (images.train, images.test):
         digest.update(str(split.images.shape).encode())

@@ -1,4 +1,4 @@
-"""What a run leaves behind while it trains: the files of its folder; or nothing, on all ranks but the first."""
+"""Writers of a run: the first rank writes logs and checkpoints into the folder, all other ranks nothing."""
 
 import json
 import time
@@ -59,7 +59,13 @@ class RunFolderWriter(RunWriter):
     """Writes the logs and checkpoints of a run into its folder."""
 
     def __init__(self, folder: RunFolder, lock: Lock, start: Topology, checkpoint: Checkpoint | None) -> None:
-        """Cut the logs back to where the checkpoint knew them.
+        """Open the logs of a run, truncated to their lengths when the checkpoint was made.
+
+        Args:
+            folder: the run's folder.
+            lock: the lock on it, which is released by :meth:`close`.
+            start: the topology before the first step.
+            checkpoint: the checkpoint that the run is resumed from; None for a run that begins.
 
         Raises:
             InputError: a log is shorter than that, or has changed.
@@ -95,11 +101,11 @@ class RunFolderWriter(RunWriter):
 
     @property
     def wants_checkpoint(self) -> bool:
-        """Whether the last one is a minute old."""
+        """Whether the last checkpoint is a minute old."""
         return time.monotonic() - self._saved > _SECONDS_BETWEEN_CHECKPOINTS
 
     def save(self, make_checkpoint: MakeCheckpoint, effort: Effort) -> None:
-        """Write the checkpoint, which knows how far the logs were written."""
+        """Write the checkpoint, with the lengths of the logs in it."""
         logs = {"metrics": self._metrics.sync(), "reallocations": self._reallocations.sync()}
         # before the checkpoint, because nothing is measured again in a run whose checkpoint is at its end
         write_whole(self._folder.seconds, json.dumps(attrs.asdict(effort)).encode())
@@ -109,9 +115,9 @@ class RunFolderWriter(RunWriter):
         self._saved = time.monotonic()
 
     def keep(self, epoch: int, make_checkpoint: MakeCheckpoint) -> None:
-        """Write the state to a file of its own."""
+        """Write the state to the file of this epoch."""
         make_checkpoint({}).write(self._folder.kept(epoch))
 
     def close(self) -> None:
-        """Close the logs and let others into the folder."""
+        """Close the logs and release the folder."""
         self._opened.close()

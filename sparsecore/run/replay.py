@@ -1,4 +1,4 @@
-"""The topologies of a run, one after another, from its log alone."""
+"""Replaying a run: its topologies, one after another, from its log alone."""
 
 import json
 from collections.abc import Iterator
@@ -19,13 +19,13 @@ from sparsecore.run.logs import StartTensors, Update, decode_positions, read_rec
 
 @attrs.frozen(eq=False)
 class Move:
-    """What an update moved.
+    """The positions of one update.
 
     Attributes:
         step: optimizer steps done before it.
-        pruned: positions that were given up, ascending int64.
-        grown: positions that came in their place, ascending int64.
-        where: the line of the log that tells it.
+        pruned: the pruned positions, ascending, int64.
+        grown: the grown positions, ascending, int64.
+        where: the line of the log, for errors.
     """
 
     step: int
@@ -37,7 +37,7 @@ class Move:
 def replay(folder: RunFolder) -> Iterator[Topology]:
     """The topology at the start, and after each update in reallocations.jsonl.
 
-    The start is drawn again from the experiment's seed, unless the run keeps one from another run; neither data nor
+    The initial topology is drawn again from the experiment's seed, unless the run keeps a warm start; neither data nor
     values are needed.
 
     Raises:
@@ -51,11 +51,11 @@ def replay(folder: RunFolder) -> Iterator[Topology]:
 
 
 def moves(folder: RunFolder, layout: Layout) -> Iterator[Move]:
-    """What each update in reallocations.jsonl moved.
+    """The pruned and grown positions of each update in reallocations.jsonl.
 
     Args:
-        folder: of the run.
-        layout: of its sparse tensors.
+        folder: the run.
+        layout: its sparse tensors.
 
     Raises:
         InputError: the log cannot be read, or is damaged.
@@ -79,7 +79,11 @@ def _move(line: bytes, where: str, layout: Layout) -> Move:
 
 
 def first_topology(folder: RunFolder) -> Topology:
-    """The topology at the start; see :func:`replay`."""
+    """The topology of a run before its first update.
+
+    Raises:
+        InputError: the experiment or the warm start cannot be read.
+    """
     experiment = Experiment.of(folder.read_tables())
     layout = layout_of(folder)
     arrays = experiment.backend.plugin.arrays

@@ -53,13 +53,13 @@ class Callback:
 
 @attrs.frozen(eq=False)
 class Finished:
-    """A run that has come to its end.
+    """A finished run.
 
     Attributes:
-        state: after the last step.
-        last: the last epoch's metrics.
-        seconds: spent on it, in all goes together.
-        memory: bytes of the trained parameters, by what they are, on this rank.
+        state: the state after the last step.
+        last: the metrics of the last epoch.
+        seconds: the wall time of all sessions.
+        memory: bytes of the trained parameters by kind, on this rank.
     """
 
     state: State
@@ -69,7 +69,7 @@ class Finished:
 
 
 class Run:
-    """An experiment being carried out. What changes lives here, in the learner, and with the writer."""
+    """A run in progress: the state of the engine and the learner."""
 
     def __init__(
         self,
@@ -79,7 +79,14 @@ class Run:
         checkpoint: Checkpoint | None,
         before: Effort = Effort(),
     ) -> None:
-        """Take up the run at its checkpoint, or begin it.
+        """Resume the run from its checkpoint, or begin it.
+
+        Args:
+            setup: the parts of the run that do not change.
+            ranks: the processes that train together.
+            identity: the fingerprints of the run, which its checkpoints keep.
+            checkpoint: the checkpoint to resume from; None for a run that begins.
+            before: the effort up to the checkpoint.
 
         Raises:
             InputError: the checkpoint does not fit the experiment.
@@ -90,11 +97,11 @@ class Run:
         self._last: Metrics | None = None
         if checkpoint is not None:
             with blaming(checkpoint):
-                self._take_up(checkpoint)
+                self._resume(checkpoint)
         self._memory = before.memory
-        self._begun = time.monotonic() - before.seconds
+        self._started = time.monotonic() - before.seconds
 
-    def _take_up(self, checkpoint: Checkpoint) -> None:
+    def _resume(self, checkpoint: Checkpoint) -> None:
         check_fits(checkpoint, self._state, self._setup.engine, self._learner)
         self._state = from_checkpoint(checkpoint, self._state, self._learner)
         check_totals(self._learner, len(self._setup.images.train))
@@ -102,12 +109,16 @@ class Run:
         self._last = Metrics(**last) if last else None
 
     def facts(self) -> dict[str, str]:
-        """What must be the same on all ranks."""
+        """Facts that must be the same on all ranks, by name."""
         clock, topology = self._state.clock, self._state.topology
         return {**self._identity, "steps that are done": str(clock.step), "topology": topology.sha256()}
 
     def train(self, writer: RunWriter, callback: Callback) -> Finished:
-        """Go on to the end.
+        """Train to the end.
+
+        Args:
+            writer: writes the files of the run.
+            callback: called after steps, updates and epochs.
 
         Raises:
             DivergedError: a loss or a weight is not finite any more.
@@ -121,7 +132,7 @@ class Run:
             writer.close()
         if self._last is None:
             raise InputError("the checkpoint is at the run's last step, and has no metrics of any epoch")
-        # a run that was taken up at its end has not trained in this process, and what it takes was measured before
+        # a run that was resumed at its end has not trained in this process; its memory was measured before
         return Finished(self._state, self._last, self._seconds(), self._memory or self._learner.memory().parts)
 
     def _epoch(self, writer: RunWriter, callback: Callback) -> None:
@@ -194,7 +205,7 @@ class Run:
         return Effort(self._seconds(), machine(), self._memory)
 
     def _seconds(self) -> float:
-        return time.monotonic() - self._begun
+        return time.monotonic() - self._started
 
 
 @attrs.frozen(eq=False)

@@ -23,7 +23,7 @@ from sparsecore.learning.protocols import Model, with_ties
 from sparsecore.run.checkpoint import Checkpoint, read_checkpoint
 from sparsecore.run.files import write_whole
 from sparsecore.run.folder import RunFolder
-from sparsecore.run.identity import fingerprint
+from sparsecore.run.identity import data_fingerprint
 from sparsecore.run.setup import images_of
 from sparsecore_cpu.runtime import Floats
 
@@ -116,7 +116,7 @@ class TrainedNetwork:
         if not folder.checkpoint.exists():
             raise InputError(f"the run {folder.path} has no checkpoint yet: it has not done an epoch")
         state, images = read_checkpoint(folder.checkpoint), images_of(experiment)
-        if fingerprint(images) != state.facts["data"]:
+        if data_fingerprint(images) != state.facts["data"]:
             raise InputError(f"the images that the run {folder.path} was trained on have changed since")
         pictures = ImageInfo(images.shape, images.classes, images.mean, images.std)
         return cls.of_checkpoint(experiment.model, pictures, state)
