@@ -1,6 +1,6 @@
-"""Start distributions: how many weights each tensor gets at a given sparsity.
+"""Start distributions: how many weights each tensor has at the start, at a given sparsity.
 
-All spend the same budget, that of the uniform distribution: Σ_i ⌊(1-s)·D_i⌋, and at least one weight a tensor.
+All have the same number of weights together, that of the uniform distribution: Σ_i ⌊(1-s)·D_i⌋, at least one a tensor.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,7 +19,11 @@ Distribution = Callable[[Layout, float], Counts]
 
 
 def check_sparsity(sparsity: float) -> float:
-    """The sparsity, if it lies in [0, 1); else an :class:`InputError`."""
+    """Return the sparsity.
+
+    Raises:
+        InputError: it is not in [0, 1).
+    """
     if not _is_share(sparsity):
         raise InputError(f"sparsity must lie in [0, 1): at least 0 and below 1; given {sparsity}")
     return sparsity
@@ -33,24 +37,28 @@ def _is_share(given: Any) -> bool:
 
 
 def check_initial_sparsity(initial: float, final: float) -> None:
-    """Raise an :class:`InputError` where a run would start sparser than it is to end."""
+    """Check the sparsities of a run that becomes sparser.
+
+    Raises:
+        InputError: it would start sparser than it is to end.
+    """
     if initial > final:
         raise InputError(f"a run that becomes sparser starts at most at its sparsity, {final}; given {initial}")
 
 
 def uniform(layout: Layout, sparsity: float) -> Counts:
-    """⌊(1-s)·D_i⌋ weights in every tensor, at least one (the paper's start)."""
+    """Return ⌊(1-s)·D_i⌋ weights for every tensor, at least one (Mostafa & Wang 2018)."""
     density = 1 - as_written(check_sparsity(sparsity))
     return np.array([max(1, int(size * density)) for size in layout.sizes], np.int64)
 
 
 def erdos_renyi(layout: Layout, sparsity: float) -> Counts:
-    """Density ∝ (n+m)/(n·m) for n inputs and m outputs (Mocanu et al. 2018), kernels counted as one."""
+    """Return counts with density ∝ (n+m)/(n·m) for n inputs and m outputs, a kernel as one (ER; Mocanu et al. 2018)."""
     return _proportional(layout, sparsity, [_channels(shape) * _kernel(shape) for shape in layout.shapes])
 
 
 def erdos_renyi_kernel(layout: Layout, sparsity: float) -> Counts:
-    """Density ∝ (Σ dims)/(Π dims), full tensors capped by fixed point (ERK; Evci et al. 2020)."""
+    """Return counts with density ∝ (Σ dims)/(Π dims), at most full tensors (ERK; Evci et al. 2020)."""
     return _proportional(layout, sparsity, [sum(shape) for shape in layout.shapes])
 
 
@@ -60,7 +68,11 @@ DISTRIBUTIONS: Mapping[str, Distribution] = MappingProxyType(
 
 
 def distribution(name: str) -> Distribution:
-    """The start distribution of this name; an :class:`InputError` lists the known ones."""
+    """Return the start distribution 'uniform', 'er' or 'erk'.
+
+    Raises:
+        InputError: there is none of this name; the message lists the known ones.
+    """
     try:
         return DISTRIBUTIONS[name]
     except KeyError:
@@ -68,7 +80,7 @@ def distribution(name: str) -> Distribution:
 
 
 def _proportional(layout: Layout, sparsity: float, weights: list[int]) -> Counts:
-    """One weight a tensor, the rest of the budget in proportion to ``weights`` = density · D_i."""
+    """Share the budget out in proportion to ``weights`` = density · D_i, with at least one weight for each tensor."""
     budget = int(uniform(layout, sparsity).sum())
     sizes = np.asarray(layout.sizes, np.int64)
     single = np.zeros(len(sizes), np.bool_)
@@ -77,7 +89,7 @@ def _proportional(layout: Layout, sparsity: float, weights: list[int]) -> Counts
         empty = (counts == 0) & ~single
         if not empty.any():
             return counts + single
-        # what these take may leave nothing to another one
+        # the weights that these get may leave none for another tensor
         single |= empty
 
 

@@ -1,7 +1,7 @@
-"""Every random number of a run, as a function of (seed, purpose, when, which tensor).
+"""Random numbers as functions of (seed, purpose, time, tensor).
 
-There is no global state and no backend generator: a draw is named by a path of keys, and the same path always gives
-the same numbers. Backends and ranks agree without communication, and a resumed run repeats the uninterrupted one.
+There is no global state and no generator of a backend: a path of keys names the numbers, and the same path always gives
+the same ones. Backends and ranks agree without communication, and a resumed run repeats the uninterrupted one.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ _CHUNK = 1 << 14  # the temporaries of a chunk stay in cache, and memory stays s
 
 
 def philox_words(positions: NDArray[np.integer], key: int) -> tuple[Words, Words]:
-    """The first two words of each position's block: two uint64 vectors as long as ``positions``."""
+    """Return the first two words of each position's Philox block: two uint64 vectors as long as ``positions``."""
     first = np.empty(len(positions), np.uint64)
     second = np.empty(len(positions), np.uint64)
     for start in range(0, len(positions), _CHUNK):
@@ -46,7 +46,7 @@ def _block(positions: Words, key0: int, key1: int) -> tuple[Words, Words]:
 
 
 def _multiply(a: Words, b: int) -> tuple[Words, Words]:
-    """The high and the low 64 bits of a·b, out of 32-bit halves."""
+    """Return the high and the low 64 bits of a·b, computed from 32-bit halves."""
     half, low_half = np.uint64(32), np.uint64(0xFFFFFFFF)
     b_high, b_low = np.uint64(b >> 32), np.uint64(b & 0xFFFFFFFF)
     a_high, a_low = a >> half, a & low_half
@@ -70,11 +70,11 @@ def _as_seed(given: SupportsIndex) -> int:
 
 @attrs.frozen
 class Randomness:
-    """A place in the tree of all draws of one seed.
+    """A node in the tree of all random numbers of one seed.
 
     Attributes:
         seed: the run's seed, any non-negative integer.
-        path: the keys from the root to this place.
+        path: the keys from the root to this node.
     """
 
     seed: int = attrs.field(converter=_as_seed)
@@ -82,33 +82,32 @@ class Randomness:
 
     @property
     def root(self) -> "Randomness":
-        """The root of all draws of this seed, for what must not depend on when it is asked for."""
+        """The root of the tree, for numbers that must not depend on the time at which they are drawn."""
         return Randomness(self.seed)
 
     def child(self, *keys: Key) -> "Randomness":
-        """The place below this one that the keys name."""
+        """Return the node below this one that the keys name."""
         return attrs.evolve(self, path=self.path + keys)
 
     def generator(self, *keys: Key) -> np.random.Generator:
-        """A fresh NumPy generator for the draws that the keys name; equal keys give equal numbers."""
+        """Return a new NumPy generator for the numbers that the keys name; equal keys give equal numbers."""
         return np.random.Generator(np.random.Philox(key=self._philox_key(*keys)))
 
     def normal_at(self, positions: NDArray[np.integer], *keys: Key) -> NDArray[np.float64]:
-        """Standard normal numbers, one a position; each is a function of the position alone.
+        """Return standard normal numbers, one a position; each is a function of its position alone.
 
-        The number of a position does not depend on which others are asked for, so that any initial value can be
-        had again without drawing the dense tensor.
+        Any initial value can so be drawn again without drawing those of the whole dense tensor.
         """
         words = philox_words(positions, self._philox_key(*keys))
         radius = np.sqrt(-2.0 * np.log(_unit_interval(words[0], open_at_zero=True)))
         return np.asarray(radius * np.cos(2.0 * np.pi * _unit_interval(words[1])))
 
     def uniform_at(self, positions: NDArray[np.integer], *keys: Key) -> NDArray[np.float64]:
-        """Numbers uniform in [0, 1), one a position; each is a function of the position alone."""
+        """Return numbers uniform in [0, 1), one a position; each is a function of its position alone."""
         return _unit_interval(philox_words(positions, self._philox_key(*keys))[0])
 
     def signs_at(self, positions: NDArray[np.integer], *keys: Key) -> NDArray[np.int8]:
-        """Fair signs, -1 or +1, one a position; each is a function of the position alone."""
+        """Return fair signs, -1 or +1, one a position; each is a function of its position alone."""
         return np.where(self.uniform_at(positions, *keys) < 0.5, np.int8(-1), np.int8(1))
 
     def _philox_key(self, *keys: Key) -> int:
@@ -117,5 +116,5 @@ class Randomness:
 
 
 def _unit_interval(words: NDArray[np.uint64], *, open_at_zero: bool = False) -> NDArray[np.float64]:
-    """The top 53 bits of each word as a number in [0, 1), or in (0, 1] where zero would have no logarithm."""
+    """Return the top 53 bits of each word as a number in [0, 1), or in (0, 1] for a logarithm."""
     return ((words >> np.uint64(11)).astype(np.float64) + float(open_at_zero)) * 2.0**-53

@@ -1,8 +1,8 @@
 """Algorithm 1 of Mostafa & Wang (2018): reallocate non-zero parameters within and across parameter tensors.
 
-The steps (prune, adjust, allocate, grow) are decided by strategies; the order, the bookkeeping and the exact number
-of parameters (fixed, but for strategies that declare how it shrinks) are the same for all. Cost and memory follow the
-N weights that exist, never the D dense positions.
+Strategies decide the steps (prune, adjust, allocate, grow); the order, the bookkeeping and the exact number of
+parameters (constant, except for strategies that set a target size) are the same for all. Time and memory grow with the
+N active weights, never with the D dense positions.
 """
 
 from typing import Any, Protocol, TypeVar
@@ -22,38 +22,38 @@ class Steps(Protocol):
     """The decisions of one reallocation, each already checked against the engine's promises."""
 
     def prune(self, topology: Topology, values: Array) -> Array:
-        """Which weights survive: one bool a weight. A tensor that it would empty keeps its largest all the same."""
+        """Return which weights survive: one bool a weight. A tensor that would lose all keeps its largest."""
         ...
 
     def adjust(self, pruned: Counts, survivors: Counts) -> StrategyStates:
-        """What the strategies remember for the next time (DPR's threshold)."""
+        """Return the strategy states for the next update (DPR's threshold)."""
         ...
 
     def allocate(self, pruned: Counts, survivors: Counts, room: Counts) -> Counts:
-        """How many weights grow in each tensor; together as many as were pruned, where the number stays."""
+        """Return how many weights grow in each tensor; as many together as were pruned, if the number is constant."""
         ...
 
     def grow(self, occupied: Topology, counts: Counts, kept: Topology) -> Array:
-        """Positions outside ``occupied``, ``counts[i]`` in tensor i, ascending; ``kept`` is what pruning has left."""
+        """Return positions outside ``occupied``, ascending, ``counts[i]`` in tensor i; ``kept`` are the survivors."""
         ...
 
     def initial_values(self, grown: Topology, values: Array) -> Array:
-        """The values that grown weights start with, in the dtype of ``values``."""
+        """Return the values of the grown weights, in the dtype of ``values``."""
         ...
 
 
 @attrs.frozen(eq=False)
 class Reallocation:
-    """What one reallocation did.
+    """The result of one reallocation.
 
     Attributes:
-        before: the topology that was.
-        after: the topology that is.
-        survives: for each slot before, whether its weight is still there.
-        sources: for each slot after, its slot before; N where the weight has just grown.
-        values: the values after.
-        pruned: weights pruned per tensor.
-        grown: weights grown per tensor.
+        before: the topology before it, of N weights.
+        after: the topology after it.
+        survives: for each slot before it whether the weight has survived, one bool each.
+        sources: for each slot after it the slot before; N where the weight has just grown.
+        values: one value for each slot after it.
+        pruned: weights pruned in each tensor.
+        grown: weights grown in each tensor.
     """
 
     before: Topology
@@ -67,11 +67,11 @@ class Reallocation:
 
     @property
     def pruned_count(self) -> int:
-        """K, the number of weights pruned; as many have grown, but where the strategy declares another number."""
+        """K, the number of weights pruned; as many have grown, unless a strategy sets a target size."""
         return int(self.pruned.sum())
 
     def carry(self, slots: Vector) -> Vector:
-        """A vector with one entry a weight, taken along: survivors keep their entry, grown weights get zero.
+        """Carry a vector with one entry a weight along: survivors keep their entry, grown weights get zero.
 
         Args:
             slots: N entries (or N rows) in the order of ``before.positions``, on the backend.
@@ -95,12 +95,12 @@ class Reallocation:
 
     @property
     def grown_slots(self) -> Array:
-        """The slots after that hold a weight that has just grown, ascending."""
+        """The slots, after the reallocation, of the weights that have just grown, ascending."""
         return counting_of(self.after.arrays).nonzero(self.sources == self.before.size, int(self.grown.sum()))
 
     @property
     def grown_positions(self) -> Array:
-        """The positions that have grown, ascending."""
+        """The positions where weights have grown, ascending."""
         return self.after.arrays.take(self.after.positions, self.grown_slots)
 
     @property
@@ -112,13 +112,16 @@ class Reallocation:
 def reallocate(
     topology: Topology, values: Array, steps: Steps, *, regrow_pruned: bool = False
 ) -> tuple[Reallocation, StrategyStates]:
-    """One invocation of Algorithm 1, its lines at the right.
+    """Reallocate by one pass of Algorithm 1, whose lines stand at the right.
 
     Args:
         topology: the active positions.
         values: their N values.
         steps: the decisions.
-        regrow_pruned: whether what was just pruned may grow again at once.
+        regrow_pruned: whether what was just pruned may grow again in this pass.
+
+    Returns:
+        What was pruned and grown, and the strategy states as ``steps.adjust`` returned them.
 
     Raises:
         NoRoomError: more is to grow than there are free positions.
@@ -136,7 +139,7 @@ def reallocate(
 
 
 def _without_emptied(topology: Topology, values: Array, survives: Array) -> tuple[Array, Topology]:
-    """Who survives; a tensor that would lose all its weights keeps its largest (ties: the lowest position)."""
+    """Return the survivors; a tensor that would lose all its weights keeps its largest (ties: the lowest position)."""
     arrays, survivors = topology.arrays, topology.subset(survives)
     emptied = np.flatnonzero((survivors.counts == 0) & (topology.counts > 0))
     if not len(emptied):
@@ -154,7 +157,7 @@ def _without_emptied(topology: Topology, values: Array, survives: Array) -> tupl
 def _merge(
     before: Topology, survives: Array, survivors: Topology, grown: Topology, initial: Array, values: Array
 ) -> Reallocation:
-    """Survivors and grown weights in one ascending order."""
+    """Merge survivors and grown weights into one ascending order."""
     arrays, counting = before.arrays, counting_of(before.arrays)
     positions = arrays.concatenate([survivors.positions, grown.positions])
     order = arrays.argsort(positions)

@@ -13,7 +13,7 @@ from sparsecore.errors import InputError
 
 @attrs.frozen
 class Clock:
-    """The time that schedules are functions of.
+    """How far a run has come; schedules are functions of it.
 
     Attributes:
         step: optimizer steps that are finished.
@@ -42,25 +42,25 @@ class Clock:
         return Clock(self.step + 1, self.steps_per_epoch, self.total_steps, self.updates)
 
     def updated(self) -> "Clock":
-        """One reallocation later."""
+        """Return the clock one update later."""
         return attrs.evolve(self, updates=self.updates + 1)
 
 
 class Schedule(Protocol):
-    """A number as a function of the clock."""
+    """A number as a function of the clock, such as :class:`Piecewise` and :class:`Cosine`."""
 
     @property
     def lowest(self) -> float:
-        """The lowest that the number ever is."""
+        """The lowest number of the whole run, or below it."""
         ...
 
     @property
     def highest(self) -> float:
-        """The highest that the number ever is."""
+        """The highest number of the whole run, or above it."""
         ...
 
     def __call__(self, clock: Clock) -> float:
-        """The number at this time."""
+        """Return the number at this time."""
         ...
 
 
@@ -79,7 +79,11 @@ def _as_epoch(given: object) -> int:
 
 
 def as_number(given: object) -> float:
-    """The number given, an int or a float; an :class:`InputError` for anything else."""
+    """Return a setting that is an int or a float.
+
+    Raises:
+        InputError: it is anything else.
+    """
     if isinstance(given, bool) or not isinstance(given, int | float):
         raise InputError(f"a number was expected, given {given!r}")
     return given
@@ -87,7 +91,7 @@ def as_number(given: object) -> float:
 
 @attrs.frozen
 class Piecewise:
-    """Constant from each of a row of epochs on: ``Piecewise({0: 0.1, 60: 0.02})``.
+    """A number that changes at given epochs and is constant between them: ``Piecewise({0: 0.1, 60: 0.02})``.
 
     Attributes:
         pieces: (epoch, value) pairs; the first epoch is 0, the epochs ascend.
@@ -113,15 +117,20 @@ class Piecewise:
         return max(value for _, value in self.pieces)
 
     def __call__(self, clock: Clock) -> float:
-        """The value of the latest piece that has begun."""
+        """Return the value of the latest piece that has begun."""
         return [value for epoch, value in self.pieces if epoch <= clock.epoch][-1]
 
 
 @attrs.frozen
 class Cosine:
-    """From ``start`` along half a cosine to ``end``, reached at the fraction ``until`` of the run, then constant.
+    """A number that falls from ``start`` along half a cosine to ``end``, and is constant from ``until`` on.
 
     f(t) = end + (start - end)/2 · (1 + cos(π·t/T)), T = until · total steps (RigL's α/2·(1+cos) with end 0).
+
+    Attributes:
+        start: the number at the first step.
+        end: the number from ``until`` on.
+        until: a fraction of the run, in (0, 1].
     """
 
     start: float
@@ -145,7 +154,7 @@ class Cosine:
         return max(self.start, self.end)
 
     def __call__(self, clock: Clock) -> float:
-        """The value at this step.
+        """Return the value at this step.
 
         Raises:
             InputError: the clock does not know the total number of steps.
@@ -155,10 +164,14 @@ class Cosine:
 
 
 def as_schedule(given: "float | Mapping[Any, Any] | Piecewise | Cosine") -> Schedule:
-    """A schedule from what a settings file may hold.
+    """Return the schedule that a setting describes.
 
-    A number is constant; ``{0 = 0.1, 60 = 0.02}`` is piecewise from these epochs on;
-    ``{start = 0.3, end = 0.0, until = 0.75}`` is a cosine.
+    Args:
+        given: a number, which is constant; ``{0: 0.1, 60: 0.02}``, which is piecewise from these epochs on;
+            ``{"start": 0.3, "end": 0.0, "until": 0.75}``, which is a cosine; or a schedule.
+
+    Raises:
+        InputError: it is none of these.
     """
     match given:
         case Piecewise() | Cosine():
@@ -174,14 +187,14 @@ def as_schedule(given: "float | Mapping[Any, Any] | Piecewise | Cosine") -> Sche
 
 @attrs.frozen
 class Every:
-    """An update is due every so many steps or epochs, never before the first step or after the last.
+    """The steps at which updates are due: every so many steps or epochs, but never before the first step.
 
     Attributes:
-        steps: steps between updates, constant or piecewise by epoch: an update is due after step t of an epoch's
-            count where t is a multiple of it (t counts finished steps, from the start of the run).
-        epochs: epochs between updates, in place of ``steps``.
-        times: so many updates in all, in place of both: evenly spread, the last one at ``until``, or with the last step
-            that another one follows.
+        steps: steps between updates, constant or changing over the run: an update is due when the number of finished
+            steps is a multiple of it.
+        epochs: epochs between updates, instead of ``steps``.
+        times: the number of updates in all, instead of both: they are evenly spread, the last one at ``until`` or
+            after the last step but one.
         until_epoch: no update in this epoch (counted from 0) or later.
         until: no update from this fraction of the run on.
     """
@@ -211,7 +224,11 @@ class Every:
             raise InputError(f"updates end at a fraction of the run in [0, 1]; given until = {self.until}")
 
     def __call__(self, clock: Clock) -> bool:
-        """Whether an update is due now."""
+        """Return whether an update is due now.
+
+        Raises:
+            InputError: the schedule needs the total number of steps, and the clock does not know it.
+        """
         if self.times is not None:
             return self._is_one_of(self.times, clock)
         if clock.step == 0 or self._is_over(clock):
@@ -232,7 +249,11 @@ class Every:
 
 
 def total_steps(clock: Clock) -> int:
-    """The steps of the whole run; an :class:`InputError` where its end is not known."""
+    """Return the number of steps of the whole run.
+
+    Raises:
+        InputError: the clock does not know it.
+    """
     if clock.total_steps is None:
         raise InputError("this schedule needs the end of the run; give the total number of steps (total_steps)")
     return clock.total_steps
@@ -249,7 +270,7 @@ def _check_finite(value: float) -> None:
 
 
 def as_written(number: float) -> Fraction:
-    """The decimal that the user wrote, not its binary neighbour: 1.15·100 is 115, not 114.99."""
+    """Return a number exactly as its decimal is written, not its binary neighbour: 1.15·100 is 115, not 114.99."""
     return Fraction(repr(float(number)))
 
 
@@ -267,12 +288,12 @@ class Amount:
         if isinstance(self.given, str):
             share = self._share()
             if not 0.0 < share < 1.0:
-                raise InputError(f"a share of all weights lies between 0% and 100%; given {self.given!r}")
+                raise InputError(f"a share of all weights is between 0% and 100%; given {self.given!r}")
         elif isinstance(self.given, bool) or not isinstance(self.given, int) or self.given < 1:
             raise InputError(f"a number of weights is a whole number of at least 1 or like '10%'; given {self.given!r}")
 
     def of_all(self, weights: int) -> int:
-        """The number, where there are ``weights`` in all; at least 1."""
+        """Return the number, at least 1, where there are ``weights`` in all."""
         return max(1, round(self._share() * weights)) if isinstance(self.given, str) else self.given
 
     def _share(self) -> float:
@@ -286,5 +307,5 @@ class Amount:
 
 
 def as_amount(given: Amount | int | str) -> Amount:
-    """The amount, from itself or from what a settings file may hold."""
+    """Return the amount that a setting describes; an amount is returned as it is."""
     return given if isinstance(given, Amount) else Amount(given)

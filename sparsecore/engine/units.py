@@ -1,6 +1,6 @@
-"""Units: what is pruned and grown as one. Single weights, whole kernels, or blocks of a matrix.
+"""Units, which are pruned and grown as one: single weights, whole kernels, or blocks of a matrix.
 
-The full DPR paper (Mostafa & Wang 2019) also moves whole 3x3 kernels; blocks are what hardware likes.
+The full DPR paper (Mostafa & Wang 2019) also moves whole 3x3 kernels; blocks suit the hardware.
 """
 
 import itertools
@@ -25,10 +25,10 @@ Sides = tuple[int, ...]
 
 
 class Units(Protocol):
-    """How tensors are cut into units. ``str`` gives the name that :func:`as_units` reads."""
+    """How tensors are divided into units. ``str`` returns the name that :func:`as_units` reads."""
 
     def of(self, shape: Sides) -> Sides:
-        """The sides of a unit in a tensor of this dense shape, as many as the tensor has."""
+        """Return the shape of a unit in a tensor of this dense shape, with as many sides."""
         ...
 
 
@@ -40,7 +40,7 @@ class SingleWeights:
         return "weights"
 
     def of(self, shape: Sides) -> Sides:
-        """One weight."""
+        """Return the shape of one weight."""
         return (1,) * len(shape)
 
 
@@ -52,13 +52,13 @@ class Kernels:
         return "kernels"
 
     def of(self, shape: Sides) -> Sides:
-        """All sides behind the two of the channels; in a matrix one weight."""
+        """Return the sides after the two of the channels; in a matrix a unit is one weight."""
         return (*(1 for _ in shape[:2]), *shape[2:])
 
 
 @attrs.frozen
 class Blocks:
-    """Blocks of the first two sides, (out, in) in most layers; each place of a kernel has blocks of its own.
+    """Every block of the first two sides, (out, in) in most layers, is a unit; each kernel position has its own blocks.
 
     Attributes:
         rows: b1, of the first side.
@@ -72,7 +72,7 @@ class Blocks:
         return f"{self.rows}x{self.columns}"
 
     def of(self, shape: Sides) -> Sides:
-        """b1 by b2."""
+        """Return b1 by b2."""
         block = (self.rows, self.columns) if len(shape) > 1 else (self.columns,)
         return (*block, *(1 for _ in shape[2:]))
 
@@ -82,10 +82,10 @@ _BLOCKS = re.compile(r"([1-9]\d{0,8})x([1-9]\d{0,8})", re.ASCII)
 
 
 def as_units(given: object) -> Units:
-    """The units of this name, 'weights', 'kernels' or such as '4x4'; given units as they are.
+    """Return the units named 'weights', 'kernels' or, for example, '4x4'; units are returned as they are.
 
     Raises:
-        InputError: there are no such units.
+        InputError: there are none of this name.
     """
     if callable(getattr(given, "of", None)):
         return given  # type: ignore[return-value]

@@ -1,1 +1,1 @@
-"""Plugins: how they are found, listed, described as plain values, and begun as projects of their own."""
+"""Plugins: finding, loading and listing them, describing them as plain values, and writing new projects."""

@@ -1,4 +1,4 @@
-"""Strategies and their options as plain values, so that a saved training can be compared with the one at hand."""
+"""Strategies and their options as plain values, so that a saved training can be compared with the present one."""
 
 import functools
 import hashlib
@@ -22,12 +22,12 @@ import numpy as np
 from sparsecore.engine.registration import MARK
 
 _OBSERVING = frozenset({"reallocated", "metrics"})
-"""The hooks of a plugin that only watches: it decides nothing and has no state."""
+"""The hooks of a plugin that only observes: it decides nothing and has no state."""
 _DEEPEST = 6
 
 
 def describe_strategies(strategies: Mapping[str, object]) -> list[dict[str, Any]]:
-    """The class and the options of each strategy that decides something, bottom first.
+    """Return the class and the options of each strategy that decides something, bottom first.
 
     Strategies that only observe are left out: with or without them, training is the same. Options are the fields of an
     attrs class or a dataclass, but for those with ``eq=False`` (``compare=False``) or ``init=False``. Of any other
@@ -44,7 +44,7 @@ def describe_strategies(strategies: Mapping[str, object]) -> list[dict[str, Any]
 
 @singledispatch
 def described(value: Any, depth: int = 0) -> Any:
-    """A value as strings, numbers, bools, None, lists and dicts; an object by its class and what it is made of."""
+    """Return a value as strings, numbers, bools, None, lists and dicts; an object as its class and its options."""
     if depth > _DEEPEST:
         return type(value).__name__
     return {"class": type(value).__name__, **_options(value, depth)}
@@ -118,7 +118,7 @@ def _(value: MethodType, depth: int = 0) -> Any:
 
 @described.register
 def _(value: FunctionType, depth: int = 0) -> Any:
-    """A function as an option is its code, its defaults and what it has captured."""
+    """Describe a function by its code, its defaults and the variables that it has captured."""
     code = value.__code__
     content = repr((code.co_code, [const for const in code.co_consts if not inspect.iscode(const)], code.co_names))
     captured = _captured(value, depth)
@@ -130,7 +130,7 @@ def _(value: FunctionType, depth: int = 0) -> Any:
 @described.register(random.Random)
 @described.register(np.random.Generator)
 def _(value: Any, depth: int = 0) -> Any:  # noqa: ARG001
-    """What is used but is no option."""
+    """Describe a tool such as a logger by its class alone: it is no option."""
     return type(value).__name__
 
 
@@ -148,7 +148,7 @@ def _of_strategy(strategy: object) -> dict[str, Any]:
 
 
 def _hooks(strategy: object) -> dict[str, Any]:
-    """The methods that are marked as hooks, as they stand in the class."""
+    """Return the methods that are marked as hooks, as the class defines them."""
     members = inspect.getmembers_static(strategy)
     functions = {name: getattr(member, "__func__", member) for name, member in members}
     return {name: function for name, function in functions.items() if hasattr(function, MARK)}
@@ -172,7 +172,7 @@ def _slots(kind: type) -> list[str]:
 
 
 def _captured(function: Any, depth: int) -> dict[str, Any]:
-    """The values of a function's defaults and of the variables around it."""
+    """Return the values of a function's defaults and of its captured variables."""
     names: Sequence[str] = getattr(getattr(function, "__code__", None), "co_freevars", ())
     cells = getattr(function, "__closure__", None) or ()
     around = {

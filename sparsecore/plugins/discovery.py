@@ -38,51 +38,53 @@ _NEEDED = {
 
 
 def installed(kind: str) -> tuple[EntryPoint, ...]:
-    """The entry points of a kind, by name; nothing is imported."""
+    """Return the entry points of a kind of plugin, sorted by name; nothing is imported."""
     found: dict[str, EntryPoints] = {}
     for distribution in distributions():
         try:
             entries = distribution.entry_points.select(group=GROUPS[kind])
             if entries:
-                found.setdefault(distribution.name, entries)  # a distribution hides its like further down the path
+                found.setdefault(
+                    distribution.name, entries
+                )  # the first distribution of a name on the path hides the others
         except (ValueError, TypeError, OSError):
-            continue  # metadata of somebody else's that cannot be read hides nobody's plugins but its own
+            continue  # unreadable metadata of one distribution must not hide the plugins of others
     return tuple(sorted(set(chain.from_iterable(found.values())), key=lambda entry: (entry.name, entry.value)))
 
 
 @contextmanager
 def guard_plugin_code(kind: str, name: str) -> Iterator[None]:
-    """Turn an exit that a plugin asks for, and whatever else is no Exception, into an error that names the plugin.
+    """Run a plugin's code: SystemExit, and what else is no Exception, becomes an error that names the plugin.
 
-    The working directory stays what it was: paths that come after a plugin's are relative to the same folder.
+    The working directory is restored afterwards, so that relative paths mean the same as before.
 
     Args:
         kind: 'strategy', 'backend', 'model' or 'dataset'.
         name: what selected it.
 
     Raises:
-        PluginError: the plugin asked to exit.
+        PluginError: the plugin called ``sys.exit``, or raised what is no Exception.
     """
-    with _staying_here():
+    with _same_directory():
         try:
             yield
         except (Exception, KeyboardInterrupt):
             raise
         except SystemExit as error:
-            raise PluginError(f"the {kind} {name!r} asked to exit: {_told(error)}") from error
+            raise PluginError(f"the {kind} {name!r} asked to exit: {_describe_error(error)}") from error
         except BaseException as error:
-            raise PluginError(f"the {kind} {name!r} cannot be used: {_told(error)}") from error
+            raise PluginError(f"the {kind} {name!r} cannot be used: {_describe_error(error)}") from error
 
 
-def _staying_here() -> AbstractContextManager[None]:
+def _same_directory() -> AbstractContextManager[None]:
     try:
         return chdir(Path.cwd())
-    except OSError:  # the working directory has been deleted, and nothing can lie in it
+    except OSError:  # the working directory has been deleted, so that no path can be relative to it
         return nullcontext()
 
 
 def load(kind: str, selection: str) -> Any:
-    """The object (usually a class) that ``selection`` names.
+    """Return the object, usually a class, that ``selection`` names.
 
     Args:
         kind: 'strategy', 'backend', 'model' or 'dataset'.
@@ -100,9 +102,9 @@ def load(kind: str, selection: str) -> Any:
 
 
 def file_of(selection: str) -> Path | None:
-    """The file of 'file.py:Object'; None for a selection by other means."""
-    place, colon, _ = selection.rpartition(":")
-    return Path(place) if colon and place.endswith(".py") else None
+    """Return the file of a selection 'file.py:Object'; None for any other selection."""
+    file, colon, _ = selection.rpartition(":")
+    return Path(file) if colon and file.endswith(".py") else None
 
 
 def _load_installed(kind: str, name: str) -> Any:
@@ -117,7 +119,7 @@ def _load_installed(kind: str, name: str) -> Any:
 
 
 def _sized(kind: str, name: str, entries: Iterable[EntryPoint]) -> Any:
-    """A model of other sizes: 'wrn-40-4' by the class of 'wrn-28-2', where that has ``from_sizes``."""
+    """Return a model of other sizes: 'wrn-40-4' by the class of 'wrn-28-2', if that has ``from_sizes``."""
     for entry in entries:
         sizes = [int(size) for size in re.findall(r"[0-9]{1,9}", name)]
         if sizes and _shape(entry.name) == _shape(name):
@@ -136,24 +138,26 @@ def _load_entry(kind: str, entry: EntryPoint) -> Any:
     try:
         return entry.load()
     except PluginError:
-        raise  # a plugin that knows what it lacks has said so
+        raise  # the plugin says itself what it lacks
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a module may raise any, as pytest's skip does
-        raise PluginError(f"the {kind} {entry.name!r} ({entry.value}) cannot be loaded: {_told(error)}") from error
+        raise PluginError(
+            f"the {kind} {entry.name!r} ({entry.value}) cannot be loaded: {_describe_error(error)}"
+        ) from error
 
 
 def _import_path(selection: str) -> Any:
-    place, _, name = selection.rpartition(":")
+    source, _, name = selection.rpartition(":")
     file = file_of(selection)
-    module = _module(selection, place) if file is None else _module_of_file(selection, file)
+    module = _module(selection, source) if file is None else _module_of_file(selection, file)
     try:
         chosen: Any = module
         for part in name.split("."):
             chosen = getattr(chosen, part)
     except AttributeError:
         own = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
-        raise PluginError(unknown("object", name, own, f"{place} has")) from None
+        raise PluginError(unknown("object", name, own, f"{source} has")) from None
     return chosen
 
 
@@ -163,7 +167,7 @@ def _module(selection: str, name: str) -> ModuleType:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a module may raise any, as pytest's skip does
-        raise PluginError(f"{selection!r} cannot be loaded: {_told(error)}") from error
+        raise PluginError(f"{selection!r} cannot be loaded: {_describe_error(error)}") from error
 
 
 def _module_of_file(selection: str, path: Path) -> ModuleType:
@@ -184,12 +188,12 @@ def _module_of_file(selection: str, path: Path) -> ModuleType:
         raise
     except BaseException as error:  # a module may raise any, as pytest's skip does
         del sys.modules[name]
-        raise PluginError(f"{selection!r} cannot be loaded: {_told(error)}") from error
+        raise PluginError(f"{selection!r} cannot be loaded: {_describe_error(error)}") from error
     return module
 
 
-def _told(error: BaseException) -> str:
-    """The error and the line where it arose."""
+def _describe_error(error: BaseException) -> str:
+    """Return the error's type and message, and the line that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {error}" + ("" if isinstance(error, SyntaxError) else where)

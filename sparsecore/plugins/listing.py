@@ -1,7 +1,7 @@
-"""What is installed, told without importing any of it.
+"""The installed plugins, listed without importing any of them.
 
-A plugin's one line is read from its source: the docstring of the class, or of the module. So are the mistakes that can
-be seen there: a module that does not exist, a syntax error, a missing object, an import of something not installed.
+A plugin's summary is read from its source: the docstring of the class, or of the module. So are the errors that the
+source shows: a missing module, a syntax error, a missing object, an import of something that is not installed.
 """
 
 import ast
@@ -23,8 +23,8 @@ class Listing:
         kind: 'strategy', 'backend', 'model' or 'dataset'.
         name: the name that selects it.
         source: the distribution and the object that the entry point names.
-        summary: its one line, empty where it is broken or has none.
-        error: why it cannot be used; None where nothing was seen.
+        summary: the first line of its docstring; empty where it is broken or has none.
+        error: why it cannot be used; None where no error was found.
     """
 
     kind: str
@@ -35,7 +35,7 @@ class Listing:
 
 
 def listings() -> list[Listing]:
-    """Every installed plugin, the broken ones included, by kind and name."""
+    """Return every installed plugin, the broken ones included, by kind and name."""
     return [_listing(kind, entry) for kind in GROUPS for entry in installed(kind)]
 
 
@@ -43,15 +43,15 @@ def _listing(kind: str, entry: EntryPoint) -> Listing:
     distribution = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "unknown"
     try:
         summary, error = _summary(entry), None
-    except _BrokenError as trouble:
-        summary, error = "", str(trouble)
-    except Exception as trouble:  # whatever is wrong with it, the others are listed
-        summary, error = "", repr(trouble)
+    except _BrokenError as found:
+        summary, error = "", str(found)
+    except Exception as found:  # an unexpected error in one plugin must not hide the others
+        summary, error = "", repr(found)
     return Listing(kind, entry.name, f"{distribution}: {entry.value}", summary, error)
 
 
 class _BrokenError(Exception):
-    """Why a plugin cannot be used."""
+    """A plugin cannot be used; the message says why."""
 
 
 def _summary(entry: EntryPoint) -> str:
@@ -94,7 +94,7 @@ def _source_file(module: str) -> Path | None:
 
 
 def _check_runs(tree: ast.Module, module: str) -> None:
-    """Raise for what would fail on import whatever the circumstances, as far as the source shows it."""
+    """Raise an error for statements that would certainly fail on import."""
     for node in tree.body:
         if isinstance(node, ast.Raise):
             raise _BrokenError(
@@ -104,7 +104,7 @@ def _check_runs(tree: ast.Module, module: str) -> None:
             try:
                 found = importlib.util.find_spec(name) is not None
             except (ImportError, ValueError):
-                found = True  # a module in an odd state; only an import can tell
+                found = True  # the module is in an unusual state, and only an import would show whether it works
             if not found:
                 raise _BrokenError(f"ModuleNotFoundError: No module named {name!r}")
 
@@ -117,7 +117,7 @@ def _imported(node: ast.stmt) -> Iterator[str]:
 
 
 def _definition(tree: ast.Module, name: str, module: str) -> ast.AST | None:
-    """The class or function of this name, None where the name is bound by other means."""
+    """Return the class or function of this name; None where the name is bound in another way."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
             return node

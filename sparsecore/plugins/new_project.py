@@ -1,4 +1,4 @@
-"""A plugin project to begin with: a strategy in one file, its test, its entry point."""
+"""Writing the project of a new strategy: the strategy in one file, its test, its entry point."""
 
 import builtins
 import re
@@ -29,31 +29,31 @@ _LONGEST = 50
 
 @attrs.frozen
 class Names:
-    """What the parts of a strategy's project are called.
+    """The names of the parts of a strategy's project.
 
     Attributes:
-        name: of the strategy, on the command line.
+        name: the strategy's name on the command line.
     """
 
     name: str
 
     @property
     def title(self) -> str:
-        """The class."""
+        """The name of the class."""
         return "".join(word.capitalize() for word in self.name.split("-"))
 
     @property
     def module(self) -> str:
-        """The file without its suffix; the prefix keeps it apart from all other modules."""
+        """The name of the module; the prefix keeps it apart from all other modules."""
         return f"sparsecore_{self.name.replace('-', '_')}"
 
     @property
     def distribution(self) -> str:
-        """The project."""
+        """The name of the project."""
         return f"sparsecore-{self.name}"
 
-    def put_into(self, text: str) -> str:
-        """The text of a template with the names in their places."""
+    def fill(self, text: str) -> str:
+        """Return the text of a template with these names filled in."""
         return Template(text).substitute(
             name=self.name, title=self.title, module=self.module, distribution=self.distribution
         )
@@ -64,10 +64,10 @@ def new_strategy(name: str, folder: Path) -> tuple[Path, ...]:
 
     Args:
         name: of the strategy: lower-case words joined by '-'.
-        folder: to be made; it may exist if it is empty.
+        folder: created by this; it may exist if it is empty.
 
     Returns:
-        The files, the strategy's own first.
+        The paths of the files, the strategy's own first.
 
     Raises:
         InputError: the name cannot be used, or the folder cannot be made or is not empty.
@@ -79,9 +79,9 @@ def new_strategy(name: str, folder: Path) -> tuple[Path, ...]:
         if any(folder.iterdir()):
             raise InputError(f"the folder {folder} is not empty; give one that does not exist yet")
         for file, text in templates.items():
-            # made anew or not at all, whoever else writes here
-            with (folder / names.put_into(file)).open("x", encoding="utf-8", newline="\n") as made:
-                made.write(names.put_into(text))
+            # "x" fails where another process has just written the same file
+            with (folder / names.fill(file)).open("x", encoding="utf-8", newline="\n") as opened:
+                opened.write(names.fill(text))
     except OSError as error:
         raise InputError(f"the folder {folder} cannot be made: {error.strerror}") from error
     own = folder / f"{names.module}.py"
@@ -89,8 +89,8 @@ def new_strategy(name: str, folder: Path) -> tuple[Path, ...]:
 
 
 def _templates() -> dict[str, str]:
-    place = files("sparsecore") / "templates" / "strategy"
-    return {file: (place / template).read_text("utf-8") for file, template in _FILES.items()}
+    folder = files("sparsecore") / "templates" / "strategy"
+    return {file: (folder / template).read_text("utf-8") for file, template in _FILES.items()}
 
 
 def _checked(name: str, templates: Mapping[str, str]) -> Names:
@@ -108,7 +108,7 @@ def _checked(name: str, templates: Mapping[str, str]) -> Names:
             f"the module of a strategy named {name!r} would be {names.module}, and there is one already; choose "
             "another name"
         )
-    if names.title in _taken(templates) or names.title.startswith("Test"):
+    if names.title in _reserved_names(templates) or names.title.startswith("Test"):
         raise InputError(
             f"the class of a strategy named {name!r} would be {names.title}, which means something else in Python, in "
             "sparsecore or to pytest; choose another name"
@@ -116,7 +116,7 @@ def _checked(name: str, templates: Mapping[str, str]) -> Names:
     return names
 
 
-def _taken(templates: Mapping[str, str]) -> set[str]:
-    """Names that mean something in the files already."""
+def _reserved_names(templates: Mapping[str, str]) -> set[str]:
+    """Return the names that have a meaning in the files already."""
     imported = re.findall(r"^from \S+ import (.+)$", "\n".join(templates.values()), re.MULTILINE)
     return {*dir(builtins), *(word for line in imported for word in line.split(", "))}

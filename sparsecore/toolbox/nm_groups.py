@@ -1,8 +1,8 @@
 """Groups of consecutive positions: N weights of each M, as N:M sparsity and constant fan-in have it.
 
-What leads to an output is its fan-in: in a tensor of shape (out, in, kernel...) its in·kernel positions, row-major; a
-vector is the fan-in of one output. Each fan-in is cut into groups of M consecutive positions, so that no group holds
-what leads to two outputs. Positions and groups are counted from the tensor's first.
+The fan-in of an output are the positions that lead to it: in·kernel consecutive ones in a tensor of shape
+(out, in, kernel...), and all of them in a vector. Each fan-in is divided into groups of M consecutive positions, so
+that no group leads to two outputs. Positions and groups are counted from the tensor's first.
 """
 
 import math
@@ -18,10 +18,10 @@ from sparsecore.errors import InputError
 
 
 def group_sizes(layout: Layout, group: int | None) -> tuple[int, ...]:
-    """M of each tensor: ``group``, or its whole fan-in where that is None.
+    """Return M of each tensor: ``group``, or the whole fan-in where that is None.
 
     Raises:
-        InputError: ``group`` does not divide a fan-in; the sentence names the tensor and what does.
+        InputError: ``group`` does not divide a fan-in; the message names the tensor and the possible groups.
     """
     fans = [_fan_in(shape) for shape in layout.shapes]
     for name, fan in zip(layout.names, fans, strict=True):
@@ -36,42 +36,42 @@ def group_sizes(layout: Layout, group: int | None) -> tuple[int, ...]:
 
 
 def group_counts(layout: Layout, sizes: Sequence[int]) -> Counts:
-    """How many groups each tensor has, of M = ``sizes[i]`` positions."""
+    """Return how many groups of M = ``sizes[i]`` positions each tensor has."""
     return constant(np.array([size // each for size, each in zip(layout.sizes, sizes, strict=True)], np.int64))
 
 
 def groups_of(topology: Topology, name: str, size: int) -> Array:
-    """The group of each of a tensor's weights, ascending; groups have ``size`` positions."""
+    """Return the group of each of a tensor's weights, ascending; groups have ``size`` positions."""
     offset = topology.layout.offsets[topology.layout.index(name)]
     return (topology.positions[topology.slots(name)] - offset) // size
 
 
 def count_in_groups(members: Array, groups: Array, arrays: Arrays) -> Array:
-    """How many of ``members``, the ascending groups of some positions, there are of each of ``groups``."""
+    """Return for each of ``groups`` how often it occurs in ``members``, which ascend."""
     return arrays.searchsorted(members, groups, "right") - arrays.searchsorted(members, groups, "left")
 
 
 def first_of_each_group(groups: Array, most: Array, arrays: Arrays) -> Array:
-    """Which entries are among the first of their group.
+    """Return which entries are among the first of their group.
 
     Args:
         groups: the group of each entry, in any order.
         most: for each entry, how many of its group are wanted.
-        arrays: the verbs of the backend that holds both.
+        arrays: the operations of the backend that holds both.
 
     Returns:
         One bool an entry.
     """
-    nobody, asked = arrays.zeros_like(groups, len(groups)) != 0, _wanted(most, arrays)
-    groups, most = arrays.take(groups, asked), arrays.take(most, asked)
+    none, wanted = arrays.zeros_like(groups, len(groups)) != 0, _wanted(most, arrays)
+    groups, most = arrays.take(groups, wanted), arrays.take(most, wanted)
     order = arrays.argsort(groups)
     together = arrays.take(groups, order)
     before = arrays.arange(len(groups), np.int64) - arrays.searchsorted(together, together, "left")
-    return arrays.put(nobody, arrays.take(asked, order), before < arrays.take(most, order))
+    return arrays.put(none, arrays.take(wanted, order), before < arrays.take(most, order))
 
 
 def _wanted(most: Array, arrays: Arrays) -> Array:
-    """Indices of the entries of whose groups any are wanted; where finding them means to wait for a device, of all."""
+    """Return the indices of the entries whose groups are wanted at all; on a device, of all entries."""
     is_on_device = getattr(arrays, "counting", None) is not None
     return arrays.arange(len(most), np.int64) if is_on_device else arrays.nonzero(most > 0)
 
@@ -79,7 +79,7 @@ def _wanted(most: Array, arrays: Arrays) -> Array:
 def random_in_groups(
     layout: Layout, sizes: Sequence[int], numbers: Sequence[int] | Counts, random: Randomness, arrays: Arrays
 ) -> Topology:
-    """In each tensor ``numbers[i]`` random positions of each group of ``sizes[i]``, every subset equally likely.
+    """Draw ``numbers[i]`` random positions of each group of ``sizes[i]`` in tensor i, every subset equally likely.
 
     The draw of each tensor is keyed by its name.
     """
@@ -92,11 +92,11 @@ def random_in_groups(
 
 
 def _drawn(generator: np.random.Generator, groups: int, size: int, number: int) -> NDArray[np.int64]:
-    """``number`` positions of each group, ascending."""
-    # those of the smallest of as many draws as there are positions: one tensor's, as its gradient is
-    luck = generator.random((groups, size))
-    places = np.sort(np.argpartition(luck, number - 1, axis=1)[:, :number], axis=1)
-    return (places + np.arange(groups)[:, None] * size).ravel()
+    """Draw ``number`` positions of each group, ascending."""
+    # the positions of the smallest of one draw a position: no more memory than the tensor's dense gradient takes
+    draws = generator.random((groups, size))
+    within = np.sort(np.argpartition(draws, number - 1, axis=1)[:, :number], axis=1)
+    return (within + np.arange(groups)[:, None] * size).ravel()
 
 
 def _fan_in(shape: tuple[int, ...]) -> int:

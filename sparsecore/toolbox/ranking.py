@@ -1,6 +1,6 @@
-"""The smallest weights and the best free positions: the same on every backend, equal ones in the order of positions.
+"""The smallest weights and the best free positions, the same ones on every backend.
 
-Among equals the lowest position comes first: it is the first to be dropped, and the first to grow.
+Among equals the lowest position comes first: it is the first to be pruned, and the first to grow.
 """
 
 from collections.abc import Callable
@@ -16,24 +16,24 @@ from sparsecore.errors import InputError
 
 
 def check_fraction(_: object, attribute: "attrs.Attribute[Any]", schedule: Schedule) -> None:
-    """Validate that a schedule stays within [0, 1)."""
+    """Validate that a schedule stays within [0, 1); an attrs validator."""
     if not 0 <= schedule.lowest <= schedule.highest < 1:
         raise InputError(f"{attribute.name} must be at least 0 and below 1; given {schedule}")
 
 
 def fraction_of(fraction: float, counts: Counts) -> Counts:
-    """⌊fraction · count⌋ of each, with the fraction as the decimal that was written."""
+    """Return ⌊fraction · count⌋ of each count, with the fraction as the decimal that is written."""
     exact = as_written(fraction)
     return constant(np.array([int(exact * int(count)) for count in counts], np.int64))
 
 
 def smallest(scores: Array, count: int, arrays: Arrays) -> Array:
-    """Indices of the ``count`` smallest scores, the smallest first."""
+    """Return the indices of the ``count`` smallest scores, the smallest first."""
     return arrays.argsort(scores)[:count]
 
 
 def smallest_of_each(topology: Topology, values: Array, counts: Counts) -> Array:
-    """Slots of the ``counts[i]`` smallest |w| of each tensor."""
+    """Return the slots of the ``counts[i]`` smallest |w| of each tensor."""
     found = [
         smallest(abs(values[first:last]), int(count), topology.arrays) + first
         for first, last, count in zip(topology.bounds[:-1], topology.bounds[1:], counts, strict=True)
@@ -42,7 +42,7 @@ def smallest_of_each(topology: Topology, values: Array, counts: Counts) -> Array
 
 
 def smallest_of_all(topology: Topology, values: Array, count: int) -> Array:
-    """Slots of the ``count`` smallest |w| of the network, but of each tensor the largest, which is never among them."""
+    """Return the slots of the ``count`` smallest |w| of the network; the largest of each tensor is never among them."""
     arrays, magnitudes = topology.arrays, abs(values)
     bounds = zip(topology.bounds[:-1], topology.bounds[1:], strict=True)
     largest = [arrays.argsort(magnitudes[first:last])[-1:] + first for first, last in bounds]
@@ -52,21 +52,25 @@ def smallest_of_all(topology: Topology, values: Array, count: int) -> Array:
 
 
 def largest_free(occupied: Topology, counts: Counts, scores: Callable[[str], Array]) -> Array:
-    """The free positions with the largest |score|, ``counts[i]`` of them in tensor i, ascending.
+    """Return the free positions with the largest |score|, ``counts[i]`` of them in tensor i, ascending.
 
     Args:
         occupied: the positions that are not free.
         counts: how many are to be found in each tensor, at most its room.
-        scores: by a tensor's name, one number a position, active or not, row-major, on the backend. One that is not a
-            number (NaN) comes after all that are.
+        scores: a function from a tensor's name to one number a position, active or not, row-major, on the backend,
+            such as a gradient. NaN comes after all numbers.
     """
     return first_free(occupied, counts, lambda name: free_by_score(occupied, name, scores))
 
 
 def first_free(occupied: Topology, counts: Counts, ordered: Callable[[str], Array]) -> Array:
-    """Of each tensor the first ``counts[i]`` of its free positions as ``ordered`` gives them by name; ascending.
+    """Return the first ``counts[i]`` of the free positions of tensor i in a given order; ascending.
 
-    What ``ordered`` gives counts from the tensor's first position. It is not asked where none is wanted.
+    Args:
+        occupied: the positions that are not free.
+        counts: how many are to be found in each tensor, at most its room.
+        ordered: a function from a tensor's name to its free positions in that order, counted from the tensor's first
+            position; it is not called where none is to be found.
     """
     arrays, layout = occupied.arrays, occupied.layout
     found = [
@@ -79,11 +83,11 @@ def first_free(occupied: Topology, counts: Counts, ordered: Callable[[str], Arra
 
 
 def free_by_score(occupied: Topology, name: str, scores: Callable[[str], Array]) -> Array:
-    """A tensor's free positions, counted from its first one: the largest |score| first, among equals the lowest."""
+    """Return a tensor's free positions, counted from its first one: the largest |score| first, of equals the lowest."""
     arrays, layout = occupied.arrays, occupied.layout
     offset, size = layout.offsets[layout.index(name)], layout.sizes[layout.index(name)]
     is_free = arrays.zeros_like(occupied.positions, size) == 0
-    taken = occupied.positions[occupied.slots(name)] - offset
-    free = counting_of(arrays).nonzero(arrays.put(is_free, taken, False), size - len(taken))
-    # sorting puts what is not a number last
+    active = occupied.positions[occupied.slots(name)] - offset
+    free = counting_of(arrays).nonzero(arrays.put(is_free, active, False), size - len(active))
+    # sorting puts NaN last
     return arrays.take(free, arrays.argsort(-abs(arrays.take(scores(name), free))))

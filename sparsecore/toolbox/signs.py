@@ -1,4 +1,4 @@
-"""Connections whose sign is fixed, and the noise that moves them (DeepR)."""
+"""Fixed signs of connections, and the noise that moves their weights (DeepR)."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from sparsecore.engine.topology import Topology
 
 
 def fixed_signs(topology: Topology, random: Randomness) -> Array:
-    """A fair sign a weight, int8, the same whenever it is asked for: it depends on seed, tensor and position alone."""
+    """Return a fair sign for each weight, int8; it depends on seed, tensor and position alone, not on the time."""
     layout, positions = topology.layout, topology.host_positions.astype(np.int64)
     signs = [
         random.root.signs_at(positions[topology.slots(name)] - offset, "deepr signs", name)
@@ -18,7 +18,7 @@ def fixed_signs(topology: Topology, random: Randomness) -> Array:
 
 
 def gaussian_noise(topology: Topology, random: Randomness) -> Array:
-    """ν ~ N(0, 1), float32, one a weight."""
+    """Draw ν ~ N(0, 1), float32, one a weight."""
     names = zip(topology.layout.names, topology.counts, strict=True)
     drawn = [random.generator("noise", name).standard_normal(count, np.float32) for name, count in names]
     return topology.arrays.from_numpy(np.concatenate(drawn))
