@@ -1,4 +1,4 @@
-"""Plausible defects of a backend, each with the promise it breaks. All are made of the NumPy backend."""
+"""Plausible defects of the NumPy backend, each with the promise that it breaks."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ from sparsecore_numpy import NumpyBackend
 from sparsecore_numpy.operations import Tensor
 
 MUTANTS: dict[str, tuple[type, str]] = {}
-"""Class and broken promise of each defect, by what is wrong."""
+"""A function that makes the backend of each defect and the promise that it breaks, by a description of the defect."""
 
 
-class Over:
-    """What is asked of it, unless a subclass knows better."""
+class Wrapper:
+    """Passes every attribute on that a subclass does not override."""
 
     def __init__(self, inner: Any) -> None:
         self.inner = inner
@@ -25,123 +25,126 @@ class Over:
 
 
 @attrs.frozen(eq=False)
-class Broken:
-    """The NumPy backend with another set of verbs, or another learner."""
+class DefectiveBackend:
+    """The NumPy backend with other array operations, another learner or another task."""
 
     dtype: str = "float32"
-    verbs: Any = lambda arrays: arrays
-    training: Any = lambda learner: learner
-    task: Any = lambda task: task
+    wrap_arrays: Any = lambda arrays: arrays
+    wrap_learner: Any = lambda learner: learner
+    change_task: Any = lambda task: task
 
     @property
     def arrays(self) -> Any:
-        return self.verbs(NumpyBackend().arrays)
+        return self.wrap_arrays(NumpyBackend().arrays)
 
     def learner(self, task: Any) -> Any:
-        return self.training(NumpyBackend(self.dtype).learner(self.task(task)))
+        return self.wrap_learner(NumpyBackend(self.dtype).learner(self.change_task(task)))
 
 
-def verbs(what: str, breaks: str) -> Any:
-    def noted(cls: type) -> type:
-        MUTANTS[what] = (lambda: Broken(verbs=cls), breaks)
+def array_operation(description: str, promise: str) -> Any:
+    def register(cls: type) -> type:
+        MUTANTS[description] = (lambda: DefectiveBackend(wrap_arrays=cls), promise)
         return cls
 
-    return noted
+    return register
 
 
-def training(what: str, breaks: str) -> Any:
-    def noted(cls: type) -> type:
-        MUTANTS[what] = (lambda: Broken(training=cls), breaks)
+def training(description: str, promise: str) -> Any:
+    def register(cls: type) -> type:
+        MUTANTS[description] = (lambda: DefectiveBackend(wrap_learner=cls), promise)
         return cls
 
-    return noted
+    return register
 
 
-def operations(what: str, breaks: str) -> Any:
-    def noted(cls: type) -> type:
-        class Model(Over):
+def operations(description: str, promise: str) -> Any:
+    def register(cls: type) -> type:
+        class Model(Wrapper):
             def forward(self, ops: Any, parameters: Any, images: Any) -> Any:
                 return self.inner.forward(cls(ops), parameters, images)
 
-        MUTANTS[what] = (lambda: Broken(task=lambda task: attrs.evolve(task, model=Model(task.model))), breaks)
+        MUTANTS[description] = (
+            lambda: DefectiveBackend(change_task=lambda task: attrs.evolve(task, model=Model(task.model))),
+            promise,
+        )
         return cls
 
-    return noted
+    return register
 
 
-def optimizer(what: str, change: Any) -> None:
-    MUTANTS[what] = (
-        lambda: Broken(task=lambda task: attrs.evolve(task, optimizer=change(task.optimizer))),
+def optimizer(description: str, change: Any) -> None:
+    MUTANTS[description] = (
+        lambda: DefectiveBackend(change_task=lambda task: attrs.evolve(task, optimizer=change(task.optimizer))),
         "optimizers",
     )
 
 
-# verbs
+# array operations
 
 
-@verbs("argsort keeps no order among equals", "argsort")
-class UnstableSort(Over):
+@array_operation("argsort keeps no order among equals", "argsort")
+class UnstableSort(Wrapper):
     def argsort(self, array):
         return len(array) - 1 - np.argsort(array[::-1], kind="stable")
 
 
-@verbs("sort is descending", "sort")
-class Descending(Over):
+@array_operation("sort is descending", "sort")
+class Descending(Wrapper):
     def sort(self, array):
         return np.sort(array)[::-1].copy()
 
 
-@verbs("searchsorted forgets the side", "searchsorted")
-class OneSide(Over):
+@array_operation("searchsorted ignores the side", "searchsorted")
+class OneSide(Wrapper):
     def searchsorted(self, sorted_array, queries, side):  # noqa: ARG002
         return np.searchsorted(sorted_array, queries, "left")
 
 
-@verbs("put writes in place", "put")
-class PutsInPlace(Over):
+@array_operation("put writes in place", "put")
+class PutsInPlace(Wrapper):
     def put(self, array, indices, entries):
         array[indices] = entries
         return array
 
 
-@verbs("nonzero is off by one", "nonzero")
-class OffByOne(Over):
+@array_operation("nonzero is off by one", "nonzero")
+class OffByOne(Wrapper):
     def nonzero(self, mask):
         return np.flatnonzero(mask) + 1
 
 
-@verbs("where is the other way round", "where")
-class OtherWay(Over):
+@array_operation("where chooses the opposite entries", "where")
+class OtherWay(Wrapper):
     def where(self, condition, yes, no):
         return np.where(condition, no, yes)
 
 
-@verbs("zeros_like is always float32", "zeros-like")
-class FloatZeros(Over):
+@array_operation("zeros_like is always float32", "zeros-like")
+class FloatZeros(Wrapper):
     def zeros_like(self, array, count):  # noqa: ARG002
         return np.zeros(count, np.float32)
 
 
-@verbs("all_finite looks for NaN only", "all-finite")
-class OnlyNan(Over):
+@array_operation("all_finite detects NaN only", "all-finite")
+class OnlyNan(Wrapper):
     def all_finite(self, array):
         return not bool(np.isnan(array).any())
 
 
-@verbs("from_numpy makes everything float32", "to-and-from-numpy")
-class AllFloat(Over):
+@array_operation("from_numpy makes everything float32", "to-and-from-numpy")
+class AllFloat(Wrapper):
     def from_numpy(self, array):
         return array.astype(np.float32)
 
 
-@verbs("numbers that are denormal are flushed to zero", "to-and-from-numpy")
-class Flushed(Over):
+@array_operation("denormal numbers are flushed to zero", "to-and-from-numpy")
+class Flushed(Wrapper):
     def from_numpy(self, array):
         return np.where(abs(array) < np.finfo(np.float32).tiny, 0, array).astype(array.dtype)
 
 
-@verbs("take is modulo the length", "take")
-class Modulo(Over):
+@array_operation("take is modulo the length", "take")
+class Modulo(Wrapper):
     def take(self, array, indices):
         return array[(indices + 1) % max(len(array), 1)]
 
@@ -155,46 +158,46 @@ def rectified(self: Any, x: Any, gradient: Any) -> Any:
     return output
 
 
-@operations("relu lets every gradient through", "gradient-relu")
-class LeakyGradient(Over):
+@operations("relu passes every gradient on", "gradient-relu")
+class LeakyGradient(Wrapper):
     def relu(self, x):
         return rectified(self, x, lambda g, _: g)
 
 
 @operations("relu's gradient is scaled by its input", "gradient-relu")
-class ScaledGradient(Over):
+class ScaledGradient(Wrapper):
     def relu(self, x):
         return rectified(self, x, lambda g, data: g * np.maximum(data, 0))
 
 
-@operations("add gives its gradient to the first only", "gradient-add")
-class OneSided(Over):
+@operations("add passes its gradient to the first argument only", "gradient-add")
+class OneSided(Wrapper):
     def add(self, x, y):
         output = Tensor(x.data + y.data)
         self.inner._recorded(output, lambda g: self.inner._give(x, g))
         return output
 
 
-@operations("convolution forgets its stride", "gradient-conv2d")
-class NoStride(Over):
+@operations("convolution ignores its stride", "gradient-conv2d")
+class NoStride(Wrapper):
     def conv2d(self, x, weight, *, stride=1, padding=0):  # noqa: ARG002
         return self.inner.conv2d(x, weight, padding=padding)
 
 
-@operations("convolution pads by one, whatever it is told", "gradient-conv2d")
-class Padded(Over):
+@operations("convolution always pads by one", "gradient-conv2d")
+class Padded(Wrapper):
     def conv2d(self, x, weight, *, stride=1, padding=0):  # noqa: ARG002
         return self.inner.conv2d(x, weight, stride=stride, padding=1)
 
 
-@operations("linear forgets the bias", "gradient-linear")
-class NoBias(Over):
+@operations("linear ignores the bias", "gradient-linear")
+class NoBias(Wrapper):
     def linear(self, x, weight, bias=None):  # noqa: ARG002
         return self.inner.linear(x, weight)
 
 
-@operations("pooling takes the sum instead of the mean", "gradient-global-average-pool")
-class Summed(Over):
+@operations("pooling computes the sum instead of the mean", "gradient-global-average-pool")
+class Summed(Wrapper):
     def global_average_pool(self, x):
         output = Tensor(x.data.sum(axis=(1, 2)))
         self.inner._recorded(output, lambda g: self.inner._give(x, np.zeros_like(x.data) + g[:, None, None]))
@@ -202,7 +205,7 @@ class Summed(Over):
 
 
 @operations("flatten orders channels first", "gradient-flatten")
-class ChannelsFirst(Over):
+class ChannelsFirst(Wrapper):
     def flatten(self, x):
         moved = np.ascontiguousarray(x.data.transpose(0, 3, 1, 2))
         output = Tensor(moved.reshape(len(moved), -1), x.differentiable)
@@ -211,22 +214,22 @@ class ChannelsFirst(Over):
         return output
 
 
-@operations("batch norm takes the scale for the shift", "gradient-batch-norm")
-class Swapped(Over):
+@operations("batch norm swaps scale and shift", "gradient-batch-norm")
+class Swapped(Wrapper):
     def batch_norm(self, x, scale, shift, mean, variance):
         return self.inner.batch_norm(x, shift, scale, mean, variance)
 
 
-@operations("every tied weight is tied by the same hash", "gradient-tied")
-class SameTies(Over):
+@operations("all tied weights use the same hash", "gradient-tied")
+class SameTies(Wrapper):
     def tied(self, values, shape, key):  # noqa: ARG002
         return self.inner.tied(values, shape, 0)
 
 
 @operations("a value of a tied weight has the gradient of one of its entries only", "gradient-tied")
-class OneEntry(Over):
+class OneEntry(Wrapper):
     def tied(self, values, shape, key):
-        class Tied(Over):
+        class Tied(Wrapper):
             def add_dense_gradient(self, dense, order=None):
                 rows = (order or self.inner.row_major).undo(dense, shape).reshape(-1)
                 slots, signs = hash_slots(np.arange(rows.size), values.shape[0], key)
@@ -237,10 +240,10 @@ class OneEntry(Over):
         return Tied(self.inner.tied(values, shape, key))
 
 
-@operations("a tied weight forgets the signs", "gradient-tied")
-class Unsigned(Over):
+@operations("a tied weight ignores the signs", "gradient-tied")
+class Unsigned(Wrapper):
     def tied(self, values, shape, key):
-        class Tied(Over):
+        class Tied(Wrapper):
             def to_dense(self, pool, order):
                 slots, _ = hash_slots(np.arange(np.prod(shape)), values.shape[0], key)
                 return np.ravel(order.apply(values.to_array()[slots].reshape(shape))).astype(pool.dtype)
@@ -251,8 +254,8 @@ class Unsigned(Over):
 # training steps
 
 
-@training("the dense gradient is zero where no weight is", "dense-gradients")
-class OnlyActive(Over):
+@training("the dense gradient is zero at inactive positions", "dense-gradients")
+class OnlyActive(Wrapper):
     def backward(self, batch, *, dense=False):
         gradient = self.inner.backward(batch, dense=dense)
         tensors = self.inner._sparse.tensors
@@ -262,7 +265,7 @@ class OnlyActive(Over):
 
 
 @training("no step can be taken after dense gradients", "dense-gradients")
-class LosesGradients(Over):
+class LosesGradients(Wrapper):
     def backward(self, batch, *, dense=False):
         gradient = self.inner.backward(batch, dense=dense)
         for vectors in self.inner._vectors if dense else ():
@@ -270,24 +273,24 @@ class LosesGradients(Over):
         return gradient
 
 
-@training("momentum is not carried when weights move", "reallocation")
-class ForgottenCarry(Over):
+@training("a reallocation does not carry the momentum", "reallocation")
+class ForgottenCarry(Wrapper):
     def reallocate(self, reallocation):
         self.inner.reallocate(reallocation)
         state = self.inner.state()
         self.inner.load_state(reallocation.after, {**state, "momentum": np.zeros_like(state["momentum"])})
 
 
-@training("momentum stays in its slots when weights move", "reallocation")
-class StaysInSlots(Over):
+@training("a reallocation leaves the momentum in its slots", "reallocation")
+class StaysInSlots(Wrapper):
     def reallocate(self, reallocation):
         before = self.inner.state()["momentum"]
         self.inner.reallocate(reallocation)
         self.inner.load_state(reallocation.after, {**self.inner.state(), "momentum": before})
 
 
-@training("grown weights keep the momentum of what was pruned in their place", "reallocation")
-class OldMomentum(Over):
+@training("grown weights keep the momentum of pruned ones", "reallocation")
+class OldMomentum(Wrapper):
     def reallocate(self, reallocation):
         before = self.inner.state()["momentum"]
         self.inner.reallocate(reallocation)
@@ -297,8 +300,8 @@ class OldMomentum(Over):
         self.inner.load_state(reallocation.after, state)
 
 
-@training("setting values forgets the momentum", "set-values")
-class SetsAnew(Over):
+@training("setting values resets the momentum", "set-values")
+class SetsAnew(Wrapper):
     def set_values(self, values):
         state = self.inner.state()
         self.inner.set_values(values)
@@ -306,20 +309,21 @@ class SetsAnew(Over):
         self.inner.load_state(self.inner._sparse.topology, now)
 
 
-optimizer("weight decay is forgotten", lambda rule: attrs.evolve(rule, weight_decay=0.0))
+optimizer("weight decay is ignored", lambda rule: attrs.evolve(rule, weight_decay=0.0))
 optimizer(
-    "Nesterov's step is the plain one", lambda rule: attrs.evolve(rule, nesterov=False) if type(rule) is Sgd else rule
+    "Nesterov momentum is computed as plain momentum",
+    lambda rule: attrs.evolve(rule, nesterov=False) if type(rule) is Sgd else rule,
 )
 
 
 @training("the learning rate is halved", "optimizers")
-class Halved(Over):
+class Halved(Wrapper):
     def train(self, batch, learning_rate):
         self.inner.train(batch, learning_rate if learning_rate == 1 else learning_rate / 2)
 
 
 @training("the sign of the gradient is flipped", "learns")
-class Ascends(Over):
+class Ascends(Wrapper):
     def train(self, batch, learning_rate):
         self.inner.train(batch, -learning_rate)
 
@@ -327,15 +331,15 @@ class Ascends(Over):
 # learning
 
 
-@training("the sums are those of the last batch only", "totals")
-class LastBatch(Over):
+@training("the totals are those of the last batch only", "totals")
+class LastBatch(Wrapper):
     def train(self, batch, learning_rate):
         self.inner.reset_totals()
         self.inner.train(batch, learning_rate)
 
 
 @training("evaluation normalizes by the split's own statistics", "evaluation")
-class BySplit(Over):
+class BySplit(Wrapper):
     def evaluate(self, split):
         from sparsecore_numpy import normalization
 
@@ -348,20 +352,20 @@ class BySplit(Over):
             self.inner.load_state(self.inner._sparse.topology, kept)
 
 
-@training("what is saved changes with training: it was not copied", "resume")
-class NotCopied(Over):
+@training("training changes what was saved, because it was not copied", "resume")
+class NotCopied(Wrapper):
     def state(self):
         return {**self.inner.state(), **self.inner._buffers()}
 
 
 @training("the momentum is not saved", "resume")
-class MomentumNotSaved(Over):
+class MomentumNotSaved(Wrapper):
     def load_state(self, topology, state):
         self.inner.load_state(topology, {**state, "momentum": np.zeros_like(state["momentum"])})
 
 
-@training("the running statistics that are told are those of the start", "dense")
-class OldStatistics(Over):
+@training("other_parameters returns the initial running statistics", "dense")
+class OldStatistics(Wrapper):
     def other_parameters(self):
         task = self.inner._task
         return {
@@ -370,8 +374,8 @@ class OldStatistics(Over):
         }
 
 
-@training("the dense parameters that are told are those of the start", "dense")
-class OldParameters(Over):
+@training("other_parameters returns the initial dense parameters", "dense")
+class OldParameters(Wrapper):
     def other_parameters(self):
         task = self.inner._task
         return {
@@ -381,14 +385,14 @@ class OldParameters(Over):
 
 
 @training("crops and mirrors are ignored", "agreement")
-class Unvaried(Over):
+class Unvaried(Wrapper):
     def train(self, batch, learning_rate):
         plain = attrs.evolve(batch, shifts=np.zeros_like(batch.shifts), flips=np.zeros_like(batch.flips), padding=0)
         self.inner.train(plain, learning_rate)
 
 
 @training("half of the examples are counted", "totals")
-class HalfCounted(Over):
+class HalfCounted(Wrapper):
     def totals(self):
         sums = self.inner.totals()
         return Totals(sums.loss, sums.correct // 2, sums.examples)

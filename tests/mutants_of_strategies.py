@@ -1,4 +1,4 @@
-"""A sound strategy with all that strategies can have, and plausible defects of it, each with the promise it breaks."""
+"""A correct strategy that implements most hooks, and plausible defects of it, each with the promise that it breaks."""
 
 from typing import Any, ClassVar
 
@@ -13,16 +13,16 @@ from sparsecore.toolbox.momentum import DenseMomentum
 from sparsecore.toolbox.ranking import largest_free
 
 MUTANTS: dict[str, tuple[type, str]] = {}
-"""Class and broken promise of each defect, by what is wrong."""
+"""The class of each defect and the promise that it breaks, by a description of the defect."""
 
 
-def defect(what, breaks):
-    def noted(cls):
-        made = attrs.frozen(eq=False)(cls)
-        MUTANTS[what] = (made, breaks)
-        return made
+def defect(description, promise):
+    def register(cls):
+        frozen = attrs.frozen(eq=False)(cls)
+        MUTANTS[description] = (frozen, promise)
+        return frozen
 
-    return noted
+    return register
 
 
 @attrs.frozen(eq=False)
@@ -33,7 +33,7 @@ class Ages:
 
 @attrs.frozen(eq=False)
 class Sound:
-    """Drop a fraction of each tensor, share out by survivors, grow at random with one half; remember ages."""
+    """Prunes a fraction of each tensor, allocates by survivors, grows at random with one half, and stores ages."""
 
     declares: ClassVar = Declares(smallest_first="tensor", shares="survivors", grown_value=0.5)
     fraction: float = 0.4
@@ -117,10 +117,10 @@ class SeedlessStart(Sound):
         return Topology.of(layout, arrays.from_numpy(np.concatenate(chosen).astype(layout.position_dtype)), arrays)
 
 
-# when
+# timing
 
 
-@defect("says how many updates are due", "due")
+@defect("returns a number instead of whether an update is due", "due")
 class CountsDue(Sound):
     @hookimpl
     def update_due(self, clock):
@@ -145,6 +145,13 @@ class CountsCalls(Sound):
         return self.calls.next() % 3 == 0
 
 
+@defect("compares the step with an end of the run that may not be known", "no-errors")
+class DueUntilTheEnd(Sound):
+    @hookimpl
+    def update_due(self, clock):
+        return clock.step % 3 == 0 and clock.step < 0.75 * clock.total_steps
+
+
 # pruning
 
 
@@ -154,20 +161,20 @@ class MostNegative(Sound):
         return arrays.argsort(values)
 
 
-@defect("flips the sign, so that the largest go", "smallest")
+@defect("flips the sign, so that the largest are pruned first", "smallest")
 class LargestFirst(Sound):
     def order(self, values, arrays):
         return arrays.argsort(-abs(values))
 
 
-@defect("prunes the last of equals first", "smallest")
+@defect("prunes the last of equal weights first", "smallest")
 class WrongTie(Sound):
     def order(self, values, arrays):
         last = arrays.argsort(-abs(values))
         return arrays.take(last, len(values) - 1 - arrays.arange(len(values), "int64"))
 
 
-@defect("is off by one, and spares the very smallest", "smallest")
+@defect("is off by one, and keeps the smallest weight", "smallest")
 class SparesSmallest(Sound):
     def order(self, values, arrays):
         order = arrays.argsort(abs(values))
@@ -175,7 +182,7 @@ class SparesSmallest(Sound):
 
 
 class BySign(Sound):
-    """Drop the fraction of each sign that is closest to zero, as SET does."""
+    """Prunes the fraction of each sign that is closest to zero, as SET does."""
 
     declares: ClassVar = Declares(smallest_first="sign", shares="survivors", grown_value=0.5)
 
@@ -185,31 +192,31 @@ class BySign(Sound):
         return arrays.concatenate([slots[: int(self.fraction * len(slots))] for slots in ordered])
 
 
-@defect("ranks positive and negative weights, and never drops one that is exactly zero", "zeros")
+@defect("ranks positive and negative weights, and never prunes exact zeros", "zeros")
 class ImmuneZeros(BySign):
     def groups(self, values):
         return values > 0, values < 0
 
 
-@defect("counts exact zeros among the positive weights, while negative ones go", "zeros")
+@defect("ranks exact zeros among the positive weights, and prunes negative ones before them", "zeros")
 class PositiveZeros(BySign):
     def groups(self, values):
         return values >= 0, values < 0
 
 
-@defect("ranks exact zeros apart, and drops no more of them than of others", "zeros")
+@defect("ranks exact zeros as a group of their own, and prunes the same fraction of it", "zeros")
 class ZerosApart(BySign):
     def groups(self, values):
         return values == 0, values > 0, values < 0
 
 
-@defect("takes weights that are exactly zero for missing ones, and ranks them last", "zeros")
+@defect("treats exact zeros as inactive, and ranks them last", "zeros")
 class ZerosLast(Sound):
     def order(self, values, arrays):
         return arrays.argsort(abs(values) + (values == 0) * 1e30)
 
 
-@defect("forgets where the tensor begins, and prunes another one's", "smallest")
+@defect("forgets the tensor's offset, and prunes another tensor", "smallest")
 class ForgetsOffset(Sound):
     @hookimpl
     def prune(self, topology, values):
@@ -218,14 +225,14 @@ class ForgetsOffset(Sound):
         return topology.all_but(self.order(part, topology.arrays)[: int(self.fraction * len(part))])
 
 
-@defect("answers slots instead of a mask", "prune")
+@defect("returns slots instead of a mask", "prune")
 class Slots(Sound):
     @hookimpl
     def prune(self, topology, values):
         return self.order(values, topology.arrays)[: int(self.fraction * topology.size)]
 
 
-@defect("answers a mask of the dense tensors", "prune")
+@defect("returns a mask of the dense tensors", "prune")
 class DenseMask(Sound):
     @hookimpl
     def prune(self, topology):
@@ -242,6 +249,14 @@ class Single(Sound):
         return topology.all()
 
 
+@defect("anneals the pruned fraction to an end of the run that may not be known", "no-errors")
+class Annealed(Sound):
+    @hookimpl
+    def prune(self, topology, values, clock):
+        rest = max(0.0, 1 - clock.step / clock.total_steps)
+        return Sound.prune(attrs.evolve(self, fraction=self.fraction * rest), topology, values)
+
+
 @defect("prunes the largest from its fourth update on", "smallest")
 class LargestLater(Sound):
     @hookimpl
@@ -249,10 +264,10 @@ class LargestLater(Sound):
         return Sound.prune(self, topology, values if strategy_state.updates < 3 else 9 - abs(values))
 
 
-# sharing out
+# allocation
 
 
-@defect("is off by one: the first tensor gets what the last is owed", "proportional")
+@defect("is off by one: the first tensor gets a weight of the last one's share", "proportional")
 class OffByOne(Sound):
     @hookimpl
     def allocate(self, total, survivors, room):
@@ -263,42 +278,42 @@ class OffByOne(Sound):
         return counts
 
 
-@defect("rounds each share on its own", "shares")
+@defect("rounds each share independently", "shares")
 class Rounded(Sound):
     @hookimpl
     def allocate(self, total, survivors, room):
         return np.minimum(np.round(total * survivors / survivors.sum()).astype(np.int64), room)
 
 
-@defect("shares out without looking at the room", "shares")
+@defect("allocates without regard to the room", "shares")
 class NoRoom(Sound):
     @hookimpl
     def allocate(self, total, survivors):
         return shares(total, survivors, np.full(len(survivors), total))
 
 
-@defect("answers shares as floats", "shares")
+@defect("returns counts as floats", "shares")
 class Floats(Sound):
     @hookimpl
     def allocate(self, total, survivors, room):
         return shares(total, survivors, room) * 1.0
 
 
-@defect("shares out by room instead of by survivors", "proportional")
+@defect("allocates by room instead of by survivors", "proportional")
 class ByRoom(Sound):
     @hookimpl
     def allocate(self, total, room):
         return shares(total, room, room)
 
 
-@defect("shares out one place fewer than there are, which may be too few", "no-errors")
+@defect("allocates as if each tensor had one free position fewer", "no-errors")
 class RoomLessOne(Sound):
     @hookimpl
     def allocate(self, total, survivors, room):
         return shares(total, survivors, np.maximum(room - 1, 0))
 
 
-@defect("shares out by numbers that may be negative", "no-errors")
+@defect("allocates in proportion to numbers that may be negative", "no-errors")
 class NegativeShares(Sound):
     @hookimpl
     def allocate(self, total, pruned, room):
@@ -328,23 +343,23 @@ class Bernoulli(Sound):
         ]
 
 
-class Cell:
+class Box:
     def __init__(self):
         self.content = None
 
 
 @defect("grows into what was just pruned", "growth")
 class IntoPruned(Sound):
-    cell: Any = attrs.field(factory=Cell, init=False)
+    box: Any = attrs.field(factory=Box, init=False)
 
     @hookimpl
     def prune(self, topology, values):
-        self.cell.content = Sound.prune(self, topology, values)
-        return self.cell.content
+        self.box.content = Sound.prune(self, topology, values)
+        return self.box.content
 
     @hookimpl
     def grow(self, occupied, counts, random):
-        survivors = occupied.subset(self.cell.content)
+        survivors = occupied.subset(self.box.content)
         return free_positions(survivors, self.ranks(survivors, counts, random))
 
 
@@ -363,7 +378,7 @@ class Beside(Sound):
         return free_positions(occupied, self.ranks(occupied, counts, random)) + 1
 
 
-@defect("forgets where the tensor begins, and grows in the first", "growth")
+@defect("forgets the tensor's offset, and grows in the first tensor", "growth")
 class InTheFirst(Sound):
     @hookimpl
     def grow(self, occupied, counts, random):
@@ -372,14 +387,14 @@ class InTheFirst(Sound):
         return free_positions(occupied, self.ranks(occupied, counts, random))
 
 
-@defect("answers positions as int64", "growth")
+@defect("returns positions as int64", "growth")
 class Wide(Sound):
     @hookimpl
     def grow(self, occupied, counts, random):
         return occupied.arrays.cast(free_positions(occupied, self.ranks(occupied, counts, random)), "int64")
 
 
-@defect("counts positions in 32 bits", "vast")
+@defect("returns positions as int32", "vast")
 class Narrow(Sound):
     @hookimpl
     def grow(self, occupied, counts, random):
@@ -387,7 +402,7 @@ class Narrow(Sound):
         return occupied.arrays.cast(positions, "int32")
 
 
-@defect("keeps positions in 32 bits on the way", "growth")
+@defect("computes positions in 32 bits, and returns them in the right dtype", "growth")
 class NarrowOnTheWay(Sound):
     @hookimpl
     def grow(self, occupied, counts, random):
@@ -395,7 +410,7 @@ class NarrowOnTheWay(Sound):
         return occupied.arrays.cast(occupied.arrays.cast(positions, "int32"), occupied.layout.position_dtype)
 
 
-@defect("grows a half at the lowest free positions and a half at random, and the two may meet", "growth")
+@defect("grows a half at the lowest free positions and a half at random, and the two may overlap", "growth")
 class Overlapping(Sound):
     def ranks(self, occupied, counts, random):
         draws = [random.generator("growth", name) for name in occupied.layout.names]
@@ -415,7 +430,7 @@ class WrongSign(Sound):
         return grown.arrays.zeros_like(values, grown.size) - 0.5
 
 
-@defect("gives grown weights the mean of the positive weights, where there may be none", "values")
+@defect("gives grown weights the mean of the positive weights, of which there may be none", "values")
 class MeanOfNothing(Sound):
     @hookimpl
     def initial_values(self, grown, values):
@@ -435,7 +450,7 @@ class OtherDtype(Sound):
 # state
 
 
-@defect("forgets to mark the vector that has one entry a weight", "state")
+@defect("does not mark the vector that has one entry a weight", "state")
 class Unmarked(Sound):
     @hookimpl
     def initial_strategy_state(self, topology):
@@ -451,7 +466,7 @@ class Plain:
     ages: Any
 
 
-@defect("forgets to mark the vector that has one entry a position", "state")
+@defect("does not mark the vector that has one entry a position", "state")
 class UnmarkedPositions(Sound):
     @hookimpl
     def initial_strategy_state(self, topology):
@@ -462,7 +477,7 @@ class UnmarkedPositions(Sound):
         return strategy_state
 
 
-@defect("remembers a NumPy number", "state")
+@defect("stores a NumPy scalar in its state", "state")
 class NumpyNumber(Sound):
     @hookimpl
     def initial_strategy_state(self, topology):
@@ -473,8 +488,8 @@ class NumpyNumber(Sound):
         return strategy_state
 
 
-@defect("does not save what it remembers: it keeps it to itself", "resume")
-class KeptToItself(Sound):
+@defect("counts updates in the plugin, where they are not saved", "resume")
+class CountsInPlugin(Sound):
     calls: Any = attrs.field(factory=Calls, init=False)
 
     @hookimpl
@@ -483,8 +498,8 @@ class KeptToItself(Sound):
 
 
 @attrs.frozen(eq=False)
-class Tracing(Sound):
-    """Grow where the trace of the gradients is largest."""
+class MomentumGrowing(Sound):
+    """Grows where the momentum of the gradients is largest."""
 
     @hookimpl
     def initial_strategy_state(self, topology):
@@ -496,9 +511,9 @@ class Tracing(Sound):
 
     @hookimpl
     def grow(self, occupied, counts, strategy_state):
-        return largest_free(occupied, counts, self.trace(occupied.layout, strategy_state.momentum))
+        return largest_free(occupied, counts, self.momentum_of(occupied.layout, strategy_state.momentum))
 
-    def trace(self, layout, momentum):
+    def momentum_of(self, layout, momentum):
         return lambda name: momentum[layout.offsets[layout.index(name)] : layout.offsets[layout.index(name) + 1]]
 
     @hookimpl
@@ -506,16 +521,16 @@ class Tracing(Sound):
         return strategy_state
 
 
-@defect("forgets where the tensor begins in the trace of the gradients", "order")
-class ForgetsTraceOffset(Tracing):
-    def trace(self, layout, momentum):
+@defect("forgets the tensor's offset in the momentum of the gradients", "order")
+class ForgetsMomentumOffset(MomentumGrowing):
+    def momentum_of(self, layout, momentum):
         return lambda name: momentum[: layout.sizes[layout.index(name)]]
 
 
-@defect("reads the trace of the tensor before", "order")
-class TraceOfTheTensorBefore(Tracing):
-    def trace(self, layout, momentum):
-        own = Tracing.trace(self, layout, momentum)
+@defect("reads the momentum of the previous tensor", "order")
+class PreviousTensor(MomentumGrowing):
+    def momentum_of(self, layout, momentum):
+        own = MomentumGrowing.momentum_of(self, layout, momentum)
 
         def other(name):
             before = own(layout.names[layout.index(name) - 1])
@@ -524,24 +539,24 @@ class TraceOfTheTensorBefore(Tracing):
         return other
 
 
-@defect("keeps the trace of the gradients to itself", "resume")
-class OwnTrace(Tracing):
-    cell: Any = attrs.field(factory=Cell, init=False)
+@defect("stores the momentum of the gradients in the plugin, where it is not saved", "resume")
+class MomentumInPlugin(MomentumGrowing):
+    box: Any = attrs.field(factory=Box, init=False)
 
     @hookimpl
     def observe(self, gradient, topology, strategy_state):
-        self.cell.content = (self.cell.content or strategy_state).updated(gradient, topology, 0.9)
+        self.box.content = (self.box.content or strategy_state).updated(gradient, topology, 0.9)
         return strategy_state
 
     @hookimpl
     def grow(self, occupied, counts, strategy_state):
-        return Tracing.grow(self, occupied, counts, self.cell.content or strategy_state)
+        return MomentumGrowing.grow(self, occupied, counts, self.box.content or strategy_state)
 
 
 SHARED = Calls()
 
 
-@defect("keeps what it remembers in a global variable", "deterministic")
+@defect("counts updates in a global variable", "deterministic")
 class Global(Sound):
     @hookimpl
     def initial_values(self, grown, values):
@@ -549,7 +564,7 @@ class Global(Sound):
 
 
 @attrs.frozen(eq=False)
-class Made:
+class Counted:
     times: int
     ages: Any = per_weight()
 
@@ -561,14 +576,14 @@ class Made:
 class CountsInConstructor(Sound):
     @hookimpl
     def initial_strategy_state(self, topology):
-        return Made(0, topology.arrays.zeros_like(topology.positions, topology.size))
+        return Counted(0, topology.arrays.zeros_like(topology.positions, topology.size))
 
     @hookimpl
     def remember(self, strategy_state):
-        return Made(strategy_state.times, strategy_state.ages)
+        return Counted(strategy_state.times, strategy_state.ages)
 
 
-# draws
+# random numbers
 
 
 @defect("ignores the seed", "seeded")
@@ -619,7 +634,7 @@ class ByHash(Sound):
 # cost
 
 
-@defect("prunes in place", "inputs")
+@defect("changes the values in place", "inputs")
 class InPlace(Sound):
     @hookimpl
     def perturb(self, values):
@@ -627,7 +642,7 @@ class InPlace(Sound):
         return values * 1.0
 
 
-@defect("ages its state in place", "inputs")
+@defect("changes its state in place", "inputs")
 class AgesInPlace(Sound):
     @hookimpl
     def prune(self, topology, values, strategy_state):
@@ -635,12 +650,12 @@ class AgesInPlace(Sound):
         return Sound.prune(self, topology, values)
 
 
-@defect("remembers the gradient of a single tensor itself, in place of a copy", "inputs")
-class KeepsTheGradient(Tracing):
+@defect("stores the gradient of a single tensor instead of a copy", "inputs")
+class KeepsTheGradient(MomentumGrowing):
     @hookimpl
     def observe(self, gradient, topology, strategy_state):
         if len(topology.layout) > 1:
-            return Tracing.observe(self, gradient, topology, strategy_state)
+            return MomentumGrowing.observe(self, gradient, topology, strategy_state)
         return attrs.evolve(strategy_state, momentum=gradient(topology.layout.names[0]))
 
 

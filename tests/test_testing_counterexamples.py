@@ -23,9 +23,9 @@ PROMISES = {promise.name: promise for promise in STRATEGY_PROMISES}
     "what",
     [
         "starts at the same positions whatever the seed",
-        "forgets where the tensor begins in the trace of the gradients",
+        "forgets the tensor's offset in the momentum of the gradients",
         "prunes the largest from its fourth update on",
-        "keeps what it remembers in a global variable",
+        "counts updates in a global variable",
     ],
 )
 def test_a_counterexample_is_small_and_fits_on_a_screen(what):

@@ -48,11 +48,11 @@ def test_defects_of_sharing_out_are_caught_with_few_examples_whatever_the_seed(w
 
 
 RARE = {
-    "keeps positions in 32 bits on the way": STRATEGY_PROMISES,
-    "reads the trace of the tensor before": STRATEGY_PROMISES,
-    "counts exact zeros among the positive weights, while negative ones go": STRATEGY_PROMISES,
-    "searchsorted forgets the side": BACKEND_PROMISES,
-    "numbers that are denormal are flushed to zero": BACKEND_PROMISES,
+    "computes positions in 32 bits, and returns them in the right dtype": STRATEGY_PROMISES,
+    "reads the momentum of the previous tensor": STRATEGY_PROMISES,
+    "ranks exact zeros among the positive weights, and prunes negative ones before them": STRATEGY_PROMISES,
+    "searchsorted ignores the side": BACKEND_PROMISES,
+    "denormal numbers are flushed to zero": BACKEND_PROMISES,
 }
 
 

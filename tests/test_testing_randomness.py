@@ -45,7 +45,7 @@ class BadlySeeded(PartlyRandom):
         return PartlyRandom.ranks(self, name, room, count, Randomness(0))
 
 
-@pytest.mark.parametrize("growth", [0.0, 0.0156, 0.3, 1.0])
+@pytest.mark.parametrize("randomness", [0.0, 0.0156, 0.3, 1.0])
 def test_growth_that_draws_nothing_with_these_hyperparameters_is_not_called_unseeded(randomness):
     result = check_promise(promise("seeded"), StrategySubject.of(PartlyRandom(randomness)), examples=20)
     assert result.status is Status.KEPT, result.reason

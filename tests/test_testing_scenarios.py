@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis.errors import NoSuchExample
-from mutants_of_strategies import Sound, Tracing
+from mutants_of_strategies import MomentumGrowing, Sound
 
 from sparsecore import hookimpl
-from sparsecore.errors import NoRoomError
+from sparsecore.errors import InputError, NoRoomError
 from sparsecore.testing.peak_memory import needs_memory_for_weights_only
 from sparsecore.testing.runs import make_engine, replay, run_update, snapshot_before_update
 from sparsecore.testing.scenarios import from_json, scenarios
@@ -16,7 +16,7 @@ from sparsecore.testing.search import Status, check_promise
 from sparsecore.testing.strategy_promises import STRATEGY_PROMISES
 from sparsecore.testing.subjects import StrategySubject
 
-SOUND, TRACING = StrategySubject.of(Sound()), StrategySubject.of(Tracing())
+SOUND, GROWING_BY_MOMENTUM = StrategySubject.of(Sound()), StrategySubject.of(MomentumGrowing())
 FEW = settings(max_examples=15, database=None, suppress_health_check=list(HealthCheck), deadline=None)
 
 
@@ -38,14 +38,15 @@ def reaches(subject, condition, examples=1000):
     [
         lambda scenario: scenario.clock.step > 10_000,
         lambda scenario: scenario.clock.step + 1 == scenario.clock.total_steps,
-        lambda scenario: scenario.clock.step < scenario.clock.total_steps // 10,
+        lambda scenario: scenario.clock.step < (scenario.clock.total_steps or 0) // 10,
+        lambda scenario: scenario.clock.total_steps is None and scenario.previous_updates > 0,
         lambda scenario: scenario.previous_updates >= 6,
         lambda scenario: scenario.layout.size > 2**31 and scenario.positions.max() > 2**31,
         lambda scenario: (
             scenario.layout.size > 2**31 and scenario.layout.names[0] == "vast" and len(scenario.layout) > 2
         ),
     ],
-    ids=["late", "last step", "early", "after updates", "vast", "vast first"],
+    ids=["late", "last step", "early", "unknown end", "after updates", "vast", "vast first"],
 )
 def test_scenarios_reach_every_corner_of_a_run(corner):
     assert reaches(SOUND, corner)
@@ -73,10 +74,10 @@ def test_a_scenario_is_at_its_clock_after_its_previous_updates_with_its_values(s
 
 
 @FEW
-@given(scenarios(TRACING))
+@given(scenarios(GROWING_BY_MOMENTUM))
 def test_gradients_have_been_seen_before_the_checked_update_and_no_two_alike(scenario):
-    strategy_state = snapshot_before_update(make_engine(scenario), scenario).state.strategy_states["Tracing"]
-    if strategy_state.momentum.any():  # where there is no room in the past, a step is left out
+    strategy_state = snapshot_before_update(make_engine(scenario), scenario).state.strategy_states["MomentumGrowing"]
+    if strategy_state.momentum.any():  # steps without room for the update are left out
         assert scenario.previous_updates > 0
     if strategy_state.momentum.any() and len(strategy_state.momentum) > 1:
         assert len(set(strategy_state.momentum.tolist())) > 1
@@ -92,11 +93,11 @@ def can_be_updated(scenario):
 
 def test_a_scenario_with_previous_updates_comes_back_from_its_text():
     scenario = find(
-        scenarios(TRACING),
+        scenarios(GROWING_BY_MOMENTUM),
         lambda scenario: scenario.previous_updates > 1 and len(scenario.layout) > 1 and can_be_updated(scenario),
         settings=quick(400),
     )
-    again = from_json(scenario.to_json(), TRACING.sample)
+    again = from_json(scenario.to_json(), GROWING_BY_MOMENTUM.sample)
     assert again.previous_updates == scenario.previous_updates
     assert run_update(again).state.topology.positions.tolist() == run_update(scenario).state.topology.positions.tolist()
 
@@ -119,7 +120,7 @@ def test_a_strategy_that_needs_memory_for_each_position_is_given_no_vast_tensor(
     subject = StrategySubject.of(Dense())
     assert not needs_memory_for_weights_only(subject.sample)
     assert not reaches(subject, lambda scenario: scenario.layout.size > 2**31, 40)
-    assert not reaches(TRACING, lambda scenario: scenario.layout.size > 2**31, 40)
+    assert not reaches(GROWING_BY_MOMENTUM, lambda scenario: scenario.layout.size > 2**31, 40)
 
 
 @attrs.frozen
@@ -154,3 +155,29 @@ def test_what_breaks_only_after_some_updates_is_found(updates):
     result = check_promise(promise, StrategySubject.of(Late(updates)))
     assert result.status is Status.BROKEN
     assert result.example.previous_updates >= updates
+
+
+def test_a_scenario_whose_end_is_not_known_comes_back_from_its_text():
+    scenario = find(scenarios(SOUND), lambda scenario: scenario.clock.total_steps is None, settings=quick(1000))
+    again = from_json(scenario.to_json(), SOUND.sample)
+    assert again.clock == scenario.clock
+    assert '"total_steps":null' in scenario.to_json()
+
+
+@attrs.frozen(eq=False)
+class Refusing:
+    """Refuses to prune where the end of the run is not known, or from the tenth step on."""
+
+    only_unknown_ends: bool
+
+    @hookimpl
+    def prune(self, topology, clock):
+        if clock.total_steps is None if self.only_unknown_ends else clock.step > 10:
+            raise InputError("give the total number of steps")
+        return topology.all()
+
+
+@pytest.mark.parametrize(("only_unknown_ends", "status"), [(True, Status.KEPT), (False, Status.BROKEN)])
+def test_a_strategy_may_refuse_a_run_whose_end_is_not_known_and_no_other_in_its_middle(only_unknown_ends, status):
+    (promise,) = (promise for promise in STRATEGY_PROMISES if promise.name == "no-errors")
+    assert check_promise(promise, StrategySubject.of(Refusing(only_unknown_ends))).status is status
