@@ -1,4 +1,4 @@
-"""What static baselines have in common: they are as large as another network would be at some sparsity."""
+"""Sizes of static baselines, dense networks that are as large as another network is at some sparsity."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,12 +17,12 @@ def _check_sparsity(_: Any, __: Any, sparsity: float) -> None:
 
 
 def matched_sparsity() -> Any:
-    """The setting ``sparsity`` of a baseline: of the network that it is to be as large as, in [0, 1)."""
+    """The setting ``sparsity`` of a baseline, in [0, 1): that of the sparse network of the same size."""
     return attrs.field(default=0.9, validator=_check_sparsity)
 
 
 def check_all_weights(sparsity: float) -> None:
-    """Raise an :class:`InputError` where a run would take weights from a baseline that is small already."""
+    """Raise an :class:`InputError` unless a run trains a baseline at sparsity 0, with all its weights."""
     if sparsity != 0:
         raise InputError(
             "a thin or hashed network is as small as model.sparsity makes it, and is trained with all its weights, at "
@@ -31,17 +31,17 @@ def check_all_weights(sparsity: float) -> None:
 
 
 def sparse_counts(parameters: Iterable[Parameter], sparsity: float) -> Mapping[str, int]:
-    """How many weights each sparse tensor has at this sparsity, as uniform starts have it."""
+    """The number of active weights of each sparse tensor at this sparsity, distributed uniformly, by name."""
     layout = Layout.of({parameter.name: parameter.shape for parameter in parameters if parameter.sparse})
     return dict(zip(layout.names, uniform(layout, sparsity).tolist(), strict=True))
 
 
 def sparse_size(parameters: Sequence[Parameter], sparsity: float) -> int:
-    """How many trained parameters a network has at this sparsity, those of its dense tensors among them."""
+    """The number of trained parameters of a network at this sparsity, including those of its dense tensors."""
     dense = trained_size(parameter for parameter in parameters if not parameter.sparse)
     return dense + sum(sparse_counts(parameters, sparsity).values())
 
 
 def trained_size(parameters: Iterable[Parameter]) -> int:
-    """How many trained parameters there are where all exist."""
+    """The number of trained parameters of a dense network."""
     return sum(math.prod(parameter.shape) for parameter in parameters if parameter.trained)

@@ -1,13 +1,13 @@
-"""HashedNets (Chen et al. 2015): dense networks whose weights share values, which is which by a hash.
+"""HashedNets (Chen et al. 2015): dense networks whose weights share values by a hash.
 
-Each tensor that would be sparse has all its D positions and N values, as many as it would have at ``model.sparsity``:
-position p computes with ξ(p)·values[h(p)]. Trained are exactly as many parameters as of the sparse sister. The N values
-start as the D weights of a dense network would, with their variance.
+Each sparse tensor of the original network has all its D positions here, and N values, as many as it would have at
+``model.sparsity``: position p computes with ξ(p)·values[h(p)]. Both networks train equally many parameters. The values
+are initialized as the weights of the dense network are.
 
-h and ξ are hashes of the position, evaluated anew in each layer and forgotten; there is no index of D entries. What is
-kept has N entries, and one weight in its dense form lives as long as its layer computes. The price is time: D hashes
-forward, and as many or twice as many backward. As in the paper the hash knows of no balance: some values serve at more
-positions than others, and a share of about exp(-1/density) at none (e⁻¹⁰ at sparsity 0.9, e⁻² at 0.5).
+h and ξ are hashes of the position, evaluated again for each use: no index of D entries is stored, and a dense weight
+exists only while its layer computes. The price is time: D hashes forward, and as many or twice as many backward. As in
+the paper, the hash is not balanced: some values are used at more positions than others, and a fraction of about
+exp(-1/density) at none (e⁻¹⁰ at sparsity 0.9, e⁻² at 0.5).
 """
 
 from collections.abc import Iterable, Mapping
@@ -31,10 +31,10 @@ class HashedWideResNet:
     """A wide residual network whose 3x3 convolutions have fewer values than positions, shared by a hash.
 
     Attributes:
-        depth: 6n+4 for n blocks a group.
-        width: factor on the channels 16, 32, 64 of the groups.
-        sparsity: of the sparse network that has as many values.
-        hash_seed: of the hash, which belongs to the network and stays when the run's seed is another.
+        depth: 6n+4 for n blocks per group.
+        width: the factor of the channels 16, 32, 64 of the groups.
+        sparsity: the sparsity of the sparse network that has as many values.
+        hash_seed: the seed of the hash, which is independent of the run's.
     """
 
     depth: int = 28
@@ -43,21 +43,21 @@ class HashedWideResNet:
     hash_seed: int = _hash_seed()
 
     def __attrs_post_init__(self) -> None:
-        WideResNet(self.depth, self.width)  # refuses what is no depth or width
+        WideResNet(self.depth, self.width)  # checks depth and width
 
     @classmethod
     def from_sizes(cls, depth: int, width: int) -> "HashedWideResNet":
-        """The network that 'hashed-wrn-DEPTH-WIDTH' names."""
+        """The network named 'hashed-wrn-DEPTH-WIDTH'."""
         return cls(depth, width)
 
     def check_sparsity(self, sparsity: float) -> None:
-        """Raise an :class:`InputError` where a run would have it pruned."""
+        """Raise an :class:`InputError` unless the run's sparsity is 0."""
         check_all_weights(sparsity)
 
     def parameters(self, image_shape: tuple[int, int, int], classes: int) -> tuple[Parameter, ...]:
-        """Those of the dense network; the 3x3 convolutions in the blocks as vectors of values."""
+        """The parameters of the dense network, with the 3x3 convolutions in the blocks as vectors of values."""
         dense = WideResNet(self.depth, self.width).parameters(image_shape, classes)
-        return hashed(dense, self.sparsity, self.hash_seed)
+        return tie_sparse_parameters(dense, self.sparsity, self.hash_seed)
 
     def forward(self, ops: Operations, parameters: Mapping[str, Tensor], images: Tensor) -> Tensor:
         """Logits of (batch, classes)."""
@@ -70,8 +70,8 @@ class HashedLeNet:
 
     Attributes:
         hidden: sizes of the hidden layers.
-        sparsity: of the sparse network that has as many values.
-        hash_seed: of the hash, which belongs to the network and stays when the run's seed is another.
+        sparsity: the sparsity of the sparse network that has as many values.
+        hash_seed: the seed of the hash, which is independent of the run's.
     """
 
     hidden: tuple[int, ...] = attrs.field(default=(300, 100), converter=as_sizes)
@@ -79,28 +79,34 @@ class HashedLeNet:
     hash_seed: int = _hash_seed()
 
     def __attrs_post_init__(self) -> None:
-        LeNet(self.hidden)  # refuses what is no size
+        LeNet(self.hidden)  # checks the sizes
 
     @classmethod
     def from_sizes(cls, *hidden: int) -> "HashedLeNet":
-        """The network that 'hashed-lenet-SIZE-SIZE' names."""
+        """The network named 'hashed-lenet-SIZE-SIZE'."""
         return cls(hidden)
 
     def check_sparsity(self, sparsity: float) -> None:
-        """Raise an :class:`InputError` where a run would have it pruned."""
+        """Raise an :class:`InputError` unless the run's sparsity is 0."""
         check_all_weights(sparsity)
 
     def parameters(self, image_shape: tuple[int, int, int], classes: int) -> tuple[Parameter, ...]:
-        """Those of the dense network; the weight matrices as vectors of values."""
-        return hashed(LeNet(self.hidden).parameters(image_shape, classes), self.sparsity, self.hash_seed)
+        """The parameters of the dense network, with the weight matrices as vectors of values."""
+        return tie_sparse_parameters(LeNet(self.hidden).parameters(image_shape, classes), self.sparsity, self.hash_seed)
 
     def forward(self, ops: Operations, parameters: Mapping[str, Tensor], images: Tensor) -> Tensor:
         """Logits of (batch, classes)."""
         return LeNet(self.hidden).forward(ops, parameters, images)
 
 
-def hashed(dense: Iterable[Parameter], sparsity: float, hash_seed: int) -> tuple[Parameter, ...]:
-    """The parameters with all tensors that would be sparse tied, to as many values as they would have weights."""
+def tie_sparse_parameters(dense: Iterable[Parameter], sparsity: float, hash_seed: int) -> tuple[Parameter, ...]:
+    """Tie the sparse parameters of a network to as many values as they have weights at a sparsity.
+
+    Args:
+        dense: the parameters of the network.
+        sparsity: the sparsity.
+        hash_seed: the seed of the hash.
+    """
     parameters = tuple(dense)
     counts = sparse_counts(parameters, sparsity)
     return tuple(tied(p, counts[p.name], hash_seed) if p.sparse else p for p in parameters)

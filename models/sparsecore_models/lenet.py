@@ -11,7 +11,7 @@ from sparsecore.learning.protocols import Operations, Tensor
 
 
 def as_sizes(sizes: Iterable[int]) -> tuple[int, ...]:
-    """Sizes of layers, as attrs keep them."""
+    """Convert sizes of layers to a tuple."""
     return tuple(sizes)
 
 
@@ -31,11 +31,11 @@ class LeNet:
 
     @classmethod
     def from_sizes(cls, *hidden: int) -> "LeNet":
-        """The network that 'lenet-SIZE-SIZE' names."""
+        """The network named 'lenet-SIZE-SIZE'."""
         return cls(hidden)
 
     def parameters(self, image_shape: tuple[int, int, int], classes: int) -> tuple[Parameter, ...]:
-        """Weight matrices, batch norm behind each hidden layer, and the classifier's bias."""
+        """Weight matrices, batch norm after each hidden layer, and the classifier's bias."""
         sizes = (math.prod(image_shape), *self.hidden)
         layers = [
             parameter

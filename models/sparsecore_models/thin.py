@@ -1,9 +1,9 @@
-"""Thin dense networks: with fewer channels in place of fewer weights, a baseline of Mostafa & Wang.
+"""Thin dense networks: fewer channels in place of fewer weights, a baseline of Mostafa & Wang (2019).
 
-A thin network has at most as many trained parameters as its sister has at sparsity ``model.sparsity``: weights, batch
-norm, biases, all that the optimizer moves. Channels are given out one at a time, to the layer that has the smallest
-share of its sister's, for as long as there is one that can have another; so all layers are thinner by about the same
-factor, the square root of the density, and what is too little for a channel of a large layer goes to the others.
+A thin network has at most as many trained parameters (weights, batch norm, biases) as the original network has at
+sparsity ``model.sparsity``. Channels are added one at a time to the layer with the smallest fraction of its original
+channels, as long as any layer can have another one; so all layers are thinner by about the same factor, the square root
+of the density.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,17 +19,17 @@ from sparsecore_models.lenet import LeNet, as_sizes
 from sparsecore_models.wrn import WideResNet
 
 Widths: TypeAlias = Sequence[int]
-"""Channels or units of each layer whose number is free."""
+"""The channels or units of each layer that may be thinner."""
 
 
 @attrs.frozen(eq=False)
 class ThinWideResNet:
-    """A wide residual network with fewer channels: the parameters of a sparse one, all of them in use.
+    """A dense wide residual network with fewer channels, as large as the original one is at a sparsity.
 
     Attributes:
-        depth: 6n+4 for n blocks a group.
-        width: of the sister, a factor on the channels 16, 32, 64 of the groups.
-        sparsity: of the sister that it is as large as.
+        depth: 6n+4 for n blocks per group.
+        width: the factor of the original channels 16, 32, 64 of the groups.
+        sparsity: the sparsity of the sparse network of the same size.
     """
 
     depth: int = 28
@@ -37,57 +37,59 @@ class ThinWideResNet:
     sparsity: float = matched_sparsity()
 
     def __attrs_post_init__(self) -> None:
-        WideResNet(self.depth, self.width)  # refuses what is no depth or width
+        WideResNet(self.depth, self.width)  # checks depth and width
 
     @classmethod
     def from_sizes(cls, depth: int, width: int) -> "ThinWideResNet":
-        """The network that 'thin-wrn-DEPTH-WIDTH' names."""
+        """The network named 'thin-wrn-DEPTH-WIDTH'."""
         return cls(depth, width)
 
     def check_sparsity(self, sparsity: float) -> None:
-        """Raise an :class:`InputError` where a run would have it pruned."""
+        """Raise an :class:`InputError` unless the run's sparsity is 0."""
         check_all_weights(sparsity)
 
     def parameters(self, image_shape: tuple[int, int, int], classes: int) -> tuple[Parameter, ...]:
-        """Those of the sister with fewer channels in the first convolution and in the three groups."""
-        sister = self._sister
-        return thinned(lambda some: sister.parameters_of(some, image_shape, classes), sister.channels, self.sparsity)
+        """The original parameters with fewer channels in the first convolution and in the three groups."""
+        original = self._original
+        return thinned(
+            lambda some: original.parameters_of(some, image_shape, classes), original.channels, self.sparsity
+        )
 
     def forward(self, ops: Operations, parameters: Mapping[str, Tensor], images: Tensor) -> Tensor:
         """Logits of (batch, classes)."""
-        return self._sister.forward(ops, parameters, images)
+        return self._original.forward(ops, parameters, images)
 
     @property
-    def _sister(self) -> WideResNet:
+    def _original(self) -> WideResNet:
         return WideResNet(self.depth, self.width)
 
 
 @attrs.frozen(eq=False)
 class ThinLeNet:
-    """A multilayer perceptron with smaller hidden layers: the parameters of a sparse one, all of them in use.
+    """A dense multilayer perceptron with smaller hidden layers, as large as the original one is at a sparsity.
 
     Attributes:
-        hidden: sizes of the sister's hidden layers.
-        sparsity: of the sister that it is as large as.
+        hidden: sizes of the original hidden layers.
+        sparsity: the sparsity of the sparse network of the same size.
     """
 
     hidden: tuple[int, ...] = attrs.field(default=(300, 100), converter=as_sizes)
     sparsity: float = matched_sparsity()
 
     def __attrs_post_init__(self) -> None:
-        LeNet(self.hidden)  # refuses what is no size
+        LeNet(self.hidden)  # checks the sizes
 
     @classmethod
     def from_sizes(cls, *hidden: int) -> "ThinLeNet":
-        """The network that 'thin-lenet-SIZE-SIZE' names."""
+        """The network named 'thin-lenet-SIZE-SIZE'."""
         return cls(hidden)
 
     def check_sparsity(self, sparsity: float) -> None:
-        """Raise an :class:`InputError` where a run would have it pruned."""
+        """Raise an :class:`InputError` unless the run's sparsity is 0."""
         check_all_weights(sparsity)
 
     def parameters(self, image_shape: tuple[int, int, int], classes: int) -> tuple[Parameter, ...]:
-        """Those of the sister with fewer units in the hidden layers."""
+        """The original parameters with fewer units in the hidden layers."""
         return thinned(lambda some: LeNet(some).parameters(image_shape, classes), self.hidden, self.sparsity)
 
     def forward(self, ops: Operations, parameters: Mapping[str, Tensor], images: Tensor) -> Tensor:
@@ -98,10 +100,15 @@ class ThinLeNet:
 def thinned(
     network: Callable[[Widths], tuple[Parameter, ...]], widths: Widths, sparsity: float
 ) -> tuple[Parameter, ...]:
-    """The parameters of a network with fewer channels, no more than with these widths at this sparsity.
+    """The parameters of a network with fewer channels, at most as many as the original one has at a sparsity.
+
+    Args:
+        network: the parameters for given channels.
+        widths: the original channels.
+        sparsity: the sparsity.
 
     Raises:
-        InputError: one channel a layer is too many already.
+        InputError: one channel per layer is too many already.
     """
     most = sparse_size(network(widths), sparsity)
     thin = [1] * len(widths)

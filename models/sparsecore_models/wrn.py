@@ -9,7 +9,7 @@ from sparsecore.learning.parameters import HeNormal, Parameter, batch_norm, bias
 from sparsecore.learning.protocols import Operations, Tensor
 
 DEEPEST = 10_000
-"""Each layer is a step of every pass; the deepest that were published have 1,001."""
+"""The largest depth; the deepest published networks have 1,001 layers."""
 
 
 @attrs.frozen(eq=False)
@@ -17,8 +17,8 @@ class WideResNet:
     """WRN-depth-width: three groups of residual blocks; the 3x3 convolutions inside the blocks are sparse.
 
     Attributes:
-        depth: 6n+4 for n blocks a group.
-        width: factor on the channels 16, 32, 64 of the groups.
+        depth: 6n+4 for n blocks per group.
+        width: the factor of the channels 16, 32, 64 of the groups.
     """
 
     depth: int = 28
@@ -34,22 +34,22 @@ class WideResNet:
 
     @classmethod
     def from_sizes(cls, depth: int, width: int) -> "WideResNet":
-        """The network that 'wrn-DEPTH-WIDTH' names."""
+        """The network named 'wrn-DEPTH-WIDTH'."""
         return cls(depth, width)
 
     @property
     def channels(self) -> tuple[int, int, int, int]:
-        """Of the first convolution and of the three groups."""
+        """The channels of the first convolution and of the three groups."""
         return 16, 16 * self.width, 32 * self.width, 64 * self.width
 
     def parameters(self, image_shape: tuple[int, int, int], classes: int) -> tuple[Parameter, ...]:
-        """First convolution, shortcuts, batch norm and classifier are dense; He-normal (fan-out) values."""
+        """The parameters, initialized He-normal (fan-out); the 3x3 convolutions in the blocks are sparse."""
         return self.parameters_of(self.channels, image_shape, classes)
 
     def parameters_of(
         self, channels: Sequence[int], image_shape: tuple[int, int, int], classes: int
     ) -> tuple[Parameter, ...]:
-        """The same with other channels, as :attr:`channels` lists them; :meth:`forward` takes them, too."""
+        """The parameters of a network with other channels, in the order of :attr:`channels`; see :meth:`forward`."""
         first, last = channels[0], channels[-1]
         return (
             Parameter("first.conv", (first, image_shape[2], 3, 3), HeNormal()),
@@ -60,7 +60,7 @@ class WideResNet:
         )
 
     def forward(self, ops: Operations, parameters: Mapping[str, Tensor], images: Tensor) -> Tensor:
-        """Logits of (batch, classes)."""
+        """Logits, (batch, classes)."""
         x = ops.conv2d(images, parameters["first.conv"], padding=1)
         for block in self._blocks():
             x = block.forward(ops, parameters, x)

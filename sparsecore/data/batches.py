@@ -1,7 +1,7 @@
-"""The batches of an epoch, planned by the engine's draws.
+"""The batches of an epoch, planned from the run's random numbers.
 
-The order is a function of (seed, epoch), and an example's crop and flip of (seed, epoch, place in the order). So a
-plan depends neither on the batch size nor on who computes it, and a resumed run can jump into the middle of an epoch.
+The order is a function of (seed, epoch), and an example's crop and flip of (seed, epoch, index in the order). So a plan
+depends neither on the batch size nor on the backend, and a resumed run can continue in the middle of an epoch.
 """
 
 from collections.abc import Iterator
@@ -17,11 +17,11 @@ from sparsecore.errors import InputError
 
 @attrs.frozen
 class Augmentation:
-    """How training images are varied.
+    """How training images are augmented.
 
     Attributes:
         padding: pixels reflected at each side before a random crop of the original size; 0 for no crops.
-        flip: whether every second image, at random, is mirrored left to right.
+        flip: whether images are mirrored left to right with a probability of 1/2.
     """
 
     padding: int = 0
@@ -37,7 +37,11 @@ class Augmentation:
 
 
 def steps_per_epoch(examples: int, batch_size: int) -> int:
-    """How many batches an epoch has; the last may be smaller."""
+    """The number of batches in an epoch, of which the last may be smaller.
+
+    Raises:
+        InputError: there is no example, or the batch size is below 1.
+    """
     if examples < 1 or batch_size < 1:
         raise InputError(
             f"an epoch needs at least one example and a batch size of at least 1, "
@@ -57,12 +61,12 @@ def batches(
     """The epoch's batches, from the one with index ``start`` on.
 
     Args:
-        random: the place of the run's draws.
-        epoch: which epoch, from 0.
-        examples: how many training images there are; each is in exactly one batch.
-        batch_size: images a batch; the last batch has what is left.
-        augmentation: how the images are varied.
-        start: index of the first batch wanted; the number of batches for none.
+        random: the run's random numbers.
+        epoch: the index of the epoch, from 0.
+        examples: the number of training images; each is in exactly one batch.
+        batch_size: images per batch; the last batch has the rest.
+        augmentation: how the images are augmented.
+        start: the index of the first batch that is returned; the number of batches for none.
 
     Raises:
         InputError: there is no example, the batch size is below 1, or the epoch has no batch ``start``.
@@ -77,9 +81,9 @@ def batches(
 
 
 def held_out(images: Images, count: int) -> Images:
-    """The data set without its test images: ``count`` of the training images take their place, and are not trained on.
+    """A data set whose test images are replaced by ``count`` of the training images, which are not trained on.
 
-    They are drawn once for all seeds, so that no run trains on what another is judged by.
+    They are the same for all seeds, so that no run trains on images that another one is evaluated on.
 
     Raises:
         InputError: ``count`` is not 1 to the number of training images minus 1.
@@ -88,13 +92,13 @@ def held_out(images: Images, count: int) -> Images:
     if not 1 <= count < available:
         raise InputError(f"{count} of {available} training images cannot be held out: expected 1 to {available - 1}")
     rows = Randomness(0).generator("held out").permutation(available)
-    return attrs.evolve(images, train=_those(images.train, rows[count:]), test=_those(images.train, rows[:count]))
+    return attrs.evolve(images, train=_rows_of(images.train, rows[count:]), test=_rows_of(images.train, rows[:count]))
 
 
 def first_images(random: Randomness, images: Images, limit: int) -> Images:
-    """The data set with only ``limit`` training images, the first of an order drawn once; the test images stay.
+    """A data set with only ``limit`` training images, the first of a random order, and all test images.
 
-    A smaller limit's images are among those of every larger one.
+    The images of a smaller limit are among those of every larger one.
 
     Raises:
         InputError: ``limit`` is not 1 to the number of training images.
@@ -103,29 +107,29 @@ def first_images(random: Randomness, images: Images, limit: int) -> Images:
     if not 1 <= limit <= available:
         raise InputError(f"{limit} training images cannot be kept of {available}: expected 1 to {available}")
     rows = random.generator("first images").permutation(available)[:limit]
-    return attrs.evolve(images, train=_those(images.train, rows))
+    return attrs.evolve(images, train=_rows_of(images.train, rows))
 
 
-def _those(split: Split, rows: NDArray[np.int64]) -> Split:
+def _rows_of(split: Split, rows: NDArray[np.int64]) -> Split:
     return Split(split.images[rows], split.labels[rows])
 
 
 def _batch(draws: Randomness, order: NDArray[np.int64], first: int, last: int, augmentation: Augmentation) -> Batch:
-    places = np.arange(first, last)
+    indices = np.arange(first, last)
     return Batch(
         rows=order[first:last],
-        shifts=_shifts(draws, places, augmentation.padding),
-        flips=_flips(draws, places, augmentation.flip),
+        shifts=_shifts(draws, indices, augmentation.padding),
+        flips=_flips(draws, indices, augmentation.flip),
         padding=augmentation.padding,
     )
 
 
-def _shifts(draws: Randomness, places: NDArray[np.int64], padding: int) -> NDArray[np.int64]:
+def _shifts(draws: Randomness, indices: NDArray[np.int64], padding: int) -> NDArray[np.int64]:
     if padding == 0:
-        return np.zeros((len(places), 2), np.int64)
-    draws_of = (draws.uniform_at(places, "row"), draws.uniform_at(places, "column"))
+        return np.zeros((len(indices), 2), np.int64)
+    draws_of = (draws.uniform_at(indices, "row"), draws.uniform_at(indices, "column"))
     return (np.stack(draws_of, axis=1) * (2 * padding + 1)).astype(np.int64)
 
 
-def _flips(draws: Randomness, places: NDArray[np.int64], flip: bool) -> NDArray[np.bool_]:
-    return draws.signs_at(places, "flip") > 0 if flip else np.zeros(len(places), np.bool_)
+def _flips(draws: Randomness, indices: NDArray[np.int64], flip: bool) -> NDArray[np.bool_]:
+    return draws.signs_at(indices, "flip") > 0 if flip else np.zeros(len(indices), np.bool_)

@@ -24,14 +24,14 @@ from sparsecore.data.pickles import array_of, read_pickle
 from sparsecore.errors import InputError
 
 _MOST = 2**31
-"""Bytes that an archive may unpack to; ours have 186 million."""
+"""The largest size of an unpacked archive, in bytes; the published ones have 186 million."""
 
 _SITE = "https://www.cs.toronto.edu/~kriz/"
 
 
 @attrs.frozen
 class _Edition:
-    """What differs between the two: the archive, the folder in it, its files, and which labels are meant."""
+    """The files of CIFAR-10 or CIFAR-100: the archive, the folder in it, the files, and the name of the labels."""
 
     origin: Origin
     archive: str
@@ -67,9 +67,9 @@ class Cifar10:
     """32×32 colour images of 10 classes, 50,000 for training and 10,000 for testing."""
 
     def load(self, folder: Path | None) -> Images:
-        """The images of ``folder``; downloaded without one.
+        """Load the images from a folder, or download them.
 
-        Looked for are ``folder/cifar-10-batches-py``, the same files in ``folder`` itself, and
+        The candidates are ``folder/cifar-10-batches-py``, the same files in ``folder`` itself, and
         ``folder/cifar-10-python.tar.gz``, which is read as it is.
         """
         return _load(_CIFAR10, folder)
@@ -80,9 +80,9 @@ class Cifar100:
     """32×32 colour images of 100 classes (the fine labels), 50,000 for training and 10,000 for testing."""
 
     def load(self, folder: Path | None) -> Images:
-        """The images of ``folder``; downloaded without one.
+        """Load the images from a folder, or download them.
 
-        Looked for are ``folder/cifar-100-python``, the same files in ``folder`` itself, and
+        The candidates are ``folder/cifar-100-python``, the same files in ``folder`` itself, and
         ``folder/cifar-100-python.tar.gz``, which is read as it is.
         """
         return _load(_CIFAR100, folder)
@@ -97,7 +97,7 @@ def _load(edition: _Edition, folder: Path | None) -> Images:
 
 
 def _located(edition: _Edition, folder: Path) -> Path:
-    """The archive, or the first of the files beside which the others lie."""
+    """The path of the archive, or of the first of the unpacked files."""
     first = edition.train[0]
     candidates = [folder / edition.folder / first, folder / first, folder / edition.archive]
     return first_file(candidates, f"{edition.folder} was")
@@ -124,7 +124,7 @@ def _archived(edition: _Edition, archive: Path) -> Mapping[str, Split]:
             if entry is not None:
                 splits[path.name] = _split(edition, entry.read(), f"{path} in {archive}")
         while stream.read(1 << 20):
-            pass  # gzip's checksum is at its end, and is compared only by who reads that far
+            pass  # gzip compares its checksum, which is at its end, only when all is read
     missing = sorted(names - splits.keys())
     if missing:
         raise InputError(f"{archive} lacks {', '.join(f'{edition.folder}/{name}' for name in missing)}")

@@ -1,4 +1,4 @@
-"""Finding and reading a user's data files; whatever is wrong with one becomes a sentence that names it."""
+"""Finding, downloading and reading data files; every error names the file."""
 
 import io
 import logging
@@ -21,17 +21,17 @@ from sparsecore.extras import require
 def checked_split(
     images: NDArray[Any], labels: NDArray[Any], classes: int, *, images_from: object, labels_from: object
 ) -> Split:
-    """A split of arrays as they were read.
+    """A split from arrays that were read, after they are checked.
 
     Args:
         images: uint8, (examples, height, width) or (examples, height, width, channels).
         labels: any integers, (examples,), 0 to ``classes - 1``.
-        classes: how many classes there may be.
-        images_from: where the images were read, for the sentences.
-        labels_from: where the labels were read.
+        classes: the largest number of classes.
+        images_from: the source of the images, for errors.
+        labels_from: the source of the labels, for errors.
 
     Raises:
-        InputError: something is not as above, there are no images, or not as many as labels.
+        InputError: a shape, a dtype or a label is not as above, or there are no images, or not as many as labels.
     """
     _check_images(images, images_from)
     _check_labels(labels, classes, labels_from)
@@ -42,7 +42,11 @@ def checked_split(
 
 
 def checked_images(train: Split, test: Split, classes: int, source: object) -> Images:
-    """The data set of two splits; an :class:`InputError` if their images differ in shape."""
+    """A data set of two splits.
+
+    Raises:
+        InputError: their images differ in shape.
+    """
     shapes = [" × ".join(map(str, split.images.shape[1:])) for split in (train, test)]
     if shapes[0] != shapes[1]:
         raise InputError(f"{source}: training images of {shapes[0]}, but test images of {shapes[1]}")
@@ -73,11 +77,11 @@ def _check_labels(labels: NDArray[Any], classes: int, source: object) -> None:
 
 @attrs.frozen
 class Origin:
-    """Where a data set's archives are published.
+    """The site that publishes the archives of a data set.
 
     Attributes:
-        name: the folder of the cache that keeps them apart from those of other data sets.
-        base: the URL of the folder that has the archives, with a slash at the end.
+        name: the data set's folder in the cache.
+        base: the URL of the archives' folder, with a slash at the end.
         checksums: ``algorithm:hexadecimal`` of each archive, by file name.
     """
 
@@ -86,10 +90,10 @@ class Origin:
     checksums: Mapping[str, str]
 
     def fetch(self, archive: str) -> Path:
-        """The archive in the cache (pooch's for "sparsecore"), downloaded if it is not there yet.
+        """The path of an archive in the cache (pooch's for "sparsecore"), after downloading it if necessary.
 
         Raises:
-            InputError: the download failed, or what came is not the published file.
+            InputError: the download failed, or its checksum is not the published one.
         """
         require("pooch", "requests", "tqdm", extra="data", purpose=f"downloading {archive}")
         import pooch
@@ -118,7 +122,7 @@ def _failed(url: str, reason: str) -> InputError:
 
 @contextmanager
 def readable(source: object) -> Iterator[None]:
-    """Raise an :class:`InputError` that names ``source`` for anything that fails while it is read."""
+    """Turn any error while ``source`` is read into an :class:`InputError` that names it."""
     try:
         yield
     except InputError:
@@ -131,7 +135,11 @@ def readable(source: object) -> Iterator[None]:
 
 
 def content_of(path: Path) -> bytes:
-    """The content of a file; an :class:`InputError` where it cannot be read, or is a pipe or a device."""
+    """The content of a regular file.
+
+    Raises:
+        InputError: it cannot be read, or is a pipe or a device.
+    """
     with opened(path) as stream:
         return stream.read()
 
@@ -152,27 +160,27 @@ def opened(path: Path) -> Iterator[BinaryIO]:
             yield stream
 
 
-class Reading(Protocol):
-    """What has bytes."""
+class ByteStream(Protocol):
+    """A stream of bytes."""
 
     def read(self, size: int, /) -> bytes:
-        """At most so many of the next ones; none at the end."""
+        """Read at most so many bytes; none at the end."""
         ...
 
 
 class Bounded(io.RawIOBase):
-    """What a compressed stream has, up to a number of bytes; one more is an error."""
+    """A decompressing stream that raises an error once it exceeds a number of bytes."""
 
-    def __init__(self, stream: Reading, most: int, source: object) -> None:
-        """Read ``stream``; errors call it ``source``."""
+    def __init__(self, stream: ByteStream, most: int, source: object) -> None:
+        """Read at most ``most`` bytes of ``stream``, whose name in errors is ``source``."""
         self._stream, self._left, self._most, self._source = stream, most, most, source
 
     def readable(self) -> bool:
-        """It can be read."""
+        """Always true."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fill the buffer as far as there is something."""
+        """Read into the buffer, and return the number of bytes."""
         content = self._stream.read(min(len(buffer), self._left + 1))
         self._left -= len(content)
         if self._left < 0:
@@ -182,7 +190,11 @@ class Bounded(io.RawIOBase):
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is such a file; an :class:`InputError` where that cannot be found out."""
+    """Whether a path is a file.
+
+    Raises:
+        InputError: the system does not permit to find out.
+    """
     with readable(path):
         # Path.is_file() alone differs between Python versions in what it does without permission
         try:
@@ -193,7 +205,11 @@ def is_file(path: Path) -> bool:
 
 
 def checked_folder(folder: Path) -> Path:
-    """The folder itself; an :class:`InputError` if it does not exist or is not one."""
+    """The folder itself, after checking that it is one.
+
+    Raises:
+        InputError: it does not exist, or is a file.
+    """
     if is_file(folder):
         raise InputError(f"the data folder {folder} is a file, not a folder")
     if not folder.is_dir():
@@ -202,7 +218,15 @@ def checked_folder(folder: Path) -> Path:
 
 
 def first_file(candidates: Sequence[Path], what: str) -> Path:
-    """The first of the paths that is a file; an :class:`InputError` lists them if none is."""
+    """The first of the paths that is a file.
+
+    Args:
+        candidates: the paths.
+        what: the subject of the error's sentence, such as "train-images was".
+
+    Raises:
+        InputError: none is a file; it lists them.
+    """
     for path in candidates:
         if is_file(path):
             return path

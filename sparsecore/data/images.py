@@ -1,4 +1,4 @@
-"""Images in memory, and a batch of them as a plan."""
+"""Data sets in memory, the plan of a batch, and its augmentation."""
 
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +29,13 @@ class Split:
 
 @attrs.frozen(eq=False)
 class Images:
-    """A data set: training and test images and the number of classes."""
+    """A data set.
+
+    Attributes:
+        train: the training images.
+        test: the test images, of the same height, width and channels.
+        classes: the number of classes.
+    """
 
     train: Split
     test: Split
@@ -43,12 +49,12 @@ class Images:
 
     @cached_property
     def mean(self) -> NDArray[np.float64]:
-        """The mean of each channel over the training images, in units of 0..255."""
+        """The mean of each channel over the training images, in units of 0..255, (channels,)."""
         return self._moments[0]
 
     @cached_property
     def std(self) -> NDArray[np.float64]:
-        """The standard deviation of each channel over the training images; 1 where a channel is constant."""
+        """The standard deviation of each channel over the training images, (channels,); 1 for a constant channel."""
         return self._moments[1]
 
     @cached_property
@@ -63,9 +69,9 @@ class Images:
 
 
 def _histograms(images: NDArray[np.uint8], chunk: int = 1024) -> NDArray[np.int64]:
-    """How often each channel has each of the 256 levels; (channels, 256).
+    """The number of pixels of each channel at each of the 256 levels, (channels, 256).
 
-    Exact, and never holds the images as floats. ``bincount`` makes eight bytes of each pixel, so it is given
+    Exact, and never holds the images as floats. ``bincount`` makes eight bytes of each pixel, so it is called with
     ``chunk`` images at a time.
     """
     counts = np.zeros((images.shape[3], 256), np.int64)
@@ -77,13 +83,13 @@ def _histograms(images: NDArray[np.uint8], chunk: int = 1024) -> NDArray[np.int6
 
 @attrs.frozen(eq=False)
 class Batch:
-    """Which training images a step takes, and how each is augmented.
+    """The plan of a training step: its images, and how each is augmented.
 
     Attributes:
-        rows: indices into the training split, int64.
-        shifts: (rows, 2) int64, row and column in 0..2·padding of the crop's corner in the padded image.
-        flips: bool, whether the crop is mirrored left to right.
-        padding: how many pixels are reflected at each side before the crop; with 0 there are no shifts to apply.
+        rows: indices into the training split, int64, (batch,).
+        shifts: row and column of the crop's corner in the padded image, each in 0..2·padding, int64, (batch, 2).
+        flips: whether the crop is mirrored left to right, bool, (batch,).
+        padding: the pixels that are reflected at each side before the crop; with 0 there is no crop.
     """
 
     rows: NDArray[np.int64]
@@ -96,7 +102,7 @@ class Batch:
 
 
 def augmented(images: NDArray[np.uint8], batch: Batch) -> NDArray[np.uint8]:
-    """The images of a batch: padded by reflection, cropped back to their size, mirrored where the batch says so.
+    """The images of a batch: padded by reflection, cropped to their size, and mirrored, as the batch plans.
 
     The reflection is NumPy's mode ``"reflect"``: the edge pixel itself is not repeated.
 
@@ -126,7 +132,7 @@ def augmented(images: NDArray[np.uint8], batch: Batch) -> NDArray[np.uint8]:
 
 
 def check_padding(padding: int, height: int, width: int) -> None:
-    """Raise an :class:`InputError` unless images of this size can be padded so far by reflection."""
+    """Raise an :class:`InputError` unless images of this size, in pixels, can be padded by so many by reflection."""
     if padding and padding >= min(height, width):
         raise InputError(
             f"images of {height}×{width} pixels cannot be padded by {padding}: a reflection reaches at most "
@@ -135,25 +141,25 @@ def check_padding(padding: int, height: int, width: int) -> None:
 
 
 def _reflected(corners: NDArray[np.int64], padding: int, side: int) -> NDArray[np.int64]:
-    """Which row (or column) of the image each line of each crop shows; (crops, side)."""
+    """The row (or column) of the image that each line of each crop shows, (crops, side)."""
     lines = corners[:, None] + (np.arange(side) - padding)
     reflected: NDArray[np.int64] = (side - 1) - np.abs((side - 1) - np.abs(lines))
     return reflected
 
 
 class Dataset(Protocol):
-    """What a third-party data set must have.
+    """The protocol of a data set, a plugin of the group ``sparsecore.datasets``.
 
-    The plugin is a frozen attrs class with ``eq=False``. Its fields are the options a user may set, each with a
-    default; its docstring's first line is what ``sparsecore plugins`` shows. Loading twice gives the same arrays.
+    The plugin is a frozen attrs class with ``eq=False``. Its fields are the options of the data set, each with a
+    default; ``sparsecore plugins`` shows the first line of its docstring. Loading twice gives the same arrays.
     """
 
     def load(self, folder: Path | None) -> Images:
-        """The images and labels.
+        """Load the images and labels.
 
         Args:
-            folder: the user's ``--data-dir``, where the files are to be found; None where the user gave none, and the
-                data set may then download them, or say in an error that it needs a folder.
+            folder: the folder with the files, ``--data-dir``; None if the user gave none, and the data set may then
+                download them, or raise an error that says that it needs a folder.
 
         Returns:
             Images with uint8 arrays of (examples, height, width, channels), of the same height, width and channels in

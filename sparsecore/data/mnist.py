@@ -14,11 +14,15 @@ from sparsecore.data.images import Images, Split
 from sparsecore.errors import InputError
 
 _MOST = 2**31
-"""Bytes of a file's arrays; MNIST's have 47 million."""
+"""The largest array, in bytes; MNIST's has 47 million."""
 
 
 def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
-    """The unsigned bytes of an IDX file; one whose name ends in ``.gz`` is decompressed.
+    """Read an IDX file of unsigned bytes, decompressing it if its name ends in ``.gz``.
+
+    Args:
+        path: the file.
+        dimensions: the number of dimensions that are expected.
 
     Raises:
         InputError: the file cannot be read, or is not a whole IDX file of bytes with so many dimensions.
@@ -85,7 +89,7 @@ class Mnist:
     """28×28 grey handwritten digits, 60,000 for training and 10,000 for testing."""
 
     def load(self, folder: Path | None) -> Images:
-        """The images of ``folder``, as torchvision or the original site lays them out; downloaded without one.
+        """Load the images from a folder, in the layout of torchvision or of the original site, or download them.
 
         The IDX files are looked for in ``folder/MNIST/raw``, ``folder/raw`` and ``folder``, raw and as ``.gz``; also
         by the names that Kaggle gives them, with a dot in ``train-images.idx3-ubyte``.
@@ -98,7 +102,7 @@ class FashionMnist:
     """28×28 grey pictures of clothing, 60,000 for training and 10,000 for testing."""
 
     def load(self, folder: Path | None) -> Images:
-        """The images of ``folder``, as torchvision or the original site lays them out; downloaded without one.
+        """Load the images from a folder, in the layout of torchvision or of the original site, or download them.
 
         The IDX files are looked for in ``folder/FashionMNIST/raw``, ``folder/raw`` and ``folder``, raw and as ``.gz``.
         """
@@ -118,8 +122,8 @@ def _split(origin: Origin, folder: Path | None, part: str) -> Split:
 def _located(origin: Origin, folder: Path | None, name: str) -> Path:
     if folder is None:
         return origin.fetch(f"{name}.gz")
-    places = (checked_folder(folder) / origin.name / "raw", folder / "raw", folder)
+    folders = (checked_folder(folder) / origin.name / "raw", folder / "raw", folder)
     names = (name, name.replace("-idx", ".idx"))
     return first_file(
-        [place / f"{written}{ending}" for place in places for written in names for ending in ("", ".gz")], f"{name} was"
+        [each / f"{written}{ending}" for each in folders for written in names for ending in ("", ".gz")], f"{name} was"
     )

@@ -1,4 +1,4 @@
-"""One's own images, from four arrays in a NumPy archive."""
+"""The user's own images, from four arrays in a NumPy archive."""
 
 import warnings
 import zipfile
@@ -16,7 +16,7 @@ from sparsecore.errors import InputError, InputWarning
 _NAMES = ("x_train", "y_train", "x_test", "y_test")
 _MOST_CLASSES = 1_000_000  # a label beyond is a mistake, and would ask for a last layer that fits nowhere
 _USUAL_CHANNELS = (1, 3, 4)
-_ENOUGH_TO_BE_A_BOMB = 2**30
+_SUSPICIOUS_BYTES = 2**30
 _LEAST_DENSE = 1 / 200  # what is packed more densely than this has no images in it
 
 _classes: Any = attrs.validators.optional(attrs.validators.and_(attrs.validators.ge(1), attrs.validators.le(10**6)))
@@ -24,17 +24,17 @@ _classes: Any = attrs.validators.optional(attrs.validators.and_(attrs.validators
 
 @attrs.frozen(eq=False)
 class Npz:
-    """One's own images: an .npz file with x_train, y_train, x_test and y_test.
+    """The user's own images: an .npz file with x_train, y_train, x_test and y_test.
 
     Images are uint8 of (examples, height, width) or (examples, height, width, channels), labels any integers from 0.
-    There are as many classes as the greatest label of both splits says, plus one.
+    The number of classes is the largest label of both splits plus one.
 
     Attributes:
         file: the .npz file; with a ``--data-dir`` a relative path starts there. Without ``file``, ``--data-dir`` is the
             .npz file itself or a folder with exactly one.
         channels: 'last', or 'first' for images of (examples, channels, height, width).
         first_label: the label of the first class; labels are counted from there.
-        classes: how many there are; what the greatest label says, if None.
+        classes: the number of classes; by the largest label if None.
     """
 
     file: str | None = None
@@ -43,9 +43,9 @@ class Npz:
     classes: int | None = attrs.field(default=None, validator=_classes)
 
     def load(self, folder: Path | None) -> Images:
-        """The images and labels of the archive; nothing in it is unpickled.
+        """Load the arrays of the archive; nothing in it is unpickled.
 
-        A warning says where the arrays look as if another setting had been meant.
+        Warns where the arrays look as if another setting was meant.
         """
         path = _chosen(folder) if self.file is None else (folder or Path()) / self.file
         arrays = _arrays(path)
@@ -73,7 +73,7 @@ class Npz:
     def _warn(self, path: Path, train: Split, classes: int) -> None:
         height, width, channels = train.images.shape[1:]
         if self.channels is None and channels not in _USUAL_CHANNELS and height in _USUAL_CHANNELS:
-            _say(
+            _warn(
                 f"the images of {path} are taken for {height}×{width} pixels of {channels} channels; if the channels "
                 f"come first, set data.channels='first', and if not, data.channels='last'"
             )
@@ -85,13 +85,13 @@ class Npz:
                 if missing[0] == 0
                 else "if that is meant, set "
             )
-            _say(
+            _warn(
                 f"no training image of {path} has the label {named}, of {classes} classes; {counted}"
                 f"data.classes={classes}"
             )
 
 
-def _say(sentence: str) -> None:
+def _warn(sentence: str) -> None:
     warnings.warn(sentence, InputWarning, stacklevel=2)
 
 
@@ -123,9 +123,9 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def _check_density(path: Path, stream: BinaryIO) -> None:
-    """Refuse what unpacks to far more than images do, before it is unpacked."""
+    """Raise an :class:`InputError` where arrays are compressed far more than images can be, before unpacking them."""
     with zipfile.ZipFile(stream) as archive:
         entries = [entry for entry in archive.infolist() if entry.filename.removesuffix(".npy") in _NAMES]
     unpacked, packed = (sum(getattr(entry, size) for entry in entries) for size in ("file_size", "compress_size"))
-    if unpacked > _ENOUGH_TO_BE_A_BOMB and packed < unpacked * _LEAST_DENSE:
+    if unpacked > _SUSPICIOUS_BYTES and packed < unpacked * _LEAST_DENSE:
         raise InputError(f"{path} unpacks {packed:,} bytes to {unpacked:,}, which are no images; it is not read")

@@ -1,8 +1,8 @@
-"""Pickles of arrays, read without giving the file any say over what is run.
+"""Reading pickled arrays without running any code that the file names.
 
-A pickle calls what it names. Here every name that arrays are pickled with stands for a value that only keeps what it
-is given, in the names of Python 2 and of old and new NumPy; any other name is refused. NumPy's own constructors are not
-admitted either, because they take a damaged dtype at its word. The arrays are built afterwards, from plain bytes.
+A pickle calls the functions that it names. Here each name that arrays are pickled with, by Python 2 and by old and new
+NumPy, is replaced by a class that only stores its arguments; all other names are refused. NumPy's own constructors are
+replaced, too, as they trust damaged dtypes. The arrays are built afterwards, from plain bytes.
 """
 
 import io
@@ -19,9 +19,13 @@ from sparsecore.errors import InputError
 
 
 def read_pickle(content: bytes, source: object) -> dict[Any, Any]:
-    """The dict that a pickle holds: of bytes, str, int, lists, dicts, and what :func:`array_of` makes arrays of.
+    """Read a pickled dict of bytes, str, int, lists, dicts, and values that :func:`array_of` turns into arrays.
 
-    Strings of Python 2 come as bytes.
+    Strings of Python 2 become bytes.
+
+    Args:
+        content: the pickle.
+        source: its name in errors.
 
     Raises:
         InputError: the pickle names anything else, is damaged, or is not of a dict.
@@ -34,7 +38,7 @@ def read_pickle(content: bytes, source: object) -> dict[Any, Any]:
 
 
 def array_of(entry: object, source: object) -> NDArray[Any]:
-    """The array that was pickled, or that of a list of numbers.
+    """The pickled array, or an array of a list of numbers.
 
     Raises:
         InputError: it is neither, or its bytes, dtype and shape do not go together.
@@ -60,7 +64,7 @@ class _Unpickler(pickle._Unpickler):
 
 
 class _Dtype:
-    """Stands for ``numpy.dtype``; integers only."""
+    """Replaces ``numpy.dtype``; integers only."""
 
     def __init__(self, code: bytes | str, *_: object) -> None:
         self.code = _text(code)
@@ -77,7 +81,7 @@ class _Dtype:
 
 @attrs.define
 class _Stored:
-    """Stands for ``numpy._core.numeric._frombuffer``, which newer protocols call."""
+    """Replaces ``numpy._core.numeric._frombuffer``, which newer protocols call."""
 
     content: bytes
     stored_as: _Dtype
@@ -89,7 +93,7 @@ class _Stored:
 
 
 class _Array:
-    """Stands for ``numpy.ndarray``, and for the function that makes an empty one to be filled by its state."""
+    """Replaces ``numpy.ndarray``, and for the function that makes an empty one to be filled by its state."""
 
     def __init__(self, *_: object) -> None:
         self.stored: _Stored | None = None
@@ -106,7 +110,7 @@ class _Array:
 
 @attrs.define
 class _Scalar:
-    """Stands for the function that makes a NumPy number."""
+    """Replaces the function that makes a NumPy number."""
 
     stored_as: _Dtype
     content: bytes
