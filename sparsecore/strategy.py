@@ -16,8 +16,8 @@
 - choosing positions to grow: ``random_free_positions``, ``free_positions``, ``draw_ranks``, ``largest_free``,
   ``first_free``, ``free_by_score``.
 - starts: ``random_topology``; ``distribution`` by name, ``uniform``, ``erdos_renyi``, ``erdos_renyi_kernel``.
-- larger pieces: ``CubicPruning`` and ``PruningTargets`` (gradual pruning), ``DenseMomentum``, ``fixed_signs`` and
-  ``gaussian_noise`` (DeepR), groups of consecutive positions (N:M sparsity).
+- larger pieces: ``CubicPruning`` and ``PruningTargets`` (gradual pruning), ``DenseMomentum``, ``fixed_signs``,
+  ``gaussian_noise``, ``noisy_pull`` and ``check_temperature`` (DeepR), groups of consecutive positions (N:M sparsity).
 - randomness: ``Randomness``.
 - errors: ``InputError`` for what the user can mend, ``DivergedError`` and the others.
 - to try a strategy without a network: ``Engine`` and ``State``.
@@ -80,7 +80,7 @@ from sparsecore.toolbox.ranking import (
     smallest_of_all,
     smallest_of_each,
 )
-from sparsecore.toolbox.signs import fixed_signs, gaussian_noise
+from sparsecore.toolbox.signs import check_temperature, fixed_signs, gaussian_noise, noisy_pull
 
 __all__ = [
     "Amount",
@@ -116,6 +116,7 @@ __all__ = [
     "check_cubic",
     "check_fraction",
     "check_initial_sparsity",
+    "check_temperature",
     "constant",
     "count_in_groups",
     "counting_of",
@@ -135,6 +136,7 @@ __all__ = [
     "groups_of",
     "hookimpl",
     "largest_free",
+    "noisy_pull",
     "per_position",
     "per_weight",
     "random_free_positions",

@@ -44,9 +44,8 @@ def installed(kind: str) -> tuple[EntryPoint, ...]:
         try:
             entries = distribution.entry_points.select(group=GROUPS[kind])
             if entries:
-                found.setdefault(
-                    distribution.name, entries
-                )  # the first distribution of a name on the path hides the others
+                # the first distribution of a name on the path hides the others
+                found.setdefault(distribution.name, entries)
         except (ValueError, TypeError, OSError):
             continue  # unreadable metadata of one distribution must not hide the plugins of others
     return tuple(sorted(set(chain.from_iterable(found.values())), key=lambda entry: (entry.name, entry.value)))

@@ -1,10 +1,16 @@
 """Fixed signs of connections, and the noise that moves their weights (DeepR)."""
 
+import math
+from typing import Any
+
+import attrs
 import numpy as np
 
 from sparsecore.engine.arrays import Array
 from sparsecore.engine.randomness import Randomness
+from sparsecore.engine.schedules import Schedule
 from sparsecore.engine.topology import Topology
+from sparsecore.errors import InputError
 
 
 def fixed_signs(topology: Topology, random: Randomness) -> Array:
@@ -22,3 +28,39 @@ def gaussian_noise(topology: Topology, random: Randomness) -> Array:
     names = zip(topology.layout.names, topology.counts, strict=True)
     drawn = [random.generator("noise", name).standard_normal(count, np.float32) for name, count in names]
     return topology.arrays.from_numpy(np.concatenate(drawn))
+
+
+def check_temperature(_: object, attribute: "attrs.Attribute[Any]", temperature: Schedule) -> None:
+    """Validate that a temperature is never negative; an attrs validator."""
+    if temperature.lowest < 0:
+        raise InputError(f"a {attribute.name} is at least 0; given {temperature}")
+
+
+def noisy_pull(
+    topology: Topology,
+    values: Array,
+    signs: Array,
+    random: Randomness,
+    *,
+    step_size: float,
+    l1: float,
+    temperature: float,
+) -> Array:
+    """Apply DeepR's noise and L1 pull, θ ← θ - η·α + sqrt(2·η·T)·ν, to weights w = s·θ.
+
+    Args:
+        topology: the active positions.
+        values: w, one value a weight.
+        signs: s, one sign a weight.
+        random: the random numbers of this step.
+        step_size: η.
+        l1: α.
+        temperature: T.
+
+    Returns:
+        The weights afterwards, in the dtype of ``values``.
+    """
+    cast, spread = topology.arrays.cast, math.sqrt(2 * step_size * temperature)
+    # ν is symmetric, so that s·ν has the same distribution
+    noise = cast(gaussian_noise(topology, random), values.dtype)
+    return values + (spread * noise - step_size * l1 * cast(signs, values.dtype))

@@ -19,15 +19,19 @@ from sparsecore.strategy import (
 )
 
 _HIGHEST = 1e38
-"""Where doubling ends: no weight is larger, and float32 can still hold it."""
+"""The largest threshold: no weight is larger, and float32 can still represent it."""
 
 _TINY = 1e-7
-"""What is larger than this is no zero in any floating point dtype, float16 included."""
+"""Numbers above this are not rounded to zero in any floating point dtype, float16 included."""
 
 
 @attrs.frozen
 class Threshold:
-    """What DPR remembers: the pruning threshold H of the next update."""
+    """DPR's state.
+
+    Attributes:
+        threshold: H, the pruning threshold of the next update.
+    """
 
     threshold: float
 
@@ -56,7 +60,7 @@ class DynamicReallocation:
 
     @hookimpl
     def initial_strategy_state(self, topology: Topology) -> Threshold:
-        """H₀."""
+        """Start with H₀."""
         target = self.target.of_all(topology.size)
         if target >= topology.size:
             raise InputError(
@@ -66,24 +70,24 @@ class DynamicReallocation:
 
     @hookimpl
     def metrics(self, strategy_state: Threshold) -> dict[str, float]:
-        """The threshold H of this update."""
+        """Report the threshold H."""
         return {"threshold": strategy_state.threshold}
 
     @hookimpl
     def update_due(self, clock: Clock) -> bool:
-        """By the schedule."""
+        """Follow the schedule."""
         return self.schedule(clock)
 
     @hookimpl
     def prune(self, values: Array, strategy_state: Threshold) -> Array:
         """Prune every weight with |w| < H, over all tensors with one H."""
         survives = abs(values) >= strategy_state.threshold
-        # in the dtype of the values a tiny H may be zero, and an exact zero would stay for ever
+        # in the dtype of the values a tiny H may round to zero, and weights that are zero would never be pruned
         return survives if strategy_state.threshold > _TINY else survives & (values != 0)
 
     @hookimpl
     def adjust(self, pruned: Counts, topology: Topology, strategy_state: Threshold) -> Threshold:
-        """K < (1-δ)·N_p: H ← 2H; K > (1+δ)·N_p: H ← H/2; otherwise H stays."""
+        """Double H if K < (1-δ)·N_p weights were pruned, halve it if K > (1+δ)·N_p."""
         total, target, threshold = int(pruned.sum()), self.target.of_all(topology.size), strategy_state.threshold
         slack = as_written(self.tolerance) * target
         if total < target - slack:

@@ -1,4 +1,4 @@
-"""A piece to stack on others: the start distribution ERK (RigL's)."""
+"""A piece to stack on other strategies: the start distribution ERK (RigL's)."""
 
 import attrs
 
@@ -11,5 +11,5 @@ class ErkStart:
 
     @hookimpl
     def initial_topology(self, layout: Layout, sparsity: float, random: Randomness, arrays: Arrays) -> Topology:
-        """Random positions, as many in each tensor as ERK says."""
+        """Return random positions, as many in each tensor as ERK says."""
         return random_topology(layout, erdos_renyi_kernel(layout, sparsity), random, arrays)

@@ -35,8 +35,8 @@ class GradualPruning:
 
     s_t = s_f + (s_i - s_f)·(1 - (t-t₀)/(n·Δt))³, where s_f is the run's sparsity, reached exactly with the last
     update. In numbers of weights s_f is the uniform distribution's budget, so that runs of other strategies end with
-    as many. Of each tensor the largest weight always stays. What is pruned is gone: it is no part of the network any
-    more, while the paper keeps the weights behind their masks.
+    as many. Of each tensor the largest weight always stays. Pruned weights are removed from the network, while the
+    paper keeps them behind masks.
 
     Attributes:
         initial_sparsity: s_i; 0 is a dense start.
@@ -56,41 +56,41 @@ class GradualPruning:
 
     @property
     def declares(self) -> Declares:
-        """The smallest first, of the network or of each tensor."""
+        """Declare that the smallest weights go first, of the network or of each tensor."""
         return Declares(smallest_first=self.scope)
 
     @hookimpl
     def initial_topology(self, layout: Layout, sparsity: float, random: Randomness, arrays: Arrays) -> Topology:
-        """All positions; at a higher initial sparsity random ones, the same share of each tensor."""
+        """Return all positions, or at a higher initial sparsity random ones, the same share of each tensor."""
         check_initial_sparsity(self.initial_sparsity, sparsity)
         return random_topology(layout, uniform(layout, self.initial_sparsity), random, arrays)
 
     @hookimpl
     def initial_strategy_state(self, topology: Topology, sparsity: float) -> PruningTargets:
-        """From the weights that there are to the uniform distribution at the run's sparsity."""
+        """Return the numbers of weights now and, by the uniform distribution at the run's sparsity, at the end."""
         counted = _COUNTED[self.scope]
         first = counted(topology.counts)
         return PruningTargets(first, np.minimum(counted(uniform(topology.layout, sparsity)), first))
 
     @hookimpl
     def update_due(self, clock: Clock) -> bool:
-        """By the schedule from t₀ on, and at the end."""
+        """Follow the schedule from t₀ on, and return True at the end of the pruning."""
         cubic = self._cubic()
         end = cubic.end(clock)
         return clock.step == end or (cubic.has_begun(clock) and clock.step < end and self.schedule(clock))
 
     @hookimpl
     def target_size(self, topology: Topology, clock: Clock, strategy_state: PruningTargets) -> int:
-        """(1 - s_t)·D."""
+        """Return (1 - s_t)·D."""
         return min(topology.size, int(self._counts(clock, strategy_state).sum()))
 
     @hookimpl
     def prune(self, topology: Topology, values: Array, clock: Clock, strategy_state: PruningTargets) -> Array:
-        """Keep the largest |w|, in the network or in each tensor."""
+        """Keep the largest |w| of the network, or of each tensor."""
         return topology.all_but(_SCOPES[self.scope](topology, values, self._counts(clock, strategy_state)))
 
     def _counts(self, clock: Clock, targets: PruningTargets) -> Counts:
-        """How many weights there are to be, in each tensor or in all."""
+        """Return the target number of weights, of each tensor or of all together."""
         return targets.counts(self._cubic().remaining(clock))
 
     def _cubic(self) -> CubicPruning:
@@ -98,12 +98,12 @@ class GradualPruning:
 
 
 def _network(topology: Topology, values: Array, counts: Counts) -> Array:
-    """Slots of the smallest of all, so that as many are left as the counts together."""
+    """Return the slots of the smallest of all, so that the sum of the counts is left."""
     return smallest_of_all(topology, values, max(0, topology.size - int(counts.sum())))
 
 
 def _tensor(topology: Topology, values: Array, counts: Counts) -> Array:
-    """Slots of the smallest of each tensor, so that as many are left as it counts."""
+    """Return the slots of the smallest of each tensor, so that its count is left."""
     return smallest_of_each(topology, values, np.maximum(0, topology.counts - counts))
 
 

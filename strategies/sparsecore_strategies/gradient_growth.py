@@ -1,4 +1,4 @@
-"""A piece to stack on others: growth where the dense gradient is largest (RigL's)."""
+"""A piece to stack on other strategies: growth where the dense gradient is largest (RigL's)."""
 
 import attrs
 
@@ -11,5 +11,5 @@ class GradientGrowth:
 
     @hookimpl
     def grow(self, occupied: Topology, counts: Counts, gradient: Gradient) -> Array:
-        """The free positions with the largest |dense gradient|."""
+        """Return the free positions with the largest |dense gradient|."""
         return largest_free(occupied, counts, gradient)

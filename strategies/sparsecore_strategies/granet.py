@@ -73,25 +73,25 @@ class GradualRegeneration:
 
     @hookimpl
     def initial_topology(self, layout: Layout, sparsity: float, random: Randomness, arrays: Arrays) -> Topology:
-        """Random positions, as many in each tensor as the start distribution says at the initial sparsity."""
+        """Return random positions, as many in each tensor as the start distribution says at the initial sparsity."""
         check_initial_sparsity(self.initial_sparsity, sparsity)
         return random_topology(layout, distribution(self.start)(layout, self.initial_sparsity), random, arrays)
 
     @hookimpl
     def initial_strategy_state(self, topology: Topology, sparsity: float) -> PruningTargets:
-        """From the weights that there are to the budget of the run's sparsity."""
+        """Return the numbers of weights now and, at the run's sparsity, at the end."""
         first = topology.counts.sum(keepdims=True)
         return PruningTargets(first, np.minimum(first, uniform(topology.layout, sparsity).sum()))
 
     @hookimpl
     def update_due(self, clock: Clock) -> bool:
-        """By the schedule since pruning has begun, and at its end."""
+        """Follow the schedule once pruning has begun, and return True at its end."""
         cubic = CubicPruning(self.begin, self.until)
         return clock.step == cubic.end(clock) or (cubic.has_begun(clock) and self.schedule(clock))
 
     @hookimpl
     def target_size(self, topology: Topology, clock: Clock, strategy_state: PruningTargets) -> int:
-        """As many as the cubic leaves."""
+        """Return as many as the cubic leaves."""
         remaining = CubicPruning(self.begin, self.until).remaining(clock)
         return min(topology.size, int(strategy_state.counts(remaining).sum()))
 
@@ -108,21 +108,21 @@ class GradualRegeneration:
     def allocate(
         self, total: int, room: Counts, topology: Topology, values: Array, clock: Clock, strategy_state: PruningTargets
     ) -> Counts:
-        """As many in each tensor as it dropped after the pruning."""
+        """Grow as many weights in each tensor as it has dropped after the pruning."""
         left = topology.subset(self._largest(topology, values, clock, strategy_state))
         return shares(total, self._dropped(topology, left, clock), room)
 
     @hookimpl
     def grow(self, occupied: Topology, counts: Counts, gradient: Gradient) -> Array:
-        """The free positions with the largest |dense gradient|."""
+        """Return the free positions with the largest |dense gradient|."""
         return largest_free(occupied, counts, gradient)
 
     def _largest(self, topology: Topology, values: Array, clock: Clock, strategy_state: PruningTargets) -> Array:
-        """Which weights the pruning leaves: one bool a weight."""
+        """Return which weights the pruning leaves, one bool a weight."""
         excess = topology.size - self.target_size(topology, clock, strategy_state)
         return topology.all_but(smallest_of_all(topology, values, excess))
 
     def _dropped(self, before: Topology, left: Topology, clock: Clock) -> Counts:
-        """How many each tensor drops after the pruning, to regenerate."""
+        """Return how many weights each tensor drops after the pruning, to regenerate."""
         dropped: Counts = np.minimum(fraction_of(self.drop_fraction(clock), left.counts), before.room)
         return dropped

@@ -1,4 +1,4 @@
-"""A piece to stack on others: drop a fraction of the weights, the smallest."""
+"""A piece to stack on other strategies: drop a fraction of the weights, the smallest."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -24,7 +24,7 @@ from sparsecore.strategy import (
 
 @attrs.frozen(eq=False)
 class MagnitudeDrop:
-    """Drop the fraction of the weights with the smallest |w|; where as many grow is for others to say.
+    """Drop the fraction of the weights with the smallest |w|; other strategies decide where as many grow.
 
     Attributes:
         drop_fraction: a number that may change over the run.
@@ -38,12 +38,12 @@ class MagnitudeDrop:
 
     @property
     def declares(self) -> Declares:
-        """The smallest first, of each tensor or of the network."""
+        """Declare that the smallest weights go first, of each tensor or of the network."""
         return Declares(smallest_first=self.scope)
 
     @hookimpl
     def prune(self, topology: Topology, values: Array, clock: Clock) -> Array:
-        """All but the fraction with the smallest |w|."""
+        """Keep all but the fraction with the smallest |w|."""
         return topology.all_but(_SCOPES[self.scope](topology, values, self.drop_fraction(clock)))
 
 

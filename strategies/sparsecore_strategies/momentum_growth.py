@@ -1,4 +1,4 @@
-"""A piece to stack on others: growth where the dense momentum is largest (SNFS's)."""
+"""A piece to stack on other strategies: growth where the dense momentum is largest (SNFS's)."""
 
 import attrs
 
@@ -19,15 +19,15 @@ class MomentumGrowth:
 
     @hookimpl
     def initial_strategy_state(self, topology: Topology) -> DenseMomentum:
-        """No momentum."""
+        """Return zero momentum."""
         return DenseMomentum.zero(topology)
 
     @hookimpl
     def observe(self, gradient: Gradient, topology: Topology, strategy_state: DenseMomentum) -> DenseMomentum:
-        """M ← β·M + g, at every position."""
+        """Update the momentum of every position: M ← β·M + g."""
         return strategy_state.updated(gradient, topology, self.momentum)
 
     @hookimpl
     def grow(self, occupied: Topology, counts: Counts, strategy_state: DenseMomentum) -> Array:
-        """The free positions with the largest |momentum|."""
+        """Return the free positions with the largest |momentum|."""
         return largest_free(occupied, counts, strategy_state.by_tensor(occupied))

@@ -58,17 +58,17 @@ class RigL:
 
     @hookimpl
     def initial_topology(self, layout: Layout, sparsity: float, random: Randomness, arrays: Arrays) -> Topology:
-        """Random positions, as many in each tensor as the start distribution says."""
+        """Return random positions, as many in each tensor as the start distribution says."""
         return random_topology(layout, distribution(self.start)(layout, sparsity), random, arrays)
 
     @hookimpl
     def update_due(self, clock: Clock) -> bool:
-        """By the schedule."""
+        """Follow the schedule."""
         return self.schedule(clock)
 
     @hookimpl
     def replaces_step(self) -> bool:
-        """An update takes the place of the optimizer's step."""
+        """Return True: an update replaces the optimizer's step."""
         return True
 
     @hookimpl
@@ -79,10 +79,10 @@ class RigL:
 
     @hookimpl
     def allocate(self, total: int, pruned: Counts, room: Counts) -> Counts:
-        """As many in each tensor as it lost."""
+        """Grow as many weights in each tensor as it has lost."""
         return shares(total, pruned, room)
 
     @hookimpl
     def grow(self, occupied: Topology, counts: Counts, gradient: Gradient) -> Array:
-        """The free positions with the largest |dense gradient|."""
+        """Return the free positions with the largest |dense gradient|."""
         return largest_free(occupied, counts, gradient)

@@ -62,17 +62,17 @@ class SparseEvolution:
 
     @property
     def declares(self) -> Declares:
-        """The smallest first, of each sign or of all; growth where weights were lost."""
+        """Declare that the smallest weights go first, of each sign or of all, and growth where weights were lost."""
         return Declares(smallest_first=_SCOPES[self.ranking], shares="pruned")
 
     @hookimpl
     def initial_topology(self, layout: Layout, sparsity: float, random: Randomness, arrays: Arrays) -> Topology:
-        """Random positions, as many in each tensor as the start distribution says."""
+        """Return random positions, as many in each tensor as the start distribution says."""
         return random_topology(layout, distribution(self.start)(layout, sparsity), random, arrays)
 
     @hookimpl
     def update_due(self, clock: Clock) -> bool:
-        """By the schedule."""
+        """Follow the schedule."""
         return self.schedule(clock)
 
     @hookimpl
@@ -82,12 +82,12 @@ class SparseEvolution:
 
     @hookimpl
     def allocate(self, total: int, pruned: Counts, room: Counts) -> Counts:
-        """As many in each tensor as it lost."""
+        """Grow as many weights in each tensor as it has lost."""
         return shares(total, pruned, room)
 
 
 def _signed(topology: Topology, values: Array, fraction: float) -> Array:
-    """Slots of the zeros of each tensor, and of its positive and its negative weights that are closest to zero."""
+    """Return the slots of each tensor's zeros, and of its positive and its negative weights closest to zero."""
     arrays, size = topology.arrays, topology.size
     which = (values == 0, values > 0, values < 0)
     bounds = [start + bound for start in (0, size, 2 * size) for bound in topology.bounds[:-1]] + [3 * size]
@@ -101,7 +101,7 @@ def _signed(topology: Topology, values: Array, fraction: float) -> Array:
 
 
 def _signed_of(values: Array, which: Sequence[Array], counts: Counts, fraction: float, arrays: Arrays) -> Array:
-    """The same for the values of one tensor, ⌊ζ·N⌋ at most; of which some are zero, positive and negative."""
+    """Return at most ⌊ζ·N⌋ slots of one tensor; ``which`` are the masks of zero, positive and negative values."""
     zeros, positive, negative = (
         counting_of(arrays).nonzero(mask, int(count)) for mask, count in zip(which, counts, strict=True)
     )
@@ -117,7 +117,7 @@ def _closest(slots: Array, values: Array, count: int, arrays: Arrays) -> Array:
 
 
 def _magnitude(topology: Topology, values: Array, fraction: float) -> Array:
-    """Slots of the fraction of each tensor's weights with the smallest |w|."""
+    """Return the slots of the fraction of each tensor's weights with the smallest |w|."""
     return smallest_of_each(topology, values, fraction_of(fraction, topology.counts))
 
 

@@ -1,4 +1,4 @@
-"""SNFS, sparse momentum (Dettmers & Zettlemoyer 2019): momentum tells which tensors grow, and where."""
+"""SNFS, sparse momentum (Dettmers & Zettlemoyer 2019): momentum decides which tensors grow, and where."""
 
 from typing import ClassVar
 
@@ -55,17 +55,17 @@ class SparseMomentum:
 
     @hookimpl
     def initial_strategy_state(self, topology: Topology) -> DenseMomentum:
-        """No momentum."""
+        """Return zero momentum."""
         return DenseMomentum.zero(topology)
 
     @hookimpl
     def update_due(self, clock: Clock) -> bool:
-        """By the schedule."""
+        """Follow the schedule."""
         return self.schedule(clock)
 
     @hookimpl
     def observe(self, gradient: Gradient, topology: Topology, strategy_state: DenseMomentum) -> DenseMomentum:
-        """M ← β·M + g, at every position."""
+        """Update the momentum of every position: M ← β·M + g."""
         return strategy_state.updated(gradient, topology, self.momentum)
 
     @hookimpl
@@ -76,17 +76,17 @@ class SparseMomentum:
 
     @hookimpl
     def allocate(self, total: int, room: Counts, topology: Topology, strategy_state: DenseMomentum) -> Counts:
-        """In proportion to the mean |momentum| of the active weights."""
+        """Share out in proportion to the mean |momentum| of each tensor's active weights."""
         return shares(total, whole_numbers(_means(topology, strategy_state)), room)
 
     @hookimpl
     def grow(self, occupied: Topology, counts: Counts, strategy_state: DenseMomentum) -> Array:
-        """The free positions with the largest |momentum|."""
+        """Return the free positions with the largest |momentum|."""
         return largest_free(occupied, counts, strategy_state.by_tensor(occupied))
 
 
 def _means(topology: Topology, strategy_state: DenseMomentum) -> list[float]:
-    """Mean |momentum| of each tensor's active weights."""
+    """Return the mean |momentum| of each tensor's active weights."""
     arrays = topology.arrays
     active = arrays.to_numpy(arrays.cast(arrays.take(strategy_state.momentum, topology.positions), np.float64))
     # summed on the host, in the order of the positions: the same on every backend

@@ -1,4 +1,4 @@
-"""Soft-DEEP R (Bellec et al. 2017): connections sleep and wake by themselves, their number is free."""
+"""Soft-DEEP R (Bellec et al. 2017): each connection becomes dormant and wakes by itself, so their number varies."""
 
 import math
 from functools import cached_property
@@ -10,18 +10,18 @@ from sparsecore.strategy import (
     Array,
     Clock,
     Counts,
-    InputError,
     Piecewise,
     Randomness,
     Reallocation,
     Schedule,
     Topology,
     as_schedule,
+    check_temperature,
     constant,
     counting_of,
     fixed_signs,
-    gaussian_noise,
     hookimpl,
+    noisy_pull,
     per_position,
     per_weight,
 )
@@ -29,7 +29,7 @@ from sparsecore.strategy import (
 
 @attrs.frozen(eq=False)
 class Connections:
-    """What soft-DEEP R remembers.
+    """The state of soft-DEEP R.
 
     Attributes:
         signs: the fixed sign s of each active connection, int8, +1 or -1.
@@ -41,7 +41,7 @@ class Connections:
     dormant: Array = per_position()
 
     def waking(self, topology: Topology) -> Counts:
-        """How many dormant connections of each tensor wake; a device is waited for once, however often it is asked."""
+        """Return how many dormant connections of each tensor wake; counted once, as a device is waited for."""
         offsets = topology.layout.offsets
         if offsets not in self._waking:
             self._waking[offsets] = constant(counting_of(topology.arrays).count_each(self.dormant >= 0, offsets))
@@ -50,11 +50,6 @@ class Connections:
     @cached_property
     def _waking(self) -> dict[tuple[int, ...], Counts]:
         return {}
-
-
-def _check_temperature(_: object, __: object, temperature: Schedule) -> None:
-    if temperature.lowest < 0:
-        raise InputError(f"a temperature is at least 0; given {temperature}")
 
 
 @attrs.frozen(eq=False)
@@ -80,14 +75,14 @@ class SoftDeepRewiring:
 
     l1: float = attrs.field(default=1e-5, validator=attrs.validators.ge(0))
     temperature: Schedule = attrs.field(
-        default=Piecewise({0: 1e-7}), converter=as_schedule, validator=_check_temperature
+        default=Piecewise({0: 1e-7}), converter=as_schedule, validator=check_temperature
     )
     step_size: float = attrs.field(default=0.05, validator=attrs.validators.gt(0))
     lowest: float = attrs.field(default=-0.1, validator=[attrs.validators.ge(-1e30), attrs.validators.le(-1e-30)])
 
     @hookimpl
     def initial_strategy_state(self, topology: Topology, random: Randomness) -> Connections:
-        """The signs of the first connections; dormant ones between θ_min and 0."""
+        """Return the signs of the first connections, and dormant ones with θ between θ_min and 0."""
         layout = topology.layout
         draws = [
             random.generator("dormant", name).random(size, np.float32)
@@ -99,37 +94,42 @@ class SoftDeepRewiring:
 
     @hookimpl
     def start_values(self, topology: Topology, values: Array, random: Randomness) -> Array:
-        """W = s·θ with θ = |w| > 0."""
+        """Return w = s·θ with θ = |w| > 0."""
         return fixed_signs(topology, random) * abs(values)
 
     @hookimpl
     def update_due(self) -> bool:
-        """In every step."""
+        """Return True: updates are due in every step."""
         return True
 
     @hookimpl
     def perturb(
         self, topology: Topology, values: Array, clock: Clock, strategy_state: Connections, random: Randomness
     ) -> Array:
-        """θ ← θ - η·α + sqrt(2·η·T)·ν; the gradient's part has been taken by the optimizer."""
-        cast = topology.arrays.cast
-        # in terms of w = s·θ; ν is symmetric, so that s·ν has the same distribution
-        noise, signs = cast(gaussian_noise(topology, random), values.dtype), cast(strategy_state.signs, values.dtype)
-        return values + (self._spread(clock) * noise - self.step_size * self.l1 * signs)
+        """Apply noise and pull, θ ← θ - η·α + sqrt(2·η·T)·ν; the optimizer has applied the gradient."""
+        return noisy_pull(
+            topology,
+            values,
+            strategy_state.signs,
+            random,
+            step_size=self.step_size,
+            l1=self.l1,
+            temperature=self.temperature(clock),
+        )
 
     @hookimpl
     def prune(self, values: Array, strategy_state: Connections) -> Array:
-        """Where θ < 0 the connection goes dormant."""
+        """Keep the connections with θ ≥ 0; the others become dormant."""
         return values * strategy_state.signs >= 0
 
     @hookimpl
     def target_size(self, topology: Topology, survivors: Counts, strategy_state: Connections) -> int:
-        """What stays awake and what wakes."""
+        """Return the number of connections that stay active or wake."""
         return int(survivors.sum()) + int(strategy_state.waking(topology).sum())
 
     @hookimpl
     def adjust(self, topology: Topology, values: Array, strategy_state: Connections) -> Connections:
-        """What goes dormant does so with its θ."""
+        """Keep the θ of connections that become dormant."""
         arrays = topology.arrays
         strengths = arrays.cast(values * strategy_state.signs, np.float32)
         slept = arrays.where(strengths < 0, strengths, arrays.take(strategy_state.dormant, topology.positions))
@@ -137,17 +137,17 @@ class SoftDeepRewiring:
 
     @hookimpl
     def allocate(self, topology: Topology, strategy_state: Connections) -> Counts:
-        """As many as wake in each tensor."""
+        """Return how many connections wake in each tensor."""
         return strategy_state.waking(topology)
 
     @hookimpl
     def grow(self, occupied: Topology, strategy_state: Connections) -> Array:
-        """The dormant connections that have reached zero."""
+        """Return the positions of the dormant connections that have reached zero."""
         return _woken(occupied, strategy_state)
 
     @hookimpl
     def initial_values(self, grown: Topology, values: Array, strategy_state: Connections, random: Randomness) -> Array:
-        """W = s·θ, as far as it has come."""
+        """Return w = s·θ, with the θ at which the connection has crossed zero."""
         strengths = grown.arrays.take(strategy_state.dormant, grown.positions)
         return grown.arrays.cast(fixed_signs(grown, random) * strengths, values.dtype)
 
@@ -155,7 +155,7 @@ class SoftDeepRewiring:
     def remember(
         self, reallocation: Reallocation, clock: Clock, strategy_state: Connections, random: Randomness
     ) -> Connections:
-        """The signs of those that woke; the dormant ones take the noise of the coming step."""
+        """Add the signs of connections that woke, and apply the noise of the next step to dormant ones."""
         after = reallocation.after
         grown = reallocation.grown_weights
         signs = after.arrays.put(strategy_state.signs, reallocation.grown_slots, fixed_signs(grown, random))
@@ -165,7 +165,7 @@ class SoftDeepRewiring:
         return math.sqrt(2 * self.step_size * self.temperature(clock))
 
     def _walked(self, dormant: Array, topology: Topology, clock: Clock, random: Randomness) -> Array:
-        """θ ← max(θ + sqrt(2·η·T)·ν, θ_min)."""
+        """Return θ ← max(θ + sqrt(2·η·T)·ν, θ_min) of dormant connections."""
         layout, arrays = topology.layout, topology.arrays
         draws = [
             random.generator("dormant noise", name).standard_normal(size, np.float32)
@@ -175,7 +175,7 @@ class SoftDeepRewiring:
         return arrays.where(walked < self.lowest, self._at_lowest(topology, layout.size), walked)
 
     def _none_active(self, dormant: Array, topology: Topology) -> Array:
-        """Active connections are no dormant ones, and do not wake."""
+        """Set the entries of active connections to θ_min, so that they do not count as waking."""
         return topology.arrays.put(dormant, topology.positions, self._at_lowest(topology, topology.size))
 
     def _at_lowest(self, topology: Topology, count: int) -> Array:
@@ -183,7 +183,7 @@ class SoftDeepRewiring:
 
 
 def _woken(topology: Topology, strategy_state: Connections) -> Array:
-    """Positions of the dormant connections that wake, ascending."""
+    """Return the positions of the dormant connections that wake, ascending."""
     arrays = topology.arrays
     woken = counting_of(arrays).nonzero(strategy_state.dormant >= 0, int(strategy_state.waking(topology).sum()))
     return arrays.cast(woken, topology.layout.position_dtype)

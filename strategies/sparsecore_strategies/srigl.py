@@ -40,11 +40,11 @@ from sparsecore.strategy import (
 class StructuredRigL:
     """RigL with as many weights in every group of consecutive positions of a tensor (Lasby et al. 2024).
 
-    The fan-in of each output (the positions behind the first side, row-major) is cut into groups of M, and every group
-    holds N weights from the first step to the last: N:M sparsity, and constant fan-in where M is the whole fan-in. Of
-    the c weights that the start distribution gives to a tensor of g groups, each group has N = ⌊c/g⌋, at least one. So
-    a run has less than one weight a group fewer than its sparsity asks for, and more only where N would be 0; with
-    'uniform', N = ⌊(1-s)·M⌋. A topology that a run is given keeps in each group the number that is there.
+    The fan-in of each output (the positions after the first side, row-major) is divided into groups of M, and every
+    group has N weights from the first step to the last: N:M sparsity, and constant fan-in where M is the whole fan-in.
+    Of the c weights that the start distribution gives to a tensor of g groups, each group gets N = ⌊c/g⌋, at least one.
+    So a run has less than one weight a group fewer than its sparsity says, and more only where N would be 0; with
+    'uniform', N = ⌊(1-s)·M⌋. A given topology keeps in each group the number that it has there.
 
     An update is RigL's, in place of the optimizer's step: the fraction f of each tensor's weights is dropped by |w|,
     wherever they are, and each group grows by |dense gradient| what it has lost, from zero.
@@ -71,7 +71,7 @@ class StructuredRigL:
 
     @property
     def declares(self) -> Declares:
-        """Growth where weights were lost; at the start as many weights in each of a tensor's groups."""
+        """Declare growth where weights were lost, and a start with as many weights in each group of a tensor."""
         return Declares(shares="pruned", start_multiples=self._groups)
 
     @hookimpl
@@ -82,12 +82,12 @@ class StructuredRigL:
 
     @hookimpl
     def update_due(self, clock: Clock) -> bool:
-        """By the schedule."""
+        """Follow the schedule."""
         return self.schedule(clock)
 
     @hookimpl
     def replaces_step(self) -> bool:
-        """An update takes the place of the optimizer's step."""
+        """Return True: an update replaces the optimizer's step."""
         return True
 
     @hookimpl
@@ -97,16 +97,16 @@ class StructuredRigL:
         counts = fraction_of(self.drop_fraction(clock), topology.counts)
         arrays, counting, names = topology.arrays, counting_of(topology.arrays), topology.layout.names
         ranked = [_by_magnitude(topology, name, values, size) for name, size in zip(names, sizes, strict=True)]
-        replaceable = counting.count_each(arrays.concatenate([may_go for _, may_go in ranked]), topology.bounds)
+        replaceable = counting.count_each(arrays.concatenate([may_drop for _, may_drop in ranked]), topology.bounds)
         dropped = [
-            arrays.take(slots, counting.nonzero(may_go, int(most))[: int(count)])
-            for (slots, may_go), most, count in zip(ranked, replaceable, counts, strict=True)
+            arrays.take(slots, counting.nonzero(may_drop, int(most))[: int(count)])
+            for (slots, may_drop), most, count in zip(ranked, replaceable, counts, strict=True)
         ]
         return topology.all_but(arrays.concatenate(dropped))
 
     @hookimpl
     def allocate(self, total: int, pruned: Counts, room: Counts) -> Counts:
-        """As many in each tensor as it lost."""
+        """Grow as many weights in each tensor as it has lost."""
         return shares(total, pruned, room)
 
     @hookimpl
@@ -122,14 +122,14 @@ class StructuredRigL:
         return first_free(occupied, counts, ordered)
 
     def _groups(self, layout: Layout) -> Counts:
-        """How many groups each tensor has."""
+        """Return how many groups each tensor has."""
         return group_counts(layout, group_sizes(layout, self.group))
 
 
 def _by_magnitude(topology: Topology, name: str, values: Array, size: int) -> tuple[Array, Array]:
-    """The slots of a tensor's weights, the smallest |w| first, and whether each may go.
+    """Return the slots of a tensor's weights, the smallest |w| first, and whether each may be dropped.
 
-    Of each group the smallest may go, as many as it has free positions.
+    Of each group the smallest may, as many as it has free positions.
     """
     arrays, slots = topology.arrays, topology.slots(name)
     groups = groups_of(topology, name, size)
@@ -139,13 +139,13 @@ def _by_magnitude(topology: Topology, name: str, values: Array, size: int) -> tu
 
 
 def _without(topology: Topology, kept: Topology) -> Topology:
-    """What is not kept."""
+    """Return the weights that are not kept."""
     return topology.subset(topology.all_but(topology.arrays.searchsorted(topology.positions, kept.positions, "left")))
 
 
-def _replacements_first(places: Array, lost: Array, size: int, arrays: Arrays) -> Array:
-    """The places in their order, but before all others of each group the first, as many as it has ``lost``."""
-    groups = places // size
+def _replacements_first(free: Array, lost: Array, size: int, arrays: Arrays) -> Array:
+    """Move the first free positions of each group, as many as it has ``lost``, before all others."""
+    groups = free // size
     replaces = first_of_each_group(groups, count_in_groups(lost, groups, arrays), arrays)
-    # the others have their turn where strategies above prune, or share out, with no regard to groups
-    return arrays.take(places, arrays.argsort(arrays.cast(~replaces, np.int8)))
+    # the others are needed where strategies above prune or share out without regard to groups
+    return arrays.take(free, arrays.argsort(arrays.cast(~replaces, np.int8)))

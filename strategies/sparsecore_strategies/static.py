@@ -11,5 +11,5 @@ class Static:
 
     @hookimpl
     def update_due(self) -> bool:
-        """Never."""
+        """Return False: no update is ever due."""
         return False
