@@ -1,11 +1,11 @@
-"""How surely the test kit catches each defect of its own tests, and how long a check of a strategy takes.
+"""How reliably the test kit catches each defect of its own tests, and how long a check of a strategy takes.
 
     python benchmarks/mutants.py [--seeds 150] [--seconds 540] [--out benchmarks/results] [--only TEXT ...]
 
-Each defect of ``tests/mutants_of_strategies.py`` and ``tests/mutants_of_backends.py`` is judged by the promise that
-should catch it, with the default number of examples, once for each seed; a third of the seeds are enough where every
-search has found it within a tenth of its examples. Each finished defect is kept in ``mutants.json``; call the script
-again until it says that all is measured.
+Each defect of ``tests/mutants_of_strategies.py`` and ``tests/mutants_of_backends.py`` is checked with the promise that
+it breaks and the default number of examples, once for each seed; a third of the seeds is enough if every search has
+found it within a tenth of its examples. The result of each defect is written to ``mutants.json``; run the script again
+until it prints that all is measured.
 """
 
 import argparse
@@ -33,10 +33,10 @@ from sparsecore.testing.subjects import BackendSubject, StrategySubject
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 FIRST_SEED = 1000
-"""The tests use seed 0; these are others."""
+"""The first seed; the tests use seed 0."""
 
 AIM = 0.001
-"""The largest probability of a miss that is aimed at."""
+"""The largest acceptable probability of a miss."""
 
 LIMIT = 60
 """Seconds of processor time that a check of one strategy may take."""
@@ -44,9 +44,9 @@ LIMIT = 60
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=150, help="how often a defect is judged (default: 150)")
-    parser.add_argument("--seconds", type=float, default=540, help="how long this call may take (default: 540)")
-    parser.add_argument("--only", nargs="+", default=[""], help="measure what has one of these texts in its name")
+    parser.add_argument("--seeds", type=int, default=150, help="how often each defect is searched for (default: 150)")
+    parser.add_argument("--seconds", type=float, default=540, help="how long this run may take (default: 540)")
+    parser.add_argument("--only", nargs="+", default=[""], help="measure only what has one of these texts in its name")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="the folder of results")
     options = parser.parse_args()
     legs = [leg for leg in (*defects(options.seeds), *checks()) if any(text in leg.name for text in options.only)]
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def defects(seeds: int) -> list[Leg]:
-    """A leg for each defect of a strategy or a backend."""
+    """Return a measurement for each defect of a strategy or a backend."""
     from mutants_of_backends import MUTANTS as BACKENDS
     from mutants_of_strategies import MUTANTS as STRATEGIES
 
@@ -75,7 +75,7 @@ def defects(seeds: int) -> list[Leg]:
 
 
 def of_defect(promise: Promise, mutant: type, subject_of: Any, seeds: int, _: float) -> Result:
-    """The example that caught the defect first, for each seed; None where it was missed."""
+    """Return the number of the first example that caught the defect, for each seed; None if it was missed."""
     subject = subject_of(mutant())
     first: list[int | None] = []
     most = round(DEFAULT_EXAMPLES * promise.fraction)
@@ -88,12 +88,12 @@ def of_defect(promise: Promise, mutant: type, subject_of: Any, seeds: int, _: fl
 
 
 def checks() -> list[Leg]:
-    """A leg for the whole check of each installed strategy."""
+    """Return a measurement of the whole check of each installed strategy."""
     return [Leg(f"check: {entry.name}", partial(of_check, entry.name), needs=100) for entry in installed("strategy")]
 
 
 def of_check(name: str, seconds: float) -> Result:
-    """Processor time and time of the clock of ``sparsecore check NAME``, with all its processes."""
+    """Measure the processor time and the duration of ``sparsecore check NAME``, with all its processes."""
     before, since = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     output_of([sys.executable, "-m", "sparsecore", "check", name], seconds)
     clock, after = time.monotonic() - since, resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -102,11 +102,11 @@ def of_check(name: str, seconds: float) -> Result:
 
 
 def miss(result: Result) -> float:
-    """The probability that the promise's examples all miss the defect.
+    """Estimate the probability that all examples of the promise miss the defect.
 
-    A quarter of the seeds takes longest to find it. Beyond the example by which the others have found it, each further
-    example finds it with a probability that is estimated from that quarter; so what makes the defect rare in some
-    searches only is in the estimate.
+    The estimate uses the quarter of the seeds that take longest to find it: after the example by which the other seeds
+    have found it, each further example finds it with the probability seen in that quarter. So it includes defects that
+    are rare in some searches only.
     """
     most: int = result["examples"]
     first = sorted(most + 1 if one is None else one for one in result["first"])
@@ -117,7 +117,7 @@ def miss(result: Result) -> float:
     return len(late) / len(first) * (1 - rate) ** (most - usual)
 
 
-def page(record: Record, told: Mapping[str, Any]) -> str:
+def page(record: Record, described: Mapping[str, Any]) -> str:
     """The results as Markdown."""
     found = {name: result for name, result in record.finished.items() if not name.startswith("check: ")}
     timed = {name: result for name, result in record.finished.items() if name.startswith("check: ")}
@@ -125,24 +125,24 @@ def page(record: Record, told: Mapping[str, Any]) -> str:
     seeds = record.settings["seeds"]
     above = [name for name, result in found.items() if miss(result) > AIM]
     lines = [
-        "# How surely the test kit catches defects",
-        f"Machine: {sentence(told)}",
-        f"Each of {len(found)} defects was looked for with {seeds // 3} to {seeds} seeds and the default number of "
+        "# How reliably the test kit catches defects",
+        f"Machine: {sentence(described)}",
+        f"Each of {len(found)} defects was searched for with {seeds // 3} to {seeds} seeds and the default number of "
         f"examples, by the promise that it breaks: {searches.count(None)} of {len(searches):,} searches missed it. "
         f"The estimated probability of a miss is above {AIM} for {len(above)} of the defects"
         + (f": {'; '.join(above)}." if above else "."),
-        "'Median' and 'slowest' count the examples until the defect was found. The estimate assumes that beyond the "
-        "example by which three quarters of the seeds have found it, each further one finds it with the probability "
-        "that was seen there. '0' is less than 10⁻⁹: nearly every example finds the defect.",
+        "'Median' and 'slowest' are numbers of examples until the defect was found. The estimate assumes that after "
+        "the example by which three quarters of the seeds have found it, each further one finds it with the "
+        "probability seen there. '0' is less than 10⁻⁹: nearly every example finds the defect.",
         table(
             ("The defect", "The promise", "examples", "median", "slowest", "missed", "probability of a miss"),
             [_row(name, result) for name, result in found.items()],
         ),
         "## How long a check takes",
-        f"`sparsecore check NAME`, all its processes together. Other programs were running, so the time of the clock "
-        f"says little; the aim is {LIMIT} s.",
+        f"`sparsecore check NAME`, all its processes together. Other programs were running, so the duration says "
+        f"little; the aim is {LIMIT} s of processor time.",
         table(
-            ("The strategy", "processor time", "time of the clock", "load of the machine"),
+            ("The strategy", "processor time", "duration", "load of the machine"),
             [
                 (
                     f"`{name.removeprefix('check: ')}`",

@@ -1,4 +1,4 @@
-"""The test kit: whether a strategy or a backend keeps its promises. It needs hypothesis (the extra ``testing``)."""
+"""The test kit for strategies and backends; it needs hypothesis (the extra ``testing``)."""
 
 from sparsecore.extras import require
 

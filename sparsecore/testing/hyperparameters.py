@@ -1,4 +1,4 @@
-"""Instances of any attrs class, drawn from the types and validators of its fields."""
+"""Draws instances of any attrs class from the types and validators of its fields."""
 
 import operator
 import typing
@@ -15,18 +15,21 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 from sparsecore.engine.schedules import Amount, Cosine, Every, Piecewise, Schedule
 
 T = TypeVar("T")
-Field = attrs.Attribute  # what a draw may look at: default and validator
+Field = attrs.Attribute
 
 
 def hyperparameters(cls: type[T]) -> SearchStrategy[T]:
-    """Instances of a strategy's class; its defaults are the simplest.
+    """Draw instances of a strategy's class; the one with all defaults is the simplest.
 
-    Whole numbers, numbers, bools, texts of a list, optional ones, schedules and amounts are drawn within the bounds
-    of their validators (ge, gt, le, lt, in_, optional, and_); what a class refuses by other means is drawn anew.
-    A field of another type keeps its default.
+    Fields of type int, float, bool, Literal, Schedule, Every or Amount, and optional ones, are drawn within the bounds
+    of their validators (ge, gt, le, lt, in_, optional, and_). If the class refuses what was drawn with a ValueError, it
+    is drawn again. A field of another type keeps its default.
 
     Args:
         cls: an attrs class.
+
+    Returns:
+        A hypothesis strategy for instances.
 
     Raises:
         TypeError: it is no attrs class, or a field that has no default is of a type that cannot be drawn.
@@ -35,35 +38,33 @@ def hyperparameters(cls: type[T]) -> SearchStrategy[T]:
         raise TypeError(f"hyperparameters are those of an attrs class; given {cls!r}")
     types = _types(cls)
     fields = {
-        str(field.alias): _contents(field, types.get(field.name, field.type))
-        for field in attrs.fields(cls)
-        if field.init
+        str(field.alias): _field(field, types.get(field.name, field.type)) for field in attrs.fields(cls) if field.init
     }
-    return st.fixed_dictionaries(fields).map(partial(_made, cls))
+    return st.fixed_dictionaries(fields).map(partial(_instance, cls))
 
 
-def _made(cls: Any, given: Mapping[str, Any]) -> Any:
+def _instance(cls: Any, arguments: Mapping[str, Any]) -> Any:
     try:
-        return cls(**given)
+        return cls(**arguments)
     except ValueError:
-        reject()  # bounds that no validator told, such as those of two fields together
+        reject()  # a condition that is no validator, such as one on two fields
 
 
 def _types(cls: type) -> dict[str, Any]:
     try:
         return typing.get_type_hints(cls)
-    except Exception:  # a name that exists only for type checkers
+    except Exception:  # an annotation names something that exists only for type checkers
         return {}
 
 
-def _contents(field: "Field[Any]", kind: Any) -> SearchStrategy[Any]:
+def _field(field: "Field[Any]", kind: Any) -> SearchStrategy[Any]:
     drawn = _drawn(field, kind)
     default = _default(field)
     if default is attrs.NOTHING and drawn is None:
         raise TypeError(f"the field {field.name!r} has no default, and nothing of type {kind} can be drawn")
     if drawn is None:
         return st.just(default)
-    # an absolute amount is made for one network, and is more than most examples have
+    # the default of an Amount may be a number of weights, more than most examples have
     return drawn if default is attrs.NOTHING or isinstance(default, Amount) else st.just(default) | drawn
 
 
@@ -75,7 +76,7 @@ def _default(field: "Field[Any]") -> Any:
 
 
 def _drawn(field: "Field[Any]", kind: Any) -> SearchStrategy[Any] | None:
-    """What the field may hold; None where that cannot be told."""
+    """Return a hypothesis strategy for a field's values; None if its type cannot be drawn."""
     options = [option for part in _parts(field.validator) for option in getattr(part, "options", ())]
     if options:
         return st.sampled_from(options)
@@ -89,7 +90,7 @@ def _drawn(field: "Field[Any]", kind: Any) -> SearchStrategy[Any] | None:
 
 
 def _parts(validator: Any) -> list[Any]:
-    """The simple validators that one is made of."""
+    """Return the validators that a combined validator consists of."""
     if validator is None:
         return []
     inner = getattr(validator, "_validators", None) or getattr(validator, "validator", None)
@@ -99,7 +100,7 @@ def _parts(validator: Any) -> list[Any]:
 
 
 def _bounds(field: "Field[Any]") -> dict[Any, Any]:
-    """The tightest bound of each comparison, by its operator."""
+    """Return the tightest bound of each comparison, by its operator."""
     bounds: dict[Any, Any] = {}
     for part in _parts(field.validator):
         compare = getattr(part, "compare_func", None)
@@ -114,7 +115,7 @@ _TIGHTEST: Mapping[Any, Callable[[Any, Any], Any]] = MappingProxyType(
 
 
 def _scale(field: "Field[Any]") -> float:
-    """How large a number may be that nothing bounds: some times the default."""
+    """Return the largest magnitude of a number without bounds: a multiple of the default."""
     default = _default(field)
     known = isinstance(default, int | float) and not isinstance(default, bool)
     return 10 * abs(default) + 10 if known else 100
@@ -145,7 +146,7 @@ def _number(field: "Field[Any]") -> SearchStrategy[float]:
 
 @st.composite
 def _schedule(draw: DrawFn, field: "Field[Any]") -> Schedule:
-    """Multiples of the default, so that they are of its sign and size: constant, in pieces, or along a cosine."""
+    """Draw constant, piecewise constant and cosine schedules of multiples of the default."""
     default = _default(field)
     unit = default.lowest if isinstance(default, Piecewise | Cosine) and default.lowest else 1.0
     first, second = (unit * draw(st.sampled_from([1.0, 0.0, 0.5, 2.0, 10.0])) for _ in range(2))
