@@ -1,4 +1,4 @@
-"""An experiment as a frozen value, and how it is put together from presets, a file and the command line."""
+"""Experiments as frozen values, assembled from presets, a file and options of the command line."""
 
 from sparsecore.extras import require
 

@@ -1,6 +1,6 @@
-"""Putting an experiment together: defaults, presets, a TOML file, options of the command line, ``--set``; later wins.
+"""Assembling an experiment from defaults, presets, a TOML file, options of the command line and ``--set``; later wins.
 
-A key replaces a key of the same section as a whole; only ``--set section.key.part=value`` reaches inside.
+A key replaces a key of the same section as a whole; only ``--set section.key.part=value`` changes a part of it.
 """
 
 import copy
@@ -21,7 +21,7 @@ from sparsecore.plugins.discovery import file_of, installed, load
 
 
 def with_absolute_paths(tables: dict[str, Any]) -> dict[str, Any]:
-    """The tables (with the stack as ``{name: options}``) with plugins in files, data and runs by absolute paths."""
+    """The tables, with the stack as ``{name: options}``, after making the paths of plugins, data and runs absolute."""
     named = {kind: {**tables[kind]} for kind in ("model", "data", "backend")}
     for table in named.values():
         if isinstance(table.get("name"), str):
@@ -29,7 +29,7 @@ def with_absolute_paths(tables: dict[str, Any]) -> dict[str, Any]:
     data = named["data"]
     if isinstance(data.get("dir"), str):
         data["dir"] = _absolute(data["dir"])
-    if isinstance(data.get("file"), str):  # of a data set that has one; it starts in the folder
+    if isinstance(data.get("file"), str):  # relative to the folder of the data set
         data["file"] = _absolute(str(Path(data.get("dir", "")) / data["file"]))
     if isinstance(tables.get("start", {}).get("run"), str):
         named["start"] = {**tables["start"], "run": _absolute(tables["start"]["run"])}
@@ -41,44 +41,47 @@ def _plugin(selection: str) -> str:
     return selection if file is None else f"{_absolute(str(file))}:{selection.rpartition(':')[2]}"
 
 
-def _absolute(place: str) -> str:
+def _absolute(path: str) -> str:
     try:
-        place.encode()
-        return os.path.realpath(place) if place else place  # Path.resolve fails at links that lead in a circle
+        path.encode()
+        return os.path.realpath(path) if path else path  # Path.resolve fails at links that lead in a circle
     except (OSError, ValueError) as error:
-        raise InputError(f"{place!r} cannot be the path of a file: {error}") from error
+        raise InputError(f"{path!r} cannot be the path of a file: {error}") from error
 
 
 PATH_SETTINGS = frozenset({"data.dir", "data.file", "start.run"})
-"""Settings that say where something lies; a run may be resumed with the same elsewhere."""
+"""Settings that are paths: a run may be resumed with other ones."""
 
 
 def experiment_fingerprint(tables: Mapping[str, Any]) -> str:
-    """A SHA-256 of an experiment's tables: what :func:`identity` keeps of them under "experiment"."""
+    """The SHA-256 of an experiment's tables without its paths, which the identity of a run has under "experiment"."""
     sections = {name: tables[name] for name in ("data", "start") if name in tables}
-    told = {
+    without_paths = {
         name: {key: value for key, value in table.items() if f"{name}.{key}" not in PATH_SETTINGS}
         for name, table in sections.items()
     }
-    return hashlib.sha256(json.dumps({**tables, **told}, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps({**tables, **without_paths}, sort_keys=True).encode()).hexdigest()
 
 
 def differences(begun: Mapping[str, Any], asked: Mapping[str, Any], section: str = "") -> list[str]:
-    """The settings in which two tables differ, a sentence each, but for those that say where something lies.
+    """The differences between two experiments, except their paths.
 
     Args:
-        begun: the tables that something was begun with.
-        asked: the tables that are asked for now.
-        section: the dotted name that both belong to, with a dot at its end.
+        begun: the tables that a run was begun with.
+        asked: the tables that are given now.
+        section: the dotted name of the section that both belong to, with a dot at its end.
+
+    Returns:
+        A sentence for each setting.
     """
-    told = []
+    sentences = []
     for key in sorted(begun.keys() | asked.keys()):
         name, there, here = f"{section}{key}", begun.get(key), asked.get(key)
         if isinstance(there, Mapping) and isinstance(here, Mapping):
-            told += differences(there, here, f"{name}.")
+            sentences += differences(there, here, f"{name}.")
         elif there != here and name not in PATH_SETTINGS:
-            told.append(f"{name} is {there} there, {here} is asked for")
-    return told
+            sentences.append(f"{name} is {there} there, {here} is asked for")
+    return sentences
 
 
 Tables = dict[str, Any]
@@ -89,22 +92,22 @@ DEFAULTS: Mapping[str, Any] = {
     "backend": {},
     "strategy": {"dpr": {}},
 }
-"""The demo, without its backend. With a stack as ``{name: options}``, as everywhere before :func:`assemble` is done."""
+"""The demo without its backend. The stack is ``{name: options}``, as everywhere until :func:`assemble` returns."""
 
 _MOST_PARTS = 20
 """Of a setting's dotted name."""
 _BACKENDS = ("cpu", "numpy")
-"""The fastest first (benchmarks/cpu_digits.py); whatever is not installed is passed over."""
+"""Default backends, the fastest first (benchmarks/cpu_digits.py); one that is not installed is skipped."""
 
 
 def assemble(file: Path | None, options: Mapping[str, str], stack: Sequence[str], settings: Sequence[str]) -> Tables:
-    """The tables of an experiment, for :meth:`sparsecore.experiment.experiment.Experiment.of`.
+    """Assemble the tables of an experiment, for :meth:`sparsecore.experiment.experiment.Experiment.of`.
 
     Args:
         file: a TOML file, or None.
         options: settings by dotted name, as text.
-        stack: names of the strategies, bottom first; empty to leave the file's or the default's.
-        settings: 'section.key=value' texts.
+        stack: names of the strategies, bottom first; empty to use those of the file or the default.
+        settings: texts of the form 'section.key=value'.
 
     Raises:
         InputError: the file cannot be read, or a setting has not this form.
@@ -141,14 +144,14 @@ def assemble(file: Path | None, options: Mapping[str, str], stack: Sequence[str]
 
 
 def default_backend(settings: Set[str]) -> str:
-    """What computes where nobody says what: the fastest of the installed backends that have these settings."""
+    """The default backend: the fastest of the installed ones that have these settings."""
     there = {entry.name for entry in installed("backend")}
     able = (name for name in _BACKENDS if name in there and settings <= attrs.fields_dict(load("backend", name)).keys())
     return next(able, _BACKENDS[-1])
 
 
 def _above_presets(chosen: Tables) -> Tables:
-    """What was chosen, and below it what the presets say."""
+    """The chosen settings over those of the presets."""
     names = [chosen[section].get("name") for section in ("model", "data")]
     optimizer = str(chosen.get("training", {}).get("optimizer", DEFAULT_OPTIMIZER))
     below: Tables = {}
@@ -162,7 +165,7 @@ def _above_presets(chosen: Tables) -> Tables:
 
 
 def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> Tables:
-    """Both, section by section; ``above`` wins key by key. The parts are copies."""
+    """Merge two experiments section by section; a key of ``above`` wins. The values are copied."""
     merged = copy.deepcopy(dict(below))
     for section, value in copy.deepcopy(dict(above)).items():
         tables = isinstance(value, dict) and isinstance(merged.get(section, {}), dict)
@@ -171,7 +174,7 @@ def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> Tables:
 
 
 def _as_stack(given: Any) -> Tables:
-    """A stack as ``{name: options}``, from that or from a list of names and of tables with names."""
+    """Convert a stack to ``{name: options}``, from that or from a list of names and of tables with names."""
     if isinstance(given, Mapping):
         given = [{"name": name, **table} if isinstance(table, Mapping) else table for name, table in given.items()]
     tables = [{"name": table} if isinstance(table, str) else table for table in as_list(given)]
@@ -184,7 +187,7 @@ def _as_stack(given: Any) -> Tables:
 
 
 def _with_tables(given: Tables) -> Tables:
-    """A plugin given by its name alone as a table with that name; anything else that is no table is refused."""
+    """Convert plugins that are given by name to tables; raise an :class:`InputError` for a section that is no table."""
     tables = dict(given)
     for section in SECTIONS:
         if section in {"model", "data", "backend"} and isinstance(given.get(section), str):
@@ -202,7 +205,7 @@ def _pair(setting: str) -> tuple[str, Any]:
 
 
 def _path(name: str, stack: tuple[str, ...]) -> list[str]:
-    """Section and keys of a dotted name; for a strategy 'strategy', its name and keys."""
+    """The section and keys of a dotted name; for a strategy: 'strategy', its name and keys."""
     section, _, rest = name.partition(".")
     if section == "strategy" and rest:
         strategy, option = _strategy_of(rest, stack)
@@ -233,7 +236,7 @@ def _set(tables: Tables, name: str, value: Any) -> None:
 
 
 def _strategy_of(rest: str, stack: tuple[str, ...]) -> tuple[str, str]:
-    """Which strategy 'NAME.option' belongs to, and the option; a name may have dots of its own."""
+    """The strategy and the option that 'NAME.option' means; a name may have dots of its own."""
     for name in sorted(stack, key=len, reverse=True):
         for written in (name, name.rpartition(":")[2]):
             if rest.startswith(f"{written}."):
@@ -247,5 +250,5 @@ def _strategy_of(rest: str, stack: tuple[str, ...]) -> tuple[str, str]:
 
 
 def _with_list(tables: Tables) -> Tables:
-    """The stack as the list that an experiment is made of."""
+    """The tables with the stack as a list, as experiments are made from."""
     return {**tables, "strategy": [{"name": name, **options} for name, options in tables["strategy"].items()]}

@@ -1,4 +1,4 @@
-"""Strict conversion between plain TOML values and attrs classes: an unknown key or a wrong type is a sentence."""
+"""Strict conversion between plain TOML or JSON values and attrs classes, with errors that name the key."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -22,12 +22,12 @@ _LARGEST = 2**53
 
 
 def structure(plain: Mapping[str, Any], cls: type[T], where: str, *, lenient: bool = False) -> T:
-    """An instance of the attrs class from plain values.
+    """Convert plain values to an instance of an attrs class.
 
     Args:
-        plain: values by field name, as read from TOML.
+        plain: values by field name, as read from TOML or JSON.
         cls: an attrs class.
-        where: what the values belong to, such as 'training'; it stands before the keys in errors.
+        where: the name of the values, such as 'training', which precedes the keys in errors.
         lenient: whether keys that the class does not have are ignored, and numbers may be infinite or NaN.
 
     Raises:
@@ -37,11 +37,11 @@ def structure(plain: Mapping[str, Any], cls: type[T], where: str, *, lenient: bo
         return _converter(lenient).structure(dict(plain), cls)
     except Exception as error:
         sentences = cattrs.transform_error(error, where, format_exception=_sentence)
-        raise InputError("; ".join(_with_place(sentence) for sentence in sentences)) from error
+        raise InputError("; ".join(_key_first(sentence) for sentence in sentences)) from error
 
 
 def unstructure(instance: Any) -> dict[str, Any]:
-    """The fields as plain values; fields that are None are left out, as TOML has no such value."""
+    """Convert an instance of an attrs class to plain values; fields that are None are left out, as TOML has no None."""
     plain: dict[str, Any] = _without_none(_converter().unstructure(instance))
     return plain
 
@@ -65,10 +65,10 @@ def _sentence(error: BaseException, _: Any) -> str:
     return str(error.args[0]) if error.args else type(error).__name__
 
 
-def _with_place(sentence: str) -> str:
-    """'what is wrong @ training.epochs' the way round a reader expects it."""
-    what, _, place = sentence.rpartition(" @ ")
-    return f"{place}: {what}" if what else sentence
+def _key_first(sentence: str) -> str:
+    """Turn 'problem @ training.epochs' into 'training.epochs: problem'."""
+    problem, _, key = sentence.rpartition(" @ ")
+    return f"{key}: {problem}" if problem else sentence
 
 
 def _whole(given: Any, _: Any) -> int:
@@ -148,10 +148,10 @@ def _plain_cosine(schedule: Cosine) -> Any:
 
 def _shown(given: Any) -> str:
     try:
-        told = f"the table {dict(given)}" if isinstance(given, Mapping) else repr(given)
+        text = f"the table {dict(given)}" if isinstance(given, Mapping) else repr(given)
     except ValueError:
         return "a number of thousands of digits"
-    return told if len(told) <= _LONGEST else f"{told[:_LONGEST]}..."
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def _table(cls: Any, converter: cattrs.Converter) -> Callable[[Any, Any], Any]:
@@ -167,7 +167,7 @@ def _table(cls: Any, converter: cattrs.Converter) -> Callable[[Any, Any], Any]:
 
 
 def _plain_fields(cls: Any, converter: cattrs.Converter) -> Callable[[Any], dict[str, Any]]:
-    # a field '_x' is 'x' to the class and to whoever sets it
+    # a field '_x' is called 'x' in settings
     return make_dict_unstructure_fn(cls, converter, _cattrs_use_alias=True)
 
 

@@ -25,11 +25,18 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "adam": {"learning_rate": 1e-3},
     "adamw": {"learning_rate": 1e-3, "weight_decay": 1e-2},
 }
-"""What a table leaves out: a learning rate for one rule serves no other."""
+"""Defaults that depend on the optimizer."""
 
 
 def split_training(table: Mapping[str, Any], loop: type) -> tuple[dict[str, Any], Optimizer]:
-    """The settings that belong to the class ``loop``, complete with the rule's learning rate, and the rule.
+    """Split the table ``training`` into the settings of the training loop and those of the optimizer.
+
+    Args:
+        table: the table.
+        loop: the attrs class of the loop's settings.
+
+    Returns:
+        The loop's settings, with the optimizer's default learning rate if there is none, and the optimizer.
 
     Raises:
         InputError: no rule has this name, a key is neither the loop's nor this rule's, a wrong value.
@@ -50,7 +57,7 @@ def split_training(table: Mapping[str, Any], loop: type) -> tuple[dict[str, Any]
 
 
 def rule_table(optimizer: Optimizer) -> dict[str, Any]:
-    """The rule's part of the table."""
+    """The optimizer's part of the table ``training``."""
     names = {rule: name for name, rule in OPTIMIZERS.items()}
     return {"optimizer": names[type(optimizer)], **unstructure(optimizer)}
 
@@ -69,16 +76,16 @@ def _check_share(_: object, attribute: "attrs.Attribute[Any]", share: float) -> 
 
 @attrs.frozen
 class StartSettings:
-    """Where a run starts, if not on a topology and with values of its own.
+    """The warm start of a run from another one.
 
     Attributes:
-        run: the folder of a finished run, on whose last topology this one starts.
-        values: 'original', those that the run itself began with, and would have begun with where it was not active;
-            'fresh', others, drawn for this run and its seed; 'trained', those that the run ended with; 'rewound',
-            those of an earlier epoch's end, where this run goes on with its own schedules and batches.
-        epoch: the epoch of 'rewound', among those that the run has kept.
-        prune: share of the run's weights that are taken away first, those of smallest |w| at its end, over the whole
-            network; every tensor keeps its largest.
+        run: the folder of a finished run, with whose last topology this one starts.
+        values: 'original', the initial values of that run, also at positions that it did not start with; 'fresh', new
+            random values of this run's seed; 'trained', the final values of that run; 'rewound', its values at the end
+            of an earlier epoch, from which this run continues with its own schedules and batches.
+        epoch: the epoch of 'rewound', which that run has kept.
+        prune: the fraction of that run's weights that are pruned first, those of smallest |w| at its end, over the
+            whole network; every tensor keeps its largest.
     """
 
     run: str | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.min_len(1)))
@@ -109,16 +116,16 @@ class StartSettings:
 
 @attrs.frozen
 class KeepSettings:
-    """What a run keeps besides its latest state.
+    """The states that a run keeps besides its latest one.
 
     Attributes:
-        epochs: at whose ends the state is kept, in ``epoch-N.safetensors``.
+        epochs: the epochs at whose ends the state is kept, in ``epoch-N.safetensors``.
     """
 
     epochs: tuple[int, ...] = attrs.field(default=(), validator=attrs.validators.deep_iterable(attrs.validators.ge(1)))
 
     def check_within(self, epochs: int) -> None:
-        """Raise an :class:`InputError` if a run of so many epochs never comes to one of them."""
+        """Raise an :class:`InputError` if a run of so many epochs does not have one of them."""
         beyond = [epoch for epoch in self.epochs if epoch > epochs]
         if beyond:
             raise InputError(f"keep.epochs has {beyond[0]}, and the run has {epochs} epochs")
@@ -133,10 +140,10 @@ class DataSettings:
     """How the images of a data set are used.
 
     Attributes:
-        dir: the folder with its files; where it is None they are downloaded.
-        held_out: take so many training images out of training and test on them instead of the test images.
-        limit: keep so many training images, the first of the engine's order.
-        crop: pixels reflected at each side before a random crop; 0 for no crop.
+        dir: the folder with its files; None to download them.
+        held_out: the number of training images that replace the test images and are not trained on.
+        limit: the number of training images that are kept, the first of a random order.
+        crop: the pixels that are reflected at each side before a random crop; 0 for no crop.
         flip: whether images are mirrored left to right at random.
     """
 
@@ -149,11 +156,11 @@ class DataSettings:
 
 @attrs.frozen
 class Training:
-    """How long the optimizer runs, and its step lengths.
+    """The training loop.
 
     Attributes:
         epochs: passes over the training images.
-        batch_size: images a step.
+        batch_size: images per step.
         learning_rate: η, constant or scheduled.
     """
 
@@ -168,11 +175,11 @@ class Training:
 
 @attrs.frozen
 class ReallocationSettings:
-    """What holds for every strategy.
+    """Settings that all strategies share.
 
     Attributes:
-        regrow_pruned: whether what was just pruned may grow again in the same update.
-        units: what is pruned and grown as one: 'weights', 'kernels', or blocks such as '4x4'.
+        regrow_pruned: whether positions may grow again in the update that pruned them.
+        units: the unit of pruning and growth: 'weights', 'kernels', or blocks such as '4x4'.
     """
 
     regrow_pruned: bool = False
@@ -193,22 +200,22 @@ SECTIONS = ("model", "data", "backend", "strategy", "training", "reallocation", 
 
 @attrs.frozen(eq=False)
 class Experiment:
-    """Everything that decides a run.
+    """Everything that determines a run.
 
     Attributes:
-        sparsity: the share of the sparse tensors' positions that stay inactive, in [0, 1); None where that is decided
-            by the run that this one starts from.
-        seed: of every draw.
+        sparsity: the fraction of inactive positions in the sparse tensors, in [0, 1); None for that of the run that
+            this one starts from.
+        seed: the seed of all random numbers.
         model: the network.
-        dataset: where the images come from.
-        data: how they are used.
-        backend: what computes.
-        strategies: the stack, bottom first.
-        training: how long the optimizer runs, and its step lengths.
+        dataset: the data set.
+        data: how its images are used.
+        backend: the backend.
+        strategies: the stack of strategies, bottom first.
+        training: the training loop.
         optimizer: the update rule.
-        reallocation: what holds for every strategy.
-        start: from which run it starts, if from one.
-        keep: what it keeps besides its latest state.
+        reallocation: settings that all strategies share.
+        start: the warm start, if any.
+        keep: the states that the run keeps besides its latest one.
     """
 
     sparsity: float | None
@@ -300,7 +307,7 @@ def _sparsity(given: float | None, start: StartSettings) -> float | None:
 
 
 def split_data(table: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What says how images are used, and what belongs to the data set's plugin."""
+    """Split the table ``data`` into settings of how images are used, and options of the data set."""
     own = {field.name for field in attrs.fields(DataSettings)}
     use = {key: value for key, value in table.items() if key in own}
     return use, {key: value for key, value in table.items() if key not in own}

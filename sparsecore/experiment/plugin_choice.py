@@ -17,7 +17,7 @@ class PluginChoice:
     """A plugin with its hyperparameters.
 
     Attributes:
-        name: what selected it.
+        name: the name that selected it.
         plugin: the instance.
     """
 
@@ -26,13 +26,22 @@ class PluginChoice:
 
     @classmethod
     def of(cls, kind: str, table: Mapping[str, Any]) -> "PluginChoice":
-        """The plugin that ``table['name']`` selects, with the rest of the table for its hyperparameters."""
+        """Load the plugin named ``table['name']``, with the rest of the table as its hyperparameters.
+
+        Args:
+            kind: model, dataset, backend or strategy.
+            table: the name and the hyperparameters.
+
+        Raises:
+            InputError: there is no such plugin, or it does not have such hyperparameters.
+            PluginError: the plugin is broken.
+        """
         if not isinstance(table, Mapping) or not isinstance(table.get("name"), str):
             raise InputError(f"a {kind} is given as a table with a name; given {table!r}")
         name: str = table["name"]
         with guard_plugin_code(kind, name):
             plugin = _instance(kind, name, {key: value for key, value in table.items() if key != "name"})
-            return cls(name, _settled(plugin, f"{kind}.{name}") if attrs.has(type(plugin)) else plugin)
+            return cls(name, _read_back(plugin, f"{kind}.{name}") if attrs.has(type(plugin)) else plugin)
 
     def table(self) -> dict[str, Any]:
         """The table that :meth:`of` reads, hyperparameters left at their defaults included."""
@@ -58,19 +67,19 @@ def _instance(kind: str, name: str, options: dict[str, Any]) -> Any:
         raise PluginError(f"{kind}.{name} cannot be made without options, and takes none: {error!r}") from error
 
 
-def _settled(plugin: Any, where: str) -> Any:
+def _read_back(plugin: Any, where: str) -> Any:
     """The plugin as it is read back from a run's experiment.toml, which must be the same.
 
-    Defaults are not checked by a class against its annotations: where a float's default is 1, the file says 1 and what
-    is read back is 1.0. So a run uses what is read back from the start.
+    Classes do not check their defaults against their annotations: where a float's default is 1, the file has 1 and 1.0
+    is read back. So a run uses the plugin as it is read back from the beginning.
     """
     if any(field.name == "name" for field in attrs.fields(type(plugin))):
         raise PluginError(f"{where} has an option called 'name', which is the key of the plugin's own name; rename it")
     options = unstructure(plugin)
     try:
-        settled = structure(tomllib.loads(tomli_w.dumps(options)), type(plugin), where)
+        restored = structure(tomllib.loads(tomli_w.dumps(options)), type(plugin), where)
     except (TypeError, ValueError) as error:
         raise PluginError(f"the options of {where} cannot be written as TOML and read back: {error}") from error
-    if unstructure(settled) != options:
-        raise PluginError(f"the options of {where} read back from TOML as {unstructure(settled)}; they were {options}")
-    return settled
+    if unstructure(restored) != options:
+        raise PluginError(f"the options of {where} read back from TOML as {unstructure(restored)}; they were {options}")
+    return restored

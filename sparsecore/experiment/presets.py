@@ -1,9 +1,9 @@
-"""Settings that are known to serve a model on a data set: TOML files beside this one.
+"""Presets: tested settings for models, data sets and strategies, in TOML files beside this one.
 
-A preset says what it is for in its table ``match`` (any of model, data, strategy; a pattern or a list of them) and is
-otherwise part of an experiment. All that match are laid over one another, the more particular ones on top. A ``stack``
-is what a model and a data set are trained with where no strategy is asked for. Options in a table ``strategy.NAME``
-apply where that strategy is in the stack, and those in ``training.OPTIMIZER`` where that optimizer is chosen.
+The table ``match`` of a preset (any of model, data, strategy; a pattern or a list of them) selects the experiments that
+it applies to; the rest is part of an experiment. All matching presets are merged, and the more specific ones win. A
+``stack`` is the default stack for a model and a data set. Options in a table ``strategy.NAME`` apply if that strategy
+is in the stack, and those in ``training.OPTIMIZER`` if that optimizer is chosen.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +16,14 @@ from sparsecore.experiment.toml_files import as_list, toml_tables
 
 
 def presets(model: str, data: str, strategies: Sequence[str], optimizer: str) -> list[dict[str, Any]]:
-    """The presets for these names, the more particular later, without their ``match`` and without other optimizers."""
+    """The matching presets, the more specific ones later, without ``match`` and the options of other optimizers.
+
+    Args:
+        model: the name of the model.
+        data: the name of the data set.
+        strategies: the names of the strategies in the stack.
+        optimizer: the name of the optimizer.
+    """
     names = {"model": {model}, "data": {data}, "strategy": set(strategies)}
     matching = [preset for preset in _all() if _matches(preset["match"], names)]
     matching.sort(key=lambda preset: len(preset["match"]))
@@ -24,7 +31,7 @@ def presets(model: str, data: str, strategies: Sequence[str], optimizer: str) ->
 
 
 def default_stack(model: str, data: str) -> list[str] | None:
-    """The strategies where none is asked for; None where no preset has a word to say."""
+    """The default stack for a model and a data set; None if no preset has one."""
     names = {"model": {model}, "data": {data}, "strategy": set[str]()}
     stacks = [preset["stack"] for preset in _all() if "stack" in preset and _matches(preset["match"], names)]
     return stacks[-1] if stacks else None
@@ -43,7 +50,7 @@ def _matches(match: Mapping[str, str | list[str]], names: Mapping[str, set[str]]
 
 
 def _with_optimizer(preset: Mapping[str, Any], optimizer: str) -> dict[str, Any]:
-    """What an experiment with this optimizer takes from the preset."""
+    """The part of a preset that applies to this optimizer."""
     training: Mapping[str, Any] = preset.get("training", {})
     general = {key: value for key, value in training.items() if key not in OPTIMIZERS}
     others = {section: value for section, value in preset.items() if section not in {"match", "stack", "training"}}

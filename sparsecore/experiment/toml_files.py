@@ -1,4 +1,4 @@
-"""Reading TOML, whatever it is that a user wrote."""
+"""Reading TOML files and values that users write."""
 
 import json
 import re
@@ -20,7 +20,7 @@ square of their number."""
 
 
 def toml_value(text: str) -> Any:
-    """The TOML value that the text is; a text that is none stands for itself."""
+    """Parse a text as a TOML value; a text that is none is returned as it is."""
     if text.lstrip().startswith(("{", "[")):  # what is neither table nor list is taken as it stands
         _check_keys(text, f"the value {text[:40]}...")
     try:
@@ -36,7 +36,7 @@ def toml_value(text: str) -> Any:
 
 
 def inline_toml(value: Any) -> str:
-    """The value on one line, as :func:`toml_value` reads it."""
+    """Write a value on one line, as :func:`toml_value` parses it."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{json.dumps(key)} = {inline_toml(entry)}" for key, entry in value.items()) + "}"
     if isinstance(value, list | tuple):
@@ -45,12 +45,12 @@ def inline_toml(value: Any) -> str:
 
 
 def as_list(given: Any) -> list[Any]:
-    """What was given, where one may be written without the brackets of a list."""
+    """The value itself if it is a list, else a list of it."""
     return given if isinstance(given, list) else [given]
 
 
 def _number_or_text(text: str) -> float | str:
-    """Forms of numbers that TOML does not have, such as .9 and NaN; else the text."""
+    """Parse numbers that TOML does not have, such as .9 and NaN; else return the text."""
     try:
         return float(text) if text.isascii() and "_" not in text else text
     except ValueError:

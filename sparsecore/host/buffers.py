@@ -1,4 +1,4 @@
-"""Arrays whose memory is used again: what one operation has let go of serves the next."""
+"""A pool of arrays: memory that one operation no longer needs serves the next one."""
 
 import math
 import threading
@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 _ALIGNMENT = 64
-"""Bytes: a cache line. NumPy may add in another order at another alignment, so it is always the same."""
+"""Bytes of a cache line. The alignment is constant, as NumPy may add in another order at another alignment."""
 
 
 _MOST_WASTE = 2
-"""How much larger than an array its block may be. Small arrays that live long would else keep the large blocks."""
+"""How many times as large as an array its block may be; else small arrays could occupy large blocks for long."""
 
 
 class BufferPool:
-    """Hands out arrays of one dtype. Their memory comes back by itself when the last view of them is gone."""
+    """A pool of arrays of one dtype; their memory returns to it when the last view of an array is gone."""
 
     def __init__(self, dtype: DTypeLike) -> None:
         self.dtype = np.dtype(dtype)
@@ -40,7 +40,7 @@ class BufferPool:
 
 
 class _Blocks(threading.local):
-    """The blocks that nobody uses. Each thread has its own, so that they stay in the cache of its core."""
+    """The blocks that are not in use. Each thread has its own, so that they stay in the cache of its core."""
 
     def __init__(self) -> None:
         self._free: list[NDArray[np.uint8]] = []
@@ -56,7 +56,7 @@ class _Blocks(threading.local):
 
 
 class _Lease:
-    """Memory lent to an array: what the array and all its views keep alive, and nothing else does."""
+    """The memory of one array: it is alive as long as the array or a view of it is."""
 
     __slots__ = ("__array_interface__", "__weakref__")
 

@@ -32,7 +32,16 @@ _MOST_IMAGES = 1 << 10
 
 
 def normalized(memory: BufferPool, pictures: NDArray[np.uint8], images: Images) -> NDArray[Any]:
-    """(pictures − mean)/std with the mean and deviation of each channel over the training images."""
+    """Normalize images by the mean and the standard deviation of each channel over the training images.
+
+    Args:
+        memory: the pool of the result.
+        pictures: uint8, (batch, height, width, channels).
+        images: the data set.
+
+    Returns:
+        (pictures − mean)/std in the dtype of the pool, in the same shape.
+    """
     result = memory.take(*pictures.shape)
     np.subtract(pictures, images.mean.astype(memory.dtype), out=result)
     np.divide(result, images.std.astype(memory.dtype), out=result)
@@ -40,7 +49,7 @@ def normalized(memory: BufferPool, pictures: NDArray[np.uint8], images: Images) 
 
 
 def in_batches(split: Split) -> Iterator[Split]:
-    """A split in order, as many images at a time as have a bounded number of pixels."""
+    """Divide a split into batches with a bounded number of pixels, in order."""
     height, width = split.images.shape[1:3]
     count = min(max(1, _PIXELS // (height * width)), _MOST_IMAGES)
     for first in range(0, len(split), count):
@@ -72,13 +81,13 @@ class HostLearner:
 
     @property
     def values(self) -> NDArray[Any]:
-        """The N sparse values; not to be written to, and valid until the next call that changes them."""
+        """The sparse values, (N,), read-only and valid until the next call that changes them."""
         values = self._sparse.vectors.values.view()
         values.flags.writeable = False
         return values
 
     def train(self, batch: Batch, learning_rate: float) -> None:
-        """Gradients, and a step by them."""
+        """Compute the gradients, and take an optimizer step."""
         self.backward(batch)
         self.optimizer_step(learning_rate)
 
@@ -94,7 +103,7 @@ class HostLearner:
         return lambda name: whole[name].gradient
 
     def optimizer_step(self, learning_rate: float) -> None:
-        """One optimizer step by the gradients."""
+        """Take an optimizer step with the gradients."""
         self._steps += 1
         with _computing():
             for vectors in self._vectors:
@@ -109,7 +118,7 @@ class HostLearner:
         self._totals = Totals()
 
     def evaluate(self, split: Split) -> Totals:
-        """The sums over a split, with running statistics and without augmentation."""
+        """The sums over all examples of a split, with running statistics and without augmentation."""
         parameters = self._parameters(self._sparse.tensors)
         totals = Totals()
         with _computing():
@@ -119,34 +128,34 @@ class HostLearner:
         return totals
 
     def set_values(self, values: NDArray[Any]) -> None:
-        """Replace the N sparse values (a perturbation); optimizer state stays."""
+        """Replace the sparse values, (N,), and keep the optimizer's state."""
         present = self._sparse.vectors.values
         _check_shape("values", values, present)
         present[:] = values
 
     def reallocate(self, reallocation: Reallocation) -> None:
-        """Move to the new topology and its values; optimizer state is carried along, zero where a weight grew."""
+        """Replace the topology and its values; optimizer state follows its weights and is zero for grown ones."""
         values = np.asarray(reallocation.values, self._memory.dtype)
         buffers = self._sparse.vectors.buffers
         vectors = ParameterVectors.of(values, {name: reallocation.carry(buffer) for name, buffer in buffers.items()})
         self._sparse = SparseParameters.of(reallocation.after, vectors)
 
     def other_parameters(self) -> dict[str, NDArray[Any]]:
-        """Copies of the parameters that are not sparse, running statistics among them, by name and in their shapes."""
+        """Copies of the parameters that are not sparse, including running statistics, by name and in their shapes."""
         return {**self._dense.copies(), **{name: array.copy() for name, array in self._running.tensors.items()}}
 
     def memory(self) -> Ledger:
-        """Bytes of the trained parameters and what training keeps for each of them."""
+        """The bytes of the trained parameters, their gradients, indices and optimizer state."""
         return ledger(self._sparse, self._dense, self._computation.cached_arrays)
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """All buffers but the topology's positions: enough to go on bit for bit."""
+        """All buffers except the topology's positions: enough to resume training bit for bit."""
         state = {name: buffer.copy() for name, buffer in self._buffers().items()}
         totals = np.array(attrs.astuple(self._totals), np.float64)
         return state | {"totals": totals, "steps": np.array([self._steps])}
 
     def load_state(self, topology: Topology, state: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from ``state`` (of :meth:`state`) on ``topology``."""
+        """Resume from the buffers that :meth:`state` returned; see the protocol."""
         values = np.zeros(topology.size, self._memory.dtype)
         sparse = SparseParameters.of(topology, ParameterVectors.start(values, self._task.optimizer))
         buffers = _named(sparse.vectors, self._dense.vectors, self._running.values)

@@ -1,7 +1,7 @@
 """Several processes that train one network together; each is a rank.
 
-Every rank computes the same topology for itself: all of them see the same values, and every draw is the engine's. What
-they tell one another is only that they agree. The files of a run and what it prints are the business of rank 0.
+Every rank computes the same topology for itself, from the same values and the engine's random numbers; ranks only
+compare whether they agree. Rank 0 alone writes the files of a run and prints.
 """
 
 import math
@@ -16,17 +16,17 @@ from sparsecore.engine.engine import Advance
 from sparsecore.engine.schedules import Clock
 from sparsecore.errors import InputError
 
-_TOLD = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_REQUIRED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 @attrs.frozen
 class Launch:
-    """A process among those that were started together.
+    """The place of this process among those that a launcher started together.
 
     Attributes:
         rank: 0 to size-1.
-        size: how many there are.
-        local_rank: the rank among those on this machine.
+        size: the number of processes.
+        local_rank: the rank among the processes on this machine.
     """
 
     rank: int = 0
@@ -35,78 +35,87 @@ class Launch:
 
 
 def launch(environment: Mapping[str, str] = os.environ) -> Launch:
-    """This process; the only one where no launcher says otherwise.
+    """The launch of this process, by the environment variables that torchrun sets; a single one without them.
+
+    Args:
+        environment: the environment variables.
 
     Raises:
-        InputError: what the environment says is no rank.
+        InputError: they are no ranks.
     """
-    if not all(environment.get(name) for name in _TOLD):
+    if not all(environment.get(name) for name in _REQUIRED):
         return Launch()
-    told = {name: environment.get(name, "0") for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    if not all(number.isascii() and number.isdigit() for number in told.values()):
-        raise InputError(f"the environment says {_written(told)}; expected numbers, as torchrun sets them")
-    rank, size, local_rank = map(int, told.values())
+    variables = {name: environment.get(name, "0") for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    if not all(number.isascii() and number.isdigit() for number in variables.values()):
+        raise InputError(f"the environment says {_written(variables)}; expected numbers, as torchrun sets them")
+    rank, size, local_rank = map(int, variables.values())
     if not local_rank <= rank < size:
-        raise InputError(f"the environment says {_written(told)}; ranks go from 0 to WORLD_SIZE-1")
+        raise InputError(f"the environment says {_written(variables)}; ranks go from 0 to WORLD_SIZE-1")
     return Launch(rank, size, local_rank)
 
 
 RANK_TIMEOUT = "SPARSECORE_RANK_TIMEOUT"
-"""The environment variable that says how many seconds a rank waits for the others."""
+"""The environment variable with the seconds that a rank waits for the others."""
 
 
 def rank_timeout(environment: Mapping[str, str] = os.environ) -> float | None:
-    """How many seconds a rank waits for the others; None where the environment says nothing.
+    """The seconds that a rank waits for the others; None if :data:`RANK_TIMEOUT` is not set.
+
+    Args:
+        environment: the environment variables.
 
     Raises:
-        InputError: what the environment says is no number of seconds.
+        InputError: it is no number of seconds.
     """
-    told = environment.get(RANK_TIMEOUT)
-    if not told:
+    text = environment.get(RANK_TIMEOUT)
+    if not text:
         return None
     try:
-        seconds = float(told)
+        seconds = float(text)
     except ValueError:
         seconds = math.nan
     if not 0 < seconds <= _LONGEST:
-        raise InputError(f"{RANK_TIMEOUT} is a number of seconds, above 0 and up to {_LONGEST:,}; given {told!r}")
+        raise InputError(f"{RANK_TIMEOUT} is a number of seconds, above 0 and up to {_LONGEST:,}; given {text!r}")
     return seconds
 
 
 _LONGEST = 7 * 24 * 3600
 
 
-def _written(told: Mapping[str, str]) -> str:
-    return ", ".join(f"{name}={number}" for name, number in told.items())
+def _written(variables: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}={number}" for name, number in variables.items())
 
 
 Result = TypeVar("Result")
 
 
 class Ranks(Protocol):
-    """What the training loop asks of the processes that take part."""
+    """The collective operations that the training loop requires: every rank calls each of them equally often."""
 
     @property
     def rank(self) -> int:
-        """This process, 0 to size-1; the files of a run are rank 0's."""
+        """The rank of this process, 0 to size-1; rank 0 writes the files of a run."""
         ...
 
     @property
     def size(self) -> int:
-        """How many there are."""
+        """The number of ranks."""
         ...
 
     def jointly(self, action: Callable[[], Result], facts: Callable[[Result], Mapping[str, str]]) -> Result:
-        """What every rank does for itself before training; no rank goes on before all are done.
+        """Run an action on every rank before training; no rank continues before all are done. Collective.
 
         Args:
-            action: what is done; it need not be the same on all ranks.
-            facts: what of its result must be the same on all ranks, by name.
+            action: the action, which may differ between ranks.
+            facts: the facts of its result that must be the same on all ranks, by name.
+
+        Returns:
+            The result of the action on this rank.
 
         Raises:
             InputError: the action raised one on another rank.
-            DisagreementError: the ranks do not agree on a fact, the action failed on another rank, or one of them
-                never came. Where the action failed on this rank, its own error.
+            DisagreementError: the ranks do not agree on a fact, the action failed on another rank, or a rank did not
+                call this in time. If the action failed on this rank, its own error is raised.
         """
         ...
 
@@ -119,53 +128,56 @@ class Ranks(Protocol):
         ...
 
     def together(self, advance: Callable[[], Advance]) -> Advance:
-        """What follows an optimizer step, done by every rank for itself; where weights move, all must agree.
+        """Advance the engine on every rank; where the topology changes, all ranks must agree. Collective.
+
+        Args:
+            advance: advances the engine on this rank.
 
         Raises:
-            DisagreementError: the ranks do not agree, another one failed, or one never came. Where this rank failed,
-                its own error.
+            DisagreementError: the ranks do not agree, another rank failed, or did not call this in time. If this rank
+                failed, its own error is raised.
         """
         ...
 
     def compare(self, clock: Clock, values: Callable[[], Mapping[str, Array]]) -> bool:
-        """Check now and then that all ranks hold the same values, whether weights move or not.
+        """Check from time to time that all ranks have the same values. Collective.
 
-        Every rank calls it after each step. All of them compare at the end of an epoch, after the last step, and as
-        often in between as costs little.
+        Every rank calls it after each step. They compare at the end of an epoch, after the last step, and in between
+        as often as costs little.
 
         Args:
             clock: the time after the step.
-            values: vectors and tensors that must be equal bit for bit, by what they are ("the values of 'conv1'").
+            values: computes the vectors and tensors that must be equal bit for bit, by name ("the values of 'conv1'").
 
         Returns:
-            Whether this was a step after which the ranks have compared, and agree.
+            Whether the ranks compared after this step, and agree.
 
         Raises:
-            DisagreementError: the ranks do not agree, or one never came.
+            DisagreementError: the ranks do not agree, or a rank did not call this in time.
         """
         ...
 
     def compare_saved(self, clock: Clock, values: Callable[[], Mapping[str, Array]]) -> None:
-        """Compare what is being saved with what other ranks save at the same step; they need not save anything.
+        """Compare what this rank saves with what other ranks save at the same step, if they save anything.
 
         Args:
             clock: the time.
             values: as in :meth:`compare`.
 
         Raises:
-            DisagreementError: another rank saves something else.
+            DisagreementError: another rank saves other values.
         """
         ...
 
 
 class SingleProcess:
-    """One process, which agrees with itself."""
+    """The ranks of a single process, which always agrees with itself."""
 
     rank = 0
     size = 1
 
     def jointly(self, action: Callable[[], Result], facts: Callable[[Result], Mapping[str, str]]) -> Result:  # noqa: ARG002
-        """What is done before training."""
+        """Run the action."""
         return action()
 
     def said_by_first(self, text: str) -> str:
@@ -173,18 +185,18 @@ class SingleProcess:
         return text
 
     def together(self, advance: Callable[[], Advance]) -> Advance:
-        """What follows an optimizer step."""
+        """Advance the engine."""
         return advance()
 
     def compare(self, clock: Clock, values: Callable[[], Mapping[str, Array]]) -> bool:  # noqa: ARG002
-        """One process always agrees with itself."""
+        """Always true."""
         return True
 
     def compare_saved(self, clock: Clock, values: Callable[[], Mapping[str, Array]]) -> None:
-        """Nobody else saves anything."""
+        """Do nothing: there are no other ranks."""
 
 
 def ranks_of(backend: Any) -> Ranks:
-    """The ranks of a backend; one that knows of none trains alone."""
+    """The ranks of a backend; a single process for a backend without the attribute ``ranks``."""
     ranks: Ranks = getattr(backend, "ranks", None) or SingleProcess()
     return ranks
