@@ -6,34 +6,17 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import attrs
 import pytest
+from processes import ProcessResult
 
 from sparsecore.cli.command_line import run
 
 
-@attrs.frozen
-class Ended:
-    """How a command ended: its exit status and what it said."""
-
-    status: int
-    stdout: str
-    stderr: str
-
-    @property
-    def sentence(self) -> str:
-        """The one sentence of a command that has failed."""
-        assert self.status in (1, 2), (self.status, self.stderr)
-        assert self.stdout == ""
-        assert self.stderr.count("\n") == 1, self.stderr
-        return self.stderr.strip()
-
-
-def inside(*arguments: object) -> Ended:
+def inside(*arguments: object) -> ProcessResult:
     """Run ``sparsecore`` with these arguments in this process."""
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
         status = run([*map(str, arguments)])
-    return Ended(status, out.getvalue(), err.getvalue())
+    return ProcessResult(status, out.getvalue(), err.getvalue())
 
 
 @contextlib.contextmanager

@@ -16,8 +16,8 @@ _CALL = "import json, sys; from {module} import {name}; print('ANSWER' + json.du
 
 
 @attrs.frozen
-class Ended:
-    """How a process ended: its exit status, what it printed, and what its function returned."""
+class ProcessResult:
+    """How a process or a command ended: its exit status and what it printed."""
 
     status: int
     stdout: str
@@ -25,18 +25,26 @@ class Ended:
 
     @property
     def answer(self) -> Any:
-        """What the function returned, which was not to raise."""
+        """What the function of :func:`call` returned, which must not have raised."""
         assert self.status == 0, self.stderr
         return json.loads(self.stdout.rpartition("ANSWER")[2])
 
+    @property
+    def sentence(self) -> str:
+        """The one sentence of a command that has failed."""
+        assert self.status in (1, 2), (self.status, self.stderr)
+        assert self.stdout == ""
+        assert self.stderr.count("\n") == 1, self.stderr
+        return self.stderr.strip()
 
-def call(function: Callable[..., Any], *arguments: object, size: int = 2) -> list[Ended]:
+
+def call(function: Callable[..., Any], *arguments: object, size: int = 2) -> list[ProcessResult]:
     """Call a function of a test module in processes of their own, which join one process group if they like."""
     code = _CALL.format(module=function.__module__, name=function.__name__)
     return start(["-c", code, *map(str, arguments)], size)
 
 
-def start(arguments: Sequence[str], size: int = 2) -> list[Ended]:
+def start(arguments: Sequence[str], size: int = 2) -> list[ProcessResult]:
     """Run Python with these arguments in several processes at once, by rank."""
     port = _free_port()
     processes = [
@@ -54,7 +62,7 @@ def start(arguments: Sequence[str], size: int = 2) -> list[Ended]:
     finally:
         for process in processes:
             process.kill()
-    return [Ended(process.returncode, *texts) for process, texts in zip(processes, said, strict=True)]
+    return [ProcessResult(process.returncode, *texts) for process, texts in zip(processes, said, strict=True)]
 
 
 def _environment(rank: int, size: int, port: int) -> dict[str, str]:

@@ -14,7 +14,7 @@ pytest.importorskip("torch")
 
 import numpy as np
 from command_line import SMALL, small_images, train
-from processes import Ended, start
+from processes import ProcessResult, start
 from safetensors.numpy import load_file
 
 FLOAT64 = ("--backend", "torch", "--set", "backend.dtype=float64", "--set", "backend.device=cpu")
@@ -104,7 +104,7 @@ def arguments(here: Path, run: str, *more: str) -> list[str]:
     return [*SMALL, *FLOAT64, "--data-dir", str(here / "small.npz"), *more, "--out", str(here / run)]
 
 
-def on_two(*arguments: str) -> list[Ended]:
+def on_two(*arguments: str) -> list[ProcessResult]:
     return start(["-m", "sparsecore", "train", *arguments])
 
 
@@ -257,7 +257,7 @@ def test_a_rank_whose_update_comes_later_keeps_nobody_waiting_under_torchrun(her
     assert done.stdout == ""
 
 
-def apart(here: Path, run: str, *each: tuple[str, ...], code: str = "") -> list[Ended]:
+def apart(here: Path, run: str, *each: tuple[str, ...], code: str = "") -> list[ProcessResult]:
     """Train on two ranks that are given different arguments."""
     code = (
         "import os, sys; from sparsecore.cli import main; rank = int(os.environ['RANK'])\n"

@@ -1,4 +1,4 @@
-"""The PyTorch backend: the same experiments on CPU and CUDA, and sparse training for anyone's own model."""
+"""The PyTorch backend: experiments on CPU and CUDA devices, and ``sparsify`` for a user's own model."""
 
 from sparsecore.extras import require
 

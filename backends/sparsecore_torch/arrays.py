@@ -1,4 +1,4 @@
-"""The array verbs on torch tensors, CPU and CUDA: the same decisions as NumPy's, position for position."""
+"""Array verbs on torch tensors, on CPU and CUDA devices, with the same results as NumPy's."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, cast
@@ -77,71 +77,71 @@ class TorchArrays:
     device: torch.device = attrs.field(default=torch.device("cpu"), converter=torch.device)
 
     def from_numpy(self, array: NDArray[Any]) -> Tensor:
-        """A tensor with these entries, not sharing memory, on the device."""
-        # torch warns of arrays that are not to be written to, and would write to those that are
+        """Return a tensor with these entries on the device, which shares no memory with the array."""
+        # a copy: torch warns of read-only arrays, and would share the memory of others
         host = torch.from_numpy(np.array(array))
         if self.device.type != "cuda":
             return host.to(self.device)
-        # from pinned memory the copy is only put into the device's queue
+        # from pinned memory the copy is only queued on the device
         return host.pin_memory().to(self.device, non_blocking=True)
 
     def to_numpy(self, array: Tensor) -> NDArray[Any]:
-        """The entries on the host."""
+        """Return the entries on the host."""
         host: NDArray[Any] = array.detach().cpu().numpy()
         return host
 
     def readonly(self, array: Tensor) -> Tensor:
-        """The tensor itself: torch has no views that refuse to be written to."""
+        """Return the tensor itself: torch has no read-only views."""
         return array
 
     def arange(self, count: int, dtype: DTypeLike | torch.dtype) -> Tensor:
-        """0, 1, ..., count-1."""
+        """Return 0, 1, ..., count-1."""
         return torch.arange(count, dtype=torch_dtype(dtype), device=self.device)
 
     def zeros_like(self, array: Tensor, count: int) -> Tensor:
-        """``count`` zeros of the dtype and the trailing shape of ``array``, on its device."""
+        """Return ``count`` zeros of the dtype and the trailing shape of ``array``, on its device."""
         return array.new_zeros((count, *array.shape[1:]))
 
     def cast(self, array: Tensor, dtype: DTypeLike | torch.dtype) -> Tensor:
-        """The same entries in another dtype."""
+        """Return the same entries in another dtype."""
         return array.to(torch_dtype(dtype))
 
     def take(self, array: Tensor, indices: Tensor) -> Tensor:
-        """``array[indices]`` along the first axis."""
+        """Return ``array[indices]`` along the first axis."""
         return array.index_select(0, indices)
 
     def put(self, array: Tensor, indices: Tensor, entries: Any) -> Tensor:
-        """A copy of ``array`` with ``entries`` at ``indices``."""
+        """Return a copy of ``array`` with ``entries`` at ``indices``."""
         copy = array.clone()
         copy[indices] = entries
         return copy
 
     def where(self, condition: Tensor, yes: Any, no: Any) -> Tensor:
-        """``yes`` where the condition holds, else ``no``, entry by entry."""
+        """Return ``yes`` where the condition is true, else ``no``, entry by entry."""
         return torch.where(condition, yes, no)
 
     def nonzero(self, mask: Tensor) -> Tensor:
-        """Indices of the true entries, ascending."""
+        """Return the indices of the true entries, ascending."""
         return mask.nonzero().view(-1)
 
     def concatenate(self, parts: Sequence[Tensor]) -> Tensor:
-        """The parts end to end."""
+        """Return the parts end to end."""
         return torch.cat(list(parts))
 
     def sort(self, array: Tensor) -> Tensor:
-        """The entries in ascending order."""
+        """Return the entries in ascending order."""
         return array.sort().values
 
     def argsort(self, array: Tensor) -> Tensor:
-        """Indices that sort ascending; equal entries keep their order."""
+        """Return indices that sort ascending; equal entries keep their order."""
         return array.argsort(stable=True)
 
     def searchsorted(self, sorted_array: Tensor, queries: Tensor, side: Literal["left", "right"]) -> Tensor:
-        """Where each query would be inserted into the ascending ``sorted_array``."""
+        """Return the index at which each query would be inserted into the ascending ``sorted_array``."""
         return torch.searchsorted(sorted_array.contiguous(), queries.contiguous(), side=side)
 
     def all_finite(self, array: Tensor) -> bool:
-        """Whether no entry is NaN or infinite."""
+        """Return whether no entry is NaN or infinite."""
         return bool(array.isfinite().all())
 
     @property
@@ -157,29 +157,29 @@ class TorchCounting:
     arrays: TorchArrays
 
     def count(self, mask: Tensor) -> Tensor:
-        """How many entries are true: one int64, on the device."""
+        """Count the true entries: one int64, (1,), on the device."""
         return mask.sum(dtype=torch.int64).view(1)
 
     def count_not_finite(self, array: Tensor) -> Tensor:
-        """How many entries are NaN or infinite: one int64, on the device."""
+        """Count the entries that are NaN or infinite: one int64, (1,), on the device."""
         return self.count(~array.isfinite())
 
     def count_each(self, mask: Tensor, bounds: Sequence[int]) -> NDArray[np.int64]:
-        """How many entries ``bounds[i]:bounds[i + 1]`` are true, for each i; read from the device at once."""
+        """Count the true entries of ``bounds[i]:bounds[i + 1]`` for each i; waits for the device once."""
         before = torch.cat([mask.new_zeros(1, dtype=torch.int64), mask.cumsum(0)])
         counts = before.index_select(0, self.arrays.from_numpy(np.asarray(bounds, np.int64))).diff()
         return self.arrays.to_numpy(counts)
 
     def nonzero(self, mask: Tensor, count: int) -> Tensor:
-        """Indices of the true entries, ascending, of which there are ``count``."""
+        """Return the indices of the true entries, ascending, whose number ``count`` is known."""
         if mask.device.type == "cpu":
             return self.arrays.nonzero(mask)
-        # torch's own nonzero waits for the device to know how many there are
+        # torch's own nonzero waits for the device, to know their number
         return torch.searchsorted(mask.cumsum(0), torch.arange(1, count + 1, device=mask.device))
 
 
 def torch_dtype(dtype: DTypeLike | torch.dtype) -> torch.dtype:
-    """The torch dtype of the same name."""
+    """Return the torch dtype of the same name as one of NumPy."""
     if isinstance(dtype, torch.dtype):
         return dtype
     named: torch.dtype = getattr(torch, np.dtype(dtype).name)

@@ -103,7 +103,7 @@ def execute(planned: LotteryRequest, ranks: Ranks) -> list[LotteryRunResult]:
         ranks.jointly(asked.set_up, facts_to_agree_on)
     planned, held = ranks.jointly(lambda: _locked(planned, ranks), lambda _: {})
     # where it is numbered, another lottery may have taken the number that was free
-    planned = attrs.evolve(planned, folder=RunFolder(Path(ranks.said_by_first(str(planned.folder.path)))))
+    planned = attrs.evolve(planned, folder=RunFolder(Path(ranks.text_of_rank_0(str(planned.folder.path)))))
     results = []
     with held:
         for run in planned.lottery.runs(tables, planned.folder.path.resolve()):

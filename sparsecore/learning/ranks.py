@@ -119,7 +119,7 @@ class Ranks(Protocol):
         """
         ...
 
-    def said_by_first(self, text: str) -> str:
+    def text_of_rank_0(self, text: str) -> str:
         """The text that rank 0 gives; every rank calls it, and gives one of its own that is not read.
 
         Raises:
@@ -180,7 +180,7 @@ class SingleProcess:
         """Run the action."""
         return action()
 
-    def said_by_first(self, text: str) -> str:
+    def text_of_rank_0(self, text: str) -> str:
         """What this process says to itself."""
         return text
 

@@ -1,1 +1,1 @@
-"""Several ranks: what each does of a step, and how they make sure that they agree."""
+"""Several ranks: how they exchange reports, check that they agree, and form a process group."""

@@ -1,4 +1,4 @@
-"""Numbers that are equal on ranks that agree: of positions, of values, and of whole models."""
+"""Digests of positions, values and whole models, equal on ranks that agree; and how often ranks compare them."""
 
 import math
 import time
@@ -12,23 +12,23 @@ from sparsecore.engine.topology import Topology
 from sparsecore_torch.arrays import as_tensor
 
 _SHARE = 0.003
-"""Of the time of training that comparisons may take."""
+"""The share of training time that comparisons may take."""
 
 _FREE = 0.025
 """Seconds that comparisons may take in any case, so that the first steps are compared one by one."""
 
 _MOST_STEPS = 100
-"""Between two comparisons."""
+"""The largest number of steps between two comparisons."""
 
 
 class Pace:
     """Chooses how many steps pass between two comparisons, by what comparisons and steps have taken so far.
 
-    Only rank 0 chooses, since clocks differ; the others hear of it in the verdict.
+    Only rank 0 chooses, since clocks differ; the others read its choice in the verdict.
 
     Args:
-        clock: seconds since any moment.
-        work: seconds that this thread has computed; waiting for other ranks is no cost of a comparison.
+        clock: returns a time in seconds.
+        work: returns the seconds that this thread has computed, since waiting for other ranks is not a cost.
     """
 
     def __init__(
@@ -41,14 +41,18 @@ class Pace:
 
     @contextmanager
     def spending(self) -> Iterator[None]:
-        """While the ranks compare."""
+        """Measure a comparison."""
         begin = self._work()
         yield
         self._spent += self._work() - begin
         self._comparisons += 1
 
     def pause(self, step: int) -> int:
-        """How many steps from this one the ranks are to compare again."""
+        """Return the number of steps from this one until the next comparison.
+
+        Args:
+            step: of the present comparison.
+        """
         if self._begin is None or self._comparisons == 0:
             self._begin = self._clock(), step
             return 1
@@ -65,25 +69,27 @@ class Pace:
 _ODD = 0x9E3779B97F4A7C15 - 2**64
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 _CHUNK = 1 << 16
-"""So many entries at a time: what is computed on the way then stays in a processor's cache."""
+"""The number of entries that are processed at a time, so that intermediate results stay in a processor's cache."""
 
 _SMALL = 1 << 16
-"""Tensors of fewer bytes are put end to end before they are summed up: each operation costs more than they do."""
+"""Tensors of fewer bytes are concatenated before they are summed: each operation costs more than they do."""
 
 _ROW = 512
-"""Words of 8 bytes whose sum is one number."""
+"""The number of words of 8 bytes in a row, whose sum is one number."""
 
 
 def digests(topology: Topology, values: Tensor) -> tuple[list[int], list[int]]:
-    """Of positions and of values, one number a tensor each; computed on the device in O(N).
+    """Compute digests of the positions and of the values of each tensor, on the device in O(N).
 
     They are sums of mixed integers modulo 2^64. One wrong position, or one wrong bit of a value, always changes its
-    sum; several leave it as it is no more often than chance has it. And a sum, unlike a hash of bytes, is what devices
-    are good at.
+    sum; several wrong ones leave it unchanged only by chance. Devices compute sums fast, unlike hashes of bytes.
 
     Args:
         topology: the N positions.
-        values: their values, of 2, 4 or 8 bytes.
+        values: (N,), of a dtype of 2, 4 or 8 bytes.
+
+    Returns:
+        The digests of the positions and those of the values, one for each tensor.
     """
     values = values.detach().contiguous()
     bits = values.view(_INTEGERS[values.element_size()])
@@ -93,9 +99,12 @@ def digests(topology: Topology, values: Tensor) -> tuple[list[int], list[int]]:
 
 
 def fingerprint(tensors: Iterable[Tensor]) -> int:
-    """One number of all these tensors and their order; one wrong bit anywhere always changes it.
+    """Compute one digest of all these tensors in their order; one wrong bit anywhere always changes it.
 
     It reads every byte once or twice, at the speed of memory, and waits for a device once.
+
+    Args:
+        tensors: of any dtypes and devices.
     """
     sums = [_sum_of_words(words) for words in _words(tensors)]
     return int(_sum_of_words(torch.stack([each.to(sums[0].device) for each in sums]))) if sums else 0
@@ -122,10 +131,10 @@ def _as_words(flat: Tensor) -> Tensor:
 
 
 def _sum_of_words(words: Tensor) -> Tensor:
-    """A number of the words and their order: plain sums of rows and of columns, which are then mixed."""
+    """A digest of the words and their order: plain sums of rows and of columns, which are then mixed."""
     rest = len(words) % _ROW
     table = words[: len(words) - rest].view(-1, _ROW)
-    # a word that changes its place changes the sum of its row or that of its column
+    # a word that moves changes the sum of its row or of its column
     sums = torch.cat([table.sum(1), table.sum(0), words[len(words) - rest :]])
     odd = torch.arange(1, 2 * len(sums), 2, device=words.device)
     return _mixed(sums * odd).sum()
@@ -133,14 +142,14 @@ def _sum_of_words(words: Tensor) -> Tensor:
 
 def _sums(positions: Tensor, bits: Tensor) -> Tensor:
     sums = torch.zeros(2, dtype=torch.int64, device=positions.device)
-    for places, entries in zip(torch.split(positions, _CHUNK), torch.split(bits, _CHUNK), strict=True):
-        mixed = _mixed(places.to(torch.int64))
-        # a value is mixed with its position, so that the same values elsewhere are others
+    for chunk, entries in zip(torch.split(positions, _CHUNK), torch.split(bits, _CHUNK), strict=True):
+        mixed = _mixed(chunk.to(torch.int64))
+        # a value is mixed with its position, so that moved values change the sum
         sums += torch.stack([mixed.sum(), _mixed(entries.to(torch.int64) ^ mixed).sum()])
     return sums
 
 
 def _mixed(numbers: Tensor) -> Tensor:
-    """Each number as another one, without a pattern that a sum would keep; no two become the same."""
+    """Map each number to another one, one to one, without a pattern that a sum would keep."""
     product = numbers * _ODD
     return product.bitwise_xor_(product >> 29)

@@ -1,4 +1,4 @@
-"""The processes of a torch process group, as ranks that agree."""
+"""Ranks in a torch process group, which check that they agree, and how launched processes form the group."""
 
 import atexit
 import functools
@@ -25,7 +25,7 @@ from sparsecore.errors import DisagreementError, InputError, SparsecoreError
 from sparsecore.learning.ranks import RANK_TIMEOUT, Launch, Ranks, SingleProcess, launch, rank_timeout
 from sparsecore_torch._torch_internals import default_store
 from sparsecore_torch.arrays import as_tensor
-from sparsecore_torch.distributed.agreement import Exchange, Matter, Report, Verdict, happens, named
+from sparsecore_torch.distributed.agreement import Exchange, Matter, Report, Verdict, named, wait_for
 from sparsecore_torch.distributed.digests import Pace, digests, fingerprint
 
 Result = TypeVar("Result")
@@ -34,12 +34,12 @@ Values = Callable[[], Mapping[str, Array]]
 
 @attrs.frozen
 class Patience:
-    """How many seconds a rank waits for the others.
+    """How long a rank waits for the others, in seconds.
 
     Attributes:
-        start: before training, where one may have data to download.
-        step: after a step, where all come from a reduction of gradients at the same time.
-        saving: in the first checkpoint, for ranks that may not save anything at all.
+        start: before training, when a rank may have data to download.
+        step: after a step, when all ranks have just reduced gradients together.
+        saving: in the first checkpoint, for ranks that may not save at all.
     """
 
     start: float = 300.0
@@ -48,10 +48,10 @@ class Patience:
 
     @classmethod
     def of_environment(cls) -> "Patience":
-        """As the environment variable SPARSECORE_RANK_TIMEOUT says.
+        """Read the environment variable SPARSECORE_RANK_TIMEOUT.
 
         Raises:
-            InputError: what it says is no number of seconds.
+            InputError: its value is no number of seconds.
         """
         seconds = rank_timeout()
         return cls() if seconds is None else cls(start=seconds, step=seconds)
@@ -60,20 +60,20 @@ class Patience:
 _START = "all ranks must be given the same settings, plugins, data and run folder"
 _UPDATE = "what a strategy does, and when, must depend only on what all ranks share"
 _VALUES = "all ranks must hold the same values after every step, as DistributedDataParallel makes them"
-_PROMPT = 3.0
-"""Seconds; ranks whose connections have broken notice it at about the same time."""
-_made = itertools.count()
+_DETECTION_TIME = 3.0
+"""Seconds within which all ranks notice that the connections between them have broken."""
+_stores = itertools.count()
 
 
 class TorchRanks:
-    """See :class:`sparsecore.learning.ranks.Ranks`.
+    """Ranks that agree through a store; implements :class:`sparsecore.learning.ranks.Ranks`.
 
     Args:
-        rank: this process.
-        size: how many there are.
-        store: theirs alone; asked for when they first have something to tell one another.
+        rank: that of this process.
+        size: the number of ranks.
+        store: returns a store that these ranks alone use; called at their first exchange.
         patience: how long a rank waits for the others.
-        form_group: puts this process into a process group with the others.
+        form_group: brings this process into a process group with the others.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class TorchRanks:
         self._others_save = True
 
     def join(self) -> None:
-        """Be in one process group with the others from now on."""
+        """Form the process group with the other ranks. Collective."""
         self._form_group()
 
     @functools.cached_property
@@ -100,20 +100,20 @@ class TorchRanks:
         return Exchange(self._store(), self.rank, self.size)
 
     def jointly(self, action: Callable[[], Result], facts: Callable[[Result], Mapping[str, str]]) -> Result:
-        """What every rank does for itself before training."""
+        """Do something on every rank before training, and check that all ranks come to the same facts. Collective."""
         with self._failing_together(self._patience.start):
             result = action()
-            told = facts(result)
-        matter = Matter([f"the {name}" for name in told], _START)
-        self._agree(Report("the start", list(told.values())), matter, self._patience.start)
+            found = facts(result)
+        matter = Matter([f"the {name}" for name in found], _START)
+        self._agree(Report("the start", list(found.values())), matter, self._patience.start)
         return result
 
-    def said_by_first(self, text: str) -> str:
-        """What rank 0 says to all."""
-        return self._exchange.said_by_first(text, self._patience.start)
+    def text_of_rank_0(self, text: str) -> str:
+        """Return the text of rank 0. Collective."""
+        return self._exchange.text_of_rank_0(text, self._patience.start)
 
     def together(self, advance: Callable[[], Advance]) -> Advance:
-        """What follows an optimizer step; where weights move, all must agree."""
+        """Advance the engine after an optimizer step; where weights move, check that all ranks agree. Collective."""
         with self._failing_together(self._patience.step):
             result = advance()
         if result.reallocation is not None:
@@ -126,30 +126,30 @@ class TorchRanks:
         return result
 
     def compare(self, clock: Clock, values: Values) -> bool:
-        """Compare fingerprints of all values where it is time to."""
+        """Compare fingerprints of all values, if a comparison is due. Collective."""
         if clock.step < self._next_comparison and not clock.has_ended and not _ends_epoch(clock):
             return False
         pause = self._pace.pause(clock.step)
         with self._pace.spending():
-            held, place = _tensors(values()), f"the comparison after step {clock.step}"
-            report = Report(place, [fingerprint(held.values())])
-            verdict = self._settled(report, Matter(["the values"], _VALUES), self._patience.step, pause)
+            held, stage = _tensors(values()), f"the comparison after step {clock.step}"
+            report = Report(stage, [fingerprint(held.values())])
+            verdict = self._settle(report, Matter(["the values"], _VALUES), self._patience.step, pause)
         if verdict.marks_differ:
-            # all ranks have heard that, and now look which tensor it is
-            each = Report(place, [fingerprint([tensor]) for tensor in held.values()])
+            # all ranks have received that verdict, and now compare each tensor
+            each = Report(stage, [fingerprint([tensor]) for tensor in held.values()])
             self._agree(each, Matter(list(held), _VALUES), self._patience.step)
-        _raise_if_wrong(verdict)
+        _raise_if_disagreed(verdict)
         self._next_comparison = clock.step + verdict.pause
         return True
 
     def compare_saved(self, clock: Clock, values: Values) -> None:
-        """Leave a fingerprint in the store, and compare it with those of ranks that save at the same step."""
+        """Compare a fingerprint with those of other ranks that save at the same step. Not collective."""
         last, times = self._saved
         self._saved = clock.step, times + 1 if last == clock.step else 0
         mark = str(fingerprint(_tensors(values()).values()))
         patience = self._patience.saving if self._others_save else 0.0
-        marks = self._exchange.left_beside(f"saved/{clock.step}/{self._saved[1]}", mark, patience)
-        # often rank 0 saves alone, and is not to wait in vain more than once
+        marks = self._exchange.exchange_marks(f"saved/{clock.step}/{self._saved[1]}", mark, patience)
+        # often rank 0 saves alone, and should wait in vain only once
         self._others_save = len(marks) == self.size
         differing = [rank for rank, other in marks.items() if other != mark]
         if differing:
@@ -163,24 +163,23 @@ class TorchRanks:
 
     @contextmanager
     def communicating(self) -> Iterator[None]:
-        """Communication of other kinds; where it breaks off because ranks have parted, say why they have."""
+        """Enclose other communication; if it breaks off because ranks have diverged, the error says why they have."""
         try:
             yield
         except RuntimeError as error:
-            verdict = self._exchange.overheard()
+            verdict = self._exchange.pending_verdict()
             if verdict is not None and verdict.sentence is not None:
                 raise _error(verdict) from error
             if not _is_of_connection(error):
                 raise
-            silent = self._exchange.silent(_PROMPT)
+            silent = self._exchange.silent(_DETECTION_TIME)
             if not silent:
                 raise
             reported_by = next(rank for rank in range(self.size) if rank not in silent)
             reason = str(error).partition("\n")[0]
             raise _error(
                 Verdict(
-                    f"{named(silent)} did not take part in this step any more, or ended; what it said tells why "
-                    f"({reason})",
+                    f"{named(silent)} no longer took part in this step, or ended; its output says why ({reason})",
                     reported_by,
                 )
             ) from error
@@ -191,62 +190,68 @@ class TorchRanks:
             with self.communicating():
                 yield
         except DisagreementError:
-            raise  # all others have heard of it
+            raise  # all other ranks have received it
         except Exception as error:
-            with suppress(DisagreementError):  # what has happened here is more to the point
+            with suppress(DisagreementError):  # the error of this rank says more
                 verdict = self._exchange.settle(Report.of_error(error), Matter((), ""), patience)
                 if isinstance(error, SparsecoreError):
                     error.reported_by = verdict.reported_by
             raise
 
     def _agree(self, report: Report, matter: Matter, patience: float) -> None:
-        _raise_if_wrong(self._settled(report, matter, patience))
+        _raise_if_disagreed(self._settle(report, matter, patience))
 
-    def _settled(self, report: Report, matter: Matter, patience: float, pause: int = 1) -> Verdict:
+    def _settle(self, report: Report, matter: Matter, patience: float, pause: int = 1) -> Verdict:
         return self._exchange.settle(report, matter, patience, pause)
 
 
 def present_ranks(patience: Patience | None = None) -> Ranks:
-    """The ranks of the process group that the user's program has made; or this process alone.
+    """Return the ranks of the process group that the user's program has made, or this process alone.
+
+    Args:
+        patience: how long a rank waits for the others; None reads the environment.
 
     Raises:
-        InputError: what the environment says of how long a rank waits is no number of seconds.
+        InputError: SPARSECORE_RANK_TIMEOUT is no number of seconds.
     """
     if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
         return SingleProcess()
-    place = f"sparsecore/{next(_made)}"
+    prefix = f"sparsecore/{next(_stores)}"
     return TorchRanks(
         dist.get_rank(),
         dist.get_world_size(),
-        lambda: PrefixStore(place, default_store()),
+        lambda: PrefixStore(prefix, default_store()),
         patience or Patience.of_environment(),
     )
 
 
 @functools.cache
 def launched_ranks(device: torch.device) -> Ranks:
-    """The ranks that a launcher such as torchrun has started, on devices of this kind; or this process alone.
+    """Return the ranks that a launcher such as torchrun has started, or this process alone.
+
+    Args:
+        device: that this process computes on.
 
     Raises:
-        InputError: what the environment says of ranks, or of how long they wait, cannot be.
+        InputError: the environment describes impossible ranks, or no number of seconds to wait.
     """
     process = launch()
     if process.size == 1:
         return SingleProcess()
-    meeting = Meeting(process, device, Patience.of_environment())
-    return TorchRanks(process.rank, process.size, lambda: meeting.store, meeting.patience, meeting.form_group)
+    rendezvous = Rendezvous(process, device, Patience.of_environment())
+    return TorchRanks(process.rank, process.size, lambda: rendezvous.store, rendezvous.patience, rendezvous.form_group)
 
 
 @attrs.frozen(eq=False, slots=False)
-class Meeting:
-    """Where launched processes find one another.
+class Rendezvous:
+    """How launched processes find one another.
 
-    The store comes first: ranks that are missing or have failed can be named by it, while forming a process group
-    just waits for them.
+    They meet in the store first: it can name ranks that are missing or have failed, while forming a process group only
+    waits for them.
 
     Attributes:
-        process: this one.
-        device: it computes on this.
+        process: this process.
+        device: that it computes on.
         patience: how long it waits for the others.
     """
 
@@ -265,13 +270,13 @@ class Meeting:
         return PrefixStore("sparsecore/run", self._default_store)
 
     def form_group(self) -> None:
-        """Form the process group of all launched processes, which this one leaves when it ends."""
+        """Form the process group of all launched processes, which this one leaves when it ends. Collective."""
         if dist.is_initialized():
             return
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
         dist.init_process_group(
-            _CHANNELS[self.device.type],
+            _BACKENDS[self.device.type],
             store=PrefixStore("sparsecore/group", self._default_store),
             rank=self.process.rank,
             world_size=self.process.size,
@@ -287,7 +292,7 @@ class Meeting:
         if not port.isascii() or not port.isdigit() or int(port) >= 2**16:
             raise InputError(f"the environment says MASTER_PORT={port}; expected the number of a port")
         serves = self.process.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-        if not serves and not _answers(host, int(port), self.patience.start):
+        if not serves and not _is_served(host, int(port), self.patience.start):
             waited = f"{self.patience.start:g} s ({RANK_TIMEOUT} sets how long a rank waits)"
             sentence = f"rank 0 did not come to {host}:{port} in {waited}"
             raise _error(Verdict(sentence, self.process.rank))
@@ -307,22 +312,22 @@ class Meeting:
             raise InputError(sentence) from error
 
 
-def _answers(host: str, port: int, patience: float) -> bool:
-    """Whether somebody serves a store there within so many seconds; torch's own way of waiting fills the screen."""
+def _is_served(host: str, port: int, patience: float) -> bool:
+    """Wait until a store is served at an address, for so many seconds; torch's own way of waiting prints warnings."""
 
     def connects() -> bool:
         with suppress(OSError), socket.create_connection((host, port), timeout=patience):
             return True
         return False
 
-    return happens(connects, patience)
+    return wait_for(connects, patience)
 
 
-_CHANNELS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
+_BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 
 
 def _leave() -> None:
-    # what still holds the group would keep its threads running, into the end of the interpreter
+    # objects that hold the group would keep its threads running until the interpreter ends
     gc.collect()
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -333,7 +338,7 @@ def _tensors(values: Mapping[str, Array]) -> dict[str, Tensor]:
 
 
 def _ends_epoch(clock: Clock) -> bool:
-    # a clock that knows of no epochs has one step in each
+    # a clock without epochs has one step in each
     return clock.steps_per_epoch > 1 and clock.step % clock.steps_per_epoch == 0
 
 
@@ -342,7 +347,7 @@ def _is_of_connection(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
 
 
-def _raise_if_wrong(verdict: Verdict) -> None:
+def _raise_if_disagreed(verdict: Verdict) -> None:
     if verdict.sentence is not None:
         raise _error(verdict)
 

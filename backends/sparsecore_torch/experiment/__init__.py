@@ -1,1 +1,1 @@
-"""``--backend torch``: the learning half, on N values and dense weights that live for the length of a layer."""
+"""``--backend torch``: learning on N sparse values, whose dense weights exist only while a layer computes."""

@@ -23,11 +23,10 @@ from sparsecore_torch.experiment.operations import Normalization, by_batch
 
 
 def by_shared_batch(x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    """See :class:`sparsecore_torch.experiment.operations.Normalization`; differentiable, for parts of any size.
+    """Normalize by the moments of all ranks' parts, which may be of any size and empty; differentiable. Collective.
 
-    They may be empty.
-
-    ``torch.nn.SyncBatchNorm`` does the same on CUDA only.
+    ``torch.nn.SyncBatchNorm`` does the same on CUDA only. The arguments are those of
+    :class:`sparsecore_torch.experiment.operations.Normalization`.
     """
     axes = [axis for axis in range(x.ndim) if axis != 1]
     numbers = x.to(scale.dtype)

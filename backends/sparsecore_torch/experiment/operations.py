@@ -1,4 +1,4 @@
-"""The operations that models are written in, on ``torch.nn.functional``."""
+"""The operations that models are written in, by ``torch.nn.functional`` and the kernels for sparse and tied weights."""
 
 from typing import Protocol
 
@@ -137,15 +137,23 @@ def _cast(x: Tensor) -> Tensor:
 
 
 class Normalization(Protocol):
-    """What batch norm normalizes by."""
+    """Normalizes by the moments of a batch, or by running moments."""
 
     def __call__(self, x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-        """(x − mean)/√(variance + ε)·scale + shift for each channel, the second axis."""
+        """Return (x − mean)/√(variance + ε)·scale + shift for each channel, the second axis of x.
+
+        Args:
+            x: (batch, channels) or (batch, channels, height, width).
+            scale: (channels,).
+            shift: (channels,).
+            mean: the running means, (channels,); changed in place in training.
+            variance: the running variances, (channels,); changed in place in training.
+        """
         ...
 
 
 def by_batch(x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    """In training: by the moments of the batch, towards which the running ones move."""
+    """Normalize by the moments of the batch, in training; the running moments move towards these."""
     check_batch_statistics(x.numel() // x.shape[1])
     return functional.batch_norm(
         x, mean, variance, scale, shift, training=True, momentum=STATISTICS_MOMENTUM, eps=EPSILON
@@ -153,7 +161,7 @@ def by_batch(x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, variance: Te
 
 
 def by_running(x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    """In evaluation: by the running moments."""
+    """Normalize by the running moments, in evaluation."""
     return functional.batch_norm(x, mean, variance, scale, shift, training=False, eps=EPSILON)
 
 
@@ -162,15 +170,15 @@ class TorchOperations:
     """Operations of models in torch. Images are (batch, channels, height, width), in any strides.
 
     Attributes:
-        normalization: what batch norm normalizes by.
-        tied_layers: what computes with tied weights.
+        normalization: how batch norm normalizes.
+        tied_layers: those for tied weights.
     """
 
     normalization: Normalization
     tied_layers: Layers = TIED
 
     def conv2d(self, x: Tensor, weight: TorchWeight, *, stride: int = 1, padding: int = 0) -> Tensor:
-        """Cross-correlation without a bias, zero padding on all four sides."""
+        """Return the cross-correlation without a bias, zero padding on all four sides."""
         check_kernel_fits(x.shape[2:], weight.shape[2:], padding)
         return weight.conv2d(x, stride, padding)
 
@@ -179,26 +187,26 @@ class TorchOperations:
         return self.normalization(x, scale.tensor(), shift.tensor(), mean, variance)
 
     def relu(self, x: Tensor) -> Tensor:
-        """max(x, 0); the gradient at 0 is 0."""
+        """Return max(x, 0); the gradient at 0 is 0."""
         return functional.relu(x)
 
     def linear(self, x: Tensor, weight: TorchWeight, bias: TorchWeight | None = None) -> Tensor:
-        """x·weightᵀ + bias, for x of (batch, in)."""
+        """Return x·weightᵀ + bias, for x of (batch, in)."""
         return weight.linear(x, None if bias is None else bias.tensor())
 
     def global_average_pool(self, x: Tensor) -> Tensor:
-        """The mean over height and width: (batch, channels)."""
+        """Return the mean over height and width, (batch, channels)."""
         return x.mean((2, 3))
 
     def add(self, x: Tensor, y: Tensor) -> Tensor:
-        """The sum of two tensors of equal shapes."""
+        """Return the sum of two tensors of equal shapes."""
         check_equal_shapes(x.shape, y.shape)
         return x + y
 
     def flatten(self, x: Tensor) -> Tensor:
-        """Images as vectors, in the order height, width, channel."""
+        """Return images as vectors, in the order height, width, channel."""
         return x.permute(0, 2, 3, 1).flatten(1)
 
     def tied(self, values: TorchWeight, shape: tuple[int, ...], key: int) -> TiedWeight:
-        """A weight of this shape whose entries are those of ``values``, by a hash."""
+        """Return a weight of this shape whose entries are those of ``values``, chosen by a hash with this key."""
         return TiedWeight(values, shape, key, self.tied_layers)

@@ -1,4 +1,4 @@
-"""What has been trained sparsely, for others: CSR tensors, plain modules, ONNX files. The training itself goes on."""
+"""Exports of a sparse training as CSR tensors, plain modules and ONNX files; the training itself goes on."""
 
 import copy
 import inspect
@@ -25,14 +25,17 @@ from sparsecore_torch.sparse_training.storage.compact_modules import make_dense
 from sparsecore_torch.sparse_training.training import SparseTraining
 
 _SETTINGS = ("to", "dtype", "output_dtype", "stash_type")
-"""Attributes of nodes that hold the number of a type of elements."""
+"""Attributes of nodes that hold the number of an element type."""
 
 
 def in_float32(path: Path) -> tuple[bytes, str] | None:
-    """The model of a file with float32 wherever it has float16 or bfloat16; the file stays as it is.
+    """Return the model of a file with float32 in place of float16 and bfloat16; the file stays as it is.
+
+    Args:
+        path: of the ONNX file.
 
     Returns:
-        The model and which of the two types it has, in words; None where it has neither.
+        The serialized model and the names of the types that it had; None where it had neither.
     """
     onnx: Any = import_module("onnx")
     model = onnx.load(path)
@@ -59,7 +62,7 @@ def in_float32(path: Path) -> tuple[bytes, str] | None:
 
 
 def _graphs(model: Any) -> Iterator[Any]:
-    """The graph and those within its nodes."""
+    """The graph and the graphs within its nodes."""
     waiting = [model.graph]
     while waiting:
         graph = waiting.pop()
@@ -97,12 +100,15 @@ def _types(model: Any) -> Iterator[Any]:
 
 
 def to_csr(training: SparseTraining) -> dict[str, Tensor]:
-    """Every sparse tensor as a ``torch.sparse_csr`` matrix, on the device of the training.
+    """Return every sparse tensor as a ``torch.sparse_csr`` matrix, on the device of the training.
+
+    Args:
+        training: goes on unchanged.
 
     Returns:
-        By name, a matrix with a row for each entry of the tensor's first side: a linear layer's weight has its own
-        shape (out, in), a convolution's is (out, in·height·width). Each weight that exists is stored, also where its
-        value happens to be zero; indices are int64, values of the widest dtype among the tensors, at least float32.
+        The matrices by name, with a row for each entry of the tensor's first side: a linear layer's weight has its own
+        shape (out, in), a convolution's is (out, in·height·width). Each active weight is stored, also where its value
+        is zero; indices are int64, values have the widest dtype among the tensors, at least float32.
 
     Raises:
         InputError: the model's weights are not those of the training (:meth:`SparseTraining.check`).
@@ -112,7 +118,10 @@ def to_csr(training: SparseTraining) -> dict[str, Tensor]:
 
 
 def squashed_copy(training: SparseTraining) -> nn.Module:
-    """A plain copy of the model as it is now, zeros baked in; the training and its model stay as they are.
+    """Return a plain copy of the model as it is now, with its zeros; the training and its model stay as they are.
+
+    Args:
+        training: goes on unchanged.
 
     Raises:
         InputError: the model's weights are not those of the training (:meth:`SparseTraining.check`).
@@ -132,7 +141,7 @@ def to_onnx(
     tolerance: float = 1e-4,
     **options: Any,
 ) -> None:
-    """Write the ONNX file of the model as it is now, in evaluation mode, zeros baked in.
+    """Write an ONNX file of the model as it is now, in evaluation mode, with its zeros.
 
     The file is run by onnxruntime on the example inputs before it is put in its place: there is one that computes what
     the model computes, or none. It is a single one, as long as ``external_data=True`` is not among the options.
@@ -142,12 +151,12 @@ def to_onnx(
     copy of its graph with all numbers of half precision in float32, beside a copy of the model in float32.
 
     Args:
-        training: goes on as if nothing had happened.
+        training: goes on unchanged.
         example_inputs: the positional arguments of one call of the model: a tensor, or a tuple of what it takes; ``()``
             where all are in ``kwargs``.
-        path: of the file; one that is there is replaced.
+        path: of the file; an existing one is replaced.
         kwargs: the arguments of the call by keyword.
-        tolerance: how far outputs may lie from the model's, relative and absolute.
+        tolerance: how far outputs may differ from the model's, relative and absolute.
         options: of ``torch.onnx.export``: ``input_names``, ``dynamic_shapes``, ``opset_version`` and so on.
 
     Raises:
@@ -171,31 +180,36 @@ def to_onnx(
 
 @attrs.frozen(eq=False)
 class _Inputs:
-    """The arguments of one call of a model."""
+    """The arguments of one call of a model.
+
+    Attributes:
+        positional: the positional arguments.
+        by_keyword: the keyword arguments.
+    """
 
     positional: tuple[Any, ...]
     by_keyword: dict[str, Any]
 
     @property
     def tensors(self) -> list[Tensor]:
-        """In the order in which the exporter names the inputs of a graph."""
+        """The tensors among the arguments, in the order in which the exporter names the inputs of a graph."""
         return _tensors((self.positional, self.by_keyword))
 
     def in_float32(self) -> "_Inputs":
-        """The same, what is of half precision in float32."""
+        """Return the same arguments, with half precision in float32."""
         return _Inputs(*tree_map_only(Tensor, _in_float32, (self.positional, self.by_keyword)))
 
 
 def _csr(topology: Topology, index: int, values: Tensor) -> Tensor:
     rows = topology.layout.shapes[index][0]
     columns = topology.layout.sizes[index] // rows
-    inside = active_indices(topology, index)
-    starts = torch.arange(rows + 1, device=inside.device) * columns
+    indices = active_indices(topology, index)
+    starts = torch.arange(rows + 1, device=indices.device) * columns
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
         return torch.sparse_csr_tensor(
-            torch.searchsorted(inside, starts),
-            inside % columns,
+            torch.searchsorted(indices, starts),
+            indices % columns,
             values[topology.bounds[index] : topology.bounds[index + 1]],
             (rows, columns),
             check_invariants=True,
@@ -218,7 +232,7 @@ def _check_accepted(model: nn.Module, inputs: _Inputs) -> None:
 
 def _export(model: nn.Module, inputs: _Inputs, path: Path, options: dict[str, Any]) -> None:
     with warnings.catch_warnings():
-        # the exporter's own, of parts of torch that it uses itself
+        # the exporter's own warning about parts of torch that it uses
         warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
         options = {"dynamo": True, "verbose": False, "kwargs": inputs.by_keyword, **options}
         torch.onnx.export(model, inputs.positional, path, **options)
@@ -257,7 +271,7 @@ def _run(file: Path | bytes, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any
     runtime = import_module("onnxruntime")
     try:
         session = runtime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the runtime has errors of its own for each of its reasons
+    except Exception as error:  # the runtime has many error classes of its own
         raise SparsecoreError(
             f"onnxruntime cannot run the ONNX file on the CPU, and nothing was written unchecked: {error}"
         ) from error

@@ -1,1 +1,1 @@
-"""Layers of somebody's own model on the CPU through the kernels of ``sparsecore_cpu``."""
+"""Layers of a user's model on the CPU by the sparse kernels of ``sparsecore_cpu``."""

@@ -1,1 +1,1 @@
-"""Where the weights of somebody's own model lie: dense under masks, compact, or spread over ranks."""
+"""How the weights of a user's model are stored: as dense tensors with masks, or as one vector of active weights."""
