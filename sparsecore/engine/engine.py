@@ -388,9 +388,9 @@ class Engine:
         )
 
     def _decides(self, hook: str, now: State) -> bool:
-        return validation.check_bool(
-            self._stack.first_result(hook, clock=now.clock, strategy_state=now.strategy_states), hook
-        )
+        result = self._stack.first_result(hook, clock=now.clock, strategy_state=now.strategy_states)
+        # asked at every step, and nearly always answered by a bool of Python
+        return result.value if isinstance(result.value, bool) else validation.check_bool(result, hook)
 
 
 def _ticked(state: State) -> State:

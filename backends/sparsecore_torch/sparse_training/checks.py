@@ -304,6 +304,9 @@ class Freezing:
 
     In compact storage all sparse tensors are one Parameter, which can only be frozen as a whole.
 
+    Attributes:
+        is_compact: whether the storage is compact; only then is there something to check.
+
     Args:
         model: without wrappers.
         tensors: the sparse tensors.
@@ -311,7 +314,7 @@ class Freezing:
 
     def __init__(self, model: nn.Module, tensors: Sequence[NamedParameter]) -> None:
         values = own_parameter(model, VALUES)
-        self._is_compact = values is not None
+        self.is_compact = values is not None
         self._tensors = {one.name: _lookup(one, values) for one in tensors}
         self._layers = [_CompactLayer.of(one.names[0], module) for one in tensors for module, _ in one.holders]
 
@@ -325,14 +328,13 @@ class Freezing:
         Raises:
             InputError: one has.
         """
-        if self._is_compact:
-            for layer in self._layers:
-                if layer.is_newly_frozen() and layer.name not in self.frozen():
-                    raise InputError(
-                        f"the layer of {layer.name} has been frozen since sparsify, and in compact storage its weights "
-                        f"go on to be trained: they are part of the one Parameter {VALUES}. Take storage='masked', "
-                        "which leaves frozen tensors as they are, or freeze the layer before sparsify"
-                    )
+        for layer in self._layers if self.is_compact else ():
+            if layer.is_newly_frozen() and layer.name not in self.frozen():
+                raise InputError(
+                    f"the layer of {layer.name} has been frozen since sparsify, and in compact storage its weights "
+                    f"go on to be trained: they are part of the one Parameter {VALUES}. Take storage='masked', "
+                    "which leaves frozen tensors as they are, or freeze the layer before sparsify"
+                )
 
 
 @attrs.frozen(eq=False)

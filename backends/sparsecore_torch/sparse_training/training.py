@@ -349,25 +349,23 @@ class SparseTraining:
     @torch.no_grad()
     def _after_step(self, was_replaced: bool) -> None:
         self._watch.end_step(is_taken=not was_replaced)
-        self._freezing.check()
+        if self._freezing.is_compact:
+            self._freezing.check()
         if not self._has_stepped:
             parts = self._alive
             check_wrappers(parts.optimizer, trained_parameters(parts.model, parts.selection.sparse))
         self._has_stepped = True
-        self._agree()
+        if not self._is_agreed:  # ranks that differ might never reach an update that shows it
+            self._alive.ranks.jointly(lambda: self.topology, lambda topology: {"topology": topology.sha256()})
+            self._is_agreed = True
         if was_replaced:  # the optimizer has written nothing
             self._alive.storage.check_written()
         self._alive.storage.enforce()
         plan = self._plan
         self._state = plan.next_state if plan.is_idle else self._advanced(plan)
-        self._alive.ranks.compare(self._state.clock, self._compared)
+        if self._alive.ranks.size > 1:
+            self._alive.ranks.compare(self._state.clock, self._compared)
         self._expect_gradient()
-
-    def _agree(self) -> None:
-        """At the first step, compare topologies: ranks that differ might never reach an update that shows it."""
-        if not self._is_agreed:
-            self._alive.ranks.jointly(lambda: self.topology, lambda topology: {"topology": topology.sha256()})
-        self._is_agreed = True
 
     def _compared(self) -> dict[str, Tensor]:
         """The tensors that must be equal on all ranks, by a description."""
