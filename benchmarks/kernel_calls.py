@@ -67,7 +67,7 @@ class Calls:
         self._reads: dict[int, tuple[Form, ...]] = {}  # by handle, which is noted anew whenever one is made
         self._lists: dict[int, _Listed] = {}
         self._outputs: dict[int, Form] = {}  # of a list's layer
-        self._read_type = _kernels.Read
+        self._read_type = _kernels.Input
 
     def machine(self) -> Runtime:
         """What the network has to compute with."""
@@ -87,7 +87,7 @@ class Calls:
         with ExitStack() as stack:
             for name, kernel in (("forward", FORWARD), ("backward", BACKWARD)):
                 stack.enter_context(replaced(LayerLists, name, self._listing(kernel, getattr(LayerLists, name))))
-            stack.enter_context(replaced(_kernels, "Read", _Reads(self, _kernels.Read)))
+            stack.enter_context(replaced(_kernels, "Input", _Reads(self, _kernels.Input)))
             stack.enter_context(replaced(operations, "Mask", self._mask))
             yield
 
@@ -169,7 +169,7 @@ class _Watched:
 
 @attrs.frozen
 class _Reads:
-    """Makes what convolutions read, as :class:`sparsecore_cpu._kernels.Read` does."""
+    """Makes what convolutions read, as :class:`sparsecore_cpu._kernels.Input` does."""
 
     calls: Calls
     made: Any

@@ -118,7 +118,7 @@ class Cases:
         forward, transposed = self._forward(layer, positions), self._transposed(layer, positions)
         sums, input_sums = np.zeros((layer.outputs, 2)), np.zeros((layer.inputs, 2))
         gradients = np.zeros(len(forward.values), np.float32)
-        read, gradient = module.Read.rectified(x, *self._affine(layer.inputs)), module.Read(out)
+        read, gradient = module.Input.rectified(x, *self._affine(layer.inputs)), module.Input(out)
         mask = module.Mask(x, *self._affine(layer.inputs), np.zeros(layer.inputs, np.float32))
         steps = module.Steps(x_step=layer.stride)
         pairs = [(weights.handle, weights.steps) for weights in transposed]
@@ -173,11 +173,11 @@ class Cases:
             "affine": (lambda: kernels.affine(x, out, scale, shift, threads), 2, 2),
             "affine_relu": (lambda: kernels.affine_relu(x, out, scale, shift, threads), 3, 2),
             "combine": (lambda: kernels.combine(x, other, out, None, scale, scale, shift, threads), 4, 3),
-            "masked": (lambda: kernels.masked(other, out, mask, sums, threads), 7, 3),
+            "relu_backward": (lambda: kernels.relu_backward(other, out, mask, sums, threads), 7, 3),
             "moments": (lambda: kernels.moments(x, shift, sums, threads), 4, 1),
-            "products": (lambda: kernels.products(other, x, shift, sums, threads), 4, 2),
+            "gradient_sums": (lambda: kernels.gradient_sums(other, x, shift, sums, threads), 4, 2),
             "pool": (lambda: kernels.pool(x, features, threads), 1, 1),
-            "spread": (lambda: kernels.spread(features, out, None, threads), 1, 1),
+            "pool_backward": (lambda: kernels.pool_backward(features, out, None, threads), 1, 1),
         }
         shape = f"{channels} channels of {side}×{side}"
         for kernel, (call, operations, passes) in calls.items():
@@ -201,7 +201,19 @@ class Cases:
         zeros = np.zeros(channels, np.float32)
         inside = np.resize(np.r_[np.ones(side), 0], pixels).astype(np.float32)
         convolution = self._module.RowConvolution(
-            "", memory, border, made, 0, stride, None, pointers, offsets, values, zeros, inside, 0.0
+            kernels="",
+            x=memory,
+            x_start=border,
+            out=made,
+            out_start=0,
+            channel_stride=stride,
+            add=None,
+            pointers=pointers,
+            offsets=offsets,
+            values=values,
+            bias=zeros,
+            inside=inside,
+            floor=0.0,
         )
         shape = f"one image, {channels}→{channels}, to {side}×{side}, density {density:g}"
         operations = 2.0 * len(out) * side**2

@@ -45,11 +45,13 @@ class Call:
         self.made = 0
         self.slopes = 0  # entries of the values of the list that was made last
 
-    def do(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    def do(self, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
         """Make a call of the kernels."""
-        self._note(f"{getattr(function, '__qualname__', function)}({', '.join(map(_described, arguments))})")
+        named = [f"{name}={_described(argument)}" for name, argument in keywords.items()]
+        described = ", ".join([*map(_described, arguments), *named])
+        self._note(f"{getattr(function, '__qualname__', function)}({described})")
         self.made += 1
-        return function(*arguments)
+        return function(*arguments, **keywords)
 
     def odd(self, more: float = 1.0) -> bool:
         return self.random.random() < self.wild * more
@@ -150,11 +152,11 @@ class Call:
         vector = lambda: self.vector(form)  # noqa: E731
         kind = self.random.randrange(3)
         if kind == 0:
-            return self.do(_kernels.Read, x)
+            return self.do(_kernels.Input, x)
         if kind == 1:
-            return self.do(_kernels.Read.rectified, x, vector(), vector())
+            return self.do(_kernels.Input.rectified, x, vector(), vector())
         other = x if self.odd() else self.buffer(form, halves=halves)
-        return self.do(_kernels.Read.combined, x, other, vector(), vector(), vector())
+        return self.do(_kernels.Input.combined, x, other, vector(), vector(), vector())
 
     def offsets(self, form: tuple[int, int, int, int, int], count: int) -> list[int]:
         """Some that stay inside the border, most of them."""
@@ -278,11 +280,11 @@ def passes(call: Call) -> None:
         lambda: call.do(kernels.affine, x, out, vector(), vector(), threads),
         lambda: call.do(kernels.affine_relu, x, out, vector(), vector(), threads),
         lambda: call.do(kernels.combine, x, other, out, add, vector(), vector(), vector(), threads),
-        lambda: call.do(kernels.masked, x, out, call.mask(form, halves=halves), call.sums(form), threads),
+        lambda: call.do(kernels.relu_backward, x, out, call.mask(form, halves=halves), call.sums(form), threads),
         lambda: call.do(kernels.moments, x, vector(), call.sums(form), threads),
-        lambda: call.do(kernels.products, x, other, vector(), call.sums(form), threads),
+        lambda: call.do(kernels.gradient_sums, x, other, vector(), call.sums(form), threads),
         lambda: call.do(kernels.pool, x, features(), threads),
-        lambda: call.do(kernels.spread, features(), out, add, threads),
+        lambda: call.do(kernels.pool_backward, features(), out, add, threads),
     ])()  # fmt: skip
 
 
@@ -337,11 +339,22 @@ def by_rows(call: Call) -> None:
             if call.odd() and len(content):
                 array[-1] = call.random.choice([-1, 2**31 - 1, -(2**31), 0])
     add = call.random.choice([None, call.array("f4", channels * room + start), out if call.odd() else None])
-    name = "no such" if call.odd() else call.kernels.name
-    starts = call.integer(start), out, call.integer(start), call.integer(room)
-    values, bias, inside = call.array("f4", ends[-1]), call.array("f4", channels), call.array("f4", pixels)
-    floor = call.random.choice(FLOATS)
-    made = call.do(_kernels.RowConvolution, name, x, *starts, add, pointers, offsets, values, bias, inside, floor)
+    made = call.do(
+        _kernels.RowConvolution,
+        kernels="no such" if call.odd() else call.kernels.name,
+        x=x,
+        x_start=call.integer(start),
+        out=out,
+        out_start=call.integer(start),
+        channel_stride=call.integer(room),
+        add=add,
+        pointers=pointers,
+        offsets=offsets,
+        values=call.array("f4", ends[-1]),
+        bias=call.array("f4", channels),
+        inside=call.array("f4", pixels),
+        floor=call.random.choice(FLOATS),
+    )
     if call.random.random() < 0.5:
         call.change()
     call.do(made.run, call.threads())

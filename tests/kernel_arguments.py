@@ -32,7 +32,7 @@ def features(count: int = 3, channels: int = 2) -> Any:
 
 def read(**form: int) -> Any:
     """Images as they lie in memory."""
-    return _kernels.Read(images(**form))
+    return _kernels.Input(images(**form))
 
 
 def places(*numbers: int) -> Any:
@@ -86,7 +86,7 @@ def rows(**options: Any) -> Any:
         "x_start": 16,
         "out": aligned_zeros((64,)),
         "out_start": 16,
-        "channel": 16,
+        "channel_stride": 16,
         "add": None,
         "pointers": places(0, 1, 2),
         "offsets": places(-16, 16),

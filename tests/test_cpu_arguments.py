@@ -40,15 +40,15 @@ def test_offsets_and_pointers_that_change_after_a_list_was_made_change_nothing_i
     x, out = memory(), memory()
     x[...] = np.random.default_rng(0).standard_normal(x.shape)
     given, made = _kernels.Activation(x, 1, LANES, False), _kernels.Activation(out, 1, LANES, False)
-    convolve(_kernels.Read(given), made, listed=listed)
+    convolve(_kernels.Input(given), made, listed=listed)
     expected = out.copy()
     pointers[:], offsets[:] = (0, 0, FAR), FAR
-    convolve(_kernels.Read(given), made, listed=listed)
+    convolve(_kernels.Input(given), made, listed=listed)
     np.testing.assert_array_equal(out, expected)
     np.testing.assert_array_equal(listed.offsets, [0, LANES])
     np.testing.assert_array_equal(listed.pointers, [0, 1, 2])
     values[:] = 2  # these are what a step fills in
-    convolve(_kernels.Read(given), made, listed=listed)
+    convolve(_kernels.Input(given), made, listed=listed)
     np.testing.assert_array_equal(out, 2 * expected)
 
 
@@ -85,7 +85,7 @@ def test_memory_that_is_held_stays() -> None:
         values.resize(1000)
     given = _kernels.Activation(array, 1, 3, False)
     del array, values
-    convolve(_kernels.Read(given), listed=listed)
+    convolve(_kernels.Input(given), listed=listed)
 
 
 class Passing:
@@ -149,7 +149,7 @@ def gradients_of(values: Any) -> Any:
 
 
 def masked(x: Any, out: Any) -> Any:
-    return KERNELS.masked(images(), out, _kernels.Mask(x, *factors(), by_channel()), sums(), 1)
+    return KERNELS.relu_backward(images(), out, _kernels.Mask(x, *factors(), by_channel()), sums(), 1)
 
 
 def sums_of(array: Any) -> Any:
@@ -173,8 +173,8 @@ SHARED: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
         lambda a: _kernels.gather(by_channel(), a, a.view(np.float32), 1),
     ),
     "what is scattered": (by_channel, lambda a: _kernels.scatter(a, places(0, 1), a, 1)),
-    "input and output of a convolution": (images, lambda x: convolve(_kernels.Read(x), x)),
-    "half of the input": (two_in_one_memory, lambda two: convolve(_kernels.Read(two[0]), two[1])),
+    "input and output of a convolution": (images, lambda x: convolve(_kernels.Input(x), x)),
+    "half of the input": (two_in_one_memory, lambda two: convolve(_kernels.Input(two[0]), two[1])),
     "a start that lies otherwise": (two_in_one_memory, lambda two: convolve(out=two[0], add=two[1])),
     "a mask that lies otherwise": (two_in_one_memory, lambda two: masked(*two)),
     "both buffers of a pass": (two_in_one_memory, lambda two: KERNELS.affine(*two, *factors(), 1)),
@@ -186,7 +186,7 @@ SHARED: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "the weights' gradients among the weights": (lambda: by_channel(1), gradients_of),
     "the gradient of the inputs in that of the outputs": (
         images,
-        lambda x: backward(gradient=_kernels.Read(x), out=x),
+        lambda x: backward(gradient=_kernels.Input(x), out=x),
     ),
     "pictures in their buffer": (
         memory,
@@ -212,7 +212,7 @@ def test_a_pass_may_write_where_it_reads() -> None:
     x = images()
     KERNELS.affine(x, x, by_channel(), by_channel(), 1)
     KERNELS.combine(x, x, x, x, *[by_channel()] * 3, 1)
-    KERNELS.masked(x, x, _kernels.Mask(x, *[by_channel()] * 3), sums(), 1)
+    KERNELS.relu_backward(x, x, _kernels.Mask(x, *[by_channel()] * 3), sums(), 1)
     convolve(out=x, add=x)
     backward(out=x, add=x)
 
@@ -227,9 +227,9 @@ def test_a_list_that_reads_on_into_other_channels_reads_the_same_from_what_is_co
     x[0, 1:5, :, 1:6] = np.random.default_rng(far).uniform(1, 2, (4, 2, 5, LANES))
     given, out, ones, zeros = _kernels.Activation(x, 1, LANES, False), memory(), by_channel(), np.zeros(2, np.float32)
     as_read = {
-        "plain": lambda: _kernels.Read(given),
-        "rectified": lambda: _kernels.Read.rectified(given, ones, zeros),
-        "combined": lambda: _kernels.Read.combined(given, given, ones, zeros, zeros),
+        "plain": lambda: _kernels.Input(given),
+        "rectified": lambda: _kernels.Input.rectified(given, ones, zeros),
+        "combined": lambda: _kernels.Input.combined(given, given, ones, zeros, zeros),
     }[kind]()
     made = _kernels.Activation(out, 1, LANES, False)
     convolve(as_read, made, listed=weights(far * LANES, 0))
@@ -247,10 +247,10 @@ def test_numbers_of_all_kinds_are_computed_with(value: float) -> None:
     x[...] = value
     given = _kernels.Activation(x, 1, 3, False)
     vector = np.full(2, value, np.float32)
-    for reading in (_kernels.Read(given), _kernels.Read.rectified(given, vector, vector)):
+    for reading in (_kernels.Input(given), _kernels.Input.rectified(given, vector, vector)):
         convolve(reading)
         backward(reading)
-    KERNELS.masked(given, images(), mask(), sums(), 1)
+    KERNELS.relu_backward(given, images(), mask(), sums(), 1)
     rows(x=np.full(64, value, np.float32), floor=value).run(1)
 
 
@@ -265,14 +265,14 @@ def big():
 
 ones = np.ones(4, np.float32)
 listed = weights(0, 0, channels=4)
-x = _kernels.Read.rectified(big(), ones, ones)
+x = _kernels.Input.rectified(big(), ones, ones)
 out, sums, gradients = big(), np.zeros((4, 2)), np.zeros(2, np.float32)
 calls = {
     "convolve": lambda threads: KERNELS.convolve(x, out, None, listed, _kernels.Steps(), sums, threads),
     "weight_gradient": lambda threads: KERNELS.weight_gradient(
-        x, _kernels.Read(out), listed, _kernels.Steps(), gradients, threads),
+        x, _kernels.Input(out), listed, _kernels.Steps(), gradients, threads),
     "backward": lambda threads: KERNELS.backward(
-        x, _kernels.Read(big()), listed, 1, gradients, out, None, [(listed, _kernels.Steps())], None, sums, threads),
+        x, _kernels.Input(big()), listed, 1, gradients, out, None, [(listed, _kernels.Steps())], None, sums, threads),
 }
 failed = 0
 for name, call in calls.items():

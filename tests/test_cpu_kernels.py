@@ -62,7 +62,7 @@ REFUSED: dict[str, tuple[str, Callable[[], Any]]] = {
     "pointers that turn": ("from 0 to", lambda: _kernels.Weights(places(0, 3, 2), places(0, 1), by_channel(2), 2)),
     "another number of lanes": (
         "number of lanes",
-        lambda: convolve(x=_kernels.Read(_kernels.Activation(whole(2 * LANES), 1, 3, False))),
+        lambda: convolve(x=_kernels.Input(_kernels.Activation(whole(2 * LANES), 1, 3, False))),
     ),
     "batches that differ": ("different batches", lambda: convolve(x=read(count=2))),
     "channels that differ": ("number of channels", lambda: convolve(listed=weights(0, channels=3))),
@@ -114,13 +114,13 @@ REFUSED: dict[str, tuple[str, Callable[[], Any]]] = {
     "means that are missing": ("one entry", lambda: KERNELS.moments(images(), by_channel(3), sums(), 1)),
     "products of two shapes": (
         "one shape",
-        lambda: KERNELS.products(images(), images(height=5), by_channel(), sums(), 1),
+        lambda: KERNELS.gradient_sums(images(), images(height=5), by_channel(), sums(), 1),
     ),
     "pooling into other channels": ("not those of the images", lambda: KERNELS.pool(images(), features(channels=3), 1)),
     "pooling into images": ("not those of the images", lambda: KERNELS.pool(images(), images(), 1)),
     "spreading to other batches": (
         "not those of the images",
-        lambda: KERNELS.spread(features(count=3 * LANES), images(), None, 1),
+        lambda: KERNELS.pool_backward(features(count=3 * LANES), images(), None, 1),
     ),
     "a key that is no bucket": (
         "no bucket",

@@ -42,7 +42,7 @@ TAKES_INTEGERS: dict[str, Callable[[int], Any]] = {
     "threads of pictures": lambda number: KERNELS.pack(np.zeros((3, 4, 5, 2), np.float32), images(), number),
     "where rows start": lambda number: rows(x_start=number),
     "where outputs start": lambda number: rows(out_start=number),
-    "room of a channel": lambda number: rows(channel=number),
+    "room of a channel": lambda number: rows(channel_stride=number),
     "step of the input": lambda number: convolve(steps=_kernels.Steps(x_step=number)),
 }
 
@@ -106,7 +106,7 @@ def test_offsets_between_pixels_are_refused(offset: int) -> None:
 
 CONVERTED: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "a buffer": ("buffer", lambda array: _kernels.Activation(array, 1, 1, False)),
-    "factors": ("scale", lambda array: _kernels.Read.rectified(images(), array, by_channel())),
+    "factors": ("scale", lambda array: _kernels.Input.rectified(images(), array, by_channel())),
     "a mean": ("mean", lambda array: _kernels.Mask(images(), by_channel(), by_channel(), array)),
     "pointers": ("pointers", lambda array: _kernels.Weights(array, places(0), by_channel(1), 1)),
     "offsets": ("offsets", lambda array: _kernels.Weights(places(0, 1), array, by_channel(1), 1)),
@@ -197,7 +197,7 @@ def test_batches_and_kinds_are_not_mixed() -> None:
     with pytest.raises(ValueError, match="one shape"):
         KERNELS.affine(alike, features(), by_channel(), by_channel(), 1)
     with pytest.raises(ValueError, match="batches"):
-        convolve(_kernels.Read(alike), features())
+        convolve(_kernels.Input(alike), features())
     with pytest.raises(ValueError, match="each place among the strides"):
         backward(transposed=[])
     with pytest.raises(ValueError, match="pairs"):

@@ -23,8 +23,8 @@ class Bindings {
   const char* name() const { return tables_.float32->name; }
   int lanes() const { return tables_.float32->lanes; }
 
-  void convolve(const Read& x, const Activation& out, const Activation* add, const Weights& weights, const Steps& steps,
-                nb::handle given_sums, Integer given_threads) const {
+  void convolve(const Input& x, const Activation& out, const Activation* add, const Weights& weights,
+                const Steps& steps, nb::handle given_sums, Integer given_threads) const {
     const int threads = thread_count(given_threads);
     const Plan plan(x, out, weights, steps, lanes());
     std::optional<Sums> sums;
@@ -42,7 +42,7 @@ class Bindings {
     if (sums) add_up(partial, *sums);
   }
 
-  void convolve_masked(const Read& x, const Activation& out, const Activation* add, const Weights& weights,
+  void convolve_masked(const Input& x, const Activation& out, const Activation* add, const Weights& weights,
                        const Steps& steps, const Mask& given_mask, nb::handle given_sums, Integer given_threads) const {
     const int threads = thread_count(given_threads);
     const Plan plan(x, out, weights, steps, lanes());
@@ -63,27 +63,28 @@ class Bindings {
     add_up(partial, sums);
   }
 
-  void weight_gradient(const Read& x, const Read& gradient, const Weights& weights, const Steps& steps,
+  void weight_gradient(const Input& x, const Input& gradient, const Weights& weights, const Steps& steps,
                        nb::handle given_gradients, Integer given_threads) const {
     const int threads = thread_count(given_threads);
     require(steps.out_step == 1 && steps.row == 0 && steps.column == 0, "a gradient is of all outputs");
     const Floats gradients = gradients_of(weights, given_gradients);
     const Plan plan(x, gradient.pixels, weights, steps, lanes());
     x.require_disjoint_from(gradients.memory()), gradient.require_disjoint_from(gradients.memory());
-    const WeightGradientParams params{plan.x,           gradient.input(1), weights.list(),
-                                      gradients.data(), plan.extent,       threads};
+    const WeightGradientParams params{
+        plan.x, gradient.convolution_input(1), weights.list(), gradients.data(), plan.extent, threads};
     nb::gil_scoped_release release;
     table_for(x.pixels)->weight_gradient(params);
   }
 
-  void backward(const Read& x, const Read& gradient, const Weights& weights, Integer stride, nb::handle given_gradients,
-                const Activation& out, const Activation* add, const nb::sequence& given_transposed,
-                const Mask* given_mask, nb::handle given_sums, Integer given_threads) const {
+  void backward(const Input& x, const Input& gradient, const Weights& weights, Integer stride,
+                nb::handle given_gradients, const Activation& out, const Activation* add,
+                const nb::sequence& given_transposed, const Mask* given_mask, nb::handle given_sums,
+                Integer given_threads) const {
     const int threads = thread_count(given_threads);
     const Activation& outputs = gradient.pixels;
     const Floats gradients = gradients_of(weights, given_gradients);
     const Plan forward(x, outputs, weights, Steps{stride, 1, 0, 0}, lanes());
-    ConvolutionInput read_gradient = gradient.input(1);
+    ConvolutionInput read_gradient = gradient.convolution_input(1);
     const ActivationView strided_out = every(out.view, stride);
     std::vector<Weights> held;  // a sequence need not keep the objects alive that it returns
     std::vector<TransposedWeights> transposed;
@@ -105,9 +106,9 @@ class Bindings {
     const Sums sums("sums", given_sums);
     require_sums(sums, out.extent);
     require_output(x, out, add, weights);
-    for (const Read* read : {&x, &gradient}) {
-      read->require_disjoint_from(gradients.memory());
-      require_sums_disjoint(sums, *read, out, weights);
+    for (const Input* input : {&x, &gradient}) {
+      input->require_disjoint_from(gradients.memory());
+      require_sums_disjoint(sums, *input, out, weights);
     }
     require_disjoint(gradients.memory(), {sums.memory(), out.memory()});
     if (add) require_disjoint(gradients.memory(), {add->memory()});
@@ -238,7 +239,7 @@ class Bindings {
   }
 
   // A convolution writes `out`, and reads the others.
-  void require_output(const Read& x, const Activation& out, const Activation* add, const Weights& weights) const {
+  void require_output(const Input& x, const Activation& out, const Activation* add, const Weights& weights) const {
     x.require_disjoint_from(out.memory());
     require_disjoint(out.memory(), {weights.values.memory()});
     if (add) require_pixelwise(*add, out);
@@ -248,7 +249,7 @@ class Bindings {
     require(sums.length(0) == extent.channels && sums.length(1) == 2, "sums are (channels, 2)");
   }
 
-  static void require_sums_disjoint(const Sums& sums, const Read& x, const Activation& out, const Weights& weights) {
+  static void require_sums_disjoint(const Sums& sums, const Input& x, const Activation& out, const Weights& weights) {
     x.require_disjoint_from(sums.memory());
     require_disjoint(sums.memory(), {out.memory(), weights.values.memory()});
   }

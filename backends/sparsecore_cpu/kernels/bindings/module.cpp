@@ -31,16 +31,16 @@ floats as uint16 (bfloat16). Features are (1, 1, features, blocks, lanes) of flo
       .def(nb::init<nb::handle, Integer, Integer, bool>(), "buffer"_a.none(), "border"_a, "images"_a, "features"_a,
            nb::sig("def __init__(self, buffer: numpy.typing.NDArray[typing.Any], border: int, images: int, features: "
                    "bool) -> None"));
-  nb::class_<Read>(module, "Read",
-                   R"(The input of a convolution: an activation, or a function of it that is computed as it is read.)")
+  nb::class_<Input>(module, "Input",
+                    R"(The input of a convolution: an activation, or a function of it that is computed as it is read.)")
       .def(nb::init<const Activation&>(), "pixels"_a)
-      .def_static("rectified", &Read::rectified, "pixels"_a, "scale"_a.none(), "shift"_a.none(),
+      .def_static("rectified", &Input::rectified, "pixels"_a, "scale"_a.none(), "shift"_a.none(),
                   "The input relu(scale·pixels + shift), by channel.",
-                  nb::sig("def rectified(pixels: Activation, scale: " FLOATS ", shift: " FLOATS ") -> Read"))
-      .def_static("combined", &Read::combined, "pixels"_a, "other"_a, "scale"_a.none(), "other_scale"_a.none(),
+                  nb::sig("def rectified(pixels: Activation, scale: " FLOATS ", shift: " FLOATS ") -> Input"))
+      .def_static("combined", &Input::combined, "pixels"_a, "other"_a, "scale"_a.none(), "other_scale"_a.none(),
                   "shift"_a.none(), "The input scale·pixels + other_scale·other + shift, by channel.",
                   nb::sig("def combined(pixels: Activation, other: Activation, scale: " FLOATS ", other_scale: " FLOATS
-                          ", shift: " FLOATS ") -> Read"));
+                          ", shift: " FLOATS ") -> Input"));
   nb::class_<Weights>(module, "Weights",
                       R"(A list of nonzero weights, in groups by block of input channels, then by output channel.
 
@@ -86,19 +86,19 @@ void add_kernels(nb::module_& module) {
       .def_prop_ro("lanes", &Bindings::lanes, "How many floats a vector has.")
       .def("convolve", &Bindings::convolve, "x"_a, "out"_a, "add"_a.none(), "weights"_a, "steps"_a, "sums"_a.none(),
            "threads"_a, "Computes out = add + weights∗x, and the sums of out and of its square.",
-           nb::sig("def convolve(self, x: Read, out: Activation, add: Activation | None, weights: Weights, steps: "
+           nb::sig("def convolve(self, x: Input, out: Activation, add: Activation | None, weights: Weights, steps: "
                    "Steps, sums: " SUMS " | None, threads: int) -> None"))
       .def("convolve_masked", &Bindings::convolve_masked, "x"_a, "out"_a, "add"_a.none(), "weights"_a, "steps"_a,
            "mask"_a, "sums"_a.none(), "threads"_a,
            R"(Computes out = add + weights∗x where the mask is positive, elsewhere zero.
 
 The sums are those of out and out·(input − mean).)",
-           nb::sig("def convolve_masked(self, x: Read, out: Activation, add: Activation | None, weights: Weights, "
+           nb::sig("def convolve_masked(self, x: Input, out: Activation, add: Activation | None, weights: Weights, "
                    "steps: Steps, mask: Mask, sums: " SUMS ", threads: int) -> None"))
       .def("weight_gradient", &Bindings::weight_gradient, "x"_a, "gradient"_a, "weights"_a, "steps"_a,
            "gradients"_a.none(), "threads"_a, "Computes the gradient of each weight in the list.",
            nb::sig(
-               "def weight_gradient(self, x: Read, gradient: Read, weights: Weights, steps: Steps, gradients: " FLOATS
+               "def weight_gradient(self, x: Input, gradient: Input, weights: Weights, steps: Steps, gradients: " FLOATS
                ", threads: int) -> None"))
       .def("backward", &Bindings::backward, "x"_a, "gradient"_a, "weights"_a, "stride"_a, "gradients"_a.none(), "out"_a,
            "add"_a.none(), "transposed"_a, "mask"_a.none(), "sums"_a.none(), "threads"_a,
@@ -107,7 +107,7 @@ The sums are those of out and out·(input − mean).)",
 ``gradients`` are those of the weights; ``out`` is that of the input, plus ``add``. ``transposed`` are pairs
 of transposed weights and the steps at which they make it, one for each position of a pixel among the
 strides. With a mask, ``out`` and ``sums`` are as of :meth:`convolve_masked`; without one there are no sums.)",
-           nb::sig("def backward(self, x: Read, gradient: Read, weights: Weights, stride: int, gradients: " FLOATS
+           nb::sig("def backward(self, x: Input, gradient: Input, weights: Weights, stride: int, gradients: " FLOATS
                    ", out: Activation, add: Activation | None, transposed: collections.abc.Sequence[tuple[Weights, "
                    "Steps]], mask: Mask | None, sums: " SUMS ", threads: int) -> None"))
       .def("affine", &Bindings::affine, "x"_a, "out"_a, "scale"_a.none(), "shift"_a.none(), "threads"_a,
@@ -123,25 +123,25 @@ strides. With a mask, ``out`` and ``sums`` are as of :meth:`convolve_masked`; wi
            "Computes out = gradient_scale·gradient + x_scale·x + constant + add: the gradient of a batch norm.",
            nb::sig("def combine(self, gradient: Activation, x: Activation, out: Activation, add: Activation | None, "
                    "gradient_scale: " FLOATS ", x_scale: " FLOATS ", constant: " FLOATS ", threads: int) -> None"))
-      .def("masked", &Bindings::relu_backward, "gradient"_a, "out"_a, "mask"_a, "sums"_a.none(), "threads"_a,
+      .def("relu_backward", &Bindings::relu_backward, "gradient"_a, "out"_a, "mask"_a, "sums"_a.none(), "threads"_a,
            R"(Computes out = gradient where the mask is positive, elsewhere zero: the gradient of a relu.
 
 The sums are those of :meth:`convolve_masked`.)",
-           nb::sig("def masked(self, gradient: Activation, out: Activation, mask: Mask, sums: " SUMS
+           nb::sig("def relu_backward(self, gradient: Activation, out: Activation, mask: Mask, sums: " SUMS
                    ", threads: int) -> None"))
       .def("moments", &Bindings::moments, "x"_a, "about"_a.none(), "sums"_a.none(), "threads"_a,
            "Computes the sums of x − about and of its square.",
            nb::sig("def moments(self, x: Activation, about: " FLOATS ", sums: " SUMS ", threads: int) -> None"))
-      .def("products", &Bindings::gradient_sums, "gradient"_a, "x"_a, "mean"_a.none(), "sums"_a.none(), "threads"_a,
-           "Computes the sums of gradient and of gradient·(x − mean).",
-           nb::sig("def products(self, gradient: Activation, x: Activation, mean: " FLOATS ", sums: " SUMS
+      .def("gradient_sums", &Bindings::gradient_sums, "gradient"_a, "x"_a, "mean"_a.none(), "sums"_a.none(),
+           "threads"_a, "Computes the sums of gradient and of gradient·(x − mean).",
+           nb::sig("def gradient_sums(self, gradient: Activation, x: Activation, mean: " FLOATS ", sums: " SUMS
                    ", threads: int) -> None"))
       .def("pool", &Bindings::pool, "x"_a, "features"_a, "threads"_a, "Computes the mean over height and width.",
            nb::sig("def pool(self, x: Activation, features: Activation, threads: int) -> None"))
-      .def("spread", &Bindings::pool_backward, "features"_a, "out"_a, "add"_a.none(), "threads"_a,
+      .def("pool_backward", &Bindings::pool_backward, "features"_a, "out"_a, "add"_a.none(), "threads"_a,
            "Computes the gradient of :meth:`pool`, plus add.",
-           nb::sig(
-               "def spread(self, features: Activation, out: Activation, add: Activation | None, threads: int) -> None"))
+           nb::sig("def pool_backward(self, features: Activation, out: Activation, add: Activation | None, threads: "
+                   "int) -> None"))
       .def("pack", &Bindings::pack, "images"_a.none(), "out"_a, "threads"_a,
            R"(Copies images (images, height, width, channels) of any strides into a buffer.
 

@@ -151,30 +151,30 @@ struct Weights {
 
 // The input of a convolution: an activation, or a function of it that is computed as it is read; see ConvolutionInput
 // in kernels.hpp.
-struct Read {
+struct Input {
   Activation pixels;
   std::optional<Activation> other;
   std::optional<ReadonlyFloats> scale, other_scale, shift;
 
-  explicit Read(const Activation& pixels) : pixels(pixels) {}
+  explicit Input(const Activation& pixels) : pixels(pixels) {}
 
-  static Read rectified(const Activation& pixels, nb::handle scale, nb::handle shift) {
-    Read read(pixels);
-    read.set_affine(scale, shift);
-    return read;
+  static Input rectified(const Activation& pixels, nb::handle scale, nb::handle shift) {
+    Input input(pixels);
+    input.set_affine(scale, shift);
+    return input;
   }
 
-  static Read combined(const Activation& pixels, const Activation& other, nb::handle scale, nb::handle other_scale,
-                       nb::handle shift) {
+  static Input combined(const Activation& pixels, const Activation& other, nb::handle scale, nb::handle other_scale,
+                        nb::handle shift) {
     require_same_layout(pixels, other);
-    Read read(pixels);
-    read.set_affine(scale, shift);
-    read.other = other, read.other_scale = by_channel("other_scale", other_scale, pixels.extent);
-    return read;
+    Input input(pixels);
+    input.set_affine(scale, shift);
+    input.other = other, input.other_scale = by_channel("other_scale", other_scale, pixels.extent);
+    return input;
   }
 
   // Without the first and the last row that are read, which depend on the weights.
-  ConvolutionInput input(int64_t stride) const {
+  ConvolutionInput convolution_input(int64_t stride) const {
     const Extent& extent = pixels.extent;
     ConvolutionInput input{};
     input.pixels = pixels.view;

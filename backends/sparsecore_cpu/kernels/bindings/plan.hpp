@@ -34,8 +34,8 @@ struct Plan {
   int64_t out_step;
   int64_t out_offset = 0;  // of the first output from the first pixel of the buffer, in values
 
-  Plan(const Read& input, const Activation& output, const Weights& weights, const Steps& steps, int lanes)
-      : x(input.input(steps.x_step)),
+  Plan(const Input& input, const Activation& output, const Weights& weights, const Steps& steps, int lanes)
+      : x(input.convolution_input(steps.x_step)),
         // A step wider than the image reaches no second output. It is clamped so that no stride overflows, and so that
         // prefetching does not leave the buffer.
         out_step(std::min(steps.out_step, std::max(output.extent.height, output.extent.width))) {

@@ -91,16 +91,18 @@ void add_row_convolution(nb::module_& module) {
                              R"(A convolution of one image: out = max(add + bias + weights∗x, floor).
 
 Each channel is contiguous, row behind row with zeros between the rows. The first pixel of the first channel is at
-``x_start`` and ``out_start``, and the output channels are ``channel`` floats apart. The weights of an output
+``x_start`` and ``out_start``, and the output channels are ``channel_stride`` floats apart. The weights of an output
 channel are those from its pointer to the next; each reads at its offset from the output's own position. ``inside``
 is 1 for the outputs inside the image and 0 for those between its rows, which become zero.)")
       .def(nb::init<const std::string&, nb::handle, Integer, nb::handle, Integer, Integer, nb::handle, nb::handle,
                     nb::handle, nb::handle, nb::handle, nb::handle, float>(),
-           "kernels"_a, "x"_a.none(), "x_start"_a, "out"_a.none(), "out_start"_a, "channel"_a, "add"_a.none(),
-           "pointers"_a.none(), "offsets"_a.none(), "values"_a.none(), "bias"_a.none(), "inside"_a.none(), "floor"_a,
-           nb::sig("def __init__(self, kernels: str, x: " FLOATS ", x_start: int, out: " FLOATS
-                   ", out_start: int, channel: int, add: " FLOATS " | None, pointers: " INDICES ", offsets: " INDICES
-                   ", values: " FLOATS ", bias: " FLOATS ", inside: " FLOATS ", floor: float) -> None"))
+           nb::kw_only(), "kernels"_a, "x"_a.none(), "x_start"_a, "out"_a.none(), "out_start"_a, "channel_stride"_a,
+           "add"_a.none(), "pointers"_a.none(), "offsets"_a.none(), "values"_a.none(), "bias"_a.none(),
+           "inside"_a.none(), "floor"_a,
+           nb::sig("def __init__(self, *, kernels: str, x: " FLOATS ", x_start: int, out: " FLOATS
+                   ", out_start: int, channel_stride: int, add: " FLOATS " | None, pointers: " INDICES
+                   ", offsets: " INDICES ", values: " FLOATS ", bias: " FLOATS ", inside: " FLOATS
+                   ", floor: float) -> None"))
       .def("run", &RowConvolution::run, "threads"_a, "Computes the outputs from the present content of the input.",
            nb::sig("def run(self, threads: int) -> None"));
 }

@@ -20,14 +20,14 @@ class Activation:
 
     def __init__(self, buffer: numpy.typing.NDArray[Any], border: int, images: int, features: bool) -> None: ...
 
-class Read:
+class Input:
     """The input of a convolution: an activation, or a function of it that is computed as it is read."""
 
     def __init__(self, pixels: Activation) -> None: ...
     @staticmethod
     def rectified(
         pixels: Activation, scale: numpy.typing.NDArray[numpy.float32], shift: numpy.typing.NDArray[numpy.float32]
-    ) -> Read:
+    ) -> Input:
         """The input relu(scale·pixels + shift), by channel."""
 
     @staticmethod
@@ -37,7 +37,7 @@ class Read:
         scale: numpy.typing.NDArray[numpy.float32],
         other_scale: numpy.typing.NDArray[numpy.float32],
         shift: numpy.typing.NDArray[numpy.float32],
-    ) -> Read:
+    ) -> Input:
         """The input scale·pixels + other_scale·other + shift, by channel."""
 
 class Weights:
@@ -97,7 +97,7 @@ class Kernels:
 
     def convolve(
         self,
-        x: Read,
+        x: Input,
         out: Activation,
         add: Activation | None,
         weights: Weights,
@@ -109,7 +109,7 @@ class Kernels:
 
     def convolve_masked(
         self,
-        x: Read,
+        x: Input,
         out: Activation,
         add: Activation | None,
         weights: Weights,
@@ -125,8 +125,8 @@ class Kernels:
 
     def weight_gradient(
         self,
-        x: Read,
-        gradient: Read,
+        x: Input,
+        gradient: Input,
         weights: Weights,
         steps: Steps,
         gradients: numpy.typing.NDArray[numpy.float32],
@@ -136,8 +136,8 @@ class Kernels:
 
     def backward(
         self,
-        x: Read,
-        gradient: Read,
+        x: Input,
+        gradient: Input,
         weights: Weights,
         stride: int,
         gradients: numpy.typing.NDArray[numpy.float32],
@@ -188,7 +188,7 @@ class Kernels:
     ) -> None:
         """Computes out = gradient_scale·gradient + x_scale·x + constant + add: the gradient of a batch norm."""
 
-    def masked(
+    def relu_backward(
         self, gradient: Activation, out: Activation, mask: Mask, sums: numpy.typing.NDArray[numpy.float64], threads: int
     ) -> None:
         """Computes out = gradient where the mask is positive, elsewhere zero: the gradient of a relu.
@@ -205,7 +205,7 @@ class Kernels:
     ) -> None:
         """Computes the sums of x − about and of its square."""
 
-    def products(
+    def gradient_sums(
         self,
         gradient: Activation,
         x: Activation,
@@ -218,7 +218,7 @@ class Kernels:
     def pool(self, x: Activation, features: Activation, threads: int) -> None:
         """Computes the mean over height and width."""
 
-    def spread(self, features: Activation, out: Activation, add: Activation | None, threads: int) -> None:
+    def pool_backward(self, features: Activation, out: Activation, add: Activation | None, threads: int) -> None:
         """Computes the gradient of :meth:`pool`, plus add."""
 
     def pack(self, images: numpy.typing.NDArray[numpy.float32], out: Activation, threads: int) -> None:
@@ -234,19 +234,20 @@ class RowConvolution:
     """A convolution of one image: out = max(add + bias + weights∗x, floor).
 
     Each channel is contiguous, row behind row with zeros between the rows. The first pixel of the first channel is at
-    ``x_start`` and ``out_start``, and the output channels are ``channel`` floats apart. The weights of an output
+    ``x_start`` and ``out_start``, and the output channels are ``channel_stride`` floats apart. The weights of an output
     channel are those from its pointer to the next; each reads at its offset from the output's own position. ``inside``
     is 1 for the outputs inside the image and 0 for those between its rows, which become zero.
     """
 
     def __init__(
         self,
+        *,
         kernels: str,
         x: numpy.typing.NDArray[numpy.float32],
         x_start: int,
         out: numpy.typing.NDArray[numpy.float32],
         out_start: int,
-        channel: int,
+        channel_stride: int,
         add: numpy.typing.NDArray[numpy.float32] | None,
         pointers: numpy.typing.NDArray[numpy.int32],
         offsets: numpy.typing.NDArray[numpy.int32],

@@ -210,7 +210,7 @@ class ReluOp(LazyOp):
         x = self.inner.x.buffer()
         if x.form.features:
             return None
-        handle = _kernels.Read.rectified(x.handle, self.inner.scale, self.inner.shift)
+        handle = _kernels.Input.rectified(x.handle, self.inner.scale, self.inner.shift)
         return KernelInput(x.form, handle, activation.buffer, (x,))
 
 
@@ -229,7 +229,7 @@ class GradientTerm(ABC):
         """
         self.write(runtime, out, add)
         sums = np.zeros((out.form.channels, 2))
-        runtime.kernels.masked(out.handle, out.handle, mask, sums, runtime.threads)
+        runtime.kernels.relu_backward(out.handle, out.handle, mask, sums, runtime.threads)
         return sums
 
     def as_kernel_input(self, runtime: Runtime) -> KernelInput | None:  # noqa: ARG002
@@ -287,7 +287,7 @@ class LinearTerm(GradientTerm):
         if self.x.form.features:
             return None
         factors = (self.by_gradient, self.by_x, self.constant)
-        handle = _kernels.Read.combined(self.gradient.handle, self.x.handle, *factors)
+        handle = _kernels.Input.combined(self.gradient.handle, self.x.handle, *factors)
         form = self.x.form
         return KernelInput(form, handle, lambda: _sum(runtime, form, None, [self]), (self.gradient, self.x))
 
@@ -300,7 +300,7 @@ class PoolTerm(GradientTerm):
 
     def write(self, runtime: Runtime, out: Buffer, add: Buffer | None) -> None:
         """Write each feature's share to all pixels, plus ``add``."""
-        runtime.kernels.spread(self.features.handle, out.handle, add.handle if add else None, runtime.threads)
+        runtime.kernels.pool_backward(self.features.handle, out.handle, add.handle if add else None, runtime.threads)
 
 
 @attrs.define(eq=False)

@@ -221,7 +221,7 @@ class CpuOperations:
             gradient = output.gradient.total(self.runtime, output.form)
             sums = np.zeros((output.form.channels, 2))
             x = source.x.buffer()
-            self.runtime.kernels.products(gradient.handle, x.handle, source.mean, sums, self.runtime.threads)
+            self.runtime.kernels.gradient_sums(gradient.handle, x.handle, source.mean, sums, self.runtime.threads)
             source.backward(gradient, sums)
 
         return self._recorded(Activation(self.runtime, source.x.form, source), backward)

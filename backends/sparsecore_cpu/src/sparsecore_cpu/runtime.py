@@ -191,14 +191,14 @@ class KernelInput:
     """
 
     form: Form
-    handle: _kernels.Read
+    handle: _kernels.Input
     buffer: Callable[[], Buffer]
     kept: tuple[Buffer, ...]
 
     @classmethod
     def plain(cls, buffer: Buffer) -> "KernelInput":
         """An activation in memory."""
-        return cls(buffer.form, _kernels.Read(buffer.handle), lambda: buffer, (buffer,))
+        return cls(buffer.form, _kernels.Input(buffer.handle), lambda: buffer, (buffer,))
 
 
 def bordered(runtime: Runtime, x: KernelInput, border: int) -> KernelInput:

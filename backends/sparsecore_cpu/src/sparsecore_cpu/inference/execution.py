@@ -86,21 +86,20 @@ class PlaneCompiler:
     def _convolve(
         self, x: Plane, out: Plane, add: Plane | None, taps: ChannelTaps, bias: NDArray[np.float64], floor: float
     ) -> None:
-        start = None if add is None else add.memory
         convolution = RowConvolution(
-            self.runtime.kernels.name,
-            x.memory,
-            x.frame.start,
-            out.memory,
-            out.frame.start,
-            out.frame.room,
-            start,
-            taps.pointers,
-            taps.offsets,
-            taps.values,
-            bias.astype(np.float32),
-            out.frame.inside,
-            floor,
+            kernels=self.runtime.kernels.name,
+            x=x.memory,
+            x_start=x.frame.start,
+            out=out.memory,
+            out_start=out.frame.start,
+            channel_stride=out.frame.room,
+            add=None if add is None else add.memory,
+            pointers=taps.pointers,
+            offsets=taps.offsets,
+            values=taps.values,
+            bias=bias.astype(np.float32),
+            inside=out.frame.inside,
+            floor=floor,
         )
         self.calls.append(partial(convolution.run, self.runtime.threads))
         frame, weights = out.frame, len(taps.values)
