@@ -10,8 +10,8 @@ import numpy as np
 from kinds import replaced
 
 from sparsecore_cpu import _kernels, operations
-from sparsecore_cpu.convolution import LayerLists, Strides, WeightList
-from sparsecore_cpu.runtime import Buffer, Form, Runtime
+from sparsecore_cpu.convolution import LayerLists, WeightList
+from sparsecore_cpu.runtime import Buffer, Form, Runtime, Strides
 
 FLOAT = 4
 FORWARD, BACKWARD = "convolution, forward", "convolution, input's gradient"

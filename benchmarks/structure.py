@@ -28,6 +28,8 @@ TARGETS = {
     "circles between folders or modules of a package": "none",
     "public functions with Args, Returns or Raises, %": "above 50",
     "files entered by one reallocation": "at most 14",
+    "files entered by a training step on NumPy": "at most 12",
+    "files entered by a training step on the CPU backend": "at most 12",
     "files entered by a quiet step under sparsify": "at most 12",
 }
 
@@ -162,12 +164,15 @@ def entered(operation: Callable[[], object]) -> int:
 
 
 def operations() -> Iterator[tuple[str, Callable[[], object]]]:
-    """One reallocation by DPR, then a step and an update of ``sparsify`` with masks, by name."""
+    """One reallocation by DPR, training steps of the host backends, a step and an update of ``sparsify``, by name."""
     import numpy as np
     import torch
+    from networks import learner, step_of
 
     from sparsecore import Engine, Every, Layout
-    from sparsecore_numpy import NumpyArrays
+    from sparsecore_cpu import CpuBackend
+    from sparsecore_models.wrn import WideResNet
+    from sparsecore_numpy import NumpyArrays, NumpyBackend
     from sparsecore_strategies.dpr import DynamicReallocation
     from sparsecore_torch import sparsify
 
@@ -178,6 +183,11 @@ def operations() -> Iterator[tuple[str, Callable[[], object]]]:
     values = np.random.default_rng(0).normal(size=state.topology.size).astype(np.float32)
     state, reallocation = engine.update(state, values)
     yield "one reallocation", lambda: engine.update(state, reallocation.values)
+
+    for name, backend in {"NumPy": NumpyBackend(), "the CPU backend": CpuBackend(1)}.items():
+        train = step_of(learner(backend, (12, 12, 3), 0.9, WideResNet(10, 1)), 8)
+        train()
+        yield f"a training step on {name}", train
 
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(16, 64), torch.nn.ReLU(), torch.nn.Linear(64, 8))

@@ -19,7 +19,7 @@ from sparsecore.host.buffers import BufferPool
 from sparsecore.host.weights import WeightSource
 from sparsecore_cpu import _kernels
 from sparsecore_cpu._kernels import BUNDLE, Mask, Steps
-from sparsecore_cpu.runtime import Buffer, Floats, Form, KernelInput, Runtime, Sums, bordered
+from sparsecore_cpu.runtime import Buffer, Floats, Form, KernelInput, Runtime, Strides, Sums, bordered
 
 Indices = NDArray[np.int32]
 
@@ -52,20 +52,6 @@ class Window:
         """Whether one fused kernel computes both gradients: for images whose sides are multiples of the outputs'."""
         sides = (out.height * self.stride, out.width * self.stride)
         return not x.features and (x.height, x.width) == sides
-
-
-@attrs.frozen
-class Strides:
-    """The distances between rows, channels and pixels of an activation, in floats."""
-
-    row: int
-    channel: int
-    pixel: int
-
-    @classmethod
-    def of(cls, form: Form, lanes: int) -> "Strides":
-        """The strides of an activation of this form on vectors of so many lanes."""
-        return cls(*form.strides(lanes), lanes)
 
 
 @attrs.frozen(eq=False)

@@ -90,6 +90,20 @@ class Form:
         return channels * columns * lanes, columns * lanes
 
 
+@attrs.frozen
+class Strides:
+    """The distances between rows, channels and pixels of an activation, in floats."""
+
+    row: int
+    channel: int
+    pixel: int
+
+    @classmethod
+    def of(cls, form: Form, lanes: int) -> "Strides":
+        """The strides of an activation of this form on vectors of so many lanes."""
+        return cls(*form.strides(lanes), lanes)
+
+
 @attrs.frozen(eq=False)
 class Buffer:
     """The memory of an activation; its border and the lanes beyond the batch are zero.
