@@ -7,7 +7,7 @@ strategies needs is in :mod:`sparsecore.strategy`.
 
 from typing import Any
 
-from sparsecore.engine.engine import Advance, Engine
+from sparsecore.engine.engine import Advance, Engine, StepPlan
 from sparsecore.engine.growth import random_free_positions, random_topology, shares
 from sparsecore.engine.hooks import hookimpl
 from sparsecore.engine.randomness import Randomness
@@ -34,6 +34,7 @@ __all__ = [
     "Reallocation",
     "SparsecoreError",
     "State",
+    "StepPlan",
     "Topology",
     "__version__",
     "from_masks",

@@ -91,7 +91,7 @@ def test_what_is_missing_to_the_declared_size_grows(target):
         (True, "returned True; expected a whole number of weights"),
     ],
 )
-def test_a_size_that_cannot_be_is_laid_at_the_plugins_door(target, sentence):
+def test_a_size_that_cannot_be_is_an_error_that_names_the_plugin(target, sentence):
     eng = engine(TWO_TENSORS, {"broken": plugin(target_size=lambda: target)})
     state = eng.start(0.9)
     with pytest.raises(InvariantError, match=f"plugin 'broken' broke a promise in 'target_size': it {sentence}"):
@@ -105,7 +105,7 @@ def test_a_full_topology_moves_only_where_it_is_to_shrink():
     assert shrinking.plan(shrinking.start(0.9)).update_due
 
 
-def test_an_update_takes_a_steps_place_where_the_strategy_says_so_and_only_there():
+def test_an_update_replaces_a_step_where_the_strategy_says_so_and_only_there():
     replacing = plugin(update_due=lambda clock: clock.step % 3 == 0, replaces_step=lambda: True)
     eng = engine(TWO_TENSORS, [replacing])
     state, replaced = eng.start(0.9), []
@@ -137,7 +137,7 @@ class Watchful:
         return Sum(strategy_state.total + float(gradient("first").sum()))
 
 
-def test_who_observes_sees_the_dense_gradients_of_every_step():
+def test_an_observing_strategy_sees_the_dense_gradients_of_every_step():
     eng = engine(TWO_TENSORS, {"watchful": Watchful()})
     state = eng.start(0.9)
     for step in range(4):
@@ -148,7 +148,7 @@ def test_who_observes_sees_the_dense_gradients_of_every_step():
     assert state.strategy_states["watchful"].total == 100 * (0 + 1 + 2 + 3)
 
 
-def test_who_observes_is_named_where_there_are_no_gradients():
+def test_an_observing_strategy_is_named_where_there_are_no_gradients():
     eng = engine(TWO_TENSORS, {"watchful": Watchful()})
     state = eng.start(0.9)
     with pytest.raises(InputError, match="'watchful' asks for the dense gradient"):

@@ -276,7 +276,7 @@ def test_values_of_another_length_are_refused(strategy):
             algorithm.advance(state, values)
 
 
-def test_divergence_under_a_perturbing_strategy_is_not_laid_at_its_door():
+def test_divergence_under_a_perturbing_strategy_does_not_name_the_strategy():
     algorithm = engine(TWO_TENSORS, named("deepr"))
     state = algorithm.start(0.8)
     with pytest.raises(DivergedError, match="training has diverged: 'first'"):

@@ -48,7 +48,7 @@ def test_a_strategy_that_asks_for_the_dense_gradient_grows_where_it_is_largest()
     np.testing.assert_array_equal(reallocation.grown_positions, free)
 
 
-def test_the_gradient_is_wanted_only_before_an_update_and_only_where_somebody_asks():
+def test_the_gradient_is_wanted_only_before_an_update_and_only_where_a_strategy_takes_it():
     eng, state, values = _start()
     wanted = []
     for _ in range(7):

@@ -42,7 +42,7 @@ def starting_at(positions, dtype=np.int32):
         (starting_at([]), "left no weight in first, second"),
     ],
 )
-def test_a_broken_start_topology_is_laid_at_the_plugins_door(start, sentence):
+def test_a_broken_start_topology_is_an_error_that_names_the_plugin(start, sentence):
     with broken("initial_topology", sentence):
         engine(TWO_TENSORS, {"broken": plugin(initial_topology=start)}).start(0.8)
 
@@ -62,7 +62,7 @@ def test_a_broken_start_topology_is_laid_at_the_plugins_door(start, sentence):
         ("all", "'all'; expected one bool a weight"),
     ],
 )
-def test_a_broken_pruning_mask_is_laid_at_the_plugins_door(mask, sentence):
+def test_a_broken_pruning_mask_is_an_error_that_names_the_plugin(mask, sentence):
     with broken("prune", sentence):
         update_with(prune=lambda: mask)
 
@@ -84,7 +84,7 @@ def test_a_broken_pruning_mask_is_laid_at_the_plugins_door(mask, sentence):
         ("all", "one whole number a tensor, 2"),
     ],
 )
-def test_broken_shares_are_laid_at_the_plugins_door(counts, sentence):
+def test_broken_shares_are_an_error_that_names_the_plugin(counts, sentence):
     with broken("allocate", sentence):
         update_with(allocate=lambda: counts)
 
@@ -130,13 +130,13 @@ def test_the_honest_growth_that_the_broken_ones_are_made_of_is_accepted():
         (changed(lambda _, occupied: free(occupied, 0)[:10]), "grew 10 weights in 'first'; 3 were allocated"),
     ],
 )
-def test_broken_growth_is_laid_at_the_plugins_door(grow, sentence):
+def test_broken_growth_is_an_error_that_names_the_plugin(grow, sentence):
     with broken("grow", sentence):
         update_with(grow=grow)
 
 
 @pytest.mark.parametrize("slot", [0, 5, 10, 19, 20, 39])
-def test_growing_where_a_weight_is_or_just_was_active_is_laid_at_the_plugins_door(slot):
+def test_growing_where_a_weight_is_or_just_was_active_is_an_error_that_names_the_plugin(slot):
     def grow(occupied, counts):
         position = occupied.positions[slot]
         tensor = int(position >= 100)
@@ -163,13 +163,13 @@ VALUES = [
 
 
 @pytest.mark.parametrize(("answer", "sentence"), VALUES)
-def test_broken_initial_values_are_laid_at_the_plugins_door(answer, sentence):
+def test_broken_initial_values_are_an_error_that_names_the_plugin(answer, sentence):
     with broken("initial_values", sentence):
         update_with(initial_values=lambda grown: answer(grown.size))
 
 
 @pytest.mark.parametrize(("answer", "sentence"), VALUES)
-def test_broken_start_values_are_laid_at_the_plugins_door(answer, sentence):
+def test_broken_start_values_are_an_error_that_names_the_plugin(answer, sentence):
     algorithm = engine(TWO_TENSORS, {"broken": plugin(start_values=lambda values: answer(len(values)))})
     state = algorithm.start(0.8)
     with broken("start_values", sentence):
@@ -177,7 +177,7 @@ def test_broken_start_values_are_laid_at_the_plugins_door(answer, sentence):
 
 
 @pytest.mark.parametrize(("answer", "sentence"), VALUES)
-def test_a_broken_perturbation_is_laid_at_the_plugins_door(answer, sentence):
+def test_a_broken_perturbation_is_an_error_that_names_the_plugin(answer, sentence):
     algorithm = engine(TWO_TENSORS, {"broken": plugin(perturb=lambda values: answer(len(values)))})
     state = algorithm.start(0.8)
     with broken("perturb", sentence):
@@ -195,7 +195,7 @@ class Counter:
 
 
 @pytest.mark.parametrize("hook", ["adjust", "remember"])
-def test_a_strategy_state_of_another_type_than_at_the_start_is_laid_at_the_plugins_door(hook):
+def test_a_strategy_state_of_another_type_than_at_the_start_is_an_error_that_names_the_plugin(hook):
     with broken("strategy_state", "returned a Counter; expected nothing, as it has no initial_strategy_state"):
         update_with(**{hook: lambda: Counter(1)})
     with broken("strategy_state", "returned a Counter; expected a Ages, as before"):
@@ -232,12 +232,12 @@ def test_an_observer_cannot_change_an_update(vector):
     ],
 )
 @pytest.mark.parametrize("hook", ["initial_strategy_state", "adjust", "remember"])
-def test_a_broken_strategy_state_is_laid_at_the_plugins_door(hook, strategy_state, sentence):
+def test_a_broken_strategy_state_is_an_error_that_names_the_plugin(hook, strategy_state, sentence):
     with broken("strategy_state", sentence):
         update_with(**{hook: lambda: strategy_state})
 
 
-def test_a_broken_promise_is_laid_at_the_door_of_the_one_that_broke_it_in_a_taller_stack():
+def test_a_broken_promise_names_the_plugin_that_broke_it_in_a_taller_stack():
     stack = {"below": PRUNES_TEN, "broken": plugin(prune=lambda: "all"), "above": plugin(prune=lambda: None)}
     algorithm = engine(TWO_TENSORS, stack)
     state = algorithm.start(0.8)

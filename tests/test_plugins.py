@@ -206,7 +206,7 @@ def test_a_strategy_that_breaks_a_promise_is_stopped_by_name(images: Path, tmp_p
 
 
 @pytest.mark.integration
-def test_two_plugins_of_one_name_are_told_apart(tmp_path: Path) -> None:
+def test_two_plugins_of_one_name_are_refused_with_both_objects(tmp_path: Path) -> None:
     install(tmp_path, "theirs", {"their_module": MINE}, "[sparsecore.strategies]\ndpr = their_module:EveryThird\n")
     done = sparsecore("train", "--strategy", "dpr", PYTHONPATH=str(tmp_path), cwd=tmp_path)
     sentence = said(done)

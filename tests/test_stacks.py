@@ -85,7 +85,7 @@ def test_each_plugin_has_its_own_state_and_others_is_untouched():
         assert sorted(set(after.strategy_states[name].ages.tolist())) == [1, start + 1]
 
 
-def test_a_plugin_that_asks_for_a_strategy_state_it_never_made_is_refused():
+def test_a_plugin_that_takes_a_strategy_state_it_never_made_is_refused():
     watcher = plugin(reallocated=lambda strategy_state: strategy_state)
     with pytest.raises(PluginError, match="'reallocated' of plugin 'watcher' takes strategy_state, but there is no"):
         engine(TWO_TENSORS, {"dpr": DPR, "watcher": watcher})
@@ -115,7 +115,7 @@ def test_the_steps_of_an_update_see_the_state_from_before_and_observers_the_one_
 
 
 @pytest.mark.parametrize("regrow", [False, True])
-def test_growth_is_told_what_there_was_and_what_pruning_has_left_of_it(regrow):
+def test_growth_sees_the_topology_before_the_update_and_what_pruning_has_left(regrow):
     seen = {}
     tells = plugin(grow=lambda topology, kept, occupied: seen.update(was=topology, left=kept, taken=occupied))
     algorithm = engine(TWO_TENSORS, {"dpr": DPR, "tells": tells}, regrow_pruned=regrow)
@@ -128,7 +128,7 @@ def test_growth_is_told_what_there_was_and_what_pruning_has_left_of_it(regrow):
     assert taken == (left if regrow else was)
 
 
-def test_observers_see_every_update_whoever_decides():
+def test_observers_see_every_update_of_any_strategy():
     seen = []
     low, high = (plugin(reallocated=lambda reallocation: note(seen, reallocation)) for _ in range(2))
     algorithm = engine(TWO_TENSORS, {"low": low, "dpr": DPR, "high": high})

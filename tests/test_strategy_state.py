@@ -1,4 +1,4 @@
-"""Memories: plain values that are carried along and saved."""
+"""Strategy states: plain values that are carried along and saved."""
 
 import attrs
 import numpy as np
@@ -67,7 +67,7 @@ def test_a_saved_memory_comes_back():
         assert getattr(one, "dtype", None) == getattr(other, "dtype", None)
 
 
-def test_what_cannot_be_saved_is_told_with_the_name_of_the_field():
+def test_what_cannot_be_saved_is_refused_with_the_name_of_the_field():
     assert strategy_state_error(Plain([1, 2]), 9, 1, 20).startswith("'threshold' = [1, 2]; expected a finite number")
     assert strategy_state_error(everything(), 2, 2, 20) is None
     assert "make it a per_weight() field" in strategy_state_error(Plain(np.zeros(9)), 9, 3, 20)

@@ -47,18 +47,42 @@ def check_initial_sparsity(initial: float, final: float) -> None:
 
 
 def uniform(layout: Layout, sparsity: float) -> Counts:
-    """Return ⌊(1-s)·D_i⌋ weights for every tensor, at least one (Mostafa & Wang 2018)."""
+    """Return ⌊(1-s)·D_i⌋ weights for every tensor, at least one (Mostafa & Wang 2018).
+
+    Args:
+        layout: the tensors.
+        sparsity: s, in [0, 1).
+
+    Returns:
+        int64, the number of weights of each tensor.
+    """
     density = 1 - as_written(check_sparsity(sparsity))
     return np.array([max(1, int(size * density)) for size in layout.sizes], np.int64)
 
 
 def erdos_renyi(layout: Layout, sparsity: float) -> Counts:
-    """Return counts with density ∝ (n+m)/(n·m) for n inputs and m outputs, a kernel as one (ER; Mocanu et al. 2018)."""
+    """Return counts with density ∝ (n+m)/(n·m) for n inputs and m outputs, a kernel as one (ER; Mocanu et al. 2018).
+
+    Args:
+        layout: the tensors.
+        sparsity: s, in [0, 1).
+
+    Returns:
+        int64, the number of weights of each tensor.
+    """
     return _proportional(layout, sparsity, [_channels(shape) * _kernel(shape) for shape in layout.shapes])
 
 
 def erdos_renyi_kernel(layout: Layout, sparsity: float) -> Counts:
-    """Return counts with density ∝ (Σ dims)/(Π dims), at most full tensors (ERK; Evci et al. 2020)."""
+    """Return counts with density ∝ (Σ dims)/(Π dims), at most full tensors (ERK; Evci et al. 2020).
+
+    Args:
+        layout: the tensors.
+        sparsity: s, in [0, 1).
+
+    Returns:
+        int64, the number of weights of each tensor.
+    """
     return _proportional(layout, sparsity, [sum(shape) for shape in layout.shapes])
 
 

@@ -88,7 +88,16 @@ def _largest_remainder(total: int, weights: Sequence[int]) -> list[int]:
 
 
 def draw_ranks(generator: np.random.Generator, room: int, count: int) -> NDArray[np.int64]:
-    """Draw ``count`` distinct ranks below ``room``, ascending, every subset equally likely, in O(count) memory."""
+    """Draw distinct ranks, every subset equally likely, in O(count) memory.
+
+    Args:
+        generator: a NumPy generator.
+        room: the ranks are 0 to room - 1.
+        count: how many to draw, at most ``room``.
+
+    Returns:
+        int64, ascending.
+    """
     return np.sort(generator.choice(room, count, replace=False, shuffle=False))
 
 
@@ -113,7 +122,15 @@ def random_free_positions(occupied: Topology, counts: Sequence[int] | Counts, ra
 
 
 def free_positions(occupied: Topology, ranks: Sequence[NDArray[np.int64]]) -> Array:
-    """Return the free positions of these ranks, where ``ranks[i]`` counts those of tensor i from 0, ascending."""
+    """Return the free positions of these ranks.
+
+    Args:
+        occupied: the positions that are not free.
+        ranks: for each tensor ascending ranks, which count its free positions from 0.
+
+    Returns:
+        Ascending positions in the layout's position dtype, on the backend.
+    """
     arrays, dtype = occupied.arrays, occupied.layout.position_dtype
     free_before = np.asarray(occupied.layout.offsets[:-1], np.int64) - np.asarray(occupied.bounds[:-1], np.int64)
     everywhere = np.concatenate([rank + before for rank, before in zip(ranks, free_before, strict=True)])
@@ -123,6 +140,13 @@ def free_positions(occupied: Topology, ranks: Sequence[NDArray[np.int64]]) -> Ar
 
 
 def random_topology(layout: Layout, counts: Sequence[int] | Counts, random: Randomness, arrays: Arrays) -> Topology:
-    """Draw a topology of ``counts[i]`` uniformly random positions in tensor i."""
+    """Draw a topology of uniformly random positions.
+
+    Args:
+        layout: the tensors.
+        counts: how many positions each tensor has.
+        random: the random numbers of this purpose; the draw of each tensor is keyed by its name.
+        arrays: the operations of the backend that is to hold the positions.
+    """
     nothing = Topology.of(layout, arrays.from_numpy(np.empty(0, layout.position_dtype)), arrays)
     return Topology.of(layout, random_free_positions(nothing, counts, random), arrays)

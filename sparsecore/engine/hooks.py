@@ -90,45 +90,70 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @hookspec(firstresult=True)
 def initial_topology(layout: Layout, sparsity: float, random: Randomness, arrays: Arrays) -> Topology | None:
-    """Return the active positions at the start. Default: random positions, ⌊(1-s)·D_i⌋ in each tensor."""
+    """Choose the active positions at the start.
+
+    Returns:
+        A topology of the layout, with no empty tensor. Default: ⌊(1-s)·D_i⌋ random positions in each tensor.
+    """
 
 
 @hookspec
 def initial_strategy_state(topology: Topology, sparsity: float, random: Randomness) -> Any:
-    """Return the strategy state at the start, a frozen attrs value. Every strategy has its own."""
+    """Create the strategy state at the start. Every strategy has its own.
+
+    Returns:
+        A frozen attrs value.
+    """
 
 
 @hookspec(firstresult=True)
 def start_values(topology: Topology, values: Array, random: Randomness) -> Array | None:
-    """Return the N values at the start, from those that the model draws. Default: those."""
+    """Change the values that the model has drawn, before the first step.
+
+    Returns:
+        N finite values in the dtype of ``values``. Default: unchanged.
+    """
 
 
 @hookspec(firstresult=True)
 def update_due(clock: Clock, strategy_state: Any) -> bool | None:
-    """Return whether an update follows the step that ``clock`` counts as finished. Default: every 100 steps.
+    """Decide whether an update follows the step that ``clock`` counts as finished.
 
-    Called once for each step, before it; the result must depend on the arguments alone.
+    Called once for each step, before it.
+
+    Returns:
+        True or False, which must depend on the arguments alone. Default: True every 100 steps.
     """
 
 
 @hookspec(firstresult=True)
 def replaces_step(clock: Clock, strategy_state: Any) -> bool | None:
-    """Return whether the update that is due at this clock replaces the optimizer's step (RigL). Default: False."""
+    """Decide whether the update that is due at this clock replaces the optimizer's step, as in RigL.
+
+    Returns:
+        True or False. Default: False.
+    """
 
 
 @hookspec(firstresult=True)
 def perturb(
     topology: Topology, values: Array, learning_rate: float, clock: Clock, strategy_state: Any, random: Randomness
 ) -> Array | None:
-    """Return the N values after the optimizer's step at this clock, changed (DeepR's noise). Default: unchanged."""
+    """Change the values after the optimizer's step, as DeepR's noise does; ``clock`` is that before the step.
+
+    Returns:
+        N finite values in the dtype of ``values``. Default: unchanged.
+    """
 
 
 @hookspec
 def observe(gradient: Gradient, topology: Topology, clock: Clock, strategy_state: Any) -> Any:
-    """Return the strategy state after a step with these dense gradients (SNFS's momentum). Every strategy has its own.
+    """Update the strategy state by the dense gradients of a step, as SNFS its momentum. Every strategy has its own.
 
-    Called after every step, before the update. Dense gradients are computed in every step where a strategy implements
-    it.
+    Called after every step, before the update. If a strategy implements it, dense gradients are computed in every step.
+
+    Returns:
+        The strategy state after the step.
     """
 
 
@@ -136,9 +161,10 @@ def observe(gradient: Gradient, topology: Topology, clock: Clock, strategy_state
 def prune(
     topology: Topology, values: Array, gradient: Gradient, clock: Clock, strategy_state: Any, random: Randomness
 ) -> Array | None:
-    """Return which weights survive: one bool a weight. Default: all of them.
+    """Decide which weights survive. A tensor that would lose all its weights keeps its largest.
 
-    A tensor that would lose all its weights keeps its largest.
+    Returns:
+        One bool a weight, on the backend. Default: all survive.
     """
 
 
@@ -146,18 +172,24 @@ def prune(
 def adjust(
     pruned: Counts, survivors: Counts, topology: Topology, values: Array, clock: Clock, strategy_state: Any
 ) -> Any:
-    """Return the strategy state for the next update, from the numbers k_i pruned and l_i surviving in each tensor.
+    """Update the strategy state by the numbers k_i pruned and l_i surviving in each tensor. Every strategy has its own.
 
-    Every strategy has its own. ``topology`` and ``values`` are those before the update.
+    ``topology`` and ``values`` are those before the update.
+
+    Returns:
+        The strategy state for the next update; the rest of this one still gets the old one.
     """
 
 
 @hookspec(firstresult=True)
 def target_size(topology: Topology, survivors: Counts, clock: Clock, strategy_state: Any) -> int | None:
-    """Return how many weights there are after the update that is due at this clock. Default: as many as before.
+    """Decide how many weights there are after the update that is due at this clock.
 
-    At least as many as survive. Strategies that become sparser (GMP, GraNet) return what their schedule says. For a
-    full topology it is called before pruning, as if all weights survived: if it is to stay full, there is no update.
+    Strategies that become sparser (GMP, GraNet) follow their schedule here. For a full topology it is called before
+    pruning, as if all weights survived: if it is to stay full, there is no update.
+
+    Returns:
+        A whole number, at least that of the survivors and at most D. Default: as many as before.
     """
 
 
@@ -175,10 +207,14 @@ def allocate(
     strategy_state: Any,
     random: Randomness,
 ) -> Counts | None:
-    """Return how many weights grow in each tensor: ``total`` together, at most ``room[i]`` in tensor i.
+    """Share out over the tensors how many weights grow.
 
     ``total`` is the number pruned, unless ``target_size`` says otherwise. ``topology`` and ``values`` are those before
-    the update. Default: in proportion to the survivors (:func:`sparsecore.engine.growth.shares`).
+    the update.
+
+    Returns:
+        int64, one number a tensor: ``total`` together, at most ``room[i]`` in tensor i. Default: in proportion to the
+        survivors (:func:`sparsecore.engine.growth.shares`).
     """
 
 
@@ -193,9 +229,13 @@ def grow(
     strategy_state: Any,
     random: Randomness,
 ) -> Array | None:
-    """Return positions outside ``occupied``, ascending, ``counts[i]`` in tensor i. Default: uniformly random ones.
+    """Choose the positions where weights grow.
 
     ``topology`` is that before the update, ``kept`` its part that has survived.
+
+    Returns:
+        Positions outside ``occupied``, ascending, ``counts[i]`` in tensor i, in the layout's position dtype, on the
+        backend. Default: uniformly random ones.
     """
 
 
@@ -203,14 +243,21 @@ def grow(
 def initial_values(
     grown: Topology, values: Array, clock: Clock, strategy_state: Any, random: Randomness
 ) -> Array | None:
-    """Return the values of the weights of ``grown``, in the dtype of ``values``. Default: zeros."""
+    """Choose the values of the weights that have grown; ``values`` are all values before the update.
+
+    Returns:
+        One finite value for each weight of ``grown``, in the dtype of ``values``. Default: zeros.
+    """
 
 
 @hookspec
 def remember(reallocation: Reallocation, clock: Clock, strategy_state: Any, random: Randomness) -> Any:
-    """Return the strategy state after an update. Every strategy has its own.
+    """Update the strategy state after an update. Every strategy has its own.
 
     The vectors of ``strategy_state`` with one entry a weight have been carried along to the new topology.
+
+    Returns:
+        The strategy state for the next steps.
     """
 
 
@@ -221,8 +268,10 @@ def reallocated(reallocation: Reallocation, clock: Clock, strategy_state: Any) -
 
 @hookspec
 def metrics(topology: Topology, clock: Clock, strategy_state: Any) -> dict[str, float] | None:
-    """Return finite numbers by name for a run's logs and reports, such as DPR's threshold. Every strategy has its own.
+    """Report numbers for a run's logs and reports, such as DPR's threshold. Every strategy has its own.
 
-    Called before an update that is due, so that these are the numbers that the update is made with. A name is a Python
-    identifier.
+    Called before an update that is due, so that these are the numbers that the update is made with.
+
+    Returns:
+        Finite numbers by name; a name is a Python identifier.
     """

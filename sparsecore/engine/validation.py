@@ -157,7 +157,11 @@ def check_finite_values(values: Array, topology: Topology) -> None:
 
 
 def check_initial_topology(result: HookResult, layout: Layout) -> Topology:
-    """Return the topology, if it is of this layout, with sound positions and no empty tensor."""
+    """Return the topology, if it is of this layout, with sound positions and no empty tensor.
+
+    Raises:
+        InvariantError: otherwise; the message names plugin and hook.
+    """
     error = topology_error(result.value, layout)
     if error:
         _broken(result, "initial_topology", f"returned {error}")
@@ -166,14 +170,22 @@ def check_initial_topology(result: HookResult, layout: Layout) -> Topology:
 
 
 def check_bool(result: HookResult, hook: str) -> bool:
-    """Return the result, if it is True or False."""
+    """Return the result, if it is True or False.
+
+    Raises:
+        InvariantError: otherwise; the message names plugin and hook.
+    """
     if not isinstance(result.value, bool | np.bool_):
         _broken(result, hook, f"returned {result.value!r}; expected True or False")
     return bool(result.value)
 
 
 def check_target_size(result: HookResult, survivors: Counts, layout: Layout) -> int:
-    """Return the target, if it is a whole number of weights, at least the survivors and at most the positions."""
+    """Return the target, if it is a whole number of weights, at least the survivors and at most the positions.
+
+    Raises:
+        InvariantError: otherwise; the message names plugin and hook.
+    """
     target = result.value
     if isinstance(target, bool) or not isinstance(target, int | np.integer):
         _broken(result, "target_size", f"returned {describe(target)}; expected a whole number of weights")
@@ -187,7 +199,11 @@ def check_target_size(result: HookResult, survivors: Counts, layout: Layout) -> 
 
 
 def check_survivors(result: HookResult, topology: Topology) -> Array:
-    """Return the mask, if it is one bool a weight."""
+    """Return the mask, if it is one bool a weight.
+
+    Raises:
+        InvariantError: otherwise; the message names plugin and hook.
+    """
     mask: Array = result.value
     if getattr(mask, "shape", None) != (topology.size,) or dtype_name(mask) != "bool":
         _broken(result, "prune", f"returned {describe(mask)}; expected one bool a weight, {topology.size}")
@@ -195,7 +211,11 @@ def check_survivors(result: HookResult, topology: Topology) -> Array:
 
 
 def check_counts(result: HookResult, total: int, room: Counts, layout: Layout) -> Counts:
-    """Return the counts, if they are whole numbers within the room, ``total`` together."""
+    """Return the counts, if they are whole numbers within the room, ``total`` together.
+
+    Raises:
+        InvariantError: otherwise; the message names plugin and hook.
+    """
     counts = _as_counts(result.value)
     if counts is None or counts.shape != room.shape:
         _broken(
@@ -210,7 +230,11 @@ def check_counts(result: HookResult, total: int, room: Counts, layout: Layout) -
 
 
 def check_grown(result: HookResult, occupied: Topology, counts: Counts) -> Array:
-    """Return the positions, if they ascend, are in range and outside ``occupied``, ``counts[i]`` in tensor i."""
+    """Return the positions, if they ascend, are in range and outside ``occupied``, ``counts[i]`` in tensor i.
+
+    Raises:
+        InvariantError: otherwise; the message names plugin and hook.
+    """
     positions: Array = result.value
     layout, arrays = occupied.layout, occupied.arrays
     error = position_vector_error(positions, occupied)
@@ -236,7 +260,11 @@ def check_grown(result: HookResult, occupied: Topology, counts: Counts) -> Array
 
 
 def check_values(result: HookResult, hook: str, topology: Topology, like: Array) -> Array:
-    """Return the values, if there is one finite value a weight, in the dtype of ``like``."""
+    """Return the values, if there is one finite value a weight, in the dtype of ``like``.
+
+    Raises:
+        InvariantError: otherwise; the message names plugin and hook.
+    """
     values: Array = result.value
     if getattr(values, "shape", None) != (topology.size,) or values.dtype != like.dtype:
         _broken(result, hook, f"returned {describe(values)}; expected {topology.size} values of {dtype_name(like)}")
@@ -246,12 +274,20 @@ def check_values(result: HookResult, hook: str, topology: Topology, like: Array)
 
 
 def check_initial_strategy_states(results: Sequence[HookResult], topology: Topology) -> StrategyStates:
-    """Return the strategy states at the start, by plugin, if each can be saved and carried along."""
+    """Return the strategy states at the start, by plugin, if each can be saved and carried along.
+
+    Raises:
+        InvariantError: otherwise; the message names plugin and hook.
+    """
     return {result.plugin: _strategy_state(result, topology) for result in results}
 
 
 def check_strategy_states(before: StrategyStates, results: Sequence[HookResult], topology: Topology) -> StrategyStates:
-    """Return the strategy states with the new ones in place, if each is of the type that it was before."""
+    """Return the strategy states with the new ones in place, if each is of the type that it was before.
+
+    Raises:
+        InvariantError: otherwise; the message names plugin and hook.
+    """
     after = {result.plugin: _strategy_state(result, topology) for result in results}
     for result in results:
         old = before.get(result.plugin)
@@ -270,7 +306,11 @@ def _strategy_state(result: HookResult, topology: Topology) -> Any:
 
 
 def check_metrics(results: Sequence[HookResult]) -> dict[str, float]:
-    """Return the metrics by the names of plugin and metric, bottom plugin first, if all are finite numbers."""
+    """Return the metrics by the names of plugin and metric, bottom plugin first, if all are finite numbers.
+
+    Raises:
+        InvariantError: otherwise; the message names plugin and hook.
+    """
     metrics: dict[str, float] = {}
     for result in reversed(results):
         if not isinstance(result.value, Mapping):

@@ -52,7 +52,11 @@ class CubicPruning:
 
 
 def check_cubic(strategy: Any, _: object, __: object) -> None:
-    """Validate the attributes ``begin`` and ``until`` of a strategy; an attrs validator, for the latter of the two."""
+    """Validate the attributes ``begin`` and ``until`` of a strategy; an attrs validator for the latter of the two.
+
+    Raises:
+        InputError: it is not so that 0 <= begin < until <= 1.
+    """
     CubicPruning(strategy.begin, strategy.until)
 
 

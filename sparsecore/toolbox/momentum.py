@@ -25,12 +25,25 @@ class DenseMomentum:
         return cls(arrays.zeros_like(arrays.cast(topology.positions[:0], np.float32), layout.size))
 
     def updated(self, gradient: Gradient, topology: Topology, decay: float) -> "DenseMomentum":
-        """Return the momentum after a step with this gradient; ``decay`` is β."""
+        """Return the momentum after a step.
+
+        Args:
+            gradient: the dense gradients of the step.
+            topology: the active positions.
+            decay: β.
+        """
         dense = topology.arrays.concatenate([gradient(name) for name in topology.layout.names])
         return DenseMomentum(decay * self.momentum + dense)
 
     def by_tensor(self, topology: Topology) -> Gradient:
-        """Return a function from a tensor's name to its momentum, D_i entries, as a gradient is."""
+        """Return the momentum by tensor, in the form of a gradient.
+
+        Args:
+            topology: the active positions.
+
+        Returns:
+            A function from a tensor's name to its momentum, D_i entries.
+        """
         layout = topology.layout
 
         def of(name: str) -> Array:

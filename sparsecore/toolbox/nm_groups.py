@@ -36,18 +36,38 @@ def group_sizes(layout: Layout, group: int | None) -> tuple[int, ...]:
 
 
 def group_counts(layout: Layout, sizes: Sequence[int]) -> Counts:
-    """Return how many groups of M = ``sizes[i]`` positions each tensor has."""
+    """Return how many groups each tensor has.
+
+    Args:
+        layout: the tensors.
+        sizes: M of each tensor, as :func:`group_sizes` returns it.
+    """
     return constant(np.array([size // each for size, each in zip(layout.sizes, sizes, strict=True)], np.int64))
 
 
 def groups_of(topology: Topology, name: str, size: int) -> Array:
-    """Return the group of each of a tensor's weights, ascending; groups have ``size`` positions."""
+    """Return the group of each of a tensor's weights, ascending.
+
+    Args:
+        topology: the active positions.
+        name: the tensor.
+        size: M, the number of positions in a group.
+    """
     offset = topology.layout.offsets[topology.layout.index(name)]
     return (topology.positions[topology.slots(name)] - offset) // size
 
 
 def count_in_groups(members: Array, groups: Array, arrays: Arrays) -> Array:
-    """Return for each of ``groups`` how often it occurs in ``members``, which ascend."""
+    """Count positions by group.
+
+    Args:
+        members: the groups of some positions, ascending.
+        groups: the groups whose positions are counted.
+        arrays: the operations of the backend that holds both.
+
+    Returns:
+        One number for each entry of ``groups``: how often it occurs in ``members``.
+    """
     return arrays.searchsorted(members, groups, "right") - arrays.searchsorted(members, groups, "left")
 
 
@@ -82,6 +102,13 @@ def random_in_groups(
     """Draw ``numbers[i]`` random positions of each group of ``sizes[i]`` in tensor i, every subset equally likely.
 
     The draw of each tensor is keyed by its name.
+
+    Args:
+        layout: the tensors.
+        sizes: M of each tensor, as :func:`group_sizes` returns it.
+        numbers: how many positions to draw in each group of a tensor, at least 1 and at most M.
+        random: the random numbers of this purpose.
+        arrays: the operations of the backend that is to hold the positions.
     """
     groups = zip(layout.names, layout.offsets, group_counts(layout, sizes), sizes, numbers, strict=False)
     chosen = [

@@ -16,24 +16,48 @@ from sparsecore.errors import InputError
 
 
 def check_fraction(_: object, attribute: "attrs.Attribute[Any]", schedule: Schedule) -> None:
-    """Validate that a schedule stays within [0, 1); an attrs validator."""
+    """Validate that a schedule stays within [0, 1); an attrs validator.
+
+    Raises:
+        InputError: it does not.
+    """
     if not 0 <= schedule.lowest <= schedule.highest < 1:
         raise InputError(f"{attribute.name} must be at least 0 and below 1; given {schedule}")
 
 
 def fraction_of(fraction: float, counts: Counts) -> Counts:
-    """Return ⌊fraction · count⌋ of each count, with the fraction as the decimal that is written."""
+    """Return ⌊fraction · count⌋ of each count.
+
+    Args:
+        fraction: taken as the decimal that is written, so that 0.29 of 100 is 29.
+        counts: int64, one number a tensor.
+    """
     exact = as_written(fraction)
     return constant(np.array([int(exact * int(count)) for count in counts], np.int64))
 
 
 def smallest(scores: Array, count: int, arrays: Arrays) -> Array:
-    """Return the indices of the ``count`` smallest scores, the smallest first."""
+    """Return the indices of the smallest scores, the smallest first, of equal ones the lowest index.
+
+    Args:
+        scores: a vector of the backend.
+        count: how many indices to return.
+        arrays: the operations of that backend.
+    """
     return arrays.argsort(scores)[:count]
 
 
 def smallest_of_each(topology: Topology, values: Array, counts: Counts) -> Array:
-    """Return the slots of the ``counts[i]`` smallest |w| of each tensor."""
+    """Find the smallest weights of each tensor.
+
+    Args:
+        topology: the active positions.
+        values: one value a weight.
+        counts: how many to find in each tensor.
+
+    Returns:
+        The slots of the ``counts[i]`` smallest |w| of tensor i, for :meth:`Topology.all_but`.
+    """
     found = [
         smallest(abs(values[first:last]), int(count), topology.arrays) + first
         for first, last, count in zip(topology.bounds[:-1], topology.bounds[1:], counts, strict=True)
@@ -42,7 +66,16 @@ def smallest_of_each(topology: Topology, values: Array, counts: Counts) -> Array
 
 
 def smallest_of_all(topology: Topology, values: Array, count: int) -> Array:
-    """Return the slots of the ``count`` smallest |w| of the network; the largest of each tensor is never among them."""
+    """Find the smallest weights of the network; the largest of each tensor is never among them.
+
+    Args:
+        topology: the active positions.
+        values: one value a weight.
+        count: how many to find, at most as many as there are weights less one a tensor.
+
+    Returns:
+        The slots of the ``count`` smallest |w|, for :meth:`Topology.all_but`.
+    """
     arrays, magnitudes = topology.arrays, abs(values)
     bounds = zip(topology.bounds[:-1], topology.bounds[1:], strict=True)
     largest = [arrays.argsort(magnitudes[first:last])[-1:] + first for first, last in bounds]
@@ -83,7 +116,16 @@ def first_free(occupied: Topology, counts: Counts, ordered: Callable[[str], Arra
 
 
 def free_by_score(occupied: Topology, name: str, scores: Callable[[str], Array]) -> Array:
-    """Return a tensor's free positions, counted from its first one: the largest |score| first, of equals the lowest."""
+    """Sort a tensor's free positions by |score|, the largest first, of equal ones the lowest position first.
+
+    Args:
+        occupied: the positions that are not free.
+        name: the tensor.
+        scores: as for :func:`largest_free`.
+
+    Returns:
+        All free positions of the tensor, counted from its first one.
+    """
     arrays, layout = occupied.arrays, occupied.layout
     offset, size = layout.offsets[layout.index(name)], layout.sizes[layout.index(name)]
     is_free = arrays.zeros_like(occupied.positions, size) == 0

@@ -14,7 +14,15 @@ from sparsecore.errors import InputError
 
 
 def fixed_signs(topology: Topology, random: Randomness) -> Array:
-    """Return a fair sign for each weight, int8; it depends on seed, tensor and position alone, not on the time."""
+    """Return a fair sign, -1 or +1, for each weight.
+
+    Args:
+        topology: the active positions.
+        random: any node of the run's random numbers; the signs depend on seed, tensor and position alone.
+
+    Returns:
+        int8, one a weight, on the backend.
+    """
     layout, positions = topology.layout, topology.host_positions.astype(np.int64)
     signs = [
         random.root.signs_at(positions[topology.slots(name)] - offset, "deepr signs", name)
@@ -24,14 +32,26 @@ def fixed_signs(topology: Topology, random: Randomness) -> Array:
 
 
 def gaussian_noise(topology: Topology, random: Randomness) -> Array:
-    """Draw ν ~ N(0, 1), float32, one a weight."""
+    """Draw standard normal noise.
+
+    Args:
+        topology: the active positions.
+        random: the random numbers of this step.
+
+    Returns:
+        float32, one number a weight, on the backend.
+    """
     names = zip(topology.layout.names, topology.counts, strict=True)
     drawn = [random.generator("noise", name).standard_normal(count, np.float32) for name, count in names]
     return topology.arrays.from_numpy(np.concatenate(drawn))
 
 
 def check_temperature(_: object, attribute: "attrs.Attribute[Any]", temperature: Schedule) -> None:
-    """Validate that a temperature is never negative; an attrs validator."""
+    """Validate that a temperature is never negative; an attrs validator.
+
+    Raises:
+        InputError: it is.
+    """
     if temperature.lowest < 0:
         raise InputError(f"a {attribute.name} is at least 0; given {temperature}")
 
