@@ -88,7 +88,12 @@ def own_modules(module: nn.Module) -> dict[str, nn.Module | None]:
 
 
 def remove_module_hooks(module: nn.Module, identities: Iterable[int]) -> None:
-    """Remove the hooks of these identities (``RemovableHandle.id``) from a module, or from a copy of the module."""
+    """Remove hooks from a module.
+
+    Args:
+        module: the module that the hooks were registered on, or a copy of it.
+        identities: ``RemovableHandle.id`` of each hook.
+    """
     for hooks in (
         module._forward_pre_hooks,
         module._forward_hooks,
@@ -193,7 +198,12 @@ def is_hooks_attribute(name: str) -> bool:
 
 
 def move_to_front(optimizer: Optimizer, handle: RemovableHandle) -> None:
-    """Let a post-step hook of an optimizer run before all its others."""
+    """Let a hook run before all others.
+
+    Args:
+        optimizer: the optimizer.
+        handle: of one of its post-step hooks.
+    """
     hooks: Any = optimizer._optimizer_step_post_hooks
     hooks.move_to_end(handle.id, last=False)
 

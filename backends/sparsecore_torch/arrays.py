@@ -62,7 +62,15 @@ def scatter(values: Tensor, indices: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def gather(dense: Tensor, indices: Tensor) -> Tensor:
-    """Return the entries of a dense tensor, of any strides, at row-major indices (N_i,), int64."""
+    """Return entries of a dense tensor.
+
+    Args:
+        dense: of any shape and strides.
+        indices: row-major indices in the flat tensor, (N_i,), int64.
+
+    Returns:
+        (N_i,).
+    """
     return dense.reshape(-1).index_select(0, indices)
 
 
@@ -165,13 +173,26 @@ class TorchCounting:
         return self.count(~array.isfinite())
 
     def count_each(self, mask: Tensor, bounds: Sequence[int]) -> NDArray[np.int64]:
-        """Count the true entries of ``bounds[i]:bounds[i + 1]`` for each i; waits for the device once."""
+        """Count the true entries of each part of a mask; waits for the device once.
+
+        Args:
+            mask: bool, flat.
+            bounds: part i is ``bounds[i]:bounds[i + 1]``.
+
+        Returns:
+            The counts, on the host.
+        """
         before = torch.cat([mask.new_zeros(1, dtype=torch.int64), mask.cumsum(0)])
         counts = before.index_select(0, self.arrays.from_numpy(np.asarray(bounds, np.int64))).diff()
         return self.arrays.to_numpy(counts)
 
     def nonzero(self, mask: Tensor, count: int) -> Tensor:
-        """Return the indices of the true entries, ascending, whose number ``count`` is known."""
+        """Return the indices of the true entries, ascending.
+
+        Args:
+            mask: bool, flat.
+            count: the number of true entries.
+        """
         if mask.device.type == "cpu":
             return self.arrays.nonzero(mask)
         # torch's own nonzero waits for the device, to know their number

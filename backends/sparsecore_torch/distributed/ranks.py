@@ -100,7 +100,15 @@ class TorchRanks:
         return Exchange(self._store(), self.rank, self.size)
 
     def jointly(self, action: Callable[[], Result], facts: Callable[[Result], Mapping[str, str]]) -> Result:
-        """Do something on every rank before training, and check that all ranks come to the same facts. Collective."""
+        """Do something on every rank before training, and check that all ranks find the same facts. Collective.
+
+        Args:
+            action: done by each rank for itself.
+            facts: from its result to the texts by name that must be equal on all ranks.
+
+        Raises:
+            DisagreementError: ranks differ, or another one has raised an error.
+        """
         with self._failing_together(self._patience.start):
             result = action()
             found = facts(result)
@@ -113,7 +121,14 @@ class TorchRanks:
         return self._exchange.text_of_rank_0(text, self._patience.start)
 
     def together(self, advance: Callable[[], Advance]) -> Advance:
-        """Advance the engine after an optimizer step; where weights move, check that all ranks agree. Collective."""
+        """Advance the engine after an optimizer step; where weights move, check that all ranks agree. Collective.
+
+        Args:
+            advance: advances the engine.
+
+        Raises:
+            DisagreementError: ranks differ, or another one has raised an error.
+        """
         with self._failing_together(self._patience.step):
             result = advance()
         if result.reallocation is not None:
@@ -126,7 +141,18 @@ class TorchRanks:
         return result
 
     def compare(self, clock: Clock, values: Values) -> bool:
-        """Compare fingerprints of all values, if a comparison is due. Collective."""
+        """Compare fingerprints of all values, if a comparison is due. Collective.
+
+        Args:
+            clock: after the step.
+            values: returns the tensors that must be equal, by a description.
+
+        Returns:
+            Whether a comparison was due.
+
+        Raises:
+            DisagreementError: ranks hold different values.
+        """
         if clock.step < self._next_comparison and not clock.has_ended and not _ends_epoch(clock):
             return False
         pause = self._pace.pause(clock.step)
@@ -143,7 +169,15 @@ class TorchRanks:
         return True
 
     def compare_saved(self, clock: Clock, values: Values) -> None:
-        """Compare a fingerprint with those of other ranks that save at the same step. Not collective."""
+        """Compare a fingerprint with those of other ranks that save at the same step. Not collective.
+
+        Args:
+            clock: of the step.
+            values: returns the tensors that must be equal, by a description.
+
+        Raises:
+            DisagreementError: another rank saves different values.
+        """
         last, times = self._saved
         self._saved = clock.step, times + 1 if last == clock.step else 0
         mark = str(fingerprint(_tensors(values()).values()))

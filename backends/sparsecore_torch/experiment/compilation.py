@@ -17,7 +17,13 @@ Program: TypeAlias = Callable[[Mapping[str, Any], Tensor], Tensor]
 
 
 def direct(model: Model, operations: Operations, names: Iterable[str]) -> Program:  # noqa: ARG001
-    """Return the model's own function as a program."""
+    """Return the model's own function as a program.
+
+    Args:
+        model: the model.
+        operations: those that the model calls.
+        names: of all parameters; not used.
+    """
     return lambda handles, images: model.forward(operations, handles, images)
 
 

@@ -23,7 +23,20 @@ from sparsecore_torch.arrays import gather, local_indices, scatter
 def conv2d(
     x: Tensor, values: Tensor, positions: Tensor, offset: int, shape: Sequence[int], stride: int, padding: int
 ) -> Tensor:
-    """Return the cross-correlation of images (batch, in, height, width), in their dtype."""
+    """Compute the cross-correlation of images with a weight.
+
+    Args:
+        x: (batch, in, height, width).
+        values: the active values, (N_i,).
+        positions: their positions in the layout, (N_i,).
+        offset: the tensor's first position.
+        shape: the dense shape, (out, in, height, width).
+        stride: in both directions.
+        padding: zeros on all four sides.
+
+    Returns:
+        (batch, out, height, width), in the dtype of the images.
+    """
     return functional.conv2d(x, _sparse_weight(values, positions, offset, shape, x.dtype), None, stride, padding)
 
 
@@ -38,33 +51,90 @@ def conv2d_backward(
     padding: int,
     needs_x: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Return the gradients of the images, empty unless ``needs_x``, and of the values."""
+    """Compute the gradients of a convolution.
+
+    Args:
+        gradient: of the output, (batch, out, height, width).
+        x: the images.
+        values: the active values, (N_i,).
+        positions: their positions in the layout, (N_i,).
+        offset: the tensor's first position.
+        shape: the dense shape.
+        stride: in both directions.
+        padding: zeros on all four sides.
+        needs_x: whether the gradient of the images is needed.
+
+    Returns:
+        The gradients of the images, empty if it is not needed, and of the values.
+    """
     weight = _sparse_weight(values, positions, offset, shape, x.dtype)
     x_gradient, weight_gradient = conv2d_gradients(gradient, x, weight, stride, padding, needs_x)
     return x_gradient, gather(weight_gradient, local_indices(positions, offset)).to(values.dtype)
 
 
 def linear(x: Tensor, values: Tensor, positions: Tensor, offset: int, shape: Sequence[int]) -> Tensor:
-    """Return x·weightᵀ for x of (batch, in), in its dtype."""
+    """Compute x·weightᵀ.
+
+    Args:
+        x: (batch, in).
+        values: the active values, (N_i,).
+        positions: their positions in the layout, (N_i,).
+        offset: the tensor's first position.
+        shape: the dense shape, (out, in).
+
+    Returns:
+        (batch, out), in the dtype of x.
+    """
     return functional.linear(x, _sparse_weight(values, positions, offset, shape, x.dtype))
 
 
 def linear_backward(
     gradient: Tensor, x: Tensor, values: Tensor, positions: Tensor, offset: int, shape: Sequence[int], needs_x: bool
 ) -> tuple[Tensor, Tensor]:
-    """Return the gradients of x, empty unless ``needs_x``, and of the values."""
+    """Compute the gradients of a matrix product.
+
+    Args:
+        gradient: of the output, (batch, out).
+        x: (batch, in).
+        values: the active values, (N_i,).
+        positions: their positions in the layout, (N_i,).
+        offset: the tensor's first position.
+        shape: the dense shape.
+        needs_x: whether the gradient of x is needed.
+
+    Returns:
+        The gradients of x, empty if it is not needed, and of the values.
+    """
     values_gradient = gather(gradient.t() @ x, local_indices(positions, offset)).to(values.dtype)
     weight = _sparse_weight(values, positions, offset, shape, x.dtype) if needs_x else None
     return x.new_empty(0) if weight is None else gradient @ weight, values_gradient
 
 
 def dense(values: Tensor, positions: Tensor, offset: int, shape: Sequence[int]) -> Tensor:
-    """Return the dense weight, in the dtype of the values."""
+    """Make the dense weight.
+
+    Args:
+        values: the active values, (N_i,).
+        positions: their positions in the layout, (N_i,).
+        offset: the tensor's first position.
+        shape: the dense shape.
+
+    Returns:
+        The weight, in the dtype of the values.
+    """
     return _sparse_weight(values, positions, offset, shape, values.dtype)
 
 
 def dense_backward(gradient: Tensor, values: Tensor, positions: Tensor, offset: int, shape: Sequence[int]) -> Tensor:  # noqa: ARG001
-    """Return the gradient of the values, from that of the dense weight."""
+    """Compute the gradient of the values.
+
+    Args:
+        gradient: of the dense weight.
+        values: the active values, (N_i,).
+        positions: their positions in the layout, (N_i,).
+        offset: the tensor's first position.
+        shape: the dense shape.
+    """
     return gather(gradient, local_indices(positions, offset))
 
 
@@ -76,7 +146,19 @@ def _sparse_weight(values: Tensor, positions: Tensor, offset: int, shape: Sequen
 
 
 def tied_conv2d(x: Tensor, values: Tensor, key: int, shape: Sequence[int], stride: int, padding: int) -> Tensor:
-    """Return the cross-correlation of images (batch, in, height, width), in their dtype."""
+    """Compute the cross-correlation of images with a weight.
+
+    Args:
+        x: (batch, in, height, width).
+        values: (N_i,).
+        key: of the hash.
+        shape: the dense shape, (out, in, height, width).
+        stride: in both directions.
+        padding: zeros on all four sides.
+
+    Returns:
+        (batch, out, height, width), in the dtype of the images.
+    """
     return functional.conv2d(
         x, _tied_weight(values, shape, _hashed(values, key, shape), x.dtype), None, stride, padding
     )
@@ -92,7 +174,21 @@ def tied_conv2d_backward(
     padding: int,
     needs_x: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Return the gradients of the images, empty unless ``needs_x``, and of the values."""
+    """Compute the gradients of a convolution.
+
+    Args:
+        gradient: of the output, (batch, out, height, width).
+        x: the images.
+        values: (N_i,).
+        key: of the hash.
+        shape: the dense shape.
+        stride: in both directions.
+        padding: zeros on all four sides.
+        needs_x: whether the gradient of the images is needed.
+
+    Returns:
+        The gradients of the images, empty if it is not needed, and of the values.
+    """
     blocks = list(_hashed(values, key, shape))
     weight = _tied_weight(values, shape, blocks, x.dtype)
     x_gradient, weight_gradient = conv2d_gradients(gradient, x, weight, stride, padding, needs_x)
@@ -100,14 +196,36 @@ def tied_conv2d_backward(
 
 
 def tied_linear(x: Tensor, values: Tensor, key: int, shape: Sequence[int]) -> Tensor:
-    """Return x·weightᵀ for x of (batch, in), in its dtype."""
+    """Compute x·weightᵀ.
+
+    Args:
+        x: (batch, in).
+        values: (N_i,).
+        key: of the hash.
+        shape: the dense shape, (out, in).
+
+    Returns:
+        (batch, out), in the dtype of x.
+    """
     return functional.linear(x, _tied_weight(values, shape, _hashed(values, key, shape), x.dtype))
 
 
 def tied_linear_backward(
     gradient: Tensor, x: Tensor, values: Tensor, key: int, shape: Sequence[int], needs_x: bool
 ) -> tuple[Tensor, Tensor]:
-    """Return the gradients of x, empty unless ``needs_x``, and of the values."""
+    """Compute the gradients of a matrix product.
+
+    Args:
+        gradient: of the output, (batch, out).
+        x: (batch, in).
+        values: (N_i,).
+        key: of the hash.
+        shape: the dense shape.
+        needs_x: whether the gradient of x is needed.
+
+    Returns:
+        The gradients of x, empty if it is not needed, and of the values.
+    """
     blocks = list(_hashed(values, key, shape))
     values_gradient = _summed(gradient.t() @ x, values, blocks)
     weight = _tied_weight(values, shape, blocks, x.dtype) if needs_x else None
@@ -115,12 +233,28 @@ def tied_linear_backward(
 
 
 def tied_dense(values: Tensor, key: int, shape: Sequence[int]) -> Tensor:
-    """Return the dense weight, in the dtype of the values."""
+    """Make the dense weight.
+
+    Args:
+        values: (N_i,).
+        key: of the hash.
+        shape: the dense shape.
+
+    Returns:
+        The weight, in the dtype of the values.
+    """
     return _tied_weight(values, shape, _hashed(values, key, shape), values.dtype)
 
 
 def tied_dense_backward(gradient: Tensor, values: Tensor, key: int, shape: Sequence[int]) -> Tensor:
-    """Return the gradient of the values, from that of the dense weight."""
+    """Compute the gradient of the values.
+
+    Args:
+        gradient: of the dense weight.
+        values: (N_i,).
+        key: of the hash.
+        shape: the dense shape.
+    """
     return _summed(gradient, values, _hashed(values, key, shape))
 
 

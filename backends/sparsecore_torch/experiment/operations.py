@@ -30,11 +30,28 @@ class TorchWeight(Protocol):
         ...
 
     def conv2d(self, x: Tensor, stride: int, padding: int) -> Tensor:
-        """Return the cross-correlation of images (batch, in, height, width) with the weight, in their dtype."""
+        """Return the cross-correlation of images with the weight.
+
+        Args:
+            x: (batch, in, height, width).
+            stride: in both directions.
+            padding: zeros on all four sides.
+
+        Returns:
+            (batch, out, height, width), in the dtype of the images.
+        """
         ...
 
     def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """Return x·weightᵀ + bias, for x of (batch, in)."""
+        """Return x·weightᵀ + bias.
+
+        Args:
+            x: (batch, in).
+            bias: (out,).
+
+        Returns:
+            (batch, out), in the dtype of x.
+        """
         ...
 
 
@@ -178,12 +195,33 @@ class TorchOperations:
     tied_layers: Layers = TIED
 
     def conv2d(self, x: Tensor, weight: TorchWeight, *, stride: int = 1, padding: int = 0) -> Tensor:
-        """Return the cross-correlation without a bias, zero padding on all four sides."""
+        """Return the cross-correlation of images with a weight, without a bias.
+
+        Args:
+            x: (batch, in, height, width).
+            weight: (out, in, height, width).
+            stride: in both directions.
+            padding: zeros on all four sides.
+
+        Raises:
+            InputError: the kernel is larger than the padded images.
+        """
         check_kernel_fits(x.shape[2:], weight.shape[2:], padding)
         return weight.conv2d(x, stride, padding)
 
     def batch_norm(self, x: Tensor, scale: TorchWeight, shift: TorchWeight, mean: Tensor, variance: Tensor) -> Tensor:
-        """Normalize each channel (or feature); ``mean`` and ``variance`` are the running statistics."""
+        """Normalize each channel (or feature).
+
+        Args:
+            x: (batch, channels) or (batch, channels, height, width).
+            scale: (channels,).
+            shift: (channels,).
+            mean: the running means, (channels,).
+            variance: the running variances, (channels,).
+
+        Raises:
+            InputError: in training, there is only one value for each channel.
+        """
         return self.normalization(x, scale.tensor(), shift.tensor(), mean, variance)
 
     def relu(self, x: Tensor) -> Tensor:
@@ -199,7 +237,11 @@ class TorchOperations:
         return x.mean((2, 3))
 
     def add(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the sum of two tensors of equal shapes."""
+        """Return the sum of two tensors.
+
+        Raises:
+            InputError: their shapes differ.
+        """
         check_equal_shapes(x.shape, y.shape)
         return x + y
 
@@ -208,5 +250,11 @@ class TorchOperations:
         return x.permute(0, 2, 3, 1).flatten(1)
 
     def tied(self, values: TorchWeight, shape: tuple[int, ...], key: int) -> TiedWeight:
-        """Return a weight of this shape whose entries are those of ``values``, chosen by a hash with this key."""
+        """Return a tied weight.
+
+        Args:
+            values: a vector, (N_i,), whose values are all entries of the weight.
+            shape: of the weight.
+            key: of the hash that chooses the value and the sign of each entry.
+        """
         return TiedWeight(values, shape, key, self.tied_layers)

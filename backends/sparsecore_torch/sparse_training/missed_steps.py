@@ -277,7 +277,15 @@ def _hides_weights(module: nn.Module, name: str) -> bool:
 
 
 def trained_parameters(model: nn.Module, tensors: Sequence[NamedParameter]) -> list[nn.Parameter]:
-    """Return what the optimizer trains for the sparse tensors: these, or the one Parameter of compact storage."""
+    """Return what the optimizer trains for the sparse tensors.
+
+    Args:
+        model: without wrappers.
+        tensors: the sparse tensors.
+
+    Returns:
+        Their Parameters, or the one Parameter of compact storage.
+    """
     values = own_parameter(model, VALUES)
     return [one.parameter for one in tensors] if values is None else [values]
 

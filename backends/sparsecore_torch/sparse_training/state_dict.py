@@ -136,7 +136,17 @@ def identity_of(engine: Engine, start: State, sparsity: float) -> Identity:
 
 
 def dump(engine: Engine, state: State, identity: Identity, start: Counts) -> dict[str, Any]:
-    """Return a state dict of the state, the identity, and the number of weights of each tensor at the start."""
+    """Return the state dict of a training.
+
+    Args:
+        engine: of the training.
+        state: to be saved.
+        identity: of the training.
+        start: the number of active weights of each tensor at the start.
+
+    Returns:
+        Tensors, numbers, strings, lists and dicts.
+    """
     return {
         "format": _FORMAT,
         **copy.deepcopy(dict(identity)),

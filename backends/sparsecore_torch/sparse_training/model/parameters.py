@@ -84,7 +84,15 @@ def within_compiled(module: Any) -> nn.Module:
 
 
 def own_parameter(module: nn.Module, name: str) -> Any:
-    """Return the Parameter that a module itself has under this name, or None; of scripted modules, too."""
+    """Return a Parameter of a module itself, not of its children.
+
+    Args:
+        module: the module, which may be a scripted one.
+        name: of the Parameter.
+
+    Returns:
+        The Parameter; None if there is none of this name.
+    """
     own = own_parameters(module)
     return own[name] if name in own else None  # noqa: SIM401  they have no get
 
@@ -96,7 +104,14 @@ def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def named_parameters(model: nn.Module) -> tuple[NamedParameter, ...]:
-    """Return all parameters in the order of the modules, tied ones once with all their names."""
+    """Return all parameters of a model.
+
+    Args:
+        model: without wrappers.
+
+    Returns:
+        The parameters in the order of the modules, tied ones once with all their names.
+    """
     names: dict[int, list[str]] = {}
     holders: dict[int, dict[tuple[int, str], tuple[nn.Module, str]]] = {}
     for path, module in model.named_modules(remove_duplicate=False):

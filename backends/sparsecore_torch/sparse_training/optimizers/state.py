@@ -255,7 +255,12 @@ def _key(optimizer: Optimizer, options: Mapping[str, Any], parameter: Tensor, fl
 
 
 def group_of(optimizer: Optimizer, parameter: Tensor) -> int:
-    """Return the index of the param group that a parameter is in."""
+    """Return the index of the param group that a parameter is in.
+
+    Args:
+        optimizer: that holds the parameter.
+        parameter: the parameter.
+    """
     return next(
         index
         for index, group in enumerate(optimizer.param_groups)

@@ -83,7 +83,12 @@ def layers_of(optimizer: Any) -> OptimizerLayers:
 
 
 def states_of(optimizer: Optimizer, parameter: Tensor) -> Iterator[dict[str, Any]]:
-    """Iterate over all state that the optimizer, its wrappers and its parts keep for a parameter, each dict once."""
+    """Iterate over all state that is kept for a parameter, each dict once.
+
+    Args:
+        optimizer: the one that takes the step; its wrappers and parts are looked up.
+        parameter: the parameter.
+    """
     found: list[dict[str, Any]] = []
     for layer in (optimizer, *others_of(optimizer)):
         state = getattr(layer, "state", {}).get(parameter)

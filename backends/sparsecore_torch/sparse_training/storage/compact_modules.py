@@ -126,7 +126,15 @@ def _restore(module: nn.Module, dense: Mapping[int, nn.Parameter]) -> None:
 
 
 def active_values(module: nn.Module, attribute: str) -> Tensor:
-    """Return the active values of a compact module's weight, (N_i,), in the order of the topology; differentiable."""
+    """Return the active values of a weight in compact storage, differentiable.
+
+    Args:
+        module: the module that has the weight.
+        attribute: the weight's name there.
+
+    Returns:
+        (N_i,), in the order of the topology.
+    """
     compact: _CompactModule = module.__dict__[_COMPACT]
     return compact.weights.entries(compact.tensors[attribute])
 

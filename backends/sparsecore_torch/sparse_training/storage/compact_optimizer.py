@@ -260,7 +260,15 @@ def _fresh(like: Tensor, entry: StateEntry, parameter: Tensor) -> Tensor:
 
 
 def in_place(tensor: Tensor, entries: Tensor) -> Tensor:
-    """Write entries into a tensor and return it; if their number differs, return the entries."""
+    """Write entries into a tensor if their number is the same.
+
+    Args:
+        tensor: changed in place.
+        entries: the new entries.
+
+    Returns:
+        The tensor, or the entries if their number differs.
+    """
     return tensor.copy_(entries) if tensor.shape == entries.shape else entries
 
 

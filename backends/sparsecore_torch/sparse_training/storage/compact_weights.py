@@ -58,7 +58,15 @@ class DenseGradients:
                 self._sums[index] = summed / ranks
 
     def of(self, index: int, topology: Topology) -> Tensor:
-        """Return the dense gradient of a tensor as the optimizer would get it, (D_i,), row-major."""
+        """Return the dense gradient of a tensor as the optimizer would get it.
+
+        Args:
+            index: of the tensor in the layout.
+            topology: the active positions.
+
+        Returns:
+            Row-major, (D_i,).
+        """
         if index not in self._sums:
             return self._values.new_zeros(topology.layout.sizes[index])
         if self._factor is None:
@@ -261,7 +269,19 @@ class CompactWeights:
         self._saved.remove()
 
     def active_gradient(self, index: int, topology: Topology, gradient: Tensor) -> Tensor:
-        """Return the active entries of a dense gradient, in the dtype of the values."""
+        """Return the active entries of a dense gradient.
+
+        Args:
+            index: of the tensor in the layout.
+            topology: at the time of the forward pass.
+            gradient: dense, of the tensor's shape.
+
+        Returns:
+            (N_i,), in the dtype of the values.
+
+        Raises:
+            RuntimeError: weights have moved since the forward pass.
+        """
         if topology is not self.topology:
             raise RuntimeError(
                 "weights have been reallocated between the forward pass and its backward pass, so that the gradient "

@@ -55,7 +55,12 @@ class BitMask:
         plain.view(bits.dtype).bitwise_and_(bits)
 
     def set_inactive_bits(self, tensor: Tensor, bits: int) -> None:
-        """Set the inactive entries of a tensor, all of which are zero now, to these bits, in place."""
+        """Set the inactive entries of a tensor to one value, in place.
+
+        Args:
+            tensor: whose inactive entries are zero.
+            bits: of the value, as an integer.
+        """
         mask = self._bits_for(tensor)
         # active entries lose the bits to -1 times them, and get them back; a second mask would take memory
         tensor.detach().view(mask.dtype).add_(mask, alpha=bits).add_(bits)

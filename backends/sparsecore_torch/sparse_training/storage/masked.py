@@ -276,7 +276,15 @@ def gathered(parameters: Mapping[str, Tensor], topology: Topology) -> Tensor:
 
 
 def mask_of(topology: Topology, name: str) -> Tensor:
-    """Return the mask of a tensor in its shape: -1 for active weights, 0 elsewhere; int8."""
+    """Return the mask of a tensor.
+
+    Args:
+        topology: the active positions.
+        name: of the tensor.
+
+    Returns:
+        -1 for active weights, 0 elsewhere; int8, in the tensor's shape.
+    """
     indices = _indices_of(topology, name)
     minus_one = indices.new_full((len(indices),), -1, dtype=torch.int8)
     return scatter(minus_one, indices, topology.layout.shapes[topology.layout.index(name)])
