@@ -13,11 +13,11 @@ import pytest
 from command_line import small_images
 
 from sparsecore.cli.command_line import commands
-from sparsecore.study.arms import Study, load_study
-from sparsecore.study.experiments import Trial, trials_of
+from sparsecore.study.definition import Study, load_study
 from sparsecore.study.folder import StudyFolder
 from sparsecore.study.pools import Job
 from sparsecore.study.scheduler import execute
+from sparsecore.study.trials import Trial, trials_of
 
 ARMS = [
     {"name": "dpr", "label": "DPR", "strategy": ["dpr"]},

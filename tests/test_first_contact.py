@@ -101,7 +101,7 @@ def test_the_progress_bar_is_whole_at_80_columns() -> None:
     out = io.StringIO()
     bar = _two_line_progress(Console(file=out, width=80, force_terminal=True, color_system=None))
     told = "loss 0.123  accuracy 0.981  12345 images/s  H 0.00123  K 1,000,000  test 0.983"
-    task = bar.add_task("epoch 100/250", total=125_000, told=told)
+    task = bar.add_task("epoch 100/250", total=125_000, details=told)
     bar.update(task, completed=50_100)
     bar.refresh()
     lines = [line for line in bar.console.render_lines(bar.get_renderable(), pad=False) if line]

@@ -21,7 +21,7 @@ from sparsecore.data.npz import Npz
 from sparsecore.errors import InputError, InputWarning
 from sparsecore.experiment.toml_files import read_toml
 from sparsecore.run.folder import RunFolder
-from sparsecore.study.arms import Study
+from sparsecore.study.definition import Study
 from sparsecore.study.folder import StudyFolder
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="pipes and devices of POSIX")

@@ -171,10 +171,10 @@ def test_another_lottery_is_refused_in_its_folder(original: Path, arguments: lis
         (["--rewind", "-1"], "'rewind' must be >= 0"),
         (["--prune", "1"], r"in \(0, 1\); given 1.0"),
         (["--rounds", "0"], "'rounds' must be >= 1"),
-        (["--set", "sparsity=0.5"], "given a setting of sparsity"),
-        (["--set", "strategy.dpr.target=5"], "given a setting of strategy"),
-        (["--set", "start.run=there"], "given a setting of start"),
-        (["mine.toml"], "given a setting of sparsity, strategy"),
+        (["--set", "sparsity=0.5"], "given settings of sparsity"),
+        (["--set", "strategy.dpr.target=5"], "given settings of strategy"),
+        (["--set", "start.run=there"], "given settings of start"),
+        (["mine.toml"], "given settings of sparsity, strategy"),
         (["--model", "thin-lenet-12-8"], "0.89"),
         (["--model", "lenet"], "no model named 'lenet'"),
         (["--data-dir", "/no/such/place"], "/no/such/place"),
@@ -206,7 +206,7 @@ def test_other_data_from_one_round_to_the_next_are_refused(original: Path, tmp_p
     arrays = dict(np.load(small_images(tmp_path / "other.npz")))
     arrays["x_train"][0, 0, 0] ^= 1
     np.savez(tmp_path / "other.npz", **arrays)
-    with pytest.raises(InputError, match="round-2 was made with other data"):
+    with pytest.raises(InputError, match="round-2 was trained with other data"):
         carry_out("lottery", "--resume", "--out", tmp_path / "tickets", "--data-dir", tmp_path / "other.npz")
 
 

@@ -192,3 +192,53 @@ def test_a_plugin_that_changes_the_working_directory_while_it_is_loaded_hides_no
     )
     assert ended.status == 0, ended.stderr
     assert (tmp_path / "run/result.json").exists()
+
+
+CLICK = "__import__('click')"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        f"raise {CLICK}.exceptions.Exit(0)",
+        f"raise {CLICK}.exceptions.Exit(3)",
+        f"{CLICK}.get_current_context().exit(0)",
+        f"raise {CLICK}.exceptions.Abort",
+        f"raise {CLICK}.UsageError('not today')",
+    ],
+)
+def test_an_exception_of_click_in_a_hook_is_neither_a_success_nor_an_interrupt(
+    images: Path, tmp_path: Path, statement: str
+) -> None:
+    ended = inside("train", *hooked(tmp_path, statement), "--data-dir", images, "--out", tmp_path / "run", "--json")
+    assert ended.status == 1
+    assert ended.stdout == ""
+    last = ended.stderr.splitlines()[-1]
+    assert "'prune'" in last
+    assert "mine.py:Mine" in last
+    assert not (tmp_path / "run/result.json").exists()
+
+
+@pytest.mark.parametrize("method", ["forward", "parameters"])
+def test_an_exception_of_click_in_a_model_is_an_error_with_its_line(images: Path, tmp_path: Path, method: str) -> None:
+    model = (
+        f"@attrs.frozen(eq=False)\nclass Mine(LeNet):\n    def {method}(self, *_): raise {CLICK}.exceptions.Exit(0)\n"
+    )
+    (tmp_path / "mine.py").write_text(PLAIN + model)
+    ended = inside(
+        "train", *SMALL[2:], "--model", f"{tmp_path / 'mine.py'}:Mine", "--data-dir", images, "--out", tmp_path / "run"
+    )
+    assert ended.status == 1
+    assert "mine.py, line 9" in ended.stderr.splitlines()[-1]
+
+
+def test_an_ordinary_exception_in_a_hook_is_a_traceback_that_names_hook_and_plugin(
+    images: Path, tmp_path: Path
+) -> None:
+    command = hooked(tmp_path, "raise KeyError('not today')")
+    done = sparsecore_process("train", *command, "--data-dir", images, "--out", tmp_path / "run", "--json")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "Traceback" in done.stderr
+    assert "not today" in done.stderr
+    assert "'prune'" in done.stderr
+    assert "mine.py:Mine" in done.stderr

@@ -12,9 +12,9 @@ from study_examples import small_study
 
 from sparsecore.report.page import page
 from sparsecore.report.reading import read_run
-from sparsecore.study.arms import Study
-from sparsecore.study.experiments import Trial, trials_of
+from sparsecore.study.definition import Study
 from sparsecore.study.report import write_study_report
+from sparsecore.study.trials import Trial, trials_of
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import pytest
 from study_examples import no_waiting_for_the_disk, written_study
 
 from sparsecore.cli.command_line import commands
-from sparsecore.study.arms import Arm
 from sparsecore.study.comparison import compare_cells
+from sparsecore.study.definition import Arm
 from sparsecore.study.images import StudyImages
 from sparsecore.study.published_results import published_results_of
 
@@ -60,12 +60,12 @@ def test_a_study_of_the_same_is_compared_arm_by_arm(tmp_path):
     found = {row.cell.arm.name: row for row in rows}
     theirs = np.array([93.74, 93.63, 93.68, 93.29, 93.6])
     dpr = found["dpr"]
-    assert dpr.theirs == tuple(theirs)
+    assert dpr.published == tuple(theirs)
     assert dpr.difference.of_means == pytest.approx(np.mean(OUR_TRIALS) - theirs.mean())
     error = np.sqrt((np.var(OUR_TRIALS, ddof=1) + np.var(theirs, ddof=1)) / 5)
     assert dpr.difference.in_standard_errors == pytest.approx((np.mean(OUR_TRIALS) - theirs.mean()) / error)
-    assert {name for name, row in found.items() if row.theirs} == {"dpr", "static", "dense", "pruned-dense"}
-    assert (found["dense"].difference, found["dense"].remark) == (None, "the authors' is one trial")
+    assert {name for name, row in found.items() if row.published} == {"dpr", "static", "dense", "pruned-dense"}
+    assert (found["dense"].difference, found["dense"].remark) == (None, "the authors report one trial")
     # it lasts for a part of the study, after the dense network that it starts from
     assert (found["pruned-dense"].difference is not None, found["pruned-dense"].remark) == (True, "")
 
@@ -81,7 +81,7 @@ def test_a_study_of_the_same_is_compared_arm_by_arm(tmp_path):
 )
 def test_a_study_that_is_shorter_or_longer_says_so_and_gets_no_verdict(tmp_path, options, remark):
     rows = beside(tmp_path, **options)
-    told = {(row.difference, row.remark) for row in rows if row.theirs}
+    told = {(row.difference, row.remark) for row in rows if row.published}
     assert told == {(None, remark)}
 
 
@@ -89,13 +89,13 @@ def test_where_the_authors_do_not_tell_how_long_they_trained_that_is_said(tmp_pa
     (dpr,) = beside(
         tmp_path, images=StudyImages("MNIST", published=True), **{"data.name": "mnist", "model.name": LENET}
     )
-    assert dpr.theirs == (98.35, 98.53, 98.51, 98.32, 98.51)
-    assert dpr.remark == "for how many epochs the authors trained is not told"
+    assert dpr.published == (98.35, 98.53, 98.51, 98.32, 98.51)
+    assert dpr.remark == "the authors do not report their number of epochs"
 
 
 def test_other_images_are_never_set_beside_the_published_ones(tmp_path):
     rows = beside(tmp_path, images=StudyImages("CIFAR-10 (JPEG copy)"))
-    assert not any(row.theirs or row.difference or row.remark for row in rows)
+    assert not any(row.published or row.difference or row.remark for row in rows)
 
 
 def test_show_has_columns_of_the_authors_only_where_they_measured_the_same(tmp_path, capsys):

@@ -10,7 +10,7 @@ from pathlib import Path
 from study_examples import HerePool, no_waiting_for_the_disk
 
 from sparsecore.cli.command_line import commands
-from sparsecore.study.arms import preset_names
+from sparsecore.study.definition import preset_names
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = (DOCS / "studies.md").read_text("utf-8")

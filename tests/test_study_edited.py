@@ -11,8 +11,8 @@ from inside import contents, inside
 from study_examples import no_waiting_for_the_disk, small_study
 
 from sparsecore.errors import InputError
-from sparsecore.study.experiments import trials_of
 from sparsecore.study.folder import StudyFolder
+from sparsecore.study.trials import trials_of
 
 CHANGES = {
     "epochs": ('"training.epochs" = 2', '"training.epochs" = 5', "options.training.epochs is 2 there, 5"),

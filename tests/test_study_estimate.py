@@ -5,8 +5,8 @@ import json
 import pytest
 from study_examples import written_study
 
-from sparsecore.study.experiments import trials_of
 from sparsecore.study.scheduler import seconds_left
+from sparsecore.study.trials import trials_of
 
 EPOCHS = 10
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsecore.errors import InputError
-from sparsecore.study.arms import Study, load_study, preset_names
-from sparsecore.study.experiments import Trial, check_options, experiment_of, pieces_by_epoch, rescaled, trials_of
+from sparsecore.study.definition import Study, load_study, preset_names
+from sparsecore.study.trials import Trial, check_options, experiment_of, pieces_by_epoch, rescaled, trials_of
 
 RUNS = Path("/studies/one/runs")
 ARMS = [{"name": "dpr", "strategy": ["dpr"]}, {"name": "again", "strategy": ["static"], "after": "dpr"}]

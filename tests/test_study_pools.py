@@ -6,8 +6,7 @@ import attrs
 import pytest
 
 from sparsecore.errors import InputError
-from sparsecore.study.pools import Job, PoolOptions, create_pool
-from sparsecore.study.scheduler import JobLostError, ThreadedPool
+from sparsecore.study.pools import Job, JobLostError, PoolOptions, ThreadedPool, create_pool
 
 
 @attrs.define(eq=False)
@@ -21,7 +20,7 @@ class Gate:
         assert self.opened.wait(60)
         return self.status
 
-    def end(self) -> None:
+    def terminate(self) -> None:
         self.status = -15
         self.opened.set()
 
@@ -95,7 +94,7 @@ def test_a_job_that_a_signal_ends_is_a_failure_and_its_log_says_which(job):
         create_pool("local", PoolOptions(1)).submit(attrs.evolve(job, command=("sh", "-c", "kill -9 $$"))).result(60)
         == -9
     )
-    assert "epoch 1\nthis process was ended by signal 9;" in job.log.read_text()
+    assert "epoch 1\nsignal 9 ended this process;" in job.log.read_text()
 
 
 def test_a_job_whose_log_cannot_be_written_is_a_failure(job):
@@ -103,7 +102,7 @@ def test_a_job_whose_log_cannot_be_written_is_a_failure(job):
 
 
 def test_at_least_one_job_runs_at_a_time():
-    with pytest.raises(InputError, match="at least one trial runs at a time; given --jobs 0"):
+    with pytest.raises(InputError, match="--jobs is at least 1; given 0"):
         PoolOptions(0)
 
 

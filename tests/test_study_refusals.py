@@ -3,8 +3,8 @@
 import pytest
 
 from sparsecore.errors import InputError
-from sparsecore.study.arms import Study, load_study
-from sparsecore.study.experiments import check_options
+from sparsecore.study.definition import Study, load_study
+from sparsecore.study.trials import check_options
 
 ARMS = [{"name": "dpr", "strategy": ["dpr"]}, {"name": "again", "strategy": ["static"], "after": "dpr"}]
 
@@ -18,18 +18,18 @@ def small(**changes):
     [
         ({"arm": []}, "at least one arm"),
         ({"sparsities": []}, "at least one sparsity"),
-        ({"sparsities": [0.9, 0.9]}, "every sparsity once; 0.9 is given twice"),
-        ({"sparsities": [0.9, 0.90000001]}, "every sparsity once; 0.9 is given twice"),
+        ({"sparsities": [0.9, 0.9]}, "sparsity .* unique; 0.9 is given twice"),
+        ({"sparsities": [0.9, 0.90000001]}, "sparsity .* unique; 0.9 is given twice"),
         ({"sparsities": [1.0]}, r"\[0, 1\)"),
         ({"trials": 0}, "'trials' must be >= 1"),
         ({"trials": 100_000_000}, "'trials' must be <= 10000"),
-        ({"arm": [*ARMS, ARMS[0]]}, "every arm once; 'dpr' is given twice"),
-        ({"arm": [ARMS[0], {"name": "other", "label": "dpr"}]}, "every label once; 'dpr' is given twice"),
+        ({"arm": [*ARMS, ARMS[0]]}, "arm .* unique; 'dpr' is given twice"),
+        ({"arm": [ARMS[0], {"name": "other", "label": "dpr"}]}, "label .* unique; 'dpr' is given twice"),
         ({"arm": ARMS[::-1]}, "no arm named 'dpr'; before it: none"),
-        ({"arm": [{"name": "../up"}]}, "small letters, digits, dots and hyphens; given '../up'"),
+        ({"arm": [{"name": "../up"}]}, "lower-case letters, digits, dots and hyphens; given '../up'"),
         (
             {"arm": [ARMS[0], {**ARMS[1], "once": True}]},
-            "'again' runs once, and cannot start from 'dpr' at each sparsity",
+            "'again' runs once and cannot start from 'dpr'",
         ),
         ({"arm": [{"name": "a", "sweep": [0.1]}]}, "'{fraction}' in its name"),
         ({"arm": [{"name": "a-{fraction}", "sweep": ["end"]}]}, r"fractions of the run, each in \[0, 1\]; given 'end'"),
@@ -51,7 +51,7 @@ def test_a_study_that_makes_no_sense_is_refused_with_a_sentence(changes, sentenc
         ({"training.epochs": 1.5}, "study.epochs: a whole number was expected, given 1.5"),
         ({"training.epochs": 0}, "'epochs' must be >= 1"),
         ({"seed": "lucky"}, "study.seed: a whole number was expected, given 'lucky'"),
-        ({"sparsity": 0.5}, "a row of sparsities, as --sparsity gives them; given the setting sparsity"),
+        ({"sparsity": 0.5}, "by --sparsity; given the setting sparsity"),
         ({"seed": 1.5}, "study.seed: a whole number was expected, given 1.5"),
     ],
 )

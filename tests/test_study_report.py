@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from html import unescape
+from math import prod
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -18,18 +19,20 @@ from test_report import Outline
 from sparsecore.cli.command_line import commands
 from sparsecore.errors import InputError
 from sparsecore.report.drawing import Drawing
-from sparsecore.study.experiments import trials_of
 from sparsecore.study.folder import StudyFolder
 from sparsecore.study.report import (
     accuracy_figure,
     density_heat_maps,
+    density_lines,
     explored_figure,
     final_sparsity_figure,
+    learning_rate_figure,
     overlap_figure,
     panels,
     write_study_report,
 )
-from sparsecore.study.report.contents import read_study_results
+from sparsecore.study.report.results import read_study_results
+from sparsecore.study.trials import trials_of
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -112,12 +115,14 @@ def test_every_figure_has_its_protocol_and_labelled_axes(carried_out, canvases, 
     pictures = [
         accuracy_figure(results),
         *density_heat_maps(results),
+        *density_lines(results),
+        learning_rate_figure(results),
         overlap_figure(results),
         explored_figure(results),
         final_sparsity_figure(results),
     ]
     assert {picture.name for picture in pictures if picture.drawing} == set(canvases)
-    assert len(canvases) == 6
+    assert len(canvases) == 9
     for canvas in canvases.values():
         assert "lenet-12-8 on npz (images.npz), 2 epochs" in " ".join(canvas.get_suptitle().split())
         drawn = [axes for axes in canvas.axes if axes.get_visible() and axes.get_label() != "<colorbar>"]
@@ -144,9 +149,63 @@ def test_bars_are_as_high_as_the_means_and_of_their_arms_colours(carried_out, ca
     for axes, sparsity in zip(canvases["accuracy"].axes, (0.8, 0.6), strict=True):
         bars = [bar for bar in axes.patches if bar.get_width() == pytest.approx(0.7)]
         rows = list(results.at(sparsity))
-        assert [bar.get_height() for bar in bars] == pytest.approx([fmean(row.ours) for row in rows])
+        assert [bar.get_height() for bar in bars] == pytest.approx([fmean(row.accuracies) for row in rows])
         colours = [results.style_of(row.cell.arm).colour for row in rows]
         assert [tuple(bar.get_facecolor()[:3]) for bar in bars] == [rgb(colour) for colour in colours]
+
+
+def test_lines_of_densities_are_the_shares_of_active_positions_in_the_runs_logs(carried_out, canvases):
+    results = read_study_results(carried_out)
+    assert [figure.name for figure in density_lines(results)] == ["density-at-0-8", "density-at-0-6"]
+    runs = [carried_out.run(each) for each in results.histories if (each.arm, each.sparsity) == ("dpr", 0.8)]
+    start = [json.loads(run.tensors.read_text())["tensors"] for run in runs]
+    lines = [line for line in canvases["density-at-0-8"].axes[0].get_lines() if line.get_label() != "_hover"]
+    assert len(lines) == len(start[0])
+    for number, line in enumerate(lines):
+        size = prod(start[0][number]["shape"])
+        assert line.get_ydata()[0] == pytest.approx(100 * fmean(each[number]["active"] for each in start) / size)
+        end = [100 * replayed_counts(run)[start[0][number]["name"]] / size for run in runs]
+        assert line.get_ydata()[-1] == pytest.approx(fmean(end))
+
+
+def replayed_counts(run):
+    """Active weights of each tensor after the last update, counted from the lines of the log."""
+    counts = {tensor["name"]: tensor["active"] for tensor in json.loads(run.tensors.read_text())["tensors"]}
+    for line in map(json.loads, run.reallocations.read_text().splitlines()):
+        for name in counts:
+            counts[name] += line["grown"].get(name, 0) - line["pruned"].get(name, 0)
+    return counts
+
+
+def test_the_learning_rates_of_every_arm_are_drawn_as_its_runs_had_them(carried_out, canvases):
+    results = read_study_results(carried_out)
+    learning_rate_figure(results)
+    drawn = {line.get_label(): line for line in canvases["rate"].axes[0].get_lines() if line.get_label() != "_hover"}
+    assert list(drawn) == [", ".join(arm.title for arm in results.study.arms)]  # one line, as all have the same
+    (line,) = drawn.values()
+    for arm in results.study.arms:
+        lines = (carried_out.runs / f"{arm.name}-at-0.8-trial-0/metrics.jsonl").read_text().splitlines()
+        logged = [(line["epoch"], line["learning_rate"]) for line in map(json.loads, lines)]
+        assert list(zip(line.get_xdata(), line.get_ydata(), strict=True)) == logged
+
+
+def test_duration_and_machine_of_all_trials_are_on_the_page(carried_out, page):
+    efforts = [json.loads(path.read_text()) for path in carried_out.runs.glob("*/seconds.json")]
+    text = Outline(page).text
+    assert efforts[0]["machine"] in text
+    finished = [path for path in carried_out.runs.glob("*/seconds.json") if (path.parent / "result.json").exists()]
+    total = sum(json.loads(path.read_text())["seconds"] for path in finished)
+    assert f"{total:,.1f} s in {len(finished)} trials" in text
+
+
+@pytest.mark.parametrize("name", ["rate", "density-at-0-8"])
+def test_learning_rates_and_densities_have_their_values_under_the_pointer(carried_out, page, name):
+    assert f"{name}-hover-" in page
+    titles = re.findall(r"<title>(.*?)</title>", (carried_out.figures / f"{name}.svg").read_text())
+    arms = re.escape(", ".join(arm.title for arm in carried_out.read().arms))
+    expected = rf"{arms}: [\d.e-]+ at epoch \d+" if name == "rate" else r"\S+: [\d.]+ % at epoch [\d.]+"
+    assert titles
+    assert all(re.fullmatch(expected, unescape(title)) for title in titles)
 
 
 def rgb(colour):
@@ -159,7 +218,8 @@ def test_results_json_holds_the_numbers_and_figures_lie_beside_it(carried_out):
     assert [cell["wanted"] - len(cell["accuracies"]) for cell in results["cells"]] == [0] * 7 + [1]
     assert len(results["topology_histories"]) == 15
     files = {path.name for path in carried_out.figures.iterdir()}
-    figures = ("accuracy", "active-at-0-8", "active-at-0-6", "overlap", "explored", "final")
+    densities = [f"{kind}-at-0-{tenths}" for kind in ("active", "density") for tenths in (8, 6)]
+    figures = ("accuracy", *densities, "overlap", "explored", "final", "rate")
     assert files == {f"{name}.{ending}" for name in figures for ending in ("svg", "png")}
     assert all(path.read_bytes()[:4] == b"\x89PNG" for path in carried_out.figures.glob("*.png"))
 

@@ -187,7 +187,5 @@ def test_what_cannot_be_is_refused_before_there_is_a_folder(tmp_path):
         sparsecore("study", "fig1a", *out, "--set", "strategy.set.start=erk")
     )
     assert "no key named 'colour'" in said(sparsecore("study", "fig1a", *out, "--set", "training.colour=red"))
-    assert "no place to run on named 'moon'; known: local, ray, slurm" in said(
-        sparsecore("study", "fig1a", *out, "--on", "moon")
-    )
+    assert "no pool named 'moon'; known: local, ray, slurm" in said(sparsecore("study", "fig1a", *out, "--on", "moon"))
     assert not (tmp_path / "out").exists()

@@ -13,7 +13,7 @@ import pytest
 from command_line import said, sparsecore
 from test_study_running import written
 
-from sparsecore.study.arms import load_study
+from sparsecore.study.definition import load_study
 from sparsecore.study.folder import StudyFolder
 
 

@@ -3,8 +3,8 @@
 import attrs
 import pytest
 
-from sparsecore.study.arms import load_study, preset_names
-from sparsecore.study.report.styles import STYLES, styles_of
+from sparsecore.study.definition import load_study, preset_names
+from sparsecore.study.report.panels import STYLES, styles_of
 
 
 @pytest.mark.parametrize("name", preset_names())

@@ -11,9 +11,9 @@ from study_examples import no_waiting_for_the_disk, small_study
 
 from sparsecore.errors import InputError
 from sparsecore.run.replay import first_topology
-from sparsecore.study.experiments import trials_of
 from sparsecore.study.folder import StudyFolder
 from sparsecore.study.topology_history import topology_history_of
+from sparsecore.study.trials import trials_of
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -72,5 +72,5 @@ def test_a_course_is_worked_out_once_and_one_that_does_not_lead_to_the_result_is
     assert topology_history_of(carried_out, trial) == expected
     assert carried_out.topology_history(trial).stat().st_mtime_ns == kept
     monkeypatch.setattr(StudyFolder, "result", lambda *_: {"topology_sha256": "another"})
-    with pytest.raises(InputError, match="does not lead to the topology of its result"):
+    with pytest.raises(InputError, match="does not end at the topology of its result"):
         topology_history_of(carried_out, trial)

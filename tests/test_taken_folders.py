@@ -16,7 +16,7 @@ from sparsecore.errors import InputError
 from sparsecore.run import files
 from sparsecore.run.files import BusyError, Lock, new_folder
 from sparsecore.run.folder import RunFolder, create_numbered
-from sparsecore.study.arms import load_study
+from sparsecore.study.definition import load_study
 from sparsecore.study.folder import StudyFolder
 
 

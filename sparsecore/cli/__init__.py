@@ -1,4 +1,4 @@
-"""The command line: ``sparsecore train``, ``lottery``, ``study``, ``plugins``, ``report``, ``check`` and so on."""
+"""The command line: ``sparsecore train``, ``lottery``, ``study``, ``report``, ``check`` and others."""
 
 import sys
 
@@ -8,17 +8,12 @@ _PACKAGES = ("click", "rich", "cattrs", "tomli_w", "safetensors", "threadpoolctl
 
 
 def main() -> None:
-    """Run the command line. Exit status: 0, 1 for a failed run, 2 for wrong input, 130 for an interrupt."""
+    """Run the command line and exit: 0 for success, 1 for a failed run, 2 for wrong input, 130 for an interrupt."""
     try:
         require(*_PACKAGES, extra="cli", purpose="the command line")
     except MissingPackageError as error:
-        sys.exit(_refusal(error))
+        print(f"sparsecore: {error}", file=sys.stderr)  # click, which prints everything else, may be missing
+        sys.exit(2)
     from sparsecore.cli.command_line import run_process
 
     run_process()
-
-
-def _refusal(error: MissingPackageError) -> int:
-    # without click, which prints everything else
-    print(f"sparsecore: {error}", file=sys.stderr)
-    return 2

@@ -1,4 +1,4 @@
-"""``sparsecore check``: whether a strategy or a backend keeps its promises, without a test file."""
+"""``sparsecore check``: check the promises of a strategy or a backend without writing a test."""
 
 import json
 import shlex
@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from sparsecore.cli.output import print_message, result_stream
-from sparsecore.cli.tables import console, print_table
+from sparsecore.cli.output import console, print_message, print_table, result_stream
 from sparsecore.errors import InputError, printable_lines
 from sparsecore.extras import require
 
@@ -18,20 +17,28 @@ if TYPE_CHECKING:
     from sparsecore.testing.search import CheckResult
 
 
-_LONGEST = 500
-"""Characters of an example that is part of a command line."""
+_MAX_EXAMPLE_LENGTH = 500
+"""Maximum number of characters of an example that is printed within a command line."""
 
 
 @click.command()
 @click.argument("selections", metavar="NAME|FILE.py:Class...", nargs=-1, required=True)
-@click.option("--backend", "backends", metavar="NAME", multiple=True, help="Compare decisions on it; default: on all.")
-@click.option("--examples", metavar="N", type=click.IntRange(1), help="Examples a promise.")
-@click.option("--seed", metavar="N", type=click.IntRange(0), default=0, help="Seed of the examples; 0 by default.")
-@click.option("--promise", "promises", metavar="NAME", multiple=True, help="Check only this promise; repeatable.")
+@click.option(
+    "--backend",
+    "backends",
+    metavar="NAME",
+    multiple=True,
+    help="Compare on this backend. Repeatable.  [default: all]",
+)
+@click.option("--examples", metavar="N", type=click.IntRange(1), help="Examples per promise.")
+@click.option(
+    "--seed", metavar="N", type=click.IntRange(0), default=0, help="Random seed of the examples  [default: 0]"
+)
+@click.option("--promise", "promises", metavar="NAME", multiple=True, help="Check only this promise. Repeatable.")
 @click.option(
     "--example",
     metavar="JSON|FILE",
-    help="Try this example only, as an earlier check has printed it, or a file with it.",
+    help="Check only this example, printed by an earlier check, or a file with it.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
 def check(
@@ -43,17 +50,19 @@ def check(
     promises: tuple[str, ...],
     example: str | None,
     as_json: bool,
-) -> None:
-    """Check the promises of a strategy or a backend on drawn examples.
+) -> int:
+    """Check the promises of a strategy or a backend.
 
-    Several strategies are stacked, the bottom first. A strategy is tried with any hyperparameters that its class
-    admits. Exit status: 0 if every promise is kept, 1 if one is broken, 2 for wrong input.
+    The promises are checked on random examples. Several strategies are stacked, bottom first; each is checked with all
+    hyperparameters that its class accepts.
+
+    Exit status: 0 if every promise is kept, 1 if one is broken, 2 for wrong input.
     """
     require("hypothesis", extra="testing", purpose="`sparsecore check`")
     from sparsecore.testing.checking import plugin_check
     from sparsecore.testing.search import DEFAULT_EXAMPLES
 
-    text = None if example is None else _text_of(example)
+    text = None if example is None else _example_text(example)
     with result_stream() as stream:
         checks = plugin_check(*selections, backends=backends or None, promises=promises)
         warning = checks.slowness_warning(examples or DEFAULT_EXAMPLES) if example is None else None
@@ -65,30 +74,30 @@ def check(
             earlier = next((other.promise.name for other in alike if other.status.value == "not checked"), None)
             checked.append(result)
             if not as_json:
-                _print(result, checks, examples, seed, stream, earlier)
+                _print_result(result, checks, examples, seed, stream, earlier)
         if as_json:
-            click.echo(json.dumps(_plain(checked, checks, examples, seed), indent=1), file=stream)
+            click.echo(json.dumps(_as_json(checked, checks, examples, seed), indent=1), file=stream)
         else:
             print_message(_conclusion(checked), stream)
             for sentence in checks.not_checked():
                 print_message(sentence[0].upper() + sentence[1:], stream)
-    raise click.exceptions.Exit(0 if all(result.is_kept for result in checked) else 1)
+    return 0 if all(result.is_kept for result in checked) else 1
 
 
-def _text_of(example: str) -> str:
-    """The example itself, or what the file of this name holds."""
+def _example_text(example: str) -> str:
+    """Return the example itself, or the contents of the file of this name."""
     if example.lstrip().startswith("{"):
         return example
     try:
         return Path(example).read_text("utf-8")
     except (OSError, ValueError) as error:
-        raise InputError(f"--example is JSON or a file with it; {example} cannot be read: {error}") from error
+        raise InputError(f"--example is JSON or a file of JSON; {example} cannot be read: {error}") from error
 
 
-def _print(
+def _print_result(
     result: "CheckResult", checks: "PluginCheck", examples: int | None, seed: int, stream: TextIO, earlier: str | None
 ) -> None:
-    """Print a promise and how it came out; a reason that an earlier promise has given is not repeated."""
+    """Print a promise and its result; a reason that an earlier promise has is not repeated."""
     from rich.text import Text
 
     promise, status = result.promise, result.status
@@ -104,20 +113,22 @@ def _print(
         out.print(Text(printable_lines(f"  {result.reason}")), highlight=False)
         head, rows = checks.table(result.example)
         print_table(head, rows, file=stream)
-        out.print(Text(printable_lines(f"  again: {_again(result, checks, examples, seed)}")), highlight=False)
+        out.print(Text(printable_lines(f"  again: {_rerun_command(result, checks, examples, seed)}")), highlight=False)
 
 
-def _again(result: "CheckResult", checks: "PluginCheck", examples: int | None, seed: int) -> str:
-    """The line that shows the same counterexample: with the example itself, or, where it is long, found anew."""
+def _rerun_command(result: "CheckResult", checks: "PluginCheck", examples: int | None, seed: int) -> str:
+    """Return the command that shows the same counterexample: from its text, or by a new search if the text is long."""
     line = ["sparsecore", "check", *checks.selections, "--promise", result.promise.name]
     line += [part for name in checks.backends for part in ("--backend", name)]
     text = checks.to_json(result.example)
-    if text is not None and len(text) <= _LONGEST:
+    if text is not None and len(text) <= _MAX_EXAMPLE_LENGTH:
         return shlex.join([*line, "--example", text])
     return shlex.join([*line, "--seed", str(seed), *(["--examples", str(examples)] if examples else [])])
 
 
-def _plain(results: Sequence["CheckResult"], checks: "PluginCheck", examples: int | None, seed: int) -> dict[str, Any]:
+def _as_json(
+    results: Sequence["CheckResult"], checks: "PluginCheck", examples: int | None, seed: int
+) -> dict[str, Any]:
     return {
         "plugin": checks.plugin,
         "not_checked": checks.not_checked(),
@@ -142,7 +153,7 @@ def _counterexample(result: "CheckResult", checks: "PluginCheck", examples: int 
     return {
         **({} if text is None else {"example": json.loads(text)}),
         "counterexample": [dict(zip(head, row, strict=True)) for row in rows],
-        "again": _again(result, checks, examples, seed),
+        "again": _rerun_command(result, checks, examples, seed),
     }
 
 

@@ -1,4 +1,4 @@
-"""Carrying out what was asked for: the first rank keeps the files and shows progress, the others take part."""
+"""Execution of one run: rank 0 writes its files and shows progress, the other ranks only train."""
 
 import json
 import shlex
@@ -29,14 +29,14 @@ from sparsecore.run.training import Callback, Finished, Participant, conclude, r
 
 @attrs.frozen(eq=False)
 class RunRequest:
-    """What is to be done.
+    """A run that is to be started or continued.
 
     Attributes:
-        experiment: to carry out.
-        folder: where.
-        is_new: whether the folder is to be made.
-        is_numbered: whether the folder may be made under the next free number, where another process takes this one.
-        note: to be said before.
+        experiment: the experiment to run.
+        folder: folder of the run.
+        is_new: whether the folder is to be created.
+        is_numbered: whether another number may be chosen if another process creates this folder first.
+        note: message to print before training.
     """
 
     experiment: Experiment
@@ -46,20 +46,27 @@ class RunRequest:
     note: str = ""
 
     def set_up(self) -> Setup:
-        """All that training needs; nothing is written yet.
+        """Set up all that training needs, without writing anything.
 
         Raises:
-            InputError: the folder cannot be made, or the experiment cannot be set up.
+            InputError: the folder cannot be created, or the experiment cannot be set up.
         """
         if self.is_new and not self.is_numbered:
             self.folder.check_absent()
         return set_up(self.experiment, self.folder)
 
     def create_folder(self, setup: Setup) -> "RunRequest":
-        """The same with its folder made, perhaps under another number; as it is where the run goes on.
+        """Create the folder of a new run.
+
+        Args:
+            setup: setup of the run; what it takes from another run is stored in the folder.
+
+        Returns:
+            The request with the folder that was created, perhaps under another number; the same for a run that is
+            continued.
 
         Raises:
-            InputError: the folder cannot be made.
+            InputError: the folder cannot be created.
         """
         if not self.is_new:
             return self
@@ -75,7 +82,15 @@ class RunRequest:
 
 
 def new_request(out: Path | None, given: ExperimentOptions) -> RunRequest:
-    """A run that begins, in a folder of its own where none is given."""
+    """Request a new run.
+
+    Args:
+        out: folder of the run; None for a new one in ``runs/``.
+        given: the experiment.
+
+    Raises:
+        InputError: the experiment is not valid.
+    """
     experiment = Experiment.of(given.tables())
     if out:
         return RunRequest(experiment, RunFolder(out))
@@ -83,68 +98,76 @@ def new_request(out: Path | None, given: ExperimentOptions) -> RunRequest:
 
 
 def resume_request(out: Path | None, given: ExperimentOptions) -> RunRequest:
-    """A run that goes on, or begins where there is none yet.
+    """Request to continue a run, or to start one that has not begun.
+
+    Args:
+        out: folder of the run.
+        given: the experiment.
 
     Raises:
-        InputError: no folder is given, or the run in it was begun as another experiment.
+        InputError: no folder is given, or its run has another experiment.
     """
     if out is None:
         raise InputError("--resume needs --out, the folder of the run to continue")
     if not out.exists() and not given.names_experiment:
         raise InputError(
-            f"there is no run at {out} to continue; to begin one there, say which: FILE.toml, --model or --data"
+            f"there is no run at {out} to continue; to start one there, give its experiment: FILE.toml, --model or "
+            "--data"
         )
     return request_in_folder(Experiment.of(given.tables()), RunFolder(out))
 
 
 def request_in_folder(experiment: Experiment, folder: RunFolder) -> RunRequest:
-    """The experiment in its folder, whether it has begun there or not.
+    """Request a run in a folder, whether it has begun there or not.
 
     Raises:
-        InputError: what was begun there is another experiment, or no run.
+        InputError: the folder has another experiment, or no run.
     """
     if not folder.path.exists():
-        return RunRequest(experiment, folder, note=f"there is no run at {folder.path} yet; it begins now")
-    told = differences(Experiment.of(folder.read_tables()).tables(), experiment.tables())
-    if told:
-        raise InputError(f"the run {folder.path} was begun as another experiment: {'; '.join(told)}")
+        return RunRequest(experiment, folder, note=f"there is no run at {folder.path} yet; starting it")
+    different = differences(Experiment.of(folder.read_tables()).tables(), experiment.tables())
+    if different:
+        raise InputError(f"the run {folder.path} was begun as another experiment: {'; '.join(different)}")
     return RunRequest(experiment, folder, is_new=False)
 
 
 def experiment_to_resume(out: Path | None) -> Path | None:
-    """The experiment of the run to continue, where there is one."""
+    """Return the experiment file of the run in a folder; None if there is no folder.
+
+    Raises:
+        InputError: the folder has no run.
+    """
     if out is None or not out.exists():
         return None
     folder = RunFolder(out)
-    folder.read_tables()  # refuses what is no run
+    folder.read_tables()
     return folder.experiment
 
 
 def _run_name(experiment: Experiment) -> str:
-    """What a run is called that was given no folder."""
+    """Return the name of the folder of a run, without its number."""
     strategies = "+".join(plugin_stem(strategy.name) for strategy in experiment.strategies)
-    begins = [] if experiment.start.run is None else ["from", Path(experiment.start.run).name]
-    sparse = [] if experiment.sparsity is None else [f"{experiment.sparsity:g}"]
-    return "-".join(
-        [plugin_stem(experiment.model.name), plugin_stem(experiment.dataset.name), strategies, *begins, *sparse]
-    )
+    source = [] if experiment.start.run is None else ["from", Path(experiment.start.run).name]
+    sparsity = [] if experiment.sparsity is None else [f"{experiment.sparsity:g}"]
+    names = (plugin_stem(experiment.model.name), plugin_stem(experiment.dataset.name), strategies)
+    return "-".join([*names, *source, *sparsity])
 
 
 def plugin_stem(selection: str) -> str:
-    """What a plugin is called in the name of a folder: of one in a file, the file without its folder."""
+    """Return a plugin's name in names of folders: for a plugin in a file, the name of the file without its folder."""
     return Path(selection.partition(":")[0]).stem
 
 
 @attrs.frozen(eq=False)
 class CompletedRun:
-    """A run that was carried out.
+    """A run that has finished.
 
     Attributes:
-        experiment: as it was carried out.
-        start: the topology at the start.
-        end: the topology at the end.
+        experiment: the experiment of the run.
+        start: topology before the first step.
+        end: topology after the last step.
         result: accuracy, loss and counts.
-        report: its page; None where that could not be drawn.
+        report: page with the figures; None if a package that draws it is not installed.
     """
 
     experiment: Experiment
@@ -155,107 +178,92 @@ class CompletedRun:
 
 
 def ranks_for(tables: Tables) -> Ranks:
-    """The processes that carry it out together; known first, so that they tell one another of all other mistakes.
+    """Return the processes that run an experiment together; from then on they share all errors.
+
+    Args:
+        tables: tables of the experiment.
 
     Raises:
-        InputError: the backend cannot be had, or does not train in as many processes as were started.
+        InputError: the backend is not available, or does not train in as many processes as were started.
     """
     backend, started = PluginChoice.of("backend", tables["backend"]), launch().size
     ranks = ranks_of(backend.plugin)
     if ranks.size != started:
-        raise InputError(f"{started} processes were started, and the backend {backend.name!r} trains in {ranks.size}")
+        raise InputError(f"{started} processes were started, but the backend {backend.name!r} trains in {ranks.size}")
     return ranks
 
 
+_COMPARED_SETTINGS = ("sparsity", "seed", "model", "strategy", "reallocation", "training", "backend")
+"""Tables of an experiment that all ranks compare; the paths in data and start may differ between machines."""
+
+
 def facts_to_agree_on(setup: Setup) -> dict[str, str]:
-    """What must be the same on all ranks before there is a run folder, and before they form a process group."""
+    """Return what must be equal on all ranks before there is a run folder and before they form a process group."""
     tables = setup.experiment.tables()
-    settings = {f"setting {name!r}": json.dumps(tables.get(name), sort_keys=True) for name in _SETTINGS}
+    settings = {f"setting {name!r}": json.dumps(tables.get(name), sort_keys=True) for name in _COMPARED_SETTINGS}
     return {**settings, **identity(setup), "topology": setup.start.topology.sha256()}
 
 
-_SETTINGS = ("sparsity", "seed", "model", "strategy", "reallocation", "training", "backend")
-"""The tables of an experiment that are compared by name; data and start may lie elsewhere on another machine."""
-
-
 def execute_on_first_rank(
-    asked: RunRequest, setup: Setup, ranks: Ranks, again: Callable[[RunFolder], str]
+    request: RunRequest, setup: Setup, ranks: Ranks, resume_command: Callable[[RunFolder], str]
 ) -> CompletedRun:
-    """Carry out the experiment and keep its files.
+    """Run an experiment on rank 0, or on the only process, and write its files.
 
     Args:
-        asked: what and where.
-        setup: of the experiment.
-        ranks: who takes part.
-        again: the command that goes on with the run in a folder after an interruption.
+        request: the run.
+        setup: setup of the run.
+        ranks: all processes of the run.
+        resume_command: returns the command that continues the run in a folder, for the message after an interrupt.
 
     Raises:
-        OSError: a file could not be written; a note says how to go on.
+        OSError: a file cannot be written; a note names the command that continues the run.
     """
     from sparsecore.report import write_report
 
-    made = _Created()
+    created = _CreatedFiles()
     try:
         folder, participant = ranks.jointly(
-            lambda: _begun(asked, setup, ranks, made), lambda begun: begun[1].run.facts()
+            lambda: _create(request, setup, ranks, created), lambda both: both[1].run.facts()
         )
     except BaseException:
-        made.undo()
+        created.remove()
         raise
-    for note in _notes(asked, setup):
+    for note in _notes(request, setup):
         print_message(f"sparsecore: {note}")
     try:
         finished = _train(participant, setup)
         result = conclude(setup, finished, folder)
         report = _write_report(folder, write_report)
     except KeyboardInterrupt:
-        print_message(f"sparsecore: stopped; continue with: {again(folder)}")
+        print_message(f"sparsecore: stopped; continue with: {resume_command(folder)}")
         raise
     except OSError as error:
-        error.add_note(f"what is finished is kept; continue with: {again(folder)}")
+        error.add_note(f"the last checkpoint is kept; continue with: {resume_command(folder)}")
         raise
-    return CompletedRun(asked.experiment, setup.start.topology, finished.state.topology, result, report)
+    return CompletedRun(request.experiment, setup.start.topology, finished.state.topology, result, report)
 
 
-def _write_report(folder: RunFolder, write_report: Callable[[Path], Path]) -> Path | None:
-    """Write the run's report. Where what draws it is missing, say so: the run is finished without it."""
-    try:
-        return write_report(folder.path)
-    except MissingPackageError as error:
-        print_message(f"sparsecore: {error}; then: {shlex.join(['sparsecore', 'report', str(folder.path)])}")
-        return None
-
-
-def execute_on_other_rank(asked: RunRequest, setup: Setup, ranks: Ranks) -> None:
-    """Carry out the experiment with the leading rank, which keeps the files and does the talking."""
-    folder = None if asked.is_new else asked.folder
+def execute_on_other_rank(request: RunRequest, setup: Setup, ranks: Ranks) -> None:
+    """Run an experiment on a rank other than 0, which writes no files and prints nothing."""
+    folder = None if request.is_new else request.folder
     participant = ranks.jointly(lambda: reading_participant(setup, folder, ranks), lambda joined: joined.run.facts())
     participant.train(Callback())
 
 
-def _notes(asked: RunRequest, setup: Setup) -> Iterator[str]:
-    """What is to be known before the run begins."""
-    if asked.note:
-        yield asked.note
-    if sys.stderr is not None and sys.stderr.isatty():
-        yield describe_backend(asked.experiment)
-    clock = setup.start.clock
-    if asked.is_new and setup.engine.moves_weights and setup.engine.first_update(setup.start) is None:
-        yield (
-            f"this run will see no update, and no weight will move: none is due within its {clock.total_steps} steps, "
-            f"{clock.steps_per_epoch} an epoch; more epochs, a smaller batch size or another schedule bring some"
-        )
+def describe_backend(experiment: Experiment) -> str:
+    """Describe which backend computes and in which dtype."""
+    return f"computed by the {experiment.backend.name} backend in {experiment.backend.plugin.dtype}"
 
 
 @attrs.define
-class _Created:
-    """What has been made of a run before all ranks agree to begin it."""
+class _CreatedFiles:
+    """What rank 0 has created before all ranks agree to start the run."""
 
     folder: RunFolder | None = None
     participant: Participant | None = None
 
-    def undo(self) -> None:
-        """Remove the folder, in which nothing has been trained, unless another process has begun to."""
+    def remove(self) -> None:
+        """Remove the folder, in which nothing has been trained, unless another process uses it by now."""
         if self.folder is None:
             return
         with suppress(InputError, OSError):
@@ -266,17 +274,27 @@ class _Created:
             lock.release()
 
 
-def describe_backend(experiment: Experiment) -> str:
-    """Which backend computes, and in which dtype."""
-    return f"computed by the {experiment.backend.name} backend in {experiment.backend.plugin.dtype}"
+def _create(request: RunRequest, setup: Setup, ranks: Ranks, created: _CreatedFiles) -> tuple[RunFolder, Participant]:
+    folder = request.create_folder(setup).folder
+    if request.is_new:
+        created.folder = folder
+    created.participant = writing_participant(setup, folder, ranks)
+    return folder, created.participant
 
 
-def _begun(asked: RunRequest, setup: Setup, ranks: Ranks, made: _Created) -> tuple[RunFolder, Participant]:
-    folder = asked.create_folder(setup).folder
-    if asked.is_new:
-        made.folder = folder
-    made.participant = writing_participant(setup, folder, ranks)
-    return folder, made.participant
+def _notes(request: RunRequest, setup: Setup) -> Iterator[str]:
+    """Yield the messages to print before training."""
+    if request.note:
+        yield request.note
+    if sys.stderr is not None and sys.stderr.isatty():
+        yield describe_backend(request.experiment)
+    clock = setup.start.clock
+    if request.is_new and setup.engine.moves_weights and setup.engine.first_update(setup.start) is None:
+        yield (
+            f"this run has no update, so no weight will move: none is due within its {clock.total_steps} steps "
+            f"({clock.steps_per_epoch} per epoch); train for more epochs, with a smaller batch size or on another "
+            "schedule"
+        )
 
 
 def _train(participant: Participant, setup: Setup) -> Finished:
@@ -284,3 +302,12 @@ def _train(participant: Participant, setup: Setup) -> Finished:
         with RunProgressBar(setup.start.clock, setup.experiment.training.epochs) as bar:
             return participant.train(bar)
     return participant.train(Callback())
+
+
+def _write_report(folder: RunFolder, write_report: Callable[[Path], Path]) -> Path | None:
+    """Write the run's report; if a package that draws it is missing, say so, as the run itself has finished."""
+    try:
+        return write_report(folder.path)
+    except MissingPackageError as error:
+        print_message(f"sparsecore: {error}; then: {shlex.join(['sparsecore', 'report', str(folder.path)])}")
+        return None

@@ -1,4 +1,4 @@
-"""``sparsecore lottery``: the lottery ticket as a row of runs."""
+"""``sparsecore lottery``: find winning lottery tickets, as a sequence of runs in one folder."""
 
 import json
 import shlex
@@ -12,7 +12,6 @@ import attrs
 import click
 import tomli_w
 
-from sparsecore.cli import execution
 from sparsecore.cli.execution import (
     RunRequest,
     execute_on_first_rank,
@@ -21,32 +20,82 @@ from sparsecore.cli.execution import (
     facts_to_agree_on,
     plugin_stem,
     ranks_for,
+    request_in_folder,
+    resume_request,
 )
 from sparsecore.cli.options import ExperimentOptions, common_options, dense_experiment_options
-from sparsecore.cli.output import print_message, result_stream
-from sparsecore.cli.tables import print_table
+from sparsecore.cli.output import print_message, print_table, result_stream
 from sparsecore.errors import InputError
 from sparsecore.experiment.conversion import structure, unstructure
 from sparsecore.experiment.experiment import Experiment
 from sparsecore.experiment.toml_files import read_toml
 from sparsecore.learning.ranks import Ranks
 from sparsecore.run.files import BusyError, Lock, read_regular_toml, write_whole
-from sparsecore.run.folder import RunFolder, create_numbered, free_path
+from sparsecore.run.folder import LOTTERY_FILE, RunFolder, create_numbered, free_path
 from sparsecore.run.identity import identity
 from sparsecore.run.setup import Setup, ask_model
-from sparsecore.study.lottery import FILE, Lottery, LotteryRun
+from sparsecore.study.lottery import Lottery, LotteryRun
+
+_RESERVED_SETTINGS = ("sparsity", "strategy", "start")
+
+
+@click.command()
+@dense_experiment_options
+@click.option("--rounds", type=int, metavar="R", help="Number of pruning rounds  [default: 10]")
+@click.option("--prune", type=float, metavar="P", help="Fraction of weights that each round prunes  [default: 0.2]")
+@click.option("--rewind", type=int, metavar="EPOCH", help="Epoch of round 0 to rewind weights to  [default: 0]")
+@click.option("--control", is_flag=True, help="Also train each ticket from fresh values.")
+@click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="Lottery folder  [default: new in runs/]")
+@click.option("--resume", is_flag=True, help="Continue the lottery in --out, perhaps with more rounds.")
+@common_options
+def lottery(
+    *,
+    file: Path | None,
+    rounds: int | None,
+    prune: float | None,
+    rewind: int | None,
+    control: bool,
+    out: Path | None,
+    settings: tuple[str, ...],
+    resume: bool,
+    as_json: bool,
+    **options: str | None,
+) -> None:
+    """Find winning lottery tickets by iterative pruning.
+
+    Round 0 trains the dense network. Each further round prunes the smallest weights of the round before over the whole
+    network, rewinds the others to their values before round 0 (or after an early epoch of it), and trains again. Each
+    round is a run in --out: round-0, round-1 and so on, with --control also control-1 and so on.
+
+    FILE is an experiment in TOML without sparsity, strategy and start, which the lottery decides.
+    """
+    _check_reserved_settings(file, settings)
+    source = experiment_to_resume(out) if resume and file is None else file
+    given = ExperimentOptions.of(source, {**options, "sparsity": "0"}, ("static",), settings)
+    lottery_options = {"rounds": rounds, "prune": prune, "rewind": rewind, "control": control or None}
+    given_options = {name: value for name, value in lottery_options.items() if value is not None}
+    with result_stream() as stream:
+        ranks = ranks_for(given.tables())
+        request = ranks.jointly(lambda: lottery_request(out, given, given_options, resume=resume), _folder_fact)
+        results = execute_lottery(request, ranks)
+        if ranks.rank != 0:
+            return
+        if as_json:
+            click.echo(json.dumps(_as_json(results)), file=stream)
+        else:
+            _print_rounds(results, stream)
 
 
 @attrs.frozen(eq=False)
 class LotteryRequest:
-    """What is to be done, and where.
+    """A lottery that is to be started or continued.
 
     Attributes:
-        lottery: its rounds.
-        dense: the experiment of round 0.
-        folder: of all runs; its experiment is that of round 0.
-        is_new: whether the folder is to be made.
-        is_numbered: whether it may be made under the next free number, where another process takes this one.
+        lottery: the lottery.
+        dense: experiment of round 0.
+        folder: folder of all runs; its experiment file is that of round 0.
+        is_new: whether the folder is to be created.
+        is_numbered: whether another number may be chosen if another process creates this folder first.
     """
 
     lottery: Lottery
@@ -58,121 +107,129 @@ class LotteryRequest:
 
 @attrs.frozen(eq=False)
 class LotteryRunResult:
-    """A run of a lottery and what it came to, as in its ``result.json``."""
+    """A run of a lottery and the contents of its ``result.json``."""
 
     run: LotteryRun
     result: Mapping[str, Any]
 
 
 def lottery_request(
-    out: Path | None, given: ExperimentOptions, known: Mapping[str, Any], *, going_on: bool
+    out: Path | None, given: ExperimentOptions, lottery_options: Mapping[str, Any], *, resume: bool
 ) -> LotteryRequest:
-    """A lottery that begins, or one that goes on.
+    """Request a lottery.
 
     Args:
-        out: its folder; a new one where it is None.
-        given: the experiment of round 0.
-        known: attributes of the :class:`Lottery` that were given.
-        going_on: whether it may have begun before.
+        out: folder of the lottery; None for a new one in ``runs/``.
+        given: experiment of round 0.
+        lottery_options: attributes of the :class:`Lottery` that were given.
+        resume: whether to continue a lottery that may have begun.
 
     Raises:
-        InputError: the folder is that of something else, or of another lottery; or the model refuses to be pruned.
+        InputError: the folder has another lottery or something else, or the model cannot be pruned.
     """
     dense = Experiment.of(given.tables())
-    if going_on:
-        asked = execution.resume_request(out, given)
-        lottery = _resumed_lottery(known, asked.folder) if not asked.is_new else _lottery(known)
-        folder, is_new = asked.folder, asked.is_new
+    if resume:
+        request = resume_request(out, given)
+        lottery = _lottery(lottery_options) if request.is_new else _resumed_lottery(lottery_options, request.folder)
+        folder, is_new = request.folder, request.is_new
     else:
         is_new = True
         folder = RunFolder(out or free_path(Path("runs"), f"lottery-{plugin_stem(dense.dataset.name)}"))
         if out:
             folder.check_absent()
-        lottery = _lottery(known)
+        lottery = _lottery(lottery_options)
     lottery.check_rewind(dense)
     ask_model(dense, lottery.sparsity)
     return LotteryRequest(lottery, dense, folder, is_new, is_numbered=is_new and out is None)
 
 
-def execute(planned: LotteryRequest, ranks: Ranks) -> list[LotteryRunResult]:
-    """All runs, in their order; on other ranks than the first without results."""
-    tables = planned.dense.tables()
-    if planned.is_new:  # what is wrong with its first run is found before there is a folder
-        first = next(planned.lottery.runs(tables, planned.folder.path))
-        asked = RunRequest(Experiment.of(first.tables), RunFolder(planned.folder.path / first.name), is_numbered=True)
-        ranks.jointly(asked.set_up, facts_to_agree_on)
-    planned, held = ranks.jointly(lambda: _locked(planned, ranks), lambda _: {})
-    # where it is numbered, another lottery may have taken the number that was free
-    planned = attrs.evolve(planned, folder=RunFolder(Path(ranks.text_of_rank_0(str(planned.folder.path)))))
+def execute_lottery(request: LotteryRequest, ranks: Ranks) -> list[LotteryRunResult]:
+    """Execute the runs of a lottery that have no result yet, in their order.
+
+    Args:
+        request: the lottery.
+        ranks: all processes that train.
+
+    Returns:
+        All runs with their results; on ranks other than 0, new runs have empty results.
+    """
+    tables = request.dense.tables()
+    if request.is_new:  # find errors of the first run before there is a folder
+        first = next(request.lottery.runs(tables, request.folder.path))
+        folder = RunFolder(request.folder.path / first.name)
+        ranks.jointly(RunRequest(Experiment.of(first.tables), folder, is_numbered=True).set_up, facts_to_agree_on)
+    request, lock = ranks.jointly(lambda: _locked(request, ranks), lambda _: {})
+    # another process may have taken the number of the folder, so rank 0 tells the others which it is
+    request = attrs.evolve(request, folder=RunFolder(Path(ranks.text_of_rank_0(str(request.folder.path)))))
     results = []
-    with held:
-        for run in planned.lottery.runs(tables, planned.folder.path.resolve()):
-            result = _finished_result(planned, run) or _train_run(planned, run, ranks)
-            # no rank reads a run before the first one has written all of it
+    with lock:
+        for run in request.lottery.runs(tables, request.folder.path.resolve()):
+            result = _stored_result(request, run) or _train(request, run, ranks)
+            # no rank reads a run before rank 0 has written all of it
             ranks.jointly(lambda: None, lambda _: {})
             results.append(LotteryRunResult(run, result))
     return results
 
 
-def _locked(planned: LotteryRequest, ranks: Ranks) -> tuple[LotteryRequest, AbstractContextManager[object]]:
-    """The plan with its folder made and held for this process, which is the business of the first rank.
+def _locked(request: LotteryRequest, ranks: Ranks) -> tuple[LotteryRequest, AbstractContextManager[object]]:
+    """On rank 0, create the folder if it is new, and lock it.
+
+    Returns:
+        The request with the folder that was created, and a context that releases the lock.
 
     Raises:
-        InputError: the folder cannot be made, or another process carries out the lottery in it.
+        InputError: the folder cannot be created, or another process executes its lottery.
     """
     if ranks.rank != 0:
-        return planned, nullcontext()
-    folder = planned.folder
-    if planned.is_new:
-        folder = _create_folder(planned)
+        return request, nullcontext()
+    folder = _create_folder(request) if request.is_new else request.folder
     try:
         lock = Lock(folder.experiment)
     except BusyError:
-        raise InputError(f"the lottery {folder.path} is being carried out by another process") from None
+        raise InputError(f"another process is executing the lottery {folder.path}") from None
     held = ExitStack()
     held.callback(lock.release)
-    return attrs.evolve(planned, folder=folder), held
+    return attrs.evolve(request, folder=folder), held
 
 
-def _create_folder(planned: LotteryRequest) -> RunFolder:
-    tables, files = planned.dense.tables(), {FILE: _content(planned)}
-    if planned.is_numbered:
-        path = planned.folder.path
-        return create_numbered(
-            path.parent, path.name.rpartition("-")[0], lambda free: RunFolder(free).create(tables, files)
-        )
-    planned.folder.create(tables, files)
-    return planned.folder
+def _create_folder(request: LotteryRequest) -> RunFolder:
+    tables, files = request.dense.tables(), {LOTTERY_FILE: _content(request)}
+    if not request.is_numbered:
+        return request.folder.create(tables, files)
+    path = request.folder.path
+    return create_numbered(
+        path.parent, path.name.rpartition("-")[0], lambda free: RunFolder(free).create(tables, files)
+    )
 
 
-def _train_run(planned: LotteryRequest, run: LotteryRun, ranks: Ranks) -> Mapping[str, Any]:
-    asked, setup = ranks.jointly(lambda: _set_up(planned, run), lambda both: facts_to_agree_on(both[1]))
+def _train(request: LotteryRequest, run: LotteryRun, ranks: Ranks) -> Mapping[str, Any]:
+    run_request, setup = ranks.jointly(lambda: _set_up(request, run), lambda both: facts_to_agree_on(both[1]))
     if ranks.rank != 0:
         ranks.jointly(lambda: None, lambda _: {})
-        execute_on_other_rank(asked, setup, ranks)
+        execute_on_other_rank(run_request, setup, ranks)
         return {}
-    ranks.jointly(lambda: _save_lottery(planned), lambda _: {})
+    ranks.jointly(lambda: _save_lottery(request), lambda _: {})
     if sys.stderr is not None and sys.stderr.isatty():
-        print_message(f"{run.name} of {planned.lottery.rounds}: sparsity {setup.start.topology.sparsity:.4f}")
-    again = shlex.join(["sparsecore", "lottery", "--resume", "--out", str(planned.folder.path)])
-    done = execute_on_first_rank(asked, setup, ranks, lambda _: again)
-    return attrs.asdict(done.result)
+        print_message(f"{run.name} of {request.lottery.rounds}: sparsity {setup.start.topology.sparsity:.4f}")
+    command = shlex.join(["sparsecore", "lottery", "--resume", "--out", str(request.folder.path)])
+    completed = execute_on_first_rank(run_request, setup, ranks, lambda _: command)
+    return attrs.asdict(completed.result)
 
 
-def _set_up(planned: LotteryRequest, run: LotteryRun) -> tuple[RunRequest, Setup]:
-    asked = attrs.evolve(_run_request(planned, run), note="")
-    setup = asked.set_up()
+def _set_up(request: LotteryRequest, run: LotteryRun) -> tuple[RunRequest, Setup]:
+    run_request = attrs.evolve(_run_request(request, run), note="")
+    setup = run_request.set_up()
     _check_same_data(setup)
-    return asked, setup
+    return run_request, setup
 
 
-def _run_request(planned: LotteryRequest, run: LotteryRun) -> RunRequest:
-    return execution.request_in_folder(Experiment.of(run.tables), RunFolder(planned.folder.path / run.name))
+def _run_request(request: LotteryRequest, run: LotteryRun) -> RunRequest:
+    return request_in_folder(Experiment.of(run.tables), RunFolder(request.folder.path / run.name))
 
 
-def _finished_result(planned: LotteryRequest, run: LotteryRun) -> Mapping[str, Any] | None:
-    """The result of a run that has one."""
-    folder = _run_request(planned, run).folder
+def _stored_result(request: LotteryRequest, run: LotteryRun) -> Mapping[str, Any] | None:
+    """Return the result of a finished run; None for any other."""
+    folder = _run_request(request, run).folder
     if not folder.result.exists():
         return None
     try:
@@ -188,122 +245,67 @@ def _check_same_data(setup: Setup) -> None:
     own = identity(setup)
     for what in ("data", "plugin code"):
         if setup.source.identity[what] != own[what]:
-            raise InputError(f"the run {setup.source.run} was made with other {what}: begin another lottery")
+            raise InputError(f"the run {setup.source.run} was trained with other {what}; start another lottery")
 
 
-def _lottery(known: Mapping[str, Any]) -> Lottery:
-    return structure(known, Lottery, "lottery")
+def _lottery(options: Mapping[str, Any]) -> Lottery:
+    return structure(options, Lottery, "lottery")
 
 
-def _resumed_lottery(known: Mapping[str, Any], folder: RunFolder) -> Lottery:
-    """The lottery that was begun in the folder, perhaps with other rounds, or with controls from now on."""
+def _resumed_lottery(options: Mapping[str, Any], folder: RunFolder) -> Lottery:
+    """Return the lottery in the folder, perhaps with another number of rounds, or with controls from now on."""
     try:
-        begun = structure(read_regular_toml(folder.path / FILE), Lottery, FILE)
+        stored = structure(read_regular_toml(folder.path / LOTTERY_FILE), Lottery, LOTTERY_FILE)
     except InputError as error:
-        raise InputError(f"{folder.path} is the folder of no lottery: {FILE} cannot be read ({error})") from error
-    asked = structure({**unstructure(begun), **known}, Lottery, "lottery")
+        raise InputError(
+            f"{folder.path} is the folder of no lottery: {LOTTERY_FILE} cannot be read ({error})"
+        ) from error
+    requested = structure({**unstructure(stored), **options}, Lottery, "lottery")
     for name in ("prune", "rewind"):
-        there, here = getattr(begun, name), getattr(asked, name)
+        there, here = getattr(stored, name), getattr(requested, name)
         if there != here:
             raise InputError(f"the lottery {folder.path} was begun with {name} = {there}; given {here}")
-    return asked
+    return requested
 
 
-def _save_lottery(planned: LotteryRequest) -> None:
-    """The lottery as it is now, which may have more rounds than when it was begun."""
-    write_whole(planned.folder.path / FILE, _content(planned))
+def _save_lottery(request: LotteryRequest) -> None:
+    """Store the lottery, which may have more rounds than when it was started."""
+    write_whole(request.folder.path / LOTTERY_FILE, _content(request))
 
 
-def _content(planned: LotteryRequest) -> bytes:
-    return tomli_w.dumps(unstructure(planned.lottery)).encode()
+def _content(request: LotteryRequest) -> bytes:
+    return tomli_w.dumps(unstructure(request.lottery)).encode()
 
 
-_RESERVED_SETTINGS = ("sparsity", "strategy", "start")
-
-
-@click.command()
-@dense_experiment_options
-@click.option("--rounds", type=int, metavar="R", help="How many times weights are taken away; 10 by default.")
-@click.option(
-    "--prune", type=float, metavar="P", help="Share of its weights that each round takes away; 0.2 by default."
-)
-@click.option(
-    "--rewind",
-    type=int,
-    metavar="EPOCH",
-    help="Epoch of round 0 to whose end weights return; 0, its start, by default.",
-)
-@click.option("--control", is_flag=True, help="Train each ticket from fresh values, too.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the runs; a new one in runs/ by default.")
-@click.option("--resume", is_flag=True, help="Continue the lottery in --out where it stopped, or with more rounds.")
-@common_options
-def lottery(
-    *,
-    file: Path | None,
-    rounds: int | None,
-    prune: float | None,
-    rewind: int | None,
-    control: bool,
-    out: Path | None,
-    settings: tuple[str, ...],
-    resume: bool,
-    as_json: bool,
-    **options: str | None,
-) -> None:
-    """Find winning tickets: train dense, prune by magnitude, rewind the survivors, repeat.
-
-    Round 0 trains the whole network. Each further round takes away the smallest weights of the one before, over the
-    whole network, gives the others back the values they had before round 0 (or at the end of an early epoch of it),
-    and trains them again. Every round is a run of its own in --out: round-0, round-1 and so on, control-1 and so on.
-
-    FILE is an experiment in TOML, without sparsity, strategy and start, which are the lottery's.
-    """
-    _check_reserved_settings(file, settings)
-    source = experiment_to_resume(out) if resume and file is None else file
-    given = ExperimentOptions.of(source, {**options, "sparsity": "0"}, ("static",), settings)
-    asked = {"rounds": rounds, "prune": prune, "rewind": rewind, "control": control or None}
-    known = {name: value for name, value in asked.items() if value is not None}
-    with result_stream() as stream:
-        ranks = ranks_for(given.tables())
-        planned = ranks.jointly(lambda: lottery_request(out, given, known, going_on=resume), _folder_fact)
-        found = execute(planned, ranks)
-        if ranks.rank != 0:
-            return
-        if as_json:
-            click.echo(json.dumps(_as_json(found)), file=stream)
-        else:
-            _print(found, stream)
-
-
-def _folder_fact(planned: LotteryRequest) -> dict[str, str]:
-    """The folder, where all ranks know it from the start: a number that is free for one may be taken for another."""
-    is_open = planned.is_new and planned.is_numbered
-    return {"folder": str(planned.folder.path.parent if is_open else planned.folder.path)}
+def _folder_fact(request: LotteryRequest) -> dict[str, str]:
+    """Return the folder on which all ranks must agree; only its parent, if rank 0 is to choose the number."""
+    is_open = request.is_new and request.is_numbered
+    return {"folder": str(request.folder.path.parent if is_open else request.folder.path)}
 
 
 def _check_reserved_settings(file: Path | None, settings: Sequence[str]) -> None:
-    """Raise an :class:`InputError` if something is said about what the lottery decides."""
-    said = set(read_toml(file)) if file else set()
-    said |= {setting.partition("=")[0].strip().partition(".")[0] for setting in settings}
-    decided = [name for name in _RESERVED_SETTINGS if name in said]
-    if decided:
+    """Raise an :class:`InputError` if a setting is given that the lottery decides."""
+    given = set(read_toml(file)) if file else set()
+    given |= {setting.partition("=")[0].strip().partition(".")[0] for setting in settings}
+    reserved = [name for name in _RESERVED_SETTINGS if name in given]
+    if reserved:
         raise InputError(
-            f"a lottery begins dense, prunes by magnitude and starts its rounds from one another; given a setting of "
-            f"{', '.join(decided)}: leave it out"
+            f"a lottery starts dense, prunes by magnitude and starts each round from another one; "
+            f"given settings of {', '.join(reserved)}: remove them"
         )
 
 
-def _as_json(found: Sequence[LotteryRunResult]) -> dict[str, Any]:
-    told = [{"round": each.run.round, **each.result} for each in found]
+def _as_json(results: Sequence[LotteryRunResult]) -> dict[str, Any]:
+    lines = [(each.run.is_control, {"round": each.run.round, **each.result}) for each in results]
     return {
-        "rounds": [one for one, each in zip(told, found, strict=True) if not each.run.is_control],
-        "controls": [one for one, each in zip(told, found, strict=True) if each.run.is_control],
-        "out": str(Path(found[0].result["run"]).parent),
+        "rounds": [line for is_control, line in lines if not is_control],
+        "controls": [line for is_control, line in lines if is_control],
+        "out": str(Path(results[0].result["run"]).parent),
     }
 
 
-def _print(found: Sequence[LotteryRunResult], stream: TextIO) -> None:
-    controls = {each.run.round: f"{each.result['test_accuracy']:.4f}" for each in found if each.run.is_control}
+def _print_rounds(results: Sequence[LotteryRunResult], stream: TextIO) -> None:
+    controls = {each.run.round: f"{each.result['test_accuracy']:.4f}" for each in results if each.run.is_control}
     head = ["round", "weights", "sparsity", "test accuracy", *(["with fresh values"] if controls else [])]
     rows = [
         [
@@ -313,8 +315,8 @@ def _print(found: Sequence[LotteryRunResult], stream: TextIO) -> None:
             f"{each.result['test_accuracy']:.4f}",
             *([controls.get(each.run.round, "")] if controls else []),
         ]
-        for each in found
+        for each in results
         if not each.run.is_control
     ]
     print_table(head, rows, numbers=range(len(head)), file=stream)
-    print_message(f"runs: {Path(found[0].result['run']).parent}", stream)
+    print_message(f"runs: {Path(results[0].result['run']).parent}", stream)

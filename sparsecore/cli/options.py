@@ -1,4 +1,4 @@
-"""The options of all commands that carry out experiments, and what they say."""
+"""The options that commands share, and the experiment that they describe."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,45 +22,43 @@ _SETTINGS = {
     "seed": "seed",
 }
 
-_OF_FILES = (click.argument("file", required=False, type=click.Path(path_type=Path)),)
+_FILE = (click.argument("file", required=False, type=click.Path(path_type=Path)),)
 
-_OF_EXPERIMENTS = (
-    click.option("--model", metavar="NAME", help="Network; wrn-28-2 by default, wrn-16-4 and the like by their sizes."),
-    click.option("--data", metavar="NAME", help="Data set; digits by default."),
-    click.option("--data-dir", metavar="DIR", help="Folder with the data set's files; downloaded where none is given."),
-    click.option("--backend", metavar="NAME", help="What computes; cpu by default where it is installed, else numpy."),
+_PLUGINS = (
+    click.option("--model", metavar="NAME", help="Network, such as wrn-16-4  [default: wrn-28-2]"),
+    click.option("--data", metavar="NAME", help="Data set  [default: digits]"),
+    click.option("--data-dir", metavar="DIR", help="Folder with its files  [default: download]"),
+    click.option("--backend", metavar="NAME", help="Backend  [default: cpu if installed, or numpy]"),
 )
 
-_OF_SPARSITY = (
+_SPARSITY = (
     click.option(
-        "--strategy", "stack", metavar="NAME", multiple=True, help="Strategy; dpr by default. Repeat to stack."
+        "--strategy", "stack", metavar="NAME", multiple=True, help="Strategy; repeat to stack  [default: dpr]"
     ),
-    click.option("--sparsity", metavar="S", help="Share of weights that are absent, in [0, 1); 0.9 by default."),
+    click.option("--sparsity", metavar="S", help="Fraction of zero weights, in [0, 1)  [default: 0.9]"),
 )
 
-_OF_TRAINING = (
-    click.option("--epochs", metavar="N", help="Passes over the training images."),
-    click.option("--batch-size", metavar="N", help="Images a step; 100 by default."),
-    click.option("--seed", metavar="N", help="Seed of every draw; 0 by default."),
+_TRAINING = (
+    click.option("--epochs", metavar="N", help="Number of epochs  [default: by model and data]"),
+    click.option("--batch-size", metavar="N", help="Images per step  [default: 100]"),
+    click.option("--seed", metavar="N", help="Random seed  [default: 0]"),
 )
 
-_OF_ALL = (
-    click.option(
-        "--set", "settings", metavar="SECTION.KEY=VALUE", multiple=True, help="Any other setting; repeatable."
-    ),
-    click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object on standard output."),
+_COMMON = (
+    click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Any other setting. Repeatable."),
+    click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output."),
 )
 
 
 @attrs.frozen
 class ExperimentOptions:
-    """What was said about an experiment on the command line.
+    """The experiment that the options of a command describe.
 
     Attributes:
-        file: an experiment in TOML.
+        file: TOML file of the experiment.
         options: settings by dotted name, as text.
-        stack: names of strategies, bottom first.
-        settings: 'section.key=value' texts.
+        stack: names of the strategies, bottom first.
+        settings: texts 'section.key=value' from ``--set``.
     """
 
     file: Path | None
@@ -72,42 +70,52 @@ class ExperimentOptions:
     def of(
         cls, file: Path | None, options: Mapping[str, str | None], stack: Sequence[str], settings: Sequence[str]
     ) -> "ExperimentOptions":
-        """From the values of the options by their names; those that were not given are None."""
-        return cls(
-            file, {_SETTINGS[name]: value for name, value in options.items() if value is not None}, stack, settings
-        )
+        """Collect the values of a command's options.
+
+        Args:
+            file: TOML file of the experiment.
+            options: values by option name; None for options that are not given.
+            stack: names of the strategies, bottom first.
+            settings: texts 'section.key=value'.
+        """
+        given = {_SETTINGS[name]: value for name, value in options.items() if value is not None}
+        return cls(file, given, stack, settings)
 
     @property
     def names_experiment(self) -> bool:
-        """Whether it says what is to be trained, and does not leave that to the demo."""
+        """Whether a file, a model or a data set is given, so that the experiment is not the default one."""
         return self.file is not None or bool({"model.name", "data.name"} & self.options.keys())
 
     def tables(self) -> Tables:
-        """The tables of the experiment."""
+        """Assemble the experiment, with presets and defaults filled in.
+
+        Raises:
+            InputError: the file cannot be read, or a setting is not written 'section.key=value'.
+        """
         return assemble(self.file, self.options, self.stack, self.settings)
 
 
 def experiment_options(command: Command) -> Command:
-    """Options of a command that trains by any strategy."""
-    return _with(command, (*_OF_FILES, *_OF_EXPERIMENTS, *_OF_SPARSITY, *_OF_TRAINING))
+    """Add the options of a command that trains with any strategy."""
+    return _add(command, (*_FILE, *_PLUGINS, *_SPARSITY, *_TRAINING))
 
 
 def dense_experiment_options(command: Command) -> Command:
-    """Options of a command that decides sparsity and strategy itself."""
-    return _with(command, (*_OF_FILES, *_OF_EXPERIMENTS, *_OF_TRAINING))
+    """Add the options of a command that decides sparsity and strategy itself."""
+    return _add(command, (*_FILE, *_PLUGINS, *_TRAINING))
 
 
 def study_experiment_options(command: Command) -> Command:
-    """Options of a command that carries out many, each with sparsity and strategy of its own."""
-    return _with(command, (*_OF_EXPERIMENTS, *_OF_TRAINING))
+    """Add the options that all runs of a study share; each arm has its own strategy, each cell its sparsity."""
+    return _add(command, (*_PLUGINS, *_TRAINING))
 
 
 def common_options(command: Command) -> Command:
-    """Options for all other settings and for the output, at the end of the help."""
-    return _with(command, _OF_ALL)
+    """Add ``--set`` and ``--json``, the last options in the help."""
+    return _add(command, _COMMON)
 
 
-def _with(command: Command, options: Sequence[Callable[[Command], Command]]) -> Command:
+def _add(command: Command, options: Sequence[Callable[[Command], Command]]) -> Command:
     for option in reversed(options):
         command = option(command)
     return command

@@ -1,169 +1,44 @@
-"""A progress bar on standard error."""
-
-from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Protocol
-
-from sparsecore.cli.output import print_message
-from sparsecore.errors import printable
-from sparsecore.study.experiments import Trial
-from sparsecore.study.folder import StudyFolder
-from sparsecore.study.scheduler import StudyCallback, seconds_left
-
-if TYPE_CHECKING:
-    from rich.progress import TaskID
+"""Progress on standard error: a bar of a run, and lines or bars of a study."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import TracebackType
 from typing import TYPE_CHECKING
 
+from sparsecore.cli.output import print_message
 from sparsecore.engine.schedules import Clock
+from sparsecore.errors import printable
 from sparsecore.learning.protocols import Totals
 from sparsecore.run.logs import Metrics
 from sparsecore.run.training import Callback
+from sparsecore.study.folder import StudyFolder
+from sparsecore.study.scheduler import StudyCallback, seconds_left
+from sparsecore.study.trials import Trial
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
-
-class StudyProgress(StudyCallback, Protocol):
-    """An callback that is there for a time."""
-
-    def __enter__(self) -> "StudyProgress": ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-
-class StudyStatus:
-    """What can be said of the trials as a whole."""
-
-    def __init__(self, trials: Sequence[Trial], folder: StudyFolder, jobs: int) -> None:
-        self.trials, self.folder, self._jobs = trials, folder, jobs
-
-    def finished(self) -> int:
-        """Trials with a result."""
-        return sum(self.folder.result(trial) is not None for trial in self.trials)
-
-    def left(self) -> str:
-        """How long it may take, in words; empty while there is nothing to go by."""
-        seconds = seconds_left(self.trials, self.folder, self._jobs)
-        return "" if not seconds else f"about {format_duration(seconds)} left"
-
-    def of_all(self) -> str:
-        """How many of them are finished, and how long the others may take."""
-        return ", ".join(filter(None, (f"{self.finished()} of {len(self.trials)} trials finished", self.left())))
-
-
-class StudyProgressLines:
-    """A line on standard error whenever a trial ends."""
-
-    def __init__(self, told: "StudyStatus") -> None:
-        self._told = told
-
-    def __enter__(self) -> "StudyProgressLines":
-        print_message(f"sparsecore: {self._told.of_all()}")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def poll(self, running: Sequence[Trial]) -> None:
-        """See :class:`sparsecore.study.scheduler.StudyCallback`."""
-
-    def trial_ended(self, trial: Trial, status: int) -> None:  # noqa: ARG002
-        """See :class:`sparsecore.study.scheduler.StudyCallback`."""
-        result = self._told.folder.result(trial)
-        what = "failed" if result is None else f"test accuracy {result['test_accuracy']:.4f}"
-        print_message(f"sparsecore: {trial.name}: {what} ({self._told.of_all()})")
-
-
-class StudyProgressBars:
-    """A bar for all trials, and one for each that is running."""
-
-    def __init__(self, told: StudyStatus) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-        self._told = told
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[told]}"),
-        )
-        self._progress = Progress(*columns, console=Console(stderr=True))
-        self._all = self._progress.add_task("all trials", total=len(told.trials), told="")
-        self._bars: dict[Trial, TaskID] = {}
-
-    def __enter__(self) -> "StudyProgressBars":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def poll(self, running: Sequence[Trial]) -> None:
-        """See :class:`sparsecore.study.scheduler.StudyCallback`."""
-        self._progress.update(self._all, completed=self._told.finished(), told=self._told.left())
-        for trial in running:
-            if self._told.folder.run(trial).path.exists():
-                done, epochs = self._told.folder.epochs(trial)
-                self._progress.update(self._bar(trial, epochs), completed=done)
-
-    def trial_ended(self, trial: Trial, status: int) -> None:
-        """See :class:`sparsecore.study.scheduler.StudyCallback`."""
-        if trial in self._bars:
-            self._progress.remove_task(self._bars.pop(trial))
-        if status:
-            said = printable(f"{trial.name} failed; see {self._told.folder.log(trial)}")
-            self._progress.console.print(said, markup=False)
-
-    def _bar(self, trial: Trial, epochs: int) -> "TaskID":
-        if trial not in self._bars:
-            self._bars[trial] = self._progress.add_task(printable(trial.name), total=epochs, told="epochs")
-        return self._bars[trial]
-
-
-def format_duration(seconds: float) -> str:
-    """A time that nobody takes at its word."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
-
-
-_SECONDS_BETWEEN_LOOKS = 0.2
-
-
-def _two_line_progress(console: "Console") -> "Progress":
-    """A bar, and what is told below it, so that both are whole in a narrow terminal."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-    from rich.text import Text
-
-    class _TwoLines(Progress):
-        def get_renderables(self) -> "Iterable[RenderableType]":
-            yield from super().get_renderables()
-            yield from (Text(task.fields["told"], overflow="fold") for task in self.tasks if task.fields["told"])
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return _TwoLines(*columns, console=console)
+_UPDATE_SECONDS = 0.2
 
 
 class RunProgressBar(Callback):
-    """Loss, accuracy and images/s of the epoch so far, and the latest update's H and K."""
+    """A progress bar of a run, with loss, accuracy, images/s, and the metrics and K of the latest update."""
 
     def __init__(self, clock: Clock, epochs: int) -> None:
-        """A bar over the whole run that ``clock`` begins."""
+        """Create the bar; it is shown within ``with``.
+
+        Args:
+            clock: time before the first step, which has the number of steps.
+            epochs: number of epochs of the run.
+        """
         from rich.console import Console
 
         self._progress = _two_line_progress(Console(stderr=True))
-        self._task = self._progress.add_task("", total=clock.total_steps, told="")
+        self._task = self._progress.add_task("", total=clock.total_steps, details="")
         self._epochs = epochs
         self._update = ""
-        self._looked, self._examples, self._tested = time.monotonic(), 0, ""
+        self._refreshed, self._examples, self._tested = time.monotonic(), 0, ""
 
     def __enter__(self) -> "RunProgressBar":
         self._progress.start()
@@ -175,20 +50,18 @@ class RunProgressBar(Callback):
         self._progress.stop()
 
     def step(self, clock: Clock, totals: Callable[[], Totals]) -> None:
-        """Update the bar with the totals of the epoch, a few times a second."""
+        """Show the totals of the epoch so far, a few times a second."""
         now = time.monotonic()
-        if now - self._looked < _SECONDS_BETWEEN_LOOKS:
+        if now - self._refreshed < _UPDATE_SECONDS:
             return
         seen = totals()
-        speed = max(0, seen.examples - self._examples) / (now - self._looked)
-        self._looked, self._examples = now, seen.examples
+        speed = max(0, seen.examples - self._examples) / (now - self._refreshed)
+        self._refreshed, self._examples = now, seen.examples
         epoch = min((clock.step - 1) // clock.steps_per_epoch + 1, self._epochs)
-        told = (
-            f"loss {seen.loss / seen.examples:.3f}  accuracy {seen.correct / seen.examples:.3f}  {speed:.0f} images/s"
-        )
-        description = f"epoch {epoch}/{self._epochs}"
+        loss, accuracy = seen.loss / seen.examples, seen.correct / seen.examples
+        details = f"loss {loss:.3f}  accuracy {accuracy:.3f}  {speed:.0f} images/s{self._update}{self._tested}"
         self._progress.update(
-            self._task, completed=clock.step, description=description, told=told + self._update + self._tested
+            self._task, completed=clock.step, description=f"epoch {epoch}/{self._epochs}", details=details
         )
 
     def update(self, pruned: int, metrics: Mapping[str, float]) -> None:
@@ -201,3 +74,125 @@ class RunProgressBar(Callback):
         self._examples = 0
         self._tested = f"  test {line.test_accuracy:.3f}"
         self._progress.update(self._task, completed=line.step)
+
+
+def _two_line_progress(console: "Console") -> "Progress":
+    """Create a bar with its details on a line below, so that both fit a narrow terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class _TwoLines(Progress):
+        def get_renderables(self) -> "Iterable[RenderableType]":
+            yield from super().get_renderables()
+            yield from (Text(task.fields["details"], overflow="fold") for task in self.tasks if task.fields["details"])
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return _TwoLines(*columns, console=console)
+
+
+class StudyStatus:
+    """How many trials of a study have finished, and how long the others may take."""
+
+    def __init__(self, trials: Sequence[Trial], folder: StudyFolder, jobs: int) -> None:
+        """Keep the trials, the study's folder, and how many trials run at the same time."""
+        self.trials, self.folder, self._jobs = trials, folder, jobs
+
+    def finished(self) -> int:
+        """Return the number of trials with a result."""
+        return sum(self.folder.result(trial) is not None for trial in self.trials)
+
+    def time_left(self) -> str:
+        """Describe the estimated time left; empty while there is no estimate."""
+        seconds = seconds_left(self.trials, self.folder, self._jobs)
+        return "" if not seconds else f"about {format_duration(seconds)} left"
+
+    def summary(self) -> str:
+        """Describe both, such as '3 of 10 trials finished, about 20 min left'."""
+        finished = f"{self.finished()} of {len(self.trials)} trials finished"
+        return ", ".join(filter(None, (finished, self.time_left())))
+
+
+class StudyProgress(StudyCallback):
+    """Shows the progress of a study within ``with``."""
+
+    def __enter__(self) -> "StudyProgress":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+
+class StudyProgressLines(StudyProgress):
+    """Prints a line on standard error whenever a trial ends, for output that is no terminal."""
+
+    def __init__(self, status: StudyStatus) -> None:
+        self._status = status
+
+    def __enter__(self) -> "StudyProgressLines":
+        print_message(f"sparsecore: {self._status.summary()}")
+        return self
+
+    def trial_ended(self, trial: Trial, status: int) -> None:  # noqa: ARG002
+        """Print the trial's test accuracy, or that it failed."""
+        result = self._status.folder.result(trial)
+        outcome = "failed" if result is None else f"test accuracy {result['test_accuracy']:.4f}"
+        print_message(f"sparsecore: {trial.name}: {outcome} ({self._status.summary()})")
+
+
+class StudyProgressBars(StudyProgress):
+    """Shows a bar for all trials together, and one for each that is running."""
+
+    def __init__(self, status: StudyStatus) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        self._status = status
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[details]}"),
+        )
+        self._progress = Progress(*columns, console=Console(stderr=True))
+        self._all = self._progress.add_task("all trials", total=len(status.trials), details="")
+        self._bars: dict[Trial, TaskID] = {}
+
+    def __enter__(self) -> "StudyProgressBars":
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def poll(self, running: Sequence[Trial]) -> None:
+        """Update the bars from the trials' folders."""
+        self._progress.update(self._all, completed=self._status.finished(), details=self._status.time_left())
+        for trial in running:
+            if self._status.folder.run(trial).path.exists():
+                done, epochs = self._status.folder.epochs(trial)
+                self._progress.update(self._bar(trial, epochs), completed=done)
+
+    def trial_ended(self, trial: Trial, status: int) -> None:
+        """Remove the trial's bar, and say where its log is if it failed."""
+        if trial in self._bars:
+            self._progress.remove_task(self._bars.pop(trial))
+        if status:
+            sentence = printable(f"{trial.name} failed; see {self._status.folder.log(trial)}")
+            self._progress.console.print(sentence, markup=False)
+
+    def _bar(self, trial: Trial, epochs: int) -> "TaskID":
+        if trial not in self._bars:
+            self._bars[trial] = self._progress.add_task(printable(trial.name), total=epochs, details="epochs")
+        return self._bars[trial]
+
+
+def format_duration(seconds: float) -> str:
+    """Describe an estimated duration in rounded seconds, minutes or hours."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"

@@ -1,14 +1,17 @@
-"""``sparsecore train``: carry out an experiment."""
+"""``sparsecore train`` runs an experiment; ``sparsecore report`` writes the page of a run or a study again."""
 
 import json
 import shlex
 from pathlib import Path
+from typing import TextIO
 
 import attrs
 import click
 
 from sparsecore.cli.execution import (
+    CompletedRun,
     RunRequest,
+    describe_backend,
     execute_on_first_rank,
     execute_on_other_rank,
     experiment_to_resume,
@@ -18,18 +21,20 @@ from sparsecore.cli.execution import (
     resume_request,
 )
 from sparsecore.cli.options import ExperimentOptions, common_options, experiment_options
-from sparsecore.cli.output import result_stream
-from sparsecore.cli.tables import print_run
+from sparsecore.cli.output import print_message, print_table, result_stream
 from sparsecore.errors import InputError
-from sparsecore.run.folder import RunFolder
+from sparsecore.learning.ledger import format_memory
+from sparsecore.report import write_report
+from sparsecore.run.folder import LOTTERY_FILE, RunFolder
 from sparsecore.run.setup import Setup
-from sparsecore.study import lottery
+from sparsecore.study.folder import StudyFolder
+from sparsecore.study.report import write_study_report
 
 
 @click.command()
 @experiment_options
-@click.option("--out", type=click.Path(path_type=Path), help="Run folder to make; a new one in runs/ by default.")
-@click.option("--resume", is_flag=True, help="Continue the run in --out where it stopped.")
+@click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="Run folder  [default: new in runs/]")
+@click.option("--resume", is_flag=True, help="Continue the run in --out.")
 @common_options
 def train(
     *,
@@ -41,33 +46,73 @@ def train(
     as_json: bool,
     **options: str | None,
 ) -> None:
-    """Train a sparse network; without any argument, the demo.
+    """Train a sparse network.
 
-    FILE is an experiment in TOML. What neither it nor an option says comes from the presets for model and data. A
-    plugin is named by its installed name, as package.module:Object or as file.py:Object.
+    Without arguments, this trains the demo: WRN-28-2 on scikit-learn's digits.
+
+    FILE is an experiment in TOML. Options override it; presets for the model and the data set fill in the rest. A
+    plugin is given by its installed name, as package.module:Object or as file.py:Object.
     """
-    if resume and out and (out / lottery.FILE).exists():
-        raise InputError(f"{out} is the folder of a lottery; it goes on with: sparsecore lottery --resume --out {out}")
-    asking = resume_request if resume else new_request
-    with result_stream() as out_stream:
-        given = ExperimentOptions.of(
-            experiment_to_resume(out) if resume and file is None else file, options, stack, settings
-        )
+    if resume and out and (out / LOTTERY_FILE).exists():
+        raise InputError(f"{out} is the folder of a lottery; continue it with: sparsecore lottery --resume --out {out}")
+    request = resume_request if resume else new_request
+    with result_stream() as stream:
+        file = experiment_to_resume(out) if resume and file is None else file
+        given = ExperimentOptions.of(file, options, stack, settings)
         ranks = ranks_for(given.tables())
-        asked, setup = ranks.jointly(lambda: _prepared(asking(out, given)), lambda both: facts_to_agree_on(both[1]))
+        requested, setup = ranks.jointly(
+            lambda: _with_setup(request(out, given)), lambda both: facts_to_agree_on(both[1])
+        )
         if ranks.rank != 0:
-            execute_on_other_rank(asked, setup, ranks)
+            execute_on_other_rank(requested, setup, ranks)
             return
-        done = execute_on_first_rank(asked, setup, ranks, _again)
+        completed = execute_on_first_rank(requested, setup, ranks, _resume_command)
         if as_json:
-            click.echo(json.dumps(attrs.asdict(done.result)), file=out_stream)
+            click.echo(json.dumps(attrs.asdict(completed.result)), file=stream)
         else:
-            print_run(done, out_stream)
+            _print_run(completed, stream)
 
 
-def _again(folder: RunFolder) -> str:
+def _resume_command(folder: RunFolder) -> str:
     return shlex.join(["sparsecore", "train", "--resume", "--out", str(folder.path)])
 
 
-def _prepared(asked: RunRequest) -> tuple[RunRequest, Setup]:
-    return asked, asked.set_up()
+def _with_setup(request: RunRequest) -> tuple[RunRequest, Setup]:
+    return request, request.set_up()
+
+
+def _print_run(completed: CompletedRun, file: TextIO) -> None:
+    """Print the active weights of each tensor, the accuracy and the memory of a run."""
+    start, now, result = completed.start, completed.end, completed.result
+    layout = start.layout
+    columns = zip(layout.names, layout.shapes, layout.sizes, start.counts, now.counts, strict=True)
+    rows = [
+        (name, "×".join(map(str, shape)), f"{before:,}", f"{after:,}", f"{1 - after / size:.4f}")
+        for name, shape, size, before, after in columns
+    ]
+    rows.append(("all", "", f"{start.size:,}", f"{now.size:,}", f"{now.sparsity:.4f}"))
+    print_table(("tensor", "shape", "active at start", "active now", "sparsity"), rows, numbers=(2, 3, 4), file=file)
+    print(f"test accuracy  {result.test_accuracy:.4f}   test loss  {result.test_loss:.4f}", file=file)
+    print(
+        f"{result.sparse_parameters:,} sparse and {result.dense_parameters:,} dense parameters, "
+        f"{result.reallocations} {'update' if result.reallocations == 1 else 'updates'}, "
+        f"{result.seconds:.0f} s",
+        file=file,
+    )
+    print(format_memory(result.memory), file=file)
+    variation = "the last digits vary with processor, backend and threads"
+    print_message(f"{describe_backend(completed.experiment)}; {variation}", file)
+    if completed.report is not None:
+        print_message(f"report: {result.run}/report.html", file)
+
+
+@click.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+def report(folder: Path) -> None:
+    """Write report.html of a run or a study again.
+
+    DIR is the folder of the run or the study, finished or not.
+    """
+    study = StudyFolder(folder)
+    with result_stream() as stream:
+        print_message(str(write_study_report(study) if study.study.exists() else write_report(folder)), stream)

@@ -1,6 +1,6 @@
-"""A trial's process: the command line of sparsecore, which ends when the process that started it does.
+"""The command line in the process of a trial, which ends when the process that started it does.
 
-Otherwise a study that is killed would leave trials behind that nobody waits for, and that hold their runs' folders.
+Otherwise a study that is killed would leave trials running, which keep the folders of their runs locked.
 """
 
 import os
@@ -10,13 +10,13 @@ import threading
 from sparsecore.cli import main
 
 
-def _end_with_parent() -> None:
-    # until the other end of the pipe is closed; not by sys.stdin, whose lock would be in the way of a regular end
+def _terminate_with_parent() -> None:
+    # Blocks until the parent closes its end of the pipe. Not through sys.stdin, whose lock would block a regular exit.
     while os.read(0, 1):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_terminate_with_parent, daemon=True).start()
     main()

@@ -1,4 +1,4 @@
-"""A run's report: one page with plots that opens anywhere, made from the files of a run folder and nothing else."""
+"""The report of a run: one self-contained HTML page with figures, written from the files of the run's folder."""
 
 from pathlib import Path
 
@@ -11,20 +11,20 @@ from sparsecore.run.folder import RunFolder
 def write_report(run: Path) -> Path:
     """Write the report of a run, finished or not, into its folder.
 
-    The page is self-contained and a function of the run's files: the same files give the same bytes.
+    The same files of a run give the same bytes.
 
     Args:
-        run: the run's folder.
+        run: folder of the run.
 
     Returns:
-        Where the page is: ``report.html`` in the folder.
+        Path of the page, ``report.html`` in the folder.
 
     Raises:
-        InputError: the folder holds no run, or one of its files is damaged.
+        InputError: the folder has no run, or one of its files is damaged.
         MissingPackageError: matplotlib is not installed.
     """
     require("matplotlib", extra="report", purpose="a report")
-    # plotting takes most of a second to import; who only trains should not wait for it
+    # matplotlib takes most of a second to import, for which training should not wait
     from sparsecore.report.page import page
     from sparsecore.report.reading import read_run
 

@@ -1,4 +1,4 @@
-"""Matplotlib figures as SVG and PNG: the same drawing gives the same bytes, whatever is configured on the machine."""
+"""Drawing of matplotlib figures as SVG and PNG, with the same bytes on every machine whatever its configuration."""
 
 import base64
 import io
@@ -32,22 +32,37 @@ STYLE = {
 
 
 _PAGE_COLOURS = {"#ffffff": "page", "#000000": "ink", "#dddddd": "rule", "#cccccc": "rule"}
-"""Colours of a drawing that are the page's own, which may be a dark one."""
+"""Colours of a drawing that are replaced by those of the page, which may be dark."""
 
-_NOTHING_ELSE = dict.fromkeys(["Creator", "Date", "Format", "Type"])
+_NO_METADATA = dict.fromkeys(["Creator", "Date", "Format", "Type"])
 PIXELS_AN_INCH = 150
 _HOVER = "hover-"
-_MOST_HOVERS = 200
+_MAX_HOVERS = 200
+
+
+@attrs.frozen
+class ReportFigure:
+    """A figure of a page.
+
+    Attributes:
+        title: heading of the figure.
+        caption: text below it; if nothing is drawn, the reason.
+        svg: ``<svg>`` element; empty if there is nothing to draw.
+    """
+
+    title: str
+    caption: str
+    svg: str = ""
 
 
 @attrs.frozen
 class Drawing:
-    """A figure, drawn.
+    """The files of a figure.
 
     Attributes:
-        name: distinct within a page.
-        svg: as an SVG document of its own.
-        png: as a PNG file.
+        name: unique name of the figure within a page.
+        svg: contents of the SVG file.
+        png: contents of the PNG file.
     """
 
     name: str
@@ -56,10 +71,10 @@ class Drawing:
 
 
 def draw_axes(name: str, size: tuple[float, float], paint: Callable[["Axes"], None]) -> str:
-    """The ``<svg>`` element of a figure with one pair of axes.
+    """Draw a figure with one pair of axes as an ``<svg>`` element.
 
     Args:
-        name: distinct within the page; the ids of the element start with it.
+        name: unique name within the page; the ids of the element start with it.
         size: width and height in inches.
         paint: draws on the axes.
     """
@@ -72,7 +87,13 @@ def draw_axes(name: str, size: tuple[float, float], paint: Callable[["Axes"], No
 
 
 def draw_svg(name: str, size: tuple[float, float], paint: Callable[["Figure"], None]) -> str:
-    """The ``<svg>`` element of a figure with whatever axes it needs; arguments as for :func:`draw_axes`."""
+    """Draw a figure with any axes as an ``<svg>`` element.
+
+    Args:
+        name: unique name within the page; the ids of the element start with it.
+        size: width and height in inches.
+        paint: creates the axes and draws on them.
+    """
     from matplotlib.figure import Figure
 
     with _style(name):
@@ -82,36 +103,36 @@ def draw_svg(name: str, size: tuple[float, float], paint: Callable[["Figure"], N
 
 
 def _element(figure: "Figure", name: str) -> str:
-    _take_literally(figure)
+    _disable_math(figure)
     return _with_hovers(_inline(_svg(figure), name), f"{name}-")
 
 
 def hover(axes: "Axes", x: Sequence[float], y: Sequence[float], texts: Sequence[str], **more: Any) -> None:
-    """Let the reader of a page see a text where the pointer is at a point.
+    """Add tooltips: the pointer at a point shows its text.
 
     Args:
-        axes: to draw on.
-        x: of the points.
-        y: of the points.
-        texts: one a point.
+        axes: axes to draw on.
+        x: x-coordinates of the points.
+        y: y-coordinates of the points.
+        texts: a text for each point.
         **more: further arguments of ``Axes.plot``, such as a transform.
     """
     points = [(one, other, text) for one, other, text in zip(x, y, texts, strict=True) if isfinite(one + other)]
-    shown = [points[index] for index in evenly_spaced(len(points), _MOST_HOVERS)]
+    shown = [points[index] for index in evenly_spaced(len(points), _MAX_HOVERS)]
     if not shown:
         return
-    xs, ys, said = zip(*shown, strict=True)
-    # the ids of a page are distinct, also where a figure has several axes
+    xs, ys, shown_texts = zip(*shown, strict=True)
+    # ids are unique within a figure, also if it has several axes
     artists = [artist for each in axes.get_figure(root=True).axes for artist in each.get_lines()]  # type: ignore[union-attr]
     number = sum(str(artist.get_gid()).startswith(_HOVER) for artist in artists)
-    gid = _HOVER + ".".join([str(number), *(base64.urlsafe_b64encode(text.encode()).decode() for text in said)])
+    gid = _HOVER + ".".join([str(number), *(base64.urlsafe_b64encode(text.encode()).decode() for text in shown_texts)])
     axes.plot(xs, ys, linestyle="none", marker="o", markersize=9, alpha=0, gid=gid, label="_hover", **more)
 
 
 def _with_hovers(element: str, prefix: str) -> str:
-    """The texts, which are in the ids of their points for want of a better place, as titles of the points."""
+    """Move the texts of tooltips from the ids of their groups, where matplotlib keeps them, to titles of the points."""
 
-    def told(group: re.Match[str]) -> str:
+    def with_titles(group: re.Match[str]) -> str:
         number, *texts = group[1].split(".")
         left = iter(texts)
         points = re.sub(
@@ -121,30 +142,36 @@ def _with_hovers(element: str, prefix: str) -> str:
         )
         return f'<g id="{prefix}{_HOVER}{number}">{points}'
 
-    return re.sub(rf'<g id="{prefix}{_HOVER}([^"]*)">(.*?</g>)', told, element, flags=re.DOTALL)
+    return re.sub(rf'<g id="{prefix}{_HOVER}([^"]*)">(.*?</g>)', with_titles, element, flags=re.DOTALL)
 
 
 def draw_files(name: str, size: tuple[float, float], paint: Callable[["Figure"], None]) -> Drawing:
-    """A figure with whatever axes it needs, in both formats; arguments as for :func:`draw_axes`."""
+    """Draw a figure with any axes as an SVG and a PNG file.
+
+    Args:
+        name: unique name of the figure.
+        size: width and height in inches.
+        paint: creates the axes and draws on them.
+    """
     from matplotlib.figure import Figure
 
     with _style(name):
         figure = Figure(figsize=size, layout="constrained")
         paint(figure)
-        _take_literally(figure)
+        _disable_math(figure)
         return Drawing(name, _with_hovers(_svg(figure), ""), _png(figure))
 
 
 def _style(name: str) -> AbstractContextManager[None]:
-    # matplotlib takes a fair part of a second to import
+    # matplotlib takes a noticeable part of a second to import
     import matplotlib.style
 
     # without "default" a matplotlibrc would change the page, without a salt the ids are random
     return matplotlib.style.context(["default", STYLE | {"svg.hashsalt": name}])
 
 
-def _take_literally(figure: "Figure") -> None:
-    """Names may have what matplotlib would read as formulas; the only formulas are its own, at logarithmic axes."""
+def _disable_math(figure: "Figure") -> None:
+    """Show dollars in names as they are; only matplotlib's own labels of logarithmic axes are formulas."""
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):
@@ -156,7 +183,7 @@ def _svg(figure: "Figure") -> str:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     buffer = io.StringIO()
-    FigureCanvasSVG(figure).print_svg(buffer, metadata=_NOTHING_ELSE)  # type: ignore[no-untyped-call]
+    FigureCanvasSVG(figure).print_svg(buffer, metadata=_NO_METADATA)  # type: ignore[no-untyped-call]
     return without_controls(buffer.getvalue())
 
 
@@ -170,17 +197,17 @@ def _png(figure: "Figure") -> bytes:
 
 
 def _inline(document: str, name: str) -> str:
-    """The document's element, without the XML prologue, with ids of its own."""
+    """Return the ``<svg>`` element of a document, with ids that start with the figure's name."""
     element = document[document.index("<svg") :].rstrip()
-    for colour, name_of_colour in _PAGE_COLOURS.items():
-        element = re.sub(rf"(?<=[:\s]){colour}(?=[;\"])", f"var(--{name_of_colour})", element)
-    # every figure of matplotlib has a figure_1 and an axes_1, and a page may have an id only once
+    for colour, variable in _PAGE_COLOURS.items():
+        element = re.sub(rf"(?<=[:\s]){colour}(?=[;\"])", f"var(--{variable})", element)
+    # every figure of matplotlib has the ids figure_1 and axes_1, and ids must be unique within a page
     element = re.sub(r'\bid="', f'id="{name}-', element)
     return re.sub(r'(xlink:href="|url\()#', rf"\1#{name}-", element)
 
 
-def evenly_spaced(count: int, most: int) -> list[int]:
-    """At most ``most`` of 0..count-1, evenly spread, with the first and the last; all of them if there are few."""
-    if count <= most:
+def evenly_spaced(count: int, limit: int) -> list[int]:
+    """Return at most ``limit`` of the indices 0..count-1, evenly spaced with the first and the last."""
+    if count <= limit:
         return list(range(count))
-    return [round(place * (count - 1) / (most - 1)) for place in range(most)]
+    return [round(index * (count - 1) / (limit - 1)) for index in range(limit)]

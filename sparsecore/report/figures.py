@@ -1,95 +1,34 @@
-"""The line figures of a report, each a function of the run."""
+"""The figures of a run's report, each a function of the run."""
 
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from sparsecore.report.drawing import hover
+from sparsecore.errors import printable
+from sparsecore.report.drawing import ReportFigure, draw_axes, evenly_spaced, hover
 from sparsecore.report.reading import RunRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
 
-from typing import TYPE_CHECKING
-
-import attrs
-
-from sparsecore.report.drawing import draw_axes, evenly_spaced
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-from typing import TYPE_CHECKING
-
-from sparsecore.errors import printable
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-
 # Okabe and Ito's colours; lines of one figure also differ in style, for readers in greyscale
 BLUE, VERMILION, ORANGE = "#0072B2", "#D55E00", "#E69F00"
-MOST_MARKERS = 40
-
-
-def line(axes: "Axes", x: Sequence[float], y: Sequence[float], **look: Any) -> None:
-    """A line, with markers while its points are few: a line of one point would be invisible without."""
-    markers: dict[str, Any] = {"marker": "o", "markersize": 5} if len(x) <= MOST_MARKERS else {}
-    axes.plot(x, y, **markers, **look)
-    name = f"{look['label']}: " if "label" in look else ""
-    hover(axes, x, y, [f"{name}{other:.6g} at {one:,g}" for one, other in zip(x, y, strict=True)])
-
-
-def over_epochs(axes: "Axes", run: RunRecord) -> None:
-    """The x-axis from the start to the last epoch."""
-    axes.set_xlabel("epoch")
-    axes.set_xlim(0, max(1, run.epochs[-1].epoch) * 1.02)
-    whole_numbers(axes.xaxis)
-
-
-def over_steps(axes: "Axes", run: RunRecord, margin: float = 1.02) -> None:
-    """The x-axis from the start to the last optimizer step."""
-    axes.set_xlabel("optimizer step")
-    axes.set_xlim(0, max(1, run.last_step) * margin)
-    whole_numbers(axes.xaxis)
-
-
-def from_zero(axes: "Axes") -> None:
-    """The y-axis from zero to above the highest finite point."""
-    top = axes.dataLim.ymax
-    axes.set_ylim(0, top * 1.06 if 0 < top < math.inf else 1)
-
-
-def legend_above(axes: "Axes") -> None:
-    """The legend outside of the axes, where no line can run through it."""
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 0.98), ncols=2, borderaxespad=0)
-
-
-def whole_numbers(axis: "Axis") -> None:
-    """Ticks at whole numbers, with thousands set apart."""
-    from matplotlib.ticker import MaxNLocator, StrMethodFormatter
-
-    axis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+MAX_MARKERS = 40
 
 
 SIZE = (6.4, 4.2)
 WHOLE_WIDTH = (12.2, 3.2)
-MOST_POINTS = 1000
-
-
-@attrs.frozen
-class ReportFigure:
-    """A figure of the page; ``svg`` is empty where there is nothing to draw, and the caption says why."""
-
-    title: str
-    caption: str
-    svg: str = ""
+MAX_POINTS = 1000
+MAX_UPDATES = 250  # each adds four corners to the outline of every tensor's area
+MAX_LINES = 40
+MAX_HOVERS = 8  # points of a tensor's area that have tooltips
+LEGEND_ROWS = 26
+LEGEND_COLUMNS = 2
 
 
 def accuracy(run: RunRecord) -> ReportFigure:
-    """Train and test accuracy over epochs."""
+    """Draw train and test accuracy over epochs."""
     if not run.epochs:
         return ReportFigure("Accuracy", "No epoch has finished yet.")
     last = run.epochs[-1]
@@ -104,7 +43,7 @@ def accuracy(run: RunRecord) -> ReportFigure:
 
 
 def loss(run: RunRecord) -> ReportFigure:
-    """Train and test loss over epochs."""
+    """Draw train and test loss over epochs."""
     if not run.epochs:
         return ReportFigure("Loss", "No epoch has finished yet.")
     last = run.epochs[-1]
@@ -120,12 +59,12 @@ def loss(run: RunRecord) -> ReportFigure:
 
 
 def learning_rate(run: RunRecord, size: tuple[float, float] = SIZE) -> ReportFigure:
-    """The learning rate of each epoch's last step, in a figure of this size in inches."""
+    """Draw the learning rate at the last step of each epoch; ``size`` is width and height in inches."""
     title = "Learning rate"
     points = [(epoch.epoch, epoch.learning_rate) for epoch in run.epochs if epoch.learning_rate is not None]
     if not points:
         return ReportFigure(title, "No epoch has finished yet.")
-    shown = [points[index] for index in evenly_spaced(len(points), MOST_POINTS)]
+    shown = [points[index] for index in evenly_spaced(len(points), MAX_POINTS)]
 
     def paint(axes: "Axes") -> None:
         epochs, rates = zip(*shown, strict=True)
@@ -140,7 +79,7 @@ def learning_rate(run: RunRecord, size: tuple[float, float] = SIZE) -> ReportFig
 
 
 def strategy_metrics(run: RunRecord) -> list[ReportFigure]:
-    """One figure for each metric that a strategy reports at updates, over steps."""
+    """Draw a figure for each metric that a strategy reports at updates, over optimizer steps."""
     names = dict.fromkeys(name for update in run.updates for name in update.metrics)
     return [_strategy_metric(run, name, f"strategy-metric-{number}") for number, name in enumerate(names)]
 
@@ -148,7 +87,7 @@ def strategy_metrics(run: RunRecord) -> list[ReportFigure]:
 def _strategy_metric(run: RunRecord, name: str, element: str) -> ReportFigure:
     strategy, _, metric = name.rpartition(".")
     points = [(update.step, update.metrics[name]) for update in run.updates if name in update.metrics]
-    shown = [points[index] for index in evenly_spaced(len(points), MOST_POINTS)]
+    shown = [points[index] for index in evenly_spaced(len(points), MAX_POINTS)]
     lowest, highest = (extreme(number for _, number in points) for extreme in (min, max))
     # a logarithmic axis has no place for zero, and a number that hardly changes is easier to read on a linear one
     is_logarithmic = 0 < 2 * lowest <= highest
@@ -169,14 +108,14 @@ def _strategy_metric(run: RunRecord, name: str, element: str) -> ReportFigure:
 
 
 def pruned_and_grown(run: RunRecord) -> ReportFigure:
-    """Weights pruned and grown at each update."""
+    """Draw the numbers of weights pruned and grown at each update."""
     title = "Weights moved per update"
     if not run.updates:
-        return ReportFigure(title, "No update so far: the topology is that of the start.")
+        return ReportFigure(title, "No update yet: the topology is that of the start.")
     pruned, grown = [sum(u.pruned.values()) for u in run.updates], [sum(u.grown.values()) for u in run.updates]
-    shown = evenly_spaced(len(run.updates), MOST_POINTS)
+    shown = evenly_spaced(len(run.updates), MAX_POINTS)
     # counts of many updates jump at every point, and thick lines would fill the axes
-    width = 1.0 if len(shown) < MOST_POINTS // 2 else 0.3
+    width = 1.0 if len(shown) < MAX_POINTS // 2 else 0.3
 
     def paint(axes: "Axes") -> None:
         steps = [run.updates[index].step for index in shown]
@@ -195,7 +134,7 @@ def pruned_and_grown(run: RunRecord) -> ReportFigure:
 
 
 def _train_and_test(axes: "Axes", run: RunRecord, train: Sequence[float], test: Sequence[float]) -> None:
-    shown = evenly_spaced(len(run.epochs), MOST_POINTS)
+    shown = evenly_spaced(len(run.epochs), MAX_POINTS)
     epochs = [run.epochs[index].epoch for index in shown]
     line(axes, epochs, [train[index] for index in shown], label="train", color=VERMILION, linestyle=(0, (4, 1.5)))
     line(axes, epochs, [test[index] for index in shown], label="test", color=BLUE)
@@ -204,22 +143,15 @@ def _train_and_test(axes: "Axes", run: RunRecord, train: Sequence[float], test: 
 
 
 def _drawn(shown: int, count: int) -> str:
-    return "" if shown == count else f"{shown:,} of {count:,} updates are drawn, evenly spread."
-
-
-MOST_UPDATES = 250  # each is four corners in the outline of every tensor's area
-MOST_LINES = 40
-MOST_HOVERS = 8  # points of a tensor's area whose values the pointer tells
-LEGEND_ROWS = 26
-LEGEND_COLUMNS = 2
+    return "" if shown == count else f"{shown:,} of {count:,} updates are drawn, evenly spaced."
 
 
 def active_parameters(run: RunRecord) -> ReportFigure:
-    """Active parameters per tensor over optimizer steps, in network order."""
+    """Draw the active parameters of each tensor over optimizer steps, stacked in network order."""
     title = "Active parameters per tensor"
     if not run.tensors:
         return ReportFigure(title, "This run has no sparse tensors.")
-    shown = evenly_spaced(len(run.updates), MOST_UPDATES)
+    shown = evenly_spaced(len(run.updates), MAX_UPDATES)
     named = set(evenly_spaced(len(run.tensors), LEGEND_ROWS * LEGEND_COLUMNS))
     columns = math.ceil(len(named) / LEGEND_ROWS)
 
@@ -229,45 +161,47 @@ def active_parameters(run: RunRecord) -> ReportFigure:
         whole_numbers(axes.yaxis)
         over_steps(axes, run, margin=1.0)
         handles, labels = axes.get_legend_handles_labels()
-        # from the top, as the areas lie
-        look = {"fontsize": 12, "labelspacing": 0.25, "handlelength": 1.4, "ncols": columns}
-        axes.legend(handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1.01, 0.5), **look)
+        # from the top, in the order of the areas
+        style = {"fontsize": 12, "labelspacing": 0.25, "handlelength": 1.4, "ncols": columns}
+        axes.legend(handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1.01, 0.5), **style)
 
-    caption = "Tensors in network order from the bottom; steps where an update moved weights between them."
+    caption = "Tensors in network order from the bottom; a step is an update that moved weights between them."
     if len(named) < len(run.tensors):
-        caption += f" {len(named)} of {len(run.tensors)} tensors are named, evenly spread."
+        caption += f" {len(named)} of {len(run.tensors)} tensors are named, evenly spaced."
     if len(shown) < len(run.updates):
-        caption += f" {len(shown)} of {len(run.updates):,} updates are drawn, evenly spread."
+        caption += f" {len(shown)} of {len(run.updates):,} updates are drawn, evenly spaced."
     return ReportFigure(title, caption, draw_axes("active", (8.4 + 2.6 * columns, 6.0), paint))
 
 
 def densities(run: RunRecord) -> ReportFigure:
-    """The density of each tensor over optimizer steps, a line each."""
+    """Draw the density of each tensor over optimizer steps, a line for each."""
     title = "Density of each tensor"
     if not run.updates:
-        return ReportFigure(title, "No update so far: every tensor is as dense as at the start.")
-    shown, lines = evenly_spaced(len(run.updates), MOST_UPDATES), evenly_spaced(len(run.tensors), MOST_LINES)
+        return ReportFigure(title, "No update yet: every tensor is as dense as at the start.")
+    shown, lines = evenly_spaced(len(run.updates), MAX_UPDATES), evenly_spaced(len(run.tensors), MAX_LINES)
 
     def paint(axes: "Axes") -> None:
         from matplotlib import colormaps
 
         updates = [run.updates[index] for index in shown]
         steps = [0, *(update.step for update in updates)]
-        for tensor in (run.tensors[place] for place in lines):
+        for tensor in (run.tensors[index] for index in lines):
             shade = 0.92 * run.tensors.index(tensor) / max(1, len(run.tensors) - 1)
             active = [tensor.active, *(update.active[tensor.name] for update in updates)]
             shares = [100 * count / tensor.size for count in active]
             axes.plot(steps, shares, color=colormaps["viridis"](shade), linewidth=1.4, drawstyle="steps-post")
             name = printable(tensor.name)
-            said = [f"{name}: {share:.3g} % at step {step:,}" for step, share in zip(steps, shares, strict=True)]
-            hover(axes, steps, shares, said)
+            texts = [f"{name}: {share:.3g} % at step {step:,}" for step, share in zip(steps, shares, strict=True)]
+            hover(axes, steps, shares, texts)
         axes.set_ylabel("active (% of positions)")
         from_zero(axes)
         over_steps(axes, run)
 
-    caption = "The darkest line is the first tensor, the lightest the last; the pointer on a line tells which."
+    caption = (
+        "The darkest line is the first tensor, the lightest the last. Point at a line to see its tensor and values."
+    )
     if len(lines) < len(run.tensors):
-        caption += f" {len(lines)} of {len(run.tensors)} tensors are drawn, evenly spread."
+        caption += f" {len(lines)} of {len(run.tensors)} tensors are drawn, evenly spaced."
     return ReportFigure(title, caption, draw_axes("densities", (6.4, 4.2), paint))
 
 
@@ -280,14 +214,55 @@ def _stack(axes: "Axes", run: RunRecord, shown: list[int], named: set[int]) -> N
     counts = [
         [tensor.active, *(update.active[tensor.name] for update in updates), now[tensor.name]] for tensor in run.tensors
     ]
-    names = [printable(tensor.name) if place in named else "_" for place, tensor in enumerate(run.tensors)]
+    names = [printable(tensor.name) if index in named else "_" for index, tensor in enumerate(run.tensors)]
     # the darkest end of the map is for the first layer; the palest, hard to see on white, is left out
-    shades = [0.92 * place / max(1, len(names) - 1) for place in range(len(names))]
+    shades = [0.92 * index / max(1, len(names) - 1) for index in range(len(names))]
     colors = [colormaps["viridis"](shade) for shade in shades]
     axes.stackplot(steps, counts, labels=names, colors=colors, step="post", edgecolor="white", linewidth=0.2)
-    below, points = [0] * len(steps), evenly_spaced(len(steps), MOST_HOVERS)
+    below, points = [0] * len(steps), evenly_spaced(len(steps), MAX_HOVERS)
     for tensor, of_tensor in zip(run.tensors, counts, strict=True):
         middles = [low + count / 2 for low, count in zip(below, of_tensor, strict=True)]
         below = [low + count for low, count in zip(below, of_tensor, strict=True)]
-        told = [f"{printable(tensor.name)}: {of_tensor[point]:,} at step {steps[point]:,}" for point in points]
-        hover(axes, [steps[point] for point in points], [middles[point] for point in points], told)
+        texts = [f"{printable(tensor.name)}: {of_tensor[point]:,} at step {steps[point]:,}" for point in points]
+        hover(axes, [steps[point] for point in points], [middles[point] for point in points], texts)
+
+
+def line(axes: "Axes", x: Sequence[float], y: Sequence[float], **style: Any) -> None:
+    """Draw a line with tooltips; if it has few points, with markers, as a line of one point would be invisible."""
+    markers: dict[str, Any] = {"marker": "o", "markersize": 5} if len(x) <= MAX_MARKERS else {}
+    axes.plot(x, y, **markers, **style)
+    name = f"{style['label']}: " if "label" in style else ""
+    hover(axes, x, y, [f"{name}{value:.6g} at {at:,g}" for at, value in zip(x, y, strict=True)])
+
+
+def over_epochs(axes: "Axes", run: RunRecord) -> None:
+    """Set up the x-axis from the start to the last epoch."""
+    axes.set_xlabel("epoch")
+    axes.set_xlim(0, max(1, run.epochs[-1].epoch) * 1.02)
+    whole_numbers(axes.xaxis)
+
+
+def over_steps(axes: "Axes", run: RunRecord, margin: float = 1.02) -> None:
+    """Set up the x-axis from the start to the last optimizer step."""
+    axes.set_xlabel("optimizer step")
+    axes.set_xlim(0, max(1, run.last_step) * margin)
+    whole_numbers(axes.xaxis)
+
+
+def from_zero(axes: "Axes") -> None:
+    """Set up the y-axis from zero to above the highest finite point."""
+    top = axes.dataLim.ymax
+    axes.set_ylim(0, top * 1.06 if 0 < top < math.inf else 1)
+
+
+def legend_above(axes: "Axes") -> None:
+    """Place the legend above the axes, where it covers no line."""
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 0.98), ncols=2, borderaxespad=0)
+
+
+def whole_numbers(axis: "Axis") -> None:
+    """Set ticks at whole numbers, with commas between thousands."""
+    from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+
+    axis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))

@@ -1,4 +1,4 @@
-"""A run folder as one frozen value."""
+"""Reading the folder of a run, and checking that its files belong together."""
 
 import warnings
 from collections.abc import Iterator, Mapping
@@ -29,15 +29,15 @@ from sparsecore.run.logs import (
 
 @attrs.frozen
 class UpdateCounts:
-    """The counts of one update.
+    """The numbers of one update.
 
     Attributes:
-        update: its number, from 1.
-        step: optimizer steps done before it.
-        metrics: the metrics that the strategies reported before it, by "strategy.metric".
-        pruned: weights pruned, by tensor; a tensor that lost none is missing.
-        grown: weights grown, by tensor; a tensor that gained none is missing.
-        active: active weights after the update, by tensor; all sparse tensors.
+        update: number of the update, from 1.
+        step: number of optimizer steps before it.
+        metrics: metrics that the strategies reported before it, by "strategy.metric".
+        pruned: number of weights pruned, by tensor; a tensor that lost none is missing.
+        grown: number of weights grown, by tensor; a tensor that gained none is missing.
+        active: number of active weights after the update, by tensor, for all sparse tensors.
     """
 
     update: int
@@ -50,16 +50,16 @@ class UpdateCounts:
 
 @attrs.frozen
 class RunRecord:
-    """All that a report shows.
+    """The contents of a run folder that its report shows.
 
     Attributes:
-        experiment: the tables of experiment.toml.
-        experiment_text: experiment.toml as it stands.
-        tensors: the sparse tensors at the start, in network order.
-        epochs: one a finished epoch.
-        updates: one a reallocation.
-        result: None while the run is unfinished.
-        effort: what it has taken so far.
+        experiment: tables of experiment.toml.
+        experiment_text: text of experiment.toml.
+        tensors: sparse tensors at the start, in network order.
+        epochs: metrics of each finished epoch.
+        updates: numbers of each update.
+        result: result of the run; None if it has not finished.
+        effort: time and memory that it has taken so far.
     """
 
     experiment: Mapping[str, Any]
@@ -72,22 +72,22 @@ class RunRecord:
 
     @cached_property
     def active(self) -> tuple[int, ...]:
-        """Active weights now, in the order of ``tensors``."""
+        """The numbers of active weights after the last update, in the order of ``tensors``."""
         if not self.updates:
             return tuple(tensor.active for tensor in self.tensors)
         return tuple(self.updates[-1].active[tensor.name] for tensor in self.tensors)
 
     @property
     def last_step(self) -> int:
-        """The last optimizer step that the files know of."""
+        """The last optimizer step in the logs."""
         return max([0, *(line.step for line in self.epochs[-1:]), *(line.step for line in self.updates[-1:])])
 
 
 def read_run(folder: Path) -> RunRecord:
-    """The run in this folder.
+    """Read the run in a folder.
 
     Raises:
-        InputError: there is none, a file of it is damaged, or its files do not belong together.
+        InputError: the folder has no run, or a file is damaged or does not belong to the others.
     """
     files = RunFolder(folder)
     if (folder / LOTTERY_FILE).is_file():
@@ -117,7 +117,7 @@ def read_run(folder: Path) -> RunRecord:
 
 
 def _effort(path: Path) -> Effort:
-    """What the run has taken; where the file is damaged, nothing, as if it were missing."""
+    """Read the effort of a run; empty if the file is missing, and with a warning if it is damaged."""
     if not path.exists():
         return Effort()
     try:
@@ -128,7 +128,12 @@ def _effort(path: Path) -> Effort:
 
 
 def _check_logs(files: RunFolder, known: Mapping[str, Any]) -> None:
-    """Raise an error where a log does not begin as it was written when the checkpoint with these facts was."""
+    """Raise an error if the part of a log that was written before the checkpoint has changed.
+
+    Args:
+        files: folder of the run.
+        known: facts of the checkpoint.
+    """
     try:
         logs = logs_of(Checkpoint(known, {}))
     except InputError:  # no checkpoint, or a damaged one, which the report does not need
@@ -140,12 +145,12 @@ def _check_logs(files: RunFolder, known: Mapping[str, Any]) -> None:
 
 
 def _check_experiment(run: RunRecord, files: RunFolder, trained: Any) -> None:
-    """Raise an error where experiment.toml is not what was run, as far as result and checkpoint tell.
+    """Raise an error if experiment.toml has changed, according to the fingerprint in the result or the checkpoint.
 
     Args:
-        run: as it was read.
-        files: of it.
-        trained: the fingerprint of the experiment that the checkpoint tells, if it does.
+        run: the run.
+        files: folder of the run.
+        trained: fingerprint in the checkpoint; None if it has none.
     """
     if not any(isinstance(table, Mapping) for table in run.experiment.values()):
         raise InputError(f"{files.experiment} is damaged: it has no settings of an experiment")
@@ -163,7 +168,7 @@ def _check_experiment(run: RunRecord, files: RunFolder, trained: Any) -> None:
 
 
 def _check_numbers(run: RunRecord, result: Result, files: RunFolder) -> None:
-    """Raise an error where the result of a finished run is not what its logs end with."""
+    """Raise an error if the result of a finished run differs from the end of its logs."""
     last = run.epochs[-1]
     expected = {
         "test_accuracy": last.test_accuracy,
@@ -173,22 +178,22 @@ def _check_numbers(run: RunRecord, result: Result, files: RunFolder) -> None:
     for name, value in expected.items():
         if getattr(result, name) != value:
             raise InputError(
-                f"{files.result} is damaged: it says {name} = {getattr(result, name)}, where the run's logs end with "
+                f"{files.result} is damaged: it has {name} = {getattr(result, name)}, but the run's logs end with "
                 f"{value}"
             )
 
 
 def _check_whole(log: Path, lines: int, expected: int | None) -> None:
-    """Raise an error where the log of a finished run has lost lines, or has some of another run."""
+    """Raise an error if the log of a finished run has lost lines or has lines of another run."""
     if expected is not None and lines != expected:
-        raise InputError(f"{log} is damaged: it has {lines} whole lines, where result.json says {expected}")
+        raise InputError(f"{log} is damaged: it has {lines} whole lines, but according to result.json {expected}")
 
 
 def _updates(tensors: tuple[StartTensor, ...], path: Path) -> Iterator[UpdateCounts]:
-    """The updates of the file, each with the active weights of every tensor after it."""
+    """Yield the updates of a log, each with the active weights of every tensor after it."""
     active = {tensor.name: tensor.active for tensor in tensors}
     for line, update in enumerate(read_lines(path, Update), 1):
-        if odd := (set(update.pruned) | set(update.grown)) - set(active):
-            raise InputError(f"{path}, line {line}: tensors.json has no {', '.join(sorted(odd))}")
+        if unknown_tensors := (set(update.pruned) | set(update.grown)) - set(active):
+            raise InputError(f"{path}, line {line}: tensors.json has no {', '.join(sorted(unknown_tensors))}")
         active = {name: active[name] - update.pruned.get(name, 0) + update.grown.get(name, 0) for name in active}
         yield UpdateCounts(update.update, update.step, update.metrics, update.pruned, update.grown, active)

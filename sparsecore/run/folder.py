@@ -116,10 +116,10 @@ class RunFolder:
     def check_absent(self) -> None:
         """Raise an :class:`InputError` if there is something at the path already, but for an empty folder."""
         try:
-            is_taken = self.path.exists() and not (self.path.is_dir() and not any(self.path.iterdir()))
+            occupied = is_occupied(self.path)
         except OSError as error:
             raise InputError(f"the run folder {self.path} cannot be made: {error.strerror}") from error
-        if is_taken:
+        if occupied:
             raise self._exists()
 
     def _exists(self) -> FolderExistsError:
@@ -171,3 +171,8 @@ def create_numbered(parent: Path, name: str, create: Callable[[Path], Folder]) -
 def _free_paths(parent: Path, name: str) -> Iterator[Path]:
     paths = (parent / f"{name}-{number}" for number in itertools.count(1))
     return (path for path in paths if not os.path.lexists(path))
+
+
+def is_occupied(path: Path) -> bool:
+    """Whether there is something at the path other than an empty folder."""
+    return path.exists() and not (path.is_dir() and not any(path.iterdir()))

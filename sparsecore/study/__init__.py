@@ -1,1 +1,1 @@
-"""A study: arms × sparsities × trials of one experiment, carried out in a folder of runs, resumable at any time."""
+"""Studies: training methods compared at several sparsities with several seeds, in a folder of runs."""

@@ -1,6 +1,6 @@
-"""A study's cells beside what the authors have measured of the same network on the same images."""
+"""The cells of a study (an arm at a sparsity), compared with one another and with the authors' results."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from math import sqrt
 from statistics import fmean, stdev, variance
@@ -9,25 +9,25 @@ from typing import Any
 import attrs
 
 from sparsecore.extras import require
-from sparsecore.study.arms import Arm, Study
-from sparsecore.study.experiments import Trial, trials_of
+from sparsecore.study.definition import Arm, Study
 from sparsecore.study.folder import StudyFolder
 from sparsecore.study.images import StudyImages, describe_subset
 from sparsecore.study.published_results import PublishedResults, published_results_of
+from sparsecore.study.trials import trials_of
 
 SIGNIFICANCE_LEVEL = 0.05
-"""Below this p, two arms are said to differ."""
+"""Two arms are said to differ if p is below this."""
 
 
 @attrs.frozen
 class MeanDifference:
-    """How much one sample's mean is above another's.
+    """The difference between the means of two samples.
 
     Attributes:
-        of_means: in the unit of the samples.
-        standard_error: of that, from the pooled variance: s·sqrt(1/n + 1/m).
-        t: of Welch's test, which does not pool.
-        p: two-sided, likewise.
+        of_means: the difference, in the unit of the samples.
+        standard_error: its standard error from the pooled variance s²: s·sqrt(1/n + 1/m).
+        t: statistic of Welch's t-test, which does not pool the variances.
+        p: two-sided p-value of that test.
     """
 
     of_means: float
@@ -47,26 +47,29 @@ class MeanDifference:
 
 
 def mean_difference(ours: Sequence[float], theirs: Sequence[float]) -> MeanDifference | None:
-    """How much the mean of the first is above that of the second.
+    """Compute by how much the mean of the first sample exceeds that of the second.
 
-    None where nothing can be said: a sample of fewer than two, or two without any spread.
+    Returns:
+        The difference; None if a sample has fewer than two members, or if neither has any variance.
+
+    Raises:
+        MissingPackageError: scipy is not installed.
     """
     if min(len(ours), len(theirs)) < 2 or not variance(ours) + variance(theirs):
         return None
     require("scipy", extra="report", purpose="a Welch test")
-    # scipy takes a fair part of a second to import
+    # scipy takes a noticeable part of a second to import
     from scipy.stats import ttest_ind_from_stats
 
     mean, other = fmean(ours), fmean(theirs)
-    spread, spread_there = sqrt(variance(ours)), sqrt(variance(theirs))
-    welch = ttest_ind_from_stats(mean, spread, len(ours), other, spread_there, len(theirs), equal_var=False)
-    return MeanDifference(
-        mean - other, pooled_standard_error(ours, theirs), float(welch.statistic), float(welch.pvalue)
-    )
+    std, other_std = sqrt(variance(ours)), sqrt(variance(theirs))
+    welch = ttest_ind_from_stats(mean, std, len(ours), other, other_std, len(theirs), equal_var=False)
+    standard_error = pooled_standard_error(ours, theirs)
+    return MeanDifference(mean - other, standard_error, float(welch.statistic), float(welch.pvalue))
 
 
 def pooled_standard_error(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Of the difference of the means, if both samples are of one variance; each has two members at least."""
+    """Compute the standard error of the difference of two means under equal variances; at least two members each."""
     n, m = len(ours), len(theirs)
     pooled = ((n - 1) * variance(ours) + (m - 1) * variance(theirs)) / (n + m - 2)
     return sqrt(pooled * (1 / n + 1 / m))
@@ -74,7 +77,7 @@ def pooled_standard_error(ours: Sequence[float], theirs: Sequence[float]) -> flo
 
 @attrs.frozen
 class ArmPair:
-    """Two arms that can be compared, the one of the higher mean first."""
+    """The names of two arms, and the difference between their mean accuracies."""
 
     better: str
     worse: str
@@ -82,12 +85,18 @@ class ArmPair:
 
 
 def arm_pairs(samples: Mapping[str, Sequence[float]]) -> list[ArmPair]:
-    """Every two of the samples, by name, that can be compared; the surest difference first."""
+    """Compare every two samples.
+
+    Args:
+        samples: samples by the name of their arm.
+
+    Returns:
+        All pairs that can be compared, the smallest p first.
+    """
     ordered = sorted((name for name in samples if samples[name]), key=lambda name: -fmean(samples[name]))
     found = [(one, other, mean_difference(samples[one], samples[other])) for one, other in combinations(ordered, 2)]
-    return sorted(
-        (ArmPair(one, other, known) for one, other, known in found if known), key=lambda pair: pair.difference.p
-    )
+    pairs = (ArmPair(one, other, difference) for one, other, difference in found if difference)
+    return sorted(pairs, key=lambda pair: pair.difference.p)
 
 
 @attrs.frozen
@@ -96,9 +105,9 @@ class Cell:
 
     Attributes:
         arm: the arm.
-        sparsity: of the study; None for an arm that runs once.
-        accuracies: test accuracies after the last epoch, 0..1, in the order of the trials.
-        wanted: how many trials there are to be.
+        sparsity: the sparsity; None for an arm that runs once.
+        accuracies: test accuracies after the last epoch, in [0, 1], one for each finished trial in order.
+        wanted: number of trials that the study has.
     """
 
     arm: Arm
@@ -108,17 +117,17 @@ class Cell:
 
     @property
     def mean(self) -> float | None:
-        """Their mean; None where there are none."""
+        """The mean accuracy; None without finished trials."""
         return fmean(self.accuracies) if self.accuracies else None
 
     @property
     def std(self) -> float | None:
-        """The standard deviation of the sample (n - 1); None of fewer than two."""
+        """The standard deviation of the sample (n - 1); None for fewer than two trials."""
         return stdev(self.accuracies) if len(self.accuracies) > 1 else None
 
 
 def cells(study: Study, folder: StudyFolder) -> list[Cell]:
-    """In the order of arms, then of sparsities."""
+    """Read the cells of a study, in the order of arms, then of sparsities."""
     found: dict[tuple[str, float | None], list[float]] = {}
     for trial in trials_of(study):
         accuracies = found.setdefault((trial.arm, trial.sparsity), [])
@@ -138,76 +147,88 @@ def _sparsities(study: Study, arm: Arm) -> Sequence[float | None]:
 
 @attrs.frozen
 class CellComparison:
-    """A cell beside the authors' trials; all accuracies in percent.
+    """A cell beside the authors' results; all accuracies in percent.
 
     Attributes:
-        cell: ours.
-        theirs: the authors', one a trial; none where they have none of this, or of other images.
-        difference: ours above theirs; None where nothing can be said, or ought to be.
-        remark: why not, or what else is to be known.
+        cell: the cell.
+        published: the authors' accuracies, one for each trial; empty if there are none, or only of other images.
+        difference: our mean minus the authors'; None if the experiments or the samples do not allow a comparison.
+        remark: why there is no difference, or a reservation about it.
     """
 
     cell: Cell
-    theirs: tuple[float, ...] = ()
+    published: tuple[float, ...] = ()
     difference: MeanDifference | None = None
     remark: str = ""
 
     @property
-    def ours(self) -> tuple[float, ...]:
-        """Our test accuracies in percent, one a trial."""
+    def accuracies(self) -> tuple[float, ...]:
+        """The cell's test accuracies in percent, one for each finished trial."""
         return tuple(100 * accuracy for accuracy in self.cell.accuracies)
 
 
 def compare_cells(study: Study, folder: StudyFolder, images: StudyImages) -> list[CellComparison]:
-    """Every cell of the study, in the order of :func:`sparsecore.study.comparison.cells`.
+    """Compare the cells of a study with the authors' results.
 
     Args:
-        study: that of the folder.
-        folder: with what was measured so far.
-        images: on which; the authors' results are those of published images, and are set beside no others.
+        study: the study.
+        folder: its folder.
+        images: images of the study; only the published ones are compared.
+
+    Returns:
+        The cells, in the order of arms, then of sparsities.
     """
-    first = {arm.name: folder.tables(trial) for arm, trial in _firsts(study)}
-    # an arm may last for a part of the study only
-    epochs = max(tables["training"]["epochs"] for tables in first.values())
-    return [_compared(cell, first[cell.arm.name], epochs, images) for cell in cells(study, folder)]
+    trials = trials_of(study)
+    # trials of an arm differ in seed and sparsity only
+    first = {arm.name: next(trial for trial in trials if trial.arm == arm.name) for arm in study.arms}
+    tables = {name: folder.tables(trial) for name, trial in first.items()}
+    # an arm may train for a part of the study's epochs
+    epochs = max(table["training"]["epochs"] for table in tables.values())
+    return [_compare(cell, tables[cell.arm.name], epochs, images) for cell in cells(study, folder)]
 
 
 def mean_and_spread(accuracies: Sequence[float]) -> str:
-    """Mean ± standard deviation of accuracies in percent; empty of none."""
+    """Format mean ± standard deviation of accuracies in percent; empty without accuracies."""
     if not accuracies:
         return ""
     spread = f" ± {stdev(accuracies):.2f}" if len(accuracies) > 1 else ""
     return f"{fmean(accuracies):.2f}{spread}"
 
 
-def _firsts(study: Study) -> Iterator[tuple[Arm, Trial]]:
-    """Every arm, with one of its trials; they differ in seed and sparsity alone."""
-    trials = trials_of(study)
-    return ((arm, next(trial for trial in trials if trial.arm == arm.name)) for arm in study.arms)
+def difference_texts(difference: MeanDifference | None) -> tuple[str, str, str, str]:
+    """Format a difference: points, standard errors, t and p; empty texts for None."""
+    if difference is None:
+        return "", "", "", ""
+    return (
+        f"{difference.of_means:+.2f}",
+        f"{difference.in_standard_errors:+.1f}",
+        f"{difference.t:+.2f}",
+        f"{difference.p:.2g}",
+    )
 
 
-def _compared(cell: Cell, tables: Mapping[str, Any], epochs: int, images: StudyImages) -> CellComparison:
-    authors = published_results_of(tables["model"], tables["data"]["name"]) if images.published else None
-    theirs = authors.accuracies(cell.arm, cell.sparsity) if authors else ()
-    if authors is None or not theirs:
+def _compare(cell: Cell, tables: Mapping[str, Any], epochs: int, images: StudyImages) -> CellComparison:
+    results = published_results_of(tables["model"], tables["data"]["name"]) if images.published else None
+    published = results.accuracies(cell.arm, cell.sparsity) if results else ()
+    if results is None or not published:
         return CellComparison(cell)
-    otherwise = _otherwise(epochs, describe_subset(tables["data"]), authors)
-    if otherwise:
-        return CellComparison(cell, theirs, remark=otherwise)
-    found = mean_difference([100 * accuracy for accuracy in cell.accuracies], theirs)
-    return CellComparison(cell, theirs, found, _to_be_known(authors, theirs))
+    deviation = _deviation(epochs, describe_subset(tables["data"]), results)
+    if deviation:
+        return CellComparison(cell, published, remark=deviation)
+    difference = mean_difference([100 * accuracy for accuracy in cell.accuracies], published)
+    return CellComparison(cell, published, difference, _reservation(results, published))
 
 
-def _to_be_known(authors: PublishedResults, theirs: Sequence[float]) -> str:
-    if len(theirs) < 2:
-        return "the authors' is one trial"
-    return "" if authors.epochs is not None else "for how many epochs the authors trained is not told"
+def _reservation(results: PublishedResults, published: Sequence[float]) -> str:
+    if len(published) < 2:
+        return "the authors report one trial"
+    return "" if results.epochs is not None else "the authors do not report their number of epochs"
 
 
-def _otherwise(epochs: int, images: str, authors: PublishedResults) -> str:
-    """In which respect the study is another experiment than the authors'; empty where it is none."""
-    if images:
-        return f"shortened: {images}"
-    if authors.epochs is None or epochs == authors.epochs:
+def _deviation(epochs: int, subset: str, results: PublishedResults) -> str:
+    """Describe how the study's experiment deviates from the authors'; empty if it does not."""
+    if subset:
+        return f"shortened: {subset}"
+    if results.epochs is None or epochs == results.epochs:
         return ""
-    return f"{'shortened' if epochs < authors.epochs else 'lengthened'}: {epochs} of {authors.epochs} epochs"
+    return f"{'shortened' if epochs < results.epochs else 'lengthened'}: {epochs} of {results.epochs} epochs"

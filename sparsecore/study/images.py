@@ -1,4 +1,4 @@
-"""Which images a study was trained on, in words that tell a copy from the original."""
+"""Identification of a study's images: the published ones, a JPEG copy of them, or others."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -20,14 +20,14 @@ from sparsecore.study.folder import StudyFolder
 
 @attrs.frozen
 class ChannelStatistics:
-    """Mean and standard deviation of each channel over the training images, in units of 0..255."""
+    """Number of training images, and mean and standard deviation of each channel, in units of 0..255."""
 
     examples: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     def match(self, images: Images) -> bool:
-        """Whether these are the images."""
+        """Whether the training images have these statistics."""
         return len(images.train) == self.examples and all(
             len(published) == len(found) and np.allclose(published, found, rtol=1e-11, atol=0)
             for published, found in ((self.mean, images.mean), (self.std, images.std))
@@ -44,50 +44,55 @@ PUBLISHED: Mapping[str, ChannelStatistics] = MappingProxyType(
         "mnist": ChannelStatistics(60_000, (33.318421449829934,), (78.56748998339798,)),
     }
 )
-"""Those of the data sets that others have reported accuracies on, as widely quoted."""
+"""Statistics of published data sets, as widely quoted."""
 
 
 Floats = NDArray[np.float64]
 
-# ITU-T T.81, table K.1, rows and columns 0 to 3: steps for the coefficients of brightness at quality 50
+# ITU-T T.81, table K.1, rows and columns 0 to 3: quantization steps of luminance coefficients at quality 50
 _STEPS = np.array([[16, 11, 10, 16], [12, 12, 14, 19], [14, 13, 16, 24], [14, 17, 22, 29]])
-_BRIGHTNESS = np.array([0.299, 0.587, 0.114])
-_QUALITIES = range(50, 91, 5)  # beyond, steps are too small to be told from the rounding of pixels
-_ENOUGH = 500  # coefficients that are not rounded to zero
-_ON_THE_GRID = 0.15  # mean distance from the grid in steps; 0.25 where there is no grid
+_LUMINANCE = np.array([0.299, 0.587, 0.114])
+_QUALITIES = range(50, 91, 5)  # steps of higher qualities drown in the rounding of pixels
+_MIN_COEFFICIENTS = 500  # that are not rounded to zero
+_MAX_DISTANCE = 0.15  # mean distance from multiples of the steps, in steps; 0.25 without quantization
 
 
 def jpeg_quality(images: NDArray[np.uint8]) -> int | None:
-    """The quality (50, 55, ... 90) of the JPEG files that these images come from; None where there is no sign of one.
+    """Detect the quality of the JPEG files that images were decoded from, from the quantization of their coefficients.
 
     Args:
-        images: (examples, height, width, channels); only those of three channels, with sides that are multiples of 8,
-            are looked at. Some hundred of 32×32 pixels are enough.
+        images: uint8 of shape (examples, height, width, channels). Several hundred of 32×32 pixels are enough.
+
+    Returns:
+        The quality (50, 55, ... 90). None if there is no sign of quantization, or the images do not have three channels
+        and sides that are multiples of 8.
     """
     height, width, channels = images.shape[1:]
     if channels != 3 or height % 8 or width % 8:
         return None
-    coefficients = _coefficients(images @ _BRIGHTNESS - 128)
-    found = [(distance, quality) for quality, distance in _distances(coefficients) if distance < _ON_THE_GRID]
+    coefficients = _coefficients(images @ _LUMINANCE - 128)
+    found = [(distance, quality) for quality, distance in _distances(coefficients) if distance < _MAX_DISTANCE]
     return min(found)[1] if found else None
 
 
 def _distances(coefficients: Floats) -> Iterator[tuple[int, float]]:
-    """Of each quality, how far from multiples of its steps the coefficients are on the mean, in steps."""
+    """Yield each quality with the mean distance of the coefficients from multiples of its steps, in steps."""
     for quality in _QUALITIES:
         steps = np.floor((_STEPS * (200 - 2 * quality) + 50) / 100)
-        counts = (coefficients / steps).reshape(-1, 16)[:, 1:]  # the mean brightness is of no use
+        counts = (coefficients / steps).reshape(-1, 16)[
+            :, 1:
+        ]  # without the block's mean, which is quantized too coarsely
         counts = counts[np.abs(counts) > 0.5]
-        if len(counts) >= _ENOUGH:
+        if len(counts) >= _MIN_COEFFICIENTS:
             yield quality, float(np.abs(counts - np.round(counts)).mean())
 
 
-def _coefficients(brightness: Floats) -> Floats:
-    """The cosine transform of the 8×8 blocks, its lowest 4×4 frequencies; (blocks, 4, 4)."""
-    examples, height, width = brightness.shape
-    blocks = brightness.reshape(examples, height // 8, 8, width // 8, 8)
-    frequency, place = np.arange(4)[:, None], np.arange(8)
-    waves = np.cos((2 * place + 1) * frequency * np.pi / 16) * np.where(frequency == 0, np.sqrt(1 / 8), 0.5)
+def _coefficients(luminance: Floats) -> Floats:
+    """Compute the lowest 4×4 frequencies of the cosine transform of 8×8 blocks; shape (blocks, 4, 4)."""
+    examples, height, width = luminance.shape
+    blocks = luminance.reshape(examples, height // 8, 8, width // 8, 8)
+    frequency, pixel = np.arange(4)[:, None], np.arange(8)
+    waves = np.cos((2 * pixel + 1) * frequency * np.pi / 16) * np.where(frequency == 0, np.sqrt(1 / 8), 0.5)
     frequencies: Floats = np.einsum("ui,nriqj,vj->nrquv", waves, blocks, waves, optimize=True)
     return frequencies.reshape(-1, 4, 4)
 
@@ -109,8 +114,8 @@ class StudyImages:
     """The images of a study.
 
     Attributes:
-        title: what figures and tables call them.
-        published: whether they are known to be those published under the data set's name.
+        title: name of the images in figures and tables.
+        published: whether they are known to be the images published under the data set's name.
     """
 
     title: str
@@ -118,31 +123,37 @@ class StudyImages:
 
 
 def identify_images(folder: StudyFolder, data: Mapping[str, Any], title: str = "") -> StudyImages:
-    """Look at the images of a study, once: what was found, or said, is kept in the study's folder.
+    """Identify the images of a study, and record the result in the study's folder.
 
     Args:
-        folder: the study's.
-        data: the table of its experiments.
-        title: what the user calls the images from now on; what was found or said before, if it is empty.
+        folder: folder of the study.
+        data: table of the data set in its experiments.
+        title: name of the images from now on; if empty, the recorded name or the one that is found.
+
+    Returns:
+        The recorded images, or those that are found.
+
+    Raises:
+        InputError: the record is damaged.
     """
-    kept = _recorded(folder.images)
-    known = kept or _identified(data)
+    recorded = _recorded(folder.images)
+    known = recorded or _identified(data)
     if known is None:
         return StudyImages(printable(title or f"{_title(data)} (images not at hand)"))
-    told = attrs.evolve(known, title=printable(title or known.title))
-    if told != kept:
-        write_whole(folder.images, json.dumps(attrs.asdict(told)).encode() + b"\n")
-    return told
+    images = attrs.evolve(known, title=printable(title or known.title))
+    if images != recorded:
+        write_whole(folder.images, json.dumps(attrs.asdict(images)).encode() + b"\n")
+    return images
 
 
 def describe_subset(data: Mapping[str, Any]) -> str:
-    """In which respects not all of the images are used, of an experiment's ``[data]``; empty where they are."""
-    said = {"limit": "{:,} training images", "held_out": "{:,} held-out training images for a test"}
-    return ", ".join(text.format(data[key]) for key, text in said.items() if data.get(key))
+    """Describe the part of the images that an experiment's ``[data]`` uses; empty if it uses all."""
+    texts = {"limit": "{:,} training images", "held_out": "{:,} held-out training images for a test"}
+    return ", ".join(text.format(data[key]) for key, text in texts.items() if data.get(key))
 
 
 def _identified(data: Mapping[str, Any]) -> StudyImages | None:
-    """What the images are; None where they cannot be had any more."""
+    """Identify the images; None if they cannot be loaded."""
     if data["name"] not in PUBLISHED:
         return StudyImages(_title(data))
     if data.get("dir") is None:
@@ -165,7 +176,7 @@ def _kind_of_copy(images: Images) -> str:
 def _title(data: Mapping[str, Any]) -> str:
     name = str(data["name"]).rpartition(":")[2]
     file = data.get("file")
-    # a data set of one's own may have the name of a published one, and is not called as that is
+    # a data set from a file is not the published one, even if it has its name
     return _TITLES.get(str(data["name"]), name) if file is None else f"{name} ({Path(file).name})"
 
 

@@ -1,9 +1,9 @@
-"""The lottery ticket (Frankle & Carbin 2018) as a row of runs: train, prune by magnitude, rewind, train again.
+"""The lottery ticket (Frankle & Carbin 2018) as a sequence of runs: train, prune by magnitude, rewind, repeat.
 
-A later round is an ordinary experiment that starts from the run before it: on that run's weights without the smallest,
-over the whole network, and with the values that the survivors and all dense parameters had at the start of round 0; or
-at the end of an early epoch of it (Frankle et al. 2019), and then schedules and batches go on from that epoch, too.
-The optimizer begins anew in every round.
+Each round after the first is an ordinary experiment that starts from the run before it: with that run's weights without
+the smallest over the whole network, and with the values that the remaining weights and all dense parameters had at the
+start of round 0. If they are rewound to the end of an early epoch instead (Frankle et al. 2019), schedules and batches
+also continue from that epoch. The optimizer starts afresh in every round.
 """
 
 from collections.abc import Iterator
@@ -15,15 +15,11 @@ import attrs
 from sparsecore.errors import InputError
 from sparsecore.experiment.assembly import Tables
 from sparsecore.experiment.experiment import Experiment
-from sparsecore.run.folder import LOTTERY_FILE
-
-FILE = LOTTERY_FILE
-"""What a lottery's folder has beside its runs."""
 
 
-def _check_share(_: object, __: object, share: float) -> None:
-    if not 0 < share < 1:
-        raise InputError(f"prune is the share of weights that each round takes away, in (0, 1); given {share}")
+def _check_fraction(_: object, __: object, fraction: float) -> None:
+    if not 0 < fraction < 1:
+        raise InputError(f"prune is the fraction of weights that each round prunes, in (0, 1); given {fraction}")
 
 
 _at_least_1: Any = attrs.validators.ge(1)
@@ -35,10 +31,10 @@ class LotteryRun:
     """One run of a lottery.
 
     Attributes:
-        name: of its folder.
-        round: how many times weights have been taken away.
-        tables: its experiment.
-        is_control: whether it has fresh values.
+        name: name of its folder.
+        round: number of prunings before it.
+        tables: tables of its experiment.
+        is_control: whether it trains a ticket from fresh values.
     """
 
     name: str
@@ -49,31 +45,31 @@ class LotteryRun:
 
 @attrs.frozen
 class Lottery:
-    """What a lottery is, beside the experiment of its first round.
+    """The settings of a lottery, apart from the experiment of round 0.
 
     Attributes:
-        rounds: how many times weights are taken away.
-        prune: the share that a round takes away of the weights before it.
-        rewind: the epoch of round 0 to whose end the survivors return; 0 is its start.
+        rounds: number of pruning rounds.
+        prune: fraction of the remaining weights that each round prunes.
+        rewind: epoch of round 0 to whose end the remaining weights are rewound; 0 is its start.
         control: whether each ticket is also trained from fresh values.
     """
 
     rounds: int = attrs.field(default=10, validator=_at_least_1)
-    prune: float = attrs.field(default=0.2, validator=_check_share)
+    prune: float = attrs.field(default=0.2, validator=_check_fraction)
     rewind: int = attrs.field(default=0, validator=_at_least_0)
     control: bool = False
 
     @property
     def sparsity(self) -> float:
-        """About where the last round ends."""
+        """The approximate sparsity of the last round."""
         return 1 - (1 - self.prune) ** self.rounds
 
     def runs(self, dense: Tables, folder: Path) -> Iterator[LotteryRun]:
-        """The runs, in their order.
+        """Yield the runs in their order.
 
         Args:
-            dense: the experiment of round 0, without what it keeps for others.
-            folder: where the runs are, one below it each.
+            dense: tables of the experiment of round 0, without the epochs that it keeps for other rounds.
+            folder: folder of the lottery, which has the folders of the runs.
         """
         yield LotteryRun("round-0", 0, self._first(dense))
         for number in range(1, self.rounds + 1):
@@ -83,10 +79,10 @@ class Lottery:
                 yield LotteryRun(f"control-{number}", number, _from(dense, fresh), is_control=True)
 
     def check_rewind(self, dense: Experiment) -> None:
-        """Raise an :class:`InputError` if round 0 comes to its end before the epoch to return to."""
+        """Raise an :class:`InputError` if round 0 has no epoch after the one to rewind to."""
         if self.rewind >= dense.training.epochs:
             raise InputError(
-                "a round returns to the end of an epoch that others follow; "
+                "rewind is an epoch of round 0 before its last; "
                 f"given rewind = {self.rewind} with {dense.training.epochs} epochs"
             )
 
@@ -95,12 +91,12 @@ class Lottery:
         return {**dense, "keep": {"epochs": sorted(kept)}} if kept else dense
 
     def _ticket(self, dense: Tables, folder: Path, number: int) -> Tables:
-        # what round 1 starts with is what every later round's predecessor started with
+        # the later rounds rewind to the start of the round before, which is where round 1 was rewound to
         returns = number == 1 and self.rewind
         values: Tables = {"values": "rewound", "epoch": self.rewind} if returns else {"values": "original"}
         return _from(dense, {"run": str(folder / f"round-{number - 1}"), **values, "prune": self.prune})
 
 
 def _from(dense: Tables, start: Tables) -> Tables:
-    """The same experiment from another run, which has the sparsity."""
+    """Return the experiment with another start, which determines the sparsity."""
     return {**{name: table for name, table in dense.items() if name != "sparsity"}, "start": start}

@@ -1,4 +1,4 @@
-"""What the paper's authors have measured themselves, to set beside a study of the same network on the same images."""
+"""The results that the paper's authors published, to compare with a study of the same network on the same images."""
 
 import json
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from sparsecore.experiment.conversion import structure
-from sparsecore.study.arms import Arm
+from sparsecore.study.definition import Arm
 
 Trials = Mapping[str, Mapping[str, tuple[float, ...]]]
 
@@ -25,12 +25,12 @@ _ARMS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
         "pruned-dense": ("pruned-dense", ("gmp",)),
     }
 )
-"""Of arms by name: what the authors' results call it, and the stack that it has to have."""
+"""By the name of an arm: its name in the authors' results, and the stack that it must have."""
 
 _NETWORKS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {"wrn-28-2": {"depth": 28, "width": 2}, "lenet-300-100": {"hidden": [300, 100]}}
 )
-"""The hyperparameters behind the models' names, which a study may have changed."""
+"""The hyperparameters that a model's name stands for, which a study may have changed."""
 
 
 @attrs.frozen
@@ -38,12 +38,12 @@ class PublishedResults:
     """The authors' trials of one network on one data set.
 
     Attributes:
-        model: as it is called here.
-        data: as it is called here.
-        protocol: how they trained.
-        trials: test accuracies in percent by arm and sparsity, one a trial.
-        epochs: how long they trained; None where they do not say.
-        remarks: on arms, by name.
+        model: name of the model in sparsecore.
+        data: name of the data set in sparsecore.
+        protocol: description of their training.
+        trials: test accuracies in percent by arm and sparsity, one for each trial.
+        epochs: number of epochs; None if they do not report it.
+        remarks: remarks on arms, by name.
     """
 
     model: str
@@ -54,45 +54,45 @@ class PublishedResults:
     remarks: Mapping[str, str]
 
     def accuracies(self, arm: Arm, sparsity: float | None) -> tuple[float, ...]:
-        """Their test accuracies in percent of what the arm does; none where they have none.
+        """Return the test accuracies of an arm in percent, one for each trial; empty if there are none.
 
         Args:
-            arm: of a study; known by its name, if it has the strategy that the name says.
-            sparsity: of the study; None for an arm that runs once, which is a dense network.
+            arm: arm of a study; it is matched by its name, and must have the strategy that the name stands for.
+            sparsity: sparsity of the study; None for an arm that runs once, which is a dense network.
         """
         name, stack = _ARMS.get(arm.name, ("", ()))
         if arm.strategy != stack:
             return ()
-        of_arm = {float(written): trials for written, trials in self.trials.get(name, {}).items()}
-        return of_arm.get(sparsity or 0.0, ())
+        by_sparsity = {float(written): trials for written, trials in self.trials.get(name, {}).items()}
+        return by_sparsity.get(sparsity or 0.0, ())
 
 
 @attrs.frozen
-class _Facts:
+class _ResultsFile:
     about: str
     source: str
     experiments: tuple[PublishedResults, ...]
 
 
 def source() -> str:
-    """Where the authors' numbers come from."""
-    return _facts().source
+    """Return the source of the authors' numbers."""
+    return _results_file().source
 
 
 def published_results_of(model: Mapping[str, Any], data: str) -> PublishedResults | None:
-    """The authors' trials of this network on this data set; None where they have none.
+    """Return the authors' trials of a network on a data set; None if there are none.
 
     Args:
-        model: the experiment's table.
-        data: the data set's name; whether its images are the published ones is for the caller to know.
+        model: table of the model in the experiment.
+        data: name of the data set; the caller checks that its images are the published ones.
     """
     known = _NETWORKS.get(str(model["name"]), {})
     if any(model.get(key, value) != value for key, value in known.items()):
         return None
-    return next((one for one in _facts().experiments if (one.model, one.data) == (model["name"], data)), None)
+    return next((one for one in _results_file().experiments if (one.model, one.data) == (model["name"], data)), None)
 
 
 @cache
-def _facts() -> _Facts:
+def _results_file() -> _ResultsFile:
     text = (files("sparsecore.study") / "authors.json").read_text("utf-8")
-    return structure(json.loads(text), _Facts, "the authors' results")
+    return structure(json.loads(text), _ResultsFile, "the authors' results")

@@ -1,4 +1,4 @@
-"""How the topologies of trials moved: parameters a tensor, overlap with the end, and how much was ever explored."""
+"""The history of a trial's topology: active weights of each tensor, overlap with the end, explored positions."""
 
 import json
 from collections.abc import Iterator
@@ -14,21 +14,22 @@ from sparsecore.run.files import write_whole
 from sparsecore.run.folder import RunFolder
 from sparsecore.run.logs import Metrics, read_lines, read_record
 from sparsecore.run.replay import Move, first_topology, moves
-from sparsecore.study.experiments import Trial
 from sparsecore.study.folder import StudyFolder
+from sparsecore.study.trials import Trial
 
-MAX_SNAPSHOTS = 200  # a strategy may move weights in every step
+MAX_SNAPSHOTS = 200  # a strategy may update the topology at every step
 
 
 @attrs.frozen
-class Snapshot:
-    """A topology, seen from its run's beginning and end.
+class TopologySnapshot:
+    """A topology at one time of a run.
 
     Attributes:
-        epoch: passes over the training images that were done by then.
-        active: active weights of each tensor.
-        overlap: Jaccard index with the topology at the end, in [0, 1]: positions in both, of the positions in either.
-        explored: share of all positions that have been active by then, at the end the ITOP rate (Liu et al. 2021).
+        epoch: number of epochs done, with a fraction for an epoch in progress.
+        active: number of active weights of each tensor.
+        overlap: Jaccard index with the topology at the end, in [0, 1]: positions active in both, of those in either.
+        explored: fraction of all positions that have been active until then; at the end the ITOP rate (Liu et al.
+            2021, "Do we actually need dense over-parameterization?").
     """
 
     epoch: float
@@ -39,15 +40,15 @@ class Snapshot:
 
 @attrs.frozen
 class TopologyHistory:
-    """What became of a topology over a finished run.
+    """The topology of a finished run over time.
 
     Attributes:
-        topology_sha256: of the end.
-        tensors: the sparse tensors' names, in network order.
-        sizes: their dense sizes.
-        updates: how many there were.
-        epochs: how long the run was.
-        snapshots: the start, and after updates: each of them, or some evenly spread with the last.
+        topology_sha256: fingerprint of the topology at the end.
+        tensors: names of the sparse tensors, in network order.
+        sizes: numbers of positions of the tensors.
+        updates: number of updates.
+        epochs: number of epochs.
+        snapshots: the topology at the start and after each update, or after some that are evenly spread with the last.
     """
 
     topology_sha256: str
@@ -55,39 +56,46 @@ class TopologyHistory:
     sizes: tuple[int, ...]
     updates: int
     epochs: int
-    snapshots: tuple[Snapshot, ...]
+    snapshots: tuple[TopologySnapshot, ...]
 
 
 def topology_history_of(folder: StudyFolder, trial: Trial) -> TopologyHistory | None:
-    """The history of a trial, worked out once; None of one that is not finished.
+    """Return the topology history of a trial; it is replayed from the run's log once and then stored.
+
+    Args:
+        folder: folder of the study.
+        trial: the trial.
+
+    Returns:
+        The history; None if the trial has not finished.
 
     Raises:
-        InputError: the run's log does not lead to the topology of its result.
+        InputError: the run's log does not end at the topology of its result, or is damaged.
     """
-    result, kept = folder.result(trial), folder.topology_history(trial)
+    result, stored = folder.result(trial), folder.topology_history(trial)
     if result is None:
         return None
-    if kept.exists():
-        known = read_record(kept, TopologyHistory)
+    if stored.exists():
+        known = read_record(stored, TopologyHistory)
         if known.topology_sha256 == result["topology_sha256"]:
             return known
     history = replayed_history(folder.run(trial))
     if history.topology_sha256 != result["topology_sha256"]:
-        raise InputError(f"the log of the trial {trial.name} does not lead to the topology of its result")
-    kept.parent.mkdir(exist_ok=True)
-    write_whole(kept, json.dumps(attrs.asdict(history)).encode())
+        raise InputError(f"the log of the trial {trial.name} does not end at the topology of its result")
+    stored.parent.mkdir(exist_ok=True)
+    write_whole(stored, json.dumps(attrs.asdict(history)).encode())
     return history
 
 
 def replayed_history(run: RunFolder) -> TopologyHistory:
-    """The history of a finished run, from its log; takes three bytes a position of the dense space.
+    """Replay the topology history of a finished run from its log, in three bytes of memory per position.
 
     Raises:
         InputError: the log is damaged.
     """
     first, lines = first_topology(run), read_lines(run.metrics, Metrics)
     if not lines or not lines[-1].epoch:
-        raise InputError(f"{run.metrics} has no epoch, and the run has finished")
+        raise InputError(f"{run.metrics} is damaged: it has no epoch, but the run has finished")
     last = lines[-1]
     final, updates = _mask(first), 0
     for move in moves(run, first.layout):
@@ -100,15 +108,15 @@ def replayed_history(run: RunFolder) -> TopologyHistory:
 
 def _snapshots(
     first: Topology, final: NDArray[np.bool_], run: RunFolder, steps_an_epoch: float, updates: int
-) -> Iterator[Snapshot]:
+) -> Iterator[TopologySnapshot]:
     now, explored = _mask(first), _mask(first)
     active = np.asarray(first.counts)
-    # kept up to date with what moves, so that an update costs what it moves and not the whole space
+    # updated incrementally, so that an update costs as much as it moves, not as the whole network
     both, ever, end = int((now & final).sum()), int(now.sum()), int(final.sum())
 
-    def snapshot(epoch: float) -> Snapshot:
+    def snapshot(epoch: float) -> TopologySnapshot:
         size = int(active.sum())
-        return Snapshot(epoch, tuple(map(int, active)), both / (size + end - both), ever / len(now))
+        return TopologySnapshot(epoch, tuple(map(int, active)), both / (size + end - both), ever / len(now))
 
     yield snapshot(0.0)
     shown = set(evenly_spaced(updates, MAX_SNAPSHOTS))

@@ -1,35 +1,103 @@
-"""What all figures of a study share: a title that tells the protocol, panels side by side, one legend below."""
+"""What all figures of a study share: styles of arms, panels under a title with the protocol, and one legend."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import ceil
 from textwrap import fill
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
 from sparsecore.report.drawing import Drawing, draw_files, draw_svg
-from sparsecore.study.report.contents import StudyResults
+from sparsecore.study.definition import Arm, Study
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_TITLE_LETTERS_PER_INCH = 10
+_TITLE_HEIGHT = 0.6
+"""Height in inches of the title and the protocol."""
 
-_LETTERS_AN_INCH = 10  # of a title
-_TITLE = 0.6
-"""Inches that a title and the protocol take."""
+
+@attrs.frozen
+class Style:
+    """The colour of an arm in figures and tables, and its marker, by which readers in greyscale recognize it."""
+
+    colour: str
+    marker: str
+
+
+# Okabe and Ito's colours
+BLUE, VERMILION = Style("#0072B2", "o"), Style("#D55E00", "s")
+GREEN, PURPLE = Style("#009E73", "^"), Style("#CC79A7", "D")
+ORANGE, SKY, BLACK = Style("#E69F00", "v"), Style("#56B4E9", "P"), Style("#000000", "X")
+GREY = Style("#8A8A8A", "p")  # instead of yellow, which is invisible as a line on white
+STYLES = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK, GREY)
+
+_KNOWN_STYLES: Mapping[str, Style] = MappingProxyType(
+    {
+        "dpr": BLUE,
+        "pruned-dense": VERMILION,
+        "set": GREEN,
+        "final-original": GREEN,
+        "deepr": PURPLE,
+        "final-fresh": PURPLE,
+        "static": ORANGE,
+        "random": ORANGE,
+        "rigl": SKY,
+        "dense": BLACK,
+        "thin-dense": GREY,
+    }
+)
+"""Styles of arms that several studies have, by name."""
+
+
+def full_name(arm: Arm) -> str:
+    """Return the name of an arm in figures, with the fraction of an arm of a sweep."""
+    return arm.title if arm.fraction is None else f"{arm.title} ({arm.fraction:g})"
+
+
+def families(study: Study) -> dict[str, list[Arm]]:
+    """Return the arms by their names in figures, in the order of the study; arms of a sweep share one name."""
+    found: dict[str, list[Arm]] = {}
+    for arm in study.arms:
+        found.setdefault(arm.title, []).append(arm)
+    return found
+
+
+def styles_of(study: Study) -> dict[str, Style]:
+    """Return the style of each family: by the name of its first arm, then by its strategy, then a free one."""
+    arms = {name: members[0] for name, members in families(study).items()}
+    known = {name: _KNOWN_STYLES[arm.name] for name, arm in arms.items() if arm.name in _KNOWN_STYLES}
+    for name, arm in arms.items():
+        of_strategy = _KNOWN_STYLES.get(arm.strategy[-1]) if arm.strategy else None
+        if name not in known and of_strategy is not None and of_strategy not in known.values():
+            known[name] = of_strategy
+    free = _free_styles(set(known.values()))
+    return {name: known[name] if name in known else next(free) for name in arms}
+
+
+def _free_styles(used: set[Style]) -> Iterator[Style]:
+    """Yield the styles that are not used, then all colours again with the markers of other styles."""
+    yield from (style for style in STYLES if style not in used)
+    for shift in range(1, len(STYLES)):
+        for index, style in enumerate(STYLES):
+            yield Style(style.colour, STYLES[(index + shift) % len(STYLES)].marker)
+    while True:
+        yield BLACK
 
 
 @attrs.frozen
 class StudyFigure:
-    """A figure of the report.
+    """A figure of a study's report.
 
     Attributes:
-        name: distinct; its files are named so.
-        title: its heading.
-        caption: what is to be seen, or why there is nothing to draw.
-        drawing: with title and protocol; None where there is nothing to draw.
-        on_page: the ``<svg>`` element without them, which the page itself tells.
+        name: unique name of the figure and its files.
+        title: heading of the figure.
+        caption: explanation; if nothing is drawn, the reason.
+        drawing: files with title and protocol; None if there is nothing to draw.
+        on_page: ``<svg>`` element without title and protocol, which the page itself shows.
     """
 
     name: str
@@ -41,14 +109,14 @@ class StudyFigure:
 
 @attrs.frozen
 class PanelGrid:
-    """Panels in rows.
+    """An arrangement of panels in rows.
 
     Attributes:
-        titles: a panel each.
-        columns: how many stand side by side.
-        size: of a panel, width and height in inches.
-        extra: inches for legend and labels, width and height.
-        shared: whether the y-axis of all panels is the same.
+        titles: a title for each panel.
+        columns: number of panels side by side.
+        size: width and height of a panel in inches.
+        extra: further width and height in inches, for the legend and labels.
+        shared: whether all panels have the same y-axis.
     """
 
     titles: tuple[str, ...]
@@ -59,12 +127,12 @@ class PanelGrid:
 
     @property
     def rows(self) -> int:
-        """How many there are one below the other."""
+        """The number of rows."""
         return ceil(len(self.titles) / self.columns)
 
 
 def draw_panels(
-    results: StudyResults,
+    protocol: str,
     name: str,
     title: str,
     caption: str,
@@ -72,41 +140,41 @@ def draw_panels(
     paint: Callable[["Axes", int], Any],
     finish: Callable[["Figure", Sequence["Axes"]], Any],
 ) -> StudyFigure:
-    """A figure of panels.
+    """Draw a figure of several panels.
 
     Args:
-        results: of the study.
-        name: distinct within the report.
-        title: its heading; below it stands the protocol.
-        caption: beside it on the page.
-        grid: the panels.
-        paint: draws on the axes of the panel of this number.
-        finish: draws what belongs to no panel, such as a legend.
+        protocol: line below the title.
+        name: unique name of the figure.
+        title: heading of the figure.
+        caption: explanation of the figure.
+        grid: arrangement of the panels.
+        paint: draws on the axes of the panel with a number.
+        finish: draws what belongs to the whole figure, such as a legend.
     """
     columns = min(grid.columns, len(grid.titles))
     size = (columns * grid.size[0] + grid.extra[0], grid.rows * grid.size[1] + grid.extra[1])
 
     def panels(figure: "Figure") -> None:
-        every = list(figure.subplots(grid.rows, columns, squeeze=False, sharey=grid.shared).flat)
-        for number, axes in enumerate(every):
+        axes_list = list(figure.subplots(grid.rows, columns, squeeze=False, sharey=grid.shared).flat)
+        for number, axes in enumerate(axes_list):
             if number < len(grid.titles):
                 axes.set_title(grid.titles[number], fontsize=13, loc="left")
                 paint(axes, number)
             else:
                 axes.set_visible(False)
-        finish(figure, every[: len(grid.titles)])
+        finish(figure, axes_list[: len(grid.titles)])
 
     def whole(figure: "Figure") -> None:
-        told = "\n".join(fill(line, int(_LETTERS_AN_INCH * size[0])) for line in (title, results.protocol))
-        figure.suptitle(told, fontsize=14, x=0.01, ha="left")
+        lines = (fill(line, int(_TITLE_LETTERS_PER_INCH * size[0])) for line in (title, protocol))
+        figure.suptitle("\n".join(lines), fontsize=14, x=0.01, ha="left")
         panels(figure)
 
-    on_page = draw_svg(name, (size[0], size[1] - _TITLE), _literally(panels))
-    return StudyFigure(name, title, caption, draw_files(name, size, _literally(whole)), on_page)
+    on_page = draw_svg(name, (size[0], size[1] - _TITLE_HEIGHT), _without_math(panels))
+    return StudyFigure(name, title, caption, draw_files(name, size, _without_math(whole)), on_page)
 
 
-def _literally(compose: Callable[["Figure"], None]) -> Callable[["Figure"], None]:
-    """All texts as they stand: titles and names are whatever a user wrote, with dollars in it."""
+def _without_math(compose: Callable[["Figure"], None]) -> Callable[["Figure"], None]:
+    """Show all texts as they are, because titles and names of users may have dollars."""
 
     def composed(figure: "Figure") -> None:
         from matplotlib import rc_context
@@ -118,7 +186,7 @@ def _literally(compose: Callable[["Figure"], None]) -> Callable[["Figure"], None
 
 
 def legend_below(figure: "Figure", panels: Sequence["Axes"], columns: int = 4) -> None:
-    """One legend for all panels; an entry a label."""
+    """Draw one legend for all panels, with an entry for each label."""
     entries: dict[str, Any] = {}
     for axes in panels:
         handles, labels = axes.get_legend_handles_labels()
@@ -127,11 +195,18 @@ def legend_below(figure: "Figure", panels: Sequence["Axes"], columns: int = 4) -
         figure.legend(entries.values(), entries.keys(), loc="outside lower left", ncols=columns, fontsize=12)
 
 
-def by_sparsity(results: StudyResults, columns: int, size: tuple[float, float], **more: Any) -> PanelGrid:
-    """A panel for each sparsity of the study."""
-    return PanelGrid(tuple(f"sparsity {sparsity:g}" for sparsity in results.study.sparsities), columns, size, **more)
+def set_left_label(panels: Sequence["Axes"], label: str) -> None:
+    """Label the y-axis of the panels in the first column."""
+    for axes in panels:
+        if axes.get_subplotspec().is_first_col():  # type: ignore[union-attr]
+            axes.set_ylabel(label)
 
 
-def apart(count: int, room: float) -> list[float]:
-    """Shifts that set so many symbols side by side within ``room``, so that none hides another."""
-    return [room * ((place + 0.5) / count - 0.5) for place in range(count)]
+def by_sparsity(study: Study, columns: int, size: tuple[float, float], **more: Any) -> PanelGrid:
+    """Return a grid with a panel for each sparsity of a study; further arguments are those of :class:`PanelGrid`."""
+    return PanelGrid(tuple(f"sparsity {sparsity:g}" for sparsity in study.sparsities), columns, size, **more)
+
+
+def spread_out(count: int, width: float) -> list[float]:
+    """Return shifts around zero that place ``count`` symbols side by side within a width."""
+    return [width * ((index + 0.5) / count - 0.5) for index in range(count)]

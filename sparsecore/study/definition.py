@@ -1,4 +1,4 @@
-"""What a study compares: its arms, and how many trials of each."""
+"""The definition of a study: its arms, sparsities and number of trials, read from a preset or a TOML file."""
 
 import re
 import tomllib
@@ -17,36 +17,37 @@ from sparsecore.experiment.conversion import structure, unstructure
 from sparsecore.experiment.toml_files import read_toml
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
-_MOST_TRIALS = 10_000
-"""More are a slip of the keyboard: each is a run."""
+_MAX_TRIALS = 10_000
+"""More trials, each of which is a run, are taken for a mistake."""
 
-_counted: Any = attrs.validators.and_(attrs.validators.ge(1), attrs.validators.le(_MOST_TRIALS))
+_trial_count: Any = attrs.validators.and_(attrs.validators.ge(1), attrs.validators.le(_MAX_TRIALS))
 
 
 def _check_name(_: object, attribute: "attrs.Attribute[Any]", name: str) -> None:
     if not _NAME.fullmatch(name):
         raise InputError(
-            f"the {attribute.name} of an arm is of small letters, digits, dots and hyphens; given {name!r}"
+            f"the {attribute.name} of an arm consists of lower-case letters, digits, dots and hyphens; given {name!r}"
         )
 
 
 def _check_printable(_: object, attribute: "attrs.Attribute[Any]", text: str) -> None:
     if not text.isprintable():
-        raise InputError(f"the {attribute.name} of a study or an arm is of printable letters; given {text!r}")
+        raise InputError(f"the {attribute.name} of a study or an arm consists of printable characters; given {text!r}")
 
 
 @attrs.frozen
 class Arm:
-    """One way to train that is compared with others.
+    """One training method that a study compares with others.
 
     Attributes:
-        name: distinct within the study; folders are named after it.
-        label: what figures and tables call it; the name, where it is empty.
-        strategy: the stack, bottom first.
-        settings: what differs from the study's experiment, by dotted names, as for ``--set``. In a text '{sparsity}',
-            '{model}' and '{fraction}' stand for the trial's; a text that is one of them alone becomes the number.
-        after: the arm whose finished run of the same trial this one starts from (``start.run``).
-        once: whether it is the same at every sparsity, and so runs at none of them (a dense network).
+        name: unique name within the study; folders are named after it.
+        label: name in figures and tables; ``name`` if empty.
+        strategy: names of the strategies, bottom first.
+        settings: settings that differ from those of the study, by dotted names, as for ``--set``. '{sparsity}',
+            '{model}' and '{fraction}' in a text are replaced by those of the trial; a text that is one of them alone
+            becomes the number.
+        after: the arm whose finished run with the same sparsity and number this arm starts from (``start.run``).
+        once: whether the arm runs once instead of at every sparsity, as a dense network does.
         fraction: fraction of the run in [0, 1] that an arm of a sweep stands for, its x-coordinate in the figure; None
             for any other arm.
         length: length of its runs, as a multiple of the study's epochs.
@@ -65,7 +66,7 @@ class Arm:
 
     @property
     def title(self) -> str:
-        """What figures and tables call it."""
+        """The name in figures and tables."""
         return self.label or self.name
 
 
@@ -74,17 +75,18 @@ FigureKind = Literal["bars", "sweep", "sparsities"]
 
 @attrs.frozen
 class Study:
-    """All that decides which runs there are.
+    """A comparison of training methods: each arm is trained several times at each sparsity.
 
     Attributes:
-        name: of the preset, or of the file.
-        title: what is asked.
-        figure: how the answer is drawn: 'bars' with an arm each, over the arms' 'sweep', or over 'sparsities'.
-        arms: what is compared; an arm stands after the one that it starts from.
-        sparsities: each arm runs at each.
-        sparsities_of: sparsities in place of these for models whose names match the pattern ('lenet-*').
-        trials: runs of each arm at each sparsity, with the seeds 0, 1, ...
-        options: settings of all runs, by dotted names, as ``--set`` takes them.
+        name: name of the preset or the file.
+        title: the question that the study answers.
+        figure: the figure of accuracies: 'bars' with one for each arm, over the fractions of a 'sweep', or over
+            'sparsities'.
+        arms: the methods to compare; an arm comes after the one that it starts from.
+        sparsities: sparsities at which each arm is trained.
+        sparsities_of: other sparsities for models whose names match a pattern ('lenet-*').
+        trials: number of runs of each arm at each sparsity, with the seeds 0, 1, ...
+        options: settings of all runs, by dotted names, as for ``--set``.
     """
 
     name: str = attrs.field(validator=_check_printable)
@@ -93,7 +95,7 @@ class Study:
     arms: tuple[Arm, ...]
     sparsities: tuple[float, ...]
     sparsities_of: Mapping[str, tuple[float, ...]] = attrs.field(factory=dict)
-    trials: int = attrs.field(default=5, validator=_counted)
+    trials: int = attrs.field(default=5, validator=_trial_count)
     options: Mapping[str, Any] = attrs.field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
@@ -103,39 +105,42 @@ class Study:
         _check_distinct("arm", [arm.name for arm in self.arms])
         _check_distinct("label", _labels(self.arms))
         if not self.arms or not self.sparsities:
-            raise InputError("a study has at least one arm and at least one sparsity")
+            raise InputError("a study needs at least one arm and at least one sparsity")
         for number, arm in enumerate(self.arms):
             before = self.arms[:number]
             if arm.after is not None and arm.after not in {other.name for other in before}:
                 raise InputError(
-                    f"the arm {arm.name!r} starts from another one that stands before it: "
+                    f"the arm {arm.name!r} starts from an arm that must come before it: "
                     + unknown("arm", arm.after, [other.name for other in before], "before it")
                 )
             if arm.once and not self.arm(arm.after or arm.name).once:
                 raise InputError(
-                    f"the arm {arm.name!r} runs once, and cannot start from {arm.after!r} at each sparsity"
+                    f"the arm {arm.name!r} runs once and cannot start from {arm.after!r}, which runs at each sparsity"
                 )
 
     def arm(self, name: str) -> Arm:
-        """The arm of this name."""
+        """Return the arm of this name."""
         return next(arm for arm in self.arms if arm.name == name)
 
     def for_model(self, name: str) -> "Study":
-        """The study at the sparsities that it has for this model."""
+        """Return the study with the sparsities that it defines for a model of this name."""
         own = [sparsities for pattern, sparsities in self.sparsities_of.items() if fnmatch(name, pattern)]
         return attrs.evolve(self, sparsities=own[-1] if own else self.sparsities, sparsities_of={})
 
-    def only(self, preset_names: Sequence[str]) -> "Study":
-        """The study with these arms, and those that they start from.
+    def only(self, names: Sequence[str]) -> "Study":
+        """Return the study with some of its arms only.
+
+        Args:
+            names: names of the arms; the arms that these start from are kept, too.
 
         Raises:
-            InputError: there is no arm of such a name.
+            InputError: the study has no arm of such a name.
         """
         known = [arm.name for arm in self.arms]
-        for name in preset_names:
+        for name in names:
             if name not in known:
                 raise InputError(unknown("arm", name, known))
-        wanted = set(preset_names)
+        wanted = set(names)
         for arm in reversed(self.arms):
             if arm.name in wanted and arm.after:
                 wanted.add(arm.after)
@@ -143,20 +148,20 @@ class Study:
 
     @classmethod
     def of(cls, tables: Mapping[str, Any]) -> "Study":
-        """The study from plain tables, as read from TOML, with its arms in ``[[arm]]``.
+        """Create a study from plain tables, as they are read from TOML.
 
-        An arm with a list ``sweep`` of fractions stands for one arm for each fraction, which replaces '{fraction}' in
-        its name.
+        The arms are in ``[[arm]]``. An arm with a list ``sweep`` of fractions stands for one arm for each fraction,
+        which replaces '{fraction}' in its name.
 
         Raises:
-            InputError: an unknown key, a wrong type, a value out of range.
+            InputError: an unknown key, a wrong type, or a value out of range.
         """
         given = dict(tables)
         arms = [one for table in _as_tables(given.pop("arm", ())) for one in _expanded(table)]
         return structure({**given, "arms": arms}, cls, "study")
 
     def tables(self) -> dict[str, Any]:
-        """Plain tables that :meth:`of` reads back."""
+        """Return plain tables, from which :meth:`of` creates the same study."""
         plain = unstructure(self)
         arms = plain.pop("arms")
         if not self.sparsities_of:
@@ -171,7 +176,7 @@ def _as_tables(given: Any) -> list[dict[str, Any]]:
 
 
 def _expanded(table: dict[str, Any]) -> list[dict[str, Any]]:
-    """The table itself; one for each fraction, if it has a sweep."""
+    """Return the table itself, or one for each fraction if it has a sweep."""
     fractions = table.pop("sweep", None)
     if fractions is None:
         return [table]
@@ -187,38 +192,38 @@ def _expanded(table: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _as_named(sparsity: float) -> float:
-    """To the six digits that the names of trials have."""
+    """Round to the six digits that the names of trials have."""
     return float(f"{sparsity:g}")
 
 
 def _labels(arms: Sequence[Arm]) -> list[str]:
-    """What figures call them; arms of a row have one together."""
-    rows = {arm.title for arm in arms if arm.fraction is not None}
-    return [*(arm.title for arm in arms if arm.fraction is None), *sorted(rows)]
+    """Return the names in figures; arms of a sweep share one."""
+    sweeps = {arm.title for arm in arms if arm.fraction is not None}
+    return [*(arm.title for arm in arms if arm.fraction is None), *sorted(sweeps)]
 
 
 def _check_distinct(what: str, given: Sequence[Any]) -> None:
     for one in given:
         if list(given).count(one) > 1:
-            raise InputError(f"a study has every {what} once; {one!r} is given twice")
+            raise InputError(f"every {what} of a study must be unique; {one!r} is given twice")
 
 
 def preset_names() -> list[str]:
-    """The presets' names."""
+    """Return the names of all presets."""
     return sorted(file.name.removesuffix(".toml") for file in _folder().iterdir() if file.name.endswith(".toml"))
 
 
 def load_study(name: str) -> Study:
-    """The preset of this name, or the study in this file.
+    """Load a preset by its name, or the study in a TOML file.
 
     Raises:
-        InputError: there is neither, or the file is no study.
+        InputError: there is no such preset or file, or the file does not define a study.
     """
     if name in preset_names():
         return Study.of(tomllib.loads((_folder() / f"{name}.toml").read_text("utf-8")))
     if name.endswith(".toml"):
         return Study.of({"name": Path(name).stem, **read_toml(Path(name))})
-    raise InputError(f"{unknown('study', name, preset_names())}; a file of one's own ends in .toml")
+    raise InputError(f"{unknown('study', name, preset_names())}; the name of your own file ends in .toml")
 
 
 def _folder() -> Traversable:

@@ -1,4 +1,4 @@
-"""Trials as jobs of a Slurm cluster, through submitit."""
+"""The pool that runs trials as jobs of a Slurm cluster, through submitit."""
 
 import os
 import signal
@@ -14,12 +14,11 @@ from sparsecore.errors import InputError
 from sparsecore.experiment.conversion import structure
 from sparsecore.experiment.toml_files import toml_value
 from sparsecore.extras import require
-from sparsecore.study.pools import Job, Pool, PoolOptions, run_job
-from sparsecore.study.scheduler import JobLostError, ThreadedPool
+from sparsecore.study.pools import Job, JobLostError, Pool, PoolOptions, RunningJob, ThreadedPool, run_job
 
 _JOBS = 100
-_SECONDS_BETWEEN_LOOKS = 1.0
-_SECONDS_OF_GRACE = 600.0
+_POLL_SECONDS = 1.0
+_GRACE_SECONDS = 600.0
 
 _at_least_0: Any = attrs.validators.ge(0)
 _at_least_1: Any = attrs.validators.ge(1)
@@ -27,19 +26,19 @@ _at_least_1: Any = attrs.validators.ge(1)
 
 @attrs.frozen
 class SlurmOptions:
-    """What a trial gets, and where.
+    """Options of the Slurm pool, given as ``--on-set KEY=VALUE``.
 
     Attributes:
-        cluster: 'slurm', or 'local' to try the same on this machine, without Slurm.
-        partition: of the cluster; its own default, if None, as for the next three.
-        account: likewise.
-        qos: likewise.
-        constraint: on the nodes.
-        time: minutes until a job is ended and put into the queue again, where its trial goes on.
-        requeues: how often that may happen to a trial; being preempted is free.
-        cpus: of a trial.
-        gpus: of a trial.
-        memory: of a trial, in GB; the cluster's own default, if None.
+        cluster: 'slurm'; or 'local', which tries the same on this machine without Slurm.
+        partition: partition of the cluster; None for the cluster's default, here and in the next three.
+        account: account that is charged.
+        qos: quality of service.
+        constraint: constraint on the nodes.
+        time: minutes until Slurm ends a job and puts it into the queue again, where its trial continues.
+        requeues: how often that may happen to a trial; being preempted is not counted.
+        cpus: CPUs of each trial.
+        gpus: GPUs of each trial.
+        memory: memory of each trial in GB; None for the cluster's default.
     """
 
     cluster: Literal["slurm", "local"] = "slurm"
@@ -54,23 +53,29 @@ class SlurmOptions:
     memory: float | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.gt(0)))
 
 
-def slurm_pool(means: PoolOptions) -> Pool:
-    """At most 100 jobs in the queue, or one a core without Slurm, where no number is given.
+def slurm_pool(options: PoolOptions) -> Pool:
+    """Create a pool that runs trials through Slurm.
+
+    Args:
+        options: ``jobs`` defaults to 100, without Slurm to the number of cores; the others are :class:`SlurmOptions`.
 
     Raises:
-        InputError: submitit is not installed, or there is no Slurm here.
+        InputError: this machine has no Slurm, or an option is not valid.
+        MissingPackageError: submitit is not installed.
     """
-    options = structure({key: toml_value(value) for key, value in means.options.items()}, SlurmOptions, "--on-set")
+    given = {key: toml_value(value) for key, value in options.options.items()}
+    slurm_options = structure(given, SlurmOptions, "--on-set")
     submitit = _submitit()
-    if options.cluster == "slurm" and submitit.SlurmExecutor.affinity() < 0:
+    if slurm_options.cluster == "slurm" and submitit.SlurmExecutor.affinity() < 0:
         raise InputError("this machine has no Slurm: no program srun; to try a study without: --on-set cluster=local")
     jobs = {"slurm": _JOBS, "local": os.cpu_count() or 1}
-    return ThreadedPool(means.jobs or jobs[options.cluster], partial(_submitted, submitit, options, threading.Lock()))
+    submit = partial(_submit, submitit, slurm_options, threading.Lock())
+    return ThreadedPool(options.jobs or jobs[slurm_options.cluster], submit)
 
 
 @attrs.frozen
-class _Trial:
-    """What submitit calls in Slurm's job; called again in another, where Slurm wants the machine back."""
+class _Task:
+    """The callable that submitit runs in a Slurm job, and again in the next one if Slurm takes the machine back."""
 
     job: Job
     folder: Path
@@ -78,32 +83,32 @@ class _Trial:
     def __call__(self) -> int:
         status = run_job(self.job, self.folder)
         if status == -signal.SIGTERM:
-            # Slurm wants the machine back, and is about to say how: that is not yet the end of the trial
-            time.sleep(_SECONDS_OF_GRACE)
+            # Slurm takes the machine back and is about to signal how; the trial has not ended yet
+            time.sleep(_GRACE_SECONDS)
         return status
 
     def checkpoint(self) -> Any:
-        """What to call then: the same, which goes on with the run that was begun."""
+        """Return what the next Slurm job calls: the same task, which continues the run."""
         return _submitit().helpers.DelayedSubmission(self)
 
 
 @attrs.frozen(eq=False)
-class _Submitted:
-    """See :class:`sparsecore.study.scheduler.RunningJob`.
+class _SubmittedJob(RunningJob):
+    """A job in Slurm's queue.
 
     Attributes:
-        job: submitit's.
-        looking: one thread at a time asks Slurm, for all jobs.
-        is_ended: early.
+        job: submitit's job.
+        query_lock: lets one thread at a time query Slurm, which answers for all jobs.
+        is_terminated: set when the job was ended early.
     """
 
     job: Any
-    looking: threading.Lock
-    is_ended: threading.Event = attrs.field(factory=threading.Event)
+    query_lock: threading.Lock
+    is_terminated: threading.Event = attrs.field(factory=threading.Event)
 
     def wait(self) -> int:
         while not self._is_done():
-            if self.is_ended.wait(_SECONDS_BETWEEN_LOOKS):
+            if self.is_terminated.wait(_POLL_SECONDS):
                 return -1
         try:
             status: int = self.job.result()
@@ -111,17 +116,17 @@ class _Submitted:
             raise JobLostError(f"the job {self.job.job_id} was lost: {error}") from error
         return status
 
-    def end(self) -> None:
+    def terminate(self) -> None:
         self.job.cancel(check=False)
-        self.is_ended.set()
+        self.is_terminated.set()
 
     def _is_done(self) -> bool:
-        with self.looking:
+        with self.query_lock:
             return bool(self.job.done())
 
 
 def _submitit() -> Any:
-    # it would log to standard output
+    # by default it logs to standard output
     os.environ.setdefault("SUBMITIT_LOG_LEVEL", "NOCONFIG")
     require("submitit", extra="slurm", purpose="`--on slurm`")
     import submitit
@@ -129,20 +134,20 @@ def _submitit() -> Any:
     return submitit
 
 
-def _submitted(submitit: Any, options: SlurmOptions, looking: threading.Lock, job: Job) -> _Submitted:
-    # beside the log, as all machines see it; a folder each, because process numbers come again
+def _submit(submitit: Any, options: SlurmOptions, query_lock: threading.Lock, job: Job) -> _SubmittedJob:
+    # beside the log, where all machines see it; a folder for each job, because process numbers are reused
     folder = job.log.parent / "submitit" / job.name
     requeues = {f"{options.cluster}_max_num_timeout": options.requeues}
     executor = submitit.AutoExecutor(folder, cluster=options.cluster, **requeues)
     executor.update_parameters(name=job.name, **_parameters(options))
     try:
-        return _Submitted(executor.submit(_Trial(job, Path.cwd())), looking)
+        return _SubmittedJob(executor.submit(_Task(job, Path.cwd())), query_lock)
     except (RuntimeError, OSError) as error:
         raise JobLostError(f"the job could not be submitted: {error}") from error
 
 
 def _parameters(options: SlurmOptions) -> dict[str, Any]:
-    """The options as submitit names them; it leaves out those that are None."""
+    """The options under submitit's names; submitit ignores those that are None."""
     return {
         "timeout_min": options.time,
         "cpus_per_task": options.cpus,
@@ -152,6 +157,6 @@ def _parameters(options: SlurmOptions) -> dict[str, Any]:
         "slurm_account": options.account,
         "slurm_qos": options.qos,
         "slurm_constraint": options.constraint,
-        # since Slurm 22.05 srun does not take it over from sbatch
+        # since Slurm 22.05, srun does not inherit it from sbatch
         "slurm_srun_args": ["--cpus-per-task", str(options.cpus)],
     }
