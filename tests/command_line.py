@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from forks import can_fork, fork
 
 from sparsecore.cli.command_line import _show_warning, run
 from sparsecore.cli.output import print_traceback
@@ -80,8 +81,12 @@ def sparsecore_process(
     *arguments: str | Path, cwd: Path | None = None, **environment: str
 ) -> "subprocess.CompletedProcess[str]":
     """Run ``sparsecore`` with these arguments in a process of its own."""
+    command = ["-m", "sparsecore", *map(str, arguments)]
+    if can_fork(command):
+        ((status, out, err),) = fork(command, [{**os.environ, **environment}], cwd)
+        return subprocess.CompletedProcess(command, status, out, err)
     return subprocess.run(
-        [sys.executable, "-m", "sparsecore", *map(str, arguments)],
+        [sys.executable, *command],
         capture_output=True,
         text=True,
         cwd=cwd,

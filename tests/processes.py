@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+from forks import can_fork, fork
 
 _HERE = Path(__file__).parent
 _CALL = "import json, sys; from {module} import {name}; print('ANSWER' + json.dumps({name}(*sys.argv[1:])))"
@@ -47,15 +48,18 @@ def call(function: Callable[..., Any], *arguments: object, size: int = 2) -> lis
 def start(arguments: Sequence[str], size: int = 2) -> list[ProcessResult]:
     """Run Python with these arguments in several processes at once, by rank."""
     port = _free_port()
+    environments = [_environment(rank, size, port) for rank in range(size)]
+    if can_fork(arguments):
+        return [ProcessResult(*ended) for ended in fork(arguments, environments)]
     processes = [
         subprocess.Popen(
             [sys.executable, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=_environment(rank, size, port),
+            env=environment,
         )
-        for rank in range(size)
+        for environment in environments
     ]
     try:
         said = [process.communicate(timeout=300) for process in processes]
