@@ -488,6 +488,13 @@ class NumpyNumber(Sound):
         return strategy_state
 
 
+@defect("reports a metric that is infinite where a tensor is full", "state")
+class InfiniteMetric(Sound):
+    @hookimpl
+    def metrics(self, topology):
+        return {"weights_by_room": max(topology.size / free if free else float("inf") for free in topology.room)}
+
+
 @defect("counts updates in the plugin, where they are not saved", "resume")
 class CountsInPlugin(Sound):
     calls: Any = attrs.field(factory=Calls, init=False)
