@@ -126,7 +126,7 @@ def is_set_as_training_flag(value: object, frame: FrameType | None) -> bool:
 
 
 def names_ignored_by_ddp(model: nn.Module) -> frozenset[str]:
-    """Return the names of parameters and buffers that DistributedDataParallel has been told to ignore."""
+    """Return the names of parameters and buffers that DistributedDataParallel is set to ignore."""
     return frozenset(getattr(model, "_ddp_params_and_buffers_to_ignore", ()))
 
 

@@ -127,7 +127,7 @@ def overlapping(tensors: Sequence[Tensor]) -> list[tuple[int, int]]:
 
 
 def _span(tensor: Tensor) -> tuple[str, int, int] | None:
-    """The device, and the addresses of the first byte and behind the last one; None for a tensor without memory."""
+    """The device, the first address, and the address after the last one; None for a tensor without memory."""
     tensor = local_shard(tensor)
     if tensor.numel() == 0 or not has_memory(tensor):
         return None

@@ -17,7 +17,7 @@ from sparsecore.learning.ranks import RANK_TIMEOUT
 
 @attrs.frozen
 class Report:
-    """What a rank reports to the others.
+    """The report of a rank to the others.
 
     Attributes:
         stage: of the run, as in "update 3 (step 300)".
@@ -60,7 +60,7 @@ class Verdict:
 
 @attrs.frozen
 class Matter:
-    """What ranks must agree on.
+    """The facts on which ranks must agree.
 
     Attributes:
         subjects: the subject of each of a report's marks.

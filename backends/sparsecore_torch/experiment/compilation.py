@@ -92,7 +92,7 @@ def _compiled(forward: Forward, backend: Any) -> Forward:
     def called(images: Tensor, values: Sequence[Tensor], positions: Sequence[Tensor], *others: Any) -> Tensor:
         for vector in (*values, *positions):
             # no guard may depend on the length: it changes with every reallocation, and must compile nothing again
-            # (where a slice begins is guarded: whether at 1, as behind a first tensor that has a single weight)
+            # (a guard may still depend on where a slice begins, as at 1 after a first tensor of a single weight)
             mark_unbacked(vector, 0)
         try:
             logits: Tensor = inner(images, values, positions, *others)

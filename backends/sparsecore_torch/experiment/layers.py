@@ -85,7 +85,7 @@ def _as_operator(kernel: Function, backward_kernel: Function, through: Callable[
     return forward
 
 
-# in every kernel, the dense shape is the first argument behind what says where the values are
+# in every kernel, the dense shape comes right after the arguments that say where the values are
 
 
 def _conv2d_output(x: Tensor, *others: Any) -> Tensor:

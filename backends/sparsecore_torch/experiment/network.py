@@ -69,7 +69,7 @@ def _gradient(tensor: Tensor) -> Tensor:
 
 @attrs.frozen(eq=False)
 class NetworkStructure:
-    """What stays the same while a network learns.
+    """The parts of a network that stay the same while it learns.
 
     Attributes:
         model: the network as a function.

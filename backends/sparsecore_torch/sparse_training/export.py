@@ -143,12 +143,13 @@ def to_onnx(
 ) -> None:
     """Write an ONNX file of the model as it is now, in evaluation mode, with its zeros.
 
-    The file is run by onnxruntime on the example inputs before it is put in its place: there is one that computes what
-    the model computes, or none. It is a single one, as long as ``external_data=True`` is not among the options.
+    onnxruntime runs the file on the example inputs before it is moved to its path: either the result is a file that
+    computes what the model computes, or there is none. It is a single file unless the options have
+    ``external_data=True``.
 
-    What computes in float16 or bfloat16 is compared in float32: of bfloat16, onnxruntime has few operations on the CPU,
-    and of either, two right answers differ by more than the tolerance. The file itself stays as it is; what is run is a
-    copy of its graph with all numbers of half precision in float32, beside a copy of the model in float32.
+    A model in float16 or bfloat16 is compared in float32: onnxruntime has few operations in bfloat16 on the CPU, and in
+    half precision two correct results differ by more than the tolerance. The file stays as it is; a copy of its graph
+    in float32 is run and compared with a copy of the model in float32.
 
     Args:
         training: goes on unchanged.

@@ -52,7 +52,7 @@ class StepWatch:
         self._uses = _uses(model, tensors)
         self._holders = {module: one.name for one in tensors for module, _ in one.holders}
         self._links = _links(model, self._holders)
-        named = {place.name: place.parameter for place in self._uses}
+        named = {use.name: use.parameter for use in self._uses}
         # a hook may outlive the watch, and warns then
         gone, watch = _GoneTraining(type(layers.stepping).__name__), weakref.ref(self)
         self._watched = [_Watched(name, parameter) for name, parameter in _spread(list(named.items()))]
@@ -98,21 +98,21 @@ class StepWatch:
             if name not in children or children[name] is not module:  # scripted modules have no get
                 self._check_modules()
                 break
-        for place in self._uses:
-            if not place.is_unchanged():  # this runs for each tensor and step
-                self._check_use(place)
+        for use in self._uses:
+            if not use.is_unchanged():  # this runs for each tensor and step
+                self._check_use(use)
 
-    def _check_use(self, place: "_ParameterUse") -> None:
-        if _hides_weights(place.module, place.mask):
+    def _check_use(self, use: "_ParameterUse") -> None:
+        if _hides_weights(use.module, use.mask):
             raise InputError(
-                f"{place.name} has got a mask of torch.nn.utils.prune beside that of sparse training, and under "
+                f"{use.name} has a mask of torch.nn.utils.prune besides that of sparse training, and under "
                 "two masks more is zero than either asks for; end the second one with prune.remove, or call "
                 "squash() before it"
             )
-        held = own_parameter(place.module, place.attribute)
-        if held is not place.parameter and self._is_replaced(held, place.parameter):
+        held = own_parameter(use.module, use.attribute)
+        if held is not use.parameter and self._is_replaced(held, use.parameter):
             raise InputError(
-                f"{place.name} is another Parameter than the one that was made sparse, which nothing trains any "
+                f"{use.name} is another Parameter than the one that was made sparse, which nothing trains any "
                 "more; write into the Parameter instead (with torch.no_grad(): parameter.copy_(...); "
                 "load_state_dict without assign=True), or call squash() before it is replaced and sparsify after"
             )
@@ -120,11 +120,11 @@ class StepWatch:
     def _check_modules(self) -> None:
         """Check modules that are no longer where they were: they may be wrapped or moved, but must be in the model."""
         modules, parameters = set(self._model.modules()), set(self._model.parameters())
-        trained = {place.name: place.parameter for place in self._uses}
+        trained = {use.name: use.parameter for use in self._uses}
         for module, name in self._holders.items():
             if module not in modules and trained.get(name) not in parameters:
                 raise InputError(
-                    f"the module with {name} is no longer in the model, and what may have taken its place is not "
+                    f"the module with {name} is no longer in the model, and a module that may have replaced it is not "
                     "sparse; call squash() before modules are replaced and sparsify after"
                 )
         self._links = _links(self._model, self._holders)

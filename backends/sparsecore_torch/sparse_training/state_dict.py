@@ -87,16 +87,16 @@ def _filled(there: Topology, now: Topology, groups: list[int], random: Randomnes
     quotas = _shares(now.counts - there.counts, missing, random.generator("tensors"))
     parts: list[Positions] = []
     for tensor, name in enumerate(layout.names):
-        taken, active, width = there.local(name), now.local(name), max(1, layout.sizes[tensor] // groups[tensor])
+        present, active, width = there.local(name), now.local(name), max(1, layout.sizes[tensor] // groups[tensor])
         generator = random.generator("groups", name)
-        spare = generator.permutation(np.setdiff1d(active, taken, assume_unique=True))
+        spare = generator.permutation(np.setdiff1d(active, present, assume_unique=True))
         spare = spare[np.argsort(spare // width, kind="stable")]
         count = layout.sizes[tensor] // width + 1
-        wanted = np.bincount(active // width, minlength=count) - np.bincount(taken // width, minlength=count)
+        wanted = np.bincount(active // width, minlength=count) - np.bincount(present // width, minlength=count)
         quota = _shares(wanted, int(quotas[tensor]), generator)
         rank_in_group = np.arange(len(spare)) - np.searchsorted(spare // width, spare // width)
         kept = spare[rank_in_group < quota[spare // width]]
-        parts.append(np.union1d(taken, kept) + layout.offsets[tensor])
+        parts.append(np.union1d(present, kept) + layout.offsets[tensor])
     return np.concatenate(parts)
 
 
@@ -291,5 +291,5 @@ def _(value: Tensor, depth: int = 0) -> Any:
 @described.register(Optimizer)
 @described.register(torch.Generator)
 def _(value: Any, depth: int = 0) -> Any:  # noqa: ARG001
-    """What is trained itself is no option of a strategy."""
+    """Describe trained objects by their class alone: they are no options of a strategy."""
     return type(value).__name__

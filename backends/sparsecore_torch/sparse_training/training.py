@@ -389,7 +389,7 @@ class SparseTraining:
 
     @property
     def _plan(self) -> StepPlan:
-        """What the strategies do at the next step; they are asked once for each state."""
+        """The plan of the next step; strategies are called once for each state."""
         if self._latest_plan is None or self._latest_plan.state is not self._state:
             self._latest_plan = self._alive.engine.plan(self._state)
         return self._latest_plan

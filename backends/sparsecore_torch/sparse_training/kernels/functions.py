@@ -178,7 +178,7 @@ def _activation(form: Form, buffer: Tensor) -> Activation:
 
 @attrs.frozen(eq=False)
 class Computation:
-    """What one module computes as long as its weights stay at their positions.
+    """The computation of one module, as long as its weights stay at their positions.
 
     Attributes:
         layer: the kernels' layer.

@@ -108,7 +108,7 @@ class Route:
 
 @attrs.frozen(eq=False)
 class _Current:
-    """What a route needs while the topology stays as it is."""
+    """The computation of a route for the present topology."""
 
     indices: Tensor
     computation: Computation
@@ -160,8 +160,8 @@ def _is_plain(x: Tensor) -> bool:
 class RoutedStorage:
     """Sends modules through the kernels; a :class:`~sparsecore_torch.sparse_training.storage.storage.Storage`.
 
-    The inner storage does all the work. The routes are told where weights are, and in which step dense gradients are
-    needed: in that step modules compute with the inner storage's dense weights.
+    The inner storage does all the work. The routes get each new topology. In steps that need dense gradients, modules
+    compute with the inner storage's dense weights.
 
     Args:
         inner: keeps the weights.

@@ -17,7 +17,7 @@ def replicated(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
     """Return the trained parameters that must be equal on all ranks.
 
     Buffers may differ, as batch norm's statistics do. Also left out are parameters that belong to one rank by design:
-    shards of ``fully_shard``, and those that DistributedDataParallel has been told to ignore.
+    shards of ``fully_shard``, and those that DistributedDataParallel is set to ignore.
 
     Args:
         model: without wrappers.

@@ -293,13 +293,13 @@ def _obstacle_to_zeros(one: _Candidate) -> str | None:
 
 
 def _parametrization_obstacle(parametrization: nn.Module, name: str) -> str | None:
-    """Find out by a copy of it, from a tensor with zeros in every other place and in the first row of each side."""
+    """Why a parametrization forbids zeros, tried on a copy with zeros in every other entry and in the first rows."""
     classes = ", ".join(type(module).__name__.strip("_") for module in parametrization.children())
     devices = {one.device.index for one in parametrization.parameters() if one.device.type == "cuda"}
     try:
         with torch.random.fork_rng(devices):  # some are random
             weight, zero = _weight_from_zeros(parametrization, name)
-    except Exception as error:  # it is somebody else's code
+    except Exception as error:  # it is code of another library
         return f"{classes} could not be tried on a tensor with zeros ({type(error).__name__}: {error})"
     if weight.shape != zero.shape:
         return f"{classes} computes a weight of another shape from it"

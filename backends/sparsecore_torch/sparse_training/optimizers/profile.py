@@ -1,4 +1,4 @@
-"""What an optimizer keeps for a parameter: the profile that a probe finds, and helpers to read and fill the state."""
+"""The profile of an optimizer, which says what it keeps for a parameter, and helpers to read and fill state."""
 
 import re
 from collections import deque
@@ -47,7 +47,7 @@ class StateEntry:
 
 @attrs.frozen
 class OptimizerProfile:
-    """What an optimizer does to a parameter of a certain shape and dtype.
+    """The effect of an optimizer on a parameter of a certain shape and dtype.
 
     Attributes:
         is_entrywise: it changes each weight by this weight, its gradient and its state alone.

@@ -98,10 +98,10 @@ def check_optimizer(optimizer: Optimizer, tensors: Sequence[NamedParameter]) -> 
             "SGD, Adam, AdamW, RMSprop and their like can"
         )
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    strange = [one.name for one in tensors if id(one.parameter) not in held]
-    if strange:
+    missing = [one.name for one in tensors if id(one.parameter) not in held]
+    if missing:
         raise InputError(
-            f"the optimizer does not hold {', '.join(strange)}; make it of the model's parameters, or leave these "
+            f"the optimizer does not hold {', '.join(missing)}; make it of the model's parameters, or leave these "
             "dense with exclude="
         )
 

@@ -30,7 +30,7 @@ class StepHooks:
         layers: the optimizer and its wrappers.
         is_replaced: returns whether the next step is to be left out.
         before: called before each step.
-        skipped: called after a step that a GradScaler has told the optimizer to skip.
+        skipped: called after a step that a GradScaler has skipped.
         after: called after each other step, with True if it was left out.
     """
 
@@ -136,6 +136,6 @@ def after_closure(given: tuple[Any, ...], named: dict[str, Any], action: Callabl
 
 
 def _was_skipped(optimizer: Optimizer) -> bool:
-    """Whether a GradScaler has told a fused optimizer to leave out the step that it has just been called for."""
+    """Whether a GradScaler has made a fused optimizer skip the step that it was called for."""
     found_inf = getattr(optimizer, "found_inf", None)
     return found_inf is not None and bool(found_inf)

@@ -36,7 +36,7 @@ class CompactStorage:
     Args:
         model: the values are registered on it as ``sparse_values``.
         tensors: the sparse tensors, in the order of the layout.
-        optimizer: trains them; the values take their place in it, with their part of its state.
+        optimizer: trains them; the values replace them in it, with their part of its state.
         topology: the active positions.
         values: their start values, (N,).
 

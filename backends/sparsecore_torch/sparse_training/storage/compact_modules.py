@@ -21,7 +21,7 @@ _COMPACT = "_sparse_tensors"
 
 @attrs.frozen(eq=False)
 class _CompactModule:
-    """What a module needs to make its weights, and to become what it was.
+    """The attributes by which a module makes its weights, and becomes what it was.
 
     Attributes:
         weights: those of the whole model.

@@ -312,8 +312,9 @@ def _is_entry_by_entry(profile: OptimizerProfile) -> bool:
 
 def _by_shape(optimizer: Optimizer, one: NamedParameter) -> InputError:
     return InputError(
-        f"{type(optimizer).__name__} goes by the shapes of tensors, which compact storage has none of: what it does to "
-        f"one weight of {one.name} depends on others; take storage='masked', or an optimizer such as SGD, Adam or AdamW"
+        f"{type(optimizer).__name__} depends on the shapes of tensors, which compact storage does not have: what it "
+        f"does to one weight of {one.name} depends on others; take storage='masked', or an optimizer such as SGD, Adam "
+        "or AdamW"
     )
 
 
