@@ -102,7 +102,13 @@ class PatchSum:
 
 
 def patch_matrix(memory: BufferPool, window: KernelWindow, image: tuple[int, ...]) -> PatchMatrix:
-    """Memory for the patches of as many images as :func:`blocks` yields at a time."""
+    """Memory for the patches of as many images as :func:`blocks` yields at a time.
+
+    Args:
+        memory: the pool of the memory.
+        window: how the kernel moves.
+        image: height, width and channels.
+    """
     return Pixels() if window.is_pixel else Patches(memory, window, image, _at_a_time(memory, window, image))
 
 
@@ -112,7 +118,14 @@ def patch_sum(memory: BufferPool, window: KernelWindow, image: tuple[int, ...]) 
 
 
 def blocks(memory: BufferPool, window: KernelWindow, image: tuple[int, ...], run: slice) -> Iterator[slice]:
-    """Divide a slice of images into slices of a few images."""
+    """Divide a slice of images into slices of a few images.
+
+    Args:
+        memory: the pool, whose dtype bounds the number of images.
+        window: how the kernel moves.
+        image: height, width and channels.
+        run: the images.
+    """
     count = _at_a_time(memory, window, image)
     return (slice(first, min(first + count, run.stop)) for first in range(run.start, run.stop, count))
 

@@ -18,7 +18,17 @@ class Statistics(Protocol):
 
 
 def of_batch(workspace: Workspace, x: NDArray[Any], mean: NDArray[Any], variance: NDArray[Any]) -> Moments:
-    """In training: the moments of the batch, towards which the running ones are moved."""
+    """In training: the moments of the batch, towards which the running ones are moved.
+
+    Args:
+        workspace: memory and threads.
+        x: activations, (..., channels).
+        mean: running means, (channels,).
+        variance: running variances, (channels,).
+
+    Raises:
+        InputError: the batch has one value per channel.
+    """
     return batch_moments(lambda: _moments(workspace, x), x.size // x.shape[-1], mean, variance)
 
 
@@ -45,7 +55,15 @@ def forward(workspace: Workspace, x: NDArray[Any], moments: Moments, scale: Chan
 def backward(
     workspace: Workspace, x: NDArray[Any], moments: Moments, scale: Channels, gradient: NDArray[Any]
 ) -> tuple[NDArray[Any], Channels, Channels]:
-    """The gradients of the activations, of the scale and of the shift, where the moments are those of the batch."""
+    """The gradients of the activations, of the scale and of the shift, where the moments are those of the batch.
+
+    Args:
+        workspace: memory and threads.
+        x: the activations that were normalized, (..., channels).
+        moments: their moments.
+        scale: (channels,).
+        gradient: the gradient of the outputs, in the shape of x.
+    """
     inverse = moments.inverse_deviation
     shift_gradient, scale_gradient = _gradient_sums(workspace, x, moments.mean, gradient)
     scale_gradient *= inverse
@@ -97,7 +115,7 @@ def _combination(
     second: tuple[NDArray[Any], Channels],
     constant: Channels,
 ) -> NDArray[Any]:
-    """Two arrays, each times a factor a channel, and a constant a channel."""
+    """The sum of two arrays, each times a factor by channel, and of a constant by channel."""
     (x, by_x), (y, by_y) = first, second
     output = workspace.memory.take(*x.shape)
     x_factor, y_factor, offset = (along_lines(channels, x) for channels in (by_x, by_y, constant))

@@ -53,7 +53,12 @@ class WorkerPool:
         return ThreadPoolExecutor(self.count - 1, "sparsecore-numpy") if self.count > 1 else None
 
     def each(self, function: Callable[[Part], None], parts: Sequence[Part]) -> None:
-        """Call the function on every part; return when all are done."""
+        """Call the function on every part; return when all are done.
+
+        Args:
+            function: called on each part, on any thread.
+            parts: the parts.
+        """
         waiting = deque(parts)
 
         def work() -> None:
@@ -137,7 +142,12 @@ class Workspace:
     workers: WorkerPool
 
     def by_blocks(self, function: Callable[[Block], None], array: NDArray[Any]) -> None:
-        """Call the function on blocks of the array's first axis, on all cores."""
+        """Call the function on blocks of the array's first axis, on all cores.
+
+        Args:
+            function: called on each block, on any thread.
+            array: the array; each block has about :data:`BLOCK_BYTES` of it.
+        """
         blocks = list(enumerate(_blocks(array)))
 
         def part(run: slice) -> None:

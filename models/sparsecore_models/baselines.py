@@ -31,13 +31,23 @@ def check_all_weights(sparsity: float) -> None:
 
 
 def sparse_counts(parameters: Iterable[Parameter], sparsity: float) -> Mapping[str, int]:
-    """The number of active weights of each sparse tensor at this sparsity, distributed uniformly, by name."""
+    """The number of active weights of each sparse tensor at this sparsity, distributed uniformly, by name.
+
+    Args:
+        parameters: the parameters of the network.
+        sparsity: in [0, 1).
+    """
     layout = Layout.of({parameter.name: parameter.shape for parameter in parameters if parameter.sparse})
     return dict(zip(layout.names, uniform(layout, sparsity).tolist(), strict=True))
 
 
 def sparse_size(parameters: Sequence[Parameter], sparsity: float) -> int:
-    """The number of trained parameters of a network at this sparsity, including those of its dense tensors."""
+    """The number of trained parameters of a network at this sparsity, including those of its dense tensors.
+
+    Args:
+        parameters: the parameters of the network.
+        sparsity: in [0, 1).
+    """
     dense = trained_size(parameter for parameter in parameters if not parameter.sparse)
     return dense + sum(sparse_counts(parameters, sparsity).values())
 

@@ -49,7 +49,13 @@ class WideResNet:
     def parameters_of(
         self, channels: Sequence[int], image_shape: tuple[int, int, int], classes: int
     ) -> tuple[Parameter, ...]:
-        """The parameters of a network with other channels, in the order of :attr:`channels`; see :meth:`forward`."""
+        """The parameters of a network with other channels, in the order of :attr:`channels`; see :meth:`forward`.
+
+        Args:
+            channels: of the first convolution and of the three groups.
+            image_shape: height, width and channels of the images.
+            classes: the number of classes.
+        """
         first, last = channels[0], channels[-1]
         return (
             Parameter("first.conv", (first, image_shape[2], 3, 3), HeNormal()),

@@ -132,7 +132,13 @@ def augmented(images: NDArray[np.uint8], batch: Batch) -> NDArray[np.uint8]:
 
 
 def check_padding(padding: int, height: int, width: int) -> None:
-    """Raise an :class:`InputError` unless images of this size, in pixels, can be padded by so many by reflection."""
+    """Raise an :class:`InputError` unless images of this size, in pixels, can be padded by so many by reflection.
+
+    Args:
+        padding: pixels on each side.
+        height: of the images, in pixels.
+        width: of the images, in pixels.
+    """
     if padding and padding >= min(height, width):
         raise InputError(
             f"images of {height}×{width} pixels cannot be padded by {padding}: a reflection reaches at most "

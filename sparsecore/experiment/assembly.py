@@ -95,7 +95,8 @@ DEFAULTS: Mapping[str, Any] = {
 """The demo without its backend. The stack is ``{name: options}``, as everywhere until :func:`assemble` returns."""
 
 _MOST_PARTS = 20
-"""Of a setting's dotted name."""
+"""The most parts of a setting's dotted name."""
+
 _BACKENDS = ("cpu", "numpy")
 """Default backends, the fastest first (benchmarks/cpu_digits.py); one that is not installed is skipped."""
 

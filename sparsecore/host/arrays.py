@@ -73,7 +73,7 @@ class NumpyArrays:
     def searchsorted(
         self, sorted_array: AnyArray, queries: AnyArray, side: Literal["left", "right"]
     ) -> NDArray[np.intp]:
-        """Where each query would be inserted into the ascending ``sorted_array``."""
+        """The index at which each query would be inserted into the ascending ``sorted_array``."""
         return np.searchsorted(sorted_array, queries, side)
 
     def all_finite(self, array: AnyArray) -> bool:

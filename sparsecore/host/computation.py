@@ -25,11 +25,24 @@ class Computation(Protocol):
     def forward_backward(
         self, model: Model, parameters: Mapping[str, Any], images: NDArray[Any], labels: NDArray[np.int64]
     ) -> Totals:
-        """Add the gradients of the batch's mean loss to the parameters' gradients, and return the batch's totals."""
+        """Add the gradients of the batch's mean loss to the parameters' gradients, and return the batch's totals.
+
+        Args:
+            model: the network.
+            parameters: by name.
+            images: normalized, (batch, height, width, channels).
+            labels: (batch,), 0 to classes - 1.
+        """
         ...
 
     def logits(self, model: Model, parameters: Mapping[str, Any], images: NDArray[Any]) -> NDArray[Any]:
-        """Logits with running statistics, (batch, classes)."""
+        """Logits with running statistics, (batch, classes).
+
+        Args:
+            model: the network.
+            parameters: by name.
+            images: normalized, (batch, height, width, channels).
+        """
         ...
 
     def cached_arrays(self, weight: WeightView) -> CachedArrays:
@@ -69,7 +82,12 @@ class Tape(Generic[Output]):
         self._steps.append((output, backward))
 
     def backward(self, output: Output, gradient: Any) -> None:
-        """Run the backward pass from ``output``, whose gradient is given; the tape is empty afterwards."""
+        """Run the backward pass from ``output``, whose gradient is given; the tape is empty afterwards.
+
+        Args:
+            output: the output of the last operation.
+            gradient: the loss's gradient for it, of the same shape.
+        """
         output.start_gradient(gradient)
         while self._steps:
             recorded, step = self._steps.pop()
@@ -86,13 +104,23 @@ class NullTape(Tape[Any]):
 
 
 def cross_entropy(logits: NDArray[Any], labels: NDArray[np.int64]) -> NDArray[Any]:
-    """The cross-entropy of each example in nats, (batch,), from logits (batch, classes)."""
+    """The cross-entropy of each example in nats, (batch,), from logits (batch, classes).
+
+    Args:
+        logits: (batch, classes).
+        labels: (batch,), 0 to classes - 1.
+    """
     shifted = logits - logits.max(axis=1, keepdims=True)
     return np.asarray(np.log(np.exp(shifted).sum(axis=1)) - np.take_along_axis(shifted, labels[:, None], 1)[:, 0])
 
 
 def mean_gradient(logits: NDArray[Any], labels: NDArray[np.int64]) -> NDArray[Any]:
-    """The gradient of the batch's mean cross-entropy for the logits, (batch, classes)."""
+    """The gradient of the batch's mean cross-entropy for the logits, (batch, classes).
+
+    Args:
+        logits: (batch, classes).
+        labels: (batch,), 0 to classes - 1.
+    """
     probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     probabilities[np.arange(len(labels)), labels] -= 1
@@ -100,7 +128,12 @@ def mean_gradient(logits: NDArray[Any], labels: NDArray[np.int64]) -> NDArray[An
 
 
 def batch_totals(logits: NDArray[Any], labels: NDArray[np.int64]) -> Totals:
-    """The sums over a batch: loss, correctly classified examples, examples."""
+    """The sums over a batch: loss, correctly classified examples, examples.
+
+    Args:
+        logits: (batch, classes).
+        labels: (batch,), 0 to classes - 1.
+    """
     losses = cross_entropy(logits, labels)
     correct = int(np.count_nonzero(logits.argmax(axis=1) == labels))
     return Totals(float(losses.sum(dtype=np.float64)), correct, len(labels))
@@ -140,5 +173,10 @@ def batch_moments(compute: Callable[[], Moments], count: int, mean: NDArray[Any]
 
 
 def running_moments(mean: NDArray[Any], variance: NDArray[Any]) -> Moments:
-    """The running moments in float64, for evaluation."""
+    """The running moments in float64, for evaluation.
+
+    Args:
+        mean: running means, (channels,).
+        variance: running variances, (channels,).
+    """
     return Moments(mean.astype(np.float64), variance.astype(np.float64))

@@ -31,17 +31,33 @@ class ParameterVectors:
 
     @classmethod
     def of(cls, values: NDArray[Any], buffers: Mapping[str, NDArray[Any]]) -> "ParameterVectors":
-        """Copies of these values and optimizer buffers, all in the dtype of the values."""
+        """Copies of these values and optimizer buffers, all in the dtype of the values.
+
+        Args:
+            values: (count,).
+            buffers: the optimizer's state by name, each (count,).
+        """
         copies = {name: buffer.astype(values.dtype) for name, buffer in buffers.items()}
         return cls(values.copy(), np.zeros_like(values), copies)
 
     @classmethod
     def start(cls, values: NDArray[Any], rule: Optimizer) -> "ParameterVectors":
-        """A copy of these values, with the optimizer's state before the first step."""
+        """A copy of these values, with the optimizer's state before the first step.
+
+        Args:
+            values: (count,).
+            rule: the optimizer.
+        """
         return cls.of(values, {name: np.zeros_like(values) for name in _RULES[type(rule)].buffers})
 
     def view(self, shape: tuple[int, ...], slots: slice, positions: NDArray[np.intp]) -> WeightView:
-        """The tensor of this dense shape whose active entries are at these slots of the vectors."""
+        """The tensor of this dense shape whose active entries are at these slots of the vectors.
+
+        Args:
+            shape: the dense shape.
+            slots: the slots of its active entries, (count,) of them.
+            positions: the row-major positions of these entries, ascending, (count,).
+        """
         return WeightView(shape, positions, self.values[slots], self.gradient[slots])
 
     def optimizer_step(self, rule: Optimizer, learning_rate: float, count: int) -> None:
@@ -166,7 +182,13 @@ def _slots(parameters: Iterable[Parameter]) -> Iterator[tuple[Parameter, slice]]
 def concatenated(
     parameters: Sequence[Parameter], values: Mapping[str, NDArray[np.float64]], dtype: str
 ) -> NDArray[Any]:
-    """The values of these parameters in one vector of this dtype, (total size,)."""
+    """The values of these parameters in one vector of this dtype, (total size,).
+
+    Args:
+        parameters: the parameters, in this order.
+        values: their values by name, float64, in their shapes.
+        dtype: the dtype of the result.
+    """
     return np.concatenate([np.zeros(0), *(np.ravel(values[parameter.name]) for parameter in parameters)]).astype(dtype)
 
 
@@ -190,6 +212,11 @@ def ledger(
 
     Theoretically the sparse tensors' positions are the only indices, and the flat vectors the only values; what is
     measured also counts what the computation caches for each weight.
+
+    Args:
+        sparse: the sparse tensors.
+        dense: the other trained parameters.
+        cached_arrays: returns what the computation caches for a weight.
     """
     both = (sparse.vectors, dense.vectors)
     weights, size = sum(len(vectors.values) for vectors in both), sparse.vectors.values.itemsize

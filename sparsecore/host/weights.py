@@ -62,7 +62,12 @@ class WeightSource(Protocol):
         ...
 
     def to_dense(self, pool: BufferPool, order: Any) -> NDArray[Any]:
-        """The dense tensor in this order, flat, (size,); inactive entries are zero."""
+        """The dense tensor in this order, flat, (size,); inactive entries are zero.
+
+        Args:
+            pool: the memory of the result.
+            order: one of the three orders of this weight.
+        """
         ...
 
     def to_array(self) -> NDArray[np.float64]:
@@ -70,7 +75,12 @@ class WeightSource(Protocol):
         ...
 
     def add_dense_gradient(self, dense: NDArray[Any], order: Any = None) -> None:
-        """Add the active entries of a dense gradient in this order, row-major by default."""
+        """Add the active entries of a dense gradient in this order, row-major by default.
+
+        Args:
+            dense: a gradient for every entry, of any shape with as many entries.
+            order: the order of its entries, one of the three orders of this weight.
+        """
         ...
 
 

@@ -48,7 +48,7 @@ class Ledger:
         return {field.name: getattr(self, field.name) for field in attrs.fields(Ledger)} | {"total": self.total}
 
     def __str__(self) -> str:
-        """What is measured, in a line."""
+        """The measured bytes, in a line."""
         return format_memory(self.parts)
 
 

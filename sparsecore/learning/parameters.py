@@ -28,7 +28,13 @@ class Ties:
 
     @classmethod
     def of(cls, name: str, shape: tuple[int, ...], seed: int) -> "Ties":
-        """The ties of a tensor, which depend on its name and the seed."""
+        """The ties of a tensor, which depend on its name and the seed.
+
+        Args:
+            name: the name of the tensor.
+            shape: its dense shape.
+            seed: the seed of the hash.
+        """
         return cls(shape, int(Randomness(seed).generator("ties", name).integers(2**62)))
 
 
@@ -135,7 +141,12 @@ class Parameter:
 
 
 def batch_norm(name: str, channels: int) -> tuple[Parameter, ...]:
-    """The four parameters of a batch norm, (channels,) each: scale 1, shift 0, running mean 0, running variance 1."""
+    """The four parameters of a batch norm, (channels,) each: scale 1, shift 0, running mean 0, running variance 1.
+
+    Args:
+        name: the prefix of their names.
+        channels: the number of channels or features.
+    """
     return (
         Parameter(f"{name}.scale", (channels,), Constant(1.0)),
         Parameter(f"{name}.shift", (channels,), Constant(0.0)),

@@ -128,7 +128,13 @@ def check_batch_statistics(count: int) -> None:
 
 
 def check_kernel_fits(image: Sequence[int], kernel: Sequence[int], padding: int) -> None:
-    """Raise an :class:`InputError` unless a kernel fits into a padded image, both of (height, width)."""
+    """Raise an :class:`InputError` unless a kernel fits into a padded image, both of (height, width).
+
+    Args:
+        image: height and width in pixels.
+        kernel: height and width in pixels.
+        padding: zeros on all four sides, in pixels.
+    """
     if min(image[0] - kernel[0], image[1] - kernel[1]) + 2 * padding < 0:
         raise InputError(
             f"a kernel of {kernel[0]}×{kernel[1]} does not fit into images of {image[0]}×{image[1]} pixels "
@@ -146,7 +152,12 @@ class Model(Protocol):
     """A network: its parameters, and its forward pass."""
 
     def parameters(self, image_shape: tuple[int, int, int], classes: int) -> tuple[Parameter, ...]:
-        """The parameters for images of (height, width, channels) and so many classes."""
+        """The parameters for images of (height, width, channels) and so many classes.
+
+        Args:
+            image_shape: height, width and channels of the images.
+            classes: the number of classes.
+        """
         ...
 
     def forward(self, ops: Operations, parameters: Mapping[str, Tensor], images: Tensor) -> Tensor:
@@ -233,7 +244,12 @@ class Learner(Protocol):
         ...
 
     def train(self, batch: Batch, learning_rate: float) -> None:
-        """Call :meth:`backward` and :meth:`optimizer_step`."""
+        """Call :meth:`backward` and :meth:`optimizer_step`.
+
+        Args:
+            batch: the training images.
+            learning_rate: η of the optimizer step.
+        """
         ...
 
     def backward(self, batch: Batch, *, dense: bool = False) -> Gradient | None:

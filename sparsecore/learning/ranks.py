@@ -181,7 +181,7 @@ class SingleProcess:
         return action()
 
     def text_of_rank_0(self, text: str) -> str:
-        """What this process says to itself."""
+        """Return the text of this process."""
         return text
 
     def together(self, advance: Callable[[], Advance]) -> Advance:

@@ -70,7 +70,12 @@ def check_fits(checkpoint: Checkpoint, start: State, engine: Engine, learner: Le
 
 
 def check_totals(learner: Learner, examples: int) -> None:
-    """Raise an :class:`InputError` unless the totals of an epoch are possible for so many training images."""
+    """Raise an :class:`InputError` unless the totals of an epoch are possible for so many training images.
+
+    Args:
+        learner: the learner that was restored.
+        examples: the number of training images.
+    """
     totals = learner.totals()
     if not (np.isfinite(totals.loss) and 0 <= totals.correct <= totals.examples <= examples):
         raise InputError(
@@ -142,7 +147,12 @@ def check_values(
 
 
 def check_dense(parameters: Sequence[Parameter], dense: Mapping[str, NDArray[Any]]) -> None:
-    """Raise an :class:`InputError` unless every parameter that is not sparse is present, in its shape."""
+    """Raise an :class:`InputError` unless every parameter that is not sparse is present, in its shape.
+
+    Args:
+        parameters: the parameters of the network.
+        dense: the values of those that are not sparse, by name.
+    """
     for parameter in parameters:
         shape = dense[parameter.name].shape if parameter.name in dense else None
         if not parameter.sparse and shape != parameter.shape:

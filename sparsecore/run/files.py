@@ -67,7 +67,15 @@ def named_in_errors(path: Path) -> Iterator[None]:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file atomically: beside it, flushed to the disk, and renamed; a reader never sees a part of it."""
+    """Write a file atomically: beside it, flushed to the disk, and renamed; a reader never sees a part of it.
+
+    Args:
+        path: the file, which is replaced if it exists.
+        content: its content.
+
+    Raises:
+        OSError: it cannot be written; the file is as it was.
+    """
     aside = _aside(path)
     try:
         with named_in_errors(path):

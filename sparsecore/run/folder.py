@@ -31,7 +31,7 @@ class RunFolder:
     """A run's folder: experiment, tensors, metrics, reallocations, checkpoint, result, report.
 
     Attributes:
-        path: made absolute, as a plugin may change the working directory while the run goes on.
+        path: made absolute, as a plugin may change the working directory while the run trains.
     """
 
     path: Path = attrs.field(converter=_absolute)

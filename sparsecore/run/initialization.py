@@ -33,7 +33,12 @@ class RandomInitialization:
     purpose: str = "initial values"
 
     def sparse_values(self, topology: Topology, parameters: Sequence[Parameter]) -> NDArray[np.float64]:
-        """The initial value of every active position, (N,), in the order of the topology's positions."""
+        """The initial value of every active position, (N,), in the order of the topology's positions.
+
+        Args:
+            topology: the active positions.
+            parameters: the parameters of the model.
+        """
         sparse: Mapping[str, Parameter] = {parameter.name: parameter for parameter in parameters if parameter.sparse}
         return np.concatenate(
             [
@@ -163,7 +168,13 @@ class WarmStart:
 
 
 def check_all_known(known: NDArray[np.bool_], when: str, run: Path) -> None:
-    """Raise an :class:`InputError` if a position is not known to have had a value."""
+    """Raise an :class:`InputError` if a position is not known to have had a value.
+
+    Args:
+        known: for each active position whether it had a value, (N,).
+        when: the end of the error's clause "were not there when the run ...".
+        run: the folder of the run that the values come from.
+    """
     missing = int((~known).sum())
     if missing:
         raise InputError(

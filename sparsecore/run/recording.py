@@ -46,10 +46,20 @@ class RunWriter:
         """Receive the metrics of an epoch that has ended."""
 
     def save(self, make_checkpoint: MakeCheckpoint, effort: Effort) -> None:
-        """Save a state that the run can be resumed from, and the effort that it has taken."""
+        """Save a state that the run can be resumed from, and the effort that it has taken.
+
+        Args:
+            make_checkpoint: makes the checkpoint.
+            effort: the effort up to this state.
+        """
 
     def keep(self, epoch: int, make_checkpoint: MakeCheckpoint) -> None:
-        """Keep the state at the end of an epoch that ``keep.epochs`` names; called before :meth:`save`."""
+        """Keep the state at the end of an epoch that ``keep.epochs`` names; called before :meth:`save`.
+
+        Args:
+            epoch: the number of finished epochs.
+            make_checkpoint: makes the checkpoint.
+        """
 
     def close(self) -> None:
         """Close all files; nothing is received any more."""

@@ -176,7 +176,7 @@ class Run:
             learner.set_values(advance.values)
 
     def _values(self) -> dict[str, Array]:
-        """What must be the same on all ranks, by what it is."""
+        """The values that must be the same on all ranks, by name."""
         topology, values = self._state.topology, self._learner.values
         sparse = {name: values[topology.slots(name)] for name in topology.layout.names}
         parameters = {
@@ -241,9 +241,9 @@ def reading_participant(setup: Setup, folder: RunFolder | None, ranks: Ranks) ->
     """Open the run for any other rank, which reads the checkpoint and writes nothing.
 
     Args:
-        setup: of the run.
-        folder: of the run that goes on; None for one that begins.
-        ranks: who takes part.
+        setup: the parts of the run that do not change.
+        folder: the folder of a run that is resumed; None for one that begins.
+        ranks: the processes that train together.
 
     Raises:
         InputError: as for :func:`writing_participant`.
@@ -253,7 +253,16 @@ def reading_participant(setup: Setup, folder: RunFolder | None, ranks: Ranks) ->
 
 
 def conclude(setup: Setup, finished: Finished, folder: RunFolder) -> Result:
-    """Write the result of a finished run into its folder, and return it."""
+    """Write the result of a finished run into its folder, and return it.
+
+    Args:
+        setup: the parts of the run that do not change.
+        finished: the state and the metrics at its end.
+        folder: the run's folder.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     state, last = finished.state, finished.last
     result = Result(
         test_accuracy=last.test_accuracy,

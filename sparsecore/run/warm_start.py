@@ -65,7 +65,7 @@ class SourceRun:
         if end is None or done < experiment.training.epochs:
             raise InputError(
                 f"start.run is the folder of a finished run; {folder.path} has done {done} of its "
-                f"{experiment.training.epochs} epochs: go on with it by sparsecore train --resume --out {folder.path}"
+                f"{experiment.training.epochs} epochs: resume it with sparsecore train --resume --out {folder.path}"
             )
         if end.facts.get("experiment") != experiment_fingerprint(experiment.tables()):
             raise InputError(
@@ -180,15 +180,23 @@ def warm_start_of(new: NewRun, folder: RunFolder | None) -> WarmStart | None:
 
 
 def compute_warm_start(new: NewRun, source: SourceRun) -> WarmStart:
-    """The warm start of the new run from the source, as the settings say."""
+    """The warm start of the new run from the source, as the settings say.
+
+    Args:
+        new: the run that is to start.
+        source: the run that it starts from.
+
+    Raises:
+        InputError: the source does not have such weights or values, or is of another network.
+    """
     settings, engine = new.experiment.start, new.engine
     topology = _without_smallest(engine, source.topology(engine.layout, engine.arrays), source.end, settings.prune)
     values = _VALUES[str(settings.values)](new, source, topology)
     _check_dense(new.parameters, values, source)
     if values.epoch >= new.experiment.training.epochs:
         raise InputError(
-            f"the values to start with have been trained for {values.epoch} epochs, and the run goes on from there to "
-            f"the end of epoch {new.experiment.training.epochs}: nothing is left to do"
+            f"the values to start with have been trained for {values.epoch} epochs, and the run continues from there "
+            f"to the end of epoch {new.experiment.training.epochs}: nothing is left to do"
         )
     sparse = np.asarray(values.sparse, new.experiment.backend.plugin.dtype)
     positions = engine.arrays.to_numpy(topology.positions)

@@ -25,10 +25,23 @@ class LazyOp(ABC):
 
     @abstractmethod
     def compute(self, runtime: Runtime, form: Form, sums: Sums | None) -> Buffer:
-        """The output; ``sums`` receives those of entries and squares by channel, where they cost little."""
+        """The output; ``sums`` receives those of entries and squares by channel, where they cost little.
+
+        Args:
+            runtime: kernels, threads and memory.
+            form: the form of the output.
+            sums: (channels, 2), or None if they are not needed.
+        """
 
     def compute_added(self, runtime: Runtime, form: Form, other: "Activation", sums: Sums | None) -> Buffer | None:  # noqa: ARG002
-        """The output plus another activation in one pass; None: this operation cannot be fused with a sum."""
+        """The output plus another activation in one pass; None: this operation cannot be fused with a sum.
+
+        Args:
+            runtime: kernels, threads and memory.
+            form: the form of both activations.
+            other: the other activation.
+            sums: (channels, 2), or None if they are not needed.
+        """
         return None
 
     def as_affine(self) -> "AffineOp | None":
@@ -219,7 +232,13 @@ class GradientTerm(ABC):
 
     @abstractmethod
     def write(self, runtime: Runtime, out: Buffer, add: Buffer | None) -> None:
-        """Write the term, plus ``add``, to ``out``."""
+        """Write the term, plus ``add``, to ``out``.
+
+        Args:
+            runtime: kernels, threads and memory.
+            out: the memory of the result, which may be that of ``add``.
+            add: another gradient of the same form, if any.
+        """
 
     def write_masked(self, runtime: Runtime, out: Buffer, add: Buffer | None, mask: Mask) -> Sums:
         """Write the term, plus ``add``, where the mask is.

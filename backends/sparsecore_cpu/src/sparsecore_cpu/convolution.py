@@ -45,7 +45,12 @@ class Window:
     padding: int = 0
 
     def outputs(self, side: int, kernel: int) -> int:
-        """The output's pixels along a side of ``side`` pixels, for ``kernel`` taps."""
+        """The output's pixels along a side of ``side`` pixels, for ``kernel`` taps.
+
+        Args:
+            side: the input's pixels along the side.
+            kernel: the kernel's taps along the side.
+        """
         return (side + 2 * self.padding - kernel) // self.stride + 1
 
     def keeps(self, x: Form, out: Form) -> bool:
@@ -279,7 +284,15 @@ class LayerKernels:
     def forward(
         self, x: KernelInput, values: NDArray[Any], out: Buffer, add: Buffer | None = None, sums: Sums | None = None
     ) -> None:
-        """Write the layer's outputs, plus ``add``; ``sums`` receives those of entries and squares by channel."""
+        """Write the layer's outputs, plus ``add``; ``sums`` receives those of entries and squares by channel.
+
+        Args:
+            x: the input.
+            values: (entries,).
+            out: the memory of the output.
+            add: an activation of the output's form that is added, if any.
+            sums: (channels, 2), or None if they are not needed.
+        """
         weights = self.lists.forward(self._strides(x), values)
         start = add.handle if add else None
         self.kernels.convolve(x.handle, out.handle, start, weights.handle, weights.steps, sums, self.lists.threads)

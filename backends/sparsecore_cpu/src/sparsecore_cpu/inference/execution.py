@@ -221,7 +221,12 @@ class Single:
         return cls(given, logits, tuple(rows.calls), (image, block), mean, std)
 
     def is_quicker(self, images: int, lanes: int) -> bool:
-        """Whether so many images take less time one at a time than in blocks of so many lanes."""
+        """Whether so many images take less time one at a time than in blocks of so many lanes.
+
+        Args:
+            images: the number of images.
+            lanes: the images in a block.
+        """
         image, block = self.work
         return images * image <= _BLOCK_TIMES * -(-images // lanes) * block
 

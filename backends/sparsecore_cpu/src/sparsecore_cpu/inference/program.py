@@ -166,7 +166,15 @@ def readers(nodes: Sequence[Node]) -> Counter[Node]:
 
 
 def compile_program(output: Node, compiler: Compiler[T]) -> T:
-    """Compile the graph of an output; a value is dropped once no further node reads it."""
+    """Compile the graph of an output; a value is dropped once no further node reads it.
+
+    Args:
+        output: the output's node.
+        compiler: turns nodes into values.
+
+    Returns:
+        The value of the output.
+    """
     nodes = in_order(output)
     left, values = readers(nodes), dict[Node, T]()
     for node in nodes:
