@@ -10,10 +10,12 @@ from kernel_stub import ROOT, STUB, generated_stub
 KERNELS = ROOT / "backends/sparsecore_cpu/kernels"
 CLANG_FORMAT = Path(sys.executable).with_name("clang-format")
 SOURCES = sorted(path for path in KERNELS.rglob("*") if path.suffix in {".hpp", ".cpp"})
+SOURCES += (ROOT / "benchmarks").glob("*.cpp")
 
 
 def test_the_stub_is_generated_from_the_kernels() -> None:
     pytest.importorskip("nanobind", reason="nanobind generates the stub, and is not installed")
+    pytest.importorskip("ruff", reason="ruff formats the stub, and is not installed")
     pytest.importorskip("sparsecore_cpu._kernels", reason="the CPU backend is not built")
     assert STUB.read_text("utf-8") == generated_stub(), "the stub is out of date: `make stubs` generates it anew"
 
