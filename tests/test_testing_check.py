@@ -1,4 +1,4 @@
-"""``sparsecore check`` as its users meet it."""
+"""The command ``sparsecore check``: its output, its exit status and its errors."""
 
 import json
 import re
@@ -20,7 +20,7 @@ from sparsecore import InputError, hookimpl
 
 @attrs.frozen(eq=False)
 class GrowsWithReplacement:
-    """Its defect is in grow."""
+    """Prunes by a threshold, and grows with replacement."""
 
     threshold: float = attrs.field(default=0.5, validator=attrs.validators.gt(0))
 
@@ -37,7 +37,7 @@ class GrowsWithReplacement:
 
 @attrs.frozen(eq=False)
 class Refuses:
-    """Nothing is good enough."""
+    """Refuses every start."""
 
     @hookimpl
     def initial_topology(self):
@@ -50,7 +50,7 @@ class Refuses:
 
 @attrs.frozen(eq=False)
 class Somewhere:
-    """Nobody can draw where."""
+    """Has a field without a default that cannot be drawn."""
 
     where: str
 
@@ -60,7 +60,7 @@ class Somewhere:
 
 
 class NoPlugin:
-    """No hooks."""
+    """Implements no hook."""
 
 
 class NoBackend:
@@ -167,7 +167,7 @@ def test_several_names_are_a_stack_whose_example_can_be_shown_again(folder: Path
     assert "plugin 'GrowsWithReplacement' broke a promise in 'grow'" in repeated.stdout
 
 
-def test_what_keeps_several_promises_from_being_checked_is_said_once(folder: Path) -> None:
+def test_what_stops_the_check_of_several_promises_is_printed_once(folder: Path) -> None:
     (folder / "unsaved.py").write_text(UNSAVED)
     promises = [part for name in ("due", "prune", "growth", "count") for part in ("--promise", name)]
     done = sparsecore("check", "unsaved.py:Unsaved", "--examples", "5", *promises, cwd=folder)

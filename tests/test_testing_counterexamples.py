@@ -1,4 +1,4 @@
-"""Counterexamples are small, and shown on less than a screen."""
+"""Counterexamples are small, and their output fits on a screen."""
 
 import json
 import re
@@ -39,22 +39,22 @@ def test_a_counterexample_is_small_and_fits_on_a_screen(what):
 
 
 @attrs.frozen(eq=False)
-class Moody(Sound):
+class SometimesBroken(Sound):
     """Breaks its promise for larger tensors only, and not each time."""
 
-    moods: list = attrs.field(factory=list, init=False)
+    calls: list = attrs.field(factory=list, init=False)
 
     def __deepcopy__(self, _):
         return self
 
     @hookimpl
     def prune(self, topology):
-        self.moods.append(1)
-        return np.zeros(3) if topology.size > 10 and len(self.moods) % 3 == 0 else topology.all()
+        self.calls.append(1)
+        return np.zeros(3) if topology.size > 10 and len(self.calls) % 3 == 0 else topology.all()
 
 
 def test_of_what_breaks_only_now_and_then_the_smallest_example_seen_is_shown():
-    result = check_promise(PROMISES["prune"], StrategySubject.of(Moody()))
+    result = check_promise(PROMISES["prune"], StrategySubject.of(SometimesBroken()))
     assert result.status is Status.BROKEN
     assert 10 < len(result.example.positions) < 60
 
@@ -78,7 +78,7 @@ from sparsecore import hookimpl
 
 @attrs.frozen(eq=False)
 class Many:
-    """Needs many weights to go wrong."""
+    """Breaks a promise with many weights only."""
 
     @hookimpl
     def prune(self, topology):
@@ -87,7 +87,7 @@ class Many:
 
 @attrs.frozen(eq=False)
 class Undeclared:
-    """Decides much and declares nothing."""
+    """Implements prune and initial_values and declares nothing."""
 
     @hookimpl
     def prune(self, values):

@@ -1,4 +1,4 @@
-"""The kit is proven by defects: each is caught, by the promise that it breaks, under the default number of examples."""
+"""The kit catches each defect by the promise that it breaks, with the default number of examples."""
 
 from importlib.util import find_spec
 from pathlib import Path

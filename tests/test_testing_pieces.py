@@ -1,4 +1,4 @@
-"""The pieces of the kit: what is drawn is sound and reaches the corners; results are what they say."""
+"""Generators draw valid examples and reach every corner; check results are what they say."""
 
 import json
 
@@ -28,7 +28,7 @@ from sparsecore_strategies.static import Static
 
 
 def reaches(strategy, condition):
-    """Whether hypothesis comes across such an example soon."""
+    """Return whether hypothesis finds an example that fulfils the condition."""
     quick = settings(max_examples=300, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
     try:
         find(strategy, condition, settings=quick)
@@ -160,7 +160,7 @@ def test_fair_shares_are_those_of_another_definition(tensors, data):
 
 @attrs.frozen(eq=False)
 class Stops:
-    """Its pruning raises; whatever else is promised cannot be checked."""
+    """Raises in prune, so that other promises cannot be checked."""
 
     @hookimpl
     def prune(self):
@@ -169,17 +169,17 @@ class Stops:
 
 @attrs.frozen(eq=False)
 class Sometimes:
-    """Breaks its promise every second time it is asked."""
+    """Breaks its promise in every second call."""
 
-    asked: list = attrs.field(factory=list, init=False)
+    calls: list = attrs.field(factory=list, init=False)
 
     def __deepcopy__(self, _):
         return self
 
     @hookimpl
     def prune(self, topology):
-        self.asked.append(1)
-        return topology.all() if len(self.asked) % 2 else np.zeros(3)
+        self.calls.append(1)
+        return topology.all() if len(self.calls) % 2 else np.zeros(3)
 
 
 def promise(name):
@@ -235,7 +235,8 @@ def test_the_table_of_a_counterexample_is_an_update_worked_out_by_hand():
     )
     scenario = from_json(text, StrategySubject.of(DynamicReallocation(target=1)).sample)
     first, second = rows(scenario)
-    # below 0.5 are 0.25 and -0.1; the latter is the last of its tensor, and stays. One grows; a has 2 of 3 free places
+    # below 0.5 are 0.25 and -0.1; the latter is the last of its tensor, and stays; one weight grows, and a has 2 of 3
+    # free positions
     assert first[:3] == ("a 2×2", "0:0.75 2:0.25", "0:0.75")
     assert second[:3] == ("b 2", "0:-0.1", "0:-0.1")
     assert sorted((first[3], second[3])) in [["1", "none"], ["3", "none"]]
@@ -249,7 +250,7 @@ def test_the_oracle_is_what_the_engine_is_tested_with():
 
 @attrs.frozen(eq=False)
 class GrowsOccupied:
-    """It prunes nothing itself."""
+    """Grows where weights are active; prunes nothing."""
 
     @hookimpl
     def grow(self, occupied, counts):

@@ -20,7 +20,7 @@ def promise(name):
 
 @attrs.frozen(eq=False)
 class PartlyRandom:
-    """Grow the fraction ``randomness`` at random, the rest at the lowest free positions."""
+    """Grows the fraction ``randomness`` at random, the rest at the lowest free positions."""
 
     randomness: float = attrs.field(default=0.5, validator=[attrs.validators.ge(0), attrs.validators.le(1)])
 
@@ -71,7 +71,7 @@ def test_growth_that_is_declared_to_be_fixed_is_not_checked_for_randomness():
 
 @attrs.frozen(eq=False)
 class MaybeRandomStart:
-    """Start at random positions, or, with no randomness, at the first."""
+    """Starts at random positions, or, without randomness, at fixed ones."""
 
     randomness: bool = True
 

@@ -55,9 +55,9 @@ def test_scenarios_reach_every_corner_of_a_run(corner):
 @FEW
 @given(scenarios(SOUND))
 def test_a_scenario_is_at_its_clock_after_its_previous_updates_with_its_values(scenario):
-    algorithm = make_engine(scenario)
-    snapshot = snapshot_before_update(algorithm, scenario)
-    updates = [reallocation for _, reallocation in replay(algorithm, scenario) if reallocation]
+    engine = make_engine(scenario)
+    snapshot = snapshot_before_update(engine, scenario)
+    updates = [reallocation for _, reallocation in replay(engine, scenario) if reallocation]
     assert len(updates) <= scenario.previous_updates
     assert snapshot.state.strategy_states["Sound"].updates == len(updates)
     assert snapshot.state.clock.step <= scenario.clock.step
@@ -124,8 +124,8 @@ def test_a_strategy_that_needs_memory_for_each_position_is_given_no_vast_tensor(
 
 
 @attrs.frozen
-class HowMany:
-    """Updates so far."""
+class UpdateCount:
+    """The number of updates so far."""
 
     updates: int = 0
 
@@ -138,7 +138,7 @@ class Late:
 
     @hookimpl
     def initial_strategy_state(self):
-        return HowMany()
+        return UpdateCount()
 
     @hookimpl
     def prune(self, topology, strategy_state):
@@ -146,7 +146,7 @@ class Late:
 
     @hookimpl
     def remember(self, strategy_state):
-        return HowMany(strategy_state.updates + 1)
+        return UpdateCount(strategy_state.updates + 1)
 
 
 @pytest.mark.parametrize("updates", [3, 8])

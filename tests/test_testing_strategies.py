@@ -19,7 +19,7 @@ from sparsecore_strategies.static import Static
 
 
 def stacked(*classes):
-    """A stack of these, the bottom first, with any hyperparameters."""
+    """Return a hypothesis strategy for stacks of these classes, bottom first, with any hyperparameters."""
     return st.tuples(*map(hyperparameters, classes))
 
 
