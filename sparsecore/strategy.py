@@ -3,7 +3,7 @@
     from sparsecore.strategy import Array, Clock, Every, Topology, hookimpl
 
 - hooks: ``hookimpl`` marks a method as a hook (:mod:`sparsecore.engine.hooks` documents all of them), ``Declares`` says
-  what `sparsecore check` is to hold a strategy to.
+  what `sparsecore check` tests beyond what holds for every strategy, with ``Scope`` as the type of one of its fields.
 - topology: ``Topology``, ``Layout``, ``Reallocation``.
 - arrays: ``Array``, ``Arrays`` and ``Gradient`` are the types of a backend's vectors, its operations and a dense
   gradient; ``counting_of`` returns operations that do not wait for a device.
@@ -15,11 +15,15 @@
 - sharing out growth: ``shares``, ``whole_numbers``, ``Counts``, ``constant``.
 - choosing positions to grow: ``random_free_positions``, ``free_positions``, ``draw_ranks``, ``largest_free``,
   ``first_free``, ``free_by_score``.
-- starts: ``random_topology``; ``distribution`` by name, ``uniform``, ``erdos_renyi``, ``erdos_renyi_kernel``.
+- starts: ``random_topology``; ``distribution`` by name, ``uniform``, ``erdos_renyi``, ``erdos_renyi_kernel``;
+  ``check_initial_sparsity`` for runs that become sparser.
 - larger pieces: ``CubicPruning`` and ``PruningTargets`` (gradual pruning), ``DenseMomentum``, ``fixed_signs``,
-  ``gaussian_noise``, ``noisy_pull`` and ``check_temperature`` (DeepR), groups of consecutive positions (N:M sparsity).
+  ``gaussian_noise``, ``noisy_pull`` and ``check_temperature`` (DeepR).
+- N:M groups of consecutive positions: ``group_sizes``, ``group_counts``, ``groups_of``, ``count_in_groups``,
+  ``first_of_each_group``, ``random_in_groups``.
 - randomness: ``Randomness``.
-- errors: ``InputError`` for what the user can mend, ``DivergedError`` and the others.
+- errors: ``InputError`` for what the user can correct, ``DivergedError`` where training has diverged; all are a
+  ``SparsecoreError``. The engine raises ``InvariantError``, ``NoRoomError`` and ``PluginError``.
 - to try a strategy without a network: ``Engine`` and ``State``.
 
 These names are public, and so are their arguments. Anything else below ``sparsecore.engine`` and ``sparsecore.toolbox``

@@ -52,6 +52,11 @@ def test_its_names_are_all_there() -> None:
     assert [name for name in sparsecore.strategy.__all__ if not hasattr(sparsecore.strategy, name)] == []
 
 
+def test_its_docstring_has_every_name() -> None:
+    named = set(re.findall(r"``(\w+)``", sparsecore.strategy.__doc__ or ""))
+    assert named == set(sparsecore.strategy.__all__)
+
+
 HEAVY = ["torch", "click", "cattrs", "rich", "sklearn", "matplotlib", "safetensors", "tomllib"]
 
 
