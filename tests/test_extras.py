@@ -90,7 +90,7 @@ from pathlib import Path
 from sparsecore.data.digits import Digits
 from sparsecore.data.files import Origin
 from sparsecore.errors import InputError
-from sparsecore.host import threads
+from sparsecore_numpy import workspace
 from sparsecore.plugins.discovery import load
 
 for need in (
@@ -100,7 +100,7 @@ for need in (
     lambda: load("backend", "torch"),
     lambda: Digits().load(None),
     lambda: Origin("x", "https://localhost/", {"a": "md5:0"}).fetch("a"),
-    lambda: threads._blas(),
+    lambda: workspace._blas(),
 ):
     try:
         need()

@@ -98,7 +98,7 @@ def test_a_trial_that_fails_stops_no_other_and_is_named_at_the_end(carried_out):
     log = folder / "out" / "logs" / "failing-at-0.8-trial-1.log"
     assert f"sparsecore: failing-at-0.8-trial-1 failed; see {log}" in done.stderr
     assert "this arm fails in its fifth step" in log.read_text()
-    assert "after-failing-at-0.8-trial-0 was left out" in done.stderr
+    assert "after-failing-at-0.8-trial-0 was skipped" in done.stderr
 
 
 @pytest.mark.integration
@@ -161,9 +161,9 @@ def test_a_study_that_exists_is_not_begun_again_nor_gone_on_with_as_another(carr
         sparsecore("study", folder / "own.toml", "--out", folder / "out")
     )
     other = sparsecore("study", folder / "own.toml", "--out", folder / "out", "--resume", "--trials", 9)
-    assert "was begun as another one" in said(other)
+    assert "another study" in said(other)
     assert "--resume needs --out" in said(sparsecore("study", folder / "own.toml", "--resume"))
-    assert "is no study" in said(sparsecore("study", "show", folder))
+    assert "not the folder of a study" in said(sparsecore("study", "show", folder))
     typo = folder / "typo"
     assert f"no study at {typo} to continue" in said(
         sparsecore("study", folder / "own.toml", "--out", typo, "--resume")
@@ -176,7 +176,7 @@ def test_a_study_is_carried_out_by_one_process_at_a_time(carried_out):
     folder, _ = carried_out
     with StudyFolder(folder / "out").locked():
         other = sparsecore("study", folder / "own.toml", "--out", folder / "out", "--resume")
-    assert f"the study {folder / 'out'} is being carried out by another process" in said(other)
+    assert f"another process is executing the study {folder / 'out'}" in said(other)
 
 
 @pytest.mark.integration
