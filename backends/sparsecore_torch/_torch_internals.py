@@ -239,8 +239,27 @@ def default_store() -> Store:
     return store
 
 
-def differentiable_sum(vector: Tensor) -> Tensor:
-    """Sum a tensor over the ranks of the default process group; differentiable. Collective."""
+class _SumOverRanks(torch.autograd.Function):
+    """The sum over ranks, whose gradient is the sum of the ranks' gradients.
+
+    The functional all-reduce has a gradient of its own only in newer versions of torch; in older ones, it silently has
+    none.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, vector: Tensor) -> Tensor:  # noqa: ARG004
+        return _sum_over_ranks(vector.detach())
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ARG004
+        return _sum_over_ranks(gradient.contiguous())
+
+
+def _sum_over_ranks(vector: Tensor) -> Tensor:
     group: Any = dist.group.WORLD
     summed: Tensor = all_reduce(vector, "sum", group)
     return summed
+
+
+differentiable_sum: Final[Callable[[Tensor], Tensor]] = _SumOverRanks.apply
+"""Sums a tensor over the ranks of the default process group; differentiable, also in what is compiled. Collective."""
