@@ -23,7 +23,8 @@ def named(promises, name):
 
 @pytest.mark.parametrize("promise", STRATEGY_PROMISES, ids=lambda promise: promise.name)
 def test_the_sound_strategy_that_the_mutants_are_made_of_keeps_every_promise(promise):
-    assert check_promise(promise, StrategySubject.of(Sound())).status is Status.KEPT
+    # that nothing is broken needs fewer examples here: the tests of the built-in strategies search for it, too
+    assert check_promise(promise, StrategySubject.of(Sound()), examples=30).status is Status.KEPT
 
 
 @pytest.mark.parametrize("what", STRATEGIES)
