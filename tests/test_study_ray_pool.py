@@ -146,4 +146,4 @@ def test_without_ray_the_sentence_says_how_to_get_it(monkeypatch):
     ],
 )
 def test_as_many_trials_as_there_is_room_for(options, resources, trials):
-    assert options.room(resources) == trials
+    assert options.capacity(resources) == trials

@@ -101,7 +101,7 @@ def test_the_options_are_what_slurm_is_asked_for(tmp_path):
         program.parent.mkdir(exist_ok=True)
         program.write_text(f"#!/bin/sh\n{what}\n")
         program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    asked = {"partition": "gpus", "results": "lab", "qos": "long", "constraint": "a100", "time": "90"}
+    asked = {"partition": "gpus", "account": "lab", "qos": "long", "constraint": "a100", "time": "90"}
     given = {**asked, "cpus": "4", "gpus": "1", "memory": "2.5"}
     options = [part for key, value in given.items() for part in ("--on-set", f"{key}={value}")]
     out = tmp_path / "out"
@@ -123,7 +123,7 @@ def test_what_slurm_cannot_be_asked_for_is_a_sentence(tmp_path):
         options = [part for one in means for part in ("--on-set", one)]
         return said(sparsecore("study", "fig1a", "--out", tmp_path / "out", "--on", "slurm", *options))
 
-    assert "no key named 'gpu'; known: cluster, partition, results" in refused("gpu=1")
+    assert "no key named 'gpu'; known: cluster, partition, account" in refused("gpu=1")
     assert "one of 'slurm', 'local' was expected, given 'moon'" in refused("cluster=moon")
     assert "'time' must be >= 1" in refused("time=0")
 

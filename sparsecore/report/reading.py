@@ -123,6 +123,8 @@ def _effort(path: Path) -> Effort:
     try:
         return read_record(path, Effort)
     except InputError as error:
+        if isinstance(error.__cause__, OSError):  # the system fails, the file is not damaged
+            raise
         warnings.warn(InputWarning(f"{error}; the report has neither duration nor machine"), stacklevel=2)
         return Effort()
 
