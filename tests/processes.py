@@ -66,7 +66,15 @@ def start(arguments: Sequence[str], size: int = 2) -> list[ProcessResult]:
     finally:
         for process in processes:
             process.kill()
-    return [ProcessResult(process.returncode, *texts) for process, texts in zip(processes, said, strict=True)]
+    return [
+        ProcessResult(process.returncode, out, _without_gloo(errors))
+        for process, (out, errors) in zip(processes, said, strict=True)
+    ]
+
+
+def _without_gloo(text: str) -> str:
+    """The text without the lines that gloo of PyTorch 2.8 prints when ranks connect."""
+    return "".join(line for line in text.splitlines(keepends=True) if not line.startswith("[Gloo]"))
 
 
 def _environment(rank: int, size: int, port: int) -> dict[str, str]:
