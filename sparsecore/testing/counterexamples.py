@@ -25,7 +25,11 @@ _Weights: TypeAlias = Sequence[tuple[int, float]]
 
 
 def describe_failure(result: CheckResult) -> str:
-    """Return a broken promise with its counterexample, in plain text."""
+    """Return a broken promise with its counterexample, in plain text.
+
+    Args:
+        result: the result of a check with the status BROKEN.
+    """
     failure = f"{result.promise.name}: {result.promise.sentence}\n{result.reason}"
     example = f"example: {abbreviated_example(result.example)}"
     if not isinstance(result.example, Scenario):
@@ -42,7 +46,13 @@ def abbreviated_example(example: Any) -> str:
 def rows(scenario: Scenario) -> list[tuple[str, ...]]:
     """Run the scenario and return the table's rows, one a tensor.
 
-    If the engine stops an earlier update, the table shows that one. What was not reached is '?'.
+    If the engine stops an earlier update, the table shows that one.
+
+    Args:
+        scenario: the counterexample.
+
+    Returns:
+        For each tensor, the cells of the columns :data:`HEAD`; '?' for what was not reached.
     """
     results: dict[str, Any] = {}
 

@@ -42,7 +42,14 @@ def few_positions(layout: Layout, random: np.random.Generator) -> NDArray[Any]:
 
 
 def peak_memory(act: Callable[[], object]) -> int:
-    """Call a function and return the most bytes that were allocated at once in the call."""
+    """Call a function and measure its memory by ``tracemalloc``.
+
+    Args:
+        act: the function.
+
+    Returns:
+        The most bytes that were allocated at once during the call.
+    """
     was_tracing = tracemalloc.is_tracing()
     if not was_tracing:
         tracemalloc.start()

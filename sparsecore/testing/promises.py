@@ -93,6 +93,10 @@ def is_strategy_error(error: Exception, scenario: Scenario) -> bool:
     It is none if the engine raised it, which checks before it allocates whether what was pruned can grow. A strategy
     may refuse a network at the start by an InputError; it may refuse the same network in an update too, because a
     scenario begins elsewhere. It may also need to know when the run ends.
+
+    Args:
+        error: an InputError, a NoRoomError or a DivergedError.
+        scenario: the scenario in which it was raised.
     """
     note = hook_note(error)
     if note is None:

@@ -49,7 +49,12 @@ def make_engine(scenario: Scenario, arrays: Arrays | None = None, stack: Stack |
 
 
 def initial_snapshot(engine: Engine, scenario: Scenario) -> Snapshot:
-    """Return the beginning of the scenario, before its previous updates."""
+    """Return the beginning of the scenario, before its previous updates.
+
+    Args:
+        engine: an engine of the scenario's layout and strategies.
+        scenario: the initial positions and values, and the clock.
+    """
     topology = scenario.topology_on(engine.arrays)
     clock = attrs.evolve(
         scenario.clock,
@@ -61,12 +66,21 @@ def initial_snapshot(engine: Engine, scenario: Scenario) -> Snapshot:
 
 
 def snapshot_before_update(engine: Engine, scenario: Scenario) -> Snapshot:
-    """Run the scenario's previous updates, and return the run before the update that is checked."""
+    """Run the scenario's previous updates, and return the run before the update that is checked.
+
+    Args:
+        engine: an engine of the scenario's layout and strategies, which has seen no run.
+        scenario: the scenario.
+    """
     return deque((snapshot for snapshot, _ in replay(engine, scenario)), maxlen=1).pop()
 
 
 def replay(engine: Engine, scenario: Scenario) -> Iterator[tuple[Snapshot, Reallocation | None]]:
     """Run the scenario's previous updates step by step.
+
+    Args:
+        engine: an engine of the scenario's layout and strategies, which has seen no run.
+        scenario: the scenario.
 
     Yields:
         The run at the beginning and after each step, each with the update that led to it (None if there was none). In
@@ -124,7 +138,13 @@ def run_update(scenario: Scenario, arrays: Arrays | None = None) -> UpdateRecord
 
 
 def perform_update(engine: Engine, scenario: Scenario, before: Snapshot) -> UpdateRecord:
-    """Perform the update that is checked, with the scenario's gradients."""
+    """Perform the update that is checked.
+
+    Args:
+        engine: the engine that has run the previous updates.
+        scenario: the gradients.
+        before: the run before the update.
+    """
     state, reallocation = engine.update(before.state, before.values, _gradient(engine, scenario))
     return UpdateRecord(before, state, reallocation)
 
@@ -172,7 +192,14 @@ def forced_update(engine: Engine, scenario: Scenario, snapshot: Snapshot, number
 
 
 def run_step(engine: Engine, scenario: Scenario, snapshot: Snapshot, number: int) -> Snapshot:
-    """Take a step of training, and in every second step an update, whether or not it is due."""
+    """Take a step of training, and in every second step an update, whether or not it is due.
+
+    Args:
+        engine: the engine.
+        scenario: the seed of the noise, the learning rate and the gradients.
+        snapshot: the run before the step.
+        number: determines, with the seed, the random numbers of the step; odd numbers have an update.
+    """
     after = training_step(engine, scenario, snapshot, number)
     is_updated = after.state.clock.updates > snapshot.state.clock.updates
     return after if is_updated or number % 2 == 0 else forced_update(engine, scenario, after, number)

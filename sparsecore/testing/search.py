@@ -95,7 +95,13 @@ def check_promise(
 
 
 def check_example(promise: Promise, subject: Any, example: Any) -> CheckResult:
-    """Check a promise on one example."""
+    """Check a promise on one example.
+
+    Args:
+        promise: the promise.
+        subject: the strategies or the backend under test.
+        example: an example as ``promise.examples`` draws them.
+    """
     try:
         _ExampleChecker(promise, subject).check(example)
     except BrokenPromiseError as broken:

@@ -198,12 +198,26 @@ def with_wrapped_hooks(plugin: Any, call: Callable[[str, Any, Mapping[str, Any]]
 
 
 def implementer(stack: Stack, hook: str) -> Any:
-    """Return the topmost strategy that implements this hook; None if none does."""
+    """Return the strategy that decides a step of the engine.
+
+    Args:
+        stack: strategies by name, bottom first.
+        hook: the name of a hook.
+
+    Returns:
+        The topmost strategy that implements the hook; None if none does.
+    """
     return next((plugin for plugin in reversed(list(stack.values())) if hook in hooks_of(plugin)), None)
 
 
 def declarations(subject: StrategySubject, stack: Stack, hook: str) -> Declares:
-    """Return what is declared about a hook: for the whole subject, or by the strategy that implements the hook."""
+    """Return what is declared about a hook.
+
+    Args:
+        subject: the subject, whose own declaration applies to all hooks.
+        stack: one of its stacks; if the subject declares nothing, the topmost strategy that implements the hook does.
+        hook: the name of the hook.
+    """
     own: Declares = getattr(implementer(stack, hook), "declares", Declares())
     return own if subject.declares is None else subject.declares
 

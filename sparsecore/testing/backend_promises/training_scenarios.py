@@ -323,7 +323,14 @@ def gradient(
 
 
 def loss(scenario: TrainingScenario, backend: Backend, values: HostArray, batch: Batch) -> float:
-    """Return the mean loss of a batch in training, by a step of learning rate 0."""
+    """Return the mean loss of a batch in training, by a step of learning rate 0.
+
+    Args:
+        scenario: the network.
+        backend: the backend that computes.
+        values: one value for each weight.
+        batch: the batch.
+    """
     learner = scenario.learner(backend, values, optimizer=PLAIN_SGD)
     learner.train(batch, 0.0)
     totals = learner.totals()
@@ -333,7 +340,17 @@ def loss(scenario: TrainingScenario, backend: Backend, values: HostArray, batch:
 def reallocate_once(
     scenario: TrainingScenario, backend: Backend, state: State, values: Array
 ) -> tuple[State, Reallocation]:
-    """Perform an update on a backend."""
+    """Perform an update on a backend.
+
+    Args:
+        scenario: the strategies and the seed.
+        backend: the backend.
+        state: the engine's state before the update.
+        values: one value for each weight, on the backend.
+
+    Returns:
+        The state after the update, and the reallocation.
+    """
     return scenario.engine(backend).update(state, values)
 
 
