@@ -77,12 +77,16 @@ def own_modules(folder: Path) -> Iterator[None]:
 _LIBRARIES = [Path(folder).resolve() for folder in sys.path if folder]
 
 
+_READ_LATE = {"PYTHONPATH", "COLUMNS", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+"""Variables that a process need not have when it starts; Python and libraries read others then."""
+
+
 def sparsecore_process(
     *arguments: str | Path, cwd: Path | None = None, **environment: str
 ) -> "subprocess.CompletedProcess[str]":
     """Run ``sparsecore`` with these arguments in a process of its own."""
     command = ["-m", "sparsecore", *map(str, arguments)]
-    if can_fork(command):
+    if can_fork(command) and set(environment) <= _READ_LATE:
         ((status, out, err),) = fork(command, [{**os.environ, **environment}], cwd)
         return subprocess.CompletedProcess(command, status, out, err)
     return subprocess.run(
