@@ -16,7 +16,7 @@ from sparsecore.cli.command_line import commands
 from sparsecore.study.definition import Study, load_study
 from sparsecore.study.folder import StudyFolder
 from sparsecore.study.pools import Job
-from sparsecore.study.scheduler import execute
+from sparsecore.study.scheduler import StudyCallback, execute
 from sparsecore.study.trials import Trial, trials_of
 
 ARMS = [
@@ -28,7 +28,7 @@ ARMS = [
 ARMS[2]["settings"] = {"start.values": "original"}
 
 
-class HerePool:
+class InProcessPool:
     """Runs jobs in this process."""
 
     jobs = 1
@@ -43,16 +43,6 @@ class HerePool:
         return done
 
     def stop(self) -> None:
-        pass
-
-
-class Nobody:
-    """Looks on without a word."""
-
-    def poll(self, running: Any) -> None:
-        pass
-
-    def trial_ended(self, trial: Trial, status: int) -> None:
         pass
 
 
@@ -80,7 +70,7 @@ def small_study(folder: Path, **changes: Any) -> StudyFolder:
     study = Study.of({**tables, "options": options, "arm": ARMS, **changes})
     place = StudyFolder(folder / "study")
     place.create(study)
-    execute(trials_of(study), place, HerePool(), Nobody())
+    execute(trials_of(study), place, InProcessPool(), StudyCallback())
     return place
 
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
-from study_examples import HerePool, no_waiting_for_the_disk
+from study_examples import InProcessPool, no_waiting_for_the_disk
 
 from sparsecore.cli.command_line import commands
 from sparsecore.study.definition import preset_names
@@ -19,7 +19,7 @@ PAGE = (DOCS / "studies.md").read_text("utf-8")
 def test_the_page_works_from_its_beginning_to_its_end(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     # in sparsecore.cli the command has the name of its module
-    monkeypatch.setattr(import_module("sparsecore.cli.study"), "create_pool", lambda *_: HerePool())
+    monkeypatch.setattr(import_module("sparsecore.cli.study"), "create_pool", lambda *_: InProcessPool())
     (toml,) = re.findall(r"^```toml\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
     (tmp_path / "zeta.toml").write_text(toml)
     lines = "".join(re.findall(r"^```sh\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)).splitlines()

@@ -1,4 +1,4 @@
-"""An arm has one look everywhere, and no two arms have the same."""
+"""An arm has one style in all studies, and no two arms have the same."""
 
 import attrs
 import pytest
@@ -8,7 +8,7 @@ from sparsecore.study.report.panels import STYLES, styles_of
 
 
 @pytest.mark.parametrize("name", preset_names())
-def test_arms_of_a_preset_have_looks_of_their_own_which_are_the_same_in_all_presets(name):
+def test_arms_of_a_preset_have_distinct_styles_which_are_the_same_in_all_presets(name):
     found = styles_of(load_study(name))
     assert len({style.colour for style in found.values()}) == len(found)
     for other in map(load_study, preset_names()):

@@ -47,7 +47,7 @@ def sets_of(folder, trial):
 
 
 @pytest.mark.parametrize("arm", ["dpr", "set", "again"])
-def test_courses_are_those_of_python_sets(carried_out, arm):
+def test_topology_histories_are_those_of_python_sets(carried_out, arm):
     trial = next(trial for trial in trials_of(carried_out.read()) if trial.arm == arm)
     history, topologies = topology_history_of(carried_out, trial), sets_of(carried_out, trial)
     assert len(history.snapshots) == len(topologies) == history.updates + 1
@@ -65,7 +65,7 @@ def test_courses_are_those_of_python_sets(carried_out, arm):
     ]
 
 
-def test_a_course_is_worked_out_once_and_one_that_does_not_lead_to_the_result_is_refused(carried_out, monkeypatch):
+def test_a_topology_history_is_replayed_once_and_refused_if_it_ends_elsewhere_than_the_result(carried_out, monkeypatch):
     trial = trials_of(carried_out.read())[0]
     expected = topology_history_of(carried_out, trial)
     kept = carried_out.topology_history(trial).stat().st_mtime_ns
