@@ -67,7 +67,7 @@ def start(arguments: Sequence[str], size: int = 2) -> list[ProcessResult]:
         for process in processes:
             process.kill()
     return [
-        ProcessResult(process.returncode, out, _without_gloo(errors))
+        ProcessResult(process.returncode, _without_gloo(out), _without_gloo(errors))
         for process, (out, errors) in zip(processes, said, strict=True)
     ]
 
