@@ -81,7 +81,7 @@ build/sanitize/thread/built: OPTIONS := --config-settings cmake.define.SPARSECOR
 build/sanitize/%/built: .venv/created pyproject.toml constraints.txt $(CPU_SOURCES)
 	@echo 'Building the CPU backend with the sanitizers $(SANITIZERS) into $(@D) ...'
 	@$(BIN)/python -m venv --clear $(@D)
-	@$(@D)/bin/python -m pip install $(QUIET) --editable '.[testing]'
+	@$(@D)/bin/python -m pip install $(QUIET) --editable '.[data,testing]'
 	@CXX=$${CXX:-g++} $(@D)/bin/python -m pip install $(QUIET) --editable $(CPU) $(OPTIONS) \
 	  --config-settings cmake.define.SPARSECORE_SANITIZE=$(SANITIZERS) \
 	  --config-settings cmake.build-type=RelWithDebInfo --config-settings install.strip=false \
