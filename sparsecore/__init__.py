@@ -58,7 +58,7 @@ def __getattr__(name: str) -> Any:
 
     distribution = "sparsecore-engine"
     checkout = Path(__file__).parent.parent / "pyproject.toml"
-    if checkout.is_file():  # its code runs, whatever was installed from it or beside it
+    if checkout.is_file():  # its code runs, whatever version is installed
         project = tomllib.loads(checkout.read_text("utf-8")).get("project", {})
         if project.get("name") == distribution:
             return project["version"]

@@ -156,7 +156,7 @@ def test_it_goes_on_for_more_rounds(original: Path, tmp_path: Path) -> None:
     [
         (["--prune", "0.5"], "begun with prune = 0.3; given 0.5"),
         (["--rewind", "1"], "begun with rewind = 0; given 1"),
-        (["--epochs", "3"], "training.epochs is 2 there, 3 is asked for"),
+        (["--epochs", "3"], "training.epochs is 2 in the existing run, 3 requested"),
     ],
 )
 def test_another_lottery_is_refused_in_its_folder(original: Path, arguments: list[str], words: str) -> None:

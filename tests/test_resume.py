@@ -90,7 +90,7 @@ def test_other_settings_are_refused_by_name(whole: tuple[str, Path], tmp_path: P
     _, reference = whole
     shutil.copytree(reference, tmp_path / "run")
     sentence = said(sparsecore("train", "--resume", "--out", tmp_path / "run", "--sparsity", "0.5"))
-    assert "sparsity is 0.8 there, 0.5 is asked for" in sentence
+    assert "sparsity is 0.8 in the existing run, 0.5 requested" in sentence
 
 
 @pytest.mark.parametrize("place", [0, 8, 40, 400, -1])

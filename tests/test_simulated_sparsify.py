@@ -118,7 +118,7 @@ def test_every_strategy_that_is_installed_is_tried() -> None:
 @pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("storage", ["masked", "compact"])
 @pytest.mark.parametrize("name", STRATEGIES)
-@pytest.mark.filterwarnings("ignore:the sparsity that was asked for")
+@pytest.mark.filterwarnings("ignore:the requested sparsity")
 def test_a_quiet_step_waits_for_nothing_and_an_update_a_few_times(name: str, storage: str) -> None:
     model, optimizer, training = begun(STRATEGIES[name], storage)
     quiet, updates = trained(model, optimizer, training)

@@ -69,7 +69,7 @@ def test_a_step_that_is_put_on_the_instance_is_noticed(storage):
                 p.sub_(0.1 * p.grad)
 
     optimizer.step = types.MethodType(step, optimizer)
-    with pytest.raises(InputError, match=r"a step\(\) that is put on the instance has to call the one of its class"):
+    with pytest.raises(InputError, match=r"A step\(\) that is set on the instance has to call the one of its class"):
         train(model, optimizer, range(6))
     assert training.step == 0
 
@@ -122,7 +122,7 @@ def test_a_parameter_that_is_replaced_is_noticed_at_the_next_step_and_when_train
     train(model, optimizer, [0])
     replace(model)
     for ask in (training.state_dict, training.summary, training.values):
-        with pytest.raises(InputError, match=r"weight is another Parameter than the one that was made sparse"):
+        with pytest.raises(InputError, match=r"weight was replaced by a new Parameter"):
             ask()
     with pytest.raises(InputError, match=r"weight is another Parameter"):
         train(model, optimizer, [1])

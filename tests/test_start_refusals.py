@@ -49,7 +49,7 @@ NEEDED = "start.run={source}"
         ((NEEDED, FRESH, "start.prune=0.999"), "takes 151 of 152 weights away; every tensor keeps one, and 149 can go"),
         ((NEEDED, FRESH, "start.prune=0.001"), "0.001 of 152 weights is less than one"),
         ((NEEDED, FRESH, "start.seed=1"), "no key named 'seed'; known: run, values, epoch, prune"),
-        ((NEEDED, FRESH, "sparsity=0.5"), "sparsity = 0.5 is given, and start.run brings a topology"),
+        ((NEEDED, FRESH, "sparsity=0.5"), "sparsity = 0.5 is given, but start.run already sets the sparsity"),
         ((NEEDED, FRESH, "model.hidden=[13, 8]"), "'layer1.weight' is 12×16 there, 13×16 here"),
         ((NEEDED, FRESH, "model.hidden=[12]"), "'classifier.weight' is 2×8 there, 2×12 here"),
         (("keep.epochs=[1, 3]",), "keep.epochs has 3, and the run has 2 epochs"),
@@ -98,5 +98,5 @@ def test_values_that_a_moment_does_not_have_are_refused(common: list[str], sourc
 
 def test_a_sparsity_below_that_of_the_start_is_refused(common: list[str], source: Path, tmp_path: Path) -> None:
     start = ("--strategy", "gmp", "--set", f"start.run={source}", "--set", FRESH, "--sparsity", "0.4")
-    with pytest.raises(InputError, match=r"sparsity = 0.4 is where the run is to end; .* 0.5000 already"):
+    with pytest.raises(InputError, match=r"sparsity = 0.4 is the sparsity at the end, .* 0.5000 already"):
         carry_out("train", *common[:-2], *start, "--out", tmp_path / "run")

@@ -89,7 +89,7 @@ def test_what_was_seen_or_said_once_is_remembered_when_the_images_are_gone(tmp_p
     monkeypatch.setattr(study_images, "PUBLISHED", {"npz": statistics(pictures())})
     folder, data = StudyFolder(tmp_path), archive(tmp_path, recoded(pictures(), 75))
     (tmp_path / "images.npz").rename(tmp_path / "away.npz")
-    assert identify_images(folder, data).title == "npz (images.npz) (images not at hand)"
+    assert identify_images(folder, data).title == "npz (images.npz) (images not found)"
     (tmp_path / "away.npz").rename(tmp_path / "images.npz")
     assert identify_images(folder, data, title="my copy") == StudyImages("my copy")
     (tmp_path / "images.npz").unlink()

@@ -1,4 +1,4 @@
-"""On torch every verb returns, and every strategy decides, what NumPy does: position for position, bit for bit."""
+"""Array operations and strategies return on torch what they return on NumPy, bit for bit."""
 
 import numpy as np
 import pytest
@@ -152,7 +152,7 @@ def test_what_is_not_finite_is_found(device, entry):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_dtypes_that_numpy_lacks_pass_through_the_verbs_and_the_sentences(dtype):
+def test_dtypes_that_numpy_lacks_pass_through_operations_and_error_sentences(dtype):
     arrays = TorchArrays("cpu")
     array = torch.tensor([0.5, -0.25, 0.0, 0.5]).to(getattr(torch, dtype))
     assert describe(array) == f"Tensor of {dtype}, shape (4,)"

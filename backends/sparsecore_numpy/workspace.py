@@ -1,4 +1,4 @@
-"""What every operation on NumPy works with: memory that is reused, and threads on all cores.
+"""The resources of operations on NumPy: memory that is reused, and threads on all cores.
 
 NumPy releases the interpreter's lock while it copies, adds and multiplies matrices. So a thread that takes some images
 through all passes of an operation keeps them in its core's cache, and passes that are no matrix products run on all

@@ -1,4 +1,4 @@
-"""Array verbs on torch tensors, on CPU and CUDA devices, with the same results as NumPy's."""
+"""Array operations on torch tensors, on CPU and CUDA devices, with the same results as NumPy's."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, cast
@@ -76,7 +76,7 @@ def gather(dense: Tensor, indices: Tensor) -> Tensor:
 
 @attrs.frozen
 class TorchArrays:
-    """Array verbs on torch tensors; implements :class:`sparsecore.engine.arrays.Arrays`.
+    """Array operations on torch tensors; implements :class:`sparsecore.engine.arrays.Arrays`.
 
     Attributes:
         device: where :meth:`from_numpy` and :meth:`arange` put their tensors.

@@ -257,7 +257,7 @@ def describe_backend(experiment: Experiment) -> str:
 
 @attrs.define
 class _CreatedFiles:
-    """What rank 0 has created before all ranks agree to start the run."""
+    """The files and folders that rank 0 creates before all ranks agree to start the run."""
 
     folder: RunFolder | None = None
     participant: Participant | None = None

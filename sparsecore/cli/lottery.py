@@ -159,7 +159,7 @@ def execute_lottery(request: LotteryRequest, ranks: Ranks) -> list[LotteryRunRes
         folder = RunFolder(request.folder.path / first.name)
         ranks.jointly(RunRequest(Experiment.of(first.tables), folder, is_numbered=True).set_up, facts_to_agree_on)
     request, lock = ranks.jointly(lambda: _locked(request, ranks), lambda _: {})
-    # another process may have taken the number of the folder, so rank 0 tells the others which it is
+    # another process may have taken the number of the folder, so rank 0 broadcasts the final one
     request = attrs.evolve(request, folder=RunFolder(Path(ranks.text_of_rank_0(str(request.folder.path)))))
     results = []
     with lock:

@@ -168,7 +168,7 @@ def describe_memory_error(error: MemoryError) -> str:
 
 
 def describe_exit(error: BaseException) -> str:
-    """Describe an exit that a plugin asked for; no code of sparsecore does."""
+    """Describe an exit requested by a plugin; sparsecore itself never requests one."""
     what = f"{type(error).__name__}: {error}".removesuffix(": ")
     where = "; ".join([_raised_at(error), *_notes(error)])
     return f"a plugin asked to exit before the command had finished ({what}, {where}); it should raise an error instead"

@@ -57,7 +57,7 @@ def new_strategy(*, name: str, folder: Path) -> None:
     """
     own, *others = write_project(name, folder)
     lines = (
-        f"{own} is the strategy, beside {', '.join(other.name for other in others)}. Next:",
+        f"Strategy: {own}; also written: {', '.join(other.name for other in others)}. Next:",
         f"  cd {shlex.quote(str(folder))}",
         "  python -m pip install -e '.[test]'",
         "  python -m pytest",

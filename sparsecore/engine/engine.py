@@ -65,7 +65,7 @@ class Engine:
     Args:
         layout: the sparse tensors.
         strategies: instances by name, bottom first, or instances alone (named by their class).
-        arrays: the verbs of the backend that holds positions and values.
+        arrays: the array operations of the backend that holds positions and values.
         seed: the seed of all random numbers.
         regrow_pruned: whether what was just pruned may grow again in the same update.
         units: what is pruned and grown as one. Strategies see a layout of units; states, values and reallocations
@@ -137,7 +137,7 @@ class Engine:
             return
         name = [*self._stack.implementers("initial_topology"), DEFAULTS][0]
         warnings.warn(
-            f"the sparsity that was asked for is {sparsity:g}, and the strategy {name!r} starts at "
+            f"the requested sparsity is {sparsity:g}, but the strategy {name!r} starts at "
             f"{state.topology.sparsity:.4f}, with {size:,} weights in place of {round(requested):,}",
             SparsityWarning,
             stacklevel=stacklevel + 1,
@@ -166,7 +166,10 @@ class Engine:
 
     @property
     def becomes_sparser(self) -> bool:
-        """Whether a strategy starts denser and ends at the requested sparsity (it takes it at the start)."""
+        """Whether a strategy starts denser and ends at the requested sparsity.
+
+        Such a strategy requests ``sparsity`` in ``initial_strategy_state``.
+        """
         return bool(self._stack.plugins_requesting("sparsity", "initial_strategy_state"))
 
     @property

@@ -29,7 +29,7 @@ def implemented_hooks(name: str, plugin: object, hooks: Mapping[str, Sequence[st
         raise PluginError(f"plugin {name!r} is the class {plugin.__name__}; give an instance, {plugin.__name__}(...)")
     if type(plugin).__hash__ is None:
         raise PluginError(
-            f"plugin {name!r} is mutable and compared by value; what changes belongs into its strategy state: "
+            f"plugin {name!r} is mutable and compared by value; what changes belongs in its strategy state: "
             f"declare the class {type(plugin).__name__} with @attrs.frozen(eq=False)"
         )
     methods = dict(_marked_methods(name, plugin, hooks))

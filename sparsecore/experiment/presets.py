@@ -1,4 +1,4 @@
-"""Presets: tested settings for models, data sets and strategies, in TOML files beside this one.
+"""Presets: tested settings for models, data sets and strategies, in TOML files next to this one.
 
 The table ``match`` of a preset (any of model, data, strategy; a pattern or a list of them) selects the experiments that
 it applies to; the rest is part of an experiment. All matching presets are merged, and the more specific ones win. A

@@ -21,7 +21,7 @@ square of their number."""
 
 def toml_value(text: str) -> Any:
     """Parse a text as a TOML value; a text that is none is returned as it is."""
-    if text.lstrip().startswith(("{", "[")):  # what is neither table nor list is taken as it stands
+    if text.lstrip().startswith(("{", "[")):  # only tables and lists can have keys
         _check_keys(text, f"the value {text[:40]}...")
     try:
         table = tomllib.loads(f"value = {text}")
@@ -82,7 +82,7 @@ def _check_keys(text: str, source: str) -> None:
 
 
 def _check_depth(value: Any) -> None:
-    """Raise a RecursionError where tables and lists are nested so deeply that what works on them would."""
+    """Raise a RecursionError if tables and lists are nested too deeply for recursive functions."""
     level = [value]
     for _ in range(_DEEPEST):
         level = [inner for outer in level for inner in _within(outer)]

@@ -194,7 +194,7 @@ def concatenated(
 
 @attrs.frozen(eq=False)
 class CachedArrays:
-    """Arrays that a computation keeps for one weight from one step to the next, beside the flat vectors.
+    """Arrays that a computation keeps for one weight from one step to the next, in addition to the flat vectors.
 
     Attributes:
         indices: index arrays of its active entries.

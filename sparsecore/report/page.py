@@ -32,7 +32,7 @@ _HEAD = ("tensor", "shape", "active at start", "active now", "sparsity at start"
 def page(run: RunRecord) -> str:
     """Return the page of a run as HTML."""
     figures = [accuracy(run), loss(run), *strategy_metrics(run), pruned_and_grown(run), densities(run)]
-    # so that no figure has an empty half of the page beside it
+    # so that no figure has an empty half of the page next to it
     fills_a_pair = sum(bool(figure.svg) for figure in figures) % 2 == 1
     rate = learning_rate(run, SIZE if fills_a_pair else WHOLE_WIDTH)
     pairs, wide = ([*figures, rate], []) if fills_a_pair else (figures, [rate])

@@ -21,7 +21,7 @@ from sparsecore.errors import InputError
 from sparsecore.experiment.toml_files import read_toml
 
 _KEPT_OF_NAME = 40
-"""Letters of a file's name in that of the file beside it: the whole may be as long as the file system allows."""
+"""Characters of a name kept in its temporary file's name, since the name may be as long as the file system allows."""
 _ASIDE = re.compile(rf"\..{{1,{_KEPT_OF_NAME}}}\.\d+-[0-9a-f]{{8}}\.part", re.DOTALL)
 """Names of :func:`_aside`."""
 
@@ -45,7 +45,7 @@ def check_regular(path: Path, source: str) -> None:
 
 
 def read_regular_toml(file: Path) -> dict[str, Any]:
-    """The tables of a TOML file in the folder of a run, a study or a lottery.
+    """Read the tables of a TOML file in the folder of a run, a study or a lottery.
 
     Raises:
         InputError: it cannot be read, is no TOML, or is a pipe, which would be waited for.
@@ -67,7 +67,7 @@ def named_in_errors(path: Path) -> Iterator[None]:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file atomically: beside it, flushed to the disk, and renamed; a reader never sees a part of it.
+    """Write a file atomically: to a temporary file, flushed to the disk, then renamed; readers never see a part of it.
 
     Args:
         path: the file, which is replaced if it exists.
@@ -94,8 +94,8 @@ def write_whole(path: Path, content: bytes) -> None:
 def new_folder(path: Path, contents: Mapping[str, bytes], folders: Iterable[str] = ()) -> None:
     """Create a folder with these files atomically.
 
-    Of several processes that create the same folder at the same time one succeeds: each fills a folder of its own
-    beside it and renames that, which fails unless there is nothing, or an empty folder, at the path.
+    Of several processes that create the same folder at the same time one succeeds: each fills a temporary folder in the
+    same parent and renames it, which fails unless there is nothing, or an empty folder, at the path.
 
     Args:
         path: the folder; its parents are created, too.
@@ -126,7 +126,7 @@ def new_folder(path: Path, contents: Mapping[str, bytes], folders: Iterable[str]
 
 
 def _folder_aside(path: Path, held: ExitStack) -> Path:
-    """Make a folder beside the path, locked where the system can, so that no other process takes it for left over."""
+    """Create a temporary folder next to the path, locked if possible, so that no other process removes it as stale."""
     while True:
         aside = _aside(path)
         aside.mkdir()
@@ -134,20 +134,20 @@ def _folder_aside(path: Path, held: ExitStack) -> Path:
             return aside
         try:
             descriptor = os.open(aside, os.O_RDONLY)
-        except FileNotFoundError:  # another process has just taken it for left over
+        except FileNotFoundError:  # another process has just removed it as stale
             continue
         held.callback(os.close, descriptor)
-        with suppress(OSError):  # a file system without locks, where nobody takes a folder for left over
+        with suppress(OSError):  # without locks on this file system, no process removes a folder as stale
             _lock(descriptor)
         if _is_at(descriptor, aside):
             return aside
 
 
 def _remove_left_over_folders(parent: Path) -> None:
-    """Remove what processes have left in this folder that were killed while they made one in it."""
+    """Remove the temporary folders of processes that were killed while they created a folder in this one."""
     for left in parent.glob(".*.part"):
         if _ASIDE.fullmatch(left.name):
-            with suppress(OSError):  # its process is alive, somebody else removes it, or there are no locks
+            with suppress(OSError):  # its process is alive, another process removes it, or there are no locks
                 _remove_if_left(left)
 
 
@@ -162,7 +162,7 @@ def _remove_if_left(folder: Path) -> None:
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether the opened folder is still the one at the path."""
+    """Return whether the opened folder is still the one at the path."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.lstat())
     except OSError:
@@ -170,7 +170,7 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def remove_left_over(path: Path) -> None:
-    """Remove what a process that was killed had written aside for this file; call it only with the folder's lock."""
+    """Remove the temporary files of killed processes for this file; call it only with the folder's lock held."""
     for left in path.parent.glob(f".{glob.escape(path.name[:_KEPT_OF_NAME])}.*.part"):
         left.unlink(missing_ok=True)
 
@@ -185,7 +185,7 @@ def _rename_folder(aside: Path, path: Path) -> None:
 
 
 def _aside(path: Path) -> Path:
-    """A name beside the path that no other process and no other call has."""
+    """Return a temporary name next to the path that no other process and no other call uses."""
     return path.with_name(f".{path.name[:_KEPT_OF_NAME]}.{os.getpid()}-{secrets.token_hex(4)}.part")
 
 
@@ -271,7 +271,7 @@ _DIGEST_SIZE = 16
 
 
 def digest_of(content: bytes) -> str:
-    """The digest of a log with this content, as in :class:`LogState`."""
+    """Return the digest of a log with this content, as in :class:`LogState`."""
     return hashlib.blake2b(content, digest_size=_DIGEST_SIZE).hexdigest()
 
 

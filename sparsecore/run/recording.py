@@ -62,7 +62,7 @@ class RunWriter:
         """
 
     def close(self) -> None:
-        """Close all files; nothing is received any more."""
+        """Close all files; nothing may be written afterwards."""
 
 
 class RunFolderWriter(RunWriter):

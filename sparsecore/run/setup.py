@@ -64,12 +64,13 @@ def _check_sparsity(given: float | None, topology: Topology, engine: Engine) -> 
         return
     if not engine.becomes_sparser:
         raise InputError(
-            f"sparsity = {given} is given, and start.run brings a topology, of sparsity {topology.sparsity:.4f}; only "
-            "strategies that become sparser have a sparsity beside it, the one that they end at"
+            f"sparsity = {given} is given, but start.run already sets the sparsity, to {topology.sparsity:.4f}; "
+            "`sparsity` may be given only for strategies that prune further, as the final value"
         )
     if given < topology.sparsity:
         raise InputError(
-            f"sparsity = {given} is where the run is to end; what it starts on is at {topology.sparsity:.4f} already"
+            f"sparsity = {given} is the sparsity at the end, but the run starts with a sparsity of "
+            f"{topology.sparsity:.4f} already"
         )
 
 

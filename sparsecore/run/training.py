@@ -121,7 +121,7 @@ class Run:
             callback: called after steps, updates and epochs.
 
         Raises:
-            DivergedError: a loss or a weight is not finite any more.
+            DivergedError: a loss or a weight is no longer finite.
             InvariantError: a plugin broke a promise.
             DisagreementError: the ranks have come to different results.
         """

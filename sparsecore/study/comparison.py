@@ -147,7 +147,7 @@ def _sparsities(study: Study, arm: Arm) -> Sequence[float | None]:
 
 @attrs.frozen
 class CellComparison:
-    """A cell beside the authors' results; all accuracies in percent.
+    """A cell compared with the authors' results; all accuracies in percent.
 
     Attributes:
         cell: the cell.

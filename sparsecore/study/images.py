@@ -139,7 +139,7 @@ def identify_images(folder: StudyFolder, data: Mapping[str, Any], title: str = "
     recorded = _recorded(folder.images)
     known = recorded or _identified(data)
     if known is None:
-        return StudyImages(printable(title or f"{_title(data)} (images not at hand)"))
+        return StudyImages(printable(title or f"{_title(data)} (images not found)"))
     images = attrs.evolve(known, title=printable(title or known.title))
     if images != recorded:
         write_whole(folder.images, json.dumps(attrs.asdict(images)).encode() + b"\n")

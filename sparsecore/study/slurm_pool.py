@@ -135,7 +135,7 @@ def _submitit() -> Any:
 
 
 def _submit(submitit: Any, options: SlurmOptions, query_lock: threading.Lock, job: Job) -> _SubmittedJob:
-    # beside the log, where all machines see it; a folder for each job, because process numbers are reused
+    # next to the log, where all machines see it; a folder for each job, because process numbers are reused
     folder = job.log.parent / "submitit" / job.name
     requeues = {f"{options.cluster}_max_num_timeout": options.requeues}
     executor = submitit.AutoExecutor(folder, cluster=options.cluster, **requeues)

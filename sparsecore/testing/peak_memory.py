@@ -18,7 +18,7 @@ MEMORY_LIMIT = 256 * 1024
 """Bytes that few weights may take at once, temporary arrays included: about half a bit a position of a large tensor."""
 
 WEIGHTS = 60
-"""How many weights are few."""
+"""The number of active weights in a network with few weights, for layouts of any size."""
 
 
 def sparsity_with_few_weights(layout: Layout) -> float:
@@ -64,7 +64,7 @@ def peak_memory(act: Callable[[], object]) -> int:
 
 
 _RESULTS: dict[str, bool] = {}
-"""Results of :func:`needs_memory_for_weights_only` by hyperparameters, because the same are asked for many times."""
+"""Results of :func:`needs_memory_for_weights_only` by hyperparameters, because the same are requested many times."""
 
 
 def needs_memory_for_weights_only(stack: Stack) -> bool:

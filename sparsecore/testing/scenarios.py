@@ -36,7 +36,7 @@ class Scenario:
         seed: the engine's seed.
         learning_rate: the learning rate of each step.
         noise_seed: the seed of the noise by which training changes the values.
-        sparsity: the sparsity that a start is asked for.
+        sparsity: the sparsity requested at the start.
         previous_updates: how many steps of training, each with an update, lead from the beginning to this update.
     """
 
@@ -98,7 +98,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "clock": {},
     **{key: getattr(attrs.fields(Scenario), field).default for key, field in _NUMBERS.items()},
 }
-"""What JSON leaves out."""
+"""The values that are left out of JSON."""
 
 
 def from_json(text: str, sample: Stack) -> Scenario:

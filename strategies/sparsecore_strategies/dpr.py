@@ -93,7 +93,6 @@ class DynamicReallocation:
         if total < target - slack:
             return Threshold(min(threshold * 2, _HIGHEST))
         if total > target + slack:
-            return Threshold(
-                strategy_state.threshold / 2 or strategy_state.threshold
-            )  # zero could never be doubled again
+            # a threshold of zero could never be doubled again
+            return Threshold(strategy_state.threshold / 2 or strategy_state.threshold)
         return strategy_state

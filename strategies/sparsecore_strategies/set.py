@@ -41,7 +41,7 @@ class SparseEvolution:
     that is never active. Such weights go before all others. They count in ζ: where they are fewer than ζ of a tensor's
     weights, what is missing is taken from the positive and the negative weights in equal proportion; where they are
     more, only zeros go, those at the lowest positions. So an update never drops more than ζ of a tensor. (The authors'
-    code drops all zeros, and beside them ζ of the positive and ζ of the negative weights.)
+    code drops all zeros, and in addition ζ of the positive and ζ of the negative weights.)
 
     Attributes:
         drop_fraction: ζ.

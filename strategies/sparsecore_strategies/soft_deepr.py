@@ -54,7 +54,7 @@ class Connections:
 
 @attrs.frozen(eq=False)
 class SoftDeepRewiring:
-    """As DeepR, but dormant connections walk on and wake where they cross zero (soft-DEEP R; Bellec et al. 2017).
+    """As DeepR, but dormant connections continue a random walk and wake when they cross zero (Bellec et al. 2017).
 
     Active connections, w = s·θ with θ > 0: θ ← θ - η·∂E/∂θ - η·α + sqrt(2·η·T)·ν; below zero they go dormant. Dormant
     ones: θ ← max(θ + sqrt(2·η·T)·ν, θ_min), without gradient and pull; from zero on they are active, with this θ.
@@ -63,8 +63,9 @@ class SoftDeepRewiring:
     the defaults. Dormant connections are remembered, one number for each position, active or not.
 
     Left open by the paper: at the start θ of dormant connections is uniform between θ_min and 0. Different from it:
-    what has gone dormant wakes in the next step at the earliest; η of noise and pull is an attribute of its own, as
-    dormant connections see no learning rate; the last connection of a tensor never goes dormant.
+    a connection that becomes dormant is reactivated at the next step at the earliest; the step size η of noise and pull
+    is a separate attribute, because they are not scaled by the optimizer's learning rate; the last active connection of
+    a tensor never becomes dormant.
 
     Attributes:
         l1: α of the pull towards zero.

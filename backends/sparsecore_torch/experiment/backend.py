@@ -62,7 +62,7 @@ class TorchBackend:
 
     @property
     def arrays(self) -> TorchArrays:
-        """The array verbs."""
+        """The array operations."""
         return TorchArrays(device_of(self.device))
 
     @property

@@ -70,7 +70,7 @@ class OptimizerState:
         return {key: buffer for key, buffer in self._optimizer.state[self._vectors[name]].items() if buffer.shape}
 
     def replace(self, name: str, parameter: torch.nn.Parameter) -> None:
-        """Train another vector in the place of one. Its state is zero, but its count of steps goes on.
+        """Replace a trained vector by another one. Its state is zero, but its count of steps continues.
 
         Args:
             name: of the vector that is replaced.

@@ -87,7 +87,7 @@ def check_not_in_training(model: nn.Module) -> None:
         InputError: one is.
     """
     if _in_training(model):
-        gc.collect()  # a training that has gone may be part of a reference cycle, as an optimizer with a scheduler is
+        gc.collect()  # a deleted training may be part of a reference cycle, as an optimizer with a scheduler is
         twice = _in_training(model)
         if twice:
             raise InputError(
@@ -186,15 +186,15 @@ def check_not_training_flag(value: object, frame: FrameType | None) -> None:
 
 
 def check_is_plain(model: nn.Module) -> None:
-    """Check that no module is one of compact storage, as in copies of a model and after its training has gone.
+    """Check that no module uses compact storage, as in copies of a model and after its training was deleted.
 
     Raises:
         InputError: one is.
     """
     if any(VALUES in own_parameters(module) for module in model.modules()):
         raise InputError(
-            f"the model keeps its weights in {VALUES!r}, in compact storage: it is a copy, or its training has gone; "
-            "sparsify takes plain models, as squash() leaves them and export.squashed_copy() makes them"
+            f"the model keeps its weights in {VALUES!r}, in compact storage: it is a copy, or its training was "
+            "deleted; sparsify takes plain models, as squash() leaves them and export.squashed_copy() makes them"
         )
 
 

@@ -105,16 +105,16 @@ class StepWatch:
     def _check_use(self, use: "_ParameterUse") -> None:
         if _hides_weights(use.module, use.mask):
             raise InputError(
-                f"{use.name} has a mask of torch.nn.utils.prune besides that of sparse training, and under "
-                "two masks more is zero than either asks for; end the second one with prune.remove, or call "
-                "squash() before it"
+                f"{use.name} has a mask of torch.nn.utils.prune in addition to that of sparse training, and two masks "
+                "together zero more weights than either alone; remove the mask with prune.remove, or call squash() "
+                "before pruning"
             )
         held = own_parameter(use.module, use.attribute)
         if held is not use.parameter and self._is_replaced(held, use.parameter):
             raise InputError(
-                f"{use.name} is another Parameter than the one that was made sparse, which nothing trains any "
-                "more; write into the Parameter instead (with torch.no_grad(): parameter.copy_(...); "
-                "load_state_dict without assign=True), or call squash() before it is replaced and sparsify after"
+                f"{use.name} was replaced by a new Parameter after it was made sparse, so the original is no longer "
+                "trained; write into the Parameter instead (with torch.no_grad(): parameter.copy_(...); "
+                "load_state_dict without assign=True), or call squash() before replacing it and sparsify after"
             )
 
     def _check_modules(self) -> None:
@@ -207,11 +207,12 @@ class StepWatch:
     def _passed_by(self, seen: "_Watched") -> str:
         optimizer = type(self._layers.stepping).__name__
         return (
-            f"{seen.name} has changed between the gradients of {_ALLOWED_CHANGES + 1} batches in a row, and step() of "
-            f"the {optimizer} that sparsify was given has run in none of them, so that no weight is kept at zero. If "
-            "another optimizer trains the model now, call training.follow(optimizer); if the optimizer is wrapped, "
-            "give sparsify the wrapper; a step() that is put on the instance has to call the one of its class; and "
-            "perturbations of weights belong into the closure of step(closure)"
+            f"{seen.name} has changed between the gradients of {_ALLOWED_CHANGES + 1} batches in a row, but step() of "
+            f"the {optimizer} that sparsify was given has not run, so pruned weights are not kept at zero. "
+            "If another optimizer trains the model now, call training.follow(optimizer). "
+            "If the optimizer is wrapped, give sparsify the wrapper. "
+            "A step() that is set on the instance has to call the one of its class. "
+            "Perturbations of weights belong in the closure of step(closure)"
         )
 
 

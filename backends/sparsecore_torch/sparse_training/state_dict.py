@@ -120,7 +120,7 @@ def identity_of(engine: Engine, start: State, sparsity: float) -> Identity:
     Args:
         engine: of the training.
         start: its state before the first step, when strategies that count in an attribute have not counted yet.
-        sparsity: the sparsity that was asked for.
+        sparsity: the requested sparsity.
     """
     layout = engine.layout
     return {

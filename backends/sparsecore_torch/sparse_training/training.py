@@ -51,7 +51,7 @@ class TrainingParts:
         storage: keeps the weights.
         routes: which layers run through the sparse kernels.
         ranks: the processes that train together.
-        sparsity: the sparsity that was asked for.
+        sparsity: the requested sparsity.
         learning_rate_group: the index of the param group whose learning rate strategies get, that of the first tensor.
     """
 

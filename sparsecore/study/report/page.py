@@ -1,4 +1,4 @@
-"""The page of a study's report: accuracies beside the authors' results, which arms differ, and the topologies."""
+"""The page of a study's report: accuracies compared with the authors', which arms differ, and the topologies."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -171,7 +171,7 @@ def _trials(results: StudyResults) -> str:
 
 
 def _arm(arm: Arm, results: StudyResults) -> str:
-    """Return the name of an arm beside its colour, as HTML."""
+    """Return the name of an arm with its colour, as HTML."""
     swatch = f'<span class="swatch" style="background: {results.style_of(arm).colour}"></span>'
     return f"{swatch}{escape(full_name(arm))}"
 

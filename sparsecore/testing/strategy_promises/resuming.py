@@ -95,7 +95,7 @@ class _Run:
 
 
 class InterruptedRun:
-    """A run that can be saved, stopped and resumed, and beside it the same run without interruptions.
+    """A run that can be saved, stopped and resumed, with the same run without interruptions for comparison.
 
     Args:
         scenario: what the runs begin with.

@@ -17,7 +17,7 @@ void add_row_convolution(nb::module_& module);
 
 namespace {
 
-// A read-only view of the copied indices, which lives as long as anybody refers to it.
+// A read-only view of the copied indices, which owns them and lives as long as it is referenced.
 nb::ndarray<nb::numpy, const int32_t, nb::ndim<1>> view_of(const IndexCopy& indices) {
   const nb::capsule owner(new IndexCopy(indices), [](void* held) noexcept { delete static_cast<IndexCopy*>(held); });
   return {indices->data(), {indices->size()}, owner};
@@ -164,7 +164,7 @@ NB_MODULE(_kernels, module) {
 All check their arguments, raise ``ValueError``, and release the interpreter's lock while they compute. No array is
 converted, and no output may share memory with another argument, except where a kernel writes exactly where it reads.
 Vectors by channel are float32. ``sums`` are (channels, 2) of float64, and are added to. ``threads`` is from 1 to 1024.)";
-  // Objects that are still alive when Python ends are no leak of ours.
+  // Objects may still be alive when Python exits; that is not a leak in this module.
   nb::set_leak_warnings(false);
   add_operands(module);
   add_kernels(module);

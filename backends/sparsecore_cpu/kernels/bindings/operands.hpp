@@ -2,8 +2,8 @@
 // that no call from Python can read or write outside of its buffers.
 //
 // Arrays that decide where the kernels read (pointers and offsets) are copied before they are checked, because Python
-// can write to them at any time. Of arrays of floats only the memory matters. They are kept alive here, and NumPy frees
-// the memory of an array that somebody else holds only where it is told to ignore that (`resize(..., refcheck=False)`).
+// can write to them at any time. Of arrays of floats only the memory matters. They are kept alive here, and NumPy does
+// not free the memory of an array that is still referenced, except with `resize(..., refcheck=False)`.
 #pragma once
 
 #include <algorithm>
@@ -104,7 +104,7 @@ inline void require_same_layout(const Activation& one, const Activation& other) 
 inline void require_disjoint_or_same(const Activation& written, const Activation& read) {
   require(!written.memory().overlaps(read.memory()) ||
               (written.memory().equals(read.memory()) && have_same_layout(written, read)),
-          "an output shares memory with an input, and is not laid out exactly as that is");
+          "an output shares memory with an input; both must have the same address and layout, or not overlap");
 }
 
 // A vector with one entry for each channel.

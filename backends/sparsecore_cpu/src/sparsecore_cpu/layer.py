@@ -78,7 +78,7 @@ class Layer:
             stride: the stride in pixels.
             padding: the padding of the images.
         """
-        # a side with less padding than the others is one on which the kernel has so many more rows without weights
+        # all sides are padded equally; sides with less padding get extra kernel rows without weights instead
         most = padding.most
         out, into, height, width = shape
         above, left = most - padding.top, most - padding.left

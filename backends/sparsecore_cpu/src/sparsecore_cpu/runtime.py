@@ -1,4 +1,4 @@
-"""What every operation works with: the kernels, the threads, and reused buffers of activations in memory."""
+"""The resources of operations: the kernels, the threads, and reused buffers of activations."""
 
 import os
 import weakref

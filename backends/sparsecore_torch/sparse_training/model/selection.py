@@ -137,7 +137,7 @@ def _default(model: nn.Module) -> dict[str, Rule]:
     heads = list(_heads(model))
     return {
         "norm": _of_use(is_norm),
-        # biases before layers: that of the last layer is a bias first of all
+        # vectors come before layers, so that the bias of the last layer is reported as a bias
         **_VECTORS,
         "first convolution": lambda one: one.named.is_within(convolutions[:1]),
         "last linear layer": lambda one: one.named.is_within(linear_layers[-1:]),
@@ -265,16 +265,16 @@ def _check_unmasked(name: str, use: Use) -> None:
     layer = ".".join(use.path) or "the model"
     if f"{use.attribute}_mask" in own_buffers(use.layer):
         raise InputError(
-            f"{name} has a mask of torch.nn.utils.prune already, and under two masks more is zero than either asks "
-            f"for; end the first one with prune.remove on {layer} and {use.attribute!r}, which leaves its zeros as "
-            f"values like any other, or leave the tensor dense with exclude={name!r}"
+            f"{name} has a mask of torch.nn.utils.prune already, and two masks together zero more weights than either "
+            f"alone; remove the first one with prune.remove on {layer} and {use.attribute!r}, which leaves its zeros "
+            f"as ordinary values, or leave the tensor dense with exclude={name!r}"
         )
     masks = [] if use.parametrization is None else [dict(m.named_buffers()).get("mask") for m in use.parametrization[0]]
     if any(mask is not None and mask.shape == use.parameter.shape for mask in masks):
         raise InputError(
-            f"{name} has a mask already, in a parametrization of {layer}, and under two masks more is zero than either "
-            f"asks for; end the first one (squash_mask, or "
-            f"torch.nn.utils.parametrize.remove_parametrizations), or leave it dense with exclude={name!r}"
+            f"{name} has a mask already, in a parametrization of {layer}, and two masks together zero more weights "
+            f"than either alone; remove the first one (squash_mask, or "
+            f"torch.nn.utils.parametrize.remove_parametrizations), or leave the tensor dense with exclude={name!r}"
         )
 
 

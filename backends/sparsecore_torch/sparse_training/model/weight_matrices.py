@@ -53,7 +53,7 @@ def uses_of(model: nn.Module, one: NamedParameter) -> tuple[Use, ...]:
 
     Args:
         model: without wrappers.
-        one: the parameter. Where a list of parameters holds it beside a layer, only the layer's use counts.
+        one: the parameter. If a layer and a list of parameters both hold it, only the layer's use counts.
     """
     uses = tuple(_use(model, one.parameter, name) for name in one.names)
     return tuple(use for use in uses if not use.is_listed) or uses
@@ -196,7 +196,8 @@ _ROUTER = r"router|routers|routing|gate|gates|gating|wg"
 def is_of_experts(use: Use) -> bool:
     """Return whether a parameter of three dimensions is a stack of matrices, one for each expert.
 
-    It is if class, attribute or path name experts, or if a router beside it, or beside its layer, has as many outputs.
+    It is if class, attribute or path name experts, or if a router in the same module, or in its parent, has as many
+    outputs.
     """
     if min(use.parameter.shape) < 2:
         return False
@@ -220,10 +221,10 @@ def _sides(module: nn.Module) -> set[int]:
 
 
 def is_router(use: Use) -> bool:
-    """Return whether the parameter scores experts: by its name, or as it has one output for each expert beside it.
+    """Return whether the parameter scores experts: by its name, or by having one output for each expert next to it.
 
-    A gate is a router if its outputs are as many as the matrices of a stack or the modules of a list beside it, or at
-    most a quarter of its inputs.
+    A gate is a router if it has as many outputs as a stack in the same module has matrices or a list has modules, or if
+    it has at most a quarter as many outputs as inputs.
     """
     if use.parameter.ndim != 2 or kind_by_class(use) == "embedding":
         return False
@@ -231,13 +232,13 @@ def is_router(use: Use) -> bool:
         return True
     outputs, inputs = use.parameter.shape
     is_layer = use.attribute in _LAYERS_WEIGHT
-    beside = use.around[0] if is_layer and use.around else use.layer
-    if outputs in _numbers_of_experts(beside):
+    container = use.around[0] if is_layer and use.around else use.layer
+    if outputs in _numbers_of_experts(container):
         return True
     name = use.path[-1] if is_layer and use.path else use.attribute
     if not re.search(r"(^|_)(gate|gates|gating|wg)$|^gat(e|ing)_net", words(name)):
         return False
-    counts = _depths(beside).union(*map(_lengths, beside.children()))
+    counts = _depths(container).union(*map(_lengths, container.children()))
     return bool({outputs, inputs} & counts) or (is_layer and 4 * outputs <= inputs)
 
 

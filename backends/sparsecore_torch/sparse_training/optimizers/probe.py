@@ -89,7 +89,7 @@ class _Trial:
     def profile(self, runner: Runner) -> OptimizerProfile:
         """Return what the optimizer does, with a larger learning rate if its own is too small to move a weight.
 
-        Entries of new weights may be the learning rate; these are the optimizer's own.
+        The initial state of new weights may depend on the learning rate, so it is that at the optimizer's own rate.
         """
         found = self._profile(runner)
         if self._has_moved(found.steps):

@@ -108,7 +108,7 @@ def world_size() -> int:
 VALUES = "sparse_values"
 """The name under which the N values are registered on the model."""
 TOPOLOGY = "sparse_topology"
-"""The name of their topology's fingerprint in the model's state dict, beside the values."""
+"""The name of their topology's fingerprint in the model's state dict, next to the values."""
 
 
 class CompactWeights:
@@ -218,7 +218,7 @@ class CompactWeights:
             return
         if not isinstance(saved, Tensor) or saved.dtype is not torch.uint8 or saved.shape != (32,):
             raise InputError(
-                f"the state dict has {prefix + VALUES!r} without {prefix + TOPOLOGY!r}, which tells where they lie; "
+                f"the state dict has {prefix + VALUES!r} without {prefix + TOPOLOGY!r}, which gives their positions; "
                 "load all that model.state_dict() gave"
             )
         if values.shape != self.values.shape:

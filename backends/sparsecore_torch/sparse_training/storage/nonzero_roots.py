@@ -1,4 +1,4 @@
-"""Keeps torch's square root fast where an optimizer takes it of zeros, as of the second moments of inactive weights.
+"""Avoids torch's slow square roots of zero in optimizers, as for the second moments of inactive weights.
 
 MKL's square root takes six times as long for zeros as for other numbers, which is more than everything else that AdamW
 does in a step. So the second moments of inactive weights are one during the optimizer's step, and zero again right

@@ -30,7 +30,7 @@ from sparsecore_cpu.runtime import Floats
 
 @attrs.frozen(eq=False)
 class FixedTensor:
-    """A parameter that does not change any more.
+    """A parameter that no longer changes.
 
     Attributes:
         shape: the dense shape.

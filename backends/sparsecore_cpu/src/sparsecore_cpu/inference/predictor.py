@@ -17,7 +17,7 @@ from sparsecore_cpu.runtime import Floats, Runtime
 
 @attrs.frozen(eq=False)
 class Predictor:
-    """Predicts with a trained network, whose values do not change any more.
+    """Predicts with a trained network, whose values no longer change.
 
     Buffers and lists are allocated once; calls from several threads run one after another.
 
