@@ -12,7 +12,7 @@ import statistics
 from functools import partial
 from typing import Any
 
-import calm
+import quiet_machine
 from machine import sentence
 from worker_processes import Made, Worker
 from writing import table, write
@@ -25,20 +25,22 @@ def main() -> None:
     options = _options()
     os.environ |= {name: str(options.threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     workers = {name: Worker(partial(_epoch, name), options) for name in BACKENDS}
-    seconds = calm.rounds({name: worker.sample for name, worker in workers.items()}, options)
+    seconds = quiet_machine.rounds({name: worker.sample for name, worker in workers.items()}, options)
     machines = [worker.end() for worker in workers.values()]
     report = {
         "settings": vars(options),
         "epoch_ms": {name: round(1e3 * statistics.median(samples), 1) for name, samples in seconds.items()},
-        "cpu_takes": {name: round(calm.ratio(seconds[MEASURED], samples), 3) for name, samples in seconds.items()},
-        "machine": {name: value for told in machines for name, value in told.items()},
+        "cpu_takes": {
+            name: round(quiet_machine.ratio(seconds[MEASURED], samples), 3) for name, samples in seconds.items()
+        },
+        "machine": {name: value for facts in machines for name, value in facts.items()},
     }
     write("cpu_digits", report, _page(report))
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    calm.add_options(parser, rounds=10)
+    quiet_machine.add_options(parser, rounds=10)
     parser.add_argument("--threads", type=int, default=2, help="of each process (default: 2)")
     return parser.parse_args()
 
@@ -70,7 +72,7 @@ which every process trained an epoch while the others waited. The ratio is the m
 
 {table(("backend", "ms an epoch", "`cpu` takes of it"), rows)}
 
-{calm.caveat(report["settings"])}{sentence(report["machine"])}
+{quiet_machine.caveat(report["settings"])}{sentence(report["machine"])}
 """
 
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-import calm
 import numpy as np
+import quiet_machine
 from machine import sentence
 from networks import noise, task
 from worker_processes import Worker
@@ -45,9 +45,9 @@ def main() -> None:
         for threads in options.threads
         for batch in options.batches
     }
-    machines = [told for _, told in taken.values()]
+    machines = [facts for _, facts in taken.values()]
     report = {
-        "machine": {name: value for told in machines for name, value in told.items()},
+        "machine": {name: value for facts in machines for name, value in facts.items()},
         "settings": vars(options),
         "image": list(SHAPE),
         "times": {name: times for name, (times, _) in taken.items()},
@@ -57,7 +57,7 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    calm.add_options(parser, rounds=31)
+    quiet_machine.add_options(parser, rounds=31)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="of each (default: 1 2)")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16], help="images at a time (default: 1 16)")
     parser.add_argument("--sparsities", type=float, nargs="+", default=SPARSITIES, help="the same in all tensors")
@@ -69,16 +69,16 @@ def _measured(options: argparse.Namespace, threads: int, batch: int) -> tuple[di
     ours = {f"sparsity {sparsity:g}": partial(_sparse, sparsity, threads, batch) for sparsity in options.sparsities}
     peers = {name: partial(_dense, name, threads, batch) for name in PEERS}
     workers = {name: Worker(make, options) for name, make in {**ours, **peers}.items()}
-    seconds = calm.rounds({name: worker.sample for name, worker in workers.items()}, options)
+    seconds = quiet_machine.rounds({name: worker.sample for name, worker in workers.items()}, options)
     machines = [worker.end() for worker in workers.values()]
     times = {
         name: {
             "ms": round(1e3 * statistics.median(samples) / (IMAGES // batch * batch), 4),
-            "times_ours": {one: round(calm.ratio(samples, seconds[one]), 2) for one in ours},
+            "times_ours": {one: round(quiet_machine.ratio(samples, seconds[one]), 2) for one in ours},
         }
         for name, samples in seconds.items()
     }
-    return times, {name: value for told in machines for name, value in told.items()}
+    return times, {name: value for facts in machines for name, value in facts.items()}
 
 
 def _sparse(sparsity: float, threads: int, batch: int, options: argparse.Namespace) -> Callable[[], None]:  # noqa: ARG001
@@ -140,7 +140,8 @@ def _table(times: dict[str, Any], sparsities: list[float]) -> str:
     ours = [f"sparsity {sparsity:g}" for sparsity in sparsities]
     head = ("", "ms an image", *(f"times as long as at {one}" for one in ours))
     rows = [
-        [name, f"{told['ms']:.3f}", *(f"{told['times_ours'][one]:.2f}" for one in ours)] for name, told in times.items()
+        [name, f"{facts['ms']:.3f}", *(f"{facts['times_ours'][one]:.2f}" for one in ours)]
+        for name, facts in times.items()
     ]
     return table(head, rows)
 

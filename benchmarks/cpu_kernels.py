@@ -18,8 +18,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import calm
 import numpy as np
+import quiet_machine
 from kernel_cases import Case, Cases
 from machine import machine, sentence
 from writing import table, write
@@ -52,7 +52,7 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    calm.add_options(parser, rounds=15)
+    quiet_machine.add_options(parser, rounds=15)
     parser.add_argument("--against", type=Path, metavar="FILE", help="the compiled module of another build")
     parser.add_argument("--only", nargs="*", default=[], metavar="NAME", help="kernels whose names begin so")
     parser.add_argument("--threads", type=int, default=1, help="that compute (default: 1)")
@@ -84,7 +84,7 @@ def _row(case: dict[str, Any], workers: dict[str, "Build"], options: argparse.Na
     def sampler(worker: "Build") -> Callable[[], float | None]:
         return lambda: worker.sample(number, repeats)
 
-    seconds = calm.rounds({name: sampler(worker) for name, worker in workers.items()}, options)
+    seconds = quiet_machine.rounds({name: sampler(worker) for name, worker in workers.items()}, options)
     call = statistics.median(seconds["present"]) / repeats
     row = {name: case[name] for name in ("kernel", "shape")} | {
         "microseconds": round(1e6 * call, 2),
@@ -92,7 +92,7 @@ def _row(case: dict[str, Any], workers: dict[str, "Build"], options: argparse.Na
         "gb_s": round(case["bytes"] / call / 1e9, 2),
     }
     if "other" in seconds:
-        row["of_other"] = round(calm.ratio(seconds["present"], seconds["other"]), 4)
+        row["of_other"] = round(quiet_machine.ratio(seconds["present"], seconds["other"]), 4)
     return row
 
 
@@ -121,7 +121,7 @@ those of all operands, each once.
 
 {table(head, rows)}
 {summary}
-{calm.caveat(settings)}{sentence(report["machine"])}
+{quiet_machine.caveat(settings)}{sentence(report["machine"])}
 """
 
 
@@ -183,7 +183,7 @@ def _serve(connection: Connection, path: Path, options: argparse.Namespace) -> N
         for number, case in enumerate(cases)
     ]
     connection.send((made.instruction_set, described))
-    take, last = _processor_seconds if options.threads == 1 else calm.clock(options), None
+    take, last = _processor_seconds if options.threads == 1 else quiet_machine.clock(options), None
     with suppress(EOFError):  # the process that asks has ended
         while True:
             number, repeats = connection.recv()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import Any
 
-import peak
+import process_memory
 from machine import machine, sentence
 from networks import learner, step_of
 from worker_processes import alone
@@ -26,11 +26,11 @@ Step = Callable[[], object]
 
 def main() -> None:
     options = _options()
-    peak.prepare()
+    process_memory.prepare()
     os.environ |= {name: str(options.threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    told = machine() | {"torch": version("torch")}  # this process has no need of it
+    facts = machine() | {"torch": version("torch")}  # this process has no need of it
     measured = {name: alone(_measure, name, options) for name in WAYS}
-    report = {"settings": vars(options), "steps": STEPS, "bytes": measured, "machine": told}
+    report = {"settings": vars(options), "steps": STEPS, "bytes": measured, "machine": facts}
     write("cpu_memory", report, _page(report))
 
 
@@ -43,19 +43,19 @@ def _options() -> argparse.Namespace:
 
 
 def _measure(name: str, options: argparse.Namespace) -> dict[str, int]:
-    peak.forget()
-    empty = peak.resident()
+    process_memory.forget()
+    empty = process_memory.resident()
     WAYS[name](options.threads, options.sparsity, (8, 8, 3), 8)()  # what libraries load and keep once and for all
-    peak.forget()
-    before = peak.resident()
+    process_memory.forget()
+    before = process_memory.resident()
     step = WAYS[name](options.threads, options.sparsity, SHAPE, options.batch)
     for _ in range(STEPS):
         step()
-    return {"rise": peak.highest() - before, "libraries": before - empty, "whole": peak.highest()}
+    return {"rise": process_memory.highest() - before, "libraries": before - empty, "whole": process_memory.highest()}
 
 
 def _dense(_threads: int, _sparsity: float, shape: tuple[int, int, int], batch: int) -> Step:
-    from plain import Loop, optimizer_of, wide_resnet
+    from plain_torch import Loop, optimizer_of, wide_resnet
 
     model = wide_resnet()
     return Loop(model, optimizer_of(model), batch, shape).step

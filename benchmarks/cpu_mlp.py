@@ -12,14 +12,14 @@ from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
 
-import calm
+import quiet_machine
 import torch
 from charts import Points, write_lines
 from cpu_networks import learner_on, threads_of_all
 from linear_layers import SIDE, DenseLayer, SparseLayer
 from machine import machine, sentence
 from networks import layout_of, step_of, topology_of
-from plain import Loop, optimizer_of
+from plain_torch import Loop, optimizer_of
 from torch import nn
 from writing import table, write
 
@@ -46,7 +46,7 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    calm.add_options(parser, rounds=31)
+    quiet_machine.add_options(parser, rounds=31)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="of both (default: 1 2)")
     parser.add_argument("--batch", type=int, default=100, help="images a step, and vectors (default: 100)")
     return parser.parse_args()
@@ -54,11 +54,11 @@ def _options() -> argparse.Namespace:
 
 def _measured(actions: Actions, threads: int, options: argparse.Namespace) -> dict[str, dict[str, float]]:
     with threads_of_all(threads):
-        seconds = calm.in_turn(actions, options, warm_up=5)
+        seconds = quiet_machine.in_turn(actions, options, warm_up=5)
     return {
         name: {
             "ms": round(1e3 * statistics.median(samples), 4),
-            "of_dense": round(calm.ratio(samples, seconds["torch, dense"]), 4),
+            "of_dense": round(quiet_machine.ratio(samples, seconds["torch, dense"]), 4),
         }
         for name, samples in seconds.items()
     }
@@ -120,7 +120,7 @@ one process. The ratio is the median of the rounds' ratios. The layer alone has 
 ![Ratio over sparsity](cpu_mlp.svg)
 
 {chr(10).join(sections)}
-{calm.caveat(report["settings"])}{sentence(report["machine"])}
+{quiet_machine.caveat(report["settings"])}{sentence(report["machine"])}
 """
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
-import calm
+import quiet_machine
 from charts import write_bars
 from cpu_networks import learner_on, threads_of_all, wide_resnet_layout
 from kernel_calls import Call, Calls
@@ -62,7 +62,7 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    calm.add_options(parser, rounds=15)
+    quiet_machine.add_options(parser, rounds=15)
     parser.add_argument("--batch", type=int, default=100, help="images a step (default: 100)")
     parser.add_argument("--sparsity", type=float, default=0.9, help="of the 3x3 convolutions in blocks (default: 0.9)")
     return parser.parse_args()
@@ -92,7 +92,7 @@ def _measured(options: argparse.Namespace) -> dict[str, Any]:
 
 def _steps(step: Callable[[], None], calls: Calls, options: argparse.Namespace) -> list[tuple[float, list[Call]]]:
     """Seconds and calls of each step that no other program disturbed."""
-    take, end = calm.clock(options), time.monotonic() + options.patience
+    take, end = quiet_machine.clock(options), time.monotonic() + options.patience
     steps: list[tuple[float, list[Call]]] = []
     for _ in range(WARM_UP):
         step()
@@ -166,7 +166,7 @@ Without those that take less than {100 * _SHOWN:g} % of the step.
 
 {table(("kernel; layer", *_HEAD), _cells(report, "by_layer"))}
 
-{calm.caveat(report["settings"])}{sentence(report["machine"])}
+{quiet_machine.caveat(report["settings"])}{sentence(report["machine"])}
 """
 
 

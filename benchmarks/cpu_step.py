@@ -12,10 +12,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import calm
+import quiet_machine
 from cpu_networks import learner_on, threads_of_all, wide_resnet_layout
 from cpu_step_page import HALVES, chart, is_uniform, page
-from dense_peers import LOWERED, PEERS, SHAPE, SINGLE, peer_steps
+from dense_baselines import LOWERED, PEERS, SHAPE, SINGLE, peer_steps
 from densities import Densities
 from machine import machine
 from networks import step_of, topology_of
@@ -70,7 +70,7 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    calm.add_options(parser, rounds=15)
+    quiet_machine.add_options(parser, rounds=15)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="of all of them (default: 1 2)")
     parser.add_argument("--batch", type=int, default=100, help="images a step (default: 100)")
     parser.add_argument("--sparsities", type=float, nargs="*", default=SPARSITIES, help="the same in all tensors")
@@ -92,16 +92,19 @@ def _topologies(options: argparse.Namespace) -> dict[str, Topology]:
 
 def _measured(threads: int, topologies: Mapping[str, Topology], options: argparse.Namespace) -> dict[str, Any]:
     with threads_of_all(threads):
-        seconds = calm.in_turn(_steps(threads, topologies, options), options)
+        seconds = quiet_machine.in_turn(_steps(threads, topologies, options), options)
     medians = {name: statistics.median(samples) for name, samples in seconds.items()}
     faster = min(SINGLE, key=lambda name: medians[name])
-    ratios = {peer: {name: round(calm.ratio(seconds[name], seconds[peer]), 4) for name in topologies} for peer in PEERS}
+    ratios = {
+        peer: {name: round(quiet_machine.ratio(seconds[name], seconds[peer]), 4) for name in topologies}
+        for peer in PEERS
+    }
     return {
         "step_ms": {name: round(1e3 * median, 2) for name, median in medians.items()},
         "float32": faster,
         "ratios": ratios,
         "break_even_density": _break_even(ratios[faster], topologies),
-        "bfloat16_of_float32": round(calm.ratio(seconds[LOWERED], seconds[faster]), 4),
+        "bfloat16_of_float32": round(quiet_machine.ratio(seconds[LOWERED], seconds[faster]), 4),
     }
 
 

@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-import calm
-from dense_peers import PEERS
+import quiet_machine
+from dense_baselines import PEERS
 from machine import sentence
 from writing import table
 
@@ -40,7 +40,7 @@ computed is float32.
 ![Ratio over sparsity](cpu_step.svg)
 
 {chr(10).join(sections)}
-{calm.caveat(report["settings"])}{sentence(report["machine"])}
+{quiet_machine.caveat(report["settings"])}{sentence(report["machine"])}
 """
 
 

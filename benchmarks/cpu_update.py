@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import calm
 import numpy as np
+import quiet_machine
 from cpu_networks import learner_on, threads_of_all, wide_resnet_layout
-from kinds import replaced
 from machine import machine, sentence
 from networks import EXAMPLES, batch_of
+from operation_times import replaced
 from writing import table, write
 
 from sparsecore import Engine
@@ -107,7 +107,7 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    calm.add_options(parser, rounds=15)
+    quiet_machine.add_options(parser, rounds=15)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="default: 1 2")
     parser.add_argument("--batch", type=int, default=100, help="images a step (default: 100)")
     parser.add_argument("--sparsity", type=float, default=0.9, help="of the 3x3 convolutions in blocks (default: 0.9)")
@@ -125,7 +125,7 @@ def _measured(options: argparse.Namespace, threads: int) -> dict[str, Any]:
         network.step()
         in_lists[what].append(network.in_lists)
 
-    take = calm.clock(options)
+    take = quiet_machine.clock(options)
     actions: dict[str, Callable[[], object]] = {
         "step": partial(step_noted, "usual"),
         "with dense gradients": network.step_with_dense_gradients,
@@ -133,7 +133,7 @@ def _measured(options: argparse.Namespace, threads: int) -> dict[str, Any]:
         "step after it": partial(step_noted, "first"),
     }
     with threads_of_all(threads):
-        seconds = calm.rounds({name: partial(take, action) for name, action in actions.items()}, options)
+        seconds = quiet_machine.rounds({name: partial(take, action) for name, action in actions.items()}, options)
     step = statistics.median(seconds["step"])
     usual, first = (statistics.median(samples) for samples in in_lists.values())
     report = {
@@ -164,7 +164,7 @@ another step, which only fills in the values. Update and reallocation is DPR's, 
 gradients is what a step takes longer that gives them to a strategy. The goal is below {100 * GOAL:g} % for the lists.
 
 {chr(10).join(sections)}
-{calm.caveat(report["settings"])}{sentence(report["machine"])}
+{quiet_machine.caveat(report["settings"])}{sentence(report["machine"])}
 """
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from plain import WideResNet
+from plain_torch import WideResNet
 from torch import Tensor, nn
 
 from sparsecore_cpu.inference import TrainedNetwork

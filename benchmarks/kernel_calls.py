@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 import numpy as np
-from kinds import replaced
+from operation_times import replaced
 
 from sparsecore_cpu import _kernels, operations
 from sparsecore_cpu.convolution import LayerLists, WeightList

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import attrs
-import calm
+import quiet_machine
 import torch
 from machine import machine, sentence
 from torch import Tensor, nn
@@ -64,7 +64,7 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    calm.add_options(parser, rounds=15)
+    quiet_machine.add_options(parser, rounds=15)
     parser.add_argument("--batch", type=int, default=100, help="images (default: 100)")
     parser.add_argument("--threads", type=int, default=0, help="of torch; by default as torch has it")
     return parser.parse_args()
@@ -78,7 +78,7 @@ def _rows(shape: Shape, options: argparse.Namespace) -> list[dict[str, Any]]:
         for sparsity in SPARSITIES
         for order in ORDERS
     }
-    seconds = calm.in_turn({str(key): step for key, step in (dense | sparse).items()}, options)
+    seconds = quiet_machine.in_turn({str(key): step for key, step in (dense | sparse).items()}, options)
     rival = min((seconds[str(key)] for key in dense), key=statistics.median)
     return [
         {
@@ -86,7 +86,7 @@ def _rows(shape: Shape, options: argparse.Namespace) -> list[dict[str, Any]]:
             "sparsity": sparsity,
             "order": order,
             "ms": round(1e3 * statistics.median(seconds[str((sparsity, order))]), 3),
-            "times_dense": round(calm.ratio(seconds[str((sparsity, order))], rival), 4),
+            "times_dense": round(quiet_machine.ratio(seconds[str((sparsity, order))], rival), 4),
         }
         for sparsity, order in (dense | sparse)
     ]

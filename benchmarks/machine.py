@@ -12,7 +12,7 @@ import numpy as np
 def machine() -> dict[str, Any]:
     """Processor, cores and versions; of torch, where it has been imported, threads and the CUDA device too."""
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    told = {
+    facts = {
         "processor": _processor(),
         "cores": os.cpu_count(),
         "system": platform.system(),
@@ -20,12 +20,12 @@ def machine() -> dict[str, Any]:
         "numpy": np.__version__,
         "blas": f"{blas['name']} {blas['version']}",
     }
-    return told | (_torch() if "torch" in sys.modules else {})
+    return facts | (_torch() if "torch" in sys.modules else {})
 
 
-def sentence(told: dict[str, Any]) -> str:
+def sentence(facts: dict[str, Any]) -> str:
     """The machine in a line."""
-    return "; ".join(f"{name} {value}" for name, value in told.items()) + "."
+    return "; ".join(f"{name} {value}" for name, value in facts.items()) + "."
 
 
 def _torch() -> dict[str, Any]:

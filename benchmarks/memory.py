@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import attrs
 import numpy as np
-import peak
+import process_memory
 from machine import machine, sentence
 from networks import batch_of, learner
 from worker_processes import alone
@@ -72,13 +72,13 @@ class Network:
 
 
 def _wide_resnet() -> Any:
-    from plain import wide_resnet
+    from plain_torch import wide_resnet
 
     return wide_resnet()
 
 
 def _perceptron() -> Any:
-    from plain import perceptron
+    from plain_torch import perceptron
 
     return perceptron(UNITS, LAYERS)
 
@@ -90,7 +90,7 @@ NETWORKS = {
 
 
 def _dense(network: Network, _: float) -> Training:
-    from plain import Loop, optimizer_of
+    from plain_torch import Loop, optimizer_of
 
     from sparsecore_torch.sparse_training.storage.masked import ledger_of
 
@@ -101,7 +101,7 @@ def _dense(network: Network, _: float) -> Training:
 
 def _sparsified(storage: str) -> Callable[[Network, float], Training]:
     def make(network: Network, sparsity: float) -> Training:
-        from plain import Loop, optimizer_of
+        from plain_torch import Loop, optimizer_of
 
         from sparsecore_torch import sparsify
 
@@ -142,10 +142,10 @@ WAYS: Mapping[str, Callable[[Network, float], Training]] = {
 
 def main() -> None:
     options = _options()
-    peak.prepare()
+    process_memory.prepare()
     results = {name: {way: alone(_measure, name, way, options.sparsity) for way in WAYS} for name in options.networks}
-    told = machine() | {"torch": version("torch")}  # this process has no need of it
-    report = {"machine": told, "settings": vars(options), "goal": GOAL, "bytes": results}
+    facts = machine() | {"torch": version("torch")}  # this process has no need of it
+    report = {"machine": facts, "settings": vars(options), "goal": GOAL, "bytes": results}
     write("memory", report, _page(report))
 
 
@@ -158,15 +158,15 @@ def _options() -> argparse.Namespace:
 
 def _measure(network: str, way: str, sparsity: float) -> dict[str, Any]:
     _warm_up(way)
-    peak.forget()
-    before = peak.resident()
+    process_memory.forget()
+    before = process_memory.resident()
     step, memory = WAYS[way](NETWORKS[network], sparsity)
     step()  # makes the optimizer's state
-    start = peak.highest() - before
-    peak.forget()
+    start = process_memory.highest() - before
+    process_memory.forget()
     for _ in range(STEPS):
         step()
-    training = peak.highest() - before
+    training = process_memory.highest() - before
     parts = {name: attrs.asdict(part) for name, part in memory().parts.items()}
     return {"ledger": parts, "rise_at_start": start, "rise_in_training": training}
 

@@ -19,8 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from legs import Leg, Record, Result, measure_all, output_of
 from machine import machine, sentence
+from stages import Record, Result, Stage, measure_all, output_of
 from writing import table
 
 from sparsecore.plugins.discovery import installed
@@ -49,14 +49,16 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[""], help="measure only what has one of these texts in its name")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="the folder of results")
     options = parser.parse_args()
-    legs = [leg for leg in (*defects(options.seeds), *checks()) if any(text in leg.name for text in options.only)]
+    stages = [
+        stage for stage in (*defects(options.seeds), *checks()) if any(text in stage.name for text in options.only)
+    ]
     record = Record.of(options.out / "mutants.json", {"seeds": options.seeds, "examples": DEFAULT_EXAMPLES})
-    missing = measure_all(legs, record, options.seconds, machine())
+    missing = measure_all(stages, record, options.seconds, machine())
     (options.out / "mutants.md").write_text(page(record, machine()), "utf-8")
-    print(f"{len(missing)} of {len(legs)} are still to be measured" if missing else "all is measured")
+    print(f"{len(missing)} of {len(stages)} are still to be measured" if missing else "all is measured")
 
 
-def defects(seeds: int) -> list[Leg]:
+def defects(seeds: int) -> list[Stage]:
     """Return a measurement for each defect of a strategy or a backend."""
     from mutants_of_backends import MUTANTS as BACKENDS
     from mutants_of_strategies import MUTANTS as STRATEGIES
@@ -66,7 +68,7 @@ def defects(seeds: int) -> list[Leg]:
         ("backend", BACKENDS, BACKEND_PROMISES, BackendSubject.of),
     )
     return [
-        Leg(f"{kind}: {what}", partial(of_defect, promise, mutant, subject_of, seeds), needs=10)
+        Stage(f"{kind}: {what}", partial(of_defect, promise, mutant, subject_of, seeds), needs=10)
         for kind, mutants, promises, subject_of in kinds
         for what, (mutant, breaks) in mutants.items()
         for promise in promises
@@ -87,9 +89,9 @@ def of_defect(promise: Promise, mutant: type, subject_of: Any, seeds: int, _: fl
     return {"promise": promise.name, "examples": most, "first": first}
 
 
-def checks() -> list[Leg]:
+def checks() -> list[Stage]:
     """Return a measurement of the whole check of each installed strategy."""
-    return [Leg(f"check: {entry.name}", partial(of_check, entry.name), needs=100) for entry in installed("strategy")]
+    return [Stage(f"check: {entry.name}", partial(of_check, entry.name), needs=100) for entry in installed("strategy")]
 
 
 def of_check(name: str, seconds: float) -> Result:

@@ -9,11 +9,11 @@ import statistics
 import time
 from typing import Any
 
-import calm
 import numpy as np
-from kinds import replaced, timed
+import quiet_machine
 from machine import machine, sentence
 from networks import EXAMPLES, batch_of, learner
+from operation_times import replaced, timed
 from writing import write
 
 from sparsecore.learning.protocols import Learner
@@ -29,8 +29,8 @@ WARM_UP = 3
 def main() -> None:
     options = _options()
     results = [_measured(side, options) for side in SIDES]
-    told = machine() | {"threads": worker_pool().count}
-    report = {"machine": told, "settings": vars(options), "results": results}
+    facts = machine() | {"threads": worker_pool().count}
+    report = {"machine": facts, "settings": vars(options), "results": results}
     write("numpy_step", report, _markdown(report))
 
 
@@ -75,7 +75,7 @@ def _steps(
     steps: list[tuple[float, dict[str, float]]] = []
     end = time.monotonic() + options.patience
     while len(steps) < options.rounds:
-        seconds = calm.seconds(step)
+        seconds = quiet_machine.seconds(step)
         if seconds is not None:
             steps.append((seconds, dict(kinds)))
         elif time.monotonic() > end:

@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import calm
+import quiet_machine
 from machine import sentence
 from networks import learner, step_of
 from worker_processes import Worker
@@ -24,13 +24,15 @@ GOAL = 2.0
 def main() -> None:
     options = _options()
     workers = {name: Worker(make, options) for name, make in STEPS.items()}
-    seconds = calm.rounds({name: worker.sample for name, worker in workers.items()}, options)
+    seconds = quiet_machine.rounds({name: worker.sample for name, worker in workers.items()}, options)
     machines = [worker.end() for worker in workers.values()]
     report = {
-        "machine": {name: value for told in machines for name, value in told.items()},
+        "machine": {name: value for facts in machines for name, value in facts.items()},
         "settings": vars(options),
         "step_ms": {name: round(1e3 * statistics.median(samples), 2) for name, samples in seconds.items()},
-        "numpy_times": {name: round(calm.ratio(seconds["NumPy"], samples), 3) for name, samples in seconds.items()},
+        "numpy_times": {
+            name: round(quiet_machine.ratio(seconds["NumPy"], samples), 3) for name, samples in seconds.items()
+        },
         "goal": GOAL,
     }
     write("numpy_torch_step", report, _page(report))
@@ -38,7 +40,7 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    calm.add_options(parser, rounds=10)
+    quiet_machine.add_options(parser, rounds=10)
     parser.add_argument("--batch", type=int, default=100, help="images a step (default: 100)")
     parser.add_argument("--sparsity", type=float, default=0.9, help="of the 3x3 convolutions in blocks (default: 0.9)")
     return parser.parse_args()
@@ -61,7 +63,7 @@ def _on_backend(backend: Any, options: argparse.Namespace) -> Callable[[], None]
 
 
 def _dense(options: argparse.Namespace) -> Callable[[], None]:
-    from plain import Loop, optimizer_of, wide_resnet
+    from plain_torch import Loop, optimizer_of, wide_resnet
 
     model = wide_resnet()
     return Loop(model, optimizer_of(model), options.batch, SHAPE).step

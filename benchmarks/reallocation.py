@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
-import calm
 import numpy as np
-import peak
+import process_memory
+import quiet_machine
 from machine import machine, sentence
 from networks import layout_of
 from worker_processes import alone
@@ -50,7 +50,7 @@ class Update:
         engine: with DPR.
         state: before the update.
         values: the weights.
-        wait: until the device has done what it was told.
+        wait: blocks until the device has finished its work.
     """
 
     engine: Engine
@@ -100,7 +100,7 @@ def _on_cuda(case: str) -> Update:
 
 def main() -> None:
     options = _options()
-    peak.prepare()
+    process_memory.prepare()
     rows = [row for case in options.cases for row in _rows(case, options)]
     report = {"machine": machine(), "settings": vars(options), "updates": rows}
     write("reallocation", report, _page(report))
@@ -108,7 +108,7 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    calm.add_options(parser, rounds=9)
+    quiet_machine.add_options(parser, rounds=9)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), help="layouts (default: all)")
     return parser.parse_args()
 
@@ -125,7 +125,7 @@ def _backends() -> dict[str, Callable[[str], Update]]:
 def _rows(case: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     updates = {backend: make(case) for backend, make in _backends().items()}
     actions = {(name, what): getattr(update, what) for name, update in updates.items() for what in ("once", "read")}
-    seconds = calm.in_turn(actions, options)
+    seconds = quiet_machine.in_turn(actions, options)
     rows = []
     for name, update in updates.items():
         topology, moved = update.state.topology, update.once()[1].pruned_count
@@ -138,7 +138,7 @@ def _rows(case: str, options: argparse.Namespace) -> list[dict[str, Any]]:
                 "weights": topology.size,
                 "moved": moved,
                 "ms": round(1e3 * statistics.median(once), 2),
-                "times_one_read": round(calm.ratio(once, read), 1),
+                "times_one_read": round(quiet_machine.ratio(once, read), 1),
             }
         )
     del updates, actions
@@ -154,7 +154,7 @@ def _measure_peak(case: str, backend: str) -> int:
     small = _backends()[backend]("WRN-28-2 at sparsity 0.9")
     small.once()  # what is imported and kept once and for all
     update = _backends()[backend](case)
-    measure = _rise_of_device if backend == "torch, CUDA" else peak.rise
+    measure = _rise_of_device if backend == "torch, CUDA" else process_memory.rise
     return measure(update.once)
 
 

@@ -93,8 +93,8 @@ def section(backend: str, sparsity: float, found: Outcomes) -> str:
 def tables(found: Outcomes) -> str:
     """All tables, and the machine."""
     parts = [section(backend, sparsity, found) for backend, sparsity in product(BACKENDS, SPARSITIES)]
-    told = {name: fact for name, fact in machine().items() if name != "threads of torch"}  # the runs have one each
-    return "\n".join([*filter(None, parts), f"Measured on: {sentence(told)}\n"])
+    facts = {name: fact for name, fact in machine().items() if name != "threads of torch"}  # the runs have one each
+    return "\n".join([*filter(None, parts), f"Measured on: {sentence(facts)}\n"])
 
 
 def filled(page: str, tables: str) -> str:
@@ -106,7 +106,7 @@ def filled(page: str, tables: str) -> str:
     return f"{before}{begin}\n\n{tables}\n{end}{after}"
 
 
-def told(trial: Trial, outcome: Outcome | None, folder: Path) -> str:
+def summary(trial: Trial, outcome: Outcome | None, folder: Path) -> str:
     """How a run has ended."""
     if outcome is None:
         return f"{trial.name}: failed; see {folder / trial.name}.log"
@@ -133,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     failed = 0
     for number, (trial, outcome) in enumerate(outcomes(wanted, given.out, given.jobs), start=1):
-        print(f"{number}/{len(wanted)} {told(trial, outcome, given.out)}", flush=True)
+        print(f"{number}/{len(wanted)} {summary(trial, outcome, given.out)}", flush=True)
         failed += outcome is None
     everything = [trial for backend in BACKENDS for trial in trials(backend, [*stacks(), *set(chosen) - set(stacks())])]
     found = {trial: outcome for trial in everything if (outcome := known(trial, given.out))}

@@ -1,10 +1,10 @@
 """How the code is divided: files, functions, imports, docstrings, and the files that one operation enters.
 
     python benchmarks/structure.py
-    python benchmarks/structure.py --rooms
+    python benchmarks/structure.py --folders
 
-print one table, of all or a row a folder. Lines and functions are read with ``ast``, imports with grimp (which comes
-with import-linter), and the files entered by an operation with ``sys.setprofile``. A figure says what to look at, not
+print totals, or one row per folder. Lines and functions are read with ``ast``, imports with grimp (which comes with
+import-linter), and the files entered by an operation with ``sys.setprofile``. A figure says what to look at, not
 what is good.
 """
 
@@ -37,10 +37,10 @@ TARGETS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object in place of the table")
-    parser.add_argument("--rooms", action="store_true", help="a row a folder: files, lines and docstrings")
+    parser.add_argument("--folders", action="store_true", help="print one row per folder: files, lines and docstrings")
     options = parser.parse_args()
-    if options.rooms:
-        print_rooms()
+    if options.folders:
+        print_folders()
         return
     figures = {**of_files(), **of_imports(), **of_operations()}
     if options.json:
@@ -85,18 +85,18 @@ def sources() -> list[Path]:
     return sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py") if "build" not in path.parts)
 
 
-def print_rooms() -> None:
-    """Print a row a folder: files, lines, the longest file, public functions with arguments and those documented."""
-    rooms: dict[Path, list[Path]] = defaultdict(list)
+def print_folders() -> None:
+    """Print one row per folder: files, lines, the longest file, public functions with arguments, documented ones."""
+    by_folder: dict[Path, list[Path]] = defaultdict(list)
     for path in sources():
-        rooms[path.parent.relative_to(ROOT)].append(path)
+        by_folder[path.parent.relative_to(ROOT)].append(path)
     print(f"{'folder':<62} files  lines  longest  functions  documented")
-    for room, files in sorted(rooms.items()):
+    for folder, files in sorted(by_folder.items()):
         texts = [path.read_text() for path in files]
         functions = [function for text in texts for function in public_functions(ast.parse(text))]
         lines = [text.count("\n") for text in texts]
         share = f"{100 * sum(map(is_documented, functions)) / len(functions):.0f} %" if functions else ""
-        print(f"{room!s:<62} {len(files):>5}  {sum(lines):>5}  {max(lines):>7}  {len(functions):>9}  {share:>10}")
+        print(f"{folder!s:<62} {len(files):>5}  {sum(lines):>5}  {max(lines):>7}  {len(functions):>9}  {share:>10}")
 
 
 def public_functions(tree: ast.Module) -> list[ast.FunctionDef]:

@@ -2,12 +2,12 @@
 
     python benchmarks/torch_cuda.py [--seconds 540] [--data cifar10 --data-dir DIR]
 
-Its legs: the tests that need a device; the step, the update and images/s over an epoch of WRN-28-2, dense and sparse,
+Its stages: the tests that need a device; the step, the update and images/s over an epoch of WRN-28-2, dense and sparse,
 in float32 (without TF32 throughout) and bfloat16 (autocast), compiled and not; an epoch by ``sparsecore train``; one
-trial of ``sparsecore study fig1a``. A call ends before ``--seconds`` are over and says what is left. Finished legs are
-kept in results/torch_cuda.json; tests, the run and the study go on where they stopped. What has not been measured is
-said to be so on the page. Without a CUDA device nothing is measured and nothing written; ``--device cpu --out DIR``
-rehearses all of it, with small sizes, and writes to that folder.
+trial of ``sparsecore study fig1a``. A call ends before ``--seconds`` are over and says what is left. Finished stages
+are kept in results/torch_cuda.json; tests, the run and the study continue where they stopped. The page says what has
+not been measured. Without a CUDA device nothing is measured and nothing written; ``--device cpu --out DIR`` rehearses
+all of it, with small sizes, and writes to that folder.
 """
 
 import argparse
@@ -25,11 +25,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from legs import Leg, Record, Result, Unfinished, measure_all, output_of
 from machine import machine, sentence
 from networks import batch_of, noise, task
-from plain import Loop, optimizer_of, wide_resnet
+from plain_torch import Loop, optimizer_of, wide_resnet
 from reallocation import Update
+from stages import Record, Result, Stage, Unfinished, measure_all, output_of
 from writing import RESULTS, table
 
 from sparsecore import Clock, Engine, Every
@@ -53,14 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.backends.cudnn.allow_tf32 = False
     settings = {key: each for key, each in vars(options).items() if key not in ("seconds", "only", "out")}
     record = Record.of(options.out / "torch_cuda.json", settings)
-    legs = _legs(options)
-    chosen = [leg for leg in legs if any(fnmatch.fnmatchcase(leg.name, only) for only in options.only)]
+    stages = _stages(options)
+    chosen = [stage for stage in stages if any(fnmatch.fnmatchcase(stage.name, only) for only in options.only)]
     left = measure_all(chosen, record, options.seconds, machine())
-    page = _page(record, legs)
+    page = _page(record, stages)
     (options.out / "torch_cuda.md").write_text(page, "utf-8")
     print(page, end="")
     if left:
-        print(f"{len(left)} legs are left; call this again: {', '.join(left)}", file=sys.stderr)
+        print(f"{len(left)} stages are left; call this again: {', '.join(left)}", file=sys.stderr)
     return int(bool(left))
 
 
@@ -68,7 +68,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
     add("--seconds", type=float, default=540, help="how long this call may take (default: 540)")
-    add("--only", action="append", metavar="PATTERN", help="legs whose name is like this, as 'step*'; repeatable")
+    add("--only", action="append", metavar="PATTERN", help="stages whose name is like this, as 'step*'; repeatable")
     add("--out", type=Path, help="folder of the results (default: benchmarks/results)")
     add("--device", choices=("cuda", "cpu"), default="cuda")
     add("--rounds", type=int, default=10, help="samples of so many --steps, and updates (default: 10)")
@@ -92,16 +92,16 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _legs(options: argparse.Namespace) -> list[Leg]:
+def _stages(options: argparse.Namespace) -> list[Stage]:
     """All, in the order in which they are measured."""
     needs = 150 if options.device == "cuda" else 0  # a rehearsal is small
     variants = itertools.product(WAYS, DTYPES, (False, True))
     return [
-        Leg("tests", partial(_tests, options)),
-        *(Leg(_step_name(*variant), partial(_measured, *variant, options), needs) for variant in variants),
-        Leg("update", lambda _: _update(options), needs),
-        Leg("epoch of sparsecore train", partial(_run, options)),
-        Leg("trial of fig1a", partial(_study, options)),
+        Stage("tests", partial(_tests, options)),
+        *(Stage(_step_name(*variant), partial(_measured, *variant, options), needs) for variant in variants),
+        Stage("update", lambda _: _update(options), needs),
+        Stage("epoch of sparsecore train", partial(_run, options)),
+        Stage("trial of fig1a", partial(_study, options)),
     ]
 
 
@@ -273,7 +273,7 @@ def _update(options: argparse.Namespace) -> Result:
     return {name: round(1e3 * statistics.median(taken), 3) for name, taken in samples.items()}
 
 
-def _page(record: Record, legs: Sequence[Leg]) -> str:
+def _page(record: Record, stages: Sequence[Stage]) -> str:
     settings, found = record.settings, record.finished
     rehearsed = settings["device"] == "cpu"
     title = "A rehearsal on the CPU, which says nothing of a device" if rehearsed else "WRN-28-2 on a CUDA device"
@@ -281,7 +281,9 @@ def _page(record: Record, legs: Sequence[Leg]) -> str:
     rows = [_row(found, *variant) for variant in itertools.product(WAYS, DTYPES, (False, True))]
     failed = [f"- {name}: {NOT_MEASURED}, {why}" for name, why in record.failed.items()]
     missing = [
-        f"- {leg.name}: {NOT_MEASURED}" for leg in legs if leg.name not in found and leg.name not in record.failed
+        f"- {stage.name}: {NOT_MEASURED}"
+        for stage in stages
+        if stage.name not in found and stage.name not in record.failed
     ]
     return f"""# {title}
 
@@ -311,12 +313,12 @@ last, without TF32. A step is the median of {settings["rounds"]} samples of {set
 
 
 def _row(found: Mapping[str, Result], way: str, dtype: str, compiled: bool) -> list[str]:
-    leg, dense = found.get(_step_name(way, dtype, compiled)), found.get(_step_name("torch, dense", dtype, False))
+    stage, dense = found.get(_step_name(way, dtype, compiled)), found.get(_step_name("torch, dense", dtype, False))
     cells = [way, dtype, "yes" if compiled else "no"]
-    if leg is None:
+    if stage is None:
         return [*cells, *[NOT_MEASURED] * 3]
-    ratio = NOT_MEASURED if dense is None else f"{leg['step_ms'] / dense['step_ms']:.3f}"
-    return [*cells, f"{leg['step_ms']:.2f}", ratio, f"{leg['images_per_second']:,}"]
+    ratio = NOT_MEASURED if dense is None else f"{stage['step_ms'] / dense['step_ms']:.3f}"
+    return [*cells, f"{stage['step_ms']:.2f}", ratio, f"{stage['images_per_second']:,}"]
 
 
 def _update_sentence(update: Result | None) -> str:

@@ -10,12 +10,12 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
-import calm
 import numpy as np
+import quiet_machine
 import torch
 from machine import machine, sentence
 from networks import EXAMPLES, batch_of, learner
-from plain import Loop, optimizer_of, wide_resnet
+from plain_torch import Loop, optimizer_of, wide_resnet
 from writing import table, write
 
 from sparsecore.engine.schedules import Every
@@ -43,13 +43,15 @@ def main() -> None:
         **{f"sparsify, {storage}": loop.step for storage, loop in sparse.items()},
         "backend torch, compact": _backend_step(options),
     }
-    seconds = calm.in_turn(steps, options)
-    parts = calm.in_turn(_parts(dense, masked), options)
+    seconds = quiet_machine.in_turn(steps, options)
+    parts = quiet_machine.in_turn(_parts(dense, masked), options)
     report = {
         "machine": machine(),
         "settings": vars(options),
         "step_ms": {name: _milliseconds(samples) for name, samples in seconds.items()},
-        "times_dense": {name: round(calm.ratio(samples, seconds["dense"]), 4) for name, samples in seconds.items()},
+        "times_dense": {
+            name: round(quiet_machine.ratio(samples, seconds["dense"]), 4) for name, samples in seconds.items()
+        },
         "masks_ms": _masks(dense, masked, parts),
         "goals": GOALS,
     }
@@ -58,7 +60,7 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    calm.add_options(parser, rounds=15)
+    quiet_machine.add_options(parser, rounds=15)
     parser.add_argument("--batch", type=int, default=100, help="images a step (default: 100)")
     parser.add_argument("--sparsity", type=float, default=0.9, help="of the 3x3 convolutions in blocks (default: 0.9)")
     parser.add_argument("--threads", type=int, default=0, help="of torch; by default as torch has it")

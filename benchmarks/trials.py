@@ -126,15 +126,15 @@ def _carried_out(trial: Trial, folder: Path) -> Outcome | None:
     if seconds is None:
         return None
     result = json.loads(run.result.read_text())
-    told = Outcome(
+    measured = Outcome(
         accuracy=result["test_accuracy"],
         weights=result["sparse_parameters"],
         updates=result["reallocations"],
         explored=explored(run),
         seconds=seconds if is_whole else None,
     )
-    write_whole(_note(trial, folder), json.dumps(attrs.asdict(told)).encode())
-    return told
+    write_whole(_note(trial, folder), json.dumps(attrs.asdict(measured)).encode())
+    return measured
 
 
 def _seconds(command: Sequence[str], log: Path) -> float | None:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
-import calm
+import quiet_machine
 from machine import machine
 
 WARM_UP = 2
@@ -22,7 +22,7 @@ class Worker:
 
     Args:
         make: makes the action there, given the options; a function of a module.
-        options: of :func:`calm.add_options`, and whatever else ``make`` needs.
+        options: of :func:`quiet_machine.add_options`, and whatever else ``make`` needs.
     """
 
     def __init__(self, make: Callable[[argparse.Namespace], Made], options: argparse.Namespace) -> None:
@@ -42,9 +42,9 @@ class Worker:
     def end(self) -> dict[str, Any]:
         """End the process; the machine as it knows it."""
         self._connection.send("end")
-        told: dict[str, Any] = self._received()
+        facts: dict[str, Any] = self._received()
         self._process.join()
-        return told
+        return facts
 
     def _received(self) -> Any:
         return _received(self._connection)
@@ -74,7 +74,7 @@ def _answer(connection: Connection, function: Callable[..., object], arguments: 
 
 
 def _serve(connection: Connection, make: Callable[[argparse.Namespace], Made], options: argparse.Namespace) -> None:
-    action, take = make(options), calm.clock(options)
+    action, take = make(options), quiet_machine.clock(options)
     for _ in range(WARM_UP):
         action()
     connection.send("ready")

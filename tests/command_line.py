@@ -32,7 +32,7 @@ def sparsecore(
     """
     if environment:
         return sparsecore_process(*arguments, cwd=cwd, **environment)
-    told = [*map(str, arguments)]
+    texts = [*map(str, arguments)]
     with (
         contextlib.chdir(cwd or Path.cwd()),
         own_modules(Path.cwd()),
@@ -41,11 +41,11 @@ def sparsecore(
         contextlib.redirect_stderr(io.StringIO()) as err,
     ):
         try:
-            status = run(told)
+            status = run(texts)
         except Exception as error:
             print_traceback(type(error), error, error.__traceback__)
             status = 1
-    return subprocess.CompletedProcess(told, status, out.getvalue(), err.getvalue())
+    return subprocess.CompletedProcess(texts, status, out.getvalue(), err.getvalue())
 
 
 @contextlib.contextmanager

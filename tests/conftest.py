@@ -1,4 +1,4 @@
-"""Hypothesis without deadlines: machines differ, promises do not. What fails is printed so that it can be had again.
+"""Hypothesis has no deadlines, since machines differ in speed, and prints failures so that they can be reproduced.
 
 Torch runs on one thread, in the tests and in the processes they start: the networks are tiny, threads that wait for one
 another would take most of the time, and its results depend on their number.

@@ -78,9 +78,9 @@ def _without_gloo(text: str) -> str:
 
 
 def _environment(rank: int, size: int, port: int) -> dict[str, str]:
-    told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     quick = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(_HERE), "PYTHONWARNINGS": "error"}
-    return {**os.environ, **quick, **{name: str(number) for name, number in told.items()}}
+    return {**os.environ, **quick, **{name: str(number) for name, number in variables.items()}}
 
 
 def _free_port() -> int:

@@ -1,4 +1,4 @@
-"""A CUDA device that is none: tensors that say ``cuda:0``, compute on the CPU, and count who waits for the device.
+"""A fake CUDA device on the CPU: its tensors report ``cuda:0``, and every wait of the host for the device is counted.
 
 A tensor refuses to be mixed with tensors of the CPU, as on a device. What would make the host wait for the device
 (reading a number, ``nonzero``, a copy that is not from pinned memory) is noted with the line that did it. Time, memory,

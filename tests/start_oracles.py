@@ -42,8 +42,8 @@ def same(one: Arrays, other: Arrays) -> bool:
 
 def result(run: Path) -> dict[str, Any]:
     """What the run came to."""
-    told: dict[str, Any] = json.loads((run / "result.json").read_text())
-    return told
+    result: dict[str, Any] = json.loads((run / "result.json").read_text())
+    return result
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:

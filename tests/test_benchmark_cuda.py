@@ -1,4 +1,4 @@
-"""``benchmarks/torch_cuda.py`` is rehearsed on the CPU: its legs, what it keeps, and what its page says."""
+"""``benchmarks/torch_cuda.py`` is rehearsed on the CPU: its stages, what it keeps, and what its page says."""
 
 import importlib
 import json
@@ -29,8 +29,8 @@ def benchmark():
 
 
 @pytest.fixture
-def legs(benchmark):  # noqa: ARG001 it puts the folder on the path
-    return importlib.import_module("legs")
+def stages(benchmark):  # noqa: ARG001 it puts the folder on the path
+    return importlib.import_module("stages")
 
 
 def rehearse(benchmark, out, *more):
@@ -79,7 +79,7 @@ def test_steps_update_and_an_epoch_are_measured_once_and_the_rest_is_said_not_to
         rehearse(benchmark, tmp_path, "--batch", "3")
 
 
-def test_tests_are_counted_file_by_file_and_go_on_where_they_stopped(benchmark, legs, tmp_path, monkeypatch):
+def test_tests_are_counted_file_by_file_and_go_on_where_they_stopped(benchmark, stages, tmp_path, monkeypatch):
     (tmp_path / "tests").mkdir()
     for name in ("test_a.py", "test_b.py"):
         (tmp_path / "tests" / name).write_text(TESTS)
@@ -88,8 +88,8 @@ def test_tests_are_counted_file_by_file_and_go_on_where_they_stopped(benchmark, 
     def interrupted(command, seconds, **options):
         ran.append(command[-1])
         if len(ran) == 3:
-            raise legs.Unfinished
-        return legs.output_of(command, seconds, **options)
+            raise stages.Unfinished
+        return stages.output_of(command, seconds, **options)
 
     monkeypatch.setattr(benchmark, "output_of", interrupted)
     arguments = ("--only", "tests", "--tests", str(tmp_path / "tests"))
@@ -123,11 +123,11 @@ def test_a_trial_of_fig1a_is_the_command_lines_and_goes_on(benchmark, tmp_path, 
     assert "--resume" in ran[1]
 
 
-def test_a_process_is_interrupted_when_its_time_is_up(legs):
-    with pytest.raises(legs.Unfinished):
-        legs.output_of([sys.executable, "-c", "import time; time.sleep(60)"], 0.1)
+def test_a_process_is_interrupted_when_its_time_is_up(stages):
+    with pytest.raises(stages.Unfinished):
+        stages.output_of([sys.executable, "-c", "import time; time.sleep(60)"], 0.1)
     with pytest.raises(RuntimeError, match=r"exit status 3: this is why"):
-        legs.output_of([sys.executable, "-c", "import sys; print('this is why', file=sys.stderr); sys.exit(3)"], 60)
+        stages.output_of([sys.executable, "-c", "import sys; print('this is why', file=sys.stderr); sys.exit(3)"], 60)
 
 
 def test_without_a_device_nothing_is_measured_and_a_rehearsal_needs_a_folder(benchmark, capsys):
@@ -139,20 +139,20 @@ def test_without_a_device_nothing_is_measured_and_a_rehearsal_needs_a_folder(ben
         benchmark.main(["--device", "cpu"])
 
 
-def test_what_needs_more_time_than_is_left_is_not_begun(legs, tmp_path):
-    record = legs.Record.of(tmp_path / "record.json", {})
+def test_what_needs_more_time_than_is_left_is_not_begun(stages, tmp_path):
+    record = stages.Record.of(tmp_path / "record.json", {})
     asked = []
-    long = legs.Leg("long", lambda left: asked.append(left) or {}, needs=100)
-    broken = legs.Leg("broken", lambda _: 1 // 0)
-    short = legs.Leg("short", lambda left: asked.append(left) or {"found": 1})
-    assert legs.measure_all([long, broken, short], record, 50, {}) == ["long", "broken"]
+    long = stages.Stage("long", lambda left: asked.append(left) or {}, needs=100)
+    broken = stages.Stage("broken", lambda _: 1 // 0)
+    short = stages.Stage("short", lambda left: asked.append(left) or {"found": 1})
+    assert stages.measure_all([long, broken, short], record, 50, {}) == ["long", "broken"]
     assert len(asked) == 1
-    again = legs.Record.of(tmp_path / "record.json", {})
+    again = stages.Record.of(tmp_path / "record.json", {})
     assert again.finished == {"short": {"found": 1}}
     assert "ZeroDivisionError" in again.failed["broken"]
     # what has failed comes after what has not been tried
     order = []
-    last = [legs.Leg(name, lambda _, name=name: order.append(name) or {}) for name in ("broken", "new")]
-    assert legs.measure_all(last, again, 50, {}) == []
+    last = [stages.Stage(name, lambda _, name=name: order.append(name) or {}) for name in ("broken", "new")]
+    assert stages.measure_all(last, again, 50, {}) == []
     assert order == ["new", "broken"]
     assert again.failed == {}

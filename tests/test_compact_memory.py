@@ -1,3 +1,5 @@
+"""Compact storage keeps no dense weight in memory, and its graphs and errors release everything."""
+
 import copy
 import gc
 import weakref

@@ -1,3 +1,5 @@
+"""What compact storage cannot train is refused with a sentence, and the model stays as it was."""
+
 import copy
 
 import pytest

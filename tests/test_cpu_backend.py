@@ -1,4 +1,4 @@
-"""The plugin: its settings, its refusals, and that a run goes on bit for bit."""
+"""The plugin: its settings, its refusals, and a run that resumes bit for bit."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Calls of the kernels with arguments that nobody would give; `make fuzz` makes more of them, under sanitizers."""
+"""Calls of the kernels with hostile arguments; `make fuzz` makes more of them, under sanitizers."""
 
 import sys
 from typing import Any

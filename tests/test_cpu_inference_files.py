@@ -182,8 +182,8 @@ def test_a_file_that_does_not_fit_together_is_refused(
 ) -> None:
     path = tmp_path / "network.safetensors"
     predictor.save(path)
-    told = path.read_bytes()
-    header = json.loads(told[8 : 8 + int.from_bytes(told[:8], "little")])["__metadata__"]
+    content = path.read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
     save_file(change(load_file(path)), path, header)
     with pytest.raises(InputError, match=sentence):
         Predictor.load(path)

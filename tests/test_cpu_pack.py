@@ -1,3 +1,5 @@
+"""Images and features survive packing into the CPU backend's layout and unpacking, whatever their strides."""
+
 import numpy as np
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""A checkpoint that somebody has made, its checksum right, is refused by one sentence that names the file."""
+"""A crafted checkpoint whose checksum is right is refused by one sentence that names the file."""
 
 import copy
 import json
@@ -11,7 +11,7 @@ import attrs
 import numpy as np
 import pytest
 from command_line import SMALL, small_images
-from inside import contents, inside, no_waiting_for_the_disk
+from in_process import contents, no_waiting_for_the_disk, run_in_process
 
 from sparsecore.run.checkpoint import Checkpoint, read_checkpoint
 
@@ -26,7 +26,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     images = small_images(folder / "small.npz")
     settings = ["--set", "strategy.schedule.steps=3", "--set", "backend.name=numpy", "--set", "keep.epochs=[1]"]
     with no_waiting_for_the_disk():
-        done = inside("train", *SMALL, "--data-dir", images, *settings, "--out", folder / "run")
+        done = run_in_process("train", *SMALL, "--data-dir", images, *settings, "--out", folder / "run")
     assert done.status == 0, done.stderr
     (folder / "run/result.json").unlink()
     return folder / "run"
@@ -166,7 +166,7 @@ def test_a_crafted_checkpoint_is_refused_by_its_file_and_changes_nothing(run: Pa
     shutil.copytree(run, folder)
     write_crafted(folder / "checkpoint.safetensors", CRAFTED[kind])
     before = contents(folder)
-    ended = inside("train", "--resume", "--out", folder)
+    ended = run_in_process("train", "--resume", "--out", folder)
     assert ended.status == 2
     assert str(folder) in ended.sentence
     assert "plugin" not in ended.sentence
@@ -247,7 +247,7 @@ def test_a_crafted_start_is_refused_by_its_file(started: Path, tmp_path: Path, k
     folder = tmp_path / "run"
     shutil.copytree(started, folder)
     write_crafted(folder / "start.safetensors", STARTS[kind])
-    sentence = inside("train", "--resume", "--out", folder).sentence
+    sentence = run_in_process("train", "--resume", "--out", folder).sentence
     assert str(folder / "start.safetensors") in sentence
 
 
@@ -263,9 +263,11 @@ def started(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def start_from(images: Path, source: Path, folder: Path, values: str, *more: str) -> Any:
     settings = {"start.run": f'"{source}"', "start.values": values, "backend.name": "numpy"}
-    told = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+    changed = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
     arguments = [part for part in SMALL if part not in ("--sparsity", "0.8")]
-    return inside("train", *arguments, "--data-dir", images, "--strategy", "static", *told, *more, "--out", folder)
+    return run_in_process(
+        "train", *arguments, "--data-dir", images, "--strategy", "static", *changed, *more, "--out", folder
+    )
 
 
 def test_an_edited_experiment_of_a_run_is_refused_as_a_start(run: Path, tmp_path: Path) -> None:
@@ -286,14 +288,14 @@ def test_one_changed_digit_of_a_log_does_not_survive_a_resume(run: Path, tmp_pat
     place = next(i for i, letter in enumerate(lines) if chr(letter).isdigit())
     (folder / log).write_bytes(lines[:place] + bytes([lines[place] ^ 1]) + lines[place + 1 :])
     before = contents(folder)
-    assert log in inside("train", "--resume", "--out", folder).sentence
+    assert log in run_in_process("train", "--resume", "--out", folder).sentence
     assert contents(folder) == before
 
 
 def test_the_run_itself_is_gone_on_with(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "run")
     with no_waiting_for_the_disk():
-        assert inside("train", "--resume", "--out", tmp_path / "run").status == 0
+        assert run_in_process("train", "--resume", "--out", tmp_path / "run").status == 0
 
 
 @pytest.mark.parametrize(
@@ -307,7 +309,7 @@ def test_metadata_that_are_none_of_ours_are_refused(run: Path, tmp_path: Path, m
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
     save_file({"positions": np.zeros(3, np.int32)}, folder / "checkpoint.safetensors", {"sparsecore": metadata})
-    assert "checkpoint" in inside("train", "--resume", "--out", folder).sentence
+    assert "checkpoint" in run_in_process("train", "--resume", "--out", folder).sentence
 
 
 def test_memory_is_measured_once_however_often_a_run_is_ended(run: Path, tmp_path: Path) -> None:
@@ -315,8 +317,8 @@ def test_memory_is_measured_once_however_often_a_run_is_ended(run: Path, tmp_pat
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
     with no_waiting_for_the_disk():
-        ended = inside("train", "--resume", "--out", folder, "--json")
-        whole = inside("train", folder / "experiment.toml", "--out", tmp_path / "whole", "--json")
+        ended = run_in_process("train", "--resume", "--out", folder, "--json")
+        whole = run_in_process("train", folder / "experiment.toml", "--out", tmp_path / "whole", "--json")
     memory = [json.loads(each.stdout)["memory"] for each in (ended, whole)]
     assert memory[0] == memory[1]
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from command_line import SMALL, small_images
-from inside import inside, no_waiting_for_the_disk
+from in_process import no_waiting_for_the_disk, run_in_process
 
 from sparsecore.errors import InputError
 from sparsecore.run.folder import RunFolder
@@ -24,7 +24,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     images = small_images(folder / "small.npz")
     settings = ["--set", "strategy.schedule.steps=3", "--set", "backend.name=numpy"]
     with no_waiting_for_the_disk():
-        done = inside("train", *SMALL, "--data-dir", images, *settings, "--out", folder / "run")
+        done = run_in_process("train", *SMALL, "--data-dir", images, *settings, "--out", folder / "run")
     assert done.status == 0, done.stderr
     return folder / "run"
 
@@ -93,7 +93,7 @@ def test_a_damaged_line_of_updates_stops_a_replay_with_its_number(run: Path, tmp
 @pytest.mark.parametrize("kind", BOTH)
 def test_a_damaged_line_stops_a_report_with_its_number(run: Path, tmp_path: Path, kind: str, log: str) -> None:
     folder = damaged(run, tmp_path / "run", log, BOTH[kind])
-    sentence = inside("report", folder).sentence
+    sentence = run_in_process("report", folder).sentence
     assert log in sentence
     assert "line 1" in sentence
 
@@ -109,7 +109,7 @@ def test_damaged_tensors_are_a_sentence(run: Path, tmp_path: Path, content: byte
     (folder / "tensors.json").write_bytes(content)
     with pytest.raises(InputError, match=r"tensors\.json"):
         list(replay(RunFolder(folder)))
-    assert "tensors.json" in inside("report", folder).sentence
+    assert "tensors.json" in run_in_process("report", folder).sentence
 
 
 EMPTIED = {"empty": b"", "no table": b"5\n", "a brace": b"{", "an empty table": b"{}", "no UTF-8": b"\xff\xfe\x00"}
@@ -122,7 +122,7 @@ def test_a_report_of_a_run_with_a_damaged_file_is_a_sentence_that_names_it(
 ) -> None:
     shutil.copytree(run, tmp_path / "run")
     (tmp_path / "run" / name).write_bytes(EMPTIED[content])
-    ended = inside("report", tmp_path / "run")
+    ended = run_in_process("report", tmp_path / "run")
     assert ended.status == 2
     assert name in ended.sentence
 
@@ -131,7 +131,7 @@ def test_a_report_of_a_run_with_a_damaged_file_is_a_sentence_that_names_it(
 def test_a_run_whose_experiment_has_been_emptied_goes_on_by_no_other(run: Path, tmp_path: Path, content: bytes) -> None:
     shutil.copytree(run, tmp_path / "run")
     (tmp_path / "run/experiment.toml").write_bytes(content)
-    ended = inside("train", "--resume", "--out", tmp_path / "run")
+    ended = run_in_process("train", "--resume", "--out", tmp_path / "run")
     assert ended.status == 2
     assert "experiment.toml" in ended.sentence
 
@@ -142,10 +142,10 @@ def test_a_report_claims_no_settings_that_the_run_did_not_have(run: Path, tmp_pa
     shutil.copytree(run, folder.path)
     if not finished:
         folder.result.unlink()
-    assert inside("report", folder.path).status == 0
+    assert run_in_process("report", folder.path).status == 0
     settings = folder.experiment.read_text("utf-8")
     folder.experiment.write_text(settings.replace("batch_size = 16", "batch_size = 17"), "utf-8")
-    ended = inside("report", folder.path)
+    ended = run_in_process("report", folder.path)
     assert ended.status == 2
     assert "other settings" in ended.sentence
 
@@ -156,7 +156,7 @@ def test_a_report_claims_no_numbers_that_the_run_did_not_have(run: Path, tmp_pat
     shutil.copytree(run, folder.path)
     result = json.loads(folder.result.read_text("utf-8"))
     folder.result.write_text(json.dumps({**result, number: result[number] + 1}), "utf-8")
-    ended = inside("report", folder.path)
+    ended = run_in_process("report", folder.path)
     assert ended.status == 2
     assert number in ended.sentence
 
@@ -172,7 +172,7 @@ def test_seconds_that_are_damaged_are_as_if_they_were_missing(run: Path, tmp_pat
         if not is_finished:
             folder.result.unlink()
             folder.report.unlink()
-        ended = inside("train", "--resume", "--out", folder.path)
+        ended = run_in_process("train", "--resume", "--out", folder.path)
         assert ended.status == 0, ended.stderr
         assert folder.report.exists()
         assert 0 <= json.loads(folder.result.read_text("utf-8"))["seconds"] < 1000
@@ -186,6 +186,6 @@ def test_a_report_refuses_a_log_with_one_number_changed(
     folder = damaged(run, tmp_path / "run", log, changed(**{entry: 0.123}))
     if not finished:
         (folder / "result.json").unlink()
-    ended = inside("report", folder)
+    ended = run_in_process("report", folder)
     assert ended.status == 2
     assert log in ended.sentence

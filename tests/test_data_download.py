@@ -104,11 +104,11 @@ def test_a_download_that_fails_is_one_sentence_with_the_url_and_the_way_out(site
     del site.files["file.gz"]
     with pytest.raises(InputError, match=r"file\.gz could not be downloaded: 404 .*--data-dir"):
         origin.fetch("file.gz")
-    nobody = attrs.evolve(origin, base="http://127.0.0.1:9/")
+    unreachable = attrs.evolve(origin, base="http://127.0.0.1:9/")
     with pytest.raises(
         InputError, match=r"^http://127\.0\.0\.1:9/file\.gz .* there is no connection; .*--data-dir"
     ) as e:
-        nobody.fetch("file.gz")
+        unreachable.fetch("file.gz")
     assert "\n" not in str(e.value)
 
 

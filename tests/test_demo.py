@@ -1,4 +1,4 @@
-"""The demo keeps its word, and so does a run of its size that is killed."""
+"""The demo learns the digits, and a run of its size that is killed again and again ends as if it had not been."""
 
 import os
 import signal

@@ -128,7 +128,7 @@ def test_a_step_that_is_replaced_leaves_values_and_optimizer_as_they_were(name):
 SMALL = ("--model", "lenet-300-100", "--data", "npz", "--batch-size", "8", "--set", "backend.dtype=float64")
 
 
-# not granet: two classes make two rows of the classifier mirror images, whose magnitudes are told apart by rounding
+# not granet: two classes make two rows of the classifier mirror images, whose magnitudes differ only by rounding
 @pytest.mark.parametrize("strategy", ["rigl", "snfs", "gmp"])
 def test_runs_with_dense_gradients_and_fewer_and_fewer_weights_are_one_experiment_on_all_backends(strategy, tmp_path):
     pytest.importorskip("torch")

@@ -1,4 +1,4 @@
-"""What README and docs/ show works as it stands there: each page is done from top to bottom."""
+"""What README and docs/ show runs as printed: each page is run from top to bottom."""
 
 import json
 import re

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from command_line import SMALL, small_images
-from inside import inside, no_waiting_for_the_disk
+from in_process import no_waiting_for_the_disk, run_in_process
 
 from sparsecore.cli import main
 from sparsecore.extras import MissingPackageError, require
@@ -151,7 +151,7 @@ def test_a_study_begins_nothing_without_what_its_report_needs(
     package: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     _absent(monkeypatch, package)
-    sentence = inside("study", "fig1a", "--out", tmp_path / "study").sentence
+    sentence = run_in_process("study", "fig1a", "--out", tmp_path / "study").sentence
     assert package in sentence
     assert "sparsecore-engine[report]" in sentence
     assert not list(tmp_path.iterdir())
@@ -163,7 +163,7 @@ def test_a_run_without_what_draws_its_report_finishes_and_says_how_to_draw_it(
     images, run = small_images(tmp_path / "images.npz"), tmp_path / "run"
     with no_waiting_for_the_disk(), monkeypatch.context() as patch:
         _absent(patch, "matplotlib")
-        ended = inside("train", *SMALL, "--epochs", "1", "--data-dir", images, "--out", run)
+        ended = run_in_process("train", *SMALL, "--epochs", "1", "--data-dir", images, "--out", run)
     assert ended.status == 0, ended.stderr
     assert (run / "result.json").exists()
     assert not (run / "report.html").exists()
@@ -190,7 +190,7 @@ def test_a_command_without_a_package_that_it_needs_ends_with_a_sentence_and_leav
         arguments[0], ("--data-dir", images, "--out", tmp_path / "x")
     )
     _absent(monkeypatch, package)
-    ended = inside(*arguments, *options)
+    ended = run_in_process(*arguments, *options)
     assert {"sklearn": "scikit-learn"}.get(package, package) in ended.sentence
     assert not (tmp_path / "x").exists()
 

@@ -1,4 +1,4 @@
-"""What somebody sees who uses the command line for the first time."""
+"""What the command line shows to a first-time user."""
 
 import io
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import SMALL, small_images
-from inside import inside, no_waiting_for_the_disk
+from in_process import no_waiting_for_the_disk, run_in_process
 from rich.console import Console
 
 from sparsecore import Engine, Layout
@@ -40,7 +40,7 @@ def test_a_run_that_will_see_no_update_says_so_before_it_begins(
 ) -> None:
     given = [part for part in arguments if "static" not in more or part not in ("--strategy", "set")]
     with no_waiting_for_the_disk():
-        ended = inside(*given, *more, "--out", tmp_path / "run")
+        ended = run_in_process(*given, *more, "--out", tmp_path / "run")
     assert ended.status == 0, ended.stderr
     assert ("no update" in ended.stderr) == is_told
     assert (" 0 updates" in ended.stdout) == (is_told or "static" in more)
@@ -48,7 +48,7 @@ def test_a_run_that_will_see_no_update_says_so_before_it_begins(
 
 def test_the_console_says_what_computes_and_that_numbers_vary(arguments: list[str], tmp_path: Path) -> None:
     with no_waiting_for_the_disk():
-        said = inside(*arguments, "--out", tmp_path / "run").stdout
+        said = run_in_process(*arguments, "--out", tmp_path / "run").stdout
     assert "numpy backend in float32" in said
     assert "vary with processor" in said
     assert "reallocation" not in said
@@ -60,7 +60,7 @@ def test_to_resume_what_is_not_there_does_not_begin_the_demo(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for more in ([], ["--epochs", "1"], ["--seed", "3"]):
-        assert "TYPO" in inside(command, "--resume", "--out", "TYPO", *more).sentence
+        assert "TYPO" in run_in_process(command, "--resume", "--out", "TYPO", *more).sentence
     assert list(tmp_path.iterdir()) == []
 
 
@@ -78,7 +78,7 @@ def test_plugins_fit_a_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("TERM", "dumb")
-    said = inside("plugins").stdout
+    said = run_in_process("plugins").stdout
     assert all(len(line) <= columns for line in said.splitlines())
     # a name and the words of a summary are not broken
     assert "hashed-lenet-300-100" in said
@@ -93,15 +93,15 @@ def test_plugins_fit_a_page_where_there_is_no_terminal(
         monkeypatch.delenv(name, raising=False)
     if columns is not None:
         monkeypatch.setenv("COLUMNS", columns)
-    lines = inside("plugins").stdout.splitlines()
+    lines = run_in_process("plugins").stdout.splitlines()
     assert most - 30 < max(map(len, lines)) <= most
 
 
 def test_the_progress_bar_is_whole_at_80_columns() -> None:
     out = io.StringIO()
     bar = _two_line_progress(Console(file=out, width=80, force_terminal=True, color_system=None))
-    told = "loss 0.123  accuracy 0.981  12345 images/s  H 0.00123  K 1,000,000  test 0.983"
-    task = bar.add_task("epoch 100/250", total=125_000, details=told)
+    details = "loss 0.123  accuracy 0.981  12345 images/s  H 0.00123  K 1,000,000  test 0.983"
+    task = bar.add_task("epoch 100/250", total=125_000, details=details)
     bar.update(task, completed=50_100)
     bar.refresh()
     lines = [line for line in bar.console.render_lines(bar.get_renderable(), pad=False) if line]
@@ -109,5 +109,5 @@ def test_the_progress_bar_is_whole_at_80_columns() -> None:
     assert "epoch 100/250" in texts[0]
     assert "50100/125000" in texts[0].replace(" ", "")
     assert "…" not in "".join(texts)
-    assert texts[1].strip() == told
+    assert texts[1].strip() == details
     assert all(len(text) <= 80 for text in texts)

@@ -1,4 +1,4 @@
-"""Tensors that are frozen in the midst of training keep their weights, positions and values, until they train again."""
+"""Tensors that are frozen during training keep their weights, positions and values until they train again."""
 
 import numpy as np
 import pytest

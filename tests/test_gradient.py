@@ -56,8 +56,8 @@ def test_the_gradient_is_wanted_only_before_an_update_and_only_where_a_strategy_
         advance = eng.advance(state, values, gradient=lambda _: np.zeros(100))
         state, values = advance.state, advance.values
     assert wanted == [False, False, True, False, False, True, False]
-    nobody = engine(TWO_TENSORS, [plugin(update_due=lambda clock: True)])  # noqa: ARG005
-    assert not nobody.plan(nobody.start(0.9)).wants_gradient
+    passive = engine(TWO_TENSORS, [plugin(update_due=lambda clock: True)])  # noqa: ARG005
+    assert not passive.plan(passive.start(0.9)).wants_gradient
 
 
 def test_a_strategy_that_asks_for_a_gradient_that_is_not_there_is_named():

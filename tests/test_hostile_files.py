@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from command_line import SMALL, small_images
-from inside import inside, no_waiting_for_the_disk
+from in_process import no_waiting_for_the_disk, run_in_process
 
 from sparsecore.data.mnist import Mnist
 from sparsecore.data.npz import Npz
@@ -62,11 +62,11 @@ def test_a_pipe_a_device_or_a_loop_of_links_as_data_is_refused(tmp_path: Path, d
     make[kind]()
     small = [*SMALL, "--data", data, "--set", "backend.name=numpy"]
     for where in (place, tmp_path):
-        sentence = inside("train", *small, "--data-dir", where, "--out", tmp_path / "run").sentence
+        sentence = run_in_process("train", *small, "--data-dir", where, "--out", tmp_path / "run").sentence
         assert str(tmp_path) in sentence or "/dev/zero" in sentence
     if data == "npz":
         named = ["--set", f"data.file='{place}'"]
-        sentence = inside("train", *small, *named, "--out", tmp_path / "run").sentence
+        sentence = run_in_process("train", *small, *named, "--out", tmp_path / "run").sentence
         assert str(place) in sentence or "/dev/zero" in sentence
     assert not (tmp_path / "run").exists()
 
@@ -76,7 +76,7 @@ def test_further_files_that_are_pipes_are_refused(tmp_path: Path) -> None:
     (tmp_path / "data_batch_1").write_bytes(b"x")
     os.mkfifo(tmp_path / "data_batch_2")
     small = [*SMALL, "--data", "cifar10", "--data-dir", tmp_path]
-    assert "cannot be read" in inside("train", *small, "--out", tmp_path / "run").sentence
+    assert "cannot be read" in run_in_process("train", *small, "--out", tmp_path / "run").sentence
 
 
 @POSIX
@@ -84,10 +84,10 @@ def test_further_files_that_are_pipes_are_refused(tmp_path: Path) -> None:
 def test_a_pipe_in_the_place_of_a_file_of_a_run_is_refused(images: Path, tmp_path: Path, name: str) -> None:
     arguments = ["train", *SMALL, "--data-dir", images, "--set", "backend.name=numpy", "--out", tmp_path / "run"]
     with no_waiting_for_the_disk():
-        assert inside(*arguments).status == 0
+        assert run_in_process(*arguments).status == 0
     (tmp_path / "run" / name).unlink()
     os.mkfifo(tmp_path / "run" / name)
-    assert "no regular file" in inside(*arguments, "--resume").sentence
+    assert "no regular file" in run_in_process(*arguments, "--resume").sentence
 
 
 def test_a_checkpoint_without_permission_is_not_called_damaged(
@@ -95,7 +95,7 @@ def test_a_checkpoint_without_permission_is_not_called_damaged(
 ) -> None:
     arguments = ["train", *SMALL, "--data-dir", images, "--set", "backend.name=numpy", "--out", tmp_path / "run"]
     with no_waiting_for_the_disk():
-        assert inside(*arguments).status == 0
+        assert run_in_process(*arguments).status == 0
     opened = Path.open
 
     def refused(self: Path, *more: Any, **named: Any) -> Any:
@@ -104,7 +104,7 @@ def test_a_checkpoint_without_permission_is_not_called_damaged(
         return opened(self, *more, **named)
 
     monkeypatch.setattr(Path, "open", refused)
-    sentence = inside(*arguments, "--resume").sentence
+    sentence = run_in_process(*arguments, "--resume").sentence
     assert "Permission denied" in sentence
     assert "damaged" not in sentence
 
@@ -134,7 +134,7 @@ def test_an_archive_that_unpacks_without_end_is_refused(tmp_path: Path, monkeypa
     (tmp_path / "zeros").write_bytes(bytes(2**25))
     with tarfile.open(tmp_path / "cifar-10-python.tar.gz", "w:gz", compresslevel=1) as archive:
         archive.add(tmp_path / "zeros", "cifar-10-batches-py/readme.html")
-    ended = inside("train", *SMALL, "--data", "cifar10", "--data-dir", tmp_path, "--out", tmp_path / "run")
+    ended = run_in_process("train", *SMALL, "--data", "cifar10", "--data-dir", tmp_path, "--out", tmp_path / "run")
     assert "unpacks to more than" in ended.sentence
 
 
@@ -268,7 +268,7 @@ def test_toml_with_many_dots_that_are_no_keys_is_read(tmp_path: Path, line: str)
 @pytest.mark.parametrize("setting", ["training." + "a." * 20_000 + "b=1", "training.x={" + "a." * 20_000 + "b=1}"])
 def test_a_setting_of_thousands_of_parts_is_refused_at_once(setting: str) -> None:
     begun = time.process_time()
-    assert len(inside("train", "--set", setting).sentence) < 300
+    assert len(run_in_process("train", "--set", setting).sentence) < 300
     assert time.process_time() - begun < 3
 
 
@@ -320,7 +320,7 @@ def test_names_of_any_kind_are_refused_in_one_printable_sentence(
     for name in ("loop", "loop.py"):
         (tmp_path / name).symlink_to(tmp_path / name)
     small = [part for part in SMALL if "start.values=trained" not in arguments or part not in ("--sparsity", "0.8")]
-    ended = inside("train", *small, "--data-dir", images, *arguments)
+    ended = run_in_process("train", *small, "--data-dir", images, *arguments)
     assert ended.status == 2, ended.stderr
     assert "Traceback" not in ended.stderr
     assert "\x1b" not in ended.stderr
@@ -342,7 +342,7 @@ def test_what_a_terminal_would_obey_reaches_neither_terminal_nor_page(images: Pa
     )
     small = ["--model", f"{tmp_path / 'odd.py'}:Odd", *SMALL[2:], "--data-dir", images, "--set", "backend.name=numpy"]
     with no_waiting_for_the_disk():
-        ended = inside("train", *small, "--out", tmp_path / "run")
+        ended = run_in_process("train", *small, "--out", tmp_path / "run")
     assert ended.status == 0, ended.stderr
     assert "\x1b" not in ended.stdout
     assert "layer1.weight" in ended.stdout

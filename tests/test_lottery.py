@@ -131,9 +131,9 @@ def test_a_lottery_that_goes_on_is_the_one_that_was_never_stopped(
     written = finished.stat().st_mtime_ns
     capsys.readouterr()
     carry_out("lottery", "--resume", "--out", tmp_path / "tickets", "--json")
-    told = json.loads(capsys.readouterr().out)
-    assert [each["round"] for each in told["rounds"]] == [0, 1, 2, 3]
-    assert [each["round"] for each in told["controls"]] == [1, 2, 3]
+    output = json.loads(capsys.readouterr().out)
+    assert [each["round"] for each in output["rounds"]] == [0, 1, 2, 3]
+    assert [each["round"] for each in output["controls"]] == [1, 2, 3]
     for name in ("round-2", "control-2", "round-3", "control-3"):
         mine, theirs = tmp_path / "tickets" / name, original / name
         assert result(mine)["topology_sha256"] == result(theirs)["topology_sha256"]
@@ -224,8 +224,8 @@ def test_the_command_prints_a_table(common: list[str], tmp_path: Path) -> None:
 
 def test_the_folder_of_a_lottery_is_not_taken_for_one_of_its_runs(original: Path, common: list[str]) -> None:
     start = ("--set", f"start.run={original}", "--set", "start.values=fresh")
-    told = said(sparsecore("train", *common, "--strategy", "static", *start))
-    assert "is the folder of a lottery; give one of its runs" in told
+    output = said(sparsecore("train", *common, "--strategy", "static", *start))
+    assert "is the folder of a lottery; give one of its runs" in output
     assert "sparsecore lottery --resume" in said(sparsecore("train", "--resume", "--out", original))
 
 
@@ -243,6 +243,6 @@ def test_a_lottery_that_is_interrupted_says_how_it_goes_on(common: list[str], tm
     while not (tmp_path / "tickets/round-0/checkpoint.safetensors").exists():
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=60)
+    _, output = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert told.strip() == f"sparsecore: stopped; continue with: sparsecore lottery --resume --out {tmp_path}/tickets"
+    assert output.strip() == f"sparsecore: stopped; continue with: sparsecore lottery --resume --out {tmp_path}/tickets"

@@ -1,4 +1,4 @@
-"""``sparsecore new-strategy``: what it writes is whole, and works as it stands there."""
+"""``sparsecore new-strategy``: the project that it writes is complete and runs as printed."""
 
 import json
 import shutil

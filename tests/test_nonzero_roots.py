@@ -1,4 +1,4 @@
-"""Second moments that are one while an optimizer steps: the step comes to the same, and nobody else sees them."""
+"""Second moments are one while an optimizer steps: the step is unchanged, and no other code sees these values."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Training on NumPy: gradients of a whole network, the optimizer, and going on bit for bit."""
+"""Training on NumPy: gradients of a whole network, the optimizer, and resuming bit for bit."""
 
 import subprocess
 import sys

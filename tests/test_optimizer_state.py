@@ -306,10 +306,10 @@ def test_gradients_that_are_handed_out_are_masked_too():
 def test_torch_tells_gradients_that_are_accumulated_from_those_that_are_handed_out():
     weight = nn.Parameter(torch.ones(3))
     node = torch.autograd.graph.get_gradient_edge(weight).node
-    told = []
-    weight.register_hook(lambda _: told.append(is_accumulating(node)))
+    accumulating = []
+    weight.register_hook(lambda _: accumulating.append(is_accumulating(node)))
     weight.sum().backward()
     torch.autograd.grad(weight.sum(), [weight])
     weight.sum().backward(inputs=[weight])
-    assert told == [True, False, True]
+    assert accumulating == [True, False, True]
     assert not is_accumulating(node)

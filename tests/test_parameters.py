@@ -1,4 +1,4 @@
-"""Start values are a function of (seed, tensor, position), so that any can be had again."""
+"""Start values are a function of (seed, tensor, position), so that any of them can be reproduced."""
 
 import math
 

@@ -80,7 +80,7 @@ def test_a_hook_combines_the_results_of_strategies_as_its_specification_says(hoo
 def test_the_promises_of_a_hook_exist_and_none_is_left_out(hook: str) -> None:
     listed = {name for names in re.findall(r"\((`[^)]+`)\)", row(hook, "checked")) for name in names.split("`")[1::2]}
     assert listed <= {promise.name for promise in STRATEGY_PROMISES}
-    # those that are about many hooks at once are told of the strategy as a whole
+    # promises about several hooks at once are documented for the strategy as a whole
     assert {promise.name for promise in STRATEGY_PROMISES if hook in promise.hooks and len(promise.hooks) < 4} <= listed
 
 

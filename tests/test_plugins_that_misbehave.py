@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from command_line import SMALL, small_images, sparsecore, sparsecore_process
-from inside import inside
+from in_process import run_in_process
 
 PLAIN = """
 import attrs, os, subprocess, sys
@@ -37,7 +37,7 @@ def test_a_plugin_that_exits_while_it_is_loaded_is_an_error_with_its_name(
     images: Path, tmp_path: Path, kind: str, option: str
 ) -> None:
     (tmp_path / "mine.py").write_text(EXITS[kind])
-    ended = inside("train", *SMALL, "--data-dir", images, option, f"{tmp_path / 'mine.py'}:Mine", "--json")
+    ended = run_in_process("train", *SMALL, "--data-dir", images, option, f"{tmp_path / 'mine.py'}:Mine", "--json")
     assert ended.status == 2
     assert "mine.py:Mine" in ended.sentence
     assert "SystemExit" in ended.sentence
@@ -45,7 +45,9 @@ def test_a_plugin_that_exits_while_it_is_loaded_is_an_error_with_its_name(
 
 def test_a_module_that_raises_what_is_no_exception_is_an_error_with_its_name(images: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("raise BaseException('not today')")
-    ended = inside("train", *SMALL, "--data-dir", images, "--strategy", f"{tmp_path / 'mine.py'}:Mine", "--json")
+    ended = run_in_process(
+        "train", *SMALL, "--data-dir", images, "--strategy", f"{tmp_path / 'mine.py'}:Mine", "--json"
+    )
     assert ended.status == 2
     assert "mine.py:Mine" in ended.sentence
     assert "not today" in ended.sentence
@@ -64,7 +66,7 @@ def test_a_plugin_that_exits_when_it_is_asked_is_an_error_with_its_name(
 ) -> None:
     (tmp_path / "mine.py").write_text(PLAIN + LATER[option])
     out = tmp_path / "run"
-    ended = inside(
+    ended = run_in_process(
         "train", *SMALL, "--data-dir", images, option, f"{tmp_path / 'mine.py'}:Mine", "--json", "--out", out
     )
     assert ended.status == 2
@@ -74,7 +76,7 @@ def test_a_plugin_that_exits_when_it_is_asked_is_an_error_with_its_name(
 def test_a_model_that_exits_in_the_middle_of_a_run_is_an_error_with_its_line(images: Path, tmp_path: Path) -> None:
     model = "@attrs.frozen(eq=False)\nclass Mine(LeNet):\n    def forward(self, *_): sys.exit(0)\n"
     (tmp_path / "mine.py").write_text(PLAIN + model)
-    ended = inside(
+    ended = run_in_process(
         "train", *SMALL[2:], "--model", f"{tmp_path / 'mine.py'}:Mine", "--data-dir", images, "--out", tmp_path / "run"
     )
     assert ended.status == 1
@@ -142,7 +144,7 @@ def hooked(folder: Path, statement: str) -> list[str]:
 def test_what_a_hook_raises_in_the_middle_of_a_run_names_hook_and_plugin(
     images: Path, tmp_path: Path, statement: str, status: int, words: str
 ) -> None:
-    ended = inside("train", *hooked(tmp_path, statement), "--data-dir", images, "--out", tmp_path / "run")
+    ended = run_in_process("train", *hooked(tmp_path, statement), "--data-dir", images, "--out", tmp_path / "run")
     assert ended.status == status
     last = ended.stderr.splitlines()[-1]
     assert "'prune'" in last
@@ -166,7 +168,7 @@ def test_a_plugin_that_changes_the_working_directory_moves_no_file_of_the_run(
     elsewhere.mkdir()
     options = hooked(tmp_path, f"os.chdir({str(elsewhere)!r})")
     monkeypatch.chdir(tmp_path)
-    ended = inside("train", *options, "--data-dir", images, "--out", "run")
+    ended = run_in_process("train", *options, "--data-dir", images, "--out", "run")
     assert ended.status == 0
     assert (tmp_path / "run/report.html").exists()
     assert not any(elsewhere.iterdir())
@@ -178,7 +180,7 @@ def test_a_plugin_that_changes_the_working_directory_while_it_is_loaded_hides_no
     (tmp_path / "first.py").write_text(f"import os\nos.chdir('/')\n{PLAIN}\nclass Mine(LeNet): pass\n")
     (tmp_path / "second.py").write_text(PLAIN + "class Mine(Static): pass\n")
     monkeypatch.chdir(tmp_path)
-    ended = inside(
+    ended = run_in_process(
         "train",
         *SMALL[2:],
         "--model",
@@ -210,7 +212,9 @@ CLICK = "__import__('click')"
 def test_an_exception_of_click_in_a_hook_is_neither_a_success_nor_an_interrupt(
     images: Path, tmp_path: Path, statement: str
 ) -> None:
-    ended = inside("train", *hooked(tmp_path, statement), "--data-dir", images, "--out", tmp_path / "run", "--json")
+    ended = run_in_process(
+        "train", *hooked(tmp_path, statement), "--data-dir", images, "--out", tmp_path / "run", "--json"
+    )
     assert ended.status == 1
     assert ended.stdout == ""
     last = ended.stderr.splitlines()[-1]
@@ -225,7 +229,7 @@ def test_an_exception_of_click_in_a_model_is_an_error_with_its_line(images: Path
         f"@attrs.frozen(eq=False)\nclass Mine(LeNet):\n    def {method}(self, *_): raise {CLICK}.exceptions.Exit(0)\n"
     )
     (tmp_path / "mine.py").write_text(PLAIN + model)
-    ended = inside(
+    ended = run_in_process(
         "train", *SMALL[2:], "--model", f"{tmp_path / 'mine.py'}:Mine", "--data-dir", images, "--out", tmp_path / "run"
     )
     assert ended.status == 1

@@ -1,4 +1,4 @@
-"""Processes that were started together: which one this is, and who of them says what."""
+"""Processes that were started together: the rank of each, and which of them prints."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from command_line import SMALL, said, small_images, sparsecore
 from sparsecore.errors import InputError
 from sparsecore.learning.ranks import Launch, launch
 
-TOLD = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+LAUNCHED = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 
 
 def test_a_process_is_alone_where_no_launcher_says_otherwise() -> None:
@@ -17,17 +17,17 @@ def test_a_process_is_alone_where_no_launcher_says_otherwise() -> None:
 
 
 def test_a_launcher_says_which_process_this_is() -> None:
-    assert launch(TOLD) == Launch(rank=3, size=4, local_rank=1)
+    assert launch(LAUNCHED) == Launch(rank=3, size=4, local_rank=1)
 
 
 @pytest.mark.parametrize("wrong", [{"RANK": "x"}, {"RANK": "4"}, {"WORLD_SIZE": "-1"}, {"LOCAL_RANK": "4"}])
 def test_a_rank_that_cannot_be_is_refused(wrong: dict[str, str]) -> None:
     with pytest.raises(InputError, match="RANK="):
-        launch({**TOLD, **wrong})
+        launch({**LAUNCHED, **wrong})
 
 
 def started(rank: int) -> dict[str, str]:
-    return {**TOLD, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    return {**LAUNCHED, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
 
 
 @pytest.mark.integration

@@ -1,4 +1,4 @@
-"""What a report does for its reader: light or dark, values under the pointer, no type that is out of size."""
+"""Reading aids of a report: light and dark mode, values under the pointer, type of one size."""
 
 import re
 from html import unescape
@@ -7,7 +7,7 @@ from pathlib import Path
 import attrs
 import pytest
 from command_line import SMALL, small_images
-from inside import inside, no_waiting_for_the_disk
+from in_process import no_waiting_for_the_disk, run_in_process
 from study_examples import small_study
 
 from sparsecore.report.page import page
@@ -23,7 +23,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     images = small_images(folder / "small.npz")
     settings = ["--set", "strategy.schedule.steps=3", "--set", "backend.name=numpy", "--set", "strategy.target=6"]
     with no_waiting_for_the_disk():
-        done = inside("train", *SMALL, "--data-dir", images, *settings, "--out", folder / "run")
+        done = run_in_process("train", *SMALL, "--data-dir", images, *settings, "--out", folder / "run")
     assert done.status == 0, done.stderr
     return folder / "run"
 
@@ -39,10 +39,10 @@ def test_a_page_is_light_or_dark_as_its_reader_has_it(run: Path) -> None:
 
 def test_the_pointer_tells_the_values_of_points(run: Path) -> None:
     html = (run / "report.html").read_text("utf-8")
-    told = re.findall(r"<use [^>]*><title>([^<]*)</title></use>", html)
+    titles = re.findall(r"<use [^>]*><title>([^<]*)</title></use>", html)
     last = read_run(run).epochs[-1]
-    assert f"test: {100 * last.test_accuracy:.6g} at 3" in told
-    assert any(text.startswith("layer1.weight: ") and text.endswith("at step 3") for text in told)
+    assert f"test: {100 * last.test_accuracy:.6g} at 3" in titles
+    assert any(text.startswith("layer1.weight: ") and text.endswith("at step 3") for text in titles)
 
 
 @pytest.mark.parametrize("figure", ["bars", "sparsities"])
@@ -51,15 +51,15 @@ def test_the_pointer_tells_the_values_of_a_studys_points(tmp_path: Path, figure:
         folder = small_study(tmp_path, trials=1, sparsities=[0.8], figure=figure)
         html = write_study_report(folder).read_text("utf-8")
     study = folder.read()
-    told = [unescape(text) for text in re.findall(r"<use [^>]*><title>([^<]*)</title></use>", html)]
+    titles = [unescape(text) for text in re.findall(r"<use [^>]*><title>([^<]*)</title></use>", html)]
     for trial in trials_of(study):
         result = folder.result(trial)
         assert result is not None
         assert any(
-            trial_words(study, trial) in text and f"{100 * result['test_accuracy']:.2f}" in text for text in told
+            trial_words(study, trial) in text and f"{100 * result['test_accuracy']:.2f}" in text for text in titles
         )
     for words in ("of the network's density at epoch", "at epoch 2", ", layer1.weight: "):
-        assert any(words in text for text in told)
+        assert any(words in text for text in titles)
     ids = re.findall(r'\bid="([^"]*)"', html)
     assert len(ids) == len(set(ids))
     drawn = (folder.figures / "accuracy.svg").read_text("utf-8")

@@ -1,4 +1,4 @@
-"""A run that was killed at any moment goes on, and ends bit for bit as if it had never stopped."""
+"""A run that was killed at any time resumes, and ends bit for bit as if it had never stopped."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Averages of weights that move have as many weights as the training, where it has them, or are refused."""
+"""Averages of weights have as many weights as the training where its positions are known, or are refused."""
 
 import copy
 

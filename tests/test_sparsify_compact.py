@@ -1,3 +1,5 @@
+"""Training in compact storage equals training with masks."""
+
 import copy
 
 import pytest

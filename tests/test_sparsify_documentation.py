@@ -1,4 +1,4 @@
-"""What docs/sparsify.md shows works as it stands there."""
+"""The examples of docs/sparsify.md run as printed."""
 
 import re
 from importlib.util import find_spec

@@ -1,4 +1,4 @@
-"""Another optimizer takes over in the midst of sparse training."""
+"""Another optimizer takes over during sparse training."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Weights that were loaded before ``sparsify`` are not lost without a word."""
+"""``sparsify`` warns before it zeroes weights of a model that was loaded before."""
 
 import warnings
 

@@ -1,4 +1,4 @@
-"""What people do in their training loops works as it did: compilation, mixed precision, accumulation, clipping ..."""
+"""Usual training loops work as before: compilation, mixed precision, accumulation, clipping ..."""
 
 import copy
 import io

@@ -13,7 +13,7 @@ from sparsecore_torch import sparsify
 
 
 class Interrupted(torch.optim.SGD):
-    """Raises where it is told to, before it has changed anything."""
+    """Raises at the requested step, before it has changed anything."""
 
     raises = False
 

@@ -1,4 +1,4 @@
-"""Weights of another moment are taken up with their topology or refused; nothing nonzero is cut without a word."""
+"""Loading weights from another step: adopted with their topology or refused, never silently zeroed."""
 
 import copy
 import itertools

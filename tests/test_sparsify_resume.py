@@ -1,4 +1,4 @@
-"""Sparse training goes on bit for bit from its state dict, whichever is loaded first; that of another is refused."""
+"""Sparse training resumes bit for bit from its state dict, loaded in any order; a foreign one is refused."""
 
 import copy
 import itertools

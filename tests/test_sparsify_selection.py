@@ -1,4 +1,4 @@
-"""Which tensors become sparse: those of any module, once each; what is left dense is told with its reason."""
+"""Which tensors become sparse: those of any module, once each; the summary says why others stay dense."""
 
 import pytest
 

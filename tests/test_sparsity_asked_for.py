@@ -1,4 +1,4 @@
-"""A start at another sparsity than was asked for is said, unless it is rounding, or the strategy becomes sparser."""
+"""A start at another sparsity than requested is reported, except for rounding or gradual pruning."""
 
 import re
 import warnings

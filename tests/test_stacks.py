@@ -117,8 +117,8 @@ def test_the_steps_of_an_update_see_the_state_from_before_and_observers_the_one_
 @pytest.mark.parametrize("regrow", [False, True])
 def test_growth_sees_the_topology_before_the_update_and_what_pruning_has_left(regrow):
     seen = {}
-    tells = plugin(grow=lambda topology, kept, occupied: seen.update(was=topology, left=kept, taken=occupied))
-    algorithm = engine(TWO_TENSORS, {"dpr": DPR, "tells": tells}, regrow_pruned=regrow)
+    observer = plugin(grow=lambda topology, kept, occupied: seen.update(was=topology, left=kept, taken=occupied))
+    algorithm = engine(TWO_TENSORS, {"dpr": DPR, "observer": observer}, regrow_pruned=regrow)
     state = algorithm.start(0.8)
     _, got = algorithm.update(state, normal_values(state.topology))
     assert 0 < got.pruned_count < 40

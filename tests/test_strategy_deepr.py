@@ -1,4 +1,4 @@
-"""DeepR as the paper has it: a random walk with fixed signs, in the weights and not in the gradients.
+"""DeepR follows the paper: a random walk with fixed signs, in the weights and not in the gradients.
 
 The statistical tests run on fixed seeds, so that they either always pass or never; the threshold p > 1e-3 was chosen
 before the seeds.

@@ -1,4 +1,4 @@
-"""DPR as the paper has it."""
+"""DPR follows the paper."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""GMP as the paper has it: from dense to sparse along a cubic, always the largest weights, nothing grows."""
+"""GMP follows the paper: from dense to sparse along a cubic, keeping the largest weights, without growth."""
 
 from fractions import Fraction
 

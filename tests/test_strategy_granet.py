@@ -1,4 +1,4 @@
-"""GraNet as the paper has it: global magnitude pruning on the cubic, then regeneration tensor by tensor."""
+"""GraNet follows the paper: global magnitude pruning on the cubic, then regeneration tensor by tensor."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""RigL as the paper has it: dense gradients, tensor by tensor, in place of the optimizer's step."""
+"""RigL follows the paper: dense gradients, tensor by tensor, in place of the optimizer's step."""
 
 import math
 

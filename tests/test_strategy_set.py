@@ -1,4 +1,4 @@
-"""SET as the paper has it: the smallest positive and the smallest negative weights go, tensor by tensor."""
+"""SET follows the paper: the smallest positive and the smallest negative weights are pruned, tensor by tensor."""
 
 import math
 from fractions import Fraction

@@ -1,4 +1,4 @@
-"""SNFS as the paper has it: momentum, of all positions, tells which tensors grow and where."""
+"""SNFS follows the paper: the momentum of all positions decides which tensors grow and where."""
 
 from fractions import Fraction
 

@@ -1,4 +1,4 @@
-"""Soft-DEEP R as the paper has it: dormant connections walk on, and wake where they cross zero.
+"""Soft-DEEP R follows the paper: dormant connections continue their random walk and wake where they cross zero.
 
 The statistical tests run on fixed seeds, so that they either always pass or never; the threshold p > 1e-3 was chosen
 before the seeds.

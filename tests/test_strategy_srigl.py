@@ -1,4 +1,4 @@
-"""SRigL as the paper has it: as many weights in each group at all times, dropped over the tensor, grown in groups."""
+"""SRigL follows the paper: the same number of weights in each group, dropped over the tensor, grown in groups."""
 
 import itertools
 import math

@@ -81,8 +81,8 @@ def test_a_study_of_the_same_is_compared_arm_by_arm(tmp_path):
 )
 def test_a_study_that_is_shorter_or_longer_says_so_and_gets_no_verdict(tmp_path, options, remark):
     rows = beside(tmp_path, **options)
-    told = {(row.difference, row.remark) for row in rows if row.published}
-    assert told == {(None, remark)}
+    published = {(row.difference, row.remark) for row in rows if row.published}
+    assert published == {(None, remark)}
 
 
 def test_where_the_authors_do_not_tell_how_long_they_trained_that_is_said(tmp_path):

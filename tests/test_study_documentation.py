@@ -1,4 +1,4 @@
-"""What docs/studies.md shows works as it stands there."""
+"""The examples of docs/studies.md run as printed."""
 
 import json
 import re

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from inside import contents, inside
+from in_process import contents, run_in_process
 from study_examples import no_waiting_for_the_disk, small_study
 
 from sparsecore.errors import InputError
@@ -41,7 +41,7 @@ def study(carried_out: StudyFolder, tmp_path: Path) -> StudyFolder:
 @pytest.mark.parametrize("kind", CHANGES)
 @pytest.mark.parametrize("command", ["show", "report", "resume"])
 def test_an_edited_study_is_refused_by_what_has_changed(study: StudyFolder, kind: str, command: str) -> None:
-    before, after, told = CHANGES[kind]
+    before, after, expected = CHANGES[kind]
     text = study.study.read_text("utf-8")
     assert before in text
     study.study.write_text(text.replace(before, after), "utf-8")
@@ -51,9 +51,9 @@ def test_an_edited_study_is_refused_by_what_has_changed(study: StudyFolder, kind
         "report": ["report", study.path],
         "resume": ["study", study.study, "--resume", "--out", study.path],
     }[command]
-    ended = inside(*arguments)
+    ended = run_in_process(*arguments)
     assert ended.status == 2
-    assert told in ended.sentence
+    assert expected in ended.sentence
     assert contents(study.path) == known
 
 
@@ -62,7 +62,7 @@ def test_an_edited_experiment_of_a_trial_is_refused(study: StudyFolder) -> None:
     file = study.experiment(trial)
     file.write_text(file.read_text("utf-8").replace("epochs = 2", "epochs = 6"), "utf-8")
     for arguments in (["report", study.path], ["study", "show", study.path]):
-        assert trial.name in inside(*arguments).sentence
+        assert trial.name in run_in_process(*arguments).sentence
 
 
 def test_a_run_with_other_settings_is_no_trial_of_the_study(study: StudyFolder) -> None:
@@ -72,21 +72,21 @@ def test_a_run_with_other_settings_is_no_trial_of_the_study(study: StudyFolder) 
     result.write_text(json.dumps(other), "utf-8")
     with pytest.raises(InputError, match=trial.name):
         study.result(trial)
-    assert "other settings" in inside("report", study.path).sentence
+    assert "other settings" in run_in_process("report", study.path).sentence
 
 
 def test_a_trial_that_was_trained_by_hand_with_other_settings_is_refused(study: StudyFolder) -> None:
     trial = trials_of(study.read())[0]
     shutil.rmtree(study.run(trial).path)
     with no_waiting_for_the_disk():
-        ended = inside("train", study.experiment(trial), "--epochs", "3", "--out", study.run(trial).path)
+        ended = run_in_process("train", study.experiment(trial), "--epochs", "3", "--out", study.run(trial).path)
     assert ended.status == 0, ended.stderr
-    assert trial.name in inside("study", "show", study.path).sentence
+    assert trial.name in run_in_process("study", "show", study.path).sentence
 
 
 @pytest.mark.integration
 def test_the_study_itself_is_shown(study: StudyFolder) -> None:
-    assert inside("study", "show", study.path, "--json").status == 0
+    assert run_in_process("study", "show", study.path, "--json").status == 0
 
 
 @pytest.mark.integration
@@ -116,6 +116,6 @@ def test_a_study_with_a_damaged_file_is_a_sentence_that_names_it(
     paths = {"study.toml": study.study, "manifest.json": study.manifest, "result.json": study.run(trial).result}
     paths[name].write_text(content, "utf-8")
     for command in (["report", study.path], ["study", "show", study.path]):
-        ended = inside(*command)
+        ended = run_in_process(*command)
         assert ended.status == 2
         assert name in ended.sentence or trial.name in ended.sentence or str(study.path) in ended.sentence

@@ -1,4 +1,4 @@
-"""How long a study may still take: reckoned by hand."""
+"""The estimated remaining time of a study, against values computed by hand."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A data set is told from a copy of it: by its statistics, and a JPEG copy by the grid of its coefficients."""
+"""A data set is distinguished from a copy: by its statistics, and a JPEG copy by the grid of its coefficients."""
 
 import io
 import json

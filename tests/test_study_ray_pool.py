@@ -39,9 +39,9 @@ def carried_out(environment, tmp_path_factory):
     return folder, done
 
 
-def skip_where_ray_is_too_slow(told: str) -> None:
+def skip_where_ray_is_too_slow(output: str) -> None:
     """It gives itself half a minute, which cannot be changed."""
-    if "Ray does not start on this machine" in told and "timed out during startup" in told:
+    if "Ray does not start on this machine" in output and "timed out during startup" in output:
         pytest.skip("Ray takes too long to start on this machine")
 
 
@@ -84,17 +84,17 @@ def test_a_worker_that_dies_fails_its_trial_alone_and_stopping_leaves_no_process
         first, second = (tmp_path / f"out/runs/dpr-at-0.8-trial-{number}/metrics.jsonl" for number in range(2))
         until(lambda: study.poll() is not None or is_learning(first))
         if study.poll() is not None:
-            told = study.stderr.read()
-            skip_where_ray_is_too_slow(told)
-            pytest.fail(told)
+            output = study.stderr.read()
+            skip_where_ray_is_too_slow(output)
+            pytest.fail(output)
         os.kill(parent_of(str(first.parent)), signal.SIGKILL)
         until(lambda: is_learning(second))
         os.killpg(study.pid, signal.SIGINT)
         assert study.wait(60) == 130
     finally:
         study.kill()
-        _, told = study.communicate()
-    assert "dpr-at-0.8-trial-0: failed" in told
+        _, output = study.communicate()
+    assert "dpr-at-0.8-trial-0: failed" in output
     assert "Ray lost this trial" in (tmp_path / "out/logs/dpr-at-0.8-trial-0.log").read_text()
     until(lambda: not processes(str(tmp_path)) and not processes(environment["RAY_TMPDIR"]))
 

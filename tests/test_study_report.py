@@ -87,8 +87,8 @@ def test_what_is_missing_is_said_on_the_page_and_in_every_figure(carried_out, pa
 
 def test_every_title_on_the_page_names_model_images_length_and_trials(page):
     outline = Outline(page)
-    for told in ("Does <it> work?", "lenet-12-8 on npz (images.npz), 2 epochs", "training.batch_size 16"):
-        assert told in outline.text
+    for text in ("Does <it> work?", "lenet-12-8 on npz (images.npz), 2 epochs", "training.batch_size 16"):
+        assert text in outline.text
     assert "The authors have published no trials of lenet-12-8 on npz (images.npz)." in outline.text
 
 

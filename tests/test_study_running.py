@@ -67,15 +67,15 @@ def written(folder: Path, epochs: int = 2) -> Path:
 def assert_all_but_the_failing_ran(folder: Path, done: "subprocess.CompletedProcess[str]") -> None:
     """One trial an arm, wherever they ran; with ``--json``, and the study in ``out``."""
     assert done.returncode == 1, done.stderr
-    told = json.loads(done.stdout)
-    assert {cell["arm"]: len(cell["accuracies"]) for cell in told["cells"]} == {
+    result = json.loads(done.stdout)
+    assert {cell["arm"]: len(cell["accuracies"]) for cell in result["cells"]} == {
         "dpr": 1,
         "final": 1,
         "failing": 0,
         "after-failing": 0,
     }
-    assert told["failed"] == ["failing-at-0.8-trial-0"]
-    assert told["skipped"] == ["after-failing-at-0.8-trial-0"]
+    assert result["failed"] == ["failing-at-0.8-trial-0"]
+    assert result["skipped"] == ["after-failing-at-0.8-trial-0"]
     assert "this arm fails in its fifth step" in (folder / "out/logs/failing-at-0.8-trial-0.log").read_text()
 
 
@@ -90,10 +90,10 @@ def carried_out(tmp_path_factory: pytest.TempPathFactory) -> "tuple[Path, subpro
 def test_a_trial_that_fails_stops_no_other_and_is_named_at_the_end(carried_out):
     folder, done = carried_out
     assert done.returncode == 1, done.stderr
-    told = json.loads(done.stdout)
-    assert told["failed"] == ["failing-at-0.8-trial-0", "failing-at-0.8-trial-1"]
-    assert told["skipped"] == ["after-failing-at-0.8-trial-0", "after-failing-at-0.8-trial-1"]
-    finished = {cell["arm"]: len(cell["accuracies"]) for cell in told["cells"]}
+    result = json.loads(done.stdout)
+    assert result["failed"] == ["failing-at-0.8-trial-0", "failing-at-0.8-trial-1"]
+    assert result["skipped"] == ["after-failing-at-0.8-trial-0", "after-failing-at-0.8-trial-1"]
+    finished = {cell["arm"]: len(cell["accuracies"]) for cell in result["cells"]}
     assert finished == {"dpr": 2, "final": 2, "failing": 0, "after-failing": 0}
     log = folder / "out" / "logs" / "failing-at-0.8-trial-1.log"
     assert f"sparsecore: failing-at-0.8-trial-1 failed; see {log}" in done.stderr

@@ -1,4 +1,4 @@
-"""``sparsecore study --on slurm``: on this machine, as submitit runs jobs there, and with what is told to Slurm."""
+"""``sparsecore study --on slurm``: with submitit's jobs on this machine, and the options that Slurm receives."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Differences of arms: worked out by hand, and by another door of scipy."""
+"""Differences of arms: computed by hand, and by a different scipy function."""
 
 from math import sqrt
 

@@ -1,4 +1,4 @@
-"""A study that was stopped at any time leaves nothing behind, and goes on."""
+"""A study that was stopped at any time leaves no process behind and resumes."""
 
 import json
 import os

@@ -41,8 +41,8 @@ def sets_of(folder, trial):
     """The topology at the start and after each update, as sets; the start is drawn again from the seed."""
     topologies = [set(map(int, first_topology(folder.run(trial)).positions))]
     for line in folder.run(trial).reallocations.read_text().splitlines():
-        told = json.loads(line)
-        topologies.append(topologies[-1] - positions(told["pruned_positions"]) | positions(told["grown_positions"]))
+        record = json.loads(line)
+        topologies.append(topologies[-1] - positions(record["pruned_positions"]) | positions(record["grown_positions"]))
     return topologies
 
 

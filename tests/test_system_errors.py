@@ -1,4 +1,4 @@
-"""Whatever the system refuses, at whatever moment, is one sentence, and what was finished stays."""
+"""Whatever the system refuses, and whenever, is one error sentence, and what was finished stays."""
 
 import builtins
 import errno
@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from command_line import SMALL, small_images
-from inside import inside, no_waiting_for_the_disk
+from in_process import no_waiting_for_the_disk, run_in_process
 
 SAME = ("checkpoint.safetensors", "metrics.jsonl", "reallocations.jsonl", "tensors.json", "experiment.toml")
 OPERATIONS = ("open", "mkdir", "rename", "replace", "fsync", "truncate", "write")
@@ -108,20 +108,20 @@ def arguments(images: Path, folder: Path) -> list[Any]:
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EMFILE, errno.EIO], ids=errno.errorcode.get)
 def test_a_run_whose_files_fail_at_any_moment_is_gone_on_with(images: Path, tmp_path: Path, code: int) -> None:
     with no_waiting_for_the_disk():
-        assert inside(*arguments(images, tmp_path / "whole")).status == 0
+        assert run_in_process(*arguments(images, tmp_path / "whole")).status == 0
     with failing(tmp_path / "counted", 0, code) as counted:
-        assert inside(*arguments(images, tmp_path / "counted/run")).status == 0
+        assert run_in_process(*arguments(images, tmp_path / "counted/run")).status == 0
     assert counted.count > 40
     # every ninth, at other moments for each code: together they see each kind of operation fail
     for number in range(1 + code % 9, counted.count + 1, 9):
         place, folder = tmp_path / "place", tmp_path / "place/run"
         with failing(place, number, code):
-            ended = inside(*arguments(images, folder))
+            ended = run_in_process(*arguments(images, folder))
         assert os.strerror(code) in ended.sentence, number
         assert ended.status == 2 or code == errno.EIO
         assert not list(tmp_path.rglob("*.part"))
         with no_waiting_for_the_disk():
-            again = inside(*arguments(images, folder), "--resume", "--json")
+            again = run_in_process(*arguments(images, folder), "--resume", "--json")
         assert again.status == 0, (number, again.stderr)
         assert {name: (folder / name).read_bytes() for name in SAME} == {
             name: (tmp_path / "whole" / name).read_bytes() for name in SAME
@@ -138,7 +138,7 @@ def test_a_run_whose_folder_is_deleted_meanwhile_is_a_sentence(
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
 
     monkeypatch.setattr(RunFolderWriter, "epoch", deleted)
-    ended = inside(*arguments(images, tmp_path / "run"))
+    ended = run_in_process(*arguments(images, tmp_path / "run"))
     assert ended.status == 2
     assert "No such file or directory" in ended.sentence
     assert str(tmp_path / "run") in ended.sentence
@@ -150,7 +150,7 @@ def test_a_study_whose_folder_cannot_be_written_to_is_a_sentence(images: Path, t
     for number in (1, 2, 5, 9):
         place = tmp_path / str(number)
         with failing(place, number, errno.ENOSPC):
-            ended = inside(*command, "--out", place / "study")
+            ended = run_in_process(*command, "--out", place / "study")
         assert ended.status == 2
         assert "No space left" in ended.sentence
         assert not place.exists() or not list(place.iterdir())

@@ -1,4 +1,4 @@
-"""Processes that are started together take folders of their own, and only one is at work in a folder."""
+"""Processes that start together use separate folders, and only one at a time works in a folder."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from command_line import SMALL, small_images
-from inside import inside, no_waiting_for_the_disk
+from in_process import no_waiting_for_the_disk, run_in_process
 
 from sparsecore.errors import InputError
 from sparsecore.run import files
@@ -180,11 +180,11 @@ def test_a_second_process_in_one_folder_is_refused(command, tmp_path):
     more = ["--rounds", "1"] if command == "lottery" else []
     arguments = [command, *small, "--data-dir", images, "--set", "backend.name=numpy", *more, "--out", tmp_path / "run"]
     with no_waiting_for_the_disk():
-        assert inside(*arguments).status == 0
+        assert run_in_process(*arguments).status == 0
     lock = Lock(tmp_path / "run/experiment.toml")
     try:
-        assert "another process" in inside(command, "--resume", "--out", tmp_path / "run").sentence
+        assert "another process" in run_in_process(command, "--resume", "--out", tmp_path / "run").sentence
     finally:
         lock.release()
     with no_waiting_for_the_disk():
-        assert inside(command, "--resume", "--out", tmp_path / "run").status == 0
+        assert run_in_process(command, "--resume", "--out", tmp_path / "run").status == 0

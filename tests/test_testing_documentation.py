@@ -1,4 +1,4 @@
-"""What docs/testing.md shows works as it stands there, and its lists are complete."""
+"""The examples of docs/testing.md run as printed, and its lists are complete."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""``sparsecore train --backend torch``: trains, goes on bit for bit when it was killed, and refuses with a sentence."""
+"""``sparsecore train --backend torch``: trains, resumes bit for bit when killed, and refuses with a sentence."""
 
 import json
 import os

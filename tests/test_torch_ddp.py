@@ -172,17 +172,17 @@ def on_two_ranks() -> dict[str, Any]:
     from sparsecore_torch.sparse_training import sparsify as sparsify_module
 
     dist.init_process_group("gloo")
-    told = {"first": wrapped_first(), "afterwards": wrapped_afterwards(), "compact": compact()}
-    told["alone"] = saved_alone()
+    results = {"first": wrapped_first(), "afterwards": wrapped_afterwards(), "compact": compact()}
+    results["alone"] = saved_alone()
     for dtype in (torch.float64, torch.float32):
-        told |= {f"{name} {dtype}": astray(chosen, dtype) for name, chosen in ASTRAY.items()}
+        results |= {f"{name} {dtype}": astray(chosen, dtype) for name, chosen in ASTRAY.items()}
     sparsify_module.present_ranks = lambda: present_ranks(Patience(saving=30.0))
-    told["saved"] = saved_astray()
+    results["saved"] = saved_astray()
     errors = {"elsewhere": heard(Elsewhere()), "fails": heard(Fails()), "apart": heard("static", dist.get_rank())}
     sparsify_module.present_ranks = lambda: present_ranks(Patience(1.0, 1.0))
     errors["late"] = heard(Late())
     dist.destroy_process_group()
-    return {**told, **errors}
+    return {**results, **errors}
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""``sparsecore train --backend torch`` in two processes: the run of one, told once, or stopped with one sentence."""
+"""``sparsecore train --backend torch`` in two processes: the run of one, printed once, or one error sentence."""
 
 import json
 import os

@@ -1,3 +1,5 @@
+"""Trained networks as CSR matrices and as ONNX files that compute what the model does."""
+
 import sys
 
 import pytest

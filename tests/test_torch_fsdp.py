@@ -35,13 +35,13 @@ def follows() -> dict[str, Any]:
     model = sharded(0)
     optimizer = optimizer_of(model)
     sparse = sparsify(model, optimizer, strategy=ByGradient(), sparsity=0.7)
-    told = trained(model, sparse, share(), optimizer)
+    results = trained(model, sparse, share(), optimizer)
     state = {
         name: whole(optimizer.state[sparse.model.get_parameter(name)]["momentum_buffer"]) for name in sparse.masks()
     }
-    told["state"] = [float(state[name][~mask].abs().sum()) for name, mask in sparse.masks().items()]
-    told["ledger"] = [sparse.memory().values.theoretical, sparse.memory().values.measured]
-    return told
+    results["state"] = [float(state[name][~mask].abs().sum()) for name, mask in sparse.masks().items()]
+    results["ledger"] = [sparse.memory().values.theoretical, sparse.memory().values.measured]
+    return results
 
 
 def uneven(model: nn.Module) -> dict[str, Any]:
@@ -107,11 +107,11 @@ def refused() -> str:
 def on_two_ranks() -> dict[str, Any]:
     """All that is tested here, in one start of two processes."""
     dist.init_process_group("gloo")
-    told = {"follows": follows(), "uneven": uneven(sharded(0)), "resumed": resumed(), "refused": refused()}
-    told["adopted"] = adopted()
+    results = {"follows": follows(), "uneven": uneven(sharded(0)), "resumed": resumed(), "refused": refused()}
+    results["adopted"] = adopted()
     gc.collect()  # what holds the group keeps its threads running, into the end of the interpreter
     dist.destroy_process_group()
-    return told
+    return results
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,11 @@ import pytest
 pytest.importorskip("torch")
 resource = pytest.importorskip("resource")
 
-# Untold, glibc sometimes learns to keep blocks of up to 32 MiB, from what was freed before; larger ones it gives back.
+# By default, glibc sometimes learns to keep blocks of up to 32 MiB, from what was freed before; it returns larger ones.
 STEPS = """
 import resource
 import torch
-{told}
+{setup}
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -23,15 +23,15 @@ def faults():
 faults()
 print(min(faults() for _ in range(3)))
 """
-TOLD = "from sparsecore_torch.experiment.learner import keep_freed_memory; assert keep_freed_memory()"
+KEEPING = "from sparsecore_torch.experiment.learner import keep_freed_memory; assert keep_freed_memory()"
 
 
-def page_faults(told):
-    done = subprocess.run([sys.executable, "-c", STEPS.format(told=told)], capture_output=True, text=True, check=True)
+def page_faults(setup):
+    done = subprocess.run([sys.executable, "-c", STEPS.format(setup=setup)], capture_output=True, text=True, check=True)
     return int(done.stdout)
 
 
 @pytest.mark.integration
-@pytest.mark.skipif(sys.platform != "linux", reason="only glibc can be told")
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc has this setting")
 def test_what_is_freed_need_not_be_asked_for_again():
-    assert page_faults(TOLD) < page_faults("") / 4
+    assert page_faults(KEEPING) < page_faults("") / 4

@@ -1,4 +1,4 @@
-"""Training on torch: the steps are NumPy's, a learner goes on bit for bit, and there are N of everything."""
+"""Training on torch: NumPy's steps, resuming bit for bit, and as many values, gradients and moments as weights."""
 
 import hashlib
 import os

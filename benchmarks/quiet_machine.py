@@ -1,4 +1,4 @@
-"""Seconds of calls, taken only while no other program is busy (on Linux; elsewhere, all are taken)."""
+"""Times calls while no other program is busy (on Linux; elsewhere every sample is accepted)."""
 
 import argparse
 import os
@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 _MOST_FOREIGN = 0.08
-"""Of one core's time: what other programs may take while a sample is taken."""
+"""The largest share of one core's time that other programs may use during a sample."""
 
 
 def add_options(parser: argparse.ArgumentParser, rounds: int) -> None:
@@ -36,7 +36,7 @@ def in_turn(
 
 
 def clock(options: argparse.Namespace) -> Callable[[Callable[[], object]], float | None]:
-    """What takes a sample."""
+    """Return the function that takes a sample: `seconds`, or with ``--busy`` `disturbed_seconds`."""
     return disturbed_seconds if options.busy else seconds
 
 

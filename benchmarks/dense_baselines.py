@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 import attrs
 import torch
-from plain import Loop, optimizer_of, wide_resnet
+from plain_torch import Loop, optimizer_of, wide_resnet
 
 SHAPE = (32, 32, 3)
 

@@ -12,7 +12,7 @@ from processes import ProcessResult
 from sparsecore.cli.command_line import run
 
 
-def inside(*arguments: object) -> ProcessResult:
+def run_in_process(*arguments: object) -> ProcessResult:
     """Run ``sparsecore`` with these arguments in this process."""
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
         status = run([*map(str, arguments)])

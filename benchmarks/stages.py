@@ -1,4 +1,4 @@
-"""Measurements in legs: what is finished is kept in a file, so that a script can be stopped and called again."""
+"""Measurements in stages: finished results are kept in a file, so that a script can be stopped and continued."""
 
 import json
 import signal
@@ -14,22 +14,22 @@ import attrs
 from sparsecore.run.files import write_whole
 
 Result = dict[str, Any]
-"""Of a leg: what JSON can hold."""
+"""The result of a stage, as JSON represents it."""
 
 _PATIENCE = 60
 """Seconds that a process has to end after an interrupt."""
 
 
 class Unfinished(Exception):  # noqa: N818 it is no error
-    """The time was up before a leg has finished."""
+    """The time was up before a stage has finished."""
 
 
 @attrs.frozen
-class Leg:
+class Stage:
     """A part of the measurements.
 
     Attributes:
-        name: by which its result is kept.
+        name: the key of its result in the file.
         measure: from the seconds that are left to the result; it may raise :class:`Unfinished`.
         needs: seconds; with fewer left it is not begun.
     """
@@ -46,8 +46,8 @@ class Record:
     Attributes:
         path: of the file.
         settings: that all results were taken with.
-        finished: the result of each leg that has one.
-        failed: why the last attempt at a leg came to no result.
+        finished: the result of each stage that has one.
+        failed: why the last attempt at a stage came to no result.
     """
 
     path: Path
@@ -84,32 +84,32 @@ class Record:
         write_whole(self.path, (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def measure_all(legs: Sequence[Leg], record: Record, seconds: float, machine: Mapping[str, Any]) -> list[str]:
+def measure_all(stages: Sequence[Stage], record: Record, seconds: float, machine: Mapping[str, Any]) -> list[str]:
     """Measure what is not finished, as far as the time goes; every result is kept at once.
 
-    A leg that fails, or whose time is up, does not stop the others: in the next call it comes after those that have not
-    been tried yet.
+    A stage that fails or runs out of time does not stop the others: in the next call it comes after those that have
+    not been tried yet.
 
     Returns:
-        The names of the legs that are still to be measured.
+        The names of the stages that are still to be measured.
     """
     end = time.monotonic() + seconds
-    for leg in sorted(legs, key=lambda leg: leg.name in record.failed):
+    for stage in sorted(stages, key=lambda stage: stage.name in record.failed):
         left = end - time.monotonic()
-        if leg.name in record.finished or left < leg.needs:
+        if stage.name in record.finished or left < stage.needs:
             continue
-        print(f"{leg.name} ...", file=sys.stderr)
+        print(f"{stage.name} ...", file=sys.stderr)
         try:
-            record.finished[leg.name] = leg.measure(left)
-            record.failed.pop(leg.name, None)
+            record.finished[stage.name] = stage.measure(left)
+            record.failed.pop(stage.name, None)
         except Unfinished:
-            record.failed[leg.name] = f"its {left:.0f} s were up before it was finished"
+            record.failed[stage.name] = f"its {left:.0f} s were up before it was finished"
         except Exception as error:
-            record.failed[leg.name] = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-        if leg.name in record.failed:
-            print(f"{leg.name}: {record.failed[leg.name]}", file=sys.stderr)
+            record.failed[stage.name] = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        if stage.name in record.failed:
+            print(f"{stage.name}: {record.failed[stage.name]}", file=sys.stderr)
         record.keep(machine)
-    return [leg.name for leg in legs if leg.name not in record.finished]
+    return [stage.name for stage in stages if stage.name not in record.finished]
 
 
 def output_of(
