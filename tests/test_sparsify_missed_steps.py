@@ -124,7 +124,7 @@ def test_a_parameter_that_is_replaced_is_noticed_at_the_next_step_and_when_train
     for ask in (training.state_dict, training.summary, training.values):
         with pytest.raises(InputError, match=r"weight was replaced by a new Parameter"):
             ask()
-    with pytest.raises(InputError, match=r"weight is another Parameter"):
+    with pytest.raises(InputError, match=r"weight was replaced by a new Parameter"):
         train(model, optimizer, [1])
 
 
@@ -154,7 +154,7 @@ def test_modules_may_be_wrapped_or_renamed_and_dense_ones_replaced(storage):
 def test_compact_values_that_are_replaced_are_noticed():
     model, optimizer, _ = started("compact")
     loaded(model)
-    with pytest.raises(InputError, match=r"sparse_values is another Parameter"):
+    with pytest.raises(InputError, match=r"sparse_values was replaced by a new Parameter"):
         train(model, optimizer, [1])
 
 
