@@ -10,7 +10,7 @@ MAKEFLAGS += --no-builtin-rules
 .PHONY: help demo test test-slow test-processors sanitize fuzz stubs clean
 
 PYTHON ?=
-# Installing takes a minute or more, and says how far it is where somebody looks on.
+# Installing takes a minute or more; pip shows its progress only when stderr is a terminal.
 QUIET := $(shell [ -t 2 ] || echo --quiet)
 BIN := .venv/bin
 CPU := backends/sparsecore_cpu
@@ -24,7 +24,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help:
 	@echo 'make demo       train a small sparse network and write its report'
-	@echo 'make test       lint, types, who imports whom, and tests'
+	@echo 'make test       linters, types, import contracts, and tests'
 	@echo 'make test-slow  the tests that take minutes'
 	@echo 'make test-processors  the tests that depend on arithmetic, as other processors would compute them'
 	@echo 'make sanitize   the tests of the C++ kernels under the address, undefined-behaviour and thread sanitizers'
@@ -51,7 +51,7 @@ test-processors: .venv/installed-for-tests .venv/cpu-built
 
 # The kernels' tests and calls with two builds of the kernels, each in an environment of its own, because ThreadSanitizer
 # cannot be combined with the other two. Python is not built with sanitizers, so their library has to be loaded before it,
-# and so has that of C++ for its exceptions. What Python itself never frees is no leak of ours. The sanitizers write to
+# and so has that of C++ for its exceptions. Memory that Python itself never frees is not a leak of the kernels. The sanitizers write to
 # the file descriptor, which pytest must not capture. ThreadSanitizer needs to know where the system puts memory, and the
 # tests fork while threads are running.
 PRELOAD = LD_PRELOAD="$$(for library in $(1) libstdc++.so; do $${CXX:-g++} -print-file-name=$$library; done | paste -sd ' ')"

@@ -154,7 +154,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
     """
     with readable(path):
         mode = path.stat().st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # the system itself has a word for opening a folder
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a folder raises an error of the operating system
             raise InputError(f"{path} cannot be read: it is no regular file")
         with path.open("rb") as stream:
             yield stream

@@ -20,7 +20,7 @@ square of their number."""
 
 
 def toml_value(text: str) -> Any:
-    """Parse a text as a TOML value; a text that is none is returned as it is."""
+    """Parse a text as a TOML value; text that is not one is returned unchanged."""
     if text.lstrip().startswith(("{", "[")):  # only tables and lists can have keys
         _check_keys(text, f"the value {text[:40]}...")
     try:
@@ -76,7 +76,7 @@ def read_toml(file: Path) -> dict[str, Any]:
 
 
 def _check_keys(text: str, source: str) -> None:
-    """Raise an InputError where a key has absurdly many parts, before tomllib takes it apart."""
+    """Raise an InputError if a key has absurdly many parts, before tomllib parses it."""
     if _LONG_KEY.search(text):
         raise InputError(f"{source} cannot be read: a key has more than {_MOST_PARTS} parts, and is nested too deeply")
 

@@ -120,7 +120,7 @@ class Ranks(Protocol):
         ...
 
     def text_of_rank_0(self, text: str) -> str:
-        """The text that rank 0 gives; every rank calls it, and gives one of its own that is not read.
+        """Return the text given by rank 0; every rank must call it, and the texts of the others are ignored.
 
         Raises:
             DisagreementError: rank 0 has ended or never came.

@@ -276,7 +276,7 @@ def digest_of(content: bytes) -> str:
 
 
 class LineLog:
-    """A log of JSON lines, which can be truncated to the state that a checkpoint knows."""
+    """A log of JSON lines, which can be truncated to the state that a checkpoint records."""
 
     def __init__(self, path: Path, known: LogState | None) -> None:
         """Open a log for appending, truncated to a known state.

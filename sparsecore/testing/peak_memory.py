@@ -12,7 +12,7 @@ from sparsecore.engine.topology import Layout, Topology
 from sparsecore.testing.subjects import Stack, fresh_copies, oracle_arrays
 
 LARGE_SIZE = 4 * 10**6
-"""Positions of a large tensor: enough to see memory that grows with them, too few to run out of memory."""
+"""Positions of a large tensor: enough for memory that grows with them to show, too few to run out of memory."""
 
 MEMORY_LIMIT = 256 * 1024
 """Bytes that few weights may take at once, temporary arrays included: about half a bit a position of a large tensor."""

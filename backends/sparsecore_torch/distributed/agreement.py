@@ -305,7 +305,7 @@ class Exchange:
             patience *= 2  # rank 0 may be late, and then wait as long for another rank
         if wait_for(lambda: self._store.check([key]), patience):
             verdict = load_verdict(self._store.get(key))
-            self._store.delete_key(self._key(self._rank))  # rank 0 sees by this that the verdict has been read
+            self._store.delete_key(self._key(self._rank))  # this shows rank 0 that the verdict has been read
             return verdict
         reports = [None] * self._rank + [report]
         if report.failure is not None:

@@ -201,7 +201,7 @@ class TorchLearner:
         running = {f"running.{name}": buffer for name, buffer in network.running.items()}
         parameters = {"values": self.values, "dense": network.dense.detach()}
         named = {**parameters, **self._optimizer.buffers(), **running, "totals": self._totals.vector}
-        # a number is saved as a vector of one: safetensors' NumPy side knows no arrays without an axis
+        # a number is saved as a vector of one: safetensors for NumPy has no arrays without an axis
         return {name: buffer.view(-1) for name, buffer in named.items()}
 
 

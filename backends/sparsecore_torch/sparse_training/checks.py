@@ -270,11 +270,11 @@ def warn_of_lost_weights(tensors: Sequence[NamedParameter], topology: Topology) 
     gone, nonzero = (sum(numbers) for numbers in zip((0, 0), *lost.values(), strict=True))
     if gone:
         warnings.warn(
-            f"{_listed(list(lost))} hold many exact zeros, as weights do that have been trained sparsely, and sparsify "
-            f"draws their positions anew: {gone} of {nonzero} nonzero weights become zero. To go on with weights that "
-            "were loaded, call sparsify before they are: then load the state dicts of model, optimizer and training, "
-            "or load the model alone and call training.adopt(). Where the weights may go, ignore this "
-            "sparsecore.errors.LostWeightsWarning with warnings.filterwarnings",
+            f"{_listed(list(lost))} hold many exact zeros, as after sparse training, but sparsify draws new positions: "
+            f"{gone} of {nonzero} nonzero weights become zero. To continue with loaded weights, call sparsify before "
+            "loading them: then load the state dicts of model, optimizer and training, or load the model alone and "
+            "call training.adopt(). If these weights may be lost, ignore this sparsecore.errors.LostWeightsWarning "
+            "with warnings.filterwarnings",
             LostWeightsWarning,
             stacklevel=3,
         )

@@ -1,4 +1,4 @@
-"""Exports of a sparse training as CSR tensors, plain modules and ONNX files; the training itself goes on."""
+"""Exports of a sparse training as CSR tensors, plain modules and ONNX files; the training itself continues."""
 
 import copy
 import inspect
@@ -103,7 +103,7 @@ def to_csr(training: SparseTraining) -> dict[str, Tensor]:
     """Return every sparse tensor as a ``torch.sparse_csr`` matrix, on the device of the training.
 
     Args:
-        training: goes on unchanged.
+        training: is not changed.
 
     Returns:
         The matrices by name, with a row for each entry of the tensor's first side: a linear layer's weight has its own
@@ -121,7 +121,7 @@ def squashed_copy(training: SparseTraining) -> nn.Module:
     """Return a plain copy of the model as it is now, with its zeros; the training and its model stay as they are.
 
     Args:
-        training: goes on unchanged.
+        training: is not changed.
 
     Raises:
         InputError: the model's weights are not those of the training (:meth:`SparseTraining.check`).
@@ -152,7 +152,7 @@ def to_onnx(
     in float32 is run and compared with a copy of the model in float32.
 
     Args:
-        training: goes on unchanged.
+        training: is not changed.
         example_inputs: the positional arguments of one call of the model: a tensor, or a tuple of what it takes; ``()``
             where all are in ``kwargs``.
         path: of the file; an existing one is replaced.

@@ -354,8 +354,8 @@ class _GoneTraining:
             self.has_warned = True
             warnings.warn(
                 f"the {self.optimizer} that sparsify was given no longer exists, and with it the sparse training of "
-                f"{name} has ended: the model trains densely. Keep what sparsify returns: its follow(optimizer) goes "
-                "on with another optimizer, its squash() ends it without a warning",
+                f"{name} has ended: the model trains densely. Keep what sparsify returns: its follow(optimizer) "
+                "continues with another optimizer, and its squash() ends it without a warning",
                 stacklevel=2,
             )
 

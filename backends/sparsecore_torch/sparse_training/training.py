@@ -76,10 +76,10 @@ class End:
     sentence: str
 
 
-SQUASHED = End("ended", "this sparse training has ended with squash(); sparsify the model again to go on")
+SQUASHED = End("ended", "this sparse training has ended with squash(); sparsify the model again to continue")
 COPIED = End(
     "a copy",
-    "this is a copy of a sparse training, and trains nothing: a copy of a model is a plain model. To go on with the "
+    "this is a copy of a sparse training, and trains nothing: a copy of a model is a plain model. To train the "
     "copy, call sparsify for it and load the state dicts of model, optimizer and training",
 )
 

@@ -328,7 +328,7 @@ def _alike(steps: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
 
 
 def _check_state(optimizer: Optimizer, tensors: Sequence[NamedParameter], entries: Mapping[str, StateEntry]) -> None:
-    """Check that the state that there is can become that of one vector."""
+    """Check that the existing state can become that of one vector."""
     first: dict[str, tuple[str, Any]] = {}
     for one in tensors:
         for key, content in optimizer.state.get(one.parameter, {}).items():

@@ -219,7 +219,7 @@ class CompactWeights:
         if not isinstance(saved, Tensor) or saved.dtype is not torch.uint8 or saved.shape != (32,):
             raise InputError(
                 f"the state dict has {prefix + VALUES!r} without {prefix + TOPOLOGY!r}, which gives their positions; "
-                "load all that model.state_dict() gave"
+                "load everything that model.state_dict() returned"
             )
         if values.shape != self.values.shape:
             errors.append(
@@ -306,7 +306,7 @@ class CompactWeights:
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "CompactWeights":
-        """Copy the weights for a copied model; a forward pass of the original is none of the copy."""
+        """Copy the weights for a copied model; the state of a running forward pass is not copied."""
         copied = memo[id(self)] = CompactWeights.__new__(CompactWeights)
         copied.__init__(copy.deepcopy(self.model, memo), self.topology)  # type: ignore[misc]
         copied._hooks = self._hooks  # they have the same identities there
