@@ -49,11 +49,11 @@ test-slow: .venv/installed-for-tests .venv/cpu-built
 test-processors: .venv/installed-for-tests .venv/cpu-built
 	$(BIN)/python tests/processors.py $(ARGUMENTS)
 
-# The kernels' tests and calls with two builds of the kernels, each in an environment of its own, because ThreadSanitizer
-# cannot be combined with the other two. Python is not built with sanitizers, so their library has to be loaded before it,
-# and so has that of C++ for its exceptions. Memory that Python itself never frees is not a leak of the kernels. The sanitizers write to
-# the file descriptor, which pytest must not capture. ThreadSanitizer needs to know where the system puts memory, and the
-# tests fork while threads are running.
+# The kernels' tests and calls with two builds of the kernels, each in an environment of its own, because
+# ThreadSanitizer cannot be combined with the other two. Python is not built with sanitizers, so their library has to be
+# loaded before it, and so has that of C++ for its exceptions. Memory that Python itself never frees is not a leak of
+# the kernels. The sanitizers write to the file descriptor, which pytest must not capture. ThreadSanitizer needs to know
+# where the system puts memory, and the tests fork while threads are running.
 PRELOAD = LD_PRELOAD="$$(for library in $(1) libstdc++.so; do $${CXX:-g++} -print-file-name=$$library; done | paste -sd ' ')"
 WITH_ADDRESS = $(call PRELOAD,libasan.so) ASAN_OPTIONS=detect_leaks=0 \
   UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 build/sanitize/address/bin/python

@@ -63,7 +63,7 @@ def where_positive(workspace: Workspace, x: NDArray[Any], y: NDArray[Any]) -> ND
 
 
 def added(workspace: Workspace, x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
-    """The sum of two arrays of equal shapes."""
+    """Return the sum of two arrays of equal shapes."""
     output = workspace.memory.take(*x.shape)
     workspace.by_blocks(lambda block: np.add(x[block.rows], y[block.rows], out=output[block.rows]), x)
     return output
@@ -140,7 +140,7 @@ class NumpyOperations:
         return self._recorded(output, backward)
 
     def global_average_pool(self, x: Tensor) -> Tensor:
-        """The mean over height and width: (batch, channels)."""
+        """Return the mean over height and width: (batch, channels)."""
         batch, height, width, channels = x.data.shape
         output = Tensor(x.data.reshape(batch, height * width, channels).mean(axis=1))
 
@@ -152,7 +152,7 @@ class NumpyOperations:
         return self._recorded(output, backward)
 
     def add(self, x: Tensor, y: Tensor) -> Tensor:
-        """The sum of two tensors of equal shapes."""
+        """Return the sum of two tensors of equal shapes."""
         check_equal_shapes(x.data.shape, y.data.shape)
         output = Tensor(added(self.workspace, x.data, y.data))
 
@@ -168,7 +168,7 @@ class NumpyOperations:
         return self._recorded(output, lambda gradient: self._give(x, gradient.reshape(x.data.shape)))
 
     def tied(self, values: WeightSource, shape: tuple[int, ...], key: int) -> TiedWeight:
-        """A dense weight whose entries share ``values`` by a hash."""
+        """Return a dense weight whose entries share ``values`` by a hash."""
         return TiedWeight(values, shape, key)
 
     def _recorded(self, output: Tensor, backward: Callable[[NDArray[Any]], None]) -> Tensor:
@@ -206,5 +206,5 @@ class NumpyComputation:
         return logits.data
 
     def cached_arrays(self, weight: WeightView) -> CachedArrays:
-        """The indices of its active entries, in the orders in which it was made dense so far."""
+        """Return the indices of its active entries, in the orders in which it was made dense so far."""
         return CachedArrays(weight.indices)

@@ -127,7 +127,7 @@ def overlapping(tensors: Sequence[Tensor]) -> list[tuple[int, int]]:
 
 
 def _span(tensor: Tensor) -> tuple[str, int, int] | None:
-    """The device, the first address, and the address after the last one; None for a tensor without memory."""
+    """Return the device, the first address, and the address after the last one; None for a tensor without memory."""
     tensor = local_shard(tensor)
     if tensor.numel() == 0 or not has_memory(tensor):
         return None
@@ -136,12 +136,12 @@ def _span(tensor: Tensor) -> tuple[str, int, int] | None:
 
 
 def _extent(tensor: Tensor) -> int:
-    """The number of entries of memory from the first to the last entry of a tensor, both included."""
+    """Return the number of entries of memory from the first to the last entry of a tensor, both included."""
     return 1 + sum((side - 1) * stride for side, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def _share_entries(first: Tensor, last: Tensor) -> bool:
-    """Whether two tensors whose memory is interleaved share entries; ``first`` begins at the lower address."""
+    """Return whether two tensors whose memory is interleaved share entries; ``first`` begins at the lower address."""
     size = first.element_size()
     apart = last.data_ptr() - first.data_ptr()
     if last.element_size() != size or apart % size:

@@ -135,7 +135,7 @@ def _show_warning(
 
 
 def _prints_for(reported_by: int | None) -> bool:
-    """Whether this process prints a message that all processes of a training have."""
+    """Return whether this process prints a message that all processes of a training have."""
     try:
         process = launch()
     except InputError:

@@ -379,7 +379,7 @@ class Engine:
             )
 
     def _is_update_due(self, now: State) -> bool:
-        """Whether an update is due at this state's clock that can do something."""
+        """Return whether an update is due at this state's clock that can do something."""
         # after the last step nothing would train what has grown, and a full topology has nowhere to move to
         if now.clock.has_ended or not self._decides("update_due", now):
             return False

@@ -332,7 +332,7 @@ class BlockUnitMap(UnitMap):
 
 
 def _within_tensors(topology: Topology) -> list[Array]:
-    """The positions of each tensor, counted from its first one."""
+    """Return the positions of each tensor, counted from its first one."""
     bounds, offsets = topology.bounds, topology.layout.offsets
     return [
         topology.positions[first:last] - offset
@@ -341,5 +341,5 @@ def _within_tensors(topology: Topology) -> list[Array]:
 
 
 def _mean(entries: Sequence[Array]) -> Array:
-    """The mean magnitude, added up in this order on every backend; a single entry as it is."""
+    """Return the mean magnitude, added up in this order on every backend; a single entry as it is."""
     return reduce(operator.add, map(abs, entries)) / len(entries) if len(entries) > 1 else entries[0]

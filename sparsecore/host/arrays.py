@@ -23,7 +23,7 @@ class NumpyArrays:
         return array
 
     def readonly(self, array: AnyArray) -> AnyArray:
-        """A read-only view."""
+        """Return a read-only view."""
         view = array.view()
         view.flags.writeable = False
         return view
@@ -37,7 +37,7 @@ class NumpyArrays:
         return np.zeros((count, *array.shape[1:]), array.dtype)
 
     def cast(self, array: AnyArray, dtype: DTypeLike) -> AnyArray:
-        """The same entries in another dtype."""
+        """Return the same entries in another dtype."""
         return array.astype(dtype, copy=False)
 
     def take(self, array: AnyArray, indices: AnyArray) -> AnyArray:
@@ -45,7 +45,7 @@ class NumpyArrays:
         return np.asarray(array.take(indices, axis=0))
 
     def put(self, array: AnyArray, indices: AnyArray, entries: AnyArray) -> AnyArray:
-        """A copy of ``array`` with ``entries`` at ``indices``."""
+        """Return a copy of ``array`` with ``entries`` at ``indices``."""
         copy = array.copy()
         copy[indices] = entries
         return copy
@@ -59,11 +59,11 @@ class NumpyArrays:
         return np.flatnonzero(mask)
 
     def concatenate(self, parts: Sequence[AnyArray]) -> AnyArray:
-        """The parts end to end."""
+        """Return the parts end to end."""
         return np.concatenate(parts)
 
     def sort(self, array: AnyArray) -> AnyArray:
-        """The entries in ascending order."""
+        """Return the entries in ascending order."""
         return np.sort(array, kind="stable")  # merges the sorted runs that the engine concatenates
 
     def argsort(self, array: AnyArray) -> AnyArray:
@@ -73,9 +73,9 @@ class NumpyArrays:
     def searchsorted(
         self, sorted_array: AnyArray, queries: AnyArray, side: Literal["left", "right"]
     ) -> NDArray[np.intp]:
-        """The index at which each query would be inserted into the ascending ``sorted_array``."""
+        """Return the index at which each query would be inserted into the ascending ``sorted_array``."""
         return np.searchsorted(sorted_array, queries, side)
 
     def all_finite(self, array: AnyArray) -> bool:
-        """Whether no entry is NaN or infinite."""
+        """Return whether no entry is NaN or infinite."""
         return bool(np.isfinite(array).all())

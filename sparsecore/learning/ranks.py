@@ -35,7 +35,7 @@ class Launch:
 
 
 def launch(environment: Mapping[str, str] = os.environ) -> Launch:
-    """The launch of this process, by the environment variables that torchrun sets; a single one without them.
+    """Return the launch of this process, by the environment variables that torchrun sets; a single one without them.
 
     Args:
         environment: the environment variables.
@@ -59,7 +59,7 @@ RANK_TIMEOUT = "SPARSECORE_RANK_TIMEOUT"
 
 
 def rank_timeout(environment: Mapping[str, str] = os.environ) -> float | None:
-    """The seconds that a rank waits for the others; None if :data:`RANK_TIMEOUT` is not set.
+    """Return the seconds that a rank waits for the others; None if :data:`RANK_TIMEOUT` is not set.
 
     Args:
         environment: the environment variables.
@@ -197,6 +197,6 @@ class SingleProcess:
 
 
 def ranks_of(backend: Any) -> Ranks:
-    """The ranks of a backend; a single process for a backend without the attribute ``ranks``."""
+    """Return the ranks of a backend; a single process for a backend without the attribute ``ranks``."""
     ranks: Ranks = getattr(backend, "ranks", None) or SingleProcess()
     return ranks

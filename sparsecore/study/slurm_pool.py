@@ -147,7 +147,7 @@ def _submit(submitit: Any, options: SlurmOptions, query_lock: threading.Lock, jo
 
 
 def _parameters(options: SlurmOptions) -> dict[str, Any]:
-    """The options under submitit's names; submitit ignores those that are None."""
+    """Return the options under submitit's names; submitit ignores those that are None."""
     return {
         "timeout_min": options.time,
         "cpus_per_task": options.cpus,

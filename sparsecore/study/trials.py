@@ -129,7 +129,7 @@ def _filled_in(text: str, values: Mapping[str, Any]) -> str:
 
 
 def _applies_to(option: str, arm: Arm) -> bool:
-    """Whether an option of the study applies to the arm: it is of no strategy, or of one that the arm has."""
+    """Return whether an option of the study applies to the arm: it is of no strategy, or of one that the arm has."""
     return not option.startswith("strategy.") or any(_is_option_of(option, name) for name in arm.strategy)
 
 

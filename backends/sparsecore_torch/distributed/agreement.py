@@ -131,7 +131,7 @@ def _on_marks(marks: Sequence[Sequence[Any]], stage: str, matter: Matter) -> Ver
 
 
 def _shown_marks(marks: Sequence[Any], rank: int) -> str:
-    """The marks of rank 0 and of another rank, where they are short texts."""
+    """Return the marks of rank 0 and of another rank, where they are short texts."""
     both = (marks[0], marks[rank])
     if not all(isinstance(mark, str) and len(mark) <= _READABLE for mark in both):
         return ""

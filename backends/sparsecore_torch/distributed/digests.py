@@ -131,7 +131,7 @@ def _as_words(flat: Tensor) -> Tensor:
 
 
 def _sum_of_words(words: Tensor) -> Tensor:
-    """A digest of the words and their order: plain sums of rows and of columns, which are then mixed."""
+    """Return a digest of the words and their order: plain sums of rows and of columns, which are then mixed."""
     rest = len(words) % _ROW
     table = words[: len(words) - rest].view(-1, _ROW)
     # a word that moves changes the sum of its row or of its column

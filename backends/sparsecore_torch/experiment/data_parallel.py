@@ -44,7 +44,7 @@ def by_shared_batch(x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, varia
 
 
 def _along(vector: Tensor, x: Tensor) -> Tensor:
-    """A vector over channels, to be used with the whole tensor."""
+    """Return a vector over channels, to be used with the whole tensor."""
     return vector.view(1, -1, *[1] * (x.ndim - 2))
 
 

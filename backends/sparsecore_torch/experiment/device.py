@@ -37,7 +37,7 @@ def device_of(name: str) -> torch.device:
 
 
 def _device_of_process(device: torch.device, count: int) -> torch.device:
-    """The device; where several processes of one machine train together, the one of this process's number."""
+    """Return the device; where several processes of one machine train together, the one of this process's number."""
     process = launch()
     if device.type != "cuda" or device.index is not None or process.size == 1:
         return device

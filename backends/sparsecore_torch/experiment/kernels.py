@@ -285,7 +285,7 @@ def _tied_weight(values: Tensor, shape: Sequence[int], blocks: Iterable[HashedBl
 
 
 def _summed(weight_gradient: Tensor, values: Tensor, blocks: Iterable[HashedBlock]) -> Tensor:
-    """The gradient of the values: for each, the sum over all entries that it is in."""
+    """Return the gradient of the values: for each, the sum over all entries that it is in."""
     weight_gradient, total = weight_gradient.reshape(-1), torch.zeros_like(values)
     for block, slots, signs in blocks:
         _add(total, slots, weight_gradient[block].to(values.dtype) * signs)

@@ -196,7 +196,7 @@ class TorchLearner:
         self._network.topology = topology
 
     def _buffers(self) -> dict[str, Tensor]:
-        """All buffers that are saved, as vectors that share their memory."""
+        """Return all buffers that are saved, as vectors that share their memory."""
         network = self._network
         running = {f"running.{name}": buffer for name, buffer in network.running.items()}
         parameters = {"values": self.values, "dense": network.dense.detach()}

@@ -94,7 +94,7 @@ class OptimizerState:
 
 
 def _state_after_a_step(rule: Optimizer) -> dict[str, Tensor]:
-    """The state that a rule keeps for a vector of one entry: vectors, and numbers such as the count of steps."""
+    """Return the state that a rule keeps for a vector of one entry: vectors, and numbers such as the count of steps."""
     vector = torch.nn.Parameter(torch.zeros(1))
     vector.grad = torch.zeros(1)
     optimizer = _RULES[type(rule)]([vector], rule)

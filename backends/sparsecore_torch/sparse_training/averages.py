@@ -70,7 +70,7 @@ def _tensors(target: Any) -> Mapping[str, Tensor]:
 
 
 def _found(tensors: Mapping[str, Tensor], topology: Topology) -> dict[str, Tensor]:
-    """The model's sparse tensors among these, whose names may all have a prefix (``module.``)."""
+    """Return the model's sparse tensors among these, whose names may all have a prefix (``module.``)."""
     names = {name.replace(f"{COMPILED_MODULE}.", ""): tensor for name, tensor in tensors.items()}
     first, *others = topology.layout.names
     prefixes = [name.removesuffix(first) for name in names if name == first or name.endswith(f".{first}")]

@@ -63,7 +63,7 @@ class Claim:
 
 
 def _memory_of(parameter: Tensor) -> Callable[[], Tensor | None]:
-    """A function that returns a tensor on the parameter's memory, and None once that has been freed."""
+    """Return a function that returns a tensor on the parameter's memory, and None once that has been freed."""
     shard = local_shard(parameter)
     if not has_memory(shard):
         return lambda: None
@@ -97,7 +97,7 @@ def check_not_in_training(model: nn.Module) -> None:
 
 
 def _in_training(model: nn.Module) -> set[str]:
-    """The names of the tensors of the model that are in sparse training."""
+    """Return the names of the tensors of the model that are in sparse training."""
     claims = [claim for own in list(_CLAIMS.values()) for claim in own]
     if not claims:
         return set()
@@ -132,7 +132,7 @@ def unregister(training: object) -> None:
 
 
 def _sharing(parameters: Sequence[NamedParameter], claims: Sequence[Claim]) -> set[str]:
-    """The names of the parameters that are claimed, or share memory with claimed ones."""
+    """Return the names of the parameters that are claimed, or share memory with claimed ones."""
     trained = [tensor for claim in claims for tensor in claim.tensors()]
     known = {id(tensor) for tensor in trained}
     found = {one.name for one in parameters if id(one.parameter) in known}
@@ -222,7 +222,7 @@ def check_layouts(tensors: Iterable[NamedParameter]) -> None:
 
 
 def _overlaps_itself(tensor: Tensor) -> bool:
-    """Whether two entries may have one address."""
+    """Return whether two entries may have one address."""
     # they do not where a step in a dimension is longer than all steps in the denser ones together
     extent = 0
     for stride, size in sorted((stride, size) for stride, size in zip(tensor.stride(), tensor.shape, strict=True)):

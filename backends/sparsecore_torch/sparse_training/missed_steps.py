@@ -190,7 +190,7 @@ class StepWatch:
                 )
 
     def _is_in_doubt(self, seen: "_Watched") -> bool:
-        """Whether torch has counted no write to a tensor in a step that was to change it."""
+        """Return whether torch has counted no write to a tensor in a step that was to change it."""
         parameter = seen.parameter
         if write_count(parameter) != seen.version or parameter.grad is None or seen.writes_are_uncounted:
             seen.stalled, seen.before = 0, None
@@ -273,7 +273,7 @@ class _ParameterUse:
 
 
 def _hides_weights(module: nn.Module, name: str) -> bool:
-    """Whether a module has a mask of this name that contains zeros."""
+    """Return whether a module has a mask of this name that contains zeros."""
     return name in own_buffers(module) and not bool(own_buffers(module)[name].all())  # type: ignore[union-attr]
 
 
@@ -326,12 +326,12 @@ def _holds(group: dict[str, Any], parameter: Tensor) -> bool:
 
 
 def _is_cleared(gradient: Tensor | None) -> bool:
-    """Whether a gradient has been set to zero, so that the next one is the first to be accumulated."""
+    """Return whether a gradient has been set to zero, so that the next one is the first to be accumulated."""
     return gradient is None or not bool(gradient.any())
 
 
 def _are_same(seen: Sequence["_Watched"], samples: Sequence[Tensor]) -> list[bool]:
-    """Whether each sample is equal to the last one, or is the first; this waits for a device once."""
+    """Return whether each sample is equal to the last one, or is the first; this waits for a device once."""
     pairs = [(one.before, now) for one, now in zip(seen, samples, strict=True) if one.before is not None]
     equal = iter(torch.stack([(a == b).all().to(pairs[0][1].device) for a, b in pairs]).tolist() if pairs else ())
     return [one.before is None or next(equal) for one in seen]

@@ -67,7 +67,7 @@ def _check_strategy_states(strategy_states: Mapping[str, Any]) -> None:
 
 
 def _groups(engine: Engine, units: Topology) -> list[int]:
-    """The number of groups of consecutive positions of each tensor, within which counts are kept if possible."""
+    """Return the number of groups of consecutive positions of each tensor, within which counts are kept if possible."""
     rows = [shape[0] for shape in units.layout.shapes]
     for strategy in engine.strategies.values():
         multiples = getattr(getattr(strategy, "declares", None), "start_multiples", None)
@@ -205,7 +205,7 @@ def _check_same(saved: Mapping[str, Any], identity: Identity) -> None:
 
 
 def _strategy_difference(there: Any, here: Sequence[Mapping[str, Any]]) -> str | None:
-    """The strategy or option in which two stacks differ first, for an error sentence."""
+    """Return the strategy or option in which two stacks differ first, for an error sentence."""
     if not isinstance(there, list) or not all(isinstance(one, Mapping) for one in there):
         return f"the strategies: {there!r} there"
     classes = [", ".join(str(one.get("class")) for one in stack) or "none" for stack in (there, here)]
@@ -217,7 +217,7 @@ def _strategy_difference(there: Any, here: Sequence[Mapping[str, Any]]) -> str |
 
 
 def _first_difference(there: Any, here: Any, path: str = "") -> str | None:
-    """The path at which two plain values differ first: ``schedule.steps: 100 there, 200 here``."""
+    """Return the path at which two plain values differ first: ``schedule.steps: 100 there, 200 here``."""
     if not (isinstance(there, Mapping) and isinstance(here, Mapping)):
         return None if _equal(there, here) else f"{path}: {there} there, {here} here"
     if there.get("class") != here.get("class"):
@@ -232,7 +232,7 @@ def _equal(there: Any, here: Any) -> bool:
 
 
 def _tensor_difference(there: Any, here: Mapping[str, list[int]]) -> str | None:
-    """The tensor in which two networks differ first."""
+    """Return the tensor in which two networks differ first."""
     if not isinstance(there, Mapping):
         return f"the tensors: {there!r} there"
     for name in [*there, *here]:

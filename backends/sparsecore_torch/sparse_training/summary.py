@@ -72,7 +72,7 @@ class Summary:
 
 
 def _grouped(by_name: Mapping[str, str]) -> dict[str, list[str]]:
-    """The names by the text that belongs to them."""
+    """Return the names by the text that belongs to them."""
     groups: dict[str, list[str]] = {}
     for name, text in by_name.items():
         groups.setdefault(text, []).append(name)

@@ -368,12 +368,12 @@ class SparseTraining:
         self._expect_gradient()
 
     def _compared(self) -> dict[str, Tensor]:
-        """The tensors that must be equal on all ranks, by a description."""
+        """Return the tensors that must be equal on all ranks, by a description."""
         positions = {"the positions": as_tensor(self.topology.positions)}
         return positions | replicated(self._alive.model, self._alive.optimizer.stepping)
 
     def _advanced(self, plan: StepPlan) -> State:
-        """The state after a step for which the engine needs the values."""
+        """Return the state after a step for which the engine needs the values."""
         parts, state = self._alive, plan.state
         values = parts.storage.values()
         rate = learning_rate_of(parts.optimizer.stepping.param_groups[parts.learning_rate_group])

@@ -116,7 +116,7 @@ class _Current:
 
 @cache
 def _routed(cls: type[nn.Module]) -> type[nn.Module]:
-    """The class of modules that run through the kernels; copies of these are of the original class."""
+    """Return the class of modules that run through the kernels; copies of these are of the original class."""
 
     def forward(self: Any, input: Tensor) -> Any:  # torch's name for it, which callers may use
         route: Route = self.__dict__[_ROUTE]
@@ -142,7 +142,7 @@ def _of_compact(module: nn.Module, _: Tensor) -> Tensor:
 
 
 def _in_float32(x: Tensor) -> Tensor:
-    """The input in float32 where autocast chooses the dtypes, as the kernels have no other."""
+    """Return the input in float32 where autocast chooses the dtypes, as the kernels have no other."""
     is_cast = torch.is_autocast_enabled("cpu") and x.is_floating_point() and x.dtype is not torch.float64
     return x.float() if is_cast else x
 

@@ -78,7 +78,7 @@ def _use(model: nn.Module, parameter: nn.Parameter, name: str) -> Use:
 
 
 def _effective(layer: nn.Module, attribute: str) -> str:
-    """The attribute that old-style hooks (weight_norm, spectral_norm, pruning) compute from this one."""
+    """Return the attribute that old-style hooks (weight_norm, spectral_norm, pruning) compute from this one."""
     stem, _, end = attribute.rpartition("_")
     return stem if end in {"g", "v", "orig"} and stem and hasattr(layer, stem) else attribute
 
@@ -246,17 +246,17 @@ _LAYERS_WEIGHT = ("weight", "kernel")
 
 
 def _numbers_of_experts(module: nn.Module) -> set[int]:
-    """The numbers of experts that a module may have, in a list of modules or in stacks of matrices."""
+    """Return the numbers of experts that a module may have, in a list of modules or in stacks of matrices."""
     experts = [child for name, child in module.named_children() if has_word(_EXPERTS, name, *class_names(child))]
     return set().union(*map(_lengths, experts), *map(_depths, experts))
 
 
 def _lengths(module: nn.Module) -> set[int]:
-    """The length of a list or dict of modules."""
+    """Return the length of a list or dict of modules."""
     return {len(module)} if isinstance(module, nn.ModuleList | nn.ModuleDict) else set()
 
 
 def _depths(module: nn.Module) -> set[int]:
-    """The first sides of its parameters of three dimensions."""
+    """Return the first sides of its parameters of three dimensions."""
     parameters = [parameter for parameter in own_parameters(module).values() if parameter is not None]
     return {one.shape[0] for one in parameters if one.ndim == 3 and min(one.shape) > 1}

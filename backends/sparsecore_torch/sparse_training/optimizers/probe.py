@@ -137,7 +137,7 @@ class _Trial:
         return self.data.kinds == 3
 
     def _agree(self, one: Tensor, other: Tensor) -> bool:
-        """Whether two tensors are equal, to the last bit, in entries whose weights and gradients are equal."""
+        """Return whether two tensors are equal, to the last bit, in entries whose weights and gradients are equal."""
         kept = self.data.kinds != 1
         return _same(one.reshape(-1)[kept], other.reshape(-1)[kept])
 
@@ -191,7 +191,7 @@ class _Trial:
         return numbers[0] if numbers[0] is not None and numbers[0] == numbers[1] else otherwise
 
     def _is_by_entry(self, steps: Sequence[Sequence[Tensor]], fresh: float | None) -> bool:
-        """Whether empty entries are one number after each step while others vary.
+        """Return whether empty entries are one number after each step while others vary.
 
         Args:
             steps: the tensors of both runs after each step.
@@ -206,7 +206,7 @@ class _Trial:
         return varies
 
     def _follows_weight(self, run: Run, number: int, content: Tensor) -> bool:
-        """Whether entries without a gradient began as the value of the weight, before the step or after it."""
+        """Return whether entries without a gradient began as the value of the weight, before the step or after it."""
         held = content.reshape(-1)[self._still].float()
         weights = [one[self._still].float() for one in (self.data.start[0], run.weights[number])]
         return any(bool(one.all()) and torch.allclose(held, one, rtol=1e-2, atol=0.0) for one in weights)

@@ -185,7 +185,7 @@ class OptimizerStates:
         return profile.entries.get(key)
 
     def _with(self, key: str, name: str, parameter: Tensor) -> OptimizerProfile:
-        """The profile with a key that has appeared later: with other options, or in the state of a wrapper."""
+        """Return the profile with a key that has appeared later: with other options, or in the state of a wrapper."""
         group = group_of(self._optimizer, parameter)
         for layer in (self._optimizer, *others_of(self._optimizer)):
             try:

@@ -217,7 +217,7 @@ def has_shape(content: Any, shape: tuple[int, ...]) -> bool:
 
 
 def _snapshot(content: Any) -> Any:
-    """A copy of state that later steps do not change."""
+    """Return a copy of state that later steps do not change."""
     if isinstance(content, Tensor):
         return values_of(content).clone()
     if isinstance(content, Mapping):

@@ -103,7 +103,7 @@ def others_of(optimizer: Optimizer) -> tuple[Any, ...]:
 
 
 def _inner_optimizers(layer: Any) -> list[Any]:
-    """The distinct optimizers among an object's attributes, and in lists, tuples and dicts there."""
+    """Return the distinct optimizers among an object's attributes, and in lists, tuples and dicts there."""
     found: list[Any] = []
     for value in getattr(layer, "__dict__", {}).values():
         for one in _flat(value):

@@ -204,7 +204,7 @@ def _common_dtype(tensors: Sequence[NamedParameter]) -> torch.dtype:
 
 
 def _gathered(dense: Sequence[Tensor], topology: Topology) -> Tensor:
-    """The N active entries of dense tensors, in the order of the layout."""
+    """Return the N active entries of dense tensors, in the order of the layout."""
     return torch.cat([gather(one.detach(), active_indices(topology, index)) for index, one in enumerate(dense)])
 
 

@@ -141,7 +141,7 @@ def active_values(module: nn.Module, attribute: str) -> Tensor:
 
 @cache
 def _reading(cls: type[nn.Module], attributes: tuple[str, ...]) -> type[nn.Module]:
-    """The class of modules that make these attributes when they are read."""
+    """Return the class of modules that make these attributes when they are read."""
     dtype_of = _stored_dtype if issubclass(cls, _NOT_AUTOCAST) else _computing_dtype
     readers = {name: _reader(name, dtype_of) for name in attributes}
     return type(f"Compact{cls.__name__}", (cls,), {**readers, "requires_grad_": _requires_grad})
@@ -170,7 +170,7 @@ _NOT_AUTOCAST = (nn.Embedding, nn.EmbeddingBag, nn.Bilinear, ParametrizationList
 
 
 def _stored_dtype(values: Tensor) -> torch.dtype:
-    """The dtype in which the values are stored."""
+    """Return the dtype in which the values are stored."""
     return values.dtype
 
 

@@ -82,7 +82,7 @@ class DenseGradients:
         self._is_between_passes = True
 
     def _scale(self, topology: Topology) -> Tensor:
-        """The factor by which the gradient of the values has been multiplied since the passes; on the device."""
+        """Return the factor by which the gradient of the values has been multiplied since the passes; on the device."""
         ours = torch.cat([self._active_entries(index, topology) for index in range(len(topology.layout))])
         one = ours.new_ones((), dtype=torch.float64)
         theirs = self._values.grad
@@ -231,7 +231,7 @@ class CompactWeights:
         self._known_version = write_count(self.values) + 1  # loading writes once
 
     def _dense(self, index: int, dtype_of: Callable[[Tensor], torch.dtype]) -> Tensor:
-        """The dense tensor of this index; its gradient is gathered to the values."""
+        """Return the dense tensor of this index; its gradient is gathered to the values."""
         dtype, device = dtype_of(self.values), as_tensor(self.topology.positions).device
         if self.values.device != device:
             raise InputError(
@@ -357,7 +357,7 @@ _materialize: Callable[[Tensor, CompactWeights, int, torch.dtype], Tensor] = _Ma
 
 
 def _transformable(values: Tensor, topology: Topology, index: int, dtype: torch.dtype) -> Tensor:
-    """The dense weight by operations that the transforms of torch.func support; kept for the backward pass."""
+    """Return the dense weight by operations that the transforms of torch.func support; kept for the backward pass."""
     shape = topology.layout.shapes[index]
     zeros = values.new_zeros(topology.layout.sizes[index], dtype=dtype)
     return zeros.index_copy(0, active_indices(topology, index), values.to(dtype)).reshape(shape)

@@ -177,7 +177,7 @@ class GradientMasker:
         return torch.zeros_like(self._parameters[name]).detach().reshape(-1)
 
     def _arrival_hook(self, name: str) -> Callable[[Tensor], Tensor | None]:
-        """A hook for each gradient on its way to a parameter."""
+        """Return a hook for each gradient on its way to a parameter."""
         mask = self._masks[name]
         with torch.enable_grad():
             node: Any = torch.autograd.graph.get_gradient_edge(self._parameters[name]).node
@@ -193,7 +193,7 @@ class GradientMasker:
         return arrive
 
     def _accumulation_hook(self, name: str) -> Callable[[Tensor], None]:
-        """A hook for each gradient that a parameter has accumulated."""
+        """Return a hook for each gradient that a parameter has accumulated."""
         mask = self._masks[name]
 
         def accumulated(parameter: Tensor) -> None:

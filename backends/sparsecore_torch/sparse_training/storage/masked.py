@@ -234,14 +234,14 @@ class MaskedStorage:
 def _shards_of(
     tensors: Mapping[str, NamedParameter], plain: Mapping[str, Tensor], is_sharded: bool
 ) -> Callable[[], Mapping[str, Tensor]]:
-    """A function that returns this rank's part of each tensor; it must not keep the storage alive."""
+    """Return a function that returns this rank's part of each tensor; it must not keep the storage alive."""
     if is_sharded:
         return lambda: {name: local_shard(one.parameter) for name, one in tensors.items()}
     return lambda: plain
 
 
 def _before_step(tracker: WriteTracker, roots: NonzeroRoots | None) -> Callable[[], None]:
-    """A function for the hooks of the optimizer, which must not keep the storage alive."""
+    """Return a function for the hooks of the optimizer, which must not keep the storage alive."""
     if roots is None:
         return tracker.before_step
 

@@ -123,7 +123,7 @@ def _uses_other_kernels(optimizer: Optimizer) -> bool:
 
 @lru_cache
 def _takes_longer_of_zeros(dtype: torch.dtype) -> bool:
-    """Whether torch's square root takes longer for zeros on this CPU, in which case moments are lifted."""
+    """Return whether torch's square root takes longer for zeros on this CPU, in which case moments are lifted."""
     zeros, ones = torch.zeros(16_384, dtype=dtype), torch.ones(16_384, dtype=dtype)
     return min(_seconds(zeros) for _ in range(5)) > 2 * min(_seconds(ones) for _ in range(5))
 

@@ -211,11 +211,11 @@ class WriteTracker:
         return frozenset(names)
 
     def _cleared_after(self, step: int) -> list[str]:
-        """The tensors that are cleared as a whole after this step."""
+        """Return the tensors that are cleared as a whole after this step."""
         return self._names[-step % CLEARING_PERIOD :: CLEARING_PERIOD]
 
     def _sampled_in(self, step: int) -> set[str]:
-        """The tensors whose runs are compared with zero in this step."""
+        """Return the tensors whose runs are compared with zero in this step."""
         names, count = self._names, min(_SAMPLED, len(self._names))
         first = step * count % len(names)
         return {name for name in (*names[first:], *names)[:count] if name in self._records}
@@ -226,7 +226,7 @@ class WriteTracker:
 
 
 def _address_of(tensor: Tensor) -> Callable[[Tensor], int]:
-    """A function that returns the address of a tensor like this one; 0 where it has no memory of its own."""
+    """Return a function that returns the address of a tensor like this one; 0 where it has no memory of its own."""
     return Tensor.data_ptr if has_memory(tensor) else lambda _: 0
 
 
