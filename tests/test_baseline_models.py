@@ -71,7 +71,7 @@ def wider(sizes: tuple[int, ...], most: tuple[int, ...]) -> list[tuple[int, ...]
 
 @settings(max_examples=30, deadline=None)
 @given(IMAGES, SPARSITIES, st.integers(2, 20), st.sampled_from([(300, 100), (64,), (50, 40, 30)]))
-def test_a_thin_lenet_trains_as_many_parameters_as_the_sparse_one_and_has_no_room_for_another_unit(
+def test_a_thin_lenet_has_at_most_the_sparse_parameter_count_and_one_more_unit_would_exceed_it(
     image: tuple[int, int, int], sparsity: float, classes: int, hidden: tuple[int, ...]
 ) -> None:
     inputs = math.prod(image)
@@ -88,7 +88,7 @@ def test_a_thin_lenet_trains_as_many_parameters_as_the_sparse_one_and_has_no_roo
 
 @settings(max_examples=15, deadline=None)
 @given(IMAGES, SPARSITIES, st.sampled_from([(28, 2), (10, 1), (16, 4)]))
-def test_a_thin_wide_resnet_trains_as_many_parameters_as_the_sparse_one_and_has_no_room_for_another_channel(
+def test_a_thin_wide_resnet_has_at_most_the_sparse_parameter_count_and_one_more_channel_would_exceed_it(
     image: tuple[int, int, int], sparsity: float, size: tuple[int, int]
 ) -> None:
     (depth, width), colours = size, image[2]
@@ -117,7 +117,7 @@ def test_a_tenth_of_the_weights_are_a_third_of_the_channels(sparsity: float, cha
 @pytest.mark.parametrize(
     ("thin", "sister"), [(ThinWideResNet(28, 2, 0.0), WideResNet()), (ThinLeNet(sparsity=0), LeNet())]
 )
-def test_at_sparsity_zero_a_thin_network_is_its_sister(thin: Any, sister: Any) -> None:
+def test_at_sparsity_zero_a_thin_network_is_the_full_network(thin: Any, sister: Any) -> None:
     assert thin.parameters((8, 8, 1), 10) == sister.parameters((8, 8, 1), 10)
 
 
@@ -146,9 +146,7 @@ def test_another_hash_seed_is_another_network() -> None:
 @pytest.mark.parametrize("data", ["digits", "mnist", "cifar10"])
 @pytest.mark.parametrize("sister", ["wrn-28-2", "lenet-300-100"])
 @pytest.mark.parametrize("kind", ["thin", "hashed"])
-def test_they_are_trained_by_the_presets_of_their_sister_with_all_their_weights(
-    kind: str, sister: str, data: str
-) -> None:
+def test_baseline_models_use_the_presets_of_the_full_model_at_sparsity_zero(kind: str, sister: str, data: str) -> None:
     mine = experiment(stack=("static",), model__name=f"{kind}-{sister}", data__name=data)
     its = experiment(stack=("static",), model__name=sister, data__name=data)
     assert (mine.sparsity, its.sparsity) == (0.0, 0.9)
@@ -157,13 +155,13 @@ def test_they_are_trained_by_the_presets_of_their_sister_with_all_their_weights(
 
 
 @pytest.mark.parametrize("name", ["thin-wrn-16-4", "hashed-wrn-16-4"])
-def test_the_numbers_in_the_name_are_those_of_the_sister(name: str) -> None:
+def test_sizes_in_the_name_of_a_baseline_are_those_of_the_full_model(name: str) -> None:
     model = experiment(model__name=name).model.plugin
     assert (model.depth, model.width, model.sparsity) == (16, 4, 0.9)
 
 
 @pytest.mark.parametrize("name", ["thin-lenet-12-8", "hashed-lenet-12-8"])
-def test_they_are_never_pruned_once_more_in_silence(name: str, tmp_path: Path) -> None:
+def test_baseline_models_are_never_pruned_silently(name: str, tmp_path: Path) -> None:
     images = small_images(tmp_path / "small.npz")
     common = ("train", "--model", name, "--data", "npz", "--set", f"data.file={images}", "--out", tmp_path / "run")
     for strategy in ("static", "gmp"):
@@ -185,13 +183,13 @@ def test_they_are_never_pruned_once_more_in_silence(name: str, tmp_path: Path) -
         ("model.depth=27", ["6n+4", "27"]),
     ],
 )
-def test_settings_of_a_model_that_cannot_be_are_sentences(setting: str, words: list[str]) -> None:
+def test_impossible_model_settings_raise_one_error_sentence(setting: str, words: list[str]) -> None:
     with pytest.raises(InputError) as refused:
         experiment(setting, model__name="thin-wrn-28-2")
     assert all(word in str(refused.value) for word in words)
 
 
-def test_a_hashed_network_learns_from_the_command_line_and_its_files_tell_of_its_values(tmp_path: Path) -> None:
+def test_a_hashed_network_trains_from_the_command_line_and_its_files_count_its_values(tmp_path: Path) -> None:
     images = small_images(tmp_path / "small.npz")
     common = ("--data", "npz", "--set", f"data.file={images}", "--epochs", "3", "--batch-size", "16")
     settings_ = ("--model", "hashed-lenet-12-8", "--strategy", "static", "--set", "model.sparsity=0.5")
@@ -226,7 +224,7 @@ def learnt_by(name: str, backend: str, count: int, *settings_: str) -> Learnt:
 
 
 @pytest.mark.parametrize("name", ["thin-lenet-100-50", "hashed-lenet-100-50", "thin-wrn-10-1", "hashed-wrn-10-1"])
-def test_they_learn_and_are_the_same_on_both_backends(name: str) -> None:
+def test_baseline_models_learn_and_agree_on_both_backends(name: str) -> None:
     pytest.importorskip("torch")
     numpy, torch = (learnt_by(name, backend, 5, "model.sparsity=0.8") for backend in ("numpy", "torch"))
     np.testing.assert_allclose(numpy.values, torch.values, atol=1e-6)
@@ -235,7 +233,7 @@ def test_they_learn_and_are_the_same_on_both_backends(name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-def test_a_hashed_network_that_is_compiled_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiled_hashed_network_trains_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
     from sparsecore_torch.experiment import backend
     from sparsecore_torch.experiment.compilation import compiled_by
@@ -249,6 +247,6 @@ def test_a_hashed_network_that_is_compiled_is_the_same(monkeypatch: pytest.Monke
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["thin-lenet-300-100", "hashed-lenet-300-100", "thin-wrn-28-2", "hashed-wrn-28-2"])
-def test_a_tenth_of_the_parameters_learns_the_digits(name: str, tmp_path: Path) -> None:
+def test_baselines_with_a_tenth_of_the_parameters_learn_the_digits(name: str, tmp_path: Path) -> None:
     result = train("--model", name, "--strategy", "static", "--out", tmp_path / "run")
     assert result["test_accuracy"] > 0.93

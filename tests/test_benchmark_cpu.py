@@ -71,7 +71,7 @@ def test_a_file_that_has_no_densities_is_refused(densities, tmp_path):
         densities.Densities.read(tmp_path / "file.json")
 
 
-def test_watched_kernels_do_as_many_multiply_adds_as_the_weights_and_pixels_ask_for():
+def test_counted_multiply_adds_of_kernels_follow_from_weights_and_pixels():
     networks, calls = _imported("cpu_networks"), _imported("kernel_calls")
     watched = calls.Calls(threads=1)
     machine, images = watched.machine(), 2 * watched.attribute("lanes")
@@ -110,7 +110,7 @@ def test_every_kernel_is_measured():
     assert {case.kernel for case in made} == kernels | {"RowConvolution", "gather", "scatter", "sort_by_bucket"}
 
 
-def test_operations_are_those_of_the_nonzero_weights():
+def test_operations_are_counted_for_nonzero_weights_only():
     from sparsecore_cpu import _kernels
 
     cases = _imported("kernel_cases")
@@ -120,7 +120,7 @@ def test_operations_are_those_of_the_nonzero_weights():
     assert flops["backward"] == 2 * flops["convolve"]
 
 
-def test_break_even_lies_between_the_densities_whose_ratios_enclose_one():
+def test_break_even_is_interpolated_between_the_densities_whose_ratios_enclose_one():
     pytest.importorskip("torch")
     step = _imported("cpu_step")
     topologies = {f"uniform {s}": _Sparse(s) for s in (0.3, 0.5, 0.9)}

@@ -41,9 +41,7 @@ def kept(out):
     return json.loads((out / "torch_cuda.json").read_text("utf-8"))
 
 
-def test_steps_update_and_an_epoch_are_measured_once_and_the_rest_is_said_not_to_be(
-    benchmark, tmp_path, monkeypatch, capsys
-):
+def test_finished_stages_are_measured_once_and_the_page_lists_what_is_missing(benchmark, tmp_path, monkeypatch, capsys):
     ran = []
 
     def here(command, seconds, **_):
@@ -79,7 +77,7 @@ def test_steps_update_and_an_epoch_are_measured_once_and_the_rest_is_said_not_to
         rehearse(benchmark, tmp_path, "--batch", "3")
 
 
-def test_tests_are_counted_file_by_file_and_go_on_where_they_stopped(benchmark, stages, tmp_path, monkeypatch):
+def test_tests_are_counted_file_by_file_and_resume_where_they_stopped(benchmark, stages, tmp_path, monkeypatch):
     (tmp_path / "tests").mkdir()
     for name in ("test_a.py", "test_b.py"):
         (tmp_path / "tests" / name).write_text(TESTS)
@@ -102,7 +100,7 @@ def test_tests_are_counted_file_by_file_and_go_on_where_they_stopped(benchmark, 
     assert ran == [str(tmp_path / "tests"), first, second, str(tmp_path / "tests"), second]
 
 
-def test_a_trial_of_fig1a_is_the_command_lines_and_goes_on(benchmark, tmp_path, monkeypatch):
+def test_a_trial_of_fig1a_runs_the_command_line_and_resumes(benchmark, tmp_path, monkeypatch):
     cells = [{"arm": "dpr", "sparsity": 0.9, "accuracies": [0.5], "mean": 0.5}]
     answers = [{"unfinished": ["dpr"], "failed": [], "cells": []}, {"unfinished": [], "failed": [], "cells": cells}]
     ran = []
@@ -130,7 +128,7 @@ def test_a_process_is_interrupted_when_its_time_is_up(stages):
         stages.output_of([sys.executable, "-c", "import sys; print('this is why', file=sys.stderr); sys.exit(3)"], 60)
 
 
-def test_without_a_device_nothing_is_measured_and_a_rehearsal_needs_a_folder(benchmark, capsys):
+def test_without_a_device_nothing_is_measured_and_a_rehearsal_requires_an_output_folder(benchmark, capsys):
     if torch.cuda.is_available():
         pytest.skip("there is a device")
     assert benchmark.main([]) == 0
@@ -139,7 +137,7 @@ def test_without_a_device_nothing_is_measured_and_a_rehearsal_needs_a_folder(ben
         benchmark.main(["--device", "cpu"])
 
 
-def test_what_needs_more_time_than_is_left_is_not_begun(stages, tmp_path):
+def test_a_stage_that_needs_more_time_than_is_left_is_not_started(stages, tmp_path):
     record = stages.Record.of(tmp_path / "record.json", {})
     asked = []
     long = stages.Stage("long", lambda left: asked.append(left) or {}, needs=100)

@@ -37,7 +37,7 @@ def made(trials, tmp_path_factory):
     return folder, trial, outcome
 
 
-def test_an_outcome_is_what_the_run_says(made):
+def test_an_outcome_repeats_the_result_of_its_run(made):
     folder, trial, outcome = made
     result = json.loads((folder / trial.name / "result.json").read_text())
     assert result["epochs"] == 2
@@ -58,13 +58,13 @@ def test_the_itop_rate_counts_what_is_active_at_the_end_or_was_pruned_once(made)
     assert outcome.explored == len(ever) / (64 * 12 + 12 * 8 + 8 * 10)
 
 
-def test_a_finished_run_is_not_made_again(made, trials, monkeypatch):
+def test_a_finished_run_is_not_repeated(made, trials, monkeypatch):
     folder, trial, outcome = made
     monkeypatch.setattr(trials.subprocess, "Popen", None)
     assert list(trials.outcomes([trial], folder, jobs=1)) == [(trial, outcome)]
 
 
-def test_a_run_with_other_settings_is_not_taken_for_this_one(made, trials):
+def test_a_run_with_other_settings_is_not_reused(made, trials):
     folder, trial, _ = made
     other = trials.Trial("numpy", ("dpr",), 0.9, 1, (*SMALL, "training.epochs=3"))
     assert other.name == trial.name
@@ -74,14 +74,14 @@ def test_a_run_with_other_settings_is_not_taken_for_this_one(made, trials):
     assert "was begun as another experiment" in (folder / f"{trial.name}.log").read_text()
 
 
-def test_a_run_that_was_left_is_gone_on_with_and_has_no_time(made, trials, tmp_path):
+def test_an_interrupted_run_is_resumed_and_reports_no_duration(made, trials, tmp_path):
     folder, trial, outcome = made
     shutil.copytree(folder / trial.name, tmp_path / trial.name)
     again = trials.outcome(trial, tmp_path)
     assert (again.accuracy, again.explored, again.seconds) == (outcome.accuracy, outcome.explored, None)
 
 
-def test_a_line_has_mean_and_deviation_of_the_seeds_and_says_where_some_are_missing(tables, trials):
+def test_a_table_row_has_mean_and_deviation_over_seeds_and_marks_missing_ones(tables, trials):
     found = [trials.Outcome(accuracy, 100, 7, 0.25, seconds) for accuracy, seconds in ((0.97, 4.0), (0.99, None))]
     assert tables.row(("dpr", "erk-start"), found) == [
         "`dpr` + `erk-start`", "98.00 ± 1.41 (2 seeds)", "100", "7", "0.250", "4"
@@ -90,7 +90,7 @@ def test_a_line_has_mean_and_deviation_of_the_seeds_and_says_where_some_are_miss
     assert tables.row(("dpr",), three)[1:5] == ["98.00 ± 1.00", "110", "7–8", "0.333"]
 
 
-def test_units_are_no_strategy(tables, trials):
+def test_units_are_not_listed_as_a_strategy(tables, trials):
     trial = trials.Trial("numpy", ("set", "@4x4"), 0.9, 0)
     experiment = trial.experiment()
     assert [strategy.name for strategy in experiment.strategies] == ["set"]
@@ -99,12 +99,12 @@ def test_units_are_no_strategy(tables, trials):
     assert tables.row(trial.stack, [trials.Outcome(0.97, 100, 7, 0.25, 4.0)])[0] == "`set` + units `4x4`"
 
 
-def test_every_installed_strategy_has_a_line(tables):
+def test_every_installed_strategy_has_a_table_row(tables):
     stacked = {name for stack in tables.stacks() for name in stack if not name.startswith("@")}
     assert {entry.name for entry in tables.installed("strategy")} == stacked
 
 
-def test_tables_take_the_place_of_the_old_ones_and_nothing_else(tables):
+def test_new_tables_replace_the_old_ones_and_nothing_else(tables):
     page = f"before\n\n{tables.BEGIN}\n\nold\n{tables.END}\n\nafter\n"
     filled = tables.filled(page, "new\n")
     assert filled == f"before\n\n{tables.BEGIN}\n\nnew\n\n{tables.END}\n\nafter\n"

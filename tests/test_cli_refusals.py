@@ -111,7 +111,7 @@ def test_a_wrong_experiment_file_is_refused_with_a_sentence(tmp_path: Path, toml
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_run_folder_that_exists_is_left_as_it_is(images: Path, tmp_path: Path) -> None:
+def test_an_existing_run_folder_is_left_unchanged(images: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run/notes.txt").write_text("mine")
     sentence = said(sparsecore("train", *SMALL, "--data-dir", images, "--out", tmp_path / "run"))
@@ -125,11 +125,11 @@ def test_truncated_data_are_refused(images: Path, tmp_path: Path) -> None:
     assert "cut.npz" in sentence
 
 
-def test_a_report_of_no_run_is_refused(tmp_path: Path) -> None:
+def test_a_report_of_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     assert str(tmp_path) in said(sparsecore("report", tmp_path))
 
 
-def test_a_diverging_run_says_so_and_ends_with_status_1(images: Path, tmp_path: Path) -> None:
+def test_a_diverging_run_reports_divergence_and_exits_with_status_1(images: Path, tmp_path: Path) -> None:
     done = sparsecore(
         "train", *SMALL, "--data-dir", images, "--set", "training.learning_rate=1e30", "--out", tmp_path / "run"
     )

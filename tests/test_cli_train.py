@@ -25,7 +25,7 @@ def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_run_folder_has_its_files(run: Path) -> None:
+def test_a_run_folder_contains_all_its_files(run: Path) -> None:
     assert sorted(path.name for path in run.iterdir()) == [
         "checkpoint.safetensors",
         "experiment.toml",
@@ -38,7 +38,7 @@ def test_a_run_folder_has_its_files(run: Path) -> None:
     ]
 
 
-def test_the_result_tells_parameters_and_accuracy(run: Path) -> None:
+def test_the_result_contains_parameters_and_accuracy(run: Path) -> None:
     result = json.loads((run / "result.json").read_text())
     # 16-12-8-2: 192 + 96 + 16 positions of which ⌊0.2·D_i⌋ = 38 + 19 + 3 are active
     assert result["sparse_parameters"] == 60
@@ -49,7 +49,7 @@ def test_the_result_tells_parameters_and_accuracy(run: Path) -> None:
     assert result["run"] == str(run.resolve())
 
 
-def test_the_result_tells_the_memory_of_the_trained_parameters(run: Path) -> None:
+def test_the_result_contains_the_memory_of_the_trained_parameters(run: Path) -> None:
     memory = json.loads((run / "result.json").read_text())["memory"]
     weights = 60 + 2 * (12 + 8) + 2
     assert list(memory) == ["values", "indices", "gradients", "optimizer_state", "total"]
@@ -61,13 +61,13 @@ def test_the_result_tells_the_memory_of_the_trained_parameters(run: Path) -> Non
     assert memory["total"]["measured"] == sum(parts)
 
 
-def test_metrics_have_a_line_an_epoch(run: Path) -> None:
+def test_metrics_have_one_line_per_epoch(run: Path) -> None:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3]
     assert [line["step"] for line in lines] == [7, 14, 21]
 
 
-def test_reallocations_have_a_line_an_update_and_move_as_many_as_they_prune(run: Path) -> None:
+def test_reallocations_have_one_line_per_update_and_grow_as_many_as_they_prune(run: Path) -> None:
     lines = [json.loads(line) for line in (run / "reallocations.jsonl").read_text().splitlines()]
     result = json.loads((run / "result.json").read_text())
     # every 5 steps until 0.95 of the 21 steps
@@ -91,7 +91,7 @@ def test_the_sha256_is_over_layout_and_positions_as_little_endian_int64(run: Pat
     assert json.loads((run / "result.json").read_text())["topology_sha256"] == expected
 
 
-def test_the_learner_keeps_one_entry_a_weight(run: Path) -> None:
+def test_the_learner_keeps_one_entry_per_weight(run: Path) -> None:
     buffers = load_file(run / "checkpoint.safetensors")
     assert len(buffers["positions"]) == 60
     assert len(buffers["learner/values"]) == 60
@@ -99,7 +99,7 @@ def test_the_learner_keeps_one_entry_a_weight(run: Path) -> None:
     assert all(buffer.size <= 60 for buffer in buffers.values())
 
 
-def test_the_experiment_file_gives_the_same_run_again(run: Path, tmp_path: Path) -> None:
+def test_the_experiment_file_reproduces_the_run(run: Path, tmp_path: Path) -> None:
     again = train(run / "experiment.toml", "--out", tmp_path / "again")
     result = json.loads((run / "result.json").read_text())
     assert again["topology_sha256"] == result["topology_sha256"]
@@ -139,7 +139,7 @@ def test_every_strategy_trains_and_keeps_the_number_of_weights(images: Path, tmp
     assert (result["reallocations"] == 0) == (strategy == "static")
 
 
-def test_strategies_stack(images: Path, tmp_path: Path) -> None:
+def test_strategies_can_be_stacked(images: Path, tmp_path: Path) -> None:
     stack = ("--strategy", "dpr", "--strategy", "static")
     result = train(*SMALL, "--data-dir", images, *stack, "--out", tmp_path / "run")
     assert result["reallocations"] == 0  # static, given last, says that no update is due
@@ -160,18 +160,18 @@ def test_a_limit_keeps_the_first_images_of_the_engine_s_order(images: Path, tmp_
     assert result["steps"] == 3 * 2
 
 
-def test_float64_is_for_checking(images: Path, tmp_path: Path) -> None:
+def test_float64_is_available_for_checking(images: Path, tmp_path: Path) -> None:
     train(*SMALL, "--data-dir", images, "--set", "backend.dtype=float64", "--out", tmp_path / "run")
     assert load_file(tmp_path / "run/checkpoint.safetensors")["learner/values"].dtype == np.float64
 
 
-def test_dense_training_has_nothing_to_reallocate(images: Path, tmp_path: Path) -> None:
+def test_dense_training_reallocates_nothing(images: Path, tmp_path: Path) -> None:
     result = train(*SMALL, "--data-dir", images, "--sparsity", "0", "--out", tmp_path / "run")
     assert result["sparse_parameters"] == 304
     assert result["reallocations"] == 0
 
 
-def test_the_report_can_be_made_again(run: Path) -> None:
+def test_the_report_can_be_recreated(run: Path) -> None:
     page = (run / "report.html").read_bytes()
     (run / "report.html").unlink()
     done = sparsecore("report", run)
@@ -179,7 +179,7 @@ def test_the_report_can_be_made_again(run: Path) -> None:
     assert (run / "report.html").read_bytes() == page
 
 
-def test_the_log_replays_to_the_topology_of_the_end(run: Path) -> None:
+def test_the_log_replays_to_the_final_topology(run: Path) -> None:
     from sparsecore.run.folder import RunFolder
     from sparsecore.run.replay import replay
 
@@ -209,14 +209,14 @@ def test_a_log_of_another_run_does_not_replay(run: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.integration
-def test_a_terminal_without_the_letters_shows_question_marks(images: Path, tmp_path: Path) -> None:
+def test_a_terminal_that_lacks_characters_shows_question_marks(images: Path, tmp_path: Path) -> None:
     done = sparsecore("train", *SMALL, "--data-dir", images, "--out", tmp_path / "run", PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr
     assert "12?16" in done.stdout
 
 
 @pytest.mark.integration
-def test_a_closed_standard_error_is_no_trouble(images: Path, tmp_path: Path) -> None:
+def test_a_run_succeeds_with_standard_error_closed(images: Path, tmp_path: Path) -> None:
     import shlex
     import subprocess
     import sys
@@ -227,7 +227,7 @@ def test_a_closed_standard_error_is_no_trouble(images: Path, tmp_path: Path) -> 
     assert json.loads(done.stdout)["steps"] == 21
 
 
-def test_one_s_own_data_are_found_again_from_another_folder(tmp_path: Path) -> None:
+def test_a_resumed_run_finds_its_data_from_another_folder(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     small_images(tmp_path / "mine/small.npz")
     first = train(*SMALL, "--set", "data.file=small.npz", "--out", "run", cwd=tmp_path / "mine")

@@ -35,7 +35,7 @@ def trained(make, storage, device="cuda", optimizer=OPTIMIZERS["sgd"], strategy=
 
 @pytest.mark.parametrize("strategy", ["dpr", "gradient"])
 @pytest.mark.parametrize("make", [Mlp, Transformer, Convolutions])
-def test_training_is_that_of_masks(make, strategy):
+def test_compact_training_equals_training_with_masks(make, strategy):
     (_, masked), (_, compact) = (trained(make, storage, strategy=strategy) for storage in ("masked", "compact"))
     assert compact.values().is_cuda
     assert compact.updates == 3
@@ -44,7 +44,7 @@ def test_training_is_that_of_masks(make, strategy):
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_half_precision_with_a_scaler(fused):
+def test_half_precision_with_a_scaler_trains_like_masks(fused):
     def adamw(parameters):
         return torch.optim.AdamW(parameters, lr=0.01, fused=fused)
 
@@ -54,7 +54,7 @@ def test_half_precision_with_a_scaler(fused):
     assert model.sparse_values.dtype is torch.float32
 
 
-def test_no_dense_weight_stays_in_the_memory_of_the_device():
+def test_no_dense_weight_stays_in_device_memory():
     model = nn.Sequential(*(nn.Linear(1024, 1024) for _ in range(8))).cuda()
     trains = torch.optim.SGD(model.parameters(), lr=0.1)
     sparsify(model, trains, strategy="static", include="*weight", storage="compact")
@@ -66,7 +66,7 @@ def test_no_dense_weight_stays_in_the_memory_of_the_device():
     output.sum().backward()
 
 
-def test_csr_matrices_lie_and_multiply_there():
+def test_csr_matrices_are_on_the_device_and_multiply_there():
     model, training = trained(Mlp, "compact")
     matrix = to_csr(training)["2.weight"]
     given = torch.randn(5, 20, device="cuda")

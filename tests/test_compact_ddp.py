@@ -42,7 +42,7 @@ def trained_on_a_rank(*strategies):
 
 
 @pytest.mark.integration
-def test_two_processes_train_as_one_does():
+def test_two_processes_train_as_one_process_does():
     strategies = ["dpr", "gradient"]
     first, second = (ended.answer for ended in call(trained_on_a_rank, *strategies))
     assert first == second

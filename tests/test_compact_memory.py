@@ -104,7 +104,7 @@ def test_dense_parameters_and_their_state_are_gone_after_sparsify(before):
     assert all(one.expired() for one in gone)
 
 
-def test_the_watch_sees_what_is_held():
+def test_the_memory_watch_sees_tensors_that_are_held():
     model, _ = sparse_wide("compact")
     with Watch() as watch:
         held = model.fall.weight
@@ -132,7 +132,7 @@ def test_nothing_dense_remains_after_a_step():
     assert large == [model.sparse_values.nbytes]  # its gradient
 
 
-def test_memory_that_is_used_again_is_not_taken_for_a_weight():
+def test_reused_memory_is_not_mistaken_for_a_weight():
     class Reuses(nn.Module):
         def __init__(self, inner):
             super().__init__()
@@ -176,7 +176,7 @@ def test_a_weight_that_is_changed_in_place_is_kept_as_it_is():
     torch.testing.assert_close(given.grad, (2 * dense.sum(0)).expand(5, 4))
 
 
-def test_values_changed_between_forward_and_backward_are_an_error():
+def test_changing_values_between_forward_and_backward_raises_an_error():
     model, trains, _ = started(Mlp, "compact")
     first, second = (loss_of(model, torch.randn(3, 6)) for _ in range(2))
     first.backward()
@@ -185,7 +185,7 @@ def test_values_changed_between_forward_and_backward_are_an_error():
         second.backward()
 
 
-def test_weights_moved_between_forward_and_backward_are_an_error():
+def test_moving_weights_between_forward_and_backward_raises_an_error():
     model, trains, training = started(Mlp, "compact")
     product = model[4].weight.sum()  # whose backward needs no values
     for _ in range(5):
@@ -195,7 +195,7 @@ def test_weights_moved_between_forward_and_backward_are_an_error():
         product.backward()
 
 
-def test_an_activation_changed_in_place_is_an_error_as_ever():
+def test_changing_an_activation_in_place_raises_an_error_as_in_torch():
     class Spoils(nn.Module):
         def __init__(self):
             super().__init__()
@@ -215,7 +215,7 @@ def test_an_activation_changed_in_place_is_an_error_as_ever():
         model(torch.randn(2, 4)).sum().backward()
 
 
-def test_a_graph_without_a_backward_pass_is_let_go_of():
+def test_a_graph_without_a_backward_pass_is_released():
     model, _, _ = started(Mlp, "compact")
     gc.disable()
     try:
@@ -232,7 +232,7 @@ def test_a_graph_without_a_backward_pass_is_let_go_of():
         gc.enable()
 
 
-def test_after_an_error_in_the_forward_pass_nothing_of_it_is_left():
+def test_an_error_in_the_forward_pass_leaves_nothing_in_memory():
     model, trains, _ = started(Mlp, "compact")
     twin, twins, _ = started(Mlp, "compact")
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
@@ -250,7 +250,7 @@ class Interrupted(nn.Module):
         return given
 
 
-def test_an_interrupted_forward_pass_does_no_harm():
+def test_training_continues_after_an_interrupted_forward_pass():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 8), Interrupted(), nn.Linear(8, 3))
     trains = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -80,7 +80,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_stored_compactly_is_refused_and_nothing_has_changed(case):
+def test_weights_that_cannot_be_stored_compactly_are_refused_and_nothing_changes(case):
     make, optimizer, sentence = REFUSED[case]
     model = make()
     trains = optimizer(model)
@@ -114,14 +114,14 @@ def test_a_model_that_is_saved_whole_is_refused(tmp_path):
     torch.save(squashed_copy(training), tmp_path / "model.pt")
 
 
-def test_a_model_that_moves_away_from_its_positions_is_refused():
+def test_a_model_on_another_device_than_its_positions_is_refused():
     model = Mlp()
     sparsify(model, sgd(model), strategy="static", include="*weight", storage="compact")
     with pytest.raises(InputError, match="has moved from cpu to meta since sparsify was called"):
         model.to("meta")(torch.randn(2, 6, device="meta"))
 
 
-def test_among_several_processes_the_number_of_weights_is_fixed(monkeypatch):
+def test_with_several_processes_the_number_of_weights_must_be_fixed(monkeypatch):
     model, trains, training = started(Mlp, "compact", strategy="gradually")
     monkeypatch.setattr("sparsecore_torch.sparse_training.storage.compact.world_size", lambda: 2)
     before = training.topology
@@ -130,7 +130,7 @@ def test_among_several_processes_the_number_of_weights_is_fixed(monkeypatch):
     assert len(model.sparse_values) == before.size
 
 
-def test_sparse_twice_is_refused():
+def test_sparsifying_twice_is_refused():
     model = Mlp()
     trains = sgd(model)
     sparsify(model, trains, strategy="static", storage="compact")

@@ -41,7 +41,7 @@ def two(strategy: str = "dpr", *settings: str) -> tuple[Running, Running]:
     )
 
 
-def test_both_start_equal() -> None:
+def test_both_backends_start_with_equal_values() -> None:
     on_numpy, on_cpu = two()
     assert on_cpu.state.topology.sha256() == on_numpy.state.topology.sha256()
     state, expected = on_cpu.learner.state(), on_numpy.learner.state()
@@ -52,7 +52,7 @@ def test_both_start_equal() -> None:
 
 
 @pytest.mark.parametrize("kernels", kernel_names())
-def test_from_equal_states_losses_are_equal_within_rounding_and_updates_but_at_the_threshold(
+def test_from_equal_states_losses_agree_within_rounding_and_updates_differ_only_at_the_threshold(
     kernels: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(KERNELS, kernels)
@@ -80,7 +80,7 @@ def test_from_equal_states_losses_are_equal_within_rounding_and_updates_but_at_t
     assert abs(there.correct - here.correct) <= 1  # an image may lie within rounding of the border between two classes
 
 
-def test_dense_gradients_are_numpy_s_and_leave_the_step_as_it_is() -> None:
+def test_dense_gradients_equal_numpy_s_and_do_not_change_the_step() -> None:
     on_numpy, on_cpu = two()
     (batch, learning_rate), *_ = plan(on_numpy.setup)
     expected, gradient = (run.learner.backward(batch, dense=True) for run in (on_numpy, on_cpu))

@@ -34,7 +34,7 @@ from sparsecore_cpu.runtime import aligned_zeros
 FAR = 2**30
 
 
-def test_offsets_and_pointers_that_change_after_a_list_was_made_change_nothing_in_it() -> None:
+def test_a_weight_list_ignores_later_changes_of_its_offsets_and_pointers() -> None:
     pointers, offsets, values = places(0, 1, 2), places(0, LANES), by_channel(2)
     listed = _kernels.Weights(pointers, offsets, values, 2)
     x, out = memory(), memory()
@@ -52,7 +52,7 @@ def test_offsets_and_pointers_that_change_after_a_list_was_made_change_nothing_i
     np.testing.assert_array_equal(out, 2 * expected)
 
 
-def test_a_list_by_rows_does_not_change_either() -> None:
+def test_a_weight_list_by_rows_ignores_later_changes_too() -> None:
     pointers, offsets, out = places(0, 1, 2), places(-16, 16), aligned_zeros((64,))
     convolution = rows(pointers=pointers, offsets=offsets, out=out, x=np.arange(64, dtype=np.float32))
     convolution.run(1)
@@ -62,7 +62,7 @@ def test_a_list_by_rows_does_not_change_either() -> None:
     np.testing.assert_array_equal(out, expected)
 
 
-def test_nobody_can_write_to_what_a_list_holds() -> None:
+def test_arrays_that_a_list_holds_are_read_only() -> None:
     held = weights(0, LANES).offsets
     with pytest.raises(ValueError, match="read-only"):
         held[:] = FAR
@@ -72,7 +72,7 @@ def test_nobody_can_write_to_what_a_list_holds() -> None:
         held.base and np.frombuffer(held.data, np.int32).setflags(write=True)
 
 
-def test_memory_that_is_held_stays() -> None:
+def test_arrays_that_kernels_hold_cannot_be_resized() -> None:
     array, values = memory(), by_channel(1)
     listed = _kernels.Weights(places(0, 1, 1), places(0), values, 2)
     own = np.zeros((1, 6, 2, 7, LANES), np.float32)
@@ -100,7 +100,7 @@ class Passing:
         return weights(0, 0), _kernels.Steps()
 
 
-def test_lists_that_only_the_call_holds_live_as_long_as_it_needs_them() -> None:
+def test_lists_that_only_the_call_references_live_until_it_returns() -> None:
     for _ in range(20):
         backward(transposed=Passing())
 
@@ -202,13 +202,13 @@ SHARED: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
 
 
 @pytest.mark.parametrize("what", SHARED)
-def test_what_is_written_may_not_be_among_what_is_read(what: str) -> None:
+def test_outputs_that_overlap_inputs_are_refused(what: str) -> None:
     make, call = SHARED[what]
     with pytest.raises(ValueError, match="share"):
         call(make())
 
 
-def test_a_pass_may_write_where_it_reads() -> None:
+def test_elementwise_passes_may_write_in_place() -> None:
     x = images()
     KERNELS.affine(x, x, by_channel(), by_channel(), 1)
     KERNELS.combine(x, x, x, x, *[by_channel()] * 3, 1)
@@ -219,9 +219,7 @@ def test_a_pass_may_write_where_it_reads() -> None:
 
 @pytest.mark.parametrize("far", [5, 6, 7 + 5])
 @pytest.mark.parametrize("kind", ["plain", "rectified", "combined"])
-def test_a_list_that_reads_on_into_other_channels_reads_the_same_from_what_is_computed_on_the_way(
-    kind: str, far: int
-) -> None:
+def test_a_list_that_reads_into_other_channels_reads_the_same_from_computed_activations(kind: str, far: int) -> None:
     """It makes no sense, but the last columns of such outputs lie in rows that no first column reads."""
     x = memory()
     x[0, 1:5, :, 1:6] = np.random.default_rng(far).uniform(1, 2, (4, 2, 5, LANES))
@@ -242,7 +240,7 @@ def test_a_list_that_reads_on_into_other_channels_reads_the_same_from_what_is_co
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, np.float32(1e-45)])
-def test_numbers_of_all_kinds_are_computed_with(value: float) -> None:
+def test_kernels_accept_nan_infinity_and_subnormal_numbers(value: float) -> None:
     x = memory()
     x[...] = value
     given = _kernels.Activation(x, 1, 3, False)
@@ -292,7 +290,7 @@ print(failed)
 
 
 @pytest.mark.integration
-def test_a_task_without_memory_is_a_memory_error_whichever_thread_it_is_on() -> None:
+def test_a_failed_allocation_on_any_thread_raises_memory_error() -> None:
     """In a process of its own, so that one that ends is seen; all threads are waited for, and go on working."""
     done = subprocess.run(
         [sys.executable, "-c", FAILING], cwd="tests", capture_output=True, text=True, timeout=120, check=False
@@ -319,7 +317,7 @@ _kernels.gather(entries, order, listed, 64)
 @pytest.mark.integration
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="how much memory a process uses is asked of Linux")
 @pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="the sanitizer needs all addresses")
-def test_where_the_system_gives_no_threads_the_work_is_done_by_those_there_are() -> None:
+def test_without_new_threads_the_existing_ones_do_all_the_work() -> None:
     done = subprocess.run([sys.executable, "-c", WITHOUT_THREADS], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -351,7 +349,7 @@ other.join()
 
 
 @pytest.mark.integration
-def test_a_process_that_forks_while_kernels_run_computes_on_both_sides() -> None:
+def test_parent_and_child_both_compute_after_a_fork_during_kernels() -> None:
     command = [sys.executable, "-W", "ignore", "-c", WHILE_FORKING]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr

@@ -27,32 +27,32 @@ class TestPromises(BackendTests):
     max_examples = 50
 
 
-def test_threads_are_at_least_one_or_zero_for_all() -> None:
+def test_thread_counts_are_positive_or_zero_for_all_cores() -> None:
     with pytest.raises(InputError, match="1 or more threads, or 0 for all; given -1"):
         CpuBackend(-1)
     assert CpuBackend().threads == 0
 
 
 @pytest.mark.parametrize("name", kernel_names())
-def test_kernels_are_those_that_the_environment_names(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_selects_the_kernels(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(KERNELS, name)
     assert Runtime.of(1).kernels.name == name
 
 
-def test_without_a_name_kernels_are_the_best_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fastest_supported_kernels_are_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(KERNELS, raising=False)
     assert Runtime.of(1).kernels.name == kernel_names()[0]
     assert kernel_names()[-1] == "baseline"
 
 
-def test_kernels_that_there_are_not_are_refused_with_those_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_kernels_are_refused_with_the_available_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(KERNELS, "avx3")
     with pytest.raises(InputError, match=rf"{KERNELS} is 'avx3'; .* {', '.join(kernel_names())}"):
         Runtime.of(1)
 
 
 @pytest.mark.integration
-def test_the_command_line_refuses_in_a_sentence(tmp_path: Path) -> None:
+def test_the_command_line_refuses_wrong_options_with_one_error_sentence(tmp_path: Path) -> None:
     data = ("--data-dir", small_images(tmp_path / "small.npz"), "--backend", "cpu", "--out", tmp_path / "run")
     assert "given -2" in said(sparsecore("train", *SMALL, *data, "--set", "backend.threads=-2"))
     assert "'avx3'" in said(sparsecore("train", *SMALL, *data, SPARSECORE_CPU_KERNELS="avx3"))
@@ -90,7 +90,7 @@ def test_importing_the_plugin_loads_no_kernels_and_no_other_library() -> None:
 
 
 @pytest.mark.integration
-def test_a_process_that_ends_with_a_network_in_hand_says_nothing() -> None:
+def test_a_process_that_exits_while_it_holds_a_network_prints_nothing() -> None:
     script = (
         "import gc, test_cpu_backend as t\n"
         "learner = t.CpuBackend(2).learner(t.task_of('float32'))\n"
@@ -105,7 +105,7 @@ def test_a_process_that_ends_with_a_network_in_hand_says_nothing() -> None:
 
 
 @pytest.mark.parametrize("optimizer", [Sgd(weight_decay=0.01), Adam()])
-def test_a_learner_that_loads_a_state_goes_on_bit_for_bit(optimizer: Sgd | Adam) -> None:
+def test_a_learner_that_loads_a_state_resumes_bit_for_bit(optimizer: Sgd | Adam) -> None:
     task = task_of("float32", optimizer=optimizer)
     learner, other = CpuBackend(1).learner(task), CpuBackend(2).learner(task)
     for batch in batches(3):
@@ -123,7 +123,7 @@ def test_a_learner_that_loads_a_state_goes_on_bit_for_bit(optimizer: Sgd | Adam)
     assert other.totals() == learner.totals()
 
 
-def test_a_smaller_batch_after_a_larger_one_is_as_if_it_came_first() -> None:
+def test_a_smaller_batch_after_a_larger_one_computes_the_same_as_alone() -> None:
     task = task_of("float32")
     learner, fresh = CpuBackend(2).learner(task), CpuBackend(2).learner(task)
     start = learner.state()
@@ -135,7 +135,7 @@ def test_a_smaller_batch_after_a_larger_one_is_as_if_it_came_first() -> None:
     assert_equal_states(learner.state(), fresh.state())
 
 
-def test_a_loss_that_is_not_finite_is_in_the_totals() -> None:
+def test_a_nonfinite_loss_appears_in_the_totals() -> None:
     learner = CpuBackend(1).learner(task_of("float32"))
     for batch in batches(3):
         learner.train(batch, 1e30)

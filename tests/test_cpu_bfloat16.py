@@ -39,7 +39,7 @@ def norm(size: int) -> list[Any]:
 
 
 @given(finite)
-def test_a_value_is_stored_as_the_nearest_that_there_is(value: float) -> None:
+def test_a_value_is_stored_as_the_nearest_bfloat16(value: float) -> None:
     single = np.float32(value)
     there = runtime.read(runtime.rounded(single))
     steps = np.array([-1, 0, 1]) + runtime.rounded(single).astype(np.int64)
@@ -78,7 +78,7 @@ def test_images_take_half_the_memory_and_features_all_of_it(machine: Any) -> Non
     padding=st.integers(0, 2),
     density=st.sampled_from([0.1, 0.5, 1.0]),
 )
-def test_a_convolution_and_its_gradients_are_numpy_s_within_the_rounding(
+def test_a_convolution_and_its_gradients_equal_numpy_s_within_rounding(
     batch: int,
     height: int,
     width: int,
@@ -100,7 +100,7 @@ def test_a_convolution_and_its_gradients_are_numpy_s_within_the_rounding(
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("batch", [2, 33])
-def test_a_residual_block_is_numpy_s_within_the_rounding(batch: int, stride: int) -> None:
+def test_a_residual_block_equals_numpy_s_within_rounding(batch: int, stride: int) -> None:
     weights = [
         *norm(20),
         some_of(drawn(0, 24, 20, 3, 3) / 5, 0.2),
@@ -117,7 +117,7 @@ def test_a_residual_block_is_numpy_s_within_the_rounding(batch: int, stride: int
     check(forward, stored(batch, 8, 8, 20), weights, rounding=2 * ROUNDING, machines=HALVES)
 
 
-def test_relu_is_numpy_s_within_the_rounding() -> None:
+def test_relu_equals_numpy_s_within_rounding() -> None:
     def kinks(ops: Any, x: Any, w: list[Any]) -> Any:
         return ops.batch_norm(x, *w)
 
@@ -131,14 +131,14 @@ def test_relu_is_numpy_s_within_the_rounding() -> None:
     )
 
 
-def test_the_mean_of_an_image_is_numpy_s_within_the_rounding() -> None:
+def test_the_mean_of_an_image_equals_numpy_s_within_rounding() -> None:
     def forward(ops: Any, x: Any, _: list[Any]) -> Any:
         return ops.global_average_pool(x)
 
     check(forward, stored(18, 6, 5, 4), [], rounding=ROUNDING, machines=HALVES)
 
 
-def test_images_become_vectors_and_the_gradient_comes_back() -> None:
+def test_flattened_images_pass_their_gradient_back() -> None:
     def forward(ops: Any, x: Any, w: list[Any]) -> Any:
         return ops.linear(ops.flatten(x), w[0])
 
@@ -147,32 +147,32 @@ def test_images_become_vectors_and_the_gradient_comes_back() -> None:
 
 
 @pytest.mark.parametrize("name", kernel_names())
-def test_threads_change_no_bit(name: str) -> None:
+def test_the_number_of_threads_changes_no_bit(name: str) -> None:
     one, other = (computed(name, threads, 37, 12, activations=runtime.STORED) for threads in (1, 3))
     assert_equal(one, other)
 
 
-def test_what_is_stored_otherwise_is_refused_where_both_meet() -> None:
+def test_mixed_activation_dtypes_are_refused() -> None:
     single, halves = on("baseline"), on("baseline", activations=runtime.STORED)
     form, ones = Form(3, 4, 5, 2), np.ones(2, np.float32)
     with pytest.raises(ValueError, match="one shape"):
         single.kernels.affine(single.buffers.take(form).handle, halves.buffers.take(form).handle, ones, ones, 1)
 
 
-def test_a_buffer_is_read_as_it_was_filled() -> None:
+def test_a_buffer_returns_what_it_was_filled_with() -> None:
     for machine in (*HALVES, *MACHINES):
         x = stored(5, 3, 4, 2)
         np.testing.assert_array_equal(array_of(buffer_of(machine, x)), x)
 
 
-def test_only_types_that_there_are_are_taken(tmp_path: Path) -> None:
+def test_unknown_activation_dtype_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="as float32 or bfloat16; given 'float16'"):
         CpuBackend(activations="float16")
     data = ("--data-dir", small_images(tmp_path / "small.npz"), "--backend", "cpu", "--out", tmp_path / "run")
     assert "given 'float64'" in said(sparsecore("train", *SMALL, *data, "--set", "backend.activations=float64"))
 
 
-def test_a_run_learns_as_much(tmp_path: Path) -> None:
+def test_a_run_in_bfloat16_learns_as_much_as_in_float32(tmp_path: Path) -> None:
     data = ("--data-dir", small_images(tmp_path / "small.npz"), "--backend", "cpu", "--model", "wrn-10-1")
     settings = (*SMALL, *data, "--epochs", "20", "--set", "strategy.schedule.steps=3")
     single = train(*settings, "--out", tmp_path / "single")

@@ -70,7 +70,7 @@ def norm_beside(ops: Any, x: Any, w: list[Any]) -> Any:
 @pytest.mark.parametrize("name", SUMS)
 @settings(max_examples=6)
 @given(seed=SEEDS, batch=BATCHES, relued=st.booleans(), height=st.integers(1, 9))
-def test_a_combination_and_its_gradients_are_numpy_s(
+def test_a_combination_and_its_gradients_equal_numpy_s(
     name: str, seed: int, batch: int, relued: bool, height: int
 ) -> None:
     combine = SUMS[name]
@@ -82,7 +82,7 @@ def test_a_combination_and_its_gradients_are_numpy_s(
 
 
 @pytest.mark.parametrize("count", [3, 40])
-def test_a_network_of_vectors_and_its_gradients_are_numpy_s(count: int) -> None:
+def test_a_fully_connected_network_and_its_gradients_equal_numpy_s(count: int) -> None:
     def before(ops: Any, x: Any, w: list[Any]) -> Any:
         return ops.batch_norm(ops.linear(x, w[0], w[1]), *w[2:6])
 
@@ -96,7 +96,7 @@ def test_a_network_of_vectors_and_its_gradients_are_numpy_s(count: int) -> None:
 
 @settings(max_examples=15)
 @given(seed=SEEDS, count=st.integers(1, 30), batch=BATCHES, key=st.integers(0, 2**32))
-def test_tied_weights_and_their_gradients_are_numpy_s(seed: int, count: int, batch: int, key: int) -> None:
+def test_tied_weights_and_their_gradients_equal_numpy_s(seed: int, count: int, batch: int, key: int) -> None:
     def forward(ops: Any, x: Any, w: list[Any]) -> Any:
         x = ops.conv2d(x, ops.tied(w[0], (6, 4, 3, 3), key), stride=2, padding=1)
         return ops.linear(ops.flatten(x), ops.tied(w[0], (5, 54), key + 1))

@@ -56,14 +56,14 @@ def convolutions(draw: st.DrawFn) -> tuple[FloatArray, WeightView, dict[str, int
 
 @few
 @given(convolutions())
-def test_convolution_and_its_gradients_are_numpy_s(case: tuple[FloatArray, WeightView, dict[str, int]]) -> None:
+def test_convolution_and_its_gradients_equal_numpy_s(case: tuple[FloatArray, WeightView, dict[str, int]]) -> None:
     x, weight, window = case
     check(lambda ops, x, weights: ops.conv2d(x, weights[0], **window), x, [weight])
 
 
 @settings(max_examples=10)
 @given(convolutions())
-def test_without_the_input_s_gradient_the_weights_have_the_same(
+def test_weight_gradients_are_the_same_without_the_input_gradient(
     case: tuple[FloatArray, WeightView, dict[str, int]],
 ) -> None:
     x, weight, window = case
@@ -88,7 +88,7 @@ def test_without_the_input_s_gradient_the_weights_have_the_same(
     density=densities,
     biased=st.sampled_from([None, 0.0, 0.5, 1.0]),
 )
-def test_linear_and_its_gradients_are_numpy_s(
+def test_linear_and_its_gradients_equal_numpy_s(
     batch: int, inputs: int, outputs: int, density: float, biased: float | None
 ) -> None:
     x, matrix = drawn(batch, batch, inputs), some_of(drawn(inputs, outputs, inputs), density)
@@ -97,7 +97,9 @@ def test_linear_and_its_gradients_are_numpy_s(
 
 
 @pytest.mark.parametrize(("kernel", "stride", "padding"), [(3, 1, 1), (3, 2, 1), (1, 1, 0), (1, 2, 0), (5, 3, 2)])
-def test_channels_and_images_as_large_as_in_use_have_numpy_s_gradients(kernel: int, stride: int, padding: int) -> None:
+def test_realistic_channel_counts_and_image_sizes_have_numpy_s_gradients(
+    kernel: int, stride: int, padding: int
+) -> None:
     x, weight = drawn(0, 20, 31, 33, 48), some_of(drawn(1, 96, 48, kernel, kernel), 0.1)
     check(lambda ops, x, weights: ops.conv2d(x, weights[0], stride=stride, padding=padding), x, [weight])
 
@@ -113,7 +115,7 @@ def test_a_weight_used_more_than_once_gets_the_sum_of_all_gradients(steps: tuple
 
 
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.kernels.name)
-def test_values_that_have_changed_since_the_last_step_count_as_they_are(machine: Any) -> None:
+def test_changed_values_are_used_in_the_next_step(machine: Any) -> None:
     weight, lists, x = some_of(drawn(1, 7, 4, 3, 3), 0.4), ListCache(), drawn(0, 3, 5, 5, 4)
     for _ in range(2):
         buffer = buffer_of(machine, x)

@@ -12,7 +12,7 @@ import fuzz_kernels
 WORKER = [sys.executable, fuzz_kernels.__file__, "--seed", "1", "--calls", "1500", "--status"]
 
 
-def test_no_call_crashes_hangs_or_writes_beside_its_outputs(capfd: pytest.CaptureFixture[str]) -> None:
+def test_no_call_crashes_hangs_or_writes_outside_its_outputs(capfd: pytest.CaptureFixture[str]) -> None:
     assert fuzz_kernels.watch(WORKER, patience=60) == 0
     said = capfd.readouterr().out
     assert "returned" in said

@@ -89,7 +89,7 @@ on_machines = pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: m
 
 @on_machines
 @pytest.mark.parametrize("name", NETWORKS)
-def test_both_ways_to_predict_give_what_the_definition_gives(name: str, machine: Any) -> None:
+def test_both_prediction_paths_equal_the_definition(name: str, machine: Any) -> None:
     network = network_of(*NETWORKS[name])
     images = images_for(network, 3)
     expected = logits_of(network, images)
@@ -108,7 +108,7 @@ def test_both_ways_to_predict_give_what_the_definition_gives(name: str, machine:
     density=st.floats(0.01, 1),
     machine=st.sampled_from(MACHINES),
 )
-def test_any_convolution_gives_what_its_definition_gives(
+def test_predicted_convolutions_equal_their_definition(
     kernel: tuple[int, int], stride: int, padding: int, sides: tuple[int, int], density: float, machine: Any
 ) -> None:
     assume(all(side + 2 * padding >= length for side, length in zip(sides, kernel, strict=True)))
@@ -121,7 +121,7 @@ def test_any_convolution_gives_what_its_definition_gives(
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_predictions_are_of_each_image_by_itself_whatever_the_batch(name: str) -> None:
+def test_the_prediction_of_an_image_does_not_depend_on_its_batch(name: str) -> None:
     network = network_of(*NETWORKS[name])
     predictor = Predictor.of(network, threads=1)
     images = images_for(network, 37)
@@ -144,7 +144,7 @@ def test_predictions_do_not_depend_on_threads_or_on_what_was_predicted_before() 
             np.testing.assert_array_equal(predictor.predict(images), first)
 
 
-def test_logits_that_were_given_stay_as_they_are() -> None:
+def test_returned_logits_are_not_overwritten_by_later_calls() -> None:
     network = network_of(*NETWORKS["lenet"])
     predictor, images = Predictor.of(network, threads=1), images_for(network, 40)
     given = predictor.predict(images[:1]), predictor.predict(images)
@@ -166,13 +166,13 @@ def test_images_may_be_floats_in_the_units_of_pixels(dtype: str) -> None:
             )
 
 
-def test_a_value_that_is_no_number_is_seen_in_the_logits() -> None:
+def test_a_nan_value_appears_in_the_logits() -> None:
     network = network_of(*NETWORKS["wrn"])
     network.values[:] = np.nan
     assert np.isnan(Predictor.of(network, threads=1).predict(images_for(network, 1))).all()
 
 
-def test_a_network_without_weights_predicts_by_its_dense_parameters() -> None:
+def test_a_network_without_sparse_weights_predicts_from_its_dense_parameters() -> None:
     network = network_of(*NETWORKS["lenet"])
     empty = attrs.evolve(network, positions=network.positions[:0], values=network.values[:0])
     images = images_for(empty, 3)

@@ -71,9 +71,7 @@ def test_a_file_predicts_bit_for_bit_what_was_saved(run: Path, tmp_path: Path) -
         np.testing.assert_array_equal(read.predict(pictures), predictor.predict(pictures))
 
 
-def test_the_example_of_the_page_works_as_it_stands_there(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_example_of_the_page_runs_as_printed(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = Path(__file__).parent.parent / "backends/sparsecore_cpu/README.md"
     (code,) = re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
     shutil.copytree(run, tmp_path / "runs/mine")
@@ -82,7 +80,7 @@ def test_the_example_of_the_page_works_as_it_stands_there(
     assert (tmp_path / "mine.safetensors").exists()
 
 
-def test_a_file_has_the_numbers_themselves(predictor: Predictor, tmp_path: Path) -> None:
+def test_a_file_contains_the_exact_values(predictor: Predictor, tmp_path: Path) -> None:
     path, network = tmp_path / "network.safetensors", predictor.network
     predictor.save(path)
     arrays = load_file(path)
@@ -108,12 +106,12 @@ def test_positions_come_back_from_their_gaps(positions: set[int]) -> None:
     np.testing.assert_array_equal(from_gaps(content), ascending)
 
 
-def test_gaps_below_128_take_a_byte_and_larger_ones_a_byte_for_seven_bits() -> None:
+def test_gaps_below_128_take_one_byte_and_larger_ones_one_byte_per_seven_bits() -> None:
     # 0, 0, 127 and 128 positions are left out before these
     assert to_gaps(np.array([0, 1, 129, 258])).tolist() == [0x80, 0x80, 0xFF, 0x00, 0x81]
 
 
-def test_images_of_another_kind_are_refused(predictor: Predictor) -> None:
+def test_images_of_another_shape_or_dtype_are_refused(predictor: Predictor) -> None:
     sentence = r"images are \(batch, 8, 8, 1\) as the network was trained on; given "
     for shape in ((8, 8, 1), (2, 1, 8, 8), (2, 8, 8), (1, 8, 8, 3)):
         with pytest.raises(InputError, match=sentence):
@@ -125,7 +123,7 @@ def test_images_of_another_kind_are_refused(predictor: Predictor) -> None:
         Predictor.of(predictor.network, threads=-1)
 
 
-def test_a_folder_that_has_nothing_to_predict_with_is_refused(run: Path, images: Path, tmp_path: Path) -> None:
+def test_a_folder_without_a_trained_network_is_refused(run: Path, images: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"is no run folder: it has no experiment\.toml"):
         Predictor.of_run(tmp_path)
     (tmp_path / "experiment.toml").write_bytes((run / "experiment.toml").read_bytes())
@@ -177,9 +175,7 @@ def _with(name: str, change: Any) -> Any:
         (_with("positions", lambda array: np.append(array[:-1], np.uint8([0x7F, 0x7F, 0x7F, 0xFF]))), "not ascending"),
     ],
 )
-def test_a_file_that_does_not_fit_together_is_refused(
-    change: Any, sentence: str, predictor: Predictor, tmp_path: Path
-) -> None:
+def test_an_inconsistent_file_is_refused(change: Any, sentence: str, predictor: Predictor, tmp_path: Path) -> None:
     path = tmp_path / "network.safetensors"
     predictor.save(path)
     content = path.read_bytes()

@@ -160,13 +160,13 @@ REFUSED: dict[str, tuple[str, Callable[[], Any]]] = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_would_lie_beside_a_buffer_is_refused(what: str) -> None:
+def test_accesses_outside_a_buffer_are_refused(what: str) -> None:
     sentence, call = REFUSED[what]
     with pytest.raises(ValueError, match=sentence):
         call()
 
 
-def test_what_is_refused_is_next_to_what_is_not() -> None:
+def test_the_nearest_accesses_inside_a_buffer_are_accepted() -> None:
     convolve()
     convolve(listed=weights(BELOW - 2 * 7 * LANES, BEFORE + LANES))
     convolve(steps=_kernels.Steps(out_step=9, row=9))

@@ -39,7 +39,7 @@ def test_the_copies_of_values_in_lists_count_as_values() -> None:
     assert values.measured == 4 * (weights + listed(task))
 
 
-def test_the_places_of_the_weights_in_lists_count_as_indices() -> None:
+def test_positions_of_weights_in_lists_count_as_indices() -> None:
     learner, task = trained()
     before = CpuBackend(1).learner(task).memory().indices
     indices = learner.memory().indices
@@ -50,14 +50,14 @@ def test_the_places_of_the_weights_in_lists_count_as_indices() -> None:
     assert 2 * 4 * listed(task) < grown <= 2 * 4 * listed(task) + 4 * 8 * (outputs + 6)
 
 
-def test_lists_of_dense_tensors_count_with_the_zeros_that_they_are_filled_up_with() -> None:
+def test_lists_of_dense_tensors_count_their_padding_zeros() -> None:
     learner, task = trained(density=1.0)
     memory = learner.memory()
     assert memory.values.measured - memory.values.theoretical >= 4 * listed(task)
     assert memory.indices.measured > memory.indices.theoretical + 4 * listed(task)
 
 
-def test_lists_of_positions_that_are_gone_are_neither_kept_nor_counted() -> None:
+def test_lists_of_former_positions_are_neither_kept_nor_counted() -> None:
     learner, task = trained()
     gone: list[Any] = [weakref.ref(one) for one in gc.get_objects() if type(one) is WeightList]
     assert gone

@@ -67,7 +67,7 @@ def copied(parameters: dict[str, Any], copies: Any) -> dict[str, Any]:
 @on_machines
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("batch", [3, 17])
-def test_gradients_of_a_whole_network_are_numpy_s(
+def test_gradients_of_a_whole_network_equal_numpy_s(
     machine: Any, name: str, batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, watching = NETWORKS[name], Watching(monkeypatch)
@@ -94,7 +94,7 @@ def test_gradients_of_a_whole_network_are_numpy_s(
 
 @on_machines
 @pytest.mark.parametrize("name", NETWORKS)
-def test_logits_by_running_statistics_are_numpy_s(machine: Any, name: str) -> None:
+def test_logits_from_running_statistics_equal_numpy_s(machine: Any, name: str) -> None:
     model, images = NETWORKS[name], np.random.default_rng(1).standard_normal((21, 6, 5, 3)).astype(np.float32)
     parameters = drawn(model, images, 1)
     wanted = NumpyComputation(ORACLE).logits(model, copied(parameters, in_double), images.astype(float))

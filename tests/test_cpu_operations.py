@@ -64,12 +64,12 @@ def rectified(ops: Any, x: Any, weights: list[Any]) -> Any:
 
 @few
 @given(activations(least=2), st.sampled_from([0.0, 3.0, -40.0]))
-def test_batch_norm_its_gradients_and_running_statistics_are_numpy_s(x: FloatArray, distance: float) -> None:
+def test_batch_norm_gradients_and_running_statistics_equal_numpy_s(x: FloatArray, distance: float) -> None:
     check(normalized, spread(x, distance), norm_of(x.shape[-1]), rounding=1e-6 * (10 + abs(distance)))
 
 
 @on_machines
-def test_batch_norm_far_from_zero_is_off_by_no_more_than_roundings_of_its_input(machine: Any) -> None:
+def test_batch_norm_far_from_zero_errs_by_at_most_the_rounding_of_its_input(machine: Any) -> None:
     x = 1000 + drawn(0, 33, 8, 9, 5)
     direction, weights = 1 + drawn(1, *x.shape), norm_of(5)
     made = in_kernels(machine, normalized, x, weights, direction)
@@ -86,7 +86,7 @@ def test_batch_norm_far_from_zero_is_off_by_no_more_than_roundings_of_its_input(
 
 
 @on_machines
-def test_batch_norm_of_a_convolution_far_from_zero_knows_its_variance(machine: Any) -> None:
+def test_batch_norm_of_a_convolution_far_from_zero_keeps_its_variance(machine: Any) -> None:
     def forward(ops: Any, x: Any, weights: list[Any]) -> Any:
         return ops.batch_norm(ops.conv2d(x, weights[0]), *weights[1:])
 
@@ -98,7 +98,7 @@ def test_batch_norm_of_a_convolution_far_from_zero_knows_its_variance(machine: A
 
 
 @on_machines
-def test_a_channel_of_one_value_is_the_shift(machine: Any) -> None:
+def test_batch_norm_of_a_constant_channel_returns_the_shift(machine: Any) -> None:
     x, weights = np.full((19, 3, 3, 4), 7.25, np.float32), norm_of(4)
     made = in_kernels(machine, normalized, x, weights, drawn(0, *x.shape))
     np.testing.assert_allclose(made.output, np.broadcast_to(weights[1].values, x.shape), atol=1e-3)
@@ -107,14 +107,14 @@ def test_a_channel_of_one_value_is_the_shift(machine: Any) -> None:
 
 @few
 @given(activations(least=2))
-def test_relu_of_batch_norm_and_its_gradients_are_numpy_s(x: FloatArray) -> None:
+def test_relu_of_batch_norm_and_its_gradients_equal_numpy_s(x: FloatArray) -> None:
     check(rectified, spread(x, 1.0), norm_of(x.shape[-1]), kinks=normalized)
 
 
 @on_machines
 @few
 @given(x=activations())
-def test_batch_norm_in_evaluation_is_by_running_statistics_which_stay(machine: Any, x: FloatArray) -> None:
+def test_batch_norm_in_evaluation_uses_running_statistics_and_leaves_them(machine: Any, x: FloatArray) -> None:
     scale, shift, mean, variance = norm_of(x.shape[-1])
     kept, buffer = (mean.copy(), variance.copy()), buffer_of(machine, x)
     ops = CpuOperations(machine, ListCache(), NullTape(), operations.running)
@@ -126,7 +126,7 @@ def test_batch_norm_in_evaluation_is_by_running_statistics_which_stay(machine: A
 
 @few
 @given(activations())
-def test_relu_adding_pooling_and_flattening_and_their_gradients_are_numpy_s(x: FloatArray) -> None:
+def test_relu_adding_pooling_and_flattening_and_their_gradients_equal_numpy_s(x: FloatArray) -> None:
     check(lambda ops, x, _: ops.relu(x), x, [])
     check(lambda ops, x, _: ops.add(x, x), x, [])
     check(lambda ops, x, _: ops.add(ops.relu(x), x), x, [])
@@ -145,7 +145,7 @@ def test_relu_is_zero_and_has_no_gradient_up_to_zero(machine: Any) -> None:
     assert made.by_input.tolist() == [[0, 0, 0, 1]]
 
 
-def test_shapes_that_do_not_go_together_are_a_sentence() -> None:
+def test_mismatched_shapes_raise_one_error_sentence() -> None:
     def refused(forward: Any, x: FloatArray, *weights: Any) -> None:
         in_kernels(on("baseline"), forward, x, list(weights), x)
 

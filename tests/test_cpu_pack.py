@@ -25,7 +25,7 @@ def laid_out(shape: tuple[int, ...], order: list[int], gap: int) -> NDArray[np.f
 
 
 @given(machines, threads, orders, st.sampled_from([1, 1, 2]), st.data())
-def test_images_of_any_strides_arrive_whole_and_come_back(
+def test_images_of_any_strides_survive_packing_and_unpacking(
     machine: Runtime, count: int, order: list[int], gap: int, data: st.DataObject
 ) -> None:
     sides = [data.draw(st.integers(1, most)) for most in (40, 5, 20, 20)]
@@ -40,7 +40,7 @@ def test_images_of_any_strides_arrive_whole_and_come_back(
 
 
 @given(machines, st.booleans(), st.integers(1, 40), st.integers(1, 40))
-def test_features_arrive_whole_and_come_back(machine: Runtime, by_feature: bool, images: int, features: int) -> None:
+def test_features_survive_packing_and_unpacking(machine: Runtime, by_feature: bool, images: int, features: int) -> None:
     vectors = laid_out((images, features, 1, 1), [1, 0, 2, 3] if by_feature else [0, 1, 2, 3], 1)
     as_images = vectors.transpose(0, 2, 3, 1)
     buffer = machine.buffers.take(Form.of_features(images, features))
@@ -53,7 +53,7 @@ def test_features_arrive_whole_and_come_back(machine: Runtime, by_feature: bool,
 
 
 @given(machines, orders)
-def test_unpacking_writes_nothing_beside_the_images(machine: Runtime, order: list[int]) -> None:
+def test_unpacking_writes_nothing_outside_the_images(machine: Runtime, order: list[int]) -> None:
     outer = np.full((35, 5, 22, 18), -1, np.float32).transpose(order).copy().transpose(np.argsort(order))
     images = outer[1:-1, 1:-1, 1:-1, 1:-1]
     buffer = machine.buffers.take(Form(*images.shape))

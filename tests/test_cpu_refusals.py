@@ -56,7 +56,7 @@ def test_an_integer_that_is_far_too_large_is_refused(what: str, number: int) -> 
 
 @pytest.mark.parametrize("number", [-1, *BOTH])
 @pytest.mark.parametrize("what", ["out_step", "row", "column"])
-def test_outputs_far_outside_are_refused_or_none(what: str, number: int) -> None:
+def test_output_steps_beyond_int32_are_refused_and_the_largest_writes_nothing(what: str, number: int) -> None:
     if number == 2**31 - 1:
         convolve(steps=_kernels.Steps(**{what: number}))
         return
@@ -65,7 +65,7 @@ def test_outputs_far_outside_are_refused_or_none(what: str, number: int) -> None
 
 
 @pytest.mark.parametrize("number", [0, -1, 1025])
-def test_threads_are_as_many_as_a_machine_may_have(number: int) -> None:
+def test_thread_counts_outside_1_to_1024_are_refused(number: int) -> None:
     with pytest.raises(ValueError, match=f"1 to 1024; given {number}"):
         convolve(threads=number)
     if number:
@@ -91,7 +91,7 @@ WITHOUT_SIZE: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("what", WITHOUT_SIZE)
-def test_what_has_no_size_is_refused(what: str) -> None:
+def test_arguments_of_size_zero_are_refused(what: str) -> None:
     with pytest.raises(ValueError, match=r"^[^\n]+$"):
         WITHOUT_SIZE[what]()
 
@@ -142,7 +142,7 @@ KINDS: dict[str, Any] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("what", CONVERTED)
-def test_an_array_of_another_kind_is_refused_by_name_and_never_converted(what: str, kind: str) -> None:
+def test_an_array_of_another_dtype_or_shape_is_refused_by_name_and_never_converted(what: str, kind: str) -> None:
     name, call = CONVERTED[what]
     with pytest.raises(ValueError, match=rf"(?:^| ){name}[^\n]+$"):
         call(KINDS[kind])
@@ -162,7 +162,7 @@ WRITTEN: dict[str, tuple[Any, Callable[[Any], Any]]] = {
 
 
 @pytest.mark.parametrize("what", WRITTEN)
-def test_what_is_read_only_or_lies_apart_is_not_written_to(what: str) -> None:
+def test_read_only_or_noncontiguous_outputs_are_refused(what: str) -> None:
     array, call = WRITTEN[what]
     call(array)
     sealed = array.view()
@@ -179,7 +179,7 @@ def test_what_is_read_only_or_lies_apart_is_not_written_to(what: str) -> None:
         call(shifted)
 
 
-def test_what_is_only_read_may_be_read_only() -> None:
+def test_inputs_may_be_read_only() -> None:
     vector, order = by_channel(), places(0, 1)
     for array in (vector, order):
         array.flags.writeable = False
@@ -190,7 +190,7 @@ def test_what_is_only_read_may_be_read_only() -> None:
     rows(bias=vector, values=vector, offsets=order * 0)
 
 
-def test_batches_and_kinds_are_not_mixed() -> None:
+def test_activations_of_different_batches_or_dtypes_are_not_mixed() -> None:
     alike = _kernels.Activation(aligned_zeros((1, 1, 2, 1, LANES)), 0, 3, False)
     with pytest.raises(ValueError, match="batches"):
         KERNELS.affine(images(3), images(2), by_channel(), by_channel(), 1)

@@ -90,7 +90,7 @@ def test_training_with_any_number_of_threads_gives_the_same_bits(name: str, monk
         assert_equal_states(state, states[0])
 
 
-def test_several_threads_of_python_compute_at_once_and_each_gets_what_it_would_alone() -> None:
+def test_python_threads_compute_at_once_and_each_gets_its_own_result() -> None:
     sizes = [(batch, side) for batch in (5, 33) for side in (3, 8)]
     alone = [computed("", 1, *size) for size in sizes]
     with ThreadPoolExecutor(4) as threads:
@@ -129,7 +129,7 @@ print([child.read() == before for child in children], t.digest() == before)
 
 
 @pytest.mark.integration
-def test_a_forked_child_computes_too_even_where_the_parent_was_computing() -> None:
+def test_a_child_forked_during_a_computation_can_compute() -> None:
     # from Python 3.12 on, a warning says that forks and threads do not go together
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", FORKING],

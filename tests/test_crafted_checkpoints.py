@@ -161,7 +161,9 @@ CRAFTED: dict[str, Callable[[Arrays, Facts], None]] = {
 
 
 @pytest.mark.parametrize("kind", CRAFTED)
-def test_a_crafted_checkpoint_is_refused_by_its_file_and_changes_nothing(run: Path, tmp_path: Path, kind: str) -> None:
+def test_a_crafted_checkpoint_is_refused_naming_its_file_and_changes_nothing(
+    run: Path, tmp_path: Path, kind: str
+) -> None:
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
     write_crafted(folder / "checkpoint.safetensors", CRAFTED[kind])
@@ -243,7 +245,7 @@ STARTS: dict[str, Callable[[Arrays, Facts], None]] = {
 
 
 @pytest.mark.parametrize("kind", STARTS)
-def test_a_crafted_start_is_refused_by_its_file(started: Path, tmp_path: Path, kind: str) -> None:
+def test_a_crafted_start_is_refused_naming_its_file(started: Path, tmp_path: Path, kind: str) -> None:
     folder = tmp_path / "run"
     shutil.copytree(started, folder)
     write_crafted(folder / "start.safetensors", STARTS[kind])
@@ -292,7 +294,7 @@ def test_one_changed_digit_of_a_log_does_not_survive_a_resume(run: Path, tmp_pat
     assert contents(folder) == before
 
 
-def test_the_run_itself_is_gone_on_with(run: Path, tmp_path: Path) -> None:
+def test_the_genuine_run_resumes(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "run")
     with no_waiting_for_the_disk():
         assert run_in_process("train", "--resume", "--out", tmp_path / "run").status == 0
@@ -303,7 +305,7 @@ def test_the_run_itself_is_gone_on_with(run: Path, tmp_path: Path) -> None:
     ["{", "[]", '"x"', "[" * 100_000, '{"format": "sparsecore checkpoint 2", "facts": 3}', "9" * 5000],
     ids=["cut", "list", "text", "deep", "number", "digits"],
 )
-def test_metadata_that_are_none_of_ours_are_refused(run: Path, tmp_path: Path, metadata: str) -> None:
+def test_foreign_checkpoint_metadata_is_refused(run: Path, tmp_path: Path, metadata: str) -> None:
     from safetensors.numpy import save_file
 
     folder = tmp_path / "run"
@@ -312,7 +314,7 @@ def test_metadata_that_are_none_of_ours_are_refused(run: Path, tmp_path: Path, m
     assert "checkpoint" in run_in_process("train", "--resume", "--out", folder).sentence
 
 
-def test_memory_is_measured_once_however_often_a_run_is_ended(run: Path, tmp_path: Path) -> None:
+def test_memory_is_measured_once_however_often_a_run_is_finished(run: Path, tmp_path: Path) -> None:
     # the process was killed after the last checkpoint and before the result
     folder = tmp_path / "run"
     shutil.copytree(run, folder)

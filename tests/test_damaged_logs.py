@@ -103,7 +103,7 @@ def test_a_damaged_line_stops_a_report_with_its_number(run: Path, tmp_path: Path
     [b"", b"[]", b"{}", b'{"tensors": 3}', b'{"tensors": [{"name": 3}]}', b"[" * 100_000, b"\xff"],
     ids=["empty", "list", "table", "number", "names", "deep", "no UTF-8"],
 )
-def test_damaged_tensors_are_a_sentence(run: Path, tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_tensor_list_raises_one_error_sentence(run: Path, tmp_path: Path, content: bytes) -> None:
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
     (folder / "tensors.json").write_bytes(content)
@@ -117,7 +117,7 @@ EMPTIED = {"empty": b"", "no table": b"5\n", "a brace": b"{", "an empty table": 
 
 @pytest.mark.parametrize("content", EMPTIED)
 @pytest.mark.parametrize("name", ["experiment.toml", "result.json", "tensors.json"])
-def test_a_report_of_a_run_with_a_damaged_file_is_a_sentence_that_names_it(
+def test_a_report_of_a_run_with_a_damaged_file_raises_one_error_sentence_naming_it(
     run: Path, tmp_path: Path, name: str, content: str
 ) -> None:
     shutil.copytree(run, tmp_path / "run")
@@ -128,7 +128,9 @@ def test_a_report_of_a_run_with_a_damaged_file_is_a_sentence_that_names_it(
 
 
 @pytest.mark.parametrize("content", [b"", b"presets = false\n"])
-def test_a_run_whose_experiment_has_been_emptied_goes_on_by_no_other(run: Path, tmp_path: Path, content: bytes) -> None:
+def test_a_run_whose_experiment_file_is_empty_does_not_resume_with_defaults(
+    run: Path, tmp_path: Path, content: bytes
+) -> None:
     shutil.copytree(run, tmp_path / "run")
     (tmp_path / "run/experiment.toml").write_bytes(content)
     ended = run_in_process("train", "--resume", "--out", tmp_path / "run")
@@ -137,7 +139,7 @@ def test_a_run_whose_experiment_has_been_emptied_goes_on_by_no_other(run: Path, 
 
 
 @pytest.mark.parametrize("finished", [True, False])
-def test_a_report_claims_no_settings_that_the_run_did_not_have(run: Path, tmp_path: Path, finished: bool) -> None:
+def test_a_report_shows_no_settings_that_the_run_did_not_have(run: Path, tmp_path: Path, finished: bool) -> None:
     folder = RunFolder(tmp_path / "run")
     shutil.copytree(run, folder.path)
     if not finished:
@@ -151,7 +153,7 @@ def test_a_report_claims_no_settings_that_the_run_did_not_have(run: Path, tmp_pa
 
 
 @pytest.mark.parametrize("number", ["test_accuracy", "test_loss", "sparse_parameters"])
-def test_a_report_claims_no_numbers_that_the_run_did_not_have(run: Path, tmp_path: Path, number: str) -> None:
+def test_a_report_shows_no_numbers_that_the_run_did_not_have(run: Path, tmp_path: Path, number: str) -> None:
     folder = RunFolder(tmp_path / "run")
     shutil.copytree(run, folder.path)
     result = json.loads(folder.result.read_text("utf-8"))
@@ -163,7 +165,7 @@ def test_a_report_claims_no_numbers_that_the_run_did_not_have(run: Path, tmp_pat
 
 @pytest.mark.filterwarnings("ignore::sparsecore.errors.InputWarning")
 @pytest.mark.parametrize("content", [*EMPTIED, "a time below zero", "no number"])
-def test_seconds_that_are_damaged_are_as_if_they_were_missing(run: Path, tmp_path: Path, content: str) -> None:
+def test_damaged_durations_are_treated_as_missing(run: Path, tmp_path: Path, content: str) -> None:
     folder = RunFolder(tmp_path / "run")
     shutil.copytree(run, folder.path)
     damage = {**EMPTIED, "a time below zero": b'{"seconds": -4e9}', "no number": b'{"seconds": NaN}'}

@@ -26,7 +26,7 @@ def assert_equal_plans(one, other):
 
 
 @given(st.integers(1, 60), st.integers(1, 70), st.integers(0, 300))
-def test_an_epochs_batches_take_every_example_once(examples, batch_size, epoch):
+def test_the_batches_of_an_epoch_contain_every_example_once(examples, batch_size, epoch):
     plan = list(batches(RUN, epoch, examples, batch_size, VARIED))
     assert len(plan) == steps_per_epoch(examples, batch_size)
     assert [len(batch) for batch in plan[:-1]] == [batch_size] * (len(plan) - 1)
@@ -41,7 +41,7 @@ def test_the_batch_size_does_not_change_what_happens_to_an_example(examples, one
 
 
 @given(st.data(), st.integers(1, 60), st.integers(1, 20))
-def test_a_resumed_epoch_goes_on_in_the_middle(data, examples, batch_size):
+def test_an_epoch_resumes_in_the_middle(data, examples, batch_size):
     start = data.draw(st.integers(0, steps_per_epoch(examples, batch_size)))
     whole = list(batches(RUN, 2, examples, batch_size, VARIED))
     resumed = list(batches(RUN, 2, examples, batch_size, VARIED, start=start))
@@ -72,7 +72,7 @@ def test_crops_cover_every_corner_evenly_and_half_of_the_images_are_mirrored():
 
 
 @pytest.mark.parametrize("augmentation", [Augmentation(), Augmentation(flip=True), Augmentation(padding=4)])
-def test_what_the_augmentation_leaves_out_is_not_planned(augmentation):
+def test_disabled_augmentations_are_not_planned(augmentation):
     rows, shifts, flips = joined(batches(RUN, 0, 100, 30, augmentation))
     assert (shifts.any(), flips.any()) == (augmentation.padding > 0, augmentation.flip)
     assert (rows.dtype, shifts.dtype, flips.dtype) == (np.int64, np.int64, np.bool_)
@@ -111,7 +111,7 @@ def numbered(examples):
 
 
 @given(st.integers(1, 40), st.data())
-def test_first_images_of_a_smaller_limit_are_among_those_of_a_larger_one(examples, data):
+def test_images_within_a_smaller_limit_are_within_a_larger_one(examples, data):
     limits = sorted(data.draw(st.tuples(st.integers(1, examples), st.integers(1, examples))))
     images = numbered(examples)
     fewer, more = (first_images(RUN, images, limit) for limit in limits)
@@ -130,7 +130,7 @@ def test_a_limit_outside_the_training_images_is_refused(limit):
 
 
 @given(st.integers(2, 40), st.data())
-def test_held_out_images_take_the_test_images_place_and_are_not_trained_on(examples, data):
+def test_held_out_images_replace_the_test_images_and_are_not_trained_on(examples, data):
     images = numbered(examples)
     count = data.draw(st.integers(1, examples - 1))
     parted = held_out(images, count)
@@ -158,7 +158,7 @@ def test_channel_statistics_are_those_of_the_pixels(seed, channels):
     np.testing.assert_allclose(data.std, np.where(expected > 0, expected, 1.0), rtol=1e-12)
 
 
-def test_channel_statistics_take_all_of_many_images():
+def test_channel_statistics_include_every_image_of_a_large_data_set():
     images = np.zeros((3000, 1, 1, 1), np.uint8)
     images[2000:] = 240
     data = Images(Split(images, np.zeros(3000, np.int64)), Split(images, np.zeros(3000, np.int64)), classes=1)

@@ -122,7 +122,7 @@ def test_an_archive_of_a_tar_that_was_cut_is_refused_by_name(tmp_path):
             Cifar100().load(tmp_path)
 
 
-def test_a_damaged_archive_does_not_pass_for_a_whole_one(tmp_path):
+def test_a_damaged_archive_is_not_accepted_as_complete(tmp_path):
     path = archive(tmp_path / "cifar-100-python.tar.gz", "cifar-100-python", HUNDRED)
     whole = path.read_bytes()
     for place in [*range(len(whole) - 8, len(whole)), *range(100, len(whole) - 8, 211)]:
@@ -140,7 +140,7 @@ def test_an_archive_that_lacks_files_names_them(tmp_path):
         Cifar10().load(tmp_path)
 
 
-def test_a_link_or_folder_in_the_place_of_a_file_of_the_archive_is_refused(tmp_path):
+def test_a_link_or_folder_instead_of_a_file_in_the_archive_is_refused(tmp_path):
     for kind in (tarfile.SYMTYPE, tarfile.DIRTYPE, tarfile.CHRTYPE):
         with tarfile.open(tmp_path / "cifar-100-python.tar.gz", "w:gz") as tar:
             member = tarfile.TarInfo("cifar-100-python/train")
@@ -176,7 +176,7 @@ def test_a_wrong_batch_is_refused_in_a_sentence(tmp_path, change, sentence):
     assert "\n" not in str(error.value)
 
 
-def test_cifar_10_in_the_place_of_cifar_100_names_what_is_missing(tmp_path):
+def test_cifar_10_given_as_cifar_100_names_the_missing_files(tmp_path):
     write(tmp_path, {"train": TEN["data_batch_1"], "test": TEN["test_batch"]})
     with pytest.raises(InputError, match=r"train has no 'fine_labels'; it has b'batch_label', b'labels', b'data'"):
         Cifar100().load(tmp_path)

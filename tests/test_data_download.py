@@ -78,7 +78,7 @@ def test_a_terminal_sees_the_progress(site, capsys, monkeypatch):
     assert "7.00/7.00" in err
 
 
-def test_archives_of_the_same_name_do_not_meet_in_the_cache(site):
+def test_archives_of_the_same_name_do_not_collide_in_the_cache(site):
     one = site.origin("one").fetch("file.gz")
     site.files["file.gz"] = b"another"
     other = site.origin("other").fetch("file.gz")
@@ -91,7 +91,7 @@ def test_a_damaged_archive_in_the_cache_is_downloaded_again(site):
     assert origin.fetch("file.gz").read_bytes() == b"content"
 
 
-def test_what_has_another_checksum_is_refused_and_not_kept(site, tmp_path):
+def test_an_archive_with_another_checksum_is_refused_and_not_kept(site, tmp_path):
     origin = site.origin()
     site.files["file.gz"] = b"forged"
     with pytest.raises(InputError, match=r"127.*file\.gz could not be downloaded: its checksum .*--data-dir"):
@@ -99,7 +99,7 @@ def test_what_has_another_checksum_is_refused_and_not_kept(site, tmp_path):
     assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
 
 
-def test_a_download_that_fails_is_one_sentence_with_the_url_and_the_way_out(site):
+def test_a_failed_download_raises_one_error_sentence_with_url_and_remedy(site):
     origin = site.origin()
     del site.files["file.gz"]
     with pytest.raises(InputError, match=r"file\.gz could not be downloaded: 404 .*--data-dir"):
@@ -112,7 +112,7 @@ def test_a_download_that_fails_is_one_sentence_with_the_url_and_the_way_out(site
     assert "\n" not in str(e.value)
 
 
-def test_a_cache_that_cannot_be_written_is_a_sentence(site, tmp_path):
+def test_an_unwritable_cache_raises_one_error_sentence(site, tmp_path):
     (tmp_path / "cache").write_text("a file in the place of the cache folder")
     with pytest.raises(InputError, match=r"file\.gz could not be downloaded: .*cache.*--data-dir"):
         site.origin().fetch("file.gz")

@@ -122,7 +122,7 @@ def test_a_raw_file_named_as_compressed_is_refused(tmp_path):
         Mnist().load(tmp_path)
 
 
-def test_a_folder_that_is_none_is_refused(tmp_path):
+def test_a_data_path_that_is_not_a_folder_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"the data folder .*nowhere does not exist"):
         Mnist().load(tmp_path / "nowhere")
     (tmp_path / "file").touch()
@@ -134,7 +134,7 @@ def test_a_folder_that_is_none_is_refused(tmp_path):
         Mnist().load(Path("a\0b"))
 
 
-def test_a_folder_in_the_place_of_a_file_is_not_taken_for_it(tmp_path):
+def test_a_folder_with_the_name_of_a_file_is_not_read_as_that_file(tmp_path):
     write(tmp_path)
     (tmp_path / TRAIN_IMAGES).unlink()
     (tmp_path / TRAIN_IMAGES).mkdir()

@@ -133,13 +133,13 @@ def test_a_file_damaged_anywhere_is_refused_or_reads_the_same(tmp_path, save):
     assert all("mine.npz" in sentence for sentence in sentences)
 
 
-def test_a_file_that_is_no_archive_is_refused(tmp_path):
+def test_a_file_that_is_not_an_archive_is_refused(tmp_path):
     np.save(tmp_path / "one.npy", ARRAYS["x_train"])
     with pytest.raises(InputError, match=r"one\.npy is not a whole \.npz archive"):
         Npz().load(tmp_path / "one.npy")
 
 
-def test_the_file_must_be_named_without_doubt(tmp_path):
+def test_an_ambiguous_file_name_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"needs its option file, or a --data-dir with an \.npz file"):
         Npz().load(None)
     with pytest.raises(InputError, match=r"must have exactly one \.npz file.*; it has none"):

@@ -102,12 +102,12 @@ def test_a_pickle_that_calls_anything_is_refused_and_nothing_is_run(tmp_path, fu
         b"Psome persistent id\n.",
     ],
 )
-def test_every_way_of_naming_something_is_closed(content):
+def test_every_pickle_opcode_that_names_a_global_is_refused(content):
     with pytest.raises(InputError, match="a test cannot be read"):
         read_pickle(content, "a test")
 
 
-def test_the_refusal_names_what_the_pickle_names():
+def test_the_error_names_the_global_that_the_pickle_asks_for():
     with pytest.raises(InputError, match=r"^a test cannot be read: it names builtins\.eval, and only arrays, bytes"):
         read_pickle(pickle.dumps({b"data": Calls(eval, "1")}), "a test")
 
@@ -130,7 +130,7 @@ def test_a_pickle_cannot_change_what_later_pickles_mean():
         ([[1], [2, 3]], "cannot be read"),
     ],
 )
-def test_what_is_no_array_of_integers_is_refused(entry, sentence):
+def test_anything_but_an_array_of_integers_is_refused(entry, sentence):
     with pytest.raises(InputError, match=sentence):
         read_array(pickle.dumps({b"data": entry}, 2))
 

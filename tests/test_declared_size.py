@@ -73,7 +73,7 @@ def test_survivors_of_a_shrinking_update_keep_position_and_value():
 
 
 @given(target=st.integers(10, 30))
-def test_what_is_missing_to_the_declared_size_grows(target):
+def test_growth_fills_up_to_the_declared_size(target):
     dropping = plugin(prune=lambda topology: topology.all_but(np.arange(0, 20, 2)), target_size=lambda: target)
     eng = engine(TWO_TENSORS, [dropping])
     state = eng.start(0.9)
@@ -91,21 +91,21 @@ def test_what_is_missing_to_the_declared_size_grows(target):
         (True, "returned True; expected a whole number of weights"),
     ],
 )
-def test_a_size_that_cannot_be_is_an_error_that_names_the_plugin(target, sentence):
+def test_an_impossible_size_is_an_error_that_names_the_plugin(target, sentence):
     eng = engine(TWO_TENSORS, {"broken": plugin(target_size=lambda: target)})
     state = eng.start(0.9)
     with pytest.raises(InvariantError, match=f"plugin 'broken' broke a promise in 'target_size': it {sentence}"):
         eng.update(state, normal_values(state.topology))
 
 
-def test_a_full_topology_moves_only_where_it_is_to_shrink():
+def test_a_full_topology_changes_only_when_it_shrinks():
     static = engine(TWO_TENSORS, [plugin(update_due=lambda: True)])
     assert static.plan(static.start(0.0)).is_idle
     shrinking = engine(TWO_TENSORS, [Halving()])
     assert shrinking.plan(shrinking.start(0.9)).update_due
 
 
-def test_an_update_replaces_a_step_where_the_strategy_says_so_and_only_there():
+def test_an_update_replaces_a_step_only_where_the_strategy_requests_it():
     replacing = plugin(update_due=lambda clock: clock.step % 3 == 0, replaces_step=lambda: True)
     eng = engine(TWO_TENSORS, [replacing])
     state, replaced = eng.start(0.9), []
@@ -148,7 +148,7 @@ def test_an_observing_strategy_sees_the_dense_gradients_of_every_step():
     assert state.strategy_states["watchful"].total == 100 * (0 + 1 + 2 + 3)
 
 
-def test_an_observing_strategy_is_named_where_there_are_no_gradients():
+def test_an_observing_strategy_without_gradients_is_an_error_that_names_it():
     eng = engine(TWO_TENSORS, {"watchful": Watchful()})
     state = eng.start(0.9)
     with pytest.raises(InputError, match="'watchful' asks for the dense gradient"):

@@ -86,7 +86,7 @@ def test_dense_gradients_are_those_of_a_full_network_with_zeros():
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-def test_a_dense_gradient_is_what_the_loss_changes_by_where_no_weight_is(name):
+def test_dense_gradients_at_inactive_positions_are_central_differences_of_the_loss(name):
     network, _, topology = learner(name, Sgd())
     gradient = network.backward(batch(), dense=True)
     tensor = topology.layout.names[0]
@@ -113,7 +113,7 @@ def _loss_with(name, place, value):
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-def test_a_step_that_is_replaced_leaves_values_and_optimizer_as_they_were(name):
+def test_a_replaced_step_leaves_values_and_optimizer_unchanged(name):
     network, _, _ = learner(name, Sgd())
     network.train(batch(), 0.1)
     before = network.state()
@@ -130,7 +130,7 @@ SMALL = ("--model", "lenet-300-100", "--data", "npz", "--batch-size", "8", "--se
 
 # not granet: two classes make two rows of the classifier mirror images, whose magnitudes differ only by rounding
 @pytest.mark.parametrize("strategy", ["rigl", "snfs", "gmp"])
-def test_runs_with_dense_gradients_and_fewer_and_fewer_weights_are_one_experiment_on_all_backends(strategy, tmp_path):
+def test_runs_with_dense_gradients_and_gradual_pruning_agree_on_all_backends(strategy, tmp_path):
     pytest.importorskip("torch")
     data = small_images(tmp_path / "small.npz")
     schedule = ("--set", "strategy.schedule={steps = 2, until = 0.9}")

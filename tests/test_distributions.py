@@ -33,7 +33,7 @@ def wrn_layout():
 
 
 @given(layouts() | WIDE, SPARSITIES)
-def test_uniform_is_the_floor_of_the_decimal_that_was_written(layout, sparsity):
+def test_uniform_counts_are_rounded_down_in_exact_decimals(layout, sparsity):
     for count, size in zip(uniform(layout, sparsity), layout.sizes, strict=True):
         exact = (1 - Decimal(str(sparsity))) * size
         assert count == max(1, int(exact.to_integral_value(ROUND_FLOOR)))
@@ -42,7 +42,7 @@ def test_uniform_is_the_floor_of_the_decimal_that_was_written(layout, sparsity):
 @pytest.mark.parametrize(
     ("sparsity", "count"), [(0.9, 100), (0.8, 200), (0.7, 300), (0.6, 400), (0.999, 1), (0.0, 1000)]
 )
-def test_nine_tenths_of_a_thousand_leave_a_hundred(sparsity, count):
+def test_sparsity_0_9_of_1000_weights_leaves_100(sparsity, count):
     assert uniform(Layout.of({"w": (1000,)}), sparsity).tolist() == [count]
 
 
@@ -102,14 +102,14 @@ def test_er_and_erk_have_the_papers_densities_within_rounding(name, layout, spar
     assert (abs(distribution(name)(layout, sparsity) - wanted) < 1 + 1e-6).all()
 
 
-def test_erk_on_wide_resnet_28_2_against_the_fixed_point():
+def test_erk_on_wide_resnet_28_2_equals_the_fixed_point():
     layout = wrn_layout()
     densities = capped_densities(145_139, layout.sizes, [RAW["erk"](shape) for shape in layout.shapes])
     assert (abs(erdos_renyi_kernel(layout, 0.9) - np.multiply(densities, layout.sizes)) < 1).all()
     assert densities[0] > 3 * densities[-1]
 
 
-def test_er_counts_a_kernel_as_one_and_erk_does_not():
+def test_er_ignores_kernel_size_and_erk_uses_it():
     layout = Layout.of({"matrix": (90, 90), "kernels": (30, 30, 3, 3)})
     # per position ER gives (90+90)/(90·90) and (30+30)/(30·30), a ratio of 1 to 3
     assert erdos_renyi(layout, 0.9).tolist() == [405, 1215]
@@ -124,6 +124,6 @@ def test_a_sparsity_outside_of_zero_to_one_is_refused_with_a_sentence(name, spar
         distribution(name)(CASCADE, sparsity)
 
 
-def test_an_unknown_distribution_is_answered_with_the_known_ones():
+def test_an_unknown_distribution_is_refused_with_the_known_ones():
     with pytest.raises(InputError, match=r"'erq'; known: er, erk, uniform"):
         distribution("erq")

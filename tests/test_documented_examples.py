@@ -31,7 +31,7 @@ ELSEWHERE = {
 
 @pytest.mark.integration
 @pytest.mark.parametrize("page", WALKED)
-def test_what_the_page_shows_works(page: str, tmp_path: Path) -> None:
+def test_the_examples_of_the_page_run(page: str, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     walk(page, tmp_path)
     if page == "README.md":
@@ -40,7 +40,7 @@ def test_what_the_page_shows_works(page: str, tmp_path: Path) -> None:
         assert ends[0]["topology_sha256"] == ends[1]["topology_sha256"]
 
 
-def test_every_page_with_a_block_that_runs_is_tested() -> None:
+def test_every_page_with_executable_examples_is_tested() -> None:
     pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("b*/*/README.md"), *ROOT.glob("b*/README.md")]
     for path in pages:
         page = str(path.relative_to(ROOT))

@@ -122,7 +122,7 @@ def anchor(heading: str) -> str:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_link_leads_somewhere(page: str) -> None:
+def test_every_link_has_an_existing_target(page: str) -> None:
     here = (ROOT / page).parent
     for link, place in re.findall(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)", prose(page)):
         target = here / link if link else ROOT / page
@@ -187,7 +187,7 @@ def test_every_command_and_its_options_exist(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_training_that_is_shown_is_an_experiment(page: str) -> None:
+def test_every_documented_training_command_is_a_valid_experiment(page: str) -> None:
     simple = {
         "--model": "model.name",
         "--data": "data.name",
@@ -252,7 +252,7 @@ def test_every_target_script_and_extra_exists(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_no_page_names_a_machine(page: str) -> None:
+def test_no_page_contains_a_path_of_a_machine(page: str) -> None:
     assert not re.search(r"(?<![\w.])/(?:root|home|work|Users|opt)/", read(page)), page
 
 

@@ -97,7 +97,7 @@ def test_the_same_state_and_values_give_the_same_update_twice(name, before, data
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_a_run_goes_on_from_its_state_as_if_it_had_not_been_interrupted(name):
+def test_a_run_resumes_from_its_state_as_if_never_interrupted(name):
     algorithm = engine(TWO_TENSORS, named(name))
     state, values = run(algorithm, 4)
     resumed = engine(TWO_TENSORS, named(name))
@@ -178,7 +178,7 @@ def test_without_a_strategy_nothing_is_pruned_and_values_stay():
 # when
 
 
-def test_an_update_follows_the_step_that_made_it_due_and_counts():
+def test_a_due_update_is_made_and_counted():
     algorithm = engine(TWO_TENSORS, {"d": DynamicReallocation(target=5, schedule=Every(steps=3))})
     state = algorithm.start(0.8, clock=Clock(total_steps=20))
     values = normal_values(state.topology)
@@ -203,7 +203,7 @@ def test_no_update_follows_the_last_step():
     assert second.state.clock.has_ended
 
 
-def test_a_full_topology_has_nowhere_to_move_to():
+def test_a_full_topology_does_not_change():
     algorithm = engine(TWO_TENSORS, named("dpr"))
     state = algorithm.start(0.0)
     values = np.zeros(state.topology.size)
@@ -212,7 +212,7 @@ def test_a_full_topology_has_nowhere_to_move_to():
     assert advance.values is values
 
 
-def test_a_state_is_left_alone_by_what_follows_it():
+def test_later_steps_do_not_change_an_earlier_state():
     algorithm = engine(TWO_TENSORS, named("deepr"))
     state = algorithm.start(0.8)
     values = normal_values(state.topology)
@@ -244,7 +244,7 @@ def test_an_impossible_sparsity_is_refused_with_a_sentence(sparsity):
 
 
 @pytest.mark.parametrize("seed", [-1, 0.5])
-def test_a_seed_that_is_no_natural_number_is_refused(seed):
+def test_a_seed_that_is_not_a_natural_number_is_refused(seed):
     with pytest.raises(InputError, match="a seed is a whole number"):
         Engine(TWO_TENSORS, [], arrays=ARRAYS, seed=seed)
 
@@ -260,7 +260,7 @@ def test_a_seed_that_is_no_natural_number_is_refused(seed):
     ],
     ids=["other layout", "wrong bounds", "two dimensions", "uint32", "a list"],
 )
-def test_a_start_that_is_not_sound_is_refused(start):
+def test_an_invalid_start_is_refused(start):
     with pytest.raises(InputError, match="the topology to start at is"):
         engine(TWO_TENSORS, named("static")).start_at(start)
 

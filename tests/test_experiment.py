@@ -20,7 +20,7 @@ def experiment(*settings: str, stack: tuple[str, ...] = (), file: Path | None = 
     )
 
 
-def test_without_any_argument_it_is_the_demo() -> None:
+def test_without_arguments_the_experiment_is_the_demo() -> None:
     demo = experiment()
     assert (demo.model.name, demo.dataset.name) == ("wrn-28-2", "digits")
     assert [strategy.name for strategy in demo.strategies] == ["dpr"]
@@ -34,7 +34,7 @@ def test_the_backend_is_the_fastest_that_is_installed_and_has_the_settings() -> 
     assert experiment(backend__name="torch").backend.name == "torch"
 
 
-def test_without_its_distribution_the_cpu_backend_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_its_distribution_the_cpu_backend_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     others = tuple(entry for entry in installed("backend") if entry.name != "cpu")
     monkeypatch.setattr("sparsecore.experiment.assembly.installed", lambda _: others)
     assert experiment().backend.name == "numpy"
@@ -108,7 +108,7 @@ def test_a_setting_reaches_inside_a_default() -> None:
     ]
 
 
-def test_the_only_strategy_s_name_may_be_left_out() -> None:
+def test_the_name_of_the_only_strategy_may_be_omitted() -> None:
     assert experiment("strategy.tolerance=0.2").strategies[0].plugin.tolerance == 0.2
 
 
@@ -118,7 +118,7 @@ def test_learning_rates_may_be_cosines() -> None:
 
 
 @pytest.mark.parametrize("stack", [("dpr",), ("set",), ("deepr",), ("static",), ("set", "dpr")])
-def test_the_tables_read_back_are_the_experiment(tmp_path: Path, stack: tuple[str, ...]) -> None:
+def test_the_written_tables_read_back_as_the_same_experiment(tmp_path: Path, stack: tuple[str, ...]) -> None:
     tables = experiment(stack=stack).tables()
     file = tmp_path / "experiment.toml"
     file.write_text(tomli_w.dumps({"presets": False, **tables}))
@@ -132,13 +132,13 @@ def test_a_complete_file_takes_nothing_from_presets(tmp_path: Path) -> None:
     assert experiment(file=file).training.epochs == 10
 
 
-def test_assembling_leaves_the_defaults_as_they_are() -> None:
+def test_assembling_an_experiment_does_not_change_the_defaults() -> None:
     experiment("strategy.dpr.tolerance=0.5", "model.depth=16")
     assert experiment().strategies[0].plugin.tolerance == 0.1
     assert experiment().model.plugin.depth == 28
 
 
-def test_an_option_of_the_data_set_stands_beside_the_settings(tmp_path: Path) -> None:
+def test_options_of_the_data_set_combine_with_settings(tmp_path: Path) -> None:
     mine = experiment(f"data.file={tmp_path}/mine.npz", "data.flip=true", data__name="npz")
     assert mine.dataset.plugin.file == f"{tmp_path}/mine.npz"
     assert mine.data.flip
@@ -155,7 +155,7 @@ def test_an_option_of_the_data_set_stands_beside_the_settings(tmp_path: Path) ->
         ("speed=3", "a setting is written section.key=value; given 'speed'"),
     ],
 )
-def test_a_wrong_setting_is_a_sentence(setting: str, sentence: str) -> None:
+def test_a_wrong_setting_raises_one_error_sentence(setting: str, sentence: str) -> None:
     with pytest.raises(InputError) as refused:
         experiment(setting)
     assert sentence in str(refused.value)
@@ -188,7 +188,7 @@ def test_the_optimizer_s_settings_are_its_own() -> None:
 @pytest.mark.parametrize("stack", [("dpr",), ("deepr",)])
 @pytest.mark.parametrize("data", ["digits", "cifar10"])
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
-def test_the_tables_read_back_have_the_optimizer(tmp_path: Path, name: str, data: str, stack: tuple[str, ...]) -> None:
+def test_the_written_tables_contain_the_optimizer(tmp_path: Path, name: str, data: str, stack: tuple[str, ...]) -> None:
     begun = experiment(f"training.optimizer={name}", data__name=data, stack=stack)
     file = tmp_path / "experiment.toml"
     file.write_text(tomli_w.dumps({"presets": False, **begun.tables()}))
@@ -222,7 +222,7 @@ def test_a_file_without_an_optimizer_means_gradient_descent(tmp_path: Path) -> N
         (["training.optimizer=adamw", "training.weight_decay=-1"], "'weight_decay' must be >= 0"),
     ],
 )
-def test_a_wrong_optimizer_is_a_sentence(settings: list[str], sentence: str) -> None:
+def test_a_wrong_optimizer_raises_one_error_sentence(settings: list[str], sentence: str) -> None:
     with pytest.raises(InputError) as refused:
         experiment(*settings)
     assert sentence in str(refused.value)
@@ -238,13 +238,13 @@ def test_the_run_that_another_starts_from_has_the_sparsity_and_no_preset_or_defa
     assert experiment("start.run=runs/dense", "start.values=trained", sparsity="0.5").sparsity == 0.5
 
 
-def test_an_experiment_that_starts_by_itself_says_nothing_of_starts() -> None:
+def test_an_experiment_without_a_source_run_has_no_start_table() -> None:
     assert not {"start", "keep"} & experiment().tables().keys()
     assert experiment("keep.epochs=[1, 3]").tables()["keep"] == {"epochs": [1, 3]}
 
 
 @pytest.mark.parametrize(("model", "strategy"), [("thin-wrn-28-2", "static"), ("wrn-28-2", "dpr")])
-def test_a_preset_may_say_what_a_model_is_trained_with_where_no_strategy_is_asked_for(model, strategy):
+def test_a_preset_may_give_the_strategy_of_a_model_when_none_is_requested(model, strategy):
     def stack(*chosen, settings=()):
         tables = assemble(None, {"model.name": model, "sparsity": "0"}, chosen, settings)
         return [table["name"] for table in tables["strategy"]]

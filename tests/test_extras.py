@@ -83,7 +83,7 @@ print("set" in {listing.name for listing in listings()})
 
 
 @pytest.mark.integration
-def test_whatever_needs_a_missing_package_names_it_and_the_extra_that_installs_it() -> None:
+def test_errors_name_the_missing_package_and_the_extra_that_installs_it() -> None:
     done = _without_optional_packages("""
 from importlib import import_module
 from pathlib import Path
@@ -125,7 +125,7 @@ for need in (
 
 
 @pytest.mark.integration
-def test_the_script_says_in_one_sentence_what_it_lacks() -> None:
+def test_the_script_prints_one_sentence_about_missing_packages() -> None:
     done = _without_optional_packages("sys.argv = ['sparsecore', 'train']\nfrom sparsecore.cli import main\nmain()")
     assert done.returncode == 2
     assert done.stdout == ""
@@ -135,7 +135,7 @@ def test_the_script_says_in_one_sentence_what_it_lacks() -> None:
 
 
 @pytest.mark.parametrize("package", DECLARED["cli"])
-def test_the_command_line_begins_nothing_without_one_of_its_packages(
+def test_the_command_line_starts_nothing_when_one_of_its_packages_is_missing(
     package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _absent(monkeypatch, package)
@@ -147,7 +147,7 @@ def test_the_command_line_begins_nothing_without_one_of_its_packages(
 
 @pytest.mark.integration
 @pytest.mark.parametrize("package", DECLARED["report"])
-def test_a_study_begins_nothing_without_what_its_report_needs(
+def test_a_study_starts_nothing_when_packages_of_its_report_are_missing(
     package: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     _absent(monkeypatch, package)
@@ -157,7 +157,7 @@ def test_a_study_begins_nothing_without_what_its_report_needs(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_without_what_draws_its_report_finishes_and_says_how_to_draw_it(
+def test_a_run_without_plotting_packages_finishes_and_says_how_to_draw_its_report(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     images, run = small_images(tmp_path / "images.npz"), tmp_path / "run"
@@ -182,7 +182,7 @@ def test_a_run_without_what_draws_its_report_finishes_and_says_how_to_draw_it(
         ("sklearn", ("train", "--data", "digits")),
     ],
 )
-def test_a_command_without_a_package_that_it_needs_ends_with_a_sentence_and_leaves_nothing(
+def test_a_command_whose_package_is_missing_prints_one_error_sentence_and_leaves_no_files(
     package: str, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     images = small_images(tmp_path / "images.npz")
@@ -195,7 +195,9 @@ def test_a_command_without_a_package_that_it_needs_ends_with_a_sentence_and_leav
     assert not (tmp_path / "x").exists()
 
 
-def test_a_folder_of_the_same_name_is_no_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_folder_with_the_name_of_a_package_is_not_that_package(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / "nosuchpackage").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(MissingPackageError, match=r"a kite needs nosuchpackage.*\[fly\]"):

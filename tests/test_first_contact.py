@@ -35,7 +35,7 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     ],
     ids=str,
 )
-def test_a_run_that_will_see_no_update_says_so_before_it_begins(
+def test_a_run_that_will_have_no_update_warns_before_it_starts(
     arguments: list[str], tmp_path: Path, more: list[str], is_told: bool
 ) -> None:
     given = [part for part in arguments if "static" not in more or part not in ("--strategy", "set")]
@@ -46,7 +46,7 @@ def test_a_run_that_will_see_no_update_says_so_before_it_begins(
     assert (" 0 updates" in ended.stdout) == (is_told or "static" in more)
 
 
-def test_the_console_says_what_computes_and_that_numbers_vary(arguments: list[str], tmp_path: Path) -> None:
+def test_the_console_names_the_backend_and_says_that_numbers_vary(arguments: list[str], tmp_path: Path) -> None:
     with no_waiting_for_the_disk():
         said = run_in_process(*arguments, "--out", tmp_path / "run").stdout
     assert "numpy backend in float32" in said
@@ -55,7 +55,7 @@ def test_the_console_says_what_computes_and_that_numbers_vary(arguments: list[st
 
 
 @pytest.mark.parametrize("command", ["train", "lottery"])
-def test_to_resume_what_is_not_there_does_not_begin_the_demo(
+def test_resuming_a_missing_run_does_not_start_the_demo(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -64,7 +64,7 @@ def test_to_resume_what_is_not_there_does_not_begin_the_demo(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_update_without_the_gradient_that_a_strategy_asks_for_names_the_argument() -> None:
+def test_an_update_without_a_required_gradient_names_the_argument() -> None:
     engine = Engine(Layout.of({"a": (8, 8)}), [RigL()], arrays=NumpyArrays())
     state = engine.start(0.5)
     with pytest.raises(InputError, match="gradient="):
@@ -72,7 +72,7 @@ def test_an_update_without_the_gradient_that_a_strategy_asks_for_names_the_argum
 
 
 @pytest.mark.parametrize("columns", [80, 100])
-def test_plugins_fit_a_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_plugin_table_fits_the_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
     monkeypatch.setenv("FORCE_COLOR", "1")
@@ -86,7 +86,7 @@ def test_plugins_fit_a_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(("columns", "most"), [(None, 100), ("60", 60), ("120", 120), ("wide", 100), ("", 100)])
-def test_plugins_fit_a_page_where_there_is_no_terminal(
+def test_the_plugin_table_has_a_fixed_width_without_a_terminal(
     columns: str | None, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("COLUMNS", "TTY_COMPATIBLE", "FORCE_COLOR"):

@@ -42,7 +42,7 @@ def starts(draw, strategy):
 
 @settings(max_examples=30)
 @given(data=st.data(), strategy=st.sampled_from(list(STRATEGIES)))
-def test_what_is_frozen_stays_and_the_number_of_weights_stays(data, strategy):
+def test_frozen_tensors_do_not_change_and_the_number_of_weights_stays(data, strategy):
     algorithm, state, values, frozen = data.draw(starts(STRATEGIES[strategy]()))
     advance = algorithm.advance(state, values, 0.1, frozen=frozen)
     before, after = state.topology, advance.state.topology
@@ -55,7 +55,7 @@ def test_what_is_frozen_stays_and_the_number_of_weights_stays(data, strategy):
 
 @settings(max_examples=30)
 @given(data=st.data())
-def test_what_grows_is_shared_as_if_frozen_tensors_were_not_there(data):
+def test_growth_is_allocated_among_trainable_tensors_only(data):
     algorithm, state, values, frozen = data.draw(starts(STRATEGIES["dpr"]()))
     _, reallocation = algorithm.update(state, values, frozen=frozen)
     trained = np.array([name not in frozen for name in LAYOUT.names])
@@ -67,7 +67,7 @@ def test_what_grows_is_shared_as_if_frozen_tensors_were_not_there(data):
     assert (abs(reallocation.grown - quotas) < 1).all()
 
 
-def test_nothing_moves_where_all_is_frozen():
+def test_nothing_changes_when_all_tensors_are_frozen():
     algorithm = engine(LAYOUT, [STRATEGIES["set"]()])
     state = algorithm.start(0.8)
     values = np.random.default_rng(0).normal(size=state.topology.size)
@@ -76,7 +76,7 @@ def test_nothing_moves_where_all_is_frozen():
     assert np.array_equal(advance.values, values)
 
 
-def test_a_frozen_tensor_that_there_is_not_is_an_error():
+def test_an_unknown_frozen_tensor_is_an_error():
     algorithm = engine(LAYOUT, [])
     state = algorithm.start(0.5)
     with pytest.raises(InputError, match=r"no sparse tensor named 'fifth'; known: .*three"):
@@ -115,7 +115,7 @@ def test_a_layer_that_is_frozen_after_sparsify_is_left_alone_until_it_is_trained
     assert not torch.equal(training.masks()["2.weight"], mask)
 
 
-def test_a_frozen_layer_of_compact_storage_is_refused_as_it_would_go_on():
+def test_freezing_one_layer_of_compact_storage_is_refused():
     model = mlp()
     optimizer = sgd(model)
     sparsify(model, optimizer, strategy="static", sparsity=0.5, storage="compact")
@@ -127,7 +127,7 @@ def test_a_frozen_layer_of_compact_storage_is_refused_as_it_would_go_on():
         train(model, optimizer, [0])
 
 
-def test_compact_weights_are_frozen_all_together():
+def test_all_compact_weights_can_be_frozen_together():
     model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 3))
     optimizer = sgd(model)
     training = sparsify(model, optimizer, strategy=often("30%", every=1), sparsity=0.5, storage="compact")

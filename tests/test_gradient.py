@@ -38,7 +38,7 @@ def _start():
     return eng, state, np.linspace(-1, 1, state.topology.size)
 
 
-def test_a_strategy_that_asks_for_the_dense_gradient_grows_where_it_is_largest():
+def test_gradient_growth_selects_the_largest_dense_gradients():
     eng, state, values = _start()
     free = np.setdiff1d(np.arange(100), state.topology.local("first"))[[3, 20, 33, 50, 71]]
     dense = {"first": np.zeros(100), "second": np.zeros(100)}
@@ -48,7 +48,7 @@ def test_a_strategy_that_asks_for_the_dense_gradient_grows_where_it_is_largest()
     np.testing.assert_array_equal(reallocation.grown_positions, free)
 
 
-def test_the_gradient_is_wanted_only_before_an_update_and_only_where_a_strategy_takes_it():
+def test_the_gradient_is_requested_only_before_an_update_of_a_strategy_that_uses_it():
     eng, state, values = _start()
     wanted = []
     for _ in range(7):
@@ -60,13 +60,13 @@ def test_the_gradient_is_wanted_only_before_an_update_and_only_where_a_strategy_
     assert not passive.plan(passive.start(0.9)).wants_gradient
 
 
-def test_a_strategy_that_asks_for_a_gradient_that_is_not_there_is_named():
+def test_a_missing_gradient_is_an_error_that_names_the_strategy():
     eng, state, values = _start()
     with pytest.raises(InputError, match="the strategy 'GrowByGradient' asks for the dense gradient, and this way"):
         eng.update(state, values)
 
 
-def test_an_idle_step_advances_the_clock_and_is_what_advance_would_have_done():
+def test_an_idle_step_equals_advance():
     eng, state, values = _start()
     plan = eng.plan(state)
     assert plan.is_idle
@@ -90,7 +90,7 @@ def test_after_the_last_step_every_step_is_idle():
     assert eng.plan(attrs.evolve(state, clock=Clock(step=2, total_steps=3))).is_idle
 
 
-def test_strategies_are_asked_once_a_step_whether_an_update_is_due_and_replaces_it():
+def test_update_due_and_replaces_step_are_called_once_per_step():
     asked = []
 
     def answer(hook, result):

@@ -43,7 +43,7 @@ def test_all_ranks_are_all_free_positions_in_order(before):
 
 
 @given(growths(), st.data())
-def test_the_free_position_of_a_rank_is_the_one_that_a_mask_would_give(growth, data):
+def test_the_free_position_of_a_rank_equals_that_of_a_mask(growth, data):
     before, counts = growth
     ranks, wanted = [], []
     for name, room, offset, count in zip(before.layout.names, before.room, before.layout.offsets, counts, strict=False):
@@ -63,7 +63,7 @@ def test_free_positions_reach_the_last_one_of_int32():
 
 
 @given(layouts(), st.data(), st.integers(0, 100))
-def test_a_random_topology_has_the_counts_asked_for(layout, data, seed):
+def test_a_random_topology_has_the_requested_counts(layout, data, seed):
     counts = [data.draw(st.integers(0, size)) for size in layout.sizes]
     assert random_topology(layout, counts, Randomness(seed), ARRAYS).counts.tolist() == counts
 
@@ -77,7 +77,7 @@ def test_growth_is_uniform_over_all_subsets_of_free_positions():
 
 
 @pytest.mark.parametrize(("room", "count"), [(40, 10), (20_000, 5), (20_000, 2_000)])
-def test_growth_is_uniform_for_few_and_for_many(room, count):
+def test_growth_of_few_and_of_many_positions_is_uniform(room, count):
     # few of many, many of many, few of few are three algorithms in NumPy
     counts = np.zeros(20)
     for seed in range(max(3, 8000 // count)):
@@ -87,7 +87,7 @@ def test_growth_is_uniform_for_few_and_for_many(room, count):
 
 
 @pytest.mark.parametrize(("size", "count"), [(10**12, 10_000), (10**6, 100_000), (2 * 10**5, 10_001)])
-def test_growth_needs_memory_for_what_grows_and_not_for_what_is_dense(size, count):
+def test_growth_takes_memory_for_new_positions_and_not_for_the_dense_size(size, count):
     nothing = topology(Layout.of({"w": (size,)}), [])
     tracemalloc.start()
     try:
@@ -107,7 +107,7 @@ def test_a_tensors_draw_is_keyed_by_its_name_alone(growth, seed):
         assert random_free_positions(alone, [counts[i]], Randomness(seed)).tolist() == grown.local(name).tolist()
 
 
-def test_tensors_of_one_shape_draw_apart():
+def test_tensors_of_the_same_shape_draw_independently():
     nothing = topology(Layout.of({"one": (1000,), "other": (1000,)}), [])
     grown = nothing.at(random_free_positions(nothing, [100, 100], Randomness(0)))
     assert len(set(grown.local("one").tolist()) & set(grown.local("other").tolist())) < 50

@@ -160,7 +160,7 @@ def test_equal_plugins_may_be_stacked():
     assert algorithm.update(algorithm.start(0.8), np.ones(40))[1].pruned_count == 5
 
 
-def test_a_hyperparameter_that_cannot_be_hashed_is_no_trouble():
+def test_a_strategy_with_an_unhashable_hyperparameter_works():
     @attrs.frozen
     class WithList:
         keep: list
@@ -183,7 +183,7 @@ def test_the_plugin_at_the_bottom_cannot_be_replaced():
         engine(TWO_TENSORS, {"defaults": Static()})
 
 
-def test_a_property_is_not_read_while_hooks_are_looked_for():
+def test_hook_discovery_does_not_evaluate_properties():
     class Careful:
         @property
         def trap(self):
@@ -196,7 +196,7 @@ def test_a_property_is_not_read_while_hooks_are_looked_for():
     engine(TWO_TENSORS, [Careful()])
 
 
-def test_what_a_plugin_raises_comes_through_as_it_is_with_a_note_of_whose_it_is():
+def test_an_exception_of_a_plugin_propagates_with_a_note_naming_the_plugin():
     class Failing:
         @hookimpl
         def prune(self):
@@ -255,6 +255,6 @@ class Last:
         (Last(), "'update_due' of plugin 'mine' is marked trylast"),
     ],
 )
-def test_a_hook_that_could_not_answer_is_refused(mistaken, sentence):
+def test_a_hook_whose_result_could_not_be_used_is_refused(mistaken, sentence):
     with pytest.raises(PluginError, match=sentence):
         engine(TWO_TENSORS, {"mine": mistaken})

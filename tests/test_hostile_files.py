@@ -72,7 +72,7 @@ def test_a_pipe_a_device_or_a_loop_of_links_as_data_is_refused(tmp_path: Path, d
 
 
 @POSIX
-def test_further_files_that_are_pipes_are_refused(tmp_path: Path) -> None:
+def test_pipes_instead_of_other_input_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "data_batch_1").write_bytes(b"x")
     os.mkfifo(tmp_path / "data_batch_2")
     small = [*SMALL, "--data", "cifar10", "--data-dir", tmp_path]
@@ -109,7 +109,7 @@ def test_a_checkpoint_without_permission_is_not_called_damaged(
     assert "damaged" not in sentence
 
 
-def test_a_compressed_file_is_not_unpacked_before_its_header_is_looked_at(tmp_path: Path) -> None:
+def test_the_header_of_a_compressed_file_is_checked_before_unpacking(tmp_path: Path) -> None:
     folder = mnist(tmp_path / "mnist", lambda name: f"{name}.gz", gzip.compress)
     bombs = {
         "no header": bytes(2**28),
@@ -138,7 +138,7 @@ def test_an_archive_that_unpacks_without_end_is_refused(tmp_path: Path, monkeypa
     assert "unpacks to more than" in ended.sentence
 
 
-def test_an_npz_that_unpacks_to_gigabytes_is_refused_before(tmp_path: Path) -> None:
+def test_an_npz_that_unpacks_to_gigabytes_is_refused_before_unpacking(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name in ("x_train", "y_train", "x_test", "y_test"):
             with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
@@ -148,7 +148,7 @@ def test_an_npz_that_unpacks_to_gigabytes_is_refused_before(tmp_path: Path) -> N
         Npz().load(tmp_path / "bomb.npz")
 
 
-def test_names_of_kaggle_are_those_of_mnist(tmp_path: Path) -> None:
+def test_file_names_from_kaggle_are_recognised_as_mnist(tmp_path: Path) -> None:
     folder = mnist(tmp_path / "mnist", lambda name: name.replace("-idx", ".idx"))
     assert len(Mnist().load(folder).train) == 20
 
@@ -164,7 +164,7 @@ def written(folder: Path, **changes: Any) -> Path:
     return folder / "mine.npz"
 
 
-def test_channels_that_come_first_are_warned_of_and_can_be_said(tmp_path: Path) -> None:
+def test_channels_first_images_cause_a_warning_and_can_be_declared(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (20, 3, 8, 8), np.uint8)
     file = written(tmp_path, x_train=images, x_test=images[:4])
     with pytest.warns(InputWarning, match="data.channels"):
@@ -177,7 +177,7 @@ def test_channels_that_come_first_are_warned_of_and_can_be_said(tmp_path: Path) 
         Npz(channels="first").load(written(tmp_path, x_train=images[:, 0], x_test=images[:4, 0]))
 
 
-def test_labels_that_begin_at_one_are_warned_of_and_can_be_said(tmp_path: Path) -> None:
+def test_labels_starting_at_one_cause_a_warning_and_can_be_declared(tmp_path: Path) -> None:
     labels = np.arange(20) % 4 + 1
     file = written(tmp_path, y_train=labels, y_test=labels[:4])
     with pytest.warns(InputWarning, match="data.first_label=1"):
@@ -187,7 +187,7 @@ def test_labels_that_begin_at_one_are_warned_of_and_can_be_said(tmp_path: Path) 
     np.testing.assert_array_equal(counted.train.labels, labels - 1)
 
 
-def test_a_class_without_images_is_warned_of_and_can_be_said(tmp_path: Path) -> None:
+def test_a_class_without_images_causes_a_warning_and_can_be_declared(tmp_path: Path) -> None:
     file = written(tmp_path, y_train=np.where(np.arange(20) % 4 == 2, 3, np.arange(20) % 4))
     with pytest.warns(InputWarning, match="data.classes=4"):
         assert Npz().load(file).classes == 4
@@ -196,7 +196,7 @@ def test_a_class_without_images_is_warned_of_and_can_be_said(tmp_path: Path) -> 
         Npz(classes=2).load(file)
 
 
-def test_a_warning_is_a_sentence_on_standard_error(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_warning_is_printed_as_one_sentence_on_standard_error(capfd: pytest.CaptureFixture[str]) -> None:
     from sparsecore.cli.command_line import _show_warning
 
     _show_warning(InputWarning("set data.channels"), InputWarning, "npz.py", 3)
@@ -213,7 +213,7 @@ STUDY = '\ufeffname = "s"\ntitle = "t"\nfigure = "bars"\nsparsities = [0.5]\n[[a
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_every_reader_of_toml_takes_a_byte_order_mark(tmp_path: Path, reader: str) -> None:
+def test_every_reader_of_toml_accepts_a_byte_order_mark(tmp_path: Path, reader: str) -> None:
     (tmp_path / NAMES[reader]).write_text(STUDY, "utf-8")
     found = READERS[reader](tmp_path / NAMES[reader])
     assert found == Study.of(found.tables()) if isinstance(found, Study) else found["title"] == "t"
@@ -232,7 +232,7 @@ def test_every_reader_of_toml_takes_a_byte_order_mark(tmp_path: Path, reader: st
     ],
     ids=["deep list", "deep table", "digits", "UTF-16", "no TOML", "escape"],
 )
-def test_every_reader_of_toml_refuses_in_a_sentence(tmp_path: Path, reader: str, content: bytes) -> None:
+def test_every_reader_of_toml_raises_one_error_sentence(tmp_path: Path, reader: str, content: bytes) -> None:
     (tmp_path / NAMES[reader]).write_bytes(content)
     with pytest.raises(InputError, match=NAMES[reader].replace(".", r"\.")):
         READERS[reader](tmp_path / NAMES[reader])
@@ -327,7 +327,7 @@ def test_names_of_any_kind_are_refused_in_one_printable_sentence(
     assert not (tmp_path / "runs").exists()
 
 
-def test_what_a_terminal_would_obey_reaches_neither_terminal_nor_page(images: Path, tmp_path: Path) -> None:
+def test_control_sequences_reach_neither_terminal_nor_page(images: Path, tmp_path: Path) -> None:
     (tmp_path / "odd.py").write_text(
         "import attrs\n"
         "from sparsecore_models.lenet import LeNet\n"

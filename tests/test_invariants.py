@@ -110,7 +110,7 @@ def with_entry(slot, position):
     return changed(change)
 
 
-def test_the_honest_growth_that_the_broken_ones_are_made_of_is_accepted():
+def test_the_correct_growth_behind_the_broken_ones_is_accepted():
     assert update_with(grow=honest)[1].pruned_count == 10
 
 
@@ -265,7 +265,7 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("hook", WRITERS)
-def test_a_plugin_that_writes_into_what_it_is_shown_is_stopped_by_name(hook):
+def test_a_plugin_that_writes_into_its_arguments_is_stopped_by_name(hook):
     with pytest.raises(ValueError, match="read-only") as stopped:
         update_with(**WRITERS[hook])
     assert any("of plugin 'broken'" in note for note in stopped.value.__notes__)

@@ -12,7 +12,7 @@ from sparsecore.errors import InputError
 
 
 @given(layouts())
-def test_tensors_lie_end_to_end_in_the_order_given(layout):
+def test_tensors_are_concatenated_in_the_given_order(layout):
     assert layout.offsets[0] == 0
     assert layout.offsets[-1] == layout.size == sum(math.prod(shape) for shape in layout.shapes)
     for i, shape in enumerate(layout.shapes):
@@ -25,7 +25,7 @@ def test_index_finds_every_tensor_by_its_name(layout):
     assert [layout.index(name) for name in layout.names] == list(range(len(layout)))
 
 
-def test_an_unknown_name_is_answered_with_the_known_ones():
+def test_an_unknown_name_is_refused_with_the_known_ones():
     with pytest.raises(InputError, match=r"'conv3'.*conv1, conv2"):
         Layout.of({"conv1": (2,), "conv2": (3,)}).index("conv3")
 
@@ -54,7 +54,7 @@ def test_a_layout_has_fewer_positions_than_int64_can_count():
         (("a",), ((-3,),), r"'a' has the shape \(-3,\)"),
     ],
 )
-def test_a_layout_that_makes_no_sense_is_refused_with_a_sentence(names, shapes, sentence):
+def test_an_invalid_layout_is_refused_with_a_sentence(names, shapes, sentence):
     with pytest.raises(InputError, match=sentence):
         Layout(names, shapes)
 

@@ -63,21 +63,21 @@ def rewound(backend: str, common: list[str], tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.mark.parametrize("number", range(1, ROUNDS + 1))
-def test_a_round_has_the_largest_weights_of_the_network_before_it(original: Path, number: int) -> None:
+def test_each_round_keeps_the_largest_weights_of_the_previous_network(original: Path, number: int) -> None:
     before, now = original / f"round-{number - 1}", original / f"round-{number}"
     count = int(0.3 * result(before)["sparse_parameters"])
     np.testing.assert_array_equal(end(now)["positions"], survivors(before, count))
     assert result(now)["sparsity"] == pytest.approx(1 - 0.7**number, abs=0.01)
 
 
-def test_no_weight_comes_back(original: Path) -> None:
+def test_no_pruned_weight_returns(original: Path) -> None:
     topologies = [end(original / f"round-{number}")["positions"] for number in range(ROUNDS + 1)]
     for before, after in itertools.pairwise(topologies):
         assert np.isin(after, before).all()
         assert len(after) < len(before)
 
 
-def test_every_round_begins_with_the_values_from_before_round_0(
+def test_every_round_starts_with_the_original_values(
     original: Path, common: list[str], backend: str, tmp_path: Path
 ) -> None:
     still = ("--strategy", "static", "--sparsity", "0", "--backend", backend, "--set", "training.learning_rate=0")
@@ -92,7 +92,7 @@ def test_every_round_begins_with_the_values_from_before_round_0(
             assert (array == float(name.endswith(("scale", "variance")))).all(), name
 
 
-def test_every_round_begins_with_the_values_of_the_epoch_it_returns_to(rewound: Path) -> None:
+def test_every_round_starts_with_the_values_of_the_rewound_epoch(rewound: Path) -> None:
     kept = load_file(rewound / "round-0/epoch-1.safetensors")
     for number in range(1, ROUNDS + 1):
         start = load_file(rewound / f"round-{number}/start.safetensors")
@@ -102,7 +102,7 @@ def test_every_round_begins_with_the_values_of_the_epoch_it_returns_to(rewound: 
         np.testing.assert_array_equal(start["positions"], survivors(rewound / f"round-{number - 1}", count))
 
 
-def test_every_round_has_the_schedule_from_where_it_begins(original: Path, rewound: Path) -> None:
+def test_the_schedule_of_every_round_starts_at_its_first_epoch(original: Path, rewound: Path) -> None:
     for folder, epochs in ((original, [(1, 0.1), (2, 0.05)]), (rewound, [(2, 0.05)])):
         for number in range(1, ROUNDS + 1):
             lines = metrics(folder / f"round-{number}")
@@ -117,7 +117,7 @@ def test_a_control_has_the_ticket_s_topology_and_values_of_its_own(original: Pat
         assert not np.isin(one, other).any()
 
 
-def test_a_lottery_that_goes_on_is_the_one_that_was_never_stopped(
+def test_a_resumed_lottery_equals_one_that_was_never_stopped(
     original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(original, tmp_path / "tickets")
@@ -142,7 +142,7 @@ def test_a_lottery_that_goes_on_is_the_one_that_was_never_stopped(
     assert finished.stat().st_mtime_ns == written
 
 
-def test_it_goes_on_for_more_rounds(original: Path, tmp_path: Path) -> None:
+def test_a_finished_lottery_can_be_extended_by_more_rounds(original: Path, tmp_path: Path) -> None:
     shutil.copytree(original, tmp_path / "tickets")
     carry_out("lottery", "--resume", "--out", tmp_path / "tickets", "--rounds", str(ROUNDS + 1))
     count = int(0.3 * result(original / f"round-{ROUNDS}")["sparse_parameters"])
@@ -159,7 +159,9 @@ def test_it_goes_on_for_more_rounds(original: Path, tmp_path: Path) -> None:
         (["--epochs", "3"], "training.epochs is 2 in the existing run, 3 requested"),
     ],
 )
-def test_another_lottery_is_refused_in_its_folder(original: Path, arguments: list[str], words: str) -> None:
+def test_a_lottery_with_other_settings_is_refused_in_an_existing_folder(
+    original: Path, arguments: list[str], words: str
+) -> None:
     with pytest.raises(InputError, match=words):
         carry_out("lottery", "--resume", "--out", original, *arguments)
 
@@ -182,7 +184,7 @@ def test_another_lottery_is_refused_in_its_folder(original: Path, arguments: lis
     ],
     ids=lambda given: ascii(given)[:40],
 )
-def test_wrong_input_is_refused_and_nothing_is_left(
+def test_wrong_input_is_refused_and_leaves_no_files(
     common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -192,7 +194,7 @@ def test_wrong_input_is_refused_and_nothing_is_left(
     assert [path.name for path in tmp_path.iterdir()] == ["mine.toml"]
 
 
-def test_a_folder_of_something_else_is_left_alone(original: Path, common: list[str], tmp_path: Path) -> None:
+def test_a_folder_with_other_content_is_left_alone(original: Path, common: list[str], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="exists"):
         carry_out("lottery", *common, "--out", original)
     shutil.copytree(original / "round-0", tmp_path / "run")
@@ -222,7 +224,7 @@ def test_the_command_prints_a_table(common: list[str], tmp_path: Path) -> None:
     assert "round-1" in sparsecore("report", "runs/lottery-npz-1/round-1", cwd=tmp_path).stdout
 
 
-def test_the_folder_of_a_lottery_is_not_taken_for_one_of_its_runs(original: Path, common: list[str]) -> None:
+def test_the_folder_of_a_lottery_is_not_accepted_as_a_run(original: Path, common: list[str]) -> None:
     start = ("--set", f"start.run={original}", "--set", "start.values=fresh")
     output = said(sparsecore("train", *common, "--strategy", "static", *start))
     assert "is the folder of a lottery; give one of its runs" in output
@@ -237,7 +239,7 @@ def test_the_command_refuses_with_status_2(common: list[str], tmp_path: Path) ->
 
 
 @pytest.mark.integration
-def test_a_lottery_that_is_interrupted_says_how_it_goes_on(common: list[str], tmp_path: Path) -> None:
+def test_an_interrupted_lottery_prints_the_command_that_resumes_it(common: list[str], tmp_path: Path) -> None:
     command = ["lottery", *common, "--epochs", "100000", "--out", str(tmp_path / "tickets")]
     process = subprocess.Popen([sys.executable, "-m", "sparsecore", *command], stderr=subprocess.PIPE, text=True)
     while not (tmp_path / "tickets/round-0/checkpoint.safetensors").exists():

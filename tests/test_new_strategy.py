@@ -29,7 +29,7 @@ def test_the_project_is_four_files(project: Path) -> None:
 
 
 @pytest.mark.integration
-def test_its_tests_pass_as_generated(project: Path) -> None:
+def test_the_generated_tests_pass(project: Path) -> None:
     done = python(project, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider")
     assert done.returncode == 0, done.stdout
     assert "passed" in done.stdout
@@ -37,7 +37,7 @@ def test_its_tests_pass_as_generated(project: Path) -> None:
 
 
 @pytest.mark.integration
-def test_its_own_test_can_fail(project: Path, tmp_path: Path) -> None:
+def test_the_generated_test_can_fail(project: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(project, tmp_path / "copy"))
     strategy = copy / "sparsecore_drop_few.py"
     strategy.write_text(strategy.read_text().replace("argsort(abs(values[slots]))", "argsort(values[slots])"))
@@ -47,7 +47,7 @@ def test_its_own_test_can_fail(project: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.integration
-def test_installed_it_is_found_by_its_name(project: Path, tmp_path: Path) -> None:
+def test_an_installed_project_is_found_by_its_name(project: Path, tmp_path: Path) -> None:
     install(project, tmp_path / "site")
     path = str(tmp_path / "site")
     listed = json.loads(sparsecore("plugins", "--json", PYTHONPATH=path).stdout)
@@ -60,7 +60,7 @@ def test_installed_it_is_found_by_its_name(project: Path, tmp_path: Path) -> Non
     assert "installed already" in said(sparsecore("new-strategy", "drop-few", tmp_path / "again", PYTHONPATH=path))
 
 
-def test_without_an_installation_it_trains_by_its_file(project: Path, tmp_path: Path) -> None:
+def test_the_strategy_trains_from_its_file_without_installation(project: Path, tmp_path: Path) -> None:
     images = small_images(tmp_path / "small.npz")
     settings = ("--set", "strategy.DropFew.drop_fraction=0.5", "--set", "strategy.DropFew.schedule.steps=5")
     strategy = ("--strategy", f"{project / 'sparsecore_drop_few.py'}:DropFew")
@@ -70,13 +70,13 @@ def test_without_an_installation_it_trains_by_its_file(project: Path, tmp_path: 
 
 @pytest.mark.integration
 @pytest.mark.parametrize("tool", [("check",), ("format", "--check")])
-def test_it_is_written_as_its_author_would_have_it(project: Path, tool: tuple[str, ...]) -> None:
+def test_the_generated_code_passes_ruff(project: Path, tool: tuple[str, ...]) -> None:
     options = ("--no-cache", "--line-length", "120", "--isolated", "--config", "lint.select=['E', 'F', 'W', 'I', 'UP']")
     done = python(project, "-m", "ruff", *tool, *options, ".")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_an_empty_folder_is_as_good_as_none(tmp_path: Path) -> None:
+def test_an_empty_folder_is_accepted(tmp_path: Path) -> None:
     assert sparsecore("new-strategy", "drop-few", ".", cwd=tmp_path).returncode == 0
     assert {file.name for file in tmp_path.iterdir()} == FILES
 

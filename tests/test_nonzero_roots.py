@@ -62,7 +62,7 @@ def started(make):
 
 
 @pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
-def test_steps_are_bit_for_bit_those_of_a_loop_that_masks_by_hand(make):
+def test_steps_equal_a_hand_masked_loop_bit_for_bit(make):
     model, optimizer, training, masks = started(make)
     seen = []
     optimizer.register_step_pre_hook(
@@ -107,7 +107,7 @@ def test_a_step_that_raises_leaves_no_moments_in_what_is_saved_or_stepped_on(mak
         assert all(not parameter[~mask].any() for parameter, mask in masks.items())
 
 
-def test_hooks_after_a_step_see_moments_as_they_are_to_be():
+def test_hooks_after_a_step_see_restored_moments():
     model, seen = mlp(), []
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     optimizer.register_step_post_hook(lambda *_: seen.append(inactive_moments(optimizer, masks)))
@@ -124,7 +124,7 @@ class Derived(torch.optim.AdamW):
 @pytest.mark.parametrize(
     "make", [lambda given: torch.optim.AdamW(given, fused=True), Derived], ids=["fused", "derived"]
 )
-def test_optimizers_that_are_fused_or_of_another_class_are_left_alone(make):
+def test_fused_optimizers_and_other_classes_are_left_alone(make):
     model, optimizer, _, masks = started(make)
     seen = []
     step(model, optimizer, 0)

@@ -31,13 +31,13 @@ def test_importing_the_package_imports_no_learner_and_no_other_library() -> None
     assert result.stdout.strip() == "[]"
 
 
-def test_memory_is_used_again_when_its_array_is_gone() -> None:
+def test_memory_is_reused_once_its_array_is_released() -> None:
     memory = BufferPool("float32")
     address = memory.take(100, 7).ctypes.data
     assert memory.take(70, 10).ctypes.data == address
 
 
-def test_memory_is_not_used_again_while_a_view_of_a_view_is_left() -> None:
+def test_memory_is_not_reused_while_any_view_exists() -> None:
     memory = BufferPool("float64")
     view = memory.take(6, 4).reshape(-1)[2:].reshape(11, 2).T
     start = view.ctypes.data - 2 * view.itemsize
@@ -56,7 +56,7 @@ def test_memory_serves_the_smallest_block_that_fits() -> None:
     assert (second.ctypes.data, first.ctypes.data) == addresses
 
 
-def test_a_small_array_does_not_keep_a_large_block() -> None:
+def test_a_small_array_does_not_occupy_a_large_block() -> None:
     memory = BufferPool("float32")
     large = memory.take(1000).ctypes.data
     small = memory.take(10)
@@ -65,20 +65,20 @@ def test_a_small_array_does_not_keep_a_large_block() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_arrays_begin_at_a_cache_line(dtype: str) -> None:
+def test_arrays_are_aligned_to_cache_lines(dtype: str) -> None:
     memory = BufferPool(dtype)
     arrays = [memory.take(size) for size in (1, 3, 1000, 0)]
     assert all(array.ctypes.data % 64 == 0 and array.dtype == dtype for array in arrays)
 
 
 @given(st.integers(1, 200), st.floats(0, 1e9), st.floats(1, 1e9))
-def test_parts_are_all_there_is_in_order_and_none_is_empty(count: int, work: float, grain: float) -> None:
+def test_parts_cover_everything_in_order_and_none_is_empty(count: int, work: float, grain: float) -> None:
     parts = divided(count, work, grain)
     assert [index for part in parts for index in range(count)[part]] == list(range(count))
     assert all(part.stop > part.start for part in parts)
 
 
-def test_every_part_is_done_once_and_by_no_more_threads_than_there_are() -> None:
+def test_every_part_is_computed_once_by_the_available_threads() -> None:
     done: list[tuple[int, int]] = []
     WorkerPool(3).each(lambda part: done.append((part, threading.get_ident())), range(50))
     assert sorted(part for part, _ in done) == list(range(50))
@@ -86,7 +86,7 @@ def test_every_part_is_done_once_and_by_no_more_threads_than_there_are() -> None
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_an_error_in_any_part_comes_out(count: int) -> None:
+def test_an_error_in_any_part_is_raised(count: int) -> None:
     def fail_at_the_last(part: int) -> None:
         if part == 19:
             raise InputError("part 19")
@@ -95,7 +95,7 @@ def test_an_error_in_any_part_comes_out(count: int) -> None:
         WorkerPool(count).each(fail_at_the_last, range(20))
 
 
-def test_blas_has_its_threads_back_afterwards() -> None:
+def test_the_thread_count_of_blas_is_restored_afterwards() -> None:
     from threadpoolctl import threadpool_info
 
     before = threadpool_info()

@@ -183,7 +183,7 @@ def test_the_optimizer_moves_every_trained_parameter_by_its_definition(nesterov:
             np.testing.assert_allclose(after[name], before[name] - rate * step, rtol=1e-9, atol=1e-12)
 
 
-def test_running_statistics_are_no_business_of_the_optimizer() -> None:
+def test_the_optimizer_leaves_running_statistics_alone() -> None:
     plain = learner_of()
     decayed = learner_of(optimizer=Sgd(weight_decay=0.5))
     for learner in plain, decayed:
@@ -192,7 +192,7 @@ def test_running_statistics_are_no_business_of_the_optimizer() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_a_learner_that_loads_a_state_goes_on_bit_for_bit(dtype: str) -> None:
+def test_a_learner_that_loads_a_state_resumes_bit_for_bit(dtype: str) -> None:
     learner = learner_of(dtype, optimizer=Sgd(weight_decay=0.01))
     for batch in batches(3):
         learner.train(batch, 0.1)
@@ -227,7 +227,7 @@ def test_another_process_gets_the_same_bits() -> None:
     assert runs[0] == runs[1]
 
 
-def test_a_smaller_batch_after_a_larger_one_is_as_if_it_came_first() -> None:
+def test_a_smaller_batch_after_a_larger_one_computes_the_same_as_alone() -> None:
     learner = learner_of("float32")
     start = learner.state()
     learner.train(batch_of(range(40)), 0.1)
@@ -262,7 +262,7 @@ def test_evaluation_leaves_training_as_it_was() -> None:
     assert_equal_states(learner.state(), before)
 
 
-def test_evaluation_goes_by_running_statistics_whatever_else_is_in_the_split() -> None:
+def test_evaluation_uses_running_statistics_whatever_else_is_in_the_split() -> None:
     learner, images = learner_of(), images_of()
     learner.train(batch_of(range(20)), 0.1)
     parts = [
@@ -299,7 +299,7 @@ def test_training_images_are_augmented_as_the_batch_plans() -> None:
     assert loss_of(learner_of(images=images), plan) != loss_of(learner_of(images=images), batch_of(rows))
 
 
-def test_a_brighter_and_stronger_contrast_makes_no_difference_after_normalization() -> None:
+def test_normalization_removes_brightness_and_contrast() -> None:
     images = images_of()
     dim = Split(images.train.images // 4, images.train.labels)
     bright = Split(dim.images * 3 + 40, dim.labels)
@@ -307,7 +307,7 @@ def test_a_brighter_and_stronger_contrast_makes_no_difference_after_normalizatio
     assert losses[0] == pytest.approx(losses[1], rel=1e-9)
 
 
-def test_a_loss_that_is_not_finite_is_in_the_totals() -> None:
+def test_a_nonfinite_loss_appears_in_the_totals() -> None:
     learner = learner_of("float32")
     for batch in batches(3):
         learner.train(batch, 1e30)
@@ -369,12 +369,12 @@ def test_buffers_that_do_not_fit_are_refused() -> None:
         learner.load_state(task_of().topology, {"momentum": np.zeros(3)})
 
 
-def test_the_values_handed_out_cannot_be_written_to() -> None:
+def test_returned_values_are_read_only() -> None:
     with pytest.raises(ValueError, match="read-only"):
         learner_of().values[0] = 1
 
 
-def test_a_state_has_one_entry_a_weight_that_exists() -> None:
+def test_a_state_has_one_entry_per_active_weight() -> None:
     learner, task = learner_of(), task_of()
     sizes = {name: len(buffer) for name, buffer in learner.state().items()}
     dense = sum(

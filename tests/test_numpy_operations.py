@@ -125,7 +125,7 @@ def test_gradients_of_convolution_are_those_of_central_differences(
 
 
 @pytest.mark.parametrize(("stride", "padding", "kernel"), [(1, 1, 3), (2, 1, 3), (2, 0, 1), (1, 0, 1)])
-def test_batches_that_are_worked_on_in_several_parts_and_blocks_give_the_same_gradients(
+def test_splitting_a_batch_into_parts_and_blocks_does_not_change_gradients(
     stride: int, padding: int, kernel: int
 ) -> None:
     rng = np.random.default_rng(0)

@@ -43,7 +43,7 @@ for name in ("topology", "sparsity", "step", "updates", "values", "masks", "memo
 
 
 @pytest.mark.integration
-def test_nothing_of_an_ended_training_answers_under_optimized_python():
+def test_an_ended_training_refuses_every_call_under_optimized_python():
     (ended,) = start(["-O", "-c", ENDED], size=1)
     assert (ended.status, ended.stdout) == (0, ""), ended.stderr
 

@@ -11,7 +11,7 @@ from sparsecore.errors import InputError
 
 
 @given(topologies())
-def test_masks_and_positions_are_the_same_thing(before):
+def test_masks_and_positions_convert_into_each_other(before):
     layout = before.layout
     masks = [before.mask(name) for name in layout.names]
     assert [mask.shape for mask in masks] == list(layout.shapes)
@@ -24,7 +24,7 @@ def test_masks_and_positions_are_the_same_thing(before):
 
 
 @given(topologies())
-def test_counts_and_room_fill_each_tensor(before):
+def test_active_and_free_counts_add_up_to_each_tensor(before):
     assert (before.counts + before.room).tolist() == list(before.layout.sizes)
     assert before.counts.tolist() == [int(before.mask(name).sum()) for name in before.layout.names]
     assert before.size == len(before.positions) == before.counts.sum()
@@ -32,7 +32,7 @@ def test_counts_and_room_fill_each_tensor(before):
 
 
 @given(topologies())
-def test_slots_say_where_a_tensors_weights_lie(before):
+def test_slots_give_the_range_of_a_tensors_weights(before):
     values = normal_values(before)
     dense = np.zeros(before.layout.size, np.float32)
     dense[before.positions] = values
@@ -55,7 +55,7 @@ def test_tensors_without_weights_have_empty_slots(layout, data):
 
 
 @given(topologies(), st.data())
-def test_subset_and_all_but_are_the_two_sides_of_one_choice(before, data):
+def test_subset_and_all_but_are_complements(before, data):
     chosen = sorted(data.draw(st.sets(st.integers(0, before.size - 1))))
     mask = before.all_but(np.array(chosen, np.intp))
     assert mask.dtype == np.bool_
@@ -77,12 +77,12 @@ def test_the_fingerprint_tells_positions_names_and_shapes_apart():
     assert len(prints) == len(others) + 1
 
 
-def test_the_fingerprint_does_not_depend_on_how_wide_positions_are_stored():
+def test_the_fingerprint_does_not_depend_on_the_dtype_of_positions():
     layout = Layout.of({"a": (2, 3)})
     narrow = topology(layout, [0, 5])
     assert narrow.sha256() == narrow.at(np.array([0, 5], np.int64)).sha256()
 
 
-def test_an_unknown_tensor_is_answered_with_the_known_ones():
+def test_an_unknown_tensor_is_refused_with_the_known_ones():
     with pytest.raises(InputError, match="first"):
         topology(Layout.of({"first": (3,)}), [1]).mask("second")

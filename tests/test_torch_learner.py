@@ -111,7 +111,7 @@ def running(state: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
 @on_devices
 @with_rules
 @pytest.mark.parametrize("options", [{}, {"channels_last": False}], ids=["channels last", "channels first"])
-def test_steps_and_updates_are_numpy_s(device: str, rule: Any, options: Mapping[str, Any]) -> None:
+def test_steps_and_updates_equal_numpy_s(device: str, rule: Any, options: Mapping[str, Any]) -> None:
     oracle = NumpyBackend("float64").learner(task_on_numpy(optimizer=rule))
     learner = learner_of(device=device, options=options, optimizer=rule)
     plan = list(batches(6))
@@ -151,7 +151,7 @@ def test_lower_precision_follows_double_precision(device: str, dtype: str, toler
 @on_devices
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
 @with_rules
-def test_a_learner_that_loads_a_state_goes_on_bit_for_bit(device: str, dtype: str, rule: Any) -> None:
+def test_a_learner_that_loads_a_state_resumes_bit_for_bit(device: str, dtype: str, rule: Any) -> None:
     learner = learner_of(dtype, device, optimizer=rule)
     for batch in batches(3):
         learner.train(batch, 0.1)
@@ -168,7 +168,7 @@ def test_a_learner_that_loads_a_state_goes_on_bit_for_bit(device: str, dtype: st
 
 
 @with_rules
-def test_a_learner_that_loads_a_state_from_before_the_first_step_begins_anew(rule: Any) -> None:
+def test_a_learner_that_loads_a_state_from_before_the_first_step_starts_over(rule: Any) -> None:
     learner, fresh = (learner_of(optimizer=rule) for _ in range(2))
     start = learner.state()
     learner.train(batch_of(range(30)), 0.5)
@@ -267,21 +267,21 @@ def test_training_images_are_augmented_as_the_batch_plans(device: str) -> None:
     assert losses[0] == losses[1] != losses[2]
 
 
-def test_images_that_are_not_to_be_written_to_are_taken() -> None:
+def test_read_only_images_are_accepted() -> None:
     images = images_of()
     for split in (images.train, images.test):
         split.images.flags.writeable = split.labels.flags.writeable = False
     learner_of(images=images).train(batch_of(range(4)), 0.1)
 
 
-def test_a_loss_that_is_not_finite_is_in_the_totals() -> None:
+def test_a_nonfinite_loss_appears_in_the_totals() -> None:
     learner = learner_of("float32")
     for batch in batches(3):
         learner.train(batch, 1e30)
     assert not np.isfinite(learner.totals().loss)
 
 
-def test_the_task_stays_as_it_was_given() -> None:
+def test_the_learner_does_not_change_its_task() -> None:
     task = task_of()
     values, dense = task.values.clone(), {name: start.copy() for name, start in task.other_parameters.items()}
     TorchBackend(device="cpu", dtype="float64").learner(task).train(batch_of(range(9)), 0.5)
@@ -314,7 +314,7 @@ def test_buffers_that_do_not_fit_are_refused_and_change_nothing() -> None:
 
 @on_devices
 @pytest.mark.parametrize(("rule", "vectors"), [("momentum", 1), ("Adam", 2), ("plain", 0)])
-def test_the_ledger_has_n_of_everything_and_what_is_measured_is_what_the_formula_says(
+def test_the_ledger_counts_one_entry_per_weight_and_measurements_match_the_formula(
     device: str, rule: str, vectors: int
 ) -> None:
     learner, task = learner_of("float32", device, optimizer=RULES[rule]), task_of()
@@ -397,7 +397,7 @@ def compilations() -> Iterator[Any]:
 
 
 @quietly
-def test_a_compiled_network_is_the_same_and_no_reallocation_compiles_it_again(compilations: Any) -> None:
+def test_a_compiled_network_trains_the_same_and_reallocations_do_not_recompile_it(compilations: Any) -> None:
     rule = RULES["Nesterov"]
     learner, plain = compiled_learner(optimizer=rule), learner_of(optimizer=rule)
     plan, test = list(batches(4)), images_of().test
@@ -423,7 +423,7 @@ def test_a_compiled_network_is_the_same_and_no_reallocation_compiles_it_again(co
 
 
 @quietly
-def test_tensors_of_one_weight_or_of_as_many_as_others_are_compiled_like_all(compilations: Any) -> None:
+def test_tensors_of_one_weight_or_of_equal_counts_compile_like_all_others(compilations: Any) -> None:
     task = task_of()
     layout = task.topology.layout
     topologies = [
@@ -445,7 +445,7 @@ def test_tensors_of_one_weight_or_of_as_many_as_others_are_compiled_like_all(com
 
 @quietly
 @pytest.mark.usefixtures("compilations")
-def test_what_a_compiled_network_cannot_do_is_a_sentence() -> None:
+def test_unsupported_use_of_a_compiled_network_raises_one_error_sentence() -> None:
     vectors = images_of(side=1)
     learner = compiled_learner(model=Normalized(), images=vectors)
     learner.train(batch_of(range(9)), 0.1)
@@ -467,12 +467,12 @@ def test_what_a_compiled_network_cannot_do_is_a_sentence() -> None:
         ({"dtype": "float16"}, "the torch backend computes in float32, float64, bfloat16; given 'float16'"),
     ],
 )
-def test_options_that_cannot_be_are_a_sentence(options: Mapping[str, Any], sentence: str) -> None:
+def test_impossible_options_raise_one_error_sentence(options: Mapping[str, Any], sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         TorchBackend(**options)
 
 
-def test_the_dtype_of_a_backend_is_that_of_values() -> None:
+def test_the_dtype_of_a_backend_is_the_dtype_of_values() -> None:
     assert [TorchBackend(dtype=dtype).dtype for dtype in ("float32", "float64", "bfloat16")] == [
         "float32",
         "float64",

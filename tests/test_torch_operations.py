@@ -106,7 +106,7 @@ def convolutions(draw: st.DrawFn) -> tuple[FloatArray, FloatArray, Any, int, int
 @on_devices
 @few
 @given(case=convolutions(), memory_format=formats)
-def test_convolution_and_its_gradients_are_numpy_s(device: str, case: Any, memory_format: Any) -> None:
+def test_convolution_and_its_gradients_equal_numpy_s(device: str, case: Any, memory_format: Any) -> None:
     x, dense, positions, stride, padding = case
 
     def forward(ops: Any, x: Any, weight: list[Any]) -> Any:
@@ -127,7 +127,7 @@ def test_convolution_and_its_gradients_are_numpy_s(device: str, case: Any, memor
     density=st.sampled_from([0.0, 0.3, 1.0]),
     biased=st.booleans(),
 )
-def test_linear_and_its_gradients_are_numpy_s(
+def test_linear_and_its_gradients_equal_numpy_s(
     device: str, batch: int, inputs: int, outputs: int, density: float, biased: bool
 ) -> None:
     rng = draws(batch + inputs)
@@ -162,7 +162,7 @@ def activations(draw: st.DrawFn) -> FloatArray:
 @on_devices
 @few
 @given(x=activations(), memory_format=formats)
-def test_batch_norm_its_gradients_and_running_statistics_are_numpy_s(
+def test_batch_norm_gradients_and_running_statistics_equal_numpy_s(
     device: str, x: FloatArray, memory_format: Any
 ) -> None:
     channels = x.shape[-1]
@@ -185,7 +185,7 @@ def test_batch_norm_its_gradients_and_running_statistics_are_numpy_s(
 @on_devices
 @few
 @given(x=activations())
-def test_batch_norm_in_evaluation_is_by_running_statistics_which_stay(device: str, x: FloatArray) -> None:
+def test_batch_norm_in_evaluation_uses_running_statistics_and_leaves_them(device: str, x: FloatArray) -> None:
     channels = x.shape[-1]
     scale, shift, mean, variance = (draws(channels + i).random(channels) + 0.5 for i in range(4))
     running = [torch.tensor(mean, device=device), torch.tensor(variance, device=device)]
@@ -199,7 +199,7 @@ def test_batch_norm_in_evaluation_is_by_running_statistics_which_stay(device: st
 @on_devices
 @few
 @given(x=activations(), memory_format=formats)
-def test_relu_adding_pooling_and_flattening_and_their_gradients_are_numpy_s(
+def test_relu_adding_pooling_and_flattening_and_their_gradients_equal_numpy_s(
     device: str, x: FloatArray, memory_format: Any
 ) -> None:
     x = x - 5
@@ -237,7 +237,7 @@ def test_gradients_of_sparse_layers_are_those_of_central_differences(device: str
 
 
 @on_devices
-def test_the_operators_of_torch_keep_torch_s_rules(device: str) -> None:
+def test_custom_operators_pass_torch_s_opcheck(device: str) -> None:
     weight = sparse_weight(draws(0).standard_normal((2, 3, 3, 3)), np.arange(0, 54, 4), device)
     x = on_torch(draws(1).standard_normal((2, 4, 4, 3)), device, torch.channels_last)
     arguments = (weight.values, weight.positions, OFFSET, weight.shape)
@@ -287,7 +287,7 @@ def test_sparse_layers_compute_in_bfloat16_under_autocast_and_their_gradients_ar
 
 
 @on_devices
-def test_shapes_that_do_not_go_together_are_a_sentence(device: str) -> None:
+def test_mismatched_shapes_raise_one_error_sentence(device: str) -> None:
     ops = TorchOperations(by_batch)
     kernel = dense_weight(np.zeros((1, 1, 3, 3)), device)
     with pytest.raises(InputError, match="kernel of 3×3 does not fit into images of 2×4 pixels"):
@@ -312,7 +312,9 @@ def plans(draw: st.DrawFn) -> tuple[NDArray[np.uint8], Batch]:
 @on_devices
 @few
 @given(case=plans())
-def test_augmentation_on_the_device_is_numpy_s_bit_for_bit(device: str, case: tuple[NDArray[np.uint8], Batch]) -> None:
+def test_augmentation_on_the_device_equals_numpy_s_bit_for_bit(
+    device: str, case: tuple[NDArray[np.uint8], Batch]
+) -> None:
     images, plan = case
     pictures = DeviceSplit.of(Split(images, np.arange(9)), torch.device(device))
     crops, labels = pictures.batch(plan)

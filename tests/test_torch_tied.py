@@ -28,7 +28,7 @@ def on_torch(values: Any, shape: tuple[int, ...], key: int) -> Any:
 @on_devices
 @few
 @given(case=convolutions())
-def test_torch_convolves_as_with_the_tensor_of_the_definition(device: str, case: Any) -> None:
+def test_torch_convolves_with_the_tensor_of_the_definition(device: str, case: Any) -> None:
     x, numbers, shape, key, stride, padding = case
     images = [torch.tensor(x, device=device).permute(0, 3, 1, 2).requires_grad_() for _ in range(2)]
     values = torch.tensor(numbers, device=device, requires_grad=True)
@@ -61,7 +61,7 @@ def test_gradients_on_torch_are_those_of_central_differences(device: str, needs_
 
 
 @on_devices
-def test_the_operators_of_torch_keep_torch_s_rules(device: str) -> None:
+def test_custom_operators_pass_torch_s_opcheck(device: str) -> None:
     rng = np.random.default_rng(0)
     values = torch.tensor(rng.standard_normal(11), device=device, requires_grad=True)
     images = torch.tensor(rng.standard_normal((2, 3, 4, 4)), device=device, requires_grad=True)
