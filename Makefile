@@ -30,7 +30,7 @@ help:
 	@echo 'make sanitize   the tests of the C++ kernels under the address, undefined-behaviour and thread sanitizers'
 	@echo 'make fuzz       100,000 calls of the C++ kernels with random, mostly invalid arguments, under the first two'
 	@echo 'make stubs      generate the stub of the C++ kernels (_kernels.pyi), after their signatures have changed'
-	@echo 'make clean      remove .venv, builds and caches; runs stay'
+	@echo 'make clean      remove .venv, builds and caches; the folders of runs are kept'
 
 demo: .venv/installed .venv/cpu-built
 	$(BIN)/sparsecore train
