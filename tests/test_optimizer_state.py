@@ -41,7 +41,7 @@ def by_hand(model, optimizer, masks, steps):
 
 
 @pytest.mark.parametrize("make", [unusual.Kronecker, unusual.Codes, unusual.Lars, unusual.Clipped])
-def test_what_belongs_to_a_parameter_as_a_whole_trains_as_with_masks_by_hand(make):
+def test_state_of_a_whole_parameter_trains_as_with_masks_by_hand(make):
     model, plain = square(), square()
     optimizer = make(model.parameters())
     training = sparsify(model, optimizer, strategy="static", sparsity=0.5)
@@ -67,7 +67,7 @@ FRESH = {
 
 @pytest.mark.parametrize("storage", ["masked", "compact"])
 @pytest.mark.parametrize("which", FRESH)
-def test_what_grows_begins_as_the_optimizer_itself_begins(which, storage):
+def test_grown_weights_start_with_the_optimizers_initial_state(which, storage):
     make, fresh = FRESH[which]
     model = mlp()
     optimizer = make(model.parameters())
@@ -91,7 +91,7 @@ def test_what_grows_begins_as_the_optimizer_itself_begins(which, storage):
 
 
 @pytest.mark.parametrize("storage", ["masked", "compact"])
-def test_after_squash_inactive_weights_begin_like_fresh_ones(storage):
+def test_after_squash_inactive_weights_start_with_fresh_state(storage):
     model = mlp()
     optimizer = torch.optim.Rprop(model.parameters(), lr=0.02)
     training = sparsify(model, optimizer, strategy="static", sparsity=0.6, storage=storage)
@@ -102,7 +102,7 @@ def test_after_squash_inactive_weights_begin_like_fresh_ones(storage):
         assert (states_of(optimizer, model.get_parameter(name))["step_size"][~mask] == torch.tensor(0.02)).all()
 
 
-def test_codes_of_inactive_weights_are_those_of_zero():
+def test_quantized_state_of_inactive_weights_encodes_zero():
     model = square()
     optimizer = unusual.Codes(model.parameters())
     training = sparsify(model, optimizer, strategy=often("40%"), sparsity=0.5)
@@ -130,7 +130,7 @@ MUON = [torch.optim.Muon] if hasattr(torch.optim, "Muon") else []  # of torch 2.
 
 
 @pytest.mark.parametrize("make", [unusual.Lars, unusual.Clipped, unusual.Codes, unusual.Kronecker, *MUON])
-def test_compact_storage_refuses_what_does_not_go_entry_by_entry(make):
+def test_compact_storage_refuses_optimizers_that_do_not_work_elementwise(make):
     model = nn.Sequential(nn.Linear(6, 12, bias=False), nn.Linear(12, 10, bias=False), nn.Linear(10, 3, bias=False))
     optimizer = make(model.parameters())
     before = everything(model, optimizer)
@@ -141,7 +141,7 @@ def test_compact_storage_refuses_what_does_not_go_entry_by_entry(make):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.AdamW, torch.optim.Rprop])
-def test_a_rate_at_the_start_of_a_warm_up_that_is_rounded_away_hides_nothing(make, dtype):
+def test_a_vanishing_warm_up_learning_rate_hides_no_state(make, dtype):
     model = mlp(dtype=dtype)
     parameter = model[2].weight
     options = {"step_sizes": (1e-12, 50)} if make is torch.optim.Rprop else {}
@@ -155,7 +155,7 @@ def test_a_rate_at_the_start_of_a_warm_up_that_is_rounded_away_hides_nothing(mak
     assert training.sparsity == pytest.approx(0.6, abs=0.01)
 
 
-def test_trying_an_optimizer_touches_nothing_that_is_real():
+def test_probing_an_optimizer_changes_neither_model_nor_optimizer():
     model = mlp()
     optimizer = torch.optim.Adam(model.parameters())
     torch.optim.lr_scheduler.StepLR(optimizer, 3)  # puts a step on the instance
@@ -172,7 +172,7 @@ def test_trying_an_optimizer_touches_nothing_that_is_real():
 
 
 @pytest.mark.parametrize("shape", [(512, 512, 3, 3), (4096, 11008), (2, 3), (7, 7), (1, 5), (300, 300), (5000,)])
-def test_a_stand_in_is_of_a_bearable_size_and_equal_sides_stay_equal(shape):
+def test_a_probe_tensor_is_small_and_equal_sides_stay_equal(shape):
     standing = stand_in(shape)
     assert len(standing) == len(shape)
     assert 256 <= np.prod(standing) <= 16_384
@@ -182,7 +182,7 @@ def test_a_stand_in_is_of_a_bearable_size_and_equal_sides_stay_equal(shape):
             assert (one == other) == (mine == its)
 
 
-def test_state_that_appears_later_is_understood():
+def test_state_that_is_created_in_later_steps_is_classified():
     model = mlp()
     optimizer = torch.optim.Adam(model.parameters(), foreach=False)
     training = sparsify(model, optimizer, strategy=often(), sparsity=0.6)
@@ -197,7 +197,7 @@ def test_state_that_appears_later_is_understood():
         assert not any(entries[~mask].any() for entries in state.values())
 
 
-def test_an_optimizer_that_cannot_be_tried_is_refused_until_it_is_described():
+def test_an_optimizer_that_cannot_be_probed_is_refused_until_described():
     model = mlp()
     for parameter in model.parameters():
         parameter.tag = True
@@ -218,7 +218,7 @@ def test_an_optimizer_that_cannot_be_tried_is_refused_until_it_is_described():
 
 
 @pytest.mark.parametrize("rate", [None, torch.tensor(0.05), 0.05])
-def test_a_learning_rate_is_only_needed_where_a_strategy_asks_for_it(rate):
+def test_a_learning_rate_is_only_required_by_strategies_that_use_it(rate):
     model = mlp()
     optimizer = unusual.OwnRate(model.parameters(), lr=rate)
     training = sparsify(model, optimizer, strategy=often(), sparsity=0.6)
@@ -294,7 +294,7 @@ def test_whatever_happens_to_state_inactive_weights_and_state_are_zero_after_eac
         assert not any(entries[~mask].any() for entries in states_of(optimizer, parameter).values())
 
 
-def test_gradients_that_are_handed_out_are_masked_too():
+def test_gradients_returned_by_autograd_grad_are_masked_too():
     model = mlp()
     training = sparsify(model, torch.optim.SGD(model.parameters(), lr=0.1), strategy="static", sparsity=0.7)
     (gradient,) = torch.autograd.grad(loss_at(model, 0), [model[2].weight])
@@ -303,7 +303,7 @@ def test_gradients_that_are_handed_out_are_masked_too():
     assert not gradient[~mask].any()
 
 
-def test_torch_tells_gradients_that_are_accumulated_from_those_that_are_handed_out():
+def test_accumulated_gradients_are_distinguished_from_returned_ones():
     weight = nn.Parameter(torch.ones(3))
     node = torch.autograd.graph.get_gradient_edge(weight).node
     accumulating = []

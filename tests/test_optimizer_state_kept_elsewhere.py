@@ -60,7 +60,7 @@ def test_compact_storage_refuses_state_in_lists_and_dicts():
         (unusual.OnParameter, "momentum"),
     ],
 )
-def test_numbers_of_weights_that_are_kept_elsewhere_are_refused_by_name(make, where, storage):
+def test_state_kept_outside_the_optimizer_state_is_refused_by_name(make, where, storage):
     model = mlp()
     optimizer = make(model.parameters())
     before = everything(model, optimizer)
@@ -69,7 +69,7 @@ def test_numbers_of_weights_that_are_kept_elsewhere_are_refused_by_name(make, wh
     assert everything(model, optimizer) == before
 
 
-def test_an_optimizer_that_is_described_may_keep_what_it_likes_elsewhere(monkeypatch):
+def test_a_described_optimizer_may_keep_state_elsewhere(monkeypatch):
     monkeypatch.setattr("sparsecore_torch.sparse_training.optimizers.state._DESCRIBED", {})
     describe_optimizer(unusual.InAttribute, state={})
     model = mlp()

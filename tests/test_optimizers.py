@@ -60,7 +60,7 @@ def torch_s(rule: Optimizer, torch: Any, parameter: Any) -> Any:
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-11), ("float32", 2e-5)])
 @settings(deadline=None, max_examples=60)
 @given(rule=rules, seed=st.integers(0, 1000), steps=st.integers(1, 12))
-def test_the_rules_are_those_of_torch(dtype: str, tolerance: float, rule: Optimizer, seed: int, steps: int) -> None:
+def test_update_rules_equal_torch_s(dtype: str, tolerance: float, rule: Optimizer, seed: int, steps: int) -> None:
     torch = pytest.importorskip("torch")
     start, gradients, rates = example(seed, steps, dtype)
     parameter = torch.nn.Parameter(torch.tensor(start))
@@ -75,7 +75,7 @@ def test_the_rules_are_those_of_torch(dtype: str, tolerance: float, rule: Optimi
 
 
 @pytest.mark.parametrize("decoupled", [False, True])
-def test_adam_is_its_formula(decoupled: bool) -> None:
+def test_adam_follows_its_formula(decoupled: bool) -> None:
     beta1, beta2, epsilon, decay = 0.8, 0.95, 1e-3, 0.2
     start, gradients, rates = example(3, 9)
     expected = []
@@ -92,7 +92,7 @@ def test_adam_is_its_formula(decoupled: bool) -> None:
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_gradient_descent_is_its_formula(nesterov: bool) -> None:
+def test_gradient_descent_follows_its_formula(nesterov: bool) -> None:
     start, gradients, rates = example(4, 6)
     w, v = start.copy(), np.zeros(7)
     for g, rate in zip(gradients, rates, strict=True):
@@ -103,7 +103,7 @@ def test_gradient_descent_is_its_formula(nesterov: bool) -> None:
 
 
 @pytest.mark.parametrize("rule", MOMENTS)
-def test_all_that_the_rule_keeps_is_carried_when_weights_move(rule: Optimizer) -> None:
+def test_all_optimizer_state_is_carried_when_weights_move(rule: Optimizer) -> None:
     learner = learner_of(optimizer=rule)
     for batch in batches(3):
         learner.train(batch, 0.01)
@@ -122,7 +122,7 @@ def test_all_that_the_rule_keeps_is_carried_when_weights_move(rule: Optimizer) -
 
 
 @pytest.mark.parametrize("rule", MOMENTS)
-def test_a_learner_that_loads_a_state_goes_on_with_its_moments_and_its_count(rule: Optimizer) -> None:
+def test_a_learner_that_loads_a_state_resumes_with_its_moments_and_step_count(rule: Optimizer) -> None:
     learner, other = learner_of("float32", optimizer=rule), learner_of("float32", optimizer=rule)
     for batch in batches(3):
         learner.train(batch, 0.01)
@@ -140,7 +140,7 @@ def test_the_state_of_another_rule_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("rule", "buffers"), [(Sgd(), 1), (Adam(), 2), (AdamW(), 2)])
-def test_the_ledger_counts_one_entry_a_weight_for_each_of_the_rule_s_buffers(rule: Optimizer, buffers: int) -> None:
+def test_the_ledger_counts_one_entry_per_weight_for_each_buffer_of_the_rule(rule: Optimizer, buffers: int) -> None:
     learner, task = learner_of("float32", optimizer=rule), task_of("float32")
     learner.train(next(batches(1)), 0.01)
     memory = learner.memory()

@@ -16,7 +16,7 @@ PLACE = Randomness(1).child("initial values", "conv1")
 
 
 @given(st.sets(st.integers(0, math.prod(SHAPE) - 1)), st.sets(st.integers(0, math.prod(SHAPE) - 1)))
-def test_values_of_positions_that_were_inactive_can_be_had_later(first, later):
+def test_initial_values_of_inactive_positions_can_be_reproduced_later(first, later):
     one, other = np.array(sorted(first), np.int64), np.array(sorted(first | later), np.int64)
     at_first, at_last = (HeNormal()(SHAPE, positions, PLACE) for positions in (one, other))
     np.testing.assert_array_equal(at_last[np.isin(other, one)], at_first)
@@ -39,7 +39,7 @@ def test_a_matrix_has_the_fan_of_its_side():
     assert values.std() == pytest.approx(math.sqrt(2 / 200), rel=0.05)
 
 
-def test_tensors_and_seeds_have_values_of_their_own():
+def test_different_tensors_and_seeds_have_different_values():
     positions = np.arange(1000)
     values = [
         HeNormal()(SHAPE, positions, place)
@@ -54,7 +54,7 @@ def test_an_unknown_fan_is_refused():
 
 
 @given(st.floats(allow_nan=False), st.integers(0, 20))
-def test_constants_are_the_same_everywhere(value, count):
+def test_constant_initial_values_are_equal_at_every_position(value, count):
     assert Constant(value)((20,), np.arange(count), PLACE).tolist() == [value] * count
 
 

@@ -66,36 +66,36 @@ def test_every_hook_has_its_section_in_the_order_in_which_a_run_calls_them() -> 
 
 
 @pytest.mark.parametrize("hook", SECTIONS)
-def test_the_arguments_of_a_hook_are_those_that_are_listed(hook: str) -> None:
+def test_the_page_lists_the_arguments_of_each_hook(hook: str) -> None:
     assert re.findall(r"`(\w+)`", row(hook, "arguments")) == list(inspect.signature(specifications()[hook]).parameters)
 
 
 @pytest.mark.parametrize("hook", SECTIONS)
-def test_a_hook_combines_the_results_of_strategies_as_its_specification_says(hook: str) -> None:
+def test_the_page_says_how_each_hook_combines_results(hook: str) -> None:
     decided = specifications()[hook].sparsecore_spec["firstresult"]
     assert row(hook, "combination").startswith("first result; default: " if decided else "each ")
 
 
 @pytest.mark.parametrize("hook", SECTIONS)
-def test_the_promises_of_a_hook_exist_and_none_is_left_out(hook: str) -> None:
+def test_the_page_lists_every_promise_of_each_hook(hook: str) -> None:
     listed = {name for names in re.findall(r"\((`[^)]+`)\)", row(hook, "checked")) for name in names.split("`")[1::2]}
     assert listed <= {promise.name for promise in STRATEGY_PROMISES}
     # promises about several hooks at once are documented for the strategy as a whole
     assert {promise.name for promise in STRATEGY_PROMISES if hook in promise.hooks and len(promise.hooks) < 4} <= listed
 
 
-def test_the_example_of_the_hooks_prints_what_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_example_of_the_hooks_prints_the_documented_output(capsys: pytest.CaptureFixture[str]) -> None:
     (code,), (printed,) = blocks("hooks"), blocks("hooks", "text")
     exec(code, {})
     assert capsys.readouterr().out == printed
 
 
-def test_the_verbs_of_a_backend_are_those_that_are_listed() -> None:
+def test_the_page_lists_every_array_operation_of_a_backend() -> None:
     table = PAGES["write-a-backend"].partition("## Arrays")[2].partition("\n\nThey are pure")[0].partition("|---|")[2]
     listed = [name for line in table.splitlines() for name in re.findall(r"`(\w+)`", line.rpartition(" | ")[0])]
     assert listed == [name for name in vars(Arrays) if not name.startswith("_")]
 
 
-def test_the_operations_of_a_model_are_those_that_are_listed() -> None:
+def test_the_page_lists_every_operation_of_a_model() -> None:
     listed = re.findall(r"^\| `ops\.(\w+)\(", PAGES["write-a-model"], re.MULTILINE)
     assert listed == [name for name in vars(Operations) if not name.startswith("_")]

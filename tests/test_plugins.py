@@ -67,7 +67,7 @@ def listed(folder: Path) -> dict[str, dict[str, str]]:
     return {f"{entry['kind']} {entry['name']}": entry for entry in json.loads(done.stdout)}
 
 
-def test_the_built_in_plugins_come_in_by_entry_points() -> None:
+def test_built_in_plugins_are_found_by_entry_points() -> None:
     assert [entry.name for entry in installed("strategy")][:4] == ["deepr", "dpr", "erk-start", "gmp"]
     assert {entry.name for entry in installed("dataset")} >= {"digits", "mnist", "fashion-mnist", "cifar10", "cifar100"}
 
@@ -95,7 +95,7 @@ def test_listing_imports_no_plugin_and_no_heavy_library() -> None:
 
 
 @pytest.mark.integration
-def test_the_list_tells_kind_name_source_and_a_line(tmp_path: Path) -> None:
+def test_the_list_has_kind_name_source_and_one_line_per_plugin(tmp_path: Path) -> None:
     install(
         tmp_path,
         "their-strategies",
@@ -175,7 +175,7 @@ def test_a_misspelt_option_of_a_third_party_strategy_names_the_known_ones(images
     assert "no key named 'ofset'; known: offset, schedule" in said(sparsecore("train", *arguments, cwd=tmp_path))
 
 
-def test_a_misspelt_hook_is_refused_with_the_one_that_was_meant(images: Path, tmp_path: Path) -> None:
+def test_a_misspelt_hook_is_refused_with_the_closest_match(images: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MINE.replace("def prune", "def prunes"))
     arguments = (*SMALL, "--data-dir", images, "--strategy", "mine.py:EveryThird")
     sentence = said(sparsecore("train", *arguments, cwd=tmp_path))
@@ -214,7 +214,7 @@ def test_two_plugins_of_one_name_are_refused_with_both_objects(tmp_path: Path) -
     assert "sparsecore_strategies.dpr:DynamicReallocation" in sentence
 
 
-def test_a_model_of_other_sizes_is_named_by_them() -> None:
+def test_a_model_of_other_sizes_can_be_selected_by_name() -> None:
     model = load("model", "wrn-16-4")
     assert (model.depth, model.width) == (16, 4)
     assert load("model", "lenet-20-10").hidden == (20, 10)
@@ -227,7 +227,7 @@ def test_an_object_of_another_kind_is_refused() -> None:
         load("backend", "sparsecore_strategies.dpr:DynamicReallocation")
 
 
-def test_a_missing_object_names_those_there_are() -> None:
+def test_a_missing_object_is_refused_with_the_available_ones() -> None:
     with pytest.raises(
         PluginError, match=r"no object named 'Dpr'; sparsecore_strategies\.dpr has: DynamicReallocation, Threshold"
     ):
@@ -277,7 +277,7 @@ def test_a_default_of_another_type_than_its_annotation_resumes(images: Path, tmp
     ("strategy", "sentence"),
     [("Doubling", "read back from TOML as {'strength': 4.0}; they were {'strength': 2.0}"), ("Named", "rename it")],
 )
-def test_options_that_could_not_be_read_back_are_refused(
+def test_options_that_cannot_be_stored_in_a_file_are_refused(
     images: Path, tmp_path: Path, strategy: str, sentence: str
 ) -> None:
     (tmp_path / "loose.py").write_text(LOOSE)
@@ -285,14 +285,14 @@ def test_options_that_could_not_be_read_back_are_refused(
     assert sentence in said(sparsecore("train", *arguments, cwd=tmp_path))
 
 
-def test_a_plugin_that_exits_does_not_end_the_run_in_silence(images: Path, tmp_path: Path) -> None:
+def test_a_plugin_that_exits_does_not_end_the_run_silently(images: Path, tmp_path: Path) -> None:
     (tmp_path / "loose.py").write_text(LOOSE)
     arguments = (*SMALL, "--data-dir", images, "--strategy", "loose.py:Exits")
     assert "'update_due'" in said(sparsecore("train", *arguments, cwd=tmp_path))
 
 
 @pytest.mark.integration
-def test_metadata_that_cannot_be_read_hides_no_other_plugin(tmp_path: Path) -> None:
+def test_unreadable_metadata_hides_no_other_plugin(tmp_path: Path) -> None:
     install(tmp_path, "theirs", {"their_module": MINE}, THIRD)
     (tmp_path / "theirs-1.2.dist-info/entry_points.txt").write_bytes(b"[sparsecore.strategies]\n\xff\xfe = x\n")
     assert listed(tmp_path)["strategy dpr"]["error"] is None

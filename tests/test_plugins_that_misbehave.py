@@ -33,7 +33,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("option", ["--strategy", "--model", "--data"])
 @pytest.mark.parametrize("kind", EXITS)
-def test_a_plugin_that_exits_while_it_is_loaded_is_an_error_with_its_name(
+def test_a_plugin_that_exits_on_import_is_an_error_that_names_it(
     images: Path, tmp_path: Path, kind: str, option: str
 ) -> None:
     (tmp_path / "mine.py").write_text(EXITS[kind])
@@ -43,7 +43,7 @@ def test_a_plugin_that_exits_while_it_is_loaded_is_an_error_with_its_name(
     assert "SystemExit" in ended.sentence
 
 
-def test_a_module_that_raises_what_is_no_exception_is_an_error_with_its_name(images: Path, tmp_path: Path) -> None:
+def test_a_module_that_raises_baseexception_is_an_error_that_names_it(images: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("raise BaseException('not today')")
     ended = run_in_process(
         "train", *SMALL, "--data-dir", images, "--strategy", f"{tmp_path / 'mine.py'}:Mine", "--json"
@@ -61,9 +61,7 @@ LATER = {
 
 
 @pytest.mark.parametrize("option", LATER)
-def test_a_plugin_that_exits_when_it_is_asked_is_an_error_with_its_name(
-    images: Path, tmp_path: Path, option: str
-) -> None:
+def test_a_plugin_that_exits_when_called_is_an_error_that_names_it(images: Path, tmp_path: Path, option: str) -> None:
     (tmp_path / "mine.py").write_text(PLAIN + LATER[option])
     out = tmp_path / "run"
     ended = run_in_process(
@@ -73,7 +71,7 @@ def test_a_plugin_that_exits_when_it_is_asked_is_an_error_with_its_name(
     assert "mine.py:Mine" in ended.sentence
 
 
-def test_a_model_that_exits_in_the_middle_of_a_run_is_an_error_with_its_line(images: Path, tmp_path: Path) -> None:
+def test_a_model_that_exits_during_a_run_is_an_error_that_names_its_line(images: Path, tmp_path: Path) -> None:
     model = "@attrs.frozen(eq=False)\nclass Mine(LeNet):\n    def forward(self, *_): sys.exit(0)\n"
     (tmp_path / "mine.py").write_text(PLAIN + model)
     ended = run_in_process(
@@ -106,7 +104,7 @@ class Loud(Dpr):
 
 
 @pytest.mark.integration
-def test_what_a_plugin_prints_is_no_part_of_the_result(images: Path, tmp_path: Path) -> None:
+def test_output_that_a_plugin_prints_is_not_part_of_the_result(images: Path, tmp_path: Path) -> None:
     (tmp_path / "loud.py").write_text(LOUD)
     loud = f"{tmp_path / 'loud.py'}:Loud"
     schedule = ["--set", "strategy.schedule.steps=3", "--set", "strategy.target=6"]
@@ -141,7 +139,7 @@ def hooked(folder: Path, statement: str) -> list[str]:
         ("raise OSError(28, 'No space left on device')", 2, "No space"),
     ],
 )
-def test_what_a_hook_raises_in_the_middle_of_a_run_names_hook_and_plugin(
+def test_an_exception_in_a_hook_during_a_run_names_hook_and_plugin(
     images: Path, tmp_path: Path, statement: str, status: int, words: str
 ) -> None:
     ended = run_in_process("train", *hooked(tmp_path, statement), "--data-dir", images, "--out", tmp_path / "run")
@@ -152,7 +150,7 @@ def test_what_a_hook_raises_in_the_middle_of_a_run_names_hook_and_plugin(
     assert words in last
 
 
-def test_the_text_of_an_error_is_printed_without_what_a_terminal_would_obey(images: Path, tmp_path: Path) -> None:
+def test_control_sequences_are_removed_from_printed_errors(images: Path, tmp_path: Path) -> None:
     options = hooked(tmp_path, r"raise EOFError('\x1b]0;owned\x07\x1b[31m\u202etxt')")
     ended = sparsecore("train", *options, "--data-dir", images, "--out", tmp_path / "run")
     assert ended.returncode == 1
@@ -161,7 +159,7 @@ def test_the_text_of_an_error_is_printed_without_what_a_terminal_would_obey(imag
     assert not {"\x1b", "\x07", "\u202e"} & set(ended.stderr)
 
 
-def test_a_plugin_that_changes_the_working_directory_moves_no_file_of_the_run(
+def test_a_plugin_that_changes_the_working_directory_does_not_redirect_files_of_the_run(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     elsewhere = tmp_path / "elsewhere"
@@ -174,7 +172,7 @@ def test_a_plugin_that_changes_the_working_directory_moves_no_file_of_the_run(
     assert not any(elsewhere.iterdir())
 
 
-def test_a_plugin_that_changes_the_working_directory_while_it_is_loaded_hides_no_other(
+def test_a_plugin_that_changes_the_working_directory_on_import_hides_no_other(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "first.py").write_text(f"import os\nos.chdir('/')\n{PLAIN}\nclass Mine(LeNet): pass\n")
@@ -224,7 +222,9 @@ def test_an_exception_of_click_in_a_hook_is_neither_a_success_nor_an_interrupt(
 
 
 @pytest.mark.parametrize("method", ["forward", "parameters"])
-def test_an_exception_of_click_in_a_model_is_an_error_with_its_line(images: Path, tmp_path: Path, method: str) -> None:
+def test_an_exception_of_click_in_a_model_is_an_error_that_names_its_line(
+    images: Path, tmp_path: Path, method: str
+) -> None:
     model = (
         f"@attrs.frozen(eq=False)\nclass Mine(LeNet):\n    def {method}(self, *_): raise {CLICK}.exceptions.Exit(0)\n"
     )

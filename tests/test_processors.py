@@ -12,7 +12,7 @@ from processors import covering, described, files, run, variables
 
 
 @pytest.mark.parametrize("capability", ["AVX512", "AVX2", "DEFAULT", "SVE256"])
-def test_every_pair_of_settings_of_two_variables_is_run(capability: str) -> None:
+def test_every_pair_of_values_of_two_variables_is_covered(capability: str) -> None:
     settings = variables(capability)
     chosen = [dict(one) for one in covering(settings)]
     assert len(chosen) <= 10
@@ -27,7 +27,7 @@ def test_the_tests_that_are_run_exist_and_compare_backends() -> None:
 
 
 @pytest.mark.integration
-def test_a_combination_under_which_a_test_fails_is_named_with_the_command_that_repeats_it(tmp_path: Path) -> None:
+def test_a_failing_combination_is_printed_with_the_command_that_reproduces_it(tmp_path: Path) -> None:
     content = "import os\n\n\ndef test_of_one_thread():\n    assert os.environ['OMP_NUM_THREADS'] == '1'\n"
     (tmp_path / "test_some.py").write_text(content)
     combination = next(one for one in covering(variables("AVX512")) if ("OMP_NUM_THREADS", "2") in one)

@@ -17,14 +17,14 @@ KEYS = st.lists(st.text(max_size=5) | st.integers(-3, 10**6), max_size=3)
 
 
 @given(st.lists(st.integers(0, 2**63 - 1), max_size=5), st.integers(0, 2**128 - 1))
-def test_philox_words_are_those_of_numpy(positions, key):
+def test_philox_words_equal_numpy_s(positions, key):
     words = philox_words(np.array(positions, np.int64), key)
     for place, position in enumerate(positions):
         wanted = np.random.Philox(key=key, counter=position).random_raw(2)
         assert [int(word[place]) for word in words] == wanted.tolist()
 
 
-def test_philox_words_do_not_depend_on_where_chunks_begin():
+def test_philox_words_do_not_depend_on_chunk_boundaries():
     positions = np.arange(40_000)
     whole = philox_words(positions, 77)
     for start in (0, 1, 16_383, 16_384, 39_999):
@@ -33,14 +33,14 @@ def test_philox_words_do_not_depend_on_where_chunks_begin():
 
 
 @given(st.integers(0, 2**70), KEYS, KEYS)
-def test_equal_keys_give_equal_numbers_however_they_are_reached(seed, above, below):
+def test_equal_keys_give_equal_numbers_whatever_their_path(seed, above, below):
     one = Randomness(seed).child(*above).generator(*below)
     other = Randomness(seed, tuple(above)).child(*below).generator()
     np.testing.assert_array_equal(one.integers(0, 2**60, 4), other.integers(0, 2**60, 4))
 
 
 @given(st.tuples(st.integers(0, 50), KEYS), st.tuples(st.integers(0, 50), KEYS))
-def test_other_keys_give_other_numbers(one, other):
+def test_different_keys_give_different_numbers(one, other):
     draws = [Randomness(seed).generator(*keys).integers(0, 2**60, 4).tolist() for seed, keys in (one, other)]
     assert (draws[0] == draws[1]) == (one == other)
 
@@ -52,7 +52,7 @@ def test_a_number_and_its_digits_are_different_keys():
     assert root.generator("a,b").random() != root.generator("a", "b").random()
 
 
-def test_a_draw_leaves_no_trace():
+def test_a_draw_does_not_affect_later_draws():
     place = Randomness(3).child("x")
     first = place.generator("y").random(5)
     place.generator("z").random(100)
@@ -62,7 +62,7 @@ def test_a_draw_leaves_no_trace():
 
 @pytest.mark.parametrize("draw", ["normal_at", "uniform_at", "signs_at"])
 @given(st.lists(st.integers(0, 2**40), min_size=1, max_size=20), st.data())
-def test_the_number_of_a_position_does_not_depend_on_which_others_are_asked_for(draw, positions, data):
+def test_the_number_of_a_position_does_not_depend_on_which_others_are_drawn(draw, positions, data):
     numbers = getattr(Randomness(5), draw)(np.array(positions), "w")
     chosen = data.draw(st.lists(st.sampled_from(range(len(positions)))))
     again = getattr(Randomness(5), draw)(np.array(positions)[chosen], "w")
@@ -81,7 +81,7 @@ def test_no_positions_give_no_numbers():
 
 
 @pytest.mark.parametrize("offset", [0, 2**33])
-def test_normal_numbers_are_normal(offset):
+def test_normal_numbers_are_normally_distributed(offset):
     numbers = Randomness(1).normal_at(np.arange(offset, offset + 100_000), "w")
     assert numbers.dtype == np.float64
     assert stats.kstest(numbers, "norm").pvalue > 1e-3
@@ -90,14 +90,14 @@ def test_normal_numbers_are_normal(offset):
     assert abs(stats.kurtosis(numbers)) < 4 * np.sqrt(24 / 100_000)
 
 
-def test_uniform_numbers_are_uniform_in_the_half_open_interval():
+def test_uniform_numbers_are_uniformly_distributed_in_the_half_open_interval():
     numbers = Randomness(1).uniform_at(np.arange(100_000), "w")
     assert numbers.min() >= 0
     assert numbers.max() < 1
     assert stats.kstest(numbers, "uniform").pvalue > 1e-3
 
 
-def test_signs_are_fair():
+def test_both_signs_are_equally_likely():
     signs = Randomness(1).signs_at(np.arange(100_000), "w")
     assert signs.dtype == np.int8
     assert set(signs.tolist()) == {-1, 1}
@@ -123,15 +123,15 @@ def test_neighbouring_seeds_look_independent():
     assert stats.pearsonr(a, b).pvalue > 1e-3
 
 
-def test_the_root_forgets_the_path_and_keeps_the_seed():
+def test_root_keeps_the_seed_and_drops_the_path():
     assert Randomness(4).child("a", 3).root == Randomness(4)
 
 
 @pytest.mark.parametrize("seed", [-1, 0.5, "1", None])
-def test_a_seed_that_is_no_natural_number_is_refused_with_a_sentence(seed):
+def test_a_seed_that_is_not_a_natural_number_is_refused_with_a_sentence(seed):
     with pytest.raises(InputError, match="a seed is a whole number of at least 0"):
         Randomness(seed)
 
 
-def test_a_numpy_integer_is_the_same_seed_as_pythons():
+def test_a_numpy_integer_is_the_same_seed_as_a_python_integer():
     assert Randomness(np.int64(3)).generator("a").random() == Randomness(3).generator("a").random()

@@ -45,7 +45,7 @@ def test_growth_takes_the_largest_scores_among_free_positions_and_the_lowest_pos
     assert got.dtype == occupied.layout.position_dtype
 
 
-def test_what_is_not_a_number_is_chosen_last():
+def test_nan_scores_are_chosen_last():
     occupied = topology(Layout.of({"w": (6,)}), [1])
     scores = np.array([np.nan, np.inf, 0.0, np.nan, 3.0, 0.0])
     chosen = [largest_free(occupied, [count], lambda _: scores).tolist() for count in (1, 3, 4, 5)]
@@ -59,7 +59,7 @@ def test_positions_beyond_32_bits_are_found():
     assert largest_free(occupied, [0, 2], lambda _: scores).tolist() == [2**32 + 7 + 1, 2**32 + 7 + 3]
 
 
-def test_scores_of_tensors_where_nothing_grows_are_not_asked_for():
+def test_scores_are_not_requested_for_tensors_where_nothing_grows():
     occupied = topology(TWO_TENSORS, [0, 100])
     asked = []
     largest_free(occupied, [0, 3], lambda name: asked.append(name) or np.zeros(100))
@@ -67,7 +67,7 @@ def test_scores_of_tensors_where_nothing_grows_are_not_asked_for():
 
 
 @given(topologies(), st.data())
-def test_the_smallest_of_each_tensor_are_those_that_sort_first(before, data):
+def test_the_smallest_of_each_tensor_agree_with_sorting(before, data):
     values = data.draw(values_of(before))
     counts = [data.draw(st.integers(0, count)) for count in before.counts.tolist()]
     expected = []
@@ -78,7 +78,7 @@ def test_the_smallest_of_each_tensor_are_those_that_sort_first(before, data):
 
 
 @given(topologies(), st.data())
-def test_the_smallest_of_all_leave_every_tensor_one_and_are_exactly_as_many(before, data):
+def test_the_smallest_overall_are_exactly_as_many_as_requested_and_empty_no_tensor(before, data):
     values = data.draw(values_of(before))
     count = data.draw(st.integers(0, before.size - len(before.layout)))
     dropped = smallest_of_all(before, values, count)
@@ -94,7 +94,7 @@ def test_the_smallest_of_all_leave_every_tensor_one_and_are_exactly_as_many(befo
     assert sorted(dropped.tolist()) == sorted(set(range(before.size)) - {s for slots in left.values() for s in slots})
 
 
-def test_fractions_are_the_decimals_that_were_written():
+def test_fractions_are_computed_in_exact_decimals():
     assert fraction_of(0.29, np.array([100, 10, 3])).tolist() == [29, 2, 0]  # in floats 0.29·100 is below 29
 
 
@@ -119,7 +119,7 @@ def test_every_backend_ranks_alike(before, data):
         assert one.tolist() == other.tolist()
 
 
-def test_ranking_changes_nothing_that_it_is_shown():
+def test_ranking_does_not_change_its_inputs():
     occupied = topology(TWO_TENSORS, [3, 120])
     scores, values = ARRAYS.readonly(np.arange(100.0)), ARRAYS.readonly(np.array([2.0, -1.0]))
     assert largest_free(occupied, [2, 1], lambda _: scores).tolist() == [98, 99, 199]

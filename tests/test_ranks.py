@@ -11,17 +11,17 @@ from sparsecore.learning.ranks import Launch, launch
 LAUNCHED = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 
 
-def test_a_process_is_alone_where_no_launcher_says_otherwise() -> None:
+def test_a_process_without_a_launcher_is_alone() -> None:
     assert launch({}) == Launch(rank=0, size=1, local_rank=0)
     assert launch({"RANK": "1"}) == Launch()  # a name that others use too
 
 
-def test_a_launcher_says_which_process_this_is() -> None:
+def test_rank_and_size_are_read_from_the_launcher() -> None:
     assert launch(LAUNCHED) == Launch(rank=3, size=4, local_rank=1)
 
 
 @pytest.mark.parametrize("wrong", [{"RANK": "x"}, {"RANK": "4"}, {"WORLD_SIZE": "-1"}, {"LOCAL_RANK": "4"}])
-def test_a_rank_that_cannot_be_is_refused(wrong: dict[str, str]) -> None:
+def test_an_impossible_rank_is_refused(wrong: dict[str, str]) -> None:
     with pytest.raises(InputError, match="RANK="):
         launch({**LAUNCHED, **wrong})
 
@@ -31,7 +31,7 @@ def started(rank: int) -> dict[str, str]:
 
 
 @pytest.mark.integration
-def test_a_backend_of_one_process_refuses_to_be_one_of_several(tmp_path: Path) -> None:
+def test_a_single_process_backend_refuses_several_processes(tmp_path: Path) -> None:
     images = small_images(tmp_path / "small.npz")
     arguments = ("train", *SMALL, "--backend", "numpy", "--data-dir", images, "--out", tmp_path / "run")
     sentence = said(sparsecore(*arguments, **started(0)))
@@ -41,7 +41,7 @@ def test_a_backend_of_one_process_refuses_to_be_one_of_several(tmp_path: Path) -
 
 
 @pytest.mark.integration
-def test_what_all_processes_of_a_machine_refuse_is_said_by_the_first() -> None:
+def test_an_error_on_all_ranks_of_a_machine_is_printed_by_the_first() -> None:
     assert "section.key=value" in said(sparsecore("train", "--set", "sparsity", **started(0)))
     silent = sparsecore("train", "--set", "sparsity", **started(1))
     assert (silent.returncode, silent.stdout, silent.stderr) == (2, "", "")

@@ -31,7 +31,7 @@ def results(name):
     return json.loads(read(f"benchmarks/results/{name}.json"))
 
 
-def test_the_times_of_a_step_are_those_that_were_measured():
+def test_step_times_in_the_readme_are_the_measured_ones():
     times = results("cpu_step")["threads"]["1"]["step_ms"]
     sparse = " / ".join(f"{times[f'uniform {sparsity}']:.0f}" for sparsity in (0.9, 0.95, 0.98))
     assert f"| {sparse} ms | {times['float32, channels last']:.0f} ms, dense PyTorch" in read("README.md")
@@ -40,7 +40,7 @@ def test_the_times_of_a_step_are_those_that_were_measured():
     assert f"| {masks:.0f} / {compact:.0f} ms | {dense:.0f} ms, dense PyTorch" in read("README.md")
 
 
-def test_the_other_numbers_are_those_that_were_measured():
+def test_other_numbers_in_the_readme_are_the_measured_ones():
     page = read("README.md")
     image = results("cpu_inference")["times"]["threads 1, batch 1"]
     ours, torch, onnx = (image[name]["ms"] for name in ("sparsity 0.9", "torch, channels last", "ONNX Runtime"))

@@ -55,7 +55,7 @@ def masks_of(topology):
 
 @pytest.mark.parametrize("regrow_pruned", [False, True])
 @given(moments(), st.integers(0, 50))
-def test_an_update_is_algorithm_1_on_dense_masks(regrow_pruned, moment, seed):
+def test_an_update_equals_algorithm_1_on_dense_masks(regrow_pruned, moment, seed):
     before, values, threshold, target, tolerance = moment
     masks, weights = masks_of(before), dense_parts(before.layout, dense_of(before, values))
 
@@ -95,7 +95,7 @@ def test_an_update_is_algorithm_1_on_dense_masks(regrow_pruned, moment, seed):
 
 
 @given(moments())
-def test_a_negative_zero_that_survives_stays_one(moment):
+def test_a_surviving_negative_zero_keeps_its_sign(moment):
     before, values, *_ = moment
     _, got = allowed_update(moment)
     signs = dict(zip(before.positions.tolist(), np.signbit(values).tolist(), strict=True))
@@ -136,7 +136,7 @@ def test_before_minus_pruned_plus_grown_is_after_and_nothing_that_was_active_gro
     assert got.after.positions[got.grown_slots].tolist() == sorted(grown)
 
 
-def test_what_was_pruned_may_grow_again_only_where_regrow_pruned_says_so():
+def test_pruned_positions_may_regrow_only_with_regrow_pruned():
     before = topology(Layout.of({"w": (100,)}), range(50))
     moment = before, np.where(np.arange(50) < 25, 0.0, 1.0), 0.5, 20, 0.1
     _, got = dpr_update(moment)
@@ -148,7 +148,7 @@ def test_what_was_pruned_may_grow_again_only_where_regrow_pruned_says_so():
 
 
 @given(moments(), st.sampled_from([np.float32, np.float64, np.int8, np.bool_]), st.sampled_from([(), (3,)]))
-def test_carry_keeps_survivors_entries_gives_zero_to_the_grown_and_leaves_its_input_alone(moment, dtype, row):
+def test_carry_keeps_survivors_zeroes_grown_entries_and_does_not_change_its_input(moment, dtype, row):
     _, got = allowed_update(moment)
     slots = np.random.default_rng(1).integers(1, 100, (got.before.size, *row)).astype(dtype)
     given_ = slots.copy()
@@ -164,7 +164,7 @@ def test_carry_keeps_survivors_entries_gives_zero_to_the_grown_and_leaves_its_in
 
 
 @given(moments())
-def test_an_update_leaves_the_values_and_the_topology_before_alone(moment):
+def test_an_update_does_not_change_the_previous_values_and_topology(moment):
     before, values, *_ = moment
     given_positions, given_values = before.positions.copy(), values.copy()
     allowed_update(moment)
@@ -173,14 +173,14 @@ def test_an_update_leaves_the_values_and_the_topology_before_alone(moment):
 
 
 @pytest.mark.parametrize("wrong", [-1, 1])
-def test_a_vector_of_another_length_is_not_carried(wrong):
+def test_carrying_a_vector_of_another_length_is_refused(wrong):
     before = topology(Layout.of({"w": (100,)}), range(50))
     _, got = dpr_update((before, normal_values(before), 0.1, 5, 0.1))
     with pytest.raises(InputError, match=f"one entry a weight, 50; given {50 + wrong}"):
         got.carry(np.zeros(50 + wrong))
 
 
-def test_a_tensor_that_would_be_emptied_keeps_its_largest_weight_and_among_equals_the_first():
+def test_a_tensor_that_would_be_emptied_keeps_its_first_largest_weight():
     layout = Layout.of({"tiny": (20,), "tied": (20,), "zero": (20,), "large": (100,)})
     before = topology(layout, [*range(3), *range(20, 23), *range(40, 43), *range(60, 80)])
     values = np.array([0.01, -0.03, 0.02, 0.02, -0.02, 0.02, 0.0, -0.0, 0.0, *[9.0] * 20], np.float32)
@@ -195,14 +195,14 @@ def test_values_at_the_threshold_survive():
     assert got.pruned_positions.tolist() == [2, 3]
 
 
-def test_no_room_names_the_tensors_and_what_to_do():
+def test_the_error_for_missing_room_names_tensors_and_remedy():
     layout = Layout.of({"full": (4,), "crowded": (6,)})
     before = topology(layout, range(9))
     with pytest.raises(NoRoomError, match=r"7 weights .* only 1 .* full; prune less, .*regrow_pruned"):
         dpr_update((before, np.full(9, 0.1), 0.5, 5, 0.1))
 
 
-def test_three_billion_positions_with_a_million_weights_reallocate_in_memory_for_a_million():
+def test_reallocating_a_million_weights_among_three_billion_positions_takes_memory_for_a_million():
     layout = Layout.of({"first": (1000, 1000, 1000), "second": (2000, 1000, 1000)})
     assert layout.position_dtype == np.int64
     draw = np.random.default_rng(0)

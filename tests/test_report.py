@@ -104,7 +104,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_run_has_a_page_that_needs_nothing_else(tmp_path, kind):
+def test_the_page_of_every_kind_of_run_is_self_contained(tmp_path, kind):
     page = report_of(write_run(tmp_path / "run", **KINDS[kind]))
     outline = Outline(page)
     assert not {"script", "link", "img", "iframe", "object", "embed", "image", "base"} & set(outline.tags)
@@ -115,7 +115,7 @@ def test_every_kind_of_run_has_a_page_that_needs_nothing_else(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_drawings_are_well_formed_and_share_no_id(tmp_path, kind):
+def test_drawings_are_well_formed_and_have_unique_ids(tmp_path, kind):
     page = report_of(write_run(tmp_path / "run", **KINDS[kind]))
     drawings = [ET.fromstring(drawing) for drawing in re.findall(r"<svg.*?</svg>", page, re.DOTALL)]
     ids = [element.get("id") for drawing in drawings for element in drawing.iter() if element.get("id")]
@@ -125,12 +125,12 @@ def test_drawings_are_well_formed_and_share_no_id(tmp_path, kind):
 @pytest.mark.parametrize(
     ("kind", "count"), {"finished": 7, "static": 4, "no epoch yet": 1, "no threshold": 6, "no sparse tensor": 3}.items()
 )
-def test_a_figure_is_drawn_exactly_where_there_is_something_to_draw(tmp_path, kind, count):
+def test_a_figure_is_drawn_exactly_when_it_has_data(tmp_path, kind, count):
     outline = Outline(report_of(write_run(tmp_path / "run", **KINDS[kind])))
     assert (outline.tags["figure"], outline.tags["svg"]) == (count, count)
 
 
-def test_the_same_files_give_the_same_bytes_wherever_they_are(tmp_path):
+def test_the_same_files_give_the_same_bytes_in_any_folder(tmp_path):
     first, second = (write_run(tmp_path / name, **KINDS["finished"]) for name in ("here", "there"))
     expected = write_report(first).read_bytes()
     with mpl.rc_context({"font.size": 30, "axes.facecolor": "red", "svg.fonttype": "none", "xtick.top": True}):
@@ -146,7 +146,7 @@ def test_the_report_is_the_only_file_added(tmp_path):
     assert set(run.iterdir()) - before == {run / "report.html"}
 
 
-def test_the_header_says_what_was_run_and_what_came_of_it(tmp_path):
+def test_the_header_shows_settings_and_result(tmp_path):
     text = Outline(report_of(write_run(tmp_path / "run"))).text
     for shown in ("wrn by dpr + grad on cifar10", "wrn, width 2", "94.21%", "0.2500", "72.20%", "0123456789ab"):
         assert shown in text
@@ -163,13 +163,13 @@ def test_nested_settings_are_readable(tmp_path):
     assert 'rate {"0": 0.1, "60": 0.02}, nesterov true' in text
 
 
-def test_an_unfinished_run_says_so_and_how_far_it_came(tmp_path):
+def test_the_page_of_an_unfinished_run_shows_its_progress(tmp_path):
     text = Outline(report_of(write_run(tmp_path / "run", **KINDS["unfinished"]))).text
     assert "has not finished. So far: epochs 3, updates 1." in text
     assert "94.21%" not in text
 
 
-def test_the_table_counts_each_tensor_from_start_to_now(tmp_path):
+def test_the_table_counts_the_weights_of_each_tensor_from_start_to_end(tmp_path):
     run = write_run(tmp_path / "run", updates=[update_line(1, moved=5)])
     _, first, second, both = Outline(report_of(run)).rows
     assert first == ["first.weight", "8 × 4 × 3 × 3", "100", "105", "65.28%", "63.54%"]
@@ -188,7 +188,7 @@ def test_names_from_the_files_cannot_become_markup(tmp_path):
     assert "<img src=x>" in outline.text
 
 
-def test_thousands_of_small_updates_stay_small(tmp_path):
+def test_a_page_of_thousands_of_updates_stays_small(tmp_path):
     names = [f"layer{layer}.weight" for layer in range(24)]
     active = dict.fromkeys(names, 900)
     moves = ({names[u % 24]: u % 5} for u in range(1, 5001))
@@ -199,7 +199,7 @@ def test_thousands_of_small_updates_stay_small(tmp_path):
     assert "1,000 of 5,000 updates are drawn" in report.read_text(encoding="utf-8")
 
 
-def test_a_diverged_run_is_drawn_as_far_as_it_is_finite(tmp_path):
+def test_a_diverged_run_is_drawn_up_to_its_last_finite_value(tmp_path):
     run = write_run(tmp_path / "run")
     with (run / "metrics.jsonl").open("a") as metrics:
         metrics.write(json.dumps({**epoch_line(4), "train_loss": float("nan"), "test_loss": float("inf")}) + "\n")
@@ -213,14 +213,14 @@ def test_importing_the_package_imports_no_plotting():
 
 
 @pytest.mark.integration
-def test_writing_a_report_leaves_pyplot_alone(tmp_path):
+def test_writing_a_report_does_not_use_pyplot(tmp_path):
     run = write_run(tmp_path / "run", **KINDS["finished"])
     look = "import pathlib, sys, sparsecore.report as r; r.write_report(pathlib.Path(sys.argv[1]))"
     look += "; sys.exit('matplotlib.pyplot' in sys.modules)"
     subprocess.run([sys.executable, "-c", look, str(run)], check=True, cwd=Path(__file__).parent.parent)
 
 
-def test_no_report_is_left_where_a_file_is_damaged(tmp_path):
+def test_a_damaged_file_leaves_no_report_behind(tmp_path):
     run = write_run(tmp_path / "run")
     (run / "metrics.jsonl").write_text("{\n")
     with pytest.raises(InputError):

@@ -40,7 +40,7 @@ def points(line):
 
 
 @pytest.mark.parametrize(("figure", "key", "unit"), [(figures.accuracy, "accuracy", 100), (figures.loss, "loss", 1)])
-def test_epochs_are_drawn_where_they_were_measured(axes, figure, key, unit):
+def test_accuracies_are_drawn_at_their_measured_epochs(axes, figure, key, unit):
     lines = {line.get_label(): points(line) for line in axes(figure).get_lines()}
     for split in ("train", "test"):
         assert lines[split] == [(epoch, epoch_line(epoch)[f"{split}_{key}"] * unit) for epoch in (1, 2, 3)]
@@ -82,7 +82,7 @@ def height_at(area, step):
     return max(crossings), min(crossings)
 
 
-def test_areas_stack_the_active_counts_from_start_to_now(axes):
+def test_areas_stack_the_active_counts_of_all_updates(axes):
     first, second = axes(figures.active_parameters).collections
     # the last epoch ends at step 45, after the last update at 30
     for step, count in {0: 100, 9: 100, 10: 105, 20: 96, 30: 103, 44: 103}.items():
@@ -90,7 +90,7 @@ def test_areas_stack_the_active_counts_from_start_to_now(axes):
         assert height_at(second, step) == (400, count)
 
 
-def test_the_legend_lists_the_tensors_as_the_areas_lie(axes):
+def test_the_legend_lists_tensors_in_the_order_of_the_areas(axes):
     drawn = axes(figures.active_parameters)
     assert [text.get_text() for text in drawn.get_legend().get_texts()] == ["second.weight", "first.weight"]
 

@@ -47,7 +47,7 @@ def test_a_last_line_cut_within_a_letter_is_ignored(folder):
 
 
 @pytest.mark.parametrize("missing", ["reallocations.jsonl", "result.json"])
-def test_a_run_need_not_have_moved_or_finished(folder, missing):
+def test_a_run_without_updates_or_result_can_be_read(folder, missing):
     (folder / missing).unlink()
     run = read_run(folder)
     assert (run.updates == ()) == (missing == "reallocations.jsonl")
@@ -66,7 +66,7 @@ def test_a_finished_run_whose_log_has_lost_lines_is_refused_by_name(tmp_path, na
 
 
 @pytest.mark.parametrize("name", ["reallocations.jsonl", "result.json", "tensors.json"])
-def test_a_pipe_in_a_runs_folder_is_not_waited_for(folder, name):
+def test_a_pipe_in_a_run_folder_does_not_block_reading(folder, name):
     (folder / name).unlink(missing_ok=True)
     os.mkfifo(folder / name)
     with pytest.raises(InputError, match=name):
@@ -74,7 +74,7 @@ def test_a_pipe_in_a_runs_folder_is_not_waited_for(folder, name):
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"5", b"\xff", b'{"seconds": "long"}', None])
-def test_seconds_that_cannot_be_read_are_left_out_with_a_warning(folder, content):
+def test_unreadable_durations_are_left_out_with_a_warning(folder, content):
     if content is None:
         os.mkfifo(folder / "seconds.json")
     else:
@@ -120,7 +120,7 @@ def test_a_damaged_line_is_named_with_its_file_and_number(folder, line, problem)
     assert problem in str(caught.value)
 
 
-def test_bytes_that_are_no_text_are_named_with_their_line(folder):
+def test_bytes_that_are_not_utf_8_are_reported_with_their_line(folder):
     (folder / "metrics.jsonl").write_bytes(json.dumps(epoch_line(1)).encode() + b"\n\xff\n")
     with pytest.raises(InputError, match=r"metrics\.jsonl, line 2: expected UTF-8"):
         read_run(folder)
@@ -147,7 +147,7 @@ def test_a_damaged_file_is_named_with_the_line(folder, name, text, where):
     assert where in str(caught.value)
 
 
-def test_active_weights_follow_from_what_was_moved_and_grown(folder):
+def test_active_weights_follow_from_pruned_and_grown_counts(folder):
     moves = [({"first.weight": 7}, {"second.weight": 4}), ({"second.weight": 1}, {"first.weight": 2}), ({}, {})]
     lines = [update_line(n) | {"pruned": pruned, "grown": grown} for n, (pruned, grown) in enumerate(moves, 1)]
     (folder / "reallocations.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -28,7 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def test_a_page_is_light_or_dark_as_its_reader_has_it(run: Path) -> None:
+def test_a_page_follows_the_readers_light_or_dark_mode(run: Path) -> None:
     html = (run / "report.html").read_text("utf-8")
     assert "prefers-color-scheme: dark" in html
     drawings = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
@@ -37,7 +37,7 @@ def test_a_page_is_light_or_dark_as_its_reader_has_it(run: Path) -> None:
         assert not re.search(r"#(000000|ffffff)", drawing)
 
 
-def test_the_pointer_tells_the_values_of_points(run: Path) -> None:
+def test_points_show_their_values_under_the_pointer(run: Path) -> None:
     html = (run / "report.html").read_text("utf-8")
     titles = re.findall(r"<use [^>]*><title>([^<]*)</title></use>", html)
     last = read_run(run).epochs[-1]
@@ -46,7 +46,7 @@ def test_the_pointer_tells_the_values_of_points(run: Path) -> None:
 
 
 @pytest.mark.parametrize("figure", ["bars", "sparsities"])
-def test_the_pointer_tells_the_values_of_a_studys_points(tmp_path: Path, figure: str) -> None:
+def test_points_of_a_study_show_their_values_under_the_pointer(tmp_path: Path, figure: str) -> None:
     with no_waiting_for_the_disk():
         folder = small_study(tmp_path, trials=1, sparsities=[0.8], figure=figure)
         html = write_study_report(folder).read_text("utf-8")
@@ -72,7 +72,7 @@ def trial_words(study: Study, trial: Trial) -> str:
     return next(arm.title for arm in study.arms if arm.name == trial.arm)
 
 
-def test_a_page_has_the_learning_rate_the_duration_and_the_machine(run: Path) -> None:
+def test_a_page_shows_learning_rate_duration_and_machine(run: Path) -> None:
     html = (run / "report.html").read_text("utf-8")
     assert "<h2>Learning rate</h2>" in html
     (effort,) = re.findall(r'<dl class="effort">(.*?)</dl>', html, re.DOTALL)
@@ -81,7 +81,7 @@ def test_a_page_has_the_learning_rate_the_duration_and_the_machine(run: Path) ->
 
 
 @pytest.mark.parametrize("kind", ["with a threshold", "without", "without updates"])
-def test_figures_stand_in_pairs(run: Path, kind: str) -> None:
+def test_figures_are_arranged_in_pairs(run: Path, kind: str) -> None:
     known = read_run(run)
     shown = {
         "with a threshold": known,
@@ -93,14 +93,14 @@ def test_figures_stand_in_pairs(run: Path, kind: str) -> None:
     assert pairs.count("<figure>") == pairs.count("<svg")
 
 
-def test_no_drawing_is_larger_than_it_was_drawn(run: Path) -> None:
+def test_no_drawing_is_scaled_up(run: Path) -> None:
     html = (run / "report.html").read_text("utf-8")
     (rule,) = re.findall(r"^figure svg \{([^}]*)\}", html, re.MULTILINE)
     assert "max-width: 100%" in rule
     assert not re.search(r"(?<!-)width: 100%", rule)
 
 
-def test_the_question_of_a_study_stands_once_on_its_page(tmp_path: Path) -> None:
+def test_the_question_of_a_study_appears_once_on_its_page(tmp_path: Path) -> None:
     with no_waiting_for_the_disk():
         folder = small_study(tmp_path, trials=1, sparsities=[0.8], title="What is asked?")
         html = write_study_report(folder).read_text("utf-8")

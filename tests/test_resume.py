@@ -70,7 +70,7 @@ def test_a_killed_run_ends_as_if_it_had_never_stopped(
     assert result["topology_sha256"] == json.loads((reference / "result.json").read_text())["topology_sha256"]
 
 
-def test_a_finished_run_resumed_says_its_result_again(whole: tuple[str, Path], tmp_path: Path) -> None:
+def test_resuming_a_finished_run_prints_its_result_again(whole: tuple[str, Path], tmp_path: Path) -> None:
     _, reference = whole
     shutil.copytree(reference, tmp_path / "run")
     again = train("--resume", "--out", tmp_path / "run")
@@ -86,7 +86,7 @@ def test_a_run_resumes_without_its_settings(whole: tuple[str, Path], tmp_path: P
         assert content(tmp_path / "run" / name) == content(reference / name), name
 
 
-def test_other_settings_are_refused_by_name(whole: tuple[str, Path], tmp_path: Path) -> None:
+def test_resuming_with_other_settings_is_refused_by_name(whole: tuple[str, Path], tmp_path: Path) -> None:
     _, reference = whole
     shutil.copytree(reference, tmp_path / "run")
     sentence = said(sparsecore("train", "--resume", "--out", tmp_path / "run", "--sparsity", "0.5"))
@@ -126,7 +126,7 @@ def test_a_foreign_checkpoint_is_refused(whole: tuple[str, Path], images: Path, 
     assert "other experiment" in said(sparsecore("train", "--resume", "--out", tmp_path / "run"))
 
 
-def test_other_data_are_refused(whole: tuple[str, Path], tmp_path: Path) -> None:
+def test_resuming_with_other_data_is_refused(whole: tuple[str, Path], tmp_path: Path) -> None:
     _, reference = whole
     shutil.copytree(reference, tmp_path / "run")
     (tmp_path / "run/result.json").unlink()
@@ -146,13 +146,13 @@ def test_a_log_cut_short_is_refused(whole: tuple[str, Path], tmp_path: Path) -> 
     assert "metrics.jsonl" in said(sparsecore("train", "--resume", "--out", tmp_path / "run"))
 
 
-def test_resume_of_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+def test_resuming_a_folder_that_is_not_a_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     assert "no run folder" in said(sparsecore("train", "--resume", "--out", tmp_path))
 
 
 @pytest.mark.integration
-def test_a_run_that_another_process_trains_is_refused(images: Path, tmp_path: Path) -> None:
+def test_resuming_a_run_of_another_running_process_is_refused(images: Path, tmp_path: Path) -> None:
     command = ["train", *arguments(images, tmp_path / "run", "--set", "training.epochs=100000")]
     process = subprocess.Popen([sys.executable, "-m", "sparsecore", *command], stdout=subprocess.DEVNULL)
     try:
@@ -164,7 +164,7 @@ def test_a_run_that_another_process_trains_is_refused(images: Path, tmp_path: Pa
         process.wait()
 
 
-def test_a_run_does_not_go_on_with_other_code_in_a_plugin_s_file(images: Path, tmp_path: Path) -> None:
+def test_a_run_does_not_resume_with_changed_plugin_code(images: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("from sparsecore_strategies.static import Static\n")
     command = [*SMALL, "--data-dir", str(images), "--strategy", "mine.py:Static", "--out", "run"]
     train(*command, cwd=tmp_path)
@@ -190,7 +190,7 @@ SELDOM, OFTEN = Plain(50), Plain(5)
 """
 
 
-def test_a_run_does_not_go_on_with_other_options_of_a_strategy_without_settings(
+def test_a_run_does_not_resume_with_other_options_of_a_plain_python_strategy(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))

@@ -15,7 +15,7 @@ def due(every, steps, **clock):
     return [step for step in range(steps + 1) if every(Clock(step=step, **clock))]
 
 
-def test_a_clock_ticks_steps_and_counts_updates_apart():
+def test_a_clock_counts_steps_and_updates_separately():
     clock = Clock(step=9, steps_per_epoch=5, total_steps=11)
     assert (clock.epoch, clock.has_ended) == (1, False)
     assert clock.tick() == Clock(step=10, steps_per_epoch=5, total_steps=11)
@@ -98,7 +98,7 @@ def test_a_number_of_updates_ends_at_a_fraction_of_the_run():
         ({"steps": 1, "until": math.nan}, r"\[0, 1\]; given until = nan"),
     ],
 )
-def test_a_schedule_of_updates_that_makes_no_sense_is_refused_with_a_sentence(arguments, sentence):
+def test_an_invalid_update_schedule_is_refused_with_a_sentence(arguments, sentence):
     with pytest.raises(InputError, match=sentence):
         Every(**arguments)
 
@@ -133,7 +133,7 @@ def test_piecewise_is_constant_from_each_epoch_on():
         ({0: 0.1, 5: -math.inf}, "finite; given -inf"),
     ],
 )
-def test_a_piecewise_schedule_that_makes_no_sense_is_refused_with_a_sentence(pieces, sentence):
+def test_an_invalid_piecewise_schedule_is_refused_with_a_sentence(pieces, sentence):
     with pytest.raises(InputError, match=sentence):
         Piecewise(pieces)
 
@@ -176,7 +176,7 @@ def test_a_cosine_ends_within_the_run(until):
         (Piecewise({0: 1.0}), Piecewise({0: 1.0})),
     ],
 )
-def test_what_a_settings_file_may_hold_is_a_schedule(given_, schedule):
+def test_values_of_a_settings_file_become_schedules(given_, schedule):
     assert as_schedule(given_) == schedule
 
 
@@ -194,7 +194,7 @@ def test_what_a_settings_file_may_hold_is_a_schedule(given_, schedule):
         ({"start": math.nan}, "finite"),
     ],
 )
-def test_what_is_no_schedule_is_refused_with_a_sentence(given_, sentence):
+def test_a_value_that_is_not_a_schedule_is_refused_with_a_sentence(given_, sentence):
     with pytest.raises(InputError, match=sentence):
         as_schedule(given_)
 
@@ -222,11 +222,11 @@ def test_an_amount_is_a_number_or_a_share_of_all_weights(given_, weights, amount
 @pytest.mark.parametrize(
     "given_", [0, -5, 1.5, True, None, "10", "%", "ten%", "10%%", "0%", "100%", "-3%", "nan%", "inf%", ""]
 )
-def test_what_is_no_amount_is_refused_with_a_sentence(given_):
+def test_a_value_that_is_not_an_amount_is_refused_with_a_sentence(given_):
     with pytest.raises(InputError, match=f"given {given_!r}"):
         as_amount(given_)
 
 
 @given(st.integers(0, 10**6), st.integers(0, 6))
-def test_decimals_are_taken_as_they_were_written(digits, places):
+def test_decimals_are_read_exactly(digits, places):
     assert as_written(float(f"{digits}e-{places}")) * 10**places == digits

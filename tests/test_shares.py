@@ -51,7 +51,7 @@ def test_shares_are_within_one_of_the_capped_fixed_point(question):
 
 
 @given(questions())
-def test_the_same_question_has_the_same_answer_in_every_type(question):
+def test_shares_are_the_same_for_every_integer_type(question):
     total, weights, room = question
     arrays = shares(np.int64(total), np.array(weights, np.int64), np.array(room, np.int32))
     assert arrays.tolist() == shares(*question).tolist()
@@ -71,12 +71,12 @@ def test_the_same_question_has_the_same_answer_in_every_type(question):
         ((20_000, [3, 1], [2**40, 2**40]), [15_000, 5_000]),
     ],
 )
-def test_shares_by_hand(question, answer):
+def test_shares_equal_those_computed_by_hand(question, answer):
     assert shares(*question).tolist() == answer
 
 
 @given(TENSORS, st.integers(1, 50))
-def test_too_little_room_is_an_error_that_gives_both_numbers(tensors, excess):
+def test_too_little_room_is_an_error_that_states_both_numbers(tensors, excess):
     weights, room = zip(*tensors, strict=True)
     total = sum(room) + excess
     with pytest.raises(NoRoomError, match=rf"^{total} weights .* only {sum(room)} free"):
@@ -84,7 +84,7 @@ def test_too_little_room_is_an_error_that_gives_both_numbers(tensors, excess):
 
 
 @given(questions())
-def test_what_all_want_together_gives_each_what_it_wants_and_shares_out_the_excess(question):
+def test_shares_of_the_total_demand_meet_it_and_excess_is_allocated(question):
     _, wanted, room = question
     wanted, room = np.array(wanted), np.array(room)
     if wanted.sum() > room.sum():
@@ -96,7 +96,7 @@ def test_what_all_want_together_gives_each_what_it_wants_and_shares_out_the_exce
 
 
 @given(st.lists(st.floats(0, 1e300) | st.sampled_from([0.0, 5e-324, 0.1, 1 / 3]), max_size=6))
-def test_whole_numbers_are_in_exactly_the_proportion_of_those_given(numbers):
+def test_integer_shares_follow_the_exact_proportions(numbers):
     whole = whole_numbers(numbers)
     assert all(isinstance(number, int) for number in whole)
     scales = {Fraction(one) / Fraction(other) for one, other in zip(whole, numbers, strict=True) if other}

@@ -35,7 +35,7 @@ STRATEGIES: dict[str, Any] = {
 }
 
 
-def test_the_device_refuses_to_be_mixed_and_counts_who_waits() -> None:
+def test_the_device_refuses_mixed_tensors_and_counts_waits() -> None:
     with simulated_cuda():
         vector = torch.arange(4, device="cuda")
         assert vector.device == DEVICE
@@ -55,7 +55,7 @@ def test_the_device_refuses_to_be_mixed_and_counts_who_waits() -> None:
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_an_update_of_the_engine_waits_a_few_times_and_decides_as_numpy_does(name: str) -> None:
+def test_an_engine_update_waits_a_bounded_number_of_times_and_decides_as_on_numpy(name: str) -> None:
     layout = Layout.of({"first": (20, 12), "second": (8, 20), "third": (4, 8, 3, 3)})
     values = np.random.default_rng(0).normal(0, 1e-3, 300)
     found = []
@@ -72,7 +72,7 @@ def test_an_update_of_the_engine_waits_a_few_times_and_decides_as_numpy_does(nam
     assert found[0] == found[1]
 
 
-def test_the_counting_verbs_count_as_numpy_does() -> None:
+def test_counting_operations_equal_numpy_s() -> None:
     mask = np.random.default_rng(0).random(50) < 0.3
     values = np.where(mask, np.inf, 1.0)
     bounds = (0, 7, 7, 31, 50)

@@ -110,7 +110,7 @@ def check_counts(quiet: list[list[str]], updates: list[list[str]]) -> None:
     assert all(len(waited) <= MOST for waited in updates), updates
 
 
-def test_every_strategy_that_is_installed_is_tried() -> None:
+def test_every_installed_strategy_is_tested() -> None:
     built_in = {entry.name for entry in installed("strategy") if entry.value.startswith("sparsecore_")}
     assert built_in <= set(STRATEGIES)
 
@@ -119,7 +119,9 @@ def test_every_strategy_that_is_installed_is_tried() -> None:
 @pytest.mark.parametrize("storage", ["masked", "compact"])
 @pytest.mark.parametrize("name", STRATEGIES)
 @pytest.mark.filterwarnings("ignore:the requested sparsity")
-def test_a_quiet_step_waits_for_nothing_and_an_update_a_few_times(name: str, storage: str) -> None:
+def test_a_step_without_an_update_never_waits_and_an_update_waits_a_bounded_number_of_times(
+    name: str, storage: str
+) -> None:
     model, optimizer, training = begun(STRATEGIES[name], storage)
     quiet, updates = trained(model, optimizer, training)
     check_counts(quiet, updates)
@@ -134,7 +136,7 @@ def test_a_quiet_step_waits_for_nothing_and_an_update_a_few_times(name: str, sto
 @pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("storage", ["masked", "compact"])
 @pytest.mark.parametrize("name", ["dpr", "set", "soft-deepr", "rigl", "granet"])
-def test_what_is_saved_goes_on_as_if_it_had_not_been(name: str, storage: str) -> None:
+def test_a_saved_training_resumes_as_if_never_interrupted(name: str, storage: str) -> None:
     model, optimizer, training = begun(STRATEGIES[name], storage)
     trained(model, optimizer, training)
     saved = copy.deepcopy([each.state_dict() for each in (training, model, optimizer)])
@@ -153,7 +155,7 @@ def test_what_is_saved_goes_on_as_if_it_had_not_been(name: str, storage: str) ->
 
 @pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("storage", ["masked", "compact"])
-def test_a_training_is_described_and_ended_on_its_device(storage: str) -> None:
+def test_summary_and_squash_work_on_the_device(storage: str) -> None:
     model, optimizer, training = begun(_DPR, storage)
     trained(model, optimizer, training)
     assert "0.weight" in str(training.summary())
@@ -180,7 +182,7 @@ OPTIMIZERS: dict[str, Callable[[Any], Optimizer]] = {
 @pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("storage", ["masked", "compact"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_foreach_and_fused_optimizers_wait_for_nothing(name: str, storage: str) -> None:
+def test_foreach_and_fused_optimizers_never_wait(name: str, storage: str) -> None:
     model, optimizer, training = begun(_DPR, storage, make=OPTIMIZERS[name])
     quiet, updates = trained(model, optimizer, training)
     quiet, updates = ([_ours(waited) for waited in every] for every in (quiet, updates))
@@ -194,7 +196,7 @@ def test_foreach_and_fused_optimizers_wait_for_nothing(name: str, storage: str) 
 
 @pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("storage", ["masked", "compact"])
-def test_autocast_is_waited_for_no_more(storage: str) -> None:
+def test_autocast_adds_no_waits(storage: str) -> None:
     model, optimizer, training = begun(_DPR, storage)
     for step in range(STEPS):
         before, (inputs, labels) = training.updates, batch(step)
@@ -210,7 +212,7 @@ def test_autocast_is_waited_for_no_more(storage: str) -> None:
 
 @pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("storage", ["masked", "compact"])
-def test_gradients_that_are_added_up_in_buckets_are_masked_without_waiting(storage: str) -> None:
+def test_bucketed_gradients_are_masked_without_waiting(storage: str) -> None:
     """As DistributedDataParallel lays them: views of one vector, which is divided by the number of ranks."""
     model, optimizer, training = begun(RigL(schedule=_EVERY), storage)
     for step in range(STEPS):
@@ -231,7 +233,7 @@ def test_gradients_that_are_added_up_in_buckets_are_masked_without_waiting(stora
 
 @pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("name", ["dpr", "set", "rigl"])
-def test_units_of_several_weights_wait_no_more(name: str) -> None:
+def test_units_of_several_weights_add_no_waits(name: str) -> None:
     model, optimizer, training = begun(STRATEGIES[name], "masked", units=Blocks(4, 4), exclude="0.weight")
     quiet, updates = trained(model, optimizer, training)
     check_counts(quiet, updates)
@@ -239,7 +241,7 @@ def test_units_of_several_weights_wait_no_more(name: str) -> None:
 
 
 @pytest.mark.usefixtures("device")
-def test_a_tensor_that_would_be_emptied_costs_no_wait() -> None:
+def test_a_tensor_that_would_be_emptied_adds_no_wait() -> None:
     strategy = DynamicReallocation(target="50%", initial_threshold=1e30, schedule=_EVERY)
     model, optimizer, training = begun(strategy, "masked")
     quiet, updates = trained(model, optimizer, training)
@@ -247,7 +249,7 @@ def test_a_tensor_that_would_be_emptied_costs_no_wait() -> None:
 
 
 @pytest.mark.usefixtures("device")
-def test_the_storages_of_many_layers_wait_as_often_as_those_of_few() -> None:
+def test_the_number_of_waits_does_not_depend_on_the_number_of_layers() -> None:
     counts = []
     for depth in (2, 12):
         torch.manual_seed(0)

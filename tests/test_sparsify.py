@@ -66,7 +66,7 @@ MODELS = {"mlp": mlp, "convnet": convnet}
     seed=st.integers(0, 99),
     regrow_pruned=st.booleans(),
 )
-def test_training_is_that_of_masks_spelled_out(model, optimizer, strategy, sparsity, seed, regrow_pruned):
+def test_training_equals_a_loop_with_explicit_masks(model, optimizer, strategy, sparsity, seed, regrow_pruned):
     ours, theirs = MODELS[model](seed), MODELS[model](seed)
     ours_optimizer, theirs_optimizer = (OPTIMIZERS[optimizer](net.parameters()) for net in (ours, theirs))
     options = {"sparsity": sparsity, "seed": seed, "regrow_pruned": regrow_pruned}
@@ -135,7 +135,7 @@ def _without_update(model, optimizer):
 
 
 @pytest.mark.parametrize("name", ["dpr", "set", "deepr", "static"])
-def test_one_line_is_enough(name):
+def test_one_call_makes_a_model_sparse(name):
     model = mlp()
     optimizer = sgd(model)
     before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -170,7 +170,7 @@ def test_a_stack_is_bottom_first():
     assert training.updates == 1  # DPR's schedule, not SET's
 
 
-def test_sparsity_is_what_was_asked_for():
+def test_sparsity_is_the_requested_one():
     model = mlp()
     training = sparsify(model, sgd(model), sparsity=0.75)
     assert training.sparsity == 0.75
@@ -208,7 +208,7 @@ def test_tensors_of_several_dtypes_train_together():
 
 
 @pytest.mark.filterwarnings("ignore::sparsecore.errors.LostWeightsWarning")  # positions are drawn anew on purpose
-def test_squash_leaves_a_plain_model():
+def test_squash_returns_a_plain_dense_model():
     model = mlp()
     optimizer = sgd(model)
     training = sparsify(model, optimizer, strategy=often(), sparsity=0.8)
@@ -240,7 +240,7 @@ def test_squash_leaves_a_plain_model():
         lambda training: training.model,
     ],
 )
-def test_after_squash_it_says_that_it_has_ended(use):
+def test_after_squash_every_call_says_that_the_training_has_ended(use):
     model = mlp()
     training = sparsify(model, sgd(model))
     training.squash()
@@ -263,7 +263,7 @@ def test_the_ledger_counts_bytes():
     assert training.memory().gradients.measured == 0
 
 
-def test_what_is_printed_of_a_training_and_its_memory_is_a_line():
+def test_the_repr_of_a_training_and_of_its_memory_is_one_line():
     model = nn.Sequential(nn.Linear(20, 100), nn.ReLU(), nn.Linear(100, 4))
     training = sparsify(model, torch.optim.SGD(model.parameters(), lr=0.1), sparsity=0.9)
     assert repr(training) == "<SparseTraining at step 0, 0 updates, sparsity 0.9000>"

@@ -97,7 +97,7 @@ def test_names_may_have_a_prefix(wrap):
     assert nonzero(states, "inner.0.") == training.topology.size
 
 
-def test_an_average_that_was_written_into_the_model_is_masked_there():
+def test_an_average_copied_into_the_model_is_masked_there():
     model, optimizer, training = started()
     for parameter in model.parameters():
         parameter.data.fill_(0.5)
@@ -121,7 +121,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_masked_is_refused_and_stays(case):
+def test_an_average_that_cannot_be_masked_is_refused_and_unchanged(case):
     make, sentence = REFUSED[case]
     model, optimizer, training = started()
     target = make(model)
@@ -132,7 +132,7 @@ def test_what_cannot_be_masked_is_refused_and_stays(case):
 
 
 @pytest.mark.parametrize("average", [get_ema_avg_fn(0.9), get_swa_avg_fn()], ids=["ema", "swa"])
-def test_a_sparse_average_is_sparse_all_along_and_not_smaller_for_what_grew_late(average):
+def test_a_sparse_average_stays_sparse_and_does_not_shrink_late_growth(average):
     model, optimizer, training = started()
     averaged = AveragedModel(model, avg_fn=sparse_avg_fn(average))
     history = []
@@ -153,7 +153,7 @@ def test_a_sparse_average_is_sparse_all_along_and_not_smaller_for_what_grew_late
             assert actual == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
-def test_a_sparse_average_of_dense_weights_is_the_plain_one():
+def test_a_sparse_average_of_dense_weights_equals_the_plain_average():
     torch.manual_seed(0)
     plain, sparse, average = torch.randn(50), torch.randn(50), get_ema_avg_fn(0.9)
     assert torch.equal(sparse_avg_fn(average)(plain, sparse, 3), average(plain, sparse, 3))
@@ -181,7 +181,7 @@ def test_compact_storage_averages_weights_that_do_not_move():
     assert training.topology.size == len(averaged.module.sparse_values)
 
 
-def test_copies_that_are_no_averages_hinder_no_update():
+def test_copies_that_are_not_averages_do_not_block_updates():
     model, optimizer, training = started("compact")
     teacher, learner = copy.deepcopy(model), copy.deepcopy(model)
     other = sgd(learner)

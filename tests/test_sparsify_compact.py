@@ -37,7 +37,7 @@ def both(make, **options):
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("strategy", ["dpr", "set", "deepr", "gradient", "gradually"])
 @pytest.mark.parametrize("network", NETWORKS)
-def test_training_is_that_of_masks_bit_for_bit(network, strategy, optimizer):
+def test_compact_training_equals_training_with_masks_bit_for_bit(network, strategy, optimizer):
     losses, trainings = [], []
     for model, trains, training in both(NETWORKS[network], optimizer=optimizer, strategy=strategy):
         losses.append(train(model, trains, 32))
@@ -50,7 +50,7 @@ def test_training_is_that_of_masks_bit_for_bit(network, strategy, optimizer):
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("network", ["mlp", "transformer", "convolutions"])
-def test_clipping_by_norm_is_that_of_masks_but_for_rounding(network, optimizer):
+def test_clipping_by_norm_equals_that_of_masks_within_rounding(network, optimizer):
     trainings = []
     for model, trains, training in both(NETWORKS[network], optimizer=optimizer, dtype=torch.float64):
         train(model, trains, 31, clip=0.2)
@@ -59,7 +59,7 @@ def test_clipping_by_norm_is_that_of_masks_but_for_rounding(network, optimizer):
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "rmsprop", "adagrad"])
-def test_state_of_dense_training_before_is_kept(optimizer):
+def test_optimizer_state_of_earlier_dense_training_is_kept(optimizer):
     trainings = []
     for model, trains, training in both(Mlp, optimizer=optimizer, before=4):
         train(model, trains, 12)
@@ -67,7 +67,7 @@ def test_state_of_dense_training_before_is_kept(optimizer):
     assert_same(trainings[1], trainings[0])
 
 
-def test_the_optimizer_trains_n_values_and_what_is_dense():
+def test_the_optimizer_trains_the_active_values_and_the_dense_parameters():
     model, trains, training = started(Mlp, "compact")
     assert {name: tuple(one.shape) for name, one in model.named_parameters()} == {
         "sparse_values": (training.topology.size,),
@@ -80,7 +80,7 @@ def test_the_optimizer_trains_n_values_and_what_is_dense():
     assert trains.state[model.sparse_values]["momentum_buffer"].shape == (training.topology.size,)
 
 
-def test_a_schedule_and_a_group_of_its_own_go_on_as_before():
+def test_learning_rate_schedules_and_parameter_groups_still_apply():
     rates = []
     for storage in ("masked", "compact"):
         torch.manual_seed(0)
@@ -96,7 +96,7 @@ def test_a_schedule_and_a_group_of_its_own_go_on_as_before():
     assert rates[:3] == rates[3:]
 
 
-def test_micro_batches_and_closures():
+def test_micro_batches_and_closures_train_like_masks():
     trainings = []
     for model, trains, training in both(Mlp, strategy="gradient"):
 
@@ -113,7 +113,7 @@ def test_micro_batches_and_closures():
     assert_same(trainings[1], trainings[0])
 
 
-def test_a_gradient_that_is_thrown_away_leaves_no_trace_in_the_dense_one():
+def test_a_discarded_gradient_does_not_affect_the_dense_gradient():
     trainings = []
     for model, trains, training in both(Mlp, strategy="gradient"):
         for given in batches(model, 11):
@@ -139,7 +139,7 @@ def test_dense_gradients_are_without_the_loss_scale():
     assert_same(trainings[1], trainings[0])
 
 
-def test_a_step_that_a_scaler_skips_is_none():
+def test_a_step_that_the_scaler_skips_is_not_counted():
     model, trains, training = started(Mlp, "compact")
     scaler = torch.amp.GradScaler("cpu")
     before = training.values().clone()
@@ -149,7 +149,7 @@ def test_a_step_that_a_scaler_skips_is_none():
     assert torch.equal(training.values(), before)
 
 
-def test_dense_gradients_are_those_of_dense_weights_and_go_with_the_step():
+def test_dense_gradients_equal_those_of_dense_weights_and_are_released_after_the_step():
     model, trains, training = started(Transformer, "compact", strategy="gradient")
     storage = training._parts.storage
     plain = copy.deepcopy(model)
@@ -193,7 +193,7 @@ class LeftAlone(nn.Module):
         return self.bounded(torch.tanh(self.pairs(given, given)))
 
 
-def test_autocast_computes_with_the_weights_that_it_leaves_alone_as_with_masks():
+def test_layers_that_autocast_does_not_cast_compute_as_with_masks():
     outputs = []
     for storage in ("masked", "compact"):
         torch.manual_seed(0)
@@ -209,14 +209,14 @@ def test_autocast_computes_with_the_weights_that_it_leaves_alone_as_with_masks()
 
 
 @pytest.mark.parametrize("grad", [torch.no_grad, torch.inference_mode, torch.enable_grad])
-def test_evaluation_gives_what_masks_give(grad):
+def test_evaluation_equals_that_of_masks(grad):
     masked, compact = (one[0].eval() for one in both(Transformer))
     given = next(batches(masked, 1))
     with grad():
         torch.testing.assert_close(compact(given), masked(given))
 
 
-def test_attention_whose_query_key_and_value_differ():
+def test_attention_with_separate_query_key_and_value_trains_like_masks():
     outputs = []
     for storage in ("masked", "compact"):
         torch.manual_seed(0)
@@ -246,7 +246,7 @@ class Unusual(nn.Module):
         return self.bounded(torch.tanh(torch.einsum("bi,hio->bo", hidden, self.mixing) + self.mixing.sum((0, 1))))
 
 
-def test_modules_of_any_kind():
+def test_custom_modules_train_like_masks():
     trainings = []
     for storage in ("masked", "compact"):
         torch.manual_seed(0)
@@ -263,7 +263,7 @@ def test_modules_of_any_kind():
     assert_same(trainings[1], trainings[0])
 
 
-def test_a_layer_called_by_itself_and_inside_of_a_pass_without_gradients():
+def test_a_layer_called_alone_or_without_gradients_computes_as_with_masks():
     model, _, _ = started(Mlp, "compact")
     plain = copy.deepcopy(model)
     make_dense(plain)
@@ -304,7 +304,7 @@ def test_recomputed_activations_give_the_same_gradients():
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
-def test_second_derivatives_are_those_of_masks():
+def test_second_derivatives_equal_those_of_masks():
     gradients = []
     for model, trains, training in both(Mlp, dtype=torch.float64):
         given = next(batches(model, 1)).requires_grad_()
@@ -345,7 +345,7 @@ def test_a_copy_of_the_model_has_values_of_its_own():
     assert copied.sparse_values.grad is not None
 
 
-def test_squash_leaves_what_squash_of_masks_leaves():
+def test_squash_gives_the_same_model_as_squash_of_masks():
     ended = []
     for model, trains, training in both(Transformer, optimizer="adamw"):
         train(model, trains, 12)
@@ -378,7 +378,7 @@ def test_training_resumes_bit_for_bit():
     assert_same(again[2], training)
 
 
-def test_fewer_and_fewer_weights_are_carried_and_resumed():
+def test_gradual_pruning_carries_its_state_and_resumes():
     model, trains, training = started(Mlp, "compact", optimizer="adamw", strategy="gradually")
     whole = training.topology.size
     losses = [loss_of(model, given) for given in batches(model, 1)]  # alive, and with it what autograd remembers

@@ -43,7 +43,7 @@ class OfAnotherModule(nn.Linear):
         super().__setattr__(name, value)
 
 
-def test_a_training_that_takes_the_place_of_torchs_flag_is_refused_as_it_is_assigned():
+def test_assigning_a_training_to_module_training_is_refused():
     with pytest.raises(InputError, match=r"self.training is torch's own flag.*self.sparse_training = sparsify"):
         OverItsFlag()
     model = mlp()
@@ -61,7 +61,7 @@ def test_a_training_that_takes_the_place_of_torchs_flag_is_refused_as_it_is_assi
 
 
 @pytest.mark.parametrize("storage", ["masked", "compact"])
-def test_a_deep_copy_of_a_module_that_holds_its_training_is_plain_and_the_original_goes_on(storage):
+def test_a_deep_copy_of_a_module_with_its_training_is_plain_and_the_original_continues(storage):
     holder = Holder(storage)
     train(holder, holder.optimizer, range(2))
     copied = copy.deepcopy(holder)
@@ -89,7 +89,7 @@ def test_a_module_that_holds_its_training_can_be_pickled():
 
 
 @pytest.mark.parametrize("copying", [copy.copy, copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
-def test_a_copy_of_a_training_alone_says_what_it_is(copying):
+def test_a_copy_of_a_training_says_that_it_is_a_copy(copying):
     model = mlp()
     training = sparsify(model, sgd(model))
     copied = copying(training)

@@ -57,7 +57,7 @@ def test_inactive_weights_are_zero_after_every_step(optimizer, mixed, memory_for
     assert training.updates == 3
 
 
-def test_recurrent_weights_that_cudnn_has_flattened():
+def test_recurrent_weights_flattened_by_cudnn_train_sparsely():
     torch.manual_seed(0)
     model = nn.ModuleDict({"lstm": nn.LSTM(6, 8), "end": nn.Linear(8, 3)}).cuda()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
@@ -71,7 +71,7 @@ def test_recurrent_weights_that_cudnn_has_flattened():
     assert training.updates == 3
 
 
-def test_no_update_compiles_anything_again():
+def test_updates_do_not_recompile():
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("inductor")
     model = convnet().cuda()
@@ -84,7 +84,7 @@ def test_no_update_compiles_anything_again():
     assert counter.frame_count == 1
 
 
-def test_what_was_trained_there_goes_on_on_the_cpu(tmp_path):
+def test_training_on_cuda_resumes_on_the_cpu(tmp_path):
     model = convnet().cuda()
     optimizer = OPTIMIZERS["sgd, foreach"](model.parameters())
     training = sparsify(model, optimizer, strategy=often(), sparsity=0.75)

@@ -230,7 +230,7 @@ class Between(nn.Module):
 
 
 @pytest.mark.parametrize("kind", SPARSE_AND_DENSE)
-def test_weight_matrices_are_sparse_and_all_else_is_dense_with_its_reason(kind):
+def test_weight_matrices_are_sparse_and_everything_else_is_dense_with_a_reason(kind):
     make, sparse, dense = SPARSE_AND_DENSE[kind]
     model = Between(make())
     selection = select(model)
@@ -243,7 +243,7 @@ def test_weight_matrices_are_sparse_and_all_else_is_dense_with_its_reason(kind):
     assert {one.name for one in selection.sparse} | set(selection.left_out) == names
 
 
-def test_what_is_taken_for_a_weight_by_its_name_is_said_in_the_summary():
+def test_the_summary_lists_tensors_selected_by_their_name():
     model = nn.Sequential(nn.Linear(6, 6), Conv1D(6, 6), Experts(), nn.Linear(6, 3))
     text = str(sparsify(model, sgd(model)).summary())
     lines = text[text.index("sparse by name") : text.index("left dense")].splitlines()
@@ -251,7 +251,7 @@ def test_what_is_taken_for_a_weight_by_its_name_is_said_in_the_summary():
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
-def test_of_a_scripted_model_the_same_becomes_sparse():
+def test_a_scripted_model_has_the_same_selection():
     model = nn.Sequential(
         nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 6, 3), nn.Flatten(),
         nn.Linear(6, 6), nn.LayerNorm(6), nn.Linear(6, 3),
@@ -268,7 +268,7 @@ def test_of_a_scripted_model_the_same_becomes_sparse():
     assert_inactive_is_zero(layers, optimizer, training)
 
 
-def test_every_head_is_dense_and_of_heads_that_are_networks_the_last_layer():
+def test_every_output_head_or_its_last_layer_is_dense():
     class Several(nn.Module):
         def __init__(self):
             super().__init__()
@@ -283,7 +283,7 @@ def test_every_head_is_dense_and_of_heads_that_are_networks_the_last_layer():
     assert names == ["body.weight", "heads.size.0.weight", "attention_heads.0.weight"]
 
 
-def test_a_weight_that_a_list_holds_as_well_is_that_of_its_layer():
+def test_a_weight_that_is_also_in_a_parameter_list_belongs_to_its_layer():
     model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 3))
     model.register_module("all", nn.ParameterList(list(model.parameters())))
     assert [one.name for one in select(model).sparse] == ["0.weight"]
@@ -320,7 +320,7 @@ def test_networks_under_weight_norm_learn_without_a_nan(norm):
         (parametrizations.orthogonal, "*original"),
     ],
 )
-def test_weights_whose_zeros_would_not_be_zeros_are_refused_where_they_are_asked_for(norm, include):
+def test_weights_that_do_not_keep_zeros_are_refused_when_requested(norm, include):
     model = nn.Sequential(norm(nn.Linear(6, 6)), nn.Linear(6, 3))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(InputError, match=r"0\..*(magnitude|0/0|not zero).*exclude="):
@@ -340,7 +340,7 @@ def test_a_parametrization_that_keeps_zeros_is_trained_sparsely():
     assert int((model[0].weight != 0).sum()) == 18
 
 
-def test_a_random_parametrization_leaves_the_generator_as_it_was():
+def test_probing_a_random_parametrization_restores_the_random_generator():
     class Noisy(nn.Module):
         def forward(self, weight):
             return weight * torch.rand(())
@@ -364,7 +364,7 @@ class _Mask(nn.Module):
 
 
 @pytest.mark.parametrize("name", ["weight", "bias"])
-def test_masks_of_torch_prune_under_ours_are_refused_with_the_remedy(name):
+def test_weights_masked_by_torch_prune_are_refused_with_the_remedy(name):
     from torch.nn.utils import prune
 
     model = nn.Sequential(nn.Linear(6, 40), nn.Linear(40, 40), nn.Linear(40, 3))
@@ -383,7 +383,7 @@ def test_masks_of_torch_prune_under_ours_are_refused_with_the_remedy(name):
     assert training.topology.layout.names == ("0.weight", "1.weight")
 
 
-def test_a_mask_of_torch_prune_that_comes_during_sparse_training_is_refused_at_the_next_step():
+def test_pruning_by_torch_prune_during_sparse_training_is_refused_at_the_next_step():
     from torch.nn.utils import prune
 
     model = nn.Sequential(nn.Linear(6, 40), nn.Linear(40, 3))
@@ -411,7 +411,7 @@ def test_a_mask_in_a_parametrization_is_refused_too():
         sparsify(model, sgd(model), sparsity=0.8)
 
 
-def test_classes_of_modules_choose_all_parameters_in_them():
+def test_module_classes_select_all_parameters_in_them():
     class Special(nn.Linear):
         pass
 
@@ -448,7 +448,7 @@ def test_classes_of_modules_choose_all_parameters_in_them():
 
 
 @pytest.mark.parametrize("argument", ["include", "exclude"])
-def test_a_class_that_matches_nothing_is_refused_with_those_that_exist(argument):
+def test_a_class_that_matches_nothing_is_refused_with_the_existing_ones(argument):
     model = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3))
     for nothing in (nn.Embedding, nn.ReLU, int):
         with pytest.raises(InputError, match=rf"{argument}={nothing.__name__} .*Linear"):

@@ -67,7 +67,7 @@ def prepared(wrapped=False):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_whichever_function_fails_nothing_has_changed_and_a_second_call_trains_as_a_first_one(case):
+def test_a_failed_call_changes_nothing_and_a_second_call_trains_normally(case):
     wrapped = "wrapped" in case
     if "kernels" in CASES[case]:
         pytest.importorskip("sparsecore_cpu")

@@ -30,7 +30,7 @@ def started(way):
 
 @pytest.mark.parametrize("wrap", [lambda inner: inner, Accelerated], ids=["plain", "wrapped"])
 @pytest.mark.parametrize("way", WAYS)
-def test_another_optimizer_goes_on_as_if_it_had_been_stepped_without_state_from_there(way, wrap):
+def test_the_new_optimizer_continues_as_if_it_started_without_state(way, wrap):
     model, optimizer, training = started(way)
     # the same from here on, as the optimizer of the start with its state taken away
     twin, same, expected = started(way)
@@ -55,7 +55,7 @@ def test_another_optimizer_goes_on_as_if_it_had_been_stepped_without_state_from_
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_optimizer_that_is_left_steps_past_nobody(way):
+def test_the_old_optimizer_no_longer_affects_the_training(way):
     model, optimizer, training = started(way)
     other = torch.optim.AdamW(model.parameters(), lr=0.01)
     training.follow(other)
@@ -74,7 +74,7 @@ UNUSABLE = {
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("case", UNUSABLE)
-def test_what_cannot_take_over_is_refused_and_training_goes_on(case, way):
+def test_an_optimizer_that_cannot_take_over_is_refused_and_training_continues(case, way):
     make, sentence = UNUSABLE[case]
     model, optimizer, training = started(way)
     twin, same, expected = started(way)

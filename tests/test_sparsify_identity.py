@@ -198,7 +198,7 @@ ALIKE = {
 
 
 @pytest.mark.parametrize("case", ALIKE)
-def test_what_decides_nothing_may_differ(case, tmp_path):
+def test_settings_without_influence_on_decisions_may_differ(case, tmp_path):
     first, second, options = ALIKE[case]
     model, optimizer, training = started(first())
     train(model, optimizer, range(6))
@@ -209,7 +209,7 @@ def test_what_decides_nothing_may_differ(case, tmp_path):
     assert torch.equal(again.topology.positions, training.topology.positions)
 
 
-def test_what_a_strategy_counts_in_an_attribute_is_that_of_the_start():
+def test_mutable_attributes_of_a_strategy_are_compared_as_at_the_start():
     class Counting(Plain):
         def __init__(self):
             super().__init__()

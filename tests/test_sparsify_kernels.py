@@ -33,7 +33,7 @@ class DenseLayers(TorchFunctionMode):
 
 @pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("strategy", ["dpr", "set", "deepr", "gradient"])
-def test_a_run_is_that_of_dense_kernels_but_for_rounding(strategy, storage):
+def test_training_equals_that_of_dense_kernels_within_rounding(strategy, storage):
     results = {}
     for kernels in ("dense", "sparse"):
         model, optimizer, training = started(kernels, storage, strategy)
@@ -46,7 +46,7 @@ def test_a_run_is_that_of_dense_kernels_but_for_rounding(strategy, storage):
 
 
 @pytest.mark.parametrize("storage", STORAGES)
-def test_layers_are_dense_only_in_steps_whose_dense_gradient_is_asked_for(storage):
+def test_layers_run_dense_only_in_steps_that_need_the_dense_gradient(storage):
     model, optimizer, training = started("sparse", storage, "gradient")
     counts = []
     for _ in range(6):
@@ -58,7 +58,7 @@ def test_layers_are_dense_only_in_steps_whose_dense_gradient_is_asked_for(storag
 
 
 @pytest.mark.parametrize("storage", STORAGES)
-def test_evaluation_computes_what_training_does(storage):
+def test_evaluation_and_training_compute_the_same(storage):
     model, optimizer, training = started("sparse", storage)
     train(model, optimizer, 6)
     images, _ = pictures(50)
@@ -74,7 +74,7 @@ def test_evaluation_computes_what_training_does(storage):
 
 
 @pytest.mark.parametrize("storage", STORAGES)
-def test_copies_are_on_dense_kernels_and_compute_the_same(storage):
+def test_copies_use_dense_kernels_and_compute_the_same(storage):
     model, _, _ = started("sparse", storage)
     model.eval()
     copied = copy.deepcopy(model)
@@ -96,7 +96,7 @@ def test_a_model_is_pickled_as_a_plain_one():
 
 
 @pytest.mark.parametrize("storage", STORAGES)
-def test_state_dicts_are_those_of_dense_kernels_and_go_on(storage):
+def test_state_dicts_equal_those_of_dense_kernels_and_resume(storage):
     model, optimizer, training = started("sparse", storage)
     train(model, optimizer, 6)
     saved = copy.deepcopy([part.state_dict() for part in (model, optimizer, training)])
@@ -141,7 +141,7 @@ def test_accumulated_gradients_are_sums():
 
 
 @pytest.mark.parametrize("storage", STORAGES)
-def test_a_weight_that_changes_before_its_backward_pass_is_an_error(storage):
+def test_changing_a_weight_before_its_backward_pass_raises_an_error(storage):
     model, _, _ = started("sparse", storage)
     loss = model(pictures(0)[0]).sum()
     with torch.no_grad():
@@ -172,7 +172,7 @@ def test_under_autocast_layers_compute_in_float32(storage):
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
-def test_outputs_lie_as_torch_s_do():
+def test_outputs_have_torch_s_memory_format():
     model, _ = only(nn.Conv2d(3, 4, 3, padding=1))
     images = torch.randn(5, 3, 6, 6)
     assert model(images).is_contiguous()
@@ -201,7 +201,7 @@ def test_a_compiled_model_trains_the_same():
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("make", [torch.jit.trace, lambda *of: torch.export.export(*of).module()])
-def test_what_is_traced_or_exported_is_the_dense_layer(make):
+def test_tracing_and_export_use_the_dense_layer(make):
     model, _, _ = started("sparse")
     model.eval()
     images, others = pictures(0)[0], pictures(1)[0]

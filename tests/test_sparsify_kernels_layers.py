@@ -48,7 +48,7 @@ def convolutions(draw):
     st.sampled_from([0.0, 0.5, 0.95]),
     st.integers(1, 2),
 )
-def test_convolutions_are_dense_ones_with_a_mask(given_layer, images, order, sparsity, threads):
+def test_convolutions_equal_dense_ones_with_a_mask(given_layer, images, order, sparsity, threads):
     layer, sides = given_layer
     weight, bias = layer.weight.detach().clone(), layer.bias
     model, training = only(layer, sparsity)
@@ -73,7 +73,7 @@ def test_convolutions_are_dense_ones_with_a_mask(given_layer, images, order, spa
     st.booleans(),
     st.sampled_from([0.0, 0.5, 0.95]),
 )
-def test_linear_layers_are_dense_ones_with_a_mask(features, leading, has_bias, sparsity):
+def test_linear_layers_equal_dense_ones_with_a_mask(features, leading, has_bias, sparsity):
     layer = nn.Linear(*features, bias=has_bias)
     plain, bias = layer.weight.detach().clone().requires_grad_(), layer.bias
     model, training = only(layer, sparsity)
@@ -87,7 +87,7 @@ def test_linear_layers_are_dense_ones_with_a_mask(features, leading, has_bias, s
 
 
 @pytest.mark.parametrize("batch", [16, 48, 5])
-def test_transposed_batches_are_read_as_they_lie(batch):
+def test_transposed_batches_are_read_correctly(batch):
     layer = nn.Linear(12, 7)
     model, _ = only(layer)
     transposed = torch.randn(12, batch).t().requires_grad_()
@@ -95,7 +95,7 @@ def test_transposed_batches_are_read_as_they_lie(batch):
     assert_same_gradients(model(transposed), linear(same, layer.weight, layer.bias), [(transposed, same)])
 
 
-def test_even_kernels_with_padding_same_are_those_of_torch():
+def test_even_kernels_with_padding_same_equal_torch_s():
     layer = nn.Conv2d(3, 4, (2, 4), padding="same")
     model, _ = only(layer)
     x = torch.randn(5, 3, 6, 7)
@@ -103,7 +103,7 @@ def test_even_kernels_with_padding_same_are_those_of_torch():
     torch.testing.assert_close(model(x), expected, **CLOSE)
 
 
-def test_one_image_without_a_batch_and_no_image_at_all_are_taken():
+def test_an_unbatched_image_and_an_empty_batch_are_accepted():
     layer = nn.Conv2d(3, 4, 3, padding=1)
     model, _ = only(layer)
     x = torch.randn(2, 3, 6, 7)
@@ -111,14 +111,14 @@ def test_one_image_without_a_batch_and_no_image_at_all_are_taken():
     assert model(x[:0]).shape == (0, 4, 6, 7)
 
 
-def test_what_the_dense_layer_refuses_is_refused_in_its_words():
+def test_inputs_that_the_dense_layer_refuses_raise_its_error():
     model, _ = only(nn.Conv2d(3, 4, 3))
     for wrong in (torch.randn(2, 5, 6, 6), torch.randn(2, 3, 2, 2), torch.randn(2, 3, 6, 6).double()):
         with pytest.raises(RuntimeError):
             model(wrong)
 
 
-def test_images_of_many_sizes_are_taken_one_after_another():
+def test_images_of_changing_sizes_are_accepted():
     layer = nn.Conv2d(2, 3, 3, padding=1)
     model, training = only(layer)
     for side in [*range(4, 30), 4]:
@@ -137,7 +137,7 @@ def test_zeros_are_not_multiplied():
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_each_gradient_is_the_same_alone_as_with_the_others(stride):
+def test_each_gradient_is_the_same_alone_and_with_the_others(stride):
     layer = nn.Conv2d(4, 5, 3, stride, padding=1)
     model, _ = only(layer)
     x = torch.randn(7, 4, 6, 6, requires_grad=True)

@@ -19,7 +19,7 @@ def _installed():
 
 
 @pytest.mark.usefixtures("_installed")
-def test_layers_that_cannot_go_through_the_kernels_are_named_with_the_reason():
+def test_layers_that_the_kernels_do_not_support_are_named_with_the_reason():
     model = nn.ModuleDict(
         {
             "fits": nn.Conv2d(4, 4, 3),
@@ -62,7 +62,7 @@ REFUSED = {
 
 @pytest.mark.usefixtures("_installed")
 @pytest.mark.parametrize("case", REFUSED)
-def test_refusals_leave_model_and_optimizer_as_they_were(case):
+def test_refusals_leave_model_and_optimizer_unchanged(case):
     make, kernels, message = REFUSED[case]
     model = nn.Sequential(make(6, 5), nn.Linear(5, 3))
     optimizer = sgd(model)
@@ -73,7 +73,7 @@ def test_refusals_leave_model_and_optimizer_as_they_were(case):
     assert type(model[0]) is make
 
 
-def test_without_the_distribution_a_sentence_says_what_to_install(monkeypatch):
+def test_without_the_distribution_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "sparsecore_cpu.layer", None)
     model = nn.Sequential(nn.Linear(6, 5))
     with pytest.raises(InputError, match=r"needs the distribution sparsecore-cpu.*pip install"):

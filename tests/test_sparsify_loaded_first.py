@@ -58,7 +58,7 @@ def test_a_warning_that_is_an_error_leaves_the_model_as_it_was():
     assert everything(model, optimizer) == before
 
 
-def test_it_can_be_silenced_by_its_category():
+def test_the_warning_can_be_silenced_by_its_category():
     model = mlp(1)
     model.load_state_dict(trained())
     with warnings.catch_warnings():
@@ -66,7 +66,7 @@ def test_it_can_be_silenced_by_its_category():
         sparsify(model, sgd(model), **OPTIONS)
 
 
-def test_a_model_that_is_sparsified_again_after_its_end_is_told_too():
+def test_sparsifying_a_squashed_model_again_warns_too():
     model = mlp()
     optimizer = sgd(model)
     sparsify(model, optimizer, **OPTIONS).squash()
@@ -110,7 +110,7 @@ FRESH = {
 
 
 @pytest.mark.parametrize("case", FRESH)
-def test_what_was_just_drawn_gets_no_warning(case):
+def test_freshly_initialized_models_get_no_warning(case):
     make, options = FRESH[case]
     model = make()
     assert sparsify(model, sgd(model), **{"include": "*weight", "sparsity": 0.75, **options}).step == 0

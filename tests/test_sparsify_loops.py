@@ -128,7 +128,7 @@ def test_a_step_that_the_scaler_skips_does_not_count(fused):
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_scaled_training_is_plain_training(fused):
+def test_training_with_a_loss_scaler_equals_plain_training(fused):
     expected = weights_after(mlp())
     model = mlp()
     optimizer = sgd(model, foreach=not fused, fused=fused)
@@ -167,7 +167,7 @@ def test_accumulated_batches_are_one_step():
         torch.testing.assert_close(mine, its)
 
 
-def test_gradients_that_are_never_set_to_zero_move_with_the_weights():
+def test_gradients_that_are_never_zeroed_move_with_the_weights():
     model = mlp()
     optimizer = sgd(model)
     training = sparsify(model, optimizer, strategy=often(every=1), sparsity=0.75)
@@ -179,7 +179,7 @@ def test_gradients_that_are_never_set_to_zero_move_with_the_weights():
     assert training.updates == 4
 
 
-def test_clipping_sees_only_weights_that_exist():
+def test_clipping_sees_only_active_weights():
     model = mlp()
     training = sparsify(model, sgd(model), sparsity=0.75)
     plain = copy.deepcopy(model)
@@ -194,7 +194,7 @@ def test_clipping_sees_only_weights_that_exist():
     torch.testing.assert_close(norm, torch.stack(squares).sum().sqrt())
 
 
-def test_a_closure_is_a_step():
+def test_a_step_with_a_closure_counts_as_one_step():
     expected = weights_after(mlp())
     model = mlp()
     optimizer = sgd(model)
@@ -225,7 +225,7 @@ class Listener:
         return values
 
 
-def test_strategies_hear_the_scheduled_learning_rate_of_the_sparse_tensors_group():
+def test_strategies_receive_the_scheduled_learning_rate_of_the_sparse_tensors_group():
     model = mlp()
     groups = [
         {"params": [model[4].weight, model[4].bias], "lr": 5.0},
@@ -266,7 +266,7 @@ def test_channels_last_trains_the_same_and_stays():
 
 @pytest.mark.parametrize("strange", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("strategy", ["static", "gradient growth"])
-def test_what_is_not_finite_where_no_weight_is_does_no_harm(strange, strategy):
+def test_nonfinite_gradients_at_inactive_positions_are_ignored(strange, strategy):
     model = mlp()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
     where = {}
@@ -285,7 +285,7 @@ def test_what_is_not_finite_where_no_weight_is_does_no_harm(strange, strategy):
         assert all(entry.isfinite().all() for entry in states_of(optimizer, model[0].weight).values())
 
 
-def test_a_gradient_that_is_put_there_by_hand_does_no_harm_either():
+def test_nonfinite_entries_of_a_gradient_assigned_by_hand_are_ignored_at_inactive_positions():
     model = mlp()
     optimizer = sgd(model)
     training = sparsify(model, optimizer, strategy="static", sparsity=0.75)
@@ -299,7 +299,7 @@ def test_a_gradient_that_is_put_there_by_hand_does_no_harm_either():
 
 
 @pytest.mark.parametrize("set_to_none", [True, False])
-def test_parameters_without_a_gradient_keep_out_of_the_step(set_to_none):
+def test_parameters_without_a_gradient_are_not_stepped(set_to_none):
     model = nn.ModuleDict({"used": nn.Linear(6, 8), "idle": nn.Linear(6, 8), "end": nn.Linear(8, 3)})
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     training = sparsify(model, optimizer, strategy=[often(every=1), GrowByGradient()], sparsity=0.75)
@@ -312,7 +312,7 @@ def test_parameters_without_a_gradient_keep_out_of_the_step(set_to_none):
     assert training.updates == 4
 
 
-def test_the_gradient_of_a_gradient_passes():
+def test_second_derivatives_can_be_computed():
     model = mlp(dtype=torch.float64)
     optimizer = sgd(model)
     training = sparsify(model, optimizer, sparsity=0.75)
@@ -326,7 +326,7 @@ def test_the_gradient_of_a_gradient_passes():
 
 
 @pytest.mark.filterwarnings("ignore::sparsecore.errors.LostWeightsWarning")  # positions are drawn anew on purpose
-def test_copies_and_saved_models_are_plain():
+def test_copies_and_saved_models_are_plain_models():
     model = mlp()
     optimizer = sgd(model)
     sparsify(model, optimizer, sparsity=0.75)
@@ -407,7 +407,7 @@ class InPlaceOfSteps:
 
 
 @pytest.mark.parametrize("way", ["plain", "closure", "scaled, fused", "adam, fused", "adam, foreach"])
-def test_an_update_in_place_of_a_step_lets_the_optimizer_do_nothing(way):
+def test_an_update_that_replaces_a_step_skips_the_optimizer(way):
     model, gradients = mlp(), GrowByGradient()
     options = {"fused": "fused" in way, "foreach": "foreach" in way}
     make = torch.optim.AdamW if "adam" in way else torch.optim.SGD
@@ -505,7 +505,7 @@ def test_the_number_of_weights_follows_what_a_strategy_declares():
     assert again.topology.size == len(again.values()) == 69
 
 
-def test_moved_models_are_told_to_move_first():
+def test_a_model_moved_after_sparsify_is_refused():
     mask = BitMask(torch.zeros(2, 3, dtype=torch.int8), torch.zeros(2, 3))
     with pytest.raises(ValueError, match="has moved to meta since sparsify was called"):
         mask.fill(torch.zeros(2, 3, device="meta"))
@@ -519,7 +519,7 @@ def test_schedules_in_epochs_count_epochs():
     assert training.updates == 2
 
 
-def test_numbers_of_steps_may_be_those_of_numpy():
+def test_numbers_of_steps_may_be_numpy_integers():
     model = mlp()
     training = sparsify(model, sgd(model), total_steps=np.int64(20), steps_per_epoch=np.int64(5))
     assert training.step == 0

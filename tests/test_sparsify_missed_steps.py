@@ -74,7 +74,7 @@ def test_a_step_that_is_put_on_the_instance_is_noticed(storage):
     assert training.step == 0
 
 
-def test_a_step_on_the_instance_that_calls_its_own_is_none_to_be_noticed():
+def test_an_instance_step_that_calls_the_original_causes_no_warning():
     model, optimizer, training = started()
     own = optimizer.step
     optimizer.step = lambda: own()  # noqa: PLW0108 (as schedulers of learning rates do)
@@ -141,7 +141,7 @@ def test_a_module_that_is_replaced_is_noticed_at_the_next_step_and_when_training
 
 
 @pytest.mark.parametrize("storage", STORAGES)
-def test_modules_may_be_wrapped_or_renamed_and_dense_ones_replaced(storage):
+def test_wrapping_renaming_and_replacing_dense_modules_causes_no_warning(storage):
     model, optimizer, training = started(storage)
     model[2] = nn.Sequential(nn.Identity(), model[2])
     model[4] = nn.Linear(10, 3)
@@ -159,7 +159,7 @@ def test_compact_values_that_are_replaced_are_noticed():
 
 
 @pytest.mark.parametrize("move", ["parametrized", "pruned by torch", "half and back"])
-def test_a_parameter_that_stays_the_same_object_is_trained_on(move):
+def test_a_parameter_that_stays_the_same_object_continues_training(move):
     model, optimizer, training = started()
     train(model, optimizer, [0])
     if move == "parametrized":
@@ -176,7 +176,7 @@ def test_a_parameter_that_stays_the_same_object_is_trained_on(move):
 
 @pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("make", [sgd, lambda model: OldStyle(model.parameters())])
-def test_what_is_usual_in_training_loops_goes_unremarked(storage, make):
+def test_usual_training_loops_cause_no_warning(storage, make):
     model, optimizer, training = started(storage, make)
     best = {key: value.clone() for key, value in model.state_dict().items()}
     for number in range(40):
@@ -221,14 +221,14 @@ def test_a_closure_that_tries_many_weights_is_one_step():
 
 @pytest.mark.parametrize("rate", [0.0, 1e-30])
 @pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.AdamW, OldStyle])
-def test_steps_of_no_length_are_steps(make, rate):
+def test_steps_with_a_vanishing_learning_rate_count(make, rate):
     model, optimizer, training = started(make=lambda model: make(model.parameters(), lr=rate))
     train(model, optimizer, range(9))
     assert training.step == 9
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_training_that_goes_with_its_optimizer_says_so_once_at_the_next_gradient():
+def test_a_training_deleted_with_its_optimizer_warns_once_at_the_next_gradient():
     model = mlp()
     sparsify(model, sgd(model), sparsity=0.75)
     gc.collect()
@@ -241,7 +241,7 @@ def test_a_training_that_goes_with_its_optimizer_says_so_once_at_the_next_gradie
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_training_that_waits_for_the_garbage_collector_is_none_that_steps_are_missed_of():
+def test_uncollected_training_reports_no_missed_steps():
     model = mlp()
     gc.disable()
     try:
@@ -255,7 +255,7 @@ def test_a_training_that_waits_for_the_garbage_collector_is_none_that_steps_are_
 
 
 @pytest.mark.parametrize("storage", STORAGES)
-def test_after_squash_nothing_is_watched(storage):
+def test_after_squash_missed_steps_are_not_checked(storage):
     model, optimizer, training = started(storage)
     train(model, optimizer, [0])
     training.squash()

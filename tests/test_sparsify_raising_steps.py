@@ -53,7 +53,7 @@ def started(stack, wrap=lambda inner: inner):
 
 @pytest.mark.parametrize("with_closure", [False, True], ids=["plain", "closure"])
 @pytest.mark.parametrize("stack", STACKS)
-def test_a_step_that_raises_hides_no_gradients_and_is_taken_again_as_the_first_time(stack, with_closure):
+def test_a_step_that_raises_keeps_its_gradients_and_can_be_repeated(stack, with_closure):
     def step(model, optimizer, number):
         optimizer.zero_grad()
         if with_closure:
@@ -107,7 +107,7 @@ def test_a_step_that_has_raised_may_be_repeated_with_the_gradients_that_are_ther
 
 
 @pytest.mark.parametrize("stack", STACKS)
-def test_a_closure_that_raises_leaves_a_training_that_goes_on(stack):
+def test_training_continues_after_a_closure_that_raises(stack):
     model, _, optimizer, training = started(stack)
     twin, _, same, expected = started(stack)
 
@@ -123,7 +123,7 @@ def test_a_closure_that_raises_leaves_a_training_that_goes_on(stack):
     assert torch.equal(training.values(), expected.values())
 
 
-def test_a_wrapper_whose_step_raises_after_the_step_inside_loses_no_step():
+def test_a_wrapper_that_raises_after_the_inner_step_loses_no_step():
     model, _, optimizer, training = started("an update", HookedLookahead)
 
     def fail():
@@ -139,7 +139,7 @@ def test_a_wrapper_whose_step_raises_after_the_step_inside_loses_no_step():
     assert training.updates == 2
 
 
-def test_a_step_that_calls_that_of_the_class_above_is_one_step():
+def test_a_step_that_calls_super_is_one_step():
     torch.optim.SGD(
         mlp().parameters(), lr=0.1
     )  # from the first instance on, torch runs the hooks of this class as well
@@ -147,7 +147,7 @@ def test_a_step_that_calls_that_of_the_class_above_is_one_step():
     assert training.step == 2
 
 
-def test_a_step_that_catches_an_error_of_the_class_above_is_one_step():
+def test_a_step_that_catches_an_error_of_super_is_one_step():
     class Patient(torch.optim.SGD):
         def step(self):
             for group in self.param_groups:

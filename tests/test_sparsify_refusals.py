@@ -71,7 +71,7 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("case", OPTIONS)
-def test_options_that_cannot_be_used(case):
+def test_unusable_options_are_refused(case):
     options, sentence = OPTIONS[case]
     model = mlp()
     optimizer = sgd(model)
@@ -141,7 +141,7 @@ def test_parameters_whose_entries_cannot_change_one_by_one_are_refused_by_name(c
     [lambda: torch.randn(6, 12)[:, ::2], lambda: torch.randn(6, 6).t(), lambda: torch.randn(1, 36).view(6, 6)],
     ids=["every second column", "transposed", "a view"],
 )
-def test_views_whose_entries_are_their_own_are_trained_like_any_tensor(make, storage):
+def test_views_without_shared_entries_are_trained_like_any_tensor(make, storage):
     def weights(detach):
         model = mlp()
         torch.manual_seed(1)
@@ -173,7 +173,7 @@ def test_gradients_of_a_dense_embedding_may_be_sparse_and_are_counted(storage):
 
 @pytest.mark.filterwarnings("ignore:Lazy modules")
 @pytest.mark.parametrize("case", MODELS)
-def test_models_that_cannot_be_used(case):
+def test_unusable_models_are_refused(case):
     make, sentence = MODELS[case]
     model = make()
     optimizer = torch.optim.SGD(list(model.parameters()) or [torch.zeros(1, requires_grad=True)], lr=0.1)
@@ -184,7 +184,7 @@ def test_models_that_cannot_be_used(case):
     assert (everything(model, optimizer) if compare else None) == before
 
 
-def test_what_is_no_model_and_no_optimizer():
+def test_objects_that_are_not_a_model_or_optimizer_are_refused():
     model = mlp()
     with pytest.raises(InputError, match=r"takes a torch.nn.Module and its optimizer, in this order; given int"):
         sparsify(3, sgd(model))
@@ -192,7 +192,7 @@ def test_what_is_no_model_and_no_optimizer():
         sparsify(model, None)
 
 
-def test_an_optimizer_that_does_not_hold_the_parameters():
+def test_an_optimizer_without_the_parameters_is_refused():
     model, other = mlp(), mlp()
     before = everything(model, sgd(model))
     for optimizer, strange in (
@@ -205,7 +205,7 @@ def test_an_optimizer_that_does_not_hold_the_parameters():
 
 
 @pytest.mark.parametrize("make", [torch.optim.LBFGS, torch.optim.SparseAdam])
-def test_optimizers_that_do_not_work_entry_by_entry(make):
+def test_optimizers_that_do_not_work_elementwise_are_refused(make):
     model = mlp()
     optimizer = make(model.parameters())
     before = everything(model, optimizer)
@@ -221,7 +221,7 @@ def test_optimizers_that_do_not_work_entry_by_entry(make):
     ids=["itself", "compiled", "parallel", "inside another"],
 )
 @pytest.mark.filterwarnings("ignore::sparsecore.errors.LostWeightsWarning")  # positions are drawn anew on purpose
-def test_sparse_training_of_what_is_in_sparse_training(again, storage):
+def test_sparsifying_a_model_in_sparse_training_is_refused_until_squash(again, storage):
     model = mlp()
     optimizer = sgd(model)
     training = sparsify(model, optimizer, sparsity=0.5, storage=storage)
@@ -233,7 +233,7 @@ def test_sparse_training_of_what_is_in_sparse_training(again, storage):
     assert sparsify(again(model), optimizer, sparsity=0.5).sparsity == 0.5
 
 
-def test_two_parts_of_a_model_may_be_trained_apart():
+def test_two_parts_of_a_model_may_be_trained_separately():
     model = mlp()
     first = torch.optim.SGD(model[0].parameters(), lr=0.1)
     second = torch.optim.SGD(model[2].parameters(), lr=0.1)
@@ -246,7 +246,7 @@ def test_two_parts_of_a_model_may_be_trained_apart():
     assert [training.step for training in trainings] == [0, 1]
 
 
-def test_a_sparse_gradient_from_elsewhere_is_refused_as_it_comes():
+def test_an_unexpected_sparse_gradient_is_refused_immediately():
     weight = nn.Parameter(torch.ones(4, 4))
     model = nn.ParameterDict({"weight": weight, "other": nn.Parameter(torch.ones(4, 4))})
     sparsify(model, sgd(model), sparsity=0.5, include="*")
@@ -254,7 +254,7 @@ def test_a_sparse_gradient_from_elsewhere_is_refused_as_it_comes():
         nn.functional.embedding(torch.tensor([1]), weight, sparse=True).sum().backward()
 
 
-def test_an_update_that_fails_leaves_the_weights_of_the_step():
+def test_a_failed_update_leaves_the_weights_of_the_step():
     @attrs.frozen(eq=False)
     class Broken:
         @hookimpl

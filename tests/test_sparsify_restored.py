@@ -86,7 +86,7 @@ def uses(model, optimizer, training):
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("use", USES)
-def test_weights_of_another_topology_are_never_cut_in_silence(use, strategy):
+def test_weights_of_another_topology_are_never_silently_zeroed(use, strategy):
     model, optimizer, training, best, loss, _ = restored(strategy=strategy)
     if use != "step":
         assert loss_at(model, 0).item() == loss
@@ -98,7 +98,7 @@ def test_weights_of_another_topology_are_never_cut_in_silence(use, strategy):
 
 
 @pytest.mark.parametrize("strategy", ["set", "rigl"])
-def test_nor_at_an_update_that_takes_the_place_of_a_step(strategy):
+def test_foreign_weights_are_refused_when_an_update_replaces_the_step(strategy):
     model, optimizer, training = started(strategy=strategy)
     every = {"set": 2, "rigl": 3}[strategy]
     train(model, optimizer, range(every - 1))
@@ -110,7 +110,7 @@ def test_nor_at_an_update_that_takes_the_place_of_a_step(strategy):
     assert model[2].weight[tuple(strange)] == 3.0
 
 
-def test_the_sentence_says_how_many_there_are_and_where():
+def test_the_error_states_how_many_foreign_weights_there_are_and_where():
     _, _, training, best, *_ = restored()
     strange = {name: int((best[name] != 0)[~training.masks()[name]].sum()) for name in NAMES}
     with pytest.raises(InputError) as refused:
@@ -120,7 +120,7 @@ def test_the_sentence_says_how_many_there_are_and_where():
 
 
 @pytest.mark.parametrize("use", ["squash", "values"])
-def test_what_torch_does_not_count_is_found_where_weights_leave_the_training(use):
+def test_writes_through_data_are_found_when_weights_are_read_or_saved(use):
     model, optimizer, training = started()
     train(model, optimizer, range(3))
     model[2].weight.data.fill_(0.5)
@@ -129,7 +129,7 @@ def test_what_torch_does_not_count_is_found_where_weights_leave_the_training(use
 
 
 @pytest.mark.parametrize("make", [sgd, lambda model: torch.optim.AdamW(model.parameters())], ids=["sgd", "adamw"])
-def test_writes_that_torch_does_not_count_are_not_cut_by_a_step(make):
+def test_writes_through_data_are_not_zeroed_by_a_step(make):
     model, optimizer, training = started(make=make)
     train(model, optimizer, range(3))
     for name in NAMES:
@@ -167,7 +167,7 @@ def test_adopted_weights_are_the_loaded_ones_and_train_on(strategy, kernels):
     assert sum(int(model.state_dict()[name].count_nonzero()) for name in NAMES) <= size
 
 
-def test_positions_that_are_active_and_zero_fill_up_what_is_missing():
+def test_active_zero_weights_fill_up_missing_positions():
     _, _, training, best, _, topology = restored(strategy="set")
     before = training.masks()
     counts = training.topology.counts.tolist()
@@ -178,7 +178,7 @@ def test_positions_that_are_active_and_zero_fill_up_what_is_missing():
         assert not (added & ~before[name]).any()  # they have been active up to now
 
 
-def test_optimizer_state_goes_along_by_position():
+def test_optimizer_state_is_carried_by_position():
     model, optimizer, training, *_ = restored()
     before = {name: states_of(optimizer, p)["momentum_buffer"].clone() for name, p in model.named_parameters()}
     training.adopt()
@@ -187,7 +187,7 @@ def test_optimizer_state_goes_along_by_position():
         assert torch.equal(now, before[name] * training.masks()[name])
 
 
-def test_what_was_loaded_before_nothing_moved_needs_no_word():
+def test_loading_weights_before_the_first_update_raises_nothing():
     model, optimizer, training = started(strategy="set")
     best = copy.deepcopy(model.state_dict())
     train(model, optimizer, [0])
@@ -233,7 +233,7 @@ def topology_of(saved, training):
 
 @pytest.mark.filterwarnings("ignore::sparsecore.errors.SparsityWarning")
 @pytest.mark.parametrize("group", [None, 3])
-def test_groups_keep_their_numbers(group):
+def test_adopted_groups_keep_their_number_of_weights(group):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 9), nn.ReLU(), nn.Linear(9, 3))
     optimizer = sgd(model)
@@ -274,7 +274,7 @@ def test_units_are_adopted_whole():
     train(model, optimizer, range(4, 8))
 
 
-def test_a_checkpoint_without_a_training_can_be_taken_up_by_a_new_one():
+def test_a_checkpoint_without_a_training_state_can_be_adopted_by_a_new_training():
     model, optimizer, training = started()
     train(model, optimizer, range(6))
     plain = export.squashed_copy(training).state_dict()
@@ -290,7 +290,7 @@ def test_a_checkpoint_without_a_training_can_be_taken_up_by_a_new_one():
 
 @pytest.mark.parametrize("storage", ["masked", "compact"])
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
-def test_going_back_in_any_order_is_exact(order, storage):
+def test_loading_an_earlier_state_in_any_order_is_exact(order, storage):
     parts = started(storage=storage, make=lambda model: torch.optim.Adam(model.parameters(), lr=0.05))
     train(*parts[:2], range(5))
     saved = copy.deepcopy([part.state_dict() for part in parts])
@@ -304,7 +304,7 @@ def test_going_back_in_any_order_is_exact(order, storage):
 
 
 @pytest.mark.parametrize("storage", ["masked", "compact"])
-def test_the_training_alone_is_no_network(storage):
+def test_loading_only_the_training_state_is_refused_at_the_next_step(storage):
     model, optimizer, training = started(storage=storage)
     train(model, optimizer, range(5))
     saved = training.state_dict()
@@ -317,7 +317,7 @@ def test_the_training_alone_is_no_network(storage):
 
 
 @pytest.mark.parametrize("order", [(0, 2), (2, 0)], ids=["model first", "training first"])
-def test_without_the_optimizer_s_state_the_momentum_goes_by_position_in_both_storages(order):
+def test_without_optimizer_state_momentum_is_carried_by_position_in_both_storages(order):
     ended = []
     for storage in ("masked", "compact"):
         parts = started(storage=storage)
@@ -348,7 +348,7 @@ def test_compact_values_under_another_topology_are_refused(use, strategy):
     assert torch.equal(model.sparse_values, values)
 
 
-def test_compact_state_says_which_topology_it_is_of(tmp_path):
+def test_compact_state_records_its_topology(tmp_path):
     model, optimizer, training = started(storage="compact")
     parameters, buffers = len(list(model.parameters())), len(list(model.buffers()))
     state = model.state_dict()
@@ -405,7 +405,7 @@ def test_another_number_of_compact_values_names_what_to_load_first():
     training.check()
 
 
-def test_compact_storage_has_nothing_to_adopt():
+def test_adopt_is_refused_in_compact_storage():
     _, _, training, *_ = restored(storage="compact")
     with pytest.raises(InputError, match=r"training\.load_state_dict\(\)"):
         training.adopt()
@@ -424,7 +424,7 @@ def test_a_copy_of_a_compact_model_loads_its_own_state():
         copied(given)
 
 
-def test_functional_calls_take_a_compact_state_dict():
+def test_functional_calls_accept_a_compact_state_dict():
     model, *_ = started(storage="compact")
     given = torch.ones(2, 6)
     assert torch.equal(torch.func.functional_call(model, dict(model.state_dict()), given), model(given))

@@ -69,7 +69,7 @@ def assert_same(ours, theirs):
 
 @pytest.mark.parametrize("stack", STACKS)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_it_goes_on_as_if_it_had_not_stopped(stack, optimizer, tmp_path):
+def test_training_resumes_as_if_never_stopped(stack, optimizer, tmp_path):
     whole = started(stack, optimizer)
     train(*whole[:2], range(5))
     saved = through_file(whole, tmp_path / "saved.pt")
@@ -100,7 +100,7 @@ def test_model_optimizer_and_training_load_in_any_order(order, tmp_path):
     assert_same(resumed, whole)
 
 
-def test_it_goes_back_to_an_earlier_state():
+def test_training_returns_to_an_earlier_state():
     parts = started("dpr by gradient")
     train(*parts[:2], range(4))
     saved = [copy.deepcopy(part.state_dict()) for part in parts]
@@ -130,7 +130,7 @@ torch.save([part.state_dict() for part in parts], out)
 
 
 @pytest.mark.integration
-def test_another_process_goes_on_bit_for_bit(tmp_path):
+def test_another_process_resumes_bit_for_bit(tmp_path):
     def process(begin, end, file, out):
         arguments = ["-c", SCRIPT, str(begin), str(end), str(tmp_path / file), str(tmp_path / out)]
         (done,) = start(arguments, size=1)
@@ -232,7 +232,7 @@ def test_a_state_dict_is_a_snapshot():
 
 
 @pytest.mark.filterwarnings("ignore::sparsecore.errors.LostWeightsWarning")  # positions are drawn anew on purpose
-def test_the_end_of_the_run_may_be_put_off():
+def test_total_steps_may_be_extended():
     options = {"strategy": often(every=2), "sparsity": 0.75}
     model = mlp()
     optimizer = sgd(model)

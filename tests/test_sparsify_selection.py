@@ -89,14 +89,14 @@ def test_norms_of_several_dimensions_are_norms():
     assert sparse_names(model, include=["2.weight", "0.*"]) == ("0.weight", "2.weight")
 
 
-def test_include_replaces_the_default_and_exclude_takes_away():
+def test_include_replaces_the_default_and_exclude_removes_from_it():
     assert sparse_names(convnet(), include="*") == ("0.weight", "3.weight", "7.weight", "8.weight")
     assert sparse_names(convnet(), include=["0.*", "8.*"]) == ("0.weight", "8.weight")
     assert sparse_names(convnet(), exclude="3.*") == ("7.weight",)
     assert sparse_names(convnet(), include="*", exclude=("0.*", "7.weight")) == ("3.weight", "8.weight")
 
 
-def test_frozen_tensors_stay_as_they_are():
+def test_frozen_tensors_are_not_selected():
     model = mlp()
     model[0].requires_grad_(False)
     before = model[0].weight.clone()
@@ -135,7 +135,7 @@ def test_a_tied_tensor_is_one_tensor_under_any_of_its_names():
     assert sparse_names(Tied(), include="*", exclude="inner_again.*") == ("embedding.weight",)
 
 
-def test_names_are_those_of_the_model_itself_whatever_it_is_wrapped_in():
+def test_names_are_those_of_the_unwrapped_model():
     names = ("0.weight", "2.weight")
     assert sparse_names(torch.compile(mlp(), backend="eager")) == names
     assert sparse_names(nn.DataParallel(mlp())) == names
@@ -145,7 +145,7 @@ def test_names_are_those_of_the_model_itself_whatever_it_is_wrapped_in():
     assert sparse_names(inside) == names
 
 
-def test_a_module_used_twice_is_one():
+def test_a_module_used_twice_counts_once():
     shared = nn.Linear(6, 6)
     assert sparse_names(nn.Sequential(shared, nn.ReLU(), shared, nn.Linear(6, 3))) == ("0.weight",)
 
@@ -182,7 +182,7 @@ def test_the_summary_counts_the_active_weights_that_are_exactly_zero(storage):
     assert "96 of 96 active weights are exactly zero" in str(training.summary()).splitlines()
 
 
-def test_of_many_dense_parameters_the_summary_prints_the_first_and_how_many_more():
+def test_the_summary_shortens_a_long_list_of_dense_parameters():
     model = nn.Sequential(*[nn.Linear(6, 6) for _ in range(10)])
     summary = sparsify(model, sgd(model)).summary()
     biases = [f"{index}.bias" for index in range(10)]
@@ -190,6 +190,6 @@ def test_of_many_dense_parameters_the_summary_prints_the_first_and_how_many_more
     assert summary.reasons()["bias"] == biases
 
 
-def test_names_that_look_like_markup_are_shown_as_they_are():
+def test_names_that_look_like_markup_are_printed_literally():
     model = nn.ModuleDict({"[bold]": nn.Linear(6, 6), "end": nn.Linear(6, 3)})
     assert "[bold].weight" in str(sparsify(model, sgd(model)).summary())

@@ -50,7 +50,7 @@ def sparse_model(storage, kernels):
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's own, for forward mode
 @pytest.mark.parametrize("name", TRANSFORMS)
 @pytest.mark.parametrize(("storage", "kernels"), STORED)
-def test_transforms_of_a_model_in_sparse_training_are_those_of_a_plain_copy(storage, kernels, name):
+def test_transforms_of_a_sparse_model_equal_those_of_a_plain_copy(storage, kernels, name):
     model, optimizer, training = sparse_model(storage, kernels)
     x = torch.randn(4, 6, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(TRANSFORMS[name](model, x), TRANSFORMS[name](squashed_copy(training), x))
@@ -59,7 +59,7 @@ def test_transforms_of_a_model_in_sparse_training_are_those_of_a_plain_copy(stor
 
 
 @pytest.mark.parametrize(("storage", "kernels"), STORED)
-def test_functional_calls_take_other_values(storage, kernels):
+def test_functional_calls_accept_other_values(storage, kernels):
     model, _, training = sparse_model(storage, kernels)
     x = torch.randn(4, 6)
     other = {name: torch.full_like(parameter, 0.5) for name, parameter in model.named_parameters()}
@@ -84,7 +84,7 @@ def test_functional_calls_take_other_values(storage, kernels):
 
 
 @pytest.mark.parametrize(("storage", "kernels"), STORED)
-def test_several_gradients_at_once_are_those_one_by_one_or_refused(storage, kernels):
+def test_batched_gradients_equal_single_ones_or_are_refused(storage, kernels):
     model, _, training = sparse_model(storage, kernels)
     x = torch.randn(4, 6)
     directions = torch.eye(12).view(12, 4, 3)
@@ -104,7 +104,7 @@ def test_several_gradients_at_once_are_those_one_by_one_or_refused(storage, kern
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
-def test_what_is_asked_of_torch_is_true_within_transforms_and_only_there():
+def test_active_transforms_are_detected_only_inside_them():
     seen = []
     torch.func.vmap(lambda x: seen.append(are_transforms_active()) or x)(torch.ones(2))
     with forward_ad.dual_level():

@@ -57,7 +57,7 @@ def test_a_parameter_in_training_is_refused_in_another_model(again, storage):
     assert int(other[0].weight.count_nonzero()) <= ended.topology.size
 
 
-def test_two_trainings_of_one_parameter_would_each_have_promised_weights():
+def test_two_trainings_of_one_parameter_are_refused():
     shared = nn.Parameter(torch.randn(16, 20))
     first, second = holding(shared), holding(shared)
     training = sparsify(first, sgd(first), include="0.weight", sparsity=0.5)
@@ -97,7 +97,7 @@ def test_a_view_that_only_the_optimizer_holds_is_refused():
         sparsify(model, optimizer, include="2.weight")
 
 
-def test_parts_of_one_memory_without_an_entry_in_common_are_no_views_of_one_another():
+def test_disjoint_parts_of_one_storage_are_accepted():
     memory = torch.randn(20, 40)
     halves = [memory[:, :20], memory[:, 20:], memory.new_empty(0)]
     rows = [nn.Parameter(half) for half in halves[:2]]
@@ -138,7 +138,7 @@ def test_a_training_that_is_no_longer_referred_to_frees_its_tensors(collected):
             sparsify(model, held[0], include="2.weight", sparsity=0.5)
 
 
-def test_a_training_that_only_waits_for_the_garbage_collector_is_no_hindrance():
+def test_an_uncollected_training_does_not_block_a_new_one():
     model = mlp()
     gc.disable()  # as often in a notebook, nothing is collected between two runs of a cell
     try:
@@ -153,7 +153,7 @@ def test_a_training_that_only_waits_for_the_garbage_collector_is_no_hindrance():
         gc.enable()
 
 
-def test_a_model_in_compact_storage_without_its_training_is_refused_with_what_to_do():
+def test_a_compact_model_without_its_training_is_refused_with_the_remedy():
     model = mlp()
     sparsify(model, sgd(model), sparsity=0.5, storage="compact")
     for left in (copy.deepcopy(model), model):

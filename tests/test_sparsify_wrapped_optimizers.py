@@ -67,7 +67,7 @@ def test_all_state_of_wrapped_optimizers_is_zero_where_no_weight_is(wrapper, inn
 
 @pytest.mark.parametrize("storage", ["masked", "compact"])
 @pytest.mark.parametrize("wrapper", WITHOUT_STATE)
-def test_a_wrapper_that_only_passes_steps_on_changes_nothing(wrapper, storage):
+def test_a_forwarding_wrapper_changes_nothing(wrapper, storage):
     def weights(wrap):
         model = mlp()
         optimizer = wrap(OPTIMIZERS["adamw"](model))
@@ -83,7 +83,7 @@ def test_a_wrapper_that_only_passes_steps_on_changes_nothing(wrapper, storage):
 
 @pytest.mark.parametrize("storage", ["masked", "compact"])
 @pytest.mark.parametrize("way", ["closure", "halves"])
-def test_the_steps_of_sam_count_however_they_are_taken(way, storage):
+def test_steps_of_sam_are_counted_in_every_usage(way, storage):
     model = mlp()
     optimizer = Sam(model.parameters(), torch.optim.SGD, lr=0.1, momentum=0.9)
     if storage == "compact":  # its state is its own
@@ -177,7 +177,7 @@ def test_wrappers_that_cannot_be_used_are_refused_by_name_and_nothing_changes(ca
     assert training.step == 1
 
 
-def test_a_list_of_parameters_does_no_harm_with_masks():
+def test_a_wrapper_with_a_parameter_list_works_with_masks():
     model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 3))
     optimizer = KeepsItsParameters(model.parameters(), lr=0.1)
     training = sparsify(model, optimizer, strategy="static", sparsity=0.5)
@@ -204,7 +204,7 @@ class BeginsWithAList(Accelerated):
 
 @pytest.mark.parametrize("storage", ["masked", "compact"])
 @pytest.mark.parametrize("wrap", [KeepsReferencesInNestedState, BeginsWithAList])
-def test_copies_that_a_wrapper_makes_at_the_first_step_are_noticed_then(wrap, storage):
+def test_parameter_copies_made_at_the_first_step_are_noticed_then(wrap, storage):
     model = mlp()
     optimizer = wrap(sgd(model))
     sparsify(model, optimizer, strategy="static", sparsity=0.75, storage=storage)

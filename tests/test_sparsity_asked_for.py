@@ -37,20 +37,20 @@ def started(strategies, sparsity, layout=LAYOUT, **options):
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.8, 0.98])
 @pytest.mark.parametrize("strategy", ["set", "static", "rigl", "gmp", "granet", "soft-deepr", "erk-start"])
-def test_a_start_that_differs_by_rounding_or_on_purpose_warns_of_nothing(strategy, sparsity):
+def test_a_start_that_differs_by_rounding_or_by_design_causes_no_warning(strategy, sparsity):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         started({strategy: load("strategy", strategy)()}, sparsity)
         started({strategy: load("strategy", strategy)()}, sparsity, Layout.of({f"{n}": (2, 3) for n in range(40)}))
 
 
-def test_blocks_may_round_by_whole_blocks():
+def test_blocks_may_round_to_whole_blocks_without_a_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         started({"static": load("strategy", "static")()}, 0.87, Layout.of({"one": (16, 16)}), units=as_units("8x8"))
 
 
-def test_srigl_says_what_whole_numbers_of_weights_in_a_group_make_of_a_sparsity():
+def test_srigl_warns_when_group_rounding_changes_the_sparsity():
     layout = Layout.of({"one": (100, 64)})
     with pytest.warns(SparsityWarning, match=r"0\.8\b.*'srigl'.*0\.8125.*1,200 weights in place of 1,280"):
         state = started({"srigl": StructuredRigL(start="uniform")}, 0.8, layout)
@@ -60,12 +60,12 @@ def test_srigl_says_what_whole_numbers_of_weights_in_a_group_make_of_a_sparsity(
         started({"srigl": StructuredRigL(start="uniform")}, 0.75, layout)  # 16 of 64 each
 
 
-def test_a_stack_s_own_start_is_said_by_the_name_of_who_decides_it():
+def test_the_warning_names_the_strategy_that_decides_the_start():
     with pytest.warns(SparsityWarning, match=r"0\.9\b.*'half'.*0\.5000"):
         started({"set": load("strategy", "set")(), "half": Half()}, 0.9)
 
 
-def test_sparsify_says_it_where_it_is_called_and_before_anything_has_changed():
+def test_sparsify_warns_at_the_callers_line_before_anything_changes():
     torch = pytest.importorskip("torch")
     from sparsecore_torch import sparsify
 
@@ -84,7 +84,7 @@ def test_sparsify_says_it_where_it_is_called_and_before_anything_has_changed():
     assert sparsify(model, optimizer, strategy="static", sparsity=0.0).sparsity == 0.0
 
 
-def test_a_run_says_it_on_standard_error(tmp_path):
+def test_a_run_warns_on_standard_error(tmp_path):
     images = small_images(tmp_path / "images.npz")
     where = ("--set", f"data.file={images}", "--out", tmp_path / "run")
     ended = sparsecore("train", *SMALL, *where, "--backend", "numpy", "--strategy", "srigl", "--epochs", "1")

@@ -35,7 +35,7 @@ def test_the_later_plugin_wins_hook_by_hook():
     assert got == {"up": {9.0}, "down": {7.0}, "one": {7.0}}
 
 
-def test_a_plugin_that_answers_none_leaves_the_question_to_those_below():
+def test_a_plugin_that_returns_none_defers_to_those_below():
     seven = plugin(prune=lambda topology: np.arange(topology.size) >= 7)
     algorithm = engine(TWO_TENSORS, {"seven": seven, "none": plugin(prune=lambda: None)})
     assert algorithm.update(algorithm.start(0.8), np.ones(40))[1].pruned_count == 7
@@ -66,7 +66,7 @@ class CountingUpdates:
         return attrs.evolve(strategy_state, ages=strategy_state.ages + 1)
 
 
-def test_each_plugin_has_its_own_state_and_others_is_untouched():
+def test_each_plugin_has_its_own_state():
     stack = {
         "dpr": DynamicReallocation(target=5, initial_threshold=0.5),
         "ten": CountingUpdates(10),
@@ -85,7 +85,7 @@ def test_each_plugin_has_its_own_state_and_others_is_untouched():
         assert sorted(set(after.strategy_states[name].ages.tolist())) == [1, start + 1]
 
 
-def test_a_plugin_that_takes_a_strategy_state_it_never_made_is_refused():
+def test_a_plugin_that_uses_a_strategy_state_without_creating_it_is_refused():
     watcher = plugin(reallocated=lambda strategy_state: strategy_state)
     with pytest.raises(PluginError, match="'reallocated' of plugin 'watcher' takes strategy_state, but there is no"):
         engine(TWO_TENSORS, {"dpr": DPR, "watcher": watcher})
