@@ -129,7 +129,7 @@ constexpr int tile_rows(int columns, int area) {
   return rows;
 }
 
-// How many strips of tiles, one beside the other, cover a row of so many pixels.
+// The number of strips of tiles, next to each other, that cover a row of so many pixels.
 inline int64_t strip_count(int64_t width, int widest) { return (width + widest - 1) / widest; }
 
 // The rows of a band: those of the highest tiles of TILE pixels.
