@@ -59,7 +59,7 @@ struct WeightList {
 constexpr int BUNDLE = 4;
 
 // The transposed weights for every stride-th pixel of the input's gradient in both directions. The first such pixel
-// starts `output_offset` values behind the first pixel of the image.
+// is `output_offset` values behind the first pixel of the image.
 struct TransposedWeights {
   WeightList weights;
   int64_t output_offset;
