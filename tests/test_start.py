@@ -83,9 +83,7 @@ def again(runs: Runs, tmp_path: Path) -> Runs:
     return runs.within(tmp_path)
 
 
-def test_original_values_are_those_of_the_seed_also_where_the_run_was_not_active_at_first(
-    runs: Runs, again: Runs
-) -> None:
+def test_original_values_follow_the_seed_even_at_initially_inactive_positions(runs: Runs, again: Runs) -> None:
     moved, all_values = end(runs.folder / "moved"), end(runs.folder / "still")
     begun = next(iter(replay(RunFolder(runs.folder / "moved"))))
     assert np.setdiff1d(moved["positions"], begun.arrays.to_numpy(begun.positions)).size > 0
@@ -94,25 +92,25 @@ def test_original_values_are_those_of_the_seed_also_where_the_run_was_not_active
     np.testing.assert_array_equal(got["learner/values"], at(all_values, moved["positions"]))
 
 
-def test_dense_parameters_are_the_original_ones_too(runs: Runs, again: Runs) -> None:
+def test_original_values_include_dense_parameters(runs: Runs, again: Runs) -> None:
     got = dense(end(again.start("new", runs.folder / "dense", "original", *STILL)))
     assert same(got, dense(end(runs.folder / "still")))
     assert not same(got, dense(end(runs.folder / "dense")))
 
 
-def test_an_unpruned_run_with_original_values_is_the_run_again(runs: Runs, again: Runs) -> None:
+def test_an_unpruned_run_with_original_values_repeats_the_source_run(runs: Runs, again: Runs) -> None:
     got = end(again.start("new", runs.folder / "dense", "original", *PLAIN))
     assert same(got, end(runs.folder / "dense"))
 
 
-def test_the_original_values_of_a_run_that_starts_from_another_are_those_it_began_with(runs: Runs, again: Runs) -> None:
+def test_original_values_of_a_run_with_a_source_are_its_own_start_values(runs: Runs, again: Runs) -> None:
     fresh = again.start("fresh", runs.folder / "moved", "fresh", *STILL, "--seed", "4")
     got = end(again.start("new", again.folder / "fresh", "original", *STILL, "--set", "start.prune=0.3"))
     np.testing.assert_array_equal(got["learner/values"], at(end(fresh), got["positions"]))
     assert same(trained(got), trained(end(fresh)))
 
 
-def test_the_signs_of_deepr_are_original(runs: Runs, again: Runs) -> None:
+def test_original_values_keep_the_signs_of_deepr(runs: Runs, again: Runs) -> None:
     quiet = ("--strategy", "deepr", "--set", "strategy.l1=0", "--set", "strategy.temperature=0")
     rewired = again.train("rewired", "--sparsity", "0.5", *quiet, *STILL)
     got = end(again.start("new", rewired, "original", *STILL))
@@ -120,7 +118,7 @@ def test_the_signs_of_deepr_are_original(runs: Runs, again: Runs) -> None:
     assert not np.array_equal(got["learner/values"], at(end(runs.folder / "still"), got["positions"]))
 
 
-def test_fresh_values_are_others_under_the_same_seed_and_the_same_when_drawn_again(runs: Runs, again: Runs) -> None:
+def test_fresh_values_differ_from_the_original_and_are_reproducible(runs: Runs, again: Runs) -> None:
     one, two, other = (
         end(again.start(name, runs.folder / "dense", "fresh", *STILL, "--seed", seed))
         for name, seed in (("one", "0"), ("two", "0"), ("other", "1"))
@@ -134,7 +132,7 @@ def test_fresh_values_are_others_under_the_same_seed_and_the_same_when_drawn_aga
     assert 0.7 < first.std() / (2 / 12) ** 0.5 < 1.3
 
 
-def test_trained_values_and_statistics_are_those_of_the_end(runs: Runs, again: Runs) -> None:
+def test_trained_values_and_statistics_are_those_at_the_end_of_the_source(runs: Runs, again: Runs) -> None:
     folder = again.start("new", runs.folder / "dense", "trained", *STILL, "--set", "start.prune=0.5")
     got, source = end(folder), end(runs.folder / "dense")
     np.testing.assert_array_equal(got["learner/values"], at(source, got["positions"]))
@@ -142,7 +140,7 @@ def test_trained_values_and_statistics_are_those_of_the_end(runs: Runs, again: R
     assert same(trained(got), trained(source))
 
 
-def test_a_rewound_run_goes_on_from_that_epoch_as_the_run_did(runs: Runs, again: Runs) -> None:
+def test_a_rewound_run_continues_from_its_epoch_like_the_source(runs: Runs, again: Runs) -> None:
     folder = again.start("new", runs.folder / "dense", "rewound", "--set", "start.epoch=1", *PLAIN)
     assert metrics(folder) == metrics(runs.folder / "dense")[1:]
     got, source = end(folder), end(runs.folder / "dense")
@@ -150,7 +148,7 @@ def test_a_rewound_run_goes_on_from_that_epoch_as_the_run_did(runs: Runs, again:
     assert same(dense(got), dense(source))
 
 
-def test_pruned_and_rewound_to_what_was_kept(runs: Runs, again: Runs) -> None:
+def test_a_pruned_run_rewinds_to_the_kept_values(runs: Runs, again: Runs) -> None:
     settings = ("--set", "start.epoch=2", "--set", "start.prune=0.4", "--set", "training.learning_rate=0")
     got = end(again.start("new", runs.folder / "dense", "rewound", *settings))
     kept = load_file(runs.folder / "dense/epoch-2.safetensors")
@@ -158,7 +156,7 @@ def test_pruned_and_rewound_to_what_was_kept(runs: Runs, again: Runs) -> None:
     np.testing.assert_array_equal(got["learner/values"], at(kept, got["positions"]))
 
 
-def test_every_other_start_begins_with_the_first_epoch_of_the_schedule(runs: Runs, again: Runs) -> None:
+def test_starts_without_rewinding_begin_at_the_first_epoch_of_the_schedule(runs: Runs, again: Runs) -> None:
     for values in ("original", "fresh", "trained"):
         folder = again.start(values, runs.folder / "dense", values, "--set", "training.learning_rate={0=0.1,1=0.01}")
         lines = metrics(folder)
@@ -166,7 +164,7 @@ def test_every_other_start_begins_with_the_first_epoch_of_the_schedule(runs: Run
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.95])
-def test_the_smallest_of_the_whole_network_go(runs: Runs, again: Runs, share: float) -> None:
+def test_pruning_removes_the_smallest_weights_of_the_whole_network(runs: Runs, again: Runs, share: float) -> None:
     folder = again.start("new", runs.folder / "dense", "original", *STILL, "--set", f"start.prune={share}")
     got, expected = end(folder)["positions"], survivors(runs.folder / "dense", int(share * 304))
     np.testing.assert_array_equal(got, expected)
@@ -175,7 +173,7 @@ def test_the_smallest_of_the_whole_network_go(runs: Runs, again: Runs, share: fl
     assert np.ptp(left) > 0.05  # of each tensor alike would be something else
 
 
-def test_every_tensor_keeps_its_largest_weight(runs: Runs, again: Runs) -> None:
+def test_pruning_keeps_the_largest_weight_of_every_tensor(runs: Runs, again: Runs) -> None:
     folder = again.start("new", runs.folder / "dense", "original", *STILL, "--set", f"start.prune={301 / 304}")
     source, got = end(runs.folder / "dense"), end(folder)["positions"]
     sizes, tensors = np.abs(source["learner/values"]), tensor_of(folder, source["positions"])
@@ -183,7 +181,7 @@ def test_every_tensor_keeps_its_largest_weight(runs: Runs, again: Runs) -> None:
     np.testing.assert_array_equal(got, source["positions"][largest])
 
 
-def test_a_run_that_was_stopped_goes_on_bit_for_bit_though_its_source_has_gone(runs: Runs, again: Runs) -> None:
+def test_a_stopped_run_resumes_bit_for_bit_after_its_source_is_deleted(runs: Runs, again: Runs) -> None:
     shutil.copytree(runs.folder / "dense", again.folder / "source")
     whole = again.start("whole", again.folder / "source", "original", "--set", "start.prune=0.5")
     stopped = RunFolder(again.folder / "stopped")
@@ -205,7 +203,7 @@ class Stopping(Callback):
         raise KeyboardInterrupt
 
 
-def test_a_start_that_was_changed_is_refused(runs: Runs, again: Runs) -> None:
+def test_a_changed_start_file_is_refused(runs: Runs, again: Runs) -> None:
     one = again.start("one", runs.folder / "dense", "original")
     other = again.start("other", runs.folder / "dense", "fresh")
     shutil.copy(other / "start.safetensors", one)
@@ -213,7 +211,7 @@ def test_a_start_that_was_changed_is_refused(runs: Runs, again: Runs) -> None:
         carry_out("train", "--resume", "--out", one)
 
 
-def test_another_start_is_refused_and_the_same_elsewhere_is_not(runs: Runs, again: Runs) -> None:
+def test_resuming_with_another_start_is_refused_and_with_a_moved_source_accepted(runs: Runs, again: Runs) -> None:
     one = again.start("one", runs.folder / "dense", "original", "--set", "start.prune=0.5")
     shutil.copytree(runs.folder / "dense", again.folder / "copy")
     carry_out("train", "--resume", "--out", one, "--set", f"start.run={again.folder / 'copy'}")
@@ -237,7 +235,7 @@ def test_a_strategy_that_becomes_sparser_ends_at_the_sparsity(runs: Runs, again:
     assert result(folder)["sparse_parameters"] == 60
 
 
-def test_values_go_from_one_backend_to_another(runs: Runs, again: Runs) -> None:
+def test_a_run_can_start_from_a_run_of_another_backend(runs: Runs, again: Runs) -> None:
     pytest.importorskip("torch")
     for name in BACKENDS:
         folder = again.start(name, runs.folder / "dense", "trained", *STILL, "--backend", name)

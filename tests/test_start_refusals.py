@@ -78,7 +78,7 @@ def test_a_run_that_has_not_finished_is_refused_with_the_command_that_finishes_i
         carry_out("train", *common, *start, "--out", tmp_path / "run")
 
 
-def test_values_that_a_moment_does_not_have_are_refused(common: list[str], source: Path, tmp_path: Path) -> None:
+def test_values_that_a_source_run_did_not_keep_are_refused(common: list[str], source: Path, tmp_path: Path) -> None:
     moving = ("--strategy", "dpr", "--set", "strategy.dpr.schedule.steps=3", "--set", "strategy.dpr.target=20")
     start = ("--set", f"start.run={source}", "--set", "start.values=trained")
     high = ("--set", "strategy.dpr.initial_threshold=0.3")

@@ -21,14 +21,14 @@ def given(command: list[str], option: str) -> list[str]:
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_each_command_is_an_experiment(command: list[str]) -> None:
+def test_each_documented_command_is_a_valid_experiment(command: list[str]) -> None:
     assert set(command[::2]) <= {"--strategy", "--sparsity", "--seed", "--backend", "--set"}
     options = {name: value for name in ("sparsity", "seed") for value in given(command, f"--{name}")}
     tables = assemble(None, options, given(command, "--strategy"), given(command, "--set"))
     assert [strategy.name for strategy in Experiment.of(tables).strategies] == given(command, "--strategy")
 
 
-def test_every_strategy_has_a_paragraph_and_is_in_a_command() -> None:
+def test_every_strategy_has_a_paragraph_and_a_command() -> None:
     names = {entry.name for entry in installed("strategy") if entry.value.startswith("sparsecore_")}
     assert {"dpr", "rigl", "erk-start"} < names
     assert names <= set(re.findall(r"\*\*`([a-z-]+)`\*\*", PAGE))

@@ -43,7 +43,7 @@ def test_start_values_have_the_signs_of_their_connections_and_the_models_magnitu
     assert algorithm.start_values(state, model.astype(np.float32)).dtype == np.float32
 
 
-def test_signs_are_fair():
+def test_both_signs_are_equally_likely():
     _, state, _ = started(DeepRewiring())
     signs = state.strategy_states["deepr"].signs
     assert signs.dtype == np.int8
@@ -51,7 +51,7 @@ def test_signs_are_fair():
 
 
 @given(st.integers(0, 30))
-def test_a_position_has_the_same_sign_whenever_it_is_awake(seed):
+def test_a_position_has_the_same_sign_whenever_it_is_active(seed):
     algorithm, state, values = started(DeepRewiring(temperature=0.05), TWO_TENSORS, seed=seed)
     seen = {}
     woken = set()
@@ -85,7 +85,7 @@ def change(strategy, values_dtype=np.float64, learning_rate=0.1, clock=Clock(), 
 
 
 @pytest.mark.parametrize(("rate", "l1", "temperature"), [(0.1, 0.5, 1e-2), (0.01, 1e-5, 1e-5), (1.0, 0.0, 2.0)])
-def test_a_step_pulls_by_rate_times_l1_and_shakes_by_the_root_of_twice_rate_times_temperature(rate, l1, temperature):
+def test_a_step_shrinks_by_rate_times_l1_and_adds_noise_of_variance_two_rate_temperature(rate, l1, temperature):
     moved, signs = change(DeepRewiring(l1=l1, temperature=temperature), learning_rate=rate)
     outward = moved * signs
     spread = math.sqrt(2 * rate * temperature)
@@ -94,12 +94,12 @@ def test_a_step_pulls_by_rate_times_l1_and_shakes_by_the_root_of_twice_rate_time
     assert stats.kstest(outward, "norm", (-rate * l1, spread)).pvalue > 1e-3
 
 
-def test_without_temperature_a_step_is_exactly_the_pull():
+def test_without_temperature_a_step_is_exactly_the_l1_shrinkage():
     moved, signs = change(DeepRewiring(l1=0.5, temperature=0.0), learning_rate=0.1)
     np.testing.assert_allclose(moved, -0.05 * signs, rtol=0, atol=1e-15)
 
 
-def test_the_step_size_stands_in_for_the_learning_rate():
+def test_the_step_size_replaces_the_learning_rate():
     strategy = DeepRewiring(l1=0.5, temperature=1e-2)
     own = attrs.evolve(strategy, step_size=0.01)
     np.testing.assert_allclose(change(own, learning_rate=7.0)[0], change(strategy, learning_rate=0.01)[0], atol=1e-15)
@@ -138,7 +138,7 @@ def test_the_temperature_follows_its_schedule():
 
 
 @given(topologies(), st.data())
-def test_a_connection_sleeps_where_it_has_changed_its_sign_and_not_at_zero(before, data):
+def test_a_connection_becomes_dormant_when_its_sign_changes_and_not_at_zero(before, data):
     values = data.draw(values_of(before))
     signs = np.array(data.draw(st.lists(st.sampled_from([-1, 1]), min_size=before.size, max_size=before.size)), np.int8)
     awake = DeepRewiring().prune(values, Signs(signs))
@@ -147,7 +147,7 @@ def test_a_connection_sleeps_where_it_has_changed_its_sign_and_not_at_zero(befor
 
 @pytest.mark.parametrize("strategy", [DeepRewiring(temperature=0.0), SoftDeepRewiring(temperature=0.0)])
 @pytest.mark.parametrize("zero", [0.0, -0.0])
-def test_a_connection_at_zero_that_no_gradient_reaches_sleeps_in_the_next_step(strategy, zero):
+def test_a_connection_at_zero_without_gradient_becomes_dormant_in_the_next_step(strategy, zero):
     algorithm = engine(TWO_TENSORS, {"deepr": strategy})
     state = algorithm.start(0.8)
     values = np.full(state.topology.size, zero, np.float32)
@@ -158,7 +158,7 @@ def test_a_connection_at_zero_that_no_gradient_reaches_sleeps_in_the_next_step(s
 
 @pytest.mark.parametrize("scope", ["network", "tensor"])
 @given(topologies(), st.data(), st.integers(0, 20))
-def test_as_many_wake_as_went_to_sleep(scope, before, data, seed):
+def test_as_many_connections_are_activated_as_became_dormant(scope, before, data, seed):
     values = data.draw(values_of(before))
     algorithm = engine(before.layout, {"deepr": DeepRewiring(scope=scope)}, seed=seed)
     state = algorithm.start_at(before)
@@ -176,7 +176,7 @@ def test_as_many_wake_as_went_to_sleep(scope, before, data, seed):
     assert len(after.strategy_states["deepr"].signs) == before.size
 
 
-def test_what_wakes_is_at_zero_and_without_momentum():
+def test_activated_connections_start_at_zero_without_momentum():
     algorithm, state, values = started(DeepRewiring(), TWO_TENSORS, 0.8)
     _, got = algorithm.update(state, -values)
     assert got.pruned_count > 30
@@ -200,7 +200,7 @@ def woken_by_tensor(layout, active, scope="network", seeds=400):
     return counts
 
 
-def test_dormant_connections_wake_uniformly_over_the_whole_network():
+def test_dormant_connections_are_activated_uniformly_over_the_whole_network():
     layout = Layout.of({"z": (1000,), "a": (20, 100), "m": (30, 100)})
     active = [*range(500), 1000, 3000]
     room = np.array([500, 1999, 2999])
@@ -209,14 +209,14 @@ def test_dormant_connections_wake_uniformly_over_the_whole_network():
     assert stats.chisquare(woken, woken.sum() * room / room.sum()).pvalue > 1e-3
 
 
-def test_dormant_connections_wake_in_the_same_tensor_by_option():
+def test_dormant_connections_are_activated_in_the_same_tensor_by_option():
     layout = Layout.of({"z": (1000,), "a": (20, 100), "m": (30, 100)})
     woken = woken_by_tensor(layout, [*range(500), 1000, 3000], scope="tensor", seeds=20)
     assert woken.tolist() == [60, 0, 0]
 
 
 @pytest.mark.parametrize("scope", ["network", "tensor"])
-def test_above_a_strategy_that_becomes_sparser_as_many_wake_as_that_one_asks_for(scope):
+def test_above_a_pruning_strategy_the_declared_number_of_connections_is_activated(scope):
     below = plugin(target_size=lambda survivors: int(survivors.sum()) + 3)
     algorithm = engine(TWO_TENSORS, {"below": below, "deepr": DeepRewiring(scope=scope)})
     state = algorithm.start(0.5)

@@ -43,7 +43,7 @@ def test_the_papers_schedule_has_367_reallocations():
     ("pruned", "factor"),
     [(0, 2), (17_999, 2), (18_000, 1), (20_000, 1), (22_000, 1), (22_001, 0.5), (100_000, 0.5)],
 )
-def test_the_threshold_doubles_halves_or_stays_at_the_papers_boundaries(pruned, factor):
+def test_the_threshold_doubles_halves_or_stays_at_the_boundaries_of_the_paper(pruned, factor):
     assert adjusted(DynamicReallocation(), pruned) == 1e-3 * factor
 
 
@@ -70,7 +70,7 @@ def test_a_target_of_all_weights_or_more_is_refused_with_both_numbers(target):
         engine(TWO_TENSORS, [DynamicReallocation(target=target)]).start(0.8)
 
 
-def test_a_target_of_all_weights_but_one_is_taken():
+def test_a_target_of_all_weights_but_one_is_accepted():
     engine(TWO_TENSORS, [DynamicReallocation(target=39)]).start(0.8)
 
 
@@ -102,7 +102,7 @@ def test_weights_move_between_tensors_in_proportion_to_the_survivors():
     assert got.after.counts.tolist() == [33, 167]
 
 
-def test_what_has_grown_starts_at_zero():
+def test_grown_weights_start_at_zero():
     algorithm = engine(TWO_TENSORS, [DynamicReallocation(target=10, initial_threshold=0.5)])
     state = algorithm.start(0.8)
     _, got = algorithm.update(state, normal_values(state.topology))
@@ -111,7 +111,7 @@ def test_what_has_grown_starts_at_zero():
     assert (got.values != 0).sum() == 40 - got.pruned_count
 
 
-def test_the_threshold_finds_its_way_to_the_target():
+def test_the_threshold_converges_to_the_target():
     layout = Layout.of({"w": (200, 100), "v": (100, 100)})
     algorithm = engine(layout, [DynamicReallocation(target=300, schedule=Every(steps=1))])
     state = algorithm.start(0.9)

@@ -40,7 +40,7 @@ def cubic(first, last, step, begin, end):
 @pytest.mark.parametrize(
     ("begin", "until", "total"), [(0.0, 0.75, 100), (0.2, 0.5, 100), (0.0, 1.0, 100), (0.0, 0.75, 150)]
 )
-def test_the_number_of_weights_follows_the_cubic_of_the_papers(begin, until, total):
+def test_the_number_of_weights_follows_the_cubic_schedule_of_the_paper(begin, until, total):
     strategy = attrs.evolve(OFTEN, begin=begin, until=until)
     start, end = round(begin * total), min(total - 1, int(until * total))
     size, last = ROOMY.size, int(uniform(ROOMY, 0.9).sum())
@@ -54,7 +54,7 @@ def test_the_number_of_weights_follows_the_cubic_of_the_papers(begin, until, tot
 
 
 @given(st.integers(2, 60), st.integers(1, 100), st.floats(0.05, 1.0), st.sampled_from([0.0, 0.5, 0.9, 0.98]))
-def test_every_run_ends_with_exactly_as_many_weights_as_the_others(total, steps, until, sparsity):
+def test_every_schedule_ends_with_exactly_the_same_number_of_weights(total, steps, until, sparsity):
     # the last regular update is rarely the last step of the cubic
     strategy = GradualPruning(until=until, schedule=Every(steps=steps))
     *_, (_, state, _, _) = run(strategy, TWO_TENSORS, sparsity, total)
@@ -62,7 +62,7 @@ def test_every_run_ends_with_exactly_as_many_weights_as_the_others(total, steps,
 
 
 @pytest.mark.parametrize("scope", ["network", "tensor"])
-def test_nothing_grows_and_what_stays_keeps_its_value(scope):
+def test_nothing_grows_and_survivors_keep_their_values(scope):
     dense = drawn(ROOMY)
     for _, state, values, update in run(attrs.evolve(OFTEN, scope=scope)):
         assert update is None or update.grown.sum() == 0
@@ -85,7 +85,7 @@ def test_the_largest_of_each_tensor_are_kept_by_option_and_all_tensors_are_equal
     assert state.topology.counts.tolist() == uniform(ROOMY, 0.8).tolist()
 
 
-def test_a_tensor_of_small_weights_keeps_its_largest_and_the_count_is_exact():
+def test_a_tensor_of_small_weights_keeps_its_largest_weight_and_the_count_is_exact():
     layout = Layout.of({"weak": (50,), "strong": (50,)})
     algorithm = engine(layout, {"gmp": OFTEN})
     state = algorithm.start(0.96, clock=Clock(step=75, total_steps=100))
@@ -128,13 +128,13 @@ def test_a_start_sparser_than_the_end_is_refused():
         engine(ROOMY, [attrs.evolve(OFTEN, initial_sparsity=0.6)]).start(0.5)
 
 
-def test_the_end_of_the_run_has_to_be_known():
+def test_a_run_of_unknown_length_is_refused():
     algorithm = engine(TWO_TENSORS, [OFTEN])
     with pytest.raises(InputError, match="give the total number of steps"):
         algorithm.advance(algorithm.start(0.9), np.ones(200))
 
 
-def test_a_given_topology_is_where_pruning_starts():
+def test_pruning_starts_from_a_given_topology():
     before = topology(TWO_TENSORS, range(0, 200, 2))
     algorithm = engine(TWO_TENSORS, [OFTEN])
     state = algorithm.start_at(before, sparsity=0.9, clock=Clock(step=75, total_steps=100))

@@ -87,7 +87,7 @@ def test_regeneration_stays_in_its_tensor_while_pruning_does_not():
     assert got.grown.tolist() == [0, 10]
 
 
-def test_after_the_end_of_the_pruning_only_regeneration_is_left():
+def test_after_pruning_has_ended_only_regeneration_remains():
     late = [update for step, *_, update in run(OFTEN) if update is not None and step > 75]
     assert len(late) == 2
     for update in late:
@@ -95,7 +95,7 @@ def test_after_the_end_of_the_pruning_only_regeneration_is_left():
     assert sum(update.pruned_count for update in late) > 0
 
 
-def test_of_a_dense_start_the_first_update_only_prunes():
+def test_after_a_dense_start_the_first_update_only_prunes():
     first, second, *_ = (update for *_, update in run(OFTEN) if update is not None)
     assert first.grown.sum() == 0
     assert second.grown.sum() > 0
@@ -111,7 +111,7 @@ def test_a_start_sparser_than_the_end_is_refused():
         engine(ROOMY, [attrs.evolve(OFTEN, initial_sparsity=0.5)]).start(0.3)
 
 
-def test_the_optimizers_step_is_taken():
+def test_updates_do_not_replace_the_optimizers_step():
     algorithm = engine(ROOMY, [attrs.evolve(OFTEN, initial_sparsity=0.5)])
     assert not algorithm.plan(algorithm.start(0.9, clock=Clock(step=9, total_steps=100))).replaces_step
 

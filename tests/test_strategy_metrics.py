@@ -37,7 +37,7 @@ def test_without_metrics_there_are_none():
     assert silent.metrics(silent.start(0.8)) == {}
 
 
-def test_metrics_see_units():
+def test_metrics_receive_topologies_of_units():
     layout = Layout.of({"conv": (4, 3, 3, 3)})
     algorithm = engine(layout, [plugin(metrics=lambda topology: {"units": topology.size})], units=Kernels())
     (units,) = algorithm.metrics(algorithm.start(0.5)).values()
@@ -61,7 +61,7 @@ def test_metrics_see_units():
         ({"\x1b[31m": 1.0}, "expected letters"),
     ],
 )
-def test_what_is_no_finite_number_with_a_name_is_refused_with_the_strategys_name(metrics, sentence):
+def test_metrics_that_are_not_named_finite_numbers_are_refused_naming_the_strategy(metrics, sentence):
     algorithm = engine(TWO_TENSORS, {"broken": plugin(metrics=lambda: metrics)})
     with pytest.raises(InvariantError, match=rf"plugin 'broken' .*'metrics'.*{re.escape(sentence)}"):
         algorithm.metrics(algorithm.start(0.8))

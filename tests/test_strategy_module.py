@@ -30,29 +30,29 @@ def imported(source: str) -> set[str]:
 
 
 @pytest.mark.parametrize("file", STRATEGIES, ids=lambda file: file.stem)
-def test_our_strategies_import_nothing_else_of_sparsecore(file: Path) -> None:
+def test_bundled_strategies_import_only_the_strategy_module(file: Path) -> None:
     assert imported(file.read_text("utf-8")) <= {"sparsecore.strategy"}
 
 
 @pytest.mark.parametrize("file", TEMPLATES, ids=lambda file: file.name)
-def test_a_new_project_imports_nothing_else_but_the_test_kit(file: Path) -> None:
+def test_a_new_project_imports_only_the_strategy_module_and_the_test_kit(file: Path) -> None:
     source = re.sub(r"\$(\w+)", r"\1", file.read_text("utf-8"))
     assert imported(source) <= {"sparsecore.strategy", "sparsecore.testing"}
 
 
-def test_the_page_on_strategies_imports_nothing_else_but_the_test_kit() -> None:
+def test_the_page_on_strategies_imports_only_the_strategy_module_and_the_test_kit() -> None:
     page = (ROOT / "docs" / "write-a-strategy.md").read_text("utf-8")
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert blocks
     assert set().union(*map(imported, blocks)) <= {"sparsecore.strategy", "sparsecore.testing"}
 
 
-def test_its_names_are_all_there() -> None:
+def test_all_public_names_of_the_strategy_module_exist() -> None:
     assert sparsecore.strategy.__all__ == sorted(sparsecore.strategy.__all__)
     assert [name for name in sparsecore.strategy.__all__ if not hasattr(sparsecore.strategy, name)] == []
 
 
-def test_its_docstring_has_every_name() -> None:
+def test_the_docstring_of_the_strategy_module_lists_every_name() -> None:
     named = set(re.findall(r"``(\w+)``", sparsecore.strategy.__doc__ or ""))
     assert named == set(sparsecore.strategy.__all__)
 
@@ -62,7 +62,7 @@ HEAVY = ["torch", "click", "cattrs", "rich", "sklearn", "matplotlib", "safetenso
 
 @pytest.mark.integration
 @pytest.mark.parametrize("module", ["sparsecore", "sparsecore.strategy"])
-def test_importing_it_is_cheap(module: str) -> None:
+def test_importing_the_strategy_module_is_cheap(module: str) -> None:
     script = f"import sys, {module}; print([name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
     assert ast.literal_eval(done.stdout) == []

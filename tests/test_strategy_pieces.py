@@ -25,7 +25,7 @@ DPR = DynamicReallocation(target=20, initial_threshold=0.2, schedule=Every(steps
 
 
 @given(st.integers(0, 50))
-def test_gradient_growth_on_dpr_prunes_and_shares_as_dpr_and_grows_where_the_gradient_is_largest(seed):
+def test_gradient_growth_above_dpr_keeps_its_pruning_and_grows_at_the_largest_gradients(seed):
     alone, stacked = engine(ROOMY, [DPR], seed=seed), engine(ROOMY, [DPR, GradientGrowth()], seed=seed)
     state = stacked.start(0.8)
     values, gradient = gathered(state.topology, drawn(ROOMY, seed)), drawn(ROOMY, seed + 99)
@@ -40,7 +40,7 @@ def test_gradient_growth_on_dpr_prunes_and_shares_as_dpr_and_grows_where_the_gra
     assert same(after.topology.at(got.grown_positions), masks)
 
 
-def test_gradient_growth_wants_dense_gradients_for_updates_only():
+def test_gradient_growth_requests_dense_gradients_for_updates_only():
     algorithm = engine(TWO_TENSORS, [SparseEvolution(schedule=Every(steps=3)), GradientGrowth()])
     state, wanted = algorithm.start(0.8), []
     for _ in range(6):
@@ -104,7 +104,7 @@ def test_the_fraction_may_change_over_the_run():
     assert moved == [20, 20, 4]
 
 
-def test_erk_start_starts_with_erk_and_leaves_all_else():
+def test_erk_start_only_changes_the_start_distribution():
     algorithm = engine(ROOMY, [DPR, ErkStart()])
     state = algorithm.start(0.9)
     assert state.topology.counts.tolist() == erdos_renyi_kernel(ROOMY, 0.9).tolist()

@@ -51,7 +51,7 @@ def test_growth_reads_the_gradient_where_there_is_no_weight_and_not_where_there_
 
 
 @pytest.mark.parametrize(("regrow", "expected"), [(False, [0, 3, 8, 9]), (True, [0, 1, 2, 3])])
-def test_what_was_just_dropped_comes_back_only_where_the_run_says_so(regrow, expected):
+def test_dropped_positions_regrow_at_once_only_with_regrow_pruned(regrow, expected):
     layout = Layout.of({"w": (20,)})
     algorithm = engine(layout, [attrs.evolve(CONSTANT, drop_fraction=0.5)], regrow_pruned=regrow)
     gradient = np.zeros(20)
@@ -63,7 +63,7 @@ def test_what_was_just_dropped_comes_back_only_where_the_run_says_so(regrow, exp
 
 
 @given(topologies(), st.data())
-def test_every_tensor_keeps_its_number_of_weights_whatever_its_room(before, data):
+def test_every_tensor_keeps_its_number_of_weights_however_full_it_is(before, data):
     values = data.draw(values_of(before))
     algorithm = engine(before.layout, [attrs.evolve(CONSTANT, drop_fraction=0.9)])
     after, got = algorithm.update(algorithm.start_at(before), values, drawn(before.layout).__getitem__)
@@ -86,7 +86,7 @@ def test_the_fraction_falls_along_half_a_cosine():
         assert sum(expected) > 0 or step == 700
 
 
-def test_an_update_takes_the_place_of_the_step_and_of_no_other():
+def test_an_update_replaces_its_own_step_and_no_other():
     algorithm, state = started(RigL(schedule=Every(steps=10, until=0.75)), clock=Clock(total_steps=40))
     values = gathered(state.topology, drawn(ROOMY))
     replaced, updated = [], []

@@ -50,14 +50,14 @@ def test_each_tensor_drops_the_fraction_closest_to_zero(ranking, before, data, f
     assert dropped == expected_drops(before, values, fraction, ranking)
 
 
-def test_the_most_negative_weights_stay():
+def test_the_most_negative_weights_are_kept():
     before = topology(Layout.of({"w": (100,)}), range(8))
     values = np.array([-4.0, -3.0, -2.0, -1.0, 1.0, 2.0, 3.0, 4.0])
     kept = SparseEvolution(drop_fraction=0.5).prune(before, values)
     assert values[~kept].tolist() == [-2.0, -1.0, 1.0, 2.0]
 
 
-def test_signs_are_ranked_apart_and_magnitudes_together():
+def test_weights_of_each_sign_are_ranked_separately_or_all_by_magnitude():
     before = topology(Layout.of({"w": (100,)}), range(8))
     values = np.array([-4.0, -3.0, -2.5, -2.0, 0.1, 0.2, 0.3, 0.4])
     signed = SparseEvolution(drop_fraction=0.5).prune(before, values)
@@ -67,7 +67,7 @@ def test_signs_are_ranked_apart_and_magnitudes_together():
 
 
 @pytest.mark.parametrize("zero", [0.0, -0.0])
-def test_zeros_go_before_weights_of_either_sign_and_count_in_the_fraction(zero):
+def test_zeros_are_pruned_first_and_count_in_the_fraction(zero):
     before = topology(Layout.of({"w": (100,)}), range(10))
     few = np.array([-3.0, zero, 0.1, 0.2, -0.1, 4.0, zero, 5.0, 6.0, -7.0])
     kept = SparseEvolution(drop_fraction=0.5).prune(before, few)
@@ -78,7 +78,7 @@ def test_zeros_go_before_weights_of_either_sign_and_count_in_the_fraction(zero):
 
 
 @given(topologies(), st.data(), FRACTIONS)
-def test_while_a_zero_stays_no_other_weight_of_its_tensor_goes(before, data, fraction):
+def test_no_nonzero_weight_is_pruned_while_a_zero_remains_in_its_tensor(before, data, fraction):
     values = data.draw(values_of(before))
     kept = SparseEvolution(drop_fraction=fraction).prune(before, values)
     for name in before.layout.names:
@@ -88,7 +88,7 @@ def test_while_a_zero_stays_no_other_weight_of_its_tensor_goes(before, data, fra
         assert (~stays).sum() <= Fraction(str(fraction)) * len(own)
 
 
-def test_what_grows_where_no_gradient_comes_does_not_drain_the_network():
+def test_growth_at_positions_without_gradient_does_not_drain_the_network():
     # a half of the positions is dead: what grows there stays zero
     layout = Layout.of({"w": (200,)})
     algorithm, draws = engine(layout, [SparseEvolution(drop_fraction=0.3)]), np.random.default_rng(0)
@@ -100,7 +100,7 @@ def test_what_grows_where_no_gradient_comes_does_not_drain_the_network():
     assert np.count_nonzero(values) >= 28
 
 
-def test_the_fraction_is_the_decimal_that_was_written():
+def test_the_fraction_is_computed_in_exact_decimals():
     # in floats 0.29·100 is below 29
     before = topology(Layout.of({"w": (1000,)}), range(200))
     values = np.where(np.arange(200) < 100, 1.0, -1.0)
@@ -119,7 +119,7 @@ def test_exactly_as_many_regrow_in_the_same_tensor(ranking, seed, fraction):
 
 
 @given(topologies(), st.data())
-def test_where_a_tensor_is_too_full_to_regrow_the_number_of_weights_holds_all_the_same(before, data):
+def test_a_tensor_too_full_to_regrow_keeps_its_number_of_weights(before, data):
     values = data.draw(values_of(before))
     algorithm = engine(before.layout, [SparseEvolution(drop_fraction=0.5)])
     state = algorithm.start_at(before)

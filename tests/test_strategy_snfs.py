@@ -32,7 +32,7 @@ def trained(strategy, layout, state, values, gradients):
 
 
 @given(st.integers(0, 50), st.sampled_from([0.0, 0.5, 0.9]))
-def test_freed_weights_go_where_the_mean_momentum_is_large_and_grow_where_the_momentum_is(seed, decay):
+def test_freed_weights_follow_the_mean_momentum_of_tensors_and_grow_at_the_largest_momentum(seed, decay):
     weights, gradients = drawn(ROOMY, seed), [drawn(ROOMY, 100 * seed + step) for step in range(1, 5)]
     gradients = [{**gradient, "matrix": 3 * gradient["matrix"]} for gradient in gradients]
     algorithm = engine(ROOMY, {"snfs": attrs.evolve(CONSTANT, momentum=decay)}, seed=seed)
@@ -80,7 +80,7 @@ def test_shares_follow_the_mean_momentum_of_active_weights_not_their_number_and_
     assert got.grown.tolist() == [2, 8]
 
 
-def test_what_a_full_tensor_cannot_take_goes_to_the_others():
+def test_weights_that_a_full_tensor_cannot_take_are_allocated_to_the_others():
     _, got = trained(CONSTANT, PAIR, on_pair(active=60), ones, [of_pair(1.0, 9.0)] * 4)
     assert got.pruned.tolist() == [30, 30]
     assert got.grown.tolist() == [20, 40]
@@ -95,7 +95,7 @@ def test_momentum_grows_at_positions_without_a_weight():
     assert got.grown_positions.tolist() == [50, 60, 70, 80, 90, 155, 165, 175, 185, 195]
 
 
-def test_the_momentum_is_of_every_step_and_decays():
+def test_the_momentum_includes_the_gradient_of_every_step_with_decay():
     algorithm = engine(PAIR, {"snfs": attrs.evolve(CONSTANT, momentum=0.5)})
     state = algorithm.start_at(on_pair().topology)
     for step in (1.0, 2.0, 3.0):
@@ -130,7 +130,7 @@ def test_the_momentum_is_saved_and_loaded():
     np.testing.assert_array_equal(again.momentum, strategy_state.momentum)
 
 
-def test_momentum_that_is_not_finite_is_told_with_the_tensor():
+def test_nonfinite_momentum_is_an_error_that_names_the_tensor():
     with pytest.raises(DivergedError, match="the momentum of 'busy' is not finite"):
         trained(CONSTANT, PAIR, on_pair(), ones, [of_pair(1.0, np.inf)] * 4)
 

@@ -47,7 +47,7 @@ def with_dormant(state, dormant):
     return attrs.evolve(state, strategy_states={"soft": attrs.evolve(strategy_state, dormant=kept)})
 
 
-def test_connections_sleep_below_zero_and_wake_from_zero_on_and_their_number_is_free():
+def test_connections_are_dormant_below_zero_and_active_from_zero_on_without_a_fixed_number():
     algorithm, state, values = started(layout=TWO_TENSORS)
     dormant = np.full(200, -1.0, np.float32)
     free = np.setdiff1d(np.arange(200), state.topology.positions)
@@ -61,7 +61,7 @@ def test_connections_sleep_below_zero_and_wake_from_zero_on_and_their_number_is_
     assert after.topology.size == 100 - 2 + 3
 
 
-def test_what_wakes_goes_on_with_its_strength_and_its_sign():
+def test_activated_connections_keep_their_strength_and_sign():
     algorithm, state, values = started(layout=TWO_TENSORS)
     free = np.setdiff1d(np.arange(200), state.topology.positions)
     dormant = np.full(200, -1.0, np.float32)
@@ -73,7 +73,7 @@ def test_what_wakes_goes_on_with_its_strength_and_its_sign():
 
 
 @given(st.integers(0, 10))
-def test_a_connection_has_the_same_sign_whenever_it_is_awake(seed):
+def test_a_connection_has_the_same_sign_whenever_it_is_active(seed):
     strategy = SoftDeepRewiring(temperature=0.05, lowest=-0.1, step_size=0.1)
     algorithm, state, values = started(strategy, TWO_TENSORS, seed=seed)
     seen, woken_again = {}, set()
@@ -87,7 +87,7 @@ def test_a_connection_has_the_same_sign_whenever_it_is_awake(seed):
     assert woken_again
 
 
-def test_what_goes_dormant_keeps_its_strength_and_walks_on_from_there():
+def test_dormant_connections_keep_their_strength_and_continue_the_random_walk():
     algorithm, state, values = started(attrs.evolve(WARM, temperature=0.0, lowest=-0.7), TWO_TENSORS)
     values = np.array(values)
     slots = [4, 60, 61]
@@ -98,7 +98,7 @@ def test_what_goes_dormant_keeps_its_strength_and_walks_on_from_there():
     assert after.strategy_states["soft"].dormant[asleep].tolist() == expected.tolist()
 
 
-def test_dormant_connections_take_noise_and_neither_pull_nor_gradient():
+def test_dormant_connections_receive_noise_but_neither_shrinkage_nor_gradient():
     strategy = attrs.evolve(WARM, l1=100.0, temperature=1e-2, step_size=0.5, lowest=-1e6)
     algorithm, state, values = started(strategy)
     start = with_dormant(state, np.full(WIDE.size, -50.0, np.float32))
@@ -120,7 +120,7 @@ def test_the_noise_of_dormant_connections_is_fresh_in_every_step():
 
 
 @given(st.integers(0, 40))
-def test_the_strengths_of_all_connections_are_one_walk(seed):
+def test_strengths_of_all_connections_follow_one_random_walk(seed):
     algorithm, state, values = started(attrs.evolve(WARM, lowest=-0.05), TWO_TENSORS, seed=seed)
     spread = math.sqrt(2 * WARM.step_size * 1e-3)
     sizes = set()
@@ -191,7 +191,7 @@ def test_a_negative_temperature_is_refused_with_a_sentence():
         SoftDeepRewiring(temperature=-1.0)
 
 
-def test_by_noise_and_pull_alone_the_share_of_active_connections_tends_to_what_the_docstring_says():
+def test_noise_and_shrinkage_alone_lead_to_the_documented_share_of_active_connections():
     # T/α is 0.1 and θ_min -0.3: a quarter
     strategy = SoftDeepRewiring(l1=1.0, temperature=0.1, step_size=0.01, lowest=-0.3)
     algorithm, state, values = started(strategy, TWO_TENSORS)

@@ -90,7 +90,7 @@ def structured_update(mask, weights, gradient, shape, group, fraction, *, regrow
     regrow=st.booleans(),
     tied=st.booleans(),
 )
-def test_every_group_keeps_its_number_and_the_right_weights_move_on_every_backend(
+def test_every_group_keeps_its_number_of_weights_and_all_backends_agree_with_the_oracle(
     seed, group, start, sparsity, fraction, regrow, tied
 ):
     strategy = attrs.evolve(EVERY_STEP, group=group, start=start, drop_fraction=fraction)
@@ -116,7 +116,7 @@ def test_every_group_keeps_its_number_and_the_right_weights_move_on_every_backen
             state = algorithm.start_at(after.topology.at(saved), clock=after.clock)
 
 
-def test_n_is_what_the_start_distribution_gives_shared_out_among_the_groups_and_at_least_one():
+def test_n_is_the_start_count_of_a_tensor_divided_among_its_groups_and_at_least_one():
     layout = Layout.of({"wide": (10, 64), "kernels": (8, 16, 3, 3)})
     for strategy, expected in [
         (StructuredRigL(group=4, start="uniform"), [1, 1]),  # ⌊0.25·4⌋
@@ -132,7 +132,7 @@ def test_n_is_what_the_start_distribution_gives_shared_out_among_the_groups_and_
     assert numbers == {"wide": [wide // 10] * 10, "kernels": [kernels // 8] * 8}
 
 
-def test_every_subset_of_a_group_is_as_likely_and_tensors_draw_by_their_names():
+def test_every_subset_of_a_group_is_equally_likely_and_tensors_draw_by_name():
     layout, strategy = Layout.of({"a": (300, 4), "b": (300, 4)}), StructuredRigL(start="uniform")
     masks = masks_of(engine(layout, [strategy], seed=1).start(0.5).topology)
     subsets = dict.fromkeys(itertools.combinations(range(4), 2), 0)
@@ -164,11 +164,11 @@ def test_growth_fills_each_group_however_much_larger_the_gradient_is_elsewhere()
     assert moved((2, 4), [0, 1, 4, 5], [0.1, 5.0, 0.2, 5.0], {2: 1.0, 3: 2.0, 6: 90.0, 7: 80.0}) == [1, 3, 5, 6]
 
 
-def test_the_smallest_of_the_tensor_go_and_not_a_share_of_each_group():
+def test_the_smallest_weights_of_the_tensor_are_dropped_regardless_of_group():
     assert moved((2, 4), [0, 1, 4, 5], [0.1, 0.2, 3.0, 5.0], {2: 1.0, 3: 2.0, 6: 90.0}) == [2, 3, 4, 5]
 
 
-def test_groups_are_of_what_leads_to_an_output_and_not_of_what_leaves_an_input():
+def test_groups_contain_the_weights_into_an_output_and_not_those_from_an_input():
     # 3 outputs with 2 inputs each; by columns, position 4 would be one of what replaces 0
     assert moved((3, 2), [0, 2, 4], [0.1, 3.0, 5.0], {1: 1.0, 3: 90.0, 5: 80.0}) == [1, 2, 4]
 
@@ -181,12 +181,12 @@ def test_no_group_reaches_from_one_output_into_the_next():
 
 
 @pytest.mark.parametrize(("regrow", "expected"), [(False, [1, 3, 5, 7]), (True, [0, 1, 4, 5])])
-def test_what_was_just_dropped_comes_back_only_where_the_run_says_so(regrow, expected):
+def test_dropped_positions_regrow_at_once_only_with_regrow_pruned(regrow, expected):
     gradient = {0: 9.0, 3: 2.0, 4: 9.0, 7: 2.0}
     assert moved((2, 4), [0, 1, 4, 5], [0.1, 5.0, 0.2, 5.0], gradient, regrow=regrow) == expected
 
 
-def test_a_group_drops_no_more_than_it_has_room_to_grow_and_the_next_smallest_go_elsewhere():
+def test_a_group_drops_at_most_what_it_can_regrow_and_other_groups_drop_the_rest():
     # groups of 4 with 3 weights: three of six are to go, there is room for one in each
     gradient = {3: 1.0, 7: 2.0}
     assert moved((2, 4), [0, 1, 2, 4, 5, 6], [0.1, 0.2, 0.3, 7.0, 8.0, 9.0], gradient) == [1, 2, 3, 5, 6, 7]
@@ -195,7 +195,7 @@ def test_a_group_drops_no_more_than_it_has_room_to_grow_and_the_next_smallest_go
     assert moved((2, 4), active, weights, {3: 1.0, 6: 5.0, 7: 2.0}) == [1, 2, 3, 6]
 
 
-def test_the_number_stays_where_a_strategy_above_drops_with_no_regard_to_groups():
+def test_group_sizes_hold_when_a_strategy_above_drops_regardless_of_groups():
     layout = Layout.of({"w": (2, 4)})
     algorithm = engine(layout, {"srigl": EVERY_STEP, "drop": MagnitudeDrop(drop_fraction=0.5)})
     state = algorithm.start_at(topology(layout, [0, 1, 2, 4]))
@@ -205,7 +205,7 @@ def test_the_number_stays_where_a_strategy_above_drops_with_no_regard_to_groups(
     assert (got.pruned_count, after.topology.positions.tolist()) == (2, [2, 3, 4, 6])
 
 
-def test_an_update_takes_the_place_of_the_step_and_wants_dense_gradients_then_alone():
+def test_an_update_replaces_its_step_and_only_then_requests_dense_gradients():
     algorithm = engine(LAYOUT, {"srigl": StructuredRigL(schedule=Every(steps=10, until=0.75))})
     state, seen = algorithm.start(0.5, clock=Clock(total_steps=40)), []
     values = gathered(state.topology, drawn(LAYOUT))
@@ -257,7 +257,7 @@ class TestStructuredRigL(StrategyTests):
     max_examples = 5
 
 
-def test_the_kit_holds_a_start_to_the_multiples_that_are_declared():
+def test_the_test_kit_checks_that_start_counts_are_declared_multiples():
     (start,) = (promise for promise in STRATEGY_PROMISES if promise.name == "start")
     result = check_promise(start, StrategySubject.of(Uneven()), examples=100)
     assert (result.status, "multiples of" in result.reason) == (Status.BROKEN, True)
@@ -265,7 +265,7 @@ def test_the_kit_holds_a_start_to_the_multiples_that_are_declared():
 
 
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
-def test_a_run_has_as_many_weights_in_each_group_from_the_first_topology_to_the_last(backend, tmp_path):
+def test_a_run_keeps_the_number_of_weights_in_each_group_throughout(backend, tmp_path):
     if backend == "torch":
         pytest.importorskip("torch")
     few = ("--set", "strategy.group=8", "--set", "strategy.schedule={steps = 3, until = 0.9}")

@@ -40,7 +40,7 @@ def everything():
     )
 
 
-def test_vectors_marked_as_one_entry_a_weight_are_carried_and_nothing_else_is():
+def test_only_vectors_marked_as_one_entry_per_weight_are_carried():
     strategy_state = everything()
     carried = carry_strategy_state(strategy_state, lambda slots: slots[::-1])
     assert carried.ages.tolist() == [2.5, 1.5]
@@ -50,11 +50,11 @@ def test_vectors_marked_as_one_entry_a_weight_are_carried_and_nothing_else_is():
     assert strategy_state.ages.tolist() == [1.5, 2.5]
 
 
-def test_a_memory_without_vectors_is_carried_as_it_is():
+def test_a_state_without_vectors_is_carried_unchanged():
     assert carry_strategy_state(Plain(0.5), lambda _: pytest.fail("nothing to carry")) == Plain(0.5)
 
 
-def test_a_saved_memory_comes_back():
+def test_a_saved_state_is_restored():
     scalars, vectors = dump_strategy_state(everything(), ARRAYS)
     assert scalars == {"count": 3, "rate": 0.1, "name": "x", "flag": True, "nothing": None}
     assert set(vectors) == {"table", "ages", "signs"}
@@ -67,7 +67,7 @@ def test_a_saved_memory_comes_back():
         assert getattr(one, "dtype", None) == getattr(other, "dtype", None)
 
 
-def test_what_cannot_be_saved_is_refused_with_the_name_of_the_field():
+def test_a_field_that_cannot_be_saved_is_refused_by_name():
     assert strategy_state_error(Plain([1, 2]), 9, 1, 20).startswith("'threshold' = [1, 2]; expected a finite number")
     assert strategy_state_error(everything(), 2, 2, 20) is None
     assert "make it a per_weight() field" in strategy_state_error(Plain(np.zeros(9)), 9, 3, 20)
@@ -79,7 +79,7 @@ def test_what_cannot_be_saved_is_refused_with_the_name_of_the_field():
 
 
 @pytest.mark.parametrize("scalars", [{}, {"treshold": 1.0}, {"threshold": 1.0, "more": 2}])
-def test_a_saved_memory_of_another_strategy_is_refused_with_both_lists_of_fields(scalars):
+def test_a_saved_state_of_another_strategy_is_refused_with_both_lists_of_fields(scalars):
     with pytest.raises(InputError, match=r"the saved strategy state has the fields .*Plain has threshold"):
         load_strategy_state(Plain(0.1), scalars, {}, ARRAYS)
 
@@ -104,7 +104,7 @@ class Dense:
     ages: np.ndarray = per_weight()
 
 
-def test_a_vector_with_one_entry_a_position_stays_where_it_is_and_is_saved():
+def test_a_vector_with_one_entry_per_position_is_not_moved_and_is_saved():
     strategy_state = Dense(np.arange(6.0), np.arange(3.0))
     carried = carry_strategy_state(strategy_state, lambda vector: vector[::-1])
     assert carried.momentum is strategy_state.momentum
@@ -114,7 +114,7 @@ def test_a_vector_with_one_entry_a_position_stays_where_it_is_and_is_saved():
     assert not readonly_strategy_state(strategy_state, ARRAYS).momentum.flags.writeable
 
 
-def test_a_vector_with_one_entry_a_position_has_as_many():
+def test_a_vector_with_one_entry_per_position_must_have_that_length():
     strategy_state = Dense(np.zeros(6), np.zeros(3))
     assert strategy_state_error(strategy_state, 3, 1, 6) is None
     assert strategy_state_error(strategy_state, 3, 1, 7).endswith("expected one entry a position, 7")

@@ -34,7 +34,7 @@ def beside(folder, images=CIFAR, arms=("dpr",), **options):
     return compare_cells(place.read(), place, images)
 
 
-def test_the_authors_means_are_those_of_their_paper_and_of_the_file():
+def test_the_published_means_agree_with_the_paper_and_the_file():
     dpr = published_results_of(WRN, "cifar10").accuracies(DPR, 0.9)
     assert fmean(dpr) == pytest.approx(93.588)  # 93.6 in arXiv 1902.05967
     facts = json.loads((files("sparsecore.study") / "authors.json").read_text())["experiments"][0]
@@ -45,7 +45,7 @@ def test_the_authors_means_are_those_of_their_paper_and_of_the_file():
     assert published_results_of(WRN, "cifar10").accuracies(dense, None) == (94.7,)
 
 
-def test_no_other_network_data_set_arm_or_sparsity_has_results():
+def test_published_results_exist_for_no_other_network_data_set_arm_or_sparsity():
     assert published_results_of({**WRN, "name": "wrn-28-4"}, "cifar10") is None
     assert published_results_of({**WRN, "width": 4}, "cifar10") is None
     assert published_results_of(WRN, "cifar100") is None
@@ -55,7 +55,7 @@ def test_no_other_network_data_set_arm_or_sparsity_has_results():
     assert authors.accuracies(Arm("dpr", strategy=("set", "dpr")), 0.9) == ()
 
 
-def test_a_study_of_the_same_is_compared_arm_by_arm(tmp_path):
+def test_a_study_of_the_published_setting_is_compared_arm_by_arm(tmp_path):
     rows = beside(tmp_path, arms=("dpr", "rigl", "static", "dense", "pruned-dense", "thin-dense"))
     found = {row.cell.arm.name: row for row in rows}
     theirs = np.array([93.74, 93.63, 93.68, 93.29, 93.6])
@@ -79,13 +79,13 @@ def test_a_study_of_the_same_is_compared_arm_by_arm(tmp_path):
         ({"data.held_out": 5000}, "shortened: 5,000 held-out training images for a test"),
     ],
 )
-def test_a_study_that_is_shorter_or_longer_says_so_and_gets_no_verdict(tmp_path, options, remark):
+def test_a_shorter_or_longer_study_is_marked_and_not_compared(tmp_path, options, remark):
     rows = beside(tmp_path, **options)
     published = {(row.difference, row.remark) for row in rows if row.published}
     assert published == {(None, remark)}
 
 
-def test_where_the_authors_do_not_tell_how_long_they_trained_that_is_said(tmp_path):
+def test_a_missing_published_training_length_is_stated(tmp_path):
     (dpr,) = beside(
         tmp_path, images=StudyImages("MNIST", published=True), **{"data.name": "mnist", "model.name": LENET}
     )
@@ -93,12 +93,12 @@ def test_where_the_authors_do_not_tell_how_long_they_trained_that_is_said(tmp_pa
     assert dpr.remark == "the authors do not report their number of epochs"
 
 
-def test_other_images_are_never_set_beside_the_published_ones(tmp_path):
+def test_results_on_other_images_are_never_compared_with_published_ones(tmp_path):
     rows = beside(tmp_path, images=StudyImages("CIFAR-10 (JPEG copy)"))
     assert not any(row.published or row.difference or row.remark for row in rows)
 
 
-def test_show_has_columns_of_the_authors_only_where_they_measured_the_same(tmp_path, capsys):
+def test_show_has_columns_of_published_results_only_for_the_same_setting(tmp_path, capsys):
     ours = {"model.name": "wrn-28-2", "data.name": "cifar10"}
     same = written_study(tmp_path / "same", lambda trial: OUR_TRIALS[trial.number], **ours)
     commands(["study", "show", str(same.path)], standalone_mode=False)

@@ -16,7 +16,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 PAGE = (DOCS / "studies.md").read_text("utf-8")
 
 
-def test_the_page_works_from_its_beginning_to_its_end(tmp_path, monkeypatch):
+def test_the_examples_of_the_page_run_from_top_to_bottom(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     # in sparsecore.cli the command has the name of its module
     monkeypatch.setattr(import_module("sparsecore.cli.study"), "create_pool", lambda *_: InProcessPool())
@@ -36,7 +36,7 @@ def test_the_page_works_from_its_beginning_to_its_end(tmp_path, monkeypatch):
     assert len(zeta["cells"]) == 6
 
 
-def test_every_preset_and_every_link_is_there():
+def test_every_documented_preset_and_link_exists():
     for name in preset_names():
         assert f"| `{name}` |" in PAGE
     for link in re.findall(r"\]\((?!http)([^)#]+)", PAGE):

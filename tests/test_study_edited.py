@@ -40,7 +40,7 @@ def study(carried_out: StudyFolder, tmp_path: Path) -> StudyFolder:
 
 @pytest.mark.parametrize("kind", CHANGES)
 @pytest.mark.parametrize("command", ["show", "report", "resume"])
-def test_an_edited_study_is_refused_by_what_has_changed(study: StudyFolder, kind: str, command: str) -> None:
+def test_an_edited_study_is_refused_naming_the_change(study: StudyFolder, kind: str, command: str) -> None:
     before, after, expected = CHANGES[kind]
     text = study.study.read_text("utf-8")
     assert before in text
@@ -65,7 +65,7 @@ def test_an_edited_experiment_of_a_trial_is_refused(study: StudyFolder) -> None:
         assert trial.name in run_in_process(*arguments).sentence
 
 
-def test_a_run_with_other_settings_is_no_trial_of_the_study(study: StudyFolder) -> None:
+def test_a_run_with_other_settings_is_not_accepted_as_a_trial(study: StudyFolder) -> None:
     trial = trials_of(study.read())[0]
     result = study.run(trial).result
     other = {**json.loads(result.read_text("utf-8")), "experiment_sha256": "0" * 64}
@@ -85,12 +85,12 @@ def test_a_trial_that_was_trained_by_hand_with_other_settings_is_refused(study: 
 
 
 @pytest.mark.integration
-def test_the_study_itself_is_shown(study: StudyFolder) -> None:
+def test_an_unedited_study_is_shown(study: StudyFolder) -> None:
     assert run_in_process("study", "show", study.path, "--json").status == 0
 
 
 @pytest.mark.integration
-def test_a_study_that_another_process_carries_out_is_refused(study: StudyFolder) -> None:
+def test_a_study_of_another_running_process_is_refused(study: StudyFolder) -> None:
     code = "import sys, time; from sparsecore.study.folder import StudyFolder; from pathlib import Path\n"
     code += "with StudyFolder(Path(sys.argv[1])).locked():\n print('held', flush=True); sys.stdin.read()"
     held = subprocess.Popen(
@@ -109,7 +109,7 @@ def test_a_study_that_another_process_carries_out_is_refused(study: StudyFolder)
 
 @pytest.mark.parametrize("content", ["", "5", "{}", "{", '{"test_accuracy": NaN, "seconds": 1.0}'])
 @pytest.mark.parametrize("name", ["study.toml", "manifest.json", "result.json"])
-def test_a_study_with_a_damaged_file_is_a_sentence_that_names_it(
+def test_a_damaged_study_file_raises_one_error_sentence_naming_it(
     carried_out: StudyFolder, study: StudyFolder, name: str, content: str
 ) -> None:
     trial = trials_of(carried_out.read())[0]

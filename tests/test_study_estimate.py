@@ -29,18 +29,18 @@ def finish(folder, trial, seconds):
     folder.run(trial).result.write_text(json.dumps({"test_accuracy": 0.9, "seconds": seconds}))
 
 
-def test_of_a_study_that_was_not_begun_nothing_is_known(study):
+def test_a_study_that_has_not_started_has_no_estimate(study):
     assert seconds_left(trials_of(study.read()), study, 2) is None
 
 
-def test_before_any_trial_is_finished_those_that_were_begun_tell(study):
+def test_before_any_trial_is_finished_the_running_ones_are_extrapolated(study):
     trials = trials_of(study.read())
     begin(study, trials[0], 4, 8.0)
     # two seconds an epoch, 9 trials of 10 epochs and 6 epochs of the one that was begun, two at a time
     assert seconds_left(trials, study, 2) == pytest.approx(2.0 * (9 * 10 + 6) / 2)
 
 
-def test_each_arm_takes_as_long_as_its_own_finished_trials(study):
+def test_each_arm_is_estimated_from_its_own_finished_trials(study):
     trials = trials_of(study.read())
     dpr, own = ([trial for trial in trials if trial.arm == arm] for arm in ("dpr", "set"))
     finish(study, dpr[0], 10.0)

@@ -43,22 +43,22 @@ def statistics(images):
 
 
 @pytest.mark.parametrize("quality", [50, 75, 90])
-def test_a_jpeg_copy_is_recognised_with_its_quality_and_the_original_is_not_taken_for_one(quality):
+def test_a_jpeg_copy_is_recognised_with_its_quality_and_the_original_is_not(quality):
     assert jpeg_quality(recoded(pictures(), quality)) == quality
     assert jpeg_quality(pictures()) is None
 
 
-def test_blocks_that_are_not_where_jpeg_puts_them_are_no_sign_of_it():
+def test_block_artefacts_off_the_jpeg_grid_are_not_taken_for_jpeg():
     assert jpeg_quality(np.roll(recoded(pictures(), 75), 3, axis=(1, 2))) is None
 
 
 @pytest.mark.parametrize("shape", [(50, 28, 28, 1), (50, 30, 30, 3), (50, 32, 32, 1)])
-def test_grey_images_and_odd_sizes_are_not_looked_at(shape):
+def test_grey_images_and_odd_sizes_are_not_tested_for_jpeg(shape):
     assert jpeg_quality(np.full(shape, 7, np.uint8)) is None
 
 
 @given(seed=st.integers(0, 100), where=st.tuples(st.integers(0, 19), st.integers(0, 31), st.integers(0, 31)))
-def test_published_images_are_known_in_any_order_and_not_with_a_pixel_changed(seed, where):
+def test_published_images_are_recognised_in_any_order_but_not_with_a_changed_pixel(seed, where):
     original = pictures(20)
     labels = np.zeros(20, np.int64)
     known = statistics(original)
@@ -70,7 +70,7 @@ def test_published_images_are_known_in_any_order_and_not_with_a_pixel_changed(se
     assert not known.match(other)
 
 
-def test_what_was_seen_is_the_original_a_jpeg_copy_or_something_else(tmp_path, monkeypatch):
+def test_images_are_described_as_original_jpeg_copy_or_other(tmp_path, monkeypatch):
     original = pictures()
     monkeypatch.setattr(study_images, "PUBLISHED", {"npz": statistics(original)})
     copies = {"same": original, "jpeg": recoded(original, 75), "else": 255 - original}
@@ -85,7 +85,7 @@ def test_what_was_seen_is_the_original_a_jpeg_copy_or_something_else(tmp_path, m
     }
 
 
-def test_what_was_seen_or_said_once_is_remembered_when_the_images_are_gone(tmp_path, monkeypatch):
+def test_the_description_of_images_is_remembered_when_they_are_gone(tmp_path, monkeypatch):
     monkeypatch.setattr(study_images, "PUBLISHED", {"npz": statistics(pictures())})
     folder, data = StudyFolder(tmp_path), archive(tmp_path, recoded(pictures(), 75))
     (tmp_path / "images.npz").rename(tmp_path / "away.npz")
@@ -99,5 +99,5 @@ def test_what_was_seen_or_said_once_is_remembered_when_the_images_are_gone(tmp_p
         identify_images(folder, data)
 
 
-def test_a_data_set_of_ones_own_is_not_called_as_a_published_one_whose_name_it_has(tmp_path):
+def test_a_custom_data_set_with_a_published_name_is_not_called_published(tmp_path):
     assert identify_images(StudyFolder(tmp_path), {"name": "mine.py:cifar10"}) == StudyImages("cifar10")

@@ -30,7 +30,7 @@ def on_cifar(name, **options):
 
 
 @pytest.mark.parametrize("name", preset_names())
-def test_every_trial_of_a_preset_stands_behind_the_one_that_it_starts_from_and_is_an_experiment(name):
+def test_every_trial_of_a_preset_follows_its_source_and_is_a_valid_experiment(name):
     study, before = load_study(name), set()
     for trial in trials_of(study):
         assert trial.after is None or trial.after in before
@@ -41,7 +41,7 @@ def test_every_trial_of_a_preset_stands_behind_the_one_that_it_starts_from_and_i
         experiment_of(study, trial, RUNS)
 
 
-def test_there_is_a_trial_for_each_arm_sparsity_and_number_and_one_a_number_of_an_arm_that_runs_once():
+def test_trials_cover_arms_sparsities_and_numbers_and_an_arm_that_runs_once_has_one_per_number():
     arms = [{"name": "dense", "once": True, "settings": {"sparsity": 0.0}, "strategy": ["static"]}, *ARMS]
     trials = trials_of(small(arm=arms, sparsities=[0.9, 0.5], trials=3))
     assert len(trials) == 3 * (1 + 2 * 2)
@@ -54,7 +54,7 @@ def test_there_is_a_trial_for_each_arm_sparsity_and_number_and_one_a_number_of_a
     ]
 
 
-def test_figure_1a_is_the_papers_four_arms():
+def test_figure_1a_has_the_four_arms_of_the_paper():
     study = load_study("fig1a")
     assert (study.sparsities, study.trials) == ((0.9, 0.8), 5)
     dpr, fresh, original, random = (tables(study, arm.name, 0.9, 3) for arm in study.arms)
@@ -66,7 +66,7 @@ def test_figure_1a_is_the_papers_four_arms():
         assert one["strategy"][0]["name"] == "static"
 
 
-def test_the_pruned_dense_network_is_retrained_as_the_authors_did_it():
+def test_the_pruned_dense_network_is_retrained_with_the_authors_schedule():
     pruned = tables(on_cifar("fig1bc"), "pruned-dense", 0.9)
     assert pruned["training"]["learning_rate"] == {"0": 0.02, "25": 0.004, "35": 0.0008}
     assert pruned["start"] == {"run": str(RUNS / "dense-trial-0"), "values": "trained", "prune": 0.0}
@@ -77,38 +77,38 @@ def test_the_pruned_dense_network_is_retrained_as_the_authors_did_it():
     assert dense["training"]["learning_rate"] == {"0": 0.1, "60": 0.02, "120": 0.004, "160": 0.0008}
 
 
-def test_dpr_is_stopped_at_a_share_of_the_run():
+def test_dpr_stops_at_a_fraction_of_the_run():
     study = load_study("fig1bc")
     places = {arm.fraction: tables(study, arm.name, 0.8)["strategy"][0]["schedule"]["until"] for arm in study.arms[:8]}
     assert all(place == until for place, until in places.items())
     assert len(places) == 8
 
 
-def test_the_thin_network_is_as_small_as_the_sparse_one():
+def test_the_thin_network_has_the_parameter_count_of_the_sparse_one():
     thin = tables(load_study("sparsities"), "thin-dense", 0.7)
     assert thin["model"] == {"name": "thin-wrn-28-2", "depth": 28, "width": 2, "sparsity": 0.7}
     assert thin["sparsity"] == 0.0
 
 
-def test_networks_have_the_sparsities_that_suit_them():
+def test_each_network_has_its_own_default_sparsities():
     study = load_study("sparsities")
     assert study.for_model("wrn-28-2").sparsities == (0.5, 0.6, 0.7, 0.8, 0.9)
     assert study.for_model("lenet-300-100").sparsities == (0.9, 0.95, 0.96, 0.97, 0.98, 0.99)
     assert load_study("fig1a").for_model("lenet-300-100").sparsities == (0.9, 0.8)
 
 
-def test_some_of_the_arms_come_with_those_that_they_start_from():
+def test_selected_arms_include_the_arms_that_they_start_from():
     some = load_study("sparsities").only(["pruned-dense", "set"])
     assert [arm.name for arm in some.arms] == ["set", "dense", "pruned-dense"]
     assert [arm.name for arm in load_study("fig1a").only(["random"]).arms] == ["random"]
 
 
-def test_an_arm_that_is_not_there_is_named_with_those_that_are():
+def test_an_unknown_arm_is_refused_with_the_known_ones():
     with pytest.raises(InputError, match="no arm named 'rigl'; known: dpr, final-fresh, final-original, random"):
         load_study("fig1a").only(["rigl"])
 
 
-def test_fewer_epochs_stretch_what_is_said_in_epochs():
+def test_schedules_in_epochs_scale_with_the_number_of_epochs():
     dpr = tables(on_cifar("fig1a", **{"training.epochs": 20}), "dpr", 0.9)
     assert dpr["training"]["epochs"] == 20
     assert dpr["training"]["learning_rate"] == {"0": 0.1, "6": 0.02, "12": 0.004, "16": 0.0008}
@@ -121,7 +121,7 @@ def test_fewer_epochs_stretch_what_is_said_in_epochs():
 
 
 @given(st.integers(1, 300))
-def test_pieces_that_fall_on_one_epoch_are_the_last_of_them_and_the_first_begins_at_0(epochs):
+def test_when_schedule_pieces_collapse_onto_one_epoch_the_last_one_wins(epochs):
     pieces = {"0": 0.1, "60": 0.02, "120": 0.004, "160": 0.0008}
     table = {"training": {"epochs": 200, "learning_rate": pieces}, "strategy": []}
     rates = rescaled(table, epochs)["training"]["learning_rate"]
@@ -133,7 +133,7 @@ def test_pieces_that_fall_on_one_epoch_are_the_last_of_them_and_the_first_begins
     )
 
 
-def test_options_are_of_all_arms_but_those_of_a_strategy_only_of_arms_that_have_it():
+def test_options_apply_to_all_arms_and_strategy_options_to_arms_with_that_strategy():
     study = small(options={"strategy.dpr.target": "7%", "training.batch_size": 10, "seed": 5}, trials=2)
     check_options(study)
     dpr, again = tables(study, "dpr", 0.9, 1), tables(study_with_values(study), "again", 0.9, 1)
@@ -149,11 +149,11 @@ def study_with_values(study):
     return Study.of({**study.tables(), "arm": arms})
 
 
-def test_a_study_is_read_back_from_its_tables():
+def test_a_study_reads_back_from_its_tables():
     for name in preset_names():
         assert Study.of(load_study(name).tables()) == load_study(name)
 
 
-def test_a_trials_name_has_its_arm_its_sparsity_and_its_number():
+def test_the_name_of_a_trial_contains_arm_sparsity_and_number():
     assert Trial("dpr", 0.95, 2).name == "dpr-at-0.95-trial-2"
     assert Trial("dense", None, 0).name == "dense-trial-0"

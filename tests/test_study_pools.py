@@ -30,7 +30,7 @@ def job(tmp_path):
     return Job("trial", ("true",), tmp_path / "trial.log")
 
 
-def test_so_many_run_at_a_time_in_the_order_in_which_they_are_given(tmp_path):
+def test_at_most_the_given_number_of_jobs_run_at_a_time_and_in_order(tmp_path):
     gates = {name: Gate() for name in "abc"}
     started, two_are_there = [], threading.Semaphore(0)
 
@@ -52,7 +52,7 @@ def test_so_many_run_at_a_time_in_the_order_in_which_they_are_given(tmp_path):
     assert [future.result(60) for future in futures] == [0, 0, 0]
 
 
-def test_stopping_ends_what_runs_and_starts_nothing_more(job):
+def test_stopping_ends_running_jobs_and_starts_no_more(job):
     is_started = threading.Event()
     started = []
 
@@ -70,7 +70,7 @@ def test_stopping_ends_what_runs_and_starts_nothing_more(job):
     assert waiting.cancelled() or waiting.result(60) == -1
 
 
-def test_a_job_that_cannot_be_started_is_a_failure_and_its_log_says_why(job):
+def test_a_job_that_cannot_be_started_fails_and_its_log_says_why(job):
     def start(_):
         raise JobLostError("there is no partition of this name")
 
@@ -78,7 +78,7 @@ def test_a_job_that_cannot_be_started_is_a_failure_and_its_log_says_why(job):
     assert job.log.read_text() == "there is no partition of this name\n"
 
 
-def test_a_job_that_is_lost_is_a_failure_and_its_log_keeps_what_it_said(job):
+def test_a_lost_job_fails_and_its_log_keeps_its_output(job):
     class Lost(Gate):
         def wait(self):
             raise JobLostError("the machine went away")
@@ -88,7 +88,7 @@ def test_a_job_that_is_lost_is_a_failure_and_its_log_keeps_what_it_said(job):
     assert job.log.read_text() == "epoch 1\nthe machine went away\n"
 
 
-def test_a_job_that_a_signal_ends_is_a_failure_and_its_log_says_which(job):
+def test_a_job_killed_by_a_signal_fails_and_its_log_names_the_signal(job):
     job.log.write_text("epoch 1\n")
     assert (
         create_pool("local", PoolOptions(1)).submit(attrs.evolve(job, command=("sh", "-c", "kill -9 $$"))).result(60)
@@ -97,15 +97,15 @@ def test_a_job_that_a_signal_ends_is_a_failure_and_its_log_says_which(job):
     assert "epoch 1\nsignal 9 ended this process;" in job.log.read_text()
 
 
-def test_a_job_whose_log_cannot_be_written_is_a_failure(job):
+def test_a_job_whose_log_cannot_be_written_fails(job):
     assert create_pool("local", PoolOptions(1)).submit(attrs.evolve(job, log=job.log / "not/there")).result(60) == -1
 
 
-def test_at_least_one_job_runs_at_a_time():
+def test_fewer_than_one_job_at_a_time_is_refused():
     with pytest.raises(InputError, match="--jobs is at least 1; given 0"):
         PoolOptions(0)
 
 
-def test_the_local_pool_takes_no_options():
+def test_the_local_pool_refuses_options():
     with pytest.raises(InputError, match="the local pool has no options; given gpus"):
         create_pool("local", PoolOptions(options={"gpus": "1"}))

@@ -115,7 +115,7 @@ def parent_of(run: str) -> int:
 
 
 @pytest.mark.integration
-def test_what_a_trial_cannot_get_is_a_sentence():
+def test_unavailable_resources_raise_one_error_sentence():
     def refused(*means: str) -> str:
         options = [part for one in means for part in ("--on-set", one)]
         return said(sparsecore("study", "fig1a", "--on", "ray", *options))
@@ -124,13 +124,13 @@ def test_what_a_trial_cannot_get_is_a_sentence():
     assert "given gpus = 1.5" in refused("gpus=1.5")
 
 
-def test_no_cluster_at_the_address_is_a_sentence_and_not_minutes_of_waiting():
+def test_a_missing_cluster_raises_one_error_sentence_without_a_long_wait():
     pytest.importorskip("ray")
     with pytest.raises(InputError, match=r"no Ray cluster answers at '127\.0\.0\.1:1'"):
         create_pool("ray", PoolOptions(options={"address": "127.0.0.1:1"}))
 
 
-def test_without_ray_the_sentence_says_how_to_get_it(monkeypatch):
+def test_without_ray_the_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"needs ray.*sparsecore-engine\[ray\]"):
         create_pool("ray", PoolOptions())
@@ -145,5 +145,5 @@ def test_without_ray_the_sentence_says_how_to_get_it(monkeypatch):
         (RayOptions(gpus=1), {"CPU": 16.0}, 0),
     ],
 )
-def test_as_many_trials_as_there_is_room_for(options, resources, trials):
+def test_as_many_trials_run_as_resources_allow(options, resources, trials):
     assert options.capacity(resources) == trials

@@ -39,7 +39,7 @@ def small(**changes):
         ({"colour": "red"}, "no key named 'colour'"),
     ],
 )
-def test_a_study_that_makes_no_sense_is_refused_with_a_sentence(changes, sentence):
+def test_an_invalid_study_is_refused_with_a_sentence(changes, sentence):
     with pytest.raises(InputError, match=sentence):
         small(**changes)
 
@@ -60,6 +60,6 @@ def test_options_that_no_trial_could_follow_are_refused_with_a_sentence(options,
         check_options(small(options=options))
 
 
-def test_an_unknown_study_is_refused_with_those_that_there_are():
+def test_an_unknown_study_is_refused_with_the_known_ones():
     with pytest.raises(InputError, match="no study named 'fig2'; known: fig1a, fig1bc, sparsities"):
         load_study("fig2")

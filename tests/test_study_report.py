@@ -55,7 +55,7 @@ def page(carried_out):
     return carried_out.report.read_text(encoding="utf-8")
 
 
-def test_the_page_needs_nothing_else(page):
+def test_the_page_is_self_contained(page):
     outline = Outline(page)
     assert not {"script", "link", "img", "iframe", "object", "embed", "base"} & set(outline.tags)
     assert all(reference.startswith(("#", "data:image/png;base64,")) for reference in outline.references)
@@ -80,7 +80,7 @@ def test_every_arm_every_mean_and_every_trial_is_on_the_page(carried_out, page):
             assert [arm.title, f"{sparsity:g}", *(f"{one:.2f}" for one in found)] in rows
 
 
-def test_what_is_missing_is_said_on_the_page_and_in_every_figure(carried_out, page):
+def test_missing_trials_are_stated_on_the_page_and_in_every_figure(carried_out, page):
     assert "1 of 16 trials have not finished: random-at-0.6-trial-1." in Outline(page).text
     assert read_study_results(carried_out).protocol == "lenet-12-8 on npz (images.npz), 2 epochs, 1–2 of 2 trials"
 
@@ -143,7 +143,7 @@ def moved(row):
     )
 
 
-def test_bars_are_as_high_as_the_means_and_of_their_arms_colours(carried_out, canvases):
+def test_bars_have_the_height_of_the_means_and_the_colour_of_their_arm(carried_out, canvases):
     results = read_study_results(carried_out)
     accuracy_figure(results)
     for axes, sparsity in zip(canvases["accuracy"].axes, (0.8, 0.6), strict=True):
@@ -154,7 +154,7 @@ def test_bars_are_as_high_as_the_means_and_of_their_arms_colours(carried_out, ca
         assert [tuple(bar.get_facecolor()[:3]) for bar in bars] == [rgb(colour) for colour in colours]
 
 
-def test_lines_of_densities_are_the_shares_of_active_positions_in_the_runs_logs(carried_out, canvases):
+def test_density_lines_follow_the_active_positions_in_the_logs(carried_out, canvases):
     results = read_study_results(carried_out)
     assert [figure.name for figure in density_lines(results)] == ["density-at-0-8", "density-at-0-6"]
     runs = [carried_out.run(each) for each in results.histories if (each.arm, each.sparsity) == ("dpr", 0.8)]
@@ -177,7 +177,7 @@ def replayed_counts(run):
     return counts
 
 
-def test_the_learning_rates_of_every_arm_are_drawn_as_its_runs_had_them(carried_out, canvases):
+def test_learning_rates_of_every_arm_are_drawn_as_logged(carried_out, canvases):
     results = read_study_results(carried_out)
     learning_rate_figure(results)
     drawn = {line.get_label(): line for line in canvases["rate"].axes[0].get_lines() if line.get_label() != "_hover"}
@@ -199,7 +199,7 @@ def test_duration_and_machine_of_all_trials_are_on_the_page(carried_out, page):
 
 
 @pytest.mark.parametrize("name", ["rate", "density-at-0-8"])
-def test_learning_rates_and_densities_have_their_values_under_the_pointer(carried_out, page, name):
+def test_learning_rates_and_densities_show_values_under_the_pointer(carried_out, page, name):
     assert f"{name}-hover-" in page
     titles = re.findall(r"<title>(.*?)</title>", (carried_out.figures / f"{name}.svg").read_text())
     arms = re.escape(", ".join(arm.title for arm in carried_out.read().arms))
@@ -212,7 +212,7 @@ def rgb(colour):
     return tuple(pytest.approx(int(colour[at : at + 2], 16) / 255) for at in (1, 3, 5))
 
 
-def test_results_json_holds_the_numbers_and_figures_lie_beside_it(carried_out):
+def test_results_json_holds_the_numbers_and_figures_are_in_the_same_folder(carried_out):
     results = json.loads(carried_out.results.read_text())
     assert results["missing"] == ["random-at-0.6-trial-1"]
     assert [cell["wanted"] - len(cell["accuracies"]) for cell in results["cells"]] == [0] * 7 + [1]
@@ -230,7 +230,7 @@ def test_the_same_files_give_the_same_bytes_by_both_commands(carried_out, page, 
     assert carried_out.report.read_text(encoding="utf-8") == page
 
 
-def test_a_study_that_has_not_begun_has_a_page_that_says_so(tmp_path, carried_out):
+def test_the_page_of_a_study_that_has_not_started_says_so(tmp_path, carried_out):
     folder = StudyFolder(tmp_path / "new")
     folder.create(carried_out.read())
     text = Outline(write_study_report(folder).read_text(encoding="utf-8")).text
@@ -248,12 +248,12 @@ def test_importing_the_command_line_imports_no_plotting_and_no_scipy():
     subprocess.run([sys.executable, "-c", look], check=True, cwd=Path(__file__).parent.parent)
 
 
-def test_drawings_in_the_page_refer_to_nothing_outside_of_themselves(page):
+def test_drawings_in_the_page_have_no_external_references(page):
     inner = re.findall(r"url\(([^)]*)\)", page)
     assert {reference.removeprefix("#") for reference in inner} <= set(Outline(page).ids)
 
 
-def test_a_title_with_dollars_in_it_stands_in_figures_as_it_was_written(carried_out):
+def test_a_title_with_dollar_signs_appears_literally_in_figures(carried_out):
     results = read_study_results(carried_out)
     drawn = accuracy_figure(
         attrs.evolve(results, study=attrs.evolve(results.study, title="does $x_{ cost $ 5?"))
@@ -263,7 +263,7 @@ def test_a_title_with_dollars_in_it_stands_in_figures_as_it_was_written(carried_
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"test_accuracy": "high", "seconds": 1}'])
-def test_a_result_that_is_none_is_a_sentence_that_names_its_trial(tmp_path, content):
+def test_an_invalid_result_raises_one_error_sentence_naming_its_trial(tmp_path, content):
     folder = written_study(tmp_path, lambda _: 90.0)
     trial = trials_of(folder.read())[3]
     folder.run(trial).result.write_text(content)
@@ -271,7 +271,7 @@ def test_a_result_that_is_none_is_a_sentence_that_names_its_trial(tmp_path, cont
         folder.result(trial)
 
 
-def test_a_report_that_cannot_be_written_is_a_sentence(carried_out, monkeypatch):
+def test_an_unwritable_report_raises_one_error_sentence(carried_out, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -87,7 +87,7 @@ def carried_out(tmp_path_factory: pytest.TempPathFactory) -> "tuple[Path, subpro
 
 
 @pytest.mark.integration
-def test_a_trial_that_fails_stops_no_other_and_is_named_at_the_end(carried_out):
+def test_a_failing_trial_stops_no_other_and_is_named_at_the_end(carried_out):
     folder, done = carried_out
     assert done.returncode == 1, done.stderr
     result = json.loads(done.stdout)
@@ -102,7 +102,7 @@ def test_a_trial_that_fails_stops_no_other_and_is_named_at_the_end(carried_out):
 
 
 @pytest.mark.integration
-def test_the_numbers_are_those_of_the_runs(carried_out):
+def test_the_reported_numbers_are_those_of_the_runs(carried_out):
     folder, done = carried_out
     cell = json.loads(done.stdout)["cells"][0]
     results = [json.loads((folder / f"out/runs/dpr-at-0.8-trial-{i}/result.json").read_text()) for i in range(2)]
@@ -114,7 +114,7 @@ def test_the_numbers_are_those_of_the_runs(carried_out):
 
 
 @pytest.mark.integration
-def test_an_arm_starts_on_the_topology_that_the_other_ended_with(carried_out):
+def test_an_arm_starts_on_the_final_topology_of_its_source(carried_out):
     folder, _ = carried_out
     ends = [
         json.loads((folder / f"out/runs/{arm}-at-0.8-trial-1/result.json").read_text())["topology_sha256"]
@@ -124,7 +124,7 @@ def test_an_arm_starts_on_the_topology_that_the_other_ended_with(carried_out):
 
 
 @pytest.mark.integration
-def test_resuming_computes_no_finished_trial_again_and_tries_the_failed_ones(carried_out):
+def test_resuming_skips_finished_trials_and_retries_failed_ones(carried_out):
     folder, _ = carried_out
     results = sorted(folder.glob("out/runs/*/result.json"))
     before = [path.stat().st_mtime_ns for path in results]
@@ -135,14 +135,14 @@ def test_resuming_computes_no_finished_trial_again_and_tries_the_failed_ones(car
 
 
 @pytest.mark.integration
-def test_an_arm_is_carried_out_with_the_one_that_it_starts_from_alone(tmp_path):
+def test_selecting_an_arm_runs_it_and_its_source_only(tmp_path):
     done = sparsecore("study", written(tmp_path), "--arm", "final", "--trials", 1, "--out", tmp_path / "out", "--json")
     assert done.returncode == 0, done.stderr
     assert {cell["arm"]: len(cell["accuracies"]) for cell in json.loads(done.stdout)["cells"]} == {"dpr": 1, "final": 1}
 
 
 @pytest.mark.integration
-def test_show_tells_what_is_there_without_running_anything(carried_out):
+def test_show_prints_existing_results_without_running_anything(carried_out):
     folder, _ = carried_out
     done = sparsecore("study", "show", folder / "out")
     assert done.returncode == 0, done.stderr
@@ -155,7 +155,7 @@ def test_show_tells_what_is_there_without_running_anything(carried_out):
 
 
 @pytest.mark.integration
-def test_a_study_that_exists_is_not_begun_again_nor_gone_on_with_as_another(carried_out):
+def test_an_existing_study_is_neither_restarted_nor_resumed_with_changes(carried_out):
     folder, _ = carried_out
     assert "exists; give another --out, or --resume" in said(
         sparsecore("study", folder / "own.toml", "--out", folder / "out")
@@ -172,7 +172,7 @@ def test_a_study_that_exists_is_not_begun_again_nor_gone_on_with_as_another(carr
 
 
 @pytest.mark.integration
-def test_a_study_is_carried_out_by_one_process_at_a_time(carried_out):
+def test_only_one_process_at_a_time_runs_a_study(carried_out):
     folder, _ = carried_out
     with StudyFolder(folder / "out").locked():
         other = sparsecore("study", folder / "own.toml", "--out", folder / "out", "--resume")
@@ -180,7 +180,7 @@ def test_a_study_is_carried_out_by_one_process_at_a_time(carried_out):
 
 
 @pytest.mark.integration
-def test_what_cannot_be_is_refused_before_there_is_a_folder(tmp_path):
+def test_impossible_settings_are_refused_before_a_folder_is_created(tmp_path):
     out = ("--out", tmp_path / "out")
     assert "no study named 'fig2'; known: fig1a" in said(sparsecore("study", "fig2", *out))
     assert "no arm of the study has the strategy of strategy.set.start" in said(

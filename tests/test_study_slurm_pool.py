@@ -55,7 +55,7 @@ def test_an_arm_starts_when_the_job_that_it_starts_from_has_ended(carried_out):
 
 
 @pytest.mark.integration
-def test_a_trial_goes_on_where_its_machine_is_taken_away_and_stopping_leaves_no_process_behind(tmp_path):
+def test_a_preempted_trial_resumes_and_stopping_leaves_no_process_behind(tmp_path):
     pytest.importorskip("submitit")
     arguments = ["study", str(written(tmp_path, epochs=2_000)), "--out", str(tmp_path / "out"), "--jobs", "2", *HERE]
     study = subprocess.Popen([sys.executable, "-m", "sparsecore", *arguments], stderr=subprocess.DEVNULL)
@@ -94,7 +94,7 @@ def submitted(trial: str, folder: Path) -> list[int]:
 
 
 @pytest.mark.integration
-def test_the_options_are_what_slurm_is_asked_for(tmp_path):
+def test_options_are_passed_to_slurm(tmp_path):
     pytest.importorskip("submitit")
     for name, what in SLURM.items():
         program = tmp_path / "bin" / name
@@ -118,7 +118,7 @@ def test_the_options_are_what_slurm_is_asked_for(tmp_path):
 
 
 @pytest.mark.integration
-def test_what_slurm_cannot_be_asked_for_is_a_sentence(tmp_path):
+def test_impossible_slurm_options_raise_one_error_sentence(tmp_path):
     def refused(*means: str) -> str:
         options = [part for one in means for part in ("--on-set", one)]
         return said(sparsecore("study", "fig1a", "--out", tmp_path / "out", "--on", "slurm", *options))
@@ -128,14 +128,14 @@ def test_what_slurm_cannot_be_asked_for_is_a_sentence(tmp_path):
     assert "'time' must be >= 1" in refused("time=0")
 
 
-def test_without_slurm_on_the_machine_the_sentence_says_how_to_try(monkeypatch):
+def test_without_slurm_the_error_says_how_to_try_the_pool(monkeypatch):
     pytest.importorskip("submitit")
     monkeypatch.setenv("PATH", "")
     with pytest.raises(InputError, match=r"this machine has no Slurm: .* --on-set cluster=local"):
         create_pool("slurm", PoolOptions())
 
 
-def test_without_submitit_the_sentence_says_how_to_get_it(monkeypatch):
+def test_without_submitit_the_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(InputError, match=r"needs submitit.*sparsecore-engine\[slurm\]"):
         create_pool("slurm", PoolOptions())

@@ -13,7 +13,7 @@ from sparsecore.study.comparison import arm_pairs, mean_difference
 SAMPLES = st.lists(st.floats(0, 100).map(lambda x: round(x, 2)), min_size=2, max_size=8)
 
 
-def test_a_difference_worked_out_by_hand():
+def test_a_difference_equals_that_computed_by_hand():
     # means 4 and 1, variances 4 and 1 of three each: pooled variance 2.5, its error sqrt(2.5·(1/3 + 1/3)) = sqrt(5/3)
     found = mean_difference([2.0, 4.0, 6.0], [0.0, 1.0, 2.0])
     assert found.of_means == pytest.approx(3)
@@ -25,7 +25,7 @@ def test_a_difference_worked_out_by_hand():
     assert not found.is_significant
 
 
-def test_of_samples_of_different_sizes_only_welchs_t_leaves_the_variances_apart():
+def test_with_unequal_sample_sizes_welchs_t_does_not_pool_variances():
     # variances 1 and 16 of three and five: pooled (2·1 + 4·16)/6 = 11, its error sqrt(11·(1/3 + 1/5))
     found = mean_difference([9.0, 10.0, 11.0], [1.0, 1.0, 5.0, 9.0, 9.0])
     assert found.standard_error == pytest.approx(sqrt(11 * (1 / 3 + 1 / 5)))
@@ -33,7 +33,7 @@ def test_of_samples_of_different_sizes_only_welchs_t_leaves_the_variances_apart(
 
 
 @given(SAMPLES, SAMPLES)
-def test_welchs_test_is_scipys_over_the_trials_themselves(ours, theirs):
+def test_welchs_test_equals_scipys_on_the_trials(ours, theirs):
     found = mean_difference(ours, theirs)
     if found is None:
         assert np.ptp(ours) == np.ptp(theirs) == 0
@@ -46,7 +46,7 @@ def test_welchs_test_is_scipys_over_the_trials_themselves(ours, theirs):
 
 
 @given(SAMPLES, SAMPLES)
-def test_the_other_way_round_signs_change_and_nothing_else(ours, theirs):
+def test_swapping_the_arms_changes_only_signs(ours, theirs):
     one, other = mean_difference(ours, theirs), mean_difference(theirs, ours)
     assert (one is None) == (other is None)
     if one is not None:
@@ -55,11 +55,11 @@ def test_the_other_way_round_signs_change_and_nothing_else(ours, theirs):
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [([1.0], [1.0, 2.0]), ([], [1.0, 2.0]), ([1.0, 1.0], [2.0, 2.0])])
-def test_nothing_is_said_of_single_trials_or_without_any_spread(ours, theirs):
+def test_single_trials_or_zero_spread_give_no_test(ours, theirs):
     assert mean_difference(ours, theirs) is None
 
 
-def test_pairs_name_the_more_accurate_arm_first_and_the_surest_difference():
+def test_pairs_list_the_more_accurate_arm_first_and_the_most_significant_difference_first():
     found = arm_pairs({"low": [1.0, 1.1, 0.9], "high": [9.0, 9.1, 8.9], "wide": [2.0, 9.5, 5.0], "single": [5.0]})
     assert [(pair.better, pair.worse) for pair in found] == [("high", "low"), ("wide", "low"), ("high", "wide")]
     assert [pair.difference.is_significant for pair in found] == [True, False, False]

@@ -18,7 +18,7 @@ from sparsecore.study.folder import StudyFolder
 
 
 @pytest.mark.integration
-def test_a_study_whose_making_was_interrupted_is_completed(tmp_path):
+def test_a_study_interrupted_during_its_creation_is_completed(tmp_path):
     file, out = written(tmp_path), ("--arm", "final", "--out", tmp_path / "out")
     study = StudyFolder(tmp_path / "out")
     study.create(load_study(str(file)).only(["final"]))
@@ -34,7 +34,7 @@ def test_a_study_whose_making_was_interrupted_is_completed(tmp_path):
 @pytest.mark.integration
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGKILL])
-def test_a_study_that_is_stopped_leaves_no_process_behind_and_goes_on(by, tmp_path):
+def test_a_stopped_study_leaves_no_process_behind_and_resumes(by, tmp_path):
     arguments = ["study", str(written(tmp_path, epochs=80)), "--out", str(tmp_path / "out"), "--jobs", "2"]
     study = subprocess.Popen([sys.executable, "-m", "sparsecore", *arguments], stderr=subprocess.DEVNULL)
     metrics = tmp_path / "out/runs/dpr-at-0.8-trial-0/metrics.jsonl"

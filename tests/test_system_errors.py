@@ -106,7 +106,7 @@ def arguments(images: Path, folder: Path) -> list[Any]:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EMFILE, errno.EIO], ids=errno.errorcode.get)
-def test_a_run_whose_files_fail_at_any_moment_is_gone_on_with(images: Path, tmp_path: Path, code: int) -> None:
+def test_a_run_resumes_after_a_file_operation_fails_at_any_time(images: Path, tmp_path: Path, code: int) -> None:
     with no_waiting_for_the_disk():
         assert run_in_process(*arguments(images, tmp_path / "whole")).status == 0
     with failing(tmp_path / "counted", 0, code) as counted:
@@ -129,7 +129,7 @@ def test_a_run_whose_files_fail_at_any_moment_is_gone_on_with(images: Path, tmp_
         shutil.rmtree(place)
 
 
-def test_a_run_whose_folder_is_deleted_meanwhile_is_a_sentence(
+def test_deleting_the_folder_of_a_run_raises_one_error_sentence(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from sparsecore.run.recording import RunFolderWriter
@@ -144,7 +144,7 @@ def test_a_run_whose_folder_is_deleted_meanwhile_is_a_sentence(
     assert str(tmp_path / "run") in ended.sentence
 
 
-def test_a_study_whose_folder_cannot_be_written_to_is_a_sentence(images: Path, tmp_path: Path) -> None:
+def test_an_unwritable_study_folder_raises_one_error_sentence(images: Path, tmp_path: Path) -> None:
     options = ["--model", "lenet-12-8", "--data", "npz", "--set", f"data.file={images}", "--epochs", "1"]
     command = ["study", "sparsities", *options, "--arm", "dpr", "--sparsity", "0.8", "--trials", "1"]
     for number in (1, 2, 5, 9):
@@ -159,7 +159,7 @@ def test_a_study_whose_folder_cannot_be_written_to_is_a_sentence(images: Path, t
 @pytest.mark.integration
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 @pytest.mark.parametrize("command", [["plugins"], ["--help"], ["train", "--help"]], ids=" ".join)
-def test_a_full_standard_output_is_a_sentence(command: list[str]) -> None:
+def test_a_full_disk_behind_standard_output_raises_one_error_sentence(command: list[str]) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "sparsecore", *command], stdout=full, stderr=subprocess.PIPE, text=True, check=False
@@ -186,7 +186,7 @@ def test_a_result_that_cannot_be_printed_is_kept(images: Path, tmp_path: Path) -
 
 
 @pytest.mark.integration
-def test_a_reader_that_goes_away_is_a_sentence() -> None:
+def test_a_closed_pipe_behind_standard_output_raises_one_error_sentence() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     try:
@@ -205,7 +205,7 @@ def test_a_reader_that_goes_away_is_a_sentence() -> None:
 
 @pytest.mark.integration
 @pytest.mark.skipif(os.name != "posix", reason="limits of POSIX")
-def test_too_few_file_descriptors_are_a_sentence(images: Path, tmp_path: Path) -> None:
+def test_too_few_file_descriptors_raise_one_error_sentence(images: Path, tmp_path: Path) -> None:
     code = "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (4, 4)); from sparsecore.cli import main; "
     words = [*map(str, arguments(images, tmp_path / "run"))]
     preloaded = (
@@ -224,7 +224,7 @@ def test_too_few_file_descriptors_are_a_sentence(images: Path, tmp_path: Path) -
 
 
 @pytest.mark.integration
-def test_a_closed_standard_output_is_no_traceback() -> None:
+def test_a_closed_standard_output_causes_no_traceback() -> None:
     closed = subprocess.run(
         ["sh", "-c", f'"{sys.executable}" -m sparsecore plugins >&-'], capture_output=True, text=True, check=False
     )

@@ -42,7 +42,7 @@ def others():
         yield processes
 
 
-def test_processes_that_take_numbered_folders_at_once_take_one_each(others, tmp_path):
+def test_concurrent_processes_get_different_numbered_folders(others, tmp_path):
     taken = list(others.map(numbered, [tmp_path] * 3, range(3)))
     assert sorted(name for names in taken for name in names) == sorted(f"run-{number}" for number in range(1, 31))
     for seed, names in enumerate(taken):
@@ -50,7 +50,7 @@ def test_processes_that_take_numbered_folders_at_once_take_one_each(others, tmp_
     assert len(list(tmp_path.iterdir())) == 30  # nothing else is left behind
 
 
-def test_of_processes_that_want_one_folder_one_has_it_whole(others, tmp_path):
+def test_of_concurrent_processes_exactly_one_gets_a_named_folder(others, tmp_path):
     for attempt in range(10):
         path = tmp_path / str(attempt)
         had = list(others.map(wanted, [path] * 3, range(3)))
@@ -93,7 +93,7 @@ def test_runs_that_are_started_together_without_a_folder_all_finish(tmp_path):
     assert len(list((tmp_path / "runs").iterdir())) == 4
 
 
-def test_what_another_process_writes_aside_is_left_alone(tmp_path):
+def test_temporary_files_of_another_process_are_left_alone(tmp_path):
     of_another = tmp_path / ".run.part"
     of_another.mkdir()
     (of_another / "mine.txt").write_text("mine")
@@ -116,7 +116,7 @@ files.new_folder(Path(sys.argv[1]), {"a.txt": b"a"})
 
 
 @pytest.mark.integration
-def test_what_a_killed_process_left_beside_is_removed_by_the_next_one(tmp_path):
+def test_temporary_files_of_a_killed_process_are_removed_by_the_next_one(tmp_path):
     ended = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "run"], check=False)
     assert ended.returncode == 9
     assert len(list(tmp_path.glob(".run.*.part/a.txt"))) == 1
@@ -124,7 +124,7 @@ def test_what_a_killed_process_left_beside_is_removed_by_the_next_one(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["other"]
 
 
-def test_what_a_living_process_makes_beside_is_left_to_it(tmp_path, monkeypatch):
+def test_temporary_files_of_a_running_process_are_kept(tmp_path, monkeypatch):
     rename, seen = files._rename_folder, []
 
     def slowly(aside, path):
@@ -150,7 +150,7 @@ def test_studies_of_one_name_are_numbered(tmp_path):
     assert folders[1].read() == study
 
 
-def test_a_lock_is_had_once_and_let_go_of(tmp_path):
+def test_a_lock_is_held_by_one_holder_until_released(tmp_path):
     file = tmp_path / "file"
     file.write_bytes(b"")
     lock = Lock(file)
@@ -160,7 +160,7 @@ def test_a_lock_is_had_once_and_let_go_of(tmp_path):
     Lock(file).release()
 
 
-def test_a_file_system_without_locks_is_said_to_have_none(tmp_path, monkeypatch):
+def test_a_file_system_without_locks_is_reported(tmp_path, monkeypatch):
     fcntl = pytest.importorskip("fcntl")
 
     def refused(*_):

@@ -119,7 +119,7 @@ def lines(done: "subprocess.CompletedProcess[str]") -> dict[str, str]:
     }
 
 
-def test_a_strategy_that_is_right_has_a_line_a_promise_and_status_0() -> None:
+def test_a_correct_strategy_prints_one_line_per_promise_and_exits_with_status_0() -> None:
     done = sparsecore("check", "static", "--examples", "10")
     assert done.returncode == 0, done.stdout + done.stderr
     statuses = lines(done)
@@ -128,7 +128,7 @@ def test_a_strategy_that_is_right_has_a_line_a_promise_and_status_0() -> None:
     assert done.stderr == ""
 
 
-def test_a_broken_strategy_is_shown_with_its_smallest_example_and_the_line_that_shows_it_again(folder: Path) -> None:
+def test_a_broken_strategy_prints_its_smallest_example_and_the_command_that_reproduces_it(folder: Path) -> None:
     done = sparsecore("check", "mine.py:GrowsWithReplacement", "--promise", "growth", "--promise", "count", cwd=folder)
     assert done.returncode == 1, done.stderr
     assert lines(done) == {"growth": "broken", "count": "kept"}
@@ -143,7 +143,7 @@ def test_a_broken_strategy_is_shown_with_its_smallest_example_and_the_line_that_
     assert table.findall(repeated.stdout) == table.findall(done.stdout) != []
 
 
-def test_as_json_there_is_one_object_with_the_counterexample(folder: Path) -> None:
+def test_json_output_is_one_object_with_the_counterexample(folder: Path) -> None:
     done = sparsecore("check", "mine.py:GrowsWithReplacement", "--promise", "growth", "--json", cwd=folder)
     assert done.returncode == 1
     report: dict[str, Any] = json.loads(done.stdout)
@@ -154,7 +154,7 @@ def test_as_json_there_is_one_object_with_the_counterexample(folder: Path) -> No
     assert promise["again"].startswith("sparsecore check mine.py:GrowsWithReplacement --promise growth --example ")
 
 
-def test_several_names_are_a_stack_whose_example_can_be_shown_again(folder: Path) -> None:
+def test_several_names_are_checked_as_a_stack_with_reproducible_examples(folder: Path) -> None:
     stack = ("static", "mine.py:GrowsWithReplacement", "erk-start")
     done = sparsecore("check", *stack, "--promise", "growth", "--promise", "due", "--json", cwd=folder)
     assert done.returncode == 1, done.stderr
@@ -167,7 +167,7 @@ def test_several_names_are_a_stack_whose_example_can_be_shown_again(folder: Path
     assert "plugin 'GrowsWithReplacement' broke a promise in 'grow'" in repeated.stdout
 
 
-def test_what_stops_the_check_of_several_promises_is_printed_once(folder: Path) -> None:
+def test_an_error_that_stops_several_promises_is_printed_once(folder: Path) -> None:
     (folder / "unsaved.py").write_text(UNSAVED)
     promises = [part for name in ("due", "prune", "growth", "count") for part in ("--promise", name)]
     done = sparsecore("check", "unsaved.py:Unsaved", "--examples", "5", *promises, cwd=folder)
@@ -177,12 +177,12 @@ def test_what_stops_the_check_of_several_promises_is_printed_once(folder: Path) 
     assert done.stdout.count("(as for due)") == 3
 
 
-def test_a_check_is_the_same_each_time(folder: Path) -> None:
+def test_a_check_is_deterministic(folder: Path) -> None:
     one, other = (sparsecore("check", "mine.py:GrowsWithReplacement", "--promise", "growth", cwd=folder) for _ in "12")
     assert one.stdout == other.stdout
 
 
-def test_a_backend_is_checked_by_its_name_and_a_broken_one_has_status_1(folder: Path) -> None:
+def test_a_backend_is_checked_by_name_and_a_broken_one_exits_with_status_1(folder: Path) -> None:
     done = sparsecore("check", "numpy", "--promise", "argsort", "--promise", "learns", "--examples", "10")
     assert done.returncode == 0, done.stdout + done.stderr
     assert lines(done) == {"argsort": "kept", "learns": "kept"}
@@ -208,7 +208,9 @@ def test_a_backend_is_checked_by_its_name_and_a_broken_one_has_status_1(folder: 
         (["numpy", "--promise", "sort", "--example", "{}"], ["cannot be read back", "--seed"]),
     ],
 )
-def test_wrong_input_is_a_sentence_and_status_2(arguments: list[str], words: list[str], folder: Path) -> None:
+def test_wrong_input_prints_one_error_sentence_and_exits_with_status_2(
+    arguments: list[str], words: list[str], folder: Path
+) -> None:
     sentence = said(sparsecore("check", *arguments, cwd=folder))
     assert sentence.startswith("sparsecore: ")
     assert all(word in sentence for word in words), sentence

@@ -53,13 +53,13 @@ class SometimesBroken(Sound):
         return np.zeros(3) if topology.size > 10 and len(self.calls) % 3 == 0 else topology.all()
 
 
-def test_of_what_breaks_only_now_and_then_the_smallest_example_seen_is_shown():
+def test_a_flaky_promise_shows_the_smallest_failing_example_seen():
     result = check_promise(PROMISES["prune"], StrategySubject.of(SometimesBroken()))
     assert result.status is Status.BROKEN
     assert 10 < len(result.example.positions) < 60
 
 
-def test_a_reason_is_a_few_lines_whatever_an_error_quotes():
+def test_a_reason_stays_short_however_long_the_error():
     @attrs.frozen(eq=False)
     class Verbose:
         @hookimpl
@@ -106,7 +106,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_long_counterexample_is_found_again_by_a_short_line_or_from_a_file(folder: Path) -> None:
+def test_a_long_counterexample_is_reproduced_by_a_short_command_or_from_a_file(folder: Path) -> None:
     done = sparsecore("check", "mine.py:Many", "--promise", "prune", "--json", cwd=folder)
     assert done.returncode == 1
     (found,) = json.loads(done.stdout)["promises"]
@@ -120,7 +120,7 @@ def test_a_long_counterexample_is_found_again_by_a_short_line_or_from_a_file(fol
     assert "nowhere.json" in sentence
 
 
-def test_what_is_decided_and_not_declared_is_named_as_not_checked(folder: Path) -> None:
+def test_undeclared_decisions_are_listed_as_not_checked(folder: Path) -> None:
     done = sparsecore("check", "mine.py:Undeclared", "--promise", "prune", "--examples", "3", cwd=folder)
     (line,) = re.findall(r"^Not checked.*$", done.stdout, re.M)
     assert all(name in line for name in ("'prune'", "smallest_first", "'initial_values'", "grown_value"))

@@ -29,7 +29,7 @@ def test_the_number_of_examples_is_the_default() -> None:
 
 
 @pytest.mark.integration
-def test_the_test_files_that_it_shows_pass(tmp_path: Path) -> None:
+def test_the_documented_test_files_pass(tmp_path: Path) -> None:
     files = [block for block in BLOCKS if "Tests" in block or "@given" in block]
     (declaring,) = (block for block in BLOCKS if "Declares(" in block)
     assert len(files) == 3
@@ -44,7 +44,7 @@ def test_the_test_files_that_it_shows_pass(tmp_path: Path) -> None:
     assert re.search(r"^\d+ passed", done.stdout, re.MULTILINE), done.stdout
 
 
-def test_what_it_declares_is_checked_and_kept() -> None:
+def test_the_documented_declarations_are_checked_and_hold() -> None:
     (declaring,) = (block for block in BLOCKS if "Declares(" in block)
     names: dict[str, type] = {}
     exec(declaring, names)
@@ -54,7 +54,7 @@ def test_what_it_declares_is_checked_and_kept() -> None:
 
 
 @pytest.mark.integration
-def test_the_first_strategy_that_it_shows_is_found_broken_as_it_says(tmp_path: Path) -> None:
+def test_the_first_documented_strategy_is_found_broken_as_documented(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(BLOCKS[0])
     command = [sys.executable, "-m", "sparsecore", "check", "mine.py:MyStrategy", "--promise", "growth"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -22,7 +22,7 @@ def named(promises, name):
 
 
 @pytest.mark.parametrize("promise", STRATEGY_PROMISES, ids=lambda promise: promise.name)
-def test_the_sound_strategy_that_the_mutants_are_made_of_keeps_every_promise(promise):
+def test_the_correct_strategy_behind_the_mutants_keeps_every_promise(promise):
     # that nothing is broken needs fewer examples here: the tests of the built-in strategies search for it, too
     assert check_promise(promise, StrategySubject.of(Sound()), examples=30).status is Status.KEPT
 
@@ -41,7 +41,7 @@ def test_each_defect_of_a_strategy_is_caught(what):
 @pytest.mark.parametrize(
     "what", [what for what, (_, breaks) in STRATEGIES.items() if breaks in ("proportional", "shares")]
 )
-def test_defects_of_sharing_out_are_caught_with_few_examples_whatever_the_seed(what, seed):
+def test_defects_of_shares_are_caught_with_few_examples_whatever_the_seed(what, seed):
     mutant, breaks = STRATEGIES[what]
     promise, subject = named(STRATEGY_PROMISES, breaks), StrategySubject.of(mutant())
     result = check_promise(promise, subject, examples=50, first_seed=seed, shrink=False)
@@ -79,7 +79,7 @@ def test_a_start_that_is_declared_to_be_fixed_is_not_blamed_for_it():
     assert check_promise(named(STRATEGY_PROMISES, "seeded-start"), subject).status is Status.NOT_APPLICABLE
 
 
-def test_there_are_as_many_defects_as_the_documentation_says_and_it_lists_them_all():
+def test_the_documentation_lists_and_counts_every_defect():
     assert len(STRATEGIES) + len(BACKENDS) >= 25
     assert table() in PAGE.read_text("utf-8"), f"docs/testing.md must hold:\n{table()}"
 

@@ -38,7 +38,7 @@ def reaches(strategy, condition):
 
 
 @given(st.data())
-def test_topologies_are_sound_and_values_and_gradients_are_finite_and_fit(data):
+def test_generated_topologies_are_valid_and_values_and_gradients_finite(data):
     topology = data.draw(topologies())
     assert topology_error(topology, topology.layout) is None
     vector = data.draw(values(topology=topology, dtype="float32"))
@@ -49,7 +49,7 @@ def test_topologies_are_sound_and_values_and_gradients_are_finite_and_fit(data):
 
 
 @given(clocks())
-def test_clocks_are_before_the_end(clock):
+def test_generated_clocks_are_before_the_end_of_the_run(clock):
     assert not clock.has_ended
     assert 0 <= clock.updates <= clock.step
 
@@ -68,7 +68,7 @@ def test_clocks_are_before_the_end(clock):
     ],
     ids=["one position", "a tensor of one", "many tensors", "full", "nearly full", "nearly empty", "order", "kernels"],
 )
-def test_topologies_reach_every_corner(corner):
+def test_generated_topologies_reach_every_corner_case(corner):
     assert reaches(topologies(), corner)
 
 
@@ -84,7 +84,7 @@ def test_topologies_reach_every_corner(corner):
     ],
     ids=["ties", "one magnitude", "zeros of both signs", "denormal", "one sign", "double"],
 )
-def test_values_reach_every_corner(corner):
+def test_generated_values_reach_every_corner_case(corner):
     topology = random_topology(TWO_TENSORS, [10, 10], Randomness(0), ARRAYS)
     assert reaches(values(topology=topology), corner)
 
@@ -118,7 +118,7 @@ def test_hyperparameters_are_within_the_bounds_of_their_validators(drawn):
     assert drawn.other == "kept"
 
 
-def test_hyperparameters_reach_what_a_class_admits():
+def test_generated_hyperparameters_reach_every_class_of_admitted_values():
     assert reaches(hyperparameters(DeepRewiring), lambda drawn: drawn.scope == "tensor" and drawn.step_size is not None)
     assert reaches(hyperparameters(DynamicReallocation), lambda drawn: drawn.tolerance == 0)
     assert reaches(hyperparameters(Everything), lambda drawn: drawn.whole == 4 and drawn.perhaps is None)
@@ -140,7 +140,7 @@ REWIRING = StrategySubject.of(hyperparameters(DeepRewiring))
 
 
 @given(scenarios(REWIRING))
-def test_a_scenario_comes_back_from_its_text_bit_for_bit(scenario):
+def test_a_scenario_is_read_back_from_its_text_bit_for_bit(scenario):
     again = from_json(scenario.to_json(), REWIRING.sample)
     assert again.to_json() == scenario.to_json()
     assert again.values.tobytes() == scenario.values.tobytes()
@@ -152,7 +152,7 @@ whole = st.integers(0, 12)
 
 
 @given(st.lists(st.tuples(whole, whole), min_size=1, max_size=5), st.data())
-def test_fair_shares_are_those_of_another_definition(tensors, data):
+def test_fair_shares_agree_with_an_independent_definition(tensors, data):
     weights, room = ([pair[i] for pair in tensors] for i in (0, 1))
     total = data.draw(st.integers(0, sum(room)))
     assert exact_shares(total, weights, room) == other_fair_shares(total, weights, room)
@@ -196,7 +196,7 @@ def test_an_error_breaks_one_promise_and_leaves_the_others_unchecked():
     }
 
 
-def test_a_promise_that_breaks_only_now_and_then_is_broken():
+def test_a_promise_that_breaks_occasionally_is_reported_as_broken():
     result = check_promise(promise("prune"), StrategySubject.of(Sometimes()))
     assert result.status is Status.BROKEN
     assert "broke a promise in 'prune'" in result.reason
@@ -208,7 +208,7 @@ def test_a_strategy_that_refuses_every_start_is_reported_as_refused():
     assert "dpr is to prune 20000 weights" in result.reason
 
 
-def test_an_error_of_the_kit_itself_is_no_broken_promise():
+def test_an_error_of_the_kit_itself_is_not_a_broken_promise():
     def fails(_, __):
         raise ZeroDivisionError("in the check")
 
@@ -216,7 +216,7 @@ def test_an_error_of_the_kit_itself_is_no_broken_promise():
         check_promise(Promise("own", "a check that fails", scenarios, fails), StrategySubject.of(Static()))
 
 
-def test_the_counterexample_is_the_smallest():
+def test_the_counterexample_is_minimal():
     def few(_, scenario):
         expect(len(scenario.positions) < 3, "three weights or more")
 
@@ -226,7 +226,7 @@ def test_the_counterexample_is_the_smallest():
     assert check_example(result.promise, StrategySubject.of(Static()), result.example).status is Status.BROKEN
 
 
-def test_the_table_of_a_counterexample_is_an_update_worked_out_by_hand():
+def test_the_table_of_a_counterexample_equals_an_update_computed_by_hand():
     text = (
         '{"options":{"DynamicReallocation":{"target":1,"initial_threshold":0.5}},"layout":{"a":[2,2],"b":[2]},'
         '"positions":[0,2,4],"values":[0.75,0.25,-0.1],"dtype":"float32","gradients":{},'
@@ -242,7 +242,7 @@ def test_the_table_of_a_counterexample_is_an_update_worked_out_by_hand():
     assert sorted((first[3], second[3])) in [["1", "none"], ["3", "none"]]
 
 
-def test_the_oracle_is_what_the_engine_is_tested_with():
+def test_the_oracle_of_the_kit_agrees_with_that_of_the_engine_tests():
     from sparsecore.testing.subjects import oracle_arrays
 
     assert type(oracle_arrays()) is type(ARRAYS)

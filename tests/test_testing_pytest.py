@@ -40,7 +40,7 @@ def run(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.mark.integration
-def test_a_test_file_of_three_lines_has_a_test_a_promise(folder: Path) -> None:
+def test_a_test_file_of_three_lines_has_one_test_per_promise(folder: Path) -> None:
     done = run(folder, "-v", "test_mine.py", "-k", "growth or order or smallest")
     assert done.returncode == 1
     assert "test_mine.py::TestMine::test_growth FAILED" in done.stdout
@@ -73,7 +73,7 @@ def test_a_strategy_that_does_not_exist_is_a_usage_error(folder: Path) -> None:
 
 
 @pytest.mark.integration
-def test_a_run_that_does_not_ask_for_it_imports_nothing_of_ours(folder: Path) -> None:
+def test_pytest_without_the_option_imports_nothing_of_sparsecore(folder: Path) -> None:
     (folder / "test_mine.py").write_text(
         "import sys\n"
         "def test_nothing_is_imported():\n"

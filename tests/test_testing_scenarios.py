@@ -75,7 +75,7 @@ def test_a_scenario_is_at_its_clock_after_its_previous_updates_with_its_values(s
 
 @FEW
 @given(scenarios(GROWING_BY_MOMENTUM))
-def test_gradients_have_been_seen_before_the_checked_update_and_no_two_alike(scenario):
+def test_distinct_gradients_are_observed_before_the_checked_update(scenario):
     strategy_state = snapshot_before_update(make_engine(scenario), scenario).state.strategy_states["MomentumGrowing"]
     if strategy_state.momentum.any():  # steps without room for the update are left out
         assert scenario.previous_updates > 0
@@ -91,7 +91,7 @@ def can_be_updated(scenario):
     return True
 
 
-def test_a_scenario_with_previous_updates_comes_back_from_its_text():
+def test_a_scenario_with_previous_updates_is_read_back_from_its_text():
     scenario = find(
         scenarios(GROWING_BY_MOMENTUM),
         lambda scenario: scenario.previous_updates > 1 and len(scenario.layout) > 1 and can_be_updated(scenario),
@@ -115,7 +115,7 @@ class Dense:
         return occupied.arrays.from_numpy(np.concatenate(free).astype(occupied.layout.position_dtype))
 
 
-def test_a_strategy_that_needs_memory_for_each_position_is_given_no_vast_tensor():
+def test_a_strategy_with_one_entry_per_position_gets_no_huge_tensor():
     assert needs_memory_for_weights_only(SOUND.sample)
     subject = StrategySubject.of(Dense())
     assert not needs_memory_for_weights_only(subject.sample)
@@ -150,14 +150,14 @@ class Late:
 
 
 @pytest.mark.parametrize("updates", [3, 8])
-def test_what_breaks_only_after_some_updates_is_found(updates):
+def test_defects_that_appear_after_several_updates_are_found(updates):
     (promise,) = (promise for promise in STRATEGY_PROMISES if promise.name == "prune")
     result = check_promise(promise, StrategySubject.of(Late(updates)))
     assert result.status is Status.BROKEN
     assert result.example.previous_updates >= updates
 
 
-def test_a_scenario_whose_end_is_not_known_comes_back_from_its_text():
+def test_a_scenario_without_a_known_end_is_read_back_from_its_text():
     scenario = find(scenarios(SOUND), lambda scenario: scenario.clock.total_steps is None, settings=quick(1000))
     again = from_json(scenario.to_json(), SOUND.sample)
     assert again.clock == scenario.clock
@@ -178,6 +178,6 @@ class Refusing:
 
 
 @pytest.mark.parametrize(("only_unknown_ends", "status"), [(True, Status.KEPT), (False, Status.BROKEN)])
-def test_a_strategy_may_refuse_a_run_whose_end_is_not_known_and_no_other_in_its_middle(only_unknown_ends, status):
+def test_a_strategy_may_refuse_only_runs_without_a_known_end(only_unknown_ends, status):
     (promise,) = (promise for promise in STRATEGY_PROMISES if promise.name == "no-errors")
     assert check_promise(promise, StrategySubject.of(Refusing(only_unknown_ends))).status is status

@@ -52,7 +52,7 @@ def test_numpy_convolves_with_the_tensor_of_the_definition_and_sums_gradients_ov
 
 @few
 @given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 5), st.integers(1, 12), keys, st.booleans())
-def test_numpy_multiplies_by_it_likewise_also_where_some_values_do_not_exist(
+def test_numpy_multiplies_by_the_tensor_of_the_definition_even_with_unused_values(
     batch: int, inputs: int, outputs: int, count: int, key: int, whole: bool
 ) -> None:
     rng = np.random.default_rng(count)
@@ -70,7 +70,7 @@ def test_numpy_multiplies_by_it_likewise_also_where_some_values_do_not_exist(
     np.testing.assert_allclose(weight.gradient, expected[exist], atol=1e-10)
 
 
-def test_a_tensor_of_many_blocks_is_that_of_the_definition() -> None:
+def test_a_tensor_of_many_blocks_equals_that_of_the_definition() -> None:
     values, shape = np.random.default_rng(0).standard_normal(50), (5, 7, 37, 31)
     tied = numpy_operations(NullTape()).tied(vector(values), shape, 7)
     np.testing.assert_array_equal(tied.to_array(), laid_out(values, shape, 7))

@@ -21,7 +21,7 @@ def places_of(count, key, size=math.prod(MATRIX)):
 
 
 @given(st.lists(st.integers(0, 2**32 - 1), max_size=20), st.integers(1, 2**31 - 1), st.integers(0, 2**62 - 1))
-def test_the_hash_is_its_definition_at_every_position_alone(positions, count, key):
+def test_the_hash_equals_its_definition_at_every_position(positions, count, key):
     slots, signs = hash_slots(np.array(positions, np.int64), count, key)
     assert list(zip(slots.tolist(), signs.tolist(), strict=True)) == [place(p, count, key) for p in positions]
 
@@ -43,7 +43,7 @@ def test_every_value_is_equally_likely(key, count):
     assert stats.chisquare(np.bincount(slots, minlength=count)).pvalue > 1e-3
 
 
-def test_values_serve_as_often_as_chance_has_it_and_not_more_evenly_or_less():
+def test_values_are_reused_as_often_as_by_chance():
     slots, _ = places_of(23_520, KEYS[0])
     times = np.bincount(slots, minlength=23_520)
     assert times.mean() == 10
@@ -52,7 +52,7 @@ def test_values_serve_as_often_as_chance_has_it_and_not_more_evenly_or_less():
 
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("apart", [1, 2, 3, 9, 16, 256, 784, 1152, 2**16])
-def test_what_is_at_one_position_tells_nothing_of_what_is_at_another(key, apart):
+def test_values_at_different_positions_are_independent(key, apart):
     words, signs = places_of(16, key)
     both = words + 16 * (signs > 0)
     table = np.zeros((32, 32))
@@ -61,14 +61,14 @@ def test_what_is_at_one_position_tells_nothing_of_what_is_at_another(key, apart)
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_signs_are_fair_for_every_value(key):
+def test_both_signs_are_equally_likely_for_every_value(key):
     slots, signs = places_of(1000, key)
     plus = np.bincount(slots, signs > 0, 1000)
     times = np.bincount(slots, minlength=1000)
     assert stats.chisquare(np.concatenate([plus, times - plus]), np.tile(times / 2, 2)).pvalue > 1e-3
 
 
-def test_tensors_and_seeds_are_tied_in_ways_that_have_nothing_to_do_with_each_other():
+def test_ties_of_different_tensors_and_seeds_are_independent():
     everywhere = np.arange(2**16)
     slots = [hash_slots(everywhere, 64, key)[0] for key in KEYS]
     for i, one in enumerate(slots):
@@ -78,7 +78,7 @@ def test_tensors_and_seeds_are_tied_in_ways_that_have_nothing_to_do_with_each_ot
                 assert np.mean(one == other[moved]) == pytest.approx(1 / 64, abs=0.003)
 
 
-def test_the_key_is_that_of_name_and_seed():
+def test_the_hash_key_depends_on_name_and_seed():
     assert len(set(KEYS)) == len(KEYS)
     assert Ties.of("a", (2, 3), 0).key == Ties.of("a", (5,), 0).key == KEYS[0]
     assert all(0 <= key < 2**62 for key in KEYS)
@@ -95,7 +95,7 @@ def test_a_tied_parameter_learns_a_vector_of_values_that_starts_as_the_dense_ten
 
 
 @pytest.mark.parametrize("count", [2352, 23_520, 235_200])
-def test_what_a_unit_adds_up_has_the_variance_that_it_would_have_in_a_dense_network(count):
+def test_sums_of_a_unit_have_the_variance_of_a_dense_network(count):
     """Without signs, inputs of one sign would have it grow with the number of positions that share a value."""
     slots, signs = places_of(count, KEYS[4])
     values = tied(Parameter("m", MATRIX, HeNormal()), count, 0).initial((count,), np.arange(count), Randomness(5))

@@ -58,7 +58,7 @@ def as_torch_names(setup: Setup, state: dict[str, NDArray[Any]]) -> dict[str, ND
     }
 
 
-def test_both_start_equal() -> None:
+def test_both_backends_start_with_equal_values() -> None:
     on_numpy, on_torch = (Running.of(demo(backend)) for backend in ("numpy", "torch"))
     assert on_torch.state.topology.sha256() == on_numpy.state.topology.sha256()
     expected = as_torch_names(on_numpy.setup, on_numpy.learner.state())
@@ -69,7 +69,7 @@ def test_both_start_equal() -> None:
         np.testing.assert_array_equal(state[name], buffer, err_msg=name)
 
 
-def test_both_take_the_same_batches() -> None:
+def test_both_backends_train_on_the_same_batches() -> None:
     plans = [list(plan(demo(backend, "training.epochs=2", *SMALLER))) for backend in ("numpy", "torch")]
     assert len(plans[0]) == len(plans[1]) == 30
     for (batch, rate), (other, other_rate) in zip(*plans, strict=True):
@@ -78,7 +78,7 @@ def test_both_take_the_same_batches() -> None:
             np.testing.assert_array_equal(getattr(batch, field), getattr(other, field))
 
 
-def test_from_equal_states_fifty_losses_are_equal_within_rounding_and_updates_but_at_the_threshold() -> None:
+def test_from_equal_states_fifty_losses_agree_within_rounding_and_updates_differ_only_at_the_threshold() -> None:
     on_numpy, on_torch = (Running.of(demo(backend)) for backend in ("numpy", "torch"))
     updates = 0
     for batch, learning_rate in list(plan(on_numpy.setup))[:50]:
@@ -146,7 +146,7 @@ def test_whole_runs_in_double_precision_have_identical_topologies() -> None:
 
 
 @pytest.mark.slow
-def test_in_single_precision_torch_parts_from_numpy_no_faster_than_numpy_from_itself_moved_by_a_rounding() -> None:
+def test_in_single_precision_torch_diverges_from_numpy_no_faster_than_a_rounding_error_does() -> None:
     setup = demo("numpy")
     draws = np.random.default_rng(0)
     moved = [

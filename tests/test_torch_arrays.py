@@ -63,7 +63,7 @@ def test_a_round_trip_changes_nothing_and_shares_no_memory(device, array):
 
 
 @on_devices
-def test_arrays_that_are_not_to_be_written_to_are_taken_too(device):
+def test_read_only_arrays_are_accepted(device):
     array = np.arange(5)
     array.flags.writeable = False
     assert_same(TorchArrays(device).from_numpy(array), array)
@@ -72,7 +72,7 @@ def test_arrays_that_are_not_to_be_written_to_are_taken_too(device):
 @on_devices
 @few
 @given(array=vectors(least=1), data=st.data())
-def test_take_put_and_where_are_numpy_s(device, array, data):
+def test_take_put_and_where_equal_numpy_s(device, array, data):
     arrays = TorchArrays(device)
     rows = np.array(data.draw(st.lists(st.integers(0, len(array) - 1), max_size=10, unique=True)), np.int64)
     entries = array[::-1][: len(rows)].copy()
@@ -89,7 +89,7 @@ def test_take_put_and_where_are_numpy_s(device, array, data):
 @on_devices
 @few
 @given(array=vectors())
-def test_take_of_rows_of_a_matrix_is_numpy_s(device, array):
+def test_taking_rows_of_a_matrix_equals_numpy_s(device, array):
     arrays, matrix = TorchArrays(device), np.stack([array, array], axis=1)
     rows = np.arange(len(array))[::-1].copy()
     assert_same(arrays.take(arrays.from_numpy(matrix), arrays.from_numpy(rows)), ORACLE.take(matrix, rows))
@@ -99,7 +99,7 @@ def test_take_of_rows_of_a_matrix_is_numpy_s(device, array):
 @on_devices
 @few
 @given(array=vectors(), other=vectors(), count=st.integers(0, 9))
-def test_making_casting_and_joining_are_numpy_s(device, array, other, count):
+def test_creating_casting_and_joining_equal_numpy_s(device, array, other, count):
     arrays = TorchArrays(device)
     there, other = arrays.from_numpy(array), other.astype(array.dtype)
     assert_same(arrays.zeros_like(there, count), ORACLE.zeros_like(array, count))
@@ -132,7 +132,7 @@ def test_equal_entries_keep_their_order_in_long_vectors(device):
 @on_devices
 @few
 @given(array=vectors(DTYPES[:4]), queries=vectors(DTYPES[:4]), side=st.sampled_from(["left", "right"]))
-def test_searchsorted_is_numpy_s(device, array, queries, side):
+def test_searchsorted_equals_numpy_s(device, array, queries, side):
     arrays = TorchArrays(device)
     array, queries = np.sort(array), queries.astype(array.dtype)
     found = arrays.searchsorted(arrays.from_numpy(array), arrays.from_numpy(queries), side)
@@ -146,7 +146,7 @@ def test_searchsorted_is_numpy_s(device, array, queries, side):
 
 @on_devices
 @pytest.mark.parametrize("entry", [0.0, 1e-45, 3e38, np.inf, -np.inf, np.nan])
-def test_what_is_not_finite_is_found(device, entry):
+def test_nonfinite_entries_are_found(device, entry):
     array = np.array([1.0, entry, 2.0], np.float32)
     assert TorchArrays(device).all_finite(TorchArrays(device).from_numpy(array)) == ORACLE.all_finite(array)
 

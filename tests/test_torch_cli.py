@@ -40,7 +40,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [(), ("backend.dtype=bfloat16", "training.optimizer=adam", "training.learning_rate=0.03")],
     ids=["as it comes", "bfloat16 and Adam"],
 )
-def test_a_run_learns_and_is_on_record(images: Path, tmp_path: Path, settings: tuple[str, ...]) -> None:
+def test_a_run_learns_and_records_its_result(images: Path, tmp_path: Path, settings: tuple[str, ...]) -> None:
     chosen = [argument for setting in settings for argument in ("--set", setting)]
     result = train(*TORCH, *chosen, "--epochs", "20", "--data-dir", images, "--out", tmp_path / "run")
     assert result["test_accuracy"] > 0.9
@@ -68,7 +68,7 @@ def test_a_killed_run_ends_as_if_it_had_never_stopped(images: Path, tmp_path: Pa
     assert result["topology_sha256"] == json.loads((tmp_path / "whole/result.json").read_text())["topology_sha256"]
 
 
-def test_an_option_that_cannot_be_ends_with_status_2_and_makes_no_folder(images: Path, tmp_path: Path) -> None:
+def test_an_impossible_option_exits_with_status_2_and_creates_no_folder(images: Path, tmp_path: Path) -> None:
     done = sparsecore(*("train", *TORCH, "--data-dir", images, "--out", tmp_path / "run"), "--set", "backend.dtype=f8")
     assert "backend.torch: the torch backend computes in float32, float64, bfloat16; given 'f8'" in said(done)
     assert not (tmp_path / "run").exists()
@@ -86,7 +86,7 @@ def test_an_option_that_cannot_be_ends_with_status_2_and_makes_no_folder(images:
         ("backend.precision=16", ["'precision'", "device, dtype, compile, channels_last"]),
     ],
 )
-def test_wrong_options_are_a_sentence(setting: str, words: list[str]) -> None:
+def test_wrong_options_raise_one_error_sentence(setting: str, words: list[str]) -> None:
     with pytest.raises(InputError) as refusal:
         Experiment.of(assemble(None, {"backend.name": "torch"}, (), (setting,)))
     for word in words:

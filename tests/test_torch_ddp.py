@@ -192,7 +192,7 @@ def answers() -> list[dict[str, Any]]:
 
 @pytest.mark.integration
 @pytest.mark.parametrize("when", ["first", "afterwards"])
-def test_two_ranks_take_the_decisions_of_one(answers: list[dict[str, Any]], when: str) -> None:
+def test_two_ranks_make_the_decisions_of_one_process(answers: list[dict[str, Any]], when: str) -> None:
     expected = alone()
     for answer in answers:
         assert answer[when]["topologies"] == expected["topologies"]
@@ -204,7 +204,7 @@ def test_two_ranks_take_the_decisions_of_one(answers: list[dict[str, Any]], when
 
 
 @pytest.mark.integration
-def test_compact_storage_takes_the_decisions_of_one_process_too(answers: list[dict[str, Any]]) -> None:
+def test_compact_storage_on_two_ranks_makes_the_decisions_of_one_process(answers: list[dict[str, Any]]) -> None:
     expected = compact()
     for answer in answers:
         assert answer["compact"]["topologies"] == expected["topologies"]
@@ -222,7 +222,7 @@ def test_decisions_come_from_the_gradients_of_all_ranks(answers: list[dict[str, 
 
 
 @pytest.mark.integration
-def test_ranks_that_grow_elsewhere_stop_with_the_same_sentence(answers: list[dict[str, Any]]) -> None:
+def test_ranks_that_grow_different_positions_stop_with_the_same_error(answers: list[dict[str, Any]]) -> None:
     first, second = (answer["elsewhere"] for answer in answers)
     assert first == second
     assert first[0] == DisagreementError.__name__
@@ -231,7 +231,7 @@ def test_ranks_that_grow_elsewhere_stop_with_the_same_sentence(answers: list[dic
 
 
 @pytest.mark.integration
-def test_ranks_that_begin_apart_stop_at_the_first_step(answers: list[dict[str, Any]]) -> None:
+def test_ranks_with_different_start_values_stop_at_the_first_step(answers: list[dict[str, Any]]) -> None:
     first, second = (answer["apart"] for answer in answers)
     assert first == second
     assert first[0] == DisagreementError.__name__
@@ -247,7 +247,7 @@ def test_a_plugin_that_fails_on_one_rank_stops_all(answers: list[dict[str, Any]]
 
 
 @pytest.mark.integration
-def test_a_rank_whose_update_comes_later_is_told_where_the_others_are(answers: list[dict[str, Any]]) -> None:
+def test_a_rank_whose_update_is_late_gets_an_error_with_the_steps_of_the_others(answers: list[dict[str, Any]]) -> None:
     first, second = (answer["late"] for answer in answers)
     assert first == second
     assert first[0] == DisagreementError.__name__
@@ -257,7 +257,7 @@ def test_a_rank_whose_update_comes_later_is_told_where_the_others_are(answers: l
 @pytest.mark.integration
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("name", ASTRAY)
-def test_one_value_astray_on_one_rank_stops_both_where_no_update_follows(
+def test_one_different_value_on_one_rank_stops_both_even_without_an_update(
     answers: list[dict[str, Any]], name: str, dtype: Any
 ) -> None:
     first, second = (answer[f"{name} {dtype}"] for answer in answers)
@@ -272,7 +272,7 @@ def test_rank_0_may_save_alone(answers: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.integration
-def test_ranks_that_save_other_values_stop(answers: list[dict[str, Any]]) -> None:
+def test_ranks_that_save_different_values_stop(answers: list[dict[str, Any]]) -> None:
     for answer in answers:
         assert answer["saved"][0] == DisagreementError.__name__
         assert f"after step {STEPS}" in answer["saved"][1]

@@ -132,7 +132,7 @@ def alone(here: Path) -> Path:
 
 
 @pytest.mark.integration
-def test_two_ranks_make_the_run_of_one_and_tell_of_it_once(here: Path, alone: Path) -> None:
+def test_two_ranks_reproduce_the_run_of_one_and_print_it_once(here: Path, alone: Path) -> None:
     first, second = on_two(*arguments(here, "two", *EVERY_4), "--json")
     assert (first.status, first.stderr) == (0, "")
     assert json.loads(first.stdout)["reallocations"] == 4
@@ -157,7 +157,7 @@ def test_a_rank_without_an_image_takes_part(here: Path) -> None:
 
 @pytest.mark.integration
 @pytest.mark.slow
-def test_a_compiled_network_is_shared_too(here: Path, alone: Path) -> None:
+def test_a_compiled_network_trains_on_two_ranks(here: Path, alone: Path) -> None:
     # torch's compiler warns of what it does itself
     run = ["-W", "ignore", "-m", "sparsecore", "train"]
     ends = start([*run, *arguments(here, "compiled", *EVERY_4, "--set", "backend.compile=true")])
@@ -167,7 +167,7 @@ def test_a_compiled_network_is_shared_too(here: Path, alone: Path) -> None:
 
 @pytest.mark.integration
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_a_run_goes_on_with_another_number_of_ranks(here: Path, alone: Path, ranks: int) -> None:
+def test_a_run_resumes_with_another_number_of_ranks(here: Path, alone: Path, ranks: int) -> None:
     plugins = here / f"interrupted on {ranks}" / "plugins.py"
     plugins.parent.mkdir()
     shutil.copy(here / "plugins.py", plugins)
@@ -187,7 +187,7 @@ def mine(here: Path, run: str, strategy: str, *more: str) -> list[str]:
 
 
 @pytest.mark.integration
-def test_ranks_that_grow_elsewhere_end_with_one_sentence(here: Path) -> None:
+def test_ranks_that_grow_different_positions_end_with_one_error_sentence(here: Path) -> None:
     first, second = on_two(*mine(here, "elsewhere", "Elsewhere"))
     assert first.stderr.startswith("sparsecore: the ranks disagree at update 1 (step 7) on the positions of 'layer1")
     assert "rank 1 differs from rank 0" in first.stderr
@@ -218,7 +218,7 @@ def test_a_rank_that_fails_between_updates_is_named_by_the_first(here: Path) -> 
 
 
 @pytest.mark.integration
-def test_ranks_whose_values_differ_between_updates_end_with_one_sentence(here: Path) -> None:
+def test_ranks_whose_values_differ_between_updates_end_with_one_error_sentence(here: Path) -> None:
     first, second = on_two(*mine(here, "astray", "Astray", "--strategy", "static"))
     assert "sparsecore: the ranks disagree at the comparison after step 3 on the values of 'layer1" in first.stderr
     assert "rank 1 differs from rank 0" in first.stderr
@@ -227,7 +227,7 @@ def test_ranks_whose_values_differ_between_updates_end_with_one_sentence(here: P
 
 
 @pytest.mark.integration
-def test_a_plugin_that_cannot_be_loaded_on_one_rank_is_told_of(here: Path) -> None:
+def test_a_plugin_that_cannot_be_loaded_on_one_rank_is_reported(here: Path) -> None:
     (here / "broken.py").write_text(
         f"{PLUGINS}\nif RANK == 1:\n    raise ImportError('half of it is missing here')\n", "utf-8"
     )
@@ -240,7 +240,7 @@ def test_a_plugin_that_cannot_be_loaded_on_one_rank_is_told_of(here: Path) -> No
 
 
 @pytest.mark.integration
-def test_a_rank_whose_update_comes_later_keeps_nobody_waiting_under_torchrun(here: Path) -> None:
+def test_a_rank_whose_update_is_late_blocks_no_other_under_torchrun(here: Path) -> None:
     plugins = here / "plugins.py"
     data = ("--data-dir", str(here / "small.npz"), "--backend", f"{plugins}:Impatient", "--strategy", f"{plugins}:Late")
     run = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -268,7 +268,7 @@ def apart(here: Path, run: str, *each: tuple[str, ...], code: str = "") -> list[
 
 
 @pytest.mark.integration
-def test_ranks_with_other_settings_hear_which_and_leave_no_folder(here: Path) -> None:
+def test_ranks_with_different_settings_report_them_and_leave_no_folder(here: Path) -> None:
     first, second = apart(here, "apart", ("--sparsity", "0.5"), ("--sparsity", "0.6"))
     assert "the setting 'sparsity'" in first.stderr
     assert "0.5 on rank 0, 0.6 on rank 1" in first.stderr
@@ -293,7 +293,7 @@ def test_a_rank_that_cannot_build_its_network_leaves_no_folder(here: Path) -> No
 
 
 @pytest.mark.integration
-def test_a_rank_that_never_comes_is_named_as_soon_as_it_was_said_to_wait(here: Path) -> None:
+def test_a_missing_rank_is_named_after_the_configured_timeout(here: Path) -> None:
     # rank 0 hears of it by the process group's store, which it serves itself; rank 1 finds nobody who serves it
     code = "os.environ['SPARSECORE_RANK_TIMEOUT'] = '2'\nif rank == {absent}: sys.exit(0)"
     for absent, sentence in ((1, "rank 1 did not come to the start in 2 s"), (0, "rank 0 did not come to 127.0.0.1:")):
@@ -306,7 +306,7 @@ def test_a_rank_that_never_comes_is_named_as_soon_as_it_was_said_to_wait(here: P
 
 
 @pytest.mark.integration
-def test_a_mistake_of_the_user_is_told_once_and_ends_all_ranks_alike(here: Path, alone: Path) -> None:
+def test_a_user_error_is_printed_once_and_ends_all_ranks_alike(here: Path, alone: Path) -> None:
     before = {path.name: path.read_bytes() for path in alone.iterdir()}
     first, second = on_two(*arguments(here, "alone", *EVERY_4))
     assert f"the run folder {alone} exists" in first.stderr
@@ -316,7 +316,7 @@ def test_a_mistake_of_the_user_is_told_once_and_ends_all_ranks_alike(here: Path,
 
 
 @pytest.mark.integration
-def test_ranks_with_other_plugin_code_do_not_begin(here: Path) -> None:
+def test_ranks_with_different_plugin_code_do_not_start(here: Path) -> None:
     # each machine has files of its own
     code = (
         f"import os, sys; os.chdir(os.path.join({str(here)!r}, os.environ['RANK']))\n"
@@ -342,7 +342,7 @@ class Taking(Npz):
 
 
 @pytest.mark.integration
-def test_a_lottery_of_several_ranks_takes_the_next_number_where_one_is_taken_meanwhile(
+def test_a_lottery_of_several_ranks_uses_the_next_free_folder_number(
     here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

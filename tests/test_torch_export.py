@@ -102,7 +102,7 @@ def test_the_onnx_file_computes_what_the_squashed_model_does(name, storage, tmp_
 
 
 @pytest.mark.parametrize("storage", STORAGES)
-def test_training_goes_on_as_if_nothing_had_been_exported(storage, tmp_path):
+def test_training_continues_unchanged_after_an_export(storage, tmp_path):
     pytest.importorskip("onnxscript")
     model, trains, training = started(Mlp, storage)
     twin, twins, _ = started(Mlp, storage)
@@ -114,7 +114,7 @@ def test_training_goes_on_as_if_nothing_had_been_exported(storage, tmp_path):
     assert train(model, trains, 8, start=4) == train(twin, twins, 8, start=4)
 
 
-def test_options_reach_the_exporter(tmp_path):
+def test_options_are_passed_to_the_exporter(tmp_path):
     onnx = pytest.importorskip("onnx")
     _, _, training = started(Mlp, "compact")
     options = {"input_names": ["features"], "dynamic_shapes": ({0: torch.export.Dim("batch")},)}
@@ -124,7 +124,7 @@ def test_options_reach_the_exporter(tmp_path):
     assert node.type.tensor_type.shape.dim[0].dim_param == "batch"
 
 
-def test_a_file_that_computes_something_else_is_not_written(tmp_path):
+def test_a_file_with_different_outputs_is_not_written(tmp_path):
     pytest.importorskip("onnxruntime")
 
     class Draws(nn.Module):
@@ -144,7 +144,7 @@ def test_a_file_that_computes_something_else_is_not_written(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_what_is_missing_is_a_sentence(tmp_path, monkeypatch):
+def test_missing_folders_and_packages_and_ended_trainings_raise_one_error_sentence(tmp_path, monkeypatch):
     _, _, training = started(Mlp, "masked")
     with pytest.raises(InputError, match="there is no folder"):
         export.to_onnx(training, torch.randn(4, 6), tmp_path / "nowhere" / "model.onnx")
@@ -201,7 +201,7 @@ def test_inputs_by_keyword_are_exported_and_run(call, tmp_path):
         torch.testing.assert_close(torch.from_numpy(one), other, rtol=1e-4, atol=1e-4)
 
 
-def test_what_a_keyword_changes_is_seen_by_the_check(tmp_path):
+def test_the_output_check_uses_keyword_inputs(tmp_path):
     pytest.importorskip("onnxscript")
 
     class Forgets(nn.Module):
@@ -219,7 +219,7 @@ def test_what_a_keyword_changes_is_seen_by_the_check(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_inputs_that_the_model_does_not_take_are_a_sentence(tmp_path):
+def test_inputs_that_the_model_does_not_accept_raise_one_error_sentence(tmp_path):
     pytest.importorskip("onnxscript")
     with pytest.raises(InputError, match=r"cannot be called with 1 example inputs and the keywords mask.*mask"):
         export.to_onnx(trained(Called), ONE, tmp_path / "model.onnx", kwargs={"mask": OTHER})

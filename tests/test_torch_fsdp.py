@@ -121,7 +121,7 @@ def answers() -> list[dict[str, Any]]:
 
 @pytest.mark.integration
 @pytest.mark.parametrize("which", ["follows", "uneven"])
-def test_shards_train_as_the_whole_does(answers: list[dict[str, Any]], which: str) -> None:
+def test_sharded_training_equals_unsharded_training(answers: list[dict[str, Any]], which: str) -> None:
     expected = {"follows": alone, "uneven": lambda: uneven(network(0))}[which]()
     assert expected["updates"] == STEPS // 3
     for answer in answers:
@@ -137,7 +137,7 @@ def test_momentum_of_inactive_weights_is_zero_on_every_shard(answers: list[dict[
 
 
 @pytest.mark.integration
-def test_the_ledger_tells_of_the_shards_of_a_rank(answers: list[dict[str, Any]]) -> None:
+def test_the_ledger_counts_the_shards_of_a_rank(answers: list[dict[str, Any]]) -> None:
     # 10·24 + 24 + 24·16 + 16 entries of 8 bytes in halves; of the last layer's 3·16 + 3 the first rank has two rows
     shared = (10 * 24 + 24 + 24 * 16 + 16) // 2
     assert [answer["follows"]["ledger"][0] for answer in answers] == [8 * (shared + 2 * 17), 8 * (shared + 17)]
@@ -145,12 +145,12 @@ def test_the_ledger_tells_of_the_shards_of_a_rank(answers: list[dict[str, Any]])
 
 
 @pytest.mark.integration
-def test_sharded_training_goes_on_from_its_state_dict(answers: list[dict[str, Any]]) -> None:
+def test_sharded_training_resumes_from_its_state_dict(answers: list[dict[str, Any]]) -> None:
     assert [answer["resumed"] for answer in answers] == [True, True]
 
 
 @pytest.mark.integration
-def test_weights_of_another_moment_are_noticed_and_adopted(answers: list[dict[str, Any]]) -> None:
+def test_weights_from_another_step_are_noticed_and_adopted(answers: list[dict[str, Any]]) -> None:
     for answer in answers:
         assert answer["adopted"]["noticed"]
         assert answer["adopted"]["inactive"] == [0.0, 0.0]

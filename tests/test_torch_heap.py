@@ -33,5 +33,5 @@ def page_faults(setup):
 
 @pytest.mark.integration
 @pytest.mark.skipif(sys.platform != "linux", reason="only glibc has this setting")
-def test_what_is_freed_need_not_be_asked_for_again():
+def test_freed_memory_is_reused_without_page_faults():
     assert page_faults(KEEPING) < page_faults("") / 4

@@ -37,7 +37,7 @@ def test_indices_and_values_of_a_sparse_tensor_are_read_before_it_is_coalesced()
     assert (indices.tolist(), values.tolist()) == ([[0, 0]], [1.0, 2.0]), says("_indices or _values has changed")
 
 
-def test_tensors_on_one_memory_have_one_storage_identity():
+def test_tensors_that_share_memory_have_one_storage_identity():
     tensor = torch.zeros(4)
     identity = internals.storage_identity(tensor)
     assert identity == internals.storage_identity(tensor[1:]), says("views have storages of their own now")
@@ -45,7 +45,7 @@ def test_tensors_on_one_memory_have_one_storage_identity():
     assert identity != internals.storage_identity(torch.zeros(4)), says("_cdata is the same for different memory")
 
 
-def test_a_storage_is_found_again_by_its_weak_reference_as_long_as_it_exists():
+def test_a_weak_reference_identifies_a_storage_as_long_as_it_exists():
     tensor = torch.arange(3.0)
     reference = StorageWeakRef(tensor.untyped_storage())
     found = internals.storage_of_weak_reference(reference.cdata)
@@ -109,7 +109,7 @@ def test_padding_of_a_convolution_is_given_by_side(padding, expected):
     assert internals.convolution_padding(layer) == expected, says("_reversed_padding_repeated_twice has changed")
 
 
-def test_what_is_set_as_the_training_flag_is_recognised_in_setattr():
+def test_assignments_of_the_training_flag_are_recognised_in_setattr():
     class Asked:
         @property
         def __class__(self):
@@ -140,7 +140,7 @@ def test_hooks_of_a_tensor_are_in_the_dicts_that_are_read():
         assert len(hooks) == 1, says(f"{name} does not hold the hooks of a tensor")
 
 
-def test_a_leaf_tells_accumulation_from_torch_autograd_grad():
+def test_a_leaf_distinguishes_accumulation_from_torch_autograd_grad():
     weight = nn.Parameter(torch.ones(2))
     node = torch.autograd.graph.get_gradient_edge(weight).node
     answers = []
@@ -188,7 +188,7 @@ def test_batched_gradients_are_recognised():
     assert answers == [True, False], says("the dispatch keys of batched tensors have other names")
 
 
-def test_an_optimizer_runs_hooks_of_its_own_and_a_forwarding_wrapper_does_not():
+def test_an_optimizer_runs_its_own_step_hooks_and_a_forwarding_wrapper_does_not():
     class Forwarding:
         def __init__(self, inner):
             self.inner = inner
@@ -252,7 +252,7 @@ def test_the_default_store_is_that_of_the_process_group(tmp_path):
         dist.destroy_process_group()
 
 
-def test_a_length_that_is_marked_unbacked_compiles_nothing_again():
+def test_a_length_marked_unbacked_does_not_recompile():
     compilations = []
 
     def backend(graph, _):
@@ -284,7 +284,7 @@ def test_tensors_of_nested_values_are_found_and_changed():
     assert (doubled["b"][0].item(), doubled["a"][1]) == (2.0, 2), says("tree_map_only changes something else")
 
 
-def test_plain_tensors_are_no_wrappers():
+def test_plain_tensors_are_not_recognised_as_wrappers():
     assert not internals.is_traceable_wrapper_subclass(torch.zeros(1))
     assert not internals.is_traceable_wrapper_subclass(nn.Parameter(torch.zeros(1)))
 

@@ -93,21 +93,21 @@ def sentences(results: list[Any], kind: type[Exception] = DisagreementError) -> 
     return {str(result) for result in results}
 
 
-def test_ranks_that_agree_go_on_as_if_each_were_alone() -> None:
+def test_ranks_that_agree_continue_unchanged() -> None:
     alone = advance(Drop())
     for result in on_ranks(lambda ranks: ranks.together(lambda: advance(Drop())), size=3):
         assert torch.equal(result.state.topology.positions, alone.state.topology.positions)
         assert torch.equal(result.values, alone.values)
 
 
-def test_ranks_that_grow_elsewhere_hear_which_ranks_and_which_tensor() -> None:
+def test_ranks_that_grow_different_positions_get_an_error_naming_ranks_and_tensor() -> None:
     results = on_ranks(lambda ranks: ranks.together(lambda: advance(Drop(luck=ranks.rank % 2))), size=4)
     (sentence,) = sentences(results)
     assert "update 1 (step 5)" in sentence
     assert "the positions of 'first' (and on 3 more): ranks 1 and 3 differ from rank 0" in sentence
 
 
-def test_ranks_with_other_tensors_hear_of_it() -> None:
+def test_ranks_with_different_tensors_get_an_error() -> None:
     def act(ranks: TorchRanks) -> Any:
         return ranks.jointly(
             lambda: 0, lambda _: {"data": "same"} if ranks.rank else {"data": "same", "plugin": "mine"}
@@ -117,7 +117,7 @@ def test_ranks_with_other_tensors_hear_of_it() -> None:
     assert "on what there is: rank 1 differs from rank 0" in sentence
 
 
-def test_ranks_with_other_values_hear_of_it() -> None:
+def test_ranks_with_different_values_get_an_error() -> None:
     (sentence,) = sentences(on_ranks(lambda ranks: ranks.together(lambda: advance(Drop(), 1.0 + ranks.rank))))
     assert "the values of 'first'" in sentence
     assert "positions" not in sentence
@@ -131,7 +131,7 @@ def test_a_rank_that_fails_raises_its_own_error_and_the_others_name_it() -> None
     assert results[0].reported_by == results[1].reported_by == 0
 
 
-def test_an_error_of_any_kind_is_told_with_its_name() -> None:
+def test_an_error_of_any_type_is_reported_with_its_name() -> None:
     def act(ranks: TorchRanks) -> Advance:
         return ranks.together(lambda: advance(Drop() if ranks.rank else 1 / 0))
 
@@ -140,14 +140,14 @@ def test_an_error_of_any_kind_is_told_with_its_name() -> None:
     assert str(results[1]) == "rank 0 failed: ZeroDivisionError: division by zero"
 
 
-def test_where_all_fail_alike_each_raises_its_own_error_and_one_is_to_say_it() -> None:
+def test_identical_failures_are_reported_by_one_rank() -> None:
     results = on_ranks(lambda ranks: ranks.together(lambda: advance(Broken())), size=3)
     assert len(sentences(results, InvariantError)) == 1
     assert [error.reported_by for error in results] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("absent", [0, 1, 2])
-def test_a_rank_that_never_comes_is_named_and_nobody_waits_for_ever(absent: int) -> None:
+def test_a_missing_rank_is_named_and_no_rank_waits_forever(absent: int) -> None:
     def act(ranks: TorchRanks) -> Any:
         return "absent" if ranks.rank == absent else ranks.together(lambda: advance(Drop()))
 
@@ -158,7 +158,7 @@ def test_a_rank_that_never_comes_is_named_and_nobody_waits_for_ever(absent: int)
     assert {results[rank].reported_by for rank in present} == {present[0]}
 
 
-def test_ranks_at_different_updates_hear_where_each_is() -> None:
+def test_ranks_at_different_updates_get_an_error_with_the_update_of_each() -> None:
     def act(ranks: TorchRanks) -> Advance:
         late = advance(Drop())
         state = State(late.state.topology, late.state.strategy_states, Clock(step=5 + ranks.rank, updates=1))
@@ -168,7 +168,7 @@ def test_ranks_at_different_updates_hear_where_each_is() -> None:
     assert "rank 0 is at update 1 (step 5), rank 1 at update 1 (step 6)" in sentence
 
 
-def test_a_rank_whose_connections_broke_says_what_the_others_said() -> None:
+def test_a_rank_with_a_broken_connection_reports_the_errors_of_the_others() -> None:
     heard = threading.Event()
 
     def act(ranks: TorchRanks) -> Any:
@@ -185,7 +185,7 @@ def test_a_rank_whose_connections_broke_says_what_the_others_said() -> None:
     assert "rank 1 did not come" in sentence
 
 
-def test_an_error_in_communication_that_nobody_explains_stays_as_it_is() -> None:
+def test_an_unexplained_communication_error_is_raised_unchanged() -> None:
     def act(ranks: TorchRanks) -> Any:
         with ranks.communicating():
             raise RuntimeError("out of memory")
@@ -193,7 +193,7 @@ def test_an_error_in_communication_that_nobody_explains_stays_as_it_is() -> None
     assert [str(error) for error in on_ranks(act)] == ["out of memory"] * 2
 
 
-def test_many_updates_leave_nothing_behind() -> None:
+def test_many_updates_leave_nothing_in_the_store() -> None:
     store = HashStore()
 
     def run(rank: int) -> None:
@@ -209,7 +209,7 @@ def test_many_updates_leave_nothing_behind() -> None:
     assert store.num_keys() <= 4
 
 
-def test_a_store_in_a_file_does_as_well(tmp_path: Path) -> None:
+def test_a_file_store_works_too(tmp_path: Path) -> None:
     def act(ranks: TorchRanks) -> Any:
         own = TorchRanks(ranks.rank, 2, lambda: FileStore(str(tmp_path / "store"), 2))
         return [own.together(lambda: advance(Drop())).reallocation.pruned_count for _ in range(3)]
@@ -222,11 +222,11 @@ def nothing(_: Any) -> Mapping[str, str]:
     return {}
 
 
-def test_what_is_done_jointly_returns_its_own_result_on_every_rank() -> None:
+def test_a_joint_action_returns_each_ranks_own_result() -> None:
     assert on_ranks(lambda ranks: ranks.jointly(lambda: ranks.rank, nothing)) == [0, 1]
 
 
-def test_facts_that_differ_are_named() -> None:
+def test_differing_facts_are_named() -> None:
     def act(ranks: TorchRanks) -> Any:
         return ranks.jointly(lambda: ranks.rank, lambda rank: {"data": "same", "plugin code": str(rank)})
 
@@ -235,7 +235,7 @@ def test_facts_that_differ_are_named() -> None:
 
 
 @pytest.mark.parametrize(("wrong", "expected"), [(0, "no such file"), (1, "rank 1 failed: no such file")])
-def test_a_mistake_of_the_user_is_an_input_error_on_all_ranks(wrong: int, expected: str) -> None:
+def test_a_user_error_is_an_input_error_on_all_ranks(wrong: int, expected: str) -> None:
     def read(rank: int) -> int:
         if rank == wrong:
             raise InputError("no such file")
@@ -263,7 +263,7 @@ def digests_of(positions: list[int], values: Any) -> tuple[list[int], list[int]]
     st.sampled_from([torch.float64, torch.float32, torch.bfloat16]),
     st.data(),
 )
-def test_one_other_position_or_bit_changes_the_number_of_its_tensor_alone(
+def test_one_changed_position_or_bit_changes_the_fingerprint_of_its_tensor_alone(
     first: set[int], second: set[int], dtype: Any, data: Any
 ) -> None:
     positions = sorted(first) + sorted(second)
@@ -284,7 +284,7 @@ def test_one_other_position_or_bit_changes_the_number_of_its_tensor_alone(
     assert (there[1][0] != here[1][0], there[1][1] != here[1][1]) == (True, False)
 
 
-def test_values_that_changed_places_are_told() -> None:
+def test_swapped_values_are_detected() -> None:
     assert digests_of([1, 2, 150], torch.tensor([1.0, 2.0, 3.0])) != digests_of(
         [1, 2, 150], torch.tensor([2.0, 1.0, 3.0])
     )
@@ -306,7 +306,7 @@ def paced(step_seconds: float, cost: float, steps: int) -> list[int]:
 
 
 @given(st.floats(0.002, 2.0), st.floats(1e-4, 3.0))
-def test_comparisons_take_a_small_share_of_the_time_and_never_wait_for_long(step_seconds: float, cost: float) -> None:
+def test_comparisons_take_a_small_share_of_the_time_and_never_block_long(step_seconds: float, cost: float) -> None:
     compared = paced(step_seconds, cost, 2000)
     assert max(np.diff(compared)) <= 100
     whole = 2000 * step_seconds
@@ -319,7 +319,7 @@ def test_the_first_steps_are_compared_one_by_one() -> None:
 
 
 @given(st.integers(1, 3000), st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.int8]), st.data())
-def test_one_changed_bit_or_two_changed_places_change_the_fingerprint(count: int, dtype: Any, data: Any) -> None:
+def test_one_changed_bit_or_two_swapped_values_change_the_fingerprint(count: int, dtype: Any, data: Any) -> None:
     values = torch.from_numpy(np.random.default_rng(count).standard_normal(count) * 50).to(dtype)
     own = fingerprint([torch.ones(3), values])
     assert fingerprint([torch.ones(3), values.clone()]) == own
@@ -333,7 +333,7 @@ def test_one_changed_bit_or_two_changed_places_change_the_fingerprint(count: int
     assert fingerprint([values, torch.ones(3)]) != own
 
 
-def test_the_fingerprint_of_a_large_tensor_and_of_odd_views_sees_every_bit() -> None:
+def test_the_fingerprint_of_large_tensors_and_unusual_views_covers_every_bit() -> None:
     flat = torch.randn(200_003)
     for view in (flat, flat[1:], flat[3:-2].view(-1, 2).T):
         changed = view.clone()

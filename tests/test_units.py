@@ -72,7 +72,7 @@ def on_backend(gradient, arrays):
 
 
 @given(cut_layouts(), st.sampled_from(sorted(STRATEGIES)), st.integers(0, 99), st.sampled_from([0.3, 0.6, 0.9]))
-def test_a_unit_is_there_as_a_whole_or_not_at_all_and_their_number_stays(cut, name, seed, sparsity):
+def test_units_are_active_as_a_whole_and_their_number_stays(cut, name, seed, sparsity):
     layout, units = cut
     algorithm = engine(layout, {name: STRATEGIES[name]}, units=units, seed=seed, regrow_pruned=True)
     state = algorithm.start(sparsity, clock=LONG)
@@ -100,7 +100,7 @@ def number_of_units(topology, units):
 
 
 @given(cut_layouts(), st.integers(0, 99))
-def test_survivors_keep_their_values_and_what_has_grown_starts_at_zero(cut, seed):
+def test_survivors_keep_their_values_and_grown_units_start_at_zero(cut, seed):
     layout, units = cut
     algorithm = engine(layout, {"set": SparseEvolution()}, units=units, seed=seed, regrow_pruned=True)
     state = algorithm.start(0.5)
@@ -146,7 +146,7 @@ def test_dpr_prunes_the_kernels_whose_mean_magnitude_is_below_the_threshold():
         assert moved.pruned[tensor] == sum(below.values()) * np.prod(shape[2:], dtype=int)
 
 
-def test_growth_by_gradient_takes_the_units_of_the_largest_mean_gradient():
+def test_gradient_growth_selects_the_units_of_the_largest_mean_gradient():
     layout = Layout.of({"weight": (8, 8)})
     mask = np.zeros((8, 8), np.bool_)
     mask[:2, :2] = mask[4:6, 4:6] = True
@@ -180,7 +180,7 @@ def test_units_of_one_weight_decide_as_weights_do(name):
 
 @pytest.mark.parametrize("name", sorted(STRATEGIES))
 @pytest.mark.parametrize("units", [Kernels(), Blocks(1, 2)])
-def test_torch_moves_the_same_units(name, units):
+def test_torch_reallocates_the_same_units(name, units):
     pytest.importorskip("torch")
     from sparsecore_torch.arrays import TorchArrays
 
@@ -199,7 +199,7 @@ def test_torch_moves_the_same_units(name, units):
     assert ends[0] == ends[1]
 
 
-def test_a_tensor_that_is_not_made_of_whole_units_is_refused_by_name():
+def test_a_tensor_that_does_not_divide_into_units_is_refused_by_name():
     with pytest.raises(InputError, match=r"'linear' of shape \(6, 8\) is not made of whole units of shape \(4, 4\)"):
         engine(Layout.of({"linear": (6, 8)}), [Static()], units=Blocks(4, 4))
 
@@ -236,7 +236,7 @@ def test_a_start_with_half_a_unit_is_refused():
 
 
 @pytest.mark.parametrize("given", ["kernel", "4 x 4", "0x4", "4x", "x", "", "²x2", 4, None, True])
-def test_what_names_no_units_is_refused(given):
+def test_unknown_units_are_refused(given):
     with pytest.raises(InputError, match=r"^units are weights, kernels or blocks such as 4x4; given "):
         as_units(given)
 

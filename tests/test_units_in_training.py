@@ -38,7 +38,7 @@ def test_a_run_in_blocks_stays_in_blocks_and_replays(backend, tmp_path):
     assert topologies[0].sha256() != topologies[-1].sha256()
 
 
-def test_blocks_that_do_not_fit_are_refused_before_there_is_a_run(tmp_path):
+def test_blocks_that_do_not_fit_are_refused_before_a_run_folder_is_created(tmp_path):
     file = small_images(tmp_path / "images.npz")
     done = sparsecore(
         *("train", *BLOCKS, "--set", f"data.file={file}", "--set", "reallocation.units=5x4", "--out", tmp_path / "run")
@@ -55,7 +55,7 @@ def steps(model, optimizer, numbers):
 
 
 @pytest.mark.parametrize("storage", ["masked", "compact"])
-def test_sparsify_moves_whole_kernels(storage):
+def test_sparsify_reallocates_whole_kernels(storage):
     model = convnet()
     optimizer = sgd(model)
     training = sparsify(
@@ -90,13 +90,13 @@ def test_a_state_dict_of_other_units_is_refused():
         kernels.load_state_dict(trained("weights").state_dict())
 
 
-def test_sparsify_refuses_units_that_are_none():
+def test_sparsify_refuses_unknown_units():
     model = mlp()
     with pytest.raises(InputError, match="units are weights, kernels or blocks such as 4x4; given 'slices'"):
         sparsify(model, sgd(model), units="slices")
 
 
-def test_a_lottery_takes_whole_blocks_away(tmp_path):
+def test_a_lottery_prunes_whole_blocks(tmp_path):
     file = small_images(tmp_path / "images.npz")
     options = ["--model", "lenet-12-8", "--data", "npz", "--epochs", "1", "--set", f"data.file={file}"]
     done = sparsecore(
