@@ -14,7 +14,7 @@ import sparsecore
 import sparsecore.strategy
 
 ROOT = Path(__file__).parent.parent
-STRATEGIES = sorted((ROOT / "strategies").rglob("*.py"))
+STRATEGIES = sorted((ROOT / "strategies" / "sparsecore_strategies").glob("*.py"))
 TEMPLATES = sorted((ROOT / "sparsecore" / "templates" / "strategy").glob("*.py.txt"))
 
 
