@@ -1,4 +1,4 @@
-"""Charts beside the tables, as SVG in the folder of the results."""
+"""Charts that accompany the tables, as SVG in the folder of the results."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Predictions of WRN-28-2 on the CPU backend, beside dense ones of torch and ONNX Runtime.
+"""Predictions of WRN-28-2 on the CPU backend, compared with dense ones of torch and ONNX Runtime.
 
     python benchmarks/cpu_inference.py [--threads 1 2] [--batches 1 16] [--rounds 31]
 

@@ -1,4 +1,4 @@
-"""Networks as anybody writes them in torch, and a training loop around them: what sparse training is compared with."""
+"""Plain torch networks and a training loop, which sparse training is compared with."""
 
 import time
 from typing import Any

@@ -1,4 +1,4 @@
-"""Runs of ``sparsecore train`` on the digits, each in a process of its own; one that is finished is not done again."""
+"""Runs of ``sparsecore train`` on the digits, each in a separate process; finished ones are not repeated."""
 
 import json
 import os

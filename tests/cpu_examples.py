@@ -1,4 +1,4 @@
-"""The CPU backend's operations beside those of NumPy in double precision, from the same inputs."""
+"""The CPU backend's operations and those of NumPy in double precision, from the same inputs."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

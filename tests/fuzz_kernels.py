@@ -1,4 +1,4 @@
-"""Calls the CPU backend's kernels with arguments that nobody would give them: ``python tests/fuzz_kernels.py``.
+"""Calls the CPU backend's kernels with hostile arguments: ``python tests/fuzz_kernels.py``.
 
 Whatever the arguments, a call returns or raises ValueError, TypeError or MemoryError, and writes nowhere but into its
 outputs. The calls are made in a process of their own, which a second one watches: where it crashes or hangs, the call

@@ -1,4 +1,4 @@
-"""The command line within the process of the tests, which is much quicker than a process of its own."""
+"""Runs the command line within the process of the tests, which is much faster than a new process."""
 
 import contextlib
 import io

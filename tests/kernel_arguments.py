@@ -1,4 +1,4 @@
-"""Small arguments for the CPU backend's kernels, each with memory of its own."""
+"""Small arguments for the CPU backend's kernels, each in separate memory."""
 
 from typing import Any
 

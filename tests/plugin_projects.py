@@ -1,4 +1,4 @@
-"""Installing a small plugin project at a place of its own, without a network: ``python plugin_projects.py FROM TO``."""
+"""Installs a small plugin project in a separate folder, offline: ``python plugin_projects.py FROM TO``."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""No call of the kernels from Python reads or writes beside a buffer, whatever becomes of its arguments."""
+"""No call of the kernels from Python accesses memory outside a buffer, whatever happens to its arguments."""
 
 import os
 import subprocess

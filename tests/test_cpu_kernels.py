@@ -1,4 +1,4 @@
-"""The kernels check what they are given: no call from Python reads or writes beside its buffers."""
+"""The kernels check their arguments: no call from Python accesses memory outside its buffers."""
 
 from collections.abc import Callable
 from typing import Any

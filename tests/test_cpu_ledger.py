@@ -1,4 +1,4 @@
-"""The memory ledger counts what the CPU backend keeps beside the flat vectors: its lists of weights."""
+"""The memory ledger counts what the CPU backend keeps in addition to the flat vectors: its lists of weights."""
 
 import gc
 import math

@@ -1,4 +1,4 @@
-"""What `make test-processors` runs, and that it tells which combination fails."""
+"""`make test-processors`: which settings it runs, and that it names a failing combination."""
 
 from itertools import combinations, product
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The state of a training is taken up by the same training alone: strategies, their options, units and schedules."""
+"""The state of a training loads only into the same training: strategies, options, units and schedules."""
 
 import dataclasses
 import itertools

@@ -1,4 +1,4 @@
-"""A step that raises leaves gradients, weights and the training as they were, so that it can be taken again."""
+"""A step that raises leaves gradients, weights and the training unchanged, so that it can be repeated."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The authors' results, and what of a study is set beside them."""
+"""The published results of the authors, and which results of a study are compared with them."""
 
 import json
 from importlib.resources import files

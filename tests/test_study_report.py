@@ -1,4 +1,4 @@
-"""The report of a study: everything is on the page, says what is missing, and tells what the logs tell."""
+"""The report of a study shows every result and every missing one, as the logs have them."""
 
 import errno
 import json

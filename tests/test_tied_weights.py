@@ -1,4 +1,4 @@
-"""Operations with tied weights on NumPy: against tensors laid out by the definition, in double precision."""
+"""Operations with tied weights on NumPy, against tensors built from the definition, in double precision."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Operations with tied weights on torch: against tensors laid out by the definition, and what they keep."""
+"""Operations with tied weights on torch, against tensors built from the definition, and what they keep."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Optimizers whose state is not zero at first, or not one entry a weight: look-alikes of those of libraries."""
+"""Look-alikes of library optimizers whose state is not zero at first or not one entry per weight."""
 
 from collections import deque
 from typing import Any
