@@ -18,9 +18,8 @@ from torch.optim.swa_utils import (
 from sparsecore.engine.schedules import Every
 from sparsecore.errors import InputError
 from sparsecore_strategies.set import SparseEvolution
-from sparsecore_torch import sparsify
+from sparsecore_torch import sparse_avg_fn, sparsify
 from sparsecore_torch.sparse_training import export
-from sparsecore_torch.sparse_training.averages import sparse_avg_fn
 
 NAMES = ("0.weight", "2.weight")
 
