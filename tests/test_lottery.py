@@ -156,7 +156,7 @@ def test_a_finished_lottery_can_be_extended_by_more_rounds(original: Path, tmp_p
     [
         (["--prune", "0.5"], "begun with prune = 0.3; given 0.5"),
         (["--rewind", "1"], "begun with rewind = 0; given 1"),
-        (["--epochs", "3"], "training.epochs is 2 in the existing run, 3 requested"),
+        (["--epochs", "3"], "training.epochs was 2, 3 is requested"),
     ],
 )
 def test_a_lottery_with_other_settings_is_refused_in_an_existing_folder(

@@ -9,6 +9,8 @@ from processes import start
 
 pytest.importorskip("torch")
 
+pytestmark = pytest.mark.slow  # each test starts processes of `python -O`
+
 ROOT = Path(__file__).parents[1]
 PART = ("test_invariants.py", "test_schedules.py", "test_sparsify_refusals.py")
 """Refusals and invariants: what an assert could carry."""

@@ -90,7 +90,7 @@ def test_resuming_with_other_settings_is_refused_by_name(whole: tuple[str, Path]
     _, reference = whole
     shutil.copytree(reference, tmp_path / "run")
     sentence = said(sparsecore("train", "--resume", "--out", tmp_path / "run", "--sparsity", "0.5"))
-    assert "sparsity is 0.8 in the existing run, 0.5 requested" in sentence
+    assert "sparsity was 0.8, 0.5 is requested" in sentence
 
 
 @pytest.mark.parametrize("place", [0, 8, 40, 400, -1])

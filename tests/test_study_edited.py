@@ -15,8 +15,8 @@ from sparsecore.study.folder import StudyFolder
 from sparsecore.study.trials import trials_of
 
 CHANGES = {
-    "epochs": ('"training.epochs" = 2', '"training.epochs" = 5', "options.training.epochs is 2 there, 5"),
-    "trials": ("trials = 2", "trials = 3", "trials is 2 there, 3"),
+    "epochs": ('"training.epochs" = 2', '"training.epochs" = 5', "options.training.epochs was 2, 5"),
+    "trials": ("trials = 2", "trials = 3", "trials was 2, 3"),
     "sparsities": ("0.6", "0.7", "sparsities"),
     "an arm's strategy": ('"set",\n', '"set",\n"gradient-growth",\n', "arm.set.strategy"),
     "an arm's label": ('label = "DPR"', 'label = "Dpr"', "arm.dpr.label"),

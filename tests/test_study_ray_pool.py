@@ -17,6 +17,8 @@ from sparsecore.errors import InputError
 from sparsecore.study.pools import PoolOptions, create_pool
 from sparsecore.study.ray_pool import RayOptions
 
+pytestmark = pytest.mark.slow  # a cluster of Ray takes long to start
+
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):

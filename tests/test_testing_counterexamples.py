@@ -53,6 +53,7 @@ class SometimesBroken(Sound):
         return np.zeros(3) if topology.size > 10 and len(self.calls) % 3 == 0 else topology.all()
 
 
+@pytest.mark.slow
 def test_a_flaky_promise_shows_the_smallest_failing_example_seen():
     result = check_promise(PROMISES["prune"], StrategySubject.of(SometimesBroken()))
     assert result.status is Status.BROKEN
@@ -106,6 +107,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_long_counterexample_is_reproduced_by_a_short_command_or_from_a_file(folder: Path) -> None:
     done = sparsecore("check", "mine.py:Many", "--promise", "prune", "--json", cwd=folder)
     assert done.returncode == 1

@@ -277,6 +277,7 @@ def test_ranks_with_different_settings_report_them_and_leave_no_folder(here: Pat
     assert not (here / "apart").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_a_rank_that_cannot_build_its_network_leaves_no_folder(here: Path) -> None:
     code = (
@@ -292,6 +293,7 @@ def test_a_rank_that_cannot_build_its_network_leaves_no_folder(here: Path) -> No
     assert not (here / "no room").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_a_missing_rank_is_named_after_the_configured_timeout(here: Path) -> None:
     # rank 0 hears of it by the process group's store, which it serves itself; rank 1 finds nobody who serves it

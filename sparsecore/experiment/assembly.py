@@ -80,7 +80,7 @@ def differences(begun: Mapping[str, Any], asked: Mapping[str, Any], section: str
         if isinstance(there, Mapping) and isinstance(here, Mapping):
             sentences += differences(there, here, f"{name}.")
         elif there != here and name not in PATH_SETTINGS:
-            sentences.append(f"{name} is {there} in the existing run, {here} requested")
+            sentences.append(f"{name} was {there}, {here} is requested")
     return sentences
 
 
