@@ -62,7 +62,7 @@ class Densities:
         """From a file.
 
         Raises:
-            InputError: it is none of densities.
+            InputError: the file does not hold densities.
         """
         try:
             return cls(**json.loads(path.read_text("utf-8")))

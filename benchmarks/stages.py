@@ -121,7 +121,7 @@ def output_of(
         command: program and arguments.
         seconds: after which it is interrupted.
         accepted: exit statuses that are no failure.
-        folder: in which it runs; the one of now where it is None.
+        folder: in which it runs; None for the current one.
 
     Raises:
         Unfinished: the time was up.

@@ -109,7 +109,7 @@ class Outcome:
 
     Attributes:
         output: of it.
-        by_input: the gradient of a linear function of the output for the input; None where nobody needs it.
+        by_input: the gradient of a linear function of the output for the input; None where it is not needed.
         by_weight: for each weight; of an array, which is a running statistic, what it is afterwards.
     """
 

@@ -97,7 +97,7 @@ def test_a_process_that_exits_while_it_holds_a_network_prints_nothing() -> None:
         "learner.train(t.batch_of(range(9)), 0.1)\n"
         "t.kept = [learner]\n"
         "t.kept.append(t.kept)\n"
-        "gc.freeze()\n"  # nobody takes it apart any more
+        "gc.freeze()\n"  # the collector leaves it alone from now on
     )
     here = Path(__file__).parent
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=here)

@@ -296,7 +296,7 @@ def test_a_rank_that_cannot_build_its_network_leaves_no_folder(here: Path) -> No
 @pytest.mark.slow
 @pytest.mark.integration
 def test_a_missing_rank_is_named_after_the_configured_timeout(here: Path) -> None:
-    # rank 0 hears of it by the process group's store, which it serves itself; rank 1 finds nobody who serves it
+    # rank 0 hears of it by the process group's store, which it serves itself; rank 1 finds no server
     code = "os.environ['SPARSECORE_RANK_TIMEOUT'] = '2'\nif rank == {absent}: sys.exit(0)"
     for absent, sentence in ((1, "rank 1 did not come to the start in 2 s"), (0, "rank 0 did not come to 127.0.0.1:")):
         ends = apart(here, "absent", (), (), code=code.format(absent=absent))

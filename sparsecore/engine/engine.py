@@ -148,7 +148,7 @@ class Engine:
 
         Args:
             topology: the active positions.
-            sparsity: what strategies that become sparser are to end at; that of the topology where it is None.
+            sparsity: what strategies that become sparser are to end at; None for that of the topology.
             clock: the time of the start.
 
         Raises:
@@ -252,7 +252,7 @@ class Engine:
             learning_rate: of the step; None where the optimizer chooses its own.
             gradient: the dense gradients of the step, for the strategies that ask for them.
             frozen: names of tensors whose weights keep their positions and values, as for :meth:`update`.
-            plan: that of :meth:`plan` for this state; made here where it is None.
+            plan: that of :meth:`plan` for this state; None to make it here.
 
         Raises:
             InputError: a strategy needs the learning rate or the gradient and there is none, or the plan is of another

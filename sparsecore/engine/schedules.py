@@ -171,7 +171,7 @@ def as_schedule(given: "float | Mapping[Any, Any] | Piecewise | Cosine") -> Sche
             ``{"start": 0.3, "end": 0.0, "until": 0.75}``, which is a cosine; or a schedule.
 
     Raises:
-        InputError: it is none of these.
+        InputError: the setting has none of these forms.
     """
     match given:
         case Piecewise() | Cosine():

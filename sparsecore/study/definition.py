@@ -1,7 +1,6 @@
 """The definition of a study: its arms, sparsities and number of trials, read from a preset or a TOML file."""
 
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from importlib.resources import files
@@ -14,7 +13,7 @@ import attrs
 from sparsecore.engine.distributions import check_sparsity
 from sparsecore.errors import InputError, unknown
 from sparsecore.experiment.conversion import structure, unstructure
-from sparsecore.experiment.toml_files import read_toml
+from sparsecore.experiment.toml_files import read_toml, toml_tables
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
 _MAX_TRIALS = 10_000
@@ -220,7 +219,8 @@ def load_study(name: str) -> Study:
         InputError: there is no such preset or file, or the file does not define a study.
     """
     if name in preset_names():
-        return Study.of(tomllib.loads((_folder() / f"{name}.toml").read_text("utf-8")))
+        preset = _folder() / f"{name}.toml"
+        return Study.of(toml_tables(preset.read_bytes(), preset))
     if name.endswith(".toml"):
         return Study.of({"name": Path(name).stem, **read_toml(Path(name))})
     raise InputError(f"{unknown('study', name, preset_names())}; the name of your own file ends in .toml")

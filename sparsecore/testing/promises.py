@@ -90,7 +90,7 @@ def hook_note(error: BaseException) -> str | None:
 def is_strategy_error(error: Exception, scenario: Scenario) -> bool:
     """Return whether an error of the library's own types is a mistake of a strategy.
 
-    It is none if the engine raised it, which checks before it allocates whether what was pruned can grow. A strategy
+    An error that the engine raised is not: it checks before it allocates whether what was pruned can grow. A strategy
     may refuse a network at the start by an InputError; it may refuse the same network in an update too, because a
     scenario begins elsewhere. It may also need to know when the run ends.
 

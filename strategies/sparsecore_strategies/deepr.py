@@ -56,7 +56,7 @@ class DeepRewiring:
     Attributes:
         l1: α of the pull towards zero.
         temperature: T of the noise sqrt(2·η·T)·ν, ν ~ N(0, 1).
-        step_size: η of pull and noise; the optimizer's learning rate where it is None.
+        step_size: η of pull and noise; None for the optimizer's learning rate.
         scope: whether dormant connections wake anywhere in the 'network' (the original) or in the same 'tensor'.
         schedule: when connections become dormant and wake.
     """

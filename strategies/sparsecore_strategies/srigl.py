@@ -54,7 +54,7 @@ class StructuredRigL:
     group no more is dropped than it has had free positions: then the next smallest of other groups go.
 
     Attributes:
-        group: M, which divides the fan-in of every sparse tensor; the whole fan-in, where it is None.
+        group: M, which divides the fan-in of every sparse tensor; None for the whole fan-in.
         drop_fraction: f, RigL's.
         start: the start distribution: 'erk' (Erdős–Rényi with kernels, the paper's), 'er' or 'uniform'.
         schedule: when updates are due.

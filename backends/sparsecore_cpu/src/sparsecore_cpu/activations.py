@@ -45,7 +45,7 @@ class LazyOp(ABC):
         return None
 
     def as_affine(self) -> "AffineOp | None":
-        """Itself as an affine function, which relu is fused with; None: it is none."""
+        """Itself as an affine function, which relu is fused with; None if it is no affine function."""
         return None
 
     def as_kernel_input(self, activation: "Activation") -> KernelInput | None:  # noqa: ARG002
