@@ -33,6 +33,7 @@ from sparsecore.learning.ranks import Ranks
 from sparsecore.run.files import BusyError, Lock, read_regular_toml, write_whole
 from sparsecore.run.folder import LOTTERY_FILE, RunFolder, create_numbered, free_path
 from sparsecore.run.identity import identity
+from sparsecore.run.logs import Result, read_record
 from sparsecore.run.setup import Setup, ask_model
 from sparsecore.study.lottery import Lottery, LotteryRun
 
@@ -230,13 +231,7 @@ def _run_request(request: LotteryRequest, run: LotteryRun) -> RunRequest:
 def _stored_result(request: LotteryRequest, run: LotteryRun) -> Mapping[str, Any] | None:
     """Return the result of a finished run; None for any other."""
     folder = _run_request(request, run).folder
-    if not folder.result.exists():
-        return None
-    try:
-        result: Mapping[str, Any] = json.loads(folder.result.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"the result of the run {folder.path} cannot be read: {error}") from error
-    return result
+    return attrs.asdict(read_record(folder.result, Result)) if folder.result.exists() else None
 
 
 def _check_same_data(setup: Setup) -> None:
