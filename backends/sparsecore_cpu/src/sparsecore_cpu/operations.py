@@ -147,7 +147,7 @@ class CpuOperations:
             mask = Mask(source.x.buffer().handle, source.scale, source.shift, source.mean)
             source.backward(*output.gradient.masked(self.runtime, output.form, mask))
 
-        return self._recorded(Activation(self.runtime, x.form, ReluOp(source)), backward)
+        return self.recorded(Activation(self.runtime, x.form, ReluOp(source)), backward)
 
     def global_average_pool(self, x: Activation) -> Activation:
         """The mean over height and width: (batch, channels)."""
@@ -157,7 +157,7 @@ class CpuOperations:
         def backward(output: Activation) -> None:
             x.gradient.terms.append(PoolTerm(output.gradient.total(self.runtime, output.form)))
 
-        return self._recorded(Activation(self.runtime, out.form, InputNode(out)), backward)
+        return self.recorded(Activation(self.runtime, out.form, InputNode(out)), backward)
 
     def add(self, x: Activation, y: Activation) -> Activation:
         """The sum of two tensors of equal shapes."""
@@ -168,7 +168,7 @@ class CpuOperations:
             x.gradient.ready.append(gradient)
             y.gradient.ready.append(gradient)
 
-        return self._recorded(Activation(self.runtime, x.form, SumOp(x, y)), backward)
+        return self.recorded(Activation(self.runtime, x.form, SumOp(x, y)), backward)
 
     def flatten(self, x: Activation) -> Activation:
         """Images as vectors, in the order height, width, channel."""
@@ -186,11 +186,25 @@ class CpuOperations:
             images.fill(given.array.reshape(by_feature).transpose(3, 0, 2, 1, 4))
             x.gradient.ready.append(images)
 
-        return self._recorded(Activation(self.runtime, out.form, InputNode(out), x.differentiable), backward)
+        return self.recorded(Activation(self.runtime, out.form, InputNode(out), x.differentiable), backward)
 
     def tied(self, values: WeightSource, shape: tuple[int, ...], key: int) -> TiedWeight:
         """A dense weight whose entries share ``values`` by a hash."""
         return TiedWeight(values, shape, key)
+
+    def recorded(self, output: Activation, backward: Callable[[Activation], None]) -> Activation:
+        """Record an operation on the tape.
+
+        Args:
+            output: its output.
+            backward: passes the output's gradient on to the operation's inputs and weights; called at most once, when
+                all gradients of the output are known, and only if there are any.
+
+        Returns:
+            ``output``.
+        """
+        self.tape.record(output, backward)
+        return output
 
     def _convolved(self, x: Activation, weight: WeightSource, window: Window) -> Activation:
         if weight.shape[1] != x.form.channels or (len(weight.shape) == 2) != x.form.features:
@@ -205,7 +219,7 @@ class CpuOperations:
                 convolution.backward_weight(x.kernel_input(), gradient)
 
         output = Activation(self.runtime, convolution.output(x.form), ConvolutionOp(convolution, x))
-        return self._recorded(output, backward)
+        return self.recorded(output, backward)
 
     def _biased(self, x: Activation, bias: WeightSource) -> Activation:
         ones, zeros = x.form.constants()
@@ -224,11 +238,7 @@ class CpuOperations:
             self.runtime.kernels.gradient_sums(gradient.handle, x.handle, source.mean, sums, self.runtime.threads)
             source.backward(gradient, sums)
 
-        return self._recorded(Activation(self.runtime, source.x.form, source), backward)
-
-    def _recorded(self, output: Activation, backward: Callable[[Activation], None]) -> Activation:
-        self.tape.record(output, backward)
-        return output
+        return self.recorded(Activation(self.runtime, source.x.form, source), backward)
 
 
 class CpuComputation:
