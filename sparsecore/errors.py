@@ -78,5 +78,11 @@ def unknown(what: str, name: object, known: Iterable[str], known_as: str = "know
 
     >>> unknown("strategy", "rigel", ["set", "dpr"], "installed")
     "no strategy named 'rigel'; installed: dpr, set"
+
+    Args:
+        what: what was looked for, as in "strategy".
+        name: the name that was given.
+        known: the names that exist; sorted in the sentence.
+        known_as: what these are, as in "installed".
     """
     return f"no {what} named {str(name)!r}; {known_as}: {', '.join(sorted(known)) or 'none'}"

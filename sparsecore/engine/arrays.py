@@ -85,63 +85,162 @@ class Arrays(Protocol):
     """Operations of a backend on one-dimensional arrays."""
 
     def from_numpy(self, array: NDArray[Any]) -> Array:
-        """Return the backend's array with these entries and the same dtype."""
+        """Return the backend's array with these entries and the same dtype.
+
+        Args:
+            array: entries of float32, float64, int64, int32, int8 or bool; the result may share its memory.
+
+        Returns:
+            The same entries bit for bit, on the backend's device.
+        """
         ...
 
     def to_numpy(self, array: OwnArray) -> NDArray[Any]:
-        """Return the entries on the host, with the same dtype."""
+        """Return the entries on the host, with the same dtype.
+
+        Args:
+            array: on any device; the host waits until its entries are computed.
+
+        Returns:
+            The same entries bit for bit; on a host backend it may be the array itself.
+        """
         ...
 
     def readonly(self, array: OwnArray) -> Array:
-        """Return a read-only view where the backend supports one, else the array itself."""
+        """Return a read-only view where the backend supports one, else the array itself.
+
+        Args:
+            array: the entries, of any dtype; its own memory stays writeable for whoever holds it.
+        """
         ...
 
     def arange(self, count: int, dtype: DTypeLike) -> Array:
-        """Return 0, 1, ..., count-1."""
+        """Return 0, 1, ..., count-1.
+
+        Args:
+            count: at least 0; 0 gives an empty array.
+            dtype: a type of whole numbers that can hold ``count - 1``, as NumPy names it.
+        """
         ...
 
     def zeros_like(self, array: OwnArray, count: int) -> Array:
-        """Return ``count`` zeros of the dtype and on the device of ``array``."""
+        """Return ``count`` zeros of the dtype and on the device of ``array``.
+
+        Args:
+            array: what the zeros are to be joined with by :meth:`concatenate`; its entries are not read.
+            count: at least 0.
+        """
         ...
 
     def cast(self, array: OwnArray, dtype: DTypeLike) -> Array:
-        """Return the same entries in another dtype."""
+        """Return the same entries in another dtype.
+
+        Args:
+            array: numbers or bools; bools become 0 and 1.
+            dtype: of the result, as NumPy names it; it must be able to hold the entries.
+
+        Returns:
+            The entries in that dtype; it may be the array itself where that is its dtype already.
+        """
         ...
 
     def take(self, array: OwnArray, indices: OwnArray) -> Array:
-        """Return ``array[indices]`` along the first axis."""
+        """Return ``array[indices]`` along the first axis.
+
+        Args:
+            array: n entries, or n rows, of any dtype.
+            indices: whole numbers in [0, n), in any order and repeated as often as one likes.
+
+        Returns:
+            One entry for each index, in the dtype of ``array``.
+        """
         ...
 
     def put(self, array: OwnArray, indices: OwnArray, entries: OwnArray) -> Array:
-        """Return a copy of ``array`` with ``entries``, or one number or bool, at ``indices``."""
+        """Return a copy of ``array`` with ``entries``, or one number or bool, at ``indices``.
+
+        Args:
+            array: n entries.
+            indices: distinct whole numbers in [0, n).
+            entries: one for each index, in the dtype of ``array``, or a single one for all of them.
+        """
         ...
 
     def where(self, condition: OwnArray, yes: OwnArray, no: OwnArray) -> Array:
-        """Return ``yes`` where the condition holds, else ``no``, entry by entry."""
+        """Return ``yes`` where the condition holds, else ``no``, entry by entry.
+
+        Args:
+            condition: n bools.
+            yes: n entries, or one number.
+            no: n entries, or one number; of the same dtype as ``yes`` where both are arrays.
+        """
         ...
 
     def nonzero(self, mask: OwnArray) -> Array:
-        """Return the indices of the true entries, ascending."""
+        """Return the indices of the true entries, ascending.
+
+        Args:
+            mask: n bools.
+
+        Returns:
+            Whole numbers in [0, n), in the backend's dtype of indices. On a device the host waits for their number;
+            :meth:`Counting.nonzero` avoids that.
+        """
         ...
 
     def concatenate(self, parts: Sequence[OwnArray]) -> Array:
-        """Return the parts end to end."""
+        """Return the parts end to end.
+
+        Args:
+            parts: at least one array, all of one dtype; each may be empty.
+        """
         ...
 
     def sort(self, array: OwnArray) -> Array:
-        """Return the entries in ascending order."""
+        """Return the entries in ascending order.
+
+        Args:
+            array: numbers or bools without NaN, which the engine has excluded by :meth:`all_finite`.
+
+        Returns:
+            A new array of the same dtype.
+        """
         ...
 
     def argsort(self, array: OwnArray) -> Array:
-        """Return the indices that sort ascending; equal entries keep their order."""
+        """Return the indices that sort ascending; equal entries keep their order.
+
+        Args:
+            array: n numbers or bools without NaN.
+
+        Returns:
+            n whole numbers, in the backend's dtype of indices. The sort is stable, so that of tied weights every
+            backend prunes those at the lowest positions.
+        """
         ...
 
     def searchsorted(self, sorted_array: OwnArray, queries: OwnArray, side: Literal["left", "right"]) -> Array:
-        """Return the index at which each query would be inserted into the ascending ``sorted_array``."""
+        """Return the index at which each query would be inserted into the ascending ``sorted_array``.
+
+        Args:
+            sorted_array: n numbers, ascending.
+            queries: any numbers of the same dtype, in any order.
+            side: 'left' for the index before entries that equal the query, 'right' for that behind them.
+
+        Returns:
+            Whole numbers in [0, n], one for each query, in the backend's dtype of indices.
+        """
         ...
 
     def all_finite(self, array: OwnArray) -> bool:
-        """Return whether no entry is NaN or infinite."""
+        """Return whether no entry is NaN or infinite.
+
+        Args:
+            array: of a floating-point dtype.
+
+        Returns:
+            A bool of Python, for which the host waits for a device; True for an empty array.
+        """
         ...
 
 
@@ -152,19 +251,46 @@ class Counting(Protocol):
     """
 
     def count(self, mask: OwnArray) -> Array:
-        """Return how many entries are true: one int64."""
+        """Return how many entries are true: one int64.
+
+        Args:
+            mask: n bools, on the backend.
+
+        Returns:
+            An array of shape (1,), on the device.
+        """
         ...
 
     def count_not_finite(self, array: OwnArray) -> Array:
-        """Return how many entries are NaN or infinite, or 1 if there are any: one int64."""
+        """Return how many entries are NaN or infinite, or 1 if there are any: one int64.
+
+        Args:
+            array: of a floating-point dtype, on the backend.
+
+        Returns:
+            An array of shape (1,), on the device: 0 if and only if all entries are finite.
+        """
         ...
 
     def count_each(self, mask: OwnArray, bounds: Sequence[int]) -> NDArray[np.int64]:
-        """Return how many entries ``bounds[i]:bounds[i + 1]`` are true, for each i; on the host."""
+        """Return how many entries ``bounds[i]:bounds[i + 1]`` are true, for each i; on the host.
+
+        Args:
+            mask: n bools, on the backend.
+            bounds: T+1 ascending integers from 0 to n, such as :attr:`sparsecore.engine.topology.Topology.bounds`.
+
+        Returns:
+            (T,); the host waits for the device once.
+        """
         ...
 
     def nonzero(self, mask: OwnArray, count: int) -> Array:
-        """Return the indices of the true entries, ascending, of which there are ``count``."""
+        """Return the indices of the true entries, ascending, of which there are ``count``.
+
+        Args:
+            mask: bools, on the backend.
+            count: how many of them are true, known beforehand; another number gives arbitrary results.
+        """
         ...
 
 
@@ -197,7 +323,11 @@ class DefaultCounting:
 
 
 def counting_of(arrays: Arrays) -> Counting:
-    """Return the backend's own :class:`Counting`, or one made of its other operations."""
+    """Return the backend's own :class:`Counting`, or one made of its other operations.
+
+    Args:
+        arrays: a backend's operations, with or without an attribute ``counting``.
+    """
     own: Counting | None = getattr(arrays, "counting", None)
     return DefaultCounting(arrays) if own is None else own
 
@@ -211,17 +341,35 @@ Counts: TypeAlias = NDArray[np.int64]
 
 
 def constant(counts: Counts) -> Counts:
-    """Make a NumPy array read-only, in place, and return it."""
+    """Make a NumPy array read-only, in place, and return it.
+
+    Args:
+        counts: an array that nobody else writes to; its views keep their own flag.
+    """
     counts.flags.writeable = False
     return counts
 
 
 def dtype_name(array: object) -> str:
-    """Return the name that NumPy has for the dtype of an array of any backend."""
+    """Return the name that NumPy has for the dtype of an array of any backend.
+
+    Args:
+        array: of NumPy or torch, or anything else with a ``dtype``.
+
+    Returns:
+        For example 'float32', also for ``torch.float32``; 'None' for an object without a dtype.
+    """
     return str(getattr(array, "dtype", None)).removeprefix("torch.")
 
 
 def describe(given: object) -> str:
-    """Describe a value for an error message: an array by its dtype and shape, anything else as it prints."""
+    """Describe a value for an error message: an array by its dtype and shape, anything else as it prints.
+
+    Args:
+        given: what a caller or a hook has given in place of what was expected.
+
+    Returns:
+        For example "ndarray of float32, shape (3,)"; no entry of an array is read.
+    """
     shape = getattr(given, "shape", None)
     return f"{type(given).__name__} of {dtype_name(given)}, shape {tuple(shape)}" if shape is not None else repr(given)

@@ -178,7 +178,15 @@ class Engine:
         return not self._stack.implementers("target_size")
 
     def start_values(self, state: State, values: Array) -> Array:
-        """Return the values before the first step, one a weight, from those that the model draws."""
+        """Return the values before the first step, from those that the model draws.
+
+        Args:
+            state: the state before the first step.
+            values: (N,), one a weight; read, not written to.
+
+        Raises:
+            InvariantError: a strategy returned other than N finite values of the same dtype.
+        """
         result = self._stack.first_result(
             "start_values", topology=state.topology, values=values, random=self.random.child("start values")
         )
@@ -221,7 +229,12 @@ class Engine:
     def first_update(self, state: State) -> int | None:
         """Return the number of the step after which the first update is due, judged by this state's strategy states.
 
-        None where the run ends before, or has no end.
+        Args:
+            state: the state from whose clock on steps are counted.
+
+        Returns:
+            Counted from the run's beginning, so above ``state.clock.step``; None where the run ends before, or has no
+            end.
         """
         now = _ticked(state)
         while now.clock.total_steps is not None and not now.clock.has_ended:

@@ -59,7 +59,18 @@ def shares(total: int, weights: Sequence[int] | Counts, room: Sequence[int] | Co
 
 
 def whole_numbers(numbers: Sequence[float]) -> list[int]:
-    """Return whole numbers in exactly the proportion of these finite ones, as weights for :func:`shares`."""
+    """Return whole numbers in exactly the proportion of these finite ones, as weights for :func:`shares`.
+
+    Args:
+        numbers: finite, one a tensor, such as sums of |w|; at least 0 for :func:`shares`.
+
+    Returns:
+        Python integers of any size, one a tensor: nothing is rounded.
+
+    Raises:
+        ValueError: a number is NaN.
+        OverflowError: a number is infinite.
+    """
     ratios = [float(number).as_integer_ratio() for number in numbers]
     # the denominators are powers of two: the largest is a multiple of the others
     common = max((denominator for _, denominator in ratios), default=1)

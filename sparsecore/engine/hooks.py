@@ -77,7 +77,12 @@ class Declares:
 
 @attrs.frozen(eq=False)
 class HookResult:
-    """What a plugin returned from a hook, with the plugin's name for error messages."""
+    """What a plugin returned from a hook, with the plugin's name for error messages.
+
+    Attributes:
+        plugin: the strategy's name in its stack, or 'defaults'.
+        value: the result, not yet checked; never None.
+    """
 
     plugin: str
     value: Any
@@ -263,7 +268,13 @@ def remember(reallocation: Reallocation, clock: Clock, strategy_state: Any, rand
 
 @hookspec
 def reallocated(reallocation: Reallocation, clock: Clock, strategy_state: Any) -> None:
-    """Observe a finished update, for logs, plots and checks; the result is ignored."""
+    """Observe a finished update, for logs, plots and checks; the result is ignored.
+
+    Args:
+        reallocation: the update, whose promises have been checked.
+        clock: the clock after the update, which counts it.
+        strategy_state: the strategy's own state after the update: carried along, and as :func:`remember` left it.
+    """
 
 
 @hookspec

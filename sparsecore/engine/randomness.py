@@ -24,7 +24,15 @@ _CHUNK = 1 << 14  # the temporaries of a chunk stay in cache, and memory stays s
 
 
 def philox_words(positions: NDArray[np.integer], key: int) -> tuple[Words, Words]:
-    """Return the first two words of each position's Philox block: two uint64 vectors as long as ``positions``."""
+    """Return the first two words of each position's Philox block: two uint64 vectors as long as ``positions``.
+
+    This is Philox4x64-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") with the position as the
+    counter: the words are those that ``np.random.Philox(key=key, counter=position)`` draws first.
+
+    Args:
+        positions: (n,), at least 0, of any integer dtype.
+        key: 128 bits; the low 64 are the first word of Philox's key.
+    """
     first = np.empty(len(positions), np.uint64)
     second = np.empty(len(positions), np.uint64)
     for start in range(0, len(positions), _CHUNK):
@@ -86,28 +94,63 @@ class Randomness:
         return Randomness(self.seed)
 
     def child(self, *keys: Key) -> "Randomness":
-        """Return the node below this one that the keys name."""
+        """Return the node below this one that the keys name.
+
+        Args:
+            keys: what the numbers are for, as the purpose, an update's number or a tensor's name. The keys 1 and "1"
+                differ.
+        """
         return attrs.evolve(self, path=self.path + keys)
 
     def generator(self, *keys: Key) -> np.random.Generator:
-        """Return a new NumPy generator for the numbers that the keys name; equal keys give equal numbers."""
+        """Return a new NumPy generator for the numbers that the keys name; equal keys give equal numbers.
+
+        Args:
+            keys: appended to the path of this node; none for the numbers of the node itself.
+
+        Returns:
+            A Philox generator at its beginning, so that calling this twice repeats the numbers.
+        """
         return np.random.Generator(np.random.Philox(key=self._philox_key(*keys)))
 
     def normal_at(self, positions: NDArray[np.integer], *keys: Key) -> NDArray[np.float64]:
-        """Return standard normal numbers, one a position; each is a function of its position alone.
+        """Return standard normal numbers, one a position; each is a function of its position alone (Box & Muller 1958).
 
         Any initial value can so be drawn again without drawing those of the whole dense tensor.
+
+        Args:
+            positions: (n,), at least 0, in any order, of any integer dtype.
+            keys: appended to the path of this node.
+
+        Returns:
+            float64, (n,).
         """
         words = philox_words(positions, self._philox_key(*keys))
         radius = np.sqrt(-2.0 * np.log(_unit_interval(words[0], open_at_zero=True)))
         return np.asarray(radius * np.cos(2.0 * np.pi * _unit_interval(words[1])))
 
     def uniform_at(self, positions: NDArray[np.integer], *keys: Key) -> NDArray[np.float64]:
-        """Return numbers uniform in [0, 1), one a position; each is a function of its position alone."""
+        """Return numbers uniform in [0, 1), one a position; each is a function of its position alone.
+
+        Args:
+            positions: (n,), at least 0, in any order, of any integer dtype.
+            keys: appended to the path of this node.
+
+        Returns:
+            float64, (n,), multiples of 2⁻⁵³.
+        """
         return _unit_interval(philox_words(positions, self._philox_key(*keys))[0])
 
     def signs_at(self, positions: NDArray[np.integer], *keys: Key) -> NDArray[np.int8]:
-        """Return fair signs, -1 or +1, one a position; each is a function of its position alone."""
+        """Return fair signs, -1 or +1, one a position; each is a function of its position alone.
+
+        Args:
+            positions: (n,), at least 0, in any order, of any integer dtype.
+            keys: appended to the path of this node.
+
+        Returns:
+            int8, (n,).
+        """
         return np.where(self.uniform_at(positions, *keys) < 0.5, np.int8(-1), np.int8(1))
 
     def _philox_key(self, *keys: Key) -> int:

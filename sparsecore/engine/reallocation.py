@@ -22,23 +22,66 @@ class Steps(Protocol):
     """The decisions of one reallocation, each already checked against the engine's promises."""
 
     def prune(self, topology: Topology, values: Array) -> Array:
-        """Return which weights survive: one bool a weight. A tensor that would lose all keeps its largest."""
+        """Return which weights survive: one bool a weight. A tensor that would lose all keeps its largest.
+
+        Args:
+            topology: the N active positions.
+            values: (N,), finite, read-only.
+
+        Returns:
+            N bools on the backend, True for the weights that stay.
+        """
         ...
 
     def adjust(self, pruned: Counts, survivors: Counts) -> StrategyStates:
-        """Return the strategy states for the next update (DPR's threshold)."""
+        """Return the strategy states for the next update (DPR's threshold).
+
+        Args:
+            pruned: k_i of each tensor.
+            survivors: l_i of each tensor, at least 1 where the tensor had a weight.
+        """
         ...
 
     def allocate(self, pruned: Counts, survivors: Counts, room: Counts) -> Counts:
-        """Return how many weights grow in each tensor; as many together as were pruned, if the number is constant."""
+        """Return how many weights grow in each tensor; as many together as were pruned, if the number is constant.
+
+        Args:
+            pruned: k_i of each tensor.
+            survivors: l_i of each tensor.
+            room: free positions of each tensor, without those just pruned unless they may grow again.
+
+        Returns:
+            int64, one number a tensor, at most ``room``.
+
+        Raises:
+            NoRoomError: more is to grow than there are free positions.
+        """
         ...
 
     def grow(self, occupied: Topology, counts: Counts, kept: Topology) -> Array:
-        """Return positions outside ``occupied``, ascending, ``counts[i]`` in tensor i; ``kept`` are the survivors."""
+        """Choose the positions where weights grow.
+
+        Args:
+            occupied: where none may grow: the survivors, and what was just pruned unless it may grow again.
+            counts: how many grow in each tensor.
+            kept: the survivors.
+
+        Returns:
+            Positions outside ``occupied``, ascending, ``counts[i]`` in tensor i, in the layout's position dtype, on the
+            backend.
+        """
         ...
 
     def initial_values(self, grown: Topology, values: Array) -> Array:
-        """Return the values of the grown weights, in the dtype of ``values``."""
+        """Return the values of the grown weights.
+
+        Args:
+            grown: the K positions that have grown.
+            values: the N values before the update.
+
+        Returns:
+            (K,), finite, in the dtype of ``values``.
+        """
         ...
 
 

@@ -270,7 +270,14 @@ def _check_finite(value: float) -> None:
 
 
 def as_written(number: float) -> Fraction:
-    """Return a number exactly as its decimal is written, not its binary neighbour: 1.15·100 is 115, not 114.99."""
+    """Return a number exactly as its decimal is written, not its binary neighbour: 1.15·100 is 115, not 114.99.
+
+    Args:
+        number: finite.
+
+    Returns:
+        The shortest decimal that reads as this float, as a fraction; products with whole numbers are then exact.
+    """
     return Fraction(repr(float(number)))
 
 
@@ -293,7 +300,12 @@ class Amount:
             raise InputError(f"a number of weights is a whole number of at least 1 or like '10%'; given {self.given!r}")
 
     def of_all(self, weights: int) -> int:
-        """Return the number, at least 1, where there are ``weights`` in all."""
+        """Return the number, at least 1, where there are ``weights`` in all.
+
+        Args:
+            weights: N, of which a percentage is taken and rounded to the nearest whole number; a tie goes to the even
+                one.
+        """
         return max(1, round(self._share() * weights)) if isinstance(self.given, str) else self.given
 
     def _share(self) -> float:
@@ -307,5 +319,12 @@ class Amount:
 
 
 def as_amount(given: Amount | int | str) -> Amount:
-    """Return the amount that a setting describes; an amount is returned as it is."""
+    """Return the amount that a setting describes; an amount is returned as it is.
+
+    Args:
+        given: a whole number of weights, at least 1, or a percentage of all such as '10%', between 0% and 100%.
+
+    Raises:
+        InputError: it is neither.
+    """
     return given if isinstance(given, Amount) else Amount(given)

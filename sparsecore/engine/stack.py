@@ -121,11 +121,23 @@ class StrategyStack:
         return result
 
     def all_results(self, hook: str, **arguments: Any) -> list[HookResult]:
-        """Call a hook and return the results of all plugins that are not None, topmost first."""
+        """Call a hook and return the results of all plugins that are not None, topmost first.
+
+        Args:
+            hook: the hook's name.
+            arguments: all of its arguments by name; each plugin gets those that its method takes.
+
+        Raises:
+            PluginError: a plugin asked to exit, or raised what is no Exception.
+        """
         return list(self._hooks[hook](**arguments))
 
     def implementers(self, hook: str) -> list[str]:
-        """Return the names of the strategies that implement the hook, topmost first, without the engine's defaults."""
+        """Return the names of the strategies that implement the hook, topmost first, without the engine's defaults.
+
+        Args:
+            hook: the hook's name, which must exist.
+        """
         methods = reversed(self._hooks[hook].get_hookimpls())
         return [method.plugin_name for method in methods if method.plugin_name != DEFAULTS]
 

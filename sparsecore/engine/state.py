@@ -30,18 +30,42 @@ def per_position() -> Any:
 
 
 def carry_strategy_state(strategy_state: Any, carry: Callable[[Array], Array]) -> Any:
-    """Return the strategy state with ``carry`` applied to each of its per-weight vectors."""
+    """Return the strategy state with ``carry`` applied to each of its per-weight vectors.
+
+    Args:
+        strategy_state: an attrs value.
+        carry: maps a vector with one entry a weight before an update to one after it, as
+            :meth:`sparsecore.engine.reallocation.Reallocation.carry` does.
+
+    Returns:
+        A new value; fields that are not :func:`per_weight` are the same objects.
+    """
     return _with(strategy_state, {name: carry(vector) for name, vector in vectors_of(strategy_state).items()})
 
 
 def readonly_strategy_state(strategy_state: Any, arrays: Arrays) -> Any:
-    """Return the strategy state with read-only vectors, as far as the backend supports them."""
+    """Return the strategy state with read-only vectors, as far as the backend supports them.
+
+    Args:
+        strategy_state: an attrs value.
+        arrays: the operations of the backend that holds its vectors.
+
+    Returns:
+        A new value, whose :func:`per_weight` and :func:`per_position` fields are views; other fields are left alone.
+    """
     vectors = {name: getattr(strategy_state, name) for name in _on_backend(strategy_state)}
     return _with(strategy_state, {name: arrays.readonly(vector) for name, vector in vectors.items()})
 
 
 def vectors_of(strategy_state: Any) -> dict[str, Array]:
-    """Return the per-weight vectors of a strategy state by field name."""
+    """Return the per-weight vectors of a strategy state by field name.
+
+    Args:
+        strategy_state: an attrs value.
+
+    Returns:
+        The vectors of the fields that are declared by :func:`per_weight`, (N,) or (N, ...), on the backend.
+    """
     return {
         name: getattr(strategy_state, name) for name, entry in _on_backend(strategy_state).items() if entry == "weight"
     }
@@ -102,7 +126,16 @@ def _can_be_saved(content: Any) -> bool:
 
 
 def dump_strategy_state(strategy_state: Any, arrays: Arrays) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Return the strategy state as JSON-able scalars and as host arrays, each by field name."""
+    """Return the strategy state as JSON-able scalars and as host arrays, each by field name.
+
+    Args:
+        strategy_state: an attrs value without a :func:`strategy_state_error`.
+        arrays: the operations of the backend that holds its vectors.
+
+    Returns:
+        The scalars (numbers, bools, strings and None), and all arrays as NumPy arrays: those of the backend copied from
+        its device, in their dtypes.
+    """
     scalars: dict[str, Any] = {}
     vectors: dict[str, NDArray[Any]] = {}
     on_backend = _on_backend(strategy_state)

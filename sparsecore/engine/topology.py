@@ -56,7 +56,14 @@ class Layout:
 
     @classmethod
     def of(cls, shapes: Mapping[str, Sequence[int]]) -> "Layout":
-        """Return the layout of tensors given as ``{name: shape}``."""
+        """Return the layout of tensors given as ``{name: shape}``.
+
+        Args:
+            shapes: the tensors in the order of their positions, each with at least one side, all sides at least 1.
+
+        Raises:
+            InputError: there is no tensor, a shape is none, or all together have 2⁶³ positions or more.
+        """
         return cls(tuple(shapes), tuple(shapes.values()))
 
     @cached_property
@@ -140,7 +147,11 @@ class Topology:
         return Topology.of(self.layout, positions, self.arrays, counts)
 
     def subset(self, mask: Array) -> "Topology":
-        """Return the topology of the positions where ``mask``, one bool a weight, is true."""
+        """Return the topology of some of the positions.
+
+        Args:
+            mask: N bools on the backend, True for the positions that stay. The host waits for a device once.
+        """
         counting = counting_of(self.arrays)
         counts = counting.count_each(mask, self.bounds)
         return self.at(self.arrays.take(self.positions, counting.nonzero(mask, int(counts.sum()))), counts)
@@ -150,7 +161,11 @@ class Topology:
         return self.arrays.zeros_like(self.positions, self.size) == 0
 
     def all_but(self, slots: Array) -> Array:
-        """Return one bool a weight: false at these slots, true elsewhere."""
+        """Return one bool a weight: false at these slots, true elsewhere.
+
+        Args:
+            slots: distinct indices into ``positions``, in [0, N), on the backend.
+        """
         return self.arrays.put(self.all(), slots, False)
 
     @property
@@ -175,7 +190,14 @@ class Topology:
         return 1.0 - self.size / self.layout.size
 
     def slots(self, name: str) -> slice:
-        """Return the slice of the tensor's weights in any vector with one entry a weight."""
+        """Return the slice of the tensor's weights in any vector with one entry a weight.
+
+        Args:
+            name: the tensor's name.
+
+        Raises:
+            InputError: there is no such tensor.
+        """
         tensor = self.layout.index(name)
         return slice(self.bounds[tensor], self.bounds[tensor + 1])
 
@@ -185,12 +207,32 @@ class Topology:
         return self.arrays.to_numpy(self.positions)
 
     def local(self, name: str) -> NDArray[np.int64]:
-        """Return the tensor's active positions, counted from its own first one, on the host."""
+        """Return the tensor's active positions, counted from its own first one, on the host.
+
+        Args:
+            name: the tensor's name.
+
+        Returns:
+            Row-major indices into the dense tensor, ascending, (N_i,).
+
+        Raises:
+            InputError: there is no such tensor.
+        """
         positions = self.arrays.to_numpy(self.positions[self.slots(name)])
         return positions.astype(np.int64) - self.layout.offsets[self.layout.index(name)]
 
     def mask(self, name: str) -> NDArray[np.bool_]:
-        """Return the tensor's mask in its dense shape, on the host."""
+        """Return the tensor's mask in its dense shape, on the host.
+
+        Args:
+            name: the tensor's name.
+
+        Returns:
+            True at active positions; a new array of D_i bytes.
+
+        Raises:
+            InputError: there is no such tensor.
+        """
         tensor = self.layout.index(name)
         mask = np.zeros(self.layout.sizes[tensor], np.bool_)
         mask[self.local(name)] = True

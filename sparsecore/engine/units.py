@@ -28,7 +28,14 @@ class Units(Protocol):
     """How tensors are divided into units. ``str`` returns the name that :func:`as_units` reads."""
 
     def of(self, shape: Sides) -> Sides:
-        """Return the shape of a unit in a tensor of this dense shape, with as many sides."""
+        """Return the shape of a unit in a tensor of this dense shape, with as many sides.
+
+        Args:
+            shape: of the tensor: (out, in, height, width) of a convolution, (out, in) of a linear layer, or any other.
+
+        Returns:
+            Sides of at least 1; each must divide the tensor's, or :func:`unit_map` refuses the tensor.
+        """
         ...
 
 
@@ -121,14 +128,29 @@ class BlockGrid:
         return math.prod(self.block)
 
     def units(self, weights: Array) -> Array:
-        """Return the block of each weight, one integer a weight."""
+        """Return the block of each weight, one integer a weight.
+
+        Args:
+            weights: positions within the tensor, in [0, D_i), in any order, on the backend.
+
+        Returns:
+            Row-major indices of blocks in the grid of :attr:`counts`, in the dtype of ``weights``.
+        """
         unit = weights * 0
         for side, part, weight_stride, unit_stride in self._sides():
             unit = unit + weights // weight_stride % side // part * unit_stride
         return unit
 
     def weights(self, units: Array) -> list[Array]:
-        """Return the first weight of each block, the second of each, and so on: ``size`` vectors, one entry a block."""
+        """Return the weights of each block.
+
+        Args:
+            units: row-major indices of blocks in the grid of :attr:`counts`, on the backend.
+
+        Returns:
+            ``size`` vectors with one entry a block, in the dtype of ``units``: the first weight of each block, the
+            second of each, and so on, as positions within the tensor.
+        """
         first = units * 0
         for side, part, weight_stride, unit_stride in self._sides():
             first = first + units // unit_stride % (side // part) * (part * weight_stride)
@@ -165,27 +187,65 @@ class UnitMap:
         return 1
 
     def units(self, topology: Topology) -> Topology:
-        """Return the units that these weights make up."""
+        """Return the units that these weights make up.
+
+        Args:
+            topology: active weights in whole units, in the layout ``dense``.
+        """
         return topology
 
     def units_containing(self, weights: Topology) -> Topology:
-        """Return the units that contain any of these weights."""
+        """Return the units that contain any of these weights.
+
+        Args:
+            weights: any weights in the layout ``dense``, also parts of units.
+        """
         return weights
 
     def weights(self, units: Topology) -> Topology:
-        """Return all weights of these units."""
+        """Return all weights of these units.
+
+        Args:
+            units: units in :attr:`layout`.
+        """
         return units
 
     def values(self, values: Array, topology: Topology) -> Array:  # noqa: ARG002
-        """Return one value a unit, from one value a weight of ``topology``."""
+        """Return one value a unit, by whose magnitude strategies compare units.
+
+        Args:
+            values: (N,), one a weight of ``topology``.
+            topology: active weights in whole units.
+
+        Returns:
+            One value a unit, in the dtype of ``values``: of larger units the mean |w|, of single weights the weight.
+        """
         return values
 
     def gradient(self, gradient: Gradient, arrays: Arrays) -> Gradient:  # noqa: ARG002
-        """Return the gradient with one entry a unit, active or not, from one entry a position."""
+        """Return the gradient with one entry a unit, active or not.
+
+        Args:
+            gradient: the dense gradients, one entry a position.
+            arrays: the operations of the backend that computes them.
+
+        Returns:
+            A function from a tensor's name to the mean |∂w| of each of its units; of single weights ∂w itself.
+        """
         return gradient
 
     def expand(self, reallocation: Reallocation, topology: Topology, values: Array) -> Reallocation:  # noqa: ARG002
-        """Return the reallocation of the weights of ``topology`` that this reallocation of their units means."""
+        """Return the reallocation of weights that a reallocation of their units means.
+
+        Args:
+            reallocation: of units.
+            topology: the N weights before it.
+            values: their values, (N,).
+
+        Returns:
+            The same update in the layout ``dense``; survivors keep their values, and each weight of a unit that has
+            grown gets the unit's initial value.
+        """
         return reallocation
 
 
@@ -207,7 +267,12 @@ def _block_grid(name: str, shape: Sides, units: Units) -> BlockGrid:
 
 
 def partial_units_error(topology: Topology, unit_map: UnitMap) -> str | None:
-    """Return how the topology has parts of units, as the end of a sentence; None where it has whole units alone."""
+    """Return how the topology has parts of units, as the end of a sentence; None where it has whole units alone.
+
+    Args:
+        topology: any weights in the dense layout.
+        unit_map: the units of that layout.
+    """
     whole = unit_map.weights(unit_map.units(topology))
     if whole.size == topology.size and not len(topology.arrays.nonzero(whole.positions != topology.positions)):
         return None

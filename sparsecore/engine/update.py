@@ -156,7 +156,15 @@ class StrategySteps:
 
 
 def frozen_slots(topology: Topology, frozen: NDArray[np.bool_]) -> Array | None:
-    """Return the slots of all weights in frozen tensors, ascending; None where no tensor is frozen."""
+    """Return the slots of all weights in frozen tensors, ascending; None where no tensor is frozen.
+
+    Args:
+        topology: the N active positions.
+        frozen: for each of the T tensors whether it is frozen, (T,).
+
+    Returns:
+        int64 in [0, N), on the backend.
+    """
     tensors = np.flatnonzero(frozen)
     if not len(tensors):
         return None
@@ -165,7 +173,16 @@ def frozen_slots(topology: Topology, frozen: NDArray[np.bool_]) -> Array | None:
 
 
 def target_size_result(stack: StrategyStack, state: State, survivors: Counts) -> HookResult:
-    """Call ``target_size``: how many weights there are to be after the update that is due now."""
+    """Ask the topmost strategy for the number of weights after the update that is due now (``target_size``).
+
+    Args:
+        stack: the strategies.
+        state: the state before the update, of units.
+        survivors: the units that survive in each tensor.
+
+    Returns:
+        The result, not yet checked (:func:`sparsecore.engine.validation.check_target_size`).
+    """
     return stack.first_result(
         "target_size",
         topology=state.topology,
@@ -185,7 +202,16 @@ def _no_room(total: int, room: Counts, layout: Layout) -> str:
 
 
 def observed(stack: StrategyStack, state: State, gradient: Gradient | None) -> StrategyStates:
-    """Return the strategy states after the strategies have seen the dense gradients of a step."""
+    """Return the strategy states after the strategies have seen the dense gradients of a step.
+
+    Args:
+        stack: the strategies.
+        state: the state after the step, of units.
+        gradient: the dense gradients, one entry a unit; None only where no strategy takes them.
+
+    Raises:
+        InvariantError: a strategy returned a state of another type, or one that cannot be saved or carried along.
+    """
     results = stack.all_results(
         "observe",
         gradient=gradient,

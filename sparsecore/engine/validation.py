@@ -20,7 +20,12 @@ from sparsecore.errors import DivergedError, InputError, InvariantError
 
 
 def topology_error(topology: Any, layout: Layout) -> str | None:
-    """Return what is wrong with a topology of this layout: its type, positions or bounds, or an empty tensor."""
+    """Return what is wrong with a topology of this layout: its type, positions or bounds, or an empty tensor.
+
+    Args:
+        topology: what a hook or a caller gave, of any type.
+        layout: the layout that it must have.
+    """
     if not isinstance(topology, Topology) or topology.layout != layout:
         return f"{describe(topology)}, not a topology of the network's layout"
     error = positions_error(topology.positions, topology)
@@ -33,7 +38,12 @@ def topology_error(topology: Any, layout: Layout) -> str | None:
 
 
 def positions_error(positions: Array, like: Topology) -> str | None:
-    """Return what is wrong with positions of the layout of ``like``: dtype, shape, order or range."""
+    """Return what is wrong with positions of the layout of ``like``: dtype, shape, order or range.
+
+    Args:
+        positions: of any shape and dtype, on the backend of ``like``; the host waits for a device once.
+        like: a topology of the layout that they must be in.
+    """
     error = position_vector_error(positions, like)
     if error or not len(positions):
         return error
@@ -41,7 +51,12 @@ def positions_error(positions: Array, like: Topology) -> str | None:
 
 
 def position_vector_error(positions: Array, like: Topology) -> str | None:
-    """Return what is wrong with the shape or the dtype of positions; no entry is read."""
+    """Return what is wrong with the shape or the dtype of positions; no entry is read.
+
+    Args:
+        positions: anything that a plugin returned.
+        like: a topology of the layout whose position dtype they must have.
+    """
     if len(getattr(positions, "shape", ())) != 1:
         return f"{describe(positions)}; expected a vector of positions"
     if dtype_name(positions) != str(like.layout.position_dtype):
@@ -89,18 +104,36 @@ def position_order_error(positions: Array, like: Topology, statistics: NDArray[n
 
 
 def counts_per_tensor(statistics: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-    """Return how many of ``size`` ascending positions are in each tensor, by their :func:`order_statistics`."""
+    """Return how many ascending positions are in each tensor.
+
+    Args:
+        statistics: the :func:`order_statistics` of the positions, on the host, (T+2,).
+        size: the number of positions.
+
+    Returns:
+        (T,), ``size`` together.
+    """
     return np.diff(statistics[3:], prepend=0, append=size)
 
 
 def first_active(positions: Array, occupied: Topology) -> int | None:
-    """Return the lowest of these ascending positions that is active, None if there is none."""
+    """Return the lowest of these ascending positions that is active, None if there is none.
+
+    Args:
+        positions: ascending, in the layout's position dtype, on the backend.
+        occupied: the active positions.
+    """
     common = occupied.arrays.nonzero(is_active(positions, occupied))
     return int(positions[int(common[0])]) if len(common) else None
 
 
 def is_active(positions: Array, occupied: Topology) -> Array:
-    """Return which of these positions are active: one bool each."""
+    """Return which of these positions are active: one bool each.
+
+    Args:
+        positions: in the layout's position dtype, on the backend, in any order.
+        occupied: the active positions.
+    """
     arrays = occupied.arrays
     # the nearest active position at or below each; -1 stands below them all
     below = arrays.searchsorted(occupied.positions, positions, "right")
@@ -109,13 +142,29 @@ def is_active(positions: Array, occupied: Topology) -> Array:
 
 
 def describe_position(position: int, layout: Layout) -> str:
-    """Describe a position by its tensor's name and its index within the tensor."""
+    """Describe a position by its tensor's name and its index within the tensor.
+
+    Args:
+        position: in [0, D).
+        layout: the layout that it is in.
+
+    Returns:
+        For example "position 3 of 'conv1'", counted within the flat tensor.
+    """
     tensor = int(np.searchsorted(layout.offsets, position, "right")) - 1
     return f"position {position - layout.offsets[tensor]} of {layout.names[tensor]!r}"
 
 
 def not_finite(values: Array, topology: Topology) -> str:
-    """Describe where a value is not finite: the first such tensor, or the network where it is no single one."""
+    """Describe where a value is not finite: the first such tensor, or the network where it is no single one.
+
+    Args:
+        values: (N,), of which at least one is NaN or infinite.
+        topology: the positions that they belong to.
+
+    Returns:
+        The tensor's name in quotes, or 'the network'.
+    """
     for name in topology.layout.names:
         if not topology.arrays.all_finite(values[topology.slots(name)]):
             return repr(name)
