@@ -26,14 +26,26 @@ class BufferPool:
         self._own = _Blocks()
 
     def take(self, *shape: int) -> NDArray[Any]:
-        """An array of this shape with arbitrary entries."""
+        """An array with arbitrary entries.
+
+        Args:
+            shape: the length of each side; none for an array of a single number.
+
+        Returns:
+            A contiguous array of the pool's dtype, aligned to a cache line of 64 bytes. When its last view is gone, its
+            memory returns to the blocks of the thread that called this.
+        """
         block = self._own.take(max(math.prod(shape), 1) * self.dtype.itemsize)
         lease = _Lease(block, shape, self.dtype)
         weakref.finalize(lease, self._own.returned.append, block).atexit = False
         return np.asarray(lease)
 
     def zeros(self, *shape: int) -> NDArray[Any]:
-        """An array of zeros."""
+        """An array of zeros, otherwise as :meth:`take` returns it.
+
+        Args:
+            shape: the length of each side.
+        """
         array = self.take(*shape)
         array.fill(0)
         return array

@@ -46,7 +46,14 @@ class Computation(Protocol):
         ...
 
     def cached_arrays(self, weight: WeightView) -> CachedArrays:
-        """The arrays that are kept for a weight from one step to the next."""
+        """The arrays that are kept for a weight from one step to the next.
+
+        Args:
+            weight: a sparse or another trained parameter, of the learner's present topology.
+
+        Returns:
+            All that is kept, the weight's own indices included; the ledger counts memory that arrays share once.
+        """
         ...
 
 
@@ -59,7 +66,11 @@ class Differentiable(Protocol):
         ...
 
     def start_gradient(self, gradient: Any) -> None:
-        """Begin the backward pass here: this is the loss's gradient."""
+        """Begin the backward pass here.
+
+        Args:
+            gradient: the loss's gradient for this output, in its shape.
+        """
         ...
 
 
@@ -141,7 +152,12 @@ def batch_totals(logits: NDArray[Any], labels: NDArray[np.int64]) -> Totals:
 
 @attrs.frozen(eq=False)
 class Moments:
-    """Mean and variance of each channel, (channels,)."""
+    """Mean and variance of each channel.
+
+    Attributes:
+        mean: (channels,).
+        variance: the biased variance of a batch, or the running one, (channels,).
+    """
 
     mean: Channels
     variance: Channels

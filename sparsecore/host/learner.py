@@ -49,7 +49,14 @@ def normalized(memory: BufferPool, pictures: NDArray[np.uint8], images: Images) 
 
 
 def in_batches(split: Split) -> Iterator[Split]:
-    """Divide a split into batches with a bounded number of pixels, in order."""
+    """Divide a split into batches with a bounded number of pixels, in order.
+
+    Args:
+        split: images of (examples, height, width, channels) with labels.
+
+    Yields:
+        Views of consecutive examples: as many as have 2¹⁷ pixels together, but at least 1 and at most 1024.
+    """
     height, width = split.images.shape[1:3]
     count = min(max(1, _PIXELS // (height * width)), _MOST_IMAGES)
     for first in range(0, len(split), count):
@@ -92,7 +99,17 @@ class HostLearner:
         self.optimizer_step(learning_rate)
 
     def backward(self, batch: Batch, *, dense: bool = False) -> Gradient | None:
-        """Compute the gradients; the dense ones have D entries for as long as they are held."""
+        """Compute the gradients of the mean loss over a batch.
+
+        Args:
+            batch: the training images.
+            dense: whether every sparse tensor is computed as a dense one, so that its inactive entries get gradients
+                too.
+
+        Returns:
+            The dense gradients by tensor, (D_i,), row-major, in the learner's dtype, which take memory for as long as
+            they are held; None unless they were requested.
+        """
         if not dense:
             self._forward_backward(batch, self._sparse.tensors)
             return None
@@ -128,7 +145,14 @@ class HostLearner:
         return totals
 
     def set_values(self, values: NDArray[Any]) -> None:
-        """Replace the sparse values, (N,), and keep the optimizer's state."""
+        """Replace the sparse values, and keep the optimizer's state.
+
+        Args:
+            values: (N,), converted to the learner's dtype.
+
+        Raises:
+            InputError: they have another shape.
+        """
         present = self._sparse.vectors.values
         _check_shape("values", values, present)
         present[:] = values
@@ -155,7 +179,15 @@ class HostLearner:
         return state | {"totals": totals, "steps": np.array([self._steps])}
 
     def load_state(self, topology: Topology, state: Mapping[str, NDArray[Any]]) -> None:
-        """Resume from the buffers that :meth:`state` returned; see the protocol."""
+        """Resume from the buffers that :meth:`state` returned; nothing changes before all of them have been checked.
+
+        Args:
+            topology: the topology that they belong to.
+            state: the buffers by name, which are copied.
+
+        Raises:
+            InputError: a buffer is missing or has another shape.
+        """
         values = np.zeros(topology.size, self._memory.dtype)
         sparse = SparseParameters.of(topology, ParameterVectors.start(values, self._task.optimizer))
         buffers = _named(sparse.vectors, self._dense.vectors, self._running.values)

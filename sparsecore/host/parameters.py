@@ -119,7 +119,13 @@ _RULES: Mapping[type[Optimizer], _Rule] = {
 
 @attrs.frozen(eq=False)
 class SparseParameters:
-    """The sparse tensors: their flat vectors have N entries, in the order of the topology's positions."""
+    """The sparse tensors: their flat vectors have N entries, in the order of the topology's positions.
+
+    Attributes:
+        topology: the active positions.
+        vectors: values, gradients and optimizer state, each (N,).
+        tensors: the tensors by name, as views of the vectors.
+    """
 
     topology: Topology
     vectors: ParameterVectors
@@ -127,7 +133,12 @@ class SparseParameters:
 
     @classmethod
     def of(cls, topology: Topology, vectors: ParameterVectors) -> "SparseParameters":
-        """The tensors of this topology, by name."""
+        """The tensors of a topology, as views of flat vectors.
+
+        Args:
+            topology: the N active positions.
+            vectors: N entries each, in the order of the positions; not copied.
+        """
         layout = topology.layout
         tensors = {
             name: vectors.view(shape, topology.slots(name), topology.local(name))
@@ -138,14 +149,24 @@ class SparseParameters:
 
 @attrs.frozen(eq=False)
 class DenseParameters:
-    """The other trained parameters, one after another in flat vectors."""
+    """The other trained parameters, one after another in flat vectors.
+
+    Attributes:
+        vectors: values, gradients and optimizer state, each (total size,).
+        tensors: the parameters by name, as views of the vectors.
+    """
 
     vectors: ParameterVectors
     tensors: Mapping[str, WeightView]
 
     @classmethod
     def of(cls, parameters: Sequence[Parameter], vectors: ParameterVectors) -> "DenseParameters":
-        """The tensors of these parameters, by name."""
+        """The tensors of these parameters, as views of flat vectors.
+
+        Args:
+            parameters: the parameters, in the order of their entries.
+            vectors: one entry for each entry of each parameter, row-major; not copied.
+        """
         tensors = {
             parameter.name: vectors.view(parameter.shape, slots, np.arange(slots.stop - slots.start))
             for parameter, slots in _slots(parameters)
@@ -159,14 +180,24 @@ class DenseParameters:
 
 @attrs.frozen(eq=False)
 class RunningStatistics:
-    """Running means and variances, one after another in a flat vector."""
+    """Running means and variances, one after another in a flat vector.
+
+    Attributes:
+        values: (total size,).
+        tensors: the statistics by name, (channels,) each, as views of the vector; batch norm moves them in place.
+    """
 
     values: NDArray[Any]
     tensors: Mapping[str, NDArray[Any]]
 
     @classmethod
     def of(cls, parameters: Sequence[Parameter], values: NDArray[Any]) -> "RunningStatistics":
-        """The statistics of these parameters by name, as views of the vector."""
+        """The statistics of these parameters, as views of a vector.
+
+        Args:
+            parameters: the parameters that are not trained, in the order of their entries.
+            values: (total size,); not copied.
+        """
         tensors = {parameter.name: values[slots].reshape(parameter.shape) for parameter, slots in _slots(parameters)}
         return cls(values, tensors)
 

@@ -39,11 +39,22 @@ class WeightSource(Protocol):
         ...
 
     def entries(self, pool: BufferPool) -> NDArray[Any]:
-        """The value of each active entry, in the order of :attr:`positions`, (count,)."""
+        """The value of each active entry, in the order of :attr:`positions`.
+
+        Args:
+            pool: the memory of the result, where values are computed; what is stored is returned as it is.
+
+        Returns:
+            (count,), to be read only.
+        """
         ...
 
     def add_gradient(self, gradient: NDArray[Any]) -> None:
-        """Add a gradient of one value for each active entry, (count,)."""
+        """Add to the gradients of the active entries.
+
+        Args:
+            gradient: (count,), in the order of :attr:`positions`.
+        """
         ...
 
     @property
@@ -111,7 +122,12 @@ class WeightView:
         return self.values
 
     def add_gradient(self, gradient: NDArray[Any]) -> None:
-        """Add a gradient of one value for each active entry, (count,)."""
+        """Add to the gradients of the active entries, in place.
+
+        Args:
+            gradient: (count,), in the order of ``positions``; of any floating-point dtype, rounded to that of the flat
+                vector.
+        """
         np.add(self.gradient, gradient, out=self.gradient, casting="same_kind")
 
     @property
@@ -141,7 +157,15 @@ class WeightView:
         return WeightView(self.shape, np.arange(values.size), values, np.zeros_like(values))
 
     def to_dense(self, pool: BufferPool, order: Index) -> NDArray[Any]:
-        """The dense tensor, flat, with each active entry at its index in this order."""
+        """The dense tensor, flat, with each active entry at its index in this order.
+
+        Args:
+            pool: the memory of the result.
+            order: the index of each active entry, (count,), one of this view's three.
+
+        Returns:
+            (size,), in the dtype of the pool; zero where no entry is active.
+        """
         dense = pool.zeros(math.prod(self.shape))
         dense[order] = self.values
         return dense
@@ -153,7 +177,12 @@ class WeightView:
         return dense
 
     def add_dense_gradient(self, dense: NDArray[Any], order: Index | None = None) -> None:
-        """Add the active entries of a dense gradient in this order, row-major by default."""
+        """Add the active entries of a dense gradient; the others are ignored.
+
+        Args:
+            dense: a gradient for every entry, of any shape with as many entries.
+            order: the index of each active entry in it, (count,); row-major if None.
+        """
         self.add_gradient(dense.reshape(-1).take(self.positions if order is None else order))
 
     def _index(self, axes: tuple[int, ...], *, rotated: bool) -> Index:
@@ -200,7 +229,11 @@ class TiedWeight:
         return self.to_dense(pool, self.row_major)
 
     def add_gradient(self, gradient: NDArray[Any]) -> None:
-        """Add a dense gradient, flat, to the gradients of the shared values."""
+        """Add to the gradients of the shared values.
+
+        Args:
+            gradient: one number for each entry of the dense tensor, row-major, flat.
+        """
         self.add_dense_gradient(gradient)
 
     @property
@@ -219,7 +252,15 @@ class TiedWeight:
         return _AxisOrder((2, 3, 0, 1), flipped=(2, 3))
 
     def to_dense(self, pool: BufferPool, order: "_AxisOrder") -> NDArray[Any]:
-        """The dense tensor in this order, flat."""
+        """The dense tensor in this order, flat, of the values hashed anew.
+
+        Args:
+            pool: the memory of the result and of intermediate tensors.
+            order: one of this weight's three orders.
+
+        Returns:
+            (size,), in the dtype of the pool.
+        """
         shared = self.shared.to_dense(pool, self.shared.row_major)
         rows, ordered = (pool.take(math.prod(self.shape)) for _ in range(2))
         for block, slots, signs in self._blocks():
@@ -233,7 +274,12 @@ class TiedWeight:
         return self.to_dense(BufferPool(np.float64), self.row_major).reshape(self.shape)
 
     def add_dense_gradient(self, dense: NDArray[Any], order: "_AxisOrder | None" = None) -> None:
-        """Add to the gradient of each shared value the signed sum over all entries that are tied to it."""
+        """Add to the gradient of each shared value the signed sum over all entries that are tied to it.
+
+        Args:
+            dense: a gradient for every entry, of any shape with as many entries.
+            order: the order of its entries, one of this weight's three; row-major if None. Sums are formed in float64.
+        """
         rows = (order or self.row_major).undo(dense, self.shape).reshape(-1)
         count = math.prod(self.shared.shape)
         total = np.zeros(count)

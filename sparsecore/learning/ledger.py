@@ -53,7 +53,11 @@ class Ledger:
 
 
 def format_memory(parts: Mapping[str, Bytes]) -> str:
-    """Describe the measured bytes of :attr:`Ledger.parts` in a line, such as "3.1 MB of memory for parameters: ..."."""
+    """Describe the measured bytes of :attr:`Ledger.parts` in a line, such as "3.1 MB of memory for parameters: ...".
+
+    Args:
+        parts: the four kinds and 'total', by name. Bytes are described in decimal units: 1 kB is 1000 B.
+    """
     described = ", ".join(
         f"{name.replace('_', ' ')} {_size(part.measured)}" for name, part in parts.items() if name != "total"
     )

@@ -90,7 +90,11 @@ class Initializer(Protocol):
 
 @attrs.frozen
 class Constant:
-    """The same value everywhere."""
+    """The same value everywhere.
+
+    Attributes:
+        value: a finite number, such as 0 for shifts and 1 for scales.
+    """
 
     value: float
 
@@ -106,7 +110,11 @@ class Constant:
 
 @attrs.frozen
 class HeNormal:
-    """Normal with variance 2/fan (He et al. 2015); the fan is that of the dense tensor (out, in, kernel...)."""
+    """Normal with variance 2/fan (He et al. 2015); the fan is that of the dense tensor (out, in, kernel...).
+
+    Attributes:
+        fan: 'in' for in·kernel, which keeps the variance of activations; 'out' for out·kernel, that of gradients.
+    """
 
     fan: Literal["in", "out"] = attrs.field(default="out", validator=attrs.validators.in_(("in", "out")))
 
@@ -156,7 +164,12 @@ def batch_norm(name: str, channels: int) -> tuple[Parameter, ...]:
 
 
 def bias(name: str, size: int) -> Parameter:
-    """A bias of shape (size,) that is initially zero."""
+    """A bias of shape (size,) that is initially zero.
+
+    Args:
+        name: the parameter's full name, such as 'fc.bias'.
+        size: the number of outputs.
+    """
     return Parameter(name, (size,), Constant(0.0))
 
 

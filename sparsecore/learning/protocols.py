@@ -79,11 +79,27 @@ class Operations(Protocol):
         ...
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x·weightᵀ + bias, for x of (batch, in), a weight of (out, in) and a bias of (out,)."""
+        """x·weightᵀ + bias.
+
+        Args:
+            x: vectors, (batch, in).
+            weight: (out, in).
+            bias: (out,); None for no bias.
+
+        Returns:
+            Vectors, (batch, out).
+        """
         ...
 
     def global_average_pool(self, x: Tensor) -> Tensor:
-        """The mean over height and width of images: vectors, (batch, channels)."""
+        """The mean over height and width of images.
+
+        Args:
+            x: images, (batch, channels, height, width) in the backend's own memory layout.
+
+        Returns:
+            Vectors, (batch, channels).
+        """
         ...
 
     def add(self, x: Tensor, y: Tensor) -> Tensor:
@@ -95,7 +111,15 @@ class Operations(Protocol):
         ...
 
     def flatten(self, x: Tensor) -> Tensor:
-        """Images as vectors, in the order height, width, channel whatever the backend's own memory layout."""
+        """Images as vectors, in the order height, width, channel whatever the backend's own memory layout.
+
+        Args:
+            x: images.
+
+        Returns:
+            Vectors, (batch, height·width·channels), so that the weights of a linear layer mean the same on every
+            backend.
+        """
         ...
 
     def tied(self, values: Tensor, shape: tuple[int, ...], key: int) -> Tensor:
@@ -119,7 +143,14 @@ STATISTICS_MOMENTUM = 0.1
 
 
 def check_batch_statistics(count: int) -> None:
-    """Raise an :class:`InputError` unless a training batch has several values per channel for batch norm."""
+    """Check that a training batch has several values per channel for batch norm.
+
+    Args:
+        count: values per channel: images times pixels, or vectors.
+
+    Raises:
+        InputError: there is one, whose variance is undefined.
+    """
     if count < 2:
         raise InputError(
             "batch norm needs more than one value a channel to train, and this batch has one; "
@@ -128,12 +159,15 @@ def check_batch_statistics(count: int) -> None:
 
 
 def check_kernel_fits(image: Sequence[int], kernel: Sequence[int], padding: int) -> None:
-    """Raise an :class:`InputError` unless a kernel fits into a padded image, both of (height, width).
+    """Check that a kernel fits into a padded image.
 
     Args:
         image: height and width in pixels.
         kernel: height and width in pixels.
         padding: zeros on all four sides, in pixels.
+
+    Raises:
+        InputError: the kernel is higher or wider.
     """
     if min(image[0] - kernel[0], image[1] - kernel[1]) + 2 * padding < 0:
         raise InputError(
@@ -143,7 +177,15 @@ def check_kernel_fits(image: Sequence[int], kernel: Sequence[int], padding: int)
 
 
 def check_equal_shapes(x: Sequence[int], y: Sequence[int]) -> None:
-    """Raise an :class:`InputError` unless the two tensors that are to be added have the same shape."""
+    """Check that two tensors that are to be added have the same shape: operations do not broadcast.
+
+    Args:
+        x: a shape.
+        y: a shape.
+
+    Raises:
+        InputError: they differ.
+    """
     if x != y:
         raise InputError(f"add takes two tensors of the same shape; given {tuple(x)} and {tuple(y)}")
 
@@ -228,7 +270,13 @@ class Task:
 
 @attrs.frozen
 class Totals:
-    """Sums over examples: the loss in nats, the correctly classified examples, and all examples."""
+    """Sums over examples.
+
+    Attributes:
+        loss: the cross-entropies, in nats.
+        correct: the number of examples whose largest logit is that of their label.
+        examples: the number of examples.
+    """
 
     loss: float = 0.0
     correct: int = 0
@@ -266,7 +314,11 @@ class Learner(Protocol):
         ...
 
     def optimizer_step(self, learning_rate: float) -> None:
-        """Take one optimizer step with the gradients of the last :meth:`backward`."""
+        """Take one optimizer step with the gradients of the last :meth:`backward`.
+
+        Args:
+            learning_rate: η of this step; momentum, weight decay and the like are those of the task's optimizer.
+        """
         ...
 
     def totals(self) -> Totals:
@@ -278,15 +330,33 @@ class Learner(Protocol):
         ...
 
     def evaluate(self, split: Split) -> Totals:
-        """The sums over all examples of a split, with running statistics and without augmentation."""
+        """The sums over all examples of a split, with running statistics and without augmentation.
+
+        Args:
+            split: images and labels of the task's height, width and channels; it may be the test images or any others.
+
+        Returns:
+            Sums of this call alone; :meth:`totals`, parameters and running statistics stay as they are.
+        """
         ...
 
     def set_values(self, values: OwnArray) -> None:
-        """Replace the sparse values, (N,), and keep the optimizer's state."""
+        """Replace the sparse values, and keep the optimizer's state.
+
+        Args:
+            values: (N,), on the backend, in its dtype; they are copied.
+
+        Raises:
+            InputError: they have another shape.
+        """
         ...
 
     def reallocate(self, reallocation: Reallocation) -> None:
-        """Replace the topology and its values; optimizer state follows its weights and is zero for grown ones."""
+        """Replace the topology and its values; optimizer state follows its weights and is zero for grown ones.
+
+        Args:
+            reallocation: from the learner's present topology to the new one, with the N values after it.
+        """
         ...
 
     def other_parameters(self) -> dict[str, NDArray[Any]]:
@@ -340,5 +410,9 @@ class Backend(Protocol):
         ...
 
     def learner(self, task: Task) -> Learner:
-        """A network ready to train."""
+        """A network ready to train.
+
+        Args:
+            task: its topology and values are of this backend's arrays; the learner copies what it changes.
+        """
         ...

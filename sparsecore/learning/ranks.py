@@ -120,7 +120,10 @@ class Ranks(Protocol):
         ...
 
     def text_of_rank_0(self, text: str) -> str:
-        """Return the text given by rank 0; every rank must call it, and the texts of the others are ignored.
+        """Return the text of rank 0; every rank must call this, and the texts of the others are ignored.
+
+        Args:
+            text: of any length, such as the name of a file that rank 0 has chosen.
 
         Raises:
             DisagreementError: rank 0 has ended or never came.
@@ -197,6 +200,10 @@ class SingleProcess:
 
 
 def ranks_of(backend: Any) -> Ranks:
-    """Return the ranks of a backend; a single process for a backend without the attribute ``ranks``."""
+    """Return the ranks of a backend; a single process for a backend without the attribute ``ranks``.
+
+    Args:
+        backend: an instance of a plugin of the group ``sparsecore.backends``; its ``ranks`` may also be None.
+    """
     ranks: Ranks = getattr(backend, "ranks", None) or SingleProcess()
     return ranks

@@ -32,19 +32,47 @@ class CubicPruning:
             )
 
     def remaining(self, clock: Clock) -> Fraction:
-        """Return the factor at this time: 1 until the begin, 0 from the end on."""
+        """Return the factor at this time: 1 until the begin, 0 from the end on.
+
+        Args:
+            clock: the finished steps, and how many the run has.
+
+        Returns:
+            An exact fraction in [0, 1], so that every backend rounds numbers of weights alike.
+
+        Raises:
+            InputError: the clock does not know the number of steps of the run.
+        """
         first, last = self._begin(clock), self.end(clock)
         if clock.step >= last:
             return Fraction(0)
         return (1 - max(Fraction(0), (clock.step - first) / (last - first))) ** 3
 
     def end(self, clock: Clock) -> int:
-        """Return the step from which on the factor is 0."""
+        """Return the step from which on the factor is 0.
+
+        Args:
+            clock: any time of the run; its number of steps counts alone.
+
+        Returns:
+            A number of finished steps, at least 1 and at most the run's minus 1, so that a step follows the last
+            update.
+
+        Raises:
+            InputError: the clock does not know the number of steps of the run.
+        """
         steps = total_steps(clock)
         return max(1, min(steps - 1, int(as_written(self.until) * steps)))
 
     def has_begun(self, clock: Clock) -> bool:
-        """Return whether the time is t₀ or later."""
+        """Return whether the time is t₀ or later.
+
+        Args:
+            clock: the finished steps, and how many the run has.
+
+        Raises:
+            InputError: the clock does not know the number of steps of the run.
+        """
         return clock.step >= self._begin(clock)
 
     def _begin(self, clock: Clock) -> Fraction:
@@ -73,5 +101,12 @@ class PruningTargets:
     last: NDArray[np.int64]
 
     def counts(self, remaining: Fraction) -> Counts:
-        """Return the numbers of weights where this factor of the way from last to first remains, rounded down."""
+        """Return the numbers of weights where a factor of the way from last to first remains.
+
+        Args:
+            remaining: in [0, 1], as :meth:`CubicPruning.remaining` returns it.
+
+        Returns:
+            int64, of the shape of ``first``: last + ⌊remaining · (first - last)⌋.
+        """
         return self.last + np.array([int(remaining * int(count)) for count in self.first - self.last], np.int64)

@@ -20,7 +20,14 @@ class DenseMomentum:
 
     @classmethod
     def zero(cls, topology: Topology) -> "DenseMomentum":
-        """Return the momentum before the first step."""
+        """Return the momentum before the first step.
+
+        Args:
+            topology: a topology of the layout; only its D and its backend matter.
+
+        Returns:
+            D zeros of float32, on the backend.
+        """
         arrays, layout = topology.arrays, topology.layout
         return cls(arrays.zeros_like(arrays.cast(topology.positions[:0], np.float32), layout.size))
 
