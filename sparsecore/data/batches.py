@@ -32,7 +32,14 @@ class Augmentation:
             raise InputError(f"the padding of an augmentation must be at least 0 pixels, not {self.padding}")
 
     def check(self, shape: tuple[int, int, int]) -> None:
-        """Raise an :class:`InputError` if images of (height, width, channels) are too small for the padding."""
+        """Check that images are large enough for the padding.
+
+        Args:
+            shape: height and width in pixels, and channels.
+
+        Raises:
+            InputError: the padding is not smaller than both sides, so that a reflection cannot fill it.
+        """
         check_padding(self.padding, shape[0], shape[1])
 
 

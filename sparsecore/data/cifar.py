@@ -71,6 +71,15 @@ class Cifar10:
 
         The candidates are ``folder/cifar-10-batches-py``, the same files in ``folder`` itself, and
         ``folder/cifar-10-python.tar.gz``, which is read as it is.
+
+        Args:
+            folder: where the files are; None to download the archive of 170 MB into the cache, if it is not there.
+
+        Returns:
+            uint8 images of (examples, 32, 32, 3); the training images are in the order of their five files.
+
+        Raises:
+            InputError: a file is missing, damaged or not of CIFAR-10, or the download failed.
         """
         return _load(_CIFAR10, folder)
 
@@ -84,6 +93,15 @@ class Cifar100:
 
         The candidates are ``folder/cifar-100-python``, the same files in ``folder`` itself, and
         ``folder/cifar-100-python.tar.gz``, which is read as it is.
+
+        Args:
+            folder: where the files are; None to download the archive of 169 MB into the cache, if it is not there.
+
+        Returns:
+            uint8 images of (examples, 32, 32, 3).
+
+        Raises:
+            InputError: a file is missing, damaged or not of CIFAR-100, or the download failed.
         """
         return _load(_CIFAR100, folder)
 

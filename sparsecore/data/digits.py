@@ -17,10 +17,19 @@ class Digits:
     """8×8 grey digits of scikit-learn, 1,437 for training and 360 for testing; needs no files."""
 
     def load(self, folder: Path | None) -> Images:  # noqa: ARG002
-        """The digits; ``folder`` is ignored, because they come with scikit-learn.
+        """Load the digits from the installed scikit-learn.
 
         The original levels v of 0..16 become ⌊(255·v + 8)/16⌋: 255·v/16 rounded to the nearest integer, halves up.
         The split is one fixed permutation of scikit-learn's order, the same for every seed.
+
+        Args:
+            folder: ignored, because the images need no files.
+
+        Returns:
+            uint8 images of (examples, 8, 8, 1).
+
+        Raises:
+            MissingPackageError: scikit-learn is not installed.
         """
         require("sklearn", extra="data", purpose="the data set 'digits'")
         from sklearn.datasets import load_digits

@@ -122,7 +122,14 @@ def _failed(url: str, reason: str) -> InputError:
 
 @contextmanager
 def readable(source: object) -> Iterator[None]:
-    """Turn any error while ``source`` is read into an :class:`InputError` that names it."""
+    """Turn any error while a source is read into an :class:`InputError` that names it.
+
+    Args:
+        source: a path, or what an error message calls the source.
+
+    Raises:
+        InputError: the body raised an error of the system or of a parser; one that it raised itself is passed on.
+    """
     try:
         yield
     except InputError:
@@ -180,7 +187,17 @@ class Bounded(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Read into the buffer, and return the number of bytes."""
+        """Read into the buffer, and return the number of bytes.
+
+        Args:
+            buffer: writeable bytes; at most as many are read.
+
+        Returns:
+            0 at the end of the stream.
+
+        Raises:
+            InputError: the stream has more bytes than are permitted.
+        """
         content = self._stream.read(min(len(buffer), self._left + 1))
         self._left -= len(content)
         if self._left < 0:

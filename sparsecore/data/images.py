@@ -132,12 +132,15 @@ def augmented(images: NDArray[np.uint8], batch: Batch) -> NDArray[np.uint8]:
 
 
 def check_padding(padding: int, height: int, width: int) -> None:
-    """Raise an :class:`InputError` unless images of this size, in pixels, can be padded by so many by reflection.
+    """Check that images can be padded by reflection.
 
     Args:
         padding: pixels on each side.
         height: of the images, in pixels.
         width: of the images, in pixels.
+
+    Raises:
+        InputError: the padding is not smaller than both sides.
     """
     if padding and padding >= min(height, width):
         raise InputError(

@@ -93,6 +93,16 @@ class Mnist:
 
         The IDX files are looked for in ``folder/MNIST/raw``, ``folder/raw`` and ``folder``, raw and as ``.gz``; also
         by the names that Kaggle gives them, with a dot in ``train-images.idx3-ubyte``.
+
+        Args:
+            folder: where the files are; None to download the four of 12 MB into the cache, as far as they are not
+                there.
+
+        Returns:
+            uint8 images of (examples, 28, 28, 1).
+
+        Raises:
+            InputError: a file is missing, damaged or no IDX file of the expected dimensions, or a download failed.
         """
         return _load(_MNIST, folder)
 
@@ -105,6 +115,16 @@ class FashionMnist:
         """Load the images from a folder, in the layout of torchvision or of the original site, or download them.
 
         The IDX files are looked for in ``folder/FashionMNIST/raw``, ``folder/raw`` and ``folder``, raw and as ``.gz``.
+
+        Args:
+            folder: where the files are; None to download the four of 31 MB into the cache, as far as they are not
+                there.
+
+        Returns:
+            uint8 images of (examples, 28, 28, 1).
+
+        Raises:
+            InputError: a file is missing, damaged or no IDX file of the expected dimensions, or a download failed.
         """
         return _load(_FASHION_MNIST, folder)
 

@@ -45,7 +45,14 @@ class Npz:
     def load(self, folder: Path | None) -> Images:
         """Load the arrays of the archive; nothing in it is unpickled.
 
-        Warns where the arrays look as if another setting was meant.
+        An :class:`sparsecore.errors.InputWarning` says where the arrays look as if another setting was meant.
+
+        Args:
+            folder: ``--data-dir``; None if the option ``file`` names the archive by itself.
+
+        Raises:
+            InputError: there is no such file, it lacks an array, or an array is not as the class describes; or it is
+                packed far more densely than images can be.
         """
         path = _chosen(folder) if self.file is None else (folder or Path()) / self.file
         arrays = _arrays(path)
