@@ -120,6 +120,10 @@ def resume_request(out: Path | None, given: ExperimentOptions) -> RunRequest:
 def request_in_folder(experiment: Experiment, folder: RunFolder) -> RunRequest:
     """Request a run in a folder, whether it has begun there or not.
 
+    Args:
+        experiment: the experiment to run.
+        folder: the run's folder, which need not exist.
+
     Raises:
         InputError: the folder has another experiment, or no run.
     """
@@ -154,7 +158,14 @@ def _run_name(experiment: Experiment) -> str:
 
 
 def plugin_stem(selection: str) -> str:
-    """Return a plugin's name in names of folders: for a plugin in a file, the name of the file without its folder."""
+    """Return a plugin's name in names of folders.
+
+    Args:
+        selection: an installed name, 'package.module:Object' or 'file.py:Object'.
+
+    Returns:
+        The selection before its colon; of a file its name without folder and ending.
+    """
     return Path(selection.partition(":")[0]).stem
 
 
@@ -198,7 +209,14 @@ _COMPARED_SETTINGS = ("sparsity", "seed", "model", "strategy", "reallocation", "
 
 
 def facts_to_agree_on(setup: Setup) -> dict[str, str]:
-    """Return what must be equal on all ranks before there is a run folder and before they form a process group."""
+    """Return what must be equal on all ranks before there is a run folder and before they form a process group.
+
+    Args:
+        setup: the setup on this rank.
+
+    Returns:
+        Texts by the names that an error message calls them by: settings, the run's identity, and the start topology.
+    """
     tables = setup.experiment.tables()
     settings = {f"setting {name!r}": json.dumps(tables.get(name), sort_keys=True) for name in _COMPARED_SETTINGS}
     return {**settings, **identity(setup), "topology": setup.start.topology.sha256()}
@@ -244,7 +262,16 @@ def execute_on_first_rank(
 
 
 def execute_on_other_rank(request: RunRequest, setup: Setup, ranks: Ranks) -> None:
-    """Run an experiment on a rank other than 0, which writes no files and prints nothing."""
+    """Run an experiment on a rank other than 0, which writes no files and prints nothing.
+
+    Args:
+        request: the run, as on rank 0.
+        setup: setup of the run on this rank.
+        ranks: all processes of the run.
+
+    Raises:
+        DisagreementError: the ranks do not agree, or another one failed or ended.
+    """
     folder = None if request.is_new else request.folder
     participant = ranks.jointly(lambda: reading_participant(setup, folder, ranks), lambda joined: joined.run.facts())
     participant.train(Callback())

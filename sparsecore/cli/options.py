@@ -96,22 +96,40 @@ class ExperimentOptions:
 
 
 def experiment_options(command: Command) -> Command:
-    """Add the options of a command that trains with any strategy."""
+    """Add the options of a command that trains with any strategy.
+
+    Args:
+        command: a function with the keyword arguments ``file`` (None if not given), ``stack`` (names of strategies),
+            and model, data, data_dir, backend, sparsity, epochs, batch_size and seed, which are texts or None.
+    """
     return _add(command, (*_FILE, *_PLUGINS, *_SPARSITY, *_TRAINING))
 
 
 def dense_experiment_options(command: Command) -> Command:
-    """Add the options of a command that decides sparsity and strategy itself."""
+    """Add the options of a command that decides sparsity and strategy itself.
+
+    Args:
+        command: as for :func:`experiment_options`, without ``stack`` and sparsity.
+    """
     return _add(command, (*_FILE, *_PLUGINS, *_TRAINING))
 
 
 def study_experiment_options(command: Command) -> Command:
-    """Add the options that all runs of a study share; each arm has its own strategy, each cell its sparsity."""
+    """Add the options that all runs of a study share; each arm has its own strategy, each cell its sparsity.
+
+    Args:
+        command: as for :func:`dense_experiment_options`, without ``file``.
+    """
     return _add(command, (*_PLUGINS, *_TRAINING))
 
 
 def common_options(command: Command) -> Command:
-    """Add ``--set`` and ``--json``, the last options in the help."""
+    """Add ``--set`` and ``--json``, the last options in the help.
+
+    Args:
+        command: a function with the keyword arguments ``settings``, a tuple of texts 'section.key=value', and
+            ``as_json``.
+    """
     return _add(command, _COMMON)
 
 

@@ -40,7 +40,13 @@ def print_message(text: str, stream: TextIO | None = None) -> None:
 
 
 def print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print the traceback of an unexpected error; a replacement for ``sys.excepthook``."""
+    """Print the traceback of an unexpected error; a replacement for ``sys.excepthook``, whose arguments it takes.
+
+    Args:
+        kind: the error's class.
+        error: the error, whose causes and notes are printed too.
+        trace: where it was raised; None if it never was.
+    """
     with suppress(OSError):  # standard error may be closed; the exit status remains
         print_message("".join(traceback.format_exception(kind, error, trace)).rstrip("\n"))
 
@@ -77,7 +83,12 @@ def print_table(
 
 
 def console(file: TextIO | None, **options: Any) -> "Console":
-    """Create a rich console that raises the error of a closed pipe instead of exiting."""
+    """Create a rich console that raises the error of a closed pipe instead of exiting.
+
+    Args:
+        file: the stream to print on; standard output if None.
+        options: of ``rich.console.Console``, such as ``width`` in columns.
+    """
     from rich.console import Console
 
     class _Console(Console):
@@ -157,7 +168,14 @@ def describe_os_error(error: OSError) -> str:
 
 
 def os_error_status(error: OSError) -> int:
-    """Return the exit status: 2 for what the user can resolve, 1 for a failing disk and the like."""
+    """Return the exit status of a command that ends with an error of the system.
+
+    Args:
+        error: the error, whose ``errno`` decides.
+
+    Returns:
+        2 for what the user can resolve, such as a full disk or a missing permission; 1 for a failing disk and the like.
+    """
     return 2 if error.errno in _USER_ERRORS else 1
 
 
@@ -168,7 +186,11 @@ def describe_memory_error(error: MemoryError) -> str:
 
 
 def describe_exit(error: BaseException) -> str:
-    """Describe an exit requested by a plugin; sparsecore itself never requests one."""
+    """Describe an exit requested by a plugin; sparsecore itself never requests one.
+
+    Args:
+        error: an exception that has been raised, so that its traceback says where.
+    """
     what = f"{type(error).__name__}: {error}".removesuffix(": ")
     where = "; ".join([_raised_at(error), *_notes(error)])
     return f"a plugin asked to exit before the command had finished ({what}, {where}); it should raise an error instead"

@@ -21,7 +21,17 @@ from sparsecore.plugins.discovery import file_of, installed, load
 
 
 def with_absolute_paths(tables: dict[str, Any]) -> dict[str, Any]:
-    """The tables, with the stack as ``{name: options}``, after making the paths of plugins, data and runs absolute."""
+    """Make the paths of plugins, data and runs absolute, so that they mean the same in another working directory.
+
+    Args:
+        tables: an experiment, with ``model``, ``data`` and ``backend``, and the stack as ``{name: options}``.
+
+    Returns:
+        New tables; those that have no paths are shared with the given ones.
+
+    Raises:
+        InputError: a text cannot be the path of a file.
+    """
     named = {kind: {**tables[kind]} for kind in ("model", "data", "backend")}
     for table in named.values():
         if isinstance(table.get("name"), str):
@@ -54,7 +64,14 @@ PATH_SETTINGS = frozenset({"data.dir", "data.file", "start.run"})
 
 
 def experiment_fingerprint(tables: Mapping[str, Any]) -> str:
-    """The SHA-256 of an experiment's tables without its paths, which the identity of a run has under "experiment"."""
+    """Return a digest of an experiment, which the identity of a run has under "experiment".
+
+    Args:
+        tables: of :meth:`sparsecore.experiment.experiment.Experiment.tables`.
+
+    Returns:
+        The SHA-256 of all settings except :data:`PATH_SETTINGS`, 64 hexadecimal digits.
+    """
     sections = {name: tables[name] for name in ("data", "start") if name in tables}
     without_paths = {
         name: {key: value for key, value in table.items() if f"{name}.{key}" not in PATH_SETTINGS}
@@ -145,7 +162,17 @@ def assemble(file: Path | None, options: Mapping[str, str], stack: Sequence[str]
 
 
 def default_backend(settings: Set[str]) -> str:
-    """The default backend: the fastest of the installed ones that have these settings."""
+    """Return the name of the default backend: the fastest of the installed ones that have these settings.
+
+    Args:
+        settings: the keys that the experiment gives in its table ``backend``.
+
+    Returns:
+        'cpu' or 'numpy'; 'numpy' also where neither has the settings, and its error then says which there are.
+
+    Raises:
+        PluginError: a backend is installed but cannot be imported.
+    """
     there = {entry.name for entry in installed("backend")}
     able = (name for name in _BACKENDS if name in there and settings <= attrs.fields_dict(load("backend", name)).keys())
     return next(able, _BACKENDS[-1])

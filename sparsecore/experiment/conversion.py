@@ -41,7 +41,16 @@ def structure(plain: Mapping[str, Any], cls: type[T], where: str, *, lenient: bo
 
 
 def unstructure(instance: Any) -> dict[str, Any]:
-    """Convert an instance of an attrs class to plain values; fields that are None are left out, as TOML has no None."""
+    """Convert an instance of an attrs class to plain values; fields that are None are left out, as TOML has no None.
+
+    Args:
+        instance: a value whose fields are settings: numbers, texts, bools, tuples, schedules, units, amounts, or attrs
+            values of such.
+
+    Returns:
+        Dicts, lists, numbers, bools and texts, by the names of the class's arguments; :func:`structure` reads them
+        back.
+    """
     plain: dict[str, Any] = _without_none(_converter().unstructure(instance))
     return plain
 

@@ -57,7 +57,14 @@ def split_training(table: Mapping[str, Any], loop: type) -> tuple[dict[str, Any]
 
 
 def rule_table(optimizer: Optimizer) -> dict[str, Any]:
-    """The optimizer's part of the table ``training``."""
+    """Return the optimizer's part of the table ``training``.
+
+    Args:
+        optimizer: the update rule.
+
+    Returns:
+        Its name under 'optimizer' and all its hyperparameters, from which :func:`split_training` makes it again.
+    """
     names = {rule: name for name, rule in OPTIMIZERS.items()}
     return {"optimizer": names[type(optimizer)], **unstructure(optimizer)}
 
@@ -125,7 +132,14 @@ class KeepSettings:
     epochs: tuple[int, ...] = attrs.field(default=(), validator=attrs.validators.deep_iterable(attrs.validators.ge(1)))
 
     def check_within(self, epochs: int) -> None:
-        """Raise an :class:`InputError` if a run of so many epochs does not have one of them."""
+        """Check that a run reaches all epochs at whose ends it is to keep its state.
+
+        Args:
+            epochs: the number of epochs of the run.
+
+        Raises:
+            InputError: one of the epochs is beyond the last.
+        """
         beyond = [epoch for epoch in self.epochs if epoch > epochs]
         if beyond:
             raise InputError(f"keep.epochs has {beyond[0]}, and the run has {epochs} epochs")
@@ -307,7 +321,14 @@ def _sparsity(given: float | None, start: StartSettings) -> float | None:
 
 
 def split_data(table: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Split the table ``data`` into settings of how images are used, and options of the data set."""
+    """Split the table ``data`` into settings of how images are used, and options of the data set.
+
+    Args:
+        table: as written in an experiment; no value is checked here.
+
+    Returns:
+        The keys that are fields of :class:`DataSettings`, and all others, among them the data set's name.
+    """
     own = {field.name for field in attrs.fields(DataSettings)}
     use = {key: value for key, value in table.items() if key in own}
     return use, {key: value for key, value in table.items() if key not in own}

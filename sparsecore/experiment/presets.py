@@ -31,7 +31,15 @@ def presets(model: str, data: str, strategies: Sequence[str], optimizer: str) ->
 
 
 def default_stack(model: str, data: str) -> list[str] | None:
-    """The default stack for a model and a data set; None if no preset has one."""
+    """Return the default stack for a model and a data set.
+
+    Args:
+        model: the name of the model.
+        data: the name of the data set.
+
+    Returns:
+        The names of the strategies, bottom first; None if no preset has a stack for the two.
+    """
     names = {"model": {model}, "data": {data}, "strategy": set[str]()}
     stacks = [preset["stack"] for preset in _all() if "stack" in preset and _matches(preset["match"], names)]
     return stacks[-1] if stacks else None

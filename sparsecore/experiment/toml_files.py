@@ -20,7 +20,16 @@ square of their number."""
 
 
 def toml_value(text: str) -> Any:
-    """Parse a text as a TOML value; text that is not one is returned unchanged."""
+    """Parse a text as a TOML value; text that is not one is returned unchanged.
+
+    Args:
+        text: a value as written after ``=``, such as on the command line; numbers that TOML does not
+            have, such as .9 and NaN, are read too.
+
+    Raises:
+        InputError: the value is a table or a list that is nested too deeply (some 60 levels), or has a key of more than
+            20 parts.
+    """
     if text.lstrip().startswith(("{", "[")):  # only tables and lists can have keys
         _check_keys(text, f"the value {text[:40]}...")
     try:
@@ -36,7 +45,11 @@ def toml_value(text: str) -> Any:
 
 
 def inline_toml(value: Any) -> str:
-    """Write a value on one line, as :func:`toml_value` parses it."""
+    """Write a value on one line, as :func:`toml_value` parses it.
+
+    Args:
+        value: a text, a number, a bool, or lists and mappings of such with texts as keys; not None, which TOML lacks.
+    """
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{json.dumps(key)} = {inline_toml(entry)}" for key, entry in value.items()) + "}"
     if isinstance(value, list | tuple):

@@ -44,7 +44,16 @@ def describe_strategies(strategies: Mapping[str, object]) -> list[dict[str, Any]
 
 @singledispatch
 def described(value: Any, depth: int = 0) -> Any:
-    """Return a value as strings, numbers, bools, None, lists and dicts; an object as its class and its options."""
+    """Return a value as strings, numbers, bools, None, lists and dicts; an object as its class and its options.
+
+    Args:
+        value: anything; arrays and functions become digests, tools such as loggers the name of their class.
+        depth: how deeply the value is nested in another; beyond 6 levels an object is its class alone, which ends
+            circles.
+
+    Returns:
+        What JSON can hold, equal for values that make training the same.
+    """
     if depth > _DEEPEST:
         return type(value).__name__
     return {"class": type(value).__name__, **_options(value, depth)}

@@ -38,7 +38,15 @@ _NEEDED = {
 
 
 def installed(kind: str) -> tuple[EntryPoint, ...]:
-    """Return the entry points of a kind of plugin, sorted by name; nothing is imported."""
+    """Return the entry points of a kind of plugin; nothing is imported.
+
+    Args:
+        kind: 'strategy', 'backend', 'model' or 'dataset'.
+
+    Returns:
+        Sorted by name and then by object; two of one name are both there. Distributions whose metadata cannot be read
+        are left out.
+    """
     found: dict[str, EntryPoints] = {}
     for distribution in distributions():
         try:
@@ -101,7 +109,11 @@ def load(kind: str, selection: str) -> Any:
 
 
 def file_of(selection: str) -> Path | None:
-    """Return the file of a selection 'file.py:Object'; None for any other selection."""
+    """Return the file of a selection 'file.py:Object'; None for any other selection.
+
+    Args:
+        selection: what selects a plugin; the file need not exist.
+    """
     file, colon, _ = selection.rpartition(":")
     return Path(file) if colon and file.endswith(".py") else None
 

@@ -53,7 +53,14 @@ class Names:
         return f"sparsecore-{self.name}"
 
     def fill(self, text: str) -> str:
-        """Return the text of a template with these names filled in."""
+        """Return the text of a template with these names filled in.
+
+        Args:
+            text: with ``$name``, ``$title``, ``$module`` and ``$distribution``; a literal dollar is ``$$``.
+
+        Raises:
+            KeyError: the text has another placeholder, which is a mistake in the template.
+        """
         return Template(text).substitute(
             name=self.name, title=self.title, module=self.module, distribution=self.distribution
         )
