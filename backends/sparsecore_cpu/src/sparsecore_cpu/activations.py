@@ -25,12 +25,13 @@ class LazyOp(ABC):
 
     @abstractmethod
     def compute(self, runtime: Runtime, form: Form, sums: Sums | None) -> Buffer:
-        """The output; ``sums`` receives those of entries and squares by channel, where they cost little.
+        """The output, in a buffer that nobody writes to afterwards.
 
         Args:
             runtime: kernels, threads and memory.
             form: the form of the output.
-            sums: (channels, 2), or None if they are not needed.
+            sums: float64, (channels, 2), which receives the sums of entries and of squares by channel where they cost
+                little and stays zero elsewhere; or None if they are not needed.
         """
 
     def compute_added(self, runtime: Runtime, form: Form, other: "Activation", sums: Sums | None) -> Buffer | None:  # noqa: ARG002
@@ -40,7 +41,7 @@ class LazyOp(ABC):
             runtime: kernels, threads and memory.
             form: the form of both activations.
             other: the other activation.
-            sums: (channels, 2), or None if they are not needed.
+            sums: as of :meth:`compute`, for the sum of both.
         """
         return None
 
@@ -98,7 +99,11 @@ class Activation:
         return fused or KernelInput.plain(self.buffer())
 
     def moments(self) -> tuple[Sums, Sums]:
-        """Mean and variance by channel, each (channels,)."""
+        """Mean and variance by channel, over the batch and the pixels.
+
+        Returns:
+            The mean and the biased variance, float64, each (channels,).
+        """
         if self._buffer is None:
             sums = np.zeros((self.form.channels, 2))
             self._buffer = self.op.compute(self.runtime, self.form, sums)
@@ -177,9 +182,9 @@ class AffineOp(LazyOp):
 
     Attributes:
         x: the input.
-        scale: (channels,).
-        shift: (channels,).
-        mean: (channels,), about which the gradient's second sum is computed.
+        scale: float32, (channels,).
+        shift: float32, (channels,).
+        mean: float32, (channels,), about which the gradient's second sum is computed.
         backward: passes the gradient on to ``x``, given the gradient and its sums by channel (see :class:`Mask`).
     """
 
@@ -241,10 +246,17 @@ class GradientTerm(ABC):
         """
 
     def write_masked(self, runtime: Runtime, out: Buffer, add: Buffer | None, mask: Mask) -> Sums:
-        """Write the term, plus ``add``, where the mask is.
+        """Write the term, plus ``add``, where the mask is positive, and zero elsewhere.
+
+        Args:
+            runtime: kernels, threads and memory.
+            out: the memory of the result, which may be that of ``add``.
+            add: another gradient of the same form, if any.
+            mask: that of the relu whose output this is the gradient of.
 
         Returns:
-            The sums by channel of what was written and of its products with the mask's centred input, (channels, 2).
+            The sums by channel of what was written and of its products with the mask's centred input, float64,
+            (channels, 2).
         """
         self.write(runtime, out, add)
         sums = np.zeros((out.form.channels, 2))
@@ -281,7 +293,15 @@ class ConvolutionTerm(GradientTerm):
 
 @attrs.frozen(eq=False)
 class LinearTerm(GradientTerm):
-    """by_gradient·gradient + by_x·x + constant by channel: the gradient of batch norm, or a gradient as it is."""
+    """by_gradient·gradient + by_x·x + constant by channel: the gradient of batch norm, or a gradient as it is.
+
+    Attributes:
+        gradient: the gradient of the operation's outputs.
+        x: the operation's inputs, of the same form.
+        by_gradient: float32, (channels,).
+        by_x: float32, (channels,).
+        constant: float32, (channels,).
+    """
 
     gradient: Buffer
     x: Buffer
@@ -313,7 +333,11 @@ class LinearTerm(GradientTerm):
 
 @attrs.frozen(eq=False)
 class PoolTerm(GradientTerm):
-    """The gradient of the mean over an image's pixels."""
+    """The gradient of the mean over an image's pixels.
+
+    Attributes:
+        features: the gradient of the means, (images, channels).
+    """
 
     features: Buffer
 
@@ -335,12 +359,28 @@ class LazyGradient:
     terms: list[GradientTerm] = attrs.field(factory=list)
 
     def total(self, runtime: Runtime, form: Form) -> Buffer:
-        """The sum; of a single contribution in memory, the very buffer."""
+        """The sum of the contributions, of which there must be one; they are released.
+
+        Args:
+            runtime: kernels, threads and memory.
+            form: the form of the activation.
+
+        Returns:
+            New memory; or the very buffer of a single contribution that is in memory, not to be written to.
+        """
         start, terms = self._take()
         return _sum(runtime, form, start, terms) if terms or start is None else start
 
     def kernel_input(self, runtime: Runtime, form: Form) -> KernelInput:
-        """The sum as the input of a convolution; a single term may be fused."""
+        """The sum as the input of a convolution; the contributions are released like by :meth:`total`.
+
+        Args:
+            runtime: kernels, threads and memory.
+            form: the form of the activation.
+
+        Returns:
+            A single term that can be fused, not yet computed; else the sum in memory.
+        """
         fused = self.terms[0].as_kernel_input(runtime) if len(self.terms) == 1 and not self.ready else None
         if fused is None:
             return KernelInput.plain(self.total(runtime, form))
@@ -348,7 +388,16 @@ class LazyGradient:
         return fused
 
     def masked(self, runtime: Runtime, form: Form, mask: Mask) -> tuple[Buffer, Sums]:
-        """The sum where the mask is, and its sums by channel; see :meth:`GradientTerm.write_masked`."""
+        """The sum where the mask is positive, and zero elsewhere; the contributions are released like by :meth:`total`.
+
+        Args:
+            runtime: kernels, threads and memory.
+            form: the form of the activation.
+            mask: that of the relu whose output this is the gradient of.
+
+        Returns:
+            New memory, and the sums of :meth:`GradientTerm.write_masked`.
+        """
         start, terms = self._take()
         if start is not None and not terms:
             terms, start = [LinearTerm.unchanged(start)], None

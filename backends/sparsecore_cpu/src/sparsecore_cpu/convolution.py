@@ -39,7 +39,7 @@ _MOST_LISTS = 16
 
 @attrs.frozen
 class Window:
-    """The stride and the zero padding of a convolution, in pixels."""
+    """The stride and the zero padding of a convolution, in pixels, the same for height and width."""
 
     stride: int = 1
     padding: int = 0
@@ -48,13 +48,24 @@ class Window:
         """The output's pixels along a side of ``side`` pixels, for ``kernel`` taps.
 
         Args:
-            side: the input's pixels along the side.
+            side: the input's pixels along the side, without padding.
             kernel: the kernel's taps along the side.
+
+        Returns:
+            The number of pixels; zero or negative where the kernel is larger than the padded side.
         """
         return (side + 2 * self.padding - kernel) // self.stride + 1
 
     def keeps(self, x: Form, out: Form) -> bool:
-        """Whether one fused kernel computes both gradients: for images whose sides are multiples of the outputs'."""
+        """Whether one fused kernel computes both gradients.
+
+        Args:
+            x: the form of the layer's inputs.
+            out: the form of its outputs.
+
+        Returns:
+            True for images whose height and width are the outputs' times the stride; False for features.
+        """
         sides = (out.height * self.stride, out.width * self.stride)
         return not x.features and (x.height, x.width) == sides
 
@@ -64,10 +75,11 @@ class WeightList:
     """Weights in the order in which a kernel reads them.
 
     Attributes:
-        order: for each slot of the list, the index of the tensor's active entry, or ``entries`` for a zero.
+        order: for each slot of the list, the index of the tensor's active entry, or ``entries`` for a zero; int32,
+            (slots,).
         entries: the number of active entries of the tensor.
-        values: the values, (slots,).
-        handle: the kernels' own list, with pointers and offsets.
+        values: the values, float32, (slots,); zero until :meth:`fill`.
+        handle: the kernels' own list, with pointers and offsets; it reads ``values`` whenever it is used.
         steps: which outputs the list computes.
     """
 
@@ -83,11 +95,24 @@ class WeightList:
         return self.order, self.handle.pointers, self.handle.offsets
 
     def fill(self, values: NDArray[np.float32], threads: int) -> None:
-        """Gather the values of the tensor's active entries, (entries,), into the list."""
+        """Gather the values of the tensor's active entries into the list.
+
+        Args:
+            values: float32, (entries,), in the order of the positions.
+            threads: how many threads gather, 1 to 1024.
+        """
         _kernels.gather(values, self.order, self.values, threads)
 
     def by_entry(self, listed: NDArray[np.float32], threads: int) -> NDArray[np.float32]:
-        """Scatter values in the list's order, (slots,), to the tensor's active entries, (entries,)."""
+        """Scatter values in the list's order to the tensor's active entries.
+
+        Args:
+            listed: float32, (slots,); what the slots of zeros hold is dropped.
+            threads: how many threads scatter, 1 to 1024.
+
+        Returns:
+            A new array, (entries,), arbitrary for an entry that is not listed; those of :meth:`Taps.forward` list all.
+        """
         entries = np.empty(self.entries, np.float32)
         _kernels.scatter(listed, self.order, entries, threads)
         return entries
@@ -95,7 +120,15 @@ class WeightList:
 
 @attrs.frozen(eq=False)
 class Taps:
-    """The active entries of a tensor (out, in, height, width) by coordinates, each (entries,)."""
+    """The active entries of a tensor (out, in, height, width) by coordinates.
+
+    Attributes:
+        shape: the dense shape; height and width are 1 for a matrix.
+        out: output channels, (entries,); like the other three in the order of the positions.
+        into: input channels, (entries,).
+        row: rows of the kernel, (entries,).
+        column: columns of the kernel, (entries,).
+    """
 
     shape: tuple[int, int, int, int]
     out: Indices
@@ -105,20 +138,47 @@ class Taps:
 
     @classmethod
     def of(cls, shape: tuple[int, ...], positions: NDArray[np.integer]) -> "Taps":
-        """The coordinates of row-major positions; a matrix is a kernel of one pixel."""
+        """The coordinates of row-major positions; a matrix is a kernel of one pixel.
+
+        Args:
+            shape: the dense shape, (out, in) or (out, in, height, width).
+            positions: (entries,), each from 0 to the shape's size - 1.
+
+        Raises:
+            ValueError: a position is outside the shape.
+        """
         out, into, height, width = (*shape, 1, 1)[:4]
         coordinates = np.unravel_index(positions, (out, into, height, width))
         return cls((out, into, height, width), *(coordinate.astype(np.int32) for coordinate in coordinates))
 
     def forward(self, window: Window, x: Strides) -> WeightList:
-        """The list that computes outputs from inputs, and gradients of the weights."""
+        """The list that computes outputs from inputs, and gradients of the weights.
+
+        Args:
+            window: stride and padding.
+            x: the strides of the inputs, whose border is at least the padding.
+
+        Raises:
+            InputError: the images are so large that an offset does not fit into 32 bits.
+        """
         padding = window.padding
         offsets = (self.row - padding) * np.int64(x.row) + (self.column - padding) * np.int64(x.pixel)
         offsets += self.into * np.int64(x.channel)
         return self._listed(np.arange(len(self.out)), offsets, Steps(x_step=window.stride))
 
     def backward(self, window: Window, gradient: Strides) -> Iterator[WeightList]:
-        """The lists that compute gradients of inputs from those of outputs, one for each phase of the stride."""
+        """The lists that compute gradients of inputs from those of outputs.
+
+        Args:
+            window: stride and padding.
+            gradient: the strides of the outputs' gradient, whose border is at least that of :func:`border_behind`.
+
+        Yields:
+            One list for each phase of the stride, by row and column, which computes every stride-th input.
+
+        Raises:
+            InputError: the images are so large that an offset does not fit into 32 bits.
+        """
         out, into, height, width = self.shape
         transposed = Taps((into, out, height, width), self.into, self.out, self.row, self.column)
         for row, column in product(range(window.stride), repeat=2):
@@ -188,7 +248,17 @@ class Taps:
 
 @lru_cache(maxsize=1024)
 def border_behind(window: Window, kernel: int, made: int, side: int) -> int:
-    """The zero border that an output gradient of ``made`` pixels a side needs to compute that of ``side`` inputs."""
+    """The zero border that an output gradient needs so that the gradient of all inputs can be computed from it.
+
+    Args:
+        window: stride and padding.
+        kernel: the kernel's taps along a side.
+        made: the outputs' pixels along this side.
+        side: the inputs' pixels along this side.
+
+    Returns:
+        The width of the border in pixels, 0 or more.
+    """
     reach = [
         ((phase + window.padding - tap) // window.stride, -(-(side - phase) // window.stride))
         for phase, tap in product(range(window.stride), range(kernel))
@@ -215,14 +285,30 @@ class LayerLists:
     _made: dict[tuple[str, Strides], list[WeightList]] = attrs.field(factory=dict)
 
     def forward(self, x: Strides, values: NDArray[Any] | None) -> WeightList:
-        """The list for activations with these strides, filled with the values, (entries,), if there are some."""
+        """The list that computes outputs and weight gradients, made when it is first needed.
+
+        Args:
+            x: the strides of the inputs.
+            values: those of the active entries, float32, (entries,), to fill the list with; None where none are read.
+
+        Raises:
+            InputError: see :meth:`Taps.forward`.
+        """
         (weights,) = self._lists("forward", x, lambda: [self.taps().forward(self.window, x)])
         if values is not None:
             weights.fill(values, self.threads)
         return weights
 
     def backward(self, gradient: Strides, values: NDArray[Any]) -> list[WeightList]:
-        """The lists for output gradients with these strides, filled with the values, (entries,)."""
+        """The lists that compute input gradients, made when they are first needed.
+
+        Args:
+            gradient: the strides of the outputs' gradient.
+            values: those of the active entries, float32, (entries,), to fill the lists with.
+
+        Raises:
+            InputError: see :meth:`Taps.backward`.
+        """
         lists = self._lists("backward", gradient, lambda: list(self.taps().backward(self.window, gradient)))
         for weights in lists:
             weights.fill(values, self.threads)
@@ -256,13 +342,18 @@ class ListCache:
     _made: WeakKeyDictionary[Any, dict[Any, dict[Any, list[WeightList]]]] = attrs.field(factory=WeakKeyDictionary)
 
     def layer(self, weight: WeightSource, window: Window) -> LayerLists:
-        """The lists of a weight with this window."""
+        """The lists of a weight with this window, which the cache keeps for as long as the weight's ``owner`` lives.
+
+        Args:
+            weight: the weight; one with the same owner and shape gets the same lists.
+            window: stride and padding.
+        """
         made = self._made.setdefault(weight.owner, {}).setdefault((weight.shape, window), {})
         # what is cached must not refer to the weight, or it would live as long as the cache
         return LayerLists(weight.shape, window, self.threads, lambda: Taps.of(weight.shape, weight.positions), made)
 
     def made(self, owner: Any) -> list[WeightList]:
-        """All lists of weights with this owner that were made so far."""
+        """All lists of weights with this owner that were made so far, for any window and strides."""
         layers = self._made.get(owner, {}).values()
         return [weights for made in layers for lists in made.values() for weights in lists]
 
@@ -271,7 +362,10 @@ class ListCache:
 class LayerKernels:
     """Calls the kernels of one convolution or linear layer on memory that the caller provides.
 
-    Activations have the borders that the kernels read; ``values`` are those of the active entries, (entries,).
+    Inputs have a border of at least the padding, and output gradients that are passed on one of :func:`border_behind`
+    pixels. ``values`` are those of the active entries, float32, (entries,). An activation that is added may be the one
+    that is written. All methods raise an ``InputError`` where offsets do not fit into 32 bits, and a ``ValueError``
+    where a buffer does not fit the layer.
 
     Attributes:
         kernels: the kernels of one instruction set.
@@ -284,21 +378,29 @@ class LayerKernels:
     def forward(
         self, x: KernelInput, values: NDArray[Any], out: Buffer, add: Buffer | None = None, sums: Sums | None = None
     ) -> None:
-        """Write the layer's outputs, plus ``add``; ``sums`` receives those of entries and squares by channel.
+        """Write the layer's outputs, plus ``add``.
 
         Args:
             x: the input.
             values: (entries,).
             out: the memory of the output.
             add: an activation of the output's form that is added, if any.
-            sums: (channels, 2), or None if they are not needed.
+            sums: float64, (channels, 2), to which the sums of the outputs and of their squares are added; or None.
         """
         weights = self.lists.forward(self._strides(x), values)
         start = add.handle if add else None
         self.kernels.convolve(x.handle, out.handle, start, weights.handle, weights.steps, sums, self.lists.threads)
 
     def backward_weight(self, x: KernelInput, gradient: KernelInput) -> Floats:
-        """The gradients of the active entries, (entries,)."""
+        """The gradients of the active entries.
+
+        Args:
+            x: the input.
+            gradient: the gradient of the output; its border is not read.
+
+        Returns:
+            A new array, (entries,), of sums over the batch and the pixels.
+        """
         weights = self.lists.forward(self._strides(x), None)
         listed, threads = np.empty(len(weights.order), np.float32), self.lists.threads
         self.kernels.weight_gradient(x.handle, gradient.handle, weights.handle, weights.steps, listed, threads)
@@ -312,7 +414,11 @@ class LayerKernels:
         add: Buffer | None = None,
         mask: Mask | None = None,
     ) -> Sums:
-        """Write the gradient of the inputs, plus ``add``, where the mask is; returns the sums of :meth:`backward`."""
+        """Write the gradient of the inputs, plus ``add``, where the mask is.
+
+        Returns:
+            The sums of :meth:`backward`.
+        """
         start, threads, sums = add.handle if add else None, self.lists.threads, np.zeros((out.form.channels, 2))
         for weights in self.lists.backward(self._strides(gradient), values):
             read = (gradient.handle, out.handle, start, weights.handle, weights.steps)
@@ -333,9 +439,17 @@ class LayerKernels:
     ) -> tuple[Floats, Sums]:
         """Both gradients: writes that of the inputs, plus ``add``, where the mask is.
 
+        Args:
+            x: the input.
+            gradient: the gradient of the output.
+            values: (entries,).
+            out: the memory of the input's gradient.
+            add: another gradient of the same form that is added, if any.
+            mask: where to write the gradient; elsewhere zero is written. None: everywhere.
+
         Returns:
-            The gradients of the active entries, (entries,), and with a mask the sums by channel of what was written
-            and of its products with the mask's centred input, (channels, 2).
+            The gradients of the active entries, (entries,), and the sums by channel of what was written and of its
+            products with the mask's centred input, float64, (channels, 2); zeros without a mask.
         """
         if not self.lists.window.keeps(out.form, gradient.form):
             return self.backward_weight(x, gradient), self.backward_input(gradient, values, out, add, mask)
@@ -375,13 +489,24 @@ class Convolution:
         return LayerKernels(self.runtime.kernels, self.cache.layer(self.weight, self.window))
 
     def output(self, x: Form) -> Form:
-        """The form of the outputs for inputs of this form."""
+        """The form of the outputs for inputs of this form.
+
+        Returns:
+            A form with a border of one pixel, wide enough for most layers that read it; features have none.
+        """
         height, width = map(self.window.outputs, (x.height, x.width), self._kernel)
         channels, border = self.weight.shape[0], 0 if x.features else 1
         return attrs.evolve(x, height=height, width=width, channels=channels, border=border)
 
     def forward(self, x: KernelInput, form: Form, add: Buffer | None, sums: Sums | None) -> Buffer:
-        """The outputs, plus ``add``; ``sums`` receives those of entries and squares by channel, (channels, 2)."""
+        """The outputs, plus ``add``, in a buffer from the pool.
+
+        Args:
+            x: the input; it is copied where its border is narrower than the padding.
+            form: the form of the outputs, see :meth:`output`.
+            add: an activation of this form that is added, if any.
+            sums: as of :meth:`LayerKernels.forward`.
+        """
         x, out = bordered(self.runtime, x, self.window.padding), self.runtime.buffers.take(form)
         self._layer.forward(x, self._values, out, add, sums)
         return out
@@ -394,7 +519,11 @@ class Convolution:
     def backward(
         self, x: KernelInput, gradient: KernelInput, out: Buffer, add: Buffer | None, mask: Mask | None
     ) -> Sums:
-        """Add to the weight's gradient, and write that of the inputs; see :meth:`LayerKernels.backward`."""
+        """Add to the weight's gradient, and write that of the inputs; see :meth:`LayerKernels.backward`.
+
+        Returns:
+            The sums by channel, (channels, 2); zeros without a mask.
+        """
         made, sides = (gradient.form.height, gradient.form.width), (out.form.height, out.form.width)
         border = max(map(border_behind, [self.window] * 2, self._kernel, made, sides))
         gradient, x = bordered(self.runtime, gradient, border), bordered(self.runtime, x, self.window.padding)

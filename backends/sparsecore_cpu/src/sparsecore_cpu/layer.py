@@ -47,7 +47,9 @@ class Forms:
 class Layer:
     """The active weights of one layer, for one topology.
 
-    Values and their gradients are (count,), in the order of the positions.
+    Values and their gradients are float32, (count,), in the order of the positions. ``threads`` is from 1 to 1024. What
+    computes raises a ``ValueError`` where a buffer does not fit the layer, and an ``InputError`` where the images are
+    too large for 32-bit offsets.
 
     Attributes:
         kernels: the kernels of one instruction set.
@@ -76,7 +78,10 @@ class Layer:
             shape: the shape of the weight, (out, in, height, width).
             positions: its active positions, row-major, ascending, (count,).
             stride: the stride in pixels.
-            padding: the padding of the images.
+            padding: the padding of the images, which may differ from side to side.
+
+        Raises:
+            ValueError: a position is outside the shape.
         """
         # all sides are padded equally; sides with less padding get extra kernel rows without weights instead
         most = padding.most
@@ -89,7 +94,16 @@ class Layer:
 
     @classmethod
     def linear(cls, kernels: _kernels.Kernels, shape: tuple[int, ...], positions: NDArray[np.integer]) -> "Layer":
-        """A linear layer whose weight has the shape (out, in)."""
+        """A linear layer.
+
+        Args:
+            kernels: the kernels of one instruction set.
+            shape: the shape of the weight, (out, in).
+            positions: its active positions, row-major, ascending, (count,).
+
+        Raises:
+            ValueError: a position is outside the shape.
+        """
         return cls(kernels, Taps.of(shape, positions), Window())
 
     @property
@@ -100,7 +114,15 @@ class Layer:
         return sum(array.nbytes for array in (taps.out, taps.into, taps.row, taps.column, *listed))
 
     def forms(self, images: int, *sides: int) -> Forms:
-        """The forms for a batch of images of (height, width), or of vectors where no sides are given."""
+        """The forms of the activations that this layer reads and writes.
+
+        Args:
+            images: the batch size.
+            sides: height and width of the images in pixels, without padding; none for vectors.
+
+        Raises:
+            ValueError: the number of sides is neither none nor two.
+        """
         out, into, *kernel = self.taps.shape
         if not sides:
             x, made = Form.of_features(images, into), Form.of_features(images, out)
@@ -117,19 +139,50 @@ class Layer:
         )
 
     def forward(self, x: Buffer, values: Floats, out: Buffer, threads: int) -> None:
-        """Write the output."""
+        """Write the output.
+
+        Args:
+            x: the input, of the form ``forms().x``.
+            values: float32, (count,).
+            out: the memory of the output, of the form ``forms().out``.
+            threads: how many threads compute.
+        """
         self._layer(threads).forward(KernelInput.plain(x), values, out)
 
     def backward_weight(self, x: Buffer, gradient: Buffer, threads: int) -> Floats:
-        """The gradients of the values."""
+        """The gradients of the values, float32, (count,), summed over the batch.
+
+        Args:
+            x: the input, of the form ``forms().x``.
+            gradient: the gradient of the output, of the form ``forms().gradient``.
+            threads: how many threads compute.
+        """
         return self._layer(threads).backward_weight(KernelInput.plain(x), KernelInput.plain(gradient))
 
     def backward_input(self, gradient: Buffer, values: Floats, out: Buffer, threads: int) -> None:
-        """Write the gradient of the input."""
+        """Write the gradient of the input.
+
+        Args:
+            gradient: the gradient of the output, of the form ``forms().gradient``.
+            values: float32, (count,).
+            out: the memory of the result, of the form ``forms().x_gradient``.
+            threads: how many threads compute.
+        """
         self._layer(threads).backward_input(KernelInput.plain(gradient), values, out)
 
     def backward(self, x: Buffer, gradient: Buffer, values: Floats, out: Buffer, threads: int) -> Floats:
-        """Write the gradient of the input, and return the gradients of the values."""
+        """Write the gradient of the input, and return the gradients of the values.
+
+        Args:
+            x: the input, of the form ``forms().x``.
+            gradient: the gradient of the output, of the form ``forms().gradient``.
+            values: float32, (count,).
+            out: the memory of the input's gradient, of the form ``forms().x_gradient``.
+            threads: how many threads compute.
+
+        Returns:
+            The gradients of the values, float32, (count,), summed over the batch.
+        """
         read = KernelInput.plain(x), KernelInput.plain(gradient)
         return self._layer(threads).backward(*read, values, out)[0]
 

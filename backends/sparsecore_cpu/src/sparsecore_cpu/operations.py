@@ -47,7 +47,13 @@ class Statistics(Protocol):
 
 @attrs.frozen(eq=False)
 class Norm:
-    """Batch norm as an affine function by channel: (x − mean)/√(variance + ε)·scale + shift; all are (channels,)."""
+    """Batch norm as an affine function by channel: (x − mean)/√(variance + ε)·scale + shift (Ioffe and Szegedy, 2015).
+
+    Attributes:
+        moments: mean and variance, each float64, (channels,).
+        scale: γ, float64, (channels,).
+        shift: β, float64, (channels,).
+    """
 
     moments: Moments
     scale: Channels
@@ -55,7 +61,7 @@ class Norm:
 
     @property
     def forward(self) -> tuple[Floats, Floats, Floats]:
-        """Scale and shift of the affine function, and the mean, each (channels,)."""
+        """Scale and shift of the affine function, and the mean, each float32, (channels,)."""
         factor = self.scale * self.moments.inverse_deviation
         mean = self.moments.mean
         return _single(factor), _single(self.shift - mean * factor), _single(mean)
@@ -80,12 +86,27 @@ class Norm:
 
 
 def of_batch(x: Activation, mean: NDArray[np.float32], variance: NDArray[np.float32]) -> Moments:
-    """In training: the moments of the batch, towards which the running ones are moved."""
+    """In training: the moments of the batch, towards which the running ones are moved.
+
+    Args:
+        x: the activation to be normalized, which is computed now.
+        mean: the running mean, (channels,), changed in place.
+        variance: the running variance, (channels,), changed in place.
+
+    Raises:
+        InputError: there is one value per channel only.
+    """
     return batch_moments(lambda: Moments(*x.moments()), x.form.entries, mean, variance)
 
 
 def running(x: Activation, mean: NDArray[np.float32], variance: NDArray[np.float32]) -> Moments:  # noqa: ARG001
-    """In evaluation: the running moments."""
+    """In evaluation: the running moments.
+
+    Args:
+        x: not used, and so not computed.
+        mean: the running mean, (channels,).
+        variance: the running variance, (channels,).
+    """
     return running_moments(mean, variance)
 
 
@@ -110,12 +131,20 @@ class CpuOperations:
     statistics: Statistics
 
     def conv2d(self, x: Activation, weight: WeightSource, *, stride: int = 1, padding: int = 0) -> Activation:
-        """Cross-correlation without a bias, zero padding on all four sides."""
+        """Cross-correlation without a bias, zero padding on all four sides.
+
+        Raises:
+            InputError: the kernel is larger than the padded images, or ``x`` are not images with the weight's channels.
+        """
         check_kernel_fits((x.form.height, x.form.width), weight.shape[2:], padding)
         return self._convolved(x, weight, Window(stride, padding))
 
     def linear(self, x: Activation, weight: WeightSource, bias: WeightSource | None = None) -> Activation:
-        """x·weightᵀ + bias, for x of (batch, in)."""
+        """x·weightᵀ + bias, for x of (batch, in).
+
+        Raises:
+            InputError: ``x`` are images, or vectors of another length.
+        """
         product = self._convolved(x, weight, Window())
         return product if bias is None else self._biased(product, bias)
 
@@ -171,7 +200,11 @@ class CpuOperations:
         return self.recorded(Activation(self.runtime, x.form, SumOp(x, y)), backward)
 
     def flatten(self, x: Activation) -> Activation:
-        """Images as vectors, in the order height, width, channel."""
+        """Images as vectors, in the order height, width, channel.
+
+        Returns:
+            A copy, for the buffers have another order; vectors are returned themselves.
+        """
         if x.form.features:
             return x
         form = x.form

@@ -18,12 +18,26 @@ STORED = np.dtype(np.uint16)
 
 
 def read(stored: NDArray[Any]) -> NDArray[np.float32]:
-    """Convert bfloat16 to float32, exactly."""
+    """Convert bfloat16 to float32, exactly.
+
+    Args:
+        stored: the upper halves of floats, uint16, of any shape.
+
+    Returns:
+        A new array of the same shape.
+    """
     return (stored.astype(np.uint32) << 16).view(np.float32)
 
 
 def rounded(floats: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """Round float32 to the nearest bfloat16; ties are rounded away from zero."""
+    """Round float32 to the nearest bfloat16; ties are rounded away from zero.
+
+    Args:
+        floats: of any shape; where the largest bfloat16 is exceeded by half a step, the result is infinite.
+
+    Returns:
+        The upper halves of floats, uint16, of the same shape.
+    """
     return (np.asarray(floats, np.float32).view(np.uint32) + 0x8000 >> 16).astype(np.uint16)
 
 
@@ -59,7 +73,12 @@ class Form:
 
     @classmethod
     def of_features(cls, images: int, features: int) -> "Form":
-        """The form of vectors, (images, features)."""
+        """The form of vectors.
+
+        Args:
+            images: the batch size.
+            features: the length of each vector.
+        """
         return cls(images, 1, 1, features, border=0, features=True)
 
     @property
@@ -77,7 +96,15 @@ class Form:
         return np.ones(self.channels, np.float32), np.zeros(self.channels, np.float32)
 
     def shape(self, lanes: int) -> tuple[int, int, int, int, int]:
-        """The shape of the physical five-dimensional buffer on vectors of so many lanes."""
+        """The shape of the physical five-dimensional buffer.
+
+        Args:
+            lanes: floats of a processor's vector, each of which holds another image of the batch.
+
+        Returns:
+            (blocks, height + 2·border, channels, width + 2·border, lanes), or (1, 1, channels, blocks, lanes) for
+            features, where the blocks are the batch divided by the lanes, rounded up.
+        """
         blocks = -(-self.images // lanes)
         if self.features:
             return 1, 1, self.channels, blocks, lanes
@@ -85,14 +112,24 @@ class Form:
         return blocks, rows, self.channels, columns, lanes
 
     def strides(self, lanes: int) -> tuple[int, int]:
-        """The distances between rows and between channels in the buffer, in floats."""
+        """The distances between rows and between channels in the buffer, in entries.
+
+        Args:
+            lanes: floats of a processor's vector.
+        """
         _, _, channels, columns, _ = self.shape(lanes)
         return channels * columns * lanes, columns * lanes
 
 
 @attrs.frozen
 class Strides:
-    """The distances between rows, channels and pixels of an activation, in floats."""
+    """The distances between neighbours in the buffer of an activation, in entries.
+
+    Attributes:
+        row: between rows of an image.
+        channel: between channels of a row.
+        pixel: between pixels of a channel in a row, which is the number of lanes.
+    """
 
     row: int
     channel: int
@@ -100,7 +137,12 @@ class Strides:
 
     @classmethod
     def of(cls, form: Form, lanes: int) -> "Strides":
-        """The strides of an activation of this form on vectors of so many lanes."""
+        """The strides of an activation.
+
+        Args:
+            form: its form.
+            lanes: floats of a processor's vector.
+        """
         return cls(*form.strides(lanes), lanes)
 
 
@@ -124,7 +166,12 @@ class Buffer:
         return read(self._inside) if self._inside.dtype == STORED else self._inside
 
     def fill(self, inside: Floats) -> None:
-        """Write float32 data inside the border, (blocks, height, channels, width, lanes)."""
+        """Write inside the border.
+
+        Args:
+            inside: float32, (blocks, height, channels, width, lanes), or (1, 1, channels, blocks, lanes) for features;
+                zero in the lanes beyond the batch. It is rounded where the buffer stores bfloat16.
+        """
         self._inside[:] = rounded(inside) if self._inside.dtype == STORED else inside
 
     @property
@@ -141,12 +188,21 @@ class Buffers:
     """
 
     def __init__(self, lanes: int, images: DTypeLike = np.float32) -> None:
-        """A pool for vectors of so many lanes; images are stored as the dtype ``images``, features as float32."""
+        """Start with no buffers.
+
+        Args:
+            lanes: floats of a processor's vector.
+            images: the dtype that images are stored as: float32, or uint16 for bfloat16. Features are always float32.
+        """
         self._lanes, self._images = lanes, images
         self._free: defaultdict[Form, list[tuple[Stored, _kernels.Activation]]] = defaultdict(list)
 
     def take(self, form: Form) -> Buffer:
-        """A buffer of this form, zero on its border and arbitrary inside."""
+        """A buffer of this form, zero on its border and arbitrary inside.
+
+        Args:
+            form: the form, border included: buffers are reused for exactly the same form only.
+        """
         free = self._free[form]
         array, handle = free.pop() if free else self._allocate(form)
         buffer = Buffer(form, array, handle)
@@ -211,12 +267,25 @@ class KernelInput:
 
     @classmethod
     def plain(cls, buffer: Buffer) -> "KernelInput":
-        """An activation in memory."""
+        """An activation in memory.
+
+        Args:
+            buffer: its memory, which the result keeps out of the pool.
+        """
         return cls(buffer.form, _kernels.Input(buffer.handle), lambda: buffer, (buffer,))
 
 
 def bordered(runtime: Runtime, x: KernelInput, border: int) -> KernelInput:
-    """The same activation in a buffer whose zero border is at least so wide, in pixels."""
+    """The same activation in a buffer whose zero border is wide enough.
+
+    Args:
+        runtime: provides the wider buffer.
+        x: the activation.
+        border: the least width in pixels.
+
+    Returns:
+        ``x`` itself where its border suffices and for features; else a copy in memory, for which ``x`` is computed.
+    """
     if border <= x.form.border or x.form.features:
         return x
     wider = runtime.buffers.take(attrs.evolve(x.form, border=border))
@@ -236,7 +305,15 @@ def kernel_names() -> list[str]:
 
 
 def aligned_zeros(shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> Stored:
-    """An array of zeros that starts at a cache line."""
+    """An array of zeros that starts at a cache line, as the kernels require.
+
+    Args:
+        shape: the array's shape.
+        dtype: the array's dtype.
+
+    Returns:
+        A row-major array whose address is a multiple of 64 bytes.
+    """
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     memory: NDArray[Any] = np.zeros(size + _CACHE_LINE, np.uint8)
     start = -memory.ctypes.data % _CACHE_LINE
