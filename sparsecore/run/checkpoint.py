@@ -47,12 +47,27 @@ class Checkpoint:
     source: str = "the checkpoint"
 
     def group(self, prefix: str) -> dict[str, NDArray[Any]]:
-        """The arrays whose names begin with ``prefix/``, by the rest of the name."""
+        """The arrays whose names begin with ``prefix/``.
+
+        Args:
+            prefix: 'learner', 'dense', or 'memory/' and a plugin's name.
+
+        Returns:
+            The arrays themselves, by the rest of their names; empty if there are none.
+        """
         start = f"{prefix}/"
         return {name.removeprefix(start): array for name, array in self.arrays.items() if name.startswith(start)}
 
     def write(self, path: Path) -> None:
-        """Write the file atomically: the one before it stays whole until this one is."""
+        """Write the file atomically: the one before it stays whole until this one is.
+
+        Args:
+            path: the file, which is replaced if it exists.
+
+        Raises:
+            OSError: it cannot be written.
+            ValueError: a fact is NaN or infinite, which JSON has no numbers for.
+        """
         write_whole(path, self.content())
 
     def content(self) -> bytes:

@@ -42,13 +42,16 @@ def blaming(checkpoint: Checkpoint) -> Iterator[None]:
 
 
 def check_fits(checkpoint: Checkpoint, start: State, engine: Engine, learner: Learner) -> None:
-    """Raise an :class:`InputError` unless a checkpoint can be a later state of the run.
+    """Check that a checkpoint can be a later state of the run; nothing is changed.
 
     Args:
         checkpoint: the checkpoint to resume from.
         start: the state before the first step.
         engine: the run's engine.
         learner: the learner before the first step, which is not changed.
+
+    Raises:
+        InputError: its clock, its arrays, its metrics or the states of its strategies are not those of such a run.
     """
     clock = _clock(checkpoint.facts, start.clock)
     _check_last(checkpoint.facts.get("last"), clock, start.clock)
@@ -114,7 +117,15 @@ def sound_topology(positions: NDArray[Any], engine: Engine) -> Topology:
 
 
 def check_positions(positions: NDArray[Any], layout: Layout) -> None:
-    """Raise an :class:`InputError` unless these are a vector of ascending positions of the layout."""
+    """Check positions that were read from a file.
+
+    Args:
+        positions: as read, on the host.
+        layout: the network's sparse tensors.
+
+    Raises:
+        InputError: they are no vector of ascending, distinct positions in the layout's dtype, or there are none.
+    """
     if positions.ndim != 1 or positions.dtype != layout.position_dtype:
         raise InputError(
             f"its positions are {positions.dtype} of the shape {positions.shape}; expected a vector of "

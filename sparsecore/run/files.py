@@ -57,7 +57,14 @@ def read_regular_toml(file: Path) -> dict[str, Any]:
 
 @contextmanager
 def named_in_errors(path: Path) -> Iterator[None]:
-    """Set the file name of an OSError that has none, such as those of writing and flushing."""
+    """Set the file name of an OSError that has none, such as those of writing and flushing.
+
+    Args:
+        path: the file or folder that the body works on.
+
+    Raises:
+        OSError: the body raised it; it is passed on with its name.
+    """
     try:
         yield
     except OSError as error:
@@ -170,7 +177,14 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def remove_left_over(path: Path) -> None:
-    """Remove the temporary files of killed processes for this file; call it only with the folder's lock held."""
+    """Remove the temporary files of killed processes for this file; call it only with the folder's lock held.
+
+    Args:
+        path: the file that they were to become; it need not exist.
+
+    Raises:
+        OSError: a file cannot be removed.
+    """
     for left in path.parent.glob(f".{glob.escape(path.name[:_KEPT_OF_NAME])}.*.part"):
         left.unlink(missing_ok=True)
 
@@ -190,7 +204,14 @@ def _aside(path: Path) -> Path:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush the folder's entries to the disk, where the system can."""
+    """Flush the folder's entries to the disk, where the system can: without this a rename may be lost when power fails.
+
+    Args:
+        folder: an existing folder.
+
+    Raises:
+        OSError: the disk reports an error.
+    """
     if os.name == "posix":
         with named_in_errors(folder):
             descriptor = os.open(folder, os.O_RDONLY)
@@ -271,7 +292,14 @@ _DIGEST_SIZE = 16
 
 
 def digest_of(content: bytes) -> str:
-    """Return the digest of a log with this content, as in :class:`LogState`."""
+    """Return the digest of a log with this content, as in :class:`LogState`.
+
+    Args:
+        content: the log up to the end of a line.
+
+    Returns:
+        BLAKE2b of 128 bits, 32 hexadecimal digits.
+    """
     return hashlib.blake2b(content, digest_size=_DIGEST_SIZE).hexdigest()
 
 
@@ -317,7 +345,15 @@ class LineLog:
         self._file.seek(0, os.SEEK_END)
 
     def append(self, line: Mapping[str, Any]) -> None:
-        """Write one line, which readers see at once."""
+        """Write one line, which readers see at once; only :meth:`sync` brings it to the disk.
+
+        Args:
+            line: what JSON can hold.
+
+        Raises:
+            OSError: it cannot be written.
+            ValueError: a number is NaN or infinite.
+        """
         content = json.dumps(line, allow_nan=False).encode() + b"\n"
         with named_in_errors(self._path):
             self._file.write(content)

@@ -67,7 +67,11 @@ class RunFolder:
         return self.path / "start.safetensors"
 
     def kept(self, epoch: int) -> Path:
-        """The state at the end of an epoch that ``keep.epochs`` names."""
+        """The state at the end of an epoch that ``keep.epochs`` names.
+
+        Args:
+            epoch: the number of finished epochs, from 1.
+        """
         return self.path / f"epoch-{epoch}.safetensors"
 
     @property
@@ -147,7 +151,15 @@ Folder = TypeVar("Folder")
 
 
 def free_path(parent: Path, name: str) -> Path:
-    """The first of ``parent/name-1``, ``parent/name-2``, ... that does not exist."""
+    """The first of ``parent/name-1``, ``parent/name-2``, ... that does not exist.
+
+    Args:
+        parent: a folder, which need not exist.
+        name: the name without its number.
+
+    Returns:
+        A path that another process may take before it is used; :func:`create_numbered` then tries the next.
+    """
     return next(_free_paths(parent, name))
 
 
@@ -174,5 +186,12 @@ def _free_paths(parent: Path, name: str) -> Iterator[Path]:
 
 
 def is_occupied(path: Path) -> bool:
-    """Whether there is something at the path other than an empty folder."""
+    """Whether there is something at the path other than an empty folder.
+
+    Args:
+        path: any path; a link counts as what it leads to.
+
+    Raises:
+        OSError: the system does not permit to find out.
+    """
     return path.exists() and not (path.is_dir() and not any(path.iterdir()))

@@ -47,7 +47,15 @@ def _processor() -> str:
 
 
 def identity(setup: Setup) -> dict[str, str]:
-    """The fingerprints of a run, SHA-256 in hexadecimal, by what they are of."""
+    """Return the fingerprints of a run.
+
+    Args:
+        setup: the run before its first step.
+
+    Returns:
+        SHA-256 in hexadecimal of 'experiment' (without its paths), 'data', 'plugin code' (files that plugins were
+        selected by), 'strategies' (options of those that are no attrs classes) and, after a warm start, 'start'.
+    """
     known = {
         "experiment": experiment_fingerprint(setup.experiment.tables()),
         "data": data_fingerprint(setup.images),
@@ -66,7 +74,14 @@ def _of_plain_strategies(experiment: Experiment) -> str:
 
 
 def data_fingerprint(images: Images) -> str:
-    """The SHA-256 of a data set, which :func:`identity` has under "data"."""
+    """Return the fingerprint of a data set, which :func:`identity` has under "data".
+
+    Args:
+        images: the images that are trained and tested on, after some were held out or left out.
+
+    Returns:
+        The SHA-256 of the classes, shapes, images and labels of both splits, 64 hexadecimal digits.
+    """
     digest = hashlib.sha256(str(images.classes).encode())
     for split in (images.train, images.test):
         digest.update(str(split.images.shape).encode())

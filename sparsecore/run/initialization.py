@@ -48,7 +48,14 @@ class RandomInitialization:
         )
 
     def other_parameters(self, parameters: Sequence[Parameter]) -> dict[str, NDArray[np.float64]]:
-        """The initial values of the parameters that are not sparse, by name, in their shapes."""
+        """Draw the initial values of the parameters that are not sparse.
+
+        Args:
+            parameters: the parameters of the model, running statistics among them.
+
+        Returns:
+            float64 arrays by name, in the parameters' shapes.
+        """
         return {parameter.name: self._whole(parameter) for parameter in parameters if not parameter.sparse}
 
     def _whole(self, parameter: Parameter) -> NDArray[np.float64]:
@@ -119,11 +126,14 @@ class WarmStart:
             return cls(facts.run, facts.identity, kept.arrays["positions"], values, kept.source)
 
     def check(self, layout: Layout, parameters: Sequence[Parameter]) -> None:
-        """Raise an :class:`InputError` unless a run of this network can start on it.
+        """Check that a run of this network can start on it.
 
         Args:
             layout: of the sparse tensors.
             parameters: of the network.
+
+        Raises:
+            InputError: positions or values are not those of such a network, or are not finite.
         """
         try:
             check_values(self.positions, self.values.sparse, self.values.dense, layout)

@@ -34,7 +34,13 @@ _WIDTH = 8
 
 @attrs.frozen
 class StartTensor:
-    """A sparse tensor at the start: its name, dense shape and number of active weights."""
+    """A sparse tensor at the start.
+
+    Attributes:
+        name: its name in the model.
+        shape: its dense shape.
+        active: the number of its active weights.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -54,14 +60,28 @@ class StartTensors:
 
     @classmethod
     def of(cls, start: Topology) -> "StartTensors":
-        """The tensors of this topology."""
+        """Return the sparse tensors of a topology.
+
+        Args:
+            start: the topology before the first step.
+        """
         rows = zip(start.layout.names, start.layout.shapes, start.counts, strict=True)
         return cls(tuple(StartTensor(name, tuple(shape), int(count)) for name, shape, count in rows))
 
 
 @attrs.frozen
 class Metrics:
-    """The metrics at the end of an epoch: losses in nats per example, accuracies in 0..1."""
+    """The metrics at the end of an epoch.
+
+    Attributes:
+        epoch: the number of finished epochs.
+        step: the number of finished optimizer steps.
+        learning_rate: of the epoch's last step.
+        train_loss: mean over the epoch's augmented training images, while learning, in nats per image.
+        train_accuracy: the share of them classified correctly, in 0..1.
+        test_loss: mean over the test images after the epoch, in nats per image.
+        test_accuracy: the share of them classified correctly, in 0..1.
+    """
 
     epoch: int
     step: int
@@ -260,7 +280,14 @@ def _record(path: Path, line: int, text: str, kind: type[Record]) -> Record:
 
 
 def encode_positions(positions: NDArray[np.integer[Any]]) -> str:
-    """Ascending positions as text: differences as little-endian int64, deflated, in base 64."""
+    """Write ascending positions as text: differences as little-endian int64, deflated, in base 64.
+
+    Args:
+        positions: (count,), on the host, of any integer dtype.
+
+    Returns:
+        ASCII, which is shorter the closer the positions are together; :func:`decode_positions` reads it.
+    """
     differences = np.diff(positions.astype("<i8"), prepend=0)
     return base64.b64encode(zlib.compress(differences.tobytes(), 3)).decode("ascii")
 

@@ -43,7 +43,11 @@ class RunWriter:
         """
 
     def epoch(self, line: Metrics) -> None:
-        """Receive the metrics of an epoch that has ended."""
+        """Receive the metrics of an epoch that has ended.
+
+        Args:
+            line: its number, losses in nats per image and accuracies in 0..1.
+        """
 
     def save(self, make_checkpoint: MakeCheckpoint, effort: Effort) -> None:
         """Save a state that the run can be resumed from, and the effort that it has taken.

@@ -32,7 +32,15 @@ Initialize: TypeAlias = Callable[[Experiment, Engine, Clock], Initialized]
 
 
 def random_initialization(parameters: Sequence[Parameter]) -> Initialize:
-    """Initialize with a topology that the strategies choose, and random values of the experiment's seed."""
+    """Initialize with a topology that the strategies choose, and random values of the experiment's seed.
+
+    Args:
+        parameters: those of the model, which have the distributions to draw from.
+
+    Returns:
+        A function of experiment, engine and the clock of the start; it raises an :class:`InputError` where the
+        experiment has no sparsity, and warns where a strategy starts at another one.
+    """
 
     def initialize(experiment: Experiment, engine: Engine, clock: Clock) -> Initialized:
         if experiment.sparsity is None:
@@ -45,7 +53,15 @@ def random_initialization(parameters: Sequence[Parameter]) -> Initialize:
 
 
 def initialization_from(start: WarmStart) -> Initialize:
-    """Initialize with the topology and the values of another run."""
+    """Initialize with the topology and the values of another run.
+
+    Args:
+        start: positions and values of the network's layout, as :meth:`WarmStart.check` has found them.
+
+    Returns:
+        A function of experiment, engine and the clock of the start, which moves on to the epoch of rewound values; it
+        raises an :class:`InputError` where the experiment's sparsity would have no effect or has been passed already.
+    """
 
     def initialize(experiment: Experiment, engine: Engine, clock: Clock) -> Initialized:
         topology = Topology.of(engine.layout, engine.arrays.from_numpy(start.positions), engine.arrays)
@@ -169,7 +185,15 @@ def images_of(experiment: Experiment) -> Images:
 
 
 def ask_model(experiment: Experiment, sparsity: float) -> None:
-    """Call the model's ``check_sparsity``, if it has one, which raises an :class:`InputError` to refuse a sparsity."""
+    """Let the model refuse a sparsity, by its method ``check_sparsity`` if it has one.
+
+    Args:
+        experiment: has the model.
+        sparsity: the share of inactive positions, in [0, 1).
+
+    Raises:
+        InputError: the model refuses it, as HashedNets refuse all but 0.
+    """
     check = getattr(experiment.model.plugin, "check_sparsity", None)
     if check is not None:
         check(sparsity)

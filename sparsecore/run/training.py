@@ -48,7 +48,11 @@ class Callback:
         """
 
     def epoch(self, line: Metrics) -> None:
-        """Called at the end of each epoch with its metrics."""
+        """Called at the end of each epoch.
+
+        Args:
+            line: its metrics: losses in nats per image, accuracies in 0..1.
+        """
 
 
 @attrs.frozen(eq=False)
@@ -210,13 +214,27 @@ class Run:
 
 @attrs.frozen(eq=False)
 class Participant:
-    """One rank's part in a run: the run itself, and what writes its files."""
+    """One rank's part in a run.
+
+    Attributes:
+        run: the run itself.
+        writer: what writes its files; on all ranks but the first it writes nothing.
+    """
 
     run: Run
     writer: RunWriter
 
     def train(self, callback: Callback) -> Finished:
-        """Train to the end; see :meth:`sparsecore.run.training.Run.train`."""
+        """Train to the end; see :meth:`sparsecore.run.training.Run.train`.
+
+        Args:
+            callback: called after steps, updates and epochs, on this rank.
+
+        Raises:
+            DivergedError: a loss or a weight is no longer finite.
+            InvariantError: a plugin broke a promise.
+            DisagreementError: the ranks have come to different results.
+        """
         return self.run.train(self.writer, callback)
 
 

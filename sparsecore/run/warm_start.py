@@ -90,7 +90,15 @@ class SourceRun:
         return Topology.of(layout, arrays.from_numpy(self.end.arrays["positions"]), arrays)
 
     def check(self, saved: Checkpoint, layout: Layout) -> None:
-        """Raise an :class:`InputError` unless positions and values of one of its checkpoints are sound."""
+        """Check positions and values of one of its checkpoints.
+
+        Args:
+            saved: the last checkpoint or a kept one.
+            layout: the sparse tensors of the new run, which must be those of this one.
+
+        Raises:
+            InputError: they are missing, not positions of the layout, or not finite.
+        """
         try:
             check_values(
                 saved.arrays.get("positions", np.zeros(0)),
