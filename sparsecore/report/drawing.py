@@ -207,7 +207,15 @@ def _inline(document: str, name: str) -> str:
 
 
 def evenly_spaced(count: int, limit: int) -> list[int]:
-    """Return at most ``limit`` of the indices 0..count-1, evenly spaced with the first and the last."""
+    """Return some of the indices 0..count-1, evenly spaced, always with the first and the last.
+
+    Args:
+        count: how many there are to choose from.
+        limit: how many to choose at most, at least 2.
+
+    Returns:
+        Ascending indices; all of them if there are at most ``limit``.
+    """
     if count <= limit:
         return list(range(count))
     return [round(index * (count - 1) / (limit - 1)) for index in range(limit)]

@@ -28,7 +28,11 @@ LEGEND_COLUMNS = 2
 
 
 def accuracy(run: RunRecord) -> ReportFigure:
-    """Draw train and test accuracy over epochs."""
+    """Draw train and test accuracy over epochs, in percent of the images.
+
+    Args:
+        run: what its folder has; without a finished epoch nothing is drawn, and the caption says so.
+    """
     if not run.epochs:
         return ReportFigure("Accuracy", "No epoch has finished yet.")
     last = run.epochs[-1]
@@ -43,7 +47,11 @@ def accuracy(run: RunRecord) -> ReportFigure:
 
 
 def loss(run: RunRecord) -> ReportFigure:
-    """Draw train and test loss over epochs."""
+    """Draw train and test loss over epochs, the mean cross-entropy in nats per image.
+
+    Args:
+        run: what its folder has; without a finished epoch nothing is drawn, and the caption says so.
+    """
     if not run.epochs:
         return ReportFigure("Loss", "No epoch has finished yet.")
     last = run.epochs[-1]
@@ -59,7 +67,12 @@ def loss(run: RunRecord) -> ReportFigure:
 
 
 def learning_rate(run: RunRecord, size: tuple[float, float] = SIZE) -> ReportFigure:
-    """Draw the learning rate at the last step of each epoch; ``size`` is width and height in inches."""
+    """Draw the learning rate at the last step of each epoch.
+
+    Args:
+        run: what its folder has; without a finished epoch nothing is drawn, and the caption says so.
+        size: width and height in inches.
+    """
     title = "Learning rate"
     points = [(epoch.epoch, epoch.learning_rate) for epoch in run.epochs if epoch.learning_rate is not None]
     if not points:
@@ -79,7 +92,15 @@ def learning_rate(run: RunRecord, size: tuple[float, float] = SIZE) -> ReportFig
 
 
 def strategy_metrics(run: RunRecord) -> list[ReportFigure]:
-    """Draw a figure for each metric that a strategy reports at updates, over optimizer steps."""
+    """Draw a figure for each metric that a strategy reports at updates, over optimizer steps.
+
+    Args:
+        run: what its folder has.
+
+    Returns:
+        The figures in the order in which the metrics were first reported; empty if there are none. The y-axis is
+        logarithmic where the numbers are positive and differ at least by a factor of 2.
+    """
     names = dict.fromkeys(name for update in run.updates for name in update.metrics)
     return [_strategy_metric(run, name, f"strategy-metric-{number}") for number, name in enumerate(names)]
 
@@ -108,7 +129,12 @@ def _strategy_metric(run: RunRecord, name: str, element: str) -> ReportFigure:
 
 
 def pruned_and_grown(run: RunRecord) -> ReportFigure:
-    """Draw the numbers of weights pruned and grown at each update."""
+    """Draw the numbers of weights pruned and grown at each update, over optimizer steps.
+
+    Args:
+        run: what its folder has; without an update nothing is drawn, and the caption says so. Of more than
+            :data:`MAX_POINTS` updates that many are drawn.
+    """
     title = "Weights moved per update"
     if not run.updates:
         return ReportFigure(title, "No update yet: the topology is that of the start.")
@@ -147,7 +173,11 @@ def _drawn(shown: int, count: int) -> str:
 
 
 def active_parameters(run: RunRecord) -> ReportFigure:
-    """Draw the active parameters of each tensor over optimizer steps, stacked in network order."""
+    """Draw the active parameters of each tensor over optimizer steps, stacked in network order.
+
+    Args:
+        run: what its folder has. At most :data:`MAX_UPDATES` updates are drawn, and some 50 tensors are named.
+    """
     title = "Active parameters per tensor"
     if not run.tensors:
         return ReportFigure(title, "This run has no sparse tensors.")
@@ -174,7 +204,12 @@ def active_parameters(run: RunRecord) -> ReportFigure:
 
 
 def densities(run: RunRecord) -> ReportFigure:
-    """Draw the density of each tensor over optimizer steps, a line for each."""
+    """Draw the density of each tensor over optimizer steps, a line for each, in percent of its positions.
+
+    Args:
+        run: what its folder has; without an update nothing is drawn, and the caption says so. At most
+            :data:`MAX_LINES` tensors are drawn, evenly spaced.
+    """
     title = "Density of each tensor"
     if not run.updates:
         return ReportFigure(title, "No update yet: every tensor is as dense as at the start.")
@@ -228,7 +263,14 @@ def _stack(axes: "Axes", run: RunRecord, shown: list[int], named: set[int]) -> N
 
 
 def line(axes: "Axes", x: Sequence[float], y: Sequence[float], **style: Any) -> None:
-    """Draw a line with tooltips; if it has few points, with markers, as a line of one point would be invisible."""
+    """Draw a line with tooltips; if it has few points, with markers, as a line of one point would be invisible.
+
+    Args:
+        axes: the axes to draw on.
+        x: the coordinates of the points, at least one.
+        y: their values, as many; a point that is not finite has no tooltip.
+        style: of ``Axes.plot``; the tooltips begin with its ``label``.
+    """
     markers: dict[str, Any] = {"marker": "o", "markersize": 5} if len(x) <= MAX_MARKERS else {}
     axes.plot(x, y, **markers, **style)
     name = f"{style['label']}: " if "label" in style else ""
@@ -243,7 +285,13 @@ def over_epochs(axes: "Axes", run: RunRecord) -> None:
 
 
 def over_steps(axes: "Axes", run: RunRecord, margin: float = 1.02) -> None:
-    """Set up the x-axis from the start to the last optimizer step."""
+    """Set up the x-axis from the start to the last optimizer step.
+
+    Args:
+        axes: the axes to set up.
+        run: the run that is drawn.
+        margin: where the axis ends, as a multiple of the last step.
+    """
     axes.set_xlabel("optimizer step")
     axes.set_xlim(0, max(1, run.last_step) * margin)
     whole_numbers(axes.xaxis)

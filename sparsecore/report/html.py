@@ -105,7 +105,11 @@ def definition_list(kind: str, rows: Iterable[tuple[str, str]]) -> str:
 
 
 def figure_element(figure: ReportFigure) -> str:
-    """Return a figure with its title above and its caption below."""
+    """Return a figure with its title above and its caption below.
+
+    Args:
+        figure: its title and caption are text and escaped here; its drawing is an ``<svg>`` element and taken as it is.
+    """
     # letters in the drawing are outlines, so screen readers get the title and the caption
     drawing = figure.svg.replace("<svg", f'<svg role="img" aria-label="{escape(figure.title)}"', 1)
     caption = escape(figure.caption.strip())
@@ -142,14 +146,28 @@ def _row(cells: Sequence[str], text_columns: int) -> str:
 
 
 def plugin_names(value: Any) -> str:
-    """Return the name in a plugin's table, or those of a stack; of file.py:Object, the object."""
+    """Return the name in a plugin's table, or those of a stack; of file.py:Object, the object.
+
+    Args:
+        value: a table with a ``name``, or a list of such; anything else, as in a file made by hand, gives no name.
+
+    Returns:
+        The names joined by ' + ', not escaped; empty if there are none.
+    """
     tables = value if isinstance(value, list) else [value]
     names = [str(table["name"]) for table in tables if isinstance(table, Mapping) and "name" in table]
     return " + ".join(name.rpartition(":")[2] for name in names)
 
 
 def describe_table(value: Any) -> str:
-    """Return a table of an experiment in one line: its name, then its other keys, with nested values as JSON."""
+    """Return a table of an experiment in one line: its name, then its other keys, with nested values as JSON.
+
+    Args:
+        value: a table, or a single setting.
+
+    Returns:
+        Text, not escaped, such as 'wrn-28-2, dropout 0.1'.
+    """
     if not isinstance(value, Mapping):
         return as_text(value)
     rest = (f"{key} {as_text(entry)}" for key, entry in value.items() if key != "name")

@@ -30,7 +30,14 @@ _HEAD = ("tensor", "shape", "active at start", "active now", "sparsity at start"
 
 
 def page(run: RunRecord) -> str:
-    """Return the page of a run as HTML."""
+    """Return the page of a run.
+
+    Args:
+        run: what its folder has, finished or not; figures that cannot be drawn yet are listed by their captions.
+
+    Returns:
+        HTML without references to other files.
+    """
     figures = [accuracy(run), loss(run), *strategy_metrics(run), pruned_and_grown(run), densities(run)]
     # so that no figure has an empty half of the page next to it
     fills_a_pair = sum(bool(figure.svg) for figure in figures) % 2 == 1
