@@ -47,7 +47,11 @@ class MeanDifference:
 
 
 def mean_difference(ours: Sequence[float], theirs: Sequence[float]) -> MeanDifference | None:
-    """Compute by how much the mean of the first sample exceeds that of the second.
+    """Compute by how much the mean of the first sample exceeds that of the second, with Welch's t-test (Welch 1947).
+
+    Args:
+        ours: a sample of accuracies, in any unit.
+        theirs: another one, in the same unit.
 
     Returns:
         The difference; None if a sample has fewer than two members, or if neither has any variance.
@@ -69,7 +73,18 @@ def mean_difference(ours: Sequence[float], theirs: Sequence[float]) -> MeanDiffe
 
 
 def pooled_standard_error(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Compute the standard error of the difference of two means under equal variances; at least two members each."""
+    """Compute the standard error of the difference of two means, if both samples have one variance: s·√(1/n + 1/m).
+
+    Args:
+        ours: at least two numbers.
+        theirs: at least two numbers, in the same unit.
+
+    Returns:
+        The error in the unit of the samples, with s² pooled over n + m - 2 degrees of freedom.
+
+    Raises:
+        statistics.StatisticsError: a sample has fewer than two members.
+    """
     n, m = len(ours), len(theirs)
     pooled = ((n - 1) * variance(ours) + (m - 1) * variance(theirs)) / (n + m - 2)
     return sqrt(pooled * (1 / n + 1 / m))
@@ -77,7 +92,13 @@ def pooled_standard_error(ours: Sequence[float], theirs: Sequence[float]) -> flo
 
 @attrs.frozen
 class ArmPair:
-    """The names of two arms, and the difference between their mean accuracies."""
+    """Two arms, and the difference between their mean accuracies.
+
+    Attributes:
+        better: the name of the arm with the higher mean.
+        worse: the name of the other one.
+        difference: the mean of the better arm minus that of the other; at least 0.
+    """
 
     better: str
     worse: str
@@ -127,7 +148,15 @@ class Cell:
 
 
 def cells(study: Study, folder: StudyFolder) -> list[Cell]:
-    """Read the cells of a study, in the order of arms, then of sparsities."""
+    """Read the cells of a study, in the order of arms, then of sparsities.
+
+    Args:
+        study: the study.
+        folder: its folder; trials without a result are left out of their cell.
+
+    Raises:
+        InputError: the result of a trial is damaged, or belongs to another experiment.
+    """
     found: dict[tuple[str, float | None], list[float]] = {}
     for trial in trials_of(study):
         accuracies = found.setdefault((trial.arm, trial.sparsity), [])
@@ -188,7 +217,14 @@ def compare_cells(study: Study, folder: StudyFolder, images: StudyImages) -> lis
 
 
 def mean_and_spread(accuracies: Sequence[float]) -> str:
-    """Format mean ± standard deviation of accuracies in percent; empty without accuracies."""
+    """Format mean ± standard deviation (n - 1) of accuracies.
+
+    Args:
+        accuracies: in percent.
+
+    Returns:
+        For example '94.12 ± 0.08'; the mean alone of one accuracy, and an empty text without any.
+    """
     if not accuracies:
         return ""
     spread = f" ± {stdev(accuracies):.2f}" if len(accuracies) > 1 else ""
@@ -196,7 +232,14 @@ def mean_and_spread(accuracies: Sequence[float]) -> str:
 
 
 def difference_texts(difference: MeanDifference | None) -> tuple[str, str, str, str]:
-    """Format a difference: points, standard errors, t and p; empty texts for None."""
+    """Format a difference for the cells of a table.
+
+    Args:
+        difference: of accuracies in percent; None where none could be computed.
+
+    Returns:
+        Percentage points, pooled standard errors, t and p; four empty texts for None.
+    """
     if difference is None:
         return "", "", "", ""
     return (

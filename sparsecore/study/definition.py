@@ -122,7 +122,11 @@ class Study:
         return next(arm for arm in self.arms if arm.name == name)
 
     def for_model(self, name: str) -> "Study":
-        """Return the study with the sparsities that it defines for a model of this name."""
+        """Return the study with the sparsities that it defines for a model.
+
+        Args:
+            name: the model's name; of several patterns of ``sparsities_of`` that match it, the last one wins.
+        """
         own = [sparsities for pattern, sparsities in self.sparsities_of.items() if fnmatch(name, pattern)]
         return attrs.evolve(self, sparsities=own[-1] if own else self.sparsities, sparsities_of={})
 

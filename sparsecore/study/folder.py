@@ -228,7 +228,10 @@ class StudyFolder:
             lock.release()
 
     def result(self, trial: Trial) -> Mapping[str, Any] | None:
-        """Return the result of a trial, with the fields of :class:`sparsecore.run.result.Result`.
+        """Return the result of a trial, with the fields of :class:`sparsecore.run.logs.Result`.
+
+        Args:
+            trial: a trial of the folder's study.
 
         Returns:
             The result; None if the trial has not finished.
@@ -256,7 +259,14 @@ class StudyFolder:
         return result
 
     def effort(self, trial: Trial) -> Effort:
-        """Return the time that a trial has taken so far and its machine; empty if unknown."""
+        """Return the time that a trial has taken so far and its machine.
+
+        Args:
+            trial: a trial, begun or not.
+
+        Returns:
+            Seconds of wall time over all sessions; empty if the file is missing or damaged, as no result depends on it.
+        """
         try:
             effort = read_record(self.run(trial).seconds, Effort)
         except InputError:
@@ -264,7 +274,14 @@ class StudyFolder:
         return effort if isfinite(effort.seconds) else Effort()
 
     def epochs(self, trial: Trial) -> tuple[int, int]:
-        """Return how many epochs of a trial are done, and how many it has."""
+        """Return how many epochs of a trial are done, and how many it has.
+
+        Args:
+            trial: a trial, begun or not.
+
+        Raises:
+            InputError: the trial's experiment cannot be read, or has changed.
+        """
         try:
             done = self.run(trial).metrics.read_bytes().count(b"\n")
         except OSError:

@@ -20,14 +20,28 @@ from sparsecore.study.folder import StudyFolder
 
 @attrs.frozen
 class ChannelStatistics:
-    """Number of training images, and mean and standard deviation of each channel, in units of 0..255."""
+    """Statistics by which published images are recognized.
+
+    Attributes:
+        examples: the number of training images.
+        mean: the mean of each channel over them, in units of 0..255.
+        std: the standard deviation of each channel, likewise.
+    """
 
     examples: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     def match(self, images: Images) -> bool:
-        """Whether the training images have these statistics."""
+        """Whether the training images have these statistics.
+
+        Args:
+            images: the data set; its test images are not looked at.
+
+        Returns:
+            True only if their number is the same and each mean and deviation agrees to a relative 1e-11, which a single
+            changed pixel exceeds.
+        """
         return len(images.train) == self.examples and all(
             len(published) == len(found) and np.allclose(published, found, rtol=1e-11, atol=0)
             for published, found in ((self.mean, images.mean), (self.std, images.std))
@@ -147,7 +161,14 @@ def identify_images(folder: StudyFolder, data: Mapping[str, Any], title: str = "
 
 
 def describe_subset(data: Mapping[str, Any]) -> str:
-    """Describe the part of the images that an experiment's ``[data]`` uses; empty if it uses all."""
+    """Describe the part of the images that an experiment uses.
+
+    Args:
+        data: its table ``data``, of which ``limit`` and ``held_out`` matter.
+
+    Returns:
+        For example '1,000 training images'; empty if it uses all.
+    """
     texts = {"limit": "{:,} training images", "held_out": "{:,} held-out training images for a test"}
     return ", ".join(text.format(data[key]) for key, text in texts.items() if data.get(key))
 

@@ -79,7 +79,14 @@ class Lottery:
                 yield LotteryRun(f"control-{number}", number, _from(dense, fresh), is_control=True)
 
     def check_rewind(self, dense: Experiment) -> None:
-        """Raise an :class:`InputError` if round 0 has no epoch after the one to rewind to."""
+        """Check that round 0 has an epoch after the one to rewind to.
+
+        Args:
+            dense: the experiment of round 0.
+
+        Raises:
+            InputError: it ends with that epoch, or before it.
+        """
         if self.rewind >= dense.training.epochs:
             raise InputError(
                 "rewind is an epoch of round 0 before its last; "

@@ -61,6 +61,9 @@ class Pool(Protocol):
     def submit(self, job: Job) -> "Future[int]":
         """Schedule a job.
 
+        Args:
+            job: the process to run.
+
         Returns:
             A future of the exit status of the job's process; negative if a signal ended it.
         """
@@ -143,7 +146,14 @@ class ThreadedPool:
         self._is_stopped = False
 
     def submit(self, job: Job) -> "Future[int]":
-        """Schedule a job; its future gives -1 if the job was lost, and the job's log says why."""
+        """Schedule a job; jobs start in the order in which they are submitted.
+
+        Args:
+            job: the process to run.
+
+        Returns:
+            A future of its exit status; -1 if the job was lost, and then its log says why.
+        """
         return self._threads.submit(self._run, job)
 
     def stop(self) -> None:

@@ -46,7 +46,12 @@ class RayOptions:
     gpus: float = attrs.field(default=0.0, validator=[attrs.validators.ge(0), _check_amount])
 
     def capacity(self, resources: Mapping[str, float]) -> int:
-        """Return how many trials fit on machines with these resources at the same time."""
+        """Return how many trials fit on machines with these resources at the same time.
+
+        Args:
+            resources: numbers of 'CPU' and 'GPU' of the whole cluster, as ``ray.cluster_resources`` returns them; a
+                missing one counts as 0.
+        """
         wanted = {"CPU": self.cpus, "GPU": self.gpus}
         return min(int(resources.get(name, 0) / amount) for name, amount in wanted.items() if amount)
 

@@ -18,10 +18,19 @@ class StudyCallback:
     """Callback of a study that is being executed; each method does nothing by default."""
 
     def poll(self, running: Sequence[Trial]) -> None:
-        """Called a few times a second with the trials that run or wait in the pool."""
+        """Called a few times a second while trials run.
+
+        Args:
+            running: the trials that run or wait in the pool.
+        """
 
     def trial_ended(self, trial: Trial, status: int) -> None:
-        """Called when a trial's process has ended, with its exit status; 0 is success."""
+        """Called when a trial's process has ended.
+
+        Args:
+            trial: the trial; it has a result only if it has trained to its end.
+            status: the exit status of its process; 0 is success, and a negative one a signal.
+        """
 
 
 @attrs.frozen

@@ -40,7 +40,11 @@ class Trial:
 
 
 def trials_of(study: Study) -> list[Trial]:
-    """Return all trials, each after the one that it starts from; the first trial of every arm before any second."""
+    """Return all trials, each after the one that it starts from; the first trial of every arm before any second.
+
+    Args:
+        study: the study. Its order is that of ``arms``, in each of them that of ``sparsities``.
+    """
     return [
         _trial(study, arm, sparsity, number)
         for number in range(study.trials)
@@ -79,7 +83,11 @@ def experiment_of(study: Study, trial: Trial, runs: Path) -> Experiment:
 
 
 def model_of(options: Mapping[str, Any]) -> str:
-    """Return the name of the model of a study with these options."""
+    """Return the name of the model of a study.
+
+    Args:
+        options: the study's options by dotted names; the default model applies if they have no 'model.name'.
+    """
     return str(options.get("model.name", DEFAULTS["model"]["name"]))
 
 

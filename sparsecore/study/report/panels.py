@@ -22,7 +22,12 @@ _TITLE_HEIGHT = 0.6
 
 @attrs.frozen
 class Style:
-    """The colour of an arm in figures and tables, and its marker, by which readers in greyscale recognize it."""
+    """The look of an arm in figures and tables.
+
+    Attributes:
+        colour: '#RRGGBB'.
+        marker: as matplotlib names it; readers in greyscale recognize the arm by it.
+    """
 
     colour: str
     marker: str
@@ -59,7 +64,14 @@ def full_name(arm: Arm) -> str:
 
 
 def families(study: Study) -> dict[str, list[Arm]]:
-    """Return the arms by their names in figures, in the order of the study; arms of a sweep share one name."""
+    """Return the arms by their names in figures, in the order of the study.
+
+    Args:
+        study: the study.
+
+    Returns:
+        Lists of one arm each, except for the arms of a sweep, which share a name.
+    """
     found: dict[str, list[Arm]] = {}
     for arm in study.arms:
         found.setdefault(arm.title, []).append(arm)
@@ -67,7 +79,15 @@ def families(study: Study) -> dict[str, list[Arm]]:
 
 
 def styles_of(study: Study) -> dict[str, Style]:
-    """Return the style of each family: by the name of its first arm, then by its strategy, then a free one."""
+    """Return the style of each family of arms.
+
+    Args:
+        study: the study.
+
+    Returns:
+        By the names of :func:`families`: the usual style of the first arm's name, else that of its topmost strategy,
+        else one that no other family has.
+    """
     arms = {name: members[0] for name, members in families(study).items()}
     known = {name: _KNOWN_STYLES[arm.name] for name, arm in arms.items() if arm.name in _KNOWN_STYLES}
     for name, arm in arms.items():
@@ -186,7 +206,13 @@ def _without_math(compose: Callable[["Figure"], None]) -> Callable[["Figure"], N
 
 
 def legend_below(figure: "Figure", panels: Sequence["Axes"], columns: int = 4) -> None:
-    """Draw one legend for all panels, with an entry for each label."""
+    """Draw one legend for all panels, with an entry for each label.
+
+    Args:
+        figure: the figure, below whose panels the legend is drawn.
+        panels: the axes whose labels are collected; of several lines with one label the last is shown.
+        columns: the number of entries side by side.
+    """
     entries: dict[str, Any] = {}
     for axes in panels:
         handles, labels = axes.get_legend_handles_labels()
@@ -203,10 +229,25 @@ def set_left_label(panels: Sequence["Axes"], label: str) -> None:
 
 
 def by_sparsity(study: Study, columns: int, size: tuple[float, float], **more: Any) -> PanelGrid:
-    """Return a grid with a panel for each sparsity of a study; further arguments are those of :class:`PanelGrid`."""
+    """Return a grid with a panel for each sparsity of a study.
+
+    Args:
+        study: the study.
+        columns: the number of panels side by side.
+        size: width and height of a panel in inches.
+        more: further attributes of :class:`PanelGrid`.
+    """
     return PanelGrid(tuple(f"sparsity {sparsity:g}" for sparsity in study.sparsities), columns, size, **more)
 
 
 def spread_out(count: int, width: float) -> list[float]:
-    """Return shifts around zero that place ``count`` symbols side by side within a width."""
+    """Return shifts around zero that place symbols side by side.
+
+    Args:
+        count: the number of symbols.
+        width: the width that they share, in units of the axis.
+
+    Returns:
+        ``count`` ascending shifts, each the middle of its part of [-width/2, width/2].
+    """
     return [width * ((index + 0.5) / count - 0.5) for index in range(count)]

@@ -69,11 +69,26 @@ class StudyResults:
         return self.styles[arm.title]
 
     def at(self, sparsity: float) -> Iterator[CellComparison]:
-        """Yield the cells at a sparsity, and those of the arms that run once."""
+        """Return the cells at a sparsity, and those of the arms that run once.
+
+        Args:
+            sparsity: one of the study's.
+
+        Returns:
+            An iterator in the order of the rows.
+        """
         return (row for row in self.rows if row.cell.sparsity in {sparsity, None})
 
     def histories_of(self, arm: Arm, sparsity: float) -> list[TopologyHistory]:
-        """Return the topology histories of an arm's finished trials at a sparsity."""
+        """Return the topology histories of an arm's finished trials at a sparsity.
+
+        Args:
+            arm: an arm of the study.
+            sparsity: one of the study's; it does not matter for an arm that runs once.
+
+        Returns:
+            One for each finished trial, in the order of the trials; empty if there are none.
+        """
         return [
             history
             for trial, history in self.histories.items()
@@ -123,7 +138,14 @@ def counted(count: int, noun: str) -> str:
 
 
 def results_json(results: StudyResults) -> dict[str, Any]:
-    """Return the contents of results.json; accuracies are in [0, 1], differences in percentage points."""
+    """Return the contents of results.json.
+
+    Args:
+        results: the results so far.
+
+    Returns:
+        What JSON can hold: accuracies in [0, 1], differences in percentage points, sparsities in [0, 1).
+    """
     return {
         "study": results.study.name,
         "title": results.study.title,
@@ -142,7 +164,14 @@ def results_json(results: StudyResults) -> dict[str, Any]:
 
 
 def cell_json(row: CellComparison) -> dict[str, Any]:
-    """Return the numbers of a cell; the authors' are None if there are none."""
+    """Return the numbers of a cell as JSON.
+
+    Args:
+        row: the cell, compared with the authors' results.
+
+    Returns:
+        Accuracies in [0, 1], ours and the authors'; 'authors' is None if they have no results of such images.
+    """
     cell = row.cell
     published = {"accuracies": [accuracy / 100 for accuracy in row.published], **_difference_json(row.difference)}
     return {
@@ -157,7 +186,19 @@ def cell_json(row: CellComparison) -> dict[str, Any]:
 
 
 def pairs_at(results: StudyResults, sparsity: float) -> list[ArmPair]:
-    """Compare every two arms at a sparsity, those that run once included; the smallest p first."""
+    """Compare every two arms at a sparsity, those that run once included.
+
+    Args:
+        results: the results so far.
+        sparsity: one of the study's.
+
+    Returns:
+        The pairs that can be compared, with two finished trials each or more, the smallest p first; differences in
+        percentage points.
+
+    Raises:
+        MissingPackageError: scipy is not installed.
+    """
     return arm_pairs({row.cell.arm.name: row.accuracies for row in results.at(sparsity)})
 
 

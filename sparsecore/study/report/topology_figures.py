@@ -43,7 +43,15 @@ _BANDS = "Lines are means of the trials, bands reach from the lowest to the high
 
 
 def density_heat_maps(results: StudyResults) -> Iterator[StudyFigure]:
-    """Draw the density of each tensor over epochs relative to the whole network: a figure for each sparsity."""
+    """Draw the density of each tensor over epochs relative to the whole network.
+
+    Args:
+        results: the results so far.
+
+    Yields:
+        A figure for each sparsity, with a panel for each arm that has moved a weight: the mean over its trials, on a
+        logarithmic scale. Without such an arm nothing is drawn, and the caption says so.
+    """
     for sparsity in results.study.sparsities:
         title = f"Active parameters per tensor over time, sparsity {sparsity:g}"
         name = f"active-at-{sparsity:g}".replace(".", "-")
@@ -52,7 +60,15 @@ def density_heat_maps(results: StudyResults) -> Iterator[StudyFigure]:
 
 
 def density_lines(results: StudyResults) -> Iterator[StudyFigure]:
-    """Draw the density of each tensor over epochs, a line for each tensor: a figure for each sparsity."""
+    """Draw the density of each tensor over epochs, a line for each tensor, in percent of its positions.
+
+    Args:
+        results: the results so far.
+
+    Yields:
+        A figure for each sparsity, with a panel for each arm that has moved a weight. Without such an arm nothing is
+        drawn, and the caption says so.
+    """
     for sparsity in results.study.sparsities:
         title = f"Density of each tensor over time, sparsity {sparsity:g}"
         name = f"density-at-{sparsity:g}".replace(".", "-")
@@ -61,7 +77,14 @@ def density_lines(results: StudyResults) -> Iterator[StudyFigure]:
 
 
 def overlap_figure(results: StudyResults) -> StudyFigure:
-    """Draw the Jaccard index with the topology at the end over epochs."""
+    """Draw the Jaccard index with the topology at the end over epochs.
+
+    Args:
+        results: the results so far.
+
+    Returns:
+        A figure with a panel for each sparsity: means of the trials, and bands from the lowest to the highest.
+    """
     title = "How much of the final topology exists already"
     caption = (
         "Jaccard index of the topology at each epoch with that at the end of its own run: positions active in both, of "
@@ -71,14 +94,29 @@ def overlap_figure(results: StudyResults) -> StudyFigure:
 
 
 def explored_figure(results: StudyResults) -> StudyFigure:
-    """Draw the share of positions that have been active so far, over epochs."""
+    """Draw the share of positions that have been active so far, over epochs (the ITOP rate; Liu et al. 2021).
+
+    Args:
+        results: the results so far.
+
+    Returns:
+        A figure with a panel for each sparsity, in percent of all positions.
+    """
     title = "How much of the dense network has been explored (ITOP rate)"
     caption = f"Share of all positions that have been active at least once until then. {_BANDS}{_not_drawn(results)}"
     return _over_epochs(results, "explored", title, caption, "positions ever active (% of all)", _explored)
 
 
 def final_sparsity_figure(results: StudyResults) -> StudyFigure:
-    """Draw the sparsity of each tensor at the end of each trial."""
+    """Draw the sparsity of each tensor at the end of each trial.
+
+    Args:
+        results: the results so far.
+
+    Returns:
+        A figure with a panel for each sparsity, in percent of the tensor's positions; arms that are dense, or train
+        the final structure of another arm, are left out.
+    """
     title = "Sparsity of each tensor at the end"
     sparsities = results.study.sparsities
     arms = [arm for arm in _distinct_sparse(results) if any(results.histories_of(arm, s) for s in sparsities)]
@@ -111,7 +149,14 @@ def final_sparsity_figure(results: StudyResults) -> StudyFigure:
 
 
 def moving(results: StudyResults) -> list[Arm]:
-    """Return the arms whose topologies changed; of a sweep, only the last arm."""
+    """Return the arms whose topologies changed.
+
+    Args:
+        results: the results so far; an arm without a finished trial is left out.
+
+    Returns:
+        The arms in the order of the study; of a sweep, only the last arm, if that one has moved a weight.
+    """
     last = [arms[-1] for arms in families(results.study).values()]
     moved = {trial.arm for trial, history in results.histories.items() if history.updates}
     return [arm for arm in last if arm.name in moved]

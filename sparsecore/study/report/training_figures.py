@@ -37,7 +37,11 @@ Finish = Callable[["Figure", Sequence["Axes"]], None]
 
 
 def accuracy_figure(results: StudyResults) -> StudyFigure:
-    """Draw the accuracies in the kind of figure that the study asks for."""
+    """Draw the test accuracies in percent, in the kind of figure that the study asks for.
+
+    Args:
+        results: the results so far; without a finished trial nothing is drawn, and the caption says so.
+    """
     if not any(row.accuracies for row in results.rows):
         return StudyFigure("accuracy", results.study.title, "No trial has finished yet.")
     return _FIGURES[results.study.figure](results)
@@ -110,7 +114,11 @@ _FIGURES: Mapping[FigureKind, Callable[[StudyResults], StudyFigure]] = MappingPr
 
 
 def learning_rate_figure(results: StudyResults) -> StudyFigure:
-    """Draw the learning rate at the last step of each epoch, with one line for arms that have the same."""
+    """Draw the learning rate at the last step of each epoch, with one line for arms that have the same.
+
+    Args:
+        results: the results so far, of which one finished trial of each arm is drawn; of a sweep, its last arm.
+    """
     title = "Learning rate"
     arms_by_rates: dict[tuple[tuple[int, float], ...], list[Arm]] = {}
     for arms in families(results.study).values():
