@@ -10,7 +10,11 @@ _DISTRIBUTIONS = {"sklearn": "scikit-learn", "tomli_w": "tomli-w"}
 
 
 class MissingPackageError(PluginError, ModuleNotFoundError):
-    """An optional package is not installed; the message names it and the command that installs it."""
+    """An optional package is not installed; the message names it and the command that installs it.
+
+    Attributes:
+        name: the package, as it is imported.
+    """
 
     def __init__(self, sentence: str, package: str) -> None:
         ModuleNotFoundError.__init__(self, sentence, name=package)

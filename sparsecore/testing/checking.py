@@ -117,13 +117,24 @@ class PluginCheck:
         return max(len(promise.name) for promise in self.promises)
 
     def table(self, example: Any) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
-        """Return the head and the rows of a table that shows an example."""
+        """Return the head and the rows of a table that shows an example.
+
+        Args:
+            example: of a strategy, whose update is run for the table, or of a backend, which is shown as text.
+        """
         if isinstance(example, Scenario):
             return HEAD, rows(example)
         return ("example",), [(abbreviated_example(example),)]
 
     def to_json(self, example: Any) -> str | None:
-        """Return an example as JSON; None for examples of backends, which have none."""
+        """Return an example as JSON, which ``sparsecore check --example`` reads.
+
+        Args:
+            example: an example that was drawn.
+
+        Returns:
+            One line; None for examples of backends, which cannot be read back.
+        """
         return example.to_json() if isinstance(example, Scenario) else None
 
 

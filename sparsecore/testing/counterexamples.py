@@ -38,7 +38,14 @@ def describe_failure(result: CheckResult) -> str:
 
 
 def abbreviated_example(example: Any) -> str:
-    """Return an example as text, cut off if it is long."""
+    """Return an example as text, cut off after 500 characters.
+
+    Args:
+        example: of any type; its ``repr`` is shown.
+
+    Returns:
+        One line; of what was cut off the length is named.
+    """
     text = repr(example)
     return text if len(text) <= _LONGEST_EXAMPLE else f"{text[:_LONGEST_EXAMPLE]} … ({len(text):,} characters)"
 

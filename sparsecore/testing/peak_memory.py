@@ -22,7 +22,11 @@ WEIGHTS = 60
 
 
 def sparsity_with_few_weights(layout: Layout) -> float:
-    """Return the sparsity at which a network of this layout has few weights."""
+    """Return the sparsity at which a network has :data:`WEIGHTS` weights.
+
+    Args:
+        layout: the tensors, with more positions than that together.
+    """
     return 1 - WEIGHTS / layout.size
 
 
@@ -68,7 +72,14 @@ _RESULTS: dict[str, bool] = {}
 
 
 def needs_memory_for_weights_only(stack: Stack) -> bool:
-    """Return whether a start, a step and an update take less memory than one entry for each position would."""
+    """Return whether a start, a step and an update take less memory than one entry for each position would.
+
+    Args:
+        stack: the strategies; copies of them are run on a network of four million positions with few weights.
+
+    Returns:
+        True below :data:`MEMORY_LIMIT` bytes of NumPy and Python at once; False also where a hook raises an error.
+    """
     key = repr({name: (type(plugin), plugin) for name, plugin in stack.items()})
     if key not in _RESULTS:
         _RESULTS[key] = _measure(stack)

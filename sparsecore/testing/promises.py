@@ -68,7 +68,14 @@ _QUOTED = 8
 
 
 def abbreviated(entries: Sequence[Any]) -> str:
-    """Return a list for a sentence: its first entries, and how many there are."""
+    """Return a list for a sentence.
+
+    Args:
+        entries: of any length.
+
+    Returns:
+        All entries if there are at most 8; else the first 8, and how many there are in all.
+    """
     if len(entries) <= _QUOTED:
         return str(list(entries))
     return f"[{', '.join(map(str, entries[:_QUOTED]))}, … {len(entries)} in all]"
@@ -82,7 +89,14 @@ _HOOKS_OF_THE_START = ("initial_topology", "initial_strategy_state", "start_valu
 
 
 def hook_note(error: BaseException) -> str | None:
-    """Return the note that says which hook of which plugin raised an error; None if no hook did."""
+    """Return the note that says which hook of which plugin raised an error.
+
+    Args:
+        error: an error from the engine or a plugin.
+
+    Returns:
+        The note that the engine has added to it; None if it was raised outside of all hooks.
+    """
     notes: Iterable[str] = getattr(error, "__notes__", ())
     return next((note for note in notes if note.startswith(_RAISED_IN_A_HOOK)), None)
 

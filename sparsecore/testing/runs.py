@@ -206,7 +206,14 @@ def run_step(engine: Engine, scenario: Scenario, snapshot: Snapshot, number: int
 
 
 def run_steps(engine: Engine, scenario: Scenario, snapshot: Snapshot, numbers: range) -> Snapshot:
-    """Take the steps of these numbers, one after another, as :func:`run_step` does."""
+    """Take the steps of these numbers, one after another, as :func:`run_step` does.
+
+    Args:
+        engine: the engine.
+        scenario: the seed of the noise, the learning rate and the gradients.
+        snapshot: the run before the first of the steps.
+        numbers: of the steps; with the seed they determine the random numbers, and odd ones have an update.
+    """
     for number in numbers:
         snapshot = run_step(engine, scenario, snapshot, number)
     return snapshot

@@ -53,11 +53,23 @@ class Scenario:
     previous_updates: int = 0
 
     def topology_on(self, arrays: Arrays) -> Topology:
-        """Return the active positions at the beginning, on a backend."""
+        """Return the active positions at the beginning, on a backend.
+
+        Args:
+            arrays: the backend's operations; positions are copied, so that a strategy that writes to them spoils no
+                example.
+        """
         return Topology.of(self.layout, arrays.from_numpy(self.positions.copy()), arrays)
 
     def gradients_on(self, arrays: Arrays) -> Mapping[str, Array]:
-        """Return copies of the dense gradients, on a backend."""
+        """Return copies of the dense gradients, on a backend.
+
+        Args:
+            arrays: the backend's operations.
+
+        Returns:
+            For each tensor's name (D_i,) entries in the dtype of the values; empty if no strategy requests them.
+        """
         return {name: arrays.from_numpy(dense.copy()) for name, dense in self.gradients.items()}
 
     def to_json(self) -> str:

@@ -224,20 +224,35 @@ class ShrinkingLimit:
         self._tried += self._is_shrinking
 
     def is_worth_trying(self, *parts: str) -> bool:
-        """Whether an example that begins with these parts is still to be checked."""
+        """Whether an example is still to be checked.
+
+        Args:
+            parts: the texts that it begins with; one for an example that is known as a whole.
+
+        Returns:
+            True until the limit is reached, and after that only for the beginnings of examples that are known to end.
+        """
         has_expired = self._tried > _MAX_SHRINKS or (
             self._is_shrinking and monotonic() - self._since > _MAX_SHRINKING_SECONDS
         )
         return not has_expired or any(known[: len(parts)] == parts for known in self._known)
 
     def broken(self, *parts: str) -> None:
-        """Record an example as broken; the first one starts the shrinking."""
+        """Record an example as broken; the first one starts the shrinking.
+
+        Args:
+            parts: all texts of the example, in their order.
+        """
         if not self._is_shrinking:
             self._is_shrinking, self._since = True, monotonic()
         self.ended(*parts)
 
     def ended(self, *parts: str) -> None:
-        """Record an example that ends here whenever it is tried."""
+        """Record an example that ends here whenever it is tried.
+
+        Args:
+            parts: the texts up to here.
+        """
         self._known.append(parts)
 
 

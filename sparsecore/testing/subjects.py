@@ -100,11 +100,20 @@ class StrategySubject:
         return cls(stacks, first, declares, compared, tuple(_drawn_stacks(varied)))
 
     def uses_default(self, hook: str) -> bool:
-        """Whether no strategy implements this hook, so that the engine's default decides."""
+        """Whether no strategy implements a hook, so that the engine's default decides.
+
+        Args:
+            hook: its name. Strategies that prune nothing have random pruning below them, so 'prune' is always
+                implemented.
+        """
         return implementer(self.sample, hook) is None
 
     def requests(self, argument: str) -> bool:
-        """Whether a hook of a strategy takes an argument of this name."""
+        """Whether a hook of a strategy takes an argument.
+
+        Args:
+            argument: its name, such as 'gradient'.
+        """
         return any(
             argument in inspect.signature(method).parameters
             for plugin in self.sample.values()
@@ -161,7 +170,11 @@ def _with_pruning(strategy: StrategyLike) -> Stack:
 
 
 def fresh_copies(stack: Stack) -> Stack:
-    """Copy the strategies, without anything that they may have stored in themselves during a run."""
+    """Copy the strategies, without anything that they may have stored in themselves during a run.
+
+    Args:
+        stack: strategies by name, which have not been run; one that cannot be copied is used itself.
+    """
     return {name: _copied(plugin) for name, plugin in stack.items()}
 
 
@@ -173,7 +186,14 @@ def _copied(plugin: Any) -> Any:
 
 
 def hooks_of(plugin: Any) -> dict[str, Any]:
-    """Return the methods by which a plugin implements hooks, by the name of the hook."""
+    """Return the methods by which a plugin implements hooks.
+
+    Args:
+        plugin: the instance; its properties are read.
+
+    Returns:
+        Bound methods by the name of the hook.
+    """
     methods = {name: getattr(plugin, name, None) for name in dir(plugin) if not name.startswith("__")}
     return {name: method for name, method in methods.items() if hasattr(method, MARK)}
 
@@ -278,7 +298,11 @@ class BackendSubject:
 
     @classmethod
     def of(cls, backend: Any) -> "BackendSubject":
-        """Return the subject for a backend, with its float64 variant where ``attrs.evolve`` makes one."""
+        """Return the subject for a backend, with its float64 variant where ``attrs.evolve`` makes one.
+
+        Args:
+            backend: an instance; one that is no attrs value, or refuses float64, is checked in its own dtype alone.
+        """
         try:
             precise: Backend | None = attrs.evolve(backend, dtype="float64")
         except (TypeError, ValueError):
@@ -296,5 +320,12 @@ class BackendSubject:
         return type(self.backend) is type(oracle())
 
     def tolerance(self, backend: Backend) -> float:
-        """Return how much results may differ from the oracle's, relative to the largest of them."""
+        """Return how much results may differ from the oracle's, relative to the largest of them.
+
+        Args:
+            backend: the backend or its float64 variant; its dtype decides.
+
+        Returns:
+            2e-4 for float32, 1e-8 for float64, 2e-2 for anything coarser.
+        """
         return _TOLERANCES.get(backend.dtype, 2e-2)

@@ -44,7 +44,14 @@ def digests_in_workers(scenario: Scenario) -> list[Digests | None]:
 
 
 def can_be_sent(stack: Stack) -> bool:
-    """Return whether a worker can load these strategies: they can be pickled, and belong to modules with a file."""
+    """Return whether a worker can load these strategies.
+
+    Args:
+        stack: the strategies by name.
+
+    Returns:
+        True if they can be pickled and none is of the module ``__main__``, which is another one in the worker.
+    """
     try:
         pickle.dumps(stack)
     except Exception:  # a class within a function, an open file or anything else that cannot be pickled

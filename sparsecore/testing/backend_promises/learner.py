@@ -195,7 +195,15 @@ class _Training:
     state: State
 
     def stepped(self, scenario: TrainingScenario, number: int) -> "_Training":
-        """Take a step, and in every fifth step an update."""
+        """Take a step, and in every fifth step an update.
+
+        Args:
+            scenario: the network, and the seed of the batches.
+            number: the number of the step, from 0; its batch is the same on every backend.
+
+        Returns:
+            The same learner, trained, with the engine's state after the step.
+        """
         self.learner.train(scenario.batch(number, varied=True), _RATE)
         if number % 5 != 4:
             return self

@@ -141,7 +141,15 @@ OPERATIONS = tuple(_NETWORKS)
 
 
 def errors_break_promise(check: Callable[..., None]) -> Callable[..., None]:
-    """Decorate a check so that every error that it raises is a broken promise."""
+    """Decorate a check so that every error that it raises is a broken promise.
+
+    Args:
+        check: takes the subject and an example.
+
+    Returns:
+        A function of the same arguments that raises :class:`BrokenPromiseError` in place of any other Exception;
+        :class:`InconclusiveError` is passed on.
+    """
 
     def wrapped(*given: Any) -> None:
         try:
@@ -175,7 +183,11 @@ class TrainingScenario:
     seed: int = 0
 
     def engine(self, backend: Backend) -> Engine:
-        """Return an engine that prunes a random third of the weights, and grows as many (even seed) or half as many."""
+        """Return an engine that prunes a random third of the weights, and grows as many (even seed) or half as many.
+
+        Args:
+            backend: the backend whose arrays hold the positions.
+        """
         shapes = {p.name: p.shape for p in self.network.parameters(SHAPE, CLASSES) if p.sparse}
         stack = [RandomPruning(), _Regrowth(0.5 if self.seed % 2 else 1.0)]
         return Engine(Layout.of(shapes), stack, arrays=backend.arrays, seed=self.seed, regrow_pruned=True)
@@ -185,7 +197,14 @@ class TrainingScenario:
         return self.engine(backend).start(self.sparsity)
 
     def values(self, topology: Topology) -> HostArray:
-        """Return the initial values in float64, one for each weight."""
+        """Return the initial values of the sparse tensors.
+
+        Args:
+            topology: the N active positions.
+
+        Returns:
+            float64, (N,), on the host; each depends on its position and the seed alone.
+        """
         sparse = {p.name: p for p in self.network.parameters(SHAPE, CLASSES) if p.sparse}
         random = Randomness(self.seed)
         return np.concatenate(
@@ -297,7 +316,12 @@ def _drawn(draw: DrawFn, operation: str | None) -> TrainingScenario:
 
 
 def to_host(backend: Backend, array: Array) -> HostArray:
-    """Return a copy of a backend's array in float64."""
+    """Return a copy of a backend's array in float64.
+
+    Args:
+        backend: the backend that the array is of.
+        array: of any dtype that float64 holds exactly.
+    """
     return np.array(backend.arrays.to_numpy(array), np.float64)
 
 
@@ -355,6 +379,14 @@ def reallocate_once(
 
 
 def relative_error(one: HostArray, other: HostArray) -> float:
-    """Return the largest difference, relative to the largest absolute entry of ``other`` (1e-6 or more)."""
+    """Return the largest difference between two arrays, relative to the largest entry of the second.
+
+    Args:
+        one: the result under test.
+        other: the expected result, of the same shape.
+
+    Returns:
+        max|one - other| / max(max|other|, 1e-6); 0 for empty arrays.
+    """
     scale = max(float(np.abs(other).max(initial=0)), 1e-6)
     return float(np.abs(one - other).max(initial=0)) / scale

@@ -105,7 +105,11 @@ class InterruptedRun:
         self._run, self._uninterrupted = _Run.of(scenario), _Run.of(scenario)
 
     def train(self, number: int) -> None:
-        """Take a step of training in both runs; its random numbers depend on its number."""
+        """Take a step of training in both runs.
+
+        Args:
+            number: determines, with the scenario's seed, the random numbers of the step, which are the same in both.
+        """
         self._in_both(lambda run: training_step(run.engine, run.scenario, run.snapshot, number))
 
     def update(self) -> None:
