@@ -16,6 +16,9 @@ class NumpyBackend:
 
     Attributes:
         dtype: the dtype of values and activations: float32 or float64.
+
+    Raises:
+        InputError: it is another dtype.
     """
 
     dtype: str = "float32"
@@ -35,7 +38,14 @@ class NumpyBackend:
         return SingleProcess()
 
     def learner(self, task: Task) -> Learner:
-        """A network ready to train."""
+        """A network ready to train.
+
+        Args:
+            task: the network, the data and the initial values, (N,) in this backend's dtype.
+
+        Raises:
+            MissingPackageError: threadpoolctl is not installed.
+        """
         from sparsecore.host.buffers import BufferPool
         from sparsecore.host.learner import HostLearner
         from sparsecore_numpy.operations import NumpyComputation

@@ -22,7 +22,15 @@ _BYTES = 1 << 20
 
 @attrs.frozen
 class KernelWindow:
-    """How a kernel moves over an image: its sides, the stride, and the zeros above and left of the image, in pixels."""
+    """How a kernel moves over an image; all lengths are in pixels.
+
+    Attributes:
+        height: rows of the kernel.
+        width: columns of the kernel.
+        stride: the step of the kernel along both sides.
+        above: zeros above the image, and as many below.
+        left: zeros to the left of the image, and as many to the right.
+    """
 
     height: int
     width: int
@@ -40,7 +48,11 @@ class KernelWindow:
         return attrs.evolve(self, above=self.height - 1 - self.above, left=self.width - 1 - self.left)
 
     def outputs(self, image: tuple[int, ...]) -> tuple[int, int]:
-        """Height and width of the output for an image of (height, width, channels)."""
+        """Height and width of the output.
+
+        Args:
+            image: height, width and channels of the input.
+        """
         height, width = image[0] + 2 * self.above - self.height, image[1] + 2 * self.left - self.width
         return height // self.stride + 1, width // self.stride + 1
 
@@ -49,7 +61,14 @@ class PatchMatrix(Protocol):
     """Memory for the patches of a few images."""
 
     def of(self, images: Images) -> NDArray[Any]:
-        """The matrix of patches of some images, (patches, height·width·channels), valid until the next call."""
+        """The matrix of patches of some images, valid until the next call.
+
+        Args:
+            images: (images, height, width, channels), at most as many as there is memory for.
+
+        Returns:
+            (images·outputs, kernel height·kernel width·channels), a patch a row.
+        """
         ...
 
 
@@ -65,6 +84,14 @@ class Patches:
     """Memory for the patches of a few images."""
 
     def __init__(self, memory: BufferPool, window: KernelWindow, image: tuple[int, ...], images: int) -> None:
+        """Take the memory.
+
+        Args:
+            memory: the pool that it is taken from.
+            window: how the kernel moves.
+            image: height, width and channels.
+            images: the largest number of images at a time.
+        """
         self._window, self._image = window, image
         self._padded, self._inside = _framed(memory, window, image, images)
         self._matrix = memory.take(images, *window.outputs(image), window.height, window.width * image[2])
@@ -85,12 +112,25 @@ class PatchSum:
     """Memory for the sum of overlapping patches: the inverse of :class:`Patches`."""
 
     def __init__(self, memory: BufferPool, window: KernelWindow, image: tuple[int, ...], images: int) -> None:
+        """Take the memory.
+
+        Args:
+            memory: the pool that it is taken from.
+            window: how the kernel moves.
+            image: height, width and channels.
+            images: the largest number of images at a time.
+        """
         self._window, self._channels = window, image[2]
         self._sides = window.outputs(image)
         self._padded, self._inside = _framed(memory, window, image, images)
 
     def onto(self, images: Images, matrix: NDArray[Any]) -> None:
-        """Write to each pixel of ``images`` the sum over all patches that it is in."""
+        """Write to each pixel the sum over all patches that it is in.
+
+        Args:
+            images: (images, height, width, channels), written to.
+            matrix: the patches, in the shape of :meth:`PatchMatrix.of`.
+        """
         count, window, (height, width) = len(images), self._window, self._sides
         step = window.stride
         patches = matrix.reshape(count, height, width, window.height, window.width, self._channels)
@@ -113,12 +153,18 @@ def patch_matrix(memory: BufferPool, window: KernelWindow, image: tuple[int, ...
 
 
 def patch_sum(memory: BufferPool, window: KernelWindow, image: tuple[int, ...]) -> PatchSum:
-    """Memory for the sum of patches of as many images as :func:`blocks` yields at a time."""
+    """Memory for the sum of patches of as many images as :func:`blocks` yields at a time.
+
+    Args:
+        memory: the pool of the memory.
+        window: how the kernel moves.
+        image: height, width and channels.
+    """
     return PatchSum(memory, window, image, _at_a_time(memory, window, image))
 
 
 def blocks(memory: BufferPool, window: KernelWindow, image: tuple[int, ...], run: slice) -> Iterator[slice]:
-    """Divide a slice of images into slices of a few images.
+    """Divide a slice of images into slices of as many images as have about a mebibyte of patches, at least one.
 
     Args:
         memory: the pool, whose dtype bounds the number of images.
@@ -179,7 +225,19 @@ def forward(workspace: Workspace, images: Images, weight: WeightSource, window: 
 def backward(
     workspace: Workspace, images: Images, weight: WeightSource, window: KernelWindow, gradient: Images
 ) -> Images:
-    """Add to the weight's gradient, and return that of the images, given that of the outputs; shapes as above."""
+    """Add to the weight's gradient, and return that of the images.
+
+    Args:
+        workspace: memory and threads.
+        images: (batch, height, width, in).
+        weight: (out, in, kernel height, kernel width).
+        window: how the kernel moves.
+        gradient: that of the outputs, (batch, height, width, out).
+
+    Returns:
+        The gradient of the images, in their shape. Where the stride is 1 and the padding is less than the kernel it is
+        computed as a convolution with the rotated kernel, else as a sum of overlapping patches.
+    """
     is_convolution = window.stride == 1 and window.above < window.height and window.left < window.width
     return (_backward_rotated if is_convolution else _backward_spread)(workspace, images, weight, window, gradient)
 
@@ -187,7 +245,15 @@ def backward(
 def backward_weight(
     workspace: Workspace, images: Images, weight: WeightSource, window: KernelWindow, gradient: Images
 ) -> None:
-    """Add to the weight's gradient only, given that of the outputs."""
+    """Add to the weight's gradient only.
+
+    Args:
+        workspace: memory and threads.
+        images: (batch, height, width, in).
+        weight: (out, in, kernel height, kernel width).
+        window: how the kernel moves.
+        gradient: that of the outputs, (batch, height, width, out).
+    """
 
     def part(run: slice, products: "_Products") -> None:
         patches = patch_matrix(workspace.memory, window, images.shape[1:])

@@ -33,12 +33,30 @@ def of_batch(workspace: Workspace, x: NDArray[Any], mean: NDArray[Any], variance
 
 
 def running(workspace: Workspace, x: NDArray[Any], mean: NDArray[Any], variance: NDArray[Any]) -> Moments:  # noqa: ARG001
-    """In evaluation: the running moments."""
+    """In evaluation: the running moments in float64.
+
+    Args:
+        workspace: not used.
+        x: not used.
+        mean: running means, (channels,).
+        variance: running variances, (channels,).
+    """
     return running_moments(mean, variance)
 
 
 def forward(workspace: Workspace, x: NDArray[Any], moments: Moments, scale: Channels, shift: Channels) -> NDArray[Any]:
-    """(x − mean)/√(variance + ε)·scale + shift for x of (..., channels); all others are (channels,)."""
+    """(x − mean)/√(variance + ε)·scale + shift (Ioffe and Szegedy, 2015).
+
+    Args:
+        workspace: memory and threads.
+        x: activations, (..., channels).
+        moments: mean and variance, each float64, (channels,).
+        scale: γ, float64, (channels,).
+        shift: β, float64, (channels,).
+
+    Returns:
+        A new array in the shape and dtype of ``x``.
+    """
     output = workspace.memory.take(*x.shape)
     factor = along_lines(scale * moments.inverse_deviation, x)
     offset = along_lines(shift - moments.mean * scale * moments.inverse_deviation, x)
@@ -55,14 +73,18 @@ def forward(workspace: Workspace, x: NDArray[Any], moments: Moments, scale: Chan
 def backward(
     workspace: Workspace, x: NDArray[Any], moments: Moments, scale: Channels, gradient: NDArray[Any]
 ) -> tuple[NDArray[Any], Channels, Channels]:
-    """The gradients of the activations, of the scale and of the shift, where the moments are those of the batch.
+    """The gradients of batch norm, where the moments are those of the batch.
 
     Args:
         workspace: memory and threads.
         x: the activations that were normalized, (..., channels).
         moments: their moments.
-        scale: (channels,).
-        gradient: the gradient of the outputs, in the shape of x.
+        scale: γ, float64, (channels,).
+        gradient: the gradient of the outputs, in the shape of ``x``.
+
+    Returns:
+        The gradients of the activations in the shape of ``x``, of the scale and of the shift, each float64,
+        (channels,).
     """
     inverse = moments.inverse_deviation
     shift_gradient, scale_gradient = _gradient_sums(workspace, x, moments.mean, gradient)

@@ -42,20 +42,35 @@ class Tensor:
         self.gradient = gradient
 
     def take_gradient(self) -> Any:
-        """Return the gradient and forget it, so that its memory can be reused when the caller is done."""
+        """Return the gradient and forget it, so that its memory can be reused when the caller is done.
+
+        Returns:
+            An array in the shape of ``data`` that must not be written to; None where no operation has contributed.
+        """
         gradient, self.gradient = self.gradient, None
         return gradient
 
 
 def rectified(workspace: Workspace, x: NDArray[Any]) -> NDArray[Any]:
-    """max(x, 0) in reused memory."""
+    """max(x, 0) in reused memory.
+
+    Args:
+        workspace: memory and threads.
+        x: activations, batch first; not written to.
+    """
     output = workspace.memory.take(*x.shape)
     workspace.by_blocks(lambda block: np.maximum(x[block.rows], 0, out=output[block.rows]), x)
     return output
 
 
 def where_positive(workspace: Workspace, x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
-    """``y`` where ``x`` is positive, else 0."""
+    """``y`` where ``x`` is positive, else 0: the gradient of relu.
+
+    Args:
+        workspace: memory and threads.
+        x: the outputs of relu, or its inputs.
+        y: the gradient of the outputs, in the shape of ``x``; where it is not finite, the result is NaN in place of 0.
+    """
     output = workspace.memory.take(*x.shape)
     # a product with a mask takes a tenth of the time of `where`
     workspace.by_blocks(lambda block: np.multiply(y[block.rows], x[block.rows] > 0, out=output[block.rows]), x)
@@ -63,7 +78,13 @@ def where_positive(workspace: Workspace, x: NDArray[Any], y: NDArray[Any]) -> ND
 
 
 def added(workspace: Workspace, x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
-    """Return the sum of two arrays of equal shapes."""
+    """The sum of two arrays in reused memory.
+
+    Args:
+        workspace: memory and threads.
+        x: activations, batch first.
+        y: an array of the same shape.
+    """
     output = workspace.memory.take(*x.shape)
     workspace.by_blocks(lambda block: np.add(x[block.rows], y[block.rows], out=output[block.rows]), x)
     return output
@@ -163,7 +184,11 @@ class NumpyOperations:
         return self._recorded(output, backward)
 
     def flatten(self, x: Tensor) -> Tensor:
-        """Images as vectors, in the order height, width, channel."""
+        """Images as vectors, in the order height, width, channel.
+
+        Returns:
+            A view of the same memory, with a gradient of its own.
+        """
         output = Tensor(x.data.reshape(len(x.data), -1), x.differentiable)
         return self._recorded(output, lambda gradient: self._give(x, gradient.reshape(x.data.shape)))
 
@@ -184,6 +209,11 @@ class NumpyComputation:
     """Implements :class:`sparsecore.host.computation.Computation` on NumPy alone."""
 
     def __init__(self, workspace: Workspace) -> None:
+        """Keep nothing but memory and threads from one step to the next.
+
+        Args:
+            workspace: memory and threads, whose dtype is that of all activations.
+        """
         self._workspace = workspace
 
     def forward_backward(

@@ -56,8 +56,11 @@ class WorkerPool:
         """Call the function on every part; return when all are done.
 
         Args:
-            function: called on each part, on any thread.
+            function: called on each part, on any thread and in any order.
             parts: the parts.
+
+        Raises:
+            Exception: what the function raised, once all threads have stopped.
         """
         waiting = deque(parts)
 
@@ -86,7 +89,16 @@ class WorkerPool:
 
 
 def divided(count: int, work: float, grain: float) -> list[slice]:
-    """Divide ``count`` items into equal slices, one for each ``grain`` of the ``work``, at most ``MOST_PARTS``."""
+    """Divide items into slices of equal length, at most one item longer than others.
+
+    Args:
+        count: the number of items.
+        work: the work of all items, in any unit.
+        grain: the work that is worth a slice of its own, in the same unit.
+
+    Returns:
+        From one to ``MOST_PARTS`` slices in ascending order; the machine has no influence on them.
+    """
     parts = max(1, min(MOST_PARTS, count, int(work / grain)))
     bounds = [count * part // parts for part in range(parts + 1)]
     return [slice(first, last) for first, last in pairwise(bounds)]
@@ -94,14 +106,22 @@ def divided(count: int, work: float, grain: float) -> list[slice]:
 
 @cache
 def worker_pool() -> WorkerPool:
-    """The threads of this process, as many as BLAS is configured to use."""
+    """The threads of this process, as many as BLAS is configured to use.
+
+    Raises:
+        MissingPackageError: threadpoolctl is not installed.
+    """
     threads = [library["num_threads"] for library in _blas().info()]
     return WorkerPool(max(threads, default=os.cpu_count() or 1))
 
 
 @contextmanager
 def single_threaded_blas() -> Iterator[None]:
-    """Within it, each call of BLAS runs on the calling thread alone; afterwards BLAS is as it was."""
+    """Within it, each call of BLAS runs on the calling thread alone; afterwards BLAS is as it was.
+
+    Raises:
+        MissingPackageError: threadpoolctl is not installed.
+    """
     with _blas().limit(limits=1):
         yield
 
@@ -169,18 +189,40 @@ def _blocks(array: NDArray[Any]) -> list[slice]:
 
 
 def lines(images: NDArray[Any]) -> NDArray[Any]:
-    """Images as a matrix of their rows of pixels, (batch·height, width·channels); vectors as they are.
+    """Images as a matrix of their rows of pixels; vectors as they are.
 
     NumPy's inner loops run along the last axis: the longer it is, the less they cost.
+
+    Args:
+        images: (batch, height, width, channels), or vectors (batch, features).
+
+    Returns:
+        (batch·height, width·channels), or (batch, features).
     """
     return images.reshape(-1, images.shape[-1] * (images.shape[-2] if images.ndim > 2 else 1))
 
 
 def along_lines(channels: NDArray[Any], images: NDArray[Any]) -> NDArray[Any]:
-    """A vector over channels, repeated for each pixel of a line of these images, in their dtype, (width·channels,)."""
+    """A vector over channels, repeated for each pixel of a line (see :func:`lines`).
+
+    Args:
+        channels: (channels,).
+        images: (batch, height, width, channels), or vectors, whose dtype the result has.
+
+    Returns:
+        (width·channels,), or (channels,) for vectors.
+    """
     return np.tile(channels.astype(images.dtype), images.shape[-2] if images.ndim > 2 else 1)
 
 
 def per_channel(sums: NDArray[Any], channels: int) -> NDArray[np.float64]:
-    """Sums over lines, (width·channels,), as sums over pixels, (channels,)."""
+    """Sums over lines as sums over pixels.
+
+    Args:
+        sums: (width·channels,).
+        channels: the number of channels.
+
+    Returns:
+        float64, (channels,).
+    """
     return np.asarray(sums.reshape(-1, channels).sum(axis=0, dtype=np.float64))

@@ -17,12 +17,23 @@ def _check_sparsity(_: Any, __: Any, sparsity: float) -> None:
 
 
 def matched_sparsity() -> Any:
-    """The setting ``sparsity`` of a baseline, in [0, 1): that of the sparse network of the same size."""
+    """The setting ``sparsity`` of a baseline: that of the sparse network of the same size.
+
+    Returns:
+        An attrs field in [0, 1), by default 0.9.
+    """
     return attrs.field(default=0.9, validator=_check_sparsity)
 
 
 def check_all_weights(sparsity: float) -> None:
-    """Raise an :class:`InputError` unless a run trains a baseline at sparsity 0, with all its weights."""
+    """Check that a run trains a baseline with all its weights.
+
+    Args:
+        sparsity: the run's sparsity, which is not the model's.
+
+    Raises:
+        InputError: it is not 0.
+    """
     if sparsity != 0:
         raise InputError(
             "a thin or hashed network is as small as model.sparsity makes it, and is trained with all its weights, at "
@@ -31,11 +42,17 @@ def check_all_weights(sparsity: float) -> None:
 
 
 def sparse_counts(parameters: Iterable[Parameter], sparsity: float) -> Mapping[str, int]:
-    """The number of active weights of each sparse tensor at this sparsity, distributed uniformly, by name.
+    """The number of active weights of each sparse tensor at this sparsity, distributed uniformly.
 
     Args:
-        parameters: the parameters of the network.
+        parameters: the parameters of the network; those that are not sparse are left out.
         sparsity: in [0, 1).
+
+    Returns:
+        The numbers by name, at least 1 each.
+
+    Raises:
+        InputError: the sparsity is not in [0, 1).
     """
     layout = Layout.of({parameter.name: parameter.shape for parameter in parameters if parameter.sparse})
     return dict(zip(layout.names, uniform(layout, sparsity).tolist(), strict=True))
@@ -53,5 +70,9 @@ def sparse_size(parameters: Sequence[Parameter], sparsity: float) -> int:
 
 
 def trained_size(parameters: Iterable[Parameter]) -> int:
-    """The number of trained parameters of a dense network."""
+    """The number of trained parameters of a dense network.
+
+    Args:
+        parameters: its parameters; running statistics are not trained and do not count.
+    """
     return sum(math.prod(parameter.shape) for parameter in parameters if parameter.trained)

@@ -35,6 +35,9 @@ class HashedWideResNet:
         width: the factor of the channels 16, 32, 64 of the groups.
         sparsity: the sparsity of the sparse network that has as many values.
         hash_seed: the seed of the hash, which is independent of the run's.
+
+    Raises:
+        InputError: there is no wide residual network of this depth or width.
     """
 
     depth: int = 28
@@ -47,15 +50,38 @@ class HashedWideResNet:
 
     @classmethod
     def from_sizes(cls, depth: int, width: int) -> "HashedWideResNet":
-        """The network named 'hashed-wrn-DEPTH-WIDTH'."""
+        """The network named 'hashed-wrn-DEPTH-WIDTH'.
+
+        Args:
+            depth: 6n+4 for n blocks per group.
+            width: the factor of the channels.
+
+        Raises:
+            InputError: there is no wide residual network of this depth or width.
+        """
         return cls(depth, width)
 
     def check_sparsity(self, sparsity: float) -> None:
-        """Raise an :class:`InputError` unless the run's sparsity is 0."""
+        """Check that the run keeps all values: the network is as small as :attr:`sparsity` makes it.
+
+        Args:
+            sparsity: the run's.
+
+        Raises:
+            InputError: it is not 0.
+        """
         check_all_weights(sparsity)
 
     def parameters(self, image_shape: tuple[int, int, int], classes: int) -> tuple[Parameter, ...]:
-        """The parameters of the dense network, with the 3x3 convolutions in the blocks as vectors of values."""
+        """The parameters of the dense network, with the 3x3 convolutions in the blocks as vectors of values.
+
+        Args:
+            image_shape: height, width and channels of the images.
+            classes: the number of classes.
+
+        Returns:
+            The parameters of :class:`WideResNet` by the same names; tied ones are (count,).
+        """
         dense = WideResNet(self.depth, self.width).parameters(image_shape, classes)
         return tie_sparse_parameters(dense, self.sparsity, self.hash_seed)
 
@@ -72,6 +98,9 @@ class HashedLeNet:
         hidden: sizes of the hidden layers.
         sparsity: the sparsity of the sparse network that has as many values.
         hash_seed: the seed of the hash, which is independent of the run's.
+
+    Raises:
+        InputError: a hidden layer has no unit.
     """
 
     hidden: tuple[int, ...] = attrs.field(default=(300, 100), converter=as_sizes)
@@ -83,15 +112,37 @@ class HashedLeNet:
 
     @classmethod
     def from_sizes(cls, *hidden: int) -> "HashedLeNet":
-        """The network named 'hashed-lenet-SIZE-SIZE'."""
+        """The network named 'hashed-lenet-SIZE-SIZE'.
+
+        Args:
+            hidden: units of each hidden layer, from the input on; none for a linear classifier.
+
+        Raises:
+            InputError: a hidden layer has no unit.
+        """
         return cls(hidden)
 
     def check_sparsity(self, sparsity: float) -> None:
-        """Raise an :class:`InputError` unless the run's sparsity is 0."""
+        """Check that the run keeps all values: the network is as small as :attr:`sparsity` makes it.
+
+        Args:
+            sparsity: the run's.
+
+        Raises:
+            InputError: it is not 0.
+        """
         check_all_weights(sparsity)
 
     def parameters(self, image_shape: tuple[int, int, int], classes: int) -> tuple[Parameter, ...]:
-        """The parameters of the dense network, with the weight matrices as vectors of values."""
+        """The parameters of the dense network, with the weight matrices as vectors of values.
+
+        Args:
+            image_shape: height, width and channels of the images.
+            classes: the number of classes.
+
+        Returns:
+            The parameters of :class:`LeNet` by the same names; tied ones are (count,).
+        """
         return tie_sparse_parameters(LeNet(self.hidden).parameters(image_shape, classes), self.sparsity, self.hash_seed)
 
     def forward(self, ops: Operations, parameters: Mapping[str, Tensor], images: Tensor) -> Tensor:
@@ -104,8 +155,11 @@ def tie_sparse_parameters(dense: Iterable[Parameter], sparsity: float, hash_seed
 
     Args:
         dense: the parameters of the network.
-        sparsity: the sparsity.
-        hash_seed: the seed of the hash.
+        sparsity: the sparsity, in [0, 1).
+        hash_seed: the seed of the hash, 0 or more.
+
+    Returns:
+        The parameters in the same order; tied ones are (count,), the others are unchanged.
     """
     parameters = tuple(dense)
     counts = sparse_counts(parameters, sparsity)

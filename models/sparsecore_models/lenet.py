@@ -19,8 +19,13 @@ def as_sizes(sizes: Iterable[int]) -> tuple[int, ...]:
 class LeNet:
     """Fully connected layers with batch norm and relu between them; all weight matrices are sparse.
 
+    The paper's LeNet-300-100 (LeCun et al. 1998) has no batch norm.
+
     Attributes:
         hidden: sizes of the hidden layers.
+
+    Raises:
+        InputError: a hidden layer has no unit.
     """
 
     hidden: tuple[int, ...] = attrs.field(default=(300, 100), converter=as_sizes)
@@ -31,11 +36,23 @@ class LeNet:
 
     @classmethod
     def from_sizes(cls, *hidden: int) -> "LeNet":
-        """The network named 'lenet-SIZE-SIZE'."""
+        """The network named 'lenet-SIZE-SIZE'.
+
+        Args:
+            hidden: units of each hidden layer, from the input on; none for a linear classifier.
+
+        Raises:
+            InputError: a hidden layer has no unit.
+        """
         return cls(hidden)
 
     def parameters(self, image_shape: tuple[int, int, int], classes: int) -> tuple[Parameter, ...]:
-        """Weight matrices, batch norm after each hidden layer, and the classifier's bias."""
+        """Weight matrices (out, in), batch norm after each hidden layer, and the classifier's bias.
+
+        Args:
+            image_shape: height, width and channels of the images; the first matrix reads their product.
+            classes: the number of classes.
+        """
         sizes = (math.prod(image_shape), *self.hidden)
         layers = [
             parameter

@@ -30,6 +30,9 @@ class ThinWideResNet:
         depth: 6n+4 for n blocks per group.
         width: the factor of the original channels 16, 32, 64 of the groups.
         sparsity: the sparsity of the sparse network of the same size.
+
+    Raises:
+        InputError: there is no wide residual network of this depth or width.
     """
 
     depth: int = 28
@@ -41,15 +44,38 @@ class ThinWideResNet:
 
     @classmethod
     def from_sizes(cls, depth: int, width: int) -> "ThinWideResNet":
-        """The network named 'thin-wrn-DEPTH-WIDTH'."""
+        """The network named 'thin-wrn-DEPTH-WIDTH'.
+
+        Args:
+            depth: 6n+4 for n blocks per group.
+            width: the factor of the original channels.
+
+        Raises:
+            InputError: there is no wide residual network of this depth or width.
+        """
         return cls(depth, width)
 
     def check_sparsity(self, sparsity: float) -> None:
-        """Raise an :class:`InputError` unless the run's sparsity is 0."""
+        """Check that the run keeps all weights: the network is as small as :attr:`sparsity` makes it.
+
+        Args:
+            sparsity: the run's.
+
+        Raises:
+            InputError: it is not 0.
+        """
         check_all_weights(sparsity)
 
     def parameters(self, image_shape: tuple[int, int, int], classes: int) -> tuple[Parameter, ...]:
-        """The original parameters with fewer channels in the first convolution and in the three groups."""
+        """The original parameters with fewer channels in the first convolution and in the three groups.
+
+        Args:
+            image_shape: height, width and channels of the images.
+            classes: the number of classes.
+
+        Raises:
+            InputError: with one channel a layer the network is too large already.
+        """
         original = self._original
         return thinned(
             lambda some: original.parameters_of(some, image_shape, classes), original.channels, self.sparsity
@@ -71,6 +97,9 @@ class ThinLeNet:
     Attributes:
         hidden: sizes of the original hidden layers.
         sparsity: the sparsity of the sparse network of the same size.
+
+    Raises:
+        InputError: a hidden layer has no unit.
     """
 
     hidden: tuple[int, ...] = attrs.field(default=(300, 100), converter=as_sizes)
@@ -81,15 +110,37 @@ class ThinLeNet:
 
     @classmethod
     def from_sizes(cls, *hidden: int) -> "ThinLeNet":
-        """The network named 'thin-lenet-SIZE-SIZE'."""
+        """The network named 'thin-lenet-SIZE-SIZE'.
+
+        Args:
+            hidden: units of each hidden layer of the original, from the input on.
+
+        Raises:
+            InputError: a hidden layer has no unit.
+        """
         return cls(hidden)
 
     def check_sparsity(self, sparsity: float) -> None:
-        """Raise an :class:`InputError` unless the run's sparsity is 0."""
+        """Check that the run keeps all weights: the network is as small as :attr:`sparsity` makes it.
+
+        Args:
+            sparsity: the run's.
+
+        Raises:
+            InputError: it is not 0.
+        """
         check_all_weights(sparsity)
 
     def parameters(self, image_shape: tuple[int, int, int], classes: int) -> tuple[Parameter, ...]:
-        """The original parameters with fewer units in the hidden layers."""
+        """The original parameters with fewer units in the hidden layers.
+
+        Args:
+            image_shape: height, width and channels of the images.
+            classes: the number of classes.
+
+        Raises:
+            InputError: with one unit a layer the network is too large already.
+        """
         return thinned(lambda some: LeNet(some).parameters(image_shape, classes), self.hidden, self.sparsity)
 
     def forward(self, ops: Operations, parameters: Mapping[str, Tensor], images: Tensor) -> Tensor:
@@ -105,7 +156,10 @@ def thinned(
     Args:
         network: the parameters for given channels.
         widths: the original channels.
-        sparsity: the sparsity.
+        sparsity: the sparsity, in [0, 1).
+
+    Returns:
+        The parameters of the widest network that adding one channel at a time arrives at.
 
     Raises:
         InputError: one channel per layer is too many already.

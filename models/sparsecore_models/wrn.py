@@ -19,6 +19,9 @@ class WideResNet:
     Attributes:
         depth: 6n+4 for n blocks per group.
         width: the factor of the channels 16, 32, 64 of the groups.
+
+    Raises:
+        InputError: the depth is not 6n+4, or larger than :data:`DEEPEST`, or the width is less than 1.
     """
 
     depth: int = 28
@@ -34,7 +37,15 @@ class WideResNet:
 
     @classmethod
     def from_sizes(cls, depth: int, width: int) -> "WideResNet":
-        """The network named 'wrn-DEPTH-WIDTH'."""
+        """The network named 'wrn-DEPTH-WIDTH'.
+
+        Args:
+            depth: 6n+4 for n blocks per group.
+            width: the factor of the channels.
+
+        Raises:
+            InputError: the depth is not 6n+4, or larger than :data:`DEEPEST`, or the width is less than 1.
+        """
         return cls(depth, width)
 
     @property
@@ -43,13 +54,18 @@ class WideResNet:
         return 16, 16 * self.width, 32 * self.width, 64 * self.width
 
     def parameters(self, image_shape: tuple[int, int, int], classes: int) -> tuple[Parameter, ...]:
-        """The parameters, initialized He-normal (fan-out); the 3x3 convolutions in the blocks are sparse."""
+        """The parameters, initialized He-normal (fan-out); the 3x3 convolutions in the blocks are sparse.
+
+        Args:
+            image_shape: height, width and channels of the images.
+            classes: the number of classes.
+        """
         return self.parameters_of(self.channels, image_shape, classes)
 
     def parameters_of(
         self, channels: Sequence[int], image_shape: tuple[int, int, int], classes: int
     ) -> tuple[Parameter, ...]:
-        """The parameters of a network with other channels, in the order of :attr:`channels`; see :meth:`forward`.
+        """The parameters of a network with other channels; :meth:`forward` takes them, too.
 
         Args:
             channels: of the first convolution and of the three groups.

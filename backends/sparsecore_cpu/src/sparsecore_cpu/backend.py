@@ -19,9 +19,13 @@ class CpuBackend:
     """Trains on the CPU with kernels that touch only active weights.
 
     Attributes:
-        threads: how many threads compute; 0 for as many as this process may use. Results do not depend on it.
+        threads: how many threads compute, at most 1024; 0 for as many as this process may use. Results do not depend on
+            it.
         activations: the dtype that activations of images are stored as: float32, or bfloat16, which takes half the
             memory and less time. All arithmetic is in float32.
+
+    Raises:
+        InputError: there cannot be so many threads, or activations are not stored as this dtype.
     """
 
     threads: int = 0
@@ -53,14 +57,27 @@ class CpuBackend:
         return SingleProcess()
 
     def learner(self, task: Task) -> Learner:
-        """A network ready to train."""
+        """A network ready to train.
+
+        Args:
+            task: the network, the data and the initial values, (N,) in float32.
+
+        Raises:
+            InputError: the environment variable ``SPARSECORE_CPU_KERNELS`` names kernels that this processor does not
+                have.
+        """
         from sparsecore.host.learner import HostLearner
         from sparsecore_cpu.operations import CpuComputation
 
         return HostLearner(task, self.dtype, CpuComputation(self.runtime()))
 
     def runtime(self) -> "Runtime":
-        """A new runtime: kernels, threads and memory."""
+        """A new runtime: kernels, threads and memory.
+
+        Raises:
+            InputError: the environment variable ``SPARSECORE_CPU_KERNELS`` names kernels that this processor does not
+                have.
+        """
         from sparsecore_cpu.runtime import Runtime
 
         return Runtime.of(self.threads or _available(), _STORED[self.activations])

@@ -47,7 +47,16 @@ class PlaneCompiler:
         return self.given
 
     def convolved(self, node: ConvolutionNode, x: Plane, add: Plane | None = None) -> Plane:
-        """A convolution, which starts from ``add`` in the frame of the outputs."""
+        """A convolution, which starts from ``add`` in the frame of the outputs.
+
+        Args:
+            node: weight, bias, window and floor.
+            x: the input; where the frame is not wide enough or the stride is above 1, its phases are copied first.
+            add: the addend, copied where its frame is another one; None for zeros.
+
+        Raises:
+            InputError: the images are so large that an offset does not fit into 32 bits.
+        """
         reach = RowLayout.of(node.weight.shape, node.window, x.frame)
         x = x if reach.is_met else self._phases(x, reach.frame, node.window.stride)
         out = self.planes.take(node.weight.shape[0], reach.outputs)
@@ -155,12 +164,22 @@ class Blocks:
 
     @classmethod
     def of(cls, network: TrainedNetwork, runtime: Runtime) -> "Blocks":
-        """A network with memory of its own, allocated when it is used."""
+        """A network with memory of its own, allocated when it is used.
+
+        Args:
+            network: the trained network.
+            runtime: kernels and threads; eight vectors of images at most are computed at a time.
+        """
         most = _MOST_BLOCKS * runtime.kernels.lanes
         return cls(network.pictures, network.model, _weights(network), CpuComputation(runtime), most)
 
     def predict(self, images: NDArray[Any], logits: Floats) -> None:
-        """Write the logits, (batch, classes), of images (batch, height, width, channels)."""
+        """Write the logits of images.
+
+        Args:
+            images: (batch, height, width, channels), in units of 0..255.
+            logits: float32, (batch, classes), written to.
+        """
         mean, std = (moment.astype(np.float32) for moment in (self.pictures.mean, self.pictures.std))
         for first in range(0, len(images), self.most):
             some = slice(first, first + self.most)
@@ -197,7 +216,7 @@ class Single:
     Attributes:
         given: the plane of the normalized image.
         logits: the plane of its logits.
-        calls: the calls that compute them.
+        calls: the calls that compute them, in order.
         work: the multiply-adds on vectors for an image, and for a block; see :class:`PlaneCompiler`.
     """
 
@@ -210,7 +229,15 @@ class Single:
 
     @classmethod
     def of(cls, network: TrainedNetwork, runtime: Runtime) -> "Single":
-        """A network with memory of its own."""
+        """A network with memory of its own.
+
+        Args:
+            network: the trained network.
+            runtime: kernels and threads.
+
+        Raises:
+            InputError: the images are so large that an offset does not fit into 32 bits.
+        """
         pictures, planes = network.pictures, Planes()
         height, width, channels = pictures.shape
         given = planes.take(channels, Frame.of(height, width, border=1))
@@ -221,17 +248,25 @@ class Single:
         return cls(given, logits, tuple(rows.calls), (image, block), mean, std)
 
     def is_quicker(self, images: int, lanes: int) -> bool:
-        """Whether so many images take less time one at a time than in blocks of so many lanes.
+        """Whether so many images take less time one at a time than in blocks.
 
         Args:
             images: the number of images.
-            lanes: the images in a block.
+            lanes: the images in a block, of which the last may be partly empty.
+
+        Returns:
+            True where the counted multiply-adds say so; a multiply-add in a block counts for two.
         """
         image, block = self.work
         return images * image <= _BLOCK_TIMES * -(-images // lanes) * block
 
     def predict(self, images: NDArray[np.generic], logits: Floats) -> None:
-        """Write the logits, (batch, classes), of images (batch, height, width, channels)."""
+        """Write the logits of images, one image after another.
+
+        Args:
+            images: (batch, height, width, channels), in units of 0..255.
+            logits: float32, (batch, classes), written to.
+        """
         pixels = self.given.pixels
         for image, own in zip(images, logits, strict=True):
             np.subtract(image.transpose(2, 0, 1), self._mean, out=pixels, casting="same_kind")

@@ -35,7 +35,7 @@ class FixedTensor:
     Attributes:
         shape: the dense shape.
         positions: row-major positions of the active entries, ascending, (count,).
-        values: their values, (count,).
+        values: their values, float32, (count,).
     """
 
     shape: tuple[int, ...]
@@ -44,7 +44,11 @@ class FixedTensor:
 
     @classmethod
     def whole(cls, array: Floats) -> "FixedTensor":
-        """A tensor whose entries are all active."""
+        """A tensor whose entries are all active.
+
+        Args:
+            array: float32, in the dense shape; a contiguous one is shared, not copied.
+        """
         return cls(array.shape, np.arange(array.size), array.ravel())
 
     def to_array(self) -> NDArray[np.float64]:
@@ -54,7 +58,14 @@ class FixedTensor:
         return dense
 
     def times(self, factors: NDArray[np.float64]) -> "FixedTensor":
-        """The tensor with each output's weights multiplied by the output's factor, (out,)."""
+        """The tensor with each output's weights multiplied by a factor, as batch norm is folded into them.
+
+        Args:
+            factors: one for each output, float64, (out,).
+
+        Returns:
+            A tensor with the same positions; the products are computed in float64 and rounded once.
+        """
         outputs = self.positions // math.prod(self.shape[1:])
         return attrs.evolve(self, values=(self.values * factors[outputs]).astype(np.float32))
 
@@ -84,8 +95,11 @@ class TrainedNetwork:
         chosen: the model, and what selects it.
         pictures: the images that it takes.
         positions: the active positions in the layout of the sparse tensors, ascending, (N,).
-        values: their values, (N,).
-        dense: the other parameters and the running statistics, by name, in their shapes.
+        values: their values, float32, (N,).
+        dense: the other parameters and the running statistics, by name, float32, in their shapes.
+
+    Raises:
+        InputError: positions, values or dense parameters are not those of the model.
     """
 
     chosen: PluginChoice
@@ -106,10 +120,13 @@ class TrainedNetwork:
 
     @classmethod
     def of_run(cls, path: Path) -> "TrainedNetwork":
-        """The network of a run as its checkpoint has it, whichever backend it was trained on.
+        """The network of a run as its latest checkpoint has it, whichever backend it was trained on.
+
+        Args:
+            path: the run's folder.
 
         Raises:
-            InputError: this is no run, it has not begun, it is damaged, or its data are others now.
+            InputError: this is no run, it has no checkpoint yet, it is damaged, or its data are others now.
         """
         folder = RunFolder(path)
         experiment = Experiment.of({**folder.read_tables(), "backend": {"name": "cpu"}})
@@ -123,7 +140,16 @@ class TrainedNetwork:
 
     @classmethod
     def of_checkpoint(cls, chosen: PluginChoice, pictures: ImageInfo, state: Checkpoint) -> "TrainedNetwork":
-        """The network in the state of a checkpoint."""
+        """The network in the state of a checkpoint.
+
+        Args:
+            chosen: the model, and what selects it.
+            pictures: the images that it was trained on.
+            state: the checkpoint; values are rounded to float32.
+
+        Raises:
+            InputError: the checkpoint's parameters are not those of the model.
+        """
         dense = {name: _single(array) for name, array in state.group("dense").items()}
         return cls(chosen, pictures, state.arrays["positions"], _single(state.arrays["learner/values"]), dense)
 
@@ -171,7 +197,14 @@ _MOST_BYTES = 9
 
 
 def to_gaps(positions: NDArray[np.integer]) -> NDArray[np.uint8]:
-    """Encode strictly ascending positions, at least 0, as gaps: 7 bits a byte, the last byte of a gap marked."""
+    """Encode strictly ascending positions as gaps: 7 bits a byte, the lowest first, the last byte of a gap marked.
+
+    Args:
+        positions: at least 0, (count,).
+
+    Returns:
+        The bytes: one for each gap below 128, two for one below 16,384, and so on.
+    """
     whole = np.concatenate([np.array([-1]), positions.astype(np.int64)])
     gaps = whole[1:] - whole[:-1] - 1
     digits = np.stack([gaps >> _BITS * place for place in range(_bytes_of(gaps))], axis=1)
@@ -185,8 +218,14 @@ def to_gaps(positions: NDArray[np.integer]) -> NDArray[np.uint8]:
 def from_gaps(content: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Decode what :func:`to_gaps` encoded.
 
+    Args:
+        content: the bytes.
+
+    Returns:
+        The positions, int64, (count,).
+
     Raises:
-        InputError: the bytes are not those of positions.
+        InputError: the last gap has no end, or a gap has more than nine bytes.
     """
     if not content.size:
         return np.zeros(0, np.int64)
@@ -212,6 +251,10 @@ _ENTRY = "sparsecore"
 def write_network(network: TrainedNetwork, path: Path) -> None:
     """Write a network to a safetensors file, replacing one that exists.
 
+    Args:
+        network: the trained network.
+        path: the file, which is written whole or not at all.
+
     Raises:
         InputError: it cannot be written.
     """
@@ -235,6 +278,9 @@ def write_network(network: TrainedNetwork, path: Path) -> None:
 
 def read_network(path: Path) -> TrainedNetwork:
     """Read a network from a safetensors file.
+
+    Args:
+        path: a file that :func:`write_network` wrote.
 
     Raises:
         InputError: there is none, it is damaged, or its model is not installed.

@@ -37,7 +37,14 @@ class Frame:
 
     @classmethod
     def of(cls, height: int, width: int, border: int, least: int = 0) -> "Frame":
-        """A frame whose pitch is as small as the border allows, but at least ``least``."""
+        """A frame whose rows are as close together as the border allows.
+
+        Args:
+            height: pixels; 1 for features.
+            width: pixels; 1 for features.
+            border: zeros around the image on all sides, in pixels.
+            least: the smallest pitch, in floats.
+        """
         return cls(height, width, border, max(width + border, least))
 
     @property
@@ -56,7 +63,14 @@ class Frame:
         return _lines(self.height * self.pitch + self._margin)
 
     def size(self, channels: int) -> int:
-        """The floats that so many channels need; one cache line after the last may be read."""
+        """The floats that so many channels need; one cache line after the last may be read.
+
+        Args:
+            channels: the number of channels, at least 1.
+
+        Returns:
+            The length of the memory, with the zeros before the first channel and after the last one.
+        """
         return channels * self.room + 2 * self.start + _LINE
 
     @property
@@ -73,7 +87,13 @@ class Frame:
 
 @attrs.frozen(eq=False)
 class Plane:
-    """One activation of one image; everything but its pixels is zero."""
+    """One activation of one image; everything but its pixels is zero.
+
+    Attributes:
+        frame: the memory layout of a channel.
+        channels: the number of channels.
+        memory: float32, ``(frame.size(channels),)``, which starts at a cache line.
+    """
 
     frame: Frame
     channels: int
@@ -105,7 +125,12 @@ class Planes:
         self._free: defaultdict[tuple[int, Frame], list[Floats]] = defaultdict(list)
 
     def take(self, channels: int, frame: Frame) -> Plane:
-        """A plane with arbitrary pixels."""
+        """A plane with arbitrary pixels, and zeros elsewhere.
+
+        Args:
+            channels: the number of channels.
+            frame: the memory layout of a channel; memory is reused for exactly the same layout only.
+        """
         free = self._free[channels, frame]
         memory = free.pop() if free else aligned_zeros((frame.size(channels),))
         plane = Plane(frame, channels, memory)
@@ -127,9 +152,9 @@ class ChannelTaps:
     """Weights in the order of output channels.
 
     Attributes:
-        pointers: the index of each channel's first weight, and the number of weights, (channels + 1,).
-        offsets: the offset at which each weight reads, in floats, (weights,).
-        values: (weights,).
+        pointers: the index of each channel's first weight, and the number of weights, int32, (channels + 1,).
+        offsets: the offset at which each weight reads, in floats, int32, (weights,).
+        values: float32, (weights,).
     """
 
     pointers: Places
@@ -155,7 +180,13 @@ class RowLayout:
 
     @classmethod
     def of(cls, shape: tuple[int, ...], window: Window, given: Frame) -> "RowLayout":
-        """The frames for a weight of this shape and inputs in this frame."""
+        """The frames of a convolution.
+
+        Args:
+            shape: the dense shape of the weight, (out, in, height, width) or (out, in).
+            window: stride and padding.
+            given: the frame that the inputs have.
+        """
         sides = [
             _Side(side, kernel, window)
             for side, kernel in zip((given.height, given.width), (*shape, 1, 1)[2:4], strict=True)
@@ -174,7 +205,15 @@ class RowLayout:
         return self.window.stride == 1 and self.frame == self.given
 
     def taps(self, weight: FixedTensor, x: Plane) -> ChannelTaps:
-        """The weight's taps over phases in the frame of ``x``."""
+        """The weight's taps over phases.
+
+        Args:
+            weight: the layer's weight, (out, in, height, width) or (out, in).
+            x: the phases of the inputs, or for a stride of 1 the inputs, in the frame that this layout needs.
+
+        Raises:
+            InputError: the image is so large that an offset does not fit into 32 bits.
+        """
         stride, padding = self.window.stride, self.window.padding
         shape = (*weight.shape, 1, 1)[:4]
         out, into, row, column = (np.asarray(place, np.int64) for place in np.unravel_index(weight.positions, shape))
@@ -214,7 +253,12 @@ class _Side:
 
 
 def diagonal(x: Plane, values: NDArray[np.float64]) -> ChannelTaps:
-    """One weight for each channel, which reads the pixel itself."""
+    """One weight for each channel, which reads the pixel itself.
+
+    Args:
+        x: the inputs.
+        values: the weights, (channels,), or (1,) for all channels; rounded to float32.
+    """
     channels = x.channels
     weights = np.broadcast_to(values, channels).astype(np.float32)
     return ChannelTaps(

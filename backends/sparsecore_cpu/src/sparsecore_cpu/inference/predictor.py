@@ -62,6 +62,10 @@ class Predictor:
     def load(cls, path: str | Path, threads: int = 0) -> "Predictor":
         """The predictor of a network in a file that :meth:`save` wrote.
 
+        Args:
+            path: the file.
+            threads: as for :meth:`of`.
+
         Raises:
             InputError: there is no such file, it is damaged, or its model is not installed.
         """
@@ -69,6 +73,9 @@ class Predictor:
 
     def save(self, path: str | Path) -> None:
         """Write the network to one safetensors file: values, positions in about a byte each, dense parameters.
+
+        Args:
+            path: the file, replaced if it exists.
 
         Raises:
             InputError: it cannot be written.

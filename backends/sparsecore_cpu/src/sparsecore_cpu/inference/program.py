@@ -34,7 +34,12 @@ class Node(Protocol):
         ...
 
     def compile(self, compiler: "Compiler[T]", operands: Sequence[T]) -> T:
-        """The compiler's value for the output, from those for the operands."""
+        """The compiler's value for the output.
+
+        Args:
+            compiler: turns nodes into values of its own type.
+            operands: its values for the nodes that this one reads, in the order of :attr:`operands`.
+        """
         ...
 
 
@@ -57,8 +62,8 @@ class ConvolutionNode:
         operands: the input, and the addend if there is one.
         weight: (out, in, height, width) or (out, in).
         window: stride and padding.
-        bias: (out,).
-        floor: the smallest output.
+        bias: float64, (out,).
+        floor: the smallest output: 0 after a relu, else :data:`UNBOUNDED`.
     """
 
     operands: tuple[Node, ...]
@@ -74,7 +79,14 @@ class ConvolutionNode:
 
 @attrs.frozen(eq=False)
 class AffineNode:
-    """max(scale·x + shift, floor) by channel; scale and shift are (channels,), or (1,) for all channels."""
+    """max(scale·x + shift, floor) by channel.
+
+    Attributes:
+        operands: the input.
+        scale: float64, (channels,), or (1,) for all channels.
+        shift: float64, likewise.
+        floor: the smallest output: 0 after a relu, else :data:`UNBOUNDED`.
+    """
 
     operands: tuple[Node, ...]
     scale: NDArray[np.float64]
@@ -127,7 +139,13 @@ class Compiler(Protocol[T]):
         ...
 
     def convolved(self, node: ConvolutionNode, x: T, add: T | None = None) -> T:
-        """A convolution of ``x``, plus ``add``; see :class:`ConvolutionNode`."""
+        """A convolution of ``x``, plus ``add``; see :class:`ConvolutionNode`.
+
+        Args:
+            node: weight, window, bias and floor.
+            x: the input's value.
+            add: the addend's value; None where the node has no addend.
+        """
         ...
 
     def affine(self, node: AffineNode, x: T) -> T:
@@ -148,7 +166,14 @@ class Compiler(Protocol[T]):
 
 
 def in_order(output: Node) -> list[Node]:
-    """All nodes that the output depends on, each after its operands; the output is the last."""
+    """All nodes that the output depends on, each once and after its operands.
+
+    Args:
+        output: the output's node.
+
+    Returns:
+        The nodes; the output is the last.
+    """
     done: dict[Node, None] = {}
     waiting = [output]
     while waiting:
@@ -161,7 +186,14 @@ def in_order(output: Node) -> list[Node]:
 
 
 def readers(nodes: Sequence[Node]) -> Counter[Node]:
-    """How many times each node is read."""
+    """How many times each node is read.
+
+    Args:
+        nodes: all nodes of a graph.
+
+    Returns:
+        The counts by node; a node that reads another one twice counts twice.
+    """
     return Counter(operand for node in nodes for operand in node.operands)
 
 
@@ -187,7 +219,11 @@ def compile_program(output: Node, compiler: Compiler[T]) -> T:
 
 
 def fused(output: Node) -> Node:
-    """The same output as a graph of fewer nodes."""
+    """The same output as a graph of fewer nodes; equal up to rounding, as scales are multiplied into weights.
+
+    Args:
+        output: the output's node.
+    """
     nodes = in_order(output)
     reads, new = readers(nodes), dict[Node, Node]()
     for node in nodes:
@@ -222,7 +258,16 @@ def _(node: SumNode, operands: Sequence[Node], alone: Sequence[Node | None]) -> 
 
 @functools.singledispatch
 def then_affine(node: Any, after: AffineNode) -> Node | None:  # noqa: ARG001
-    """The node followed by an affine function as one node; None where they cannot be merged."""
+    """The node followed by an affine function as one node.
+
+    Args:
+        node: the operation.
+        after: the affine function, which is the only reader of the node.
+
+    Returns:
+        None where they cannot be merged: after a relu, or where a convolution has an addend that would have to be
+        scaled.
+    """
     return None
 
 
@@ -246,7 +291,15 @@ def _(node: AffineNode, after: AffineNode) -> Node | None:
 
 @functools.singledispatch
 def then_added(node: Any, other: Node) -> Node | None:  # noqa: ARG001
-    """The sum of the node and another one as one node; None where they cannot be merged."""
+    """The sum of the node and another one as one node.
+
+    Args:
+        node: the operation, which nothing but the sum reads.
+        other: the other summand.
+
+    Returns:
+        None where they cannot be merged: for all but convolutions without an addend and a relu.
+    """
     return None
 
 
@@ -263,7 +316,14 @@ def _of(node: Any, operands: Sequence[Node]) -> Node:
 
 
 def program_of(network: TrainedNetwork) -> Node:
-    """The graph of a network's logits, with batch norm (in evaluation) folded into weights where possible."""
+    """The graph of a network's logits, with batch norm (in evaluation) folded into weights where possible.
+
+    Args:
+        network: the trained network.
+
+    Returns:
+        The node of the logits.
+    """
     output: Node = network.model.forward(Tracer(), _tensors(network), ImagesNode())
     return fused(output)
 
@@ -283,7 +343,7 @@ class Tracer:
     def batch_norm(
         self, x: Node, scale: FixedTensor, shift: FixedTensor, mean: FixedTensor, variance: FixedTensor
     ) -> Node:
-        """Batch norm by the running statistics, as an affine function."""
+        """Batch norm by the running statistics, as an affine function with factors computed in float64."""
         factor = scale.to_array() * Moments(mean.to_array(), variance.to_array()).inverse_deviation
         return AffineNode((x,), factor, shift.to_array() - mean.to_array() * factor)
 
