@@ -108,7 +108,13 @@ class LotteryRequest:
 
 @attrs.frozen(eq=False)
 class LotteryRunResult:
-    """A run of a lottery and the contents of its ``result.json``."""
+    """A run of a lottery with its result.
+
+    Attributes:
+        run: the run.
+        result: the contents of its ``result.json``, the fields of :class:`Result`; empty for a new run on ranks other
+            than 0.
+    """
 
     run: LotteryRun
     result: Mapping[str, Any]

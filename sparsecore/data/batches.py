@@ -46,6 +46,10 @@ class Augmentation:
 def steps_per_epoch(examples: int, batch_size: int) -> int:
     """The number of batches in an epoch, of which the last may be smaller.
 
+    Args:
+        examples: the number of training images.
+        batch_size: images per batch.
+
     Raises:
         InputError: there is no example, or the batch size is below 1.
     """
@@ -88,9 +92,16 @@ def batches(
 
 
 def held_out(images: Images, count: int) -> Images:
-    """A data set whose test images are replaced by ``count`` of the training images, which are not trained on.
+    """A data set whose test images are replaced by some of the training images, which are not trained on.
 
     They are the same for all seeds, so that no run trains on images that another one is evaluated on.
+
+    Args:
+        images: the data set, whose own test images are left out.
+        count: the number of training images to hold out.
+
+    Returns:
+        Copies of both parts, in a random order.
 
     Raises:
         InputError: ``count`` is not 1 to the number of training images minus 1.
@@ -103,9 +114,14 @@ def held_out(images: Images, count: int) -> Images:
 
 
 def first_images(random: Randomness, images: Images, limit: int) -> Images:
-    """A data set with only ``limit`` training images, the first of a random order, and all test images.
+    """A data set with only some of the training images, the first of a random order, and all test images.
 
     The images of a smaller limit are among those of every larger one.
+
+    Args:
+        random: the run's random numbers; other seeds choose other images.
+        images: the data set.
+        limit: the number of training images to keep.
 
     Raises:
         InputError: ``limit`` is not 1 to the number of training images.

@@ -44,8 +44,14 @@ def checked_split(
 def checked_images(train: Split, test: Split, classes: int, source: object) -> Images:
     """A data set of two splits.
 
+    Args:
+        train: the training images, as :func:`checked_split` returns them.
+        test: the test images, likewise.
+        classes: the number of classes.
+        source: the file or the folder that they come from, for errors.
+
     Raises:
-        InputError: their images differ in shape.
+        InputError: their images differ in height, width or channels.
     """
     shapes = [" × ".join(map(str, split.images.shape[1:])) for split in (train, test)]
     if shapes[0] != shapes[1]:
@@ -92,8 +98,12 @@ class Origin:
     def fetch(self, archive: str) -> Path:
         """The path of an archive in the cache (pooch's for "sparsecore"), after downloading it if necessary.
 
+        Args:
+            archive: its file name, one of ``checksums``.
+
         Raises:
             InputError: the download failed, or its checksum is not the published one.
+            MissingPackageError: a package that downloading needs is not installed.
         """
         require("pooch", "requests", "tqdm", extra="data", purpose=f"downloading {archive}")
         import pooch

@@ -40,6 +40,13 @@ def read_pickle(content: bytes, source: object) -> dict[Any, Any]:
 def array_of(entry: object, source: object) -> NDArray[Any]:
     """The pickled array, or an array of a list of numbers.
 
+    Args:
+        entry: a value of the dict that :func:`read_pickle` returned.
+        source: its name in errors.
+
+    Returns:
+        The array in its pickled dtype and shape; (n,) of a list of n numbers.
+
     Raises:
         InputError: it is neither, or its bytes, dtype and shape do not go together.
     """

@@ -39,6 +39,10 @@ def _is_share(given: Any) -> bool:
 def check_initial_sparsity(initial: float, final: float) -> None:
     """Check the sparsities of a run that becomes sparser.
 
+    Args:
+        initial: the sparsity at the start, in [0, 1).
+        final: the sparsity that the run is to end with, in [0, 1).
+
     Raises:
         InputError: it would start sparser than it is to end.
     """
@@ -51,10 +55,13 @@ def uniform(layout: Layout, sparsity: float) -> Counts:
 
     Args:
         layout: the tensors.
-        sparsity: s, in [0, 1).
+        sparsity: s, in [0, 1), taken as the decimal that is written.
 
     Returns:
         int64, the number of weights of each tensor.
+
+    Raises:
+        InputError: the sparsity is not in [0, 1).
     """
     density = 1 - as_written(check_sparsity(sparsity))
     return np.array([max(1, int(size * density)) for size in layout.sizes], np.int64)

@@ -109,6 +109,10 @@ class Engine:
         Args:
             sparsity: the share of positions that are inactive, in [0, 1).
             clock: the time of the start.
+
+        Raises:
+            InputError: the sparsity is not in [0, 1), or a strategy refuses it.
+            InvariantError: a plugin broke a promise.
         """
         random = self.random.child("initial topology")
         result = self._stack.first_result(

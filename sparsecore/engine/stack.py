@@ -32,6 +32,9 @@ class Defaults:
     """The plugin at the bottom of every stack, which implements what no strategy does.
 
     A uniform random start, an update every 100 steps, nothing pruned, proportional shares, random growth, zero values.
+
+    Attributes:
+        schedule: the steps after which an update is due.
     """
 
     schedule: Every = Every(steps=100)
@@ -112,8 +115,13 @@ class StrategyStack:
     def first_result(self, hook: str, **arguments: Any) -> HookResult:
         """Call a hook and return the result of the topmost plugin whose result is not None.
 
+        Args:
+            hook: the hook's name.
+            arguments: all of its arguments by name; each plugin gets those that its method takes.
+
         Raises:
-            PluginError: a plugin asked to exit, or raised what is no Exception.
+            PluginError: a plugin asked to exit, or raised what is no Exception; or none, not even the defaults, has a
+                result.
         """
         result: HookResult | None = self._hooks[hook](**arguments)
         if result is None:

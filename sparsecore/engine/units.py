@@ -252,6 +252,10 @@ class UnitMap:
 def unit_map(layout: Layout, units: Units) -> UnitMap:
     """Return the units of a layout's weights.
 
+    Args:
+        layout: the tensors.
+        units: how each tensor is divided.
+
     Raises:
         InputError: a tensor is not made of whole units; the sentence names it.
     """

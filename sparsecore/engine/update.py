@@ -225,6 +225,10 @@ def observed(stack: StrategyStack, state: State, gradient: Gradient | None) -> S
 def check_moves_units(stack: StrategyStack, units: Units) -> None:
     """Check that no strategy changes single weights where units have several.
 
+    Args:
+        stack: the strategies.
+        units: the run's units, for the message.
+
     Raises:
         InputError: a strategy does; the message names it and the hook.
     """

@@ -103,7 +103,11 @@ class Operations(Protocol):
         ...
 
     def add(self, x: Tensor, y: Tensor) -> Tensor:
-        """The sum of two tensors of the same shape.
+        """The sum of two tensors.
+
+        Args:
+            x: images or vectors.
+            y: a tensor of the same shape; nothing is broadcast.
 
         Raises:
             InputError: their shapes differ.

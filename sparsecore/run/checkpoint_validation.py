@@ -73,11 +73,14 @@ def check_fits(checkpoint: Checkpoint, start: State, engine: Engine, learner: Le
 
 
 def check_totals(learner: Learner, examples: int) -> None:
-    """Raise an :class:`InputError` unless the totals of an epoch are possible for so many training images.
+    """Check that the totals of an epoch are possible.
 
     Args:
         learner: the learner that was restored.
         examples: the number of training images.
+
+    Raises:
+        InputError: the loss is not finite, there are more hits than images, or more images than there are to train on.
     """
     totals = learner.totals()
     if not (np.isfinite(totals.loss) and 0 <= totals.correct <= totals.examples <= examples):
@@ -89,6 +92,10 @@ def check_totals(learner: Learner, examples: int) -> None:
 
 def topology_of(checkpoint: Checkpoint, engine: Engine) -> Topology:
     """The topology of a checkpoint.
+
+    Args:
+        checkpoint: as read from a file.
+        engine: the run's engine, whose layout and units the positions must be of.
 
     Raises:
         InputError: it has none, or its positions are not valid.
@@ -103,7 +110,11 @@ def topology_of(checkpoint: Checkpoint, engine: Engine) -> Topology:
 
 
 def sound_topology(positions: NDArray[Any], engine: Engine) -> Topology:
-    """The topology of positions that were read from a file, (N,).
+    """The topology of positions that were read from a file.
+
+    Args:
+        positions: (N,), on the host.
+        engine: the run's engine, on whose backend the topology is returned.
 
     Raises:
         InputError: they are not ascending positions of the engine's layout.
@@ -140,13 +151,17 @@ def check_positions(positions: NDArray[Any], layout: Layout) -> None:
 def check_values(
     positions: NDArray[Any], values: NDArray[Any] | None, dense: Mapping[str, NDArray[Any]], layout: Layout
 ) -> None:
-    """Raise an :class:`InputError` unless a run can start with these positions and values.
+    """Check that a run can start with these positions and values.
 
     Args:
         positions: the active positions.
-        values: the values at these positions, (N,).
+        values: the values at these positions, (N,), of any floating-point dtype; None where the file has none.
         dense: the other parameters, by name; the caller checks that they are those of the network.
         layout: the network's sparse tensors.
+
+    Raises:
+        InputError: the positions are not ascending ones of the layout, there is not one value for each, or a number is
+            not finite.
     """
     check_positions(positions, layout)
     if values is None or values.shape != positions.shape or values.dtype.kind != "f":
@@ -158,11 +173,14 @@ def check_values(
 
 
 def check_dense(parameters: Sequence[Parameter], dense: Mapping[str, NDArray[Any]]) -> None:
-    """Raise an :class:`InputError` unless every parameter that is not sparse is present, in its shape.
+    """Check that every parameter that is not sparse is present, in its shape.
 
     Args:
         parameters: the parameters of the network.
-        dense: the values of those that are not sparse, by name.
+        dense: the values of those that are not sparse, by name; others are ignored.
+
+    Raises:
+        InputError: one is missing or has another shape; the message names it.
     """
     for parameter in parameters:
         shape = dense[parameter.name].shape if parameter.name in dense else None

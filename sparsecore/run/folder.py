@@ -90,7 +90,14 @@ class RunFolder:
         return self.path / "report.html"
 
     def create(self, tables: dict[str, Any], others: Mapping[str, bytes] = MappingProxyType({})) -> "RunFolder":
-        """Create the folder with the experiment in it, and with other files by their names; return it.
+        """Create the folder with the experiment in it, and with other files.
+
+        Args:
+            tables: the complete experiment; it is marked so that no presets are filled in when it is read.
+            others: the contents of further files by their names.
+
+        Returns:
+            The folder itself.
 
         Raises:
             FolderExistsError: there is one already.
@@ -118,7 +125,12 @@ class RunFolder:
             raise InputError(f"the run {self.path} is being trained by another process") from None
 
     def check_absent(self) -> None:
-        """Raise an :class:`InputError` if there is something at the path already, but for an empty folder."""
+        """Check that there is nothing at the path yet, but for an empty folder.
+
+        Raises:
+            FolderExistsError: there is something.
+            InputError: the system does not permit to find out.
+        """
         try:
             occupied = is_occupied(self.path)
         except OSError as error:

@@ -178,12 +178,15 @@ class WarmStart:
 
 
 def check_all_known(known: NDArray[np.bool_], when: str, run: Path) -> None:
-    """Raise an :class:`InputError` if a position is not known to have had a value.
+    """Check that all positions are known to have had a value.
 
     Args:
         known: for each active position whether it had a value, (N,).
         when: the end of the error's clause "were not there when the run ...".
         run: the folder of the run that the values come from.
+
+    Raises:
+        InputError: a position is not; the message says how many.
     """
     missing = int((~known).sum())
     if missing:

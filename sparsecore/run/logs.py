@@ -54,7 +54,11 @@ class StartTensor:
 
 @attrs.frozen
 class StartTensors:
-    """The sparse tensors of a run at its start, in network order."""
+    """The sparse tensors of a run at its start.
+
+    Attributes:
+        tensors: in network order.
+    """
 
     tensors: tuple[StartTensor, ...]
 
@@ -227,6 +231,10 @@ def read_text(path: Path) -> str:
 def read_record(path: Path, kind: type[Record]) -> Record:
     """The record in a file that holds one JSON object; keys that the schema does not have are ignored.
 
+    Args:
+        path: the file.
+        kind: the schema, an attrs class.
+
     Raises:
         InputError: it cannot be read, or is damaged.
     """
@@ -236,8 +244,12 @@ def read_record(path: Path, kind: type[Record]) -> Record:
 def read_lines(path: Path, kind: type[Record]) -> tuple[Record, ...]:
     """The records in a file with one JSON object a line; keys that the schema does not have are ignored.
 
+    Args:
+        path: the file. What follows its last line end is ignored: a killed process may have left a part of a line.
+        kind: the schema of a line, an attrs class.
+
     Raises:
-        InputError: it cannot be read, or is damaged.
+        InputError: it cannot be read, or is damaged; the message names the line.
     """
     content = _read_bytes(path)
     # what follows the last newline was being written when the run was killed, and may end within a letter

@@ -241,6 +241,11 @@ class Participant:
 def writing_participant(setup: Setup, folder: RunFolder, ranks: Ranks) -> Participant:
     """Open the run for rank 0, or for the only process, which locks the folder until the end and writes its files.
 
+    Args:
+        setup: the parts of the run that do not change.
+        folder: the run's folder, which exists; with a checkpoint in it, the run is resumed.
+        ranks: the processes that train together.
+
     Raises:
         InputError: the folder is damaged, belongs to another experiment or other data, or another process is at work
             in it.

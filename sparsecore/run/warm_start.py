@@ -82,8 +82,12 @@ class SourceRun:
     def topology(self, layout: Layout, arrays: Arrays) -> Topology:
         """The topology that it ended with.
 
+        Args:
+            layout: the sparse tensors of the new run.
+            arrays: the operations of the backend that is to hold the positions.
+
         Raises:
-            InputError: its layout is another one.
+            InputError: its layout is another one, or its last checkpoint is damaged.
         """
         self._check_layout(layout)
         self.check(self.end, layout)
@@ -110,10 +114,13 @@ class SourceRun:
             raise InputError(f"{saved.source} is damaged: {error}") from error
 
     def kept(self, epoch: int) -> Checkpoint:
-        """Its state at the end of this epoch.
+        """Its state at the end of an epoch.
+
+        Args:
+            epoch: the number of finished epochs, from 1.
 
         Raises:
-            InputError: it has not been kept.
+            InputError: it has not been kept, or is damaged.
         """
         if not self.folder.kept(epoch).exists():
             known = ", ".join(map(str, self.experiment.keep.epochs)) or "none"
@@ -167,7 +174,14 @@ class NewRun:
 
 
 def warm_start_of(new: NewRun, folder: RunFolder | None) -> WarmStart | None:
-    """The warm start of a run: as its folder keeps it, or computed from the other run; None for a run without one.
+    """The warm start of a run: as its folder keeps it, or computed from the other run.
+
+    Args:
+        new: the run that is to start, or to be resumed.
+        folder: its folder; None for one that has no folder yet.
+
+    Returns:
+        The warm start; None for a run that starts from no other one.
 
     Raises:
         InputError: there is no such run, it has not finished, or it is of another network; or the folder was begun on

@@ -90,6 +90,9 @@ def topology_history_of(folder: StudyFolder, trial: Trial) -> TopologyHistory | 
 def replayed_history(run: RunFolder) -> TopologyHistory:
     """Replay the topology history of a finished run from its log, in three bytes of memory per position.
 
+    Args:
+        run: the run's folder. Neither its data nor its checkpoint is read.
+
     Raises:
         InputError: the log is damaged.
     """

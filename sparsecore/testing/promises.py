@@ -56,6 +56,10 @@ class Promise:
 def expect(condition: object, sentence: str) -> None:
     """Check a condition.
 
+    Args:
+        condition: anything; its truth counts.
+        sentence: what was found instead, for whoever reads a report of the check.
+
     Raises:
         BrokenPromiseError: the condition is false; the message is the sentence.
     """

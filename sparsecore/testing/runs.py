@@ -21,7 +21,12 @@ from sparsecore.testing.subjects import Stack, fresh_copies, oracle_arrays
 
 @attrs.frozen(eq=False)
 class Snapshot:
-    """A run between two steps: the engine's state, and one value for each weight."""
+    """A run between two steps.
+
+    Attributes:
+        state: the engine's state.
+        values: one value for each weight, on the engine's backend.
+    """
 
     state: State
     values: Array
@@ -29,7 +34,13 @@ class Snapshot:
 
 @attrs.frozen(eq=False)
 class UpdateRecord:
-    """An update: the run before it, the engine's state after it, and what it did."""
+    """An update.
+
+    Attributes:
+        before: the run before it.
+        state: the engine's state after it.
+        reallocation: what was pruned and grown.
+    """
 
     before: Snapshot
     state: State
@@ -234,7 +245,11 @@ def _gradient(engine: Engine, scenario: Scenario, number: int | None = None) -> 
 
 
 def first_difference(one: Snapshot, other: Snapshot) -> str | None:
-    """Compare two runs bit for bit.
+    """Compare two runs bit for bit; they may be on different backends.
+
+    Args:
+        one: a run.
+        other: another run of the same layout and strategies.
 
     Returns:
         What differs first, as the end of a sentence; None if the runs are the same.

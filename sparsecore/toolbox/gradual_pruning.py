@@ -82,6 +82,9 @@ class CubicPruning:
 def check_cubic(strategy: Any, _: object, __: object) -> None:
     """Validate the attributes ``begin`` and ``until`` of a strategy; an attrs validator for the latter of the two.
 
+    Args:
+        strategy: the instance that is being made; attrs has set both attributes by then.
+
     Raises:
         InputError: it is not so that 0 <= begin < until <= 1.
     """

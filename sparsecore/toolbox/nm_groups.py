@@ -18,7 +18,11 @@ from sparsecore.errors import InputError
 
 
 def group_sizes(layout: Layout, group: int | None) -> tuple[int, ...]:
-    """Return M of each tensor: ``group``, or the whole fan-in where that is None.
+    """Return M of each tensor.
+
+    Args:
+        layout: the tensors.
+        group: M for all tensors; None for the whole fan-in of each.
 
     Raises:
         InputError: ``group`` does not divide a fan-in; the message names the tensor and the possible groups.

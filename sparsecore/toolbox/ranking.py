@@ -18,6 +18,10 @@ from sparsecore.errors import InputError
 def check_fraction(_: object, attribute: "attrs.Attribute[Any]", schedule: Schedule) -> None:
     """Validate that a schedule stays within [0, 1); an attrs validator.
 
+    Args:
+        attribute: whose name the message has.
+        schedule: the attribute's value, judged by its lowest and highest number in any run.
+
     Raises:
         InputError: it does not.
     """

@@ -49,6 +49,10 @@ def gaussian_noise(topology: Topology, random: Randomness) -> Array:
 def check_temperature(_: object, attribute: "attrs.Attribute[Any]", temperature: Schedule) -> None:
     """Validate that a temperature is never negative; an attrs validator.
 
+    Args:
+        attribute: whose name the message has.
+        temperature: the attribute's value, judged by its lowest number in any run.
+
     Raises:
         InputError: it is.
     """

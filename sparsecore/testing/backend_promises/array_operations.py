@@ -175,7 +175,11 @@ _OPERATIONS: Mapping[str, _Operation] = MappingProxyType(
 
 @attrs.frozen
 class Call:
-    """The arguments of an array operation, as arrays of NumPy."""
+    """The arguments of an array operation.
+
+    Attributes:
+        arguments: in the order of the operation's parameters; arrays are of NumPy.
+    """
 
     arguments: tuple[Any, ...]
 
