@@ -41,18 +41,37 @@ write_count: Final[Callable[[Tensor], int]] = attrgetter("_version")
 
 
 def coo_parts(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the indices and the values of a sparse COO tensor, whether it is coalesced or not."""
+    """Return the indices and the values of a sparse COO tensor, whether it is coalesced or not.
+
+    Args:
+        tensor: of the layout ``torch.sparse_coo``.
+
+    Returns:
+        Indices, int64, (sparse dimensions, entries), and values, (entries, dense dimensions...). Of a tensor that is
+        not coalesced an index may occur several times.
+    """
     return tensor._indices(), tensor._values()
 
 
 def storage_identity(tensor: Tensor) -> int:
-    """Return a number that all tensors on the same memory have in common; that of ``StorageWeakRef.cdata``."""
+    """Return a number that all tensors on the same memory have in common; that of ``StorageWeakRef.cdata``.
+
+    Args:
+        tensor: a strided tensor; sparse ones have no storage of their own.
+    """
     identity: int = tensor.untyped_storage()._cdata
     return identity
 
 
 def storage_of_weak_reference(identity: int) -> torch.UntypedStorage | None:
-    """Return the storage that a ``StorageWeakRef`` refers to, by its ``cdata``; None if it no longer exists."""
+    """Return the storage that a ``StorageWeakRef`` refers to.
+
+    Args:
+        identity: the ``cdata`` of a reference that still exists.
+
+    Returns:
+        None where the storage no longer exists.
+    """
     storage: torch.UntypedStorage | None = torch.UntypedStorage._new_with_weak_ptr(identity)
     return storage
 
@@ -73,17 +92,32 @@ COMPILED_MODULE: Final = "_orig_mod"
 
 
 def own_parameters(module: nn.Module) -> dict[str, nn.Parameter | None]:
-    """Return the dict of a module's own parameters, to read or to change; of scripted modules a mere mapping."""
+    """Return the dict of a module's own parameters, to read or to change.
+
+    Returns:
+        The module's dict itself, with None for a parameter that is registered as absent; of scripted modules a mere
+        mapping.
+    """
     return module._parameters
 
 
 def own_buffers(module: nn.Module) -> dict[str, Tensor | None]:
-    """Return the dict of a module's own buffers; of scripted modules a mere mapping."""
+    """Return the dict of a module's own buffers.
+
+    Returns:
+        The module's dict itself, with None for a buffer that is registered as absent; of scripted modules a mere
+        mapping.
+    """
     return module._buffers
 
 
 def own_modules(module: nn.Module) -> dict[str, nn.Module | None]:
-    """Return the dict of a module's children; of scripted modules a mere mapping."""
+    """Return the dict of a module's children.
+
+    Returns:
+        The module's dict itself, with None for a child that is registered as absent; of scripted modules a mere
+        mapping.
+    """
     return module._modules
 
 
@@ -106,7 +140,11 @@ def remove_module_hooks(module: nn.Module, identities: Iterable[int]) -> None:
 
 
 def convolution_padding(module: nn.Conv2d) -> tuple[int, int, int, int]:
-    """Return the padding (left, right, top, bottom) in pixels, also where it is given as 'same' or 'valid'."""
+    """Return the padding of a convolution, also where it is given as 'same' or 'valid'.
+
+    Returns:
+        Left, right, top and bottom, in pixels.
+    """
     left, right, top, bottom = module._reversed_padding_repeated_twice
     return left, right, top, bottom
 
@@ -134,7 +172,11 @@ def names_ignored_by_ddp(model: nn.Module) -> frozenset[str]:
 
 
 def tensor_hooks(tensor: Tensor) -> dict[str, dict[int, Any] | None]:
-    """Return the dicts of a tensor's hooks, by the attributes that hold them; None where there has never been one."""
+    """Return the hooks of a tensor.
+
+    Returns:
+        The tensor's own dicts by the attributes that hold them; None where there has never been a hook.
+    """
     names = ("_backward_hooks", "_post_accumulate_grad_hooks")
     return {name: getattr(tensor, name, None) for name in names}
 
@@ -187,7 +229,11 @@ def runs_step_hooks(optimizer: Any) -> bool:
 
 
 def step_without_hooks(cls: type[Any]) -> Any:
-    """Return the ``step`` of an optimizer's class, without the function that torch puts around it to run hooks."""
+    """Return the ``step`` of an optimizer's class, without the function that torch puts around it to run hooks.
+
+    Returns:
+        A function that takes the optimizer as its first argument.
+    """
     step: Any = cls.step
     return getattr(step, "__wrapped__", step) if getattr(step, "hooked", False) else step
 
@@ -216,6 +262,9 @@ def is_within_own_step(optimizer: Optimizer) -> bool:
 
     A class whose ``step`` calls that of its base class runs its hooks twice, since torch has put them around both. The
     inner call is a part of the step, and not a step.
+
+    Args:
+        optimizer: whose hook calls this.
     """
     code = _HOOKED_STEP.__code__
     steps = 0

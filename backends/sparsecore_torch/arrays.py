@@ -85,7 +85,11 @@ class TorchArrays:
     device: torch.device = attrs.field(default=torch.device("cpu"), converter=torch.device)
 
     def from_numpy(self, array: NDArray[Any]) -> Tensor:
-        """Return a tensor with these entries on the device, which shares no memory with the array."""
+        """Return a tensor with these entries on the device, which shares no memory with the array.
+
+        Returns:
+            On a CUDA device the copy is only queued: the host does not wait for it.
+        """
         # a copy: torch warns of read-only arrays, and would share the memory of others
         host = torch.from_numpy(np.array(array))
         if self.device.type != "cuda":
@@ -94,7 +98,11 @@ class TorchArrays:
         return host.pin_memory().to(self.device, non_blocking=True)
 
     def to_numpy(self, array: Tensor) -> NDArray[Any]:
-        """Return the entries on the host."""
+        """Return the entries on the host, which waits for the device.
+
+        Returns:
+            An array that on the CPU shares the tensor's memory.
+        """
         host: NDArray[Any] = array.detach().cpu().numpy()
         return host
 
@@ -200,7 +208,14 @@ class TorchCounting:
 
 
 def torch_dtype(dtype: DTypeLike | torch.dtype) -> torch.dtype:
-    """Return the torch dtype of the same name as one of NumPy."""
+    """Return the torch dtype of the same name as one of NumPy.
+
+    Args:
+        dtype: of NumPy, or of torch, which is returned as it is.
+
+    Raises:
+        AttributeError: torch has none of this name.
+    """
     if isinstance(dtype, torch.dtype):
         return dtype
     named: torch.dtype = getattr(torch, np.dtype(dtype).name)

@@ -33,7 +33,11 @@ def full_tensor(tensor: Tensor) -> Tensor:
 
 
 def local_shard(tensor: Tensor) -> Tensor:
-    """Return this rank's shard of a tensor, detached; it shares the tensor's memory. All of it if not sharded."""
+    """Return this rank's shard of a tensor; all of it if it is not sharded.
+
+    Returns:
+        A detached tensor that shares the memory.
+    """
     sharded: Any = tensor.detach()
     shard: Tensor = sharded.to_local() if is_sharded(sharded) else sharded
     return shard
@@ -55,13 +59,23 @@ def shard_like(dense: Tensor, like: Tensor) -> Tensor:
 
 
 def allocated_bytes(tensors: Iterable[Tensor]) -> int:
-    """Return the bytes of memory that hold these tensors on this rank; memory that several share counts once."""
+    """Return the bytes of memory that hold tensors on this rank.
+
+    Args:
+        tensors: of any layout, sharded or not. Memory that several share counts once, and all of it where a tensor is a
+            view of a part.
+    """
     storages = (part.untyped_storage() for tensor in tensors for part in _strided_parts(local_shard(tensor)))
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def entry_bytes(tensors: Iterable[Tensor]) -> int:
-    """Return the bytes of all entries of these tensors on this rank, however they are stored."""
+    """Return the bytes of all entries of tensors on this rank.
+
+    Args:
+        tensors: of any layout; of sparse ones indices and values count, of sharded ones this rank's shards. An entry
+            that several views share counts several times.
+    """
     return sum(part.numel() * part.element_size() for tensor in tensors for part in _strided_parts(local_shard(tensor)))
 
 

@@ -78,12 +78,16 @@ class DeepRewiring:
 
     @hookimpl
     def initial_strategy_state(self, topology: Topology, random: Randomness) -> Signs:
-        """Return the signs of the first connections."""
+        """Return the signs of the first connections, each +1 or -1 with equal probability."""
         return Signs(fixed_signs(topology, random))
 
     @hookimpl
     def start_values(self, topology: Topology, values: Array, random: Randomness) -> Array:
-        """Return w = s·θ with θ = |w| > 0."""
+        """Start with θ = |w| > 0, so that every connection is active.
+
+        Returns:
+            w = s·θ, (N,), in the dtype of ``values``.
+        """
         return fixed_signs(topology, random) * abs(values)
 
     @hookimpl
@@ -101,7 +105,11 @@ class DeepRewiring:
         strategy_state: Signs,
         random: Randomness,
     ) -> Array:
-        """Apply noise and pull, θ ← θ - η·α + sqrt(2·η·T)·ν; the optimizer has applied the gradient."""
+        """Apply noise and pull, θ ← θ - η·α + sqrt(2·η·T)·ν; the optimizer has applied the gradient.
+
+        Returns:
+            w = s·θ, (N,); connections with θ < 0 become dormant in the update of this step.
+        """
         step_size = learning_rate if self.step_size is None else self.step_size
         return noisy_pull(
             topology,
@@ -115,17 +123,30 @@ class DeepRewiring:
 
     @hookimpl
     def prune(self, values: Array, strategy_state: Signs) -> Array:
-        """Keep the connections with θ ≥ 0; the others become dormant."""
+        """Keep the connections with θ ≥ 0; the others become dormant.
+
+        Returns:
+            bool, (N,).
+        """
         return values * strategy_state.signs >= 0
 
     @hookimpl
     def allocate(self, total: int, pruned: Counts, room: Counts, layout: Layout, random: Randomness) -> Counts:
-        """Wake as many connections as have become dormant, at random within the scope."""
+        """Wake as many connections as have become dormant, at random within the scope.
+
+        Returns:
+            int64, one number a tensor: of the network each dormant connection is equally likely, of a tensor as many as
+            it has lost.
+        """
         return _SCOPES[self.scope](total, pruned, room, layout, random)
 
     @hookimpl
     def remember(self, reallocation: Reallocation, strategy_state: Signs, random: Randomness) -> Signs:
-        """Add the signs of the connections that woke."""
+        """Add the signs of the connections that woke.
+
+        Returns:
+            The signs of all active connections; one that wakes again has the sign that it had before.
+        """
         grown = reallocation.grown_weights
         arrays = grown.arrays
         return Signs(arrays.put(strategy_state.signs, reallocation.grown_slots, fixed_signs(grown, random)))

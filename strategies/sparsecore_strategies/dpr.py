@@ -60,7 +60,11 @@ class DynamicReallocation:
 
     @hookimpl
     def initial_strategy_state(self, topology: Topology) -> Threshold:
-        """Start with H₀."""
+        """Start with H₀.
+
+        Raises:
+            InputError: the target is not smaller than the number of weights, so that it could never be met.
+        """
         target = self.target.of_all(topology.size)
         if target >= topology.size:
             raise InputError(
@@ -80,14 +84,27 @@ class DynamicReallocation:
 
     @hookimpl
     def prune(self, values: Array, strategy_state: Threshold) -> Array:
-        """Prune every weight with |w| < H, over all tensors with one H."""
+        """Prune every weight with |w| < H, over all tensors with one H.
+
+        Returns:
+            bool, (N,), True for the survivors; exact zeros are never among them.
+        """
         survives = abs(values) >= strategy_state.threshold
         # in the dtype of the values a tiny H may round to zero, and weights that are zero would never be pruned
         return survives if strategy_state.threshold > _TINY else survives & (values != 0)
 
     @hookimpl
     def adjust(self, pruned: Counts, topology: Topology, strategy_state: Threshold) -> Threshold:
-        """Double H if K < (1-δ)·N_p weights were pruned, halve it if K > (1+δ)·N_p."""
+        """Double H if K < (1-δ)·N_p weights were pruned, halve it if K > (1+δ)·N_p (Algorithm 1).
+
+        Args:
+            pruned: the number pruned in each tensor, whose sum is K.
+            topology: the active weights before the update; a target given as a share is one of their number.
+            strategy_state: H of the update.
+
+        Returns:
+            H of the next update, at most 1e38 and never 0.
+        """
         total, target, threshold = int(pruned.sum()), self.target.of_all(topology.size), strategy_state.threshold
         slack = as_written(self.tolerance) * target
         if total < target - slack:

@@ -33,9 +33,9 @@ from sparsecore.strategy import (
 class GradualPruning:
     """Start dense, keep ever fewer of the largest weights: the 'compressed sparse' baseline (Zhu & Gupta 2017).
 
-    s_t = s_f + (s_i - s_f)·(1 - (t-t₀)/(n·Δt))³, where s_f is the run's sparsity, reached exactly with the last
-    update. In numbers of weights s_f is the uniform distribution's budget, so that runs of other strategies end with
-    as many. Of each tensor the largest weight always stays. Pruned weights are removed from the network, while the
+    s_t = s_f + (s_i - s_f)·(1 - (t-t₀)/(n·Δt))³ (equation 1), where s_f is the run's sparsity, reached exactly with the
+    last update. In numbers of weights s_f is the uniform distribution's budget, so that runs of other strategies end
+    with as many. Of each tensor the largest weight always stays. Pruned weights are removed from the network, while the
     paper keeps them behind masks.
 
     Attributes:
@@ -61,13 +61,21 @@ class GradualPruning:
 
     @hookimpl
     def initial_topology(self, layout: Layout, sparsity: float, random: Randomness, arrays: Arrays) -> Topology:
-        """Return all positions, or at a higher initial sparsity random ones, the same share of each tensor."""
+        """Start with all positions, or at a higher initial sparsity with random ones, the same share of each tensor.
+
+        Raises:
+            InputError: the initial sparsity is above the run's.
+        """
         check_initial_sparsity(self.initial_sparsity, sparsity)
         return random_topology(layout, uniform(layout, self.initial_sparsity), random, arrays)
 
     @hookimpl
     def initial_strategy_state(self, topology: Topology, sparsity: float) -> PruningTargets:
-        """Return the numbers of weights now and, by the uniform distribution at the run's sparsity, at the end."""
+        """Note the numbers of weights now and, by the uniform distribution at the run's sparsity, at the end.
+
+        Returns:
+            Both int64: of all weights together, (1,), or where the scope is a tensor of each tensor, (tensors,).
+        """
         counted = _COUNTED[self.scope]
         first = counted(topology.counts)
         return PruningTargets(first, np.minimum(counted(uniform(topology.layout, sparsity)), first))
@@ -81,12 +89,20 @@ class GradualPruning:
 
     @hookimpl
     def target_size(self, topology: Topology, clock: Clock, strategy_state: PruningTargets) -> int:
-        """Return (1 - s_t)·D."""
+        """Return (1 - s_t)·D.
+
+        Returns:
+            The number of weights after the update; at most that before, also where a topology was given at the start.
+        """
         return min(topology.size, int(self._counts(clock, strategy_state).sum()))
 
     @hookimpl
     def prune(self, topology: Topology, values: Array, clock: Clock, strategy_state: PruningTargets) -> Array:
-        """Keep the largest |w| of the network, or of each tensor."""
+        """Keep the largest |w| of the network, or of each tensor.
+
+        Returns:
+            bool, (N,), True for the survivors; of equal weights those at the lowest positions go first.
+        """
         return topology.all_but(_SCOPES[self.scope](topology, values, self._counts(clock, strategy_state)))
 
     def _counts(self, clock: Clock, targets: PruningTargets) -> Counts:

@@ -73,13 +73,21 @@ class GradualRegeneration:
 
     @hookimpl
     def initial_topology(self, layout: Layout, sparsity: float, random: Randomness, arrays: Arrays) -> Topology:
-        """Return random positions, as many in each tensor as the start distribution says at the initial sparsity."""
+        """Start with random positions, as many in each tensor as the start distribution says at the initial sparsity.
+
+        Raises:
+            InputError: the initial sparsity is above the run's.
+        """
         check_initial_sparsity(self.initial_sparsity, sparsity)
         return random_topology(layout, distribution(self.start)(layout, self.initial_sparsity), random, arrays)
 
     @hookimpl
     def initial_strategy_state(self, topology: Topology, sparsity: float) -> PruningTargets:
-        """Return the numbers of weights now and, at the run's sparsity, at the end."""
+        """Note the numbers of all weights now and, by the uniform distribution at the run's sparsity, at the end.
+
+        Returns:
+            Both int64, (1,).
+        """
         first = topology.counts.sum(keepdims=True)
         return PruningTargets(first, np.minimum(first, uniform(topology.layout, sparsity).sum()))
 
@@ -91,13 +99,21 @@ class GradualRegeneration:
 
     @hookimpl
     def target_size(self, topology: Topology, clock: Clock, strategy_state: PruningTargets) -> int:
-        """Return as many as the cubic leaves."""
+        """Return as many as the cubic leaves; regeneration changes no number.
+
+        Returns:
+            The number of weights after the update, at most that before.
+        """
         remaining = CubicPruning(self.begin, self.until).remaining(clock)
         return min(topology.size, int(strategy_state.counts(remaining).sum()))
 
     @hookimpl
     def prune(self, topology: Topology, values: Array, clock: Clock, strategy_state: PruningTargets) -> Array:
-        """Keep the largest |w| of the network; of these, in each tensor, drop the fraction with the smallest."""
+        """Keep the largest |w| of the network; of these, in each tensor, drop the fraction with the smallest.
+
+        Returns:
+            bool, (N,), False for what is pruned for good and for what is dropped to regenerate.
+        """
         arrays, kept = topology.arrays, self._largest(topology, values, clock, strategy_state)
         left = topology.subset(kept)
         slots = counting_of(arrays).nonzero(kept, left.size)
@@ -108,13 +124,21 @@ class GradualRegeneration:
     def allocate(
         self, total: int, room: Counts, topology: Topology, values: Array, clock: Clock, strategy_state: PruningTargets
     ) -> Counts:
-        """Grow as many weights in each tensor as it has dropped after the pruning."""
+        """Grow as many weights in each tensor as it has dropped after the pruning.
+
+        Returns:
+            int64, one number a tensor; ``total`` together.
+        """
         left = topology.subset(self._largest(topology, values, clock, strategy_state))
         return shares(total, self._dropped(topology, left, clock), room)
 
     @hookimpl
     def grow(self, occupied: Topology, counts: Counts, gradient: Gradient) -> Array:
-        """Return the free positions with the largest |dense gradient|."""
+        """Grow where the dense gradient of the latest step is largest in absolute value.
+
+        Returns:
+            Free positions, ascending, ``counts[i]`` of tensor i.
+        """
         return largest_free(occupied, counts, gradient)
 
     def _largest(self, topology: Topology, values: Array, clock: Clock, strategy_state: PruningTargets) -> Array:

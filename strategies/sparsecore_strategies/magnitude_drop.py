@@ -43,7 +43,11 @@ class MagnitudeDrop:
 
     @hookimpl
     def prune(self, topology: Topology, values: Array, clock: Clock) -> Array:
-        """Keep all but the fraction with the smallest |w|."""
+        """Keep all but the fraction with the smallest |w|.
+
+        Returns:
+            bool, (N,); the number dropped, of each tensor or of the network, is rounded down.
+        """
         return topology.all_but(_SCOPES[self.scope](topology, values, self.drop_fraction(clock)))
 
 

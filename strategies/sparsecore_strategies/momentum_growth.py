@@ -24,10 +24,18 @@ class MomentumGrowth:
 
     @hookimpl
     def observe(self, gradient: Gradient, topology: Topology, strategy_state: DenseMomentum) -> DenseMomentum:
-        """Update the momentum of every position: M ← β·M + g."""
+        """Update the momentum of every position: M ← β·M + g.
+
+        Returns:
+            The momentum after the step, D entries.
+        """
         return strategy_state.updated(gradient, topology, self.momentum)
 
     @hookimpl
     def grow(self, occupied: Topology, counts: Counts, strategy_state: DenseMomentum) -> Array:
-        """Return the free positions with the largest |momentum|."""
+        """Grow where |momentum| is largest.
+
+        Returns:
+            Free positions, ascending, ``counts[i]`` of tensor i.
+        """
         return largest_free(occupied, counts, strategy_state.by_tensor(occupied))

@@ -58,7 +58,12 @@ class RigL:
 
     @hookimpl
     def initial_topology(self, layout: Layout, sparsity: float, random: Randomness, arrays: Arrays) -> Topology:
-        """Return random positions, as many in each tensor as the start distribution says."""
+        """Start at random within each tensor.
+
+        Returns:
+            As many positions in each tensor as the start distribution says; with 'er' and 'erk' small tensors may be
+            full.
+        """
         return random_topology(layout, distribution(self.start)(layout, sparsity), random, arrays)
 
     @hookimpl
@@ -73,16 +78,29 @@ class RigL:
 
     @hookimpl
     def prune(self, topology: Topology, values: Array, clock: Clock) -> Array:
-        """In each tensor, drop the fraction f with the smallest |w|."""
+        """In each tensor, drop the fraction f with the smallest |w|.
+
+        Returns:
+            bool, (N,), True for the survivors; the number dropped is rounded down, and is at most that of free
+            positions.
+        """
         dropped = np.minimum(fraction_of(self.drop_fraction(clock), topology.counts), topology.room)
         return topology.all_but(smallest_of_each(topology, values, dropped))
 
     @hookimpl
     def allocate(self, total: int, pruned: Counts, room: Counts) -> Counts:
-        """Grow as many weights in each tensor as it has lost."""
+        """Grow as many weights in each tensor as it has lost.
+
+        Returns:
+            int64, one number a tensor; ``total`` together.
+        """
         return shares(total, pruned, room)
 
     @hookimpl
     def grow(self, occupied: Topology, counts: Counts, gradient: Gradient) -> Array:
-        """Return the free positions with the largest |dense gradient|."""
+        """Grow where the dense gradient of the latest step is largest in absolute value.
+
+        Returns:
+            Free positions, ascending, ``counts[i]`` of tensor i.
+        """
         return largest_free(occupied, counts, gradient)

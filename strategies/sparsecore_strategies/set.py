@@ -67,7 +67,12 @@ class SparseEvolution:
 
     @hookimpl
     def initial_topology(self, layout: Layout, sparsity: float, random: Randomness, arrays: Arrays) -> Topology:
-        """Return random positions, as many in each tensor as the start distribution says."""
+        """Start at random within each tensor.
+
+        Returns:
+            As many positions in each tensor as the start distribution says; with 'er' and 'erk' small tensors may be
+            full.
+        """
         return random_topology(layout, distribution(self.start)(layout, sparsity), random, arrays)
 
     @hookimpl
@@ -77,12 +82,20 @@ class SparseEvolution:
 
     @hookimpl
     def prune(self, topology: Topology, values: Array) -> Array:
-        """In each tensor, drop the fraction ζ closest to zero."""
+        """In each tensor, drop the fraction ζ closest to zero.
+
+        Returns:
+            bool, (N,), True for the survivors; each tensor loses at most ⌊ζ·N_i⌋ weights.
+        """
         return topology.all_but(_RANKINGS[self.ranking](topology, values, self.drop_fraction))
 
     @hookimpl
     def allocate(self, total: int, pruned: Counts, room: Counts) -> Counts:
-        """Grow as many weights in each tensor as it has lost."""
+        """Grow as many weights in each tensor as it has lost.
+
+        Returns:
+            int64, one number a tensor; ``total`` together.
+        """
         return shares(total, pruned, room)
 
 

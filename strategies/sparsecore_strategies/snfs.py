@@ -65,23 +65,42 @@ class SparseMomentum:
 
     @hookimpl
     def observe(self, gradient: Gradient, topology: Topology, strategy_state: DenseMomentum) -> DenseMomentum:
-        """Update the momentum of every position: M ← β·M + g."""
+        """Update the momentum of every position: M ← β·M + g.
+
+        Returns:
+            The momentum after the step, D entries.
+        """
         return strategy_state.updated(gradient, topology, self.momentum)
 
     @hookimpl
     def prune(self, topology: Topology, values: Array, clock: Clock) -> Array:
-        """In each tensor, drop the fraction with the smallest |w|."""
+        """In each tensor, drop the fraction with the smallest |w|.
+
+        Returns:
+            bool, (N,), True for the survivors; the number dropped is rounded down.
+        """
         dropped = fraction_of(self.drop_fraction(clock), topology.counts)
         return topology.all_but(smallest_of_each(topology, values, dropped))
 
     @hookimpl
     def allocate(self, total: int, room: Counts, topology: Topology, strategy_state: DenseMomentum) -> Counts:
-        """Share out in proportion to the mean |momentum| of each tensor's active weights."""
+        """Share out in proportion to the mean |momentum| of the weights that each tensor had before the update.
+
+        Returns:
+            int64, one number a tensor; what a full tensor cannot take goes to the others.
+
+        Raises:
+            DivergedError: a momentum is not finite.
+        """
         return shares(total, whole_numbers(_means(topology, strategy_state)), room)
 
     @hookimpl
     def grow(self, occupied: Topology, counts: Counts, strategy_state: DenseMomentum) -> Array:
-        """Return the free positions with the largest |momentum|."""
+        """Grow where |momentum| is largest.
+
+        Returns:
+            Free positions, ascending, ``counts[i]`` of tensor i.
+        """
         return largest_free(occupied, counts, strategy_state.by_tensor(occupied))
 
 

@@ -41,7 +41,14 @@ class Connections:
     dormant: Array = per_position()
 
     def waking(self, topology: Topology) -> Counts:
-        """Return how many dormant connections of each tensor wake; counted once, as a device is waited for."""
+        """Count the dormant connections that wake; counted once for a state, as a device is waited for.
+
+        Args:
+            topology: any of the layout; the active positions do not matter, as their entries are below zero.
+
+        Returns:
+            int64, one number a tensor, read-only.
+        """
         offsets = topology.layout.offsets
         if offsets not in self._waking:
             self._waking[offsets] = constant(counting_of(topology.arrays).count_each(self.dormant >= 0, offsets))
@@ -83,7 +90,11 @@ class SoftDeepRewiring:
 
     @hookimpl
     def initial_strategy_state(self, topology: Topology, random: Randomness) -> Connections:
-        """Return the signs of the first connections, and dormant ones with θ between θ_min and 0."""
+        """Draw the signs of the first connections, and θ of dormant ones uniformly between θ_min and 0.
+
+        Returns:
+            The state, whose dormant vector has D entries, those of active connections at θ_min.
+        """
         layout = topology.layout
         draws = [
             random.generator("dormant", name).random(size, np.float32)
@@ -95,7 +106,11 @@ class SoftDeepRewiring:
 
     @hookimpl
     def start_values(self, topology: Topology, values: Array, random: Randomness) -> Array:
-        """Return w = s·θ with θ = |w| > 0."""
+        """Start with θ = |w| > 0, so that every connection is active.
+
+        Returns:
+            w = s·θ, (N,), in the dtype of ``values``.
+        """
         return fixed_signs(topology, random) * abs(values)
 
     @hookimpl
@@ -107,7 +122,11 @@ class SoftDeepRewiring:
     def perturb(
         self, topology: Topology, values: Array, clock: Clock, strategy_state: Connections, random: Randomness
     ) -> Array:
-        """Apply noise and pull, θ ← θ - η·α + sqrt(2·η·T)·ν; the optimizer has applied the gradient."""
+        """Apply noise and pull, θ ← θ - η·α + sqrt(2·η·T)·ν; the optimizer has applied the gradient.
+
+        Returns:
+            w = s·θ, (N,); connections with θ < 0 become dormant in the update of this step.
+        """
         return noisy_pull(
             topology,
             values,
@@ -120,7 +139,11 @@ class SoftDeepRewiring:
 
     @hookimpl
     def prune(self, values: Array, strategy_state: Connections) -> Array:
-        """Keep the connections with θ ≥ 0; the others become dormant."""
+        """Keep the connections with θ ≥ 0; the others become dormant.
+
+        Returns:
+            bool, (N,).
+        """
         return values * strategy_state.signs >= 0
 
     @hookimpl
@@ -130,7 +153,11 @@ class SoftDeepRewiring:
 
     @hookimpl
     def adjust(self, topology: Topology, values: Array, strategy_state: Connections) -> Connections:
-        """Keep the θ of connections that become dormant."""
+        """Keep the θ of connections that become dormant, from which their walk goes on.
+
+        Returns:
+            The state whose dormant vector has these θ, in float32.
+        """
         arrays = topology.arrays
         strengths = arrays.cast(values * strategy_state.signs, np.float32)
         slept = arrays.where(strengths < 0, strengths, arrays.take(strategy_state.dormant, topology.positions))
@@ -148,7 +175,11 @@ class SoftDeepRewiring:
 
     @hookimpl
     def initial_values(self, grown: Topology, values: Array, strategy_state: Connections, random: Randomness) -> Array:
-        """Return w = s·θ, with the θ at which the connection has crossed zero."""
+        """Start with the θ at which the connection has crossed zero.
+
+        Returns:
+            w = s·θ, one for each connection that wakes, in the dtype of ``values``.
+        """
         strengths = grown.arrays.take(strategy_state.dormant, grown.positions)
         return grown.arrays.cast(fixed_signs(grown, random) * strengths, values.dtype)
 
@@ -156,7 +187,11 @@ class SoftDeepRewiring:
     def remember(
         self, reallocation: Reallocation, clock: Clock, strategy_state: Connections, random: Randomness
     ) -> Connections:
-        """Add the signs of connections that woke, and apply the noise of the next step to dormant ones."""
+        """Add the signs of connections that woke, and apply the noise of the next step to dormant ones.
+
+        Returns:
+            The state for the next step; in it is settled already which connections wake then.
+        """
         after = reallocation.after
         grown = reallocation.grown_weights
         signs = after.arrays.put(strategy_state.signs, reallocation.grown_slots, fixed_signs(grown, random))

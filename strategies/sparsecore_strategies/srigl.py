@@ -76,7 +76,11 @@ class StructuredRigL:
 
     @hookimpl
     def initial_topology(self, layout: Layout, sparsity: float, random: Randomness, arrays: Arrays) -> Topology:
-        """Random positions, N of each group."""
+        """Start with random positions, N of each group.
+
+        Raises:
+            InputError: M does not divide the fan-in of a tensor.
+        """
         of_each = distribution(self.start)(layout, sparsity) // self._groups(layout)
         return random_in_groups(layout, group_sizes(layout, self.group), np.maximum(1, of_each), random, arrays)
 
@@ -92,7 +96,11 @@ class StructuredRigL:
 
     @hookimpl
     def prune(self, topology: Topology, values: Array, clock: Clock) -> Array:
-        """In each tensor, drop the fraction f with the smallest |w| that their groups have room to replace."""
+        """In each tensor, drop the fraction f with the smallest |w| that their groups have room to replace.
+
+        Returns:
+            bool, (N,), True for the survivors.
+        """
         sizes = group_sizes(topology.layout, self.group)
         counts = fraction_of(self.drop_fraction(clock), topology.counts)
         arrays, counting, names = topology.arrays, counting_of(topology.arrays), topology.layout.names
@@ -106,12 +114,21 @@ class StructuredRigL:
 
     @hookimpl
     def allocate(self, total: int, pruned: Counts, room: Counts) -> Counts:
-        """Grow as many weights in each tensor as it has lost."""
+        """Grow as many weights in each tensor as it has lost.
+
+        Returns:
+            int64, one number a tensor; ``total`` together.
+        """
         return shares(total, pruned, room)
 
     @hookimpl
     def grow(self, occupied: Topology, counts: Counts, topology: Topology, kept: Topology, gradient: Gradient) -> Array:
-        """In each group as many as it lost, where |dense gradient| is largest."""
+        """Grow in each group as many as it lost, where the dense gradient is largest in absolute value.
+
+        Returns:
+            Free positions, ascending, ``counts[i]`` of tensor i; where strategies above have pruned or shared out
+            without regard to groups, also positions of groups that have lost nothing.
+        """
         sizes = dict(zip(occupied.layout.names, group_sizes(occupied.layout, self.group), strict=True))
         lost = _without(topology, kept)
 

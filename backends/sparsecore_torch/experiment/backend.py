@@ -75,6 +75,9 @@ class TorchBackend:
 
         Args:
             task: the network, its start values, the data and the optimizer.
+
+        Raises:
+            InputError: this machine does not have the device.
         """
         from sparsecore_torch.experiment.learner import TorchLearner
 

@@ -78,7 +78,11 @@ class Execution:
 
 
 def compiled_by(backend: Any) -> Execution:
-    """Return the execution that compiles by a backend of ``torch.compile``, given by name or as a function."""
+    """Return the execution that compiles by a backend of ``torch.compile``.
+
+    Args:
+        backend: its name, such as 'inductor', or a function from a graph and example inputs to a callable.
+    """
     return Execution(recorded, lambda forward: _compiled(forward, backend), SPARSE_OPERATORS, TIED_OPERATORS)
 
 

@@ -27,6 +27,12 @@ def by_shared_batch(x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, varia
 
     ``torch.nn.SyncBatchNorm`` does the same on CUDA only. The arguments are those of
     :class:`sparsecore_torch.experiment.operations.Normalization`.
+
+    Returns:
+        The normalized part of this rank, in the shape and dtype of ``x``.
+
+    Raises:
+        InputError: all parts together have one value per channel; where compiled, this is not checked.
     """
     axes = [axis for axis in range(x.ndim) if axis != 1]
     numbers = x.to(scale.dtype)
@@ -66,11 +72,22 @@ class SingleProcessStep:
         return by_batch
 
     def part(self, batch: Batch) -> Batch:
-        """Return this rank's part of a batch; it may be empty."""
+        """Return this rank's part of a batch.
+
+        Args:
+            batch: the same on all ranks.
+
+        Returns:
+            A contiguous part in the order of ranks; it may be empty where there are fewer images than ranks.
+        """
         return batch
 
     def some(self, parts: Iterable[Part]) -> Iterator[Part]:
-        """Return this rank's share of parts that any one rank can work on."""
+        """Return this rank's share of parts that any one rank can work on.
+
+        Args:
+            parts: the same on all ranks; each is given to exactly one of them.
+        """
         return iter(parts)
 
     def trained(self, forward: Forward, parameters: Iterable[nn.Parameter]) -> Forward:  # noqa: ARG002
@@ -92,11 +109,22 @@ class SingleProcessStep:
         return losses.sum() / examples
 
     def total(self, vector: Tensor) -> Tensor:
-        """Sum the ranks' vectors, in place of the one given."""
+        """Sum the ranks' vectors, in place of the one given.
+
+        Args:
+            vector: this rank's, of the same shape on all ranks.
+
+        Returns:
+            The vector itself.
+        """
         return vector
 
     def mean(self, vector: Tensor) -> Tensor:
-        """Return the mean of the ranks' vectors, which may replace the one given."""
+        """Return the mean of the ranks' vectors.
+
+        Args:
+            vector: this rank's, of the same shape on all ranks; it may be written to.
+        """
         return vector
 
     def communicating(self) -> AbstractContextManager[None]:

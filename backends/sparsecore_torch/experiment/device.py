@@ -71,7 +71,10 @@ class DeviceConfig:
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """Compute the network with the same results every time, under autocast where activations have another dtype."""
+        """Compute the network with the same results every time, under autocast where activations have another dtype.
+
+        Within it cuDNN is deterministic and float32 is not rounded to TF32.
+        """
         lowered = self.activation_dtype is not self.dtype
         dtype = self.activation_dtype if lowered else None
         with _deterministic_cudnn(), torch.autocast(self.device.type, dtype, enabled=lowered):

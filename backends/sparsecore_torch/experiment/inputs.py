@@ -32,11 +32,26 @@ class DeviceSplit:
 
     @classmethod
     def of(cls, split: Split, device: torch.device) -> "DeviceSplit":
-        """Put a split on a device; on the host it shares the split's memory where that is possible."""
+        """Put a split on a device.
+
+        Args:
+            split: images uint8 (examples, height, width, channels), and labels.
+            device: where they are put; on the host the split's memory is shared where it is writable and contiguous.
+        """
         return cls(_as_tensor(split.images).to(device), _as_tensor(split.labels).to(device))
 
     def batch(self, plan: Batch) -> tuple[Tensor, Tensor]:
-        """Return the images of a batch, cropped and mirrored as planned, and their labels."""
+        """Return the images of a batch, cropped and mirrored as planned, and their labels.
+
+        Args:
+            plan: which images, and how they are augmented.
+
+        Returns:
+            Images, uint8, (batch, height, width, channels), and labels, int64, (batch,).
+
+        Raises:
+            InputError: the padding is too large to be reflected in images of this size.
+        """
         rows, shifts, flips = _uploaded(plan, self.images.device)
         labels = self.labels.index_select(0, rows)
         if plan.padding == 0 and not plan.flips.any():
@@ -44,7 +59,12 @@ class DeviceSplit:
         return augmented(self.images, rows, shifts, flips, plan.padding), labels
 
     def in_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Iterate over all images and labels in order, in batches with a bounded number of pixels."""
+        """Iterate over all images and labels in order.
+
+        Returns:
+            Images, uint8, (batch, height, width, channels), and labels, (batch,), views of the split; at most 2¹⁸
+            pixels or 2¹⁰ images at a time, but at least one image.
+        """
         height, width = self.images.shape[1:3]
         count = min(max(1, _PIXELS // (height * width)), _MOST_IMAGES)
         return zip(torch.split(self.images, count), torch.split(self.labels, count), strict=True)
@@ -66,12 +86,28 @@ class DeviceImages:
         )
 
     def of_plan(self, plan: Batch) -> tuple[Tensor, Tensor]:
-        """Return the normalized training images of a batch, (batch, channels, height, width), and their labels."""
+        """Return the normalized training images of a batch and their labels.
+
+        Args:
+            plan: which images, and how they are augmented.
+
+        Returns:
+            Images, (batch, channels, height, width), in the dtype and memory format of the config, and labels, int64,
+            (batch,).
+        """
         images, labels = self._splits[0][1].batch(plan)
         return self._normalized(images), labels
 
     def of_split(self, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
-        """Iterate over this rank's share of a split in batches: normalized images and their labels."""
+        """Iterate over this rank's share of a split in batches.
+
+        Args:
+            split: one of the data set's, which is on the device already, or another one, which is copied there at each
+                call.
+
+        Yields:
+            Normalized images, (batch, channels, height, width), and labels, int64, (batch,).
+        """
         for images, labels in self._config.parallel.some(self._on_device(split).in_batches()):
             yield self._normalized(images), labels
 

@@ -53,11 +53,19 @@ class RunningTotals:
         self.vector[2] += len(labels)
 
     def add_totals(self, others: "RunningTotals") -> None:
-        """Add other sums."""
+        """Add other sums.
+
+        Args:
+            others: on the same device.
+        """
         self.vector += others.vector
 
     def read(self) -> Totals:
-        """Return the sums, on the host."""
+        """Return the sums; the host waits for the device.
+
+        Returns:
+            The loss in nats, the number of correct predictions and that of examples.
+        """
         loss, correct, examples = self.vector.tolist()
         return Totals(loss, int(correct), int(examples))
 
@@ -93,7 +101,16 @@ class TorchLearner:
         self.optimizer_step(learning_rate)
 
     def backward(self, batch: Batch, *, dense: bool = False) -> Gradient | None:
-        """Compute the gradients; the dense ones take D entries for as long as they are held."""
+        """Compute the gradients.
+
+        Args:
+            batch: the whole batch, of which each rank takes its part.
+            dense: whether gradients of all positions are computed, too; they take D entries for as long as they are
+                held.
+
+        Returns:
+            None, or from a tensor's name to its dense gradient, (D_i,), row-major.
+        """
         if not dense:
             self._forward_backward(batch, self._network.training_logits)
             return None
@@ -129,7 +146,11 @@ class TorchLearner:
 
     @torch.no_grad()
     def evaluate(self, split: Split) -> Totals:
-        """Return the sums over a split, with running statistics and without augmentation."""
+        """Return the sums over a split, with running statistics and without augmentation.
+
+        Args:
+            split: of the data set; any other is copied to the device at each call. Ranks share the work.
+        """
         config, totals = self._config, RunningTotals(self._config.device)
         with config.computing(), config.parallel.communicating():
             for images, labels in self._images.of_split(split):
@@ -139,7 +160,14 @@ class TorchLearner:
         return totals.read()
 
     def set_values(self, values: Tensor) -> None:
-        """Replace the N sparse values, for a perturbation; optimizer state stays."""
+        """Replace the N sparse values, for a perturbation; optimizer state stays.
+
+        Args:
+            values: (N,).
+
+        Raises:
+            InputError: they have another shape.
+        """
         _check_shape("values", values, self.values.shape)
         self.values.copy_(values)
 
@@ -175,7 +203,11 @@ class TorchLearner:
         return {name: buffer.numpy(force=True).copy() for name, buffer in self._buffers().items()}
 
     def load_state(self, topology: Topology, state: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from ``state`` (of :meth:`state`) on ``topology``.
+        """Go on from a saved state.
+
+        Args:
+            topology: the active positions that the state was saved with.
+            state: what :meth:`state` returned.
 
         Raises:
             InputError: a buffer is missing or has another shape; nothing has changed.

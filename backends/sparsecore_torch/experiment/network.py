@@ -35,7 +35,12 @@ class DenseView:
 
     @classmethod
     def of(cls, topology: Topology, values: Tensor) -> "DenseView":
-        """Make dense tensors from the N values."""
+        """Make dense tensors from the N values.
+
+        Args:
+            topology: the active positions.
+            values: (N,); their memory is not shared.
+        """
         layout, ends = topology.layout, zip(topology.layout.offsets[:-1], topology.layout.offsets[1:], strict=True)
         active = as_tensor(topology.positions)
         positions = tuple(torch.arange(*end, dtype=active.dtype, device=active.device) for end in ends)
@@ -45,16 +50,31 @@ class DenseView:
         return cls(topology, tuple(tensor.requires_grad_() for tensor in dense), positions)
 
     def gradient(self, name: str) -> Tensor:
-        """Return the dense gradient of a tensor, (D_i,)."""
+        """Return the dense gradient of a tensor.
+
+        Args:
+            name: of the tensor.
+
+        Returns:
+            (D_i,), row-major; zeros where no gradient has arrived.
+        """
         return _gradient(self.values[self.topology.layout.index(name)])
 
     def active_gradient(self) -> Tensor:
-        """Return the gradients of the active weights, (N,)."""
+        """Return the gradients of the active weights.
+
+        Returns:
+            (N,), in the order of the topology's positions; a new tensor.
+        """
         both = zip(self.values, _active_indices(self.topology), strict=True)
         return torch.cat([_gradient(tensor)[indices] for tensor, indices in both])
 
     def replace_gradients(self, change: Callable[[Tensor], Tensor]) -> None:
-        """Replace each gradient by what a function makes of it, in the order of the layout."""
+        """Replace each gradient, in the order of the layout, so that ranks can communicate within.
+
+        Args:
+            change: from a dense gradient, (D_i,), to another of that shape; it may be written to.
+        """
         for tensor in self.values:
             tensor.grad = change(_gradient(tensor))
 
@@ -169,11 +189,25 @@ class TorchNetwork:
         self._evaluation = structure.forward(by_running, config.execution)
 
     def training_logits(self, images: Tensor) -> Tensor:
-        """Return the logits (batch, classes) of a batch; running statistics move towards those of the batch."""
+        """Return the logits of a batch; running statistics move towards those of the batch.
+
+        Args:
+            images: normalized, (batch, channels, height, width).
+
+        Returns:
+            (batch, classes); a backward pass from here leaves gradients averaged over ranks.
+        """
         return self._training(images, *self._parts())
 
     def evaluation_logits(self, images: Tensor) -> Tensor:
-        """Return the logits (batch, classes) by the running statistics."""
+        """Return the logits by the running statistics.
+
+        Args:
+            images: normalized, (batch, channels, height, width).
+
+        Returns:
+            (batch, classes).
+        """
         return self._evaluation(images, *self._parts())
 
     def other_parameters(self) -> dict[str, Tensor]:
@@ -186,7 +220,12 @@ class TorchNetwork:
         return DenseView.of(self.topology, self.values.detach())
 
     def dense_training_logits(self, view: DenseView, images: Tensor) -> Tensor:
-        """Return what :meth:`training_logits` does, to be differentiated by all positions; ranks share no gradient."""
+        """Return what :meth:`training_logits` does, to be differentiated by all positions.
+
+        Args:
+            view: whose values are differentiated by; ranks do not share its gradient before :meth:`take_gradients`.
+            images: normalized, (batch, channels, height, width).
+        """
         return self._forward(images, view.values, view.positions, *self._other_parts())
 
     def take_gradients(self, view: DenseView) -> None:
@@ -202,7 +241,11 @@ class TorchNetwork:
             self.dense.grad = mean(self.dense.grad)
 
     def resize(self, size: int) -> None:
-        """Make room for another number of sparse values, all zero, in a new parameter."""
+        """Make room for another number of sparse values, in a new parameter.
+
+        Args:
+            size: the number of values, which are all zero afterwards.
+        """
         self.values = torch.nn.Parameter(self.values.detach().new_zeros(size))
         self._training = self._parallel.trained(self._forward, [self.values, self.dense])
 

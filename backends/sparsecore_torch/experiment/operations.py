@@ -170,7 +170,11 @@ class Normalization(Protocol):
 
 
 def by_batch(x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    """Normalize by the moments of the batch, in training; the running moments move towards these."""
+    """Normalize by the moments of the batch, in training; the running moments move towards these.
+
+    Raises:
+        InputError: the batch has one value per channel.
+    """
     check_batch_statistics(x.numel() // x.shape[1])
     return functional.batch_norm(
         x, mean, variance, scale, shift, training=True, momentum=STATISTICS_MOMENTUM, eps=EPSILON

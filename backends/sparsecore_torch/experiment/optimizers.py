@@ -60,13 +60,24 @@ class OptimizerState:
         self._optimizer.zero_grad(set_to_none=True)
 
     def step(self, learning_rate: float) -> None:
-        """Take one step by the gradients."""
+        """Take one step by the gradients; a vector without one stays as it is.
+
+        Args:
+            learning_rate: η of this step.
+        """
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._optimizer.step()
 
     def vectors_of(self, name: str) -> dict[str, Tensor]:
-        """Return the state of a vector that has one entry for each weight, by name, not copied."""
+        """Return the state of a vector that has one entry for each weight.
+
+        Args:
+            name: of the vector, as the constructor was given it.
+
+        Returns:
+            By name, not copied; empty for SGD without momentum.
+        """
         return {key: buffer for key, buffer in self._optimizer.state[self._vectors[name]].items() if buffer.shape}
 
     def replace(self, name: str, parameter: torch.nn.Parameter) -> None:
@@ -85,7 +96,11 @@ class OptimizerState:
         self._vectors[name] = parameter
 
     def buffers(self) -> dict[str, Tensor]:
-        """Return all state by 'vector.name', not copied."""
+        """Return all state, such as momentum and the count of steps.
+
+        Returns:
+            By 'vector.name', not copied.
+        """
         return {
             f"{vector}.{name}": buffer
             for vector, parameter in self._vectors.items()

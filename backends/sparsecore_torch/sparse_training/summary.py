@@ -38,14 +38,23 @@ class Summary:
     by_name: Mapping[str, str] = MappingProxyType({})
 
     def rows(self) -> list[tuple[str, ...]]:
-        """Return name, shape, active weights, density at start and density now of each sparse tensor and of all."""
+        """Return the table's rows.
+
+        Returns:
+            Name, shape, active weights, density at start and density now, as text, of each sparse tensor and of all
+            together.
+        """
         layout, counts = self.topology.layout, self.topology.counts
         columns = zip(layout.names, layout.shapes, layout.sizes, self.start, counts, strict=True)
         rows = [_row(name, "×".join(map(str, shape)), size, *weights) for name, shape, size, *weights in columns]
         return [*rows, _row("all", "", layout.size, sum(self.start), self.topology.size)]
 
     def reasons(self) -> dict[str, list[str]]:
-        """Return the names of the dense parameters by the reason why they are dense."""
+        """Return why parameters are dense.
+
+        Returns:
+            From each reason to the names of all parameters that it applies to.
+        """
         return _grouped(self.left_out)
 
     def __repr__(self) -> str:

@@ -32,7 +32,12 @@ class LayerKind(Protocol):
     """A kind of module that the kernels can compute."""
 
     def supports(self, module: Any, x: Tensor) -> bool:
-        """Return whether the kernels compute inputs of this shape; the module itself computes all others."""
+        """Return whether the kernels compute inputs of this shape; the module itself computes all others.
+
+        Args:
+            module: the module.
+            x: its input, a float32 tensor on the CPU.
+        """
         ...
 
     def layer(self, module: Any, indices: NDArray[np.int64]) -> Layer:
@@ -45,11 +50,26 @@ class LayerKind(Protocol):
         ...
 
     def run(self, x: Tensor, run: Run) -> Tensor:
-        """Return the output in the shape in which the module returns it; ``run`` takes a batch."""
+        """Return the output in the shape in which the module returns it.
+
+        Args:
+            x: the module's input.
+            run: from a batch (examples, features...) to the outputs of the batch.
+        """
         ...
 
     def pack(self, x: Tensor, form: Form, kernels: Kernels) -> Tensor:
-        """Copy a batch into the kernels' layout: zero on the border, and in the lanes beyond the batch."""
+        """Copy a batch into the kernels' layout.
+
+        Args:
+            x: the batch, (images, channels, height, width) or (vectors, features).
+            form: of the result.
+            kernels: those of this processor.
+
+        Returns:
+            Zero on the border, and in the lanes beyond the batch; it may share memory with a batch that is stored so
+            already.
+        """
         ...
 
     def unpack(
@@ -189,13 +209,28 @@ class Computation:
     kind: LayerKind
 
     def pack(self, batch: Tensor, form: Form) -> Tensor:
-        """Copy a batch into the kernels' layout."""
+        """Copy a batch into the kernels' layout.
+
+        Args:
+            batch: float32, on the CPU, in any strides.
+            form: of the result.
+
+        Returns:
+            Of the shape ``form.shape(lanes)``; it may share the batch's memory.
+        """
         return self.kind.pack(batch.detach(), form, self.layer.kernels)
 
     def unpack(
         self, write: Callable[[Buffer], None], form: Form, bias: Tensor | None, memory_format: torch.memory_format
     ) -> Tensor:
-        """Return, as a batch, what ``write`` writes into a buffer of this form."""
+        """Return, as a batch, what a function writes in the kernels' layout.
+
+        Args:
+            write: writes a buffer, which is not initialized.
+            form: of the buffer.
+            bias: added by channel, (channels,); or None.
+            memory_format: of the result, where that has several.
+        """
         buffer = torch.empty(form.shape(self.layer.kernels.lanes))
         write(buffer_of(form, buffer.numpy()))
         return self.kind.unpack(buffer, form, bias, memory_format, self.layer.kernels)

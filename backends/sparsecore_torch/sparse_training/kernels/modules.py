@@ -51,12 +51,20 @@ class Route:
         self.move(topology)
 
     def move(self, topology: Topology) -> None:
-        """Compute with weights at other positions from now on."""
+        """Compute with weights at other positions from now on.
+
+        Args:
+            topology: the active positions; the kernels' lists of the old ones are dropped.
+        """
         self._topology = topology
         self._current: _Current | None = None
 
     def expect(self, *, dense: bool) -> None:
-        """Use the dense layer in the next step, where gradients of all positions are needed, or the kernels."""
+        """Choose how the next step is computed.
+
+        Args:
+            dense: whether by the module's own layer, as gradients of all positions are needed, or by the kernels.
+        """
         self._is_dense = dense
 
     @property

@@ -81,7 +81,12 @@ class CompactStorage:
 
     @torch.no_grad()
     def reallocate(self, reallocation: Reallocation) -> None:
-        """Move to a new topology and its values; state and gradients follow the weights, zero where a weight grew."""
+        """Move to a new topology and its values; state and gradients follow the weights, zero where a weight grew.
+
+        Raises:
+            InputError: the number of weights changes among several processes, or a copy of the model is kept as an
+                average; nothing has changed then.
+        """
         _check_size(reallocation.before.size, reallocation.after.size)
         self._weights.check_copies()
         values = self._weights.values
@@ -116,7 +121,11 @@ class CompactStorage:
         self._weights.topology = topology
 
     def check_written(self, name: str | None = None, *, thoroughly: bool = False) -> None:  # noqa: ARG002
-        """Check that the values and the optimizer's state belong to the topology."""
+        """Check that the values and the optimizer's state belong to the topology, whatever the name.
+
+        Raises:
+            InputError: they were loaded from another one.
+        """
         self._weights.check()
         self._fingerprint.check(self._weights.topology)
 
@@ -139,7 +148,17 @@ class CompactStorage:
         self._weights.dense_gradients = DenseGradients(self._weights.values) if dense else None
 
     def gradient(self, name: str) -> Tensor:
-        """Return the dense gradient of a tensor in the last step, (D_i,), row-major."""
+        """Return the dense gradient of a tensor in the last step.
+
+        Args:
+            name: of the tensor.
+
+        Returns:
+            (D_i,), row-major, scaled as the gradient of the values has been since the backward pass.
+
+        Raises:
+            RuntimeError: dense gradients were not expected.
+        """
         topology, gradients = self._weights.topology, self._weights.dense_gradients
         if gradients is None:
             raise RuntimeError(f"the dense gradient of {name} has not been collected")
@@ -147,7 +166,11 @@ class CompactStorage:
 
     @torch.no_grad()
     def squash(self) -> None:
-        """Put dense Parameters back under their old names, on the model and in the optimizer, with their state."""
+        """Put dense Parameters back under their old names, on the model and in the optimizer, with their state.
+
+        Raises:
+            InputError: the values were loaded from another topology.
+        """
         self._weights.check()
         self._fingerprint.end()
         self.expect_gradient(dense=False)

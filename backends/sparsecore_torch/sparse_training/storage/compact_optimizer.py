@@ -42,7 +42,11 @@ class OptimizerFingerprint:
         ]
 
     def carried(self, topology: Topology) -> None:
-        """Note that the state belongs to this topology now: it has been carried there, or loaded and checked."""
+        """Note that the state belongs to a topology now.
+
+        Args:
+            topology: that the state has been carried to, or that it was loaded for and checked against.
+        """
         self._state_of, self._loaded, self.has_loaded = topology, None, False
 
     def check(self, topology: Topology) -> None:
@@ -168,7 +172,15 @@ class CompactState:
 
     @classmethod
     def of(cls, optimizer: Optimizer, weights: CompactWeights) -> "CompactState":
-        """Return the state of the values, which the optimizer must hold."""
+        """Return the state of the values.
+
+        Args:
+            optimizer: that holds the values as a Parameter.
+            weights: the values.
+
+        Raises:
+            InputError: it cannot be found out what the optimizer keeps for each weight.
+        """
         return cls(optimizer, weights, OptimizerStates(optimizer, {VALUES: weights.values}))
 
     @property
@@ -191,7 +203,14 @@ class CompactState:
             self._content[key] = carried
 
     def scattered(self, topology: Topology) -> list[dict[str, Any]]:
-        """Return the state of each dense tensor; inactive weights have that of fresh ones."""
+        """Return the state of each dense tensor; inactive weights have that of fresh ones.
+
+        Args:
+            topology: the positions of the values.
+
+        Returns:
+            State by name, in the order of the layout; numbers such as the count of steps are copied to each.
+        """
         self.states.renew({VALUES: self.values})
         entries = {key: (content, entry) for key, content, entry in self._entries()}
         return [

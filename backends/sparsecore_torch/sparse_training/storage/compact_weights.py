@@ -38,7 +38,12 @@ class DenseGradients:
         self._handle = register(self._after_pass)
 
     def add(self, index: int, gradient: Tensor) -> None:
-        """Add a dense gradient of the tensor of this index in the layout."""
+        """Add a dense gradient of one tensor, in a backward pass.
+
+        Args:
+            index: of the tensor in the layout.
+            gradient: of the tensor's shape; it is summed in the dtype of the values.
+        """
         if self._is_between_passes:
             self._is_between_passes = False
             if self._values.grad is None or not self._values.grad.any():
@@ -48,7 +53,11 @@ class DenseGradients:
         self._sums[index] = self._sums[index] + gradient if index in self._sums else gradient
 
     def reduce(self, topology: Topology) -> None:
-        """Average over ranks, as the gradient of the values is averaged. Collective."""
+        """Average over ranks, as the gradient of the values is averaged. Collective.
+
+        Args:
+            topology: whose tensors are averaged in order; a rank without a gradient adds zeros.
+        """
         ranks = world_size()
         if ranks > 1:
             for index, shape in enumerate(topology.layout.shapes):
@@ -166,7 +175,11 @@ class CompactWeights:
         return values  # type: ignore[no-any-return]
 
     def move(self, topology: Topology) -> None:
-        """Take up another topology, whose values are written next."""
+        """Take up another topology, whose values are written next.
+
+        Args:
+            topology: the positions; those of the present values from now on, which are not moved.
+        """
         self.topology = self._values_of = topology
 
     def check(self) -> None:
@@ -186,7 +199,11 @@ class CompactWeights:
         self._values_of = self.topology
 
     def check_copies(self) -> None:
-        """Raise an :class:`InputError` if a copy of the model is kept as an average, which weights that move mix up."""
+        """Check that no copy of the model is kept as an average, as weights that move would be mixed up in it.
+
+        Raises:
+            InputError: a copy without a gradient has been written to since it was made or has loaded a state.
+        """
         for copied in list(self._copies):
             values = own_parameters(copied.model).get(VALUES)  # None where the copy is a plain one by now
             if values is not None and values.grad is None and write_count(values) != copied._known_version:
@@ -245,7 +262,14 @@ class CompactWeights:
         return self._saved.remade_by(_Remaker(self.values.detach(), self.topology, index, dtype), dense)
 
     def plain(self, index: int) -> Tensor:
-        """Return the dense tensor of this index, not differentiable."""
+        """Return a dense tensor, not differentiable.
+
+        Args:
+            index: of the tensor in the layout.
+
+        Raises:
+            InputError: the values belong to another topology, or the model has moved to another device.
+        """
         with torch.no_grad():
             return self.dense(index, lambda values: values.dtype)
 
@@ -292,7 +316,14 @@ class CompactWeights:
         return gather(gradient, active_indices(topology, index)).to(self.values.dtype)
 
     def entries(self, index: int) -> Tensor:
-        """Return the N_i values of the tensor of this index, differentiable."""
+        """Return the N_i values of a tensor, differentiable.
+
+        Args:
+            index: of the tensor in the layout.
+
+        Returns:
+            (N_i,), a view of the values; within a forward pass of the model, a piece of one common split.
+        """
         # pieces made without gradients cannot be differentiated; a layer called by itself has none
         if self._pieces and (self._pieces[index].grad_fn or not torch.is_grad_enabled()):
             return self._pieces[index]

@@ -44,12 +44,23 @@ class BitMask:
         return self._any != 0
 
     def change(self, mask: Tensor) -> None:
-        """Take over another mask, in the form that the constructor takes."""
+        """Take over another mask.
+
+        Args:
+            mask: -1 for active weights, 0 elsewhere; int8, of the tensor's shape.
+        """
         for bits in self._by_size.values():
             bits.copy_(mask)
 
     def fill(self, tensor: Tensor) -> None:
-        """Set the inactive entries of a tensor to zero, in place and unseen by autograd."""
+        """Set the inactive entries of a tensor to zero, in place and unseen by autograd.
+
+        Args:
+            tensor: of the parameter's shape and any dtype of 1, 2, 4 or 8 bytes.
+
+        Raises:
+            InputError: the tensor is on another device than the mask.
+        """
         bits = self._bits_for(tensor)
         plain = tensor.detach() if tensor.requires_grad else tensor
         plain.view(bits.dtype).bitwise_and_(bits)
@@ -66,7 +77,17 @@ class BitMask:
         tensor.detach().view(mask.dtype).add_(mask, alpha=bits).add_(bits)
 
     def filled(self, tensor: Tensor) -> Tensor:
-        """Return a copy of a tensor in which the inactive entries are zero; differentiable where that is needed."""
+        """Return a copy of a tensor in which the inactive entries are zero.
+
+        Args:
+            tensor: of the parameter's shape and any dtype of 1, 2, 4 or 8 bytes; possibly batched by ``vmap``.
+
+        Returns:
+            A tensor that is differentiable where ``tensor`` requires a gradient.
+
+        Raises:
+            InputError: the tensor is on another device than the mask.
+        """
         bits = self._bits_for(tensor)
         if tensor.requires_grad or are_transforms_active():  # of a backward pass that is differentiated itself
             return torch.where(bits != 0, tensor, 0.0)
@@ -78,7 +99,11 @@ class BitMask:
             return torch.where(bits != 0, tensor, 0.0)
 
     def inactive_run(self) -> slice | None:
-        """Return the longest run of inactive entries, as a slice of the flat memory; None if there is none."""
+        """Return the longest run of inactive entries.
+
+        Returns:
+            A slice of the flat memory; None if there is no such entry, or the memory has gaps.
+        """
         bits = self._any
         if not is_non_overlapping_and_dense(bits):
             return None
@@ -117,11 +142,22 @@ class Gradients(Protocol):
     handles: list[RemovableHandle]
 
     def expect(self, *, dense: bool) -> None:
-        """Keep the gradients of the next step dense, or mask them; those of the last step are forgotten."""
+        """Prepare for the gradients of the next step; those of the last step are forgotten.
+
+        Args:
+            dense: whether they are kept dense, or masked.
+        """
         ...
 
     def gradient(self, name: str) -> Tensor:
-        """Return the dense gradient of a tensor in the last step, (D_i,), row-major; zeros where none has arrived."""
+        """Return the dense gradient of a tensor in the last step.
+
+        Args:
+            name: of the tensor.
+
+        Returns:
+            (D_i,), row-major; zeros where none has arrived.
+        """
         ...
 
 

@@ -21,7 +21,11 @@ class Storage(Protocol):
     """
 
     def values(self) -> Tensor:
-        """Return the N values in the order of the topology's positions, at least float32; not to be written to."""
+        """Return the N values, not to be written to. Collective where the tensors are sharded.
+
+        Returns:
+            (N,), in the order of the topology's positions, at least float32.
+        """
         ...
 
     def set_values(self, values: Tensor) -> None:
@@ -106,6 +110,9 @@ def ledger_of(optimizer: Optimizer, indices: Sequence[Tensor]) -> Ledger:
     Args:
         optimizer: that trains them.
         indices: the tensors that say where weights are, such as masks and positions.
+
+    Returns:
+        Bytes of the entries, and bytes of the memory that holds them on this rank.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     trained = [parameter for parameter in parameters if parameter.requires_grad]

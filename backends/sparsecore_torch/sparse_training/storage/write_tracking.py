@@ -103,7 +103,11 @@ class WriteTracker:
     # the weights
 
     def note(self, names: Iterable[str]) -> None:
-        """Note that the inactive weights of these tensors are zero now, because the training has written them."""
+        """Note that the inactive weights of tensors are zero now, because the training has written them.
+
+        Args:
+            names: of the tensors.
+        """
         self._stamps.update(self._stamps_of(names))
 
     def forget(self) -> None:
@@ -111,13 +115,23 @@ class WriteTracker:
         self._stamps = {}
 
     def changed(self, names: Iterable[str]) -> list[str]:
-        """Return those of the tensors that have been written to since :meth:`note`, as far as torch counts."""
+        """Find the tensors that have been written to since :meth:`note`.
+
+        Args:
+            names: of the tensors to look at.
+
+        Returns:
+            The names of those with another write count or address; writes that torch does not count are missed.
+        """
         stamps = self._stamps
         return [name for name, stamp in self._stamps_of(names).items() if stamps.get(name) != stamp]
 
     @torch.no_grad()
     def check(self, names: Sequence[str]) -> None:
-        """Check that the inactive weights of these tensors are zero, and note it.
+        """Check that the inactive weights of tensors are zero, and note it. Waits for the device once.
+
+        Args:
+            names: of the tensors.
 
         Raises:
             InputError: some are not.
@@ -171,7 +185,11 @@ class WriteTracker:
 
     @torch.no_grad()
     def is_disturbed(self) -> bool:
-        """Return whether a sample of inactive weights shows a write since the last step that torch has not counted."""
+        """Look for a write since the last step that torch has not counted.
+
+        Returns:
+            True where a sampled tensor has a nonzero entry in its run of inactive weights; False proves nothing.
+        """
         cleared = (name for name in self._cleared_after(self._steps + 1) if name in self._records)
         names = {*self._sampled_in(self._steps + 1), *cleared}
         return _any_nonzero([self._records[name].runs[0] for name in names])
@@ -195,7 +213,11 @@ class WriteTracker:
 
     @torch.no_grad()
     def still_zero(self) -> frozenset[str]:
-        """Return the tensors, after a step, whose inactive entries must still be zero; all others are to be cleared."""
+        """Decide, after a step, which tensors need no clearing.
+
+        Returns:
+            The names of those whose inactive entries and whose state must still be zero; all others are to be cleared.
+        """
         self._steps += 1
         cleared = self._cleared_after(self._steps)
         states = self._states()
