@@ -33,7 +33,12 @@ class Report:
 
     @classmethod
     def of_error(cls, error: Exception) -> "Report":
-        """Return the report of a rank that has raised an error."""
+        """Return the report of a rank that has raised an error.
+
+        Args:
+            error: of any kind. The sentence of the project's own errors stands alone, others follow the name of their
+                class; notes are added in parentheses.
+        """
         sentence = str(error) if isinstance(error, SparsecoreError) else f"{type(error).__name__}: {error}"
         notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
         return cls(failure=sentence + notes, refusal=isinstance(error, InputError))
@@ -158,12 +163,28 @@ def dump(value: Report | Verdict) -> str:
 
 
 def load_report(text: bytes) -> Report:
-    """Return the report that :func:`dump` has written."""
+    """Return the report that :func:`dump` has written.
+
+    Args:
+        text: JSON in UTF-8.
+
+    Raises:
+        ValueError: it is no JSON.
+        TypeError: it has other fields, as one written by another version.
+    """
     return Report(**json.loads(text))
 
 
 def load_verdict(text: bytes) -> Verdict:
-    """Return the verdict that :func:`dump` has written."""
+    """Return the verdict that :func:`dump` has written.
+
+    Args:
+        text: JSON in UTF-8.
+
+    Raises:
+        ValueError: it is no JSON.
+        TypeError: it has other fields, as one written by another version.
+    """
     return Verdict(**json.loads(text))
 
 
@@ -232,7 +253,11 @@ class Exchange:
         raise DisagreementError(f"rank 0 has not sent its text within {patience:g} s")
 
     def pending_verdict(self) -> Verdict | None:
-        """Return the verdict of an exchange that this rank has not entered, if there is one."""
+        """Look for the verdict of an exchange that this rank has not entered; does not wait.
+
+        Returns:
+            None where the others have reached no verdict, or the store can no longer be reached.
+        """
         key = self._key("verdict")
         with suppress(dist.DistNetworkError):
             return load_verdict(self._store.get(key)) if self._store.check([key]) else None

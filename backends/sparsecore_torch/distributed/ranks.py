@@ -117,7 +117,14 @@ class TorchRanks:
         return result
 
     def text_of_rank_0(self, text: str) -> str:
-        """Return the text of rank 0. Collective."""
+        """Return the text of rank 0. Collective.
+
+        Args:
+            text: that of this rank; those of other ranks are not read.
+
+        Raises:
+            DisagreementError: rank 0 has ended, or has not sent its text in time.
+        """
         return self._exchange.text_of_rank_0(text, self._patience.start)
 
     def together(self, advance: Callable[[], Advance]) -> Advance:
@@ -197,7 +204,13 @@ class TorchRanks:
 
     @contextmanager
     def communicating(self) -> Iterator[None]:
-        """Enclose other communication; if it breaks off because ranks have diverged, the error says why they have."""
+        """Enclose other communication, whose errors then say why it broke off.
+
+        Raises:
+            InputError: ranks have diverged by the user's mistake.
+            DisagreementError: ranks have diverged otherwise, or some have ended or fallen silent.
+            RuntimeError: it broke off for another reason; the error is that of torch.
+        """
         try:
             yield
         except RuntimeError as error:
@@ -304,7 +317,11 @@ class Rendezvous:
         return PrefixStore("sparsecore/run", self._default_store)
 
     def form_group(self) -> None:
-        """Form the process group of all launched processes, which this one leaves when it ends. Collective."""
+        """Form the process group of all launched processes, which this one leaves when it ends. Collective.
+
+        Raises:
+            RuntimeError: some did not come within :attr:`Patience.start`.
+        """
         if dist.is_initialized():
             return
         if self.device.type == "cuda":

@@ -48,7 +48,11 @@ class Claim:
 
     @classmethod
     def of(cls, one: NamedParameter) -> "Claim":
-        """Claim a parameter while its modules still hold it."""
+        """Claim a parameter while its modules still hold it.
+
+        Args:
+            one: the parameter; the claim keeps neither it nor its modules alive.
+        """
         holders = tuple((ref(module), attribute) for module, attribute in one.holders)
         return cls(one.name, ref(one.parameter), _memory_of(one.parameter), holders)
 
@@ -127,7 +131,11 @@ def register(training: object, claims: Sequence[Claim]) -> None:
 
 
 def unregister(training: object) -> None:
-    """Forget the tensors of a training."""
+    """Forget the tensors of a training, so that another one may claim them.
+
+    Args:
+        training: one that holds claims, or not.
+    """
     _CLAIMS.pop(training, None)
 
 
@@ -319,7 +327,11 @@ class Freezing:
         self._layers = [_CompactLayer.of(one.names[0], module) for one in tensors for module, _ in one.holders]
 
     def frozen(self) -> list[str]:
-        """Return the names of the tensors that are frozen now."""
+        """Return the tensors that are frozen now.
+
+        Returns:
+            Their names, of those whose ``requires_grad`` is False; in compact storage all or none.
+        """
         return [name for name, tensor in self._tensors.items() if not tensor().requires_grad]
 
     def check(self) -> None:

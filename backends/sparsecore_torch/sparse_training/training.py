@@ -173,15 +173,31 @@ class SparseTraining:
         return self._alive.storage.values()
 
     def masks(self) -> dict[str, Tensor]:
-        """Return the mask of each tensor by name: True for active weights, bool, in its shape, on the host."""
+        """Return the mask of each tensor.
+
+        Returns:
+            By name, bool, in the tensor's shape, True for active weights; copies on the host, which waits for the
+            device.
+        """
         return {name: torch.from_numpy(self.topology.mask(name)) for name in self.topology.layout.names}
 
     def memory(self) -> Ledger:
-        """Return the bytes of values, indices, gradients and optimizer state, of all that the optimizer trains."""
+        """Return the bytes of values, indices, gradients and optimizer state, of all that the optimizer trains.
+
+        Returns:
+            The bytes that the entries need, and those that are allocated on this rank; dense parameters count as well.
+        """
         return self._alive.storage.ledger()
 
     def summary(self) -> Summary:
-        """Return a table for ``print``: the sparse tensors and their densities, and why the others are dense."""
+        """Return a table for ``print``: the sparse tensors and their densities, and why the others are dense.
+
+        Returns:
+            The table of now; it does not follow the training.
+
+        Raises:
+            InputError: the training has ended, or the model no longer holds the Parameters that were made sparse.
+        """
         parts = self._checked
         # gathering sharded values is collective, and one rank alone may call for a summary
         is_any_sharded = any(is_sharded(one.parameter) for one in parts.selection.sparse)

@@ -60,12 +60,20 @@ class NamedParameter:
         return parameter
 
     def is_within(self, layers: Iterable[str]) -> bool:
-        """Return whether the parameter belongs to one of the modules of these names."""
+        """Return whether the parameter belongs to one of these modules.
+
+        Args:
+            layers: names of modules, '' for the whole model; each of a tied parameter's names counts.
+        """
         return any(name.startswith(f"{layer}." if layer else "") for name in self.names for layer in layers)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the model inside the wrappers of ``torch.compile`` and DistributedDataParallel."""
+    """Return the model inside the wrappers of ``torch.compile``, DataParallel and DistributedDataParallel.
+
+    Args:
+        model: wrapped any number of times, in any order, or not at all.
+    """
     while True:
         if isinstance(model, DistributedDataParallel | DataParallel):
             model = model.module
@@ -76,7 +84,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def within_compiled(module: Any) -> nn.Module:
-    """Return the module inside those of ``torch.compile``; the module itself where it is not compiled."""
+    """Return the module inside those of ``torch.compile``.
+
+    Args:
+        module: compiled any number of times, or not; other wrappers are left on.
+    """
     while COMPILED_MODULE in own_modules(module):
         module = own_modules(module)[COMPILED_MODULE]
     inner: nn.Module = module
@@ -98,7 +110,14 @@ def own_parameter(module: nn.Module, name: str) -> Any:
 
 
 def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Iterate over all modules with their names as in names of parameters; modules used twice have two names."""
+    """Iterate over all modules, with names as in names of parameters.
+
+    Args:
+        model: the model, whose modules may be compiled.
+
+    Yields:
+        Name and module, a module that is used twice under both names. ``_orig_mod`` is left out of names.
+    """
     for path, module in model.named_modules(remove_duplicate=False):
         yield ".".join(part for part in path.split(".") if part != COMPILED_MODULE), module
 

@@ -94,7 +94,14 @@ _TYPED = (*_LINEAR, CONVOLUTION_BASE, nn.Embedding, nn.EmbeddingBag, nn.RNNBase,
 
 
 def kind_by_class(use: Use) -> str | None:
-    """Return the kind of weight matrix in a layer of torch or a class derived from it; None for other parameters."""
+    """Return the kind of weight matrix in a layer of torch or a class derived from it.
+
+    Args:
+        use: of the parameter.
+
+    Returns:
+        Such as 'linear' or 'embedding'; None for other parameters of such layers, and for layers of other classes.
+    """
     return next(
         (
             kind
@@ -117,7 +124,14 @@ _BY_CLASS: Mapping[str, tuple[tuple[type[nn.Module], ...], str]] = MappingProxyT
 
 
 def kind_by_name(use: Use) -> str | None:
-    """Return the kind of weight matrix by the names of class, attribute and path; None where they name no kind."""
+    """Return the kind of weight matrix by the names of class, attribute and path.
+
+    Args:
+        use: of the parameter.
+
+    Returns:
+        Such as 'attention'; None where they name no kind, and for layers of torch, which are known by class.
+    """
     if isinstance(use.layer, _TYPED):
         return None
     if use.parameter.ndim == 3 and is_of_experts(use):
@@ -149,9 +163,13 @@ _BY_NAME: Mapping[str, re.Pattern[str]] = MappingProxyType(
 
 
 def class_names(module: nn.Module) -> list[str]:
-    """Return the names of a module's class and of its base classes, other than Module itself.
+    """Return the names of a module's class and of its base classes.
 
-    Of a scripted module, it is the name of the class that it was made of.
+    Args:
+        module: of a scripted one, the name of the class that it was made of is returned alone.
+
+    Returns:
+        The names, that of the module's own class first; ``Module`` and ``object`` are left out.
     """
     if isinstance(module, torch.jit.ScriptModule):
         return [module.original_name]
@@ -185,7 +203,12 @@ def has_word(pattern: str, *texts: str) -> bool:
 
 
 def close_names(use: Use) -> tuple[str, ...]:
-    """Return the names of the parameter, of the layer and its class, and of the module that the layer is part of."""
+    """Return the names that are close to a parameter, by which its purpose is guessed.
+
+    Returns:
+        The names of the parameter, of the module that the layer is part of and of the layer, then of the layer's
+        classes.
+    """
     return (use.attribute, *use.path[-2:], *class_names(use.layer))
 
 
@@ -194,10 +217,13 @@ _ROUTER = r"router|routers|routing|gate|gates|gating|wg"
 
 
 def is_of_experts(use: Use) -> bool:
-    """Return whether a parameter of three dimensions is a stack of matrices, one for each expert.
+    """Return whether a parameter is a stack of matrices, one for each expert.
 
     It is if class, attribute or path name experts, or if a router in the same module, or in its parent, has as many
     outputs.
+
+    Args:
+        use: of a parameter of three dimensions; one with a side of 1 is no stack.
     """
     if min(use.parameter.shape) < 2:
         return False
@@ -225,6 +251,9 @@ def is_router(use: Use) -> bool:
 
     A gate is a router if it has as many outputs as a stack in the same module has matrices or a list has modules, or if
     it has at most a quarter as many outputs as inputs.
+
+    Args:
+        use: of a parameter; only a matrix that is no embedding can be a router.
     """
     if use.parameter.ndim != 2 or kind_by_class(use) == "embedding":
         return False

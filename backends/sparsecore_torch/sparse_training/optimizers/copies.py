@@ -103,7 +103,14 @@ def _seed(content: Any, real: Tensor, parameter: Tensor) -> Any:
 
 
 def layers_within(optimizer: Any) -> tuple[Any, ...]:
-    """Return the optimizer that takes the step, then its wrappers and parts."""
+    """Return all optimizers that one object consists of.
+
+    Args:
+        optimizer: an optimizer, or a wrapper around one.
+
+    Returns:
+        The optimizer that takes the step, then its wrappers, the outermost first, and its parts.
+    """
     layers = layers_of(optimizer)
     return (layers.stepping, *layers.wrappers, *layers.parts)
 
@@ -151,7 +158,11 @@ def step(optimizer: Optimizer, closure: Callable[[], Tensor] | None = None) -> N
 
 
 def prepare(optimizer: Any) -> None:
-    """Switch a copy to training mode, if the optimizer has one."""
+    """Switch a copy to training mode, as schedule-free optimizers require before a step.
+
+    Args:
+        optimizer: changed in place if its class has a method ``train``.
+    """
     switch = getattr(type(optimizer), "train", None)
     if callable(switch):
         with foreign_code():

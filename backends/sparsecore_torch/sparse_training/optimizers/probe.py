@@ -56,6 +56,12 @@ def stand_in(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return a shape of moderate size that an optimizer treats as it treats the given one.
 
     Equal sides stay equal, different ones stay different, and sides of 1 stay 1.
+
+    Args:
+        shape: of a parameter.
+
+    Returns:
+        A shape of as many dimensions, which a trial takes little time on and whose entries suffice for its conclusions.
     """
     sides = sorted({side for side in shape if side > 1})
     if not sides:

@@ -64,7 +64,11 @@ class OptimizerProfile:
     steps: Sequence[Tensor] = attrs.field(repr=False, eq=False)
 
     def knows(self, key: str) -> bool:
-        """Return whether the profile says how the state of this path and key belongs to the weights."""
+        """Return whether the profile says how some state belongs to the weights.
+
+        Args:
+            key: path and key of the state, as by :func:`flat`.
+        """
         return key in self.entries or self.others is None or key in self.others
 
 
@@ -87,7 +91,14 @@ def labelled_states(layers: Sequence[Any], parameter: Tensor) -> Iterator[tuple[
 
 
 def flat(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content of a state by key; what is in dicts, lists and deques there has the key ``key[inner key]``."""
+    """Return the content of a state by key, that of dicts, lists and deques included.
+
+    Args:
+        state: of one parameter, nested to any depth.
+
+    Returns:
+        By key; what is in another one has the key ``key[inner key]``, a list or deque itself has none.
+    """
     found: dict[str, Any] = {}
     for key, content in state.items():
         inner = _items(content)
@@ -99,7 +110,11 @@ def flat(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def first_of(key: str) -> str:
-    """Return the key of a sequence's first element from that of any element: sequences may grow as steps go by."""
+    """Return the key of a sequence's first element from that of any element: sequences may grow as steps go by.
+
+    Args:
+        key: as by :func:`flat`; one that names no element of a sequence is returned as it is.
+    """
     return _ELEMENT.sub("[0]", key)
 
 

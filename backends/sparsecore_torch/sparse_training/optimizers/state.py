@@ -269,6 +269,13 @@ def group_of(optimizer: Optimizer, parameter: Tensor) -> int:
 
 
 def learning_rate_of(group: Mapping[str, Any]) -> float | None:
-    """Return the learning rate of a param group; None where it has none, as in optimizers that choose their own."""
+    """Return the learning rate of a param group.
+
+    Args:
+        group: of an optimizer; the rate may be a tensor, which the host then waits for.
+
+    Returns:
+        None where there is none, as in optimizers that choose their own.
+    """
     rate = group.get("lr")
     return None if rate is None else float(rate)

@@ -98,7 +98,14 @@ def states_of(optimizer: Optimizer, parameter: Tensor) -> Iterator[dict[str, Any
 
 
 def others_of(optimizer: Optimizer) -> tuple[Any, ...]:
-    """Return the wrappers and parts of an optimizer that :meth:`OptimizerLayers.remember` has noted and that exist."""
+    """Return the wrappers and parts of an optimizer that may keep state for its parameters, too.
+
+    Args:
+        optimizer: that takes the step.
+
+    Returns:
+        Those that :meth:`OptimizerLayers.remember` has noted, as far as they still exist.
+    """
     return tuple(other for other in (reference() for reference in _OTHERS.get(optimizer, ())) if other is not None)
 
 
