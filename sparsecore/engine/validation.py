@@ -1,6 +1,7 @@
 """The engine's promises, checked on every result of a hook in O(N); a broken one names plugin, hook and tensor.
 
 Functions named ``x_error`` return what is wrong as the end of a sentence, or None; those named ``check_x`` raise.
+An argument ``result`` is what a plugin returned, of any type; what it is compared with is sound.
 """
 
 import math
