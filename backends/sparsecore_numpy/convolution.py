@@ -44,7 +44,12 @@ class KernelWindow:
         return attrs.astuple(self) == (1, 1, 1, 0, 0)
 
     def rotated(self) -> "KernelWindow":
-        """The window over the gradient of the outputs that gives that of the inputs, for a stride of 1."""
+        """The window over the gradient of the outputs that gives that of the inputs.
+
+        Returns:
+            A window with the padding that the outputs need; for a stride of 1, and less padding than the kernel is
+            long.
+        """
         return attrs.evolve(self, above=self.height - 1 - self.above, left=self.width - 1 - self.left)
 
     def outputs(self, image: tuple[int, ...]) -> tuple[int, int]:
@@ -177,7 +182,14 @@ def blocks(memory: BufferPool, window: KernelWindow, image: tuple[int, ...], run
 
 
 def pixels(images: Images) -> NDArray[Any]:
-    """Images as a matrix, (pixels, channels)."""
+    """Images as a matrix of their pixels.
+
+    Args:
+        images: (images, height, width, channels), contiguous.
+
+    Returns:
+        A view, (images·height·width, channels): what is written to it is written to the images.
+    """
     return images.reshape(-1, images.shape[-1])
 
 

@@ -179,7 +179,11 @@ class Workspace:
 
 
 def block_count(array: NDArray[Any]) -> int:
-    """How many blocks :meth:`Workspace.by_blocks` makes of an array."""
+    """How many blocks :meth:`Workspace.by_blocks` makes of an array; the blocks' numbers are below it.
+
+    Args:
+        array: whose shape and dtype decide, not its entries.
+    """
     return len(_blocks(array))
 
 

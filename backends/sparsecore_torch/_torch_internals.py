@@ -213,7 +213,11 @@ def is_tracing() -> bool:
 
 
 def is_batched(tensor: Tensor) -> bool:
-    """Return whether a tensor stands for several at once, as gradients do with ``is_grads_batched=True``."""
+    """Return whether a tensor stands for several at once.
+
+    Args:
+        tensor: such as a gradient in a backward pass with ``is_grads_batched=True``, or within ``vmap``.
+    """
     keys: Any = torch._C._dispatch_keys(tensor)
     return "Batched" in str(keys)  # the key itself has no name in Python
 
@@ -222,7 +226,11 @@ def is_batched(tensor: Tensor) -> bool:
 
 
 def runs_step_hooks(optimizer: Any) -> bool:
-    """Return whether an object runs step hooks of its own; a wrapper that forwards attributes does not."""
+    """Return whether an object runs step hooks of its own.
+
+    Args:
+        optimizer: an optimizer, or any wrapper; one that only forwards attributes runs none.
+    """
     # a wrapper's __getattr__ would find the hooks of the optimizer inside
     has_hooks = "_optimizer_step_post_hooks" in getattr(optimizer, "__dict__", {})
     return has_hooks and bool(getattr(type(optimizer).step, "hooked", False))

@@ -214,7 +214,8 @@ def torch_dtype(dtype: DTypeLike | torch.dtype) -> torch.dtype:
         dtype: of NumPy, or of torch, which is returned as it is.
 
     Raises:
-        AttributeError: torch has none of this name.
+        TypeError: NumPy has no such dtype.
+        AttributeError: torch has none of this name, as for strings.
     """
     if isinstance(dtype, torch.dtype):
         return dtype

@@ -100,12 +100,20 @@ _PARTS_BY_LAYOUT: Mapping[torch.layout, Callable[[Tensor], tuple[Tensor, ...]]] 
 
 
 def has_memory(tensor: Tensor) -> bool:
-    """Return whether the entries have addresses; those of the device 'meta' and of tensor wrappers have none."""
+    """Return whether the entries have addresses.
+
+    Args:
+        tensor: those on the device 'meta', sparse ones and wrappers such as DTensors have none.
+    """
     return tensor.layout is torch.strided and not tensor.is_meta and not is_traceable_wrapper_subclass(tensor)
 
 
 def is_non_overlapping_and_dense(tensor: Tensor) -> bool:
-    """Return whether the entries fill one stretch of memory, each address once, in whatever order."""
+    """Return whether the entries fill one stretch of memory, each address once, in whatever order.
+
+    Args:
+        tensor: a strided one; channels last is dense, a slice with a step or an expanded side is not.
+    """
     sides = sorted(zip(tensor.stride(), tensor.shape, strict=True))
     expected = 1
     for stride, side in sides:

@@ -152,7 +152,11 @@ def _differing(ranks: Sequence[int]) -> str:
 
 
 def named(ranks: Sequence[int]) -> str:
-    """Return the ranks in words: "rank 1", "ranks 1, 2 and 5"."""
+    """Return the ranks in words: "rank 1", "ranks 1, 2 and 5".
+
+    Args:
+        ranks: at least one, in the order in which they are to be named.
+    """
     names = [str(rank) for rank in ranks]
     return f"rank {names[0]}" if len(names) == 1 else f"ranks {', '.join(names[:-1])} and {names[-1]}"
 

@@ -211,12 +211,20 @@ class TorchNetwork:
         return self._evaluation(images, *self._parts())
 
     def other_parameters(self) -> dict[str, Tensor]:
-        """Return the tensors that are not sparse by name, in their shapes, not copied."""
+        """Return the tensors that are not sparse, running statistics among them.
+
+        Returns:
+            By name, in their shapes; views, which change as the network learns.
+        """
         parts = zip(self._shapes.items(), self.dense.detach().split_with_sizes(self._sizes), strict=True)
         return {**{name: part.view(shape) for (name, shape), part in parts}, **self.running}
 
     def dense_view(self) -> DenseView:
-        """Return the sparse tensors as dense ones, for :meth:`dense_training_logits`."""
+        """Make the sparse tensors dense, for :meth:`dense_training_logits`.
+
+        Returns:
+            A copy of the values as they are now, with D entries in all.
+        """
         return DenseView.of(self.topology, self.values.detach())
 
     def dense_training_logits(self, view: DenseView, images: Tensor) -> Tensor:

@@ -70,7 +70,12 @@ class TrainingParts:
 
 @attrs.frozen
 class End:
-    """Why a training can no longer be used."""
+    """Why a training can no longer be used.
+
+    Attributes:
+        title: a word or two for ``repr``.
+        sentence: the message of the error that every use raises.
+    """
 
     title: str
     sentence: str

@@ -89,12 +89,20 @@ class LayerKind(Protocol):
 
 @attrs.frozen(eq=False)
 class Convolutions:
-    """nn.Conv2d, of one image or a batch of images (images, channels, height, width) in any strides."""
+    """nn.Conv2d, of one image or a batch of images (images, channels, height, width) in any strides.
+
+    Attributes:
+        kernels: those of this processor.
+    """
 
     kernels: Kernels
 
     def supports(self, module: nn.Conv2d, x: Tensor) -> bool:
-        """Return whether the images have the module's channels, and the kernel fits into them."""
+        """Return whether the kernels compute these images.
+
+        Returns:
+            False for an empty batch, images of other channels, and images that the kernel does not fit into.
+        """
         if x.ndim not in {3, 4} or x.shape[-3] != module.in_channels or x.numel() == 0:
             return False
         padding = _padding(module)
@@ -122,7 +130,11 @@ class Convolutions:
     def unpack(
         self, buffer: Tensor, form: Form, bias: Tensor | None, memory_format: torch.memory_format, kernels: Kernels
     ) -> Tensor:
-        """Copy images out of the kernels' layout."""
+        """Copy images out of the kernels' layout.
+
+        Returns:
+            A new tensor, (images, channels, height, width), in this memory format.
+        """
         shape = (form.images, form.channels, form.height, form.width)
         images = torch.empty(shape, memory_format=memory_format)
         kernels.unpack(_activation(form, buffer), images.permute(0, 2, 3, 1).numpy(), torch.get_num_threads())
@@ -131,12 +143,20 @@ class Convolutions:
 
 @attrs.frozen(eq=False)
 class LinearLayers:
-    """nn.Linear, of feature vectors in any number of dimensions."""
+    """nn.Linear, of feature vectors in any number of dimensions.
+
+    Attributes:
+        kernels: those of this processor.
+    """
 
     kernels: Kernels
 
     def supports(self, module: nn.Linear, x: Tensor) -> bool:
-        """Return whether the vectors have the module's features, and there are any."""
+        """Return whether the kernels compute these vectors.
+
+        Returns:
+            False where there are none, or they have another length.
+        """
         return x.ndim > 0 and x.shape[-1] == module.in_features and x.numel() > 0
 
     def layer(self, module: nn.Linear, indices: NDArray[np.int64]) -> Layer:
@@ -148,7 +168,12 @@ class LinearLayers:
         return run(x) if x.ndim == 2 else run(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
 
     def pack(self, x: Tensor, form: Form, kernels: Kernels) -> Tensor:
-        """Copy vectors into the kernels' layout, or return a view if they are stored so."""
+        """Copy vectors into the kernels' layout.
+
+        Returns:
+            A view where they are stored so: transposed, from the start of a cache line on, and as many as fill all
+            lanes.
+        """
         shape = form.shape(kernels.lanes)
         by_feature = x.t()
         fills_blocks = len(x) == shape[3] * shape[4]

@@ -100,7 +100,11 @@ class AffineNode:
 
 @attrs.frozen(eq=False)
 class SumNode:
-    """The sum of two nodes."""
+    """The sum of two nodes.
+
+    Attributes:
+        operands: the two summands, which may be the same node.
+    """
 
     operands: tuple[Node, ...]
 
@@ -149,7 +153,12 @@ class Compiler(Protocol[T]):
         ...
 
     def affine(self, node: AffineNode, x: T) -> T:
-        """An affine function of ``x``; see :class:`AffineNode`."""
+        """An affine function of ``x``.
+
+        Args:
+            node: scale, shift and floor; a single scale and shift are for all channels.
+            x: the input's value.
+        """
         ...
 
     def added(self, x: T, y: T) -> T:
@@ -161,7 +170,11 @@ class Compiler(Protocol[T]):
         ...
 
     def flattened(self, x: T) -> T:
-        """Images as vectors, in the order height, width, channel."""
+        """Images as vectors, in the order height, width, channel.
+
+        Args:
+            x: the value of images, or of vectors, which stay as they are.
+        """
         ...
 
 
