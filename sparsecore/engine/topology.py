@@ -59,10 +59,10 @@ class Layout:
         """Return the layout of tensors given as ``{name: shape}``.
 
         Args:
-            shapes: the tensors in the order of their positions, each with at least one side, all sides at least 1.
+            shapes: the tensors in the order of their positions, each with at least one side.
 
         Raises:
-            InputError: there is no tensor, a shape is none, or all together have 2⁶³ positions or more.
+            InputError: there is no tensor, a shape has no sides or one below 1, or there are 2⁶³ positions or more.
         """
         return cls(tuple(shapes), tuple(shapes.values()))
 

@@ -305,7 +305,12 @@ class BlockUnitMap(UnitMap):
         return max(grid.size for grid in self.grids)
 
     def units(self, topology: Topology) -> Topology:
-        """Return every unit once, of which the topology has all weights or some."""
+        """Return the units that these weights make up, each once.
+
+        Args:
+            topology: active weights in whole units. Where there are parts of units, some units may be missing in the
+                result; :func:`partial_units_error` recognizes that.
+        """
         arrays, dtype = topology.arrays, self.layout.position_dtype
         once = [
             arrays.sort(units)[:: grid.size] for grid, units in zip(self.grids, self._units_of(topology), strict=True)
