@@ -42,9 +42,9 @@ HALVES = [on(name, activations=runtime.STORED) for name in kernel_names()]
 """Likewise, with images in bfloat16."""
 
 
-def buffer_of(machine: Runtime, array: Array) -> Buffer:
-    """Images (batch, height, width, channels) or vectors (batch, features), image by image."""
-    form = Form(*array.shape) if array.ndim == 4 else Form.of_features(*array.shape)
+def buffer_of(machine: Runtime, array: Array, border: int = 1) -> Buffer:
+    """Images (batch, height, width, channels) with a border, or vectors (batch, features), image by image."""
+    form = Form(*array.shape, border) if array.ndim == 4 else Form.of_features(*array.shape)
     buffer = machine.buffers.take(form)
     inside = np.zeros_like(buffer.inside)
     for image, own in enumerate(array):

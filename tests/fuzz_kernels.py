@@ -288,6 +288,25 @@ def passes(call: Call) -> None:
     ])()  # fmt: skip
 
 
+def functions(call: Call) -> None:
+    """The passes that apply a function to each entry."""
+    form, halves = call.form(), call.random.random() < 0.3
+    x, out, other = (call.buffer(form, halves=halves) for _ in range(3))
+    if call.random.random() < 0.2:
+        x = out
+    function = call.random.choice([*_kernels.PointwiseFunction, 3 if call.odd() else _kernels.PointwiseFunction.GELU])
+    parameter, add = call.random.choice(FLOATS), call.random.choice([None, other, out])
+    scale, shift, threads = call.vector(form), call.vector(form), call.threads()
+    if call.random.random() < 0.5:
+        call.do(call.kernels.pointwise, function, parameter, x, out, add, scale, shift, threads)
+        return
+    mean, sums = call.vector(form), call.random.choice([None, call.sums(form)])
+    call.do(
+        call.kernels.pointwise_backward,
+        *(function, parameter, other, x, out, add, scale, shift, mean, sums, threads),
+    )
+
+
 def pictures(call: Call) -> None:
     """``pack`` and ``unpack``."""
     form = call.form()
@@ -360,7 +379,7 @@ def by_rows(call: Call) -> None:
     call.do(made.run, call.threads())
 
 
-ENTRIES = (convolution, convolution, gradients, gradients, passes, passes, pictures, lists, by_rows)
+ENTRIES = (convolution, convolution, gradients, gradients, passes, passes, functions, pictures, lists, by_rows)
 REFUSALS = (ValueError, TypeError, MemoryError)
 
 

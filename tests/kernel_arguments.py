@@ -78,6 +78,14 @@ def backward(x: Any = None, stride: int = 1, steps: Any = None, behind: Any = No
     KERNELS.backward(x=x or read(), stride=stride, **given | options)
 
 
+def two_in_one_memory() -> Any:
+    """Buffers that share memory, but do not lie alike."""
+    both = aligned_zeros((2, 6, 2, 7, LANES)).reshape(-1)
+    size, half = len(both) // 2, len(both) // 64 * 16  # a buffer starts at a cache line, of 16 floats
+    parts = [both[start : start + size].reshape(1, 6, 2, 7, LANES) for start in (0, half)]
+    return [_kernels.Activation(part, 1, 3, False) for part in parts]
+
+
 def rows(**options: Any) -> Any:
     """A convolution of one image by rows: two channels of 16 pixels from one of 48."""
     given = {

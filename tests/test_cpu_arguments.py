@@ -25,6 +25,7 @@ from kernel_arguments import (
     read,
     rows,
     sums,
+    two_in_one_memory,
     weights,
 )
 
@@ -125,14 +126,6 @@ def test_keys_that_another_thread_changes_are_sorted_or_refused() -> None:
     finally:
         done.set()
         other.join()
-
-
-def two_in_one_memory() -> Any:
-    """Buffers that share memory, but do not lie alike."""
-    both = aligned_zeros((2, 6, 2, 7, LANES)).reshape(-1)
-    size, half = len(both) // 2, len(both) // 64 * 16  # a buffer starts at a cache line, of 16 floats
-    parts = [both[start : start + size].reshape(1, 6, 2, 7, LANES) for start in (0, half)]
-    return [_kernels.Activation(part, 1, 3, False) for part in parts]
 
 
 def buffer(array: Any) -> Any:

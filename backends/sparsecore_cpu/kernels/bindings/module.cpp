@@ -13,6 +13,7 @@ namespace nb = nanobind;
 namespace sparsecore {
 
 void add_weight_lists(nb::module_& module);
+void add_pointwise(nb::module_& module, nb::class_<Bindings>& kernels);
 void add_row_convolution(nb::module_& module);
 
 namespace {
@@ -77,11 +78,11 @@ It makes every ``out_step``-th output from (row, column) on; the inputs of each 
           nb::sig("def __init__(self, x_step: int = 1, out_step: int = 1, row: int = 0, column: int = 0) -> None"));
 }
 
-void add_kernels(nb::module_& module) {
-  nb::class_<Bindings>(
+nb::class_<Bindings> add_kernels(nb::module_& module) {
+  nb::class_<Bindings> kernels(
       module, "Kernels",
-      R"(The kernels for one instruction set: avx512, avx2 or baseline, or without a name the best one.)")
-      .def(nb::init<const std::string&>(), "name"_a = "")
+      R"(The kernels for one instruction set: avx512, avx2 or baseline, or without a name the best one.)");
+  kernels.def(nb::init<const std::string&>(), "name"_a = "")
       .def_prop_ro("name", &Bindings::name, "The name of the instruction set.")
       .def_prop_ro("lanes", &Bindings::lanes, "How many floats a vector has.")
       .def("convolve", &Bindings::convolve, "x"_a, "out"_a, "add"_a.none(), "weights"_a, "steps"_a, "sums"_a.none(),
@@ -150,6 +151,7 @@ Features are images of one pixel.)",
       .def("unpack", &Bindings::unpack, "x"_a, "images"_a.none(), "threads"_a,
            "Copies a buffer into images of any strides; the inverse of :meth:`pack`.",
            nb::sig("def unpack(self, x: Activation, images: " FLOATS ", threads: int) -> None"));
+  return kernels;
 }
 
 }  // namespace
@@ -167,7 +169,8 @@ Vectors by channel are float32. ``sums`` are (channels, 2) of float64, and are a
   // Objects may still be alive when Python exits; that is not a leak in this module.
   nb::set_leak_warnings(false);
   add_operands(module);
-  add_kernels(module);
+  nb::class_<Bindings> kernels = add_kernels(module);
+  add_pointwise(module, kernels);
   add_row_convolution(module);
   add_weight_lists(module);
   module.def(

@@ -5,6 +5,7 @@ converted, and no output may share memory with another argument, except where a 
 Vectors by channel are float32. ``sums`` are (channels, 2) of float64, and are added to. ``threads`` is from 1 to 1024.
 """
 
+import enum
 from collections.abc import Sequence
 from typing import Any
 
@@ -229,6 +230,69 @@ class Kernels:
 
     def unpack(self, x: Activation, images: numpy.typing.NDArray[numpy.float32], threads: int) -> None:
         """Copies a buffer into images of any strides; the inverse of :meth:`pack`."""
+
+    def pointwise(
+        self,
+        function: PointwiseFunction,
+        parameter: float,
+        x: Activation,
+        out: Activation,
+        add: Activation | None,
+        scale: numpy.typing.NDArray[numpy.float32],
+        shift: numpy.typing.NDArray[numpy.float32],
+        threads: int,
+    ) -> None:
+        """Computes out = function(scale·x + shift) + add; scale and shift are by channel."""
+
+    def pointwise_backward(
+        self,
+        function: PointwiseFunction,
+        parameter: float,
+        gradient: Activation,
+        x: Activation,
+        out: Activation,
+        add: Activation | None,
+        scale: numpy.typing.NDArray[numpy.float32],
+        shift: numpy.typing.NDArray[numpy.float32],
+        mean: numpy.typing.NDArray[numpy.float32],
+        sums: numpy.typing.NDArray[numpy.float64] | None,
+        threads: int,
+    ) -> None:
+        """Computes out = gradient·function'(scale·x + shift) + add.
+
+        The sums are those of out and out·(x − mean).
+        """
+
+class PointwiseFunction(enum.Enum):
+    """A function that is applied to each entry."""
+
+    RELU6 = 0
+
+    LEAKY_RELU = 1
+    """The parameter is the slope below zero."""
+
+    SILU = 2
+
+    GELU = 3
+
+    GELU_TANH = 4
+    """The approximation of GELU by tanh."""
+
+    HARDSWISH = 5
+
+    HARDSIGMOID = 6
+
+    SIGMOID = 7
+
+    TANH = 8
+
+    ELU = 9
+    """The parameter is alpha."""
+
+    SOFTPLUS = 10
+    """The parameter is beta."""
+
+    MISH = 11
 
 class RowConvolution:
     """A convolution of one image: out = max(add + bias + weights∗x, floor).
