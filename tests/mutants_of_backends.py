@@ -88,6 +88,32 @@ class UnstableSort(Wrapper):
         return len(array) - 1 - np.argsort(array[::-1], kind="stable")
 
 
+@array_operation("smallest_indices takes the last of equal entries", "smallest-indices")
+class LastOfEquals(Wrapper):
+    def smallest_indices(self, array, count):
+        last_first = len(array) - 1 - np.argsort(array[::-1], kind="stable")
+        return np.sort(last_first[:count])
+
+
+@array_operation("smallest_indices returns the smallest first", "smallest-indices")
+class SmallestFirst(Wrapper):
+    def smallest_indices(self, array, count):
+        return np.argsort(array, kind="stable")[:count]
+
+
+@array_operation("smallest_indices takes NaN for the smallest", "smallest-indices")
+class NanFirst(Wrapper):
+    def smallest_indices(self, array, count):
+        return np.sort(np.lexsort((array, array == array))[:count])  # noqa: PLR0124
+
+
+@array_operation("smallest_indices takes all that equal the last one", "smallest-indices")
+class AllEquals(Wrapper):
+    def smallest_indices(self, array, count):
+        order = np.argsort(array, kind="stable")
+        return np.flatnonzero(array <= array[order[count - 1]]) if count else order[:0]
+
+
 @array_operation("sort is descending", "sort")
 class Descending(Wrapper):
     def sort(self, array):

@@ -219,6 +219,22 @@ class Arrays(Protocol):
         """
         ...
 
+    def smallest_indices(self, array: OwnArray, count: int) -> Array:
+        """Return the indices of the smallest entries, in linear time.
+
+        Strategies select a few of many entries by it, such as the dense gradients of a tensor, so it should not sort.
+        :func:`sparsecore.engine.selection.smallest_indices` implements it for arrays of NumPy.
+
+        Args:
+            array: n numbers or bools, NaN included.
+            count: how many indices to return, at least 0 and at most n.
+
+        Returns:
+            ``count`` whole numbers, ascending, in the backend's dtype of indices: those that a stable sort puts first.
+            Of equal entries the first are taken, and NaN comes after all numbers.
+        """
+        ...
+
     def searchsorted(self, sorted_array: OwnArray, queries: OwnArray, side: Literal["left", "right"]) -> Array:
         """Return the index at which each query would be inserted into the ascending ``sorted_array``.
 

@@ -7,6 +7,8 @@ import attrs
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from sparsecore.engine.selection import smallest_indices
+
 AnyArray = NDArray[Any]
 
 
@@ -69,6 +71,10 @@ class NumpyArrays:
     def argsort(self, array: AnyArray) -> AnyArray:
         """Indices that sort ascending; equal entries keep their order."""
         return np.argsort(array, kind="stable")
+
+    def smallest_indices(self, array: AnyArray, count: int) -> NDArray[np.intp]:
+        """Indices of the ``count`` smallest entries, ascending; of equal entries the lowest."""
+        return smallest_indices(array, count)
 
     def searchsorted(
         self, sorted_array: AnyArray, queries: AnyArray, side: Literal["left", "right"]

@@ -41,14 +41,14 @@ def fraction_of(fraction: float, counts: Counts) -> Counts:
 
 
 def smallest(scores: Array, count: int, arrays: Arrays) -> Array:
-    """Return the indices of the smallest scores, the smallest first, of equal ones the lowest index.
+    """Return the indices of the smallest scores, ascending; of equal scores the lowest indices are taken.
 
     Args:
-        scores: a vector of the backend.
-        count: how many indices to return.
+        scores: a vector of the backend. NaN comes after all numbers.
+        count: how many indices to return; all where there are no more scores.
         arrays: the operations of that backend.
     """
-    return arrays.argsort(scores)[:count]
+    return arrays.smallest_indices(scores, min(count, len(scores)))
 
 
 def smallest_of_each(topology: Topology, values: Array, counts: Counts) -> Array:
@@ -60,7 +60,7 @@ def smallest_of_each(topology: Topology, values: Array, counts: Counts) -> Array
         counts: how many to find in each tensor.
 
     Returns:
-        The slots of the ``counts[i]`` smallest |w| of tensor i, for :meth:`Topology.all_but`.
+        The slots of the ``counts[i]`` smallest |w| of tensor i, ascending, for :meth:`Topology.all_but`.
     """
     found = [
         smallest(abs(values[first:last]), int(count), topology.arrays) + first
@@ -82,14 +82,24 @@ def smallest_of_all(topology: Topology, values: Array, count: int) -> Array:
     """
     arrays, magnitudes = topology.arrays, abs(values)
     bounds = zip(topology.bounds[:-1], topology.bounds[1:], strict=True)
-    largest = [arrays.argsort(magnitudes[first:last])[-1:] + first for first, last in bounds]
+    largest = [_largest_slot(magnitudes[first:last], arrays) + first for first, last in bounds]
     mask = topology.all_but(arrays.concatenate(largest))
     others = counting_of(arrays).nonzero(mask, topology.size - sum(map(len, largest)))
     return arrays.take(others, smallest(arrays.take(magnitudes, others), count, arrays))
 
 
+def _largest_slot(magnitudes: Array, arrays: Arrays) -> Array:
+    """Return the slot of the largest magnitude, of equal ones the last; none where there are no magnitudes."""
+    count = len(magnitudes)
+    others = arrays.smallest_indices(magnitudes, max(0, count - 1))
+    is_largest = arrays.put(arrays.zeros_like(magnitudes, count) == 0, others, False)
+    return counting_of(arrays).nonzero(is_largest, min(count, 1))
+
+
 def largest_free(occupied: Topology, counts: Counts, scores: Callable[[str], Array]) -> Array:
     """Return the free positions with the largest |score|, ``counts[i]`` of them in tensor i, ascending.
+
+    It takes a few passes over the scores, and sorts none of them.
 
     Args:
         occupied: the positions that are not free.
@@ -97,7 +107,16 @@ def largest_free(occupied: Topology, counts: Counts, scores: Callable[[str], Arr
         scores: a function from a tensor's name to one number a position, active or not, row-major, on the backend,
             such as a gradient. NaN comes after all numbers.
     """
-    return first_free(occupied, counts, lambda name: free_by_score(occupied, name, scores))
+    return _found_in_each(occupied, counts, lambda name, count: _largest_free_of(occupied, name, count, scores(name)))
+
+
+def _largest_free_of(occupied: Topology, name: str, count: int, scores: Array) -> Array:
+    """Return the free positions of a tensor with the largest |score|, ascending, counted from the tensor's first."""
+    arrays, layout, magnitudes = occupied.arrays, occupied.layout, abs(scores)
+    active = occupied.positions[occupied.slots(name)] - layout.offsets[layout.index(name)]
+    # no number is above 0 when its sign is turned: 1 puts NaN after all of them, and 2 what is active at the end
+    ranks = arrays.where(magnitudes == magnitudes, -magnitudes, 1)  # noqa: PLR0124
+    return arrays.smallest_indices(arrays.put(ranks, active, 2), count)
 
 
 def first_free(occupied: Topology, counts: Counts, ordered: Callable[[str], Array]) -> Array:
@@ -109,11 +128,15 @@ def first_free(occupied: Topology, counts: Counts, ordered: Callable[[str], Arra
         ordered: a function from a tensor's name to its free positions in that order, counted from the tensor's first
             position; it is not called where none is to be found.
     """
+    sort = occupied.arrays.sort
+    return _found_in_each(occupied, counts, lambda name, count: sort(ordered(name)[:count]))
+
+
+def _found_in_each(occupied: Topology, counts: Counts, find: Callable[[str, int], Array]) -> Array:
+    """Join what ``find`` returns for each tensor and number: positions, ascending, counted from the tensor's first."""
     arrays, layout = occupied.arrays, occupied.layout
     found = [
-        arrays.cast(arrays.sort(ordered(name)[: int(count)]) + offset, layout.position_dtype)
-        if count
-        else occupied.positions[:0]
+        arrays.cast(find(name, int(count)) + offset, layout.position_dtype) if count else occupied.positions[:0]
         for name, offset, count in zip(layout.names, layout.offsets, counts, strict=False)
     ]
     return arrays.concatenate(found)

@@ -55,10 +55,10 @@ def _puts(draw: DrawFn) -> tuple[Any, ...]:
 
 
 @st.composite
-def _wheres(draw: DrawFn) -> tuple[HostArray, HostArray, HostArray]:
+def _wheres(draw: DrawFn) -> tuple[HostArray, HostArray, Any]:
     yes = draw(host_arrays(min_size=1))
     flags = draw(st.lists(st.booleans(), min_size=len(yes), max_size=len(yes)))
-    return np.array(flags), yes, yes[::-1].copy()
+    return np.array(flags), yes, draw(st.sampled_from(yes.tolist())) if draw(st.booleans()) else yes[::-1].copy()
 
 
 @st.composite
@@ -74,11 +74,27 @@ def _searches(draw: DrawFn) -> tuple[HostArray, HostArray, str]:
     return array, queries, draw(st.sampled_from(["left", "right"]))
 
 
+@st.composite
+def _selections(draw: DrawFn) -> tuple[HostArray, int]:
+    array = draw(host_arrays(non_finite=True))
+    return array, draw(st.integers(0, len(array)))
+
+
 def _put(array: HostArray, indices: HostArray, entries: Any) -> list[Any]:
     result: list[Any] = array.tolist()
     for i, index in enumerate(indices.tolist()):
         result[index] = entries.tolist()[i] if isinstance(entries, np.ndarray) else entries
     return result
+
+
+def _where(flags: HostArray, yes: HostArray, no: Any) -> list[Any]:
+    others = no.tolist() if isinstance(no, np.ndarray) else [no] * len(yes)
+    return [one if flag else other for flag, one, other in zip(flags, yes.tolist(), others, strict=True)]
+
+
+def _smallest(array: HostArray, count: int) -> list[int]:
+    entries = array.tolist()
+    return sorted(sorted(range(len(entries)), key=lambda i: (math.isnan(entries[i]), entries[i]))[:count])
 
 
 def _search(array: HostArray, queries: HostArray, side: str) -> list[int]:
@@ -137,9 +153,7 @@ _OPERATIONS: Mapping[str, _Operation] = MappingProxyType(
         "where": _Operation(
             "chooses entry by entry",
             _wheres(),
-            lambda flags, yes, no: [
-                y if flag else n for flag, y, n in zip(flags, yes.tolist(), no.tolist(), strict=True)
-            ],
+            _where,
             lambda _, yes, __: yes.dtype,
         ),
         "nonzero": _Operation(
@@ -160,6 +174,11 @@ _OPERATIONS: Mapping[str, _Operation] = MappingProxyType(
             "sorts stably: equal entries keep their order",
             _ONE,
             lambda array: sorted(range(len(array)), key=array.tolist().__getitem__),
+        ),
+        "smallest_indices": _Operation(
+            "returns the indices of the smallest entries, ascending; of equal ones the first, and NaN last",
+            _selections(),
+            _smallest,
         ),
         "searchsorted": _Operation(
             "returns where each query would be inserted, on the given side", _searches(), _search
