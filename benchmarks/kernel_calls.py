@@ -111,10 +111,10 @@ class Calls:
         def listed(lists: LayerLists, strides: Strides, values: Any) -> Any:
             made = function(lists, strides, values)
             several: list[WeightList] = made if isinstance(made, list) else [made]
-            out_step = lists.window.stride if kernel == BACKWARD else 1
+            out_step = lists.window.stride[0] if kernel == BACKWARD else 1
             for one in several:
                 weights = int(np.count_nonzero(one.order < one.entries))
-                known = _Listed(kernel, lists.shape, weights, lists.window.stride, out_step)
+                known = _Listed(kernel, lists.shape, weights, lists.window.stride[0], out_step)
                 self._lists[id(one.handle)] = known
             return made
 

@@ -106,6 +106,7 @@ class Cases:
             yield from self.convolutions(layer)
         for channels, side in sides:
             yield from self.elementwise(channels, side)
+            yield from self.pooling(channels, side)
         yield from self.rows()
         yield from self.lists(100_000)
 
@@ -185,6 +186,40 @@ class Cases:
         moved = size + images.nbytes
         yield Case("pack", shape, lambda: kernels.pack(images, out, threads), 0, moved)
         yield Case("unpack", shape, lambda: kernels.unpack(out, images, threads), 0, moved)
+
+    def pooling(self, channels: int, side: int) -> Iterator[Case]:
+        """Pooling over windows of 3×3 with a stride of 2, and what changes shapes."""
+        kernels, threads = self._kernels, self._threads
+        x, given, pooled = (
+            *(self._activation(channels, side) for _ in range(2)),
+            self._activation(channels, -(-side // 2)),
+        )
+        vectors = self._features(channels * side**2)
+        first = np.arange(-1, side - 1, 2)
+        ends = np.maximum(first, 0).astype(np.int32), np.minimum(first + 3, side).astype(np.int32)
+        windows = self._module.Windows(*ends, *ends)
+        factors, numbers = np.full(len(first), 1 / 3, np.float32), np.arange(channels, dtype=np.int32)[::-1].copy()
+        size, small = self._bytes(channels, side), self._bytes(channels, -(-side // 2))
+        entries = float(9 * channels * len(first) ** 2 * self._images)
+        shape = f"{channels} channels of {side}×{side}"
+        calls: dict[str, tuple[Callable[[], object], float, float]] = {
+            "window_sum": (
+                lambda: kernels.window_sum(x, pooled, None, windows, factors, factors, False, threads),
+                entries,
+                size + small,
+            ),
+            "max_pool": (lambda: kernels.max_pool(x, pooled, windows, threads), entries, size + small),
+            "max_pool_backward": (
+                lambda: kernels.max_pool_backward(pooled, x, given, None, windows, threads),
+                2 * entries,
+                2 * size + small,
+            ),
+            "gather_channels": (lambda: kernels.gather_channels(x, numbers, given, 0, None, threads), 0, 2 * size),
+            "flatten": (lambda: kernels.flatten(x, vectors, True, threads), 0, 2 * size),
+            "unflatten": (lambda: kernels.unflatten(vectors, given, None, True, threads), 0, 2 * size),
+        }
+        for kernel, (call, operations, moved) in calls.items():
+            yield Case(kernel, shape, call, operations, moved)
 
     def rows(self, channels: int = 32, side: int = 32, density: float = 0.1) -> Iterator[Case]:
         """The convolution of one image."""

@@ -31,13 +31,15 @@ def convolutions(draw):
     """A layer, and an image size that it takes."""
     sizes = st.integers(1, 5)
     kernel = draw(st.tuples(sizes, sizes))
-    stride = draw(st.integers(1, 3))
+    stride, dilation = (draw(st.integers(1, 3) | st.tuples(st.integers(1, 3), st.integers(1, 3))) for _ in range(2))
     padding = draw(st.one_of(st.integers(0, 3), st.tuples(st.integers(0, 3), st.integers(0, 3)), st.just("valid")))
     if stride == 1 and kernel[0] % 2 and kernel[1] % 2 and draw(st.booleans()):
         padding = "same"
-    channels = draw(st.tuples(st.integers(1, 9), st.integers(1, 9)))
-    sides = tuple(draw(st.integers(side, side + 12)) for side in kernel)
-    return nn.Conv2d(*channels, kernel, stride, padding, bias=draw(st.booleans())), sides
+    groups = draw(st.sampled_from([1, 1, 2, 4]))
+    channels = (groups * number for number in draw(st.tuples(st.integers(1, 9), st.integers(1, 9))))
+    layer = nn.Conv2d(*channels, kernel, stride, padding, dilation, groups, bias=draw(st.booleans()))
+    reach = (step * (taps - 1) + 1 for step, taps in zip(layer.dilation, kernel, strict=True))
+    return layer, tuple(draw(st.integers(side, side + 12)) for side in reach)
 
 
 @settings(max_examples=30, deadline=None)
@@ -59,7 +61,7 @@ def test_convolutions_equal_dense_ones_with_a_mask(given_layer, images, order, s
     torch.set_num_threads(threads)
     try:
         outputs = model(x)
-        expected = conv2d(same, plain * mask, bias, layer.stride, layer.padding)
+        expected = conv2d(same, plain * mask, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
         pairs = [(x, same), (layer.weight, plain)] + ([(layer.bias, bias)] if bias is not None else [])
         assert_same_gradients(outputs, expected, pairs)
     finally:

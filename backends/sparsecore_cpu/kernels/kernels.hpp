@@ -38,8 +38,8 @@ struct ConvolutionInput {
   ActivationView pixels, other;
   const float *scale, *other_scale, *shift;
   int64_t height, width, channels, border;
-  int64_t stride;               // input pixels from one output pixel to the next
-  int64_t first_row, last_row;  // the first and the last row that an output reads, relative to its own position
+  int64_t row_step, column_step;  // input pixels from one output pixel to the next
+  int64_t first_row, last_row;    // the first and the last row that an output reads, relative to its own position
 };
 
 // The nonzero weights of a convolution. They are sorted by block of input channels, then by output channel: those of

@@ -66,12 +66,12 @@ class Bindings {
   void weight_gradient(const Input& x, const Input& gradient, const Weights& weights, const Steps& steps,
                        nb::handle given_gradients, Integer given_threads) const {
     const int threads = thread_count(given_threads);
-    require(steps.out_step == 1 && steps.row == 0 && steps.column == 0, "a gradient is of all outputs");
+    require(steps.are_all_outputs(), "a gradient is of all outputs");
     const Floats gradients = gradients_of(weights, given_gradients);
     const Plan plan(x, gradient.pixels, weights, steps, lanes());
     x.require_disjoint_from(gradients.memory()), gradient.require_disjoint_from(gradients.memory());
     const WeightGradientParams params{
-        plan.x, gradient.convolution_input(1), weights.list(), gradients.data(), plan.extent, threads};
+        plan.x, gradient.convolution_input(1, 1), weights.list(), gradients.data(), plan.extent, threads};
     nb::gil_scoped_release release;
     table_for(x.pixels)->weight_gradient(params);
   }
@@ -82,15 +82,16 @@ class Bindings {
                 Integer given_threads) const {
     const int threads = thread_count(given_threads);
     const Activation& outputs = gradient.pixels;
+    const Step step{stride, stride};
     const Floats gradients = gradients_of(weights, given_gradients);
-    const Plan forward(x, outputs, weights, Steps{stride, 1, 0, 0}, lanes());
-    ConvolutionInput read_gradient = gradient.convolution_input(1);
-    const ActivationView strided_out = every(out.view, stride);
+    const Plan forward(x, outputs, weights, Steps{step, {1, 1}, 0, 0}, lanes());
+    ConvolutionInput read_gradient = gradient.convolution_input(1, 1);
+    const ActivationView strided_out = every(out.view, step);
     std::vector<Weights> held;  // a sequence need not keep the objects alive that it returns
     std::vector<TransposedWeights> transposed;
     for (const nb::handle& pair : given_transposed) {
       const auto [back, steps] = weights_and_steps(pair);
-      require(steps.x_step == 1 && steps.out_step == stride, "the transposed weights go by other strides");
+      require(steps.x.is(1) && steps.out == step, "the transposed weights go by other strides");
       const Plan plan(gradient, out, back, steps, lanes());
       require(plan.extent.height == outputs.extent.height && plan.extent.width == outputs.extent.width,
               "each place among the strides has as many pixels as the outputs");
@@ -114,7 +115,7 @@ class Bindings {
     if (add) require_disjoint(gradients.memory(), {add->memory()});
     std::vector<double> partial(sum_count(outputs.extent, out.extent.channels));
     ReluMask mask = given_mask ? given_mask->mask_of(out) : ReluMask{};
-    mask.input = every(mask.input, stride);
+    mask.input = every(mask.input, step);
     BackwardParams params{};
     params.x = forward.x, params.gradient = read_gradient;
     params.weights = weights.list(), params.weight_gradients = gradients.data();

@@ -2,7 +2,12 @@
 // here: `make stubs`.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/variant.h>
+
+#include <utility>
+#include <variant>
 
 #include "bindings/bindings.hpp"
 #include "runtime/thread_pool.hpp"
@@ -15,8 +20,18 @@ namespace sparsecore {
 void add_weight_lists(nb::module_& module);
 void add_pointwise(nb::module_& module, nb::class_<Bindings>& kernels);
 void add_row_convolution(nb::module_& module);
+void add_pooling(nb::module_& module, nb::class_<Bindings>& kernels);
 
 namespace {
+
+// The same step down and to the right, or two steps.
+using GivenStep = std::variant<Integer, std::pair<Integer, Integer>>;
+
+Step step_of(const GivenStep& given) {
+  if (const Integer* both = std::get_if<Integer>(&given)) return {*both, *both};
+  const auto& [row, column] = std::get<std::pair<Integer, Integer>>(given);
+  return {row, column};
+}
 
 // A read-only view of the copied indices, which owns them and lives as long as it is referenced.
 nb::ndarray<nb::numpy, const int32_t, nb::ndim<1>> view_of(const IndexCopy& indices) {
@@ -68,14 +83,17 @@ copied; the values are read from the array itself whenever the weights are used.
   nb::class_<Steps>(module, "Steps",
                     R"(The pixels of a convolution.
 
-It makes every ``out_step``-th output from (row, column) on; the inputs of each are ``x_step`` pixels further on.)")
+It makes every ``out_step``-th output from (row, column) on; the inputs of each are ``x_step`` pixels further on. A
+step is one number, or two: down and to the right.)")
       .def(
           "__init__",
-          [](Steps* self, Integer x_step, Integer out_step, Integer row, Integer column) {
-            new (self) Steps(x_step, out_step, row, column);
+          [](Steps* self, const GivenStep& x_step, const GivenStep& out_step, Integer row, Integer column) {
+            new (self) Steps(step_of(x_step), step_of(out_step), row, column);
           },
           "x_step"_a = 1, "out_step"_a = 1, "row"_a = 0, "column"_a = 0,
-          nb::sig("def __init__(self, x_step: int = 1, out_step: int = 1, row: int = 0, column: int = 0) -> None"));
+          nb::sig(
+              "def __init__(self, x_step: int | tuple[int, int] = 1, out_step: int | tuple[int, int] = 1, row: int = "
+              "0, column: int = 0) -> None"));
 }
 
 nb::class_<Bindings> add_kernels(nb::module_& module) {
@@ -171,6 +189,7 @@ Vectors by channel are float32. ``sums`` are (channels, 2) of float64, and are a
   add_operands(module);
   nb::class_<Bindings> kernels = add_kernels(module);
   add_pointwise(module, kernels);
+  add_pooling(module, kernels);
   add_row_convolution(module);
   add_weight_lists(module);
   module.def(

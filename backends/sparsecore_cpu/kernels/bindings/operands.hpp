@@ -174,12 +174,13 @@ struct Input {
   }
 
   // Without the first and the last row that are read, which depend on the weights.
-  ConvolutionInput convolution_input(int64_t stride) const {
+  ConvolutionInput convolution_input(int64_t row_step, int64_t column_step) const {
     const Extent& extent = pixels.extent;
     ConvolutionInput input{};
     input.pixels = pixels.view;
     input.height = extent.height, input.width = extent.width, input.channels = extent.channels;
-    input.border = pixels.border, input.stride = stride;
+    input.border = pixels.border;
+    input.row_step = row_step, input.column_step = column_step;
     if (scale) input.scale = scale->data(), input.shift = shift->data();
     if (other) input.other = other->view, input.other_scale = other_scale->data();
     return input;

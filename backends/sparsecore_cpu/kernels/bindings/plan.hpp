@@ -5,25 +5,36 @@
 
 namespace sparsecore {
 
-// The pixels of a convolution: every `out_step`-th output from (row, column) on, each `x_step` input pixels further on.
+// The distance in pixels from one pixel to the next, down and to the right.
+struct Step {
+  int64_t row, column;
+
+  bool operator==(const Step& other) const { return row == other.row && column == other.column; }
+  bool is(int64_t step) const { return row == step && column == step; }
+};
+
+// The pixels of a convolution: every `out`-th output from (row, column) on, each `x` input pixels further on.
 struct Steps {
   static constexpr int64_t MOST = std::numeric_limits<int32_t>::max();
 
-  int64_t x_step, out_step, row, column;
+  Step x, out;
+  int64_t row, column;
 
-  Steps(int64_t x_step, int64_t out_step, int64_t row, int64_t column)
-      : x_step(x_step), out_step(out_step), row(row), column(column) {
-    require(x_step > 0 && out_step > 0 && row >= 0 && column >= 0, "steps are positive, rows and columns not negative");
-    require(std::max({x_step, out_step, row, column}) <= MOST, "steps, rows and columns fit into 32 bits");
+  Steps(Step x, Step out, int64_t row, int64_t column) : x(x), out(out), row(row), column(column) {
+    require(std::min({x.row, x.column, out.row, out.column}) > 0 && row >= 0 && column >= 0,
+            "steps are positive, rows and columns not negative");
+    require(std::max({x.row, x.column, out.row, out.column, row, column}) <= MOST,
+            "steps, rows and columns fit into 32 bits");
   }
 
-  bool are_all_pixels() const { return x_step == 1 && out_step == 1 && row == 0 && column == 0; }
+  bool are_all_pixels() const { return x.is(1) && are_all_outputs(); }
+  bool are_all_outputs() const { return out.is(1) && row == 0 && column == 0; }
 };
 
-// Every step-th pixel of a view, in both directions.
-inline ActivationView every(ActivationView view, int64_t step) {
-  view.row_stride = checked_product(view.row_stride, step);
-  view.pixel_stride = checked_product(view.pixel_stride, step);
+// Every step-th pixel of a view.
+inline ActivationView every(ActivationView view, Step step) {
+  view.row_stride = checked_product(view.row_stride, step.row);
+  view.pixel_stride = checked_product(view.pixel_stride, step.column);
   return view;
 }
 
@@ -31,14 +42,14 @@ struct Plan {
   ConvolutionInput x;
   ActivationView out;
   Extent extent;  // of the outputs
-  int64_t out_step;
+  Step out_step;
   int64_t out_offset = 0;  // of the first output from the first pixel of the buffer, in values
 
   Plan(const Input& input, const Activation& output, const Weights& weights, const Steps& steps, int lanes)
-      : x(input.convolution_input(steps.x_step)),
+      : x(input.convolution_input(steps.x.row, steps.x.column)),
         // A step wider than the image reaches no second output. It is clamped so that no stride overflows, and so that
         // prefetching does not leave the buffer.
-        out_step(std::min(steps.out_step, std::max(output.extent.height, output.extent.width))) {
+        out_step{std::min(steps.out.row, longest_side(output)), std::min(steps.out.column, longest_side(output))} {
     const Activation& read = input.pixels;
     require(read.lanes() == lanes && output.lanes() == lanes,
             "the buffers have another number of lanes than the kernels");
@@ -50,21 +61,21 @@ struct Plan {
             "features are read and made without steps, and of one batch");
     require(weights.channels == output.extent.channels, "the list has another number of channels than the output");
     require((weights.offset_bits & (lanes - 1)) == 0, "an offset is no multiple of the lanes");
-    const auto outputs = [&](int64_t side, int64_t first) {
-      return first < side ? (side - first + steps.out_step - 1) / steps.out_step : int64_t{0};
+    const auto outputs = [](int64_t side, int64_t first, int64_t step) {
+      return first < side ? (side - first + step - 1) / step : int64_t{0};
     };
     extent = output.extent;
-    extent.height = outputs(output.extent.height, steps.row);
-    extent.width = outputs(output.extent.width, steps.column);
+    extent.height = outputs(output.extent.height, steps.row, steps.out.row);
+    extent.width = outputs(output.extent.width, steps.column, steps.out.column);
     if (empty()) return;
     out_offset = steps.row * output.view.row_stride + steps.column * output.view.pixel_stride;
     out = every(output.view, out_step);
     out.data = advance(out.data, out_offset, output.value_bytes());
     if (weights.offsets->empty()) {
-      x.stride = 1;  // no input is read, whichever rows are computed
+      x.row_step = x.column_step = 1;  // no input is read, whichever rows are computed
       return;
     }
-    const ActivationView strided = every(read.view, steps.x_step);
+    const ActivationView strided = every(read.view, steps.x);
     const int64_t last_column = checked_product(extent.width - 1, strided.pixel_stride);
     const int64_t last_pixel = checked_sum(checked_product(extent.height - 1, strided.row_stride), last_column);
     const int64_t last_read = checked_sum(last_pixel, weights.highest_offset);
@@ -85,6 +96,8 @@ struct Plan {
   }
 
  private:
+  static int64_t longest_side(const Activation& x) { return std::max(x.extent.height, x.extent.width); }
+
   // Division that rounds down.
   static int64_t row_of(int64_t offset, int64_t row_stride) {
     return offset >= 0 ? offset / row_stride : -((row_stride - 1 - offset) / row_stride);

@@ -50,17 +50,17 @@ class InputRows {
     const auto& [data, block_stride, row_stride, channel_stride, pixel_stride] = input.pixels;
     view_ = {in_place_ ? static_cast<float*>(data) : nullptr, block_stride, row_stride, channel_stride, pixel_stride};
     if (!in_place_) {
-      next_ = part.first_row * input.stride + input.first_row;
-      const int64_t rows = (part.last_row - 1) * input.stride + input.last_row - next_ + 1;
+      next_ = part.first_row * input.row_step + input.first_row;
+      const int64_t rows = (part.last_row - 1) * input.row_step + input.last_row - next_ + 1;
       view_.data = scratch.request(rows * view_.row_stride) + margin() - next_ * view_.row_stride;
       view_.block_stride = 0;
     }
     strided_view_ = view_;
-    strided_view_.row_stride *= input.stride;
-    strided_view_.pixel_stride *= input.stride;
+    strided_view_.row_stride *= input.row_step;
+    strided_view_.pixel_stride *= input.column_step;
   }
 
-  // Computes what the outputs above `row` read and returns the view, whose pixels are `stride` input pixels apart.
+  // Computes what the outputs above `row` read and returns the view, whose pixels are a step of the input apart.
   const FloatView& computed_until(int64_t row) {
     computed_until_ = row;
     if (!in_place_)
@@ -74,7 +74,7 @@ class InputRows {
   void prefetch(const RowRange& band, Prefetcher& prefetcher) const {
     const bool continues = band.block == block_ && band.first_row == computed_until_;
     const int64_t first =
-        continues ? last_row_for(computed_until_) + 1 : band.first_row * input_.stride + input_.first_row;
+        continues ? last_row_for(computed_until_) + 1 : band.first_row * input_.row_step + input_.first_row;
     const RowRange rows{band.block, first, last_row_for(band.last_row) + 1};
     prefetcher.add(input_.pixels, rows);
     if (input_.other.data) prefetcher.add(input_.other, rows);
@@ -82,10 +82,10 @@ class InputRows {
 
  private:
   int64_t margin() const { return input_.border * LANES; }
-  int64_t last_row_for(int64_t row) const { return (row - 1) * input_.stride + input_.last_row; }
+  int64_t last_row_for(int64_t row) const { return (row - 1) * input_.row_step + input_.last_row; }
 
   // Whether any output reads a row so many rows above the last one: small kernels with large strides leave some out.
-  bool is_read(int64_t rows_above) const { return rows_above % input_.stride <= input_.last_row - input_.first_row; }
+  bool is_read(int64_t rows_above) const { return rows_above % input_.row_step <= input_.last_row - input_.first_row; }
 
   void compute(int64_t row, int64_t channel, float* to) const {
     if (row < 0 || row >= input_.height) return fill_zeros(to, view_.channel_stride);

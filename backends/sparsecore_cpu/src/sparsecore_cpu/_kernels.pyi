@@ -79,10 +79,13 @@ class Mask:
 class Steps:
     """The pixels of a convolution.
 
-    It makes every ``out_step``-th output from (row, column) on; the inputs of each are ``x_step`` pixels further on.
+    It makes every ``out_step``-th output from (row, column) on; the inputs of each are ``x_step`` pixels further on. A
+    step is one number, or two: down and to the right.
     """
 
-    def __init__(self, x_step: int = 1, out_step: int = 1, row: int = 0, column: int = 0) -> None: ...
+    def __init__(
+        self, x_step: int | tuple[int, int] = 1, out_step: int | tuple[int, int] = 1, row: int = 0, column: int = 0
+    ) -> None: ...
 
 class Kernels:
     """The kernels for one instruction set: avx512, avx2 or baseline, or without a name the best one."""

@@ -346,6 +346,24 @@ class PoolTerm(GradientTerm):
         runtime.kernels.pool_backward(self.features.handle, out.handle, add.handle if add else None, runtime.threads)
 
 
+@attrs.frozen(eq=False)
+class FlattenTerm(GradientTerm):
+    """The gradient of images that were flattened to features.
+
+    Attributes:
+        features: the gradient of the features.
+        channels_first: whether they are in the order channel, height, width.
+    """
+
+    features: Buffer
+    channels_first: bool
+
+    def write(self, runtime: Runtime, out: Buffer, add: Buffer | None) -> None:
+        """Write the features as images, plus ``add``."""
+        start = add.handle if add else None
+        runtime.kernels.unflatten(self.features.handle, out.handle, start, self.channels_first, runtime.threads)
+
+
 @attrs.define(eq=False)
 class LazyGradient:
     """The gradient of one activation, to which operations contribute.

@@ -5,7 +5,6 @@ each step only the values are gathered into it.
 """
 
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from itertools import product
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -20,6 +19,7 @@ from sparsecore.host.weights import WeightSource
 from sparsecore_cpu import _kernels
 from sparsecore_cpu._kernels import BUNDLE, Mask, Steps
 from sparsecore_cpu.runtime import Buffer, Floats, Form, KernelInput, Runtime, Strides, Sums, bordered
+from sparsecore_cpu.window import Window
 
 Indices = NDArray[np.int32]
 
@@ -35,39 +35,6 @@ _MOST_OFFSET = 2**31 - 1
 
 _MOST_LISTS = 16
 """The lists that are kept for one layer and activations of different sizes; beyond, all are made again."""
-
-
-@attrs.frozen
-class Window:
-    """The stride and the zero padding of a convolution, in pixels, the same for height and width."""
-
-    stride: int = 1
-    padding: int = 0
-
-    def outputs(self, side: int, kernel: int) -> int:
-        """The output's pixels along a side of ``side`` pixels, for ``kernel`` taps.
-
-        Args:
-            side: the input's pixels along the side, without padding.
-            kernel: the kernel's taps along the side.
-
-        Returns:
-            The number of pixels; zero or negative where the kernel is larger than the padded side.
-        """
-        return (side + 2 * self.padding - kernel) // self.stride + 1
-
-    def keeps(self, x: Form, out: Form) -> bool:
-        """Whether one fused kernel computes both gradients.
-
-        Args:
-            x: the form of the layer's inputs.
-            out: the form of its outputs.
-
-        Returns:
-            True for images whose height and width are the outputs' times the stride; False for features.
-        """
-        sides = (out.height * self.stride, out.width * self.stride)
-        return not x.features and (x.height, x.width) == sides
 
 
 @attrs.frozen(eq=False)
@@ -120,14 +87,15 @@ class WeightList:
 
 @attrs.frozen(eq=False)
 class Taps:
-    """The active entries of a tensor (out, in, height, width) by coordinates.
+    """The active entries of a tensor (out, in / groups, height, width) by coordinates.
 
     Attributes:
         shape: the dense shape; height and width are 1 for a matrix.
         out: output channels, (entries,); like the other three in the order of the positions.
-        into: input channels, (entries,).
+        into: input channels of the output's group, (entries,).
         row: rows of the kernel, (entries,).
         column: columns of the kernel, (entries,).
+        groups: into so many groups the input and the output channels are split.
     """
 
     shape: tuple[int, int, int, int]
@@ -135,43 +103,47 @@ class Taps:
     into: Indices
     row: Indices
     column: Indices
+    groups: int = 1
 
     @classmethod
-    def of(cls, shape: tuple[int, ...], positions: NDArray[np.integer]) -> "Taps":
+    def of(cls, shape: tuple[int, ...], positions: NDArray[np.integer], groups: int = 1) -> "Taps":
         """The coordinates of row-major positions; a matrix is a kernel of one pixel.
 
         Args:
-            shape: the dense shape, (out, in) or (out, in, height, width).
+            shape: the dense shape, (out, in / groups) or (out, in / groups, height, width).
             positions: (entries,), each from 0 to the shape's size - 1.
+            groups: see :class:`Window`; they divide ``out``.
 
         Raises:
             ValueError: a position is outside the shape.
         """
         out, into, height, width = (*shape, 1, 1)[:4]
         coordinates = np.unravel_index(positions, (out, into, height, width))
-        return cls((out, into, height, width), *(coordinate.astype(np.int32) for coordinate in coordinates))
+        rest = (coordinate.astype(np.int32) for coordinate in coordinates)
+        return cls((out, into, height, width), *rest, groups=groups)
 
     def forward(self, window: Window, x: Strides) -> WeightList:
         """The list that computes outputs from inputs, and gradients of the weights.
 
         Args:
-            window: stride and padding.
+            window: stride, padding, dilation and groups.
             x: the strides of the inputs, whose border is at least the padding.
 
         Raises:
             InputError: the images are so large that an offset does not fit into 32 bits.
         """
-        padding = window.padding
-        offsets = (self.row - padding) * np.int64(x.row) + (self.column - padding) * np.int64(x.pixel)
-        offsets += self.into * np.int64(x.channel)
+        rows, columns = window.rows, window.columns
+        down = self.row * np.int64(rows.dilation) - rows.before
+        right = self.column * np.int64(columns.dilation) - columns.before
+        offsets = down * x.row + right * x.pixel + self._channel * np.int64(x.channel)
         return self._listed(np.arange(len(self.out)), offsets, Steps(x_step=window.stride))
 
     def backward(self, window: Window, gradient: Strides) -> Iterator[WeightList]:
         """The lists that compute gradients of inputs from those of outputs.
 
         Args:
-            window: stride and padding.
-            gradient: the strides of the outputs' gradient, whose border is at least that of :func:`border_behind`.
+            window: stride, padding, dilation and groups.
+            gradient: the strides of the outputs' gradient, whose border is at least :meth:`Window.border_behind`.
 
         Yields:
             One list for each phase of the stride, by row and column, which computes every stride-th input.
@@ -179,37 +151,53 @@ class Taps:
         Raises:
             InputError: the images are so large that an offset does not fit into 32 bits.
         """
-        out, into, height, width = self.shape
-        transposed = Taps((into, out, height, width), self.into, self.out, self.row, self.column)
-        for row, column in product(range(window.stride), repeat=2):
-            down, right = row + window.padding - self.row, column + window.padding - self.column
-            meets = (down % window.stride == 0) & (right % window.stride == 0)
+        rows, columns = window.rows, window.columns
+        transposed = self._transposed()
+        for row, column in product(range(rows.stride), range(columns.stride)):
+            down = row + rows.before - self.row * np.int64(rows.dilation)
+            right = column + columns.before - self.column * np.int64(columns.dilation)
+            meets = (down % rows.stride == 0) & (right % columns.stride == 0)
             chosen = np.flatnonzero(meets)
-            offsets = down[chosen] // window.stride * np.int64(gradient.row)
-            offsets += right[chosen] // window.stride * np.int64(gradient.pixel)
+            offsets = down[chosen] // rows.stride * gradient.row + right[chosen] // columns.stride * gradient.pixel
             offsets += self.out[chosen] * np.int64(gradient.channel)
             yield transposed._listed(chosen, offsets, Steps(out_step=window.stride, row=row, column=column))
+
+    @property
+    def _outputs_a_group(self) -> int:
+        return self.shape[0] // self.groups
+
+    @property
+    def _channel(self) -> Indices:
+        """The input channel of each entry among all channels, (entries,)."""
+        return self.into + self.out // self._outputs_a_group * self.shape[1]
+
+    @property
+    def _taps(self) -> NDArray[np.int64]:
+        """The flat index in (all input channels, height, width) of each entry."""
+        _, _, height, width = self.shape
+        return (self._channel.astype(np.int64) * height + self.row) * width + self.column
+
+    def _transposed(self) -> "Taps":
+        _, into, height, width = self.shape
+        shape = (into * self.groups, self._outputs_a_group, height, width)
+        return Taps(shape, self._channel, self.out % self._outputs_a_group, self.row, self.column, self.groups)
 
     def _listed(self, chosen: NDArray[np.intp], offsets: NDArray[np.int64], steps: Steps) -> WeightList:
         if len(offsets) and np.abs(offsets).max() > _MOST_OFFSET:
             raise InputError(
                 f"a layer of shape {self.shape} on so large images does not fit the kernels' 32-bit offsets"
             )
-        _, inputs, height, width = self.shape
-        used = np.zeros(inputs * height * width, np.bool_)
+        outputs, inputs, height, width = self.shape
+        used = np.zeros(self.groups * inputs * height * width, np.bool_)
         used[self._taps[chosen]] = True
-        most = np.count_nonzero(used) * self.shape[0]
-        arrange = self._bundled if len(chosen) > _BUNDLED * most else self._single
+        most = np.count_nonzero(used) * self._outputs_a_group
+        # a bundle of output channels shares its inputs, so it must not belong to two groups
+        fits = self.groups == 1 or self._outputs_a_group % BUNDLE == 0
+        arrange = self._bundled if fits and len(chosen) > _BUNDLED * most else self._single
         order, ordered, pointers = arrange(chosen, offsets, used)
         values = np.zeros(len(order), np.float32)
-        handle = _kernels.Weights(pointers, ordered, values, self.shape[0], bundled=len(order) > len(ordered))
+        handle = _kernels.Weights(pointers, ordered, values, outputs, bundled=len(order) > len(ordered))
         return WeightList(order, len(self.out), values, handle, steps)
-
-    @property
-    def _taps(self) -> NDArray[np.int64]:
-        """The flat index in (in, height, width) of each entry."""
-        _, _, height, width = self.shape
-        return (self.into.astype(np.int64) * height + self.row) * width + self.column
 
     def _single(
         self, chosen: NDArray[np.intp], offsets: NDArray[np.int64], _: NDArray[np.bool_]
@@ -227,44 +215,26 @@ class Taps:
     def _bundled(
         self, chosen: NDArray[np.intp], offsets: NDArray[np.int64], used: NDArray[np.bool_]
     ) -> tuple[Indices, Indices, Indices]:
-        """The order, offsets and group pointers of a list with every used tap for each bundle of outputs."""
+        """The order, offsets and group pointers of a list with every used tap of a group for each bundle of outputs."""
         outputs, inputs, height, width = self.shape
         bundles, blocks = -(-outputs // BUNDLE), -(-inputs // _INPUTS_A_BUNDLE)
-        number = (np.cumsum(used) - 1)[self._taps[chosen]]
-        block_of = np.flatnonzero(used) // (height * width) // _INPUTS_A_BUNDLE
-        counts = np.bincount(block_of, minlength=blocks)
-        starts = np.cumsum(counts) - counts
-        first = starts[block_of[number]] * bundles + self.out[chosen] // BUNDLE * counts[block_of[number]]
-        slots = first + number - starts[block_of[number]]
-        order = np.full(len(block_of) * bundles * BUNDLE, len(self.out), np.int32)
-        order[slots * BUNDLE + self.out[chosen] % BUNDLE] = chosen
-        by_tap = np.empty(len(block_of), np.int32)
-        by_tap[number] = offsets
-        runs = [np.tile(by_tap[start : start + count], bundles) for start, count in zip(starts, counts, strict=True)]
-        sizes = np.repeat(counts, bundles)
+        channel = np.flatnonzero(used) // (height * width)
+        # the taps by group and block of input channels, in which order they are numbered
+        cell_of = channel // inputs * blocks + channel % inputs // _INPUTS_A_BUNDLE
+        counts = np.bincount(cell_of, minlength=self.groups * blocks)
+        cells = np.arange(self.groups * blocks).reshape(self.groups, blocks).T
+        cells = np.repeat(cells, bundles // self.groups, axis=1).ravel()  # of each block and bundle
+        starts, sizes = np.cumsum(counts) - counts, counts[cells]
         pointers = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
-        return order, np.concatenate(runs), pointers
-
-
-@lru_cache(maxsize=1024)
-def border_behind(window: Window, kernel: int, made: int, side: int) -> int:
-    """The zero border that an output gradient needs so that the gradient of all inputs can be computed from it.
-
-    Args:
-        window: stride and padding.
-        kernel: the kernel's taps along a side.
-        made: the outputs' pixels along this side.
-        side: the inputs' pixels along this side.
-
-    Returns:
-        The width of the border in pixels, 0 or more.
-    """
-    reach = [
-        ((phase + window.padding - tap) // window.stride, -(-(side - phase) // window.stride))
-        for phase, tap in product(range(window.stride), range(kernel))
-        if (phase + window.padding - tap) % window.stride == 0 and phase < side
-    ]
-    return max([0, *(-first for first, _ in reach), *(first + count - made for first, count in reach)])
+        number = (np.cumsum(used) - 1)[self._taps[chosen]]
+        run = cell_of[number] % blocks * bundles + self.out[chosen] // BUNDLE
+        slots = pointers[run].astype(np.int64) + number - starts[cell_of[number]]
+        order = np.full(int(pointers[-1]) * BUNDLE, len(self.out), np.int32)
+        order[slots * BUNDLE + self.out[chosen] % BUNDLE] = chosen
+        by_tap = np.empty(len(channel), np.int32)
+        by_tap[number] = offsets
+        taps = np.arange(pointers[-1]) + np.repeat(starts[cells] - pointers[:-1], sizes)
+        return order, by_tap[taps], pointers
 
 
 @attrs.frozen(eq=False)
@@ -273,7 +243,7 @@ class LayerLists:
 
     Attributes:
         shape: the dense shape of the weight.
-        window: stride and padding.
+        window: stride, padding, dilation and groups.
         threads: how many threads fill the lists.
         taps: makes the weight's coordinates; called only to make a list.
     """
@@ -346,11 +316,13 @@ class ListCache:
 
         Args:
             weight: the weight; one with the same owner and shape gets the same lists.
-            window: stride and padding.
+            window: stride, padding, dilation and groups.
         """
         made = self._made.setdefault(weight.owner, {}).setdefault((weight.shape, window), {})
         # what is cached must not refer to the weight, or it would live as long as the cache
-        return LayerLists(weight.shape, window, self.threads, lambda: Taps.of(weight.shape, weight.positions), made)
+        return LayerLists(
+            weight.shape, window, self.threads, lambda: Taps.of(weight.shape, weight.positions, window.groups), made
+        )
 
     def made(self, owner: Any) -> list[WeightList]:
         """All lists of weights with this owner that were made so far, for any window and strides."""
@@ -362,10 +334,10 @@ class ListCache:
 class LayerKernels:
     """Calls the kernels of one convolution or linear layer on memory that the caller provides.
 
-    Inputs have a border of at least the padding, and output gradients that are passed on one of :func:`border_behind`
-    pixels. ``values`` are those of the active entries, float32, (entries,). An activation that is added may be the one
-    that is written. All methods raise an ``InputError`` where offsets do not fit into 32 bits, and a ``ValueError``
-    where a buffer does not fit the layer.
+    Inputs have a border of at least the padding, and output gradients that are passed on one of
+    :meth:`Window.border_behind` pixels. ``values`` are those of the active entries, float32, (entries,). An activation
+    that is added may be the one that is written. All methods raise an ``InputError`` where offsets do not fit into 32
+    bits, and a ``ValueError`` where a buffer does not fit the layer.
 
     Attributes:
         kernels: the kernels of one instruction set.
@@ -458,7 +430,7 @@ class LayerKernels:
             self.lists.backward(self._strides(gradient), values),
         )
         listed, sums = np.empty(len(weights.order), np.float32), np.zeros((out.form.channels, 2))
-        inputs = (x.handle, gradient.handle, weights.handle, self.lists.window.stride, listed)
+        inputs = (x.handle, gradient.handle, weights.handle, self.lists.window.stride[0], listed)
         behind, start = [(one.handle, one.steps) for one in lists], add.handle if add else None
         self.kernels.backward(*inputs, out.handle, start, behind, mask, sums, self.lists.threads)
         return weights.by_entry(listed, self.lists.threads), sums
@@ -474,7 +446,7 @@ class Convolution:
     Attributes:
         runtime: kernels, threads and memory.
         weight: the layer's weight.
-        window: stride and padding.
+        window: stride, padding, dilation and groups.
         cache: the network's weight lists.
     """
 
@@ -494,7 +466,7 @@ class Convolution:
         Returns:
             A form with a border of one pixel, wide enough for most layers that read it; features have none.
         """
-        height, width = map(self.window.outputs, (x.height, x.width), self._kernel)
+        height, width = self.window.outputs((x.height, x.width), self._kernel)
         channels, border = self.weight.shape[0], 0 if x.features else 1
         return attrs.evolve(x, height=height, width=width, channels=channels, border=border)
 
@@ -507,13 +479,13 @@ class Convolution:
             add: an activation of this form that is added, if any.
             sums: as of :meth:`LayerKernels.forward`.
         """
-        x, out = bordered(self.runtime, x, self.window.padding), self.runtime.buffers.take(form)
+        x, out = bordered(self.runtime, x, self.window.padding.most), self.runtime.buffers.take(form)
         self._layer.forward(x, self._values, out, add, sums)
         return out
 
     def backward_weight(self, x: KernelInput, gradient: KernelInput) -> None:
         """Add to the weight's gradient."""
-        x = bordered(self.runtime, x, self.window.padding)
+        x = bordered(self.runtime, x, self.window.padding.most)
         self.weight.add_gradient(self._layer.backward_weight(x, gradient))
 
     def backward(
@@ -525,15 +497,16 @@ class Convolution:
             The sums by channel, (channels, 2); zeros without a mask.
         """
         made, sides = (gradient.form.height, gradient.form.width), (out.form.height, out.form.width)
-        border = max(map(border_behind, [self.window] * 2, self._kernel, made, sides))
-        gradient, x = bordered(self.runtime, gradient, border), bordered(self.runtime, x, self.window.padding)
+        border = self.window.border_behind(self._kernel, made, sides)
+        gradient, x = bordered(self.runtime, gradient, border), bordered(self.runtime, x, self.window.padding.most)
         by_weight, sums = self._layer.backward(x, gradient, self._values, out, add, mask)
         self.weight.add_gradient(by_weight)
         return sums
 
     @property
-    def _kernel(self) -> tuple[int, ...]:
-        return (*self.weight.shape, 1, 1)[2:4]
+    def _kernel(self) -> tuple[int, int]:
+        height, width = (*self.weight.shape, 1, 1)[2:4]
+        return height, width
 
     @property
     def _values(self) -> NDArray[Any]:

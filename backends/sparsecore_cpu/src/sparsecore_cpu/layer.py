@@ -7,23 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore_cpu import _kernels
-from sparsecore_cpu.convolution import LayerKernels, LayerLists, Taps, WeightList, Window, border_behind
+from sparsecore_cpu.convolution import LayerKernels, LayerLists, Taps, WeightList
 from sparsecore_cpu.runtime import Buffer, Floats, Form, KernelInput, Runtime
-
-
-@attrs.frozen
-class Padding:
-    """Zeros around an image, in pixels."""
-
-    top: int = 0
-    bottom: int = 0
-    left: int = 0
-    right: int = 0
-
-    @property
-    def most(self) -> int:
-        """The largest padding of any side."""
-        return max(self.top, self.bottom, self.left, self.right)
+from sparsecore_cpu.window import Window
 
 
 @attrs.frozen
@@ -54,7 +40,7 @@ class Layer:
     Attributes:
         kernels: the kernels of one instruction set.
         taps: the coordinates of the weights.
-        window: stride and padding.
+        window: stride, padding, dilation and groups.
     """
 
     kernels: _kernels.Kernels
@@ -68,29 +54,20 @@ class Layer:
         kernels: _kernels.Kernels,
         shape: tuple[int, ...],
         positions: NDArray[np.integer],
-        stride: int,
-        padding: Padding,
+        window: Window,
     ) -> "Layer":
         """A convolution.
 
         Args:
             kernels: the kernels of one instruction set.
-            shape: the shape of the weight, (out, in, height, width).
+            shape: the shape of the weight, (out, in / groups, height, width).
             positions: its active positions, row-major, ascending, (count,).
-            stride: the stride in pixels.
-            padding: the padding of the images, which may differ from side to side.
+            window: stride, padding, dilation and groups; the groups divide ``out``.
 
         Raises:
             ValueError: a position is outside the shape.
         """
-        # all sides are padded equally; sides with less padding get extra kernel rows without weights instead
-        most = padding.most
-        out, into, height, width = shape
-        above, left = most - padding.top, most - padding.left
-        larger = (out, into, above + height + most - padding.bottom, left + width + most - padding.right)
-        first, second, row, column = np.unravel_index(positions, shape)
-        moved = np.ravel_multi_index((first, second, row + above, column + left), larger)
-        return cls(kernels, Taps.of(larger, moved), Window(stride, most))
+        return cls(kernels, Taps.of(shape, positions, window.groups), window)
 
     @classmethod
     def linear(cls, kernels: _kernels.Kernels, shape: tuple[int, ...], positions: NDArray[np.integer]) -> "Layer":
@@ -127,12 +104,13 @@ class Layer:
         if not sides:
             x, made = Form.of_features(images, into), Form.of_features(images, out)
             return Forms(x, made, made, x)
-        outputs = [self.window.outputs(side, of) for side, of in zip(sides, kernel, strict=True)]
-        behind = max(border_behind(self.window, *of) for of in zip(kernel, outputs, sides, strict=True))
-        given = Form(images, sides[0], sides[1], into, border=0)
+        height, width = sides
+        outputs = self.window.outputs((height, width), (kernel[0], kernel[1]))
+        behind = self.window.border_behind((kernel[0], kernel[1]), outputs, (height, width))
+        given = Form(images, height, width, into * self.window.groups, border=0)
         made = Form(images, outputs[0], outputs[1], out, border=0)
         return Forms(
-            x=attrs.evolve(given, border=self.window.padding),
+            x=attrs.evolve(given, border=self.window.padding.most),
             out=made,
             gradient=attrs.evolve(made, border=behind),
             x_gradient=given,

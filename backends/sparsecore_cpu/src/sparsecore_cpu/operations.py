@@ -7,7 +7,6 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsecore.errors import InputError
 from sparsecore.host.computation import (
     Channels,
     Moments,
@@ -20,21 +19,23 @@ from sparsecore.host.computation import (
 )
 from sparsecore.host.parameters import CachedArrays
 from sparsecore.host.weights import TiedWeight, WeightSource, WeightView
-from sparsecore.learning.protocols import Model, Totals, check_equal_shapes, check_kernel_fits
+from sparsecore.learning.protocols import Model, Totals, check_equal_shapes
 from sparsecore_cpu._kernels import Mask
 from sparsecore_cpu.activations import (
     Activation,
     AffineOp,
     ConvolutionOp,
     ConvolutionTerm,
+    FlattenTerm,
     InputNode,
     LinearTerm,
     PoolTerm,
     ReluOp,
     SumOp,
 )
-from sparsecore_cpu.convolution import Convolution, ListCache, Window
+from sparsecore_cpu.convolution import Convolution, ListCache
 from sparsecore_cpu.runtime import Buffer, Floats, Form, Runtime, Sums
+from sparsecore_cpu.window import Padding, Window
 
 
 class Statistics(Protocol):
@@ -130,14 +131,34 @@ class CpuOperations:
     tape: Tape[Activation]
     statistics: Statistics
 
-    def conv2d(self, x: Activation, weight: WeightSource, *, stride: int = 1, padding: int = 0) -> Activation:
-        """Cross-correlation without a bias, zero padding on all four sides.
+    def conv2d(
+        self,
+        x: Activation,
+        weight: WeightSource,
+        bias: WeightSource | None = None,
+        *,
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] | Padding = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+    ) -> Activation:
+        """Cross-correlation with zero padding, as ``torch.nn.functional.conv2d``.
+
+        Args:
+            x: images, (batch, height, width, channels).
+            weight: (out, in / groups, height, width).
+            bias: (out,), or None.
+            stride: one number, or (height, width).
+            padding: one number for all sides, (height, width), or a number for each side.
+            dilation: one number, or (height, width).
+            groups: input and output channels are split into so many groups.
 
         Raises:
-            InputError: the kernel is larger than the padded images, or ``x`` are not images with the weight's channels.
+            InputError: the kernel is larger than the padded images, ``x`` are not images with the weight's channels, or
+                a number is out of range; see :class:`Window`.
         """
-        check_kernel_fits((x.form.height, x.form.width), weight.shape[2:], padding)
-        return self._convolved(x, weight, Window(stride, padding))
+        product = self._convolved(x, weight, Window(stride, padding, dilation, groups))
+        return product if bias is None else self._biased(product, bias)
 
     def linear(self, x: Activation, weight: WeightSource, bias: WeightSource | None = None) -> Activation:
         """x·weightᵀ + bias, for x of (batch, in).
@@ -199,27 +220,27 @@ class CpuOperations:
 
         return self.recorded(Activation(self.runtime, x.form, SumOp(x, y)), backward)
 
-    def flatten(self, x: Activation) -> Activation:
-        """Images as vectors, in the order height, width, channel.
+    def flatten(self, x: Activation, *, channels_first: bool = False) -> Activation:
+        """Images as vectors.
+
+        Args:
+            x: images; vectors are returned themselves.
+            channels_first: whether the features are in the order channel, height, width, as in PyTorch, or in the order
+                height, width, channel.
 
         Returns:
-            A copy, for the buffers have another order; vectors are returned themselves.
+            A copy, for the buffers have another order.
         """
         if x.form.features:
             return x
-        form = x.form
-        out = self.runtime.buffers.take(Form.of_features(form.images, form.height * form.width * form.channels))
-        inside = x.buffer().inside
-        by_feature = (form.height, form.width, form.channels, *out.array.shape[3:])
-        out.array.reshape(by_feature)[:] = inside.transpose(1, 3, 2, 0, 4)
+        form, runtime = x.form, self.runtime
+        out = runtime.buffers.take(Form.of_features(form.images, form.height * form.width * form.channels))
+        runtime.kernels.flatten(x.buffer().handle, out.handle, channels_first, runtime.threads)
 
         def backward(output: Activation) -> None:
-            given = output.gradient.total(self.runtime, output.form)
-            images = self.runtime.buffers.take(form)
-            images.fill(given.array.reshape(by_feature).transpose(3, 0, 2, 1, 4))
-            x.gradient.ready.append(images)
+            x.gradient.terms.append(FlattenTerm(output.gradient.total(runtime, output.form), channels_first))
 
-        return self.recorded(Activation(self.runtime, out.form, InputNode(out), x.differentiable), backward)
+        return self.recorded(Activation(runtime, out.form, InputNode(out), x.differentiable), backward)
 
     def tied(self, values: WeightSource, shape: tuple[int, ...], key: int) -> TiedWeight:
         """A dense weight whose entries share ``values`` by a hash."""
@@ -240,8 +261,7 @@ class CpuOperations:
         return output
 
     def _convolved(self, x: Activation, weight: WeightSource, window: Window) -> Activation:
-        if weight.shape[1] != x.form.channels or (len(weight.shape) == 2) != x.form.features:
-            raise InputError(f"a layer with weights of shape {weight.shape} cannot take a tensor of {x.form.dense}")
+        window.check_fits(weight.shape, x.form)
         convolution = Convolution(self.runtime, weight, window, self.lists)
 
         def backward(output: Activation) -> None:

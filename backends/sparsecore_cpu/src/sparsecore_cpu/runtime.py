@@ -12,6 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from sparsecore.errors import InputError
 from sparsecore_cpu import _kernels
+from sparsecore_cpu.pixel_windows import repeated_axis, windows_of
 
 STORED = np.dtype(np.uint16)
 """The NumPy dtype that holds bfloat16, of which NumPy has none."""
@@ -289,7 +290,9 @@ def bordered(runtime: Runtime, x: KernelInput, border: int) -> KernelInput:
     if border <= x.form.border or x.form.features:
         return x
     wider = runtime.buffers.take(attrs.evolve(x.form, border=border))
-    wider.fill(x.buffer().inside)
+    rows, columns = repeated_axis(1, x.form.height), repeated_axis(1, x.form.width)
+    windows, factors = windows_of(rows, columns).forward, (rows.factors, columns.factors)
+    runtime.kernels.window_sum(x.buffer().handle, wider.handle, None, windows, *factors, False, runtime.threads)
     return KernelInput.plain(wider)
 
 

@@ -158,10 +158,6 @@ def _of_module(applies: Callable[[nn.Module], bool]) -> Callable[[_WeightUse], b
     return lambda use: applies(use.module)
 
 
-def _of_convolution(applies: Callable[[nn.Conv2d], bool]) -> Callable[[_WeightUse], bool]:
-    return lambda use: isinstance(use.module, nn.Conv2d) and applies(use.module)
-
-
 def _has_own_forward(module: nn.Module) -> bool:
     plain: Any = nn.Conv2d if isinstance(module, nn.Conv2d) else nn.Linear
     cls = type(module)
@@ -181,11 +177,8 @@ _OBSTACLES: Mapping[str, Callable[[_WeightUse], bool]] = MappingProxyType(
         ),
         "sharded by fully_shard": lambda use: is_sharded(getattr(use.module, use.attribute)),
         "not float32": _of_module(lambda module: any(one.dtype is not torch.float32 for one in module.parameters())),
-        "groups": _of_convolution(lambda module: module.groups > 1),
-        "dilation": _of_convolution(lambda module: module.dilation != (1, 1)),
-        "padding with other values than zeros": _of_convolution(lambda module: module.padding_mode != "zeros"),
-        "strides that differ between height and width": _of_convolution(
-            lambda module: module.stride[0] != module.stride[1]
+        "padding with other values than zeros": _of_module(
+            lambda module: isinstance(module, nn.Conv2d) and module.padding_mode != "zeros"
         ),
     }
 )

@@ -17,8 +17,9 @@ from torch.autograd.function import once_differentiable
 
 from sparsecore.errors import InputError
 from sparsecore_cpu._kernels import Activation, Kernels
-from sparsecore_cpu.layer import Layer, Padding, buffer_of
+from sparsecore_cpu.layer import Layer, buffer_of
 from sparsecore_cpu.runtime import Buffer, Floats, Form
+from sparsecore_cpu.window import Padding, Window
 from sparsecore_torch._torch_internals import convolution_padding, is_batched
 from sparsecore_torch.arrays import gather, scatter
 
@@ -105,17 +106,13 @@ class Convolutions:
         """
         if x.ndim not in {3, 4} or x.shape[-3] != module.in_channels or x.numel() == 0:
             return False
-        padding = _padding(module)
         height, width = (int(side) for side in x.shape[-2:])
-        return (
-            height + padding.top + padding.bottom >= module.kernel_size[0]
-            and width + padding.left + padding.right >= module.kernel_size[1]
-        )
+        return min(_window(module).outputs((height, width), _pair(module.kernel_size))) > 0
 
     def layer(self, module: nn.Conv2d, indices: NDArray[np.int64]) -> Layer:
         """Make the kernels' convolution."""
-        shape = (module.out_channels, module.in_channels, *module.kernel_size)
-        return Layer.conv2d(self.kernels, shape, indices, module.stride[0], _padding(module))
+        shape = (module.out_channels, module.in_channels // module.groups, *module.kernel_size)
+        return Layer.conv2d(self.kernels, shape, indices, _window(module))
 
     def run(self, x: Tensor, run: Run) -> Tensor:
         """Run a batch of images, or one image as a batch of one."""
@@ -197,9 +194,15 @@ class LinearLayers:
         return vectors if bias is None else vectors.add_(bias)
 
 
-def _padding(module: nn.Conv2d) -> Padding:
+def _window(module: nn.Conv2d) -> Window:
     left, right, top, bottom = convolution_padding(module)
-    return Padding(top, bottom, left, right)
+    padding = Padding(top, bottom, left, right)
+    return Window(_pair(module.stride), padding, _pair(module.dilation), module.groups)
+
+
+def _pair(sides: tuple[int, ...]) -> tuple[int, int]:
+    height, width = sides
+    return height, width
 
 
 def _memory_format_of(x: Tensor) -> torch.memory_format:

@@ -40,7 +40,9 @@ class PlaneCompiler:
     planes: Planes = attrs.field(factory=Planes)
     calls: list[Call] = attrs.field(factory=list)
     work: list[tuple[int, int]] = attrs.field(factory=list)
-    _phased: WeakKeyDictionary[Plane, dict[tuple[Frame, int], Plane]] = attrs.field(factory=WeakKeyDictionary)
+    _phased: WeakKeyDictionary[Plane, dict[tuple[Frame, tuple[int, int]], Plane]] = attrs.field(
+        factory=WeakKeyDictionary
+    )
 
     def images(self) -> Plane:
         """The plane of the input image."""
@@ -120,21 +122,22 @@ class PlaneCompiler:
 
     def _framed(self, x: Plane, frame: Frame) -> Plane:
         """The same pixels in this frame, copied if they are in another one."""
-        return x if x.frame == frame else self._phases(x, frame, 1)
+        return x if x.frame == frame else self._phases(x, frame, (1, 1))
 
-    def _phases(self, x: Plane, frame: Frame, stride: int) -> Plane:
+    def _phases(self, x: Plane, frame: Frame, stride: tuple[int, int]) -> Plane:
         """The phases of a stride: every stride-th pixel of rows and columns as channels of its own; copied once."""
         compile_program = self._phased.setdefault(x, {})
         if (frame, stride) not in compile_program:
             compile_program[frame, stride] = self._split(x, frame, stride)
         return compile_program[frame, stride]
 
-    def _split(self, x: Plane, frame: Frame, stride: int) -> Plane:
-        phases = self.planes.take(stride * stride * x.channels, frame)
-        if (x.frame.height, x.frame.width) != (stride * frame.height, stride * frame.width):
+    def _split(self, x: Plane, frame: Frame, stride: tuple[int, int]) -> Plane:
+        rows, columns = stride
+        phases = self.planes.take(rows * columns * x.channels, frame)
+        if (x.frame.height, x.frame.width) != (rows * frame.height, columns * frame.width):
             self.calls.append(partial(phases.pixels.fill, 0))  # some phases have fewer pixels
-        for number, (row, column) in enumerate(product(range(stride), repeat=2)):
-            some = x.pixels[:, row::stride, column::stride]
+        for number, (row, column) in enumerate(product(range(rows), range(columns))):
+            some = x.pixels[:, row::rows, column::columns]
             into = phases.pixels[number * x.channels : (number + 1) * x.channels, : some.shape[1], : some.shape[2]]
             self.calls.append(partial(np.copyto, into, some))
         return phases

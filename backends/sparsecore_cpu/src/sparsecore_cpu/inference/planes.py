@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.errors import InputError
-from sparsecore_cpu.convolution import Window
 from sparsecore_cpu.inference.network import FixedTensor
 from sparsecore_cpu.runtime import Floats, aligned_zeros
+from sparsecore_cpu.window import Window, WindowAxis
 
 _LINE = 16
 """Floats of a cache line, and of the longest vectors."""
@@ -187,14 +187,11 @@ class RowLayout:
             window: stride and padding.
             given: the frame that the inputs have.
         """
-        sides = [
-            _Side(side, kernel, window)
-            for side, kernel in zip((given.height, given.width), (*shape, 1, 1)[2:4], strict=True)
-        ]
-        rows, columns = sides
-        border = max(given.border, *(side.border for side in sides))
+        height, width = (*shape, 1, 1)[2:4]
+        rows, columns = _Side(given.height, height, window.rows), _Side(given.width, width, window.columns)
+        border = max(given.border, rows.border, columns.border)
         frame = Frame.of(rows.phase, columns.phase, border, least=columns.outputs)
-        if window.stride == 1 and border == given.border and given.pitch >= columns.outputs:
+        if window.stride == (1, 1) and border == given.border and given.pitch >= columns.outputs:
             frame = given
         outputs = Frame(rows.outputs, columns.outputs, min(border, frame.pitch - columns.outputs), frame.pitch)
         return cls(window, given, frame, outputs)
@@ -202,7 +199,7 @@ class RowLayout:
     @property
     def is_met(self) -> bool:
         """Whether the inputs can be read where they are."""
-        return self.window.stride == 1 and self.frame == self.given
+        return self.window.stride == (1, 1) and self.frame == self.given
 
     def taps(self, weight: FixedTensor, x: Plane) -> ChannelTaps:
         """The weight's taps over phases.
@@ -214,12 +211,12 @@ class RowLayout:
         Raises:
             InputError: the image is so large that an offset does not fit into 32 bits.
         """
-        stride, padding = self.window.stride, self.window.padding
+        rows, columns = self.window.rows, self.window.columns
         shape = (*weight.shape, 1, 1)[:4]
         out, into, row, column = (np.asarray(place, np.int64) for place in np.unravel_index(weight.positions, shape))
-        down, right = row - padding, column - padding
-        channel = (down % stride * stride + right % stride) * shape[1] + into
-        offsets = channel * x.frame.room + down // stride * x.frame.pitch + right // stride
+        down, right = row * rows.dilation - rows.before, column * columns.dilation - columns.before
+        channel = (down % rows.stride * columns.stride + right % columns.stride) * shape[1] + into
+        offsets = channel * x.frame.room + down // rows.stride * x.frame.pitch + right // columns.stride
         if np.abs(offsets).max(initial=0) > _MOST:
             raise InputError(f"a layer of shape {weight.shape} on so large images does not fit 32-bit offsets")
         pointers = np.searchsorted(out, np.arange(shape[0] + 1))
@@ -232,23 +229,23 @@ class _Side:
 
     given: int
     kernel: int
-    window: Window
+    axis: WindowAxis
 
     @property
     def phase(self) -> int:
         """The pixels of a phase."""
-        return -(-self.given // self.window.stride)
+        return -(-self.given // self.axis.stride)
 
     @property
     def outputs(self) -> int:
         """The pixels of the output."""
-        return self.window.outputs(self.given, self.kernel)
+        return self.axis.outputs(self.given, self.kernel)
 
     @property
     def border(self) -> int:
         """How far beyond a phase the weights read, in pixels."""
-        before = -(-self.window.padding // self.window.stride)
-        behind = self.outputs + (self.kernel - 1 - self.window.padding) // self.window.stride - self.phase
+        before = -(-self.axis.before // self.axis.stride)
+        behind = self.outputs + (self.axis.reach(self.kernel) - 1 - self.axis.before) // self.axis.stride - self.phase
         return max(0, before, behind)
 
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from sparsecore.host.computation import Moments
 from sparsecore.learning.parameters import hash_slots
 from sparsecore.learning.protocols import Tensor as Handle
-from sparsecore_cpu.convolution import Window
 from sparsecore_cpu.inference.network import FixedTensor, TrainedNetwork
+from sparsecore_cpu.window import Window
 
 T = TypeVar("T")
 
