@@ -192,7 +192,33 @@ class Call:
         return listed
 
     def steps(self, x_step: int = 1, out_step: int = 1, row: int = 0, column: int = 0) -> Any:
-        return self.do(_kernels.Steps, *map(self.integer, (x_step, out_step, row, column)))
+        given = [*map(self.integer, (x_step, out_step, row, column))]
+        for place in (0, 1):
+            if self.random.random() < 0.2:
+                given[place] = self.random.choice([tuple, list])(
+                    [given[place], self.integer(self.random.choice([1, 2]))]
+                )
+        return self.do(_kernels.Steps, *given)
+
+    def axis(self, outputs: int, side: int) -> list[Any]:
+        """The first and the last pixels of windows along one axis, which ascend most of the time."""
+        first = sorted(self.random.randrange(side) for _ in range(outputs))
+        last = [min(side, start + self.random.randint(1, 4)) for start in first]
+        last = [max(last[: place + 1]) for place in range(outputs)]
+        arrays = [self.array("i4", outputs), self.array("i4", outputs)]
+        for array, content in zip(arrays, (first, last), strict=True):
+            if self.takes(array, outputs):
+                array[...] = content
+                if self.odd():
+                    array[self.random.randrange(outputs)] = self.random.choice([-1, 0, side + 1, 2**31 - 1, -(2**31)])
+        return arrays
+
+    def windows(self, made: tuple[int, int, int, int, int], form: tuple[int, int, int, int, int]) -> Any:
+        """Windows of outputs of the first form over inputs of the second."""
+        made_windows = self.do(_kernels.Windows, *self.axis(made[1], form[1]), *self.axis(made[2], form[2]))
+        if self.random.random() < 0.3:
+            self.change()
+        return made_windows
 
     def mask(self, form: tuple[int, int, int, int, int], *, halves: bool) -> Any:
         return self.do(_kernels.Mask, self.buffer(form, halves=halves), *(self.vector(form) for _ in range(3)))
@@ -307,6 +333,50 @@ def functions(call: Call) -> None:
     )
 
 
+def pooling(call: Call) -> None:
+    """Sums and maxima of windows, and the gradients of these."""
+    form, halves = call.form(), call.random.random() < 0.3
+    made = (form[0], call.random.randint(1, 9), call.random.randint(1, 9), form[3], call.random.randint(0, 2))
+    x, out, other = (call.buffer(of, halves=halves) for of in (form, made, form))
+    if call.odd():
+        x = out
+    windows, threads, kernels = call.windows(made, form), call.threads(), call.kernels
+    if call.random.random() < 0.4:
+        by_input = call.random.random() < 0.5
+        sides = (form if by_input else made)[1:3]
+        add = call.random.choice([None, out, x if call.odd() else None])
+        factors = [call.array("f4", side) for side in sides]
+        call.do(kernels.window_sum, x, out, add, windows, *factors, by_input, threads)
+    elif call.random.random() < 0.4:
+        call.do(kernels.max_pool, x, out, windows, threads)
+    else:
+        add = call.random.choice([None, other, x if call.odd() else None])
+        call.do(kernels.max_pool_backward, out, x, other, add, windows, threads)
+
+
+def shapes(call: Call) -> None:
+    """Selections of channels, and images as features."""
+    form, halves = call.form(), call.random.random() < 0.3
+    x, threads = call.buffer(form, halves=halves), call.threads()
+    if call.random.random() < 0.5:
+        count, first = call.random.randint(1, 6), call.random.randint(0, 3)
+        made = (*form[:3], first + count + call.random.randint(0, 2), call.random.randint(0, 2))
+        out, channels = call.buffer(made, halves=halves), call.array("i4", count)
+        if call.takes(channels, count):
+            channels[...] = [call.random.randint(-1, form[3] - 1) for _ in range(count)]
+            if call.odd():
+                channels[0] = call.random.choice([form[3], -7, 2**31 - 1, -(2**31)])
+        add = call.random.choice([None, out, x if call.odd() else None])
+        call.do(call.kernels.gather_channels, x, channels, out, call.integer(first), add, threads)
+        return
+    features, channels_first = call.features(form[0], form[1] * form[2] * form[3]), call.random.random() < 0.5
+    if call.random.random() < 0.5:
+        call.do(call.kernels.flatten, x, features, channels_first, threads)
+    else:
+        add = call.random.choice([None, x, call.buffer(form, halves=halves)])
+        call.do(call.kernels.unflatten, features, x, add, channels_first, threads)
+
+
 def pictures(call: Call) -> None:
     """``pack`` and ``unpack``."""
     form = call.form()
@@ -379,7 +449,21 @@ def by_rows(call: Call) -> None:
     call.do(made.run, call.threads())
 
 
-ENTRIES = (convolution, convolution, gradients, gradients, passes, passes, functions, pictures, lists, by_rows)
+ENTRIES = (
+    convolution,
+    convolution,
+    gradients,
+    gradients,
+    passes,
+    passes,
+    pooling,
+    pooling,
+    shapes,
+    functions,
+    pictures,
+    lists,
+    by_rows,
+)
 REFUSALS = (ValueError, TypeError, MemoryError)
 
 

@@ -266,6 +266,65 @@ class Kernels:
         The sums are those of out and out·(x − mean).
         """
 
+    def window_sum(
+        self,
+        x: Activation,
+        out: Activation,
+        add: Activation | None,
+        windows: Windows,
+        row_factors: numpy.typing.NDArray[numpy.float32],
+        column_factors: numpy.typing.NDArray[numpy.float32],
+        by_input: bool,
+        threads: int,
+    ) -> None:
+        """Computes the sum of each window of images times the factors of the output's row and column, plus add.
+
+        With ``by_input``, each pixel of the input is multiplied by the factors of its own row and column instead. The
+        sum of an empty window is zero.
+        """
+
+    def max_pool(self, x: Activation, out: Activation, windows: Windows, threads: int) -> None:
+        """Computes the largest pixel of each window of images; NaN is larger than all others."""
+
+    def max_pool_backward(
+        self,
+        gradient: Activation,
+        x: Activation,
+        out: Activation,
+        add: Activation | None,
+        windows: Windows,
+        threads: int,
+    ) -> None:
+        """Computes the gradient of :meth:`max_pool` for its input, plus add.
+
+        The gradient of a window goes to the first pixel, row by row, that has the largest value.
+        """
+
+    def gather_channels(
+        self,
+        x: Activation,
+        channels: numpy.typing.NDArray[numpy.int32],
+        out: Activation,
+        first: int,
+        add: Activation | None,
+        threads: int,
+    ) -> None:
+        """Computes channels of out, from ``first`` on, as these channels of x plus add.
+
+        A negative number stands for a channel of zeros. The other channels of ``out`` are left as they are.
+        """
+
+    def flatten(self, x: Activation, features: Activation, channels_first: bool, threads: int) -> None:
+        """Copies images to features.
+
+        They are in the order channel, height, width with ``channels_first``, else in the order height, width, channel.
+        """
+
+    def unflatten(
+        self, features: Activation, out: Activation, add: Activation | None, channels_first: bool, threads: int
+    ) -> None:
+        """Copies features to images, plus add; the inverse of :meth:`flatten`."""
+
 class PointwiseFunction(enum.Enum):
     """A function that is applied to each entry."""
 
@@ -296,6 +355,21 @@ class PointwiseFunction(enum.Enum):
     """The parameter is beta."""
 
     MISH = 11
+
+class Windows:
+    """The rows and columns of the input that each row and column of the output is made of.
+
+    Output row i is made of the input rows from ``first_row[i]`` up to, but not with, ``last_row[i]``; columns likewise.
+    Each array ascends, or stays equal. They are copied.
+    """
+
+    def __init__(
+        self,
+        first_row: numpy.typing.NDArray[numpy.int32],
+        last_row: numpy.typing.NDArray[numpy.int32],
+        first_column: numpy.typing.NDArray[numpy.int32],
+        last_column: numpy.typing.NDArray[numpy.int32],
+    ) -> None: ...
 
 class RowConvolution:
     """A convolution of one image: out = max(add + bias + weights∗x, floor).
