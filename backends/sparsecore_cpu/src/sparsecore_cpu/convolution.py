@@ -119,8 +119,8 @@ class Taps:
         """
         out, into, height, width = (*shape, 1, 1)[:4]
         coordinates = np.unravel_index(positions, (out, into, height, width))
-        rest = (coordinate.astype(np.int32) for coordinate in coordinates)
-        return cls((out, into, height, width), *rest, groups=groups)
+        first, second, row, column = (coordinate.astype(np.int32) for coordinate in coordinates)
+        return cls((out, into, height, width), first, second, row, column, groups)
 
     def forward(self, window: Window, x: Strides) -> WeightList:
         """The list that computes outputs from inputs, and gradients of the weights.
@@ -222,8 +222,8 @@ class Taps:
         # the taps by group and block of input channels, in which order they are numbered
         cell_of = channel // inputs * blocks + channel % inputs // _INPUTS_A_BUNDLE
         counts = np.bincount(cell_of, minlength=self.groups * blocks)
-        cells = np.arange(self.groups * blocks).reshape(self.groups, blocks).T
-        cells = np.repeat(cells, bundles // self.groups, axis=1).ravel()  # of each block and bundle
+        by_group = np.arange(self.groups * blocks).reshape(self.groups, blocks)
+        cells = np.repeat(by_group.T, bundles // self.groups, axis=1).ravel()  # of each block and bundle
         starts, sizes = np.cumsum(counts) - counts, counts[cells]
         pointers = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
         number = (np.cumsum(used) - 1)[self._taps[chosen]]
