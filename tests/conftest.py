@@ -5,10 +5,40 @@ another would take most of the time, and its results depend on their number.
 """
 
 import os
+from collections.abc import Callable, Iterator
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile("sparsecore", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("sparsecore")
+
+
+Page = Callable[[Any], str]
+
+
+@pytest.fixture(scope="module")
+def quick_runs() -> Iterator[Page]:
+    """Reports of runs in this process are empty pages, and files are not flushed to the disk.
+
+    Both take longer than runs that are this small. Request it by ``usefixtures`` where no test reads a report.
+
+    Yields:
+        What draws a page otherwise.
+    """
+    from sparsecore.report import page
+
+    with pytest.MonkeyPatch.context() as patch:
+        drawn = page.page
+        patch.setattr(page, "page", lambda _: "")
+        patch.setattr(os, "fsync", lambda _: None)
+        yield drawn
+
+
+@pytest.fixture
+def drawn_reports(quick_runs: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports are drawn in this test, although other tests of its module request :func:`quick_runs`."""
+    monkeypatch.setattr("sparsecore.report.page.page", quick_runs)

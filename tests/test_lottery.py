@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,8 @@ from start_oracles import at, carry_out, dense, end, metrics, result, same, surv
 
 from sparsecore.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 ROUNDS = 3
 
 
@@ -27,14 +28,6 @@ def common(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     schedule = ("--set", "training.learning_rate={ 0 = 0.1, 1 = 0.05 }")
     shape = ("--model", "lenet-12-8", "--data", "npz", "--data-dir", str(images), "--batch-size", "16")
     return [*shape, "--epochs", "2", *schedule]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _without_reports() -> Iterator[None]:
-    """Figures take longer than these runs, and nothing here looks at them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sparsecore.report.write_report", lambda folder: folder)
-        yield
 
 
 @pytest.fixture(scope="module", params=["numpy", "torch"])
@@ -107,6 +100,13 @@ def test_the_schedule_of_every_round_starts_at_its_first_epoch(original: Path, r
         for number in range(1, ROUNDS + 1):
             lines = metrics(folder / f"round-{number}")
             assert [(line["epoch"], line["learning_rate"]) for line in lines] == epochs
+
+
+@pytest.mark.usefixtures("drawn_reports")
+def test_a_rewound_round_has_a_report_of_the_epochs_that_it_trained(rewound: Path) -> None:
+    done = sparsecore("report", rewound / "round-1")
+    assert done.returncode == 0, done.stderr
+    assert "<svg" in (rewound / "round-1/report.html").read_text("utf-8")
 
 
 def test_a_control_has_the_ticket_s_topology_and_values_of_its_own(original: Path) -> None:

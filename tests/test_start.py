@@ -1,7 +1,6 @@
 """A run that starts from another one: on its last topology, with the values that were asked for, and with no others."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,8 @@ from sparsecore.run.replay import replay
 from sparsecore.run.setup import set_up
 from sparsecore.run.training import Callback, writing_participant
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 PLAIN = ("--set", "training.momentum=0", "--set", "training.nesterov=false")
 BACKENDS = ["numpy", "torch"]
 
@@ -27,14 +28,6 @@ BACKENDS = ["numpy", "torch"]
 def common(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     images = small_images(tmp_path_factory.mktemp("data") / "small.npz")
     return ["--model", "lenet-12-8", "--data", "npz", "--data-dir", str(images), "--batch-size", "16"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _without_reports() -> Iterator[None]:
-    """Figures take longer than these runs, and nothing here looks at them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sparsecore.report.write_report", lambda folder: folder)
-        yield
 
 
 @pytest.fixture(scope="module", params=BACKENDS)

@@ -14,6 +14,7 @@ from sparsecore.experiment.toml_files import read_toml
 from sparsecore.run.checkpoint import Checkpoint, facts_in, logs_of
 from sparsecore.run.files import digest_of
 from sparsecore.run.folder import LOTTERY_FILE, RunFolder
+from sparsecore.run.initialization import WarmStart
 from sparsecore.run.logs import (
     Effort,
     Metrics,
@@ -106,7 +107,7 @@ def read_run(folder: Path) -> RunRecord:
         effort=_effort(files.seconds),
     )
     if run.result is not None and run.result.epochs is not None:
-        _check_whole(files.metrics, len(run.epochs), run.result.epochs)
+        _check_whole(files.metrics, len(run.epochs), run.result.epochs - _epochs_before(files))
         _check_whole(files.reallocations, len(run.updates), run.result.reallocations)
     known = facts_in(files.checkpoint)
     _check_experiment(run, files, known.get("experiment"))
@@ -114,6 +115,11 @@ def read_run(folder: Path) -> RunRecord:
     if run.result is not None and run.result.experiment_sha256 is not None:
         _check_numbers(run, run.result, files)
     return run
+
+
+def _epochs_before(files: RunFolder) -> int:
+    """Return how many epochs the values that a run starts with were trained before; they are not in its log."""
+    return WarmStart.read(files.start).values.epoch if files.start.exists() else 0
 
 
 def _effort(path: Path) -> Effort:
