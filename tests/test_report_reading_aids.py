@@ -55,9 +55,7 @@ def test_points_of_a_study_show_their_values_under_the_pointer(tmp_path: Path, f
     for trial in trials_of(study):
         result = folder.result(trial)
         assert result is not None
-        assert any(
-            trial_words(study, trial) in text and f"{100 * result['test_accuracy']:.2f}" in text for text in titles
-        )
+        assert any(trial_words(study, trial) in text and f"{100 * result.test_accuracy:.2f}" in text for text in titles)
     for words in ("of the network's density at epoch", "at epoch 2", ", layer1.weight: "):
         assert any(words in text for text in titles)
     ids = re.findall(r'\bid="([^"]*)"', html)

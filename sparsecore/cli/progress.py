@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from sparsecore.cli.output import print_message
 from sparsecore.engine.schedules import Clock
@@ -22,7 +22,22 @@ if TYPE_CHECKING:
 _UPDATE_SECONDS = 0.2
 
 
-class RunProgressBar(Callback):
+class _RichDisplay:
+    """Shows bars of rich within ``with``."""
+
+    _progress: "Progress"
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+
+class RunProgressBar(_RichDisplay, Callback):
     """A progress bar of a run, with loss, accuracy, images/s, and the metrics and K of the latest update."""
 
     def __init__(self, clock: Clock, epochs: int) -> None:
@@ -39,15 +54,6 @@ class RunProgressBar(Callback):
         self._epochs = epochs
         self._update = ""
         self._refreshed, self._examples, self._tested = time.monotonic(), 0, ""
-
-    def __enter__(self) -> "RunProgressBar":
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
 
     def step(self, clock: Clock, totals: Callable[[], Totals]) -> None:
         """Show the totals of the epoch so far, a few times a second."""
@@ -115,7 +121,7 @@ class StudyStatus:
 class StudyProgress(StudyCallback):
     """Shows the progress of a study within ``with``."""
 
-    def __enter__(self) -> "StudyProgress":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -130,18 +136,18 @@ class StudyProgressLines(StudyProgress):
     def __init__(self, status: StudyStatus) -> None:
         self._status = status
 
-    def __enter__(self) -> "StudyProgressLines":
+    def __enter__(self) -> Self:
         print_message(f"sparsecore: {self._status.summary()}")
         return self
 
     def trial_ended(self, trial: Trial, status: int) -> None:  # noqa: ARG002
         """Print the trial's test accuracy, or that it failed."""
         result = self._status.folder.result(trial)
-        outcome = "failed" if result is None else f"test accuracy {result['test_accuracy']:.4f}"
+        outcome = "failed" if result is None else f"test accuracy {result.test_accuracy:.4f}"
         print_message(f"sparsecore: {trial.name}: {outcome} ({self._status.summary()})")
 
 
-class StudyProgressBars(StudyProgress):
+class StudyProgressBars(_RichDisplay, StudyProgress):
     """Shows a bar for all trials together, and one for each that is running."""
 
     def __init__(self, status: StudyStatus) -> None:
@@ -158,15 +164,6 @@ class StudyProgressBars(StudyProgress):
         self._progress = Progress(*columns, console=Console(stderr=True))
         self._all = self._progress.add_task("all trials", total=len(status.trials), details="")
         self._bars: dict[Trial, TaskID] = {}
-
-    def __enter__(self) -> "StudyProgressBars":
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
 
     def poll(self, running: Sequence[Trial]) -> None:
         """Update the bars from the trials' folders."""

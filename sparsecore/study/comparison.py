@@ -162,7 +162,7 @@ def cells(study: Study, folder: StudyFolder) -> list[Cell]:
         accuracies = found.setdefault((trial.arm, trial.sparsity), [])
         result = folder.result(trial)
         if result is not None:
-            accuracies.append(float(result["test_accuracy"]))
+            accuracies.append(result.test_accuracy)
     return [
         Cell(arm, sparsity, tuple(found[arm.name, sparsity]), study.trials)
         for arm in study.arms

@@ -13,7 +13,7 @@ import tomli_w
 
 from sparsecore.errors import InputError
 from sparsecore.experiment.assembly import differences, experiment_fingerprint
-from sparsecore.run.files import BusyError, Lock, check_regular, new_folder, read_regular_toml, write_whole
+from sparsecore.run.files import BusyError, Lock, new_folder, read_regular_toml, write_whole
 from sparsecore.run.folder import FolderExistsError, RunFolder, is_occupied
 from sparsecore.run.logs import Effort, read_record
 from sparsecore.study.definition import Study
@@ -37,6 +37,28 @@ def _tables_in(experiment: Path) -> tuple[Mapping[str, Any], str]:
 def _read_manifest(file: Path) -> Mapping[str, Any]:
     manifest = json.loads(file.read_text("utf-8"))
     return {"study": dict(manifest["study"]), "experiments": dict(manifest["experiments"])}
+
+
+def _check_finite(_: Any, attribute: "attrs.Attribute[float]", number: float) -> None:
+    if not isfinite(number):
+        raise ValueError(f"expected a finite number for {attribute.name}, found {number}")
+
+
+@attrs.frozen(kw_only=True)
+class TrialResult:
+    """What a study reads of a trial's result.json, a :class:`sparsecore.run.logs.Result`.
+
+    Attributes:
+        test_accuracy: share of test images classified correctly after the last epoch, 0..1.
+        seconds: wall time of the run.
+        topology_sha256: fingerprint of layout and positions; None if unknown.
+        experiment_sha256: fingerprint of the experiment that was run; None if unknown.
+    """
+
+    test_accuracy: float = attrs.field(validator=_check_finite)
+    seconds: float = attrs.field(validator=_check_finite)
+    topology_sha256: str | None = None
+    experiment_sha256: str | None = None
 
 
 @attrs.frozen
@@ -227,8 +249,8 @@ class StudyFolder:
         finally:
             lock.release()
 
-    def result(self, trial: Trial) -> Mapping[str, Any] | None:
-        """Return the result of a trial, with the fields of :class:`sparsecore.run.logs.Result`.
+    def result(self, trial: Trial) -> TrialResult | None:
+        """Return the result of a trial.
 
         Args:
             trial: a trial of the folder's study.
@@ -243,14 +265,12 @@ class StudyFolder:
         try:
             if not path.exists():
                 return None
-            check_regular(path, str(path))
-            result: Mapping[str, Any] = json.loads(path.read_text("utf-8"))
-            result = {**result, **{key: _finite(result[key], key) for key in ("test_accuracy", "seconds")}}
+            result = read_record(path, TrialResult)
         except OSError as error:
             raise InputError(f"the result of the trial {trial.name} cannot be read: {error.strerror}") from error
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except InputError as error:
             raise InputError(f"the result of the trial {trial.name} cannot be read: {error}") from error
-        fingerprint = result.get("experiment_sha256")
+        fingerprint = result.experiment_sha256
         if fingerprint is not None and fingerprint != _tables_in(self.experiment(trial))[1]:
             raise InputError(
                 f"the run of the trial {trial.name} had other settings than {self.experiment(trial)}, so its result "
@@ -291,12 +311,6 @@ class StudyFolder:
 
 def _content(tables: Mapping[str, Any]) -> bytes:
     return tomli_w.dumps({"presets": False, **tables}).encode()
-
-
-def _finite(given: Any, key: str) -> float:
-    if isinstance(given, bool) or not isinstance(given, int | float) or not abs(given) < float("inf"):
-        raise ValueError(f"expected a finite number for {key}, found {str(given)[:40]}")
-    return float(given)
 
 
 def _plain(tables: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -114,7 +114,7 @@ def seconds_left(trials: Sequence[Trial], folder: StudyFolder, jobs: int) -> flo
             if done:
                 begun.setdefault(trial.arm, []).append(folder.effort(trial).seconds / done)
         else:
-            finished.setdefault(trial.arm, []).append(float(result["seconds"]) / epochs)
+            finished.setdefault(trial.arm, []).append(result.seconds / epochs)
     known = {**begun, **finished}
     if not known:
         return None

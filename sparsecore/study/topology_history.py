@@ -77,10 +77,10 @@ def topology_history_of(folder: StudyFolder, trial: Trial) -> TopologyHistory | 
         return None
     if stored.exists():
         known = read_record(stored, TopologyHistory)
-        if known.topology_sha256 == result["topology_sha256"]:
+        if known.topology_sha256 == result.topology_sha256:
             return known
     history = replayed_history(folder.run(trial))
-    if history.topology_sha256 != result["topology_sha256"]:
+    if history.topology_sha256 != result.topology_sha256:
         raise InputError(f"the log of the trial {trial.name} does not end at the topology of its result")
     stored.parent.mkdir(exist_ok=True)
     write_whole(stored, json.dumps(attrs.asdict(history)).encode())
