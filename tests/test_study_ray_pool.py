@@ -1,6 +1,5 @@
 """``sparsecore study --on ray``, on this machine."""
 
-import json
 import os
 import signal
 import subprocess
@@ -10,6 +9,11 @@ from pathlib import Path
 
 import pytest
 from command_line import said, sparsecore
+from pool_examples import (
+    assert_an_arm_ran_on_the_final_topology_of_its_source,
+    processes,
+    study_with_relative_paths,
+)
 from test_study_running import assert_all_but_the_failing_ran, written
 from test_study_stopped import until
 
@@ -32,9 +36,7 @@ def environment(tmp_path_factory):
 @pytest.fixture(scope="module")
 def carried_out(environment, tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
-    file = written(folder)
-    # paths that are relative to where the study is called
-    file.write_text(file.read_text().replace(f"{folder}/", ""))
+    study_with_relative_paths(folder)
     command = ("study", "own.toml", "--out", "out", "--jobs", 2, "--on", "ray", "--on-set", "cpus=0.5", "--json")
     done = sparsecore(*command, cwd=folder, **environment)
     skip_where_ray_is_too_slow(done.stderr)
@@ -56,11 +58,7 @@ def test_all_trials_run_on_ray_and_one_that_fails_is_named(carried_out):
 @pytest.mark.integration
 def test_an_arm_on_ray_starts_when_the_one_that_it_starts_from_has_ended(carried_out):
     folder, _ = carried_out
-    ends = [
-        json.loads((folder / f"out/runs/{arm}-at-0.8-trial-0/result.json").read_text())["topology_sha256"]
-        for arm in ("dpr", "final")
-    ]
-    assert ends[0] == ends[1]
+    assert_an_arm_ran_on_the_final_topology_of_its_source(folder)
 
 
 @pytest.mark.integration
@@ -105,15 +103,9 @@ def is_learning(metrics: Path) -> bool:
     return metrics.exists() and metrics.read_bytes().count(b"\n") >= 2
 
 
-def processes(text: str) -> list[str]:
-    """Parent and command of the processes with this text in their command, but for those that have ended."""
-    listed = subprocess.run(["ps", "-wweo", "ppid,args"], capture_output=True, text=True, check=True).stdout
-    return [line for line in listed.splitlines() if text in line and "defunct" not in line]
-
-
 def parent_of(run: str) -> int:
-    (process,) = (line for line in processes(run) if "sparsecore.cli.worker" in line)
-    return int(process.split()[0])
+    (worker,) = (process for process in processes(run) if "sparsecore.cli.worker" in process.command)
+    return worker.parent
 
 
 @pytest.mark.integration

@@ -10,6 +10,11 @@ from pathlib import Path
 
 import pytest
 from command_line import said, sparsecore
+from pool_examples import (
+    assert_an_arm_ran_on_the_final_topology_of_its_source,
+    processes,
+    study_with_relative_paths,
+)
 from test_study_running import assert_all_but_the_failing_ran, written
 from test_study_stopped import until
 
@@ -31,9 +36,7 @@ SLURM = {
 def carried_out(tmp_path_factory):
     pytest.importorskip("submitit")
     folder = tmp_path_factory.mktemp("study")
-    file = written(folder)
-    # paths that are relative to where the study is called
-    file.write_text(file.read_text().replace(f"{folder}/", ""))
+    study_with_relative_paths(folder)
     return folder, sparsecore("study", "own.toml", "--out", "out", "--jobs", 2, *HERE, "--json", cwd=folder)
 
 
@@ -47,11 +50,7 @@ def test_all_trials_run_as_jobs_and_one_that_fails_is_named(carried_out):
 @pytest.mark.integration
 def test_an_arm_starts_when_the_job_that_it_starts_from_has_ended(carried_out):
     folder, _ = carried_out
-    ends = [
-        json.loads((folder / f"out/runs/{arm}-at-0.8-trial-0/result.json").read_text())["topology_sha256"]
-        for arm in ("dpr", "final")
-    ]
-    assert ends[0] == ends[1]
+    assert_an_arm_ran_on_the_final_topology_of_its_source(folder)
 
 
 @pytest.mark.integration
@@ -81,16 +80,10 @@ def epochs(metrics: Path) -> list[int]:
     return [json.loads(line)["epoch"] for line in lines if line.endswith("\n")]
 
 
-def processes(text: str) -> list[str]:
-    """Number and command of the processes with this text in their command."""
-    listed = subprocess.run(["ps", "-wweo", "pid,args"], capture_output=True, text=True, check=True).stdout
-    return [line for line in listed.splitlines() if text in line]
-
-
 def submitted(trial: str, folder: Path) -> list[int]:
     """The process that Slurm would send its signals to, while there is one."""
-    found = [line for line in processes(str(folder)) if "submitit.core._submit" in line and trial in line]
-    return [int(line.split()[0]) for line in found]
+    found = [each for each in processes(trial) if "submitit.core._submit" in each.command]
+    return [each.number for each in found if str(folder) in each.command]
 
 
 @pytest.mark.integration
