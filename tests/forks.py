@@ -6,6 +6,7 @@ process that a test asks for, forks: what runs has a process, an environment, fi
     python forks.py        # the server: it reads requests, a line of JSON each, and answers when their processes end
 """
 
+import gc
 import importlib
 import json
 import os
@@ -26,7 +27,6 @@ _IMPORTED = (
     "torch",
     "pytest",
     "safetensors.numpy",
-    "sklearn.datasets",
     "matplotlib.backends.backend_svg",
     "sparsecore.cli.command_line",
     "sparsecore.report.page",
@@ -91,6 +91,9 @@ def _serve() -> None:
     for name in _IMPORTED:
         with suppress(ImportError):  # the tests that need it are skipped without it
             importlib.import_module(name)
+    # what is imported lives as long as a process: no collection in one of them walks, and so copies, all of it
+    gc.collect()
+    gc.freeze()
     known = list(sys.path)
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

@@ -1,10 +1,8 @@
 """Small studies: carried out in this process, or with results that are written by hand."""
 
 import json
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +42,6 @@ class InProcessPool:
 
     def stop(self) -> None:
         pass
-
-
-@contextmanager
-def no_waiting_for_the_disk() -> Iterator[None]:
-    """Files are not flushed to the disk, which takes most of the time of runs that are this small."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda _: None)
-        yield
 
 
 def small_study(folder: Path, **changes: Any) -> StudyFolder:

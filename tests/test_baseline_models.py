@@ -23,6 +23,8 @@ from sparsecore_models.lenet import LeNet
 from sparsecore_models.thin import ThinLeNet, ThinWideResNet
 from sparsecore_models.wrn import WideResNet
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 IMAGES = st.sampled_from([(8, 8, 1), (28, 28, 1), (32, 32, 3)])
 SPARSITIES = st.sampled_from([0.5, 0.8, 0.9, 0.95, 0.99])
 

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from command_line import SMALL, said, small_images, sparsecore
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -9,6 +9,8 @@ import pytest
 from command_line import SMALL, small_images, sparsecore, train
 from safetensors.numpy import load_file
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -171,8 +173,12 @@ def test_dense_training_reallocates_nothing(images: Path, tmp_path: Path) -> Non
     assert result["reallocations"] == 0
 
 
-def test_the_report_can_be_recreated(run: Path) -> None:
+@pytest.mark.usefixtures("drawn_reports")
+def test_the_report_can_be_recreated(images: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(*SMALL, "--data-dir", images, "--out", run)
     page = (run / "report.html").read_bytes()
+    assert b"<svg" in page
     (run / "report.html").unlink()
     done = sparsecore("report", run)
     assert done.returncode == 0, done.stderr

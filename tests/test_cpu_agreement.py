@@ -19,6 +19,8 @@ from sparsecore.experiment.experiment import Experiment
 from sparsecore.run.setup import Setup, set_up
 from sparsecore_cpu.runtime import KERNELS, kernel_names
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 ROUNDING = 1e-5
 """Of a loss: sums over a network of ten layers, in float32 (6e-8)."""
 

@@ -19,6 +19,8 @@ from sparsecore.testing import BackendTests
 from sparsecore_cpu import CpuBackend
 from sparsecore_cpu.runtime import KERNELS, Runtime, kernel_names
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 
 class TestPromises(BackendTests):
     """Those of every backend."""

@@ -18,6 +18,8 @@ from sparsecore.errors import InputError
 from sparsecore_cpu import CpuBackend, runtime
 from sparsecore_cpu.runtime import Form, kernel_names
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 ROUNDING = 2e-2
 """A stored value is within 2⁻⁸ of itself; a few of them follow each other, and many add up."""
 

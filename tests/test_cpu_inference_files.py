@@ -26,6 +26,8 @@ from sparsecore_cpu.inference.network import from_gaps, to_gaps
 from sparsecore_models.lenet import LeNet
 from sparsecore_models.wrn import WideResNet
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 SHAPE = (4, 4, 1)
 
 

@@ -11,9 +11,11 @@ import attrs
 import numpy as np
 import pytest
 from command_line import SMALL, small_images
-from in_process import contents, no_waiting_for_the_disk, run_in_process
+from in_process import contents, run_in_process
 
 from sparsecore.run.checkpoint import Checkpoint, read_checkpoint
+
+pytestmark = pytest.mark.usefixtures("quick_runs")
 
 Arrays = dict[str, Any]
 Facts = dict[str, Any]
@@ -25,8 +27,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("crafted")
     images = small_images(folder / "small.npz")
     settings = ["--set", "strategy.schedule.steps=3", "--set", "backend.name=numpy", "--set", "keep.epochs=[1]"]
-    with no_waiting_for_the_disk():
-        done = run_in_process("train", *SMALL, "--data-dir", images, *settings, "--out", folder / "run")
+    done = run_in_process("train", *SMALL, "--data-dir", images, *settings, "--out", folder / "run")
     assert done.status == 0, done.stderr
     (folder / "run/result.json").unlink()
     return folder / "run"
@@ -256,8 +257,7 @@ def test_a_crafted_start_is_refused_naming_its_file(started: Path, tmp_path: Pat
 @pytest.fixture(scope="module")
 def started(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("started") / "run"
-    with no_waiting_for_the_disk():
-        assert start_from(run.parent / "small.npz", run, folder, "trained").status == 0
+    assert start_from(run.parent / "small.npz", run, folder, "trained").status == 0
     for name in ("result.json", "checkpoint.safetensors"):
         (folder / name).unlink()
     return folder
@@ -296,8 +296,7 @@ def test_one_changed_digit_of_a_log_does_not_survive_a_resume(run: Path, tmp_pat
 
 def test_the_genuine_run_resumes(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "run")
-    with no_waiting_for_the_disk():
-        assert run_in_process("train", "--resume", "--out", tmp_path / "run").status == 0
+    assert run_in_process("train", "--resume", "--out", tmp_path / "run").status == 0
 
 
 @pytest.mark.parametrize(
@@ -318,9 +317,8 @@ def test_memory_is_measured_once_however_often_a_run_is_finished(run: Path, tmp_
     # the process was killed after the last checkpoint and before the result
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
-    with no_waiting_for_the_disk():
-        ended = run_in_process("train", "--resume", "--out", folder, "--json")
-        whole = run_in_process("train", folder / "experiment.toml", "--out", tmp_path / "whole", "--json")
+    ended = run_in_process("train", "--resume", "--out", folder, "--json")
+    whole = run_in_process("train", folder / "experiment.toml", "--out", tmp_path / "whole", "--json")
     memory = [json.loads(each.stdout)["memory"] for each in (ended, whole)]
     assert memory[0] == memory[1]
 

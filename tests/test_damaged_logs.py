@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 from command_line import SMALL, small_images
-from in_process import no_waiting_for_the_disk, run_in_process
+from in_process import run_in_process
 
 from sparsecore.errors import InputError
 from sparsecore.run.folder import RunFolder
 from sparsecore.run.replay import replay
+
+pytestmark = pytest.mark.usefixtures("quick_runs")
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +25,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("logs")
     images = small_images(folder / "small.npz")
     settings = ["--set", "strategy.schedule.steps=3", "--set", "backend.name=numpy"]
-    with no_waiting_for_the_disk():
-        done = run_in_process("train", *SMALL, "--data-dir", images, *settings, "--out", folder / "run")
+    done = run_in_process("train", *SMALL, "--data-dir", images, *settings, "--out", folder / "run")
     assert done.status == 0, done.stderr
     return folder / "run"
 

@@ -14,6 +14,8 @@ from sparsecore.learning.protocols import Task
 from sparsecore.plugins.discovery import load
 from sparsecore_models.lenet import LeNet
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 BACKENDS = ["numpy", "torch"]
 
 

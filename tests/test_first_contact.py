@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import SMALL, small_images
-from in_process import no_waiting_for_the_disk, run_in_process
+from in_process import run_in_process
 from rich.console import Console
 
 from sparsecore import Engine, Layout
@@ -14,6 +14,8 @@ from sparsecore.cli.progress import _two_line_progress
 from sparsecore.errors import InputError
 from sparsecore_numpy import NumpyArrays
 from sparsecore_strategies.rigl import RigL
+
+pytestmark = pytest.mark.usefixtures("quick_runs")
 
 
 @pytest.fixture(scope="module")
@@ -39,16 +41,14 @@ def test_a_run_that_will_have_no_update_warns_before_it_starts(
     arguments: list[str], tmp_path: Path, more: list[str], is_told: bool
 ) -> None:
     given = [part for part in arguments if "static" not in more or part not in ("--strategy", "set")]
-    with no_waiting_for_the_disk():
-        ended = run_in_process(*given, *more, "--out", tmp_path / "run")
+    ended = run_in_process(*given, *more, "--out", tmp_path / "run")
     assert ended.status == 0, ended.stderr
     assert ("no update" in ended.stderr) == is_told
     assert (" 0 updates" in ended.stdout) == (is_told or "static" in more)
 
 
 def test_the_console_names_the_backend_and_says_that_numbers_vary(arguments: list[str], tmp_path: Path) -> None:
-    with no_waiting_for_the_disk():
-        said = run_in_process(*arguments, "--out", tmp_path / "run").stdout
+    said = run_in_process(*arguments, "--out", tmp_path / "run").stdout
     assert "numpy backend in float32" in said
     assert "vary with processor" in said
     assert "reallocation" not in said

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from command_line import SMALL, small_images
-from in_process import no_waiting_for_the_disk, run_in_process
+from in_process import run_in_process
 
 from sparsecore.data.mnist import Mnist
 from sparsecore.data.npz import Npz
@@ -23,6 +23,8 @@ from sparsecore.experiment.toml_files import read_toml
 from sparsecore.run.folder import RunFolder
 from sparsecore.study.definition import Study
 from sparsecore.study.folder import StudyFolder
+
+pytestmark = pytest.mark.usefixtures("quick_runs")
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="pipes and devices of POSIX")
 
@@ -83,8 +85,7 @@ def test_pipes_instead_of_other_input_files_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["checkpoint.safetensors", "experiment.toml"])
 def test_a_pipe_in_the_place_of_a_file_of_a_run_is_refused(images: Path, tmp_path: Path, name: str) -> None:
     arguments = ["train", *SMALL, "--data-dir", images, "--set", "backend.name=numpy", "--out", tmp_path / "run"]
-    with no_waiting_for_the_disk():
-        assert run_in_process(*arguments).status == 0
+    assert run_in_process(*arguments).status == 0
     (tmp_path / "run" / name).unlink()
     os.mkfifo(tmp_path / "run" / name)
     assert "no regular file" in run_in_process(*arguments, "--resume").sentence
@@ -94,8 +95,7 @@ def test_a_checkpoint_without_permission_is_not_called_damaged(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = ["train", *SMALL, "--data-dir", images, "--set", "backend.name=numpy", "--out", tmp_path / "run"]
-    with no_waiting_for_the_disk():
-        assert run_in_process(*arguments).status == 0
+    assert run_in_process(*arguments).status == 0
     opened = Path.open
 
     def refused(self: Path, *more: Any, **named: Any) -> Any:
@@ -327,6 +327,7 @@ def test_names_of_any_kind_are_refused_in_one_printable_sentence(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.usefixtures("drawn_reports")
 def test_control_sequences_reach_neither_terminal_nor_page(images: Path, tmp_path: Path) -> None:
     (tmp_path / "odd.py").write_text(
         "import attrs\n"
@@ -341,8 +342,7 @@ def test_control_sequences_reach_neither_terminal_nor_page(images: Path, tmp_pat
         "        return LeNet((8,)).forward(ops, known, images)\n"
     )
     small = ["--model", f"{tmp_path / 'odd.py'}:Odd", *SMALL[2:], "--data-dir", images, "--set", "backend.name=numpy"]
-    with no_waiting_for_the_disk():
-        ended = run_in_process("train", *small, "--out", tmp_path / "run")
+    ended = run_in_process("train", *small, "--out", tmp_path / "run")
     assert ended.status == 0, ended.stderr
     assert "\x1b" not in ended.stdout
     assert "layer1.weight" in ended.stdout

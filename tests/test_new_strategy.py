@@ -9,6 +9,8 @@ import pytest
 from command_line import SMALL, said, small_images, sparsecore, train
 from plugin_projects import install, python
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 FILES = {"pyproject.toml", "README.md", "sparsecore_drop_few.py", "test_sparsecore_drop_few.py"}
 ROOT = Path(__file__).parent.parent
 

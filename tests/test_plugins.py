@@ -12,6 +12,8 @@ from command_line import SMALL, said, small_images, sparsecore, train
 from sparsecore.errors import PluginError
 from sparsecore.plugins.discovery import installed, load
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 MINE = '''
 """A strategy of somebody else's."""
 
@@ -61,7 +63,7 @@ def install(folder: Path, name: str, modules: dict[str, str], entry_points: str)
 
 
 def listed(folder: Path) -> dict[str, dict[str, str]]:
-    done = sparsecore("plugins", "--json", PYTHONPATH=str(folder))
+    done = sparsecore("plugins", "--json", cwd=folder)  # where modules and metadata are found, too
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return {f"{entry['kind']} {entry['name']}": entry for entry in json.loads(done.stdout)}
@@ -94,7 +96,6 @@ def test_listing_imports_no_plugin_and_no_heavy_library() -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.integration
 def test_the_list_has_kind_name_source_and_one_line_per_plugin(tmp_path: Path) -> None:
     install(
         tmp_path,
@@ -108,7 +109,6 @@ def test_the_list_has_kind_name_source_and_one_line_per_plugin(tmp_path: Path) -
     assert entry["error"] is None
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize(
     ("source", "value", "words"),
     [
@@ -128,10 +128,10 @@ def test_a_broken_plugin_is_listed_with_its_error_and_breaks_only_itself(
     found = listed(tmp_path)
     assert words in found["strategy third"]["error"]
     assert found["strategy dpr"]["error"] is None
-    table = sparsecore("plugins", PYTHONPATH=str(tmp_path))
+    table = sparsecore("plugins", cwd=tmp_path)
     assert table.returncode == 0
     assert words in " ".join(table.stdout.split())  # a sentence may take several lines
-    refused = sparsecore("train", "--strategy", "third", PYTHONPATH=str(tmp_path), cwd=tmp_path)
+    refused = sparsecore("train", "--strategy", "third", cwd=tmp_path)
     assert "'third'" in said(refused)
 
 
@@ -160,13 +160,10 @@ def test_a_strategy_in_a_file_needs_no_installation(images: Path, tmp_path: Path
     assert again["topology_sha256"] == result["topology_sha256"]
 
 
-@pytest.mark.integration
 def test_a_strategy_in_a_module_is_selected_by_its_path(images: Path, tmp_path: Path) -> None:
     (tmp_path / "their_module.py").write_text(MINE)
-    arguments = (*SMALL, "--data-dir", images, "--strategy", "their_module:EveryThird", "--out", tmp_path / "run")
-    done = sparsecore("train", *arguments, "--json", PYTHONPATH=str(tmp_path))
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["reallocations"] == 5
+    result = train(*SMALL, "--data-dir", images, "--strategy", "their_module:EveryThird", "--out", "run", cwd=tmp_path)
+    assert result["reallocations"] == 5
 
 
 def test_a_misspelt_option_of_a_third_party_strategy_names_the_known_ones(images: Path, tmp_path: Path) -> None:
@@ -205,10 +202,9 @@ def test_a_strategy_that_breaks_a_promise_is_stopped_by_name(images: Path, tmp_p
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.integration
 def test_two_plugins_of_one_name_are_refused_with_both_objects(tmp_path: Path) -> None:
     install(tmp_path, "theirs", {"their_module": MINE}, "[sparsecore.strategies]\ndpr = their_module:EveryThird\n")
-    done = sparsecore("train", "--strategy", "dpr", PYTHONPATH=str(tmp_path), cwd=tmp_path)
+    done = sparsecore("train", "--strategy", "dpr", cwd=tmp_path)
     sentence = said(done)
     assert "their_module:EveryThird" in sentence
     assert "sparsecore_strategies.dpr:DynamicReallocation" in sentence
@@ -291,7 +287,6 @@ def test_a_plugin_that_exits_does_not_end_the_run_silently(images: Path, tmp_pat
     assert "'update_due'" in said(sparsecore("train", *arguments, cwd=tmp_path))
 
 
-@pytest.mark.integration
 def test_unreadable_metadata_hides_no_other_plugin(tmp_path: Path) -> None:
     install(tmp_path, "theirs", {"their_module": MINE}, THIRD)
     (tmp_path / "theirs-1.2.dist-info/entry_points.txt").write_bytes(b"[sparsecore.strategies]\n\xff\xfe = x\n")

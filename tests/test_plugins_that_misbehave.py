@@ -7,6 +7,8 @@ import pytest
 from command_line import SMALL, small_images, sparsecore, sparsecore_process
 from in_process import run_in_process
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 PLAIN = """
 import attrs, os, subprocess, sys
 from sparsecore_models.lenet import LeNet

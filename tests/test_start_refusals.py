@@ -10,6 +10,8 @@ from start_oracles import carry_out
 
 from sparsecore.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 
 @pytest.fixture(scope="module")
 def common(tmp_path_factory: pytest.TempPathFactory) -> list[str]:

@@ -30,6 +30,8 @@ from sparsecore.testing.subjects import StrategySubject
 from sparsecore_strategies.magnitude_drop import MagnitudeDrop
 from sparsecore_strategies.srigl import StructuredRigL
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 EVERY_STEP = StructuredRigL(schedule=Every(steps=1))
 LAYOUT = Layout.of({"kernels": (4, 3, 2, 2), "matrix": (5, 12), "vector": (24,), "row": (1, 12), "full": (2, 12)})
 DIVISORS = (None, 1, 2, 3, 4, 6, 12)

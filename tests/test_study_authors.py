@@ -6,7 +6,8 @@ from statistics import fmean
 
 import numpy as np
 import pytest
-from study_examples import no_waiting_for_the_disk, written_study
+from in_process import no_waiting_for_the_disk
+from study_examples import written_study
 
 from sparsecore.cli.command_line import commands
 from sparsecore.study.comparison import compare_cells

@@ -7,7 +7,8 @@ from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
-from study_examples import InProcessPool, no_waiting_for_the_disk
+from in_process import no_waiting_for_the_disk
+from study_examples import InProcessPool
 
 from sparsecore.cli.command_line import commands
 from sparsecore.study.definition import preset_names

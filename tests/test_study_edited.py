@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from in_process import contents, run_in_process
-from study_examples import no_waiting_for_the_disk, small_study
+from in_process import contents, no_waiting_for_the_disk, run_in_process
+from study_examples import small_study
 
 from sparsecore.errors import InputError
 from sparsecore.study.folder import StudyFolder

@@ -12,8 +12,9 @@ from statistics import fmean, stdev
 
 import attrs
 import pytest
+from in_process import no_waiting_for_the_disk
 from matplotlib.figure import Figure as Canvas
-from study_examples import no_waiting_for_the_disk, small_study, written_study
+from study_examples import small_study, written_study
 from test_report import Outline
 
 from sparsecore.cli.command_line import commands

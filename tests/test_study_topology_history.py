@@ -7,7 +7,8 @@ import zlib
 from itertools import accumulate, pairwise
 
 import pytest
-from study_examples import no_waiting_for_the_disk, small_study
+from in_process import no_waiting_for_the_disk
+from study_examples import small_study
 
 from sparsecore.errors import InputError
 from sparsecore.run.replay import first_topology

@@ -112,6 +112,29 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def broken(folder: Path) -> "subprocess.CompletedProcess[str]":
+    """A check that finds a counterexample and shrinks it, which takes seconds."""
+    done = sparsecore("check", "mine.py:GrowsWithReplacement", "--promise", "growth", "--promise", "count", cwd=folder)
+    assert done.returncode == 1, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def report(folder: Path) -> dict[str, Any]:
+    """What ``--json`` prints of the same search."""
+    done = sparsecore("check", "mine.py:GrowsWithReplacement", "--promise", "growth", "--json", cwd=folder)
+    assert done.returncode == 1, done.stderr
+    printed: dict[str, Any] = json.loads(done.stdout)
+    return printed
+
+
+def again(done: "subprocess.CompletedProcess[str]") -> str:
+    """The command that repeats the one counterexample."""
+    (command,) = re.findall(r"^  again: (sparsecore .*)$", done.stdout, re.M)
+    return str(command)
+
+
 def lines(done: "subprocess.CompletedProcess[str]") -> dict[str, str]:
     """The status of each promise."""
     return {
@@ -120,7 +143,7 @@ def lines(done: "subprocess.CompletedProcess[str]") -> dict[str, str]:
 
 
 def test_a_correct_strategy_prints_one_line_per_promise_and_exits_with_status_0() -> None:
-    done = sparsecore("check", "static", "--examples", "10")
+    done = sparsecore("check", "static", "--examples", "5")
     assert done.returncode == 0, done.stdout + done.stderr
     statuses = lines(done)
     assert {"growth", "resume", "order", "size"} <= statuses.keys()
@@ -128,25 +151,21 @@ def test_a_correct_strategy_prints_one_line_per_promise_and_exits_with_status_0(
     assert done.stderr == ""
 
 
-def test_a_broken_strategy_prints_its_smallest_example_and_the_command_that_reproduces_it(folder: Path) -> None:
-    done = sparsecore("check", "mine.py:GrowsWithReplacement", "--promise", "growth", "--promise", "count", cwd=folder)
-    assert done.returncode == 1, done.stderr
-    assert lines(done) == {"growth": "broken", "count": "kept"}
-    assert "plugin 'GrowsWithReplacement' broke a promise in 'grow': it " in done.stdout
-    (head,) = re.findall(r"^ *tensor +before +kept +grown *$", done.stdout, re.M)
+def test_a_broken_strategy_prints_its_smallest_example_and_the_command_that_reproduces_it(
+    folder: Path, broken: "subprocess.CompletedProcess[str]"
+) -> None:
+    assert lines(broken) == {"growth": "broken", "count": "kept"}
+    assert "plugin 'GrowsWithReplacement' broke a promise in 'grow': it " in broken.stdout
+    (head,) = re.findall(r"^ *tensor +before +kept +grown *$", broken.stdout, re.M)
     assert head
-    (again,) = re.findall(r"^  again: sparsecore (.*)$", done.stdout, re.M)
-    repeated = sparsecore(*shlex.split(again), cwd=folder)
+    repeated = sparsecore(*shlex.split(again(broken))[1:], cwd=folder)
     assert repeated.returncode == 1
     assert lines(repeated) == {"growth": "broken"}
     table = re.compile(r"^ *tensor\d .*$", re.M)
-    assert table.findall(repeated.stdout) == table.findall(done.stdout) != []
+    assert table.findall(repeated.stdout) == table.findall(broken.stdout) != []
 
 
-def test_json_output_is_one_object_with_the_counterexample(folder: Path) -> None:
-    done = sparsecore("check", "mine.py:GrowsWithReplacement", "--promise", "growth", "--json", cwd=folder)
-    assert done.returncode == 1
-    report: dict[str, Any] = json.loads(done.stdout)
+def test_json_output_is_one_object_with_the_counterexample(report: dict[str, Any]) -> None:
     assert (report["plugin"], report["kept"]) == ("mine.py:GrowsWithReplacement", False)
     (promise,) = report["promises"]
     assert (promise["name"], promise["status"]) == ("growth", "broken")
@@ -158,11 +177,11 @@ def test_several_names_are_checked_as_a_stack_with_reproducible_examples(folder:
     stack = ("static", "mine.py:GrowsWithReplacement", "erk-start")
     done = sparsecore("check", *stack, "--promise", "growth", "--promise", "due", "--json", cwd=folder)
     assert done.returncode == 1, done.stderr
-    report = json.loads(done.stdout)
-    assert report["plugin"] == " + ".join(stack)
-    assert {promise["name"]: promise["status"] for promise in report["promises"]} == {"growth": "broken", "due": "kept"}
-    (again,) = (promise["again"] for promise in report["promises"] if "again" in promise)
-    repeated = sparsecore(*shlex.split(again)[1:], cwd=folder)
+    found = json.loads(done.stdout)
+    assert found["plugin"] == " + ".join(stack)
+    assert {promise["name"]: promise["status"] for promise in found["promises"]} == {"growth": "broken", "due": "kept"}
+    (command,) = (promise["again"] for promise in found["promises"] if "again" in promise)
+    repeated = sparsecore(*shlex.split(command)[1:], cwd=folder)
     assert lines(repeated) == {"growth": "broken"}
     assert "plugin 'GrowsWithReplacement' broke a promise in 'grow'" in repeated.stdout
 
@@ -177,9 +196,9 @@ def test_an_error_that_stops_several_promises_is_printed_once(folder: Path) -> N
     assert done.stdout.count("(as for due)") == 3
 
 
-def test_a_check_is_deterministic(folder: Path) -> None:
-    one, other = (sparsecore("check", "mine.py:GrowsWithReplacement", "--promise", "growth", cwd=folder) for _ in "12")
-    assert one.stdout == other.stdout
+def test_a_check_is_deterministic(broken: "subprocess.CompletedProcess[str]", report: dict[str, Any]) -> None:
+    (promise,) = report["promises"]
+    assert again(broken) == promise["again"]
 
 
 def test_a_backend_is_checked_by_name_and_a_broken_one_exits_with_status_1(folder: Path) -> None:

@@ -20,6 +20,8 @@ from sparsecore.run.setup import set_up
 
 pytest.importorskip("torch")
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 SAME = ("checkpoint.safetensors", "metrics.jsonl", "reallocations.jsonl", "tensors.json", "experiment.toml")
 TORCH = (*SMALL, "--backend", "torch", "--set", "backend.device=cpu", "--set", "strategy.schedule={steps=3}")
 

@@ -20,6 +20,8 @@ from safetensors.numpy import load_file
 FLOAT64 = ("--backend", "torch", "--set", "backend.dtype=float64", "--set", "backend.device=cpu")
 EVERY_4 = ("--strategy", "dpr", "--set", "strategy.dpr.schedule.steps=4")
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 PLUGINS = '''
 import os
 
@@ -104,8 +106,20 @@ def arguments(here: Path, run: str, *more: str) -> list[str]:
     return [*SMALL, *FLOAT64, "--data-dir", str(here / "small.npz"), *more, "--out", str(here / run)]
 
 
+TRAIN = """
+import sys
+import sparsecore.report
+from sparsecore.cli import main
+
+sparsecore.report.write_report = lambda folder: folder
+sys.argv[:1] = ["sparsecore", "train"]
+main()
+"""
+"""The command without its report, whose figures take longer than these runs."""
+
+
 def on_two(*arguments: str) -> list[ProcessResult]:
-    return start(["-m", "sparsecore", "train", *arguments])
+    return start(["-c", TRAIN, *arguments])
 
 
 def lines(run: Path, name: str) -> list[dict[str, Any]]:
@@ -133,7 +147,7 @@ def alone(here: Path) -> Path:
 
 @pytest.mark.integration
 def test_two_ranks_reproduce_the_run_of_one_and_print_it_once(here: Path, alone: Path) -> None:
-    first, second = on_two(*arguments(here, "two", *EVERY_4), "--json")
+    first, second = start(["-m", "sparsecore", "train", *arguments(here, "two", *EVERY_4), "--json"])
     assert (first.status, first.stderr) == (0, "")
     assert json.loads(first.stdout)["reallocations"] == 4
     assert (second.status, second.stdout, second.stderr) == (0, "", "")
@@ -172,12 +186,12 @@ def test_a_run_resumes_with_another_number_of_ranks(here: Path, alone: Path, ran
     plugins.parent.mkdir()
     shutil.copy(here / "plugins.py", plugins)
     asked = arguments(here, f"from {ranks}", *EVERY_4, "--strategy", f"{plugins}:Interrupted")
-    stopped = start(["-m", "sparsecore", "train", *asked], ranks)
+    stopped = start(["-c", TRAIN, *asked], ranks)
     assert [ended.status for ended in stopped] == [1] * ranks
     assert "the power is off" in stopped[0].stderr
     assert len(lines(here / f"from {ranks}", "metrics")) == 1
     (plugins.parent / "go on").touch()
-    resumed = start(["-m", "sparsecore", "train", *asked, "--resume"], 3 - ranks)
+    resumed = start(["-c", TRAIN, *asked, "--resume"], 3 - ranks)
     assert [(ended.status, ended.stderr) for ended in resumed] == [(0, "")] * (3 - ranks)
     check_same_run(alone, here / f"from {ranks}")
 
@@ -239,13 +253,29 @@ def test_a_plugin_that_cannot_be_loaded_on_one_rank_is_reported(here: Path) -> N
     assert not (here / "broken").exists()
 
 
-@pytest.mark.integration
-def test_a_rank_whose_update_is_late_blocks_no_other_under_torchrun(here: Path) -> None:
+def late(here: Path, run: str) -> list[str]:
     plugins = here / "plugins.py"
-    data = ("--data-dir", str(here / "small.npz"), "--backend", f"{plugins}:Impatient", "--strategy", f"{plugins}:Late")
+    own = ("--backend", f"{plugins}:Impatient", "--strategy", f"{plugins}:Late")
+    return [*SMALL, "--data-dir", str(here / "small.npz"), *own, "--out", str(here / run)]
+
+
+LATE = "rank 0 is at update 1 (step 4), rank 1 at the comparison after step 4"
+
+
+@pytest.mark.integration
+def test_a_rank_whose_update_is_late_blocks_no_other(here: Path) -> None:
+    first, second = on_two(*late(here, "late"))
+    assert first.stderr.count(LATE) == 1
+    assert (first.status, second.status) == (1, 1)
+    assert (first.stdout, second.stdout, second.stderr) == ("", "", "")
+
+
+@pytest.mark.integration
+@pytest.mark.slow
+def test_a_rank_whose_update_is_late_blocks_no_other_under_torchrun(here: Path) -> None:
     run = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [sys.executable, *run, "-m", "sparsecore", "train", *SMALL, *data, "--out", here / "late"],
+        [sys.executable, *run, "-m", "sparsecore", "train", *late(here, "late under torchrun")],
         capture_output=True,
         text=True,
         check=False,
@@ -253,7 +283,7 @@ def test_a_rank_whose_update_is_late_blocks_no_other_under_torchrun(here: Path) 
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode != 0
-    assert done.stderr.count("rank 0 is at update 1 (step 4), rank 1 at the comparison after step 4") == 1
+    assert done.stderr.count(LATE) == 1
     assert done.stdout == ""
 
 

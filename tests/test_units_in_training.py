@@ -7,6 +7,8 @@ from sparsecore.errors import InputError
 from sparsecore.run.folder import RunFolder
 from sparsecore.run.replay import replay
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 torch = pytest.importorskip("torch")
 
 from sparsify_examples import convnet, loss_at, mlp, sgd
