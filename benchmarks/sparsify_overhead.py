@@ -229,7 +229,7 @@ the ratio within a round, with its quartiles. Other programs disturb processor t
 memory, if less than the time of the clock.
 
 What is added is, in the first place, one pass over the gradients of the sparse tensors, which reads them, their masks,
-and writes them: 12 bytes a weight, whatever the batch, so that its share is the larger the less a step computes. The
+and writes them: 9 bytes a weight, whatever the batch, so that its share is the larger the less a step computes. The
 second moments of an AdamW that is not fused take two more passes, as torch's square root (MKL's) takes six times as
 long of zeros as of other numbers: those of inactive weights are one while the optimizer steps.
 

@@ -1,6 +1,6 @@
 """Masks the gradients of dense parameters on their way to the optimizer, or keeps them dense where a strategy asks."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Protocol, final
 from weakref import ref
 
@@ -18,11 +18,14 @@ from sparsecore_torch.tensors import full_tensor, is_non_overlapping_and_dense, 
 _INTEGERS: Final = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
+_CHUNK: Final = 1 << 18
+"""The number of entries that are masked at a time on the CPU: torch converts the masks of all of them at once."""
+
+
 @final
 class BitMask:
-    """The mask of one tensor, applied by a bitwise "and".
+    """The mask of one tensor, applied by a bitwise "and": one byte an entry, in the memory format of the parameter.
 
-    For each size of entries that it is applied to there is one integer tensor, in the memory format of the parameter.
     It is changed in place and never replaced, so that what was compiled with it stays valid.
 
     Args:
@@ -31,39 +34,27 @@ class BitMask:
     """
 
     def __init__(self, mask: Tensor, like: Tensor) -> None:
-        self._by_size = {like.element_size(): torch.empty_like(like, dtype=_INTEGERS[like.element_size()]).copy_(mask)}
+        self._bits = torch.empty_like(like, dtype=torch.int8).copy_(mask)
 
     @property
-    def tensors(self) -> tuple[Tensor, ...]:
-        """The integer tensors that are kept."""
-        return tuple(self._by_size.values())
+    def bits(self) -> Tensor:
+        """-1 for active weights, 0 elsewhere; int8, the tensor that is kept."""
+        return self._bits
 
     @property
     def active(self) -> Tensor:
         """True for active weights; a new tensor."""
-        return self._any != 0
+        return self._bits != 0
 
     def change(self, mask: Tensor) -> None:
-        """Take over another mask.
-
-        Args:
-            mask: -1 for active weights, 0 elsewhere; int8, of the tensor's shape.
-        """
-        for bits in self._by_size.values():
-            bits.copy_(mask)
+        """Take over another mask, in the form that the constructor takes."""
+        self._bits.copy_(mask)
 
     def fill(self, tensor: Tensor) -> None:
-        """Set the inactive entries of a tensor to zero, in place and unseen by autograd.
-
-        Args:
-            tensor: of the parameter's shape and any dtype of 1, 2, 4 or 8 bytes.
-
-        Raises:
-            InputError: the tensor is on another device than the mask.
-        """
-        bits = self._bits_for(tensor)
-        plain = tensor.detach() if tensor.requires_grad else tensor
-        plain.view(bits.dtype).bitwise_and_(bits)
+        """Set the inactive entries of a tensor to zero, in place and unseen by autograd."""
+        self._check_device(tensor)
+        for entries, bits in self._chunks(tensor):
+            entries.bitwise_and_(bits)
 
     def set_inactive_bits(self, tensor: Tensor, bits: int) -> None:
         """Set the inactive entries of a tensor to one value, in place.
@@ -72,39 +63,26 @@ class BitMask:
             tensor: whose inactive entries are zero.
             bits: of the value, as an integer.
         """
-        mask = self._bits_for(tensor)
+        self._check_device(tensor)
         # active entries lose the bits to -1 times them, and get them back; a second mask would take memory
-        tensor.detach().view(mask.dtype).add_(mask, alpha=bits).add_(bits)
+        for entries, mask in self._chunks(tensor):
+            entries.add_(mask, alpha=bits).add_(bits)
 
     def filled(self, tensor: Tensor) -> Tensor:
-        """Return a copy of a tensor in which the inactive entries are zero.
-
-        Args:
-            tensor: of the parameter's shape and any dtype of 1, 2, 4 or 8 bytes; possibly batched by ``vmap``.
-
-        Returns:
-            A tensor that is differentiable where ``tensor`` requires a gradient.
-
-        Raises:
-            InputError: the tensor is on another device than the mask.
-        """
-        bits = self._bits_for(tensor)
+        """Return a copy of a tensor in which the inactive entries are zero; differentiable where that is needed."""
+        self._check_device(tensor)
         if tensor.requires_grad or are_transforms_active():  # of a backward pass that is differentiated itself
-            return torch.where(bits != 0, tensor, 0.0)
+            return torch.where(self._bits != 0, tensor, 0.0)
         try:
-            return tensor.view(bits.dtype).bitwise_and(bits).view(tensor.dtype)
+            return tensor.view(_INTEGERS[tensor.element_size()]).bitwise_and(self._bits).view(tensor.dtype)
         except RuntimeError:
             if not is_batched(tensor):
                 raise
-            return torch.where(bits != 0, tensor, 0.0)
+            return torch.where(self._bits != 0, tensor, 0.0)
 
     def inactive_run(self) -> slice | None:
-        """Return the longest run of inactive entries.
-
-        Returns:
-            A slice of the flat memory; None if there is no such entry, or the memory has gaps.
-        """
-        bits = self._any
+        """Return the longest run of inactive entries, as a slice of the flat memory; None if there is none."""
+        bits = self._bits
         if not is_non_overlapping_and_dense(bits):
             return None
         flat = bits.as_strided((bits.numel(),), (1,))
@@ -115,21 +93,24 @@ class BitMask:
         first = int(edges[at]) + 1
         return slice(first, first + length) if length else None
 
-    @property
-    def _any(self) -> Tensor:
-        return next(iter(self._by_size.values()))
+    def _chunks(self, tensor: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+        """Return the entries of a tensor as integers of their size with their masks, in parts that a cache can hold."""
+        plain, bits = tensor.detach() if tensor.requires_grad else tensor, self._bits
+        entries = plain.view(_INTEGERS[plain.element_size()])
+        if plain.numel() <= _CHUNK or plain.device.type != "cpu" or plain.stride() != bits.stride():
+            return ((entries, bits),)
+        if not is_non_overlapping_and_dense(bits):
+            return ((entries, bits),)
+        size = (plain.numel(),)
+        flat = (one.as_strided(size, (1,), one.storage_offset()) for one in (entries, bits))
+        return zip(*(torch.split(one, _CHUNK) for one in flat), strict=True)
 
-    def _bits_for(self, tensor: Tensor) -> Tensor:
-        size = tensor.element_size()
-        if size not in self._by_size:
-            self._by_size[size] = self._any.to(_INTEGERS[size])
-        bits = self._by_size[size]
-        if bits.device != tensor.device:
+    def _check_device(self, tensor: Tensor) -> None:
+        if self._bits.device != tensor.device:
             raise InputError(
-                f"a tensor of {bits.device} has moved to {tensor.device} since sparsify was called; move the model to "
-                "its device first"
+                f"a tensor of {self._bits.device} has moved to {tensor.device} since sparsify was called; move the "
+                "model to its device first"
             )
-        return bits
 
 
 class Gradients(Protocol):

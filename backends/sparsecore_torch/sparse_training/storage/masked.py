@@ -160,7 +160,7 @@ class MaskedStorage:
 
     def ledger(self) -> Ledger:
         """Return the bytes of values, masks and positions, gradients and optimizer state; of shards, on this rank."""
-        masks = [tensor for mask in self._masks.values() for tensor in mask.tensors]
+        masks = [mask.bits for mask in self._masks.values()]
         return ledger_of(self._optimizer, [*masks, as_tensor(self._topology.positions)])
 
     @property
