@@ -59,7 +59,7 @@ WITH_ADDRESS = $(call PRELOAD,libasan.so) ASAN_OPTIONS=detect_leaks=0 \
   UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 build/sanitize/address/bin/python
 WITH_THREAD = $(call PRELOAD,libtsan.so) TSAN_OPTIONS=die_after_fork=0 OPENBLAS_NUM_THREADS=1 \
   $$(setarch --addr-no-randomize true 2>/dev/null && echo setarch --addr-no-randomize) build/sanitize/thread/bin/python
-WITH_SEVERAL_THREADS := threads arguments kernels networks inference pack fuzz
+WITH_SEVERAL_THREADS := threads openmp arguments kernels networks inference pack fuzz
 
 sanitize: build/sanitize/address/built build/sanitize/thread/built
 	$(WITH_ADDRESS) -m pytest --capture=sys tests/test_cpu_*.py

@@ -1,6 +1,8 @@
 """Every private name of torch that is used: a test that fails says in a sentence what this torch has changed."""
 
 import ast
+import ctypes
+import os
 import sys
 from pathlib import Path
 
@@ -18,6 +20,19 @@ BACKEND = Path(internals.__file__).parent
 
 def says(what):
     return f"torch {torch.__version__}: {what}"
+
+
+def test_the_compiled_module_is_linked_with_the_threads_that_torch_computes_with():
+    if "OpenMP" not in torch.__config__.parallel_info():
+        pytest.skip("this torch computes without OpenMP")
+    runtime = ctypes.CDLL(internals.EXTENSION_FILE, mode=os.RTLD_NOLOAD)
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    try:
+        threads = runtime.omp_get_max_threads()
+    finally:
+        torch.set_num_threads(before)
+    assert threads == before + 1, says("torch._C.__file__ does not lead to the OpenMP runtime that computes")
 
 
 def test_writes_to_a_tensor_are_counted_and_writes_through_data_are_not():

@@ -34,6 +34,9 @@ __all__ = [
     "tree_map_only",
 ]
 
+EXTENSION_FILE: Final[str] = torch._C.__file__
+"""The file of torch's compiled module, whose libraries have the threads that compute in torch."""
+
 # tensors and their memory
 
 write_count: Final[Callable[[Tensor], int]] = attrgetter("_version")

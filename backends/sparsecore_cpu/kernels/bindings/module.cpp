@@ -2,14 +2,17 @@
 // here: `make stubs`.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/variant.h>
 
+#include <optional>
 #include <utility>
 #include <variant>
 
 #include "bindings/bindings.hpp"
+#include "runtime/openmp_team.hpp"
 #include "runtime/thread_pool.hpp"
 
 using namespace nanobind::literals;
@@ -172,6 +175,40 @@ Features are images of one pixel.)",
   return kernels;
 }
 
+void add_threads(nb::module_& module) {
+  module.def(
+      "use_openmp_of",
+      [](const std::optional<std::string>& library) {
+        if (library) return use_openmp_of(library->c_str());
+        use_no_openmp();
+        return false;
+      },
+      "library"_a.none(),
+      R"(Computes on the threads of the OpenMP runtime that a library in this process computes with.
+
+``library`` is the library's file. Threads of two kinds would hinder each other. Results do not depend on it, bit
+for bit. Returns whether this is so from now on; otherwise the kernels' own threads compute: without a library
+(None), where it is not loaded or uses no OpenMP, and in forked processes, where OpenMP would wait for the parent's
+threads.)",
+      nb::sig("def use_openmp_of(library: str | None) -> bool"));
+  module.def(
+      "_parallel_for",
+      [](Integer count, Integer threads, nb::callable task) {
+        const int checked = thread_count(threads);
+        nb::gil_scoped_release release;
+        parallel_for(count, checked, [&](int64_t index) {
+          nb::gil_scoped_acquire acquire;
+          task(index);
+        });
+      },
+      "count"_a, "threads"_a, "task"_a, "For tests: calls the task with 0 to count - 1, as the kernels call theirs.",
+      nb::sig("def _parallel_for(count: int, threads: int, task: collections.abc.Callable[[int], object]) -> None"));
+  module.def(
+      "_fail_scratch", [](Integer after) { scratch_requests_until_failure = after; }, "after"_a,
+      "For tests: after so many requests for scratch memory one fails; a negative number ends that.",
+      nb::sig("def _fail_scratch(after: int) -> None"));
+}
+
 }  // namespace
 
 }  // namespace sparsecore
@@ -192,9 +229,6 @@ Vectors by channel are float32. ``sums`` are (channels, 2) of float64, and are a
   add_pooling(module, kernels);
   add_row_convolution(module);
   add_weight_lists(module);
-  module.def(
-      "_fail_scratch", [](Integer after) { scratch_requests_until_failure = after; }, "after"_a,
-      "For tests: after so many requests for scratch memory one fails; a negative number ends that.",
-      nb::sig("def _fail_scratch(after: int) -> None"));
+  add_threads(module);
   module.attr("BUNDLE") = BUNDLE;
 }

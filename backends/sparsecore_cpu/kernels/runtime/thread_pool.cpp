@@ -1,15 +1,15 @@
-#include "runtime/thread_pool.hpp"
-
 #include <pthread.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
-#include <exception>
 #include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
+
+#include "runtime/own_threads.hpp"
 
 namespace sparsecore {
 namespace {
@@ -18,68 +18,56 @@ namespace {
 // to sleep. A sleeping thread takes nothing from other programs, such as the threads of torch and of BLAS.
 constexpr auto POLLING_TIME = std::chrono::microseconds(50);
 
-struct Job {
-  const std::function<void(int64_t)>* task;
-  int64_t count;
-  std::atomic<int64_t> next{0};
-  std::atomic<int> running_helpers{0};
-  std::atomic<bool> failed{false};
-  std::exception_ptr error = nullptr;  // the first one that a task threw; read when all helpers are done
-};
-
-// Runs tasks until none is left. It must not throw: the other threads still use the job, which the caller owns.
-void run_tasks(Job& job) noexcept {
-  try {
-    for (int64_t index; (index = job.next.fetch_add(1, std::memory_order_relaxed)) < job.count;) (*job.task)(index);
-  } catch (...) {
-    if (!job.failed.exchange(true)) job.error = std::current_exception();
-    job.next.store(job.count, std::memory_order_relaxed);  // the remaining tasks need not begin
-  }
-}
-
 class ThreadPool {
  public:
-  void run(Job& job, int helpers) {
+  void run(Job& job, int threads) {
     std::lock_guard<std::mutex> one_caller_at_a_time(callers_);
-    helpers = start_threads(helpers);
-    job.running_helpers = helpers;
-    for (int helper = 0; helper < helpers; helper++) mailboxes_[helper]->put(&job);
-    run_tasks(job);
+    const int helpers = start_threads(threads - 1);
+    Assignment assignment{&job, {helpers}};
+    for (int helper = 0; helper < helpers; helper++) mailboxes_[helper]->put(&assignment);
+    job.run_tasks();
     for (int helper = 0; helper < helpers; helper++)
-      if (mailboxes_[helper]->withdraw()) job.running_helpers.fetch_sub(1, std::memory_order_relaxed);
-    while (job.running_helpers.load(std::memory_order_acquire) > 0) std::this_thread::yield();
+      if (mailboxes_[helper]->withdraw()) assignment.running_helpers.fetch_sub(1, std::memory_order_relaxed);
+    while (assignment.running_helpers.load(std::memory_order_acquire) > 0) std::this_thread::yield();
   }
 
  private:
-  // Hands jobs to one helper thread.
+  // A job and how many helper threads have not finished with it. The calling thread waits for them, as it owns both.
+  struct Assignment {
+    Job* job;
+    std::atomic<int> running_helpers;
+  };
+
+  // Hands assignments to one helper thread.
   class Mailbox {
    public:
-    void put(Job* job) {
+    void put(Assignment* assignment) {
       {
         std::lock_guard<std::mutex> lock(mutex_);
-        job_.store(job, std::memory_order_release);
+        assignment_.store(assignment, std::memory_order_release);
       }
       arrived_.notify_one();
     }
 
-    // Takes the job back if the helper has not taken it yet, because it is still waking up; returns whether it was
-    // there.
-    bool withdraw() { return job_.exchange(nullptr) != nullptr; }
+    // Takes the assignment back if the helper has not taken it yet, because it is still waking up; returns whether it
+    // was there.
+    bool withdraw() { return assignment_.exchange(nullptr) != nullptr; }
 
-    Job* take() {
+    Assignment* take() {
       const auto end = std::chrono::steady_clock::now() + POLLING_TIME;
-      while (!job_.load(std::memory_order_acquire) && std::chrono::steady_clock::now() < end) std::this_thread::yield();
-      if (Job* job = job_.exchange(nullptr)) return job;
+      while (!assignment_.load(std::memory_order_acquire) && std::chrono::steady_clock::now() < end)
+        std::this_thread::yield();
+      if (Assignment* assignment = assignment_.exchange(nullptr)) return assignment;
       std::unique_lock<std::mutex> lock(mutex_);
-      Job* job = nullptr;
-      arrived_.wait(lock, [&] { return (job = job_.exchange(nullptr)) != nullptr; });
-      return job;
+      Assignment* assignment = nullptr;
+      arrived_.wait(lock, [&] { return (assignment = assignment_.exchange(nullptr)) != nullptr; });
+      return assignment;
     }
 
    private:
     std::mutex mutex_;
     std::condition_variable arrived_;
-    std::atomic<Job*> job_{nullptr};
+    std::atomic<Assignment*> assignment_{nullptr};
   };
 
   // Starts threads until there are as many as wanted, or until the system refuses; returns how many may be used.
@@ -99,9 +87,9 @@ class ThreadPool {
   static void start_thread(Mailbox* mailbox) {
     std::thread([mailbox] {
       for (;;) {
-        Job* job = mailbox->take();
-        run_tasks(*job);
-        job->running_helpers.fetch_sub(1, std::memory_order_release);
+        Assignment* assignment = mailbox->take();
+        assignment->job->run_tasks();
+        assignment->running_helpers.fetch_sub(1, std::memory_order_release);
       }
     }).detach();
   }
@@ -127,19 +115,6 @@ ThreadPool& shared_pool() {
 
 }  // namespace
 
-std::atomic<int64_t> scratch_requests_until_failure{-1};
-
-void parallel_for(int64_t count, int threads, const std::function<void(int64_t)>& task) {
-  const int helpers = static_cast<int>(count < threads ? count : threads) - 1;
-  if (helpers <= 0) {
-    for (int64_t index = 0; index < count; index++) task(index);
-    return;
-  }
-  Job job;
-  job.task = &task;
-  job.count = count;
-  shared_pool().run(job, helpers);
-  if (job.error) std::rethrow_exception(job.error);
-}
+void run_on_thread_pool(Job& job, int threads) { shared_pool().run(job, threads); }
 
 }  // namespace sparsecore

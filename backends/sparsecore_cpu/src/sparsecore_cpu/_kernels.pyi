@@ -6,7 +6,7 @@ Vectors by channel are float32. ``sums`` are (channels, 2) of float64, and are a
 """
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy
@@ -428,6 +428,18 @@ def scatter(
 
     Each entry must occur once.
     """
+
+def use_openmp_of(library: str | None) -> bool:
+    """Computes on the threads of the OpenMP runtime that a library in this process computes with.
+
+    ``library`` is the library's file. Threads of two kinds would hinder each other. Results do not depend on it, bit
+    for bit. Returns whether this is so from now on; otherwise the kernels' own threads compute: without a library
+    (None), where it is not loaded or uses no OpenMP, and in forked processes, where OpenMP would wait for the parent's
+    threads.
+    """
+
+def _parallel_for(count: int, threads: int, task: Callable[[int], object]) -> None:
+    """For tests: calls the task with 0 to count - 1, as the kernels call theirs."""
 
 def _fail_scratch(after: int) -> None:
     """For tests: after so many requests for scratch memory one fails; a negative number ends that."""

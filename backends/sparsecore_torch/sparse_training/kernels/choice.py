@@ -11,7 +11,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
-from sparsecore_torch._torch_internals import FORWARD_METHODS, own_parameters
+from sparsecore_torch._torch_internals import EXTENSION_FILE, FORWARD_METHODS, own_parameters
 from sparsecore_torch.sparse_training.model.selection import Selection
 from sparsecore_torch.sparse_training.storage.storage import Storage
 from sparsecore_torch.tensors import is_sharded
@@ -69,7 +69,7 @@ def _choose_dense(model: nn.Module, selection: Selection) -> Choice:
 
 def _choose_sparse(model: nn.Module, selection: Selection) -> Choice:
     _check_device(selection)
-    kernels = _kernels_of_this_processor()
+    kernels = _kernels_on_threads_of_torch()
     uses = _weight_uses(model, selection)
     routes = _routes_of(uses)
     supported = [use for use in uses if use.obstacle is None]
@@ -143,14 +143,17 @@ def _check_device(selection: Selection) -> None:
         raise InputError(f"the sparse kernels run on the CPU, and the model is on {device}; take kernels='dense'")
 
 
-def _kernels_of_this_processor() -> Any:
+def _kernels_on_threads_of_torch() -> Any:
     try:
+        from sparsecore_cpu._kernels import use_openmp_of
         from sparsecore_cpu.layer import kernels
     except ImportError as error:
         raise InputError(
             "kernels='sparse' needs the distribution sparsecore-cpu, which is not installed: "
             "pip install ./backends/sparsecore_cpu, with a C++ compiler; or take kernels='dense'"
         ) from error
+    # threads of their own, which the kernels have otherwise, would wait for the cores on which torch's spin
+    use_openmp_of(EXTENSION_FILE)
     return kernels()
 
 

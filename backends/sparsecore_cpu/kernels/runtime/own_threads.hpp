@@ -1,0 +1,11 @@
+// A pool of threads of our own, for processes without another library's threads, and for forked ones.
+#pragma once
+
+#include "runtime/job.hpp"
+
+namespace sparsecore {
+
+// Runs all tasks of the job on at most `threads` threads, the calling one among them. Several callers take turns.
+void run_on_thread_pool(Job& job, int threads);
+
+}  // namespace sparsecore
