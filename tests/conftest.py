@@ -4,6 +4,7 @@ Torch runs on one thread, in the tests and in the processes they start: the netw
 another would take most of the time, and its results depend on their number.
 """
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,6 +16,12 @@ from hypothesis import HealthCheck, settings
 
 settings.register_profile("sparsecore", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("sparsecore")
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: no garbage collection of a test needs to walk through all of PyTorch."""
+    gc.collect()
+    gc.freeze()
 
 
 Page = Callable[[Any], str]

@@ -19,12 +19,9 @@ from sparsify_examples import (
     mlp,
     often,
     sgd,
-    sparse_parameters,
-    states_of,
     train,
 )
 from torch import nn
-from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.functional import cross_entropy
 
 from sparsecore.engine.hooks import hookimpl
@@ -38,65 +35,6 @@ def weights_after(model, steps=8, **options):
     train(model, optimizer, range(steps))
     assert training.updates == steps // 2
     return [parameter.detach().clone() for parameter in model.parameters()]
-
-
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-@pytest.mark.parametrize("first", ["compile", "sparsify"])
-def test_a_compiled_model_is_compiled_once_and_trains_the_same(backend, first):
-    torch._dynamo.reset()
-    expected = weights_after(mlp())
-    counter = CompileCounterWithBackend(backend)
-    model = mlp()
-    if first == "compile":
-        compiled = torch.compile(model, backend=counter)
-        optimizer = sgd(model)
-        training = sparsify(compiled, optimizer, strategy=often(), sparsity=0.75)
-    else:
-        optimizer = sgd(model)
-        training = sparsify(model, optimizer, strategy=often(), sparsity=0.75)
-        compiled = torch.compile(model, backend=counter)
-    train(compiled, optimizer, [0])
-    assert counter.frame_count == 1
-    train(compiled, optimizer, range(1, 8))
-    assert training.updates == 4
-    assert counter.frame_count == 1
-    assert training.topology.layout.names == ("0.weight", "2.weight")
-    for mine, its in zip(model.parameters(), expected, strict=True):
-        torch.testing.assert_close(mine, its)
-
-
-def test_a_model_that_ran_compiled_before_is_not_compiled_again():
-    torch._dynamo.reset()
-    counter = CompileCounterWithBackend("aot_eager")
-    model = mlp()
-    compiled = torch.compile(model, backend=counter)
-    optimizer = sgd(model)
-    train(compiled, optimizer, range(2))
-    training = sparsify(compiled, optimizer, strategy=often(), sparsity=0.75)
-    train(compiled, optimizer, range(4))
-    assert training.updates == 2
-    assert counter.frame_count == 1
-
-
-@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")  # torch's own, as it traces optimizers
-def test_a_compiled_optimizer_step_is_compiled_once():
-    torch._dynamo.reset()
-    counter = CompileCounterWithBackend("aot_eager")
-    expected = weights_after(mlp())
-    model = mlp()
-    optimizer = sgd(model)
-    training = sparsify(model, optimizer, strategy=often(), sparsity=0.75)
-    step = torch.compile(lambda: optimizer.step(), backend=counter)  # noqa: PLW0108
-    frames = []
-    for number in range(8):
-        optimizer.zero_grad()
-        loss_at(model, number).backward()
-        step()
-        frames.append(counter.frame_count)
-    assert training.updates == 4
-    assert frames[2:] == frames[2:3] * 6  # the first steps make the momenta
-    for mine, its in zip(model.parameters(), expected, strict=True):
-        torch.testing.assert_close(mine, its)
 
 
 @pytest.mark.parametrize("fused", [False, True])
@@ -264,40 +202,6 @@ def test_channels_last_trains_the_same_and_stays():
         torch.testing.assert_close(mine, its)
 
 
-@pytest.mark.parametrize("strange", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("strategy", ["static", "gradient growth"])
-def test_nonfinite_gradients_at_inactive_positions_are_ignored(strange, strategy):
-    model = mlp()
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
-    where = {}
-    # registered first, so that it comes with the gradient
-    model[0].weight.register_hook(lambda gradient: torch.where(where["inactive"], strange, gradient))
-    stack = [often(every=1), GrowByGradient()] if strategy == "gradient growth" else strategy
-    training = sparsify(model, optimizer, strategy=stack, sparsity=0.75)
-    for number in range(4):
-        where["inactive"] = ~training.masks()["0.weight"]
-        optimizer.zero_grad()
-        loss_at(model, number).backward()
-        assert nn.utils.clip_grad_norm_(model.parameters(), 1.0).isfinite()
-        optimizer.step()
-        assert_inactive_is_zero(model, optimizer, training)
-        assert all(parameter.isfinite().all() for parameter in model.parameters())
-        assert all(entry.isfinite().all() for entry in states_of(optimizer, model[0].weight).values())
-
-
-def test_nonfinite_entries_of_a_gradient_assigned_by_hand_are_ignored_at_inactive_positions():
-    model = mlp()
-    optimizer = sgd(model)
-    training = sparsify(model, optimizer, strategy="static", sparsity=0.75)
-    for parameter in model.parameters():
-        parameter.grad = torch.full_like(parameter, math.nan)
-    for name, mask in training.masks().items():
-        dict(model.named_parameters())[name].grad[mask] = 0.0
-    optimizer.step()
-    assert_inactive_is_zero(model, optimizer, training)
-    assert model[0].weight.isfinite().all()
-
-
 @pytest.mark.parametrize("set_to_none", [True, False])
 def test_parameters_without_a_gradient_are_not_stepped(set_to_none):
     model = nn.ModuleDict({"used": nn.Linear(6, 8), "idle": nn.Linear(6, 8), "end": nn.Linear(8, 3)})
@@ -339,143 +243,6 @@ def test_copies_and_saved_models_are_plain_models():
         train(plain, sgd(plain), [1])
         assert plain[0].weight.count_nonzero() > model[0].weight.count_nonzero()
         assert sparsify(plain, sgd(plain), sparsity=0.5).sparsity == 0.5
-
-
-def dense_gradients(model, number):
-    """Those of a dense model with the same weights."""
-    plain = copy.deepcopy(model)
-    plain.zero_grad()
-    loss_at(plain, number).backward()
-    return {name: parameter.grad.flatten().numpy() for name, parameter in plain.named_parameters()}
-
-
-@pytest.mark.parametrize("way", ["plain", "closure", "scaled", "scaled, fused", "accumulated"])
-def test_strategies_that_grow_by_gradient_see_all_of_it(way):
-    model, strategy = mlp(), GrowByGradient()
-    optimizer = sgd(model, nesterov=True, weight_decay=0.0, fused=way == "scaled, fused")
-    training = sparsify(model, optimizer, strategy=[often(every=3), strategy], sparsity=0.75)
-    scaler = torch.amp.GradScaler("cpu", enabled="scaled" in way)
-
-    def backward(number):
-        optimizer.zero_grad()
-        loss = loss_at(model, number)
-        if way == "accumulated":
-            (loss_at(model, number) / 2).backward()
-            loss = loss / 2
-        scaler.scale(loss).backward()
-        return loss
-
-    for number in range(6):
-        expected = dense_gradients(model, number)
-        before = training.topology
-        if way == "closure":
-            optimizer.step(lambda number=number: backward(number))
-        else:
-            backward(number)
-            scaler.step(optimizer)
-            scaler.update()
-        assert_inactive_is_zero(model, optimizer, training)
-        for name, parameter in sparse_parameters(model, training).items():
-            assert parameter.grad is None or not parameter.grad[~training.masks()[name]].any()
-        if (number + 1) % 3 == 0:
-            for name in before.layout.names:
-                np.testing.assert_allclose(strategy.seen[-1][name], expected[name], rtol=1e-4, atol=1e-6)
-    assert training.updates == len(strategy.seen) == 2
-
-
-def test_gradient_growth_takes_the_steepest_free_positions():
-    model, strategy = mlp(), GrowByGradient()
-    optimizer = sgd(model)
-    training = sparsify(model, optimizer, strategy=[often("30%", every=2), strategy], sparsity=0.75)
-    train(model, optimizer, [0])
-    masks, expected = training.masks(), dense_gradients(model, 1)
-    train(model, optimizer, [1])
-    for name, mask in training.masks().items():
-        grown, free = (mask & ~masks[name]).flatten().numpy(), ~masks[name].flatten().numpy()
-        assert grown.any()
-        steepness = np.abs(expected[name])
-        assert steepness[grown].min() >= steepness[free & ~grown].max() - 1e-7
-
-
-@attrs.frozen(eq=False)
-class InPlaceOfSteps:
-    """Every third step is left out for an update, as RigL has it."""
-
-    @hookimpl
-    def replaces_step(self):
-        return True
-
-
-@pytest.mark.parametrize("way", ["plain", "closure", "scaled, fused", "adam, fused", "adam, foreach"])
-def test_an_update_that_replaces_a_step_skips_the_optimizer(way):
-    model, gradients = mlp(), GrowByGradient()
-    options = {"fused": "fused" in way, "foreach": "foreach" in way}
-    make = torch.optim.AdamW if "adam" in way else torch.optim.SGD
-    optimizer = make(model.parameters(), lr=0.05, weight_decay=0.1, **options)
-    training = sparsify(model, optimizer, strategy=[often(every=3), gradients, InPlaceOfSteps()], sparsity=0.75)
-    scaler = torch.amp.GradScaler("cpu", enabled="scaled" in way)
-
-    def backward(number):
-        optimizer.zero_grad()
-        loss = loss_at(model, number)
-        scaler.scale(loss).backward()
-        return loss
-
-    for number in range(1, 7):
-        before = [parameter.detach().clone() for parameter in model.parameters()]
-        momenta = [{k: v.clone() for k, v in states_of(optimizer, p).items()} for p in model.parameters()]
-        masks, expected = training.masks(), dense_gradients(model, number)
-        if way == "closure":
-            assert optimizer.step(lambda number=number: backward(number)) > 0
-        else:
-            backward(number)
-            scaler.step(optimizer)
-            scaler.update()
-        stays = {name: mask & masks[name] for name, mask in training.masks().items()}
-        same = all(
-            torch.equal(old[where], new[where]) and all(torch.equal(was[key][where], now[key][where]) for key in was)
-            for (name, new), old, was, now in (
-                (item, before[i], momenta[i], states_of(optimizer, item[1]))
-                for i, item in enumerate(model.named_parameters())
-            )
-            for where in [stays.get(name, ...)]
-        )
-        assert same == (number % 3 == 0)
-        assert all(parameter.grad is not None for parameter in model.parameters())
-    for name in gradients.seen[-1]:
-        np.testing.assert_allclose(gradients.seen[-1][name], expected[name], rtol=1e-4, atol=1e-6)
-    assert (training.step, training.updates) == (6, 2)
-    training.squash()
-    assert not any(value for key, value in vars(optimizer).items() if "hook" in key)
-
-
-@attrs.frozen(eq=False)
-class Steps:
-    steps: int = 0
-
-
-@attrs.frozen(eq=False)
-class SeesAll:
-    """Counts the steps whose gradients it has seen, dense."""
-
-    @hookimpl
-    def initial_strategy_state(self):
-        return Steps()
-
-    @hookimpl
-    def observe(self, gradient, topology, strategy_state):
-        gradients = [gradient(name) for name in topology.layout.names]
-        assert [len(one) for one in gradients] == list(topology.layout.sizes)
-        assert sum(one.count_nonzero() for one in gradients) > topology.size
-        return Steps(strategy_state.steps + 1)
-
-
-def test_observers_see_the_dense_gradients_of_every_step():
-    model = mlp()
-    optimizer = sgd(model)
-    training = sparsify(model, optimizer, strategy=[often(every=3), SeesAll()], sparsity=0.9)
-    train(model, optimizer, range(5))
-    assert training.state_dict()["memories"]["SeesAll"]["scalars"] == {"steps": 5}
 
 
 @attrs.frozen(eq=False)

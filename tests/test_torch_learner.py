@@ -4,15 +4,13 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from test_numpy_learner import Deep, batch_of, batches, images_of, loss_of
-from test_numpy_learner import reallocation_of as reallocation_on_numpy
 from test_numpy_learner import task_of as task_on_numpy
 
 torch = pytest.importorskip("torch")
@@ -20,6 +18,16 @@ torch = pytest.importorskip("torch")
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch_devices import DEVICES
+from torch_learner_examples import (
+    RULES,
+    assert_equal_states,
+    learner_of,
+    on_devices,
+    reallocation_of,
+    running,
+    task_of,
+    with_rules,
+)
 
 from sparsecore.data.images import (
     Batch,
@@ -27,85 +35,10 @@ from sparsecore.data.images import (
     Split,
     augmented,
 )
-from sparsecore.engine.reallocation import Reallocation
-from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
-from sparsecore.learning.parameters import HeNormal, Parameter, batch_norm
-from sparsecore.learning.protocols import Adam, AdamW, Operations, Sgd, Task, Totals
+from sparsecore.learning.protocols import Adam, AdamW, Sgd, Totals
 from sparsecore_numpy import NumpyBackend
-from sparsecore_torch import TorchArrays, TorchBackend
-from sparsecore_torch.experiment.compilation import compiled_by
-from sparsecore_torch.experiment.device import DeviceConfig
-from sparsecore_torch.experiment.learner import TorchLearner
-
-RULES = {
-    "plain": Sgd(momentum=0.0, nesterov=False),
-    "Nesterov without momentum": Sgd(momentum=0.0, nesterov=True, weight_decay=0.01),
-    "momentum": Sgd(momentum=0.8, nesterov=False, weight_decay=0.01),
-    "Nesterov": Sgd(momentum=0.8, nesterov=True, weight_decay=0.01),
-    "Adam": Adam(betas=(0.8, 0.95), weight_decay=0.01),
-    "AdamW": AdamW(betas=(0.8, 0.95), weight_decay=0.01),
-}
-on_devices = pytest.mark.parametrize("device", DEVICES)
-with_rules = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
-
-
-@attrs.frozen(eq=False)
-class Normalized:
-    """Batch norm of what a sparse layer makes of vectors."""
-
-    def parameters(self, image_shape: tuple[int, int, int], classes: int) -> tuple[Parameter, ...]:
-        weight = Parameter("weight", (classes, image_shape[2]), HeNormal(), sparse=True)
-        return weight, *batch_norm("norm", classes)
-
-    def forward(self, ops: Operations, p: Mapping[str, Any], images: Any) -> Any:
-        norm = (p[f"norm.{part}"] for part in ("scale", "shift", "mean", "variance"))
-        return ops.batch_norm(ops.linear(ops.flatten(images), p["weight"]), *norm)
-
-
-def moved(topology: Topology, device: str) -> Topology:
-    arrays = TorchArrays(device)
-    return Topology.of(topology.layout, arrays.from_numpy(topology.positions), arrays)
-
-
-def task_of(dtype: str = "float64", device: str = "cpu", **options: Any) -> Task:
-    """The task that the tests of the NumPy backend have."""
-    task = task_on_numpy(dtype, **options)
-    return attrs.evolve(task, topology=moved(task.topology, device), values=torch.tensor(task.values, device=device))
-
-
-def learner_of(
-    dtype: str = "float64", device: str = "cpu", options: Mapping[str, Any] = {}, **task: Any
-) -> TorchLearner:
-    parameters = "float32" if dtype == "bfloat16" else dtype
-    learner = TorchBackend(device=device, dtype=dtype, **options).learner(task_of(parameters, device, **task))
-    assert isinstance(learner, TorchLearner)
-    return learner
-
-
-def reallocation_of(learner: TorchLearner, device: str = "cpu", **task: Any) -> tuple[Reallocation, Reallocation]:
-    """Every third weight goes and as many come; the same update on NumPy and on torch."""
-    values = learner.values.cpu().numpy()
-    on_numpy = reallocation_on_numpy(task_on_numpy(**task), values)
-    there = torch.tensor
-    return on_numpy, attrs.evolve(
-        on_numpy,
-        before=moved(on_numpy.before, device),
-        after=moved(on_numpy.after, device),
-        survives=there(on_numpy.survives, device=device),
-        sources=there(on_numpy.sources, device=device),
-        values=there(on_numpy.values, device=device),
-    )
-
-
-def assert_equal_states(first: Mapping[str, NDArray[Any]], second: Mapping[str, NDArray[Any]]) -> None:
-    assert first.keys() == second.keys()
-    for name in first:
-        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
-
-
-def running(state: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-    return np.concatenate([buffer for name, buffer in state.items() if name.startswith("running.")])
+from sparsecore_torch import TorchBackend
 
 
 @on_devices
@@ -374,89 +307,6 @@ def test_no_step_waits_for_the_device(dtype: str) -> None:
             learner.train(plan, 0.1)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-
-
-def compiled_learner(backend: Any = "aot_eager", **options: Any) -> TorchLearner:
-    """Compiled but for the last stage, which makes machine code and takes most of the time."""
-    config = DeviceConfig(torch.device("cpu"), torch.float64, torch.float64, torch.channels_last, compiled_by(backend))
-    return TorchLearner(task_of(**options), config)
-
-
-# torch.compile asks tensors for gradients that they do not have, and hides the warning only where it is not an error
-quietly = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-
-
-@pytest.fixture
-def compilations() -> Iterator[Any]:
-    from torch._dynamo.utils import counters
-
-    torch._dynamo.reset()
-    counters.clear()
-    yield lambda: counters["stats"]["unique_graphs"]
-    torch._dynamo.reset()
-
-
-@quietly
-def test_a_compiled_network_trains_the_same_and_reallocations_do_not_recompile_it(compilations: Any) -> None:
-    rule = RULES["Nesterov"]
-    learner, plain = compiled_learner(optimizer=rule), learner_of(optimizer=rule)
-    plan, test = list(batches(4)), images_of().test
-    for part in (learner, plain):
-        part.train(plan[0], 0.1)
-        part.evaluate(test)
-    assert compilations() == 2  # training and evaluation
-    counts = task_of().topology.counts
-    for _ in range(2):
-        for part in (learner, plain):
-            part.reallocate(reallocation_of(part)[1])
-        assert (learner._network.topology.counts != counts).all()
-        for part in (learner, plain):
-            for batch in plan[1:]:
-                part.train(batch, 0.1)
-            part.evaluate(test)
-        # the same update again, from a topology like the first
-        for part in (learner, plain):
-            part.load_state(task_of().topology, part.state())
-    assert compilations() == 2
-    np.testing.assert_allclose(learner.values, plain.values, rtol=1e-10, atol=1e-12)
-    assert learner.totals().loss == pytest.approx(plain.totals().loss, rel=1e-10)
-
-
-@quietly
-def test_tensors_of_one_weight_or_of_equal_counts_compile_like_all_others(compilations: Any) -> None:
-    task = task_of()
-    layout = task.topology.layout
-    topologies = [
-        Topology.of(layout, torch.tensor(positions, dtype=torch.int32), task.topology.arrays)
-        for positions in (
-            [*range(5), *(layout.offsets[1] + i for i in range(5)), layout.offsets[2], layout.offsets[3]],
-            [0, 1, layout.offsets[1], layout.offsets[2], *(layout.offsets[3] + i for i in range(8))],
-        )
-    ]
-    learner = TorchLearner(
-        attrs.evolve(task, topology=topologies[0], values=torch.arange(12.0, dtype=torch.float64) / 12),
-        compiled_learner()._config,
-    )
-    for topology in topologies:
-        learner.load_state(topology, learner.state())
-        learner.train(batch_of(range(9)), 0.1)
-    assert compilations() == 1
-
-
-@quietly
-@pytest.mark.usefixtures("compilations")
-def test_unsupported_use_of_a_compiled_network_raises_one_error_sentence() -> None:
-    vectors = images_of(side=1)
-    learner = compiled_learner(model=Normalized(), images=vectors)
-    learner.train(batch_of(range(9)), 0.1)
-    with pytest.raises(InputError, match="more than one value a channel"):
-        learner.train(batch_of([1]), 0.1)
-
-    def no_compiler(*_: Any) -> Any:
-        raise RuntimeError("no working C++ compiler")
-
-    with pytest.raises(InputError, match=r"cannot be compiled: .*no working C\+\+ compiler; without backend\.compile"):
-        compiled_learner(no_compiler).train(batch_of(range(9)), 0.1)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,96 @@
+"""A correct strategy that implements most hooks, and the collection of its defects, the mutants."""
+
+from typing import Any, ClassVar
+
+import attrs
+import numpy as np
+
+from sparsecore import hookimpl, per_weight
+from sparsecore.engine.growth import free_positions, shares
+from sparsecore.engine.hooks import Declares
+
+MUTANTS: dict[str, tuple[type, str]] = {}
+"""The class of each defect and the promise that it breaks, by a description of the defect."""
+
+
+def defect(description, promise):
+    def register(cls):
+        frozen = attrs.frozen(eq=False)(cls)
+        MUTANTS[description] = (frozen, promise)
+        return frozen
+
+    return register
+
+
+@attrs.frozen(eq=False)
+class Ages:
+    updates: int
+    ages: Any = per_weight()
+
+
+@attrs.frozen(eq=False)
+class Sound:
+    """Prunes a fraction of each tensor, allocates by survivors, grows at random with one half, and stores ages."""
+
+    declares: ClassVar = Declares(smallest_first="tensor", shares="survivors", grown_value=0.5)
+    fraction: float = 0.4
+
+    @hookimpl
+    def update_due(self, clock):
+        return clock.step % 3 == 0
+
+    @hookimpl
+    def initial_strategy_state(self, topology):
+        return Ages(0, topology.arrays.zeros_like(topology.positions, topology.size))
+
+    @hookimpl
+    def perturb(self, values):
+        return values * 1.0
+
+    @hookimpl
+    def prune(self, topology, values):
+        dropped = [
+            first + self.order(values[first:last], topology.arrays)[: int(self.fraction * (last - first))]
+            for first, last in zip(topology.bounds[:-1], topology.bounds[1:], strict=True)
+        ]
+        return topology.all_but(topology.arrays.concatenate(dropped))
+
+    def order(self, values, arrays):
+        return arrays.argsort(abs(values))
+
+    @hookimpl
+    def allocate(self, total, survivors, room):
+        return shares(total, survivors, room)
+
+    @hookimpl
+    def grow(self, occupied, counts, random):
+        return free_positions(occupied, self.ranks(occupied, counts, random))
+
+    def ranks(self, occupied, counts, random):
+        draws = [random.generator("growth", name) for name in occupied.layout.names]
+        return [
+            np.sort(draw.choice(room, count, replace=False))
+            for draw, room, count in zip(draws, occupied.room, counts, strict=True)
+        ]
+
+    @hookimpl
+    def initial_values(self, grown, values):
+        return grown.arrays.zeros_like(values, grown.size) + 0.5
+
+    @hookimpl
+    def remember(self, strategy_state):
+        return Ages(strategy_state.updates + 1, strategy_state.ages + 1)
+
+
+class Calls:
+    def __init__(self):
+        self.made = 0
+
+    def next(self):
+        self.made += 1
+        return self.made
+
+
+class Box:
+    def __init__(self):
+        self.content = None
