@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from pages import ROOT, blocks, read, walk
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 WALKED = (
     "README.md",
     "docs/experiments.md",
