@@ -71,7 +71,7 @@ class Call:
             shape = tuple(max(0, side + self.random.choice([-1, 0, 1, 2])) for side in shape)
         if self.odd(0.3):
             shape = self.random.choice([shape[:-1], (*shape, 1), (), (0, *shape[1:]), shape[::-1], (1,) * 9])
-        if dtype in {"f4", "f8", "i4", "u2"}:
+        if dtype in {"f4", "f8", "i4", "u2", "u1"}:
             array = self.memory(shape, dtype)
             fill = self.random.choice(FLOATS) if dtype[0] == "f" else self.random.choice([0, 1, 2])
             array[...] = fill

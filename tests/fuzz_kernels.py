@@ -155,6 +155,61 @@ def shapes(call: Call) -> None:
         call.do(call.kernels.unflatten, features, x, add, channels_first, threads)
 
 
+def products(call: Call) -> None:
+    """Products and sums of two activations, and dropout."""
+    form, halves = call.form(), call.random.random() < 0.3
+    count, height, width, channels, border = form
+    x, out, other = (call.buffer(form, halves=halves) for _ in range(3))
+    if call.random.random() < 0.3:  # of features
+        form = (count, 1, 1, channels, 0)
+        x, out, other = (call.features(count, channels) for _ in range(3))
+    if call.random.random() < 0.2:
+        x = out
+    one_channel = (count, height, width, 1, call.random.choice([border, 0, 1]))
+    small = call.random.choice([
+        lambda: other,
+        lambda: call.features(count, channels),
+        lambda: call.features(count, 1),
+        lambda: call.buffer(one_channel, halves=halves),
+    ])()  # fmt: skip
+    kernels, threads, add = call.kernels, call.threads(), call.random.choice([None, other, out])
+    shape = (-(-count // call.lanes), height, channels, width, call.lanes)
+    if form[1:3] == (1, 1) and call.random.random() < 0.5:
+        shape = (1, 1, channels, -(-count // call.lanes), call.lanes)
+    call.random.choice([
+        lambda: call.do(kernels.multiply, x, small, out, add, threads),
+        lambda: call.do(kernels.add, x, small, out, add, threads),
+        lambda: call.do(kernels.sum_pixels, x, call.random.choice([None, other]), small, threads),
+        lambda: call.do(kernels.sum_channels, x, call.random.choice([None, other]), small, threads),
+        lambda: call.do(kernels.dropout, x, call.array("u1", *shape), call.random.choice(FLOATS), out, add, threads),
+    ])()  # fmt: skip
+
+
+def norms(call: Call) -> None:
+    """Layer norm, RMS norm and group norm."""
+    form, halves = call.form(), call.random.random() < 0.3
+    count, height, width, channels, _ = form
+    blocks, by_image = -(-count // call.lanes), call.random.random() < 0.5
+    if call.random.random() < 0.3:
+        by_image, pixels = by_image and call.odd(), blocks
+        x, out, other = (call.features(count, channels) for _ in range(3))
+    else:
+        pixels = blocks * (1 if by_image else height * width)
+        x, out, other = (call.buffer(form, halves=halves) for _ in range(3))
+    if call.random.random() < 0.2:
+        x = out
+    groups = call.random.choice([1, 1, 2, 3, channels])
+    statistics, scale, shift = call.array("f4", pixels, groups, 2, call.lanes), call.vector(form), call.vector(form)
+    groups, centered, epsilon = call.integer(groups), call.random.random() < 0.7, call.random.choice(FLOATS)
+    threads, add = call.threads(), call.random.choice([None, other, out])
+    if call.random.random() < 0.5:
+        options = (scale, shift, statistics, groups, by_image, epsilon, centered, threads)
+        call.do(call.kernels.normalize, x, out, *options)
+    else:
+        options = (scale, statistics, groups, by_image, centered, call.sums(form), threads)
+        call.do(call.kernels.normalize_backward, other, x, out, add, *options)
+
+
 def pictures(call: Call) -> None:
     """``pack`` and ``unpack``."""
     form = call.form()
@@ -238,6 +293,8 @@ ENTRIES = (
     pooling,
     shapes,
     functions,
+    products,
+    norms,
     pictures,
     lists,
     by_rows,

@@ -22,6 +22,8 @@ namespace sparsecore {
 
 void add_weight_lists(nb::module_& module);
 void add_pointwise(nb::module_& module, nb::class_<Bindings>& kernels);
+void add_products(nb::class_<Bindings>& kernels);
+void add_normalization(nb::class_<Bindings>& kernels);
 void add_row_convolution(nb::module_& module);
 void add_pooling(nb::module_& module, nb::class_<Bindings>& kernels);
 
@@ -227,6 +229,8 @@ Vectors by channel are float32. ``sums`` are (channels, 2) of float64, and are a
   nb::class_<Bindings> kernels = add_kernels(module);
   add_pointwise(module, kernels);
   add_pooling(module, kernels);
+  add_products(kernels);
+  add_normalization(kernels);
   add_row_convolution(module);
   add_weight_lists(module);
   add_threads(module);

@@ -1,5 +1,7 @@
 // The kernels that work entry by entry, for one instruction set. CMakeLists.txt compiles this once for each of them.
+#include "pointwise/normalization.hpp"
 #include "pointwise/passes.hpp"
+#include "pointwise/products.hpp"
 
 #define QUOTE(name) #name
 #define NAME_OF(name) QUOTE(name)
@@ -24,6 +26,15 @@ extern const sparsecore::PointwiseTable pointwise_table = {
         pointwise_kernels<Softplus>(),
         pointwise_kernels<Mish>(),
     },
+    combine_pairs<Product, Stored>,
+    combine_pairs<Product, float>,
+    combine_pairs<Sum, Stored>,
+    combine_pairs<Sum, float>,
+    sum_pixels,
+    sum_channels,
+    dropout,
+    {normalize_pixels, normalize_pixels_backward, tile_part_count},
+    {normalize_images, normalize_images_backward, block_count},
 };
 
 }  // namespace SPARSECORE_VARIANT

@@ -78,9 +78,10 @@ inline double sum(Vector vector) {
 
 // The first `count` lanes of a vector; the others are zero.
 inline Vector first_lanes(Vector vector, int count) {
-  Vector kept = zeros();
-  for (int lane = 0; lane < LANES; lane++) kept[lane] = lane < count ? vector[lane] : 0.0f;
-  return kept;
+  typedef int32_t Numbers __attribute__((vector_size(LANES * sizeof(int32_t))));
+  Numbers numbers;
+  for (int lane = 0; lane < LANES; lane++) numbers[lane] = lane;
+  return numbers < count ? vector : zeros();
 }
 
 // Shuffles within quarters: groups of four lanes, which instructions can shuffle cheaply. Lane `index` of the quarter

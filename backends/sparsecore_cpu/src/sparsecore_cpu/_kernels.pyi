@@ -325,6 +325,75 @@ class Kernels:
     ) -> None:
         """Copies features to images, plus add; the inverse of :meth:`flatten`."""
 
+    def multiply(self, x: Activation, y: Activation, out: Activation, add: Activation | None, threads: int) -> None:
+        """Computes out = x·y + add.
+
+        y has the layout of x, or is broadcast: features with one channel or as many, or images of one channel.
+        """
+
+    def add(self, x: Activation, y: Activation, out: Activation, add: Activation | None, threads: int) -> None:
+        """Computes out = x + y + add; y is that of :meth:`multiply`."""
+
+    def sum_pixels(self, x: Activation, y: Activation | None, out: Activation, threads: int) -> None:
+        """Computes the sums of x or, if there is a y, of x·y over height and width, as features."""
+
+    def sum_channels(self, x: Activation, y: Activation | None, out: Activation, threads: int) -> None:
+        """Computes the sums of x or, if there is a y, of x·y over the channels, as an activation of one channel."""
+
+    def dropout(
+        self,
+        x: Activation,
+        kept: numpy.typing.NDArray[numpy.uint8],
+        factor: float,
+        out: Activation,
+        add: Activation | None,
+        threads: int,
+    ) -> None:
+        """Computes out = factor·x + add where ``kept`` is not zero, elsewhere add.
+
+        ``kept`` is (blocks, height, channels, width, lanes); of features, blocks and height are 1, and the width counts
+        blocks of the batch.
+        """
+
+    def normalize(
+        self,
+        x: Activation,
+        out: Activation,
+        scale: numpy.typing.NDArray[numpy.float32],
+        shift: numpy.typing.NDArray[numpy.float32],
+        statistics: numpy.typing.NDArray[numpy.float32],
+        groups: int,
+        by_image: bool,
+        epsilon: float,
+        centered: bool,
+        threads: int,
+    ) -> None:
+        """Computes out = (x − mean)/√(variance + epsilon)·scale + shift; scale and shift are by channel.
+
+        Mean and variance are those of the channels of a group, of each pixel or vector or, ``by_image``, of all pixels
+        of an image. Without ``centered`` the mean is zero, and the variance is the mean square. ``statistics`` gets the
+        means and the inverse deviations, (pixels of all blocks, groups, 2, lanes) or (blocks, groups, 2, lanes).
+        """
+
+    def normalize_backward(
+        self,
+        gradient: Activation,
+        x: Activation,
+        out: Activation,
+        add: Activation | None,
+        scale: numpy.typing.NDArray[numpy.float32],
+        statistics: numpy.typing.NDArray[numpy.float32],
+        groups: int,
+        by_image: bool,
+        centered: bool,
+        sums: numpy.typing.NDArray[numpy.float64],
+        threads: int,
+    ) -> None:
+        """Computes the gradient of :meth:`normalize` for its input, plus add.
+
+        The sums are those of the gradients of scale and of shift.
+        """
+
 class PointwiseFunction(enum.Enum):
     """A function that is applied to each entry."""
 

@@ -206,9 +206,30 @@ class AffineOp(LazyOp):
         runtime.kernels.affine(self.x.buffer().handle, out.handle, self.scale, self.shift, runtime.threads)
         return out
 
+    def compute_added(self, runtime: Runtime, form: Form, other: Activation, sums: Sums | None) -> Buffer:  # noqa: ARG002
+        """The sum in the same pass, together with the other activation where that is an affine function, too."""
+        out = runtime.buffers.take(form)
+        second = (other.op.as_affine() if other.is_pending else None) or AffineOp.identity(other)
+        factors = (self.scale, second.scale, self.shift + second.shift)
+        one, two = self.x.buffer().handle, second.x.buffer().handle
+        runtime.kernels.combine(one, two, out.handle, None, *factors, runtime.threads)
+        return out
+
     def as_affine(self) -> "AffineOp":
         """Itself."""
         return self
+
+    def pass_on(self, runtime: Runtime, gradient: Buffer) -> None:
+        """Pass the gradient of the outputs on, after its sums by channel are computed.
+
+        Args:
+            runtime: kernels, threads and memory.
+            gradient: the loss's gradient for the outputs.
+        """
+        sums = np.zeros((gradient.form.channels, 2))
+        x = self.x.buffer().handle
+        runtime.kernels.gradient_sums(gradient.handle, x, self.mean, sums, runtime.threads)
+        self.backward(gradient, sums)
 
 
 @attrs.frozen(eq=False)

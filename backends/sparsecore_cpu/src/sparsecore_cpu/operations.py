@@ -285,11 +285,7 @@ class CpuOperations:
 
     def _affine(self, source: AffineOp) -> Activation:
         def backward(output: Activation) -> None:
-            gradient = output.gradient.total(self.runtime, output.form)
-            sums = np.zeros((output.form.channels, 2))
-            x = source.x.buffer()
-            self.runtime.kernels.gradient_sums(gradient.handle, x.handle, source.mean, sums, self.runtime.threads)
-            source.backward(gradient, sums)
+            source.pass_on(self.runtime, output.gradient.total(self.runtime, output.form))
 
         return self.recorded(Activation(self.runtime, source.x.form, source), backward)
 
