@@ -2,6 +2,8 @@
 // saves arithmetic.
 #pragma once
 
+#include <vector>
+
 #include "pooling/table.hpp"
 #include "runtime/scratch.hpp"
 #include "simd/elementwise.hpp"
@@ -17,29 +19,34 @@ typedef int32_t Integers __attribute__((vector_size(LANES * sizeof(int32_t)), ma
 // The lanes in which a value takes the place of the largest one before it; NaN always does, and nothing replaces it.
 inline Integers replaces(Vector value, Vector largest) { return (value > largest) | (value != value); }
 
-// Calls visit(row, column) for each pixel of a window, row by row.
-template <class Visit>
-inline __attribute__((always_inline)) void for_each_pixel(const Windows& windows, int64_t row, int64_t column,
-                                                          Visit visit) {
-  for (int64_t r = windows.first_row[row]; r < windows.last_row[row]; r++)
-    for (int64_t c = windows.first_column[column]; c < windows.last_column[column]; c++) visit(r, c);
-}
+// The largest pixel of a window of a channel that begins at `from`, and for each lane which one it is, counted row by
+// row.
+struct Largest {
+  Vector value;
+  Integers number;
+
+  Largest(const Stored* from, const ActivationView& x, const Windows& windows, int64_t row, int64_t column) {
+    const int64_t first = windows.first_column[column], last = windows.last_column[column];
+    const Stored* pixels = from + windows.first_row[row] * x.row_stride;
+    value = load(pixels + first * x.pixel_stride), number = Integers{};
+    int32_t count = 0;
+    for (int64_t r = windows.first_row[row]; r < windows.last_row[row]; r++, pixels += x.row_stride)
+      for (int64_t c = first; c < last; c++, count++) {
+        const Vector candidate = load(pixels + c * x.pixel_stride);
+        const Integers taken = replaces(candidate, value);
+        value = taken ? candidate : value;
+        number = taken ? Integers{} + count : number;
+      }
+  }
+};
 
 inline void max_pool(const MaxPoolParams& params) {
   const ActivationView &x = params.x, &out = params.out;
-  const Windows& windows = params.windows;
   for_each_line(params.extent, params.threads, [&](int64_t, int64_t block, int64_t row, int64_t channel) {
     const Stored* from = line(x, block, 0, channel);
     Stored* to = line(out, block, row, channel);
-    for (int64_t column = 0; column < params.extent.width; column++) {
-      const auto pixel = [&](int64_t r, int64_t c) { return load(from + r * x.row_stride + c * x.pixel_stride); };
-      Vector largest = pixel(windows.first_row[row], windows.first_column[column]);
-      for_each_pixel(windows, row, column, [&](int64_t r, int64_t c) {
-        const Vector value = pixel(r, c);
-        largest = replaces(value, largest) ? value : largest;
-      });
-      store(to + column * out.pixel_stride, largest);
-    }
+    for (int64_t column = 0; column < params.extent.width; column++)
+      store(to + column * out.pixel_stride, Largest(from, x, params.windows, row, column).value);
   });
 }
 
@@ -61,21 +68,21 @@ class GradientRows {
     for (; ready_ < last; ready_++) clear(ready_);
   }
 
-  float* at(int64_t row, int64_t column) const {
-    return floats_ + (row % params_.tallest * params_.width + column) * LANES;
-  }
+  float* row(int64_t number) const { return floats_ + number % params_.tallest * params_.width * LANES; }
 
  private:
-  void clear(int64_t row) const {
-    for (int64_t column = 0; column < params_.width; column++) store(at(row, column), zeros());
+  void clear(int64_t number) const {
+    float* floats = row(number);
+    for (int64_t column = 0; column < params_.width; column++) store(floats + column * LANES, zeros());
   }
 
-  void write(int64_t row) const {
-    Stored* to = line(params_.out, block_, row, channel_);
+  void write(int64_t number) const {
+    const float* floats = row(number);
+    Stored* to = line(params_.out, block_, number, channel_);
     const Stored* start = same_position(params_.add, to, params_.out);
     for (int64_t column = 0; column < params_.width; column++) {
       const int64_t offset = column * params_.out.pixel_stride;
-      const Vector gradient = load(at(row, column));
+      const Vector gradient = load(floats + column * LANES);
       store(to + offset, start ? load(start + offset) + gradient : gradient);
     }
   }
@@ -95,28 +102,22 @@ inline void max_pool_backward(const MaxPoolBackwardParams& params) {
     const int64_t block = task / extent.channels, channel = task % extent.channels;
     const Stored* from = line(x, block, 0, channel);
     GradientRows rows(params, block, channel, scratch);
+    static thread_local std::vector<float*> reached;  // the rows of a window
+    reached.resize(params.tallest);
     for (int64_t row = 0; row < extent.height; row++) {
       rows.move_to(windows.first_row[row], windows.last_row[row]);
       const Stored* given = line(gradient, block, row, channel);
+      const int64_t height = windows.last_row[row] - windows.first_row[row];
+      for (int64_t r = 0; r < height; r++) reached[r] = rows.row(windows.first_row[row] + r);
       for (int64_t column = 0; column < extent.width; column++) {
-        const auto pixel = [&](int64_t r, int64_t c) { return load(from + r * x.row_stride + c * x.pixel_stride); };
-        Vector largest = pixel(windows.first_row[row], windows.first_column[column]);
-        Integers found{};
-        int32_t number = 0;
-        for_each_pixel(windows, row, column, [&](int64_t r, int64_t c) {
-          const Vector value = pixel(r, c);
-          const Integers taken = replaces(value, largest);
-          largest = taken ? value : largest;
-          found = taken ? Integers{} + number : found;
-          number++;
-        });
+        const Integers found = Largest(from, x, windows, row, column).number;
         const Vector own = load(given + column * gradient.pixel_stride);
-        number = 0;
-        for_each_pixel(windows, row, column, [&](int64_t r, int64_t c) {
-          float* to = rows.at(r, c);
-          store(to, load(to) + (found == Integers{} + number ? own : zeros()));
-          number++;
-        });
+        int32_t count = 0;
+        for (int64_t r = 0; r < height; r++)
+          for (int64_t c = windows.first_column[column]; c < windows.last_column[column]; c++, count++) {
+            float* to = reached[r] + c * LANES;
+            store(to, load(to) + (found == Integers{} + count ? own : zeros()));
+          }
       }
     }
     rows.move_to(params.height, params.height);
