@@ -35,6 +35,7 @@ ARITHMETIC = (
     "cpu_products",
     "cpu_threads",
     "dense_gradients",
+    "learner",
     "numpy_*",
     "optimizers",
     "sparsify",

@@ -5,13 +5,12 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 pytest.importorskip("sparsecore_cpu._kernels")
 
 from command_line import SMALL, said, small_images, sparsecore, train
-from test_numpy_learner import assert_equal_states, batch_of, batches, images_of, reallocation_of, task_of
+from test_numpy_learner import assert_equal_states, batch_of, batches, reallocation_of, task_of
 
 from sparsecore.errors import InputError
 from sparsecore.learning.protocols import Adam, Sgd
@@ -123,22 +122,3 @@ def test_a_learner_that_loads_a_state_resumes_bit_for_bit(optimizer: Sgd | Adam)
             other.train(batch, 0.1)
     assert_equal_states(other.state(), learner.state())
     assert other.totals() == learner.totals()
-
-
-def test_a_smaller_batch_after_a_larger_one_computes_the_same_as_alone() -> None:
-    task = task_of("float32")
-    learner, fresh = CpuBackend(2).learner(task), CpuBackend(2).learner(task)
-    start = learner.state()
-    learner.train(batch_of(range(40)), 0.1)
-    learner.evaluate(images_of().train)
-    learner.load_state(task.topology, start)
-    for one in learner, fresh:
-        one.train(batch_of(range(3)), 0.1)
-    assert_equal_states(learner.state(), fresh.state())
-
-
-def test_a_nonfinite_loss_appears_in_the_totals() -> None:
-    learner = CpuBackend(1).learner(task_of("float32"))
-    for batch in batches(3):
-        learner.train(batch, 1e30)
-    assert not np.isfinite(learner.totals().loss)

@@ -1,7 +1,5 @@
 """Training on NumPy: gradients of a whole network, the optimizer, and resuming bit for bit."""
 
-import subprocess
-import sys
 import tracemalloc
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sparsecore.data.images import Batch, Images, Split, augmented
+from sparsecore.data.images import Batch, Images, Split
 from sparsecore.engine.randomness import Randomness
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.topology import Layout, Topology
@@ -208,110 +206,12 @@ def test_a_learner_that_loads_a_state_resumes_bit_for_bit(dtype: str) -> None:
     assert other.totals() == learner.totals()
 
 
-@pytest.mark.integration
-def test_another_process_gets_the_same_bits() -> None:
-    script = (
-        "import hashlib, test_numpy_learner as t\n"
-        "learner = t.learner_of('float32', optimizer=t.Sgd(weight_decay=0.01))\n"
-        "for batch in t.batches(3): learner.train(batch, 0.1)\n"
-        "print(hashlib.sha256(learner.values.tobytes()).hexdigest())\n"
-    )
-    environment = {"PYTHONPATH": ":".join(sys.path)}
-    runs = [
-        subprocess.run(
-            [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment
-        ).stdout
-        for _ in range(2)
-    ]
-    assert len(runs[0].strip()) == 64
-    assert runs[0] == runs[1]
-
-
-def test_a_smaller_batch_after_a_larger_one_computes_the_same_as_alone() -> None:
-    learner = learner_of("float32")
-    start = learner.state()
-    learner.train(batch_of(range(40)), 0.1)
-    learner.evaluate(images_of().train)
-    learner.load_state(task_of().topology, start)
-    learner.train(batch_of(range(3)), 0.1)
-    fresh = learner_of("float32")
-    fresh.train(batch_of(range(3)), 0.1)
-    assert_equal_states(learner.state(), fresh.state())
-
-
-def test_totals_are_sums_over_the_examples_until_they_are_reset() -> None:
-    learner = learner_of()
-    first = loss_of(learner, batch_of(range(10)))
-    second = loss_of(learner, batch_of(range(10, 14)))
-    learner.reset_totals()
-    learner.train(batch_of(range(10)), 0.0)
-    learner.train(batch_of(range(10, 14)), 0.0)
-    totals = learner.totals()
-    assert totals.loss == pytest.approx(10 * first + 4 * second)
-    assert totals.examples == 14
-    assert 0 <= totals.correct <= 14
-    learner.reset_totals()
-    assert attrs.astuple(learner.totals()) == (0.0, 0, 0)
-
-
-def test_evaluation_leaves_training_as_it_was() -> None:
-    learner = learner_of()
-    learner.train(batch_of(range(20)), 0.1)
-    before = learner.state()
-    learner.evaluate(images_of().test)
-    assert_equal_states(learner.state(), before)
-
-
-def test_evaluation_uses_running_statistics_whatever_else_is_in_the_split() -> None:
-    learner, images = learner_of(), images_of()
-    learner.train(batch_of(range(20)), 0.1)
-    parts = [
-        learner.evaluate(Split(images.test.images[rows], images.test.labels[rows]))
-        for rows in (slice(0, 1), slice(1, 17))
-    ]
-    whole = learner.evaluate(images.test)
-    assert whole.examples == 17
-    assert whole.correct == parts[0].correct + parts[1].correct
-    assert whole.loss == pytest.approx(parts[0].loss + parts[1].loss, rel=1e-12)
-    learner.train(batch_of(range(20)), 0.0)
-    assert learner.evaluate(images.test).loss != whole.loss
-
-
-def test_a_split_larger_than_a_batch_of_evaluation_counts_every_example_once() -> None:
-    learner, images = learner_of(), images_of(examples=1500)
-    totals = learner.evaluate(images.train)
-    first = learner.evaluate(Split(images.train.images[:700], images.train.labels[:700]))
-    second = learner.evaluate(Split(images.train.images[700:], images.train.labels[700:]))
-    assert totals.examples == 1500
-    assert totals.correct == first.correct + second.correct
-    assert totals.loss == pytest.approx(first.loss + second.loss, rel=1e-10)
-
-
-def test_training_images_are_augmented_as_the_batch_plans() -> None:
-    images = images_of()
-    rows = np.arange(20)
-    plan = Batch(rows, np.random.default_rng(0).integers(0, 5, (20, 2)), rows % 2 == 0, 2)
-    pictures = images.train.images.copy()
-    pictures[20:] = augmented(pictures, plan)
-    labels = np.concatenate([images.train.labels[:20]] * 2)
-    images = Images(Split(pictures, labels), images.test, 3)
-    assert loss_of(learner_of(images=images), plan) == loss_of(learner_of(images=images), batch_of(rows + 20))
-    assert loss_of(learner_of(images=images), plan) != loss_of(learner_of(images=images), batch_of(rows))
-
-
 def test_normalization_removes_brightness_and_contrast() -> None:
     images = images_of()
     dim = Split(images.train.images // 4, images.train.labels)
     bright = Split(dim.images * 3 + 40, dim.labels)
     losses = [loss_of(learner_of(images=Images(split, split, 3)), batch_of(range(9))) for split in (dim, bright)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-9)
-
-
-def test_a_nonfinite_loss_appears_in_the_totals() -> None:
-    learner = learner_of("float32")
-    for batch in batches(3):
-        learner.train(batch, 1e30)
-    assert not np.isfinite(learner.totals().loss)
 
 
 def reallocation_of(task: Task, values: NDArray[Any]) -> Reallocation:
@@ -349,14 +249,6 @@ def test_reallocation_moves_to_the_new_topology_and_carries_momentum() -> None:
         learner.train(batch, 0.1)
         fresh.train(batch, 0.1)
     assert_equal_states(learner.state(), fresh.state())
-
-
-def test_replaced_values_keep_the_optimizer_state() -> None:
-    learner = learner_of(optimizer=Sgd())
-    learner.train(batch_of(range(9)), 0.1)
-    before = learner.state()
-    learner.set_values(before["values"] + 1)
-    assert_equal_states(learner.state(), before | {"values": before["values"] + 1})
 
 
 def test_buffers_that_do_not_fit_are_refused() -> None:

@@ -1,16 +1,12 @@
 """Training on torch: NumPy's steps, resuming bit for bit, and as many values, gradients and moments as weights."""
 
-import hashlib
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 import attrs
 import numpy as np
 import pytest
-from test_numpy_learner import Deep, batch_of, batches, images_of, loss_of
+from test_numpy_learner import Deep, batch_of, batches, images_of
 from test_numpy_learner import task_of as task_on_numpy
 
 torch = pytest.importorskip("torch")
@@ -31,12 +27,9 @@ from torch_learner_examples import (
 
 from sparsecore.data.images import (
     Batch,
-    Images,
-    Split,
-    augmented,
 )
 from sparsecore.errors import InputError
-from sparsecore.learning.protocols import Adam, AdamW, Sgd, Totals
+from sparsecore.learning.protocols import Adam, AdamW, Sgd
 from sparsecore_numpy import NumpyBackend
 from sparsecore_torch import TorchBackend
 
@@ -112,22 +105,6 @@ def test_a_learner_that_loads_a_state_from_before_the_first_step_starts_over(rul
     assert_equal_states(learner.state(), fresh.state())
 
 
-@pytest.mark.integration
-def test_another_process_gets_the_same_bits() -> None:
-    script = (
-        "import hashlib, test_torch_learner as t\n"
-        "learner = t.learner_of('float32', optimizer=t.RULES['Adam'])\n"
-        "for batch in t.batches(3): learner.train(batch, 0.01)\n"
-        "print(hashlib.sha256(learner.values.numpy().tobytes()).hexdigest())\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
-    learner = learner_of("float32", optimizer=RULES["Adam"])
-    for batch in batches(3):
-        learner.train(batch, 0.01)
-    assert done.stdout.strip() == hashlib.sha256(learner.values.numpy().tobytes()).hexdigest()
-
-
 @on_devices
 @with_rules
 def test_reallocation_carries_all_that_the_optimizer_keeps_for_each_weight(device: str, rule: Any) -> None:
@@ -146,89 +123,6 @@ def test_reallocation_carries_all_that_the_optimizer_keeps_for_each_weight(devic
         assert 0 < np.count_nonzero(after[name]) < np.count_nonzero(before[name])
     for name in before.keys() - {"values", *kept}:
         np.testing.assert_array_equal(after[name], before[name], err_msg=name)
-
-
-def test_totals_are_sums_over_the_examples_until_they_are_reset() -> None:
-    learner = learner_of()
-    first = loss_of(learner, batch_of(range(10)))
-    second = loss_of(learner, batch_of(range(10, 14)))
-    learner.reset_totals()
-    learner.train(batch_of(range(10)), 0.0)
-    learner.train(batch_of(range(10, 14)), 0.0)
-    assert learner.totals().loss == pytest.approx(10 * first + 4 * second)
-    assert learner.totals().examples == 14
-    learner.reset_totals()
-    assert learner.totals() == Totals()
-
-
-def test_evaluation_leaves_training_as_it_was_and_depends_on_no_other_example() -> None:
-    learner, test = learner_of(), images_of().test
-    learner.train(batch_of(range(20)), 0.1)
-    before = learner.state()
-    parts = [learner.evaluate(Split(test.images[rows], test.labels[rows])) for rows in (slice(0, 1), slice(1, 17))]
-    whole = learner.evaluate(test)
-    assert_equal_states(learner.state(), before)
-    assert (whole.examples, whole.correct) == (17, parts[0].correct + parts[1].correct)
-    assert whole.loss == pytest.approx(parts[0].loss + parts[1].loss, rel=1e-12)
-
-
-def test_a_split_larger_than_a_batch_of_evaluation_counts_every_example_once() -> None:
-    learner, images = learner_of(), images_of(examples=1500)
-    totals = learner.evaluate(images.train)
-    halves = [
-        learner.evaluate(Split(images.train.images[rows], images.train.labels[rows]))
-        for rows in (slice(0, 700), slice(700, None))
-    ]
-    assert totals.examples == 1500
-    assert totals.correct == halves[0].correct + halves[1].correct
-    assert totals.loss == pytest.approx(halves[0].loss + halves[1].loss, rel=1e-10)
-
-
-@on_devices
-def test_training_images_are_augmented_as_the_batch_plans(device: str) -> None:
-    images = images_of()
-    rows = np.arange(20)
-    plan = Batch(rows, np.random.default_rng(0).integers(0, 5, (20, 2)), rows % 2 == 0, 2)
-    pictures = images.train.images.copy()
-    pictures[20:] = augmented(pictures, plan)
-    labels = np.concatenate([images.train.labels[:20]] * 2)
-    images = Images(Split(pictures, labels), images.test, 3)
-    losses = [
-        loss_of(learner_of(device=device, images=images), batch)
-        for batch in (plan, batch_of(rows + 20), batch_of(rows))
-    ]
-    assert losses[0] == losses[1] != losses[2]
-
-
-def test_read_only_images_are_accepted() -> None:
-    images = images_of()
-    for split in (images.train, images.test):
-        split.images.flags.writeable = split.labels.flags.writeable = False
-    learner_of(images=images).train(batch_of(range(4)), 0.1)
-
-
-def test_a_nonfinite_loss_appears_in_the_totals() -> None:
-    learner = learner_of("float32")
-    for batch in batches(3):
-        learner.train(batch, 1e30)
-    assert not np.isfinite(learner.totals().loss)
-
-
-def test_the_learner_does_not_change_its_task() -> None:
-    task = task_of()
-    values, dense = task.values.clone(), {name: start.copy() for name, start in task.other_parameters.items()}
-    TorchBackend(device="cpu", dtype="float64").learner(task).train(batch_of(range(9)), 0.5)
-    torch.testing.assert_close(task.values, values, rtol=0, atol=0)
-    for name, start in dense.items():
-        np.testing.assert_array_equal(task.other_parameters[name], start)
-
-
-def test_replaced_values_keep_the_optimizer_state() -> None:
-    learner = learner_of(optimizer=RULES["Adam"])
-    learner.train(batch_of(range(9)), 0.1)
-    before = learner.state()
-    learner.set_values(learner.values + 1)
-    assert_equal_states(learner.state(), before | {"values": before["values"] + 1})
 
 
 def test_buffers_that_do_not_fit_are_refused_and_change_nothing() -> None:

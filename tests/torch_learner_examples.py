@@ -53,7 +53,11 @@ def moved(topology: Topology, device: str) -> Topology:
 
 def task_of(dtype: str = "float64", device: str = "cpu", **options: Any) -> Task:
     """The task that the tests of the NumPy backend have."""
-    task = task_on_numpy(dtype, **options)
+    return on_device(task_on_numpy(dtype, **options), device)
+
+
+def on_device(task: Task, device: str) -> Task:
+    """The task with its topology and its values on the device."""
     return attrs.evolve(task, topology=moved(task.topology, device), values=torch.tensor(task.values, device=device))
 
 
