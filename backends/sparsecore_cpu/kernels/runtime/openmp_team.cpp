@@ -13,12 +13,16 @@
 namespace sparsecore {
 namespace {
 
-// What GCC turns a parallel region into: it calls function(data) on each thread of the team, and returns when all calls
-// have returned. LLVM's and Intel's runtimes have it as well.
+// GOMP_parallel(), which GCC turns a parallel region into: it calls function(data) on each thread of the team, and
+// returns when all calls have returned. LLVM's and Intel's runtimes have it as well.
 using Parallel = void(void (*function)(void*), void* data, unsigned threads, unsigned flags);
-constexpr const char* PARALLEL = "GOMP_parallel";
 
+// omp_get_thread_num(): the number of the calling thread in its team.
+using ThreadNumber = int();
+
+// Null where no OpenMP runtime is used. The second is set before the first.
 std::atomic<Parallel*> parallel{nullptr};
+std::atomic<ThreadNumber*> thread_number{nullptr};
 std::atomic<bool> has_forked{false};
 
 // Linux marks processes that were forked and have executed no program since, also where that was before this module was
@@ -47,37 +51,42 @@ bool is_forked() {
   return has_forked;
 }
 
-// The function that the library's own parallel regions call; null where it is not loaded or calls none.
-Parallel* parallel_of(const char* library) {
-  // it is never closed, so that the runtime stays
-  void* loaded = dlopen(library, RTLD_LAZY | RTLD_NOLOAD);
-  if (!loaded) return nullptr;
-  void* own = dlsym(loaded, PARALLEL);  // searches the libraries that it was linked with as well
+// The function that a loaded library itself calls by this name; null if it is linked with none.
+void* function_of(void* library, const char* name) {
+  void* own = dlsym(library, name);  // searches the libraries that it was linked with as well
 #ifdef __linux__
   // a runtime that was preloaded comes before the library's own
-  void* global = dlsym(RTLD_DEFAULT, PARALLEL);
+  void* global = dlsym(RTLD_DEFAULT, name);
   if (own && global) own = global;
 #endif
-  return reinterpret_cast<Parallel*>(own);
+  return own;
 }
 
 }  // namespace
 
 bool use_openmp_of(const char* library) {
+  use_no_openmp();
   if (is_forked()) return false;
-  Parallel* found = parallel_of(library);
-  parallel = found;
-  return found;
+  // it is never closed, so that its runtime stays
+  void* loaded = dlopen(library, RTLD_LAZY | RTLD_NOLOAD);
+  if (!loaded) return false;
+  void* found = function_of(loaded, "GOMP_parallel");
+  void* number = function_of(loaded, "omp_get_thread_num");
+  if (!found || !number) return false;
+  thread_number = reinterpret_cast<ThreadNumber*>(number);
+  parallel = reinterpret_cast<Parallel*>(found);
+  return true;
 }
 
 void use_no_openmp() { parallel = nullptr; }
 
 bool run_on_openmp_team(Job& job, int threads) {
-  Parallel* run = parallel.load(std::memory_order_relaxed);
+  Parallel* run = parallel.load(std::memory_order_acquire);
   if (!run) return false;
   // The team is not made smaller where there are fewer tasks: the runtime would end the other threads, and the next
   // parallel region of the library would have to start them again.
-  run([](void* given) { static_cast<Job*>(given)->run_tasks(); }, &job, static_cast<unsigned>(threads), 0);
+  const auto run_tasks = [](void* given) { static_cast<Job*>(given)->run_tasks(thread_number.load()()); };
+  run(run_tasks, &job, static_cast<unsigned>(threads), 0);
   return true;
 }
 

@@ -14,7 +14,7 @@ void parallel_for(int64_t count, int threads, const std::function<void(int64_t)>
     for (int64_t index = 0; index < count; index++) task(index);
     return;
   }
-  Job job(count, task);
+  Job job(count, threads, task);
   if (!run_on_openmp_team(job, threads)) run_on_thread_pool(job, static_cast<int>(std::min<int64_t>(count, threads)));
   job.rethrow_error();
 }

@@ -25,7 +25,7 @@ class ThreadPool {
     const int helpers = start_threads(threads - 1);
     Assignment assignment{&job, {helpers}};
     for (int helper = 0; helper < helpers; helper++) mailboxes_[helper]->put(&assignment);
-    job.run_tasks();
+    job.run_tasks(0);
     for (int helper = 0; helper < helpers; helper++)
       if (mailboxes_[helper]->withdraw()) assignment.running_helpers.fetch_sub(1, std::memory_order_relaxed);
     while (assignment.running_helpers.load(std::memory_order_acquire) > 0) std::this_thread::yield();
@@ -75,7 +75,7 @@ class ThreadPool {
     while (static_cast<int>(mailboxes_.size()) < wanted) {
       mailboxes_.push_back(std::make_unique<Mailbox>());
       try {
-        start_thread(mailboxes_.back().get());
+        start_thread(static_cast<int>(mailboxes_.size()), mailboxes_.back().get());
       } catch (...) {
         mailboxes_.pop_back();
         break;
@@ -84,11 +84,11 @@ class ThreadPool {
     return std::min(wanted, static_cast<int>(mailboxes_.size()));
   }
 
-  static void start_thread(Mailbox* mailbox) {
-    std::thread([mailbox] {
+  static void start_thread(int number, Mailbox* mailbox) {
+    std::thread([number, mailbox] {
       for (;;) {
         Assignment* assignment = mailbox->take();
-        assignment->job->run_tasks();
+        assignment->job->run_tasks(number);
         assignment->running_helpers.fetch_sub(1, std::memory_order_release);
       }
     }).detach();
