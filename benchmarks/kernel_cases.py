@@ -194,7 +194,7 @@ class Cases:
             *(self._activation(channels, side) for _ in range(2)),
             self._activation(channels, -(-side // 2)),
         )
-        vectors = self._features(channels * side**2)
+        read, vectors = self._module.Input(x), self._features(channels * side**2)
         first = np.arange(-1, side - 1, 2)
         ends = np.maximum(first, 0).astype(np.int32), np.minimum(first + 3, side).astype(np.int32)
         windows = self._module.Windows(*ends, *ends)
@@ -208,9 +208,9 @@ class Cases:
                 entries,
                 size + small,
             ),
-            "max_pool": (lambda: kernels.max_pool(x, pooled, windows, threads), entries, size + small),
+            "max_pool": (lambda: kernels.max_pool(read, pooled, windows, threads), entries, size + small),
             "max_pool_backward": (
-                lambda: kernels.max_pool_backward(pooled, x, given, None, windows, threads),
+                lambda: kernels.max_pool_backward(pooled, read, given, None, windows, None, None, threads),
                 2 * entries,
                 2 * size + small,
             ),

@@ -126,10 +126,13 @@ def pooling(call: Call) -> None:
         factors = [call.array("f4", side) for side in sides]
         call.do(kernels.window_sum, x, out, add, windows, *factors, by_input, threads)
     elif call.random.random() < 0.4:
-        call.do(kernels.max_pool, x, out, windows, threads)
+        call.do(kernels.max_pool, call.read(x, form, halves=halves), out, windows, threads)
     else:
         add = call.random.choice([None, other, x if call.odd() else None])
-        call.do(kernels.max_pool_backward, out, x, other, add, windows, threads)
+        read = call.read(x, form, halves=halves)
+        mask = call.mask(form, halves=halves) if call.random.random() < 0.5 else None
+        sums = call.sums(form) if mask is not None or call.odd() else None
+        call.do(kernels.max_pool_backward, out, read, other, add, windows, mask, sums, threads)
 
 
 def shapes(call: Call) -> None:

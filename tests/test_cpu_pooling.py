@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 pytest.importorskip("sparsecore_cpu._kernels")
 
-from cpu_examples import HALVES, MACHINES, drawn, in_kernels, on
+from cpu_examples import HALVES, MACHINES, drawn, in_kernels, on, weight_of
 from torch.nn import functional
 from torch_oracles import check_against_torch, check_halves_against_torch, in_halves
 
@@ -135,6 +135,26 @@ def test_gradients_of_pooling_are_added_to_others() -> None:
         return functional.max_pool2d(x, 3, 1, 1) + functional.avg_pool2d(x, 3, 1, 1) + functional.relu(x)
 
     check_against_torch(ours, theirs, drawn(0, 5, 6, 7, 3))
+
+
+@settings(max_examples=20)
+@given(images(), st.booleans())
+def test_max_pooling_of_batch_norm_and_relu_has_torch_s_gradients(x: Any, shared: bool) -> None:
+    assume(x[..., 0].size > 8)
+    channels = x.shape[-1]
+    scale, shift = (weight_of(one) for one in drawn(channels, 2, channels))
+
+    def ours(ops: Any, x: Any, weights: list[Any]) -> Any:
+        mean, variance = np.zeros(channels, np.float32), np.ones(channels, np.float32)
+        active = ops.relu(ops.batch_norm(x, *weights, mean, variance))
+        pooled = max_pool2d(ops, active, 3, 1, 1)
+        return ops.add(pooled, active) if shared else pooled
+
+    def theirs(x: Any, weights: list[Any]) -> Any:
+        active = functional.relu(functional.batch_norm(x, None, None, *weights, training=True))
+        return functional.max_pool2d(active, 3, 1, 1) + (active if shared else 0)
+
+    check_against_torch(ours, theirs, x, [scale, shift], rounding=1e-4)
 
 
 def test_pooling_what_needs_no_gradient_computes_none() -> None:

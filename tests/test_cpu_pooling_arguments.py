@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("sparsecore_cpu._kernels")
 
 from cpu_examples import MACHINES
-from kernel_arguments import KERNELS, features, images, memory, places, weights
+from kernel_arguments import KERNELS, by_channel, features, images, mask, memory, places, read, sums, weights
 
 from sparsecore_cpu import _kernels
 from sparsecore_cpu.runtime import aligned_zeros
@@ -33,11 +33,11 @@ def window_sum(x: Any = None, out: Any = None, add: Any = None, of: Any = None, 
     KERNELS.window_sum(x, out, add, of or windows(), **given | options)
 
 
-def max_backward(x: Any = None, out: Any = None, add: Any = None, gradient: Any = None, of: Any = None) -> None:
+def max_backward(x: Any = None, out: Any = None, of: Any = None, **options: Any) -> None:
     """The gradient of maxima of 2 by 2 windows."""
-    KERNELS.max_pool_backward(
-        gradient or images(height=2, width=2), x or images(), out or images(), add, of or windows(), 1
-    )
+    given = {"gradient": images(height=2, width=2), "add": None, "mask": None, "sums": None, "threads": 1} | options
+    x = _kernels.Input(x or images())
+    KERNELS.max_pool_backward(x=x, out=out or images(), windows=of or windows(), **given)
 
 
 def gather(channels: Any, x: Any = None, out: Any = None, first: int = 0, add: Any = None) -> None:
@@ -76,7 +76,7 @@ REFUSED = {
     "no thread": ("threads must be", lambda: window_sum(threads=0)),
     "maxima of nothing": (
         "empty window has no largest pixel",
-        lambda: KERNELS.max_pool(images(), images(height=2, width=2), windows(last=(0, 4)), 1),
+        lambda: KERNELS.max_pool(read(), images(height=2, width=2), windows(last=(0, 4)), 1),
     ),
     "gradients of maxima of nothing": ("empty window", lambda: max_backward(of=windows(last=(0, 4)))),
     "gradients of other sides": ("one height and width", lambda: max_backward(x=images(height=5))),
@@ -85,6 +85,18 @@ REFUSED = {
         "one window for each|shares memory",
         lambda: max_backward(out=(one := images()), gradient=one),
     ),
+    "maxima of sums": (
+        "no sum of two activations",
+        lambda: KERNELS.max_pool(
+            _kernels.Input.combined(images(), images(), *[by_channel()] * 3),
+            images(height=2, width=2),
+            windows(),
+            1,
+        ),
+    ),
+    "a mask of another shape": ("one shape and border", lambda: max_backward(mask=mask(height=5), sums=sums())),
+    "a mask without sums": ("sums", lambda: max_backward(mask=mask())),
+    "sums of other channels": (r"sums are \(channels, 2\)", lambda: max_backward(mask=mask(), sums=sums(3))),
     "a channel beyond the last": ("no such channel", lambda: gather(places(2))),
     "no channel": ("does not have as many channels", lambda: gather(places())),
     "too many channels": ("does not have as many channels", lambda: gather(places(0, 1, 0))),
@@ -118,6 +130,7 @@ def test_the_nearest_arguments_that_fit_are_accepted() -> None:
     window_sum(by_input=True, row_factors=ones(4), column_factors=ones(5))
     window_sum(of=windows(first=(4, 4), last=(4, 4)))
     max_backward()
+    max_backward(mask=mask(), sums=sums())
     gather(places(-1, 1))
     gather(places(1), first=1)
     out = images()

@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <limits>
+#include <optional>
+#include <vector>
 
-#include "bindings/bindings.hpp"
+#include "bindings/passes.hpp"
 #include "pooling/table.hpp"
 
 using namespace nanobind::literals;
@@ -75,13 +77,13 @@ void require_pooled(const Bindings& kernels, const Activation& x, const Activati
   require_disjoint(out.memory(), {x.memory()});
 }
 
-void require_added(const Activation* add, const Activation& out) {
-  if (!add) return;
-  require_same_layout(*add, out);
-  require_disjoint_or_same(out, *add);
+// What max pooling reads: pixels as they are, or rectified.
+PooledInput pooled_input(const Bindings& kernels, const Input& x, const Activation& out) {
+  require_pooled(kernels, x.pixels, out);
+  require(!x.other, "the input of max pooling is no sum of two activations");
+  x.require_disjoint_from(out.memory());
+  return {x.pixels.view, x.scale ? x.scale->data() : nullptr, x.scale ? x.shift->data() : nullptr};
 }
-
-const void* start_of(const Activation* add) { return add ? add->view.data : nullptr; }
 
 const PoolingTable* table_for(const Bindings& kernels, const Activation& x) {
   const PoolingTables tables = find_pooling_kernels(kernels.name());
@@ -92,41 +94,60 @@ void window_sum(const Bindings& kernels, const Activation& x, const Activation& 
                 const WindowPair& windows, nb::handle given_rows, nb::handle given_columns, bool by_input,
                 Integer given_threads) {
   const int threads = thread_count(given_threads);
-  require_pooled(kernels, x, out), require_added(add, out), windows.require_between(x.extent, out.extent);
+  require_pooled(kernels, x, out), windows.require_between(x.extent, out.extent);
+  const void* start = start_of(kernels, add, out);
   const ReadonlyFloats rows("row_factors", given_rows), columns("column_factors", given_columns);
   const Extent& factored = by_input ? x.extent : out.extent;
   require(rows.length() == factored.height && columns.length() == factored.width,
           "there is one factor for each row and each column");
   require_disjoint(out.memory(), {rows.memory(), columns.memory()});
-  const WindowSumParams params{x.view,   out.view,   start_of(add), windows.windows(), rows.data(), columns.data(),
+  const WindowSumParams params{x.view,   out.view,   start,  windows.windows(), rows.data(), columns.data(),
                                by_input, out.extent, threads};
   nb::gil_scoped_release release;
   table_for(kernels, out)->window_sum(params);
 }
 
-void max_pool(const Bindings& kernels, const Activation& x, const Activation& out, const WindowPair& windows,
+void max_pool(const Bindings& kernels, const Input& x, const Activation& out, const WindowPair& windows,
               Integer given_threads) {
   const int threads = thread_count(given_threads);
-  require_pooled(kernels, x, out), windows.require_between(x.extent, out.extent), windows.require_nonempty();
-  const MaxPoolParams params{x.view, out.view, windows.windows(), out.extent, threads};
+  const PooledInput read = pooled_input(kernels, x, out);
+  windows.require_between(x.pixels.extent, out.extent), windows.require_nonempty();
+  const MaxPoolParams params{read, out.view, windows.windows(), out.extent, threads};
   nb::gil_scoped_release release;
   table_for(kernels, out)->max_pool(params);
 }
 
-void max_pool_backward(const Bindings& kernels, const Activation& gradient, const Activation& x, const Activation& out,
-                       const Activation* add, const WindowPair& windows, Integer given_threads) {
+void max_pool_backward(const Bindings& kernels, const Activation& gradient, const Input& x, const Activation& out,
+                       const Activation* add, const WindowPair& windows, const Mask* given_mask, nb::handle given_sums,
+                       Integer given_threads) {
   const int threads = thread_count(given_threads);
-  require_pooled(kernels, x, out), require_pooled(kernels, gradient, out), require_added(add, out);
-  require(x.extent.height == out.extent.height && x.extent.width == out.extent.width,
-          "the input and its gradient have one height and width");
-  windows.require_between(x.extent, gradient.extent), windows.require_nonempty();
   MaxPoolBackwardParams params{};
-  params.gradient = gradient.view, params.x = x.view, params.out = out.view, params.add = start_of(add);
+  params.x = pooled_input(kernels, x, out), require_pooled(kernels, gradient, out);
+  params.add = start_of(kernels, add, out);
+  require(x.pixels.extent.height == out.extent.height && x.pixels.extent.width == out.extent.width,
+          "the input and its gradient have one height and width");
+  windows.require_between(out.extent, gradient.extent), windows.require_nonempty();
+  params.gradient = gradient.view, params.out = out.view;
   params.windows = windows.windows(), params.tallest = windows.rows.longest;
   params.height = out.extent.height, params.width = out.extent.width;
   params.extent = gradient.extent, params.threads = threads;
-  nb::gil_scoped_release release;
-  table_for(kernels, out)->max_pool_backward(params);
+  const ReluMask mask = given_mask ? given_mask->mask_of(out) : ReluMask{};
+  std::optional<Sums> sums;
+  std::vector<double> partial;
+  if (given_mask) {
+    sums.emplace("sums", given_sums);
+    require_sums(*sums, out.extent.channels);
+    x.require_disjoint_from(sums->memory());
+    require_disjoint(sums->memory(), {gradient.memory(), out.memory(), given_mask->input.memory()});
+    if (add) require_disjoint(sums->memory(), {add->memory()});
+    partial.resize(static_cast<size_t>(out.extent.blocks * out.extent.channels * 2));
+    params.mask = &mask, params.sums = partial.data();
+  }
+  {
+    nb::gil_scoped_release release;
+    table_for(kernels, out)->max_pool_backward(params);
+  }
+  if (sums) add_up(partial, *sums);
 }
 
 void gather_channels(const Bindings& kernels, const Activation& x, nb::handle given_channels, const Activation& out,
@@ -144,8 +165,7 @@ void gather_channels(const Bindings& kernels, const Activation& x, nb::handle gi
   require(count > 0 && first >= 0 && first <= to.channels - count, "the output does not have as many channels");
   for (const int32_t channel : *channels) require(channel < from.channels, "the input has no such channel");
   require_disjoint(out.memory(), {x.memory()});
-  require_added(add, out);
-  GatherChannelsParams params{x.view, out.view, start_of(add), channels->data(), out.extent, threads};
+  GatherChannelsParams params{x.view, out.view, start_of(kernels, add, out), channels->data(), out.extent, threads};
   const int64_t before = first * out.view.channel_stride;
   params.out.data = advance(params.out.data, before, out.value_bytes());
   if (add) params.add = advance(add->view.data, before, out.value_bytes());
@@ -165,7 +185,8 @@ FlattenParams flatten_params(const Bindings& kernels, const Activation& images, 
   require(to.channels == checked_product(checked_product(from.height, from.width), from.channels),
           "there are not as many features as an image has pixels in all channels");
   require_disjoint(images.memory(), {features.memory()});
-  return {images.view, static_cast<float*>(features.view.data), start_of(add), channels_first, from, threads};
+  const void* start = start_of(kernels, add, images);
+  return {images.view, static_cast<float*>(features.view.data), start, channels_first, from, threads};
 }
 
 void flatten(const Bindings& kernels, const Activation& x, const Activation& features, bool channels_first,
@@ -178,7 +199,6 @@ void flatten(const Bindings& kernels, const Activation& x, const Activation& fea
 void unflatten(const Bindings& kernels, const Activation& features, const Activation& out, const Activation* add,
                bool channels_first, Integer threads) {
   const FlattenParams params = flatten_params(kernels, out, features, add, channels_first, threads);
-  require_added(add, out);
   nb::gil_scoped_release release;
   table_for(kernels, out)->unflatten(params);
 }
@@ -206,14 +226,15 @@ sum of an empty window is zero.)",
                    "row_factors: " FLOATS ", column_factors: " FLOATS ", by_input: bool, threads: int) -> None"))
       .def("max_pool", &max_pool, "x"_a, "out"_a, "windows"_a, "threads"_a,
            "Computes the largest pixel of each window of images; NaN is larger than all others.",
-           nb::sig("def max_pool(self, x: Activation, out: Activation, windows: Windows, threads: int) -> None"))
+           nb::sig("def max_pool(self, x: Input, out: Activation, windows: Windows, threads: int) -> None"))
       .def("max_pool_backward", &max_pool_backward, "gradient"_a, "x"_a, "out"_a, "add"_a.none(), "windows"_a,
-           "threads"_a,
+           "mask"_a.none(), "sums"_a.none(), "threads"_a,
            R"(Computes the gradient of :meth:`max_pool` for its input, plus add.
 
-The gradient of a window goes to the first pixel, row by row, that has the largest value.)",
-           nb::sig("def max_pool_backward(self, gradient: Activation, x: Activation, out: Activation, add: Activation "
-                   "| None, windows: Windows, threads: int) -> None"))
+The gradient of a window goes to the first pixel, row by row, that has the largest value. With a mask, ``out``
+and ``sums`` are as of :meth:`convolve_masked`; without one there are no sums.)",
+           nb::sig("def max_pool_backward(self, gradient: Activation, x: Input, out: Activation, add: Activation | "
+                   "None, windows: Windows, mask: Mask | None, sums: " SUMS " | None, threads: int) -> None"))
       .def("gather_channels", &gather_channels, "x"_a, "channels"_a.none(), "out"_a, "first"_a, "add"_a.none(),
            "threads"_a,
            R"(Computes channels of out, from ``first`` on, as these channels of x plus add.

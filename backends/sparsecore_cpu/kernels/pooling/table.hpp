@@ -26,18 +26,30 @@ struct WindowSumParams {
   int threads;
 };
 
+// Pixels, or relu(scale * pixel + shift) by channel where `scale` is not null, which is computed as they are read.
+struct PooledInput {
+  ActivationView pixels;
+  const float *scale, *shift;
+};
+
 // out = the largest pixel of each window, of which none is empty.
 struct MaxPoolParams {
-  ActivationView x, out;
+  PooledInput x;
+  ActivationView out;
   Windows windows;
   Extent extent;  // of the outputs
   int threads;
 };
 
-// out = add + the gradient of each window's maximum at the first pixel, row by row, that has the largest value.
+// out = add + the gradient of each window's maximum at the first pixel, row by row, that has the largest value. With a
+// mask, outputs become zero where it is not positive, and `sums` gets those of out and of out * (input - mean) for each
+// block and channel, (blocks, channels, 2).
 struct MaxPoolBackwardParams {
-  ActivationView gradient, x, out;
-  const void* add;  // laid out as `out`, or null
+  PooledInput x;
+  ActivationView gradient, out;
+  const void* add;       // laid out as `out`, or null
+  const ReluMask* mask;  // may be null
+  double* sums;
   Windows windows;
   int64_t tallest;        // rows of the tallest window
   int64_t height, width;  // of `out`

@@ -283,21 +283,24 @@ class Kernels:
         sum of an empty window is zero.
         """
 
-    def max_pool(self, x: Activation, out: Activation, windows: Windows, threads: int) -> None:
+    def max_pool(self, x: Input, out: Activation, windows: Windows, threads: int) -> None:
         """Computes the largest pixel of each window of images; NaN is larger than all others."""
 
     def max_pool_backward(
         self,
         gradient: Activation,
-        x: Activation,
+        x: Input,
         out: Activation,
         add: Activation | None,
         windows: Windows,
+        mask: Mask | None,
+        sums: numpy.typing.NDArray[numpy.float64] | None,
         threads: int,
     ) -> None:
         """Computes the gradient of :meth:`max_pool` for its input, plus add.
 
-        The gradient of a window goes to the first pixel, row by row, that has the largest value.
+        The gradient of a window goes to the first pixel, row by row, that has the largest value. With a mask, ``out``
+        and ``sums`` are as of :meth:`convolve_masked`; without one there are no sums.
         """
 
     def gather_channels(

@@ -6,10 +6,11 @@ import attrs
 import numpy as np
 
 from sparsecore.errors import InputError
+from sparsecore_cpu._kernels import Mask
 from sparsecore_cpu.activations import Activation, GradientTerm, InputNode
 from sparsecore_cpu.operations import CpuOperations
 from sparsecore_cpu.pixel_windows import AxisWindows, PixelWindows, PoolingAxis, adaptive_axis, pooled_axis, windows_of
-from sparsecore_cpu.runtime import Buffer, Form, Runtime
+from sparsecore_cpu.runtime import Buffer, Form, KernelInput, Runtime, Sums
 from sparsecore_cpu.window import pair_of
 
 Sides = int | tuple[int, int]
@@ -175,19 +176,28 @@ class MaxPoolTerm(GradientTerm):
     """The gradient of maxima over windows, which are found again in the images."""
 
     gradient: Buffer
-    x: Buffer
+    x: KernelInput
     windows: PixelWindows
 
     def write(self, runtime: Runtime, out: Buffer, add: Buffer | None) -> None:
         """Write the gradient of the images, plus ``add``."""
+        self._write(runtime, out, add, None, None)
+
+    def write_masked(self, runtime: Runtime, out: Buffer, add: Buffer | None, mask: Mask) -> Sums:
+        """The same where the mask is, in one pass."""
+        sums = np.zeros((out.form.channels, 2))
+        self._write(runtime, out, add, mask, sums)
+        return sums
+
+    def _write(self, runtime: Runtime, out: Buffer, add: Buffer | None, mask: Mask | None, sums: Sums | None) -> None:
         start, windows = add.handle if add else None, self.windows.forward
-        runtime.kernels.max_pool_backward(
-            self.gradient.handle, self.x.handle, out.handle, start, windows, runtime.threads
-        )
+        read = self.gradient.handle, self.x.handle
+        runtime.kernels.max_pool_backward(*read, out.handle, start, windows, mask, sums, runtime.threads)
 
 
 def _max_of_windows(ops: CpuOperations, x: Activation, windows: PixelWindows) -> Activation:
-    runtime, source = ops.runtime, x.buffer()
+    # relu and batch norm in front of it are computed as it reads their input
+    runtime, source = ops.runtime, x.kernel_input()
     out = runtime.buffers.take(_pooled_form(x.form, windows))
     runtime.kernels.max_pool(source.handle, out.handle, windows.forward, runtime.threads)
 
