@@ -98,7 +98,14 @@ def in_kernels(
     gradients = [array_of(one.gradient.total(machine, one.form)) for one in given]
     for buffer, array in zip(buffers, arrays, strict=True):
         np.testing.assert_array_equal(array_of(buffer), array)
-    return Outcome(made, [*gradients, *(weight.gradient.reshape(weight.shape) for weight in own)])
+    return Outcome(made, [*gradients, *map(_dense_gradient, own)])
+
+
+def _dense_gradient(weight: WeightView) -> Array:
+    """Its gradient, zero where it is not active."""
+    dense = np.zeros(weight.shape, np.float32)
+    dense.reshape(-1)[weight.positions] = weight.gradient
+    return dense
 
 
 def assert_close(given: Outcome, expected: Outcome, rounding: float) -> None:

@@ -25,6 +25,7 @@ ARITHMETIC = (
     "compact_ddp",
     "cpu_agreement",
     "cpu_bfloat16",
+    "cpu_blocks",
     "cpu_combinations",
     "cpu_convolution",
     "cpu_inference*",

@@ -165,7 +165,9 @@ class SumOp(LazyOp):
 
     def compute(self, runtime: Runtime, form: Form, sums: Sums | None) -> Buffer:
         """The sum, fused with whichever of the two is pending and can be."""
-        for one, other in ((self.first, self.second), (self.second, self.first)):
+        # affine functions come last, because others, such as convolutions, also compute the sums
+        by_preference = sorted((self.first, self.second), key=lambda one: one.op.as_affine() is not None)
+        for one, other in zip(by_preference, reversed(by_preference), strict=True):
             fused = one.op.compute_added(runtime, form, other, sums) if one.is_pending else None
             if fused is not None:
                 return fused
