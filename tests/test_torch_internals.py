@@ -35,6 +35,67 @@ def test_the_compiled_module_is_linked_with_the_threads_that_torch_computes_with
     assert threads == before + 1, says("torch._C.__file__ does not lead to the OpenMP runtime that computes")
 
 
+def test_a_backward_pass_knows_whether_its_graph_is_kept():
+    kept = []
+
+    class Asking(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):  # noqa: ARG004
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):  # noqa: ARG004
+            kept.append(internals.keeps_graph())
+            return gradient
+
+    loss = Asking.apply(torch.ones(2, requires_grad=True)).sum()
+    loss.backward(retain_graph=True)
+    loss.backward()
+    assert kept == [True, False], says("a backward pass does not tell whether its graph is kept")
+
+
+def test_modes_that_see_all_operations_are_known_to_be_active():
+    from torch.overrides import TorchFunctionMode
+    from torch.utils.flop_counter import FlopCounterMode
+
+    seen = [internals.is_mode_active()]
+    for mode in (FlopCounterMode(display=False), TorchFunctionMode()):
+        with mode:
+            seen.append(internals.is_mode_active())
+    assert seen == [False, True, True], says("active modes are not found")
+
+
+def test_models_are_traced_with_fake_tensors_and_each_has_its_own_recompilations():
+    fake, compilations = [], []
+
+    def scaled(x, factor):
+        return x * factor
+
+    def backend(module, _):
+        compilations.append(module)
+        given = [node.meta.get("example_value") for node in module.graph.nodes]
+        fake.extend(internals.is_fake(one) for one in given if isinstance(one, torch.Tensor))
+        return module
+
+    for _ in range(3):
+        compiled = internals.compiled_apart(scaled, backend)
+        for factor in range(2, 8):
+            compiled(torch.ones(2), float(factor))
+    assert all(fake), says("the tensors that a model is traced with are no FakeTensors")
+    assert not internals.is_fake(torch.ones(1))
+    assert len(compilations) >= 3, says("models that run the same code share what is compiled for them")
+
+
+def test_code_that_cannot_be_traced_runs_as_it_is_on_request():
+    def failing(*_):
+        raise ValueError("this backend compiles nothing")
+
+    compiled = torch.compile(lambda x: x + 1, backend=failing)
+    with internals.compile_errors_run_plainly():
+        result = compiled(torch.ones(2))
+    assert result.tolist() == [2, 2], says("errors of a compiler end the call that is compiled")
+
+
 def test_writes_to_a_tensor_are_counted_and_writes_through_data_are_not():
     tensor = torch.zeros(3)
     before = internals.write_count(tensor)

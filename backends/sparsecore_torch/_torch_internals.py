@@ -4,8 +4,10 @@ A release of torch may change any of them without notice. Nothing else in the ba
 with an underscore, or relies on how torch calls its own functions.
 """
 
+import inspect
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from operator import attrgetter
 from types import FrameType
 from typing import Any, Final
@@ -15,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch._dynamo.decorators import mark_unbacked
 from torch._dynamo.exc import BackendCompilerFailed, Unsupported
+from torch._subclasses import FakeTensor
 from torch.autograd import forward_ad
 from torch.distributed._functional_collectives import all_reduce
 from torch.distributed.distributed_c10d import Store, _get_default_store
@@ -171,6 +174,32 @@ def names_ignored_by_ddp(model: nn.Module) -> frozenset[str]:
     return frozenset(getattr(model, "_ddp_params_and_buffers_to_ignore", ()))
 
 
+_RECOMPILATIONS: Final = 64
+"""How often one model may be compiled for other inputs and modes; by default torch counts those of all models."""
+
+
+def compiled_apart(function: Callable[..., Any], backend: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function so that other models that run the same code do not use up its recompilations.
+
+    Args:
+        function: to be compiled at its first call.
+        backend: from a graph and examples of its arguments to what computes it.
+    """
+    options: dict[str, Any] = {"isolate_recompiles": True, "recompile_limit": _RECOMPILATIONS}
+    known = inspect.signature(torch.compile).parameters  # torch 2.8 has neither
+    options = {name: value for name, value in options.items() if name in known}
+    compile_: Any = torch.compile
+    compiled: Callable[..., Any] = compile_(function, backend=backend, **options)
+    return compiled
+
+
+def compile_errors_run_plainly() -> AbstractContextManager[None]:
+    """Let code that Dynamo fails to trace run as it is, with a warning in torch's log, in place of an error."""
+    patch: Any = torch._dynamo.config.patch
+    context: AbstractContextManager[None] = patch(suppress_errors=True)
+    return context
+
+
 # autograd
 
 
@@ -200,6 +229,11 @@ def is_accumulating(node: Any) -> bool:
         return False
 
 
+def keeps_graph() -> bool:
+    """Return whether the backward pass that is running keeps what was saved for it, for another one."""
+    return bool(torch._C._autograd._get_current_graph_task_keep_graph())
+
+
 def are_transforms_active() -> bool:
     """Return whether a transform of ``torch.func`` (``vmap``, ``grad`` ...) runs the current code."""
     return bool(torch._C._are_functorch_transforms_active())
@@ -208,6 +242,16 @@ def are_transforms_active() -> bool:
 def is_forward_mode_active() -> bool:
     """Return whether a level of forward-mode differentiation is open."""
     return forward_ad._current_level >= 0
+
+
+def is_fake(tensor: Tensor) -> bool:
+    """Return whether a tensor has no data and stands for one while a model is traced."""
+    return isinstance(tensor, FakeTensor)
+
+
+def is_mode_active() -> bool:
+    """Return whether a mode intercepts all of torch's operations, such as a counter of FLOPs or fake tensors."""
+    return torch._C._len_torch_dispatch_stack() > 0 or torch._C._len_torch_function_stack() > 0
 
 
 def is_tracing() -> bool:

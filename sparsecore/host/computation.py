@@ -100,6 +100,19 @@ class Tape(Generic[Output]):
             gradient: the loss's gradient for it, of the same shape.
         """
         output.start_gradient(gradient)
+        self.run_backward()
+
+    def run_backward(self, *, keep: bool = False) -> None:
+        """Run the backward pass from all outputs whose gradients have been given to them.
+
+        Args:
+            keep: whether the tape is kept for another backward pass, with the memory of all its operations.
+        """
+        if keep:
+            for recorded, step in reversed(self._steps):
+                if recorded.has_gradient:
+                    step(recorded)
+            return
         while self._steps:
             recorded, step = self._steps.pop()
             if recorded.has_gradient:
@@ -157,15 +170,17 @@ class Moments:
     Attributes:
         mean: (channels,).
         variance: the biased variance of a batch, or the running one, (channels,).
+        epsilon: is added to variances.
     """
 
     mean: Channels
     variance: Channels
+    epsilon: float = EPSILON
 
     @property
     def inverse_deviation(self) -> Channels:
         """1/√(variance + ε), (channels,)."""
-        return np.asarray(1.0 / np.sqrt(self.variance + EPSILON))
+        return np.asarray(1.0 / np.sqrt(self.variance + self.epsilon))
 
 
 def batch_moments(compute: Callable[[], Moments], count: int, mean: NDArray[Any], variance: NDArray[Any]) -> Moments:

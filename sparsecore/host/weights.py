@@ -104,18 +104,20 @@ class WeightView:
         positions: row-major positions of the active entries, ascending, (count,).
         values: their values, (count,), a view of the flat vector.
         gradient: their gradients, (count,), likewise; operations add to it.
+        kept_for: lives as long as the positions stay the same; None for this view itself.
     """
 
     shape: tuple[int, ...]
     positions: Index
     values: NDArray[Any]
     gradient: NDArray[Any]
+    kept_for: Any = None
     _orders: dict[tuple[int, ...], Index] = attrs.field(factory=dict, init=False, repr=False)
 
     @property
-    def owner(self) -> "WeightView":
-        """This view, which a reallocation replaces."""
-        return self
+    def owner(self) -> Any:
+        """By default this view, which a reallocation replaces."""
+        return self if self.kept_for is None else self.kept_for
 
     def entries(self, pool: BufferPool) -> NDArray[Any]:  # noqa: ARG002
         """The values themselves, not a copy."""

@@ -168,6 +168,21 @@ class SparseTraining:
         """Which layers run through the sparse kernels, and why the others do not; for ``print``."""
         return self._alive.routes
 
+    def use_kernels(self, kernels: str, tensors: str = "*") -> None:
+        """Set by hand what computes regions and layers of ``kernels='sparse'``, in place of what is measured faster.
+
+        Args:
+            kernels: 'sparse' or 'dense'.
+            tensors: a glob on names of sparse tensors; a region is computed so if it has one of these.
+
+        Raises:
+            InputError: there are no such kernels, or the training does not use the sparse ones.
+        """
+        routes = self._alive.routes
+        if not routes.sparse:
+            raise InputError("this training has no sparse kernels to choose; call sparsify with kernels='sparse'")
+        routes.decisions.use(kernels, tensors)
+
     def values(self) -> Tensor:
         """Return the N values in the order of the topology's positions, at least float32.
 
@@ -220,7 +235,9 @@ class SparseTraining:
             DisagreementError: another rank saves other values at the same step.
         """
         self._checked.ranks.compare_saved(self._state.clock, self._compared)
-        return dump(self._alive.engine, self._now, self._identity, self._start)
+        saved = dump(self._alive.engine, self._now, self._identity, self._start)
+        kernels = self._alive.routes.decisions.dump()
+        return saved | ({"kernels": kernels} if kernels else {})
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Go on from a saved state, before or after the model and the optimizer load theirs.
@@ -233,6 +250,7 @@ class SparseTraining:
         """
         parts = self._alive
         state, start = load(saved, parts.engine, self._now, self._identity)
+        parts.routes.decisions.load(saved.get("kernels", {}))
         parts.storage.restore(state.topology)
         self._state, self._start = state, start
         self._expect_gradient()

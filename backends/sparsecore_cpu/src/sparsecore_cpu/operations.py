@@ -33,8 +33,8 @@ from sparsecore_cpu.activations import (
     ReluOp,
     SumOp,
 )
+from sparsecore_cpu.convolution import Convolution, ListCache
 from sparsecore_cpu.runtime import Buffer, Floats, Form, Runtime, Sums
-from sparsecore_cpu.weighted import ListCache, WeightedLayer
 from sparsecore_cpu.window import Padding, Window
 
 
@@ -54,11 +54,13 @@ class Norm:
         moments: mean and variance, each float64, (channels,).
         scale: γ, float64, (channels,).
         shift: β, float64, (channels,).
+        is_of_batch: whether the moments are those of x itself, so that they depend on it.
     """
 
     moments: Moments
     scale: Channels
     shift: Channels
+    is_of_batch: bool = True
 
     @property
     def forward(self) -> tuple[Floats, Floats, Floats]:
@@ -81,6 +83,9 @@ class Norm:
         by_shift = sums[:, 0]
         by_scale = (sums[:, 1] + (_single(mean) - mean) * by_shift) * inverse
         by_gradient = self.scale * inverse
+        if not self.is_of_batch:
+            none = np.zeros(len(mean), np.float32)
+            return by_scale, by_shift, (_single(by_gradient), none, none)
         by_x = -by_gradient * inverse * by_scale / count
         constant = -by_gradient * by_shift / count - by_x * mean
         return by_scale, by_shift, (_single(by_gradient), _single(by_x), _single(constant))
@@ -178,12 +183,28 @@ class CpuOperations:
         variance: NDArray[np.float32],
     ) -> Activation:
         """Normalize each channel (or feature); ``mean`` and ``variance`` are the running statistics."""
-        norm = Norm(self.statistics(x, mean, variance), scale.to_array(), shift.to_array())
+        return self.normalized(
+            x, Norm(self.statistics(x, mean, variance), scale.to_array(), shift.to_array()), scale, shift
+        )
+
+    def normalized(
+        self, x: Activation, norm: Norm, scale: WeightSource | None = None, shift: WeightSource | None = None
+    ) -> Activation:
+        """Apply a batch norm, of images or features, by channel.
+
+        Args:
+            x: the input.
+            norm: with the values of scale and shift.
+            scale: receives its gradient; None where it is not a parameter.
+            shift: likewise.
+        """
 
         def backward(gradient: Buffer, sums: Sums) -> None:
             by_scale, by_shift, factors = norm.backward(sums, x.form.entries)
-            scale.add_dense_gradient(by_scale)
-            shift.add_dense_gradient(by_shift)
+            if scale is not None:
+                scale.add_dense_gradient(by_scale)
+            if shift is not None:
+                shift.add_dense_gradient(by_shift)
             x.gradient.terms.append(LinearTerm(gradient, x.buffer(), *factors))
 
         return self._affine(AffineOp(x, *norm.forward, backward))
@@ -262,16 +283,16 @@ class CpuOperations:
 
     def _convolved(self, x: Activation, weight: WeightSource, window: Window) -> Activation:
         window.check_fits(weight.shape, x.form)
-        layer = WeightedLayer(self.runtime, weight, window, self.lists)
+        convolution = Convolution(self.runtime, weight, window, self.lists)
 
         def backward(output: Activation) -> None:
             gradient = output.gradient.kernel_input(self.runtime, output.form)
             if x.differentiable:
-                x.gradient.terms.append(ConvolutionTerm(layer, x.kernel_input(), gradient))
+                x.gradient.terms.append(ConvolutionTerm(convolution, x.kernel_input(), gradient))
             else:
-                layer.backward_weight(x.kernel_input(), gradient)
+                convolution.backward_weight(x.kernel_input(), gradient)
 
-        output = Activation(self.runtime, layer.output(x.form), ConvolutionOp(layer, x))
+        output = Activation(self.runtime, convolution.output(x.form), ConvolutionOp(convolution, x))
         return self.recorded(output, backward)
 
     def _biased(self, x: Activation, bias: WeightSource) -> Activation:
@@ -315,8 +336,9 @@ class CpuComputation:
 
     def cached_arrays(self, weight: WeightView) -> CachedArrays:
         """The indices of its active entries, and the lists that were made of it."""
-        cached = self._lists.arrays(weight)
-        return attrs.evolve(cached, indices=(*weight.indices, *cached.indices))
+        lists = self._lists.made(weight)
+        indices = [array for one in lists for array in one.indices]
+        return CachedArrays((*weight.indices, *indices), tuple(one.values for one in lists))
 
     def _packed(self, images: NDArray[Any]) -> Activation:
         count, height, width, channels = images.shape

@@ -1,8 +1,8 @@
 """Chooses the kernels that compute a model's layers: torch's, or the sparse ones for the layers that they support."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
@@ -13,8 +13,12 @@ from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
 from sparsecore_torch._torch_internals import EXTENSION_FILE, FORWARD_METHODS, own_parameters
 from sparsecore_torch.sparse_training.model.selection import Selection
+from sparsecore_torch.sparse_training.regions.decisions import Decisions
 from sparsecore_torch.sparse_training.storage.storage import Storage
 from sparsecore_torch.tensors import is_sharded
+
+if TYPE_CHECKING:  # it imports the kernels
+    from sparsecore_torch.sparse_training.regions.graph import Cut
 
 _SHOWN = 8
 """The number of layers that an error sentence names."""
@@ -25,12 +29,17 @@ class Routes:
     """Which sparse tensors the sparse kernels multiply by, and why not by the others; ``print`` shows both.
 
     Attributes:
-        sparse: the names of the tensors in layers that run through the sparse kernels.
+        sparse: the names of the tensors in layers that the sparse kernels can compute.
         left_out: why the layers of the other tensors compute with dense weights, by name.
+        decisions: whether the sparse kernels or torch compute a region or a layer, as it was measured or set by hand.
+        cuts: the graphs of the model that have been cut into regions so far; a model has several where it is compiled
+            for several kinds of input, or where Python code stands between them.
     """
 
     sparse: tuple[str, ...]
     left_out: Mapping[str, str]
+    decisions: Decisions = attrs.field(factory=Decisions)
+    cuts: "list[Cut]" = attrs.field(factory=list)
 
     def __repr__(self) -> str:
         return str(self)
@@ -41,7 +50,23 @@ class Routes:
             reasons.setdefault(why, []).append(name)
         dense = [f"  {why}: {', '.join(names)}" for why, names in reasons.items()]
         sparse = ", ".join(self.sparse) or "none"
-        return "\n".join([f"sparse kernels: {sparse}", *(["dense kernels:", *dense] if dense else [])])
+        lines = [f"sparse kernels: {sparse}", *(["dense kernels:", *dense] if dense else [])]
+        regions = dict.fromkeys(region.tensors for made in self.cuts for region in made.regions)
+        breaks = {place: why for made in self.cuts for place, why in made.breaks.items()}
+        lines += [f"regions, each computed as a whole: {len(regions)}"] if regions else []
+        lines += [f"  {_shortened(tensors)}" for tensors in regions]
+        lines += ["between the regions, by torch:"] if breaks else []
+        lines += [f"  {place}: {why}" for place, why in breaks.items()]
+        lines += ["measured:"] if self.decisions.made else []
+        lines += [f"  {case}: {one}" for case, one in self.decisions.made.items()]
+        lines += ["set by hand:"] if self.decisions.rules else []
+        lines += [f"  {glob}: {choice}" for glob, choice in self.decisions.rules]
+        return "\n".join(lines)
+
+
+def _shortened(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
 
 
 @attrs.frozen(eq=False)
@@ -73,7 +98,7 @@ def _choose_sparse(model: nn.Module, selection: Selection) -> Choice:
     uses = _weight_uses(model, selection)
     routes = _routes_of(uses)
     supported = [use for use in uses if use.obstacle is None]
-    return Choice(routes, lambda storage, topology: _routed(supported, kernels, storage, topology))
+    return Choice(routes, lambda storage, topology: _routed(model, supported, kernels, routes, storage, topology))
 
 
 KERNELS: Mapping[str, Choose] = MappingProxyType({"dense": _choose_dense, "sparse": _choose_sparse})
@@ -127,14 +152,23 @@ def _routes_of(uses: tuple[_WeightUse, ...]) -> Routes:
     return Routes(sparse, MappingProxyType(left_out))
 
 
-def _routed(uses: list[_WeightUse], kernels: Any, storage: Storage, topology: Topology) -> Storage:
+def _has_plain_forward(model: nn.Module) -> bool:
+    """Whether the forward pass is that of the model's class, which is compiled."""
+    return "forward" not in vars(model) and not isinstance(model, torch.jit.ScriptModule)
+
+
+def _routed(
+    model: nn.Module, uses: list[_WeightUse], kernels: Any, routes: Routes, storage: Storage, topology: Topology
+) -> Storage:
     from sparsecore_torch.sparse_training.kernels.functions import Convolutions, LayerKind, LinearLayers
     from sparsecore_torch.sparse_training.kernels.modules import Route, RoutedStorage
+    from sparsecore_torch.sparse_training.regions.compilation import CompiledModel
 
     kinds: dict[int, LayerKind] = {4: Convolutions(kernels), 2: LinearLayers(kernels)}
     dimensions = {name: len(shape) for name, shape in zip(topology.layout.names, topology.layout.shapes, strict=True)}
-    routes = [Route(use.module, use.tensor, kinds[dimensions[use.tensor]], topology) for use in uses]
-    return RoutedStorage(storage, routes)
+    layers = [Route(use.module, use.tensor, kinds[dimensions[use.tensor]], topology, routes.decisions) for use in uses]
+    compiled = CompiledModel(model, routes.decisions, routes.cuts) if _has_plain_forward(model) else None
+    return RoutedStorage(storage, layers, compiled)
 
 
 def _check_device(selection: Selection) -> None:

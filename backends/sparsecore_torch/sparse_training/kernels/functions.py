@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from sparsecore.errors import InputError
 from sparsecore_cpu._kernels import Activation, Kernels
 from sparsecore_cpu.layer import Layer, buffer_of
 from sparsecore_cpu.runtime import Buffer, Floats, Form
 from sparsecore_cpu.window import Padding, Window
-from sparsecore_torch._torch_internals import convolution_padding, is_batched
+from sparsecore_torch._torch_internals import convolution_padding
 from sparsecore_torch.arrays import gather, scatter
+from sparsecore_torch.sparse_training.regions.region import check_first_order
 
 _CACHE_LINE = 64
 
@@ -282,7 +282,7 @@ class _SparseLayer(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
-        _check_first_order(gradient)
+        check_first_order(gradient)
         *needed, needs_bias, _ = ctx.needs_input_grad
         by_bias = gradient.sum([0, *range(2, gradient.ndim)]) if needs_bias else None
         by_x, by_values = _GRADIENTS[tuple(needed)](_BackwardPass.of(ctx, gradient))
@@ -373,19 +373,6 @@ class _ActiveWeights(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         weight, indices = ctx.saved_tensors
         return scatter(gradient, indices, weight.shape), None
-
-
-def _check_first_order(gradient: Tensor) -> None:
-    if is_batched(gradient):
-        raise InputError(
-            "layers that run through the sparse kernels compute one backward pass at a time, and this one is of "
-            "several at once (is_grads_batched=True, vectorize=True); take kernels='dense', or one gradient at a time"
-        )
-    if torch.is_grad_enabled():
-        raise InputError(
-            "layers that run through the sparse kernels can be differentiated once, and this backward pass is to be "
-            "differentiated itself (create_graph=True); take kernels='dense' for second derivatives"
-        )
 
 
 sparse_layer: Callable[[Tensor, Tensor, Tensor | None, Computation], Tensor] = _SparseLayer.apply

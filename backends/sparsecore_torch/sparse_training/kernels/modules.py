@@ -15,6 +15,9 @@ from sparsecore.learning.ledger import Bytes, Ledger
 from sparsecore_torch._torch_internals import are_transforms_active, is_forward_mode_active, is_tracing, own_parameters
 from sparsecore_torch.arrays import active_indices
 from sparsecore_torch.sparse_training.kernels.functions import Computation, LayerKind, active_weights, sparse_layer
+from sparsecore_torch.sparse_training.regions.compilation import CompiledModel
+from sparsecore_torch.sparse_training.regions.decisions import Decisions, Ways
+from sparsecore_torch.sparse_training.storage import sparse_weights
 from sparsecore_torch.sparse_training.storage.compact_modules import active_values
 from sparsecore_torch.sparse_training.storage.storage import Storage
 
@@ -40,9 +43,13 @@ class Route:
         tensor: the name of its weight in the layout.
         kind: of the module.
         topology: the active positions.
+        decisions: whether the kernels compute the layer.
     """
 
-    def __init__(self, module: nn.Module, tensor: str, kind: LayerKind, topology: Topology) -> None:
+    def __init__(
+        self, module: nn.Module, tensor: str, kind: LayerKind, topology: Topology, decisions: Decisions
+    ) -> None:
+        self._decisions = decisions
         self._module = module
         self._tensor = tensor
         self._kind = kind
@@ -104,7 +111,43 @@ class Route:
         if not _is_plain(values):  # the model has been moved
             return dense(given)
         bias: Any = self._module.bias
-        return self._kind.run(x, lambda batch: sparse_layer(batch, values, bias, current.computation))
+
+        def sparse(x: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
+            return self._kind.run(x, lambda batch: sparse_layer(batch, values, bias, current.computation))
+
+        if not self._takes_sparse(x, values, bias, sparse, dense):
+            return dense(given)
+        return sparse(x, values, bias)
+
+    def _takes_sparse(
+        self,
+        x: Tensor,
+        values: Tensor,
+        bias: Tensor | None,
+        sparse: Callable[[Tensor, Tensor, Tensor | None], Tensor],
+        dense: Callable[[Tensor], Tensor],
+    ) -> bool:
+        """Return whether the kernels compute the layer, as it was measured with an input of this shape."""
+        is_differentiable = torch.is_grad_enabled() and (x.requires_grad or values.requires_grad)
+        mode = "training" if is_differentiable else "evaluation"
+        case = f"{self._tensor}: {'×'.join(map(str, x.shape))}, {mode}, {torch.get_num_threads()} threads"
+
+        def run(forward: Callable[..., Tensor], trained: Sequence[Tensor | None], *others: Tensor | None) -> None:
+            leaf = x.detach().requires_grad_(x.requires_grad)
+            made = forward(leaf, *others)
+            wanted = [one for one in (leaf, *trained) if one is not None and one.requires_grad]
+            if made.requires_grad:
+                torch.autograd.grad(made, wanted, made.detach(), allow_unused=True)
+
+        return self._decisions.takes_sparse(
+            case,
+            [self._tensor],
+            len(values),
+            lambda: Ways(
+                sparse=lambda: run(sparse, (values, bias), values, bias),
+                dense=lambda: run(dense, (values, *self._module.parameters())),
+            ),
+        )
 
     def _computed(self) -> "_Current":
         if self._current is None:
@@ -126,9 +169,17 @@ class _Current:
 def _routed(cls: type[nn.Module]) -> type[nn.Module]:
     """Return the class of modules that run through the kernels; copies of these are of the original class."""
 
-    def forward(self: Any, input: Tensor) -> Any:  # torch's name for it, which callers may use
+    def run(self: Any, given: Tensor) -> Any:
         route: Route = self.__dict__[_ROUTE]
-        return route(input, lambda given: cls.forward(self, given))
+        return route(given, lambda batch: cls.forward(self, batch))
+
+    disable: Any = torch.compiler.disable
+    run_as_is = disable(run)
+
+    def forward(self: Any, input: Tensor) -> Any:  # torch's name for it, which callers may use
+        if torch.compiler.is_compiling() and sparse_weights.IS_CUTTING:
+            return cls.forward(self, input)
+        return run_as_is(self, input)
 
     def reduced(self: Any, protocol: Any) -> Any:
         reduce: Callable[..., Any] = cls.__reduce_ex__
@@ -136,8 +187,7 @@ def _routed(cls: type[nn.Module]) -> type[nn.Module]:
         plain = {name: content for name, content in state.items() if name != _ROUTE}
         return _reconstructor, (cls, object, None), plain, *rest
 
-    disable: Any = torch.compiler.disable
-    return type(f"Sparse{cls.__name__}", (cls,), {"forward": disable(forward), "__reduce_ex__": reduced})
+    return type(f"Sparse{cls.__name__}", (cls,), {"forward": forward, "__reduce_ex__": reduced})
 
 
 def _of_parameter(module: nn.Module, indices: Tensor) -> Tensor:
@@ -174,13 +224,17 @@ class RoutedStorage:
     Args:
         inner: keeps the weights.
         routes: of the modules; they are installed.
+        compiled: runs the model in regions, and is installed; None for a model that is not compiled.
     """
 
-    def __init__(self, inner: Storage, routes: Sequence[Route]) -> None:
+    def __init__(self, inner: Storage, routes: Sequence[Route], compiled: CompiledModel | None) -> None:
         self._inner = inner
+        self._compiled = compiled
         self._routes = tuple(routes)
         for route in self._routes:
             route.install(check=inner.check_written)
+        if compiled is not None:
+            compiled.install()
 
     def values(self) -> Tensor:
         """Return the N values in the order of the topology's positions."""
@@ -224,6 +278,8 @@ class RoutedStorage:
 
     def squash(self) -> None:
         """Make modules what they were, and squash the inner storage."""
+        if self._compiled is not None:
+            self._compiled.uninstall()
         for route in self._routes:
             route.uninstall()
         self._inner.squash()

@@ -11,9 +11,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils.parametrize import ParametrizationList
 
 from sparsecore.errors import InputError
-from sparsecore_torch._torch_internals import own_parameters
+from sparsecore_torch._torch_internals import is_fake, own_parameters
 from sparsecore_torch.sparse_training.model.parameters import NamedParameter, unwrapped
-from sparsecore_torch.sparse_training.storage.compact_weights import VALUES, CompactWeights
+from sparsecore_torch.sparse_training.storage import sparse_weights
+from sparsecore_torch.sparse_training.storage.compact_weights import VALUES, CompactWeights, compact_weights
 
 _COMPACT = "_sparse_tensors"
 """The attribute of a module that holds what its weights are made by, and what the module was before."""
@@ -160,9 +161,26 @@ def _requires_grad(module: nn.Module, requires_grad: bool = True) -> nn.Module:
 def _reader(attribute: str, dtype_of: Callable[[Tensor], torch.dtype]) -> property:
     def read(module: nn.Module) -> Tensor:
         compact: _CompactModule = module.__dict__[_COMPACT]
+        if torch.compiler.is_compiling() and sparse_weights.IS_CUTTING:
+            return stored_weight(compact.weights.values, compact.weights.key, compact.tensors[attribute])
         return compact.weights.dense(compact.tensors[attribute], dtype_of)
 
     return property(read, doc=f"The dense {attribute}, zero where no weight is active; made when it is read.")
+
+
+def _stored_weight(values: Tensor, key: int, index: int) -> Tensor:
+    weights = compact_weights(key)
+    if is_fake(values):
+        return values.new_empty(weights.topology.layout.shapes[index])
+    return weights.dense(index, _computing_dtype)
+
+
+_allow_in_graph: Any = torch.compiler.allow_in_graph
+stored_weight: Callable[[Tensor, int, int], Tensor] = _allow_in_graph(_stored_weight)
+"""From the N values, the key of the compact weights and the index of a tensor to the dense tensor.
+
+A call of it is a node in the graphs of compiled models, by which the kernels find the values.
+"""
 
 
 _NOT_AUTOCAST = (nn.Embedding, nn.EmbeddingBag, nn.Bilinear, ParametrizationList)

@@ -3,8 +3,9 @@
 import copy
 from collections.abc import Callable
 from functools import partial
+from itertools import count
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakSet, WeakValueDictionary
 
 import attrs
 import torch
@@ -120,10 +121,20 @@ TOPOLOGY = "sparse_topology"
 """The name of their topology's fingerprint in the model's state dict, next to the values."""
 
 
+_keys = count()
+_by_key: "WeakValueDictionary[int, CompactWeights]" = WeakValueDictionary()
+
+
+def compact_weights(key: int) -> "CompactWeights":
+    """Return the weights that have this key."""
+    return _by_key[key]
+
+
 class CompactWeights:
     """The values, a Parameter of the model, and their topology.
 
     Attributes:
+        key: a number by which :func:`compact_weights` finds it.
         model: the module on which the values are registered.
         topology: the positions of the values.
         dense_gradients: collects dense gradients; None in steps that need none.
@@ -135,6 +146,8 @@ class CompactWeights:
         self.dense_gradients: DenseGradients | None = None
         self._values_of: Topology | str = topology  # or the fingerprint of one, as it was loaded
         self._copies: WeakSet[CompactWeights] = WeakSet()
+        self.key = next(_keys)
+        _by_key[self.key] = self
         self._known_version = 0  # of the values of a copy: that of new tensors
         self._saved = SavedTensors()
         self._pieces: tuple[Tensor, ...] = ()
@@ -306,14 +319,25 @@ class CompactWeights:
         Raises:
             RuntimeError: weights have moved since the forward pass.
         """
+        self.check_topology(topology)
+        if self.dense_gradients is not None:
+            self.dense_gradients.add(index, gradient)
+        return gather(gradient, active_indices(topology, index)).to(self.values.dtype)
+
+    def check_topology(self, topology: Topology) -> None:
+        """Check in a backward pass that weights have not moved since the forward pass.
+
+        Args:
+            topology: at the time of the forward pass.
+
+        Raises:
+            RuntimeError: they have.
+        """
         if topology is not self.topology:
             raise RuntimeError(
                 "weights have been reallocated between the forward pass and its backward pass, so that the gradient "
                 "would arrive at other weights than it is of; call backward before the optimizer's step"
             )
-        if self.dense_gradients is not None:
-            self.dense_gradients.add(index, gradient)
-        return gather(gradient, active_indices(topology, index)).to(self.values.dtype)
 
     def entries(self, index: int) -> Tensor:
         """Return the N_i values of a tensor, differentiable.

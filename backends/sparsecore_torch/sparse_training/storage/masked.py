@@ -1,9 +1,9 @@
 """Masked storage: parameters stay dense parameters, whose inactive entries are kept at zero."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import reduce
+from functools import partial, reduce
 from typing import final
-from weakref import WeakMethod, finalize
+from weakref import WeakMethod, finalize, ref
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from sparsecore_torch.sparse_training.optimizers.copies import values_of
 from sparsecore_torch.sparse_training.optimizers.profile import fill, put_fresh
 from sparsecore_torch.sparse_training.optimizers.state import OptimizerStates
 from sparsecore_torch.sparse_training.optimizers.wrapped import others_of
+from sparsecore_torch.sparse_training.storage import sparse_weights
 from sparsecore_torch.sparse_training.storage.gradient_masks import (
     BitMask,
     GradientMasker,
@@ -79,8 +80,10 @@ class MaskedStorage:
             optimizer.register_load_state_dict_post_hook(lambda _: _call(start_state))
         ]
         self._handles += [*self._gradients.handles, *(self._roots.handles if self._roots else [])]
-        for handle in self._handles:  # parameters that outlive their training are plain ones again
-            finalize(self, handle.remove).atexit = False
+        self._declare()
+        # parameters that outlive their training are plain ones again
+        for restore in [handle.remove for handle in self._handles] + [_undeclare(one) for one in self._plain.values()]:
+            finalize(self, restore).atexit = False
         self.set_values(values)
         self._clean()
 
@@ -143,6 +146,8 @@ class MaskedStorage:
     def expect_gradient(self, *, dense: bool) -> None:
         """Keep the gradients of the next step dense, or mask them."""
         self._gradients.expect(dense=dense)
+        for weight in self._declared.values():
+            weight.is_gradient_dense = dense
 
     def gradient(self, name: str) -> Tensor:
         """Return the dense gradient of a tensor in the last step, (D_i,); zeros where none has arrived."""
@@ -157,6 +162,8 @@ class MaskedStorage:
             self._start_afresh(name, parameter, ~self._masks[name].active)
         for handle in self._handles:
             handle.remove()
+        for parameter in self._plain.values():
+            sparse_weights.unregister(parameter)
 
     def ledger(self) -> Ledger:
         """Return the bytes of values, masks and positions, gradients and optimizer state; of shards, on this rank."""
@@ -214,6 +221,20 @@ class MaskedStorage:
         for name, parameter in self._parameters.items():
             self._masks[name].change(shard_like(mask_of(topology, name), parameter))
         self._tracker.masks_changed()
+        self._declare()
+
+    def _declare(self) -> None:
+        """Declare the Parameters to be sparse weights, for compiled models; sharded ones are not known to these."""
+        self._declared: dict[str, sparse_weights.SparseWeight] = {}
+        if self._is_sharded:
+            return
+        check = WeakMethod(self.check_written)
+        for name, parameter in self._plain.items():
+            weight = sparse_weights.SparseWeight(
+                name, tuple(parameter.shape), _indices_of(self._topology, name), partial(_call, check, name)
+            )
+            self._declared[name] = weight
+            sparse_weights.register(parameter, weight)
 
     def _clean(self) -> None:
         if self._roots:
@@ -253,10 +274,22 @@ def _before_step(tracker: WriteTracker, roots: NonzeroRoots | None) -> Callable[
     return prepare
 
 
-def _call(method: WeakMethod[Callable[[], None]]) -> None:
+def _call(method: WeakMethod[Callable[..., None]], *arguments: str) -> None:
     act = method()
     if act is not None:
-        act()
+        act(*arguments)
+
+
+def _undeclare(parameter: Tensor) -> Callable[[], None]:
+    """Return a function that must not keep the parameter alive."""
+    reference = ref(parameter)
+
+    def undeclare() -> None:
+        alive = reference()
+        if alive is not None:
+            sparse_weights.unregister(alive)
+
+    return undeclare
 
 
 def gathered(parameters: Mapping[str, Tensor], topology: Topology) -> Tensor:

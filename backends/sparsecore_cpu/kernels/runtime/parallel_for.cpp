@@ -1,0 +1,22 @@
+#include <algorithm>
+
+#include "runtime/job.hpp"
+#include "runtime/openmp_team.hpp"
+#include "runtime/own_threads.hpp"
+#include "runtime/thread_pool.hpp"
+
+namespace sparsecore {
+
+std::atomic<int64_t> scratch_requests_until_failure{-1};
+
+void parallel_for(int64_t count, int threads, const std::function<void(int64_t)>& task) {
+  if (count <= 1 || threads <= 1 || Job::is_on_this_thread()) {
+    for (int64_t index = 0; index < count; index++) task(index);
+    return;
+  }
+  Job job(count, threads, task);
+  if (!run_on_openmp_team(job, threads)) run_on_thread_pool(job, static_cast<int>(std::min<int64_t>(count, threads)));
+  job.rethrow_error();
+}
+
+}  // namespace sparsecore

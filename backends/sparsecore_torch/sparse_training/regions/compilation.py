@@ -1,0 +1,108 @@
+"""Compiles models into regions: the ``torch.compile`` backend, and the model of a sparse training in place."""
+
+import copyreg
+import functools
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, final
+
+import torch
+from torch import fx, nn
+
+from sparsecore_torch._torch_internals import (
+    are_transforms_active,
+    compile_errors_run_plainly,
+    compiled_apart,
+    is_forward_mode_active,
+    is_mode_active,
+    is_tracing,
+)
+from sparsecore_torch.sparse_training.regions.decisions import Decisions
+from sparsecore_torch.sparse_training.regions.graph import Cut, cut
+from sparsecore_torch.sparse_training.storage.sparse_weights import cutting
+
+_COMPILED = "_sparse_regions"
+"""The attribute of a model that holds its compilation."""
+
+# pickle uses its usual constructor only for an object's own class
+_reconstructor: Any = copyreg._reconstructor  # type: ignore[attr-defined]
+
+
+def sparsecore(module: fx.GraphModule, examples: Sequence[Any], **_: Any) -> Callable[..., Any]:
+    """The backend of ``torch.compile(model, backend="sparsecore")``.
+
+    Args:
+        module: the graph, as Dynamo traced it.
+        examples: the arguments that it was traced with.
+
+    Returns:
+        What computes the graph.
+    """
+    return cut(module, examples, Decisions()).module
+
+
+@final
+class CompiledModel:
+    """Compiles the forward pass of a model into regions, in place.
+
+    Args:
+        model: whose class has the forward pass; its hooks and its state stay as they are.
+        decisions: whether the kernels compute the regions.
+        cuts: receives each graph that is compiled.
+    """
+
+    def __init__(self, model: nn.Module, decisions: Decisions, cuts: list[Cut]) -> None:
+        self._model = model
+        self._decisions = decisions
+        self._cuts = cuts
+        self._forward: Callable[..., Any] = functools.partial(type(model).forward, model)
+        self._compiled = compiled_apart(type(model).forward, self._cut)
+
+    def install(self) -> None:
+        """Let the model run in regions from now on."""
+        self._model.__dict__[_COMPILED] = self
+        cls: Any = type(self._model)
+        self._model.__class__ = _compiled_class(cls)
+
+    def uninstall(self) -> None:
+        """Make the model what it was."""
+        del self._model.__dict__[_COMPILED]
+        self._model.__class__ = type(self._model).__bases__[0]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the forward pass; by its own code, where torch traces or transforms it."""
+        if torch.compiler.is_compiling() or is_tracing() or are_transforms_active():
+            return self._forward(*args, **kwargs)
+        if is_forward_mode_active() or is_mode_active():
+            return self._forward(*args, **kwargs)
+        with cutting(), compile_errors_run_plainly():
+            return self._compiled(self._model, *args, **kwargs)
+
+    def _cut(self, module: fx.GraphModule, examples: Sequence[Any]) -> Callable[..., Any]:
+        made = cut(module, examples, self._decisions)
+        self._cuts.append(made)
+        return made.module
+
+
+@cache
+def _compiled_class(cls: type[nn.Module]) -> type[nn.Module]:
+    """Return the class of models that run in regions; it has the name and the signature of their own class."""
+
+    @functools.wraps(cls.forward)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        compiled: CompiledModel = self.__dict__[_COMPILED]
+        return compiled(*args, **kwargs)
+
+    def reduced(self: Any, protocol: Any) -> Any:
+        reduce: Callable[..., Any] = cls.__reduce_ex__
+        _, _, state, *rest = reduce(self, protocol)
+        plain = {name: content for name, content in state.items() if name != _COMPILED}
+        return _reconstructor, (cls, object, None), plain, *rest
+
+    body = {
+        "forward": forward,
+        "__reduce_ex__": reduced,
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+    }
+    return type(cls.__name__, (cls,), body)

@@ -1,0 +1,134 @@
+"""Decides by measurement whether the kernels or torch compute a region or a layer, and remembers it."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import attrs
+
+from sparsecore.errors import InputError, unknown
+
+CHOICES = ("sparse", "dense")
+"""The kernels, and torch with dense weights."""
+
+_CHANGED = 1.25
+"""The factor by which the number of active weights may change before it is measured again."""
+
+_CLEAR = 1.3
+"""The ratio of two times from which on one measurement is enough."""
+
+_ROUNDS = 5
+
+
+@attrs.frozen
+class Decision:
+    """What computes in one case.
+
+    Attributes:
+        choice: one of :data:`CHOICES`.
+        weights: the number of active weights when it was measured.
+        ratio: the time of the kernels over that of torch; None where it was not measured here.
+    """
+
+    choice: str
+    weights: int
+    ratio: float | None = None
+
+    def __str__(self) -> str:
+        ratio = "" if self.ratio is None else f", {self.ratio:.2f} of torch's time"
+        return f"{self.choice}{ratio}"
+
+
+@attrs.define(eq=False)
+class Decisions:
+    """The decisions of one model.
+
+    Attributes:
+        made: by case: which tensors, in training or not, and the sizes of the input.
+        rules: globs on names of tensors and the choice for regions and layers with such a tensor, set by hand; a later
+            one counts more.
+    """
+
+    made: dict[str, Decision] = attrs.field(factory=dict)
+    rules: list[tuple[str, str]] = attrs.field(factory=list)
+
+    def use(self, choice: str, tensors: str) -> None:
+        """Set a choice by hand.
+
+        Args:
+            choice: one of :data:`CHOICES`.
+            tensors: a glob on names of tensors.
+
+        Raises:
+            InputError: there is no such choice.
+        """
+        if choice not in CHOICES:
+            raise InputError(unknown("choice of kernels", choice, CHOICES))
+        self.rules.append((tensors, choice))
+
+    def takes_sparse(self, case: str, tensors: Sequence[str], weights: int, ways: Callable[[], "Ways"]) -> bool:
+        """Return whether the kernels compute, after measuring it where that is not known.
+
+        Args:
+            case: which tensors, in training or not, and the sizes of the input.
+            tensors: the names of the sparse tensors.
+            weights: the number of active weights.
+            ways: makes the two ways to compute it.
+        """
+        for glob, choice in reversed(self.rules):
+            if any(fnmatchcase(name, glob) for name in tensors):
+                return choice == "sparse"
+        known = self.made.get(case)
+        if known is None or not 1 / _CHANGED <= weights / max(known.weights, 1) <= _CHANGED:
+            ratio = _measure(ways())
+            known = self.made[case] = Decision("sparse" if ratio <= 1 else "dense", weights, ratio)
+        return known.choice == "sparse"
+
+    def dump(self) -> dict[str, list[Any]]:
+        """Return the decisions as plain values."""
+        return {case: [one.choice, one.weights] for case, one in self.made.items()}
+
+    def load(self, saved: Mapping[str, Sequence[Any]]) -> None:
+        """Take decisions over, so that a run goes on with the same arithmetic.
+
+        Args:
+            saved: of :meth:`dump`.
+
+        Raises:
+            InputError: it is damaged.
+        """
+        try:
+            made = {str(case): Decision(str(choice), int(weights)) for case, (choice, weights) in saved.items()}
+        except (AttributeError, TypeError, ValueError) as error:
+            raise InputError(f"the saved choices of kernels are damaged: {error!r}") from error
+        wrong = {one.choice for one in made.values()} - set(CHOICES)
+        if wrong:
+            raise InputError(unknown("choice of kernels", sorted(wrong)[0], CHOICES))
+        self.made = made
+
+
+@attrs.frozen(eq=False)
+class Ways:
+    """The two ways to compute something, each of which runs once and has no effect on the model."""
+
+    sparse: Callable[[], None]
+    dense: Callable[[], None]
+
+
+def _measure(ways: Ways) -> float:
+    """Return the time of the kernels over that of torch: that of the fastest of several runs, taken in turns."""
+    for way in (ways.sparse, ways.dense):  # lists are made, and memory is allocated
+        way()
+    sparse, dense = float("inf"), float("inf")
+    for _ in range(_ROUNDS):
+        sparse, dense = min(sparse, _seconds(ways.sparse)), min(dense, _seconds(ways.dense))
+        if not 1 / _CLEAR < sparse / dense < _CLEAR:
+            break
+    return sparse / dense
+
+
+def _seconds(way: Callable[[], None]) -> float:
+    before = time.perf_counter()
+    way()
+    return time.perf_counter() - before

@@ -1,0 +1,118 @@
+"""One forward pass of a region: tensors in the kernels' layout, and what operations need to compute with them."""
+
+from functools import cache
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor
+
+from sparsecore.host.computation import NullTape, Tape
+from sparsecore.host.weights import WeightView
+from sparsecore_cpu.activations import Activation, InputNode
+from sparsecore_cpu.convolution import ListCache
+from sparsecore_cpu.operations import CpuOperations, of_batch
+from sparsecore_cpu.runtime import STORED, Buffer, Runtime
+from sparsecore_torch.sparse_training.regions.layouts import ARRAYS, Layout
+from sparsecore_torch.sparse_training.regions.weights import RegionInput, WeightUse, weight_use
+
+
+@attrs.frozen(eq=False)
+class KernelTensor:
+    """A tensor in the kernels' layout.
+
+    Attributes:
+        activation: its data.
+        shape: as torch sees it.
+        layout: how the data are stored.
+    """
+
+    activation: Activation
+    shape: tuple[int, ...]
+    layout: Layout
+
+    def with_activation(self, activation: Activation) -> "KernelTensor":
+        """Return another activation of the same form as a tensor of the same shape."""
+        return attrs.evolve(self, activation=activation)
+
+
+@cache
+def _resources(threads: int, is_half: bool) -> tuple[Runtime, ListCache]:
+    return Runtime.of(threads, STORED if is_half else np.float32), ListCache(threads)
+
+
+class Execution:
+    """One forward pass of a region.
+
+    Args:
+        is_differentiable: whether a backward pass may follow.
+        is_half: whether images are stored as bfloat16, as under autocast.
+    """
+
+    def __init__(self, *, is_differentiable: bool, is_half: bool) -> None:
+        self.threads = torch.get_num_threads()
+        self.runtime, lists = _resources(self.threads, is_half)
+        self.tape: Tape[Activation] = Tape() if is_differentiable else NullTape()
+        self.ops = CpuOperations(self.runtime, lists, self.tape, of_batch)
+        self.weights: dict[tuple[int, tuple[int, ...] | None], WeightUse] = {}
+        self.packed: dict[int, tuple[RegionInput, KernelTensor]] = {}
+
+    def images(self, value: Any, border: int = 1) -> KernelTensor:
+        """Return a value as images, or as pixels if it is stored as these.
+
+        Args:
+            value: an input of the region, (N, C, H, W), or the result of an operation.
+            border: the zero pixels around an image that its first reader needs.
+        """
+        return self._read(value, Layout.IMAGES, border)
+
+    def vectors(self, value: Any) -> KernelTensor:
+        """Return a value as vectors.
+
+        Args:
+            value: an input of the region, (..., features), or the result of an operation.
+        """
+        return self._read(value, Layout.VECTORS, 0)
+
+    def tensor(self, value: Any) -> KernelTensor:
+        """Return the result of an operation of this region, or of another one."""
+        return self._read(value, Layout.IMAGES if value.layout is None else value.layout, 1)
+
+    def stored_as(self, value: Any, layout: Layout) -> KernelTensor:
+        """Return a value in this layout, which is its own if it is a result of the kernels."""
+        return self._read(value, layout, 1)
+
+    def weight(self, value: RegionInput, shape: tuple[int, ...] | None = None) -> WeightView:
+        """Return a Parameter as a weight of an operation.
+
+        Args:
+            value: an input of the region.
+            shape: the shape that the operation takes it in; None for its own.
+        """
+        key = (id(value), shape)
+        if key not in self.weights:
+            self.weights[key] = weight_use(value, shape)
+        return self.weights[key].view
+
+    def pack(self, tensor: Tensor, layout: Layout, border: int = 1) -> Buffer:
+        """Copy a tensor into a buffer of the kernels'."""
+        form, array = ARRAYS[layout](tensor.detach().float(), border)
+        buffer = self.runtime.buffers.take(form)
+        self.runtime.kernels.pack(array, buffer.handle, self.threads)
+        return buffer
+
+    def unpack(self, buffer: Buffer, tensor: Tensor, layout: Layout) -> None:
+        """Copy a buffer of the kernels' into a tensor, float32, of the right shape."""
+        _, array = ARRAYS[layout](tensor, 0)
+        self.runtime.kernels.unpack(buffer.handle, array, self.threads)
+
+    def _read(self, value: Any, layout: Layout, border: int) -> KernelTensor:
+        if not isinstance(value, RegionInput):
+            made: KernelTensor = value
+            return made
+        if id(value) not in self.packed:
+            buffer = self.pack(value.tensor, layout, border)
+            activation = Activation(self.runtime, buffer.form, InputNode(buffer), value.needs_gradient)
+            self.packed[id(value)] = (value, KernelTensor(activation, tuple(value.tensor.shape), layout))
+        return self.packed[id(value)][1]

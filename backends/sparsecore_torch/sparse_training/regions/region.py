@@ -1,0 +1,237 @@
+"""A part of a compiled model that runs on the kernels as a whole, as one function of autograd."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
+from typing import Any
+from weakref import WeakValueDictionary
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from sparsecore.errors import InputError
+from sparsecore_torch._torch_internals import is_batched, keeps_graph
+from sparsecore_torch.sparse_training.regions.decisions import Decisions, Ways
+from sparsecore_torch.sparse_training.regions.execution import Execution, KernelTensor
+from sparsecore_torch.sparse_training.regions.program import Program
+from sparsecore_torch.sparse_training.regions.weights import RegionInput
+
+
+class Region(nn.Module):
+    """Computes a part of a graph by the kernels, or by torch where that is faster or the kernels cannot.
+
+    Args:
+        graph: the part.
+        tensors: the names of the sparse tensors that it multiplies by.
+        decisions: whether the kernels compute it.
+    """
+
+    def __init__(self, graph: fx.GraphModule, tensors: Sequence[str], decisions: Decisions) -> None:
+        super().__init__()
+        self.graph = graph
+        self.tensors = tuple(dict.fromkeys(tensors))
+        self._decisions = decisions
+        self._program = Program.of(graph.graph)
+
+    def forward(self, *given: Any) -> tuple[Tensor, ...]:
+        """Compute the results."""
+        program = self._program
+        is_differentiable = torch.is_grad_enabled() and any(
+            isinstance(one, Tensor) and one.requires_grad for one in given
+        )
+        if program.needs_torch(given) or not self._takes_sparse(given, is_differentiable):
+            in_torch: tuple[Tensor, ...] = self.graph(*given)
+            return in_torch
+        if is_differentiable:
+            return _run_region(program, torch.is_autocast_enabled("cpu"), *given)
+        return _run_forward(program, given)
+
+    def _takes_sparse(self, given: Sequence[Any], is_differentiable: bool) -> bool:
+        sizes = ["×".join(map(str, given[number].shape)) for number in self._program.activations]
+        mode = ["training" if is_differentiable else "evaluation", f"{torch.get_num_threads()} threads"]
+        mode += ["bfloat16"] if torch.is_autocast_enabled("cpu") else []
+        more = f" and {len(self.tensors) - 1} more" if len(self.tensors) > 1 else ""
+        case = f"{self.tensors[0]}{more}: {', '.join([*sizes, *mode])}"
+        weights = self._program.weights(given)
+        return self._decisions.takes_sparse(case, self.tensors, weights, lambda: self._ways(given, is_differentiable))
+
+    def _ways(self, given: Sequence[Any], is_differentiable: bool) -> Ways:
+        """Return both ways to compute the results, and their gradients, from copies of what they write to."""
+        program, written = self._program, self._program.written
+        copies = [one.clone() if number in written else one for number, one in enumerate(given)]
+        needs_gradient = [isinstance(one, Tensor) and one.requires_grad for one in given]
+        leaves = [
+            one.detach().requires_grad_(needed) if isinstance(one, Tensor) and number not in written else one
+            for number, (one, needed) in enumerate(zip(copies, needs_gradient, strict=True))
+        ]
+        is_half = torch.is_autocast_enabled("cpu")
+
+        def sparse() -> None:
+            run = Execution(is_differentiable=is_differentiable, is_half=is_half)
+            with torch.no_grad(), _unchanged_generator():
+                inputs, made = program.run(run, copies, needs_gradient)
+                results = [result.unpack(run, one) for result, one in zip(program.results, made, strict=True)]
+                if is_differentiable:
+                    _Forward(run, inputs, made).backward(results, keep=False)
+
+        def dense() -> None:
+            with _unchanged_generator():
+                results: tuple[Tensor, ...] = self.graph(*leaves)
+                if is_differentiable:
+                    wanted = [one for one, needed in zip(leaves, needs_gradient, strict=True) if needed]
+                    made = [one for one in results if one.requires_grad]
+                    gradients = [one.detach() for one in made]
+                    torch.autograd.grad(made, wanted, gradients, allow_unused=True)
+
+        return Ways(sparse, dense)
+
+
+@contextmanager
+def _unchanged_generator() -> Iterator[None]:
+    state = torch.get_rng_state()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+
+
+def _run_forward(program: Program, given: Sequence[Any]) -> tuple[Tensor, ...]:
+    run = Execution(is_differentiable=False, is_half=torch.is_autocast_enabled("cpu"))
+    with torch.no_grad():
+        _, made = program.run(run, given, [False] * len(given))
+        return tuple(result.unpack(run, one) for result, one in zip(program.results, made, strict=True))
+
+
+@attrs.frozen(eq=False)
+class _Forward:
+    """A forward pass that has been run, and whose backward pass may follow.
+
+    Attributes:
+        run: has the tape.
+        inputs: the tensors that the region was given.
+        made: its results.
+    """
+
+    run: Execution
+    inputs: list[RegionInput]
+    made: list[KernelTensor]
+
+    def backward(self, gradients: Sequence[Tensor | None], *, keep: bool) -> dict[int, Tensor | None]:
+        """Compute the gradients of the inputs, by the identity of each tensor.
+
+        Args:
+            gradients: of the results; None for those that the loss does not depend on.
+            keep: whether another backward pass may follow.
+        """
+        uses = self.run.weights.values()
+        for use in uses:
+            use.view.gradient.fill(0)
+        for one, gradient in zip(self.made, gradients, strict=True):
+            if gradient is not None:
+                border = one.activation.form.border
+                one.activation.start_gradient(self.run.pack(gradient, one.layout, border))
+        self.run.tape.run_backward(keep=keep)
+        # the gradients of weights are complete only when those of the inputs have been computed
+        totals = {id(given.tensor): self._total(given) for given in self.inputs if given.needs_gradient}
+        for use in uses:
+            if use.source.needs_gradient:
+                use.finish(keep=keep)
+        for given in self.inputs:
+            total = totals.get(id(given.tensor))
+            if given.gradient is not None:
+                totals[id(given.tensor)] = given.gradient if total is None else total + given.gradient
+                given.gradient = None
+        return totals
+
+    def _total(self, given: RegionInput) -> Tensor | None:
+        """Return the gradient of an input that is read as an activation."""
+        packed = self.run.packed.get(id(given))
+        if packed is None or not packed[1].activation.has_gradient:
+            return None
+        activation, layout = packed[1].activation, packed[1].layout
+        total = torch.empty_like(given.tensor, dtype=torch.float32)
+        self.run.unpack(activation.gradient.total(self.run.runtime, activation.form), total, layout)
+        return total.to(given.tensor.dtype)
+
+
+class _Token(np.ndarray[Any, np.dtype[np.int64]]):
+    """The memory of a tensor that stands for a forward pass, which lives as long as that memory."""
+
+    forward: _Forward
+
+
+_numbers = count()
+_tokens: WeakValueDictionary[int, _Token] = WeakValueDictionary()
+
+
+def _token_of(forward: _Forward) -> Tensor:
+    """Return a tensor that autograd can save in place of the forward pass.
+
+    So the pass is freed when autograd frees what it has saved, and is run again where saved tensors are computed again
+    (activation checkpointing).
+    """
+    token = np.array([next(_numbers)]).view(_Token)
+    token.forward = forward
+    _tokens[int(token[0])] = token
+    return torch.from_numpy(token)
+
+
+def _forward_of(token: Tensor) -> _Forward:
+    try:
+        return _tokens[int(token)].forward
+    except KeyError:
+        raise RuntimeError(
+            "what a region of sparse layers saved for the backward pass has been copied elsewhere, as "
+            "torch.autograd.graph.save_on_cpu does; take kernels='dense' with it"
+        ) from None
+
+
+class _RegionFunction(torch.autograd.Function):
+    """A region's arguments to its results."""
+
+    @staticmethod
+    def forward(ctx: Any, program: Program, is_half: bool, *given: Any) -> tuple[Tensor, ...]:
+        run = Execution(is_differentiable=True, is_half=is_half)
+        inputs, made = program.run(run, given, ctx.needs_input_grad[2:])
+        results = tuple(result.unpack(run, one) for result, one in zip(program.results, made, strict=True))
+        # the weights are saved for autograd's check that nothing has written to them before the backward pass
+        weights = [use.source.tensor for use in run.weights.values()]
+        ctx.save_for_backward(_token_of(_Forward(run, inputs, made)), *weights)
+        ctx.given = [id(one) if isinstance(one, Tensor) else None for one in given]
+        ctx.set_materialize_grads(False)
+        return results
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        for gradient in gradients:
+            if gradient is not None:
+                check_first_order(gradient)
+        token, *_ = ctx.saved_tensors
+        found = _forward_of(token).backward(gradients, keep=keeps_graph())
+        return None, None, *(found.get(one) for one in ctx.given)
+
+
+_run_region: Callable[..., tuple[Tensor, ...]] = _RegionFunction.apply
+
+
+def check_first_order(gradient: Tensor) -> None:
+    """Check that one ordinary backward pass is running.
+
+    Args:
+        gradient: of an output.
+
+    Raises:
+        InputError: several backward passes run at once, or this one is to be differentiated itself.
+    """
+    if is_batched(gradient):
+        raise InputError(
+            "layers that run through the sparse kernels compute one backward pass at a time, and this one is of "
+            "several at once (is_grads_batched=True, vectorize=True); take kernels='dense', or one gradient at a time"
+        )
+    if torch.is_grad_enabled():
+        raise InputError(
+            "layers that run through the sparse kernels can be differentiated once, and this backward pass is to be "
+            "differentiated itself (create_graph=True); take kernels='dense' for second derivatives"
+        )

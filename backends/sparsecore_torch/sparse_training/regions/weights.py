@@ -1,0 +1,160 @@
+"""The weights of a region's operations: sparse, of masked or compact storage, or dense."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import attrs
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+from sparsecore.engine.topology import Topology
+from sparsecore.host.weights import WeightView
+from sparsecore_torch.arrays import active_indices
+from sparsecore_torch.sparse_training.regions.layouts import Layout
+from sparsecore_torch.sparse_training.storage.compact_weights import CompactWeights
+from sparsecore_torch.sparse_training.storage.sparse_weights import SparseWeight, find
+
+
+@attrs.define(eq=False)
+class RegionInput:
+    """A tensor that a region is given.
+
+    Attributes:
+        tensor: the tensor.
+        layout: how another region stored it, as whose result it comes; None for other tensors.
+        needs_gradient: whether its gradient is asked for.
+        gradient: the sum of the gradients of its uses as a weight; None before the backward pass.
+    """
+
+    tensor: Tensor
+    layout: Layout | None
+    needs_gradient: bool
+    gradient: Tensor | None = None
+
+
+@attrs.frozen(eq=False)
+class CompactWeight:
+    """A weight of compact storage.
+
+    Attributes:
+        source: the N values of the model.
+        weights: those of the model.
+        index: of the tensor in the layout.
+    """
+
+    source: RegionInput
+    weights: CompactWeights
+    index: int
+
+    def use(self, shape: tuple[int, ...] | None) -> "WeightUse":
+        """Return it as an operation reads it; the shape is None for its own."""
+        weights, topology, index = self.weights, self.weights.topology, self.index
+        weights.check()
+        owner = _owner_of(topology, index)
+        values = self.source.tensor.detach()[topology.bounds[index] : topology.bounds[index + 1]].numpy()
+        view = _view(owner.shape if shape is None else shape, owner.positions, values, owner)
+
+        def give(entries: Tensor) -> None:
+            weights.check_topology(topology)
+            if self.source.gradient is None:
+                self.source.gradient = torch.zeros(topology.size)
+            self.source.gradient[topology.bounds[index] : topology.bounds[index + 1]] += entries
+
+        return WeightUse(view, self.source, give)
+
+
+@attrs.frozen(eq=False)
+class WeightUse:
+    """A weight as an operation reads it.
+
+    Attributes:
+        view: the active entries, and the sum of their gradients.
+        source: the input that stores the values.
+        give: adds the gradients of the entries, (count,), to the gradient of the source.
+    """
+
+    view: WeightView
+    source: RegionInput
+    give: Callable[[Tensor], None]
+
+    def finish(self, *, keep: bool) -> None:
+        """Hand the gradient of the entries to the source.
+
+        Args:
+            keep: whether another backward pass may follow, so that the memory cannot be given away.
+        """
+        gradient = self.view.gradient.copy() if keep else self.view.gradient
+        self.give(torch.from_numpy(gradient))
+
+
+def weight_use(source: RegionInput | CompactWeight, shape: tuple[int, ...] | None) -> WeightUse:
+    """Return what a region is given as a weight, by its active entries where it is sparse.
+
+    Args:
+        source: a Parameter, or a weight of compact storage.
+        shape: the shape that the operation takes it in; None for its own.
+    """
+    if isinstance(source, CompactWeight):
+        return source.use(shape)
+    weight = find(source.tensor)
+    shape = tuple(source.tensor.shape) if shape is None else shape
+    return _dense_use(source, shape) if weight is None else _masked_use(source, weight, shape)
+
+
+def _masked_use(source: RegionInput, weight: SparseWeight, shape: tuple[int, ...]) -> WeightUse:
+    weight.check()
+    view = _view(shape, weight.indices.numpy(), weight.entries(source.tensor).numpy(), weight)
+
+    def give(entries: Tensor) -> None:
+        source.gradient = weight.add_to(source.gradient, entries)
+
+    return WeightUse(view, source, give)
+
+
+@attrs.frozen(eq=False)
+class _Owner:
+    """The shape and the active positions of a weight; the kernels' lists live as long as it does."""
+
+    shape: tuple[int, ...]
+    positions: NDArray[np.intp]
+
+
+_compact_owners: WeakKeyDictionary[Topology, dict[int, _Owner]] = WeakKeyDictionary()
+
+
+def _owner_of(topology: Topology, index: int) -> _Owner:
+    owners = _compact_owners.setdefault(topology, {})
+    if index not in owners:
+        owners[index] = _Owner(topology.layout.shapes[index], active_indices(topology, index).numpy())
+    return owners[index]
+
+
+_dense_weights: Any = WeakIdKeyDictionary()
+
+
+def _dense_use(source: RegionInput, shape: tuple[int, ...]) -> WeightUse:
+    tensor = source.tensor
+    owner = _dense_weights.get(tensor)
+    if owner is None or len(owner.positions) != tensor.numel():
+        owner = _dense_weights[tensor] = _Owner(tuple(tensor.shape), np.arange(tensor.numel()))
+    view = _view(shape, owner.positions, tensor.detach().reshape(-1).numpy(), owner)
+
+    def give(entries: Tensor) -> None:
+        own = entries.view(tensor.shape)
+        source.gradient = own if source.gradient is None else source.gradient + own
+
+    return WeightUse(view, source, give)
+
+
+def _view(shape: tuple[int, ...], positions: NDArray[Any], values: NDArray[Any], owner: object) -> WeightView:
+    return WeightView(shape, positions, values, np.zeros(len(values), np.float32), owner)
+
+
+def is_all(view: WeightView) -> bool:
+    """Return whether a weight is active everywhere."""
+    return len(view.positions) == math.prod(view.shape)
