@@ -5,7 +5,6 @@
 
 namespace SPARSECORE_VARIANT {
 
-typedef int32_t Integers __attribute__((vector_size(LANES * sizeof(int32_t)), may_alias));
 typedef uint32_t Words __attribute__((vector_size(LANES * sizeof(uint32_t)), may_alias));
 
 inline Vector broadcast(float value) { return zeros() + value; }
@@ -31,39 +30,30 @@ inline Vector polynomial(const float (&coefficients)[COUNT], Vector x) {
   return value;
 }
 
-// exp(x) as 2^exponent * (1 + fraction) with a fraction between sqrt(1/2) - 1 and sqrt(2) - 1.
+// exp(x) as factor * (1 + fraction), where the factor is a power of 2 and the fraction is between sqrt(1/2) - 1 and
+// sqrt(2) - 1. Numbers below the smallest normal float become zero, those from 88.4 on infinite.
 struct Exponential {
-  Words exponent;  // in two's complement, because of NaN arbitrary bits are added and shifted
-  Vector fraction;
+  Vector factor, fraction;
 
-  // 2^exponent as the product of two factors, because a float's exponent does not reach as far down as the smallest
-  // floats do.
-  Vector scaled(Vector value) const {
-    const Words half = reinterpret_cast<Words>(reinterpret_cast<Integers>(exponent) >> 1);
-    return value * power_of_two(half) * power_of_two(exponent - half);
-  }
-
-  Vector value() const { return scaled(fraction + 1.0f); }
-
-  // exp(x) - 1; for x of at most 88.
-  Vector minus_one() const { return scaled(fraction) + (scaled(broadcast(1.0f)) - 1.0f); }
-
- private:
-  static Vector power_of_two(Words exponent) { return reinterpret_cast<Vector>((exponent + 127) << 23); }
+  Vector value() const { return (fraction + 1.0f) * factor; }
+  Vector minus_one() const { return fraction * factor + (factor - 1.0f); }
 };
 
 // Of x + low; `low` is what x lacks in precision.
 inline Exponential exponential(Vector x, Vector low = zeros()) {
   // Adding this rounds a small number to an integer, which is then in the lowest bits.
   constexpr float ROUNDER = 12582912.0f;  // 1.5 * 2^23
-  constexpr uint32_t ROUNDER_BITS = 0x4B400000;
+  constexpr uint32_t ROUNDER_BITS = 0x4B400000, EXPONENT_BIAS = 127, FRACTION_BITS = 23;
   constexpr float LOG2_E = 1.44269504f, LN2_HIGH = 0.693359375f, LN2_LOW = -2.12194440e-4f;
+  constexpr float LOWEST = -87.33f, HIGHEST = 89.0f;  // from log(2^-126) up to more than log(2^127.5)
   // (exp(r) - 1 - r) / r^2 for |r| <= log(2) / 2
   constexpr float COEFFICIENTS[] = {0.5f, 0.16666666f, 0.041666362f, 0.0083333896f, 0.0013940631f, 0.00019845879f};
-  const Vector limited = at_most(at_least(x, -104.0f), 89.0f);  // beyond, the result is zero or infinite
+  const Vector limited = at_most(at_least(x, LOWEST), HIGHEST);
   const Vector shifted = limited * LOG2_E + ROUNDER, multiple = shifted - ROUNDER;
   const Vector rest = limited - multiple * LN2_HIGH - multiple * LN2_LOW + low;
-  return {reinterpret_cast<Words>(shifted) - ROUNDER_BITS, polynomial(COEFFICIENTS, rest) * (rest * rest) + rest};
+  const Words exponent = reinterpret_cast<Words>(shifted) - (ROUNDER_BITS - EXPONENT_BIAS);
+  const Vector power = reinterpret_cast<Vector>(exponent << FRACTION_BITS);
+  return {x < broadcast(LOWEST) ? zeros() : power, polynomial(COEFFICIENTS, rest) * (rest * rest) + rest};
 }
 
 inline Vector exp(Vector x) { return exponential(x).value(); }
