@@ -158,13 +158,12 @@ def _packed(kept: NDArray[Any], form: Form, lanes: int) -> Kept:
     if kept.shape == shape:
         return np.ascontiguousarray(own)
     packed = np.zeros(shape, np.uint8)
-    by_image = own.reshape(form.images, form.height, form.width, form.channels)
+    if form.features:
+        packed.reshape(form.channels, -1)[:, : form.images] = own.T
+        return packed
     for lane in range(lanes):
-        images = by_image[lane::lanes]
-        if form.features:
-            packed[0, 0, :, : len(images), lane] = images[:, 0, 0].T
-        else:
-            packed[: len(images), ..., lane] = images.transpose(0, 1, 3, 2)
+        images = own[lane::lanes]
+        packed[: len(images), ..., lane] = images.transpose(0, 1, 3, 2)
     return packed
 
 
