@@ -71,7 +71,7 @@ class Call:
             shape = tuple(max(0, side + self.random.choice([-1, 0, 1, 2])) for side in shape)
         if self.odd(0.3):
             shape = self.random.choice([shape[:-1], (*shape, 1), (), (0, *shape[1:]), shape[::-1], (1,) * 9])
-        if dtype in {"f4", "f8", "i4", "u2", "u1"}:
+        if dtype in {"f4", "f8", "i4", "i8", "u2", "u1"}:
             array = self.memory(shape, dtype)
             fill = self.random.choice(FLOATS) if dtype[0] == "f" else self.random.choice([0, 1, 2])
             array[...] = fill
@@ -105,9 +105,9 @@ class Call:
             ])()  # fmt: skip
 
     @staticmethod
-    def takes(array: Any, count: int) -> bool:
+    def takes(array: Any, count: int, dtype: type = np.int32) -> bool:
         """Whether these are so many integers of the right type that can be filled in."""
-        plain = isinstance(array, np.ndarray) and array.shape == (count,) and array.dtype == np.int32
+        plain = isinstance(array, np.ndarray) and array.shape == (count,) and array.dtype == dtype
         return plain and array.flags.writeable
 
     def form(self) -> tuple[int, int, int, int, int]:

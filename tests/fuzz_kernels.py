@@ -285,6 +285,37 @@ def by_rows(call: Call) -> None:
     call.do(made.run, call.threads())
 
 
+def linear(call: Call) -> None:
+    """Sparse linear layers."""
+    draw = call.random.randint
+    images, inputs, outputs = draw(1, 30 * call.lanes), draw(1, 200), draw(1, 60)
+    if call.random.random() < 0.02:
+        inputs = draw(2**16 - 1, 2**16 + 200)
+    count = draw(0, min(inputs * outputs, 300))
+    positions = call.array("i8", count)
+    if call.takes(positions, count, np.int64):
+        positions[...] = sorted(call.random.sample(range(inputs * outputs), count))
+        if call.odd() and count:
+            positions[draw(0, count - 1)] = call.random.choice([-1, 0, inputs * outputs, 2**62, -(2**63)])
+    pattern = call.do(_kernels.SparsityPattern, positions, call.integer(outputs), call.integer(inputs))
+    if call.random.random() < 0.3:
+        call.change()
+    kernels = _kernels.LinearKernels(call.kernels.name)
+    x, out, gradient, made = (call.features(images, side) for side in (inputs, outputs, outputs, inputs))
+    if call.odd():
+        out = x
+    values, gradients = call.array("f4", count), call.array("f4", count)
+    start = call.random.choice([None, out, call.features(images, outputs)])
+    behind = call.random.choice([None, made, call.features(images, inputs)])
+    sums = call.random.choice([None, call.array("f8", outputs, 2)])
+    call.random.choice([
+        lambda: call.do(kernels.forward, x, out, start, pattern, values, sums, call.threads()),
+        lambda: call.do(kernels.weight_gradient, x, gradient, pattern, gradients, call.threads()),
+        lambda: call.do(kernels.input_gradient, gradient, pattern, values, made, behind, call.threads()),
+        lambda: call.do(kernels.backward, x, gradient, pattern, values, gradients, made, behind, call.threads()),
+    ])()  # fmt: skip
+
+
 ENTRIES = (
     convolution,
     convolution,
@@ -301,6 +332,8 @@ ENTRIES = (
     pictures,
     lists,
     by_rows,
+    linear,
+    linear,
 )
 REFUSALS = (ValueError, TypeError, MemoryError)
 

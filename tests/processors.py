@@ -30,6 +30,7 @@ ARITHMETIC = (
     "cpu_convolution",
     "cpu_image_networks",
     "cpu_inference*",
+    "cpu_linear",
     "cpu_networks",
     "cpu_normalization",
     "cpu_operations",

@@ -26,8 +26,8 @@ from sparsecore.errors import InputError
 from sparsecore.host.weights import WeightView
 from sparsecore_cpu import operations
 from sparsecore_cpu.activations import Activation, InputNode
-from sparsecore_cpu.convolution import ListCache
 from sparsecore_cpu.operations import CpuOperations, NullTape
+from sparsecore_cpu.weighted import ListCache
 
 FloatArray = NDArray[np.float32]
 

@@ -13,7 +13,7 @@ from test_numpy_learner import batch_of, reallocation_of, task_of
 
 from sparsecore.learning.protocols import Learner, Task
 from sparsecore_cpu import CpuBackend
-from sparsecore_cpu.convolution import WeightList
+from sparsecore_cpu.weighted import CachedLists
 from sparsecore_models.lenet import LeNet
 
 
@@ -25,41 +25,40 @@ def trained(density: float = 0.1) -> tuple[Learner, Task]:
     return learner, task
 
 
-def listed(task: Task) -> int:
-    """Entries of all lists: forward all weights, backward those of all layers but the first."""
+def twice(task: Task) -> int:
+    """Entries by output, of all weights, and by input, of those of all layers but the first."""
     return 2 * task.topology.size - int(task.topology.counts[0])
 
 
-def test_the_copies_of_values_in_lists_count_as_values() -> None:
+def test_sparse_linear_layers_keep_no_copies_of_values() -> None:
     learner, task = trained()
     dense = (p for p in task.parameters if p.trained and not p.sparse)
     weights = task.topology.size + sum(math.prod(parameter.shape) for parameter in dense)
     values = learner.memory().values
-    assert values.theoretical == 4 * weights
-    assert values.measured == 4 * (weights + listed(task))
+    assert values.theoretical == values.measured == 4 * weights
 
 
-def test_positions_of_weights_in_lists_count_as_indices() -> None:
+def test_positions_of_weights_as_the_kernels_read_them_count_as_indices() -> None:
     learner, task = trained()
     before = CpuBackend(1).learner(task).memory().indices
     indices = learner.memory().indices
     assert before.theoretical == indices.theoretical == task.topology.positions.nbytes
     grown = indices.measured - before.measured
-    # of each entry which weight it is and where it reads, and where each output's entries start
-    outputs = sum(sum(shape) for shape in task.topology.layout.shapes) - task.topology.layout.shapes[0][1]
-    assert 2 * 4 * listed(task) < grown <= 2 * 4 * listed(task) + 4 * 8 * (outputs + 6)
+    # 16 bits for each weight in each direction, and where the weights of each row start, in at most three tables
+    rows = sum(sum(shape) for shape in task.topology.layout.shapes)
+    assert 2 * twice(task) < grown <= 2 * twice(task) + 3 * 4 * 3 * rows
 
 
 def test_lists_of_dense_tensors_count_their_padding_zeros() -> None:
     learner, task = trained(density=1.0)
     memory = learner.memory()
-    assert memory.values.measured - memory.values.theoretical >= 4 * listed(task)
-    assert memory.indices.measured > memory.indices.theoretical + 4 * listed(task)
+    assert memory.values.measured - memory.values.theoretical >= 4 * twice(task)
+    assert memory.indices.measured > memory.indices.theoretical + 4 * twice(task)
 
 
 def test_lists_of_former_positions_are_neither_kept_nor_counted() -> None:
     learner, task = trained()
-    gone: list[Any] = [weakref.ref(one) for one in gc.get_objects() if type(one) is WeightList]
+    gone: list[Any] = [weakref.ref(one) for one in gc.get_objects() if type(one) is CachedLists]
     assert gone
     learner.reallocate(reallocation_of(task, learner.values))
     gc.collect()

@@ -21,9 +21,9 @@ from sparsecore.errors import InputError
 from sparsecore.host.computation import Tape
 from sparsecore_cpu import normalization
 from sparsecore_cpu.activations import Activation, InputNode
-from sparsecore_cpu.convolution import ListCache
 from sparsecore_cpu.operations import CpuOperations, of_batch
 from sparsecore_cpu.runtime import kernel_names
+from sparsecore_cpu.weighted import ListCache
 
 few = settings(max_examples=40)
 each_machine = pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.kernels.name)

@@ -22,9 +22,9 @@ from sparsecore.host.computation import Tape
 from sparsecore_cpu import dropout as dropouts
 from sparsecore_cpu import products
 from sparsecore_cpu.activations import Activation, InputNode
-from sparsecore_cpu.convolution import ListCache
 from sparsecore_cpu.operations import CpuOperations, of_batch
 from sparsecore_cpu.runtime import Form, kernel_names
+from sparsecore_cpu.weighted import ListCache
 
 few = settings(max_examples=25)
 each_machine = pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.kernels.name)

@@ -21,6 +21,7 @@ namespace nb = nanobind;
 namespace sparsecore {
 
 void add_weight_lists(nb::module_& module);
+void add_linear(nb::module_& module);
 void add_pointwise(nb::module_& module, nb::class_<Bindings>& kernels);
 void add_products(nb::class_<Bindings>& kernels);
 void add_normalization(nb::class_<Bindings>& kernels);
@@ -233,6 +234,7 @@ Vectors by channel are float32. ``sums`` are (channels, 2) of float64, and are a
   add_normalization(kernels);
   add_row_convolution(module);
   add_weight_lists(module);
+  add_linear(module);
   add_threads(module);
   module.attr("BUNDLE") = BUNDLE;
 }

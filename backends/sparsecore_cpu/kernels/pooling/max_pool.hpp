@@ -83,41 +83,43 @@ inline void max_pool(const MaxPoolParams& params) {
   });
 }
 
-// Rows of the input's gradient in floats, to which windows add; each is written out when no window reaches it any more.
+// Rows of some channels of the input's gradient in floats, to which windows add; each is written out when no window
+// reaches it any more.
 class GradientRows {
  public:
-  GradientRows(const MaxPoolBackwardParams& params, int64_t block, int64_t channel, Scratch& scratch)
+  GradientRows(const MaxPoolBackwardParams& params, int64_t block, int64_t first_channel, int64_t last_channel,
+               Scratch& scratch)
       : params_(params),
         block_(block),
-        channel_(channel),
-        floats_(scratch.request(params.tallest * params.width * LANES)) {}
-
-  // The sums over all rows that were written.
-  const double* sums() const { return sums_; }
+        first_(first_channel),
+        last_(last_channel),
+        floats_(scratch.request((last_ - first_) * params.tallest * params.width * LANES)) {}
 
   // Writes the rows before `first`, and makes those before `last` ready.
   void move_to(int64_t first, int64_t last) {
     for (; written_ < first; written_++) {
       if (ready_ == written_) clear(ready_++);
-      write(written_);
+      for (int64_t channel = first_; channel < last_; channel++) write(written_, channel);
     }
-    for (; ready_ < last; ready_++) clear(ready_);
+    while (ready_ < last) clear(ready_++);
   }
 
-  float* row(int64_t number) const { return floats_ + number % params_.tallest * params_.width * LANES; }
+  float* row(int64_t number, int64_t channel) const {
+    return floats_ + (number % params_.tallest * (last_ - first_) + channel - first_) * params_.width * LANES;
+  }
 
  private:
   void clear(int64_t number) const {
-    float* floats = row(number);
-    for (int64_t column = 0; column < params_.width; column++) store(floats + column * LANES, zeros());
+    float* floats = row(number, first_);
+    for (int64_t i = 0; i < (last_ - first_) * params_.width; i++) store(floats + i * LANES, zeros());
   }
 
-  void write(int64_t number) {
-    const float* floats = row(number);
-    Stored* to = line(params_.out, block_, number, channel_);
+  void write(int64_t number, int64_t channel) const {
+    const float* floats = row(number, channel);
+    Stored* to = line(params_.out, block_, number, channel);
     const Stored* start = same_position(params_.add, to, params_.out);
     const ReluMask* mask = params_.mask;
-    const Stored* input = mask ? line(mask->input, block_, number, channel_) : nullptr;
+    const Stored* input = mask ? line(mask->input, block_, number, channel) : nullptr;
     Vector total = zeros(), products = zeros();
     for (int64_t column = 0; column < params_.width; column++) {
       const int64_t offset = column * params_.out.pixel_stride;
@@ -125,52 +127,61 @@ class GradientRows {
       if (start) gradient += load(start + offset);
       if (mask) {
         const Vector x = load(input + column * mask->input.pixel_stride);
-        gradient = mask->scale[channel_] * x + mask->shift[channel_] > zeros() ? gradient : zeros();
-        total += gradient, products += gradient * (x - mask->mean[channel_]);
+        gradient = mask->scale[channel] * x + mask->shift[channel] > zeros() ? gradient : zeros();
+        total += gradient, products += gradient * (x - mask->mean[channel]);
       }
       store(to + offset, gradient);
     }
-    if (mask) sums_[0] += sum(total), sums_[1] += sum(products);
+    if (!mask) return;
+    double* sums = params_.sums + (block_ * params_.extent.channels + channel) * 2;
+    sums[0] += sum(total), sums[1] += sum(products);
   }
 
   const MaxPoolBackwardParams& params_;
-  int64_t block_, channel_;
+  int64_t block_, first_, last_;  // the channels [first, last)
   float* floats_;
-  double sums_[2] = {0, 0};
   int64_t written_ = 0, ready_ = 0;  // the next row to write, and to clear
 };
+
+// The channels of one task: rows of several channels are contiguous in memory.
+constexpr int64_t POOLED_CHANNELS = 8;
 
 inline void max_pool_backward(const MaxPoolBackwardParams& params) {
   const ActivationView &x = params.x.pixels, &gradient = params.gradient;
   const Windows& windows = params.windows;
   const Extent& extent = params.extent;
-  parallel_for(extent.blocks * extent.channels, params.threads, [&](int64_t task) {
+  const int64_t ranges = (extent.channels + POOLED_CHANNELS - 1) / POOLED_CHANNELS;
+  for (int64_t i = 0; params.mask && i < extent.blocks * extent.channels * 2; i++) params.sums[i] = 0;
+  parallel_for(extent.blocks * ranges, params.threads, [&](int64_t task) {
     static thread_local Scratch scratch;
-    const int64_t block = task / extent.channels, channel = task % extent.channels;
-    const Stored* from = line(x, block, 0, channel);
-    GradientRows rows(params, block, channel, scratch);
-    static thread_local std::vector<float*> reached;  // the rows of a window
-    reached.resize(params.tallest);
+    const int64_t block = task / ranges, first = task % ranges * POOLED_CHANNELS;
+    const int64_t last = std::min(extent.channels, first + POOLED_CHANNELS);
+    GradientRows rows(params, block, first, last, scratch);
+    static thread_local std::vector<float*> addresses;
+    addresses.resize(params.tallest);
+    float** const reached = addresses.data();  // the rows of a window
     for (int64_t row = 0; row < extent.height; row++) {
       rows.move_to(windows.first_row[row], windows.last_row[row]);
-      const Stored* given = line(gradient, block, row, channel);
       const int64_t height = windows.last_row[row] - windows.first_row[row];
-      for (int64_t r = 0; r < height; r++) reached[r] = rows.row(windows.first_row[row] + r);
-      with_pixels_of(params.x, channel, [&](auto reader) {
-        for (int64_t column = 0; column < extent.width; column++) {
-          const Integers found = Largest(reader, from, x, windows, row, column).number;
-          const Vector own = load(given + column * gradient.pixel_stride);
-          int32_t count = 0;
-          for (int64_t r = 0; r < height; r++)
-            for (int64_t c = windows.first_column[column]; c < windows.last_column[column]; c++, count++) {
-              float* to = reached[r] + c * LANES;
-              store(to, load(to) + (found == Integers{} + count ? own : zeros()));
-            }
-        }
-      });
+      for (int64_t channel = first; channel < last; channel++) {
+        const Stored *from = line(x, block, 0, channel), *given = line(gradient, block, row, channel);
+        for (int64_t r = 0; r < height; r++) reached[r] = rows.row(windows.first_row[row] + r, channel);
+        with_pixels_of(params.x, channel, [&](auto reader) {
+          for (int64_t column = 0; column < extent.width; column++) {
+            const Integers found = Largest(reader, from, x, windows, row, column).number;
+            const Vector own = load(given + column * gradient.pixel_stride);
+            const int64_t begin = windows.first_column[column], end = windows.last_column[column];
+            int32_t count = 0;
+            for (int64_t r = 0; r < height; r++)
+              for (int64_t c = begin; c < end; c++, count++) {
+                float* to = reached[r] + c * LANES;
+                store(to, load(to) + (found == Integers{} + count ? own : zeros()));
+              }
+          }
+        });
+      }
     }
     rows.move_to(params.height, params.height);
-    if (params.mask) std::copy(rows.sums(), rows.sums() + 2, params.sums + task * 2);
   });
 }
 

@@ -41,8 +41,8 @@ bool is_marked_as_forked() {
   return flags & FORKED_WITHOUT_EXECUTION;
 }
 
+// Whether OpenMP's threads may be those of the parent alone. From the first call on, forks are noticed on all systems.
 bool is_forked() {
-  // without a lock around it, as a fork may come at any time
   static std::once_flag once;
   std::call_once(once, [] {
     has_forked = is_marked_as_forked();

@@ -6,6 +6,6 @@
 namespace sparsecore {
 
 // Runs all tasks of the job on at most `threads` threads, the calling one among them. Several callers take turns.
-void run_on_thread_pool(Job& job, int threads);
+void run_on_own_threads(Job& job, int threads);
 
 }  // namespace sparsecore

@@ -1,120 +1,24 @@
-#include <pthread.h>
+#include "runtime/thread_pool.hpp"
 
 #include <algorithm>
-#include <atomic>
-#include <chrono>
-#include <condition_variable>
-#include <memory>
-#include <mutex>
-#include <thread>
-#include <vector>
 
+#include "runtime/job.hpp"
+#include "runtime/openmp_team.hpp"
 #include "runtime/own_threads.hpp"
 
 namespace sparsecore {
-namespace {
 
-// The kernels of one training step follow each other closely, so an idle thread polls for a short while before it goes
-// to sleep. A sleeping thread takes nothing from other programs, such as the threads of torch and of BLAS.
-constexpr auto POLLING_TIME = std::chrono::microseconds(50);
+std::atomic<int64_t> scratch_requests_until_failure{-1};
 
-class ThreadPool {
- public:
-  void run(Job& job, int threads) {
-    std::lock_guard<std::mutex> one_caller_at_a_time(callers_);
-    const int helpers = start_threads(threads - 1);
-    Assignment assignment{&job, {helpers}};
-    for (int helper = 0; helper < helpers; helper++) mailboxes_[helper]->put(&assignment);
-    job.run_tasks(0);
-    for (int helper = 0; helper < helpers; helper++)
-      if (mailboxes_[helper]->withdraw()) assignment.running_helpers.fetch_sub(1, std::memory_order_relaxed);
-    while (assignment.running_helpers.load(std::memory_order_acquire) > 0) std::this_thread::yield();
+void parallel_for(int64_t count, int threads, const std::function<void(int64_t)>& task) {
+  // tasks that start tasks run these alone, as all threads are busy
+  if (count <= 1 || threads <= 1 || Job::is_on_this_thread()) {
+    for (int64_t index = 0; index < count; index++) task(index);
+    return;
   }
-
- private:
-  // A job and how many helper threads have not finished with it. The calling thread waits for them, as it owns both.
-  struct Assignment {
-    Job* job;
-    std::atomic<int> running_helpers;
-  };
-
-  // Hands assignments to one helper thread.
-  class Mailbox {
-   public:
-    void put(Assignment* assignment) {
-      {
-        std::lock_guard<std::mutex> lock(mutex_);
-        assignment_.store(assignment, std::memory_order_release);
-      }
-      arrived_.notify_one();
-    }
-
-    // Takes the assignment back if the helper has not taken it yet, because it is still waking up; returns whether it
-    // was there.
-    bool withdraw() { return assignment_.exchange(nullptr) != nullptr; }
-
-    Assignment* take() {
-      const auto end = std::chrono::steady_clock::now() + POLLING_TIME;
-      while (!assignment_.load(std::memory_order_acquire) && std::chrono::steady_clock::now() < end)
-        std::this_thread::yield();
-      if (Assignment* assignment = assignment_.exchange(nullptr)) return assignment;
-      std::unique_lock<std::mutex> lock(mutex_);
-      Assignment* assignment = nullptr;
-      arrived_.wait(lock, [&] { return (assignment = assignment_.exchange(nullptr)) != nullptr; });
-      return assignment;
-    }
-
-   private:
-    std::mutex mutex_;
-    std::condition_variable arrived_;
-    std::atomic<Assignment*> assignment_{nullptr};
-  };
-
-  // Starts threads until there are as many as wanted, or until the system refuses; returns how many may be used.
-  int start_threads(int wanted) {
-    while (static_cast<int>(mailboxes_.size()) < wanted) {
-      mailboxes_.push_back(std::make_unique<Mailbox>());
-      try {
-        start_thread(static_cast<int>(mailboxes_.size()), mailboxes_.back().get());
-      } catch (...) {
-        mailboxes_.pop_back();
-        break;
-      }
-    }
-    return std::min(wanted, static_cast<int>(mailboxes_.size()));
-  }
-
-  static void start_thread(int number, Mailbox* mailbox) {
-    std::thread([number, mailbox] {
-      for (;;) {
-        Assignment* assignment = mailbox->take();
-        assignment->job->run_tasks(number);
-        assignment->running_helpers.fetch_sub(1, std::memory_order_release);
-      }
-    }).detach();
-  }
-
-  std::mutex callers_;
-  std::vector<std::unique_ptr<Mailbox>> mailboxes_;
-};
-
-ThreadPool* pool = nullptr;
-std::once_flag once;
-
-// A forked child has none of its parent's threads, so it needs a pool of its own. The parent's is leaked: its mutexes
-// may be locked by threads that do not exist here.
-void replace_pool() { pool = new ThreadPool; }
-
-ThreadPool& shared_pool() {
-  std::call_once(once, [] {
-    replace_pool();
-    pthread_atfork(nullptr, nullptr, replace_pool);
-  });
-  return *pool;
+  Job job(count, threads, task);
+  if (!run_on_openmp_team(job, threads)) run_on_own_threads(job, static_cast<int>(std::min<int64_t>(count, threads)));
+  job.rethrow_error();
 }
-
-}  // namespace
-
-void run_on_thread_pool(Job& job, int threads) { shared_pool().run(job, threads); }
 
 }  // namespace sparsecore

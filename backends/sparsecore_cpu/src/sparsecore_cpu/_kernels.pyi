@@ -501,6 +501,79 @@ def scatter(
     Each entry must occur once.
     """
 
+class SparsityPattern:
+    """The positions of the active weights of a matrix (outputs, inputs).
+
+    ``positions`` are row-major and ascend; values and gradients of the weights have the same order. They are copied, as
+    16 bits each. What the kernels need in addition is made when it is first needed.
+    """
+
+    def __init__(self, positions: numpy.typing.NDArray[numpy.int64], outputs: int, inputs: int) -> None: ...
+    @property
+    def count(self) -> int:
+        """The number of active weights."""
+
+    @property
+    def used_inputs(self) -> int:
+        """The number of inputs that have an active weight."""
+
+    @property
+    def arrays(self) -> list[numpy.typing.NDArray[Any]]:
+        """All arrays that were made so far; read-only."""
+
+class LinearKernels:
+    """The kernels of sparse linear layers for one instruction set, which are named as those of :class:`Kernels`.
+
+    All activations are features of one batch. Values and gradients are in the order of the pattern's positions.
+    """
+
+    def __init__(self, name: str = "") -> None: ...
+    def forward(
+        self,
+        x: Activation,
+        out: Activation,
+        add: Activation | None,
+        pattern: SparsityPattern,
+        values: numpy.typing.NDArray[numpy.float32],
+        sums: numpy.typing.NDArray[numpy.float64] | None,
+        threads: int,
+    ) -> None:
+        """Computes out = add + weights·x, and the sums of out and of its square."""
+
+    def weight_gradient(
+        self,
+        x: Activation,
+        gradient: Activation,
+        pattern: SparsityPattern,
+        gradients: numpy.typing.NDArray[numpy.float32],
+        threads: int,
+    ) -> None:
+        """Computes the gradient of each active weight."""
+
+    def input_gradient(
+        self,
+        gradient: Activation,
+        pattern: SparsityPattern,
+        values: numpy.typing.NDArray[numpy.float32],
+        out: Activation,
+        add: Activation | None,
+        threads: int,
+    ) -> None:
+        """Computes the gradient of the input, plus ``add``."""
+
+    def backward(
+        self,
+        x: Activation,
+        gradient: Activation,
+        pattern: SparsityPattern,
+        values: numpy.typing.NDArray[numpy.float32],
+        gradients: numpy.typing.NDArray[numpy.float32],
+        out: Activation,
+        add: Activation | None,
+        threads: int,
+    ) -> None:
+        """Computes both: ``gradients`` of the weights, and ``out``, the gradient of the input, plus ``add``."""
+
 def use_openmp_of(library: str | None) -> bool:
     """Computes on the threads of the OpenMP runtime that a library in this process computes with.
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from sparsecore_cpu import _kernels
 from sparsecore_cpu._kernels import Mask
-from sparsecore_cpu.convolution import Convolution
 from sparsecore_cpu.runtime import Buffer, Floats, Form, KernelInput, Runtime, Sums
+from sparsecore_cpu.weighted import WeightedLayer
 
 _MOST_CANCELLATION = 16.0
 """Where the squared mean exceeds so many variances, a sum of squares loses too many digits, and is computed again."""
@@ -143,17 +143,17 @@ class InputNode(LazyOp):
 class ConvolutionOp(LazyOp):
     """A convolution or a linear layer."""
 
-    convolution: Convolution
+    layer: WeightedLayer
     x: Activation
 
     def compute(self, runtime: Runtime, form: Form, sums: Sums | None) -> Buffer:  # noqa: ARG002
         """The outputs, and their sums."""
-        return self.convolution.forward(self.x.kernel_input(), form, None, sums)
+        return self.layer.forward(self.x.kernel_input(), form, None, sums)
 
     def compute_added(self, runtime: Runtime, form: Form, other: Activation, sums: Sums | None) -> Buffer:  # noqa: ARG002
         """The convolution starts from the other activation in place of zeros."""
         start = other.buffer()
-        return self.convolution.forward(self.x.kernel_input(), form, start, sums)
+        return self.layer.forward(self.x.kernel_input(), form, start, sums)
 
 
 @attrs.frozen(eq=False)
@@ -296,22 +296,22 @@ class ConvolutionTerm(GradientTerm):
     """The gradient of a convolution's outputs, passed on to its inputs; writing it computes the weight's, too.
 
     Attributes:
-        convolution: the layer.
+        layer: the convolution, or linear layer.
         x: its input.
         gradient: the gradient of its outputs.
     """
 
-    convolution: Convolution
+    layer: WeightedLayer
     x: KernelInput
     gradient: KernelInput
 
     def write(self, runtime: Runtime, out: Buffer, add: Buffer | None) -> None:  # noqa: ARG002
         """Write the gradient of the inputs, plus ``add``, and add to the weight's gradient."""
-        self.convolution.backward(self.x, self.gradient, out, add, None)
+        self.layer.backward(self.x, self.gradient, out, add, None)
 
     def write_masked(self, runtime: Runtime, out: Buffer, add: Buffer | None, mask: Mask) -> Sums:  # noqa: ARG002
         """The same where the mask is, in one pass."""
-        return self.convolution.backward(self.x, self.gradient, out, add, mask)
+        return self.layer.backward(self.x, self.gradient, out, add, mask)
 
 
 @attrs.frozen(eq=False)

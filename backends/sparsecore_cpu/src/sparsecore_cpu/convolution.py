@@ -1,4 +1,4 @@
-"""Convolutions and linear layers over lists of active weights: outputs, and both gradients.
+"""Convolutions, and dense linear layers, over lists of active weights: outputs, and both gradients.
 
 A list is made from the positions in O(N) by counting, once for a topology and a memory layout of the activations. In
 each step only the values are gathered into it.
@@ -7,18 +7,15 @@ each step only the values are gathered into it.
 from collections.abc import Callable, Iterator
 from itertools import product
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import attrs
 import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.errors import InputError
-from sparsecore.host.buffers import BufferPool
-from sparsecore.host.weights import WeightSource
 from sparsecore_cpu import _kernels
 from sparsecore_cpu._kernels import BUNDLE, Mask, Steps
-from sparsecore_cpu.runtime import Buffer, Floats, Form, KernelInput, Runtime, Strides, Sums, bordered
+from sparsecore_cpu.runtime import Buffer, Floats, KernelInput, Strides, Sums
 from sparsecore_cpu.window import Window
 
 Indices = NDArray[np.int32]
@@ -26,7 +23,7 @@ Indices = NDArray[np.int32]
 _WEIGHTS_A_GROUP = 16
 """Enough weights to make up for loading and storing the outputs that they add to; fewer keep more inputs cached."""
 
-_BUNDLED = 0.75
+BUNDLED = 0.75
 """The density from which on it is faster to compute with zeros for inactive weights than with single weights."""
 
 _INPUTS_A_BUNDLE = 16
@@ -57,7 +54,7 @@ class WeightList:
     steps: Steps
 
     @property
-    def indices(self) -> tuple[NDArray[np.integer], ...]:
+    def indices(self) -> tuple[NDArray[Any], ...]:
         """The index arrays of the list."""
         return self.order, self.handle.pointers, self.handle.offsets
 
@@ -193,7 +190,7 @@ class Taps:
         most = np.count_nonzero(used) * self._outputs_a_group
         # a bundle of output channels shares its inputs, so it must not belong to two groups
         fits = self.groups == 1 or self._outputs_a_group % BUNDLE == 0
-        arrange = self._bundled if fits and len(chosen) > _BUNDLED * most else self._single
+        arrange = self._bundled if fits and len(chosen) > BUNDLED * most else self._single
         order, ordered, pointers = arrange(chosen, offsets, used)
         values = np.zeros(len(order), np.float32)
         handle = _kernels.Weights(pointers, ordered, values, outputs, bundled=len(order) > len(ordered))
@@ -296,38 +293,6 @@ class LayerLists:
                 self._made.clear()
             self._made[key] = make()
         return self._made[key]
-
-
-@attrs.frozen(eq=False)
-class ListCache:
-    """The weight lists of a network; those of a topology that is gone are freed with it.
-
-    Attributes:
-        threads: how many threads fill the lists.
-        pool: memory for the entries of tied weights.
-    """
-
-    threads: int = 1
-    pool: BufferPool = attrs.field(factory=lambda: BufferPool(np.float32))
-    _made: WeakKeyDictionary[Any, dict[Any, dict[Any, list[WeightList]]]] = attrs.field(factory=WeakKeyDictionary)
-
-    def layer(self, weight: WeightSource, window: Window) -> LayerLists:
-        """The lists of a weight with this window, which the cache keeps for as long as the weight's ``owner`` lives.
-
-        Args:
-            weight: the weight; one with the same owner and shape gets the same lists.
-            window: stride, padding, dilation and groups.
-        """
-        made = self._made.setdefault(weight.owner, {}).setdefault((weight.shape, window), {})
-        # what is cached must not refer to the weight, or it would live as long as the cache
-        return LayerLists(
-            weight.shape, window, self.threads, lambda: Taps.of(weight.shape, weight.positions, window.groups), made
-        )
-
-    def made(self, owner: Any) -> list[WeightList]:
-        """All lists of weights with this owner that were made so far, for any window and strides."""
-        layers = self._made.get(owner, {}).values()
-        return [weights for made in layers for lists in made.values() for weights in lists]
 
 
 @attrs.frozen(eq=False)
@@ -437,77 +402,3 @@ class LayerKernels:
 
     def _strides(self, x: KernelInput) -> Strides:
         return Strides.of(x.form, self.kernels.lanes)
-
-
-@attrs.frozen(eq=False)
-class Convolution:
-    """One convolution or linear layer of a network in training: provides buffers and borders, and adds up gradients.
-
-    Attributes:
-        runtime: kernels, threads and memory.
-        weight: the layer's weight.
-        window: stride, padding, dilation and groups.
-        cache: the network's weight lists.
-    """
-
-    runtime: Runtime
-    weight: WeightSource
-    window: Window
-    cache: ListCache
-    _layer: LayerKernels = attrs.field(init=False)
-
-    @_layer.default
-    def _kernels(self) -> LayerKernels:
-        return LayerKernels(self.runtime.kernels, self.cache.layer(self.weight, self.window))
-
-    def output(self, x: Form) -> Form:
-        """The form of the outputs for inputs of this form.
-
-        Returns:
-            A form with a border of one pixel, wide enough for most layers that read it; features have none.
-        """
-        height, width = self.window.outputs((x.height, x.width), self._kernel)
-        channels, border = self.weight.shape[0], 0 if x.features else 1
-        return attrs.evolve(x, height=height, width=width, channels=channels, border=border)
-
-    def forward(self, x: KernelInput, form: Form, add: Buffer | None, sums: Sums | None) -> Buffer:
-        """The outputs, plus ``add``, in a buffer from the pool.
-
-        Args:
-            x: the input; it is copied where its border is narrower than the padding.
-            form: the form of the outputs, see :meth:`output`.
-            add: an activation of this form that is added, if any.
-            sums: as of :meth:`LayerKernels.forward`.
-        """
-        x, out = bordered(self.runtime, x, self.window.padding.most), self.runtime.buffers.take(form)
-        self._layer.forward(x, self._values, out, add, sums)
-        return out
-
-    def backward_weight(self, x: KernelInput, gradient: KernelInput) -> None:
-        """Add to the weight's gradient."""
-        x = bordered(self.runtime, x, self.window.padding.most)
-        self.weight.add_gradient(self._layer.backward_weight(x, gradient))
-
-    def backward(
-        self, x: KernelInput, gradient: KernelInput, out: Buffer, add: Buffer | None, mask: Mask | None
-    ) -> Sums:
-        """Add to the weight's gradient, and write that of the inputs; see :meth:`LayerKernels.backward`.
-
-        Returns:
-            The sums by channel, (channels, 2); zeros without a mask.
-        """
-        made, sides = (gradient.form.height, gradient.form.width), (out.form.height, out.form.width)
-        border = self.window.border_behind(self._kernel, made, sides)
-        gradient, x = bordered(self.runtime, gradient, border), bordered(self.runtime, x, self.window.padding.most)
-        by_weight, sums = self._layer.backward(x, gradient, self._values, out, add, mask)
-        self.weight.add_gradient(by_weight)
-        return sums
-
-    @property
-    def _kernel(self) -> tuple[int, int]:
-        height, width = (*self.weight.shape, 1, 1)[2:4]
-        return height, width
-
-    @property
-    def _values(self) -> NDArray[Any]:
-        return self.weight.entries(self.cache.pool)

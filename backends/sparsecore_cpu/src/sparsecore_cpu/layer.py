@@ -1,13 +1,16 @@
 """One convolution or linear layer by itself, on memory of the caller's: for the tensors of other frameworks."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import attrs
 import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore_cpu import _kernels
+from sparsecore_cpu._kernels import SparsityPattern
 from sparsecore_cpu.convolution import LayerKernels, LayerLists, Taps, WeightList
+from sparsecore_cpu.linear import SparseLinear, sparsity_pattern
 from sparsecore_cpu.runtime import Buffer, Floats, Form, KernelInput, Runtime
 from sparsecore_cpu.window import Window
 
@@ -29,6 +32,69 @@ class Forms:
     x_gradient: Form
 
 
+class ActiveWeights(Protocol):
+    """The active weights of one layer, as the kernels that compute it read them."""
+
+    def kernels(self, kernels: _kernels.Kernels, threads: int) -> LayerKernels | SparseLinear:
+        """The kernels of the layer.
+
+        Args:
+            kernels: those of one instruction set.
+            threads: how many threads compute, 1 to 1024.
+        """
+        ...
+
+    @property
+    def arrays(self) -> Sequence[NDArray[Any]]:
+        """All arrays that were made so far."""
+        ...
+
+
+@attrs.frozen(eq=False)
+class ListedWeights:
+    """Weights in lists, for convolutions and for dense linear layers.
+
+    Attributes:
+        taps: the coordinates of the weights.
+        window: stride, padding, dilation and groups.
+    """
+
+    taps: Taps
+    window: Window
+    _made: dict[Any, list[WeightList]] = attrs.field(factory=dict)
+
+    def kernels(self, kernels: _kernels.Kernels, threads: int) -> LayerKernels:
+        """The kernels over lists; see :meth:`ActiveWeights.kernels`."""
+        return LayerKernels(kernels, LayerLists(self.taps.shape, self.window, threads, lambda: self.taps, self._made))
+
+    @property
+    def arrays(self) -> Sequence[NDArray[Any]]:
+        """The coordinates, and the lists."""
+        taps, lists = self.taps, [one for made in self._made.values() for one in made]
+        listed = [array for one in lists for array in (*one.indices, one.values)]
+        return [taps.out, taps.into, taps.row, taps.column, *listed]
+
+
+@attrs.frozen(eq=False)
+class MatrixWeights:
+    """The weights of a sparse linear layer.
+
+    Attributes:
+        pattern: their positions.
+    """
+
+    pattern: SparsityPattern
+
+    def kernels(self, kernels: _kernels.Kernels, threads: int) -> SparseLinear:
+        """The kernels of sparse linear layers; see :meth:`ActiveWeights.kernels`."""
+        return SparseLinear(kernels, self.pattern, threads)
+
+    @property
+    def arrays(self) -> Sequence[NDArray[Any]]:
+        """The positions, as the kernels read them."""
+        return self.pattern.arrays
+
+
 @attrs.frozen(eq=False)
 class Layer:
     """The active weights of one layer, for one topology.
@@ -39,14 +105,15 @@ class Layer:
 
     Attributes:
         kernels: the kernels of one instruction set.
-        taps: the coordinates of the weights.
+        shape: the shape of the weight, (out, in / groups, height, width).
         window: stride, padding, dilation and groups.
+        weights: the active weights.
     """
 
     kernels: _kernels.Kernels
-    taps: Taps
+    shape: tuple[int, ...]
     window: Window
-    _lists: dict[Any, list[WeightList]] = attrs.field(factory=dict)
+    weights: ActiveWeights
 
     @classmethod
     def conv2d(
@@ -67,7 +134,7 @@ class Layer:
         Raises:
             ValueError: a position is outside the shape.
         """
-        return cls(kernels, Taps.of(shape, positions, window.groups), window)
+        return cls(kernels, shape, window, ListedWeights(Taps.of(shape, positions, window.groups), window))
 
     @classmethod
     def linear(cls, kernels: _kernels.Kernels, shape: tuple[int, ...], positions: NDArray[np.integer]) -> "Layer":
@@ -79,16 +146,16 @@ class Layer:
             positions: its active positions, row-major, ascending, (count,).
 
         Raises:
-            ValueError: a position is outside the shape.
+            ValueError: a position is outside the shape, or they do not ascend.
         """
-        return cls(kernels, Taps.of(shape, positions), Window())
+        pattern, window = sparsity_pattern(shape, positions), Window()
+        weights = ListedWeights(Taps.of(shape, positions), window) if pattern is None else MatrixWeights(pattern)
+        return cls(kernels, (*shape, 1, 1), window, weights)
 
     @property
     def nbytes(self) -> int:
-        """The bytes of the coordinates and of the lists that were made so far."""
-        taps = self.taps
-        listed = [array for one in self._layer(1).lists.made for array in (*one.indices, one.values)]
-        return sum(array.nbytes for array in (taps.out, taps.into, taps.row, taps.column, *listed))
+        """The bytes of all arrays that were made for the weights so far."""
+        return sum(array.nbytes for array in self.weights.arrays)
 
     def forms(self, images: int, *sides: int) -> Forms:
         """The forms of the activations that this layer reads and writes.
@@ -100,7 +167,7 @@ class Layer:
         Raises:
             ValueError: the number of sides is neither none nor two.
         """
-        out, into, *kernel = self.taps.shape
+        out, into, *kernel = self.shape
         if not sides:
             x, made = Form.of_features(images, into), Form.of_features(images, out)
             return Forms(x, made, made, x)
@@ -164,10 +231,8 @@ class Layer:
         read = KernelInput.plain(x), KernelInput.plain(gradient)
         return self._layer(threads).backward(*read, values, out)[0]
 
-    def _layer(self, threads: int) -> LayerKernels:
-        return LayerKernels(
-            self.kernels, LayerLists(self.taps.shape, self.window, threads, lambda: self.taps, self._lists)
-        )
+    def _layer(self, threads: int) -> LayerKernels | SparseLinear:
+        return self.weights.kernels(self.kernels, threads)
 
 
 def buffer_of(form: Form, array: Floats) -> Buffer:

@@ -33,8 +33,8 @@ from sparsecore_cpu.activations import (
     ReluOp,
     SumOp,
 )
-from sparsecore_cpu.convolution import Convolution, ListCache
 from sparsecore_cpu.runtime import Buffer, Floats, Form, Runtime, Sums
+from sparsecore_cpu.weighted import ListCache, WeightedLayer
 from sparsecore_cpu.window import Padding, Window
 
 
@@ -283,16 +283,16 @@ class CpuOperations:
 
     def _convolved(self, x: Activation, weight: WeightSource, window: Window) -> Activation:
         window.check_fits(weight.shape, x.form)
-        convolution = Convolution(self.runtime, weight, window, self.lists)
+        layer = WeightedLayer(self.runtime, weight, window, self.lists)
 
         def backward(output: Activation) -> None:
             gradient = output.gradient.kernel_input(self.runtime, output.form)
             if x.differentiable:
-                x.gradient.terms.append(ConvolutionTerm(convolution, x.kernel_input(), gradient))
+                x.gradient.terms.append(ConvolutionTerm(layer, x.kernel_input(), gradient))
             else:
-                convolution.backward_weight(x.kernel_input(), gradient)
+                layer.backward_weight(x.kernel_input(), gradient)
 
-        output = Activation(self.runtime, convolution.output(x.form), ConvolutionOp(convolution, x))
+        output = Activation(self.runtime, layer.output(x.form), ConvolutionOp(layer, x))
         return self.recorded(output, backward)
 
     def _biased(self, x: Activation, bias: WeightSource) -> Activation:
@@ -336,9 +336,8 @@ class CpuComputation:
 
     def cached_arrays(self, weight: WeightView) -> CachedArrays:
         """The indices of its active entries, and the lists that were made of it."""
-        lists = self._lists.made(weight)
-        indices = [array for one in lists for array in one.indices]
-        return CachedArrays((*weight.indices, *indices), tuple(one.values for one in lists))
+        cached = self._lists.arrays(weight)
+        return attrs.evolve(cached, indices=(*weight.indices, *cached.indices))
 
     def _packed(self, images: NDArray[Any]) -> Activation:
         count, height, width, channels = images.shape

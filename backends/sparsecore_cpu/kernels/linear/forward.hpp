@@ -1,0 +1,132 @@
+// The outputs of a sparse linear layer: the sums of an output stay in registers through its weights in a tile of
+// inputs, which stays in the cache through all outputs.
+#pragma once
+
+#include "linear/panels.hpp"
+
+namespace SPARSECORE_VARIANT {
+
+// Sums in registers. With few vectors the weights take turns between several sums, because the next addition to a sum
+// has to wait for the last one.
+template <int VECTORS>
+struct RowSums {
+  static constexpr int WAYS = VECTORS == 1 ? 4 : VECTORS <= 4 ? 2 : 1;
+  Vector sums[WAYS][VECTORS];
+
+  // Starts from memory, or from zeros where the address is null.
+  inline __attribute__((always_inline)) explicit RowSums(const float* from) {
+    for (int way = 0; way < WAYS; way++)
+      for (int v = 0; v < VECTORS; v++) sums[way][v] = way || !from ? zeros() : load(from + v * LANES);
+  }
+
+  // Adds value(k) * x for the weights [first, last).
+  template <class Value>
+  inline __attribute__((always_inline)) void add(const uint16_t* columns, Value value, const ReadFeatures& x,
+                                                 uint32_t first, uint32_t last) {
+    uint32_t k = first;
+    for (; k + WAYS <= last; k += WAYS)
+#pragma GCC unroll 4
+      for (int way = 0; way < WAYS; way++) add_product(value(k + way), x.at(columns[k + way]), sums[way]);
+    if (WAYS > 1)
+      for (; k < last; k++) add_product(value(k), x.at(columns[k]), sums[0]);
+  }
+
+  inline __attribute__((always_inline)) void write(float* to) const {
+    for (int v = 0; v < VECTORS; v++) {
+      Vector total = sums[0][v];
+      for (int way = 1; way < WAYS; way++) total += sums[way][v];
+      store(to + v * LANES, total);
+    }
+  }
+
+ private:
+  inline __attribute__((always_inline)) static void add_product(float value, const float* from,
+                                                                Vector (&sums)[VECTORS]) {
+    from = pin_register(from);
+#pragma GCC unroll 16
+    for (int v = 0; v < VECTORS; v++) sums[v] += value * load(from + v * LANES);
+  }
+};
+
+// Computes the outputs [first, last), which `out` has alone and `add` among all others.
+template <int VECTORS>
+void multiply(const TiledRows& weights, const float* values, const ReadFeatures& x, const ReadFeatures& add,
+              const WrittenFeatures& out, int64_t first, int64_t last) {
+  const RunPrefetcher prefetcher(weights);
+  for (int64_t tile = 0; tile < weights.tiles(); tile++) {
+    const uint32_t *starts = weights.starts + tile * weights.rows, *ends = starts + weights.rows;
+    const ReadFeatures inputs = x.from(weights.segment_of(tile));
+    for (int64_t output = first; output < last; output++) {
+      const uint32_t later = starts[prefetcher.row_ahead(output)];
+      prefetcher.request(values + later), prefetcher.request(weights.columns + later);
+      float* to = out.at(output - first);
+      RowSums<VECTORS> sums(tile ? to : add ? add.at(output) : nullptr);
+      sums.add(weights.columns, [values](uint32_t k) { return values[k]; }, inputs, starts[output], ends[output]);
+      sums.write(to);
+    }
+  }
+}
+
+// Adds the sums of some outputs and of their squares to `sums`, (outputs, 2).
+template <int VECTORS>
+void add_moments(const ReadFeatures& out, int64_t count, double* sums) {
+  for (int64_t output = 0; output < count; output++) {
+    const float* from = out.at(output);
+    Vector total = zeros(), squares = zeros();
+    for (int v = 0; v < VECTORS; v++) {
+      const Vector one = load(from + v * LANES);
+      total += one, squares += one * one;
+    }
+    sums[2 * output] += sum(total), sums[2 * output + 1] += sum(squares);
+  }
+}
+
+// Computes the outputs [first, last) of a panel, and their moments if `sums` is not null.
+template <int VECTORS>
+void forward_task(const LinearParams& params, const Panel& panel, const ReadFeatures& x, int64_t first, int64_t last,
+                  double* sums) {
+  const int64_t weight_bytes = sizeof(float) + sizeof(uint16_t), output_bytes = VECTORS * sizeof(Vector);
+  const int64_t block = rows_that_fit(params.by_output, params.cache_bytes, weight_bytes, output_bytes);
+  const bool packed = panel.count() < params.vectors;
+  const ReadFeatures add = features_of(params.add, params.vectors, panel);
+  const WrittenFeatures target = features_of(params.out, params.vectors, panel);
+  for (int64_t i = 2 * first; sums && i < 2 * last; i++) sums[i] = 0;
+  for (int64_t start = first; start < last; start += block) {
+    const int64_t end = start + block < last ? start + block : last;
+    WrittenFeatures out = target.from(start);
+    if (packed) out = packed_features<VECTORS>(panel_scratch().written, end - start);
+    multiply<VECTORS>(params.by_output, params.values, x, add, out, start, end);
+    const ReadFeatures made{out.data, out.stride};
+    if (sums) add_moments<VECTORS>(made, end - start, sums + 2 * start);
+    if (packed) copy_features<VECTORS>(made, target.from(start), end - start);
+  }
+}
+
+// Threads share the outputs of each panel or, where there are many of them, the panels.
+inline void forward(const LinearParams& params) {
+  const int64_t outputs = params.by_output.rows, inputs = params.by_output.column_count;
+  const int64_t panels = panel_count(params.vectors), tasks = task_count(outputs);
+  // the sums of each panel, which are added up in one order for every number of threads
+  static thread_local Scratch scratch;
+  double* partial = params.sums ? reinterpret_cast<double*>(scratch.request(panels * outputs * 4)) : nullptr;
+  const auto compute = [&](int64_t number, int64_t tasks, int threads) {
+    const Panel panel = panel_of(params.vectors, number);
+    double* sums = partial ? partial + number * outputs * 2 : nullptr;
+    with_count_of(panel, [&](auto vectors) {
+      constexpr int VECTORS = decltype(vectors)::value;
+      const ReadFeatures x = shared_features<VECTORS>(params.x, params.vectors, panel, inputs, threads);
+      parallel_for(tasks, threads, [&](int64_t task) {
+        const int64_t first = outputs * task / tasks, last = outputs * (task + 1) / tasks;
+        forward_task<VECTORS>(params, panel, x, first, last, sums);
+      });
+    });
+  };
+  if (panels >= TASKS)
+    parallel_for(panels, params.threads, [&](int64_t number) { compute(number, 1, 1); });
+  else
+    for (int64_t number = 0; number < panels; number++) compute(number, tasks, params.threads);
+  for (int64_t number = 0; partial && number < panels; number++)
+    for (int64_t i = 0; i < 2 * outputs; i++) params.sums[i] += partial[number * outputs * 2 + i];
+}
+
+}  // namespace SPARSECORE_VARIANT

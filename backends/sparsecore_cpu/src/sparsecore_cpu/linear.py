@@ -1,0 +1,132 @@
+"""Sparse linear layers: outputs, and both gradients, computed from the positions of the active weights.
+
+The kernels read values and write gradients in the order of the positions, so that no step copies them.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsecore_cpu import _kernels
+from sparsecore_cpu._kernels import Mask, SparsityPattern
+from sparsecore_cpu.convolution import BUNDLED
+from sparsecore_cpu.runtime import Buffer, Floats, KernelInput, Sums
+
+
+def sparsity_pattern(shape: tuple[int, ...], positions: NDArray[np.integer]) -> SparsityPattern | None:
+    """The positions as the kernels of sparse linear layers read them.
+
+    Args:
+        shape: (out, in) of the weight.
+        positions: row-major positions of the active entries, ascending, (count,).
+
+    Returns:
+        None if so many weights are active that they are computed faster as a dense matrix, in bundles.
+    """
+    out, into = shape
+    if len(positions) > BUNDLED * out * into:
+        return None
+    pattern = SparsityPattern(np.ascontiguousarray(positions, np.int64), out, into)
+    return None if pattern.count > BUNDLED * out * pattern.used_inputs else pattern
+
+
+@lru_cache
+def linear_kernels(name: str) -> _kernels.LinearKernels:
+    """The kernels of sparse linear layers for the instruction set of this name."""
+    return _kernels.LinearKernels(name)
+
+
+def _empty(count: int) -> Floats:
+    return np.empty(count, np.float32)
+
+
+@attrs.frozen(eq=False)
+class SparseLinear:
+    """Calls the kernels of one sparse linear layer on memory that the caller provides.
+
+    ``values`` are those of the active weights, (count,), in the order of the positions.
+
+    Attributes:
+        kernels: all kernels of one instruction set.
+        pattern: the positions of the active weights.
+        threads: how many threads compute.
+        allocate: returns memory for so many gradients.
+    """
+
+    kernels: _kernels.Kernels
+    pattern: SparsityPattern
+    threads: int
+    allocate: Callable[[int], Floats] = _empty
+
+    def forward(
+        self, x: KernelInput, values: NDArray[Any], out: Buffer, add: Buffer | None = None, sums: Sums | None = None
+    ) -> None:
+        """Write the layer's outputs, plus ``add``; ``sums`` receives those of entries and squares by feature.
+
+        Args:
+            x: the input.
+            values: (count,).
+            out: the memory of the output.
+            add: an activation of the output's form that is added, if any.
+            sums: (out, 2), or None if they are not needed.
+        """
+        start = add.handle if add else None
+        self._linear.forward(_read(x), out.handle, start, self.pattern, values, sums, self.threads)
+
+    def backward_weight(self, x: KernelInput, gradient: KernelInput) -> Floats:
+        """The gradients of the active weights, (count,)."""
+        gradients = self.allocate(self.pattern.count)
+        self._linear.weight_gradient(_read(x), _read(gradient), self.pattern, gradients, self.threads)
+        return gradients
+
+    def backward_input(
+        self,
+        gradient: KernelInput,
+        values: NDArray[Any],
+        out: Buffer,
+        add: Buffer | None = None,
+        mask: Mask | None = None,
+    ) -> Sums:
+        """Write the gradient of the inputs, plus ``add``, where the mask is; returns the sums of :meth:`backward`."""
+        start = add.handle if add else None
+        self._linear.input_gradient(_read(gradient), self.pattern, values, out.handle, start, self.threads)
+        return self._masked(out, mask)
+
+    def backward(
+        self,
+        x: KernelInput,
+        gradient: KernelInput,
+        values: NDArray[Any],
+        out: Buffer,
+        add: Buffer | None = None,
+        mask: Mask | None = None,
+    ) -> tuple[Floats, Sums]:
+        """Both gradients: writes that of the inputs, plus ``add``, where the mask is.
+
+        Returns:
+            The gradients of the active weights, (count,), and with a mask the sums by feature of what was written and
+            of its products with the mask's centred input, (in, 2).
+        """
+        gradients, start = self.allocate(self.pattern.count), add.handle if add else None
+        read = (_read(x), _read(gradient))
+        self._linear.backward(*read, self.pattern, values, gradients, out.handle, start, self.threads)
+        return gradients, self._masked(out, mask)
+
+    @property
+    def _linear(self) -> _kernels.LinearKernels:
+        return linear_kernels(self.kernels.name)
+
+    def _masked(self, out: Buffer, mask: Mask | None) -> Sums:
+        sums = np.zeros((out.form.channels, 2))
+        if mask is not None:
+            self.kernels.relu_backward(out.handle, out.handle, mask, sums, self.threads)
+        return sums
+
+
+def _read(x: KernelInput) -> _kernels.Activation:
+    # features are always read as they lie in memory
+    return x.buffer().handle

@@ -1,0 +1,147 @@
+"""Layers with weights in a network: which kernels compute them, and what is kept for them from step to step."""
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsecore.host.buffers import BufferPool
+from sparsecore.host.parameters import CachedArrays
+from sparsecore.host.weights import WeightSource
+from sparsecore_cpu._kernels import Mask, SparsityPattern
+from sparsecore_cpu.convolution import LayerKernels, LayerLists, Taps, WeightList
+from sparsecore_cpu.linear import SparseLinear, sparsity_pattern
+from sparsecore_cpu.runtime import Buffer, Form, KernelInput, Runtime, Sums, bordered
+from sparsecore_cpu.window import Window
+
+
+@attrs.define(eq=False)
+class CachedLists:
+    """What is kept for the weights of one owner.
+
+    Attributes:
+        lists: the weight lists by shape and window, then as :class:`LayerLists` keeps them.
+        patterns: the sparsity patterns by shape; None for those that are computed as dense matrices.
+    """
+
+    lists: dict[Any, dict[Any, list[WeightList]]] = attrs.field(factory=dict)
+    patterns: dict[tuple[int, ...], SparsityPattern | None] = attrs.field(factory=dict)
+
+
+@attrs.frozen(eq=False)
+class ListCache:
+    """The weight lists of a network; those of a topology that is gone are freed with it.
+
+    Attributes:
+        threads: how many threads fill the lists.
+        pool: memory for the entries of tied weights, and for gradients.
+    """
+
+    threads: int = 1
+    pool: BufferPool = attrs.field(factory=lambda: BufferPool(np.float32))
+    _made: WeakKeyDictionary[Any, CachedLists] = attrs.field(factory=WeakKeyDictionary)
+
+    def kernels(self, runtime: Runtime, weight: WeightSource, window: Window) -> LayerKernels | SparseLinear:
+        """The kernels that compute a layer with this weight: those of sparse matrices, or of convolutions."""
+        pattern = self._pattern(weight) if len(weight.shape) == 2 else None
+        if pattern is not None:
+            return SparseLinear(runtime.kernels, pattern, runtime.threads, self.pool.take)
+        made = self._of(weight).lists.setdefault((weight.shape, window), {})
+        # what is cached must not refer to the weight, or it would live as long as the cache
+        taps = lambda: Taps.of(weight.shape, weight.positions, window.groups)  # noqa: E731
+        return LayerKernels(runtime.kernels, LayerLists(weight.shape, window, self.threads, taps, made))
+
+    def arrays(self, owner: Any) -> CachedArrays:
+        """All arrays that were made so far for weights with this owner."""
+        made = self._made.get(owner, CachedLists())
+        lists = [weights for layers in made.lists.values() for several in layers.values() for weights in several]
+        patterns = [pattern for pattern in made.patterns.values() if pattern is not None]
+        return CachedArrays(
+            (*(array for one in lists for array in one.indices), *(array for one in patterns for array in one.arrays)),
+            tuple(one.values for one in lists),
+        )
+
+    def _pattern(self, weight: WeightSource) -> SparsityPattern | None:
+        patterns = self._of(weight).patterns
+        if weight.shape not in patterns:
+            patterns[weight.shape] = sparsity_pattern(weight.shape, weight.positions)
+        return patterns[weight.shape]
+
+    def _of(self, weight: WeightSource) -> CachedLists:
+        return self._made.setdefault(weight.owner, CachedLists())
+
+
+@attrs.frozen(eq=False)
+class WeightedLayer:
+    """A convolution or linear layer of a network in training: provides buffers and borders, and adds up gradients.
+
+    Attributes:
+        runtime: kernels, threads and memory.
+        weight: the layer's weight.
+        window: stride, padding, dilation and groups.
+        cache: the network's weight lists.
+    """
+
+    runtime: Runtime
+    weight: WeightSource
+    window: Window
+    cache: ListCache
+    _layer: LayerKernels | SparseLinear = attrs.field(init=False)
+
+    @_layer.default
+    def _kernels(self) -> LayerKernels | SparseLinear:
+        return self.cache.kernels(self.runtime, self.weight, self.window)
+
+    def output(self, x: Form) -> Form:
+        """The form of the outputs for inputs of this form.
+
+        Returns:
+            A form with a border of one pixel, wide enough for most layers that read it; features have none.
+        """
+        height, width = self.window.outputs((x.height, x.width), self._kernel)
+        channels, border = self.weight.shape[0], 0 if x.features else 1
+        return attrs.evolve(x, height=height, width=width, channels=channels, border=border)
+
+    def forward(self, x: KernelInput, form: Form, add: Buffer | None, sums: Sums | None) -> Buffer:
+        """The outputs, plus ``add``, in a buffer from the pool.
+
+        Args:
+            x: the input; it is copied where its border is narrower than the padding.
+            form: the form of the outputs, see :meth:`output`.
+            add: an activation of this form that is added, if any.
+            sums: as of :meth:`LayerKernels.forward`.
+        """
+        x, out = bordered(self.runtime, x, self.window.padding.most), self.runtime.buffers.take(form)
+        self._layer.forward(x, self._values, out, add, sums)
+        return out
+
+    def backward_weight(self, x: KernelInput, gradient: KernelInput) -> None:
+        """Add to the weight's gradient."""
+        x = bordered(self.runtime, x, self.window.padding.most)
+        self.weight.add_gradient(self._layer.backward_weight(x, gradient))
+
+    def backward(
+        self, x: KernelInput, gradient: KernelInput, out: Buffer, add: Buffer | None, mask: Mask | None
+    ) -> Sums:
+        """Add to the weight's gradient, and write that of the inputs; see :meth:`LayerKernels.backward`.
+
+        Returns:
+            The sums by channel, (channels, 2); zeros without a mask.
+        """
+        made, sides = (gradient.form.height, gradient.form.width), (out.form.height, out.form.width)
+        border = self.window.border_behind(self._kernel, made, sides)
+        gradient, x = bordered(self.runtime, gradient, border), bordered(self.runtime, x, self.window.padding.most)
+        by_weight, sums = self._layer.backward(x, gradient, self._values, out, add, mask)
+        self.weight.add_gradient(by_weight)
+        return sums
+
+    @property
+    def _kernel(self) -> tuple[int, int]:
+        height, width = (*self.weight.shape, 1, 1)[2:4]
+        return height, width
+
+    @property
+    def _values(self) -> NDArray[Any]:
+        return self.weight.entries(self.cache.pool)
