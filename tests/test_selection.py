@@ -55,7 +55,7 @@ def long_arrays() -> dict[str, Any]:
     """Arrays beyond the length that is partitioned as a whole, some of which a sample says little about."""
     draws, length = np.random.default_rng(0), 3 * selection._SHORT + 5
     normal = draws.standard_normal(length).astype(np.float32)
-    step = length // selection._SAMPLE
+    step = selection._step(length // selection._SAMPLE)
     sampled = np.arange(length) % step == 0
     return {
         "normal": normal,

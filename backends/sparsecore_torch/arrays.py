@@ -75,6 +75,26 @@ def gather(dense: Tensor, indices: Tensor) -> Tensor:
     return dense.reshape(-1).index_select(0, indices)
 
 
+def put_entries(dense: Tensor, indices: Tensor, entries: Tensor | float) -> None:
+    """Write entries of a dense tensor in place, unseen by autograd.
+
+    Args:
+        dense: of any shape and strides.
+        indices: distinct row-major indices in the flat tensor, (N_i,), int64.
+        entries: (N_i,), or one number; they are converted to the tensor's dtype.
+    """
+    plain = dense.detach()
+    if isinstance(entries, Tensor):
+        entries = entries.to(plain.dtype)
+    if not plain.is_contiguous():
+        given = torch.as_tensor(entries, dtype=plain.dtype, device=plain.device)
+        plain.index_put_(torch.unravel_index(indices, plain.shape), given)
+    elif isinstance(entries, Tensor):
+        plain.view(-1).index_copy_(0, indices, entries)
+    else:
+        plain.view(-1).index_fill_(0, indices, entries)
+
+
 @attrs.frozen
 class TorchArrays:
     """Array operations on torch tensors; implements :class:`sparsecore.engine.arrays.Arrays`.

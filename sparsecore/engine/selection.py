@@ -44,8 +44,7 @@ def _chosen(array: NDArray[Any], count: int) -> NDArray[np.bool_]:
 
 def _chosen_by_sample(array: NDArray[Any], count: int) -> NDArray[np.bool_] | None:
     """Return the same as :func:`_chosen`, or None where a sample of the entries has misled about the others."""
-    step = len(array) // _SAMPLE
-    sample = np.sort(array[::step])
+    sample = np.sort(array[:: _step(len(array) // _SAMPLE)])
     expected = count * len(sample) // len(array)
     # the rank of a random sample's entry is off by about the root of the expected one, or by that of its complement
     margin = 8 + 4 * math.isqrt(min(expected, len(sample) - expected))
@@ -61,3 +60,8 @@ def _chosen_by_sample(array: NDArray[Any], count: int) -> NDArray[np.bool_] | No
         return None
     chosen[candidates[_chosen(array[candidates], missing)]] = True
     return chosen
+
+
+def _step(least: int) -> int:
+    """Return a step of at least this size that visits all columns of nearly any matrix, whose scales may differ."""
+    return next(step for step in range(max(1, least), least + 12) if math.gcd(step, 2 * 3 * 5 * 7) == 1)

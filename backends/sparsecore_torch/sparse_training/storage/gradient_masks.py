@@ -11,6 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from sparsecore.errors import InputError
 from sparsecore_torch._torch_internals import are_transforms_active, is_accumulating, is_batched, write_count
+from sparsecore_torch.arrays import TorchArrays, put_entries
 from sparsecore_torch.sparse_training.model.parameters import NamedParameter
 from sparsecore_torch.sparse_training.optimizers.step_hooks import Given, after_closure
 from sparsecore_torch.tensors import full_tensor, is_non_overlapping_and_dense, local_shard
@@ -50,6 +51,16 @@ class BitMask:
         """Take over another mask, in the form that the constructor takes."""
         self._bits.copy_(mask)
 
+    def move(self, pruned: Tensor, grown: Tensor) -> None:
+        """Take over the mask after an update.
+
+        Args:
+            pruned: row-major indices of the weights that were pruned, int64.
+            grown: those of the weights that have grown, which may be some of the same.
+        """
+        put_entries(self._bits, pruned, 0)
+        put_entries(self._bits, grown, -1)
+
     def fill(self, tensor: Tensor) -> None:
         """Set the inactive entries of a tensor to zero, in place and unseen by autograd."""
         self._check_device(tensor)
@@ -80,18 +91,20 @@ class BitMask:
                 raise
             return torch.where(self._bits != 0, tensor, 0.0)
 
-    def inactive_run(self) -> slice | None:
-        """Return the longest run of inactive entries, as a slice of the flat memory; None if there is none."""
+    def inactive_run(self, length: int) -> slice | None:
+        """Return a run of inactive entries, as a slice of the flat memory; None if there is none.
+
+        Args:
+            length: a run of as many entries at the beginning does, else the longest of the whole tensor is returned.
+        """
         bits = self._bits
         if not is_non_overlapping_and_dense(bits):
             return None
         flat = bits.as_strided((bits.numel(),), (1,))
-        ends = torch.tensor([bits.numel()], device=bits.device)
-        edges = torch.cat([ends.new_tensor([-1]), flat.nonzero().reshape(-1), ends])
-        gaps = edges.diff() - 1
-        length, at = (int(one) for one in gaps.max(0))
-        first = int(edges[at]) + 1
-        return slice(first, first + length) if length else None
+        run = _longest_run(flat[:_CHUNK])
+        if len(flat) > _CHUNK and (run is None or run.stop - run.start < length):
+            run = _longest_run(flat)
+        return run
 
     def _chunks(self, tensor: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
         """Return the entries of a tensor as integers of their size with their masks, in parts that a cache can hold."""
@@ -111,6 +124,16 @@ class BitMask:
                 f"a tensor of {self._bits.device} has moved to {tensor.device} since sparsify was called; move the "
                 "model to its device first"
             )
+
+
+def _longest_run(bits: Tensor) -> slice | None:
+    """Return the longest run of zeros in a vector; None if there is none."""
+    ends = torch.tensor([len(bits)], device=bits.device)
+    edges = torch.cat([ends.new_tensor([-1]), TorchArrays(bits.device).nonzero(bits != 0), ends])
+    gaps = edges.diff() - 1
+    length, at = (int(one) for one in gaps.max(0))
+    first = int(edges[at]) + 1
+    return slice(first, first + length) if length else None
 
 
 class Gradients(Protocol):

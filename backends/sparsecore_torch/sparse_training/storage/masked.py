@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.topology import Topology
 from sparsecore.learning.ledger import Ledger
-from sparsecore_torch.arrays import active_indices, as_tensor, gather, scatter
+from sparsecore_torch.arrays import active_indices, as_tensor, gather, put_entries, scatter
 from sparsecore_torch.sparse_training.model.parameters import NamedParameter
 from sparsecore_torch.sparse_training.optimizers.copies import values_of
 from sparsecore_torch.sparse_training.optimizers.profile import fill, put_fresh
@@ -95,8 +95,13 @@ class MaskedStorage:
     def set_values(self, values: Tensor) -> None:
         """Replace the N values; optimizer state stays."""
         for name, parameter in self._parameters.items():
-            dense = scatter(values[self._topology.slots(name)], _indices_of(self._topology, name), parameter.shape)
-            self._shard(parameter).copy_(shard_like(dense, parameter))
+            own, indices = values[self._topology.slots(name)], _indices_of(self._topology, name)
+            if self._is_sharded:
+                dense = scatter(own, indices, parameter.shape)
+                self._shard(parameter).copy_(shard_like(dense, parameter))
+            else:  # no dense copy is made
+                self._masks[name].fill(parameter)
+                put_entries(parameter, indices, own)
         self._tracker.note(self._tensors)
 
     @torch.no_grad()
@@ -111,6 +116,28 @@ class MaskedStorage:
     @torch.no_grad()
     def reallocate(self, reallocation: Reallocation) -> None:
         """Move to a new topology and its values; surviving weights keep their entries, and so does their state."""
+        if self._is_sharded:
+            self._reallocate_shards(reallocation)
+            return
+        self._restore_roots()
+        before, after, grown = reallocation.before, reallocation.after, reallocation.grown_weights
+        pruned = before.at(reallocation.pruned_positions, reallocation.pruned)
+        self._topology = after
+        self._tracker.masks_changed()
+        # what was inactive is zero already, after enforce(): only what was pruned and what grows is written to
+        for name, parameter in self._parameters.items():
+            gone, new = _indices_of(pruned, name), _indices_of(grown, name)
+            self._masks[name].move(gone, new)
+            put_entries(parameter, gone, 0.0)
+            self._clear_state(name, gone)
+            put_entries(parameter, _indices_of(after, name), as_tensor(reallocation.values)[after.slots(name)])
+        self._clean_gradients()
+        self._states.renew(self._parameters)
+        for name, parameter in self._parameters.items():
+            self._start_afresh(name, parameter, _indices_of(grown, name))
+        self._tracker.note(self._tensors)
+
+    def _reallocate_shards(self, reallocation: Reallocation) -> None:
         self._move(reallocation.after)
         self.set_values(as_tensor(reallocation.values))
         self._clean()
@@ -118,7 +145,7 @@ class MaskedStorage:
         grown = reallocation.grown_weights
         for name, parameter in self._parameters.items():
             if len(_indices_of(grown, name)):  # one that was pruned in the same update has left some state
-                self._start_afresh(name, parameter, shard_like(mask_of(grown, name), parameter) != 0)
+                self._start_afresh_where(name, parameter, shard_like(mask_of(grown, name), parameter) != 0)
 
     @torch.no_grad()
     def restore(self, topology: Topology) -> None:
@@ -159,7 +186,7 @@ class MaskedStorage:
         self._clean()
         self._states.renew(self._parameters)
         for name, parameter in self._parameters.items():
-            self._start_afresh(name, parameter, ~self._masks[name].active)
+            self._start_afresh_where(name, parameter, ~self._masks[name].active)
         for handle in self._handles:
             handle.remove()
         for parameter in self._plain.values():
@@ -184,16 +211,33 @@ class MaskedStorage:
                 mask.fill(self._shard(content))
         self._note_state(name, parameter)
 
-    def _clear_state(self, name: str) -> None:
-        """Give the state of inactive weights the values that they are to have, tensors of other classes included."""
+    def _clear_state(self, name: str, indices: Tensor | None = None) -> None:
+        """Give the state of inactive weights the values that they are to have, tensors of other classes included.
+
+        Args:
+            name: of the tensor.
+            indices: row-major indices of the inactive weights whose state may be nonzero, int64; None for all.
+        """
         parameter, mask = self._parameters[name], self._masks[name]
         for content, entry in self._states.entries(name, parameter):
-            if entry.is_zeroed:
+            if entry.is_zeroed and indices is not None:
+                put_entries(content, indices, 0.0)
+            elif entry.is_zeroed:
                 mask.fill(self._shard(content))
             else:
                 fill(self._shard(content), ~mask.active, entry.inactive)
 
-    def _start_afresh(self, name: str, parameter: Tensor, where: Tensor) -> None:
+    def _start_afresh(self, name: str, parameter: Tensor, indices: Tensor) -> None:
+        """Give the weights of a tensor at these row-major indices, int64, the state of new ones."""
+        for content, entry in self._states.entries(name, parameter):
+            if entry.is_plain:
+                fresh = gather(parameter.detach(), indices) if entry.follows_weight else entry.fresh or 0.0
+                put_entries(content, indices, fresh)
+            elif len(indices):
+                put_fresh(content, entry, _mask_at(indices, parameter.shape) != 0, parameter.detach())
+        self._note_state(name, parameter)
+
+    def _start_afresh_where(self, name: str, parameter: Tensor, where: Tensor) -> None:
         """Give some weights of a tensor the state of new ones."""
         for content, entry in self._states.entries(name, parameter):
             put_fresh(self._shard(content), entry, where, self._shard(parameter.detach()))
@@ -214,9 +258,12 @@ class MaskedStorage:
         if not self._is_sharded and self._states.profile(name).keeps_zero and not others_of(self._optimizer):
             self._tracker.note_state(name, parameter)
 
-    def _move(self, topology: Topology) -> None:
+    def _restore_roots(self) -> None:
         if self._roots:
             self._roots.restore()
+
+    def _move(self, topology: Topology) -> None:
+        self._restore_roots()
         self._topology = topology
         for name, parameter in self._parameters.items():
             self._masks[name].change(shard_like(mask_of(topology, name), parameter))
@@ -237,8 +284,7 @@ class MaskedStorage:
             sparse_weights.register(parameter, weight)
 
     def _clean(self) -> None:
-        if self._roots:
-            self._roots.restore()
+        self._restore_roots()
         for name, parameter in self._parameters.items():
             self._masks[name].fill(self._shard(parameter))
             self._clear_state(name)
@@ -318,9 +364,11 @@ def mask_of(topology: Topology, name: str) -> Tensor:
     Returns:
         -1 for active weights, 0 elsewhere; int8, in the tensor's shape.
     """
-    indices = _indices_of(topology, name)
-    minus_one = indices.new_full((len(indices),), -1, dtype=torch.int8)
-    return scatter(minus_one, indices, topology.layout.shapes[topology.layout.index(name)])
+    return _mask_at(_indices_of(topology, name), topology.layout.shapes[topology.layout.index(name)])
+
+
+def _mask_at(indices: Tensor, shape: Sequence[int]) -> Tensor:
+    return scatter(indices.new_full((len(indices),), -1, dtype=torch.int8), indices, shape)
 
 
 def _indices_of(topology: Topology, name: str) -> Tensor:

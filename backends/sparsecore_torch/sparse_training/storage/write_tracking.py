@@ -165,7 +165,7 @@ class WriteTracker:
         if parameter.device.type != "cpu":
             return
         if name not in self._inactive_runs:
-            self._inactive_runs[name] = self._masks[name].inactive_run()
+            self._inactive_runs[name] = self._masks[name].inactive_run(_LONGEST)
         run = self._inactive_runs[name]
         state = self._states().get(parameter)
         contents = {
