@@ -169,10 +169,14 @@ class TorchArrays:
 
     def sort(self, array: Tensor) -> Tensor:
         """Return the entries in ascending order."""
+        if _is_known_to_numpy(array):
+            return torch.from_numpy(np.sort(array.detach().numpy(), kind="stable"))
         return array.sort().values
 
     def argsort(self, array: Tensor) -> Tensor:
         """Return indices that sort ascending; equal entries keep their order."""
+        if _is_known_to_numpy(array):  # NumPy's merges the ascending runs that the engine concatenates
+            return torch.from_numpy(np.argsort(array.detach().numpy(), kind="stable"))
         return array.argsort(stable=True)
 
     def smallest_indices(self, array: Tensor, count: int) -> Tensor:
@@ -191,7 +195,7 @@ class TorchArrays:
 
     def all_finite(self, array: Tensor) -> bool:
         """Return whether no entry is NaN or infinite."""
-        if array.device.type == "cpu" and array.dtype is not torch.bfloat16:  # NumPy's takes one pass in place of three
+        if _is_known_to_numpy(array):  # NumPy's takes one pass in place of three
             return bool(np.isfinite(self.to_numpy(array)).all())
         return bool(array.isfinite().all())
 
@@ -246,6 +250,10 @@ class TorchCounting:
             return self.arrays.nonzero(mask)
         # torch's own nonzero waits for the device, to know their number
         return torch.searchsorted(mask.cumsum(0), torch.arange(1, count + 1, device=mask.device))
+
+
+def _is_known_to_numpy(array: Tensor) -> bool:
+    return array.device.type == "cpu" and array.dtype is not torch.bfloat16
 
 
 def _smallest(array: Tensor, count: int) -> Tensor:

@@ -201,23 +201,18 @@ def _merge(
     before: Topology, survives: Array, survivors: Topology, grown: Topology, initial: Array, values: Array
 ) -> Reallocation:
     """Merge survivors and grown weights into one ascending order."""
-    arrays, counting, size = before.arrays, counting_of(before.arrays), survivors.size + grown.size
-    # both ascend, so that the slot of a grown weight is its own number and that of the survivors below it: no sort
-    grown_slots = arrays.arange(grown.size, np.int64) + arrays.searchsorted(
-        survivors.positions, grown.positions, "left"
-    )
-    kept_slots = counting.nonzero(
-        arrays.put(arrays.zeros_like(survives, size) == 0, grown_slots, False), survivors.size
-    )
-    positions = arrays.put(arrays.zeros_like(before.positions, size), grown_slots, grown.positions)
+    arrays, counting = before.arrays, counting_of(before.arrays)
+    positions = arrays.concatenate([survivors.positions, grown.positions])
+    order = arrays.argsort(positions)  # of two ascending parts, which a stable sort merges
     kept = counting.nonzero(survives, survivors.size)
-    sources = arrays.put(arrays.zeros_like(kept, size) + before.size, kept_slots, kept)
+    sources = arrays.take(arrays.concatenate([kept, arrays.zeros_like(kept, grown.size) + before.size]), order)
+    carried = _gather(values, sources, before)
     return Reallocation(
         before=before,
-        after=before.at(arrays.put(positions, kept_slots, survivors.positions), survivors.counts + grown.counts),
+        after=before.at(arrays.take(positions, order), survivors.counts + grown.counts),
         survives=arrays.readonly(survives),
         sources=arrays.readonly(sources),
-        values=arrays.readonly(arrays.put(_gather(values, sources, before), grown_slots, initial)),
+        values=arrays.readonly(arrays.put(carried, counting.nonzero(sources == before.size, grown.size), initial)),
         pruned=constant(before.counts - survivors.counts),
         grown=grown.counts,
         grown_weights=grown,

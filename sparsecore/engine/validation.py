@@ -294,7 +294,9 @@ def check_grown(result: HookResult, occupied: Topology, counts: Counts) -> Array
     active_count = 0
     if len(positions):
         # everything is read at once: a device is waited for a single time
-        active = counting_of(arrays).count(is_active(positions, occupied))
+        # each ascends, so that what is in both stands side by side; a stable sort merges two ascending parts
+        merged = arrays.sort(arrays.concatenate([occupied.positions, positions]))
+        active = counting_of(arrays).count(merged[1:] == merged[:-1])
         statistics = arrays.to_numpy(arrays.concatenate([order_statistics(positions, occupied), active]))
         error, active_count = position_order_error(positions, occupied, statistics), int(statistics[-1])
         grown = counts_per_tensor(statistics[:-1], len(positions))
