@@ -49,11 +49,11 @@ def test_positions_of_weights_as_the_kernels_read_them_count_as_indices() -> Non
     assert 2 * twice(task) < grown <= 2 * twice(task) + 3 * 4 * 3 * rows
 
 
-def test_lists_of_dense_tensors_count_their_padding_zeros() -> None:
+def test_dense_linear_layers_keep_no_copies_of_values_either() -> None:
     learner, task = trained(density=1.0)
     memory = learner.memory()
-    assert memory.values.measured - memory.values.theoretical >= 4 * twice(task)
-    assert memory.indices.measured > memory.indices.theoretical + 4 * twice(task)
+    assert memory.values.measured == memory.values.theoretical
+    assert memory.indices.measured > memory.indices.theoretical + 2 * twice(task)
 
 
 def test_lists_of_former_positions_are_neither_kept_nor_counted() -> None:

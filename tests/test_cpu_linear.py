@@ -169,6 +169,19 @@ def test_matrices_wider_and_higher_than_16_bits_count_compute_what_numpy_does(ma
         assert_right(computed(machine, case), case)
 
 
+@on_each
+@pytest.mark.parametrize("batch", [3, 300])
+@pytest.mark.parametrize("every", [1, 2])
+def test_rows_that_lie_a_multiple_of_a_kilobyte_apart_compute_what_numpy_does(
+    machine: Runtime, every: int, batch: int
+) -> None:
+    """The kernels copy such weights, as those of different rows would collide in the cache."""
+    outputs, inputs = 150, 256 * every
+    positions = np.arange(0, outputs * inputs, every)
+    case = attrs.evolve(Case.of(10, outputs, inputs, batch, 0.0), positions=positions, values=drawn(10, len(positions)))
+    assert_right(computed(machine, case), case)
+
+
 def test_gaps_of_more_columns_than_16_bits_count_are_no_weights() -> None:
     shape, positions = (4, 3 * 2**16), np.array([0, 2**16 - 1, 5 * 2**16 + 7, 9 * 2**16 - 1, 11 * 2**16], np.int64)
     case = attrs.evolve(Case.of(6, *shape, 2, 0.0), positions=positions, values=drawn(6, 5))

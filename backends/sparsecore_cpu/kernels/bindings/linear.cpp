@@ -203,12 +203,6 @@ class SparsityPattern {
     return *by_input_;
   }
 
-  int64_t used_inputs() const {
-    std::vector<bool> used(static_cast<size_t>(inputs()));
-    by_output_.for_each([&](int64_t, int64_t column, uint32_t) { used[column] = true; });
-    return std::count(used.begin(), used.end(), true);
-  }
-
   // Read-only views of all arrays that were made so far, which keep `self` alive.
   static nb::list arrays(nb::object self) {
     nb::list views;
@@ -368,12 +362,11 @@ void add_linear(nb::module_& module) {
       .def(nb::init<nb::handle, Integer, Integer>(), "positions"_a.none(), "outputs"_a, "inputs"_a,
            nb::sig("def __init__(self, positions: " POSITIONS ", outputs: int, inputs: int) -> None"))
       .def_prop_ro("count", &SparsityPattern::count, "The number of active weights.")
-      .def_prop_ro("used_inputs", &SparsityPattern::used_inputs, "The number of inputs that have an active weight.")
       .def_prop_ro("arrays", &SparsityPattern::arrays, "All arrays that were made so far; read-only.",
                    nb::for_getter(nb::sig("def arrays(self) -> list[" ANY_ARRAY "]")));
   nb::class_<LinearKernels>(
       module, "LinearKernels",
-      R"(The kernels of sparse linear layers for one instruction set, which are named as those of :class:`Kernels`.
+      R"(The kernels of linear layers for one instruction set, which are named as those of :class:`Kernels`.
 
 All activations are features of one batch. Values and gradients are in the order of the pattern's positions.)")
       .def(nb::init<const std::string&>(), "name"_a = "")

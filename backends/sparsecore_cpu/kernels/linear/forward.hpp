@@ -1,4 +1,4 @@
-// The outputs of a sparse linear layer: the sums of an output stay in registers through its weights in a tile of
+// The outputs of a linear layer: the sums of an output stay in registers through its weights in a tile of
 // inputs, which stays in the cache through all outputs.
 #pragma once
 

@@ -1,4 +1,4 @@
-// The kernels of sparse linear layers for one instruction set. CMakeLists.txt compiles this once for each of them.
+// The kernels of linear layers for one instruction set. CMakeLists.txt compiles this once for each of them.
 #include "linear/forward.hpp"
 #include "linear/gradients.hpp"
 

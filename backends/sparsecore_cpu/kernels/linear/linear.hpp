@@ -1,4 +1,4 @@
-// The interface between the Python bindings and the kernels of sparse linear layers: a table of functions for each
+// The interface between the Python bindings and the kernels of linear layers: a table of functions for each
 // instruction set.
 //
 // Features are stored as (features, vectors, lanes): a vector holds one feature of `lanes` members of the batch.

@@ -1,4 +1,4 @@
-// The gradients of the weights of a sparse linear layer: the gradient of an output stays in registers through its
+// The gradients of the weights of a linear layer: the gradient of an output stays in registers through its
 // weights in a tile of inputs.
 #pragma once
 

@@ -514,15 +514,11 @@ class SparsityPattern:
         """The number of active weights."""
 
     @property
-    def used_inputs(self) -> int:
-        """The number of inputs that have an active weight."""
-
-    @property
     def arrays(self) -> list[numpy.typing.NDArray[Any]]:
         """All arrays that were made so far; read-only."""
 
 class LinearKernels:
-    """The kernels of sparse linear layers for one instruction set, which are named as those of :class:`Kernels`.
+    """The kernels of linear layers for one instruction set, which are named as those of :class:`Kernels`.
 
     All activations are features of one batch. Values and gradients are in the order of the pattern's positions.
     """

@@ -1,4 +1,4 @@
-"""Convolutions, and dense linear layers, over lists of active weights: outputs, and both gradients.
+"""Convolutions over lists of active weights: outputs, and both gradients.
 
 A list is made from the positions in O(N) by counting, once for a topology and a memory layout of the activations. In
 each step only the values are gathered into it.
@@ -23,7 +23,7 @@ Indices = NDArray[np.int32]
 _WEIGHTS_A_GROUP = 16
 """Enough weights to make up for loading and storing the outputs that they add to; fewer keep more inputs cached."""
 
-BUNDLED = 0.75
+_BUNDLED = 0.75
 """The density from which on it is faster to compute with zeros for inactive weights than with single weights."""
 
 _INPUTS_A_BUNDLE = 16
@@ -190,7 +190,7 @@ class Taps:
         most = np.count_nonzero(used) * self._outputs_a_group
         # a bundle of output channels shares its inputs, so it must not belong to two groups
         fits = self.groups == 1 or self._outputs_a_group % BUNDLE == 0
-        arrange = self._bundled if fits and len(chosen) > BUNDLED * most else self._single
+        arrange = self._bundled if fits and len(chosen) > _BUNDLED * most else self._single
         order, ordered, pointers = arrange(chosen, offsets, used)
         values = np.zeros(len(order), np.float32)
         handle = _kernels.Weights(pointers, ordered, values, outputs, bundled=len(order) > len(ordered))

@@ -52,7 +52,7 @@ class ActiveWeights(Protocol):
 
 @attrs.frozen(eq=False)
 class ListedWeights:
-    """Weights in lists, for convolutions and for dense linear layers.
+    """The weights of a convolution, in lists.
 
     Attributes:
         taps: the coordinates of the weights.
@@ -77,7 +77,7 @@ class ListedWeights:
 
 @attrs.frozen(eq=False)
 class MatrixWeights:
-    """The weights of a sparse linear layer.
+    """The weights of a linear layer.
 
     Attributes:
         pattern: their positions.
@@ -86,7 +86,7 @@ class MatrixWeights:
     pattern: SparsityPattern
 
     def kernels(self, kernels: _kernels.Kernels, threads: int) -> SparseLinear:
-        """The kernels of sparse linear layers; see :meth:`ActiveWeights.kernels`."""
+        """The kernels of linear layers; see :meth:`ActiveWeights.kernels`."""
         return SparseLinear(kernels, self.pattern, threads)
 
     @property
@@ -148,9 +148,7 @@ class Layer:
         Raises:
             ValueError: a position is outside the shape, or they do not ascend.
         """
-        pattern, window = sparsity_pattern(shape, positions), Window()
-        weights = ListedWeights(Taps.of(shape, positions), window) if pattern is None else MatrixWeights(pattern)
-        return cls(kernels, (*shape, 1, 1), window, weights)
+        return cls(kernels, (*shape, 1, 1), Window(), MatrixWeights(sparsity_pattern(shape, positions)))
 
     @property
     def nbytes(self) -> int:

@@ -1,4 +1,4 @@
-"""Sparse linear layers: outputs, and both gradients, computed from the positions of the active weights.
+"""Linear layers of any density: outputs, and both gradients, computed from the positions of the active weights.
 
 The kernels read values and write gradients in the order of the positions, so that no step copies them.
 """
@@ -13,30 +13,26 @@ from numpy.typing import NDArray
 
 from sparsecore_cpu import _kernels
 from sparsecore_cpu._kernels import Mask, SparsityPattern
-from sparsecore_cpu.convolution import BUNDLED
 from sparsecore_cpu.runtime import Buffer, Floats, KernelInput, Sums
 
 
-def sparsity_pattern(shape: tuple[int, ...], positions: NDArray[np.integer]) -> SparsityPattern | None:
-    """The positions as the kernels of sparse linear layers read them.
+def sparsity_pattern(shape: tuple[int, ...], positions: NDArray[np.integer]) -> SparsityPattern:
+    """The positions as the kernels of linear layers read them.
 
     Args:
         shape: (out, in) of the weight.
         positions: row-major positions of the active entries, ascending, (count,).
 
-    Returns:
-        None if so many weights are active that they are computed faster as a dense matrix, in bundles.
+    Raises:
+        ValueError: a position is outside the shape, or they do not ascend.
     """
     out, into = shape
-    if len(positions) > BUNDLED * out * into:
-        return None
-    pattern = SparsityPattern(np.ascontiguousarray(positions, np.int64), out, into)
-    return None if pattern.count > BUNDLED * out * pattern.used_inputs else pattern
+    return SparsityPattern(np.ascontiguousarray(positions, np.int64), out, into)
 
 
 @lru_cache
 def linear_kernels(name: str) -> _kernels.LinearKernels:
-    """The kernels of sparse linear layers for the instruction set of this name."""
+    """The kernels of linear layers for the instruction set of this name."""
     return _kernels.LinearKernels(name)
 
 
@@ -46,7 +42,7 @@ def _empty(count: int) -> Floats:
 
 @attrs.frozen(eq=False)
 class SparseLinear:
-    """Calls the kernels of one sparse linear layer on memory that the caller provides.
+    """Calls the kernels of one linear layer on memory that the caller provides.
 
     ``values`` are those of the active weights, (count,), in the order of the positions.
 

@@ -23,11 +23,11 @@ class CachedLists:
 
     Attributes:
         lists: the weight lists by shape and window, then as :class:`LayerLists` keeps them.
-        patterns: the sparsity patterns by shape; None for those that are computed as dense matrices.
+        patterns: the sparsity patterns of matrices, by shape.
     """
 
     lists: dict[Any, dict[Any, list[WeightList]]] = attrs.field(factory=dict)
-    patterns: dict[tuple[int, ...], SparsityPattern | None] = attrs.field(factory=dict)
+    patterns: dict[tuple[int, ...], SparsityPattern] = attrs.field(factory=dict)
 
 
 @attrs.frozen(eq=False)
@@ -44,10 +44,9 @@ class ListCache:
     _made: WeakKeyDictionary[Any, CachedLists] = attrs.field(factory=WeakKeyDictionary)
 
     def kernels(self, runtime: Runtime, weight: WeightSource, window: Window) -> LayerKernels | SparseLinear:
-        """The kernels that compute a layer with this weight: those of sparse matrices, or of convolutions."""
-        pattern = self._pattern(weight) if len(weight.shape) == 2 else None
-        if pattern is not None:
-            return SparseLinear(runtime.kernels, pattern, runtime.threads, self.pool.take)
+        """The kernels that compute a layer with this weight: those of matrices, or of convolutions."""
+        if len(weight.shape) == 2:
+            return SparseLinear(runtime.kernels, self._pattern(weight), runtime.threads, self.pool.take)
         made = self._of(weight).lists.setdefault((weight.shape, window), {})
         # what is cached must not refer to the weight, or it would live as long as the cache
         taps = lambda: Taps.of(weight.shape, weight.positions, window.groups)  # noqa: E731
@@ -57,13 +56,11 @@ class ListCache:
         """All arrays that were made so far for weights with this owner."""
         made = self._made.get(owner, CachedLists())
         lists = [weights for layers in made.lists.values() for several in layers.values() for weights in several]
-        patterns = [pattern for pattern in made.patterns.values() if pattern is not None]
-        return CachedArrays(
-            (*(array for one in lists for array in one.indices), *(array for one in patterns for array in one.arrays)),
-            tuple(one.values for one in lists),
-        )
+        indices = [array for one in lists for array in one.indices]
+        indices += [array for pattern in made.patterns.values() for array in pattern.arrays]
+        return CachedArrays(tuple(indices), tuple(one.values for one in lists))
 
-    def _pattern(self, weight: WeightSource) -> SparsityPattern | None:
+    def _pattern(self, weight: WeightSource) -> SparsityPattern:
         patterns = self._of(weight).patterns
         if weight.shape not in patterns:
             patterns[weight.shape] = sparsity_pattern(weight.shape, weight.positions)
