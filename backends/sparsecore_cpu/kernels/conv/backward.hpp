@@ -42,7 +42,7 @@ inline void backward(const BackwardParams& params) {
     const RowRange part = rows_of_part(extent, number);
     InputRows x(params.x, extent, part, x_scratch), gradient(params.gradient, extent, part, gradient_scratch);
     PartialGradients::OfPart own(partial, number, 0, extent.channels);
-    const Bands bands(extent, number, band_rows(extent.width, params.weights), params.threads);
+    const Bands bands(extent, number, band_rows(extent.width, params.weights));
     const auto compute_with = [&](auto epilogue) { backward_part(params, x, gradient, own, bands, epilogue); };
     const int64_t inputs = params.input_channels;
     if (params.mask)

@@ -182,7 +182,7 @@ void convolve_with(const ConvolutionParams& params, MakeEpilogue make_epilogue) 
     InputRows input(params.x, extent, part, scratch);
     const ConvolutionOutput output{params.out, params.add};
     auto epilogue = make_epilogue(task / ranges, first, last);
-    const Bands bands(extent, task / ranges, band_rows(extent.width), params.threads);
+    const Bands bands(extent, task / ranges, band_rows(extent.width));
     bands.for_each([&](const RowRange& band, const RowRange& next) {
       const FloatView& x = input.computed_until(band.last_row);
       Prefetcher prefetcher;

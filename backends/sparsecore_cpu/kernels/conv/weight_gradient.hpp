@@ -249,7 +249,7 @@ inline void weight_gradient(const WeightGradientParams& params) {
     InputRows x(params.x, extent, part, x_scratch), gradient(params.gradient, extent, part, gradient_scratch);
     PartialGradients::OfPart own(partial, number, first_channel_of(extent, range, ranges),
                                  first_channel_of(extent, range + 1, ranges));
-    const Bands bands(extent, number, band_rows(extent.width, params.weights), params.threads);
+    const Bands bands(extent, number, band_rows(extent.width, params.weights));
     bands.for_each([&](const RowRange& band, const RowRange& next) {
       Prefetcher prefetcher;
       x.prefetch(next, prefetcher), gradient.prefetch(next, prefetcher);

@@ -48,8 +48,7 @@ inline int64_t first_channel_of(const Extent& extent, int64_t range, int64_t ran
 // The bands of a part, which are a few rows high.
 class Bands {
  public:
-  Bands(const Extent& extent, int64_t part, int64_t rows, int threads)
-      : extent_(extent), part_(part), rows_(rows), threads_(threads) {}
+  Bands(const Extent& extent, int64_t part, int64_t rows) : extent_(extent), part_(part), rows_(rows) {}
 
   // Calls visit(band, next): `next` is the band that the same thread will probably work on next, to prefetch its
   // memory.
@@ -58,7 +57,7 @@ class Bands {
     const RowRange part = rows_of_part(extent_, part_);
     for (RowRange band = first_band_of(part); band.first_row < part.last_row;) {
       const bool last = band.last_row >= part.last_row;
-      const RowRange next = last ? first_band_of(rows_of_part(extent_, (part_ + threads_) % part_count(extent_)))
+      const RowRange next = last ? first_band_of(rows_of_part(extent_, (part_ + 1) % part_count(extent_)))
                                  : first_band_of({part.block, band.last_row, part.last_row});
       visit(band, next);
       band = last ? RowRange{part.block, part.last_row, part.last_row} : next;
@@ -73,7 +72,6 @@ class Bands {
 
   Extent extent_;
   int64_t part_, rows_;
-  int threads_;
 };
 
 // Floats that are laid out as an activation.
