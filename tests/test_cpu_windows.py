@@ -15,6 +15,8 @@ from torch.nn import functional
 from torch_oracles import check_against_torch, check_halves_against_torch
 
 from sparsecore.errors import InputError
+from sparsecore.host.computation import Moments
+from sparsecore_cpu.operations import Norm
 from sparsecore_cpu.window import Padding, Window
 
 LANES = MACHINES[0].kernels.lanes
@@ -98,6 +100,43 @@ def test_a_bias_relu_and_another_convolution_have_torch_s_gradients() -> None:
         return functional.conv2d(functional.relu(functional.conv2d(x, *weights[:2], **window)), *weights[2:])
 
     check_against_torch(ours, theirs, x, weights)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+def test_batch_norm_of_a_convolution_with_a_bias_has_torch_s_gradients(training: bool, shared: bool) -> None:
+    x, channels = drawn(0, 19, 6, 7, 3), 5
+    mean, variance = drawn(7, channels), np.abs(drawn(8, channels)) + 1
+    shapes = ((channels, 3, 3, 3), (channels,), (channels,), (channels,))
+    weights = [weight_of(drawn(seed, *shape)) for seed, shape in enumerate(shapes)]
+    moved = []
+
+    def ours(ops: Any, x: Any, w: list[Any]) -> Any:
+        y = ops.conv2d(x, w[0], w[1], padding=1)
+        running = mean.copy(), variance.copy()
+        if training:
+            normalized = ops.batch_norm(y, *w[2:], *running)
+        else:
+            scale, shift = (one.to_array() for one in w[2:])
+            moments = Moments(*(one.astype(float) for one in running))
+            normalized = ops.normalized(y, Norm(moments, scale, shift, is_of_batch=False), *w[2:])
+        assert y.is_pending
+        moved.append(running)
+        return ops.relu(ops.add(normalized, y) if shared else normalized)
+
+    statistics = torch.from_numpy(mean.astype(float)), torch.from_numpy(variance.astype(float))
+
+    def theirs(x: Any, w: list[Any]) -> Any:
+        y = functional.conv2d(x, w[0], w[1], padding=1)
+        running = [one.clone() for one in statistics]
+        normalized = functional.batch_norm(y, *running, *w[2:], training=training)
+        expected[:] = [one.numpy() for one in running]
+        return functional.relu(normalized + y if shared else normalized)
+
+    expected: list[Any] = []
+    check_against_torch(ours, theirs, x, weights, rounding=1e-4)
+    for own in moved:
+        np.testing.assert_allclose(own, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_threads_change_no_bit() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import attrs
 import numpy as np
 
+from sparsecore.host.weights import WeightSource
 from sparsecore_cpu import _kernels
 from sparsecore_cpu._kernels import Mask
 from sparsecore_cpu.runtime import Buffer, Floats, Form, KernelInput, Runtime, Sums
@@ -104,6 +105,10 @@ class Activation:
         Returns:
             The mean and the biased variance, float64, each (channels,).
         """
+        affine = self.op.as_affine() if self.is_pending else None
+        if affine is not None:
+            mean, variance = affine.x.moments()
+            return affine.scale * mean + affine.shift, np.square(affine.scale, dtype=np.float64) * variance
         if self._buffer is None:
             sums = np.zeros((self.form.channels, 2))
             self._buffer = self.op.compute(self.runtime, self.form, sums)
@@ -188,6 +193,8 @@ class AffineOp(LazyOp):
         shift: float32, (channels,).
         mean: float32, (channels,), about which the gradient's second sum is computed.
         backward: passes the gradient on to ``x``, given the gradient and its sums by channel (see :class:`Mask`).
+        bias: the weight that ``shift`` is, where the function does nothing but add it; a batch norm of the output is
+            then computed from ``x``.
     """
 
     x: Activation
@@ -195,6 +202,7 @@ class AffineOp(LazyOp):
     shift: Floats
     mean: Floats
     backward: Callable[[Buffer, Sums], None]
+    bias: WeightSource | None = None
 
     @classmethod
     def identity(cls, x: Activation) -> "AffineOp":

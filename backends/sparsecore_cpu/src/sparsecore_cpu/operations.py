@@ -116,6 +116,15 @@ def running(x: Activation, mean: NDArray[np.float32], variance: NDArray[np.float
     return running_moments(mean, variance)
 
 
+def _without_bias(x: Activation, norm: Norm) -> tuple[Activation, Norm, WeightSource | None]:
+    """What a bias is added to, the norm of it that equals that of the sum, and the bias; else what is given."""
+    affine = x.op.as_affine() if x.is_pending else None
+    if affine is None or affine.bias is None:
+        return x, norm, None
+    moments = attrs.evolve(norm.moments, mean=norm.moments.mean - affine.shift)
+    return affine.x, attrs.evolve(norm, moments=moments), affine.bias
+
+
 def _single(channels: Channels) -> Floats:
     return channels.astype(np.float32)
 
@@ -198,16 +207,20 @@ class CpuOperations:
             scale: receives its gradient; None where it is not a parameter.
             shift: likewise.
         """
+        source, own, bias = _without_bias(x, norm)
 
         def backward(gradient: Buffer, sums: Sums) -> None:
-            by_scale, by_shift, factors = norm.backward(sums, x.form.entries)
+            by_scale, by_shift, factors = own.backward(sums, x.form.entries)
             if scale is not None:
                 scale.add_dense_gradient(by_scale)
             if shift is not None:
                 shift.add_dense_gradient(by_shift)
-            x.gradient.terms.append(LinearTerm(gradient, x.buffer(), *factors))
+            if bias is not None:
+                # the norm of a batch is the same whatever the bias
+                bias.add_dense_gradient(np.zeros_like(by_shift) if own.is_of_batch else factors[0] * sums[:, 0])
+            source.gradient.terms.append(LinearTerm(gradient, source.buffer(), *factors))
 
-        return self._affine(AffineOp(x, *norm.forward, backward))
+        return self._affine(AffineOp(source, *own.forward, backward))
 
     def relu(self, x: Activation) -> Activation:
         """max(x, 0); the gradient at 0 is 0."""
@@ -302,7 +315,7 @@ class CpuOperations:
             bias.add_dense_gradient(sums[:, 0])
             x.gradient.ready.append(gradient)
 
-        return self._affine(AffineOp(x, ones, bias.to_array().astype(np.float32), zeros, backward))
+        return self._affine(AffineOp(x, ones, bias.to_array().astype(np.float32), zeros, backward, bias))
 
     def _affine(self, source: AffineOp) -> Activation:
         def backward(output: Activation) -> None:
