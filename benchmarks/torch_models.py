@@ -145,9 +145,8 @@ def _sampled(
 ) -> dict[str, list[float]]:
     if not _is_of_processor(threads, options):
         return quiet_machine.in_turn(steps, options)
-    for _ in range(2):
-        for step in steps.values():
-            step()
+    for step in steps.values():
+        step()
     return quiet_machine.rounds({name: partial(_processor_seconds, step) for name, step in steps.items()}, options)
 
 
