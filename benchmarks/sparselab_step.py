@@ -10,8 +10,8 @@ installed, the others are measured without it.
 """
 
 import argparse
-import importlib.util
 import importlib.metadata
+import importlib.util
 import os
 import statistics
 from collections.abc import Callable, Mapping
