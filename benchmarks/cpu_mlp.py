@@ -2,8 +2,8 @@
 
     python benchmarks/cpu_mlp.py [--threads 1 2] [--rounds 31]
 
-A training step of LeNet-300-100, with batch norm on both sides, and a layer of 4096×4096 by itself: its outputs, and
-its outputs and both gradients.
+A training step of LeNet-300-100, with batch norm on both sides, one of a larger network in torch itself, with sparse
+kernels and compact storage, and a layer of 4096×4096 alone: its outputs, and its outputs and both gradients.
 """
 
 import argparse
@@ -26,9 +26,12 @@ from writing import table, write
 from sparsecore_cpu.runtime import Runtime
 from sparsecore_models.lenet import LeNet
 from sparsecore_numpy import NumpyArrays
+from sparsecore_torch import sparsify
 
 SHAPE = (28, 28, 1)
 SPARSITIES = (0.9, 0.95, 0.99)
+WIDTHS = (1024, 4096, 4096, 10)
+"""Of the network in torch."""
 
 Actions = dict[str, Callable[[], object]]
 
@@ -83,6 +86,31 @@ def _perceptron(threads: int, options: argparse.Namespace) -> Actions:
     return {"torch, dense": loop.step, **sparse}
 
 
+def _in_torch(threads: int, options: argparse.Namespace) -> Actions:  # noqa: ARG001
+    sparse = {f"sparsity {sparsity:g}": _TorchStep(options.batch, sparsity).step for sparsity in SPARSITIES}
+    return {"torch, dense": _TorchStep(options.batch).step, **sparse}
+
+
+class _TorchStep:
+    """A training step of a perceptron in torch, with sparse kernels if a sparsity is given."""
+
+    def __init__(self, batch: int, sparsity: float | None = None) -> None:
+        torch.manual_seed(0)
+        layers = [part for sides in pairwise(WIDTHS[:-1]) for part in (nn.Linear(*sides), nn.ReLU())]
+        self._model = nn.Sequential(*layers, nn.Linear(*WIDTHS[-2:]))
+        self._optimizer = optimizer_of(self._model)
+        self._x, self._labels = torch.randn(batch, WIDTHS[0]), torch.randint(0, WIDTHS[-1], (batch,))
+        if sparsity is not None:
+            self._training = sparsify(
+                self._model, self._optimizer, strategy="static", sparsity=sparsity, storage="compact", kernels="sparse"
+            )
+
+    def step(self) -> None:
+        self._optimizer.zero_grad()
+        nn.functional.cross_entropy(self._model(self._x), self._labels).backward()
+        self._optimizer.step()
+
+
 def _forward(threads: int, options: argparse.Namespace) -> Actions:
     layers, dense = _layers(threads, options), DenseLayer(options.batch)
     return {"torch, dense": dense.forward, **{name: layer.forward for name, layer in layers.items()}}
@@ -95,6 +123,7 @@ def _both(threads: int, options: argparse.Namespace) -> Actions:
 
 MEASURED: Mapping[str, Callable[[int, argparse.Namespace], Actions]] = {
     "a training step of 784-300-100-10": _perceptron,
+    f"a training step of {'-'.join(map(str, WIDTHS))} in torch": _in_torch,
     f"a layer of {SIDE}×{SIDE}, forward": _forward,
     f"a layer of {SIDE}×{SIDE}, forward and both gradients": _both,
 }

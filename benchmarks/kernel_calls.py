@@ -9,7 +9,7 @@ import attrs
 import numpy as np
 from operation_times import replaced
 
-from sparsecore_cpu import _kernels, operations
+from sparsecore_cpu import _kernels, linear, operations
 from sparsecore_cpu.convolution import LayerLists, WeightList
 from sparsecore_cpu.runtime import Buffer, Form, Runtime, Strides
 
@@ -19,6 +19,8 @@ GRADIENTS: Mapping[str, str] = {
     "weight_gradient": "convolution, weights' gradient",
     "backward": "convolution, both gradients",
 }
+LINEAR: Mapping[str, str] = {"forward": FORWARD, "input_gradient": BACKWARD, **GRADIENTS}
+"""What the kernels of linear layers do, as those of convolutions."""
 
 
 @attrs.frozen
@@ -89,6 +91,8 @@ class Calls:
                 stack.enter_context(replaced(LayerLists, name, self._listing(kernel, getattr(LayerLists, name))))
             stack.enter_context(replaced(_kernels, "Input", _Reads(self, _kernels.Input)))
             stack.enter_context(replaced(operations, "Mask", self._mask))
+            watched = _WatchedLinear(self, linear.linear_kernels(self._machine.kernels.name))
+            stack.enter_context(replaced(linear, "linear_kernels", lambda _: watched))
             yield
 
     def call(self, name: str, arguments: tuple[Any, ...]) -> Any:
@@ -97,6 +101,17 @@ class Calls:
         result = getattr(self._machine.kernels, name)(*arguments)
         self._note(name, arguments, time.perf_counter() - start)
         return result
+
+    def call_linear(self, kernels: Any, name: str, arguments: tuple[Any, ...]) -> None:
+        """Call a kernel of linear layers and note it."""
+        start = time.perf_counter()
+        getattr(kernels, name)(*arguments)
+        seconds = time.perf_counter() - start
+        forms = [self._activations[id(one)] for one in arguments if isinstance(one, _kernels.Activation)]
+        (pattern,) = (one for one in arguments if isinstance(one, _kernels.SparsityPattern))
+        inputs, outputs = (form.channels for form in (forms[1::-1] if name == "input_gradient" else forms[:2]))
+        products = pattern.count * self._padded(forms[0]) * (2 if name == "backward" else 1)
+        self.noted.append(Call(LINEAR[name], f"linear {inputs}→{outputs}", seconds, products, self._bytes(forms)))
 
     def attribute(self, name: str) -> Any:
         """Of the kernels."""
@@ -168,6 +183,17 @@ class _Watched:
 
 
 @attrs.frozen
+class _WatchedLinear:
+    """The kernels of linear layers, likewise."""
+
+    calls: Calls
+    kernels: Any
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *arguments: self.calls.call_linear(self.kernels, name, arguments)
+
+
+@attrs.frozen
 class _Reads:
     """Makes what convolutions read, as :class:`sparsecore_cpu._kernels.Input` does."""
 
@@ -194,8 +220,6 @@ def _weights(arguments: Sequence[Any]) -> Iterator[Any]:
 
 def _layer(listed: _Listed, written: Form) -> str:
     outputs, inputs, *kernel = listed.shape
-    if not kernel:
-        return f"linear {inputs}→{outputs}"
     side = written.height // (listed.stride if listed.kernel == BACKWARD else 1)
     stride = f", stride {listed.stride}" if listed.stride > 1 else ""
     return f"{inputs}→{outputs}, {kernel[0]}×{kernel[1]}, to {side}×{side}{stride}"
