@@ -279,6 +279,7 @@ def by_rows(call: Call) -> None:
         bias=call.array("f4", channels),
         inside=call.array("f4", pixels),
         floor=call.random.choice(FLOATS),
+        ceiling=call.random.choice(FLOATS),
     )
     if call.random.random() < 0.5:
         call.change()

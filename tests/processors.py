@@ -31,6 +31,7 @@ ARITHMETIC = (
     "cpu_image_networks",
     "cpu_inference*",
     "cpu_linear",
+    "cpu_models*",
     "cpu_networks",
     "cpu_normalization",
     "cpu_operations",

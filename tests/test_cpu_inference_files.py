@@ -16,6 +16,7 @@ pytest.importorskip("sparsecore_cpu._kernels")
 
 from command_line import SMALL, small_images, train
 from inference_examples import images_for, network_of
+from kernel_arguments import rows
 from safetensors.numpy import load_file, save_file
 
 from sparsecore.errors import InputError
@@ -23,6 +24,7 @@ from sparsecore.experiment.plugin_choice import PluginChoice
 from sparsecore_cpu import _kernels
 from sparsecore_cpu.inference import Predictor
 from sparsecore_cpu.inference.network import from_gaps, to_gaps
+from sparsecore_cpu.runtime import aligned_zeros
 from sparsecore_models.lenet import LeNet
 from sparsecore_models.wrn import WideResNet
 
@@ -75,7 +77,7 @@ def test_a_file_predicts_bit_for_bit_what_was_saved(run: Path, tmp_path: Path) -
 
 def test_the_example_of_the_page_runs_as_printed(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = Path(__file__).parent.parent / "backends/sparsecore_cpu/README.md"
-    (code,) = re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    code, _ = re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
     shutil.copytree(run, tmp_path / "runs/mine")
     monkeypatch.chdir(tmp_path)
     exec(code, {})
@@ -185,6 +187,26 @@ def test_an_inconsistent_file_is_refused(change: Any, sentence: str, predictor: 
     save_file(change(load_file(path)), path, header)
     with pytest.raises(InputError, match=sentence):
         Predictor.load(path)
+
+
+def test_outputs_are_cut_off_at_floor_and_ceiling() -> None:
+    x = aligned_zeros((144,))
+    x[16:32] = np.arange(16) - 8
+    out = aligned_zeros((16,))
+    convolution = rows(
+        x=x,
+        out=out,
+        out_start=0,
+        pointers=np.array([0, 1], np.int32),
+        offsets=np.zeros(1, np.int32),
+        values=np.ones(1, np.float32),
+        bias=np.zeros(1, np.float32),
+        inside=np.ones(16, np.float32),
+        floor=-2.0,
+        ceiling=5.0,
+    )
+    convolution.run(1)
+    np.testing.assert_array_equal(out, np.clip(np.arange(16) - 8, -2, 5))
 
 
 def test_arrays_that_do_not_fit_are_refused_before_anything_is_read_or_written() -> None:

@@ -129,9 +129,10 @@ struct CombineParams {
   int threads;
 };
 
-// A convolution of one image, out = max(add + bias + weights * x, floor). Each channel is contiguous, row behind row
-// with zeros between the rows. The rows of inputs and outputs are equally far apart, so that a weight has one offset
-// for all outputs. `inside` is 1 for the outputs inside the image and 0 for those between its rows, which become zero.
+// A convolution of one image, out = min(max(add + bias + weights * x, floor), ceiling). Each channel is contiguous, row
+// behind row with zeros between the rows. The rows of inputs and outputs are equally far apart, so that a weight has
+// one offset for all outputs. `inside` is 1 for the outputs inside the image and 0 for those between its rows, which
+// become zero.
 struct RowConvolutionParams {
   const float* x;
   float* out;
@@ -139,7 +140,7 @@ struct RowConvolutionParams {
   const int32_t *pointers, *offsets;  // as of a WeightList with one input block
   const float* values;
   int64_t channel_stride, channels, pixels;  // the stride is that of the outputs, in floats
-  float floor;
+  float floor, ceiling;
 };
 
 // The kernels for one instruction set and one type of stored images. All are thread-safe and keep no state.

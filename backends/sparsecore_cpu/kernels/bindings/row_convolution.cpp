@@ -3,6 +3,7 @@
 #include <nanobind/stl/string.h>
 
 #include <algorithm>
+#include <limits>
 #include <optional>
 #include <string>
 
@@ -17,7 +18,7 @@ class RowConvolution {
  public:
   RowConvolution(const std::string& kernels, nb::handle x, Integer x_start, nb::handle out, Integer out_start,
                  Integer channel_stride, nb::handle add, nb::handle pointers, nb::handle offsets, nb::handle values,
-                 nb::handle bias, nb::handle inside, float floor)
+                 nb::handle bias, nb::handle inside, float floor, float ceiling)
       : table_(find_kernels(kernels.c_str()).float32),
         x_("x", x),
         out_("out", out),
@@ -34,7 +35,7 @@ class RowConvolution {
     params_.bias = bias_.data(), params_.inside = inside_.data();
     params_.pointers = pointers_->data(), params_.offsets = offsets_->data(), params_.values = values_.data();
     params_.channel_stride = channel_stride, params_.channels = bias_.length(), params_.pixels = inside_.length();
-    params_.floor = floor;
+    params_.floor = floor, params_.ceiling = ceiling;
   }
 
   void run(Integer given_threads) const {
@@ -88,21 +89,21 @@ class RowConvolution {
 
 void add_row_convolution(nb::module_& module) {
   nb::class_<RowConvolution>(module, "RowConvolution",
-                             R"(A convolution of one image: out = max(add + bias + weights∗x, floor).
+                             R"(A convolution of one image: out = min(max(add + bias + weights∗x, floor), ceiling).
 
 Each channel is contiguous, row behind row with zeros between the rows. The first pixel of the first channel is at
 ``x_start`` and ``out_start``, and the output channels are ``channel_stride`` floats apart. The weights of an output
 channel are those from its pointer to the next; each reads at its offset from the output's own position. ``inside``
 is 1 for the outputs inside the image and 0 for those between its rows, which become zero.)")
       .def(nb::init<const std::string&, nb::handle, Integer, nb::handle, Integer, Integer, nb::handle, nb::handle,
-                    nb::handle, nb::handle, nb::handle, nb::handle, float>(),
+                    nb::handle, nb::handle, nb::handle, nb::handle, float, float>(),
            nb::kw_only(), "kernels"_a, "x"_a.none(), "x_start"_a, "out"_a.none(), "out_start"_a, "channel_stride"_a,
            "add"_a.none(), "pointers"_a.none(), "offsets"_a.none(), "values"_a.none(), "bias"_a.none(),
-           "inside"_a.none(), "floor"_a,
+           "inside"_a.none(), "floor"_a, "ceiling"_a = std::numeric_limits<float>::infinity(),
            nb::sig("def __init__(self, *, kernels: str, x: " FLOATS ", x_start: int, out: " FLOATS
                    ", out_start: int, channel_stride: int, add: " FLOATS " | None, pointers: " INDICES
                    ", offsets: " INDICES ", values: " FLOATS ", bias: " FLOATS ", inside: " FLOATS
-                   ", floor: float) -> None"))
+                   ", floor: float, ceiling: float = ...) -> None"))
       .def("run", &RowConvolution::run, "threads"_a, "Computes the outputs from the present content of the input.",
            nb::sig("def run(self, threads: int) -> None"));
 }

@@ -29,18 +29,44 @@ struct RowTiles {
       Vector outputs[VECTORS];
       for (int v = 0; v < VECTORS; v++)
         outputs[v] = params.bias[channel] + (params.add ? load_unaligned(params.add + output + v * LANES) : zeros());
-      for (int32_t k = params.pointers[channel]; k < params.pointers[channel + 1]; k++) {
-        const float* pixels = pin_register(from + params.offsets[k]);
-        const float value = params.values[k];
-#pragma GCC unroll 32
-        for (int v = 0; v < VECTORS; v++) outputs[v] += value * load_unaligned(pixels + v * LANES);
-      }
+      accumulate<VECTORS>(from, params.pointers[channel], params.pointers[channel + 1], outputs);
       for (int v = 0; v < VECTORS; v++) {
         const Vector floored = outputs[v] < params.floor ? zeros() + params.floor : outputs[v];
+        const Vector bounded = floored > params.ceiling ? zeros() + params.ceiling : floored;
         const Vector inside = load_unaligned(params.inside + position + v * LANES);
-        store_unaligned(params.out + output + v * LANES, inside > zeros() ? floored : zeros());
+        store_unaligned(params.out + output + v * LANES, inside > zeros() ? bounded : zeros());
       }
     }
+  }
+
+  // The inner loop: adds value * pixels for the weights [first, last) to the outputs, which stay in registers. Where
+  // there are few vectors, the weights take turns in several sums, so that an addition does not wait for the one
+  // before.
+  template <int VECTORS>
+  inline __attribute__((always_inline)) void accumulate(const float* from, int32_t first, int32_t last,
+                                                        Vector (&outputs)[VECTORS]) const {
+    constexpr int CHAINS = VECTORS < 3 ? 4 : VECTORS < 5 ? 2 : 1;
+    int32_t k = first;
+    if constexpr (CHAINS > 1) {
+      Vector sums[CHAINS][VECTORS];
+      for (auto& chain : sums)
+        for (auto& sum : chain) sum = zeros();
+      for (; k + CHAINS <= last; k += CHAINS) {
+#pragma GCC unroll 4
+        for (int chain = 0; chain < CHAINS; chain++) add<VECTORS>(from, k + chain, sums[chain]);
+      }
+      for (const auto& chain : sums)
+        for (int v = 0; v < VECTORS; v++) outputs[v] += chain[v];
+    }
+    for (; k < last; k++) add<VECTORS>(from, k, outputs);
+  }
+
+  template <int VECTORS>
+  inline __attribute__((always_inline)) void add(const float* from, int32_t weight, Vector (&sums)[VECTORS]) const {
+    const float* pixels = pin_register(from + params.offsets[weight]);
+    const float value = params.values[weight];
+#pragma GCC unroll 32
+    for (int v = 0; v < VECTORS; v++) sums[v] += value * load_unaligned(pixels + v * LANES);
   }
 
   // The same for a number of vectors that is known at run time, from 1 to the length of the sequence.

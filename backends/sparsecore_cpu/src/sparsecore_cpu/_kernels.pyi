@@ -444,7 +444,7 @@ class Windows:
     ) -> None: ...
 
 class RowConvolution:
-    """A convolution of one image: out = max(add + bias + weights∗x, floor).
+    """A convolution of one image: out = min(max(add + bias + weights∗x, floor), ceiling).
 
     Each channel is contiguous, row behind row with zeros between the rows. The first pixel of the first channel is at
     ``x_start`` and ``out_start``, and the output channels are ``channel_stride`` floats apart. The weights of an output
@@ -468,6 +468,7 @@ class RowConvolution:
         bias: numpy.typing.NDArray[numpy.float32],
         inside: numpy.typing.NDArray[numpy.float32],
         floor: float,
+        ceiling: float = ...,
     ) -> None: ...
     def run(self, threads: int) -> None:
         """Computes the outputs from the present content of the input."""

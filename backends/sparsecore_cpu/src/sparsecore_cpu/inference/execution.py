@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import product
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -10,12 +11,20 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsecore.errors import InputError
 from sparsecore.host.weights import WeightView
 from sparsecore.learning.protocols import Model
 from sparsecore_cpu._kernels import RowConvolution
-from sparsecore_cpu.inference.network import ImageInfo, TrainedNetwork
+from sparsecore_cpu.inference.network import ImageInfo, TrainedNetwork, write_network
 from sparsecore_cpu.inference.planes import ChannelTaps, Frame, Plane, Planes, RowLayout, diagonal
-from sparsecore_cpu.inference.program import UNBOUNDED, AffineNode, ConvolutionNode, compile_program, program_of
+from sparsecore_cpu.inference.program import (
+    NO_CEILING,
+    UNBOUNDED,
+    AffineNode,
+    ConvolutionNode,
+    compile_program,
+    program_of,
+)
 from sparsecore_cpu.operations import CpuComputation
 from sparsecore_cpu.runtime import Floats, Runtime
 
@@ -63,19 +72,19 @@ class PlaneCompiler:
         x = x if reach.is_met else self._phases(x, reach.frame, node.window.stride)
         out = self.planes.take(node.weight.shape[0], reach.outputs)
         start = None if add is None else self._framed(add, out.frame)
-        self._convolve(x, out, start, reach.taps(node.weight, x), node.bias, node.floor)
+        self._convolve(x, out, start, reach.taps(node.weight, x), node.bias, (node.floor, node.ceiling))
         return out
 
     def affine(self, node: AffineNode, x: Plane) -> Plane:
         """A convolution with one weight for each channel."""
         out, shift = self.planes.take(x.channels, x.frame), np.broadcast_to(node.shift, x.channels)
-        self._convolve(x, out, None, diagonal(x, node.scale), shift, node.floor)
+        self._convolve(x, out, None, diagonal(x, node.scale), shift, (node.floor, node.ceiling))
         return out
 
     def added(self, x: Plane, y: Plane) -> Plane:
         """A convolution with ones that starts from the other plane."""
         out, start = self.planes.take(x.channels, x.frame), self._framed(y, x.frame)
-        self._convolve(x, out, start, diagonal(x, np.ones(1)), np.zeros(x.channels), UNBOUNDED)
+        self._convolve(x, out, start, diagonal(x, np.ones(1)), np.zeros(x.channels), (UNBOUNDED, NO_CEILING))
         return out
 
     def pooled(self, x: Plane) -> Plane:
@@ -95,7 +104,13 @@ class PlaneCompiler:
         return out
 
     def _convolve(
-        self, x: Plane, out: Plane, add: Plane | None, taps: ChannelTaps, bias: NDArray[np.float64], floor: float
+        self,
+        x: Plane,
+        out: Plane,
+        add: Plane | None,
+        taps: ChannelTaps,
+        bias: NDArray[np.float64],
+        bounds: tuple[float, float],
     ) -> None:
         convolution = RowConvolution(
             kernels=self.runtime.kernels.name,
@@ -110,7 +125,8 @@ class PlaneCompiler:
             values=taps.values,
             bias=bias.astype(np.float32),
             inside=out.frame.inside,
-            floor=floor,
+            floor=bounds[0],
+            ceiling=bounds[1],
         )
         self.calls.append(partial(convolution.run, self.runtime.threads))
         frame, weights = out.frame, len(taps.values)
@@ -126,10 +142,10 @@ class PlaneCompiler:
 
     def _phases(self, x: Plane, frame: Frame, stride: tuple[int, int]) -> Plane:
         """The phases of a stride: every stride-th pixel of rows and columns as channels of its own; copied once."""
-        compile_program = self._phased.setdefault(x, {})
-        if (frame, stride) not in compile_program:
-            compile_program[frame, stride] = self._split(x, frame, stride)
-        return compile_program[frame, stride]
+        made = self._phased.setdefault(x, {})
+        if (frame, stride) not in made:
+            made[frame, stride] = self._split(x, frame, stride)
+        return made[frame, stride]
 
     def _split(self, x: Plane, frame: Frame, stride: tuple[int, int]) -> Plane:
         rows, columns = stride
@@ -277,3 +293,58 @@ class Single:
             for call in self.calls:
                 call()
             own[:] = self.logits.features
+
+
+@attrs.frozen(eq=False)
+class ImageExecution:
+    """Predicts with a trained network, in whichever way takes less time for a batch.
+
+    Attributes:
+        network: the trained network.
+        runtime: kernels and threads.
+        single: predicts one image at a time.
+        blocks: predicts many images at a time.
+    """
+
+    network: TrainedNetwork
+    runtime: Runtime
+    single: Single
+    blocks: Blocks
+
+    @classmethod
+    def of(cls, network: TrainedNetwork, runtime: Runtime) -> "ImageExecution":
+        """A network with memory of its own.
+
+        Args:
+            network: the trained network.
+            runtime: kernels and threads.
+        """
+        return cls(network, runtime, Single.of(network, runtime), Blocks.of(network, runtime))
+
+    def predict(self, images: NDArray[Any]) -> Floats:
+        """Logits, float32, (batch, classes).
+
+        Args:
+            images: (batch, height, width, channels), in units of 0..255.
+
+        Raises:
+            InputError: they have another shape, or are no such numbers.
+        """
+        self._check(images)
+        logits = np.empty((len(images), self.network.pictures.classes), np.float32)
+        single = self.single.is_quicker(len(images), self.runtime.kernels.lanes)
+        (self.single if single else self.blocks).predict(images, logits)
+        return logits
+
+    def save(self, path: Path) -> None:
+        """Write the network to a file; see :func:`write_network`."""
+        write_network(self.network, path)
+
+    def _check(self, images: NDArray[Any]) -> None:
+        shape = self.network.pictures.shape
+        if images.ndim != 4 or images.shape[1:] != shape:
+            raise InputError(
+                f"images are (batch, {', '.join(map(str, shape))}) as the network was trained on; given {images.shape}"
+            )
+        if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
+            raise InputError(f"images are uint8, or floats in units of 0..255; given {images.dtype}")

@@ -244,7 +244,7 @@ def _bytes_of(gaps: NDArray[np.int64]) -> int:
     return max(1, -(-largest.bit_length() // _BITS))
 
 
-_FORMAT = "sparsecore network 1"
+FORMAT = "sparsecore network 1"
 _ENTRY = "sparsecore"
 
 
@@ -258,36 +258,49 @@ def write_network(network: TrainedNetwork, path: Path) -> None:
     Raises:
         InputError: it cannot be written.
     """
-    from safetensors.numpy import save
-
     pictures = network.pictures
-    facts = {"format": _FORMAT, "model": network.chosen.table(), "shape": pictures.shape, "classes": pictures.classes}
-    arrays = {
+    facts = {"format": FORMAT, "model": network.chosen.table(), "shape": pictures.shape, "classes": pictures.classes}
+    arrays: dict[str, NDArray[Any]] = {
         "positions": to_gaps(network.positions),
         "values": network.values,
         "mean": pictures.mean,
         "std": pictures.std,
         **{f"dense/{name}": array for name, array in network.dense.items()},
     }
-    content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, {_ENTRY: json.dumps(facts)})
+    write_arrays(arrays, facts, path)
+
+
+def write_arrays(arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any], path: Path) -> None:
+    """Write arrays and facts to a safetensors file, replacing one that exists.
+
+    Args:
+        arrays: by name.
+        facts: what JSON represents.
+        path: the file, which is written whole or not at all.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    from safetensors.numpy import save
+
+    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     try:
-        write_whole(path, bytes(content))
+        write_whole(path, bytes(save(whole, {_ENTRY: json.dumps(facts)})))
     except OSError as error:
         raise InputError(f"the network cannot be written to {path}: {error.strerror}") from error
 
 
-def read_network(path: Path) -> TrainedNetwork:
-    """Read a network from a safetensors file.
+def network_from(facts: Mapping[str, Any], arrays: dict[str, NDArray[Any]], path: Path) -> TrainedNetwork:
+    """The network of a file's content.
 
     Args:
+        facts: what the file says in JSON.
+        arrays: its tensors, by name; changed.
         path: a file that :func:`write_network` wrote.
 
     Raises:
-        InputError: there is none, it is damaged, or its model is not installed.
+        InputError: it is damaged, or its model is not installed.
     """
-    facts, arrays = _content(path)
-    if not isinstance(facts, dict) or facts.get("format") != _FORMAT:
-        raise InputError(f"{path} has no network of this version: expected the format {_FORMAT!r}")
     try:
         pictures = ImageInfo(tuple(facts["shape"]), facts["classes"], arrays.pop("mean"), arrays.pop("std"))
         positions, values, model = from_gaps(arrays.pop("positions")), arrays.pop("values"), facts["model"]
@@ -297,7 +310,18 @@ def read_network(path: Path) -> TrainedNetwork:
     return TrainedNetwork(PluginChoice.of("model", model), pictures, positions, values, dense)
 
 
-def _content(path: Path) -> tuple[Any, dict[str, NDArray[Any]]]:
+def read_arrays(path: Path) -> tuple[Any, dict[str, NDArray[Any]]]:
+    """The facts and the arrays of a safetensors file.
+
+    Args:
+        path: a file that :func:`write_arrays` wrote, or any other one.
+
+    Returns:
+        The facts, as JSON represents them, and the arrays by name.
+
+    Raises:
+        InputError: there is none, or it is damaged.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:

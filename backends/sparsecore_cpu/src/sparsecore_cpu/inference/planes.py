@@ -167,7 +167,7 @@ class RowLayout:
     """The frames of a convolution.
 
     Attributes:
-        window: stride and padding.
+        window: stride, padding, dilation and groups.
         given: the frame of the inputs.
         frame: the frame that the phases of the inputs need.
         outputs: the frame of the outputs, which has the same pitch.
@@ -205,7 +205,7 @@ class RowLayout:
         """The weight's taps over phases.
 
         Args:
-            weight: the layer's weight, (out, in, height, width) or (out, in).
+            weight: the layer's weight, (out, in / groups, height, width) or (out, in).
             x: the phases of the inputs, or for a stride of 1 the inputs, in the frame that this layout needs.
 
         Raises:
@@ -215,7 +215,9 @@ class RowLayout:
         shape = (*weight.shape, 1, 1)[:4]
         out, into, row, column = (np.asarray(place, np.int64) for place in np.unravel_index(weight.positions, shape))
         down, right = row * rows.dilation - rows.before, column * columns.dilation - columns.before
-        channel = (down % rows.stride * columns.stride + right % columns.stride) * shape[1] + into
+        groups = self.window.groups
+        into = into + out // (shape[0] // groups) * shape[1]
+        channel = (down % rows.stride * columns.stride + right % columns.stride) * (groups * shape[1]) + into
         offsets = channel * x.frame.room + down // rows.stride * x.frame.pitch + right // columns.stride
         if np.abs(offsets).max(initial=0) > _MOST:
             raise InputError(f"a layer of shape {weight.shape} on so large images does not fit 32-bit offsets")

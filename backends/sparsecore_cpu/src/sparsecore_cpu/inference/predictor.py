@@ -1,8 +1,10 @@
 """Predictions of a trained network."""
 
 import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Generic, Protocol, TypeVar
 
 import attrs
 import numpy as np
@@ -10,29 +12,44 @@ from numpy.typing import NDArray
 
 from sparsecore.errors import InputError
 from sparsecore_cpu.backend import CpuBackend
-from sparsecore_cpu.inference.execution import Blocks, Single
-from sparsecore_cpu.inference.network import TrainedNetwork, read_network, write_network
-from sparsecore_cpu.runtime import Floats, Runtime
+from sparsecore_cpu.inference.execution import ImageExecution
+from sparsecore_cpu.inference.models import files
+from sparsecore_cpu.inference.models.execution import ModelExecution
+from sparsecore_cpu.inference.models.program import ModelProgram
+from sparsecore_cpu.inference.network import FORMAT, TrainedNetwork, network_from, read_arrays
+from sparsecore_cpu.runtime import Floats
+
+N = TypeVar("N")
+
+
+class Execution(Protocol):
+    """Computes the predictions of one network."""
+
+    def predict(self, images: NDArray[Any]) -> Floats:
+        """The outputs, float32, (batch, ...)."""
+        ...
+
+    def save(self, path: Path) -> None:
+        """Write the network to a file."""
+        ...
 
 
 @attrs.frozen(eq=False)
-class Predictor:
+class Predictor(Generic[N]):
     """Predicts with a trained network, whose values no longer change.
 
     Buffers and lists are allocated once; calls from several threads run one after another.
 
     Attributes:
-        network: the trained network.
+        network: the trained network: a ``TrainedNetwork``, or the ``ModelProgram`` of a PyTorch module.
     """
 
-    network: TrainedNetwork
-    _runtime: Runtime
-    _single: Single
-    _blocks: Blocks
+    network: N
+    _execution: Execution
     _lock: threading.Lock = attrs.field(factory=threading.Lock)
 
     @classmethod
-    def of(cls, network: TrainedNetwork, threads: int = 0) -> "Predictor":
+    def of(cls, network: TrainedNetwork, threads: int = 0) -> "Predictor[TrainedNetwork]":
         """The predictor of a network.
 
         Args:
@@ -42,11 +59,10 @@ class Predictor:
         Raises:
             InputError: there cannot be so many threads.
         """
-        runtime = CpuBackend(threads).runtime()
-        return cls(network, runtime, Single.of(network, runtime), Blocks.of(network, runtime))
+        return Predictor(network, ImageExecution.of(network, CpuBackend(threads).runtime()))
 
     @classmethod
-    def of_run(cls, path: str | Path, threads: int = 0) -> "Predictor":
+    def of_run(cls, path: str | Path, threads: int = 0) -> "Predictor[TrainedNetwork]":
         """The predictor of a run's latest checkpoint, whichever backend it was trained on.
 
         Args:
@@ -59,7 +75,32 @@ class Predictor:
         return cls.of(TrainedNetwork.of_run(Path(path)), threads)
 
     @classmethod
-    def load(cls, path: str | Path, threads: int = 0) -> "Predictor":
+    def of_model(cls, model: Any, example: Any, threads: int = 0) -> "Predictor[ModelProgram]":
+        """The predictor of a PyTorch module, in evaluation and with the parameters that it has now.
+
+        The module is exported by ``torch.export``, and its predictions for the example are compared with its own.
+
+        Args:
+            model: a ``torch.nn.Module`` in float32 on the CPU with one input and one output; its weights are sparse
+                where they are zero. A model in sparse training is given as ``export.squashed_copy(training)``.
+            example: an input of it, float32 or int64, whose first dimension is that of the batch. Predictions are for
+                batches of any size, of examples of this shape.
+            threads: as for :meth:`of`.
+
+        Raises:
+            InputError: an operation of the module cannot be taken over, which the message names; it predicts each
+                example of a batch in dependence of the others; or one of the arguments is something else.
+        """
+        from sparsecore_cpu.inference.models.exporting import program_of
+        from sparsecore_cpu.inference.models.verification import check_predicts_alike
+
+        program = program_of(model, example)
+        predictor = cls._of_program(program, threads)
+        check_predicts_alike(model, example, predictor.predict)
+        return predictor
+
+    @classmethod
+    def load(cls, path: str | Path, threads: int = 0) -> "Predictor[Any]":
         """The predictor of a network in a file that :meth:`save` wrote.
 
         Args:
@@ -69,7 +110,14 @@ class Predictor:
         Raises:
             InputError: there is no such file, it is damaged, or its model is not installed.
         """
-        return cls.of(read_network(Path(path)), threads)
+        facts, arrays = read_arrays(Path(path))
+        kind = facts.get("format") if isinstance(facts, dict) else None
+        if not isinstance(kind, str) or kind not in _READERS:
+            raise InputError(
+                f"{path} has no network of this version: expected the format "
+                f"{' or '.join(repr(one) for one in _READERS)}"
+            )
+        return _READERS[kind](facts, arrays, Path(path), threads)
 
     def save(self, path: str | Path) -> None:
         """Write the network to one safetensors file: values, positions in about a byte each, dense parameters.
@@ -80,31 +128,46 @@ class Predictor:
         Raises:
             InputError: it cannot be written.
         """
-        write_network(self.network, Path(path))
+        self._execution.save(Path(path))
 
     def predict(self, images: NDArray[Any]) -> Floats:
-        """Logits, float32 (batch, classes).
+        """Logits, float32 (batch, classes); of a PyTorch module, whatever it computes for each example of the batch.
 
         Args:
             images: (batch, height, width, channels) as the data set has them, not normalized: uint8, or floats in
-                units of 0..255. Any batch.
+                units of 0..255. Any batch. For a PyTorch module, what the module takes, as an array.
 
         Raises:
             InputError: they have another shape, or are no such numbers.
         """
         images = np.asarray(images)
-        self._check(images)
-        logits = np.empty((len(images), self.network.pictures.classes), np.float32)
-        single = self._single.is_quicker(len(images), self._runtime.kernels.lanes)
         with self._lock:
-            (self._single if single else self._blocks).predict(images, logits)
-        return logits
+            return self._execution.predict(images)
 
-    def _check(self, images: NDArray[Any]) -> None:
-        shape = self.network.pictures.shape
-        if images.ndim != 4 or images.shape[1:] != shape:
-            raise InputError(
-                f"images are (batch, {', '.join(map(str, shape))}) as the network was trained on; given {images.shape}"
-            )
-        if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
-            raise InputError(f"images are uint8, or floats in units of 0..255; given {images.dtype}")
+    @classmethod
+    def _of_program(cls, program: ModelProgram, threads: int) -> "Predictor[ModelProgram]":
+        return Predictor(program, ModelExecution.of(program, CpuBackend(threads).runtime()))
+
+    @classmethod
+    def _network_of(
+        cls, facts: Mapping[str, Any], arrays: dict[str, NDArray[Any]], path: Path, threads: int
+    ) -> "Predictor[Any]":
+        return cls.of(network_from(facts, arrays, path), threads)
+
+    @classmethod
+    def _program_of(
+        cls, facts: Mapping[str, Any], arrays: dict[str, NDArray[Any]], path: Path, threads: int
+    ) -> "Predictor[Any]":
+        program = files.program_from(facts, arrays, path)
+        try:  # what contradicts itself is found by predicting once
+            predictor = cls._of_program(program, threads)
+            predictor.predict(np.zeros((1, *program.shape[1:]), program.dtype))
+        except Exception as error:
+            raise InputError(f"the network {path} is damaged: {error}") from error
+        return predictor
+
+
+Reader = Callable[[Mapping[str, Any], dict[str, NDArray[Any]], Path, int], Predictor[Any]]
+
+_READERS: Mapping[str, Reader] = MappingProxyType({FORMAT: Predictor._network_of, files.FORMAT: Predictor._program_of})
+"""What reads each format."""

@@ -24,6 +24,9 @@ T = TypeVar("T")
 UNBOUNDED = -math.inf
 """The floor of outputs that may be negative; relu's is 0."""
 
+NO_CEILING = math.inf
+"""The ceiling of outputs of any size; relu6's is 6."""
+
 
 class Node(Protocol):
     """One operation of the graph."""
@@ -56,14 +59,15 @@ class ImagesNode:
 
 @attrs.frozen(eq=False)
 class ConvolutionNode:
-    """max(convolution + bias + addend, floor), or a linear layer likewise.
+    """min(max(convolution + bias + addend, floor), ceiling), or a linear layer likewise.
 
     Attributes:
         operands: the input, and the addend if there is one.
-        weight: (out, in, height, width) or (out, in).
-        window: stride and padding.
+        weight: (out, in / groups, height, width) or (out, in).
+        window: stride, padding, dilation and groups.
         bias: float64, (out,).
         floor: the smallest output: 0 after a relu, else :data:`UNBOUNDED`.
+        ceiling: the largest output: 6 after a relu6, else :data:`NO_CEILING`.
     """
 
     operands: tuple[Node, ...]
@@ -71,6 +75,12 @@ class ConvolutionNode:
     window: Window
     bias: NDArray[np.float64]
     floor: float = UNBOUNDED
+    ceiling: float = NO_CEILING
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether outputs are cut off, so that nothing can be merged behind it."""
+        return (self.floor, self.ceiling) != (UNBOUNDED, NO_CEILING)
 
     def compile(self, compiler: "Compiler[T]", operands: Sequence[T]) -> T:
         """The convolution."""
@@ -79,19 +89,26 @@ class ConvolutionNode:
 
 @attrs.frozen(eq=False)
 class AffineNode:
-    """max(scale·x + shift, floor) by channel.
+    """min(max(scale·x + shift, floor), ceiling) by channel.
 
     Attributes:
         operands: the input.
         scale: float64, (channels,), or (1,) for all channels.
         shift: float64, likewise.
         floor: the smallest output: 0 after a relu, else :data:`UNBOUNDED`.
+        ceiling: the largest output: 6 after a relu6, else :data:`NO_CEILING`.
     """
 
     operands: tuple[Node, ...]
     scale: NDArray[np.float64]
     shift: NDArray[np.float64]
     floor: float = UNBOUNDED
+    ceiling: float = NO_CEILING
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether outputs are cut off, so that nothing can be merged behind it."""
+        return (self.floor, self.ceiling) != (UNBOUNDED, NO_CEILING)
 
     def compile(self, compiler: "Compiler[T]", operands: Sequence[T]) -> T:
         """The affine function."""
@@ -287,19 +304,20 @@ def then_affine(node: Any, after: AffineNode) -> Node | None:  # noqa: ARG001
 @then_affine.register
 def _(node: ConvolutionNode, after: AffineNode) -> Node | None:
     adds = len(node.operands) > 1
-    if node.floor != UNBOUNDED or (adds and np.any(after.scale != 1)):
+    if node.is_bounded or (adds and np.any(after.scale != 1)):
         return None
     scale = np.broadcast_to(after.scale, node.bias.shape)
-    return attrs.evolve(node, weight=node.weight.times(scale), bias=scale * node.bias + after.shift, floor=after.floor)
+    weight = node.weight.times(scale) if np.any(scale != 1) else node.weight
+    bias = scale * node.bias + after.shift
+    return attrs.evolve(node, weight=weight, bias=bias, floor=after.floor, ceiling=after.ceiling)
 
 
 @then_affine.register
 def _(node: AffineNode, after: AffineNode) -> Node | None:
-    if node.floor != UNBOUNDED:
+    if node.is_bounded:
         return None
-    return attrs.evolve(
-        node, scale=after.scale * node.scale, shift=after.scale * node.shift + after.shift, floor=after.floor
-    )
+    scale, shift = after.scale * node.scale, after.scale * node.shift + after.shift
+    return attrs.evolve(node, scale=scale, shift=shift, floor=after.floor, ceiling=after.ceiling)
 
 
 @functools.singledispatch
@@ -318,7 +336,7 @@ def then_added(node: Any, other: Node) -> Node | None:  # noqa: ARG001
 
 @then_added.register
 def _(node: ConvolutionNode, other: Node) -> Node | None:
-    if node.floor != UNBOUNDED or len(node.operands) > 1:
+    if node.is_bounded or len(node.operands) > 1:
         return None
     return attrs.evolve(node, operands=(*node.operands, other))
 
