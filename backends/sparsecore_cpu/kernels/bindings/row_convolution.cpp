@@ -8,6 +8,7 @@
 #include <string>
 
 #include "bindings/operands.hpp"
+#include "runtime/thread_pool.hpp"
 
 using namespace nanobind::literals;
 
@@ -85,9 +86,43 @@ class RowConvolution {
   RowConvolutionParams params_{};
 };
 
+using Pixels = Array<float, 3, false>;  // (channels, height, width), any strides
+using ReadonlyPixels = Array<const float, 3, false>;
+
+// With the step known at compile time, the compiler makes vectors of it.
+template <int STEP>
+void copy_row(const float* from, float* to, int64_t width) {
+  for (int64_t column = 0; column < width; column++) to[column] = from[column * STEP];
+}
+
+void copy_row(const float* from, int64_t step, float* to, int64_t width) {
+  if (step == 1) return copy_row<1>(from, to, width);
+  if (step == 2) return copy_row<2>(from, to, width);
+  for (int64_t column = 0; column < width; column++) to[column] = from[column * step];
+}
+
+void copy_pixels(nb::handle given_x, nb::handle given_out, Integer given_threads) {
+  const int threads = thread_count(given_threads);
+  const ReadonlyPixels x("x", given_x);
+  const Pixels out("out", given_out);
+  for (int axis = 0; axis < 3; axis++) require(x.length(axis) == out.length(axis), "both must have one shape");
+  require(out.length(2) <= 1 || out.stride(2) == 1, "the pixels of a row of the outputs are not behind each other");
+  require_disjoint(out.memory(), {x.memory()});
+  nb::gil_scoped_release release;
+  parallel_for(x.length(0), threads, [&](int64_t channel) {
+    const float* from = x.data() + channel * x.stride(0);
+    float* to = out.data() + channel * out.stride(0);
+    for (int64_t row = 0; row < x.length(1); row++)
+      copy_row(from + row * x.stride(1), x.stride(2), to + row * out.stride(1), x.length(2));
+  });
+}
+
 }  // namespace
 
 void add_row_convolution(nb::module_& module) {
+  module.def("copy_pixels", &copy_pixels, "x"_a.none(), "out"_a.none(), "threads"_a,
+             "Copies images (channels, height, width) of any strides into ones whose rows are contiguous.",
+             nb::sig("def copy_pixels(x: " FLOATS ", out: " FLOATS ", threads: int) -> None"));
   nb::class_<RowConvolution>(module, "RowConvolution",
                              R"(A convolution of one image: out = min(max(add + bias + weights∗x, floor), ceiling).
 

@@ -443,6 +443,9 @@ class Windows:
         last_column: numpy.typing.NDArray[numpy.int32],
     ) -> None: ...
 
+def copy_pixels(x: numpy.typing.NDArray[numpy.float32], out: numpy.typing.NDArray[numpy.float32], threads: int) -> None:
+    """Copies images (channels, height, width) of any strides into ones whose rows are contiguous."""
+
 class RowConvolution:
     """A convolution of one image: out = min(max(add + bias + weights∗x, floor), ceiling).
 

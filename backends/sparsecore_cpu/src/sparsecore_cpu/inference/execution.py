@@ -1,5 +1,6 @@
 """Prediction, image by image so that activations stay in the cache, or in blocks of images side by side in vectors."""
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import product
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from sparsecore.errors import InputError
 from sparsecore.host.weights import WeightView
 from sparsecore.learning.protocols import Model
-from sparsecore_cpu._kernels import RowConvolution
+from sparsecore_cpu._kernels import RowConvolution, copy_pixels
 from sparsecore_cpu.inference.network import ImageInfo, TrainedNetwork, write_network
 from sparsecore_cpu.inference.planes import ChannelTaps, Frame, Plane, Planes, RowLayout, diagonal
 from sparsecore_cpu.inference.program import (
@@ -147,15 +148,28 @@ class PlaneCompiler:
             made[frame, stride] = self._split(x, frame, stride)
         return made[frame, stride]
 
+    def copy_phases(self, x: Plane, phases: Plane, stride: tuple[int, int], outside: float = 0.0) -> None:
+        """Copy every stride-th pixel of rows and columns to channels of its own.
+
+        Args:
+            x: the pixels.
+            phases: as many times the channels as a stride has phases, by row and column.
+            stride: down and to the right.
+            outside: what phases have where others have one more row or column.
+        """
+        for number, (row, column) in enumerate(product(range(stride[0]), range(stride[1]))):
+            some = x.pixels[:, row :: stride[0], column :: stride[1]]
+            own = phases.pixels[number * x.channels : (number + 1) * x.channels]
+            for rest in (own[:, some.shape[1] :], own[:, :, some.shape[2] :]):
+                if rest.size:
+                    self.calls.append(partial(rest.fill, outside))
+            if some.size:
+                into = own[:, : some.shape[1], : some.shape[2]]
+                self.calls.append(partial(copy_pixels, some, into, self.runtime.threads))
+
     def _split(self, x: Plane, frame: Frame, stride: tuple[int, int]) -> Plane:
-        rows, columns = stride
-        phases = self.planes.take(rows * columns * x.channels, frame)
-        if (x.frame.height, x.frame.width) != (rows * frame.height, columns * frame.width):
-            self.calls.append(partial(phases.pixels.fill, 0))  # some phases have fewer pixels
-        for number, (row, column) in enumerate(product(range(rows), range(columns))):
-            some = x.pixels[:, row::rows, column::columns]
-            into = phases.pixels[number * x.channels : (number + 1) * x.channels, : some.shape[1], : some.shape[2]]
-            self.calls.append(partial(np.copyto, into, some))
+        phases = self.planes.take(math.prod(stride) * x.channels, frame)
+        self.copy_phases(x, phases, stride)
         return phases
 
 

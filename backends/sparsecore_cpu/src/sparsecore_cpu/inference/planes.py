@@ -201,6 +201,22 @@ class RowLayout:
         """Whether the inputs can be read where they are."""
         return self.window.stride == (1, 1) and self.frame == self.given
 
+    def offsets(
+        self, row: NDArray[np.int64], column: NDArray[np.int64], channels: int, frame: Frame
+    ) -> NDArray[np.int64]:
+        """Where taps of the kernel read channel 0, relative to an output's own position, in floats.
+
+        Args:
+            row: the row of each tap in the kernel.
+            column: its column.
+            channels: the channels of each phase.
+            frame: that of the phases.
+        """
+        rows, columns = self.window.rows, self.window.columns
+        down, right = row * rows.dilation - rows.before, column * columns.dilation - columns.before
+        phase = down % rows.stride * columns.stride + right % columns.stride
+        return phase * (channels * frame.room) + down // rows.stride * frame.pitch + right // columns.stride
+
     def taps(self, weight: FixedTensor, x: Plane) -> ChannelTaps:
         """The weight's taps over phases.
 
@@ -211,14 +227,11 @@ class RowLayout:
         Raises:
             InputError: the image is so large that an offset does not fit into 32 bits.
         """
-        rows, columns = self.window.rows, self.window.columns
         shape = (*weight.shape, 1, 1)[:4]
         out, into, row, column = (np.asarray(place, np.int64) for place in np.unravel_index(weight.positions, shape))
-        down, right = row * rows.dilation - rows.before, column * columns.dilation - columns.before
         groups = self.window.groups
         into = into + out // (shape[0] // groups) * shape[1]
-        channel = (down % rows.stride * columns.stride + right % columns.stride) * (groups * shape[1]) + into
-        offsets = channel * x.frame.room + down // rows.stride * x.frame.pitch + right // columns.stride
+        offsets = self.offsets(row, column, groups * shape[1], x.frame) + into * x.frame.room
         if np.abs(offsets).max(initial=0) > _MOST:
             raise InputError(f"a layer of shape {weight.shape} on so large images does not fit 32-bit offsets")
         pointers = np.searchsorted(out, np.arange(shape[0] + 1))

@@ -11,19 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.errors import InputError
-from sparsecore_cpu import _kernels
 from sparsecore_cpu._kernels import PointwiseFunction
 from sparsecore_cpu.inference.execution import Call, PlaneCompiler
 from sparsecore_cpu.inference.models.definitions import DEFINITIONS, VIEWS, attention
 from sparsecore_cpu.inference.models.graph import CallNode
+from sparsecore_cpu.inference.models.linear import handle_of, linear
+from sparsecore_cpu.inference.models.pooling import max_pooled
 from sparsecore_cpu.inference.models.program import Shape, sized
 from sparsecore_cpu.inference.models.values import Value, image_value, vector_frame, vector_value
 from sparsecore_cpu.inference.planes import Frame, Plane, Planes
 from sparsecore_cpu.inference.program import AffineNode, ConvolutionNode
 from sparsecore_cpu.runtime import Runtime, aligned_zeros
-
-_DENSE = 0.5
-"""The density from which on BLAS computes a linear layer faster than the kernels for single weights."""
+from sparsecore_cpu.window import Padding, Window
 
 _BORDER = 1
 """The zeros around input images, wide enough for most first layers."""
@@ -81,9 +80,7 @@ class PlaneModelCompiler:
         if len(node.weight.shape) == 4:
             return image_value(self.rows.convolved(node, self._images(x), None if add is None else self._images(add)))
         plane, start = self._vectors(x), None if add is None else self._vectors(add)
-        if len(node.weight.values) >= _DENSE * math.prod(node.weight.shape):
-            return vector_value(self._multiplied(node, plane, start), x.shape[:-1])
-        return vector_value(self.rows.convolved(node, plane, start), x.shape[:-1])
+        return vector_value(linear(self.rows, node, plane, start), x.shape[:-1])
 
     def affine(self, node: AffineNode, x: Value) -> Value:
         """min(max(scale·x + shift, floor), ceiling), by channel of images, or of vectors."""
@@ -137,7 +134,7 @@ class PlaneModelCompiler:
         out = self.rows.planes.take(plane.channels, plane.frame)
         ones, zeros = np.ones(plane.channels, np.float32), np.zeros(plane.channels, np.float32)
         runtime = self.rows.runtime
-        handles = _handle(plane, runtime), _handle(out, runtime)
+        handles = handle_of(plane, runtime), handle_of(out, runtime)
         self.calls.append(
             partial(runtime.kernels.pointwise, kind, parameter, *handles, None, ones, zeros, runtime.threads)
         )
@@ -169,6 +166,16 @@ class PlaneModelCompiler:
                     out = self._product(one, other)
                     return image_value(out) if of is Value.as_images else vector_value(out, x.shape[:-1])
         return None
+
+    def max_pooled(self, node: CallNode, operands: Sequence[Value | None]) -> Value | None:
+        """The largest pixel of each window; by NumPy where windows may be partly beyond the padded image."""
+        (x,) = operands
+        a = node.attributes
+        kernel, stride, (down, right) = tuple(a["kernel"]), tuple(a["stride"]), a["padding"]
+        window = Window(stride, Padding(down, down, right, right), tuple(a["dilation"]))
+        if x is None or window.outputs(x.shape[2:], kernel) != tuple(node.shape[2:]):
+            return None
+        return image_value(max_pooled(self.rows, self._images(x), kernel, window))
 
     def concatenated(self, node: CallNode, operands: Sequence[Value | None]) -> Value | None:
         """Images with their channels behind each other."""
@@ -254,21 +261,6 @@ class PlaneModelCompiler:
         self.calls.append(partial(np.copyto, copied.array, x.array))
         return copied.owners[0]
 
-    def _multiplied(self, node: ConvolutionNode, x: Plane, add: Plane | None) -> Plane:
-        """A linear layer by BLAS."""
-        out = self.rows.planes.take(node.weight.shape[0], x.frame)
-        weight = node.weight.to_array().astype(np.float32)
-        bias = node.bias.astype(np.float32)[:, None]
-        if x.frame.width == 1:
-            vectors = x.features, out.features, bias[:, 0]
-            compute = partial(_vector_product, weight, vectors, add.features if add else None)
-        else:
-            compute = partial(_matrix_product, weight, (x.runs, out.runs, bias), add.runs if add else None)
-        self.calls.append(compute)
-        if node.is_bounded:
-            self.calls.append(partial(np.clip, out.runs, node.floor, node.ceiling, out=out.runs))
-        return out
-
     def _normalized(
         self, node: CallNode, x: Value | None, scale: Value | None, shift: Value | None, *, centred: bool
     ) -> Value | None:
@@ -283,7 +275,7 @@ class PlaneModelCompiler:
         factors = np.ones(plane.channels, np.float32) if scale is None else scale.array.astype(np.float32)
         constants = np.zeros(plane.channels, np.float32) if shift is None else shift.array.astype(np.float32)
         statistics = aligned_zeros((plane.frame.room // lanes, 1, 2, lanes))
-        handles = _handle(plane, runtime), _handle(out, runtime)
+        handles = handle_of(plane, runtime), handle_of(out, runtime)
         normalize = partial(runtime.kernels.normalize, *handles, factors, constants, statistics)
         self.calls.append(
             partial(normalize, 1, by_image=False, epsilon=epsilon, centered=centred, threads=runtime.threads)
@@ -295,13 +287,13 @@ class PlaneModelCompiler:
         runtime, out = self.rows.runtime, self.rows.planes.take(x.channels, x.frame)
         factors, zeros = np.empty(x.channels, np.float32), np.zeros(x.channels, np.float32)
         self.calls.append(partial(np.copyto, factors, factor.array[0, :, 0, 0]))
-        handles = _handle(x, runtime), _handle(out, runtime)
+        handles = handle_of(x, runtime), handle_of(out, runtime)
         self.calls.append(partial(runtime.kernels.affine, *handles, factors, zeros, runtime.threads))
         return out
 
     def _product(self, x: Plane, y: Plane) -> Plane:
         runtime, out = self.rows.runtime, self.rows.planes.take(x.channels, x.frame)
-        handles = _handle(x, runtime), _handle(y, runtime), _handle(out, runtime)
+        handles = handle_of(x, runtime), handle_of(y, runtime), handle_of(out, runtime)
         self.calls.append(partial(runtime.kernels.multiply, *handles, None, runtime.threads))
         return out
 
@@ -329,15 +321,6 @@ def _stored(x: Value) -> tuple[Plane, Callable[[Plane], Value]] | None:
     return None
 
 
-def _handle(plane: Plane, runtime: Runtime) -> _kernels.Activation:
-    """A plane as vectors of its channels, one for each float of a channel, for kernels that work by entry."""
-    frame, lanes = plane.frame, runtime.kernels.lanes
-    memory = plane.memory[frame.start : frame.start + plane.channels * frame.room]
-    return _kernels.Activation(
-        memory.reshape(1, 1, plane.channels, frame.room // lanes, lanes), 0, frame.room, features=True
-    )
-
-
 def _copied(compute: Callable[[], NDArray[Any]], out: NDArray[Any]) -> None:
     made = compute()
     if made.shape != out.shape:  # which copyto would broadcast
@@ -352,21 +335,6 @@ def _affine(
     np.add(out, shift, out=out)
     if bounds != (-math.inf, math.inf):
         np.clip(out, *bounds, out=out)
-
-
-def _vector_product(weight: NDArray[Any], vectors: tuple[NDArray[Any], ...], add: NDArray[Any] | None) -> None:
-    x, out, bias = vectors
-    product = np.dot(weight, np.ascontiguousarray(x))
-    product += bias
-    np.copyto(out, product if add is None else product + add)
-
-
-def _matrix_product(weight: NDArray[Any], runs: tuple[NDArray[Any], ...], add: NDArray[Any] | None) -> None:
-    x, out, bias = runs
-    np.matmul(weight, x, out=out)
-    np.add(out, bias, out=out)
-    if add is not None:
-        np.add(out, add, out=out)
 
 
 Function = tuple[PointwiseFunction, float]
@@ -396,6 +364,7 @@ _LOWERED: Mapping[str, Lowering] = MappingProxyType(
         "layer_norm": PlaneModelCompiler.layer_norm,
         "rms_norm": PlaneModelCompiler.rms_norm,
         "multiply": PlaneModelCompiler.multiplied,
+        "max_pool2d": PlaneModelCompiler.max_pooled,
         "concatenate": PlaneModelCompiler.concatenated,
         "attention": PlaneModelCompiler.attended,
         "matmul": PlaneModelCompiler.product,

@@ -302,9 +302,10 @@ def _max_along(x: Array, axis: int, outputs: int, taps: int, hop: int, pad: int,
 
 def _sums_along(x: Array, axis: int, first: Array, last: Array) -> Array:
     taps = int((last - first).max())
-    if np.all(last - first == taps) and len(first) > 1 and np.all(np.diff(first) == first[1] - first[0]):
+    hop = int(first[1] - first[0]) if len(first) > 1 else 1
+    if hop > 0 and np.all(last - first == taps) and np.all(np.diff(first) == hop):
         windows = sliding_window_view(x, taps, axis)
-        chosen = np.moveaxis(windows, axis, 0)[first[0] : first[-1] + 1 : first[1] - first[0]]
+        chosen = np.moveaxis(windows, axis, 0)[first[0] : first[-1] + 1 : hop]
         computed: Array = np.moveaxis(chosen, 0, axis).sum(axis=-1)
         return computed
     parts = [x.take(range(one, other), axis).sum(axis, keepdims=True) for one, other in zip(first, last, strict=True)]

@@ -1,0 +1,165 @@
+"""Predictions of sparse networks that everybody knows, beside dense ones of ONNX Runtime and of OpenVINO.
+
+    python benchmarks/predict_models.py [--models ResNet-18] [--threads 1 2] [--batches 1 16] [--sparsity 0.9]
+
+Each predicts in a process of its own, and they take turns. All predict the same from the same weights, which is made
+sure of before. OpenVINO takes part where it is installed, also with its option for sparse weights.
+"""
+
+import argparse
+import statistics
+import warnings
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import quiet_machine
+from machine import sentence
+from worker_processes import Worker, alone
+from writing import table, write
+
+from sparsecore_cpu.inference import Predictor
+
+MODELS = ("WRN-28-2", "ResNet-18", "MobileNetV2", "GPT-2 block")
+OURS = "CPU backend"
+
+
+def main() -> None:
+    options = _options()
+    times: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
+    for model in options.models:
+        with TemporaryDirectory() as folder:
+            alone(_write_files, model, options.sparsity, options.batches, Path(folder))
+            times[model] = {}
+            for threads in options.threads:
+                for batch in options.batches:
+                    measured, machine = _measured(options, Path(folder), threads, batch)
+                    times[model][f"threads {threads}, batch {batch}"] = measured
+                    facts |= machine
+    report = {"machine": facts, "settings": vars(options), "ms an example": times}
+    write("predict_models", report, _page(report))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    quiet_machine.add_options(parser, rounds=11)
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS, help="(default: all)")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="of each (default: 1 2)")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 16], help="examples at a time (default: 1 16)")
+    parser.add_argument("--sparsity", type=float, default=0.9, help="of each layer (default: 0.9)")
+    return parser.parse_args()
+
+
+def _write_files(name: str, sparsity: float, batches: list[int], folder: Path) -> None:
+    """The network as each of them reads it, and a batch of examples."""
+    import torch
+    from model_networks import NETWORKS, sparse_network
+
+    model = sparse_network(name, sparsity)
+    examples = torch.randn(max(batches), *NETWORKS[name][1])
+    Predictor.of_model(model, examples[:2], threads=1).save(folder / "network.safetensors")
+    np.save(folder / "examples.npy", examples.numpy())
+    for batch in batches:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning)  # the exporter's, of parts of torch that it uses
+            path, given = folder / f"network {batch}.onnx", (examples[:batch],)
+            torch.onnx.export(model, given, path, dynamo=True, external_data=False, verbose=False)
+
+
+def _measured(
+    options: argparse.Namespace, folder: Path, threads: int, batch: int
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Milliseconds an example of each; the machine."""
+    makers: dict[str, Any] = {OURS: _sparse, "ONNX Runtime": _onnx_runtime}
+    if find_spec("openvino"):
+        makers["OpenVINO"] = partial(_openvino, 1.0)
+        makers["OpenVINO, sparse weights"] = partial(_openvino, 0.5)
+    workers = {
+        name: Worker(partial(_repeated, maker, folder, threads, batch), options) for name, maker in makers.items()
+    }
+    seconds = quiet_machine.rounds({name: worker.sample for name, worker in workers.items()}, options)
+    machines = [worker.end() for worker in workers.values()]
+    times = {name: round(1e3 * statistics.median(samples) / batch, 4) for name, samples in seconds.items()}
+    return times, {name: value for facts in machines for name, value in facts.items()}
+
+
+def _repeated(
+    maker: Callable[[Path, int, Any], Callable[[], Any]],
+    folder: Path,
+    threads: int,
+    batch: int,
+    options: argparse.Namespace,  # noqa: ARG001
+) -> Callable[[], Any]:
+    """The predictions of a batch, compared with ours."""
+    examples = np.load(folder / "examples.npy")[:batch]
+    predict = maker(folder, threads, examples)
+    expected = Predictor.load(folder / "network.safetensors", 1).predict(examples)
+    if not np.allclose(predict(), expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max()):
+        raise SystemExit("one of them predicts something else")
+    return predict
+
+
+def _sparse(folder: Path, threads: int, examples: Any) -> Callable[[], Any]:
+    predictor = Predictor.load(folder / "network.safetensors", threads)
+    return lambda: predictor.predict(examples)
+
+
+def _onnx_runtime(folder: Path, threads: int, examples: Any) -> Callable[[], Any]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    path = str(folder / f"network {len(examples)}.onnx")
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    feed = {session.get_inputs()[0].name: examples}
+    return lambda: session.run(None, feed)[0]
+
+
+def _openvino(rate: float, folder: Path, threads: int, examples: Any) -> Callable[[], Any]:
+    import openvino
+
+    settings = {
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+        "CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE": rate,
+    }
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(folder / f"network {len(examples)}.onnx"), "CPU", settings)
+    request = compiled.create_infer_request()
+    return lambda: request.infer([examples])[0]
+
+
+def _page(report: dict[str, Any]) -> str:
+    settings = report["settings"]
+    names = list(dict.fromkeys(name for by in report["ms an example"].values() for one in by.values() for name in one))
+    rows = [
+        [f"{model}, {setting}", *(f"{times[name]:.3f}" for name in names), f"{_gain(times):.2f}"]
+        for model, by in report["ms an example"].items()
+        for setting, times in by.items()
+    ]
+    return f"""# Predictions of sparse networks on the CPU
+
+{quiet_machine.caveat(settings)}Milliseconds an example in float32, at a sparsity of {settings["sparsity"]:g} in each
+layer but the first convolution and depthwise ones; medians over {settings["rounds"]} rounds. Images of WRN-28-2 are
+32×32×3, those of ResNet-18 and MobileNetV2 224×224×3; the block of GPT-2 has 128 tokens. ONNX Runtime and OpenVINO
+compute with the zeros. The last column is the time of the fastest of the others, relative to the CPU backend's.
+
+{table(("", *names, "gain"), rows)}
+
+{sentence(report["machine"])}
+"""
+
+
+def _gain(times: dict[str, float]) -> float:
+    return min(time for name, time in times.items() if name != OURS) / times[OURS]
+
+
+if __name__ == "__main__":
+    main()
