@@ -24,7 +24,8 @@ from writing import table, write
 
 from sparsecore_cpu.inference import Predictor
 
-MODELS = ("WRN-28-2", "ResNet-18", "MobileNetV2", "GPT-2 block")
+MODELS = ("WRN-28-2", "ResNet-18", "VGG-16", "ResNet-50", "MobileNetV2", "ViT-Tiny", "GPT-2 block", "MLP")
+DEFAULT = ("WRN-28-2", "ResNet-18", "MobileNetV2", "GPT-2 block")
 OURS = "CPU backend"
 
 
@@ -48,7 +49,9 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     quiet_machine.add_options(parser, rounds=11)
-    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS, help="(default: all)")
+    parser.add_argument(
+        "--models", nargs="+", default=list(DEFAULT), choices=MODELS, metavar="MODEL", help=f"of {', '.join(MODELS)}"
+    )
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="of each (default: 1 2)")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16], help="examples at a time (default: 1 16)")
     parser.add_argument("--sparsity", type=float, default=0.9, help="of each layer (default: 0.9)")
@@ -147,9 +150,10 @@ def _page(report: dict[str, Any]) -> str:
     return f"""# Predictions of sparse networks on the CPU
 
 {quiet_machine.caveat(settings)}Milliseconds an example in float32, at a sparsity of {settings["sparsity"]:g} in each
-layer but the first convolution and depthwise ones; medians over {settings["rounds"]} rounds. Images of WRN-28-2 are
-32×32×3, those of ResNet-18 and MobileNetV2 224×224×3; the block of GPT-2 has 128 tokens. ONNX Runtime and OpenVINO
-compute with the zeros. The last column is the time of the fastest of the others, relative to the CPU backend's.
+layer but the first convolution and depthwise ones; medians over {settings["rounds"]} rounds. Images of WRN-28-2,
+ResNet-18 and VGG-16 are 32×32×3, others 224×224×3; the block of GPT-2 has 768 features and 128 tokens. ONNX Runtime
+and OpenVINO compute with the zeros. The last column is the time of the fastest of the others, relative to the CPU
+backend's.
 
 {table(("", *names, "gain"), rows)}
 

@@ -117,7 +117,7 @@ class Transformer(nn.Module):
         x = self.words(indices) + self.places(torch.arange(indices.shape[1]))
         for block in self.blocks:
             x = block(x)
-        return self.head(self.norm(x))
+        return self.head(self.norm(x)).flatten(0, 1)
 
 
 class _TransformerBlock(nn.Module):

@@ -173,7 +173,7 @@ class PlaneModelCompiler:
         a = node.attributes
         kernel, stride, (down, right) = tuple(a["kernel"]), tuple(a["stride"]), a["padding"]
         window = Window(stride, Padding(down, down, right, right), tuple(a["dilation"]))
-        if x is None or window.outputs(x.shape[2:], kernel) != tuple(node.shape[2:]):
+        if x is None or window.outputs((x.shape[2], x.shape[3]), kernel) != tuple(node.shape[2:]):
             return None
         return image_value(max_pooled(self.rows, self._images(x), kernel, window))
 

@@ -41,14 +41,14 @@ class Plan:
 
         Args:
             inputs: (examples, ...).
-            outputs: (examples, ...), written to.
+            outputs: as many times the examples as the program has outputs for one, written to.
         """
         count = len(inputs)
         self.given[:count] = inputs
         self.given[count:] = 0
         for call in self.calls:
             call()
-        outputs[:] = self.made[:count]
+        outputs[:] = self.made[: len(outputs)]
 
 
 @attrs.frozen(eq=False)
@@ -94,8 +94,8 @@ class ModelExecution:
         plan = self._plan(size)
         with self._one_blas_thread():
             for first in range(0, len(inputs), size):
-                some = slice(first, first + size)
-                plan.predict(inputs[some], outputs[some])
+                last = min(first + size, len(inputs))
+                plan.predict(inputs[first:last], outputs[-shape[0] * first : -shape[0] * last])
         return outputs
 
     @property

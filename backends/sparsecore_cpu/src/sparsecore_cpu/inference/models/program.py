@@ -97,7 +97,7 @@ class ModelProgram:
         if not 0 <= self.output <= len(self.calls):
             raise InputError(f"the output is value {self.output}; there are {len(self.calls)} operations")
         for shape in (self.shape, self.output_shape):
-            if not shape or shape[0] != -1 or min(shape[1:], default=1) < 1:
+            if not shape or shape[0] >= 0 or min(shape[1:], default=1) < 1:
                 raise InputError(f"the first dimension of input and output is that of the batch; given {shape}")
 
     @property
