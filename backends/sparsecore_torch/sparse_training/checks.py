@@ -279,8 +279,9 @@ def warn_of_lost_weights(tensors: Sequence[NamedParameter], topology: Topology) 
     if gone:
         warnings.warn(
             f"{_listed(list(lost))} hold many exact zeros, as after sparse training, but sparsify draws new positions: "
-            f"{gone} of {nonzero} nonzero weights become zero. To continue with loaded weights, call sparsify before "
-            "loading them: then load the state dicts of model, optimizer and training, or load the model alone and "
+            f"{gone} of {nonzero} nonzero weights become zero. To keep these weights active, give start='nonzero'; to "
+            "continue a training, give its state dict as start, or call sparsify before loading: then load the state "
+            "dicts of model, optimizer and training, or load the model alone and "
             "call training.adopt(). If these weights may be lost, ignore this sparsecore.errors.LostWeightsWarning "
             "with warnings.filterwarnings",
             LostWeightsWarning,

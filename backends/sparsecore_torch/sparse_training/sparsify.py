@@ -39,6 +39,15 @@ from sparsecore_torch.sparse_training.optimizers.wrapped import (
     layers_of,
 )
 from sparsecore_torch.sparse_training.rollback import undone_on_failure
+from sparsecore_torch.sparse_training.start import (
+    Request,
+    Start,
+    is_drawn,
+    is_random,
+    is_saved_training,
+    pruning_ended,
+    start_state,
+)
 from sparsecore_torch.sparse_training.storage.compact import CompactStorage
 from sparsecore_torch.sparse_training.storage.masked import MaskedStorage, gathered
 from sparsecore_torch.sparse_training.storage.storage import Storage
@@ -150,7 +159,9 @@ def sparsify(
     optimizer: Optimizer,
     *,
     strategy: Any = "dpr",
-    sparsity: float = 0.9,
+    sparsity: float | None = None,
+    start: Start = "random",
+    scope: str = "tensor",
     include: Selectors = None,
     exclude: Selectors = None,
     total_steps: int | None = None,
@@ -170,7 +181,14 @@ def sparsify(
         strategy: the name of a strategy ('dpr', 'set', 'deepr', 'static', or any other that is installed;
             'file.py:Object' too), an instance, or a list of these, the bottom of the stack first. Schedules count
             optimizer steps.
-        sparsity: the share of the sparse tensors' positions that stay zero, in [0, 1).
+        sparsity: the share of the sparse tensors' positions that stay zero, in [0, 1); 0.9 by default. Where ``start``
+            gives the active weights themselves, it is what strategies that become sparser end at.
+        start: which weights are active at first. 'random': as the strategy draws them. 'magnitude': the largest weights
+            that the model has, as many as the strategy would draw. 'nonzero': all weights that are not zero, of a
+            pruned model. Masks or row-major positions by tensor name, in a dict or a safetensors file; a topology; or
+            the ``state_dict`` of a training, which goes on then, whether the model is loaded before or afterwards.
+            Active weights keep their values. Masks of ``torch.nn.utils.prune`` are made permanent.
+        scope: where 'magnitude' looks for the largest weights: in each 'tensor', or in the whole 'network'.
         include: globs on parameter names ('encoder.*') and classes of modules (``nn.Linear``), one or several, which
             replace the default choice: the weights of linear layers, convolutions, token embeddings, recurrent layers
             and attention, and stacks of experts, except for the first convolution and the last linear layer.
@@ -199,45 +217,62 @@ def sparsify(
     given, model = model, check_model(model)
     check_not_in_training(model)
     check_is_plain(model)
-    selection = select(model, include, exclude)
-    check_layouts(selection.sparse)
-    check_gradients(selection.sparse)
-    layers = layers_of(optimizer)
-    check_optimizer(layers.stepping, selection.sparse)
-    check_memory(selection.sparse, named_parameters(model), layers.stepping)
-    choice = KERNELS[kernels](model, selection)
-    stack = stack_of(strategy, has_end=total_steps is not None, has_epochs=steps_per_epoch is not None)
-    layout = Layout.of({one.name: tuple(one.parameter.shape) for one in selection.sparse})
-    engine = Engine(
-        layout,
-        stack,
-        arrays=_arrays(selection),
-        seed=seed,
-        regrow_pruned=bool(regrow_pruned),
-        units=as_units(units),
-    )
-    state = engine.start(sparsity, clock=_clock(total_steps, steps_per_epoch))
-    _try_schedule(engine, state)
-    engine.warn_of_other_sparsity(state, sparsity)
-    drawn = gathered({one.name: one.parameter for one in selection.sparse}, state.topology)
-    values = engine.start_values(state, drawn)
-    group = group_of(layers.stepping, selection.sparse[0].parameter)
-    if learning_rate_of(layers.stepping.param_groups[group]) is None:
-        engine.perturbed(state, values, None)  # raises if a strategy needs a learning rate
-    warn_of_lost_weights(selection.sparse, state.topology)
-    claims = [Claim.of(one) for one in selection.sparse]
-
-    def store(layers: OptimizerLayers, topology: Topology, values: Tensor) -> Storage:
-        return choice.apply(STORAGES[storage](given, selection, layers, topology, values), topology)
-
-    with undone_on_failure(model, layers, selection.sparse, in_place=storage in _IN_PLACE):
-        layers.remember()
-        stored = store(layers, state.topology, as_tensor(values))
-        ranks = present_ranks()
-        parts = TrainingParts(
-            model, layers, selection, claims, engine, store, stored, choice.routes, ranks, sparsity, group
+    if is_saved_training(start) and sparsity is None:
+        sparsity = float(start["sparsity"])
+    with pruning_ended(model, unless=is_random(start)) as pruned:
+        selection = select(model, include, exclude)
+        check_layouts(selection.sparse)
+        check_gradients(selection.sparse)
+        layers = layers_of(optimizer)
+        check_optimizer(layers.stepping, selection.sparse)
+        check_memory(selection.sparse, named_parameters(model), layers.stepping)
+        choice = KERNELS[kernels](model, selection)
+        stack = stack_of(strategy, has_end=total_steps is not None, has_epochs=steps_per_epoch is not None)
+        layout = Layout.of({one.name: tuple(one.parameter.shape) for one in selection.sparse})
+        engine = Engine(
+            layout,
+            stack,
+            arrays=_arrays(selection),
+            seed=seed,
+            regrow_pruned=bool(regrow_pruned),
+            units=as_units(units),
         )
-        return SparseTraining(parts, state)
+        request = Request(engine, selection.sparse, sparsity, scope, _clock(total_steps, steps_per_epoch), pruned)
+        state = start_state(start, request)
+        sparsity = (
+            request.wanted_sparsity if is_drawn(start) else state.topology.sparsity if sparsity is None else sparsity
+        )
+        _try_schedule(engine, state)
+        if is_drawn(start):
+            engine.warn_of_other_sparsity(state, sparsity)
+        drawn = gathered({one.name: one.parameter for one in selection.sparse}, state.topology)
+        values = engine.start_values(state, drawn)
+        if not is_random(start) and values is not drawn:
+            raise InputError(
+                "a strategy draws signs or values of its own at the start, as DeepR does, and would change the weights "
+                "that the training is to start with; take start='random', or another strategy"
+            )
+        group = group_of(layers.stepping, selection.sparse[0].parameter)
+        if learning_rate_of(layers.stepping.param_groups[group]) is None:
+            engine.perturbed(state, values, None)  # raises if a strategy needs a learning rate
+        if is_random(start):
+            warn_of_lost_weights(selection.sparse, state.topology)
+        claims = [Claim.of(one) for one in selection.sparse]
+
+        def store(layers: OptimizerLayers, topology: Topology, values: Tensor) -> Storage:
+            return choice.apply(STORAGES[storage](given, selection, layers, topology, values), topology)
+
+        with undone_on_failure(model, layers, selection.sparse, in_place=storage in _IN_PLACE):
+            layers.remember()
+            stored = store(layers, state.topology, as_tensor(values))
+            ranks = present_ranks()
+            parts = TrainingParts(
+                model, layers, selection, claims, engine, store, stored, choice.routes, ranks, sparsity, group
+            )
+            training = SparseTraining(parts, state)
+            if is_saved_training(start):
+                training.load_state_dict(start)
+            return training
 
 
 def _arrays(selection: Selection) -> TorchArrays:
