@@ -124,6 +124,7 @@ class MaskedStorage:
         pruned = before.at(reallocation.pruned_positions, reallocation.pruned)
         self._topology = after
         self._tracker.masks_changed()
+        self._declare()
         # what was inactive is zero already, after enforce(): only what was pruned and what grows is written to
         for name, parameter in self._parameters.items():
             gone, new = _indices_of(pruned, name), _indices_of(grown, name)
