@@ -8,12 +8,8 @@ from typing import Any
 
 import attrs
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
-
-FLOAT, CACHE_LINE = 4, 64
-BORDER = 1
-GROUP = 16
-"""Weights of an output channel in each block of input channels, about; see ``sparsecore_cpu``'s lists."""
+from kernel_operands import FLOAT, Layer, Operands
+from numpy.typing import DTypeLike
 
 
 @attrs.frozen
@@ -40,29 +36,6 @@ class Case:
         return f"{self.kernel}; {self.shape}"
 
 
-@attrs.frozen
-class Layer:
-    """A convolution with a kernel of 3×3 pixels and padding 1.
-
-    Attributes:
-        inputs: channels.
-        outputs: channels.
-        side: height and width of the outputs, in pixels.
-        stride: in pixels.
-        density: of the weights.
-    """
-
-    inputs: int
-    outputs: int
-    side: int
-    stride: int = 1
-    density: float = 0.1
-
-    def __str__(self) -> str:
-        stride = f", stride {self.stride}" if self.stride > 1 else ""
-        return f"{self.inputs}→{self.outputs}, to {self.side}×{self.side}{stride}, density {self.density:g}"
-
-
 LAYERS = (
     Layer(32, 32, 32),
     Layer(64, 64, 16),
@@ -76,6 +49,12 @@ LAYERS = (
 SIDES = ((32, 32), (128, 8))
 """Channels, and height and width, of the activations that elementwise kernels are called on."""
 
+FUNCTIONS = ("RELU6", "SILU", "GELU")
+"""Names of the pointwise functions that are measured: a simple one, one of exp and one of erf."""
+
+INDEX = 2
+"""Bytes of a weight's position in a linear layer."""
+
 
 class Cases:
     """Makes the cases for the kernels of one module.
@@ -88,11 +67,10 @@ class Cases:
     """
 
     def __init__(self, module: Any, images: int, threads: int, stored: DTypeLike = np.float32) -> None:
-        self._module, self._images, self._threads = module, images, threads
-        self._stored = np.dtype(stored)
-        self._kernels = module.Kernels()
-        self._lanes = self._kernels.lanes
-        self._random = np.random.default_rng(0)
+        self._operands = Operands(module, images, stored)
+        self._module, self._kernels = module, self._operands.kernels
+        self._images, self._threads = images, threads
+        self._random = self._operands.random
 
     @property
     def instruction_set(self) -> str:
@@ -106,27 +84,34 @@ class Cases:
             yield from self.convolutions(layer)
         for channels, side in sides:
             yield from self.elementwise(channels, side)
+            yield from self.pointwise(channels, side)
+            yield from self.products(channels, side)
+            yield from self.normalization(channels, side)
             yield from self.pooling(channels, side)
+        yield from self.linear()
         yield from self.rows()
         yield from self.lists(100_000)
 
     def convolutions(self, layer: Layer) -> Iterator[Case]:
         """Forward; the gradients of the weights, of the input, and both in one pass."""
-        module, kernels, threads = self._module, self._kernels, self._threads
-        x, out = self._activation(layer.inputs, layer.side * layer.stride), self._activation(layer.outputs, layer.side)
-        given = self._activation(layer.inputs, layer.side * layer.stride)
+        module, operands, kernels, threads = self._module, self._operands, self._kernels, self._threads
+        x, out = (
+            operands.image_buffer(layer.inputs, layer.side * layer.stride),
+            operands.image_buffer(layer.outputs, layer.side),
+        )
+        given = operands.image_buffer(layer.inputs, layer.side * layer.stride)
         positions = np.flatnonzero(self._random.random((layer.outputs, layer.inputs, 3, 3)) < layer.density)
-        forward, transposed = self._forward(layer, positions), self._transposed(layer, positions)
+        forward, transposed = operands.forward_list(layer, positions), operands.transposed_lists(layer, positions)
         sums, input_sums = np.zeros((layer.outputs, 2)), np.zeros((layer.inputs, 2))
         gradients = np.zeros(len(forward.values), np.float32)
-        read, gradient = module.Input.rectified(x, *self._affine(layer.inputs)), module.Input(out)
-        mask = module.Mask(x, *self._affine(layer.inputs), np.zeros(layer.inputs, np.float32))
+        read, gradient = module.Input.rectified(x, *operands.identity(layer.inputs)), module.Input(out)
+        mask = module.Mask(x, *operands.identity(layer.inputs), np.zeros(layer.inputs, np.float32))
         steps = module.Steps(x_step=layer.stride)
         pairs = [(weights.handle, weights.steps) for weights in transposed]
 
         operations = 2.0 * len(positions) * layer.side**2 * self._images
-        inputs = self._bytes(layer.inputs, layer.side * layer.stride)
-        outputs = self._bytes(layer.outputs, layer.side)
+        inputs = operands.image_bytes(layer.inputs, layer.side * layer.stride)
+        outputs = operands.image_bytes(layer.outputs, layer.side)
         weights = len(positions) * (FLOAT + FLOAT)
         yield Case(
             "convolve",
@@ -163,13 +148,13 @@ class Cases:
 
     def elementwise(self, channels: int, side: int) -> Iterator[Case]:
         """The kernels that go over activations pixel by pixel."""
-        kernels, threads = self._kernels, self._threads
-        x, out, other = (self._activation(channels, side) for _ in range(3))
-        scale, shift = self._affine(channels)
+        operands, kernels, threads = self._operands, self._kernels, self._threads
+        x, out, other = (operands.image_buffer(channels, side) for _ in range(3))
+        scale, shift = operands.identity(channels)
         mask = self._module.Mask(x, scale, shift, shift)
-        sums, features = np.zeros((channels, 2)), self._features(channels)
-        images = self._aligned((self._images, side, side, channels), np.float32)
-        size, entries = self._bytes(channels, side), float(channels * side**2 * self._images)
+        sums, features = np.zeros((channels, 2)), operands.feature_buffer(channels)
+        images = operands.aligned((self._images, side, side, channels), np.float32)
+        size, entries = operands.image_bytes(channels, side), float(channels * side**2 * self._images)
         calls: dict[str, tuple[Callable[[], object], float, float]] = {
             "affine": (lambda: kernels.affine(x, out, scale, shift, threads), 2, 2),
             "affine_relu": (lambda: kernels.affine_relu(x, out, scale, shift, threads), 3, 2),
@@ -187,19 +172,95 @@ class Cases:
         yield Case("pack", shape, lambda: kernels.pack(images, out, threads), 0, moved)
         yield Case("unpack", shape, lambda: kernels.unpack(out, images, threads), 0, moved)
 
+    def pointwise(self, channels: int, side: int) -> Iterator[Case]:
+        """Functions of single entries, each counted as one operation behind a scale and a shift."""
+        operands, kernels, threads = self._operands, self._kernels, self._threads
+        gradient, x, out = (operands.image_buffer(channels, side) for _ in range(3))
+        scale, shift = operands.identity(channels)
+        sums = np.zeros((channels, 2))
+        size, entries = operands.image_bytes(channels, side), float(channels * side**2 * self._images)
+        for name in FUNCTIONS:
+            function = getattr(self._module.PointwiseFunction, name)
+            shape = f"{name.lower()}, {channels} channels of {side}×{side}"
+            before, behind = (function, 0.0, x, out, None, scale, shift), (x, out, None, scale, shift, shift, sums)
+            yield Case(
+                "pointwise",
+                shape,
+                lambda before=before: kernels.pointwise(*before, threads),  # type: ignore[misc]
+                3 * entries,
+                2 * size,
+            )
+            yield Case(
+                "pointwise_backward",
+                shape,
+                lambda function=function, behind=behind: kernels.pointwise_backward(  # type: ignore[misc]
+                    function, 0.0, gradient, *behind, threads
+                ),
+                8 * entries,
+                3 * size,
+            )
+
+    def products(self, channels: int, side: int) -> Iterator[Case]:
+        """Products and sums of two activations, and dropout."""
+        operands, kernels, threads = self._operands, self._kernels, self._threads
+        x, y, out = (operands.image_buffer(channels, side) for _ in range(3))
+        features, single = operands.feature_buffer(channels), operands.image_buffer(1, side)
+        kept = self._random.integers(0, 2, (operands.blocks, side, channels, side, kernels.lanes), np.uint8)
+        size, entries = operands.image_bytes(channels, side), float(channels * side**2 * self._images)
+        one = operands.image_bytes(1, side)
+        calls: dict[str, tuple[Callable[[], object], float, float]] = {
+            "multiply": (lambda: kernels.multiply(x, y, out, None, threads), entries, 3 * size),
+            "add": (lambda: kernels.add(x, y, out, None, threads), entries, 3 * size),
+            "sum_pixels": (lambda: kernels.sum_pixels(x, y, features, threads), 2 * entries, 2 * size),
+            "sum_channels": (lambda: kernels.sum_channels(x, y, single, threads), 2 * entries, 2 * size + one),
+            "dropout": (lambda: kernels.dropout(x, kept, 2.0, out, None, threads), entries, 2 * size + kept.nbytes),
+        }
+        for kernel, (call, operations, moved) in calls.items():
+            yield Case(kernel, f"{channels} channels of {side}×{side}", call, operations, moved)
+        shape = f"features times {channels} channels of {side}×{side}"
+        yield Case("multiply", shape, lambda: kernels.multiply(x, features, out, None, threads), entries, 2 * size)
+
+    def normalization(self, channels: int, side: int) -> Iterator[Case]:
+        """Layer norm of pixels, and group norm of images with four channels in each group."""
+        operands, kernels, threads = self._operands, self._kernels, self._threads
+        gradient, x, out = (operands.image_buffer(channels, side) for _ in range(3))
+        scale, shift = operands.identity(channels)
+        sums = np.zeros((channels, 2))
+        size, entries = operands.image_bytes(channels, side), float(channels * side**2 * self._images)
+        for name, by_image, groups in (("layer norm", False, 1), ("group norm", True, channels // 4)):
+            rows = operands.blocks * (1 if by_image else side**2)
+            statistics = operands.aligned((rows, groups, 2, kernels.lanes))
+            before = (x, out, scale, shift, statistics, groups, by_image, 1e-5, True)
+            behind = (gradient, x, out, None, scale, statistics, groups, by_image, True, sums)
+            shape = f"{name}, {channels} channels of {side}×{side}"
+            yield Case(
+                "normalize",
+                shape,
+                lambda before=before: kernels.normalize(*before, threads),  # type: ignore[misc]
+                8 * entries,
+                2 * size,
+            )
+            yield Case(
+                "normalize_backward",
+                shape,
+                lambda behind=behind: kernels.normalize_backward(*behind, threads),  # type: ignore[misc]
+                13 * entries,
+                3 * size,
+            )
+
     def pooling(self, channels: int, side: int) -> Iterator[Case]:
         """Pooling over windows of 3×3 with a stride of 2, and what changes shapes."""
-        kernels, threads = self._kernels, self._threads
+        operands, kernels, threads = self._operands, self._kernels, self._threads
         x, given, pooled = (
-            *(self._activation(channels, side) for _ in range(2)),
-            self._activation(channels, -(-side // 2)),
+            *(operands.image_buffer(channels, side) for _ in range(2)),
+            operands.image_buffer(channels, -(-side // 2)),
         )
-        read, vectors = self._module.Input(x), self._features(channels * side**2)
+        read, vectors = self._module.Input(x), operands.feature_buffer(channels * side**2)
         first = np.arange(-1, side - 1, 2)
         ends = np.maximum(first, 0).astype(np.int32), np.minimum(first + 3, side).astype(np.int32)
         windows = self._module.Windows(*ends, *ends)
         factors, numbers = np.full(len(first), 1 / 3, np.float32), np.arange(channels, dtype=np.int32)[::-1].copy()
-        size, small = self._bytes(channels, side), self._bytes(channels, -(-side // 2))
+        size, small = operands.image_bytes(channels, side), operands.image_bytes(channels, -(-side // 2))
         entries = float(9 * channels * len(first) ** 2 * self._images)
         shape = f"{channels} channels of {side}×{side}"
         calls: dict[str, tuple[Callable[[], object], float, float]] = {
@@ -221,14 +282,54 @@ class Cases:
         for kernel, (call, operations, moved) in calls.items():
             yield Case(kernel, shape, call, operations, moved)
 
+    def linear(self, inputs: int = 512, outputs: int = 512, density: float = 0.1) -> Iterator[Case]:
+        """Linear layers: forward; the gradients of the weights, of the input, and both in one pass."""
+        module, operands, threads = self._module, self._operands, self._threads
+        kernels = module.LinearKernels()
+        x, given = (operands.feature_buffer(inputs) for _ in range(2))
+        out, gradient = (operands.feature_buffer(outputs) for _ in range(2))
+        positions = np.flatnonzero(self._random.random((outputs, inputs)) < density).astype(np.int64)
+        pattern = module.SparsityPattern(positions, outputs, inputs)
+        values = self._random.standard_normal(len(positions), np.float32)
+        gradients, sums = np.zeros(len(positions), np.float32), np.zeros((outputs, 2))
+        operations = 2.0 * len(positions) * self._images
+        read, made = operands.feature_bytes(inputs), operands.feature_bytes(outputs)
+        weights = len(positions) * (FLOAT + INDEX)
+        calls: dict[str, tuple[Callable[[], object], float, float]] = {
+            "forward": (
+                lambda: kernels.forward(x, out, None, pattern, values, sums, threads),
+                operations,
+                read + made + weights,
+            ),
+            "weight_gradient": (
+                lambda: kernels.weight_gradient(x, gradient, pattern, gradients, threads),
+                operations,
+                read + made + weights,
+            ),
+            "input_gradient": (
+                lambda: kernels.input_gradient(gradient, pattern, values, given, None, threads),
+                operations,
+                read + made + weights,
+            ),
+            "backward": (
+                lambda: kernels.backward(x, gradient, pattern, values, gradients, given, None, threads),
+                2 * operations,
+                2 * read + made + 2 * weights,
+            ),
+        }
+        shape = f"{inputs}→{outputs}, density {density:g}"
+        for kernel, (call, count, moved) in calls.items():
+            yield Case(f"LinearKernels.{kernel}", shape, call, count, moved)
+
     def rows(self, channels: int = 32, side: int = 32, density: float = 0.1) -> Iterator[Case]:
-        """The convolution of one image."""
+        """The convolution of one image, and a copy of it whose rows are contiguous."""
+        operands = self._operands
         row = side + 1
         pixels = -(-side * row // 16) * 16
         border = -(-2 * row // 16) * 16
         stride = pixels + border
-        memory = self._aligned((channels * stride + 2 * border,), np.float32)
-        made = self._aligned((channels * stride,), np.float32)
+        memory = operands.aligned((channels * stride + 2 * border,), np.float32)
+        made = operands.aligned((channels * stride,), np.float32)
         out, into, down, right = np.nonzero(self._random.random((channels, channels, 3, 3)) < density)
         offsets = (into * stride + (down - 1) * row + right - 1).astype(np.int32)
         pointers = np.searchsorted(out, np.arange(channels + 1)).astype(np.int32)
@@ -254,102 +355,25 @@ class Cases:
         operations = 2.0 * len(out) * side**2
         size = 2.0 * channels * pixels * FLOAT + 8 * len(out)
         yield Case("RowConvolution", shape, lambda: convolution.run(self._threads), operations, size)
+        image = self._random.standard_normal((side, side, channels), np.float32).transpose(2, 0, 1)
+        copy, shape = np.empty(image.shape, np.float32), f"one image, {channels} channels of {side}×{side}"
+        yield Case(
+            "copy_pixels",
+            shape,
+            lambda: self._module.copy_pixels(image, copy, self._threads),
+            0,
+            2 * image.nbytes,
+        )
 
     def lists(self, count: int) -> Iterator[Case]:
         """What makes lists of weights and fills them."""
-        module, threads = self._module, self._threads
+        module, operands, threads = self._module, self._operands, self._threads
         keys = self._random.integers(0, 256, count).astype(np.int32)
         order, pointers = np.empty(count, np.int32), np.empty(257, np.int32)
         module.sort_by_bucket(keys, order, pointers)
-        entries, listed = self._aligned((count,), np.float32), self._aligned((count,), np.float32)
+        entries, listed = operands.aligned((count,), np.float32), operands.aligned((count,), np.float32)
         shape = f"{count:,} weights"
         size = 3.0 * FLOAT * count
         yield Case("sort_by_bucket", shape, lambda: module.sort_by_bucket(keys, order, pointers), 0, size)
         yield Case("gather", shape, lambda: module.gather(entries, order, listed, threads), 0, size)
         yield Case("scatter", shape, lambda: module.scatter(listed, order, entries, threads), 0, size)
-
-    def _forward(self, layer: Layer, positions: NDArray[np.integer]) -> "_Weights":
-        out, into, down, right = np.unravel_index(positions, (layer.outputs, layer.inputs, 3, 3))
-        row, channel = self._strides(layer.inputs, layer.side * layer.stride)
-        offsets = into * channel + (down - BORDER) * row + (right - BORDER) * self._lanes
-        return self._weights(layer, (layer.outputs, layer.inputs), (out, into), offsets, {"x_step": layer.stride})
-
-    def _transposed(self, layer: Layer, positions: NDArray[np.integer]) -> list["_Weights"]:
-        """For every position of a pixel among the strides, the weights that make the gradient of the input there."""
-        out, into, down, right = np.unravel_index(positions, (layer.outputs, layer.inputs, 3, 3))
-        row_stride, channel = self._strides(layer.outputs, layer.side)
-        lists = []
-        for row in range(layer.stride):
-            for column in range(layer.stride):
-                rows, columns = row + BORDER - down, column + BORDER - right
-                chosen = (rows % layer.stride == 0) & (columns % layer.stride == 0)
-                offsets = out * channel + rows // layer.stride * row_stride + columns // layer.stride * self._lanes
-                steps = {"out_step": layer.stride, "row": row, "column": column}
-                shape = (layer.inputs, layer.outputs)
-                lists.append(self._weights(layer, shape, (into[chosen], out[chosen]), offsets[chosen], steps))
-        return lists
-
-    def _weights(
-        self,
-        layer: Layer,
-        shape: tuple[int, int],
-        channels: tuple[NDArray[np.integer], NDArray[np.integer]],
-        offsets: NDArray[np.integer],
-        steps: dict[str, int],
-    ) -> "_Weights":
-        """Sorted by block of input channels and output channel; in bundles where the layer is dense."""
-        bundle = self._module.BUNDLE if layer.density == 1 else 1
-        (outputs, inputs), (out, into) = shape, channels
-        blocks = max(1, min(inputs // 8, round(len(out) / outputs / GROUP))) if bundle == 1 else -(-inputs // 16)
-        block = -(-inputs // blocks)
-        blocks, groups = -(-inputs // block), outputs // bundle
-        one_of_bundle = out % bundle == 0  # the others of a bundle read the same inputs
-        keys = (into // block * groups + out // bundle)[one_of_bundle]
-        order = np.argsort(keys, kind="stable")
-        pointers = np.searchsorted(keys[order], np.arange(blocks * groups + 1)).astype(np.int32)
-        values = self._random.standard_normal(len(order) * bundle, np.float32)
-        ordered = offsets[one_of_bundle][order].astype(np.int32)
-        handle = self._module.Weights(pointers, ordered, values, outputs, bundle > 1)
-        return _Weights(handle, values, self._module.Steps(**steps))
-
-    def _strides(self, channels: int, side: int) -> tuple[int, int]:
-        channel = (side + 2 * BORDER) * self._lanes
-        return channels * channel, channel
-
-    def _bytes(self, channels: int, side: int) -> float:
-        return float(self._blocks * self._lanes * channels * side**2 * self._stored.itemsize)
-
-    @property
-    def _blocks(self) -> int:
-        return -(-self._images // self._lanes)
-
-    def _activation(self, channels: int, side: int) -> Any:
-        outer = side + 2 * BORDER
-        array = self._aligned((self._blocks, outer, channels, outer, self._lanes), self._stored)
-        if self._stored == np.float32:
-            inner = array[:, BORDER:-BORDER, :, BORDER:-BORDER]
-            inner[...] = self._random.standard_normal(inner.shape, np.float32)
-        return self._module.Activation(array, BORDER, self._images, False)
-
-    def _features(self, channels: int) -> Any:
-        array = self._aligned((1, 1, channels, self._blocks, self._lanes), np.float32)
-        return self._module.Activation(array, 0, self._images, True)
-
-    def _affine(self, channels: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        return np.ones(channels, np.float32), np.zeros(channels, np.float32)
-
-    @staticmethod
-    def _aligned(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        memory = np.zeros(size + CACHE_LINE, np.uint8)
-        start = -memory.ctypes.data % CACHE_LINE
-        return memory[start : start + size].view(dtype).reshape(shape)
-
-
-@attrs.frozen(eq=False)
-class _Weights:
-    """A list of weights as the kernels hold it, its values, and which pixels it is applied to."""
-
-    handle: Any
-    values: NDArray[np.float32]
-    steps: Any

@@ -107,7 +107,9 @@ def test_every_kernel_is_measured():
         case.call()
         assert case.bytes > 0
     kernels = {name for name in dir(_kernels.Kernels) if not name.startswith("_")} - {"name", "lanes"}
-    assert {case.kernel for case in made} == kernels | {"RowConvolution", "gather", "scatter", "sort_by_bucket"}
+    linear = {f"LinearKernels.{name}" for name in dir(_kernels.LinearKernels) if not name.startswith("_")}
+    functions = {"RowConvolution", "copy_pixels", "gather", "scatter", "sort_by_bucket"}
+    assert {case.kernel for case in made} == kernels | linear | functions
 
 
 def test_operations_are_counted_for_nonzero_weights_only():
