@@ -16,10 +16,13 @@ pytest.importorskip("sparsecore_cpu._kernels")
 from inference_examples import close
 from model_examples import NETWORKS, inputs_for, network, outputs_of
 from safetensors.numpy import load_file, save_file
+from sparsify_examples import convnet, sgd, train
 from torch import nn
+from torch.nn import functional
 
 from sparsecore.errors import InputError
 from sparsecore_cpu.inference import Predictor
+from sparsecore_torch import export, sparsify
 
 of_each_network = pytest.mark.parametrize("name", NETWORKS)
 
@@ -86,13 +89,45 @@ def test_the_module_keeps_its_mode_and_its_parameters_and_may_change_afterwards(
     np.testing.assert_array_equal(predictor.predict(inputs.numpy()), expected)
 
 
+def test_modules_that_need_the_number_of_examples_as_an_integer_are_taken_over() -> None:
+    token = torch.randn(1, 1, 6)
+
+    def with_token(x: Any) -> Any:
+        x = torch.cat([token.expand(len(x), -1, -1), x.reshape(len(x), 2, 6)], 1)
+        return functional.gelu(x).reshape(len(x), -1)
+
+    model = nn.Sequential(nn.Linear(5, 12), _Computed(with_token), nn.Linear(18, 4))
+    inputs = torch.randn(7, 5)
+    with torch.no_grad():
+        expected = model(inputs).numpy()
+    predictor = Predictor.of_model(model, inputs[:1], threads=1)
+    for count in (1, 2, 3, 7):
+        assert close(predictor.predict(inputs[:count].numpy()), expected[:count])
+
+
 def test_parametrizations_are_taken_over_as_what_they_compute() -> None:
     model = nn.utils.parametrizations.weight_norm(nn.Linear(6, 5))
     inputs = torch.randn(4, 6)
     assert close(Predictor.of_model(model, inputs, threads=1).predict(inputs.numpy()), model(inputs).detach().numpy())
 
 
-class _Refused(nn.Module):
+@pytest.mark.parametrize("settings", [{}, {"storage": "compact"}, {"kernels": "sparse"}], ids=str)
+def test_a_model_in_sparse_training_is_taken_over_with_its_active_weights(settings: dict[str, str]) -> None:
+    model = convnet()
+    optimizer = sgd(model)
+    training = sparsify(model, optimizer, strategy="static", sparsity=0.5, **settings)
+    train(model, optimizer, range(3), shape=(2, 5, 5))
+    inputs = torch.randn(4, 2, 5, 5)
+    predictor = Predictor.of_model(export.squashed_copy(training), inputs, threads=1)
+    kept = {name: len(weight.values) for name, weight in predictor.network.weights.items()}
+    for name, mask in training.masks().items():
+        assert kept[name] == int(mask.sum())
+    model.eval()
+    with torch.no_grad():
+        assert close(predictor.predict(inputs.numpy()), model(inputs).numpy())
+
+
+class _Computed(nn.Module):
     def __init__(self, function: Callable[[Any], Any]) -> None:
         super().__init__()
         self.function = function
@@ -109,21 +144,22 @@ class _Refused(nn.Module):
         (lambda x: torch.cat([x, x]), "in inner: it combines the examples of a batch"),
         (lambda x: x + torch.rand(4), "draws random numbers"),
         (lambda x: (x, x), "one input and one output is taken over; this one has 1 and 2"),
-        (lambda x: x if x.sum() > 0 else -x, "torch.export cannot export Sequential for batches of any size"),
+        (lambda x: x if x.sum() > 0 else -x, "torch.export cannot export Sequential: "),
+        (lambda x: torch.ones(len(x), len(x)) @ x, r"aten.ones.default\) in inner: this operation is not taken over"),
         (lambda x: x.sum((0, 1)), "in inner: it combines the examples of a batch"),
         (lambda _: torch.ones(4), "does not depend on its input"),
     ],
 )
 def test_what_cannot_be_taken_over_is_refused_by_name(function: Callable[[Any], Any], sentence: str) -> None:
     model = nn.Sequential()
-    model.add_module("inner", _Refused(function))
+    model.add_module("inner", _Computed(function))
     with pytest.raises(InputError, match=sentence):
         Predictor.of_model(model, torch.randn(2, 4))
 
 
 def test_operations_on_numbers_of_words_are_refused() -> None:
     with pytest.raises(InputError, match=r"its output is torch\.int64; operations on inputs compute torch.float32"):
-        Predictor.of_model(_Refused(lambda x: x + 1), torch.zeros(2, 4, dtype=torch.int64))
+        Predictor.of_model(_Computed(lambda x: x + 1), torch.zeros(2, 4, dtype=torch.int64))
 
 
 def test_arguments_that_are_no_module_and_no_batch_are_refused() -> None:

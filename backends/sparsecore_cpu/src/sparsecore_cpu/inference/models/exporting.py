@@ -1,7 +1,7 @@
 """A PyTorch module as a program, through ``torch.export``; PyTorch is imported when a module is taken over."""
 
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,8 +33,8 @@ def program_of(model: Any, example: Any) -> ModelProgram:
     """
     check_given(model, example)
     with evaluation(model):
-        exported = _exported(model, several(example))
-    return _Translator(exported).program()
+        exported, sizes = _exported(model, several(example))
+    return _Translator(exported, sizes).program()
 
 
 def check_given(model: Any, example: Any) -> None:
@@ -94,29 +94,87 @@ def evaluation(model: Any) -> Iterator[None]:
             module.training = training
 
 
-def _exported(model: Any, example: Any) -> Any:
+def _exported(model: Any, example: Any) -> tuple[Any, Mapping[Any, Any]]:
+    """The exported program, and the shapes of what each of its nodes computes.
+
+    A module that needs the number of examples as an integer is exported for two numbers, by which shapes are compared.
+    """
+    import torch
+
+    try:
+        exported = _export(model, example, ({0: torch.export.Dim.DYNAMIC},))
+        (batch,) = (node.meta["val"].shape[0] for node in exported.graph.nodes if _is_input(exported, node))
+        return exported, _shapes(exported, lambda value: [_multiple(size, batch) for size in value.shape])
+    except Exception as error:  # the exporter has many error classes
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    try:
+        exported, other = _export(model, example), _export(model, torch.cat([example, example[:1]]))
+    except Exception as error:
+        raise InputError(
+            f"torch.export cannot export {type(model).__name__}: {first}. A model in sparse training is taken over "
+            "from export.squashed_copy(training)"
+        ) from error
+    return exported, _compared_shapes(exported, other, len(example))
+
+
+def _export(model: Any, example: Any, dynamic: Any = None) -> Any:
     import warnings
 
     import torch
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter's own, of parts of torch that it uses
-            exported = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
-            return exported.run_decompositions({})
-    except Exception as error:  # the exporter has many error classes
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(
-            f"torch.export cannot export {type(model).__name__} for batches of any size: {first}. A model in sparse "
-            "training is taken over from export.squashed_copy(training)"
-        ) from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own, of parts of torch that it uses
+        # a clone, because the exporter marks the tensor's sizes as dynamic for good
+        return torch.export.export(model, (example.clone(),), dynamic_shapes=dynamic).run_decompositions({})
+
+
+def _is_input(exported: Any, node: Any) -> bool:
+    return node.op == "placeholder" and node.name in exported.graph_signature.user_inputs
+
+
+def _multiple(size: Any, batch: Any) -> Any:
+    """A size that does not depend on the batch, or the negative number of times that it is the batch; else itself."""
+    if isinstance(size, int):
+        return size
+    times = size.node.expr / batch.node.expr
+    return -int(times) if times.is_Integer else size
+
+
+def _shapes(exported: Any, sizes: Callable[[Any], list[Any]]) -> dict[Any, Any]:
+    """The sizes of the tensor, or of each of the tensors, that a node computes."""
+    return {node: _of_tensors(node.meta["val"], sizes) for node in exported.graph.nodes if _has_tensors(node)}
+
+
+def _of_tensors(value: Any, function: Callable[[Any], Any]) -> Any:
+    return [function(one) for one in value] if isinstance(value, tuple | list) else function(value)
+
+
+def _compared_shapes(exported: Any, other: Any, examples: int) -> dict[Any, Any]:
+    """The shapes in a graph for so many examples, compared with those in one for one more."""
+    ones, others = list(exported.graph.nodes), list(other.graph.nodes)
+    if [str(node.target) for node in ones] != [str(node.target) for node in others]:
+        raise InputError("the operations of the model depend on the number of examples")
+
+    def compared(one: Any, other: Any) -> list[Any]:
+        return [
+            size if size == more else -(size // examples) if size * (examples + 1) == more * examples else f"{size}"
+            for size, more in zip(one.shape, other.shape, strict=True)
+        ]
+
+    return {
+        node: [compared(*pair) for pair in zip(node.meta["val"], twin.meta["val"], strict=True)]
+        if isinstance(node.meta["val"], tuple | list)
+        else compared(node.meta["val"], twin.meta["val"])
+        for node, twin in zip(ones, others, strict=True)
+        if _has_tensors(node)
+    }
 
 
 class _Translator:
     """Translates an exported program node by node."""
 
-    def __init__(self, exported: Any) -> None:
-        self._exported = exported
+    def __init__(self, exported: Any, shapes: Mapping[Any, Any]) -> None:
+        self._exported, self._shapes = exported, shapes
         self._traced: dict[Any, Any] = {}
         self._calls: list[Call] = []
         self._tensors: dict[str, Any] = {}
@@ -135,14 +193,16 @@ class _Translator:
         weights, constants = _by_kind(self._tensors)
         value = self._input.meta["val"]
         dtype = str(value.dtype).removeprefix("torch.")
-        return _pruned(ModelProgram(self._shape(value), dtype, tuple(self._calls), result.operand, weights, constants))
+        return _pruned(
+            ModelProgram(self._shape(self._input), dtype, tuple(self._calls), result.operand, weights, constants)
+        )
 
     def placeholder(self, node: Any) -> None:
         """A parameter, a buffer, a constant, or the input."""
         spec = next(one for one in self._exported.graph_signature.input_specs if one.arg.name == node.name)
         if spec.target is None:
             self._input = node
-            self._traced[node] = Traced(self._shape(node.meta["val"]), 0)
+            self._traced[node] = Traced(self._shape(node), 0)
             return
         stored = {**self._exported.state_dict, **self._exported.constants}[spec.target]
         self._names.setdefault(id(stored), spec.target)
@@ -152,7 +212,7 @@ class _Translator:
         """An operation."""
         if node.target is operator.getitem:
             self._traced[node] = self._traced[node.args[0]][node.args[1]]
-        elif node.target.__name__ == "sym_size.int" or "val" not in node.meta or not _has_tensors(node):
+        elif not _has_tensors(node):
             return  # the number of examples, and what is computed of it: the shapes of outputs tell it
         elif self._is_constant(node):
             self._fold(node)
@@ -178,6 +238,8 @@ class _Translator:
             )
 
     def _is_constant(self, node: Any) -> bool:
+        if any(isinstance(size, int) and size < 0 for size in _flat(self._shapes[node])):
+            return False
         reads = node.all_input_nodes
         return all(isinstance(self._traced.get(one), Traced) and self._traced[one].is_constant for one in reads)
 
@@ -204,8 +266,8 @@ class _Translator:
             exist = ", ".join(sorted({one.removeprefix("aten.").partition(".")[0] for one in TRANSLATIONS}))
             raise self._refusal(node, f"this operation is not taken over; those that are: {exist}")
         value = node.meta["val"]
-        first = value[0] if isinstance(value, tuple | list) else value
-        shape = self._shape(first, node)
+        several_ = isinstance(value, tuple | list)
+        first, shape = (value[0], self._shape(node, 0)) if several_ else (value, self._shape(node))
         try:
             step = TRANSLATIONS[name](arguments, shape)
         except TranslationError as error:
@@ -213,7 +275,7 @@ class _Translator:
         if str(first.dtype) != "torch.float32" and step.alias is None:
             raise self._refusal(node, f"its output is {first.dtype}; operations on inputs compute torch.float32")
         traced = step.alias or self._emit(step, shape, node)
-        self._traced[node] = [traced] if isinstance(value, tuple | list) else traced
+        self._traced[node] = [traced] if several_ else traced
 
     def _split(self, node: Any, kind: str, arguments: Mapping[str, Any]) -> list[Traced]:
         x, parts = arguments["self"], []
@@ -221,8 +283,8 @@ class _Translator:
         if x.shape[axis] < 0:
             raise self._refusal(node, "it separates the examples of a batch, which are predicted independently")
         start = 0
-        for number, value in enumerate(node.meta["val"]):
-            shape = self._shape(value, node)
+        for number in range(len(node.meta["val"])):
+            shape = self._shape(node, number)
             if kind == "unbind":
                 step = Step("select", (x,), {"axis": axis, "index": number})
             else:
@@ -252,15 +314,12 @@ class _Translator:
         mapped: dict[str, Any] = _map(defaults | given, self._traced.get)
         return mapped
 
-    def _shape(self, value: Any, node: Any = None) -> Shape:
-        """The shape of a tensor without data, with multiples of the number of examples as negative sizes."""
-        symbol = self._input.meta["val"].shape[0].node.expr if self._input else value.shape[0].node.expr
-        sizes = []
-        for size in value.shape:
-            multiple = size if isinstance(size, int) else -(size.node.expr / symbol)
-            if int(multiple) != multiple or multiple == 0:
+    def _shape(self, node: Any, number: int | None = None) -> Shape:
+        """The shape of what a node computes, or of its output of this number."""
+        sizes = self._shapes[node] if number is None else self._shapes[node][number]
+        for size in sizes:
+            if not isinstance(size, int) or size == 0:
                 raise self._refusal(node, f"its output has a size of {size}, which no prediction can have")
-            sizes.append(int(multiple))
         return tuple(sizes)
 
     def _refusal(self, node: Any, reason: str) -> InputError:
@@ -275,8 +334,13 @@ _BY_KIND = {
 }
 
 
+def _flat(shapes: Any) -> list[Any]:
+    """The sizes of one tensor or of several."""
+    return [size for one in shapes for size in (one if isinstance(one, list) else [one])]
+
+
 def _has_tensors(node: Any) -> bool:
-    value = node.meta["val"]
+    value = node.meta.get("val")
     return hasattr(value, "dtype") or (isinstance(value, tuple | list) and all(hasattr(one, "dtype") for one in value))
 
 
