@@ -26,8 +26,8 @@ from sparsecore.data.images import Batch
 from sparsecore.engine.schedules import Amount
 from sparsecore.engine.state import State
 from sparsecore.host.learner import HostLearner
-from sparsecore_cpu.convolution import LayerLists
 from sparsecore_cpu.runtime import Runtime
+from sparsecore_cpu.weight_lists import LayerLists
 from sparsecore_numpy import NumpyArrays
 from sparsecore_strategies.dpr import DynamicReallocation
 

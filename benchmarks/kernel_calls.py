@@ -10,8 +10,8 @@ import numpy as np
 from operation_times import replaced
 
 from sparsecore_cpu import _kernels, linear, operations
-from sparsecore_cpu.convolution import LayerLists, WeightList
 from sparsecore_cpu.runtime import Buffer, Form, Runtime, Strides
+from sparsecore_cpu.weight_lists import LayerLists, WeightList
 
 FLOAT = 4
 FORWARD, BACKWARD = "convolution, forward", "convolution, input's gradient"

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.errors import InputError
-from sparsecore_cpu.activations import Activation, GradientTerm, InputNode, LazyOp
+from sparsecore_cpu.activations import Activation, InputNode, LazyOp
+from sparsecore_cpu.gradients import GradientTerm
 from sparsecore_cpu.operations import CpuOperations
 from sparsecore_cpu.products import multiply
 from sparsecore_cpu.runtime import Buffer, Form, Runtime, Sums

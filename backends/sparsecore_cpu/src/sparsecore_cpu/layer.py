@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from sparsecore_cpu import _kernels
 from sparsecore_cpu._kernels import SparsityPattern
-from sparsecore_cpu.convolution import LayerKernels, LayerLists, Taps, WeightList
+from sparsecore_cpu.convolution import LayerKernels
 from sparsecore_cpu.linear import SparseLinear, sparsity_pattern
 from sparsecore_cpu.runtime import Buffer, Floats, Form, KernelInput, Runtime
+from sparsecore_cpu.weight_lists import LayerLists, Taps, WeightList
 from sparsecore_cpu.window import Window
 
 

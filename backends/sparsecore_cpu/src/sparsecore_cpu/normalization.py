@@ -12,7 +12,8 @@ import numpy as np
 
 from sparsecore.errors import InputError
 from sparsecore.host.weights import WeightSource
-from sparsecore_cpu.activations import Activation, GradientTerm, InputNode
+from sparsecore_cpu.activations import Activation, InputNode
+from sparsecore_cpu.gradients import GradientTerm
 from sparsecore_cpu.operations import CpuOperations
 from sparsecore_cpu.products import channel_values
 from sparsecore_cpu.runtime import Buffer, Floats, Form, Runtime, aligned_zeros

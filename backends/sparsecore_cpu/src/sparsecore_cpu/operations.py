@@ -21,18 +21,8 @@ from sparsecore.host.parameters import CachedArrays
 from sparsecore.host.weights import TiedWeight, WeightSource, WeightView
 from sparsecore.learning.protocols import Model, Totals, check_equal_shapes
 from sparsecore_cpu._kernels import Mask
-from sparsecore_cpu.activations import (
-    Activation,
-    AffineOp,
-    ConvolutionOp,
-    ConvolutionTerm,
-    FlattenTerm,
-    InputNode,
-    LinearTerm,
-    PoolTerm,
-    ReluOp,
-    SumOp,
-)
+from sparsecore_cpu.activations import Activation, AffineOp, ConvolutionOp, InputNode, ReluOp, SumOp
+from sparsecore_cpu.gradients import ConvolutionTerm, FlattenTerm, LinearTerm, PoolTerm
 from sparsecore_cpu.runtime import Buffer, Floats, Form, Runtime, Sums
 from sparsecore_cpu.weighted import ListCache, WeightedLayer
 from sparsecore_cpu.window import Padding, Window

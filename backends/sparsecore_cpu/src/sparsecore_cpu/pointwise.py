@@ -12,7 +12,8 @@ import numpy as np
 
 from sparsecore.errors import InputError
 from sparsecore_cpu._kernels import PointwiseFunction
-from sparsecore_cpu.activations import Activation, AffineOp, GradientTerm, LazyOp
+from sparsecore_cpu.activations import Activation, AffineOp, LazyOp
+from sparsecore_cpu.gradients import GradientTerm
 from sparsecore_cpu.operations import CpuOperations
 from sparsecore_cpu.runtime import Buffer, Form, Runtime, Sums
 

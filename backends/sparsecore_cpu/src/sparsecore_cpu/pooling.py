@@ -7,7 +7,8 @@ import numpy as np
 
 from sparsecore.errors import InputError
 from sparsecore_cpu._kernels import Mask
-from sparsecore_cpu.activations import Activation, GradientTerm, InputNode
+from sparsecore_cpu.activations import Activation, InputNode
+from sparsecore_cpu.gradients import GradientTerm
 from sparsecore_cpu.operations import CpuOperations
 from sparsecore_cpu.pixel_windows import AxisWindows, PixelWindows, PoolingAxis, adaptive_axis, pooled_axis, windows_of
 from sparsecore_cpu.runtime import Buffer, Form, KernelInput, Runtime, Sums

@@ -16,7 +16,8 @@ import numpy as np
 from sparsecore.errors import InputError
 from sparsecore.host.weights import WeightSource
 from sparsecore_cpu._kernels import Kernels
-from sparsecore_cpu.activations import Activation, AffineOp, GradientTerm, InputNode, LazyOp, LinearTerm
+from sparsecore_cpu.activations import Activation, AffineOp, InputNode, LazyOp
+from sparsecore_cpu.gradients import GradientTerm, LinearTerm
 from sparsecore_cpu.operations import CpuOperations
 from sparsecore_cpu.runtime import Buffer, Form, Runtime, Sums
 

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.errors import InputError
-from sparsecore_cpu.activations import Activation, GradientTerm, InputNode
+from sparsecore_cpu.activations import Activation, InputNode
+from sparsecore_cpu.gradients import GradientTerm
 from sparsecore_cpu.operations import CpuOperations
 from sparsecore_cpu.pixel_windows import padded_axis, repeated_axis, windows_of
 from sparsecore_cpu.pooling import check_images, sum_of_windows

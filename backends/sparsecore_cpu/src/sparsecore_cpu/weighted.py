@@ -11,9 +11,10 @@ from sparsecore.host.buffers import BufferPool
 from sparsecore.host.parameters import CachedArrays
 from sparsecore.host.weights import WeightSource
 from sparsecore_cpu._kernels import Mask, SparsityPattern
-from sparsecore_cpu.convolution import LayerKernels, LayerLists, Taps, WeightList
+from sparsecore_cpu.convolution import LayerKernels
 from sparsecore_cpu.linear import SparseLinear, sparsity_pattern
 from sparsecore_cpu.runtime import Buffer, Form, KernelInput, Runtime, Sums, bordered
+from sparsecore_cpu.weight_lists import LayerLists, Taps, WeightList
 from sparsecore_cpu.window import Window
 
 
