@@ -5,6 +5,7 @@ This is the fallback for operations, or combinations of layouts, that the kernel
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import product
 from types import MappingProxyType
 from typing import Any
@@ -84,15 +85,25 @@ def attention(
         out: the memory of the result, if any; it is written through its transposed.
     """
     factor = np.float32(1 / math.sqrt(query.shape[-1]) if scale is None else scale)
-    scores = np.matmul(query, key.swapaxes(-1, -2))
-    scores *= factor
+    scores = np.matmul(query * factor, key.swapaxes(-1, -2))
     if causal:
-        scores[..., ~np.tri(*scores.shape[-2:], dtype=np.bool_)] = -np.inf
+        scores += _causal(*scores.shape[-2:])
     if mask is not None:
         scores += np.where(mask, np.float32(0), np.float32(-np.inf)) if mask.dtype == np.bool_ else mask
-    shares = softmax(scores, -1)
+    with np.errstate(invalid="ignore"):
+        scores -= scores.max(axis=-1, keepdims=True)
+    np.exp(scores, out=scores)
     target = None if out is None else out.swapaxes(-1, -2)
-    return np.matmul(value.swapaxes(-1, -2), shares.swapaxes(-1, -2), out=target).swapaxes(-1, -2)
+    transposed = np.matmul(value.swapaxes(-1, -2), scores.swapaxes(-1, -2), out=target)
+    transposed /= scores.sum(axis=-1)[..., None, :]
+    attended: Array = transposed.swapaxes(-1, -2)
+    return attended
+
+
+@lru_cache(maxsize=64)
+def _causal(tokens: int, keys: int) -> Array:
+    """What is added to products so that a token reads the keys up to its own number only, float32, (tokens, keys)."""
+    return np.where(np.tri(tokens, keys, dtype=np.bool_), np.float32(0), np.float32(-np.inf))
 
 
 def linear(x: Array, weight: Array, bias: Array | None) -> Array:
