@@ -206,7 +206,7 @@ def backward(**options: Any) -> None:
         ({"shift": by_channel(3)}, "one entry"),
         ({"threads": 0}, "from 1 to"),
     ],
-    ids=str,
+    ids=lambda given: next(iter(given)) if isinstance(given, dict) else given,
 )
 def test_arguments_that_do_not_fit_are_refused(call: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
