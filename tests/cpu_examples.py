@@ -12,7 +12,8 @@ from sparsecore.host.computation import NullTape, Tape
 from sparsecore.host.weights import WeightView
 from sparsecore_cpu import _kernels, runtime
 from sparsecore_cpu.activations import Activation, InputNode
-from sparsecore_cpu.operations import CpuOperations, of_batch
+from sparsecore_cpu.batch_norm import of_batch
+from sparsecore_cpu.operations import CpuOperations
 from sparsecore_cpu.runtime import Buffer, Buffers, Form, Runtime, kernel_names
 from sparsecore_cpu.weighted import ListCache
 from sparsecore_numpy import normalization, operations

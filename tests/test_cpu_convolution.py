@@ -24,8 +24,8 @@ from cpu_examples import (
 
 from sparsecore.errors import InputError
 from sparsecore.host.weights import WeightView
-from sparsecore_cpu import operations
 from sparsecore_cpu.activations import Activation, InputNode
+from sparsecore_cpu.batch_norm import of_batch
 from sparsecore_cpu.operations import CpuOperations, NullTape
 from sparsecore_cpu.weighted import ListCache
 
@@ -119,7 +119,7 @@ def test_changed_values_are_used_in_the_next_step(machine: Any) -> None:
     weight, lists, x = some_of(drawn(1, 7, 4, 3, 3), 0.4), ListCache(), drawn(0, 3, 5, 5, 4)
     for _ in range(2):
         buffer = buffer_of(machine, x)
-        ops = CpuOperations(machine, lists, NullTape(), operations.of_batch)
+        ops = CpuOperations(machine, lists, NullTape(), of_batch)
         output = ops.conv2d(Activation(machine, buffer.form, InputNode(buffer)), weight, padding=1)
         expected = output_of(lambda ops, x, weights: ops.conv2d(x, weights[0], padding=1), x, [weight])
         np.testing.assert_allclose(array_of(output.buffer()), expected, atol=1e-4)

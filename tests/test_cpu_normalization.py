@@ -21,7 +21,8 @@ from sparsecore.errors import InputError
 from sparsecore.host.computation import Tape
 from sparsecore_cpu import normalization
 from sparsecore_cpu.activations import Activation, InputNode
-from sparsecore_cpu.operations import CpuOperations, of_batch
+from sparsecore_cpu.batch_norm import of_batch
+from sparsecore_cpu.operations import CpuOperations
 from sparsecore_cpu.runtime import kernel_names
 from sparsecore_cpu.weighted import ListCache
 

@@ -22,7 +22,8 @@ from sparsecore.host.computation import Tape
 from sparsecore_cpu import dropout as dropouts
 from sparsecore_cpu import products
 from sparsecore_cpu.activations import Activation, InputNode
-from sparsecore_cpu.operations import CpuOperations, of_batch
+from sparsecore_cpu.batch_norm import of_batch
+from sparsecore_cpu.operations import CpuOperations
 from sparsecore_cpu.runtime import Form, kernel_names
 from sparsecore_cpu.weighted import ListCache
 

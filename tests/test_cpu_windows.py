@@ -16,7 +16,7 @@ from torch_oracles import check_against_torch, check_halves_against_torch
 
 from sparsecore.errors import InputError
 from sparsecore.host.computation import Moments
-from sparsecore_cpu.operations import Norm
+from sparsecore_cpu.batch_norm import Norm
 from sparsecore_cpu.window import Padding, Window
 
 LANES = MACHINES[0].kernels.lanes

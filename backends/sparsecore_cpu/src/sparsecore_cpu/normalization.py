@@ -5,17 +5,15 @@ of one image, and scale and shift have one entry for each channel. Sums over vec
 number of threads.
 """
 
-import math
-
 import attrs
 import numpy as np
 
 from sparsecore.errors import InputError
 from sparsecore.host.weights import WeightSource
 from sparsecore_cpu.activations import Activation, InputNode
+from sparsecore_cpu.arguments import channel_values, finite
 from sparsecore_cpu.gradients import GradientTerm
 from sparsecore_cpu.operations import CpuOperations
-from sparsecore_cpu.products import channel_values
 from sparsecore_cpu.runtime import Buffer, Floats, Form, Runtime, aligned_zeros
 
 
@@ -186,9 +184,9 @@ def group_norm(
 
 
 def _normalized(ops: CpuOperations, x: Activation, normalization: Normalization) -> Activation:
-    epsilon = normalization.epsilon
-    if not (math.isfinite(epsilon) and epsilon >= 0):
-        raise InputError(f"epsilon must be a finite number that is not negative; given {epsilon}")
+    epsilon = finite("epsilon of a normalization", normalization.epsilon)
+    if epsilon < 0:
+        raise InputError(f"the epsilon of a normalization must not be negative; given {epsilon}")
     runtime, form, source = ops.runtime, x.form, x.buffer()
     scale, shift = normalization.factors(form)
     statistics = aligned_zeros(normalization.statistics_shape(form, runtime.kernels.lanes))

@@ -5,14 +5,13 @@ is then never written, and with the sum of it and another activation. So is its 
 gradients are those of PyTorch.
 """
 
-import math
-
 import attrs
 import numpy as np
 
 from sparsecore.errors import InputError
 from sparsecore_cpu._kernels import PointwiseFunction
 from sparsecore_cpu.activations import Activation, AffineOp, LazyOp
+from sparsecore_cpu.arguments import finite
 from sparsecore_cpu.gradients import GradientTerm
 from sparsecore_cpu.operations import CpuOperations
 from sparsecore_cpu.runtime import Buffer, Form, Runtime, Sums
@@ -142,7 +141,7 @@ def leaky_relu(ops: CpuOperations, x: Activation, *, slope: float = 0.01) -> Act
     Raises:
         InputError: the slope is not finite.
     """
-    return apply(ops, x, Function(PointwiseFunction.LEAKY_RELU, _finite("slope of leaky_relu", slope)))
+    return apply(ops, x, Function(PointwiseFunction.LEAKY_RELU, finite("slope of leaky_relu", slope)))
 
 
 def silu(ops: CpuOperations, x: Activation) -> Activation:
@@ -198,7 +197,7 @@ def elu(ops: CpuOperations, x: Activation, *, alpha: float = 1.0) -> Activation:
     Raises:
         InputError: alpha is not finite.
     """
-    return apply(ops, x, Function(PointwiseFunction.ELU, _finite("alpha of elu", alpha)))
+    return apply(ops, x, Function(PointwiseFunction.ELU, finite("alpha of elu", alpha)))
 
 
 def softplus(ops: CpuOperations, x: Activation, *, beta: float = 1.0) -> Activation:
@@ -217,7 +216,7 @@ def softplus(ops: CpuOperations, x: Activation, *, beta: float = 1.0) -> Activat
     Raises:
         InputError: beta is not positive and finite.
     """
-    if not _finite("beta of softplus", beta) > 0:
+    if not finite("beta of softplus", beta) > 0:
         raise InputError(f"beta of softplus must be positive; given {beta}")
     return apply(ops, x, Function(PointwiseFunction.SOFTPLUS, beta))
 
@@ -225,9 +224,3 @@ def softplus(ops: CpuOperations, x: Activation, *, beta: float = 1.0) -> Activat
 def mish(ops: CpuOperations, x: Activation) -> Activation:
     """x·tanh(log(1 + exp(x)))."""
     return apply(ops, x, Function(PointwiseFunction.MISH))
-
-
-def _finite(name: str, value: float) -> float:
-    if not math.isfinite(value):
-        raise InputError(f"the {name} must be finite; given {value}")
-    return value

@@ -8,11 +8,11 @@ import numpy as np
 from sparsecore.errors import InputError
 from sparsecore_cpu._kernels import Mask
 from sparsecore_cpu.activations import Activation, InputNode
+from sparsecore_cpu.arguments import check_images, pair_of
 from sparsecore_cpu.gradients import GradientTerm
 from sparsecore_cpu.operations import CpuOperations
 from sparsecore_cpu.pixel_windows import AxisWindows, PixelWindows, PoolingAxis, adaptive_axis, pooled_axis, windows_of
 from sparsecore_cpu.runtime import Buffer, Form, KernelInput, Runtime, Sums
-from sparsecore_cpu.window import pair_of
 
 Sides = int | tuple[int, int]
 """One number for height and width, or both."""
@@ -144,20 +144,6 @@ def sum_of_windows(ops: CpuOperations, x: Activation, windows: PixelWindows) -> 
     return ops.recorded(Activation(runtime, out.form, InputNode(out), x.differentiable), backward)
 
 
-def check_images(x: Activation, operation: str) -> None:
-    """Check that an operation's input are images.
-
-    Args:
-        x: the input.
-        operation: what is done with it, for the error.
-
-    Raises:
-        InputError: they are vectors.
-    """
-    if x.form.features:
-        raise InputError(f"{operation} takes images (batch, height, width, channels); given a tensor of {x.form.dense}")
-
-
 @attrs.frozen(eq=False)
 class WindowSumTerm(GradientTerm):
     """The gradient of sums over windows: each pixel's is the sum over the windows that it is in."""
@@ -217,7 +203,7 @@ def _axes(
     x: Activation, kernel: Sides, stride: Sides | None, padding: Sides, *, ceil_mode: bool
 ) -> tuple[tuple[PoolingAxis, int], tuple[PoolingAxis, int]]:
     """The settings and the input's pixels of both axes."""
-    check_images(x, "pooling")
+    check_images(x.form, "pooling")
     kernels, paddings = pair_of("kernel", kernel), pair_of("padding", padding, least=0)
     strides = kernels if stride is None else pair_of("stride", stride)
     if any(2 * width > side for side, width in zip(kernels, paddings, strict=True)):
@@ -235,7 +221,7 @@ def _axes(
 
 
 def _adaptive(x: Activation, size: int | tuple[int | None, int | None]) -> PixelWindows:
-    check_images(x, "pooling")
+    check_images(x.form, "pooling")
     height, width = (size, size) if isinstance(size, int) else size
     sides = x.form.height, x.form.width
     wanted = [side if own is None else own for own, side in zip((height, width), sides, strict=True)]

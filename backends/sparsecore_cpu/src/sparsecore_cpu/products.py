@@ -6,9 +6,7 @@ excitation); or where it has one channel, (N, H, W, 1) or (N, 1), which all chan
 over what shares an entry.
 """
 
-import math
 from collections.abc import Callable
-from typing import Any
 
 import attrs
 import numpy as np
@@ -17,6 +15,7 @@ from sparsecore.errors import InputError
 from sparsecore.host.weights import WeightSource
 from sparsecore_cpu._kernels import Kernels
 from sparsecore_cpu.activations import Activation, AffineOp, InputNode, LazyOp
+from sparsecore_cpu.arguments import channel_values, finite
 from sparsecore_cpu.gradients import GradientTerm, LinearTerm
 from sparsecore_cpu.operations import CpuOperations
 from sparsecore_cpu.runtime import Buffer, Form, Runtime, Sums
@@ -136,7 +135,7 @@ def scale(ops: CpuOperations, x: Activation, factor: float) -> Activation:
         InputError: the factor is not finite.
     """
     ones, zeros = x.form.constants()
-    factors = ones * np.float32(_finite("factor", factor))
+    factors = ones * np.float32(finite("factor", factor))
 
     def pass_on(gradient: Buffer) -> None:
         x.gradient.terms.append(LinearTerm(gradient, gradient, factors, zeros, zeros))
@@ -159,7 +158,7 @@ def shift(ops: CpuOperations, x: Activation, constant: float) -> Activation:
         InputError: the constant is not finite.
     """
     ones, zeros = x.form.constants()
-    constants = ones * np.float32(_finite("constant", constant))
+    constants = ones * np.float32(finite("constant", constant))
 
     def pass_on(gradient: Buffer) -> None:
         x.gradient.ready.append(gradient)
@@ -200,27 +199,6 @@ def scale_channels(
         source.pass_on(ops.runtime, output.gradient.total(ops.runtime, output.form))
 
     return ops.recorded(Activation(ops.runtime, x.form, source), pass_on)
-
-
-def channel_values(name: str, weight: WeightSource, form: Form) -> Any:
-    """The entries of a parameter with one for each channel, float32, (channels,).
-
-    Args:
-        name: of the parameter, for the error message.
-        weight: the parameter.
-        form: of the activation that has the channels.
-
-    Returns:
-        The values.
-
-    Raises:
-        InputError: the parameter has another number of entries.
-    """
-    if math.prod(weight.shape) != form.channels:
-        raise InputError(
-            f"a {name} of shape {weight.shape} does not have one entry for each of {form.channels} channels"
-        )
-    return weight.to_array().reshape(-1).astype(np.float32)
 
 
 def with_border(ops: CpuOperations, x: Activation, border: int) -> Activation:
@@ -298,9 +276,3 @@ def _recorded(
 ) -> Activation:
     output.differentiable = any(x.differentiable for x in inputs)
     return ops.recorded(output, backward) if output.differentiable else output
-
-
-def _finite(name: str, value: float) -> float:
-    if not math.isfinite(value):
-        raise InputError(f"the {name} must be finite; given {value}")
-    return value

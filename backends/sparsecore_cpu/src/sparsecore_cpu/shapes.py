@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from sparsecore.errors import InputError
 from sparsecore_cpu.activations import Activation, InputNode
+from sparsecore_cpu.arguments import check_images, pair_of
 from sparsecore_cpu.gradients import GradientTerm
 from sparsecore_cpu.operations import CpuOperations
 from sparsecore_cpu.pixel_windows import padded_axis, repeated_axis, windows_of
-from sparsecore_cpu.pooling import check_images, sum_of_windows
+from sparsecore_cpu.pooling import sum_of_windows
 from sparsecore_cpu.runtime import Buffer, Floats, Form, Runtime
-from sparsecore_cpu.window import Padding, pair_of
+from sparsecore_cpu.window import Padding
 
 
 def concatenate(ops: CpuOperations, activations: Sequence[Activation]) -> Activation:
@@ -123,7 +124,7 @@ def pad2d(ops: CpuOperations, x: Activation, padding: Padding) -> Activation:
     Raises:
         InputError: ``x`` are no images.
     """
-    check_images(x, "padding")
+    check_images(x.form, "padding")
     rows = padded_axis(padding.top, padding.bottom, x.form.height)
     columns = padded_axis(padding.left, padding.right, x.form.width)
     return sum_of_windows(ops, x, windows_of(rows, columns))
@@ -140,7 +141,7 @@ def upsample_nearest2d(ops: CpuOperations, x: Activation, scale: int | tuple[int
     Raises:
         InputError: ``x`` are no images, or a number is less than 1.
     """
-    check_images(x, "upsampling")
+    check_images(x.form, "upsampling")
     down, right = pair_of("scale", scale)
     return sum_of_windows(ops, x, windows_of(repeated_axis(down, x.form.height), repeated_axis(right, x.form.width)))
 
@@ -158,7 +159,7 @@ def to_tokens(ops: CpuOperations, x: Activation) -> Activation:
     Raises:
         InputError: ``x`` are no images.
     """
-    check_images(x, "to_tokens")
+    check_images(x.form, "to_tokens")
     form, runtime = x.form, ops.runtime
     out = runtime.buffers.take(Form.of_features(form.entries, form.channels))
     runtime.kernels.unpack(x.buffer().handle, _pixels_of(out, form), runtime.threads)

@@ -1,13 +1,12 @@
 """How a convolution's kernel moves over images: strides, zero padding, dilation and groups."""
 
-from collections.abc import Sequence
 from functools import lru_cache
 from itertools import product
-from typing import Any
 
 import attrs
 
 from sparsecore.errors import InputError
+from sparsecore_cpu.arguments import pair_of
 from sparsecore_cpu.runtime import Form
 
 
@@ -40,26 +39,6 @@ class Padding:
         """
         rows, columns = (step * (taps - 1) for step, taps in zip(pair_of("dilation", dilation), kernel, strict=True))
         return cls(rows // 2, rows - rows // 2, columns // 2, columns - columns // 2)
-
-
-def pair_of(name: str, given: Any, least: int = 1) -> tuple[int, int]:
-    """Height and width of a setting that is given as one number for both, or as two.
-
-    Args:
-        name: the setting's name, for the error.
-        given: an integer, or a sequence of one or two.
-        least: the smallest number that is accepted.
-
-    Raises:
-        InputError: it is something else, or a number is too small.
-    """
-    numbers = tuple(given) if isinstance(given, Sequence) and not isinstance(given, str) else (given,)
-    numbers = numbers * 2 if len(numbers) == 1 else numbers
-    if len(numbers) != 2 or not all(isinstance(one, int) and one >= least for one in numbers):
-        raise InputError(
-            f"the {name} must be an integer of at least {least}, or two of them for height and width; given {given!r}"
-        )
-    return numbers
 
 
 def _stride(given: "int | tuple[int, int]") -> tuple[int, int]:

@@ -11,7 +11,8 @@ from torch import Tensor
 from sparsecore.host.computation import NullTape, Tape
 from sparsecore.host.weights import WeightView
 from sparsecore_cpu.activations import Activation, InputNode
-from sparsecore_cpu.operations import CpuOperations, of_batch
+from sparsecore_cpu.batch_norm import of_batch
+from sparsecore_cpu.operations import CpuOperations
 from sparsecore_cpu.runtime import STORED, Buffer, Runtime
 from sparsecore_cpu.weighted import ListCache
 from sparsecore_torch.sparse_training.regions.layouts import ARRAYS, Layout

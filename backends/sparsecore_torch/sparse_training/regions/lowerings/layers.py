@@ -8,7 +8,8 @@ import torch
 from torch.nn import functional
 
 from sparsecore.errors import InputError
-from sparsecore_cpu.window import Padding, Window, pair_of
+from sparsecore_cpu.arguments import pair_of
+from sparsecore_cpu.window import Padding, Window
 from sparsecore_torch.sparse_training.regions.execution import Execution, KernelTensor
 from sparsecore_torch.sparse_training.regions.layouts import Layout
 from sparsecore_torch.sparse_training.regions.lowering import (

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from sparsecore.host.computation import Moments
 from sparsecore_cpu import normalization
-from sparsecore_cpu.operations import Norm
+from sparsecore_cpu.batch_norm import Norm
 from sparsecore_torch.sparse_training.regions.execution import Execution, KernelTensor
 from sparsecore_torch.sparse_training.regions.layouts import Layout
 from sparsecore_torch.sparse_training.regions.lowering import (
