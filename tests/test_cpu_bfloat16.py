@@ -50,6 +50,27 @@ def test_a_value_is_stored_as_the_nearest_bfloat16(value: float) -> None:
     assert runtime.rounded(there) == runtime.rounded(single)
 
 
+NOT_NUMBERS = np.array([0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001, 0xFF800001, 0x7FC00000, 0x7FFF8000], np.uint32).view("f4")
+"""Their mantissa consists of ones, would be rounded to that of infinity, or has no bit but the first."""
+
+
+def test_what_is_not_a_number_is_stored_as_that_and_infinities_as_themselves() -> None:
+    assert np.isnan(runtime.read(runtime.rounded(NOT_NUMBERS))).all()
+    infinite = np.array([np.inf, -np.inf], np.float32)
+    np.testing.assert_array_equal(runtime.read(runtime.rounded(infinite)), infinite)
+
+
+@on_halves
+def test_kernels_store_what_is_not_a_number_as_that(machine: Any) -> None:
+    x = np.zeros((len(NOT_NUMBERS) + 1, 1, 3, 1), np.float32)
+    x[:-1, 0, 1, 0], x[-1] = NOT_NUMBERS, np.inf
+    buffer = machine.buffers.take(Form(*x.shape))
+    machine.kernels.pack(x, buffer.handle, 1)
+    found = array_of(buffer)
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(x))
+    np.testing.assert_array_equal(found[-1], x[-1])
+
+
 @on_halves
 @pytest.mark.parametrize("batch", [1, 16, 37])
 def test_kernels_round_as_numpy_does(machine: Any, batch: int) -> None:

@@ -53,9 +53,12 @@ inline Vector load(const Stored* from) {
   return reinterpret_cast<Vector>(__builtin_convertvector(*reinterpret_cast<const Halves*>(from), Bits) << 16);
 }
 
-// Rounds to nearest; ties away from zero.
+// Rounds to nearest; ties away from zero. What is not a number stays so: to add half a step to its mantissa could give
+// infinity, or zero.
 inline void store(Stored* to, Vector vector) {
-  *reinterpret_cast<Halves*>(to) = __builtin_convertvector((reinterpret_cast<Bits>(vector) + 0x8000) >> 16, Halves);
+  const Bits bits = reinterpret_cast<Bits>(vector);
+  const Bits rounded = vector == vector ? bits + 0x8000 : bits | 0x400000;
+  *reinterpret_cast<Halves*>(to) = __builtin_convertvector(rounded >> 16, Halves);
 }
 #else
 using Stored = float;
@@ -69,6 +72,9 @@ inline const float* pin_register(const float* address) {
   __asm__("" : "+r"(address));
   return address;
 }
+
+// max(vector, 0); what is not a number stays so.
+inline Vector rectified(Vector vector) { return vector < zeros() ? zeros() : vector; }
 
 inline double sum(Vector vector) {
   double total = 0;

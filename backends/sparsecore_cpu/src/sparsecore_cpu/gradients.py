@@ -161,7 +161,7 @@ class LazyGradient:
     terms: list[GradientTerm] = attrs.field(factory=list)
 
     def total(self, runtime: Runtime, form: Form) -> Buffer:
-        """The sum of the contributions, of which there must be one; they are released.
+        """The sum of the contributions; they are released.
 
         Args:
             runtime: kernels, threads and memory.
@@ -169,6 +169,9 @@ class LazyGradient:
 
         Returns:
             New memory; or the very buffer of a single contribution that is in memory, not to be written to.
+
+        Raises:
+            RuntimeError: there is no contribution, or it has been released already.
         """
         start, terms = self._take()
         return _sum(runtime, form, start, terms) if terms or start is None else start
@@ -210,6 +213,11 @@ class LazyGradient:
         return out, last.write_masked(runtime, out, start, mask)
 
     def _take(self) -> tuple[Buffer | None, list[GradientTerm]]:
+        if not self.ready and not self.terms:
+            raise RuntimeError(
+                "the gradient of an activation was asked for, and no operation has contributed to it; "
+                "operations record what depends on their output, and read its gradient once"
+            )
         # afterwards nothing here refers to the buffers, which may then be reused
         ready, terms = self.ready, self.terms
         self.ready, self.terms = [], []

@@ -1,8 +1,9 @@
 """The resources of operations: the kernels, the threads, and reused buffers of activations."""
 
 import os
+import threading
 import weakref
-from collections import defaultdict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -34,13 +35,20 @@ def rounded(floats: NDArray[np.float32]) -> NDArray[np.uint16]:
     """Round float32 to the nearest bfloat16; ties are rounded away from zero.
 
     Args:
-        floats: of any shape; where the largest bfloat16 is exceeded by half a step, the result is infinite.
+        floats: of any shape; where the largest bfloat16 is exceeded by half a step, the result is infinite. What is
+            not a number stays so.
 
     Returns:
         The upper halves of floats, uint16, of the same shape.
     """
-    return (np.asarray(floats, np.float32).view(np.uint32) + 0x8000 >> 16).astype(np.uint16)
+    single = np.asarray(floats, np.float32)
+    bits = single.view(np.uint32)
+    # to add half a step to the mantissa of what is not a number could give infinity, or zero
+    halves = np.where(np.isnan(single), bits | _QUIET, bits + _HALF_A_STEP) >> 16
+    return halves.astype(np.uint16)
 
+
+_HALF_A_STEP, _QUIET = np.uint32(0x8000), np.uint32(0x400000)
 
 KERNELS = "SPARSECORE_CPU_KERNELS"
 """The environment variable that selects the kernels: avx512, avx2 or baseline; by default the best of the processor."""
@@ -182,10 +190,17 @@ class Buffer:
         return self.array[:, border:rows, :, border:columns]
 
 
-class Buffers:
-    """A pool of buffers; a buffer returns to it when its last reference is gone.
+_Memory = tuple[Stored, _kernels.Activation]
 
-    Kernels write inside the border only, so that a buffer's border is zero for good once it is.
+_MOST_FREE = 2
+"""How many times as much as ever was in use at once may be kept for reuse: enough for two batch sizes in turn."""
+
+
+class Buffers:
+    """A pool of buffers; a buffer returns to it when its last reference is gone. Several threads may take from it.
+
+    Kernels write inside the border only, so that a buffer's border is zero for good once it is. Memory is reused for
+    exactly the same form; that of the forms that were not asked for longest is given up when much is free.
     """
 
     def __init__(self, lanes: int, images: DTypeLike = np.float32) -> None:
@@ -196,7 +211,11 @@ class Buffers:
             images: the dtype that images are stored as: float32, or uint16 for bfloat16. Features are always float32.
         """
         self._lanes, self._images = lanes, images
-        self._free: defaultdict[Form, list[tuple[Stored, _kernels.Activation]]] = defaultdict(list)
+        self._lock = threading.Lock()
+        self._free: OrderedDict[Form, list[_Memory]] = OrderedDict()
+        self._free_bytes, self._used_bytes, self._most_used_bytes = 0, 0, 0
+        # a buffer's life may end in the middle of `take`, or on another thread: its end only appends
+        self._returned: deque[tuple[Form, _Memory]] = deque()
 
     def take(self, form: Form) -> Buffer:
         """A buffer of this form, zero on its border and arbitrary inside.
@@ -204,13 +223,45 @@ class Buffers:
         Args:
             form: the form, border included: buffers are reused for exactly the same form only.
         """
-        free = self._free[form]
-        array, handle = free.pop() if free else self._allocate(form)
+        with self._lock:
+            array, handle = memory = self._take(form)
         buffer = Buffer(form, array, handle)
-        weakref.finalize(buffer, free.append, (array, handle)).atexit = False
+        weakref.finalize(buffer, self._returned.append, (form, memory)).atexit = False
         return buffer
 
-    def _allocate(self, form: Form) -> tuple[Stored, _kernels.Activation]:
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all buffers, in use or not."""
+        return self._used_bytes + self._free_bytes
+
+    def _take(self, form: Form) -> _Memory:
+        while self._returned:
+            returned, memory = self._returned.popleft()
+            self._free.setdefault(returned, []).append(memory)
+            self._count(-memory[0].nbytes)
+        free = self._free.setdefault(form, [])
+        self._free.move_to_end(form)
+        if free:
+            taken = free.pop()
+            self._count(taken[0].nbytes)
+        else:
+            taken = self._allocate(form)
+            self._used_bytes += taken[0].nbytes
+            self._most_used_bytes = max(self._most_used_bytes, self._used_bytes)
+        self._give_up()
+        return taken
+
+    def _count(self, used: int) -> None:
+        self._used_bytes += used
+        self._free_bytes -= used
+        self._most_used_bytes = max(self._most_used_bytes, self._used_bytes)
+
+    def _give_up(self) -> None:
+        while self._free_bytes > _MOST_FREE * self._most_used_bytes:
+            oldest = next(iter(self._free))
+            self._free_bytes -= sum(array.nbytes for array, _ in self._free.pop(oldest))
+
+    def _allocate(self, form: Form) -> _Memory:
         array = aligned_zeros(form.shape(self._lanes), np.float32 if form.features else self._images)
         return array, _kernels.Activation(array, form.border, form.images, form.features)
 
