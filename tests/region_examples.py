@@ -1,8 +1,21 @@
 """Small models with what networks are made of, for the tests of regions."""
 
 import torch
+from kernel_examples import always
+from sparsify_examples import sgd
 from torch import nn
 from torch.nn import functional
+
+from sparsecore_torch import sparsify
+
+
+def sparse(model, storage="masked", **options):
+    """Sparse training of all matrices and kernels of a model, by default in regions wherever possible."""
+    matrices = [name for name, one in model.named_parameters() if one.ndim > 1]
+    options = {"strategy": "static", "sparsity": 0.7, "include": matrices, "kernels": "sparse", **options}
+    training = sparsify(model, sgd(model), storage=storage, **options)
+    always(training)
+    return training
 
 
 class Residual(nn.Module):

@@ -7,20 +7,12 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("sparsecore_cpu._kernels")
 
 from kernel_examples import STORAGES, always
-from region_examples import MODELS, gradients_of
+from region_examples import MODELS, gradients_of, sparse
 from sparsify_examples import sgd
 from torch import nn
 from torch.nn import functional
 
 from sparsecore_torch import sparsify
-
-
-def sparse(model, storage="masked", **options):
-    matrices = [name for name, one in model.named_parameters() if one.ndim > 1]
-    options = {"strategy": "static", "sparsity": 0.7, "include": matrices, **options}
-    training = sparsify(model, sgd(model), storage=storage, kernels="sparse", **options)
-    always(training)
-    return training
 
 
 @pytest.mark.parametrize("storage", STORAGES)

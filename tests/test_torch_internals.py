@@ -62,7 +62,9 @@ def test_modes_that_see_all_operations_are_known_to_be_active():
     for mode in (FlopCounterMode(display=False), TorchFunctionMode()):
         with mode:
             seen.append(internals.is_mode_active())
-    assert seen == [False, True, True], says("active modes are not found")
+    with torch.device("cpu"):
+        seen.append(internals.is_mode_active())
+    assert seen == [False, True, True, False], says("active modes are not found")
 
 
 def test_models_are_traced_with_fake_tensors_and_each_has_its_own_recompilations():
@@ -91,9 +93,19 @@ def test_code_that_cannot_be_traced_runs_as_it_is_on_request():
         raise ValueError("this backend compiles nothing")
 
     compiled = torch.compile(lambda x: x + 1, backend=failing)
-    with internals.compile_errors_run_plainly():
+    with internals.compiling_anything():
         result = compiled(torch.ones(2))
     assert result.tolist() == [2, 2], says("errors of a compiler end the call that is compiled")
+
+
+def test_hooks_of_modules_are_looked_for_at_each_call_of_a_compiled_model():
+    module, seen = torch.nn.Sequential(torch.nn.ReLU()), []
+    compiled = torch.compile(module.forward, backend="eager")
+    for expected in ([], ["hook"]):
+        with internals.compiling_anything():
+            compiled(torch.ones(2))
+        assert seen == expected, says("a compiled model runs without hooks that its modules were given later")
+        module[0].register_forward_hook(lambda *_: seen.append("hook"))
 
 
 def test_writes_to_a_tensor_are_counted_and_writes_through_data_are_not():

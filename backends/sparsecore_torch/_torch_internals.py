@@ -24,6 +24,8 @@ from torch.distributed.distributed_c10d import Store, _get_default_store
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.optim import Optimizer
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.hooks import RemovableHandle
@@ -193,10 +195,16 @@ def compiled_apart(function: Callable[..., Any], backend: Callable[..., Any]) ->
     return compiled
 
 
-def compile_errors_run_plainly() -> AbstractContextManager[None]:
-    """Let code that Dynamo fails to trace run as it is, with a warning in torch's log, in place of an error."""
+def compiling_anything() -> AbstractContextManager[None]:
+    """Let Dynamo compile models of any kind.
+
+    Code that it fails to trace runs as it is, with a warning in torch's log, in place of an error. Hooks that modules
+    are given after the compilation run, too. The graphs of models in DistributedDataParallel stay whole.
+    """
     patch: Any = torch._dynamo.config.patch
-    context: AbstractContextManager[None] = patch(suppress_errors=True)
+    context: AbstractContextManager[None] = patch(
+        suppress_errors=True, skip_nnmodule_hook_guards=False, optimize_ddp=False
+    )
     return context
 
 
@@ -250,8 +258,14 @@ def is_fake(tensor: Tensor) -> bool:
 
 
 def is_mode_active() -> bool:
-    """Return whether a mode intercepts all of torch's operations, such as a counter of FLOPs or fake tensors."""
-    return torch._C._len_torch_dispatch_stack() > 0 or torch._C._len_torch_function_stack() > 0
+    """Return whether a mode intercepts all of torch's operations, such as a counter of FLOPs or fake tensors.
+
+    Returns:
+        False for a mode that only sets the device of new tensors, as ``torch.set_default_device`` does.
+    """
+    if torch._C._len_torch_dispatch_stack() > 0:
+        return True
+    return any(not isinstance(mode, DeviceContext) for mode in _get_current_function_mode_stack())
 
 
 def is_tracing() -> bool:

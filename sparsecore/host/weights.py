@@ -38,6 +38,11 @@ class WeightSource(Protocol):
         """Row-major positions of the active entries, ascending, (count,)."""
         ...
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether its gradient is needed."""
+        ...
+
     def entries(self, pool: BufferPool) -> NDArray[Any]:
         """The value of each active entry, in the order of :attr:`positions`.
 
@@ -105,6 +110,7 @@ class WeightView:
         values: their values, (count,), a view of the flat vector.
         gradient: their gradients, (count,), likewise; operations add to it.
         kept_for: lives as long as the positions stay the same; None for this view itself.
+        is_trained: whether its gradient is needed.
     """
 
     shape: tuple[int, ...]
@@ -112,6 +118,7 @@ class WeightView:
     values: NDArray[Any]
     gradient: NDArray[Any]
     kept_for: Any = None
+    is_trained: bool = True
     _orders: dict[tuple[int, ...], Index] = attrs.field(factory=dict, init=False, repr=False)
 
     @property
@@ -220,6 +227,11 @@ class TiedWeight:
     def owner(self) -> Any:
         """The owner of the shorter vector."""
         return self.shared.owner
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the gradient of the shorter vector is needed."""
+        return self.shared.is_trained
 
     @property
     def positions(self) -> NDArray[np.int64]:

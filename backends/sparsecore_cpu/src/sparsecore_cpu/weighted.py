@@ -116,21 +116,26 @@ class WeightedLayer:
         return out
 
     def backward_weight(self, x: KernelInput, gradient: KernelInput) -> None:
-        """Add to the weight's gradient."""
+        """Add to the weight's gradient; does nothing for a weight that is not trained."""
+        if not self.weight.is_trained:
+            return
         x = bordered(self.runtime, x, self.window.padding.most)
         self.weight.add_gradient(self._layer.backward_weight(x, gradient))
 
     def backward(
         self, x: KernelInput, gradient: KernelInput, out: Buffer, add: Buffer | None, mask: Mask | None
     ) -> Sums:
-        """Add to the weight's gradient, and write that of the inputs; see :meth:`LayerKernels.backward`.
+        """Write the gradient of the inputs as :meth:`LayerKernels.backward`, and add to the weight's if it is trained.
 
         Returns:
             The sums by channel, (channels, 2); zeros without a mask.
         """
         made, sides = (gradient.form.height, gradient.form.width), (out.form.height, out.form.width)
         border = self.window.border_behind(self._kernel, made, sides)
-        gradient, x = bordered(self.runtime, gradient, border), bordered(self.runtime, x, self.window.padding.most)
+        gradient = bordered(self.runtime, gradient, border)
+        if not self.weight.is_trained:
+            return self._layer.backward_input(gradient, self._values, out, add, mask)
+        x = bordered(self.runtime, x, self.window.padding.most)
         by_weight, sums = self._layer.backward(x, gradient, self._values, out, add, mask)
         self.weight.add_gradient(by_weight)
         return sums

@@ -2,6 +2,7 @@
 
 import copyreg
 import functools
+import weakref
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, final
@@ -11,8 +12,8 @@ from torch import fx, nn
 
 from sparsecore_torch._torch_internals import (
     are_transforms_active,
-    compile_errors_run_plainly,
     compiled_apart,
+    compiling_anything,
     is_forward_mode_active,
     is_mode_active,
     is_tracing,
@@ -52,36 +53,41 @@ class CompiledModel:
     """
 
     def __init__(self, model: nn.Module, decisions: Decisions, cuts: list[Cut]) -> None:
-        self._model = model
-        self._decisions = decisions
-        self._cuts = cuts
-        self._forward: Callable[..., Any] = functools.partial(type(model).forward, model)
-        self._compiled = compiled_apart(type(model).forward, self._cut)
+        # torch keeps what it has compiled as long as the class exists, and nothing of that may keep the model
+        self._model = weakref.ref(model)
+        self._forward: Callable[..., Any] = type(model).forward
+
+        def cut_graph(module: fx.GraphModule, examples: Sequence[Any]) -> Callable[..., Any]:
+            made = cut(module, examples, decisions)
+            cuts.append(made)
+            return made.module
+
+        self._compiled = compiled_apart(self._forward, cut_graph)
 
     def install(self) -> None:
         """Let the model run in regions from now on."""
-        self._model.__dict__[_COMPILED] = self
-        cls: Any = type(self._model)
-        self._model.__class__ = _compiled_class(cls)
+        model: Any = self._model()
+        model.__dict__[_COMPILED] = self
+        model.__class__ = _compiled_class(type(model))
 
     def uninstall(self) -> None:
         """Make the model what it was."""
-        del self._model.__dict__[_COMPILED]
-        self._model.__class__ = type(self._model).__bases__[0]
+        model: Any = self._model()
+        del model.__dict__[_COMPILED]
+        model.__class__ = type(model).__bases__[0]
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def runs(self, model: nn.Module) -> bool:
+        """Return whether this is the model that was compiled, and no copy of it that has its attributes."""
+        return self._model() is model
+
+    def __call__(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Run the forward pass; by its own code, where torch traces or transforms it."""
         if torch.compiler.is_compiling() or is_tracing() or are_transforms_active():
-            return self._forward(*args, **kwargs)
+            return self._forward(model, *args, **kwargs)
         if is_forward_mode_active() or is_mode_active():
-            return self._forward(*args, **kwargs)
-        with cutting(), compile_errors_run_plainly():
-            return self._compiled(self._model, *args, **kwargs)
-
-    def _cut(self, module: fx.GraphModule, examples: Sequence[Any]) -> Callable[..., Any]:
-        made = cut(module, examples, self._decisions)
-        self._cuts.append(made)
-        return made.module
+            return self._forward(model, *args, **kwargs)
+        with cutting(), compiling_anything():
+            return self._compiled(model, *args, **kwargs)
 
 
 @cache
@@ -90,8 +96,10 @@ def _compiled_class(cls: type[nn.Module]) -> type[nn.Module]:
 
     @functools.wraps(cls.forward)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        compiled: CompiledModel = self.__dict__[_COMPILED]
-        return compiled(*args, **kwargs)
+        compiled: CompiledModel | None = self.__dict__.get(_COMPILED)
+        if compiled is None or not compiled.runs(self):
+            return cls.forward(self, *args, **kwargs)
+        return compiled(self, *args, **kwargs)
 
     def reduced(self: Any, protocol: Any) -> Any:
         reduce: Callable[..., Any] = cls.__reduce_ex__

@@ -1,5 +1,6 @@
 """One forward pass of a region: tensors in the kernels' layout, and what operations need to compute with them."""
 
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -33,6 +34,16 @@ class KernelTensor:
     shape: tuple[int, ...]
     layout: Layout
 
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether it depends on anything whose gradient is asked for."""
+        return self.activation.differentiable
+
+    def constant(self) -> "KernelTensor":
+        """Return it as one that depends on nothing whose gradient is asked for."""
+        self.activation.differentiable = False
+        return self
+
     def with_activation(self, activation: Activation) -> "KernelTensor":
         """Return another activation of the same form as a tensor of the same shape."""
         return attrs.evolve(self, activation=activation)
@@ -55,9 +66,27 @@ class Execution:
         self.threads = torch.get_num_threads()
         self.runtime, lists = _resources(self.threads, is_half)
         self.tape: Tape[Activation] = Tape() if is_differentiable else NullTape()
-        self.ops = CpuOperations(self.runtime, lists, self.tape, of_batch)
+        self.ops = self._recording = CpuOperations(self.runtime, lists, self.tape, of_batch)
+        self._constant = CpuOperations(self.runtime, lists, NullTape(), of_batch)
         self.weights: dict[tuple[int, tuple[int, ...] | None], WeightUse] = {}
-        self.packed: dict[int, tuple[RegionInput, KernelTensor]] = {}
+        self._packed: dict[tuple[int, Layout], KernelTensor] = {}
+
+    def computed(self, compute: Callable[..., Any], read: Sequence[Any], args: Any, kwargs: Any) -> Any:
+        """Run an operation; nothing is recorded of one that depends on nothing whose gradient is asked for.
+
+        Args:
+            compute: the operation, called with the execution and its arguments.
+            read: the values among its arguments.
+            args: its arguments by position.
+            kwargs: its arguments by name.
+
+        Returns:
+            Its result.
+        """
+        is_constant = not any(one.needs_gradient for one in read)
+        self.ops = self._constant if is_constant else self._recording
+        made = compute(self, *args, **kwargs)
+        return made.constant() if is_constant and isinstance(made, KernelTensor) else made
 
     def images(self, value: Any, border: int = 1) -> KernelTensor:
         """Return a value as images, or as pixels if it is stored as these.
@@ -66,7 +95,7 @@ class Execution:
             value: an input of the region, (N, C, H, W), or the result of an operation.
             border: the zero pixels around an image that its first reader needs.
         """
-        return self._read(value, Layout.IMAGES, border)
+        return self._read(value, value.layout or Layout.IMAGES, border)
 
     def vectors(self, value: Any) -> KernelTensor:
         """Return a value as vectors.
@@ -103,17 +132,52 @@ class Execution:
         self.runtime.kernels.pack(array, buffer.handle, self.threads)
         return buffer
 
-    def unpack(self, buffer: Buffer, tensor: Tensor, layout: Layout) -> None:
-        """Copy a buffer of the kernels' into a tensor, float32, of the right shape."""
-        _, array = ARRAYS[layout](tensor, 0)
+    def unpack(self, buffer: Buffer, shape: Sequence[int], layout: Layout, axes: Sequence[int] = ()) -> Tensor:
+        """Copy a buffer of the kernels' into a new tensor.
+
+        Args:
+            buffer: the data.
+            shape: of the tensor.
+            layout: how the buffer stores it.
+            axes: the dimensions in the order in which they are to lie in memory; by default as they are.
+
+        Returns:
+            Float32, of this shape.
+        """
+        axes = axes or range(len(shape))
+        ordered = torch.empty([shape[axis] for axis in axes])
+        tensor = ordered.permute([axes.index(axis) for axis in range(len(axes))])
+        # the memory of vectors can be described to the kernels only where it is contiguous
+        written = tensor if layout is Layout.IMAGES or tensor.is_contiguous() else torch.empty(tuple(shape))
+        _, array = ARRAYS[layout](written, 0)
         self.runtime.kernels.unpack(buffer.handle, array, self.threads)
+        return tensor if written is tensor else tensor.copy_(written)
+
+    def gradient_of(self, value: RegionInput) -> Tensor | None:
+        """Return the gradient of an input that is read as an activation, once for each layout that it is read in.
+
+        Args:
+            value: an input of the region, after the backward pass.
+
+        Returns:
+            Float32, of the shape of the input; None where no result depends on it.
+        """
+        total: Tensor | None = None
+        for layout in Layout:
+            read = self._packed.get((id(value), layout))
+            if read is not None and read.activation.has_gradient:
+                buffer = read.activation.gradient.total(self.runtime, read.activation.form)
+                own = self.unpack(buffer, read.shape, layout)
+                total = own if total is None else total.add_(own)
+        return total
 
     def _read(self, value: Any, layout: Layout, border: int) -> KernelTensor:
         if not isinstance(value, RegionInput):
             made: KernelTensor = value
             return made
-        if id(value) not in self.packed:
+        key = (id(value), layout)
+        if key not in self._packed:
             buffer = self.pack(value.tensor, layout, border)
             activation = Activation(self.runtime, buffer.form, InputNode(buffer), value.needs_gradient)
-            self.packed[id(value)] = (value, KernelTensor(activation, tuple(value.tensor.shape), layout))
-        return self.packed[id(value)][1]
+            self._packed[key] = KernelTensor(activation, tuple(value.tensor.shape), layout)
+        return self._packed[key]

@@ -7,6 +7,7 @@ of torch's are not moved over it.
 
 import inspect
 import operator
+import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -51,6 +52,9 @@ _WRITING = frozenset(
     {operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ifloordiv, operator.imod, operator.ipow,
      operator.imatmul, operator.iand, operator.ior, operator.ixor, operator.setitem, operator.delitem}
 )  # fmt: skip
+
+_OPERATORS = frozenset(getattr(operator, name) for name in operator.__all__) - _WRITING
+"""Of which and_, or_ and not_ end with an underscore and write nothing."""
 
 
 @attrs.frozen(eq=False)
@@ -109,7 +113,17 @@ class _Checkpointed(nn.Module):
         self.inner = inner
 
     def forward(self, *given: Any) -> Any:
-        return checkpoint(self.inner, *given, use_reentrant=False)
+        trained = [isinstance(one, Tensor) and one.requires_grad for one in given]
+
+        def run(*arguments: Tensor) -> Any:
+            rest = iter(arguments)
+            return self.inner(
+                *(next(rest) if is_trained else one for one, is_trained in zip(given, trained, strict=True))
+            )
+
+        # arguments are saved for the backward pass, and running statistics are written to
+        arguments = [one for one, is_trained in zip(given, trained, strict=True) if is_trained]
+        return checkpoint(run, *arguments, use_reentrant=False)
 
 
 def _checkpointed(graph: fx.Graph) -> list[fx.Node]:
@@ -176,8 +190,12 @@ def _writes(node: fx.Node) -> bool:
     """Whether a node writes into the memory of an argument."""
     if node.op not in {"call_function", "call_method"}:
         return False
+    if node.target in _WRITING or "out" in node.kwargs:
+        return True
+    if node.target in _OPERATORS:
+        return False
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    if node.target in _WRITING or "out" in node.kwargs or (name.endswith("_") and not name.endswith("__")):
+    if name.endswith("_") and not name.endswith("__"):
         return True
     try:
         bound = inspect.signature(node.target).bind(*node.args, **node.kwargs)  # type: ignore[arg-type]
@@ -211,10 +229,13 @@ def _written_too(graph: fx.Graph, lowered: _Lowered) -> set[fx.Node]:
 
 
 def _sharing(node: fx.Node, lowered: _Lowered) -> set[fx.Node]:
-    """Find the nodes that may share memory with the arguments of a node: each node of torch's may return a view."""
+    """Find the nodes that may share memory with the arguments of a node: nodes that are not known may return views."""
 
     def may_share(one: fx.Node) -> bool:
-        return one.op != "placeholder" and (one not in lowered or lowered[one][0].is_view)
+        known = LOWERINGS.get(one.target) if one.op in {"call_function", "call_method"} else None
+        if known is None or known.is_view:
+            return one.op != "placeholder"
+        return one not in lowered and _writes(one)  # it returns the argument that it has written to
 
     found: set[fx.Node] = set()
     open_nodes = list(node.all_input_nodes)
@@ -373,9 +394,13 @@ class _Splitter:
             self._values[node] = self._graph.call_function(operator.getitem, (called, number))
 
 
+_ROOT = re.compile(r"^(.*\.weights\.model|L\['\w+'\](\[\d+\])?)(\.|$)")
+"""How Dynamo begins the path of a module; compact weights have a path to the model, too."""
+
+
 def _place_of(node: fx.Node) -> str:
     """Name a node by the module in which it is computed, and its function."""
     function = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
     stack: Mapping[str, Any] = node.meta.get("nn_module_stack") or {}
-    path = list(stack.values())[-1][0] if stack else ""
+    path = _ROOT.sub("", list(stack.values())[-1][0]) if stack else ""
     return f"{path}: {function}" if path else function

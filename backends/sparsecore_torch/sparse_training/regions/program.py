@@ -57,10 +57,7 @@ class Result:
 
     def unpack(self, run: Execution, made: KernelTensor) -> Tensor:
         """Copy a result out of the kernels' layout."""
-        ordered = torch.empty([made.shape[axis] for axis in self.axes])
-        tensor = ordered.permute([self.axes.index(axis) for axis in range(len(self.axes))])
-        run.unpack(made.activation.buffer(), tensor, made.layout)
-        return tensor.to(self.dtype)
+        return run.unpack(made.activation.buffer(), made.shape, made.layout, self.axes).to(self.dtype)
 
 
 @attrs.frozen(eq=False)
@@ -153,7 +150,8 @@ class Program:
                 values[node] = one
         for instruction in self.instructions:
             args, kwargs = fx.map_arg((instruction.node.args, instruction.node.kwargs), values.__getitem__)
-            values[instruction.node] = instruction.run(run, *args, **kwargs)
+            read = [values[one] for one in instruction.node.all_input_nodes]
+            values[instruction.node] = run.computed(instruction.run, read, args, kwargs)
             for node in instruction.last:
                 del values[node]
         return inputs, [values[result.node] for result in self.results]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from typing import Any
 from weakref import WeakValueDictionary
@@ -68,18 +69,23 @@ class Region(nn.Module):
         ]
         is_half = torch.is_autocast_enabled("cpu")
 
+        # hooks of the model's graph, such as those of checkpoints, are not to see what is saved here
+        unhooked = partial(torch.autograd.graph.saved_tensors_hooks, lambda saved: saved, lambda saved: saved)
+
         def sparse() -> None:
             run = Execution(is_differentiable=is_differentiable, is_half=is_half)
             with torch.no_grad(), _unchanged_generator():
                 inputs, made = program.run(run, copies, needs_gradient)
                 results = [result.unpack(run, one) for result, one in zip(program.results, made, strict=True)]
                 if is_differentiable:
-                    _Forward(run, inputs, made).backward(results, keep=False)
+                    wanted = [one.activation.differentiable for one in made]
+                    gradients = [one if is_wanted else None for one, is_wanted in zip(results, wanted, strict=True)]
+                    _Forward(run, inputs, made).backward(gradients, keep=False)
 
         def dense() -> None:
-            with _unchanged_generator():
+            with _unchanged_generator(), unhooked():
                 results: tuple[Tensor, ...] = self.graph(*leaves)
-                if is_differentiable:
+                if any(one.requires_grad for one in results):
                     wanted = [one for one, needed in zip(leaves, needs_gradient, strict=True) if needed]
                     made = [one for one in results if one.requires_grad]
                     gradients = [one.detach() for one in made]
@@ -118,8 +124,8 @@ class _Forward:
     inputs: list[RegionInput]
     made: list[KernelTensor]
 
-    def backward(self, gradients: Sequence[Tensor | None], *, keep: bool) -> dict[int, Tensor | None]:
-        """Compute the gradients of the inputs, by the identity of each tensor.
+    def backward(self, gradients: Sequence[Tensor | None], *, keep: bool) -> list[Tensor | None]:
+        """Compute the gradients of the inputs, in their order.
 
         Args:
             gradients: of the results; None for those that the loss does not depend on.
@@ -134,26 +140,17 @@ class _Forward:
                 one.activation.start_gradient(self.run.pack(gradient, one.layout, border))
         self.run.tape.run_backward(keep=keep)
         # the gradients of weights are complete only when those of the inputs have been computed
-        totals = {id(given.tensor): self._total(given) for given in self.inputs if given.needs_gradient}
+        read = [self.run.gradient_of(given) if given.needs_gradient else None for given in self.inputs]
         for use in uses:
             if use.source.needs_gradient:
                 use.finish(keep=keep)
-        for given in self.inputs:
-            total = totals.get(id(given.tensor))
-            if given.gradient is not None:
-                totals[id(given.tensor)] = given.gradient if total is None else total + given.gradient
-                given.gradient = None
+        totals: list[Tensor | None] = []
+        for given, total in zip(self.inputs, read, strict=True):
+            own, given.gradient = given.gradient, None
+            both = total if own is None or total is None else total + own
+            found = own if both is None else both
+            totals.append(None if found is None else found.to(given.tensor.dtype))
         return totals
-
-    def _total(self, given: RegionInput) -> Tensor | None:
-        """Return the gradient of an input that is read as an activation."""
-        packed = self.run.packed.get(id(given))
-        if packed is None or not packed[1].activation.has_gradient:
-            return None
-        activation, layout = packed[1].activation, packed[1].layout
-        total = torch.empty_like(given.tensor, dtype=torch.float32)
-        self.run.unpack(activation.gradient.total(self.run.runtime, activation.form), total, layout)
-        return total.to(given.tensor.dtype)
 
 
 class _Token(np.ndarray[Any, np.dtype[np.int64]]):
@@ -199,8 +196,10 @@ class _RegionFunction(torch.autograd.Function):
         # the weights are saved for autograd's check that nothing has written to them before the backward pass
         weights = [use.source.tensor for use in run.weights.values()]
         ctx.save_for_backward(_token_of(_Forward(run, inputs, made)), *weights)
-        ctx.given = [id(one) if isinstance(one, Tensor) else None for one in given]
+        ctx.is_tensor = [isinstance(one, Tensor) for one in given]
         ctx.set_materialize_grads(False)
+        constant = [one for one, computed in zip(results, made, strict=True) if not computed.activation.differentiable]
+        ctx.mark_non_differentiable(*constant)
         return results
 
     @staticmethod
@@ -209,8 +208,8 @@ class _RegionFunction(torch.autograd.Function):
             if gradient is not None:
                 check_first_order(gradient)
         token, *_ = ctx.saved_tensors
-        found = _forward_of(token).backward(gradients, keep=keeps_graph())
-        return None, None, *(found.get(one) for one in ctx.given)
+        found = iter(_forward_of(token).backward(gradients, keep=keeps_graph()))
+        return None, None, *(next(found) if is_tensor else None for is_tensor in ctx.is_tensor)
 
 
 _run_region: Callable[..., tuple[Tensor, ...]] = _RegionFunction.apply

@@ -51,13 +51,18 @@ class CompactWeight:
     weights: CompactWeights
     index: int
 
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether the gradients of the values are asked for."""
+        return self.source.needs_gradient
+
     def use(self, shape: tuple[int, ...] | None) -> "WeightUse":
         """Return it as an operation reads it; the shape is None for its own."""
         weights, topology, index = self.weights, self.weights.topology, self.index
         weights.check()
         owner = _owner_of(topology, index)
         values = self.source.tensor.detach()[topology.bounds[index] : topology.bounds[index + 1]].numpy()
-        view = _view(owner.shape if shape is None else shape, owner.positions, values, owner)
+        view = _view(self.source, owner.shape if shape is None else shape, owner.positions, values, owner)
 
         def give(entries: Tensor) -> None:
             weights.check_topology(topology)
@@ -108,7 +113,7 @@ def weight_use(source: RegionInput | CompactWeight, shape: tuple[int, ...] | Non
 
 def _masked_use(source: RegionInput, weight: SparseWeight, shape: tuple[int, ...]) -> WeightUse:
     weight.check()
-    view = _view(shape, weight.indices.numpy(), weight.entries(source.tensor).numpy(), weight)
+    view = _view(source, shape, weight.indices.numpy(), weight.entries(source.tensor).numpy(), weight)
 
     def give(entries: Tensor) -> None:
         source.gradient = weight.add_to(source.gradient, entries)
@@ -142,7 +147,7 @@ def _dense_use(source: RegionInput, shape: tuple[int, ...]) -> WeightUse:
     owner = _dense_weights.get(tensor)
     if owner is None or len(owner.positions) != tensor.numel():
         owner = _dense_weights[tensor] = _Owner(tuple(tensor.shape), np.arange(tensor.numel()))
-    view = _view(shape, owner.positions, tensor.detach().reshape(-1).numpy(), owner)
+    view = _view(source, shape, owner.positions, tensor.detach().reshape(-1).numpy(), owner)
 
     def give(entries: Tensor) -> None:
         own = entries.view(tensor.shape)
@@ -151,8 +156,11 @@ def _dense_use(source: RegionInput, shape: tuple[int, ...]) -> WeightUse:
     return WeightUse(view, source, give)
 
 
-def _view(shape: tuple[int, ...], positions: NDArray[Any], values: NDArray[Any], owner: object) -> WeightView:
-    return WeightView(shape, positions, values, np.zeros(len(values), np.float32), owner)
+def _view(
+    source: RegionInput, shape: tuple[int, ...], positions: NDArray[Any], values: NDArray[Any], owner: object
+) -> WeightView:
+    gradient = np.zeros(len(values), np.float32)
+    return WeightView(shape, positions, values, gradient, owner, is_trained=source.needs_gradient)
 
 
 def is_all(view: WeightView) -> bool:

@@ -80,9 +80,11 @@ class MaskedStorage:
             optimizer.register_load_state_dict_post_hook(lambda _: _call(start_state))
         ]
         self._handles += [*self._gradients.handles, *(self._roots.handles if self._roots else [])]
+        self._declared: dict[str, sparse_weights.SparseWeight] = {}
         self._declare()
         # parameters that outlive their training are plain ones again
-        for restore in [handle.remove for handle in self._handles] + [_undeclare(one) for one in self._plain.values()]:
+        undeclare = [_undeclare(name, one, self._declared) for name, one in self._plain.items()]
+        for restore in [handle.remove for handle in self._handles] + undeclare:
             finalize(self, restore).atexit = False
         self.set_values(values)
         self._clean()
@@ -273,7 +275,6 @@ class MaskedStorage:
 
     def _declare(self) -> None:
         """Declare the Parameters to be sparse weights, for compiled models; sharded ones are not known to these."""
-        self._declared: dict[str, sparse_weights.SparseWeight] = {}
         if self._is_sharded:
             return
         check = WeakMethod(self.check_written)
@@ -327,13 +328,16 @@ def _call(method: WeakMethod[Callable[..., None]], *arguments: str) -> None:
         act(*arguments)
 
 
-def _undeclare(parameter: Tensor) -> Callable[[], None]:
-    """Return a function that must not keep the parameter alive."""
+def _undeclare(name: str, parameter: Tensor, declared: Mapping[str, sparse_weights.SparseWeight]) -> Callable[[], None]:
+    """Return a function that must not keep the parameter alive.
+
+    It does nothing where another training has declared the parameter since.
+    """
     reference = ref(parameter)
 
     def undeclare() -> None:
         alive = reference()
-        if alive is not None:
+        if alive is not None and sparse_weights.find(alive) is declared.get(name):
             sparse_weights.unregister(alive)
 
     return undeclare

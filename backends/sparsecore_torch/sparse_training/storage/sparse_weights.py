@@ -3,6 +3,7 @@
 Compiled models get their Parameters as arguments, and find the positions of the active weights here.
 """
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -69,13 +70,21 @@ def find(tensor: Tensor) -> SparseWeight | None:
 IS_CUTTING = False
 """Whether a model is running that is compiled into regions; its modules then show their weights to the compiler."""
 
+_lock, _running = threading.Lock(), 0
+
 
 @contextmanager
 def cutting() -> Iterator[None]:
-    """Run a model that is compiled into regions."""
-    global IS_CUTTING  # noqa: PLW0603  (torch.compile guards what it reads of modules, but not context variables)
-    before, IS_CUTTING = IS_CUTTING, True
+    """Run a model that is compiled into regions; several threads may."""
+    _count_running(1)
     try:
         yield
     finally:
-        IS_CUTTING = before
+        _count_running(-1)
+
+
+def _count_running(more: int) -> None:
+    global IS_CUTTING, _running  # noqa: PLW0603  (torch.compile guards globals, but not context variables)
+    with _lock:
+        _running += more
+        IS_CUTTING = _running > 0

@@ -18,6 +18,7 @@ from sparsecore_torch.sparse_training.regions.lowering import (
     NotLowered,
     Operand,
     check_activation,
+    check_weight,
     computed_layout,
 )
 from sparsecore_torch.sparse_training.regions.weights import RegionInput
@@ -38,7 +39,7 @@ def _layout_of_pair(input: Any, other: Any) -> Layout:
     for one in tensors:
         check_activation(one)
     layouts = {one.layout for one in tensors} - {None}
-    if layouts == _OVER_PIXELS:
+    if layouts == _OVER_PIXELS and input.shape[:2] == other.shape[:2]:
         return Layout.IMAGES
     if input.shape != other.shape:
         raise NotLowered("tensors of different shapes")
@@ -68,6 +69,7 @@ def _is_channel_factor(parameter: Any, x: Any) -> bool:
 def _check_multiply(input: Any, other: Any) -> Layout:
     for factor, x in ((input, other), (other, input)):
         if _is_channel_factor(factor, x):
+            check_weight(factor)
             return computed_layout(x)
     return _layout_of_pair(input, other)
 

@@ -97,6 +97,8 @@ def _check_linear(input: Operand, weight: Operand, bias: Operand | None = None) 
         check_weight(bias)
     if input.ndim < 2:
         raise NotLowered("its input is one vector, and not a batch")
+    if weight.ndim != 2:
+        raise NotLowered("its weight is no matrix")
     check_layout(input, Layout.VECTORS)
     return Layout.VECTORS
 

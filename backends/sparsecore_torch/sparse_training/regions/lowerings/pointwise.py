@@ -14,7 +14,13 @@ from sparsecore_cpu.dropout import dropout
 from sparsecore_cpu.operations import CpuOperations
 from sparsecore_torch.sparse_training.regions.execution import Execution, KernelTensor
 from sparsecore_torch.sparse_training.regions.layouts import Layout
-from sparsecore_torch.sparse_training.regions.lowering import Lowering, Lowerings, Operand, computed_layout
+from sparsecore_torch.sparse_training.regions.lowering import (
+    Lowering,
+    Lowerings,
+    NotLowered,
+    Operand,
+    computed_layout,
+)
 
 Compute = Callable[[CpuOperations, Activation], Activation]
 
@@ -51,6 +57,28 @@ def _elu(run: Execution, input: Any, alpha: float = 1.0, inplace: bool = False) 
     return x.with_activation(pointwise.elu(run.ops, x.activation, alpha=alpha))
 
 
+def _check_hardtanh(
+    input: Operand,
+    min_val: float = -1.0,
+    max_val: float = 1.0,
+    inplace: bool = False,  # noqa: ARG001
+) -> Layout:
+    if (min_val, max_val) != (0, 6):
+        raise NotLowered("a hardtanh that is no relu6")
+    return computed_layout(input)
+
+
+def _hardtanh(
+    run: Execution,
+    input: Any,
+    min_val: float = -1.0,  # noqa: ARG001
+    max_val: float = 1.0,  # noqa: ARG001
+    inplace: bool = False,  # noqa: ARG001
+) -> KernelTensor:
+    x = run.tensor(input)
+    return x.with_activation(pointwise.relu6(run.ops, x.activation))
+
+
 def _check_gelu(input: Operand, *, approximate: str = "none") -> Layout:  # noqa: ARG001
     return computed_layout(input)
 
@@ -75,7 +103,7 @@ def _dropout(
     if not training or p == 0:
         return x
     # as torch draws it, so that a region drops the entries that torch would have dropped
-    kept = torch.empty(x.shape).bernoulli_(1 - p)
+    kept = torch.zeros(x.shape) if p == 1 else torch.empty(x.shape).bernoulli_(1 - p)
     if x.layout is Layout.IMAGES:
         kept = kept.permute(0, 2, 3, 1)
     logical = kept.numpy().astype(np.bool_).reshape(x.activation.form.dense)
@@ -93,6 +121,7 @@ LOWERINGS: Lowerings = MappingProxyType(
         "relu": _RELU,
         "relu_": _RELU,
         functional.relu6: _function(pointwise.relu6),
+        functional.hardtanh: Lowering(_check_hardtanh, _hardtanh),
         functional.leaky_relu: Lowering(_check_leaky_relu, _leaky_relu),
         functional.elu: Lowering(_check_elu, _elu),
         functional.silu: _function(pointwise.silu),
@@ -106,6 +135,7 @@ LOWERINGS: Lowerings = MappingProxyType(
         torch.tanh: _TANH,
         functional.tanh: _TANH,
         "tanh": _TANH,
-        functional.dropout: Lowering(_check_dropout, _dropout),
+        # in evaluation torch returns the very argument
+        functional.dropout: Lowering(_check_dropout, _dropout, is_view=True),
     }
 )
