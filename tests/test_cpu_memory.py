@@ -1,4 +1,4 @@
-"""Memory of activations is reused, and bounded whatever batch sizes there are; gradients that do not exist are refused."""
+"""Memory of activations is reused and bounded, whatever batch sizes there are; missing gradients are refused."""
 
 import pytest
 
