@@ -265,7 +265,8 @@ def is_mode_active() -> bool:
     """
     if torch._C._len_torch_dispatch_stack() > 0:
         return True
-    return any(not isinstance(mode, DeviceContext) for mode in _get_current_function_mode_stack())
+    modes: Any = _get_current_function_mode_stack
+    return any(not isinstance(mode, DeviceContext) for mode in modes())
 
 
 def is_tracing() -> bool:

@@ -68,7 +68,8 @@ class CompiledModel:
         """Let the model run in regions from now on."""
         model: Any = self._model()
         model.__dict__[_COMPILED] = self
-        model.__class__ = _compiled_class(type(model))
+        cls: Any = type(model)
+        model.__class__ = _compiled_class(cls)
 
     def uninstall(self) -> None:
         """Make the model what it was."""
