@@ -62,9 +62,10 @@ def test_a_checkpoint_in_a_model_computes_a_part_again(storage, by_hand):
 
 @pytest.mark.parametrize("by_hand", [True, False])
 @pytest.mark.parametrize("is_reentrant", [True, False])
-def test_a_checkpoint_around_a_model_frees_what_its_regions_keep(is_reentrant, by_hand):
+@pytest.mark.parametrize("storage", STORAGES)
+def test_a_checkpoint_around_a_model_frees_what_its_regions_keep(storage, is_reentrant, by_hand):
     model, _ = MODELS["residual"]()
-    training = sparse(model)
+    training = sparse(model, storage)
     if not by_hand:
         training.routes.decisions.rules.clear()
     x = images().requires_grad_()

@@ -54,6 +54,14 @@ def test_a_backward_pass_knows_whether_its_graph_is_kept():
     assert kept == [True, False], says("a backward pass does not tell whether its graph is kept")
 
 
+def test_the_innermost_hooks_of_saved_tensors_are_found():
+    found = [internals.innermost_saved_tensor_hooks()]
+    with torch.autograd.graph.saved_tensors_hooks(lambda one: one + 1, lambda one: one - 1):
+        found.append(internals.innermost_saved_tensor_hooks())
+    assert found[0] is None, says("there seem to be hooks of saved tensors where there are none")
+    assert [float(hook(torch.ones(1))) for hook in found[1]] == [2, 0], says("hooks of saved tensors are not found")
+
+
 def test_modes_that_see_all_operations_are_known_to_be_active():
     from torch.overrides import TorchFunctionMode
     from torch.utils.flop_counter import FlopCounterMode

@@ -237,6 +237,17 @@ def is_accumulating(node: Any) -> bool:
         return False
 
 
+SavedTensorHooks = tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]
+"""From a tensor to what is kept of it, and back."""
+
+
+def innermost_saved_tensor_hooks() -> SavedTensorHooks | None:
+    """Return the hooks that what is saved now passes through; None where there are none."""
+    find: Any = torch._C._autograd._top_saved_tensors_default_hooks
+    found: SavedTensorHooks | None = find(False)  # also of code that is not being traced
+    return found
+
+
 def keeps_graph() -> bool:
     """Return whether the backward pass that is running keeps what was saved for it, for another one."""
     return bool(torch._C._autograd._get_current_graph_task_keep_graph())

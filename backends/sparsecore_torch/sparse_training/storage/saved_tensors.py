@@ -9,7 +9,12 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from sparsecore_torch._torch_internals import storage_identity, write_count
+from sparsecore_torch._torch_internals import (
+    SavedTensorHooks,
+    innermost_saved_tensor_hooks,
+    storage_identity,
+    write_count,
+)
 
 Remake = Callable[[], Tensor]
 """Makes a dense weight again."""
@@ -24,6 +29,7 @@ class SavedTensors:
         # by the identity of the storage; while there is a weak reference to a storage, no other gets its identity
         self._weights: dict[int, _DenseWeight] = {}
         self._hooks: list[saved_tensors_hooks] = []
+        self._outer: SavedTensorHooks | None = None
 
     def remade_by(self, remake: Remake, dense: Tensor) -> Tensor:
         """Register a dense weight that is to be made again in the backward pass instead of being kept.
@@ -46,6 +52,8 @@ class SavedTensors:
     def install(self) -> None:
         """Install the saved-tensor hooks."""
         self.remove()  # an interrupt, which is no Exception, may have left them installed
+        # only the innermost hooks are called: those of a checkpoint around the model get what is none of its weights
+        self._outer = innermost_saved_tensor_hooks()
         disable: Any = torch.compiler.disable
         hooks = saved_tensors_hooks(disable(self._pack), disable(_unpack))
         hooks.__enter__()
@@ -56,13 +64,19 @@ class SavedTensors:
         while self._hooks:
             self._hooks.pop().__exit__()
 
-    def _pack(self, tensor: Tensor) -> "_Kept | _Dropped":
+    def _pack(self, tensor: Tensor) -> "_Kept | _Dropped | _Packed":
         if tensor.layout is not torch.strided:  # it has no storage of its own to be known by
-            return _Kept(tensor.detach(), write_count(tensor))
+            return self._keep(tensor)
         weight = self._weights.get(storage_identity(tensor))
         if weight is None or weight.version != write_count(tensor):
-            return _Kept(tensor.detach(), write_count(tensor))
+            return self._keep(tensor)
         return _Dropped(weight.remake, tensor.size(), tensor.stride(), tensor.storage_offset())
+
+    def _keep(self, tensor: Tensor) -> "_Kept | _Packed":
+        if self._outer is None:
+            return _Kept(tensor.detach(), write_count(tensor))
+        pack, unpack = self._outer
+        return _Packed(pack(tensor.detach()), unpack)
 
 
 @attrs.frozen(eq=False)
@@ -90,6 +104,17 @@ class _Kept:
                 f"expected version {self.version} instead"
             )
         return self.tensor
+
+
+@attrs.frozen(eq=False)
+class _Packed:
+    """Any other tensor, as hooks around the model have packed it."""
+
+    packed: Any
+    unpack: Callable[[Any], Tensor]
+
+    def __call__(self) -> Tensor:
+        return self.unpack(self.packed)
 
 
 @attrs.frozen(eq=False)
