@@ -45,6 +45,24 @@ def _fixed(array: NDArray[Any]) -> FixedTensor:
     return FixedTensor(array.shape, positions, array.reshape(-1)[positions])
 
 
+@pytest.mark.parametrize("function", ["sigmoid", "softplus", "hardsigmoid"])
+@given(sides=st.tuples(st.integers(1, 20), st.integers(1, 20)), machine=machines)
+@settings(max_examples=20)
+def test_zeros_around_images_stay_zero_behind_functions_that_are_not_zero_at_zero(
+    function: str, sides: tuple[int, int], machine: Any
+) -> None:
+    x, weight = drawn(0, 2, 3, *sides), drawn(1, 4, 3, 3, 3)
+    window = {"stride": [1, 1], "padding": [1, 1, 1, 1], "dilation": [1, 1], "groups": 1}
+    calls = (
+        Call(function, (0,), {"beta": 1.0} if function == "softplus" else {}, (-1, 3, *sides)),
+        Call("conv2d", (1, "weight", None), window, (-1, 4, *sides)),
+    )
+    program = ModelProgram((-1, 3, *sides), "float32", calls, 2, {"weight": _fixed(weight)}, {})
+    before = getattr(functional, function)(torch.from_numpy(x).double())
+    expected = functional.conv2d(before, torch.from_numpy(weight).double(), padding=1).numpy()
+    assert close(ModelExecution.of(program, machine).predict(x), expected)
+
+
 @settings(max_examples=60)
 @given(
     kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)),

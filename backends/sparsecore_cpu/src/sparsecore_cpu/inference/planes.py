@@ -100,11 +100,15 @@ class Plane:
     memory: Floats
 
     @property
+    def rooms(self) -> Floats:
+        """Each channel with the zeros up to the next one, (channels, room), in place."""
+        start, room = self.frame.start, self.frame.room
+        return self.memory[start : start + self.channels * room].reshape(self.channels, room)
+
+    @property
     def runs(self) -> Floats:
         """All rows of each channel with the zeros between them, (channels, height·pitch), in place."""
-        frame = self.frame
-        inside = self.memory[frame.start : frame.start + self.channels * frame.room]
-        return inside.reshape(self.channels, frame.room)[:, : frame.height * frame.pitch]
+        return self.rooms[:, : self.frame.height * self.frame.pitch]
 
     @property
     def pixels(self) -> Floats:
@@ -142,7 +146,7 @@ def _lines(floats: int) -> int:
     return -(-floats // _LINE) * _LINE
 
 
-Places = NDArray[np.int32]
+Indices = NDArray[np.int32]
 
 _MOST = 2**31 - 1
 
@@ -157,8 +161,8 @@ class ChannelTaps:
         values: float32, (weights,).
     """
 
-    pointers: Places
-    offsets: Places
+    pointers: Indices
+    offsets: Indices
     values: Floats
 
 

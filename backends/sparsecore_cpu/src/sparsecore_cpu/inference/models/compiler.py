@@ -144,11 +144,11 @@ class PlaneModelCompiler:
 
     def layer_norm(self, node: CallNode, operands: Sequence[Value | None]) -> Value | None:
         """Layer norm over the features of vectors."""
-        return self._normalized(node, operands[0], *operands[1:], centred=True)
+        return self._normalized(node, operands[0], *operands[1:], centered=True)
 
     def rms_norm(self, node: CallNode, operands: Sequence[Value | None]) -> Value | None:
         """RMS norm over the features of vectors."""
-        return self._normalized(node, operands[0], operands[1], None, centred=False)
+        return self._normalized(node, operands[0], operands[1], None, centered=False)
 
     def multiplied(self, _: CallNode, operands: Sequence[Value | None]) -> Value | None:
         """A product of equal planes, or of an image with a factor for each channel."""
@@ -262,7 +262,7 @@ class PlaneModelCompiler:
         return copied.owners[0]
 
     def _normalized(
-        self, node: CallNode, x: Value | None, scale: Value | None, shift: Value | None, *, centred: bool
+        self, node: CallNode, x: Value | None, scale: Value | None, shift: Value | None, *, centered: bool
     ) -> Value | None:
         plane = x.as_vectors() if x else None
         if plane is None or x is None or node.attributes["dimensions"] != 1:
@@ -278,7 +278,7 @@ class PlaneModelCompiler:
         handles = handle_of(plane, runtime), handle_of(out, runtime)
         normalize = partial(runtime.kernels.normalize, *handles, factors, constants, statistics)
         self.calls.append(
-            partial(normalize, 1, by_image=False, epsilon=epsilon, centered=centred, threads=runtime.threads)
+            partial(normalize, 1, by_image=False, epsilon=epsilon, centered=centered, threads=runtime.threads)
         )
         return vector_value(out, x.shape[:-1])
 
@@ -298,11 +298,13 @@ class PlaneModelCompiler:
         return out
 
     def _clear_outside(self, out: Plane) -> None:
-        """Make what is between the rows zero again."""
+        """Make what is between rows and between channels zero again, which convolutions read as the border."""
         frame = out.frame
         if frame.border or frame.pitch != frame.width:
-            inside = frame.inside[: frame.height * frame.pitch]
-            self.calls.append(partial(np.multiply, out.runs, inside, out=out.runs))
+            inside = np.zeros(frame.room, np.float32)
+            inside[: frame.pixels] = frame.inside
+            rooms = out.rooms
+            self.calls.append(partial(np.multiply, rooms, inside, out=rooms))
 
     def _heads(self, shape: tuple[int, ...]) -> tuple[Plane, NDArray[np.float32]]:
         """Memory for (examples, heads, tokens, features), in which the heads of a token are one vector."""

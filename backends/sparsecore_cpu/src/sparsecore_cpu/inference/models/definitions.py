@@ -165,9 +165,9 @@ def batch_norm(
 def layer_norm(x: Array, scale: Array | None, shift: Array | None, dimensions: int, epsilon: float) -> Array:
     """Normalize over the last dimensions."""
     axes = tuple(range(-dimensions, 0))
-    centred = x - x.mean(axis=axes, keepdims=True)
-    variance = np.square(centred).mean(axis=axes, keepdims=True)
-    return _scaled(centred / np.sqrt(variance + np.float32(epsilon)), scale, shift)
+    centered = x - x.mean(axis=axes, keepdims=True)
+    variance = np.square(centered).mean(axis=axes, keepdims=True)
+    return _scaled(centered / np.sqrt(variance + np.float32(epsilon)), scale, shift)
 
 
 def rms_norm(x: Array, scale: Array | None, dimensions: int, epsilon: float) -> Array:
@@ -179,9 +179,9 @@ def rms_norm(x: Array, scale: Array | None, dimensions: int, epsilon: float) -> 
 def group_norm(x: Array, scale: Array | None, shift: Array | None, groups: int, epsilon: float) -> Array:
     """Normalize each group of channels of each example."""
     grouped = x.reshape(len(x), groups, -1)
-    centred = grouped - grouped.mean(axis=2, keepdims=True)
-    variance = np.square(centred).mean(axis=2, keepdims=True)
-    normalized = (centred / np.sqrt(variance + np.float32(epsilon))).reshape(x.shape)
+    centered = grouped - grouped.mean(axis=2, keepdims=True)
+    variance = np.square(centered).mean(axis=2, keepdims=True)
+    normalized = (centered / np.sqrt(variance + np.float32(epsilon))).reshape(x.shape)
     sides = (slice(None), *(None,) * (x.ndim - 2))
     return _scaled(normalized, None if scale is None else scale[sides], None if shift is None else shift[sides])
 

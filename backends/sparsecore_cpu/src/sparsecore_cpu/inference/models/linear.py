@@ -43,10 +43,8 @@ def handle_of(plane: Plane, runtime: Runtime) -> _kernels.Activation:
         runtime: whose kernels read it.
     """
     frame, lanes = plane.frame, runtime.kernels.lanes
-    memory = plane.memory[frame.start : frame.start + plane.channels * frame.room]
-    return _kernels.Activation(
-        memory.reshape(1, 1, plane.channels, frame.room // lanes, lanes), 0, frame.room, features=True
-    )
+    memory = plane.rooms.reshape(1, 1, plane.channels, frame.room // lanes, lanes)
+    return _kernels.Activation(memory, 0, frame.room, features=True)
 
 
 def _sparse(rows: PlaneCompiler, node: ConvolutionNode, x: Plane, add: Plane | None) -> Plane:
