@@ -103,7 +103,7 @@ class LayerKernels:
 
         Returns:
             The gradients of the active entries, (entries,), and the sums by channel of what was written and of its
-            products with the mask's centred input, float64, (channels, 2); zeros without a mask.
+            products with the mask's centered input, float64, (channels, 2); zeros without a mask.
         """
         if not self.lists.window.keeps(out.form, gradient.form):
             return self.backward_weight(x, gradient), self.backward_input(gradient, values, out, add, mask)

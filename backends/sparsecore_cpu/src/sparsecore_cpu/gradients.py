@@ -39,7 +39,7 @@ class GradientTerm(ABC):
             mask: that of the relu whose output this is the gradient of.
 
         Returns:
-            The sums by channel of what was written and of its products with the mask's centred input, float64,
+            The sums by channel of what was written and of its products with the mask's centered input, float64,
             (channels, 2).
         """
         self.write(runtime, out, add)

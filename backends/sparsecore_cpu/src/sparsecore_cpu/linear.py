@@ -105,7 +105,7 @@ class SparseLinear:
 
         Returns:
             The gradients of the active weights, (count,), and with a mask the sums by feature of what was written and
-            of its products with the mask's centred input, (in, 2).
+            of its products with the mask's centered input, (in, 2).
         """
         gradients, start = self.allocate(self.pattern.count), add.handle if add else None
         read = (_read(x), _read(gradient))
