@@ -1,4 +1,4 @@
-"""The positions that a sparse training starts with: random ones, or those of weights that there are already."""
+"""The active weights that a sparse training starts with: chosen by the strategy, or taken from existing weights."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,7 +32,7 @@ Start = str | PathLike[str] | Topology | Mapping[str, Any]
 
 @attrs.frozen(eq=False)
 class Request:
-    """A start that is asked for.
+    """What is known of the training that is to start.
 
     Attributes:
         engine: of the training.
@@ -59,20 +59,33 @@ class Request:
         """Return all weights of each tensor, row-major, (D_i,). Collective where they are sharded."""
         return [full_tensor(one.parameter).detach().reshape(-1) for one in self.tensors]
 
-    def at(self, positions: Sequence[NDArray[np.integer] | Tensor]) -> State:
-        """Return the state on these positions.
+    def at(self, indices: Sequence[Tensor]) -> State:
+        """Return the state on active weights that are given for each tensor.
 
         Args:
-            positions: of each tensor in the order of the layout: row-major indices, ascending.
+            indices: of each tensor in the order of the layout: row-major indices, ascending.
+
+        Raises:
+            InputError: a tensor has none, or they do not fit the sparsity or the strategy.
         """
-        layout, arrays = self.engine.layout, self.engine.arrays
-        empty = [name for name, indices in zip(layout.names, positions, strict=True) if not len(indices)]
+        layout = self.engine.layout
+        empty = [name for name, own in zip(layout.names, indices, strict=True) if not len(own)]
         if empty:
             raise InputError(f"no weight is to be active in {', '.join(empty)}; leave such tensors out with exclude=")
-        flat = np.concatenate(
-            [np.asarray(one) + offset for one, offset in zip(positions, layout.offsets, strict=False)]
-        )
-        topology = Topology.of(layout, arrays.from_numpy(flat.astype(layout.position_dtype)), arrays)
+        pairs = zip(indices, layout.offsets, strict=False)
+        return self.on(np.concatenate([np.asarray(own) + offset for own, offset in pairs]))
+
+    def on(self, positions: NDArray[np.integer]) -> State:
+        """Return the state on positions of the layout.
+
+        Args:
+            positions: flat, ascending, (N,).
+
+        Raises:
+            InputError: they are no positions of the layout, or do not fit the sparsity or the strategy.
+        """
+        layout, arrays = self.engine.layout, self.engine.arrays
+        topology = Topology.of(layout, arrays.from_numpy(positions.astype(layout.position_dtype)), arrays)
         return self.engine.start_at(topology, sparsity=self.sparsity, clock=self.clock)
 
 
@@ -122,7 +135,7 @@ def pruning_ended(model: nn.Module, *, unless: bool = False) -> Iterator[Mapping
         model: changed in place; its Parameters stay the same objects.
         unless: whether to leave the model as it is.
 
-    Returns:
+    Yields:
         The mask of each Parameter that had one, by its identity.
     """
     remove: Any = prune.remove
@@ -226,20 +239,14 @@ def _of_file(start: str | PathLike[str], request: Request) -> State:
 
 
 def _of_topology(start: Topology, request: Request) -> State:
-    positions = start.host_positions
-    arrays, layout = request.engine.arrays, request.engine.layout
-    if start.layout != layout:
+    if start.layout != request.engine.layout:
         raise InputError("the topology to start at is of another layout than the sparse tensors of this model")
-    topology = Topology.of(layout, arrays.from_numpy(np.asarray(positions)), arrays)
-    return request.engine.start_at(topology, sparsity=request.sparsity, clock=request.clock)
+    return request.on(np.asarray(start.host_positions))
 
 
 def _of_mapping(start: Mapping[str, Any], request: Request) -> State:
     if is_saved_training(start):
-        positions = np.asarray(torch.as_tensor(start["positions"]).cpu())
-        arrays, layout = request.engine.arrays, request.engine.layout
-        topology = Topology.of(layout, arrays.from_numpy(positions.astype(layout.position_dtype)), arrays)
-        return request.engine.start_at(topology, sparsity=request.sparsity, clock=request.clock)
+        return request.on(np.asarray(torch.as_tensor(start["positions"]).cpu()))
     layout = request.engine.layout
     missing = [name for name in layout.names if name not in start]
     if missing:

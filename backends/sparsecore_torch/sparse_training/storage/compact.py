@@ -21,7 +21,8 @@ from sparsecore_torch.sparse_training.storage.compact_optimizer import (
     gathered_state,
     in_place,
 )
-from sparsecore_torch.sparse_training.storage.compact_weights import CompactWeights, DenseGradients, resize, world_size
+from sparsecore_torch.sparse_training.storage.compact_weights import CompactWeights, resize
+from sparsecore_torch.sparse_training.storage.dense_gradients import DenseGradients, world_size
 from sparsecore_torch.sparse_training.storage.storage import ledger_of
 
 
