@@ -164,3 +164,14 @@ def test_of_a_frozen_layer_no_gradient_of_weights_is_computed(monkeypatch):
     model.norm.requires_grad_(False)
     model(torch.ones(5, 3, 7, 8))[1].sum().backward()
     assert computed == [LayerKernels]
+
+
+def test_what_is_not_a_number_stays_so_through_relu():
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.MaxPool2d(2)
+    )
+    sparse(model, sparsity=0.1)
+    model.eval()
+    x = torch.zeros(3, 1, 8, 8)
+    x[1, 0, 4, 4] = float("nan")
+    assert model(x).isnan().flatten(1).any(1).tolist() == [False, True, False]

@@ -28,10 +28,8 @@ inline void compute_row(const ConvolutionInput& input, int64_t block, int64_t ro
   if (!input.scale) return fill_row(to, input.width, lanes, [&](int64_t offset) { return load(from + offset); });
   const float scale = input.scale[channel], shift = input.shift[channel];
   if (!input.other.data)
-    return fill_row(to, input.width, lanes, [&](int64_t offset) {
-      const Vector value = scale * load(from + offset) + shift;
-      return value > zeros() ? value : zeros();
-    });
+    return fill_row(to, input.width, lanes,
+                    [&](int64_t offset) { return rectified(scale * load(from + offset) + shift); });
   const Stored* other = at(input.other, block, row, 0) + channel * input.other.channel_stride;
   const float other_scale = input.other_scale[channel];
   fill_row(to, input.width, lanes,

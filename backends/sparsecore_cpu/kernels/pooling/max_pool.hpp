@@ -33,10 +33,7 @@ struct RectifiedPixels {
   float scale, shift;
 
   RectifiedPixels(const PooledInput& x, int64_t channel) : scale(x.scale[channel]), shift(x.shift[channel]) {}
-  Vector read(const Stored* from) const {
-    const Vector value = scale * load(from) + shift;
-    return value > zeros() ? value : zeros();
-  }
+  Vector read(const Stored* from) const { return rectified(scale * load(from) + shift); }
 };
 
 // Calls function(pixels) with an object of the type that reads this input.

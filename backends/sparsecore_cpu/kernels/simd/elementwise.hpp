@@ -60,7 +60,7 @@ inline void affine_relu(const AffineParams& params) {
     const float scale = params.scale[channel], shift = params.shift[channel];
     fill_line(out, params.extent, block, row, channel, [&](int64_t column) {
       const Vector y = scale * load(from + column * x.pixel_stride) + shift;
-      return y > zeros() ? y : zeros();
+      return rectified(y);
     });
   });
 }
