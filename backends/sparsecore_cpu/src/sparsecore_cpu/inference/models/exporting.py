@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.errors import InputError
-from sparsecore_cpu.inference.models.aten import SPLITS, TRANSLATIONS, Step, Traced, TranslationError
+from sparsecore_cpu.inference.models.aten import SPLITS, TRANSLATIONS
 from sparsecore_cpu.inference.models.program import Call, ModelProgram, Operand, Shape
+from sparsecore_cpu.inference.models.traced import Step, Traced, TranslationError
 from sparsecore_cpu.inference.network import FixedTensor
 
 _EXAMPLES = 3
@@ -39,6 +40,10 @@ def program_of(model: Any, example: Any) -> ModelProgram:
 
 def check_given(model: Any, example: Any) -> None:
     """Check a module and an input of it.
+
+    Args:
+        model: what is given as the module.
+        example: what is given as the input.
 
     Raises:
         InputError: this is no module, it is on another device or in another precision, or this is no batch.
@@ -252,9 +257,9 @@ class _Translator:
         with torch.no_grad():
             args, kwargs = _map((node.args, node.kwargs), lambda one: self._traced[one].operand)
             result = node.target(*args, **kwargs)
-        several_ = isinstance(result, tuple | list)
-        traced = [Traced(tuple(one.shape), one) for one in (result if several_ else [result])]
-        self._traced[node] = traced if several_ else traced[0]
+        is_several = isinstance(result, tuple | list)
+        traced = [Traced(tuple(one.shape), one) for one in (result if is_several else [result])]
+        self._traced[node] = traced if is_several else traced[0]
 
     def _translate(self, node: Any) -> None:
         name = str(node.target)
@@ -266,8 +271,8 @@ class _Translator:
             exist = ", ".join(sorted({one.removeprefix("aten.").partition(".")[0] for one in TRANSLATIONS}))
             raise self._refusal(node, f"this operation is not taken over; those that are: {exist}")
         value = node.meta["val"]
-        several_ = isinstance(value, tuple | list)
-        first, shape = (value[0], self._shape(node, 0)) if several_ else (value, self._shape(node))
+        is_several = isinstance(value, tuple | list)
+        first, shape = (value[0], self._shape(node, 0)) if is_several else (value, self._shape(node))
         try:
             step = TRANSLATIONS[name](arguments, shape)
         except TranslationError as error:
@@ -275,7 +280,7 @@ class _Translator:
         if str(first.dtype) != "torch.float32" and step.alias is None:
             raise self._refusal(node, f"its output is {first.dtype}; operations on inputs compute torch.float32")
         traced = step.alias or self._emit(step, shape, node)
-        self._traced[node] = [traced] if several_ else traced
+        self._traced[node] = [traced] if is_several else traced
 
     def _split(self, node: Any, kind: str, arguments: Mapping[str, Any]) -> list[Traced]:
         x, parts = arguments["self"], []
