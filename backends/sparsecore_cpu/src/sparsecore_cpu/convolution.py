@@ -70,6 +70,13 @@ class LayerKernels:
     ) -> Sums:
         """Write the gradient of the inputs, plus ``add``, where the mask is.
 
+        Args:
+            gradient: the gradient of the output.
+            values: (entries,).
+            out: the memory of the result.
+            add: another gradient of the same form that is added, if any.
+            mask: where to write the gradient; elsewhere zero is written. None: everywhere.
+
         Returns:
             The sums of :meth:`backward`.
         """

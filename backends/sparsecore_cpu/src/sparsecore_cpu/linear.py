@@ -32,7 +32,11 @@ def sparsity_pattern(shape: tuple[int, ...], positions: NDArray[np.integer]) -> 
 
 @lru_cache
 def linear_kernels(name: str) -> _kernels.LinearKernels:
-    """The kernels of linear layers for the instruction set of this name."""
+    """The kernels of linear layers for one instruction set.
+
+    Args:
+        name: of the instruction set, such as avx512.
+    """
     return _kernels.LinearKernels(name)
 
 
@@ -74,7 +78,12 @@ class SparseLinear:
         self._linear.forward(_read(x), out.handle, start, self.pattern, values, sums, self.threads)
 
     def backward_weight(self, x: KernelInput, gradient: KernelInput) -> Floats:
-        """The gradients of the active weights, (count,)."""
+        """The gradients of the active weights, (count,).
+
+        Args:
+            x: the input.
+            gradient: the gradient of the output.
+        """
         gradients = self.allocate(self.pattern.count)
         self._linear.weight_gradient(_read(x), _read(gradient), self.pattern, gradients, self.threads)
         return gradients
@@ -87,7 +96,18 @@ class SparseLinear:
         add: Buffer | None = None,
         mask: Mask | None = None,
     ) -> Sums:
-        """Write the gradient of the inputs, plus ``add``, where the mask is; returns the sums of :meth:`backward`."""
+        """Write the gradient of the inputs, plus ``add``, where the mask is.
+
+        Args:
+            gradient: the gradient of the output.
+            values: (count,).
+            out: the memory of the result.
+            add: another gradient of the same form that is added, if any.
+            mask: where to write the gradient; elsewhere zero is written. None: everywhere.
+
+        Returns:
+            The sums of :meth:`backward`.
+        """
         start = add.handle if add else None
         self._linear.input_gradient(_read(gradient), self.pattern, values, out.handle, start, self.threads)
         return self._masked(out, mask)
@@ -102,6 +122,14 @@ class SparseLinear:
         mask: Mask | None = None,
     ) -> tuple[Floats, Sums]:
         """Both gradients: writes that of the inputs, plus ``add``, where the mask is.
+
+        Args:
+            x: the input.
+            gradient: the gradient of the output.
+            values: (count,).
+            out: the memory of the input's gradient.
+            add: another gradient of the same form that is added, if any.
+            mask: where to write the gradient; elsewhere zero is written. None: everywhere.
 
         Returns:
             The gradients of the active weights, (count,), and with a mask the sums by feature of what was written and

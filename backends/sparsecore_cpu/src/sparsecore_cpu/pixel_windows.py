@@ -60,7 +60,12 @@ class PixelWindows:
 
     @classmethod
     def of(cls, rows: AxisWindows, columns: AxisWindows) -> "PixelWindows":
-        """The windows of an image."""
+        """The windows of an image.
+
+        Args:
+            rows: the windows along the height.
+            columns: the windows along the width.
+        """
         forward = _kernels.Windows(rows.first, rows.last, columns.first, columns.last)
         return cls(rows, columns, forward, _kernels.Windows(*rows.inverse(), *columns.inverse()))
 
@@ -119,14 +124,25 @@ def adaptive_axis(outputs: int, side: int) -> AxisWindows:
 
 @lru_cache(maxsize=1024)
 def repeated_axis(times: int, side: int) -> AxisWindows:
-    """Windows of one pixel along one axis, each so many times in a row."""
+    """Windows of one pixel along one axis, each several times in a row.
+
+    Args:
+        times: how many times each pixel occurs.
+        side: the input's pixels.
+    """
     first = np.repeat(np.arange(side), times)
     return _axis(first, first + 1, side, np.ones(len(first)))
 
 
 @lru_cache(maxsize=1024)
 def padded_axis(before: int, after: int, side: int) -> AxisWindows:
-    """Windows of one pixel along one axis, and empty ones before and after them."""
+    """Windows of one pixel along one axis, and empty ones before and after them.
+
+    Args:
+        before: the number of empty windows before the first pixel.
+        after: the number of empty windows after the last pixel.
+        side: the input's pixels.
+    """
     pixels = np.arange(-before, side + after)
     first, last = np.clip(pixels, 0, side), np.clip(pixels + 1, 0, side)
     return _axis(first, last, side, np.ones(len(first)))
@@ -134,7 +150,12 @@ def padded_axis(before: int, after: int, side: int) -> AxisWindows:
 
 @lru_cache(maxsize=1024)
 def windows_of(rows: AxisWindows, columns: AxisWindows) -> PixelWindows:
-    """The windows of an image, made once for each pair of axes."""
+    """The windows of an image, made once for each pair of axes.
+
+    Args:
+        rows: the windows along the height.
+        columns: the windows along the width.
+    """
     return PixelWindows.of(rows, columns)
 
 

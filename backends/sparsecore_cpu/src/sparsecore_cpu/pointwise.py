@@ -3,6 +3,8 @@
 Each is computed in one pass together with the affine function before it (a batch norm or a bias), of which the output
 is then never written, and with the sum of it and another activation. So is its gradient. At kinks and for NaN the
 gradients are those of PyTorch.
+
+All take the operations that record them and images or features, and return an activation of the same form.
 """
 
 import attrs
@@ -128,7 +130,7 @@ def relu6(ops: CpuOperations, x: Activation) -> Activation:
 
 
 def leaky_relu(ops: CpuOperations, x: Activation, *, slope: float = 0.01) -> Activation:
-    """X where it is positive, else slope·x; the gradient at 0 is the slope.
+    """max(x, 0) + slope·min(x, 0); the gradient at 0 is the slope.
 
     Args:
         ops: records the operation.
@@ -184,7 +186,7 @@ def tanh(ops: CpuOperations, x: Activation) -> Activation:
 
 
 def elu(ops: CpuOperations, x: Activation, *, alpha: float = 1.0) -> Activation:
-    """X where it is positive, else alpha·(exp(x) − 1); the gradient at 0 is alpha.
+    """max(x, 0) + alpha·(exp(min(x, 0)) − 1); the gradient at 0 is alpha.
 
     Args:
         ops: records the operation.

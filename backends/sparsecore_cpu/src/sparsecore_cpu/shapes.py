@@ -26,6 +26,9 @@ def concatenate(ops: CpuOperations, activations: Sequence[Activation]) -> Activa
         ops: records the operation.
         activations: one or more, which differ in their channels only.
 
+    Returns:
+        An activation with the channels of all.
+
     Raises:
         InputError: there are none, or they differ in more than their channels.
     """
@@ -58,6 +61,9 @@ def select_channels(ops: CpuOperations, x: Activation, channels: Sequence[int]) 
         ops: records the operation.
         x: images or vectors.
         channels: the number of each channel that is taken, from 0; none occurs twice.
+
+    Returns:
+        A copy of these channels.
 
     Raises:
         InputError: there are none, one is not a channel of ``x``, or one occurs twice.
@@ -121,6 +127,9 @@ def pad2d(ops: CpuOperations, x: Activation, padding: Padding) -> Activation:
         x: images.
         padding: pixels on each side.
 
+    Returns:
+        Images whose height and width are larger by the padding.
+
     Raises:
         InputError: ``x`` are no images.
     """
@@ -137,6 +146,9 @@ def upsample_nearest2d(ops: CpuOperations, x: Activation, scale: int | tuple[int
         ops: records the operation.
         x: images.
         scale: how many times down and to the right, or one number for both.
+
+    Returns:
+        Images of so many times the height and width.
 
     Raises:
         InputError: ``x`` are no images, or a number is less than 1.
@@ -212,6 +224,9 @@ def unflatten(ops: CpuOperations, x: Activation, channels: int, height: int, wid
         channels: of the images.
         height: of the images, in pixels.
         width: of the images, in pixels.
+
+    Returns:
+        Images, (batch, height, width, channels).
 
     Raises:
         InputError: ``x`` are no vectors, or of another length.

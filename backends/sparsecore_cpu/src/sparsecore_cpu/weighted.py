@@ -45,7 +45,13 @@ class ListCache:
     _made: WeakKeyDictionary[Any, CachedLists] = attrs.field(factory=WeakKeyDictionary)
 
     def kernels(self, runtime: Runtime, weight: WeightSource, window: Window) -> LayerKernels | SparseLinear:
-        """The kernels that compute a layer with this weight: those of matrices, or of convolutions."""
+        """The kernels that compute a layer with this weight: those of matrices, or of convolutions.
+
+        Args:
+            runtime: kernels, threads and memory.
+            weight: the layer's weight, (out, in) or (out, in / groups, height, width).
+            window: stride, padding, dilation and groups.
+        """
         if len(weight.shape) == 2:
             return SparseLinear(runtime.kernels, self._pattern(weight), runtime.threads, self.pool.take)
         made = self._of(weight).lists.setdefault((weight.shape, window), {})
@@ -54,7 +60,11 @@ class ListCache:
         return LayerKernels(runtime.kernels, LayerLists(weight.shape, window, self.threads, taps, made))
 
     def arrays(self, owner: Any) -> CachedArrays:
-        """All arrays that were made so far for weights with this owner."""
+        """All arrays that were made so far for weights with this owner.
+
+        Args:
+            owner: see :class:`sparsecore.host.weights.WeightView`.
+        """
         made = self._made.get(owner, CachedLists())
         lists = [weights for layers in made.lists.values() for several in layers.values() for weights in several]
         indices = [array for one in lists for array in one.indices]

@@ -45,7 +45,11 @@ class KernelTensor:
         return self
 
     def with_activation(self, activation: Activation) -> "KernelTensor":
-        """Return another activation of the same form as a tensor of the same shape."""
+        """Return another activation as a tensor of the same shape and layout.
+
+        Args:
+            activation: of the same form.
+        """
         return attrs.evolve(self, activation=activation)
 
 
@@ -106,11 +110,20 @@ class Execution:
         return self._read(value, Layout.VECTORS, 0)
 
     def tensor(self, value: Any) -> KernelTensor:
-        """Return the result of an operation of this region, or of another one."""
+        """Return a value in the layout in which the kernels have stored it.
+
+        Args:
+            value: the result of an operation of this region, or of another one.
+        """
         return self._read(value, Layout.IMAGES if value.layout is None else value.layout, 1)
 
     def stored_as(self, value: Any, layout: Layout) -> KernelTensor:
-        """Return a value in this layout, which is its own if it is a result of the kernels."""
+        """Return a value in a given layout.
+
+        Args:
+            value: a tensor of torch's, or a result of the kernels in this layout.
+            layout: the layout.
+        """
         return self._read(value, layout, 1)
 
     def weight(self, value: RegionInput, shape: tuple[int, ...] | None = None) -> WeightView:
@@ -126,7 +139,13 @@ class Execution:
         return self.weights[key].view
 
     def pack(self, tensor: Tensor, layout: Layout, border: int = 1) -> Buffer:
-        """Copy a tensor into a buffer of the kernels'."""
+        """Copy a tensor into a buffer of the kernels'.
+
+        Args:
+            tensor: on the CPU; it is rounded to float32.
+            layout: how it is stored.
+            border: the zero pixels around images.
+        """
         form, array = ARRAYS[layout](tensor.detach().float(), border)
         buffer = self.runtime.buffers.take(form)
         self.runtime.kernels.pack(array, buffer.handle, self.threads)

@@ -69,7 +69,14 @@ _STORED = (torch.float32, torch.bfloat16)
 
 
 def check_activation(operand: Any) -> None:
-    """Raise a :class:`NotLowered` if the kernels cannot store a tensor that is computed from."""
+    """Check that the kernels can compute with a tensor.
+
+    Args:
+        operand: an argument of a function.
+
+    Raises:
+        NotLowered: it is no tensor, not on the CPU, of another dtype, or empty.
+    """
     if not isinstance(operand, Operand):
         raise NotLowered("it computes with a number where the kernels have tensors")
     example = operand.example
@@ -82,7 +89,14 @@ def check_activation(operand: Any) -> None:
 
 
 def check_weight(operand: Any) -> None:
-    """Raise a :class:`NotLowered` if the kernels cannot compute with a weight."""
+    """Check that the kernels can compute with a weight.
+
+    Args:
+        operand: an argument of a function.
+
+    Raises:
+        NotLowered: it is computed in the forward pass, or not float32.
+    """
     if not isinstance(operand, Operand) or not operand.is_stored:
         raise NotLowered("its weight is computed in the forward pass")
     if operand.example.dtype is not torch.float32:
@@ -90,13 +104,24 @@ def check_weight(operand: Any) -> None:
 
 
 def check_layout(operand: Operand, *layouts: Layout) -> None:
-    """Raise a :class:`NotLowered` if a result of the kernels is stored otherwise; tensors of torch's are converted."""
+    """Check how an operand is stored; tensors of torch's are converted to any layout.
+
+    Args:
+        operand: a tensor.
+        layouts: those that the kernels read.
+
+    Raises:
+        NotLowered: it is a result of the kernels in another layout.
+    """
     if operand.layout is not None and operand.layout not in layouts:
         raise NotLowered(f"its input is stored as {operand.layout.value}")
 
 
 def computed_layout(operand: Any) -> Layout:
     """Return the layout of an operand that the kernels have computed.
+
+    Args:
+        operand: an argument of a function.
 
     Raises:
         NotLowered: it is a tensor of torch's, which is not worth converting for an operation by entries.

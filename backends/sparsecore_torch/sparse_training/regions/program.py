@@ -115,14 +115,22 @@ class Program:
         )
 
     def needs_torch(self, given: Sequence[Any]) -> bool:
-        """Return whether a strategy needs the gradients of inactive weights now, which the kernels do not compute."""
+        """Return whether a strategy needs the gradients of inactive weights now, which the kernels do not compute.
+
+        Args:
+            given: the arguments of the region.
+        """
         if any(compact_weights(key).dense_gradients is not None for key, _ in self.compact):
             return True
         weights = [find(one) for one in given if isinstance(one, Tensor)]
         return any(weight is not None and weight.is_gradient_dense for weight in weights)
 
     def weights(self, given: Sequence[Any]) -> int:
-        """Return the number of active weights of the sparse tensors."""
+        """Return the number of active weights of the sparse tensors.
+
+        Args:
+            given: the arguments of the region.
+        """
         masked = [find(one) for one in given if isinstance(one, Tensor)]
         compact = [compact_weights(key).topology.counts[index] for key, index in self.compact]
         return sum(len(one.indices) for one in masked if one is not None) + int(sum(compact))

@@ -1,6 +1,7 @@
 """What each operation computes, by NumPy on arrays in PyTorch's layout: (batch, channels, height, width) for images.
 
-This is the fallback for operations, or combinations of layouts, that the kernels do not compute.
+This is the fallback for operations, or combinations of layouts, that the kernels do not compute. Arguments mean the
+same as those of PyTorch's function of this name.
 """
 
 import math

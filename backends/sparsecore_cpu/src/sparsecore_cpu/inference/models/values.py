@@ -18,8 +18,7 @@ class Value:
     Attributes:
         array: in PyTorch's layout; a constant, or written by the calls.
         owners: the planes whose memory it looks into.
-        images: the plane that is copied from it as images, once there is one.
-        vectors: the plane that is copied from it as vectors, once there is one.
+        copies: the planes that were copied from it, by what they hold: "images" or "vectors".
     """
 
     array: NDArray[Any]
