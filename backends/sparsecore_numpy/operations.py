@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from sparsecore.host.computation import NullTape, Tape, batch_totals, mean_gradient
 from sparsecore.host.parameters import CachedArrays
 from sparsecore.host.weights import TiedWeight, WeightSource, WeightView
-from sparsecore.learning.protocols import Model, Totals, check_equal_shapes, check_kernel_fits
+from sparsecore.learning.operations import check_equal_shapes, check_kernel_fits
+from sparsecore.learning.protocols import Model, Totals
 from sparsecore_numpy import convolution, normalization
 from sparsecore_numpy.convolution import KernelWindow
 from sparsecore_numpy.normalization import Statistics

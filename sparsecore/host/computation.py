@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from sparsecore.host.parameters import CachedArrays
 from sparsecore.host.weights import WeightView
-from sparsecore.learning.protocols import EPSILON, STATISTICS_MOMENTUM, Model, Totals, check_batch_statistics
+from sparsecore.learning.operations import EPSILON, STATISTICS_MOMENTUM, check_batch_statistics
+from sparsecore.learning.protocols import Model, Totals
 
 Channels = NDArray[np.float64]
 """One value for each channel, (channels,)."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sparsecore.data.images import Batch
-from sparsecore.learning.protocols import EPSILON, STATISTICS_MOMENTUM, check_batch_statistics
+from sparsecore.learning.operations import EPSILON, STATISTICS_MOMENTUM, check_batch_statistics
 from sparsecore.learning.ranks import Ranks
 from sparsecore_torch._torch_internals import differentiable_sum
 from sparsecore_torch.distributed.ranks import TorchRanks

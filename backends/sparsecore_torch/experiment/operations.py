@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sparsecore.learning.protocols import (
+from sparsecore.learning.operations import (
     EPSILON,
     STATISTICS_MOMENTUM,
     check_batch_statistics,

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from sparsecore.host.computation import NullTape, Tape, batch_totals, mean_gradient
 from sparsecore.host.parameters import CachedArrays
 from sparsecore.host.weights import TiedWeight, WeightSource, WeightView
-from sparsecore.learning.protocols import Model, Totals, check_equal_shapes
+from sparsecore.learning.operations import check_equal_shapes
+from sparsecore.learning.protocols import Model, Totals
 from sparsecore_cpu._kernels import Mask
 from sparsecore_cpu.activations import Activation, AffineOp, ConvolutionOp, InputNode, ReluOp, SumOp
 from sparsecore_cpu.batch_norm import Norm, Statistics, of_batch, running, without_bias
