@@ -104,6 +104,16 @@ def test_what_was_measured_goes_with_the_state_dict():
     assert resumed.state_dict()["kernels"] == flipped
 
 
+def test_sequences_of_many_lengths_are_measured_a_few_times():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 6))
+    training = sparsify(model, sgd(model), strategy="static", sparsity=0.5, include="*weight", kernels="sparse")
+    with torch.no_grad():
+        for length in range(2, 40):
+            model(torch.randn(3, length, 6))
+    assert len(training.routes.decisions.made) <= 6
+
+
 def test_the_last_smaller_batch_is_computed_in_regions_too():
     model, (images,) = MODELS["residual"]()
     training = sparse(model)

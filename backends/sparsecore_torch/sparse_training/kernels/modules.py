@@ -16,7 +16,7 @@ from sparsecore_torch._torch_internals import are_transforms_active, is_forward_
 from sparsecore_torch.arrays import active_indices
 from sparsecore_torch.sparse_training.kernels.functions import Computation, LayerKind, active_weights, sparse_layer
 from sparsecore_torch.sparse_training.regions.compilation import CompiledModel
-from sparsecore_torch.sparse_training.regions.decisions import Decisions, Ways
+from sparsecore_torch.sparse_training.regions.decisions import Decisions, Ways, size_class
 from sparsecore_torch.sparse_training.storage import sparse_weights
 from sparsecore_torch.sparse_training.storage.compact_modules import active_values
 from sparsecore_torch.sparse_training.storage.storage import Storage
@@ -130,7 +130,7 @@ class Route:
         """Return whether the kernels compute the layer, as it was measured with an input of this shape."""
         is_differentiable = torch.is_grad_enabled() and (x.requires_grad or values.requires_grad)
         mode = "training" if is_differentiable else "evaluation"
-        case = f"{self._tensor}: {'×'.join(map(str, x.shape))}, {mode}, {torch.get_num_threads()} threads"
+        case = f"{self._tensor}: {size_class(x.shape)}, {mode}, {torch.get_num_threads()} threads"
 
         def run(forward: Callable[..., Tensor], trained: Sequence[Tensor | None], *others: Tensor | None) -> None:
             leaf = x.detach().requires_grad_(x.requires_grad)

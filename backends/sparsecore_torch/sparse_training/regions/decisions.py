@@ -116,6 +116,17 @@ class Ways:
     dense: Callable[[], None]
 
 
+def size_class(shape: Sequence[int]) -> str:
+    """Return the sizes of which one measurement serves all: each size rounded up to a power of two.
+
+    Sequences and last batches of ever other lengths would be measured again and again otherwise.
+
+    Args:
+        shape: of an input.
+    """
+    return "up to " + "×".join(str(1 << max(size - 1, 0).bit_length()) for size in shape)
+
+
 def _measure(ways: Ways) -> float:
     """Return the time of the kernels over that of torch: that of the fastest of several runs, taken in turns."""
     for way in (ways.sparse, ways.dense):  # lists are made, and memory is allocated

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 
 from sparsecore.errors import InputError
 from sparsecore_torch._torch_internals import is_batched, keeps_graph
-from sparsecore_torch.sparse_training.regions.decisions import Decisions, Ways
+from sparsecore_torch.sparse_training.regions.decisions import Decisions, Ways, size_class
 from sparsecore_torch.sparse_training.regions.execution import Execution, KernelTensor
 from sparsecore_torch.sparse_training.regions.program import Program
 from sparsecore_torch.sparse_training.regions.weights import RegionInput
@@ -50,7 +50,7 @@ class Region(nn.Module):
         return _run_forward(program, given)
 
     def _takes_sparse(self, given: Sequence[Any], is_differentiable: bool) -> bool:
-        sizes = ["×".join(map(str, given[number].shape)) for number in self._program.activations]
+        sizes = [size_class(given[number].shape) for number in self._program.activations]
         mode = ["training" if is_differentiable else "evaluation", f"{torch.get_num_threads()} threads"]
         mode += ["bfloat16"] if torch.is_autocast_enabled("cpu") else []
         more = f" and {len(self.tensors) - 1} more" if len(self.tensors) > 1 else ""
