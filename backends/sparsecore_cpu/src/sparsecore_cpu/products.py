@@ -18,7 +18,7 @@ from sparsecore_cpu.activations import Activation, AffineOp, InputNode, LazyOp
 from sparsecore_cpu.arguments import channel_values, finite
 from sparsecore_cpu.gradients import GradientTerm, LinearTerm
 from sparsecore_cpu.operations import CpuOperations
-from sparsecore_cpu.runtime import Buffer, Form, Runtime, Sums
+from sparsecore_cpu.runtime import Buffer, Form, Runtime, Sums, copied
 
 
 @attrs.frozen(eq=False)
@@ -215,13 +215,10 @@ def with_border(ops: CpuOperations, x: Activation, border: int) -> Activation:
     if x.form.features or x.form.border == border:
         return x
     runtime = ops.runtime
-    out = runtime.buffers.take(attrs.evolve(x.form, border=border))
-    out.fill(x.buffer().inside)
+    out = copied(runtime, x.buffer(), border)
 
     def backward(output: Activation) -> None:
-        gradient = runtime.buffers.take(x.form)
-        gradient.fill(output.gradient.total(runtime, output.form).inside)
-        x.gradient.ready.append(gradient)
+        x.gradient.ready.append(copied(runtime, output.gradient.total(runtime, output.form), x.form.border))
 
     return _recorded(ops, Activation(runtime, out.form, InputNode(out)), (x,), backward)
 

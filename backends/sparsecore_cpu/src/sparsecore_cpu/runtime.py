@@ -340,11 +340,23 @@ def bordered(runtime: Runtime, x: KernelInput, border: int) -> KernelInput:
     """
     if border <= x.form.border or x.form.features:
         return x
-    wider = runtime.buffers.take(attrs.evolve(x.form, border=border))
-    rows, columns = repeated_axis(1, x.form.height), repeated_axis(1, x.form.width)
+    return KernelInput.plain(copied(runtime, x.buffer(), border))
+
+
+def copied(runtime: Runtime, images: Buffer, border: int) -> Buffer:
+    """The same images in another buffer.
+
+    Args:
+        runtime: provides the buffer.
+        images: the images.
+        border: the width of the copy's zero border in pixels.
+    """
+    form = images.form
+    out = runtime.buffers.take(attrs.evolve(form, border=border))
+    rows, columns = repeated_axis(1, form.height), repeated_axis(1, form.width)
     windows, factors = windows_of(rows, columns).forward, (rows.factors, columns.factors)
-    runtime.kernels.window_sum(x.buffer().handle, wider.handle, None, windows, *factors, False, runtime.threads)
-    return KernelInput.plain(wider)
+    runtime.kernels.window_sum(images.handle, out.handle, None, windows, *factors, False, runtime.threads)
+    return out
 
 
 def kernel_names() -> list[str]:
