@@ -5,8 +5,8 @@
     python benchmarks/torch_models.py --quick   # three networks on few examples, in about a minute; writes nothing
 
 A step is forward pass, loss, backward pass and the optimizer's step. Each network is measured in a process of its own
-for each number of threads, where all ways to compute it take turns. Before that, two steps with sparse kernels must
-give the losses of two steps with ``kernels="dense"``. Results of other networks and threads are kept in the files.
+for each number of threads and dtype, where all ways to compute it take turns. Before that, two steps with the kernels
+must give the losses of two with ``kernels="dense"``. Results of other networks are kept in the files.
 """
 
 import argparse
@@ -15,8 +15,9 @@ import os
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import product
 from typing import Any
 
 import quiet_machine
@@ -37,19 +38,14 @@ NAME = "torch_models"
 def main() -> None:
     options = _options()
     report = _known()
-    for name in options.models:
-        for threads in options.threads:
-            print(f"{name}, {threads} threads", flush=True)
-            entry = alone(measured, name, threads, options)
-            report["measured"][f"{name}, {threads} threads"] = entry
-            print("\n".join(f"  {line}" for line in _lines(entry)), flush=True)
-            if not options.quick:
-                write(NAME, report, "")
-    page = _page(report)
+    for name, threads, dtype in product(options.models, options.threads, options.dtype):
+        entry = alone(measured, name, threads, dtype, options)
+        report["measured"][f"{name}, {threads} threads, {dtype}"] = entry
+        print(_line(entry), flush=True)
+        if not options.quick:
+            write(NAME, report, _page(report))
     if options.quick:
-        print(page, end="")
-    else:
-        write(NAME, report, page)
+        print(_page(report), end="")
 
 
 def _options() -> argparse.Namespace:
@@ -70,70 +66,61 @@ def _options() -> argparse.Namespace:
     return options
 
 
-def measured(name: str, threads: int, options: argparse.Namespace) -> dict[str, Any]:
+def measured(name: str, threads: int, dtype: str, options: argparse.Namespace) -> dict[str, Any]:
     """Return the figures of one network, measured in this process.
 
     Args:
         name: of :data:`CASES`.
         threads: of torch.
+        dtype: of :data:`DTYPES`.
         options: of the command line.
     """
     torch.set_num_threads(threads)
     case = CASES[name].smaller() if options.quick else CASES[name]
     losses = check_losses(case, options.sparsity[0])
-    dense, left_out = _dense(case, options)
-    sparse = _sparse(case, options)
-    steps = {made: variant.step for made, variant in (dense | sparse).items()}
+    dense, left_out = _dense(case, DTYPES[dtype], options.rivals)
+    sparse = {str(sparsity): case.sparse(sparsity, DTYPES[dtype]) for sparsity in options.sparsity}
     load = os.getloadavg()[0]
-    seconds = _sampled(steps, threads, options)
-    dtypes = {dtype: [one for one in dense if one.endswith(dtype)] for dtype in options.dtype}
-    rivals = {dtype: min(those, key=lambda one: statistics.median(seconds[one])) for dtype, those in dtypes.items()}
+    seconds = _sampled({made: variant.step for made, variant in (dense | sparse).items()}, threads, options)
+    fastest = min(dense, key=lambda one: statistics.median(seconds[one]))
     return {
+        "model": name,
+        "threads": threads,
+        "dtype": dtype,
         "title": case.title,
         "ms": {one: round(1e3 * statistics.median(taken), 2) for one, taken in seconds.items()},
-        "fastest_dense": rivals,
-        "times_dense": {
-            one: round(quiet_machine.ratio(seconds[one], seconds[rivals[one.split()[-1]]]), 4) for one in sparse
-        },
+        "fastest_dense": fastest,
+        "times_dense": {one: round(quiet_machine.ratio(seconds[one], seconds[fastest]), 4) for one in sparse},
         "losses": losses,
         "left_out": left_out,
         "decisions": {one: variant.decisions() for one, variant in sparse.items()},
         "clock": "processor" if _is_of_processor(threads, options) else "wall",
         "rounds": options.rounds,
         "busy": options.busy,
-        "load": [round(load, 1), round(os.getloadavg()[0], 1)],
+        "load": sorted(round(one, 1) for one in (load, os.getloadavg()[0])),
         "commit": _commit(),
         "date": time.strftime("%Y-%m-%d"),
         "machine": machine(),
     }
 
 
-def _dense(case: Case, options: argparse.Namespace) -> tuple[dict[str, Variant], dict[str, str]]:
+def _dense(case: Case, lowered: torch.dtype | None, rivals: Sequence[str]) -> tuple[dict[str, Variant], dict[str, str]]:
     """Return the dense ways by name, and why others are left out."""
     made, left_out = {}, {}
-    for rival in options.rivals:
+    for rival in rivals:
         if rival == "channels-last" and not case.has_images:
             continue
-        for dtype in options.dtype:
-            variant = case.dense(case.has_images and rival != "contiguous", DTYPES[dtype])
-            try:
-                if rival == "inductor":
-                    variant.compile()
-                variant.step()
-            except Exception as error:  # a compiler that is missing, or cannot compile this
-                reason, *_ = str(error).strip().splitlines() or [""]
-                left_out[f"{rival} {dtype}"] = f"{type(error).__name__}: {reason}"
-                continue
-            made[f"{rival} {dtype}"] = variant
+        variant = case.dense(case.has_images and rival != "contiguous", lowered)
+        try:
+            if rival == "inductor":
+                variant.compile()
+            variant.step()
+        except Exception as error:  # a compiler that is missing, or cannot compile this
+            reason, *_ = str(error).strip().splitlines() or [""]
+            left_out[rival] = f"{type(error).__name__}: {reason}"
+            continue
+        made[rival] = variant
     return made, left_out
-
-
-def _sparse(case: Case, options: argparse.Namespace) -> dict[str, Variant]:
-    return {
-        f"sparsity {sparsity} {dtype}": case.sparse(sparsity, DTYPES[dtype])
-        for sparsity in options.sparsity
-        for dtype in options.dtype
-    }
 
 
 def _is_of_processor(threads: int, options: argparse.Namespace) -> bool:
@@ -166,44 +153,52 @@ def _known() -> dict[str, Any]:
     return json.loads(path.read_text("utf-8")) if path.exists() else {"measured": {}}
 
 
-def _lines(entry: dict[str, Any]) -> list[str]:
-    dense = [f"{dtype}: fastest dense {name}, {entry['ms'][name]} ms" for dtype, name in entry["fastest_dense"].items()]
-    return dense + [f"{name}: {ratio:.3f}, {entry['ms'][name]} ms" for name, ratio in entry["times_dense"].items()]
+def _line(entry: dict[str, Any]) -> str:
+    ratios = ", ".join(f"{ratio:.3f} at {sparsity}" for sparsity, ratio in entry["times_dense"].items())
+    dense = f"{entry['ms'][entry['fastest_dense']]} ms ({entry['fastest_dense']})"
+    return f"{entry['model']}, {entry['threads']} threads, {entry['dtype']}: dense {dense}, sparse {ratios}"
 
 
 def _page(report: dict[str, Any]) -> str:
-    entries = report["measured"]
-    columns = sorted({name for entry in entries.values() for name in entry["times_dense"]}, key=_order)
-    rows = []
-    for name, entry in entries.items():
-        ratios = [entry["times_dense"].get(column) for column in columns]
-        dense = [f"{entry['ms'][rival]:.0f} ({rival.partition(' ')[0]})" for rival in entry["fastest_dense"].values()]
-        shown = ["" if ratio is None else f"{ratio:.2f}" for ratio in ratios]
-        threads = name.rpartition(", ")[2].partition(" ")[0]
-        rows.append([entry["title"], threads, " / ".join(dense), *shown, _conditions(entry)])
-    machines = "\n\n".join(dict.fromkeys(sentence(entry["machine"]) for entry in entries.values()))
+    entries = sorted(report["measured"].values(), key=_order)
+    sparsities = sorted({sparsity for entry in entries for sparsity in entry["times_dense"]}, key=float)
+    rows = [_row(entry, sparsities) for entry in entries]
+    head = ("network", "threads", "dtype", "fastest dense, ms", *sparsities, "clock", "load", "commit")
+    facts = [{name: fact for name, fact in entry["machine"].items() if name != "threads of torch"} for entry in entries]
+    machines = "\n\n".join(dict.fromkeys(map(sentence, facts)))
     return f"""# Training steps of well-known networks in torch
 
 A step is forward pass, loss, backward pass and the optimizer's step, with `sparsify(..., strategy="static",
-kernels="sparse")`, relative to the fastest dense step of PyTorch for the same dtype, whose milliseconds and name are
-given. Figures are medians over the rounds of the ratios within a round.
+kernels="sparse")` at the sparsities in the head of the table, relative to the fastest dense step of PyTorch for the
+same dtype, whose milliseconds and name are given; in bfloat16 both are under autocast. Figures are medians over the
+rounds of the ratios within a round.
 
-{table(("network", "threads", "fastest dense, ms (float32 / bfloat16)", *columns, "measured"), rows)}
+{table(head, rows)}
 
-Processor time is that of the one thread; it counts no waiting for other programs, which still disturb the caches.
+Processor time counts no waiting for other programs, which still disturb the caches; the load is that of the
+machine, which has {os.cpu_count()} cores. Ratios at a load far above the number of threads are less certain, above all
+by the wall clock.
 
 {machines}
 """
 
 
-def _order(column: str) -> tuple[str, float]:
-    _, sparsity, dtype = column.split()
-    return (str(list(DTYPES).index(dtype)), float(sparsity))
+def _row(entry: dict[str, Any], sparsities: Sequence[str]) -> list[str]:
+    ratios = [entry["times_dense"].get(sparsity) for sparsity in sparsities]
+    return [
+        entry["title"],
+        str(entry["threads"]),
+        entry["dtype"],
+        f"{entry['ms'][entry['fastest_dense']]:.0f} ({entry['fastest_dense']})",
+        *("" if ratio is None else f"{ratio:.2f}" for ratio in ratios),
+        entry["clock"],
+        f"{entry['load'][0]} to {entry['load'][1]}",
+        entry["commit"],
+    ]
 
 
-def _conditions(entry: dict[str, Any]) -> str:
-    load = " to ".join(str(one) for one in sorted(entry["load"]))
-    return f"{entry['clock']} time, {entry['rounds']} rounds, load {load}, {entry['commit']}"
+def _order(entry: dict[str, Any]) -> tuple[int, int, int]:
+    return list(CASES).index(entry["model"]), entry["threads"], list(DTYPES).index(entry["dtype"])
 
 
 if __name__ == "__main__":
