@@ -1,9 +1,10 @@
-"""The two figures of the README: density of each tensor over a run, and the time of a step over sparsity.
+"""The figures of README and docs: density of each tensor over a run, the time of a step over sparsity, and by model.
 
     python benchmarks/readme_figures.py            # draw docs/figures/*.svg from the committed numbers
     python benchmarks/readme_figures.py --run RUN  # read the densities from the folder of a run first
 
-The densities are kept in docs/figures/densities.json, the times are those of results/cpu_step.json.
+The densities are kept in docs/figures/densities.json, the times are those of results/cpu_step.json and
+results/torch_models.json.
 """
 
 import argparse
@@ -21,7 +22,19 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 FIGURES = ROOT / "docs/figures"
 TIMES = ROOT / "benchmarks/results/cpu_step.json"
+MODELS = ROOT / "benchmarks/results/torch_models.json"
 DENSE = "float32, channels last"
+GOALS = {
+    "wrn-28-2": (0.36, 0.30),
+    "resnet-18": (0.36, 0.28),
+    "vgg-16": (0.28, 0.20),
+    "resnet-50": (0.50, 0.42),
+    "mobilenet-v2": (0.90, 0.85),
+    "vit-tiny": (0.42, 0.35),
+    "gpt": (0.42, 0.35),
+    "mlp": (0.12, 0.07),
+}
+"""The time of a step relative to dense that was aimed at, at sparsity 0.9 and 0.95."""
 LOW_PRECISION = ", bfloat16 activations"
 
 
@@ -95,6 +108,66 @@ def times_figure(report: dict[str, Any]) -> str:
     return draw_files("times", (6.4, 4.2), paint).svg
 
 
+def models_figure(report: dict[str, Any]) -> str:
+    """Returns an SVG with a bar for each network and sparsity: the time of a step relative to dense, on one thread."""
+    entries = [one for one in report["measured"].values() if (one["threads"], one["dtype"]) == (1, "float32")]
+    entries.sort(key=lambda entry: entry["times_dense"]["0.9"])
+    names = [entry["title"].partition(",")[0] for entry in entries]
+
+    def paint(figure: "Figure") -> None:
+        axes = figure.add_subplot()
+        for offset, (sparsity, color) in zip((-0.2, 0.2), (("0.9", "#35618f"), ("0.95", "#9dbbd8")), strict=True):
+            ratios = [entry["times_dense"][sparsity] for entry in entries]
+            heights = [number + offset for number in range(len(entries))]
+            bars = axes.barh(heights, ratios, height=0.38, color=color, label=f"sparsity {sparsity}")
+            axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=9)
+        axes.axvline(1.0, color="#333333", linewidth=1.4, ls="--", label="dense PyTorch")
+        axes.set_yticks(range(len(names)), names)
+        axes.invert_yaxis()
+        axes.set_xlim(0, 1.15)
+        axes.set_xlabel("time of a step, relative to dense")
+        figure.legend(loc="outside lower center", ncols=3, fontsize=10)
+
+    return draw_files("model-times", (6.8, 1.4 + 0.5 * len(entries)), paint).svg
+
+
+def models_table(report: dict[str, Any]) -> str:
+    """Returns the table of the time of a step by network, as Markdown: float32, with bfloat16 where it was measured."""
+    order = list(GOALS)
+    listed = [one for one in report["measured"].values() if one["model"] in GOALS]
+    measured = sorted(listed, key=lambda one: (order.index(one["model"]), one["threads"]))
+    by_dtype = {(one["model"], one["threads"], one["dtype"]): one for one in measured}
+    lines = [
+        "| network | threads | dense, ms | 0.9 | 0.95 | bfloat16 dense, ms | 0.9 | 0.95 |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for entry in measured:
+        if entry["dtype"] == "float32":
+            half = by_dtype.get((entry["model"], entry["threads"], "bfloat16"))
+            cells = [entry["title"], str(entry["threads"]), *_cells(entry), *(_cells(half) if half else [""] * 3)]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def goals_table(report: dict[str, Any]) -> str:
+    """Returns what was reached of the goals, in float32 on one thread, as Markdown."""
+    lines = ["| network | 0.9 | goal | 0.95 | goal |", "| --- | ---: | ---: | ---: | ---: |"]
+    for model, goals in GOALS.items():
+        entry = report["measured"].get(f"{model}, 1 threads, float32")
+        reached = ["not measured"] * 2 if entry is None else _cells(entry)[1:]
+        pairs = [cell for one, goal in zip(reached, goals, strict=True) for cell in (one, f"{goal:.2f}")]
+        title = model if entry is None else entry["title"]
+        lines.append(f"| {' | '.join((title, *pairs))} |")
+    return "\n".join(lines)
+
+
+def _cells(entry: dict[str, Any]) -> list[str]:
+    return [
+        f"{entry['ms'][entry['fastest_dense']]:.0f}",
+        *(f"{entry['times_dense'][sparsity]:.2f}" for sparsity in ("0.9", "0.95")),
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--run", type=Path, help="folder of a run whose densities replace the committed ones")
@@ -108,6 +181,7 @@ def main() -> None:
     densities = json.loads((source / "densities.json").read_text("utf-8"))
     (options.out / "densities.svg").write_text(densities_figure(densities), "utf-8")
     (options.out / "step-times.svg").write_text(times_figure(json.loads(TIMES.read_text("utf-8"))), "utf-8")
+    (options.out / "model-times.svg").write_text(models_figure(json.loads(MODELS.read_text("utf-8"))), "utf-8")
 
 
 if __name__ == "__main__":

@@ -37,15 +37,16 @@ NAME = "torch_models"
 
 def main() -> None:
     options = _options()
-    report = _known()
+    report: dict[str, Any] = {"measured": {}}
     for name, threads, dtype in product(options.models, options.threads, options.dtype):
         entry = alone(measured, name, threads, dtype, options)
-        report["measured"][f"{name}, {threads} threads, {dtype}"] = entry
         print(_line(entry), flush=True)
         if not options.quick:
-            write(NAME, report, _page(report))
-    if options.quick:
-        print(_page(report), end="")
+            report = _known()  # again, because another process may measure other networks meanwhile
+        report["measured"][f"{name}, {threads} threads, {dtype}"] = entry
+        if not options.quick:
+            write(NAME, report, _page(report), is_shown=False)
+    print(_page(report), end="")
 
 
 def _options() -> argparse.Namespace:

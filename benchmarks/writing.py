@@ -8,12 +8,13 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 
 
-def write(name: str, report: dict[str, Any], page: str) -> None:
-    """Write both to the folder ``results``, and print the page."""
+def write(name: str, report: dict[str, Any], page: str, *, is_shown: bool = True) -> None:
+    """Write both to the folder ``results``, and print the page unless ``is_shown`` is False."""
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", "utf-8")
     (RESULTS / f"{name}.md").write_text(page, "utf-8")
-    print(page, end="")
+    if is_shown:
+        print(page, end="")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -27,6 +27,7 @@ ELSEWHERE = {
     "docs/sparsify.md": "test_sparsify_documentation.py",
     "docs/studies.md": "test_study_documentation.py",
     "docs/testing.md": "test_testing_documentation.py",
+    "docs/train-faster-on-cpu.md": "test_sparsify_documentation.py",
 }
 """Pages whose blocks other tests run: in one process, on several ranks, or with a part of the examples."""
 

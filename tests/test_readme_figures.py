@@ -1,4 +1,4 @@
-"""The figures and numbers of the README are those that were measured."""
+"""The figures and numbers of the README and of the page about training on a CPU are those that were measured."""
 
 import importlib
 import json
@@ -25,6 +25,7 @@ def test_the_figures_are_drawn_from_the_committed_numbers(drawing):
     densities, times = json.loads(read("docs/figures/densities.json")), results("cpu_step")
     assert (FIGURES / "densities.svg").read_text("utf-8") == drawing.densities_figure(densities)
     assert (FIGURES / "step-times.svg").read_text("utf-8") == drawing.times_figure(times)
+    assert (FIGURES / "model-times.svg").read_text("utf-8") == drawing.models_figure(results("torch_models"))
 
 
 def results(name):
@@ -50,3 +51,8 @@ def test_other_numbers_in_the_readme_are_the_measured_ones():
     assert f"takes {small:.1f} ms, one of 10⁶ among 10⁹ takes {large:.0f} ms" in " ".join(page.split())
     overhead = results("sparsify_overhead")["cases"]["Llama of 3.4 M, 64 tokens, AdamW"]["overhead"]
     assert f"{overhead:.0%}".replace("%", " %") in page
+
+
+def test_step_times_by_model_are_the_measured_ones(drawing):
+    assert drawing.models_table(results("torch_models")) in read("docs/train-faster-on-cpu.md")
+    assert drawing.goals_table(results("torch_models")) in read("docs/cpu-kernels.md")

@@ -54,3 +54,15 @@ def test_a_module_with_the_documented_hooks_resumes_its_training():
     other.configure_optimizers()
     assert other.sparse_training.topology.sha256() == one.sparse_training.topology.sha256()
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_the_page_about_training_on_a_cpu_shows_the_time_of_a_step_and_a_region(capsys):
+    pytest.importorskip("sparsecore_cpu")
+    torch.manual_seed(0)
+    space = {}
+    for block in code("docs/train-faster-on-cpu.md"):
+        exec(block, space)
+    printed = capsys.readouterr().out
+    assert re.match(r"a sparse step takes \d+\.\d\d of a dense one\n", printed)
+    for line in ("sparse kernels:", "regions, each computed as a whole:", "measured:"):
+        assert line in printed
