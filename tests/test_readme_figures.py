@@ -56,3 +56,12 @@ def test_other_numbers_in_the_readme_are_the_measured_ones():
 def test_step_times_by_model_are_the_measured_ones(drawing):
     assert drawing.models_table(results("torch_models")) in read("docs/train-faster-on-cpu.md")
     assert drawing.goals_table(results("torch_models")) in read("docs/cpu-kernels.md")
+
+
+def test_step_times_over_all_sparsities_are_the_measured_ones():
+    page = " ".join(read("docs/cpu-kernels.md").split())
+    gpt, mlp = (results("torch_models")["measured"][f"{name}, 1 threads, float32"] for name in ("gpt", "mlp"))
+    zero, half, most, nearly = (f"{gpt['times_dense'][sparsity]:.2f}" for sparsity in ("0.0", "0.5", "0.8", "0.99"))
+    assert f"{zero} of dense at sparsity 0, {half} at 0.5, {most} at 0.8 and {nearly} at 0.99" in page
+    zero, half, most, nearly = (f"{mlp['times_dense'][sparsity]:.2f}" for sparsity in ("0.0", "0.5", "0.8", "0.99"))
+    assert f"{nearly} at sparsity 0.99, {most} at 0.8, {half} at 0.5, and {zero} at sparsity 0" in page
