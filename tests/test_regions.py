@@ -151,6 +151,36 @@ def _written(hidden):
     return hidden
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        lambda x: x / 0,
+        lambda x: x * float("inf"),
+        lambda x: x + float("-inf"),
+        lambda x: (x.view(torch.int32) & 0x7FFFFFFF).view(torch.float32),
+    ],
+    ids=["by zero", "times infinity", "minus infinity", "bits"],
+)
+def test_what_only_torch_computes_is_left_to_it(odd):
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x):
+            return odd(self.second(functional.relu(self.first(x))))
+
+    torch.manual_seed(0)
+    model = Odd()
+    training = sparse(model, sparsity=0.5)
+    x = torch.randn(6, 8)
+    with torch.no_grad():
+        found = model(x)
+        expected = odd(model.second(functional.relu(model.first(x))))
+    torch.testing.assert_close(found, expected, equal_nan=True, rtol=1e-4, atol=1e-5)
+    assert all(made.regions for made in training.routes.cuts)
+
+
 def test_a_second_backward_pass_through_a_kept_graph_has_the_same_gradients():
     model, inputs = MODELS["residual"]()
     sparse(model)

@@ -1,5 +1,6 @@
 """Sums and products: of two tensors, of images with a factor for each channel, with numbers, and with Parameters."""
 
+import math
 import operator
 from collections.abc import Callable
 from types import MappingProxyType
@@ -35,6 +36,8 @@ def _layout_of_pair(input: Any, other: Any) -> Layout:
     if len(tensors) == 1:
         if not all(isinstance(one, Operand | int | float) for one in (input, other)):
             raise NotLowered("it computes with something that is no number and no tensor")
+        if not all(isinstance(one, Operand) or math.isfinite(one) for one in (input, other)):
+            raise NotLowered("it computes with a number that is not finite")
         return computed_layout(tensors[0])
     for one in tensors:
         check_activation(one)
@@ -77,6 +80,8 @@ def _check_multiply(input: Any, other: Any) -> Layout:
 def _check_divide(input: Any, other: Any) -> Layout:
     if isinstance(other, Operand):
         raise NotLowered("a quotient of tensors")
+    if other == 0:
+        raise NotLowered("a quotient by zero")
     return _layout_of_pair(input, other)
 
 

@@ -47,6 +47,8 @@ def _flatten(run: Execution, input: Any, start_dim: int = 0, end_dim: int = -1) 
 
 
 def _check_reshape(input: Operand, *shape: Any) -> Layout:
+    if any(isinstance(one, torch.dtype) for one in shape):
+        raise NotLowered("a view of the memory as another dtype")
     return _reshaped(computed_layout(input), input.shape, tuple(input.example.reshape(*shape).shape))
 
 
