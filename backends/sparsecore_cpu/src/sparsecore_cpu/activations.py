@@ -92,6 +92,10 @@ class Activation:
             self._buffer = self.op.compute(self.runtime, self.form, None)
         return self._buffer
 
+    def release(self) -> None:
+        """Give its memory back; if something reads it after all, it is computed again."""
+        self._buffer = None
+
     def kernel_input(self) -> KernelInput:
         """The input of a convolution that reads it, which need not be computed before."""
         fused = self.op.as_kernel_input(self) if self.is_pending else None

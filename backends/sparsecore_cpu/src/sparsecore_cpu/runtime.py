@@ -1,5 +1,6 @@
 """The resources of operations: the kernels, the threads, and reused buffers of activations."""
 
+import math
 import os
 import threading
 import weakref
@@ -234,11 +235,25 @@ class Buffers:
         """The bytes of all buffers, in use or not."""
         return self._used_bytes + self._free_bytes
 
+    def release(self, size: int) -> None:
+        """Give memory that is free back to the system, the largest buffers first.
+
+        Args:
+            size: bytes; at least as many are given back, or all that are free.
+        """
+        if size <= 0:
+            return
+        with self._lock:
+            self._take_back()
+            for form in sorted(self._free, key=lambda form: math.prod(form.shape(self._lanes)), reverse=True):
+                free = self._free[form]
+                while free and size > 0:
+                    array, _ = free.pop()
+                    size -= array.nbytes
+                    self._free_bytes -= array.nbytes
+
     def _take(self, form: Form) -> _Memory:
-        while self._returned:
-            returned, memory = self._returned.popleft()
-            self._free.setdefault(returned, []).append(memory)
-            self._count(-memory[0].nbytes)
+        self._take_back()
         free = self._free.setdefault(form, [])
         self._free.move_to_end(form)
         if free:
@@ -250,6 +265,12 @@ class Buffers:
             self._most_used_bytes = max(self._most_used_bytes, self._used_bytes)
         self._give_up()
         return taken
+
+    def _take_back(self) -> None:
+        while self._returned:
+            returned, memory = self._returned.popleft()
+            self._free.setdefault(returned, []).append(memory)
+            self._count(-memory[0].nbytes)
 
     def _count(self, used: int) -> None:
         self._used_bytes += used

@@ -32,7 +32,7 @@ from sparsecore_torch.sparse_training.regions.lowerings import (
 from sparsecore_torch.sparse_training.regions.program import LAYOUT, LOWERING
 from sparsecore_torch.sparse_training.regions.region import Region
 from sparsecore_torch.sparse_training.regions.weights import CompactWeight, RegionInput
-from sparsecore_torch.sparse_training.storage.compact_modules import stored_weight
+from sparsecore_torch.sparse_training.storage.compact_modules import stored_entries, stored_weight
 from sparsecore_torch.sparse_training.storage.compact_weights import compact_weights
 from sparsecore_torch.sparse_training.storage.sparse_weights import find
 
@@ -372,26 +372,42 @@ class _Splitter:
         values: dict[fx.Node, fx.Node] = {}
         outside = dict.fromkeys(one for node in run for one in node.all_input_nodes if one not in inside)
         compact = [one for one in outside if _is_stored_weight(one)]
-        read = dict.fromkeys(
-            one for outer in outside for one in (outer.all_input_nodes if outer in compact else [outer])
-        )
-        for outer in read:
+        for outer in outside:
             values[outer] = graph.placeholder(outer.name)
             values[outer].meta = dict(outer.meta)
             if outer in self._lowered:
                 values[outer].meta[LAYOUT] = self._lowered[outer][1]
-        for node in (*compact, *run):
+        for node in compact:
+            # the region is given the active values of the tensor in place of those of the whole model
+            values[node] = graph.call_function(stored_weight, (values[node], *node.args[1:]))
+            values[node].meta = {**node.meta, LOWERING: _COMPACT}
+        for node in run:
             values[node] = graph.node_copy(node, values.__getitem__)
-            values[node].meta[LOWERING] = _COMPACT if node in compact else self._lowered[node][0]
+            values[node].meta[LOWERING] = self._lowered[node][0]
         made = [node for node in run if any(user not in inside for user in node.users)]
         graph.output(tuple(values[node] for node in made))
         region = Region(fx.GraphModule(self._module, graph), names, self._decisions)
         name = f"region_{len(self.regions)}"
         self.regions.append(region)
         self._module.add_submodule(name, region)
-        called = self._graph.call_module(name, tuple(self._values[outer] for outer in read))
+        given = {**self._values, **self._entries(compact)}
+        called = self._graph.call_module(name, tuple(given[outer] for outer in outside))
         for number, node in enumerate(made):
             self._values[node] = self._graph.call_function(operator.getitem, (called, number))
+
+    def _entries(self, compact: Sequence[fx.Node]) -> Mapping[fx.Node, fx.Node]:
+        """Add nodes for the active values of weights in compact storage; those of one model are split together."""
+        by_model: dict[tuple[Any, Any], list[fx.Node]] = {}
+        for node in compact:
+            by_model.setdefault((node.args[0], node.args[1]), []).append(node)
+        entries: dict[fx.Node, fx.Node] = {}
+        for (values, key), nodes in by_model.items():
+            split = self._graph.call_function(
+                stored_entries, (self._values[values], key, tuple(node.args[2] for node in nodes))
+            )
+            for number, node in enumerate(nodes):
+                entries[node] = self._graph.call_function(operator.getitem, (split, number))
+        return entries
 
 
 _ROOT = re.compile(r"^(.*\.weights\.model|L\['\w+'\](\[\d+\])?)(\.|$)")

@@ -37,11 +37,13 @@ class Result:
         node: whose result it is.
         dtype: of the tensor.
         axes: the dimensions in the order in which they lie in memory, the outermost first.
+        is_read: whether the region itself reads it, too, or may do so.
     """
 
     node: fx.Node
     dtype: torch.dtype
     axes: tuple[int, ...]
+    is_read: bool
 
     @classmethod
     def of(cls, node: fx.Node) -> "Result":
@@ -53,11 +55,14 @@ class Result:
             # sizes that are symbols must not be asked for their numbers, which would compile for these numbers alone
             is_channels_last = example.ndim == 4 and example.is_contiguous(memory_format=torch.channels_last)
             axes = (0, 2, 3, 1) if is_channels_last else tuple(sorted(axes, key=lambda one: (-int(strides[one]), one)))
-        return cls(node, example.dtype, axes)
+        return cls(node, example.dtype, axes, len(node.users) > 1 or node.meta[LOWERING].is_view)
 
     def unpack(self, run: Execution, made: KernelTensor) -> Tensor:
         """Copy a result out of the kernels' layout."""
-        return run.unpack(made.activation.buffer(), made.shape, made.layout, self.axes).to(self.dtype)
+        tensor = run.unpack(made.activation.buffer(), made.shape, made.layout, self.axes).to(self.dtype)
+        if not self.is_read:
+            made.activation.release()
+        return tensor
 
 
 @attrs.frozen(eq=False)

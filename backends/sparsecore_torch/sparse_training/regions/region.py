@@ -141,9 +141,11 @@ class _Forward:
         self.run.tape.run_backward(keep=keep)
         # the gradients of weights are complete only when those of the inputs have been computed
         read = [self.run.gradient_of(given) if given.needs_gradient else None for given in self.inputs]
-        for use in uses:
-            if use.source.needs_gradient:
-                use.finish(keep=keep)
+        wanted = [use for use in uses if use.source.needs_gradient]
+        # dense gradients take the place of activations, so that a step needs no more memory than without the kernels
+        self.run.runtime.buffers.release(sum(use.dense_bytes for use in wanted))
+        for use in wanted:
+            use.finish(keep=keep)
         totals: list[Tensor | None] = []
         for given, total in zip(self.inputs, read, strict=True):
             own, given.gradient = given.gradient, None

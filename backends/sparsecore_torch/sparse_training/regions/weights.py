@@ -14,7 +14,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from sparsecore.engine.topology import Topology
 from sparsecore.host.weights import WeightView
-from sparsecore_torch.arrays import active_indices
+from sparsecore_torch.arrays import active_indices, shortened
 from sparsecore_torch.sparse_training.regions.layouts import Layout
 from sparsecore_torch.sparse_training.storage.compact_weights import CompactWeights
 from sparsecore_torch.sparse_training.storage.sparse_weights import SparseWeight, find
@@ -42,7 +42,7 @@ class CompactWeight:
     """A weight of compact storage.
 
     Attributes:
-        source: the N values of the model.
+        source: the active values of this tensor, (N_i,).
         weights: those of the model.
         index: of the tensor in the layout.
     """
@@ -61,14 +61,12 @@ class CompactWeight:
         weights, topology, index = self.weights, self.weights.topology, self.index
         weights.check()
         owner = _owner_of(topology, index)
-        values = self.source.tensor.detach()[topology.bounds[index] : topology.bounds[index + 1]].numpy()
+        values = self.source.tensor.detach().numpy()
         view = _view(self.source, owner.shape if shape is None else shape, owner.positions, values, owner)
 
         def give(entries: Tensor) -> None:
             weights.check_topology(topology)
-            if self.source.gradient is None:
-                self.source.gradient = torch.zeros(topology.size)
-            self.source.gradient[topology.bounds[index] : topology.bounds[index + 1]] += entries
+            self.source.gradient = entries if self.source.gradient is None else self.source.gradient + entries
 
         return WeightUse(view, self.source, give)
 
@@ -81,11 +79,13 @@ class WeightUse:
         view: the active entries, and the sum of their gradients.
         source: the input that stores the values.
         give: adds the gradients of the entries, (count,), to the gradient of the source.
+        dense_bytes: the bytes of the dense gradient that this makes of them, 0 where it makes none.
     """
 
     view: WeightView
     source: RegionInput
     give: Callable[[Tensor], None]
+    dense_bytes: int = 0
 
     def finish(self, *, keep: bool) -> None:
         """Hand the gradient of the entries to the source.
@@ -118,7 +118,7 @@ def _masked_use(source: RegionInput, weight: SparseWeight, shape: tuple[int, ...
     def give(entries: Tensor) -> None:
         source.gradient = weight.add_to(source.gradient, entries)
 
-    return WeightUse(view, source, give)
+    return WeightUse(view, source, give, source.tensor.nbytes)
 
 
 @attrs.frozen(eq=False)
@@ -126,7 +126,7 @@ class _Owner:
     """The shape and the active positions of a weight; the kernels' lists live as long as it does."""
 
     shape: tuple[int, ...]
-    positions: NDArray[np.intp]
+    positions: NDArray[np.integer]
 
 
 _compact_owners: WeakKeyDictionary[Topology, dict[int, _Owner]] = WeakKeyDictionary()
@@ -135,7 +135,7 @@ _compact_owners: WeakKeyDictionary[Topology, dict[int, _Owner]] = WeakKeyDiction
 def _owner_of(topology: Topology, index: int) -> _Owner:
     owners = _compact_owners.setdefault(topology, {})
     if index not in owners:
-        owners[index] = _Owner(topology.layout.shapes[index], active_indices(topology, index).numpy())
+        owners[index] = _Owner(topology.layout.shapes[index], shortened(active_indices(topology, index)).numpy())
     return owners[index]
 
 

@@ -183,6 +183,11 @@ A call of it is a node in the graphs of compiled models, by which the kernels fi
 """
 
 
+def stored_entries(values: Tensor, key: int, indices: tuple[int, ...]) -> tuple[Tensor, ...]:  # noqa: ARG001
+    """Return the active values of several tensors, of the arguments that :func:`stored_weight` takes for one."""
+    return compact_weights(key).several_entries(indices)
+
+
 _NOT_AUTOCAST = (nn.Embedding, nn.EmbeddingBag, nn.Bilinear, ParametrizationList)
 """Modules whose weight autocast does not cast, or not before something else has read it."""
 

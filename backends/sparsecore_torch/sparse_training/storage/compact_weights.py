@@ -1,7 +1,7 @@
 """The N values of a model in compact storage: a layer's dense weight is made when it is read, and not kept."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import count
 from typing import Any
@@ -256,6 +256,22 @@ class CompactWeights:
             return self._pieces[index]
         bounds = self.topology.bounds
         return self.values[bounds[index] : bounds[index + 1]]
+
+    def several_entries(self, indices: Sequence[int]) -> tuple[Tensor, ...]:
+        """Return the values of several tensors, differentiable, as :meth:`entries` does for one.
+
+        Args:
+            indices: of the tensors in the layout.
+
+        Returns:
+            (N_i,) for each, whose gradients are joined once.
+        """
+        self.check()
+        if self._pieces:
+            return tuple(map(self.entries, indices))
+        # a slice of each would make a gradient of all values for each
+        pieces = torch.split(self.values, self.topology.counts.tolist())
+        return tuple(pieces[index] for index in indices)
 
     def __reduce_ex__(self, _: Any) -> Any:
         raise InputError(

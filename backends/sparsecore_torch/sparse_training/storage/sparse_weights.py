@@ -22,7 +22,7 @@ class SparseWeight:
     Attributes:
         name: the name of the tensor in the layout.
         shape: the dense shape.
-        indices: row-major indices of the active weights, ascending, int64, (N_i,).
+        indices: row-major indices of the active weights, ascending, int32 or int64, (N_i,).
         check: raises an error if something else has written weights that are not active.
         is_gradient_dense: whether the gradients of all positions are needed in the present step.
     """
@@ -44,7 +44,7 @@ class SparseWeight:
             gradient: the sum so far; None at first.
             entries: the gradients of the active values, (N_i,).
         """
-        own = scatter(entries, self.indices, self.shape)
+        own = scatter(entries, self.indices.long(), self.shape)
         return own if gradient is None else gradient.add_(own)
 
 
