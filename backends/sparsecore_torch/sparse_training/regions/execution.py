@@ -182,11 +182,13 @@ class Execution:
             Float32, of the shape of the input; None where no result depends on it.
         """
         total: Tensor | None = None
+        is_channels_last = value.tensor.ndim == 4 and value.tensor.is_contiguous(memory_format=torch.channels_last)
+        axes = (0, 2, 3, 1) if is_channels_last else ()
         for layout in Layout:
             read = self._packed.get((id(value), layout))
             if read is not None and read.activation.has_gradient:
                 buffer = read.activation.gradient.total(self.runtime, read.activation.form)
-                own = self.unpack(buffer, read.shape, layout)
+                own = self.unpack(buffer, read.shape, layout, axes)
                 total = own if total is None else total.add_(own)
         return total
 
