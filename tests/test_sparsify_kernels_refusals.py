@@ -82,3 +82,16 @@ def test_models_on_cuda_are_refused():
     model = nn.Sequential(nn.Linear(6, 5)).cuda()
     with pytest.raises(InputError, match="run on the CPU, and the model lies on cuda:0; take kernels='dense'"):
         sparsify(model, sgd(model), include="*weight", kernels="sparse")
+
+
+@pytest.mark.usefixtures("_installed")
+def test_a_choice_by_hand_names_tensors_and_replaces_earlier_ones():
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    training = sparsify(model, sgd(model), sparsity=0.5, include="*weight", kernels="sparse")
+    with pytest.raises(InputError, match=r"matches 'layer\.\*'; they compute 0\.weight, 1\.weight"):
+        training.use_kernels("dense", "layer.*")
+    training.use_kernels("dense", "0.*")
+    training.use_kernels("dense")
+    training.use_kernels("sparse")
+    training.use_kernels("dense", "1.*")
+    assert str(training.routes).endswith("set by hand:\n  *: sparse\n  1.*: dense")

@@ -172,7 +172,7 @@ def test_a_refusal_puts_the_masks_of_prune_back():
     [
         ("largest", r"no start named 'largest'.*magnitude, nonzero, random"),
         (7, r"start is 7; expected 'random'"),
-        ({}, r"lack .*weight"),
+        ({}, r"no mask and no positions for .*weight; it has no entries"),
         ("absent.safetensors", r"there is no file absent\.safetensors"),
     ],
 )
@@ -191,3 +191,27 @@ def test_wrong_masks_and_positions_are_refused_by_the_name_of_the_tensor():
         good = {name: torch.ones(model.get_parameter(name).shape) for name in names}
         with pytest.raises(InputError, match=names[0].replace(".", r"\.")):
             sparsify(model, sgd(model), strategy="static", start=good | {names[0]: wrong}, include=names)
+
+
+def test_a_start_has_an_entry_for_each_sparse_tensor_and_no_other():
+    names = [name for name, one in mlp().named_parameters() if one.ndim == 2]
+    masks = {name: torch.ones(mlp().get_parameter(name).shape) for name in names}
+    misspelt = {name + "typo" * (name == names[0]): mask for name, mask in masks.items()}
+    model = mlp()
+    with pytest.raises(InputError, match=rf"no mask and no positions for {names[0]}; it has .*typo"):
+        sparsify(model, sgd(model), start=misspelt, include=names)
+    with pytest.raises(InputError, match=rf"entry for {names[0]}, which is no sparse tensor .*; sparse are {names[1]}"):
+        sparsify(model, sgd(model), start=masks, include=names[1:])
+
+
+def test_nonzero_weights_of_a_dense_model_are_no_sparse_start():
+    model = mlp()
+    with pytest.raises(InputError, match=r"no weight .* is zero.*start='magnitude'"):
+        sparsify(model, sgd(model), start="nonzero")
+
+
+@pytest.mark.parametrize("start", ["random", "nonzero"])
+def test_a_scope_belongs_to_the_largest_weights(start):
+    model = pruned_mlp()
+    with pytest.raises(InputError, match="scope='network' is for start='magnitude' alone"):
+        sparsify(model, sgd(model), start=start, scope="network")

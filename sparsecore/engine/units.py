@@ -280,7 +280,7 @@ def partial_units_error(topology: Topology, unit_map: UnitMap) -> str | None:
     whole = unit_map.weights(unit_map.units(topology))
     if whole.size == topology.size and not len(topology.arrays.nonzero(whole.positions != topology.positions)):
         return None
-    return "one with parts of units"
+    return "one with parts of units: of a unit, all weights must be active or none"
 
 
 @attrs.frozen(eq=False)

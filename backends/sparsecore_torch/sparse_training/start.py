@@ -26,6 +26,9 @@ from sparsecore_torch.tensors import full_tensor
 
 DEFAULT_SPARSITY = 0.9
 
+_SHOWN = 8
+"""The number of tensors that an error sentence names."""
+
 Start = str | PathLike[str] | Topology | Mapping[str, Any]
 """What ``sparsify`` accepts as ``start``."""
 
@@ -101,6 +104,8 @@ def start_state(start: Start, request: Request) -> State:
     """
     if request.scope not in _SCOPES:
         raise InputError(unknown("scope", request.scope, _SCOPES))
+    if request.scope != "tensor" and not (isinstance(start, str) and start == "magnitude"):
+        raise InputError(f"scope={request.scope!r} is for start='magnitude' alone, which looks for the largest weights")
     for kind, read in _KINDS.items():
         if isinstance(start, kind):
             return read(start, request)
@@ -170,7 +175,13 @@ def _nonzero(request: Request) -> State:
     # a weight that prune has kept counts, though it may be zero at present
     masks = [request.pruned.get(id(one.parameter), None) for one in request.tensors]
     pairs = zip(request.weights(), masks, strict=True)
-    return request.at([(one if mask is None else mask.reshape(-1)).nonzero().view(-1).cpu() for one, mask in pairs])
+    positions = [(one if mask is None else mask.reshape(-1)).nonzero().view(-1).cpu() for one, mask in pairs]
+    if sum(map(len, positions)) == request.engine.layout.size:
+        raise InputError(
+            "start='nonzero' keeps the weights that are not zero, and no weight of this model's sparse tensors is "
+            "zero, so that all of them would be active; start='magnitude' keeps the largest"
+        )
+    return request.at(positions)
 
 
 def _magnitude(request: Request) -> State:
@@ -248,20 +259,37 @@ def _of_mapping(start: Mapping[str, Any], request: Request) -> State:
     if is_saved_training(start):
         return request.on(np.asarray(torch.as_tensor(start["positions"]).cpu()))
     layout = request.engine.layout
-    missing = [name for name in layout.names if name not in start]
-    if missing:
-        raise InputError(
-            f"the positions of the start lack {', '.join(missing)}; they are given by tensor name for "
-            f"{', '.join(layout.names)}"
-        )
+    _check_names(list(map(str, start)), layout.names)
     columns = zip(layout.names, layout.shapes, strict=True)
     return request.at([_indices(name, torch.as_tensor(start[name]), shape) for name, shape in columns])
+
+
+def _check_names(given: Sequence[str], sparse: Sequence[str]) -> None:
+    """Refuse a start that does not have an entry for each sparse tensor, and no other one."""
+    missing, others = [name for name in sparse if name not in given], [name for name in given if name not in sparse]
+    if missing:
+        raise InputError(
+            f"the start has no mask and no positions for {_listed(missing)}; it has {_listed(given)}, and needs an "
+            "entry for each sparse tensor; exclude= leaves tensors dense"
+        )
+    if others:
+        raise InputError(
+            f"the start has an entry for {_listed(others)}, which is no sparse tensor of this training; sparse are "
+            f"{_listed(sparse)}; include= makes others sparse"
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return (", ".join(names[:_SHOWN]) or "no entries") + more
 
 
 def _indices(name: str, given: Tensor, shape: tuple[int, ...]) -> Tensor:
     """The row-major indices that a mask, or positions, of one tensor name."""
     given = given.detach().cpu()
     size = math.prod(shape)
+    if given.ndim == 1 and not len(given):
+        raise InputError(f"the start has no position for {name}; leave such tensors dense with exclude={name!r}")
     if tuple(given.shape) == tuple(shape) and not _are_positions(given):
         if not given.dtype.is_floating_point and given.dtype is not torch.bool and given.min() < 0:
             raise InputError(f"the mask of {name} has negative entries; it is zero where no weight is to be active")

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any, final
 
 import attrs
@@ -176,11 +177,15 @@ class SparseTraining:
             tensors: a glob on names of sparse tensors; a region is computed so if it has one of these.
 
         Raises:
-            InputError: there are no such kernels, or the training does not use the sparse ones.
+            InputError: there are no such kernels, the training does not use the sparse ones, or no tensor that they
+                compute has such a name.
         """
         routes = self._alive.routes
         if not routes.sparse:
             raise InputError("this training has no sparse kernels to choose; call sparsify with kernels='sparse'")
+        if not any(fnmatchcase(name, tensors) for name in routes.sparse):
+            known = ", ".join(routes.sparse)
+            raise InputError(f"no tensor that the sparse kernels compute matches {tensors!r}; they compute {known}")
         routes.decisions.use(kernels, tensors)
 
     def values(self) -> Tensor:

@@ -59,9 +59,21 @@ class Routes:
         lines += [f"  {place}: {why}" for place, why in breaks.items()]
         lines += ["measured:"] if self.decisions.made else []
         lines += [f"  {case}: {one}" for case, one in self.decisions.made.items()]
-        lines += ["set by hand:"] if self.decisions.rules else []
-        lines += [f"  {glob}: {choice}" for glob, choice in self.decisions.rules]
+        rules = _in_force(self.decisions.rules)
+        lines += ["set by hand:"] if rules else []
+        lines += [f"  {glob}: {choice}" for glob, choice in rules.items()]
         return "\n".join(lines)
+
+
+def _in_force(rules: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """The rules that no later one replaces, in their order: one for the same names, or for all of them."""
+    kept: dict[str, str] = {}
+    for glob, choice in rules:
+        if glob == "*":
+            kept.clear()
+        kept.pop(glob, None)
+        kept[glob] = choice
+    return kept
 
 
 def _shortened(names: Sequence[str]) -> str:

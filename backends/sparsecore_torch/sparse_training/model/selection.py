@@ -267,7 +267,7 @@ def _check_unmasked(name: str, use: Use) -> None:
         raise InputError(
             f"{name} has a mask of torch.nn.utils.prune already, and two masks together zero more weights than either "
             f"alone; remove the first one with prune.remove on {layer} and {use.attribute!r}, which leaves its zeros "
-            f"as ordinary values, or leave the tensor dense with exclude={name!r}"
+            f"as ordinary values, or take it over with start='nonzero', or leave the tensor dense with exclude={name!r}"
         )
     masks = [] if use.parametrization is None else [dict(m.named_buffers()).get("mask") for m in use.parametrization[0]]
     if any(mask is not None and mask.shape == use.parameter.shape for mask in masks):
