@@ -5,9 +5,10 @@ with an underscore, or relies on how torch calls its own functions.
 """
 
 import inspect
+import logging
 import sys
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from operator import attrgetter
 from types import FrameType
 from typing import Any, Final
@@ -198,14 +199,25 @@ def compiled_apart(function: Callable[..., Any], backend: Callable[..., Any]) ->
 def compiling_anything() -> AbstractContextManager[None]:
     """Let Dynamo compile models of any kind.
 
-    Code that it fails to trace runs as it is, with a warning in torch's log, in place of an error. Hooks that modules
-    are given after the compilation run, too. The graphs of models in DistributedDataParallel stay whole.
+    Code that it fails to trace runs as it is, with a short warning in torch's log, in place of an error. Hooks that
+    modules are given after the compilation run, too. The graphs of models in DistributedDataParallel stay whole.
     """
     patch: Any = torch._dynamo.config.patch
-    context: AbstractContextManager[None] = patch(
-        suppress_errors=True, skip_nnmodule_hook_guards=False, optimize_ddp=False
-    )
+    context = ExitStack()
+    context.enter_context(patch(suppress_errors=True, skip_nnmodule_hook_guards=False, optimize_ddp=False))
+    for name in ("torch._dynamo.convert_frame", "torch._subclasses.fake_tensor"):
+        logger = logging.getLogger(name)
+        logger.addFilter(_without_traceback)
+        context.callback(logger.removeFilter, _without_traceback)
     return context
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """Leave the first line of a message and the reason: an error of the model's own is raised by its plain run, too."""
+    first, *others = record.getMessage().splitlines() or [""]
+    reason = [line.strip() for line in others if line.startswith("torch._dynamo.exc.")]
+    record.msg, record.args, record.exc_info = ": ".join([first.strip(), *reason[:1]]), None, None
+    return True
 
 
 # autograd
