@@ -1,6 +1,7 @@
 """``sparsify(..., start=)``: the active weights at the start are those of a model that exists already."""
 
 import copy
+import sys
 
 import numpy as np
 import pytest
@@ -215,3 +216,10 @@ def test_a_scope_belongs_to_the_largest_weights(start):
     model = pruned_mlp()
     with pytest.raises(InputError, match="scope='network' is for start='magnitude' alone"):
         sparsify(model, sgd(model), start=start, scope="network")
+
+
+def test_without_safetensors_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    model = mlp()
+    with pytest.raises(ModuleNotFoundError, match=r"a start from a safetensors file .*sparsecore-engine\[torch\]"):
+        sparsify(model, sgd(model), start="masks.safetensors")

@@ -20,6 +20,7 @@ from sparsecore.engine.schedules import Clock
 from sparsecore.engine.state import State
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError, unknown
+from sparsecore.extras import require
 from sparsecore_torch.arrays import as_tensor
 from sparsecore_torch.sparse_training.model.parameters import NamedParameter
 from sparsecore_torch.tensors import full_tensor
@@ -236,6 +237,7 @@ def _of_text(start: str, request: Request) -> State:
 
 
 def _of_file(start: str | PathLike[str], request: Request) -> State:
+    require("safetensors", extra="torch", purpose="a start from a safetensors file")
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
