@@ -7,8 +7,8 @@ with an underscore, or relies on how torch calls its own functions.
 import inspect
 import logging
 import sys
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from operator import attrgetter
 from types import FrameType
 from typing import Any, Final
@@ -196,20 +196,23 @@ def compiled_apart(function: Callable[..., Any], backend: Callable[..., Any]) ->
     return compiled
 
 
-def compiling_anything() -> AbstractContextManager[None]:
+@contextmanager
+def compiling_anything() -> Iterator[None]:
     """Let Dynamo compile models of any kind.
 
     Code that it fails to trace runs as it is, with a short warning in torch's log, in place of an error. Hooks that
     modules are given after the compilation run, too. The graphs of models in DistributedDataParallel stay whole.
     """
     patch: Any = torch._dynamo.config.patch
-    context = ExitStack()
-    context.enter_context(patch(suppress_errors=True, skip_nnmodule_hook_guards=False, optimize_ddp=False))
-    for name in ("torch._dynamo.convert_frame", "torch._subclasses.fake_tensor"):
-        logger = logging.getLogger(name)
+    loggers = [logging.getLogger(name) for name in ("torch._dynamo.convert_frame", "torch._subclasses.fake_tensor")]
+    for logger in loggers:
         logger.addFilter(_without_traceback)
-        context.callback(logger.removeFilter, _without_traceback)
-    return context
+    try:
+        with patch(suppress_errors=True, skip_nnmodule_hook_guards=False, optimize_ddp=False):
+            yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(_without_traceback)
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
