@@ -181,6 +181,24 @@ def test_what_only_torch_computes_is_left_to_it(odd):
     assert all(made.regions for made in training.routes.cuts)
 
 
+def test_routes_say_why_torch_computes_a_layer_that_is_compiled():
+    class Transposed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x):
+            return functional.linear(self.first(x), self.second.weight.t())
+
+    torch.manual_seed(0)
+    model = Transposed()
+    training = sparse(model, sparsity=0.5)
+    model(torch.randn(6, 8))
+    text = str(training.routes)
+    assert "regions, each computed as a whole: 1\n  first.weight\n" in text
+    assert "compiled, and computed by torch:\n  second.weight: " in text
+
+
 def test_a_second_backward_pass_through_a_kept_graph_has_the_same_gradients():
     model, inputs = MODELS["residual"]()
     sparse(model)

@@ -55,6 +55,9 @@ class Routes:
         breaks = {place: why for made in self.cuts for place, why in made.breaks.items()}
         lines += [f"regions, each computed as a whole: {len(regions)}"] if regions else []
         lines += [f"  {_shortened(tensors)}" for tensors in regions]
+        left = {name: why for made in self.cuts for name, why in made.left.items()}
+        lines += ["compiled, and computed by torch:"] if left else []
+        lines += [f"  {name}: {why}" for name, why in sorted(left.items())]
         lines += ["between the regions, by torch:"] if breaks else []
         lines += [f"  {place}: {why}" for place, why in breaks.items()]
         lines += ["measured:"] if self.decisions.made else []

@@ -57,6 +57,9 @@ _OPERATORS = frozenset(getattr(operator, name) for name in operator.__all__) - _
 """Of which and_, or_ and not_ end with an underscore and write nothing."""
 
 
+_Lowered = Mapping[fx.Node, tuple[Lowering, Layout]]
+
+
 @attrs.frozen(eq=False)
 class Cut:
     """A graph that has been cut.
@@ -65,11 +68,13 @@ class Cut:
         module: computes what the graph computed.
         regions: its regions, in order.
         breaks: the functions that end a region, because torch computes them, and why; by their place in the model.
+        left: why torch multiplies by sparse tensors, by the names of these.
     """
 
     module: fx.GraphModule
     regions: tuple[Region, ...]
     breaks: Mapping[str, str]
+    left: Mapping[str, str]
 
 
 def cut(module: fx.GraphModule, examples: Sequence[Any], decisions: Decisions) -> Cut:
@@ -99,10 +104,20 @@ def _cut(module: fx.GraphModule, names: Mapping[fx.Node, str], decisions: Decisi
     for part in runs.order:
         splitter.add(part)
     breaks = {_place_of(node): reasons.get(node, "torch computes it") for node in runs.breaks}
+    left = _left_to_torch(module.graph, sparse, lowered, reasons)
     for one in inner:
         breaks |= one.breaks
+        left |= one.left
     regions = (*splitter.regions, *(region for one in inner for region in one.regions))
-    return Cut(splitter.finish(), regions, MappingProxyType(breaks))
+    return Cut(splitter.finish(), regions, MappingProxyType(breaks), MappingProxyType(left))
+
+
+def _left_to_torch(
+    graph: fx.Graph, sparse: Mapping[fx.Node, str], lowered: _Lowered, reasons: Mapping[fx.Node, str]
+) -> dict[str, str]:
+    """Find the sparse tensors that nodes of torch's read, and why the kernels do not compute these."""
+    readers = {(sparse[read], node) for node in graph.nodes for read in node.all_input_nodes if read in sparse}
+    return {name: reasons.get(node, f"{_place_of(node)} reads it") for name, node in readers if node not in lowered}
 
 
 class _Checkpointed(nn.Module):
@@ -146,9 +161,6 @@ def _cut_checkpointed(module: fx.GraphModule, node: fx.Node, names: Mapping[fx.N
 
 def _inputs(graph: fx.Graph) -> list[fx.Node]:
     return [node for node in graph.nodes if node.op == "placeholder"]
-
-
-_Lowered = Mapping[fx.Node, tuple[Lowering, Layout]]
 
 
 def _lower(graph: fx.Graph) -> tuple[_Lowered, Mapping[fx.Node, str]]:
