@@ -152,7 +152,7 @@ def test_options_of_the_data_set_combine_with_settings(tmp_path: Path) -> None:
         ("model.depth=wide", "model.wrn-28-2.depth: a whole number was expected, given 'wide'"),
         ("strategy.dpr.schedule=3", "a table of steps, epochs, until_epoch, until, times was expected, given 3"),
         ("strategy.dpr.schedule.steps=0", "steps between updates must be"),
-        ("speed=3", "a setting is written section.key=value; given 'speed'"),
+        ("speed=3", "a setting is written section.key=value, sparsity=value or seed=value; given 'speed'"),
     ],
 )
 def test_a_wrong_setting_raises_one_error_sentence(setting: str, sentence: str) -> None:

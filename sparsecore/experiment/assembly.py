@@ -254,7 +254,7 @@ def _set(tables: Tables, name: str, value: Any) -> None:
     if len(path) > _MOST_PARTS:
         raise InputError(f"a setting has at most {_MOST_PARTS} parts; given one of {len(path)}: {name[:40]}...")
     if len(path) == 1 or not all(path) or not isinstance(tables.get(path[0], {}), dict):
-        raise InputError(f"a setting is written section.key=value; given {name!r}")
+        raise InputError(f"a setting is written section.key=value, sparsity=value or seed=value; given {name!r}")
     table = tables
     for part in path[:-1]:
         inner = table.get(part)
