@@ -98,10 +98,27 @@ def test_what_was_measured_goes_with_the_state_dict():
     saved = training.state_dict()
     other, _ = MODELS["residual"]()
     resumed = sparsify(other, sgd(other), strategy="static", sparsity=0.5, include=nn.Conv2d, kernels="sparse")
-    flipped = {case: ["dense" if choice == "sparse" else "sparse", n] for case, (choice, n) in saved["kernels"].items()}
-    resumed.load_state_dict(saved | {"kernels": flipped})
+    measured = saved["kernels"]["measured"].items()
+    flipped = {case: ["dense" if choice == "sparse" else "sparse", weights] for case, (choice, weights) in measured}
+    resumed.load_state_dict(saved | {"kernels": {"measured": flipped, "by hand": []}})
     other(*inputs)
-    assert resumed.state_dict()["kernels"] == flipped
+    assert resumed.state_dict()["kernels"]["measured"] == flipped
+
+
+def test_what_was_set_by_hand_goes_with_the_state_dict():
+    model, inputs = MODELS["residual"]()
+    training = sparse(model, include=nn.Conv2d)
+    model(*inputs)
+    other, _ = MODELS["residual"]()
+    resumed = sparsify(other, sgd(other), strategy="static", sparsity=0.7, include=nn.Conv2d, kernels="sparse")
+    resumed.load_state_dict(training.state_dict())
+    other(*inputs)
+    assert not resumed.routes.decisions.made
+    assert (
+        resumed.state_dict()["kernels"]
+        == training.state_dict()["kernels"]
+        == {"measured": {}, "by hand": [["*", "sparse"]]}
+    )
 
 
 def test_sequences_of_many_lengths_are_measured_a_few_times():

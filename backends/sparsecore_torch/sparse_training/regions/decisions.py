@@ -16,9 +16,10 @@ _CHANGED = 1.25
 """The factor by which the number of active weights may change before it is measured again."""
 
 _CLEAR = 1.3
-"""The ratio of two times from which on one measurement is enough."""
+"""The ratio of two times from which on the fewest rounds are enough."""
 
-_ROUNDS = 5
+_ROUNDS = (3, 7)
+"""The fewest and the most rounds: another program may disturb some of them, but hardly each round of one way."""
 
 
 @attrs.frozen
@@ -85,27 +86,32 @@ class Decisions:
             known = self.made[case] = Decision("sparse" if ratio <= 1 else "dense", weights, ratio)
         return known.choice == "sparse"
 
-    def dump(self) -> dict[str, list[Any]]:
-        """Return the decisions as plain values."""
-        return {case: [one.choice, one.weights] for case, one in self.made.items()}
+    def dump(self) -> dict[str, Any]:
+        """Return what was measured and what was set by hand, as plain values; empty where there is neither."""
+        made = {case: [one.choice, one.weights] for case, one in self.made.items()}
+        rules = [list(rule) for rule in self.rules]
+        return {"measured": made, "by hand": rules} if made or rules else {}
 
-    def load(self, saved: Mapping[str, Sequence[Any]]) -> None:
+    def load(self, saved: Mapping[str, Any]) -> None:
         """Take decisions over, so that a run goes on with the same arithmetic.
 
         Args:
-            saved: of :meth:`dump`.
+            saved: of :meth:`dump`; what is set by hand here stays, unless it says otherwise.
 
         Raises:
             InputError: it is damaged.
         """
         try:
-            made = {str(case): Decision(str(choice), int(weights)) for case, (choice, weights) in saved.items()}
+            measured = {str(case): tuple(one) for case, one in saved.get("measured", {}).items()}
+            made = {case: Decision(str(choice), int(weights)) for case, (choice, weights) in measured.items()}
+            rules = [(str(glob), str(choice)) for glob, choice in saved.get("by hand", [])]
         except (AttributeError, TypeError, ValueError) as error:
             raise InputError(f"the saved choices of kernels are damaged: {error!r}") from error
-        wrong = {one.choice for one in made.values()} - set(CHOICES)
+        wrong = ({one.choice for one in made.values()} | {choice for _, choice in rules}) - set(CHOICES)
         if wrong:
             raise InputError(unknown("choice of kernels", sorted(wrong)[0], CHOICES))
         self.made = made
+        self.rules += [rule for rule in rules if rule not in self.rules]
 
 
 @attrs.frozen(eq=False)
@@ -132,9 +138,10 @@ def _measure(ways: Ways) -> float:
     for way in (ways.sparse, ways.dense):  # lists are made, and memory is allocated
         way()
     sparse, dense = float("inf"), float("inf")
-    for _ in range(_ROUNDS):
+    fewest, most = _ROUNDS
+    for done in range(1, most + 1):
         sparse, dense = min(sparse, _seconds(ways.sparse)), min(dense, _seconds(ways.dense))
-        if not 1 / _CLEAR < sparse / dense < _CLEAR:
+        if done >= fewest and not 1 / _CLEAR < sparse / dense < _CLEAR:
             break
     return sparse / dense
 

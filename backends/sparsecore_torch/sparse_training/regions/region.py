@@ -18,6 +18,7 @@ from sparsecore_torch.sparse_training.regions.decisions import Decisions, Ways, 
 from sparsecore_torch.sparse_training.regions.execution import Execution, KernelTensor
 from sparsecore_torch.sparse_training.regions.program import Program
 from sparsecore_torch.sparse_training.regions.weights import RegionInput
+from sparsecore_torch.sparse_training.storage.compact_weights import compact_weights
 
 
 class Region(nn.Module):
@@ -87,6 +88,8 @@ class Region(nn.Module):
                 results: tuple[Tensor, ...] = self.graph(*leaves)
                 if any(one.requires_grad for one in results):
                     wanted = [one for one, needed in zip(leaves, needs_gradient, strict=True) if needed]
+                    # dense weights are made of the values themselves, and not of what is passed for them
+                    wanted += [compact_weights(key).values for key in {key for key, _ in program.compact}]
                     made = [one for one in results if one.requires_grad]
                     gradients = [one.detach() for one in made]
                     torch.autograd.grad(made, wanted, gradients, allow_unused=True)

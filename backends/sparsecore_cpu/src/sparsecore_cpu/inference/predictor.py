@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.errors import InputError
+from sparsecore.extras import require
 from sparsecore_cpu.backend import CpuBackend
 from sparsecore_cpu.inference.execution import ImageExecution
 from sparsecore_cpu.inference.models import files
@@ -44,9 +45,9 @@ class Predictor(Generic[N]):
         network: the trained network: a ``TrainedNetwork``, or the ``ModelProgram`` of a PyTorch module.
     """
 
-    network: N
-    _execution: Execution
-    _lock: threading.Lock = attrs.field(factory=threading.Lock)
+    network: N = attrs.field(repr=False)
+    _execution: Execution = attrs.field(repr=False)
+    _lock: threading.Lock = attrs.field(factory=threading.Lock, repr=False)
 
     @classmethod
     def of(cls, network: TrainedNetwork, threads: int = 0) -> "Predictor[TrainedNetwork]":
@@ -91,6 +92,7 @@ class Predictor(Generic[N]):
             InputError: an operation of the module cannot be taken over, which the message names; it predicts each
                 example of a batch in dependence of the others; or one of the arguments is something else.
         """
+        require("torch", extra="torch", purpose="taking over a PyTorch module")
         from sparsecore_cpu.inference.models.exporting import program_of
         from sparsecore_cpu.inference.models.verification import check_predicts_alike
 
