@@ -61,9 +61,11 @@ def test_convolutions_equal_dense_ones_with_a_mask(given_layer, images, order, s
     torch.set_num_threads(threads)
     try:
         outputs = model(x)
-        expected = conv2d(same, plain * mask, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
-        pairs = [(x, same), (layer.weight, plain)] + ([(layer.bias, bias)] if bias is not None else [])
-        assert_same_gradients(outputs, expected, pairs)
+        # oneDNN of torch 2.13 reads beyond its memory for some grouped windows on images of one column in channels last
+        with torch.backends.mkldnn.flags(enabled=False):
+            expected = conv2d(same, plain * mask, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
+            pairs = [(x, same), (layer.weight, plain)] + ([(layer.bias, bias)] if bias is not None else [])
+            assert_same_gradients(outputs, expected, pairs)
     finally:
         torch.set_num_threads(used)
 
