@@ -4,6 +4,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from kernel_examples import always
 from sparsify_examples import mlp, sgd, train
 from torch.autograd import forward_ad
 
@@ -86,6 +87,7 @@ def test_functional_calls_accept_other_values(storage, kernels):
 @pytest.mark.parametrize(("storage", "kernels"), STORED)
 def test_batched_gradients_equal_single_ones_or_are_refused(storage, kernels):
     model, _, training = sparse_model(storage, kernels)
+    always(training)
     x = torch.randn(4, 6)
     directions = torch.eye(12).view(12, 4, 3)
 

@@ -12,7 +12,7 @@ from study_examples import small_study
 
 from sparsecore.errors import InputError
 from sparsecore.run.replay import first_topology
-from sparsecore.study.folder import StudyFolder
+from sparsecore.study.folder import StudyFolder, TrialResult
 from sparsecore.study.topology_history import topology_history_of
 from sparsecore.study.trials import trials_of
 
@@ -72,6 +72,6 @@ def test_a_topology_history_is_replayed_once_and_refused_if_it_ends_elsewhere_th
     kept = carried_out.topology_history(trial).stat().st_mtime_ns
     assert topology_history_of(carried_out, trial) == expected
     assert carried_out.topology_history(trial).stat().st_mtime_ns == kept
-    monkeypatch.setattr(StudyFolder, "result", lambda *_: {"topology_sha256": "another"})
+    monkeypatch.setattr(StudyFolder, "result", lambda *_: TrialResult(0.5, 1.0, topology_sha256="another"))
     with pytest.raises(InputError, match="does not end at the topology of its result"):
         topology_history_of(carried_out, trial)
