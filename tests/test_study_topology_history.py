@@ -72,6 +72,8 @@ def test_a_topology_history_is_replayed_once_and_refused_if_it_ends_elsewhere_th
     kept = carried_out.topology_history(trial).stat().st_mtime_ns
     assert topology_history_of(carried_out, trial) == expected
     assert carried_out.topology_history(trial).stat().st_mtime_ns == kept
-    monkeypatch.setattr(StudyFolder, "result", lambda *_: TrialResult(0.5, 1.0, topology_sha256="another"))
+    monkeypatch.setattr(
+        StudyFolder, "result", lambda *_: TrialResult(test_accuracy=0.5, seconds=1.0, topology_sha256="another")
+    )
     with pytest.raises(InputError, match="does not end at the topology of its result"):
         topology_history_of(carried_out, trial)
