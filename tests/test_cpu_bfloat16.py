@@ -195,6 +195,7 @@ def test_unknown_activation_dtype_is_refused(tmp_path: Path) -> None:
     assert "given 'float64'" in said(sparsecore("train", *SMALL, *data, "--set", "backend.activations=float64"))
 
 
+@pytest.mark.slow
 def test_a_run_in_bfloat16_learns_as_much_as_in_float32(tmp_path: Path) -> None:
     data = ("--data-dir", small_images(tmp_path / "small.npz"), "--backend", "cpu", "--model", "wrn-10-1")
     settings = (*SMALL, *data, "--epochs", "20", "--set", "strategy.schedule.steps=3")

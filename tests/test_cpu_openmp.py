@@ -116,6 +116,7 @@ def test_the_kernels_start_no_threads_beside_those_of_torch(imports: tuple[str, 
 
 @integration
 @on_linux
+@pytest.mark.slow
 @pytest.mark.usefixtures("torch")
 def test_an_openmp_runtime_that_was_preloaded_is_torch_s_and_the_kernels_too() -> None:
     packages = Path(pytest.importorskip("sklearn").__file__).parents[1]
@@ -198,6 +199,7 @@ def test_forked_processes_compute_on_threads_of_their_own() -> None:
 
 @integration
 @on_linux
+@pytest.mark.slow
 @pytest.mark.usefixtures("torch")
 def test_a_process_that_was_forked_before_the_kernels_were_loaded_uses_threads_of_its_own() -> None:
     assert printed(LOADED_IN_A_FORK) == []
@@ -226,6 +228,7 @@ for computed in DataLoader(Digests(), batch_size=None, num_workers=2, multiproce
 
 
 @integration
+@pytest.mark.slow
 @pytest.mark.usefixtures("torch")
 def test_workers_of_a_data_loader_compute_on_threads_of_their_own() -> None:
     assert printed(LOADER) == []

@@ -201,14 +201,20 @@ def compiling_anything() -> Iterator[None]:
     """Let Dynamo compile models of any kind.
 
     Code that it fails to trace runs as it is, with a short warning in torch's log, in place of an error. Hooks that
-    modules are given after the compilation run, too. The graphs of models in DistributedDataParallel stay whole.
+    modules are given after the compilation run, too. The graphs of models in DistributedDataParallel stay whole. Models
+    that share code, such as ``nn.Sequential``, do not use up a number of compilations that is common to all of them.
     """
     patch: Any = torch._dynamo.config.patch
     loggers = [logging.getLogger(name) for name in ("torch._dynamo.convert_frame", "torch._subclasses.fake_tensor")]
     for logger in loggers:
         logger.addFilter(_without_traceback)
     try:
-        with patch(suppress_errors=True, skip_nnmodule_hook_guards=False, optimize_ddp=False):
+        with patch(
+            suppress_errors=True,
+            skip_nnmodule_hook_guards=False,
+            optimize_ddp=False,
+            accumulated_recompile_limit=sys.maxsize,
+        ):
             yield
     finally:
         for logger in loggers:

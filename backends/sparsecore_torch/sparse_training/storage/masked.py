@@ -274,8 +274,8 @@ class MaskedStorage:
         self._declare()
 
     def _declare(self) -> None:
-        """Declare the Parameters to be sparse weights, for compiled models; sharded ones are not known to these."""
-        if self._is_sharded:
+        """Declare the Parameters to be sparse weights, for models that are compiled for the kernels of the CPU."""
+        if self._is_sharded or any(one.device.type != "cpu" for one in self._plain.values()):
             return
         check = WeakMethod(self.check_written)
         for name, parameter in self._plain.items():
