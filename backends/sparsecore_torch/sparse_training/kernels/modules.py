@@ -1,6 +1,5 @@
 """Sends the forward pass of modules through the sparse kernels, and makes the modules what they were again."""
 
-import copyreg
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, final
@@ -15,7 +14,7 @@ from sparsecore.learning.ledger import Bytes, Ledger
 from sparsecore_torch._torch_internals import are_transforms_active, is_forward_mode_active, is_tracing, own_parameters
 from sparsecore_torch.arrays import active_indices
 from sparsecore_torch.sparse_training.kernels.functions import Computation, LayerKind, active_weights, sparse_layer
-from sparsecore_torch.sparse_training.regions.compilation import CompiledModel
+from sparsecore_torch.sparse_training.regions.compilation import CompiledModel, reduced_to
 from sparsecore_torch.sparse_training.regions.decisions import Decisions, Ways, size_class
 from sparsecore_torch.sparse_training.storage import sparse_weights
 from sparsecore_torch.sparse_training.storage.compact_modules import active_values
@@ -23,9 +22,6 @@ from sparsecore_torch.sparse_training.storage.storage import Storage
 
 _ROUTE = "_sparse_kernels"
 """The attribute of a module that holds its route."""
-
-# pickle uses its usual constructor only for an object's own class
-_reconstructor: Any = copyreg._reconstructor  # type: ignore[attr-defined]
 
 Read = Callable[[nn.Module, Tensor], Tensor]
 """From a module and the indices of its active weights to the N_i values, differentiable."""
@@ -181,13 +177,7 @@ def _routed(cls: type[nn.Module]) -> type[nn.Module]:
             return cls.forward(self, input)
         return run_as_is(self, input)
 
-    def reduced(self: Any, protocol: Any) -> Any:
-        reduce: Callable[..., Any] = cls.__reduce_ex__
-        _, _, state, *rest = reduce(self, protocol)
-        plain = {name: content for name, content in state.items() if name != _ROUTE}
-        return _reconstructor, (cls, object, None), plain, *rest
-
-    return type(f"Sparse{cls.__name__}", (cls,), {"forward": forward, "__reduce_ex__": reduced})
+    return type(f"Sparse{cls.__name__}", (cls,), {"forward": forward, "__reduce_ex__": reduced_to(cls, _ROUTE)})
 
 
 def _of_parameter(module: nn.Module, indices: Tensor) -> Tensor:

@@ -91,6 +91,23 @@ class CompiledModel:
             return self._compiled(model, *args, **kwargs)
 
 
+def reduced_to(cls: type[nn.Module], attribute: str) -> Callable[[Any, Any], Any]:
+    """Return a ``__reduce_ex__`` by which copies and pickles are of another class, without an attribute.
+
+    Args:
+        cls: the class of the copies, a base class of the module's.
+        attribute: that the copies do not have.
+    """
+
+    def reduced(self: Any, protocol: Any) -> Any:
+        reduce: Callable[..., Any] = cls.__reduce_ex__
+        _, _, state, *rest = reduce(self, protocol)
+        plain = {name: content for name, content in state.items() if name != attribute}
+        return _reconstructor, (cls, object, None), plain, *rest
+
+    return reduced
+
+
 @cache
 def _compiled_class(cls: type[nn.Module]) -> type[nn.Module]:
     """Return the class of models that run in regions; it has the name and the signature of their own class."""
@@ -102,15 +119,9 @@ def _compiled_class(cls: type[nn.Module]) -> type[nn.Module]:
             return cls.forward(self, *args, **kwargs)
         return compiled(self, *args, **kwargs)
 
-    def reduced(self: Any, protocol: Any) -> Any:
-        reduce: Callable[..., Any] = cls.__reduce_ex__
-        _, _, state, *rest = reduce(self, protocol)
-        plain = {name: content for name, content in state.items() if name != _COMPILED}
-        return _reconstructor, (cls, object, None), plain, *rest
-
     body = {
         "forward": forward,
-        "__reduce_ex__": reduced,
+        "__reduce_ex__": reduced_to(cls, _COMPILED),
         "__module__": cls.__module__,
         "__qualname__": cls.__qualname__,
     }

@@ -299,26 +299,26 @@ class _Runs:
         self._lowered = lowered
         self.order: list[fx.Node | tuple[fx.Node, ...]] = []
         self.breaks: list[fx.Node] = []
-        self._run: list[fx.Node] = []
-        self._behind: list[fx.Node] = []
+        self._run: dict[fx.Node, None] = {}  # in order
+        self._behind: dict[fx.Node, None] = {}
 
     def add(self, node: fx.Node) -> None:
         """Add the next node of the graph."""
         if _is_stored_weight(node):  # it is copied to where it is read
             return
-        depends_behind = [read for read in node.all_input_nodes if read in set(self._behind)]
+        depends_behind = any(read in self._behind for read in node.all_input_nodes)
         if node in self._lowered:
             if depends_behind:
-                self.breaks.append(self._behind[0])
+                self.breaks.append(next(iter(self._behind)))
                 self.close()
-            self._run.append(node)
+            self._run[node] = None
             return
-        reads_run = any(read in set(self._run) for read in node.all_input_nodes)
+        reads_run = any(read in self._run for read in node.all_input_nodes)
         if node.op == "output" or (self._run and (_writes(node) or _switches_state(node)) and self._is_fixed(node)):
             self.close()
             self.order.append(node)
         elif depends_behind or reads_run:
-            self._behind.append(node)
+            self._behind[node] = None
         else:
             self.order.append(node)
 
@@ -327,13 +327,15 @@ class _Runs:
         if self._run:
             self.order.append(tuple(self._run))
         self.order += self._behind
-        self._run, self._behind = [], []
+        self._run, self._behind = {}, {}
 
     def _is_fixed(self, node: fx.Node) -> bool:
         """Whether a node that writes or switches must not be moved before the run."""
         if self._behind or not _writes(node):
             return True
-        return any(read.op != "placeholder" or set(read.users) & set(self._run) for read in node.all_input_nodes)
+        return any(
+            read.op != "placeholder" or not self._run.keys().isdisjoint(read.users) for read in node.all_input_nodes
+        )
 
 
 def _compact_names(graph: fx.Graph) -> Mapping[fx.Node, str]:

@@ -103,6 +103,20 @@ def check_weight(operand: Any) -> None:
         raise NotLowered(f"its weight is {str(operand.example.dtype).removeprefix('torch.')}, and not float32")
 
 
+def check_parameters(*parameters: Any) -> None:
+    """Check each of some parameters as :func:`check_weight` does.
+
+    Args:
+        parameters: arguments of a function; None for those that it is not given.
+
+    Raises:
+        NotLowered: one is computed in the forward pass, or not float32.
+    """
+    for parameter in parameters:
+        if parameter is not None:
+            check_weight(parameter)
+
+
 def check_layout(operand: Operand, *layouts: Layout) -> None:
     """Check how an operand is stored; tensors of torch's are converted to any layout.
 

@@ -13,7 +13,7 @@ from sparsecore_torch.sparse_training.regions.lowering import STORED, WRITTEN
 from sparsecore_torch.sparse_training.regions.weights import RegionInput
 from sparsecore_torch.sparse_training.storage.compact_modules import stored_weight
 from sparsecore_torch.sparse_training.storage.compact_weights import compact_weights
-from sparsecore_torch.sparse_training.storage.sparse_weights import find
+from sparsecore_torch.sparse_training.storage.sparse_weights import SparseWeight, find
 
 LAYOUT, LOWERING = "sparsecore_layout", "sparsecore_lowering"
 """Where a node of a region keeps, in its ``meta``, the layout of its result and how it is computed."""
@@ -74,6 +74,12 @@ class _Instruction:
     last: tuple[fx.Node, ...]
 
 
+def masked_weights(given: Sequence[Any]) -> list[SparseWeight]:
+    """Return the sparse weights of masked storage among the arguments of a region."""
+    found = [find(one) for one in given if isinstance(one, Tensor)]
+    return [weight for weight in found if weight is not None]
+
+
 @attrs.frozen(eq=False)
 class Program:
     """What a region computes.
@@ -119,26 +125,28 @@ class Program:
             frozenset(number for number, node in enumerate(inputs) if node in written),
         )
 
-    def needs_torch(self, given: Sequence[Any]) -> bool:
+    def needs_torch(self, masked: Sequence[SparseWeight]) -> bool:
         """Return whether a strategy needs the gradients of inactive weights now, which the kernels do not compute.
 
         Args:
-            given: the arguments of the region.
+            masked: of :func:`masked_weights`.
         """
         if any(compact_weights(key).dense_gradients is not None for key, _ in self.compact):
             return True
-        weights = [find(one) for one in given if isinstance(one, Tensor)]
-        return any(weight is not None and weight.is_gradient_dense for weight in weights)
+        return any(weight.is_gradient_dense for weight in masked)
 
-    def weights(self, given: Sequence[Any]) -> int:
+    def weights(self, masked: Sequence[SparseWeight]) -> int:
         """Return the number of active weights of the sparse tensors.
 
         Args:
-            given: the arguments of the region.
+            masked: of :func:`masked_weights`.
         """
-        masked = [find(one) for one in given if isinstance(one, Tensor)]
         compact = [compact_weights(key).topology.counts[index] for key, index in self.compact]
-        return sum(len(one.indices) for one in masked if one is not None) + int(sum(compact))
+        return sum(len(one.indices) for one in masked) + int(sum(compact))
+
+    def unpack(self, run: Execution, made: Sequence[KernelTensor]) -> tuple[Tensor, ...]:
+        """Copy the results of :meth:`run` out of the kernels' layout."""
+        return tuple(result.unpack(run, one) for result, one in zip(self.results, made, strict=True))
 
     def run(
         self, run: Execution, given: Sequence[Any], needs_gradient: Sequence[bool]

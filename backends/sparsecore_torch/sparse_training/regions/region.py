@@ -16,9 +16,10 @@ from sparsecore.errors import InputError
 from sparsecore_torch._torch_internals import is_batched, keeps_graph
 from sparsecore_torch.sparse_training.regions.decisions import Decisions, Ways, size_class
 from sparsecore_torch.sparse_training.regions.execution import Execution, KernelTensor
-from sparsecore_torch.sparse_training.regions.program import Program
+from sparsecore_torch.sparse_training.regions.program import Program, masked_weights
 from sparsecore_torch.sparse_training.regions.weights import RegionInput
 from sparsecore_torch.sparse_training.storage.compact_weights import compact_weights
+from sparsecore_torch.sparse_training.storage.sparse_weights import SparseWeight
 
 
 class Region(nn.Module):
@@ -43,20 +44,21 @@ class Region(nn.Module):
         is_differentiable = torch.is_grad_enabled() and any(
             isinstance(one, Tensor) and one.requires_grad for one in given
         )
-        if program.needs_torch(given) or not self._takes_sparse(given, is_differentiable):
+        masked = masked_weights(given)
+        if program.needs_torch(masked) or not self._takes_sparse(given, masked, is_differentiable):
             in_torch: tuple[Tensor, ...] = self.graph(*given)
             return in_torch
         if is_differentiable:
             return _run_region(program, torch.is_autocast_enabled("cpu"), *given)
         return _run_forward(program, given)
 
-    def _takes_sparse(self, given: Sequence[Any], is_differentiable: bool) -> bool:
+    def _takes_sparse(self, given: Sequence[Any], masked: Sequence[SparseWeight], is_differentiable: bool) -> bool:
         sizes = [size_class(given[number].shape) for number in self._program.activations]
         mode = ["training" if is_differentiable else "evaluation", f"{torch.get_num_threads()} threads"]
         mode += ["bfloat16"] if torch.is_autocast_enabled("cpu") else []
         more = f" and {len(self.tensors) - 1} more" if len(self.tensors) > 1 else ""
         case = f"{self.tensors[0]}{more}: {', '.join([*sizes, *mode])}"
-        weights = self._program.weights(given)
+        weights = self._program.weights(masked)
         return self._decisions.takes_sparse(case, self.tensors, weights, lambda: self._ways(given, is_differentiable))
 
     def _ways(self, given: Sequence[Any], is_differentiable: bool) -> Ways:
@@ -77,7 +79,7 @@ class Region(nn.Module):
             run = Execution(is_differentiable=is_differentiable, is_half=is_half)
             with torch.no_grad(), _unchanged_generator():
                 inputs, made = program.run(run, copies, needs_gradient)
-                results = [result.unpack(run, one) for result, one in zip(program.results, made, strict=True)]
+                results = program.unpack(run, made)
                 if is_differentiable:
                     wanted = [one.activation.differentiable for one in made]
                     gradients = [one if is_wanted else None for one, is_wanted in zip(results, wanted, strict=True)]
@@ -110,7 +112,7 @@ def _run_forward(program: Program, given: Sequence[Any]) -> tuple[Tensor, ...]:
     run = Execution(is_differentiable=False, is_half=torch.is_autocast_enabled("cpu"))
     with torch.no_grad():
         _, made = program.run(run, given, [False] * len(given))
-        return tuple(result.unpack(run, one) for result, one in zip(program.results, made, strict=True))
+        return program.unpack(run, made)
 
 
 @attrs.frozen(eq=False)
@@ -197,7 +199,7 @@ class _RegionFunction(torch.autograd.Function):
     def forward(ctx: Any, program: Program, is_half: bool, *given: Any) -> tuple[Tensor, ...]:
         run = Execution(is_differentiable=True, is_half=is_half)
         inputs, made = program.run(run, given, ctx.needs_input_grad[2:])
-        results = tuple(result.unpack(run, one) for result, one in zip(program.results, made, strict=True))
+        results = program.unpack(run, made)
         # the weights are saved for autograd's check that nothing has written to them before the backward pass
         weights = [use.source.tensor for use in run.weights.values()]
         ctx.save_for_backward(_token_of(_Forward(run, inputs, made)), *weights)

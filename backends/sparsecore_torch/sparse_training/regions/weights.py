@@ -1,6 +1,5 @@
 """The weights of a region's operations: sparse, of masked or compact storage, or dense."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -161,8 +160,3 @@ def _view(
 ) -> WeightView:
     gradient = np.zeros(len(values), np.float32)
     return WeightView(shape, positions, values, gradient, owner, is_trained=source.needs_gradient)
-
-
-def is_all(view: WeightView) -> bool:
-    """Return whether a weight is active everywhere."""
-    return len(view.positions) == math.prod(view.shape)

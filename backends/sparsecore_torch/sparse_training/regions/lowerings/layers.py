@@ -19,7 +19,7 @@ from sparsecore_torch.sparse_training.regions.lowering import (
     Operand,
     check_activation,
     check_layout,
-    check_weight,
+    check_parameters,
 )
 
 
@@ -44,9 +44,7 @@ def _check_conv2d(
     groups: int = 1,
 ) -> Layout:
     check_activation(input)
-    check_weight(weight)
-    if bias is not None:
-        check_weight(bias)
+    check_parameters(weight, bias)
     if input.ndim != 4:
         raise NotLowered("its input is one image, and not a batch")
     try:
@@ -92,9 +90,7 @@ def _conv2d(
 
 def _check_linear(input: Operand, weight: Operand, bias: Operand | None = None) -> Layout:
     check_activation(input)
-    check_weight(weight)
-    if bias is not None:
-        check_weight(bias)
+    check_parameters(weight, bias)
     if input.ndim < 2:
         raise NotLowered("its input is one vector, and not a batch")
     if weight.ndim != 2:

@@ -20,7 +20,7 @@ from sparsecore_torch.sparse_training.regions.lowering import (
     Operand,
     check_activation,
     check_layout,
-    check_weight,
+    check_parameters,
     computed_layout,
 )
 
@@ -36,9 +36,7 @@ def _check_batch_norm(
     eps: float = 1e-5,  # noqa: ARG001
 ) -> Layout:
     layout = computed_layout(input)
-    for parameter in (running_mean, running_var, weight, bias):
-        if parameter is not None:
-            check_weight(parameter)
+    check_parameters(running_mean, running_var, weight, bias)
     if not isinstance(momentum, float | int):
         raise NotLowered("its momentum is no number")
     if layout is Layout.VECTORS and input.ndim != 2:
@@ -86,12 +84,6 @@ def _double(statistics: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
     return statistics.detach().double().numpy()
 
 
-def _check_parameters(*parameters: Operand | None) -> None:
-    for parameter in parameters:
-        if parameter is not None:
-            check_weight(parameter)
-
-
 def _check_over_features(input: Operand, normalized_shape: Any) -> Layout:
     check_activation(input)
     check_layout(input, Layout.VECTORS)
@@ -107,7 +99,7 @@ def _check_layer_norm(
     bias: Operand | None = None,
     eps: float = 1e-5,  # noqa: ARG001
 ) -> Layout:
-    _check_parameters(weight, bias)
+    check_parameters(weight, bias)
     return _check_over_features(input, normalized_shape)
 
 
@@ -130,7 +122,7 @@ def _check_rms_norm(
     weight: Operand | None = None,
     eps: float | None = None,  # noqa: ARG001
 ) -> Layout:
-    _check_parameters(weight)
+    check_parameters(weight)
     return _check_over_features(input, normalized_shape)
 
 
@@ -154,7 +146,7 @@ def _check_group_norm(
     bias: Operand | None = None,
     eps: float = 1e-5,  # noqa: ARG001
 ) -> Layout:
-    _check_parameters(weight, bias)
+    check_parameters(weight, bias)
     layout = computed_layout(input)
     if layout is Layout.VECTORS and input.ndim != 2:
         raise NotLowered("a group norm of sequences")
