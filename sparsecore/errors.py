@@ -1,6 +1,6 @@
 """Every error is a sentence: what was given, what was expected, what exists."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def printable(text: str) -> str:
@@ -71,6 +71,18 @@ class DisagreementError(SparsecoreError):
 
 class DivergedError(SparsecoreError):
     """Training produced a loss or a weight that is not finite."""
+
+
+def listed(names: Sequence[str], most: int, rest: str = "more") -> str:
+    """Return names for a sentence: the first of them, and how many there are besides.
+
+    Args:
+        names: in the order in which they are shown.
+        most: how many are shown.
+        rest: what the others are, behind their number.
+    """
+    others = f" and {len(names) - most} {rest}" if len(names) > most else ""
+    return ", ".join(names[:most]) + others
 
 
 def unknown(what: str, name: object, known: Iterable[str], known_as: str = "known") -> str:

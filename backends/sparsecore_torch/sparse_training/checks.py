@@ -14,7 +14,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.parameter import UninitializedParameter
 
 from sparsecore.engine.topology import Topology
-from sparsecore.errors import InputError, LostWeightsWarning
+from sparsecore.errors import InputError, LostWeightsWarning, listed
 from sparsecore_torch._torch_internals import is_set_as_training_flag, own_parameters, storage_of_weak_reference
 from sparsecore_torch.arrays import active_indices, gather
 from sparsecore_torch.sparse_training.model.parameters import (
@@ -277,8 +277,9 @@ def warn_of_lost_weights(tensors: Sequence[NamedParameter], topology: Topology) 
             lost[one.name] = (gone, nonzero)
     gone, nonzero = (sum(numbers) for numbers in zip((0, 0), *lost.values(), strict=True))
     if gone:
+        names = listed(list(lost), _SHOWN, "more tensors")
         warnings.warn(
-            f"{_listed(list(lost))} hold many exact zeros, as after sparse training, but sparsify draws new positions: "
+            f"{names} hold many exact zeros, as after sparse training, but sparsify draws new positions: "
             f"{gone} of {nonzero} nonzero weights become zero. To keep these weights active, give start='nonzero'; to "
             "continue a training, give its state dict as start, or call sparsify before loading: then load the state "
             "dicts of model, optimizer and training, or load the model alone and "
@@ -300,11 +301,6 @@ def _share_of_zeros(dense: Tensor, one: NamedParameter) -> float:
         rows[list(padding)] = False
         dense = dense[rows]
     return 1.0 - int(dense.count_nonzero()) / max(1, dense.numel())
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more tensors" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
 
 
 @final

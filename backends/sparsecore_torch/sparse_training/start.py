@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
+from sparsecore.engine.arrays import Arrays
 from sparsecore.engine.engine import Engine
 from sparsecore.engine.schedules import Clock
 from sparsecore.engine.state import State
 from sparsecore.engine.topology import Topology
-from sparsecore.errors import InputError, unknown
+from sparsecore.errors import InputError, listed, unknown
 from sparsecore.extras import require
 from sparsecore_torch.arrays import as_tensor
 from sparsecore_torch.sparse_training.model.parameters import NamedParameter
@@ -192,34 +193,34 @@ def _magnitude(request: Request) -> State:
     flat = {name: weights.abs() for name, weights in zip(engine.layout.names, request.weights(), strict=True)}
     scores_of = engine.unit_map.gradient(lambda name: flat[name], engine.arrays)
     scores = [as_tensor(scores_of(name)).float().reshape(-1) for name in units.layout.names]
-    chosen = _SCOPES[request.scope](scores, [int(count) for count in units.counts])
+    chosen = _SCOPES[request.scope](engine.arrays, scores, [int(count) for count in units.counts])
     positions = torch.cat([one + offset for one, offset in zip(chosen, units.layout.offsets, strict=False)])
     arrays = engine.arrays
     topology = units.at(arrays.from_numpy(positions.cpu().numpy().astype(units.layout.position_dtype)))
     return engine.start_at(engine.unit_map.weights(topology), sparsity=request.wanted_sparsity, clock=request.clock)
 
 
-def _largest_of_each(scores: Sequence[Tensor], counts: Sequence[int]) -> list[Tensor]:
-    return [_largest(one, count) for one, count in zip(scores, counts, strict=True)]
+def _largest_of_each(arrays: Arrays, scores: Sequence[Tensor], counts: Sequence[int]) -> list[Tensor]:
+    return [_largest(arrays, one, count) for one, count in zip(scores, counts, strict=True)]
 
 
-def _largest_of_all(scores: Sequence[Tensor], counts: Sequence[int]) -> list[Tensor]:
+def _largest_of_all(arrays: Arrays, scores: Sequence[Tensor], counts: Sequence[int]) -> list[Tensor]:
     """The largest over all tensors, with at least one in each."""
     together = torch.cat(list(scores))
     bounds = np.cumsum([0, *map(len, scores)])
     for first, one in zip(bounds, scores, strict=False):
         together[int(first) + int(one.argmax())] = float("inf")
-    chosen = _largest(together, sum(counts))
+    chosen = _largest(arrays, together, sum(counts))
     inner = torch.searchsorted(chosen, torch.from_numpy(bounds))
     return [chosen[inner[i] : inner[i + 1]] - int(bounds[i]) for i in range(len(scores))]
 
 
-def _largest(scores: Tensor, count: int) -> Tensor:
-    """The indices of the largest scores, ascending; of equal ones those with the lowest indices."""
-    return scores.argsort(descending=True, stable=True)[:count].sort().values.cpu()
+def _largest(arrays: Arrays, scores: Tensor, count: int) -> Tensor:
+    """The indices of the largest scores, ascending; of equal ones those with the lowest indices, and NaN is largest."""
+    return as_tensor(arrays.smallest_indices(-scores.nan_to_num(torch.inf, torch.inf), count)).cpu()
 
 
-_SCOPES: Mapping[str, Callable[[Sequence[Tensor], Sequence[int]], list[Tensor]]] = MappingProxyType(
+_SCOPES: Mapping[str, Callable[[Arrays, Sequence[Tensor], Sequence[int]], list[Tensor]]] = MappingProxyType(
     {"tensor": _largest_of_each, "network": _largest_of_all}
 )
 
@@ -271,19 +272,15 @@ def _check_names(given: Sequence[str], sparse: Sequence[str]) -> None:
     missing, others = [name for name in sparse if name not in given], [name for name in given if name not in sparse]
     if missing:
         raise InputError(
-            f"the start has no mask and no positions for {_listed(missing)}; it has {_listed(given)}, and needs an "
-            "entry for each sparse tensor; exclude= leaves tensors dense"
+            f"the start has no mask and no positions for {listed(missing, _SHOWN)}; it has "
+            f"{listed(given, _SHOWN) or 'no entries'}, and needs an entry for each sparse tensor; "
+            "exclude= leaves tensors dense"
         )
     if others:
         raise InputError(
-            f"the start has an entry for {_listed(others)}, which is no sparse tensor of this training; sparse are "
-            f"{_listed(sparse)}; include= makes others sparse"
+            f"the start has an entry for {listed(others, _SHOWN)}, which is no sparse tensor of this training; "
+            f"sparse are {listed(sparse, _SHOWN)}; include= makes others sparse"
         )
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return (", ".join(names[:_SHOWN]) or "no entries") + more
 
 
 def _indices(name: str, given: Tensor, shape: tuple[int, ...]) -> Tensor:

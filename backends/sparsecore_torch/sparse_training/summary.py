@@ -7,7 +7,7 @@ import attrs
 
 from sparsecore.engine.schedules import Clock
 from sparsecore.engine.topology import Topology
-from sparsecore.errors import printable
+from sparsecore.errors import listed, printable
 
 _NUMBERS = ("shape", "weights", "density at start", "density now")
 _SHOWN = 8
@@ -61,8 +61,8 @@ class Summary:
         return str(self)
 
     def __str__(self) -> str:
-        named = [f"  {kind}: {_listed(names)}" for kind, names in _grouped(self.by_name).items()]
-        dense = [f"  {why}: {_listed(names)}" for why, names in self.reasons().items()]
+        named = [f"  {kind}: {listed(names, _SHOWN)}" for kind, names in _grouped(self.by_name).items()]
+        dense = [f"  {why}: {listed(names, _SHOWN)}" for why, names in self.reasons().items()]
         done = f"step {self.clock.step:,}, {self.clock.updates:,} updates, sparsity {self.topology.sparsity:.4f}"
         size = self.topology.size
         zeros = [] if self.zeros is None else [f"{self.zeros:,} of {size:,} active weights are exactly zero"]
@@ -86,11 +86,6 @@ def _grouped(by_name: Mapping[str, str]) -> dict[str, list[str]]:
     for name, text in by_name.items():
         groups.setdefault(text, []).append(name)
     return groups
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
 
 
 def _row(name: str, shape: str, size: int, before: int, now: int) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from sparsecore.engine.topology import Topology
-from sparsecore.errors import InputError
+from sparsecore.errors import InputError, listed
 from sparsecore_torch._torch_internals import EXTENSION_FILE, FORWARD_METHODS, own_parameters
 from sparsecore_torch.sparse_training.model.selection import Selection
 from sparsecore_torch.sparse_training.regions.decisions import Decisions
@@ -54,7 +54,7 @@ class Routes:
         regions = dict.fromkeys(region.tensors for made in self.cuts for region in made.regions)
         breaks = {place: why for made in self.cuts for place, why in made.breaks.items()}
         lines += [f"regions, each computed as a whole: {len(regions)}"] if regions else []
-        lines += [f"  {_shortened(tensors)}" for tensors in regions]
+        lines += [f"  {listed(tensors, _SHOWN)}" for tensors in regions]
         left = {name: why for made in self.cuts for name, why in made.left.items()}
         lines += ["compiled, and computed by torch:"] if left else []
         lines += [f"  {name}: {why}" for name, why in sorted(left.items())]
@@ -77,11 +77,6 @@ def _in_force(rules: Sequence[tuple[str, str]]) -> dict[str, str]:
         kept.pop(glob, None)
         kept[glob] = choice
     return kept
-
-
-def _shortened(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
 
 
 @attrs.frozen(eq=False)
@@ -161,9 +156,8 @@ def _routes_of(uses: tuple[_WeightUse, ...]) -> Routes:
     sparse = tuple(name for name, obstacle in obstacles.items() if obstacle is None)
     left_out = {name: obstacle for name, obstacle in obstacles.items() if obstacle is not None}
     if not sparse:
-        shown = [f"{name} ({why})" for name, why in left_out.items()][:_SHOWN]
-        more = f" and {len(left_out) - _SHOWN} more" if len(left_out) > _SHOWN else ""
-        raise InputError(f"no layer can run through the sparse kernels: {', '.join(shown)}{more}; take kernels='dense'")
+        reasons = listed([f"{name} ({why})" for name, why in left_out.items()], _SHOWN)
+        raise InputError(f"no layer can run through the sparse kernels: {reasons}; take kernels='dense'")
     return Routes(sparse, MappingProxyType(left_out))
 
 

@@ -11,7 +11,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from sparsecore.errors import InputError
+from sparsecore.errors import InputError, listed
 from sparsecore_torch._torch_internals import own_buffers
 from sparsecore_torch.sparse_training.model.parameters import NamedParameter, named_modules, named_parameters
 from sparsecore_torch.sparse_training.model.weight_matrices import (
@@ -349,10 +349,10 @@ def _no_match(model: nn.Module, argument: str, selector: Any, parameters: Iterab
         )
         return (
             f"{argument}={selector.__name__} matches no module that has parameters; the model's modules are of "
-            f"{_listed(classes)}"
+            f"{listed(classes, _SHOWN)}"
         )
     names = [one.name for one in parameters]
-    return f"{argument}={selector!r} matches no parameter; the model has {_listed(names)}"
+    return f"{argument}={selector!r} matches no parameter; the model has {listed(names, _SHOWN)}"
 
 
 def _several(given: Any) -> tuple[Any, ...]:
@@ -366,10 +366,5 @@ def _matches(one: NamedParameter, glob: str) -> bool:
 def _nothing_left(left_out: Mapping[str, str]) -> str:
     if not left_out:
         return "the model has no parameters, so there is no tensor to make sparse"
-    reasons = _listed([f"{name} ({why})" for name, why in left_out.items()])
+    reasons = listed([f"{name} ({why})" for name, why in left_out.items()], _SHOWN)
     return f"no tensor is left to make sparse: {reasons}; name those of two or more dimensions with include="
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
