@@ -22,7 +22,7 @@ STORAGES = ["masked", "compact"]
 
 
 def pruned_mlp(share=0.7):
-    """A network of which the smallest weights are zero, as somebody else has pruned it."""
+    """A network of which the smallest weights are zero, as after pruning."""
     torch.manual_seed(5)
     model = mlp()
     with torch.no_grad():

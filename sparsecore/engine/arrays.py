@@ -110,7 +110,7 @@ class Arrays(Protocol):
         """Return a read-only view where the backend supports one, else the array itself.
 
         Args:
-            array: the entries, of any dtype; its own memory stays writeable for whoever holds it.
+            array: the entries, of any dtype; its own memory stays writeable through other references.
         """
         ...
 
@@ -360,7 +360,7 @@ def constant(counts: Counts) -> Counts:
     """Make a NumPy array read-only, in place, and return it.
 
     Args:
-        counts: an array that nobody else writes to; its views keep their own flag.
+        counts: an array that nothing else writes to; its views keep their own flag.
     """
     counts.flags.writeable = False
     return counts

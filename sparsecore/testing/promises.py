@@ -58,7 +58,7 @@ def expect(condition: object, sentence: str) -> None:
 
     Args:
         condition: anything; its truth counts.
-        sentence: what was found instead, for whoever reads a report of the check.
+        sentence: what was found instead, for readers of the report of the check.
 
     Raises:
         BrokenPromiseError: the condition is false; the message is the sentence.

@@ -24,7 +24,7 @@ class LazyOp(ABC):
 
     @abstractmethod
     def compute(self, runtime: Runtime, form: Form, sums: Sums | None) -> Buffer:
-        """The output, in a buffer that nobody writes to afterwards.
+        """The output, in a buffer that is not written to afterwards.
 
         Args:
             runtime: kernels, threads and memory.
