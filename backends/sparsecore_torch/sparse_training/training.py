@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from sparsecore.engine.engine import Engine, StepPlan
+from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.state import State
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
 from sparsecore.learning.ledger import Ledger
 from sparsecore.learning.ranks import Ranks
+from sparsecore.observers.record import Record
 from sparsecore_torch.arrays import as_tensor
 from sparsecore_torch.sparse_training import checks
 from sparsecore_torch.sparse_training.averages import mask_
@@ -32,7 +34,14 @@ from sparsecore_torch.sparse_training.optimizers.wrapped import (
     layers_of,
 )
 from sparsecore_torch.sparse_training.rollback import undone_on_failure
-from sparsecore_torch.sparse_training.state_dict import adopted, dump, identity_of, load
+from sparsecore_torch.sparse_training.state_dict import (
+    adopted,
+    dump,
+    dump_history,
+    identity_of,
+    load,
+    load_history,
+)
 from sparsecore_torch.sparse_training.storage.storage import Storage
 from sparsecore_torch.sparse_training.summary import Summary
 from sparsecore_torch.tensors import is_sharded
@@ -124,6 +133,7 @@ class SparseTraining:
         self._latest_plan: StepPlan | None = None
         self._start = tuple(map(int, state.topology.counts))
         self._identity = identity_of(parts.engine, state, parts.sparsity)
+        self._record = Record(parts.engine)
         self._is_agreed = False
         self._install(parts)
         checks.register(self, parts.claims)  # last, so that a failure before it leaves no claim
@@ -230,8 +240,18 @@ class SparseTraining:
         selection = parts.selection
         return Summary(self.topology, self._start, selection.left_out, self._now.clock, zeros, selection.by_name)
 
+    def metrics(self) -> dict[str, float]:
+        """Return numbers for a log: of the present topology, and of the last update.
+
+        Returns:
+            ``sparsity``; ``density/NAME`` of each sparse tensor; ``pruned`` and ``grown``, the numbers of weights that
+            the last update moved; ``overlap``, the number of positions that are active before and after it, divided by
+            those that are so before or after it; and what the strategies reported at it, such as ``dpr.threshold``.
+        """
+        return self._record.metrics(self._now)
+
     def state_dict(self) -> dict[str, Any]:
-        """Return topology, strategy states and time, as tensors, numbers, strings, lists and dicts.
+        """Return topology, strategy states, time and history, as tensors, numbers, strings, lists and dicts.
 
         Together with the state dicts of model and optimizer it is enough to go on bit for bit. Not collective: any rank
         may call it alone.
@@ -242,7 +262,7 @@ class SparseTraining:
         self._checked.ranks.compare_saved(self._state.clock, self._compared)
         saved = dump(self._alive.engine, self._now, self._identity, self._start)
         kernels = self._alive.routes.decisions.dump()
-        return saved | ({"kernels": kernels} if kernels else {})
+        return saved | dump_history(self._record.history) | ({"kernels": kernels} if kernels else {})
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Go on from a saved state, before or after the model and the optimizer load theirs.
@@ -255,9 +275,10 @@ class SparseTraining:
         """
         parts = self._alive
         state, start = load(saved, parts.engine, self._now, self._identity)
+        history = load_history(saved, len(parts.engine.layout))
         parts.routes.decisions.load(saved.get("kernels", {}))
         parts.storage.restore(state.topology)
-        self._state, self._start = state, start
+        self._state, self._start, self._record.history = state, start, history
         self._expect_gradient()
 
     def check(self) -> None:
@@ -406,18 +427,24 @@ class SparseTraining:
             self._alive.storage.check_written()
         self._alive.storage.enforce()
         plan = self._plan
-        self._state = plan.next_state if plan.is_idle else self._advanced(plan)
+        reallocation = None
+        if plan.is_idle:
+            self._state = plan.next_state
+        else:
+            self._state, reallocation = self._advanced(plan)
         if self._alive.ranks.size > 1:
             self._alive.ranks.compare(self._state.clock, self._compared)
         self._expect_gradient()
+        if reallocation is not None:
+            self._record.add(reallocation, plan.next_state, self._state)
 
     def _compared(self) -> dict[str, Tensor]:
         """Return the tensors that must be equal on all ranks, by a description."""
         positions = {"the positions": as_tensor(self.topology.positions)}
         return positions | replicated(self._alive.model, self._alive.optimizer.stepping)
 
-    def _advanced(self, plan: StepPlan) -> State:
-        """Return the state after a step for which the engine needs the values."""
+    def _advanced(self, plan: StepPlan) -> tuple[State, Reallocation | None]:
+        """Return the state after a step for which the engine needs the values, and the update where one was due."""
         parts, state = self._alive, plan.state
         values = parts.storage.values()
         rate = learning_rate_of(parts.optimizer.stepping.param_groups[parts.learning_rate_group])
@@ -429,7 +456,7 @@ class SparseTraining:
             parts.storage.reallocate(advance.reallocation)
         elif advance.values is not values:
             parts.storage.set_values(as_tensor(advance.values))
-        return advance.state
+        return advance.state, advance.reallocation
 
     @property
     def _plan(self) -> StepPlan:
