@@ -25,6 +25,7 @@ ELSEWHERE = {
     "docs/hooks.md": "test_plugin_documentation.py",
     "docs/several-devices.md": "test_torch_ddp.py",
     "docs/sparsify.md": "test_sparsify_documentation.py",
+    "docs/sparsify-groups.md": "test_sparsify_documentation.py",
     "docs/studies.md": "test_study_documentation.py",
     "docs/testing.md": "test_testing_documentation.py",
     "docs/train-faster-on-cpu.md": "test_sparsify_documentation.py",

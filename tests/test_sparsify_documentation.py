@@ -34,6 +34,13 @@ def test_the_page_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
     assert (space["averaged"].module[2].weight != 0).sum() <= space["averaged"].module[2].weight.numel() // 5
 
 
+def test_the_page_about_groups_runs_from_top_to_bottom():
+    torch.manual_seed(0)
+    space = {}
+    for block in code("docs/sparsify-groups.md"):
+        exec(block, space)
+
+
 def test_a_module_with_the_documented_hooks_resumes_its_training():
     space = {"torch": torch, "sparsify": pytest.importorskip("sparsecore_torch").sparsify}
     (block,) = code("docs/sparsify.md", "py")

@@ -31,7 +31,7 @@ class Half:
 def started(strategies, sparsity, layout=LAYOUT, **options):
     engine = Engine(layout, strategies, arrays=NumpyArrays(), **options)
     state = engine.start(sparsity)
-    engine.warn_of_other_sparsity(state, sparsity)
+    engine.warn_of_other_sparsity(state.topology, sparsity)
     return state
 
 

@@ -114,6 +114,18 @@ class Engine:
             InputError: the sparsity is not in [0, 1), or a strategy refuses it.
             InvariantError: a plugin broke a promise.
         """
+        return self._state_at(self.initial_topology(sparsity), sparsity, clock)
+
+    def initial_topology(self, sparsity: float) -> Topology:
+        """Return the active positions that the strategies draw for the start.
+
+        Args:
+            sparsity: the share of positions that are inactive, in [0, 1).
+
+        Raises:
+            InputError: the sparsity is not in [0, 1), or a strategy refuses it.
+            InvariantError: a plugin broke a promise.
+        """
         random = self.random.child("initial topology")
         result = self._stack.first_result(
             "initial_topology",
@@ -122,27 +134,26 @@ class Engine:
             random=random,
             arrays=self.arrays,
         )
-        units = validation.check_initial_topology(result, self.unit_map.layout)
-        return self._state_at(self.unit_map.weights(units), sparsity, clock)
+        return self.unit_map.weights(validation.check_initial_topology(result, self.unit_map.layout))
 
-    def warn_of_other_sparsity(self, state: State, sparsity: float, stacklevel: int = 2) -> None:
+    def warn_of_other_sparsity(self, topology: Topology, sparsity: float, stacklevel: int = 2) -> None:
         """Warn if the sparsity at the start differs from the requested one by more than rounding.
 
         Each tensor may round to whole units. Strategies that become sparser, or say at each update how many weights
         there are to be, start elsewhere on purpose.
 
         Args:
-            state: of :meth:`start`.
+            topology: the active positions at the start.
             sparsity: the requested sparsity.
             stacklevel: as of ``warnings.warn``, counted from the caller of this method.
         """
-        size, requested = state.topology.size, (1.0 - sparsity) * self.layout.size
+        size, requested = topology.size, (1.0 - sparsity) * self.layout.size
         if self.becomes_sparser or self._resizes or abs(size - requested) <= len(self.layout) * self.unit_map.largest:
             return
         name = [*self._stack.implementers("initial_topology"), DEFAULTS][0]
         warnings.warn(
             f"the requested sparsity is {sparsity:g}, but the strategy {name!r} starts at "
-            f"{state.topology.sparsity:.4f}, with {size:,} weights in place of {round(requested):,}",
+            f"{topology.sparsity:.4f}, with {size:,} weights in place of {round(requested):,}",
             SparsityWarning,
             stacklevel=stacklevel + 1,
         )

@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 import attrs
 
 from sparsecore.engine.arrays import Array
-from sparsecore.engine.engine import Advance
+from sparsecore.engine.groups import AnyAdvance
 from sparsecore.engine.schedules import Clock
 from sparsecore.errors import InputError
 
@@ -130,7 +130,7 @@ class Ranks(Protocol):
         """
         ...
 
-    def together(self, advance: Callable[[], Advance]) -> Advance:
+    def together(self, advance: Callable[[], AnyAdvance]) -> AnyAdvance:
         """Advance the engine on every rank; where the topology changes, all ranks must agree. Collective.
 
         Args:
@@ -187,7 +187,7 @@ class SingleProcess:
         """Return the text of this process."""
         return text
 
-    def together(self, advance: Callable[[], Advance]) -> Advance:
+    def together(self, advance: Callable[[], AnyAdvance]) -> AnyAdvance:
         """Advance the engine."""
         return advance()
 

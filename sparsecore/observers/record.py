@@ -1,8 +1,7 @@
 """The record of a training's updates: their metrics, and their history."""
 
-from sparsecore.engine.engine import Engine
+from sparsecore.engine.groups import EngineGroups, GroupStates
 from sparsecore.engine.reallocation import Reallocation
-from sparsecore.engine.state import State
 from sparsecore.observers.history import History
 from sparsecore.observers.metrics import topology_metrics, update_metrics
 
@@ -11,17 +10,17 @@ class Record:
     """Measures the updates of a training and keeps their history.
 
     Args:
-        engine: of the training.
+        engines: of the training.
 
     Attributes:
         history: the updates so far.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self.history = History(len(engine.layout))
+    def __init__(self, engines: EngineGroups) -> None:
+        self._engines = engines
+        self.history = History(len(engines.layout))
 
-    def add(self, reallocation: Reallocation, before: State, after: State) -> None:
+    def add(self, reallocation: Reallocation, before: GroupStates, after: GroupStates) -> None:
         """Add an update.
 
         Args:
@@ -32,11 +31,11 @@ class Record:
         Raises:
             InvariantError: a strategy reports what is no finite number, or under a name that is no identifier.
         """
-        reported = self._engine.metrics(before)
-        metrics = update_metrics(reallocation, reported, regrow_pruned=self._engine.regrow_pruned)
+        reported = self._engines.metrics(before)
+        metrics = update_metrics(reallocation, reported, regrow_pruned=self._engines.regrow_pruned)
         self.history = self.history.after(reallocation, after.clock.step, metrics)
 
-    def metrics(self, now: State) -> dict[str, float]:
+    def metrics(self, now: GroupStates) -> dict[str, float]:
         """Return the metrics of the present topology and of the last update.
 
         Args:
@@ -50,5 +49,5 @@ class Record:
         Raises:
             InvariantError: as in :meth:`add`.
         """
-        reported = {} if self.history.entries else self._engine.metrics(now)
+        reported = {} if self.history.entries else self._engines.metrics(now)
         return {**topology_metrics(now.topology), **self.history.latest, **reported}

@@ -46,7 +46,7 @@ def random_initialization(parameters: Sequence[Parameter]) -> Initialize:
         if experiment.sparsity is None:
             raise InputError("a run that starts from no other one needs its sparsity")
         state, draws = engine.start(experiment.sparsity, clock=clock), RandomInitialization(experiment.seed)
-        engine.warn_of_other_sparsity(state, experiment.sparsity)
+        engine.warn_of_other_sparsity(state.topology, experiment.sparsity)
         return state, draws.sparse_values(state.topology, parameters), draws.other_parameters(parameters)
 
     return initialize

@@ -19,7 +19,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from sparsecore.engine.arrays import Array
-from sparsecore.engine.engine import Advance
+from sparsecore.engine.groups import AnyAdvance
 from sparsecore.engine.schedules import Clock
 from sparsecore.errors import DisagreementError, InputError, SparsecoreError
 from sparsecore.learning.ranks import RANK_TIMEOUT, Launch, Ranks, SingleProcess, launch, rank_timeout
@@ -127,7 +127,7 @@ class TorchRanks:
         """
         return self._exchange.text_of_rank_0(text, self._patience.start)
 
-    def together(self, advance: Callable[[], Advance]) -> Advance:
+    def together(self, advance: Callable[[], AnyAdvance]) -> AnyAdvance:
         """Advance the engine after an optimizer step; where weights move, check that all ranks agree. Collective.
 
         Args:

@@ -1,7 +1,8 @@
 """``sparsify``: sparse training of a user's own model, in one line."""
 
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any, SupportsIndex
 
@@ -10,13 +11,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsecore.engine.engine import Engine
-from sparsecore.engine.schedules import Clock, Cosine, Every, Piecewise
-from sparsecore.engine.state import State
+from sparsecore.engine.groups import EngineGroups, GroupStates
+from sparsecore.engine.schedules import Clock
 from sparsecore.engine.topology import Layout, Topology
 from sparsecore.engine.units import Units, as_units
 from sparsecore.errors import InputError, unknown
-from sparsecore.experiment.plugin_choice import PluginChoice
-from sparsecore.experiment.presets import presets
 from sparsecore_torch.arrays import TorchArrays, as_tensor
 from sparsecore_torch.distributed.ranks import present_ranks
 from sparsecore_torch.sparse_training.checks import (
@@ -28,10 +27,12 @@ from sparsecore_torch.sparse_training.checks import (
     check_not_in_training,
     warn_of_lost_weights,
 )
+from sparsecore_torch.sparse_training.group_start import group_states, starting_groups
+from sparsecore_torch.sparse_training.groups import Group, check_sparsities, groups_of
 from sparsecore_torch.sparse_training.kernels.choice import KERNELS
 from sparsecore_torch.sparse_training.model.parameters import check_memory, named_parameters
-from sparsecore_torch.sparse_training.model.selection import Selection, Selectors, select
-from sparsecore_torch.sparse_training.optimizers.state import check_optimizer, group_of, learning_rate_of
+from sparsecore_torch.sparse_training.model.selection import Selection, Selector, Selectors, select
+from sparsecore_torch.sparse_training.optimizers.state import check_optimizer, learning_rates_of
 from sparsecore_torch.sparse_training.optimizers.wrapped import (
     OptimizerLayers,
     check_replaceable,
@@ -40,94 +41,20 @@ from sparsecore_torch.sparse_training.optimizers.wrapped import (
 )
 from sparsecore_torch.sparse_training.rollback import undone_on_failure
 from sparsecore_torch.sparse_training.start import (
+    DEFAULT_SPARSITY,
     Request,
     Start,
     is_drawn,
     is_random,
     is_saved_training,
     pruning_ended,
-    start_state,
 )
 from sparsecore_torch.sparse_training.storage.compact import CompactStorage
 from sparsecore_torch.sparse_training.storage.masked import MaskedStorage, gathered
 from sparsecore_torch.sparse_training.storage.storage import Storage
+from sparsecore_torch.sparse_training.strategy_stack import stack_of
 from sparsecore_torch.sparse_training.training import SparseTraining, TrainingParts
 from sparsecore_torch.tensors import is_sharded
-
-_FALLBACK_SCHEDULE = {"steps": 100}
-"""The schedule of a strategy whose own needs the number of steps of the run or of an epoch, which is unknown."""
-
-
-def stack_of(strategy: Any, *, has_end: bool, has_epochs: bool) -> dict[str, object]:
-    """Return the stacked strategies by name, bottom first.
-
-    Args:
-        strategy: the name of a plugin, an instance, or several of these.
-        has_end: whether the number of steps of the run is known.
-        has_epochs: whether the number of steps of an epoch is known.
-
-    Raises:
-        InputError: a plugin cannot be found, is stacked twice, or its schedule needs what is not known.
-    """
-    given = list(strategy) if isinstance(strategy, list | tuple) else [strategy]
-    if not given:
-        raise InputError("no strategy was given; 'static' is the one that never reallocates")
-    stack: dict[str, object] = {}
-    for one in given:
-        name = one if isinstance(one, str) else type(one).__name__
-        if name in stack:
-            raise InputError(f"the strategy {name} is stacked twice")
-        stack[name] = _by_name(one, has_end, has_epochs) if isinstance(one, str) else one
-        _check_schedules(name, stack[name], has_end, has_epochs)
-    return stack
-
-
-def _by_name(name: str, has_end: bool, has_epochs: bool) -> object:
-    options: dict[str, Any] = {}
-    for preset in presets("", "", [name], ""):
-        options |= preset.get("strategy", {}).get(name, {})
-    plugin = PluginChoice.of("strategy", {"name": name, **options}).plugin
-    schedule = getattr(plugin, "schedule", None)
-    if (not has_end and _any(schedule, _NEEDS_END)) or (not has_epochs and _any(schedule, _COUNTS_EPOCHS)):
-        plugin = PluginChoice.of("strategy", {"name": name, **options, "schedule": _FALLBACK_SCHEDULE}).plugin
-    return plugin
-
-
-def _check_schedules(name: str, strategy: object, has_end: bool, has_epochs: bool) -> None:
-    if not has_end and _any(strategy, _NEEDS_END):
-        raise InputError(f"a schedule of the strategy {name} needs the end of the run; give total_steps=")
-    if not has_epochs and _any(strategy, _COUNTS_EPOCHS):
-        raise InputError(
-            f"a schedule of the strategy {name} counts epochs; give steps_per_epoch=, or a schedule in steps "
-            "such as Every(steps=100)"
-        )
-
-
-_Needs = Mapping[type, Callable[[Any], bool]]
-
-_NEEDS_END: _Needs = MappingProxyType(
-    {Cosine: lambda _: True, Every: lambda every: every.until is not None or every.times is not None}
-)
-_COUNTS_EPOCHS: _Needs = MappingProxyType(
-    {
-        Piecewise: lambda piecewise: len(piecewise.pieces) > 1,
-        Every: lambda every: every.epochs is not None or every.until_epoch is not None,
-    }
-)
-
-
-def _any(value: object, needs: _Needs) -> bool:
-    return any(needs[type(part)](part) for part in _parts(value) if type(part) in needs)
-
-
-def _parts(value: object) -> Iterator[object]:
-    """The value itself, and all values in its fields."""
-    yield value
-    kind = type(value)
-    if attrs.has(kind):
-        for field in attrs.fields(kind):
-            yield from _parts(getattr(value, field.name))
-
 
 MakeStorage = Callable[[nn.Module, Selection, OptimizerLayers, Topology, Tensor], Storage]
 """Makes a storage from the model with its wrappers, selection, optimizer, topology and N values; refuses first."""
@@ -159,7 +86,7 @@ def sparsify(
     optimizer: Optimizer,
     *,
     strategy: Any = "dpr",
-    sparsity: float | None = None,
+    sparsity: float | Mapping[Selector, float] | None = None,
     start: Start = "random",
     scope: str = "tensor",
     include: Selectors = None,
@@ -180,9 +107,12 @@ def sparsify(
             accelerate, Lightning, Lookahead, SAM and the like.
         strategy: the name of a strategy ('dpr', 'set', 'deepr', 'static', or any other that is installed;
             'file.py:Object' too), an instance, or a list of these, the bottom of the stack first. Schedules count
-            optimizer steps.
+            optimizer steps. Or a dict of these by group of tensors, in which every sparse tensor is: the keys are globs
+            on parameter names ('encoder.*') and classes of modules (``nn.Linear``).
         sparsity: the share of the sparse tensors' positions that stay zero, in [0, 1); 0.9 by default. Where ``start``
-            gives the active weights themselves, it is what strategies that become sparser end at.
+            gives the active weights themselves, it is what strategies that become sparser end at. Or a dict of these
+            by group, with keys as of ``strategy``: tensors in no group stay dense, and of several entries that match
+            a tensor the last one applies.
         start: which weights are active at first. 'random': as the strategy draws them. 'magnitude': the largest weights
             that the model has, as many as the strategy would draw. 'nonzero': all weights that are not zero, of a
             pruned model. Masks or row-major positions by tensor name, in a dict or a safetensors file; a topology; or
@@ -218,43 +148,44 @@ def sparsify(
     check_not_in_training(model)
     check_is_plain(model)
     if is_saved_training(start) and sparsity is None:
-        sparsity = float(start["sparsity"])
+        sparsity = start["sparsity"]
+    check_sparsities(sparsity)
     with pruning_ended(model, unless=is_random(start)) as pruned:
-        selection = select(model, include, exclude)
+        selection = select(model, include, exclude, tuple(sparsity) if isinstance(sparsity, Mapping) else ())
         check_layouts(selection.sparse)
         check_gradients(selection.sparse)
         layers = layers_of(optimizer)
         check_optimizer(layers.stepping, selection.sparse)
         check_memory(selection.sparse, named_parameters(model), layers.stepping)
         choice = KERNELS[kernels](model, selection)
-        stack = stack_of(strategy, has_end=total_steps is not None, has_epochs=steps_per_epoch is not None)
         layout = Layout.of({one.name: tuple(one.parameter.shape) for one in selection.sparse})
-        engine = Engine(
-            layout,
-            stack,
-            arrays=_arrays(selection),
+        make = partial(
+            Engine,
+            arrays=TorchArrays(selection.sparse[0].parameter.device),
             seed=seed,
             regrow_pruned=bool(regrow_pruned),
             units=as_units(units),
         )
-        request = Request(engine, selection.sparse, sparsity, scope, _clock(total_steps, steps_per_epoch), pruned)
-        state = start_state(start, request)
-        sparsity = (
-            request.wanted_sparsity if is_drawn(start) else state.topology.sparsity if sparsity is None else sparsity
-        )
-        _try_schedule(engine, state)
-        if is_drawn(start):
-            engine.warn_of_other_sparsity(state, sparsity)
+        has = {"has_end": total_steps is not None, "has_epochs": steps_per_epoch is not None}
+        sparsities = groups_of("sparsity", sparsity, model, selection)
+        stacks = [
+            attrs.evolve(one, setting=stack_of(one.setting, **has))
+            for one in groups_of("strategy", strategy, model, selection)
+        ]
+        starting = starting_groups(layout, stacks, sparsities, make)
+        request = Request(make(layout, {}), selection.sparse, None, scope, pruned)
+        clock = _clock(total_steps, steps_per_epoch)
+        engines, state = group_states(start, starting, request, make, clock)
+        _try_schedules(engines, state)
         drawn = gathered({one.name: one.parameter for one in selection.sparse}, state.topology)
-        values = engine.start_values(state, drawn)
+        values = engines.start_values(state, drawn)
         if not is_random(start) and values is not drawn:
             raise InputError(
                 "a strategy draws signs or values of its own at the start, as DeepR does, and would change the weights "
                 "that the training is to start with; take start='random', or another strategy"
             )
-        group = group_of(layers.stepping, selection.sparse[0].parameter)
-        if learning_rate_of(layers.stepping.param_groups[group]) is None:
-            engine.perturbed(state, values, None)  # raises if a strategy needs a learning rate
+        rates = learning_rates_of(layers, [selection.sparse[index] for index in engines.first_of_each])
+        engines.check_learning_rates(state, values, [rate() for rate in rates])
         if is_random(start):
             warn_of_lost_weights(selection.sparse, state.topology)
         claims = [Claim.of(one) for one in selection.sparse]
@@ -265,9 +196,18 @@ def sparsify(
         with undone_on_failure(model, layers, selection.sparse, in_place=storage in _IN_PLACE):
             layers.remember()
             stored = store(layers, state.topology, as_tensor(values))
-            ranks = present_ranks()
             parts = TrainingParts(
-                model, layers, selection, claims, engine, store, stored, choice.routes, ranks, sparsity, group
+                model=model,
+                optimizer=layers,
+                selection=selection,
+                claims=claims,
+                engines=engines,
+                store=store,
+                storage=stored,
+                routes=choice.routes,
+                ranks=present_ranks(),
+                sparsity=_requested_sparsity(sparsities, start, state),
+                learning_rates=rates,
             )
             training = SparseTraining(parts, state)
             if is_saved_training(start):
@@ -275,14 +215,23 @@ def sparsify(
             return training
 
 
-def _arrays(selection: Selection) -> TorchArrays:
-    return TorchArrays(selection.sparse[0].parameter.device)
+def _requested_sparsity(
+    sparsities: Sequence[Group[float | None]], start: Start, state: GroupStates
+) -> float | Mapping[str, float]:
+    """Return the sparsity that identifies a training: one number, or where it was given by group one a tensor."""
+    if len(sparsities) == 1 and not sparsities[0].label:
+        given = sparsities[0].setting
+        if given is not None:
+            return given
+        return DEFAULT_SPARSITY if is_drawn(start) else state.topology.sparsity
+    by_tensor = {name: one.setting for one in sparsities for name in one.tensors}
+    return {name: float(by_tensor[name] or 0.0) for name in state.topology.layout.names}
 
 
-def _try_schedule(engine: Engine, state: State) -> None:
+def _try_schedules(engines: EngineGroups, state: GroupStates) -> None:
     """Try the schedules, since their fields may not show what they need."""
     try:
-        engine.plan(state)
+        engines.plan(state)
     except InputError as error:
         if state.clock.total_steps is None:
             error.add_note("the number of steps of the run is given to sparsify as total_steps=")

@@ -17,8 +17,6 @@ from torch.nn.utils import prune
 
 from sparsecore.engine.arrays import Arrays
 from sparsecore.engine.engine import Engine
-from sparsecore.engine.schedules import Clock
-from sparsecore.engine.state import State
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError, listed, unknown
 from sparsecore.extras import require
@@ -44,7 +42,6 @@ class Request:
         tensors: the sparse tensors, in the order of the layout, with the weights that they have now.
         sparsity: the requested one; None where none was given.
         scope: 'tensor' or 'network', the weights among which the largest are chosen.
-        clock: the time of the start.
         pruned: the masks that ``torch.nn.utils.prune`` had on Parameters, by the identity of these.
     """
 
@@ -52,7 +49,6 @@ class Request:
     tensors: Sequence[NamedParameter]
     sparsity: float | None
     scope: str
-    clock: Clock
     pruned: Mapping[int, Tensor]
 
     @property
@@ -60,18 +56,22 @@ class Request:
         """The requested sparsity, or the default one."""
         return DEFAULT_SPARSITY if self.sparsity is None else self.sparsity
 
+    def drawn(self) -> Topology:
+        """Return the positions that the strategies draw."""
+        return self.engine.initial_topology(self.wanted_sparsity)
+
     def weights(self) -> list[Tensor]:
         """Return all weights of each tensor, row-major, (D_i,). Collective where they are sharded."""
         return [full_tensor(one.parameter).detach().reshape(-1) for one in self.tensors]
 
-    def at(self, indices: Sequence[Tensor]) -> State:
-        """Return the state on active weights that are given for each tensor.
+    def at(self, indices: Sequence[Tensor]) -> Topology:
+        """Return the topology of active weights that are given for each tensor.
 
         Args:
             indices: of each tensor in the order of the layout: row-major indices, ascending.
 
         Raises:
-            InputError: a tensor has none, or they do not fit the sparsity or the strategy.
+            InputError: a tensor has none.
         """
         layout = self.engine.layout
         empty = [name for name, own in zip(layout.names, indices, strict=True) if not len(own)]
@@ -80,26 +80,25 @@ class Request:
         pairs = zip(indices, layout.offsets, strict=False)
         return self.on(np.concatenate([np.asarray(own) + offset for own, offset in pairs]))
 
-    def on(self, positions: NDArray[np.integer]) -> State:
-        """Return the state on positions of the layout.
+    def on(self, positions: NDArray[np.integer]) -> Topology:
+        """Return the topology of positions of the layout.
 
         Args:
             positions: flat, ascending, (N,).
-
-        Raises:
-            InputError: they are no positions of the layout, or do not fit the sparsity or the strategy.
         """
         layout, arrays = self.engine.layout, self.engine.arrays
-        topology = Topology.of(layout, arrays.from_numpy(positions.astype(layout.position_dtype)), arrays)
-        return self.engine.start_at(topology, sparsity=self.sparsity, clock=self.clock)
+        return Topology.of(layout, arrays.from_numpy(positions.astype(layout.position_dtype)), arrays)
 
 
-def start_state(start: Start, request: Request) -> State:
-    """Return the state before the first step.
+def start_topology(start: Start, request: Request) -> Topology:
+    """Return the weights that are active before the first step.
 
     Args:
         start: see :func:`sparsecore_torch.sparsify`.
         request: what else is known.
+
+    Returns:
+        The topology, which the engine is still to check where it was given.
 
     Raises:
         InputError: it is no start, or does not fit the model.
@@ -169,11 +168,11 @@ def _pruned(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Parameter, Te
                 yield module, name, parameter, mask.detach().clone() != 0, parameter.detach().clone()
 
 
-def _random(request: Request) -> State:
-    return request.engine.start(request.wanted_sparsity, clock=request.clock)
+def _random(request: Request) -> Topology:
+    return request.drawn()
 
 
-def _nonzero(request: Request) -> State:
+def _nonzero(request: Request) -> Topology:
     # a weight that prune has kept counts, though it may be zero at present
     masks = [request.pruned.get(id(one.parameter), None) for one in request.tensors]
     pairs = zip(request.weights(), masks, strict=True)
@@ -186,10 +185,10 @@ def _nonzero(request: Request) -> State:
     return request.at(positions)
 
 
-def _magnitude(request: Request) -> State:
+def _magnitude(request: Request) -> Topology:
     """The largest weights: as many in each tensor as the strategy would start with, or as many over all."""
     engine = request.engine
-    units = engine.unit_map.units(_random(request).topology)
+    units = engine.unit_map.units(request.drawn())
     flat = {name: weights.abs() for name, weights in zip(engine.layout.names, request.weights(), strict=True)}
     scores_of = engine.unit_map.gradient(lambda name: flat[name], engine.arrays)
     scores = [as_tensor(scores_of(name)).float().reshape(-1) for name in units.layout.names]
@@ -197,7 +196,7 @@ def _magnitude(request: Request) -> State:
     positions = torch.cat([one + offset for one, offset in zip(chosen, units.layout.offsets, strict=False)])
     arrays = engine.arrays
     topology = units.at(arrays.from_numpy(positions.cpu().numpy().astype(units.layout.position_dtype)))
-    return engine.start_at(engine.unit_map.weights(topology), sparsity=request.wanted_sparsity, clock=request.clock)
+    return engine.unit_map.weights(topology)
 
 
 def _largest_of_each(arrays: Arrays, scores: Sequence[Tensor], counts: Sequence[int]) -> list[Tensor]:
@@ -224,12 +223,12 @@ _SCOPES: Mapping[str, Callable[[Arrays, Sequence[Tensor], Sequence[int]], list[T
     {"tensor": _largest_of_each, "network": _largest_of_all}
 )
 
-_NAMED: Mapping[str, Callable[[Request], State]] = MappingProxyType(
+_NAMED: Mapping[str, Callable[[Request], Topology]] = MappingProxyType(
     {"random": _random, "nonzero": _nonzero, "magnitude": _magnitude}
 )
 
 
-def _of_text(start: str, request: Request) -> State:
+def _of_text(start: str, request: Request) -> Topology:
     if start in _NAMED:
         return _NAMED[start](request)
     if Path(start).suffix != ".safetensors":
@@ -237,7 +236,7 @@ def _of_text(start: str, request: Request) -> State:
     return _of_file(start, request)
 
 
-def _of_file(start: str | PathLike[str], request: Request) -> State:
+def _of_file(start: str | PathLike[str], request: Request) -> Topology:
     require("safetensors", extra="torch", purpose="a start from a safetensors file")
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -252,13 +251,13 @@ def _of_file(start: str | PathLike[str], request: Request) -> State:
     return _of_mapping(content, request)
 
 
-def _of_topology(start: Topology, request: Request) -> State:
+def _of_topology(start: Topology, request: Request) -> Topology:
     if start.layout != request.engine.layout:
         raise InputError("the topology to start at is of another layout than the sparse tensors of this model")
     return request.on(np.asarray(start.host_positions))
 
 
-def _of_mapping(start: Mapping[str, Any], request: Request) -> State:
+def _of_mapping(start: Mapping[str, Any], request: Request) -> Topology:
     if is_saved_training(start):
         return request.on(np.asarray(torch.as_tensor(start["positions"]).cpu()))
     layout = request.engine.layout
@@ -308,6 +307,6 @@ def _are_positions(given: Tensor) -> bool:
     return given.ndim == 1 and given.dtype in {torch.int32, torch.int64}
 
 
-_KINDS: Mapping[type, Callable[[Any, Request], State]] = MappingProxyType(
+_KINDS: Mapping[type, Callable[[Any, Request], Topology]] = MappingProxyType(
     {str: _of_text, PathLike: _of_file, Topology: _of_topology, Mapping: _of_mapping}
 )

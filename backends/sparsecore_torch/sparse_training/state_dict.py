@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from sparsecore.engine.arrays import describe
 from sparsecore.engine.engine import Engine
+from sparsecore.engine.groups import EngineGroups, GroupStates
 from sparsecore.engine.randomness import Randomness
 from sparsecore.engine.state import State, dump_strategy_state, load_strategy_state, strategy_state_error, vectors_of
 from sparsecore.engine.topology import Topology
@@ -26,13 +27,34 @@ from sparsecore_torch.arrays import as_tensor
 Positions = NDArray[np.int64]
 
 
-def adopted(engine: Engine, state: State, nonzero: Tensor) -> State:
+def adopted_by_groups(engines: EngineGroups, state: GroupStates, nonzero: Tensor) -> GroupStates:
     """Return the state whose active weights are the nonzero ones, filled up with some that are active now.
 
     Args:
-        engine: of the training.
+        engines: of the training.
         state: the present one.
         nonzero: the positions of the nonzero weights, ascending, int64.
+
+    Raises:
+        InputError: there are too many in a group, or a strategy keeps a vector with one entry a weight.
+    """
+    now = state.topology
+    parts = engines.partition.split(now.at(now.arrays.cast(nonzero, now.layout.position_dtype)))
+    columns = zip(engines.engines, state.states, parts, strict=True)
+    states = tuple(adopted(engine, own, as_tensor(part.positions)) for engine, own, part in columns)
+    if all(one is own for one, own in zip(states, state.states, strict=True)):
+        return state
+    topology = engines.partition.join([one.topology for one in states])
+    return attrs.evolve(state, states=states, topology=topology)
+
+
+def adopted(engine: Engine, state: State, nonzero: Tensor) -> State:
+    """Return the state of one group, as :func:`adopted_by_groups` does for all.
+
+    Args:
+        engine: of the group.
+        state: the present one.
+        nonzero: the positions of its nonzero weights, ascending.
 
     Raises:
         InputError: there are too many, or a strategy keeps a vector with one entry a weight.
@@ -115,32 +137,33 @@ Identity = Mapping[str, Any]
 """The facts that must be equal where a state is loaded, as strings, numbers, lists and dicts."""
 
 
-def identity_of(engine: Engine, start: State, sparsity: float) -> Identity:
+def identity_of(engines: EngineGroups, start: GroupStates, sparsity: float | Mapping[str, float]) -> Identity:
     """Return what identifies a training; settings that may differ later, such as ``total_steps``, are not in it.
 
     Args:
-        engine: of the training.
+        engines: of the training.
         start: its state before the first step, when strategies that count in an attribute have not counted yet.
-        sparsity: the requested sparsity.
+        sparsity: the requested sparsity, or that of each tensor.
     """
-    layout = engine.layout
+    layout, first = engines.layout, engines.engines[0]
     return {
         "tensors": {name: list(shape) for name, shape in zip(layout.names, layout.shapes, strict=True)},
-        "sparsity": float(sparsity),
-        "seed": engine.random.seed,
-        "units": described(engine.units),
-        "regrow_pruned": engine.regrow_pruned,
+        "sparsity": dict(sparsity) if isinstance(sparsity, Mapping) else float(sparsity),
+        "seed": first.random.seed,
+        "units": described(first.units),
+        "regrow_pruned": first.regrow_pruned,
         "steps_per_epoch": start.clock.steps_per_epoch,
-        "strategies": describe_strategies(engine.strategies),
-        "strategies with memory": sorted(start.strategy_states),
+        "strategies": [one for engine in engines.engines for one in describe_strategies(engine.strategies)],
+        "strategies with memory": [name for own in start.states for name in sorted(own.strategy_states)],
+        **({"groups": [list(own.names) for own in engines.partition.parts]} if len(engines.engines) > 1 else {}),
     }
 
 
-def dump(engine: Engine, state: State, identity: Identity, start: Counts) -> dict[str, Any]:
+def dump(engines: EngineGroups, state: GroupStates, identity: Identity, start: Counts) -> dict[str, Any]:
     """Return the state dict of a training.
 
     Args:
-        engine: of the training.
+        engines: of the training.
         state: to be saved.
         identity: of the training.
         start: the number of active weights of each tensor at the start.
@@ -148,6 +171,10 @@ def dump(engine: Engine, state: State, identity: Identity, start: Counts) -> dic
     Returns:
         Tensors, numbers, strings, lists and dicts.
     """
+    memories = [
+        {plugin: _dump_strategy_state(one, engine) for plugin, one in own.strategy_states.items()}
+        for engine, own in zip(engines.engines, state.states, strict=True)
+    ]
     return {
         "format": _FORMAT,
         **copy.deepcopy(dict(identity)),
@@ -155,33 +182,38 @@ def dump(engine: Engine, state: State, identity: Identity, start: Counts) -> dic
         "positions": as_tensor(state.topology.positions).detach().cpu(),
         "start": list(start),
         "clock": {"step": state.clock.step, "updates": state.clock.updates},
-        "memories": {
-            plugin: _dump_strategy_state(strategy_state, engine)
-            for plugin, strategy_state in state.strategy_states.items()
-        },
+        # one group alone is what most trainings have, and had before there were groups
+        **(
+            {"memories": memories[0]}
+            if len(memories) == 1
+            else {"memories of groups": memories, "updates of groups": [own.clock.updates for own in state.states]}
+        ),
     }
 
 
-def load(saved: Mapping[str, Any], engine: Engine, like: State, identity: Identity) -> tuple[State, Counts]:
+def load(
+    saved: Mapping[str, Any], engines: EngineGroups, like: GroupStates, identity: Identity
+) -> tuple[GroupStates, Counts]:
     """Return the state that :func:`dump` has written, and the number of weights of each tensor at the start.
 
     Args:
         saved: the state dict.
-        engine: of the same layout and seed.
-        like: a state of this engine, for the types of the strategy states and what else is not saved.
+        engines: of the same layout and seed.
+        like: a state of these engines, for the types of the strategy states and what else is not saved.
         identity: of the training here.
 
     Raises:
         InputError: it is damaged, no such state dict, or of another training, whose first difference is named.
     """
     _check_same(saved, identity)
+    is_one = len(engines.engines) == 1
     try:
-        topology = _load_topology(saved["positions"].cpu().numpy(), saved["weights"], like.topology, engine)
-        strategy_states = {
-            plugin: _load_strategy_state(saved["memories"][plugin], strategy_state, engine, topology)
-            for plugin, strategy_state in like.strategy_states.items()
-        }
+        topology = _load_topology(saved["positions"].cpu().numpy(), saved["weights"], like.topology, engines)
+        memories = [saved["memories"]] if is_one else saved["memories of groups"]
         step, updates = (_count(saved["clock"][name], name) for name in ("step", "updates"))
+        counted = [updates] if is_one else [_count(one, "updates of groups") for one in saved["updates of groups"]]
+        columns = zip(engines.engines, like.states, engines.partition.split(topology), memories, counted, strict=True)
+        states = tuple(_load_group(*column, step) for column in columns)
         start = tuple(_count(weights, "start") for weights in saved["start"])
     except InputError:
         raise
@@ -189,7 +221,17 @@ def load(saved: Mapping[str, Any], engine: Engine, like: State, identity: Identi
         raise _damaged(repr(error)) from error
     if len(start) != len(like.topology.layout):
         raise _damaged(f"it holds {len(start)} numbers of weights at the start; there are {len(like.topology.layout)}")
-    return State(topology, strategy_states, attrs.evolve(like.clock, step=step, updates=updates)), start
+    return GroupStates(topology, states, attrs.evolve(like.clock, step=step, updates=updates)), start
+
+
+def _load_group(
+    engine: Engine, like: State, topology: Topology, memories: Mapping[str, Any], updates: int, step: int
+) -> State:
+    strategy_states = {
+        plugin: _load_strategy_state(memories[plugin], strategy_state, engine, topology)
+        for plugin, strategy_state in like.strategy_states.items()
+    }
+    return State(topology, strategy_states, attrs.evolve(like.clock, step=step, updates=updates))
 
 
 def dump_history(history: History) -> dict[str, Any]:
@@ -283,18 +325,23 @@ def _count(saved: Any, name: str) -> int:
     return saved
 
 
-def _load_topology(positions: NDArray[Any], weights: int, like: Topology, engine: Engine) -> Topology:
+def _load_topology(positions: NDArray[Any], weights: int, like: Topology, engines: EngineGroups) -> Topology:
     if positions.shape != (weights,):
         raise _damaged(f"it holds {describe(positions)}; expected {weights} positions")
     on_backend = like.arrays.from_numpy(positions)
     error = (
         positions_error(on_backend, like)
         or topology_error(like.at(on_backend), like.layout)
-        or partial_units_error(like.at(on_backend), engine.unit_map)
+        or _units_error(like.at(on_backend), engines)
     )
     if error:
         raise _damaged(f"it holds {error}")
     return like.at(on_backend)
+
+
+def _units_error(topology: Topology, engines: EngineGroups) -> str | None:
+    parts = zip(engines.partition.split(topology), engines.engines, strict=True)
+    return next((error for own, engine in parts if (error := partial_units_error(own, engine.unit_map))), None)
 
 
 def _dump_strategy_state(strategy_state: Any, engine: Engine) -> dict[str, Any]:

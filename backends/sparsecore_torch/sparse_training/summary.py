@@ -28,6 +28,7 @@ class Summary:
         zeros: the number of active weights that are exactly zero, as those are that no gradient reaches; None where it
             is not counted, since the values are sharded over ranks.
         by_name: the kind of those sparse tensors that are known by the names of modules and parameters.
+        groups: the strategies of each tensor, where they differ.
     """
 
     topology: Topology
@@ -36,6 +37,7 @@ class Summary:
     clock: Clock
     zeros: int | None = None
     by_name: Mapping[str, str] = MappingProxyType({})
+    groups: Mapping[str, str] = MappingProxyType({})
 
     def rows(self) -> list[tuple[str, ...]]:
         """Return the table's rows.
@@ -66,7 +68,12 @@ class Summary:
         done = f"step {self.clock.step:,}, {self.clock.updates:,} updates, sparsity {self.topology.sparsity:.4f}"
         size = self.topology.size
         zeros = [] if self.zeros is None else [f"{self.zeros:,} of {size:,} active weights are exactly zero"]
-        chosen = [*(["sparse by name:", *named] if named else []), *(["left dense:", *dense] if dense else [])]
+        groups = [f"  {stack}: {listed(names, _SHOWN)}" for stack, names in _grouped(self.groups).items()]
+        chosen = [
+            *(["strategies:", *groups] if groups else []),
+            *(["sparse by name:", *named] if named else []),
+            *(["left dense:", *dense] if dense else []),
+        ]
         return "\n".join([self._table(), done, *zeros, *chosen])
 
     def _table(self) -> str:

@@ -9,9 +9,8 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from sparsecore.engine.engine import Engine, StepPlan
+from sparsecore.engine.groups import EngineGroups, GroupPlans, GroupStates
 from sparsecore.engine.reallocation import Reallocation
-from sparsecore.engine.state import State
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
 from sparsecore.learning.ledger import Ledger
@@ -24,7 +23,7 @@ from sparsecore_torch.sparse_training.kernels.choice import Routes
 from sparsecore_torch.sparse_training.missed_steps import StepWatch, trained_parameters
 from sparsecore_torch.sparse_training.model.parameters import replicated
 from sparsecore_torch.sparse_training.model.selection import Selection
-from sparsecore_torch.sparse_training.optimizers.state import check_optimizer, group_of, learning_rate_of
+from sparsecore_torch.sparse_training.optimizers.state import check_optimizer, learning_rates_of
 from sparsecore_torch.sparse_training.optimizers.step_hooks import StepHooks
 from sparsecore_torch.sparse_training.optimizers.wrapped import (
     OptimizerLayers,
@@ -35,7 +34,7 @@ from sparsecore_torch.sparse_training.optimizers.wrapped import (
 )
 from sparsecore_torch.sparse_training.rollback import undone_on_failure
 from sparsecore_torch.sparse_training.state_dict import (
-    adopted,
+    adopted_by_groups,
     dump,
     dump_history,
     identity_of,
@@ -56,26 +55,26 @@ class TrainingParts:
         optimizer: with its wrappers; weights may move after each of its steps.
         selection: the sparse tensors.
         claims: on these tensors, so that no other training uses them.
-        engine: decides which weights move.
+        engines: decide which weights move, one for each group of tensors.
         store: makes a storage of the plain model, from an optimizer, a topology and its values.
         storage: keeps the weights.
         routes: which layers run through the sparse kernels.
         ranks: the processes that train together.
-        sparsity: the requested sparsity.
-        learning_rate_group: the index of the param group whose learning rate strategies get, that of the first tensor.
+        sparsity: the requested sparsity, where it was given by group that of each tensor.
+        learning_rates: return the learning rates that the strategies of each group get, those of its first tensor.
     """
 
     model: nn.Module
     optimizer: OptimizerLayers
     selection: Selection
     claims: Sequence[checks.Claim]
-    engine: Engine
+    engines: EngineGroups
     store: Callable[[OptimizerLayers, Topology, Tensor], Storage]
     storage: Storage
     routes: Routes
     ranks: Ranks
-    sparsity: float
-    learning_rate_group: int
+    sparsity: float | Mapping[str, float]
+    learning_rates: Sequence[Callable[[], float | None]]
 
 
 @attrs.frozen
@@ -117,7 +116,7 @@ class SparseTraining:
 
     Args:
         parts: of the training.
-        state: of the engine, before the first step.
+        state: of the engines, before the first step.
     """
 
     @property  # type: ignore[misc]
@@ -126,14 +125,14 @@ class SparseTraining:
         checks.check_not_training_flag(self, sys._getframe(1))
         return SparseTraining
 
-    def __init__(self, parts: TrainingParts, state: State) -> None:
+    def __init__(self, parts: TrainingParts, state: GroupStates) -> None:
         self._parts: TrainingParts | None = parts
         self._end = SQUASHED
         self._state = state
-        self._latest_plan: StepPlan | None = None
+        self._latest_plan: GroupPlans | None = None
         self._start = tuple(map(int, state.topology.counts))
-        self._identity = identity_of(parts.engine, state, parts.sparsity)
-        self._record = Record(parts.engine)
+        self._identity = identity_of(parts.engines, state, parts.sparsity)
+        self._record = Record(parts.engines)
         self._is_agreed = False
         self._install(parts)
         checks.register(self, parts.claims)  # last, so that a failure before it leaves no claim
@@ -238,7 +237,10 @@ class SparseTraining:
         is_any_sharded = any(is_sharded(one.parameter) for one in parts.selection.sparse)
         zeros = None if is_any_sharded else int((parts.storage.values() == 0).sum())
         selection = parts.selection
-        return Summary(self.topology, self._start, selection.left_out, self._now.clock, zeros, selection.by_name)
+        groups = parts.engines.described()
+        return Summary(
+            self.topology, self._start, selection.left_out, self._now.clock, zeros, selection.by_name, groups
+        )
 
     def metrics(self) -> dict[str, float]:
         """Return numbers for a log: of the present topology, and of the last update.
@@ -260,7 +262,7 @@ class SparseTraining:
             DisagreementError: another rank saves other values at the same step.
         """
         self._checked.ranks.compare_saved(self._state.clock, self._compared)
-        saved = dump(self._alive.engine, self._now, self._identity, self._start)
+        saved = dump(self._alive.engines, self._now, self._identity, self._start)
         kernels = self._alive.routes.decisions.dump()
         return saved | dump_history(self._record.history) | ({"kernels": kernels} if kernels else {})
 
@@ -274,8 +276,8 @@ class SparseTraining:
             InputError: it is no such state dict, or of another model, seed or strategy; nothing has changed.
         """
         parts = self._alive
-        state, start = load(saved, parts.engine, self._now, self._identity)
-        history = load_history(saved, len(parts.engine.layout))
+        state, start = load(saved, parts.engines, self._now, self._identity)
+        history = load_history(saved, len(parts.engines.layout))
         parts.routes.decisions.load(saved.get("kernels", {}))
         parts.storage.restore(state.topology)
         self._state, self._start, self._record.history = state, start, history
@@ -302,7 +304,7 @@ class SparseTraining:
                 weight, or the storage is compact; nothing has changed.
         """
         parts = self._alive
-        self._state = adopted(parts.engine, self._state, parts.storage.nonzero_positions())
+        self._state = adopted_by_groups(parts.engines, self._state, parts.storage.nonzero_positions())
         parts.storage.restore(self._state.topology)
         self._is_agreed = False
         self._expect_gradient()
@@ -382,11 +384,11 @@ class SparseTraining:
     def _resume(self, layers: OptimizerLayers, topology: Topology, values: Tensor) -> None:
         parts = self._alive
         check_optimizer(layers.stepping, parts.selection.sparse)
-        group = group_of(layers.stepping, parts.selection.sparse[0].parameter)
+        rates = learning_rates_of(layers, [parts.selection.sparse[index] for index in parts.engines.first_of_each])
         with undone_on_failure(parts.model, layers, parts.selection.sparse, in_place=True):
             layers.remember()
             storage = parts.store(layers, topology, values)
-            self._parts = attrs.evolve(parts, optimizer=layers, storage=storage, learning_rate_group=group)
+            self._parts = attrs.evolve(parts, optimizer=layers, storage=storage, learning_rates=rates)
             self._install(self._parts)
 
     @property
@@ -403,7 +405,7 @@ class SparseTraining:
         return parts
 
     @property
-    def _now(self) -> State:
+    def _now(self) -> GroupStates:
         _ = self._alive  # raises once the training has ended
         return self._state
 
@@ -443,14 +445,14 @@ class SparseTraining:
         positions = {"the positions": as_tensor(self.topology.positions)}
         return positions | replicated(self._alive.model, self._alive.optimizer.stepping)
 
-    def _advanced(self, plan: StepPlan) -> tuple[State, Reallocation | None]:
-        """Return the state after a step for which the engine needs the values, and the update where one was due."""
-        parts, state = self._alive, plan.state
+    def _advanced(self, plan: GroupPlans) -> tuple[GroupStates, Reallocation | None]:
+        """Return the state after a step for which an engine needs the values, and the update where one was due."""
+        parts = self._alive
         values = parts.storage.values()
-        rate = learning_rate_of(parts.optimizer.stepping.param_groups[parts.learning_rate_group])
+        rates = [rate() for rate in parts.learning_rates]
         frozen = self._freezing.frozen()
         advance = parts.ranks.together(
-            lambda: parts.engine.advance(state, values, rate, parts.storage.gradient, frozen, plan)
+            lambda: parts.engines.advance(plan, values, rates, parts.storage.gradient, frozen)
         )
         if advance.reallocation is not None:
             parts.storage.reallocate(advance.reallocation)
@@ -459,10 +461,10 @@ class SparseTraining:
         return advance.state, advance.reallocation
 
     @property
-    def _plan(self) -> StepPlan:
+    def _plan(self) -> GroupPlans:
         """The plan of the next step; strategies are called once for each state."""
         if self._latest_plan is None or self._latest_plan.state is not self._state:
-            self._latest_plan = self._alive.engine.plan(self._state)
+            self._latest_plan = self._alive.engines.plan(self._state)
         return self._latest_plan
 
     def _expect_gradient(self) -> None:

@@ -66,7 +66,9 @@ class _Candidate:
 Rule = Callable[[_Candidate], bool]
 
 
-def select(model: nn.Module, include: Selectors = None, exclude: Selectors = None) -> Selection:
+def select(
+    model: nn.Module, include: Selectors = None, exclude: Selectors = None, groups: Sequence[Selector] = ()
+) -> Selection:
     """Select the tensors that become sparse.
 
     Args:
@@ -75,25 +77,29 @@ def select(model: nn.Module, include: Selectors = None, exclude: Selectors = Non
             linear, convolution, token embedding, recurrent and attention modules and stacks of experts, except for
             the first convolution and the last linear layer.
         exclude: globs on parameter names and classes of modules that stay dense.
+        groups: globs on parameter names and classes of modules, which choose among the tensors above: others stay
+            dense. Where all tensors that one of them matches are dense by default, it makes them sparse.
 
     Raises:
         InputError: a glob or a class matches nothing, no tensor is left, or one cannot be trained sparsely.
     """
     parameters = named_parameters(model)
     included, excluded = (
-        _matching(model, argument, given, parameters)
+        frozenset[str]().union(*(matching(model, argument, one, parameters) for one in _several(given)))
         for argument, given in (("include", include), ("exclude", exclude))
     )
     candidates = [_Candidate(one, uses_of(model, one)) for one in parameters]
-    rules: dict[str, Rule] = {
-        **_ALWAYS,
-        **({"not included": lambda one: one.named.name not in included} if include is not None else _default(model)),
+    chosen: dict[str, Rule] = {
         **_VECTORS,
         "excluded": lambda one: one.named.name in excluded,
     }
-    reasons = {one.named.name: next((why for why, holds in rules.items() if holds(one)), None) for one in candidates}
+    default = {"not included": lambda one: one.named.name not in included} if include is not None else _default(model)
+    reasons = _reasons(candidates, {**_ALWAYS, **default, **chosen})
     if include is None:
         reasons = {one.named.name: reasons[one.named.name] or _obstacle_by_default(one) for one in candidates}
+    if groups:
+        always = reasons if include is not None else _reasons(candidates, {**_ALWAYS, **chosen})
+        reasons = _grouped(model, parameters, groups, reasons, always)
     sparse = [one for one in candidates if reasons[one.named.name] is None]
     left_out = {name: why for name, why in reasons.items() if why is not None}
     if not sparse:
@@ -101,6 +107,45 @@ def select(model: nn.Module, include: Selectors = None, exclude: Selectors = Non
     _check_computable(sparse)
     by_name = {} if include is not None else {one.named.name: kind for one in sparse if (kind := _kind_by_name(one))}
     return Selection(tuple(one.named for one in sparse), MappingProxyType(left_out), MappingProxyType(by_name))
+
+
+Reasons = Mapping[str, str | None]
+"""Why parameters are dense, by name; None for those that are sparse."""
+
+
+def _reasons(candidates: Sequence[_Candidate], rules: Mapping[str, Rule]) -> Reasons:
+    return {one.named.name: next((why for why, holds in rules.items() if holds(one)), None) for one in candidates}
+
+
+def _grouped(
+    model: nn.Module,
+    parameters: Sequence[NamedParameter],
+    groups: Iterable[Selector],
+    reasons: Reasons,
+    always: Reasons,
+) -> Reasons:
+    """Return the reasons where groups choose among the sparse tensors, and may name others.
+
+    Args:
+        model: without wrappers.
+        parameters: all of the model.
+        groups: globs and classes.
+        reasons: without groups.
+        always: the reasons that hold even for a parameter that is named.
+    """
+    named: set[str] = set()
+    for selector in groups:
+        matched = matching(model, "sparsity", selector, parameters)
+        sparse = {name for name in matched if reasons[name] is None}
+        # who names nothing but tensors that are dense by default wants these to be sparse
+        chosen = sparse or {name for name in matched if always[name] is None}
+        if not chosen:
+            why = listed([f"{name} ({always[name]})" for name in reasons if name in matched], _SHOWN)
+            raise InputError(
+                f"the entry {selector_name(selector)!r} of sparsity= names no tensor that can be sparse: {why}"
+            )
+        named |= chosen
+    return {name: (always[name] if name in named else reasons[name] or "in no group of sparsity=") for name in reasons}
 
 
 def _of_use(holds: Callable[[Use], bool]) -> Rule:
@@ -323,23 +368,35 @@ def _weight_from_zeros(parametrization: nn.Module, name: str) -> tuple[Tensor, T
     return copied(), zero
 
 
-def _matching(
-    model: nn.Module, argument: str, given: Selectors, parameters: Sequence[NamedParameter]
+def matching(
+    model: nn.Module, argument: str, selector: Selector, parameters: Sequence[NamedParameter]
 ) -> frozenset[str]:
-    """The first names of the parameters that one of the globs and classes matches."""
-    matching: set[str] = set()
-    for selector in () if given is None else _several(given):
-        is_class = isinstance(selector, type)
-        names = [name for name, module in named_modules(model) if isinstance(module, selector)] if is_class else None
-        if names is None and not isinstance(selector, str):
-            raise InputError(
-                f"{argument} is a glob on parameter names, a class of modules, or several; given {given!r}"
-            )
-        found = {one.name for one in parameters if (_matches(one, selector) if names is None else one.is_within(names))}
-        if not found:
-            raise InputError(_no_match(model, argument, selector, parameters))
-        matching |= found
-    return frozenset(matching)
+    """Return the first names of the parameters that a glob or a class of modules matches.
+
+    Args:
+        model: without wrappers.
+        argument: of ``sparsify``, for the error sentence.
+        selector: a glob on parameter names, or a class of modules.
+        parameters: of the model, among which it chooses.
+
+    Raises:
+        InputError: it is neither, or matches none.
+    """
+    if isinstance(selector, type):
+        names = [name for name, module in named_modules(model) if isinstance(module, selector)]
+        found = {one.name for one in parameters if one.is_within(names)}
+    elif isinstance(selector, str):
+        found = {one.name for one in parameters if _matches(one, selector)}
+    else:
+        raise InputError(f"{argument} is a glob on parameter names, a class of modules, or several; given {selector!r}")
+    if not found:
+        raise InputError(_no_match(model, argument, selector, parameters))
+    return frozenset(found)
+
+
+def selector_name(selector: Selector) -> str:
+    """Return a glob itself, or the name of a class."""
+    return selector.__name__ if isinstance(selector, type) else selector
 
 
 def _no_match(model: nn.Module, argument: str, selector: Any, parameters: Iterable[NamedParameter]) -> str:
@@ -356,11 +413,13 @@ def _no_match(model: nn.Module, argument: str, selector: Any, parameters: Iterab
 
 
 def _several(given: Any) -> tuple[Any, ...]:
+    if given is None:
+        return ()
     return tuple(given) if isinstance(given, Iterable) and not isinstance(given, str | type) else (given,)
 
 
 def _matches(one: NamedParameter, glob: str) -> bool:
-    return any(fnmatchcase(name, glob) for name in one.names)
+    return any(name == glob or fnmatchcase(name, glob) for name in one.names)
 
 
 def _nothing_left(left_out: Mapping[str, str]) -> str:

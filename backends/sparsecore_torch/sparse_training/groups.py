@@ -1,0 +1,110 @@
+"""Settings by group of tensors: what an entry such as ``{"encoder.*": 0.9}`` says about each sparse tensor."""
+
+from collections.abc import Mapping
+from typing import Any, Generic, TypeVar
+
+import attrs
+from torch import nn
+
+from sparsecore.engine.distributions import check_sparsity
+from sparsecore.errors import InputError, listed
+from sparsecore_torch.sparse_training.model.parameters import named_parameters
+from sparsecore_torch.sparse_training.model.selection import Selection, Selector, matching, selector_name
+
+Setting = TypeVar("Setting")
+
+_SHOWN = 8
+"""The number of tensors that an error sentence names."""
+
+
+@attrs.frozen(eq=False)
+class Group(Generic[Setting]):
+    """The tensors to which one entry of a setting applies.
+
+    Attributes:
+        label: the entry's glob, or the name of its class; empty where there are no entries, and the setting is one for
+            all tensors.
+        tensors: the names of the tensors, in the order of the model.
+        setting: what the entry says.
+    """
+
+    label: str
+    tensors: tuple[str, ...]
+    setting: Setting
+
+
+def groups_of(
+    argument: str, given: Setting | Mapping[Selector, Setting], model: nn.Module, selection: Selection
+) -> tuple[Group[Setting], ...]:
+    """Return the groups into which a setting divides the sparse tensors.
+
+    Of several entries that match a tensor, the last one applies to it.
+
+    Args:
+        argument: of ``sparsify``, for error sentences.
+        given: one setting for all tensors, or one for each glob on parameter names or class of modules.
+        model: without wrappers.
+        selection: the sparse tensors, all of which must be in a group.
+
+    Raises:
+        InputError: an entry matches no sparse tensor, or later ones replace it everywhere; or a tensor is in no group.
+    """
+    if not isinstance(given, Mapping):
+        return (Group("", tuple(one.name for one in selection.sparse), given),)
+    if not given:
+        raise InputError(f"{argument} is an empty dict; it has an entry for each group of tensors")
+    matched = {selector: _matched(argument, selector, model, selection) for selector in given}
+    chosen = {name: selector for selector, names in matched.items() for name in names}
+    names = tuple(one.name for one in selection.sparse)
+    missing = [name for name in names if name not in chosen]
+    if missing:
+        raise InputError(
+            f"{argument} has no entry for {listed(missing, _SHOWN)}; an entry '*' before the others is for all that no "
+            "later one matches, and exclude= leaves tensors dense"
+        )
+    groups = []
+    for selector, setting in given.items():
+        own = tuple(name for name in names if chosen[name] == selector)
+        if not own:
+            raise InputError(_replaced(argument, selector, matched[selector], chosen))
+        groups.append(Group(selector_name(selector), own, setting))
+    return tuple(groups)
+
+
+def _matched(argument: str, selector: Selector, model: nn.Module, selection: Selection) -> frozenset[str]:
+    """Return the sparse tensors that an entry matches."""
+    sparse = {one.name for one in selection.sparse}
+    found = matching(model, argument, selector, named_parameters(model))
+    if not found & sparse:
+        why = {name: selection.left_out[name] for name in found if name in selection.left_out}
+        dense = listed([f"{name} ({reason})" for name, reason in why.items()], _SHOWN)
+        raise InputError(
+            f"the entry {selector_name(selector)!r} of {argument}= matches no sparse tensor, but {dense}; sparse are "
+            f"{listed([one.name for one in selection.sparse], _SHOWN)}"
+        )
+    return found & sparse
+
+
+def _replaced(argument: str, selector: Selector, names: frozenset[str], chosen: Mapping[str, Selector]) -> str:
+    later = dict.fromkeys(selector_name(chosen[name]) for name in names)
+    return (
+        f"the entry {selector_name(selector)!r} of {argument}= has no effect: of several entries that match a tensor "
+        f"the last one applies, and {', '.join(map(repr, later))} match all of its tensors, "
+        f"{listed(sorted(names), _SHOWN)}; put the general entry first"
+    )
+
+
+def check_sparsities(given: Any) -> None:
+    """Check the sparsity that was given for each group.
+
+    Args:
+        given: the argument of ``sparsify``; anything but a mapping is left to later checks.
+
+    Raises:
+        InputError: one is no number in [0, 1); the message names its entry.
+    """
+    for selector, sparsity in given.items() if isinstance(given, Mapping) else ():
+        try:
+            check_sparsity(sparsity)
+        except InputError as error:
+            raise InputError(f"the entry {selector_name(selector)!r} of sparsity=: {error}") from None
