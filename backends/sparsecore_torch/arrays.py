@@ -12,6 +12,7 @@ from torch import Tensor
 from sparsecore.engine.arrays import Array, DefaultCounting
 from sparsecore.engine.selection import smallest_indices
 from sparsecore.engine.topology import Topology
+from sparsecore_torch.tensors import is_non_overlapping_and_dense
 
 
 def as_tensor(array: Array) -> Tensor:
@@ -85,6 +86,39 @@ def gather(dense: Tensor, indices: Tensor) -> Tensor:
     return dense.reshape(-1).index_select(0, indices)
 
 
+def memory_offsets(indices: Tensor, like: Tensor) -> Tensor:
+    """Return where entries of a tensor lie in its memory, counted in entries from its first one.
+
+    Args:
+        indices: row-major indices in the flat tensor, (N_i,), int32 or int64.
+        like: the tensor, of any shape; its entries fill one stretch of memory in whatever order, as in channels last.
+
+    Returns:
+        (N_i,), of the dtype of the indices where that holds them; the indices themselves if the tensor is contiguous.
+    """
+    if like.is_contiguous():
+        return indices
+    rest = indices if like.numel() <= torch.iinfo(torch.int32).max else indices.long()
+    offsets = torch.zeros_like(rest)
+    for side, stride in zip(reversed(like.shape), reversed(like.stride()), strict=True):
+        outer = rest.div(side, rounding_mode="floor")
+        offsets += (rest - outer * side).mul_(stride)
+        rest = outer
+    return offsets
+
+
+def flat_memory(tensor: Tensor) -> Tensor:
+    """Return the entries of a tensor in the order of its memory.
+
+    Args:
+        tensor: one whose entries fill one stretch of memory.
+
+    Returns:
+        (D_i,), detached; it shares the memory.
+    """
+    return tensor.detach().as_strided((tensor.numel(),), (1,), tensor.storage_offset())
+
+
 def put_entries(dense: Tensor, indices: Tensor, entries: Tensor | float) -> None:
     """Write entries of a dense tensor in place, unseen by autograd.
 
@@ -96,13 +130,13 @@ def put_entries(dense: Tensor, indices: Tensor, entries: Tensor | float) -> None
     plain = dense.detach()
     if isinstance(entries, Tensor):
         entries = entries.to(plain.dtype)
-    if not plain.is_contiguous():
+    if not is_non_overlapping_and_dense(plain):
         given = torch.as_tensor(entries, dtype=plain.dtype, device=plain.device)
         plain.index_put_(torch.unravel_index(indices, plain.shape), given)
     elif isinstance(entries, Tensor):
-        plain.view(-1).index_copy_(0, indices, entries)
+        flat_memory(plain).index_copy_(0, memory_offsets(indices, plain), entries)
     else:
-        plain.view(-1).index_fill_(0, indices, entries)
+        flat_memory(plain).index_fill_(0, memory_offsets(indices, plain), entries)
 
 
 @attrs.frozen

@@ -123,6 +123,17 @@ def is_non_overlapping_and_dense(tensor: Tensor) -> bool:
     return True
 
 
+def have_equal_order(first: Tensor, second: Tensor) -> bool:
+    """Return whether the entries of two strided tensors of one shape lie in memory in the same order and distances.
+
+    The strides of sides of length one, which torch chooses in several ways, say nothing.
+    """
+    if first.stride() == second.stride():
+        return True
+    sides = zip(first.shape, first.stride(), second.stride(), strict=True)
+    return all(one == other for side, one, other in sides if side > 1)
+
+
 def overlapping(tensors: Sequence[Tensor]) -> list[tuple[int, int]]:
     """Find tensors that share entries in memory.
 

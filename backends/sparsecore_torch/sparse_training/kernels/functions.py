@@ -20,8 +20,8 @@ from sparsecore_cpu.layer import Layer, buffer_of
 from sparsecore_cpu.runtime import Buffer, Floats, Form
 from sparsecore_cpu.window import Padding, Window
 from sparsecore_torch._torch_internals import convolution_padding
-from sparsecore_torch.arrays import gather, scatter
 from sparsecore_torch.sparse_training.regions.region import check_first_order
+from sparsecore_torch.sparse_training.storage.sparse_weights import SparseWeight
 
 _CACHE_LINE = 64
 
@@ -364,19 +364,20 @@ class _ActiveWeights(torch.autograd.Function):
     """A dense weight to its N_i active values; their gradient to a dense one, zero elsewhere."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, indices: Tensor) -> Tensor:
-        ctx.save_for_backward(weight, indices)  # the weight for autograd's check that nothing has written to it
-        return gather(weight, indices)
+    def forward(ctx: Any, weight: Tensor, declared: SparseWeight) -> Tensor:
+        ctx.save_for_backward(weight)  # for autograd's check that nothing has written to it
+        ctx.declared = declared
+        return declared.entries(weight)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        weight, indices = ctx.saved_tensors
-        return scatter(gradient, indices, weight.shape), None
+        (weight,) = ctx.saved_tensors
+        return ctx.declared.add_to(weight, None, gradient), None
 
 
 sparse_layer: Callable[[Tensor, Tensor, Tensor | None, Computation], Tensor] = _SparseLayer.apply
 """From a batch, the N_i values, a bias and what the layer computes to its outputs; differentiable once."""
 
-active_weights: Callable[[Tensor, Tensor], Tensor] = _ActiveWeights.apply
-"""From a dense weight and the indices of its active entries, (N_i,), to their values; differentiable once."""
+active_weights: Callable[[Tensor, SparseWeight], Tensor] = _ActiveWeights.apply
+"""From a dense weight and what it is declared to be to its active values, (N_i,); differentiable once."""

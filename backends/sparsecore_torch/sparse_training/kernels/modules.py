@@ -23,8 +23,8 @@ from sparsecore_torch.sparse_training.storage.storage import Storage
 _ROUTE = "_sparse_kernels"
 """The attribute of a module that holds its route."""
 
-Read = Callable[[nn.Module, Tensor], Tensor]
-"""From a module and the indices of its active weights to the N_i values, differentiable."""
+Read = Callable[[nn.Module], Tensor]
+"""From a module to the N_i values of its active weights, differentiable."""
 
 
 @final
@@ -60,7 +60,7 @@ class Route:
             topology: the active positions; the kernels' lists of the old ones are dropped.
         """
         self._topology = topology
-        self._current: _Current | None = None
+        self._computation: Computation | None = None
 
     def expect(self, *, dense: bool) -> None:
         """Choose how the next step is computed.
@@ -73,8 +73,7 @@ class Route:
     @property
     def nbytes(self) -> int:
         """Bytes of the kernels' lists of active weights."""
-        current = self._current
-        return 0 if current is None else current.indices.nbytes + current.computation.layer.nbytes
+        return 0 if self._computation is None else self._computation.layer.nbytes
 
     def install(self, check: Callable[[str], None]) -> None:
         """Run the module through the kernels from now on.
@@ -102,14 +101,14 @@ class Route:
             with torch.autocast("cpu", enabled=False):
                 return dense(x)
         self._check(self._tensor)
-        current = self._computed()
-        values = self._read(self._module, current.indices)
+        computation = self._computed()
+        values = self._read(self._module)
         if not _is_plain(values):  # the model has been moved
             return dense(given)
         bias: Any = self._module.bias
 
         def sparse(x: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
-            return self._kind.run(x, lambda batch: sparse_layer(batch, values, bias, current.computation))
+            return self._kind.run(x, lambda batch: sparse_layer(batch, values, bias, computation))
 
         if not self._takes_sparse(x, values, bias, sparse, dense):
             return dense(given)
@@ -145,20 +144,11 @@ class Route:
             ),
         )
 
-    def _computed(self) -> "_Current":
-        if self._current is None:
+    def _computed(self) -> Computation:
+        if self._computation is None:
             indices = active_indices(self._topology, self._topology.layout.index(self._tensor))
-            layer = self._kind.layer(self._module, indices.numpy())
-            self._current = _Current(indices, Computation(layer, self._kind))
-        return self._current
-
-
-@attrs.frozen(eq=False)
-class _Current:
-    """The computation of a route for the present topology."""
-
-    indices: Tensor
-    computation: Computation
+            self._computation = Computation(self._kind.layer(self._module, indices.numpy()), self._kind)
+        return self._computation
 
 
 @cache
@@ -180,12 +170,15 @@ def _routed(cls: type[nn.Module]) -> type[nn.Module]:
     return type(f"Sparse{cls.__name__}", (cls,), {"forward": forward, "__reduce_ex__": reduced_to(cls, _ROUTE)})
 
 
-def _of_parameter(module: nn.Module, indices: Tensor) -> Tensor:
+def _of_parameter(module: nn.Module) -> Tensor:
     weight: Any = module.weight
-    return active_weights(weight, indices)
+    declared = sparse_weights.find(weight)
+    if declared is None:
+        raise RuntimeError("a module with a route to the sparse kernels has a weight that is not declared to be sparse")
+    return active_weights(weight, declared)
 
 
-def _of_compact(module: nn.Module, _: Tensor) -> Tensor:
+def _of_compact(module: nn.Module) -> Tensor:
     return active_values(module, "weight")
 
 

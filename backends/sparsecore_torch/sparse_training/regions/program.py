@@ -142,7 +142,7 @@ class Program:
             masked: of :func:`masked_weights`.
         """
         compact = [compact_weights(key).topology.counts[index] for key, index in self.compact]
-        return sum(len(one.indices) for one in masked) + int(sum(compact))
+        return sum(one.count for one in masked) + int(sum(compact))
 
     def unpack(self, run: Execution, made: Sequence[KernelTensor]) -> tuple[Tensor, ...]:
         """Copy the results of :meth:`run` out of the kernels' layout."""

@@ -115,7 +115,7 @@ def _masked_use(source: RegionInput, weight: SparseWeight, shape: tuple[int, ...
     view = _view(source, shape, weight.indices.numpy(), weight.entries(source.tensor).numpy(), weight)
 
     def give(entries: Tensor) -> None:
-        source.gradient = weight.add_to(source.gradient, entries)
+        source.gradient = weight.add_to(source.tensor, source.gradient, entries)
 
     return WeightUse(view, source, give, source.tensor.nbytes)
 

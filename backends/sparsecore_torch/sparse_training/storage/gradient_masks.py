@@ -10,14 +10,23 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from sparsecore.errors import InputError
-from sparsecore_torch._torch_internals import are_transforms_active, is_accumulating, is_batched, write_count
+from sparsecore_torch._torch_internals import (
+    are_transforms_active,
+    is_accumulating,
+    is_batched,
+    tensor_hooks,
+    write_count,
+)
 from sparsecore_torch.arrays import TorchArrays, put_entries
 from sparsecore_torch.sparse_training.model.parameters import NamedParameter
 from sparsecore_torch.sparse_training.optimizers.step_hooks import Given, after_closure
-from sparsecore_torch.tensors import full_tensor, is_non_overlapping_and_dense, local_shard
+from sparsecore_torch.sparse_training.storage import sparse_weights
+from sparsecore_torch.tensors import full_tensor, have_equal_order, is_non_overlapping_and_dense, local_shard
 
 _INTEGERS: Final = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
+
+_PACKAGE: Final = f"{__name__.partition('.')[0]}."
 
 _CHUNK: Final = 1 << 18
 """The number of entries that are masked at a time on the CPU: torch converts the masks of all of them at once."""
@@ -110,9 +119,9 @@ class BitMask:
         """Return the entries of a tensor as integers of their size with their masks, in parts that a cache can hold."""
         plain, bits = tensor.detach() if tensor.requires_grad else tensor, self._bits
         entries = plain.view(_INTEGERS[plain.element_size()])
-        if plain.numel() <= _CHUNK or plain.device.type != "cpu" or plain.stride() != bits.stride():
+        if plain.numel() <= _CHUNK or plain.device.type != "cpu":
             return ((entries, bits),)
-        if not is_non_overlapping_and_dense(bits):
+        if not (have_equal_order(plain, bits) and is_non_overlapping_and_dense(bits)):
             return ((entries, bits),)
         size = (plain.numel(),)
         flat = (one.as_strided(size, (1,), one.storage_offset()) for one in (entries, bits))
@@ -239,7 +248,8 @@ class GradientMasker:
         def accumulated(parameter: Tensor) -> None:
             gradient = parameter.grad
             if gradient is not None and not self._dense:
-                if not gradient.requires_grad:  # else it has been masked on its way
+                # one that is differentiated itself has been masked on its way, and one of the kernels is zero elsewhere
+                if not gradient.requires_grad and not _is_of_kernels(parameter, gradient):
                     mask.fill(gradient)
                 self._note(name, gradient)
 
@@ -331,6 +341,16 @@ class ShardedGradientMasker:
 def _check_strided(name: str, gradient: Tensor) -> None:
     if gradient.layout is not torch.strided:
         raise InputError(f"the gradient of {name} is sparse ({gradient.layout}); make its layer with sparse=False")
+
+
+def _is_of_kernels(parameter: Tensor, gradient: Tensor) -> bool:
+    """Return whether a gradient that has just been accumulated is as the kernels have made it of the active weights."""
+    weight = sparse_weights.find(parameter)
+    if weight is None or not weight.has_made(gradient):
+        return False
+    # a hook of somebody else may have written to it in a way that torch does not count
+    hooks = tensor_hooks(parameter)["_backward_hooks"] or {}
+    return all(str(getattr(hook, "__module__", "")).startswith(_PACKAGE) for hook in hooks.values())
 
 
 def _finite_where_inactive(gradient: Tensor, mask: BitMask) -> Tensor:

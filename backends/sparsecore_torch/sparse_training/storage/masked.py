@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.topology import Topology
 from sparsecore.learning.ledger import Ledger
-from sparsecore_torch.arrays import active_indices, as_tensor, gather, put_entries, scatter, shortened
+from sparsecore_torch.arrays import active_indices, as_tensor, gather, put_entries, scatter
 from sparsecore_torch.sparse_training.model.parameters import NamedParameter
 from sparsecore_torch.sparse_training.optimizers.copies import values_of
 from sparsecore_torch.sparse_training.optimizers.profile import fill, put_fresh
@@ -198,7 +198,8 @@ class MaskedStorage:
     def ledger(self) -> Ledger:
         """Return the bytes of values, masks and positions, gradients and optimizer state; of shards, on this rank."""
         masks = [mask.bits for mask in self._masks.values()]
-        return ledger_of(self._optimizer, [*masks, as_tensor(self._topology.positions)])
+        indices = [made for weight in self._declared.values() for made in weight.index_tensors]
+        return ledger_of(self._optimizer, [*masks, as_tensor(self._topology.positions), *indices])
 
     @property
     def _parameters(self) -> Mapping[str, nn.Parameter]:
@@ -279,9 +280,7 @@ class MaskedStorage:
             return
         check = WeakMethod(self.check_written)
         for name, parameter in self._plain.items():
-            weight = sparse_weights.SparseWeight(
-                name, tuple(parameter.shape), shortened(_indices_of(self._topology, name)), partial(_call, check, name)
-            )
+            weight = sparse_weights.SparseWeight(name, self._topology, partial(_call, check, name))
             self._declared[name] = weight
             sparse_weights.register(parameter, weight)
 

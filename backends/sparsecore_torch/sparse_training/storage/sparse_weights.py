@@ -9,43 +9,112 @@ from contextlib import contextmanager
 from typing import Any
 
 import attrs
+import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.weak import WeakIdKeyDictionary
 
-from sparsecore_torch.arrays import gather, scatter
+from sparsecore.engine.topology import Topology
+from sparsecore_torch._torch_internals import storage_identity, write_count
+from sparsecore_torch.arrays import active_indices, flat_memory, gather, memory_offsets, shortened
+from sparsecore_torch.tensors import is_non_overlapping_and_dense
+
+_weakly: Callable[[torch.UntypedStorage], Any] = StorageWeakRef
 
 
 @attrs.define(eq=False)
 class SparseWeight:
     """A dense Parameter of masked storage, by its active positions.
 
+    The entries are read and written where they lie in memory, so that no copy of a weight in channels last is made.
+
     Attributes:
         name: the name of the tensor in the layout.
-        shape: the dense shape.
-        indices: row-major indices of the active weights, ascending, int32 or int64, (N_i,).
+        topology: the active positions.
         check: raises an error if something else has written weights that are not active.
         is_gradient_dense: whether the gradients of all positions are needed in the present step.
     """
 
     name: str
-    shape: tuple[int, ...]
-    indices: Tensor
+    topology: Topology
     check: Callable[[], None]
     is_gradient_dense: bool = False
+    _indices: Tensor | None = attrs.field(default=None, init=False, repr=False)
+    _offsets: dict[tuple[int, ...], Tensor] = attrs.field(factory=dict, init=False, repr=False)
+    _made: tuple[Any, int] | None = attrs.field(default=None, init=False, repr=False)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The dense shape."""
+        return self.topology.layout.shapes[self._number]
+
+    @property
+    def count(self) -> int:
+        """The number of active weights."""
+        return int(self.topology.counts[self._number])
+
+    @property
+    def indices(self) -> Tensor:
+        """Row-major indices of the active weights, ascending, int32 or int64, (N_i,); made when they are first read."""
+        if self._indices is None:
+            self._indices = shortened(active_indices(self.topology, self._number))
+        return self._indices
+
+    @property
+    def index_tensors(self) -> list[Tensor]:
+        """All indices that have been made so far."""
+        return [one for one in (self._indices, *self._offsets.values()) if one is not None]
 
     def entries(self, stored: Tensor) -> Tensor:
         """Return the active values, (N_i,), of the tensor that stores them."""
-        return gather(stored.detach(), self.indices)
+        plain = stored.detach()
+        if not is_non_overlapping_and_dense(plain):
+            return gather(plain, self.indices)
+        return flat_memory(plain).index_select(0, self._offsets_in(plain))
 
-    def add_to(self, gradient: Tensor | None, entries: Tensor) -> Tensor:
+    def add_to(self, stored: Tensor, gradient: Tensor | None, entries: Tensor) -> Tensor:
         """Return the gradient of the tensor that stores the weights.
 
         Args:
-            gradient: the sum so far; None at first.
+            stored: that tensor.
+            gradient: the sum so far, which is added to in place; None at first.
             entries: the gradients of the active values, (N_i,).
+
+        Returns:
+            The dense gradient, zero at inactive positions, in the memory format of the tensor.
         """
-        own = scatter(entries, self.indices.long(), self.shape)
-        return own if gradient is None else gradient.add_(own)
+        if gradient is None:
+            gradient = torch.zeros_like(stored, dtype=entries.dtype, requires_grad=False)
+            flat_memory(gradient).index_copy_(0, self._offsets_in(gradient).long(), entries)
+        else:
+            flat_memory(gradient).index_add_(0, self._offsets_in(gradient), entries)
+        self._made = (_weakly(gradient.untyped_storage()), write_count(gradient))
+        return gradient
+
+    def has_made(self, gradient: Tensor) -> bool:
+        """Return whether a gradient is the latest of :meth:`add_to`, and has not been written to since.
+
+        Writes that torch does not count are missed.
+
+        Args:
+            gradient: a strided tensor.
+        """
+        if self._made is None:
+            return False
+        storage, writes = self._made
+        # a weak reference keeps the number of a storage from being given to another one
+        return bool(storage.cdata == storage_identity(gradient)) and write_count(gradient) == writes
+
+    @property
+    def _number(self) -> int:
+        return self.topology.layout.index(self.name)
+
+    def _offsets_in(self, tensor: Tensor) -> Tensor:
+        """Return where the active entries lie in the memory of a tensor of these strides."""
+        strides = tensor.stride()
+        if strides not in self._offsets:
+            self._offsets[strides] = memory_offsets(self.indices, tensor)
+        return self._offsets[strides]
 
 
 _weights: Any = WeakIdKeyDictionary()

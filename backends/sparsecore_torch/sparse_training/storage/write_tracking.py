@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from sparsecore.errors import InputError
 from sparsecore_torch._torch_internals import write_count
 from sparsecore_torch.sparse_training.storage.gradient_masks import BitMask
-from sparsecore_torch.tensors import has_memory, is_non_overlapping_and_dense
+from sparsecore_torch.tensors import has_memory, have_equal_order, is_non_overlapping_and_dense
 
 CLEARING_PERIOD = 256
 """Steps from one clearing of a whole tensor to the next."""
@@ -174,7 +174,7 @@ class WriteTracker:
             if isinstance(content, Tensor) and content.shape == parameter.shape
         }
         tensors = [parameter.detach(), *contents.values()]
-        is_alike = all(one.stride() == parameter.stride() and is_non_overlapping_and_dense(one) for one in tensors)
+        is_alike = all(have_equal_order(one, parameter) and is_non_overlapping_and_dense(one) for one in tensors)
         if run is None or not is_alike:
             self._records.pop(name, None)
             return
