@@ -5,8 +5,8 @@
 - hooks: ``hookimpl`` marks a method as a hook (:mod:`sparsecore.engine.hooks` documents all of them), ``Declares`` says
   what `sparsecore check` tests beyond what holds for every strategy, with ``Scope`` as the type of one of its fields.
 - topology: ``Topology``, ``Layout``, ``Reallocation``.
-- arrays: ``Array``, ``Arrays`` and ``Gradient`` are the types of a backend's vectors, its operations and a dense
-  gradient; ``counting_of`` returns operations that do not wait for a device.
+- arrays: ``Array``, ``Arrays``, ``Gradient`` and ``DenseValues`` are the types of a backend's vectors, its operations,
+  a dense gradient and dense initial values; ``counting_of`` returns operations that do not wait for a device.
 - time: ``Clock``; ``Every`` says when updates are due; ``Schedule``, ``Piecewise`` and ``Cosine`` are numbers that
   change over a run, and ``as_schedule`` makes one of what a settings file holds.
 - strategy state: ``per_weight`` and ``per_position`` mark its vectors.
@@ -15,8 +15,8 @@
 - sharing out growth: ``shares``, ``whole_numbers``, ``Counts``, ``constant``.
 - choosing positions to grow: ``random_free_positions``, ``free_positions``, ``draw_ranks``, ``largest_free``,
   ``first_free``, ``free_by_score``.
-- starts: ``random_topology``; ``distribution`` by name, ``uniform``, ``erdos_renyi``, ``erdos_renyi_kernel``;
-  ``check_initial_sparsity`` for runs that become sparser.
+- starts: ``random_topology``; ``largest_of_each`` and ``largest_of_all`` by the initial values; ``distribution`` by
+  name, ``uniform``, ``erdos_renyi``, ``erdos_renyi_kernel``; ``check_initial_sparsity`` for runs that become sparser.
 - larger pieces: ``CubicPruning`` and ``PruningTargets`` (gradual pruning), ``DenseMomentum``, ``fixed_signs``,
   ``gaussian_noise``, ``noisy_pull`` and ``check_temperature`` (DeepR).
 - N:M groups of consecutive positions: ``group_sizes``, ``group_counts``, ``groups_of``, ``count_in_groups``,
@@ -30,7 +30,7 @@ These names are public, and so are their arguments. Anything else below ``sparse
 may change without notice.
 """
 
-from sparsecore.engine.arrays import Array, Arrays, Counts, Gradient, constant, counting_of
+from sparsecore.engine.arrays import Array, Arrays, Counts, DenseValues, Gradient, constant, counting_of
 from sparsecore.engine.distributions import (
     check_initial_sparsity,
     distribution,
@@ -65,6 +65,7 @@ from sparsecore.engine.state import State, per_position, per_weight
 from sparsecore.engine.topology import Layout, Topology
 from sparsecore.errors import DivergedError, InputError, InvariantError, NoRoomError, PluginError, SparsecoreError
 from sparsecore.toolbox.gradual_pruning import CubicPruning, PruningTargets, check_cubic
+from sparsecore.toolbox.largest_weights import largest_of_all, largest_of_each
 from sparsecore.toolbox.momentum import DenseMomentum
 from sparsecore.toolbox.nm_groups import (
     count_in_groups,
@@ -96,6 +97,7 @@ __all__ = [
     "CubicPruning",
     "Declares",
     "DenseMomentum",
+    "DenseValues",
     "DivergedError",
     "Engine",
     "Every",
@@ -140,6 +142,8 @@ __all__ = [
     "groups_of",
     "hookimpl",
     "largest_free",
+    "largest_of_all",
+    "largest_of_each",
     "noisy_pull",
     "per_position",
     "per_weight",

@@ -151,7 +151,8 @@ def experiment_to_resume(out: Path | None) -> Path | None:
 def _run_name(experiment: Experiment) -> str:
     """Return the name of the folder of a run, without its number."""
     strategies = "+".join(plugin_stem(strategy.name) for strategy in experiment.strategies)
-    source = [] if experiment.start.run is None else ["from", Path(experiment.start.run).name]
+    start = experiment.start.run or experiment.start.weights
+    source = [] if start is None else ["from", Path(start).stem]
     sparsity = [] if experiment.sparsity is None else [f"{experiment.sparsity:g}"]
     names = (plugin_stem(experiment.model.name), plugin_stem(experiment.dataset.name), strategies)
     return "-".join([*names, *source, *sparsity])

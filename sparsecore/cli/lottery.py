@@ -246,7 +246,7 @@ def _check_same_data(setup: Setup) -> None:
     own = identity(setup)
     for what in ("data", "plugin code"):
         if setup.source.identity[what] != own[what]:
-            raise InputError(f"the run {setup.source.run} was trained with other {what}; start another lottery")
+            raise InputError(f"the run {setup.source.origin} was trained with other {what}; start another lottery")
 
 
 def _lottery(options: Mapping[str, Any]) -> Lottery:

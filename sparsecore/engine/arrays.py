@@ -351,6 +351,9 @@ def counting_of(arrays: Arrays) -> Counting:
 Gradient: TypeAlias = Callable[[str], Array]
 """A function from a tensor's name to its dense gradient: D_i entries, active or not, row-major, read-only."""
 
+DenseValues: TypeAlias = Callable[[str], Array]
+"""A function from a tensor's name to its values: D_i entries, active or not, row-major, read-only."""
+
 
 Counts: TypeAlias = NDArray[np.int64]
 """Numbers of weights, one a tensor, in the order of ``layout.names``; on the host."""

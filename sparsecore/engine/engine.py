@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.engine import validation
-from sparsecore.engine.arrays import Array, Arrays, Gradient
+from sparsecore.engine.arrays import Array, Arrays, DenseValues, Gradient
 from sparsecore.engine.distributions import check_sparsity
 from sparsecore.engine.randomness import Randomness
 from sparsecore.engine.reallocation import Reallocation
@@ -103,29 +103,40 @@ class Engine:
         if self.unit_map.largest > 1:
             check_moves_units(self._stack, units)
 
-    def start(self, sparsity: float, *, clock: Clock = Clock()) -> State:
+    def start(self, sparsity: float, *, clock: Clock = Clock(), values: DenseValues | None = None) -> State:
         """Return the state before the first step.
 
         Args:
             sparsity: the share of positions that are inactive, in [0, 1).
             clock: the time of the start.
+            values: as of :meth:`initial_topology`.
 
         Raises:
-            InputError: the sparsity is not in [0, 1), or a strategy refuses it.
+            InputError: the sparsity is not in [0, 1), a strategy refuses it, or one asks for the values and there are
+                none.
             InvariantError: a plugin broke a promise.
         """
-        return self._state_at(self.initial_topology(sparsity), sparsity, clock)
+        return self._state_at(self.initial_topology(sparsity, values), sparsity, clock)
 
-    def initial_topology(self, sparsity: float) -> Topology:
-        """Return the active positions that the strategies draw for the start.
+    def initial_topology(self, sparsity: float, values: DenseValues | None = None) -> Topology:
+        """Return the active positions that the strategies choose for the start.
 
         Args:
             sparsity: the share of positions that are inactive, in [0, 1).
+            values: the network's initial values, (D_i,) by the tensor's name, on the backend; it is called by a
+                strategy that asks for them.
 
         Raises:
-            InputError: the sparsity is not in [0, 1), or a strategy refuses it.
+            InputError: the sparsity is not in [0, 1), a strategy refuses it, or one asks for the values and there are
+                none.
             InvariantError: a plugin broke a promise.
         """
+        requesting = self._stack.plugins_requesting("values", "initial_topology")
+        if values is None and requesting:
+            raise InputError(
+                f"the strategy {requesting[-1]!r} asks for the initial values at the start; start() takes them as "
+                "values=, a function from a tensor's name to one entry for each of its positions"
+            )
         random = self.random.child("initial topology")
         result = self._stack.first_result(
             "initial_topology",
@@ -133,6 +144,7 @@ class Engine:
             sparsity=check_sparsity(sparsity),
             random=random,
             arrays=self.arrays,
+            values=None if values is None else self.unit_map.gradient(values, self.arrays),
         )
         return self.unit_map.weights(validation.check_initial_topology(result, self.unit_map.layout))
 

@@ -12,6 +12,8 @@ The arguments:
   ``topology.arrays`` are the backend's operations on arrays (:mod:`sparsecore.engine.arrays`).
 - ``values`` and other vectors with one entry a weight are arrays of the backend, in the order of
   ``topology.positions``, and must not be written to.
+- ``values`` of ``initial_topology`` is a function from a tensor's name to the network's initial values, drawn or
+  pretrained: one entry a position, row-major, on the backend. They are computed when the function is called.
 - ``pruned``, ``survivors``, ``room`` and ``counts`` are NumPy int64 vectors with one entry a tensor, in the order of
   ``layout.names``.
 - ``gradient`` is a function from a tensor's name to its dense gradient in the latest step: one entry a position,
@@ -32,7 +34,7 @@ from typing import Any, Literal
 import attrs
 import pluggy
 
-from sparsecore.engine.arrays import Array, Arrays, Counts, Gradient
+from sparsecore.engine.arrays import Array, Arrays, Counts, DenseValues, Gradient
 from sparsecore.engine.randomness import Randomness
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.schedules import Clock
@@ -94,8 +96,12 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 @hookspec(firstresult=True)
-def initial_topology(layout: Layout, sparsity: float, random: Randomness, arrays: Arrays) -> Topology | None:
+def initial_topology(
+    layout: Layout, sparsity: float, random: Randomness, arrays: Arrays, values: DenseValues
+) -> Topology | None:
     """Choose the active positions at the start.
+
+    ``values`` is a function from a tensor's name to all its initial values, by which a pretrained network is pruned.
 
     Returns:
         A topology of the layout, with no empty tensor. Default: ⌊(1-s)·D_i⌋ random positions in each tensor.

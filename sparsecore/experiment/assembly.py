@@ -16,6 +16,7 @@ import attrs
 from sparsecore.errors import InputError
 from sparsecore.experiment.experiment import DEFAULT_OPTIMIZER, SECTIONS, Experiment
 from sparsecore.experiment.presets import default_stack, presets
+from sparsecore.experiment.start_settings import SUFFIX, gives_active
 from sparsecore.experiment.toml_files import as_list, read_toml, toml_value
 from sparsecore.plugins.discovery import file_of, installed, load
 
@@ -41,9 +42,18 @@ def with_absolute_paths(tables: dict[str, Any]) -> dict[str, Any]:
         data["dir"] = _absolute(data["dir"])
     if isinstance(data.get("file"), str):  # relative to the folder of the data set
         data["file"] = _absolute(str(Path(data.get("dir", "")) / data["file"]))
-    if isinstance(tables.get("start", {}).get("run"), str):
-        named["start"] = {**tables["start"], "run": _absolute(tables["start"]["run"])}
+    start = tables.get("start", {})
+    paths = {key: _absolute(start[key]) for key in ("run", "weights") if isinstance(start.get(key), str)}
+    if _is_file(start.get("active")):
+        paths["active"] = _absolute(start["active"])
+    if paths:
+        named["start"] = {**start, **paths}
     return {**tables, **named, "strategy": {_plugin(name): table for name, table in tables["strategy"].items()}}
+
+
+def _is_file(active: Any) -> bool:
+    """Whether the setting ``start.active`` is a file, and not one of the words."""
+    return isinstance(active, str) and active.endswith(SUFFIX)
 
 
 def _plugin(selection: str) -> str:
@@ -59,8 +69,13 @@ def _absolute(path: str) -> str:
         raise InputError(f"{path!r} cannot be the path of a file: {error}") from error
 
 
-PATH_SETTINGS = frozenset({"data.dir", "data.file", "start.run"})
+PATH_SETTINGS = frozenset({"data.dir", "data.file", "start.run", "start.weights"})
 """Settings that are paths: a run may be resumed with other ones."""
+
+
+def _without_path(setting: str, value: Any) -> Any:
+    """The value of a setting, or the same text for every file where it may also be one."""
+    return SUFFIX if setting == "start.active" and _is_file(value) else value
 
 
 def experiment_fingerprint(tables: Mapping[str, Any]) -> str:
@@ -74,7 +89,11 @@ def experiment_fingerprint(tables: Mapping[str, Any]) -> str:
     """
     sections = {name: tables[name] for name in ("data", "start") if name in tables}
     without_paths = {
-        name: {key: value for key, value in table.items() if f"{name}.{key}" not in PATH_SETTINGS}
+        name: {
+            key: _without_path(f"{name}.{key}", value)
+            for key, value in table.items()
+            if f"{name}.{key}" not in PATH_SETTINGS
+        }
         for name, table in sections.items()
     }
     return hashlib.sha256(json.dumps({**tables, **without_paths}, sort_keys=True).encode()).hexdigest()
@@ -96,7 +115,7 @@ def differences(begun: Mapping[str, Any], asked: Mapping[str, Any], section: str
         name, there, here = f"{section}{key}", begun.get(key), asked.get(key)
         if isinstance(there, Mapping) and isinstance(here, Mapping):
             sentences += differences(there, here, f"{name}.")
-        elif there != here and name not in PATH_SETTINGS:
+        elif _without_path(name, there) != _without_path(name, here) and name not in PATH_SETTINGS:
             sentences.append(f"{name} was {there}, {here} is requested")
     return sentences
 
@@ -185,8 +204,8 @@ def _above_presets(chosen: Tables) -> Tables:
     below: Tables = {}
     for preset in presets(str(names[0]), str(names[1]), tuple(chosen["strategy"]), optimizer):
         below = _over(below, preset)
-    if "run" in chosen.get("start", {}):
-        below.pop("sparsity", None)  # the run brings its own
+    if gives_active(chosen.get("start", {})):
+        below.pop("sparsity", None)  # the start brings its own
     known = below.pop("strategy", {})
     options = {name: {**known.get(name, {}), **table} for name, table in chosen["strategy"].items()}
     return {**_over(below, chosen), "strategy": options}

@@ -1,7 +1,7 @@
 """An experiment: everything that decides a run, as one frozen value."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import attrs
 
@@ -14,6 +14,7 @@ from sparsecore.engine.units import SingleWeights, Units, as_units
 from sparsecore.errors import InputError
 from sparsecore.experiment.conversion import structure, unstructure
 from sparsecore.experiment.plugin_choice import PluginChoice
+from sparsecore.experiment.start_settings import StartSettings
 from sparsecore.learning.optimizers import Adam, AdamW, Optimizer, Sgd
 
 DEFAULT_OPTIMIZER = "sgd"
@@ -71,54 +72,6 @@ def rule_table(optimizer: Optimizer) -> dict[str, Any]:
 
 def _keys(cls: type) -> list[str]:
     return [field.name for field in attrs.fields(cls)]
-
-
-_optional_epoch: Any = attrs.validators.optional(attrs.validators.ge(1))
-
-
-def _check_share(_: object, attribute: "attrs.Attribute[Any]", share: float) -> None:
-    if not 0 <= share < 1:
-        raise InputError(f"{attribute.name} is a share of all weights in [0, 1); given {share}")
-
-
-@attrs.frozen
-class StartSettings:
-    """The warm start of a run from another one.
-
-    Attributes:
-        run: the folder of a finished run, with whose last topology this one starts.
-        values: 'original', the initial values of that run, also at positions that it did not start with; 'fresh', new
-            random values of this run's seed; 'trained', the final values of that run; 'rewound', its values at the end
-            of an earlier epoch, from which this run continues with its own schedules and batches.
-        epoch: the epoch of 'rewound', which that run has kept.
-        prune: the fraction of that run's weights that are pruned first, those of smallest |w| at its end, over the
-            whole network; every tensor keeps its largest.
-    """
-
-    run: str | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.min_len(1)))
-    values: Literal["original", "fresh", "trained", "rewound"] | None = None
-    epoch: int | None = attrs.field(default=None, validator=_optional_epoch)
-    prune: float = attrs.field(default=0.0, validator=_check_share)
-
-    def __attrs_post_init__(self) -> None:
-        if self.run is None:
-            self._refuse_without_run()
-        elif self.values is None:
-            raise InputError(
-                "a run that starts from another one says with which values: 'original', 'fresh', 'trained' or "
-                "'rewound'; given no values"
-            )
-        if (self.epoch is None) == (self.values == "rewound"):
-            raise InputError(
-                "an epoch belongs to values = 'rewound', and those need it; "
-                f"given values = {self.values!r} and epoch = {self.epoch}"
-            )
-
-    def _refuse_without_run(self) -> None:
-        if (self.values, self.epoch, self.prune) != (None, None, 0.0):
-            raise InputError(
-                "where a run starts from is given by run, the folder of a finished one; given other settings without it"
-            )
 
 
 @attrs.frozen
@@ -217,8 +170,8 @@ class Experiment:
     """Everything that determines a run.
 
     Attributes:
-        sparsity: the fraction of inactive positions in the sparse tensors, in [0, 1); None for that of the run that
-            this one starts from.
+        sparsity: the fraction of inactive positions in the sparse tensors, in [0, 1); None for that of the active
+            weights that the run starts with.
         seed: the seed of all random numbers.
         model: the network.
         dataset: the data set.
@@ -228,7 +181,7 @@ class Experiment:
         training: the training loop.
         optimizer: the update rule.
         reallocation: settings that all strategies share.
-        start: the warm start, if any.
+        start: the weights that the run starts with, if they are not drawn.
         keep: the states that the run keeps besides its latest one.
     """
 
@@ -317,7 +270,7 @@ class Experiment:
 def _sparsity(given: float | None, start: StartSettings) -> float | None:
     if given is not None:
         return check_sparsity(given)
-    return DEFAULT_SPARSITY if start.run is None else None
+    return None if start.gives_active else DEFAULT_SPARSITY
 
 
 def split_data(table: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -119,6 +119,34 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(known, arrays, source)
 
 
+def read_arrays(path: Path, what: str) -> dict[str, NDArray[Any]]:
+    """Read the arrays of a safetensors file that no run has written.
+
+    Args:
+        path: the file.
+        what: what it has, for errors, such as 'the weights to start with'.
+
+    Returns:
+        The arrays by name.
+
+    Raises:
+        InputError: it is no such file, is damaged, or has a dtype that NumPy does not have, such as bfloat16.
+    """
+    from safetensors.numpy import load_file
+
+    source = f"the file {path} with {what}"
+    check_regular(path, source)
+    try:
+        return load_file(path)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # of safetensors or NumPy
+        raise InputError(
+            f"{source} cannot be read: {type(error).__name__} {error}; expected a safetensors file, of the dtypes that "
+            "NumPy has (so not bfloat16)"
+        ) from error
+
+
 def facts_in(path: Path) -> Mapping[str, Any]:
     """Read only the facts of a checkpoint, not its arrays.
 

@@ -1,6 +1,6 @@
-"""Initial values of a run: drawn at random, or a warm start from another run, as it is kept in a file.
+"""Initial values of a run: drawn at random, or a warm start from other weights, as it is kept in a file.
 
-A run keeps its warm start in its own folder, and so can be resumed whatever happens to the other run.
+A run keeps its warm start in its own folder, and so can be resumed whatever happens to the other run or file.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,12 +40,16 @@ class RandomInitialization:
             parameters: the parameters of the model.
         """
         sparse: Mapping[str, Parameter] = {parameter.name: parameter for parameter in parameters if parameter.sparse}
-        return np.concatenate(
-            [
-                sparse[name].initial(sparse[name].shape, topology.local(name), self._of(name))
-                for name in topology.layout.names
-            ]
-        )
+        return np.concatenate([self.values_at(sparse[name], topology.local(name)) for name in topology.layout.names])
+
+    def values_at(self, parameter: Parameter, positions: NDArray[np.integer]) -> NDArray[np.float64]:
+        """The initial values of a parameter at some of its positions.
+
+        Args:
+            parameter: any of the model's.
+            positions: row-major positions within it, (count,).
+        """
+        return parameter.initial(parameter.shape, positions, self._of(parameter.name))
 
     def other_parameters(self, parameters: Sequence[Parameter]) -> dict[str, NDArray[np.float64]]:
         """Draw the initial values of the parameters that are not sparse.
@@ -60,7 +64,7 @@ class RandomInitialization:
 
     def _whole(self, parameter: Parameter) -> NDArray[np.float64]:
         positions = np.arange(int(np.prod(parameter.shape)))
-        return parameter.initial(parameter.shape, positions, self._of(parameter.name)).reshape(parameter.shape)
+        return self.values_at(parameter, positions).reshape(parameter.shape)
 
     def _of(self, name: str) -> Randomness:
         return Randomness(self.seed).child(self.purpose, name)
@@ -93,17 +97,17 @@ class _Facts:
 
 @attrs.frozen(eq=False)
 class WarmStart:
-    """The topology and the values that a run starts with, from another run.
+    """The topology and the values that a run starts with, where its seed does not draw both.
 
     Attributes:
-        run: the folder of the other run.
-        identity: the other run's fingerprints.
+        origin: the folder of another run, or the files, that they come from.
+        identity: the fingerprints of that run or those files.
         positions: the active positions, ascending, on the host, (N,).
         values: the values.
         source: its name in errors: its file, if it was read from one.
     """
 
-    run: str
+    origin: str
     identity: Mapping[str, str]
     positions: NDArray[np.integer]
     values: StartValues
@@ -143,10 +147,10 @@ class WarmStart:
 
     def content(self) -> bytes:
         """The content of the file."""
-        return self._kept({"run": self.run}).content()
+        return self._kept({"run": self.origin}).content()
 
     def sha256(self) -> str:
-        """A fingerprint of everything except the path of the other run."""
+        """A fingerprint of everything except the paths of the other run and the files."""
         return self._kept({}).sha256()
 
     def sparse_values(self, topology: Topology, parameters: Sequence[Parameter], run: Path) -> NDArray[Any]:

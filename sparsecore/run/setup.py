@@ -1,6 +1,6 @@
 """Setting up a run from its experiment: data, model, engine, learner, and the state before the first step."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -22,8 +22,9 @@ from sparsecore.learning.parameters import Parameter
 from sparsecore.learning.protocols import Learner, Task, with_ties
 from sparsecore.plugins.discovery import guard_plugin_code
 from sparsecore.run.folder import RunFolder
-from sparsecore.run.initialization import RandomInitialization, WarmStart
-from sparsecore.run.warm_start import NewRun, warm_start_of
+from sparsecore.run.initialization import WarmStart
+from sparsecore.run.start_weights import NewRun, drawn_weights
+from sparsecore.run.warm_start import warm_start_of
 
 Initialized: TypeAlias = tuple[State, NDArray[Any], Mapping[str, NDArray[np.float64]]]
 """The state before the first step, the sparse values, and the other parameters by name."""
@@ -31,11 +32,11 @@ Initialized: TypeAlias = tuple[State, NDArray[Any], Mapping[str, NDArray[np.floa
 Initialize: TypeAlias = Callable[[Experiment, Engine, Clock], Initialized]
 
 
-def random_initialization(parameters: Sequence[Parameter]) -> Initialize:
+def random_initialization(new: NewRun) -> Initialize:
     """Initialize with a topology that the strategies choose, and random values of the experiment's seed.
 
     Args:
-        parameters: those of the model, which have the distributions to draw from.
+        new: the run, whose model has the distributions to draw from.
 
     Returns:
         A function of experiment, engine and the clock of the start; it raises an :class:`InputError` where the
@@ -45,15 +46,18 @@ def random_initialization(parameters: Sequence[Parameter]) -> Initialize:
     def initialize(experiment: Experiment, engine: Engine, clock: Clock) -> Initialized:
         if experiment.sparsity is None:
             raise InputError("a run that starts from no other one needs its sparsity")
-        state, draws = engine.start(experiment.sparsity, clock=clock), RandomInitialization(experiment.seed)
+        weights = drawn_weights(new)
+        dense = weights.dense(experiment.backend.plugin.dtype)
+        state = engine.start(experiment.sparsity, clock=clock, values=dense)
         engine.warn_of_other_sparsity(state.topology, experiment.sparsity)
-        return state, draws.sparse_values(state.topology, parameters), draws.other_parameters(parameters)
+        values = weights.at(state.topology)
+        return state, values.sparse, values.dense
 
     return initialize
 
 
 def initialization_from(start: WarmStart) -> Initialize:
-    """Initialize with the topology and the values of another run.
+    """Initialize with the topology and the values of a warm start.
 
     Args:
         start: positions and values of the network's layout, as :meth:`WarmStart.check` has found them.
@@ -65,22 +69,27 @@ def initialization_from(start: WarmStart) -> Initialize:
 
     def initialize(experiment: Experiment, engine: Engine, clock: Clock) -> Initialized:
         topology = Topology.of(engine.layout, engine.arrays.from_numpy(start.positions), engine.arrays)
-        _check_sparsity(experiment.sparsity, topology, engine)
+        if experiment.start.gives_active:
+            _check_sparsity(experiment, topology, engine)
         then = attrs.evolve(clock, step=start.values.epoch * clock.steps_per_epoch)
         state = engine.start_at(topology, sparsity=experiment.sparsity, clock=then)
+        if experiment.sparsity is not None and not experiment.start.gives_active:
+            engine.warn_of_other_sparsity(state.topology, experiment.sparsity)
         dense = {name: np.asarray(array, np.float64) for name, array in start.values.dense.items()}
         return state, start.values.sparse, dense
 
     return initialize
 
 
-def _check_sparsity(given: float | None, topology: Topology, engine: Engine) -> None:
+def _check_sparsity(experiment: Experiment, topology: Topology, engine: Engine) -> None:
     """Raise an :class:`InputError` where the given sparsity would have no effect on a warm start."""
+    given = experiment.sparsity
     if given is None:
         return
+    setting = "start.run" if experiment.start.active is None else "start.active"
     if not engine.becomes_sparser:
         raise InputError(
-            f"sparsity = {given} is given, but start.run already sets the sparsity, to {topology.sparsity:.4f}; "
+            f"sparsity = {given} is given, but {setting} already sets the sparsity, to {topology.sparsity:.4f}; "
             "`sparsity` may be given only for strategies that prune further, as the final value"
         )
     if given < topology.sparsity:
@@ -103,7 +112,7 @@ class Setup:
         start: the state before the first step.
         values: the sparse values before the first step, (N,).
         other_parameters: the other parameters before the first step, by name, in their shapes.
-        source: the warm start, if the run starts from another one.
+        source: the warm start, if the seed does not draw all weights.
     """
 
     experiment: Experiment
@@ -139,7 +148,7 @@ class Setup:
 
 
 def set_up(experiment: Experiment, run: RunFolder | None = None) -> Setup:
-    """Load the data, build model and engine, and initialize randomly or from another run.
+    """Load the data, build model and engine, and initialize randomly or from given weights.
 
     Args:
         experiment: what is to be run.
@@ -147,7 +156,7 @@ def set_up(experiment: Experiment, run: RunFolder | None = None) -> Setup:
 
     Raises:
         InputError: the data cannot be read, the model has no sparse tensor, a strategy cannot be registered or
-            refuses the start, the model refuses the sparsity, there is no other run to start from.
+            refuses the start, the model refuses the sparsity, there are no such weights to start from.
     """
     images = images_of(experiment)
     augmentation = Augmentation(experiment.data.crop, experiment.data.flip)
@@ -158,13 +167,20 @@ def set_up(experiment: Experiment, run: RunFolder | None = None) -> Setup:
     if not shapes:
         raise InputError(f"the model {experiment.model.name!r} has no sparse tensors")
     engine = experiment.engine(Layout.of(shapes), experiment.backend.plugin.arrays)
-    source = warm_start_of(NewRun(experiment, images, parameters, engine), run)
     steps = steps_per_epoch(len(images.train), experiment.training.batch_size)
     clock = Clock(steps_per_epoch=steps, total_steps=steps * experiment.training.epochs)
-    initialize = random_initialization(parameters) if source is None else initialization_from(source)
+    new = NewRun(experiment, images, parameters, engine, clock)
+    source = warm_start_of(new, run)
+    initialize = random_initialization(new) if source is None else initialization_from(source)
     start, sparse, dense = initialize(experiment, engine, clock)
     ask_model(experiment, start.topology.sparsity if experiment.sparsity is None else experiment.sparsity)
-    values = engine.start_values(start, engine.arrays.from_numpy(sparse.astype(experiment.backend.plugin.dtype)))
+    given = engine.arrays.from_numpy(sparse.astype(experiment.backend.plugin.dtype))
+    values = engine.start_values(start, given)
+    if experiment.start.keeps_values and values is not given:
+        raise InputError(
+            "a strategy draws signs or values of its own at the start, as DeepR does, and would change the trained "
+            "weights that the run is to start with; take another strategy"
+        )
     return Setup(experiment, images, augmentation, parameters, engine, start, values, dense, source)
 
 

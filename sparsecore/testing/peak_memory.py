@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from sparsecore.engine.engine import Engine
 from sparsecore.engine.topology import Layout, Topology
+from sparsecore.testing.starts import start
 from sparsecore.testing.subjects import Stack, fresh_copies, oracle_arrays
 
 LARGE_SIZE = 4 * 10**6
@@ -93,7 +94,7 @@ def _measure(stack: Stack) -> bool:
 
     def start_step_and_update() -> None:
         engine = Engine(layout, fresh_copies(stack), arrays=oracle_arrays())
-        engine.start(sparsity_with_few_weights(layout))
+        start(engine, sparsity_with_few_weights(layout))
         state = engine.start_at(Topology.of(layout, positions, engine.arrays))
         advance = engine.advance(state, values, 0.1)
         engine.update(advance.state, advance.values)

@@ -12,6 +12,7 @@ from hypothesis.strategies import SearchStrategy
 from sparsecore.engine.engine import Engine
 from sparsecore.errors import InputError
 from sparsecore.testing.scenarios import Scenario
+from sparsecore.testing.starts import start
 from sparsecore.testing.subjects import Stack, fresh_copies, oracle_arrays
 
 
@@ -130,8 +131,8 @@ def is_strategy_error(error: Exception, scenario: Scenario) -> bool:
 
 def _refuses_to_start(stack: Stack, scenario: Scenario) -> bool:
     try:
-        Engine(scenario.layout, fresh_copies(stack), arrays=oracle_arrays(), seed=scenario.seed).start(
-            scenario.sparsity
+        start(
+            Engine(scenario.layout, fresh_copies(stack), arrays=oracle_arrays(), seed=scenario.seed), scenario.sparsity
         )
     except InputError:
         return True

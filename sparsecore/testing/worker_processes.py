@@ -19,6 +19,7 @@ import numpy as np
 
 from sparsecore.testing.runs import make_engine, run_update, strategy_state_contents
 from sparsecore.testing.scenarios import Scenario
+from sparsecore.testing.starts import start
 from sparsecore.testing.subjects import Stack
 
 Digests: TypeAlias = Mapping[str, str]
@@ -97,10 +98,10 @@ def _files(stack: Stack) -> dict[str, str | None]:
 
 def _digests(scenario: Scenario) -> Digests:
     """Run a scenario's start and its update."""
-    start = make_engine(scenario).start(scenario.sparsity, clock=scenario.clock)
+    began = start(make_engine(scenario), scenario.sparsity, scenario.clock)
     update = run_update(scenario)
     results = {
-        "the start": start.topology.host_positions.tolist(),
+        "the start": began.topology.host_positions.tolist(),
         "positions": update.state.topology.host_positions.tolist(),
         "values": np.asarray(update.reallocation.values).tolist(),
         "the strategy state": sorted(strategy_state_contents(update.state).items()),

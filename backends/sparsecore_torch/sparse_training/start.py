@@ -1,12 +1,12 @@
 """The active weights that a sparse training starts with: chosen by the strategy, or taken from existing weights."""
 
-import math
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, cast
 
 import attrs
 import numpy as np
@@ -15,19 +15,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from sparsecore.engine.arrays import Arrays
+from sparsecore.engine.arrays import Array, DenseValues
 from sparsecore.engine.engine import Engine
+from sparsecore.engine.given_positions import check_no_empty, given_positions
 from sparsecore.engine.topology import Topology
-from sparsecore.errors import InputError, listed, unknown
+from sparsecore.errors import InputError, unknown
 from sparsecore.extras import require
-from sparsecore_torch.arrays import as_tensor
+from sparsecore.toolbox.largest_weights import largest_of_all, largest_of_each
 from sparsecore_torch.sparse_training.model.parameters import NamedParameter
 from sparsecore_torch.tensors import full_tensor
 
 DEFAULT_SPARSITY = 0.9
-
-_SHOWN = 8
-"""The number of tensors that an error sentence names."""
 
 Start = str | PathLike[str] | Topology | Mapping[str, Any]
 """What ``sparsify`` accepts as ``start``."""
@@ -57,12 +55,19 @@ class Request:
         return DEFAULT_SPARSITY if self.sparsity is None else self.sparsity
 
     def drawn(self) -> Topology:
-        """Return the positions that the strategies draw."""
-        return self.engine.initial_topology(self.wanted_sparsity)
+        """Return the positions that the strategies choose."""
+        return self.engine.initial_topology(self.wanted_sparsity, self.values)
 
     def weights(self) -> list[Tensor]:
         """Return all weights of each tensor, row-major, (D_i,). Collective where they are sharded."""
-        return [full_tensor(one.parameter).detach().reshape(-1) for one in self.tensors]
+        return [_weights(one) for one in self.tensors]
+
+    @property
+    def values(self) -> DenseValues:
+        """All weights by the tensor's name, (D_i,), at least float32. Collective where they are sharded."""
+        by_name = {one.name: one for one in self.tensors}
+        dtype = functools.reduce(torch.promote_types, (one.parameter.dtype for one in self.tensors), torch.float32)
+        return lambda name: cast(Array, _weights(by_name[name]).to(dtype))
 
     def at(self, indices: Sequence[Tensor]) -> Topology:
         """Return the topology of active weights that are given for each tensor.
@@ -74,9 +79,7 @@ class Request:
             InputError: a tensor has none.
         """
         layout = self.engine.layout
-        empty = [name for name, own in zip(layout.names, indices, strict=True) if not len(own)]
-        if empty:
-            raise InputError(f"no weight is to be active in {', '.join(empty)}; leave such tensors out with exclude=")
+        check_no_empty(layout, [len(own) for own in indices])
         pairs = zip(indices, layout.offsets, strict=False)
         return self.on(np.concatenate([np.asarray(own) + offset for own, offset in pairs]))
 
@@ -88,6 +91,10 @@ class Request:
         """
         layout, arrays = self.engine.layout, self.engine.arrays
         return Topology.of(layout, arrays.from_numpy(positions.astype(layout.position_dtype)), arrays)
+
+
+def _weights(one: NamedParameter) -> Tensor:
+    return full_tensor(one.parameter).detach().reshape(-1)
 
 
 def start_topology(start: Start, request: Request) -> Topology:
@@ -168,10 +175,6 @@ def _pruned(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Parameter, Te
                 yield module, name, parameter, mask.detach().clone() != 0, parameter.detach().clone()
 
 
-def _random(request: Request) -> Topology:
-    return request.drawn()
-
-
 def _nonzero(request: Request) -> Topology:
     # a weight that prune has kept counts, though it may be zero at present
     masks = [request.pruned.get(id(one.parameter), None) for one in request.tensors]
@@ -189,42 +192,25 @@ def _magnitude(request: Request) -> Topology:
     """The largest weights: as many in each tensor as the strategy would start with, or as many over all."""
     engine = request.engine
     units = engine.unit_map.units(request.drawn())
-    flat = {name: weights.abs() for name, weights in zip(engine.layout.names, request.weights(), strict=True)}
-    scores_of = engine.unit_map.gradient(lambda name: flat[name], engine.arrays)
-    scores = [as_tensor(scores_of(name)).float().reshape(-1) for name in units.layout.names]
-    chosen = _SCOPES[request.scope](engine.arrays, scores, [int(count) for count in units.counts])
-    positions = torch.cat([one + offset for one, offset in zip(chosen, units.layout.offsets, strict=False)])
-    arrays = engine.arrays
-    topology = units.at(arrays.from_numpy(positions.cpu().numpy().astype(units.layout.position_dtype)))
-    return engine.unit_map.weights(topology)
+    return engine.unit_map.weights(
+        _SCOPES[request.scope](units, engine.unit_map.gradient(request.values, engine.arrays))
+    )
 
 
-def _largest_of_each(arrays: Arrays, scores: Sequence[Tensor], counts: Sequence[int]) -> list[Tensor]:
-    return [_largest(arrays, one, count) for one, count in zip(scores, counts, strict=True)]
+def _largest_of_each(units: Topology, values: DenseValues) -> Topology:
+    return largest_of_each(units.layout, units.counts, values, units.arrays)
 
 
-def _largest_of_all(arrays: Arrays, scores: Sequence[Tensor], counts: Sequence[int]) -> list[Tensor]:
-    """The largest over all tensors, with at least one in each."""
-    together = torch.cat(list(scores))
-    bounds = np.cumsum([0, *map(len, scores)])
-    for first, one in zip(bounds, scores, strict=False):
-        together[int(first) + int(one.argmax())] = float("inf")
-    chosen = _largest(arrays, together, sum(counts))
-    inner = torch.searchsorted(chosen, torch.from_numpy(bounds))
-    return [chosen[inner[i] : inner[i + 1]] - int(bounds[i]) for i in range(len(scores))]
+def _largest_of_all(units: Topology, values: DenseValues) -> Topology:
+    return largest_of_all(units.layout, units.size, values, units.arrays)
 
 
-def _largest(arrays: Arrays, scores: Tensor, count: int) -> Tensor:
-    """The indices of the largest scores, ascending; of equal ones those with the lowest indices, and NaN is largest."""
-    return as_tensor(arrays.smallest_indices(-scores.nan_to_num(torch.inf, torch.inf), count)).cpu()
-
-
-_SCOPES: Mapping[str, Callable[[Arrays, Sequence[Tensor], Sequence[int]], list[Tensor]]] = MappingProxyType(
+_SCOPES: Mapping[str, Callable[[Topology, DenseValues], Topology]] = MappingProxyType(
     {"tensor": _largest_of_each, "network": _largest_of_all}
 )
 
 _NAMED: Mapping[str, Callable[[Request], Topology]] = MappingProxyType(
-    {"random": _random, "nonzero": _nonzero, "magnitude": _magnitude}
+    {"random": Request.drawn, "nonzero": _nonzero, "magnitude": _magnitude}
 )
 
 
@@ -260,51 +246,16 @@ def _of_topology(start: Topology, request: Request) -> Topology:
 def _of_mapping(start: Mapping[str, Any], request: Request) -> Topology:
     if is_saved_training(start):
         return request.on(np.asarray(torch.as_tensor(start["positions"]).cpu()))
-    layout = request.engine.layout
-    _check_names(list(map(str, start)), layout.names)
-    columns = zip(layout.names, layout.shapes, strict=True)
-    return request.at([_indices(name, torch.as_tensor(start[name]), shape) for name, shape in columns])
+    try:
+        positions = given_positions(request.engine.layout, {str(name): _on_host(start[name]) for name in start})
+    except InputError as error:
+        raise InputError(f"{error}; include= and exclude= say which tensors are sparse") from error
+    return request.on(positions)
 
 
-def _check_names(given: Sequence[str], sparse: Sequence[str]) -> None:
-    """Refuse a start that does not have an entry for each sparse tensor, and no other one."""
-    missing, others = [name for name in sparse if name not in given], [name for name in given if name not in sparse]
-    if missing:
-        raise InputError(
-            f"the start has no mask and no positions for {listed(missing, _SHOWN)}; it has "
-            f"{listed(given, _SHOWN) or 'no entries'}, and needs an entry for each sparse tensor; "
-            "exclude= leaves tensors dense"
-        )
-    if others:
-        raise InputError(
-            f"the start has an entry for {listed(others, _SHOWN)}, which is no sparse tensor of this training; "
-            f"sparse are {listed(sparse, _SHOWN)}; include= makes others sparse"
-        )
-
-
-def _indices(name: str, given: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The row-major indices that a mask, or positions, of one tensor name."""
-    given = given.detach().cpu()
-    size = math.prod(shape)
-    if given.ndim == 1 and not len(given):
-        raise InputError(f"the start has no position for {name}; leave such tensors dense with exclude={name!r}")
-    if tuple(given.shape) == tuple(shape) and not _are_positions(given):
-        if not given.dtype.is_floating_point and given.dtype is not torch.bool and given.min() < 0:
-            raise InputError(f"the mask of {name} has negative entries; it is zero where no weight is to be active")
-        return given.reshape(-1).nonzero().view(-1)
-    if not _are_positions(given):
-        raise InputError(
-            f"the start of {name} is {given.dtype} of shape {tuple(given.shape)}; expected a mask of shape "
-            f"{tuple(shape)}, or its row-major positions as one vector of integers"
-        )
-    ordered = given.long().sort().values
-    if len(ordered) and (ordered[0] < 0 or ordered[-1] >= size or bool((ordered.diff() == 0).any())):
-        raise InputError(f"the positions of {name} must be distinct and from 0 to {size - 1}")
-    return ordered
-
-
-def _are_positions(given: Tensor) -> bool:
-    return given.ndim == 1 and given.dtype in {torch.int32, torch.int64}
+def _on_host(given: Any) -> NDArray[Any]:
+    tensor = torch.as_tensor(given).detach().cpu()
+    return (tensor.float() if tensor.dtype.is_floating_point else tensor).numpy()  # NumPy has no bfloat16
 
 
 _KINDS: Mapping[type, Callable[[Any, Request], Topology]] = MappingProxyType(

@@ -24,6 +24,7 @@ from sparsecore.testing.peak_memory import (
 from sparsecore.testing.promises import InconclusiveError, Promise, expect
 from sparsecore.testing.runs import Snapshot, make_engine, snapshot_before_update
 from sparsecore.testing.scenarios import VAST_SIZE, Scenario, scenarios
+from sparsecore.testing.starts import start
 from sparsecore.testing.subjects import StrategySubject, oracle_arrays
 
 
@@ -127,7 +128,7 @@ def _check_vast_tensors(_: StrategySubject, scenario: Scenario) -> None:
 
 def _start_step_and_update(scenario: Scenario) -> None:
     engine = make_engine(scenario)
-    engine.start(scenario.sparsity, clock=scenario.clock)
+    start(engine, scenario.sparsity, scenario.clock)
     snapshot = snapshot_before_update(engine, scenario)
     engine.advance(snapshot.state, snapshot.values, scenario.learning_rate)
     engine.update(snapshot.state, snapshot.values)

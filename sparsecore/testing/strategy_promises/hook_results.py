@@ -15,6 +15,7 @@ from sparsecore.errors import DivergedError, InputError, NoRoomError
 from sparsecore.testing.promises import Promise, expect, hook_note, is_strategy_error
 from sparsecore.testing.runs import make_engine, run_steps, run_update, snapshot_before_update
 from sparsecore.testing.scenarios import Scenario, scenarios
+from sparsecore.testing.starts import start
 from sparsecore.testing.subjects import StrategySubject, declarations, fresh_copies, oracle_arrays
 
 
@@ -26,9 +27,9 @@ def _call_all_hooks(_: StrategySubject, scenario: Scenario) -> None:
     """Run the scenario's update, the strategy's own start, its metrics, and some steps."""
     run_update(scenario)
     engine = make_engine(scenario)
-    start = engine.start(scenario.sparsity, clock=scenario.clock)
+    began = start(engine, scenario.sparsity, scenario.clock)
     values = oracle_arrays().from_numpy(scenario.values)
-    engine.start_values(start, engine.arrays.zeros_like(values, start.topology.size))
+    engine.start_values(began, engine.arrays.zeros_like(values, began.topology.size))
     snapshot = snapshot_before_update(engine, scenario)
     engine.metrics(snapshot.state)
     run_steps(engine, scenario, snapshot, range(4))
@@ -44,7 +45,7 @@ def _check_errors(subject: StrategySubject, scenario: Scenario) -> None:
 
 def _check_start(subject: StrategySubject, scenario: Scenario) -> None:
     layout, sparsity = scenario.layout, scenario.sparsity
-    topology = make_engine(scenario).start(sparsity, clock=scenario.clock).topology
+    topology = start(make_engine(scenario), sparsity, scenario.clock).topology
     _check_positions(topology)
     wanted, budget = (1 - sparsity) * layout.size, int(uniform(layout, sparsity).sum())
     multiples = _start_multiples(subject, scenario)

@@ -14,6 +14,7 @@ from sparsecore.engine.topology import Layout
 from sparsecore.testing.promises import InconclusiveError, Promise, expect
 from sparsecore.testing.runs import first_difference, make_engine, run_steps, run_update, snapshot_before_update
 from sparsecore.testing.scenarios import Scenario, scenarios
+from sparsecore.testing.starts import start
 from sparsecore.testing.subjects import StrategySubject, declarations, hooks_of, implementer
 from sparsecore.testing.worker_processes import can_be_sent, digests_in_workers
 
@@ -36,7 +37,7 @@ def _two_engines(scenario: Scenario) -> tuple[Engine, Engine]:
 
 
 def _start_of(engine: Engine, scenario: Scenario) -> Sequence[int]:
-    positions: list[int] = engine.start(scenario.sparsity, clock=scenario.clock).topology.host_positions.tolist()
+    positions: list[int] = start(engine, scenario.sparsity, scenario.clock).topology.host_positions.tolist()
     return positions
 
 
@@ -141,12 +142,12 @@ def _grown(scenario: Scenario) -> Sequence[int]:
 
 
 def _check_seeded_start(subject: StrategySubject, scenario: Scenario) -> None:
-    start = _start(scenario)
+    began = _start(scenario)
     expect(
-        len(start) == scenario.layout.size
+        len(began) == scenario.layout.size
         or _differs(_start, scenario, _other_seeds(scenario))
         or _is_random_with_others(subject, scenario, _start),
-        f"with {_VARIANTS} other seeds, the {len(start)} weights start at the same positions of {scenario.layout.size};"
+        f"with {_VARIANTS} other seeds, the {len(began)} weights start at the same positions of {scenario.layout.size};"
         " if the start is not meant to be random, declare start='fixed'",
     )
 
