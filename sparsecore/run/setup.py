@@ -169,7 +169,7 @@ def set_up(experiment: Experiment, run: RunFolder | None = None) -> Setup:
     engine = experiment.engine(Layout.of(shapes), experiment.backend.plugin.arrays)
     steps = steps_per_epoch(len(images.train), experiment.training.batch_size)
     clock = Clock(steps_per_epoch=steps, total_steps=steps * experiment.training.epochs)
-    new = NewRun(experiment, images, parameters, engine, clock)
+    new = NewRun(experiment, images, parameters, engine)
     source = warm_start_of(new, run)
     initialize = random_initialization(new) if source is None else initialization_from(source)
     start, sparse, dense = initialize(experiment, engine, clock)

@@ -16,7 +16,7 @@ from sparsecore.errors import InputError
 from sparsecore.run.checkpoint import Checkpoint, read_arrays
 from sparsecore.run.source_run import SourceRun
 from sparsecore.run.start_weights import NewRun, StartWeights
-from sparsecore.toolbox.largest_weights import largest_of_all, largest_of_each
+from sparsecore.toolbox.largest_weights import SCOPES
 from sparsecore.toolbox.ranking import smallest_of_all
 
 
@@ -57,21 +57,8 @@ def drawn_topology(new: NewRun, values: DenseValues) -> Topology:
 def _largest(new: NewRun, values: DenseValues) -> Topology:
     engine = new.engine
     units = engine.unit_map.units(drawn_topology(new, values))
-    chosen = _SCOPES[new.experiment.start.scope](units, engine.unit_map.gradient(values, engine.arrays))
+    chosen = SCOPES[new.experiment.start.scope](units, engine.unit_map.gradient(values, engine.arrays))
     return engine.unit_map.weights(chosen)
-
-
-def _largest_of_each(units: Topology, values: DenseValues) -> Topology:
-    return largest_of_each(units.layout, units.counts, values, units.arrays)
-
-
-def _largest_of_all(units: Topology, values: DenseValues) -> Topology:
-    return largest_of_all(units.layout, units.size, values, units.arrays)
-
-
-_SCOPES: Mapping[str, Callable[[Topology, DenseValues], Topology]] = MappingProxyType(
-    {"tensor": _largest_of_each, "network": _largest_of_all}
-)
 
 
 def _nonzero(new: NewRun, values: DenseValues) -> Topology:

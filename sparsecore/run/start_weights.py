@@ -39,14 +39,12 @@ class NewRun:
         images: its data set.
         parameters: the parameters of its model.
         engine: its strategies over the layout of the sparse parameters.
-        clock: the time of its start.
     """
 
     experiment: Experiment
     images: Images
     parameters: Sequence[Parameter]
     engine: Engine
-    clock: Clock = Clock()
 
     def all_positions(self) -> Topology:
         """Return the topology in which every position is active."""

@@ -4,6 +4,8 @@ Among equals the lowest position comes first. A weight that is not a number coun
 """
 
 import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 from sparsecore.engine.arrays import Array, Arrays, Counts, DenseValues
 from sparsecore.engine.topology import Layout, Topology
@@ -49,6 +51,20 @@ def largest_of_all(layout: Layout, count: int, values: DenseValues, arrays: Arra
     others = arrays.put(arrays.concatenate(ranks), kept, math.inf)
     found = arrays.concatenate([kept, arrays.smallest_indices(others, count - len(layout))])
     return Topology.of(layout, arrays.cast(arrays.sort(found), layout.position_dtype), arrays)
+
+
+def _like_each(like: Topology, values: DenseValues) -> Topology:
+    return largest_of_each(like.layout, like.counts, values, like.arrays)
+
+
+def _like_all(like: Topology, values: DenseValues) -> Topology:
+    return largest_of_all(like.layout, like.size, values, like.arrays)
+
+
+SCOPES: Mapping[str, Callable[[Topology, DenseValues], Topology]] = MappingProxyType(
+    {"tensor": _like_each, "network": _like_all}
+)
+"""Where the largest weights are looked for: functions of a topology, which says how many, and values to a topology."""
 
 
 def _ranks(values: Array, arrays: Arrays) -> Array:

@@ -21,7 +21,7 @@ from sparsecore.engine.given_positions import check_no_empty, given_positions
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError, unknown
 from sparsecore.extras import require
-from sparsecore.toolbox.largest_weights import largest_of_all, largest_of_each
+from sparsecore.toolbox.largest_weights import SCOPES
 from sparsecore_torch.sparse_training.model.parameters import NamedParameter
 from sparsecore_torch.tensors import full_tensor
 
@@ -110,8 +110,8 @@ def start_topology(start: Start, request: Request) -> Topology:
     Raises:
         InputError: it is no start, or does not fit the model.
     """
-    if request.scope not in _SCOPES:
-        raise InputError(unknown("scope", request.scope, _SCOPES))
+    if request.scope not in SCOPES:
+        raise InputError(unknown("scope", request.scope, SCOPES))
     if request.scope != "tensor" and not (isinstance(start, str) and start == "magnitude"):
         raise InputError(f"scope={request.scope!r} is for start='magnitude' alone, which looks for the largest weights")
     for kind, read in _KINDS.items():
@@ -193,21 +193,9 @@ def _magnitude(request: Request) -> Topology:
     engine = request.engine
     units = engine.unit_map.units(request.drawn())
     return engine.unit_map.weights(
-        _SCOPES[request.scope](units, engine.unit_map.gradient(request.values, engine.arrays))
+        SCOPES[request.scope](units, engine.unit_map.gradient(request.values, engine.arrays))
     )
 
-
-def _largest_of_each(units: Topology, values: DenseValues) -> Topology:
-    return largest_of_each(units.layout, units.counts, values, units.arrays)
-
-
-def _largest_of_all(units: Topology, values: DenseValues) -> Topology:
-    return largest_of_all(units.layout, units.size, values, units.arrays)
-
-
-_SCOPES: Mapping[str, Callable[[Topology, DenseValues], Topology]] = MappingProxyType(
-    {"tensor": _largest_of_each, "network": _largest_of_all}
-)
 
 _NAMED: Mapping[str, Callable[[Request], Topology]] = MappingProxyType(
     {"random": Request.drawn, "nonzero": _nonzero, "magnitude": _magnitude}
