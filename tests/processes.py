@@ -41,8 +41,12 @@ class ProcessResult:
 
 def call(function: Callable[..., Any], *arguments: object, size: int = 2) -> list[ProcessResult]:
     """Call a function of a test module in processes of their own, which join one process group if they like."""
-    code = _CALL.format(module=function.__module__, name=function.__name__)
-    return start(["-c", code, *map(str, arguments)], size)
+    return call_named(function.__module__, function.__name__, *arguments, size=size)
+
+
+def call_named(module: str, name: str, *arguments: object, size: int = 1) -> list[ProcessResult]:
+    """Call a function of a module that cannot be imported in the process of the tests."""
+    return start(["-c", _CALL.format(module=module, name=name), *map(str, arguments)], size)
 
 
 def start(arguments: Sequence[str], size: int = 2) -> list[ProcessResult]:

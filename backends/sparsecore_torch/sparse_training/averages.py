@@ -1,10 +1,11 @@
 """Averages of sparse weights (EMA, SWA): masked by the training's topology, or kept sparse at each update."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_swa_avg_fn
 
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
@@ -36,6 +37,30 @@ def sparse_avg_fn(avg_fn: Average) -> Average:
         dense = avg_fn(averaged, current, count)
         started = torch.where(averaged == 0, current.to(dense.dtype), dense)
         return torch.where(current == 0, torch.zeros_like(started), started)
+
+    return average
+
+
+def keep_average_sparse(averaged: AveragedModel) -> None:
+    """Let an ``AveragedModel`` keep its average sparse where the model is, as :func:`sparse_avg_fn` does.
+
+    Args:
+        averaged: its functions are replaced by ones that compute with them.
+    """
+    if averaged.multi_avg_fn is not None:
+        averaged.multi_avg_fn = _sparse_multi_avg_fn(averaged.multi_avg_fn)
+    else:
+        mean: Callable[[], Average] = get_swa_avg_fn
+        averaged.avg_fn = sparse_avg_fn(averaged.avg_fn or mean())
+
+
+def _sparse_multi_avg_fn(multi_avg_fn: Callable[..., Any]) -> Callable[..., None]:
+    @torch.no_grad()
+    def average(averaged: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
+        starting = [one == 0 for one in averaged]
+        multi_avg_fn(averaged, current, count)
+        for one, now, starts in zip(averaged, current, starting, strict=True):
+            one.copy_(torch.where(starts, now.to(one.dtype), one).masked_fill_(now == 0, 0))
 
     return average
 

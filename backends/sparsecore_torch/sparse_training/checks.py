@@ -15,7 +15,12 @@ from torch.nn.parameter import UninitializedParameter
 
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError, LostWeightsWarning, listed
-from sparsecore_torch._torch_internals import is_set_as_training_flag, own_parameters, storage_of_weak_reference
+from sparsecore_torch._torch_internals import (
+    COMPILED_MODULE,
+    is_set_as_training_flag,
+    own_parameters,
+    storage_of_weak_reference,
+)
 from sparsecore_torch.arrays import active_indices, gather
 from sparsecore_torch.sparse_training.model.parameters import (
     NamedParameter,
@@ -81,18 +86,20 @@ def _memory_of(parameter: Tensor) -> Callable[[], Tensor | None]:
     return on_memory
 
 
-def check_not_in_training(model: nn.Module) -> None:
-    """Check that no tensor of a model, nor one that shares memory with it, is in sparse training.
+def check_not_in_training(model: nn.Module, tensors: Sequence[NamedParameter] | None = None) -> None:
+    """Check that no tensor that is to become sparse, nor one that shares memory with it, is in sparse training.
 
     Args:
         model: without wrappers.
+        tensors: those that are to become sparse; None forbids any tensor of the model to be in sparse training.
 
     Raises:
         InputError: one is.
     """
-    if _in_training(model):
+    names = None if tensors is None else {name for one in tensors for name in one.names}
+    if _in_training(model, names):
         gc.collect()  # a deleted training may be part of a reference cycle, as an optimizer with a scheduler is
-        twice = _in_training(model)
+        twice = _in_training(model, names)
         if twice:
             raise InputError(
                 f"{', '.join(sorted(twice))} are in sparse training already; end that one first with squash(), or with "
@@ -100,8 +107,8 @@ def check_not_in_training(model: nn.Module) -> None:
             )
 
 
-def _in_training(model: nn.Module) -> set[str]:
-    """Return the names of the tensors of the model that are in sparse training."""
+def _in_training(model: nn.Module, names: set[str] | None) -> set[str]:
+    """Return the names of the tensors of the model that are in sparse training, among these names or all."""
     claims = [claim for own in list(_CLAIMS.values()) for claim in own]
     if not claims:
         return set()
@@ -113,11 +120,12 @@ def _in_training(model: nn.Module) -> set[str]:
         if (alive := module()) is not None
     }
     twice = {
-        f"{path}.{attribute}" if path else attribute
+        (f"{path}.{attribute}" if path else attribute).replace(f"{COMPILED_MODULE}.", "")
         for module, attribute in held
         if (path := paths.get(module)) is not None
     }
-    return twice | _sharing(named_parameters(model), claims)
+    found = twice | _sharing(named_parameters(model), claims)
+    return found if names is None else found & names
 
 
 def register(training: object, claims: Sequence[Claim]) -> None:

@@ -145,13 +145,13 @@ def sparsify(
     if kernels not in tuple(KERNELS):
         raise InputError(unknown("kernels", kernels, KERNELS))
     given, model = model, check_model(model)
-    check_not_in_training(model)
     check_is_plain(model)
     if is_saved_training(start) and sparsity is None:
         sparsity = start["sparsity"]
     check_sparsities(sparsity)
     with pruning_ended(model, unless=is_random(start)) as pruned:
         selection = select(model, include, exclude, tuple(sparsity) if isinstance(sparsity, Mapping) else ())
+        check_not_in_training(model, selection.sparse if storage in _IN_PLACE else None)
         check_layouts(selection.sparse)
         check_gradients(selection.sparse)
         layers = layers_of(optimizer)

@@ -283,6 +283,14 @@ class SparseTraining:
         self._state, self._start, self._record.history = state, start, history
         self._expect_gradient()
 
+    def keep_state_dicts_plain(self) -> None:
+        """Let the state dicts of model and optimizer be those of a dense model with zeros from now on, in any storage.
+
+        For trainers that load a checkpoint before they make the optimizer: a plain model and its optimizer load them,
+        and ``sparsify(start=training.state_dict())`` continues. Models in compact storage do not load such state dicts.
+        """
+        self._alive.storage.keep_state_dicts_plain()
+
     def check(self) -> None:
         """Check that the model's weights belong to the training; each step and each export does so, too.
 

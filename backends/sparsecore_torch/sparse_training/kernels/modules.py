@@ -267,6 +267,10 @@ class RoutedStorage:
             route.uninstall()
         self._inner.squash()
 
+    def keep_state_dicts_plain(self) -> None:
+        """Let the state dicts of model and optimizer be those of dense parameters."""
+        self._inner.keep_state_dicts_plain()
+
     def ledger(self) -> Ledger:
         """Return the bytes of the inner storage; the kernels' lists made so far count as indices."""
         inner, lists = self._inner.ledger(), sum(route.nbytes for route in self._routes)

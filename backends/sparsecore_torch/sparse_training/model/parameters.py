@@ -1,7 +1,7 @@
 """The parameters of a user's model by name, whatever the model is wrapped in."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import attrs
 from torch import Tensor, nn
@@ -69,7 +69,7 @@ class NamedParameter:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the model inside the wrappers of ``torch.compile``, DataParallel and DistributedDataParallel.
+    """Return the model inside the wrappers of ``torch.compile``, DataParallel, DistributedDataParallel and Fabric.
 
     Args:
         model: wrapped any number of times, in any order, or not at all.
@@ -79,8 +79,14 @@ def unwrapped(model: nn.Module) -> nn.Module:
             model = model.module
         elif COMPILED_MODULE in own_modules(model):
             model = getattr(model, COMPILED_MODULE)
+        elif own_modules(model).keys() >= _OF_FABRIC:
+            model = cast(nn.Module, own_modules(model)["_original_module"])
         else:
             return model
+
+
+_OF_FABRIC = {"_forward_module", "_original_module"}
+"""The children of the module that Lightning's ``Fabric.setup`` returns: the model with and without its wrappers."""
 
 
 def within_compiled(module: Any) -> nn.Module:

@@ -23,6 +23,7 @@ from sparsecore_torch.sparse_training.storage.compact_optimizer import (
 )
 from sparsecore_torch.sparse_training.storage.compact_weights import CompactWeights, resize
 from sparsecore_torch.sparse_training.storage.dense_gradients import DenseGradients, world_size
+from sparsecore_torch.sparse_training.storage.plain_state_dicts import PlainModelState, PlainOptimizerState
 from sparsecore_torch.sparse_training.storage.storage import ledger_of
 
 
@@ -56,6 +57,7 @@ class CompactStorage:
         model = check_modules(model, tensors)
         dtype = _common_dtype(tensors)
         self._optimizer = optimizer
+        self._names = tuple(one.names for one in tensors)
         self._group = CompactGroup.of(optimizer, tensors)
         state = gathered_state(optimizer, tensors, lambda dense: _gathered(dense, topology))
         self._weights = CompactWeights(model, topology)
@@ -183,6 +185,13 @@ class CompactStorage:
             for index, parameter in enumerate(parameters):
                 parameter.grad = _dense(values.grad, index, topology)
         self._group.restore_dense(values, parameters, states)
+
+    def keep_state_dicts_plain(self) -> None:
+        """Let the state dicts of model and optimizer be those of dense parameters from now on."""
+        self._weights.add_state_dict_hook(PlainModelState(self._weights, self._names))
+        self._fingerprint.add_state_dict_hook(
+            PlainOptimizerState(self._group, lambda: self._state.scattered(self._weights.topology))
+        )
 
     def ledger(self) -> Ledger:
         """Return the bytes of values, positions, gradients and optimizer state, dense parameters included."""

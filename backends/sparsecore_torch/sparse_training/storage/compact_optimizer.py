@@ -33,6 +33,7 @@ class OptimizerFingerprint:
     """
 
     def __init__(self, optimizer: Optimizer, topology: Topology) -> None:
+        self._optimizer = optimizer
         self._state_of = topology
         self._loaded: str | None = None
         self.has_loaded = False
@@ -60,6 +61,10 @@ class OptimizerFingerprint:
                 "the optimizer has loaded a state that belongs to another topology than that of the training: in "
                 "compact storage, load state dicts of model, optimizer and training that belong together, in any order"
             )
+
+    def add_state_dict_hook(self, hook: Callable[[Optimizer, dict[str, Any]], None]) -> None:
+        """Add a hook that changes the optimizer's state dicts, fingerprint included, until :meth:`end`."""
+        self._handles.append(self._optimizer.register_state_dict_post_hook(hook))
 
     def end(self) -> None:
         """Remove all hooks."""

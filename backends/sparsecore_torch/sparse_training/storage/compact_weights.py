@@ -76,6 +76,11 @@ class CompactWeights:
         self._hooks = (before.id, after.id, saved.id, loading.id)
         return self.values
 
+    def add_state_dict_hook(self, hook: Callable[[nn.Module, dict[str, Any], str, Any], None]) -> None:
+        """Add a hook that changes the model's state dicts until the values are removed from it."""
+        model: Any = self.model
+        self._hooks += (model.register_state_dict_post_hook(hook).id,)
+
     def unregister(self) -> None:
         """Remove the values and the hooks from the model, also from a copy of the model."""
         own_parameters(self.model).pop(VALUES, None)

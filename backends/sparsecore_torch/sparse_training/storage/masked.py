@@ -195,6 +195,9 @@ class MaskedStorage:
         for parameter in self._plain.values():
             sparse_weights.unregister(parameter)
 
+    def keep_state_dicts_plain(self) -> None:
+        """Do nothing: the state dicts are those of dense parameters anyway."""
+
     def ledger(self) -> Ledger:
         """Return the bytes of values, masks and positions, gradients and optimizer state; of shards, on this rank."""
         masks = [mask.bits for mask in self._masks.values()]

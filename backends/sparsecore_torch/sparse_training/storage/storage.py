@@ -99,6 +99,10 @@ class Storage(Protocol):
         """Make the model a plain one, with its zeros, and remove every hook from it and its optimizer."""
         ...
 
+    def keep_state_dicts_plain(self) -> None:
+        """Let the state dicts of model and optimizer be those of dense parameters, until :meth:`squash`."""
+        ...
+
     def ledger(self) -> Ledger:
         """Return the bytes of values, indices, gradients and optimizer state, of all that the optimizer trains."""
         ...
