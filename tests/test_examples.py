@@ -84,3 +84,23 @@ def test_a_gpt_that_was_stopped_ends_as_one_that_was_not(nanogpt, folder, tmp_pa
 def test_a_folder_with_runs_of_other_settings_is_refused(nanogpt, folder):
     with pytest.raises(SystemExit, match="other settings"):
         nanogpt.main([*ARGUMENTS, "--steps", "5", "--out", str(folder)])
+
+
+def test_a_pruned_network_is_trained_on_in_both_ways_and_finished_parts_are_kept(tmp_path, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    finetune = importlib.import_module("finetune_pruned")
+    sizes = ("--images", "96", "--epochs", "2", "--more-epochs", "1", "--batch", "32", "--seeds", "0")
+    arguments = [*sizes, "--network", "plain", "--sparsity", "0.5", "--out", str(tmp_path)]
+    finetune.main(arguments)
+    found = json.loads((tmp_path / "seed0.json").read_text())
+    assert all(0 <= found[stage] <= 100 for stage in ("dense", "pruned", "static", "dpr"))
+    assert len((tmp_path / "table.md").read_text().splitlines()) == 2 + 4
+    monkeypatch.setattr(finetune, "train", None)
+    finetune.main(arguments)
+    del found["dpr"]
+    (tmp_path / "seed0.json").write_text(json.dumps(found))
+    with pytest.raises(TypeError, match="not callable"):
+        finetune.main(arguments)
+    with pytest.raises(SystemExit, match="other settings"):
+        finetune.main([*arguments, "--sparsity", "0.6"])
+    capsys.readouterr()
