@@ -22,6 +22,7 @@ WALKED = (
 )
 ELSEWHERE = {
     "backends/sparsecore_cpu/README.md": "test_cpu_inference_files.py",
+    "docs/export.md": "test_export_documentation.py",
     "docs/hooks.md": "test_plugin_documentation.py",
     "docs/several-devices.md": "test_torch_ddp.py",
     "docs/sparsify.md": "test_sparsify_documentation.py",

@@ -1,4 +1,4 @@
-"""Exports of a sparse training as CSR tensors, plain modules and ONNX files; the training itself continues."""
+"""Export of a sparse training as an ONNX file; the training itself continues."""
 
 import copy
 import inspect
@@ -16,12 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError, SparsecoreError
 from sparsecore.extras import require
 from sparsecore_torch._torch_internals import tree_leaves, tree_map_only
-from sparsecore_torch.arrays import active_indices
-from sparsecore_torch.sparse_training.storage.compact_modules import make_dense
+from sparsecore_torch.sparse_training.export.plain import squashed_copy
 from sparsecore_torch.sparse_training.training import SparseTraining
 
 _SETTINGS = ("to", "dtype", "output_dtype", "stash_type")
@@ -99,39 +97,6 @@ def _types(model: Any) -> Iterator[Any]:
             yield kind.tensor_type
 
 
-def to_csr(training: SparseTraining) -> dict[str, Tensor]:
-    """Return every sparse tensor as a ``torch.sparse_csr`` matrix, on the device of the training.
-
-    Args:
-        training: is not changed.
-
-    Returns:
-        The matrices by name, with a row for each entry of the tensor's first side: a linear layer's weight has its own
-        shape (out, in), a convolution's is (out, in·height·width). Each active weight is stored, also where its value
-        is zero; indices are int64, values have the widest dtype among the tensors, at least float32.
-
-    Raises:
-        InputError: the model's weights are not those of the training (:meth:`SparseTraining.check`).
-    """
-    topology, values = training.topology, training.values()
-    return {name: _csr(topology, index, values) for index, name in enumerate(topology.layout.names)}
-
-
-def squashed_copy(training: SparseTraining) -> nn.Module:
-    """Return a plain copy of the model as it is now, with its zeros; the training and its model stay as they are.
-
-    Args:
-        training: is not changed.
-
-    Raises:
-        InputError: the model's weights are not those of the training (:meth:`SparseTraining.check`).
-    """
-    training.check()
-    copied = copy.deepcopy(training.model)
-    make_dense(copied)
-    return copied
-
-
 def to_onnx(
     training: SparseTraining,
     example_inputs: Any,
@@ -199,22 +164,6 @@ class _Inputs:
     def in_float32(self) -> "_Inputs":
         """Return the same arguments, with half precision in float32."""
         return _Inputs(*tree_map_only(Tensor, _in_float32, (self.positional, self.by_keyword)))
-
-
-def _csr(topology: Topology, index: int, values: Tensor) -> Tensor:
-    rows = topology.layout.shapes[index][0]
-    columns = topology.layout.sizes[index] // rows
-    indices = active_indices(topology, index)
-    starts = torch.arange(rows + 1, device=indices.device) * columns
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
-        return torch.sparse_csr_tensor(
-            torch.searchsorted(indices, starts),
-            indices % columns,
-            values[topology.bounds[index] : topology.bounds[index + 1]],
-            (rows, columns),
-            check_invariants=True,
-        )
 
 
 def _check_installed() -> None:
