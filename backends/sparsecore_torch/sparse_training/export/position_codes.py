@@ -58,7 +58,7 @@ def _encode_gaps(indices: Indices, size: int) -> Bytes:  # noqa: ARG001
         has = lengths > index
         continued = (lengths[has] > index + 1) * _CONTINUED
         digits[starts[has] + index] = (gaps[has] >> (_BITS * index)) % _CONTINUED + continued
-    return digits[0::2] | digits[1::2] << 4
+    return (digits[0::2] | digits[1::2] << 4).astype(np.uint8)
 
 
 def _decode_gaps(coded: Bytes, size: int) -> Indices:
