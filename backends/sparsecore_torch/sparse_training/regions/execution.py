@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from sparsecore.host.computation import NullTape, Tape
 from sparsecore.host.weights import WeightView
@@ -64,16 +64,30 @@ class Execution:
     Args:
         is_differentiable: whether a backward pass may follow.
         is_half: whether images are stored as bfloat16, as under autocast.
+
+    Attributes:
+        numbers: the arguments of the region that are no tensors, by their nodes.
     """
 
-    def __init__(self, *, is_differentiable: bool, is_half: bool) -> None:
+    def __init__(self, *, is_half: bool, is_differentiable: bool = False) -> None:
         self.threads = torch.get_num_threads()
         self.runtime, lists = _resources(self.threads, is_half)
         self.tape: Tape[Activation] = Tape() if is_differentiable else NullTape()
         self.ops = self._recording = CpuOperations(self.runtime, lists, self.tape, of_batch)
         self._constant = CpuOperations(self.runtime, lists, NullTape(), of_batch)
         self.weights: dict[tuple[int, tuple[int, ...] | None], WeightUse] = {}
+        self.numbers: dict[fx.Node, Any] = {}
+        self._images = STORED if is_half else np.dtype(np.float32)
         self._packed: dict[tuple[int, Layout], KernelTensor] = {}
+
+    def stores(self, buffer: Buffer) -> bool:
+        """Return whether this execution stores such tensors in numbers of the same kind.
+
+        Args:
+            buffer: of an execution with perhaps other numbers.
+        """
+        dtype = np.float32 if buffer.form.features else self._images
+        return bool(buffer.array.dtype == dtype)
 
     def computed(self, compute: Callable[..., Any], read: Sequence[Any], args: Any, kwargs: Any) -> Any:
         """Run an operation; nothing is recorded of one that depends on nothing whose gradient is asked for.
@@ -172,6 +186,20 @@ class Execution:
         self.runtime.kernels.unpack(buffer.handle, array, self.threads)
         return tensor if written is tensor else tensor.copy_(written)
 
+    def packed_gradient_of(self, value: RegionInput) -> Buffer | None:
+        """Return the gradient of an input that another region has passed on, in the kernels' layout.
+
+        Args:
+            value: an input of the region, after the backward pass.
+
+        Returns:
+            Not to be written to, and perhaps that of a result as well; None where no result depends on the input.
+        """
+        read = [one for layout in Layout if (one := self._packed.get((id(value), layout))) is not None]
+        if not read or not read[0].activation.has_gradient:
+            return None
+        return read[0].activation.gradient.total(self.runtime, read[0].activation.form)
+
     def gradient_of(self, value: RegionInput) -> Tensor | None:
         """Return the gradient of an input that is read as an activation, once for each layout that it is read in.
 
@@ -198,7 +226,7 @@ class Execution:
             return made
         key = (id(value), layout)
         if key not in self._packed:
-            buffer = self.pack(value.tensor, layout, border)
+            buffer = self.pack(value.tensor, layout, border) if value.buffer is None else value.buffer
             activation = Activation(self.runtime, buffer.form, InputNode(buffer), value.needs_gradient)
-            self._packed[key] = KernelTensor(activation, tuple(value.tensor.shape), layout)
+            self._packed[key] = KernelTensor(activation, value.shape, layout)
         return self._packed[key]

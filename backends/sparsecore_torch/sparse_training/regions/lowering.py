@@ -62,6 +62,9 @@ STORED = frozenset({"weight", "bias", "running_mean", "running_var", "values"})
 WRITTEN = frozenset({"running_mean", "running_var"})
 """The names of arguments that are written to."""
 
+LAYOUT, LOWERING = "sparsecore_layout", "sparsecore_lowering"
+"""Where a node of a region keeps, in its ``meta``, the layout of its result and how it is computed."""
+
 Lowerings = Mapping[Any, Lowering]
 """Lowerings by the function, or by the name of a tensor's method."""
 

@@ -2,21 +2,20 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import attrs
-import torch
 from torch import Tensor, fx
 
 from sparsecore_torch.sparse_training.regions.execution import Execution, KernelTensor
-from sparsecore_torch.sparse_training.regions.lowering import STORED, WRITTEN
+from sparsecore_torch.sparse_training.regions.lowering import LAYOUT, LOWERING, STORED, WRITTEN
+from sparsecore_torch.sparse_training.regions.passing import Passed
+from sparsecore_torch.sparse_training.regions.results import Output, Result
 from sparsecore_torch.sparse_training.regions.weights import RegionInput
 from sparsecore_torch.sparse_training.storage.compact_modules import stored_weight
 from sparsecore_torch.sparse_training.storage.compact_weights import compact_weights
 from sparsecore_torch.sparse_training.storage.sparse_weights import SparseWeight, find
-
-LAYOUT, LOWERING = "sparsecore_layout", "sparsecore_lowering"
-"""Where a node of a region keeps, in its ``meta``, the layout of its result and how it is computed."""
 
 
 def _arguments(node: fx.Node, names: frozenset[str]) -> Iterator[Any]:
@@ -27,42 +26,6 @@ def _arguments(node: fx.Node, names: frozenset[str]) -> Iterator[Any]:
 
 def _is_tensor(node: fx.Node) -> bool:
     return isinstance(node.meta.get("example_value"), Tensor)
-
-
-@attrs.frozen(eq=False)
-class Result:
-    """A result of a region, as torch wants it.
-
-    Attributes:
-        node: whose result it is.
-        dtype: of the tensor.
-        axes: the dimensions in the order in which they lie in memory, the outermost first.
-        is_read: whether the region itself reads it, too, or may do so.
-    """
-
-    node: fx.Node
-    dtype: torch.dtype
-    axes: tuple[int, ...]
-    is_read: bool
-
-    @classmethod
-    def of(cls, node: fx.Node) -> "Result":
-        """Read what is wanted from the example that the graph was traced with."""
-        example: Tensor = node.meta["example_value"]
-        axes = tuple(range(example.ndim))
-        if not example.is_contiguous():
-            strides: list[Any] = list(example.stride())
-            # sizes that are symbols must not be asked for their numbers, which would compile for these numbers alone
-            is_channels_last = example.ndim == 4 and example.is_contiguous(memory_format=torch.channels_last)
-            axes = (0, 2, 3, 1) if is_channels_last else tuple(sorted(axes, key=lambda one: (-int(strides[one]), one)))
-        return cls(node, example.dtype, axes, len(node.users) > 1 or node.meta[LOWERING].is_view)
-
-    def unpack(self, run: Execution, made: KernelTensor) -> Tensor:
-        """Copy a result out of the kernels' layout."""
-        tensor = run.unpack(made.activation.buffer(), made.shape, made.layout, self.axes).to(self.dtype)
-        if not self.is_read:
-            made.activation.release()
-        return tensor
 
 
 @attrs.frozen(eq=False)
@@ -101,13 +64,12 @@ class Program:
     written: frozenset[int]
 
     @classmethod
-    def of(cls, graph: fx.Graph) -> "Program":
-        """Read the graph of a region, whose nodes have lowerings in their ``meta``."""
+    def of(cls, graph: fx.Graph, results: Sequence[Result]) -> "Program":
+        """Read the graph of a region, whose nodes have lowerings in their ``meta`` where the kernels compute them."""
         inputs = tuple(node for node in graph.nodes if node.op == "placeholder")
-        computed = [node for node in graph.nodes if node.op.startswith("call_")]
-        (returned,) = next(node for node in graph.nodes if node.op == "output").args
+        computed = [node for node in graph.nodes if LOWERING in node.meta]
         last_reader = {read: node for node in computed for read in node.all_input_nodes}
-        kept = set(returned)
+        kept = {result.node for result in results}
         last: dict[fx.Node, list[fx.Node]] = {node: [] for node in computed}
         for read, node in last_reader.items():
             if read not in kept:
@@ -119,7 +81,7 @@ class Program:
         return cls(
             inputs,
             instructions,
-            tuple(map(Result.of, returned)),
+            tuple(results),
             frozenset((int(key), int(index)) for key, index in keys),
             tuple(number for number, node in enumerate(inputs) if node not in stored and _is_tensor(node)),
             frozenset(number for number, node in enumerate(inputs) if node in written),
@@ -144,9 +106,29 @@ class Program:
         compact = [compact_weights(key).topology.counts[index] for key, index in self.compact]
         return sum(one.count for one in masked) + int(sum(compact))
 
-    def unpack(self, run: Execution, made: Sequence[KernelTensor]) -> tuple[Tensor, ...]:
-        """Copy the results of :meth:`run` out of the kernels' layout."""
-        return tuple(result.unpack(run, one) for result, one in zip(self.results, made, strict=True))
+    def outputs(self, run: Execution, made: Sequence[KernelTensor]) -> list[Output]:
+        """Return what the region returns of the results of :meth:`run`."""
+        return [one for result, value in zip(self.results, made, strict=True) for one in result.outputs(run, value)]
+
+    def is_differentiable(self, made: Sequence[KernelTensor]) -> list[bool]:
+        """Return, for each output, whether it depends on anything whose gradient is asked for."""
+        return [
+            value.activation.differentiable
+            for result, value in zip(self.results, made, strict=True)
+            for _ in range(result.count)
+        ]
+
+    def start_gradients(self, run: Execution, made: Sequence[KernelTensor], gradients: Sequence[Tensor | None]) -> None:
+        """Begin the backward pass.
+
+        Args:
+            run: the forward pass.
+            made: the results of :meth:`run`.
+            gradients: of the outputs; None for those that the loss does not depend on.
+        """
+        rest = iter(gradients)
+        for result, value in zip(self.results, made, strict=True):
+            result.start_gradient(run, value, list(islice(rest, result.count)))
 
     def run(
         self, run: Execution, given: Sequence[Any], needs_gradient: Sequence[bool]
@@ -155,7 +137,7 @@ class Program:
 
         Args:
             run: computes.
-            given: the arguments.
+            given: the arguments; data of other regions in the layout of the kernels as :class:`Passed`.
             needs_gradient: whether the gradient of each argument is asked for.
 
         Returns:
@@ -164,11 +146,14 @@ class Program:
         values: dict[fx.Node, Any] = {}
         inputs = []
         for node, one, needed in zip(self.inputs, given, needs_gradient, strict=True):
-            if isinstance(one, Tensor):
-                values[node] = RegionInput(one, node.meta.get(LAYOUT), needed)
+            if isinstance(one, Passed):
+                values[node] = RegionInput(one.tensor, one.layout, needed, one.shape, one.buffer)
+                inputs.append(values[node])
+            elif isinstance(one, Tensor):
+                values[node] = RegionInput(one, node.meta.get(LAYOUT), needed, tuple(one.shape))
                 inputs.append(values[node])
             else:
-                values[node] = one
+                values[node] = run.numbers[node] = one
         for instruction in self.instructions:
             args, kwargs = fx.map_arg((instruction.node.args, instruction.node.kwargs), values.__getitem__)
             read = [values[one] for one in instruction.node.all_input_nodes]

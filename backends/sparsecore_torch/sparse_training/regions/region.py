@@ -1,6 +1,6 @@
 """A part of a compiled model that runs on the kernels as a whole, as one function of autograd."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import count
@@ -16,7 +16,9 @@ from sparsecore.errors import InputError
 from sparsecore_torch._torch_internals import is_batched, keeps_graph
 from sparsecore_torch.sparse_training.regions.decisions import Decisions, Ways, size_class
 from sparsecore_torch.sparse_training.regions.execution import Execution, KernelTensor
+from sparsecore_torch.sparse_training.regions.passing import Passed, tensor_of
 from sparsecore_torch.sparse_training.regions.program import Program, masked_weights
+from sparsecore_torch.sparse_training.regions.results import Output, Result
 from sparsecore_torch.sparse_training.regions.weights import RegionInput
 from sparsecore_torch.sparse_training.storage.compact_weights import compact_weights
 from sparsecore_torch.sparse_training.storage.sparse_weights import SparseWeight
@@ -26,31 +28,36 @@ class Region(nn.Module):
     """Computes a part of a graph by the kernels, or by torch where that is faster or the kernels cannot.
 
     Args:
-        graph: the part.
+        graph: the part, which returns all outputs as torch has them.
+        results: what the region returns; together as many outputs.
         tensors: the names of the sparse tensors that it multiplies by.
         decisions: whether the kernels compute it.
     """
 
-    def __init__(self, graph: fx.GraphModule, tensors: Sequence[str], decisions: Decisions) -> None:
+    def __init__(
+        self, graph: fx.GraphModule, results: Sequence[Result], tensors: Sequence[str], decisions: Decisions
+    ) -> None:
         super().__init__()
         self.graph = graph
         self.tensors = tuple(dict.fromkeys(tensors))
         self._decisions = decisions
-        self._program = Program.of(graph.graph)
+        self.results = tuple(results)
+        self._program = Program.of(graph.graph, self.results)
 
-    def forward(self, *given: Any) -> tuple[Tensor, ...]:
-        """Compute the results."""
+    def forward(self, *given: Any) -> Sequence[Output]:
+        """Compute the outputs; results of other regions are given as they return them."""
         program = self._program
         is_differentiable = torch.is_grad_enabled() and any(
-            isinstance(one, Tensor) and one.requires_grad for one in given
+            tensor.requires_grad for one in given if (tensor := _tensor_of(one)) is not None
         )
         masked = masked_weights(given)
+        is_half = torch.is_autocast_enabled("cpu")
         if program.needs_torch(masked) or not self._takes_sparse(given, masked, is_differentiable):
-            in_torch: tuple[Tensor, ...] = self.graph(*given)
+            in_torch: tuple[Tensor, ...] = self.graph(*_in_torch(given, Execution(is_half=is_half)))
             return in_torch
-        if is_differentiable:
-            return _run_region(program, torch.is_autocast_enabled("cpu"), *given)
-        return _run_forward(program, given)
+        run = Execution(is_differentiable=is_differentiable, is_half=is_half)
+        given = tuple(one.unpacked(run) if isinstance(one, Passed) and not one.suits(run) else one for one in given)
+        return _run_region(program, run, given) if is_differentiable else _run_forward(program, run, given)
 
     def _takes_sparse(self, given: Sequence[Any], masked: Sequence[SparseWeight], is_differentiable: bool) -> bool:
         sizes = [size_class(given[number].shape) for number in self._program.activations]
@@ -64,13 +71,15 @@ class Region(nn.Module):
     def _ways(self, given: Sequence[Any], is_differentiable: bool) -> Ways:
         """Return both ways to compute the results, and their gradients, from copies of what they write to."""
         program, written = self._program, self._program.written
+        is_half = torch.is_autocast_enabled("cpu")
         copies = [one.clone() if number in written else one for number, one in enumerate(given)]
-        needs_gradient = [isinstance(one, Tensor) and one.requires_grad for one in given]
+        needs_gradient = [tensor is not None and tensor.requires_grad for tensor in map(_tensor_of, given)]
         leaves = [
             one.detach().requires_grad_(needed) if isinstance(one, Tensor) and number not in written else one
-            for number, (one, needed) in enumerate(zip(copies, needs_gradient, strict=True))
+            for number, (one, needed) in enumerate(
+                zip(_in_torch(copies, Execution(is_half=is_half)), needs_gradient, strict=True)
+            )
         ]
-        is_half = torch.is_autocast_enabled("cpu")
 
         # hooks of the model's graph, such as those of checkpoints, are not to see what is saved here
         unhooked = partial(torch.autograd.graph.saved_tensors_hooks, lambda saved: saved, lambda saved: saved)
@@ -79,11 +88,11 @@ class Region(nn.Module):
             run = Execution(is_differentiable=is_differentiable, is_half=is_half)
             with torch.no_grad(), _unchanged_generator():
                 inputs, made = program.run(run, copies, needs_gradient)
-                results = program.unpack(run, made)
+                results = map(_tensor_of, program.outputs(run, made))
                 if is_differentiable:
-                    wanted = [one.activation.differentiable for one in made]
+                    wanted = program.is_differentiable(made)
                     gradients = [one if is_wanted else None for one, is_wanted in zip(results, wanted, strict=True)]
-                    _Forward(run, inputs, made).backward(gradients, keep=False)
+                    _Forward(program, run, inputs, made).backward(gradients, keep=False)
 
         def dense() -> None:
             with _unchanged_generator(), unhooked():
@@ -108,11 +117,35 @@ def _unchanged_generator() -> Iterator[None]:
         torch.set_rng_state(state)
 
 
-def _run_forward(program: Program, given: Sequence[Any]) -> tuple[Tensor, ...]:
-    run = Execution(is_differentiable=False, is_half=torch.is_autocast_enabled("cpu"))
+def _tensor_of(given: Any) -> Tensor | None:
+    """The tensor by which autograd knows what a region is given or returns; None for what is no tensor."""
+    found = given.tensor if isinstance(given, Passed) else given
+    return found if isinstance(found, Tensor) else None
+
+
+def _in_torch(given: Sequence[Any], run: Execution) -> list[Any]:
+    """Return what a region is given as tensors of torch's."""
+    return [one.unpacked(run) if isinstance(one, Passed) else one for one in given]
+
+
+def _run_forward(program: Program, run: Execution, given: Sequence[Any]) -> Sequence[Output]:
     with torch.no_grad():
         _, made = program.run(run, given, [False] * len(given))
-        return program.unpack(run, made)
+        return program.outputs(run, made)
+
+
+def _run_region(program: Program, run: Execution, given: Sequence[Any]) -> Sequence[Output]:
+    outputs: list[Output] = []  # which the function fills, as autograd takes and returns nothing but tensors
+    passed = {number: one for number, one in enumerate(given) if isinstance(one, Passed)}
+    tensors = _region_function(program, run, passed, outputs, *(_tensor_or_itself(one) for one in given))
+    return [
+        attrs.evolve(one, tensor=tensor) if isinstance(one, Passed) else tensor
+        for one, tensor in zip(outputs, tensors, strict=True)
+    ]
+
+
+def _tensor_or_itself(given: Any) -> Any:
+    return given.tensor if isinstance(given, Passed) else given
 
 
 @attrs.frozen(eq=False)
@@ -120,11 +153,13 @@ class _Forward:
     """A forward pass that has been run, and whose backward pass may follow.
 
     Attributes:
+        program: was run.
         run: has the tape.
         inputs: the tensors that the region was given.
         made: its results.
     """
 
+    program: Program
     run: Execution
     inputs: list[RegionInput]
     made: list[KernelTensor]
@@ -133,19 +168,17 @@ class _Forward:
         """Compute the gradients of the inputs, in their order.
 
         Args:
-            gradients: of the results; None for those that the loss does not depend on.
+            gradients: of the outputs; None for those that the loss does not depend on.
             keep: whether another backward pass may follow.
         """
         uses = self.run.weights.values()
         for use in uses:
             use.view.gradient.fill(0)
-        for one, gradient in zip(self.made, gradients, strict=True):
-            if gradient is not None:
-                border = one.activation.form.border
-                one.activation.start_gradient(self.run.pack(gradient, one.layout, border))
+        self.program.start_gradients(self.run, self.made, gradients)
         self.run.tape.run_backward(keep=keep)
         # the gradients of weights are complete only when those of the inputs have been computed
-        read = [self.run.gradient_of(given) if given.needs_gradient else None for given in self.inputs]
+        owned = {gradient.data_ptr() for gradient in gradients if gradient is not None}
+        read = [self._gradient_of(given, owned) if given.needs_gradient else None for given in self.inputs]
         wanted = [use for use in uses if use.source.needs_gradient]
         # dense gradients take the place of activations, so that a step needs no more memory than without the kernels
         self.run.runtime.buffers.release(sum(use.dense_bytes for use in wanted))
@@ -158,6 +191,24 @@ class _Forward:
             found = own if both is None else both
             totals.append(None if found is None else found.to(given.tensor.dtype))
         return totals
+
+    def _gradient_of(self, given: RegionInput, owned: set[int]) -> Tensor | None:
+        """Return the gradient of an input as an activation.
+
+        Args:
+            given: the input.
+            owned: the addresses of memory that belongs to other tensors; autograd may add to what it is given.
+        """
+        if given.buffer is None:
+            return self.run.gradient_of(given)
+        buffer = self.run.packed_gradient_of(given)
+        if buffer is None:
+            return None
+        tensor = tensor_of(buffer)
+        if tensor.data_ptr() in owned:
+            return tensor.clone()
+        owned.add(tensor.data_ptr())
+        return tensor
 
 
 class _Token(np.ndarray[Any, np.dtype[np.int64]]):
@@ -196,16 +247,20 @@ class _RegionFunction(torch.autograd.Function):
     """A region's arguments to its results."""
 
     @staticmethod
-    def forward(ctx: Any, program: Program, is_half: bool, *given: Any) -> tuple[Tensor, ...]:
-        run = Execution(is_differentiable=True, is_half=is_half)
-        inputs, made = program.run(run, given, ctx.needs_input_grad[2:])
-        results = program.unpack(run, made)
+    def forward(
+        ctx: Any, program: Program, run: Execution, passed: Mapping[int, Passed], outputs: list[Output], *given: Any
+    ) -> tuple[Tensor, ...]:
+        needs_gradient = ctx.needs_input_grad[4:]
+        inputs, made = program.run(run, [passed.get(number, one) for number, one in enumerate(given)], needs_gradient)
+        outputs += program.outputs(run, made)
+        results = tuple(map(_tensor_or_itself, outputs))
         # the weights are saved for autograd's check that nothing has written to them before the backward pass
         weights = [use.source.tensor for use in run.weights.values()]
-        ctx.save_for_backward(_token_of(_Forward(run, inputs, made)), *weights)
+        ctx.save_for_backward(_token_of(_Forward(program, run, inputs, made)), *weights)
         ctx.is_tensor = [isinstance(one, Tensor) for one in given]
         ctx.set_materialize_grads(False)
-        constant = [one for one, computed in zip(results, made, strict=True) if not computed.activation.differentiable]
+        differentiable = program.is_differentiable(made)
+        constant = [one for one, is_wanted in zip(results, differentiable, strict=True) if not is_wanted]
         ctx.mark_non_differentiable(*constant)
         return results
 
@@ -216,10 +271,10 @@ class _RegionFunction(torch.autograd.Function):
                 check_first_order(gradient)
         token, *_ = ctx.saved_tensors
         found = iter(_forward_of(token).backward(gradients, keep=keeps_graph()))
-        return None, None, *(next(found) if is_tensor else None for is_tensor in ctx.is_tensor)
+        return None, None, None, None, *(next(found) if is_tensor else None for is_tensor in ctx.is_tensor)
 
 
-_run_region: Callable[..., tuple[Tensor, ...]] = _RegionFunction.apply
+_region_function: Callable[..., tuple[Tensor, ...]] = _RegionFunction.apply
 
 
 def check_first_order(gradient: Tensor) -> None:

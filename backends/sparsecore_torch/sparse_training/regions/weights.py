@@ -13,6 +13,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from sparsecore.engine.topology import Topology
 from sparsecore.host.weights import WeightView
+from sparsecore_cpu.runtime import Buffer
 from sparsecore_torch.arrays import active_indices, shortened
 from sparsecore_torch.sparse_training.regions.layouts import Layout
 from sparsecore_torch.sparse_training.storage.compact_weights import CompactWeights
@@ -27,12 +28,16 @@ class RegionInput:
         tensor: the tensor.
         layout: how another region stored it, as whose result it comes; None for other tensors.
         needs_gradient: whether its gradient is asked for.
+        shape: as torch sees it.
+        buffer: the data in the kernels' layout, of which ``tensor`` then is the memory; None for other tensors.
         gradient: the sum of the gradients of its uses as a weight; None before the backward pass.
     """
 
     tensor: Tensor
     layout: Layout | None
     needs_gradient: bool
+    shape: tuple[int, ...]
+    buffer: Buffer | None = None
     gradient: Tensor | None = None
 
 

@@ -60,8 +60,7 @@ def _reshape(run: Execution, input: Any, *shape: Any) -> KernelTensor:
 
 def _shape_of(value: Any) -> Tensor:
     """A tensor without data of the shape of a value, for torch's own rules."""
-    shape = value.shape if isinstance(value, KernelTensor) else value.tensor.shape
-    return torch.empty(shape, device="meta")
+    return torch.empty(value.shape, device="meta")
 
 
 def _check_same(input: Operand) -> Layout:
