@@ -1,5 +1,6 @@
 """Results that a region hands to another one in the kernels' layout, through autograd but without conversion."""
 
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -81,8 +82,7 @@ class Passed:
         Args:
             run: has the kernels.
         """
-        made: Tensor = _Unpacked.apply(self.tensor, self, run)
-        return made
+        return _unpack(self.tensor, self, run)
 
 
 class _Unpacked(torch.autograd.Function):
@@ -98,3 +98,6 @@ class _Unpacked(torch.autograd.Function):
         passed, run = ctx.passed, ctx.run
         packed = run.pack(gradient, passed.layout, passed.buffer.form.border)
         return tensor_of(packed), None, None
+
+
+_unpack: Callable[[Tensor, Passed, Execution], Tensor] = _Unpacked.apply
