@@ -1,21 +1,30 @@
 """Every error is a sentence: what was given, what was expected, what exists."""
 
+import re
 from collections.abc import Iterable, Sequence
 
 
 def printable(text: str) -> str:
     """Return the text on one line, with control characters such as line ends and escapes written out."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+    return text if text.isprintable() else "".join(map(_written_out, text))
 
 
 def printable_lines(text: str) -> str:
     """Return the text with control characters written out, except for line ends and tabs."""
-    return "".join(letter if letter in "\n\t" else printable(letter) for letter in text)
+    return _UNUSUAL.sub(lambda letter: _written_out(letter[0]), text)
 
 
 def without_controls(text: str) -> str:
     """Return the text with control characters replaced, except for line ends and tabs, as XML and HTML need it."""
-    return "".join(letter if letter.isprintable() or letter in "\n\t" else "\ufffd" for letter in text)
+    return _UNUSUAL.sub(lambda letter: letter[0] if letter[0].isprintable() else "\ufffd", text)
+
+
+_UNUSUAL = re.compile(r"[^ -~\n\t]")
+"""What is neither printable ASCII nor a line end or a tab; drawings have millions of the others."""
+
+
+def _written_out(letter: str) -> str:
+    return letter if letter.isprintable() else repr(letter)[1:-1]
 
 
 class SparsecoreError(Exception):

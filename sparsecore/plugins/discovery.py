@@ -11,8 +11,8 @@ import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, chdir, contextmanager, nullcontext
+from functools import lru_cache
 from importlib.metadata import EntryPoint, EntryPoints, distributions
-from itertools import chain
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
@@ -47,16 +47,43 @@ def installed(kind: str) -> tuple[EntryPoint, ...]:
         Sorted by name and then by object; two of one name are both there. Distributions whose metadata cannot be read
         are left out.
     """
+    return _entry_points(tuple((folder, _identity(folder)) for folder in sys.path))[kind]
+
+
+@lru_cache(maxsize=1)
+def _entry_points(_: tuple[tuple[str, object], ...]) -> Mapping[str, tuple[EntryPoint, ...]]:
+    """Read the entry points of all kinds; an experiment asks for its plugins often, and an installation changes rarely.
+
+    Args:
+        _: the folders that Python imports from, each with what an installation into it changes.
+    """
     found: dict[str, EntryPoints] = {}
     for distribution in distributions():
         try:
-            entries = distribution.entry_points.select(group=GROUPS[kind])
-            if entries:
+            entries = distribution.entry_points
+            if any(entry.group in GROUPS.values() for entry in entries):
                 # the first distribution of a name on the path hides the others
                 found.setdefault(distribution.name, entries)
         except (ValueError, TypeError, OSError):
             continue  # unreadable metadata of one distribution must not hide the plugins of others
-    return tuple(sorted(set(chain.from_iterable(found.values())), key=lambda entry: (entry.name, entry.value)))
+    return {
+        kind: tuple(
+            sorted(
+                {entry for entries in found.values() for entry in entries.select(group=group)},
+                key=lambda entry: (entry.name, entry.value),
+            )
+        )
+        for kind, group in GROUPS.items()
+    }
+
+
+def _identity(folder: str) -> tuple[int, int, int] | None:
+    """Which folder this is now, and when it was last changed; None where there is none."""
+    try:
+        status = Path(folder).stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_mtime_ns
 
 
 @contextmanager

@@ -159,7 +159,9 @@ def draw_files(name: str, size: tuple[float, float], paint: Callable[["Figure"],
         figure = Figure(figsize=size, layout="constrained")
         paint(figure)
         _disable_math(figure)
-        return Drawing(name, _with_hovers(_svg(figure), ""), _png(figure))
+        svg = _with_hovers(_svg(figure), "")
+        figure.set_layout_engine("none")  # the PNG has the places that were found for the SVG
+        return Drawing(name, svg, _png(figure))
 
 
 def _style(name: str) -> AbstractContextManager[None]:
