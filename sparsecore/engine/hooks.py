@@ -93,6 +93,8 @@ class HookResult:
 PROJECT = "sparsecore"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
+SPECIFICATION_MARK = f"{PROJECT}_spec"
+"""The attribute that ``@hookspec`` leaves on a function."""
 
 
 @hookspec(firstresult=True)

@@ -1,7 +1,9 @@
 """Checks of what is registered as a plugin: mistakes that pluggy passes over in silence become errors."""
 
 import difflib
+import functools
 import inspect
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -36,7 +38,7 @@ def implemented_hooks(name: str, plugin: object, hooks: Mapping[str, Sequence[st
     for hook, method in methods.items():
         for error in _method_errors(hook, method, hooks):
             raise PluginError(f"{hook!r} of plugin {name!r} {error}")
-    with_state = [hook for hook, method in methods.items() if "strategy_state" in inspect.signature(method).parameters]
+    with_state = [hook for hook, method in methods.items() if "strategy_state" in parameters_of(method)]
     if with_state and "initial_strategy_state" not in methods:
         raise PluginError(
             f"{', '.join(map(repr, with_state))} of plugin {name!r} takes strategy_state, but there is no "
@@ -97,10 +99,10 @@ def _signature_errors(method: Method, given: Sequence[str]) -> Iterator[str]:
     function = inspect.unwrap(getattr(method, "__func__", method))
     if any(is_one(function) for is_one in _DEFERRED):
         yield "is a coroutine or a generator; a hook is a plain method that returns its result"
-    own = list(inspect.signature(function).parameters)
+    own = list(_parameters(function))
     if inspect.ismethod(method) and (not own or own[0] in given):
         yield "has no self; write it as a method, with self for its first argument"
-    parameters = inspect.signature(method).parameters.values()
+    parameters = parameters_of(method).values()
     strange = [str(parameter) for parameter in parameters if parameter.name not in given]
     if strange:
         yield f"takes {', '.join(strange)}; the arguments of this hook are {', '.join(given)}"
@@ -110,3 +112,27 @@ def _signature_errors(method: Method, given: Sequence[str]) -> Iterator[str]:
             f"gives {', '.join(unfilled)} a default or makes it keyword-only, and so would never receive it; "
             "write it as a plain argument"
         )
+
+
+def parameters_of(method: Method) -> Mapping[str, inspect.Parameter]:
+    """Return the parameters with which a method is called, by name, in their order, without ``self``.
+
+    Engines are created often, and of the same classes: the parameters of a function are read once.
+
+    Args:
+        method: a bound method, or anything else that can be called.
+    """
+    function = getattr(method, "__func__", None)
+    if type(method) is types.MethodType and type(function) is types.FunctionType:
+        return _parameters_after_self(function)
+    return inspect.signature(method).parameters
+
+
+@functools.lru_cache(maxsize=1024)
+def _parameters(function: Method) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(function).parameters
+
+
+@functools.lru_cache(maxsize=1024)
+def _parameters_after_self(function: Method) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(types.MethodType(function, object())).parameters

@@ -5,7 +5,6 @@ strategy's name for error messages.
 """
 
 import functools
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ from sparsecore.engine.distributions import uniform
 from sparsecore.engine.growth import shares
 from sparsecore.engine.hooks import HookResult, hookimpl
 from sparsecore.engine.randomness import Randomness
-from sparsecore.engine.registration import MARK, implemented_hooks
+from sparsecore.engine.registration import MARK, implemented_hooks, parameters_of
 from sparsecore.engine.schedules import Clock, Every
 from sparsecore.engine.topology import Layout, Topology
 from sparsecore.errors import InputError, PluginError
@@ -101,15 +100,14 @@ class StrategyStack:
     """
 
     def __init__(self, strategies: Mapping[str, object]) -> None:
-        self._manager = pluggy.PluginManager(hooks.PROJECT)
+        self._manager = _Manager(hooks.PROJECT)
         self._manager.add_hookspecs(hooks)
         self._hooks = {
             name: caller for name, caller in vars(self._manager.hook).items() if isinstance(caller, pluggy.HookCaller)
         }
         arguments = {hook: caller.spec.argnames for hook, caller in self._hooks.items() if caller.spec}
-        self._register(DEFAULTS, Defaults(), arguments)
-        for name, strategy in strategies.items():
-            self._register(name, strategy, arguments)
+        for name, plugin in {DEFAULTS: Defaults(), **strategies}.items():
+            self._register(name, plugin, arguments)
         self.names = tuple(strategies)
 
     def first_result(self, hook: str, **arguments: Any) -> HookResult:
@@ -171,13 +169,26 @@ class StrategyStack:
         self._manager.register(adapter, name)
 
 
+class _Manager(pluggy.PluginManager):
+    """Reads the marks of hooks where they stand, in modules and adapters, and not wherever pluggy would look for them.
+
+    Engines are created often, and looking for marks would take most of the time.
+    """
+
+    def parse_hookspec_opts(self, module_or_class: Any, name: str) -> Any:
+        return getattr(vars(module_or_class).get(name), hooks.SPECIFICATION_MARK, None)
+
+    def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
+        return getattr(vars(plugin).get(name), MARK, None)
+
+
 class _Adapter:
     """The object that pluggy sees in place of a plugin: hashable, with the hooks as attributes."""
 
 
 def _tagged(name: str, hook: str, method: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap a hook: it gets its own plugin's state as ``strategy_state``, and its result carries the plugin's name."""
-    parameters = tuple(inspect.signature(method).parameters)
+    parameters = tuple(parameters_of(method))
 
     @functools.wraps(method)  # pluggy reads the arguments from what is wrapped
     def call(*given: Any) -> HookResult | None:
