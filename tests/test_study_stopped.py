@@ -35,7 +35,7 @@ def test_a_study_interrupted_during_its_creation_is_completed(tmp_path):
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGKILL])
 def test_a_stopped_study_leaves_no_process_behind_and_resumes(by, tmp_path):
-    arguments = ["study", str(written(tmp_path, epochs=80)), "--out", str(tmp_path / "out"), "--jobs", "2"]
+    arguments = ["study", str(written(tmp_path, epochs=40)), "--out", str(tmp_path / "out"), "--jobs", "2"]
     study = subprocess.Popen([sys.executable, "-m", "sparsecore", *arguments], stderr=subprocess.DEVNULL)
     metrics = tmp_path / "out/runs/dpr-at-0.8-trial-0/metrics.jsonl"
     until(lambda: metrics.exists() and metrics.read_bytes().count(b"\n") >= 2)
@@ -43,7 +43,7 @@ def test_a_stopped_study_leaves_no_process_behind_and_resumes(by, tmp_path):
     assert study.wait(60) in (130, -signal.SIGKILL)
     until(lambda: not trained_in(tmp_path))
     epochs = metrics.read_bytes().count(b"\n")
-    assert 2 <= epochs < 80
+    assert 2 <= epochs < 40
     done = sparsecore(*arguments, "--resume", "--json")
     assert [len(cell["accuracies"]) for cell in json.loads(done.stdout)["cells"]] == [1, 1, 0, 0]
 

@@ -25,22 +25,22 @@ def stacked(*classes):
 
 class TestStatic(StrategyTests):
     strategy = Static()
-    max_examples = 10
+    max_examples = 5
 
 
 class TestDynamicReallocation(StrategyTests):
     strategy = hyperparameters(DynamicReallocation)
-    max_examples = 20
+    max_examples = 10
 
 
 class TestSparseEvolution(StrategyTests):
     strategy = hyperparameters(SparseEvolution)
-    max_examples = 20
+    max_examples = 10
 
 
 class TestDeepRewiring(StrategyTests):
     strategy = hyperparameters(DeepRewiring)
-    max_examples = 20
+    max_examples = 10
 
 
 class TestDeepRewiringWithinTensors(StrategyTests):
@@ -50,32 +50,32 @@ class TestDeepRewiringWithinTensors(StrategyTests):
 
 class TestSoftDeepRewiring(StrategyTests):
     strategy = hyperparameters(SoftDeepRewiring)
-    max_examples = 10
+    max_examples = 5
 
 
 class TestRigL(StrategyTests):
     strategy = hyperparameters(RigL)
-    max_examples = 10
+    max_examples = 5
 
 
 class TestSparseMomentum(StrategyTests):
     strategy = hyperparameters(SparseMomentum)
-    max_examples = 10
+    max_examples = 5
 
 
 class TestGradualPruning(StrategyTests):
     strategy = hyperparameters(GradualPruning)
-    max_examples = 10
+    max_examples = 5
 
 
 class TestGradualRegeneration(StrategyTests):
     strategy = hyperparameters(GradualRegeneration)
-    max_examples = 10
+    max_examples = 5
 
 
 class TestAStack(StrategyTests):
     strategy = (DynamicReallocation(target="20%", initial_threshold=0.2), SparseEvolution())
-    max_examples = 10
+    max_examples = 5
 
 
 class TestPiecesOfGradients(StrategyTests):
