@@ -47,6 +47,7 @@ def test_every_setting_is_documented(section: str, settings: type) -> None:
         "granet",
         "momentum-growth",
         "magnitude-drop",
+        "density-schedule",
     ],
 )
 def test_every_hyperparameter_is_documented(strategy: str) -> None:

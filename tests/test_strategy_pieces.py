@@ -132,6 +132,8 @@ STACKS = {
     "gmp": [("gmp", {"schedule": OFTEN})],
     "granet": [("granet", {"schedule": OFTEN})],
     "soft-deepr": [("soft-deepr", {"temperature": 1e-3})],
+    "denser": [("set", {"schedule": OFTEN}), ("density-schedule", {"sparsity": 0.3})],
+    "sparser": [("snfs", {"schedule": OFTEN}), ("density-schedule", {"scope": "network"})],
     "pieces": [("set", {"schedule": OFTEN}), ("magnitude-drop", {}), ("momentum-growth", {}), ("erk-start", {})],
 }
 

@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from sparsecore.testing import StrategyTests, hyperparameters, strategy_machine
 from sparsecore_strategies.deepr import DeepRewiring
+from sparsecore_strategies.density_schedule import DensitySchedule
 from sparsecore_strategies.dpr import DynamicReallocation
 from sparsecore_strategies.erk_start import ErkStart
 from sparsecore_strategies.gmp import GradualPruning
@@ -36,6 +37,11 @@ class TestDynamicReallocation(StrategyTests):
 class TestSparseEvolution(StrategyTests):
     strategy = hyperparameters(SparseEvolution)
     max_examples = 10
+
+
+class TestDensityScheduleOnSparseEvolution(StrategyTests):
+    strategy = stacked(SparseEvolution, DensitySchedule)
+    max_examples = 5
 
 
 class TestDeepRewiring(StrategyTests):

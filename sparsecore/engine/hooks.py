@@ -181,6 +181,19 @@ def prune(
     """
 
 
+@hookspec(firstresult=True)
+def revise_pruning(
+    topology: Topology, values: Array, survives: Array, clock: Clock, strategy_state: Any, random: Randomness
+) -> Array | None:
+    """Change which weights survive after ``prune`` has decided, to prune more of them or to keep some.
+
+    ``survives`` is the result of ``prune``.
+
+    Returns:
+        One bool a weight, on the backend. Default: ``survives``.
+    """
+
+
 @hookspec
 def adjust(
     pruned: Counts, survivors: Counts, topology: Topology, values: Array, clock: Clock, strategy_state: Any

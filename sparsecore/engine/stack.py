@@ -69,6 +69,11 @@ class Defaults:
         return topology.all()
 
     @hookimpl
+    def revise_pruning(self, survives: Array) -> Array:
+        """Leave the decision as it is."""
+        return survives
+
+    @hookimpl
     def start_values(self, values: Array) -> Array:
         """Return the values unchanged."""
         return values

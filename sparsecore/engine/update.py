@@ -85,7 +85,11 @@ class StrategySteps:
     def prune(self, topology: Topology, values: Array) -> Array:
         """Return which weights survive, one bool a weight; those of frozen tensors all do."""
         result = self._first_result("prune", topology=topology, values=values, gradient=self.gradient)
-        survives = validation.check_survivors(result, topology)
+        survives = validation.check_survivors(result, "prune", topology)
+        if self.stack.implementers("revise_pruning"):
+            survives = topology.arrays.readonly(survives)
+            result = self._first_result("revise_pruning", topology=topology, values=values, survives=survives)
+            survives = validation.check_survivors(result, "revise_pruning", topology)
         slots = frozen_slots(topology, self.frozen)
         return survives if slots is None else topology.arrays.put(survives, slots, True)
 
@@ -116,6 +120,8 @@ class StrategySteps:
         result = target_size_result(self.stack, self.state, survivors)
         target = validation.check_target_size(result, survivors_elsewhere, layout)
         total = max(0, target - int(survivors.sum()))
+        if self.frozen.any():  # a network that is to become denser does so as far as it is trained
+            total = min(total, max(int(pruned.sum()), int(room.sum())))
         if total > room.sum():
             raise NoRoomError(_no_room(total, room, layout))
         result = self._first_result(

@@ -248,7 +248,7 @@ def check_target_size(result: HookResult, survivors: Counts, layout: Layout) -> 
     return int(target)
 
 
-def check_survivors(result: HookResult, topology: Topology) -> Array:
+def check_survivors(result: HookResult, hook: str, topology: Topology) -> Array:
     """Return the mask, if it is one bool a weight.
 
     Raises:
@@ -256,7 +256,7 @@ def check_survivors(result: HookResult, topology: Topology) -> Array:
     """
     mask: Array = result.value
     if getattr(mask, "shape", None) != (topology.size,) or dtype_name(mask) != "bool":
-        _broken(result, "prune", f"returned {describe(mask)}; expected one bool a weight, {topology.size}")
+        _broken(result, hook, f"returned {describe(mask)}; expected one bool a weight, {topology.size}")
     return mask
 
 

@@ -229,6 +229,7 @@ def _chosen(promises: Sequence[Promise], names: Sequence[str]) -> Sequence[Promi
 _NEED_DECLARATION: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "prune": ("which weights are pruned first", "smallest_first"),
+        "revise_pruning": ("which weights are pruned in the end", "smallest_first"),
         "allocate": ("how many weights grow in each tensor", "shares"),
         "initial_values": ("the values that grown weights start with", "grown_value"),
     }

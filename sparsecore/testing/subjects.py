@@ -242,6 +242,17 @@ def declarations(subject: StrategySubject, stack: Stack, hook: str) -> Declares:
     return own if subject.declares is None else subject.declares
 
 
+def pruning_declarations(subject: StrategySubject, stack: Stack) -> Declares:
+    """Return what is declared about the weights that are pruned, by the strategy that decides last.
+
+    Args:
+        subject: the subject, whose own declaration applies to all hooks.
+        stack: one of its stacks.
+    """
+    revises = implementer(stack, "revise_pruning") is not None
+    return declarations(subject, stack, "revise_pruning" if revises else "prune")
+
+
 def _with_drawn_hyperparameters(stack: Stack) -> SearchStrategy[Stack]:
     return st.fixed_dictionaries({name: _any_of_its_class(plugin) for name, plugin in stack.items()})
 

@@ -43,10 +43,24 @@ class CubicPruning:
         Raises:
             InputError: the clock does not know the number of steps of the run.
         """
+        return self.time_left(clock) ** 3
+
+    def time_left(self, clock: Clock) -> Fraction:
+        """Return the share of the time from begin to end that is left: 1 until the begin, 0 from the end on.
+
+        Args:
+            clock: the finished steps, and how many the run has.
+
+        Returns:
+            An exact fraction in [0, 1].
+
+        Raises:
+            InputError: the clock does not know the number of steps of the run.
+        """
         first, last = self._begin(clock), self.end(clock)
         if clock.step >= last:
             return Fraction(0)
-        return (1 - max(Fraction(0), (clock.step - first) / (last - first))) ** 3
+        return 1 - max(Fraction(0), (clock.step - first) / (last - first))
 
     def end(self, clock: Clock) -> int:
         """Return the step from which on the factor is 0.

@@ -118,7 +118,13 @@ HOOK_RESULTS = (
         _TIMING_HOOKS,
         fraction=0.5,
     ),
-    Promise("prune", "prune returns one bool for each weight", scenarios, _run_update, hooks=("prune",)),
+    Promise(
+        "prune",
+        "prune and revise_pruning return one bool for each weight",
+        scenarios,
+        _run_update,
+        hooks=("prune", "revise_pruning"),
+    ),
     Promise(
         "shares",
         "allocate returns whole numbers that fit the room of each tensor and sum to the number of weights to grow",

@@ -17,7 +17,7 @@ from sparsecore.engine.update import target_size_result
 from sparsecore.testing.promises import BrokenPromiseError, Promise, expect
 from sparsecore.testing.runs import UpdateRecord, run_update
 from sparsecore.testing.scenarios import Scenario, scenarios
-from sparsecore.testing.subjects import StrategySubject, declarations, fresh_copies
+from sparsecore.testing.subjects import StrategySubject, declarations, fresh_copies, pruning_declarations
 
 
 def exact_shares(total: int, weights: Sequence[int], room: Sequence[int]) -> list[Fraction]:
@@ -172,11 +172,11 @@ _GROUPS: Mapping[str, Callable[[_Weight], object]] = MappingProxyType(
 
 
 def _declares_smallest_first(subject: StrategySubject) -> bool:
-    return declarations(subject, subject.sample, "prune").smallest_first is not None
+    return pruning_declarations(subject, subject.sample).smallest_first is not None
 
 
 def _check_smallest_first(subject: StrategySubject, scenario: Scenario) -> None:
-    scope = declarations(subject, scenario.stack, "prune").smallest_first
+    scope = pruning_declarations(subject, scenario.stack).smallest_first
     if scope is None:
         return
     group_of = _GROUPS[scope]
@@ -212,7 +212,7 @@ _PATTERNS = ((0.0, 1.0), (1.0, 0.0), (-0.0, 1.0, 1.0), (1.0, 1.0, 0.0), (0.0, 1.
 
 
 def _check_zeros_first(subject: StrategySubject, scenario: Scenario) -> None:
-    scope = declarations(subject, scenario.stack, "prune").smallest_first
+    scope = pruning_declarations(subject, scenario.stack).smallest_first
     kept, pruned = _kept_and_pruned(run_update(scenario))
     group_of = _GROUPS["network" if scope == "network" else "tensor"]
     pruned_nonzero = {group_of(weight): weight for weight in pruned if weight.value}
