@@ -81,5 +81,5 @@ def test_pytest_without_the_option_imports_nothing_of_sparsecore(folder: Path) -
         "    assert not heavy and 'sparsecore_pytest' in sys.modules\n"
     )
     # other plugins that are installed here may import what they like
-    done = run(folder, "-p", "no:hypothesispytest", "-p", "no:anyio", "test_mine.py")
+    done = run(folder, "-p", "no:hypothesispytest", "-p", "no:anyio", "-p", "no:nbmake", "test_mine.py")
     assert done.returncode == 0, done.stdout
