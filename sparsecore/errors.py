@@ -54,6 +54,10 @@ class LostWeightsWarning(InputWarning):
     """Weights that look trained are about to become zero."""
 
 
+class ObserverWarning(InputWarning):
+    """An observer has failed and is no longer called; the training goes on."""
+
+
 class PluginError(InputError):
     """A plugin cannot be found, loaded or registered."""
 

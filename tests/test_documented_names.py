@@ -7,15 +7,18 @@ import shlex
 import tomllib
 from collections.abc import Iterator
 from importlib.metadata import entry_points
+from pathlib import Path
 
 import click
 import pytest
 from pages import ROOT, SAVED, blocks, read
 
 from sparsecore.cli.command_line import commands
+from sparsecore.cli.log_options import chosen_observers, split_settings
 from sparsecore.experiment.assembly import assemble
 from sparsecore.experiment.experiment import Experiment
 from sparsecore.plugins.discovery import installed
+from sparsecore.run.folder import RunFolder
 
 PAGES = sorted(
     str(path.relative_to(ROOT))
@@ -212,6 +215,8 @@ def test_every_documented_training_command_is_a_valid_experiment(page: str) -> N
         settings = [value for name, value in pairs if name == "--set"]
         strategies = [value for name, value in pairs if name == "--strategy"]
         settings += [f"{simple[name]}={value}" for name, value in given]
+        settings, of_logs = split_settings(settings)
+        chosen_observers([value for name, value in pairs if name == "--log"], of_logs, RunFolder(Path("missing")))
         Experiment.of(assemble(None, {}, strategies, settings))
 
 

@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 
 import numpy as np
 import torch.distributed as dist
+from observer_examples import Recorder
 from processes import call, start
 from rank_examples import (
     BATCH,
@@ -69,7 +70,13 @@ def wrapped_first() -> dict[str, Any]:
     keys = list(sparse.model.state_dict())
     assert keys == list(network(0).state_dict())
     assert not list(sparse.model.buffers())  # those would be overwritten from rank 0 and hide a disagreement
-    return trained(model, sparse, share(), optimizer)
+    observer = Recorder(itop=True)
+    sparse.observe(observer)
+    return {
+        **trained(model, sparse, share(), optimizer),
+        "observed": observer.methods,
+        "ever active": sparse.metrics()["itop_rate"],
+    }
 
 
 def wrapped_afterwards() -> dict[str, Any]:
@@ -201,6 +208,15 @@ def test_two_ranks_make_the_decisions_of_one_process(answers: list[dict[str, Any
         np.testing.assert_allclose(answer[when]["weights"], expected["weights"], rtol=0, atol=1e-12)
     # bit for bit between ranks, whatever the rounding
     assert answers[0][when]["weights"] == answers[1][when]["weights"]
+
+
+@pytest.mark.integration
+def test_only_the_first_rank_calls_observers_and_all_know_which_positions_were_active(
+    answers: list[dict[str, Any]],
+) -> None:
+    assert answers[0]["first"]["observed"] == ["started", *["reallocated"] * (STEPS // 3)]
+    assert answers[1]["first"]["observed"] == []
+    assert answers[0]["first"]["ever active"] == answers[1]["first"]["ever active"] > 0.3
 
 
 @pytest.mark.integration

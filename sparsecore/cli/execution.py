@@ -4,7 +4,7 @@ import json
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -37,6 +37,7 @@ class RunRequest:
         is_new: whether the folder is to be created.
         is_numbered: whether another number may be chosen if another process creates this folder first.
         note: message to print before training.
+        observers: observers of the run, by the names that select them.
     """
 
     experiment: Experiment
@@ -44,6 +45,7 @@ class RunRequest:
     is_new: bool = True
     is_numbered: bool = False
     note: str = ""
+    observers: Mapping[str, PluginChoice] = attrs.field(factory=dict)
 
     def set_up(self) -> Setup:
         """Set up all that training needs, without writing anything.
@@ -306,7 +308,7 @@ def _create(request: RunRequest, setup: Setup, ranks: Ranks, created: _CreatedFi
     folder = request.create_folder(setup).folder
     if request.is_new:
         created.folder = folder
-    created.participant = writing_participant(setup, folder, ranks)
+    created.participant = writing_participant(setup, folder, ranks, request.observers)
     return folder, created.participant
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -20,6 +21,7 @@ from sparsecore.cli.execution import (
     ranks_for,
     resume_request,
 )
+from sparsecore.cli.log_options import chosen_observers, split_settings
 from sparsecore.cli.options import ExperimentOptions, common_options, experiment_options
 from sparsecore.cli.output import print_message, print_table, result_stream
 from sparsecore.errors import InputError
@@ -35,6 +37,7 @@ from sparsecore.study.report import write_study_report
 @experiment_options
 @click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="Run folder  [default: new in runs/]")
 @click.option("--resume", is_flag=True, help="Continue the run in --out.")
+@click.option("--log", "logs", metavar="NAME", multiple=True, help="Log to csv, tensorboard, wandb, ... Repeatable.")
 @common_options
 def train(
     *,
@@ -43,6 +46,7 @@ def train(
     out: Path | None,
     settings: tuple[str, ...],
     resume: bool,
+    logs: tuple[str, ...],
     as_json: bool,
     **options: str | None,
 ) -> None:
@@ -58,10 +62,11 @@ def train(
     request = resume_request if resume else new_request
     with result_stream() as stream:
         file = experiment_to_resume(out) if resume and file is None else file
+        settings, of_logs = split_settings(settings)
         given = ExperimentOptions.of(file, options, stack, settings)
         ranks = ranks_for(given.tables())
         requested, setup = ranks.jointly(
-            lambda: _with_setup(request(out, given)), lambda both: facts_to_agree_on(both[1])
+            lambda: _with_setup(_observed(request(out, given), logs, of_logs)), lambda both: facts_to_agree_on(both[1])
         )
         if ranks.rank != 0:
             execute_on_other_rank(requested, setup, ranks)
@@ -75,6 +80,10 @@ def train(
 
 def _resume_command(folder: RunFolder) -> str:
     return shlex.join(["sparsecore", "train", "--resume", "--out", str(folder.path)])
+
+
+def _observed(request: RunRequest, logs: Sequence[str], settings: Sequence[str]) -> RunRequest:
+    return attrs.evolve(request, observers=chosen_observers(logs, settings, request.folder))
 
 
 def _with_setup(request: RunRequest) -> tuple[RunRequest, Setup]:

@@ -65,7 +65,7 @@ def _without_none(plain: Any) -> Any:
 
 def _sentence(error: BaseException, _: Any) -> str:
     if isinstance(error, ForbiddenExtraKeysError):
-        known = ", ".join(str(field.alias) for field in attrs.fields(error.cl))
+        known = ", ".join(str(field.alias) for field in attrs.fields(error.cl) if field.init)
         return f"no key named {', '.join(map(repr, sorted(error.extra_fields)))}; known: {known or 'none'}"
     if isinstance(error, KeyError):
         return f"the key {error.args[0]!r} is missing"

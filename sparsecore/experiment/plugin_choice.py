@@ -29,7 +29,7 @@ class PluginChoice:
         """Load the plugin named ``table['name']``, with the rest of the table as its hyperparameters.
 
         Args:
-            kind: model, dataset, backend or strategy.
+            kind: model, dataset, backend, strategy or observer.
             table: the name and the hyperparameters.
 
         Raises:

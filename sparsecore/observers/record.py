@@ -1,24 +1,28 @@
-"""The record of a training's updates: their metrics, and their history."""
+"""The record of a training's updates: their history, and the observers that are told of them."""
 
 from sparsecore.engine.groups import EngineGroups, GroupStates
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.observers.history import History
 from sparsecore.observers.metrics import topology_metrics, update_metrics
+from sparsecore.observers.observation import Observation, Subject
 
 
 class Record:
-    """Measures the updates of a training and keeps their history.
+    """Measures the updates of a training, keeps their history and tells its observers.
 
     Args:
         engines: of the training.
+        subject: what observers are told of the training as a whole.
 
     Attributes:
         history: the updates so far.
+        observation: the observers.
     """
 
-    def __init__(self, engines: EngineGroups) -> None:
+    def __init__(self, engines: EngineGroups, subject: Subject) -> None:
         self._engines = engines
         self.history = History(len(engines.layout))
+        self.observation = Observation(subject)
 
     def add(self, reallocation: Reallocation, before: GroupStates, after: GroupStates) -> None:
         """Add an update.
@@ -34,6 +38,7 @@ class Record:
         reported = self._engines.metrics(before)
         metrics = update_metrics(reallocation, reported, regrow_pruned=self._engines.regrow_pruned)
         self.history = self.history.after(reallocation, after.clock.step, metrics)
+        self.observation.updated(reallocation, after.clock, metrics)
 
     def metrics(self, now: GroupStates) -> dict[str, float]:
         """Return the metrics of the present topology and of the last update.
@@ -50,4 +55,4 @@ class Record:
             InvariantError: as in :meth:`add`.
         """
         reported = {} if self.history.entries else self._engines.metrics(now)
-        return {**topology_metrics(now.topology), **self.history.latest, **reported}
+        return {**topology_metrics(now.topology), **self.history.latest, **self.observation.itop(), **reported}

@@ -25,6 +25,7 @@ GROUPS: Mapping[str, str] = MappingProxyType(
         "backend": "sparsecore.backends",
         "model": "sparsecore.models",
         "dataset": "sparsecore.datasets",
+        "observer": "sparsecore.observers",
     }
 )
 """The kinds of plugins, and the entry point group of each."""
@@ -34,6 +35,7 @@ _NEEDED = {
     "backend": ("arrays", "learner"),
     "model": ("parameters", "forward"),
     "dataset": ("load",),
+    "observer": ("started", "reallocated", "measured", "state", "ended"),
 }
 
 
@@ -41,7 +43,7 @@ def installed(kind: str) -> tuple[EntryPoint, ...]:
     """Return the entry points of a kind of plugin; nothing is imported.
 
     Args:
-        kind: 'strategy', 'backend', 'model' or 'dataset'.
+        kind: 'strategy', 'backend', 'model', 'dataset' or 'observer'.
 
     Returns:
         Sorted by name and then by object; two of one name are both there. Distributions whose metadata cannot be read
@@ -93,7 +95,7 @@ def guard_plugin_code(kind: str, name: str) -> Iterator[None]:
     The working directory is restored afterwards, so that relative paths mean the same as before.
 
     Args:
-        kind: 'strategy', 'backend', 'model' or 'dataset'.
+        kind: 'strategy', 'backend', 'model', 'dataset' or 'observer'.
         name: what selected it.
 
     Raises:
@@ -121,7 +123,7 @@ def load(kind: str, selection: str) -> Any:
     """Return the object, usually a class, that ``selection`` names.
 
     Args:
-        kind: 'strategy', 'backend', 'model' or 'dataset'.
+        kind: 'strategy', 'backend', 'model', 'dataset' or 'observer'.
         selection: an installed name, 'package.module:Object' or 'file.py:Object'.
 
     Raises:

@@ -20,7 +20,7 @@ class Listing:
     """An installed plugin.
 
     Attributes:
-        kind: 'strategy', 'backend', 'model' or 'dataset'.
+        kind: 'strategy', 'backend', 'model', 'dataset' or 'observer'.
         name: the name that selects it.
         source: the distribution and the object that the entry point names.
         summary: the first line of its docstring; empty where it is broken or has none.

@@ -85,6 +85,11 @@ class RunFolder:
         return self.path / "result.json"
 
     @property
+    def observers(self) -> Path:
+        """The observers of the run and what they need to go on, if it has any."""
+        return self.path / "observers.json"
+
+    @property
     def report(self) -> Path:
         """The page with the figures."""
         return self.path / "report.html"

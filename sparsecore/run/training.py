@@ -4,6 +4,8 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from types import MappingProxyType
 from typing import Any
 
 import attrs
@@ -15,6 +17,7 @@ from sparsecore.engine.schedules import Clock
 from sparsecore.engine.state import State
 from sparsecore.errors import DivergedError, InputError, InputWarning
 from sparsecore.experiment.assembly import experiment_fingerprint
+from sparsecore.experiment.plugin_choice import PluginChoice
 from sparsecore.learning.ledger import Bytes
 from sparsecore.learning.protocols import Learner, Totals
 from sparsecore.learning.ranks import Ranks
@@ -24,6 +27,7 @@ from sparsecore.run.files import write_whole
 from sparsecore.run.folder import RunFolder
 from sparsecore.run.identity import identity, machine
 from sparsecore.run.logs import Effort, Metrics, Result, epoch_metrics, read_record
+from sparsecore.run.observing import ObservingWriter
 from sparsecore.run.recording import RunFolderWriter, RunWriter
 from sparsecore.run.setup import Setup
 
@@ -111,6 +115,11 @@ class Run:
         check_totals(self._learner, len(self._setup.images.train))
         last = checkpoint.facts["last"]
         self._last = Metrics(**last) if last else None
+
+    @property
+    def state(self) -> State:
+        """The state of the engine now."""
+        return self._state
 
     def facts(self) -> dict[str, str]:
         """Facts that must be the same on all ranks, by name."""
@@ -238,23 +247,32 @@ class Participant:
         return self.run.train(self.writer, callback)
 
 
-def writing_participant(setup: Setup, folder: RunFolder, ranks: Ranks) -> Participant:
+def writing_participant(
+    setup: Setup, folder: RunFolder, ranks: Ranks, observers: Mapping[str, PluginChoice] = MappingProxyType({})
+) -> Participant:
     """Open the run for rank 0, or for the only process, which locks the folder until the end and writes its files.
 
     Args:
         setup: the parts of the run that do not change.
         folder: the run's folder, which exists; with a checkpoint in it, the run is resumed.
         ranks: the processes that train together.
+        observers: those that are told of updates and epochs, by the names that select them.
 
     Raises:
-        InputError: the folder is damaged, belongs to another experiment or other data, or another process is at work
-            in it.
+        InputError: the folder is damaged, belongs to another experiment or other data, another process is at work in
+            it, or an observer cannot be started.
     """
     lock, own = folder.lock(), identity(setup)
     try:
         checkpoint = _checkpoint(own, folder)
         run = Run(setup, ranks, own, checkpoint, _effort(folder) if checkpoint else Effort())
-        return Participant(run, RunFolderWriter(folder, lock, setup.start.topology, checkpoint))
+        writer: RunWriter = RunFolderWriter(folder, lock, setup.start.topology, checkpoint)
+        with ExitStack() as opened:
+            opened.callback(writer.close)
+            if observers:
+                writer = ObservingWriter(writer, observers, setup, folder, run.state)
+            opened.pop_all()
+        return Participant(run, writer)
     except BaseException:
         lock.release()
         raise

@@ -20,7 +20,6 @@ from sparsecore.engine.topology import Topology
 from sparsecore.engine.units import partial_units_error
 from sparsecore.engine.validation import positions_error, topology_error
 from sparsecore.errors import InputError
-from sparsecore.observers.history import History
 from sparsecore.plugins.description import describe_strategies, described
 from sparsecore_torch.arrays import as_tensor
 
@@ -232,40 +231,6 @@ def _load_group(
         for plugin, strategy_state in like.strategy_states.items()
     }
     return State(topology, strategy_states, attrs.evolve(like.clock, step=step, updates=updates))
-
-
-def dump_history(history: History) -> dict[str, Any]:
-    """Return what a state dict has of the updates so far; nothing before the first one."""
-    if not history.entries:
-        return {}
-    return {"history": {name: _as_saved(content) for name, content in history.dump().items()}}
-
-
-def load_history(saved: Mapping[str, Any], tensors: int) -> History:
-    """Return the history of the updates in a state dict; an empty one where it has none.
-
-    Args:
-        saved: the state dict.
-        tensors: the number of sparse tensors.
-
-    Raises:
-        InputError: it is damaged.
-    """
-    if "history" not in saved:
-        return History(tensors)
-    try:
-        history = {name: _as_loaded(content) for name, content in saved["history"].items()}
-    except AttributeError as error:
-        raise _damaged(repr(error)) from error
-    return History.load(history, tensors)
-
-
-def _as_saved(content: Any) -> Any:
-    return torch.from_numpy(content) if isinstance(content, np.ndarray) else content
-
-
-def _as_loaded(content: Any) -> Any:
-    return content.cpu().numpy() if isinstance(content, Tensor) else content
 
 
 def _check_same(saved: Mapping[str, Any], identity: Identity) -> None:

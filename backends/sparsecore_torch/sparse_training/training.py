@@ -15,6 +15,7 @@ from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
 from sparsecore.learning.ledger import Ledger
 from sparsecore.learning.ranks import Ranks
+from sparsecore.observers.observer import Observer
 from sparsecore.observers.record import Record
 from sparsecore_torch.arrays import as_tensor
 from sparsecore_torch.sparse_training import checks
@@ -33,14 +34,8 @@ from sparsecore_torch.sparse_training.optimizers.wrapped import (
     layers_of,
 )
 from sparsecore_torch.sparse_training.rollback import undone_on_failure
-from sparsecore_torch.sparse_training.state_dict import (
-    adopted_by_groups,
-    dump,
-    dump_history,
-    identity_of,
-    load,
-    load_history,
-)
+from sparsecore_torch.sparse_training.saved_record import dump_record, load_record, observed_subject
+from sparsecore_torch.sparse_training.state_dict import adopted_by_groups, dump, identity_of, load
 from sparsecore_torch.sparse_training.storage.storage import Storage
 from sparsecore_torch.sparse_training.summary import Summary
 from sparsecore_torch.tensors import is_sharded
@@ -132,7 +127,7 @@ class SparseTraining:
         self._latest_plan: GroupPlans | None = None
         self._start = tuple(map(int, state.topology.counts))
         self._identity = identity_of(parts.engines, state, parts.sparsity)
-        self._record = Record(parts.engines)
+        self._record = Record(parts.engines, observed_subject(self._identity, parts.ranks))
         self._is_agreed = False
         self._install(parts)
         checks.register(self, parts.claims)  # last, so that a failure before it leaves no claim
@@ -248,9 +243,26 @@ class SparseTraining:
         Returns:
             ``sparsity``; ``density/NAME`` of each sparse tensor; ``pruned`` and ``grown``, the numbers of weights that
             the last update moved; ``overlap``, the number of positions that are active before and after it, divided by
-            those that are so before or after it; and what the strategies reported at it, such as ``dpr.threshold``.
+            those that are so before or after it; ``itop_rate`` where an observer asks for it; and what the strategies
+            reported at it, such as ``dpr.threshold``.
         """
         return self._record.metrics(self._now)
+
+    def observe(self, observer: Observer) -> None:
+        """Call an observer from the next step on, such as ``sparsecore.observers.CsvLog("log.csv")``.
+
+        It is called after each update, on the first rank alone, until :meth:`squash`. If it cannot be started, the next
+        step raises an error before it does anything. A later error of the observer is a warning, and it is left out
+        from then on.
+
+        Args:
+            observer: what is called; it may observe before or after a state dict is loaded.
+
+        Raises:
+            InputError: it is no :class:`sparsecore.observers.Observer`, or observes this training already.
+        """
+        now = self._now
+        self._record.observation.observe(observer, now.topology, now.clock)
 
     def state_dict(self) -> dict[str, Any]:
         """Return topology, strategy states, time and history, as tensors, numbers, strings, lists and dicts.
@@ -264,7 +276,7 @@ class SparseTraining:
         self._checked.ranks.compare_saved(self._state.clock, self._compared)
         saved = dump(self._alive.engines, self._now, self._identity, self._start)
         kernels = self._alive.routes.decisions.dump()
-        return saved | dump_history(self._record.history) | ({"kernels": kernels} if kernels else {})
+        return saved | dump_record(self._record) | ({"kernels": kernels} if kernels else {})
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Go on from a saved state, before or after the model and the optimizer load theirs.
@@ -277,10 +289,11 @@ class SparseTraining:
         """
         parts = self._alive
         state, start = load(saved, parts.engines, self._now, self._identity)
-        history = load_history(saved, len(parts.engines.layout))
+        record = load_record(saved, parts.engines.layout)
         parts.routes.decisions.load(saved.get("kernels", {}))
         parts.storage.restore(state.topology)
-        self._state, self._start, self._record.history = state, start, history
+        self._state, self._start = state, start
+        record.put(self._record, state)
         self._expect_gradient()
 
     def keep_state_dicts_plain(self) -> None:
@@ -368,6 +381,7 @@ class SparseTraining:
         self._release()
         checks.unregister(self)
         self._parts = None
+        self._record.observation.end()
 
     def _install(self, parts: TrainingParts) -> None:
         self._watch = StepWatch(parts.model, parts.selection.sparse, parts.optimizer)
@@ -418,6 +432,7 @@ class SparseTraining:
         return self._state
 
     def _before_step(self) -> None:
+        self._record.observation.begin()  # first, since what cannot be started raises an error
         self._watch.begin_step()
         self._alive.storage.check_written()
 
