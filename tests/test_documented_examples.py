@@ -23,6 +23,7 @@ WALKED = (
 ELSEWHERE = {
     "backends/sparsecore_cpu/README.md": "test_cpu_inference_files.py",
     "docs/export.md": "test_export_documentation.py",
+    "docs/flops.md": "test_flops.py",
     "docs/hooks.md": "test_plugin_documentation.py",
     "docs/observers.md": "test_observers_documentation.py",
     "docs/several-devices.md": "test_torch_ddp.py",

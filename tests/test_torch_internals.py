@@ -76,6 +76,20 @@ def test_modes_that_see_all_operations_are_known_to_be_active():
     assert seen == [False, True, True, False], says("active modes are not found")
 
 
+def test_a_dispatch_mode_sees_the_operations_below_autograd():
+    seen = []
+
+    class Mode(internals.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            seen.append(function.overloadpacket)
+            return function(*args, **(kwargs or {}))
+
+    layer = nn.Linear(3, 2)
+    with Mode():
+        layer(torch.ones(4, 3))
+    assert torch.ops.aten.addmm in seen, says("a dispatch mode sees no product of a linear layer")
+
+
 def test_models_are_traced_with_fake_tensors_and_each_has_its_own_recompilations():
     fake, compilations = [], []
 

@@ -27,12 +27,13 @@ from torch.nn.modules.conv import _ConvNd
 from torch.optim import Optimizer
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.hooks import RemovableHandle
 
 __all__ = [
     "BackendCompilerFailed",
+    "TorchDispatchMode",
     "Unsupported",
     "is_traceable_wrapper_subclass",
     "mark_unbacked",

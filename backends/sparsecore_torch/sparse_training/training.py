@@ -13,6 +13,7 @@ from sparsecore.engine.groups import EngineGroups, GroupPlans, GroupStates
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
+from sparsecore.learning.flops import Flops
 from sparsecore.learning.ledger import Ledger
 from sparsecore.learning.ranks import Ranks
 from sparsecore.observers.observer import Observer
@@ -20,6 +21,7 @@ from sparsecore.observers.record import Record
 from sparsecore_torch.arrays import as_tensor
 from sparsecore_torch.sparse_training import checks
 from sparsecore_torch.sparse_training.averages import mask_
+from sparsecore_torch.sparse_training.flops import FlopCount
 from sparsecore_torch.sparse_training.kernels.choice import Routes
 from sparsecore_torch.sparse_training.missed_steps import StepWatch, trained_parameters
 from sparsecore_torch.sparse_training.model.parameters import replicated
@@ -128,6 +130,7 @@ class SparseTraining:
         self._start = tuple(map(int, state.topology.counts))
         self._identity = identity_of(parts.engines, state, parts.sparsity)
         self._record = Record(parts.engines, observed_subject(self._identity, parts.ranks))
+        self._flops = FlopCount(len(parts.engines.layout))
         self._is_agreed = False
         self._install(parts)
         checks.register(self, parts.claims)  # last, so that a failure before it leaves no claim
@@ -237,6 +240,22 @@ class SparseTraining:
             self.topology, self._start, selection.left_out, self._now.clock, zeros, selection.by_name, groups
         )
 
+    def flops(self, *inputs: Any, **by_keyword: Any) -> Flops:
+        """Return the floating-point operations of a batch: in inference, and in training so far; for ``print``.
+
+        Training is counted as if every step so far had taken this batch, with the active weights of that step and, in
+        steps in which a strategy asked for it, the dense gradient; see :mod:`sparsecore.learning.flops`. A copy of the
+        model runs once in evaluation mode. It is remembered, also in the state dict, so that later calls need no batch.
+
+        Args:
+            inputs: the positional arguments of a call of the model.
+            by_keyword: the other ones.
+
+        Raises:
+            InputError: there are no arguments, and none were given before.
+        """
+        return self._flops.count(self.model, inputs, by_keyword, self.topology, self.step)
+
     def metrics(self) -> dict[str, float]:
         """Return numbers for a log: of the present topology, and of the last update.
 
@@ -276,6 +295,7 @@ class SparseTraining:
         self._checked.ranks.compare_saved(self._state.clock, self._compared)
         saved = dump(self._alive.engines, self._now, self._identity, self._start)
         kernels = self._alive.routes.decisions.dump()
+        saved |= {"flops": self._flops.dump()}
         return saved | dump_record(self._record) | ({"kernels": kernels} if kernels else {})
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
@@ -290,9 +310,10 @@ class SparseTraining:
         parts = self._alive
         state, start = load(saved, parts.engines, self._now, self._identity)
         record = load_record(saved, parts.engines.layout)
+        flops = FlopCount.load(saved.get("flops"), len(parts.engines.layout), state.clock.step)
         parts.routes.decisions.load(saved.get("kernels", {}))
         parts.storage.restore(state.topology)
-        self._state, self._start = state, start
+        self._state, self._start, self._flops = state, start, flops
         record.put(self._record, state)
         self._expect_gradient()
 
@@ -452,6 +473,7 @@ class SparseTraining:
             self._alive.storage.check_written()
         self._alive.storage.enforce()
         plan = self._plan
+        self._flops.step(self.topology.counts, dense_gradient=plan.wants_gradient)
         reallocation = None
         if plan.is_idle:
             self._state = plan.next_state

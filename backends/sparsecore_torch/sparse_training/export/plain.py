@@ -1,6 +1,5 @@
 """Export of a sparse training as a plain module, or as sparse matrices; the training itself continues."""
 
-import copy
 import warnings
 
 import torch
@@ -8,7 +7,7 @@ from torch import Tensor, nn
 
 from sparsecore.engine.topology import Topology
 from sparsecore_torch.arrays import active_indices
-from sparsecore_torch.sparse_training.storage.compact_modules import make_dense
+from sparsecore_torch.sparse_training.storage.compact_modules import plain_copy
 from sparsecore_torch.sparse_training.training import SparseTraining
 
 
@@ -40,9 +39,7 @@ def squashed_copy(training: SparseTraining) -> nn.Module:
         InputError: the model's weights are not those of the training (:meth:`SparseTraining.check`).
     """
     training.check()
-    copied = copy.deepcopy(training.model)
-    make_dense(copied)
-    return copied
+    return plain_copy(training.model)
 
 
 def _csr(topology: Topology, index: int, values: Tensor) -> Tensor:

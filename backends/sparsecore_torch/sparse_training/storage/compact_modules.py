@@ -1,5 +1,6 @@
 """Modules of compact storage, which have no weight Parameters: to read such an attribute makes the dense tensor."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -124,6 +125,17 @@ def _restore(module: nn.Module, dense: Mapping[int, nn.Parameter]) -> None:
     plain = {**own_parameters(module), **{attribute: dense[index] for attribute, index in compact.tensors.items()}}
     own_parameters(module).clear()
     own_parameters(module).update({name: plain.pop(name) for name in compact.order if name in plain} | plain)
+
+
+def plain_copy(model: nn.Module) -> nn.Module:
+    """Return a copy of a model with dense Parameters, zero where no weight is active, whatever its storage.
+
+    Args:
+        model: is not changed.
+    """
+    copied = copy.deepcopy(model)
+    make_dense(copied)
+    return copied
 
 
 def active_values(module: nn.Module, attribute: str) -> Tensor:
