@@ -170,7 +170,7 @@ class Flops:
         return {name: getattr(self, name) for name in ("inference", "inference_dense", "training", "training_dense")}
 
     def __str__(self) -> str:
-        rows = [("tensor", "inference", "dense", "training so far", "dense")]
+        rows: list[tuple[str, ...]] = [("tensor", "inference", "dense", "training so far", "dense")]
         rows += [_row(one.name, one) for one in self.tensors]
         rows.append(_row("all", self))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

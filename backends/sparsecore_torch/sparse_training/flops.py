@@ -124,7 +124,7 @@ def _sizes(model: nn.Module) -> dict[str, int]:
     return {one.name: one.parameter.numel() for one in named_parameters(model)}
 
 
-class _ProductCounter(TorchDispatchMode):
+class _ProductCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees all operations of torch and counts those of products.
 
     Args:
@@ -132,7 +132,7 @@ class _ProductCounter(TorchDispatchMode):
     """
 
     def __init__(self, names: Mapping[int, str]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.counts: dict[str, int] = {}
         self.without_weights = 0
         self._names = names
