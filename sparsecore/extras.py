@@ -1,7 +1,9 @@
 """Optional dependencies: which extra of the distribution installs a package that an optional part needs."""
 
+import importlib
 import sys
 from importlib.util import find_spec
+from typing import Any
 
 from sparsecore.errors import PluginError
 
@@ -38,6 +40,28 @@ def require(*packages: str, extra: str, purpose: str) -> None:
                 f"pip install 'sparsecore-engine[{extra}]' (in a checkout: pip install -e '.[{extra}]')",
                 package,
             )
+
+
+def import_optional(module: str, *, extra: str, purpose: str) -> Any:
+    """Import a module of an optional package.
+
+    Args:
+        module: its name, such as 'torchvision.models'.
+        extra: the extra of ``sparsecore-engine`` that installs the package.
+        purpose: what needs it, as the subject of a sentence.
+
+    Returns:
+        The module.
+
+    Raises:
+        MissingPackageError: the package is not installed.
+        PluginError: it is, but raises an error when it is imported.
+    """
+    require(module.partition(".")[0], extra=extra, purpose=purpose)
+    try:
+        return importlib.import_module(module)
+    except Exception as error:  # a package whose compiled part fits no other package raises what it likes
+        raise PluginError(f"{purpose} needs {module}, which cannot be imported: {error!r}") from error
 
 
 def _is_installed(package: str) -> bool:

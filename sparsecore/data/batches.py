@@ -144,6 +144,8 @@ def _batch(draws: Randomness, order: NDArray[np.int64], first: int, last: int, a
         shifts=_shifts(draws, indices, augmentation.padding),
         flips=_flips(draws, indices, augmentation.flip),
         padding=augmentation.padding,
+        random=draws,
+        first=first,
     )
 
 

@@ -8,6 +8,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsecore.engine.randomness import Randomness
 from sparsecore.errors import InputError
 
 
@@ -90,15 +91,31 @@ class Batch:
         shifts: row and column of the crop's corner in the padded image, each in 0..2·padding, int64, (batch, 2).
         flips: whether the crop is mirrored left to right, bool, (batch,).
         padding: the pixels that are reflected at each side before the crop; with 0 there is no crop.
+        random: the random numbers of the epoch, for what else is drawn in the step.
+        first: the index of the batch's first image in the epoch's order.
     """
 
     rows: NDArray[np.int64]
     shifts: NDArray[np.int64]
     flips: NDArray[np.bool_]
     padding: int
+    random: Randomness = Randomness(0)
+    first: int = 0
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def part(self, first: int, last: int) -> "Batch":
+        """Return a contiguous part of the batch.
+
+        Args:
+            first: the index of its first image in the batch.
+            last: the index behind its last one.
+        """
+        rows = slice(first, last)
+        return attrs.evolve(
+            self, rows=self.rows[rows], shifts=self.shifts[rows], flips=self.flips[rows], first=self.first + first
+        )
 
 
 def augmented(images: NDArray[np.uint8], batch: Batch) -> NDArray[np.uint8]:

@@ -217,13 +217,14 @@ class Experiment:
         start = structure(tables.get("start", {}), StartSettings, "start")
         keep = structure(tables.get("keep", {}), KeepSettings, "keep")
         keep.check_within(training.epochs)
+        backend = PluginChoice.of("backend", tables.get("backend", {}))
         return cls(
             sparsity=_sparsity(top.sparsity, start),
             seed=top.seed,
-            model=PluginChoice.of("model", tables.get("model", {})),
-            dataset=PluginChoice.of("dataset", source),
+            model=PluginChoice.of("model", tables.get("model", {}), backend.plugin),
+            dataset=PluginChoice.of("dataset", source, backend.plugin),
             data=structure(use, DataSettings, "data"),
-            backend=PluginChoice.of("backend", tables.get("backend", {})),
+            backend=backend,
             strategies=_stack(tables.get("strategy", ())),
             training=training,
             optimizer=optimizer,

@@ -130,7 +130,11 @@ class Totals:
 
 
 class Learner(Protocol):
-    """A network in training: the buffers of one run, which change in place."""
+    """A network in training: the buffers of one run, which change in place.
+
+    A learner may also have a method ``upcoming(plan)``: given the iterator of an epoch's batches, it returns one
+    of the same batches in the same order, which may have loaded their images by the time that they are asked for.
+    """
 
     @property
     def values(self) -> Array:
@@ -234,7 +238,11 @@ class Learner(Protocol):
 
 
 class Backend(Protocol):
-    """A plugin of the group ``sparsecore.backends``: arrays and learning."""
+    """A plugin of the group ``sparsecore.backends``: arrays and learning.
+
+    A backend may also have a method ``foreign(kind, name, options)``, which returns a plugin that wraps an object of
+    another library, such as a module of PyTorch, or None where the name selects a plugin of sparsecore.
+    """
 
     @property
     def arrays(self) -> Arrays:

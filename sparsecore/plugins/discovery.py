@@ -131,10 +131,34 @@ def load(kind: str, selection: str) -> Any:
     """
     with guard_plugin_code(kind, selection):
         chosen = _import_path(selection) if ":" in selection else _load_installed(kind, selection)
-    lacking = [attribute for attribute in _NEEDED[kind] if not hasattr(chosen, attribute)]
-    if lacking:
+    if not has_methods(kind, chosen):
+        lacking = [attribute for attribute in _NEEDED[kind] if not hasattr(chosen, attribute)]
         raise PluginError(f"{selection!r} is no {kind}: it has no {', '.join(lacking)}")
     return chosen
+
+
+def has_methods(kind: str, chosen: Any) -> bool:
+    """Return whether an object has the methods that a kind of plugin needs.
+
+    Args:
+        kind: 'strategy', 'backend', 'model' or 'dataset'.
+        chosen: a class or an instance.
+    """
+    return all(hasattr(chosen, attribute) for attribute in _NEEDED[kind])
+
+
+def load_object(kind: str, selection: str) -> Any:
+    """Return the object that 'package.module:Object' or 'file.py:Object' names, whether it is a plugin or not.
+
+    Args:
+        kind: 'strategy', 'backend', 'model' or 'dataset', for errors.
+        selection: what selects it.
+
+    Raises:
+        PluginError: there is none, or it cannot be imported.
+    """
+    with guard_plugin_code(kind, selection):
+        return _import_path(selection)
 
 
 def file_of(selection: str) -> Path | None:

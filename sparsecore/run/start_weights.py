@@ -141,7 +141,11 @@ def _of_file(new: NewRun) -> StartWeights:
 
     def at(topology: Topology) -> StartValues:
         values = np.concatenate([sparse(name, topology) for name in topology.layout.names])
-        given = {name: np.asarray(array, np.float64) for name, array in taken.items() if not own[name].sparse}
+        given = {
+            name: np.asarray(array, np.float64).reshape(own[name].shape)
+            for name, array in taken.items()
+            if not own[name].sparse
+        }
         rest = [parameter for parameter in new.parameters if parameter.name not in taken]
         return StartValues(values, {**draws.other_parameters(rest), **given})
 

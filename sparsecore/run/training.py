@@ -155,7 +155,9 @@ class Run:
             setup.engine.random, epoch, len(setup.images.train), training.batch_size, setup.augmentation, start
         )
         learning_rate = training.learning_rate(self._state.clock)
-        for batch in plan:
+        # a learner that reads images from files begins to load them before they are asked for
+        upcoming = getattr(self._learner, "upcoming", iter)
+        for batch in upcoming(plan):
             learning_rate = training.learning_rate(self._state.clock)
             self._step(batch, learning_rate, writer, callback)
             agrees = self._ranks.compare(self._state.clock, self._values)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 import attrs
 import torch
@@ -70,6 +71,21 @@ class TorchBackend:
         """The processes that a launcher such as torchrun has started, or this one alone."""
         return launched_ranks(device_of(self.device))
 
+    def foreign(self, kind: str, name: str, options: Mapping[str, Any]) -> Any | None:
+        """Return a plugin that wraps a module or a data set of PyTorch; None where the name selects another plugin.
+
+        Args:
+            kind: 'model', 'dataset' or another kind of plugin.
+            name: 'torchvision:NAME', 'timm:NAME', 'package.module:Object', 'file.py:Object' or an installed name.
+            options: of the object.
+
+        Raises:
+            InputError: there is no such object, or it does not take the options.
+        """
+        from sparsecore_torch.experiment.foreign import foreign
+
+        return foreign(kind, name, options)
+
     def learner(self, task: Task) -> Learner:
         """Make a network ready to train; where several ranks train together, all must call this.
 
@@ -80,6 +96,8 @@ class TorchBackend:
             InputError: this machine does not have the device.
         """
         from sparsecore_torch.experiment.learner import TorchLearner
+        from sparsecore_torch.experiment.module_learner import ModuleLearner
+        from sparsecore_torch.experiment.module_model import ModuleModel
 
         parameters, activations = _DTYPES[self._dtype]
         config = DeviceConfig(
@@ -90,4 +108,8 @@ class TorchBackend:
             execution=_EXECUTIONS[self.compile],
             parallel=parallel_step(self.ranks),
         )
-        return TorchLearner(task, config)
+        return (
+            ModuleLearner(task, task.model, config)
+            if isinstance(task.model, ModuleModel)
+            else TorchLearner(task, config)
+        )

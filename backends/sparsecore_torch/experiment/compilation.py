@@ -69,12 +69,14 @@ class Execution:
         prepare: compiles the whole forward pass, or leaves it as it is.
         layers: those with sparse weights.
         tied_layers: those with tied weights.
+        module: compiles somebody's module, or leaves it as it is.
     """
 
     program: Callable[[Model, Operations, Iterable[str]], Program]
     prepare: Callable[[Forward], Forward]
     layers: Layers
     tied_layers: Layers
+    module: Callable[[nn.Module], Callable[..., Any]] = lambda module: module
 
 
 def compiled_by(backend: Any) -> Execution:
@@ -83,7 +85,11 @@ def compiled_by(backend: Any) -> Execution:
     Args:
         backend: its name, such as 'inductor', or a function from a graph and example inputs to a callable.
     """
-    return Execution(recorded, lambda forward: _compiled(forward, backend), SPARSE_OPERATORS, TIED_OPERATORS)
+
+    def compiled(module: nn.Module) -> Callable[..., Any]:
+        return torch.compile(module, backend=backend)
+
+    return Execution(recorded, lambda forward: _compiled(forward, backend), SPARSE_OPERATORS, TIED_OPERATORS, compiled)
 
 
 EAGER = Execution(direct, lambda forward: forward, SPARSE, TIED)

@@ -3,7 +3,7 @@
 Each rank takes a contiguous part of the batch; moments of batch norm, gradients and sums are those of the whole batch.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from typing import Any, TypeVar, final
@@ -127,6 +127,20 @@ class SingleProcessStep:
         """
         return vector
 
+    def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Replace the gradients by their means over ranks; a parameter may have none on some of them.
+
+        Args:
+            parameters: the same on all ranks, of one dtype.
+        """
+
+    def average_statistics(self, buffers: Sequence[Tensor]) -> None:
+        """Replace buffers by their means over ranks, and whole numbers by the largest.
+
+        Args:
+            buffers: the same on all ranks, such as the running statistics of batch norm.
+        """
+
     def communicating(self) -> AbstractContextManager[None]:
         """Enclose communication between ranks; where it breaks off because ranks have diverged, the error says why."""
         return nullcontext()
@@ -151,7 +165,7 @@ class DataParallelStep(SingleProcessStep):
     def part(self, batch: Batch) -> Batch:
         """Return a contiguous part, at most one image longer than another rank's."""
         first, last = (len(batch) * rank // self._ranks.size for rank in (self._ranks.rank, self._ranks.rank + 1))
-        return Batch(batch.rows[first:last], batch.shifts[first:last], batch.flips[first:last], batch.padding)
+        return batch.part(first, last)
 
     def some(self, parts: Iterable[Part]) -> Iterator[Part]:
         """Return every size-th part, from that of the rank's number on."""
@@ -175,6 +189,28 @@ class DataParallelStep(SingleProcessStep):
     def mean(self, vector: Tensor) -> Tensor:
         """Average the ranks' vectors by an all-reduce."""
         return self.total(vector).div_(self._ranks.size)
+
+    def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Average the gradients by one all-reduce; without a gradient on any rank they are zero."""
+        gradients = [one.new_zeros(one.shape) if one.grad is None else one.grad for one in parameters]
+        together = self.mean(torch.cat([one.reshape(-1) for one in gradients]))
+        means = torch.split(together, [one.numel() for one in gradients])
+        for parameter, gradient, mean in zip(parameters, gradients, means, strict=True):
+            parameter.grad = gradient.copy_(mean.view(gradient.shape))
+
+    def average_statistics(self, buffers: Sequence[Tensor]) -> None:
+        """Average numbers by one all-reduce; of counts, the largest is taken."""
+        numbers = [one for one in buffers if one.is_floating_point()]
+        if numbers:
+            dtype = torch.float64 if any(one.dtype is torch.float64 for one in numbers) else torch.float32
+            means = self.mean(torch.cat([one.reshape(-1).to(dtype) for one in numbers]))
+            for buffer, mean in zip(numbers, torch.split(means, [one.numel() for one in numbers]), strict=True):
+                buffer.copy_(mean.view(buffer.shape))
+        for buffer in buffers:
+            if not buffer.is_floating_point():
+                largest = buffer.long()
+                dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+                buffer.copy_(largest)
 
     def communicating(self) -> AbstractContextManager[None]:
         """Enclose communication by :meth:`sparsecore_torch.distributed.ranks.TorchRanks.communicating`."""

@@ -98,6 +98,10 @@ class DeviceImages:
         images, labels = self._splits[0][1].batch(plan)
         return self._normalized(images), labels
 
+    def upcoming(self, plan: Iterator[Batch]) -> Iterator[Batch]:
+        """Return the batches of a plan as they are: all images are on the device."""
+        return plan
+
     def of_split(self, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
         """Iterate over this rank's share of a split in batches.
 
@@ -118,6 +122,16 @@ class DeviceImages:
     def _normalized(self, images: Tensor) -> Tensor:
         normalized = images.to(self._config.dtype).sub_(self._mean).div_(self._std)
         return normalized.permute(0, 3, 1, 2).contiguous(memory_format=self._config.memory_format)
+
+
+def inputs_of(images: Images, config: DeviceConfig) -> DeviceImages:
+    """Return what gives a learner its images.
+
+    Args:
+        images: the data set.
+        config: the device, and the dtype and memory format of images for the network.
+    """
+    return DeviceImages(images, config)
 
 
 def augmented(images: Tensor, rows: Tensor, shifts: Tensor, flips: Tensor, padding: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 import ctypes
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from sparsecore.learning.ledger import Bytes, Ledger
 from sparsecore.learning.protocols import Task, Totals
 from sparsecore_torch.arrays import as_tensor
 from sparsecore_torch.experiment.device import DeviceConfig
-from sparsecore_torch.experiment.inputs import DeviceImages
+from sparsecore_torch.experiment.inputs import inputs_of
 from sparsecore_torch.experiment.network import TorchNetwork
 from sparsecore_torch.experiment.optimizers import OptimizerState
 from sparsecore_torch.tensors import allocated_bytes
@@ -87,7 +87,7 @@ class TorchLearner:
         self._network = TorchNetwork(task, config)
         vectors = {"values": self._network.values, "dense": self._network.dense}
         self._optimizer = OptimizerState(vectors, task.optimizer)
-        self._images = DeviceImages(task.images, config)
+        self._images = inputs_of(task.images, config)
         self._totals = RunningTotals(config.device)
 
     @property
@@ -99,6 +99,10 @@ class TorchLearner:
         """Compute the gradients of a batch, and take an optimizer step."""
         self.backward(batch)
         self.optimizer_step(learning_rate)
+
+    def upcoming(self, plan: Iterator[Batch]) -> Iterator[Batch]:
+        """Return the batches of a plan, whose images may be loaded before they are asked for."""
+        return self._images.upcoming(plan)
 
     def backward(self, batch: Batch, *, dense: bool = False) -> Gradient | None:
         """Compute the gradients.
@@ -168,7 +172,7 @@ class TorchLearner:
         Raises:
             InputError: they have another shape.
         """
-        _check_shape("values", values, self.values.shape)
+        check_shape("values", values, self.values.shape)
         self.values.copy_(values)
 
     def reallocate(self, reallocation: Reallocation) -> None:
@@ -216,7 +220,7 @@ class TorchLearner:
         for name, buffer in self._buffers().items():
             if name not in state:
                 raise InputError(f"the saved state has no buffer named {name!r}; it has: {', '.join(sorted(state))}")
-            _check_shape(name, state[name], (topology.size,) if name in sparse else buffer.shape)
+            check_shape(name, state[name], (topology.size,) if name in sparse else buffer.shape)
         self._move(topology)
         for name, buffer in self._buffers().items():
             buffer.copy_(torch.from_numpy(np.array(state[name])))
@@ -237,7 +241,17 @@ class TorchLearner:
         return {name: buffer.view(-1) for name, buffer in named.items()}
 
 
-def _check_shape(name: str, given: Any, expected: Sequence[int]) -> None:
+def check_shape(name: str, given: Any, expected: Sequence[int]) -> None:
+    """Check the shape of a saved buffer.
+
+    Args:
+        name: of the buffer.
+        given: an array.
+        expected: its shape.
+
+    Raises:
+        InputError: the array has another one.
+    """
     if tuple(given.shape) != tuple(expected):
         raise InputError(f"{name} must have the shape {tuple(expected)}; given {tuple(given.shape)}")
 

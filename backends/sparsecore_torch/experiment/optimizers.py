@@ -34,6 +34,23 @@ _RULES: Mapping[type[Optimizer], Callable[[Parameters, Any], torch.optim.Optimiz
 }
 
 
+def filled_optimizer(parameters: Parameters, rule: Optimizer) -> torch.optim.Optimizer:
+    """Return an optimizer of torch whose state exists from the start: zeros, as before its first step.
+
+    Args:
+        parameters: those that it trains.
+        rule: the update rule.
+    """
+    optimizer = _RULES[type(rule)](parameters, rule)
+    example = _state_after_a_step(rule)
+    for parameter in parameters:
+        optimizer.state[parameter] = {
+            name: torch.zeros_like(parameter.detach()) if like.shape else torch.zeros_like(like)
+            for name, like in example.items()
+        }
+    return optimizer
+
+
 class OptimizerState:
     """An optimizer of torch at work on named vectors, and its state.
 
@@ -47,13 +64,7 @@ class OptimizerState:
 
     def __init__(self, vectors: Mapping[str, torch.nn.Parameter], rule: Optimizer) -> None:
         self._vectors = dict(vectors)
-        self._optimizer = _RULES[type(rule)](list(vectors.values()), rule)
-        example = _state_after_a_step(rule)
-        for vector in vectors.values():
-            self._optimizer.state[vector] = {
-                name: torch.zeros_like(vector.detach()) if like.shape else torch.zeros_like(like)
-                for name, like in example.items()
-            }
+        self._optimizer = filled_optimizer(list(vectors.values()), rule)
 
     def zero_grad(self) -> None:
         """Drop the gradients of the last step."""
