@@ -91,9 +91,11 @@ class ManagedTrainings:
             plain: whether state dicts of model and optimizers are to be those of a dense model.
 
         Raises:
-            InputError: as in ``sparsify``; or the saved state is of another number of optimizers.
+            InputError: as in ``sparsify``; or the saved state is of another number of optimizers, or not that of the
+                weights that the model has loaded.
         """
         self.end()
+        is_loaded = self._saved is not None and not self._ended
         steps = {"total_steps": total_steps, "steps_per_epoch": steps_per_epoch}
         options = {**{name: count for name, count in steps.items() if count is not None}, **self._options}
         parts = list(self._parts(model, optimizers))
@@ -101,7 +103,9 @@ class ManagedTrainings:
         begun: list[SparseTraining] = []
         try:
             for (optimizer, names), start in zip(parts, starts, strict=True):
+                nonzero = _nonzero(model, start["start"]) if is_loaded else None
                 begun.append(sparsify(model, optimizer, **{**options, **names, **start}))
+                _check_kept(begun[-1], nonzero)
         except BaseException:
             for training in begun:
                 training.squash()
@@ -184,6 +188,22 @@ class ManagedTrainings:
                 f"the saved state is that of {saved} sparse trainings, and {here} optimizers hold sparse tensors here; "
                 "resume with the model and the optimizers that were saved"
             )
+
+
+def _nonzero(model: nn.Module, saved: Mapping[str, Any]) -> int:
+    """Return the number of nonzero weights in the tensors of a saved training, as far as the model has them."""
+    tensors = dict(unwrapped(model).named_parameters(remove_duplicate=False))
+    return sum(int(tensors[name].count_nonzero()) for name in saved.get("tensors", ()) if name in tensors)
+
+
+def _check_kept(training: SparseTraining, nonzero: int | None) -> None:
+    """Check that no nonzero weight of a loaded model was lost to the positions of a saved training."""
+    kept = int((training.values() != 0).sum())
+    if nonzero is not None and kept != nonzero:
+        raise InputError(
+            f"the model has been loaded with {nonzero} nonzero weights, of which {kept} are active in the saved state "
+            "of its sparse training: model and training were not saved together"
+        )
 
 
 def _glob(name: str) -> str:
