@@ -1,7 +1,11 @@
 """Runs with accelerate and sparse training, each of which returns what a test looks at."""
 
+import os
 from pathlib import Path
 from typing import Any
+
+for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):  # this process is alone
+    os.environ.pop(name, None)
 
 import torch
 from accelerate import Accelerator

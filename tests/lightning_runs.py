@@ -222,7 +222,9 @@ def on_two_ranks(folder: str) -> dict[str, Any]:
         runner.save_checkpoint(f"{folder}/{name}.ckpt")
         ends.append(values(module))
         step = sparse.state_dict()["trainings"][0]["clock"]["step"]
-    return {"whole": ends[0], "resumed": ends[2], "density": density(module.layers), "step": step}
+    compact = trainer([SparseTraining(storage="compact")], folder, **options)
+    refused = sentence_of(lambda: compact.fit(Module(), loader()))
+    return {"values": ends[::2], "density": density(module.layers), "step": step, "refused": refused}
 
 
 def everything(folder: str) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Sparse training with accelerate's own objects, in processes of their own: before and after ``prepare``."""
 
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import pytest

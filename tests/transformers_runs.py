@@ -12,6 +12,8 @@ from typing import Any
 
 sys.modules.setdefault("torchvision._meta_registrations", types.ModuleType("torchvision._meta_registrations"))
 os.environ["HF_HUB_OFFLINE"] = "1"
+for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):  # this process is alone
+    os.environ.pop(name, None)
 
 import torch
 from torch import nn

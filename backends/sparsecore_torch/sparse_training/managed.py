@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError, listed, unknown
+from sparsecore_torch.distributed.ranks import present_ranks
 from sparsecore_torch.sparse_training.model.parameters import unwrapped
 from sparsecore_torch.sparse_training.model.selection import select
 from sparsecore_torch.sparse_training.optimizers.wrapped import layers_of
@@ -94,6 +95,11 @@ class ManagedTrainings:
             InputError: as in ``sparsify``; or the saved state is of another number of optimizers, or not that of the
                 weights that the model has loaded.
         """
+        if plain and self.option("storage") == "compact" and present_ranks().size > 1:
+            raise InputError(
+                "among several processes a trainer wraps the model before there is an optimizer, and the wrapper holds "
+                "on to the parameters that compact storage replaces; take storage='masked'"
+            )
         self.end()
         is_loaded = self._saved is not None and not self._ended
         steps = {"total_steps": total_steps, "steps_per_epoch": steps_per_epoch}
