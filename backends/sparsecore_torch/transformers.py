@@ -1,5 +1,6 @@
 """Sparse training in the Trainer of transformers: a callback."""
 
+import math
 import os
 from pathlib import Path
 from types import MethodType
@@ -166,6 +167,7 @@ def _saved_state(args: TrainingArguments, state: TrainerState) -> dict[str, Any]
 def _steps_per_epoch(args: TrainingArguments, loader: Any) -> int | None:
     """Return the optimizer steps of an epoch; None for data without a length."""
     try:
-        return max(1, -(-len(loader) // args.gradient_accumulation_steps))
+        batches = len(loader)
     except TypeError:
         return None
+    return max(1, math.ceil(batches / args.gradient_accumulation_steps))
