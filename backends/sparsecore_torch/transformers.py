@@ -167,7 +167,8 @@ def _saved_state(args: TrainingArguments, state: TrainerState) -> dict[str, Any]
 def _steps_per_epoch(args: TrainingArguments, loader: Any) -> int | None:
     """Return the optimizer steps of an epoch; None for data without a length."""
     try:
-        batches = len(loader)
+        batches: int = len(loader)
     except TypeError:
         return None
-    return max(1, math.ceil(batches / args.gradient_accumulation_steps))
+    accumulated: int = args.gradient_accumulation_steps
+    return max(1, math.ceil(batches / accumulated))
