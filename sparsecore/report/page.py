@@ -102,7 +102,15 @@ def _measurements(result: Result) -> Iterable[tuple[str, str]]:
         ("updates", result.reallocations, "{:,}"),
         ("topology (SHA-256)", result.topology_sha256, "{:.12}"),
     )
-    return ((term, form.format(value)) for term, value, form in rows)
+    yield from ((term, form.format(value)) for term, value, form in rows)
+    if result.flops is not None:
+        yield "FLOPs of an image", _of_dense(result.flops.inference, result.flops.inference_dense)
+        if result.flops.training is not None:
+            yield "FLOPs of training", _of_dense(result.flops.training, result.flops.training_dense)
+
+
+def _of_dense(operations: int, dense: int) -> str:
+    return f"{operations:.3g}, {operations / dense:.3f} of dense"
 
 
 def _tensor_table(run: RunRecord) -> str:

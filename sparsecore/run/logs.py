@@ -179,6 +179,24 @@ class Effort:
     memory: Mapping[str, Bytes] = attrs.field(factory=dict)
 
 
+@attrs.frozen
+class RunFlops:
+    """Floating-point operations of convolutions and linear layers.
+
+    Attributes:
+        inference: of one image's forward pass.
+        inference_dense: of that of the dense network.
+        training: of all steps, taken to have had full batches; None where it is not known what the first of them took,
+            as in a run that was begun before operations were counted.
+        training_dense: of as many steps of the dense network.
+    """
+
+    inference: int
+    inference_dense: int
+    training: int | None
+    training_dense: int
+
+
 @attrs.frozen(kw_only=True)
 class Result:
     """The numbers of a finished run.
@@ -200,6 +218,7 @@ class Result:
         seconds: wall time of training, evaluation and checkpoints, over all goes.
         run: the run's folder.
         experiment_sha256: fingerprint of the experiment, as its checkpoint has it.
+        flops: floating-point operations of an image's forward pass and of training; None where they are not known.
     """
 
     test_accuracy: float
@@ -217,6 +236,7 @@ class Result:
     seconds: float
     run: str
     experiment_sha256: str | None = None
+    flops: RunFlops | None = None
 
 
 def read_text(path: Path) -> str:

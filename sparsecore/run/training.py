@@ -18,12 +18,14 @@ from sparsecore.engine.state import State
 from sparsecore.errors import DivergedError, InputError, InputWarning
 from sparsecore.experiment.assembly import experiment_fingerprint
 from sparsecore.experiment.plugin_choice import PluginChoice
+from sparsecore.learning.flops import StepSums
 from sparsecore.learning.ledger import Bytes
 from sparsecore.learning.protocols import Learner, Totals
 from sparsecore.learning.ranks import Ranks
 from sparsecore.run.checkpoint import Checkpoint, from_checkpoint, read_checkpoint, to_checkpoint
 from sparsecore.run.checkpoint_validation import blaming, check_fits, check_totals
 from sparsecore.run.files import write_whole
+from sparsecore.run.flops import flops_of
 from sparsecore.run.folder import RunFolder
 from sparsecore.run.identity import identity, machine
 from sparsecore.run.logs import Effort, Metrics, Result, epoch_metrics, read_record
@@ -68,12 +70,14 @@ class Finished:
         last: the metrics of the last epoch.
         seconds: the wall time of all sessions.
         memory: bytes of the trained parameters by kind, on this rank.
+        sums: over all steps, of which the operations follow; None where they are not known.
     """
 
     state: State
     last: Metrics
     seconds: float
     memory: Mapping[str, Bytes]
+    sums: StepSums | None
 
 
 class Run:
@@ -103,6 +107,7 @@ class Run:
         self._state = setup.start
         self._learner: Learner = setup.learner()
         self._last: Metrics | None = None
+        self._sums: StepSums | None = StepSums.none(len(self._state.topology.layout))
         if checkpoint is not None:
             with blaming(checkpoint):
                 self._resume(checkpoint)
@@ -113,6 +118,8 @@ class Run:
         check_fits(checkpoint, self._state, self._setup.engine, self._learner)
         self._state = from_checkpoint(checkpoint, self._state, self._learner)
         check_totals(self._learner, len(self._setup.images.train))
+        steps = self._state.clock.step - self._setup.start.clock.step
+        self._sums = StepSums.load(checkpoint.facts.get("sums"), len(self._state.topology.layout), steps)
         last = checkpoint.facts["last"]
         self._last = Metrics(**last) if last else None
 
@@ -146,7 +153,9 @@ class Run:
         if self._last is None:
             raise InputError("the checkpoint is at the run's last step, and has no metrics of any epoch")
         # a run that was resumed at its end has not trained in this process; its memory was measured before
-        return Finished(self._state, self._last, self._seconds(), self._memory or self._learner.memory().parts)
+        return Finished(
+            self._state, self._last, self._seconds(), self._memory or self._learner.memory().parts, self._sums
+        )
 
     def _epoch(self, writer: RunWriter, callback: Callback) -> None:
         setup, training = self._setup, self._setup.experiment.training
@@ -174,6 +183,8 @@ class Run:
         """Take an optimizer step, unless an update takes its place, and do what follows it."""
         engine, learner, before = self._setup.engine, self._learner, self._state
         plan = engine.plan(before)
+        if self._sums is not None:
+            self._sums = self._sums.after(before.topology.counts, dense_gradient=plan.wants_gradient)
         gradient = learner.backward(batch, dense=plan.wants_gradient)
         if not plan.replaces_step:
             learner.optimizer_step(learning_rate)
@@ -213,7 +224,8 @@ class Run:
 
     def _checkpoint(self, facts: Mapping[str, Any]) -> Checkpoint:
         last = None if self._last is None else attrs.asdict(self._last)
-        return to_checkpoint(self._state, self._learner, {**self._identity, **facts, "last": last})
+        sums = None if self._sums is None else self._sums.dump()
+        return to_checkpoint(self._state, self._learner, {**self._identity, **facts, "last": last, "sums": sums})
 
     def _effort(self) -> Effort:
         self._memory = self._learner.memory().parts
@@ -320,6 +332,7 @@ def conclude(setup: Setup, finished: Finished, folder: RunFolder) -> Result:
         epochs=last.epoch,
         steps=state.clock.step,
         memory=finished.memory,
+        flops=flops_of(setup, state, finished.sums),
         seconds=round(finished.seconds, 3),
         run=str(folder.path.resolve()),
         experiment_sha256=experiment_fingerprint(setup.experiment.tables()),

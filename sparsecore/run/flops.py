@@ -1,0 +1,33 @@
+"""The floating-point operations of a run: those of an image's forward pass, and of all training so far."""
+
+from sparsecore.engine.state import State
+from sparsecore.learning.flops import StepSums, flops
+from sparsecore.learning.model_flops import model_forward_pass
+from sparsecore.learning.protocols import with_ties
+from sparsecore.run.logs import RunFlops
+from sparsecore.run.setup import Setup
+
+
+def flops_of(setup: Setup, state: State, sums: StepSums | None) -> RunFlops | None:
+    """Return the operations of a run.
+
+    Args:
+        setup: the parts of the run that do not change.
+        state: at its end.
+        sums: over its steps; None where they are not known.
+
+    Returns:
+        The operations; None for a model that computes with more than shapes outside the operations of models.
+    """
+    shapes = {parameter.name: parameter.shape for parameter in setup.parameters}
+    model = with_ties(setup.experiment.model.plugin, setup.parameters)
+    try:
+        forward = model_forward_pass(model.forward, shapes, setup.images.shape, 1)
+    except Exception:  # anybody's code, which may read what shapes do not tell; the run itself has succeeded
+        return None
+    topology = state.topology
+    counts = {name: int(count) for name, count in zip(topology.layout.names, topology.counts, strict=True)}
+    found = flops(forward, counts, sums, state.clock.step - setup.start.clock.step)
+    images = setup.experiment.training.batch_size
+    training = None if found.training is None else images * found.training
+    return RunFlops(found.inference, found.inference_dense, training, images * found.training_dense)
