@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 
 from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils.flop_counter import FlopCounterMode
 
 from sparsecore_torch import _torch_internals as internals
 
@@ -436,3 +437,31 @@ def test_no_other_file_of_the_backend_reads_a_private_name_of_torch():
         for name in private_names(path)
     }
     assert found == set()
+
+
+def test_copies_are_made_by_the_copying_operations():
+    made = []
+
+    def formula(*tensors, **_):
+        made.append(tensors)
+        return 0
+
+    setattr(formula, internals.RAW_FORMULA, True)
+    with FlopCounterMode(display=False, custom_mapping=dict.fromkeys(internals.COPYING_OPERATIONS, formula)):
+        torch.ones(2, 3).t().contiguous()
+        torch.ones(2, 3).double()
+    assert len(made) == 2, says("a copy is made by another operation")
+
+
+def test_a_marked_formula_of_the_flop_counter_gets_tensors():
+    given = []
+
+    def formula(*tensors, out_val=None, **_):
+        given.extend([*tensors, out_val])
+        return 5
+
+    setattr(formula, internals.RAW_FORMULA, True)
+    with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.mm: formula}) as counter:
+        torch.ones(2, 3) @ torch.ones(3, 4)
+    assert counter.get_total_flops() == 5
+    assert [tuple(one.shape) for one in given] == [(2, 3), (3, 4), (2, 4)], says("formulas get shapes alone")

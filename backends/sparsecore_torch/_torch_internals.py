@@ -100,6 +100,12 @@ FORWARD_METHODS: Final = ("forward", "_conv_forward", "__call__")
 COMPILED_MODULE: Final = "_orig_mod"
 """The name under which a module made by ``torch.compile`` keeps the module that it was made of."""
 
+COPYING_OPERATIONS: Final = (torch.ops.aten.clone, torch.ops.aten._to_copy)
+"""The operations by which a tensor becomes contiguous, or gets another dtype."""
+
+RAW_FORMULA: Final = "_get_raw"
+"""The attribute of a formula by which ``torch.utils.flop_counter`` hands it tensors in place of their shapes."""
+
 
 def own_parameters(module: nn.Module) -> dict[str, nn.Parameter | None]:
     """Return the dict of a module's own parameters, to read or to change.

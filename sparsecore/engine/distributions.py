@@ -1,9 +1,12 @@
 """Start distributions: how many weights each tensor has at the start, at a given sparsity.
 
 All have the same number of weights together, that of the uniform distribution: Σ_i ⌊(1-s)·D_i⌋, at least one a tensor.
+A number of weights may also be given as a budget, which all then spend exactly.
 """
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
 from types import MappingProxyType
 from typing import Any
 
@@ -77,7 +80,7 @@ def erdos_renyi(layout: Layout, sparsity: float) -> Counts:
     Returns:
         int64, the number of weights of each tensor.
     """
-    return _proportional(layout, sparsity, [_channels(shape) * _kernel(shape) for shape in layout.shapes])
+    return spent(budget_at(layout, sparsity), layout, _er_shares(layout))
 
 
 def erdos_renyi_kernel(layout: Layout, sparsity: float) -> Counts:
@@ -90,7 +93,7 @@ def erdos_renyi_kernel(layout: Layout, sparsity: float) -> Counts:
     Returns:
         int64, the number of weights of each tensor.
     """
-    return _proportional(layout, sparsity, [sum(shape) for shape in layout.shapes])
+    return spent(budget_at(layout, sparsity), layout, _erk_shares(layout))
 
 
 DISTRIBUTIONS: Mapping[str, Distribution] = MappingProxyType(
@@ -110,18 +113,79 @@ def distribution(name: str) -> Distribution:
         raise InputError(unknown("start distribution", name, DISTRIBUTIONS)) from None
 
 
-def _proportional(layout: Layout, sparsity: float, weights: list[int]) -> Counts:
-    """Share the budget out in proportion to ``weights`` = density · D_i, with at least one weight for each tensor."""
-    budget = int(uniform(layout, sparsity).sum())
+def budget_at(layout: Layout, sparsity: float) -> int:
+    """Return the number of weights that all distributions have together at a sparsity.
+
+    Args:
+        layout: the tensors.
+        sparsity: s, in [0, 1).
+
+    Raises:
+        InputError: the sparsity is not in [0, 1).
+    """
+    return int(uniform(layout, sparsity).sum())
+
+
+def spent(budget: int, layout: Layout, wanted: Sequence[int] | Counts) -> Counts:
+    """Share a number of weights out over tensors: at least one each, and at most all positions.
+
+    Args:
+        budget: the number of weights.
+        layout: the tensors.
+        wanted: whole numbers of at least 0 in whose proportion the weights are shared out, one a tensor. What a full
+            tensor cannot take goes to the others.
+
+    Returns:
+        int64, ``budget`` together.
+
+    Raises:
+        InputError: the budget is no whole number, less than one weight a tensor, or more than the positions.
+    """
+    if isinstance(budget, bool) or not isinstance(budget, int | np.integer):
+        raise InputError(f"a budget is a whole number of weights; given {budget!r}")
+    if not len(layout) <= budget <= layout.size:
+        raise InputError(
+            f"a budget is from {len(layout):,}, one weight for each sparse tensor, to {layout.size:,}, all positions; "
+            f"given {budget:,}"
+        )
     sizes = np.asarray(layout.sizes, np.int64)
     single = np.zeros(len(sizes), np.bool_)
     while True:
-        counts = shares(budget - int(single.sum()), np.where(single, 0, weights), np.where(single, 0, sizes))
+        weights = [0 if alone else number for alone, number in zip(single, wanted, strict=True)]
+        counts = shares(int(budget) - int(single.sum()), weights, np.where(single, 0, sizes))
         empty = (counts == 0) & ~single
         if not empty.any():
             return counts + single
         # the weights that these get may leave none for another tensor
         single |= empty
+
+
+def equal_cost_shares(costs: Sequence[Fraction]) -> list[int]:
+    """Return the numbers for :func:`spent` that give every tensor the same cost, as far as it is not full.
+
+    Args:
+        costs: of one weight of each tensor, such as the multiplications that it takes part in; above 0.
+
+    Returns:
+        Whole numbers in exactly the proportion 1/cost.
+    """
+    inverse = [1 / cost for cost in costs]
+    common = math.lcm(*(one.denominator for one in inverse))
+    return [int(one * common) for one in inverse]
+
+
+def _er_shares(layout: Layout) -> list[int]:
+    return [_channels(shape) * _kernel(shape) for shape in layout.shapes]
+
+
+def _erk_shares(layout: Layout) -> list[int]:
+    return [sum(shape) for shape in layout.shapes]
+
+
+SHARES: Mapping[str, Callable[[Layout], list[int]]] = MappingProxyType(
+    {"uniform": lambda layout: list(layout.sizes), "er": _er_shares, "erk": _erk_shares}
+)
+"""The numbers in whose proportion each distribution shares out a budget, by its name."""
 
 
 def _channels(shape: tuple[int, ...]) -> int:

@@ -200,6 +200,11 @@ class Engine:
         return bool(self._stack.plugins_requesting("sparsity", "initial_strategy_state"))
 
     @property
+    def has_distribution(self) -> bool:
+        """Whether a strategy decides itself how many weights each tensor starts with."""
+        return bool(self._stack.implementers("initial_topology"))
+
+    @property
     def keeps_size(self) -> bool:
         """Whether there are as many weights after every update as before it."""
         return not self._stack.implementers("target_size")

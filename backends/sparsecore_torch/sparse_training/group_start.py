@@ -133,5 +133,6 @@ def _drawn(start: Start, group: StartingGroup, request: Request, make: MakeEngin
         tensors = [tensor for tensor in request.tensors if tensor.name in one.tensors]
         own = attrs.evolve(request, engine=engine, tensors=tensors, sparsity=one.setting)
         topologies.append(start_topology(start, own))
-        engine.warn_of_other_sparsity(topologies[-1], own.wanted_sparsity, stacklevel=4)
+        if own.counts is None:  # else the number of weights is exact, in all tensors together
+            engine.warn_of_other_sparsity(topologies[-1], own.wanted_sparsity, stacklevel=4)
     return partition.join(topologies)

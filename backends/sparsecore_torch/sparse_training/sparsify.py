@@ -32,6 +32,7 @@ from sparsecore_torch.sparse_training.groups import Group, check_sparsities, gro
 from sparsecore_torch.sparse_training.kernels.choice import KERNELS
 from sparsecore_torch.sparse_training.model.parameters import check_memory, named_parameters
 from sparsecore_torch.sparse_training.model.selection import Selection, Selector, Selectors, select
+from sparsecore_torch.sparse_training.multiplications import multiplications_per_weight
 from sparsecore_torch.sparse_training.optimizers.state import check_optimizer, learning_rates_of
 from sparsecore_torch.sparse_training.optimizers.wrapped import (
     OptimizerLayers,
@@ -49,6 +50,7 @@ from sparsecore_torch.sparse_training.start import (
     is_saved_training,
     pruning_ended,
 )
+from sparsecore_torch.sparse_training.start_counts import CountRequest, start_counts, with_budget
 from sparsecore_torch.sparse_training.storage.compact import CompactStorage
 from sparsecore_torch.sparse_training.storage.masked import MaskedStorage, gathered
 from sparsecore_torch.sparse_training.storage.storage import Storage
@@ -87,6 +89,9 @@ def sparsify(
     *,
     strategy: Any = "dpr",
     sparsity: float | Mapping[Selector, float] | None = None,
+    distribution: str | None = None,
+    budget: int | None = None,
+    example: Any = None,
     start: Start = "random",
     scope: str = "tensor",
     include: Selectors = None,
@@ -113,6 +118,12 @@ def sparsify(
             gives the active weights themselves, it is what strategies that become sparser end at. Or a dict of these
             by group, with keys as of ``strategy``: tensors in no group stay dense, and of several entries that match
             a tensor the last one applies.
+        distribution: how many weights each tensor starts with: 'uniform' (one density), 'er' (Erdős–Rényi), 'erk' (with
+            kernels), or 'flops' (as many multiplications in each tensor, as far as none is full). ``sparsity`` is then
+            that of all sparse tensors together, or of all in a group. By default the strategy decides.
+        budget: the number of weights of all sparse tensors together, in place of ``sparsity``.
+        example: inputs of the model for 'flops', which runs it once: a tensor, a tuple of arguments, or a dict of
+            keyword arguments.
         start: which weights are active at first. 'random': as the strategy draws them. 'magnitude': the largest weights
             that the model has, as many as the strategy would draw. 'nonzero': all weights that are not zero, of a
             pruned model. Masks or row-major positions by tensor name, in a dict or a safetensors file; a topology; or
@@ -149,6 +160,8 @@ def sparsify(
     if is_saved_training(start) and sparsity is None:
         sparsity = start["sparsity"]
     check_sparsities(sparsity)
+    counting = CountRequest(distribution, budget, example)
+    counting.check(sparsity, start, scope)
     with pruning_ended(model, unless=is_random(start)) as pruned:
         selection = select(model, include, exclude, tuple(sparsity) if isinstance(sparsity, Mapping) else ())
         check_not_in_training(model, selection.sparse if storage in _IN_PLACE else None)
@@ -166,15 +179,25 @@ def sparsify(
             regrow_pruned=bool(regrow_pruned),
             units=as_units(units),
         )
-        has = {"has_end": total_steps is not None, "has_epochs": steps_per_epoch is not None}
-        sparsities = groups_of("sparsity", sparsity, model, selection)
+        clock = _clock(total_steps, steps_per_epoch)
+        sparsities = with_budget(counting, groups_of("sparsity", sparsity, model, selection), layout)
         stacks = [
-            attrs.evolve(one, setting=stack_of(one.setting, **has))
+            attrs.evolve(
+                one,
+                setting=stack_of(one.setting, has_end=total_steps is not None, has_epochs=steps_per_epoch is not None),
+            )
             for one in groups_of("strategy", strategy, model, selection)
         ]
+        whole = make(layout, {})
         starting = starting_groups(layout, stacks, sparsities, make)
-        request = Request(make(layout, {}), selection.sparse, None, scope, pruned)
-        clock = _clock(total_steps, steps_per_epoch)
+        counts = start_counts(
+            counting,
+            whole,
+            [one.engine for one in starting],
+            sparsities,
+            lambda: multiplications_per_weight(model, selection.sparse, example),
+        )
+        request = Request(whole, selection.sparse, None, scope, pruned, counts)
         engines, state = group_states(start, starting, request, make, clock)
         _try_schedules(engines, state)
         drawn = gathered({one.name: one.parameter for one in selection.sparse}, state.topology)
@@ -209,10 +232,13 @@ def sparsify(
                 sparsity=_requested_sparsity(sparsities, start, state),
                 learning_rates=rates,
             )
-            training = SparseTraining(parts, state)
-            if is_saved_training(start):
-                training.load_state_dict(start)
-            return training
+            return _started(SparseTraining(parts, state), start)
+
+
+def _started(training: SparseTraining, start: Start) -> SparseTraining:
+    if is_saved_training(start):
+        training.load_state_dict(start)
+    return training
 
 
 def _requested_sparsity(

@@ -18,6 +18,7 @@ from torch.nn.utils import prune
 from sparsecore.engine.arrays import Array, DenseValues
 from sparsecore.engine.engine import Engine
 from sparsecore.engine.given_positions import check_no_empty, given_positions
+from sparsecore.engine.growth import random_topology
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError, unknown
 from sparsecore.extras import require
@@ -41,6 +42,7 @@ class Request:
         sparsity: the requested one; None where none was given.
         scope: 'tensor' or 'network', the weights among which the largest are chosen.
         pruned: the masks that ``torch.nn.utils.prune`` had on Parameters, by the identity of these.
+        counts: the number of units that each tensor is to start with; None where the strategies decide.
     """
 
     engine: Engine
@@ -48,6 +50,7 @@ class Request:
     sparsity: float | None
     scope: str
     pruned: Mapping[int, Tensor]
+    counts: Mapping[str, int] | None = None
 
     @property
     def wanted_sparsity(self) -> float:
@@ -55,7 +58,12 @@ class Request:
         return DEFAULT_SPARSITY if self.sparsity is None else self.sparsity
 
     def drawn(self) -> Topology:
-        """Return the positions that the strategies choose."""
+        """Return the positions that the strategies choose, or random ones where the number in each tensor is given."""
+        if self.counts is not None:
+            units, engine = self.engine.unit_map, self.engine
+            counts = np.array([self.counts[name] for name in units.layout.names], np.int64)
+            random = engine.random.child("initial topology")
+            return units.weights(random_topology(units.layout, counts, random, engine.arrays))
         return self.engine.initial_topology(self.wanted_sparsity, self.values)
 
     def weights(self) -> list[Tensor]:
