@@ -14,6 +14,8 @@ import attrs
 import pytest
 from in_process import no_waiting_for_the_disk
 from matplotlib.figure import Figure as Canvas
+from notebook_examples import Page as NotebookPage
+from notebook_examples import assert_takes_the_colours_of_its_page
 from study_examples import small_study, written_study
 from test_report import Outline
 
@@ -54,6 +56,20 @@ def carried_out(tmp_path_factory, hurry):  # noqa: ARG001
 @pytest.fixture(scope="module")
 def page(carried_out):
     return carried_out.report.read_text(encoding="utf-8")
+
+
+def test_a_notebook_shows_each_cell_and_what_is_missing(carried_out):
+    results = read_study_results(carried_out)
+    shown = NotebookPage(results._repr_html_())
+    head, *rows = shown.rows
+    assert len(rows) == len(results.rows)
+    for row, cell in zip(rows, results.rows, strict=True):
+        assert row[0] == cell.cell.arm.title
+        assert row[2] == f"{len(cell.accuracies)} of {cell.cell.wanted}"
+        assert f"{fmean(cell.accuracies):.2f}" in row[3]
+    assert head[:3] == ["arm", "sparsity", "trials"]
+    assert "1 trial not finished" in shown.text
+    assert_takes_the_colours_of_its_page(shown)
 
 
 def test_the_page_is_self_contained(page):

@@ -4,8 +4,11 @@ from pathlib import Path
 
 from sparsecore.errors import without_controls
 from sparsecore.extras import require
+from sparsecore.report.reading import read_run
 from sparsecore.run.files import write_whole
 from sparsecore.run.folder import RunFolder
+
+__all__ = ["read_run", "write_report"]
 
 
 def write_report(run: Path) -> Path:
@@ -26,7 +29,6 @@ def write_report(run: Path) -> Path:
     require("matplotlib", extra="report", purpose="a report")
     # matplotlib takes most of a second to import, for which training should not wait
     from sparsecore.report.page import page
-    from sparsecore.report.reading import read_run
 
     html = page(read_run(run))
     report = RunFolder(run).report

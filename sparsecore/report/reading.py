@@ -11,6 +11,7 @@ import attrs
 from sparsecore.errors import InputError, InputWarning
 from sparsecore.experiment.assembly import experiment_fingerprint
 from sparsecore.experiment.toml_files import read_toml
+from sparsecore.notebook.html import TensorCounts, UpdateTotals, block, note, tensor_table, update_chart, value_table
 from sparsecore.run.checkpoint import Checkpoint, facts_in, logs_of
 from sparsecore.run.files import digest_of
 from sparsecore.run.folder import LOTTERY_FILE, RunFolder
@@ -77,6 +78,22 @@ class RunRecord:
         if not self.updates:
             return tuple(tensor.active for tensor in self.tensors)
         return tuple(self.updates[-1].active[tensor.name] for tensor in self.tensors)
+
+    def _repr_html_(self) -> str:
+        """Return what notebooks show: the result or the progress, the tensors and their densities, and the updates."""
+        tensors = [
+            TensorCounts(one.name, one.shape, one.size, one.active, now)
+            for one, now in zip(self.tensors, self.active, strict=True)
+        ]
+        totals = [UpdateTotals(one.step, sum(one.pruned.values()), sum(one.grown.values())) for one in self.updates]
+        last = self.epochs[-1:]
+        return block(
+            "Run of sparsecore",
+            self.result._repr_html_() if self.result is not None else note("This run has not finished."),
+            *(value_table({f"epoch {one.epoch}: test accuracy": f"{one.test_accuracy:.2%}"}) for one in last),
+            tensor_table(tensors),
+            update_chart(totals),
+        )
 
     @property
     def last_step(self) -> int:

@@ -24,6 +24,7 @@ from sparsecore.errors import InputError
 from sparsecore.experiment.conversion import structure
 from sparsecore.learning.ledger import Bytes
 from sparsecore.learning.protocols import Totals
+from sparsecore.notebook.html import block, value_table
 from sparsecore.run.files import check_regular
 
 Record = TypeVar("Record")
@@ -237,6 +238,23 @@ class Result:
     run: str
     experiment_sha256: str | None = None
     flops: RunFlops | None = None
+
+    def _repr_html_(self) -> str:
+        """Return what notebooks show: a table of the numbers."""
+        numbers = {
+            "test accuracy": f"{self.test_accuracy:.2%}",
+            "test loss (nats)": f"{self.test_loss:.4f}",
+            "train accuracy": f"{self.train_accuracy:.2%}",
+            "train loss (nats)": f"{self.train_loss:.4f}",
+            "sparsity": f"{self.sparsity:.4f}",
+            "sparse parameters": f"{self.sparse_parameters:,}",
+            "dense parameters": f"{self.dense_parameters:,}",
+            "updates": f"{self.reallocations:,}",
+            "steps": f"{self.steps:,}",
+            "seconds": f"{self.seconds:,.1f}",
+            "folder": self.run,
+        }
+        return block("Result of a run", value_table(numbers))
 
 
 def read_text(path: Path) -> str:

@@ -40,6 +40,7 @@ from sparsecore_torch.sparse_training.optimizers.wrapped import (
     check_wrappers,
     layers_of,
 )
+from sparsecore_torch.sparse_training.parts import TrainingParts
 from sparsecore_torch.sparse_training.rollback import undone_on_failure
 from sparsecore_torch.sparse_training.start import (
     DEFAULT_SPARSITY,
@@ -55,7 +56,7 @@ from sparsecore_torch.sparse_training.storage.compact import CompactStorage
 from sparsecore_torch.sparse_training.storage.masked import MaskedStorage, gathered
 from sparsecore_torch.sparse_training.storage.storage import Storage
 from sparsecore_torch.sparse_training.strategy_stack import stack_of
-from sparsecore_torch.sparse_training.training import SparseTraining, TrainingParts
+from sparsecore_torch.sparse_training.training import SparseTraining
 from sparsecore_torch.tensors import is_sharded
 
 MakeStorage = Callable[[nn.Module, Selection, OptimizerLayers, Topology, Tensor], Storage]

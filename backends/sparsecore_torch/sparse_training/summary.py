@@ -8,6 +8,8 @@ import attrs
 from sparsecore.engine.schedules import Clock
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import listed, printable
+from sparsecore.notebook.html import TensorCounts, block, details, history_chart, note, tensor_table
+from sparsecore.observers.history import History
 
 _NUMBERS = ("shape", "weights", "density at start", "density now")
 _SHOWN = 8
@@ -29,6 +31,7 @@ class Summary:
             is not counted, since the values are sharded over ranks.
         by_name: the kind of those sparse tensors that are known by the names of modules and parameters.
         groups: the strategies of each tensor, where they differ.
+        history: the updates so far, which notebooks show below the table.
     """
 
     topology: Topology
@@ -38,6 +41,7 @@ class Summary:
     zeros: int | None = None
     by_name: Mapping[str, str] = MappingProxyType({})
     groups: Mapping[str, str] = MappingProxyType({})
+    history: History | None = None
 
     def rows(self) -> list[tuple[str, ...]]:
         """Return the table's rows.
@@ -65,16 +69,35 @@ class Summary:
     def __str__(self) -> str:
         named = [f"  {kind}: {listed(names, _SHOWN)}" for kind, names in _grouped(self.by_name).items()]
         dense = [f"  {why}: {listed(names, _SHOWN)}" for why, names in self.reasons().items()]
-        done = f"step {self.clock.step:,}, {self.clock.updates:,} updates, sparsity {self.topology.sparsity:.4f}"
-        size = self.topology.size
-        zeros = [] if self.zeros is None else [f"{self.zeros:,} of {size:,} active weights are exactly zero"]
         groups = [f"  {stack}: {listed(names, _SHOWN)}" for stack, names in _grouped(self.groups).items()]
         chosen = [
             *(["strategies:", *groups] if groups else []),
             *(["sparse by name:", *named] if named else []),
             *(["left dense:", *dense] if dense else []),
         ]
-        return "\n".join([self._table(), done, *zeros, *chosen])
+        return "\n".join([self._table(), *self._facts(), *chosen])
+
+    def _repr_html_(self) -> str:
+        """Return what notebooks show: the table with bars of densities, and the updates so far."""
+        layout = self.topology.layout
+        columns = zip(layout.names, layout.shapes, layout.sizes, self.start, self.topology.counts, strict=True)
+        return block(
+            "Sparse training",
+            *map(note, self._facts()),
+            tensor_table(
+                [TensorCounts(name, shape, size, start, int(now)) for name, shape, size, start, now in columns]
+            ),
+            "" if self.history is None else history_chart(self.history),
+            details("strategies", _grouped(self.groups)),
+            details("sparse by name", _grouped(self.by_name)),
+            details("left dense", self.reasons()),
+        )
+
+    def _facts(self) -> list[str]:
+        """Return the lines below the table: time, sparsity, and the active weights that are zero."""
+        done = f"step {self.clock.step:,}, {self.clock.updates:,} updates, sparsity {self.topology.sparsity:.4f}"
+        size = self.topology.size
+        return [done, *([] if self.zeros is None else [f"{self.zeros:,} of {size:,} active weights are exactly zero"])]
 
     def _table(self) -> str:
         head, *rows = (("tensor", *_NUMBERS), *self.rows())

@@ -1,21 +1,22 @@
 """Sparse training of a user's own model, from one optimizer step to the next."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import attrs
 import torch
 from torch import Tensor, nn
 
-from sparsecore.engine.groups import EngineGroups, GroupPlans, GroupStates
+from sparsecore.engine.groups import GroupPlans, GroupStates
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
 from sparsecore.learning.flops import Flops
 from sparsecore.learning.ledger import Ledger
-from sparsecore.learning.ranks import Ranks
+from sparsecore.notebook.html import block, note
+from sparsecore.notebook.plots import plot_training
 from sparsecore.observers.observer import Observer
 from sparsecore.observers.record import Record
 from sparsecore_torch.arrays import as_tensor
@@ -25,7 +26,6 @@ from sparsecore_torch.sparse_training.flops import FlopCount
 from sparsecore_torch.sparse_training.kernels.choice import Routes
 from sparsecore_torch.sparse_training.missed_steps import StepWatch, trained_parameters
 from sparsecore_torch.sparse_training.model.parameters import replicated
-from sparsecore_torch.sparse_training.model.selection import Selection
 from sparsecore_torch.sparse_training.optimizers.state import check_optimizer, learning_rates_of
 from sparsecore_torch.sparse_training.optimizers.step_hooks import StepHooks
 from sparsecore_torch.sparse_training.optimizers.wrapped import (
@@ -35,64 +35,15 @@ from sparsecore_torch.sparse_training.optimizers.wrapped import (
     exchange,
     layers_of,
 )
+from sparsecore_torch.sparse_training.parts import COPIED, SQUASHED, TrainingParts
 from sparsecore_torch.sparse_training.rollback import undone_on_failure
 from sparsecore_torch.sparse_training.saved_record import dump_record, load_record, observed_subject
 from sparsecore_torch.sparse_training.state_dict import adopted_by_groups, dump, identity_of, load
-from sparsecore_torch.sparse_training.storage.storage import Storage
 from sparsecore_torch.sparse_training.summary import Summary
 from sparsecore_torch.tensors import is_sharded
 
-
-@attrs.frozen(eq=False)
-class TrainingParts:
-    """The parts of a sparse training.
-
-    Attributes:
-        model: without wrappers.
-        optimizer: with its wrappers; weights may move after each of its steps.
-        selection: the sparse tensors.
-        claims: on these tensors, so that no other training uses them.
-        engines: decide which weights move, one for each group of tensors.
-        store: makes a storage of the plain model, from an optimizer, a topology and its values.
-        storage: keeps the weights.
-        routes: which layers run through the sparse kernels.
-        ranks: the processes that train together.
-        sparsity: the requested sparsity, where it was given by group that of each tensor.
-        learning_rates: return the learning rates that the strategies of each group get, those of its first tensor.
-    """
-
-    model: nn.Module
-    optimizer: OptimizerLayers
-    selection: Selection
-    claims: Sequence[checks.Claim]
-    engines: EngineGroups
-    store: Callable[[OptimizerLayers, Topology, Tensor], Storage]
-    storage: Storage
-    routes: Routes
-    ranks: Ranks
-    sparsity: float | Mapping[str, float]
-    learning_rates: Sequence[Callable[[], float | None]]
-
-
-@attrs.frozen
-class End:
-    """Why a training can no longer be used.
-
-    Attributes:
-        title: a word or two for ``repr``.
-        sentence: the message of the error that every use raises.
-    """
-
-    title: str
-    sentence: str
-
-
-SQUASHED = End("ended", "this sparse training has ended with squash(); sparsify the model again to continue")
-COPIED = End(
-    "a copy",
-    "this is a copy of a sparse training, and trains nothing: a copy of a model is a plain model. To train the "
-    "copy, call sparsify for it and load the state dicts of model, optimizer and training",
-)
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def copied_training() -> "SparseTraining":
@@ -145,6 +96,15 @@ class SparseTraining:
         if self._parts is None:
             return f"<SparseTraining, {self._end.title}>"
         return f"<SparseTraining at step {self.step:,}, {self.updates:,} updates, sparsity {self.sparsity:.4f}>"
+
+    def _repr_html_(self) -> str:
+        """Return what notebooks show: the summary, with the updates so far."""
+        if self._parts is None:
+            return block(repr(self))
+        try:
+            return self.summary()._repr_html_()
+        except InputError as error:  # parameters have been replaced, which the next step says, too
+            return block(repr(self), note(str(error)))
 
     @property
     def model(self) -> nn.Module:
@@ -237,7 +197,14 @@ class SparseTraining:
         selection = parts.selection
         groups = parts.engines.described()
         return Summary(
-            self.topology, self._start, selection.left_out, self._now.clock, zeros, selection.by_name, groups
+            self.topology,
+            self._start,
+            selection.left_out,
+            self._now.clock,
+            zeros,
+            selection.by_name,
+            groups,
+            self._record.history,
         )
 
     def flops(self, *inputs: Any, **by_keyword: Any) -> Flops:
@@ -266,6 +233,21 @@ class SparseTraining:
             reported at it, such as ``dpr.threshold``.
         """
         return self._record.metrics(self._now)
+
+    def plot(self, tensors: str = "*") -> "Figure":
+        """Draw where the weights moved, the sparsity of each tensor over the updates, and the present masks.
+
+        Args:
+            tensors: a glob on names of sparse tensors; the others are left out.
+
+        Returns:
+            A figure of matplotlib, which notebooks show and ``savefig`` writes.
+
+        Raises:
+            InputError: no sparse tensor has such a name.
+            MissingPackageError: matplotlib is not installed.
+        """
+        return plot_training(self.topology, self._start, self._record.history, tensors)
 
     def observe(self, observer: Observer) -> None:
         """Call an observer from the next step on, such as ``sparsecore.observers.CsvLog("log.csv")``.

@@ -5,8 +5,16 @@ from typing import Any
 
 import attrs
 
+from sparsecore.notebook.html import as_html, bar, block, note, table
 from sparsecore.run.logs import Effort, Metrics, read_lines
-from sparsecore.study.comparison import ArmPair, CellComparison, MeanDifference, arm_pairs, compare_cells
+from sparsecore.study.comparison import (
+    ArmPair,
+    CellComparison,
+    MeanDifference,
+    arm_pairs,
+    compare_cells,
+    mean_and_spread,
+)
 from sparsecore.study.definition import Arm, Study
 from sparsecore.study.folder import StudyFolder
 from sparsecore.study.images import StudyImages, describe_subset, identify_images
@@ -43,6 +51,25 @@ class StudyResults:
     learning_rates: Mapping[str, tuple[tuple[int, float], ...]]
     efforts: Mapping[Trial, Effort]
     styles: Mapping[str, Style]
+
+    def _repr_html_(self) -> str:
+        """Return what notebooks show: the accuracies of each arm at each sparsity, and what is missing."""
+        rows = [
+            (
+                as_html(row.cell.arm.title),
+                "" if row.cell.sparsity is None else f"{row.cell.sparsity:g}",
+                f"{len(row.accuracies)} of {row.cell.wanted}",
+                as_html(mean_and_spread(row.accuracies) or "none yet"),
+                "" if row.cell.mean is None else bar(row.cell.mean),
+            )
+            for row in self.rows
+        ]
+        return block(
+            self.study.title,
+            note(self.protocol),
+            table(("arm", "sparsity", "trials", "test accuracy, mean ± std (%)", ""), rows),
+            note(f"{counted(len(self.missing), 'trial')} not finished") if self.missing else "",
+        )
 
     @property
     def epochs(self) -> int:

@@ -1,0 +1,1 @@
+"""Representations in notebooks: HTML of trainings and results, and plots."""
