@@ -14,13 +14,13 @@
 - choosing weights to prune: ``smallest_of_each``, ``smallest_of_all``, ``smallest``, ``fraction_of``.
 - sharing out growth: ``shares``, ``whole_numbers``, ``Counts``, ``constant``.
 - choosing positions to grow: ``random_free_positions``, ``free_positions``, ``draw_ranks``, ``largest_free``,
-  ``first_free``, ``free_by_score``.
+  ``first_free``, ``free_by_score``, ``free_ranks``.
 - starts: ``random_topology``; ``largest_of_each`` and ``largest_of_all`` by the initial values; ``distribution`` by
   name, ``uniform``, ``erdos_renyi``, ``erdos_renyi_kernel``; ``check_initial_sparsity`` for runs that become sparser.
 - larger pieces: ``CubicPruning`` and ``PruningTargets`` (gradual pruning), ``DenseMomentum``, ``fixed_signs``,
   ``gaussian_noise``, ``noisy_pull`` and ``check_temperature`` (DeepR).
 - N:M groups of consecutive positions: ``group_sizes``, ``group_counts``, ``groups_of``, ``count_in_groups``,
-  ``first_of_each_group``, ``random_in_groups``.
+  ``first_of_each_group``, ``smallest_of_each_group``, ``random_in_groups``.
 - randomness: ``Randomness``.
 - errors: ``InputError`` for what the user can correct, ``DivergedError`` where training has diverged; all are a
   ``SparsecoreError``. The engine raises ``InvariantError``, ``NoRoomError`` and ``PluginError``.
@@ -74,12 +74,14 @@ from sparsecore.toolbox.nm_groups import (
     group_sizes,
     groups_of,
     random_in_groups,
+    smallest_of_each_group,
 )
 from sparsecore.toolbox.ranking import (
     check_fraction,
     first_free,
     fraction_of,
     free_by_score,
+    free_ranks,
     largest_free,
     smallest,
     smallest_of_all,
@@ -136,6 +138,7 @@ __all__ = [
     "fraction_of",
     "free_by_score",
     "free_positions",
+    "free_ranks",
     "gaussian_noise",
     "group_counts",
     "group_sizes",
@@ -154,6 +157,7 @@ __all__ = [
     "smallest",
     "smallest_of_all",
     "smallest_of_each",
+    "smallest_of_each_group",
     "uniform",
     "whole_numbers",
 ]

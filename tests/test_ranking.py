@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsecore.engine.topology import Layout
+from sparsecore.toolbox import nm_groups
+from sparsecore.toolbox.nm_groups import smallest_of_each_group
 from sparsecore.toolbox.ranking import fraction_of, largest_free, smallest_of_all, smallest_of_each
 
 # ties, zeros of both signs, what is not a number and what is not finite
@@ -64,6 +66,23 @@ def test_scores_are_not_requested_for_tensors_where_nothing_grows():
     asked = []
     largest_free(occupied, [0, 3], lambda name: asked.append(name) or np.zeros(100))
     assert asked == ["second"]
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 12])
+@given(st.integers(1, 5), st.integers(1, 6), st.data())
+def test_the_smallest_of_each_group_agree_with_sorting_each(rounds, size, groups, data):
+    scales = np.array(data.draw(st.lists(st.sampled_from([1, 30]), min_size=groups, max_size=groups)), np.float32)
+    entries = st.lists(st.integers(-3, 3), min_size=groups * size, max_size=groups * size)
+    ranks = np.array(data.draw(entries), np.float32) * np.repeat(scales, size)
+    counts = data.draw(st.lists(st.integers(0, size), min_size=groups, max_size=groups))
+    expected = []
+    for group, count in enumerate(counts):
+        own = range(group * size, (group + 1) * size)
+        expected += sorted(sorted(own, key=lambda index: (ranks[index], index))[:count])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nm_groups, "_ROUNDS", rounds)
+        found = smallest_of_each_group(ranks, size, np.array(counts, np.int64), ARRAYS)
+    assert found.tolist() == expected
 
 
 @given(topologies(), st.data())

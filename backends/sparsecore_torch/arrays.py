@@ -9,7 +9,7 @@ import torch
 from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
-from sparsecore.engine.arrays import Array, DefaultCounting
+from sparsecore.engine.arrays import Array
 from sparsecore.engine.selection import smallest_indices
 from sparsecore.engine.topology import Topology
 from sparsecore_torch.tensors import is_non_overlapping_and_dense
@@ -231,7 +231,8 @@ class TorchArrays:
             return torch.from_numpy(smallest_indices(array.detach().numpy(), count))
         if not 0 < count < len(array):
             return torch.arange(min(max(count, 0), len(array)), device=array.device)
-        return self.counting.nonzero(_smallest(array.byte() if array.dtype is torch.bool else array, count), count)
+        chosen = _smallest(array.byte() if array.dtype is torch.bool else array, count)
+        return TorchCounting().nonzero(chosen, count)
 
     def searchsorted(self, sorted_array: Tensor, queries: Tensor, side: Literal["left", "right"]) -> Tensor:
         """Return the index at which each query would be inserted into the ascending ``sorted_array``."""
@@ -244,27 +245,21 @@ class TorchArrays:
         return bool(array.isfinite().all())
 
     @property
-    def counting(self) -> "TorchCounting":
-        """Verbs that do not wait for the device."""
-        return TorchCounting(self)
+    def counting(self) -> "TorchCounting | None":
+        """Operations that do not wait for the device; None on the CPU, where there is nothing to wait for."""
+        return None if self.device.type == "cpu" else TorchCounting()
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen
 class TorchCounting:
-    """Verbs that do not wait for the device; implements :class:`sparsecore.engine.arrays.Counting`."""
-
-    arrays: TorchArrays
+    """Operations that do not wait for the device; implements :class:`sparsecore.engine.arrays.Counting`."""
 
     def count(self, mask: Tensor) -> Tensor:
         """Count the true entries: one int64, (1,), on the device."""
-        if mask.device.type == "cpu":
-            return torch.tensor([np.count_nonzero(self.arrays.to_numpy(mask))])
         return mask.sum(dtype=torch.int64).view(1)
 
     def count_not_finite(self, array: Tensor) -> Tensor:
-        """Count the entries that are NaN or infinite, on the CPU 1 for any number of these: one int64, (1,)."""
-        if array.device.type == "cpu":
-            return torch.tensor([not self.arrays.all_finite(array)], dtype=torch.int64)
+        """Count the entries that are NaN or infinite: one int64, (1,)."""
         return self.count(~array.isfinite())
 
     def count_each(self, mask: Tensor, bounds: Sequence[int]) -> NDArray[np.int64]:
@@ -277,11 +272,10 @@ class TorchCounting:
         Returns:
             The counts, on the host.
         """
-        if mask.device.type == "cpu":
-            return DefaultCounting(self.arrays).count_each(mask, bounds)
         before = torch.cat([mask.new_zeros(1, dtype=torch.int64), mask.cumsum(0)])
-        counts = before.index_select(0, self.arrays.from_numpy(np.asarray(bounds, np.int64))).diff()
-        return self.arrays.to_numpy(counts)
+        ends = TorchArrays(mask.device).from_numpy(np.asarray(bounds, np.int64))
+        counts: NDArray[np.int64] = before.index_select(0, ends).diff().cpu().numpy()
+        return counts
 
     def nonzero(self, mask: Tensor, count: int) -> Tensor:
         """Return the indices of the true entries, ascending.
@@ -290,8 +284,6 @@ class TorchCounting:
             mask: bool, flat.
             count: the number of true entries.
         """
-        if mask.device.type == "cpu":
-            return self.arrays.nonzero(mask)
         # torch's own nonzero waits for the device, to know their number
         return torch.searchsorted(mask.cumsum(0), torch.arange(1, count + 1, device=mask.device))
 

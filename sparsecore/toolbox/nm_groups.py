@@ -16,6 +16,12 @@ from sparsecore.engine.randomness import Randomness
 from sparsecore.engine.topology import Layout, Topology
 from sparsecore.errors import InputError
 
+_CANDIDATES = 4
+"""How many times as many entries as are wanted are looked at in each round of :func:`smallest_of_each_group`."""
+
+_ROUNDS = 12
+"""After as many rounds all entries of the groups that are left are sorted."""
+
 
 def group_sizes(layout: Layout, group: int | None) -> tuple[int, ...]:
     """Return M of each tensor.
@@ -98,6 +104,48 @@ def _wanted(most: Array, arrays: Arrays) -> Array:
     """Return the indices of the entries whose groups are wanted at all; on a device, of all entries."""
     is_on_device = getattr(arrays, "counting", None) is not None
     return arrays.arange(len(most), np.int64) if is_on_device else arrays.nonzero(most > 0)
+
+
+def smallest_of_each_group(ranks: Array, size: int, counts: Array, arrays: Arrays) -> Array:
+    """Return the indices of the smallest entries of each group, ascending, without sorting all entries.
+
+    The smallest entries of all groups together are candidates. Groups that have enough of them are done, since each has
+    its smallest ones among them; for the others this is repeated.
+
+    Args:
+        ranks: one number a position of a tensor; of equal ones the first is taken, and NaN comes after all numbers.
+        size: M, the number of consecutive entries in a group.
+        counts: how many entries of each group are wanted, at most M, int64.
+        arrays: the operations of the backend that holds the arrays.
+    """
+    total = len(counts)
+    groups = arrays.nonzero(counts > 0)
+    found = [groups[:0]]
+    rounds = _ROUNDS if getattr(arrays, "counting", None) is None else 0  # on a device a sort takes less than to wait
+    while len(groups):
+        wanted = arrays.take(counts, groups)
+        is_all = len(groups) == total
+        entries = None if is_all else _positions_of(groups, size, arrays)
+        own = ranks if entries is None else arrays.take(ranks, entries)
+        count = min(len(own), _CANDIDATES * int(arrays.to_numpy(wanted).sum())) if rounds > 0 else len(own)
+        candidates = arrays.smallest_indices(own, count)
+        owners = candidates // size  # among the groups of this round
+        ends = arrays.searchsorted(owners, arrays.arange(len(groups) + 1, np.int64), "left")
+        is_served = (ends[1:] - ends[:-1]) >= wanted
+        most = arrays.take(arrays.where(is_served, wanted, 0), owners)
+        order = arrays.argsort(arrays.take(own, candidates))
+        chosen = first_of_each_group(arrays.take(owners, order), arrays.take(most, order), arrays)
+        smallest = arrays.take(candidates, arrays.take(order, arrays.nonzero(chosen)))
+        found.append(smallest if entries is None else arrays.take(entries, smallest))
+        groups = arrays.take(groups, arrays.nonzero(~is_served))
+        rounds -= 1
+    return arrays.sort(arrays.concatenate(found))
+
+
+def _positions_of(groups: Array, size: int, arrays: Arrays) -> Array:
+    """Return all positions of these groups, in the order of the groups."""
+    entries = arrays.arange(len(groups) * size, np.int64)
+    return arrays.take(groups, entries // size) * size + entries % size
 
 
 def random_in_groups(

@@ -107,16 +107,27 @@ def largest_free(occupied: Topology, counts: Counts, scores: Callable[[str], Arr
         scores: a function from a tensor's name to one number a position, active or not, row-major, on the backend,
             such as a gradient. NaN comes after all numbers.
     """
-    return _found_in_each(occupied, counts, lambda name, count: _largest_free_of(occupied, name, count, scores(name)))
+    smallest_ranks = occupied.arrays.smallest_indices
+    return _found_in_each(
+        occupied, counts, lambda name, count: smallest_ranks(free_ranks(occupied, name, scores(name)), count)
+    )
 
 
-def _largest_free_of(occupied: Topology, name: str, count: int, scores: Array) -> Array:
-    """Return the free positions of a tensor with the largest |score|, ascending, counted from the tensor's first."""
+def free_ranks(occupied: Topology, name: str, scores: Array) -> Array:
+    """Return one number for each position of a tensor: the smallest where the |score| of a free position is largest.
+
+    Args:
+        occupied: the positions that are not free.
+        name: the tensor.
+        scores: one number a position, active or not, row-major, on the backend.
+
+    Returns:
+        -|score| for free positions, which is at most 0; 1 for those whose score is NaN; 2 for occupied positions.
+    """
     arrays, layout, magnitudes = occupied.arrays, occupied.layout, abs(scores)
     active = occupied.positions[occupied.slots(name)] - layout.offsets[layout.index(name)]
-    # no number is above 0 when its sign is turned: 1 puts NaN after all of them, and 2 what is active at the end
     ranks = arrays.where(magnitudes == magnitudes, -magnitudes, 1)  # noqa: PLR0124
-    return arrays.smallest_indices(arrays.put(ranks, active, 2), count)
+    return arrays.put(ranks, active, 2)
 
 
 def first_free(occupied: Topology, counts: Counts, ordered: Callable[[str], Array]) -> Array:

@@ -1,9 +1,11 @@
 """SRigL, structured RigL (Lasby et al. 2024): RigL with N weights among each M positions, or a constant fan-in."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import attrs
 import numpy as np
+from numpy.typing import NDArray
 
 from sparsecore.strategy import (
     Array,
@@ -23,16 +25,18 @@ from sparsecore.strategy import (
     count_in_groups,
     counting_of,
     distribution,
-    first_free,
     first_of_each_group,
     fraction_of,
     free_by_score,
+    free_ranks,
     group_counts,
     group_sizes,
     groups_of,
     hookimpl,
     random_in_groups,
     shares,
+    smallest,
+    smallest_of_each_group,
 )
 
 
@@ -103,12 +107,13 @@ class StructuredRigL:
         """
         sizes = group_sizes(topology.layout, self.group)
         counts = fraction_of(self.drop_fraction(clock), topology.counts)
-        arrays, counting, names = topology.arrays, counting_of(topology.arrays), topology.layout.names
-        ranked = [_by_magnitude(topology, name, values, size) for name, size in zip(names, sizes, strict=True)]
-        replaceable = counting.count_each(arrays.concatenate([may_drop for _, may_drop in ranked]), topology.bounds)
+        arrays, names = topology.arrays, topology.layout.names
+        full = _fuller_than_half(topology, sizes)
         dropped = [
-            arrays.take(slots, counting.nonzero(may_drop, int(most))[: int(count)])
-            for (slots, may_drop), most, count in zip(ranked, replaceable, counts, strict=True)
+            _smallest_replaceable(topology, name, values, size, int(count))
+            if is_full
+            else smallest(abs(values[topology.slots(name)]), int(count), arrays) + topology.slots(name).start
+            for name, size, count, is_full in zip(names, sizes, counts, full, strict=True)
         ]
         return topology.all_but(arrays.concatenate(dropped))
 
@@ -129,30 +134,63 @@ class StructuredRigL:
             Free positions, ascending, ``counts[i]`` of tensor i; where strategies above have pruned or shared out
             without regard to groups, also positions of groups that have lost nothing.
         """
-        sizes = dict(zip(occupied.layout.names, group_sizes(occupied.layout, self.group), strict=True))
-        lost = _without(topology, kept)
-
-        def ordered(name: str) -> Array:
-            best = free_by_score(occupied, name, gradient)
-            return _replacements_first(best, groups_of(lost, name, sizes[name]), sizes[name], occupied.arrays)
-
-        return first_free(occupied, counts, ordered)
+        layout, arrays = occupied.layout, occupied.arrays
+        lost, sizes = _without(topology, kept), group_sizes(layout, self.group)
+        found = []
+        for name, size, offset, count in zip(layout.names, sizes, layout.offsets, counts, strict=False):
+            if count:
+                own = _grown(occupied, lost, name, size, int(count), gradient)
+                found.append(arrays.cast(own + offset, layout.position_dtype))
+        return arrays.concatenate([occupied.positions[:0], *found])
 
     def _groups(self, layout: Layout) -> Counts:
         """Return how many groups each tensor has."""
         return group_counts(layout, group_sizes(layout, self.group))
 
 
-def _by_magnitude(topology: Topology, name: str, values: Array, size: int) -> tuple[Array, Array]:
-    """Return the slots of a tensor's weights, the smallest |w| first, and whether each may be dropped.
+def _fuller_than_half(topology: Topology, sizes: Sequence[int]) -> NDArray[np.bool_]:
+    """Return for each tensor whether one of its groups has more weights than free positions."""
+    arrays, counting = topology.arrays, counting_of(topology.arrays)
+    full = [
+        counting.count(2 * _in_each_group(topology, name, size) > size)
+        for name, size in zip(topology.layout.names, sizes, strict=True)
+    ]
+    return arrays.to_numpy(arrays.concatenate(full)) > 0
 
-    Of each group the smallest may, as many as it has free positions.
-    """
+
+def _in_each_group(topology: Topology, name: str, size: int) -> Array:
+    """Return how many weights each group of a tensor has, int64."""
+    layout, arrays = topology.layout, topology.arrays
+    starts = arrays.arange(layout.sizes[layout.index(name)] // size + 1, np.int64)
+    ends = arrays.searchsorted(arrays.cast(groups_of(topology, name, size), np.int64), starts, "left")
+    return ends[1:] - ends[:-1]
+
+
+def _smallest_replaceable(topology: Topology, name: str, values: Array, size: int, count: int) -> Array:
+    """Return the slots of the smallest |w| of a tensor, of each group at most as many as it has free positions."""
     arrays, slots = topology.arrays, topology.slots(name)
     groups = groups_of(topology, name, size)
     order = arrays.argsort(abs(values[slots]))
     room = size - count_in_groups(groups, groups, arrays)
-    return order + slots.start, first_of_each_group(arrays.take(groups, order), arrays.take(room, order), arrays)
+    may_drop = first_of_each_group(arrays.take(groups, order), arrays.take(room, order), arrays)
+    first: int = slots.start
+    return arrays.take(order, arrays.nonzero(may_drop)[:count]) + first
+
+
+def _grown(occupied: Topology, lost: Topology, name: str, size: int, count: int, gradient: Gradient) -> Array:
+    """Return the positions that grow in a tensor, ascending, counted from its first.
+
+    Each group grows as many as it has lost. Where strategies above prune or share out without regard to groups, these
+    go first, in the order of the gradient, and others follow.
+    """
+    arrays = occupied.arrays
+    wanted = _in_each_group(lost, name, size)
+    crowded = counting_of(arrays).count(wanted > size - _in_each_group(occupied, name, size))
+    if lost.slots(name).stop - lost.slots(name).start == count and not int(crowded[0]):
+        return smallest_of_each_group(free_ranks(occupied, name, gradient(name)), size, wanted, arrays)
+    best = free_by_score(occupied, name, gradient)
+    ordered = _replacements_first(best, groups_of(lost, name, size), size, arrays)
+    return arrays.sort(ordered[:count])
 
 
 def _without(topology: Topology, kept: Topology) -> Topology:
@@ -164,5 +202,4 @@ def _replacements_first(free: Array, lost: Array, size: int, arrays: Arrays) -> 
     """Move the first free positions of each group, as many as it has ``lost``, before all others."""
     groups = free // size
     replaces = first_of_each_group(groups, count_in_groups(lost, groups, arrays), arrays)
-    # the others are needed where strategies above prune or share out without regard to groups
     return arrays.take(free, arrays.argsort(arrays.cast(~replaces, np.int8)))
