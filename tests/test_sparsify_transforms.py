@@ -6,6 +6,7 @@ torch = pytest.importorskip("torch")
 
 from kernel_examples import always
 from sparsify_examples import mlp, sgd, train
+from torch import nn
 from torch.autograd import forward_ad
 
 from sparsecore.errors import InputError
@@ -51,10 +52,15 @@ def sparse_model(storage, kernels):
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's own, for forward mode
 @pytest.mark.parametrize("name", TRANSFORMS)
 @pytest.mark.parametrize(("storage", "kernels"), STORED)
-def test_transforms_of_a_sparse_model_equal_those_of_a_plain_copy(storage, kernels, name):
+def test_transforms_equal_those_of_a_plain_copy_and_are_refused_by_the_sparse_kernels(storage, kernels, name):
     model, optimizer, training = sparse_model(storage, kernels)
     x = torch.randn(4, 6, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(TRANSFORMS[name](model, x), TRANSFORMS[name](squashed_copy(training), x))
+    expected = TRANSFORMS[name](squashed_copy(training), x)
+    if kernels == "sparse" and name != "jacobian":  # which makes ordinary backward passes
+        with pytest.raises(InputError, match=r"torch\.func.*forward mode.*kernels='dense'.*squashed_copy"):
+            TRANSFORMS[name](model, x)
+    else:
+        torch.testing.assert_close(TRANSFORMS[name](model, x), expected)
     train(model, optimizer, [1])
     assert training.step == 2
 
@@ -75,6 +81,10 @@ def test_functional_calls_accept_other_values(storage, kernels):
     def loss(parameters):
         return torch.func.functional_call(model, parameters, (x,)).square().sum()
 
+    if kernels == "sparse":
+        with pytest.raises(InputError, match=r"torch\.func"):
+            torch.func.grad(loss)(other)
+        return
     gradients = torch.func.grad(loss)(other)
     plain(x).square().sum().backward()
     if storage == "compact":
@@ -121,3 +131,27 @@ def test_active_transforms_are_detected_only_inside_them():
     torch.autograd.grad(y, x, torch.eye(3), is_grads_batched=True, retain_graph=True)
     torch.autograd.grad(y, x, torch.ones(3))
     assert seen[2:] == [True, False]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated", "ignore:`torch.jit.script` is deprecated")
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace` is deprecated", "ignore:`torch.jit.trace_method` is deprecated")
+@pytest.mark.parametrize(("storage", "kernels"), STORED)
+def test_exports_compute_the_same_or_say_what_to_export(storage, kernels):
+    model, optimizer, training = sparse_model(storage, kernels)
+    x = torch.randn(4, 6, generator=torch.Generator().manual_seed(1))
+    plain = squashed_copy(training)
+    expected = plain(x)
+    torch.testing.assert_close(torch.export.export(model, (x,)).module()(x), expected)
+    if (storage, kernels) != ("masked", "dense"):
+        for module in (model, nn.Sequential(model)):
+            with pytest.raises(InputError, match=r"torch\.jit\.script .*squashed_copy"):
+                torch.jit.script(module)
+    if storage == "compact":
+        with pytest.raises(InputError, match=r"torch\.jit\.trace .*squashed_copy.*to_onnx"):
+            torch.jit.trace(model, (x,))
+    else:
+        torch.testing.assert_close(torch.jit.trace(model, (x,))(x), expected)
+    torch.testing.assert_close(torch.jit.script(plain)(x), expected)
+    torch.testing.assert_close(torch.jit.trace(plain, (x,))(x), expected)
+    train(model, optimizer, [1])
+    assert training.step == 2

@@ -11,13 +11,15 @@ from torch import Tensor, nn
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.topology import Topology
 from sparsecore.learning.ledger import Bytes, Ledger
-from sparsecore_torch._torch_internals import are_transforms_active, is_forward_mode_active, is_tracing, own_parameters
+from sparsecore_torch._torch_internals import is_tracing, own_parameters
 from sparsecore_torch.arrays import active_indices
 from sparsecore_torch.sparse_training.kernels.functions import Computation, LayerKind, active_weights, sparse_layer
 from sparsecore_torch.sparse_training.regions.compilation import CompiledModel, reduced_to
 from sparsecore_torch.sparse_training.regions.decisions import Decisions, Ways, size_class
+from sparsecore_torch.sparse_training.regions.region import check_untransformed
 from sparsecore_torch.sparse_training.storage import sparse_weights
 from sparsecore_torch.sparse_training.storage.compact_modules import active_values
+from sparsecore_torch.sparse_training.storage.scripting import refuse_script
 from sparsecore_torch.sparse_training.storage.storage import Storage
 
 _ROUTE = "_sparse_kernels"
@@ -94,6 +96,8 @@ class Route:
 
     def __call__(self, given: Tensor, dense: Callable[[Tensor], Tensor]) -> Tensor:
         """Return the module's output; ``dense`` is its own forward pass, for what the kernels do not support."""
+        if not is_tracing():
+            check_untransformed()
         x = _in_float32(given)
         if not (_is_plain(x) and self._kind.supports(self._module, x)):
             return dense(given)
@@ -167,7 +171,11 @@ def _routed(cls: type[nn.Module]) -> type[nn.Module]:
             return cls.forward(self, input)
         return run_as_is(self, input)
 
-    return type(f"Sparse{cls.__name__}", (cls,), {"forward": forward, "__reduce_ex__": reduced_to(cls, _ROUTE)})
+    return type(
+        f"Sparse{cls.__name__}",
+        (cls,),
+        {"forward": forward, "__reduce_ex__": reduced_to(cls, _ROUTE), "__prepare_scriptable__": refuse_script},
+    )
 
 
 def _of_parameter(module: nn.Module) -> Tensor:
@@ -189,10 +197,8 @@ def _in_float32(x: Tensor) -> Tensor:
 
 
 def _is_plain(x: Tensor) -> bool:
-    """Whether the kernels can read the tensor, unlike those by which torch traces, exports or transforms a model."""
+    """Whether the kernels can read the tensor, unlike those by which torch traces or exports a model."""
     if type(x) not in {Tensor, nn.Parameter} or is_tracing():
-        return False
-    if are_transforms_active() or is_forward_mode_active():
         return False
     return x.dtype is torch.float32 and x.device.type == "cpu" and x.layout is torch.strided
 

@@ -11,15 +11,15 @@ import torch
 from torch import fx, nn
 
 from sparsecore_torch._torch_internals import (
-    are_transforms_active,
     compiled_apart,
     compiling_anything,
-    is_forward_mode_active,
     is_mode_active,
     is_tracing,
 )
 from sparsecore_torch.sparse_training.regions.decisions import Decisions
 from sparsecore_torch.sparse_training.regions.graph import Cut, cut
+from sparsecore_torch.sparse_training.regions.region import check_untransformed
+from sparsecore_torch.sparse_training.storage.scripting import refuse_script
 from sparsecore_torch.sparse_training.storage.sparse_weights import cutting
 
 _COMPILED = "_sparse_regions"
@@ -82,10 +82,11 @@ class CompiledModel:
         return self._model() is model
 
     def __call__(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Run the forward pass; by its own code, where torch traces or transforms it."""
-        if torch.compiler.is_compiling() or is_tracing() or are_transforms_active():
+        """Run the forward pass; by its own code, where torch traces it."""
+        if torch.compiler.is_compiling() or is_tracing():
             return self._forward(model, *args, **kwargs)
-        if is_forward_mode_active() or is_mode_active():
+        check_untransformed()
+        if is_mode_active():
             return self._forward(model, *args, **kwargs)
         with cutting(), compiling_anything():
             return self._compiled(model, *args, **kwargs)
@@ -122,6 +123,7 @@ def _compiled_class(cls: type[nn.Module]) -> type[nn.Module]:
     body = {
         "forward": forward,
         "__reduce_ex__": reduced_to(cls, _COMPILED),
+        "__prepare_scriptable__": refuse_script,
         "__module__": cls.__module__,
         "__qualname__": cls.__qualname__,
     }

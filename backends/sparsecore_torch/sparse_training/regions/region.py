@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from sparsecore.errors import InputError
-from sparsecore_torch._torch_internals import is_batched, keeps_graph
+from sparsecore_torch._torch_internals import are_transforms_active, is_batched, is_forward_mode_active, keeps_graph
 from sparsecore_torch.sparse_training.regions.decisions import Decisions, Ways, size_class
 from sparsecore_torch.sparse_training.regions.execution import Execution, KernelTensor
 from sparsecore_torch.sparse_training.regions.passing import Passed, tensor_of
@@ -275,6 +275,19 @@ class _RegionFunction(torch.autograd.Function):
 
 
 _region_function: Callable[..., tuple[Tensor, ...]] = _RegionFunction.apply
+
+
+def check_untransformed() -> None:
+    """Check that no transform of ``torch.func`` runs, and no forward mode.
+
+    Raises:
+        InputError: one does.
+    """
+    if are_transforms_active() or is_forward_mode_active():
+        raise InputError(
+            "layers that run through the sparse kernels have no transforms of torch.func (vmap, grad, jvp and others) "
+            "and no forward mode; take kernels='dense', or transform export.squashed_copy(training)"
+        )
 
 
 def check_first_order(gradient: Tensor) -> None:

@@ -16,6 +16,7 @@ from sparsecore_torch._torch_internals import is_fake, own_parameters
 from sparsecore_torch.sparse_training.model.parameters import NamedParameter, unwrapped
 from sparsecore_torch.sparse_training.storage import sparse_weights
 from sparsecore_torch.sparse_training.storage.compact_weights import VALUES, CompactWeights, compact_weights
+from sparsecore_torch.sparse_training.storage.scripting import check_untraced, refuse_script
 
 _COMPACT = "_sparse_tensors"
 """The attribute of a module that holds what its weights are made by, and what the module was before."""
@@ -157,7 +158,8 @@ def _reading(cls: type[nn.Module], attributes: tuple[str, ...]) -> type[nn.Modul
     """Return the class of modules that make these attributes when they are read."""
     dtype_of = _stored_dtype if issubclass(cls, _NOT_AUTOCAST) else _computing_dtype
     readers = {name: _reader(name, dtype_of) for name in attributes}
-    return type(f"Compact{cls.__name__}", (cls,), {**readers, "requires_grad_": _requires_grad})
+    body = {**readers, "requires_grad_": _requires_grad, "__prepare_scriptable__": refuse_script}
+    return type(f"Compact{cls.__name__}", (cls,), body)
 
 
 def _requires_grad(module: nn.Module, requires_grad: bool = True) -> nn.Module:
@@ -175,6 +177,7 @@ def _reader(attribute: str, dtype_of: Callable[[Tensor], torch.dtype]) -> proper
         compact: _CompactModule = module.__dict__[_COMPACT]
         if torch.compiler.is_compiling() and sparse_weights.IS_CUTTING:
             return stored_weight(compact.weights.values, compact.weights.key, compact.tensors[attribute])
+        check_untraced(module)
         return compact.weights.dense(compact.tensors[attribute], dtype_of)
 
     return property(read, doc=f"The dense {attribute}, zero where no weight is active; made when it is read.")

@@ -1,0 +1,39 @@
+"""Refuses what ``torch.jit`` cannot make of a model in sparse training."""
+
+from typing import NoReturn
+
+import torch
+from torch import nn
+
+from sparsecore.errors import InputError
+
+
+def refuse_script(module: nn.Module) -> NoReturn:
+    """Raise an error that says what to script; ``torch.jit.script`` calls a module's ``__prepare_scriptable__``.
+
+    Args:
+        module: a layer or a model whose class is another one during sparse training.
+
+    Raises:
+        InputError: always.
+    """
+    raise InputError(
+        f"torch.jit.script compiles the code of modules, and this {type(module).__bases__[0].__name__} computes with "
+        "sparse weights by code that it cannot compile; script export.squashed_copy(training)"
+    )
+
+
+def check_untraced(module: nn.Module) -> None:
+    """Check that ``torch.jit.trace`` does not run, to which weights that are made when they are read are unknown.
+
+    Args:
+        module: reads such a weight.
+
+    Raises:
+        InputError: it runs, or ``torch.onnx.export(dynamo=False)``, which traces as well.
+    """
+    if torch.jit.is_tracing():
+        raise InputError(
+            f"torch.jit.trace cannot record the weights of this {type(module).__bases__[0].__name__}, which compact "
+            "storage makes when they are read; trace export.squashed_copy(training), or take export.to_onnx"
+        )
