@@ -2,10 +2,10 @@
 
 from typing import NoReturn
 
-import torch
 from torch import nn
 
 from sparsecore.errors import InputError
+from sparsecore_torch._torch_internals import is_tracing
 
 
 def refuse_script(module: nn.Module) -> NoReturn:
@@ -32,7 +32,7 @@ def check_untraced(module: nn.Module) -> None:
     Raises:
         InputError: it runs, or ``torch.onnx.export(dynamo=False)``, which traces as well.
     """
-    if torch.jit.is_tracing():
+    if is_tracing():
         raise InputError(
             f"torch.jit.trace cannot record the weights of this {type(module).__bases__[0].__name__}, which compact "
             "storage makes when they are read; trace export.squashed_copy(training), or take export.to_onnx"
