@@ -10,7 +10,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsecore.data.images import Batch, Images, Split, check_padding
+from sparsecore.data.images import Batch, Images, check_padding
 from sparsecore.engine.randomness import Randomness
 from sparsecore.errors import InputError
 
@@ -110,7 +110,8 @@ def held_out(images: Images, count: int) -> Images:
     if not 1 <= count < available:
         raise InputError(f"{count} of {available} training images cannot be held out: expected 1 to {available - 1}")
     rows = Randomness(0).generator("held out").permutation(available)
-    return attrs.evolve(images, train=_rows_of(images.train, rows[count:]), test=_rows_of(images.train, rows[:count]))
+    train, test = images.train.at(rows[count:]), images.train.at(rows[:count])
+    return attrs.evolve(images, train=train, test=images.tested(test))
 
 
 def first_images(random: Randomness, images: Images, limit: int) -> Images:
@@ -130,11 +131,7 @@ def first_images(random: Randomness, images: Images, limit: int) -> Images:
     if not 1 <= limit <= available:
         raise InputError(f"{limit} training images cannot be kept of {available}: expected 1 to {available}")
     rows = random.generator("first images").permutation(available)[:limit]
-    return attrs.evolve(images, train=_rows_of(images.train, rows))
-
-
-def _rows_of(split: Split, rows: NDArray[np.int64]) -> Split:
-    return Split(split.images[rows], split.labels[rows])
+    return attrs.evolve(images, train=images.train.at(rows))
 
 
 def _batch(draws: Randomness, order: NDArray[np.int64], first: int, last: int, augmentation: Augmentation) -> Batch:

@@ -1,8 +1,9 @@
 """Data sets in memory, the plan of a batch, and its augmentation."""
 
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import attrs
 import numpy as np
@@ -27,10 +28,31 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def at(self, rows: NDArray[np.integer]) -> "Split":
+        """Return copies of some of the examples.
+
+        Args:
+            rows: their indices, in any order.
+        """
+        return Split(self.images[rows], self.labels[rows])
+
+    def identify(self, update: Callable[[Any], object]) -> None:
+        """Feed what identifies the examples into a digest.
+
+        Args:
+            update: the digest's method, which takes bytes.
+        """
+        update(str(self.images.shape).encode())
+        update(np.ascontiguousarray(self.images).data)
+        update(np.ascontiguousarray(self.labels).data)
+
 
 @attrs.frozen(eq=False)
 class Images:
-    """A data set.
+    """A data set in memory.
+
+    Another class that has splits with ``len``, ``at`` and ``identify``, and the attributes and methods here but for the
+    moments, can stand in its place where the backend reads its images.
 
     Attributes:
         train: the training images.
@@ -47,6 +69,26 @@ class Images:
         """Height, width and channels."""
         height, width, channels = self.train.images.shape[1:]
         return height, width, channels
+
+    def tested(self, split: Split) -> Split:
+        """Return training images as they are evaluated, where they are held out: here, as they are.
+
+        Args:
+            split: some of the training images.
+        """
+        return split
+
+    def check_augmentation(self, padding: int, flip: bool) -> None:  # noqa: ARG002
+        """Check that the training images can be augmented so.
+
+        Args:
+            padding: pixels that are reflected at each side before a random crop.
+            flip: whether images are mirrored at random.
+
+        Raises:
+            InputError: the padding is not smaller than both sides, so that a reflection cannot fill it.
+        """
+        check_padding(padding, self.shape[0], self.shape[1])
 
     @cached_property
     def mean(self) -> NDArray[np.float64]:

@@ -40,6 +40,11 @@ def with_absolute_paths(tables: dict[str, Any]) -> dict[str, Any]:
     data = named["data"]
     if isinstance(data.get("dir"), str):
         data["dir"] = _absolute(data["dir"])
+    if isinstance(data.get("root"), str):
+        data["root"] = _absolute(data["root"])
+    for key in ("train_transforms", "test_transforms"):
+        if isinstance(data.get(key), str):
+            data[key] = _plugin(data[key])
     if isinstance(data.get("file"), str):  # relative to the folder of the data set
         data["file"] = _absolute(str(Path(data.get("dir", "")) / data["file"]))
     start = tables.get("start", {})
@@ -70,7 +75,11 @@ def _absolute(path: str) -> str:
 
 
 PATH_SETTINGS = frozenset({"data.dir", "data.file", "start.run", "start.weights"})
-"""Settings that are paths: a run may be resumed with other ones."""
+"""Settings that are paths."""
+
+
+NEUTRAL_SETTINGS = PATH_SETTINGS | {"data.root", "data.workers", "data.download"}
+"""Settings that change no result: a run may be resumed with other ones."""
 
 
 def _without_path(setting: str, value: Any) -> Any:
@@ -85,14 +94,14 @@ def experiment_fingerprint(tables: Mapping[str, Any]) -> str:
         tables: of :meth:`sparsecore.experiment.experiment.Experiment.tables`.
 
     Returns:
-        The SHA-256 of all settings except :data:`PATH_SETTINGS`, 64 hexadecimal digits.
+        The SHA-256 of all settings except :data:`NEUTRAL_SETTINGS`, 64 hexadecimal digits.
     """
     sections = {name: tables[name] for name in ("data", "start") if name in tables}
     without_paths = {
         name: {
             key: _without_path(f"{name}.{key}", value)
             for key, value in table.items()
-            if f"{name}.{key}" not in PATH_SETTINGS
+            if f"{name}.{key}" not in NEUTRAL_SETTINGS
         }
         for name, table in sections.items()
     }
@@ -100,7 +109,7 @@ def experiment_fingerprint(tables: Mapping[str, Any]) -> str:
 
 
 def differences(begun: Mapping[str, Any], asked: Mapping[str, Any], section: str = "") -> list[str]:
-    """The differences between two experiments, except their paths.
+    """The differences between two experiments, except in what changes no result.
 
     Args:
         begun: the tables that a run was begun with.
@@ -115,7 +124,7 @@ def differences(begun: Mapping[str, Any], asked: Mapping[str, Any], section: str
         name, there, here = f"{section}{key}", begun.get(key), asked.get(key)
         if isinstance(there, Mapping) and isinstance(here, Mapping):
             sentences += differences(there, here, f"{name}.")
-        elif _without_path(name, there) != _without_path(name, here) and name not in PATH_SETTINGS:
+        elif _without_path(name, there) != _without_path(name, here) and name not in NEUTRAL_SETTINGS:
             sentences.append(f"{name} was {there}, {here} is requested")
     return sentences
 

@@ -84,15 +84,15 @@ def data_fingerprint(images: Images) -> str:
     """
     digest = hashlib.sha256(str(images.classes).encode())
     for split in (images.train, images.test):
-        digest.update(str(split.images.shape).encode())
-        digest.update(np.ascontiguousarray(split.images).data)
-        digest.update(np.ascontiguousarray(split.labels).data)
+        split.identify(digest.update)
     return digest.hexdigest()
 
 
 def _of_plugin_files(experiment: Experiment) -> str:
     chosen = (experiment.model, experiment.dataset, experiment.backend, *experiment.strategies)
     digest = hashlib.sha256()
-    for file in filter(None, (file_of(one.name) for one in chosen)):
+    # what wraps an object of another library may have chosen more objects of files, such as transforms
+    names = [name for one in chosen for name in (one.name, *getattr(one.plugin, "selections", ()))]
+    for file in filter(None, map(file_of, names)):
         digest.update(file.read_bytes())
     return digest.hexdigest()

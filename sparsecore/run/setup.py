@@ -160,7 +160,7 @@ def set_up(experiment: Experiment, run: RunFolder | None = None) -> Setup:
     """
     images = images_of(experiment)
     augmentation = Augmentation(experiment.data.crop, experiment.data.flip)
-    augmentation.check(images.shape)
+    images.check_augmentation(augmentation.padding, augmentation.flip)
     with guard_plugin_code("model", experiment.model.name):
         parameters = tuple(experiment.model.plugin.parameters(images.shape, images.classes))
     shapes = {parameter.name: parameter.shape for parameter in parameters if parameter.sparse}
@@ -197,6 +197,10 @@ def images_of(experiment: Experiment) -> Images:
         images = held_out(images, experiment.data.held_out)
     if experiment.data.limit is not None:
         images = first_images(Randomness(experiment.seed), images, experiment.data.limit)
+    if not len(images.test):
+        raise InputError(
+            f"the data set {experiment.dataset.name!r} has no test images; data.held_out = N tests on N training images"
+        )
     return images
 
 

@@ -5,12 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+import attrs
 from torch import nn
 
-from sparsecore.errors import InputError, listed
+from sparsecore.errors import InputError, listed, unknown
 from sparsecore.extras import import_optional
 from sparsecore.plugins.discovery import load_object
 from sparsecore_torch.experiment.module_model import ModuleModel, Shape, called, factory_with_classes
+from sparsecore_torch.experiment.torch_datasets import TorchDataset
 
 Make = Callable[[Mapping[str, Any], Shape, int], Any]
 
@@ -117,4 +119,33 @@ def _check_known(library: str, name: str, known: Sequence[str]) -> None:
 _LIBRARIES: Mapping[str, Callable[[str], Make]] = MappingProxyType({"torchvision": _of_torchvision, "timm": _of_timm})
 """Makers of models by name, by the library that has them."""
 
-_KINDS: Mapping[str, Callable[[str, Mapping[str, Any]], Any | None]] = MappingProxyType({"model": _model})
+_OWN_OPTIONS = frozenset(field.name for field in attrs.fields(TorchDataset)) - {"name", "factory", "options"}
+"""Settings of a data set that are not passed on to its factory."""
+
+
+def _dataset(name: str, options: Mapping[str, Any]) -> TorchDataset | None:
+    library, _, own_name = name.partition(":")
+    factory = _torchvision_dataset(own_name) if library == "torchvision" else load_object("dataset", name)
+    if hasattr(factory, "load"):  # a data set of sparsecore
+        return None
+    if not callable(factory):
+        raise InputError(
+            f"{name!r} is a {type(factory).__name__}; give the class of a map-style data set, or a function that "
+            "returns one"
+        )
+    own = {key: value for key, value in options.items() if key in _OWN_OPTIONS}
+    others = {key: value for key, value in options.items() if key not in _OWN_OPTIONS}
+    return TorchDataset(name, factory, MappingProxyType(others), **own)
+
+
+def _torchvision_dataset(name: str) -> Any:
+    datasets = import_optional("torchvision.datasets", extra="vision", purpose=f"the data set 'torchvision:{name}'")
+    known = [key for key, value in vars(datasets).items() if isinstance(value, type)]
+    if name not in known:
+        raise InputError(unknown("data set", name, sorted(known), "torchvision has"))
+    return getattr(datasets, name)
+
+
+_KINDS: Mapping[str, Callable[[str, Mapping[str, Any]], Any | None]] = MappingProxyType(
+    {"model": _model, "dataset": _dataset}
+)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sparsecore.data.images import Batch, Images, Split, check_padding
 from sparsecore_torch.experiment.device import DeviceConfig
+from sparsecore_torch.experiment.streams import StreamedImages, StreamedInputs
 
 _PIXELS = 1 << 18
 """At most so many pixels are evaluated at a time."""
@@ -124,14 +125,14 @@ class DeviceImages:
         return normalized.permute(0, 3, 1, 2).contiguous(memory_format=self._config.memory_format)
 
 
-def inputs_of(images: Images, config: DeviceConfig) -> DeviceImages:
+def inputs_of(images: Images | StreamedImages, config: DeviceConfig) -> DeviceImages | StreamedInputs:
     """Return what gives a learner its images.
 
     Args:
-        images: the data set.
+        images: the data set, in memory or not.
         config: the device, and the dtype and memory format of images for the network.
     """
-    return DeviceImages(images, config)
+    return StreamedInputs(images, config) if isinstance(images, StreamedImages) else DeviceImages(images, config)
 
 
 def augmented(images: Tensor, rows: Tensor, shifts: Tensor, flips: Tensor, padding: int) -> Tensor:

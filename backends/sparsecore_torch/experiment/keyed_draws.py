@@ -17,7 +17,17 @@ def drawing(random: Randomness) -> Iterator[None]:
     Args:
         random: the node. On leaving, the generators of the host are as they were before.
     """
-    seed = int(random.generator().integers(2**63))
+    with drawing_by(int(random.generator().integers(2**63))):
+        yield
+
+
+@contextmanager
+def drawing_by(seed: int) -> Iterator[None]:
+    """Let code that draws from global generators draw numbers that depend on a seed alone.
+
+    Args:
+        seed: at least 0, below 2⁶³; drawn from a node of the engine's random numbers.
+    """
     of_python, of_numpy = python_random.getstate(), np.random.get_state()  # noqa: NPY002  others draw from it
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
