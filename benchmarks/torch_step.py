@@ -21,7 +21,7 @@ from writing import table, write
 from sparsecore.engine.schedules import Every
 from sparsecore_strategies.dpr import DynamicReallocation
 from sparsecore_torch import TorchBackend, sparsify
-from sparsecore_torch.sparse_training.sparsify import STORAGES
+from sparsecore_torch.sparse_training.storages import STORAGES
 
 SHAPE = (32, 32, 3)
 REPEATED = 20

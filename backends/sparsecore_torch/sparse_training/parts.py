@@ -11,8 +11,9 @@ from sparsecore.learning.ranks import Ranks
 from sparsecore_torch.sparse_training.checks import Claim
 from sparsecore_torch.sparse_training.kernels.choice import Routes
 from sparsecore_torch.sparse_training.model.selection import Selection
-from sparsecore_torch.sparse_training.optimizers.wrapped import OptimizerLayers
+from sparsecore_torch.sparse_training.optimizers.shares import OptimizerShare
 from sparsecore_torch.sparse_training.storage.storage import Storage
+from sparsecore_torch.sparse_training.storages import Stored
 
 
 @attrs.frozen(eq=False)
@@ -21,12 +22,12 @@ class TrainingParts:
 
     Attributes:
         model: without wrappers.
-        optimizer: with its wrappers; weights may move after each of its steps.
+        shares: the optimizers, with the sparse tensors that each trains; weights may move when all have stepped.
         selection: the sparse tensors.
         claims: on these tensors, so that no other training uses them.
         engines: decide which weights move, one for each group of tensors.
-        store: makes a storage of the plain model, from an optimizer, a topology and its values.
-        storage: keeps the weights.
+        store: makes a storage of the plain model, from the optimizers, a topology and its values.
+        stored: keeps the weights.
         routes: which layers run through the sparse kernels.
         ranks: the processes that train together.
         sparsity: the requested sparsity, where it was given by group that of each tensor.
@@ -34,16 +35,21 @@ class TrainingParts:
     """
 
     model: nn.Module
-    optimizer: OptimizerLayers
+    shares: tuple[OptimizerShare, ...]
     selection: Selection
     claims: Sequence[Claim]
     engines: EngineGroups
-    store: Callable[[OptimizerLayers, Topology, Tensor], Storage]
-    storage: Storage
+    store: Callable[[Sequence[OptimizerShare], Topology, Tensor], Stored]
+    stored: Stored
     routes: Routes
     ranks: Ranks
     sparsity: float | Mapping[str, float]
     learning_rates: Sequence[Callable[[], float | None]]
+
+    @property
+    def storage(self) -> Storage:
+        """Keeps the weights of all sparse tensors."""
+        return self.stored.whole
 
 
 @attrs.frozen

@@ -1,7 +1,7 @@
 """Undoes a sparsify that fails at any point, so that model and optimizer are as they were."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import attrs
@@ -10,22 +10,30 @@ from torch import Tensor, nn
 
 from sparsecore_torch._torch_internals import tensor_hooks
 from sparsecore_torch.sparse_training.model.parameters import NamedParameter
+from sparsecore_torch.sparse_training.optimizers.shares import OptimizerShare
 from sparsecore_torch.sparse_training.optimizers.wrapped import OptimizerLayers, states_of, tensors_in
 
 
 @contextmanager
-def undone_on_failure(
-    model: nn.Module, layers: OptimizerLayers, tensors: Sequence[NamedParameter], *, in_place: bool
-) -> Iterator[None]:
+def undone_on_failure(model: nn.Module, shares: Sequence[OptimizerShare], *, in_place: bool) -> Iterator[None]:
     """Undo all changes of the block if an exception leaves it, an interrupt included.
 
     Args:
         model: its modules may be given other classes, attributes, parameters and hooks.
-        layers: their param groups, state and hooks may be changed.
-        tensors: the parameters that become sparse.
+        shares: the optimizers, whose param groups, state and hooks may be changed, and the tensors that become sparse.
         in_place: whether entries of these tensors, of their gradients and of their state may be changed. Only then are
             they copied, for the time of the block.
     """
+    with ExitStack() as stack:
+        for share in shares:
+            stack.enter_context(_undone_on_failure(model, share.layers, share.tensors, in_place=in_place))
+        yield
+
+
+@contextmanager
+def _undone_on_failure(
+    model: nn.Module, layers: OptimizerLayers, tensors: Sequence[NamedParameter], *, in_place: bool
+) -> Iterator[None]:
     modules = [_Attributes.of(module) for module in model.modules()]
     optimizers = [_Attributes.of(layer) for layer in (layers.stepping, *layers.wrappers, *layers.parts)]
     lists = [(group["params"], list(group["params"])) for group in layers.stepping.param_groups]

@@ -1,9 +1,8 @@
 """``sparsify``: sparse training of a user's own model, in one line."""
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from types import MappingProxyType
 from typing import Any, SupportsIndex
 
 import attrs
@@ -31,14 +30,13 @@ from sparsecore_torch.sparse_training.group_start import group_states, starting_
 from sparsecore_torch.sparse_training.groups import Group, check_sparsities, groups_of
 from sparsecore_torch.sparse_training.kernels.choice import KERNELS
 from sparsecore_torch.sparse_training.model.parameters import check_memory, named_parameters
-from sparsecore_torch.sparse_training.model.selection import Selection, Selector, Selectors, select
+from sparsecore_torch.sparse_training.model.selection import Selector, Selectors, select
 from sparsecore_torch.sparse_training.multiplications import multiplications_per_weight
-from sparsecore_torch.sparse_training.optimizers.state import check_optimizer, learning_rates_of
-from sparsecore_torch.sparse_training.optimizers.wrapped import (
-    OptimizerLayers,
-    check_replaceable,
-    check_wrappers,
-    layers_of,
+from sparsecore_torch.sparse_training.optimizers.shares import (
+    OptimizerShare,
+    all_layers_of,
+    learning_rates_of,
+    shares_of,
 )
 from sparsecore_torch.sparse_training.parts import TrainingParts
 from sparsecore_torch.sparse_training.rollback import undone_on_failure
@@ -52,41 +50,15 @@ from sparsecore_torch.sparse_training.start import (
     pruning_ended,
 )
 from sparsecore_torch.sparse_training.start_counts import CountRequest, start_counts, with_budget
-from sparsecore_torch.sparse_training.storage.compact import CompactStorage
-from sparsecore_torch.sparse_training.storage.masked import MaskedStorage, gathered
-from sparsecore_torch.sparse_training.storage.storage import Storage
+from sparsecore_torch.sparse_training.storage.masked import gathered
+from sparsecore_torch.sparse_training.storages import IN_PLACE, STORAGES, Stored, stored
 from sparsecore_torch.sparse_training.strategy_stack import stack_of
 from sparsecore_torch.sparse_training.training import SparseTraining
-from sparsecore_torch.tensors import is_sharded
-
-MakeStorage = Callable[[nn.Module, Selection, OptimizerLayers, Topology, Tensor], Storage]
-"""Makes a storage from the model with its wrappers, selection, optimizer, topology and N values; refuses first."""
-
-
-def _masked(_: nn.Module, selection: Selection, layers: OptimizerLayers, topology: Topology, values: Tensor) -> Storage:
-    check_wrappers(layers, [one.parameter for one in selection.sparse])
-    return MaskedStorage(selection.sparse, layers.stepping, topology, values)
-
-
-def _compact(
-    model: nn.Module, selection: Selection, layers: OptimizerLayers, topology: Topology, values: Tensor
-) -> Storage:
-    if any(is_sharded(one.parameter) for one in selection.sparse):
-        raise InputError("the compact storage takes no parameters that fully_shard has sharded; the masked one does")
-    check_replaceable(layers, selection.sparse)
-    return CompactStorage(model, selection.sparse, layers.stepping, topology, values)
-
-
-_IN_PLACE = frozenset({"masked"})
-"""The storages that write into the model's own Parameters."""
-
-STORAGES: Mapping[str, MakeStorage] = MappingProxyType({"masked": _masked, "compact": _compact})
-"""The storages by name."""
 
 
 def sparsify(
     model: nn.Module,
-    optimizer: Optimizer,
+    optimizer: Optimizer | Sequence[Optimizer],
     *,
     strategy: Any = "dpr",
     sparsity: float | Mapping[Selector, float] | None = None,
@@ -110,7 +82,8 @@ def sparsify(
     Args:
         model: any module, also one wrapped by ``torch.compile`` or DistributedDataParallel, or after ``fully_shard``.
         optimizer: holds the model's parameters; after each of its steps weights may move. It may be wrapped, by
-            accelerate, Lightning, Lookahead, SAM and the like.
+            accelerate, Lightning, Lookahead, SAM and the like. Or a list of several, such as Muon and AdamW: weights
+            may move when each of them has taken a step.
         strategy: the name of a strategy ('dpr', 'set', 'deepr', 'static', or any other that is installed;
             'file.py:Object' too), an instance, or a list of these, the bottom of the stack first. Schedules count
             optimizer steps. Or a dict of these by group of tensors, in which every sparse tensor is: the keys are globs
@@ -165,12 +138,11 @@ def sparsify(
     counting.check(sparsity, start, scope)
     with pruning_ended(model, unless=is_random(start)) as pruned:
         selection = select(model, include, exclude, tuple(sparsity) if isinstance(sparsity, Mapping) else ())
-        check_not_in_training(model, selection.sparse if storage in _IN_PLACE else None)
+        check_not_in_training(model, selection.sparse if storage in IN_PLACE else None)
         check_layouts(selection.sparse)
         check_gradients(selection.sparse)
-        layers = layers_of(optimizer)
-        check_optimizer(layers.stepping, selection.sparse)
-        check_memory(selection.sparse, named_parameters(model), layers.stepping)
+        shares = shares_of(all_layers_of(optimizer), selection.sparse)
+        check_memory(selection.sparse, named_parameters(model), [share.stepping for share in shares])
         choice = KERNELS[kernels](model, selection)
         layout = Layout.of({one.name: tuple(one.parameter.shape) for one in selection.sparse})
         make = partial(
@@ -208,26 +180,27 @@ def sparsify(
                 "a strategy draws signs or values of its own at the start, as DeepR does, and would change the weights "
                 "that the training is to start with; take start='random', or another strategy"
             )
-        rates = learning_rates_of(layers, [selection.sparse[index] for index in engines.first_of_each])
+        rates = learning_rates_of(shares, [selection.sparse[index] for index in engines.first_of_each])
         engines.check_learning_rates(state, values, [rate() for rate in rates])
         if is_random(start):
             warn_of_lost_weights(selection.sparse, state.topology)
         claims = [Claim.of(one) for one in selection.sparse]
 
-        def store(layers: OptimizerLayers, topology: Topology, values: Tensor) -> Storage:
-            return choice.apply(STORAGES[storage](given, selection, layers, topology, values), topology)
+        def store(shares: Sequence[OptimizerShare], topology: Topology, values: Tensor) -> Stored:
+            made = stored(STORAGES[storage], given, shares, topology, values)
+            return attrs.evolve(made, whole=choice.apply(made.whole, topology))
 
-        with undone_on_failure(model, layers, selection.sparse, in_place=storage in _IN_PLACE):
-            layers.remember()
-            stored = store(layers, state.topology, as_tensor(values))
+        with undone_on_failure(model, shares, in_place=storage in IN_PLACE):
+            for share in shares:
+                share.layers.remember()
             parts = TrainingParts(
                 model=model,
-                optimizer=layers,
+                shares=shares,
                 selection=selection,
                 claims=claims,
                 engines=engines,
                 store=store,
-                storage=stored,
+                stored=store(shares, state.topology, as_tensor(values)),
                 routes=choice.routes,
                 ranks=present_ranks(),
                 sparsity=_requested_sparsity(sparsities, start, state),

@@ -1,7 +1,7 @@
 """Sparse training of a user's own model, from one optimizer step to the next."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, final
 
@@ -24,21 +24,15 @@ from sparsecore_torch.sparse_training import checks
 from sparsecore_torch.sparse_training.averages import mask_
 from sparsecore_torch.sparse_training.flops import FlopCount
 from sparsecore_torch.sparse_training.kernels.choice import Routes
-from sparsecore_torch.sparse_training.missed_steps import StepWatch, trained_parameters
+from sparsecore_torch.sparse_training.missed_steps import trained_parameters
 from sparsecore_torch.sparse_training.model.parameters import replicated
-from sparsecore_torch.sparse_training.optimizers.state import check_optimizer, learning_rates_of
-from sparsecore_torch.sparse_training.optimizers.step_hooks import StepHooks
-from sparsecore_torch.sparse_training.optimizers.wrapped import (
-    OptimizerLayers,
-    check_exchange,
-    check_wrappers,
-    exchange,
-    layers_of,
-)
+from sparsecore_torch.sparse_training.optimizers.shares import all_layers_of, learning_rates_of, shares_of
+from sparsecore_torch.sparse_training.optimizers.wrapped import OptimizerLayers, check_exchange, exchange
 from sparsecore_torch.sparse_training.parts import COPIED, SQUASHED, TrainingParts
 from sparsecore_torch.sparse_training.rollback import undone_on_failure
 from sparsecore_torch.sparse_training.saved_record import dump_record, load_record, observed_subject
 from sparsecore_torch.sparse_training.state_dict import adopted_by_groups, dump, identity_of, load
+from sparsecore_torch.sparse_training.steps import Steps
 from sparsecore_torch.sparse_training.summary import Summary
 from sparsecore_torch.tensors import is_sharded
 
@@ -352,24 +346,24 @@ class SparseTraining:
         and in compact storage before the optimizer's first step.
 
         Args:
-            optimizer: made of the parameters that the model has now; it may be wrapped.
+            optimizer: made of the parameters that the model has now; it may be wrapped, or a list of several.
 
         Raises:
             InputError: it cannot be used; the training goes on with the optimizer that it has.
         """
-        parts, layers = self._checked, layers_of(optimizer)
+        parts, optimizers = self._checked, all_layers_of(optimizer)
         self.check()
         old = trained_parameters(parts.model, parts.selection.sparse)
-        check_exchange(layers, old, parts.optimizer)
+        check_exchange(optimizers, old, [share.layers for share in parts.shares])
         topology, values = self.topology, parts.storage.values()
         self._release()
-        exchange(layers, old, [one.parameter for one in parts.selection.sparse])
+        exchange(optimizers, old, [one.parameter for one in parts.selection.sparse])
         try:
-            self._resume(layers, topology, values)
+            self._resume(optimizers, topology, values)
         except BaseException:
-            self._resume(parts.optimizer, topology, values)
+            self._resume([share.layers for share in parts.shares], topology, values)
             now = trained_parameters(parts.model, parts.selection.sparse)
-            exchange(layers, [one.parameter for one in parts.selection.sparse], now)
+            exchange(optimizers, [one.parameter for one in parts.selection.sparse], now)
             raise
 
     def squash(self) -> None:
@@ -387,14 +381,13 @@ class SparseTraining:
         self._record.observation.end()
 
     def _install(self, parts: TrainingParts) -> None:
-        self._watch = StepWatch(parts.model, parts.selection.sparse, parts.optimizer)
         self._freezing = checks.Freezing(parts.model, parts.selection.sparse)
-        self._has_stepped = False
-        self._hooks = StepHooks(
-            parts.optimizer,
+        self._steps = Steps(
+            parts.model,
+            parts.shares,
+            parts.stored.stores,
             is_replaced=lambda: self._plan.replaces_step,
             before=self._before_step,
-            skipped=lambda: self._watch.end_step(is_taken=False),
             after=self._after_step,
         )
         self._expect_gradient()
@@ -402,18 +395,19 @@ class SparseTraining:
     def _release(self) -> None:
         parts = self._alive
         parts.storage.squash()
-        self._hooks.end()
-        self._watch.end()
-        parts.optimizer.forget()
+        self._steps.end()
+        for share in parts.shares:
+            share.layers.forget()
 
-    def _resume(self, layers: OptimizerLayers, topology: Topology, values: Tensor) -> None:
+    def _resume(self, optimizers: Sequence[OptimizerLayers], topology: Topology, values: Tensor) -> None:
         parts = self._alive
-        check_optimizer(layers.stepping, parts.selection.sparse)
-        rates = learning_rates_of(layers, [parts.selection.sparse[index] for index in parts.engines.first_of_each])
-        with undone_on_failure(parts.model, layers, parts.selection.sparse, in_place=True):
-            layers.remember()
-            storage = parts.store(layers, topology, values)
-            self._parts = attrs.evolve(parts, optimizer=layers, storage=storage, learning_rates=rates)
+        shares = shares_of(optimizers, parts.selection.sparse)
+        rates = learning_rates_of(shares, [parts.selection.sparse[index] for index in parts.engines.first_of_each])
+        with undone_on_failure(parts.model, shares, in_place=True):
+            for share in shares:
+                share.layers.remember()
+            stored = parts.store(shares, topology, values)
+            self._parts = attrs.evolve(parts, shares=shares, stored=stored, learning_rates=rates)
             self._install(self._parts)
 
     @property
@@ -426,7 +420,7 @@ class SparseTraining:
     def _checked(self) -> TrainingParts:
         """The parts, if the model still holds the Parameters that were made sparse."""
         parts = self._alive
-        self._watch.check_parameters()
+        self._steps.check_parameters()
         return parts
 
     @property
@@ -435,25 +429,15 @@ class SparseTraining:
         return self._state
 
     def _before_step(self) -> None:
-        self._record.observation.begin()  # first, since what cannot be started raises an error
-        self._watch.begin_step()
-        self._alive.storage.check_written()
+        self._record.observation.begin()  # what cannot be started raises an error
 
     @torch.no_grad()
-    def _after_step(self, was_replaced: bool) -> None:
-        self._watch.end_step(is_taken=not was_replaced)
+    def _after_step(self) -> None:
         if self._freezing.is_compact:
             self._freezing.check()
-        if not self._has_stepped:
-            parts = self._alive
-            check_wrappers(parts.optimizer, trained_parameters(parts.model, parts.selection.sparse))
-        self._has_stepped = True
         if not self._is_agreed:  # ranks that differ might never reach an update that shows it
             self._alive.ranks.jointly(lambda: self.topology, lambda topology: {"topology": topology.sha256()})
             self._is_agreed = True
-        if was_replaced:  # the optimizer has written nothing
-            self._alive.storage.check_written()
-        self._alive.storage.enforce()
         plan = self._plan
         self._flops.step(self.topology.counts, dense_gradient=plan.wants_gradient)
         reallocation = None
@@ -470,7 +454,7 @@ class SparseTraining:
     def _compared(self) -> dict[str, Tensor]:
         """Return the tensors that must be equal on all ranks, by a description."""
         positions = {"the positions": as_tensor(self.topology.positions)}
-        return positions | replicated(self._alive.model, self._alive.optimizer.stepping)
+        return positions | replicated(self._alive.model, [share.stepping for share in self._alive.shares])
 
     def _advanced(self, plan: GroupPlans) -> tuple[GroupStates, Reallocation | None]:
         """Return the state after a step for which an engine needs the values, and the update where one was due."""

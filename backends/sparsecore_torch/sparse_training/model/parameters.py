@@ -13,7 +13,7 @@ from sparsecore_torch._torch_internals import COMPILED_MODULE, names_ignored_by_
 from sparsecore_torch.tensors import overlapping
 
 
-def replicated(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+def replicated(model: nn.Module, optimizers: Iterable[Optimizer]) -> dict[str, Tensor]:
     """Return the trained parameters that must be equal on all ranks.
 
     Buffers may differ, as batch norm's statistics do. Also left out are parameters that belong to one rank by design:
@@ -21,12 +21,12 @@ def replicated(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
 
     Args:
         model: without wrappers.
-        optimizer: that trains the parameters.
+        optimizers: that train the parameters.
 
     Returns:
         The parameters by a description such as "the values of 'conv1.weight'".
     """
-    trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    trained = {id(one) for optimizer in optimizers for group in optimizer.param_groups for one in group["params"]}
     ignored = names_ignored_by_ddp(model)
     return {
         f"the values of {name!r}": parameter
@@ -148,19 +148,21 @@ def named_parameters(model: nn.Module) -> tuple[NamedParameter, ...]:
     return tuple(NamedParameter(tuple(names[key]), tuple(holders[key].values())) for key in names)
 
 
-def check_memory(sparse: Sequence[NamedParameter], others: Sequence[NamedParameter], optimizer: Optimizer) -> None:
+def check_memory(
+    sparse: Sequence[NamedParameter], others: Sequence[NamedParameter], optimizers: Iterable[Optimizer]
+) -> None:
     """Check that no sparse tensor shares memory with another parameter.
 
     Args:
         sparse: the tensors that are to be sparse.
         others: all parameters of the model.
-        optimizer: the parameters that it trains are compared, too; they may belong to no module.
+        optimizers: the parameters that they train are compared, too; they may belong to no module.
 
     Raises:
         InputError: two parameters share entries.
     """
     known = {id(one.parameter): one.name for one in others}
-    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    trained = [one for optimizer in optimizers for group in optimizer.param_groups for one in group["params"]]
     tensors = list({id(one): one for one in [*(one.parameter for one in others), *trained]}.values())
     names = [known.get(id(one), "a parameter of the optimizer that the model does not have") for one in tensors]
     chosen = {id(one.parameter) for one in sparse}

@@ -1,7 +1,6 @@
 """The state that an optimizer keeps for the sparse tensors, and whether sparse training supports the optimizer."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from types import MappingProxyType
 from typing import Any, final
 
@@ -21,7 +20,7 @@ from sparsecore_torch.sparse_training.optimizers.profile import (
     flat,
     labelled_states,
 )
-from sparsecore_torch.sparse_training.optimizers.wrapped import OptimizerLayers, others_of
+from sparsecore_torch.sparse_training.optimizers.wrapped import others_of
 
 _UNSUPPORTED = (torch.optim.LBFGS, torch.optim.SparseAdam)
 """One updates all parameters as one vector, the other takes sparse gradients only."""
@@ -280,20 +279,3 @@ def learning_rate_of(group: Mapping[str, Any]) -> float | None:
     """
     rate = group.get("lr")
     return None if rate is None else float(rate)
-
-
-def learning_rates_of(
-    layers: OptimizerLayers, tensors: Sequence[NamedParameter]
-) -> tuple[Callable[[], float | None], ...]:
-    """Return functions that return the learning rates of tensors, for as long as their param groups exist.
-
-    Args:
-        layers: the optimizer that holds the tensors.
-        tensors: those whose learning rates strategies get.
-    """
-    groups = [(layers.stepping, group_of(layers.stepping, one.parameter)) for one in tensors]
-    return tuple(partial(_learning_rate_at, optimizer, index) for optimizer, index in groups)
-
-
-def _learning_rate_at(optimizer: Optimizer, group: int) -> float | None:
-    return learning_rate_of(optimizer.param_groups[group])

@@ -13,8 +13,11 @@ from sparsecore.errors import InputError
 from sparsecore_torch._torch_internals import runs_step_hooks
 from sparsecore_torch.sparse_training.model.parameters import NamedParameter
 
-_OTHERS: WeakKeyDictionary[Optimizer, tuple[Any, ...]] = WeakKeyDictionary()
-"""Weak references to the wrappers and parts of an optimizer, by the optimizer that takes the step."""
+_OTHERS: WeakKeyDictionary[Optimizer, tuple[tuple[Any, ...], ...]] = WeakKeyDictionary()
+"""Weak references to the wrappers and parts of an optimizer, by the optimizer that takes the step.
+
+There is an entry for each training that the optimizer has a part in.
+"""
 
 
 @attrs.frozen(eq=False)
@@ -43,11 +46,19 @@ class OptimizerLayers:
 
     def remember(self) -> None:
         """Let :func:`states_of` find the state of wrappers and parts as well, from now on."""
-        _OTHERS[self.stepping] = tuple(ref(other) for other in (*self.wrappers, *self.parts))
+        _OTHERS[self.stepping] = (*_OTHERS.get(self.stepping, ()), self._references)
 
     def forget(self) -> None:
-        """Undo :meth:`remember`."""
-        _OTHERS.pop(self.stepping, None)
+        """Undo one :meth:`remember`."""
+        remembered = list(_OTHERS.pop(self.stepping, ()))
+        if self._references in remembered:
+            remembered.remove(self._references)
+        if remembered:
+            _OTHERS[self.stepping] = tuple(remembered)
+
+    @property
+    def _references(self) -> tuple[Any, ...]:
+        return tuple(ref(other) for other in (*self.wrappers, *self.parts))
 
 
 def layers_of(optimizer: Any) -> OptimizerLayers:
@@ -106,7 +117,8 @@ def others_of(optimizer: Optimizer) -> tuple[Any, ...]:
     Returns:
         Those that :meth:`OptimizerLayers.remember` has noted, as far as they still exist.
     """
-    return tuple(other for other in (reference() for reference in _OTHERS.get(optimizer, ())) if other is not None)
+    references = dict.fromkeys(reference for own in _OTHERS.get(optimizer, ()) for reference in own)
+    return tuple(other for other in (reference() for reference in references) if other is not None)
 
 
 def _inner_optimizers(layer: Any) -> list[Any]:
@@ -193,45 +205,51 @@ def check_replaceable(layers: OptimizerLayers, tensors: Sequence[NamedParameter]
             )
 
 
-def check_exchange(layers: OptimizerLayers, trained: Sequence[nn.Parameter], before: OptimizerLayers) -> None:
-    """Check that another optimizer holds what the present one trains.
+def check_exchange(
+    optimizers: Sequence[OptimizerLayers], trained: Sequence[nn.Parameter], before: Sequence[OptimizerLayers]
+) -> None:
+    """Check that other optimizers hold what the present ones train.
 
     Args:
-        layers: the other one.
+        optimizers: the other ones.
         trained: the sparse Parameters, or the one of compact storage.
-        before: the present one.
+        before: the present ones.
 
     Raises:
-        InputError: it does not, or it has state that compact storage cannot take over.
+        InputError: they do not, or one has state that compact storage cannot take over.
     """
-    if layers.stepping is before.stepping:
+    known = {id(one.stepping) for one in before}
+    if all(id(one.stepping) in known for one in optimizers) and len(optimizers) == len(before):
         return
-    held = _parameters(layers.stepping)
+    names = ", ".join(type(one.stepping).__name__ for one in optimizers)
+    held = set[int]().union(*(_parameters(one.stepping) for one in optimizers))
     missing = sum(id(parameter) not in held for parameter in trained)
     if missing:
         raise InputError(
-            f"{type(layers.stepping).__name__} does not hold {missing} of the {len(trained)} Parameters in sparse "
-            "training; make it of those that the model has now"
+            f"{names} does not hold {missing} of the {len(trained)} Parameters in sparse training; make it of those "
+            "that the model has now"
         )
-    if len(trained) == 1 and trained[0].ndim == 1 and layers.stepping.state.get(trained[0]):
-        raise InputError(
-            f"{type(layers.stepping).__name__} has taken steps already, and compact storage cannot take its state "
-            "over; call follow(optimizer) before its first step"
-        )
+    for layers in optimizers:
+        is_new = id(layers.stepping) not in known
+        if is_new and any(one.ndim == 1 and layers.stepping.state.get(one) for one in trained):
+            raise InputError(
+                f"{type(layers.stepping).__name__} has taken steps already, and compact storage cannot take its state "
+                "over; call follow(optimizer) before its first step"
+            )
 
 
-def exchange(layers: OptimizerLayers, old: Sequence[nn.Parameter], new: Sequence[nn.Parameter]) -> None:
+def exchange(optimizers: Sequence[OptimizerLayers], old: Sequence[nn.Parameter], new: Sequence[nn.Parameter]) -> None:
     """Replace Parameters by others in the param group that holds the first of them.
 
     Args:
-        layers: the optimizer and its wrappers.
+        optimizers: with their wrappers.
         old: the Parameters that are replaced.
         new: the others, of any number.
     """
     if all(one is other for one, other in zip(old, new, strict=False)):
         return
     gone = {id(parameter) for parameter in old}
-    for group in layers.stepping.param_groups:
+    for group in [group for layers in optimizers for group in layers.stepping.param_groups]:
         parameters = group["params"]
         slots = [slot for slot, parameter in enumerate(parameters) if id(parameter) in gone]
         if slots:
