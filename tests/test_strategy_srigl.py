@@ -254,6 +254,84 @@ class Uneven:
         return random_topology(layout, [max(1, size // 2) for size in layout.sizes], random, arrays)
 
 
+def ablating_update(mask, weights, gradient, shape, fraction, gamma, *, regrow):
+    """An update with ablation spelled out, neuron by neuron."""
+    places = cut(np.arange(len(mask)), shape, None)
+    count = floored(fraction, mask.sum())
+    active = np.flatnonzero(mask)
+    smallest = sorted(active.tolist(), key=lambda place: abs(weights[place]))[:count]
+    steepest = sorted(np.flatnonzero(~mask).tolist(), key=lambda place: -abs(gradient[place]))[:count]
+    salient = (set(active.tolist()) - set(smallest)) | set(steepest)
+    numbers = [int(mask[part].sum()) for part in places]
+    fan_in = sum(numbers) / sum(number > 0 for number in numbers)
+    found = [len(salient & set(part.tolist())) for part in places]
+    left = [n for n in range(len(places)) if numbers[n] and found[n] >= gamma * fan_in]
+    needed = math.ceil(sum(numbers) / len(places[0]))
+    if len(left) < needed:
+        there = [n for n in range(len(places)) if numbers[n]]
+        left = sorted(sorted(there, key=lambda n: (-found[n], n))[:needed])
+    wanted = [0] * len(places)
+    for place in range(sum(numbers)):
+        wanted[left[place % len(left)]] += 1
+    kept = mask.copy()
+    for n, part in enumerate(places):
+        own = sorted([place for place in part.tolist() if mask[place]], key=lambda place: abs(weights[place]))
+        kept[own[: max(0, numbers[n] - wanted[n])]] = False
+    may = []
+    for n, part in enumerate(places):
+        own = sorted([place for place in part.tolist() if mask[place]], key=lambda place: abs(weights[place]))
+        may += own[: min(len(part) - wanted[n], numbers[n] - 1) if wanted[n] else numbers[n]]
+    kept[sorted(may, key=lambda place: abs(weights[place]))[:count]] = False
+    after, taken = kept.copy(), kept if regrow else mask
+    for n, part in enumerate(places):
+        free = sorted([place for place in part.tolist() if not taken[place]], key=lambda place: -abs(gradient[place]))
+        after[free[: wanted[n] - int(kept[part].sum())]] = True
+    return after
+
+
+@settings(max_examples=25)
+@given(
+    seed=st.integers(0, 1000),
+    sparsity=st.sampled_from([0.0, 0.5, 0.9, 0.97]),
+    fraction=st.sampled_from([0.0, 0.3, 0.8]),
+    gamma=st.sampled_from([0.05, 0.3, 0.7, 1.0]),
+    regrow=st.booleans(),
+)
+def test_neurons_with_few_salient_weights_are_ablated_and_the_others_share_their_weights(
+    seed, sparsity, fraction, gamma, regrow
+):
+    layout = Layout.of({"kernels": (8, 3, 2, 2), "matrix": (12, 20), "row": (1, 12)})
+    strategy = attrs.evolve(EVERY_STEP, drop_fraction=fraction, ablate=gamma)
+    for arrays in backends().values():
+        algorithm = Engine(layout, {"srigl": strategy}, arrays=arrays, seed=seed, regrow_pruned=regrow)
+        state = algorithm.start(sparsity)
+        for update in range(4):
+            weights, gradient = (drawn(layout, [seed, update, which]) for which in (0, 1))
+            for row in range(0, 8, 3):  # neurons that lose
+                weights["kernels"][row * 12 : row * 12 + 12] *= 1e-3
+                gradient["kernels"][row * 12 : row * 12 + 12] *= 1e-3
+            there = {name: arrays.from_numpy(dense) for name, dense in gradient.items()}
+            before = state.topology
+            state, _ = algorithm.update(state, arrays.from_numpy(gathered(before, weights)), there.__getitem__)
+            masks = masks_of(before)
+            for name, shape in zip(layout.names, layout.shapes, strict=True):
+                expected = ablating_update(
+                    masks[name], weights[name], gradient[name], shape, fraction, gamma, regrow=regrow
+                )
+                assert masks_of(state.topology)[name].tolist() == expected.tolist(), (name, update)
+            for name, numbers in held(state.topology, None).items():
+                found = [number for number in numbers if number]
+                assert max(found) - min(found) <= 1
+                was = held(before, None)[name]
+                assert sum(numbers) == sum(was)
+                assert all(not now or then for now, then in zip(numbers, was, strict=True))
+
+
+def test_ablation_is_of_whole_neurons():
+    with pytest.raises(InputError, match="group = 4"):
+        StructuredRigL(group=4, ablate=0.3)
+
+
 class TestStructuredRigL(StrategyTests):
     strategy = hyperparameters(StructuredRigL)
     max_examples = 5

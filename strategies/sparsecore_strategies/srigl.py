@@ -16,6 +16,7 @@ from sparsecore.strategy import (
     Declares,
     Every,
     Gradient,
+    InputError,
     Layout,
     Randomness,
     Schedule,
@@ -25,6 +26,7 @@ from sparsecore.strategy import (
     count_in_groups,
     counting_of,
     distribution,
+    first_free,
     first_of_each_group,
     fraction_of,
     free_by_score,
@@ -38,6 +40,7 @@ from sparsecore.strategy import (
     smallest,
     smallest_of_each_group,
 )
+from sparsecore_strategies.srigl_ablation import Neurons, first_in_groups
 
 
 @attrs.frozen(eq=False)
@@ -53,15 +56,22 @@ class StructuredRigL:
     An update is RigL's, in place of the optimizer's step: the fraction f of each tensor's weights is dropped by |w|,
     wherever they are, and each group grows by |dense gradient| what it has lost, from zero.
 
-    The paper also ablates neurons, whose weights then go to the fan-in of the others; this is the arm of it that does
-    not. There what was just dropped may grow again at once; here the run's ``regrow_pruned`` says whether, and of a
+    In the paper, what was just dropped may grow again at once; here the run's ``regrow_pruned`` says whether, and of a
     group no more is dropped than it has had free positions: then the next smallest of other groups go.
+
+    With ``ablate``, the paper's γ, an update first ablates neurons, that is outputs: those with fewer *salient* weights
+    than γ times the mean fan-in. Salient are the weights that RigL's update without groups would have: all but the
+    fraction f that is smallest, and as many free positions with the largest |dense gradient|. An ablated neuron loses
+    all its weights for good, and the others share them, so that the tensor keeps its number: each neuron that is left
+    gets the same fan-in, the first ones one weight more where it does not divide the number. The paper has γ = 0.3, and
+    uses ablation above a sparsity of 0.9; its authors' code may bring an ablated neuron back.
 
     Attributes:
         group: M, which divides the fan-in of every sparse tensor; None for the whole fan-in.
         drop_fraction: f, RigL's.
         start: the start distribution: 'erk' (Erdős–Rényi with kernels, the paper's), 'er' or 'uniform'.
         schedule: when updates are due.
+        ablate: γ, for which ``group`` must be None; 0 ablates no neuron.
     """
 
     group: int | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.ge(1)))
@@ -72,6 +82,14 @@ class StructuredRigL:
         default="erk", validator=attrs.validators.in_(("erk", "er", "uniform"))
     )
     schedule: Every = Every(steps=100, until=0.75)
+    ablate: float = attrs.field(default=0.0, validator=[attrs.validators.ge(0), attrs.validators.le(1)])
+
+    def __attrs_post_init__(self) -> None:
+        if self.ablate and self.group is not None:
+            raise InputError(
+                f"srigl ablates neurons with a constant fan-in, for which group is None; given ablate = {self.ablate} "
+                f"and group = {self.group}"
+            )
 
     @property
     def declares(self) -> Declares:
@@ -99,8 +117,10 @@ class StructuredRigL:
         return True
 
     @hookimpl
-    def prune(self, topology: Topology, values: Array, clock: Clock) -> Array:
+    def prune(self, topology: Topology, values: Array, gradient: Gradient, clock: Clock) -> Array:
         """In each tensor, drop the fraction f with the smallest |w| that their groups have room to replace.
+
+        With ``ablate``, also drop all weights of neurons of which too few are salient.
 
         Returns:
             bool, (N,), True for the survivors.
@@ -108,6 +128,12 @@ class StructuredRigL:
         sizes = group_sizes(topology.layout, self.group)
         counts = fraction_of(self.drop_fraction(clock), topology.counts)
         arrays, names = topology.arrays, topology.layout.names
+        if self.ablate:
+            neurons = [Neurons.of(topology, name, size) for name, size in zip(names, sizes, strict=True)]
+            pairs = zip(neurons, map(int, counts), strict=True)
+            return topology.all_but(
+                arrays.concatenate([one.dropped(values, gradient, count, self.ablate) for one, count in pairs])
+            )
         full = _fuller_than_half(topology, sizes)
         dropped = [
             _smallest_replaceable(topology, name, values, size, int(count))
@@ -136,6 +162,16 @@ class StructuredRigL:
         """
         layout, arrays = occupied.layout, occupied.arrays
         lost, sizes = _without(topology, kept), group_sizes(layout, self.group)
+        if self.ablate:
+            fan_ins = dict(zip(layout.names, sizes, strict=True))
+            grown = dict(zip(layout.names, map(int, counts), strict=True))
+            return first_free(
+                occupied,
+                counts,
+                lambda name: Neurons.of(kept, name, fan_ins[name]).fillers(
+                    free_by_score(occupied, name, gradient), grown[name]
+                ),
+            )
         found = []
         for name, size, offset, count in zip(layout.names, sizes, layout.offsets, counts, strict=False):
             if count:
@@ -200,6 +236,4 @@ def _without(topology: Topology, kept: Topology) -> Topology:
 
 def _replacements_first(free: Array, lost: Array, size: int, arrays: Arrays) -> Array:
     """Move the first free positions of each group, as many as it has ``lost``, before all others."""
-    groups = free // size
-    replaces = first_of_each_group(groups, count_in_groups(lost, groups, arrays), arrays)
-    return arrays.take(free, arrays.argsort(arrays.cast(~replaces, np.int8)))
+    return first_in_groups(free, count_in_groups(lost, free // size, arrays), size, arrays)
