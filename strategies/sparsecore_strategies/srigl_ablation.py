@@ -112,7 +112,7 @@ class Neurons:
         steep = free_by_score(self.topology, self.name, gradient)[:count] // self.size
         salient: Any = sum(np.bincount(arrays.to_numpy(part), minlength=neurons) for part in (large, steep))
         there = self.counts > 0
-        enough = there & (salient >= ablate * len(self.groups) / there.sum())
+        enough: NDArray[np.bool_] = there & (salient >= ablate * len(self.groups) / there.sum())
         needed = -(-len(self.groups) // self.size)
         if enough.sum() >= needed:
             return enough
