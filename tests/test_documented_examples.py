@@ -25,6 +25,7 @@ ELSEWHERE = {
     "docs/export.md": "test_export_documentation.py",
     "docs/flops.md": "test_flops.py",
     "docs/hooks.md": "test_plugin_documentation.py",
+    "docs/notebooks.md": "test_observers_documentation.py",
     "docs/observers.md": "test_observers_documentation.py",
     "docs/several-devices.md": "test_torch_ddp.py",
     "docs/sparsify.md": "test_sparsify_documentation.py",

@@ -1,10 +1,10 @@
-"""The examples of docs/observers.md run as printed, and its tables have what there is."""
+"""The examples of docs/observers.md and docs/notebooks.md run as printed, and tables have what there is."""
 
 import csv
 import re
 
 import pytest
-from pages import code, read
+from pages import ROOT, code, read
 
 torch = pytest.importorskip("torch")
 
@@ -23,6 +23,16 @@ def test_the_page_runs_and_its_log_has_the_lines_that_it_shows(tmp_path, monkeyp
     assert [",".join(row) for row in rows[: len(shown) - 2]] == shown[:-2]
     assert {int(step) for step, _, _ in rows[1:]} == {0, 100, 200, 300}
     assert rows[4] == ["100", "sparsity", "0.9"]
+
+
+def test_the_page_about_notebooks_runs_and_names_all_notebooks(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    (block,) = code("docs/notebooks.md")
+    exec(block, {})
+    assert (tmp_path / "moves.png").exists()
+    for notebook in (ROOT / "examples" / "notebooks").glob("*.ipynb"):
+        assert f"](../examples/notebooks/{notebook.name})" in read("docs/notebooks.md")
 
 
 def test_the_tables_name_all_logs_and_all_methods():
