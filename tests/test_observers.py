@@ -98,6 +98,19 @@ def test_the_itop_rate_is_the_share_of_positions_ever_active_also_across_checkpo
     assert resumed[2].metrics()["itop_rate"] == ever_active(whole)
 
 
+def test_positions_that_are_adopted_were_active_too():
+    model, optimizer, training = started(Recorder(itop=True))
+    train(model, optimizer, range(1))
+    before = training.metrics()["itop_rate"]
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("weight"):
+                parameter.copy_(parameter.flip(0))
+    training.adopt()
+    both = training.metrics()["itop_rate"]
+    assert before < both <= 2 * before
+
+
 def test_the_itop_rate_is_not_measured_unless_an_observer_asks():
     observer = Recorder()
     model, optimizer, training = started(observer)

@@ -8,46 +8,36 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-from sparsify_examples import mlp, often, sgd, train
+from observer_examples import started
+from sparsify_examples import often, train
 
-from sparsecore import hookimpl
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.topology import Layout, Topology
 from sparsecore.errors import InputError
+from sparsecore.observers import Observer
 from sparsecore.observers.history import MOST_ENTRIES, History
 from sparsecore.observers.metrics import overlap
 from sparsecore_numpy import NumpyArrays
-from sparsecore_torch import sparsify
 
 TENSORS = ("0.weight", "2.weight", "4.weight")
 
 
-@attrs.frozen(eq=False)
-class Masks:
-    """Keeps the mask of all tensors before and after each update."""
+@attrs.define(eq=False)
+class Masks(Observer):
+    """Keeps the active positions before and after each update."""
 
     seen: list = attrs.field(factory=list)
 
-    @hookimpl
-    def reallocated(self, reallocation):
-        self.seen.append([topology.arrays.to_numpy(topology.positions) for topology in topologies(reallocation)])
+    def reallocated(self, update):
+        both = update.reallocation.before, update.reallocation.after
+        self.seen.append([topology.arrays.to_numpy(topology.positions) for topology in both])
 
 
-def topologies(reallocation):
-    return reallocation.before, reallocation.after
-
-
-def started(*, watch=(), **options):
-    model = mlp()
-    optimizer = sgd(model)
-    given = {"strategy": [often(), *watch], "sparsity": 0.75, "include": "*weight", "seed": 3, **options}
-    return model, optimizer, sparsify(model, optimizer, **given)
-
-
-@pytest.mark.parametrize("regrow_pruned", [False, True])
-def test_metrics_are_those_of_the_masks_and_of_the_last_update(regrow_pruned):
+@pytest.mark.parametrize("options", [{}, {"regrow_pruned": True}, {"units": "2x2", "include": "[02].weight"}], ids=str)
+def test_metrics_are_those_of_the_masks_and_of_the_last_update(options):
     masks = Masks()
-    model, optimizer, training = started(watch=[masks], regrow_pruned=regrow_pruned)
+    model, optimizer, training = started(**options)
+    training.observe(masks)
     before = training.metrics()
     assert [before[name] for name in ("pruned", "grown", "overlap", "sparsity")] == [0, 0, 1, training.sparsity]
     assert before["DynamicReallocation.threshold"] == 0.05
@@ -79,6 +69,20 @@ def test_a_resumed_training_has_the_history_and_the_metrics_of_the_uninterrupted
     ours, theirs = resumed.state_dict()["history"], training.state_dict()["history"]
     assert len(ours["step"]) == training.updates == 4
     assert all(np.array_equal(ours[name], theirs[name]) for name in theirs if name != "latest")
+
+
+def test_metrics_do_not_depend_on_the_storage_and_name_the_groups_of_strategies():
+    results = []
+    for options in ({}, {"storage": "compact"}, {"strategy": {"*": often(), "0.*": often()}}):
+        model, optimizer, training = started(**options)
+        train(model, optimizer, range(5))
+        results.append(training.metrics())
+    masked, compact, groups = results
+    assert masked == compact
+    assert {name for name in groups if "threshold" in name} == {
+        "DynamicReallocation.threshold/0.*",
+        "DynamicReallocation.threshold/*",
+    }
 
 
 def test_state_dicts_without_a_history_still_load_and_damaged_histories_do_not():

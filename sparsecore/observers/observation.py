@@ -152,6 +152,15 @@ class Observation:
         update = ObservedUpdate(reallocation, clock, named)
         self._tell(lambda _, observer: observer.reallocated(update))
 
+    def moved(self, topology: Topology) -> None:
+        """Take note of weights that were moved by something other than an update; observers are not called.
+
+        Args:
+            topology: the active positions now.
+        """
+        if self.coverage is not None:
+            self.coverage.add_topology(topology)
+
     def measured(self, step: int, metrics: Mapping[str, float]) -> None:
         """Tell the observers what was measured at the end of an epoch.
 

@@ -5,11 +5,14 @@ from types import MappingProxyType
 
 import attrs
 
+from sparsecore.engine.groups import GroupStates
 from sparsecore.engine.schedules import Clock
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import listed, printable
 from sparsecore.notebook.html import TensorCounts, block, details, history_chart, note, tensor_table
 from sparsecore.observers.history import History
+from sparsecore_torch.sparse_training.parts import TrainingParts
+from sparsecore_torch.tensors import is_sharded
 
 _NUMBERS = ("shape", "weights", "density at start", "density now")
 _SHOWN = 8
@@ -42,6 +45,29 @@ class Summary:
     by_name: Mapping[str, str] = MappingProxyType({})
     groups: Mapping[str, str] = MappingProxyType({})
     history: History | None = None
+
+    @classmethod
+    def of(cls, parts: TrainingParts, state: GroupStates, start: tuple[int, ...], history: History) -> "Summary":
+        """Return the summary of a training now.
+
+        Args:
+            parts: of the training.
+            state: the present one.
+            start: the number of active weights that each tensor had at the start.
+            history: the updates so far.
+        """
+        # gathering sharded values is collective, and one rank alone may call for a summary
+        is_any_sharded = any(is_sharded(one.parameter) for one in parts.selection.sparse)
+        return cls(
+            topology=state.topology,
+            start=start,
+            left_out=parts.selection.left_out,
+            clock=state.clock,
+            zeros=None if is_any_sharded else int((parts.storage.values() == 0).sum()),
+            by_name=parts.selection.by_name,
+            groups=parts.engines.described(),
+            history=history,
+        )
 
     def rows(self) -> list[tuple[str, ...]]:
         """Return the table's rows.

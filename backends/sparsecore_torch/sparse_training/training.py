@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, final
 
 import attrs
@@ -34,7 +33,6 @@ from sparsecore_torch.sparse_training.saved_record import dump_record, load_reco
 from sparsecore_torch.sparse_training.state_dict import adopted_by_groups, dump, identity_of, load
 from sparsecore_torch.sparse_training.steps import Steps
 from sparsecore_torch.sparse_training.summary import Summary
-from sparsecore_torch.tensors import is_sharded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -141,13 +139,7 @@ class SparseTraining:
             InputError: there are no such kernels, the training does not use the sparse ones, or no tensor that they
                 compute has such a name.
         """
-        routes = self._alive.routes
-        if not routes.sparse:
-            raise InputError("this training has no sparse kernels to choose; call sparsify with kernels='sparse'")
-        if not any(fnmatchcase(name, tensors) for name in routes.sparse):
-            known = ", ".join(routes.sparse)
-            raise InputError(f"no tensor that the sparse kernels compute matches {tensors!r}; they compute {known}")
-        routes.decisions.use(kernels, tensors)
+        self._alive.routes.use(kernels, tensors)
 
     def values(self) -> Tensor:
         """Return the N values in the order of the topology's positions, at least float32.
@@ -184,22 +176,7 @@ class SparseTraining:
         Raises:
             InputError: the training has ended, or the model no longer holds the Parameters that were made sparse.
         """
-        parts = self._checked
-        # gathering sharded values is collective, and one rank alone may call for a summary
-        is_any_sharded = any(is_sharded(one.parameter) for one in parts.selection.sparse)
-        zeros = None if is_any_sharded else int((parts.storage.values() == 0).sum())
-        selection = parts.selection
-        groups = parts.engines.described()
-        return Summary(
-            self.topology,
-            self._start,
-            selection.left_out,
-            self._now.clock,
-            zeros,
-            selection.by_name,
-            groups,
-            self._record.history,
-        )
+        return Summary.of(self._checked, self._now, self._start, self._record.history)
 
     def flops(self, *inputs: Any, **by_keyword: Any) -> Flops:
         """Return the floating-point operations of a batch: in inference, and in training so far; for ``print``.
@@ -290,8 +267,8 @@ class SparseTraining:
         parts.routes.decisions.load(saved.get("kernels", {}))
         parts.storage.restore(state.topology)
         self._state, self._start, self._flops = state, start, flops
-        record.put(self._record, state)
         self._expect_gradient()
+        record.put(self._record, state)
 
     def keep_state_dicts_plain(self) -> None:
         """Let the state dicts of model and optimizer be those of a dense model with zeros from now on, in any storage.
@@ -326,6 +303,7 @@ class SparseTraining:
         parts.storage.restore(self._state.topology)
         self._is_agreed = False
         self._expect_gradient()
+        self._record.observation.moved(self.topology)
 
     def mask_(self, target: nn.Module | Mapping[str, Tensor]) -> None:
         """Set all inactive weights to zero, in place, of an average (EMA, SWA) or of the model itself.

@@ -1,6 +1,7 @@
 """Chooses the kernels that compute a model's layers: torch's, or the sparse ones for the layers that they support."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,23 @@ class Routes:
     left_out: Mapping[str, str]
     decisions: Decisions = attrs.field(factory=Decisions)
     cuts: "list[Cut]" = attrs.field(factory=list)
+
+    def use(self, kernels: str, tensors: str) -> None:
+        """Set by hand what computes regions and layers, in place of what is measured faster.
+
+        Args:
+            kernels: 'sparse' or 'dense'.
+            tensors: a glob on names of sparse tensors; a region is computed so if it has one of these.
+
+        Raises:
+            InputError: there are no such kernels, none are sparse, or no tensor that they compute has such a name.
+        """
+        if not self.sparse:
+            raise InputError("this training has no sparse kernels to choose; call sparsify with kernels='sparse'")
+        if not any(fnmatchcase(name, tensors) for name in self.sparse):
+            known = ", ".join(self.sparse)
+            raise InputError(f"no tensor that the sparse kernels compute matches {tensors!r}; they compute {known}")
+        self.decisions.use(kernels, tensors)
 
     def __repr__(self) -> str:
         return str(self)
