@@ -23,6 +23,7 @@ from sparsify_examples import (
 from torch import nn
 
 from sparsecore.engine.hooks import hookimpl
+from sparsecore.toolbox.ranking import largest_free
 from sparsecore_torch import sparsify
 
 
@@ -166,6 +167,35 @@ def test_an_update_that_replaces_a_step_skips_the_optimizer(way):
     assert (training.step, training.updates) == (6, 2)
     training.squash()
     assert not any(value for key, value in vars(optimizer).items() if "hook" in key)
+
+
+@attrs.frozen(eq=False)
+class Addresses:
+    """Notes where the gradients lie that growth asks for."""
+
+    seen: dict = attrs.field(factory=dict)
+
+    @hookimpl
+    def grow(self, occupied, counts, gradient):
+        self.seen.update({name: gradient(name).data_ptr() for name in occupied.layout.names})
+        return largest_free(occupied, counts, gradient)
+
+
+@pytest.mark.parametrize("is_replaced", [True, False])
+def test_dense_gradients_are_copied_only_where_the_optimizer_takes_a_step(is_replaced):
+    model, addresses = mlp(), Addresses()
+    strategies = [often(every=1), addresses, *([InPlaceOfSteps()] if is_replaced else [])]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    training = sparsify(model, optimizer, strategy=strategies, sparsity=0.75)
+    before = training.masks()
+    loss_at(model, 0).backward()
+    optimizer.step()
+    assert training.updates == 1
+    for name, mask in training.masks().items():
+        gradient = model.get_parameter(name).grad
+        assert (addresses.seen[name] == gradient.data_ptr()) == is_replaced
+        assert gradient[mask & before[name]].any()
+        assert not gradient[~(mask & before[name])].any()
 
 
 @attrs.frozen(eq=False)

@@ -33,6 +33,26 @@ def local_indices(positions: Tensor, offset: int) -> Tensor:
     return positions.long().sub_(offset) if positions.dtype is not torch.int64 else positions - offset
 
 
+def _narrow_indices(topology: Topology, tensor: int) -> Tensor:
+    """Return :func:`active_indices` in the dtype of the positions, which takes half the memory where that is int32."""
+    first, last = topology.bounds[tensor : tensor + 2]
+    return as_tensor(topology.positions[first:last] - topology.layout.offsets[tensor])
+
+
+def gather_active(dense: Tensor, topology: Topology, tensor: int) -> Tensor:
+    """Return the active entries of a dense tensor.
+
+    Args:
+        dense: of the tensor's shape, with any strides.
+        topology: the active positions.
+        tensor: the tensor's index in the layout.
+
+    Returns:
+        (N_i,).
+    """
+    return gather(dense, _narrow_indices(topology, tensor))
+
+
 def active_indices(topology: Topology, tensor: int) -> Tensor:
     """Return the indices of a tensor's active weights within the flat tensor.
 
@@ -236,6 +256,8 @@ class TorchArrays:
 
     def searchsorted(self, sorted_array: Tensor, queries: Tensor, side: Literal["left", "right"]) -> Tensor:
         """Return the index at which each query would be inserted into the ascending ``sorted_array``."""
+        if _is_known_to_numpy(sorted_array):  # NumPy's begins each search where that of a smaller query before it ended
+            return torch.from_numpy(np.searchsorted(self.to_numpy(sorted_array), self.to_numpy(queries), side))
         return torch.searchsorted(sorted_array.contiguous(), queries.contiguous(), side=side)
 
     def all_finite(self, array: Tensor) -> bool:

@@ -206,13 +206,13 @@ def _merge(
     order = arrays.argsort(positions)  # of two ascending parts, which a stable sort merges
     kept = counting.nonzero(survives, survivors.size)
     sources = arrays.take(arrays.concatenate([kept, arrays.zeros_like(kept, grown.size) + before.size]), order)
-    carried = _gather(values, sources, before)
+    carried = arrays.concatenate([arrays.take(values, kept), initial])
     return Reallocation(
         before=before,
         after=before.at(arrays.take(positions, order), survivors.counts + grown.counts),
         survives=arrays.readonly(survives),
         sources=arrays.readonly(sources),
-        values=arrays.readonly(arrays.put(carried, counting.nonzero(sources == before.size, grown.size), initial)),
+        values=arrays.readonly(arrays.take(carried, order)),
         pruned=constant(before.counts - survivors.counts),
         grown=grown.counts,
         grown_weights=grown,

@@ -21,7 +21,7 @@ from sparsecore_torch._torch_internals import (
     own_parameters,
     storage_of_weak_reference,
 )
-from sparsecore_torch.arrays import active_indices, gather
+from sparsecore_torch.arrays import gather_active
 from sparsecore_torch.sparse_training.model.parameters import (
     NamedParameter,
     named_parameters,
@@ -280,7 +280,7 @@ def warn_of_lost_weights(tensors: Sequence[NamedParameter], topology: Topology) 
     for index, one in enumerate(tensors):
         dense = full_tensor(one.parameter)
         nonzero = int(dense.count_nonzero())
-        gone = nonzero - int(gather(dense, active_indices(topology, index)).count_nonzero())
+        gone = nonzero - int(gather_active(dense, topology, index).count_nonzero())
         if nonzero and _share_of_zeros(dense, one) >= _MANY_ZEROS:
             lost[one.name] = (gone, nonzero)
     gone, nonzero = (sum(numbers) for numbers in zip((0, 0), *lost.values(), strict=True))

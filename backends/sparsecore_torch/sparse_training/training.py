@@ -457,4 +457,5 @@ class SparseTraining:
         return self._latest_plan
 
     def _expect_gradient(self) -> None:
-        self._alive.storage.expect_gradient(dense=self._plan.wants_gradient)
+        plan = self._plan
+        self._alive.storage.expect_gradient(dense=plan.wants_gradient, is_step_replaced=plan.replaces_step)

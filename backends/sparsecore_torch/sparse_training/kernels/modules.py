@@ -255,9 +255,9 @@ class RoutedStorage:
         """Return the positions of all nonzero weights, active or not; ascending, int64."""
         return self._inner.nonzero_positions()
 
-    def expect_gradient(self, *, dense: bool) -> None:
+    def expect_gradient(self, *, dense: bool, is_step_replaced: bool = False) -> None:
         """Prepare for the gradients of the next step, and compute densely where these are to be dense."""
-        self._inner.expect_gradient(dense=dense)
+        self._inner.expect_gradient(dense=dense, is_step_replaced=is_step_replaced)
         for route in self._routes:
             route.expect(dense=dense)
 

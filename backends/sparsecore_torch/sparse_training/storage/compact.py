@@ -11,7 +11,7 @@ from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
 from sparsecore.learning.ledger import Ledger
-from sparsecore_torch.arrays import active_indices, as_tensor, gather, scatter
+from sparsecore_torch.arrays import active_indices, as_tensor, gather_active, scatter
 from sparsecore_torch.sparse_training.model.parameters import NamedParameter
 from sparsecore_torch.sparse_training.storage.compact_modules import check_modules, make_compact, make_dense
 from sparsecore_torch.sparse_training.storage.compact_optimizer import (
@@ -144,7 +144,7 @@ class CompactStorage:
             "or take storage='masked'"
         )
 
-    def expect_gradient(self, *, dense: bool) -> None:
+    def expect_gradient(self, *, dense: bool, is_step_replaced: bool = False) -> None:  # noqa: ARG002
         """Collect dense gradients until the next step, or drop them; those of the last step are dropped."""
         if self._weights.dense_gradients is not None:
             self._weights.dense_gradients.close()
@@ -238,7 +238,7 @@ def _common_dtype(tensors: Sequence[NamedParameter]) -> torch.dtype:
 
 def _gathered(dense: Sequence[Tensor], topology: Topology) -> Tensor:
     """Return the N active entries of dense tensors, in the order of the layout."""
-    return torch.cat([gather(one.detach(), active_indices(topology, index)) for index, one in enumerate(dense)])
+    return torch.cat([gather_active(one.detach(), topology, index) for index, one in enumerate(dense)])
 
 
 def _dense(entries: Tensor, index: int, topology: Topology) -> Tensor:

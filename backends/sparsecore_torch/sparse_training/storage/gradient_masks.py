@@ -28,6 +28,9 @@ _INTEGERS: Final = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int6
 
 _PACKAGE: Final = f"{__name__.partition('.')[0]}."
 
+_BEGINNING: Final = 1 << 12
+"""The number of entries in which a run of inactive ones is looked for first."""
+
 _CHUNK: Final = 1 << 18
 """The number of entries that are masked at a time on the CPU: torch converts the masks of all of them at once."""
 
@@ -110,10 +113,11 @@ class BitMask:
         if not is_non_overlapping_and_dense(bits):
             return None
         flat = bits.as_strided((bits.numel(),), (1,))
-        run = _longest_run(flat[:_CHUNK])
-        if len(flat) > _CHUNK and (run is None or run.stop - run.start < length):
-            run = _longest_run(flat)
-        return run
+        for looked_at in (_BEGINNING, _CHUNK):
+            run = _longest_run(flat[:looked_at])
+            if len(flat) <= looked_at or (run is not None and run.stop - run.start >= length):
+                return run
+        return _longest_run(flat)
 
     def _chunks(self, tensor: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
         """Return the entries of a tensor as integers of their size with their masks, in parts that a cache can hold."""
@@ -154,11 +158,17 @@ class Gradients(Protocol):
 
     handles: list[RemovableHandle]
 
-    def expect(self, *, dense: bool) -> None:
+    @property
+    def is_kept_in_place(self) -> bool:
+        """Whether the Parameters themselves have dense gradients after the step."""
+        ...
+
+    def expect(self, *, dense: bool, in_place: bool = False) -> None:
         """Prepare for the gradients of the next step; those of the last step are forgotten.
 
         Args:
             dense: whether they are kept dense, or masked.
+            in_place: whether no masked gradients are needed beside dense ones, which may thus stay where they are.
         """
         ...
 
@@ -181,7 +191,8 @@ class GradientMasker:
     This is done in place. What changes gradients afterwards, or puts others in their place, is noticed before the
     optimizer steps, by torch's count of writes, and they are masked once more. In a step whose dense gradients a
     strategy asks for they stay dense until the optimizer is about to step: only then are they complete, unscaled, and
-    reduced over ranks. A copy is kept for the strategy, and the optimizer gets masked gradients as in every step.
+    reduced over ranks. A copy is kept for the strategy, and the optimizer gets masked gradients as in every step; where
+    an update takes the place of its step, they stay dense until after the update, and there is no copy.
 
     Attributes:
         handles: of all hooks, for their removal.
@@ -203,7 +214,7 @@ class GradientMasker:
         self._parameters = parameters
         self._masks = masks
         self._act_before_step = before_step
-        self._dense = False
+        self._dense = self._in_place = False
         self._dense_gradients: dict[str, Tensor] = {}
         self._masked: dict[str, tuple[Any, int]] = {}
         self.handles: list[RemovableHandle] = []
@@ -214,9 +225,14 @@ class GradientMasker:
         before = torch.compiler.disable(self._before_step)  # type: ignore[no-untyped-call]
         self.handles.append(optimizer.register_step_pre_hook(before))
 
-    def expect(self, *, dense: bool) -> None:
+    @property
+    def is_kept_in_place(self) -> bool:
+        """Whether the Parameters themselves have dense gradients after the step."""
+        return self._in_place
+
+    def expect(self, *, dense: bool, in_place: bool = False) -> None:
         """Keep the gradients of the next step dense, or mask them; those of the last step are forgotten."""
-        self._dense = dense
+        self._dense, self._in_place = dense, in_place
         self._dense_gradients = {}
 
     def gradient(self, name: str) -> Tensor:
@@ -263,7 +279,7 @@ class GradientMasker:
         if self._dense:
             self._keep_dense(optimizer)
         for name, parameter in self._parameters.items():
-            gradient = parameter.grad
+            gradient = None if self._in_place else parameter.grad
             if gradient is not None and not self._is_masked(name, gradient):
                 _check_strided(name, gradient)
                 if gradient.requires_grad or gradient.is_inference() or not is_non_overlapping_and_dense(gradient):
@@ -281,7 +297,9 @@ class GradientMasker:
                 self._dense_gradients.pop(name, None)
             # after a step that has raised, the gradient is masked already, and its dense copy is kept
             elif name not in self._dense_gradients or not self._is_masked(name, gradient):
-                self._dense_gradients[name] = gradient.detach().clone() if scale is None else gradient.detach() / scale
+                own = gradient.detach()
+                kept = own if self._in_place or scale is not None else own.clone()
+                self._dense_gradients[name] = kept if scale is None else kept / scale
                 self._masked.pop(name, None)
 
     def _note(self, name: str, gradient: Tensor) -> None:
@@ -317,7 +335,12 @@ class ShardedGradientMasker:
             register: Any = one.parameter.register_post_accumulate_grad_hook
             self.handles.append(register(self._accumulation_hook(name)))
 
-    def expect(self, *, dense: bool) -> None:
+    @property
+    def is_kept_in_place(self) -> bool:
+        """Whether the Parameters themselves have dense gradients after the step: no, as these are masked then."""
+        return False
+
+    def expect(self, *, dense: bool, in_place: bool = False) -> None:  # noqa: ARG002
         """Keep the gradients of the next step dense, or mask them."""
         self._dense = dense
 

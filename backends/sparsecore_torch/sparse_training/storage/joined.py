@@ -74,9 +74,9 @@ class JoinedStorage:
         nonzero = [own.at(part.nonzero_positions().to(as_tensor(own.positions).dtype)) for part, own in owns]
         return as_tensor(self._partition.join(nonzero).positions).long()
 
-    def expect_gradient(self, *, dense: bool) -> None:
+    def expect_gradient(self, *, dense: bool, is_step_replaced: bool = False) -> None:
         """Prepare for the gradients of the next step, in all parts."""
-        self._each(lambda part: part.expect_gradient(dense=dense))
+        self._each(lambda part: part.expect_gradient(dense=dense, is_step_replaced=is_step_replaced))
 
     def gradient(self, name: str) -> Tensor:
         """Return the dense gradient of a tensor in the last step, (D_i,)."""

@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.topology import Topology
 from sparsecore.learning.ledger import Ledger
-from sparsecore_torch.arrays import active_indices, as_tensor, gather, put_entries, scatter
+from sparsecore_torch.arrays import active_indices, as_tensor, gather, gather_active, put_entries, scatter
 from sparsecore_torch.sparse_training.model.parameters import NamedParameter
 from sparsecore_torch.sparse_training.optimizers.copies import values_of
 from sparsecore_torch.sparse_training.optimizers.profile import fill, put_fresh
@@ -137,7 +137,10 @@ class MaskedStorage:
         self._clean_gradients()
         self._states.renew(self._parameters)
         for name, parameter in self._parameters.items():
-            self._start_afresh(name, parameter, _indices_of(grown, name))
+            new = _indices_of(grown, name)
+            if parameter.grad is not None and self._gradients.is_kept_in_place:
+                put_entries(parameter.grad, new, 0.0)
+            self._start_afresh(name, parameter, new)
         self._tracker.note(self._tensors)
 
     def _reallocate_shards(self, reallocation: Reallocation) -> None:
@@ -173,9 +176,11 @@ class MaskedStorage:
         offsets = zip(self._parameters.values(), self._topology.layout.offsets, strict=False)
         return torch.cat([full_tensor(one).reshape(-1).nonzero().view(-1) + offset for one, offset in offsets])
 
-    def expect_gradient(self, *, dense: bool) -> None:
+    def expect_gradient(self, *, dense: bool, is_step_replaced: bool = False) -> None:
         """Keep the gradients of the next step dense, or mask them."""
-        self._gradients.expect(dense=dense)
+        # what is wrapped around the optimizer may read them nevertheless
+        is_read_once = dense and is_step_replaced and not self._is_sharded and not others_of(self._optimizer)
+        self._gradients.expect(dense=dense, in_place=is_read_once)
         for weight in self._declared.values():
             weight.is_gradient_dense = dense
 
@@ -237,6 +242,8 @@ class MaskedStorage:
     def _start_afresh(self, name: str, parameter: Tensor, indices: Tensor) -> None:
         """Give the weights of a tensor at these row-major indices, int64, the state of new ones."""
         for content, entry in self._states.entries(name, parameter):
+            if entry.is_zeroed and not entry.is_kept_apart:
+                continue  # inactive entries are zero, and so are those that have just been pruned
             if entry.is_plain:
                 fresh = gather(parameter.detach(), indices) if entry.follows_weight else entry.fresh or 0.0
                 put_entries(content, indices, fresh)
@@ -357,7 +364,10 @@ def gathered(parameters: Mapping[str, Tensor], topology: Topology) -> Tensor:
     """
     dtype = reduce(torch.promote_types, (parameter.dtype for parameter in parameters.values()), torch.float32)
     return torch.cat(
-        [gather(full_tensor(one), _indices_of(topology, name)).to(dtype) for name, one in parameters.items()]
+        [
+            gather_active(full_tensor(one), topology, topology.layout.index(name)).to(dtype)
+            for name, one in parameters.items()
+        ]
     )
 
 

@@ -76,11 +76,12 @@ class Storage(Protocol):
         """
         ...
 
-    def expect_gradient(self, *, dense: bool) -> None:
+    def expect_gradient(self, *, dense: bool, is_step_replaced: bool = False) -> None:
         """Prepare for the gradients of the next step.
 
         Args:
             dense: whether a strategy asks for the gradients of all positions, in place of those of active weights.
+            is_step_replaced: whether an update takes the place of the optimizer's step, which then reads no gradient.
         """
         ...
 
