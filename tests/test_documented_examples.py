@@ -19,6 +19,7 @@ WALKED = (
     "docs/write-a-data-set.md",
     "docs/write-a-model.md",
     "docs/write-a-strategy.md",
+    "docs/your-own-network.md",
 )
 ELSEWHERE = {
     "backends/sparsecore_cpu/README.md": "test_cpu_inference_files.py",

@@ -2,6 +2,7 @@
 
 import json
 import re
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from processes import start
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
 from start_oracles import STILL, carry_out, end, metrics, result
+from study_examples import InProcessPool
 from torch import nn
 
 from sparsecore.data.batches import Augmentation, batches
@@ -156,9 +158,7 @@ def test_two_ranks_train_the_network_of_one_process(folder: Path, whole: Path, t
     assert result(tmp_path / "normed")["reallocations"] == result(whole)["reallocations"] > 2
 
 
-@pytest.mark.slow
-@pytest.mark.integration
-def test_a_study_compares_trials_of_a_module(folder: Path, tmp_path: Path) -> None:
+def test_a_study_compares_trials_of_a_module(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = tmp_path / "widths.toml"
     study.write_text(
         f"""
@@ -183,7 +183,9 @@ def test_a_study_compares_trials_of_a_module(folder: Path, tmp_path: Path) -> No
         settings = {{ "start.values" = "fresh" }}
         """
     )
-    done = sparsecore("study", str(study), "--jobs", "1", "--out", str(tmp_path / "study"))
+    # in sparsecore.cli the command has the name of its module
+    monkeypatch.setattr(import_module("sparsecore.cli.study"), "create_pool", lambda *_: InProcessPool())
+    done = sparsecore("study", str(study), "--out", str(tmp_path / "study"))
     assert done.returncode == 0, done.stderr
     runs = sorted((tmp_path / "study").rglob("result.json"))
     assert len(runs) == 4

@@ -138,6 +138,9 @@ class TorchDataset:
         known = getattr(source, "classes", None)
         if known is not None and hasattr(known, "__len__"):
             return len(known)
+        count = getattr(source, "num_classes", None)
+        if isinstance(count, int):
+            return count
         labels = _labels(source)
         if labels is None:
             raise InputError(f"the data set {self.name!r} does not say how many classes it has; give data.classes")
