@@ -102,4 +102,4 @@ class Observer:
         return {}
 
     def ended(self) -> None:
-        """Called at the end of the training, also where it never started or ends with an error."""
+        """Called at the end of a training for which it was started, also where that or this observer has failed."""
