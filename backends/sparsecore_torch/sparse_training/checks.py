@@ -3,6 +3,7 @@
 import gc
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatchcase
 from types import FrameType
 from typing import Any, final
 from weakref import WeakKeyDictionary, ref
@@ -28,6 +29,7 @@ from sparsecore_torch.sparse_training.model.parameters import (
     own_parameter,
     unwrapped,
 )
+from sparsecore_torch.sparse_training.storage.compact_modules import compact_attributes, weights_of
 from sparsecore_torch.sparse_training.storage.compact_weights import VALUES
 from sparsecore_torch.tensors import full_tensor, has_memory, is_sharded, local_shard, overlapping
 
@@ -201,13 +203,47 @@ def check_not_training_flag(value: object, frame: FrameType | None) -> None:
         )
 
 
+def check_others(model: nn.Module, selectors: Sequence[Any]) -> None:
+    """Check that what is in compact storage is in training, and not chosen once more.
+
+    With masks, tensors that are chosen once more are found by :func:`check_not_in_training`; in compact storage the
+    model does not have them.
+
+    Args:
+        model: without wrappers.
+        selectors: the globs and classes that choose tensors; none for the default choice.
+
+    Raises:
+        InputError: the model is a copy, its training was deleted, or a selector chooses a tensor that is in training.
+    """
+    compact = compact_attributes(model)
+    if not compact:
+        return
+    claimed = {
+        (id(module()), attribute) for own in list(_CLAIMS.values()) for one in own for module, attribute in one.holders
+    }
+    if any((id(module), attribute) not in claimed for _, module, attribute in compact):
+        check_is_plain(model)
+    chosen = [name for name, module, _ in compact if any(_chooses(one, name, module) for one in selectors)]
+    if chosen or not selectors:
+        names = listed(chosen or [name for name, *_ in compact], _SHOWN)
+        raise InputError(
+            f"{names} are in sparse training already, in compact storage; end that one first with squash(), or choose "
+            "other tensors with include="
+        )
+
+
+def _chooses(selector: Any, name: str, module: nn.Module) -> bool:
+    return isinstance(module, selector) if isinstance(selector, type) else fnmatchcase(name, str(selector))
+
+
 def check_is_plain(model: nn.Module) -> None:
     """Check that no module uses compact storage, as in copies of a model and after its training was deleted.
 
     Raises:
         InputError: one is.
     """
-    if any(VALUES in own_parameters(module) for module in model.modules()):
+    if compact_attributes(model):
         raise InputError(
             f"the model keeps its weights in {VALUES!r}, in compact storage: it is a copy, or its training was "
             "deleted; sparsify takes plain models, as squash() leaves them and export.squashed_copy() makes them"
@@ -321,14 +357,12 @@ class Freezing:
         is_compact: whether the storage is compact; only then is there something to check.
 
     Args:
-        model: without wrappers.
         tensors: the sparse tensors.
     """
 
-    def __init__(self, model: nn.Module, tensors: Sequence[NamedParameter]) -> None:
-        values = own_parameter(model, VALUES)
-        self.is_compact = values is not None
-        self._tensors = {one.name: _lookup(one, values) for one in tensors}
+    def __init__(self, tensors: Sequence[NamedParameter]) -> None:
+        self.is_compact = weights_of(tensors) is not None
+        self._tensors = {one.name: _lookup(one) for one in tensors}
         self._layers = [_CompactLayer.of(one.names[0], module) for one in tensors for module, _ in one.holders]
 
     def frozen(self) -> list[str]:
@@ -349,7 +383,7 @@ class Freezing:
             if layer.is_newly_frozen() and layer.name not in self.frozen():
                 raise InputError(
                     f"the layer of {layer.name} has been frozen since sparsify, and in compact storage its weights "
-                    f"go on to be trained: they are part of the one Parameter {VALUES}. Take storage='masked', "
+                    f"go on to be trained: they are part of one Parameter, {VALUES}. Take storage='masked', "
                     "which leaves frozen tensors as they are, or freeze the layer before sparsify"
                 )
 
@@ -368,14 +402,15 @@ class _CompactLayer:
 
     @classmethod
     def of(cls, name: str, module: nn.Module) -> "_CompactLayer":
-        own = [one for key, one in own_parameters(module).items() if one is not None and key != VALUES]
+        own = [one for key, one in own_parameters(module).items() if one is not None and not key.startswith(VALUES)]
         return cls(name, tuple(own) if all(one.requires_grad for one in own) else ())
 
     def is_newly_frozen(self) -> bool:
         return bool(self.others) and not any(one.requires_grad for one in self.others)
 
 
-def _lookup(one: NamedParameter, values: nn.Parameter | None) -> Callable[[], Tensor]:
-    parameter = one.parameter if values is None else values
+def _lookup(one: NamedParameter) -> Callable[[], Tensor]:
+    weights = weights_of([one])
+    parameter = one.parameter if weights is None else weights.values
     # fully_shard has other objects in its place while the model computes
     return (lambda: one.parameter) if is_sharded(parameter) else (lambda: parameter)

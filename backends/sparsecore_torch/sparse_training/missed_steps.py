@@ -14,7 +14,7 @@ from sparsecore.errors import InputError
 from sparsecore_torch._torch_internals import own_buffers, own_modules, own_parameters, tensor_hooks, write_count
 from sparsecore_torch.sparse_training.model.parameters import NamedParameter, own_parameter
 from sparsecore_torch.sparse_training.optimizers.wrapped import OptimizerLayers
-from sparsecore_torch.sparse_training.storage.compact_weights import VALUES
+from sparsecore_torch.sparse_training.storage.compact_modules import weights_of
 from sparsecore_torch.tensors import is_sharded
 
 _WATCHED = 16
@@ -49,7 +49,7 @@ class StepWatch:
         self._layers = layers
         self._is_within_step = False
         self._handles: list[Any] = []
-        self._uses = _uses(model, tensors)
+        self._uses = _uses(tensors)
         self._holders = {module: one.name for one in tensors for module, _ in one.holders}
         self._links = _links(model, self._holders)
         named = {use.name: use.parameter for use in self._uses}
@@ -277,25 +277,25 @@ def _hides_weights(module: nn.Module, name: str) -> bool:
     return name in own_buffers(module) and not bool(own_buffers(module)[name].all())  # type: ignore[union-attr]
 
 
-def trained_parameters(model: nn.Module, tensors: Sequence[NamedParameter]) -> list[nn.Parameter]:
+def trained_parameters(tensors: Sequence[NamedParameter]) -> list[nn.Parameter]:
     """Return what the optimizer trains for the sparse tensors.
 
     Args:
-        model: without wrappers.
         tensors: the sparse tensors.
 
     Returns:
         Their Parameters, or the one Parameter of compact storage.
     """
-    values = own_parameter(model, VALUES)
-    return [one.parameter for one in tensors] if values is None else [values]
+    weights = weights_of(tensors)
+    return [one.parameter for one in tensors] if weights is None else [weights.values]
 
 
-def _uses(model: nn.Module, tensors: Sequence[NamedParameter]) -> list[_ParameterUse]:
+def _uses(tensors: Sequence[NamedParameter]) -> list[_ParameterUse]:
     """The modules that hold the trained Parameters, except sharded ones, which fully_shard replaces as it computes."""
-    if VALUES in own_parameters(model):
-        values: Any = own_parameters(model)[VALUES]
-        return [_ParameterUse(VALUES, model, VALUES, values)]
+    weights = weights_of(tensors)
+    if weights is not None:
+        name = weights.values_name
+        return [_ParameterUse(name, weights.model, name, weights.values)]
     return [
         _ParameterUse(one.name, module, attribute, one.parameter)
         for one in tensors

@@ -12,6 +12,7 @@ from sparsecore_torch._torch_internals import tensor_hooks
 from sparsecore_torch.sparse_training.model.parameters import NamedParameter
 from sparsecore_torch.sparse_training.optimizers.shares import OptimizerShare
 from sparsecore_torch.sparse_training.optimizers.wrapped import OptimizerLayers, states_of, tensors_in
+from sparsecore_torch.sparse_training.storage.compact_group import orders_of, restore_orders
 
 
 @contextmanager
@@ -41,6 +42,7 @@ def _undone_on_failure(
     states = [(state, dict(state)) for one in tensors for state in states_of(layers.stepping, one.parameter)]
     copies = [_Copy.of(tensor) for tensor in _written(tensors, states)] if in_place else []
     gradients = [(one.parameter, one.parameter.grad) for one in tensors]
+    orders = orders_of(layers.stepping)
     try:
         yield
     except BaseException:
@@ -57,6 +59,7 @@ def _undone_on_failure(
             hooked.restore()
         for copied in copies:
             copied.restore()
+        restore_orders(layers.stepping, orders)
         layers.forget()
         raise
 

@@ -20,17 +20,17 @@ from sparsecore_torch.distributed.ranks import present_ranks
 from sparsecore_torch.sparse_training.checks import (
     Claim,
     check_gradients,
-    check_is_plain,
     check_layouts,
     check_model,
     check_not_in_training,
+    check_others,
     warn_of_lost_weights,
 )
 from sparsecore_torch.sparse_training.group_start import group_states, starting_groups
 from sparsecore_torch.sparse_training.groups import Group, check_sparsities, groups_of
 from sparsecore_torch.sparse_training.kernels.choice import KERNELS
 from sparsecore_torch.sparse_training.model.parameters import check_memory, named_parameters
-from sparsecore_torch.sparse_training.model.selection import Selector, Selectors, select
+from sparsecore_torch.sparse_training.model.selection import Selector, Selectors, select, several
 from sparsecore_torch.sparse_training.multiplications import multiplications_per_weight
 from sparsecore_torch.sparse_training.optimizers.shares import (
     OptimizerShare,
@@ -130,15 +130,16 @@ def sparsify(
     if kernels not in tuple(KERNELS):
         raise InputError(unknown("kernels", kernels, KERNELS))
     given, model = model, check_model(model)
-    check_is_plain(model)
     if is_saved_training(start) and sparsity is None:
         sparsity = start["sparsity"]
     check_sparsities(sparsity)
     counting = CountRequest(distribution, budget, example)
     counting.check(sparsity, start, scope)
     with pruning_ended(model, unless=is_random(start)) as pruned:
-        selection = select(model, include, exclude, tuple(sparsity) if isinstance(sparsity, Mapping) else ())
-        check_not_in_training(model, selection.sparse if storage in IN_PLACE else None)
+        groups = tuple(sparsity) if isinstance(sparsity, Mapping) else ()
+        check_others(model, several(include) or groups)
+        selection = select(model, include, exclude, groups)
+        check_not_in_training(model, selection.sparse)
         check_layouts(selection.sparse)
         check_gradients(selection.sparse)
         shares = shares_of(all_layers_of(optimizer), selection.sparse)

@@ -63,7 +63,6 @@ class Steps:
         before: Callable[[], None],
         after: Callable[[], None],
     ) -> None:
-        self._model = model
         self._act_before, self._act_after = before, after
         self._taken: dict[int, bool] = {}
         self._incomplete = 0
@@ -120,7 +119,7 @@ class Steps:
         if one.watch is not None and one.storage is not None:
             one.watch.end_step(is_taken=not was_replaced)
             if not one.has_stepped:
-                check_wrappers(one.share.layers, trained_parameters(self._model, one.share.tensors))
+                check_wrappers(one.share.layers, trained_parameters(one.share.tensors))
             one.has_stepped = True
             if was_replaced:  # the optimizer has written nothing
                 one.storage.check_written()

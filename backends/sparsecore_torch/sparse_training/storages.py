@@ -73,12 +73,6 @@ def stored(
         single = make(model, shares[0], topology, values)
         return Stored(single, (single,))
     holding = [share for share in shares if share.tensors]
-    if make is _compact and len(holding) > 1:
-        held = "; ".join(f"{type(share.stepping).__name__}: {share.tensors[0].name}, ..." for share in holding)
-        raise InputError(
-            "compact storage trains all sparse tensors as one Parameter, so that one of the optimizers must hold them; "
-            f"several do ({held}); take storage='masked', or leave the tensors of the others dense with exclude="
-        )
     partition = Partition.of(topology.layout, [[one.name for one in share.tensors] for share in holding])
     parts = zip(holding, partition.split(topology), partition.split_vector(values, topology), strict=True)
     storages = [make(model, share, own, as_tensor(entries)) for share, own, entries in parts]

@@ -331,7 +331,7 @@ class SparseTraining:
         """
         parts, optimizers = self._checked, all_layers_of(optimizer)
         self.check()
-        old = trained_parameters(parts.model, parts.selection.sparse)
+        old = trained_parameters(parts.selection.sparse)
         check_exchange(optimizers, old, [share.layers for share in parts.shares])
         topology, values = self.topology, parts.storage.values()
         self._release()
@@ -340,7 +340,7 @@ class SparseTraining:
             self._resume(optimizers, topology, values)
         except BaseException:
             self._resume([share.layers for share in parts.shares], topology, values)
-            now = trained_parameters(parts.model, parts.selection.sparse)
+            now = trained_parameters(parts.selection.sparse)
             exchange(optimizers, [one.parameter for one in parts.selection.sparse], now)
             raise
 
@@ -359,7 +359,7 @@ class SparseTraining:
         self._record.observation.end()
 
     def _install(self, parts: TrainingParts) -> None:
-        self._freezing = checks.Freezing(parts.model, parts.selection.sparse)
+        self._freezing = checks.Freezing(parts.selection.sparse)
         self._steps = Steps(
             parts.model,
             parts.shares,

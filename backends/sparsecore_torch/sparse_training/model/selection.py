@@ -85,7 +85,7 @@ def select(
     """
     parameters = named_parameters(model)
     included, excluded = (
-        frozenset[str]().union(*(matching(model, argument, one, parameters) for one in _several(given)))
+        frozenset[str]().union(*(matching(model, argument, one, parameters) for one in several(given)))
         for argument, given in (("include", include), ("exclude", exclude))
     )
     candidates = [_Candidate(one, uses_of(model, one)) for one in parameters]
@@ -412,7 +412,8 @@ def _no_match(model: nn.Module, argument: str, selector: Any, parameters: Iterab
     return f"{argument}={selector!r} matches no parameter; the model has {listed(names, _SHOWN)}"
 
 
-def _several(given: Any) -> tuple[Any, ...]:
+def several(given: Any) -> tuple[Any, ...]:
+    """Return the globs and classes that were given: none, one, or several."""
     if given is None:
         return ()
     return tuple(given) if isinstance(given, Iterable) and not isinstance(given, str | type) else (given,)

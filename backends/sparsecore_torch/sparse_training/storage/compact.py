@@ -13,9 +13,14 @@ from sparsecore.errors import InputError
 from sparsecore.learning.ledger import Ledger
 from sparsecore_torch.arrays import active_indices, as_tensor, gather_active, scatter
 from sparsecore_torch.sparse_training.model.parameters import NamedParameter
-from sparsecore_torch.sparse_training.storage.compact_modules import check_modules, make_compact, make_dense
+from sparsecore_torch.sparse_training.storage.compact_group import CompactGroup, check_alone
+from sparsecore_torch.sparse_training.storage.compact_modules import (
+    check_modules,
+    free_number,
+    make_compact,
+    make_dense,
+)
 from sparsecore_torch.sparse_training.storage.compact_optimizer import (
-    CompactGroup,
     CompactState,
     OptimizerFingerprint,
     gathered_state,
@@ -36,7 +41,7 @@ class CompactStorage:
     is gathered to the active entries.
 
     Args:
-        model: the values are registered on it as ``sparse_values``.
+        model: the values are registered on it as ``sparse_values``, or with a number behind it.
         tensors: the sparse tensors, in the order of the layout.
         optimizer: trains them; the values replace them in it, with their part of its state.
         topology: the active positions.
@@ -60,9 +65,9 @@ class CompactStorage:
         self._names = tuple(one.names for one in tensors)
         self._group = CompactGroup.of(optimizer, tensors)
         state = gathered_state(optimizer, tensors, lambda dense: _gathered(dense, topology))
-        self._weights = CompactWeights(model, topology)
+        self._weights = CompactWeights(model, topology, free_number(model))
         make_compact(self._weights, tensors)
-        self._fingerprint = OptimizerFingerprint(optimizer, topology)
+        self._fingerprint = OptimizerFingerprint(optimizer, topology, self._weights.topology_name)
         self._group.insert_values(self._weights.register(values.detach().to(dtype, copy=True)), state)
         self._state = CompactState.of(optimizer, self._weights)
 
@@ -179,7 +184,7 @@ class CompactStorage:
         self.expect_gradient(dense=False)
         values, topology = self._weights.values, self._weights.topology
         states = self._state.scattered(topology)
-        dense = make_dense(self._weights.model)
+        dense = make_dense(self._weights.model, self._weights)
         parameters = [dense[index] for index in range(len(topology.layout))]
         if values.grad is not None:
             for index, parameter in enumerate(parameters):
@@ -188,9 +193,12 @@ class CompactStorage:
 
     def keep_state_dicts_plain(self) -> None:
         """Let the state dicts of model and optimizer be those of dense parameters from now on."""
+        check_alone(self._optimizer)
         self._weights.add_state_dict_hook(PlainModelState(self._weights, self._names))
         self._fingerprint.add_state_dict_hook(
-            PlainOptimizerState(self._group, lambda: self._state.scattered(self._weights.topology))
+            PlainOptimizerState(
+                self._group, self._weights.topology_name, lambda: self._state.scattered(self._weights.topology)
+            )
         )
 
     def ledger(self) -> Ledger:

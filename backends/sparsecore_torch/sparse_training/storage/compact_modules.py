@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from itertools import count
 from typing import Any
 
 import attrs
@@ -13,9 +14,9 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from sparsecore.errors import InputError
 from sparsecore_torch._torch_internals import is_fake, own_parameters
-from sparsecore_torch.sparse_training.model.parameters import NamedParameter, unwrapped
+from sparsecore_torch.sparse_training.model.parameters import NamedParameter, named_modules, unwrapped
 from sparsecore_torch.sparse_training.storage import sparse_weights
-from sparsecore_torch.sparse_training.storage.compact_weights import VALUES, CompactWeights, compact_weights
+from sparsecore_torch.sparse_training.storage.compact_weights import CompactWeights, compact_weights, values_name
 from sparsecore_torch.sparse_training.storage.scripting import check_untraced, refuse_script
 
 _COMPACT = "_sparse_tensors"
@@ -56,10 +57,6 @@ def check_modules(model: nn.Module, tensors: Sequence[NamedParameter]) -> nn.Mod
             "call sparsify first, and wrap the model then"
         )
     model = unwrapped(model)
-    if hasattr(model, VALUES):
-        raise InputError(
-            f"the model has an attribute {VALUES!r} already, the name under which compact storage registers its values"
-        )
     for one in tensors:
         for module, _ in one.holders:
             for holds, why in _REFUSED.items():
@@ -68,7 +65,64 @@ def check_modules(model: nn.Module, tensors: Sequence[NamedParameter]) -> nn.Mod
                         f"{one.name} cannot be stored compactly: {type(module).__name__} {why}; "
                         f"take storage='masked', or exclude={one.name!r}"
                     )
+            if _COMPACT in module.__dict__:
+                others = ", ".join(module.__dict__[_COMPACT].tensors)
+                raise InputError(
+                    f"{one.name} is in a module with tensors of another training in compact storage ({others}), and "
+                    "all that are sparse in one module must be in one training there; take storage='masked'"
+                )
     return model
+
+
+def free_number(model: nn.Module) -> int:
+    """Return the lowest number under which the values of a further training can be registered.
+
+    Args:
+        model: without wrappers.
+
+    Raises:
+        InputError: the model has an attribute of this name that is no values of compact storage.
+    """
+    used = {
+        compact.weights.values_name
+        for module in model.modules()
+        if (compact := module.__dict__.get(_COMPACT)) is not None and compact.weights.model is model
+    }
+    number = next(number for number in count(1) if values_name(number) not in used)
+    if hasattr(model, values_name(number)):
+        raise InputError(
+            f"the model has an attribute {values_name(number)!r} already, the name under which compact storage "
+            "registers its values"
+        )
+    return number
+
+
+def weights_of(tensors: Sequence[NamedParameter]) -> CompactWeights | None:
+    """Return the values that make tensors of one training; None where they are no longer, or not yet, compact.
+
+    Args:
+        tensors: the sparse tensors.
+    """
+    module, attribute = tensors[0].holders[0]
+    compact: _CompactModule | None = module.__dict__.get(_COMPACT)
+    return compact.weights if compact is not None and attribute in compact.tensors else None
+
+
+def compact_attributes(model: nn.Module) -> list[tuple[str, nn.Module, str]]:
+    """Return all tensors of a model that are in compact storage.
+
+    Args:
+        model: without wrappers.
+
+    Returns:
+        For each use of a tensor its name, the module, and the attribute there.
+    """
+    return [
+        (f"{path}.{attribute}" if path else attribute, module, attribute)
+        for path, module in named_modules(model)
+        if (compact := module.__dict__.get(_COMPACT)) is not None
+        for attribute in compact.tensors
+    ]
 
 
 _REFUSED: dict[Callable[[Any], bool], str] = {
@@ -98,25 +152,28 @@ def make_compact(weights: CompactWeights, tensors: Sequence[NamedParameter]) -> 
         module.__class__ = _reading(cls, tuple(indices))
 
 
-def make_dense(model: nn.Module) -> dict[int, nn.Parameter]:
-    """Put dense Parameters back, zero where no weight is active, on every module of a model, or of a copy of one.
+def make_dense(model: nn.Module, weights: CompactWeights | None = None) -> dict[int, nn.Parameter]:
+    """Put dense Parameters back, zero where no weight is active, on the modules of a model, or of a copy of one.
 
     Args:
         model: changed in place.
+        weights: those of one training; None for all that the model has.
 
     Returns:
-        The dense Parameters by the index of their tensor in the layout; empty for a plain model.
+        The dense Parameters of these weights by the index of their tensor in the layout; empty where it is for all.
     """
-    compact_modules = [module for module in model.modules() if _COMPACT in module.__dict__]
-    dense: dict[int, nn.Parameter] = {}
+    found = [module for module in model.modules() if _COMPACT in module.__dict__]
+    compact_modules = [one for one in found if weights is None or one.__dict__[_COMPACT].weights is weights]
+    dense: dict[tuple[int, int], nn.Parameter] = {}
     for module in compact_modules:
         compact: _CompactModule = module.__dict__[_COMPACT]
         for index in compact.tensors.values():
-            if index not in dense:
-                dense[index] = nn.Parameter(compact.weights.plain(index))
+            if (id(compact.weights), index) not in dense:
+                dense[id(compact.weights), index] = nn.Parameter(compact.weights.plain(index))
     for module in compact_modules:
-        _restore(module, dense)
-    return dense
+        own = id(module.__dict__[_COMPACT].weights)
+        _restore(module, {index: parameter for (key, index), parameter in dense.items() if key == own})
+    return {index: parameter for (key, index), parameter in dense.items() if key == id(weights)}
 
 
 def _restore(module: nn.Module, dense: Mapping[int, nn.Parameter]) -> None:
@@ -164,8 +221,9 @@ def _reading(cls: type[nn.Module], attributes: tuple[str, ...]) -> type[nn.Modul
 
 def _requires_grad(module: nn.Module, requires_grad: bool = True) -> nn.Module:
     if not requires_grad:
+        values = module.__dict__[_COMPACT].weights.values_name
         raise InputError(
-            f"the weights of this {type(module).__bases__[0].__name__} are part of the one Parameter {VALUES} of "
+            f"the weights of this {type(module).__bases__[0].__name__} are part of the one Parameter {values} of "
             "compact storage and cannot be frozen by themselves; take storage='masked', or freeze the layer before "
             "sparsify"
         )

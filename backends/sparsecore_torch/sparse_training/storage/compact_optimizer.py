@@ -14,10 +14,9 @@ from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
 from sparsecore_torch.arrays import active_indices
 from sparsecore_torch.sparse_training.model.parameters import NamedParameter
-from sparsecore_torch.sparse_training.optimizers.probe import stand_in
-from sparsecore_torch.sparse_training.optimizers.profile import OptimizerProfile, StateEntry, put_fresh
-from sparsecore_torch.sparse_training.optimizers.state import OptimizerStates, group_of, profile_of
-from sparsecore_torch.sparse_training.storage.compact_weights import TOPOLOGY, VALUES, CompactWeights
+from sparsecore_torch.sparse_training.optimizers.profile import StateEntry, put_fresh
+from sparsecore_torch.sparse_training.optimizers.state import OptimizerStates
+from sparsecore_torch.sparse_training.storage.compact_weights import VALUES, CompactWeights
 
 
 @final
@@ -30,9 +29,11 @@ class OptimizerFingerprint:
     Args:
         optimizer: trains the values of compact storage.
         topology: the active positions.
+        name: of the fingerprint in the state dict.
     """
 
-    def __init__(self, optimizer: Optimizer, topology: Topology) -> None:
+    def __init__(self, optimizer: Optimizer, topology: Topology, name: str) -> None:
+        self._name = name
         self._optimizer = optimizer
         self._state_of = topology
         self._loaded: str | None = None
@@ -73,92 +74,12 @@ class OptimizerFingerprint:
 
     def _add(self, _: Optimizer, state: dict[str, Any]) -> None:
         digest = self._loaded or self._state_of.sha256()
-        state[TOPOLOGY] = torch.tensor(list(bytes.fromhex(digest)), dtype=torch.uint8)
+        state[self._name] = torch.tensor(list(bytes.fromhex(digest)), dtype=torch.uint8)
 
     def _take(self, _: Optimizer, state: Mapping[str, Any]) -> None:
-        saved = state.get(TOPOLOGY)
+        saved = state.get(self._name)
         self.has_loaded = True
         self._loaded = bytes(saved.tolist()).hex() if isinstance(saved, Tensor) else None
-
-
-@attrs.frozen(eq=False)
-class CompactGroup:
-    """The param group of the sparse tensors.
-
-    Attributes:
-        optimizer: whose group it is.
-        index: of the group.
-        slots: the index in the group of each tensor's Parameter.
-    """
-
-    optimizer: Optimizer
-    index: int
-    slots: tuple[int, ...]
-
-    @classmethod
-    def of(cls, optimizer: Optimizer, tensors: Sequence[NamedParameter]) -> "CompactGroup":
-        """Find the group that holds all sparse tensors; nothing is changed.
-
-        Args:
-            optimizer: that trains them.
-            tensors: the sparse tensors.
-
-        Raises:
-            InputError: there are several, or the optimizer does not work entry by entry.
-        """
-        groups = {one.name: group_of(optimizer, one.parameter) for one in tensors}
-        if len(set(groups.values())) > 1:
-            listed = "; ".join(f"group {group}: {_names(groups, group)}" for group in sorted(set(groups.values())))
-            raise InputError(
-                "compact storage trains all sparse tensors as one, so that they must be in one param group of the "
-                f"optimizer; they are in {len(set(groups.values()))} ({listed})"
-            )
-        index = groups[tensors[0].name]
-        entries = _check_entry_by_entry(optimizer, index, tensors)
-        _check_state(optimizer, tensors, entries)
-        identities = [id(parameter) for parameter in optimizer.param_groups[index]["params"]]
-        return cls(optimizer, index, tuple(identities.index(id(one.parameter)) for one in tensors))
-
-    @property
-    def parameters(self) -> list[nn.Parameter]:
-        """The group's own list."""
-        parameters: list[nn.Parameter] = self.optimizer.param_groups[self.index]["params"]
-        return parameters
-
-    def insert_values(self, values: nn.Parameter, state: Mapping[str, Any]) -> None:
-        """Replace all dense Parameters by the values, which take the slot of the first.
-
-        Args:
-            values: (N,).
-            state: what the optimizer keeps for them, by name.
-        """
-        parameters = self.parameters
-        for slot in self.slots:
-            self.optimizer.state.pop(parameters[slot], None)
-        rest = [parameter for slot, parameter in enumerate(parameters) if slot not in self.slots]
-        rest.insert(min(self.slots), values)
-        parameters[:] = rest  # the same list, as some optimizers hold on to it
-        if state:
-            self.optimizer.state[values] = dict(state)
-
-    def restore_dense(
-        self, values: nn.Parameter, dense: Sequence[nn.Parameter], states: Sequence[Mapping[str, Any]]
-    ) -> None:
-        """Replace the values by dense Parameters in their slots.
-
-        Args:
-            values: (N,).
-            dense: one for each tensor.
-            states: what the optimizer keeps for each of them, by name.
-        """
-        parameters = self.parameters
-        parameters[:] = [parameter for parameter in parameters if parameter is not values]
-        for slot, index in sorted((slot, index) for index, slot in enumerate(self.slots)):
-            parameters.insert(slot, dense[index])
-        self.optimizer.state.pop(values, None)
-        for parameter, state in zip(dense, states, strict=True):
-            if state:
-                self.optimizer.state[parameter] = dict(state)
 
 
 @attrs.frozen(eq=False)
@@ -296,89 +217,5 @@ def in_place(tensor: Tensor, entries: Tensor) -> Tensor:
     return tensor.copy_(entries) if tensor.shape == entries.shape else entries
 
 
-def _check_entry_by_entry(
-    optimizer: Optimizer, group: int, tensors: Sequence[NamedParameter]
-) -> Mapping[str, StateEntry]:
-    """Check that the optimizer treats entries alike in the tensors and in one long vector.
-
-    Returns:
-        What it keeps for each weight, by key.
-    """
-    found: Mapping[str, StateEntry] = {}
-    tried: set[Any] = set()
-    for one in tensors:
-        kind = stand_in(tuple(one.parameter.shape))
-        if kind in tried:
-            continue
-        tried.add(kind)
-        shaped = profile_of(optimizer, group, one.name, one.parameter)
-        if not _is_entry_by_entry(shaped):
-            raise _by_shape(optimizer, one)
-        try:
-            flat = profile_of(optimizer, group, one.name, one.parameter, flat_shape=True)
-        except InputError as error:  # it takes no vectors
-            raise _by_shape(optimizer, one) from error
-        if not _is_entry_by_entry(flat):
-            raise _by_shape(optimizer, one)
-        if shaped.entries.keys() != flat.entries.keys() or not _alike(shaped.steps, flat.steps):
-            raise InputError(
-                f"{type(optimizer).__name__} treats the vector of compact storage in another way than a tensor of the "
-                f"shape of {one.name}; take storage='masked', or an optimizer such as SGD, Adam or AdamW"
-            )
-        found = shaped.entries
-    return found
-
-
-def _is_entry_by_entry(profile: OptimizerProfile) -> bool:
-    entries = profile.entries.values()
-    return profile.is_entrywise and all(entry.is_entrywise and not entry.is_nested for entry in entries)
-
-
-def _by_shape(optimizer: Optimizer, one: NamedParameter) -> InputError:
-    return InputError(
-        f"{type(optimizer).__name__} depends on the shapes of tensors, which compact storage does not have: what it "
-        f"does to one weight of {one.name} depends on others; take storage='masked', or an optimizer such as SGD, Adam "
-        "or AdamW"
-    )
-
-
-def _alike(steps: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
-    """Whether two trials led to the same weights up to rounding, which depends on the position in fused kernels."""
-    tolerance = {torch.bfloat16: 0.1, torch.float16: 0.02}
-    return all(
-        torch.allclose(one.float(), other.float(), rtol=tolerance.get(one.dtype, 1e-3), atol=1e-6)
-        for one, other in zip(steps, others, strict=True)
-    )
-
-
-def _check_state(optimizer: Optimizer, tensors: Sequence[NamedParameter], entries: Mapping[str, StateEntry]) -> None:
-    """Check that the existing state can become that of one vector."""
-    first: dict[str, tuple[str, Any]] = {}
-    for one in tensors:
-        for key, content in optimizer.state.get(one.parameter, {}).items():
-            if key in entries and _has_shape(content, one.parameter.shape):
-                continue
-            if isinstance(content, Tensor) and content.numel() != 1:
-                raise InputError(
-                    f"the optimizer's state {key!r} of {one.name} has the shape {tuple(content.shape)}; compact "
-                    f"storage takes single numbers, and tensors of the Parameter's shape {tuple(one.parameter.shape)} "
-                    "with one entry a weight"
-                )
-            name, other = first.setdefault(key, (one.name, content))
-            if other != content:
-                raise InputError(
-                    f"the optimizer's state {key!r} is {_shown(other)} for {name} and {_shown(content)} for "
-                    f"{one.name}; compact storage trains them as one, so that it must be the same"
-                )
-
-
 def _has_shape(content: Any, shape: torch.Size) -> bool:
     return isinstance(content, Tensor) and content.shape == shape
-
-
-def _shown(content: Any) -> Any:
-    return content.item() if isinstance(content, Tensor) else content
-
-
-def _names(groups: Mapping[str, int], index: int) -> str:
-    return ", ".join(name for name, group in groups.items() if group == index)

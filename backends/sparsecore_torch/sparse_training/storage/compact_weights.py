@@ -20,9 +20,19 @@ from sparsecore_torch.sparse_training.storage.dense_gradients import DenseGradie
 from sparsecore_torch.sparse_training.storage.saved_tensors import SavedTensors
 
 VALUES = "sparse_values"
-"""The name under which the N values are registered on the model."""
+"""The name under which the N values are registered on the model; those of further trainings have a number behind it."""
 TOPOLOGY = "sparse_topology"
 """The name of their topology's fingerprint in the model's state dict, next to the values."""
+
+
+def values_name(number: int) -> str:
+    """Return the name of the values of the first, second, ... training of a model."""
+    return _numbered(VALUES, number)
+
+
+def _numbered(name: str, number: int) -> str:
+    return name if number == 1 else f"{name}_{number}"
+
 
 _keys = count()
 _by_key: "WeakValueDictionary[int, CompactWeights]" = WeakValueDictionary()
@@ -41,10 +51,14 @@ class CompactWeights:
         model: the module on which the values are registered.
         topology: the positions of the values.
         dense_gradients: collects dense gradients; None in steps that need none.
+        values_name: the name of the values in the model.
+        topology_name: the name of the topology's fingerprint in state dicts.
     """
 
-    def __init__(self, model: nn.Module, topology: Topology) -> None:
+    def __init__(self, model: nn.Module, topology: Topology, number: int = 1) -> None:
         self.model = model
+        self._number = number
+        self.values_name, self.topology_name = values_name(number), _numbered(TOPOLOGY, number)
         self.topology = topology
         self.dense_gradients: DenseGradients | None = None
         self._values_of: Topology | str = topology  # or the fingerprint of one, as it was loaded
@@ -67,7 +81,7 @@ class CompactWeights:
         Args:
             values: (N,).
         """
-        self.model.register_parameter(VALUES, Parameter(values))
+        self.model.register_parameter(self.values_name, Parameter(values))
         before = self.model.register_forward_pre_hook(self._before, prepend=True)
         after = self.model.register_forward_hook(self._after, always_call=True)
         model: Any = self.model
@@ -83,7 +97,7 @@ class CompactWeights:
 
     def unregister(self) -> None:
         """Remove the values and the hooks from the model, also from a copy of the model."""
-        own_parameters(self.model).pop(VALUES, None)
+        own_parameters(self.model).pop(self.values_name, None)
         remove_module_hooks(self.model, self._hooks)
 
     @property
@@ -92,7 +106,7 @@ class CompactWeights:
 
         While ``torch.func.functional_call`` runs, they are the tensor that it was given for them.
         """
-        values: Any = own_parameters(self.model)[VALUES]
+        values: Any = own_parameters(self.model)[self.values_name]
         return values  # type: ignore[no-any-return]
 
     def move(self, topology: Topology) -> None:
@@ -126,7 +140,7 @@ class CompactWeights:
             InputError: a copy without a gradient has been written to since it was made or has loaded a state.
         """
         for copied in list(self._copies):
-            values = own_parameters(copied.model).get(VALUES)  # None where the copy is a plain one by now
+            values = own_parameters(copied.model).get(copied.values_name)  # None where the copy is a plain one by now
             if values is not None and values.grad is None and write_count(values) != copied._known_version:
                 raise InputError(
                     "weights are about to move, and a copy of the model has been written to as averages of weights are "
@@ -151,17 +165,18 @@ class CompactWeights:
         errors: list[str],
     ) -> None:
         """Note the topology of the values that are about to be loaded."""
-        saved, values = state.pop(prefix + TOPOLOGY, None), state.get(prefix + VALUES)
+        name, fingerprint = prefix + self.values_name, prefix + self.topology_name
+        saved, values = state.pop(fingerprint, None), state.get(name)
         if values is None:
             return
         if not isinstance(saved, Tensor) or saved.dtype is not torch.uint8 or saved.shape != (32,):
             raise InputError(
-                f"the state dict has {prefix + VALUES!r} without {prefix + TOPOLOGY!r}, which gives their positions; "
+                f"the state dict has {name!r} without {fingerprint!r}, which gives their positions; "
                 "load everything that model.state_dict() returned"
             )
         if values.shape != self.values.shape:
             errors.append(
-                f"{prefix + VALUES} has {len(values)} values there and {len(self.values)} here; call "
+                f"{name} has {len(values)} values there and {len(self.values)} here; call "
                 "training.load_state_dict() first, with the state that was saved together with them"
             )
             return
@@ -287,7 +302,7 @@ class CompactWeights:
     def __deepcopy__(self, memo: dict[int, Any]) -> "CompactWeights":
         """Copy the weights for a copied model; the state of a running forward pass is not copied."""
         copied = memo[id(self)] = CompactWeights.__new__(CompactWeights)
-        copied.__init__(copy.deepcopy(self.model, memo), self.topology)  # type: ignore[misc]
+        copied.__init__(copy.deepcopy(self.model, memo), self.topology, self._number)  # type: ignore[misc]
         copied._hooks = self._hooks  # they have the same identities there
         copied._values_of = self._values_of
         self._copies.add(copied)
@@ -360,7 +375,7 @@ def resize(values: Parameter, size: int) -> None:
 
 
 def _add_fingerprint(weights: CompactWeights, _: nn.Module, state: dict[str, Any], prefix: str, __: Any) -> None:
-    state[prefix + TOPOLOGY] = torch.tensor(list(bytes.fromhex(weights.fingerprint)), dtype=torch.uint8)
+    state[prefix + weights.topology_name] = torch.tensor(list(bytes.fromhex(weights.fingerprint)), dtype=torch.uint8)
 
 
 def _fingerprint(topology: Topology | str) -> str:

@@ -7,8 +7,8 @@ import attrs
 from torch import nn
 from torch.optim import Optimizer
 
-from sparsecore_torch.sparse_training.storage.compact_optimizer import CompactGroup
-from sparsecore_torch.sparse_training.storage.compact_weights import TOPOLOGY, VALUES, CompactWeights
+from sparsecore_torch.sparse_training.storage.compact_group import CompactGroup, check_alone
+from sparsecore_torch.sparse_training.storage.compact_weights import CompactWeights
 
 
 @attrs.define(eq=False, slots=False)  # torch notes on the hook that it was registered
@@ -32,9 +32,9 @@ class PlainModelState:
             state: of the model, with values and fingerprint.
             prefix: of the model's keys in it.
         """
-        if state.pop(prefix + VALUES, None) is None:
+        if state.pop(prefix + self.weights.values_name, None) is None:
             return
-        state.pop(prefix + TOPOLOGY)
+        state.pop(prefix + self.weights.topology_name)
         for index, names in enumerate(self.names):
             dense = self.weights.plain(index)
             state.update((prefix + name, dense) for name in names)
@@ -46,19 +46,26 @@ class PlainOptimizerState:
 
     Attributes:
         group: the param group of the values, which knows the slots of the dense parameters.
+        fingerprint: the name of the topology's fingerprint in the state dict.
         scattered: returns the state of each dense parameter, in the order of the layout.
     """
 
     group: CompactGroup
+    fingerprint: str
     scattered: Callable[[], Sequence[Mapping[str, Any]]]
 
-    def __call__(self, _: Optimizer, state: dict[str, Any]) -> None:
+    def __call__(self, optimizer: Optimizer, state: dict[str, Any]) -> None:
         """Change a state dict in place; parameters are numbered anew, in the order of the groups.
 
         Args:
-            state: of the optimizer, with the fingerprint of compact storage.
+            optimizer: whose state dict it is.
+            state: with the fingerprint of compact storage.
+
+        Raises:
+            InputError: the optimizer trains the values of several trainings.
         """
-        state.pop(TOPOLOGY)
+        check_alone(optimizer)
+        state.pop(self.fingerprint)
         dense = {slot: index for index, slot in enumerate(self.group.slots)}
         kept, packed, number = {}, state["state"], 0
         for place, group in enumerate(state["param_groups"]):
