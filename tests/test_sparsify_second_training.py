@@ -226,6 +226,6 @@ def test_state_dicts_of_a_dense_model_are_of_one_training_for_each_optimizer():
     train(model, [optimizer], range(2))
     assert len(optimizer.state_dict()["state"]) == 6
     assert set(model.state_dict()) == set(mlp().state_dict())
-    sparsify(model, optimizer, include="2.weight", sparsity=0.5, storage="compact")
+    sparsify(model, optimizer, include="2.weight", start="magnitude", sparsity=0.5, storage="compact")
     with pytest.raises(InputError, match="2 trainings"):
         optimizer.state_dict()
