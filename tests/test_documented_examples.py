@@ -34,6 +34,8 @@ ELSEWHERE = {
     "docs/studies.md": "test_study_documentation.py",
     "docs/testing.md": "test_testing_documentation.py",
     "docs/train-faster-on-cpu.md": "test_sparsify_documentation.py",
+    "docs/trainers-timm.md": "test_trainer_pages.py",
+    "docs/trainers.md": "test_trainer_pages.py",
 }
 """Pages whose blocks other tests run: in one process, on several ranks, or with a part of the examples."""
 
