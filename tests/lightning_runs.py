@@ -102,7 +102,7 @@ def alternating(folder: str) -> dict[str, Any]:
 def again(folder: str) -> dict[str, Any]:
     """Fit twice: after an error, and for more epochs; and with a new Trainer."""
     answer: dict[str, Any] = {}
-    module, sparse = Module(), SparseTraining(**OPTIONS)
+    module, sparse = Module(), SparseTraining(**OPTIONS, distribution="erk")
     runner = trainer([sparse, Stop(7)], folder)
     try:
         runner.fit(module, loader())
@@ -130,6 +130,7 @@ def refused(folder: str) -> list[str]:
         lambda: SparseTraining().training,
         lambda: SparseTraining().load_state_dict({}),
         lambda: trainer([loaded(foreign)], folder).fit(Module(), loader()),
+        lambda: trainer([SparseTraining(budget=300)], folder).fit(Alternating(), loader()),
         lambda: trainer([SparseTraining(strategy="rigl")], folder).fit(Alternating(), loader()),
     )
     return [sentence_of(attempt) for attempt in attempts]

@@ -39,7 +39,7 @@ PACKAGES = (
     "sparsecore_strategies",
     "sparsecore_models",
 )
-FOLDERS = ("sparsecore", "backends", "strategies", "models", "tests", "benchmarks", "docs")
+FOLDERS = ("sparsecore", "backends", "strategies", "models", "tests", "benchmarks", "docs", "examples")
 FILES = [path for folder in FOLDERS for path in ROOT.glob(f"{folder}/**/*.*")]
 OTHER_OPTIONS = {"--nproc-per-node", "--config-settings", "--sparsecore-strategy"}
 """Options of torchrun and pip, and the one that our plugin adds to pytest."""

@@ -96,6 +96,7 @@ def test_what_cannot_be_used_is_refused_with_a_sentence(answers: Any) -> None:
         "0 sparse trainings are under way",
         "no state of sparse trainings",
         "the saved state is that of 0 sparse trainings",
+        "budget= is the number of weights of one training",
         "give total_steps=",
     )
     assert len(answers["refused"]) == len(expected)

@@ -41,28 +41,6 @@ def test_the_page_about_groups_runs_from_top_to_bottom():
         exec(block, space)
 
 
-def test_a_module_with_the_documented_hooks_resumes_its_training():
-    space = {"torch": torch, "sparsify": pytest.importorskip("sparsecore_torch").sparsify}
-    (block,) = code("docs/sparsify.md", "py")
-    exec(block, space)
-    hooks = ("restored", "configure_optimizers", "on_save_checkpoint", "on_load_checkpoint")
-    network = type("Network", (torch.nn.Module,), {name: space[name] for name in hooks})
-
-    def made():
-        module = network()
-        module.layers = torch.nn.Sequential(*(torch.nn.Linear(20, 20) for _ in range(3)))
-        return module
-
-    one, other = made(), made()
-    one.configure_optimizers()
-    checkpoint = {"state_dict": one.state_dict()}
-    one.on_save_checkpoint(checkpoint)
-    other.on_load_checkpoint(checkpoint)
-    other.configure_optimizers()
-    assert other.sparse_training.topology.sha256() == one.sparse_training.topology.sha256()
-    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
-
-
 def test_the_page_about_training_on_a_cpu_shows_the_time_of_a_step_and_a_region(capsys):
     pytest.importorskip("sparsecore_cpu")
     torch.manual_seed(0)

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, final
 
 from torch import nn
@@ -22,6 +23,12 @@ _SHOWN = 8
 _OPTIONS = frozenset(
     name for name, one in inspect.signature(sparsify).parameters.items() if one.kind is one.KEYWORD_ONLY
 )
+
+
+_OF_DRAWN_STARTS: Mapping[str, Any] = MappingProxyType(
+    {"scope": "tensor", "distribution": None, "budget": None, "example": None}
+)
+"""The options of ``sparsify`` that have no meaning where the active weights are given, and their defaults."""
 
 
 @final
@@ -105,6 +112,11 @@ class ManagedTrainings:
         steps = {"total_steps": total_steps, "steps_per_epoch": steps_per_epoch}
         options = {**{name: count for name, count in steps.items() if count is not None}, **self._options}
         parts = list(self._parts(model, optimizers))
+        if len(parts) > 1 and self.option("budget") is not None:
+            raise InputError(
+                f"budget= is the number of weights of one training, and {len(parts)} optimizers have one each; give "
+                "sparsity="
+            )
         starts = self._starts(len(parts), continues)
         begun: list[SparseTraining] = []
         try:
@@ -186,7 +198,7 @@ class ManagedTrainings:
         else:
             starts = self._ended
         self._check_number(len(starts), count)
-        return [{"start": start, "scope": "tensor"} for start in starts]
+        return [{**_OF_DRAWN_STARTS, "start": start} for start in starts]
 
     def _check_number(self, saved: int, here: int) -> None:
         if saved != here:
