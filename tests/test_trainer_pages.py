@@ -56,5 +56,5 @@ def test_the_example_of_the_page_about_trainers_trains_sparsely(answers: Any) ->
     assert 0.05 * size < count < 0.12 * size
 
 
-def test_timms_loop_with_the_ten_lines_resumes_bit_for_bit_and_keeps_its_average_sparse(answers: Any) -> None:
+def test_timms_loop_with_these_lines_resumes_bit_for_bit_and_keeps_its_average_sparse(answers: Any) -> None:
     assert float(answers["docs/trainers-timm.md"]) == pytest.approx(0.8, abs=0.05)
