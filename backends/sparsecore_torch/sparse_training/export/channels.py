@@ -214,12 +214,10 @@ def _batch_norm(channels: Channels, module: Any, before: Feature, node: fx.Node)
         return INPUT
 
     def normalized(constants: Tensor) -> Tensor:
-        scaled = (constants - module.running_mean.double()) / (module.running_var.double() + module.eps).sqrt()
-        return (
-            scaled
-            if module.weight is None
-            else scaled * module.weight.detach().double() + module.bias.detach().double()
-        )
+        scaled: Tensor = (constants - module.running_mean.double()) / (module.running_var.double() + module.eps).sqrt()
+        if module.weight is not None:
+            scaled = scaled * module.weight.detach() + module.bias.detach()
+        return scaled
 
     channels.channelwise.append((module, before))
     return before.mapped(normalized)
