@@ -91,8 +91,9 @@ class Calls:
                 stack.enter_context(replaced(LayerLists, name, self._listing(kernel, getattr(LayerLists, name))))
             stack.enter_context(replaced(_kernels, "Input", _Reads(self, _kernels.Input)))
             stack.enter_context(replaced(operations, "Mask", self._mask))
-            watched = _WatchedLinear(self, linear.linear_kernels(self._machine.kernels.name))
-            stack.enter_context(replaced(linear, "linear_kernels", lambda _: watched))
+            rounded = self._machine.buffers.stores_bfloat16
+            watched = _WatchedLinear(self, linear.linear_kernels(self._machine.kernels.name, rounded))
+            stack.enter_context(replaced(linear, "linear_kernels", lambda *_: watched))
             yield
 
     def call(self, name: str, arguments: tuple[Any, ...]) -> Any:

@@ -301,7 +301,7 @@ def linear(call: Call) -> None:
     pattern = call.do(_kernels.SparsityPattern, positions, call.integer(outputs), call.integer(inputs))
     if call.random.random() < 0.3:
         call.change()
-    kernels = _kernels.LinearKernels(call.kernels.name)
+    kernels = _kernels.LinearKernels(call.kernels.name, call.random.random() < 0.5)
     x, out, gradient, made = (call.features(images, side) for side in (inputs, outputs, outputs, inputs))
     if call.odd():
         out = x

@@ -79,8 +79,17 @@ class Rows {
   }
 
  private:
-  TiledRows view(const Starts& starts, int64_t tile) const {
-    return {columns_.get(), starts.data(), rows_, column_count_, tile};
+  TiledRows view(const Starts& starts, int64_t tile) {
+    if (!is_paired_) is_paired_ = are_pairs();
+    return {columns_.get(), starts.data(), rows_, column_count_, tile, *is_paired_};
+  }
+
+  // Whether all weights are pairs of neighbours, the first of which is in an even column.
+  bool are_pairs() const {
+    if (count_ % 2) return false;
+    for (int64_t k = 0; k < count_; k += 2)
+      if (columns_[k] % 2 || columns_[k + 1] != columns_[k] + 1) return false;
+    return std::all_of(segments_.begin(), segments_.end(), [](uint32_t start) { return start % 2 == 0; });
   }
 
   Starts starts_of(int64_t tile) const {
@@ -101,6 +110,7 @@ class Rows {
 
   int64_t rows_, column_count_, count_;
   std::unique_ptr<uint16_t[]> columns_;
+  std::optional<bool> is_paired_;
   Starts segments_;  // those of tiles of SEGMENT columns
   std::map<int64_t, Starts> tiled_;
 };
@@ -223,9 +233,13 @@ class SparsityPattern {
 
 class LinearKernels {
  public:
-  explicit LinearKernels(const std::string& name) : table_(find_linear_kernels(name.c_str())) {
+  explicit LinearKernels(const std::string& name, bool rounded) {
+    const LinearTables tables = find_linear_kernels(name.c_str());
+    rounded_ = rounded && tables.bfloat16, table_ = rounded_ ? tables.bfloat16 : tables.float32;
     if (!table_) throw std::invalid_argument("this processor has no kernels named '" + name + "'");
   }
+
+  bool rounded() const { return rounded_; }
 
   void forward(const Activation& x, const Activation& out, const Activation* add, SparsityPattern& pattern,
                nb::handle given_values, nb::handle given_sums, Integer given_threads) const {
@@ -319,7 +333,7 @@ class LinearKernels {
   // The bytes of a feature that are read at a time.
   int64_t bytes_per_feature(const Activation& x) const {
     const int64_t vectors = x.extent.width, most = table_->most_vectors, panels = (vectors + most - 1) / most;
-    return (vectors + panels - 1) / panels * x.lanes() * static_cast<int64_t>(sizeof(float));
+    return (vectors + panels - 1) / panels * x.lanes() * static_cast<int64_t>(rounded_ ? 2 : sizeof(float));
   }
 
   LinearGradientsParams read_by(const Activation& gradient, SparsityPattern& pattern, int threads) const {
@@ -349,6 +363,7 @@ class LinearKernels {
   }
 
   const LinearTable* table_;
+  bool rounded_;
 };
 
 }  // namespace
@@ -368,8 +383,13 @@ void add_linear(nb::module_& module) {
       module, "LinearKernels",
       R"(The kernels of linear layers for one instruction set, which are named as those of :class:`Kernels`.
 
-All activations are features of one batch. Values and gradients are in the order of the pattern's positions.)")
-      .def(nb::init<const std::string&>(), "name"_a = "")
+All activations are features of one batch. Values and gradients are in the order of the pattern's positions.
+
+With ``rounded`` the outputs and the weights' gradients are sums, in float32, of products of numbers that are
+rounded to bfloat16, where the processor has instructions for this (AVX512_BF16); where it has none, nothing is
+rounded. The inputs' gradients are always computed in float32.)")
+      .def(nb::init<const std::string&, bool>(), "name"_a = "", "rounded"_a = false)
+      .def_prop_ro("rounded", &LinearKernels::rounded, "Whether numbers are rounded before they are multiplied.")
       .def("forward", &LinearKernels::forward, "x"_a, "out"_a, "add"_a.none(), "pattern"_a, "values"_a.none(),
            "sums"_a.none(), "threads"_a, "Computes out = add + weights·x, and the sums of out and of its square.",
            nb::sig("def forward(self, x: Activation, out: Activation, add: Activation | None, pattern: "

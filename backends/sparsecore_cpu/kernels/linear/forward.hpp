@@ -102,31 +102,39 @@ void forward_task(const LinearParams& params, const Panel& panel, const ReadFeat
   }
 }
 
-// Threads share the outputs of each panel or, where there are many of them, the panels.
-inline void forward(const LinearParams& params) {
-  const int64_t outputs = params.by_output.rows, inputs = params.by_output.column_count;
+// Calls compute(count of vectors as a constant, panel, tasks, threads, sums) for each panel. Threads share the outputs
+// of each panel or, where there are many of them, the panels. Adds up the panels' sums.
+template <class Compute>
+void for_each_panel(const LinearParams& params, Compute compute) {
+  const int64_t outputs = params.by_output.rows;
   const int64_t panels = panel_count(params.vectors), tasks = task_count(outputs);
   // the sums of each panel, which are added up in one order for every number of threads
   static thread_local Scratch scratch;
   double* partial = params.sums ? reinterpret_cast<double*>(scratch.request(panels * outputs * 4)) : nullptr;
-  const auto compute = [&](int64_t number, int64_t tasks, int threads) {
+  const auto compute_panel = [&](int64_t number, int64_t tasks, int threads) {
     const Panel panel = panel_of(params.vectors, number);
     double* sums = partial ? partial + number * outputs * 2 : nullptr;
-    with_count_of(panel, [&](auto vectors) {
-      constexpr int VECTORS = decltype(vectors)::value;
-      const ReadFeatures x = shared_features<VECTORS>(params.x, params.vectors, panel, inputs, threads);
-      parallel_for(tasks, threads, [&](int64_t task) {
-        const int64_t first = outputs * task / tasks, last = outputs * (task + 1) / tasks;
-        forward_task<VECTORS>(params, panel, x, first, last, sums);
-      });
-    });
+    with_count_of(panel, [&](auto vectors) { compute(vectors, panel, tasks, threads, sums); });
   };
   if (panels >= TASKS)
-    parallel_for(panels, params.threads, [&](int64_t number) { compute(number, 1, 1); });
+    parallel_for(panels, params.threads, [&](int64_t number) { compute_panel(number, 1, 1); });
   else
-    for (int64_t number = 0; number < panels; number++) compute(number, tasks, params.threads);
+    for (int64_t number = 0; number < panels; number++) compute_panel(number, tasks, params.threads);
   for (int64_t number = 0; partial && number < panels; number++)
     for (int64_t i = 0; i < 2 * outputs; i++) params.sums[i] += partial[number * outputs * 2 + i];
+}
+
+inline void forward(const LinearParams& params) {
+  for_each_panel(params, [&](auto vectors, const Panel& panel, int64_t tasks, int threads, double* sums) {
+    constexpr int VECTORS = decltype(vectors)::value;
+    const int64_t outputs = params.by_output.rows;
+    const ReadFeatures x =
+        shared_features<VECTORS>(params.x, params.vectors, panel, params.by_output.column_count, threads);
+    parallel_for(tasks, threads, [&](int64_t task) {
+      const int64_t first = outputs * task / tasks, last = outputs * (task + 1) / tasks;
+      forward_task<VECTORS>(params, panel, x, first, last, sums);
+    });
+  });
 }
 
 }  // namespace SPARSECORE_VARIANT

@@ -18,6 +18,7 @@ struct TiledRows {
   const uint16_t* columns;
   const uint32_t* starts;
   int64_t rows, column_count, tile;
+  bool paired = false;  // whether all weights are pairs, in an even column and the next one
 
   int64_t tiles() const { return (column_count + tile - 1) / tile; }
   int64_t first_column(int64_t number) const { return number * tile; }
@@ -66,8 +67,14 @@ struct LinearTable {
   void (*gradients)(const LinearGradientsParams& params);
 };
 
+// The kernels for one instruction set, and those that round what they multiply to bfloat16. The latter are null where
+// this processor has no instructions for products of bfloat16 numbers.
+struct LinearTables {
+  const LinearTable *float32, *bfloat16;
+};
+
 // The kernels for the instruction set of this name or, where it is empty, for the best one of this processor. Null
 // where this processor has none of this name.
-const LinearTable* find_linear_kernels(const char* name);
+LinearTables find_linear_kernels(const char* name);
 
 }  // namespace sparsecore

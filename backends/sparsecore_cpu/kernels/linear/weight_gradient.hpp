@@ -62,8 +62,9 @@ struct Row {
   }
 };
 
-// Computes the gradients of the weights of the outputs [first, last), whose gradients `gradient` has alone.
-template <int VECTORS, Sum SUM>
+// Computes the gradients of the weights of the outputs [first, last), whose gradients `gradient` has alone. `Register`
+// holds one of these in registers.
+template <class Register, Sum SUM>
 void weight_gradients(const TiledRows& weights, const ReadFeatures& x, const ReadFeatures& gradient, float* gradients,
                       int64_t first, int64_t last) {
   const uint16_t* columns = weights.columns;
@@ -74,7 +75,7 @@ void weight_gradients(const TiledRows& weights, const ReadFeatures& x, const Rea
     for (int64_t output = first; output < last; output++) {
       const uint32_t later = starts[prefetcher.row_ahead(output)];
       prefetcher.request<true>(gradients + later), prefetcher.request(columns + later);
-      const Row<VECTORS> row(gradient.at(output - first));
+      const Register row(gradient.at(output - first));
       uint32_t k = starts[output];
       for (; k + GROUP_OF_SUMS <= ends[output]; k += GROUP_OF_SUMS) {
         Vector products[GROUP_OF_SUMS];
@@ -101,8 +102,8 @@ void weight_gradient_task(const LinearGradientsParams& params, const Panel& pane
   for (int64_t start = first; start < last; start += block) {
     const int64_t end = start + block < last ? start + block : last;
     const ReadFeatures given = gradient.from(start - first);
-    panel.first ? weight_gradients<VECTORS, Sum::CONTINUED>(weights, x, given, params.weights, start, end)
-                : weight_gradients<VECTORS, Sum::STARTED>(weights, x, given, params.weights, start, end);
+    panel.first ? weight_gradients<Row<VECTORS>, Sum::CONTINUED>(weights, x, given, params.weights, start, end)
+                : weight_gradients<Row<VECTORS>, Sum::STARTED>(weights, x, given, params.weights, start, end);
   }
 }
 

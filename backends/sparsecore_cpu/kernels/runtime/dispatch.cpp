@@ -3,50 +3,77 @@
 
 #include "kernels.hpp"
 #include "linear/linear.hpp"
+#include "pointwise/table.hpp"
+#include "pooling/table.hpp"
 
-#define DECLARE_TABLES(name)                         \
-  namespace name {                                   \
-  extern const sparsecore::KernelTable table;        \
-  extern const sparsecore::LinearTable linear_table; \
-  }                                                  \
-  namespace name##_bfloat16 {                        \
-    extern const sparsecore::KernelTable table;      \
+// The tables of one instruction set: those of all kernels, and those for images stored as bfloat16.
+#define DECLARE_TABLES(name)                                 \
+  namespace name {                                           \
+  extern const sparsecore::KernelTable table;                \
+  extern const sparsecore::LinearTable linear_table;         \
+  extern const sparsecore::PointwiseTable pointwise_table;   \
+  extern const sparsecore::PoolingTable pooling_table;       \
+  }                                                          \
+  namespace name##_bfloat16 {                                \
+    extern const sparsecore::KernelTable table;              \
+    extern const sparsecore::PointwiseTable pointwise_table; \
+    extern const sparsecore::PoolingTable pooling_table;     \
+  }
+
+#define TABLES_OF(name, rounded_linear)                                                    \
+  Tables {                                                                                 \
+    #name, {&name::table, &name##_bfloat16::table}, {&name::linear_table, rounded_linear}, \
+        {&name::pointwise_table, &name##_bfloat16::pointwise_table},                       \
+        {&name::pooling_table, &name##_bfloat16::pooling_table},                           \
   }
 
 DECLARE_TABLES(baseline)
 #ifdef SPARSECORE_X86
 DECLARE_TABLES(avx2)
 DECLARE_TABLES(avx512)
+namespace avx512bf16 {
+extern const sparsecore::LinearTable linear_table;
+}
 #endif
 
 namespace sparsecore {
 
 namespace {
 
-// The tables for one instruction set.
+// All kernels for one instruction set.
 struct Tables {
+  const char* name;
   KernelTables kernels;
-  const LinearTable* linear;
+  LinearTables linear;
+  PointwiseTables pointwise;
+  PoolingTables pooling;
 };
 
+// Those of this name or, where it is empty, of the best instruction set of this processor. Null pointers where it has
+// none of this name.
 Tables find_tables(const char* name) {
   const auto wanted = [name](const char* candidate) { return !name || !*name || !std::strcmp(name, candidate); };
 #ifdef SPARSECORE_X86
   __builtin_cpu_init();
   const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
                           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
-  if (has_avx512 && wanted("avx512")) return {{&avx512::table, &avx512_bfloat16::table}, &avx512::linear_table};
+  if (has_avx512 && wanted("avx512"))
+    return TABLES_OF(avx512, __builtin_cpu_supports("avx512bf16") ? &avx512bf16::linear_table : nullptr);
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && wanted("avx2"))
-    return {{&avx2::table, &avx2_bfloat16::table}, &avx2::linear_table};
+    return TABLES_OF(avx2, nullptr);
 #endif
-  if (wanted("baseline")) return {{&baseline::table, &baseline_bfloat16::table}, &baseline::linear_table};
-  return {{nullptr, nullptr}, nullptr};
+  if (wanted("baseline")) return TABLES_OF(baseline, nullptr);
+  return {};
 }
 
 }  // namespace
 
 KernelTables find_kernels(const char* name) { return find_tables(name).kernels; }
 
-const LinearTable* find_linear_kernels(const char* name) { return find_tables(name).linear; }
+LinearTables find_linear_kernels(const char* name) { return find_tables(name).linear; }
+
+PointwiseTables find_pointwise_kernels(const char* name) { return find_tables(name).pointwise; }
+
+PoolingTables find_pooling_kernels(const char* name) { return find_tables(name).pooling; }
 
 }  // namespace sparsecore

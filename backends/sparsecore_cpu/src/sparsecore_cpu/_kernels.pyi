@@ -525,9 +525,17 @@ class LinearKernels:
     """The kernels of linear layers for one instruction set, which are named as those of :class:`Kernels`.
 
     All activations are features of one batch. Values and gradients are in the order of the pattern's positions.
+
+    With ``rounded`` the outputs and the weights' gradients are sums, in float32, of products of numbers that are
+    rounded to bfloat16, where the processor has instructions for this (AVX512_BF16); where it has none, nothing is
+    rounded. The inputs' gradients are always computed in float32.
     """
 
-    def __init__(self, name: str = "") -> None: ...
+    def __init__(self, name: str = "", rounded: bool = False) -> None: ...
+    @property
+    def rounded(self) -> bool:
+        """Whether numbers are rounded before they are multiplied."""
+
     def forward(
         self,
         x: Activation,

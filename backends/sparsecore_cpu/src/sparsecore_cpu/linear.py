@@ -31,13 +31,14 @@ def sparsity_pattern(shape: tuple[int, ...], positions: NDArray[np.integer]) -> 
 
 
 @lru_cache
-def linear_kernels(name: str) -> _kernels.LinearKernels:
+def linear_kernels(name: str, rounded: bool = False) -> _kernels.LinearKernels:
     """The kernels of linear layers for one instruction set.
 
     Args:
         name: of the instruction set, such as avx512.
+        rounded: whether numbers may be rounded to bfloat16 before they are multiplied, see :class:`SparseLinear`.
     """
-    return _kernels.LinearKernels(name)
+    return _kernels.LinearKernels(name, rounded)
 
 
 def _empty(count: int) -> Floats:
@@ -55,12 +56,15 @@ class SparseLinear:
         pattern: the positions of the active weights.
         threads: how many threads compute.
         allocate: returns memory for so many gradients.
+        rounded: whether outputs and the weights' gradients are sums of products of numbers rounded to bfloat16, where
+            the processor has instructions for these. Sums are in float32, and so is all of the inputs' gradient.
     """
 
     kernels: _kernels.Kernels
     pattern: SparsityPattern
     threads: int
     allocate: Callable[[int], Floats] = _empty
+    rounded: bool = False
 
     def forward(
         self, x: KernelInput, values: NDArray[Any], out: Buffer, add: Buffer | None = None, sums: Sums | None = None
@@ -142,7 +146,7 @@ class SparseLinear:
 
     @property
     def _linear(self) -> _kernels.LinearKernels:
-        return linear_kernels(self.kernels.name)
+        return linear_kernels(self.kernels.name, self.rounded)
 
     def _masked(self, out: Buffer, mask: Mask | None) -> Sums:
         sums = np.zeros((out.form.channels, 2))

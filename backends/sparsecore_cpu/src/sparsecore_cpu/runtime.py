@@ -211,7 +211,7 @@ class Buffers:
             lanes: floats of a processor's vector.
             images: the dtype that images are stored as: float32, or uint16 for bfloat16. Features are always float32.
         """
-        self._lanes, self._images = lanes, images
+        self._lanes, self._images = lanes, np.dtype(images)
         self._lock = threading.Lock()
         self._free: OrderedDict[Form, list[_Memory]] = OrderedDict()
         self._free_bytes, self._used_bytes, self._most_used_bytes = 0, 0, 0
@@ -229,6 +229,11 @@ class Buffers:
         buffer = Buffer(form, array, handle)
         weakref.finalize(buffer, self._returned.append, (form, memory)).atexit = False
         return buffer
+
+    @property
+    def stores_bfloat16(self) -> bool:
+        """Whether images are stored as bfloat16."""
+        return self._images == STORED
 
     @property
     def nbytes(self) -> int:

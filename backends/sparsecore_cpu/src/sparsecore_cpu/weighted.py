@@ -53,7 +53,8 @@ class ListCache:
             window: stride, padding, dilation and groups.
         """
         if len(weight.shape) == 2:
-            return SparseLinear(runtime.kernels, self._pattern(weight), runtime.threads, self.pool.take)
+            pattern, rounded = self._pattern(weight), runtime.buffers.stores_bfloat16
+            return SparseLinear(runtime.kernels, pattern, runtime.threads, self.pool.take, rounded)
         made = self._of(weight).lists.setdefault((weight.shape, window), {})
         # what is cached must not refer to the weight, or it would live as long as the cache
         taps = lambda: Taps.of(weight.shape, weight.positions, window.groups)  # noqa: E731
