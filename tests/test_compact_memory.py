@@ -129,7 +129,8 @@ def test_nothing_dense_remains_after_a_step():
         model(torch.randn(2, 2, 16)).square().sum().backward()
         trains.step()
     large = [size for one, size in watch.seen.values() if not one.expired() and size >= 64 * 64 * 4]
-    assert large == [model.sparse_values.nbytes]  # its gradient
+    assert not large  # the gradient of the values is in memory of its own, which is used again
+    assert model.sparse_values.grad.shape == model.sparse_values.shape
 
 
 def test_reused_memory_is_not_mistaken_for_a_weight():

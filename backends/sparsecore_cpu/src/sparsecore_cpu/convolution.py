@@ -14,12 +14,7 @@ from sparsecore_cpu.weight_lists import LayerLists
 
 @attrs.frozen(eq=False)
 class LayerKernels:
-    """Calls the kernels of one convolution or linear layer on memory that the caller provides.
-
-    Inputs have a border of at least the padding, and output gradients that are passed on one of
-    :meth:`Window.border_behind` pixels. ``values`` are those of the active entries, float32, (entries,). An activation
-    that is added may be the one that is written. All methods raise an ``InputError`` where offsets do not fit into 32
-    bits, and a ``ValueError`` where a buffer does not fit the layer.
+    """The kernels of one convolution, or of a linear layer as one; implements :class:`WeightKernels`.
 
     Attributes:
         kernels: the kernels of one instruction set.
@@ -32,29 +27,13 @@ class LayerKernels:
     def forward(
         self, x: KernelInput, values: NDArray[Any], out: Buffer, add: Buffer | None = None, sums: Sums | None = None
     ) -> None:
-        """Write the layer's outputs, plus ``add``.
-
-        Args:
-            x: the input.
-            values: (entries,).
-            out: the memory of the output.
-            add: an activation of the output's form that is added, if any.
-            sums: float64, (channels, 2), to which the sums of the outputs and of their squares are added; or None.
-        """
+        """Write the outputs, plus ``add``."""
         weights = self.lists.forward(self._strides(x), values)
         start = add.handle if add else None
         self.kernels.convolve(x.handle, out.handle, start, weights.handle, weights.steps, sums, self.lists.threads)
 
     def backward_weight(self, x: KernelInput, gradient: KernelInput) -> Floats:
-        """The gradients of the active entries.
-
-        Args:
-            x: the input.
-            gradient: the gradient of the output; its border is not read.
-
-        Returns:
-            A new array, (entries,), of sums over the batch and the pixels.
-        """
+        """Return the gradients of the active weights."""
         weights = self.lists.forward(self._strides(x), None)
         listed, threads = np.empty(len(weights.order), np.float32), self.lists.threads
         self.kernels.weight_gradient(x.handle, gradient.handle, weights.handle, weights.steps, listed, threads)
@@ -68,18 +47,7 @@ class LayerKernels:
         add: Buffer | None = None,
         mask: Mask | None = None,
     ) -> Sums:
-        """Write the gradient of the inputs, plus ``add``, where the mask is.
-
-        Args:
-            gradient: the gradient of the output.
-            values: (entries,).
-            out: the memory of the result.
-            add: another gradient of the same form that is added, if any.
-            mask: where to write the gradient; elsewhere zero is written. None: everywhere.
-
-        Returns:
-            The sums of :meth:`backward`.
-        """
+        """Write the gradient of the inputs, plus ``add``, where the mask is."""
         start, threads, sums = add.handle if add else None, self.lists.threads, np.zeros((out.form.channels, 2))
         for weights in self.lists.backward(self._strides(gradient), values):
             read = (gradient.handle, out.handle, start, weights.handle, weights.steps)
@@ -98,20 +66,7 @@ class LayerKernels:
         add: Buffer | None = None,
         mask: Mask | None = None,
     ) -> tuple[Floats, Sums]:
-        """Both gradients: writes that of the inputs, plus ``add``, where the mask is.
-
-        Args:
-            x: the input.
-            gradient: the gradient of the output.
-            values: (entries,).
-            out: the memory of the input's gradient.
-            add: another gradient of the same form that is added, if any.
-            mask: where to write the gradient; elsewhere zero is written. None: everywhere.
-
-        Returns:
-            The gradients of the active entries, (entries,), and the sums by channel of what was written and of its
-            products with the mask's centered input, float64, (channels, 2); zeros without a mask.
-        """
+        """Compute both gradients."""
         if not self.lists.window.keeps(out.form, gradient.form):
             return self.backward_weight(x, gradient), self.backward_input(gradient, values, out, add, mask)
         weights, lists = (

@@ -47,9 +47,7 @@ def _empty(count: int) -> Floats:
 
 @attrs.frozen(eq=False)
 class SparseLinear:
-    """Calls the kernels of one linear layer on memory that the caller provides.
-
-    ``values`` are those of the active weights, (count,), in the order of the positions.
+    """The kernels of one linear layer; implements :class:`WeightKernels`.
 
     Attributes:
         kernels: all kernels of one instruction set.
@@ -69,25 +67,12 @@ class SparseLinear:
     def forward(
         self, x: KernelInput, values: NDArray[Any], out: Buffer, add: Buffer | None = None, sums: Sums | None = None
     ) -> None:
-        """Write the layer's outputs, plus ``add``; ``sums`` receives those of entries and squares by feature.
-
-        Args:
-            x: the input.
-            values: (count,).
-            out: the memory of the output.
-            add: an activation of the output's form that is added, if any.
-            sums: (out, 2), or None if they are not needed.
-        """
+        """Write the outputs, plus ``add``."""
         start = add.handle if add else None
         self._linear.forward(_read(x), out.handle, start, self.pattern, values, sums, self.threads)
 
     def backward_weight(self, x: KernelInput, gradient: KernelInput) -> Floats:
-        """The gradients of the active weights, (count,).
-
-        Args:
-            x: the input.
-            gradient: the gradient of the output.
-        """
+        """Return the gradients of the active weights."""
         gradients = self.allocate(self.pattern.count)
         self._linear.weight_gradient(_read(x), _read(gradient), self.pattern, gradients, self.threads)
         return gradients
@@ -100,18 +85,7 @@ class SparseLinear:
         add: Buffer | None = None,
         mask: Mask | None = None,
     ) -> Sums:
-        """Write the gradient of the inputs, plus ``add``, where the mask is.
-
-        Args:
-            gradient: the gradient of the output.
-            values: (count,).
-            out: the memory of the result.
-            add: another gradient of the same form that is added, if any.
-            mask: where to write the gradient; elsewhere zero is written. None: everywhere.
-
-        Returns:
-            The sums of :meth:`backward`.
-        """
+        """Write the gradient of the inputs, plus ``add``, where the mask is."""
         start = add.handle if add else None
         self._linear.input_gradient(_read(gradient), self.pattern, values, out.handle, start, self.threads)
         return self._masked(out, mask)
@@ -125,20 +99,7 @@ class SparseLinear:
         add: Buffer | None = None,
         mask: Mask | None = None,
     ) -> tuple[Floats, Sums]:
-        """Both gradients: writes that of the inputs, plus ``add``, where the mask is.
-
-        Args:
-            x: the input.
-            gradient: the gradient of the output.
-            values: (count,).
-            out: the memory of the input's gradient.
-            add: another gradient of the same form that is added, if any.
-            mask: where to write the gradient; elsewhere zero is written. None: everywhere.
-
-        Returns:
-            The gradients of the active weights, (count,), and with a mask the sums by feature of what was written and
-            of its products with the mask's centered input, (in, 2).
-        """
+        """Compute both gradients."""
         gradients, start = self.allocate(self.pattern.count), add.handle if add else None
         read = (_read(x), _read(gradient))
         self._linear.backward(*read, self.pattern, values, gradients, out.handle, start, self.threads)

@@ -12,6 +12,7 @@ from sparsecore.host.parameters import CachedArrays
 from sparsecore.host.weights import WeightSource
 from sparsecore_cpu._kernels import Mask, SparsityPattern
 from sparsecore_cpu.convolution import LayerKernels
+from sparsecore_cpu.layer_kernels import WeightKernels
 from sparsecore_cpu.linear import SparseLinear, sparsity_pattern
 from sparsecore_cpu.runtime import Buffer, Form, KernelInput, Runtime, Sums, bordered
 from sparsecore_cpu.weight_lists import LayerLists, Taps, WeightList
@@ -44,7 +45,7 @@ class ListCache:
     pool: BufferPool = attrs.field(factory=lambda: BufferPool(np.float32))
     _made: WeakKeyDictionary[Any, CachedLists] = attrs.field(factory=WeakKeyDictionary)
 
-    def kernels(self, runtime: Runtime, weight: WeightSource, window: Window) -> LayerKernels | SparseLinear:
+    def kernels(self, runtime: Runtime, weight: WeightSource, window: Window) -> WeightKernels:
         """The kernels that compute a layer with this weight: those of matrices, or of convolutions.
 
         Args:
@@ -97,10 +98,10 @@ class WeightedLayer:
     weight: WeightSource
     window: Window
     cache: ListCache
-    _layer: LayerKernels | SparseLinear = attrs.field(init=False)
+    _layer: WeightKernels = attrs.field(init=False)
 
     @_layer.default
-    def _kernels(self) -> LayerKernels | SparseLinear:
+    def _kernels(self) -> WeightKernels:
         return self.cache.kernels(self.runtime, self.weight, self.window)
 
     def output(self, x: Form) -> Form:
@@ -120,7 +121,7 @@ class WeightedLayer:
             x: the input; it is copied where its border is narrower than the padding.
             form: the form of the outputs, see :meth:`output`.
             add: an activation of this form that is added, if any.
-            sums: as of :meth:`LayerKernels.forward`.
+            sums: as of :meth:`WeightKernels.forward`.
         """
         x, out = bordered(self.runtime, x, self.window.padding.most), self.runtime.buffers.take(form)
         self._layer.forward(x, self._values, out, add, sums)
@@ -136,7 +137,7 @@ class WeightedLayer:
     def backward(
         self, x: KernelInput, gradient: KernelInput, out: Buffer, add: Buffer | None, mask: Mask | None
     ) -> Sums:
-        """Write the gradient of the inputs as :meth:`LayerKernels.backward`, and add to the weight's if it is trained.
+        """Write the gradient of the inputs as :meth:`WeightKernels.backward`, and add to the weight's if it is trained.
 
         Returns:
             The sums by channel, (channels, 2); zeros without a mask.

@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import attrs
+import torch
 
 from sparsecore.errors import InputError, unknown
 
@@ -17,6 +18,9 @@ _CHANGED = 1.25
 
 _CLEAR = 1.3
 """The ratio of two times from which on the fewest rounds are enough."""
+
+_GAIN = 0.98
+"""The ratio of two times up to which the kernels compute: less than the noise is no gain."""
 
 _ROUNDS = (3, 7)
 """The fewest and the most rounds: another program may disturb some of them, but hardly each round of one way."""
@@ -83,7 +87,7 @@ class Decisions:
         known = self.made.get(case)
         if known is None or not 1 / _CHANGED <= weights / max(known.weights, 1) <= _CHANGED:
             ratio = _measure(ways())
-            known = self.made[case] = Decision("sparse" if ratio <= 1 else "dense", weights, ratio)
+            known = self.made[case] = Decision("sparse" if ratio <= _GAIN else "dense", weights, ratio)
         return known.choice == "sparse"
 
     def dump(self) -> dict[str, Any]:
@@ -147,6 +151,8 @@ def _measure(ways: Ways) -> float:
 
 
 def _seconds(way: Callable[[], None]) -> float:
-    before = time.perf_counter()
+    # on one thread, the time that others have the processor is not counted
+    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+    before = clock()
     way()
-    return time.perf_counter() - before
+    return clock() - before

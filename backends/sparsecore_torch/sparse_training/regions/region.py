@@ -1,9 +1,10 @@
 """A part of a compiled model that runs on the kernels as a whole, as one function of autograd."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import count
+from itertools import count, groupby
+from operator import itemgetter
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -99,13 +100,24 @@ class Region(nn.Module):
                 results: tuple[Tensor, ...] = self.graph(*leaves)
                 if any(one.requires_grad for one in results):
                     wanted = [one for one, needed in zip(leaves, needs_gradient, strict=True) if needed]
-                    # dense weights are made of the values themselves, and not of what is passed for them
-                    wanted += [compact_weights(key).values for key in {key for key, _ in program.compact}]
+                    values = _differentiated(program.compact)
+                    wanted += values
                     made = [one for one in results if one.requires_grad]
                     gradients = [one.detach() for one in made]
-                    torch.autograd.grad(made, wanted, gradients, allow_unused=True)
+                    found = torch.autograd.grad(made, wanted, gradients, allow_unused=True)
+                    joined = [one for one in found[len(found) - len(values) :] if one is not None]
+                    if joined:  # which the kernels do not need, as they write into the joined gradient itself
+                        torch.cat(joined)
 
         return Ways(sparse, dense)
+
+
+def _differentiated(compact: Iterable[tuple[int, int]]) -> list[Tensor]:
+    """The values that dense weights of compact storage are made of, and not those that a region is given for them."""
+    found: list[Tensor] = []
+    for key, several in groupby(sorted(compact), key=itemgetter(0)):
+        found += compact_weights(key).differentiated([index for _, index in several])
+    return found
 
 
 @contextmanager

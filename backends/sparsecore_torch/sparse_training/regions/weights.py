@@ -66,7 +66,8 @@ class CompactWeight:
         weights.check()
         owner = _owner_of(topology, index)
         values = self.source.tensor.detach().numpy()
-        view = _view(self.source, owner.shape if shape is None else shape, owner.positions, values, owner)
+        part = weights.gradient_part(index) if self.needs_gradient else None
+        view = _view(self.source, owner.shape if shape is None else shape, owner.positions, values, owner, part)
 
         def give(entries: Tensor) -> None:
             weights.check_topology(topology)
@@ -161,7 +162,12 @@ def _dense_use(source: RegionInput, shape: tuple[int, ...]) -> WeightUse:
 
 
 def _view(
-    source: RegionInput, shape: tuple[int, ...], positions: NDArray[Any], values: NDArray[Any], owner: object
+    source: RegionInput,
+    shape: tuple[int, ...],
+    positions: NDArray[Any],
+    values: NDArray[Any],
+    owner: object,
+    gradient: NDArray[np.float32] | None = None,
 ) -> WeightView:
-    gradient = np.zeros(len(values), np.float32)
+    gradient = np.empty(len(values), np.float32) if gradient is None else gradient
     return WeightView(shape, positions, values, gradient, owner, is_trained=source.needs_gradient)

@@ -8,7 +8,9 @@ from typing import Any
 from weakref import WeakSet, WeakValueDictionary
 
 import attrs
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
@@ -17,6 +19,7 @@ from sparsecore.errors import InputError
 from sparsecore_torch._torch_internals import are_transforms_active, own_parameters, remove_module_hooks, write_count
 from sparsecore_torch.arrays import active_indices, as_tensor, gather, scatter
 from sparsecore_torch.sparse_training.storage.dense_gradients import DenseGradients
+from sparsecore_torch.sparse_training.storage.joined_gradients import GradientMemory, JoinedGradient, split
 from sparsecore_torch.sparse_training.storage.saved_tensors import SavedTensors
 
 VALUES = "sparse_values"
@@ -68,6 +71,8 @@ class CompactWeights:
         self._known_version = 0  # of the values of a copy: that of new tensors
         self._saved = SavedTensors()
         self._pieces: tuple[Tensor, ...] = ()
+        self._memory = GradientMemory()
+        self._joined: JoinedGradient | None = None
         self._hooks: tuple[int, ...] = ()
         # torch.compile compiles the code before and after these, and calls them as they are
         disable: Any = torch.compiler.disable
@@ -195,6 +200,8 @@ class CompactWeights:
         if are_transforms_active():
             return _transformable(self.entries(index), self.topology, index, dtype)
         dense = _materialize(self.entries(index), self, index, dtype)
+        if _is_dense(self.topology, index) and dtype is self.values.dtype:
+            return dense  # the values themselves, which are kept anyway
         return self._saved.remade_by(_Remaker(self.values.detach(), self.topology, index, dtype), dense)
 
     def plain(self, index: int) -> Tensor:
@@ -219,13 +226,16 @@ class CompactWeights:
     def _begin(self) -> None:
         """Before a forward pass of the model: split the values once, so that gradients are joined once."""
         self.check()
-        self._pieces = torch.split(self.values, self.topology.counts.tolist())
-        if not are_transforms_active():  # transforms allow no saved-tensor hooks
-            self._saved.install()
+        if are_transforms_active():  # transforms allow neither functions of our own nor saved-tensor hooks
+            self._pieces = torch.split(self.values, self.topology.counts.tolist())
+            return
+        self._joined = JoinedGradient(self.topology.bounds, self._memory)
+        self._pieces = split(self.values, self._joined)
+        self._saved.install()
 
     def _end(self) -> None:
         """After a forward pass of the model, also one that has raised."""
-        self._pieces = ()
+        self._pieces, self._joined = (), None
         self._saved.remove()
 
     def active_gradient(self, index: int, topology: Topology, gradient: Tensor) -> Tensor:
@@ -245,6 +255,8 @@ class CompactWeights:
         self.check_topology(topology)
         if self.dense_gradients is not None:
             self.dense_gradients.add(index, gradient)
+        if _is_dense(topology, index):
+            return gradient.reshape(-1).to(self.values.dtype)
         return gather(gradient, active_indices(topology, index)).to(self.values.dtype)
 
     def check_topology(self, topology: Topology) -> None:
@@ -276,6 +288,27 @@ class CompactWeights:
             return self._pieces[index]
         bounds = self.topology.bounds
         return self.values[bounds[index] : bounds[index + 1]]
+
+    def gradient_part(self, index: int) -> NDArray[np.float32] | None:
+        """Return memory for the gradient of the entries of a tensor, which is then joined without a copy.
+
+        Args:
+            index: of the tensor in the layout.
+
+        Returns:
+            Uninitialized, (N_i,); None outside of forward passes, and where it has been given away before.
+        """
+        return None if self._joined is None else self._joined.part(index)
+
+    def differentiated(self, indices: Sequence[int]) -> tuple[Tensor, ...]:
+        """Return what the dense tensors of these indices are made of now, and their gradients are asked for of.
+
+        Args:
+            indices: of the tensors in the layout.
+        """
+        if self._pieces and all(piece.grad_fn for piece in self._pieces):
+            return tuple(self._pieces[index] for index in indices)
+        return (self.values,)
 
     def several_entries(self, indices: Sequence[int]) -> tuple[Tensor, ...]:
         """Return the values of several tensors, differentiable, as :meth:`entries` does for one.
@@ -340,6 +373,8 @@ class _Materialize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, weights: CompactWeights, index: int, dtype: torch.dtype) -> Tensor:
         ctx.weights, ctx.topology, ctx.index = weights, weights.topology, index
+        if _is_dense(weights.topology, index) and dtype is values.dtype:
+            return values.view(weights.topology.layout.shapes[index])
         return _scattered(values, weights.topology, index, dtype)
 
     @staticmethod
@@ -380,6 +415,11 @@ def _add_fingerprint(weights: CompactWeights, _: nn.Module, state: dict[str, Any
 
 def _fingerprint(topology: Topology | str) -> str:
     return topology if isinstance(topology, str) else topology.sha256()
+
+
+def _is_dense(topology: Topology, index: int) -> bool:
+    """Whether all weights of a tensor are active, so that its values are the dense tensor."""
+    return int(topology.counts[index]) == topology.layout.sizes[index]
 
 
 def _slots(topology: Topology, index: int) -> slice:
