@@ -11,7 +11,6 @@ after the last of them.
 import argparse
 import copy
 import json
-import platform
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -27,6 +26,7 @@ from sparsecore.data.cifar import Cifar10
 from sparsecore.data.digits import Digits
 from sparsecore.data.images import Images, Split
 from sparsecore.run.files import write_whole
+from sparsecore.run.identity import machine
 from sparsecore.strategy import Every
 from sparsecore_strategies.dpr import DynamicReallocation
 from sparsecore_strategies.static import Static
@@ -190,16 +190,6 @@ def outcome(options: argparse.Namespace, settings: Settings, images: Images, see
             found |= pruned_and_trained(dense, method, settings, options.sparsity, data, test, seed)
             write_whole(file, (json.dumps(found, indent=1) + "\n").encode())
     return found
-
-
-def machine() -> str:
-    """Return processor, Python and torch in a line."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text("utf-8").splitlines() if cpuinfo.exists() else []
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    processor = names[0] if names else platform.processor() or platform.machine()
-    threads = torch.get_num_threads()
-    return f"{processor}, {threads} threads, Python {platform.python_version()}, torch {torch.__version__}"
 
 
 def table(results: Sequence[Mapping[str, Any]], settings: Settings) -> str:

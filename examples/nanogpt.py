@@ -10,7 +10,6 @@ is for validation. Nothing is downloaded. A run that was stopped goes on from it
 import argparse
 import json
 import math
-import platform
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from pydoc_data import topics
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsecore.run.files import write_whole
+from sparsecore.run.identity import machine
 from sparsecore.strategy import Every
 from sparsecore_strategies.dpr import DynamicReallocation
 from sparsecore_strategies.rigl import RigL
@@ -198,13 +198,10 @@ def learning_rate(step: int, settings: Settings) -> float:
     return BASE_LEARNING_RATE * (0.55 + 0.45 * math.cos(math.pi * (step - rise) / max(1, settings.steps - rise)))
 
 
-def forward_flops(model: GPT, training: SparseTraining | None, tokens: int) -> int:
-    """Return the operations of the linear layers' products in one forward pass, two for each weight and token."""
-    linear = {f"{name}.weight": one.weight for name, one in model.named_modules() if isinstance(one, nn.Linear)}
-    counts = {name: weight.numel() for name, weight in linear.items()}
-    if training is not None:
-        counts |= dict(zip(training.topology.layout.names, map(int, training.topology.counts), strict=True))
-    return 2 * tokens * sum(counts.values())
+def dense_flops(model: nn.Module, tokens: int) -> int:
+    """Return the operations of a dense step in linear layers; the backward pass takes twice those of the forward."""
+    weights = sum(one.weight.numel() for one in model.modules() if isinstance(one, nn.Linear))
+    return 3 * 2 * tokens * weights
 
 
 @attrs.define(eq=False)
@@ -223,8 +220,6 @@ class Trainer:
     model: GPT = attrs.field(init=False)
     optimizer: torch.optim.AdamW = attrs.field(init=False)
     training: SparseTraining | None = attrs.field(init=False, default=None)
-    dense_flops: int = attrs.field(init=False, default=0)
-    flops: float = attrs.field(init=False, default=0.0)
     seconds: float = attrs.field(init=False, default=0.0)
     history: list[dict[str, float]] = attrs.field(init=False, factory=list)
 
@@ -232,7 +227,6 @@ class Trainer:
         torch.manual_seed(self.run.seed)
         settings = self.settings
         self.model = GPT(len(self.text.vocabulary), settings)
-        self.dense_flops = forward_flops(self.model, None, settings.batch * settings.characters)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=BASE_LEARNING_RATE, weight_decay=0.01)
         if self.run.strategy in STRATEGIES:
             self.training = sparsify(
@@ -256,7 +250,7 @@ class Trainer:
         self.optimizer.load_state_dict(saved["optimizer"])
         if self.training is not None:
             self.training.load_state_dict(saved["training"])
-        self.history, self.flops, self.seconds = saved["history"], saved["flops"], saved["seconds"]
+        self.history, self.seconds = saved["history"], saved["seconds"]
 
     def save(self, file: Path) -> None:
         """Save everything that the run needs to go on."""
@@ -266,7 +260,6 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "training": None if self.training is None else self.training.state_dict(),
             "history": self.history,
-            "flops": self.flops,
             "seconds": self.seconds,
         }
         aside = file.with_suffix(".part")
@@ -283,19 +276,24 @@ class Trainer:
             recent.append(self.step(step))
             if (step + 1) % max(1, settings.steps // EVALUATIONS) == 0 or step + 1 == settings.steps:
                 loss = validation_loss(self.model, self.text, settings)
-                numbers = {"step": step + 1, "flops": self.flops, "training loss": fmean(recent), "loss": loss}
+                flops = self.flops(step + 1)
+                numbers = {"step": step + 1, "flops": flops, "training loss": fmean(recent), "loss": loss}
                 self.history.append(numbers)
                 recent.clear()
                 self.seconds = before + process_time() - began
                 self.save(checkpoint)
 
-    def step(self, step: int) -> float:
-        """Take a step; return its loss, and count its operations as the papers do: the backward pass is twice forward.
+    def flops(self, steps: int) -> float:
+        """Return the operations of all steps so far, those of sparse training with its updates' dense gradients."""
+        settings = self.settings
+        if self.training is None:
+            return float(steps * dense_flops(self.model, settings.batch * settings.characters))
+        codes, _ = batch_of(self.text.training, settings, 0, settings.batch)
+        return float(self.training.flops(codes).training or 0)
 
-        RigL's updates need the dense gradient of all weights, in place of a backward pass of the active ones.
-        """
-        settings, updates = self.settings, 0 if self.training is None else self.training.updates
-        cost = forward_flops(self.model, self.training, settings.batch * settings.characters)
+    def step(self, step: int) -> float:
+        """Take a step and return its loss."""
+        settings = self.settings
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, settings)
         key = 1_000_003 * (self.run.seed + 1) + step
@@ -304,8 +302,6 @@ class Trainer:
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
-        needs_dense = self.run.strategy == "rigl" and self.training is not None and self.training.updates > updates
-        self.flops += 2 * cost + (self.dense_flops if needs_dense else cost)
         return loss.item()
 
 
@@ -333,16 +329,6 @@ def outcome(run: Run, settings: Settings, text: Text, folder: Path) -> dict[str,
     write_whole(file, (json.dumps(result, indent=1) + "\n").encode())
     checkpoint.unlink(missing_ok=True)
     return result
-
-
-def machine() -> str:
-    """Return processor, Python and torch in a line."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text("utf-8").splitlines() if cpuinfo.exists() else []
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    processor = names[0] if names else platform.processor() or platform.machine()
-    threads = torch.get_num_threads()
-    return f"{processor}, {threads} threads, Python {platform.python_version()}, torch {torch.__version__}"
 
 
 def grouped(results: Iterable[Mapping[str, Any]]) -> dict[tuple[str, float], list[Mapping[str, Any]]]:
