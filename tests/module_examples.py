@@ -43,6 +43,10 @@ def five():
     return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Linear(8, 8), nn.Linear(8, 1))
 
 
+def normed():
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Linear(8, 8), nn.Linear(8, 2))
+
+
 def wide():
     return nn.Sequential(nn.Flatten(), nn.Linear(17, 8), nn.Linear(8, 8), nn.Linear(8, 2))
 '''

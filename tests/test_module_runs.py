@@ -267,6 +267,11 @@ def test_what_is_no_such_module_is_refused(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_batch_of_one_image_that_batch_norm_refuses_is_named(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"normed' cannot be trained on a batch of 1 images .*training\.batch_size"):
+        train(folder, tmp_path / "run", "normed", *MOVING, "--set", "data.limit=33")
+
+
 @pytest.mark.parametrize("backend", ["numpy", "cpu"])
 @pytest.mark.parametrize("model", ["nets.py:small", "nets.py:Plain", "torchvision:resnet18", "timm:resnet18"])
 def test_other_backends_refuse_modules_with_a_sentence(folder: Path, tmp_path: Path, backend: str, model: str) -> None:

@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 
 from command_line import sparsecore_process
 from module_examples import MOVING, write_networks
+from processes import start
 from safetensors.torch import save_file
 from start_oracles import STILL, carry_out, end, metrics, result
 from streamed_examples import write_sets
@@ -110,6 +111,18 @@ def test_workers_change_nothing_and_a_stopped_run_resumes_with_another_number_of
     alone = train(folder, tmp_path / "alone", "Dropping", *HELD, *PLAIN)
     np.testing.assert_array_equal(end(tmp_path / "two")["learner/values"], end(alone)["learner/values"])
     assert metrics(tmp_path / "two") == metrics(alone)
+
+
+@pytest.mark.integration
+def test_two_ranks_read_the_images_of_one_process(folder: Path, tmp_path: Path) -> None:
+    settings = (*HELD, *MOVING, "--set", "backend.dtype=float64")
+    alone = train(folder, tmp_path / "alone", "Dropping", *settings)
+    shared = command(folder, tmp_path / "shared", "Dropping", *settings, "--set", "data.workers=1")
+    for ended in start(["-m", "sparsecore", *shared]):
+        assert ended.status == 0, ended.stderr
+    for key in ("test_loss", "train_loss"):
+        assert result(tmp_path / "shared")[key] == pytest.approx(result(alone)[key], rel=1e-9)
+    assert result(tmp_path / "shared")["topology_sha256"] == result(alone)["topology_sha256"]
 
 
 def test_random_transforms_follow_the_seed_and_differ_between_epochs(folder: Path, tmp_path: Path) -> None:

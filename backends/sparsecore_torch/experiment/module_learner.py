@@ -104,12 +104,21 @@ class ModuleLearner:
     def _forward_backward(self, part: Batch, examples: int, totals: RunningTotals) -> None:
         images, labels = self._inputs.of_plan(part)
         with drawing(part.random.child("forward", part.first)):
-            logits = self._forward(images)
+            logits = self._computed(images)
             check_logits(logits, len(labels), self._classes, self._model.name)
             logits = logits.to(self._config.dtype)
             losses = functional.cross_entropy(logits, labels, reduction="none")
             torch.autograd.backward(self._config.parallel.loss(losses, examples))
         totals.add(losses, logits, labels)
+
+    def _computed(self, images: Tensor) -> Any:
+        try:
+            return self._forward(images)
+        except ValueError as error:  # as batch norm raises for a batch with one value a channel
+            raise InputError(
+                f"the model {self._model.name!r} cannot be trained on a batch of {len(images)} images ({error}); where "
+                "it is the last of an epoch, another training.batch_size or data.limit helps"
+            ) from error
 
     def _dense_gradient(self, name: str) -> Tensor:
         # the optimizer's step masks the gradients, of which the storage then has a copy
