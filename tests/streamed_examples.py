@@ -44,6 +44,16 @@ class Dropping(Dataset):
         return image * (torch.rand_like(image) < 0.5) * (random.random() + np.random.rand()), self.bars[index][1]
 
 
+class Palette:
+    """What PIL's images of a palette look like."""
+
+    mode = "P"
+
+
+def strange(train, label=False):
+    return [(np.zeros((4, 4), np.uint8), 0.5) if label else (Palette(), 0)] * 20
+
+
 def tensors(train, strange=False):
     images = torch.arange(40 * 16).reshape(40, 1, 4, 4) / 640
     return TensorDataset(images, torch.arange(40) % 2 + 3 * strange)

@@ -239,6 +239,7 @@ def test_activations_in_bfloat16_and_gradual_pruning(folder: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # of what PyTorch's compiler imports
 def test_a_compiled_module_trains(folder: Path, tmp_path: Path) -> None:
     compiled = train(folder, tmp_path / "compiled", "Plain", *MOVING, "--set", "backend.compile=true")
     plain = train(folder, tmp_path / "plain", "Plain", *MOVING)

@@ -20,6 +20,7 @@ from test_module_runs import SAME, stopped
 from sparsecore.data.batches import Augmentation, batches
 from sparsecore.engine.randomness import Randomness
 from sparsecore.errors import InputError
+from sparsecore.experiment.assembly import with_absolute_paths
 
 pytestmark = pytest.mark.usefixtures("quick_runs")
 
@@ -150,6 +151,17 @@ def _tables(run: Path) -> dict[str, Any]:
     return RunFolder(run).read_tables()
 
 
+def test_transforms_in_files_are_found_from_another_folder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    run = train(folder, tmp_path / "run", "Bars", *PLAIN, "--set", "data.train_transforms=sets.py:noise")
+    assert _tables(run)["data"]["train_transforms"] == f"{folder / 'sets.py'}:noise"
+    given = {"data": {"train_transforms": [{"name": "sets.py:noise"}, "Resize"]}}
+    tables = with_absolute_paths({"model": {}, "backend": {}, "strategy": {}, **given})
+    assert tables["data"]["train_transforms"] == [{"name": f"{folder / 'sets.py'}:noise"}, "Resize"]
+
+
 def test_built_in_models_train_on_such_data_too(folder: Path, tmp_path: Path) -> None:
     arguments = command(folder, tmp_path / "run", "Bars", *PLAIN)
     arguments[2] = "lenet-12-8"
@@ -175,6 +187,10 @@ def test_other_data_of_the_same_name_are_not_resumed_on(folder: Path, tmp_path: 
         ("Dropping", ("data.held_out=20", "data.broken=true"), "example 3 of .*Dropping.*OSError: cannot identify"),
         ("tensors", ("data.strange=true", "data.classes=2"), "has the label [34]; there are 2 classes"),
         ("no_sizes", ("data.classes=2",), r"different shapes, \(1, [45], 4\) and \(1, [45], 4\) .*Resize"),
+        ("strange", ("data.classes=2",), "the mode 'P' of PIL; expected one of L, RGB, RGBA"),
+        ("strange", ("data.classes=2", "data.label=true"), "example 0 of .* TypeError: 'float' object"),
+        ("Bars", ("data.classes=0",), r"data\.classes is a whole number of at least 1; given 0"),
+        ("Bars", ("data.test_split=3",), r"data\.test_split is a text; given 3"),
         ("no_sizes", (), r"does not say how many classes it has; give data\.classes"),
         ("Bars", ("data.crop=1",), r"data\.crop and data\.flip are for images in memory"),
         ("Bars", ("data.workers=-1",), r"data\.workers is a whole number of at least 0; given -1"),

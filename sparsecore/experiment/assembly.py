@@ -43,8 +43,8 @@ def with_absolute_paths(tables: dict[str, Any]) -> dict[str, Any]:
     if isinstance(data.get("root"), str):
         data["root"] = _absolute(data["root"])
     for key in ("train_transforms", "test_transforms"):
-        if isinstance(data.get(key), str):
-            data[key] = _plugin(data[key])
+        if key in data:
+            data[key] = _transforms(data[key])
     if isinstance(data.get("file"), str):  # relative to the folder of the data set
         data["file"] = _absolute(str(Path(data.get("dir", "")) / data["file"]))
     start = tables.get("start", {})
@@ -54,6 +54,16 @@ def with_absolute_paths(tables: dict[str, Any]) -> dict[str, Any]:
     if paths:
         named["start"] = {**start, **paths}
     return {**tables, **named, "strategy": {_plugin(name): table for name, table in tables["strategy"].items()}}
+
+
+def _transforms(given: Any) -> Any:
+    """Transforms with absolute paths of files, where there are such: a text, or a list of texts and of named tables."""
+    if isinstance(given, str):
+        return _plugin(given)
+    if isinstance(given, list):
+        return [_transforms(one) for one in given]
+    named = isinstance(given, Mapping) and isinstance(given.get("name"), str)
+    return {**given, "name": _plugin(given["name"])} if named else given
 
 
 def _is_file(active: Any) -> bool:

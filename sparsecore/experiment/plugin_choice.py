@@ -71,19 +71,15 @@ def _refuse_foreign(kind: str, name: str) -> None:
     if kind not in ("model", "dataset") or ":" not in name:
         return
     chosen = None if name.partition(":")[0] in _LIBRARIES else load_object(kind, name)
-    if chosen is None or is_of_torch(chosen) or not has_methods(kind, chosen):
+    if chosen is None or _is_of_torch(chosen) or not has_methods(kind, chosen):
         raise PluginError(
             f"{name!r} is no {kind} that is written for every backend; what makes a module or a data set of PyTorch "
             "needs --backend torch"
         )
 
 
-def is_of_torch(chosen: Any) -> bool:
-    """Return whether an object is a module or a data set of PyTorch, or a class of them.
-
-    Args:
-        chosen: any object; PyTorch is not imported.
-    """
+def _is_of_torch(chosen: Any) -> bool:
+    """Whether an object is a module or a data set of PyTorch, or a class of them; PyTorch is not imported."""
     kind = chosen if isinstance(chosen, type) else type(chosen)
     return any(base.__module__.startswith("torch.") for base in kind.__mro__)
 

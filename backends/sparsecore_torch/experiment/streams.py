@@ -1,6 +1,7 @@
 """Images that are read and transformed one by one when they are needed, by worker processes if there are any."""
 
 import multiprocessing
+import operator
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -75,9 +76,9 @@ class StreamedSplit:
         """
         index = int(self.rows[row])
         try:
-            found = self.source[index]
-            image, label = found
-            return _as_tensor(self.transform(image)), int(label)
+            image, label = self.source[index]
+            _check_mode(image)
+            return _as_tensor(self.transform(image)), operator.index(label)
         except InputError:
             raise
         except Exception as error:  # of the data set or a transform
@@ -130,6 +131,20 @@ class StreamedImages:
                 "data.crop and data.flip are for images in memory; the data set "
                 f"{self.train.name} is augmented by data.train_transforms, such as RandomCrop and RandomHorizontalFlip"
             )
+
+
+_MODES = frozenset({"L", "RGB", "RGBA"})
+"""Modes of PIL images whose pixels are channels of 0..255."""
+
+
+def _check_mode(image: Any) -> None:
+    """Raise an :class:`InputError` for a PIL image whose pixels are no channels of 0..255, such as palette indices."""
+    mode = getattr(image, "mode", None)
+    if isinstance(mode, str) and mode not in _MODES:
+        raise InputError(
+            f"an image of the data set has the mode {mode!r} of PIL; expected one of {', '.join(sorted(_MODES))}, to "
+            "which convert() brings it"
+        )
 
 
 def _as_tensor(image: Any) -> Tensor:

@@ -23,6 +23,16 @@ _SAMPLED = 16
 _TEST_FOLDERS = ("test", "val")
 
 
+def _check_text(_: object, attribute: "attrs.Attribute[Any]", given: Any) -> None:
+    if given is not None and not isinstance(given, str):
+        raise InputError(f"data.{attribute.name} is a text; given {given!r}")
+
+
+def _check_classes(_: object, attribute: "attrs.Attribute[Any]", given: Any) -> None:
+    if given is not None and (isinstance(given, bool) or not isinstance(given, int) or given < 1):
+        raise InputError(f"data.{attribute.name} is a whole number of at least 1; given {given!r}")
+
+
 def _check_workers(_: object, attribute: "attrs.Attribute[Any]", given: Any) -> None:
     if isinstance(given, bool) or not isinstance(given, int) or given < 0:
         raise InputError(f"data.{attribute.name} is a whole number of at least 0; given {given!r}")
@@ -49,12 +59,12 @@ class TorchDataset:
     name: str
     factory: Callable[..., Any]
     options: Mapping[str, Any]
-    root: str | None = None
+    root: str | None = attrs.field(default=None, validator=_check_text)
     train_transforms: Any = ()
     test_transforms: Any = ()
-    train_split: str = "train"
-    test_split: str | None = None
-    classes: int | None = None
+    train_split: str = attrs.field(default="train", validator=_check_text)
+    test_split: str | None = attrs.field(default=None, validator=_check_text)
+    classes: int | None = attrs.field(default=None, validator=_check_classes)
     workers: int = attrs.field(default=0, validator=_check_workers)
 
     @property

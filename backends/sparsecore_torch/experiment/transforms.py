@@ -35,7 +35,8 @@ def transform_of(given: Any, setting: str) -> Transform:
             raise InputError(
                 f"{setting} is a list of transforms, or 'file.py:factory', which makes one; given {given!r}"
             )
-        return _checked(made)
+        transform: Transform = made
+        return transform
     if not isinstance(given, list | tuple):
         raise InputError(f"{setting} is a list of transforms, each a name or a table with a name; given {given!r}")
     steps = [_step(one, setting) for one in given]
@@ -54,11 +55,6 @@ def selections_in(given: Any) -> tuple[str, ...]:
     return tuple(name for name in names if isinstance(name, str) and ":" in name)
 
 
-def _checked(made: Any) -> Transform:
-    transform: Transform = made
-    return transform
-
-
 def _v2(module: str = "") -> Any:
     return import_optional(f"torchvision.transforms.v2{module}", extra="vision", purpose="a transform by its name")
 
@@ -71,7 +67,7 @@ def _step(given: Any, setting: str) -> tuple[str, Transform]:
     name: str = table["name"]
     options = {key: value for key, value in table.items() if key != "name"}
     if ":" in name:
-        return name, _checked(called(load_object("dataset", name), options))
+        return name, called(load_object("dataset", name), options)
     known = _v2()
     names = [
         key for key, value in vars(known).items() if isinstance(value, type) and issubclass(value, known.Transform)
@@ -81,7 +77,7 @@ def _step(given: Any, setting: str) -> tuple[str, Transform]:
     if name not in names:
         raise InputError(f"{setting}: {unknown('transform', name, sorted(names))}")
     converted = {key: _OPTIONS[key](value, setting) if key in _OPTIONS else value for key, value in options.items()}
-    return name, _checked(called(getattr(known, name), converted))
+    return name, called(getattr(known, name), converted)
 
 
 def _dtype(given: Any, setting: str) -> torch.dtype:
