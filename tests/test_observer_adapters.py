@@ -5,6 +5,7 @@ import json
 import random
 import sqlite3
 import struct
+import time
 from collections import defaultdict
 
 import numpy as np
@@ -20,8 +21,15 @@ from sparsecore.extras import MissingPackageError
 from sparsecore.observers import CsvLog, MlflowLog, TensorBoardLog, TrackioLog, WandbLog
 
 
-def logged(observer, path, steps=9, crash=5):
+def logged(observer, path, steps=9, crash=5, pause=0.0):
     """Train with the observer, and go on from the middle as after a crash; return what the log must then have.
+
+    Args:
+        observer: writes the log.
+        path: of the checkpoint.
+        steps: of the whole training.
+        crash: the steps before the checkpoint.
+        pause: seconds between the two.
 
     Returns:
         The values of all metrics by name and step.
@@ -33,6 +41,7 @@ def logged(observer, path, steps=9, crash=5):
         if step == crash - 1:
             torch.save([part.state_dict() for part in parts], path)
     observer.ended()
+    time.sleep(pause)
     again = type(observer)(**{field: getattr(observer, field) for field in options_of(observer)})
     resumed = started(again, whole)
     generators = random.getstate(), repr(np.random.get_state()), torch.get_rng_state().tolist()  # noqa: NPY002
@@ -143,6 +152,13 @@ def test_trackio_has_one_run_with_the_metrics(tmp_path, monkeypatch, capsys):
             read[name][step] = value
     assert read == expected
 
+    parts = started(TrackioLog("unnamed"))
+    train(*parts[:2], range(1))
+    parts[2].squash()
+    with sqlite3.connect(tmp_path / "unnamed.db") as database:
+        assert database.execute("select run_name from metrics").fetchone()[0]
+    database.close()
+
     mine = trackio.init("mine", name="second", embed=False)
     parts = started(TrackioLog("other", prefix="sparse/"))
     train(*parts[:2], range(3))
@@ -173,23 +189,33 @@ def records(path):
             record = b""
 
 
+def finished_records(folder):
+    """The records of all offline runs, once wandb's own process has written the last ones."""
+    for _ in range(300):
+        runs = [list(records(path)) for path in sorted(folder.glob("wandb/offline-run-*/*.wandb"))]
+        if all(run and run[-1].HasField("exit") for run in runs):
+            return [record for run in runs for record in run]
+        time.sleep(0.1)
+    raise AssertionError("wandb has not finished its files")
+
+
 def test_wandb_has_the_metrics_over_the_optimizers_steps(tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb")
     for name, value in {"WANDB_DIR": str(tmp_path), "WANDB_SILENT": "true", "WANDB_MODE": "offline"}.items():
         monkeypatch.setenv(name, value)
-    expected = logged(WandbLog(run_name="first", prefix="sparse/"), tmp_path / "at.pt")
+    # wandb names the folder of an offline run by its id and the second in which it begins
+    expected = logged(WandbLog(run_name="first", prefix="sparse/"), tmp_path / "at.pt", pause=1.1)
     assert wandb.run is None
     read, runs, axes = defaultdict(dict), set(), {}
-    for path in sorted(tmp_path.glob("wandb/offline-run-*/*.wandb")):
-        for record in records(path):
-            if record.HasField("run"):
-                runs.add((record.run.run_id, record.run.display_name))
-            if record.HasField("metric"):
-                axes[record.metric.name] = record.metric.step_metric
-            if record.HasField("history"):
-                items = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
-                for name in items.keys() - {"sparse/step"}:
-                    read[name][items["sparse/step"]] = items[name]
+    for record in finished_records(tmp_path):
+        if record.HasField("run"):
+            runs.add((record.run.run_id, record.run.display_name))
+        if record.HasField("metric"):
+            axes[record.metric.name] = record.metric.step_metric
+        if record.HasField("history"):
+            items = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
+            for name in items.keys() - {"sparse/step"}:
+                read[name][items["sparse/step"]] = items[name]
     assert [name for _, name in runs] == ["first"]
     values = {name.removeprefix("sparse/"): of for name, of in read.items() if name.startswith("sparse/")}
     assert values == expected

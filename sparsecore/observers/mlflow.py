@@ -35,7 +35,7 @@ class MlflowLog(MetricLog):
 
     Attributes:
         experiment: of a new run; it is created where it does not exist.
-        run_name: of a new run; empty for the name of the run's folder.
+        run_name: of a new run; empty for the name of the run's folder; without one the library chooses.
         tracking_uri: where runs are stored, such as 'sqlite:///mlflow.db'; empty for what the environment says.
     """
 
@@ -72,7 +72,7 @@ class MlflowLog(MetricLog):
 
         known = client.get_experiment_by_name(self.experiment)
         experiment = client.create_experiment(self.experiment) if known is None else known.experiment_id
-        run: str = client.create_run(experiment, run_name=self.run_name or start.name).info.run_id
+        run: str = client.create_run(experiment, run_name=self.run_name or start.name or None).info.run_id
         settings = [
             Param(_REFUSED.sub("_", name), str(value)[:_LONGEST_PARAMETER]) for name, value in start.settings.items()
         ]

@@ -19,7 +19,7 @@ class TrackioLog(MetricLog):
 
     Attributes:
         project: of a new run.
-        run_name: of a new run; empty for the name of the run's folder.
+        run_name: of a new run; empty for the name of the run's folder; without one the library chooses.
         space: the Space of Hugging Face that a new run is sent to; empty for this machine.
     """
 
@@ -43,7 +43,7 @@ class TrackioLog(MetricLog):
         if self._run is None:
             self._run = trackio.init(
                 self.project,
-                name=start.saved.get("name", self.run_name or start.name),
+                name=start.saved.get("name") or self.run_name or start.name or None,
                 space_id=self.space or None,
                 resume="allow" if start.saved else "never",
                 config=dict(start.settings),

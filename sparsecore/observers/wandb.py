@@ -21,7 +21,7 @@ class WandbLog(MetricLog):
     Attributes:
         project: of a new run.
         entity: the user or team of a new run; empty for the default one.
-        run_name: of a new run; empty for the name of the run's folder.
+        run_name: of a new run; empty for the name of the run's folder; without one the library chooses.
         mode: of a new run: 'online', 'offline', 'shared' or 'disabled'; empty for what the environment says.
     """
 
@@ -46,7 +46,7 @@ class WandbLog(MetricLog):
             self._run = wandb.init(
                 project=self.project,
                 entity=self.entity or None,
-                name=self.run_name or start.name,
+                name=self.run_name or start.name or None,
                 mode=self.mode or None,
                 dir=start.folder,
                 id=start.saved.get("id"),
