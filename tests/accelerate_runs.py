@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):  # this process is alone
+IS_ALONE = os.environ.get("WORLD_SIZE") == "1"
+for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE") if IS_ALONE else ():
     os.environ.pop(name, None)
 
 import torch
@@ -77,6 +78,17 @@ class Run:
             "updates": updates,
             "rate": self.optimizer.param_groups[0]["lr"],
         }
+
+
+def on_two_ranks() -> dict[str, Any]:
+    """Train on each rank with its half of the batches; compact storage before ``prepare``."""
+    ways = ("sparsify, then prepare", "prepare, then sparsify", "compact, then prepare")
+    answers = {}
+    for name in ways:
+        run = Run(**RUNS[name], precision="no")
+        run.train(EPOCHS)
+        answers[name] = run.answer()
+    return answers
 
 
 def whole(folder: str) -> dict[str, Any]:

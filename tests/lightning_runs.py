@@ -116,6 +116,9 @@ def again(folder: str) -> dict[str, Any]:
     runner.fit_loop.max_epochs = 2
     runner.fit(module, loader())
     answer["continued"] = sparse.state_dict()["trainings"][0]["clock"]["step"]
+    positions = sparse.state_dict()["trainings"][0]["positions"]
+    trainer([sparse], folder, max_steps=1).fit(Module(), loader())  # another module has active weights of its own
+    answer["overlap"] = float(torch.isin(sparse.state_dict()["trainings"][0]["positions"], positions).float().mean())
     return answer
 
 
@@ -157,6 +160,26 @@ def with_the_end_of_the_run(folder: str) -> dict[str, Any]:
         module, sparse = Module(), SparseTraining(strategy="gmp", sparsity=0.8, **options)
         trainer([sparse], folder, accumulate_grad_batches=3).fit(module, loader())
         answer[name] = density(module.layers)
+    return answer
+
+
+def as_a_loop(folder: str) -> dict[str, bool]:
+    """The Trainer, which calls ``step`` with a closure, beside a loop; RigL's updates replace steps."""
+    answer = {}
+    for strategy in ("rigl", "dpr"):
+        chosen = {"strategy": strategy, "sparsity": 0.8, "total_steps": 48, "steps_per_epoch": 12}
+        module, looped = Module(), Module()
+        trainer([SparseTraining(strategy=strategy, sparsity=0.8)], folder).fit(module, loader())
+        (optimizer,), (schedule,) = looped.configure_optimizers()
+        training = sparsify(looped, optimizer, **chosen)
+        for _ in range(4):
+            for batch in loader():
+                optimizer.zero_grad()
+                looped.loss(batch).backward()
+                optimizer.step()
+            schedule.step()
+        answer[strategy] = same(module, looped)
+        training.squash()
     return answer
 
 
@@ -230,6 +253,6 @@ def on_two_ranks(folder: str) -> dict[str, Any]:
 
 def everything(folder: str) -> dict[str, Any]:
     """All that one process tries."""
-    runs = (averaged, alternating, again, refused, with_the_end_of_the_run, with_fabric)
+    runs = (averaged, alternating, again, refused, with_the_end_of_the_run, as_a_loop, with_fabric)
     answers = {run.__name__: run(f"{folder}/{run.__name__}") for run in runs}
     return {**answers, **{name: whole(name, folder) for name in RUNS}}

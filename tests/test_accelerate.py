@@ -40,3 +40,13 @@ def test_accumulated_batches_are_one_step_and_the_model_stays_sparse(answers: An
 def test_sparsify_before_and_after_prepare_trains_alike(answers: Any) -> None:
     before, after = (answers[0][way] for way in WAYS[:2])
     assert before == after
+
+
+@pytest.mark.slow
+def test_two_ranks_train_alike_whatever_comes_first() -> None:
+    first, second = (ended.answer for ended in call_named("accelerate_runs", "on_two_ranks", size=2))
+    assert first == second
+    before, after, compact = first.values()
+    assert before == after
+    assert compact["step"] == before["step"] == 12
+    assert max(before["density"], compact["density"]) <= 0.2

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -193,6 +194,26 @@ def test_a_command_whose_package_is_missing_prints_one_error_sentence_and_leaves
     ended = run_in_process(*arguments, *options)
     assert {"sklearn": "scikit-learn"}.get(package, package) in ended.sentence
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("library", ["lightning", "transformers"])
+def test_the_callback_for_a_library_that_is_missing_names_its_extra(
+    library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch")
+    _absent(monkeypatch, library)
+    monkeypatch.delitem(sys.modules, f"sparsecore_torch.{library}", raising=False)
+    with pytest.raises(MissingPackageError, match=rf"needs {library}.*sparsecore-engine\[{library}\]"):
+        import_module(f"sparsecore_torch.{library}")
+
+
+@pytest.mark.integration
+def test_the_torch_backend_imports_no_library_of_others() -> None:
+    pytest.importorskip("torch")
+    others = ("lightning", "transformers", "accelerate", "timm", "torchvision")
+    code = f"import sparsecore_torch, sys; print([name for name in {others!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_a_folder_with_the_name_of_a_package_is_not_that_package(

@@ -55,6 +55,11 @@ def test_the_best_checkpoint_is_tested_validated_and_predicted_with_after_traini
     assert sum(answer["predicted"]) == 96
 
 
+@pytest.mark.parametrize("strategy", ["rigl", "dpr"])
+def test_the_trainer_trains_as_a_loop_with_sparsify_does(answers: Any, strategy: str) -> None:
+    assert answers["as_a_loop"][strategy]
+
+
 def test_metrics_are_logged_through_the_trainer(answers: Any) -> None:
     logged = answers["masked"]["logged"]
     assert logged["sparse/sparsity"] == pytest.approx(0.8, abs=0.01)
@@ -81,6 +86,7 @@ def test_fit_after_an_error_keeps_the_active_weights_and_for_more_epochs_the_tim
     assert answer["left"] == 7
     assert max(answer["density"]) <= DENSITY
     assert (answer["anew"], answer["continued"]) == (12, 24)
+    assert answer["overlap"] < 0.7
 
 
 def test_the_trainer_gives_the_number_of_steps_unless_it_is_given(answers: Any) -> None:

@@ -94,3 +94,13 @@ def test_a_checkpoint_without_its_training_or_with_another_one_is_refused(answer
 def test_an_unknown_option_is_refused_and_a_training_that_has_not_begun(answers: Any) -> None:
     assert "sparcity" in answers["again"]["unknown"]
     assert "0 sparse trainings are under way" in answers["again"]["not yet"]
+
+
+@pytest.mark.slow
+def test_two_ranks_train_alike_and_resume_bit_for_bit(tmp_path: Path) -> None:
+    first, second = (ended.answer for ended in call_named("transformers_runs", "on_two_ranks", tmp_path, size=2))
+    assert first == second
+    whole, resumed = first["values"]
+    assert resumed == whole
+    assert first["density"] <= DENSITY
+    assert "take storage='masked'" in first["refused"]

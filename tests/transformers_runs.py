@@ -12,7 +12,8 @@ from typing import Any
 
 sys.modules.setdefault("torchvision._meta_registrations", types.ModuleType("torchvision._meta_registrations"))
 os.environ["HF_HUB_OFFLINE"] = "1"
-for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):  # this process is alone
+IS_ALONE = os.environ.get("WORLD_SIZE") == "1"
+for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE") if IS_ALONE else ():
     os.environ.pop(name, None)
 
 import torch
@@ -201,6 +202,18 @@ def sentence_of(attempt: Any) -> str:
     except InputError as error:
         return str(error)
     raise AssertionError("nothing was raised")
+
+
+def on_two_ranks(folder: str) -> dict[str, Any]:
+    """Train under DistributedDataParallel, and resume after the second epoch; compact storage is refused."""
+    options = {"ddp_backend": "gloo"}
+    runner, _ = trainer("masked", folder, **options)
+    runner.train()
+    again, _ = trainer("masked", folder, **options)
+    again.train(resume_from_checkpoint=f"{folder}/checkpoint-8")
+    compact, _ = trainer("compact", f"{folder}/compact", **options)
+    refused = sentence_of(compact.train)
+    return {"values": [values(runner.model), values(again.model)], "density": density(again.model), "refused": refused}
 
 
 def everything(folder: str) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """Sparse trainings that a trainer begins, saves and ends, in the order in which it makes optimizers and loads them."""
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, final
+from weakref import ref
 
 from torch import nn
 from torch.optim import Optimizer
@@ -17,14 +18,14 @@ from sparsecore_torch.sparse_training.optimizers.wrapped import layers_of
 from sparsecore_torch.sparse_training.sparsify import sparsify
 from sparsecore_torch.sparse_training.training import SparseTraining
 
-_TRAININGS = "trainings"
 _SHOWN = 8
 """The number of tensors that an error sentence names."""
+_TRAININGS = "trainings"
+"""The key of the state dicts of the single trainings."""
 _OPTIONS = frozenset(
     name for name, one in inspect.signature(sparsify).parameters.items() if one.kind is one.KEYWORD_ONLY
 )
-
-
+"""The names of the options of ``sparsify``."""
 _OF_DRAWN_STARTS: Mapping[str, Any] = MappingProxyType(
     {"scope": "tensor", "distribution": None, "budget": None, "example": None}
 )
@@ -53,6 +54,7 @@ class ManagedTrainings:
         self._trainings: tuple[SparseTraining, ...] = ()
         self._saved: Mapping[str, Any] | None = None
         self._ended: tuple[Topology, ...] = ()
+        self._model: Callable[[], nn.Module | None] = lambda: None
 
     @property
     def trainings(self) -> tuple[SparseTraining, ...]:
@@ -94,8 +96,8 @@ class ManagedTrainings:
             optimizers: that hold the model's parameters.
             total_steps: unless the options have it.
             steps_per_epoch: unless the options have it.
-            continues: whether trainings that have ended go on, with the trainer. Otherwise they begin anew, on the
-                active weights that they had. A state that has been loaded goes on in any case.
+            continues: whether trainings of this model that have ended go on, with the trainer. Otherwise they begin
+                anew, on the active weights that they had. A state that has been loaded goes on in any case.
             plain: whether state dicts of model and optimizers are to be those of a dense model.
 
         Raises:
@@ -108,6 +110,8 @@ class ManagedTrainings:
                 "on to the parameters that compact storage replaces; take storage='masked'"
             )
         self.end()
+        if self._ended and self._model() is not unwrapped(model):
+            self._saved, self._ended = None, ()
         is_loaded = self._saved is not None and not self._ended
         steps = {"total_steps": total_steps, "steps_per_epoch": steps_per_epoch}
         options = {**{name: count for name, count in steps.items() if count is not None}, **self._options}
@@ -131,6 +135,7 @@ class ManagedTrainings:
         for training in begun if plain else ():
             training.keep_state_dicts_plain()
         self._trainings, self._saved, self._ended = tuple(begun), None, ()
+        self._model = ref(unwrapped(model))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of all trainings, or that with which they ended; empty if none has begun."""
