@@ -7,13 +7,14 @@ strategies needs is in :mod:`sparsecore.strategy`.
 
 from typing import Any
 
-from sparsecore.engine.engine import Advance, Engine, StepPlan
+from sparsecore.engine.engine import Engine
 from sparsecore.engine.growth import random_free_positions, random_topology, shares
 from sparsecore.engine.hooks import hookimpl
 from sparsecore.engine.randomness import Randomness
 from sparsecore.engine.reallocation import Reallocation, reallocate
 from sparsecore.engine.schedules import Clock, Cosine, Every, Piecewise
 from sparsecore.engine.state import State, per_position, per_weight
+from sparsecore.engine.step import Advance, StepPlan
 from sparsecore.engine.topology import Layout, Topology, from_masks
 from sparsecore.errors import DivergedError, InputError, InvariantError, NoRoomError, PluginError, SparsecoreError
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from sparsecore.data.batches import batches
 from sparsecore.data.images import Batch
-from sparsecore.engine.engine import Advance
 from sparsecore.engine.schedules import Clock
 from sparsecore.engine.state import State
+from sparsecore.engine.step import Advance
 from sparsecore.engine.topology import Topology
 from sparsecore.learning.protocols import Learner
 from sparsecore.run.setup import Setup

@@ -30,6 +30,7 @@ ELSEWHERE = {
     "docs/observers.md": "test_observers_documentation.py",
     "docs/several-devices.md": "test_torch_ddp.py",
     "docs/sparsify.md": "test_sparsify_documentation.py",
+    "docs/compact-storage.md": "test_sparsify_documentation.py",
     "docs/sparsify-groups.md": "test_sparsify_documentation.py",
     "docs/studies.md": "test_study_documentation.py",
     "docs/testing.md": "test_testing_documentation.py",

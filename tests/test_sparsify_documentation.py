@@ -34,10 +34,11 @@ def test_the_page_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
     assert (space["averaged"].module[2].weight != 0).sum() <= space["averaged"].module[2].weight.numel() // 5
 
 
-def test_the_page_about_groups_runs_from_top_to_bottom():
+@pytest.mark.parametrize("page", ["docs/sparsify-groups.md", "docs/compact-storage.md"])
+def test_the_page_runs_by_itself(page):
     torch.manual_seed(0)
     space = {}
-    for block in code("docs/sparsify-groups.md"):
+    for block in code(page):
         exec(block, space)
 
 

@@ -15,10 +15,11 @@ torch = pytest.importorskip("torch")
 from engine_examples import TWO_TENSORS
 from torch.distributed import FileStore, HashStore
 
-from sparsecore.engine.engine import Advance, Engine
+from sparsecore.engine.engine import Engine
 from sparsecore.engine.hooks import hookimpl
 from sparsecore.engine.schedules import Clock
 from sparsecore.engine.state import State
+from sparsecore.engine.step import Advance
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import DisagreementError, InputError, InvariantError
 from sparsecore.learning.ranks import SingleProcess

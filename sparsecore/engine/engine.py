@@ -16,47 +16,11 @@ from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.schedules import Clock
 from sparsecore.engine.stack import DEFAULTS, StrategyStack, strategies_by_name
 from sparsecore.engine.state import State
+from sparsecore.engine.step import Advance, StepPlan
 from sparsecore.engine.topology import Layout, Topology
 from sparsecore.engine.units import SingleWeights, Units, unit_map
 from sparsecore.engine.update import Updater, check_moves_units, frozen_slots, observed, target_size_result
 from sparsecore.errors import InputError, SparsityWarning
-
-
-@attrs.frozen(eq=False)
-class StepPlan:
-    """What strategies do at the next optimizer step, which is asked of them once, before it.
-
-    Attributes:
-        state: the state before the step.
-        next_state: the state after the step where nothing but the clock changes.
-        update_due: whether weights are reallocated after the step.
-        wants_gradient: whether a strategy needs the dense gradients of this step.
-        replaces_step: whether the update replaces the optimizer's step, which is then to be left out.
-        is_idle: whether nothing follows the step: ``next_state`` is then the state after it, and :meth:`Engine.advance`
-            can be left out, so that the values need not be collected for it.
-    """
-
-    state: State
-    next_state: State
-    update_due: bool
-    wants_gradient: bool
-    replaces_step: bool
-    is_idle: bool
-
-
-@attrs.frozen(eq=False)
-class Advance:
-    """The result of :meth:`Engine.advance`.
-
-    Attributes:
-        state: the state after the step.
-        values: the N values after it; the given array itself where nothing changed them.
-        reallocation: the update; None where none was due.
-    """
-
-    state: State
-    values: Array
-    reallocation: Reallocation | None
 
 
 class Engine:

@@ -7,11 +7,12 @@ from typing import TypeVar
 import attrs
 
 from sparsecore.engine.arrays import Array, Gradient
-from sparsecore.engine.engine import Advance, Engine, StepPlan
+from sparsecore.engine.engine import Engine
 from sparsecore.engine.partition import Partition, unchanged
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.schedules import Clock
 from sparsecore.engine.state import State
+from sparsecore.engine.step import Advance, StepPlan
 from sparsecore.engine.topology import Layout, Topology
 
 LearningRates = Sequence[float | None]

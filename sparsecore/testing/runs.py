@@ -10,9 +10,10 @@ import attrs
 import numpy as np
 
 from sparsecore.engine.arrays import Array, Arrays, Gradient
-from sparsecore.engine.engine import Advance, Engine
+from sparsecore.engine.engine import Engine
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.state import State
+from sparsecore.engine.step import Advance
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import NoRoomError
 from sparsecore.testing.scenarios import Scenario

@@ -9,7 +9,8 @@ from torch import nn
 from sparsecore.engine.distributions import check_sparsity
 from sparsecore.errors import InputError, listed
 from sparsecore_torch.sparse_training.model.parameters import named_parameters
-from sparsecore_torch.sparse_training.model.selection import Selection, Selector, matching, selector_name
+from sparsecore_torch.sparse_training.model.selection import Selection
+from sparsecore_torch.sparse_training.model.selectors import Selector, matching, selector_name
 
 Setting = TypeVar("Setting")
 

@@ -30,7 +30,8 @@ from sparsecore_torch.sparse_training.group_start import group_states, starting_
 from sparsecore_torch.sparse_training.groups import Group, check_sparsities, groups_of
 from sparsecore_torch.sparse_training.kernels.choice import KERNELS
 from sparsecore_torch.sparse_training.model.parameters import check_memory, named_parameters
-from sparsecore_torch.sparse_training.model.selection import Selector, Selectors, select, several
+from sparsecore_torch.sparse_training.model.selection import select
+from sparsecore_torch.sparse_training.model.selectors import Selector, Selectors, several
 from sparsecore_torch.sparse_training.multiplications import multiplications_per_weight
 from sparsecore_torch.sparse_training.optimizers.shares import (
     OptimizerShare,
