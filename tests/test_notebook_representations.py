@@ -28,7 +28,7 @@ from sparsecore.run.logs import Result, read_record
 from sparsecore_numpy import NumpyArrays
 from sparsecore_torch import sparsify
 
-SCRIPT = "<script>alert('x')&"
+SCRIPT = r"_<script>alert('x')&$\frac$"
 
 
 def test_a_training_shows_its_summary_and_updates():
@@ -56,6 +56,7 @@ def test_names_are_escaped():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     training = sparsify(model, optimizer, strategy="set", sparsity=0.5, include="*weight")
     page = Page(training._repr_html_())
+    assert training.plot()._repr_png_()  # nor is it a formula
     assert "script" not in page.elements
     assert f"{SCRIPT}.weight" in [row[0] for row in page.rows]
 

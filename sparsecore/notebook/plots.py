@@ -61,7 +61,7 @@ def plot_training(topology: Topology, start: Sequence[int], history: History, te
         axes.set_axis_off()
     for axes, tensor in zip(grid.flat, pictures, strict=False):
         axes.imshow(mask_picture(topology, layout.names[tensor]), cmap="Greys", vmin=0, aspect="auto")
-        axes.set_title(names[tensor], fontsize="small")
+        axes.set_title(names[tensor], fontsize="small", parse_math=False)
         axes.set_xticks([])
         axes.set_yticks([])
     return figure
@@ -70,7 +70,7 @@ def plot_training(topology: Topology, start: Sequence[int], history: History, te
 def _plot_moves(axes: "Axes", history: History, topology: Topology, chosen: list[int], names: list[str]) -> None:
     """Draw for each tensor which share of its positions was pruned or grown in each entry of the history."""
     axes.set_title("where the weights moved")
-    axes.set_yticks(range(len(chosen)), [names[tensor] for tensor in chosen], fontsize="x-small")
+    axes.set_yticks(range(len(chosen)), [names[tensor] for tensor in chosen], fontsize="x-small", parse_math=False)
     if len(chosen) > _MOST_NAMES:
         axes.set_yticks([])
     axes.set_xlabel("optimizer step of the update")
@@ -97,7 +97,10 @@ def _plot_sparsities(
     for tensor in chosen:
         axes.plot(steps, sparsities[:, tensor], marker="." if len(steps) <= _MOST_NAMES else "", label=names[tensor])
     if len(chosen) <= _MOST_NAMES // 2:
-        axes.legend(fontsize="x-small", frameon=False)
+        # given as lists, since matplotlib leaves out labels that begin with an underscore
+        legend = axes.legend(axes.get_lines(), [names[tensor] for tensor in chosen], fontsize="x-small", frameon=False)
+        for text in legend.get_texts():
+            text.set_parse_math(False)
     if not history.entries:
         _say_no_update(axes)
 
