@@ -2,9 +2,12 @@
 
 import importlib
 import json
+import re
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from pages import read
 
 pytest.importorskip("torch")
 pytest.importorskip("matplotlib")
@@ -108,3 +111,12 @@ def test_a_pruned_network_is_trained_on_in_both_ways_and_finished_parts_are_kept
     with pytest.raises(SystemExit, match="other settings"):
         finetune.main([*arguments, "--sparsity", "0.6"])
     capsys.readouterr()
+
+
+def test_the_page_of_recipes_has_the_numbers_and_the_figure_of_its_runs(nanogpt):
+    runs = json.loads(read("docs/figures/nanogpt.json"))
+    assert len(runs) == 21
+    assert nanogpt.table(runs) in read("docs/recipes.md")
+    pinned = re.search(r"^matplotlib==(.*)$", read("constraints.txt"), re.MULTILINE)
+    if pinned is not None and version("matplotlib") == pinned[1]:  # another one draws other paths
+        assert nanogpt.figure(runs) == read("docs/figures/nanogpt.svg")

@@ -257,6 +257,10 @@ def test_models_that_the_file_is_not_of_are_refused(saved):
     assert_refused(saved, "0.running_mean|1.running_mean|no 1", convnet())
     with pytest.raises(InputError, match="meta"):
         export.load_sparse(mlp().to("meta"), saved)
+    lazy = nn.Sequential(nn.LazyLinear(12), nn.Linear(12, 10))
+    for use in (lambda: export.load_sparse(lazy, saved), lambda: export.save_sparse(lazy, saved.with_name("lazy"))):
+        with pytest.raises(InputError, match="no shape yet"):
+            use()
     model, training = sparse(mlp)
     with pytest.raises(InputError, match="sparse training"):
         export.load_sparse(model, saved)

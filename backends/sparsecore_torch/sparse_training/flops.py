@@ -16,6 +16,7 @@ from sparsecore.learning.flops import Flops, ForwardPass, StepSums, flops
 from sparsecore_torch._torch_internals import TorchDispatchMode, storage_identity
 from sparsecore_torch.sparse_training.model.parameters import named_parameters
 from sparsecore_torch.sparse_training.storage.compact_modules import plain_copy
+from sparsecore_torch.tensors import is_sharded
 
 
 def forward_pass(model: nn.Module, inputs: tuple[Any, ...], by_keyword: Mapping[str, Any]) -> ForwardPass:
@@ -27,8 +28,11 @@ def forward_pass(model: nn.Module, inputs: tuple[Any, ...], by_keyword: Mapping[
         by_keyword: the other arguments.
 
     Raises:
-        InputError: no product with a parameter was seen.
+        InputError: a parameter is sharded, or no product with a parameter was seen.
     """
+    sharded = [name for name, parameter in model.named_parameters() if is_sharded(parameter)]
+    if sharded:
+        raise InputError(f"{sharded[0]} is sharded; operations are counted in a copy of the model on one rank")
     copied = plain_copy(model).eval()
     names = {storage_identity(one.parameter): one.name for one in named_parameters(copied)}
     counter = _ProductCounter(names)

@@ -158,9 +158,9 @@ def load_sparse(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """
     require("safetensors", extra="torch", purpose="a file of a sparse model")
     path, model = Path(path), unwrapped(model)
+    targets = _state_of(model)
     check_not_in_training(model)
     check_is_plain(model)
-    targets = _state_of(model)
     content = _read(path)
     _check_names(path, targets, content)
     stored = content.names
@@ -183,6 +183,7 @@ def _model_and_positions(source: SparseTraining | nn.Module) -> tuple[nn.Module,
     """Return a plain model, and the active indices of the sparse tensors of a training by name."""
     if not isinstance(source, SparseTraining):
         model = unwrapped(source)
+        _state_of(model)
         check_not_in_training(model)
         check_is_plain(model)
         return model, {}
