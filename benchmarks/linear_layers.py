@@ -58,7 +58,7 @@ class SparseLayer:
     def both(self) -> None:
         """Outputs and gradients."""
         tape, x = Tape(), self._input()
-        self._weight.gradient.fill(0)
+        self._weight.reset_gradient()
         out = CpuOperations(self._machine, self._lists, tape, of_batch).linear(x, self._weight)
         out.buffer()
         tape.backward(out, self._gradient)

@@ -58,7 +58,15 @@ class WeightSource(Protocol):
         """Add to the gradients of the active entries.
 
         Args:
-            gradient: (count,), in the order of :attr:`positions`.
+            gradient: (count,), in the order of :attr:`positions`, or the array that :meth:`gradient_memory` returned.
+        """
+        ...
+
+    def gradient_memory(self) -> NDArray[Any] | None:
+        """The gradients' own memory, (count,), if what it holds is no matter: the next gradient may be written there.
+
+        Returns:
+            An array that :meth:`add_gradient` takes, which then copies and adds nothing; None if there are gradients.
         """
         ...
 
@@ -100,6 +108,13 @@ class WeightSource(Protocol):
         ...
 
 
+@attrs.define
+class _GradientState:
+    """Whether a gradient is zero whatever its memory holds."""
+
+    is_unwritten: bool = False
+
+
 @attrs.frozen(eq=False)
 class WeightView:
     """One parameter tensor as a view of its slots in the flat vectors; a dense tensor is active everywhere.
@@ -120,6 +135,7 @@ class WeightView:
     kept_for: Any = None
     is_trained: bool = True
     _orders: dict[tuple[int, ...], Index] = attrs.field(factory=dict, init=False, repr=False)
+    _state: _GradientState = attrs.field(factory=_GradientState, init=False, repr=False)
 
     @property
     def owner(self) -> Any:
@@ -137,7 +153,26 @@ class WeightView:
             gradient: (count,), in the order of ``positions``; of any floating-point dtype, rounded to that of the flat
                 vector.
         """
-        np.add(self.gradient, gradient, out=self.gradient, casting="same_kind")
+        if not self._state.is_unwritten:
+            np.add(self.gradient, gradient, out=self.gradient, casting="same_kind")
+        elif gradient is not self.gradient:
+            np.copyto(self.gradient, gradient, casting="same_kind")
+        self._state.is_unwritten = False
+
+    def reset_gradient(self) -> None:
+        """Set the gradient to zero when it is first added to, or by :meth:`finish_gradient`."""
+        self._state.is_unwritten = True
+
+    def finish_gradient(self) -> NDArray[Any]:
+        """The gradient, (count,), where :meth:`reset_gradient` was called: zeros if nothing was added since."""
+        if self._state.is_unwritten:
+            self.gradient.fill(0)
+            self._state.is_unwritten = False
+        return self.gradient
+
+    def gradient_memory(self) -> NDArray[Any] | None:
+        """The gradient's array if nothing was added to it since :meth:`reset_gradient`."""
+        return self.gradient if self._state.is_unwritten else None
 
     @property
     def row_major(self) -> Index:
@@ -249,6 +284,9 @@ class TiedWeight:
             gradient: one number for each entry of the dense tensor, row-major, flat.
         """
         self.add_dense_gradient(gradient)
+
+    def gradient_memory(self) -> None:
+        """None: the gradient of the shared values is shorter than that of the entries."""
 
     @property
     def row_major(self) -> "_AxisOrder":

@@ -1,5 +1,6 @@
 """Layers with weights in a network: which kernels compute them, and what is kept for them from step to step."""
 
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -14,7 +15,7 @@ from sparsecore_cpu._kernels import Mask, SparsityPattern
 from sparsecore_cpu.convolution import LayerKernels
 from sparsecore_cpu.layer_kernels import WeightKernels
 from sparsecore_cpu.linear import SparseLinear, sparsity_pattern
-from sparsecore_cpu.runtime import Buffer, Form, KernelInput, Runtime, Sums, bordered
+from sparsecore_cpu.runtime import Buffer, Floats, Form, KernelInput, Runtime, Sums, bordered
 from sparsecore_cpu.weight_lists import LayerLists, Taps, WeightList
 from sparsecore_cpu.window import Window
 
@@ -55,7 +56,8 @@ class ListCache:
         """
         if len(weight.shape) == 2:
             pattern, rounded = self._pattern(weight), runtime.buffers.stores_bfloat16
-            return SparseLinear(runtime.kernels, pattern, runtime.threads, self.pool.take, rounded)
+            allocate = partial(_gradient_memory, weight, self.pool)
+            return SparseLinear(runtime.kernels, pattern, runtime.threads, allocate, rounded)
         made = self._of(weight).lists.setdefault((weight.shape, window), {})
         # what is cached must not refer to the weight, or it would live as long as the cache
         taps = lambda: Taps.of(weight.shape, weight.positions, window.groups)  # noqa: E731
@@ -81,6 +83,13 @@ class ListCache:
 
     def _of(self, weight: WeightSource) -> CachedLists:
         return self._made.setdefault(weight.owner, CachedLists())
+
+
+def _gradient_memory(weight: WeightSource, pool: BufferPool, count: int) -> Floats:
+    """Memory for the gradients of a weight's active entries: its own where they need not be added to others."""
+    own = weight.gradient_memory()
+    fits = own is not None and own.dtype == np.float32 and own.flags.c_contiguous and len(own) == count
+    return own if own is not None and fits else pool.take(count)
 
 
 @attrs.frozen(eq=False)

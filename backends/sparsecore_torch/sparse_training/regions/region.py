@@ -185,7 +185,7 @@ class _Forward:
         """
         uses = self.run.weights.values()
         for use in uses:
-            use.view.gradient.fill(0)
+            use.view.reset_gradient()
         self.program.start_gradients(self.run, self.made, gradients)
         self.run.tape.run_backward(keep=keep)
         # the gradients of weights are complete only when those of the inputs have been computed

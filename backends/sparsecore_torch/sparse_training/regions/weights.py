@@ -98,7 +98,8 @@ class WeightUse:
         Args:
             keep: whether another backward pass may follow, so that the memory cannot be given away.
         """
-        gradient = self.view.gradient.copy() if keep else self.view.gradient
+        gradient = self.view.finish_gradient()
+        gradient = gradient.copy() if keep else gradient
         self.give(torch.from_numpy(gradient))
 
 
