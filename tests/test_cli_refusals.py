@@ -26,7 +26,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--batch-size", "0"], ["batch_size", "1"]),
         (["--batch-size", "1e2"], ["training.batch_size", "whole number"]),
         (["--seed", "-1"], ["seed", "0"]),
-        (["--strategy", "rigel"], ["no strategy named 'rigel'", "deepr, dpr, erk-start", "rigl"]),
+        (["--strategy", "rigel"], ["no strategy named 'rigel'", "dpr, erk-start", "rigl"]),
         (["--strategy", "dpr", "--strategy", "dpr"], ["dpr", "twice"]),
         (["--model", "wrn-27-2"], ["6n+4", "27"]),
         (["--model", "wrn-28"], ["no model named 'wrn-28'", "wrn-28-2"]),

@@ -7,7 +7,6 @@ import shlex
 import tomllib
 from collections.abc import Iterator
 from importlib.metadata import entry_points
-from pathlib import Path
 
 import click
 import pytest
@@ -18,7 +17,6 @@ from sparsecore.cli.log_options import chosen_observers, split_settings
 from sparsecore.experiment.assembly import assemble
 from sparsecore.experiment.experiment import Experiment
 from sparsecore.plugins.discovery import installed
-from sparsecore.run.folder import RunFolder
 
 PAGES = sorted(
     str(path.relative_to(ROOT))
@@ -221,7 +219,7 @@ def test_every_documented_training_command_is_a_valid_experiment(page: str) -> N
         strategies = [value for name, value in pairs if name == "--strategy"]
         settings += [f"{simple[name]}={value}" for name, value in given]
         settings, of_logs = split_settings(settings)
-        chosen_observers([value for name, value in pairs if name == "--log"], of_logs, RunFolder(Path("missing")))
+        chosen_observers([value for name, value in pairs if name == "--log"], of_logs, {})
         Experiment.of(assemble(None, {}, strategies, settings))
 
 

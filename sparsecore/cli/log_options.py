@@ -1,14 +1,12 @@
 """``--log`` and ``--set log.NAME.option=value``: the observers that a run is given on the command line."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sparsecore.errors import InputError, unknown
 from sparsecore.experiment.plugin_choice import PluginChoice
 from sparsecore.experiment.toml_files import toml_value
 from sparsecore.plugins.discovery import file_of
-from sparsecore.run.folder import RunFolder
-from sparsecore.run.observing import read_observers
 
 _SECTION = "log."
 
@@ -23,13 +21,15 @@ def split_settings(settings: Sequence[str]) -> tuple[tuple[str, ...], tuple[str,
     return tuple(setting for setting in settings if setting not in of_logs), of_logs
 
 
-def chosen_observers(logs: Sequence[str], settings: Sequence[str], folder: RunFolder) -> dict[str, PluginChoice]:
+def chosen_observers(
+    logs: Sequence[str], settings: Sequence[str], known: Mapping[str, Mapping[str, Any]]
+) -> dict[str, PluginChoice]:
     """Return the observers of a run, without starting them.
 
     Args:
-        logs: the names of the observers; empty for those that the folder has.
+        logs: the names of the observers; empty for the known ones.
         settings: texts 'log.NAME.option=value'.
-        folder: of the run, which need not exist. An observer that it has keeps the options that are not given again.
+        known: the options of the observers that the run has had so far, by name; those that are not given again stay.
 
     Returns:
         The observers by name, in the order of the names.
@@ -38,7 +38,6 @@ def chosen_observers(logs: Sequence[str], settings: Sequence[str], folder: RunFo
         InputError: there is no such observer, one is named twice, or an option is unknown or of none of the observers.
         PluginError: an observer cannot be used.
     """
-    known = read_observers(folder).observers
     names = tuple(map(_with_absolute_path, logs)) or tuple(known)
     if len(set(names)) < len(names):
         raise InputError(f"a log is given twice: --log {' --log '.join(logs)}")

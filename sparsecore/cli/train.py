@@ -28,6 +28,7 @@ from sparsecore.errors import InputError
 from sparsecore.learning.ledger import format_memory
 from sparsecore.report import write_report
 from sparsecore.run.folder import LOTTERY_FILE, RunFolder
+from sparsecore.run.observing import read_observers
 from sparsecore.run.setup import Setup
 from sparsecore.study.folder import StudyFolder
 from sparsecore.study.report import write_study_report
@@ -83,7 +84,8 @@ def _resume_command(folder: RunFolder) -> str:
 
 
 def _observed(request: RunRequest, logs: Sequence[str], settings: Sequence[str]) -> RunRequest:
-    return attrs.evolve(request, observers=chosen_observers(logs, settings, request.folder))
+    known = {} if request.is_new else read_observers(request.folder).observers
+    return attrs.evolve(request, observers=chosen_observers(logs, settings, known))
 
 
 def _with_setup(request: RunRequest) -> tuple[RunRequest, Setup]:
