@@ -11,6 +11,7 @@ for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE") if IS_ALONE else ():
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
+from processes import apart
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -113,3 +114,8 @@ def resumed(folder: str) -> dict[str, Any]:
         run.train(EPOCHS // 2)
         answers[name] = run.answer()
     return answers
+
+
+def whole_and_resumed(folder: str) -> tuple[Any, Any]:
+    """Each in a process of its own, so that the second knows nothing but the files of the first."""
+    return apart(whole, folder), apart(resumed, folder)

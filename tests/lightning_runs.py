@@ -9,6 +9,7 @@ from lightning_examples import OPTIONS, Alternating, DensestSeen, Module, Stop, 
 import lightning
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging, WeightAveraging
+from processes import apart
 
 from sparsecore.errors import InputError
 from sparsecore_torch import sparsify
@@ -256,3 +257,8 @@ def everything(folder: str) -> dict[str, Any]:
     runs = (averaged, alternating, again, refused, with_the_end_of_the_run, as_a_loop, with_fabric)
     answers = {run.__name__: run(f"{folder}/{run.__name__}") for run in runs}
     return {**answers, **{name: whole(name, folder) for name in RUNS}}
+
+
+def everything_and_resumed(folder: str) -> tuple[Any, Any]:
+    """Each in a process of its own, so that the second knows nothing but the files of the first."""
+    return apart(everything, folder), apart(resumed, folder)

@@ -1,10 +1,12 @@
 """Several processes that are started together, as torchrun does, for tests of ranks."""
 
 import json
+import multiprocessing
 import os
 import socket
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,15 @@ def call(function: Callable[..., Any], *arguments: object, size: int = 2) -> lis
 def call_named(module: str, name: str, *arguments: object, size: int = 1) -> list[ProcessResult]:
     """Call a function of a module that cannot be imported in the process of the tests."""
     return start(["-c", _CALL.format(module=module, name=name), *map(str, arguments)], size)
+
+
+def apart(function: Callable[..., Any], *arguments: object) -> Any:
+    """Return what a function returns in a process of its own, which has what this one has imported."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of forks beside threads
+        pool = multiprocessing.get_context("fork").Pool(1)
+    with pool:
+        return pool.apply(function, arguments)
 
 
 def start(arguments: Sequence[str], size: int = 2) -> list[ProcessResult]:

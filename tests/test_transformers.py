@@ -16,20 +16,19 @@ STORAGES = ["masked", "compact"]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("transformers")
-
-
-@pytest.fixture(scope="module")
-def answers(folder: Path) -> Any:
-    (ended,) = call_named("transformers_runs", "everything", folder)
+def both(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    (ended,) = call_named("transformers_runs", "everything_and_resumed", tmp_path_factory.mktemp("transformers"))
     return ended.answer
 
 
 @pytest.fixture(scope="module")
-def resumed(answers: Any, folder: Path) -> Any:  # noqa: ARG001  # whose checkpoints are resumed
-    (ended,) = call_named("transformers_runs", "resumed", folder)
-    return ended.answer
+def answers(both: Any) -> Any:
+    return both[0]
+
+
+@pytest.fixture(scope="module")
+def resumed(both: Any) -> Any:
+    return both[1]
 
 
 # masks in float32; and compact storage with bfloat16, two batches a step

@@ -17,6 +17,7 @@ for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE") if IS_ALONE else ():
     os.environ.pop(name, None)
 
 import torch
+from processes import apart
 from torch import nn
 from transformers import (
     BertConfig,
@@ -221,3 +222,8 @@ def everything(folder: str) -> dict[str, Any]:
     runs = (best, tied, again)
     answers = {run.__name__: run(f"{folder}/{run.__name__}") for run in runs}
     return {**answers, **{name: whole(name, folder) for name in RUNS}}
+
+
+def everything_and_resumed(folder: str) -> tuple[Any, Any]:
+    """Each in a process of its own, so that the second knows nothing but the files of the first."""
+    return apart(everything, folder), apart(resumed, folder)
