@@ -54,6 +54,14 @@ def strange(train, label=False):
     return [(np.zeros((4, 4), np.uint8), 0.5) if label else (Palette(), 0)] * 20
 
 
+class Unlike(Bars):
+    """Has other classes to be tested on."""
+
+    def __init__(self, train):
+        super().__init__(train)
+        self.classes = ("above", "below") if train else ("below", "middle")
+
+
 def tensors(train, strange=False):
     images = torch.arange(40 * 16).reshape(40, 1, 4, 4) / 640
     return TensorDataset(images, torch.arange(40) % 2 + 3 * strange)

@@ -82,18 +82,34 @@ class TorchDataset:
             InputError: the data set cannot be opened, or it is not one of images and labels.
         """
         root = folder if self.root is None else Path(self.root)
+        self._check_used(root)
         for_training = transform_of(self.train_transforms, "data.train_transforms")
         for_tests = transform_of(self.test_transforms, "data.test_transforms")
         train = self._split(self._made(root, is_train=True), for_training)
         of_tests = self._made(root, is_train=False)
         # a data set of one part has no test images but those that are held out
         test = train.at(np.zeros(0, np.int64)) if of_tests is None else self._split(of_tests, for_tests)
+        _check_same_classes(self.name, train.source, test.source)
         classes = self._classes(train.source)
         with drawing_by(0):
             channels, height, width = train.example(0)[0].shape
         return StreamedImages(
             train, attrs.evolve(test, transform=for_tests), classes, (height, width, channels), for_tests, self.workers
         )
+
+    def _check_used(self, root: Path | None) -> None:
+        """Raise an :class:`InputError` for a folder or names of parts that the factory has no argument for."""
+        arguments = _arguments(self.factory)
+        if root is not None and "root" not in arguments:
+            raise InputError(
+                f"the data set {self.name!r} takes no folder: it has no argument 'root', and --data-dir is {root}"
+            )
+        named = (self.train_split, self.test_split) != ("train", None)
+        if named and ("train" in arguments or not {"split", "root"} & arguments.keys()):
+            raise InputError(
+                f"the parts of the data set {self.name!r} have no names; data.train_split and data.test_split are for "
+                "factories with an argument 'split', or folders of parts"
+            )
 
     def _made(self, root: Path | None, *, is_train: bool) -> Any | None:
         """Return the data set of one part; None for the test part of a data set that has only one."""
@@ -162,6 +178,18 @@ def _arguments(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
         return inspect.signature(factory).parameters
     except (TypeError, ValueError):
         return {}
+
+
+def _check_same_classes(name: str, train: Any, test: Any) -> None:
+    """Raise an :class:`InputError` where the two parts give different classes the same labels."""
+    parts = [getattr(source, "classes", None) for source in (train, test)]
+    if all(isinstance(classes, list | tuple) for classes in parts):
+        first, second = (list(map(str, classes or ())) for classes in parts)
+        if first != second:
+            raise InputError(
+                f"the two parts of the data set {name!r} give different classes the same labels; classes of one part "
+                f"only: {listed(sorted(set(first) ^ set(second)), _SHOWN) or 'none, but their order differs'}"
+            )
 
 
 def _labels(source: Any) -> NDArray[Any] | None:
