@@ -279,6 +279,21 @@ def test_views_that_a_model_returns_share_memory_as_torch_s_do():
         assert y[0, 0] == 7
 
 
+def test_views_of_the_memory_as_another_dtype_are_torch_s():
+    class Bits(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one = nn.Linear(FEATURES, FEATURES)
+
+        def forward(self, x):
+            return torch.bitwise_right_shift(self.one(x).view(dtype=torch.int32), 31)  # the sign
+
+    model, _ = prepared(Bits)
+    with torch.no_grad():
+        x = torch.linspace(-1, 1, 4 * FEATURES).reshape(4, FEATURES)
+        assert torch.equal(model(x) == -1, model.one(x) < 0)
+
+
 STEPS = st.lists(
     st.sampled_from(
         [
