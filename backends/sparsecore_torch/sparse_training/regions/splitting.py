@@ -111,20 +111,7 @@ class Splitter:
         for node in nodes:
             outside.pop(node, None)
         compact = [one for one in outside if is_stored_weight(one)]
-        values: dict[fx.Node, fx.Node] = {}
-        for outer in outside:
-            values[outer] = graph.placeholder(outer.name)
-            values[outer].meta = dict(outer.meta)
-            if outer in self._lowered:
-                values[outer].meta[LAYOUT] = self._lowered[outer][1]
-        for node in compact:
-            # the region is given the active values of the tensor in place of those of the whole model
-            values[node] = graph.call_function(stored_weight, (values[node], *node.args[1:]))
-            values[node].meta = {**node.meta, LOWERING: _COMPACT}
-        for node in nodes:
-            values[node] = graph.node_copy(node, values.__getitem__)
-            if node in own:
-                values[node].meta[LOWERING] = self._lowered[node][0]
+        values = self._copied(graph, nodes, list(outside))
         results: list[Result] = []
         outputs: list[tuple[dict[fx.Node, fx.Node], fx.Node]] = []  # whose, and where it is to be found
         for node in made:
@@ -152,6 +139,33 @@ class Splitter:
         for number, (place, node) in enumerate(outputs):
             place[node] = self._graph.call_function(operator.getitem, (called, number))
 
+    def _copied(self, graph: fx.Graph, nodes: Sequence[fx.Node], outside: Sequence[fx.Node]) -> dict[fx.Node, fx.Node]:
+        """Copy nodes into the graph of a region.
+
+        Args:
+            graph: of the region; it is empty.
+            nodes: of the region, in order.
+            outside: what they read, and what the region is given.
+
+        Returns:
+            The copies, by the nodes that they are copies of.
+        """
+        values: dict[fx.Node, fx.Node] = {}
+        for outer in outside:
+            values[outer] = graph.placeholder(outer.name)
+            values[outer].meta = dict(outer.meta)
+            if outer in self._lowered:
+                values[outer].meta[LAYOUT] = self._lowered[outer][1]
+        for node in filter(is_stored_weight, outside):
+            # the region is given the active values of the tensor in place of those of the whole model
+            values[node] = graph.call_function(stored_weight, (values[node], *node.args[1:]))
+            values[node].meta = {**node.meta, LOWERING: _COMPACT}
+        for node in nodes:
+            values[node] = graph.node_copy(node, values.__getitem__)
+            if node in self._lowered:
+                values[node].meta[LOWERING] = self._lowered[node][0]
+        return values
+
     def _views(self, node: fx.Node, inside: set[fx.Node]) -> tuple[fx.Node, ...]:
         """Find the views of a result that can be made by the region; none where torch reads the result itself."""
         example: Tensor = node.meta["example_value"]
@@ -159,7 +173,7 @@ class Splitter:
             return ()
 
         def is_free(view: fx.Node) -> bool:
-            return view not in inside and self._states[view] == self._states[node]
+            return view not in self._lowered and self._states[view] == self._states[node]
 
         def is_known(read: fx.Node) -> bool:
             return read in self._values and not isinstance(read.meta.get("example_value"), Tensor)

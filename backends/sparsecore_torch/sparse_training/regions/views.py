@@ -36,8 +36,8 @@ def is_view(node: fx.Node) -> bool:
     example = node.args[0].meta.get("example_value")
     if target is operator.getitem:
         return isinstance(example, tuple | list) or _is_basic_index(node.args[1])
-    if any(isinstance(one, torch.dtype) for one in (*node.args, *node.kwargs.values())):  # a view of the memory as another dtype
-        return False
+    if any(isinstance(one, torch.dtype) for one in (*node.args, *node.kwargs.values())):
+        return False  # the memory as another dtype
     if target in _RESHAPES:
         return isinstance(example, Tensor) and example.is_contiguous()
     return target in (_NAMES if node.op == "call_method" else _FUNCTIONS)
