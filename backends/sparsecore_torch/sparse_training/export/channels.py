@@ -125,13 +125,13 @@ class Channels:
         """Return the feature that a module makes."""
         name = str(node.target)
         module = self.model.get_submodule(name)
-        for parameter in module.parameters():
-            if id(parameter) in self._used:
+        for tensor in (*module.parameters(), *module.buffers()):
+            if id(tensor) in self._used:
                 raise InputError(
-                    f"the layers {self._used[id(parameter)]!r} and {name!r} share a parameter, or are one that is used "
-                    "twice; slim cuts only layers that are used once"
+                    f"the layers {self._used[id(tensor)]!r} and {name!r} share a tensor, or are one that is used twice; "
+                    "slim cuts only layers that are used once"
                 )
-            self._used[id(parameter)] = name
+            self._used[id(tensor)] = name
         handler = _MODULES.get(type(module))
         if handler is None:
             raise InputError(f"slim cannot follow {name!r}, of the class {type(module).__name__}; it {_KNOWN}")
@@ -192,9 +192,10 @@ def _fold(module: Any, before: Feature) -> None:
     """Move what a layer reads from constant channels into its bias."""
     constants = _foldable(module, before.constants)
     known = ~constants.isnan()
-    weight = module.weight.detach().reshape(len(module.weight), len(constants), -1)
+    weight = module.weight.detach().reshape(len(module.weight), len(constants), -1).clone()
     added = weight[:, known].double().sum(2) @ constants[known]
     weight[:, known] = 0
+    module.weight.copy_(weight.reshape(module.weight.shape))
     if added.any():
         bias = added if module.bias is None else added + module.bias.detach()
         module.bias = nn.Parameter(bias.to(weight.dtype), module.weight.requires_grad)
