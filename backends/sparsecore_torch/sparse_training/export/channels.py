@@ -128,8 +128,8 @@ class Channels:
         for tensor in (*module.parameters(), *module.buffers()):
             if id(tensor) in self._used:
                 raise InputError(
-                    f"the layers {self._used[id(tensor)]!r} and {name!r} share a tensor, or are one that is used twice; "
-                    "slim cuts only layers that are used once"
+                    f"the layers {self._used[id(tensor)]!r} and {name!r} share a tensor, or are one that is used "
+                    "twice; slim cuts only layers that are used once"
                 )
             self._used[id(tensor)] = name
         handler = _MODULES.get(type(module))
