@@ -38,13 +38,16 @@ class CsvLog(MetricLog):
         path = Path(self.path) if self.path else _in_run(start)
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = _lines_until(path, start.clock.step) if start.is_resumed and path.exists() else [_HEAD]
-        _write(path, "w", kept)
+        whole = path.with_name(f"{path.name}.part")  # so that an interrupt here loses no line
+        _write(whole, "w", kept)
+        whole.replace(path)
         self._file = path
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write a line for each metric."""
         if self._file is not None:
-            _write(self._file, "a", [(step, name, repr(number)) for name, number in self.prefixed(metrics).items()])
+            values = self.prefixed(metrics).items()
+            _write(self._file, "a", [(step, name, repr(float(number))) for name, number in values])
 
 
 def _write(path: Path, mode: Literal["w", "a"], rows: Iterable[Sequence[object]]) -> None:
