@@ -228,8 +228,8 @@ def check_others(model: nn.Module, selectors: Sequence[Any]) -> None:
     if chosen or not selectors:
         names = listed(chosen or [name for name, *_ in compact], _SHOWN)
         raise InputError(
-            f"{names} are in sparse training already, in compact storage; end that one first with squash(), or choose "
-            "other tensors with include="
+            f"{names} are in sparse training already; end that one first with squash(), or choose other tensors with "
+            "include="
         )
 
 
