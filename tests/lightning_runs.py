@@ -126,7 +126,15 @@ def again(folder: str) -> dict[str, Any]:
 def refused(folder: str) -> list[str]:
     """The sentences of what cannot be used."""
     compact, ema = SparseTraining(storage="compact"), EMAWeightAveraging()
-    foreign = {"trainings": []}
+    foreign, saved = {"trainings": []}, f"{folder}/saved.ckpt"
+    runner = trainer([SparseTraining(**OPTIONS)], folder, max_steps=1)
+    runner.fit(Module(), loader())
+    runner.save_checkpoint(saved)
+
+    def resumed_with(**options: Any) -> None:
+        sparse = SparseTraining(**{**OPTIONS, **options})
+        trainer([sparse], folder).fit(Module(), loader(), ckpt_path=saved)
+
     attempts = (
         lambda: SparseTraining(sparcity=0.9),
         lambda: trainer([compact, ema], folder).fit(Module(), loader()),
@@ -134,6 +142,10 @@ def refused(folder: str) -> list[str]:
         lambda: SparseTraining().training,
         lambda: SparseTraining().load_state_dict({}),
         lambda: trainer([loaded(foreign)], folder).fit(Module(), loader()),
+        lambda: resumed_with(seed=1),
+        lambda: resumed_with(sparsity=0.5),
+        lambda: resumed_with(strategy="dpr"),
+        lambda: resumed_with(steps_per_epoch=7),
         lambda: trainer([SparseTraining(budget=300)], folder).fit(Alternating(), loader()),
         lambda: trainer([SparseTraining(strategy="rigl")], folder).fit(Alternating(), loader()),
     )

@@ -101,6 +101,10 @@ def test_what_cannot_be_used_is_refused_with_a_sentence(answers: Any) -> None:
         "0 sparse trainings are under way",
         "no state of sparse trainings",
         "the saved state is that of 0 sparse trainings",
+        "seed: 0 there, 1 here",
+        "sparsity: 0.8 there, 0.5 here",
+        "['dpr'] here",
+        "steps_per_epoch: 12 there, 7 here",
         "budget= is the number of weights of one training",
         "give total_steps=",
     )
