@@ -77,6 +77,11 @@ class Calls:
         buffers: Any = self
         return attrs.evolve(self._machine, kernels=watched, buffers=buffers)
 
+    @property
+    def stores_bfloat16(self) -> bool:
+        """See :meth:`sparsecore_cpu.runtime.Buffers.stores_bfloat16`."""
+        return self._machine.buffers.stores_bfloat16
+
     def take(self, form: Form) -> Buffer:
         """See :meth:`sparsecore_cpu.runtime.Buffers.take`."""
         buffer = self._machine.buffers.take(form)
@@ -91,8 +96,8 @@ class Calls:
                 stack.enter_context(replaced(LayerLists, name, self._listing(kernel, getattr(LayerLists, name))))
             stack.enter_context(replaced(_kernels, "Input", _Reads(self, _kernels.Input)))
             stack.enter_context(replaced(operations, "Mask", self._mask))
-            rounded = self._machine.buffers.stores_bfloat16
-            watched = _WatchedLinear(self, linear.linear_kernels(self._machine.kernels.name, rounded))
+            kernels = linear.linear_kernels(self._machine.kernels.name, self.stores_bfloat16)
+            watched = _WatchedLinear(self, kernels)
             stack.enter_context(replaced(linear, "linear_kernels", lambda *_: watched))
             yield
 
