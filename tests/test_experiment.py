@@ -234,8 +234,7 @@ def test_the_run_that_another_starts_from_has_the_sparsity_and_no_preset_or_defa
     started = experiment("start.run=runs/dense", "start.values=original", model__name=model)
     assert started.sparsity is None
     assert "sparsity" not in started.tables()
-    table = {"run": str(Path("runs/dense").resolve()), "values": "original", "prune": 0.0}
-    assert started.tables()["start"] == {**table, "drawn": [], "scope": "tensor"}
+    assert started.tables()["start"] == {"run": str(Path("runs/dense").resolve()), "values": "original", "prune": 0.0}
     assert experiment("start.run=runs/dense", "start.values=trained", sparsity="0.5").sparsity == 0.5
 
 

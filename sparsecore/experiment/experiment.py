@@ -243,7 +243,7 @@ class Experiment:
             "backend": self.backend.table(),
             "training": {**unstructure(self.training), **rule_table(self.optimizer)},
             "reallocation": unstructure(self.reallocation),
-            **({} if self.start == StartSettings() else {"start": unstructure(self.start)}),
+            **({} if self.start == StartSettings() else {"start": _start_table(self.start)}),
             **({} if self.keep == KeepSettings() else {"keep": unstructure(self.keep)}),
             "strategy": [strategy.table() for strategy in self.strategies],
         }
@@ -266,6 +266,13 @@ class Experiment:
             regrow_pruned=self.reallocation.regrow_pruned,
             units=self.reallocation.units,
         )
+
+
+def _start_table(start: StartSettings) -> dict[str, Any]:
+    """The table ``start``; settings of given weights are left out at their defaults, for runs older than these."""
+    default = unstructure(StartSettings())
+    table = unstructure(start)
+    return {key: value for key, value in table.items() if key not in ("drawn", "scope") or value != default[key]}
 
 
 def _sparsity(given: float | None, start: StartSettings) -> float | None:
