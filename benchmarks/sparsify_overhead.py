@@ -8,6 +8,7 @@ ratios. No update is due meanwhile.
 """
 
 import argparse
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -157,7 +158,7 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(1)
     rows = {name: _measure(CASES[name], options) for name in options.only or CASES}
-    report = {"machine": machine(), "settings": vars(options), "cases": rows}
+    report = {"machine": machine(), "load": os.getloadavg()[0], "settings": vars(options), "cases": rows}
     write("sparsify_overhead", report, _page(report))
 
 
@@ -226,7 +227,7 @@ def _page(report: dict[str, Any]) -> str:
 Processor time of one thread, of the same loop with `sparsify(..., sparsity={settings["sparsity"]})` and without it, in
 turn in one process, {settings["rounds"]} steps of each; no update is due. What is added is the median over rounds of
 the ratio within a round, with its quartiles. Other programs disturb processor time as well, as they share caches and
-memory, if less than the time of the clock.
+memory, if less than the time of the clock; the load of the machine was {report["load"]:.1f}.
 
 What is added is, in the first place, one pass over the gradients of the sparse tensors, which reads them, their masks,
 and writes them: 9 bytes a weight, whatever the batch, so that its share is the larger the less a step computes. The
