@@ -220,10 +220,12 @@ def _grown(occupied: Topology, lost: Topology, name: str, size: int, count: int,
     go first, in the order of the gradient, and others follow.
     """
     arrays = occupied.arrays
-    wanted = _in_each_group(lost, name, size)
-    crowded = counting_of(arrays).count(wanted > size - _in_each_group(occupied, name, size))
-    if lost.slots(name).stop - lost.slots(name).start == count and not int(crowded[0]):
-        return smallest_of_each_group(free_ranks(occupied, name, gradient(name)), size, wanted, arrays)
+    # on a device a sort takes less than to wait for numbers
+    if getattr(arrays, "counting", None) is None and lost.slots(name).stop - lost.slots(name).start == count:
+        wanted = _in_each_group(lost, name, size)
+        crowded = arrays.to_numpy(wanted > size - _in_each_group(occupied, name, size))
+        if not crowded.any():
+            return smallest_of_each_group(free_ranks(occupied, name, gradient(name)), size, wanted, arrays)
     best = free_by_score(occupied, name, gradient)
     ordered = _replacements_first(best, groups_of(lost, name, size), size, arrays)
     return arrays.sort(ordered[:count])
