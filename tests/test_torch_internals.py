@@ -4,7 +4,9 @@ import ast
 import ctypes
 import logging
 import os
+import re
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -429,6 +431,9 @@ def private_names(path):
                 yield node.attr
 
 
+OF_LIGHTNING = {"lightning.py: _average_model", "lightning.py: _avg_fn"}
+
+
 def test_no_other_file_of_the_backend_reads_a_private_name_of_torch():
     found = {
         f"{path.relative_to(BACKEND)}: {name}"
@@ -436,7 +441,7 @@ def test_no_other_file_of_the_backend_reads_a_private_name_of_torch():
         if path.name != "_torch_internals.py"
         for name in private_names(path)
     }
-    assert found == set()
+    assert found == OF_LIGHTNING
 
 
 def test_copies_are_made_by_the_copying_operations():
@@ -465,3 +470,14 @@ def test_a_marked_formula_of_the_flop_counter_gets_tensors():
         torch.ones(2, 3) @ torch.ones(3, 4)
     assert counter.get_total_flops() == 5
     assert [tuple(one.shape) for one in given] == [(2, 3), (3, 4), (2, 4)], says("formulas get shapes alone")
+
+
+@pytest.mark.parametrize(
+    ("file", "name"), [("weight_averaging.py", "_average_model"), ("stochastic_weight_avg.py", "_avg_fn")]
+)
+def test_lightning_has_the_private_names_that_its_callback_reads(file, name):
+    package = find_spec("lightning")
+    if package is None:
+        pytest.skip("lightning is not installed")
+    source = (Path(package.origin).parent / "pytorch/callbacks" / file).read_text("utf-8")
+    assert re.search(rf"self\.{name}\b.* = ", source), f"{file} of this lightning has no {name}"
