@@ -217,6 +217,58 @@ def test_what_cannot_be_followed_is_refused_by_name(model, match):
         export.slim(model, torch.randn(4, 6))
 
 
+class Calls(nn.Module):
+    """Two layers with something between them, or around them."""
+
+    def __init__(self, forward, between=None):
+        super().__init__()
+        self.one, self.between, self.two = nn.Linear(6, 6), between, nn.Linear(6, 2)
+        self.call = forward
+
+    def forward(self, x):
+        return self.call(self, x)
+
+
+def hooked(model):
+    model[0].register_forward_hook(lambda _, __, output: output + 1)
+    return model
+
+
+def through(model, x):
+    return model.two(model.between(model.one(x)))
+
+
+def after_itself(model, x):
+    before = model.one(x)
+    return model.two(model.between(before) + before)
+
+
+@pytest.mark.parametrize(
+    ("model", "match"),
+    [
+        (Calls(through, nn.MaxPool1d(3, 1, 1)), "'between', which pools channels"),
+        (Calls(through, nn.AvgPool1d(3, 1, 1)), "'between', which pools channels"),
+        (Calls(through, nn.Sequential(nn.MaxPool1d(2), nn.Linear(3, 6))), "pools channels"),
+        (Calls(after_itself, nn.ReLU(inplace=True)), "'between', which changes in place what 'add' reads"),
+        (
+            Calls(lambda model, x: model.two(input=model.one(x))),
+            "'?two'?, which (is called with keywords|takes channels)",
+        ),
+        (Calls(lambda model, x: model.two(model.one(x).T.T)), "attribute 'T'"),
+        (hooked(nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2))), "'0', which has forward hooks"),
+        (nn.Sequential(nn.Unflatten(1, (2, 3)), nn.Conv2d(4, 2, 1)), "Unflatten|batch"),
+    ],
+)
+def test_channels_that_are_read_or_changed_in_other_ways_are_refused_by_name(model, match):
+    with pytest.raises(InputError, match=match):
+        export.slim(model, torch.randn(4, 6))
+
+
+def test_images_without_a_batch_are_refused():
+    with pytest.raises(InputError, match="dimension of the batch"):
+        export.slim(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1)), torch.randn(3, 8, 8))
+
+
 def test_products_of_channels_are_refused():
     with pytest.raises(InputError, match=r"mul|hardsigmoid"):
         export.slim(MobileNetwork(), torch.randn(2, 3, 8, 8))

@@ -15,6 +15,7 @@ from sparsecore.engine.topology import Layout
 from sparsecore.errors import InvariantError
 from sparsecore_strategies.density_schedule import DensitySchedule
 from sparsecore_strategies.dpr import DynamicReallocation
+from sparsecore_strategies.gmp import GradualPruning
 from sparsecore_strategies.gradient_growth import GradientGrowth
 from sparsecore_strategies.rigl import RigL
 from sparsecore_strategies.set import SparseEvolution
@@ -59,6 +60,19 @@ def test_every_update_leaves_as_many_weights_as_the_schedule_says(below, shape, 
     assert sizes[-1] == last
     for step in range(2, 40, 2):
         assert sizes[step] == expected(sizes[0], last, step, power), step
+
+
+@pytest.mark.parametrize("below", ["set", "dpr", "rigl", "static", "gmp"])
+def test_a_dense_network_becomes_sparser_as_the_schedule_says(below):
+    stack = BELOW | {"gmp": GradualPruning(begin=0.7, until=0.9, schedule=OFTEN)}
+    own = OFTEN if below in {"static", "gmp"} else None
+    sizes, _ = run(
+        {below: stack[below], "d": DensitySchedule(sparsity=0.9, schedule=own)}, sparsity=0.8 if below == "gmp" else 0.0
+    )
+    last = sum(max(1, int(size * Fraction(1, 10))) for size in ROOMY.sizes)
+    assert (sizes[0], sizes[-1]) == (ROOMY.size, last)
+    for step in range(2, 40, 2):
+        assert sizes[step] == expected(sizes[0], last, step, 3), step
 
 
 def test_without_a_schedule_of_its_own_the_updates_are_those_below_and_the_last_one_is_at_the_end():

@@ -155,6 +155,11 @@ def remove_module_hooks(module: nn.Module, identities: Iterable[int]) -> None:
             hooks.pop(identity, None)
 
 
+def runs_forward_hooks(module: nn.Module) -> bool:
+    """Return whether a module has hooks of its own that may change what it is given or what it returns."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
 def convolution_padding(module: nn.Conv2d) -> tuple[int, int, int, int]:
     """Return the padding of a convolution, also where it is given as 'same' or 'valid'.
 

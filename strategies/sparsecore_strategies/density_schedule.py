@@ -100,7 +100,10 @@ class DensitySchedule:
         Returns:
             At least the survivors: frozen tensors, and the last weight of each tensor, stay whatever the schedule.
         """
-        return min(topology.layout.size, max(int(survivors.sum()), self._size(clock, strategy_state)))
+        size = self._size(clock, strategy_state)
+        if int(survivors.sum()) == topology.layout.size:  # the question before pruning: whether it is to stay full
+            return max(size, len(topology.layout))
+        return min(topology.layout.size, max(int(survivors.sum()), size))
 
     @hookimpl
     def metrics(self, clock: Clock, strategy_state: PruningTargets) -> dict[str, float]:

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from sparsecore.errors import InputError
+from sparsecore_torch._torch_internals import runs_forward_hooks
 
 Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
@@ -115,7 +116,25 @@ class Channels:
             InputError: something in it cannot be followed.
         """
         for node in self.model.graph.nodes:
+            self._check_arguments(node)
             self._features[node] = _NODES[node.op](self, node)
+
+    def _check_arguments(self, node: fx.Node) -> None:
+        """Check that channels come in by the arguments that are followed, and that no later node changes them."""
+        if node.op not in {"call_module", "call_function", "call_method"}:
+            return
+        followed = node.args[: 2 if _FUNCTIONS.get(node.target) is _sum else 1]
+        others = [one for one in node.all_input_nodes if one not in followed]
+        if any(self.feature(one).space is not None for one in others):
+            raise InputError(f"slim cannot follow {node.name!r}, which takes channels by another argument; it {_KNOWN}")
+        if followed and self.feature(followed[0]).space is not None and _is_in_place(self.model, node):
+            nodes = list(self.model.graph.nodes)
+            later = [one for one in followed[0].users if nodes.index(one) > nodes.index(node)]
+            if later:
+                raise InputError(
+                    f"slim cannot follow {node.name!r}, which changes in place what {later[0].name!r} reads "
+                    "afterwards; let it read the result"
+                )
 
     def feature(self, argument: Any) -> Feature:
         """Return the feature of an argument of a node."""
@@ -125,6 +144,10 @@ class Channels:
         """Return the feature that a module makes."""
         name = str(node.target)
         module = self.model.get_submodule(name)
+        if not node.args:
+            raise InputError(f"slim cannot follow {name!r}, which is called with keywords; give the value by position")
+        if runs_forward_hooks(module):
+            raise InputError(f"slim cannot follow {name!r}, which has forward hooks; remove them")
         for tensor in (*module.parameters(), *module.buffers()):
             if id(tensor) in self._used:
                 raise InputError(
@@ -149,6 +172,14 @@ def shape_of(node: Any) -> tuple[int, ...]:
     return tuple(node.meta["tensor_meta"].shape)
 
 
+def _is_in_place(model: fx.GraphModule, node: fx.Node) -> bool:
+    """Return whether a node writes into its first argument."""
+    if node.op == "call_module":
+        return bool(getattr(model.get_submodule(str(node.target)), "inplace", False))
+    name = getattr(node.target, "__name__", str(node.target))
+    return bool(node.kwargs.get("inplace")) or node.target is operator.iadd or name.endswith("_")
+
+
 def fix(feature: Feature) -> None:
     """Keep all channels of a feature."""
     if feature.space is not None:
@@ -161,7 +192,11 @@ def _linear(channels: Channels, module: Any, before: Feature, node: fx.Node) -> 
     return _layer(channels, module, before, len(shape_of(node)) - 1)
 
 
-def _convolution(channels: Channels, module: Any, before: Feature, node: fx.Node) -> Feature:  # noqa: ARG001
+def _convolution(channels: Channels, module: Any, before: Feature, node: fx.Node) -> Feature:
+    if len(shape_of(node)) != module.weight.ndim:
+        raise InputError(
+            f"slim cannot follow {node.target!r} without a dimension of the batch; give one in the example"
+        )
     if module.groups == 1 and before.axis == before.repeat == 1:
         return _layer(channels, module, before, 1)
     after = Feature(Space(module.out_channels), constants=torch.full((module.out_channels,), torch.nan).double())
@@ -233,11 +268,19 @@ def _each_entry(channels: Channels, module: Any, before: Feature, node: fx.Node)
     return before.mapped(module)
 
 
-def _pooled(channels: Channels, module: Any, before: Feature, node: fx.Node) -> Feature:  # noqa: ARG001
+def _dropped(channels: Channels, module: Any, before: Feature, node: fx.Node) -> Feature:  # noqa: ARG001
     return before
 
 
-def _average_pooled(channels: Channels, module: Any, before: Feature, node: fx.Node) -> Feature:  # noqa: ARG001
+def _pooled(channels: Channels, module: Any, before: Feature, node: fx.Node) -> Feature:  # noqa: ARG001
+    shape = shape_of(node.args[0])
+    if before.space is not None and (before.axis != 1 or before.repeat != 1 or len(shape) < 3):
+        raise InputError(f"slim cannot follow {node.name!r}, which pools channels of the shape {shape}; it {_KNOWN}")
+    return before
+
+
+def _average_pooled(channels: Channels, module: Any, before: Feature, node: fx.Node) -> Feature:
+    before = _pooled(channels, module, before, node)
     # padded zeros are averaged with the pixels
     return before.mapped(lambda constants: torch.where(constants == 0, constants, torch.nan))
 
@@ -320,6 +363,12 @@ def _size(channels: Channels, before: Feature, node: fx.Node) -> Feature:  # noq
     return INPUT
 
 
+def _attribute(channels: Channels, before: Feature, node: fx.Node) -> Feature:  # noqa: ARG001
+    if before.space is not None and node.args[1] not in {"shape", "dtype", "device", "ndim"}:
+        raise InputError(f"slim cannot follow {node.name!r}, the attribute {node.args[1]!r} of a value; it {_KNOWN}")
+    return INPUT
+
+
 def _item(channels: Channels, before: Feature, node: fx.Node) -> Feature:  # noqa: ARG001
     if before.space is not None:
         raise InputError(f"slim cannot follow {node.name!r}, which takes a part of a value; it {_KNOWN}")
@@ -345,7 +394,7 @@ _MODULES: Mapping[type, Callable[[Channels, Any, Feature, fx.Node], Feature]] = 
         **dict.fromkeys((nn.LayerNorm, nn.GroupNorm), _all_channels),
         **dict.fromkeys((nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus), _each_entry),
         **dict.fromkeys((nn.Sigmoid, nn.Tanh, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Identity), _each_entry),
-        **dict.fromkeys((nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d), _pooled),
+        **dict.fromkeys((nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d), _dropped),
         **dict.fromkeys((nn.MaxPool1d, nn.MaxPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d), _pooled),
         **dict.fromkeys((nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d), _pooled),
         **dict.fromkeys((nn.AvgPool1d, nn.AvgPool2d), _average_pooled),
@@ -361,13 +410,13 @@ _FUNCTIONS: Mapping[Any, Callable[[Channels, Feature, fx.Node], Feature]] = Mapp
             _of_module(_each_entry),
         ),
         **dict.fromkeys((torch.sigmoid, torch.tanh, functional.leaky_relu, "sigmoid", "tanh"), _of_module(_each_entry)),
-        **dict.fromkeys(
-            (functional.dropout, functional.max_pool2d, functional.adaptive_avg_pool2d), _of_module(_pooled)
-        ),
+        functional.dropout: _of_module(_dropped),
+        **dict.fromkeys((functional.max_pool2d, functional.adaptive_avg_pool2d), _of_module(_pooled)),
         functional.avg_pool2d: _of_module(_average_pooled),
         **dict.fromkeys((torch.flatten, "flatten", "view", "reshape"), _flattened),
         **dict.fromkeys((torch.mean, "mean"), _averaged),
-        **dict.fromkeys((getattr, "size"), _size),
+        "size": _size,
+        getattr: _attribute,
         operator.getitem: _item,
     }
 )
