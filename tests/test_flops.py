@@ -176,6 +176,8 @@ def test_damaged_counts_in_a_state_dict_are_refused(damage):
     saved = training.state_dict()
     with pytest.raises(InputError, match="damaged"):
         training.load_state_dict({**saved, "flops": {**saved["flops"], **damage}})
+    with pytest.raises(InputError, match="damaged"):
+        training.load_state_dict({**saved, "flops": torch.ones(1)})
     del saved["flops"]
     training.load_state_dict(saved)  # as older versions wrote it: what the first steps took is not known
     assert training.flops(BATCH).training is None

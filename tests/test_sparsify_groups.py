@@ -221,6 +221,16 @@ def test_a_run_of_groups_resumes_bit_for_bit_also_from_its_state_as_the_start(st
             sparsify(other, third, **options).load_state_dict(saved[2])
 
 
+def test_a_state_is_refused_where_the_same_strategies_are_stacked_in_other_groups():
+    stacks = (
+        {"encoder.*": [set_(), ErkStart()], "decoder.*": Static()},
+        {"encoder.*": set_(), "decoder.*": [ErkStart(), Static()]},
+    )
+    one, other = (sparsify(model := TwoTowers(), adam(model), strategy=stack, sparsity=0.5) for stack in stacks)
+    with pytest.raises(InputError, match="another training"):
+        other.load_state_dict(one.state_dict())
+
+
 def test_a_start_that_is_given_is_shared_out_to_the_groups():
     model = TwoTowers()
     optimizer = adam(model)

@@ -117,7 +117,7 @@ class FlopCount:
         try:
             count._sums = StepSums.load(saved["sums"], tensors, steps)
             count._measured = None if saved["forward_pass"] is None else ForwardPass.load(saved["forward_pass"])
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, IndexError) as error:
             raise InputError(
                 f"the state dict of sparse training is damaged: its operations are not valid: {error}"
             ) from error

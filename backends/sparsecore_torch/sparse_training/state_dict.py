@@ -154,7 +154,14 @@ def identity_of(engines: EngineGroups, start: GroupStates, sparsity: float | Map
         "steps_per_epoch": start.clock.steps_per_epoch,
         "strategies": [one for engine in engines.engines for one in describe_strategies(engine.strategies)],
         "strategies with memory": [name for own in start.states for name in sorted(own.strategy_states)],
-        **({"groups": [list(own.names) for own in engines.partition.parts]} if len(engines.engines) > 1 else {}),
+        **(_groups_of_identity(engines) if len(engines.engines) > 1 else {}),
+    }
+
+
+def _groups_of_identity(engines: EngineGroups) -> dict[str, Any]:
+    return {
+        "groups": [list(own.names) for own in engines.partition.parts],
+        "strategies of groups": [len(engine.strategies) for engine in engines.engines],
     }
 
 

@@ -127,9 +127,10 @@ class Channels:
         others = [one for one in node.all_input_nodes if one not in followed]
         if any(self.feature(one).space is not None for one in others):
             raise InputError(f"slim cannot follow {node.name!r}, which takes channels by another argument; it {_KNOWN}")
-        if followed and self.feature(followed[0]).space is not None and _is_in_place(self.model, node):
+        changed = followed[0] if followed else None
+        if isinstance(changed, fx.Node) and self.feature(changed).space and _is_in_place(self.model, node):
             nodes = list(self.model.graph.nodes)
-            later = [one for one in followed[0].users if nodes.index(one) > nodes.index(node)]
+            later = [one for one in changed.users if nodes.index(one) > nodes.index(node)]
             if later:
                 raise InputError(
                     f"slim cannot follow {node.name!r}, which changes in place what {later[0].name!r} reads "
