@@ -71,6 +71,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--strategy", "no.such.module:Mine"], ["no.such.module", "No module named"]),
         (["no-such.toml"], ["no-such.toml", "No such file"]),
         (["--resume"], ["--out"]),
+        (["--resume", "/etc"], ["/etc is a folder", "sparsecore train --resume --out /etc"]),
     ],
     ids=lambda given: ascii(" ".join(given))[:60],
 )

@@ -60,6 +60,9 @@ def train(
     """
     if resume and out and (out / LOTTERY_FILE).exists():
         raise InputError(f"{out} is the folder of a lottery; continue it with: sparsecore lottery --resume --out {out}")
+    if file is not None and file.is_dir():
+        continued = shlex.join(["sparsecore", "train", "--resume", "--out", str(file)])
+        raise InputError(f"{file} is a folder, not an experiment in TOML; a run in it continues with: {continued}")
     request = resume_request if resume else new_request
     with result_stream() as stream:
         file = experiment_to_resume(out) if resume and file is None else file

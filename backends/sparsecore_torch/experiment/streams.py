@@ -2,8 +2,9 @@
 
 import multiprocessing
 import operator
+import reprlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -76,9 +77,9 @@ class StreamedSplit:
         """
         index = int(self.rows[row])
         try:
-            image, label = self.source[index]
+            image, label = _pair(self.source[index])
             _check_mode(image)
-            return _as_tensor(self.transform(image)), operator.index(label)
+            return _as_tensor(self.transform(image)), _as_label(label)
         except InputError:
             raise
         except Exception as error:  # of the data set or a transform
@@ -135,6 +136,23 @@ class StreamedImages:
 
 _MODES = frozenset({"L", "RGB", "RGBA"})
 """Modes of PIL images whose pixels are channels of 0..255."""
+
+
+def _pair(sample: Any) -> tuple[Any, Any]:
+    """Return the image and the label of a sample; raise a :class:`TypeError` for a dict and the like."""
+    # a dict of two keys would unpack, too: into its keys
+    if not isinstance(sample, tuple | list) or len(sample) != 2:
+        keys = f" with the keys {', '.join(map(repr, sample))}" if isinstance(sample, Mapping) else ""
+        count = f" of {len(sample)}" if isinstance(sample, tuple | list) else ""
+        raise TypeError(f"expected a pair (image, label), given a {type(sample).__name__}{count}{keys}")
+    return sample[0], sample[1]
+
+
+def _as_label(label: Any) -> int:
+    try:
+        return operator.index(label)
+    except TypeError as error:
+        raise TypeError(f"expected a whole number as label, given {reprlib.repr(label)}") from error
 
 
 def _check_mode(image: Any) -> None:
