@@ -187,7 +187,9 @@ def test_what_is_no_start_is_refused_by_a_sentence(start, sentence):
 
 def test_wrong_masks_and_positions_are_refused_by_the_name_of_the_tensor():
     names = [name for name, one in mlp().named_parameters() if one.ndim == 2]
-    for wrong in (torch.ones(3, 3), torch.tensor([0, 0]), torch.tensor([10**6]), torch.zeros(0, dtype=torch.int64)):
+    shape = mlp().get_parameter(names[0]).shape
+    wrongs = (torch.ones(3, 3), torch.tensor([0, 0]), torch.tensor([10**6]), torch.zeros(0, dtype=torch.int64))
+    for wrong in (*wrongs, torch.full(shape, torch.nan)):
         model = mlp()
         good = {name: torch.ones(model.get_parameter(name).shape) for name in names}
         with pytest.raises(InputError, match=names[0].replace(".", r"\.")):

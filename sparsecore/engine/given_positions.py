@@ -78,6 +78,8 @@ def _named(name: str, given: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np
     if given.shape == shape and not are_positions:
         if given.dtype.kind == "i" and given.min() < 0:
             raise InputError(f"the mask of {name} has negative entries; it is zero where no weight is to be active")
+        if given.dtype.kind == "f" and np.isnan(given).any():
+            raise InputError(f"the mask of {name} has entries that are NaN; it is zero where no weight is to be active")
         return np.flatnonzero(given).astype(np.int64)
     if not are_positions and given.size:
         raise InputError(
