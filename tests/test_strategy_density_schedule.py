@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 
 from sparsecore.engine.schedules import Clock, Every
 from sparsecore.engine.topology import Layout
-from sparsecore.errors import InvariantError
+from sparsecore.errors import InputError, InvariantError
 from sparsecore_strategies.density_schedule import DensitySchedule
 from sparsecore_strategies.dpr import DynamicReallocation
 from sparsecore_strategies.gmp import GradualPruning
 from sparsecore_strategies.gradient_growth import GradientGrowth
 from sparsecore_strategies.rigl import RigL
 from sparsecore_strategies.set import SparseEvolution
+from sparsecore_strategies.soft_deepr import SoftDeepRewiring
 from sparsecore_strategies.static import Static
 
 ROOMY = Layout.of({"kernels": (8, 8, 3, 3), "matrix": (30, 20), "small": (12, 4)})
@@ -73,6 +74,12 @@ def test_a_dense_network_becomes_sparser_as_the_schedule_says(below):
     assert (sizes[0], sizes[-1]) == (ROOMY.size, last)
     for step in range(2, 40, 2):
         assert sizes[step] == expected(sizes[0], last, step, 3), step
+
+
+def test_a_strategy_that_counts_itself_what_grows_is_refused_below_the_schedule():
+    with pytest.raises(InputError, match="'soft' and 'd' cannot be stacked"):
+        engine(ROOMY, {"soft": SoftDeepRewiring(), "d": DensitySchedule()})
+    engine(ROOMY, {"d": DensitySchedule(), "soft": SoftDeepRewiring()})
 
 
 def test_without_a_schedule_of_its_own_the_updates_are_those_below_and_the_last_one_is_at_the_end():

@@ -19,7 +19,14 @@ from sparsecore.engine.state import State
 from sparsecore.engine.step import Advance, StepPlan
 from sparsecore.engine.topology import Layout, Topology
 from sparsecore.engine.units import SingleWeights, Units, unit_map
-from sparsecore.engine.update import Updater, check_moves_units, frozen_slots, observed, target_size_result
+from sparsecore.engine.update import (
+    Updater,
+    check_growth_is_decided_once,
+    check_moves_units,
+    frozen_slots,
+    observed,
+    target_size_result,
+)
 from sparsecore.errors import InputError, SparsityWarning
 
 
@@ -37,7 +44,8 @@ class Engine:
 
     Raises:
         PluginError: a strategy cannot be registered; the message says why.
-        InputError: a tensor is not made of whole units, or a strategy changes single weights of larger ones.
+        InputError: a tensor is not made of whole units, a strategy changes single weights of larger ones, or two
+            strategies both decide how many weights there are.
     """
 
     def __init__(
@@ -57,6 +65,7 @@ class Engine:
         self.strategies = MappingProxyType(strategies_by_name(strategies))
         self.regrow_pruned = regrow_pruned
         self._stack = StrategyStack(self.strategies)
+        check_growth_is_decided_once(self._stack)
         self._perturbs = bool(self._stack.implementers("perturb"))
         self._replaces = bool(self._stack.implementers("replaces_step"))
         self._observes = bool(self._stack.implementers("observe"))

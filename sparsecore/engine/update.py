@@ -228,6 +228,22 @@ def observed(stack: StrategyStack, state: State, gradient: Gradient | None) -> S
     return validation.check_strategy_states(state.strategy_states, results, state.topology)
 
 
+def check_growth_is_decided_once(stack: StrategyStack) -> None:
+    """Check that no strategy grows as many weights as it counts itself where one above it decides their number.
+
+    Raises:
+        InputError: a strategy's ``allocate`` does not take the total, and its ``target_size`` is overridden.
+    """
+    sizing, allocating = stack.implementers("target_size"), stack.implementers("allocate")
+    if not sizing or not allocating or allocating[0] not in sizing[1:]:
+        return
+    if allocating[0] not in stack.plugins_requesting("total", "allocate"):
+        raise InputError(
+            f"the strategies {allocating[0]!r} and {sizing[0]!r} cannot be stacked: each decides by itself how many "
+            "weights there are after an update"
+        )
+
+
 def check_moves_units(stack: StrategyStack, units: Units) -> None:
     """Check that no strategy changes single weights where units have several.
 
