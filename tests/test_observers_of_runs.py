@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from command_line import SMALL, said, small_images, sparsecore, train
 
+from sparsecore.cli.log_options import chosen_observers
+from sparsecore.errors import InputError
 from sparsecore.run.folder import RunFolder
 from sparsecore.run.replay import replay
 
@@ -182,3 +184,16 @@ def test_wrong_logs_are_refused_before_there_is_a_run(options, parts, images, tm
     for part in parts:
         assert part in said(done)
     assert not (tmp_path / "run").exists()
+
+
+def test_an_option_of_an_observer_from_a_file_is_given_by_its_class_or_with_its_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for file in ("one.py", "other.py"):
+        (tmp_path / file).write_text(MINE)
+    one, other = f"{tmp_path / 'one.py'}:Counting", f"{tmp_path / 'other.py'}:Counting"
+    for setting in ("log.Counting.fail=3", "log.one.py:Counting.fail=3", f"log.{one}.fail=3"):
+        assert chosen_observers(["one.py:Counting"], [setting], {})[one].plugin.fail == 3
+    both = chosen_observers(["one.py:Counting", "other.py:Counting"], ["log.other.py:Counting.fail=3"], {})
+    assert (both[one].plugin.fail, both[other].plugin.fail) == (-1, 3)
+    with pytest.raises(InputError, match=r"log\.Counting may be .*one\.py:Counting or .*other\.py:Counting"):
+        chosen_observers([one, other], ["log.Counting.fail=3"], {})

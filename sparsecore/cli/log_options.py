@@ -55,13 +55,18 @@ def _with_absolute_path(selection: str) -> str:
 
 
 def _parts(setting: str, names: Sequence[str]) -> tuple[str, str, Any]:
-    """Return observer, option and value of 'log.NAME.option=value'; the NAME of 'file.py:Object' is 'Object'."""
+    """Return observer, option and value of 'log.NAME.option=value'; 'file.py:Object' may be named 'Object'."""
     path, equals, value = setting.partition("=")
     written, dot, option = path.strip().removeprefix(_SECTION).rpartition(".")
     if not (equals and dot and written and option):
         raise InputError(f"an option of a log is written log.NAME.option=value; given {setting!r}")
-    for name in names:
-        if written in {name, name.rpartition(":")[2]}:
-            return name, option, toml_value(value.strip())
-    known = [name.rpartition(":")[2] for name in names]
-    raise InputError(f"{unknown('log', written, known, 'of this run')}; another one is added by --log {written}")
+    selection = _with_absolute_path(written)
+    meant = [name for name in names if name == selection] or [
+        name for name in names if name.rpartition(":")[2] == written
+    ]
+    if len(meant) > 1:
+        raise InputError(f"log.{written} may be {' or '.join(meant)}; write log.{meant[0]}.{option}=...")
+    if not meant:
+        known = [name.rpartition(":")[2] for name in names]
+        raise InputError(f"{unknown('log', written, known, 'of this run')}; another one is added by --log {written}")
+    return meant[0], option, toml_value(value.strip())
