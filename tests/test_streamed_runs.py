@@ -19,8 +19,9 @@ from test_module_runs import SAME, stopped
 
 from sparsecore.data.batches import Augmentation, batches
 from sparsecore.engine.randomness import Randomness
-from sparsecore.errors import InputError
+from sparsecore.errors import InputError, InputWarning
 from sparsecore.experiment.assembly import with_absolute_paths
+from sparsecore_torch.experiment.transforms import warn_of_unequal_normalization
 
 pytestmark = pytest.mark.usefixtures("quick_runs")
 
@@ -221,3 +222,12 @@ def test_other_backends_refuse_such_data_with_a_sentence(folder: Path, tmp_path:
     name = f"{folder}/{data}" if ".py" in data else data
     with pytest.raises(InputError, match=f"{data}.*needs --backend torch"):
         carry_out("train", "--backend", "numpy", "--model", "lenet-12-8", "--data", name, "--out", tmp_path / "run")
+
+
+def test_training_images_that_are_normalized_otherwise_than_test_images_are_warned_of() -> None:
+    half, other = ({"name": "Normalize", "mean": [mean], "std": [0.5]} for mean in (0.5, 0.4))
+    for tests in ((), ["Resize"], [other]):
+        with pytest.warns(InputWarning, match=r"data\.train_transforms has .*Normalize.*data\.test_transforms has"):
+            warn_of_unequal_normalization(["RandomHorizontalFlip", half], tests)
+    for training, tests in (([half], [half]), ([], []), ("mine.py:crop", [half]), ([{"name": "mine.py:crop"}], [half])):
+        warn_of_unequal_normalization(training, tests)

@@ -14,7 +14,7 @@ from sparsecore.errors import InputError, listed
 from sparsecore_torch.experiment.keyed_draws import drawing_by
 from sparsecore_torch.experiment.module_model import called
 from sparsecore_torch.experiment.streams import StreamedImages, StreamedSplit
-from sparsecore_torch.experiment.transforms import Transform, selections_in, transform_of
+from sparsecore_torch.experiment.transforms import Transform, selections_in, transform_of, warn_of_unequal_normalization
 
 _SHOWN = 12
 _SAMPLED = 16
@@ -85,6 +85,7 @@ class TorchDataset:
         self._check_used(root)
         for_training = transform_of(self.train_transforms, "data.train_transforms")
         for_tests = transform_of(self.test_transforms, "data.test_transforms")
+        warn_of_unequal_normalization(self.train_transforms, self.test_transforms)
         train = self._split(self._made(root, is_train=True), for_training)
         of_tests = self._made(root, is_train=False)
         # a data set of one part has no test images but those that are held out

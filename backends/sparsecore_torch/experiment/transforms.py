@@ -1,12 +1,13 @@
 """Torchvision's transforms by name, with options of a settings file."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import torch
 
-from sparsecore.errors import InputError, unknown
+from sparsecore.errors import InputError, InputWarning, unknown
 from sparsecore.extras import import_optional
 from sparsecore.plugins.discovery import load_object
 from sparsecore_torch.experiment.module_model import called
@@ -53,6 +54,33 @@ def selections_in(given: Any) -> tuple[str, ...]:
         return (given,)
     names = [one.get("name") if isinstance(one, Mapping) else one for one in given or ()]
     return tuple(name for name in names if isinstance(name, str) and ":" in name)
+
+
+def warn_of_unequal_normalization(training: Any, tests: Any) -> None:
+    """Warn with an :class:`InputWarning` where training images are normalized otherwise than test images.
+
+    Transforms from files and packages may normalize, too; where there are some, nothing is compared.
+
+    Args:
+        training: the transforms of training images, as for :func:`transform_of`.
+        tests: the transforms of test images.
+    """
+    if selections_in(training) or selections_in(tests):
+        return
+    ours, theirs = ([one for one in given if _normalizes(one)] for given in (training, tests))
+    if ours != theirs:
+        described = [", ".join(map(str, found)) or "no Normalize" for found in (ours, theirs)]
+        warnings.warn(
+            InputWarning(
+                f"data.train_transforms has {described[0]}, and data.test_transforms has {described[1]}, so that the "
+                "network is tested on images of another range than it is trained on"
+            ),
+            stacklevel=2,
+        )
+
+
+def _normalizes(given: Any) -> bool:
+    return (given.get("name") if isinstance(given, Mapping) else given) == "Normalize"
 
 
 def _v2(module: str = "") -> Any:
