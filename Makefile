@@ -73,15 +73,18 @@ SEED := 0
 fuzz: build/sanitize/address/built
 	$(WITH_ADDRESS) tests/fuzz_kernels.py --calls $(CALLS) --seed $(SEED)
 
+# The tests of the arithmetic compare with torch, which is built without sanitizers: they cannot follow its threads.
 # The kernels for newer instruction sets run on the same threads as the baseline's, and take minutes to compile.
 build/sanitize/address/built: SANITIZERS := address,undefined
+build/sanitize/address/built: EXTRAS := data,testing,torch
+build/sanitize/thread/built: EXTRAS := data,testing
 build/sanitize/thread/built: SANITIZERS := thread
 build/sanitize/thread/built: OPTIONS := --config-settings cmake.define.SPARSECORE_BASELINE_ONLY=ON
 
 build/sanitize/%/built: .venv/created pyproject.toml constraints.txt $(CPU_SOURCES)
 	@echo 'Building the CPU backend with the sanitizers $(SANITIZERS) into $(@D) ...'
 	@$(BIN)/python -m venv --clear $(@D)
-	@$(@D)/bin/python -m pip install $(QUIET) --editable '.[data,testing]'
+	@$(@D)/bin/python -m pip install $(QUIET) --editable '.[$(EXTRAS)]'
 	@CXX=$${CXX:-g++} $(@D)/bin/python -m pip install $(QUIET) --editable $(CPU) $(OPTIONS) \
 	  --config-settings cmake.define.SPARSECORE_SANITIZE=$(SANITIZERS) \
 	  --config-settings cmake.build-type=RelWithDebInfo --config-settings install.strip=false \
