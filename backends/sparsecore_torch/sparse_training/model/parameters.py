@@ -79,7 +79,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
             model = model.module
         elif COMPILED_MODULE in own_modules(model):
             model = getattr(model, COMPILED_MODULE)
-        elif own_modules(model).keys() >= _OF_FABRIC:
+        elif _OF_FABRIC.issubset(own_modules(model).keys()):  # a scripted module has its names in a list
             model = cast(nn.Module, own_modules(model)["_original_module"])
         else:
             return model
