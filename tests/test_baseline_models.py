@@ -234,6 +234,7 @@ def test_baseline_models_learn_and_agree_on_both_backends(name: str) -> None:
     assert numpy.hits > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_a_compiled_hashed_network_trains_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")

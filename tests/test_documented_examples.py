@@ -21,6 +21,9 @@ WALKED = (
     "docs/write-a-strategy.md",
     "docs/your-own-network.md",
 )
+SLOW = ("docs/studies-elsewhere.md", "docs/write-a-backend.md", "docs/write-a-strategy.md")
+"""Pages that take long, since the test kit runs on them or many processes start."""
+
 ELSEWHERE = {
     "backends/sparsecore_cpu/README.md": "test_cpu_inference_files.py",
     "docs/export.md": "test_export_documentation.py",
@@ -42,7 +45,9 @@ ELSEWHERE = {
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("page", WALKED)
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=pytest.mark.slow) if page in SLOW else page for page in WALKED]
+)
 def test_the_examples_of_the_page_run(page: str, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     walk(page, tmp_path)

@@ -121,7 +121,7 @@ def stopped(whole: Path, out: Path, step: int) -> RunFolder:
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("step", [3, 10])
+@pytest.mark.parametrize("step", [3, pytest.param(10, marks=pytest.mark.slow)])
 def test_a_run_that_was_stopped_resumes_bit_for_bit_in_another_process(whole: Path, tmp_path: Path, step: int) -> None:
     folder = stopped(whole, tmp_path / "run", step)
     assert load_file(folder.checkpoint)["positions"].size
@@ -143,6 +143,7 @@ def test_runs_of_one_seed_are_the_same_and_of_another_seed_begin_and_drop_otherw
     assert not np.isin(one["learner/values"], other["learner/values"]).any()
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_two_ranks_train_the_network_of_one_process(folder: Path, whole: Path, tmp_path: Path) -> None:
     common = ("--set", "backend.dtype=float64")

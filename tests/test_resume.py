@@ -62,7 +62,7 @@ def whole(request: pytest.FixtureRequest, images: Path, tmp_path_factory: pytest
 
 @pytest.mark.integration
 @pytest.mark.skipif(os.name != "posix", reason="timers of POSIX")
-@pytest.mark.parametrize("attempt", range(2))
+@pytest.mark.parametrize("attempt", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_killed_run_ends_as_if_it_had_never_stopped(
     whole: tuple[str, Path], images: Path, tmp_path: Path, attempt: int
 ) -> None:

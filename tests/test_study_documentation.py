@@ -7,6 +7,7 @@ from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
+import pytest
 from in_process import no_waiting_for_the_disk
 from study_examples import InProcessPool
 
@@ -17,6 +18,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 PAGE = (DOCS / "studies.md").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_page_run_from_top_to_bottom(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     # in sparsecore.cli the command has the name of its module

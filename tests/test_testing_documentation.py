@@ -28,6 +28,7 @@ def test_the_number_of_examples_is_the_default() -> None:
     assert f"{DEFAULT_EXAMPLES} by default" in PAGE
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_the_documented_test_files_pass(tmp_path: Path) -> None:
     files = [block for block in BLOCKS if "Tests" in block or "@given" in block]
