@@ -25,7 +25,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help:
 	@echo 'make demo       train a small sparse network and write its report'
 	@echo 'make test       linters, types, import contracts, and tests'
-	@echo 'make test-slow  the tests that take minutes'
+	@echo 'make test-slow  the tests that take long, which make test leaves out'
 	@echo 'make test-processors  the tests that depend on arithmetic, as other processors would compute them'
 	@echo 'make sanitize   the tests of the C++ kernels under the address, undefined-behaviour and thread sanitizers'
 	@echo 'make fuzz       100,000 calls of the C++ kernels with random, mostly invalid arguments, under the first two'

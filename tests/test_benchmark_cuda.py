@@ -77,6 +77,7 @@ def test_finished_stages_are_measured_once_and_the_page_lists_what_is_missing(be
         rehearse(benchmark, tmp_path, "--batch", "3")
 
 
+@pytest.mark.slow
 def test_tests_are_counted_file_by_file_and_resume_where_they_stopped(benchmark, stages, tmp_path, monkeypatch):
     (tmp_path / "tests").mkdir()
     for name in ("test_a.py", "test_b.py"):

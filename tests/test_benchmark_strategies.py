@@ -37,6 +37,7 @@ def made(trials, tmp_path_factory):
     return folder, trial, outcome
 
 
+@pytest.mark.slow
 def test_an_outcome_repeats_the_result_of_its_run(made):
     folder, trial, outcome = made
     result = json.loads((folder / trial.name / "result.json").read_text())
@@ -74,6 +75,7 @@ def test_a_run_with_other_settings_is_not_reused(made, trials):
     assert "was begun as another experiment" in (folder / f"{trial.name}.log").read_text()
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_resumed_and_reports_no_duration(made, trials, tmp_path):
     folder, trial, outcome = made
     shutil.copytree(folder / trial.name, tmp_path / trial.name)

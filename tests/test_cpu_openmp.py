@@ -101,17 +101,16 @@ model, _ = only(torch.nn.Conv2d(3, 4, 3))
 @pytest.mark.usefixtures("torch")
 @pytest.mark.parametrize(
     "imports",
-    {
-        "torch first": f"{WITH_TORCH}\n{KERNELS}\n{USE}",
-        "torch last": f"{KERNELS}\n{USE}",
-        "scikit-learn and its OpenMP first": f"{KERNELS}\n{SKLEARN}\n{USE}",
-        "scikit-learn and its OpenMP last": f"{KERNELS}\n{USE}\n{SKLEARN}",
-        "by sparsify": SPARSIFY,
-    }.items(),
-    ids=lambda given: given[0],
+    [
+        pytest.param(f"{WITH_TORCH}\n{KERNELS}\n{USE}", id="torch first"),
+        pytest.param(f"{KERNELS}\n{USE}", id="torch last", marks=pytest.mark.slow),
+        pytest.param(f"{KERNELS}\n{SKLEARN}\n{USE}", id="scikit-learn and its OpenMP first"),
+        pytest.param(f"{KERNELS}\n{USE}\n{SKLEARN}", id="scikit-learn and its OpenMP last", marks=pytest.mark.slow),
+        pytest.param(SPARSIFY, id="by sparsify", marks=pytest.mark.slow),
+    ],
 )
-def test_the_kernels_start_no_threads_beside_those_of_torch(imports: tuple[str, str]) -> None:
-    assert printed(imports[1] + COUNTED, OMP_NUM_THREADS="1") == ["4", "0"]
+def test_the_kernels_start_no_threads_beside_those_of_torch(imports: str) -> None:
+    assert printed(imports + COUNTED, OMP_NUM_THREADS="1") == ["4", "0"]
 
 
 @integration

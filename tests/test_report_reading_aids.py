@@ -98,6 +98,7 @@ def test_no_drawing_is_scaled_up(run: Path) -> None:
     assert not re.search(r"(?<!-)width: 100%", rule)
 
 
+@pytest.mark.slow
 def test_the_question_of_a_study_appears_once_on_its_page(tmp_path: Path) -> None:
     with no_waiting_for_the_disk():
         folder = small_study(tmp_path, trials=1, sparsities=[0.8], title="What is asked?")

@@ -53,7 +53,7 @@ def arguments(images: Path, folder: Path, *more: str) -> list[str]:
     return [*SMALL, "--data-dir", str(images), *settings, *more, "--out", str(folder)]
 
 
-@pytest.fixture(scope="module", params=["dpr", "deepr"])
+@pytest.fixture(scope="module", params=["dpr", pytest.param("deepr", marks=pytest.mark.slow)])
 def whole(request: pytest.FixtureRequest, images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     folder = tmp_path_factory.mktemp("runs") / "whole"
     train("--strategy", request.param, *arguments(images, folder))

@@ -35,7 +35,10 @@ def both(make, **options):
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-@pytest.mark.parametrize("strategy", ["dpr", "set", "deepr", "gradient", "gradually"])
+@pytest.mark.parametrize(
+    "strategy",
+    ["dpr", "gradually", *(pytest.param(name, marks=pytest.mark.slow) for name in ("set", "deepr", "gradient"))],
+)
 @pytest.mark.parametrize("network", NETWORKS)
 def test_compact_training_equals_training_with_masks_bit_for_bit(network, strategy, optimizer):
     losses, trainings = [], []

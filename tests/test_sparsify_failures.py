@@ -66,7 +66,9 @@ def prepared(wrapped=False):
     return model, Accelerated(optimizer) if wrapped else optimizer
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow) if "," in case else case for case in CASES]
+)
 def test_a_failed_call_changes_nothing_and_a_second_call_trains_normally(case):
     wrapped = "wrapped" in case
     if "kernels" in CASES[case]:

@@ -191,6 +191,7 @@ def test_a_negative_temperature_is_refused_with_a_sentence():
         SoftDeepRewiring(temperature=-1.0)
 
 
+@pytest.mark.slow
 def test_noise_and_shrinkage_alone_lead_to_the_documented_share_of_active_connections():
     # T/α is 0.1 and θ_min -0.3: a quarter
     strategy = SoftDeepRewiring(l1=1.0, temperature=0.1, step_size=0.01, lowest=-0.3)

@@ -115,6 +115,7 @@ def test_workers_change_nothing_and_a_stopped_run_resumes_with_another_number_of
     assert metrics(tmp_path / "two") == metrics(alone)
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_two_ranks_read_the_images_of_one_process(folder: Path, tmp_path: Path) -> None:
     settings = (*HELD, *MOVING, "--set", "backend.dtype=float64")

@@ -288,6 +288,7 @@ def test_an_invalid_result_raises_one_error_sentence_naming_its_trial(tmp_path, 
         folder.result(trial)
 
 
+@pytest.mark.slow
 def test_an_unwritable_report_raises_one_error_sentence(carried_out, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -53,6 +53,7 @@ def test_an_arm_starts_when_the_job_that_it_starts_from_has_ended(carried_out):
     assert_an_arm_ran_on_the_final_topology_of_its_source(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_a_preempted_trial_resumes_and_stopping_leaves_no_process_behind(tmp_path):
     pytest.importorskip("submitit")
@@ -86,6 +87,7 @@ def submitted(trial: str, folder: Path) -> list[int]:
     return [each.number for each in found if str(folder) in each.command]
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_options_are_passed_to_slurm(tmp_path):
     pytest.importorskip("submitit")

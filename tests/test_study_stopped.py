@@ -31,9 +31,10 @@ def test_a_study_interrupted_during_its_creation_is_completed(tmp_path):
     assert json.loads(done.stdout)["unfinished"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-@pytest.mark.parametrize("by", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL])
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGKILL])
 def test_a_stopped_study_leaves_no_process_behind_and_resumes(by, tmp_path):
     arguments = ["study", str(written(tmp_path, epochs=40)), "--out", str(tmp_path / "out"), "--jobs", "2"]
     study = subprocess.Popen([sys.executable, "-m", "sparsecore", *arguments], stderr=subprocess.DEVNULL)

@@ -52,6 +52,7 @@ def test_a_test_file_of_three_lines_has_one_test_per_promise(folder: Path) -> No
     assert "StrategyTests::" not in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_the_option_adds_the_promises_of_a_strategy_to_any_run(folder: Path) -> None:
     (folder / "test_mine.py").write_text("def test_own(): pass")

@@ -118,6 +118,7 @@ def check_equal_runs(steps: int, updates: int, *settings: str) -> None:
     assert on_torch.learner.evaluate(test).correct == on_numpy.learner.evaluate(test).correct
 
 
+@pytest.mark.slow
 def test_runs_of_a_smaller_network_in_double_precision_have_identical_topologies() -> None:
     check_equal_runs(45, 22, *SMALLER, "strategy.dpr.schedule.steps=2", "strategy.dpr.schedule.until=1.0")
 

@@ -51,6 +51,7 @@ def test_a_run_learns_and_records_its_result(images: Path, tmp_path: Path, setti
     assert f'dtype = "{"bfloat16" if settings and "bfloat16" in settings[0] else "float32"}"' in on_record
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_a_killed_run_ends_as_if_it_had_never_stopped(images: Path, tmp_path: Path) -> None:
     arguments = [*TORCH, "--set", "training.optimizer=adamw", "--epochs", "40", "--data-dir", str(images)]

@@ -119,6 +119,7 @@ def answers() -> list[dict[str, Any]]:
     return [ended.answer for ended in call(on_two_ranks)]
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 @pytest.mark.parametrize("which", ["follows", "uneven"])
 def test_sharded_training_equals_unsharded_training(answers: list[dict[str, Any]], which: str) -> None:

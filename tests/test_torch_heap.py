@@ -31,6 +31,7 @@ def page_faults(setup):
     return int(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 @pytest.mark.skipif(sys.platform != "linux", reason="only glibc has this setting")
 def test_freed_memory_is_reused_without_page_faults():

@@ -59,6 +59,7 @@ def sentences(folder: Path) -> dict[str, str]:
     return answer
 
 
+@pytest.mark.slow
 def test_a_run_on_a_folder_of_images_resumes_with_workers_in_a_new_process(
     folder: Path, sentences: dict[str, str]
 ) -> None:
