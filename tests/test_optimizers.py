@@ -157,6 +157,7 @@ def test_the_ledger_counts_one_entry_per_weight_for_each_buffer_of_the_rule(rule
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
 def test_a_small_demo_learns_with_another_optimizer(optimizer: str, tmp_path: Path) -> None:
     small = ("--model", "wrn-10-1", "--epochs", "4", "--sparsity", "0.7", "--set", "data.crop=0")

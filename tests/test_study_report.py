@@ -241,6 +241,7 @@ def test_results_json_holds_the_numbers_and_figures_are_in_the_same_folder(carri
     assert all(path.read_bytes()[:4] == b"\x89PNG" for path in carried_out.figures.glob("*.png"))
 
 
+@pytest.mark.slow
 def test_the_same_files_give_the_same_bytes_by_both_commands(carried_out, page, capsys):
     commands(["report", str(carried_out.path)], standalone_mode=False)
     assert capsys.readouterr().out.strip() == str(carried_out.report)

@@ -134,6 +134,7 @@ def test_resuming_skips_finished_trials_and_retries_failed_ones(carried_out):
     assert "4 of 8 trials finished" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_selecting_an_arm_runs_it_and_its_source_only(tmp_path):
     done = sparsecore("study", written(tmp_path), "--arm", "final", "--trials", 1, "--out", tmp_path / "out", "--json")

@@ -40,6 +40,7 @@ def carried_out(tmp_path_factory):
     return folder, sparsecore("study", "own.toml", "--out", "out", "--jobs", 2, *HERE, "--json", cwd=folder)
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_all_trials_run_as_jobs_and_one_that_fails_is_named(carried_out):
     folder, done = carried_out

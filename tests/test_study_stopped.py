@@ -17,6 +17,7 @@ from sparsecore.study.definition import load_study
 from sparsecore.study.folder import StudyFolder
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_a_study_interrupted_during_its_creation_is_completed(tmp_path):
     file, out = written(tmp_path), ("--arm", "final", "--out", tmp_path / "out")

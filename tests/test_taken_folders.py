@@ -60,6 +60,7 @@ def test_of_concurrent_processes_exactly_one_gets_a_named_folder(others, tmp_pat
         assert sorted(file.name for file in path.iterdir()) == ["experiment.toml", f"of-{seed}"]
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_runs_that_are_started_together_without_a_folder_all_finish(tmp_path):
     images = small_images(tmp_path / "small.npz")

@@ -182,6 +182,7 @@ class Refusing:
         return topology.all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("only_unknown_ends", "status"), [(True, Status.KEPT), (False, Status.BROKEN)])
 def test_a_strategy_may_refuse_only_runs_without_a_known_end(only_unknown_ends, status):
     (promise,) = (promise for promise in STRATEGY_PROMISES if promise.name == "no-errors")

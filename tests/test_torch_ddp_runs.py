@@ -179,6 +179,7 @@ def test_a_compiled_network_trains_on_two_ranks(here: Path, alone: Path) -> None
     check_same_run(alone, here / "compiled")
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_run_resumes_with_another_number_of_ranks(here: Path, alone: Path, ranks: int) -> None:
