@@ -23,7 +23,7 @@ def faults():
 faults()
 print(min(faults() for _ in range(3)))
 """
-KEEPING = "from sparsecore_torch.experiment.learner import keep_freed_memory; assert keep_freed_memory()"
+KEEPING = "from sparsecore_torch.experiment.batch_learner import keep_freed_memory; assert keep_freed_memory()"
 
 
 def page_faults(setup):

@@ -1,8 +1,6 @@
 """The learner of the torch backend: a network in training, on N sparse values and one vector of other parameters."""
 
-import ctypes
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,66 +9,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from sparsecore.data.images import Batch, Split
+from sparsecore.data.images import Batch
 from sparsecore.engine.arrays import Gradient
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.topology import Topology
-from sparsecore.errors import InputError
 from sparsecore.learning.ledger import Bytes, Ledger
-from sparsecore.learning.protocols import Task, Totals
+from sparsecore.learning.protocols import Task
 from sparsecore_torch.arrays import as_tensor
+from sparsecore_torch.experiment.batch_learner import BatchLearner, RunningTotals, check_saved, check_shape
 from sparsecore_torch.experiment.device import DeviceConfig
-from sparsecore_torch.experiment.inputs import inputs_of
 from sparsecore_torch.experiment.network import TorchNetwork
 from sparsecore_torch.experiment.optimizers import OptimizerState
 from sparsecore_torch.tensors import allocated_bytes
 
 
-class RunningTotals:
-    """Running sums of the loss, the number of correct predictions, and the number of examples.
-
-    Attributes:
-        vector: the three sums, float64, (3,), on the device.
-
-    Args:
-        device: that adds them up.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.vector = torch.zeros(3, dtype=torch.float64, device=device)
-
-    @torch.no_grad()
-    def add(self, losses: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Add a batch.
-
-        Args:
-            losses: of each example, in nats, (batch,).
-            logits: (batch, classes).
-            labels: int64, (batch,).
-        """
-        self.vector[0] += losses.sum(dtype=torch.float64)
-        self.vector[1] += (logits.argmax(1) == labels).sum()
-        self.vector[2] += len(labels)
-
-    def add_totals(self, others: "RunningTotals") -> None:
-        """Add other sums.
-
-        Args:
-            others: on the same device.
-        """
-        self.vector += others.vector
-
-    def read(self) -> Totals:
-        """Return the sums; the host waits for the device.
-
-        Returns:
-            The loss in nats, the number of correct predictions and that of examples.
-        """
-        loss, correct, examples = self.vector.tolist()
-        return Totals(loss, int(correct), int(examples))
-
-
-class TorchLearner:
+class TorchLearner(BatchLearner):
     """A network in training; implements :class:`sparsecore.learning.protocols.Learner`.
 
     In training the host never waits for the device.
@@ -81,28 +34,15 @@ class TorchLearner:
     """
 
     def __init__(self, task: Task, config: DeviceConfig) -> None:
-        if config.device.type == "cpu":
-            keep_freed_memory()
-        self._config = config
+        super().__init__(task, config)
         self._network = TorchNetwork(task, config)
         vectors = {"values": self._network.values, "dense": self._network.dense}
         self._optimizer = OptimizerState(vectors, task.optimizer)
-        self._images = inputs_of(task.images, config)
-        self._totals = RunningTotals(config.device)
 
     @property
     def values(self) -> Tensor:
         """The N sparse values; not to be written to, and valid until the next call that changes them."""
         return self._network.values.detach()
-
-    def train(self, batch: Batch, learning_rate: float) -> None:
-        """Compute the gradients of a batch, and take an optimizer step."""
-        self.backward(batch)
-        self.optimizer_step(learning_rate)
-
-    def upcoming(self, plan: Iterator[Batch]) -> Iterator[Batch]:
-        """Return the batches of a plan, whose images may be loaded before they are asked for."""
-        return self._images.upcoming(plan)
 
     def backward(self, batch: Batch, *, dense: bool = False) -> Gradient | None:
         """Compute the gradients.
@@ -130,7 +70,7 @@ class TorchLearner:
 
     def _forward_backward(self, batch: Batch, forward: Callable[[Tensor], Tensor]) -> None:
         config, totals = self._config, RunningTotals(self._config.device)
-        images, labels = self._images.of_plan(config.parallel.part(batch))
+        images, labels = self._inputs.of_plan(config.parallel.part(batch))
         self._optimizer.zero_grad()
         with config.computing(), config.parallel.communicating():
             logits = forward(images).to(config.dtype)
@@ -140,28 +80,8 @@ class TorchLearner:
             config.parallel.total(totals.vector)
         self._totals.add_totals(totals)
 
-    def totals(self) -> Totals:
-        """Return the sums since :meth:`reset_totals`."""
-        return self._totals.read()
-
-    def reset_totals(self) -> None:
-        """Set the sums to zero."""
-        self._totals = RunningTotals(self._config.device)
-
-    @torch.no_grad()
-    def evaluate(self, split: Split) -> Totals:
-        """Return the sums over a split, with running statistics and without augmentation.
-
-        Args:
-            split: of the data set; any other is copied to the device at each call. Ranks share the work.
-        """
-        config, totals = self._config, RunningTotals(self._config.device)
-        with config.computing(), config.parallel.communicating():
-            for images, labels in self._images.of_split(split):
-                logits = self._network.evaluation_logits(images).to(config.dtype)
-                totals.add(functional.cross_entropy(logits, labels, reduction="none"), logits, labels)
-            config.parallel.total(totals.vector)
-        return totals.read()
+    def _evaluation_logits(self, images: Tensor) -> Tensor:
+        return self._network.evaluation_logits(images)
 
     def set_values(self, values: Tensor) -> None:
         """Replace the N sparse values, for a perturbation; optimizer state stays.
@@ -217,10 +137,8 @@ class TorchLearner:
             InputError: a buffer is missing or has another shape; nothing has changed.
         """
         sparse = {"values", *(f"values.{name}" for name in self._optimizer.vectors_of("values"))}
-        for name, buffer in self._buffers().items():
-            if name not in state:
-                raise InputError(f"the saved state has no buffer named {name!r}; it has: {', '.join(sorted(state))}")
-            check_shape(name, state[name], (topology.size,) if name in sparse else buffer.shape)
+        buffers = self._buffers().items()
+        check_saved(state, {name: (topology.size,) if name in sparse else buffer.shape for name, buffer in buffers})
         self._move(topology)
         for name, buffer in self._buffers().items():
             buffer.copy_(torch.from_numpy(np.array(state[name])))
@@ -239,38 +157,3 @@ class TorchLearner:
         named = {**parameters, **self._optimizer.buffers(), **running, "totals": self._totals.vector}
         # a number is saved as a vector of one: safetensors for NumPy has no arrays without an axis
         return {name: buffer.view(-1) for name, buffer in named.items()}
-
-
-def check_shape(name: str, given: Any, expected: Sequence[int]) -> None:
-    """Check the shape of a saved buffer.
-
-    Args:
-        name: of the buffer.
-        given: an array.
-        expected: its shape.
-
-    Raises:
-        InputError: the array has another one.
-    """
-    if tuple(given.shape) != tuple(expected):
-        raise InputError(f"{name} must have the shape {tuple(expected)}; given {tuple(given.shape)}")
-
-
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-_LARGEST = 2**31 - 1
-_LARGEST_ON_HEAP = 2**30
-
-
-def keep_freed_memory() -> bool:
-    """Let the C library keep freed memory for later use, in the whole process; buffers then cost no page faults.
-
-    Returns:
-        Whether the C library could be configured so; glibc can.
-    """
-    if sys.platform != "linux":
-        return False
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return False
-    return bool(mallopt(_TRIM_THRESHOLD, _LARGEST)) and bool(mallopt(_MMAP_THRESHOLD, _LARGEST_ON_HEAP))

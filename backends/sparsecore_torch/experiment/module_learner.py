@@ -1,6 +1,6 @@
 """The learner of anybody's module: dense parameters with masks, in the storage of ``sparsify``."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,16 +17,15 @@ from sparsecore.errors import InputError
 from sparsecore.learning.ledger import Ledger
 from sparsecore.learning.protocols import Task, Totals
 from sparsecore_torch.arrays import active_indices, as_tensor, gather, scatter
+from sparsecore_torch.experiment.batch_learner import BatchLearner, RunningTotals, check_saved, check_shape
 from sparsecore_torch.experiment.device import DeviceConfig
-from sparsecore_torch.experiment.inputs import inputs_of
 from sparsecore_torch.experiment.keyed_draws import drawing
-from sparsecore_torch.experiment.learner import RunningTotals, check_shape, keep_freed_memory
 from sparsecore_torch.experiment.module_model import ModuleModel, check_logits, forget_drawn_values, saved_tensors
 from sparsecore_torch.experiment.optimizers import filled_optimizer
 from sparsecore_torch.sparse_training.storage.masked import MaskedStorage
 
 
-class ModuleLearner:
+class ModuleLearner(BatchLearner):
     """A module in training; implements :class:`sparsecore.learning.protocols.Learner`.
 
     What the module draws in training, as dropout does, depends on the seed, the epoch and the first image of the batch.
@@ -38,9 +37,8 @@ class ModuleLearner:
     """
 
     def __init__(self, task: Task, model: ModuleModel, config: DeviceConfig) -> None:
-        if config.device.type == "cpu":
-            keep_freed_memory()
-        self._config, self._model, self._classes = config, model, task.images.classes
+        super().__init__(task, config)
+        self._model, self._classes = model, task.images.classes
         module = model.module(task.images.shape, task.images.classes)
         self._module = module.to(config.device, config.dtype).to(memory_format=config.memory_format)  # type: ignore[call-overload]
         selection = model.selection(self._module)
@@ -55,23 +53,12 @@ class ModuleLearner:
         self._storage = MaskedStorage(selection.sparse, self._optimizer, task.topology, as_tensor(task.values))
         self._forward = config.execution.module(self._module)
         self._has_stepped = False
-        self._inputs = inputs_of(task.images, config)
-        self._totals = RunningTotals(config.device)
         forget_drawn_values()
 
     @property
     def values(self) -> Tensor:
         """The N sparse values; not to be written to, and valid until the next call that changes them."""
         return self._storage.values()
-
-    def train(self, batch: Batch, learning_rate: float) -> None:
-        """Compute the gradients of a batch, and take an optimizer step."""
-        self.backward(batch)
-        self.optimizer_step(learning_rate)
-
-    def upcoming(self, plan: Iterator[Batch]) -> Iterator[Batch]:
-        """Return the batches of a plan, whose images may be loaded before they are asked for."""
-        return self._inputs.upcoming(plan)
 
     def backward(self, batch: Batch, *, dense: bool = False) -> Gradient | None:
         """Compute the gradients.
@@ -136,29 +123,18 @@ class ModuleLearner:
         self._storage.enforce()
         self._has_stepped = True
 
-    def totals(self) -> Totals:
-        """Return the sums since :meth:`reset_totals`."""
-        return self._totals.read()
-
-    def reset_totals(self) -> None:
-        """Set the sums to zero."""
-        self._totals = RunningTotals(self._config.device)
-
-    @torch.no_grad()
     def evaluate(self, split: Split) -> Totals:
         """Return the sums over a split, in evaluation mode and without augmentation.
 
         Args:
             split: of the data set; any other is copied to the device at each call. Ranks share the work.
         """
-        config, totals = self._config, RunningTotals(self._config.device)
         self._module.eval()
-        with config.computing(), config.parallel.communicating():
-            for images, labels in self._inputs.of_split(split):
-                logits = self._forward(images).to(config.dtype)
-                totals.add(functional.cross_entropy(logits, labels, reduction="none"), logits, labels)
-            config.parallel.total(totals.vector)
-        return totals.read()
+        return super().evaluate(split)
+
+    def _evaluation_logits(self, images: Tensor) -> Tensor:
+        logits: Tensor = self._forward(images)
+        return logits
 
     def set_values(self, values: Tensor) -> None:
         """Replace the N sparse values, for a perturbation; optimizer state stays.
@@ -227,10 +203,7 @@ class ModuleLearner:
         expected |= {f"other.{name}": (tensor.numel(),) for name, tensor in self._others.items()}
         for name, (own, tensor) in self._optimizer_state().items():
             expected[name] = (counts[own] if own in self._sparse and tensor.shape else tensor.numel(),)
-        for name, shape in expected.items():
-            if name not in state:
-                raise InputError(f"the saved state has no buffer named {name!r}; it has: {', '.join(sorted(state))}")
-            check_shape(name, state[name], shape)
+        check_saved(state, expected)
 
     def _optimizer_state(self) -> dict[str, tuple[str, Tensor]]:
         """The optimizer's state by name, each with the parameter that it belongs to."""
