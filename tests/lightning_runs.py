@@ -9,9 +9,8 @@ from lightning_examples import OPTIONS, Alternating, DensestSeen, Module, Stop, 
 import lightning
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging, WeightAveraging
-from processes import apart
+from processes import apart, sentence_of
 
-from sparsecore.errors import InputError
 from sparsecore_torch import sparsify
 from sparsecore_torch.lightning import SparseTraining
 
@@ -156,14 +155,6 @@ def loaded(state: dict[str, Any]) -> SparseTraining:
     sparse = SparseTraining()
     sparse.load_state_dict(state)
     return sparse
-
-
-def sentence_of(attempt: Any) -> str:
-    try:
-        attempt()
-    except InputError as error:
-        return str(error)
-    raise AssertionError("nothing was raised")
 
 
 def with_the_end_of_the_run(folder: str) -> dict[str, Any]:

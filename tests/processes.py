@@ -14,8 +14,19 @@ from typing import Any
 import attrs
 from forks import can_fork, fork
 
+from sparsecore.errors import InputError
+
 _HERE = Path(__file__).parent
 _CALL = "import json, sys; from {module} import {name}; print('ANSWER' + json.dumps({name}(*sys.argv[1:])))"
+
+
+def sentence_of(attempt: Callable[[], Any]) -> str:
+    """The sentence with which something is refused."""
+    try:
+        attempt()
+    except InputError as error:
+        return str(error)
+    raise AssertionError("nothing was raised")
 
 
 @attrs.frozen

@@ -57,10 +57,18 @@ def loss_at(model: nn.Module, step: int, shape: tuple[int, ...] = (6,)) -> torch
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: Iterable[int], **options: Any) -> None:
+    train_by(model, [optimizer], steps, **options)
+
+
+def train_by(
+    model: nn.Module, optimizers: Iterable[torch.optim.Optimizer], steps: Iterable[int], **options: Any
+) -> None:
     for step in steps:
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
         loss_at(model, step, **options).backward()
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
 
 
 def sparse_parameters(model: nn.Module, training: Any) -> dict[str, nn.Parameter]:

@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from sparsify_examples import assert_inactive_is_zero, loss_at, mlp, often, sgd
+from sparsify_examples import assert_inactive_is_zero, mlp, often, sgd, train_by
 from torch import nn
 
 from sparsecore.errors import InputError
@@ -33,15 +33,6 @@ def begun(model, optimizer, storages):
     ]
 
 
-def train(model, optimizers, steps):
-    for step in steps:
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-        loss_at(model, step).backward()
-        for optimizer in optimizers:
-            optimizer.step()
-
-
 def together():
     """The same by one training with two groups, whose first is drawn with the seed of the first training."""
     model = mlp()
@@ -54,18 +45,18 @@ def together():
 @pytest.mark.parametrize("storages", PAIRS)
 def test_each_training_moves_its_own_weights_as_with_masks_and_they_end_in_any_order(storages):
     expected, reference, *_ = together()
-    train(expected, [reference], range(8))
+    train_by(expected, [reference], range(8))
     for order in ([0, 1], [1, 0]):
         model = mlp()
         optimizer = sgd(model)
         before = [id(one) for one in optimizer.param_groups[0]["params"]]
         trainings = begun(model, optimizer, storages)
-        train(model, [optimizer], range(8))
+        train_by(model, [optimizer], range(8))
         assert [one.updates for one in trainings] == [4, 2]
         assert [list(one.topology.layout.names) for one in trainings] == [["0.weight"], ["2.weight"]]
         for index in order:
             trainings[index].squash()
-            train(model, [optimizer], range(0))
+            train_by(model, [optimizer], range(0))
             other = trainings[1 - index]
             if index == order[0]:
                 assert other.values().numel() == other.topology.size
@@ -74,7 +65,7 @@ def test_each_training_moves_its_own_weights_as_with_masks_and_they_end_in_any_o
         held = optimizer.param_groups[0]["params"]
         assert [id(one) for one in held] == [id(one) for one in model.parameters()]
         assert len(held) == len(before)
-        train(model, [optimizer], range(8, 10))
+        train_by(model, [optimizer], range(8, 10))
 
 
 @pytest.mark.parametrize("storages", PAIRS)
@@ -82,15 +73,15 @@ def test_when_one_has_ended_the_other_goes_on(storages):
     model = mlp()
     optimizer = sgd(model)
     first, second = begun(model, optimizer, storages)
-    train(model, [optimizer], range(3))
+    train_by(model, [optimizer], range(3))
     active = first.topology.size
     first.squash()
-    train(model, [optimizer], range(3, 9))
+    train_by(model, [optimizer], range(3, 9))
     assert second.step == 9
     assert int((model[0].weight != 0).sum()) > active
     assert int((model[2].weight != 0).sum()) <= second.topology.size
     third = sparsify(model, optimizer, include="0.weight", start="magnitude", sparsity=0.5, storage=storages[0])
-    train(model, [optimizer], range(9, 11))
+    train_by(model, [optimizer], range(9, 11))
     assert (second.step, third.step) == (11, 2)
     second.squash()
     third.squash()
@@ -103,18 +94,18 @@ def test_state_dicts_are_independent_and_resume_bit_for_bit(storages, backwards)
     model = mlp()
     optimizer = sgd(model)
     trainings = begun(model, optimizer, storages)
-    train(model, [optimizer], range(5))
+    train_by(model, [optimizer], range(5))
     saved = copy.deepcopy([one.state_dict() for one in (*trainings, model, optimizer)])
     assert list(saved[0]["tensors"]) == ["0.weight"]
     assert list(saved[1]["tensors"]) == ["2.weight"]
-    train(model, [optimizer], range(5, 10))
+    train_by(model, [optimizer], range(5, 10))
     again = mlp(seed=5)
     second = sgd(again)
     resumed = begun(again, second, storages)
     pairs = list(zip((*resumed, again, second), saved, strict=True))
     for one, state in pairs[::-1] if backwards else pairs:
         one.load_state_dict(state)
-    train(again, [second], range(5, 10))
+    train_by(again, [second], range(5, 10))
     for one, other in zip(trainings, resumed, strict=True):
         assert one.topology.sha256() == other.topology.sha256()
         assert torch.equal(one.values(), other.values())
@@ -127,7 +118,7 @@ def test_copies_and_exports_are_plain_models(storages):
     model = mlp()
     optimizer = sgd(model)
     trainings = begun(model, optimizer, storages)
-    train(model, [optimizer], range(4))
+    train_by(model, [optimizer], range(4))
     inputs = torch.randn(3, 6)
     copied = copy.deepcopy(model)
     assert torch.equal(copied(inputs), model(inputs))
@@ -147,7 +138,7 @@ def test_tensors_that_are_chosen_twice_are_refused_by_name_and_nothing_has_chang
     with pytest.raises(InputError, match=r"0\.weight.*in sparse training already"):
         sparsify(model, optimizer, storage=second, **options)
     assert torch.equal(training.values(), values)
-    train(model, [optimizer], range(2))
+    train_by(model, [optimizer], range(2))
     assert training.step == 2
 
 
@@ -158,8 +149,8 @@ def test_trainings_may_have_optimizers_of_their_own(storage):
     second = torch.optim.AdamW(nn.ModuleList([model[2], model[4]]).parameters(), lr=0.01)
     one = sparsify(model, first, include="0.weight", strategy=often(), sparsity=0.5, storage=storage)
     two = sparsify(model, second, include="2.weight", strategy=often(), sparsity=0.5, storage=storage)
-    train(model, [first, second], range(4))
-    train(model, [second], range(4, 6))
+    train_by(model, [first, second], range(4))
+    train_by(model, [second], range(4, 6))
     assert (one.step, two.step) == (4, 6)
     one.squash()
     two.squash()
@@ -206,12 +197,12 @@ def test_a_step_that_one_training_replaces_is_left_out_for_all():
         model, optimizer, include="2.weight", strategy=RigL(schedule=Every(steps=2)), sparsity=0.5, total_steps=20
     )
     other = sparsify(model, optimizer, include="0.weight", strategy="static", sparsity=0.5)
-    train(model, [optimizer], range(1))
+    train_by(model, [optimizer], range(1))
     before = other.values()
-    train(model, [optimizer], range(1, 2))
+    train_by(model, [optimizer], range(1, 2))
     assert rigl.updates == 1
     assert torch.equal(other.values(), before)
-    train(model, [optimizer], range(2, 30))
+    train_by(model, [optimizer], range(2, 30))
     assert (rigl.step, other.step) == (30, 30)
 
 
@@ -223,7 +214,7 @@ def test_state_dicts_of_a_dense_model_are_of_one_training_for_each_optimizer():
         second.keep_state_dicts_plain()
     second.squash()
     first.keep_state_dicts_plain()
-    train(model, [optimizer], range(2))
+    train_by(model, [optimizer], range(2))
     assert len(optimizer.state_dict()["state"]) == 6
     assert set(model.state_dict()) == set(mlp().state_dict())
     sparsify(model, optimizer, include="2.weight", start="magnitude", sparsity=0.5, storage="compact")

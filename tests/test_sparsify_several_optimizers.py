@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from sparsify_examples import assert_inactive_is_zero, loss_at, mlp, often
+from sparsify_examples import assert_inactive_is_zero, loss_at, mlp, often, train_by
 from torch import nn
 
 from sparsecore.errors import InputError
@@ -35,15 +35,6 @@ def two_sgd(model):
     return [sgd([one for layer in half for one in layer.parameters()]) for half in halves(model)]
 
 
-def train(model, optimizers, steps):
-    for step in steps:
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-        loss_at(model, step).backward()
-        for optimizer in optimizers:
-            optimizer.step()
-
-
 def muon_and_adamw(model):
     matrices = [model[0].weight, model[2].weight]
     others = [one for one in model.parameters() if all(one is not matrix for matrix in matrices)]
@@ -67,7 +58,7 @@ def test_two_optimizers_train_as_one_that_holds_all_parameters(strategy, include
             total_steps=30,
             steps_per_epoch=5,
         )
-        train(model, optimizers, range(9))
+        train_by(model, optimizers, range(9))
         results.append((training, model, optimizers))
     (one, whole, _), (several, split, optimizers) = results
     assert several.step == one.step == 9
@@ -90,16 +81,16 @@ def test_muon_and_adamw_share_a_training_that_resumes_bit_for_bit():
         return model, optimizers, sparsify(model, optimizers, strategy=often(every=3), sparsity=0.6, include="*weight")
 
     model, optimizers, training = make()
-    train(model, optimizers, range(5))
+    train_by(model, optimizers, range(5))
     saved = copy.deepcopy([one.state_dict() for one in (training, model, *optimizers)])
-    train(model, optimizers, range(5, 11))
+    train_by(model, optimizers, range(5, 11))
     assert training.updates == 3
     assert (model[0].weight != 0).sum() <= training.topology.counts[0]
     assert_inactive_is_zero(model, optimizers[1], training)
     other, again, resumed = make()
     for one, state in zip((resumed, other, *again), saved, strict=True):
         one.load_state_dict(state)
-    train(other, again, range(5, 11))
+    train_by(other, again, range(5, 11))
     assert resumed.topology.sha256() == training.topology.sha256()
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
 
@@ -123,7 +114,7 @@ def test_gradients_may_be_cleared_between_the_steps_and_steps_may_have_closures(
     model = mlp()
     optimizers = two_sgd(model)
     training = sparsify(model, optimizers, strategy=RigL(schedule=Every(steps=2)), sparsity=0.7, total_steps=30)
-    train(model, optimizers, range(4))
+    train_by(model, optimizers, range(4))
     for digest, parameters in ends:
         assert digest == training.topology.sha256()
         assert all(torch.equal(a, b) for a, b in zip(parameters, model.parameters(), strict=True))
@@ -138,12 +129,12 @@ def test_compact_storage_takes_several_optimizers(include):
         training = sparsify(
             model, optimizers, strategy=["set", often()], sparsity=0.7, include=include, storage=storage, seed=2
         )
-        train(model, optimizers, range(3))
+        train_by(model, optimizers, range(3))
         saved = copy.deepcopy([one.state_dict() for one in (model, training, *optimizers)])
-        train(model, optimizers, range(3, 7))
+        train_by(model, optimizers, range(3, 7))
         for one, state in zip((model, training, *optimizers), saved, strict=True):
             one.load_state_dict(state)
-        train(model, optimizers, range(3, 7))
+        train_by(model, optimizers, range(3, 7))
         ends.append(training.values())
         training.squash()
         assert sum(len(group["params"]) for one in optimizers for group in one.param_groups) == 6
@@ -154,14 +145,14 @@ def test_a_step_that_one_optimizer_misses_does_not_count_and_a_row_of_them_is_re
     model = mlp()
     first, second = two_sgd(model)
     training = sparsify(model, [first, second], strategy=often(every=2), sparsity=0.5)
-    train(model, [first, second], range(3))
-    train(model, [second], range(3, 5))  # as a GradScaler skips the first
+    train_by(model, [first, second], range(3))
+    train_by(model, [second], range(3, 5))  # as a GradScaler skips the first
     assert (training.step, training.updates) == (3, 1)
     assert_inactive_is_zero(model, second, training)
-    train(model, [first, second], range(5, 6))
+    train_by(model, [first, second], range(5, 6))
     assert (training.step, training.updates) == (4, 2)
     with pytest.raises(InputError, match=r"SGD.* in a row without one of SGD.*follow"):
-        train(model, [first], range(6, 30))
+        train_by(model, [first], range(6, 30))
     with pytest.raises(InputError, match="does not hold 1 of the 2"):
         training.follow([first])
 
@@ -185,7 +176,7 @@ def test_optimizers_that_cannot_share_a_training_are_refused_and_nothing_has_cha
     assert all(word in str(error.value) for word in words), error.value
     assert all(torch.equal(one, before[name]) for name, one in model.state_dict().items())
     training = sparsify(model, optimizers, sparsity=0.5, include="*weight")
-    train(model, optimizers, range(2))
+    train_by(model, optimizers, range(2))
     assert training.step == 2
 
 
@@ -195,15 +186,15 @@ def test_a_training_goes_on_with_other_optimizers(storage):
     single = sgd(model.parameters())
     include = ["0.weight", "4.weight"]
     training = sparsify(model, single, strategy=often(), sparsity=0.5, include=include, storage=storage)
-    train(model, [single], range(2))
+    train_by(model, [single], range(2))
     of_second = [model[2].weight, model[2].bias]
     others = [one for one in model.parameters() if all(one is not other for other in of_second)]
     several = [sgd(others), sgd(of_second)]
     training.follow(several)
-    train(model, several, range(2, 5))
+    train_by(model, several, range(2, 5))
     again = sgd(model.parameters())
     training.follow(again)
-    train(model, [again], range(5, 7))
+    train_by(model, [again], range(5, 7))
     assert (training.step, training.updates) == (7, 3)
     training.squash()
     assert len(list(model.parameters())) == 6

@@ -1,13 +1,9 @@
 """Every private name of torch that is used: a test that fails says in a sentence what this torch has changed."""
 
-import ast
 import ctypes
 import logging
 import os
-import re
 import sys
-from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 
@@ -18,8 +14,6 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.flop_counter import FlopCounterMode
 
 from sparsecore_torch import _torch_internals as internals
-
-BACKEND = Path(internals.__file__).parent
 
 
 def says(what):
@@ -411,39 +405,6 @@ def test_plain_tensors_are_not_recognised_as_wrappers():
     assert not internals.is_traceable_wrapper_subclass(nn.Parameter(torch.zeros(1)))
 
 
-def private_names(path):
-    """The private names that a file of the backend reads from modules or objects that are not its own."""
-    tree = ast.parse(path.read_text())
-    own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-    own |= {
-        node.attr
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in {"self", "cls"}
-    }
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == "torch":
-            names = [*node.module.split("."), *(alias.name for alias in node.names)]
-            yield from (name for name in names if name.startswith("_"))
-        elif isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
-            root = node.value
-            is_own = isinstance(root, ast.Name) and root.id in {"self", "cls", "sys", "copyreg"}
-            if not is_own and node.attr not in own:
-                yield node.attr
-
-
-OF_LIGHTNING = {"lightning.py: _average_model", "lightning.py: _avg_fn"}
-
-
-def test_no_other_file_of_the_backend_reads_a_private_name_of_torch():
-    found = {
-        f"{path.relative_to(BACKEND)}: {name}"
-        for path in BACKEND.rglob("*.py")
-        if path.name != "_torch_internals.py"
-        for name in private_names(path)
-    }
-    assert found == OF_LIGHTNING
-
-
 def test_copies_are_made_by_the_copying_operations():
     made = []
 
@@ -470,14 +431,3 @@ def test_a_marked_formula_of_the_flop_counter_gets_tensors():
         torch.ones(2, 3) @ torch.ones(3, 4)
     assert counter.get_total_flops() == 5
     assert [tuple(one.shape) for one in given] == [(2, 3), (3, 4), (2, 4)], says("formulas get shapes alone")
-
-
-@pytest.mark.parametrize(
-    ("file", "name"), [("weight_averaging.py", "_average_model"), ("stochastic_weight_avg.py", "_avg_fn")]
-)
-def test_lightning_has_the_private_names_that_its_callback_reads(file, name):
-    package = find_spec("lightning")
-    if package is None:
-        pytest.skip("lightning is not installed")
-    source = (Path(package.origin).parent / "pytorch/callbacks" / file).read_text("utf-8")
-    assert re.search(rf"self\.{name}\b.* = ", source), f"{file} of this lightning has no {name}"

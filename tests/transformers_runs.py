@@ -17,7 +17,7 @@ for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE") if IS_ALONE else ():
     os.environ.pop(name, None)
 
 import torch
-from processes import apart
+from processes import apart, sentence_of
 from torch import nn
 from transformers import (
     BertConfig,
@@ -29,7 +29,6 @@ from transformers import (
     TrainingArguments,
 )
 
-from sparsecore.errors import InputError
 from sparsecore.strategy import Every
 from sparsecore_strategies.set import SparseEvolution
 from sparsecore_torch.transformers import STATE_FILE, SparseTraining
@@ -195,14 +194,6 @@ def again(folder: str) -> dict[str, Any]:
     answer["unknown"] = sentence_of(lambda: SparseTraining(sparcity=0.9))
     answer["not yet"] = sentence_of(lambda: sparse.training)
     return answer
-
-
-def sentence_of(attempt: Any) -> str:
-    try:
-        attempt()
-    except InputError as error:
-        return str(error)
-    raise AssertionError("nothing was raised")
 
 
 def on_two_ranks(folder: str) -> dict[str, Any]:
