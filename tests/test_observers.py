@@ -1,4 +1,4 @@
-"""Observers of a sparse training: what they are told, that they change nothing, resuming, and their errors."""
+"""Observers of a sparse training: what they are called with, that they change nothing, resuming, and their errors."""
 
 import subprocess
 import sys

@@ -25,7 +25,7 @@ from sparsecore.observers import Observer
 
 @attrs.define(eq=False)
 class Counting(Observer):
-    """Counts what it is told, in a file; interrupts the run, or fails, at some update."""
+    """Counts its calls, in a file; interrupts the run, or fails, at some update."""
 
     path: str = "counts.jsonl"
     interrupt: int = -1

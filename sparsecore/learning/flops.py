@@ -213,7 +213,7 @@ class ForwardPass:
         """Return the forward pass of which ``attrs.asdict`` has made ``saved``.
 
         Raises:
-            ValueError: it is none.
+            ValueError: it was not made of a forward pass.
         """
         forward = cls(**saved)
         numbers = [*forward.of_tensors.values(), *forward.sizes.values(), forward.without_weights]

@@ -1,4 +1,4 @@
-"""The record of a training's updates: their history, and the observers that are told of them."""
+"""The record of a training's updates: their history, and the observers that are called for them."""
 
 from sparsecore.engine.groups import EngineGroups, GroupStates
 from sparsecore.engine.reallocation import Reallocation
@@ -8,11 +8,11 @@ from sparsecore.observers.observation import Observation, Subject
 
 
 class Record:
-    """Measures the updates of a training, keeps their history and tells its observers.
+    """Measures the updates of a training, keeps their history and calls its observers.
 
     Args:
         engines: of the training.
-        subject: what observers are told of the training as a whole.
+        subject: what observers get to know of the training as a whole.
 
     Attributes:
         history: the updates so far.

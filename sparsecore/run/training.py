@@ -270,7 +270,7 @@ def writing_participant(
         setup: the parts of the run that do not change.
         folder: the run's folder, which exists; with a checkpoint in it, the run is resumed.
         ranks: the processes that train together.
-        observers: those that are told of updates and epochs, by the names that select them.
+        observers: those that are called after updates and epochs, by the names that select them.
 
     Raises:
         InputError: the folder is damaged, belongs to another experiment or other data, another process is at work in

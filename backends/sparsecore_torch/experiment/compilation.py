@@ -69,7 +69,7 @@ class Execution:
         prepare: compiles the whole forward pass, or leaves it as it is.
         layers: those with sparse weights.
         tied_layers: those with tied weights.
-        module: compiles somebody's module, or leaves it as it is.
+        module: compiles a module of the user's, or leaves it as it is.
     """
 
     program: Callable[[Model, Operations, Iterable[str]], Program]

@@ -19,7 +19,7 @@ from sparsecore.observers.record import Record
 
 
 def observed_subject(identity: Mapping[str, Any], ranks: Ranks) -> Subject:
-    """Return what observers are told of a training as a whole.
+    """Return what observers get to know of a training as a whole.
 
     Args:
         identity: of the training.

@@ -147,7 +147,7 @@ class ChannelSlice:
 def channel_slice(
     base: tuple[int, ...], shape: tuple[int, ...], strides: tuple[int, ...], offset: int
 ) -> ChannelSlice | None:
-    """Return a view of contiguous vectors as a slice of features; None where it is none.
+    """Return a view of contiguous vectors as a slice of features; None where it is no such slice.
 
     Args:
         base: the shape of the vectors, (..., features).

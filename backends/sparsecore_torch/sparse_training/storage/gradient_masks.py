@@ -371,7 +371,7 @@ def _is_of_kernels(parameter: Tensor, gradient: Tensor) -> bool:
     weight = sparse_weights.find(parameter)
     if weight is None or not weight.has_made(gradient):
         return False
-    # a hook of somebody else may have written to it in a way that torch does not count
+    # a hook of the user's may have written to it in a way that torch does not count
     hooks = tensor_hooks(parameter)["_backward_hooks"] or {}
     return all(str(getattr(hook, "__module__", "")).startswith(_PACKAGE) for hook in hooks.values())
 
