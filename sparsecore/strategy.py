@@ -11,7 +11,8 @@
   change over a run, and ``as_schedule`` makes one of what a settings file holds.
 - strategy state: ``per_weight`` and ``per_position`` mark its vectors.
 - settings: ``Amount`` and ``as_amount``, ``as_written``, ``check_fraction``, ``check_cubic``.
-- choosing weights to prune: ``smallest_of_each``, ``smallest_of_all``, ``smallest``, ``fraction_of``.
+- choosing weights to prune: ``smallest_of_each``, ``smallest_of_all``, ``smallest``, ``fraction_of``;
+  ``smallest_indices`` for arrays of NumPy.
 - sharing out growth: ``shares``, ``whole_numbers``, ``Counts``, ``constant``.
 - choosing positions to grow: ``random_free_positions``, ``free_positions``, ``draw_ranks``, ``largest_free``,
   ``first_free``, ``free_by_score``, ``free_ranks``.
@@ -61,6 +62,7 @@ from sparsecore.engine.schedules import (
     as_schedule,
     as_written,
 )
+from sparsecore.engine.selection import smallest_indices
 from sparsecore.engine.state import State, per_position, per_weight
 from sparsecore.engine.topology import Layout, Topology
 from sparsecore.errors import DivergedError, InputError, InvariantError, NoRoomError, PluginError, SparsecoreError
@@ -155,6 +157,7 @@ __all__ = [
     "random_topology",
     "shares",
     "smallest",
+    "smallest_indices",
     "smallest_of_all",
     "smallest_of_each",
     "smallest_of_each_group",

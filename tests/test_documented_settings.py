@@ -45,6 +45,7 @@ def test_every_setting_is_documented(section: str, settings: type) -> None:
         "snfs",
         "gmp",
         "granet",
+        "chts",
         "momentum-growth",
         "magnitude-drop",
         "density-schedule",

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from sparsecore import Every
 from sparsecore.engine.units import Blocks
 from sparsecore.plugins.discovery import installed
+from sparsecore_strategies.chts import CannistraciHebb
 from sparsecore_strategies.deepr import DeepRewiring
 from sparsecore_strategies.dpr import DynamicReallocation
 from sparsecore_strategies.gmp import GradualPruning
@@ -46,6 +47,7 @@ STRATEGIES: dict[str, Any] = {
     "snfs": SparseMomentum(schedule=_EVERY),
     "gmp": GradualPruning(schedule=_EVERY),
     "granet": GradualRegeneration(schedule=_EVERY),
+    "chts": CannistraciHebb(schedule=_EVERY),
     "gradient-growth": [_DPR, "gradient-growth"],
     "momentum-growth": [_DPR, "momentum-growth"],
     "magnitude-drop": [_DPR, "magnitude-drop"],

@@ -3,6 +3,7 @@
 from hypothesis import strategies as st
 
 from sparsecore.testing import StrategyTests, hyperparameters, strategy_machine
+from sparsecore_strategies.chts import CannistraciHebb
 from sparsecore_strategies.deepr import DeepRewiring
 from sparsecore_strategies.density_schedule import DensitySchedule
 from sparsecore_strategies.dpr import DynamicReallocation
@@ -71,6 +72,11 @@ class TestSparseMomentum(StrategyTests):
 
 class TestGradualPruning(StrategyTests):
     strategy = hyperparameters(GradualPruning)
+    max_examples = 5
+
+
+class TestCannistraciHebb(StrategyTests):
+    strategy = hyperparameters(CannistraciHebb)
     max_examples = 5
 
 
