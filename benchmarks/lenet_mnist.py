@@ -79,8 +79,8 @@ DIR is a folder with `MNIST/raw/`; without `--data-dir` MNIST is downloaded. All
 {chr(10).join(rows)}
 
 The accuracy is the mean ± standard deviation after the last epoch. The settings are those of the preset
-`sparsecore/experiment/presets/lenet-mnist.toml`, chosen on 5,000 held-out training images. The authors' trials are from
-their released raw results, with other settings than these.
+`sparsecore/experiment/presets/lenet-mnist.toml`, the authors' as far as they are known. The authors' trials are from
+their released raw results.
 
 Measured by `python benchmarks/lenet_mnist.py --data-dir DIR --trials {trials}` at commit {commit.stdout.strip()}, on
 {platform.machine()} with Python {platform.python_version()}, two trials side by side on two cores.

@@ -35,10 +35,10 @@ def kept(size: int, hundredths: int) -> int:
 
 
 def lenet_size(inputs: int, hidden: tuple[int, ...], classes: int, sparsity: float = 0.0) -> int:
-    """All that a LeNet trains: matrices, two numbers a hidden unit for batch norm, a bias a class."""
+    """All that a LeNet trains: matrices, and two numbers a unit or class for batch norm."""
     sizes = (inputs, *hidden, classes)
     matrices = [kept(one * other, round(100 * sparsity)) for one, other in pairwise(sizes)]
-    return sum(matrices) + 2 * sum(hidden) + classes
+    return sum(matrices) + 2 * (sum(hidden) + classes)
 
 
 def wrn_size(channels: tuple[int, ...], colours: int, classes: int, blocks: int = 4, sparsity: float = 0.0) -> int:
@@ -197,7 +197,7 @@ def test_a_hashed_network_trains_from_the_command_line_and_its_files_count_its_v
     settings_ = ("--model", "hashed-lenet-12-8", "--strategy", "static", "--set", "model.sparsity=0.5")
     result = train(*common, *settings_, "--out", tmp_path / "run")
     assert result["test_accuracy"] >= 0.9
-    assert (result["sparse_parameters"], result["dense_parameters"]) == (96 + 48 + 8, 40 + 2)
+    assert (result["sparse_parameters"], result["dense_parameters"]) == (96 + 48 + 8, 40 + 2 * 2)
     assert result["sparsity"] == 0
     tensors = json.loads((tmp_path / "run/tensors.json").read_text())
     assert [tensor["shape"] for tensor in tensors["tensors"]] == [[96], [48], [8]]

@@ -102,6 +102,17 @@ def test_a_setting_reaches_inside_a_table() -> None:
     assert inside.strategies[0].plugin.schedule.steps == Piecewise({0: 100, 25: 200, 80: 400, 140: 800})
 
 
+def test_the_authors_settings_are_the_preset_for_lenet_on_mnist() -> None:
+    tables = experiment(model__name="lenet-300-100", data__name="mnist", stack=("dpr",)).tables()
+    training = {name: tables["training"][name] for name in ("epochs", "batch_size", "weight_decay", "momentum")}
+    assert training == {"epochs": 100, "batch_size": 100, "weight_decay": 1e-4, "momentum": 0.9}
+    assert tables["training"]["nesterov"]
+    assert tables["training"]["learning_rate"] == {"0": 0.1, "25": 0.02, "50": 0.004, "75": 0.0008}
+    (dpr,) = tables["strategy"]
+    assert (dpr["target"], dpr["tolerance"], dpr["initial_threshold"]) == (600, 0.1, 1e-3)
+    assert dpr["schedule"] == {"steps": {"0": 100, "25": 200, "50": 400, "75": 800}}
+
+
 def test_a_setting_reaches_inside_a_default() -> None:
     assert experiment("strategy.schedule.epochs=2", stack=("set",), data__name="mnist").tables()["strategy"] == [
         {"name": "set", "drop_fraction": 0.3, "ranking": "signed", "start": "er", "schedule": {"epochs": 2}}
@@ -166,7 +177,7 @@ def test_a_wrong_setting_raises_one_error_sentence(setting: str, sentence: str) 
     ("model", "data", "rate"),
     [
         ("wrn-28-2", "digits", Cosine(5e-3, 0.0, 1.0)),
-        ("lenet-300-100", "mnist", Cosine(1e-3, 0.0, 1.0)),
+        ("lenet-300-100", "mnist", Piecewise({0: 1e-3, 25: 2e-4, 50: 4e-5, 75: 8e-6})),
         ("wrn-28-2", "cifar10", Piecewise({0: 1e-3, 60: 2e-4, 120: 4e-5, 160: 8e-6})),
         ("lenet-300-100", "digits", Piecewise({0: 1e-3})),
     ],

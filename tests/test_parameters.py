@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from sparsecore.engine.randomness import Randomness
-from sparsecore.learning.parameters import Constant, HeNormal, Parameter, batch_norm, bias
+from sparsecore.learning.parameters import Constant, FanInUniform, HeNormal, Parameter, batch_norm, bias
 
 SHAPE = (64, 32, 3, 3)
 PLACE = Randomness(1).child("initial values", "conv1")
@@ -37,6 +37,25 @@ def test_a_sparse_tensor_has_the_fan_of_the_dense_one():
 def test_a_matrix_has_the_fan_of_its_side():
     values = HeNormal("in")((50, 200), np.arange(10_000), PLACE)
     assert values.std() == pytest.approx(math.sqrt(2 / 200), rel=0.05)
+
+
+@pytest.mark.parametrize(("shape", "fan"), [((10, 128), 128), ((300, 784), 784), (SHAPE, 32 * 9)])
+def test_fan_in_uniform_values_fill_the_bounds_of_a_linear_layer_evenly(shape, fan):
+    values = FanInUniform()(shape, np.arange(math.prod(shape)), PLACE)
+    bound = 1 / math.sqrt(fan)
+    assert -bound <= values.min() < -0.99 * bound
+    assert 0.99 * bound < values.max() < bound
+    assert values.std() == pytest.approx(bound / math.sqrt(3), rel=0.05)
+    assert stats.kstest(values, "uniform", (-bound, 2 * bound)).pvalue > 1e-3
+
+
+def test_fan_in_uniform_values_are_distributed_as_those_of_a_linear_layer_of_torch():
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    theirs = torch.nn.Linear(96, 200).weight.detach().numpy()
+    ours = FanInUniform()(theirs.shape, np.arange(theirs.size), PLACE)
+    assert stats.ks_2samp(ours, theirs.ravel()).pvalue > 1e-3
+    assert abs(theirs).max() == pytest.approx(abs(ours).max(), rel=1e-3)
 
 
 def test_different_tensors_and_seeds_have_different_values():

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 from command_line import small_images
@@ -13,6 +14,7 @@ from start_oracles import STILL, at, carry_out, dense, end, metrics, result, sam
 from sparsecore.errors import InputError
 from sparsecore.experiment.experiment import Experiment
 from sparsecore.learning.ranks import SingleProcess
+from sparsecore.run.checkpoint import read_checkpoint
 from sparsecore.run.folder import RunFolder
 from sparsecore.run.replay import replay
 from sparsecore.run.setup import set_up
@@ -85,6 +87,23 @@ def test_original_values_follow_the_seed_even_at_initially_inactive_positions(ru
     np.testing.assert_array_equal(got["learner/values"], at(all_values, moved["positions"]))
 
 
+@pytest.mark.parametrize("known", [None, "0" * 64], ids=["by a version without fingerprints", "by another model"])
+def test_original_values_that_cannot_be_drawn_again_are_refused_and_the_others_are_not(
+    runs: Runs, again: Runs, known: str | None
+) -> None:
+    old = again.folder / "old"
+    shutil.copytree(runs.folder / "dense", old)
+    checkpoint = read_checkpoint(old / "checkpoint.safetensors")
+    facts = {name: fact for name, fact in checkpoint.facts.items() if name != "initial values"}
+    attrs.evolve(checkpoint, facts=facts | ({"initial values": known} if known else {})).write(
+        old / "checkpoint.safetensors"
+    )
+    with pytest.raises(InputError, match=r"original values of the run .*old cannot be drawn again: .*train it again"):
+        again.start("new", old, "original", *STILL)
+    assert not (again.folder / "new").exists()
+    again.start("other", old, "trained", *STILL)
+
+
 def test_original_values_include_dense_parameters(runs: Runs, again: Runs) -> None:
     got = dense(end(again.start("new", runs.folder / "dense", "original", *STILL)))
     assert same(got, dense(end(runs.folder / "still")))
@@ -120,9 +139,10 @@ def test_fresh_values_differ_from_the_original_and_are_reproducible(runs: Runs, 
     assert not np.isin(one["learner/values"], original).any()
     assert not np.isin(one["learner/values"], other["learner/values"]).any()
     assert same(one, two)
-    # the same distribution: He-normal of a hidden layer of 12
+    # the same distribution: uniform within 1/sqrt(16) in the first layer, which has 16 inputs
     first = one["learner/values"][:192]
-    assert 0.7 < first.std() / (2 / 12) ** 0.5 < 1.3
+    assert 0.85 < first.std() / (1 / 4 / 3**0.5) < 1.15
+    assert abs(first).max() <= 1 / 4
 
 
 def test_trained_values_and_statistics_are_those_at_the_end_of_the_source(runs: Runs, again: Runs) -> None:

@@ -1,12 +1,13 @@
-"""LeNet-300-100: the multilayer perceptron of the pruning literature, with batch norm."""
+"""LeNet-300-100: the multilayer perceptron of the pruning literature, with batch norm, as Mostafa & Wang train it."""
 
 import math
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 
 import attrs
 
 from sparsecore.errors import InputError
-from sparsecore.learning.parameters import HeNormal, Parameter, batch_norm, bias
+from sparsecore.learning.parameters import FanInUniform, Parameter, batch_norm
 from sparsecore.learning.protocols import Operations, Tensor
 
 
@@ -17,9 +18,10 @@ def as_sizes(sizes: Iterable[int]) -> tuple[int, ...]:
 
 @attrs.frozen(eq=False)
 class LeNet:
-    """Fully connected layers with batch norm and relu between them; all weight matrices are sparse.
+    """Fully connected layers, each with batch norm, and relu between them; all weight matrices are sparse.
 
-    The paper's LeNet-300-100 (LeCun et al. 1998) has no batch norm.
+    The classifier has batch norm, too, and no layer has a bias, as in Mostafa & Wang's code. The original LeNet-300-100
+    (LeCun et al. 1998) has biases and no batch norm.
 
     Attributes:
         hidden: sizes of the hidden layers.
@@ -47,28 +49,35 @@ class LeNet:
         return cls(hidden)
 
     def parameters(self, image_shape: tuple[int, int, int], classes: int) -> tuple[Parameter, ...]:
-        """Weight matrices (out, in), batch norm after each hidden layer, and the classifier's bias.
+        """Weight matrices (out, in), initially uniform within 1/√in, and batch norm after each.
 
         Args:
             image_shape: height, width and channels of the images; the first matrix reads their product.
             classes: the number of classes.
         """
-        sizes = (math.prod(image_shape), *self.hidden)
-        layers = [
+        sizes = (math.prod(image_shape), *self.hidden, classes)
+        return tuple(
             parameter
-            for i, (inputs, outputs) in enumerate(zip(sizes, self.hidden, strict=False), start=1)
+            for name, (inputs, outputs) in zip(self._layers, pairwise(sizes), strict=True)
             for parameter in (
-                Parameter(f"layer{i}.weight", (outputs, inputs), HeNormal(), sparse=True),
-                *batch_norm(f"layer{i}.norm", outputs),
+                Parameter(f"{name}.weight", (outputs, inputs), FanInUniform(), sparse=True),
+                *batch_norm(f"{name}.norm", outputs),
             )
-        ]
-        classifier = Parameter("classifier.weight", (classes, sizes[-1]), HeNormal(), sparse=True)
-        return (*layers, classifier, bias("classifier.bias", classes))
+        )
 
     def forward(self, ops: Operations, parameters: Mapping[str, Tensor], images: Tensor) -> Tensor:
         """Logits of (batch, classes)."""
+        *hidden, classifier = self._layers
         x = ops.flatten(images)
-        for i in range(1, len(self.hidden) + 1):
-            norm = (parameters[f"layer{i}.norm.{part}"] for part in ("scale", "shift", "mean", "variance"))
-            x = ops.relu(ops.batch_norm(ops.linear(x, parameters[f"layer{i}.weight"]), *norm))
-        return ops.linear(x, parameters["classifier.weight"], parameters["classifier.bias"])
+        for name in hidden:
+            x = ops.relu(_linear_norm(ops, parameters, name, x))
+        return _linear_norm(ops, parameters, classifier, x)
+
+    @property
+    def _layers(self) -> tuple[str, ...]:
+        return (*(f"layer{number}" for number in range(1, len(self.hidden) + 1)), "classifier")
+
+
+def _linear_norm(ops: Operations, parameters: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
+    norm = (parameters[f"{name}.norm.{part}"] for part in ("scale", "shift", "mean", "variance"))
+    return ops.batch_norm(ops.linear(x, parameters[f"{name}.weight"]), *norm)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import attrs
 
 from sparsecore.errors import InputError
-from sparsecore.learning.parameters import HeNormal, Parameter, batch_norm, bias
+from sparsecore.learning.parameters import FanInUniform, HeNormal, Parameter, batch_norm, bias
 from sparsecore.learning.protocols import Operations, Tensor
 
 DEEPEST = 10_000
@@ -54,7 +54,10 @@ class WideResNet:
         return 16, 16 * self.width, 32 * self.width, 64 * self.width
 
     def parameters(self, image_shape: tuple[int, int, int], classes: int) -> tuple[Parameter, ...]:
-        """The parameters, initialized He-normal (fan-out); the 3x3 convolutions in the blocks are sparse.
+        """The parameters; the 3x3 convolutions in the blocks are sparse.
+
+        As in Mostafa & Wang's code, convolutions are initialized He-normal (fan-out), the classifier's weights uniform
+        within 1/√inputs and its bias zero.
 
         Args:
             image_shape: height, width and channels of the images.
@@ -77,7 +80,7 @@ class WideResNet:
             Parameter("first.conv", (first, image_shape[2], 3, 3), HeNormal()),
             *(parameter for block in self._blocks() for parameter in block.parameters(channels)),
             *batch_norm("last.norm", last),
-            Parameter("classifier.weight", (classes, last), HeNormal()),
+            Parameter("classifier.weight", (classes, last), FanInUniform()),
             bias("classifier.bias", classes),
         )
 

@@ -128,6 +128,17 @@ class HeNormal:
 
 
 @attrs.frozen
+class FanInUniform:
+    """Uniform within 1/√fan, the default of ``torch.nn.Linear``; the fan is in·kernel of the dense tensor."""
+
+    def __call__(
+        self, shape: tuple[int, ...], positions: NDArray[np.integer], random: Randomness
+    ) -> NDArray[np.float64]:
+        """Values in [-1/√fan, 1/√fan), of variance 1/(3·fan)."""
+        return (2.0 * random.uniform_at(positions) - 1.0) / math.sqrt(math.prod(shape[1:]))
+
+
+@attrs.frozen
 class Parameter:
     """One tensor of a model.
 

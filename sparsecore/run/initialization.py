@@ -3,6 +3,8 @@
 A run keeps its warm start in its own folder, and so can be resumed whatever happens to the other run or file.
 """
 
+import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,12 @@ from sparsecore.experiment.conversion import structure
 from sparsecore.learning.parameters import Parameter
 from sparsecore.run.checkpoint import Checkpoint, read_checkpoint
 from sparsecore.run.checkpoint_validation import blaming, check_dense, check_values
+
+INITIAL_VALUES = "initial values"
+"""The fact of a checkpoint that has the fingerprint of the values that its run's seed drew."""
+
+_SAMPLED = 8
+"""The number of positions of each parameter that a fingerprint of the initial values has."""
 
 
 @attrs.frozen
@@ -61,6 +69,25 @@ class RandomInitialization:
             float64 arrays by name, in the parameters' shapes.
         """
         return {parameter.name: self._whole(parameter) for parameter in parameters if not parameter.sparse}
+
+    def fingerprint(self, parameters: Sequence[Parameter]) -> str:
+        """Return a fingerprint of the initial values, of a few positions of each parameter.
+
+        It tells whether another version of a model, or of the library, would draw the same values again.
+
+        Args:
+            parameters: the parameters of the model.
+
+        Returns:
+            The SHA-256 of names, shapes and values, 64 hexadecimal digits.
+        """
+        digest = hashlib.sha256()
+        for parameter in parameters:
+            positions = np.unique(np.linspace(0, math.prod(parameter.shape) - 1, _SAMPLED, dtype=np.int64))
+            # the last digits of a logarithm or a cosine differ between processors
+            values = " ".join(f"{value:.6e}" for value in self.values_at(parameter, positions))
+            digest.update(f"{parameter.name} {parameter.shape} {values}\n".encode())
+        return digest.hexdigest()
 
     def _whole(self, parameter: Parameter) -> NDArray[np.float64]:
         positions = np.arange(int(np.prod(parameter.shape)))

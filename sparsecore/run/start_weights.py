@@ -23,7 +23,7 @@ from sparsecore.experiment.experiment import Experiment
 from sparsecore.learning.parameters import Parameter
 from sparsecore.run.checkpoint import Checkpoint, read_arrays
 from sparsecore.run.checkpoint_validation import check_dense
-from sparsecore.run.initialization import RandomInitialization, StartValues, check_all_known
+from sparsecore.run.initialization import INITIAL_VALUES, RandomInitialization, StartValues, check_all_known
 from sparsecore.run.source_run import SourceRun
 
 _SHOWN = 8
@@ -213,8 +213,10 @@ def _at_the_epoch(new: NewRun, source: SourceRun) -> Topology:
 def _original(new: NewRun, source: SourceRun, topology: Topology) -> StartValues:
     """The initial values of the source; at positions that it did not start with, those that it would have had."""
     parameters = source.experiment.model.plugin.parameters(new.images.shape, new.images.classes)
+    draws = RandomInitialization(source.experiment.seed)
+    if source.start is None or source.start.values.draws is not None:
+        _check_drawn(draws, parameters, source)
     if source.start is None:
-        draws = RandomInitialization(source.experiment.seed)
         values = StartValues(draws.sparse_values(topology, parameters), draws.other_parameters(parameters), draws)
     else:
         values = attrs.evolve(
@@ -225,6 +227,15 @@ def _original(new: NewRun, source: SourceRun, topology: Topology) -> StartValues
     drawn = arrays.from_numpy(np.asarray(values.sparse, source.experiment.backend.plugin.dtype))
     began = engine.start_values(State(topology, {}, Clock()), drawn)
     return attrs.evolve(values, sparse=arrays.to_numpy(began))
+
+
+def _check_drawn(draws: RandomInitialization, parameters: Sequence[Parameter], source: SourceRun) -> None:
+    """Raise an :class:`InputError` unless the seed draws the values that the source began with."""
+    if source.end.facts.get(INITIAL_VALUES) != draws.fingerprint(parameters):
+        raise InputError(
+            f"the original values of the run {source.folder.path} cannot be drawn again: its model, or the version of "
+            "sparsecore that trained it, initialized its parameters in another way; train it again"
+        )
 
 
 def _fresh(new: NewRun, _: SourceRun, topology: Topology) -> StartValues:

@@ -28,6 +28,7 @@ from sparsecore.run.files import write_whole
 from sparsecore.run.flops import flops_of
 from sparsecore.run.folder import RunFolder
 from sparsecore.run.identity import identity, machine
+from sparsecore.run.initialization import INITIAL_VALUES, RandomInitialization
 from sparsecore.run.logs import Effort, Metrics, Result, epoch_metrics, read_record
 from sparsecore.run.observing import ObservingWriter
 from sparsecore.run.recording import RunFolderWriter, RunWriter
@@ -105,6 +106,12 @@ class Run:
         """
         self._setup, self._ranks, self._identity = setup, ranks, identity
         self._state = setup.start
+        # a checkpoint of another version began with the values of that one
+        self._initial_values = (
+            RandomInitialization(setup.experiment.seed).fingerprint(setup.parameters)
+            if checkpoint is None
+            else checkpoint.facts.get(INITIAL_VALUES)
+        )
         self._learner: Learner = setup.learner()
         self._last: Metrics | None = None
         self._sums: StepSums | None = StepSums.none(len(self._state.topology.layout))
@@ -225,7 +232,8 @@ class Run:
     def _checkpoint(self, facts: Mapping[str, Any]) -> Checkpoint:
         last = None if self._last is None else attrs.asdict(self._last)
         sums = None if self._sums is None else self._sums.dump()
-        return to_checkpoint(self._state, self._learner, {**self._identity, **facts, "last": last, "sums": sums})
+        own = {**self._identity, INITIAL_VALUES: self._initial_values, "last": last, "sums": sums}
+        return to_checkpoint(self._state, self._learner, {**own, **facts})
 
     def _effort(self) -> Effort:
         self._memory = self._learner.memory().parts
