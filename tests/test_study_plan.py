@@ -54,16 +54,18 @@ def test_trials_cover_arms_sparsities_and_numbers_and_an_arm_that_runs_once_has_
     ]
 
 
-def test_figure_1a_has_the_four_arms_of_the_paper():
+def test_figure_1a_has_the_four_arms_of_the_paper_and_a_control_with_the_final_densities():
     study = load_study("fig1a")
     assert (study.sparsities, study.trials) == ((0.9, 0.8), 5)
-    dpr, fresh, original, random = (tables(study, arm.name, 0.9, 3) for arm in study.arms)
+    dpr, fresh, original, densities, random = (tables(study, arm.name, 0.9, 3) for arm in study.arms)
     assert [dpr["strategy"][0]["name"], random["strategy"][0]["name"]] == ["dpr", "static"]
     assert (dpr["sparsity"], random["sparsity"]) == (0.9, 0.9)
-    assert {one["seed"] for one in (dpr, fresh, original, random)} == {3}
+    assert {one["seed"] for one in (dpr, fresh, original, densities, random)} == {3}
     for one, values in ((fresh, "fresh"), (original, "original")):
         assert one["start"] == {"run": str(RUNS / "dpr-at-0.9-trial-3"), "values": values, "prune": 0.0}
         assert one["strategy"][0]["name"] == "static"
+    assert densities["start"] == {**fresh["start"], "active": "densities"}
+    assert densities["strategy"] == fresh["strategy"]
 
 
 def test_the_pruned_dense_network_is_retrained_with_the_authors_schedule():
@@ -94,7 +96,8 @@ def test_each_network_has_its_own_default_sparsities():
     study = load_study("sparsities")
     assert study.for_model("wrn-28-2").sparsities == (0.5, 0.6, 0.7, 0.8, 0.9)
     assert study.for_model("lenet-300-100").sparsities == (0.9, 0.95, 0.96, 0.97, 0.98, 0.99)
-    assert load_study("fig1a").for_model("lenet-300-100").sparsities == (0.9, 0.8)
+    assert load_study("fig1a").for_model("wrn-28-2").sparsities == (0.9, 0.8)
+    assert load_study("fig1a").for_model("lenet-300-100").sparsities == (0.9, 0.95, 0.97, 0.98, 0.99)
 
 
 def test_selected_arms_include_the_arms_that_they_start_from():
@@ -104,7 +107,7 @@ def test_selected_arms_include_the_arms_that_they_start_from():
 
 
 def test_an_unknown_arm_is_refused_with_the_known_ones():
-    with pytest.raises(InputError, match="no arm named 'rigl'; known: dpr, final-fresh, final-original, random"):
+    with pytest.raises(InputError, match="no arm named 'rigl'; known: dpr, final-densities, final-fresh, .*random"):
         load_study("fig1a").only(["rigl"])
 
 

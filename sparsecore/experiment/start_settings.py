@@ -6,8 +6,8 @@ import attrs
 
 from sparsecore.errors import InputError, unknown
 
-ACTIVE = ("random", "magnitude", "nonzero")
-"""What ``start.active`` can be besides the path of a file; the words are those of ``sparsify(start=)``."""
+ACTIVE = ("random", "magnitude", "nonzero", "densities")
+"""What ``start.active`` can be besides the path of a file; the first three are words of ``sparsify(start=)``, too."""
 
 SUFFIX = ".safetensors"
 """The ending of files with masks, positions or weights."""
@@ -60,7 +60,8 @@ class StartSettings:
         drawn: globs on names of parameters that are drawn by the seed all the same, such as a new classifier's; they
             need not be in the file.
         active: which weights are active at first: 'random', as the strategy draws them; 'magnitude', the largest
-            weights; 'nonzero', all that are not zero; or a safetensors file of masks or positions by tensor name.
+            weights; 'nonzero', all that are not zero; 'densities', at random as many of each tensor as ``run`` ended
+            with; or a safetensors file of masks or positions by tensor name.
         scope: where 'magnitude' looks for the largest weights: in each 'tensor', or in the whole 'network'.
     """
 
@@ -110,6 +111,11 @@ class StartSettings:
             )
 
     def _refuse_combinations(self) -> None:
+        if self.active == "densities" and self.run is None:
+            raise InputError(
+                "active = 'densities' takes the number of active weights of each tensor from run, the folder of a "
+                "finished run; given without it"
+            )
         if self.run is not None and self.weights is not None:
             raise InputError("the values to start with come from run or from weights; given both")
         if self.drawn and self.weights is None:

@@ -1,19 +1,21 @@
-"""The active weights that a run starts with: those of another run, in a file, or chosen by the initial values."""
+"""The active weights that a run starts with: those of another run, in a file, at random, or by the initial values."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import cast
 
 import numpy as np
 
 from sparsecore.engine.arrays import DenseValues
 from sparsecore.engine.engine import Engine
 from sparsecore.engine.given_positions import check_no_empty, given_positions
+from sparsecore.engine.growth import random_topology
 from sparsecore.engine.schedules import as_written
 from sparsecore.engine.topology import Topology
 from sparsecore.engine.units import partial_units_error
 from sparsecore.errors import InputError
-from sparsecore.run.checkpoint import Checkpoint, read_arrays
+from sparsecore.run.checkpoint import read_arrays
 from sparsecore.run.source_run import SourceRun
 from sparsecore.run.start_weights import NewRun, StartWeights
 from sparsecore.toolbox.largest_weights import SCOPES
@@ -33,9 +35,9 @@ def start_topology(new: NewRun, weights: StartWeights, source: SourceRun | None)
     """
     settings, engine = new.experiment.start, new.engine
     if settings.active is None and source is not None:
-        return _without_smallest(engine, source.topology(engine.layout, engine.arrays), source.end, settings.prune)
+        return _without_smallest(engine, source, settings.prune)
     choose = _NAMED.get(settings.active or "random", _of_file)
-    return choose(new, weights.dense(new.experiment.backend.plugin.dtype))
+    return choose(new, weights.dense(new.experiment.backend.plugin.dtype), source)
 
 
 def drawn_topology(new: NewRun, values: DenseValues) -> Topology:
@@ -54,14 +56,18 @@ def drawn_topology(new: NewRun, values: DenseValues) -> Topology:
     return new.engine.initial_topology(sparsity, values)
 
 
-def _largest(new: NewRun, values: DenseValues) -> Topology:
+def _random(new: NewRun, values: DenseValues, _: SourceRun | None) -> Topology:
+    return drawn_topology(new, values)
+
+
+def _largest(new: NewRun, values: DenseValues, _: SourceRun | None) -> Topology:
     engine = new.engine
     units = engine.unit_map.units(drawn_topology(new, values))
     chosen = SCOPES[new.experiment.start.scope](units, engine.unit_map.gradient(values, engine.arrays))
     return engine.unit_map.weights(chosen)
 
 
-def _nonzero(new: NewRun, values: DenseValues) -> Topology:
+def _nonzero(new: NewRun, values: DenseValues, _: SourceRun | None) -> Topology:
     layout, arrays = new.engine.layout, new.engine.arrays
     found = [arrays.to_numpy(arrays.nonzero(values(name) != 0)).astype(np.int64) for name in layout.names]
     check_no_empty(layout, [len(own) for own in found])
@@ -74,7 +80,15 @@ def _nonzero(new: NewRun, values: DenseValues) -> Topology:
     return Topology.of(layout, arrays.from_numpy(positions.astype(layout.position_dtype)), arrays)
 
 
-def _of_file(new: NewRun, _: DenseValues) -> Topology:
+def _of_same_densities(new: NewRun, _: DenseValues, source: SourceRun | None) -> Topology:
+    """As many units of each tensor as the source ended with, at positions that do not depend on its own."""
+    engine = new.engine
+    units = _last_units(engine, cast(SourceRun, source))  # the settings of 'densities' always name a run
+    drawn = random_topology(units.layout, units.counts, engine.random.child("same densities"), engine.arrays)
+    return engine.unit_map.weights(drawn)
+
+
+def _of_file(new: NewRun, _: DenseValues, __: SourceRun | None) -> Topology:
     layout, arrays = new.engine.layout, new.engine.arrays
     path = Path(str(new.experiment.start.active))
     found = read_arrays(path, "the active weights to start with")
@@ -85,21 +99,19 @@ def _of_file(new: NewRun, _: DenseValues) -> Topology:
     return Topology.of(layout, arrays.from_numpy(positions), arrays)
 
 
-_NAMED: Mapping[str, Callable[[NewRun, DenseValues], Topology]] = MappingProxyType(
-    {"random": drawn_topology, "magnitude": _largest, "nonzero": _nonzero}
+_NAMED: Mapping[str, Callable[[NewRun, DenseValues, SourceRun | None], Topology]] = MappingProxyType(
+    {"random": _random, "magnitude": _largest, "nonzero": _nonzero, "densities": _of_same_densities}
 )
 
 
-def _without_smallest(engine: Engine, topology: Topology, end: Checkpoint, share: float) -> Topology:
-    """The topology without a share of its units, those of the smallest mean |w|."""
-    trouble = partial_units_error(topology, engine.unit_map)
-    if trouble:
-        raise InputError(f"the topology of start.run is {trouble}; reallocation.units is {engine.units}")
-    units = engine.unit_map.units(topology)
+def _without_smallest(engine: Engine, source: SourceRun, share: float) -> Topology:
+    """The topology that the source ended with, without a share of its units, those of the smallest mean |w|."""
+    units = _last_units(engine, source)
+    topology = engine.unit_map.weights(units)
     count = int(as_written(share) * units.size)
     if share and not count:
         raise InputError(f"start.prune = {share} of {units.size} {engine.units} is less than one")
-    values = engine.unit_map.values(engine.arrays.from_numpy(end.arrays["learner/values"]), topology)
+    values = engine.unit_map.values(engine.arrays.from_numpy(source.end.arrays["learner/values"]), topology)
     smallest = smallest_of_all(units, values, count)
     if len(smallest) < count:
         raise InputError(
@@ -107,3 +119,12 @@ def _without_smallest(engine: Engine, topology: Topology, end: Checkpoint, share
             f"{len(smallest)} can go"
         )
     return engine.unit_map.weights(units.subset(units.all_but(smallest)))
+
+
+def _last_units(engine: Engine, source: SourceRun) -> Topology:
+    """The units that are active at the end of the source, in the layout of units."""
+    topology = source.topology(engine.layout, engine.arrays)
+    trouble = partial_units_error(topology, engine.unit_map)
+    if trouble:
+        raise InputError(f"the topology of start.run is {trouble}; reallocation.units is {engine.units}")
+    return engine.unit_map.units(topology)
