@@ -24,6 +24,7 @@ ARMS = [
     {"name": "random", "label": "random structure", "strategy": ["static"]},
 ]
 ARMS[2]["settings"] = {"start.values": "original"}
+HYPOTHESES = [{"better": "dpr", "worse": "again"}, {"better": "dpr", "worse": "random"}]
 
 
 class InProcessPool:
@@ -57,7 +58,7 @@ def small_study(folder: Path, **changes: Any) -> StudyFolder:
         "strategy.set.schedule": {"steps": 3},
     }
     tables = {"name": "small", "title": "Does <it> work?", "figure": "bars", "sparsities": [0.8, 0.6], "trials": 2}
-    study = Study.of({**tables, "options": options, "arm": ARMS, **changes})
+    study = Study.of({**tables, "options": options, "arm": ARMS, "hypothesis": HYPOTHESES, **changes})
     place = StudyFolder(folder / "study")
     place.create(study)
     execute(trials_of(study), place, InProcessPool(), StudyCallback())

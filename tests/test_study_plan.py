@@ -107,7 +107,7 @@ def test_selected_arms_include_the_arms_that_they_start_from():
 
 
 def test_an_unknown_arm_is_refused_with_the_known_ones():
-    with pytest.raises(InputError, match="no arm named 'rigl'; known: dpr, final-densities, final-fresh, .*random"):
+    with pytest.raises(InputError, match=r"no arm named 'rigl'; known: dpr, final-densities, final-fresh, .*random"):
         load_study("fig1a").only(["rigl"])
 
 

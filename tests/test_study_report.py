@@ -206,6 +206,26 @@ def test_learning_rates_of_every_arm_are_drawn_as_logged(carried_out, canvases):
         assert list(zip(line.get_xdata(), line.get_ydata(), strict=True)) == logged
 
 
+def test_the_page_and_results_json_have_every_hypothesis_at_every_sparsity(carried_out, page):
+    rows = [row for row in rows_of(page) if " > " in row[0]]
+    found = json.loads(carried_out.results.read_text())["hypotheses"]
+    assert [(one["better"], one["worse"], one["sparsity"]) for one in found] == [
+        ("dpr", worse, sparsity) for worse in ("again", "random") for sparsity in (0.8, 0.6)
+    ]
+    verdicts = {None: "not testable yet", True: "supported", False: "not supported"}
+    titles = {arm.name: arm.title for arm in carried_out.read().arms}
+    for row, one in zip(rows, found, strict=True):
+        assert row[:2] == [f"DPR > {titles[one['worse']]}", f"{one['sparsity']:g}"]
+        assert row[-1] == verdicts[one["supported"]]
+        if one["p"] is not None:
+            assert row[2:6] == [f"{one[key]:{form}}" for key, form in FORMS.items()]
+    assert "over all 4 tests" in Outline(page).text
+    assert found[-1]["supported"] is None  # a trial is missing
+
+
+FORMS = {"difference": "+.2f", "t": "+.2f", "p": ".2g", "corrected_p": ".2g"}
+
+
 def test_duration_and_machine_of_all_trials_are_on_the_page(carried_out, page):
     efforts = [json.loads(path.read_text()) for path in carried_out.runs.glob("*/seconds.json")]
     text = Outline(page).text

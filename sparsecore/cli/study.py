@@ -19,6 +19,7 @@ from sparsecore.run.folder import create_numbered
 from sparsecore.study.comparison import CellComparison, compare_cells, difference_texts, mean_and_spread
 from sparsecore.study.definition import Study, load_study, preset_names
 from sparsecore.study.folder import StudyFolder
+from sparsecore.study.hypotheses import HypothesisResult, evaluate_hypotheses, hypothesis_json, hypothesis_texts
 from sparsecore.study.images import identify_images
 from sparsecore.study.pools import Pool, PoolOptions, create_pool
 from sparsecore.study.report import check_reportable, write_study_report
@@ -28,6 +29,7 @@ from sparsecore.study.scheduler import ExecutionResult, execute
 from sparsecore.study.trials import check_options, model_of, trials_of
 
 _HEAD = ("arm", "sparsity", "trials", "test accuracy, %")
+_HYPOTHESIS_HEAD = ("hypothesis", "sparsity", "difference", "t", "p, one-sided", "p after Holm", "")
 _PUBLISHED_HEAD = ("the authors', %", "difference", "standard errors", "t", "p", "")
 
 
@@ -211,10 +213,12 @@ def print_study(study: Study, folder: StudyFolder, outcome: ExecutionResult, str
         as_json: print one JSON object in place of tables.
     """
     rows = compare_cells(study, folder, identify_images(folder, folder.tables(trials_of(study)[0])["data"]))
+    hypotheses = evaluate_hypotheses(study, [row.cell for row in rows])
     if as_json:
-        click.echo(json.dumps(_study_json(study, folder, rows, outcome)), file=stream)
+        click.echo(json.dumps(_study_json(study, folder, rows, hypotheses, outcome)), file=stream)
     else:
         _print_cells(rows, stream)
+        _print_hypotheses(study, hypotheses, stream)
         status = StudyStatus(trials_of(study), folder, 1)
         print_message(status.summary() + (" if one runs at a time" if status.time_left() else ""), stream)
     for trial in outcome.failed:
@@ -231,6 +235,17 @@ def _print_cells(rows: Sequence[CellComparison], stream: TextIO) -> None:
     print_table(head, cells, numbers=range(1, 9), file=stream)
 
 
+def _print_hypotheses(study: Study, hypotheses: Sequence[HypothesisResult], stream: TextIO) -> None:
+    if hypotheses:
+        rows = ((_in_words(study, one), *hypothesis_texts(one)) for one in hypotheses)
+        print_table(_HYPOTHESIS_HEAD, rows, numbers=range(1, 6), file=stream)
+
+
+def _in_words(study: Study, one: HypothesisResult) -> str:
+    better, worse = (full_name(study.arm(name)) for name in (one.hypothesis.better, one.hypothesis.worse))
+    return f"{better} > {worse}"
+
+
 def _own_columns(row: CellComparison) -> tuple[str, ...]:
     cell = row.cell
     sparsity = "" if cell.sparsity is None else f"{cell.sparsity:g}"
@@ -242,11 +257,16 @@ def _published_columns(row: CellComparison) -> tuple[str, ...]:
 
 
 def _study_json(
-    study: Study, folder: StudyFolder, rows: Sequence[CellComparison], outcome: ExecutionResult
+    study: Study,
+    folder: StudyFolder,
+    rows: Sequence[CellComparison],
+    hypotheses: Sequence[HypothesisResult],
+    outcome: ExecutionResult,
 ) -> dict[str, Any]:
     return {
         "study": study.name,
         "cells": [cell_json(row) for row in rows],
+        "hypotheses": [hypothesis_json(one) for one in hypotheses],
         "unfinished": [trial.name for trial in trials_of(study) if folder.result(trial) is None],
         "failed": [trial.name for trial in outcome.failed],
         "skipped": [trial.name for trial in outcome.skipped],

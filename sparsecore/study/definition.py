@@ -69,6 +69,21 @@ class Arm:
         return self.label or self.name
 
 
+@attrs.frozen
+class Hypothesis:
+    """A hypothesis of a study, written down before its runs: one arm is more accurate than another.
+
+    It is tested at each sparsity of the study; once, if both arms run once.
+
+    Attributes:
+        better: name of the arm that is expected to have the higher mean accuracy.
+        worse: name of the other arm.
+    """
+
+    better: str
+    worse: str
+
+
 FigureKind = Literal["bars", "sweep", "sparsities"]
 
 
@@ -86,6 +101,7 @@ class Study:
         sparsities_of: other sparsities for models whose names match a pattern ('lenet-*').
         trials: number of runs of each arm at each sparsity, with the seeds 0, 1, ...
         options: settings of all runs, by dotted names, as for ``--set``.
+        hypotheses: the hypotheses that the study tests.
     """
 
     name: str = attrs.field(validator=_check_printable)
@@ -96,6 +112,7 @@ class Study:
     sparsities_of: Mapping[str, tuple[float, ...]] = attrs.field(factory=dict)
     trials: int = attrs.field(default=5, validator=_trial_count)
     options: Mapping[str, Any] = attrs.field(factory=dict)
+    hypotheses: tuple[Hypothesis, ...] = ()
 
     def __attrs_post_init__(self) -> None:
         for sparsity in self.sparsities:
@@ -116,6 +133,7 @@ class Study:
                 raise InputError(
                     f"the arm {arm.name!r} runs once and cannot start from {arm.after!r}, which runs at each sparsity"
                 )
+        _check_hypotheses(self.hypotheses, [arm.name for arm in self.arms])
 
     def arm(self, name: str) -> Arm:
         """Return the arm of this name."""
@@ -134,7 +152,7 @@ class Study:
         """Return the study with some of its arms only.
 
         Args:
-            names: names of the arms; the arms that these start from are kept, too.
+            names: names of the arms; the arms that these start from are kept, too, and the hypotheses about them.
 
         Raises:
             InputError: the study has no arm of such a name.
@@ -147,34 +165,37 @@ class Study:
         for arm in reversed(self.arms):
             if arm.name in wanted and arm.after:
                 wanted.add(arm.after)
-        return attrs.evolve(self, arms=tuple(arm for arm in self.arms if arm.name in wanted))
+        about = (hypothesis for hypothesis in self.hypotheses if {hypothesis.better, hypothesis.worse} <= wanted)
+        return attrs.evolve(self, arms=tuple(arm for arm in self.arms if arm.name in wanted), hypotheses=tuple(about))
 
     @classmethod
     def of(cls, tables: Mapping[str, Any]) -> "Study":
         """Create a study from plain tables, as they are read from TOML.
 
         The arms are in ``[[arm]]``. An arm with a list ``sweep`` of fractions stands for one arm for each fraction,
-        which replaces '{fraction}' in its name.
+        which replaces '{fraction}' in its name. The hypotheses are in ``[[hypothesis]]``.
 
         Raises:
             InputError: an unknown key, a wrong type, or a value out of range.
         """
         given = dict(tables)
-        arms = [one for table in _as_tables(given.pop("arm", ())) for one in _expanded(table)]
-        return structure({**given, "arms": arms}, cls, "study")
+        arms = [one for table in _as_tables(given.pop("arm", ()), "arm") for one in _expanded(table)]
+        hypotheses = _as_tables(given.pop("hypothesis", ()), "hypothesis")
+        return structure({**given, "arms": arms, "hypotheses": hypotheses}, cls, "study")
 
     def tables(self) -> dict[str, Any]:
         """Return plain tables, from which :meth:`of` creates the same study."""
         plain = unstructure(self)
         arms = plain.pop("arms")
+        hypotheses = plain.pop("hypotheses")
         if not self.sparsities_of:
             del plain["sparsities_of"]
-        return {**plain, "arm": arms}
+        return {**plain, "arm": arms, **({"hypothesis": hypotheses} if hypotheses else {})}
 
 
-def _as_tables(given: Any) -> list[dict[str, Any]]:
+def _as_tables(given: Any, name: str) -> list[dict[str, Any]]:
     if not isinstance(given, list | tuple) or not all(isinstance(table, Mapping) for table in given):
-        raise InputError(f"the arms of a study are tables [[arm]]; given {given!r}")
+        raise InputError(f"{name} in a study stands for tables [[{name}]], one after another; given {given!r}")
     return [dict(table) for table in given]
 
 
@@ -203,6 +224,18 @@ def _labels(arms: Sequence[Arm]) -> list[str]:
     """Return the names in figures; arms of a sweep share one."""
     sweeps = {arm.title for arm in arms if arm.fraction is not None}
     return [*(arm.title for arm in arms if arm.fraction is None), *sorted(sweeps)]
+
+
+def _check_hypotheses(hypotheses: Sequence[Hypothesis], arms: Sequence[str]) -> None:
+    for number, one in enumerate(hypotheses):
+        for name in (one.better, one.worse):
+            if name not in arms:
+                raise InputError(f"a hypothesis is about two arms of the study: {unknown('arm', name, arms)}")
+        if one.better == one.worse:
+            raise InputError(f"a hypothesis is about two arms of the study; given {one.better!r} twice")
+        pairs = [{other.better, other.worse} for other in hypotheses[:number]]
+        if {one.better, one.worse} in pairs:
+            raise InputError(f"there are two hypotheses about {one.better!r} and {one.worse!r}; a study tests one")
 
 
 def _check_distinct(what: str, given: Sequence[Any]) -> None:

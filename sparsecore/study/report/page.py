@@ -15,7 +15,8 @@ from sparsecore.study.comparison import (
     difference_texts,
     mean_and_spread,
 )
-from sparsecore.study.definition import Arm
+from sparsecore.study.definition import Arm, Hypothesis
+from sparsecore.study.hypotheses import hypothesis_texts
 from sparsecore.study.published_results import published_results_of, source
 from sparsecore.study.report.panels import StudyFigure, full_name
 from sparsecore.study.report.results import StudyResults, counted, pairs_at
@@ -26,6 +27,7 @@ _TEST = (
     "Welch's t-test of every two arms, two-sided. Trials are taken as independent, and p is not corrected for the "
     "number of pairs."
 )
+_HYPOTHESIS_HEAD = ("hypothesis", "sparsity", "difference (points)", "Welch's t", "p, one-sided", "p after Holm", "")
 _MAX_NAMES = 12
 
 
@@ -54,6 +56,7 @@ def page(
             _part("Test accuracy after the last epoch"),
             _accuracies(results),
             _authors(results),
+            _hypotheses(results),
             _part("Which arms differ"),
             f"<p>{escape(_TEST)}</p>",
             *(_differences(results, sparsity) for sparsity in results.study.sparsities),
@@ -138,6 +141,26 @@ def _authors(results: StudyResults) -> str:
         f"<p>The authors' trials (their number in brackets): {escape(source())}{escape(remarks)} "
         f"Their protocol: {escape(published.protocol)}.</p>"
     )
+
+
+def _hypotheses(results: StudyResults) -> str:
+    """Return the hypotheses of the study and how they were tested; empty if there are none."""
+    found = results.hypotheses
+    if not found:
+        return ""
+    text = (
+        "Written down in the study before its first trial, each tested by Welch's t-test, one-sided, at each sparsity. "
+        f"Holm's correction is over all {counted(len(found), 'test')}, where one that cannot be computed yet counts as "
+        f"p = 1. A hypothesis is supported if p is then below {SIGNIFICANCE_LEVEL:g}."
+    )
+    rows = ((_hypothesis(one.hypothesis, results), *hypothesis_texts(one)) for one in found)
+    table = table_element(_HYPOTHESIS_HEAD, rows, text_columns=1)
+    return f"{_part('Hypotheses')}\n<p>{escape(text)}</p>\n{table}"
+
+
+def _hypothesis(hypothesis: Hypothesis, results: StudyResults) -> str:
+    better, worse = (_arm(results.study.arm(name), results) for name in (hypothesis.better, hypothesis.worse))
+    return f"{better} &gt; {worse}"
 
 
 def _differences(results: StudyResults, sparsity: float) -> str:

@@ -17,6 +17,7 @@ from sparsecore.study.comparison import (
 )
 from sparsecore.study.definition import Arm, Study
 from sparsecore.study.folder import StudyFolder
+from sparsecore.study.hypotheses import HypothesisResult, evaluate_hypotheses, hypothesis_json
 from sparsecore.study.images import StudyImages, describe_subset, identify_images
 from sparsecore.study.published_results import source
 from sparsecore.study.report.panels import Style, styles_of
@@ -34,6 +35,7 @@ class StudyResults:
         tables: tables of the first trial's experiment, from which others differ by the settings of their arms.
         images: images that the networks are trained on.
         rows: cells of the study, compared with the authors' results.
+        hypotheses: hypotheses of the study at each sparsity, tested on the finished trials.
         histories: topology histories of the finished trials.
         missing: trials that have not finished.
         learning_rates: epochs and learning rates of one finished trial of each arm, by the arm's name.
@@ -46,6 +48,7 @@ class StudyResults:
     tables: Mapping[str, Any]
     images: StudyImages
     rows: tuple[CellComparison, ...]
+    hypotheses: tuple[HypothesisResult, ...]
     histories: Mapping[Trial, TopologyHistory]
     missing: tuple[Trial, ...]
     learning_rates: Mapping[str, tuple[tuple[int, float], ...]]
@@ -140,12 +143,14 @@ def read_study_results(folder: StudyFolder, title: str = "") -> StudyResults:
     histories = {trial: topology_history_of(folder, trial) for trial in trials}
     finished = {trial: history for trial, history in histories.items() if history is not None}
     first = {trial.arm: trial for trial in reversed(finished)}
+    rows = tuple(compare_cells(study, folder, images))
     return StudyResults(
         study=study,
         text=folder.study.read_text("utf-8"),
         tables=tables,
         images=images,
-        rows=tuple(compare_cells(study, folder, images)),
+        rows=rows,
+        hypotheses=tuple(evaluate_hypotheses(study, [row.cell for row in rows])),
         histories=finished,
         missing=tuple(trial for trial, history in histories.items() if history is None),
         learning_rates={arm: _learning_rates(folder, trial) for arm, trial in first.items()},
@@ -181,6 +186,7 @@ def results_json(results: StudyResults) -> dict[str, Any]:
         "missing": [trial.name for trial in results.missing],
         "authors": source() if any(row.published for row in results.rows) else None,
         "cells": [cell_json(row) for row in results.rows],
+        "hypotheses": [hypothesis_json(one) for one in results.hypotheses],
         "pairs": [
             {"sparsity": sparsity, "better": pair.better, "worse": pair.worse, **_difference_json(pair.difference)}
             for sparsity in results.study.sparsities
