@@ -60,10 +60,11 @@ def test_topology_histories_are_those_of_python_sets(carried_out, arm):
         assert snapshot.explored == len(ever) / size
         inside = [sum(low <= position < high for position in topology) for low, high in pairwise(bounds)]
         assert list(snapshot.active) == inside
+    steps = [json.loads(line)["step"] for line in carried_out.run(trial).reallocations.read_text().splitlines()]
+    active_in_step = [len(topologies[sum(update <= step for update in steps)]) for step in range(14)]
+    assert history.mean_density == pytest.approx(sum(active_in_step) / 14 / size)
     assert history.snapshots[-1].overlap == 1
-    assert [snapshot.epoch for snapshot in history.snapshots[1:]] == [
-        json.loads(line)["step"] / 7 for line in carried_out.run(trial).reallocations.read_text().splitlines()
-    ]
+    assert [snapshot.epoch for snapshot in history.snapshots[1:]] == [step / 7 for step in steps]
 
 
 def test_a_topology_history_is_replayed_once_and_refused_if_it_ends_elsewhere_than_the_result(carried_out, monkeypatch):

@@ -2,8 +2,6 @@
 
 import copy
 import json
-import shlex
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -12,7 +10,9 @@ import click
 
 from sparsecore.cli.options import ExperimentOptions, common_options, study_experiment_options
 from sparsecore.cli.output import print_message, print_table, result_stream
-from sparsecore.cli.progress import StudyProgressBars, StudyProgressLines, StudyStatus
+from sparsecore.cli.progress import StudyStatus
+from sparsecore.cli.strategies import print_comparison, strategies
+from sparsecore.cli.study_options import Execution, execution_options, progress_class, settings_of
 from sparsecore.errors import InputError
 from sparsecore.experiment.toml_files import toml_value
 from sparsecore.run.folder import create_numbered
@@ -21,11 +21,13 @@ from sparsecore.study.definition import Study, load_study, preset_names
 from sparsecore.study.folder import StudyFolder
 from sparsecore.study.hypotheses import HypothesisResult, evaluate_hypotheses, hypothesis_json, hypothesis_texts
 from sparsecore.study.images import identify_images
-from sparsecore.study.pools import Pool, PoolOptions, create_pool
+from sparsecore.study.pools import Pool
 from sparsecore.study.report import check_reportable, write_study_report
 from sparsecore.study.report.panels import full_name
 from sparsecore.study.report.results import cell_json
 from sparsecore.study.scheduler import ExecutionResult, execute
+from sparsecore.study.strategy_comparison.folder import ComparisonFolder
+from sparsecore.study.strategy_comparison.report import write_comparison_report
 from sparsecore.study.trials import check_options, model_of, trials_of
 
 _HEAD = ("arm", "sparsity", "trials", "test accuracy, %")
@@ -62,7 +64,10 @@ def show(folder: Path, *, as_json: bool) -> None:
     """
     opened = StudyFolder(folder)
     with result_stream() as stream:
-        print_study(opened.read(), opened, ExecutionResult(), stream, as_json=as_json)
+        if ComparisonFolder(folder).exists():
+            print_comparison(ComparisonFolder(folder), stream, as_json=as_json)
+        else:
+            print_study(opened.read(), opened, ExecutionResult(), stream, as_json=as_json)
 
 
 @study.command()
@@ -74,7 +79,13 @@ def report(folder: Path, images: str) -> None:
     DIR is the folder of the study. The report is report.html, figures/ (SVG and PNG) and results.json.
     """
     with result_stream() as stream:
-        print_message(str(write_study_report(StudyFolder(folder), images)), stream)
+        if ComparisonFolder(folder).exists():
+            print_message(str(write_comparison_report(ComparisonFolder(folder))), stream)
+        else:
+            print_message(str(write_study_report(StudyFolder(folder), images)), stream)
+
+
+study.add_command(strategies)
 
 
 @click.command()
@@ -82,11 +93,7 @@ def report(folder: Path, images: str) -> None:
 @click.option("--sparsity", "sparsities", metavar="S", multiple=True, help="Replace the sparsities. Repeatable.")
 @click.option("--arm", "arms", metavar="NAME", multiple=True, help="Run only this arm. Repeatable.")
 @click.option("--trials", metavar="N", type=int, help="Runs of each arm at each sparsity.")
-@click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="Study folder  [default: new in studies/]")
-@click.option("--resume", is_flag=True, help="Continue the study in --out.")
-@click.option("--jobs", metavar="N", type=int, help="Trials that run at once  [default: CPU cores]")
-@click.option("--on", "pool_name", metavar="POOL", default="local", help="local, ray or slurm  [default: local]")
-@click.option("--on-set", "pool_options", metavar="KEY=VALUE", multiple=True, help="Option of the pool. Repeatable.")
+@execution_options
 @common_options
 @click.pass_context
 def _run_study(
@@ -109,10 +116,11 @@ def _run_study(
     with result_stream() as stream:
         check_reportable()
         requested = _requested_study(name, options, settings, trials, sparsities, arms)
-        pool = create_pool(pool_name, PoolOptions(jobs, dict(_key_and_value(pair) for pair in pool_options)))
+        execution = Execution(jobs, pool_name, pool_options)
+        pool = execution.pool()
         has_options = any((trials, sparsities, arms, settings, *options.values()))
         folder = _folder_to_resume(requested, out, has_options=has_options) if resume else _new_folder(requested, out)
-        outcome = _execute(folder, pool, lambda: _resume_command(name, folder, jobs, pool_name, pool_options))
+        outcome = _execute(folder, pool, lambda: execution.resume_command(name, folder.path))
         print_study(folder.read(), folder, outcome, stream, as_json=as_json)
         print_message(f"report: {write_study_report(folder)}", None if as_json else stream)
     return 1 if outcome.failed else 0
@@ -135,8 +143,7 @@ def _requested_study(
 ) -> Study:
     """Return the named study, changed by the options of the command line."""
     preset = load_study(name).only(arms) if arms else load_study(name)
-    texts = {**ExperimentOptions.of(None, options, (), ()).options, **dict(map(_key_and_value, settings))}
-    study_options = {**preset.options, **{key: toml_value(text) for key, text in texts.items()}}
+    study_options = {**preset.options, **settings_of(ExperimentOptions.of(None, options, (), ()).options, settings)}
     changes: dict[str, Any] = {"options": study_options}
     if trials is not None:
         changes["trials"] = trials
@@ -145,13 +152,6 @@ def _requested_study(
     requested = Study.of({**preset.for_model(model_of(study_options)).tables(), **changes})
     check_options(requested)
     return requested
-
-
-def _key_and_value(pair: str) -> tuple[str, str]:
-    name, equals, value = pair.partition("=")
-    if not (name and equals):
-        raise InputError(f"a setting is written key=value; given {pair!r}")
-    return name.strip(), value.strip()
 
 
 def _new_folder(requested: Study, out: Path | None) -> StudyFolder:
@@ -179,7 +179,7 @@ def _folder_to_resume(requested: Study, out: Path | None, *, has_options: bool) 
 def _execute(folder: StudyFolder, pool: Pool, resume_command: Callable[[], str]) -> ExecutionResult:
     """Execute the study; if that is interrupted or a file cannot be written, tell the command that continues it."""
     trials = trials_of(folder.read())
-    progress = StudyProgressBars if sys.stderr is not None and sys.stderr.isatty() else StudyProgressLines
+    progress = progress_class()
     try:
         with folder.locked():
             print_message(f"sparsecore: study folder {folder.path}")
@@ -191,15 +191,6 @@ def _execute(folder: StudyFolder, pool: Pool, resume_command: Callable[[], str])
     except OSError as error:
         error.add_note(f"finished trials are kept; continue with: {resume_command()}")
         raise
-
-
-def _resume_command(
-    name: str, folder: StudyFolder, jobs: int | None, pool_name: str, pool_options: Sequence[str]
-) -> str:
-    """Return the command that continues the study in the same way."""
-    words = ["sparsecore", "study", name, "--resume", "--out", str(folder.path), "--on", pool_name]
-    words += [word for pair in pool_options for word in ("--on-set", pair)]
-    return shlex.join([*words, *(["--jobs", str(jobs)] if jobs else [])])
 
 
 def print_study(study: Study, folder: StudyFolder, outcome: ExecutionResult, stream: TextIO, *, as_json: bool) -> None:

@@ -1,7 +1,7 @@
 """The definition of a study: its arms, sparsities and number of trials, read from a preset or a TOML file."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -34,6 +34,10 @@ def _check_printable(_: object, attribute: "attrs.Attribute[Any]", text: str) ->
         raise InputError(f"the {attribute.name} of a study or an arm consists of printable characters; given {text!r}")
 
 
+def _as_tuple(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(names)
+
+
 @attrs.frozen
 class Arm:
     """One training method that a study compares with others.
@@ -55,7 +59,7 @@ class Arm:
 
     name: str = attrs.field(validator=_check_name)
     label: str = attrs.field(default="", validator=_check_printable)
-    strategy: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    strategy: tuple[str, ...] = attrs.field(default=(), converter=_as_tuple)
     settings: Mapping[str, Any] = attrs.field(factory=dict)
     after: str | None = None
     once: bool = False

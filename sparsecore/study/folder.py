@@ -15,7 +15,7 @@ from sparsecore.errors import InputError
 from sparsecore.experiment.assembly import differences, experiment_fingerprint
 from sparsecore.run.files import BusyError, Lock, new_folder, read_regular_toml, write_whole
 from sparsecore.run.folder import FolderExistsError, RunFolder, is_occupied
-from sparsecore.run.logs import Effort, read_record
+from sparsecore.run.logs import Effort, RunFlops, read_record
 from sparsecore.study.definition import Study
 from sparsecore.study.trials import Trial, experiment_of, trials_of
 
@@ -53,12 +53,18 @@ class TrialResult:
         seconds: wall time of the run.
         topology_sha256: fingerprint of layout and positions; None if unknown.
         experiment_sha256: fingerprint of the experiment that was run; None if unknown.
+        test_loss: mean cross-entropy over the test images, in nats; None if unknown.
+        sparsity: the fraction of inactive positions at the end; None if unknown.
+        flops: floating-point operations of the run; None where they are not known.
     """
 
     test_accuracy: float = attrs.field(validator=_check_finite)
     seconds: float = attrs.field(validator=_check_finite)
     topology_sha256: str | None = None
     experiment_sha256: str | None = None
+    test_loss: float | None = None
+    sparsity: float | None = None
+    flops: RunFlops | None = None
 
 
 @attrs.frozen

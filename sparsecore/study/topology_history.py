@@ -49,6 +49,8 @@ class TopologyHistory:
         updates: number of updates.
         epochs: number of epochs.
         snapshots: the topology at the start and after each update, or after some that are evenly spread with the last.
+        mean_density: mean over the steps of the fraction of positions that were active in them; None in files that were
+            written before it was counted.
     """
 
     topology_sha256: str
@@ -57,6 +59,7 @@ class TopologyHistory:
     updates: int
     epochs: int
     snapshots: tuple[TopologySnapshot, ...]
+    mean_density: float | None = None
 
 
 def topology_history_of(folder: StudyFolder, trial: Trial) -> TopologyHistory | None:
@@ -77,7 +80,7 @@ def topology_history_of(folder: StudyFolder, trial: Trial) -> TopologyHistory | 
         return None
     if stored.exists():
         known = read_record(stored, TopologyHistory)
-        if known.topology_sha256 == result.topology_sha256:
+        if known.topology_sha256 == result.topology_sha256 and known.mean_density is not None:
             return known
     history = replayed_history(folder.run(trial))
     if history.topology_sha256 != result.topology_sha256:
@@ -101,12 +104,17 @@ def replayed_history(run: RunFolder) -> TopologyHistory:
         raise InputError(f"{run.metrics} is damaged: it has no epoch, but the run has finished")
     last = lines[-1]
     final, updates = _mask(first), 0
+    began = lines[0].step - last.step // last.epoch  # not 0 where values were rewound to a later epoch
+    active, since, active_steps = len(first.positions), began, 0
     for move in moves(run, first.layout):
         _apply(move, final)
         updates += 1
+        active_steps += active * (move.step - since)
+        active, since = active + len(move.grown) - len(move.pruned), move.step
+    mean_density = (active_steps + active * (last.step - since)) / ((last.step - began) * first.layout.size)
     snapshots = tuple(_snapshots(first, final, run, last.step / last.epoch, updates))
     layout, end = first.layout, _topology(first, final)
-    return TopologyHistory(end.sha256(), layout.names, layout.sizes, updates, last.epoch, snapshots)
+    return TopologyHistory(end.sha256(), layout.names, layout.sizes, updates, last.epoch, snapshots, mean_density)
 
 
 def _snapshots(

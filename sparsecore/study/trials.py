@@ -73,13 +73,28 @@ def experiment_of(study: Study, trial: Trial, runs: Path) -> Experiment:
         InputError: an unknown setting or plugin, a wrong type, or a value out of range.
     """
     arm = study.arm(trial.arm)
-    settings = [f"{name}={value}" for name, value in _settings(study, arm, trial, runs).items()]
-    tables = Experiment.of(assemble(None, {}, arm.strategy, settings)).tables()
+    tables = tables_before_rescaling(study, trial, runs)
     epochs = max(1, round(arm.length * int(study.options.get(_EPOCHS, tables["training"]["epochs"]))))
     tables = rescaled(tables, epochs)
     if arm.learning_rates:
         tables["training"]["learning_rate"] = pieces_by_epoch(arm.learning_rates, epochs)
     return Experiment.of(tables)
+
+
+def tables_before_rescaling(study: Study, trial: Trial, runs: Path) -> Tables:
+    """Return the tables of a trial's experiment with the number of epochs that the presets have.
+
+    Args:
+        study: the study, whose own number of epochs is left out.
+        trial: the trial.
+        runs: folder that has the runs by the names of their trials.
+
+    Raises:
+        InputError: an unknown setting or plugin, a wrong type, or a value out of range.
+    """
+    arm = study.arm(trial.arm)
+    settings = [f"{name}={value}" for name, value in _settings(study, arm, trial, runs).items()]
+    return Experiment.of(assemble(None, {}, arm.strategy, settings)).tables()
 
 
 def model_of(options: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Literal
+from typing import ClassVar, Literal
 
 import attrs
 import numpy as np
@@ -60,6 +60,8 @@ class DeepRewiring:
         scope: whether dormant connections wake anywhere in the 'network' (the original) or in the same 'tensor'.
         schedule: when connections become dormant and wake.
     """
+
+    tuning: ClassVar = {"l1": (1e-6, 1e-4), "temperature": (1e-10, 1e-6)}
 
     l1: float = attrs.field(default=1e-5, validator=attrs.validators.ge(0))
     temperature: Schedule = attrs.field(

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from types import MappingProxyType
-from typing import Literal
+from typing import ClassVar, Literal
 
 import attrs
 import numpy as np
@@ -46,6 +46,8 @@ class DensitySchedule:
         scope: whether the smallest weights of each 'tensor' are pruned, in proportion to what is left of it, or of the
             whole 'network'. Of a tensor one weight always stays.
     """
+
+    is_piece: ClassVar = True
 
     sparsity: float = attrs.field(default=0.95, validator=[attrs.validators.ge(0), attrs.validators.lt(1)])
     shape: Literal["cubic", "linear"] = attrs.field(

@@ -50,6 +50,10 @@ class DynamicReallocation:
     """
 
     declares: ClassVar = Declares(smallest_first="network")
+    tuning: ClassVar = {
+        "target": ["5%", "10%", "20%", "30%"],
+        "schedule": [{"times": times, "until": 0.8} for times in (25, 100, 400)],
+    }
 
     target: Amount = attrs.field(default=Amount(20_000), converter=as_amount)
     tolerance: float = attrs.field(default=0.1, validator=[attrs.validators.ge(0), attrs.validators.lt(1)])

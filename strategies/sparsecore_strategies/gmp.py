@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Literal
+from typing import ClassVar, Literal
 
 import attrs
 import numpy as np
@@ -45,6 +45,8 @@ class GradualPruning:
         scope: whether the largest |w| of the whole 'network' are kept, or of each 'tensor' (the paper), all alike.
         schedule: when updates are due in between.
     """
+
+    tuning: ClassVar = {"until": (0.4, 0.9), "scope": ["network", "tensor"]}
 
     initial_sparsity: float = attrs.field(default=0.0, validator=[attrs.validators.ge(0), attrs.validators.lt(1)])
     begin: float = 0.0

@@ -61,6 +61,7 @@ class GradualRegeneration:
 
     # the pruning is of the network; what each tensor drops then is not
     declares: ClassVar = Declares(smallest_first="tensor")
+    tuning: ClassVar = {"drop_fraction.start": (0.1, 0.6), "until": (0.4, 0.9)}
 
     drop_fraction: Schedule = attrs.field(default=Cosine(0.5, 0.0), converter=as_schedule, validator=check_fraction)
     initial_sparsity: float = attrs.field(default=0.0, validator=[attrs.validators.ge(0), attrs.validators.lt(1)])

@@ -47,6 +47,10 @@ class RigL:
     """
 
     declares: ClassVar = Declares(smallest_first="tensor", shares="pruned")
+    tuning: ClassVar = {
+        "drop_fraction.start": (0.1, 0.6),
+        "schedule": [{"times": times, "until": 0.75} for times in (25, 100, 400)],
+    }
 
     drop_fraction: Schedule = attrs.field(
         default=Cosine(0.3, 0.0, until=0.75), converter=as_schedule, validator=check_fraction

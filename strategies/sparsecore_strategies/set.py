@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from types import MappingProxyType
-from typing import Literal
+from typing import ClassVar, Literal
 
 import attrs
 
@@ -50,6 +50,11 @@ class SparseEvolution:
         start: the start distribution: 'er' (Erdős–Rényi, the original), 'erk' or 'uniform'.
         schedule: when updates are due.
     """
+
+    tuning: ClassVar = {
+        "drop_fraction": (0.1, 0.5),
+        "schedule": [{"times": times, "until": 0.8} for times in (25, 100, 400)],
+    }
 
     drop_fraction: float = attrs.field(default=0.3, validator=[attrs.validators.ge(0), attrs.validators.lt(1)])
     ranking: Literal["signed", "magnitude"] = attrs.field(

@@ -48,6 +48,10 @@ class SparseMomentum:
     """
 
     declares: ClassVar = Declares(smallest_first="tensor")
+    tuning: ClassVar = {
+        "drop_fraction.start": (0.1, 0.6),
+        "schedule": [{"times": times, "until": 0.8} for times in (25, 100, 400)],
+    }
 
     drop_fraction: Schedule = attrs.field(default=Cosine(0.5, 0.0), converter=as_schedule, validator=check_fraction)
     momentum: float = attrs.field(default=0.9, validator=[attrs.validators.ge(0), attrs.validators.lt(1)])

@@ -2,6 +2,7 @@
 
 import math
 from functools import cached_property
+from typing import ClassVar
 
 import attrs
 import numpy as np
@@ -80,6 +81,8 @@ class SoftDeepRewiring:
         step_size: η of noise and pull; the optimizer's learning rate is that of the gradient.
         lowest: θ_min, below zero.
     """
+
+    tuning: ClassVar = {"temperature": (1e-9, 1e-5), "lowest": (-0.5, -0.02)}
 
     l1: float = attrs.field(default=1e-5, validator=attrs.validators.ge(0))
     temperature: Schedule = attrs.field(

@@ -1,7 +1,7 @@
 """SRigL, structured RigL (Lasby et al. 2024): RigL with N weights among each M positions, or a constant fan-in."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import attrs
 import numpy as np
@@ -73,6 +73,11 @@ class StructuredRigL:
         schedule: when updates are due.
         ablate: γ, for which ``group`` must be None; 0 ablates no neuron.
     """
+
+    tuning: ClassVar = {
+        "drop_fraction.start": (0.1, 0.6),
+        "schedule": [{"times": times, "until": 0.75} for times in (25, 100, 400)],
+    }
 
     group: int | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.ge(1)))
     drop_fraction: Schedule = attrs.field(

@@ -1,0 +1,168 @@
+"""The tables of a comparison of strategies as texts, for the terminal, the page and Markdown."""
+
+from collections.abc import Iterator, Sequence
+
+import attrs
+
+from sparsecore.experiment.toml_files import inline_toml
+from sparsecore.study.comparison import SIGNIFICANCE_LEVEL
+from sparsecore.study.report.results import counted
+from sparsecore.study.strategy_comparison.results import (
+    ArmResult,
+    ComparisonResults,
+    Measurement,
+    NetworkResult,
+    SparsityResult,
+)
+from sparsecore.study.strategy_comparison.tuning import TuningRun, best_run
+
+LEGEND = (
+    "Means of the trials ± half the width of their 95 % confidence interval (Student's t). Strategies with a letter in "
+    f"common do not differ in accuracy: p ≥ {SIGNIFICANCE_LEVEL:g} in Welch's t-test, two-sided, corrected by Holm for "
+    "all pairs of the table. Training FLOPs are relative to those of as many steps of the dense network. Densities are "
+    "the share of active weights, in the mean over all steps and at the end. The ITOP rate is the share of positions "
+    "that were active at some time. Seconds are wall time."
+)
+"""The explanation of the tables."""
+
+
+@attrs.frozen
+class Table:
+    """A table of texts.
+
+    Attributes:
+        head: titles of the columns.
+        rows: cells; the first of each row is a name, the others are numbers or short texts.
+    """
+
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def markdown(self) -> str:
+        """Return the table in Markdown, with the first column as code and the others aligned at the right."""
+        lines = [self.head, ("---", *("---:" for _ in self.head[1:]))]
+        lines += [(f"`{name}`", *cells) for name, *cells in self.rows]
+        return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+def sparsity_table(result: SparsityResult, trials: int) -> Table:
+    """Return the table of a network at a sparsity.
+
+    Args:
+        result: the results.
+        trials: number of trials of each arm, to mark arms with fewer.
+    """
+    head = (
+        "strategy",
+        "test accuracy, %",
+        "differ",
+        "training FLOPs",
+        "mean density, %",
+        "density at the end, %",
+        "ITOP rate",
+        "seconds",
+    )
+    return Table(head, tuple(_cells(arm, trials) for arm in result.arms))
+
+
+def _cells(result: ArmResult, trials: int) -> tuple[str, ...]:
+    accuracy = in_text(result.accuracy, 2, 100) or "none yet"
+    return (
+        result.arm.name,
+        accuracy if result.finished in {0, trials} else f"{accuracy} ({result.finished} of {trials})",
+        result.letters,
+        in_text(result.training_flops, 3),
+        in_text(result.mean_density, 1, 100),
+        in_text(result.final_density, 1, 100),
+        in_text(result.explored, 3),
+        in_text(result.seconds, 0),
+    )
+
+
+def in_text(measurement: Measurement, digits: int, unit: float = 1.0) -> str:
+    """Return mean ± half width of the interval.
+
+    Args:
+        measurement: what was measured.
+        digits: digits behind the decimal point.
+        unit: factor of all numbers, such as 100 for percent.
+
+    Returns:
+        For example '94.12 ± 0.08'; the mean alone if there is no interval or it is rounded to zero, and an empty text
+        without a mean.
+    """
+    if measurement.mean is None:
+        return ""
+    mean = f"{unit * measurement.mean:.{digits}f}"
+    half = f"{unit * (measurement.half_width or 0.0):.{digits}f}"
+    return f"{mean} ± {half}" if float(half) else mean
+
+
+def tests_in_words(result: SparsityResult) -> str:
+    """Return what the tests say of all arms of a sparsity together."""
+    differing = sum(pair.differ for pair in result.pairs)
+    pairs = f"{differing} of {len(result.pairs)} pairs differ after Holm's correction."
+    if result.anova is None:
+        return f"{pairs} There is no analysis of variance, as an arm has fewer than two trials or equal ones."
+    anova = result.anova
+    statistic = f"F({anova.between}, {anova.within:.1f}) = {anova.f:.3g}, p = {anova.p:.2g}"
+    return f"Welch's analysis of variance: {statistic}; {pairs}"
+
+
+def tuning_table(result: NetworkResult) -> Table:
+    """Return the table of the settings that were the best in the tuning."""
+    rows = tuple((name, *_tuning_cells(runs)) for name, runs in result.tuning.items())
+    return Table(("strategy", "runs", "held-out accuracy, %", "with the presets, %", "best settings"), rows)
+
+
+def _tuning_cells(runs: Sequence[TuningRun]) -> tuple[str, ...]:
+    best = best_run(list(runs))
+    finished = sum(run.accuracy is not None for run in runs)
+    settings = {} if best is None else best.settings
+    texts = (f"{name.removeprefix('strategy.')} = {_short(value)}" for name, value in settings.items())
+    return (
+        f"{len(runs)}" if finished == len(runs) else f"{finished} of {len(runs)}",
+        _percent(None if best is None else best.accuracy),
+        _percent(runs[0].accuracy),
+        ", ".join(texts) or ("none: every run failed" if best is None else "the presets'"),
+    )
+
+
+def _short(value: object) -> str:
+    return inline_toml(value).replace('"', "")
+
+
+def _percent(accuracy: float | None) -> str:
+    return "" if accuracy is None else f"{100 * accuracy:.2f}"
+
+
+def protocol(result: NetworkResult, results: ComparisonResults) -> str:
+    """Return how a network was trained and tuned, in one paragraph."""
+    comparison, network = results.comparison, result.network
+    epochs = "" if result.epochs is None else f", {counted(result.epochs, 'epoch')}"
+    return (
+        f"{result.title}{epochs}, {counted(comparison.trials, 'trial')} of each strategy. Each was tuned with "
+        f"{counted(comparison.tuning_runs, 'run')} at sparsity {network.tuned_at:g}, tested on {network.held_out:,} "
+        "held-out training images: the first with the settings of the presets, the others with learning rates and "
+        "options drawn around them."
+    )
+
+
+def markdown(results: ComparisonResults) -> str:
+    """Return all tables as Markdown, such as docs/strategies.md has them."""
+    return "\n\n".join([*_markdown_parts(results), LEGEND]) + "\n"
+
+
+def _markdown_parts(results: ComparisonResults) -> Iterator[str]:
+    for network in results.networks:
+        yield f"### {network.title}"
+        yield protocol(network, results)
+        if network.unfinished:
+            yield f"{counted(len(network.unfinished), 'run')} not finished."
+        for one in network.sparsities:
+            yield f"Sparsity {one.sparsity:g}. {tests_in_words(one)}"
+            yield sparsity_table(one, results.comparison.trials).markdown()
+        yield "The settings that the tuning chose:"
+        yield tuning_table(network).markdown()
+        if network.machines:
+            yield f"Computed on {'; '.join(network.machines)}."

@@ -1,0 +1,288 @@
+"""``sparsecore study strategies``: all strategies tuned with the same number of runs, then compared."""
+
+import json
+import tomllib
+from collections.abc import Iterator
+from concurrent.futures import Future
+from importlib import import_module
+from pathlib import Path
+
+import attrs
+import pytest
+from command_line import said, small_images, sparsecore
+from in_process import no_waiting_for_the_disk
+from scipy import stats
+from study_examples import InProcessPool
+
+from sparsecore.plugins.discovery import installed
+from sparsecore.study.pools import Job
+from sparsecore.study.strategy_comparison.composition import ComparisonRequest, compose
+from sparsecore.study.strategy_comparison.definition import Contender
+from sparsecore.study.strategy_comparison.results import ArmResult, Measurement, compared
+
+MINE = '''
+from typing import ClassVar
+
+import attrs
+from sparsecore.strategy import Every, fraction_of, hookimpl, smallest_of_each
+
+
+@attrs.frozen(eq=False)
+class Mine:
+    """Drop a fraction of the smallest weights of each tensor."""
+
+    tuning: ClassVar = {"drop_fraction": (0.1, 0.5)}
+
+    drop_fraction: float = 0.3
+
+    @hookimpl
+    def update_due(self, clock):
+        return Every(steps=2)(clock)
+
+    @hookimpl
+    def prune(self, topology, values):
+        return topology.all_but(smallest_of_each(topology, values, fraction_of(self.drop_fraction, topology.counts)))
+'''
+FAILING = """
+class Failing(Mine):
+    @hookimpl
+    def update_due(self, clock):
+        assert self.drop_fraction == 0.3, "it fails with every setting but the preset's"
+        return False
+"""
+ARMS = ("--arm", "dense", "--arm", "static", "--arm", "mine")
+
+
+class StoppingPool(InProcessPool):
+    """Runs some jobs in this process, and is then interrupted as by Ctrl-C or a kill.
+
+    Attributes:
+        done: names of the jobs that were run.
+    """
+
+    def __init__(self, most: int = 1000) -> None:
+        self.done: list[str] = []
+        self._most = most
+
+    def submit(self, job: Job) -> "Future[int]":
+        if len(self.done) == self._most:
+            raise KeyboardInterrupt
+        self.done.append(job.name)
+        try:
+            return super().submit(job)
+        except AssertionError:
+            failed: Future[int] = Future()
+            failed.set_result(1)
+            return failed
+
+
+@pytest.fixture(autouse=True, scope="module")
+def hurry() -> Iterator[None]:
+    with no_waiting_for_the_disk(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sparsecore.report.page.page", lambda _: "")
+        yield
+
+
+def compare(folder: Path, pool: StoppingPool, *arguments: object, json_output: bool = True):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(import_module("sparsecore.cli.study_options"), "create_pool", lambda *_: pool)
+        given = [*map(str, arguments), *(["--json"] if json_output else [])]
+        return sparsecore("study", "strategies", "--out", "out", *given, cwd=folder)
+
+
+def options(folder: Path) -> tuple[str, ...]:
+    (folder / "mine.py").write_text(MINE + FAILING)
+    small_images(folder / "images.npz")
+    return (
+        *("--model", "lenet-12-8", "--data", "npz", "--set", "data.file=images.npz", "--batch-size", "16"),
+        *("--epochs", "1", "--sparsity", "0.8", "--strategy", "mine.py:Mine", "--trials", "2", "--tuning-runs", "3"),
+    )
+
+
+@pytest.fixture(scope="module")
+def carried_out(tmp_path_factory: pytest.TempPathFactory, hurry: None):  # noqa: ARG001
+    folder = tmp_path_factory.mktemp("strategies")
+    stopped = StoppingPool(5)
+    done = compare(folder, stopped, *options(folder), *ARMS)
+    assert done.returncode == 130, done.stderr
+    assert "continue with: sparsecore study strategies --resume" in done.stderr
+    resumed = StoppingPool()
+    done = compare(folder, resumed, "--resume")
+    assert done.returncode == 0, done.stderr
+    return folder / "out", stopped.done, resumed.done, json.loads(done.stdout)
+
+
+def experiments(folder: Path) -> dict[str, dict]:
+    return {file.stem: tomllib.loads(file.read_text()) for file in sorted(folder.glob("experiments/*.toml"))}
+
+
+def test_an_interrupted_comparison_continues_and_repeats_no_run(carried_out):
+    _, before, after, result = carried_out
+    assert len(before) == 5
+    assert len({*before, *after}) == len(before) + len(after) == 3 * 3 + 3 * 2
+    assert [network["unfinished"] for network in result["networks"]] == [[]]
+
+
+def test_every_strategy_has_the_same_number_of_tuning_runs_all_on_held_out_images(carried_out):
+    out, *_, result = carried_out
+    [network] = result["networks"]
+    assert {name: len(tuned["runs"]) for name, tuned in network["tuning"].items()} == dict.fromkeys(
+        ("dense", "static", "mine"), 3
+    )
+    tuning, trials = (experiments(out / "lenet-12-8" / part) for part in ("tuning", "trials"))
+    assert len(tuning) == 9
+    assert {experiment["data"]["held_out"] for experiment in tuning.values()} == {10}  # a tenth of 100
+    assert {experiment["seed"] for experiment in tuning.values()} == {2}  # no trial has it
+    assert not any("held_out" in experiment["data"] for experiment in trials.values())
+    assert sorted({experiment["seed"] for experiment in trials.values()}) == [0, 1]
+
+
+def test_all_strategies_try_the_same_learning_rates_and_each_its_own_options(carried_out):
+    out, *_ = carried_out
+    tuning = experiments(out / "lenet-12-8" / "tuning")
+    rates = [
+        [tuning[f"{arm}-setting-{number}{at}-trial-0"]["training"]["learning_rate"] for number in range(3)]
+        for arm, at in (("dense", ""), ("static", "-at-0.8"), ("mine", "-at-0.8"))
+    ]
+    assert rates[0] == rates[1] == rates[2]
+    assert rates[0][0] == 0.1
+    assert all(0.1 / 3 <= rate <= 0.3 for rate in rates[0])
+    assert len(set(rates[0])) == 3
+    drops = [tuning[f"mine-setting-{number}-at-0.8-trial-0"]["strategy"][0]["drop_fraction"] for number in range(3)]
+    assert drops[0] == 0.3
+    assert all(0.1 <= drop <= 0.5 for drop in drops)
+
+
+def test_the_trials_have_the_settings_of_the_best_tuning_run(carried_out):
+    out, *_, result = carried_out
+    trials = experiments(out / "lenet-12-8" / "trials")
+    runs = result["networks"][0]["tuning"]["mine"]["runs"]
+    best = max(runs, key=lambda run: (run["accuracy"], -run["loss"]))
+    experiment = trials["mine-at-0.8-trial-1"]
+    settings = best["settings"]
+    assert experiment["training"]["learning_rate"] == settings.get("training.learning_rate", 0.1)
+    assert experiment["strategy"][0]["drop_fraction"] == settings.get("strategy.Mine.drop_fraction", 0.3)
+    assert result["networks"][0]["tuning"]["mine"]["best"] == settings
+
+
+def test_the_reported_numbers_are_those_of_the_runs(carried_out):
+    out, *_, result = carried_out
+    [at_sparsity] = result["networks"][0]["sparsities"]
+    for arm in at_sparsity["arms"]:
+        suffix = "" if arm["arm"] == "dense" else "-at-0.8"
+        runs = [out / f"lenet-12-8/trials/runs/{arm['arm']}{suffix}-trial-{number}" for number in range(2)]
+        results = [json.loads((run / "result.json").read_text()) for run in runs]
+        assert arm["accuracy"]["values"] == [one["test_accuracy"] for one in results]
+        first, second = arm["accuracy"]["values"]
+        # 12.706 is the 97.5 % quantile of Student's t with one degree of freedom, s/√2 is half the difference
+        assert arm["accuracy"]["half_width"] == pytest.approx(12.7062047 * abs(first - second) / 2)
+        ratios = [one["flops"]["training"] / one["flops"]["training_dense"] for one in results]
+        assert arm["training_flops"]["values"] == ratios
+        assert (min(ratios) == 1.0) == (arm["arm"] == "dense")
+        assert arm["final_density"]["values"] == [1 - one["sparsity"] for one in results]
+        updates = [len((run / "reallocations.jsonl").read_text().splitlines()) for run in runs]
+        explored = arm["explored"]["values"]
+        assert all(
+            (rate > arm["final_density"]["values"][0]) == (count > 0)
+            for rate, count in zip(explored, updates, strict=True)
+        )
+
+
+def test_the_report_and_show_have_the_tables(carried_out):
+    out, *_, result = carried_out
+    assert json.loads((out / "results.json").read_text()) == {
+        key: value for key, value in result.items() if key != "folder"
+    }
+    page, tables = (out / "report.html").read_text(), (out / "tables.md").read_text()
+    shown = sparsecore("study", "show", out).stdout
+    for name in ("dense", "static", "mine"):
+        assert f"| `{name}` |" in tables
+        assert name in page
+        assert name in shown
+    assert "ITOP rate" in shown
+    before = (out / "report.html").read_bytes()
+    assert sparsecore("study", "report", out).returncode == 0
+    assert (out / "report.html").read_bytes() == before
+
+
+def test_a_comparison_whose_settings_have_changed_or_are_others_is_refused(carried_out, tmp_path):
+    out, *_ = carried_out
+    longer = compare(out.parent, StoppingPool(0), *options(out.parent), *ARMS, "--resume", "--trials", 3)
+    assert "was created for another comparison" in said(longer)
+    assert compare(out.parent, StoppingPool(0), *options(out.parent), *ARMS, "--resume").returncode == 0
+    assert "exists; give another --out, or --resume" in said(compare(out.parent, StoppingPool(0), *options(out.parent)))
+    text = (out / "strategies.toml").read_text()
+    try:
+        (out / "strategies.toml").write_text(text.replace("trials = 2", "trials = 3"))
+        assert "has changed since the comparison was begun: trials was 2" in said(sparsecore("study", "show", out))
+    finally:
+        (out / "strategies.toml").write_text(text)
+    refused = compare(tmp_path, StoppingPool(0), *options(tmp_path), "--set", "data.held_out=5")
+    assert "by --held-out, not by the setting data.held_out" in said(refused)
+    assert "no arm named 'rigged'" in said(compare(tmp_path, StoppingPool(0), *options(tmp_path), "--arm", "rigged"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tuning_run_that_fails_is_not_the_best_and_an_arm_of_failing_runs_is_named_and_left_out(tmp_path):
+    pool = StoppingPool()
+    arms = ("--strategy", "mine.py:Failing", "--trials", 1, "--arm", "static", "--arm", "failing")
+    done = compare(tmp_path, pool, *options(tmp_path), *arms)
+    assert done.returncode == 0, done.stderr
+    runs = json.loads(done.stdout)["networks"][0]["tuning"]["failing"]
+    assert [run["accuracy"] is None for run in runs["runs"]] == [False, True, True]
+    assert runs["best"] == {}
+    assert "failing-setting-1-at-0.8-trial-0 failed" in done.stderr
+    other = tmp_path / "other"
+    other.mkdir()
+    given = options(other)
+    (other / "mine.py").write_text((other / "mine.py").read_text().replace("self.drop_fraction == 0.3", "False"))
+    done = compare(other, pool, *given, *arms)
+    assert done.returncode == 1
+    assert "failing has no trials, because all its tuning runs failed" in done.stderr
+    [at_sparsity] = json.loads(done.stdout)["networks"][0]["sparsities"]
+    assert [arm["arm"] for arm in at_sparsity["arms"]] == ["static"]
+
+
+def test_by_default_all_complete_strategies_are_compared_on_lenet_at_three_sparsities():
+    composed = compose(ComparisonRequest(held_out=5000))
+    names = {arm.name for arm in composed.comparison.arms}
+    pieces = {"gradient-growth", "momentum-growth", "magnitude-drop", "density-schedule", "erk-start"}
+    assert {"dense", "static", "dpr", "set", "rigl", "srigl", "snfs", "gmp", "granet", "deepr", "soft-deepr"} <= names
+    assert not names & pieces
+    assert names <= {"dense", *(entry.name for entry in installed("strategy"))}
+    assert (composed.comparison.trials, composed.comparison.tuning_runs) == (5, 6)
+    lenet = composed.comparison.networks[0]
+    assert (lenet.name, lenet.sparsities, lenet.tuned_at) == ("lenet-300-100", (0.95, 0.98, 0.99), 0.98)
+
+
+def arm_result(name: str, *accuracies: float) -> ArmResult:
+    nothing = Measurement()
+    accuracy = Measurement(accuracies)
+    return ArmResult(Contender(name, (name,)), len(accuracies), accuracy, *[nothing] * 6)
+
+
+def test_arms_differ_where_welchs_p_times_the_rank_of_holm_is_below_a_twentieth():
+    samples = {
+        "low": (0.90, 0.91, 0.92, 0.905, 0.915),
+        "middle": (0.95, 0.951, 0.949, 0.952, 0.948),
+        "high": (0.953, 0.955, 0.954, 0.952, 0.956),
+    }
+    result = compared(0.9, [arm_result(name, *sample) for name, sample in samples.items()])
+    assert [one.arm.name for one in result.arms] == ["high", "middle", "low"]
+    p = {
+        frozenset(pair): stats.ttest_ind(samples[pair[0]], samples[pair[1]], equal_var=False).pvalue
+        for pair in (("low", "middle"), ("low", "high"), ("middle", "high"))
+    }
+    for rank, pair in enumerate(result.pairs):
+        own = p[frozenset((pair.better, pair.worse))]
+        assert pair.difference.p == pytest.approx(own)
+        assert pair.corrected_p == pytest.approx(
+            max((3 - rank) * own, *(one.corrected_p for one in result.pairs[:rank]), 0)
+        )
+    assert [pair.differ for pair in result.pairs] == [True, True, True]
+    assert [one.letters for one in result.arms] == ["a", "b", "c"]
+    assert [one.better_than for one in result.arms] == [("low", "middle"), ("low",), ()]
+    again = compared(0.9, [*(attrs.evolve(one, letters="") for one in result.arms), arm_result("single", 0.5)])
+    assert again.arms[-1].letters == ""
+    assert again.anova is None
+    assert result.anova.p < 1e-3
