@@ -149,20 +149,21 @@ def protocol(result: NetworkResult, results: ComparisonResults) -> str:
 
 
 def markdown(results: ComparisonResults) -> str:
-    """Return all tables as Markdown, such as docs/strategies.md has them."""
-    return "\n\n".join([*_markdown_parts(results), LEGEND]) + "\n"
+    """Return a page in Markdown with all tables."""
+    return "\n\n".join(["# Strategies compared", LEGEND, *_markdown_parts(results)]) + "\n"
 
 
 def _markdown_parts(results: ComparisonResults) -> Iterator[str]:
     for network in results.networks:
-        yield f"### {network.title}"
+        yield f"## {network.title}"
         yield protocol(network, results)
         if network.unfinished:
             yield f"{counted(len(network.unfinished), 'run')} not finished."
         for one in network.sparsities:
-            yield f"Sparsity {one.sparsity:g}. {tests_in_words(one)}"
+            yield f"### Sparsity {one.sparsity:g}"
+            yield tests_in_words(one)
             yield sparsity_table(one, results.comparison.trials).markdown()
-        yield "The settings that the tuning chose:"
+        yield "### The settings that the tuning chose"
         yield tuning_table(network).markdown()
         if network.machines:
             yield f"Computed on {'; '.join(network.machines)}."
