@@ -32,7 +32,7 @@ from sparsecore.strategy import (
 
 
 def _check_drop(_: object, attribute: "attrs.Attribute[float]", given: float) -> None:
-    if given >= 1 and (given == 1 or given != int(given)):
+    if given >= 1 and (given == 1 or not float(given).is_integer()):
         raise InputError(
             f"{attribute.name} must be a fraction below 1, or a whole number of weights from 2 on; given {given}"
         )
