@@ -27,7 +27,7 @@ from sparsecore.strategy import (
 )
 
 
-def _check_sparsities(_: object, attribute: "attrs.Attribute[object]", given: Mapping[str, float]) -> None:
+def _check_sparsities(_: object, attribute: "attrs.Attribute[Mapping[str, float]]", given: Mapping[str, float]) -> None:
     for name, sparsity in given.items():
         if not 0 <= sparsity < 1:
             raise InputError(f"a sparsity in {attribute.name} is at least 0 and below 1; given {sparsity} for {name!r}")
