@@ -48,6 +48,7 @@ def test_every_setting_is_documented(section: str, settings: type) -> None:
         "iterative-pruning",
         "granet",
         "chts",
+        "acdc",
         "momentum-growth",
         "magnitude-drop",
         "density-schedule",

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from sparsecore import Every
 from sparsecore.engine.units import Blocks
 from sparsecore.plugins.discovery import installed
+from sparsecore_strategies.acdc import AlternatingCompression
 from sparsecore_strategies.chts import CannistraciHebb
 from sparsecore_strategies.deepr import DeepRewiring
 from sparsecore_strategies.dpr import DynamicReallocation
@@ -48,6 +49,7 @@ STRATEGIES: dict[str, Any] = {
     "gmp": GradualPruning(schedule=_EVERY),
     "granet": GradualRegeneration(schedule=_EVERY),
     "chts": CannistraciHebb(schedule=_EVERY),
+    "acdc": AlternatingCompression(begin=0.0, phase=0.03),
     "gradient-growth": [_DPR, "gradient-growth"],
     "momentum-growth": [_DPR, "momentum-growth"],
     "magnitude-drop": [_DPR, "magnitude-drop"],

@@ -132,6 +132,7 @@ STACKS = {
     "gmp": [("gmp", {"schedule": OFTEN})],
     "granet": [("granet", {"schedule": OFTEN})],
     "chts": [("chts", {"schedule": OFTEN})],
+    "acdc": [("acdc", {})],
     "soft-deepr": [("soft-deepr", {"temperature": 1e-3})],
     "denser": [("set", {"schedule": OFTEN}), ("density-schedule", {"sparsity": 0.3})],
     "sparser": [("snfs", {"schedule": OFTEN}), ("density-schedule", {"scope": "network"})],

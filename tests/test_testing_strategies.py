@@ -3,6 +3,7 @@
 from hypothesis import strategies as st
 
 from sparsecore.testing import StrategyTests, hyperparameters, strategy_machine
+from sparsecore_strategies.acdc import AlternatingCompression
 from sparsecore_strategies.chts import CannistraciHebb
 from sparsecore_strategies.deepr import DeepRewiring
 from sparsecore_strategies.density_schedule import DensitySchedule
@@ -89,6 +90,11 @@ class TestGradualPruning(StrategyTests):
 
 class TestCannistraciHebb(StrategyTests):
     strategy = hyperparameters(CannistraciHebb)
+    max_examples = 5
+
+
+class TestAlternatingCompression(StrategyTests):
+    strategy = hyperparameters(AlternatingCompression)
     max_examples = 5
 
 
