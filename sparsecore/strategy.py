@@ -8,11 +8,11 @@
 - arrays: ``Array``, ``Arrays``, ``Gradient`` and ``DenseValues`` are the types of a backend's vectors, its operations,
   a dense gradient and dense initial values; ``counting_of`` returns operations that do not wait for a device.
 - time: ``Clock``; ``Every`` says when updates are due; ``Schedule``, ``Piecewise`` and ``Cosine`` are numbers that
-  change over a run, and ``as_schedule`` makes one of what a settings file holds; ``total_steps`` of a clock.
+  change over a run, and ``as_schedule`` makes one of what a settings file holds.
 - strategy state: ``per_weight`` and ``per_position`` mark its vectors.
 - settings: ``Amount`` and ``as_amount``, ``as_written``, ``check_fraction``, ``check_cubic``.
-- choosing weights to prune: ``smallest_of_each``, ``smallest_of_all``, ``smallest``, ``fraction_of``;
-  ``smallest_indices`` for arrays of NumPy.
+- choosing weights to prune: ``smallest_of_each``, ``smallest_of_all``, ``smallest``, ``fraction_of``,
+  ``fraction_rounded_up``; ``smallest_indices`` for arrays of NumPy.
 - sharing out growth: ``shares``, ``whole_numbers``, ``Counts``, ``constant``.
 - choosing positions to grow: ``random_free_positions``, ``free_positions``, ``draw_ranks``, ``largest_free``,
   ``first_free``, ``free_by_score``, ``free_ranks``.
@@ -61,7 +61,6 @@ from sparsecore.engine.schedules import (
     as_amount,
     as_schedule,
     as_written,
-    total_steps,
 )
 from sparsecore.engine.selection import smallest_indices
 from sparsecore.engine.state import State, per_position, per_weight
@@ -83,6 +82,7 @@ from sparsecore.toolbox.ranking import (
     check_fraction,
     first_free,
     fraction_of,
+    fraction_rounded_up,
     free_by_score,
     free_ranks,
     largest_free,
@@ -139,6 +139,7 @@ __all__ = [
     "first_of_each_group",
     "fixed_signs",
     "fraction_of",
+    "fraction_rounded_up",
     "free_by_score",
     "free_positions",
     "free_ranks",
@@ -162,7 +163,6 @@ __all__ = [
     "smallest_of_all",
     "smallest_of_each",
     "smallest_of_each_group",
-    "total_steps",
     "uniform",
     "whole_numbers",
 ]

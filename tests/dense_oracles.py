@@ -1,5 +1,6 @@
 """What strategies do, spelled out on dense masks, one tensor after the other; no code is shared with the engine."""
 
+import math
 from decimal import Decimal
 
 import numpy as np
@@ -27,6 +28,11 @@ def masks_of(topology):
 def floored(fraction, count):
     """⌊fraction · count⌋, the fraction as it is written."""
     return int(Decimal(repr(float(fraction))) * int(count))
+
+
+def ceiled(fraction, count):
+    """⌈fraction · count⌉, the fraction as it is written."""
+    return math.ceil(Decimal(repr(float(fraction))) * int(count))
 
 
 def without_smallest(mask, weights, count):

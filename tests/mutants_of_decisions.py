@@ -357,3 +357,20 @@ class OtherDtype(Sound):
     def initial_values(self, grown, values):
         other = {"float32": "float64", "float64": "float32"}[str(values.dtype)]
         return grown.arrays.cast(grown.arrays.zeros_like(values, grown.size) + 0.5, other)
+
+
+# weights that grow again
+
+
+@defect("says for each tensor, not for each weight, whether what grows again keeps its value", "regrown")
+class KeepsTensors(Sound):
+    @hookimpl
+    def keep_regrown(self, topology):
+        return topology.all()[: len(topology.layout)]
+
+
+@defect("returns the positions that keep their value if they grow again, and not one bool a weight", "regrown")
+class KeepsPositions(Sound):
+    @hookimpl
+    def keep_regrown(self, topology):
+        return topology.positions

@@ -64,7 +64,7 @@ MODELS = {"mlp": mlp, "convnet": convnet}
     strategy=st.sampled_from(sorted(STRATEGIES)),
     sparsity=st.sampled_from([0.5, 0.75, 0.9]),
     seed=st.integers(0, 99),
-    regrow_pruned=st.booleans(),
+    regrow_pruned=st.sampled_from([False, True, "keep"]),
 )
 def test_training_equals_a_loop_with_explicit_masks(model, optimizer, strategy, sparsity, seed, regrow_pruned):
     ours, theirs = MODELS[model](seed), MODELS[model](seed)

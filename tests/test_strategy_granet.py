@@ -5,7 +5,7 @@ import math
 import attrs
 import numpy as np
 import pytest
-from dense_oracles import drawn, floored, gathered, largest, masks_of, same, without_smallest
+from dense_oracles import ceiled, drawn, gathered, largest, masks_of, same, without_smallest
 from engine_examples import engine, topologies, values_of
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +23,7 @@ LAST = int(uniform(ROOMY, 0.9).sum())
 
 def run(strategy, sparsity=0.9, total=100, seed=0):
     """(step, state before, state, values before, update) of each step."""
-    algorithm = engine(ROOMY, {"granet": strategy}, seed=seed)
+    algorithm = engine(ROOMY, {"granet": strategy}, seed=seed, regrow_pruned=False)
     state = algorithm.start(sparsity, clock=Clock(total_steps=total))
     for step in range(1, total + 1):
         values = gathered(state.topology, drawn(ROOMY, step))
@@ -32,7 +32,7 @@ def run(strategy, sparsity=0.9, total=100, seed=0):
         state = advance.state
 
 
-def planned(first, step, end=75):
+def planned(first, step, end=68):
     return LAST + math.floor((first - LAST) * (1 - min(step, end) / end) ** 3 + 1e-9)
 
 
@@ -42,7 +42,7 @@ def test_each_update_prunes_the_network_and_then_regenerates_each_tensor(initial
     first, regenerated = None, 0
     for step, before, after, values, update in run(strategy):
         first = first or before.topology.size
-        assert (update is not None) == ((step % 10 == 0 and step < 100) or step == 75)
+        assert (update is not None) == ((step % 10 == 0 and step < 100) or step == 68)
         if update is None:
             continue
         weights = drawn(ROOMY, step)
@@ -52,8 +52,8 @@ def test_each_update_prunes_the_network_and_then_regenerates_each_tensor(initial
         for name, mask in masks_of(before.topology).items():
             offset = ROOMY.offsets[ROOMY.index(name)]
             kept = mask & ~np.isin(np.arange(mask.size) + offset, list(pruned))
-            fraction = 0.5 / 2 * (1 + math.cos(math.pi * step / 100))
-            count = min(floored(fraction, kept.sum()), int((~mask).sum()))
+            fraction = 0.005 + (0.5 - 0.005) / 2 * (1 + math.cos(math.pi * step / 100))
+            count = min(ceiled(fraction, kept.sum()), kept.sum() - 1, int((~mask).sum()))
             gradient = drawn(ROOMY, 1000 + step)[name]
             expected[name] = without_smallest(kept, weights[name], count) | largest(~mask, gradient, count)
             regenerated += count
@@ -71,14 +71,16 @@ def test_the_declared_number_holds_for_any_values(before, data):
     state = algorithm.start_at(before, sparsity=sparsity, clock=clock)
     after, _ = algorithm.update(state, values, drawn(before.layout).__getitem__)
     last = min(before.size, int(uniform(before.layout, sparsity).sum()))
-    left = (1 - min(clock.step, 75) / 75) ** 3
+    left = (1 - min(clock.step, 68) / 68) ** 3
     assert after.topology.size == last + math.floor((before.size - last) * left + 1e-9)
     assert (after.topology.counts >= 1).all()
 
 
 def test_regeneration_stays_in_its_tensor_while_pruning_does_not():
     layout = Layout.of({"weak": (50,), "strong": (50,)})
-    algorithm = engine(layout, {"granet": attrs.evolve(OFTEN, drop_fraction=0.5, initial_sparsity=0.2)})
+    algorithm = engine(
+        layout, {"granet": attrs.evolve(OFTEN, drop_fraction=0.5, initial_sparsity=0.2)}, regrow_pruned=False
+    )
     state = algorithm.start(0.6, clock=Clock(step=75, total_steps=100))
     values = np.concatenate([np.linspace(0.1, 0.2, 40), np.linspace(1, 2, 40)])
     _, got = algorithm.update(state, values, drawn(layout).__getitem__)
@@ -87,15 +89,32 @@ def test_regeneration_stays_in_its_tensor_while_pruning_does_not():
     assert got.grown.tolist() == [0, 10]
 
 
+def test_a_tensor_without_free_positions_regenerates_where_what_it_drops_keeps_its_value():
+    layout = Layout.of({"w": (10,)})
+    algorithm = engine(layout, [attrs.evolve(OFTEN, drop_fraction=0.5)])
+    state = algorithm.start(0.4, clock=Clock(step=80, total_steps=100))
+    values = np.linspace(0.1, 1, 10)
+    gradient = np.linspace(10, 1, 10)
+    _, got = algorithm.update(state, values, lambda _: gradient)
+    # four are pruned, three of the other six dropped; the gradient is largest where the first three were
+    assert got.after.positions.tolist() == [0, 1, 2, 7, 8, 9]
+    assert got.values.tolist() == [0, 0, 0, *values[7:]]
+    backwards = np.array([1, 1, 1, 1, 9, 8, 7, 1, 1, 1.0])
+    _, got = algorithm.update(state, values, lambda _: backwards)
+    assert got.after.positions.tolist() == [4, 5, 6, 7, 8, 9]
+    assert got.values.tolist() == values[4:].tolist()
+    assert (got.pruned_count, got.grown.tolist()) == (4, [0])
+
+
 def test_after_pruning_has_ended_only_regeneration_remains():
-    late = [update for step, *_, update in run(OFTEN) if update is not None and step > 75]
-    assert len(late) == 2
+    late = [update for step, *_, update in run(OFTEN) if update is not None and step > 68]
+    assert len(late) == 3
     for update in late:
         assert update.pruned.tolist() == update.grown.tolist()
     assert sum(update.pruned_count for update in late) > 0
 
 
-def test_after_a_dense_start_the_first_update_only_prunes():
+def test_after_a_dense_start_the_first_update_only_prunes_where_nothing_may_grow_again():
     first, second, *_ = (update for *_, update in run(OFTEN) if update is not None)
     assert first.grown.sum() == 0
     assert second.grown.sum() > 0
@@ -118,7 +137,8 @@ def test_updates_do_not_replace_the_optimizers_step():
 
 def test_the_defaults_are_the_papers():
     default = GradualRegeneration()
-    assert (default.drop_fraction, default.initial_sparsity, default.start) == (Cosine(0.5, 0.0), 0.0, "erk")
+    assert (default.drop_fraction, default.initial_sparsity, default.start) == (Cosine(0.5, 0.005), 0.0, "erk")
+    assert (default.schedule, default.until) == (Every(steps=1000), 110 / 160)
 
 
 @pytest.mark.parametrize(

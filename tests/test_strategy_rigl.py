@@ -26,7 +26,7 @@ def started(strategy=CONSTANT, layout=ROOMY, sparsity=0.8, clock=Clock(step=100,
 
 @given(st.integers(0, 100), st.sampled_from([0.0, 0.1, 0.29, 0.3, 0.5]))
 def test_each_tensor_drops_its_smallest_weights_and_grows_as_many_where_the_dense_gradient_is_largest(seed, fraction):
-    algorithm, state = started(attrs.evolve(CONSTANT, drop_fraction=fraction), seed=seed)
+    algorithm, state = started(attrs.evolve(CONSTANT, drop_fraction=fraction), seed=seed, regrow_pruned=False)
     weights, gradient = drawn(ROOMY, seed), drawn(ROOMY, seed + 1000)
     after, got = algorithm.update(state, gathered(state.topology, weights), gradient.__getitem__)
     expected = {}
@@ -40,7 +40,7 @@ def test_each_tensor_drops_its_smallest_weights_and_grows_as_many_where_the_dens
 
 def test_growth_reads_the_gradient_where_there_is_no_weight_and_not_where_there_is_one():
     # from a masked gradient, zero where there is no weight, it would take the lowest positions
-    algorithm = engine(Layout.of({"w": (20,)}), [attrs.evolve(CONSTANT, drop_fraction=0.5)])
+    algorithm = engine(Layout.of({"w": (20,)}), [attrs.evolve(CONSTANT, drop_fraction=0.5)], regrow_pruned=False)
     state = algorithm.start_at(topology(Layout.of({"w": (20,)}), [0, 1, 2, 3]))
     gradient = np.zeros(20)
     gradient[:4] = 1000.0
@@ -65,7 +65,8 @@ def test_dropped_positions_regrow_at_once_only_with_regrow_pruned(regrow, expect
 @given(topologies(), st.data())
 def test_every_tensor_keeps_its_number_of_weights_however_full_it_is(before, data):
     values = data.draw(values_of(before))
-    algorithm = engine(before.layout, [attrs.evolve(CONSTANT, drop_fraction=0.9)])
+    regrow_pruned = data.draw(st.sampled_from([False, True, "keep"]))
+    algorithm = engine(before.layout, [attrs.evolve(CONSTANT, drop_fraction=0.9)], regrow_pruned=regrow_pruned)
     after, got = algorithm.update(algorithm.start_at(before), values, drawn(before.layout).__getitem__)
     assert after.topology.counts.tolist() == before.counts.tolist()
     assert (got.pruned <= before.room).all()
@@ -74,7 +75,7 @@ def test_every_tensor_keeps_its_number_of_weights_however_full_it_is(before, dat
 def test_the_fraction_falls_along_half_a_cosine():
     total = 1000
     for step in (100, 200, 400, 700):
-        algorithm, state = started(RigL(), clock=Clock(step=step, total_steps=total))
+        algorithm, state = started(RigL(), clock=Clock(step=step, total_steps=total), regrow_pruned=False)
         weights = gathered(state.topology, drawn(ROOMY))
         _, got = algorithm.update(state, weights, drawn(ROOMY, 1).__getitem__)
         fraction = 0.3 / 2 * (1 + math.cos(math.pi * step / (0.75 * total)))

@@ -68,7 +68,7 @@ def structured_update(mask, weights, gradient, shape, group, fraction, *, regrow
     """An update spelled out: dropped one after another by |w|, grown group after group."""
     places = cut(np.arange(len(mask)), shape, group)
     group_of = {place: number for number, part in enumerate(places) for place in part.tolist()}
-    room = [int((~mask[part]).sum()) for part in places]
+    room = [len(part) if regrow == "keep" else int((~mask[part]).sum()) for part in places]
     lost, kept = [0] * len(places), mask.copy()
     for place in sorted(np.flatnonzero(mask).tolist(), key=lambda place: abs(weights[place])):
         number = group_of[place]
@@ -89,7 +89,7 @@ def structured_update(mask, weights, gradient, shape, group, fraction, *, regrow
     start=st.sampled_from(["erk", "er", "uniform"]),
     sparsity=st.sampled_from([0.0, 0.3, 0.5, 0.75, 0.9, 0.99]),
     fraction=st.sampled_from([0.0, 0.3, 0.5, 0.95]),
-    regrow=st.booleans(),
+    regrow=st.sampled_from([False, True, "keep"]),
     tied=st.booleans(),
 )
 def test_every_group_keeps_its_number_of_weights_and_all_backends_agree_with_the_oracle(
@@ -182,7 +182,7 @@ def test_no_group_reaches_from_one_output_into_the_next():
     assert_even(engine(layout, [StructuredRigL(group=2)]).start(0.5).topology, 2)
 
 
-@pytest.mark.parametrize(("regrow", "expected"), [(False, [1, 3, 5, 7]), (True, [0, 1, 4, 5])])
+@pytest.mark.parametrize(("regrow", "expected"), [(False, [1, 3, 5, 7]), (True, [0, 1, 4, 5]), ("keep", [0, 1, 4, 5])])
 def test_dropped_positions_regrow_at_once_only_with_regrow_pruned(regrow, expected):
     gradient = {0: 9.0, 3: 2.0, 4: 9.0, 7: 2.0}
     assert moved((2, 4), [0, 1, 4, 5], [0.1, 5.0, 0.2, 5.0], gradient, regrow=regrow) == expected
@@ -199,7 +199,7 @@ def test_a_group_drops_at_most_what_it_can_regrow_and_other_groups_drop_the_rest
 
 def test_group_sizes_hold_when_a_strategy_above_drops_regardless_of_groups():
     layout = Layout.of({"w": (2, 4)})
-    algorithm = engine(layout, {"srigl": EVERY_STEP, "drop": MagnitudeDrop(drop_fraction=0.5)})
+    algorithm = engine(layout, {"srigl": EVERY_STEP, "drop": MagnitudeDrop(drop_fraction=0.5)}, regrow_pruned=False)
     state = algorithm.start_at(topology(layout, [0, 1, 2, 4]))
     dense = np.array([0, 0, 0, 1.0, 0, 3.0, 5.0, 4.0])
     after, got = algorithm.update(state, np.array([0.1, 0.2, 3.0, 4.0]), lambda _: dense)
@@ -223,7 +223,7 @@ def test_an_update_replaces_its_step_and_only_then_requests_dense_gradients():
 def test_the_fraction_falls_along_half_a_cosine():
     layout = Layout.of({"w": (40, 100)})
     for step in (100, 400, 700):
-        algorithm = engine(layout, [StructuredRigL()])
+        algorithm = engine(layout, [StructuredRigL()], regrow_pruned=False)
         state = algorithm.start(0.8, clock=Clock(step=step, total_steps=1000))
         _, got = algorithm.update(state, gathered(state.topology, drawn(layout)), drawn(layout, 1).__getitem__)
         assert got.pruned_count == math.floor(0.3 / 2 * (1 + math.cos(math.pi * step / 750)) * 800)

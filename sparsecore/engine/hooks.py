@@ -19,6 +19,8 @@ The arguments:
 - ``gradient`` is a function from a tensor's name to its dense gradient in the latest step: one entry a position,
   active or not, row-major, on the backend. It is computed in the steps of updates if a strategy has a hook that takes
   it.
+- ``keeps_regrown`` says whether weights that are pruned and grow again in the same update keep their values, as with
+  ``regrow_pruned="keep"``: then more may be pruned than there are free positions.
 - ``sparsity`` is the run's: the share of positions that are inactive, at the start or, for strategies that start
   denser, at the end.
 - ``random`` has the random numbers of this update: ``random.generator("purpose")`` is a NumPy generator.
@@ -149,20 +151,6 @@ def replaces_step(clock: Clock, strategy_state: Any) -> bool | None:
 
 
 @hookspec(firstresult=True)
-def perturb_gradient(
-    topology: Topology, values: Array, weight_gradient: Array, clock: Clock, strategy_state: Any, random: Randomness
-) -> Array | None:
-    """Change the gradient of the active weights before the optimizer's step, as by an L1 term of the loss.
-
-    ``weight_gradient`` has one entry a weight, without the optimizer's weight decay. ``values`` and ``clock`` are those
-    before the step.
-
-    Returns:
-        N finite numbers in the dtype of ``weight_gradient``. Default: unchanged.
-    """
-
-
-@hookspec(firstresult=True)
 def perturb(
     topology: Topology, values: Array, learning_rate: float, clock: Clock, strategy_state: Any, random: Randomness
 ) -> Array | None:
@@ -186,7 +174,13 @@ def observe(gradient: Gradient, topology: Topology, clock: Clock, strategy_state
 
 @hookspec(firstresult=True)
 def prune(
-    topology: Topology, values: Array, gradient: Gradient, clock: Clock, strategy_state: Any, random: Randomness
+    topology: Topology,
+    values: Array,
+    gradient: Gradient,
+    keeps_regrown: bool,
+    clock: Clock,
+    strategy_state: Any,
+    random: Randomness,
 ) -> Array | None:
     """Decide which weights survive. A tensor that would lose all its weights keeps its largest.
 
@@ -243,6 +237,7 @@ def allocate(
     topology: Topology,
     values: Array,
     gradient: Gradient,
+    keeps_regrown: bool,
     clock: Clock,
     strategy_state: Any,
     random: Randomness,
@@ -276,6 +271,20 @@ def grow(
     Returns:
         Positions outside ``occupied``, ascending, ``counts[i]`` in tensor i, in the layout's position dtype, on the
         backend. Default: uniformly random ones.
+    """
+
+
+@hookspec(firstresult=True)
+def keep_regrown(
+    topology: Topology, values: Array, clock: Clock, strategy_state: Any, random: Randomness
+) -> Array | None:
+    """Choose the weights that keep value and optimizer state if they are pruned and grow again in the same update.
+
+    Called in runs with ``regrow_pruned="keep"``, which is the default of runs whose strategies implement it. A weight
+    that has kept its value counts as neither pruned nor grown.
+
+    Returns:
+        One bool a weight before the update, on the backend; those that survive anyway are ignored. Default: all.
     """
 
 

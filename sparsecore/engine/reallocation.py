@@ -5,7 +5,7 @@ parameters (constant, except for strategies that set a target size) are the same
 N active weights, never with the D dense positions.
 """
 
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import attrs
 import numpy as np
@@ -16,6 +16,26 @@ from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
 
 Vector = TypeVar("Vector", bound=Array)
+
+RegrowPruned = bool | Literal["keep"]
+"""Whether positions may grow again in the update that pruned them.
+
+False: no. True: yes, as any other weight that grows. 'keep': yes, and what grows again keeps its value and its
+optimizer state, as if it had not been pruned.
+"""
+
+
+def check_regrow_pruned(given: object) -> RegrowPruned:
+    """Return the setting, if it is one.
+
+    Raises:
+        InputError: it is neither False, True nor 'keep'.
+    """
+    if isinstance(given, bool | np.bool_):
+        return bool(given)
+    if isinstance(given, str) and given == "keep":
+        return "keep"
+    raise InputError(f"regrow_pruned is False, True or 'keep'; given {given!r}")
 
 
 class Steps(Protocol):
@@ -72,6 +92,15 @@ class Steps(Protocol):
         """
         ...
 
+    def keep_regrown(self, topology: Topology, values: Array) -> Array:
+        """Return which weights keep their value if they are pruned and grow again: one bool a weight.
+
+        Args:
+            topology: the N active positions before the update.
+            values: (N,).
+        """
+        ...
+
     def initial_values(self, grown: Topology, values: Array) -> Array:
         """Return the values of the grown weights.
 
@@ -92,7 +121,8 @@ class Reallocation:
     Attributes:
         before: the topology before it, of N weights.
         after: the topology after it.
-        survives: for each slot before it whether the weight has survived, one bool each.
+        survives: for each slot before it whether the weight has survived, one bool each; so has a weight that was
+            pruned, grew again and keeps its value.
         sources: for each slot after it the slot before; N where the weight has just grown.
         values: one value for each slot after it.
         pruned: weights pruned in each tensor.
@@ -153,7 +183,7 @@ class Reallocation:
 
 
 def reallocate(
-    topology: Topology, values: Array, steps: Steps, *, regrow_pruned: bool = False
+    topology: Topology, values: Array, steps: Steps, *, regrow_pruned: RegrowPruned = False
 ) -> tuple[Reallocation, StrategyStates]:
     """Reallocate by one pass of Algorithm 1, whose lines stand at the right.
 
@@ -161,10 +191,11 @@ def reallocate(
         topology: the active positions.
         values: their N values.
         steps: the decisions.
-        regrow_pruned: whether what was just pruned may grow again in this pass.
+        regrow_pruned: whether what was just pruned may grow again in this pass, and then keeps its value.
 
     Returns:
-        What was pruned and grown, and the strategy states as ``steps.adjust`` returned them.
+        What was pruned and grown, in which weights that keep their value are neither; and the strategy states as
+        ``steps.adjust`` returned them, by all numbers pruned.
 
     Raises:
         NoRoomError: more is to grow than there are free positions.
@@ -177,6 +208,8 @@ def reallocate(
     occupied = topology if not regrow_pruned else survivors
     counts = steps.allocate(pruned, survivors.counts, occupied.room)  #     8  l_i/L · K
     grown = topology.at(steps.grow(occupied, counts, survivors), counts)  # 8  grow_back(W_i, l_i/L · K)
+    if regrow_pruned == "keep":  # nor this
+        survives, survivors, grown = _with_regrown(topology, survives, grown, steps.keep_regrown(topology, values))
     initial = steps.initial_values(grown, values)  #                        8  zero-initialized
     return _merge(topology, survives, survivors, grown, initial, values), strategy_states
 
@@ -195,6 +228,20 @@ def _without_emptied(topology: Topology, values: Array, survives: Array) -> tupl
     counts[emptied] = 1
     kept = counting_of(arrays).nonzero(survives, int(counts.sum()))
     return survives, topology.at(arrays.take(topology.positions, kept), counts)
+
+
+def _with_regrown(
+    topology: Topology, survives: Array, grown: Topology, keeps: Array
+) -> tuple[Array, Topology, Topology]:
+    """Return mask and topology of the survivors with what has grown again and keeps its value, and the other grown."""
+    arrays = topology.arrays
+    slots = arrays.searchsorted(topology.positions, grown.positions, "left")
+    # one entry behind the last slot, for positions above all active ones
+    positions = arrays.concatenate([topology.positions, arrays.zeros_like(topology.positions, 1) - 1])
+    kept = arrays.concatenate([keeps, arrays.zeros_like(keeps, 1)])
+    is_kept = (arrays.take(positions, slots) == grown.positions) & arrays.take(kept, slots)
+    survives = arrays.put(survives, arrays.take(slots, arrays.nonzero(is_kept)), True)
+    return survives, topology.subset(survives), grown.subset(~is_kept)
 
 
 def _merge(

@@ -59,11 +59,6 @@ class Defaults:
         return topology.size
 
     @hookimpl
-    def perturb_gradient(self, weight_gradient: Array) -> Array:
-        """Return the gradient unchanged."""
-        return weight_gradient
-
-    @hookimpl
     def perturb(self, values: Array) -> Array:
         """Return the values unchanged."""
         return values
@@ -71,6 +66,11 @@ class Defaults:
     @hookimpl
     def prune(self, topology: Topology) -> Array:
         """Keep all weights."""
+        return topology.all()
+
+    @hookimpl
+    def keep_regrown(self, topology: Topology) -> Array:
+        """Return True for all weights."""
         return topology.all()
 
     @hookimpl

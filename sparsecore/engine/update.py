@@ -1,5 +1,6 @@
 """One update of a state: Algorithm 1 with the decisions of a stack of strategies, and their states after it."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import attrs
@@ -10,7 +11,7 @@ from sparsecore.engine import validation
 from sparsecore.engine.arrays import Array, Counts, Gradient, constant
 from sparsecore.engine.hooks import HookResult
 from sparsecore.engine.randomness import Randomness
-from sparsecore.engine.reallocation import Reallocation, reallocate
+from sparsecore.engine.reallocation import Reallocation, RegrowPruned, check_regrow_pruned, reallocate
 from sparsecore.engine.stack import StrategyStack
 from sparsecore.engine.state import State, StrategyStates, carry_strategy_state
 from sparsecore.engine.topology import Layout, Topology
@@ -25,12 +26,12 @@ class Updater:
     Attributes:
         stack: the strategies.
         random: the run's random numbers.
-        regrow_pruned: whether what was just pruned may grow again in the same update.
+        regrow_pruned: whether what was just pruned may grow again in the same update, and then keeps its value.
     """
 
     stack: StrategyStack
     random: Randomness
-    regrow_pruned: bool
+    regrow_pruned: RegrowPruned
 
     def __call__(
         self, state: State, values: Array, gradient: Gradient | None, frozen: NDArray[np.bool_]
@@ -47,7 +48,7 @@ class Updater:
             The state after the update, and what was pruned and grown.
         """
         random = self.random.child("update", state.clock.updates)
-        steps = StrategySteps(self.stack, state, values, random, gradient, frozen)
+        steps = StrategySteps(self.stack, state, values, random, gradient, frozen, self.regrow_pruned == "keep")
         reallocation, strategy_states = reallocate(state.topology, values, steps, regrow_pruned=self.regrow_pruned)
         validation.check_reallocation(reallocation)
         carried = {name: carry_strategy_state(own, reallocation.carry) for name, own in strategy_states.items()}
@@ -73,6 +74,7 @@ class StrategySteps:
         random: the random numbers of this update.
         gradient: the dense gradients, where there are some.
         frozen: for each tensor whether it is frozen: its weights all survive, and none grows there.
+        keeps_regrown: whether what is pruned and grows again in this update keeps its value.
     """
 
     stack: StrategyStack
@@ -81,10 +83,13 @@ class StrategySteps:
     random: Randomness
     gradient: Gradient | None
     frozen: NDArray[np.bool_]
+    keeps_regrown: bool
 
     def prune(self, topology: Topology, values: Array) -> Array:
         """Return which weights survive, one bool a weight; those of frozen tensors all do."""
-        result = self._first_result("prune", topology=topology, values=values, gradient=self.gradient)
+        result = self._first_result(
+            "prune", topology=topology, values=values, gradient=self.gradient, keeps_regrown=self.keeps_regrown
+        )
         survives = validation.check_survivors(result, "prune", topology)
         if self.stack.implementers("revise_pruning"):
             survives = topology.arrays.readonly(survives)
@@ -134,6 +139,7 @@ class StrategySteps:
             topology=self.state.topology,
             values=self.values,
             gradient=self.gradient,
+            keeps_regrown=self.keeps_regrown,
         )
         return validation.check_counts(result, total, room, layout)
 
@@ -148,6 +154,11 @@ class StrategySteps:
             gradient=self.gradient,
         )
         return validation.check_grown(result, occupied, counts)
+
+    def keep_regrown(self, topology: Topology, values: Array) -> Array:
+        """Return which weights keep their value if they are pruned and grow again, one bool a weight."""
+        result = self._first_result("keep_regrown", topology=topology, values=values)
+        return validation.check_survivors(result, "keep_regrown", topology)
 
     def initial_values(self, grown: Topology, values: Array) -> Array:
         """Return the values of the weights that have grown."""
@@ -228,6 +239,21 @@ def observed(stack: StrategyStack, state: State, gradient: Gradient | None) -> S
     return validation.check_strategy_states(state.strategy_states, results, state.topology)
 
 
+def regrow_pruned_of(strategies: Iterable[object], given: RegrowPruned | None) -> RegrowPruned:
+    """Return whether what was pruned may grow again: what is given, or else what the strategies are made for.
+
+    Args:
+        strategies: the stack.
+        given: the run's setting; None for 'keep' where a strategy implements ``keep_regrown``, and False elsewhere.
+
+    Raises:
+        InputError: what is given is neither False, True nor 'keep'.
+    """
+    if given is not None:
+        return check_regrow_pruned(given)
+    return "keep" if any(hasattr(strategy, "keep_regrown") for strategy in strategies) else False
+
+
 def check_growth_is_decided_once(stack: StrategyStack) -> None:
     """Check that no strategy grows as many weights as it counts itself where one above it decides their number.
 
@@ -254,7 +280,7 @@ def check_moves_units(stack: StrategyStack, units: Units) -> None:
     Raises:
         InputError: a strategy does; the message names it and the hook.
     """
-    for hook in ("start_values", "perturb_gradient", "perturb"):
+    for hook in ("start_values", "perturb"):
         implementers = stack.implementers(hook)
         if implementers:
             raise InputError(

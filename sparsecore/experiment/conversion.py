@@ -10,6 +10,7 @@ import cattrs
 from cattrs.errors import ForbiddenExtraKeysError
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn
 
+from sparsecore.engine.reallocation import RegrowPruned, check_regrow_pruned
 from sparsecore.engine.schedules import Amount, Cosine, Piecewise, Schedule, as_amount, as_schedule
 from sparsecore.engine.units import Units, as_units
 from sparsecore.errors import InputError
@@ -133,6 +134,12 @@ def _is_sequence(cls: Any) -> bool:
     return get_origin(cls) is tuple and get_args(cls)[1:] == (Ellipsis,)
 
 
+def _regrow_pruned(given: Any, _: Any) -> RegrowPruned:
+    if not (isinstance(given, bool) or given == "keep"):
+        raise InputError(f"true, false or 'keep' was expected, given {_shown(given)}")
+    return check_regrow_pruned(given)
+
+
 def _schedule(given: Any, _: Any) -> Schedule:
     return as_schedule(given)
 
@@ -204,6 +211,7 @@ def _converter(lenient: bool = False) -> cattrs.Converter:
     converter.register_structure_hook_func(lambda cls: cls is Schedule, _schedule)
     converter.register_structure_hook_func(lambda cls: cls is Units, _units)
     converter.register_structure_hook_func(_is_literal, _one_of)
+    converter.register_structure_hook_func(lambda cls: cls == RegrowPruned | None, _regrow_pruned)
     # a schedule is stored as what a settings file would hold; the class of the value decides, not the field's
     converter.register_unstructure_hook_func(lambda cls: cls is Schedule, converter.unstructure)
     converter.register_unstructure_hook(Piecewise, _plain_piecewise)

@@ -1,6 +1,6 @@
 """An experiment: everything that decides a run, as one frozen value."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -8,9 +8,11 @@ import attrs
 from sparsecore.engine.arrays import Arrays
 from sparsecore.engine.distributions import check_sparsity
 from sparsecore.engine.engine import Engine
+from sparsecore.engine.reallocation import RegrowPruned
 from sparsecore.engine.schedules import Piecewise, Schedule, as_schedule
 from sparsecore.engine.topology import Layout
 from sparsecore.engine.units import SingleWeights, Units, as_units
+from sparsecore.engine.update import regrow_pruned_of
 from sparsecore.errors import InputError
 from sparsecore.experiment.conversion import structure, unstructure
 from sparsecore.experiment.plugin_choice import PluginChoice
@@ -145,11 +147,12 @@ class ReallocationSettings:
     """Settings that all strategies share.
 
     Attributes:
-        regrow_pruned: whether positions may grow again in the update that pruned them.
+        regrow_pruned: whether positions may grow again in the update that pruned them: False, True, or 'keep', with
+            their value and optimizer state; None for what the strategies are made for.
         units: the unit of pruning and growth: 'weights', 'kernels', or blocks such as '4x4'.
     """
 
-    regrow_pruned: bool = False
+    regrow_pruned: RegrowPruned | None = None
     units: Units = attrs.field(default=SingleWeights(), converter=as_units)
 
 
@@ -218,6 +221,7 @@ class Experiment:
         keep = structure(tables.get("keep", {}), KeepSettings, "keep")
         keep.check_within(training.epochs)
         backend = PluginChoice.of("backend", tables.get("backend", {}))
+        strategies = _stack(tables.get("strategy", ()))
         return cls(
             sparsity=_sparsity(top.sparsity, start),
             seed=top.seed,
@@ -225,10 +229,10 @@ class Experiment:
             dataset=PluginChoice.of("dataset", source, backend.plugin),
             data=structure(use, DataSettings, "data"),
             backend=backend,
-            strategies=_stack(tables.get("strategy", ())),
+            strategies=strategies,
             training=training,
             optimizer=optimizer,
-            reallocation=structure(tables.get("reallocation", {}), ReallocationSettings, "reallocation"),
+            reallocation=_reallocation(tables.get("reallocation", {}), strategies),
             start=start,
             keep=keep,
         )
@@ -293,6 +297,13 @@ def split_data(table: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
     own = {field.name for field in attrs.fields(DataSettings)}
     use = {key: value for key, value in table.items() if key in own}
     return use, {key: value for key, value in table.items() if key not in own}
+
+
+def _reallocation(table: Mapping[str, Any], strategies: Sequence[PluginChoice]) -> ReallocationSettings:
+    """The settings with what the strategies decide, so that a run's file says it."""
+    given = structure(table, ReallocationSettings, "reallocation")
+    regrow_pruned = regrow_pruned_of([strategy.plugin for strategy in strategies], given.regrow_pruned)
+    return attrs.evolve(given, regrow_pruned=regrow_pruned)
 
 
 def _stack(tables: Any) -> tuple[PluginChoice, ...]:

@@ -91,7 +91,7 @@ class ObservingWriter(RunWriter):
     def update(self, reallocation: Reallocation, clock: Clock, metrics: Mapping[str, float]) -> None:
         """Receive an update of the topology."""
         self._writer.update(reallocation, clock, metrics)
-        measured = update_metrics(reallocation, metrics, regrow_pruned=self._engine.regrow_pruned)
+        measured = update_metrics(reallocation, metrics, regrow_pruned=bool(self._engine.regrow_pruned))
         self._observation.updated(reallocation, clock, measured)
 
     def epoch(self, line: Metrics) -> None:

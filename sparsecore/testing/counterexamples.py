@@ -76,7 +76,7 @@ def rows(scenario: Scenario) -> list[tuple[str, ...]]:
         for snapshot, _ in replay(engine, scenario):  # noqa: B007
             results.clear()
         if snapshot is not None:
-            reallocation = perform_update(engine, scenario, snapshot).reallocation
+            _, reallocation = perform_update(engine, scenario, snapshot)
             kept, grown = reallocation.survives, reallocation.grown_positions
     except Exception:  # the table shows what the hooks returned until then
         kept, grown = results.get("prune"), results.get("grow")

@@ -11,10 +11,12 @@ import numpy as np
 
 from sparsecore.engine.arrays import Array, Arrays, Gradient
 from sparsecore.engine.engine import Engine
-from sparsecore.engine.reallocation import Reallocation
+from sparsecore.engine.hooks import hookimpl
+from sparsecore.engine.reallocation import Reallocation, RegrowPruned
 from sparsecore.engine.state import State
 from sparsecore.engine.step import Advance
 from sparsecore.engine.topology import Topology
+from sparsecore.engine.update import regrow_pruned_of
 from sparsecore.errors import NoRoomError
 from sparsecore.testing.scenarios import Scenario
 from sparsecore.testing.subjects import Stack, fresh_copies, oracle_arrays
@@ -41,23 +43,62 @@ class UpdateRecord:
         before: the run before it.
         state: the engine's state after it.
         reallocation: what was pruned and grown.
+        kept: the survivors of the pruning, before any weight grew again.
     """
 
     before: Snapshot
     state: State
     reallocation: Reallocation
+    kept: Topology
 
 
-def make_engine(scenario: Scenario, arrays: Arrays | None = None, stack: Stack | None = None) -> Engine:
+@attrs.frozen(eq=False)
+class _KeptRecorder:
+    """Records the survivors that growth is given, and decides nothing.
+
+    Attributes:
+        topologies: the survivors of each update.
+    """
+
+    topologies: list[Topology] = attrs.field(factory=list)
+
+    @hookimpl
+    def grow(self, kept: Topology) -> None:
+        """Record the survivors, and leave the growth to the strategies below."""
+        self.topologies.append(kept)
+
+
+def make_engine(
+    scenario: Scenario,
+    arrays: Arrays | None = None,
+    stack: Stack | None = None,
+    regrow_pruned: RegrowPruned | None = None,
+) -> Engine:
     """Make an engine with strategies that have seen no run.
 
     Args:
         scenario: the layout, the strategies and the seed.
         arrays: the array operations of a backend; None for the oracle's.
         stack: strategies to use in place of the scenario's.
+        regrow_pruned: whether what was pruned may grow again; None for what the strategies are made for.
     """
     stack = fresh_copies(scenario.stack) if stack is None else stack
-    return Engine(scenario.layout, stack, arrays=arrays or oracle_arrays(), seed=scenario.seed)
+    return Engine(
+        scenario.layout,
+        stack,
+        arrays=arrays or oracle_arrays(),
+        seed=scenario.seed,
+        regrow_pruned=regrow_pruned,
+    )
+
+
+def regrows(scenario: Scenario) -> bool:
+    """Return whether what is pruned may grow again in the same update, by what the strategies are made for.
+
+    Args:
+        scenario: the strategies.
+    """
+    return bool(regrow_pruned_of(scenario.stack.values(), None))
 
 
 def initial_snapshot(engine: Engine, scenario: Scenario) -> Snapshot:
@@ -138,27 +179,36 @@ def _scenario_values(scenario: Scenario, topology: Topology) -> Array:
     return topology.arrays.from_numpy(np.concatenate(parts))
 
 
-def run_update(scenario: Scenario, arrays: Arrays | None = None) -> UpdateRecord:
+def run_update(
+    scenario: Scenario, arrays: Arrays | None = None, regrow_pruned: RegrowPruned | None = None
+) -> UpdateRecord:
     """Run a scenario with its update.
 
     Args:
         scenario: the scenario.
         arrays: the array operations of a backend; None for the oracle's.
+        regrow_pruned: as of :func:`make_engine`.
     """
-    engine = make_engine(scenario, arrays)
-    return perform_update(engine, scenario, snapshot_before_update(engine, scenario))
+    recorder = _KeptRecorder()
+    stack = {**fresh_copies(scenario.stack), "the recorder of the test kit": recorder}
+    engine = make_engine(scenario, arrays, stack, regrow_pruned)
+    before = snapshot_before_update(engine, scenario)
+    state, reallocation = perform_update(engine, scenario, before)
+    return UpdateRecord(before, state, reallocation, recorder.topologies[-1])
 
 
-def perform_update(engine: Engine, scenario: Scenario, before: Snapshot) -> UpdateRecord:
+def perform_update(engine: Engine, scenario: Scenario, before: Snapshot) -> tuple[State, Reallocation]:
     """Perform the update that is checked.
 
     Args:
         engine: the engine that has run the previous updates.
         scenario: the gradients.
         before: the run before the update.
+
+    Returns:
+        The engine's state after the update, and what was pruned and grown.
     """
-    state, reallocation = engine.update(before.state, before.values, _gradient(engine, scenario))
-    return UpdateRecord(before, state, reallocation)
+    return engine.update(before.state, before.values, _gradient(engine, scenario))
 
 
 def training_step(engine: Engine, scenario: Scenario, snapshot: Snapshot, number: int) -> Snapshot:
@@ -181,7 +231,6 @@ def _advance(engine: Engine, scenario: Scenario, snapshot: Snapshot, number: int
         for name, count in zip(topology.layout.names, topology.counts.tolist(), strict=True)
     ]
     noise = engine.arrays.from_numpy(np.concatenate(draws).astype(scenario.values.dtype))
-    noise = engine.perturbed_gradient(snapshot.state, snapshot.values, noise)
     gradient = _gradient(engine, scenario, number)
     return engine.advance(snapshot.state, snapshot.values + noise * 0.1, scenario.learning_rate, gradient)
 

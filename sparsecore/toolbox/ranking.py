@@ -3,6 +3,7 @@
 Among equals the lowest position comes first: it is the first to be pruned, and the first to grow.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +39,19 @@ def fraction_of(fraction: float, counts: Counts) -> Counts:
     """
     exact = as_written(fraction)
     return constant(np.array([int(exact * int(count)) for count in counts], np.int64))
+
+
+def fraction_rounded_up(fraction: float, counts: Counts) -> Counts:
+    """Return ⌈fraction · count⌉ of each count, and where that is all of them, one less.
+
+    Args:
+        fraction: taken as the decimal that is written, so that 0.29 of 100 is 29.
+        counts: int64, one number a tensor.
+    """
+    exact = as_written(fraction)
+    return constant(
+        np.array([min(math.ceil(exact * int(count)), max(0, int(count) - 1)) for count in counts], np.int64)
+    )
 
 
 def smallest(scores: Array, count: int, arrays: Arrays) -> Array:

@@ -26,7 +26,7 @@ from sparsecore.strategy import (
     check_initial_sparsity,
     counting_of,
     distribution,
-    fraction_of,
+    fraction_rounded_up,
     hookimpl,
     largest_free,
     random_topology,
@@ -46,12 +46,14 @@ class GradualRegeneration:
     |w|, and as many grow there where the dense gradient is largest, from zero. Regeneration goes on when the pruning
     has ended.
 
-    In the paper what was just pruned may grow again at once. Here a tensor regenerates no more than it has had free
-    positions before the update (of a dense start, the first update only prunes), and the run's ``regrow_pruned``
-    says whether the positions just pruned are among the candidates.
+    What is pruned or dropped may grow again at once, as in the authors' code. What was dropped to regenerate then keeps
+    its value and its momentum; what the cubic has pruned starts from zero. The run's ``regrow_pruned`` overrides that:
+    with False or True, a tensor regenerates no more than it has had free positions before the update, so that the first
+    update of a dense start only prunes.
 
     Attributes:
-        drop_fraction: of each tensor's weights, after the pruning; along a cosine from 0.5 to 0 at the end of the run.
+        drop_fraction: of each tensor's weights, after the pruning; along a cosine from 0.5 to 0.005 at the end of the
+            run. Numbers are rounded up.
         initial_sparsity: 0 is a dense start; the paper also has 0.5.
         start: the distribution of a start that is not dense: 'erk' (the paper's), 'er' or 'uniform'.
         begin: the fraction of the run at which pruning begins.
@@ -63,14 +65,14 @@ class GradualRegeneration:
     declares: ClassVar = Declares(smallest_first="tensor")
     tuning: ClassVar = {"drop_fraction.start": (0.1, 0.6), "until": (0.4, 0.9)}
 
-    drop_fraction: Schedule = attrs.field(default=Cosine(0.5, 0.0), converter=as_schedule, validator=check_fraction)
+    drop_fraction: Schedule = attrs.field(default=Cosine(0.5, 0.005), converter=as_schedule, validator=check_fraction)
     initial_sparsity: float = attrs.field(default=0.0, validator=[attrs.validators.ge(0), attrs.validators.lt(1)])
     start: Literal["erk", "er", "uniform"] = attrs.field(
         default="erk", validator=attrs.validators.in_(("erk", "er", "uniform"))
     )
     begin: float = 0.0
-    until: float = attrs.field(default=0.75, validator=check_cubic)
-    schedule: Every = Every(steps=100)
+    until: float = attrs.field(default=0.6875, validator=check_cubic)
+    schedule: Every = Every(steps=1000)
 
     @hookimpl
     def initial_topology(self, layout: Layout, sparsity: float, random: Randomness, arrays: Arrays) -> Topology:
@@ -109,7 +111,9 @@ class GradualRegeneration:
         return min(topology.size, int(strategy_state.counts(remaining).sum()))
 
     @hookimpl
-    def prune(self, topology: Topology, values: Array, clock: Clock, strategy_state: PruningTargets) -> Array:
+    def prune(
+        self, topology: Topology, values: Array, keeps_regrown: bool, clock: Clock, strategy_state: PruningTargets
+    ) -> Array:
         """Keep the largest |w| of the network; of these, in each tensor, drop the fraction with the smallest.
 
         Returns:
@@ -118,12 +122,25 @@ class GradualRegeneration:
         arrays, kept = topology.arrays, self._largest(topology, values, clock, strategy_state)
         left = topology.subset(kept)
         slots = counting_of(arrays).nonzero(kept, left.size)
-        dropped = smallest_of_each(left, arrays.take(values, slots), self._dropped(topology, left, clock))
+        counts = self._dropped(topology, left, keeps_regrown, clock)
+        dropped = smallest_of_each(left, arrays.take(values, slots), counts)
         return arrays.put(kept, arrays.take(slots, dropped), False)
 
     @hookimpl
+    def keep_regrown(self, topology: Topology, values: Array, clock: Clock, strategy_state: PruningTargets) -> Array:
+        """Return True for what the pruning leaves, so that it keeps value and momentum if it regenerates."""
+        return self._largest(topology, values, clock, strategy_state)
+
+    @hookimpl
     def allocate(
-        self, total: int, room: Counts, topology: Topology, values: Array, clock: Clock, strategy_state: PruningTargets
+        self,
+        total: int,
+        room: Counts,
+        topology: Topology,
+        values: Array,
+        keeps_regrown: bool,
+        clock: Clock,
+        strategy_state: PruningTargets,
     ) -> Counts:
         """Grow as many weights in each tensor as it has dropped after the pruning.
 
@@ -131,7 +148,7 @@ class GradualRegeneration:
             int64, one number a tensor; ``total`` together.
         """
         left = topology.subset(self._largest(topology, values, clock, strategy_state))
-        return shares(total, self._dropped(topology, left, clock), room)
+        return shares(total, self._dropped(topology, left, keeps_regrown, clock), room)
 
     @hookimpl
     def grow(self, occupied: Topology, counts: Counts, gradient: Gradient) -> Array:
@@ -147,7 +164,7 @@ class GradualRegeneration:
         excess = topology.size - self.target_size(topology, clock, strategy_state)
         return topology.all_but(smallest_of_all(topology, values, excess))
 
-    def _dropped(self, before: Topology, left: Topology, clock: Clock) -> Counts:
+    def _dropped(self, before: Topology, left: Topology, keeps_regrown: bool, clock: Clock) -> Counts:
         """Return how many weights each tensor drops after the pruning, to regenerate."""
-        dropped: Counts = np.minimum(fraction_of(self.drop_fraction(clock), left.counts), before.room)
-        return dropped
+        dropped: Counts = fraction_rounded_up(self.drop_fraction(clock), left.counts)
+        return dropped if keeps_regrown else np.minimum(dropped, before.room)

@@ -37,8 +37,8 @@ class RigL:
     The defaults are the paper's: f = α/2·(1 + cos(π·t/T_end)) with α 0.3, an update every 100 steps until T_end, 0.75
     of the run, in place of the optimizer's step. What grows starts at zero.
 
-    In the paper what was just dropped may grow again at once; here the run's ``regrow_pruned`` says whether. A tensor
-    drops no more than it has had free positions, so that each tensor's number of weights stays; a full one stays full.
+    What is dropped may grow again at once, and then keeps its value and its momentum, as in the authors' code; the
+    run's ``regrow_pruned`` overrides that. With False or True, a tensor drops no more than it has had free positions.
 
     Attributes:
         drop_fraction: f.
@@ -81,15 +81,22 @@ class RigL:
         return True
 
     @hookimpl
-    def prune(self, topology: Topology, values: Array, clock: Clock) -> Array:
+    def prune(self, topology: Topology, values: Array, keeps_regrown: bool, clock: Clock) -> Array:
         """In each tensor, drop the fraction f with the smallest |w|.
 
         Returns:
-            bool, (N,), True for the survivors; the number dropped is rounded down, and is at most that of free
-            positions.
+            bool, (N,), True for the survivors; the number dropped is rounded down. It is at most that of free
+            positions, unless what grows again keeps its value.
         """
-        dropped = np.minimum(fraction_of(self.drop_fraction(clock), topology.counts), topology.room)
+        dropped = fraction_of(self.drop_fraction(clock), topology.counts)
+        if not keeps_regrown:
+            dropped = np.minimum(dropped, topology.room)
         return topology.all_but(smallest_of_each(topology, values, dropped))
+
+    @hookimpl
+    def keep_regrown(self, topology: Topology) -> Array:
+        """Return True for all weights: what is dropped and grown again in one update keeps its value and momentum."""
+        return topology.all()
 
     @hookimpl
     def allocate(self, total: int, pruned: Counts, room: Counts) -> Counts:

@@ -1,5 +1,6 @@
 """SNFS, sparse momentum (Dettmers & Zettlemoyer 2019): momentum decides which tensors grow, and where."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import attrs
@@ -19,7 +20,9 @@ from sparsecore.strategy import (
     Topology,
     as_schedule,
     check_fraction,
+    constant,
     fraction_of,
+    fraction_rounded_up,
     hookimpl,
     largest_free,
     shares,
@@ -27,22 +30,30 @@ from sparsecore.strategy import (
     whole_numbers,
 )
 
+FILLED = 0.99
+"""The most of its room that a tensor fills in an update."""
+
+NEARLY_FULL = 0.2
+"""The sparsity below which a tensor that is growing drops no more than this."""
+
 
 @attrs.frozen(eq=False)
 class SparseMomentum:
     """Each epoch, drop a fraction of each tensor and regrow by momentum (Dettmers & Zettlemoyer 2019).
 
-    Of each tensor the fraction with the smallest |w| is dropped. What all have lost is shared out over the tensors in
-    proportion to the mean |momentum| of the weights that they had, what a full tensor cannot take among the others,
-    and grows where |momentum| is largest.
+    Of each tensor the fraction with the smallest |w| is dropped; of one whose sparsity is below 0.2 and whose mean
+    |momentum| is above the average, at most its sparsity. What all have lost is shared out over the tensors in
+    proportion to the mean |momentum| of the weights that they had, and grows where |momentum| is largest. A tensor
+    fills 0.99 of its room at most, what it cannot take goes to the others.
 
     The momentum is one of all positions, M ← β·M + g in every step, whatever the optimizer is; it needs the dense
     gradient of every step and D entries of memory. The original reads the buffers of its optimizer (for Adam, its
-    first moment over the root of the second). There what was just dropped may grow again at once; here the run's
-    ``regrow_pruned`` says whether.
+    first moment over the root of the second). What is dropped may grow again at once, and then keeps its value and its
+    momentum, as in the authors' code; the run's ``regrow_pruned`` overrides that.
 
     Attributes:
-        drop_fraction: of each tensor's weights; along a cosine from 0.5 to 0 at the end of the run.
+        drop_fraction: of each tensor's weights; along a cosine from 0.5 to 0.005 at the end of the run. Numbers are
+            rounded up.
         momentum: β.
         schedule: when updates are due.
     """
@@ -53,7 +64,7 @@ class SparseMomentum:
         "schedule": [{"times": times, "until": 0.8} for times in (25, 100, 400)],
     }
 
-    drop_fraction: Schedule = attrs.field(default=Cosine(0.5, 0.0), converter=as_schedule, validator=check_fraction)
+    drop_fraction: Schedule = attrs.field(default=Cosine(0.5, 0.005), converter=as_schedule, validator=check_fraction)
     momentum: float = attrs.field(default=0.9, validator=[attrs.validators.ge(0), attrs.validators.lt(1)])
     schedule: Every = Every(epochs=1)
 
@@ -77,26 +88,43 @@ class SparseMomentum:
         return strategy_state.updated(gradient, topology, self.momentum)
 
     @hookimpl
-    def prune(self, topology: Topology, values: Array, clock: Clock) -> Array:
+    def prune(self, topology: Topology, values: Array, clock: Clock, strategy_state: DenseMomentum) -> Array:
         """In each tensor, drop the fraction with the smallest |w|.
 
         Returns:
-            bool, (N,), True for the survivors; the number dropped is rounded down.
+            bool, (N,), True for the survivors; the number dropped is rounded up, and leaves each tensor a weight.
+
+        Raises:
+            DivergedError: a momentum is not finite.
         """
-        dropped = fraction_of(self.drop_fraction(clock), topology.counts)
-        return topology.all_but(smallest_of_each(topology, values, dropped))
+        fractions = _drop_fractions(self.drop_fraction(clock), topology, _means(topology, strategy_state))
+        pairs = zip(fractions, topology.counts.tolist(), strict=True)
+        dropped = [fraction_rounded_up(fraction, constant(np.array([count]))) for fraction, count in pairs]
+        return topology.all_but(smallest_of_each(topology, values, constant(np.concatenate(dropped))))
+
+    @hookimpl
+    def keep_regrown(self, topology: Topology) -> Array:
+        """Return True for all weights: what is dropped and grown again in one update keeps its value and momentum."""
+        return topology.all()
 
     @hookimpl
     def allocate(self, total: int, room: Counts, topology: Topology, strategy_state: DenseMomentum) -> Counts:
         """Share out in proportion to the mean |momentum| of the weights that each tensor had before the update.
 
         Returns:
-            int64, one number a tensor; what a full tensor cannot take goes to the others.
+            int64, one number a tensor. A tensor fills at most 0.99 of its room, if all can hold the weights so; what it
+            cannot take goes to the others, to each as many.
 
         Raises:
             DivergedError: a momentum is not finite.
         """
-        return shares(total, whole_numbers(_means(topology, strategy_state)), room)
+        means = np.where(room > 0, _means(topology, strategy_state), 0.0)
+        most = fraction_of(FILLED, room)
+        if total > most.sum():
+            most = room
+        wanted = shares(total, whole_numbers(means.tolist()), constant(np.full(len(room), total)))
+        first = np.minimum(wanted, most)
+        return first + shares(total - int(first.sum()), np.ones(len(room), np.int64), most - first)
 
     @hookimpl
     def grow(self, occupied: Topology, counts: Counts, strategy_state: DenseMomentum) -> Array:
@@ -106,6 +134,16 @@ class SparseMomentum:
             Free positions, ascending, ``counts[i]`` of tensor i.
         """
         return largest_free(occupied, counts, strategy_state.by_tensor(occupied))
+
+
+def _drop_fractions(fraction: float, topology: Topology, means: Sequence[float]) -> list[float]:
+    """Return the fraction that each tensor drops: one that is nearly full and growing, at most its sparsity."""
+    sparsities = (topology.room / np.asarray(topology.layout.sizes)).tolist()
+    is_growing = [mean * len(means) > sum(means) for mean in means]
+    return [
+        min(fraction, sparsity) if sparsity < NEARLY_FULL and grows else fraction
+        for sparsity, grows in zip(sparsities, is_growing, strict=True)
+    ]
 
 
 def _means(topology: Topology, strategy_state: DenseMomentum) -> list[float]:

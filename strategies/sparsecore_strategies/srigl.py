@@ -38,6 +38,7 @@ from sparsecore.strategy import (
     random_in_groups,
     shares,
     smallest,
+    smallest_of_each,
     smallest_of_each_group,
 )
 from sparsecore_strategies.srigl_ablation import Neurons, first_in_groups
@@ -56,8 +57,9 @@ class StructuredRigL:
     An update is RigL's, in place of the optimizer's step: the fraction f of each tensor's weights is dropped by |w|,
     wherever they are, and each group grows by |dense gradient| what it has lost, from zero.
 
-    In the paper, what was just dropped may grow again at once; here the run's ``regrow_pruned`` says whether, and of a
-    group no more is dropped than it has had free positions: then the next smallest of other groups go.
+    What is dropped may grow again at once, and then keeps its value and its momentum, as in the authors' code; the
+    run's ``regrow_pruned`` overrides that. With False or True, of a group no more is dropped than it has had free
+    positions: then the next smallest of other groups go.
 
     With ``ablate``, the paper's γ, an update first ablates neurons, that is outputs: those with fewer *salient* weights
     than γ times the mean fan-in. Salient are the weights that RigL's update without groups would have: all but the
@@ -122,10 +124,11 @@ class StructuredRigL:
         return True
 
     @hookimpl
-    def prune(self, topology: Topology, values: Array, gradient: Gradient, clock: Clock) -> Array:
-        """In each tensor, drop the fraction f with the smallest |w| that their groups have room to replace.
+    def prune(self, topology: Topology, values: Array, gradient: Gradient, keeps_regrown: bool, clock: Clock) -> Array:
+        """In each tensor, drop the fraction f with the smallest |w|.
 
-        With ``ablate``, also drop all weights of neurons of which too few are salient.
+        Unless what grows again keeps its value, only what a group has room to replace is dropped. With ``ablate``, also
+        drop all weights of neurons of which too few are salient.
 
         Returns:
             bool, (N,), True for the survivors.
@@ -139,6 +142,8 @@ class StructuredRigL:
             return topology.all_but(
                 arrays.concatenate([one.dropped(values, gradient, count, self.ablate) for one, count in pairs])
             )
+        if keeps_regrown:
+            return topology.all_but(smallest_of_each(topology, values, counts))
         full = _fuller_than_half(topology, sizes)
         dropped = [
             _smallest_replaceable(topology, name, values, size, int(count))
@@ -147,6 +152,11 @@ class StructuredRigL:
             for name, size, count, is_full in zip(names, sizes, counts, full, strict=True)
         ]
         return topology.all_but(arrays.concatenate(dropped))
+
+    @hookimpl
+    def keep_regrown(self, topology: Topology) -> Array:
+        """Return True for all weights: what is dropped and grown again in one update keeps its value and momentum."""
+        return topology.all()
 
     @hookimpl
     def allocate(self, total: int, pruned: Counts, room: Counts) -> Counts:

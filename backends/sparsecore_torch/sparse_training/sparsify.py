@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from sparsecore.engine.engine import Engine
 from sparsecore.engine.groups import EngineGroups, GroupStates
+from sparsecore.engine.reallocation import RegrowPruned
 from sparsecore.engine.schedules import Clock
 from sparsecore.engine.topology import Layout, Topology
 from sparsecore.engine.units import Units, as_units
@@ -75,7 +76,7 @@ def sparsify(
     seed: int = 0,
     storage: str = "masked",
     kernels: str = "dense",
-    regrow_pruned: bool = False,
+    regrow_pruned: RegrowPruned | None = None,
     units: Units | str = "weights",
 ) -> SparseTraining:
     """Train a model sparsely from the next step on; the training loop stays as it is.
@@ -116,7 +117,9 @@ def sparsify(
         kernels: 'dense', torch's own; or 'sparse', those of the distribution sparsecore_cpu, which run nn.Conv2d and
             nn.Linear in float32 on the CPU at the cost of the active weights. The training's ``routes`` say which
             layers do.
-        regrow_pruned: whether weights that have just been pruned may grow again in the same update.
+        regrow_pruned: whether weights that have just been pruned may grow again in the same update: False; True, from
+            the value of any grown weight; or 'keep', with their value and their optimizer state. By default 'keep' with
+            strategies that are made for it (RigL, SNFS, GraNet, SRigL), and False with others.
         units: what is pruned and grown as a whole: 'weights'; 'kernels', the weights between two channels of a
             convolution; or blocks of outputs and inputs such as '4x4'.
 
@@ -151,7 +154,7 @@ def sparsify(
             Engine,
             arrays=TorchArrays(selection.sparse[0].parameter.device),
             seed=seed,
-            regrow_pruned=bool(regrow_pruned),
+            regrow_pruned=regrow_pruned,
             units=as_units(units),
         )
         clock = _clock(total_steps, steps_per_epoch)

@@ -15,6 +15,7 @@ from sparsecore.engine.arrays import describe
 from sparsecore.engine.engine import Engine
 from sparsecore.engine.groups import EngineGroups, GroupStates
 from sparsecore.engine.randomness import Randomness
+from sparsecore.engine.reallocation import RegrowPruned
 from sparsecore.engine.state import State, dump_strategy_state, load_strategy_state, strategy_state_error, vectors_of
 from sparsecore.engine.topology import Topology
 from sparsecore.engine.units import partial_units_error
@@ -150,12 +151,18 @@ def identity_of(engines: EngineGroups, start: GroupStates, sparsity: float | Map
         "sparsity": dict(sparsity) if isinstance(sparsity, Mapping) else float(sparsity),
         "seed": first.random.seed,
         "units": described(first.units),
-        "regrow_pruned": first.regrow_pruned,
+        "regrow_pruned": _regrow_pruned(engines),
         "steps_per_epoch": start.clock.steps_per_epoch,
         "strategies": [one for engine in engines.engines for one in describe_strategies(engine.strategies)],
         "strategies with memory": [name for own in start.states for name in sorted(own.strategy_states)],
         **(_groups_of_identity(engines) if len(engines.engines) > 1 else {}),
     }
+
+
+def _regrow_pruned(engines: EngineGroups) -> RegrowPruned | list[RegrowPruned]:
+    """Return the setting, or that of each group where they differ."""
+    settings = [engine.regrow_pruned for engine in engines.engines]
+    return settings[0] if all(one == settings[0] for one in settings) else settings
 
 
 def _groups_of_identity(engines: EngineGroups) -> dict[str, Any]:
@@ -243,11 +250,14 @@ def _load_group(
 def _check_same(saved: Mapping[str, Any], identity: Identity) -> None:
     if not isinstance(saved, Mapping) or saved.get("format") != _FORMAT:
         raise InputError(f"this is no state dict of sparse training: expected one with the format {_FORMAT!r}")
-    others = {fact: here for fact, here in identity.items() if fact not in {"tensors", "strategies"}}
+    # strategies that differ explain why their defaults do
+    later = {"tensors", "strategies", "regrow_pruned"}
+    others = {fact: here for fact, here in identity.items() if fact not in later}
     difference = (
         _tensor_difference(saved.get("tensors"), identity["tensors"])
         or _first_difference({fact: saved.get(fact) for fact in others}, others)
         or _strategy_difference(saved.get("strategies"), identity["strategies"])
+        or _first_difference(saved.get("regrow_pruned"), identity["regrow_pruned"], "regrow_pruned")
     )
     if difference is not None:
         raise InputError(f"the state dict is of another training; the first difference is in {difference}")

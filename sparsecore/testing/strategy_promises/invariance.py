@@ -21,6 +21,7 @@ from sparsecore.testing.runs import (
     UpdateRecord,
     make_engine,
     perform_update,
+    regrows,
     replay,
     run_update,
     strategy_state_contents,
@@ -46,6 +47,8 @@ def _scenarios_without_ties(draw: DrawFn, subject: StrategySubject) -> Scenario:
 def _check_order(subject: StrategySubject, scenario: Scenario) -> None:
     for number, (one, other) in enumerate(zip(_updates(scenario), _updates(_reversed(scenario)), strict=True)):
         reallocations = one.reallocation, other.reallocation
+        if regrows(scenario):  # what grows again was not pruned, so that these depend on the numbers that grow
+            _check_counts(subject, one.reallocation, *(_positions_of(each.after) for each in reallocations))
         for change, attribute in (("pruned", "pruned_positions"), ("grown", "grown_positions")):
             first, second = (_by_tensor(reallocation, attribute) for reallocation in reallocations)
             if change == "grown":
@@ -72,8 +75,8 @@ def _updates(scenario: Scenario) -> list[_Update]:
     engine = make_engine(scenario)
     replayed = list(replay(engine, scenario))
     previous = [_Update(reallocation, snapshot) for snapshot, reallocation in replayed if reallocation]
-    update = perform_update(engine, scenario, replayed[-1][0])
-    return [*previous, _Update(update.reallocation, Snapshot(update.state, update.reallocation.values))]
+    state, reallocation = perform_update(engine, scenario, replayed[-1][0])
+    return [*previous, _Update(reallocation, Snapshot(state, reallocation.values))]
 
 
 def _reversed(scenario: Scenario) -> Scenario:
@@ -93,7 +96,10 @@ def _reversed(scenario: Scenario) -> Scenario:
 
 
 def _by_tensor(reallocation: Reallocation, attribute: str) -> _PositionsByTensor:
-    topology = reallocation.before.at(getattr(reallocation, attribute))
+    return _positions_of(reallocation.before.at(getattr(reallocation, attribute)))
+
+
+def _positions_of(topology: Topology) -> _PositionsByTensor:
     return {name: topology.local(name).tolist() for name in topology.layout.names}
 
 

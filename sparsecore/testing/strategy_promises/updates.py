@@ -15,7 +15,7 @@ from hypothesis.strategies import DrawFn
 from sparsecore.engine.stack import StrategyStack
 from sparsecore.engine.update import target_size_result
 from sparsecore.testing.promises import BrokenPromiseError, Promise, expect
-from sparsecore.testing.runs import UpdateRecord, run_update
+from sparsecore.testing.runs import UpdateRecord, regrows, run_update
 from sparsecore.testing.scenarios import Scenario, scenarios
 from sparsecore.testing.subjects import StrategySubject, declarations, fresh_copies, pruning_declarations
 
@@ -76,8 +76,9 @@ def _weights(update: UpdateRecord) -> list[_Weight]:
 
 
 def _kept_and_pruned(update: UpdateRecord) -> tuple[list[_Weight], list[_Weight]]:
-    survives = np.asarray(update.reallocation.survives).tolist()
-    weights = list(zip(_weights(update), survives, strict=True))
+    """Return the weights that pruning kept and those that it pruned, also where these have grown again."""
+    positions, kept = update.before.state.topology.host_positions.tolist(), set(update.kept.host_positions.tolist())
+    weights = list(zip(_weights(update), (position in kept for position in positions), strict=True))
     return [weight for weight, stays in weights if stays], [weight for weight, stays in weights if not stays]
 
 
@@ -91,8 +92,7 @@ def _check_count(_: StrategySubject, scenario: Scenario) -> None:
 
 
 def _target_size(update: UpdateRecord, scenario: Scenario) -> int:
-    state = update.before.state
-    survivors = state.topology.counts - update.reallocation.pruned
+    state, survivors = update.before.state, update.kept.counts
     return int(target_size_result(StrategyStack(fresh_copies(scenario.stack)), state, survivors).value)
 
 
@@ -123,7 +123,8 @@ def _check_grown(subject: StrategySubject, scenario: Scenario) -> None:
     before = {(weight.tensor, weight.position) for weight in _weights(update)}
     kept = {(weight.tensor, weight.position) for weight in _kept_and_pruned(update)[0]}
     after = _values_after(update)
-    expect(after.keys() & before == kept, "a weight grew at a position that was active, or was just pruned")
+    if not regrows(scenario):
+        expect(after.keys() & before == kept, "a weight grew at a position that was active, or was just pruned")
     declared = declarations(subject, scenario.stack, "initial_values").grown_value
     expected = 0.0 if subject.uses_default("initial_values") else declared
     wrong = [key for key in after.keys() - before if expected is not None and after[key] != expected]
@@ -132,6 +133,29 @@ def _check_grown(subject: StrategySubject, scenario: Scenario) -> None:
         raise BrokenPromiseError(
             f"the weight that grew at position {position} of {tensor!r} starts with {after[min(wrong)]} instead of "
             f"{expected}"
+        )
+
+
+def _check_regrown(subject: StrategySubject, scenario: Scenario) -> None:
+    update = run_update(scenario, regrow_pruned="keep")
+    reallocation = update.reallocation
+    survives = np.asarray(reallocation.survives).tolist()
+    # a vector like the optimizer's state: 1 plus the slot before the update, which grown weights have none of
+    states = np.asarray(reallocation.carry(np.arange(1, reallocation.before.size + 1))).tolist()
+    state_of = dict(zip(reallocation.after.host_positions.tolist(), states, strict=True))
+    after, keeps_all = _values_after(update), subject.uses_default("keep_regrown")
+    positions = reallocation.before.host_positions.tolist()
+    for weight in _kept_and_pruned(update)[1]:
+        value = after.get((weight.tensor, weight.position))
+        if value is None:
+            continue
+        state, is_kept = state_of[positions[weight.slot]], survives[weight.slot]
+        expect(is_kept or not keeps_all, f"{weight} was pruned and grew again, but counts as another weight")
+        expected = weight.slot + 1 if is_kept else 0
+        expect(state == expected, f"{weight} was pruned and grew again, but not with its own optimizer state")
+        expect(
+            not is_kept or (value, np.signbit(value)) == (weight.value, np.signbit(weight.value)),
+            f"{weight} was pruned, grew again and keeps its optimizer state, but its value is {value}",
         )
 
 
@@ -151,9 +175,10 @@ def _check_shares(subject: StrategySubject, scenario: Scenario) -> None:
     if kind is None:
         return
     update = run_update(scenario)
-    before, pruned, grown = update.before.state.topology, update.reallocation.pruned, update.reallocation.grown
-    weights = {"survivors": before.counts - pruned, "pruned": pruned}[kind]
-    shares = exact_shares(int(grown.sum()), weights.tolist(), before.room.tolist())
+    before, kept = update.before.state.topology, update.kept
+    weights = {"survivors": kept.counts, "pruned": before.counts - kept.counts}[kind]
+    grown, room = update.state.topology.counts - kept.counts, (kept if regrows(scenario) else before).room
+    shares = exact_shares(int(grown.sum()), weights.tolist(), room.tolist())
     for name, count, share in zip(before.layout.names, grown.tolist(), shares, strict=True):
         expect(
             abs(count - share) < 1,
@@ -235,6 +260,14 @@ UPDATES: Sequence[Promise] = (
         "weights grow at inactive positions, and start with the declared value, or with zero without initial_values",
         scenarios,
         _check_grown,
+    ),
+    Promise(
+        "regrown",
+        "with regrow_pruned='keep', a weight that is pruned and grows again keeps its value and its optimizer state",
+        scenarios,
+        _check_regrown,
+        ("keep_regrown",),
+        fraction=0.3,
     ),
     Promise(
         "proportional",
