@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import attrs
 import numpy as np
@@ -67,6 +67,8 @@ class AlternatingCompression:
         last: when the last compressed phase begins, as a fraction of the run, or at the last step but one.
         scope: whether the largest |w| of the whole 'network' are kept, or of each 'tensor', all alike.
     """
+
+    tuning: ClassVar = {"phase": (0.02, 0.2), "scope": ["network", "tensor"]}
 
     begin: float = 0.1
     phase: float = attrs.field(default=0.05, validator=[attrs.validators.gt(0), attrs.validators.le(1)])

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
-from typing import Literal
+from typing import ClassVar, Literal
 
 import attrs
 import numpy as np
@@ -64,6 +64,13 @@ class CannistraciHebb:
         randomness: r of the receptive fields, from 0 (each output has its nearest inputs) to 1 (any).
         schedule: when updates are due.
     """
+
+    tuning: ClassVar = {
+        "drop_fraction.start": (0.1, 0.5),
+        "last_exponent": (1.0, 9.0),
+        "randomness": [0.0, 0.1, 0.2, 0.3, 1.0],
+        "schedule": [{"times": times, "until": 0.75} for times in (25, 100)],
+    }
 
     drop_fraction: Schedule = attrs.field(
         default=Cosine(0.3, 0.0, until=0.75), converter=as_schedule, validator=check_fraction
