@@ -12,7 +12,6 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from pydoc_data import topics
 from statistics import fmean, stdev
 from time import process_time
 from typing import TYPE_CHECKING, Any
@@ -21,9 +20,11 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from sparsecore.data.help_topics import help_topics_text
 from sparsecore.run.files import write_whole
 from sparsecore.run.identity import machine
 from sparsecore.strategy import Every
+from sparsecore_models.gpt import CharacterGPT
 from sparsecore_strategies.dpr import DynamicReallocation
 from sparsecore_strategies.rigl import RigL
 from sparsecore_strategies.set import SparseEvolution
@@ -85,60 +86,6 @@ class Run:
         return f"{self.strategy}-{self.sparsity:g}-seed{self.seed}"
 
 
-class Attention(nn.Module):
-    """Causal self-attention, with heads of 32 features."""
-
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        self.heads = features // 32
-        self.query_key_value = nn.Linear(features, 3 * features)
-        self.projection = nn.Linear(features, features)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Compute (batch, characters, features) from the same shape."""
-        split = self.query_key_value(hidden).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = nn.functional.scaled_dot_product_attention(*split, is_causal=True)
-        projected: Tensor = self.projection(mixed.transpose(1, 2).flatten(2))
-        return projected
-
-
-class Block(nn.Module):
-    """Attention and a perceptron, each after a layer norm and beside an identity."""
-
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        self.attention = nn.Sequential(nn.LayerNorm(features), Attention(features))
-        self.perceptron = nn.Sequential(
-            nn.LayerNorm(features), nn.Linear(features, 4 * features), nn.GELU(), nn.Linear(4 * features, features)
-        )
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Compute (batch, characters, features) from the same shape."""
-        hidden = hidden + self.attention(hidden)
-        return hidden + self.perceptron(hidden)
-
-
-class GPT(nn.Module):
-    """A GPT with learned positions; embeddings and head are not tied."""
-
-    def __init__(self, vocabulary: int, settings: Settings) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(vocabulary, settings.features)
-        self.positions = nn.Parameter(torch.zeros(settings.characters, settings.features))
-        self.blocks = nn.Sequential(*(Block(settings.features) for _ in range(settings.layers)))
-        self.norm = nn.LayerNorm(settings.features)
-        self.head = nn.Linear(settings.features, vocabulary)
-        for name, parameter in self.named_parameters():
-            if parameter.dim() > 1:
-                residual = name.endswith(("projection.weight", "perceptron.3.weight"))
-                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * settings.layers if residual else 1))
-
-    def forward(self, codes: Tensor) -> Tensor:
-        """Compute logits (batch, characters, vocabulary) from codes (batch, characters)."""
-        logits: Tensor = self.head(self.norm(self.blocks(self.embedding(codes) + self.positions)))
-        return logits
-
-
 @attrs.frozen(eq=False)
 class Text:
     """A text as codes of its characters.
@@ -165,7 +112,7 @@ class Text:
 
 def help_topics() -> Text:
     """Return the text of Python's help topics, in the order of their names."""
-    return Text.of("\n".join(topics.topics[name] for name in sorted(topics.topics)))
+    return Text.of(help_topics_text())
 
 
 def batch_of(codes: Tensor, settings: Settings, key: int, sequences: int) -> tuple[Tensor, Tensor]:
@@ -217,7 +164,7 @@ class Trainer:
     run: Run
     settings: Settings
     text: Text
-    model: GPT = attrs.field(init=False)
+    model: CharacterGPT = attrs.field(init=False)
     optimizer: torch.optim.AdamW = attrs.field(init=False)
     training: SparseTraining | None = attrs.field(init=False, default=None)
     seconds: float = attrs.field(init=False, default=0.0)
@@ -226,7 +173,7 @@ class Trainer:
     def __attrs_post_init__(self) -> None:
         torch.manual_seed(self.run.seed)
         settings = self.settings
-        self.model = GPT(len(self.text.vocabulary), settings)
+        self.model = CharacterGPT(len(self.text.vocabulary), settings.layers, settings.features, settings.characters)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=BASE_LEARNING_RATE, weight_decay=0.01)
         if self.run.strategy in STRATEGIES:
             self.training = sparsify(

@@ -2,7 +2,6 @@
 
 import json
 import re
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -184,8 +183,7 @@ def test_a_study_compares_trials_of_a_module(folder: Path, tmp_path: Path, monke
         settings = {{ "start.values" = "fresh" }}
         """
     )
-    # in sparsecore.cli the command has the name of its module
-    monkeypatch.setattr(import_module("sparsecore.cli.study"), "create_pool", lambda *_: InProcessPool())
+    monkeypatch.setattr("sparsecore.cli.study_options.create_pool", lambda *_: InProcessPool())
     done = sparsecore("study", str(study), "--out", str(tmp_path / "study"))
     assert done.returncode == 0, done.stderr
     runs = sorted((tmp_path / "study").rglob("result.json"))

@@ -4,7 +4,6 @@ import json
 import re
 import shlex
 from contextlib import suppress
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -21,8 +20,7 @@ PAGE = (DOCS / "studies.md").read_text("utf-8")
 @pytest.mark.slow
 def test_the_examples_of_the_page_run_from_top_to_bottom(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    # in sparsecore.cli the command has the name of its module
-    monkeypatch.setattr(import_module("sparsecore.cli.study"), "create_pool", lambda *_: InProcessPool())
+    monkeypatch.setattr("sparsecore.cli.study_options.create_pool", lambda *_: InProcessPool())
     (toml,) = re.findall(r"^```toml\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
     (tmp_path / "zeta.toml").write_text(toml)
     lines = "".join(re.findall(r"^```sh\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)).splitlines()

@@ -4,7 +4,6 @@ import json
 import tomllib
 from collections.abc import Iterator
 from concurrent.futures import Future
-from importlib import import_module
 from pathlib import Path
 
 import attrs
@@ -85,7 +84,7 @@ def hurry() -> Iterator[None]:
 
 def compare(folder: Path, pool: StoppingPool, *arguments: object, json_output: bool = True):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(import_module("sparsecore.cli.study_options"), "create_pool", lambda *_: pool)
+        patch.setattr("sparsecore.cli.study_options.create_pool", lambda *_: pool)
         given = [*map(str, arguments), *(["--json"] if json_output else [])]
         return sparsecore("study", "strategies", "--out", "out", *given, cwd=folder)
 

@@ -7,7 +7,6 @@ registers them, its models, transforms and data sets work.
 import json
 import sys
 import types
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +80,7 @@ def study(text: str) -> None:
     """The study of a page at a tiny size."""
     Path("figure1.toml").write_text(text)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(import_module("sparsecore.cli.study"), "create_pool", lambda *_: InProcessPool())
+        patch.setattr("sparsecore.cli.study_options.create_pool", lambda *_: InProcessPool())
         small = ["--model", "torchvision:resnet18", "--epochs", "1", "--batch-size", "4", "--trials", "1"]
         settings = ["--set", "data.workers=0", "--set", f"data.train_transforms={TRAIN}"]
         settings += ["--set", f"data.test_transforms={TEST}", "--set", "strategy.dpr.schedule={steps=1}"]

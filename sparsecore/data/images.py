@@ -19,7 +19,7 @@ class Split:
 
     Attributes:
         images: uint8, (examples, height, width, channels).
-        labels: int64, (examples,), 0 to classes-1.
+        labels: int64, (examples,), 0 to classes-1; (examples, length) of :class:`sparsecore.data.tokens.Tokens`.
     """
 
     images: NDArray[np.uint8]

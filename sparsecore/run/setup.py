@@ -161,6 +161,7 @@ def set_up(experiment: Experiment, run: RunFolder | None = None) -> Setup:
     images = images_of(experiment)
     augmentation = Augmentation(experiment.data.crop, experiment.data.flip)
     images.check_augmentation(augmentation.padding, augmentation.flip)
+    _check_labels(experiment, images)
     with guard_plugin_code("model", experiment.model.name):
         parameters = tuple(experiment.model.plugin.parameters(images.shape, images.classes))
     shapes = {parameter.name: parameter.shape for parameter in parameters if parameter.sparse}
@@ -182,6 +183,16 @@ def set_up(experiment: Experiment, run: RunFolder | None = None) -> Setup:
             "weights that the run is to start with; take another strategy"
         )
     return Setup(experiment, images, augmentation, parameters, engine, start, values, dense, source)
+
+
+def _check_labels(experiment: Experiment, images: Images) -> None:
+    """Raise an :class:`InputError` if images have several labels and the model is not a module of PyTorch."""
+    labels = getattr(images.train, "labels", None)
+    if labels is not None and labels.ndim > 1 and experiment.model.given is None:
+        raise InputError(
+            f"the data set {experiment.dataset.name!r} has {labels.shape[1]} labels an example, which a module of "
+            f"PyTorch can be trained on (--backend torch), and the model {experiment.model.name!r} cannot"
+        )
 
 
 def images_of(experiment: Experiment) -> Images:

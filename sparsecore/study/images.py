@@ -118,6 +118,7 @@ _TITLES: Mapping[str, str] = MappingProxyType(
         "mnist": "MNIST",
         "fashion-mnist": "Fashion-MNIST",
         "digits": "the digits of scikit-learn",
+        "help-topics": "Python's help topics",
     }
 )
 _ENOUGH_IMAGES = 500

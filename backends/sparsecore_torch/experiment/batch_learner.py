@@ -116,10 +116,23 @@ class BatchLearner(ABC):
         config, totals = self._config, RunningTotals(self._config.device)
         with config.computing(), config.parallel.communicating():
             for images, labels in self._inputs.of_split(split):
-                logits = self._evaluation_logits(images).to(config.dtype)
+                logits, labels = by_label(self._evaluation_logits(images).to(config.dtype), labels)  # noqa: PLW2901
                 totals.add(functional.cross_entropy(logits, labels, reduction="none"), logits, labels)
             config.parallel.total(totals.vector)
         return totals.read()
+
+
+def by_label(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return logits and labels with one row a label, where every position of a sequence has one.
+
+    Args:
+        logits: (batch, classes), or (batch, length, classes).
+        labels: int64, (batch,), or (batch, length).
+
+    Returns:
+        (labels, classes) and (labels,).
+    """
+    return logits.flatten(0, -2), labels.flatten()
 
 
 def check_saved(state: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> None:

@@ -17,7 +17,7 @@ from sparsecore.errors import InputError
 from sparsecore.learning.ledger import Ledger
 from sparsecore.learning.protocols import Task, Totals
 from sparsecore_torch.arrays import active_indices, as_tensor, gather, scatter
-from sparsecore_torch.experiment.batch_learner import BatchLearner, RunningTotals, check_saved, check_shape
+from sparsecore_torch.experiment.batch_learner import BatchLearner, RunningTotals, by_label, check_saved, check_shape
 from sparsecore_torch.experiment.device import DeviceConfig
 from sparsecore_torch.experiment.keyed_draws import drawing
 from sparsecore_torch.experiment.module_model import ModuleModel, check_logits, forget_drawn_values, saved_tensors
@@ -92,10 +92,11 @@ class ModuleLearner(BatchLearner):
         images, labels = self._inputs.of_plan(part)
         with drawing(part.random.child("forward", part.first)):
             logits = self._computed(images)
-            check_logits(logits, len(labels), self._classes, self._model.name)
-            logits = logits.to(self._config.dtype)
+            check_logits(logits, len(labels), self._classes, self._model.name, labels.shape[1:])
+            logits, labels = by_label(logits.to(self._config.dtype), labels)
             losses = functional.cross_entropy(logits, labels, reduction="none")
-            torch.autograd.backward(self._config.parallel.loss(losses, examples))
+            # every image has as many labels
+            torch.autograd.backward(self._config.parallel.loss(losses, examples * (len(labels) // len(part))))
         totals.add(losses, logits, labels)
 
     def _computed(self, images: Tensor) -> Any:

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from sparsecore.engine.randomness import Randomness
 from sparsecore.errors import InputError
+from sparsecore.learning.flops import ForwardPass
 from sparsecore.learning.parameters import Parameter
 from sparsecore_torch.experiment.keyed_draws import drawing
 from sparsecore_torch.sparse_training.checks import check_gradients, check_is_plain, check_layouts, check_model
+from sparsecore_torch.sparse_training.flops import forward_pass
 from sparsecore_torch.sparse_training.model.parameters import named_parameters
 from sparsecore_torch.sparse_training.model.selection import Selection, select
 
@@ -86,6 +88,19 @@ class ModuleModel:
         check_layouts(selection.sparse)
         check_gradients(selection.sparse)
         return selection
+
+    def forward_pass(self, image_shape: Shape, classes: int) -> ForwardPass:
+        """Return the operations of one image's forward pass in evaluation mode, if the module were dense.
+
+        Args:
+            image_shape: height, width and channels of the images.
+            classes: the number of classes.
+
+        Raises:
+            InputError: no product with a parameter is seen.
+        """
+        module = self.module(image_shape, classes)
+        return forward_pass(module, (_blank_images(module, image_shape),), {})
 
     def forward(self, *_: Any) -> Any:
         """Refuse to compute with the operations of another backend.
@@ -187,9 +202,8 @@ def _check_saved(model: ModuleModel, module: nn.Module) -> None:
 def _check_computes(model: ModuleModel, module: nn.Module, image_shape: Shape, classes: int) -> None:
     """Raise an :class:`InputError` unless the module computes logits of such images."""
     height, width, channels = image_shape
-    dtype = next(module.parameters()).dtype
     try:
-        logits = module.eval()(torch.zeros(1, channels, height, width, dtype=dtype))
+        logits = module.eval()(_blank_images(module, image_shape))
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
         raise InputError(
             f"the model {model.name!r} does not compute images of {channels}×{height}×{width} (channels, height, "
@@ -198,7 +212,13 @@ def _check_computes(model: ModuleModel, module: nn.Module, image_shape: Shape, c
     check_logits(logits, 1, classes, model.name)
 
 
-def check_logits(logits: Any, batch: int, classes: int, name: str) -> None:
+def _blank_images(module: nn.Module, image_shape: Shape) -> Tensor:
+    """Return a batch of one image of zeros."""
+    height, width, channels = image_shape
+    return torch.zeros(1, channels, height, width, dtype=next(module.parameters()).dtype)
+
+
+def check_logits(logits: Any, batch: int, classes: int, name: str, positions: Sequence[int] | None = None) -> None:
     """Check what a module has computed.
 
     Args:
@@ -206,19 +226,24 @@ def check_logits(logits: Any, batch: int, classes: int, name: str) -> None:
         batch: the number of images.
         classes: the number of classes of the data set.
         name: the model's, for the error.
+        positions: how many labels an image has, () for one and (length,) for a sequence; None where it is not known.
 
     Raises:
-        InputError: it is no tensor of (batch, at least ``classes``).
+        InputError: it is no tensor of (batch, at least ``classes``), or (batch, length, at least ``classes``) where
+            every position of a sequence has a label.
     """
     if not isinstance(logits, Tensor):
         raise InputError(
             f"the model {name!r} returns {type(logits).__name__}; expected logits, one tensor of (batch, classes), in "
             "training as in evaluation"
         )
-    if logits.ndim != 2 or logits.shape[0] != batch or logits.shape[1] < classes:
+    given = tuple(logits.shape)
+    known = positions if positions is not None else given[1:-1]
+    if not (2 <= len(given) <= 3 and given[:-1] == (batch, *known) and given[-1] >= classes):
+        expected = ", ".join(map(str, (batch, *known[:1], classes)))
         raise InputError(
-            f"the model {name!r} returns {tuple(logits.shape)} for a batch of {batch}; expected logits of ({batch}, "
-            f"{classes}), as the data set has {classes} classes"
+            f"the model {name!r} returns {given} for a batch of {batch}; expected logits of ({expected}), as the data "
+            f"set has {classes} classes"
         )
 
 

@@ -84,8 +84,9 @@ def compose(request: ComparisonRequest) -> Composed:
     networks = default.networks
     options = absolute_options(request.options)
     if {"model.name", "data.name"} & options.keys():
-        networks = (network_for(networks, options),)
-    networks = tuple(_changed(network, request, options) for network in networks)
+        networks = (_changed(network_for(networks, options), request, options),)
+    else:
+        networks = tuple(_changed(one, request, _without_other_backend(options, one)) for one in networks)
     counts = {"trials": request.trials, "tuning_runs": request.tuning_runs}
     counts = {name: count for name, count in counts.items() if count is not None}
     comparison = StrategyComparison.of(
@@ -197,6 +198,12 @@ def _changed(network: Network, request: ComparisonRequest, options: Mapping[str,
         tuning_sparsity=network.tuning_sparsity if request.tuning_sparsity is None else request.tuning_sparsity,
         held_out=network.held_out if request.held_out is None else request.held_out,
     )
+
+
+def _without_other_backend(options: Mapping[str, Any], network: Network) -> dict[str, Any]:
+    """Return the options without those of a backend if the network needs a certain one, as a module of PyTorch does."""
+    keeps_own = "backend.name" in network.options
+    return {name: value for name, value in options.items() if not (keeps_own and name.startswith("backend."))}
 
 
 def _with_held_out(comparison: StrategyComparison, network: Network) -> Network:

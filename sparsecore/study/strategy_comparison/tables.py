@@ -19,9 +19,9 @@ from sparsecore.study.strategy_comparison.tuning import TuningRun, best_run
 LEGEND = (
     "Means of the trials ± half the width of their 95 % confidence interval (Student's t). Strategies with a letter in "
     f"common do not differ in accuracy: p ≥ {SIGNIFICANCE_LEVEL:g} in Welch's t-test, two-sided, corrected by Holm for "
-    "all pairs of the table. Training FLOPs are relative to those of as many steps of the dense network. Densities are "
-    "the share of active weights, in the mean over all steps and at the end. The ITOP rate is the share of positions "
-    "that were active at some time. Seconds are wall time."
+    "all pairs of the table. Of a text, accuracy and loss are those of the next character. Training FLOPs are relative "
+    "to those of as many steps of the dense network. Densities are the share of active weights, in the mean over all "
+    "steps and at the end. The ITOP rate is the share of positions that were ever active. Seconds are wall time."
 )
 """The explanation of the tables."""
 
@@ -56,6 +56,7 @@ def sparsity_table(result: SparsityResult, trials: int) -> Table:
         "strategy",
         "test accuracy, %",
         "differ",
+        "test loss, nats",
         "training FLOPs",
         "mean density, %",
         "density at the end, %",
@@ -71,6 +72,7 @@ def _cells(result: ArmResult, trials: int) -> tuple[str, ...]:
         result.arm.name,
         accuracy if result.finished in {0, trials} else f"{accuracy} ({result.finished} of {trials})",
         result.letters,
+        in_text(result.loss, 3),
         in_text(result.training_flops, 3),
         in_text(result.mean_density, 1, 100),
         in_text(result.final_density, 1, 100),
