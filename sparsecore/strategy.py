@@ -8,7 +8,7 @@
 - arrays: ``Array``, ``Arrays``, ``Gradient`` and ``DenseValues`` are the types of a backend's vectors, its operations,
   a dense gradient and dense initial values; ``counting_of`` returns operations that do not wait for a device.
 - time: ``Clock``; ``Every`` says when updates are due; ``Schedule``, ``Piecewise`` and ``Cosine`` are numbers that
-  change over a run, and ``as_schedule`` makes one of what a settings file holds.
+  change over a run, and ``as_schedule`` makes one of what a settings file holds; ``total_steps`` of a clock.
 - strategy state: ``per_weight`` and ``per_position`` mark its vectors.
 - settings: ``Amount`` and ``as_amount``, ``as_written``, ``check_fraction``, ``check_cubic``.
 - choosing weights to prune: ``smallest_of_each``, ``smallest_of_all``, ``smallest``, ``fraction_of``,
@@ -61,6 +61,7 @@ from sparsecore.engine.schedules import (
     as_amount,
     as_schedule,
     as_written,
+    total_steps,
 )
 from sparsecore.engine.selection import smallest_indices
 from sparsecore.engine.state import State, per_position, per_weight
@@ -163,6 +164,7 @@ __all__ = [
     "smallest_of_all",
     "smallest_of_each",
     "smallest_of_each_group",
+    "total_steps",
     "uniform",
     "whole_numbers",
 ]

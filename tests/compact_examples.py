@@ -12,6 +12,7 @@ from sparsecore import Topology, hookimpl
 from sparsecore.engine.schedules import Every
 from sparsecore_strategies.deepr import DeepRewiring
 from sparsecore_strategies.dpr import DynamicReallocation
+from sparsecore_strategies.gradient_deepr import GradientDeepRewiring
 from sparsecore_strategies.set import SparseEvolution
 from sparsecore_torch import SparseTraining, sparsify
 
@@ -101,6 +102,7 @@ STRATEGIES: dict[str, Callable[[], object]] = {
     "dpr": lambda: DynamicReallocation(target=20, initial_threshold=0.05, schedule=Every(steps=5)),
     "set": lambda: SparseEvolution(schedule=Every(steps=5)),
     "deepr": lambda: DeepRewiring(temperature=1e-4, l1=0.01),
+    "gradient-deepr": lambda: GradientDeepRewiring(temperature=1.0, l1=0.1, schedule=Every(steps=1)),
     "gradient": WhereTheGradientIsLarge,
     "gradually": Gradually,
 }

@@ -335,6 +335,12 @@ class SetsAnew(Wrapper):
         self.inner.load_state(self.inner._sparse.topology, now)
 
 
+@training("a gradient that is set is added to the one before", "weight-gradient")
+class AddsGradients(Wrapper):
+    def set_weight_gradient(self, weight_gradient):
+        self.inner.set_weight_gradient(self.inner.weight_gradient + weight_gradient)
+
+
 optimizer("weight decay is ignored", lambda rule: attrs.evolve(rule, weight_decay=0.0))
 optimizer(
     "Nesterov momentum is computed as plain momentum",

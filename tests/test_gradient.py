@@ -3,7 +3,7 @@
 import attrs
 import numpy as np
 import pytest
-from engine_examples import ARRAYS, TWO_TENSORS, engine, plugin
+from engine_examples import ARRAYS, TWO_TENSORS, engine, normal_values, plugin
 
 from sparsecore import Clock, Every, InputError, hookimpl
 
@@ -83,6 +83,43 @@ def test_a_step_is_not_idle_before_an_update_or_where_a_strategy_perturbs():
     assert not plan.is_idle
     noisy = engine(TWO_TENSORS, [plugin(perturb=lambda values: values + 1)])
     assert not noisy.plan(noisy.start(0.9)).is_idle
+
+
+def test_the_gradient_is_changed_by_the_topmost_strategy_with_the_state_of_before_the_step():
+    seen = []
+    steep = plugin(
+        perturb_gradient=lambda weight_gradient, values, clock: seen.append(clock.step) or values - weight_gradient
+    )
+    eng = engine(TWO_TENSORS, {"below": plugin(perturb_gradient=lambda: 0 / 0), "above": steep})
+    state, values = eng.start(0.9, clock=Clock(step=7)), normal_values(eng.start(0.9).topology)
+    gradient = normal_values(state.topology, 1)
+    np.testing.assert_array_equal(eng.perturbed_gradient(state, values, gradient), values - gradient)
+    assert seen == [7]
+    assert eng.plan(state).perturbs_gradient
+    assert not eng.plan(state).wants_gradient
+
+
+def test_without_a_strategy_that_changes_it_or_where_it_is_not_finite_the_gradient_stays_as_it_is():
+    plain = engine(TWO_TENSORS, [])
+    state = plain.start(0.9)
+    gradient = normal_values(state.topology, 1)
+    assert plain.perturbed_gradient(state, gradient, gradient) is gradient
+    assert not plain.plan(state).perturbs_gradient
+    eng = engine(TWO_TENSORS, [plugin(perturb_gradient=lambda weight_gradient: weight_gradient + 1)])
+    broken = np.where(np.arange(len(gradient)) == 3, np.float32(np.inf), gradient)
+    assert eng.perturbed_gradient(eng.start(0.9), gradient, broken) is broken
+
+
+def test_a_step_that_an_update_replaces_has_no_gradient_to_change():
+    replacing = plugin(
+        perturb_gradient=lambda weight_gradient: weight_gradient,
+        replaces_step=lambda: True,
+        update_due=lambda clock: clock.step % 2 == 0,
+    )
+    eng = engine(TWO_TENSORS, [replacing])
+    state = eng.start(0.9)
+    assert eng.plan(state).perturbs_gradient
+    assert not eng.plan(attrs.evolve(state, clock=Clock(step=1))).perturbs_gradient
 
 
 def test_after_the_last_step_every_step_is_idle():

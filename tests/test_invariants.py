@@ -184,6 +184,15 @@ def test_a_broken_perturbation_is_an_error_that_names_the_plugin(answer, sentenc
         algorithm.advance(state, normal_values(state.topology))
 
 
+@pytest.mark.parametrize(("answer", "sentence"), VALUES)
+def test_a_broken_gradient_is_an_error_that_names_the_plugin(answer, sentence):
+    broken_one = plugin(perturb_gradient=lambda weight_gradient: answer(len(weight_gradient)))
+    algorithm = engine(TWO_TENSORS, {"broken": broken_one})
+    state = algorithm.start(0.8)
+    with broken("perturb_gradient", sentence):
+        algorithm.perturbed_gradient(state, normal_values(state.topology), normal_values(state.topology, 1))
+
+
 @attrs.frozen(eq=False)
 class Ages:
     ages: object = per_weight()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sparsecore.engine.distributions import erdos_renyi, erdos_renyi_kernel, uniform
 from sparsecore.engine.schedules import Clock, Every
 from sparsecore.engine.topology import Layout
+from sparsecore.errors import InputError
 from sparsecore_strategies.set import SparseEvolution
 
 ROOMY = Layout.of({"kernels": (8, 8, 3, 3), "matrix": (30, 20), "small": (12, 4)})
@@ -136,6 +137,26 @@ def test_the_start_distribution_is_an_option(start, counts):
     assert state.topology.counts.tolist() == counts(ROOMY, 0.9).tolist()
 
 
+@given(st.integers(0, 20), st.integers(2, 200))
+def test_a_number_to_drop_is_dropped_exactly_and_shared_in_proportion_to_the_weights(seed, count):
+    algorithm = engine(ROOMY, [SparseEvolution(drop_fraction=count, ranking="magnitude", start="uniform")], seed=seed)
+    state = algorithm.start(0.5)
+    counts = state.topology.counts
+    _, got = algorithm.update(state, normal_values(state.topology, seed))
+    assert got.pruned_count == count
+    assert (abs(got.pruned - count * counts / counts.sum()) < 1).all()
+    assert got.grown.tolist() == got.pruned.tolist()
+    signed = SparseEvolution(drop_fraction=count).prune(state.topology, normal_values(state.topology, seed))
+    assert count - 2 * len(counts) < (~signed).sum() <= count
+
+
+def test_a_number_to_drop_that_is_not_below_that_of_the_weights_is_refused_at_the_start():
+    size = engine(ROOMY, []).start(0.5).topology.size
+    for start in (lambda one: one.start(0.5), lambda one: one.start_at(engine(ROOMY, []).start(0.5).topology)):
+        with pytest.raises(InputError, match=f"drop {size} weights an update, but there are only {size}"):
+            start(engine(ROOMY, [SparseEvolution(drop_fraction=size, start="uniform")]))
+
+
 def test_the_defaults_are_the_originals():
     default = SparseEvolution()
     assert (default.drop_fraction, default.ranking, default.start) == (0.3, "signed", "er")
@@ -152,6 +173,8 @@ def test_updates_follow_the_end_of_each_epoch():
     [
         {"drop_fraction": -0.1},
         {"drop_fraction": 1.0},
+        {"drop_fraction": 20.5},
+        {"drop_fraction": float("inf")},
         {"drop_fraction": float("nan")},
         {"ranking": "random"},
         {"start": "dense"},

@@ -10,8 +10,10 @@ from sparsecore_strategies.density_schedule import DensitySchedule
 from sparsecore_strategies.dpr import DynamicReallocation
 from sparsecore_strategies.erk_start import ErkStart
 from sparsecore_strategies.gmp import GradualPruning
+from sparsecore_strategies.gradient_deepr import GradientDeepRewiring
 from sparsecore_strategies.gradient_growth import GradientGrowth
 from sparsecore_strategies.granet import GradualRegeneration
+from sparsecore_strategies.iterative_pruning import IterativePruning
 from sparsecore_strategies.magnitude_drop import MagnitudeDrop
 from sparsecore_strategies.momentum_growth import MomentumGrowth
 from sparsecore_strategies.rigl import RigL
@@ -54,6 +56,16 @@ class TestDeepRewiring(StrategyTests):
 class TestDeepRewiringWithinTensors(StrategyTests):
     strategy = DeepRewiring(scope="tensor")
     max_examples = 5
+
+
+class TestGradientDeepRewiring(StrategyTests):
+    strategy = hyperparameters(GradientDeepRewiring)
+    max_examples = 3
+
+
+class TestIterativePruning(StrategyTests):
+    strategy = hyperparameters(IterativePruning)
+    max_examples = 3
 
 
 class TestSoftDeepRewiring(StrategyTests):

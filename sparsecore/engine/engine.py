@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sparsecore.engine import validation
 from sparsecore.engine.arrays import Array, Arrays, DenseValues, Gradient
 from sparsecore.engine.distributions import check_sparsity
+from sparsecore.engine.perturbation import perturbed_gradient, perturbed_values
 from sparsecore.engine.randomness import Randomness
 from sparsecore.engine.reallocation import Reallocation, RegrowPruned
 from sparsecore.engine.schedules import Clock
@@ -70,6 +71,7 @@ class Engine:
         self.regrow_pruned = regrow_pruned_of(self.strategies.values(), regrow_pruned)
         check_growth_is_decided_once(self._stack)
         self._perturbs = bool(self._stack.implementers("perturb"))
+        self.perturbs_gradient = bool(self._stack.implementers("perturb_gradient"))
         self._replaces = bool(self._stack.implementers("replaces_step"))
         self._observes = bool(self._stack.implementers("observe"))
         self._resizes = bool(self._stack.implementers("target_size"))
@@ -208,12 +210,14 @@ class Engine:
         """
         after = _ticked(state)
         update_due = self._is_update_due(after)
+        replaces_step = update_due and self._replaces and self._decides("replaces_step", after)
         return StepPlan(
             state=state,
             next_state=after,
             update_due=update_due,
             wants_gradient=self._observes or (update_due and bool(self._needing_gradient)),
-            replaces_step=update_due and self._replaces and self._decides("replaces_step", after),
+            replaces_step=replaces_step,
+            perturbs_gradient=self.perturbs_gradient and not replaces_step,
             is_idle=not (update_due or self._perturbs or self._observes),
         )
 
@@ -348,32 +352,24 @@ class Engine:
         Raises:
             InputError: a strategy needs the learning rate, and there is none.
         """
-        try:
-            return self._perturb(state, values, learning_rate)
-        except TypeError as error:
-            requesting = self._stack.plugins_requesting("learning_rate", "perturb")
-            if learning_rate is None and requesting:
-                raise InputError(
-                    f"the strategy {requesting[-1]!r} needs the learning rate, and the optimizer has none of its own "
-                    "(its 'lr' is None, or missing); give the optimizer one, or the strategy a step size"
-                ) from error
-            raise
+        return perturbed_values(self._stack, state, values, learning_rate, self.random)
 
-    def _perturb(self, state: State, values: Array, learning_rate: float | None) -> Array:
-        readonly = self.arrays.readonly(values)
-        result = self._stack.first_result(
-            "perturb",
-            topology=state.topology,
-            values=readonly,
-            learning_rate=learning_rate,
-            clock=state.clock,
-            strategy_state=state.strategy_states,
-            random=self.random.child("perturb", state.clock.step),
-        )
-        if result.value is readonly:
-            return values
-        validation.check_finite_values(values, state.topology)
-        return validation.check_values(result, "perturb", state.topology, values)
+    def perturbed_gradient(self, state: State, values: Array, weight_gradient: Array) -> Array:
+        """Return the gradient of the active weights as the strategies change it before the optimizer's step.
+
+        Args:
+            state: the state before the step.
+            values: the N values before it.
+            weight_gradient: their gradient, (N,); one that is not finite stays as it is.
+
+        Returns:
+            (N,); the given array itself where no strategy changes it.
+
+        Raises:
+            InputError: there is not one value or not one gradient a weight.
+            InvariantError: a strategy returned other than N finite numbers of the same dtype.
+        """
+        return perturbed_gradient(self._stack, state, values, weight_gradient, self.random)
 
     def _observed(self, now: State, gradient: Gradient | None) -> State:
         if not self._observes:

@@ -59,6 +59,11 @@ class GroupPlans:
         return any(plan.replaces_step for plan in self.plans)
 
     @cached_property
+    def perturbs_gradient(self) -> bool:
+        """Whether a strategy changes the gradient of the active weights before the optimizer's step."""
+        return not self.replaces_step and any(plan.perturbs_gradient for plan in self.plans)
+
+    @cached_property
     def is_idle(self) -> bool:
         """Whether nothing follows the step."""
         return all(plan.is_idle for plan in self.plans)
@@ -188,6 +193,36 @@ class EngineGroups:
         for engine, own, entries, rate in parts:
             if rate is None:
                 engine.perturbed(own, entries, None)
+
+    @property
+    def perturbing_gradients(self) -> tuple[str, ...]:
+        """The strategies of the groups in which one changes the gradient of the active weights."""
+        return tuple(name for engine in self.engines if engine.perturbs_gradient for name in engine.strategies)
+
+    def perturbed_gradient(self, state: GroupStates, values: Array, weight_gradient: Array) -> Array:
+        """Return the gradient of the active weights as the strategies change it before the optimizer's step.
+
+        Args:
+            state: the state before the step.
+            values: the N values before it.
+            weight_gradient: their gradient, (N,).
+
+        Returns:
+            (N,); the given array itself where no strategy changes it.
+
+        Raises:
+            InvariantError: a strategy returned other than finite numbers of the same dtype.
+        """
+        split = self.partition.split_vector
+        parts = zip(self.engines, state.states, split(values, state.topology), strict=True)
+        gradients = split(weight_gradient, state.topology)
+        changed = [
+            engine.perturbed_gradient(own, entries, given)
+            for (engine, own, entries), given in zip(parts, gradients, strict=True)
+        ]
+        if all(one is given for one, given in zip(changed, gradients, strict=True)):
+            return weight_gradient
+        return self.partition.join_vectors(changed, [one.topology for one in state.states])
 
     def plan(self, state: GroupStates) -> GroupPlans:
         """Ask the strategies what they will do at the next optimizer step.

@@ -151,6 +151,20 @@ def replaces_step(clock: Clock, strategy_state: Any) -> bool | None:
 
 
 @hookspec(firstresult=True)
+def perturb_gradient(
+    topology: Topology, values: Array, weight_gradient: Array, clock: Clock, strategy_state: Any, random: Randomness
+) -> Array | None:
+    """Change the gradient of the active weights before the optimizer's step, as by an L1 term of the loss.
+
+    ``weight_gradient`` has one entry a weight, without the optimizer's weight decay. ``values`` and ``clock`` are those
+    before the step.
+
+    Returns:
+        N finite numbers in the dtype of ``weight_gradient``. Default: unchanged.
+    """
+
+
+@hookspec(firstresult=True)
 def perturb(
     topology: Topology, values: Array, learning_rate: float, clock: Clock, strategy_state: Any, random: Randomness
 ) -> Array | None:

@@ -59,6 +59,11 @@ class Defaults:
         return topology.size
 
     @hookimpl
+    def perturb_gradient(self, weight_gradient: Array) -> Array:
+        """Return the gradient unchanged."""
+        return weight_gradient
+
+    @hookimpl
     def perturb(self, values: Array) -> Array:
         """Return the values unchanged."""
         return values

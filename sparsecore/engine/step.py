@@ -17,6 +17,8 @@ class StepPlan:
         update_due: whether weights are reallocated after the step.
         wants_gradient: whether a strategy needs the dense gradients of this step.
         replaces_step: whether the update replaces the optimizer's step, which is then to be left out.
+        perturbs_gradient: whether a strategy changes the gradient of the active weights before the optimizer's step
+            (:meth:`Engine.perturbed_gradient`).
         is_idle: whether nothing follows the step: ``next_state`` is then the state after it, and :meth:`Engine.advance`
             can be left out, so that the values need not be collected for it.
     """
@@ -26,6 +28,7 @@ class StepPlan:
     update_due: bool
     wants_gradient: bool
     replaces_step: bool
+    perturbs_gradient: bool
     is_idle: bool
 
 

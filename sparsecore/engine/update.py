@@ -280,7 +280,7 @@ def check_moves_units(stack: StrategyStack, units: Units) -> None:
     Raises:
         InputError: a strategy does; the message names it and the hook.
     """
-    for hook in ("start_values", "perturb"):
+    for hook in ("start_values", "perturb_gradient", "perturb"):
         implementers = stack.implementers(hook)
         if implementers:
             raise InputError(

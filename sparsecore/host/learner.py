@@ -144,6 +144,26 @@ class HostLearner:
                 totals = _sum(totals, batch_totals(logits, some.labels))
         return totals
 
+    @property
+    def weight_gradient(self) -> NDArray[Any]:
+        """The gradient of the sparse values, (N,), from :meth:`backward` to the optimizer's step; read-only."""
+        gradient = self._sparse.vectors.gradient.view()
+        gradient.flags.writeable = False
+        return gradient
+
+    def set_weight_gradient(self, weight_gradient: NDArray[Any]) -> None:
+        """Replace the gradient of the sparse values before the optimizer's step.
+
+        Args:
+            weight_gradient: (N,), converted to the learner's dtype.
+
+        Raises:
+            InputError: it has another shape.
+        """
+        present = self._sparse.vectors.gradient
+        _check_shape("weight_gradient", weight_gradient, present)
+        present[:] = weight_gradient
+
     def set_values(self, values: NDArray[Any]) -> None:
         """Replace the sparse values, and keep the optimizer's state.
 

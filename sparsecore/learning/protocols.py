@@ -171,6 +171,25 @@ class Learner(Protocol):
         """
         ...
 
+    @property
+    def weight_gradient(self) -> Array:
+        """The gradient of the sparse values, (N,), from :meth:`backward` to :meth:`optimizer_step`; read-only.
+
+        It and :meth:`set_weight_gradient` are used for strategies that change the gradient alone.
+        """
+        ...
+
+    def set_weight_gradient(self, weight_gradient: OwnArray) -> None:
+        """Replace the gradient of the sparse values before :meth:`optimizer_step`.
+
+        Args:
+            weight_gradient: (N,), on the backend, in its dtype; it is copied.
+
+        Raises:
+            InputError: it has another shape.
+        """
+        ...
+
     def totals(self) -> Totals:
         """The sums since :meth:`reset_totals`."""
         ...

@@ -113,6 +113,11 @@ class Run:
             else checkpoint.facts.get(INITIAL_VALUES)
         )
         self._learner: Learner = setup.learner()
+        if setup.engine.perturbs_gradient and not hasattr(self._learner, "set_weight_gradient"):
+            raise InputError(
+                f"a strategy of {', '.join(setup.engine.strategies)} changes the gradient before the optimizer's step, "
+                f"and the backend {setup.experiment.backend.name!r} has no weight_gradient that it could change"
+            )
         self._last: Metrics | None = None
         self._sums: StepSums | None = StepSums.none(len(self._state.topology.layout))
         if checkpoint is not None:
@@ -193,6 +198,9 @@ class Run:
         if self._sums is not None:
             self._sums = self._sums.after(before.topology.counts, dense_gradient=plan.wants_gradient)
         gradient = learner.backward(batch, dense=plan.wants_gradient)
+        if plan.perturbs_gradient:
+            perturbed = engine.perturbed_gradient(before, learner.values, learner.weight_gradient)
+            learner.set_weight_gradient(perturbed)
         if not plan.replaces_step:
             learner.optimizer_step(learning_rate)
         values = learner.values

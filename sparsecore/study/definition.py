@@ -53,6 +53,9 @@ class Arm:
         once: whether the arm runs once instead of at every sparsity, as a dense network does.
         fraction: fraction of the run in [0, 1] that an arm of a sweep stands for, its x-coordinate in the figure; None
             for any other arm.
+        epochs: number of epochs of its runs in a study that trains for as many epochs as the experiment has by itself;
+            in a shorter or longer study they are in proportion, and so are schedules in ``settings``. None for the
+            experiment's own.
         length: length of its runs, as a multiple of the study's epochs.
         learning_rates: learning rates by the fraction of the run at which each begins; the experiment's own, if empty.
     """
@@ -64,6 +67,7 @@ class Arm:
     after: str | None = None
     once: bool = False
     fraction: float | None = None
+    epochs: int | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.ge(1)))
     length: float = attrs.field(default=1.0, validator=attrs.validators.gt(0))
     learning_rates: Mapping[str, float] = attrs.field(factory=dict)
 

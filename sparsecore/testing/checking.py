@@ -239,6 +239,7 @@ _NEED_DECLARATION: Mapping[str, tuple[str, str]] = MappingProxyType(
 _NEVER_CHECKED: Mapping[str, str] = MappingProxyType(
     {
         "grow": "which of the free positions grow",
+        "perturb_gradient": "how gradients are perturbed",
         "perturb": "how values are perturbed",
         "observe": "what is stored about gradients",
         "adjust": "what is stored about pruning",

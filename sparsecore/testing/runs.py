@@ -231,6 +231,7 @@ def _advance(engine: Engine, scenario: Scenario, snapshot: Snapshot, number: int
         for name, count in zip(topology.layout.names, topology.counts.tolist(), strict=True)
     ]
     noise = engine.arrays.from_numpy(np.concatenate(draws).astype(scenario.values.dtype))
+    noise = engine.perturbed_gradient(snapshot.state, snapshot.values, noise)
     gradient = _gradient(engine, scenario, number)
     return engine.advance(snapshot.state, snapshot.values + noise * 0.1, scenario.learning_rate, gradient)
 

@@ -46,9 +46,8 @@ class DeepRewiring:
     """Each step adds noise and an L1 pull; if a connection changes sign, another one wakes (Bellec et al. 2017).
 
     A connection of parameter θ has the weight s·θ with a fixed random sign s. The optimizer's own step supplies
-    -η·∂E/∂θ; weight decay and momentum are not part of DeepR, so train with both 0 for the original. The comparison
-    on WRN-28-2 by Mostafa & Wang has ``scope='tensor'``, ``step_size=0.01`` and a temperature of 1e-5, 1e-8, 1e-12,
-    1e-15 from epoch 0, 25, 80, 140.
+    -η·∂E/∂θ; weight decay and momentum are not part of DeepR, so train with both 0 for the original. What Mostafa &
+    Wang compared as DeepR is :class:`sparsecore_strategies.gradient_deepr.GradientDeepRewiring`.
 
     A connection at θ = 0 is active, such as one that has just woken. In the next step noise and pull move it, even if
     no gradient reaches it. Without either (``l1`` and temperature 0) such a connection stays at zero.

@@ -83,6 +83,24 @@ class TorchLearner(BatchLearner):
     def _evaluation_logits(self, images: Tensor) -> Tensor:
         return self._network.evaluation_logits(images)
 
+    @property
+    def weight_gradient(self) -> Tensor:
+        """The gradient of the N sparse values, from :meth:`backward` to the optimizer's step; not to be written to."""
+        gradient = self._network.values.grad
+        return torch.zeros_like(self.values) if gradient is None else gradient
+
+    def set_weight_gradient(self, weight_gradient: Tensor) -> None:
+        """Replace the gradient of the N sparse values before the optimizer's step.
+
+        Args:
+            weight_gradient: (N,).
+
+        Raises:
+            InputError: it has another shape.
+        """
+        check_shape("weight_gradient", weight_gradient, self.values.shape)
+        self._network.values.grad = weight_gradient.detach().to(self.values.dtype, copy=True)
+
     def set_values(self, values: Tensor) -> None:
         """Replace the N sparse values, for a perturbation; optimizer state stays.
 

@@ -137,6 +137,23 @@ class ModuleLearner(BatchLearner):
         logits: Tensor = self._forward(images)
         return logits
 
+    @property
+    def weight_gradient(self) -> Tensor:
+        """The gradient of the N sparse values, from :meth:`backward` to the optimizer's step."""
+        return self._storage.weight_gradient()
+
+    def set_weight_gradient(self, weight_gradient: Tensor) -> None:
+        """Replace the gradient of the N sparse values before the optimizer's step.
+
+        Args:
+            weight_gradient: (N,).
+
+        Raises:
+            InputError: it has another shape.
+        """
+        check_shape("weight_gradient", weight_gradient, (self._topology.size,))
+        self._storage.set_weight_gradient(weight_gradient)
+
     def set_values(self, values: Tensor) -> None:
         """Replace the N sparse values, for a perturbation; optimizer state stays.
 

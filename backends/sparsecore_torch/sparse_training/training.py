@@ -22,6 +22,7 @@ from sparsecore_torch.arrays import as_tensor
 from sparsecore_torch.sparse_training import checks
 from sparsecore_torch.sparse_training.averages import mask_
 from sparsecore_torch.sparse_training.flops import FlopCount
+from sparsecore_torch.sparse_training.gradient_perturbation import GradientPerturbation, perturb_gradient
 from sparsecore_torch.sparse_training.kernels.choice import Routes
 from sparsecore_torch.sparse_training.missed_steps import trained_parameters
 from sparsecore_torch.sparse_training.model.parameters import replicated
@@ -368,12 +369,14 @@ class SparseTraining:
             before=self._before_step,
             after=self._after_step,
         )
+        self._perturbation = GradientPerturbation(parts.engines, parts.shares, self._perturb_gradient)
         self._expect_gradient()
 
     def _release(self) -> None:
         parts = self._alive
         parts.storage.squash()
         self._steps.end()
+        self._perturbation.end()
         for share in parts.shares:
             share.layers.forget()
 
@@ -408,6 +411,10 @@ class SparseTraining:
 
     def _before_step(self) -> None:
         self._record.observation.begin()  # what cannot be started raises an error
+
+    def _perturb_gradient(self, scale: Any) -> None:
+        if self._plan.perturbs_gradient:
+            perturb_gradient(self._alive.engines, self._state, self._alive.storage, scale)
 
     @torch.no_grad()
     def _after_step(self) -> None:

@@ -113,6 +113,21 @@ def _check_set_values(subject: BackendSubject, scenario: TrainingScenario) -> No
 
 
 @errors_break_promise
+def _check_weight_gradient(subject: BackendSubject, scenario: TrainingScenario) -> None:
+    backend = subject.most_precise
+    learner = scenario.learner(backend, optimizer=PLAIN_SGD)
+    learner.backward(scenario.batch())
+    before, got = to_host(backend, learner.values), to_host(backend, learner.weight_gradient)
+    error = relative_error(got, gradient(scenario, backend, before, scenario.batch()))
+    expect(error <= 10 * subject.tolerance(backend), f"the gradient is off by {error:.2g} of its largest entry")
+    given = (1 - 3 * got).astype(backend.dtype)
+    learner.set_weight_gradient(backend.arrays.from_numpy(given))
+    learner.optimizer_step(_RATE)
+    error = relative_error(before - to_host(backend, learner.values), _RATE * given)
+    expect(error <= 10 * subject.tolerance(backend), f"the step after it is off by {error:.2g} of its largest entry")
+
+
+@errors_break_promise
 def _check_reallocation(subject: BackendSubject, scenario: TrainingScenario) -> None:
     backend, scenario = subject.most_precise, _with_momentum(scenario)
     learner, state = scenario.learner(backend), scenario.start(backend)
@@ -165,6 +180,13 @@ OPTIMIZER_STEP = (
     Promise("optimizers", "SGD, Adam and AdamW follow their formulas", _any_operation, _check_formula, fraction=0.12),
     Promise(
         "set-values", "setting the values keeps the optimizer's state", _any_operation, _check_set_values, fraction=0.08
+    ),
+    Promise(
+        "weight-gradient",
+        "weight_gradient is the gradient of the N values, and a step is by the one that was set",
+        _any_operation,
+        _check_weight_gradient,
+        fraction=0.05,
     ),
     Promise(
         "reallocation",

@@ -141,10 +141,10 @@ HOOK_RESULTS = (
     ),
     Promise(
         "values",
-        "start_values, perturb and initial_values return one finite value for each weight, of the given dtype",
+        "perturb_gradient, perturb, start_values and initial_values return N finite numbers of the given dtype",
         scenarios,
         _call_all_hooks,
-        hooks=("start_values", "perturb", "initial_values"),
+        hooks=("start_values", "perturb_gradient", "perturb", "initial_values"),
     ),
     Promise(
         "state",

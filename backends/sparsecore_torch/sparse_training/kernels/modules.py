@@ -265,6 +265,14 @@ class RoutedStorage:
         """Return the dense gradient of a tensor in the last step, (D_i,)."""
         return self._inner.gradient(name)
 
+    def weight_gradient(self) -> Tensor:
+        """Return the gradients of the active weights, (N,)."""
+        return self._inner.weight_gradient()
+
+    def set_weight_gradient(self, weight_gradient: Tensor) -> None:
+        """Replace the gradients of the active weights."""
+        self._inner.set_weight_gradient(weight_gradient)
+
     def squash(self) -> None:
         """Make modules what they were, and squash the inner storage."""
         if self._compiled is not None:

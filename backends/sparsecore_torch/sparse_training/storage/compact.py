@@ -172,6 +172,18 @@ class CompactStorage:
             raise RuntimeError(f"the dense gradient of {name} has not been collected")
         return gradients.of(topology.layout.index(name), topology)
 
+    def weight_gradient(self) -> Tensor:
+        """Return the gradients of the values, (N,), at least float32; zero where none has arrived."""
+        values = self._weights.values
+        gradient = torch.zeros_like(values) if values.grad is None else values.grad
+        return gradient.detach().to(torch.promote_types(gradient.dtype, torch.float32))
+
+    @torch.no_grad()
+    def set_weight_gradient(self, weight_gradient: Tensor) -> None:
+        """Replace the gradients of the values, where one has arrived."""
+        if self._weights.values.grad is not None:
+            self._weights.values.grad.copy_(weight_gradient)
+
     @torch.no_grad()
     def squash(self) -> None:
         """Put dense Parameters back under their old names, on the model and in the optimizer, with their state.

@@ -37,9 +37,7 @@ class JoinedStorage:
 
     def values(self) -> Tensor:
         """Return the N values, in the widest dtype of all parts."""
-        values = [part.values() for part in self._parts]
-        dtype = reduce(torch.promote_types, (one.dtype for one in values))
-        return as_tensor(self._partition.join_vectors([one.to(dtype) for one in values], self._topologies))
+        return self._joined([part.values() for part in self._parts])
 
     def set_values(self, values: Tensor) -> None:
         """Replace the N values; optimizer state stays."""
@@ -82,6 +80,16 @@ class JoinedStorage:
         """Return the dense gradient of a tensor in the last step, (D_i,)."""
         return self._part(name).gradient(name)
 
+    def weight_gradient(self) -> Tensor:
+        """Return the gradients of the active weights, (N,), in the widest dtype of all parts."""
+        return self._joined([part.weight_gradient() for part in self._parts])
+
+    def set_weight_gradient(self, weight_gradient: Tensor) -> None:
+        """Replace the gradients of the active weights."""
+        topology = self._partition.join(self._topologies)
+        for part, own in zip(self._parts, self._partition.split_vector(weight_gradient, topology), strict=True):
+            part.set_weight_gradient(as_tensor(own))
+
     def squash(self) -> None:
         """Make the model a plain one, and remove every hook from it and its optimizers."""
         self._each(lambda part: part.squash())
@@ -95,6 +103,10 @@ class JoinedStorage:
         ledgers = [*(part.ledger() for part in self._parts), *(ledger_of(one, []) for one in self._others)]
         kinds = ("values", "indices", "gradients", "optimizer_state")
         return Ledger(**{kind: _sum([getattr(one, kind) for one in ledgers]) for kind in kinds})
+
+    def _joined(self, vectors: Sequence[Tensor]) -> Tensor:
+        dtype = reduce(torch.promote_types, (one.dtype for one in vectors))
+        return as_tensor(self._partition.join_vectors([one.to(dtype) for one in vectors], self._topologies))
 
     def _part(self, name: str) -> Storage:
         part, _ = self._partition.places[self._partition.layout.index(name)]

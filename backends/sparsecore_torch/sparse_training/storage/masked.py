@@ -188,6 +188,22 @@ class MaskedStorage:
         """Return the dense gradient of a tensor in the last step, (D_i,); zeros where none has arrived."""
         return self._gradients.gradient(name)
 
+    def weight_gradient(self) -> Tensor:
+        """Return the gradients of the active weights, (N,), at least float32; zero where none has arrived."""
+        gradients = {
+            name: torch.zeros_like(one) if one.grad is None else one.grad.detach()
+            for name, one in self._parameters.items()
+        }
+        return gathered(gradients, self._topology)
+
+    @torch.no_grad()
+    def set_weight_gradient(self, weight_gradient: Tensor) -> None:
+        """Replace the gradients of the active weights, of the tensors at which one has arrived."""
+        for name, parameter in self._parameters.items():
+            if parameter.grad is not None:
+                own = weight_gradient[self._topology.slots(name)]
+                put_entries(parameter.grad, _indices_of(self._topology, name), own)
+
     @torch.no_grad()
     def squash(self) -> None:
         """Set inactive weights to zero for good, remove all hooks, and give inactive weights the state of new ones."""

@@ -96,6 +96,22 @@ class Storage(Protocol):
         """
         ...
 
+    def weight_gradient(self) -> Tensor:
+        """Return the gradients of the active weights that the optimizer is about to step by, not to be written to.
+
+        Returns:
+            (N,), in the order of the topology's positions, at least float32; zero where none has arrived.
+        """
+        ...
+
+    def set_weight_gradient(self, weight_gradient: Tensor) -> None:
+        """Replace the gradients of the active weights, of the tensors at which one has arrived.
+
+        Args:
+            weight_gradient: (N,), in the order of the topology's positions.
+        """
+        ...
+
     def squash(self) -> None:
         """Make the model a plain one, with its zeros, and remove every hook from it and its optimizer."""
         ...
