@@ -158,7 +158,7 @@ def test_two_weights_are_drawn_in_proportion_to_a_growing_power_of_their_magnitu
     start = topology(layout, np.arange(2 * tensors) // 2 * 4 + np.arange(2 * tensors) % 2)
     values = np.tile([1.0, 2.0], tensors)
     for step, likely in ((0, 2 / 3), (50, 4 / 5), (99, 0.887)):  # 2^T : 1, T = 1, 2 and 2.98
-        algorithm = engine(layout, [attrs.evolve(CONSTANT, drop_fraction=0.5)])
+        algorithm = engine(layout, [attrs.evolve(CONSTANT, drop_fraction=0.5)], regrow_pruned=False)
         state = algorithm.start_at(start, clock=Clock(step=step, total_steps=100))
         _, got = algorithm.update(state, values)
         share = np.mean(got.values[got.values > 0] == 2)
@@ -175,7 +175,7 @@ def test_links_grow_in_proportion_to_their_scores():
     tensors, strategy = 900, attrs.evolve(CONSTANT, drop_fraction=0.12, removal="smallest")
     layout = Layout.of({f"w{number}": (5, 5) for number in range(tensors)})
     places = np.flatnonzero(graph)
-    algorithm = engine(layout, [strategy])
+    algorithm = engine(layout, [strategy], regrow_pruned=False)
     state = algorithm.start_at(topology(layout, np.concatenate([places + 25 * each for each in range(tensors)])))
     _, got = algorithm.update(state, np.tile(np.where(places == 24, 0.1, 1.0), tensors))
     grown = got.grown_positions % 25
@@ -193,7 +193,8 @@ def test_every_tensor_keeps_its_number_of_weights_and_grows_at_free_positions(be
         "score": data.draw(st.sampled_from(["magnitude", "relative"])),
         "growth": data.draw(st.sampled_from(["soft", "highest"])),
     }
-    algorithm = engine(before.layout, [attrs.evolve(CONSTANT, **options)], seed=data.draw(st.integers(0, 9)))
+    seed, strategy = data.draw(st.integers(0, 9)), attrs.evolve(CONSTANT, **options)
+    algorithm = engine(before.layout, [strategy], seed=seed, regrow_pruned=False)
     after, got = algorithm.update(algorithm.start_at(before, clock=HALFWAY), data.draw(values_of(before)))
     assert after.topology.counts.tolist() == before.counts.tolist()
     assert not set(got.grown_positions.tolist()) & set(before.positions.tolist())
@@ -210,9 +211,21 @@ def test_the_relative_importance_is_a_share_of_the_inputs_and_of_the_outputs_wei
     order = places[np.argsort(shares.ravel()[places])]
     for count in range(1, 5):
         strategy = attrs.evolve(CONSTANT, drop_fraction=count / 5, removal="smallest", score="relative")
-        algorithm = engine(layout, [strategy])
+        algorithm = engine(layout, [strategy], regrow_pruned=False)
         _, got = algorithm.update(algorithm.start_at(topology(layout, places)), weights.ravel()[places])
         assert sorted(got.pruned_positions.tolist()) == sorted(order[:count].tolist())
+
+
+def test_what_grows_again_at_once_keeps_its_value_by_default():
+    strategy = attrs.evolve(CONSTANT, drop_fraction=0.5)
+    kept, started = (engine(ROOMY, [strategy], regrow_pruned=regrow) for regrow in (None, True))
+    state = kept.start(0.5, clock=HALFWAY)
+    values = gathered(state.topology, drawn(ROOMY))
+    (_, by_default), (_, from_zero) = (each.update(state, values) for each in (kept, started))
+    assert by_default.after.positions.tolist() == from_zero.after.positions.tolist()
+    again = np.isin(from_zero.grown_positions, state.topology.positions)
+    assert 0 < again.sum() < len(again)
+    assert np.count_nonzero(by_default.values) == np.count_nonzero(from_zero.values) + again.sum()
 
 
 def test_a_convolution_is_the_matrix_of_its_outputs_and_its_inputs_at_each_kernel_position():

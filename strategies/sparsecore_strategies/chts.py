@@ -46,11 +46,12 @@ class CannistraciHebb:
     host in float64.
 
     T is 1 at the start of the run and grows evenly to ``last_exponent`` at its end, so that the draw becomes more
-    certain. In the paper what was just dropped may grow again at once; here the run's ``regrow_pruned`` says whether. A
-    tensor drops no more than it has had free positions. The authors also remove the links of neurons that have lost all
-    their inputs or outputs in the layer before or behind; a strategy does not know which layers follow each other, and
-    these links stay. Their sigmoid decay of density (CHTss) is left to ``density-schedule``. Their released code for
-    language models grows the highest scores, ``growth='highest'``, under the name of the soft rule.
+    certain. As in the authors' code, what was just dropped may grow again at once, and then keeps its value and
+    momentum; with ``regrow_pruned`` False or True a tensor drops no more than it has had free positions. The authors
+    also remove the links of neurons that have lost all their inputs or outputs in the layer before or behind; a
+    strategy does not know which layers follow each other, and these links stay. Their sigmoid decay of density (CHTss)
+    is left to ``density-schedule``. Their released code for language models grows the highest scores,
+    ``growth='highest'``, under the name of the soft rule.
 
     Attributes:
         drop_fraction: ζ, of each tensor's weights.
@@ -114,21 +115,28 @@ class CannistraciHebb:
         return self.schedule(clock)
 
     @hookimpl
-    def prune(self, topology: Topology, values: Array, clock: Clock, random: Randomness) -> Array:
+    def prune(self, topology: Topology, values: Array, keeps_regrown: bool, clock: Clock, random: Randomness) -> Array:
         """In each tensor, drop the fraction ζ.
 
         Returns:
-            bool, (N,), True for the survivors; the number dropped is rounded down, and is at most that of free
-            positions.
+            bool, (N,), True for the survivors; the number dropped is rounded down. It is at most that of free
+            positions, unless what grows again keeps its value.
         """
         arrays = topology.arrays
-        dropped = np.minimum(fraction_of(self.drop_fraction(clock), topology.counts), topology.room)
+        dropped = fraction_of(self.drop_fraction(clock), topology.counts)
+        if not keeps_regrown:
+            dropped = np.minimum(dropped, topology.room)
         scores = _SCORES[self.score](topology, arrays.to_numpy(values).astype(np.float64))
         ranks = _REMOVALS[self.removal](topology, scores, partial(self._exponent, clock), random)
         survives = np.ones(topology.size, np.bool_)
         for first, last, count in zip(topology.bounds[:-1], topology.bounds[1:], dropped, strict=True):
             survives[first + smallest_indices(ranks[first:last], int(count))] = False
         return arrays.from_numpy(survives)
+
+    @hookimpl
+    def keep_regrown(self, topology: Topology) -> Array:
+        """Return True for all weights: what is dropped and grown again in one update keeps its value and momentum."""
+        return topology.all()
 
     @hookimpl
     def allocate(self, total: int, pruned: Counts, room: Counts) -> Counts:
