@@ -299,6 +299,12 @@ class LosesGradients(Wrapper):
         return gradient
 
 
+@training("the gradients at candidates are in the reverse order", "fewer-gradients")
+class Reversed(Wrapper):
+    def backward_at(self, batch, candidates):
+        return self.inner.backward_at(batch, candidates)[::-1]
+
+
 @training("a reallocation does not carry the momentum", "reallocation")
 class ForgottenCarry(Wrapper):
     def reallocate(self, reallocation):

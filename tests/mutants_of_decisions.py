@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 import attrs
 import numpy as np
-from sound_strategy import Box, Calls, Sound, defect
+from sound_strategy import Box, Calls, Guided, Sound, defect
 
 from sparsecore import hookimpl
 from sparsecore.engine.growth import free_positions, shares
@@ -374,3 +374,31 @@ class KeepsPositions(Sound):
     @hookimpl
     def keep_regrown(self, topology):
         return topology.positions
+
+
+# candidates
+
+
+@defect("names candidates that are active", "candidates")
+class ActiveCandidates(Guided):
+    @hookimpl
+    def candidates(self, topology):
+        return topology.positions
+
+
+@defect("names the same candidate twice", "candidates")
+class RepeatedCandidates(Guided):
+    @hookimpl
+    def candidates(self, topology, random):
+        draws = [
+            np.sort(random.generator(name).integers(0, room, min(count, room))) if room else np.empty(0, np.int64)
+            for name, room, count in zip(topology.layout.names, topology.room, topology.counts, strict=True)
+        ]
+        return free_positions(topology, draws)
+
+
+@defect("grows at the first free positions instead of candidates", "candidates")
+class GrowsElsewhere(Guided):
+    @hookimpl
+    def grow(self, occupied, counts):
+        return free_positions(occupied, [np.arange(count) for count in counts])

@@ -2,6 +2,6 @@
 
 from mutants_of_decisions import SeedlessStart
 from mutants_of_state import MomentumGrowing
-from sound_strategy import MUTANTS, Sound
+from sound_strategy import MUTANTS, Guided, Sound
 
-__all__ = ["MUTANTS", "MomentumGrowing", "SeedlessStart", "Sound"]
+__all__ = ["MUTANTS", "Guided", "MomentumGrowing", "SeedlessStart", "Sound"]

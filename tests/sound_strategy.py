@@ -82,6 +82,38 @@ class Sound:
         return Ages(strategy_state.updates + 1, strategy_state.ages + 1)
 
 
+@attrs.frozen(eq=False)
+class Guided(Sound):
+    """As :class:`Sound`, but names free positions, and grows at those with the largest gradients."""
+
+    declares: ClassVar = Declares(smallest_first="tensor", grown_value=0.5, grows_at="candidates")
+
+    @hookimpl
+    def candidates(self, topology, random):
+        return free_positions(topology, self.ranks(topology, np.minimum(topology.counts, topology.room), random))
+
+    @hookimpl
+    def prune(self, topology, values, candidates):
+        dropped = [
+            first + self.order(values[first:last], topology.arrays)[: min(int(self.fraction * (last - first)), count)]
+            for first, last, count in zip(topology.bounds[:-1], topology.bounds[1:], candidates.counts, strict=True)
+        ]
+        return topology.all_but(topology.arrays.concatenate(dropped))
+
+    @hookimpl
+    def allocate(self, pruned):
+        return pruned
+
+    @hookimpl
+    def grow(self, counts, candidates, candidate_gradient):
+        arrays = candidates.arrays
+        best = [
+            arrays.smallest_indices(-abs(candidate_gradient[first:last]), int(count)) + first
+            for first, last, count in zip(candidates.bounds[:-1], candidates.bounds[1:], counts, strict=True)
+        ]
+        return arrays.take(candidates.positions, arrays.concatenate(best))
+
+
 class Calls:
     def __init__(self):
         self.made = 0

@@ -49,6 +49,8 @@ def test_every_setting_is_documented(section: str, settings: type) -> None:
         "granet",
         "chts",
         "acdc",
+        "mest",
+        "gse",
         "momentum-growth",
         "magnitude-drop",
         "density-schedule",

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sparsecore.engine import validation
 from sparsecore.engine.arrays import Array, Arrays, DenseValues, Gradient
 from sparsecore.engine.distributions import check_sparsity
+from sparsecore.engine.gradients import GradientRequests, StepGradients, named_candidates
 from sparsecore.engine.perturbation import perturbed_gradient, perturbed_values
 from sparsecore.engine.randomness import Randomness
 from sparsecore.engine.reallocation import Reallocation, RegrowPruned
@@ -75,7 +76,7 @@ class Engine:
         self._replaces = bool(self._stack.implementers("replaces_step"))
         self._observes = bool(self._stack.implementers("observe"))
         self._resizes = bool(self._stack.implementers("target_size"))
-        self._needing_gradient = self._stack.plugins_requesting("gradient")
+        self.gradient_requests = GradientRequests.of(self._stack)
         self._update = Updater(self._stack, self.random, self.regrow_pruned)
         self.unit_map = unit_map(layout, units)
         if self.unit_map.largest > 1:
@@ -215,11 +216,30 @@ class Engine:
             state=state,
             next_state=after,
             update_due=update_due,
-            wants_gradient=self._observes or (update_due and bool(self._needing_gradient)),
+            wants_gradient=self.gradient_requests.wants_dense(update_due=update_due),
+            wants_weight_gradient=self.gradient_requests.wants_weight(update_due=update_due),
             replaces_step=replaces_step,
+            candidates=self.candidates(after) if update_due else None,
             perturbs_gradient=self.perturbs_gradient and not replaces_step,
             is_idle=not (update_due or self._perturbs or self._observes),
         )
+
+    def candidates(self, state: State) -> Topology | None:
+        """Return the inactive positions whose gradients an update of this state takes.
+
+        Args:
+            state: the state after the step that the update follows.
+
+        Returns:
+            Positions of weights; None where no strategy names any.
+
+        Raises:
+            InvariantError: a strategy returned positions that are active, out of range or not ascending.
+        """
+        if not self.gradient_requests.names_candidates:
+            return None
+        of_units = attrs.evolve(state, topology=self.unit_map.units(state.topology))
+        return self.unit_map.weights(named_candidates(self._stack, of_units, self.random))
 
     def metrics(self, state: State) -> dict[str, float]:
         """Return the metrics that the strategies report, by the names of strategy and metric: 'dpr.threshold'.
@@ -268,6 +288,9 @@ class Engine:
         gradient: Gradient | None = None,
         frozen: Collection[str] = (),
         plan: StepPlan | None = None,
+        *,
+        weight_gradient: Array | None = None,
+        candidate_gradient: Array | None = None,
     ) -> Advance:
         """Do what follows an optimizer step: perturb the values, observe the gradients, and update where that is due.
 
@@ -278,6 +301,9 @@ class Engine:
             gradient: the dense gradients of the step, for the strategies that ask for them.
             frozen: names of tensors whose weights keep their positions and values, as for :meth:`update`.
             plan: that of :meth:`plan` for this state; None to make it here.
+            weight_gradient: the gradients of the active weights, (N,), for the strategies that ask for them; None to
+                take them from the dense ones.
+            candidate_gradient: those of the plan's candidates, one entry for each; None to take them likewise.
 
         Raises:
             InputError: a strategy needs the learning rate or the gradient and there is none, or the plan is of another
@@ -294,16 +320,24 @@ class Engine:
         slots = frozen_slots(state.topology, self._frozen(frozen))
         if slots is not None and perturbed is not values:
             perturbed = self.arrays.put(perturbed, slots, self.arrays.take(values, slots))
-        now = self._observed(plan.next_state, gradient)
+        gradients = StepGradients(gradient, weight_gradient, plan.candidates, candidate_gradient)
+        now = self._observed(plan.next_state, gradients)
         if not plan.update_due:
             return Advance(now, perturbed, None)
         if perturbed is values:  # values that were perturbed have been checked
             validation.check_finite_values(values, state.topology)
-        updated, reallocation = self._updated(now, perturbed, gradient, frozen)
+        updated, reallocation = self._updated(now, perturbed, gradients, frozen)
         return Advance(updated, reallocation.values, reallocation)
 
     def update(
-        self, state: State, values: Array, gradient: Gradient | None = None, frozen: Collection[str] = ()
+        self,
+        state: State,
+        values: Array,
+        gradient: Gradient | None = None,
+        frozen: Collection[str] = (),
+        *,
+        weight_gradient: Array | None = None,
+        candidate_gradient: Array | None = None,
     ) -> tuple[State, Reallocation]:
         """Reallocate weights now, whether an update is due or not.
 
@@ -313,28 +347,31 @@ class Engine:
             gradient: the dense gradients, for the strategies that ask for them.
             frozen: names of tensors that are not trained at present: none of their weights is pruned, none grows
                 there, and they have no part in the shares of what grows.
+            weight_gradient: as of :meth:`advance`.
+            candidate_gradient: those of :meth:`candidates`, one entry for each; None to take them from the dense ones.
 
         Returns:
             The state after the update, and what was pruned and grown.
 
         Raises:
-            InputError: a strategy asks for the dense gradient, and there is none; or no tensor has a frozen one's name.
+            InputError: a strategy asks for gradients that there are not, or no tensor has a frozen one's name.
             InvariantError: a plugin broke a promise.
             NoRoomError: more was pruned than can grow.
             DivergedError: a value is not finite.
         """
         validation.check_given_values(values, state.topology)
         validation.check_finite_values(values, state.topology)
-        return self._updated(state, values, gradient, frozen)
+        gradients = StepGradients(gradient, weight_gradient, self.candidates(state), candidate_gradient)
+        return self._updated(state, values, gradients, frozen)
 
     def _updated(
-        self, state: State, values: Array, gradient: Gradient | None, frozen: Collection[str]
+        self, state: State, values: Array, given: StepGradients, frozen: Collection[str]
     ) -> tuple[State, Reallocation]:
         """One reallocation, by finite values."""
-        self._check_gradient(gradient)
+        gradients = self.gradient_requests.complete(given, state.topology).of_units(self.unit_map, state.topology)
         of_units = attrs.evolve(state, topology=self.unit_map.units(state.topology))
         scores = self.arrays.readonly(self.unit_map.values(values, state.topology))
-        after, moved = self._update(of_units, scores, self._of_units(gradient), self._frozen(frozen))
+        after, moved = self._update(of_units, scores, gradients, self._frozen(frozen))
         reallocation = self.unit_map.expand(moved, state.topology, values)
         return attrs.evolve(after, topology=reallocation.after), reallocation
 
@@ -371,29 +408,20 @@ class Engine:
         """
         return perturbed_gradient(self._stack, state, values, weight_gradient, self.random)
 
-    def _observed(self, now: State, gradient: Gradient | None) -> State:
+    def _observed(self, now: State, given: StepGradients) -> State:
         if not self._observes:
             return now
-        self._check_gradient(gradient)
+        gradients = self.gradient_requests.complete(given, now.topology, observed=True).of_units(
+            self.unit_map, now.topology
+        )
         of_units = attrs.evolve(now, topology=self.unit_map.units(now.topology))
-        return attrs.evolve(now, strategy_states=observed(self._stack, of_units, self._of_units(gradient)))
+        return attrs.evolve(now, strategy_states=observed(self._stack, of_units, gradients))
 
     def _frozen(self, names: Collection[str]) -> NDArray[np.bool_]:
         """For each tensor whether it is frozen."""
         frozen = np.zeros(len(self.layout), bool)
         frozen[[self.layout.index(name) for name in names]] = True
         return frozen
-
-    def _of_units(self, gradient: Gradient | None) -> Gradient | None:
-        return None if gradient is None else self.unit_map.gradient(gradient, self.arrays)
-
-    def _check_gradient(self, gradient: Gradient | None) -> None:
-        if gradient is None and self._needing_gradient:
-            raise InputError(
-                f"the strategy {self._needing_gradient[-1]!r} asks for the dense gradient, and this way of training "
-                "does not give it; update() and advance() take it as gradient=, a function from a tensor's name to the "
-                "gradient in its dense shape"
-            )
 
     def _is_update_due(self, now: State) -> bool:
         """Return whether an update is due at this state's clock that can do something."""

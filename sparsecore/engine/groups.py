@@ -42,16 +42,23 @@ class GroupPlans:
         state: the state before the step.
         plans: of each group.
         next_state: the state after the step where nothing but the clock changes.
+        candidates: inactive positions at which strategies need the gradients of this step; None where there are none.
     """
 
     state: GroupStates
     plans: tuple[StepPlan, ...]
     next_state: GroupStates
+    candidates: Topology | None
 
     @cached_property
     def wants_gradient(self) -> bool:
         """Whether a strategy needs the dense gradients of this step."""
         return any(plan.wants_gradient for plan in self.plans)
+
+    @cached_property
+    def wants_weight_gradient(self) -> bool:
+        """Whether a strategy needs the gradients of the active weights of this step."""
+        return any(plan.wants_weight_gradient for plan in self.plans)
 
     @cached_property
     def replaces_step(self) -> bool:
@@ -232,10 +239,27 @@ class EngineGroups:
         """
         plans = tuple(engine.plan(own) for engine, own in zip(self.engines, state.states, strict=True))
         after = GroupStates(state.topology, tuple(plan.next_state for plan in plans), state.clock.tick())
-        return GroupPlans(state, plans, after)
+        return GroupPlans(state, plans, after, self._joined_candidates(state, plans))
+
+    def _joined_candidates(self, state: GroupStates, plans: Sequence[StepPlan]) -> Topology | None:
+        if all(plan.candidates is None for plan in plans):
+            return None
+        return self.partition.join(
+            [
+                own.topology.at(own.topology.positions[:0]) if plan.candidates is None else plan.candidates
+                for plan, own in zip(plans, state.states, strict=True)
+            ]
+        )
 
     def advance(
-        self, plans: GroupPlans, values: Array, rates: LearningRates, gradient: Gradient, frozen: Collection[str]
+        self,
+        plans: GroupPlans,
+        values: Array,
+        rates: LearningRates,
+        gradient: Gradient,
+        frozen: Collection[str],
+        weight_gradient: Array | None = None,
+        candidate_gradient: Array | None = None,
     ) -> GroupAdvance:
         """Return the state after an optimizer step.
 
@@ -245,6 +269,8 @@ class EngineGroups:
             rates: of each group.
             gradient: the dense gradients.
             frozen: names of tensors that are not trained at present.
+            weight_gradient: the gradients of the active weights, (N,), where a strategy needs them.
+            candidate_gradient: those of the plans' candidates, one entry for each.
 
         Raises:
             InvariantError: a plugin broke a promise.
@@ -252,11 +278,22 @@ class EngineGroups:
             DivergedError: a value is not finite.
         """
         state, partition = plans.state, self.partition
+        active_of = self._split(weight_gradient, state.topology)
+        candidate_of = self._split(candidate_gradient, plans.candidates)
         entries = partition.split_vector(values, state.topology)
         advances = [
-            engine.advance(plan.state, own, rate, gradient, [name for name in frozen if name in layout.names], plan)
-            for engine, plan, own, rate, layout in zip(
-                self.engines, plans.plans, entries, rates, partition.parts, strict=True
+            engine.advance(
+                plan.state,
+                own,
+                rate,
+                gradient,
+                [name for name in frozen if name in layout.names],
+                plan,
+                weight_gradient=active,
+                candidate_gradient=None if plan.candidates is None else candidate,
+            )
+            for engine, plan, own, rate, layout, active, candidate in zip(
+                self.engines, plans.plans, entries, rates, partition.parts, active_of, candidate_of, strict=True
             )
         ]
         clock = state.clock.tick()
@@ -268,6 +305,11 @@ class EngineGroups:
         reallocation = partition.join_reallocations([_reallocation(one) for one in advances])
         after = GroupStates(reallocation.after, _states(advances), clock.updated())
         return GroupAdvance(after, reallocation.values, reallocation)
+
+    def _split(self, entries: Array | None, positions: Topology | None) -> Sequence[Array | None]:
+        if entries is None or positions is None:
+            return [None] * len(self.engines)
+        return self.partition.split_vector(entries, positions)
 
 
 def _states(advances: Sequence[Advance]) -> tuple[State, ...]:

@@ -18,7 +18,11 @@ The arguments:
   ``layout.names``.
 - ``gradient`` is a function from a tensor's name to its dense gradient in the latest step: one entry a position,
   active or not, row-major, on the backend. It is computed in the steps of updates if a strategy has a hook that takes
-  it.
+  it, and in every step if a strategy's ``observe`` does.
+- ``weight_gradient`` has the gradients of the active weights in the latest step, one entry a weight. A strategy that
+  takes it and not ``gradient`` never causes dense gradients.
+- ``candidates`` is a topology of the positions that the hook ``candidates`` has named before the step, and
+  ``candidate_gradient`` has the gradients of the latest step at these, in the order of ``candidates.positions``.
 - ``keeps_regrown`` says whether weights that are pruned and grow again in the same update keep their values, as with
   ``regrow_pruned="keep"``: then more may be pruned than there are free positions.
 - ``sparsity`` is the run's: the share of positions that are inactive, at the start or, for strategies that start
@@ -67,6 +71,7 @@ class Declares:
         growth: 'fixed' if the same positions grow with every seed, although ``grow`` takes ``random``, as with
             hyperparameters that leave nothing to chance.
         start: 'fixed' if the positions at the start are the same with every seed.
+        grows_at: 'candidates' if weights grow only at positions that the strategy's own ``candidates`` has named.
     """
 
     smallest_first: Scope | None = attrs.field(default=None, validator=_one_of("network", "tensor", "sign", None))
@@ -77,6 +82,7 @@ class Declares:
     start_multiples: Callable[[Layout], Counts] | None = None
     growth: Literal["fixed"] | None = attrs.field(default=None, validator=_one_of("fixed", None))
     start: Literal["fixed"] | None = attrs.field(default=None, validator=_one_of("fixed", None))
+    grows_at: Literal["candidates"] | None = attrs.field(default=None, validator=_one_of("candidates", None))
 
 
 @attrs.frozen(eq=False)
@@ -151,6 +157,17 @@ def replaces_step(clock: Clock, strategy_state: Any) -> bool | None:
 
 
 @hookspec(firstresult=True)
+def candidates(topology: Topology, clock: Clock, strategy_state: Any, random: Randomness) -> Array | None:
+    """Name inactive positions whose gradients the update that is due at this clock takes as ``candidate_gradient``.
+
+    Called before the step. Backends that can compute gradients at given positions do not compute any others.
+
+    Returns:
+        Inactive positions, ascending, in the layout's position dtype, on the backend. Default: none.
+    """
+
+
+@hookspec(firstresult=True)
 def perturb_gradient(
     topology: Topology, values: Array, weight_gradient: Array, clock: Clock, strategy_state: Any, random: Randomness
 ) -> Array | None:
@@ -176,10 +193,11 @@ def perturb(
 
 
 @hookspec
-def observe(gradient: Gradient, topology: Topology, clock: Clock, strategy_state: Any) -> Any:
-    """Update the strategy state by the dense gradients of a step, as SNFS its momentum. Every strategy has its own.
+def observe(gradient: Gradient, weight_gradient: Array, topology: Topology, clock: Clock, strategy_state: Any) -> Any:
+    """Update the strategy state by the gradients of a step, as SNFS its momentum. Every strategy has its own.
 
-    Called after every step, before the update. If a strategy implements it, dense gradients are computed in every step.
+    Called after every step, before the update. If a strategy's method takes ``gradient``, dense gradients are computed
+    in every step; with ``weight_gradient`` those of the active weights alone.
 
     Returns:
         The strategy state after the step.
@@ -191,6 +209,9 @@ def prune(
     topology: Topology,
     values: Array,
     gradient: Gradient,
+    weight_gradient: Array,
+    candidates: Topology,
+    candidate_gradient: Array,
     keeps_regrown: bool,
     clock: Clock,
     strategy_state: Any,
@@ -251,6 +272,9 @@ def allocate(
     topology: Topology,
     values: Array,
     gradient: Gradient,
+    weight_gradient: Array,
+    candidates: Topology,
+    candidate_gradient: Array,
     keeps_regrown: bool,
     clock: Clock,
     strategy_state: Any,
@@ -274,6 +298,9 @@ def grow(
     topology: Topology,
     kept: Topology,
     gradient: Gradient,
+    weight_gradient: Array,
+    candidates: Topology,
+    candidate_gradient: Array,
     clock: Clock,
     strategy_state: Any,
     random: Randomness,

@@ -54,6 +54,11 @@ class Defaults:
         return False
 
     @hookimpl
+    def candidates(self, topology: Topology) -> Array:
+        """Return no positions."""
+        return topology.positions[:0]
+
+    @hookimpl
     def target_size(self, topology: Topology) -> int:
         """Return the number of weights before the update."""
         return topology.size

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.engine import validation
-from sparsecore.engine.arrays import Array, Counts, Gradient, constant
+from sparsecore.engine.arrays import Array, Counts, constant
+from sparsecore.engine.gradients import StepGradients
 from sparsecore.engine.hooks import HookResult
 from sparsecore.engine.randomness import Randomness
 from sparsecore.engine.reallocation import Reallocation, RegrowPruned, check_regrow_pruned, reallocate
@@ -34,21 +35,22 @@ class Updater:
     regrow_pruned: RegrowPruned
 
     def __call__(
-        self, state: State, values: Array, gradient: Gradient | None, frozen: NDArray[np.bool_]
+        self, state: State, values: Array, gradients: StepGradients, frozen: NDArray[np.bool_]
     ) -> tuple[State, Reallocation]:
         """Reallocate the weights of a state.
 
         Args:
             state: the state before the update, of units.
             values: one value a unit.
-            gradient: the dense gradients, where there are some.
+            gradients: those that the strategies ask for, of units.
             frozen: for each tensor whether its weights stay as they are.
 
         Returns:
             The state after the update, and what was pruned and grown.
         """
         random = self.random.child("update", state.clock.updates)
-        steps = StrategySteps(self.stack, state, values, random, gradient, frozen, self.regrow_pruned == "keep")
+        keeps_regrown = self.regrow_pruned == "keep"
+        steps = StrategySteps(self.stack, state, values, random, gradients.without(frozen), frozen, keeps_regrown)
         reallocation, strategy_states = reallocate(state.topology, values, steps, regrow_pruned=self.regrow_pruned)
         validation.check_reallocation(reallocation)
         carried = {name: carry_strategy_state(own, reallocation.carry) for name, own in strategy_states.items()}
@@ -72,7 +74,7 @@ class StrategySteps:
         state: the state before the update.
         values: the N values.
         random: the random numbers of this update.
-        gradient: the dense gradients, where there are some.
+        gradients: those that the strategies ask for, without candidates in frozen tensors.
         frozen: for each tensor whether it is frozen: its weights all survive, and none grows there.
         keeps_regrown: whether what is pruned and grows again in this update keeps its value.
     """
@@ -81,14 +83,14 @@ class StrategySteps:
     state: State
     values: Array
     random: Randomness
-    gradient: Gradient | None
+    gradients: StepGradients
     frozen: NDArray[np.bool_]
     keeps_regrown: bool
 
     def prune(self, topology: Topology, values: Array) -> Array:
         """Return which weights survive, one bool a weight; those of frozen tensors all do."""
         result = self._first_result(
-            "prune", topology=topology, values=values, gradient=self.gradient, keeps_regrown=self.keeps_regrown
+            "prune", topology=topology, values=values, keeps_regrown=self.keeps_regrown, **self._gradient_arguments
         )
         survives = validation.check_survivors(result, "prune", topology)
         if self.stack.implementers("revise_pruning"):
@@ -138,8 +140,8 @@ class StrategySteps:
             layout=layout,
             topology=self.state.topology,
             values=self.values,
-            gradient=self.gradient,
             keeps_regrown=self.keeps_regrown,
+            **self._gradient_arguments,
         )
         return validation.check_counts(result, total, room, layout)
 
@@ -151,7 +153,7 @@ class StrategySteps:
             counts=counts,
             topology=self.state.topology,
             kept=kept,
-            gradient=self.gradient,
+            **self._gradient_arguments,
         )
         return validation.check_grown(result, occupied, counts)
 
@@ -164,6 +166,10 @@ class StrategySteps:
         """Return the values of the weights that have grown."""
         result = self._first_result("initial_values", grown=grown, values=values)
         return validation.check_values(result, "initial_values", grown, values)
+
+    @property
+    def _gradient_arguments(self) -> dict[str, Any]:
+        return self.gradients.as_arguments(self.state.topology.arrays)
 
     def _first_result(self, hook: str, **arguments: Any) -> HookResult:
         clock, strategy_states = self.state.clock, self.state.strategy_states
@@ -218,20 +224,22 @@ def _no_room(total: int, room: Counts, layout: Layout) -> str:
     )
 
 
-def observed(stack: StrategyStack, state: State, gradient: Gradient | None) -> StrategyStates:
-    """Return the strategy states after the strategies have seen the dense gradients of a step.
+def observed(stack: StrategyStack, state: State, gradients: StepGradients) -> StrategyStates:
+    """Return the strategy states after the strategies have seen the gradients of a step.
 
     Args:
         stack: the strategies.
         state: the state after the step, of units.
-        gradient: the dense gradients, one entry a unit; None only where no strategy takes them.
+        gradients: of units, as far as strategies ask for them.
 
     Raises:
         InvariantError: a strategy returned a state of another type, or one that cannot be saved or carried along.
     """
+    arguments = gradients.as_arguments(state.topology.arrays)
     results = stack.all_results(
         "observe",
-        gradient=gradient,
+        gradient=arguments["gradient"],
+        weight_gradient=arguments["weight_gradient"],
         topology=state.topology,
         clock=state.clock,
         strategy_state=state.strategy_states,

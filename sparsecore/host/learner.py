@@ -119,6 +119,24 @@ class HostLearner:
             tensor.add_dense_gradient(whole[name].gradient)
         return lambda name: whole[name].gradient
 
+    def backward_at(self, batch: Batch, candidates: Topology) -> NDArray[Any]:
+        """Compute the gradients of the mean loss over a batch, also at positions that are not active.
+
+        Args:
+            batch: the training images.
+            candidates: the positions, which are trained with as weights that are zero.
+
+        Returns:
+            One entry for each of the positions, in their order, in the learner's dtype.
+        """
+        wider = {name: tensor.widened(candidates.local(name)) for name, tensor in self._sparse.tensors.items()}
+        self._forward_backward(batch, {name: view for name, (view, _) in wider.items()})
+        parts = []
+        for name, (view, slots) in wider.items():
+            self._sparse.tensors[name].add_gradient(view.gradient[slots])
+            parts.append(np.delete(view.gradient, slots))
+        return np.concatenate(parts)
+
     def optimizer_step(self, learning_rate: float) -> None:
         """Take an optimizer step with the gradients."""
         self._steps += 1

@@ -200,6 +200,21 @@ class WeightView:
         values[self.positions] = self.values
         return WeightView(self.shape, np.arange(values.size), values, np.zeros_like(values))
 
+    def widened(self, positions: Index) -> "tuple[WeightView, Index]":
+        """A copy with further entries, which are zero, and a gradient of its own.
+
+        Args:
+            positions: row-major positions that are not active, ascending.
+
+        Returns:
+            The copy, and the slots in it of this view's entries.
+        """
+        wider = np.sort(np.concatenate([self.positions, positions]), kind="stable")
+        slots = np.searchsorted(wider, self.positions)
+        values = np.zeros(wider.size, self.values.dtype)
+        values[slots] = self.values
+        return WeightView(self.shape, wider, values, np.zeros_like(values)), slots
+
     def to_dense(self, pool: BufferPool, order: Index) -> NDArray[Any]:
         """The dense tensor, flat, with each active entry at its index in this order.
 

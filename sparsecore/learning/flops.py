@@ -4,10 +4,12 @@ A weight of a linear layer or of a convolution is multiplied and added once for 
 to: two operations, its *uses* being the number of these. The backward pass takes twice the operations of the forward
 pass: as many for the gradients of the inputs and for those of the weights. In a step in which a strategy asks for the
 dense gradient, as RigL's updates do, the gradients of the weights take as many as in a dense layer (Evci et al. 2020,
-appendix H). Norms, activation functions, biases and products without weights, as in attention, are not counted.
+appendix H). Where it asks for gradients at candidates, these count as gradients of weights. Norms, activation
+functions, biases and products without weights, as in attention, are not counted.
 """
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 import attrs
@@ -30,12 +32,15 @@ class StepSums:
         weights: int64, for each sparse tensor the sum over all steps of the number of its active weights.
         dense_gradient_steps: the number of steps with dense gradients.
         dense_gradient_weights: as ``weights``, over these steps alone.
+        candidates: int64, for each sparse tensor the sum over all other steps of the number of candidates whose
+            gradients were computed.
     """
 
     steps: int
     weights: NDArray[np.int64]
     dense_gradient_steps: int
     dense_gradient_weights: NDArray[np.int64]
+    candidates: NDArray[np.int64]
 
     @classmethod
     def none(cls, tensors: int) -> "StepSums":
@@ -44,21 +49,24 @@ class StepSums:
         Args:
             tensors: the number of sparse tensors.
         """
-        return cls(0, _zeros(tensors), 0, _zeros(tensors))
+        return cls(0, _zeros(tensors), 0, _zeros(tensors), _zeros(tensors))
 
-    def after(self, counts: Counts, *, dense_gradient: bool) -> "StepSums":
+    def after(self, counts: Counts, *, dense_gradient: bool, candidates: Counts | None = None) -> "StepSums":
         """Return the sums after another step.
 
         Args:
             counts: the number of active weights of each tensor in this step.
-            dense_gradient: whether the gradient of all positions was computed.
+            dense_gradient: whether the gradient of all positions was asked for.
+            candidates: the number of candidates of each tensor whose gradients were asked for; None for none.
         """
         more = counts if dense_gradient else 0
+        few = 0 if dense_gradient or candidates is None else candidates
         return StepSums(
             self.steps + 1,
             self.weights + counts,
             self.dense_gradient_steps + dense_gradient,
             self.dense_gradient_weights + more,
+            self.candidates + few,
         )
 
     def dump(self) -> dict[str, Any]:
@@ -68,6 +76,7 @@ class StepSums:
             "weights": self.weights.tolist(),
             "dense_gradient_steps": self.dense_gradient_steps,
             "dense_gradient_weights": self.dense_gradient_weights.tolist(),
+            "candidates": self.candidates.tolist(),
         }
 
     @classmethod
@@ -87,18 +96,20 @@ class StepSums:
         """
         if saved is None:
             return None if steps else cls.none(tensors)
-        if not isinstance(saved, Mapping) or saved.keys() != {field.name for field in attrs.fields(cls)}:
-            raise ValueError("the sums over its steps are no table of four entries")
+        names = {field.name for field in attrs.fields(cls)}
+        if not isinstance(saved, Mapping) or saved.keys() | {"candidates"} != names:
+            raise ValueError(f"the sums over its steps are no table of {', '.join(sorted(names))}")
         numbers = [saved["steps"], saved["dense_gradient_steps"]]
-        lists = [saved["weights"], saved["dense_gradient_weights"]]
+        # files of before there were candidates have no sum of them
+        lists = [saved["weights"], saved["dense_gradient_weights"], saved.get("candidates", [0] * tensors)]
         if any(not isinstance(each, list) or len(each) != tensors for each in lists):
             raise ValueError(f"the sums over its steps are not of {tensors} tensors")
-        if any(type(number) is not int or not 0 <= number < 2**63 for number in [*numbers, *lists[0], *lists[1]]):
+        if any(type(number) is not int or not 0 <= number < 2**63 for number in [*numbers, *chain(*lists)]):
             raise ValueError("the sums over its steps are not whole numbers of at least 0")
         if not 0 <= saved["dense_gradient_steps"] <= saved["steps"] == steps:
             raise ValueError(f"the sums over its steps are of {saved['steps']} steps, and it has taken {steps}")
-        weights, dense_gradient_weights = (np.array(each, np.int64) for each in lists)
-        return cls(saved["steps"], weights, saved["dense_gradient_steps"], dense_gradient_weights)
+        weights, dense_gradient_weights, candidates = (np.array(each, np.int64) for each in lists)
+        return cls(saved["steps"], weights, saved["dense_gradient_steps"], dense_gradient_weights, candidates)
 
 
 @attrs.frozen
@@ -246,4 +257,4 @@ def flops(forward: ForwardPass, counts: Mapping[str, int], sums: StepSums | None
 def _weight_steps(sums: StepSums, tensor: int, size: int) -> int:
     """Return by how many weight tensors of one weight all passes of all steps amount to, for one use a step."""
     weights, of_dense_steps = int(sums.weights[tensor]), int(sums.dense_gradient_weights[tensor])
-    return 3 * weights - of_dense_steps + size * sums.dense_gradient_steps
+    return 3 * weights - of_dense_steps + size * sums.dense_gradient_steps + int(sums.candidates[tensor])

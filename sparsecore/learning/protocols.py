@@ -134,6 +134,10 @@ class Learner(Protocol):
 
     A learner may also have a method ``upcoming(plan)``: given the iterator of an epoch's batches, it returns one
     of the same batches in the same order, which may have loaded their images by the time that they are asked for.
+
+    A method ``backward_at(batch, candidates)`` spares dense gradients where strategies ask for those of a few
+    positions: it does what :meth:`backward` does, and returns the gradients at the positions of a topology of inactive
+    ones, in their order (:mod:`sparsecore.learning.gradients`).
     """
 
     @property
@@ -175,7 +179,7 @@ class Learner(Protocol):
     def weight_gradient(self) -> Array:
         """The gradient of the sparse values, (N,), from :meth:`backward` to :meth:`optimizer_step`; read-only.
 
-        It and :meth:`set_weight_gradient` are used for strategies that change the gradient alone.
+        It is used for strategies that ask for it, and :meth:`set_weight_gradient` for those that change it.
         """
         ...
 

@@ -19,6 +19,7 @@ from sparsecore.errors import DivergedError, InputError, InputWarning
 from sparsecore.experiment.assembly import experiment_fingerprint
 from sparsecore.experiment.plugin_choice import PluginChoice
 from sparsecore.learning.flops import StepSums
+from sparsecore.learning.gradients import backward
 from sparsecore.learning.ledger import Bytes
 from sparsecore.learning.protocols import Learner, Totals
 from sparsecore.learning.ranks import Ranks
@@ -196,8 +197,12 @@ class Run:
         engine, learner, before = self._setup.engine, self._learner, self._state
         plan = engine.plan(before)
         if self._sums is not None:
-            self._sums = self._sums.after(before.topology.counts, dense_gradient=plan.wants_gradient)
-        gradient = learner.backward(batch, dense=plan.wants_gradient)
+            self._sums = self._sums.after(
+                before.topology.counts,
+                dense_gradient=plan.wants_gradient,
+                candidates=None if plan.candidates is None else plan.candidates.counts,
+            )
+        gradients = backward(learner, batch, plan)
         if plan.perturbs_gradient:
             perturbed = engine.perturbed_gradient(before, learner.values, learner.weight_gradient)
             learner.set_weight_gradient(perturbed)
@@ -205,7 +210,15 @@ class Run:
             learner.optimizer_step(learning_rate)
         values = learner.values
         advance = self._ranks.together(
-            lambda: engine.advance(before, values, learning_rate, gradient, plan=plan),
+            lambda: engine.advance(
+                before,
+                values,
+                learning_rate,
+                gradients.dense,
+                plan=plan,
+                weight_gradient=gradients.of_weights,
+                candidate_gradient=gradients.of_candidates,
+            )
         )
         self._state = advance.state
         if advance.reallocation is not None:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.engine.engine import Engine
+from sparsecore.engine.state import State
 from sparsecore.engine.topology import Layout, Topology
 from sparsecore.testing.starts import start
 from sparsecore.testing.subjects import Stack, fresh_copies, oracle_arrays
@@ -68,6 +69,12 @@ def peak_memory(act: Callable[[], object]) -> int:
             tracemalloc.stop()
 
 
+def _few_gradients(engine: Engine, state: State, candidates: Topology | None) -> dict[str, Any]:
+    """Return gradients of the active weights and of candidates: numbers that grow along the positions."""
+    of_candidates = {} if candidates is None else {"candidate_gradient": engine.arrays.arange(candidates.size, "f8")}
+    return {"weight_gradient": engine.arrays.arange(state.topology.size, "f8"), **of_candidates}
+
+
 _RESULTS: dict[str, bool] = {}
 """Results of :func:`needs_memory_for_weights_only` by hyperparameters, because the same are requested many times."""
 
@@ -96,8 +103,9 @@ def _measure(stack: Stack) -> bool:
         engine = Engine(layout, fresh_copies(stack), arrays=oracle_arrays())
         start(engine, sparsity_with_few_weights(layout))
         state = engine.start_at(Topology.of(layout, positions, engine.arrays))
-        advance = engine.advance(state, values, 0.1)
-        engine.update(advance.state, advance.values)
+        advance = engine.advance(state, values, 0.1, **_few_gradients(engine, state, engine.plan(state).candidates))
+        few = _few_gradients(engine, advance.state, engine.candidates(advance.state))
+        engine.update(advance.state, advance.values, **few)
 
     try:
         return peak_memory(start_step_and_update) < MEMORY_LIMIT

@@ -156,7 +156,6 @@ def _step_and_update(
     engine: Engine, scenario: Scenario, snapshot: Snapshot, number: int
 ) -> tuple[Snapshot, Reallocation | None]:
     """Take a step of training and an update, whether or not it is due; leave out what there is no room for."""
-    gradient = _gradient(engine, scenario, number)
     try:
         advance = _advance(engine, scenario, snapshot, number)
     except NoRoomError:
@@ -164,7 +163,7 @@ def _step_and_update(
     if advance.reallocation is not None:
         return Snapshot(advance.state, advance.values), advance.reallocation
     try:
-        state, reallocation = engine.update(advance.state, advance.values, gradient)
+        state, reallocation = _update(engine, scenario, Snapshot(advance.state, advance.values), number)
     except NoRoomError:
         return Snapshot(advance.state, advance.values), None
     return Snapshot(state, reallocation.values), reallocation
@@ -208,7 +207,7 @@ def perform_update(engine: Engine, scenario: Scenario, before: Snapshot) -> tupl
     Returns:
         The engine's state after the update, and what was pruned and grown.
     """
-    return engine.update(before.state, before.values, _gradient(engine, scenario))
+    return _update(engine, scenario, before)
 
 
 def training_step(engine: Engine, scenario: Scenario, snapshot: Snapshot, number: int) -> Snapshot:
@@ -232,8 +231,18 @@ def _advance(engine: Engine, scenario: Scenario, snapshot: Snapshot, number: int
     ]
     noise = engine.arrays.from_numpy(np.concatenate(draws).astype(scenario.values.dtype))
     noise = engine.perturbed_gradient(snapshot.state, snapshot.values, noise)
-    gradient = _gradient(engine, scenario, number)
-    return engine.advance(snapshot.state, snapshot.values + noise * 0.1, scenario.learning_rate, gradient)
+    plan = engine.plan(snapshot.state)
+    gradients = step_gradients(engine, scenario, topology, plan.candidates, number)
+    return engine.advance(snapshot.state, snapshot.values + noise * 0.1, scenario.learning_rate, plan=plan, **gradients)
+
+
+def _update(
+    engine: Engine, scenario: Scenario, before: Snapshot, number: int | None = None
+) -> tuple[State, Reallocation]:
+    """Perform an update by the gradients of a step, or by the scenario's if no number is given."""
+    candidates = engine.candidates(before.state)
+    gradients = step_gradients(engine, scenario, before.state.topology, candidates, number)
+    return engine.update(before.state, before.values, **gradients)
 
 
 def _random(scenario: Scenario, number: int, *purpose: str) -> np.random.Generator:
@@ -250,7 +259,7 @@ def forced_update(engine: Engine, scenario: Scenario, snapshot: Snapshot, number
         snapshot: the run before the update.
         number: the step whose gradients are used; None for the scenario's.
     """
-    state, reallocation = engine.update(snapshot.state, snapshot.values, _gradient(engine, scenario, number))
+    state, reallocation = _update(engine, scenario, snapshot, number)
     return Snapshot(state, reallocation.values)
 
 
@@ -282,10 +291,39 @@ def run_steps(engine: Engine, scenario: Scenario, snapshot: Snapshot, numbers: r
     return snapshot
 
 
-def _gradient(engine: Engine, scenario: Scenario, number: int | None = None) -> Gradient | None:
-    """Return the dense gradients of a step, or the scenario's if no number is given; None if it has none."""
-    if not scenario.gradients:
-        return None
+def step_gradients(
+    engine: Engine, scenario: Scenario, topology: Topology, candidates: Topology | None, number: int | None = None
+) -> dict[str, Any]:
+    """Return the gradients of a step as :meth:`Engine.advance` takes them.
+
+    Args:
+        engine: the engine.
+        scenario: with dense gradients, from which the engine takes others; without them, those of active weights and of
+            candidates are drawn if strategies ask for them.
+        topology: the active positions.
+        candidates: those whose gradients the step takes; None where there are none.
+        number: the step, which determines the random numbers; None for the scenario's gradients.
+    """
+    if scenario.gradients:
+        return {"gradient": _dense_gradient(engine, scenario, number)}
+    drawn = {}
+    if engine.gradient_requests.weight:
+        drawn["weight_gradient"] = _drawn(engine, scenario, topology, "active gradient", number or 0)
+    if candidates is not None:
+        drawn["candidate_gradient"] = _drawn(engine, scenario, candidates, "candidate gradient", number or 0)
+    return drawn
+
+
+def _drawn(engine: Engine, scenario: Scenario, positions: Topology, purpose: str, number: int) -> Array:
+    draws = [
+        _random(scenario, number, purpose, name).standard_normal(count)
+        for name, count in zip(positions.layout.names, positions.counts.tolist(), strict=True)
+    ]
+    return engine.arrays.from_numpy(np.concatenate(draws).astype(scenario.values.dtype))
+
+
+def _dense_gradient(engine: Engine, scenario: Scenario, number: int | None = None) -> Gradient:
+    """Return the dense gradients of a step, or the scenario's if no number is given."""
     if number is None:
         return scenario.gradients_on(engine.arrays).__getitem__
     return {

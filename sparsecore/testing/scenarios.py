@@ -31,7 +31,8 @@ class Scenario:
         positions: the active positions at the beginning, ascending, of the layout's position dtype.
         values: the values before the update, float32 or float64, one for each position. Where earlier updates have
             changed the number of weights of a tensor, its values are repeated or cut off.
-        gradients: the dense gradient of each tensor by name; empty if no strategy requests it.
+        gradients: the dense gradient of each tensor by name, from which those of active weights and of candidates are
+            taken; empty if no strategy requests any.
         clock: the time before the update.
         seed: the engine's seed.
         learning_rate: the learning rate of each step.
@@ -171,6 +172,8 @@ def scenarios(draw: DrawFn, subject: StrategySubject, *, min_tensors: int = 1) -
     if draw(st.sampled_from(_ONE_OF_FOUR)) and subject.needs_no_dense_memory and needs_memory_for_weights_only(stack):
         topology = draw(_beside_a_vast_tensor(topology))
         sparsity = sparsity_with_few_weights(topology.layout)
+    # a vast tensor has no dense gradient; those of few weights and candidates are drawn for each step
+    has_gradients = subject.requests_gradients and "vast" not in topology.layout.names
     clock = draw(clocks(max_steps=draw(st.sampled_from(_MAX_STEPS))))
     previous_updates = draw(st.sampled_from(_PREVIOUS_UPDATES))
     drawn = Scenario(
@@ -178,7 +181,7 @@ def scenarios(draw: DrawFn, subject: StrategySubject, *, min_tensors: int = 1) -
         layout=topology.layout,
         positions=topology.host_positions,
         values=np.asarray(draw(values(topology=topology, dtype=dtype))),
-        gradients=_on_host(draw(gradients(layout=layout, dtype=dtype))) if subject.requests("gradient") else {},
+        gradients=_on_host(draw(gradients(layout=layout, dtype=dtype))) if has_gradients else {},
         clock=_later(clock, previous_updates),
         seed=draw(st.integers(0, 2**16)),
         learning_rate=draw(st.sampled_from([0.1, 1.0, 1e-3])),

@@ -121,8 +121,17 @@ class StrategySubject:
         )
 
     @property
+    def requests_gradients(self) -> bool:
+        """Whether a hook takes gradients: dense ones, or those of active weights or candidates."""
+        hooks = ("observe", "prune", "allocate", "grow")
+        implemented = [(hook, method) for plugin in self.sample.values() for hook, method in hooks_of(plugin).items()]
+        methods = [method for hook, method in implemented if hook in hooks]
+        taken = {argument for method in methods for argument in inspect.signature(method).parameters}
+        return not taken.isdisjoint({"gradient", "weight_gradient", "candidate_gradient"})
+
+    @property
     def needs_no_dense_memory(self) -> bool:
-        """Whether it requests no gradients, and starts as sparse as it ends because it implements no target_size."""
+        """Whether it requests no dense gradients, and starts as sparse as it ends, as it implements no target_size."""
         return not self.requests("gradient") and self.uses_default("target_size")
 
 

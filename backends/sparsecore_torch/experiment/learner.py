@@ -18,7 +18,7 @@ from sparsecore.learning.protocols import Task
 from sparsecore_torch.arrays import as_tensor
 from sparsecore_torch.experiment.batch_learner import BatchLearner, RunningTotals, check_saved, check_shape
 from sparsecore_torch.experiment.device import DeviceConfig
-from sparsecore_torch.experiment.network import TorchNetwork
+from sparsecore_torch.experiment.network import TorchNetwork, WideView
 from sparsecore_torch.experiment.optimizers import OptimizerState
 from sparsecore_torch.tensors import allocated_bytes
 
@@ -58,11 +58,28 @@ class TorchLearner(BatchLearner):
         if not dense:
             self._forward_backward(batch, self._network.training_logits)
             return None
-        view = self._network.dense_view()
-        self._forward_backward(batch, lambda images: self._network.dense_training_logits(view, images))
+        view = self._network.wide_view()
+        self._backward_by(view, batch)
+        return view.gradient
+
+    def backward_at(self, batch: Batch, candidates: Topology) -> Tensor:
+        """Compute the gradients, also at positions that are not active.
+
+        Args:
+            batch: the whole batch, of which each rank takes its part.
+            candidates: the positions, which are trained with as weights that are zero.
+
+        Returns:
+            One entry for each of the positions, in their order, averaged over ranks.
+        """
+        view = self._network.wide_view(candidates)
+        self._backward_by(view, batch)
+        return view.other_gradient()
+
+    def _backward_by(self, view: WideView, batch: Batch) -> None:
+        self._forward_backward(batch, lambda images: self._network.wide_training_logits(view, images))
         with self._config.parallel.communicating():
             self._network.take_gradients(view)
-        return view.gradient
 
     def optimizer_step(self, learning_rate: float) -> None:
         """Take one optimizer step by the gradients."""

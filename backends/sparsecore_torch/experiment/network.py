@@ -20,45 +20,71 @@ from sparsecore_torch.experiment.operations import DenseWeight, Normalization, S
 
 
 @attrs.frozen(eq=False)
-class DenseView:
-    """The sparse tensors as dense ones, zero where no weight is active, and their gradients.
+class WideView:
+    """The sparse tensors with more entries than the active ones, zero where no weight is active, and their gradients.
 
     Attributes:
-        topology: the active positions.
-        values: for each tensor all its D_i entries, flat; to be differentiated by.
-        positions: for each tensor all its D_i positions.
+        layout: the sparse tensors.
+        values: for each tensor all its entries, flat; to be differentiated by.
+        positions: for each tensor the positions of its entries.
+        slots: for each tensor where among its entries the active ones are.
     """
 
-    topology: Topology
+    layout: Layout
     values: tuple[Tensor, ...]
     positions: tuple[Tensor, ...]
+    slots: tuple[Tensor, ...]
 
     @classmethod
-    def of(cls, topology: Topology, values: Tensor) -> "DenseView":
+    def dense(cls, topology: Topology, values: Tensor) -> "WideView":
         """Make dense tensors from the N values.
 
         Args:
             topology: the active positions.
             values: (N,); their memory is not shared.
         """
-        layout, ends = topology.layout, zip(topology.layout.offsets[:-1], topology.layout.offsets[1:], strict=True)
+        ends = zip(topology.layout.offsets[:-1], topology.layout.offsets[1:], strict=True)
         active = as_tensor(topology.positions)
-        positions = tuple(torch.arange(*end, dtype=active.dtype, device=active.device) for end in ends)
-        dense = tuple(values.new_zeros(size) for size in layout.sizes)
-        for name, tensor, indices in zip(layout.names, dense, _active_indices(topology), strict=True):
+        positions = [torch.arange(*end, dtype=active.dtype, device=active.device) for end in ends]
+        indices = [active_indices(topology, tensor) for tensor in range(len(topology.layout))]
+        return cls._of(topology, values, positions, indices)
+
+    @classmethod
+    def with_candidates(cls, topology: Topology, values: Tensor, candidates: Topology) -> "WideView":
+        """Make tensors of the N values and of zeros at candidates.
+
+        Args:
+            topology: the active positions.
+            values: (N,); their memory is not shared.
+            candidates: positions that are not active.
+        """
+        positions, slots = [], []
+        for name in topology.layout.names:
+            active = as_tensor(topology.positions)[topology.slots(name)]
+            wider = torch.cat([active, as_tensor(candidates.positions)[candidates.slots(name)]]).sort().values
+            positions.append(wider)
+            slots.append(torch.searchsorted(wider, active.contiguous()))
+        return cls._of(topology, values, positions, slots)
+
+    @classmethod
+    def _of(
+        cls, topology: Topology, values: Tensor, positions: Sequence[Tensor], slots: Sequence[Tensor]
+    ) -> "WideView":
+        wide = tuple(values.new_zeros(len(own)) for own in positions)
+        for name, tensor, indices in zip(topology.layout.names, wide, slots, strict=True):
             tensor[indices] = values[topology.slots(name)]
-        return cls(topology, tuple(tensor.requires_grad_() for tensor in dense), positions)
+        return cls(topology.layout, tuple(tensor.requires_grad_() for tensor in wide), tuple(positions), tuple(slots))
 
     def gradient(self, name: str) -> Tensor:
-        """Return the dense gradient of a tensor.
+        """Return the gradient of a tensor.
 
         Args:
             name: of the tensor.
 
         Returns:
-            (D_i,), row-major; zeros where no gradient has arrived.
+            One number for each of its entries, in the order of their positions; zeros where no gradient has arrived.
         """
-        return _gradient(self.values[self.topology.layout.index(name)])
+        return _gradient(self.values[self.layout.index(name)])
 
     def active_gradient(self) -> Tensor:
         """Return the gradients of the active weights.
@@ -66,21 +92,28 @@ class DenseView:
         Returns:
             (N,), in the order of the topology's positions; a new tensor.
         """
-        both = zip(self.values, _active_indices(self.topology), strict=True)
-        return torch.cat([_gradient(tensor)[indices] for tensor, indices in both])
+        return torch.cat([_gradient(tensor)[slots] for tensor, slots in zip(self.values, self.slots, strict=True)])
+
+    def other_gradient(self) -> Tensor:
+        """Return the gradients of the entries that are not active.
+
+        Returns:
+            In the order of their positions; a new tensor.
+        """
+        parts = []
+        for tensor, slots in zip(self.values, self.slots, strict=True):
+            is_other = torch.ones_like(tensor, dtype=torch.bool).index_fill_(0, slots, value=False)
+            parts.append(_gradient(tensor)[is_other])
+        return torch.cat(parts)
 
     def replace_gradients(self, change: Callable[[Tensor], Tensor]) -> None:
         """Replace each gradient, in the order of the layout, so that ranks can communicate within.
 
         Args:
-            change: from a dense gradient, (D_i,), to another of that shape; it may be written to.
+            change: from a tensor's gradient to another of its shape; it may be written to.
         """
         for tensor in self.values:
             tensor.grad = change(_gradient(tensor))
-
-
-def _active_indices(topology: Topology) -> list[Tensor]:
-    return [active_indices(topology, tensor) for tensor in range(len(topology.layout))]
 
 
 def _gradient(tensor: Tensor) -> Tensor:
@@ -219,16 +252,22 @@ class TorchNetwork:
         parts = zip(self._shapes.items(), self.dense.detach().split_with_sizes(self._sizes), strict=True)
         return {**{name: part.view(shape) for (name, shape), part in parts}, **self.running}
 
-    def dense_view(self) -> DenseView:
-        """Make the sparse tensors dense, for :meth:`dense_training_logits`.
+    def wide_view(self, candidates: Topology | None = None) -> WideView:
+        """Make sparse tensors with further entries, for :meth:`wide_training_logits`.
+
+        Args:
+            candidates: the positions of these entries; None for all positions.
 
         Returns:
-            A copy of the values as they are now, with D entries in all.
+            A copy of the values as they are now.
         """
-        return DenseView.of(self.topology, self.values.detach())
+        values = self.values.detach()
+        if candidates is None:
+            return WideView.dense(self.topology, values)
+        return WideView.with_candidates(self.topology, values, candidates)
 
-    def dense_training_logits(self, view: DenseView, images: Tensor) -> Tensor:
-        """Return what :meth:`training_logits` does, to be differentiated by all positions.
+    def wide_training_logits(self, view: WideView, images: Tensor) -> Tensor:
+        """Return what :meth:`training_logits` does, to be differentiated by all entries of a view.
 
         Args:
             view: whose values are differentiated by; ranks do not share its gradient before :meth:`take_gradients`.
@@ -236,8 +275,8 @@ class TorchNetwork:
         """
         return self._forward(images, view.values, view.positions, *self._other_parts())
 
-    def take_gradients(self, view: DenseView) -> None:
-        """Leave the gradients that :meth:`training_logits` leaves, after a backward pass by a dense view.
+    def take_gradients(self, view: WideView) -> None:
+        """Leave the gradients that :meth:`training_logits` leaves, after a backward pass by a view.
 
         Args:
             view: its gradients become the means over ranks.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sparsecore.engine.arrays import Counts
+from sparsecore.engine.groups import GroupPlans
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
 from sparsecore.learning.flops import Flops, ForwardPass, StepSums, flops
@@ -61,15 +62,16 @@ class FlopCount:
         self._sums: StepSums | None = StepSums.none(tensors)
         self._measured: ForwardPass | None = None
 
-    def step(self, counts: Counts, *, dense_gradient: bool) -> None:
+    def step(self, counts: Counts, plan: GroupPlans) -> None:
         """Count a step.
 
         Args:
             counts: the number of active weights of each sparse tensor in it.
-            dense_gradient: whether the gradient of all positions was computed.
+            plan: the gradients that strategies asked for.
         """
         if self._sums is not None:
-            self._sums = self._sums.after(counts, dense_gradient=dense_gradient)
+            candidates = None if plan.candidates is None else plan.candidates.counts
+            self._sums = self._sums.after(counts, dense_gradient=plan.wants_gradient, candidates=candidates)
 
     def count(
         self, model: nn.Module, inputs: tuple[Any, ...], by_keyword: Mapping[str, Any], topology: Topology, steps: int

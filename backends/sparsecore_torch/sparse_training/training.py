@@ -424,7 +424,7 @@ class SparseTraining:
             self._alive.ranks.jointly(lambda: self.topology, lambda topology: {"topology": topology.sha256()})
             self._is_agreed = True
         plan = self._plan
-        self._flops.step(self.topology.counts, dense_gradient=plan.wants_gradient)
+        self._flops.step(self.topology.counts, plan)
         reallocation = None
         if plan.is_idle:
             self._state = plan.next_state
@@ -447,8 +447,13 @@ class SparseTraining:
         values = parts.storage.values()
         rates = [rate() for rate in parts.learning_rates]
         frozen = self._freezing.frozen()
+        storage = parts.storage
+        active = storage.active_gradient() if plan.wants_weight_gradient else None
+        # dense gradients have those of candidates in them
+        has_candidates = plan.candidates is not None and not plan.wants_gradient
+        of_candidates = storage.candidate_gradient() if has_candidates else None
         advance = parts.ranks.together(
-            lambda: parts.engines.advance(plan, values, rates, parts.storage.gradient, frozen)
+            lambda: parts.engines.advance(plan, values, rates, storage.gradient, frozen, active, of_candidates)
         )
         if advance.reallocation is not None:
             parts.storage.reallocate(advance.reallocation)
@@ -465,4 +470,9 @@ class SparseTraining:
 
     def _expect_gradient(self) -> None:
         plan = self._plan
-        self._alive.storage.expect_gradient(dense=plan.wants_gradient, is_step_replaced=plan.replaces_step)
+        self._alive.storage.expect_gradient(
+            dense=plan.wants_gradient,
+            is_step_replaced=plan.replaces_step,
+            active=plan.wants_weight_gradient,
+            candidates=None if plan.wants_gradient else plan.candidates,
+        )

@@ -8,6 +8,9 @@ import attrs
 import numpy as np
 from hypothesis.strategies import SearchStrategy
 
+from sparsecore.engine.gradients import entries_at
+from sparsecore.engine.growth import random_free_positions
+from sparsecore.engine.randomness import Randomness
 from sparsecore.learning.protocols import Adam, AdamW, Learner, Sgd
 from sparsecore.testing.backend_promises.training_scenarios import (
     PLAIN_SGD,
@@ -165,6 +168,28 @@ def _check_dense_gradients(subject: BackendSubject, scenario: TrainingScenario) 
     expect(error <= 10 * subject.tolerance(backend), f"the step after it is off by {error:.2g} of its largest entry")
 
 
+@errors_break_promise
+def _check_fewer_gradients(subject: BackendSubject, scenario: TrainingScenario) -> None:
+    backend, batch = subject.most_precise, scenario.batch()
+    topology = scenario.start(backend).topology
+    learner: Any = scenario.learner(backend, optimizer=PLAIN_SGD)
+    dense = scenario.learner(backend, optimizer=PLAIN_SGD).backward(batch, dense=True)
+    candidates = topology.at(random_free_positions(topology, (topology.room + 1) // 2, Randomness(0)))
+    found = {}
+    if hasattr(learner, "backward_at"):
+        found["at candidates"] = (learner.backward_at(batch, candidates), candidates)
+    else:
+        learner.backward(batch)
+    found["of the active weights"] = (learner.weight_gradient, topology)
+    for what, (gradients, positions) in found.items():
+        expected = to_host(backend, entries_at(dense, positions)) if dense else np.zeros(positions.size)
+        error = relative_error(to_host(backend, gradients), expected)
+        expect(
+            len(expected) == len(gradients) and error <= 10 * subject.tolerance(backend),
+            f"the gradients {what} are off by {error:.2g} of the largest",
+        )
+
+
 def _any_operation(_: BackendSubject) -> SearchStrategy[TrainingScenario]:
     return training_scenarios()
 
@@ -175,6 +200,13 @@ OPTIMIZER_STEP = (
         "the dense gradient is that of the network with a zero at every inactive position",
         _any_operation,
         _check_dense_gradients,
+        fraction=0.1,
+    ),
+    Promise(
+        "fewer-gradients",
+        "the gradients of active weights, and at candidates where a learner computes these, are those of the dense one",
+        _any_operation,
+        _check_fewer_gradients,
         fraction=0.1,
     ),
     Promise("optimizers", "SGD, Adam and AdamW follow their formulas", _any_operation, _check_formula, fraction=0.12),

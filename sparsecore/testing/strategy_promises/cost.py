@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sparsecore.engine.arrays import Array
 from sparsecore.engine.engine import Engine
 from sparsecore.engine.state import State
-from sparsecore.engine.topology import Layout
+from sparsecore.engine.topology import Layout, Topology
 from sparsecore.testing.peak_memory import (
     LARGE_SIZE,
     MEMORY_LIMIT,
@@ -22,7 +22,7 @@ from sparsecore.testing.peak_memory import (
     sparsity_with_few_weights,
 )
 from sparsecore.testing.promises import InconclusiveError, Promise, expect
-from sparsecore.testing.runs import Snapshot, make_engine, snapshot_before_update
+from sparsecore.testing.runs import Snapshot, make_engine, snapshot_before_update, step_gradients
 from sparsecore.testing.scenarios import VAST_SIZE, Scenario, scenarios
 from sparsecore.testing.starts import start
 from sparsecore.testing.subjects import StrategySubject, oracle_arrays
@@ -42,10 +42,10 @@ def _check_arguments(_: StrategySubject, scenario: Scenario) -> None:
     engine = make_engine(scenario, _WritableArrays())
     before = snapshot_before_update(engine, scenario)
     gradients = scenario.gradients_on(engine.arrays)
+    given = _given(engine, before, scenario, gradients)
     arguments = _arguments(before, gradients)
     copies = {name: array.copy() for name, array in arguments.items()}
-    gradient = gradients.__getitem__ if gradients else None
-    for act in _step_and_update(engine, before, scenario, gradient):
+    for act in _step_and_update(engine, before, scenario, given):
         after = act()
         changed = [name for name, copy in copies.items() if copy.tobytes() != arguments[name].tobytes()]
         expect(not changed, f"a hook has changed its arguments in place: {', '.join(changed)}")
@@ -57,13 +57,23 @@ def _check_arguments(_: StrategySubject, scenario: Scenario) -> None:
             )
 
 
+def _given(
+    engine: Engine, before: Snapshot, scenario: Scenario, gradients: Mapping[str, Array]
+) -> Callable[[Topology | None], dict[str, Any]]:
+    """Return a function from candidates to the gradients that the engine is given."""
+    if gradients:
+        return lambda _: {"gradient": gradients.__getitem__}
+    return lambda candidates: step_gradients(engine, scenario, before.state.topology, candidates)
+
+
 def _step_and_update(
-    engine: Engine, before: Snapshot, scenario: Scenario, gradient: Any
+    engine: Engine, before: Snapshot, scenario: Scenario, given: Callable[[Topology | None], dict[str, Any]]
 ) -> tuple[Callable[[], State], ...]:
     """Return functions that take a step and perform an update, and return the state after it."""
+    state, values = before.state, before.values
     return (
-        lambda: engine.advance(before.state, before.values, scenario.learning_rate, gradient).state,
-        lambda: engine.update(before.state, before.values, gradient)[0],
+        lambda: engine.advance(state, values, scenario.learning_rate, **given(engine.plan(state).candidates)).state,
+        lambda: engine.update(state, values, **given(engine.candidates(state)))[0],
     )
 
 
@@ -130,8 +140,9 @@ def _start_step_and_update(scenario: Scenario) -> None:
     engine = make_engine(scenario)
     start(engine, scenario.sparsity, scenario.clock)
     snapshot = snapshot_before_update(engine, scenario)
-    engine.advance(snapshot.state, snapshot.values, scenario.learning_rate)
-    engine.update(snapshot.state, snapshot.values)
+    given = _given(engine, snapshot, scenario, {})
+    for act in _step_and_update(engine, snapshot, scenario, given):
+        act()
 
 
 def _needs_no_dense_memory(subject: StrategySubject) -> bool:
@@ -148,7 +159,7 @@ COST = (
     ),
     Promise(
         "size",
-        "memory grows with the number of weights and not of positions, unless the gradient is requested or target_size "
+        "memory grows with the number of weights and not of positions, unless gradient is requested or target_size "
         "is implemented",
         partial(_scenarios_with_few_weights, size=LARGE_SIZE),
         _check_memory,

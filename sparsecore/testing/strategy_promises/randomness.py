@@ -57,9 +57,13 @@ def _can_be_sent(subject: StrategySubject) -> bool:
 
 
 def _grows_at_random(subject: StrategySubject) -> bool:
-    """Whether the strategy that grows takes random numbers, or leaves growth to the engine, which does."""
+    """Whether the strategy that grows takes random numbers, itself or for candidates, or leaves it to the engine."""
     growing = implementer(subject.sample, "grow")
-    return growing is None or "random" in inspect.signature(hooks_of(growing)["grow"]).parameters
+    return growing is None or any(
+        "random" in inspect.signature(method).parameters
+        for hook, method in hooks_of(growing).items()
+        if hook in ("candidates", "grow")
+    )
 
 
 _SIZES = (100, 400, 2000)

@@ -15,7 +15,7 @@ from hypothesis.strategies import DrawFn
 from sparsecore.engine.stack import StrategyStack
 from sparsecore.engine.update import target_size_result
 from sparsecore.testing.promises import BrokenPromiseError, Promise, expect
-from sparsecore.testing.runs import UpdateRecord, regrows, run_update
+from sparsecore.testing.runs import UpdateRecord, make_engine, regrows, run_update
 from sparsecore.testing.scenarios import Scenario, scenarios
 from sparsecore.testing.subjects import StrategySubject, declarations, fresh_copies, pruning_declarations
 
@@ -246,6 +246,20 @@ def _check_zeros_first(subject: StrategySubject, scenario: Scenario) -> None:
         expect(other is None, f"{other} was pruned, and {weight} was kept")
 
 
+def _names_candidates(subject: StrategySubject) -> bool:
+    return not subject.uses_default("candidates")
+
+
+def _check_candidates(subject: StrategySubject, scenario: Scenario) -> None:
+    update = run_update(scenario)  # the engine refuses positions that cannot be candidates
+    if declarations(subject, scenario.stack, "grow").grows_at != "candidates":
+        return
+    named = make_engine(scenario).candidates(update.before.state)
+    candidates = set() if named is None else set(named.host_positions.tolist())
+    others = set(update.reallocation.grown_weights.host_positions.tolist()) - candidates
+    expect(not others, f"a weight grew at position {min(others, default=0)}, which is none of the candidates")
+
+
 UPDATES: Sequence[Promise] = (
     Promise(
         "count",
@@ -268,6 +282,15 @@ UPDATES: Sequence[Promise] = (
         _check_regrown,
         ("keep_regrown",),
         fraction=0.3,
+    ),
+    Promise(
+        "candidates",
+        "the positions that candidates names are ascending, distinct, within bounds and inactive, and weights grow at "
+        "these alone where that is declared",
+        scenarios,
+        _check_candidates,
+        hooks=("candidates",),
+        applies=_names_candidates,
     ),
     Promise(
         "proportional",

@@ -255,11 +255,28 @@ class RoutedStorage:
         """Return the positions of all nonzero weights, active or not; ascending, int64."""
         return self._inner.nonzero_positions()
 
-    def expect_gradient(self, *, dense: bool, is_step_replaced: bool = False) -> None:
-        """Prepare for the gradients of the next step, and compute densely where these are to be dense."""
-        self._inner.expect_gradient(dense=dense, is_step_replaced=is_step_replaced)
+    def expect_gradient(
+        self,
+        *,
+        dense: bool,
+        is_step_replaced: bool = False,
+        active: bool = False,
+        candidates: Topology | None = None,
+    ) -> None:
+        """Prepare for the gradients of the next step, and compute densely where inactive weights are to have some."""
+        self._inner.expect_gradient(
+            dense=dense, is_step_replaced=is_step_replaced, active=active, candidates=candidates
+        )
         for route in self._routes:
-            route.expect(dense=dense)
+            route.expect(dense=dense or candidates is not None)
+
+    def active_gradient(self) -> Tensor:
+        """Return the gradients of the active weights in the last step, (N,)."""
+        return self._inner.active_gradient()
+
+    def candidate_gradient(self) -> Tensor:
+        """Return the gradients at the candidates in the last step, one entry for each."""
+        return self._inner.candidate_gradient()
 
     def gradient(self, name: str) -> Tensor:
         """Return the dense gradient of a tensor in the last step, (D_i,)."""

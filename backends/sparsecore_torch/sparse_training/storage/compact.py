@@ -27,7 +27,7 @@ from sparsecore_torch.sparse_training.storage.compact_optimizer import (
     in_place,
 )
 from sparsecore_torch.sparse_training.storage.compact_weights import CompactWeights, resize
-from sparsecore_torch.sparse_training.storage.dense_gradients import DenseGradients, world_size
+from sparsecore_torch.sparse_training.storage.dense_gradients import DenseGradients, KeptGradient, world_size
 from sparsecore_torch.sparse_training.storage.plain_state_dicts import PlainModelState, PlainOptimizerState
 from sparsecore_torch.sparse_training.storage.storage import ledger_of
 
@@ -70,6 +70,8 @@ class CompactStorage:
         self._fingerprint = OptimizerFingerprint(optimizer, topology, self._weights.topology_name)
         self._group.insert_values(self._weights.register(values.detach().to(dtype, copy=True)), state)
         self._state = CompactState.of(optimizer, self._weights)
+        weights = self._weights
+        self._kept = KeptGradient(optimizer, lambda: weights.values)
 
     def values(self) -> Tensor:
         """Return the N values, at least float32, so that the strategies of every backend can compute with them."""
@@ -85,7 +87,7 @@ class CompactStorage:
         """Average the dense gradients over ranks, where these are expected; inactive weights need no clearing."""
         self._fingerprint.carried(self._weights.topology)
         if self._weights.dense_gradients is not None:
-            self._weights.dense_gradients.reduce(self._weights.topology)
+            self._weights.dense_gradients.reduce()
 
     @torch.no_grad()
     def reallocate(self, reallocation: Reallocation) -> None:
@@ -149,11 +151,39 @@ class CompactStorage:
             "or take storage='masked'"
         )
 
-    def expect_gradient(self, *, dense: bool, is_step_replaced: bool = False) -> None:  # noqa: ARG002
-        """Collect dense gradients until the next step, or drop them; those of the last step are dropped."""
+    def expect_gradient(
+        self,
+        *,
+        dense: bool,
+        is_step_replaced: bool = False,  # noqa: ARG002
+        active: bool = False,
+        candidates: Topology | None = None,
+    ) -> None:
+        """Collect gradients of inactive weights until the next step, or drop them; those of the last are dropped."""
         if self._weights.dense_gradients is not None:
             self._weights.dense_gradients.close()
-        self._weights.dense_gradients = DenseGradients(self._weights.values) if dense else None
+        self._weights.dense_gradients = None
+        self._kept.is_expected, self._kept.copy = active, None
+        if dense or candidates is not None:
+            self._weights.dense_gradients = DenseGradients(self._weights.values, self._weights.topology, candidates)
+
+    def active_gradient(self) -> Tensor:
+        """Return the gradients of the values in the last step, (N,), at least float32; zeros where none has arrived."""
+        values = self._weights.values.detach()
+        gradient = torch.zeros_like(values) if self._kept.copy is None else self._kept.copy
+        return gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+
+    def candidate_gradient(self) -> Tensor:
+        """Return the gradients at the candidates in the last step, at least float32.
+
+        Raises:
+            RuntimeError: none were expected.
+        """
+        gradients = self._weights.dense_gradients
+        if gradients is None:
+            raise RuntimeError("the gradients of candidates have not been collected")
+        entries = gradients.of_candidates()
+        return entries.to(torch.promote_types(entries.dtype, torch.float32))
 
     def gradient(self, name: str) -> Tensor:
         """Return the dense gradient of a tensor in the last step.
@@ -170,7 +200,7 @@ class CompactStorage:
         topology, gradients = self._weights.topology, self._weights.dense_gradients
         if gradients is None:
             raise RuntimeError(f"the dense gradient of {name} has not been collected")
-        return gradients.of(topology.layout.index(name), topology)
+        return gradients.of(topology.layout.index(name))
 
     def weight_gradient(self) -> Tensor:
         """Return the gradients of the values, (N,), at least float32; zero where none has arrived."""
@@ -193,6 +223,7 @@ class CompactStorage:
         """
         self._weights.check()
         self._fingerprint.end()
+        self._kept.close()
         self.expect_gradient(dense=False)
         values, topology = self._weights.values, self._weights.topology
         states = self._state.scattered(topology)

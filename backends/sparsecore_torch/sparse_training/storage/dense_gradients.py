@@ -1,28 +1,37 @@
-"""Dense gradients of weights in compact storage, for strategies that ask for them."""
+"""Gradients of inactive weights in compact storage, for strategies that ask for them: of all, or of candidates."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, final
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parameter import Parameter
+from torch.optim import Optimizer
 
 from sparsecore.engine.topology import Topology
-from sparsecore_torch.arrays import active_indices, gather
+from sparsecore_torch.arrays import gather_active
+from sparsecore_torch.sparse_training.optimizers.step_hooks import Given, after_closure
 
 
 class DenseGradients:
     """Sums the dense gradients of backward passes, from a cleared gradient of the values to the optimizer's step.
+
+    Where candidates are given, of each dense gradient only the entries of active weights and of candidates are kept.
 
     A tensor hook is not enough: dense gradients pass through backward once, and what happens to the gradient of the
     values afterwards (a sum over micro-batches, unscaling, clipping by norm) has to happen to them as well.
 
     Args:
         values: the Parameter whose gradient is followed.
+        topology: the active positions.
+        candidates: the inactive positions whose gradients are asked for; None for all.
     """
 
-    def __init__(self, values: Parameter) -> None:
+    def __init__(self, values: Parameter, topology: Topology, candidates: Topology | None = None) -> None:
         self._values = values
+        self._topology = topology
+        self._candidates = candidates
         self._sums: dict[int, Tensor] = {}
         self._is_between_passes = True
         self._factor: Tensor | None = None
@@ -41,38 +50,63 @@ class DenseGradients:
             if self._values.grad is None or not self._values.grad.any():
                 self._sums.clear()  # a new sum begins, whatever became of the last one
         self._factor = None
-        gradient = gradient.detach().to(self._values.dtype)
+        gradient = self._kept(index, gradient.detach()).to(self._values.dtype)
         self._sums[index] = self._sums[index] + gradient if index in self._sums else gradient
 
-    def reduce(self, topology: Topology) -> None:
-        """Average over ranks, as the gradient of the values is averaged. Collective.
-
-        Args:
-            topology: whose tensors are averaged in order; a rank without a gradient adds zeros.
-        """
+    def reduce(self) -> None:
+        """Average over ranks, as the gradient of the values is averaged. Collective; a rank without one adds zeros."""
         ranks = world_size()
         if ranks > 1:
-            for index, shape in enumerate(topology.layout.shapes):
+            for index in range(len(self._topology.layout)):
                 own = self._sums.get(index)
-                summed = self._values.new_zeros(shape) if own is None else own.contiguous()
+                summed = self._values.new_zeros(self._shape(index)) if own is None else own.contiguous()
                 dist.all_reduce(summed)
                 self._sums[index] = summed / ranks
 
-    def of(self, index: int, topology: Topology) -> Tensor:
+    def of(self, index: int) -> Tensor:
         """Return the dense gradient of a tensor as the optimizer would get it.
 
         Args:
             index: of the tensor in the layout.
-            topology: the active positions.
 
         Returns:
             Row-major, (D_i,).
+
+        Raises:
+            RuntimeError: only the gradients of candidates are kept.
         """
+        if self._candidates is not None:
+            raise RuntimeError("only the gradients of candidates have been collected")
+        return self._scaled(index).reshape(-1)
+
+    def of_candidates(self) -> Tensor:
+        """Return the gradients of the candidates as the optimizer would get them, one entry for each.
+
+        Raises:
+            RuntimeError: the gradients of all positions are kept.
+        """
+        if self._candidates is None:
+            raise RuntimeError("no candidates have been named")
+        counts = self._topology.counts.tolist()
+        return torch.cat([self._scaled(index)[count:] for index, count in enumerate(counts)])
+
+    def _scaled(self, index: int) -> Tensor:
         if index not in self._sums:
-            return self._values.new_zeros(topology.layout.sizes[index])
+            return self._values.new_zeros(self._shape(index))
         if self._factor is None:
-            self._factor = self._scale(topology)
-        return self._sums[index].reshape(-1) * self._factor
+            self._factor = self._scale()
+        return self._sums[index] * self._factor
+
+    def _kept(self, index: int, gradient: Tensor) -> Tensor:
+        """Return what is kept of a dense gradient: all of it, or the entries of active weights and of candidates."""
+        if self._candidates is None:
+            return gradient
+        return torch.cat([gather_active(gradient, each, index) for each in (self._topology, self._candidates)])
+
+    def _shape(self, index: int) -> tuple[int, ...]:
+        if self._candidates is None:
+            return self._topology.layout.shapes[index]
+        return (int(self._topology.counts[index] + self._candidates.counts[index]),)
 
     def close(self) -> None:
         """Drop all gradients, and stop collecting."""
@@ -82,9 +116,9 @@ class DenseGradients:
     def _after_pass(self, _: Tensor) -> None:
         self._is_between_passes = True
 
-    def _scale(self, topology: Topology) -> Tensor:
+    def _scale(self) -> Tensor:
         """Return the factor by which the gradient of the values has been multiplied since the passes; on the device."""
-        ours = torch.cat([self._active_entries(index, topology) for index in range(len(topology.layout))])
+        ours = torch.cat([self._active_entries(index) for index in range(len(self._topology.layout))])
         one = ours.new_ones((), dtype=torch.float64)
         theirs = self._values.grad
         if theirs is None:
@@ -96,9 +130,51 @@ class DenseGradients:
         # no branch, which would wait for the device
         return torch.where(unscaled, one, products / squares)
 
-    def _active_entries(self, index: int, topology: Topology) -> Tensor:
-        indices = active_indices(topology, index)
-        return gather(self._sums[index], indices) if index in self._sums else self._values.new_zeros(len(indices))
+    def _active_entries(self, index: int) -> Tensor:
+        count = int(self._topology.counts[index])
+        if index not in self._sums:
+            return self._values.new_zeros(count)
+        if self._candidates is not None:
+            return self._sums[index][:count]
+        return gather_active(self._sums[index], self._topology, index)
+
+
+@final
+class KeptGradient:
+    """Copies the gradient of the values when the optimizer is about to step, in steps in which that is expected.
+
+    By then it is complete, unscaled and clipped; what strategies do to it afterwards is not in the copy.
+
+    Attributes:
+        is_expected: whether the next step's gradient is copied.
+        copy: that of the last such step, (N,); None where none had arrived.
+
+    Args:
+        optimizer: takes the steps.
+        values: returns the Parameter.
+    """
+
+    def __init__(self, optimizer: Optimizer, values: Callable[[], Tensor]) -> None:
+        self.is_expected = False
+        self.copy: Tensor | None = None
+        self._values = values
+        disable: Any = torch.compiler.disable
+        self._handle = optimizer.register_step_pre_hook(disable(self._before_step))
+
+    def close(self) -> None:
+        """Remove the hook."""
+        self._handle.remove()
+
+    def _before_step(self, optimizer: Optimizer, given: tuple[Any, ...], named: dict[str, Any]) -> Given | None:
+        return after_closure(given, named, lambda: self._keep(optimizer)) if self.is_expected else None
+
+    @torch.no_grad()
+    def _keep(self, optimizer: Optimizer) -> None:
+        gradient, scale = self._values().grad, getattr(optimizer, "grad_scale", None)
+        if gradient is None:
+            self.copy = None
+        else:  # a GradScaler leaves it to fused optimizers to unscale
+            self.copy = gradient.detach().clone() if scale is None else gradient.detach() / scale
 
 
 def world_size() -> int:

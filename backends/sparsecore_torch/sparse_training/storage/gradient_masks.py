@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
 from sparsecore_torch._torch_internals import (
     are_transforms_active,
@@ -21,6 +22,7 @@ from sparsecore_torch.arrays import TorchArrays, put_entries
 from sparsecore_torch.sparse_training.model.parameters import NamedParameter
 from sparsecore_torch.sparse_training.optimizers.step_hooks import Given, after_closure
 from sparsecore_torch.sparse_training.storage import sparse_weights
+from sparsecore_torch.sparse_training.storage.gradient_picks import GradientPicks
 from sparsecore_torch.tensors import full_tensor, have_equal_order, is_non_overlapping_and_dense, local_shard
 
 _INTEGERS: Final = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -163,13 +165,30 @@ class Gradients(Protocol):
         """Whether the Parameters themselves have dense gradients after the step."""
         ...
 
-    def expect(self, *, dense: bool, in_place: bool = False) -> None:
+    def expect(
+        self,
+        *,
+        dense: bool,
+        in_place: bool = False,
+        active: Topology | None = None,
+        candidates: Topology | None = None,
+    ) -> None:
         """Prepare for the gradients of the next step; those of the last step are forgotten.
 
         Args:
             dense: whether they are kept dense, or masked.
             in_place: whether no masked gradients are needed beside dense ones, which may thus stay where they are.
+            active: the active positions, where the gradients at these are asked for.
+            candidates: other positions at which the gradients are asked for.
         """
+        ...
+
+    def active_gradient(self) -> Tensor:
+        """Return the gradients at the active positions that were expected, (N,), at least float32."""
+        ...
+
+    def candidate_gradient(self) -> Tensor:
+        """Return the gradients at the candidates that were expected, one entry for each, at least float32."""
         ...
 
     def gradient(self, name: str) -> Tensor:
@@ -215,6 +234,7 @@ class GradientMasker:
         self._masks = masks
         self._act_before_step = before_step
         self._dense = self._in_place = False
+        self._picks = GradientPicks()
         self._dense_gradients: dict[str, Tensor] = {}
         self._masked: dict[str, tuple[Any, int]] = {}
         self.handles: list[RemovableHandle] = []
@@ -230,10 +250,26 @@ class GradientMasker:
         """Whether the Parameters themselves have dense gradients after the step."""
         return self._in_place
 
-    def expect(self, *, dense: bool, in_place: bool = False) -> None:
+    def expect(
+        self,
+        *,
+        dense: bool,
+        in_place: bool = False,
+        active: Topology | None = None,
+        candidates: Topology | None = None,
+    ) -> None:
         """Keep the gradients of the next step dense, or mask them; those of the last step are forgotten."""
         self._dense, self._in_place = dense, in_place
+        self._picks = GradientPicks(active, candidates)
         self._dense_gradients = {}
+
+    def active_gradient(self) -> Tensor:
+        """Return the gradients at the active positions, (N,), zeros where none has arrived."""
+        return self._picks.joined(self._picks.active, self._parameters)
+
+    def candidate_gradient(self) -> Tensor:
+        """Return the gradients at the candidates, zeros where none has arrived."""
+        return self._picks.joined(self._picks.candidates, self._parameters)
 
     def gradient(self, name: str) -> Tensor:
         """Return the dense gradient of a tensor in the last step, (D_i,), row-major; zeros where none has arrived."""
@@ -249,7 +285,7 @@ class GradientMasker:
 
         def arrive(gradient: Tensor) -> Tensor | None:
             _check_strided(name, gradient)
-            if self._dense:
+            if self._stays_dense:
                 return _finite_where_inactive(gradient, mask)
             if is_accumulating(node) and not gradient.requires_grad:
                 return None  # it is masked when it has been accumulated, which takes no memory
@@ -263,7 +299,7 @@ class GradientMasker:
 
         def accumulated(parameter: Tensor) -> None:
             gradient = parameter.grad
-            if gradient is not None and not self._dense:
+            if gradient is not None and not self._stays_dense:
                 # one that is differentiated itself has been masked on its way, and one of the kernels is zero elsewhere
                 if not gradient.requires_grad and not _is_of_kernels(parameter, gradient):
                     mask.fill(gradient)
@@ -276,6 +312,7 @@ class GradientMasker:
 
     @torch.no_grad()
     def _prepare(self, optimizer: Optimizer) -> None:
+        self._pick(optimizer)
         if self._dense:
             self._keep_dense(optimizer)
         for name, parameter in self._parameters.items():
@@ -288,6 +325,21 @@ class GradientMasker:
                     self._masks[name].fill(gradient)
                 self._note(name, gradient)
         self._act_before_step()
+
+    @property
+    def _stays_dense(self) -> bool:
+        """Whether gradients stay dense until the optimizer is about to step."""
+        return self._dense or self._picks.candidates is not None
+
+    def _pick(self, optimizer: Optimizer) -> None:
+        scale = getattr(optimizer, "grad_scale", None)
+        for name, parameter in self._parameters.items():
+            gradient = parameter.grad
+            # after a step that has raised, the gradient is masked already, and what was picked before is kept
+            if gradient is None or not (self._picks.has(name) and self._is_masked(name, gradient)):
+                self._picks.take(name, None if gradient is None else gradient.detach(), scale)
+            if self._picks.candidates is not None and not self._dense:
+                self._masked.pop(name, None)
 
     def _keep_dense(self, optimizer: Optimizer) -> None:
         scale = getattr(optimizer, "grad_scale", None)  # a GradScaler leaves it to fused optimizers to unscale
@@ -330,6 +382,7 @@ class ShardedGradientMasker:
         self._tensors = tensors
         self._masks = masks
         self._dense = False
+        self._picks = GradientPicks()
         self.handles: list[RemovableHandle] = []
         for name, one in tensors.items():
             register: Any = one.parameter.register_post_accumulate_grad_hook
@@ -340,9 +393,31 @@ class ShardedGradientMasker:
         """Whether the Parameters themselves have dense gradients after the step: no, as these are masked then."""
         return False
 
-    def expect(self, *, dense: bool, in_place: bool = False) -> None:  # noqa: ARG002
+    def expect(
+        self,
+        *,
+        dense: bool,
+        in_place: bool = False,  # noqa: ARG002
+        active: Topology | None = None,
+        candidates: Topology | None = None,
+    ) -> None:
         """Keep the gradients of the next step dense, or mask them."""
-        self._dense = dense
+        self._dense = dense or candidates is not None
+        self._picks = GradientPicks(active, candidates)
+
+    def active_gradient(self) -> Tensor:
+        """Return the gradients at the active positions, gathered from all ranks tensor by tensor. Collective."""
+        return self._gathered(self._picks.active)
+
+    def candidate_gradient(self) -> Tensor:
+        """Return the gradients at the candidates, gathered from all ranks tensor by tensor. Collective."""
+        return self._gathered(self._picks.candidates)
+
+    def _gathered(self, positions: Topology | None) -> Tensor:
+        for name, one in self._tensors.items():
+            gradient = one.parameter.grad
+            self._picks.take(name, None if gradient is None else full_tensor(gradient).detach(), None)
+        return self._picks.joined(positions, {name: one.parameter for name, one in self._tensors.items()})
 
     def gradient(self, name: str) -> Tensor:
         """Return the dense gradient of a tensor, gathered from all ranks; zeros where none has arrived. Collective."""

@@ -33,11 +33,12 @@ class JoinedStorage:
         self._parts = tuple(parts)
         self._partition = partition
         self._topologies = partition.split(topology)
+        self._candidates: tuple[Topology, ...] = ()
         self._others = tuple(others)
 
     def values(self) -> Tensor:
         """Return the N values, in the widest dtype of all parts."""
-        return self._joined([part.values() for part in self._parts])
+        return self._joined([part.values() for part in self._parts], self._topologies)
 
     def set_values(self, values: Tensor) -> None:
         """Replace the N values; optimizer state stays."""
@@ -72,9 +73,27 @@ class JoinedStorage:
         nonzero = [own.at(part.nonzero_positions().to(as_tensor(own.positions).dtype)) for part, own in owns]
         return as_tensor(self._partition.join(nonzero).positions).long()
 
-    def expect_gradient(self, *, dense: bool, is_step_replaced: bool = False) -> None:
+    def expect_gradient(
+        self,
+        *,
+        dense: bool,
+        is_step_replaced: bool = False,
+        active: bool = False,
+        candidates: Topology | None = None,
+    ) -> None:
         """Prepare for the gradients of the next step, in all parts."""
-        self._each(lambda part: part.expect_gradient(dense=dense, is_step_replaced=is_step_replaced))
+        self._candidates = () if candidates is None else self._partition.split(candidates)
+        for index, part in enumerate(self._parts):
+            own = self._candidates[index] if self._candidates else None
+            part.expect_gradient(dense=dense, is_step_replaced=is_step_replaced, active=active, candidates=own)
+
+    def active_gradient(self) -> Tensor:
+        """Return the gradients of the active weights in the last step, in the widest dtype of all parts."""
+        return self._joined([part.active_gradient() for part in self._parts], self._topologies)
+
+    def candidate_gradient(self) -> Tensor:
+        """Return the gradients at the candidates in the last step, in the widest dtype of all parts."""
+        return self._joined([part.candidate_gradient() for part in self._parts], self._candidates)
 
     def gradient(self, name: str) -> Tensor:
         """Return the dense gradient of a tensor in the last step, (D_i,)."""
@@ -82,7 +101,7 @@ class JoinedStorage:
 
     def weight_gradient(self) -> Tensor:
         """Return the gradients of the active weights, (N,), in the widest dtype of all parts."""
-        return self._joined([part.weight_gradient() for part in self._parts])
+        return self._joined([part.weight_gradient() for part in self._parts], self._topologies)
 
     def set_weight_gradient(self, weight_gradient: Tensor) -> None:
         """Replace the gradients of the active weights."""
@@ -104,9 +123,9 @@ class JoinedStorage:
         kinds = ("values", "indices", "gradients", "optimizer_state")
         return Ledger(**{kind: _sum([getattr(one, kind) for one in ledgers]) for kind in kinds})
 
-    def _joined(self, vectors: Sequence[Tensor]) -> Tensor:
+    def _joined(self, vectors: Sequence[Tensor], topologies: Sequence[Topology]) -> Tensor:
         dtype = reduce(torch.promote_types, (one.dtype for one in vectors))
-        return as_tensor(self._partition.join_vectors([one.to(dtype) for one in vectors], self._topologies))
+        return as_tensor(self._partition.join_vectors([one.to(dtype) for one in vectors], topologies))
 
     def _part(self, name: str) -> Storage:
         part, _ = self._partition.places[self._partition.layout.index(name)]

@@ -176,13 +176,30 @@ class MaskedStorage:
         offsets = zip(self._parameters.values(), self._topology.layout.offsets, strict=False)
         return torch.cat([full_tensor(one).reshape(-1).nonzero().view(-1) + offset for one, offset in offsets])
 
-    def expect_gradient(self, *, dense: bool, is_step_replaced: bool = False) -> None:
+    def expect_gradient(
+        self,
+        *,
+        dense: bool,
+        is_step_replaced: bool = False,
+        active: bool = False,
+        candidates: Topology | None = None,
+    ) -> None:
         """Keep the gradients of the next step dense, or mask them."""
         # what is wrapped around the optimizer may read them nevertheless
         is_read_once = dense and is_step_replaced and not self._is_sharded and not others_of(self._optimizer)
-        self._gradients.expect(dense=dense, in_place=is_read_once)
+        self._gradients.expect(
+            dense=dense, in_place=is_read_once, active=self._topology if active else None, candidates=candidates
+        )
         for weight in self._declared.values():
-            weight.is_gradient_dense = dense
+            weight.is_gradient_dense = dense or candidates is not None
+
+    def active_gradient(self) -> Tensor:
+        """Return the gradients of the active weights in the last step, (N,), at least float32."""
+        return self._gradients.active_gradient()
+
+    def candidate_gradient(self) -> Tensor:
+        """Return the gradients at the candidates in the last step, at least float32."""
+        return self._gradients.candidate_gradient()
 
     def gradient(self, name: str) -> Tensor:
         """Return the dense gradient of a tensor in the last step, (D_i,); zeros where none has arrived."""

@@ -76,12 +76,37 @@ class Storage(Protocol):
         """
         ...
 
-    def expect_gradient(self, *, dense: bool, is_step_replaced: bool = False) -> None:
+    def expect_gradient(
+        self,
+        *,
+        dense: bool,
+        is_step_replaced: bool = False,
+        active: bool = False,
+        candidates: Topology | None = None,
+    ) -> None:
         """Prepare for the gradients of the next step.
 
         Args:
-            dense: whether a strategy asks for the gradients of all positions, in place of those of active weights.
+            dense: whether a strategy asks for the gradients of all positions.
             is_step_replaced: whether an update takes the place of the optimizer's step, which then reads no gradient.
+            active: whether a strategy asks for the gradients of the active weights.
+            candidates: inactive positions at which a strategy asks for the gradients, where they are not dense.
+        """
+        ...
+
+    def active_gradient(self) -> Tensor:
+        """Return the gradients of the active weights in the last step, where they were expected.
+
+        Returns:
+            (N,), in the order of the topology's positions, at least float32.
+        """
+        ...
+
+    def candidate_gradient(self) -> Tensor:
+        """Return the gradients at the candidates in the last step, where these were expected.
+
+        Returns:
+            One entry for each, in the order of their positions, at least float32.
         """
         ...
 
