@@ -69,13 +69,13 @@ def _measured(actions: Actions, threads: int, options: argparse.Namespace) -> di
 
 def _perceptron(threads: int, options: argparse.Namespace) -> Actions:
     layout = layout_of(LeNet().parameters(SHAPE, 10))
-    shared, sizes = Runtime.of(threads), [784, 300, 100]
-    hidden = [
+    shared = Runtime.of(threads)
+    layers = [
         part
-        for inputs, outputs in pairwise(sizes)
+        for inputs, outputs in pairwise([784, 300, 100, 10])
         for part in (nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU())
     ]
-    model = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(100, 10))
+    model = nn.Sequential(nn.Flatten(), *layers[:-1])
     loop = Loop(model, optimizer_of(model), options.batch, SHAPE, memory_format=torch.contiguous_format)
     sparse = {
         f"sparsity {sparsity:g}": step_of(
