@@ -70,9 +70,12 @@ def test_figure_1a_has_the_four_arms_of_the_paper_and_a_control_with_the_final_d
 
 def test_the_pruned_dense_network_is_retrained_with_the_authors_schedule():
     pruned = tables(on_cifar("fig1bc"), "pruned-dense", 0.9)
-    assert pruned["training"]["learning_rate"] == {"0": 0.02, "25": 0.004, "35": 0.0008}
+    assert pruned["training"]["epochs"] == 48
+    assert pruned["training"]["learning_rate"] == {"0": 0.0, "1": 0.02, "25": 0.004, "35": 0.0008}
     assert pruned["start"] == {"run": str(RUNS / "dense-trial-0"), "values": "trained", "prune": 0.0}
-    assert pruned["strategy"][0]["schedule"]["times"] == 20
+    assert pruned["strategy"] == [
+        {"name": "iterative-pruning", "prunings": 20, "until": 0.8125, "highest_sparsity": {}}
+    ]
     assert pruned["sparsity"] == 0.9
     dense = tables(on_cifar("fig1bc"), "dense", None)
     assert (dense["sparsity"], dense["training"]["epochs"]) == (0.0, 200)
@@ -119,8 +122,8 @@ def test_schedules_in_epochs_scale_with_the_number_of_epochs():
     assert schedule["until_epoch"] == 19
     assert schedule["steps"] == {"0": 100, "2": 200, "8": 400, "14": 800}
     pruned = tables(on_cifar("fig1bc", **{"training.epochs": 100}), "pruned-dense", 0.9)
-    assert pruned["training"]["epochs"] == 22
-    assert pruned["training"]["learning_rate"] == {"0": 0.02, "12": 0.004, "17": 0.0008}
+    assert pruned["training"]["epochs"] == 24
+    assert pruned["training"]["learning_rate"] == {"0": 0.02, "12": 0.004, "18": 0.0008}
 
 
 @given(st.integers(1, 300))
