@@ -32,6 +32,8 @@ from sparsecore_torch import sparsify
 
 MOST = 8
 """Waits in an update."""
+MOST_ON_HOST = 12
+"""Waits in an update of a strategy that decides on the host."""
 
 STEPS = 7
 _EVERY = Every(steps=3)
@@ -110,9 +112,9 @@ def _ours(waited: list[str]) -> list[str]:
     return [each for each in waited if "elsewhere" not in each]
 
 
-def check_counts(quiet: list[list[str]], updates: list[list[str]]) -> None:
+def check_counts(quiet: list[list[str]], updates: list[list[str]], most: int = MOST) -> None:
     assert all(waited == [] for waited in quiet), quiet
-    assert all(len(waited) <= MOST for waited in updates), updates
+    assert all(len(waited) <= most for waited in updates), updates
 
 
 def test_every_installed_strategy_is_tested() -> None:
@@ -129,7 +131,7 @@ def test_a_step_without_an_update_never_waits_and_an_update_waits_a_bounded_numb
 ) -> None:
     model, optimizer, training = begun(STRATEGIES[name], storage)
     quiet, updates = trained(model, optimizer, training)
-    check_counts(quiet, updates)
+    check_counts(quiet, updates, MOST_ON_HOST if name == "chts" else MOST)
     assert bool(updates) == (name != "static")
 
     expected = begun(STRATEGIES[name], storage, cpu=True)
