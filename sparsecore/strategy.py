@@ -9,6 +9,7 @@
   a dense gradient and dense initial values; ``counting_of`` returns operations that do not wait for a device.
 - time: ``Clock``; ``Every`` says when updates are due; ``Schedule``, ``Piecewise`` and ``Cosine`` are numbers that
   change over a run, and ``as_schedule`` makes one of what a settings file holds; ``total_steps`` of a clock.
+- optimizers: ``YoungWeights`` says which steps weights take that have just grown.
 - strategy state: ``per_weight`` and ``per_position`` mark its vectors.
 - settings: ``Amount`` and ``as_amount``, ``as_written``, ``check_fraction``, ``check_cubic``.
 - choosing weights to prune: ``smallest_of_each``, ``smallest_of_all``, ``smallest``, ``fraction_of``,
@@ -66,6 +67,7 @@ from sparsecore.engine.schedules import (
 from sparsecore.engine.selection import smallest_indices
 from sparsecore.engine.state import State, per_position, per_weight
 from sparsecore.engine.topology import Layout, Topology
+from sparsecore.engine.young_weights import YoungWeights
 from sparsecore.errors import DivergedError, InputError, InvariantError, NoRoomError, PluginError, SparsecoreError
 from sparsecore.toolbox.gradual_pruning import CubicPruning, PruningTargets, check_cubic
 from sparsecore.toolbox.largest_weights import largest_of_all, largest_of_each
@@ -122,6 +124,7 @@ __all__ = [
     "SparsecoreError",
     "State",
     "Topology",
+    "YoungWeights",
     "as_amount",
     "as_schedule",
     "as_written",

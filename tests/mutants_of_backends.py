@@ -1,10 +1,11 @@
 """Plausible defects of the NumPy backend, each with the promise that it breaks."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import numpy as np
 
+from sparsecore.engine.young_weights import YoungWeights
 from sparsecore.learning.parameters import hash_slots
 from sparsecore.learning.protocols import Sgd, Totals
 from sparsecore_numpy import NumpyBackend
@@ -32,6 +33,7 @@ class DefectiveBackend:
     wrap_arrays: Any = lambda arrays: arrays
     wrap_learner: Any = lambda learner: learner
     change_task: Any = lambda task: task
+    corrects_young_weights: ClassVar[bool] = True
 
     @property
     def arrays(self) -> Any:
@@ -330,6 +332,19 @@ class OldMomentum(Wrapper):
         slots = np.asarray(reallocation.grown_slots)
         state["momentum"][slots] = before[: len(slots)]
         self.inner.load_state(reallocation.after, state)
+
+
+MUTANTS["young weights take the optimizer's own steps"] = (
+    lambda: DefectiveBackend(change_task=lambda task: attrs.evolve(task, young=YoungWeights())),
+    "young-weights",
+)
+
+
+@training("grown weights lose their ages when a state is loaded", "young-weights")
+class LosesAges(Wrapper):
+    def load_state(self, topology, state):
+        young = {"young": np.zeros_like(state["young"])} if "young" in state else {}
+        self.inner.load_state(topology, {**state, **young})
 
 
 @training("setting values resets the momentum", "set-values")

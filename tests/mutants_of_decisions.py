@@ -10,6 +10,7 @@ from sparsecore import hookimpl
 from sparsecore.engine.growth import free_positions, shares
 from sparsecore.engine.hooks import Declares
 from sparsecore.engine.topology import Topology
+from sparsecore.engine.young_weights import YoungWeights
 
 # the start
 
@@ -67,6 +68,28 @@ class DueUntilTheEnd(Sound):
     @hookimpl
     def update_due(self, clock):
         return clock.step % 3 == 0 and clock.step < 0.75 * clock.total_steps
+
+
+@attrs.frozen
+class Growing(YoungWeights):
+    def damping(self, ages):
+        return 1 + 1 / ages
+
+
+@defect("gives young weights steps that are longer than the optimizer's", "young")
+class LongSteps(Sound):
+    @hookimpl
+    def young_weights(self):
+        return Growing(warm_up=5)
+
+
+@defect("gives young weights something else each time", "young")
+class ChangesItsMind(Sound):
+    calls: Any = attrs.field(factory=Calls, init=False)
+
+    @hookimpl
+    def young_weights(self):
+        return YoungWeights(warm_up=self.calls.next())
 
 
 # pruning

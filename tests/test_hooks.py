@@ -100,7 +100,7 @@ class MarkedAsSpecification:
         (Unmarked(), r"Unmarked.prune of plugin 'mine' has the name of a hook .* put @hookimpl above"),
         (MarkedAsSpecification(), r"MarkedAsSpecification.prune of plugin 'mine' .* put @hookimpl above"),
         (Misspelt(), r"'intial_values' of plugin 'mine' is no hook; .*; did you mean 'initial_values'\?"),
-        (Unlike(), r"'zzz' of plugin 'mine' is no hook; the hooks are adjust, allocate, .*update_due$"),
+        (Unlike(), r"'zzz' of plugin 'mine' is no hook; the hooks are adjust, allocate, .*update_due, young_weights$"),
         (
             UnknownArgument(),
             r"'prune' of plugin 'mine' takes weights; .* topology, values, gradient, .*, clock, .*",

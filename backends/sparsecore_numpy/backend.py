@@ -1,5 +1,7 @@
 """The plugin: a backend that needs nothing but NumPy."""
 
+from typing import ClassVar
+
 import attrs
 
 from sparsecore.errors import InputError
@@ -20,6 +22,8 @@ class NumpyBackend:
     Raises:
         InputError: it is another dtype.
     """
+
+    corrects_young_weights: ClassVar[bool] = True
 
     dtype: str = "float32"
 

@@ -30,6 +30,7 @@ from sparsecore.engine.update import (
     regrow_pruned_of,
     target_size_result,
 )
+from sparsecore.engine.young_weights import YoungWeights
 from sparsecore.errors import InputError, SparsityWarning
 
 
@@ -46,6 +47,7 @@ class Engine:
             ``keep_regrown``, and False elsewhere.
         units: what is pruned and grown as one. Strategies see a layout of units; states, values and reallocations
             here are of weights.
+        young: what weights get that have grown recently, whatever the strategies say; None for what they say.
 
     Raises:
         PluginError: a strategy cannot be registered; the message says why.
@@ -62,12 +64,14 @@ class Engine:
         seed: int = 0,
         regrow_pruned: RegrowPruned | None = None,
         units: Units = SingleWeights(),
+        young: YoungWeights | None = None,
     ) -> None:
         self.layout = layout
         self.units = units
         self.arrays = arrays
         self.random = Randomness(seed)
         self.strategies = MappingProxyType(strategies_by_name(strategies))
+        self.given_young_weights = young
         self._stack = StrategyStack(self.strategies)
         self.regrow_pruned = regrow_pruned_of(self.strategies.values(), regrow_pruned)
         check_growth_is_decided_once(self._stack)
@@ -202,6 +206,16 @@ class Engine:
             "start_values", topology=state.topology, values=values, random=self.random.child("start values")
         )
         return validation.check_values(result, "start_values", state.topology, values)
+
+    def young_weights(self) -> YoungWeights:
+        """Return what weights get that have grown recently, under an optimizer with Adam's bias correction.
+
+        Raises:
+            InvariantError: a strategy returned something else.
+        """
+        if self.given_young_weights is not None:
+            return self.given_young_weights
+        return validation.check_young_weights(self._stack.first_result("young_weights", layout=self.unit_map.layout))
 
     def plan(self, state: State) -> StepPlan:
         """Ask the strategies what they will do at the next optimizer step.

@@ -45,6 +45,7 @@ from sparsecore.engine.randomness import Randomness
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.schedules import Clock
 from sparsecore.engine.topology import Layout, Topology
+from sparsecore.engine.young_weights import YoungWeights
 
 Scope = Literal["network", "tensor", "sign"]
 
@@ -133,6 +134,17 @@ def start_values(topology: Topology, values: Array, random: Randomness) -> Array
 
     Returns:
         N finite values in the dtype of ``values``. Default: unchanged.
+    """
+
+
+@hookspec(firstresult=True)
+def young_weights(layout: Layout) -> YoungWeights | None:
+    """Choose which steps weights take that have grown recently, under an optimizer with Adam's bias correction.
+
+    Called when a run begins and when it is resumed; it may depend on hyperparameters alone.
+
+    Returns:
+        What they get. Default: the optimizer's own steps.
     """
 
 

@@ -20,6 +20,7 @@ from sparsecore.engine.randomness import Randomness
 from sparsecore.engine.registration import MARK, implemented_hooks, parameters_of
 from sparsecore.engine.schedules import Clock, Every
 from sparsecore.engine.topology import Layout, Topology
+from sparsecore.engine.young_weights import YoungWeights
 from sparsecore.errors import InputError, PluginError
 
 DEFAULTS = "defaults"
@@ -42,6 +43,11 @@ class Defaults:
     def initial_topology(self, layout: Layout, sparsity: float, random: Randomness, arrays: Arrays) -> Topology:
         """Return ⌊(1-s)·D_i⌋ random positions in every tensor."""
         return growth.random_topology(layout, uniform(layout, sparsity), random, arrays)
+
+    @hookimpl
+    def young_weights(self) -> YoungWeights:
+        """Leave young weights the optimizer's own steps."""
+        return YoungWeights()
 
     @hookimpl
     def update_due(self, clock: Clock) -> bool:

@@ -17,6 +17,7 @@ from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.state import StrategyStates, readonly_strategy_state, strategy_state_error
 from sparsecore.engine.topology import Layout, Topology
 from sparsecore.engine.units import UnitMap, partial_units_error
+from sparsecore.engine.young_weights import YoungWeights
 from sparsecore.errors import DivergedError, InputError, InvariantError
 
 
@@ -228,6 +229,16 @@ def check_bool(result: HookResult, hook: str) -> bool:
     if not isinstance(result.value, bool | np.bool_):
         _broken(result, hook, f"returned {result.value!r}; expected True or False")
     return bool(result.value)
+
+
+def check_young_weights(result: HookResult) -> YoungWeights:
+    """Return what a plugin says young weights get."""
+    if not isinstance(result.value, YoungWeights):
+        _broken(result, "young_weights", f"{describe(result.value)}; expected a YoungWeights")
+    factors = np.asarray(result.value.damping(np.arange(1, result.value.warm_up + 2)))
+    if not ((factors >= 0) & (factors <= 1)).all():
+        _broken(result, "young_weights", f"{result.value}, whose damping is {describe(factors)}; expected 0 to 1")
+    return result.value
 
 
 def check_target_size(result: HookResult, survivors: Counts, layout: Layout) -> int:

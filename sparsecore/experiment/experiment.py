@@ -13,6 +13,7 @@ from sparsecore.engine.schedules import Piecewise, Schedule, as_schedule
 from sparsecore.engine.topology import Layout
 from sparsecore.engine.units import SingleWeights, Units, as_units
 from sparsecore.engine.update import regrow_pruned_of
+from sparsecore.engine.young_weights import YOUNG_WEIGHTS, as_young_weights
 from sparsecore.errors import InputError
 from sparsecore.experiment.conversion import structure, unstructure
 from sparsecore.experiment.plugin_choice import PluginChoice
@@ -150,10 +151,27 @@ class ReallocationSettings:
         regrow_pruned: whether positions may grow again in the update that pruned them: False, True, or 'keep', with
             their value and optimizer state; None for what the strategies are made for.
         units: the unit of pruning and growth: 'weights', 'kernels', or blocks such as '4x4'.
+        young: which steps of Adam weights take that have grown recently: 'none', 'own-steps' or 'damped'; None for what
+            the strategies say.
     """
 
     regrow_pruned: RegrowPruned | None = None
     units: Units = attrs.field(default=SingleWeights(), converter=as_units)
+    young: str | None = attrs.field(
+        default=None, validator=attrs.validators.optional(attrs.validators.in_(YOUNG_WEIGHTS))
+    )
+
+    def check_optimizer(self, optimizer: Optimizer) -> None:
+        """Check that the optimizer takes steps that can be corrected, where the settings ask for that.
+
+        Raises:
+            InputError: it has no bias correction.
+        """
+        if self.young not in (None, "none") and not optimizer.has_bias_correction:
+            raise InputError(
+                f"reallocation.young = {self.young!r} is of optimizers with a bias correction, adam and adamw; with "
+                f"{type(optimizer).__name__.lower()} leave it out"
+            )
 
 
 DEFAULT_SPARSITY = 0.9
@@ -222,6 +240,8 @@ class Experiment:
         keep.check_within(training.epochs)
         backend = PluginChoice.of("backend", tables.get("backend", {}))
         strategies = _stack(tables.get("strategy", ()))
+        reallocation = _reallocation(tables.get("reallocation", {}), strategies)
+        reallocation.check_optimizer(optimizer)
         return cls(
             sparsity=_sparsity(top.sparsity, start),
             seed=top.seed,
@@ -232,7 +252,7 @@ class Experiment:
             strategies=strategies,
             training=training,
             optimizer=optimizer,
-            reallocation=_reallocation(tables.get("reallocation", {}), strategies),
+            reallocation=reallocation,
             start=start,
             keep=keep,
         )
@@ -269,6 +289,7 @@ class Experiment:
             seed=self.seed,
             regrow_pruned=self.reallocation.regrow_pruned,
             units=self.reallocation.units,
+            young=None if self.reallocation.young is None else as_young_weights(self.reallocation.young),
         )
 
 

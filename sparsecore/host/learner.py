@@ -24,6 +24,7 @@ from sparsecore.host.parameters import (
     ledger,
 )
 from sparsecore.host.weights import WeightView
+from sparsecore.host.young_steps import YoungSteps
 from sparsecore.learning.ledger import Ledger
 from sparsecore.learning.protocols import Task, Totals
 
@@ -83,6 +84,7 @@ class HostLearner:
         self._dense = DenseParameters.of(trained, dense)
         statistics = [p for p in task.parameters if not p.trained]
         self._running = RunningStatistics.of(statistics, concatenated(statistics, task.other_parameters, dtype))
+        self._young = YoungSteps(task.young, task.optimizer) if task.corrects_young_weights else None
         self._totals = Totals()
         self._steps = 0
 
@@ -143,6 +145,8 @@ class HostLearner:
         with _computing():
             for vectors in self._vectors:
                 vectors.optimizer_step(self._task.optimizer, float(learning_rate), self._steps)
+            if self._young is not None:
+                self._young.correct(self._sparse.vectors, float(learning_rate), self._steps)
 
     def totals(self) -> Totals:
         """The sums since :meth:`reset_totals`."""
@@ -201,6 +205,8 @@ class HostLearner:
         buffers = self._sparse.vectors.buffers
         vectors = ParameterVectors.of(values, {name: reallocation.carry(buffer) for name, buffer in buffers.items()})
         self._sparse = SparseParameters.of(reallocation.after, vectors)
+        if self._young is not None:
+            self._young.carry(reallocation)
 
     def other_parameters(self) -> dict[str, NDArray[Any]]:
         """Copies of the parameters that are not sparse, including running statistics, by name and in their shapes."""
@@ -214,7 +220,8 @@ class HostLearner:
         """All buffers except the topology's positions: enough to resume training bit for bit."""
         state = {name: buffer.copy() for name, buffer in self._buffers().items()}
         totals = np.array(attrs.astuple(self._totals), np.float64)
-        return state | {"totals": totals, "steps": np.array([self._steps])}
+        young = {} if self._young is None else {"young": self._young.marks(self._sparse.topology.size)}
+        return state | young | {"totals": totals, "steps": np.array([self._steps])}
 
     def load_state(self, topology: Topology, state: Mapping[str, NDArray[Any]]) -> None:
         """Resume from the buffers that :meth:`state` returned; nothing changes before all of them have been checked.
@@ -229,7 +236,10 @@ class HostLearner:
         values = np.zeros(topology.size, self._memory.dtype)
         sparse = SparseParameters.of(topology, ParameterVectors.start(values, self._task.optimizer))
         buffers = _named(sparse.vectors, self._dense.vectors, self._running.values)
-        for name, buffer in {**buffers, "totals": np.zeros(3), "steps": np.zeros(1)}.items():
+        expected = {**buffers, "totals": np.zeros(3), "steps": np.zeros(1)}
+        if self._young is not None:
+            expected["young"] = values
+        for name, buffer in expected.items():
             if name not in state:
                 raise InputError(f"the saved state has no buffer named {name!r}; it has: {', '.join(sorted(state))}")
             _check_shape(name, state[name], buffer)
@@ -239,6 +249,8 @@ class HostLearner:
         total_loss, correct, examples = state["totals"].tolist()
         self._totals = Totals(total_loss, int(correct), int(examples))
         self._steps = int(state["steps"][0])
+        if self._young is not None:
+            self._young.load(state["young"])
 
     @property
     def _vectors(self) -> tuple[ParameterVectors, ParameterVectors]:

@@ -15,6 +15,7 @@ from sparsecore.data.images import Batch, Images, Split
 from sparsecore.engine.arrays import Array, Arrays, Gradient, OwnArray
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.topology import Topology
+from sparsecore.engine.young_weights import YoungWeights
 from sparsecore.learning.ledger import Ledger
 from sparsecore.learning.operations import Operations, Tensor
 from sparsecore.learning.optimizers import Adam, AdamW, Optimizer, Sgd
@@ -103,6 +104,7 @@ class Task:
         values: the initial values of the active positions, (N,), on the backend, in its dtype.
         images: the data set.
         optimizer: the update rule.
+        young: which steps weights take that have grown recently, if the rule has a bias correction.
     """
 
     model: Model
@@ -112,6 +114,12 @@ class Task:
     values: Array
     images: Images
     optimizer: Optimizer
+    young: YoungWeights = YoungWeights()
+
+    @property
+    def corrects_young_weights(self) -> bool:
+        """Whether young weights take other steps than the optimizer's, which makes their ages part of the state."""
+        return self.young.changes_steps and self.optimizer.has_bias_correction
 
 
 @attrs.frozen
@@ -262,6 +270,9 @@ class Learner(Protocol):
 
 class Backend(Protocol):
     """A plugin of the group ``sparsecore.backends``: arrays and learning.
+
+    A backend whose learners take ``Task.young`` into account has the attribute ``corrects_young_weights = True``; no
+    other one is given what changes steps.
 
     A backend may also have a method ``foreign(kind, name, options)``, which returns a plugin that wraps an object of
     another library, such as a module of PyTorch, or None where the name selects a plugin of sparsecore.

@@ -132,7 +132,11 @@ class Setup:
         return sum(int(np.prod(parameter.shape)) for parameter in dense)
 
     def learner(self) -> Learner:
-        """The network before the first step."""
+        """The network before the first step.
+
+        Raises:
+            InputError: the backend does not give young weights what the run says.
+        """
         task = Task(
             model=with_ties(self.experiment.model.plugin, self.parameters),
             parameters=self.parameters,
@@ -141,9 +145,16 @@ class Setup:
             values=self.values,
             images=self.images,
             optimizer=self.experiment.optimizer,
+            young=self.engine.young_weights(),
         )
-        with guard_plugin_code("backend", self.experiment.backend.name):
-            learner: Learner = self.experiment.backend.plugin.learner(task)
+        backend = self.experiment.backend
+        if task.corrects_young_weights and not getattr(backend.plugin, "corrects_young_weights", False):
+            raise InputError(
+                f"young weights are to get {task.young}, and the backend {backend.name!r} gives them the optimizer's "
+                "own steps; set reallocation.young to 'none', or take another backend"
+            )
+        with guard_plugin_code("backend", backend.name):
+            learner: Learner = backend.plugin.learner(task)
         return learner
 
 

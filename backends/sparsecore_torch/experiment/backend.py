@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import torch
@@ -50,6 +50,8 @@ class TorchBackend:
         channels_last: whether images are stored with the channels of a pixel together, or with all pixels of a
             channel together.
     """
+
+    corrects_young_weights: ClassVar[bool] = True
 
     device: str = attrs.field(default="auto", validator=_check_device)
     _dtype: str = attrs.field(default="float32", validator=_check_dtype)

@@ -37,7 +37,7 @@ class TorchLearner(BatchLearner):
         super().__init__(task, config)
         self._network = TorchNetwork(task, config)
         vectors = {"values": self._network.values, "dense": self._network.dense}
-        self._optimizer = OptimizerState(vectors, task.optimizer)
+        self._optimizer = OptimizerState(vectors, task.optimizer, task.young if task.corrects_young_weights else None)
 
     @property
     def values(self) -> Tensor:
@@ -133,10 +133,15 @@ class TorchLearner(BatchLearner):
     def reallocate(self, reallocation: Reallocation) -> None:
         """Move to the new topology and its values; optimizer state follows the weights, zero where a weight grew."""
         carried = {name: reallocation.carry(buffer) for name, buffer in self._optimizer.vectors_of("values").items()}
+        marks = self._optimizer.marks
         self._move(reallocation.after)
         self.values.copy_(as_tensor(reallocation.values))
         for name, buffer in self._optimizer.vectors_of("values").items():
             buffer.copy_(carried[name])
+        if marks is not None:
+            marks = reallocation.carry(marks)
+            marks[as_tensor(reallocation.grown_slots)] = 1
+            self._optimizer.set_marks(marks)
 
     def other_parameters(self) -> dict[str, NDArray[Any]]:
         """Return copies of the parameters that are not sparse, running statistics among them, by name."""
@@ -159,7 +164,8 @@ class TorchLearner(BatchLearner):
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Return copies of all buffers but the topology's positions, enough to go on bit for bit."""
-        return {name: buffer.numpy(force=True).copy() for name, buffer in self._buffers().items()}
+        buffers = self._buffers() | ({} if self._optimizer.marks is None else {"young": self._optimizer.marks})
+        return {name: buffer.numpy(force=True).copy() for name, buffer in buffers.items()}
 
     def load_state(self, topology: Topology, state: Mapping[str, NDArray[Any]]) -> None:
         """Go on from a saved state.
@@ -173,10 +179,13 @@ class TorchLearner(BatchLearner):
         """
         sparse = {"values", *(f"values.{name}" for name in self._optimizer.vectors_of("values"))}
         buffers = self._buffers().items()
-        check_saved(state, {name: (topology.size,) if name in sparse else buffer.shape for name, buffer in buffers})
+        shapes = {name: (topology.size,) if name in sparse else tuple(buffer.shape) for name, buffer in buffers}
+        check_saved(state, shapes if self._optimizer.marks is None else {**shapes, "young": (topology.size,)})
         self._move(topology)
         for name, buffer in self._buffers().items():
             buffer.copy_(torch.from_numpy(np.array(state[name])))
+        if self._optimizer.marks is not None:
+            self._optimizer.set_marks(torch.from_numpy(np.array(state["young"])).to(self.values.device))
 
     def _move(self, topology: Topology) -> None:
         if topology.size != self._network.topology.size:

@@ -22,7 +22,10 @@ from sparsecore_torch.experiment.device import DeviceConfig
 from sparsecore_torch.experiment.keyed_draws import drawing
 from sparsecore_torch.experiment.module_model import ModuleModel, check_logits, forget_drawn_values, saved_tensors
 from sparsecore_torch.experiment.optimizers import filled_optimizer
+from sparsecore_torch.sparse_training.optimizers.shares import OptimizerShare
+from sparsecore_torch.sparse_training.optimizers.wrapped import layers_of
 from sparsecore_torch.sparse_training.storage.masked import MaskedStorage
+from sparsecore_torch.sparse_training.young_weights import YoungSteps
 
 
 class ModuleLearner(BatchLearner):
@@ -51,6 +54,9 @@ class ModuleLearner(BatchLearner):
         self._optimizer = filled_optimizer(list(trained.values()), task.optimizer)
         self._topology = task.topology
         self._storage = MaskedStorage(selection.sparse, self._optimizer, task.topology, as_tensor(task.values))
+        share = OptimizerShare(layers_of(self._optimizer), tuple(selection.sparse))
+        choices = dict.fromkeys(self._sparse, task.young) if task.corrects_young_weights else {}
+        self._young = YoungSteps(choices, [share], [self._storage], task.topology)
         self._forward = config.execution.module(self._module)
         self._has_stepped = False
         forget_drawn_values()
@@ -120,7 +126,9 @@ class ModuleLearner(BatchLearner):
         """Take one optimizer step by the gradients; inactive weights stay zero."""
         for group in self._optimizer.param_groups:
             group["lr"] = float(learning_rate)
+        self._young.before_step(0)
         self._optimizer.step()
+        self._young.after_step(0)
         self._storage.enforce()
         self._has_stepped = True
 
@@ -169,6 +177,7 @@ class ModuleLearner(BatchLearner):
     def reallocate(self, reallocation: Reallocation) -> None:
         """Move to the new topology and its values; optimizer state follows the weights, zero where a weight grew."""
         self._storage.reallocate(reallocation)
+        self._young.carry(reallocation)
         self._topology = reallocation.after
 
     def other_parameters(self) -> dict[str, NDArray[Any]]:
@@ -187,7 +196,8 @@ class ModuleLearner(BatchLearner):
         others = {f"other.{name}": _host(tensor).reshape(-1) for name, tensor in self._others.items()}
         state = {name: _host(self._taken(own, tensor)) for name, (own, tensor) in self._optimizer_state().items()}
         totals = {"totals": self._totals.vector.numpy(force=True).copy()}
-        return {"values": _host(self.values), **others, **state, **totals}
+        young = {"young": self._young.marks().numpy(force=True)} if self._young.is_active else {}
+        return {"values": _host(self.values), **others, **state, **totals, **young}
 
     @torch.no_grad()
     def load_state(self, topology: Topology, state: Mapping[str, NDArray[Any]]) -> None:
@@ -214,10 +224,13 @@ class ModuleLearner(BatchLearner):
             else:
                 tensor.copy_(saved.view(tensor.shape))
         self._totals.vector.copy_(torch.from_numpy(np.array(state["totals"])))
+        if self._young.is_active:
+            self._young.load(torch.from_numpy(np.array(state["young"])).to(device), topology)
 
     def _check(self, topology: Topology, state: Mapping[str, NDArray[Any]]) -> None:
         counts = dict(zip(topology.layout.names, topology.counts.tolist(), strict=True))
         expected: dict[str, Sequence[int]] = {"values": (topology.size,), "totals": (3,)}
+        expected |= {"young": (topology.size,)} if self._young.is_active else {}
         expected |= {f"other.{name}": (tensor.numel(),) for name, tensor in self._others.items()}
         for name, (own, tensor) in self._optimizer_state().items():
             expected[name] = (counts[own] if own in self._sparse and tensor.shape else tensor.numel(),)

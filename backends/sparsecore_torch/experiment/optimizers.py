@@ -6,9 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparsecore.engine.young_weights import YoungWeights
 from sparsecore.learning.optimizers import Adam, AdamW, Optimizer, Sgd
+from sparsecore_torch.sparse_training.optimizers.young_steps import YoungEntries
 
 Parameters = Sequence[torch.nn.Parameter]
+
+SPARSE = "values"
+"""The name of the vector of the sparse values."""
 
 
 def _sgd(parameters: Parameters, rule: Sgd) -> torch.optim.Optimizer:
@@ -60,11 +65,32 @@ class OptimizerState:
     Args:
         vectors: the parameters by name, each (size,).
         rule: the update rule.
+        young: which steps weights of the vector 'values' take that have grown recently; None for the optimizer's own.
     """
 
-    def __init__(self, vectors: Mapping[str, torch.nn.Parameter], rule: Optimizer) -> None:
+    def __init__(
+        self, vectors: Mapping[str, torch.nn.Parameter], rule: Optimizer, young: YoungWeights | None = None
+    ) -> None:
         self._vectors = dict(vectors)
         self._optimizer = filled_optimizer(list(vectors.values()), rule)
+        self._choice = young
+        self._young: YoungEntries | None = None
+        if young is not None:
+            self.set_marks(torch.zeros(len(vectors[SPARSE]), dtype=torch.int64, device=vectors[SPARSE].device))
+
+    @property
+    def marks(self) -> Tensor | None:
+        """The ages of young weights (:meth:`YoungEntries.of_vector`), (N,), int64; None where they are not needed."""
+        return None if self._young is None else self._young.marks(len(self._vectors[SPARSE]))
+
+    def set_marks(self, marks: Tensor) -> None:
+        """Take up the ages of young weights.
+
+        Args:
+            marks: of all weights of the vector 'values', (N,), int64.
+        """
+        if self._choice is not None:
+            self._young = YoungEntries.of_vector(self._optimizer, self._vectors[SPARSE], self._choice, marks)
 
     def zero_grad(self) -> None:
         """Drop the gradients of the last step."""
@@ -78,7 +104,11 @@ class OptimizerState:
         """
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
+        if self._young is not None:
+            self._young.before_step()
         self._optimizer.step()
+        if self._young is not None:
+            self._young.correct()
 
     def vectors_of(self, name: str) -> dict[str, Tensor]:
         """Return the state of a vector that has one entry for each weight.

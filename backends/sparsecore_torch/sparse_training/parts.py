@@ -14,6 +14,7 @@ from sparsecore_torch.sparse_training.model.selection import Selection
 from sparsecore_torch.sparse_training.optimizers.shares import OptimizerShare
 from sparsecore_torch.sparse_training.storage.storage import Storage
 from sparsecore_torch.sparse_training.storages import Stored
+from sparsecore_torch.sparse_training.young_weights import Choices
 
 
 @attrs.frozen(eq=False)
@@ -31,6 +32,7 @@ class TrainingParts:
         routes: which layers run through the sparse kernels.
         ranks: the processes that train together.
         sparsity: the requested sparsity, where it was given by group that of each tensor.
+        young: what weights get that have grown recently, by tensor.
         learning_rates: return the learning rates that the strategies of each group get, those of its first tensor.
     """
 
@@ -44,6 +46,7 @@ class TrainingParts:
     routes: Routes
     ranks: Ranks
     sparsity: float | Mapping[str, float]
+    young: Choices
     learning_rates: Sequence[Callable[[], float | None]]
 
     @property

@@ -15,6 +15,7 @@ from sparsecore.engine.reallocation import RegrowPruned
 from sparsecore.engine.schedules import Clock
 from sparsecore.engine.topology import Layout, Topology
 from sparsecore.engine.units import Units, as_units
+from sparsecore.engine.young_weights import YoungWeights, as_young_weights
 from sparsecore.errors import InputError, unknown
 from sparsecore_torch.arrays import TorchArrays, as_tensor
 from sparsecore_torch.distributed.ranks import present_ranks
@@ -56,6 +57,7 @@ from sparsecore_torch.sparse_training.storage.masked import gathered
 from sparsecore_torch.sparse_training.storages import IN_PLACE, STORAGES, Stored, stored
 from sparsecore_torch.sparse_training.strategy_stack import stack_of
 from sparsecore_torch.sparse_training.training import SparseTraining
+from sparsecore_torch.sparse_training.young_weights import young_weight_choices
 
 
 def sparsify(
@@ -78,6 +80,7 @@ def sparsify(
     kernels: str = "dense",
     regrow_pruned: RegrowPruned | None = None,
     units: Units | str = "weights",
+    young: YoungWeights | str | None = None,
 ) -> SparseTraining:
     """Train a model sparsely from the next step on; the training loop stays as it is.
 
@@ -122,6 +125,11 @@ def sparsify(
             strategies that are made for it (RigL, SNFS, GraNet, SRigL), and False with others.
         units: what is pruned and grown as a whole: 'weights'; 'kernels', the weights between two channels of a
             convolution; or blocks of outputs and inputs such as '4x4'.
+        young: which steps of Adam or AdamW weights take that have grown recently: 'none', the optimizer's, which are
+            several learning rates long at first; 'own-steps', with a bias correction by their own step count;
+            'damped', the same with a linear warm-up over 100 steps; or a
+            :class:`sparsecore.strategy.YoungWeights`. By default what the strategy says, and under other optimizers
+            nothing.
 
     Returns:
         The training; ``print(training.summary())`` shows what became sparse.
@@ -156,6 +164,7 @@ def sparsify(
             seed=seed,
             regrow_pruned=regrow_pruned,
             units=as_units(units),
+            young=None if young is None else as_young_weights(young),
         )
         clock = _clock(total_steps, steps_per_epoch)
         sparsities = with_budget(counting, groups_of("sparsity", sparsity, model, selection), layout)
@@ -189,6 +198,7 @@ def sparsify(
         engines.check_learning_rates(state, values, [rate() for rate in rates])
         if is_random(start):
             warn_of_lost_weights(selection.sparse, state.topology)
+        choices = young_weight_choices(engines, shares)
         claims = [Claim.of(one) for one in selection.sparse]
 
         def store(shares: Sequence[OptimizerShare], topology: Topology, values: Tensor) -> Stored:
@@ -209,6 +219,7 @@ def sparsify(
                 routes=choice.routes,
                 ranks=present_ranks(),
                 sparsity=_requested_sparsity(sparsities, start, state),
+                young=choices,
                 learning_rates=rates,
             )
             return _started(SparseTraining(parts, state), start)

@@ -13,6 +13,7 @@ from sparsecore_torch.sparse_training.optimizers.shares import OptimizerShare
 from sparsecore_torch.sparse_training.optimizers.step_hooks import StepHooks
 from sparsecore_torch.sparse_training.optimizers.wrapped import check_wrappers
 from sparsecore_torch.sparse_training.storage.storage import Storage
+from sparsecore_torch.sparse_training.young_weights import YoungSteps
 
 _INCOMPLETE = 10
 """How many steps in a row one of several optimizers may miss: a GradScaler skips single ones."""
@@ -48,6 +49,7 @@ class Steps:
         model: without wrappers.
         shares: the optimizers.
         stores: the storage of the tensors of each.
+        young: corrects the steps of weights that have grown recently.
         is_replaced: returns whether the update replaces the step of the training.
         before: called before each step of an optimizer.
         after: called after each step of the training.
@@ -58,12 +60,13 @@ class Steps:
         model: nn.Module,
         shares: Sequence[OptimizerShare],
         stores: Sequence[Storage | None],
+        young: YoungSteps,
         *,
         is_replaced: Callable[[], bool],
         before: Callable[[], None],
         after: Callable[[], None],
     ) -> None:
-        self._act_before, self._act_after = before, after
+        self._act_before, self._act_after, self._young = before, after, young
         self._taken: dict[int, bool] = {}
         self._incomplete = 0
         self._followed = [
@@ -75,6 +78,7 @@ class Steps:
                 one.share.layers,
                 is_replaced=is_replaced,
                 before=partial(self._before, index),
+                stepped=partial(young.after_step, index),
                 skipped=partial(self._skipped, index),
                 after=partial(self._after, index),
             )
@@ -106,6 +110,7 @@ class Steps:
             one.watch.begin_step()
         if one.storage is not None:
             one.storage.check_written()
+        self._young.before_step(index)
 
     def _skipped(self, index: int) -> None:
         watch = self._followed[index].watch

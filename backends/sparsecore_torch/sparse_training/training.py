@@ -34,6 +34,7 @@ from sparsecore_torch.sparse_training.saved_record import dump_record, load_reco
 from sparsecore_torch.sparse_training.state_dict import adopted_by_groups, dump, identity_of, load
 from sparsecore_torch.sparse_training.steps import Steps
 from sparsecore_torch.sparse_training.summary import Summary
+from sparsecore_torch.sparse_training.young_weights import YoungSteps, young_weight_choices
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -250,6 +251,7 @@ class SparseTraining:
         saved = dump(self._alive.engines, self._now, self._identity, self._start)
         kernels = self._alive.routes.decisions.dump()
         saved |= {"flops": self._flops.dump()}
+        saved |= {"young": self._young.dump()}
         return saved | dump_record(self._record) | ({"kernels": kernels} if kernels else {})
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
@@ -265,8 +267,10 @@ class SparseTraining:
         state, start = load(saved, parts.engines, self._now, self._identity)
         record = load_record(saved, parts.engines.layout)
         flops = FlopCount.load(saved.get("flops"), len(parts.engines.layout), state.clock.step)
+        marks = self._young.loaded(saved.get("young"), state.topology)
         parts.routes.decisions.load(saved.get("kernels", {}))
         parts.storage.restore(state.topology)
+        self._young.load(marks, state.topology)
         self._state, self._start, self._flops = state, start, flops
         self._expect_gradient()
         record.put(self._record, state)
@@ -302,6 +306,7 @@ class SparseTraining:
         parts = self._alive
         self._state = adopted_by_groups(parts.engines, self._state, parts.storage.nonzero_positions())
         parts.storage.restore(self._state.topology)
+        self._young.adopt(self._state.topology)
         self._is_agreed = False
         self._expect_gradient()
         self._record.observation.moved(self.topology)
@@ -359,12 +364,14 @@ class SparseTraining:
         self._parts = None
         self._record.observation.end()
 
-    def _install(self, parts: TrainingParts) -> None:
+    def _install(self, parts: TrainingParts, marks: Tensor | None = None) -> None:
         self._freezing = checks.Freezing(parts.selection.sparse)
+        self._young = YoungSteps(parts.young, parts.shares, parts.stored.stores, self._state.topology, marks)
         self._steps = Steps(
             parts.model,
             parts.shares,
             parts.stored.stores,
+            self._young,
             is_replaced=lambda: self._plan.replaces_step,
             before=self._before_step,
             after=self._after_step,
@@ -387,9 +394,10 @@ class SparseTraining:
         with undone_on_failure(parts.model, shares, in_place=True):
             for share in shares:
                 share.layers.remember()
+            young = young_weight_choices(parts.engines, shares)
             stored = parts.store(shares, topology, values)
-            self._parts = attrs.evolve(parts, shares=shares, stored=stored, learning_rates=rates)
-            self._install(self._parts)
+            self._parts = attrs.evolve(parts, shares=shares, stored=stored, learning_rates=rates, young=young)
+            self._install(self._parts, self._young.marks())
 
     @property
     def _alive(self) -> TrainingParts:
@@ -457,6 +465,7 @@ class SparseTraining:
         )
         if advance.reallocation is not None:
             parts.storage.reallocate(advance.reallocation)
+            self._young.carry(advance.reallocation)
         elif advance.values is not values:
             parts.storage.set_values(as_tensor(advance.values))
         return advance.state, advance.reallocation

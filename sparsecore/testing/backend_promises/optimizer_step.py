@@ -11,6 +11,7 @@ from hypothesis.strategies import SearchStrategy
 from sparsecore.engine.gradients import entries_at
 from sparsecore.engine.growth import random_free_positions
 from sparsecore.engine.randomness import Randomness
+from sparsecore.engine.young_weights import YoungWeights
 from sparsecore.learning.protocols import Adam, AdamW, Learner, Sgd
 from sparsecore.testing.backend_promises.training_scenarios import (
     PLAIN_SGD,
@@ -190,6 +191,46 @@ def _check_fewer_gradients(subject: BackendSubject, scenario: TrainingScenario) 
         )
 
 
+_YOUNG = (YoungWeights(own_steps=True), YoungWeights(own_steps=True, warm_up=3), YoungWeights(warm_up=2))
+
+
+@errors_break_promise
+def _check_young_weights(subject: BackendSubject, scenario: TrainingScenario) -> None:
+    """Check the steps after a reallocation, the last of them by a learner that has loaded a state."""
+    backend, young = subject.most_precise, _YOUNG[scenario.seed % len(_YOUNG)]
+    if not getattr(backend, "corrects_young_weights", False):
+        return
+    rule = (Adam, AdamW)[scenario.seed // 3 % 2](epsilon=1e-3, weight_decay=0.1)
+    scenario = attrs.evolve(scenario, optimizer=rule, young=young)
+    learner, state = scenario.learner(backend), scenario.start(backend)
+    topology, moments = state.topology, (np.zeros(state.topology.size), np.zeros(state.topology.size))
+    ages = np.full(topology.size, -1)
+    for step in range(1, 5):
+        if step == 3:
+            after, reallocation = reallocate_once(scenario, backend, state, learner.values)
+            learner.reallocate(reallocation)
+            topology, sources = after.topology, to_host(backend, reallocation.sources).astype(np.int64)
+            first, second, ages = (np.append(one, 0)[sources] for one in (*moments, ages))
+            moments = first, second
+        if step == 4:
+            saved, learner = learner.state(), scenario.learner(backend, topology=topology)
+            learner.load_state(topology, saved)
+        values = to_host(backend, learner.values)
+        slope = gradient(scenario, backend, values, scenario.batch(step), topology)
+        ages = np.where(ages < 0, ages, ages + 1)
+        own = np.where((ages > 0) & young.own_steps, ages, step)
+        damping = np.where(ages > 0, young.damping(np.maximum(ages, 1)), 1.0)
+        kept, moments = _RULES[type(rule)](rule, values, slope, moments, own)
+        decayed = values * (1 - _RATE * rule.weight_decay) if type(rule) is AdamW else values
+        learner.train(scenario.batch(step), _RATE)
+        error = relative_error(to_host(backend, learner.values), decayed + damping * (kept - decayed))
+        expect(
+            error <= 10 * subject.tolerance(backend),
+            f"in step {step} of {rule}, of which two precede a reallocation, the values are off by {error:.2g} of the "
+            f"largest with young weights {young}",
+        )
+
+
 def _any_operation(_: BackendSubject) -> SearchStrategy[TrainingScenario]:
     return training_scenarios()
 
@@ -210,6 +251,13 @@ OPTIMIZER_STEP = (
         fraction=0.1,
     ),
     Promise("optimizers", "SGD, Adam and AdamW follow their formulas", _any_operation, _check_formula, fraction=0.12),
+    Promise(
+        "young-weights",
+        "weights that have grown take the steps of Adam that the run says, and a saved state has their ages",
+        _any_operation,
+        _check_young_weights,
+        fraction=0.08,
+    ),
     Promise(
         "set-values", "setting the values keeps the optimizer's state", _any_operation, _check_set_values, fraction=0.08
     ),

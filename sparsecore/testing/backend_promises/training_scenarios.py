@@ -19,6 +19,7 @@ from sparsecore.engine.randomness import Randomness
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.state import State
 from sparsecore.engine.topology import Layout, Topology
+from sparsecore.engine.young_weights import YoungWeights
 from sparsecore.learning.parameters import Constant, HeNormal, Parameter
 from sparsecore.learning.protocols import Adam, AdamW, Backend, Learner, Operations, Optimizer, Sgd, Task, Tensor
 from sparsecore.testing.promises import BrokenPromiseError, InconclusiveError
@@ -175,12 +176,14 @@ class TrainingScenario:
         optimizer: the update rule.
         sparsity: the sparsity of the start, in [0, 1).
         seed: the seed of the topology, the values and the batches.
+        young: what weights get that have grown recently.
     """
 
     network: SmallNetwork
     optimizer: Optimizer = Sgd()
     sparsity: float = 0.3
     seed: int = 0
+    young: YoungWeights = YoungWeights()
 
     def engine(self, backend: Backend) -> Engine:
         """Return an engine that prunes a random third of the weights, and grows as many (even seed) or half as many.
@@ -246,6 +249,7 @@ class TrainingScenario:
                 values=backend.arrays.from_numpy(host.astype(backend.dtype)),
                 images=images(),
                 optimizer=scenario.optimizer,
+                young=scenario.young,
             )
         )
 

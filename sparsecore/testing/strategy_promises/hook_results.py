@@ -27,6 +27,7 @@ def _call_all_hooks(_: StrategySubject, scenario: Scenario) -> None:
     """Run the scenario's update, the strategy's own start, its metrics, and some steps."""
     run_update(scenario)
     engine = make_engine(scenario)
+    engine.young_weights()
     began = start(engine, scenario.sparsity, scenario.clock)
     values = oracle_arrays().from_numpy(scenario.values)
     engine.start_values(began, engine.arrays.zeros_like(values, began.topology.size))
@@ -93,6 +94,12 @@ def _timing(hook: str, scenario: Scenario, clocks: list[Clock]) -> list[bool]:
     return [check_bool(hooks.first_result(hook, clock=clock, strategy_state=strategy_states), hook) for clock in clocks]
 
 
+def _check_young_weights(_: StrategySubject, scenario: Scenario) -> None:
+    engine = make_engine(scenario)
+    first, other = engine.young_weights(), engine.young_weights()
+    expect(first == other, f"'young_weights' returns {first}, and {other} when it is called again")
+
+
 HOOK_RESULTS = (
     Promise(
         "no-errors",
@@ -117,6 +124,14 @@ HOOK_RESULTS = (
         _check_timing,
         _TIMING_HOOKS,
         fraction=0.5,
+    ),
+    Promise(
+        "young",
+        "young_weights returns a YoungWeights with factors from 0 to 1, the same whenever it is called",
+        scenarios,
+        _check_young_weights,
+        hooks=("young_weights",),
+        fraction=0.1,
     ),
     Promise(
         "prune",

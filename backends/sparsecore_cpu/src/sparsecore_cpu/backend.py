@@ -1,7 +1,7 @@
 """The plugin: a backend with C++ kernels for sparse weights."""
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import attrs
 
@@ -27,6 +27,8 @@ class CpuBackend:
     Raises:
         InputError: there cannot be so many threads, or activations are not stored as this dtype.
     """
+
+    corrects_young_weights: ClassVar[bool] = True
 
     threads: int = 0
     activations: str = "float32"

@@ -290,6 +290,10 @@ class RoutedStorage:
         """Replace the gradients of the active weights."""
         self._inner.set_weight_gradient(weight_gradient)
 
+    def stepped_entries(self, name: str, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return where the optimizer has some weights of a tensor."""
+        return self._inner.stepped_entries(name, indices)
+
     def squash(self) -> None:
         """Make modules what they were, and squash the inner storage."""
         if self._compiled is not None:

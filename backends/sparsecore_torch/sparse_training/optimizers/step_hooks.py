@@ -30,6 +30,7 @@ class StepHooks:
         layers: the optimizer and its wrappers.
         is_replaced: returns whether the next step is to be left out.
         before: called before each step.
+        stepped: called right after each step that the optimizer has taken itself, before its wrapper goes on.
         skipped: called after a step that a GradScaler has skipped.
         after: called after each other step, with True if it was left out.
     """
@@ -40,10 +41,12 @@ class StepHooks:
         *,
         is_replaced: Callable[[], bool],
         before: Callable[[], None],
+        stepped: Callable[[], None],
         skipped: Callable[[], None],
         after: Callable[[bool], None],
     ) -> None:
         self._is_replaced, self._act_before, self._act_skipped, self._act_after = is_replaced, before, skipped, after
+        self._act_stepped = stepped
         self._was_replaced = False
         self._is_within_wrapper = False
         self._is_waiting = False
@@ -92,6 +95,8 @@ class StepHooks:
         if _was_skipped(optimizer):
             self._act_skipped()
             return
+        if not self._was_replaced:
+            self._act_stepped()
         self._is_waiting = True
         if not self._is_within_wrapper:
             self._finish_step()

@@ -214,6 +214,13 @@ class CompactStorage:
         if self._weights.values.grad is not None:
             self._weights.values.grad.copy_(weight_gradient)
 
+    def stepped_entries(self, name: str, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the N values, and where the weights are among them."""
+        topology = self._weights.topology
+        tensor = topology.layout.index(name)
+        slots = torch.searchsorted(active_indices(topology, tensor), indices)
+        return self._weights.values, slots + topology.bounds[tensor]
+
     @torch.no_grad()
     def squash(self) -> None:
         """Put dense Parameters back under their old names, on the model and in the optimizer, with their state.

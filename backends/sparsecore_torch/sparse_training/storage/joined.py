@@ -109,6 +109,10 @@ class JoinedStorage:
         for part, own in zip(self._parts, self._partition.split_vector(weight_gradient, topology), strict=True):
             part.set_weight_gradient(as_tensor(own))
 
+    def stepped_entries(self, name: str, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return where the tensor's optimizer has some of its weights."""
+        return self._part(name).stepped_entries(name, indices)
+
     def squash(self) -> None:
         """Make the model a plain one, and remove every hook from it and its optimizers."""
         self._each(lambda part: part.squash())

@@ -221,6 +221,10 @@ class MaskedStorage:
                 own = weight_gradient[self._topology.slots(name)]
                 put_entries(parameter.grad, _indices_of(self._topology, name), own)
 
+    def stepped_entries(self, name: str, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the tensor's Parameter and the indices themselves."""
+        return self._parameters[name], indices
+
     @torch.no_grad()
     def squash(self) -> None:
         """Set inactive weights to zero for good, remove all hooks, and give inactive weights the state of new ones."""

@@ -137,6 +137,18 @@ class Storage(Protocol):
         """
         ...
 
+    def stepped_entries(self, name: str, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return where the optimizer has some weights of a tensor.
+
+        Args:
+            name: of the tensor.
+            indices: row-major indices of active weights in it, ascending, int64.
+
+        Returns:
+            The Parameter that the optimizer steps, and the row-major indices of these weights in it, int64.
+        """
+        ...
+
     def squash(self) -> None:
         """Make the model a plain one, with its zeros, and remove every hook from it and its optimizer."""
         ...
