@@ -15,7 +15,7 @@ from sparsecore.study.definition import Study, load_study
 from sparsecore.study.folder import StudyFolder
 from sparsecore.study.pools import Job
 from sparsecore.study.scheduler import StudyCallback, execute
-from sparsecore.study.trials import Trial, trials_of
+from sparsecore.study.trials import Trial, model_of, trials_of
 
 ARMS = [
     {"name": "dpr", "label": "DPR", "strategy": ["dpr"]},
@@ -66,11 +66,17 @@ def small_study(folder: Path, **changes: Any) -> StudyFolder:
 
 
 def written_study(
-    folder: Path, accuracy: Callable[[Trial], float | None], arms: Sequence[str] = ("dpr",), **options: Any
+    folder: Path,
+    accuracy: Callable[[Trial], float | None],
+    arms: Sequence[str] = ("dpr",),
+    trials: int = 5,
+    **options: Any,
 ) -> StudyFolder:
     """Arms of the preset at sparsity 0.9 whose trials have these accuracies in percent (None: unfinished)."""
-    preset = load_study("sparsities")
-    study = attrs.evolve(preset, sparsities=(0.9,), options=options, arms=[preset.arm(name) for name in arms])
+    preset = load_study("sparsities").for_model(model_of(options))
+    study = attrs.evolve(
+        preset, sparsities=(0.9,), trials=trials, options=options, arms=[preset.arm(name) for name in arms]
+    )
     place = StudyFolder(folder / "study")
     place.create(study)
     for trial in trials_of(study):

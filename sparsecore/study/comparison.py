@@ -10,10 +10,11 @@ import attrs
 
 from sparsecore.extras import require
 from sparsecore.study.definition import Arm, Study
+from sparsecore.study.deviations import Deviation, deviations
 from sparsecore.study.folder import StudyFolder
 from sparsecore.study.images import StudyImages, describe_subset
-from sparsecore.study.published_results import PublishedResults, published_results_of
-from sparsecore.study.trials import trials_of
+from sparsecore.study.published_results import PublishedArm, PublishedResults, published_results_of
+from sparsecore.study.trials import Trial, trials_of
 
 SIGNIFICANCE_LEVEL = 0.05
 """Two arms are said to differ if p is below this."""
@@ -183,12 +184,14 @@ class CellComparison:
         published: the authors' accuracies, one for each trial; empty if there are none, or only of other images.
         difference: our mean minus the authors'; None if the experiments or the samples do not allow a comparison.
         remark: why there is no difference, or a reservation about it.
+        deviations: the settings that differ from the authors', for which there is no difference then.
     """
 
     cell: Cell
     published: tuple[float, ...] = ()
     difference: MeanDifference | None = None
     remark: str = ""
+    deviations: tuple[Deviation, ...] = ()
 
     @property
     def accuracies(self) -> tuple[float, ...]:
@@ -199,6 +202,8 @@ class CellComparison:
 def compare_cells(study: Study, folder: StudyFolder, images: StudyImages) -> list[CellComparison]:
     """Compare the cells of a study with the authors' results.
 
+    An accuracy is compared with the authors' where the settings are theirs; where they are not, the remark says which.
+
     Args:
         study: the study.
         folder: its folder.
@@ -207,13 +212,18 @@ def compare_cells(study: Study, folder: StudyFolder, images: StudyImages) -> lis
     Returns:
         The cells, in the order of arms, then of sparsities.
     """
-    trials = trials_of(study)
-    # trials of an arm differ in seed and sparsity only
-    first = {arm.name: next(trial for trial in trials if trial.arm == arm.name) for arm in study.arms}
-    tables = {name: folder.tables(trial) for name, trial in first.items()}
+    # trials of a cell differ in the seed only
+    first = {(trial.arm, trial.sparsity): trial for trial in reversed(trials_of(study))}
+    tables = {cell: _tables_of(trial, folder) for cell, trial in first.items()}
     # an arm may train for a part of the study's epochs
-    epochs = max(table["training"]["epochs"] for table in tables.values())
-    return [_compare(cell, tables[cell.arm.name], epochs, images) for cell in cells(study, folder)]
+    epochs = max(own["training"]["epochs"] for (_, own), *_ in tables.values())
+    return [_compare(cell, tables[cell.arm.name, cell.sparsity], epochs, images) for cell in cells(study, folder)]
+
+
+def _tables_of(trial: Trial, folder: StudyFolder) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the tables of a trial, and of those that it starts from, with the names of their arms."""
+    earlier = _tables_of(trial.after, folder) if trial.after else []
+    return [(trial.arm, folder.tables(trial)), *earlier]
 
 
 def mean_and_spread(accuracies: Sequence[float]) -> str:
@@ -250,28 +260,33 @@ def difference_texts(difference: MeanDifference | None) -> tuple[str, str, str, 
     )
 
 
-def _compare(cell: Cell, tables: Mapping[str, Any], epochs: int, images: StudyImages) -> CellComparison:
-    results = published_results_of(tables["model"], tables["data"]["name"]) if images.published else None
-    published = results.accuracies(cell.arm, cell.sparsity) if results else ()
+def _compare(
+    cell: Cell, tables: Sequence[tuple[str, Mapping[str, Any]]], epochs: int, images: StudyImages
+) -> CellComparison:
+    own = tables[0][1]
+    results = published_results_of(own["model"], own["data"]["name"]) if images.published else None
+    published = results.accuracies(cell.arm.name, cell.sparsity) if results else ()
     if results is None or not published:
         return CellComparison(cell)
-    deviation = _deviation(epochs, describe_subset(tables["data"]), results)
-    if deviation:
-        return CellComparison(cell, published, remark=deviation)
+    differing = deviations(tables, results, cell.arm.name, epochs)
+    reasons = _lengths(epochs, describe_subset(own["data"]), results)
+    reasons += (
+        [f"other settings than the authors': {'; '.join(one.sentence for one in differing)}"] if differing else []
+    )
+    if reasons:
+        return CellComparison(cell, published, remark="; ".join(reasons), deviations=tuple(differing))
     difference = mean_difference([100 * accuracy for accuracy in cell.accuracies], published)
-    return CellComparison(cell, published, difference, _reservation(results, published))
+    return CellComparison(cell, published, difference, _reservation(results.arm(cell.arm.name), published))
 
 
-def _reservation(results: PublishedResults, published: Sequence[float]) -> str:
-    if len(published) < 2:
-        return "the authors report one trial"
-    return "" if results.epochs is not None else "the authors do not report their number of epochs"
+def _reservation(arm: PublishedArm, published: Sequence[float]) -> str:
+    return "the authors report one trial" if len(published) < 2 else arm.reservation
 
 
-def _deviation(epochs: int, subset: str, results: PublishedResults) -> str:
-    """Describe how the study's experiment deviates from the authors'; empty if it does not."""
+def _lengths(epochs: int, subset: str, results: PublishedResults) -> list[str]:
+    """Describe by how much the study is shorter or longer than the authors' experiment; empty if it is as long."""
     if subset:
-        return f"shortened: {subset}"
-    if results.epochs is None or epochs == results.epochs:
-        return ""
-    return f"{'shortened' if epochs < results.epochs else 'lengthened'}: {epochs} of {results.epochs} epochs"
+        return [f"shortened: {subset}"]
+    if epochs == results.epochs:
+        return []
+    return [f"{'shortened' if epochs < results.epochs else 'lengthened'}: {epochs} of {results.epochs} epochs"]

@@ -6,7 +6,7 @@ from fnmatch import fnmatch
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import attrs
 
@@ -14,6 +14,8 @@ from sparsecore.engine.distributions import check_sparsity
 from sparsecore.errors import InputError, unknown
 from sparsecore.experiment.conversion import structure, unstructure
 from sparsecore.experiment.toml_files import read_toml, toml_tables
+
+T = TypeVar("T")
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
 _MAX_TRIALS = 10_000
@@ -38,6 +40,12 @@ def _as_tuple(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _check_lengths(_: object, attribute: "attrs.Attribute[Mapping[str, float]]", lengths: Mapping[str, float]) -> None:
+    for pattern, length in lengths.items():
+        if not length > 0:
+            raise InputError(f"a length in {attribute.name} is above 0; given {length} for {pattern!r}")
+
+
 @attrs.frozen
 class Arm:
     """One training method that a study compares with others.
@@ -53,10 +61,8 @@ class Arm:
         once: whether the arm runs once instead of at every sparsity, as a dense network does.
         fraction: fraction of the run in [0, 1] that an arm of a sweep stands for, its x-coordinate in the figure; None
             for any other arm.
-        epochs: number of epochs of its runs in a study that trains for as many epochs as the experiment has by itself;
-            in a shorter or longer study they are in proportion, and so are schedules in ``settings``. None for the
-            experiment's own.
         length: length of its runs, as a multiple of the study's epochs.
+        length_of: other lengths for models whose names match a pattern ('lenet-*').
         learning_rates: learning rates by the fraction of the run at which each begins; the experiment's own, if empty.
     """
 
@@ -67,8 +73,8 @@ class Arm:
     after: str | None = None
     once: bool = False
     fraction: float | None = None
-    epochs: int | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.ge(1)))
     length: float = attrs.field(default=1.0, validator=attrs.validators.gt(0))
+    length_of: Mapping[str, float] = attrs.field(factory=dict, validator=_check_lengths)
     learning_rates: Mapping[str, float] = attrs.field(factory=dict)
 
     @property
@@ -148,13 +154,17 @@ class Study:
         return next(arm for arm in self.arms if arm.name == name)
 
     def for_model(self, name: str) -> "Study":
-        """Return the study with the sparsities that it defines for a model.
+        """Return the study with the sparsities and the lengths of arms that it defines for a model.
 
         Args:
-            name: the model's name; of several patterns of ``sparsities_of`` that match it, the last one wins.
+            name: the model's name; of several patterns of ``sparsities_of`` or of an arm's ``length_of`` that match it,
+                the last one wins.
         """
-        own = [sparsities for pattern, sparsities in self.sparsities_of.items() if fnmatch(name, pattern)]
-        return attrs.evolve(self, sparsities=own[-1] if own else self.sparsities, sparsities_of={})
+        arms = tuple(
+            attrs.evolve(arm, length=_of_model(arm.length_of, name, arm.length), length_of={}) for arm in self.arms
+        )
+        sparsities = _of_model(self.sparsities_of, name, self.sparsities)
+        return attrs.evolve(self, arms=arms, sparsities=sparsities, sparsities_of={})
 
     def only(self, names: Sequence[str]) -> "Study":
         """Return the study with some of its arms only.
@@ -194,11 +204,17 @@ class Study:
     def tables(self) -> dict[str, Any]:
         """Return plain tables, from which :meth:`of` creates the same study."""
         plain = unstructure(self)
-        arms = plain.pop("arms")
+        # an earlier version has begun studies without this key
+        arms = [{key: value for key, value in arm.items() if key != "length_of" or value} for arm in plain.pop("arms")]
         hypotheses = plain.pop("hypotheses")
         if not self.sparsities_of:
             del plain["sparsities_of"]
         return {**plain, "arm": arms, **({"hypothesis": hypotheses} if hypotheses else {})}
+
+
+def _of_model(by_pattern: Mapping[str, T], name: str, default: T) -> T:
+    """Return the last entry whose pattern matches the name of a model, or the default."""
+    return [default, *(own for pattern, own in by_pattern.items() if fnmatch(name, pattern))][-1]
 
 
 def _as_tables(given: Any, name: str) -> list[dict[str, Any]]:

@@ -74,11 +74,7 @@ def experiment_of(study: Study, trial: Trial, runs: Path) -> Experiment:
     """
     arm = study.arm(trial.arm)
     tables = tables_before_rescaling(study, trial, runs)
-    own = tables["training"]["epochs"]
-    tables["training"]["epochs"] = arm.epochs or own
-    # the study's epochs in units of the experiment's own
-    factor = Fraction(int(study.options.get(_EPOCHS, own)), own)
-    epochs = max(1, round(as_written(arm.length) * tables["training"]["epochs"] * factor))
+    epochs = max(1, round(as_written(arm.length) * int(study.options.get(_EPOCHS, tables["training"]["epochs"]))))
     tables = rescaled(tables, epochs)
     if arm.learning_rates:
         tables["training"]["learning_rate"] = pieces_by_epoch(arm.learning_rates, epochs)

@@ -1,6 +1,7 @@
 """DeepR as Mostafa & Wang (2018) compared it: noise and L1 term are parts of the gradient that the optimizer gets."""
 
 import math
+from typing import ClassVar
 
 import attrs
 import numpy as np
@@ -59,6 +60,9 @@ class GradientDeepRewiring:
         schedule: when weights that have changed sign move; the gradient has noise in the steps before these updates.
     """
 
+    declares: ClassVar = Declares(shares="pruned")
+    tuning: ClassVar = {"l1": (1e-6, 1e-4), "temperature": (1e-9, 1e-4)}
+
     l1: float = attrs.field(default=1e-5, validator=attrs.validators.ge(0))
     temperature: Schedule = attrs.field(
         default=Piecewise({0: 1e-5, 25: 1e-8, 80: 1e-12, 140: 1e-15}),
@@ -67,8 +71,6 @@ class GradientDeepRewiring:
     )
     step_size: float = attrs.field(default=0.01, validator=attrs.validators.gt(0))
     schedule: Every = Every(steps=1, until_epoch=190)
-
-    declares = Declares(shares="pruned")
 
     @hookimpl
     def initial_strategy_state(self, topology: Topology) -> LatestSigns:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from fractions import Fraction
+from typing import ClassVar
 
 import attrs
 import numpy as np
@@ -52,7 +53,8 @@ class IterativePruning:
             sparser as it takes for all together to have the run's sparsity.
     """
 
-    declares = Declares(smallest_first="tensor")
+    declares: ClassVar = Declares(smallest_first="tensor")
+    tuning: ClassVar = {"until": (0.4, 0.9)}
 
     prunings: int = attrs.field(default=20, validator=attrs.validators.ge(1))
     until: float = attrs.field(default=0.8125, validator=[attrs.validators.gt(0), attrs.validators.le(1)])

@@ -206,6 +206,7 @@ def cell_json(row: CellComparison) -> dict[str, Any]:
         Accuracies in [0, 1], ours and the authors'; 'authors' is None if they have no results of such images.
     """
     cell = row.cell
+    differing = [attrs.asdict(one) for one in row.deviations]
     published = {"accuracies": [accuracy / 100 for accuracy in row.published], **_difference_json(row.difference)}
     return {
         "arm": cell.arm.name,
@@ -214,7 +215,7 @@ def cell_json(row: CellComparison) -> dict[str, Any]:
         "mean": cell.mean,
         "std": cell.std,
         "wanted": cell.wanted,
-        "authors": {**published, "remark": row.remark} if row.published else None,
+        "authors": {**published, "remark": row.remark, "deviations": differing} if row.published else None,
     }
 
 
