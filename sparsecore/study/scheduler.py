@@ -1,4 +1,4 @@
-"""The scheduler of a study: runs every unfinished trial once, after the trial that it starts from."""
+"""The scheduler of a study: runs every unfinished trial once, in order, after the trial that it starts from."""
 
 import sys
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ class StudyCallback:
         """Called a few times a second while trials run.
 
         Args:
-            running: the trials that run or wait in the pool.
+            running: the trials that run.
         """
 
     def trial_ended(self, trial: Trial, status: int) -> None:
@@ -49,6 +49,9 @@ class ExecutionResult:
 def execute(trials: Sequence[Trial], folder: StudyFolder, pool: Pool, callback: StudyCallback) -> ExecutionResult:
     """Run all trials that have no result yet. A trial that fails does not stop the others.
 
+    The first trial that can start is always the next one, so that a study that is looked at or stopped early has the
+    same trials of all arms, those included that start from others.
+
     Args:
         trials: trials of the study, each after the one that it starts from.
         folder: folder of the study.
@@ -65,7 +68,9 @@ def execute(trials: Sequence[Trial], folder: StudyFolder, pool: Pool, callback: 
     try:
         while waiting or running:
             unfinished = {*waiting, *running.values()}
-            ready = [trial for trial in waiting if trial.after not in {*unfinished, *failed, *skipped}]
+            startable = [trial for trial in waiting if trial.after not in {*unfinished, *failed, *skipped}]
+            # what waits in the pool would come before a trial that can start by then
+            ready = startable[: max(0, pool.jobs - len(running))]
             impossible = [trial for trial in waiting if trial.after in {*failed, *skipped}]
             skipped += impossible
             waiting = [trial for trial in waiting if trial not in {*ready, *impossible}]
