@@ -5,8 +5,9 @@
 - hooks: ``hookimpl`` marks a method as a hook (:mod:`sparsecore.engine.hooks` documents all of them), ``Declares`` says
   what `sparsecore check` tests beyond what holds for every strategy, with ``Scope`` as the type of one of its fields.
 - topology: ``Topology``, ``Layout``, ``Reallocation``.
-- arrays: ``Array``, ``Arrays``, ``Gradient`` and ``DenseValues`` are the types of a backend's vectors, its operations,
-  a dense gradient and dense initial values; ``counting_of`` returns operations that do not wait for a device.
+- arrays: ``Array``, ``Arrays``, ``Gradient``, ``WeightMomentum`` and ``DenseValues`` are the types of a backend's
+  vectors, its operations, a dense gradient, the optimizer's momentum and dense initial values; ``counting_of`` returns
+  operations that do not wait for a device.
 - time: ``Clock``; ``Every`` says when updates are due; ``Schedule``, ``Piecewise`` and ``Cosine`` are numbers that
   change over a run, and ``as_schedule`` makes one of what a settings file holds; ``total_steps`` of a clock.
 - optimizers: ``YoungWeights`` says which steps weights take that have just grown.
@@ -32,7 +33,7 @@ These names are public, and so are their arguments. Anything else below ``sparse
 may change without notice.
 """
 
-from sparsecore.engine.arrays import Array, Arrays, Counts, DenseValues, Gradient, constant, counting_of
+from sparsecore.engine.arrays import Array, Arrays, Counts, DenseValues, Gradient, WeightMomentum, constant, counting_of
 from sparsecore.engine.distributions import (
     check_initial_sparsity,
     distribution,
@@ -124,6 +125,7 @@ __all__ = [
     "SparsecoreError",
     "State",
     "Topology",
+    "WeightMomentum",
     "YoungWeights",
     "as_amount",
     "as_schedule",

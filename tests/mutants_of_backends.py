@@ -307,6 +307,18 @@ class Reversed(Wrapper):
         return self.inner.backward_at(batch, candidates)[::-1]
 
 
+@training("grown weights start with zero momentum whatever the strategies chose", "momentum")
+class ForgetsChosenMomentum(Wrapper):
+    def reallocate(self, reallocation):
+        self.inner.reallocate(attrs.evolve(reallocation, momentum=None))
+
+
+@training("momentum returns the gradient's sign", "momentum")
+class SignOfMomentum(Wrapper):
+    def momentum(self, name):
+        return np.sign(self.inner.momentum(name))
+
+
 @training("a reallocation does not carry the momentum", "reallocation")
 class ForgottenCarry(Wrapper):
     def reallocate(self, reallocation):

@@ -382,6 +382,13 @@ class OtherDtype(Sound):
         return grown.arrays.cast(grown.arrays.zeros_like(values, grown.size) + 0.5, other)
 
 
+@defect("gives grown weights a momentum that is not finite", "values")
+class InfiniteMomentum(Sound):
+    @hookimpl
+    def initial_momentum(self, grown, values):
+        return grown.arrays.zeros_like(values, grown.size) + np.inf
+
+
 # weights that grow again
 
 

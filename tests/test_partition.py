@@ -1,5 +1,6 @@
 """Parts of a layout: topologies, vectors and reallocations are split by tensor, and joined to what they were."""
 
+import attrs
 import numpy as np
 import pytest
 from engine_examples import TWO_TENSORS, active, engine, layouts, normal_values, topologies
@@ -53,6 +54,9 @@ def test_reallocations_of_parts_join_to_one_that_splits_into_them(partition, dat
         made = engine(own.layout, [SparseEvolution()], regrow_pruned=True)
         is_still = data.draw(st.booleans())
         _, reallocation = made.update(made.start_at(own), given_values)
+        if data.draw(st.booleans()):
+            chosen = np.full(int(reallocation.grown.sum()), 7 + len(moved))
+            reallocation = attrs.evolve(reallocation, momentum=chosen)
         moved.append(unchanged(own, given_values) if is_still else reallocation)
     joined = partition.join_reallocations(moved)
     before, after = partition.join([one.before for one in moved]), partition.join([one.after for one in moved])
@@ -65,6 +69,11 @@ def test_reallocations_of_parts_join_to_one_that_splits_into_them(partition, dat
     for one, own in zip(moved, marks, strict=True):
         expected |= entries(one.after, one.carry(own))
     assert carried == expected
+    momentum = entries(after, joined.carry_momentum(partition.join_vectors(marks, parts)))
+    expected = {}
+    for one, own in zip(moved, marks, strict=True):
+        expected |= entries(one.after, one.carry_momentum(own))
+    assert momentum == expected
     assert joined.pruned_count == sum(one.pruned_count for one in moved)
     assert active(joined.grown_weights) == {
         int(place) + joined.after.layout.offsets[joined.after.layout.index(name)]
@@ -79,6 +88,8 @@ def test_reallocations_of_parts_join_to_one_that_splits_into_them(partition, dat
         assert (own.values == again.values).all()
         assert (own.pruned == again.pruned).all()
         assert (own.grown == again.grown).all()
+        marks = np.arange(1, own.before.size + 1)
+        assert (own.carry_momentum(marks) == again.carry_momentum(marks)).all()
 
 
 @pytest.mark.parametrize("groups", [[["first"]], [["first", "second"], ["second"]], [["first", "second", "third"]]])

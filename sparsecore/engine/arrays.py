@@ -351,6 +351,12 @@ def counting_of(arrays: Arrays) -> Counting:
 Gradient: TypeAlias = Callable[[str], Array]
 """A function from a tensor's name to its dense gradient: D_i entries, active or not, row-major, read-only."""
 
+WeightMomentum: TypeAlias = Callable[[str], Array | None]
+"""A function from a tensor's name to the optimizer's momentum of its active weights, read-only; None where it has none.
+
+One entry for each of ``topology.slots(name)``.
+"""
+
 DenseValues: TypeAlias = Callable[[str], Array]
 """A function from a tensor's name to its values: D_i entries, active or not, row-major, read-only."""
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.engine import validation
-from sparsecore.engine.arrays import Array, Arrays, DenseValues, Gradient
+from sparsecore.engine.arrays import Array, Arrays, DenseValues, Gradient, WeightMomentum
 from sparsecore.engine.distributions import check_sparsity
 from sparsecore.engine.gradients import GradientRequests, StepGradients, named_candidates
 from sparsecore.engine.perturbation import perturbed_gradient, perturbed_values
@@ -305,6 +305,7 @@ class Engine:
         *,
         weight_gradient: Array | None = None,
         candidate_gradient: Array | None = None,
+        momentum: WeightMomentum | None = None,
     ) -> Advance:
         """Do what follows an optimizer step: perturb the values, observe the gradients, and update where that is due.
 
@@ -318,6 +319,7 @@ class Engine:
             weight_gradient: the gradients of the active weights, (N,), for the strategies that ask for them; None to
                 take them from the dense ones.
             candidate_gradient: those of the plan's candidates, one entry for each; None to take them likewise.
+            momentum: the optimizer's momentum of the active weights after the step; None where it has none.
 
         Raises:
             InputError: a strategy needs the learning rate or the gradient and there is none, or the plan is of another
@@ -334,7 +336,7 @@ class Engine:
         slots = frozen_slots(state.topology, self._frozen(frozen))
         if slots is not None and perturbed is not values:
             perturbed = self.arrays.put(perturbed, slots, self.arrays.take(values, slots))
-        gradients = StepGradients(gradient, weight_gradient, plan.candidates, candidate_gradient)
+        gradients = StepGradients(gradient, weight_gradient, plan.candidates, candidate_gradient, momentum)
         now = self._observed(plan.next_state, gradients)
         if not plan.update_due:
             return Advance(now, perturbed, None)

@@ -10,7 +10,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsecore.engine.arrays import Array, Arrays, Gradient, describe
+from sparsecore.engine.arrays import Array, Arrays, Gradient, WeightMomentum, describe
 from sparsecore.engine.randomness import Randomness
 from sparsecore.engine.stack import StrategyStack
 from sparsecore.engine.state import State
@@ -29,12 +29,14 @@ class StepGradients:
         of_weights: one entry for each active weight, in the order of the topology's positions.
         candidates: the positions that a strategy has named by its hook ``candidates``.
         of_candidates: one entry for each of them, in the order of their positions.
+        momentum: a function from a tensor's name to the optimizer's momentum of its active weights, or to None.
     """
 
     dense: Gradient | None = None
     of_weights: Array | None = None
     candidates: Topology | None = None
     of_candidates: Array | None = None
+    momentum: WeightMomentum | None = None
 
     def of_units(self, unit_map: UnitMap, topology: Topology) -> "StepGradients":
         """Return the gradients of units: of several weights, the mean magnitude.
@@ -49,6 +51,7 @@ class StepGradients:
             None if self.of_weights is None else unit_map.values(self.of_weights, topology),
             None if candidates is None else unit_map.units(candidates),
             None if entries is None or candidates is None else unit_map.values(entries, candidates),
+            self.momentum if unit_map.largest == 1 else None,
         )
 
     def as_arguments(self, arrays: Arrays) -> dict[str, Any]:
@@ -186,7 +189,7 @@ class GradientRequests:
             of_candidates = entries_at(dense, given.candidates)
         _check_length(of_weights, topology, "the gradient of the active weights has one entry a weight")
         _check_length(of_candidates, given.candidates, "the gradient of candidates has one entry a candidate")
-        return StepGradients(dense, of_weights, given.candidates, of_candidates)
+        return attrs.evolve(given, of_weights=of_weights, of_candidates=of_candidates)
 
 
 def _missing(strategy: str, what: str, argument: str) -> str:

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import attrs
 
-from sparsecore.engine.arrays import Array, Gradient
+from sparsecore.engine.arrays import Array, Gradient, WeightMomentum
 from sparsecore.engine.engine import Engine
 from sparsecore.engine.partition import Partition, unchanged
 from sparsecore.engine.reallocation import Reallocation
@@ -260,6 +260,7 @@ class EngineGroups:
         frozen: Collection[str],
         weight_gradient: Array | None = None,
         candidate_gradient: Array | None = None,
+        momentum: WeightMomentum | None = None,
     ) -> GroupAdvance:
         """Return the state after an optimizer step.
 
@@ -271,6 +272,7 @@ class EngineGroups:
             frozen: names of tensors that are not trained at present.
             weight_gradient: the gradients of the active weights, (N,), where a strategy needs them.
             candidate_gradient: those of the plans' candidates, one entry for each.
+            momentum: the optimizer's momentum of the active weights after the step; None where it has none.
 
         Raises:
             InvariantError: a plugin broke a promise.
@@ -291,6 +293,7 @@ class EngineGroups:
                 plan,
                 weight_gradient=active,
                 candidate_gradient=None if plan.candidates is None else candidate,
+                momentum=momentum,
             )
             for engine, plan, own, rate, layout, active, candidate in zip(
                 self.engines, plans.plans, entries, rates, partition.parts, active_of, candidate_of, strict=True

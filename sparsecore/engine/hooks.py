@@ -40,7 +40,7 @@ from typing import Any, Literal
 import attrs
 import pluggy
 
-from sparsecore.engine.arrays import Array, Arrays, Counts, DenseValues, Gradient
+from sparsecore.engine.arrays import Array, Arrays, Counts, DenseValues, Gradient, WeightMomentum
 from sparsecore.engine.randomness import Randomness
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.schedules import Clock
@@ -205,11 +205,20 @@ def perturb(
 
 
 @hookspec
-def observe(gradient: Gradient, weight_gradient: Array, topology: Topology, clock: Clock, strategy_state: Any) -> Any:
+def observe(
+    gradient: Gradient,
+    weight_gradient: Array,
+    weight_momentum: WeightMomentum,
+    topology: Topology,
+    clock: Clock,
+    strategy_state: Any,
+) -> Any:
     """Update the strategy state by the gradients of a step, as SNFS its momentum. Every strategy has its own.
 
     Called after every step, before the update. If a strategy's method takes ``gradient``, dense gradients are computed
-    in every step; with ``weight_gradient`` those of the active weights alone.
+    in every step; with ``weight_gradient`` those of the active weights alone. ``weight_momentum`` is a function from a
+    tensor's name to the momentum that SGD keeps of its active weights, one entry for each of ``topology.slots(name)``;
+    it returns None with other optimizers, and where a unit is larger than a weight.
 
     Returns:
         The strategy state after the step.
@@ -349,6 +358,19 @@ def initial_values(
 
     Returns:
         One finite value for each weight of ``grown``, in the dtype of ``values``. Default: zeros.
+    """
+
+
+@hookspec(firstresult=True)
+def initial_momentum(
+    grown: Topology, values: Array, clock: Clock, strategy_state: Any, random: Randomness
+) -> Array | None:
+    """Choose the momentum with which SGD goes on with the weights that have grown; ``values`` as for `initial_values`.
+
+    Other optimizers, and SGD without momentum, have no use for it, and larger units than weights grow with zero.
+
+    Returns:
+        One finite number for each weight of ``grown``. Default: zeros.
     """
 
 

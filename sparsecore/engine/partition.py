@@ -130,11 +130,13 @@ class Partition:
         if self.is_whole:
             return (reallocation,)
         before, after = self.split(reallocation.before), self.split(reallocation.after)
+        momentum = reallocation.momentum
         columns = zip(
             before,
             after,
             self.split_vector(reallocation.survives, reallocation.before),
             self.split_vector(reallocation.values, reallocation.after),
+            [None] * len(self.parts) if momentum is None else self.split_vector(momentum, reallocation.grown_weights),
             self._tensors,
             strict=True,
         )
@@ -155,8 +157,9 @@ class Partition:
                 values=values,
                 pruned=constant(reallocation.pruned[own]),
                 grown=constant(reallocation.grown[own]),
+                momentum=own_momentum,
             )
-            for own_before, own_after, survives, values, own in columns
+            for own_before, own_after, survives, values, own_momentum, own in columns
         )
 
     def join_reallocations(self, reallocations: Sequence[Reallocation]) -> Reallocation:
@@ -182,7 +185,19 @@ class Partition:
             values=self.join_vectors([one.values for one in reallocations], afters),
             pruned=self.join_counts([one.pruned for one in reallocations]),
             grown=self.join_counts([one.grown for one in reallocations]),
+            momentum=self._joined_momentum(reallocations),
         )
+
+    def _joined_momentum(self, reallocations: Sequence[Reallocation]) -> Array | None:
+        """Return the momentum of all grown weights, with zeros for parts that have none; None if no part has any."""
+        known = next((one.momentum for one in reallocations if one.momentum is not None), None)
+        if known is None:
+            return None
+        zeros_like = reallocations[0].before.arrays.zeros_like
+        parts = [
+            zeros_like(known, one.grown_weights.size) if one.momentum is None else one.momentum for one in reallocations
+        ]
+        return self.join_vectors(parts, [one.grown_weights for one in reallocations])
 
     def join_counts(self, counts: Sequence[Counts]) -> Counts:
         """Return one number for each tensor.

@@ -113,6 +113,15 @@ class Steps(Protocol):
         """
         ...
 
+    def initial_momentum(self, grown: Topology, values: Array) -> Array | None:
+        """Return the optimizer's momentum of the grown weights, (K,), or None for zero.
+
+        Args:
+            grown: the K positions that have grown.
+            values: the N values before the update.
+        """
+        ...
+
 
 @attrs.frozen(eq=False)
 class Reallocation:
@@ -127,6 +136,7 @@ class Reallocation:
         values: one value for each slot after it.
         pruned: weights pruned in each tensor.
         grown: weights grown in each tensor.
+        momentum: the optimizer's momentum of each grown weight, in the order of their positions; None for zero.
     """
 
     before: Topology
@@ -136,6 +146,7 @@ class Reallocation:
     values: Array = attrs.field(repr=False)
     pruned: Counts
     grown: Counts
+    momentum: Array | None = attrs.field(default=None, repr=False)
     _grown_weights: Topology | None = attrs.field(default=None, repr=False)
 
     @property
@@ -159,6 +170,18 @@ class Reallocation:
             raise InputError(f"a carried vector has one entry a weight, {self.before.size}; given {len(slots)}")
         carried: Vector = _gather(slots, self.sources, self.before)
         return carried
+
+    def carry_momentum(self, slots: Vector) -> Vector:
+        """Carry the momentum of an optimizer along, as :meth:`carry` does, with :attr:`momentum` for grown weights.
+
+        Args:
+            slots: (N,), in the order of ``before.positions``, on the backend.
+        """
+        carried, arrays = self.carry(slots), self.before.arrays
+        if self.momentum is None:
+            return carried
+        momentum: Vector = arrays.put(carried, self.grown_slots, arrays.cast(self.momentum, slots.dtype))
+        return momentum
 
     @property
     def pruned_positions(self) -> Array:
@@ -211,7 +234,8 @@ def reallocate(
     if regrow_pruned == "keep":  # nor this
         survives, survivors, grown = _with_regrown(topology, survives, grown, steps.keep_regrown(topology, values))
     initial = steps.initial_values(grown, values)  #                        8  zero-initialized
-    return _merge(topology, survives, survivors, grown, initial, values), strategy_states
+    merged = _merge(topology, survives, survivors, grown, initial, values)
+    return attrs.evolve(merged, momentum=steps.initial_momentum(grown, values)), strategy_states
 
 
 def _without_emptied(topology: Topology, values: Array, survives: Array) -> tuple[Array, Topology]:

@@ -85,6 +85,11 @@ class Defaults:
         return topology.all()
 
     @hookimpl
+    def initial_momentum(self, grown: Topology, values: Array) -> Array:
+        """Return zeros."""
+        return grown.arrays.zeros_like(values, grown.size)
+
+    @hookimpl
     def keep_regrown(self, topology: Topology) -> Array:
         """Return True for all weights."""
         return topology.all()

@@ -167,6 +167,12 @@ class StrategySteps:
         result = self._first_result("initial_values", grown=grown, values=values)
         return validation.check_values(result, "initial_values", grown, values)
 
+    def initial_momentum(self, grown: Topology, values: Array) -> Array | None:
+        """Return the optimizer's momentum of the weights that have grown; None where no strategy chooses it."""
+        if not self.stack.implementers("initial_momentum"):
+            return None
+        return validation.check_momentum(self._first_result("initial_momentum", grown=grown, values=values), grown)
+
     @property
     def _gradient_arguments(self) -> dict[str, Any]:
         return self.gradients.as_arguments(self.state.topology.arrays)
@@ -240,6 +246,7 @@ def observed(stack: StrategyStack, state: State, gradients: StepGradients) -> St
         "observe",
         gradient=arguments["gradient"],
         weight_gradient=arguments["weight_gradient"],
+        weight_momentum=gradients.momentum or (lambda _: None),
         topology=state.topology,
         clock=state.clock,
         strategy_state=state.strategy_states,

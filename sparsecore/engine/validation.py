@@ -336,6 +336,20 @@ def check_values(result: HookResult, hook: str, topology: Topology, like: Array)
     return values
 
 
+def check_momentum(result: HookResult, grown: Topology) -> Array:
+    """Return the momentum, if it is one finite number for each grown weight.
+
+    Raises:
+        InvariantError: otherwise; the message names plugin and hook.
+    """
+    momentum: Array = result.value
+    if getattr(momentum, "shape", None) != (grown.size,):
+        _broken(result, "initial_momentum", f"returned {describe(momentum)}; expected {grown.size} numbers")
+    if not grown.arrays.all_finite(momentum):
+        _broken(result, "initial_momentum", f"returned what is not finite, in {not_finite(momentum, grown)}")
+    return momentum
+
+
 def check_initial_strategy_states(results: Sequence[HookResult], topology: Topology) -> StrategyStates:
     """Return the strategy states at the start, by plugin, if each can be saved and carried along.
 

@@ -16,6 +16,7 @@ from sparsecore.errors import InputError
 from sparsecore.host.buffers import BufferPool
 from sparsecore.host.computation import Computation, batch_totals
 from sparsecore.host.parameters import (
+    MOMENTUM,
     DenseParameters,
     ParameterVectors,
     RunningStatistics,
@@ -186,6 +187,18 @@ class HostLearner:
         _check_shape("weight_gradient", weight_gradient, present)
         present[:] = weight_gradient
 
+    def momentum(self, name: str) -> NDArray[Any] | None:
+        """SGD's momentum of a tensor's active weights, (N_i,), read-only; None with other optimizers and without one.
+
+        Args:
+            name: of the tensor.
+        """
+        if not getattr(self._task.optimizer, "momentum", 0):
+            return None
+        momentum = self._sparse.vectors.buffers[MOMENTUM][self._sparse.topology.slots(name)]
+        momentum.flags.writeable = False
+        return momentum
+
     def set_values(self, values: NDArray[Any]) -> None:
         """Replace the sparse values, and keep the optimizer's state.
 
@@ -200,10 +213,16 @@ class HostLearner:
         present[:] = values
 
     def reallocate(self, reallocation: Reallocation) -> None:
-        """Replace the topology and its values; optimizer state follows its weights and is zero for grown ones."""
+        """Replace the topology and its values; optimizer state follows its weights and is zero for grown ones.
+
+        SGD's momentum of grown weights is that of the reallocation.
+        """
         values = np.asarray(reallocation.values, self._memory.dtype)
         buffers = self._sparse.vectors.buffers
-        vectors = ParameterVectors.of(values, {name: reallocation.carry(buffer) for name, buffer in buffers.items()})
+        carried = {name: reallocation.carry(buffer) for name, buffer in buffers.items()}
+        if MOMENTUM in buffers:
+            carried[MOMENTUM] = reallocation.carry_momentum(buffers[MOMENTUM])
+        vectors = ParameterVectors.of(values, carried)
         self._sparse = SparseParameters.of(reallocation.after, vectors)
         if self._young is not None:
             self._young.carry(reallocation)

@@ -14,6 +14,9 @@ from sparsecore.learning.ledger import Bytes, Ledger
 from sparsecore.learning.optimizers import Adam, AdamW, Optimizer, Sgd
 from sparsecore.learning.parameters import Parameter
 
+MOMENTUM = "momentum"
+"""The name of SGD's buffer."""
+
 
 @attrs.frozen(eq=False)
 class ParameterVectors:
@@ -78,7 +81,7 @@ class _Rule:
 
 
 def _sgd(vectors: ParameterVectors, rule: Sgd, learning_rate: float, _: int) -> None:
-    values, momentum, direction = vectors.values, vectors.buffers["momentum"], vectors.gradient
+    values, momentum, direction = vectors.values, vectors.buffers[MOMENTUM], vectors.gradient
     direction += rule.weight_decay * values
     momentum *= rule.momentum
     momentum += direction
@@ -111,7 +114,7 @@ def _by_moments(vectors: ParameterVectors, rule: Adam | AdamW, learning_rate: fl
 
 
 _RULES: Mapping[type[Optimizer], _Rule] = {
-    Sgd: _Rule(("momentum",), _sgd),
+    Sgd: _Rule((MOMENTUM,), _sgd),
     Adam: _Rule(("first_moment", "second_moment"), _adam),
     AdamW: _Rule(("first_moment", "second_moment"), _adamw),
 }

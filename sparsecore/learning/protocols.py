@@ -146,6 +146,9 @@ class Learner(Protocol):
     A method ``backward_at(batch, candidates)`` spares dense gradients where strategies ask for those of a few
     positions: it does what :meth:`backward` does, and returns the gradients at the positions of a topology of inactive
     ones, in their order (:mod:`sparsecore.learning.gradients`).
+
+    A method ``momentum(name)`` returns SGD's momentum of the active weights of a tensor, (N_i,), read-only, or None
+    with other optimizers, for strategies that ask for it, as SNFS does.
     """
 
     @property
@@ -234,6 +237,8 @@ class Learner(Protocol):
 
     def reallocate(self, reallocation: Reallocation) -> None:
         """Replace the topology and its values; optimizer state follows its weights and is zero for grown ones.
+
+        SGD's momentum goes over by :meth:`sparsecore.engine.reallocation.Reallocation.carry_momentum`.
 
         Args:
             reallocation: from the learner's present topology to the new one, with the N values after it.

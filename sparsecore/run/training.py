@@ -208,7 +208,7 @@ class Run:
             learner.set_weight_gradient(perturbed)
         if not plan.replaces_step:
             learner.optimizer_step(learning_rate)
-        values = learner.values
+        values, momentum = learner.values, getattr(learner, "momentum", None)
         advance = self._ranks.together(
             lambda: engine.advance(
                 before,
@@ -218,6 +218,7 @@ class Run:
                 plan=plan,
                 weight_gradient=gradients.of_weights,
                 candidate_gradient=gradients.of_candidates,
+                momentum=momentum,
             )
         )
         self._state = advance.state

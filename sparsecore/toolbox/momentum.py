@@ -3,7 +3,7 @@
 import attrs
 import numpy as np
 
-from sparsecore.engine.arrays import Array, Gradient
+from sparsecore.engine.arrays import Array, Gradient, WeightMomentum
 from sparsecore.engine.state import per_position
 from sparsecore.engine.topology import Topology
 
@@ -41,6 +41,20 @@ class DenseMomentum:
         """
         dense = topology.arrays.concatenate([gradient(name) for name in topology.layout.names])
         return DenseMomentum(decay * self.momentum + dense)
+
+    def with_weights(self, weight_momentum: WeightMomentum, topology: Topology) -> "DenseMomentum":
+        """Return the momentum with the optimizer's own in the place of that of active weights.
+
+        Args:
+            weight_momentum: the optimizer's momentum of the active weights, by tensor.
+            topology: the active positions.
+        """
+        dense, arrays = self.momentum, topology.arrays
+        for name in topology.layout.names:
+            own = weight_momentum(name)
+            if own is not None:
+                dense = arrays.put(dense, topology.positions[topology.slots(name)], arrays.cast(own, dense.dtype))
+        return DenseMomentum(dense)
 
     def by_tensor(self, topology: Topology) -> Gradient:
         """Return the momentum by tensor, in the form of a gradient.

@@ -18,6 +18,7 @@ from sparsecore.strategy import (
     Gradient,
     Schedule,
     Topology,
+    WeightMomentum,
     as_schedule,
     check_fraction,
     constant,
@@ -46,10 +47,13 @@ class SparseMomentum:
     proportion to the mean |momentum| of the weights that they had, and grows where |momentum| is largest. A tensor
     fills 0.99 of its room at most, what it cannot take goes to the others.
 
-    The momentum is one of all positions, M ← β·M + g in every step, whatever the optimizer is; it needs the dense
-    gradient of every step and D entries of memory. The original reads the buffers of its optimizer (for Adam, its
-    first moment over the root of the second). What is dropped may grow again at once, and then keeps its value and its
-    momentum, as in the authors' code; the run's ``regrow_pruned`` overrides that.
+    The momentum M is one of all positions, which needs the dense gradient of every step and D entries of memory. Of
+    active weights it is that which SGD keeps, weight decay included; elsewhere, and with other optimizers, M ← β·M + g,
+    for which β should be SGD's. Weights that grow go on in SGD with their M. What is dropped may grow again at once,
+    and then keeps its value and its momentum; the run's ``regrow_pruned`` overrides that.
+
+    So it is in the authors' code, except that with Adam it reads the first moment over the root of the second, where
+    here M decides and what grows starts with zero state; and that it lets the number of weights vary by some.
 
     Attributes:
         drop_fraction: of each tensor's weights; along a cosine from 0.5 to 0.005 at the end of the run. Numbers are
@@ -79,13 +83,16 @@ class SparseMomentum:
         return self.schedule(clock)
 
     @hookimpl
-    def observe(self, gradient: Gradient, topology: Topology, strategy_state: DenseMomentum) -> DenseMomentum:
-        """Update the momentum of every position: M ← β·M + g.
+    def observe(
+        self, gradient: Gradient, weight_momentum: WeightMomentum, topology: Topology, strategy_state: DenseMomentum
+    ) -> DenseMomentum:
+        """Update the momentum of every position: the optimizer's own of weights, M ← β·M + g elsewhere.
 
         Returns:
             The momentum after the step, D entries.
         """
-        return strategy_state.updated(gradient, topology, self.momentum)
+        updated = strategy_state.updated(gradient, topology, self.momentum)
+        return updated.with_weights(weight_momentum, topology)
 
     @hookimpl
     def prune(self, topology: Topology, values: Array, clock: Clock, strategy_state: DenseMomentum) -> Array:
@@ -134,6 +141,11 @@ class SparseMomentum:
             Free positions, ascending, ``counts[i]`` of tensor i.
         """
         return largest_free(occupied, counts, strategy_state.by_tensor(occupied))
+
+    @hookimpl
+    def initial_momentum(self, grown: Topology, strategy_state: DenseMomentum) -> Array:
+        """Return the momentum of the positions that have grown, by which SGD goes on with them."""
+        return grown.arrays.take(strategy_state.momentum, grown.positions)
 
 
 def _drop_fractions(fraction: float, topology: Topology, means: Sequence[float]) -> list[float]:

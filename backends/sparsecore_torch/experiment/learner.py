@@ -19,7 +19,7 @@ from sparsecore_torch.arrays import as_tensor
 from sparsecore_torch.experiment.batch_learner import BatchLearner, RunningTotals, check_saved, check_shape
 from sparsecore_torch.experiment.device import DeviceConfig
 from sparsecore_torch.experiment.network import TorchNetwork, WideView
-from sparsecore_torch.experiment.optimizers import OptimizerState
+from sparsecore_torch.experiment.optimizers import MOMENTUM, OptimizerState
 from sparsecore_torch.tensors import allocated_bytes
 
 
@@ -118,6 +118,15 @@ class TorchLearner(BatchLearner):
         check_shape("weight_gradient", weight_gradient, self.values.shape)
         self._network.values.grad = weight_gradient.detach().to(self.values.dtype, copy=True)
 
+    def momentum(self, name: str) -> Tensor | None:
+        """Return SGD's momentum of a tensor's active weights, (N_i,); None with other optimizers and without one.
+
+        Args:
+            name: of the tensor.
+        """
+        buffer = self._optimizer.vectors_of("values").get(MOMENTUM)
+        return None if buffer is None else buffer[self._network.topology.slots(name)]
+
     def set_values(self, values: Tensor) -> None:
         """Replace the N sparse values, for a perturbation; optimizer state stays.
 
@@ -132,7 +141,10 @@ class TorchLearner(BatchLearner):
 
     def reallocate(self, reallocation: Reallocation) -> None:
         """Move to the new topology and its values; optimizer state follows the weights, zero where a weight grew."""
-        carried = {name: reallocation.carry(buffer) for name, buffer in self._optimizer.vectors_of("values").items()}
+        carried = {
+            name: reallocation.carry_momentum(buffer) if name == MOMENTUM else reallocation.carry(buffer)
+            for name, buffer in self._optimizer.vectors_of("values").items()
+        }
         marks = self._optimizer.marks
         self._move(reallocation.after)
         self.values.copy_(as_tensor(reallocation.values))

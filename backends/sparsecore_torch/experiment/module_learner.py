@@ -162,6 +162,14 @@ class ModuleLearner(BatchLearner):
         check_shape("weight_gradient", weight_gradient, (self._topology.size,))
         self._storage.set_weight_gradient(weight_gradient)
 
+    def momentum(self, name: str) -> Tensor | None:
+        """Return SGD's momentum of a tensor's active weights, (N_i,); None with other optimizers and without one.
+
+        Args:
+            name: of the tensor.
+        """
+        return self._storage.momentum(name)
+
     def set_values(self, values: Tensor) -> None:
         """Replace the N sparse values, for a perturbation; optimizer state stays.
 

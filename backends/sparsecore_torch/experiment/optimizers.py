@@ -15,6 +15,9 @@ Parameters = Sequence[torch.nn.Parameter]
 SPARSE = "values"
 """The name of the vector of the sparse values."""
 
+MOMENTUM = "momentum_buffer"
+"""The name of SGD's state in ``torch.optim``."""
+
 
 def _sgd(parameters: Parameters, rule: Sgd) -> torch.optim.Optimizer:
     # torch has no Nesterov without momentum, where it makes no difference

@@ -461,7 +461,9 @@ class SparseTraining:
         has_candidates = plan.candidates is not None and not plan.wants_gradient
         of_candidates = storage.candidate_gradient() if has_candidates else None
         advance = parts.ranks.together(
-            lambda: parts.engines.advance(plan, values, rates, storage.gradient, frozen, active, of_candidates)
+            lambda: parts.engines.advance(
+                plan, values, rates, storage.gradient, frozen, active, of_candidates, storage.momentum
+            )
         )
         if advance.reallocation is not None:
             parts.storage.reallocate(advance.reallocation)

@@ -150,6 +150,34 @@ def _check_reallocation(subject: BackendSubject, scenario: TrainingScenario) -> 
 
 
 @errors_break_promise
+def _check_momentum(subject: BackendSubject, scenario: TrainingScenario) -> None:
+    backend, scenario = subject.most_precise, _with_momentum(scenario)
+    learner, state = scenario.learner(backend), scenario.start(backend)
+    if not hasattr(learner, "momentum"):
+        return
+    names = state.topology.layout.names
+    velocity = _first_velocity(scenario, learner, subject)
+    given = np.concatenate([to_host(backend, learner.momentum(name)) for name in names])
+    error = relative_error(given, velocity)
+    expect(error <= 50 * subject.tolerance(backend), f"momentum() is off by {error:.2g} of its largest entry")
+    after, reallocation = reallocate_once(scenario, backend, state, learner.values)
+    grown = to_host(backend, reallocation.grown_positions).tolist()
+    chosen = np.random.default_rng(scenario.seed).normal(size=len(grown)).astype(backend.dtype)
+    learner.reallocate(attrs.evolve(reallocation, momentum=backend.arrays.from_numpy(chosen.copy())))
+    carried = to_host(backend, reallocation.carry(backend.arrays.from_numpy(velocity.astype(backend.dtype))))
+    position_of = {position: slot for slot, position in enumerate(to_host(backend, after.topology.positions).tolist())}
+    carried[[position_of[position] for position in grown]] = chosen
+    _check_second_step(scenario, learner, subject, carried, (after.topology, to_host(backend, learner.values)))
+    others = [Adam(), AdamW(), PLAIN_SGD]
+    wrong = [rule for rule in others if _has_momentum(scenario.learner(backend, optimizer=rule), names)]
+    expect(not wrong, f"momentum() returned something with {', '.join(map(str, wrong))}")
+
+
+def _has_momentum(learner: Any, names: tuple[str, ...]) -> bool:
+    return any(learner.momentum(name) is not None for name in names)
+
+
+@errors_break_promise
 def _check_dense_gradients(subject: BackendSubject, scenario: TrainingScenario) -> None:
     backend, batch = subject.most_precise, scenario.batch()
     topology = scenario.start(backend).topology
@@ -273,6 +301,13 @@ OPTIMIZER_STEP = (
         "after a reallocation, survivors keep their optimizer state, and that of grown weights is zero",
         _any_operation,
         _check_reallocation,
+        fraction=0.08,
+    ),
+    Promise(
+        "momentum",
+        "a learner with momentum() returns SGD's, and grown weights go on with the momentum that strategies chose",
+        _any_operation,
+        _check_momentum,
         fraction=0.08,
     ),
 )

@@ -156,10 +156,11 @@ HOOK_RESULTS = (
     ),
     Promise(
         "values",
-        "perturb_gradient, perturb, start_values and initial_values return N finite numbers of the given dtype",
+        "perturb_gradient, perturb, start_values and initial_values return N finite numbers of the given dtype, "
+        "initial_momentum of any",
         scenarios,
         _call_all_hooks,
-        hooks=("start_values", "perturb_gradient", "perturb", "initial_values"),
+        hooks=("start_values", "perturb_gradient", "perturb", "initial_values", "initial_momentum"),
     ),
     Promise(
         "state",

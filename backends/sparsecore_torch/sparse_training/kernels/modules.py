@@ -286,6 +286,10 @@ class RoutedStorage:
         """Return the gradients of the active weights, (N,)."""
         return self._inner.weight_gradient()
 
+    def momentum(self, name: str) -> Tensor | None:
+        """Return SGD's momentum of a tensor's active weights, (N_i,), or None."""
+        return self._inner.momentum(name)
+
     def set_weight_gradient(self, weight_gradient: Tensor) -> None:
         """Replace the gradients of the active weights."""
         self._inner.set_weight_gradient(weight_gradient)

@@ -11,8 +11,9 @@ from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
 from sparsecore.learning.ledger import Ledger
-from sparsecore_torch.arrays import active_indices, as_tensor, gather_active, scatter
+from sparsecore_torch.arrays import active_indices, as_tensor, gather_active, put_entries, scatter
 from sparsecore_torch.sparse_training.model.parameters import NamedParameter
+from sparsecore_torch.sparse_training.optimizers.momentum import momentum_buffer
 from sparsecore_torch.sparse_training.storage.compact_group import CompactGroup, check_alone
 from sparsecore_torch.sparse_training.storage.compact_modules import (
     check_modules,
@@ -103,6 +104,9 @@ class CompactStorage:
         is_new = torch.zeros(reallocation.after.size, dtype=torch.bool, device=values.device)
         is_new[as_tensor(reallocation.grown_slots)] = True
         self._state.carry(reallocation.carry, is_new, as_tensor(reallocation.values))
+        buffer = momentum_buffer(self._optimizer, values)
+        if buffer is not None and reallocation.momentum is not None:
+            put_entries(buffer, as_tensor(reallocation.grown_slots), as_tensor(reallocation.momentum))
         gradient = None if values.grad is None else in_place(values.grad, reallocation.carry(values.grad))
         resize(values, reallocation.after.size)
         values.grad = gradient
@@ -220,6 +224,13 @@ class CompactStorage:
         tensor = topology.layout.index(name)
         slots = torch.searchsorted(active_indices(topology, tensor), indices)
         return self._weights.values, slots + topology.bounds[tensor]
+
+    def momentum(self, name: str) -> Tensor | None:
+        """Return SGD's momentum of a tensor's active weights, (N_i,), at least float32, or None."""
+        buffer = momentum_buffer(self._optimizer, self._weights.values)
+        if buffer is None:
+            return None
+        return buffer[self._weights.topology.slots(name)].to(torch.promote_types(buffer.dtype, torch.float32))
 
     @torch.no_grad()
     def squash(self) -> None:

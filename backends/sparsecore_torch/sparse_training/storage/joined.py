@@ -113,6 +113,10 @@ class JoinedStorage:
         """Return where the tensor's optimizer has some of its weights."""
         return self._part(name).stepped_entries(name, indices)
 
+    def momentum(self, name: str) -> Tensor | None:
+        """Return SGD's momentum of a tensor's active weights, (N_i,), or None."""
+        return self._part(name).momentum(name)
+
     def squash(self) -> None:
         """Make the model a plain one, and remove every hook from it and its optimizers."""
         self._each(lambda part: part.squash())

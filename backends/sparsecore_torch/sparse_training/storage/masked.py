@@ -16,6 +16,11 @@ from sparsecore.learning.ledger import Ledger
 from sparsecore_torch.arrays import active_indices, as_tensor, gather, gather_active, put_entries, scatter
 from sparsecore_torch.sparse_training.model.parameters import NamedParameter
 from sparsecore_torch.sparse_training.optimizers.copies import values_of
+from sparsecore_torch.sparse_training.optimizers.momentum import (
+    momentum_buffer,
+    start_momentum,
+    start_momentum_of_shards,
+)
 from sparsecore_torch.sparse_training.optimizers.profile import fill, put_fresh
 from sparsecore_torch.sparse_training.optimizers.state import OptimizerStates
 from sparsecore_torch.sparse_training.optimizers.wrapped import others_of
@@ -141,6 +146,8 @@ class MaskedStorage:
             if parameter.grad is not None and self._gradients.is_kept_in_place:
                 put_entries(parameter.grad, new, 0.0)
             self._start_afresh(name, parameter, new)
+            start_momentum(self._optimizer, name, parameter, reallocation)
+            self._note_state(name, parameter)
         self._tracker.note(self._tensors)
 
     def _reallocate_shards(self, reallocation: Reallocation) -> None:
@@ -152,6 +159,7 @@ class MaskedStorage:
         for name, parameter in self._parameters.items():
             if len(_indices_of(grown, name)):  # one that was pruned in the same update has left some state
                 self._start_afresh_where(name, parameter, shard_like(mask_of(grown, name), parameter) != 0)
+                start_momentum_of_shards(self._optimizer, name, parameter, reallocation)
 
     @torch.no_grad()
     def restore(self, topology: Topology) -> None:
@@ -225,6 +233,11 @@ class MaskedStorage:
         """Return the tensor's Parameter and the indices themselves."""
         return self._parameters[name], indices
 
+    def momentum(self, name: str) -> Tensor | None:
+        """Return SGD's momentum of a tensor's active weights, (N_i,), at least float32, or None."""
+        buffer = momentum_buffer(self._optimizer, self._parameters[name])
+        return None if buffer is None else gathered({name: buffer}, self._topology)
+
     @torch.no_grad()
     def squash(self) -> None:
         """Set inactive weights to zero for good, remove all hooks, and give inactive weights the state of new ones."""
@@ -286,7 +299,6 @@ class MaskedStorage:
                 put_entries(content, indices, fresh)
             elif len(indices):
                 put_fresh(content, entry, _mask_at(indices, parameter.shape) != 0, parameter.detach())
-        self._note_state(name, parameter)
 
     def _start_afresh_where(self, name: str, parameter: Tensor, where: Tensor) -> None:
         """Give some weights of a tensor the state of new ones."""

@@ -44,7 +44,8 @@ class Storage(Protocol):
         """Move to a new topology and its values.
 
         Args:
-            reallocation: what was pruned and grown; optimizer state follows the weights, zero where a weight grew.
+            reallocation: what was pruned and grown; optimizer state follows the weights, zero where a weight grew,
+                except for the momentum that the strategies chose.
         """
         ...
 
@@ -146,6 +147,17 @@ class Storage(Protocol):
 
         Returns:
             The Parameter that the optimizer steps, and the row-major indices of these weights in it, int64.
+        """
+        ...
+
+    def momentum(self, name: str) -> Tensor | None:
+        """Return SGD's momentum of a tensor's active weights. Collective where the tensors are sharded.
+
+        Args:
+            name: of the tensor.
+
+        Returns:
+            (N_i,), at least float32; None with other optimizers, and before the first step.
         """
         ...
 
