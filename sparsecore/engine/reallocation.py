@@ -177,11 +177,8 @@ class Reallocation:
         Args:
             slots: (N,), in the order of ``before.positions``, on the backend.
         """
-        carried, arrays = self.carry(slots), self.before.arrays
-        if self.momentum is None:
-            return carried
-        momentum: Vector = arrays.put(carried, self.grown_slots, arrays.cast(self.momentum, slots.dtype))
-        return momentum
+        carried = self.carry(slots)
+        return carried if self.momentum is None else _replaced(carried, self.grown_slots, self.momentum, self.before)
 
     @property
     def pruned_positions(self) -> Array:
@@ -288,6 +285,10 @@ def _merge(
         grown=grown.counts,
         grown_weights=grown,
     )
+
+
+def _replaced(slots: Array, indices: Array, entries: Array, before: Topology) -> Any:
+    return before.arrays.put(slots, indices, before.arrays.cast(entries, slots.dtype))
 
 
 def _gather(slots: Array, sources: Array, before: Topology) -> Any:
