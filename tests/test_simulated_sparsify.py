@@ -24,6 +24,7 @@ from sparsecore_strategies.gmp import GradualPruning
 from sparsecore_strategies.granet import GradualRegeneration
 from sparsecore_strategies.rigl import RigL
 from sparsecore_strategies.set import SparseEvolution
+from sparsecore_strategies.smet import MemoryEfficient
 from sparsecore_strategies.snfs import SparseMomentum
 from sparsecore_strategies.soft_deepr import SoftDeepRewiring
 from sparsecore_strategies.srigl import StructuredRigL
@@ -52,6 +53,7 @@ STRATEGIES: dict[str, Any] = {
     "granet": GradualRegeneration(schedule=_EVERY),
     "chts": CannistraciHebb(schedule=_EVERY),
     "acdc": AlternatingCompression(begin=0.0, phase=0.03),
+    "smet": MemoryEfficient(schedule=_EVERY),
     "gradient-growth": [_DPR, "gradient-growth"],
     "momentum-growth": [_DPR, "momentum-growth"],
     "magnitude-drop": [_DPR, "magnitude-drop"],

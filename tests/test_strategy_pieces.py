@@ -133,6 +133,7 @@ STACKS = {
     "granet": [("granet", {"schedule": OFTEN})],
     "chts": [("chts", {"schedule": OFTEN})],
     "acdc": [("acdc", {})],
+    "smet": [("smet", {"schedule": OFTEN})],
     "soft-deepr": [("soft-deepr", {"temperature": 1e-3})],
     "denser": [("set", {"schedule": OFTEN}), ("density-schedule", {"sparsity": 0.3})],
     "sparser": [("snfs", {"schedule": OFTEN}), ("density-schedule", {"scope": "network"})],

@@ -18,6 +18,7 @@ from sparsecore_strategies.magnitude_drop import MagnitudeDrop
 from sparsecore_strategies.momentum_growth import MomentumGrowth
 from sparsecore_strategies.rigl import RigL
 from sparsecore_strategies.set import SparseEvolution
+from sparsecore_strategies.smet import MemoryEfficient
 from sparsecore_strategies.snfs import SparseMomentum
 from sparsecore_strategies.soft_deepr import SoftDeepRewiring
 from sparsecore_strategies.static import Static
@@ -45,6 +46,11 @@ class TestSparseEvolution(StrategyTests):
 
 class TestDensityScheduleOnSparseEvolution(StrategyTests):
     strategy = stacked(SparseEvolution, DensitySchedule)
+    max_examples = 5
+
+
+class TestMemoryEfficient(StrategyTests):
+    strategy = hyperparameters(MemoryEfficient)
     max_examples = 5
 
 
