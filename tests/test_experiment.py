@@ -111,6 +111,9 @@ def test_the_authors_settings_are_the_preset_for_lenet_on_mnist() -> None:
     (dpr,) = tables["strategy"]
     assert (dpr["target"], dpr["tolerance"], dpr["initial_threshold"]) == (600, 0.1, 1e-3)
     assert dpr["schedule"] == {"steps": {"0": 100, "25": 200, "50": 400, "75": 800}}
+    smaller = experiment(model__name="lenet-30-10", data__name="mnist", stack=("dpr",)).tables()
+    assert smaller["training"] == tables["training"]
+    assert smaller["strategy"] == [{**dpr, "target": "14%"}]
 
 
 def test_a_setting_reaches_inside_a_default() -> None:
