@@ -317,6 +317,7 @@ def grow(
     occupied: Topology,
     counts: Counts,
     topology: Topology,
+    values: Array,
     kept: Topology,
     gradient: Gradient,
     weight_gradient: Array,
@@ -328,7 +329,7 @@ def grow(
 ) -> Array | None:
     """Choose the positions where weights grow.
 
-    ``topology`` is that before the update, ``kept`` its part that has survived.
+    ``topology`` and ``values`` are those before the update, ``kept`` is its part that has survived.
 
     Returns:
         Positions outside ``occupied``, ascending, ``counts[i]`` in tensor i, in the layout's position dtype, on the

@@ -152,6 +152,7 @@ class StrategySteps:
             occupied=occupied,
             counts=counts,
             topology=self.state.topology,
+            values=self.values,
             kept=kept,
             **self._gradient_arguments,
         )

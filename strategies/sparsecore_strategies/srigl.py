@@ -1,6 +1,7 @@
 """SRigL, structured RigL (Lasby et al. 2024): RigL with N weights among each M positions, or a constant fan-in."""
 
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import ClassVar, Literal
 
 import attrs
@@ -61,12 +62,15 @@ class StructuredRigL:
     run's ``regrow_pruned`` overrides that. With False or True, of a group no more is dropped than it has had free
     positions: then the next smallest of other groups go.
 
-    With ``ablate``, the paper's γ, an update first ablates neurons, that is outputs: those with fewer *salient* weights
-    than γ times the mean fan-in. Salient are the weights that RigL's update without groups would have: all but the
-    fraction f that is smallest, and as many free positions with the largest |dense gradient|. An ablated neuron loses
-    all its weights for good, and the others share them, so that the tensor keeps its number: each neuron that is left
-    gets the same fan-in, the first ones one weight more where it does not divide the number. The paper has γ = 0.3, and
-    uses ablation above a sparsity of 0.9; its authors' code may bring an ablated neuron back.
+    With ``ablate``, the paper's γ, an update first ablates neurons, that is outputs: those with fewer *salient*
+    positions than γ times the fan-in that all neurons would have. Salient are the largest weights, all but the fraction
+    f, and as many positions with the largest |dense gradient|, active or not. An ablated neuron loses all its weights,
+    which are the first that are dropped, and the others share them, so that the tensor keeps its number: each neuron
+    that is left gets the same fan-in, the first ones one weight more where it does not divide the number. The next
+    update decides anew, so that a neuron without weights comes back if enough of its gradients are large. The paper has
+    γ = 0.3, and uses ablation above a sparsity of 0.9. So it is in the authors' code, where the fan-in is rounded down
+    and weights above the new fan-in go in no particular order, here the smallest first. The authors except the last
+    layer, whose outputs are the classes: name it in ``intact`` where it is sparse.
 
     Attributes:
         group: M, which divides the fan-in of every sparse tensor; None for the whole fan-in.
@@ -74,6 +78,7 @@ class StructuredRigL:
         start: the start distribution: 'erk' (Erdős–Rényi with kernels, the paper's), 'er' or 'uniform'.
         schedule: when updates are due.
         ablate: γ, for which ``group`` must be None; 0 ablates no neuron.
+        intact: a glob on the names of tensors whose neurons are never ablated, such as 'fc.weight'; None for none.
     """
 
     tuning: ClassVar = {
@@ -90,6 +95,7 @@ class StructuredRigL:
     )
     schedule: Every = Every(steps=100, until=0.75)
     ablate: float = attrs.field(default=0.0, validator=[attrs.validators.ge(0), attrs.validators.le(1)])
+    intact: str | None = None
 
     def __attrs_post_init__(self) -> None:
         if self.ablate and self.group is not None:
@@ -137,11 +143,9 @@ class StructuredRigL:
         counts = fraction_of(self.drop_fraction(clock), topology.counts)
         arrays, names = topology.arrays, topology.layout.names
         if self.ablate:
-            neurons = [Neurons.of(topology, name, size) for name, size in zip(names, sizes, strict=True)]
-            pairs = zip(neurons, map(int, counts), strict=True)
-            return topology.all_but(
-                arrays.concatenate([one.dropped(values, gradient, count, self.ablate) for one, count in pairs])
-            )
+            pairs = zip(self._neurons(topology, values, gradient, clock), map(int, counts), strict=True)
+            slots = [one.dropped(values, left, count, replaceable=not keeps_regrown) for (one, left), count in pairs]
+            return topology.all_but(arrays.concatenate(slots))
         if keeps_regrown:
             return topology.all_but(smallest_of_each(topology, values, counts))
         full = _fuller_than_half(topology, sizes)
@@ -168,7 +172,16 @@ class StructuredRigL:
         return shares(total, pruned, room)
 
     @hookimpl
-    def grow(self, occupied: Topology, counts: Counts, topology: Topology, kept: Topology, gradient: Gradient) -> Array:
+    def grow(
+        self,
+        occupied: Topology,
+        counts: Counts,
+        topology: Topology,
+        values: Array,
+        kept: Topology,
+        gradient: Gradient,
+        clock: Clock,
+    ) -> Array:
         """Grow in each group as many as it lost, where the dense gradient is largest in absolute value.
 
         Returns:
@@ -178,21 +191,39 @@ class StructuredRigL:
         layout, arrays = occupied.layout, occupied.arrays
         lost, sizes = _without(topology, kept), group_sizes(layout, self.group)
         if self.ablate:
+            found = {one.name: left for one, left in self._neurons(topology, values, gradient, clock)}
             fan_ins = dict(zip(layout.names, sizes, strict=True))
             grown = dict(zip(layout.names, map(int, counts), strict=True))
             return first_free(
                 occupied,
                 counts,
                 lambda name: Neurons.of(kept, name, fan_ins[name]).fillers(
-                    free_by_score(occupied, name, gradient), grown[name]
+                    free_by_score(occupied, name, gradient), found[name], grown[name]
                 ),
             )
-        found = []
+        positions = []
         for name, size, offset, count in zip(layout.names, sizes, layout.offsets, counts, strict=False):
             if count:
                 own = _grown(occupied, lost, name, size, int(count), gradient)
-                found.append(arrays.cast(own + offset, layout.position_dtype))
-        return arrays.concatenate([occupied.positions[:0], *found])
+                positions.append(arrays.cast(own + offset, layout.position_dtype))
+        return arrays.concatenate([occupied.positions[:0], *positions])
+
+    def _neurons(
+        self, topology: Topology, values: Array, gradient: Gradient, clock: Clock
+    ) -> list[tuple[Neurons, NDArray[np.bool_]]]:
+        """Return the neurons of each tensor, and which of them an update does not ablate."""
+        sizes = group_sizes(topology.layout, self.group)
+        counts = fraction_of(self.drop_fraction(clock), topology.counts)
+        neurons = [Neurons.of(topology, name, size) for name, size in zip(topology.layout.names, sizes, strict=True)]
+        return [
+            (
+                one,
+                np.ones(len(one.counts), np.bool_)
+                if self.intact is not None and fnmatchcase(one.name, self.intact)
+                else one.left(values, gradient, int(count), self.ablate),
+            )
+            for one, count in zip(neurons, counts, strict=True)
+        ]
 
     def _groups(self, layout: Layout) -> Counts:
         """Return how many groups each tensor has."""
