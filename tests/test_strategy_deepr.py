@@ -134,6 +134,17 @@ def test_the_temperature_follows_its_schedule():
     assert spreads == pytest.approx([0.1, 0.1, 1e-3, 1e-3], rel=0.05)
 
 
+def test_the_default_noise_and_pull_of_a_step_are_those_of_the_authors_script():
+    moved, signs = change(DeepRewiring(), learning_rate=0.5)
+    outward = moved * signs
+    assert outward.std() == pytest.approx(0.5 * 1e-5, rel=0.03)
+    assert outward.mean() == pytest.approx(-0.5 * 1e-5, abs=4 * 5e-6 / math.sqrt(outward.size))
+    soft = SoftDeepRewiring()
+    spread = math.sqrt(2 * soft.step_size * soft.temperature(Clock()))
+    assert spread == pytest.approx(0.05 * 1e-5)
+    assert (soft.lowest / spread) ** 2 == pytest.approx(2500)  # steps of a walk from there to zero
+
+
 # sleeping and waking
 
 

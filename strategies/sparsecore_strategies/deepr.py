@@ -49,6 +49,9 @@ class DeepRewiring:
     -η·∂E/∂θ; weight decay and momentum are not part of DeepR, so train with both 0 for the original. What Mostafa &
     Wang compared as DeepR is :class:`sparsecore_strategies.gradient_deepr.GradientDeepRewiring`.
 
+    The default temperature is that of the authors' script for MNIST, noise of standard deviation 5e-6 a step at its
+    learning rate of 0.5, where 2·η·T = (1e-5·η)².
+
     A connection at θ = 0 is active, such as one that has just woken. In the next step noise and pull move it, even if
     no gradient reaches it. Without either (``l1`` and temperature 0) such a connection stays at zero.
 
@@ -64,7 +67,7 @@ class DeepRewiring:
 
     l1: float = attrs.field(default=1e-5, validator=attrs.validators.ge(0))
     temperature: Schedule = attrs.field(
-        default=Piecewise({0: 1e-7}), converter=as_schedule, validator=check_temperature
+        default=Piecewise({0: 2.5e-11}), converter=as_schedule, validator=check_temperature
     )
     step_size: float | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.gt(0)))
     scope: Literal["network", "tensor"] = attrs.field(

@@ -67,8 +67,12 @@ class SoftDeepRewiring:
     Active connections, w = s·θ with θ > 0: θ ← θ - η·∂E/∂θ - η·α + sqrt(2·η·T)·ν; below zero they go dormant. Dormant
     ones: θ ← max(θ + sqrt(2·η·T)·ν, θ_min), without gradient and pull; from zero on they are active, with this θ.
     So the number of connections changes in every step; the run's sparsity, which is to be above 0, is that of the
-    start. By noise and pull alone the share of active connections tends, slowly, to (T/α) / (T/α - θ_min), 0.09 with
+    start. By noise and pull alone the share of active connections tends, slowly, to (T/α) / (T/α - θ_min), 0.01 with
     the defaults. Dormant connections are remembered, one number for each position, active or not.
+
+    The defaults are those of the authors' script for MNIST: noise of standard deviation 5e-7 a step, by which a dormant
+    connection crosses the 2.5e-5 from θ_min to zero in about 2,500 steps. Its rule for θ_min at a sparsity s is
+    -(T/α)·s/(1 - s), the formula above solved for θ_min; the default is that at 0.99.
 
     Left open by the paper: at the start θ of dormant connections is uniform between θ_min and 0. Different from it:
     a connection that becomes dormant is reactivated at the next step at the earliest; the step size η of noise and pull
@@ -86,10 +90,10 @@ class SoftDeepRewiring:
 
     l1: float = attrs.field(default=1e-5, validator=attrs.validators.ge(0))
     temperature: Schedule = attrs.field(
-        default=Piecewise({0: 1e-7}), converter=as_schedule, validator=check_temperature
+        default=Piecewise({0: 2.5e-12}), converter=as_schedule, validator=check_temperature
     )
     step_size: float = attrs.field(default=0.05, validator=attrs.validators.gt(0))
-    lowest: float = attrs.field(default=-0.1, validator=[attrs.validators.ge(-1e30), attrs.validators.le(-1e-30)])
+    lowest: float = attrs.field(default=-2.5e-5, validator=[attrs.validators.ge(-1e30), attrs.validators.le(-1e-30)])
 
     @hookimpl
     def initial_strategy_state(self, topology: Topology, random: Randomness) -> Connections:
