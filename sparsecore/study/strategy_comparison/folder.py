@@ -46,6 +46,11 @@ class ComparisonFolder:
         return self.path / "report.html"
 
     @property
+    def figures(self) -> Path:
+        """The figures of the page, as SVG and as PNG files."""
+        return self.path / "figures"
+
+    @property
     def tables(self) -> Path:
         """The tables of the page, as Markdown."""
         return self.path / "tables.md"

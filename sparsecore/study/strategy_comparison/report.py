@@ -1,14 +1,18 @@
 """The report of a comparison of strategies: a page, its tables as Markdown, and all numbers as JSON."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
 from sparsecore.errors import InputError, without_controls
-from sparsecore.report.html import as_text, definition_list, html_page, table_element
+from sparsecore.report.drawing import ReportFigure
+from sparsecore.report.html import as_text, definition_list, figure_element, html_page, table_element
 from sparsecore.run.files import write_whole
+from sparsecore.study.report import check_reportable
+from sparsecore.study.report.panels import StudyFigure
 from sparsecore.study.report.results import counted
+from sparsecore.study.strategy_comparison.figures import accuracy_figure, flops_figure
 from sparsecore.study.strategy_comparison.folder import ComparisonFolder
 from sparsecore.study.strategy_comparison.results import (
     ComparisonResults,
@@ -31,8 +35,8 @@ from sparsecore.study.strategy_comparison.tables import (
 def write_comparison_report(folder: ComparisonFolder) -> Path:
     """Write the report of a comparison, finished or not, into its folder.
 
-    It consists of ``report.html``, a self-contained page; ``tables.md`` with its tables; and ``results.json`` with all
-    numbers.
+    It consists of ``report.html``, a self-contained page; ``figures/`` with its figures as SVG and PNG; ``tables.md``
+    with its tables; and ``results.json`` with all numbers.
 
     Args:
         folder: folder of the comparison.
@@ -42,11 +46,18 @@ def write_comparison_report(folder: ComparisonFolder) -> Path:
 
     Raises:
         InputError: the folder has no comparison, one of its files is damaged, or the report cannot be written.
-        MissingPackageError: scipy is not installed.
+        MissingPackageError: matplotlib or scipy is not installed.
     """
+    check_reportable()
     results = read_comparison_results(folder)
-    page = comparison_page(results, folder.definition.read_text("utf-8"))
+    drawn = {network.network.name: _figures(network, results) for network in results.networks}
+    page = comparison_page(results, folder.definition.read_text("utf-8"), drawn)
     try:
+        folder.figures.mkdir(exist_ok=True)
+        for figure in (figure for figures in drawn.values() for figure in figures):
+            if figure.drawing is not None:
+                write_whole(folder.figures / f"{figure.name}.svg", figure.drawing.svg.encode())
+                write_whole(folder.figures / f"{figure.name}.png", figure.drawing.png)
         write_whole(folder.results, json.dumps(results_json(results), indent=1).encode() + b"\n")
         write_whole(folder.tables, markdown(results).encode())
         write_whole(folder.report, without_controls(page).encode())
@@ -55,27 +66,39 @@ def write_comparison_report(folder: ComparisonFolder) -> Path:
     return folder.report
 
 
-def comparison_page(results: ComparisonResults, definition: str) -> str:
+def _figures(network: NetworkResult, results: ComparisonResults) -> tuple[StudyFigure, ...]:
+    return accuracy_figure(network, results), flops_figure(network, results)
+
+
+def comparison_page(results: ComparisonResults, definition: str, figures: Mapping[str, Sequence[StudyFigure]]) -> str:
     """Return the page of a comparison as HTML.
 
     Args:
         results: results of the comparison.
         definition: the text of its definition.
+        figures: figures of each network, by its name.
     """
     return html_page(
         title="Which strategy is the best?",
         summary=[],
         source_name="strategies.toml",
         source=definition,
-        contents=[*(part for network in results.networks for part in _network(network, results))],
+        contents=[
+            *(
+                part
+                for network in results.networks
+                for part in _network(network, results, figures[network.network.name])
+            )
+        ],
     )
 
 
-def _network(network: NetworkResult, results: ComparisonResults) -> Iterator[str]:
+def _network(network: NetworkResult, results: ComparisonResults, figures: Sequence[StudyFigure]) -> Iterator[str]:
     yield f'<h2 class="part">{escape(network.title)}</h2>'
     if network.unfinished:
         yield f'<p class="unfinished">{counted(len(network.unfinished), "run")} not finished.</p>'
     yield _paragraph(protocol(network, results))
+    yield from (figure_element(ReportFigure(one.title, one.caption, one.on_page)) for one in figures)
     for one in network.sparsities:
         yield f"<h2>Sparsity {one.sparsity:g}</h2>"
         yield _paragraph(tests_in_words(one))

@@ -26,6 +26,10 @@ LEGEND = (
 """The explanation of the tables."""
 
 
+_WHOLE_SECONDS = 10
+"""Durations from here on have no digits behind the decimal point."""
+
+
 @attrs.frozen
 class Table:
     """A table of texts.
@@ -77,7 +81,7 @@ def _cells(result: ArmResult, trials: int) -> tuple[str, ...]:
         in_text(result.mean_density, 1, 100),
         in_text(result.final_density, 1, 100),
         in_text(result.explored, 3),
-        in_text(result.seconds, 0),
+        in_text(result.seconds, 0 if (result.seconds.mean or 0.0) >= _WHOLE_SECONDS else 1),
     )
 
 
@@ -102,6 +106,8 @@ def in_text(measurement: Measurement, digits: int, unit: float = 1.0) -> str:
 
 def tests_in_words(result: SparsityResult) -> str:
     """Return what the tests say of all arms of a sparsity together."""
+    if not result.pairs:
+        return "No two strategies can be compared yet: each needs two finished trials."
     differing = sum(pair.differ for pair in result.pairs)
     pairs = f"{differing} of {len(result.pairs)} pairs differ after Holm's correction."
     if result.anova is None:
