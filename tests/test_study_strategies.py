@@ -13,10 +13,13 @@ from in_process import no_waiting_for_the_disk
 from scipy import stats
 from study_examples import InProcessPool
 
+from sparsecore.errors import PluginError
+from sparsecore.plugins import discovery
 from sparsecore.plugins.discovery import installed
 from sparsecore.study.pools import Job
-from sparsecore.study.strategy_comparison.composition import ComparisonRequest, compose
+from sparsecore.study.strategy_comparison.composition import ComparisonRequest, compose, default_comparison
 from sparsecore.study.strategy_comparison.definition import Contender
+from sparsecore.study.strategy_comparison.report import _figures as drawn_figures
 from sparsecore.study.strategy_comparison.results import ArmResult, Measurement, compared
 
 MINE = '''
@@ -79,6 +82,7 @@ class StoppingPool(InProcessPool):
 def hurry() -> Iterator[None]:
     with no_waiting_for_the_disk(), pytest.MonkeyPatch.context() as patch:
         patch.setattr("sparsecore.report.page.page", lambda _: "")
+        patch.setattr("sparsecore.study.strategy_comparison.report._figures", lambda *_: ())
         yield
 
 
@@ -187,8 +191,13 @@ def test_the_reported_numbers_are_those_of_the_runs(carried_out):
         )
 
 
-def test_the_report_and_show_have_the_tables(carried_out):
+def test_the_report_and_show_have_the_tables(carried_out, monkeypatch):
     out, *_, result = carried_out
+    monkeypatch.setattr("sparsecore.study.strategy_comparison.report._figures", drawn_figures)
+    assert sparsecore("study", "report", out).returncode == 0
+    assert {file.name for file in (out / "figures").iterdir()} == {
+        f"{name}-lenet-12-8.{kind}" for name in ("accuracy", "flops") for kind in ("png", "svg")
+    }
     assert json.loads((out / "results.json").read_text()) == {
         key: value for key, value in result.items() if key != "folder"
     }
@@ -199,9 +208,6 @@ def test_the_report_and_show_have_the_tables(carried_out):
         assert name in page
         assert name in shown
     assert "ITOP rate" in shown
-    before = (out / "report.html").read_bytes()
-    assert sparsecore("study", "report", out).returncode == 0
-    assert (out / "report.html").read_bytes() == before
 
 
 def test_a_comparison_whose_settings_have_changed_or_are_others_is_refused(carried_out, tmp_path):
@@ -242,16 +248,41 @@ def test_a_tuning_run_that_fails_is_not_the_best_and_an_arm_of_failing_runs_is_n
     assert [arm["arm"] for arm in at_sparsity["arms"]] == ["static"]
 
 
+def test_without_torch_the_gpt_is_left_out_and_named(monkeypatch):
+    def load(kind: str, name: str):
+        if (kind, name) == ("backend", "torch"):
+            raise PluginError("the backend 'torch' needs torch, which is not installed")
+        return discovery.load(kind, name)
+
+    monkeypatch.setattr("sparsecore.study.strategy_comparison.composition.load", load)
+    composed = compose(ComparisonRequest(arms=["static"], held_out=500, tuning_runs=1))
+    assert [network.name for network in composed.comparison.networks] == ["lenet-300-100"]
+    assert composed.left_out == {"character-gpt": "the backend 'torch' needs torch, which is not installed"}
+
+
 def test_by_default_all_complete_strategies_are_compared_on_lenet_at_three_sparsities():
-    composed = compose(ComparisonRequest(held_out=5000))
+    pytest.importorskip("torch")
+    composed = compose(ComparisonRequest(held_out=5000, tuning_runs=1))
     names = {arm.name for arm in composed.comparison.arms}
     pieces = {"gradient-growth", "momentum-growth", "magnitude-drop", "density-schedule", "erk-start"}
     assert {"dense", "static", "dpr", "set", "rigl", "srigl", "snfs", "gmp", "granet", "deepr", "soft-deepr"} <= names
     assert not names & pieces
     assert names <= {"dense", *(entry.name for entry in installed("strategy"))}
-    assert (composed.comparison.trials, composed.comparison.tuning_runs) == (5, 6)
-    lenet = composed.comparison.networks[0]
+    assert (default_comparison().trials, default_comparison().tuning_runs) == (5, 6)
+    lenet, gpt = composed.comparison.networks
     assert (lenet.name, lenet.sparsities, lenet.tuned_at) == ("lenet-300-100", (0.95, 0.98, 0.99), 0.98)
+    assert (gpt.name, gpt.sparsities, gpt.options["data.name"]) == ("character-gpt", (0.9,), "help-topics")
+
+
+def test_settings_of_a_backend_are_not_those_of_a_network_that_needs_another_one():
+    pytest.importorskip("torch")
+    options = {"backend.name": "numpy", "backend.dtype": "float64", "training.batch_size": 50}
+    lenet, gpt = compose(ComparisonRequest(options, arms=["static"], held_out=500, tuning_runs=1)).comparison.networks
+    assert lenet.options["backend.dtype"] == "float64"
+    assert {name: value for name, value in gpt.options.items() if name.startswith("backend.")} == {
+        "backend.name": "torch"
+    }
+    assert lenet.options["training.batch_size"] == gpt.options["training.batch_size"] == 50
 
 
 def arm_result(name: str, *accuracies: float) -> ArmResult:

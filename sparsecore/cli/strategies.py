@@ -96,7 +96,7 @@ def _number(text: str, option: str) -> float:
 def _new_folder(request: ComparisonRequest, out: Path | None) -> ComparisonFolder:
     composed = compose(request)
     for name, reason in composed.left_out.items():
-        print_message(f"sparsecore: the strategy {name!r} is left out: {reason}")
+        print_message(f"sparsecore: {name} is left out: {reason}")
     if out is None:
         return create_numbered(Path("studies"), NAME, lambda path: ComparisonFolder(path).create(composed.comparison))
     return ComparisonFolder(out).create(composed.comparison)

@@ -58,7 +58,7 @@ class Composed:
 
     Attributes:
         comparison: the comparison.
-        left_out: why an installed strategy has no arm, by its name.
+        left_out: why an installed strategy has no arm, or a network of the default comparison is missing, by its name.
     """
 
     comparison: StrategyComparison
@@ -86,7 +86,9 @@ def compose(request: ComparisonRequest) -> Composed:
     if {"model.name", "data.name"} & options.keys():
         networks = (_changed(network_for(networks, options), request, options),)
     else:
-        networks = tuple(_changed(one, request, _without_other_backend(options, one)) for one in networks)
+        networks = tuple(
+            _changed(one, request, _without_other_backend(options, one)) for one in _available(networks, left_out)
+        )
     counts = {"trials": request.trials, "tuning_runs": request.tuning_runs}
     counts = {name: count for name, count in counts.items() if count is not None}
     comparison = StrategyComparison.of(
@@ -101,7 +103,7 @@ def compose(request: ComparisonRequest) -> Composed:
         check_options(study)
         for trial in trials_of(study):
             experiment_of(study, trial, Path())
-    return Composed(comparison, {name: why for name, why in left_out.items() if name in (request.arms or left_out)})
+    return Composed(comparison, left_out)
 
 
 def _installed_contenders(left_out: dict[str, str]) -> Iterator[Contender]:
@@ -118,6 +120,18 @@ def _installed_contenders(left_out: dict[str, str]) -> Iterator[Contender]:
             continue
         if hasattr(strategy, "update_due") and not getattr(strategy, "is_piece", False):
             yield Contender(name, (name,))
+
+
+def _available(networks: Sequence[Network], left_out: dict[str, str]) -> Iterator[Network]:
+    """Yield the networks whose backend is installed, and note the others."""
+    for network in networks:
+        try:
+            if "backend.name" in network.options:
+                load("backend", network.options["backend.name"])
+        except PluginError as error:
+            left_out[network.name] = str(error)
+        else:
+            yield network
 
 
 def contender_of(selection: str, taken: Sequence[str] = ()) -> Contender:
