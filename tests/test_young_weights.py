@@ -72,12 +72,15 @@ class Loop:
             self.model, self.optimizers, strategy=stack, sparsity=0.5, include="*", total_steps=500, **self.options
         )
 
-    def run(self, steps: range) -> None:
+    def run(self, steps: range, scaler: Any = None, overflows: frozenset[int] = frozenset()) -> None:
+        scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
         for step in steps:
             self.model.zero_grad()
-            self.model(slopes_of(step)).backward()
+            slopes = slopes_of(step).fill_(math.inf) if step in overflows else slopes_of(step)
+            scaler.scale(self.model(slopes)).backward()
             for optimizer in self.optimizers:
-                optimizer.step()
+                scaler.step(optimizer)
+            scaler.update()
 
     @property
     def values(self) -> dict[int, float]:
@@ -173,6 +176,17 @@ def test_updates_that_replace_a_step_do_not_age_weights() -> None:
     loop = Loop((adamw,), {"young": OWN}, RigL(schedule=Every(steps=7)))
     loop.run(range(1, STEPS + 1))
     assert_as_alone(loop, without=frozenset(range(7, STEPS, 7)))
+
+
+@pytest.mark.parametrize("name", ["AdamW", "Adam with L2, fused and maximizing"])
+def test_steps_that_a_grad_scaler_skips_do_not_age_weights(name: str) -> None:
+    loop, skipped = Loop((OPTIMIZERS[name],), {"young": OWN}), frozenset({10, 11, 30})
+    loop.run(range(1, STEPS + 1), torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=1000), skipped)
+    assert loop.training.step == STEPS - len(skipped)
+    taken = [step for step in range(1, STEPS + 1) if step not in skipped]
+    births = loop.births.steps
+    births.update({position: taken[birth - 1] for position, birth in births.items()})  # by the loop's own count
+    assert_as_alone(loop, without=skipped)
 
 
 def test_a_tensor_without_a_gradient_does_not_age() -> None:
