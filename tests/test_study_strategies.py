@@ -7,12 +7,14 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import attrs
+import numpy as np
 import pytest
 from command_line import said, small_images, sparsecore
 from in_process import no_waiting_for_the_disk
 from scipy import stats
 from study_examples import InProcessPool
 
+from sparsecore.data.images import Images, Split
 from sparsecore.errors import PluginError
 from sparsecore.plugins import discovery
 from sparsecore.plugins.discovery import installed
@@ -107,6 +109,8 @@ def carried_out(tmp_path_factory: pytest.TempPathFactory, hurry: None):  # noqa:
     folder = tmp_path_factory.mktemp("strategies")
     stopped = StoppingPool(5)
     done = compare(folder, stopped, *options(folder), *ARMS)
+    shown = json.loads(sparsecore("study", "show", folder / "out", "--json").stdout)
+    assert len(shown["networks"][0]["unfinished"]) == 3 * 3 - 5 + 3 * 2
     assert done.returncode == 130, done.stderr
     assert "continue with: sparsecore study strategies --resume" in done.stderr
     resumed = StoppingPool()
@@ -224,6 +228,11 @@ def test_a_comparison_whose_settings_have_changed_or_are_others_is_refused(carri
         (out / "strategies.toml").write_text(text)
     refused = compare(tmp_path, StoppingPool(0), *options(tmp_path), "--set", "data.held_out=5")
     assert "by --held-out, not by the setting data.held_out" in said(refused)
+    refused = compare(tmp_path, StoppingPool(0), *options(tmp_path), "--held-out", 100)
+    assert "100 of 100 training images cannot be held out" in said(refused)
+    assert "every sparsity of a study must be unique" in said(
+        compare(tmp_path, StoppingPool(0), *options(tmp_path), "--sparsity", "0.80")
+    )
     assert "no arm named 'rigged'" in said(compare(tmp_path, StoppingPool(0), *options(tmp_path), "--arm", "rigged"))
     assert not (tmp_path / "out").exists()
 
@@ -248,6 +257,15 @@ def test_a_tuning_run_that_fails_is_not_the_best_and_an_arm_of_failing_runs_is_n
     assert [arm["arm"] for arm in at_sparsity["arms"]] == ["static"]
 
 
+@pytest.fixture
+def few_images(monkeypatch) -> None:
+    """No data set is loaded."""
+    nothing = Split(np.zeros((50, 4, 4, 1), np.uint8), np.zeros(50, np.int64))
+    images = Images(nothing, nothing, 10)
+    monkeypatch.setattr("sparsecore.study.strategy_comparison.composition.images_of", lambda _: images)
+
+
+@pytest.mark.usefixtures("few_images")
 def test_without_torch_the_gpt_is_left_out_and_named(monkeypatch):
     def load(kind: str, name: str):
         if (kind, name) == ("backend", "torch"):
@@ -260,9 +278,10 @@ def test_without_torch_the_gpt_is_left_out_and_named(monkeypatch):
     assert composed.left_out == {"character-gpt": "the backend 'torch' needs torch, which is not installed"}
 
 
+@pytest.mark.usefixtures("few_images")
 def test_by_default_all_complete_strategies_are_compared_on_lenet_at_three_sparsities():
     pytest.importorskip("torch")
-    composed = compose(ComparisonRequest(held_out=5000, tuning_runs=1))
+    composed = compose(ComparisonRequest(tuning_runs=1))
     names = {arm.name for arm in composed.comparison.arms}
     pieces = {"gradient-growth", "momentum-growth", "magnitude-drop", "density-schedule", "erk-start"}
     assert {"dense", "static", "dpr", "set", "rigl", "srigl", "snfs", "gmp", "granet", "deepr", "soft-deepr"} <= names
@@ -271,9 +290,11 @@ def test_by_default_all_complete_strategies_are_compared_on_lenet_at_three_spars
     assert (default_comparison().trials, default_comparison().tuning_runs) == (5, 6)
     lenet, gpt = composed.comparison.networks
     assert (lenet.name, lenet.sparsities, lenet.tuned_at) == ("lenet-300-100", (0.95, 0.98, 0.99), 0.98)
+    assert lenet.held_out == gpt.held_out == 5  # a tenth of 50
     assert (gpt.name, gpt.sparsities, gpt.options["data.name"]) == ("character-gpt", (0.9,), "help-topics")
 
 
+@pytest.mark.usefixtures("few_images")
 def test_settings_of_a_backend_are_not_those_of_a_network_that_needs_another_one():
     pytest.importorskip("torch")
     options = {"backend.name": "numpy", "backend.dtype": "float64", "training.batch_size": 50}

@@ -66,9 +66,7 @@ class Composed:
 
 
 def compose(request: ComparisonRequest) -> Composed:
-    """Compose the comparison that a command asks for, and check all its experiments.
-
-    The images are loaded to count them, unless the number of held-out images is given.
+    """Compose the comparison that a command asks for, load its images, and check all its experiments.
 
     Args:
         request: what is asked for.
@@ -99,10 +97,11 @@ def compose(request: ComparisonRequest) -> Composed:
     networks = tuple(_with_held_out(comparison, network) for network in comparison.networks)
     comparison = attrs.evolve(comparison, networks=networks)
     for network in networks:
-        study = comparison.tuning(network)
-        check_options(study)
-        for trial in trials_of(study):
-            experiment_of(study, trial, Path())
+        tuning = comparison.tuning(network)
+        check_options(tuning)
+        for trial in trials_of(tuning):
+            experiment_of(tuning, trial, Path())
+        comparison.trials_with(network, [arm.arm({}) for arm in comparison.arms])
     return Composed(comparison, left_out)
 
 
@@ -221,9 +220,9 @@ def _without_other_backend(options: Mapping[str, Any], network: Network) -> dict
 
 
 def _with_held_out(comparison: StrategyComparison, network: Network) -> Network:
-    """Return the network with the number of images that the tuning tests on."""
-    if network.held_out is not None:
-        return network
-    study = comparison.trials_with(network, [comparison.arms[0].arm({})])
+    """Return the network with the number of images that the tuning tests on, and check that there are so many."""
+    given = network.held_out
+    options = network.options if given is None else {**network.options, "data.held_out": given}
+    study = comparison.study(network, "tuning", options, [comparison.arms[0].arm({})])
     images = images_of(experiment_of(study, trials_of(study)[0], Path()))
-    return attrs.evolve(network, held_out=max(1, len(images.train) // _HELD_OUT_SHARE))
+    return network if given else attrs.evolve(network, held_out=max(1, len(images.train) // _HELD_OUT_SHARE))

@@ -112,7 +112,16 @@ class Network:
     @property
     def title(self) -> str:
         """The network and its data set."""
-        return f"{self.options.get('model.name')} on {self.options.get('data.name')}"
+        return self.title_on(str(self.options.get("data.name")))
+
+    def title_on(self, images: str) -> str:
+        """Return the network and the name of its images.
+
+        Args:
+            images: the name of the images.
+        """
+        model = str(self.options.get("model.name"))
+        return f"{model.rpartition(':')[2]} on {images}"
 
 
 @attrs.frozen
@@ -188,7 +197,7 @@ class StrategyComparison:
             for contender in self.arms
             for number, settings in enumerate(self._settings_to_try(contender, network))
         ]
-        return _study("tuning", network, options, (network.tuned_at,), arms, 1)
+        return self.study(network, "tuning", options, arms)
 
     def trials_with(self, network: Network, arms: Sequence[Arm]) -> Study:
         """Return the study of the trials.
@@ -197,11 +206,43 @@ class StrategyComparison:
             network: one of the networks.
             arms: the arms, with the settings that were the best in the tuning.
         """
-        return _study("trials", network, network.options, network.sparsities, arms, self.trials)
+        return self.study(network, "trials", network.options, arms, network.sparsities, self.trials)
+
+    def study(
+        self,
+        network: Network,
+        part: str,
+        options: Mapping[str, Any],
+        arms: Sequence[Arm],
+        sparsities: Sequence[float] = (),
+        trials: int = 1,
+    ) -> Study:
+        """Return a study of a network.
+
+        Args:
+            network: one of the networks.
+            part: the name of the study, 'tuning' or 'trials'.
+            options: settings of all its runs, by dotted names.
+            arms: its arms.
+            sparsities: its sparsities; that of the tuning if empty.
+            trials: the number of its trials.
+
+        Raises:
+            InputError: two sparsities or two arms are the same.
+        """
+        return Study(
+            name=f"{NAME}-{part}",
+            title=f"{network.title}: {part}",
+            figure="sparsities",
+            arms=tuple(arms),
+            sparsities=tuple(sparsities) or (network.tuned_at,),
+            trials=trials,
+            options=options,
+        )
 
     def _settings_to_try(self, contender: Contender, network: Network) -> list[dict[str, Any]]:
         """Return the settings of each tuning run: those of the presets, and others that are drawn around them."""
-        presets = _study("presets", network, network.options, (network.tuned_at,), [contender.arm({})], 1)
+        presets = self.study(network, "tuning", network.options, [contender.arm({})])
         known = tables_before_rescaling(presets, trials_of(presets)[0], Path())
         space: dict[str, Range | Choice] = {LEARNING_RATE: LEARNING_RATE_FACTORS}
         for name in () if contender.dense else contender.strategy:
@@ -211,22 +252,3 @@ class StrategyComparison:
         rate = known["training"]["learning_rate"]
         scaled = [{**settings, LEARNING_RATE: scaled_schedule(rate, settings[LEARNING_RATE])} for settings in drawn]
         return [{}, *scaled]
-
-
-def _study(
-    part: str,
-    network: Network,
-    options: Mapping[str, Any],
-    sparsities: Sequence[float],
-    arms: Sequence[Arm],
-    trials: int,
-) -> Study:
-    return Study(
-        name=f"{NAME}-{part}",
-        title=f"{network.title}: {part}",
-        figure="sparsities",
-        arms=tuple(arms),
-        sparsities=tuple(sparsities),
-        trials=trials,
-        options=options,
-    )

@@ -8,6 +8,7 @@ import attrs
 
 from sparsecore.run.logs import Effort
 from sparsecore.study.comparison import SIGNIFICANCE_LEVEL, MeanDifference, arm_pairs
+from sparsecore.study.definition import Study
 from sparsecore.study.folder import StudyFolder
 from sparsecore.study.images import identify_images
 from sparsecore.study.multiple_comparisons import AnalysisOfVariance, half_width, holm, letters, welch_anova
@@ -119,7 +120,7 @@ class NetworkResult:
         epochs: number of epochs of the runs; None before the first study has begun.
         tuning: tuning runs of each arm, by its name; empty before the tuning has begun.
         sparsities: results at each sparsity; empty before the trials have begun.
-        unfinished: names of the runs that have no result, tuning runs first.
+        unfinished: names of the runs that are still to be made, tuning runs first.
         machines: machines that have computed finished trials.
     """
 
@@ -171,19 +172,30 @@ def _network_result(comparison: StrategyComparison, network: Network, folder: Co
         runs = {arm.name: tuning_runs(comparison, arm, tuning) for arm in comparison.arms}
     return NetworkResult(
         network=network,
-        title=network.title if images is None else f"{network.options['model.name']} on {images.title}",
+        title=network.title if images is None else network.title_on(images.title),
         epochs=None if tables is None else int(tables["training"]["epochs"]),
         tuning=runs,
         sparsities=_sparsity_results(comparison, network, trials) if trials.path.exists() else (),
-        unfinished=tuple(name for one in (tuning, trials) for name in _unfinished(one)),
+        unfinished=tuple(_unfinished(comparison, network, folder)),
         machines=_machines(trials),
     )
 
 
-def _unfinished(folder: StudyFolder) -> list[str]:
-    if not folder.path.exists():
-        return []
-    return [trial.name for trial in trials_of(folder.read()) if folder.result(trial) is None]
+def _unfinished(comparison: StrategyComparison, network: Network, folder: ComparisonFolder) -> list[str]:
+    """Return the names of the runs that are still to be made; tuning runs have an end when the trials begin."""
+    tuning, trials = folder.tuning(network), folder.trials(network)
+    if trials.path.exists():
+        return _without_result(trials, trials.read())
+    numbers = range(comparison.tuning_runs)
+    settings = [arm.arm({}, number) for arm in comparison.arms for number in numbers]
+    planned = comparison.trials_with(network, [arm.arm({}) for arm in comparison.arms])
+    own = _without_result(tuning, comparison.study(network, "tuning", network.options, settings))
+    return [*own, *(trial.name for trial in trials_of(planned))]
+
+
+def _without_result(folder: StudyFolder, study: Study) -> list[str]:
+    begun = folder.path.exists()
+    return [trial.name for trial in trials_of(study) if not begun or folder.result(trial) is None]
 
 
 def _machines(folder: StudyFolder) -> tuple[str, ...]:
