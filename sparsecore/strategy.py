@@ -5,8 +5,9 @@
 - hooks: ``hookimpl`` marks a method as a hook (:mod:`sparsecore.engine.hooks` documents all of them), ``Declares`` says
   what `sparsecore check` tests beyond what holds for every strategy, with ``Scope`` as the type of one of its fields.
 - topology: ``Topology``, ``Layout``, ``Reallocation``.
-- arrays: ``Array``, ``Arrays``, ``Gradient``, ``WeightMomentum`` and ``DenseValues`` are the types of a backend's
-  vectors, its operations, a dense gradient, the optimizer's momentum and dense initial values; ``counting_of`` returns
+- arrays: ``Array``, ``Arrays``, ``Gradient``, ``WeightMomentum``, ``DenseValues`` and ``InputNorms`` are the types of a
+  backend's vectors, its operations, a dense gradient, the optimizer's momentum, dense initial values and the norms of a
+  layer's inputs; ``counting_of`` returns
   operations that do not wait for a device.
 - time: ``Clock``; ``Every`` says when updates are due; ``Schedule``, ``Piecewise`` and ``Cosine`` are numbers that
   change over a run, and ``as_schedule`` makes one of what a settings file holds; ``total_steps`` of a clock.
@@ -33,7 +34,17 @@ These names are public, and so are their arguments. Anything else below ``sparse
 may change without notice.
 """
 
-from sparsecore.engine.arrays import Array, Arrays, Counts, DenseValues, Gradient, WeightMomentum, constant, counting_of
+from sparsecore.engine.arrays import (
+    Array,
+    Arrays,
+    Counts,
+    DenseValues,
+    Gradient,
+    InputNorms,
+    WeightMomentum,
+    constant,
+    counting_of,
+)
 from sparsecore.engine.distributions import (
     check_initial_sparsity,
     distribution,
@@ -112,6 +123,7 @@ __all__ = [
     "Every",
     "Gradient",
     "InputError",
+    "InputNorms",
     "InvariantError",
     "Layout",
     "NoRoomError",

@@ -319,6 +319,13 @@ class SignOfMomentum(Wrapper):
         return np.sign(self.inner.momentum(name))
 
 
+@training("the norms of inputs are means over examples", "input-norms")
+class MeanNorms(Wrapper):
+    def measure_inputs(self):
+        norms = self.inner.measure_inputs()
+        return lambda name: norms(name) / 8**0.5
+
+
 @training("a reallocation does not carry the momentum", "reallocation")
 class ForgottenCarry(Wrapper):
     def reallocate(self, reallocation):

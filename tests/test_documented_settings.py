@@ -54,6 +54,7 @@ def test_every_setting_is_documented(section: str, settings: type) -> None:
         "smet",
         "momentum-growth",
         "magnitude-drop",
+        "wanda-drop",
         "density-schedule",
     ],
 )

@@ -57,6 +57,7 @@ STRATEGIES: dict[str, Any] = {
     "gradient-growth": [_DPR, "gradient-growth"],
     "momentum-growth": [_DPR, "momentum-growth"],
     "magnitude-drop": [_DPR, "magnitude-drop"],
+    "wanda-drop": [_DPR, "wanda-drop"],
     "density-schedule": [_DPR, "density-schedule"],
     "erk-start": ["erk-start", _DPR],
 }

@@ -283,7 +283,7 @@ def test_by_default_all_complete_strategies_are_compared_on_lenet_at_three_spars
     pytest.importorskip("torch")
     composed = compose(ComparisonRequest(tuning_runs=1))
     names = {arm.name for arm in composed.comparison.arms}
-    pieces = {"gradient-growth", "momentum-growth", "magnitude-drop", "density-schedule", "erk-start"}
+    pieces = {"gradient-growth", "momentum-growth", "magnitude-drop", "wanda-drop", "density-schedule", "erk-start"}
     assert {"dense", "static", "dpr", "set", "rigl", "srigl", "snfs", "gmp", "granet", "deepr", "soft-deepr"} <= names
     assert not names & pieces
     assert names <= {"dense", *(entry.name for entry in installed("strategy"))}

@@ -22,6 +22,7 @@ from sparsecore_strategies.smet import MemoryEfficient
 from sparsecore_strategies.snfs import SparseMomentum
 from sparsecore_strategies.soft_deepr import SoftDeepRewiring
 from sparsecore_strategies.static import Static
+from sparsecore_strategies.wanda_drop import WandaDrop
 
 
 def stacked(*classes):
@@ -42,6 +43,11 @@ class TestDynamicReallocation(StrategyTests):
 class TestSparseEvolution(StrategyTests):
     strategy = hyperparameters(SparseEvolution)
     max_examples = 10
+
+
+class TestWandaDropOnSparseEvolution(StrategyTests):
+    strategy = stacked(SparseEvolution, WandaDrop)
+    max_examples = 5
 
 
 class TestDensityScheduleOnSparseEvolution(StrategyTests):

@@ -109,6 +109,7 @@ class NumpyOperations:
         """Cross-correlation without a bias, zero padding on all four sides."""
         check_kernel_fits(x.data.shape[1:3], weight.shape[2:], padding)
         window = KernelWindow(weight.shape[2], weight.shape[3], stride, padding, padding)
+        weight.measure_input(lambda: np.square(x.data, dtype=np.float64).sum((0, 1, 2)))
         output = Tensor(convolution.forward(self.workspace, x.data, weight, window))
 
         def backward(gradient: NDArray[Any]) -> None:
@@ -146,6 +147,7 @@ class NumpyOperations:
 
     def linear(self, x: Tensor, weight: WeightSource, bias: WeightSource | None = None) -> Tensor:
         """x·weightᵀ + bias, for x of (batch, in)."""
+        weight.measure_input(lambda: np.square(x.data, dtype=np.float64).sum(0))
         matrix = weight.to_dense(self.workspace.memory, weight.row_major).reshape(weight.shape)
         output = Tensor(np.matmul(x.data, matrix.T, out=self.workspace.memory.take(len(x.data), len(matrix))))
         if bias is not None:

@@ -357,6 +357,13 @@ WeightMomentum: TypeAlias = Callable[[str], Array | None]
 One entry for each of ``topology.slots(name)``.
 """
 
+InputNorms: TypeAlias = Callable[[str], Array]
+"""A function from a tensor's name to the ℓ2 norms of its layer's inputs in the latest step, over examples and pixels.
+
+One entry for each index of the tensor's second axis, of a vector for each position; of a grouped convolution one for
+each input channel, group by group. Read-only.
+"""
+
 DenseValues: TypeAlias = Callable[[str], Array]
 """A function from a tensor's name to its values: D_i entries, active or not, row-major, read-only."""
 

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.engine import validation
-from sparsecore.engine.arrays import Array, Arrays, DenseValues, Gradient, WeightMomentum
+from sparsecore.engine.arrays import Array, Arrays, DenseValues, Gradient, InputNorms, WeightMomentum
 from sparsecore.engine.distributions import check_sparsity
-from sparsecore.engine.gradients import GradientRequests, StepGradients, named_candidates
+from sparsecore.engine.gradients import GradientRequests, StepGradients, check_units_have_one_input, named_candidates
 from sparsecore.engine.perturbation import perturbed_gradient, perturbed_values
 from sparsecore.engine.randomness import Randomness
 from sparsecore.engine.reallocation import Reallocation, RegrowPruned
@@ -85,6 +85,7 @@ class Engine:
         self.unit_map = unit_map(layout, units)
         if self.unit_map.largest > 1:
             check_moves_units(self._stack, units)
+            check_units_have_one_input(self.gradient_requests, self.unit_map, units)
 
     def start(self, sparsity: float, *, clock: Clock = Clock(), values: DenseValues | None = None) -> State:
         """Return the state before the first step.
@@ -232,6 +233,7 @@ class Engine:
             update_due=update_due,
             wants_gradient=self.gradient_requests.wants_dense(update_due=update_due),
             wants_weight_gradient=self.gradient_requests.wants_weight(update_due=update_due),
+            wants_input_norms=update_due and bool(self.gradient_requests.inputs),
             replaces_step=replaces_step,
             candidates=self.candidates(after) if update_due else None,
             perturbs_gradient=self.perturbs_gradient and not replaces_step,
@@ -306,6 +308,7 @@ class Engine:
         weight_gradient: Array | None = None,
         candidate_gradient: Array | None = None,
         momentum: WeightMomentum | None = None,
+        input_norms: InputNorms | None = None,
     ) -> Advance:
         """Do what follows an optimizer step: perturb the values, observe the gradients, and update where that is due.
 
@@ -320,6 +323,7 @@ class Engine:
                 take them from the dense ones.
             candidate_gradient: those of the plan's candidates, one entry for each; None to take them likewise.
             momentum: the optimizer's momentum of the active weights after the step; None where it has none.
+            input_norms: the norms of the layers' inputs in the step, for the strategies that ask for them.
 
         Raises:
             InputError: a strategy needs the learning rate or the gradient and there is none, or the plan is of another
@@ -336,7 +340,9 @@ class Engine:
         slots = frozen_slots(state.topology, self._frozen(frozen))
         if slots is not None and perturbed is not values:
             perturbed = self.arrays.put(perturbed, slots, self.arrays.take(values, slots))
-        gradients = StepGradients(gradient, weight_gradient, plan.candidates, candidate_gradient, momentum)
+        gradients = StepGradients(
+            gradient, weight_gradient, plan.candidates, candidate_gradient, momentum, input_norms=input_norms
+        )
         now = self._observed(plan.next_state, gradients)
         if not plan.update_due:
             return Advance(now, perturbed, None)
@@ -354,6 +360,7 @@ class Engine:
         *,
         weight_gradient: Array | None = None,
         candidate_gradient: Array | None = None,
+        input_norms: InputNorms | None = None,
     ) -> tuple[State, Reallocation]:
         """Reallocate weights now, whether an update is due or not.
 
@@ -365,6 +372,7 @@ class Engine:
                 there, and they have no part in the shares of what grows.
             weight_gradient: as of :meth:`advance`.
             candidate_gradient: those of :meth:`candidates`, one entry for each; None to take them from the dense ones.
+            input_norms: as of :meth:`advance`.
 
         Returns:
             The state after the update, and what was pruned and grown.
@@ -377,7 +385,9 @@ class Engine:
         """
         validation.check_given_values(values, state.topology)
         validation.check_finite_values(values, state.topology)
-        gradients = StepGradients(gradient, weight_gradient, self.candidates(state), candidate_gradient)
+        gradients = StepGradients(
+            gradient, weight_gradient, self.candidates(state), candidate_gradient, input_norms=input_norms
+        )
         return self._updated(state, values, gradients, frozen)
 
     def _updated(

@@ -1,4 +1,4 @@
-"""The gradients of a step that strategies ask for: of all positions, of the active weights, or of candidates to grow.
+"""What strategies ask for of a step: gradients of all positions, active weights or candidates, and norms of inputs.
 
 Only the first have an entry a position. A strategy that takes the others alone costs memory and time that grow with the
 active weights and the candidates.
@@ -10,12 +10,12 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsecore.engine.arrays import Array, Arrays, Gradient, WeightMomentum, describe
+from sparsecore.engine.arrays import Array, Arrays, Gradient, InputNorms, WeightMomentum, describe
 from sparsecore.engine.randomness import Randomness
 from sparsecore.engine.stack import StrategyStack
 from sparsecore.engine.state import State
 from sparsecore.engine.topology import Topology
-from sparsecore.engine.units import UnitMap
+from sparsecore.engine.units import UnitMap, Units
 from sparsecore.engine.validation import describe_position, is_active, position_vector_error, positions_error
 from sparsecore.errors import InputError, InvariantError
 
@@ -30,6 +30,7 @@ class StepGradients:
         candidates: the positions that a strategy has named by its hook ``candidates``.
         of_candidates: one entry for each of them, in the order of their positions.
         momentum: a function from a tensor's name to the optimizer's momentum of its active weights, or to None.
+        input_norms: a function from a tensor's name to the norms of its layer's inputs.
     """
 
     dense: Gradient | None = None
@@ -37,6 +38,7 @@ class StepGradients:
     candidates: Topology | None = None
     of_candidates: Array | None = None
     momentum: WeightMomentum | None = None
+    input_norms: InputNorms | None = None
 
     def of_units(self, unit_map: UnitMap, topology: Topology) -> "StepGradients":
         """Return the gradients of units: of several weights, the mean magnitude.
@@ -52,6 +54,7 @@ class StepGradients:
             None if candidates is None else unit_map.units(candidates),
             None if entries is None or candidates is None else unit_map.values(entries, candidates),
             self.momentum if unit_map.largest == 1 else None,
+            self.input_norms,
         )
 
     def as_arguments(self, arrays: Arrays) -> dict[str, Any]:
@@ -65,6 +68,7 @@ class StepGradients:
             "weight_gradient": None if self.of_weights is None else arrays.readonly(self.of_weights),
             "candidates": self.candidates,
             "candidate_gradient": None if self.of_candidates is None else arrays.readonly(self.of_candidates),
+            "input_norms": self.input_norms,
         }
 
     def without(self, frozen: NDArray[np.bool_]) -> "StepGradients":
@@ -115,6 +119,7 @@ class GradientRequests:
         dense: those with a hook that takes ``gradient``.
         weight: those with a hook that takes ``weight_gradient`` after the step.
         candidate: those with a hook that takes ``candidate_gradient``.
+        inputs: those with a hook that takes ``input_norms``.
         names_candidates: whether a strategy implements ``candidates``.
         observes_dense: whether a strategy's ``observe`` takes ``gradient``.
         observes_weight: whether a strategy's ``observe`` takes ``weight_gradient``.
@@ -123,6 +128,7 @@ class GradientRequests:
     dense: tuple[str, ...]
     weight: tuple[str, ...]
     candidate: tuple[str, ...]
+    inputs: tuple[str, ...]
     names_candidates: bool
     observes_dense: bool
     observes_weight: bool
@@ -138,6 +144,7 @@ class GradientRequests:
             tuple(stack.plugins_requesting("gradient")),
             tuple(stack.plugins_requesting("weight_gradient", "observe", "prune", "allocate", "grow")),
             tuple(stack.plugins_requesting("candidate_gradient")),
+            tuple(stack.plugins_requesting("input_norms")),
             bool(stack.implementers("candidates")),
             bool(stack.plugins_requesting("gradient", "observe")),
             bool(stack.plugins_requesting("weight_gradient", "observe")),
@@ -187,9 +194,38 @@ class GradientRequests:
             if dense is None:
                 raise InputError(_missing(self.candidate[-1], "the gradient of candidates", "candidate_gradient"))
             of_candidates = entries_at(dense, given.candidates)
+        if given.input_norms is None and self.inputs and not observed:
+            raise InputError(
+                f"the strategy {self.inputs[-1]!r} asks for the norms of inputs, and this way of training does not "
+                "measure them; update() and advance() take them as input_norms=, a function from a tensor's name to "
+                "one number for each input of its layer"
+            )
         _check_length(of_weights, topology, "the gradient of the active weights has one entry a weight")
         _check_length(of_candidates, given.candidates, "the gradient of candidates has one entry a candidate")
         return attrs.evolve(given, of_weights=of_weights, of_candidates=of_candidates)
+
+
+def check_units_have_one_input(requests: GradientRequests, unit_map: UnitMap, units: Units) -> None:
+    """Check that no unit has weights of several inputs where a strategy asks for the norms of inputs.
+
+    Args:
+        requests: what the strategies ask for.
+        unit_map: the units of a layout's weights.
+        units: the run's units, for the message.
+
+    Raises:
+        InputError: one has; the message names the strategy and the tensor.
+    """
+    if not requests.inputs:
+        return
+    dense, of_units = unit_map.dense, unit_map.layout
+    for name, shape, grid in zip(dense.names, dense.shapes, of_units.shapes, strict=True):
+        if shape[:2][-1] != grid[:2][-1]:
+            raise InputError(
+                f"the strategy {requests.inputs[-1]!r} weighs weights by the norms of their inputs, and a unit of "
+                f"{name!r} has weights of several inputs ({units}); it needs units of one input, such as 'weights', "
+                "'kernels' or '4x1'"
+            )
 
 
 def _missing(strategy: str, what: str, argument: str) -> str:

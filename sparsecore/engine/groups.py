@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import attrs
 
-from sparsecore.engine.arrays import Array, Gradient, WeightMomentum
+from sparsecore.engine.arrays import Array, Gradient, InputNorms, WeightMomentum
 from sparsecore.engine.engine import Engine
 from sparsecore.engine.partition import Partition, unchanged
 from sparsecore.engine.reallocation import Reallocation
@@ -59,6 +59,11 @@ class GroupPlans:
     def wants_weight_gradient(self) -> bool:
         """Whether a strategy needs the gradients of the active weights of this step."""
         return any(plan.wants_weight_gradient for plan in self.plans)
+
+    @cached_property
+    def wants_input_norms(self) -> bool:
+        """Whether a strategy needs the norms of the layers' inputs in this step."""
+        return any(plan.wants_input_norms for plan in self.plans)
 
     @cached_property
     def replaces_step(self) -> bool:
@@ -202,6 +207,16 @@ class EngineGroups:
                 engine.perturbed(own, entries, None)
 
     @property
+    def measured_tensors(self) -> tuple[str, ...]:
+        """The names of the tensors of groups in which a strategy asks for the norms of inputs."""
+        return tuple(
+            name
+            for engine, own in zip(self.engines, self.partition.parts, strict=True)
+            if engine.gradient_requests.inputs
+            for name in own.names
+        )
+
+    @property
     def perturbing_gradients(self) -> tuple[str, ...]:
         """The strategies of the groups in which one changes the gradient of the active weights."""
         return tuple(name for engine in self.engines if engine.perturbs_gradient for name in engine.strategies)
@@ -261,6 +276,7 @@ class EngineGroups:
         weight_gradient: Array | None = None,
         candidate_gradient: Array | None = None,
         momentum: WeightMomentum | None = None,
+        input_norms: InputNorms | None = None,
     ) -> GroupAdvance:
         """Return the state after an optimizer step.
 
@@ -273,6 +289,7 @@ class EngineGroups:
             weight_gradient: the gradients of the active weights, (N,), where a strategy needs them.
             candidate_gradient: those of the plans' candidates, one entry for each.
             momentum: the optimizer's momentum of the active weights after the step; None where it has none.
+            input_norms: the norms of the layers' inputs in the step, where a strategy needs them.
 
         Raises:
             InvariantError: a plugin broke a promise.
@@ -294,6 +311,7 @@ class EngineGroups:
                 weight_gradient=active,
                 candidate_gradient=None if plan.candidates is None else candidate,
                 momentum=momentum,
+                input_norms=input_norms,
             )
             for engine, plan, own, rate, layout, active, candidate in zip(
                 self.engines, plans.plans, entries, rates, partition.parts, active_of, candidate_of, strict=True

@@ -25,6 +25,10 @@ The arguments:
   ``candidate_gradient`` has the gradients of the latest step at these, in the order of ``candidates.positions``.
 - ``keeps_regrown`` says whether weights that are pruned and grow again in the same update keep their values, as with
   ``regrow_pruned="keep"``: then more may be pruned than there are free positions.
+- ``input_norms`` is a function from a tensor's name to the ℓ2 norms of its layer's inputs in the latest step, over
+  examples and pixels: one number for each index of the tensor's second axis, on the backend. Of a grouped convolution
+  it has one for each input channel, group by group, of a vector one for each position. It is measured in the steps of
+  updates if a strategy has a hook that takes it.
 - ``sparsity`` is the run's: the share of positions that are inactive, at the start or, for strategies that start
   denser, at the end.
 - ``random`` has the random numbers of this update: ``random.generator("purpose")`` is a NumPy generator.
@@ -40,7 +44,7 @@ from typing import Any, Literal
 import attrs
 import pluggy
 
-from sparsecore.engine.arrays import Array, Arrays, Counts, DenseValues, Gradient, WeightMomentum
+from sparsecore.engine.arrays import Array, Arrays, Counts, DenseValues, Gradient, InputNorms, WeightMomentum
 from sparsecore.engine.randomness import Randomness
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.schedules import Clock
@@ -233,6 +237,7 @@ def prune(
     weight_gradient: Array,
     candidates: Topology,
     candidate_gradient: Array,
+    input_norms: InputNorms,
     keeps_regrown: bool,
     clock: Clock,
     strategy_state: Any,
@@ -296,6 +301,7 @@ def allocate(
     weight_gradient: Array,
     candidates: Topology,
     candidate_gradient: Array,
+    input_norms: InputNorms,
     keeps_regrown: bool,
     clock: Clock,
     strategy_state: Any,
@@ -323,6 +329,7 @@ def grow(
     weight_gradient: Array,
     candidates: Topology,
     candidate_gradient: Array,
+    input_norms: InputNorms,
     clock: Clock,
     strategy_state: Any,
     random: Randomness,

@@ -18,6 +18,7 @@ class StepPlan:
         update_due: whether weights are reallocated after the step.
         wants_gradient: whether a strategy needs the dense gradients of this step.
         wants_weight_gradient: whether a strategy needs the gradients of the active weights of this step.
+        wants_input_norms: whether a strategy needs the norms of the layers' inputs in this step.
         replaces_step: whether the update replaces the optimizer's step, which is then to be left out.
         candidates: inactive positions at which a strategy needs the gradients of this step; None where there are none.
         perturbs_gradient: whether a strategy changes the gradient of the active weights before the optimizer's step
@@ -31,6 +32,7 @@ class StepPlan:
     update_due: bool
     wants_gradient: bool
     wants_weight_gradient: bool
+    wants_input_norms: bool
     replaces_step: bool
     candidates: Topology | None
     perturbs_gradient: bool

@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.data.images import Batch, Images, Split, augmented
-from sparsecore.engine.arrays import Gradient
+from sparsecore.engine.arrays import Gradient, InputNorms
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
 from sparsecore.host.buffers import BufferPool
 from sparsecore.host.computation import Computation, batch_totals
+from sparsecore.host.input_norms import InputMeter, input_norms
 from sparsecore.host.parameters import (
     MOMENTUM,
     DenseParameters,
@@ -88,6 +89,7 @@ class HostLearner:
         self._young = YoungSteps(task.young, task.optimizer) if task.corrects_young_weights else None
         self._totals = Totals()
         self._steps = 0
+        self._meters: dict[str, InputMeter] = {}
 
     @property
     def values(self) -> NDArray[Any]:
@@ -139,6 +141,15 @@ class HostLearner:
             self._sparse.tensors[name].add_gradient(view.gradient[slots])
             parts.append(np.delete(view.gradient, slots))
         return np.concatenate(parts)
+
+    def measure_inputs(self) -> InputNorms:
+        """Measure the inputs of the sparse tensors in the next backward pass.
+
+        Returns:
+            The norms by tensor, (in,), in the learner's dtype, valid after that pass.
+        """
+        self._meters = {name: InputMeter() for name in self._sparse.tensors}
+        return input_norms(self._meters, self._memory.dtype)
 
     def optimizer_step(self, learning_rate: float) -> None:
         """Take an optimizer step with the gradients."""
@@ -283,7 +294,9 @@ class HostLearner:
         pictures, labels = augmented(split.images, batch), split.labels[batch.rows]
         for vectors in self._vectors:
             vectors.gradient.fill(0)
-        parameters, images = self._parameters(sparse), self._normalized(pictures)
+        measured = {name: sparse[name].measured(meter) for name, meter in self._meters.items()}
+        self._meters = {}
+        parameters, images = self._parameters({**sparse, **measured}), self._normalized(pictures)
         with _computing():
             totals = self._computation.forward_backward(self._task.model, parameters, images, labels)
         self._totals = _sum(self._totals, totals)

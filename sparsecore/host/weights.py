@@ -1,7 +1,7 @@
 """Weights as the operations of a host backend read them: views of flat vectors, or tied to a shorter vector."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import attrs
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.host.buffers import BufferPool
+from sparsecore.host.input_norms import InputMeter
 from sparsecore.learning.parameters import hash_slots
 
 Index = NDArray[np.intp]
@@ -70,6 +71,14 @@ class WeightSource(Protocol):
         """
         ...
 
+    def measure_input(self, squares: Callable[[], NDArray[np.float64]]) -> None:
+        """Take note of the inputs that a layer multiplies by the weight, where a strategy asks for their norms.
+
+        Args:
+            squares: computes the sum of the squares of each input over examples and pixels, (in,).
+        """
+        ...
+
     @property
     def row_major(self) -> Any:
         """The order (out, in, height, width), or (out, in)."""
@@ -126,6 +135,7 @@ class WeightView:
         gradient: their gradients, (count,), likewise; operations add to it.
         kept_for: lives as long as the positions stay the same; None for this view itself.
         is_trained: whether its gradient is needed.
+        meter: takes note of its inputs; None where no strategy asks for their norms.
     """
 
     shape: tuple[int, ...]
@@ -134,6 +144,7 @@ class WeightView:
     gradient: NDArray[Any]
     kept_for: Any = None
     is_trained: bool = True
+    meter: InputMeter | None = None
     _orders: dict[tuple[int, ...], Index] = attrs.field(factory=dict, init=False, repr=False)
     _state: _GradientState = attrs.field(factory=_GradientState, init=False, repr=False)
 
@@ -173,6 +184,19 @@ class WeightView:
     def gradient_memory(self) -> NDArray[Any] | None:
         """The gradient's array if nothing was added to it since :meth:`reset_gradient`."""
         return self.gradient if self._state.is_unwritten else None
+
+    def measure_input(self, squares: Callable[[], NDArray[np.float64]]) -> None:
+        """Add to the meter, if there is one."""
+        if self.meter is not None:
+            self.meter.add(squares())
+
+    def measured(self, meter: InputMeter) -> "WeightView":
+        """The same weight, whose inputs a meter takes note of.
+
+        Args:
+            meter: the meter.
+        """
+        return attrs.evolve(self, meter=meter, kept_for=self.owner)
 
     @property
     def row_major(self) -> Index:
@@ -302,6 +326,9 @@ class TiedWeight:
 
     def gradient_memory(self) -> None:
         """None: the gradient of the shared values is shorter than that of the entries."""
+
+    def measure_input(self, squares: Callable[[], NDArray[np.float64]]) -> None:
+        """Do nothing: the shared values have no inputs of their own."""
 
     @property
     def row_major(self) -> "_AxisOrder":

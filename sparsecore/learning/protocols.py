@@ -149,6 +149,10 @@ class Learner(Protocol):
 
     A method ``momentum(name)`` returns SGD's momentum of the active weights of a tensor, (N_i,), read-only, or None
     with other optimizers, for strategies that ask for it, as SNFS does.
+
+    A method ``measure_inputs()`` serves strategies that ask for the norms of the layers' inputs: it makes the next
+    backward pass measure them, and returns a function from a tensor's name to them, which is called after that pass
+    (:data:`sparsecore.engine.arrays.InputNorms`).
     """
 
     @property

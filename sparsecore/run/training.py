@@ -219,6 +219,7 @@ class Run:
                 weight_gradient=gradients.of_weights,
                 candidate_gradient=gradients.of_candidates,
                 momentum=momentum,
+                input_norms=gradients.input_norms,
             )
         )
         self._state = advance.state

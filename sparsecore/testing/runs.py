@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 import numpy as np
 
-from sparsecore.engine.arrays import Array, Arrays, Gradient
+from sparsecore.engine.arrays import Array, Arrays, Gradient, InputNorms
 from sparsecore.engine.engine import Engine
 from sparsecore.engine.hooks import hookimpl
 from sparsecore.engine.reallocation import Reallocation, RegrowPruned
@@ -304,14 +304,28 @@ def step_gradients(
         candidates: those whose gradients the step takes; None where there are none.
         number: the step, which determines the random numbers; None for the scenario's gradients.
     """
+    drawn: dict[str, Any] = {}
+    if engine.gradient_requests.inputs:
+        drawn["input_norms"] = _input_norms(engine, scenario, number or 0)
     if scenario.gradients:
-        return {"gradient": _dense_gradient(engine, scenario, number)}
-    drawn = {}
+        return {"gradient": _dense_gradient(engine, scenario, number), **drawn}
     if engine.gradient_requests.weight:
         drawn["weight_gradient"] = _drawn(engine, scenario, topology, "active gradient", number or 0)
     if candidates is not None:
         drawn["candidate_gradient"] = _drawn(engine, scenario, candidates, "candidate gradient", number or 0)
     return drawn
+
+
+def _input_norms(engine: Engine, scenario: Scenario, number: int) -> InputNorms:
+    """Draw norms of inputs, some of them zero."""
+
+    def of(name: str) -> Array:
+        random = _random(scenario, number, "input norms", name)
+        inputs = scenario.layout.shapes[scenario.layout.index(name)][:2][-1]
+        norms = random.exponential(size=inputs) * (random.random(inputs) > 0.1)
+        return engine.arrays.from_numpy(norms.astype(scenario.values.dtype))
+
+    return of
 
 
 def _drawn(engine: Engine, scenario: Scenario, positions: Topology, purpose: str, number: int) -> Array:

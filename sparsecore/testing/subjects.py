@@ -131,8 +131,10 @@ class StrategySubject:
 
     @property
     def needs_no_dense_memory(self) -> bool:
-        """Whether it requests no dense gradients, and starts as sparse as it ends, as it implements no target_size."""
-        return not self.requests("gradient") and self.uses_default("target_size")
+        """Whether it requests nothing dense, and starts as sparse as it ends, as it implements no target_size."""
+        # of a vector, norms of inputs have an entry for each position
+        is_dense = self.requests("gradient") or self.requests("input_norms")
+        return not is_dense and self.uses_default("target_size")
 
 
 @attrs.frozen(eq=False)

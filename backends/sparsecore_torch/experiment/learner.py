@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sparsecore.data.images import Batch
-from sparsecore.engine.arrays import Gradient
+from sparsecore.engine.arrays import Gradient, InputNorms
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.topology import Topology
 from sparsecore.learning.ledger import Bytes, Ledger
@@ -20,6 +20,7 @@ from sparsecore_torch.experiment.batch_learner import BatchLearner, RunningTotal
 from sparsecore_torch.experiment.device import DeviceConfig
 from sparsecore_torch.experiment.network import TorchNetwork, WideView
 from sparsecore_torch.experiment.optimizers import MOMENTUM, OptimizerState
+from sparsecore_torch.sparse_training.input_meters import InputMeters
 from sparsecore_torch.tensors import allocated_bytes
 
 
@@ -37,6 +38,7 @@ class TorchLearner(BatchLearner):
         super().__init__(task, config)
         self._network = TorchNetwork(task, config)
         vectors = {"values": self._network.values, "dense": self._network.dense}
+        self._meters: InputMeters | None = None
         self._optimizer = OptimizerState(vectors, task.optimizer, task.young if task.corrects_young_weights else None)
 
     @property
@@ -55,12 +57,16 @@ class TorchLearner(BatchLearner):
         Returns:
             None, or from a tensor's name to its dense gradient, (D_i,), row-major.
         """
-        if not dense:
+        if dense:
+            view = self._network.wide_view()
+            self._backward_by(view, batch)
+            return view.gradient
+        if self._meters is None:
             self._forward_backward(batch, self._network.training_logits)
-            return None
-        view = self._network.wide_view()
-        self._backward_by(view, batch)
-        return view.gradient
+        else:  # a view without further entries
+            topology = self._network.topology
+            self._backward_by(self._network.wide_view(topology.at(topology.positions[:0])), batch)
+        return None
 
     def backward_at(self, batch: Batch, candidates: Topology) -> Tensor:
         """Compute the gradients, also at positions that are not active.
@@ -77,9 +83,21 @@ class TorchLearner(BatchLearner):
         return view.other_gradient()
 
     def _backward_by(self, view: WideView, batch: Batch) -> None:
-        self._forward_backward(batch, lambda images: self._network.wide_training_logits(view, images))
+        meters, self._meters = self._meters, None
+        self._forward_backward(batch, lambda images: self._network.wide_training_logits(view, images, meters))
         with self._config.parallel.communicating():
             self._network.take_gradients(view)
+            if meters is not None:
+                meters.total(self._config.parallel.total, self._config.device)
+
+    def measure_inputs(self) -> InputNorms:
+        """Measure the inputs of the sparse tensors in the next backward pass, of which nothing is compiled.
+
+        Returns:
+            From a tensor's name to the norms of its layer's inputs, (in,), valid after that pass.
+        """
+        self._meters = self._network.input_meters()
+        return self._meters.norms
 
     def optimizer_step(self, learning_rate: float) -> None:
         """Take one optimizer step by the gradients."""

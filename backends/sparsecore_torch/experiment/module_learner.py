@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sparsecore.data.images import Batch, Split
-from sparsecore.engine.arrays import Gradient
+from sparsecore.engine.arrays import Gradient, InputNorms
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
@@ -22,6 +22,7 @@ from sparsecore_torch.experiment.device import DeviceConfig
 from sparsecore_torch.experiment.keyed_draws import drawing
 from sparsecore_torch.experiment.module_model import ModuleModel, check_logits, forget_drawn_values, saved_tensors
 from sparsecore_torch.experiment.optimizers import filled_optimizer
+from sparsecore_torch.sparse_training.input_meters import MeasuredLayers
 from sparsecore_torch.sparse_training.optimizers.shares import OptimizerShare
 from sparsecore_torch.sparse_training.optimizers.wrapped import layers_of
 from sparsecore_torch.sparse_training.storage.masked import MaskedStorage
@@ -45,6 +46,8 @@ class ModuleLearner(BatchLearner):
         module = model.module(task.images.shape, task.images.classes)
         self._module = module.to(config.device, config.dtype).to(memory_format=config.memory_format)  # type: ignore[call-overload]
         selection = model.selection(self._module)
+        self._tensors = selection.sparse
+        self._measured: MeasuredLayers | None = None
         self._sparse = {one.name: one.parameter for one in selection.sparse}
         self._others = {name: one for name, one in saved_tensors(self._module) if name not in self._sparse}
         for name, tensor in self._others.items():
@@ -88,6 +91,9 @@ class ModuleLearner(BatchLearner):
         with config.computing(), config.parallel.communicating():
             if len(part):
                 self._forward_backward(part, len(batch), totals)
+            if self._measured is not None:
+                self._measured.finish(config.device)
+                self._measured = None
             config.parallel.average_gradients(list(self._trained.values()))
             config.parallel.average_statistics([one for name, one in self._others.items() if name not in self._trained])
             config.parallel.total(totals.vector)
@@ -105,9 +111,22 @@ class ModuleLearner(BatchLearner):
             torch.autograd.backward(self._config.parallel.loss(losses, examples * (len(labels) // len(part))))
         totals.add(losses, logits, labels)
 
+    def measure_inputs(self) -> InputNorms:
+        """Measure the inputs of the sparse tensors in the next backward pass, of which nothing is compiled.
+
+        Returns:
+            From a tensor's name to the norms of its layer's inputs, (in,), valid after that pass.
+
+        Raises:
+            InputError: a sparse tensor is not the weight of a linear or convolution module.
+        """
+        measured = self._measured = MeasuredLayers(self._tensors, self._config.dtype)
+        measured.expect(wanted=True)
+        return measured.norms
+
     def _computed(self, images: Tensor) -> Any:
         try:
-            return self._forward(images)
+            return (self._forward if self._measured is None else self._module)(images)
         except ValueError as error:  # as batch norm raises for a batch with one value a channel
             raise InputError(
                 f"the model {self._model.name!r} cannot be trained on a batch of {len(images)} images ({error}); where "

@@ -1,6 +1,7 @@
 """The buffers of a network in training, one vector of sparse values among them, and its forward pass."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
@@ -13,10 +14,11 @@ from sparsecore.engine.topology import Layout, Topology
 from sparsecore.learning.parameters import Parameter
 from sparsecore.learning.protocols import Model, Task
 from sparsecore_torch.arrays import active_indices, as_tensor
-from sparsecore_torch.experiment.compilation import Execution, Forward
+from sparsecore_torch.experiment.compilation import EAGER, Execution, Forward
 from sparsecore_torch.experiment.device import DeviceConfig
 from sparsecore_torch.experiment.layers import Layers
 from sparsecore_torch.experiment.operations import DenseWeight, Normalization, SparseWeight, TorchOperations, by_running
+from sparsecore_torch.sparse_training.input_meters import InputMeters
 
 
 @attrs.frozen(eq=False)
@@ -147,12 +149,13 @@ class NetworkStructure:
             tuple(parameter for parameter in others if not parameter.trained),
         )
 
-    def forward(self, normalization: Normalization, execution: Execution) -> Forward:
+    def forward(self, normalization: Normalization, execution: Execution, meters: InputMeters | None = None) -> Forward:
         """Make the forward pass: a function from images and the parts of all vectors to logits.
 
         Args:
             normalization: what batch norm normalizes by.
             execution: how the forward pass is executed.
+            meters: are given the inputs of the sparse tensors; None to measure none.
         """
         operations = TorchOperations(normalization, execution.tied_layers)
         program = execution.program(self.model, operations, self._names)
@@ -166,9 +169,8 @@ class NetworkStructure:
             dense: Sequence[Tensor],
             running: Sequence[Tensor],
         ) -> Tensor:
-            return program(
-                {**self._sparse(values, positions, layers), **self._dense(dense), **self._running(running)}, images
-            )
+            sparse = self._sparse(values, positions, layers, meters)
+            return program({**sparse, **self._dense(dense), **self._running(running)}, images)
 
         return execution.prepare(logits)
 
@@ -177,10 +179,19 @@ class NetworkStructure:
         """The names of all parameters, in the order in which the forward pass takes them."""
         return (*self.layout.names, *(parameter.name for parameter in (*self.trained, *self.statistics)))
 
-    def _sparse(self, values: Sequence[Tensor], positions: Sequence[Tensor], layers: Layers) -> dict[str, SparseWeight]:
+    def _sparse(
+        self, values: Sequence[Tensor], positions: Sequence[Tensor], layers: Layers, meters: InputMeters | None
+    ) -> dict[str, SparseWeight]:
         layout = self.layout
         return {
-            name: SparseWeight(values[i], positions[i], layout.offsets[i], layout.shapes[i], layers)
+            name: SparseWeight(
+                values[i],
+                positions[i],
+                layout.offsets[i],
+                layout.shapes[i],
+                layers,
+                None if meters is None else partial(meters.add, name, axis=1),
+            )
             for i, name in enumerate(layout.names)
         }
 
@@ -214,7 +225,7 @@ class TorchNetwork:
         self.values = torch.nn.Parameter(_buffer(task.values, config))
         self.dense = torch.nn.Parameter(_buffer(_end_to_end(structure.trained, task.other_parameters), config))
         self.running = {p.name: _buffer(task.other_parameters[p.name], config) for p in structure.statistics}
-        self._parallel = config.parallel
+        self._parallel, self._structure = config.parallel, structure
         self._shapes = {parameter.name: parameter.shape for parameter in structure.trained}
         self._sizes = [int(np.prod(shape)) for shape in self._shapes.values()]
         self._forward = structure.forward(config.parallel.normalization, config.execution)
@@ -252,6 +263,12 @@ class TorchNetwork:
         parts = zip(self._shapes.items(), self.dense.detach().split_with_sizes(self._sizes), strict=True)
         return {**{name: part.view(shape) for (name, shape), part in parts}, **self.running}
 
+    def input_meters(self) -> InputMeters:
+        """Return meters of the inputs of the sparse tensors."""
+        layout = self.topology.layout
+        inputs = {name: shape[:2][-1] for name, shape in zip(layout.names, layout.shapes, strict=True)}
+        return InputMeters(inputs, self.values.dtype)
+
     def wide_view(self, candidates: Topology | None = None) -> WideView:
         """Make sparse tensors with further entries, for :meth:`wide_training_logits`.
 
@@ -266,14 +283,18 @@ class TorchNetwork:
             return WideView.dense(self.topology, values)
         return WideView.with_candidates(self.topology, values, candidates)
 
-    def wide_training_logits(self, view: WideView, images: Tensor) -> Tensor:
+    def wide_training_logits(self, view: WideView, images: Tensor, meters: InputMeters | None = None) -> Tensor:
         """Return what :meth:`training_logits` does, to be differentiated by all entries of a view.
 
         Args:
             view: whose values are differentiated by; ranks do not share its gradient before :meth:`take_gradients`.
             images: normalized, (batch, channels, height, width).
+            meters: are given the inputs of the sparse tensors, for which nothing is compiled; None to measure none.
         """
-        return self._forward(images, view.values, view.positions, *self._other_parts())
+        forward = self._forward
+        if meters is not None:
+            forward = self._structure.forward(self._parallel.normalization, EAGER, meters)
+        return forward(images, view.values, view.positions, *self._other_parts())
 
     def take_gradients(self, view: WideView) -> None:
         """Leave the gradients that :meth:`training_logits` leaves, after a backward pass by a view.

@@ -1,5 +1,6 @@
 """The operations that models are written in, by ``torch.nn.functional`` and the kernels for sparse and tied weights."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 import attrs
@@ -89,6 +90,7 @@ class SparseWeight:
         offset: the tensor's first position.
         shape: its dense shape.
         layers: compute with it.
+        measure: is given the inputs that it is multiplied by; None where no strategy asks for their norms.
     """
 
     values: Tensor
@@ -96,6 +98,7 @@ class SparseWeight:
     offset: int
     shape: tuple[int, ...]
     layers: Layers = SPARSE
+    measure: Callable[[Tensor], None] | None = None
 
     def tensor(self) -> Tensor:
         """Return the dense tensor."""
@@ -104,6 +107,8 @@ class SparseWeight:
 
     def conv2d(self, x: Tensor, stride: int, padding: int) -> Tensor:
         """Return the cross-correlation of images with the weight."""
+        if self.measure is not None:
+            self.measure(x)
         images: Tensor = self.layers.conv2d(
             _cast(x), self.values, self.positions, self.offset, self.shape, stride, padding
         )
@@ -111,6 +116,8 @@ class SparseWeight:
 
     def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """Return x·weightᵀ + bias."""
+        if self.measure is not None:
+            self.measure(x)
         product: Tensor = self.layers.linear(_cast(x), self.values, self.positions, self.offset, self.shape)
         return product if bias is None else product + bias.to(product.dtype)
 

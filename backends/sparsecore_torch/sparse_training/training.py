@@ -23,6 +23,7 @@ from sparsecore_torch.sparse_training import checks
 from sparsecore_torch.sparse_training.averages import mask_
 from sparsecore_torch.sparse_training.flops import FlopCount
 from sparsecore_torch.sparse_training.gradient_perturbation import GradientPerturbation, perturb_gradient
+from sparsecore_torch.sparse_training.input_meters import measured_layers
 from sparsecore_torch.sparse_training.kernels.choice import Routes
 from sparsecore_torch.sparse_training.missed_steps import trained_parameters
 from sparsecore_torch.sparse_training.model.parameters import replicated
@@ -377,6 +378,7 @@ class SparseTraining:
             after=self._after_step,
         )
         self._perturbation = GradientPerturbation(parts.engines, parts.shares, self._perturb_gradient)
+        self._measured = measured_layers(parts.selection.sparse, parts.engines, parts.routes)
         self._expect_gradient()
 
     def _release(self) -> None:
@@ -384,6 +386,7 @@ class SparseTraining:
         parts.storage.squash()
         self._steps.end()
         self._perturbation.end()
+        self._measured.end()
         for share in parts.shares:
             share.layers.forget()
 
@@ -460,9 +463,13 @@ class SparseTraining:
         # dense gradients have those of candidates in them
         has_candidates = plan.candidates is not None and not plan.wants_gradient
         of_candidates = storage.candidate_gradient() if has_candidates else None
+        norms = None
+        if plan.wants_input_norms:
+            self._measured.finish(values.device)
+            norms = self._measured.norms
         advance = parts.ranks.together(
             lambda: parts.engines.advance(
-                plan, values, rates, storage.gradient, frozen, active, of_candidates, storage.momentum
+                plan, values, rates, storage.gradient, frozen, active, of_candidates, storage.momentum, norms
             )
         )
         if advance.reallocation is not None:
@@ -487,3 +494,4 @@ class SparseTraining:
             active=plan.wants_weight_gradient,
             candidates=None if plan.wants_gradient else plan.candidates,
         )
+        self._measured.expect(wanted=plan.wants_input_norms)

@@ -14,7 +14,9 @@ from sparsecore.engine.randomness import Randomness
 from sparsecore.engine.young_weights import YoungWeights
 from sparsecore.learning.protocols import Adam, AdamW, Learner, Sgd
 from sparsecore.testing.backend_promises.training_scenarios import (
+    CLASSES,
     PLAIN_SGD,
+    SHAPE,
     HostArray,
     TrainingScenario,
     errors_break_promise,
@@ -25,7 +27,7 @@ from sparsecore.testing.backend_promises.training_scenarios import (
     training_scenarios,
 )
 from sparsecore.testing.promises import BrokenPromiseError, Promise, expect
-from sparsecore.testing.subjects import BackendSubject
+from sparsecore.testing.subjects import BackendSubject, oracle
 
 _RATE = 0.1
 _STEPS = 3
@@ -219,6 +221,29 @@ def _check_fewer_gradients(subject: BackendSubject, scenario: TrainingScenario) 
         )
 
 
+@errors_break_promise
+def _check_input_norms(subject: BackendSubject, scenario: TrainingScenario) -> None:
+    backend, batch = subject.most_precise, scenario.batch()
+    learners: list[Any] = [scenario.learner(backend), scenario.learner(oracle())]
+    if not hasattr(learners[0], "measure_inputs"):
+        return
+    ours, expected = (learner.measure_inputs() for learner in learners)
+    for learner in learners:
+        learner.backward(batch, dense=bool(scenario.seed % 2))
+    for parameter in scenario.network.parameters(SHAPE, CLASSES):
+        if parameter.sparse and len(parameter.shape) > 1:
+            got, reference = to_host(backend, ours(parameter.name)), to_host(oracle(), expected(parameter.name))
+            error = relative_error(got, reference) if got.shape == reference.shape else np.inf
+            expect(
+                error <= max(1e-6, 10 * subject.tolerance(backend)),
+                f"the norms of the inputs of {parameter.name!r} differ from the oracle's by {error:.2g} of the largest",
+            )
+
+
+def _is_not_oracle(subject: BackendSubject) -> bool:
+    return not subject.is_oracle
+
+
 _YOUNG = (YoungWeights(own_steps=True), YoungWeights(own_steps=True, warm_up=3), YoungWeights(warm_up=2))
 
 
@@ -277,6 +302,14 @@ OPTIMIZER_STEP = (
         _any_operation,
         _check_fewer_gradients,
         fraction=0.1,
+    ),
+    Promise(
+        "input-norms",
+        "the norms of the inputs of layers, where a learner measures them, are the oracle's",
+        _any_operation,
+        _check_input_norms,
+        applies=_is_not_oracle,
+        fraction=0.05,
     ),
     Promise("optimizers", "SGD, Adam and AdamW follow their formulas", _any_operation, _check_formula, fraction=0.12),
     Promise(

@@ -61,9 +61,8 @@ def _given(
     engine: Engine, before: Snapshot, scenario: Scenario, gradients: Mapping[str, Array]
 ) -> Callable[[Topology | None], dict[str, Any]]:
     """Return a function from candidates to the gradients that the engine is given."""
-    if gradients:
-        return lambda _: {"gradient": gradients.__getitem__}
-    return lambda candidates: step_gradients(engine, scenario, before.state.topology, candidates)
+    dense = {"gradient": gradients.__getitem__} if gradients else {}
+    return lambda candidates: {**step_gradients(engine, scenario, before.state.topology, candidates), **dense}
 
 
 def _step_and_update(

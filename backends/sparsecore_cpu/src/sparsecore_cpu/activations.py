@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import attrs
 import numpy as np
+from numpy.typing import NDArray
 
 from sparsecore.host.weights import WeightSource
 from sparsecore_cpu import _kernels
@@ -120,6 +121,11 @@ class Activation:
             if np.all(square > 0) and np.all(mean**2 <= _MOST_CANCELLATION * variance):
                 return mean, variance
         return self._moments_in_two_passes()
+
+    def sums_of_squares(self) -> NDArray[np.float64]:
+        """The sum of the squares by channel, over the batch and the pixels, (channels,)."""
+        _, mean_square = self._moments_about(np.zeros(self.form.channels, np.float32))
+        return mean_square * self.form.entries
 
     def _moments_in_two_passes(self) -> tuple[Sums, Sums]:
         about: Floats = np.zeros(self.form.channels, np.float32)

@@ -188,6 +188,7 @@ class CpuOperations:
 
     def _convolved(self, x: Activation, weight: WeightSource, window: Window) -> Activation:
         window.check_fits(weight.shape, x.form)
+        weight.measure_input(x.sums_of_squares)
         layer = WeightedLayer(self.runtime, weight, window, self.lists)
 
         def backward(output: Activation) -> None:
