@@ -167,6 +167,12 @@ def test_bars_have_the_height_of_the_means_and_the_colour_of_their_arm(carried_o
         bars = [bar for bar in axes.patches if bar.get_width() == pytest.approx(0.7)]
         rows = list(results.at(sparsity))
         assert [bar.get_height() for bar in bars] == pytest.approx([fmean(row.accuracies) for row in rows])
+        bottom, top = axes.get_ylim()
+        trials = [accuracy for row in rows for accuracy in row.accuracies]
+        assert bottom < min(trials)
+        assert top >= max(trials)
+        assert not bottom or min(trials) - bottom < max(1, max(trials) - min(trials))  # no other panel's trials
+        assert f"begins at {bottom:g}" in axes.get_ylabel() or not bottom
         colours = [results.style_of(row.cell.arm).colour for row in rows]
         assert [tuple(bar.get_facecolor()[:3]) for bar in bars] == [rgb(colour) for colour in colours]
 

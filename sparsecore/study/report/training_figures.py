@@ -64,10 +64,18 @@ def _bars(results: StudyResults) -> StudyFigure:
         axes.set_xlabel("arm")
         axes.grid(visible=False, axis="x")
 
-    caption = f"Bars: {_SPREAD}; circles: single trials."
+    def finish(_: "Figure", panels: Sequence["Axes"]) -> None:
+        for axes, sparsity in zip(panels, results.study.sparsities, strict=True):
+            found = [accuracy for row in results.at(sparsity) for accuracy in row.accuracies]
+            bottom, top = _limits(found or [100.0])
+            axes.set_ylim(bottom, top)
+            axes.set_ylabel(_accuracy_label(bottom))
+
+    caption = f"Bars: {_SPREAD}; circles: single trials. Each sparsity has an axis of its own."
     arms = max(2, len(results.study.arms))
-    grid = by_sparsity(results.study, 2 if arms < 7 else 1, (1.15 * arms + 0.8, 4.4), extra=(0.4, 0.9))
-    return _draw(results, caption, grid, paint, _finish(results))
+    # with one axis a single arm that hardly learns at one sparsity would hide the differences at the others
+    grid = by_sparsity(results.study, 2 if arms < 7 else 1, (1.15 * arms + 1.2, 4.4), extra=(0.4, 0.9), shared="none")
+    return _draw(results, caption, grid, paint, finish)
 
 
 def _sweep(results: StudyResults) -> StudyFigure:
@@ -191,11 +199,15 @@ def _finish(results: StudyResults, *further: Finish) -> Finish:
 
     def finish(figure: "Figure", panels: Sequence["Axes"]) -> None:
         panels[0].set_ylim(bottom, top)
-        set_left_label(panels, _ACCURACY + (f"\nthe axis begins at {bottom:g}" if bottom else ""))
+        set_left_label(panels, _accuracy_label(bottom))
         for function in further:
             function(figure, panels)
 
     return finish
+
+
+def _accuracy_label(bottom: float) -> str:
+    return _ACCURACY + (f"\nthe axis begins at {bottom:g}" if bottom else "")
 
 
 def _limits(accuracies: Iterable[float]) -> tuple[float, float]:
