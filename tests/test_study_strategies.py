@@ -1,6 +1,8 @@
 """``sparsecore study strategies``: all strategies tuned with the same number of runs, then compared."""
 
 import json
+import re
+import shlex
 import tomllib
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -207,6 +209,7 @@ def test_the_report_and_show_have_the_tables(carried_out, monkeypatch):
     }
     page, tables = (out / "report.html").read_text(), (out / "tables.md").read_text()
     shown = sparsecore("study", "show", out).stdout
+    assert "](figures/accuracy-lenet-12-8.svg)" in tables
     for name in ("dense", "static", "mine"):
         assert f"| `{name}` |" in tables
         assert name in page
@@ -337,3 +340,23 @@ def test_arms_differ_where_welchs_p_times_the_rank_of_holm_is_below_a_twentieth(
     assert again.arms[-1].letters == ""
     assert again.anova is None
     assert result.anova.p < 1e-3
+
+
+@pytest.mark.slow
+def test_the_documented_strategy_joins_by_the_documented_command(tmp_path):
+    page = (Path(__file__).parent.parent / "docs/strategies.md").read_text("utf-8")
+    [strategy] = re.findall(r"Save this as `mine.py`:\n\n```python\n(.*?)```", page, re.DOTALL)
+    [command] = re.findall(
+        r"^    sparsecore study strategies (--strategy mine.py:Mine.*?)\n\n", page, re.DOTALL | re.MULTILINE
+    )
+    (tmp_path / "mine.py").write_text(strategy)
+    words = shlex.split(command.replace("\\\n", " "))
+    assert words[-2:] == ["--out", "first"]
+    done = compare(tmp_path, StoppingPool(), *words[:-2])
+    assert done.returncode == 0, done.stderr
+    [network] = json.loads(done.stdout)["networks"]
+    assert {arm["arm"] for arm in network["sparsities"][0]["arms"]} == {"mine", "set", "static"}
+    assert {len(tuned["runs"]) for tuned in network["tuning"].values()} == {3}
+    assert {"strategy.Mine.drop_fraction", "strategy.Mine.schedule", "training.learning_rate"} == set(
+        network["tuning"]["mine"]["runs"][1]["settings"]
+    )

@@ -59,7 +59,7 @@ def write_comparison_report(folder: ComparisonFolder) -> Path:
                 write_whole(folder.figures / f"{figure.name}.svg", figure.drawing.svg.encode())
                 write_whole(folder.figures / f"{figure.name}.png", figure.drawing.png)
         write_whole(folder.results, json.dumps(results_json(results), indent=1).encode() + b"\n")
-        write_whole(folder.tables, markdown(results).encode())
+        write_whole(folder.tables, markdown(results, drawn).encode())
         write_whole(folder.report, without_controls(page).encode())
     except OSError as error:
         raise InputError(f"the report of the comparison {folder.path} cannot be written: {error.strerror}") from error

@@ -1,11 +1,12 @@
 """The tables of a comparison of strategies as texts, for the terminal, the page and Markdown."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 
 from sparsecore.experiment.toml_files import inline_toml
 from sparsecore.study.comparison import SIGNIFICANCE_LEVEL
+from sparsecore.study.report.panels import StudyFigure
 from sparsecore.study.report.results import counted
 from sparsecore.study.strategy_comparison.results import (
     ArmResult,
@@ -156,22 +157,30 @@ def protocol(result: NetworkResult, results: ComparisonResults) -> str:
     )
 
 
-def markdown(results: ComparisonResults) -> str:
-    """Return a page in Markdown with all tables."""
-    return "\n\n".join(["# Strategies compared", LEGEND, *_markdown_parts(results)]) + "\n"
+def markdown(results: ComparisonResults, figures: Mapping[str, Sequence[StudyFigure]]) -> str:
+    """Return a page in Markdown with all tables and figures.
+
+    Args:
+        results: results of the comparison.
+        figures: figures of each network, by its name, whose files are in ``figures/``.
+    """
+    parts = [part for one in results.networks for part in _markdown_parts(one, results, figures[one.network.name])]
+    return "\n\n".join(["# Strategies compared", LEGEND, *parts]) + "\n"
 
 
-def _markdown_parts(results: ComparisonResults) -> Iterator[str]:
-    for network in results.networks:
-        yield f"## {network.title}"
-        yield protocol(network, results)
-        if network.unfinished:
-            yield f"{counted(len(network.unfinished), 'run')} not finished."
-        for one in network.sparsities:
-            yield f"### Sparsity {one.sparsity:g}"
-            yield tests_in_words(one)
-            yield sparsity_table(one, results.comparison.trials).markdown()
-        yield "### The settings that the tuning chose"
-        yield tuning_table(network).markdown()
-        if network.machines:
-            yield f"Computed on {'; '.join(network.machines)}."
+def _markdown_parts(
+    network: NetworkResult, results: ComparisonResults, figures: Sequence[StudyFigure]
+) -> Iterator[str]:
+    yield f"## {network.title}"
+    yield protocol(network, results)
+    if network.unfinished:
+        yield f"{counted(len(network.unfinished), 'run')} not finished."
+    yield from (f"![{one.title}](figures/{one.name}.svg)" for one in figures if one.drawing is not None)
+    for one in network.sparsities:
+        yield f"### Sparsity {one.sparsity:g}"
+        yield tests_in_words(one)
+        yield sparsity_table(one, results.comparison.trials).markdown()
+    yield "### The settings that the tuning chose"
+    yield tuning_table(network).markdown()
+    if network.machines:
+        yield f"Computed on {'; '.join(network.machines)}."
