@@ -7,12 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsecore.engine.randomness import Randomness
-from sparsecore.errors import PluginError
+from sparsecore.errors import InputError, PluginError
 from sparsecore.experiment.assembly import assemble
 from sparsecore.experiment.experiment import Experiment
 from sparsecore.experiment.toml_files import inline_toml
 from sparsecore.plugins.discovery import installed, load
 from sparsecore.study.strategy_comparison.composition import arm_name, contender_of
+from sparsecore.study.strategy_comparison.definition import Contender
 from sparsecore.study.strategy_comparison.search_space import (
     Choice,
     Range,
@@ -105,4 +106,7 @@ def test_an_arm_is_named_after_its_strategies():
     assert arm_name("mine.py:MyStrategy") == "my-strategy"
     assert contender_of("set+gradient-growth").name == "set-gradient-growth"
     assert contender_of("set+gradient-growth").strategy == ("set", "gradient-growth")
-    assert contender_of("set", ["set", "set-2"]).name == "set-3"
+    others = [Contender("mine", ("set", "gradient-growth")), Contender("mine-2", ("set",))]
+    assert contender_of("mine.py:Mine", others).name == "mine-3"
+    with pytest.raises(InputError, match="'set' is the arm 'mine-2' already, and --arm mine-2 compares only"):
+        contender_of("set", others)

@@ -309,6 +309,25 @@ def test_settings_of_a_backend_are_not_those_of_a_network_that_needs_another_one
     assert lenet.options["training.batch_size"] == gpt.options["training.batch_size"] == 50
 
 
+def test_a_tuning_run_that_is_killed_ends_the_comparison_until_it_is_repeated(tmp_path):
+    class Killing(StoppingPool):
+        def submit(self, job: Job) -> "Future[int]":
+            if job.name != "static-setting-1-at-0.8-trial-0":
+                return super().submit(job)
+            killed: Future[int] = Future()
+            killed.set_result(-9)
+            return killed
+
+    small = (*options(tmp_path), "--arm", "static", "--tuning-runs", 2, "--trials", 1)
+    done = compare(tmp_path, Killing(), *small)
+    assert done.returncode == 1
+    assert "1 of the tuning runs did not end by themselves" in done.stderr
+    assert not (tmp_path / "out/lenet-12-8/trials").exists()
+    pool = StoppingPool()
+    assert compare(tmp_path, pool, "--resume").returncode == 0
+    assert pool.done == ["static-setting-1-at-0.8-trial-0", "static-at-0.8-trial-0"]
+
+
 def arm_result(name: str, *accuracies: float) -> ArmResult:
     nothing = Measurement()
     accuracy = Measurement(accuracies)

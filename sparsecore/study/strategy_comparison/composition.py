@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from sparsecore.errors import PluginError
+from sparsecore.errors import InputError, PluginError
 from sparsecore.experiment.assembly import with_absolute_paths
 from sparsecore.experiment.toml_files import toml_tables
 from sparsecore.plugins.discovery import installed, load
@@ -77,7 +77,7 @@ def compose(request: ComparisonRequest) -> Composed:
     left_out: dict[str, str] = {}
     arms = [DENSE, *_installed_contenders(left_out)]
     for selection in request.own_strategies:
-        arms.append(contender_of(selection, [arm.name for arm in arms]))
+        arms.append(contender_of(selection, arms))
     default = default_comparison()
     networks = default.networks
     options = absolute_options(request.options)
@@ -133,17 +133,27 @@ def _available(networks: Sequence[Network], left_out: dict[str, str]) -> Iterato
             yield network
 
 
-def contender_of(selection: str, taken: Sequence[str] = ()) -> Contender:
+def contender_of(selection: str, others: Sequence[Contender] = ()) -> Contender:
     """Return the arm of a strategy that is given on the command line.
 
     Args:
         selection: an installed name, 'package.module:Object' or 'file.py:Object', or several joined by '+'.
-        taken: names that other arms have.
+        others: the arms that there are already.
 
     Returns:
         An arm whose name is that of the selection, with '-2', '-3' ... where another arm has it.
+
+    Raises:
+        InputError: another arm has the same strategies.
     """
-    stack = tuple(with_absolute_paths(_tables({}, selection.split("+")))["strategy"])
+    stack = tuple(name for one in selection.split("+") for name in with_absolute_paths(_tables({}, [one]))["strategy"])
+    same = [arm.name for arm in others if arm.strategy == stack and not arm.dense]
+    if same:
+        raise InputError(
+            f"--strategy adds a strategy that is not compared yet; {selection!r} is the arm {same[0]!r} already, and "
+            f"--arm {same[0]} compares only the arms that are named"
+        )
+    taken = [arm.name for arm in others]
     name = "-".join(arm_name(one) for one in stack)
     numbers = (number for number in range(2, len(taken) + 3) if f"{name}-{number}" not in taken)
     return Contender(name if name not in taken else f"{name}-{next(numbers)}", stack)

@@ -1,6 +1,6 @@
 """The execution of a comparison of strategies: on each network the tuning of all arms, then the trials."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 
 import attrs
@@ -28,8 +28,11 @@ class _StatusRecorder(StudyCallback):
 
     def __init__(self, callback: StudyCallback) -> None:
         self.statuses: dict[Trial, int] = {}
-        self.poll = callback.poll  # type: ignore[method-assign]
         self._callback = callback
+
+    def poll(self, running: Sequence[Trial]) -> None:
+        """Pass on the running trials."""
+        self._callback.poll(running)
 
     def trial_ended(self, trial: Trial, status: int) -> None:
         """Keep the exit status."""
@@ -114,7 +117,8 @@ def _executed_tuning(tuning: StudyFolder, pool: Pool, callback_for: CallbackFor,
     ended = [trial for trial in outcome.failed if recorder.statuses[trial] < 0]
     if ended:
         raise UnequalTuningError(
-            f"{len(ended)} tuning runs did not end by themselves, the first of them {ended[0].name} (see "
-            f"{tuning.log(ended[0])}); without them some strategies would be tuned with fewer runs than others"
+            f"{len(ended)} of the tuning runs did not end by themselves, the first of them {ended[0].name} (see "
+            f"{tuning.log(ended[0])}); without them some strategies would be tuned with fewer runs; --resume "
+            "repeats them"
         )
     return outcome
