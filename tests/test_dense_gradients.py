@@ -131,7 +131,7 @@ SMALL = ("--model", "lenet-300-100", "--data", "npz", "--batch-size", "8", "--se
 
 
 # not granet: two classes make two rows of the classifier mirror images, whose magnitudes differ only by rounding
-@pytest.mark.parametrize("strategy", ["rigl", "snfs", "gmp"])
+@pytest.mark.parametrize("strategy", ["rigl", "snfs", "gmp", "gse", "mest"])
 def test_runs_with_dense_gradients_and_gradual_pruning_agree_on_all_backends(strategy, tmp_path):
     pytest.importorskip("torch")
     data = small_images(tmp_path / "small.npz")

@@ -13,8 +13,10 @@ from sparsecore_strategies.gmp import GradualPruning
 from sparsecore_strategies.gradient_deepr import GradientDeepRewiring
 from sparsecore_strategies.gradient_growth import GradientGrowth
 from sparsecore_strategies.granet import GradualRegeneration
+from sparsecore_strategies.gse import GuidedExploration
 from sparsecore_strategies.iterative_pruning import IterativePruning
 from sparsecore_strategies.magnitude_drop import MagnitudeDrop
+from sparsecore_strategies.mest import MemoryEconomic
 from sparsecore_strategies.momentum_growth import MomentumGrowth
 from sparsecore_strategies.rigl import RigL
 from sparsecore_strategies.set import SparseEvolution
@@ -112,6 +114,16 @@ class TestAlternatingCompression(StrategyTests):
 
 class TestGradualRegeneration(StrategyTests):
     strategy = hyperparameters(GradualRegeneration)
+    max_examples = 5
+
+
+class TestGuidedExploration(StrategyTests):
+    strategy = hyperparameters(GuidedExploration)
+    max_examples = 5
+
+
+class TestMemoryEconomic(StrategyTests):
+    strategy = hyperparameters(MemoryEconomic)
     max_examples = 5
 
 

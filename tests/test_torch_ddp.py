@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 
 import numpy as np
 import torch.distributed as dist
+from gradient_examples import Seen
 from observer_examples import Recorder
 from processes import call, start
 from rank_examples import (
@@ -93,6 +94,16 @@ def compact() -> dict[str, Any]:
     wrapped, part = (DistributedDataParallel(model), share()) if dist.is_initialized() else (model, slice(None))
     topologies = steps(wrapped, sparse, part, optimizer)
     return {"topologies": topologies, "values": sparse.values().tolist()}
+
+
+def fewer_gradients(storage: str) -> list[dict[str, list[float]]]:
+    """What a strategy sees of the gradients of active weights and of candidates."""
+    model, strategy = network(0), Seen()
+    optimizer = optimizer_of(model)
+    sparse = sparsify(model, optimizer, strategy=strategy, sparsity=0.7, storage=storage)
+    wrapped, part = (DistributedDataParallel(model), share()) if dist.is_initialized() else (model, slice(None))
+    steps(wrapped, sparse, part, optimizer)
+    return [{name: entries.tolist() for name, entries in seen.items()} for seen in strategy.seen]
 
 
 def heard(strategy: object, seed: int = 0) -> tuple[str, str]:
@@ -180,6 +191,7 @@ def on_two_ranks() -> dict[str, Any]:
 
     dist.init_process_group("gloo")
     results = {"first": wrapped_first(), "afterwards": wrapped_afterwards(), "compact": compact()}
+    results |= {f"fewer, {storage}": fewer_gradients(storage) for storage in ("masked", "compact")}
     results["alone"] = saved_alone()
     for dtype in (torch.float64, torch.float32):
         results |= {f"{name} {dtype}": astray(chosen, dtype) for name, chosen in ASTRAY.items()}
@@ -225,6 +237,19 @@ def test_compact_storage_on_two_ranks_makes_the_decisions_of_one_process(answers
     for answer in answers:
         assert answer["compact"]["topologies"] == expected["topologies"]
         np.testing.assert_allclose(answer["compact"]["values"], expected["values"], rtol=0, atol=1e-12)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("storage", ["masked", "compact"])
+def test_gradients_of_weights_and_candidates_are_means_over_ranks(answers: list[dict[str, Any]], storage: str) -> None:
+    expected = fewer_gradients(storage)
+    assert len(expected) == STEPS // 2
+    for answer in answers:
+        for found, alone_seen in zip(answer[f"fewer, {storage}"], expected, strict=True):
+            assert found["positions"] == alone_seen["positions"]
+            assert found["candidates"] == alone_seen["candidates"]
+            for name in ("active", "of candidates"):
+                np.testing.assert_allclose(found[name], alone_seen[name], rtol=0, atol=1e-12)
 
 
 @pytest.mark.integration

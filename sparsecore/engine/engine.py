@@ -458,7 +458,8 @@ class Engine:
             return True
         units = self.unit_map.units(now.topology)
         return bool(
-            target_size_result(self._stack, attrs.evolve(now, topology=units), units.counts).value != units.size
+            target_size_result(self._stack, attrs.evolve(now, topology=units), units.counts, units.room).value
+            != units.size
         )
 
     def _decides(self, hook: str, now: State) -> bool:

@@ -10,13 +10,21 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsecore.engine.arrays import Array, Arrays, Gradient, InputNorms, WeightMomentum, describe
+from sparsecore.engine.arrays import Array, Arrays, Gradient, InputNorms, WeightMomentum, counting_of, describe
+from sparsecore.engine.hooks import HookResult
 from sparsecore.engine.randomness import Randomness
 from sparsecore.engine.stack import StrategyStack
 from sparsecore.engine.state import State
 from sparsecore.engine.topology import Topology
 from sparsecore.engine.units import UnitMap, Units
-from sparsecore.engine.validation import describe_position, is_active, position_vector_error, positions_error
+from sparsecore.engine.validation import (
+    counts_per_tensor,
+    describe_position,
+    is_active,
+    order_statistics,
+    position_order_error,
+    position_vector_error,
+)
 from sparsecore.errors import InputError, InvariantError
 
 
@@ -264,14 +272,26 @@ def named_candidates(stack: StrategyStack, state: State, random: Randomness) -> 
         strategy_state=state.strategy_states,
         random=random.child("candidates", state.clock.updates),
     )
+    return _checked(result, topology)
+
+
+def _checked(result: HookResult, topology: Topology) -> Topology:
+    """Return the candidates, if they ascend, are in range and inactive; a device is waited for a single time."""
     positions: Array = result.value
-    error = position_vector_error(positions, topology) or positions_error(positions, topology)
+    arrays = topology.arrays
+    error = position_vector_error(positions, topology)
+    counts = np.zeros(len(topology.layout), np.int64)
     if error is None and len(positions):
-        active = topology.arrays.nonzero(is_active(positions, topology))
-        if len(active):
-            error = f"{describe_position(int(positions[int(active[0])]), topology.layout)}, which is active"
+        active = is_active(positions, topology)
+        both = [order_statistics(positions, topology), counting_of(arrays).count(active)]
+        statistics = arrays.to_numpy(arrays.concatenate(both))
+        error = position_order_error(positions, topology, statistics)
+        counts = counts_per_tensor(statistics[:-1], len(positions))
+        if error is None and statistics[-1]:
+            first = int(positions[int(arrays.nonzero(active)[0])])
+            error = f"{describe_position(first, topology.layout)}, which is active"
     if error:
         raise InvariantError(
             f"plugin {result.plugin!r} broke a promise in 'candidates': it returned {error}", "candidates"
         )
-    return topology.at(positions)
+    return topology.at(positions, counts)

@@ -277,7 +277,7 @@ def adjust(
 
 
 @hookspec(firstresult=True)
-def target_size(topology: Topology, survivors: Counts, clock: Clock, strategy_state: Any) -> int | None:
+def target_size(topology: Topology, survivors: Counts, room: Counts, clock: Clock, strategy_state: Any) -> int | None:
     """Decide how many weights there are after the update that is due at this clock.
 
     Strategies that become sparser (GMP, GraNet) follow their schedule here. For a full topology it is called before

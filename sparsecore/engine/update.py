@@ -124,7 +124,7 @@ class StrategySteps:
         # frozen tensors keep all their weights, whatever number the strategy wants, and have no part in the shares
         survivors_elsewhere = np.where(self.frozen, 0, survivors)
         room = np.where(self.frozen, 0, room)
-        result = target_size_result(self.stack, self.state, survivors)
+        result = target_size_result(self.stack, self.state, survivors, constant(room))
         target = validation.check_target_size(result, survivors_elsewhere, layout)
         total = max(0, target - int(survivors.sum()))
         if self.frozen.any():  # a network that is to become denser does so as far as it is trained
@@ -202,13 +202,14 @@ def frozen_slots(topology: Topology, frozen: NDArray[np.bool_]) -> Array | None:
     return topology.arrays.from_numpy(np.concatenate(slots))
 
 
-def target_size_result(stack: StrategyStack, state: State, survivors: Counts) -> HookResult:
+def target_size_result(stack: StrategyStack, state: State, survivors: Counts, room: Counts) -> HookResult:
     """Ask the topmost strategy for the number of weights after the update that is due now (``target_size``).
 
     Args:
         stack: the strategies.
         state: the state before the update, of units.
         survivors: the units that survive in each tensor.
+        room: the free positions of each tensor, none where it is frozen.
 
     Returns:
         The result, not yet checked (:func:`sparsecore.engine.validation.check_target_size`).
@@ -217,6 +218,7 @@ def target_size_result(stack: StrategyStack, state: State, survivors: Counts) ->
         "target_size",
         topology=state.topology,
         survivors=survivors,
+        room=room,
         clock=state.clock,
         strategy_state=state.strategy_states,
     )

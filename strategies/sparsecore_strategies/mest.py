@@ -128,26 +128,28 @@ class MemoryEconomic:
         )
 
     @hookimpl
-    def target_size(self, topology: Topology, clock: Clock, strategy_state: Budget) -> int:
+    def target_size(
+        self, topology: Topology, survivors: Counts, room: Counts, clock: Clock, strategy_state: Budget
+    ) -> int:
         """Return as many weights as before, or with a soft bound those of the start and those that grow in addition.
 
         Returns:
-            The number of weights after the update.
+            The number of weights after the update. Those that a frozen tensor has had in addition to the start count in
+            what grows elsewhere.
         """
         if not self.soft_bound:
             return topology.size
-        return int((strategy_state.counts + self._added(topology, clock, strategy_state)).sum())
+        kept = np.minimum(survivors, strategy_state.counts)  # a full network is to be pruned again
+        return int((kept + self._added(room, clock, strategy_state)).sum())
 
     @hookimpl
-    def allocate(
-        self, total: int, pruned: Counts, room: Counts, topology: Topology, clock: Clock, strategy_state: Budget
-    ) -> Counts:
+    def allocate(self, total: int, pruned: Counts, room: Counts, clock: Clock, strategy_state: Budget) -> Counts:
         """Grow as many weights in each tensor as it has lost, or with a soft bound the fraction of those at the start.
 
         Returns:
             int64, one number a tensor; ``total`` together.
         """
-        return shares(total, self._added(topology, clock, strategy_state) if self.soft_bound else pruned, room)
+        return shares(total, self._added(room, clock, strategy_state) if self.soft_bound else pruned, room)
 
     def _scores(self, values: Array, weight_gradient: Array) -> Array:
         # without λ the ranking is exactly that by |w|, whatever the gradients are
@@ -157,9 +159,9 @@ class MemoryEconomic:
         """Return how many weights of each tensor move without a soft bound."""
         return np.minimum(fraction_of(self._fraction(clock), topology.counts), topology.room)
 
-    def _added(self, topology: Topology, clock: Clock, strategy_state: Budget) -> Counts:
+    def _added(self, room: Counts, clock: Clock, strategy_state: Budget) -> Counts:
         """Return how many weights grow in each tensor with a soft bound."""
-        return np.minimum(fraction_of(self._fraction(clock), strategy_state.counts), topology.room)
+        return np.minimum(fraction_of(self._fraction(clock), strategy_state.counts), room)
 
     def _fraction(self, clock: Clock) -> float:
         return self.mutation(clock) if clock.step < self._end(clock) else 0.0

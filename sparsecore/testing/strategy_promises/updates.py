@@ -93,7 +93,9 @@ def _check_count(_: StrategySubject, scenario: Scenario) -> None:
 
 def _target_size(update: UpdateRecord, scenario: Scenario) -> int:
     state, survivors = update.before.state, update.kept.counts
-    return int(target_size_result(StrategyStack(fresh_copies(scenario.stack)), state, survivors).value)
+    return int(
+        target_size_result(StrategyStack(fresh_copies(scenario.stack)), state, survivors, state.topology.room).value
+    )
 
 
 def _check_survivors(_: StrategySubject, scenario: Scenario) -> None:

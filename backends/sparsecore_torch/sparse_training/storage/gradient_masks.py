@@ -19,11 +19,10 @@ from sparsecore_torch._torch_internals import (
     write_count,
 )
 from sparsecore_torch.arrays import TorchArrays, put_entries
-from sparsecore_torch.sparse_training.model.parameters import NamedParameter
 from sparsecore_torch.sparse_training.optimizers.step_hooks import Given, after_closure
 from sparsecore_torch.sparse_training.storage import sparse_weights
 from sparsecore_torch.sparse_training.storage.gradient_picks import GradientPicks
-from sparsecore_torch.tensors import full_tensor, have_equal_order, is_non_overlapping_and_dense, local_shard
+from sparsecore_torch.tensors import have_equal_order, is_non_overlapping_and_dense
 
 _INTEGERS: Final = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -360,80 +359,6 @@ class GradientMasker:
     def _is_masked(self, name: str, gradient: Tensor) -> bool:
         reference, count = self._masked.get(name, (None, 0))
         return reference is not None and reference() is gradient and write_count(gradient) == count
-
-
-@final
-class ShardedGradientMasker:
-    """Masks this rank's shards of gradients once they are reduced over ranks: no earlier hook sees them.
-
-    In a step whose dense gradients a strategy asks for the optimizer sees them whole; what it does to inactive weights
-    is undone after the step.
-
-    Attributes:
-        handles: of all hooks, for their removal.
-
-    Args:
-        tensors: the sparse tensors by name. Their parameters are looked up when they are needed, since ``fully_shard``
-            has other objects in their place while the model computes.
-        masks: those of this rank's shards.
-    """
-
-    def __init__(self, tensors: Mapping[str, NamedParameter], masks: Mapping[str, BitMask]) -> None:
-        self._tensors = tensors
-        self._masks = masks
-        self._dense = False
-        self._picks = GradientPicks()
-        self.handles: list[RemovableHandle] = []
-        for name, one in tensors.items():
-            register: Any = one.parameter.register_post_accumulate_grad_hook
-            self.handles.append(register(self._accumulation_hook(name)))
-
-    @property
-    def is_kept_in_place(self) -> bool:
-        """Whether the Parameters themselves have dense gradients after the step: no, as these are masked then."""
-        return False
-
-    def expect(
-        self,
-        *,
-        dense: bool,
-        in_place: bool = False,  # noqa: ARG002
-        active: Topology | None = None,
-        candidates: Topology | None = None,
-    ) -> None:
-        """Keep the gradients of the next step dense, or mask them."""
-        self._dense = dense or candidates is not None
-        self._picks = GradientPicks(active, candidates)
-
-    def active_gradient(self) -> Tensor:
-        """Return the gradients at the active positions, gathered from all ranks tensor by tensor. Collective."""
-        return self._gathered(self._picks.active)
-
-    def candidate_gradient(self) -> Tensor:
-        """Return the gradients at the candidates, gathered from all ranks tensor by tensor. Collective."""
-        return self._gathered(self._picks.candidates)
-
-    def _gathered(self, positions: Topology | None) -> Tensor:
-        for name, one in self._tensors.items():
-            gradient = one.parameter.grad
-            self._picks.take(name, None if gradient is None else full_tensor(gradient).detach(), None)
-        return self._picks.joined(positions, {name: one.parameter for name, one in self._tensors.items()})
-
-    def gradient(self, name: str) -> Tensor:
-        """Return the dense gradient of a tensor, gathered from all ranks; zeros where none has arrived. Collective."""
-        parameter = self._tensors[name].parameter
-        if parameter.grad is None:
-            return torch.zeros(parameter.numel(), device=parameter.device)
-        return full_tensor(parameter.grad).reshape(-1)
-
-    def _accumulation_hook(self, name: str) -> Callable[[Tensor], None]:
-        mask = self._masks[name]
-
-        def accumulated(parameter: Tensor) -> None:
-            if parameter.grad is not None and not self._dense:
-                mask.fill(local_shard(parameter.grad))
-
-        return accumulated
 
 
 def _check_strided(name: str, gradient: Tensor) -> None:

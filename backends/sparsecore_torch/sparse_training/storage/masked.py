@@ -29,9 +29,9 @@ from sparsecore_torch.sparse_training.storage.gradient_masks import (
     BitMask,
     GradientMasker,
     Gradients,
-    ShardedGradientMasker,
 )
 from sparsecore_torch.sparse_training.storage.nonzero_roots import NonzeroRoots, roots_of
+from sparsecore_torch.sparse_training.storage.sharded_gradients import ShardedGradientMasker
 from sparsecore_torch.sparse_training.storage.storage import ledger_of
 from sparsecore_torch.sparse_training.storage.write_tracking import WriteTracker
 from sparsecore_torch.tensors import full_tensor, is_sharded, local_shard, shard_like
