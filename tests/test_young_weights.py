@@ -9,6 +9,7 @@ import attrs
 import pytest
 import torch
 from torch import Tensor, nn
+from wrapped_optimizers import HookedLookahead
 
 from sparsecore.errors import InputError
 from sparsecore.strategy import Every, Reallocation, YoungWeights, hookimpl
@@ -58,6 +59,7 @@ class Loop:
     options: dict[str, Any] = attrs.field(factory=dict)
     strategy: Any = SparseEvolution(schedule=Every(steps=7))
     births: Births = attrs.field(factory=Births)
+    wrapper: Callable[[Any], Any] = lambda optimizer: optimizer
     model: Slopes = attrs.field(init=False)
     optimizers: list[torch.optim.Optimizer] = attrs.field(init=False)
     training: SparseTraining = attrs.field(init=False)
@@ -66,7 +68,8 @@ class Loop:
         torch.manual_seed(0)
         self.model = Slopes().double()
         layers: list[nn.Module] = [self.model] if len(self.makes) == 1 else list(self.model.layers)
-        self.optimizers = [make(layer.parameters()) for make, layer in zip(self.makes, layers, strict=True)]
+        made = zip(self.makes, layers, strict=True)
+        self.optimizers = [self.wrapper(make(layer.parameters())) for make, layer in made]
         stack = [self.strategy, self.births]
         self.training = sparsify(
             self.model, self.optimizers, strategy=stack, sparsity=0.5, include="*", total_steps=500, **self.options
@@ -239,6 +242,38 @@ def test_another_optimizer_counts_from_its_own_start() -> None:
             weight.grad = slopes_of(step).view(-1)[position].view(1)
             optimizer.step()
         assert loop.values[position] == pytest.approx(weight.item(), rel=1e-12), birth
+
+
+def test_a_step_is_corrected_before_a_wrapper_goes_on() -> None:
+    loop = Loop((adamw,), {"young": OWN}, wrapper=HookedLookahead)
+    loop.run(range(1, 21))
+    for position, birth in list(loop.births.steps.items())[::5]:
+        weight = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+        inner = adamw([weight])
+        wrapped = HookedLookahead(inner)
+        for step in range(1, 21):
+            if step == birth + 1:
+                inner.state[weight]["step"].zero_()
+            slope = slopes_of(step).view(-1)[position].view(1)
+            weight.grad = slope if step > birth else torch.zeros_like(slope)
+            wrapped.step()
+        assert loop.values[position] == pytest.approx(weight.item(), rel=1e-12, abs=1e-12), birth
+
+
+def test_weights_that_a_training_adopts_are_young() -> None:
+    loop = Loop((adamw,), {"young": OWN})
+    loop.run(range(1, 10))
+    before = loop.training.topology.positions
+    with torch.no_grad():
+        for layer in loop.model.layers:
+            layer.weight.copy_(layer.weight.roll(1))
+    loop.training.adopt()
+    young = loop.training.state_dict()["young"]
+    new = set(loop.training.topology.positions.tolist()) - set(before.tolist())
+    ages = dict(zip(young["positions"].tolist(), young["ages"].tolist(), strict=True))
+    assert new
+    assert {position for position, age in ages.items() if age == 0} == new
+    assert {age for position, age in ages.items() if position not in new} == {2}
 
 
 def test_weights_are_young_until_their_correction_is_negligible() -> None:

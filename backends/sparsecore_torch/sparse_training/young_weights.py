@@ -6,6 +6,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from sparsecore.engine.arrays import counting_of
 from sparsecore.engine.groups import EngineGroups
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.topology import Topology
@@ -132,16 +133,23 @@ class YoungSteps:
             topology: the N active positions.
         """
         self._topology, self._entries = topology, {}
+        if not self.is_active:
+            return
+        is_young, counting = marks > 0, counting_of(topology.arrays)
+        # a device is waited for twice, however many tensors there are
+        counts = counting.count_each(is_young, topology.bounds)
+        oldest = int(marks.max()) - 1
         for name, young in self._choices.items():
-            own = marks[topology.slots(name)]
-            chosen = own.nonzero().view(-1)
-            if not len(chosen):
+            tensor, own = topology.layout.index(name), topology.slots(name)
+            if not counts[tensor]:
                 continue
+            chosen = as_tensor(counting.nonzero(is_young[own], int(counts[tensor])))
             _, optimizer, store = self._holders[name]
-            places = active_indices(topology, topology.layout.index(name))[chosen]
+            places = active_indices(topology, tensor)[chosen]
             parameter, indices = store.stepped_entries(name, places)
+            group = group_of(optimizer, parameter)
             self._entries[name] = YoungEntries(
-                optimizer, group_of(optimizer, parameter), parameter, young, places, indices, own[chosen] - 1
+                optimizer, group, parameter, young, places, indices, marks[own][chosen] - 1, oldest
             )
 
     def carry(self, reallocation: Reallocation) -> None:

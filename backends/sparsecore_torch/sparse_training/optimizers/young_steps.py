@@ -101,11 +101,8 @@ class YoungEntries:
     places: Tensor
     indices: Tensor
     ages: Tensor
-    oldest: int = attrs.field(init=False)
+    oldest: int
     count_before: float | Tensor = attrs.field(init=False, default=0.0)
-
-    def __attrs_post_init__(self) -> None:
-        self.oldest = int(self.ages.max()) if len(self.ages) else 0
 
     @classmethod
     def of_vector(cls, optimizer: Optimizer, parameter: Tensor, young: YoungWeights, marks: Tensor) -> "YoungEntries":
@@ -118,7 +115,8 @@ class YoungEntries:
             marks: (N,), int64: one more than the number of steps since a weight grew, 0 where it is not young.
         """
         slots = marks.nonzero().view(-1)
-        return cls(optimizer, 0, parameter, young, slots, slots, marks[slots] - 1)
+        ages = marks[slots] - 1
+        return cls(optimizer, 0, parameter, young, slots, slots, ages, int(ages.max()) if len(ages) else 0)
 
     def marks(self, size: int) -> Tensor:
         """Return the marks of :meth:`of_vector`.
