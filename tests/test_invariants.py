@@ -193,6 +193,28 @@ def test_a_broken_gradient_is_an_error_that_names_the_plugin(answer, sentence):
         algorithm.perturbed_gradient(state, normal_values(state.topology), normal_values(state.topology, 1))
 
 
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        (lambda size: np.zeros(size + 1), "expected 10 numbers"),
+        (lambda _: 0.0, "0.0; expected 10 numbers"),
+        (lambda size: np.full(size, np.nan), "not finite, in 'first'"),
+    ],
+)
+def test_a_broken_momentum_is_an_error_that_names_the_plugin(answer, sentence):
+    with broken("initial_momentum", sentence):
+        update_with(initial_momentum=lambda grown: answer(grown.size))
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [(lambda size: np.ones(size + 1, bool), "one bool a weight, 40"), (np.ones, "one bool")],
+)
+def test_a_broken_choice_of_what_keeps_its_value_is_an_error_that_names_the_plugin(answer, sentence):
+    with broken("keep_regrown", sentence):
+        update_with(keep_regrown=lambda topology: answer(topology.size))
+
+
 @attrs.frozen(eq=False)
 class Ages:
     ages: object = per_weight()
@@ -217,10 +239,13 @@ def test_a_strategy_state_cannot_be_changed_in_place():
         update_with(**ages, adjust=lambda strategy_state: written_zero(ages=strategy_state.ages))
 
 
-@pytest.mark.parametrize("vector", ["values", "sources", "survives"])
+@pytest.mark.parametrize("vector", ["values", "sources", "survives", "momentum"])
 def test_an_observer_cannot_change_an_update(vector):
     with pytest.raises(ValueError, match="read-only"):
-        update_with(reallocated=lambda reallocation: written_zero(vector=getattr(reallocation, vector)))
+        update_with(
+            initial_momentum=lambda grown: np.ones(grown.size),
+            reallocated=lambda reallocation: written_zero(vector=getattr(reallocation, vector)),
+        )
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 from dense_oracles import drawn, floored, gathered
-from engine_examples import active, engine, plugin, topologies, topology, values_of
+from engine_examples import ARRAYS, active, engine, plugin, topologies, topology, values_of
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -13,6 +13,8 @@ from sparsecore.engine.schedules import Clock, Every
 from sparsecore.engine.topology import Layout
 from sparsecore.engine.units import Kernels
 from sparsecore.errors import InputError, NoRoomError
+from sparsecore.experiment.assembly import assemble
+from sparsecore.experiment.experiment import Experiment
 from sparsecore_strategies.dpr import DynamicReallocation
 from sparsecore_strategies.granet import GradualRegeneration
 from sparsecore_strategies.rigl import RigL
@@ -222,3 +224,35 @@ def test_units_of_several_weights_are_kept_as_a_whole():
     assert got.pruned_count % 9 == 0
     was = dict(zip(state.topology.positions.tolist(), values.tolist(), strict=True))
     assert [was.get(position, 0.0) for position in got.after.positions.tolist()] == got.values.tolist()
+
+
+TABLES = {"model": {"name": "lenet-32-16"}, "data": {"name": "digits"}, "backend": {"name": "numpy"}}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "given_setting", "expected"),
+    [
+        ("rigl", {}, "keep"),
+        ("set", {}, False),
+        ("rigl", {"regrow_pruned": False}, False),
+        ("set", {"regrow_pruned": "keep"}, "keep"),
+        ("rigl", {"regrow_pruned": True}, True),
+    ],
+)
+def test_an_experiment_says_what_applies_and_an_older_one_stays_what_it_was(strategy, given_setting, expected):
+    tables = {**TABLES, "strategy": [{"name": strategy}], "reallocation": given_setting}
+    experiment = Experiment.of(tables)
+    assert experiment.reallocation.regrow_pruned == expected
+    assert experiment.tables()["reallocation"]["regrow_pruned"] is expected
+    assert Experiment.of(experiment.tables()).reallocation == experiment.reallocation
+    assert experiment.engine(Layout.of({"w": (8, 4)}), ARRAYS).regrow_pruned == expected
+    with pytest.raises(InputError, match=r"reallocation.regrow_pruned: true, false or 'keep' was expected, given 1"):
+        Experiment.of({**tables, "reallocation": {"regrow_pruned": 1}})
+
+
+def test_the_setting_of_the_command_line_is_the_experiments():
+    settings = ["reallocation.regrow_pruned=keep", "model.name=lenet-32-16"]
+    assert Experiment.of(assemble(None, {}, ["set"], settings)).reallocation.regrow_pruned == "keep"
+    assert Experiment.of(assemble(None, {}, ["granet"], settings[1:])).reallocation.regrow_pruned == "keep"
+    settings[0] = "reallocation.regrow_pruned=false"
+    assert Experiment.of(assemble(None, {}, ["granet"], settings)).reallocation.regrow_pruned is False

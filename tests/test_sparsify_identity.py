@@ -183,6 +183,14 @@ def test_the_state_of_other_settings_is_refused_and_named(case):
         started(evolution(), **options)[2].load_state_dict(state)
 
 
+def test_the_state_of_a_strategy_from_before_it_kept_values_is_refused_unless_that_is_asked_for():
+    rigl = RigL(schedule=Every(steps=2))
+    old = started(rigl, regrow_pruned=False)[2].state_dict()
+    with pytest.raises(InputError, match="regrow_pruned: False there, keep here"):
+        started(rigl)[2].load_state_dict(old)
+    started(rigl, regrow_pruned=False)[2].load_state_dict(old)
+
+
 ALIKE = {
     "another end": (evolution, evolution, {"total_steps": 200}),
     "compact storage": (evolution, evolution, {"storage": "compact"}),

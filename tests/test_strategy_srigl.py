@@ -276,6 +276,7 @@ def test_a_run_keeps_the_number_of_weights_in_each_group_throughout(backend, tmp
     topologies = list(replay(RunFolder(tmp_path / "run")))
     assert len(topologies) - 1 == result["reallocations"] > 2
     assert topologies[0].positions.tolist() != topologies[-1].positions.tolist()
+    assert topologies[-1].sha256() == result["topology_sha256"]
     for each in topologies:
         assert_even(each, 8)
 

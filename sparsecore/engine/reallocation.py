@@ -232,7 +232,9 @@ def reallocate(
         survives, survivors, grown = _with_regrown(topology, survives, grown, steps.keep_regrown(topology, values))
     initial = steps.initial_values(grown, values)  #                        8  zero-initialized
     merged = _merge(topology, survives, survivors, grown, initial, values)
-    return attrs.evolve(merged, momentum=steps.initial_momentum(grown, values)), strategy_states
+    momentum = steps.initial_momentum(grown, values)
+    readonly = None if momentum is None else topology.arrays.readonly(momentum)
+    return attrs.evolve(merged, momentum=readonly), strategy_states
 
 
 def _without_emptied(topology: Topology, values: Array, survives: Array) -> tuple[Array, Topology]:
