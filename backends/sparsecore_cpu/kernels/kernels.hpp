@@ -48,12 +48,16 @@ struct ConvolutionInput {
 //
 // Dense layers are stored in bundles: BUNDLE output channels share their offsets, so that each offset has BUNDLE
 // values, and a pointer belongs to a bundle of channels, of which the last one may be incomplete.
+//
+// Where every weight of a list that is not bundled reads the output's own pixel, `channels` has the input channel of
+// each; else it is null.
 struct WeightList {
   const int32_t* pointers;
   const int32_t* offsets;
   const float* values;
   int64_t input_blocks;
   bool bundled;
+  const uint16_t* channels = nullptr;
 };
 
 constexpr int BUNDLE = 4;

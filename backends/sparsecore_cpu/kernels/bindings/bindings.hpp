@@ -33,7 +33,7 @@ class Bindings {
     require_output(x, out, add, weights);
     if (sums) require_sums_disjoint(*sums, x, out, weights);
     if (plan.empty()) return;
-    const ConvolutionParams params = plan.params(add, weights, threads);
+    const ConvolutionParams params = plan.params(add, threads);
     std::vector<double> partial = sums ? partial_sums(plan.extent) : std::vector<double>{};
     {
       nb::gil_scoped_release release;
@@ -52,7 +52,7 @@ class Bindings {
     require_sums_disjoint(sums, x, out, weights);
     ReluMask mask = given_mask.mask_of(out);
     if (plan.empty()) return;
-    const ConvolutionParams params = plan.params(add, weights, threads);
+    const ConvolutionParams params = plan.params(add, threads);
     std::vector<double> partial = partial_sums(plan.extent);
     mask.input = every(mask.input, plan.out_step);
     mask.input.data = advance(mask.input.data, plan.out_offset, out.value_bytes());
@@ -71,7 +71,7 @@ class Bindings {
     const Plan plan(x, gradient.pixels, weights, steps, lanes());
     x.require_disjoint_from(gradients.memory()), gradient.require_disjoint_from(gradients.memory());
     const WeightGradientParams params{
-        plan.x, gradient.convolution_input(1, 1), weights.list(), gradients.data(), plan.extent, threads};
+        plan.x, gradient.convolution_input(1, 1), plan.list, gradients.data(), plan.extent, threads};
     nb::gil_scoped_release release;
     table_for(x.pixels)->weight_gradient(params);
   }
@@ -88,7 +88,9 @@ class Bindings {
     ConvolutionInput read_gradient = gradient.convolution_input(1, 1);
     const ActivationView strided_out = every(out.view, step);
     std::vector<Weights> held;  // a sequence need not keep the objects alive that it returns
+    std::vector<Plan> plans;
     std::vector<TransposedWeights> transposed;
+    bool reads_own_pixels = static_cast<bool>(forward.own_pixel);
     for (const nb::handle& pair : given_transposed) {
       const auto [back, steps] = weights_and_steps(pair);
       require(steps.x.is(1) && steps.out == step, "the transposed weights go by other strides");
@@ -99,8 +101,9 @@ class Bindings {
       require_disjoint(gradients.memory(), {back.values.memory()});
       read_gradient.first_row = std::min(read_gradient.first_row, plan.x.first_row);
       read_gradient.last_row = std::max(read_gradient.last_row, plan.x.last_row);
-      held.push_back(back);
-      transposed.push_back({back.list(), plan.out_offset});
+      reads_own_pixels = reads_own_pixels && plan.reads_own_pixels();
+      held.push_back(back), plans.push_back(plan);
+      transposed.push_back({plan.list, plan.out_offset});
     }
     require(static_cast<int64_t>(transposed.size()) == stride * stride,
             "there is one list of transposed weights for each place among the strides");
@@ -118,7 +121,8 @@ class Bindings {
     mask.input = every(mask.input, step);
     BackwardParams params{};
     params.x = forward.x, params.gradient = read_gradient;
-    params.weights = weights.list(), params.weight_gradients = gradients.data();
+    params.weights = forward.list, params.weight_gradients = gradients.data();
+    if (!reads_own_pixels) params.weights.channels = nullptr;
     params.extent = outputs.extent;
     params.out = strided_out, params.add = add ? add->view.data : nullptr;
     params.transposed = {transposed.data(), static_cast<int64_t>(transposed.size())};

@@ -39,10 +39,21 @@ Step step_of(const GivenStep& given) {
   return {row, column};
 }
 
-// A read-only view of the copied indices, which owns them and lives as long as it is referenced.
+// A read-only array of numbers that belong to a shared object, which lives as long as the array is referenced.
+template <class Number, class Owner>
+nb::ndarray<nb::numpy, const Number, nb::ndim<1>> view_of(const std::vector<Number>& numbers, const Owner& owner) {
+  const nb::capsule held(new Owner(owner), [](void* held) noexcept { delete static_cast<Owner*>(held); });
+  return {numbers.data(), {numbers.size()}, held};
+}
+
 nb::ndarray<nb::numpy, const int32_t, nb::ndim<1>> view_of(const IndexCopy& indices) {
-  const nb::capsule owner(new IndexCopy(indices), [](void* held) noexcept { delete static_cast<IndexCopy*>(held); });
-  return {indices->data(), {indices->size()}, owner};
+  return view_of(*indices, indices);
+}
+
+nb::ndarray<nb::numpy, const uint16_t, nb::ndim<1>> channels_of(const Weights& weights) {
+  static const auto none = std::make_shared<const OwnPixelChannels>();
+  const std::shared_ptr<const OwnPixelChannels>& made = *weights.made ? *weights.made : none;
+  return view_of(made->channels, made);
 }
 
 void add_operands(nb::module_& module) {
@@ -79,7 +90,12 @@ copied; the values are read from the array itself whenever the weights are used.
       .def_prop_ro(
           "offsets", [](const Weights& weights) { return view_of(weights.offsets); }, nb::rv_policy::automatic,
           "What each weight reads, relative to the output's position; read-only.",
-          nb::for_getter(nb::sig("def offsets(self) -> " INDICES)));
+          nb::for_getter(nb::sig("def offsets(self) -> " INDICES)))
+      .def_prop_ro("channels", &channels_of, nb::rv_policy::automatic,
+                   R"(The input channel of each weight, where the weights were used and all read the output's own pixel.
+
+Read-only; empty elsewhere.)",
+                   nb::for_getter(nb::sig("def channels(self) -> numpy.typing.NDArray[numpy.uint16]")));
   nb::class_<Mask>(module, "Mask",
                    R"(Where relu(scale·input + shift) is positive; and the mean of the input by channel.)")
       .def(nb::init<const Activation&, nb::handle, nb::handle, nb::handle>(), "input"_a, "scale"_a.none(),

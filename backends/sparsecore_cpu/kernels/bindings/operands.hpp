@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <numeric>
 #include <optional>
 #include <vector>
 
@@ -114,6 +115,12 @@ inline ReadonlyFloats by_channel(const char* name, nb::handle array, const Exten
   return vector;
 }
 
+// The input channels of weights that read the output's own pixel, for an input whose channels lie so far apart.
+struct OwnPixelChannels {
+  int64_t channel_stride;
+  std::vector<uint16_t> channels;
+};
+
 // The weights of a convolution; see WeightList in kernels.hpp.
 struct Weights {
   IndexCopy pointers, offsets;
@@ -121,7 +128,11 @@ struct Weights {
   int64_t channels;
   bool bundled;
   int64_t lowest_offset = 0, highest_offset = 0;
-  int32_t offset_bits = 0;  // the bits that are set in any offset
+  int32_t offset_bits = 0;     // the bits that are set in any offset
+  int32_t offset_divisor = 0;  // the greatest number that divides all offsets, if none is negative
+  // What `own_pixel_channels` has made, for all copies of this object; it is replaced where the stride changes.
+  std::shared_ptr<std::shared_ptr<const OwnPixelChannels>> made =
+      std::make_shared<std::shared_ptr<const OwnPixelChannels>>();
 
   Weights(nb::handle given_pointers, nb::handle given_offsets, nb::handle given_values, Integer channels, bool bundled)
       : pointers(copy_indices(ReadonlyIndices("pointers", given_pointers))),
@@ -137,7 +148,25 @@ struct Weights {
     if (!count) return;
     const auto [lowest, highest] = std::minmax_element(offsets->begin(), offsets->end());
     lowest_offset = *lowest, highest_offset = *highest;
-    for (const int32_t offset : *offsets) offset_bits |= offset;
+    for (const int32_t offset : *offsets) {
+      offset_bits |= offset;
+      if (lowest_offset >= 0 && offset_divisor != 1) offset_divisor = std::gcd(offset_divisor, offset);
+    }
+  }
+
+  // The input channel of each weight, where all weights read the output's own pixel of `input`; else null.
+  std::shared_ptr<const OwnPixelChannels> own_pixel_channels(const Activation& input) const {
+    constexpr int64_t MOST_CHANNELS = 1 << 16;
+    const int64_t stride = input.view.channel_stride, count = input.extent.channels;
+    if (bundled || offsets->empty() || count > MOST_CHANNELS || offset_divisor % stride || lowest_offset < 0 ||
+        highest_offset >= count * stride)
+      return nullptr;
+    if (!*made || (*made)->channel_stride != stride) {
+      OwnPixelChannels found{stride, std::vector<uint16_t>(offsets->size())};
+      for (size_t k = 0; k < offsets->size(); k++) found.channels[k] = static_cast<uint16_t>((*offsets)[k] / stride);
+      *made = std::make_shared<const OwnPixelChannels>(std::move(found));
+    }
+    return *made;
   }
 
   WeightList list() const {

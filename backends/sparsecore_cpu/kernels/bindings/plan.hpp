@@ -44,12 +44,17 @@ struct Plan {
   Extent extent;  // of the outputs
   Step out_step;
   int64_t out_offset = 0;  // of the first output from the first pixel of the buffer, in values
+  WeightList list;
+  bool is_empty_list;
+  std::shared_ptr<const OwnPixelChannels> own_pixel;  // what `list` refers to, or null
 
   Plan(const Input& input, const Activation& output, const Weights& weights, const Steps& steps, int lanes)
       : x(input.convolution_input(steps.x.row, steps.x.column)),
         // A step wider than the image reaches no second output. It is clamped so that no stride overflows, and so that
         // prefetching does not leave the buffer.
-        out_step{std::min(steps.out.row, longest_side(output)), std::min(steps.out.column, longest_side(output))} {
+        out_step{std::min(steps.out.row, longest_side(output)), std::min(steps.out.column, longest_side(output))},
+        list(weights.list()),
+        is_empty_list(weights.offsets->empty() && !weights.bundled) {
     const Activation& read = input.pixels;
     require(read.lanes() == lanes && output.lanes() == lanes,
             "the buffers have another number of lanes than the kernels");
@@ -86,13 +91,20 @@ struct Plan {
     const int64_t margin = read.border * read.view.pixel_stride;
     x.first_row = row_of(weights.lowest_offset + margin, read.view.row_stride);
     x.last_row = row_of(checked_sum(last_column, weights.highest_offset + margin), read.view.row_stride);
+    const bool is_inside = (extent.height - 1) * steps.x.row < read.extent.height &&
+                           (extent.width - 1) * steps.x.column < read.extent.width;
+    if (is_inside) own_pixel = weights.own_pixel_channels(read);
+    if (own_pixel) list.channels = own_pixel->channels.data();
   }
 
   bool empty() const { return extent.height <= 0 || extent.width <= 0; }
 
-  ConvolutionParams params(const Activation* add, const Weights& weights, int threads) const {
+  // Whether no weight reads anything but the output's own pixel, and weights are listed one by one.
+  bool reads_own_pixels() const { return own_pixel || is_empty_list; }
+
+  ConvolutionParams params(const Activation* add, int threads) const {
     const void* start = add ? advance(add->view.data, out_offset, add->value_bytes()) : nullptr;
-    return {x, out, start, weights.list(), extent, threads};
+    return {x, out, start, list, extent, threads};
   }
 
  private:

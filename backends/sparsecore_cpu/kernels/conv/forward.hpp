@@ -1,12 +1,9 @@
 // Convolution with a list of nonzero weights: each weight is one multiply-add of a vector for each output pixel.
 #pragma once
 
-#include "conv/epilogues.hpp"
-#include "conv/input.hpp"
+#include "conv/own_pixel.hpp"
 
 namespace SPARSECORE_VARIANT {
-
-using sparsecore::ConvolutionParams;
 
 // Computes tiles of CHANNELS output channels that read the same pixels: one, or a bundle.
 template <int CHANNELS, class PixelStride, class Epilogue>
@@ -37,7 +34,7 @@ struct ConvolutionTiles {
           if (channel < full && input)
             partial.template read<ROWS, COLUMNS>(to, first + channel, outputs[channel]);
           else if (channel < full && start)
-            read<ROWS, COLUMNS>(start + (first + channel) * out.channel_stride, outputs[channel]);
+            load_tile<ROWS, COLUMNS>(out, start + (first + channel) * out.channel_stride, outputs[channel]);
           else
             for (auto& output : outputs[channel]) output = zeros();
         const int32_t group = static_cast<int32_t>(first / CHANNELS);
@@ -45,7 +42,7 @@ struct ConvolutionTiles {
         for (int channel = 0; channel < full; channel++) {
           if (last_input) {
             epilogue.template apply<ROWS, COLUMNS>(outputs[channel], block, row, column, first + channel);
-            write<ROWS, COLUMNS>(to + (first + channel) * out.channel_stride, outputs[channel]);
+            store_tile<ROWS, COLUMNS>(out, to + (first + channel) * out.channel_stride, outputs[channel]);
           } else {
             partial.template write<ROWS, COLUMNS>(to, first + channel, outputs[channel]);
           }
@@ -70,7 +67,7 @@ struct ConvolutionTiles {
     inline __attribute__((always_inline)) void read(const Stored* to, int64_t channel,
                                                     Vector (&outputs)[PIXELS]) const {
       if constexpr (STORED_AS_FLOAT)
-        return tiles_.read<ROWS, COLUMNS>(to + channel * tiles_.out.channel_stride, outputs);
+        return load_tile<ROWS, COLUMNS>(tiles_.out, to + channel * tiles_.out.channel_stride, outputs);
       for (int i = 0; i < PIXELS; i++) outputs[i] = load(floats_of(channel) + i * LANES);
     }
 
@@ -78,7 +75,7 @@ struct ConvolutionTiles {
     inline __attribute__((always_inline)) void write(Stored* to, int64_t channel,
                                                      const Vector (&outputs)[PIXELS]) const {
       if constexpr (STORED_AS_FLOAT)
-        return tiles_.write<ROWS, COLUMNS>(to + channel * tiles_.out.channel_stride, outputs);
+        return store_tile<ROWS, COLUMNS>(tiles_.out, to + channel * tiles_.out.channel_stride, outputs);
       for (int i = 0; i < PIXELS; i++) store(floats_of(channel) + i * LANES, outputs[i]);
     }
 
@@ -110,40 +107,6 @@ struct ConvolutionTiles {
       }
     }
   }
-
-  template <int ROWS, int COLUMNS>
-  inline __attribute__((always_inline)) void read(const Stored* from, Vector (&outputs)[ROWS * COLUMNS]) {
-    for (int r = 0; r < ROWS; r++)
-      for (int c = 0; c < COLUMNS; c++)
-        outputs[r * COLUMNS + c] = load(from + r * out.row_stride + c * out.pixel_stride);
-  }
-
-  template <int ROWS, int COLUMNS>
-  inline __attribute__((always_inline)) void write(Stored* to, const Vector (&outputs)[ROWS * COLUMNS]) {
-    for (int r = 0; r < ROWS; r++)
-      for (int c = 0; c < COLUMNS; c++) store(to + r * out.row_stride + c * out.pixel_stride, outputs[r * COLUMNS + c]);
-  }
-};
-
-// The outputs of a convolution, and what is added to them.
-struct ConvolutionOutput {
-  ActivationView out;
-  const void* add;  // laid out as `out`, or null
-
-  void prefetch(const RowRange& band, Prefetcher& prefetcher) const {
-    prefetcher.add(out, band);
-    ActivationView start = out;
-    start.data = const_cast<void*>(add);
-    if (add) prefetcher.add(start, band);
-  }
-
-  // The outputs `offset` values further on.
-  ConvolutionOutput shifted(int64_t offset) const {
-    ConvolutionOutput output = *this;
-    output.out.data = static_cast<Stored*>(out.data) + offset;
-    if (add) output.add = static_cast<const Stored*>(add) + offset;
-    return output;
-  }
 };
 
 // How many prefetch steps a convolution over a band makes.
@@ -172,8 +135,9 @@ void convolve_band(const FloatView& x, const ConvolutionOutput& output, WeightLi
 // `make_epilogue(part, first channel, last channel)` makes the epilogue of the tiles of one task.
 template <class MakeEpilogue>
 void convolve_with(const ConvolutionParams& params, MakeEpilogue make_epilogue) {
+  if (params.weights.channels) return convolve_own_pixels(params, make_epilogue);
   const Extent& extent = params.extent;
-  const int64_t ranges = channel_range_count(extent);
+  const int64_t ranges = channel_range_count(extent, params.threads);
   parallel_for(part_count(extent) * ranges, params.threads, [&](int64_t task) {
     const RowRange part = rows_of_part(extent, task / ranges);
     const int64_t range = task % ranges;

@@ -2,7 +2,7 @@
 // input.
 #pragma once
 
-#include "conv/input.hpp"
+#include "conv/own_pixel.hpp"
 
 namespace SPARSECORE_VARIANT {
 
@@ -16,6 +16,34 @@ constexpr int GROUP = 4;
 // numbered over all input blocks, never share a vector.
 inline int64_t offset_of_sums(int32_t first, int32_t k, int64_t channel) {
   return (first / GROUP + channel + (k - first) / GROUP) * LANES;
+}
+
+// The inner loop: adds the products of the weights [first, last) of one channel to their sums, a group at a time.
+// `outputs` are the gradients of a tile of this channel, and pixels_of(k) is the address of what weight k multiplies.
+template <int ROWS, int COLUMNS, class PixelsOf>
+inline __attribute__((always_inline)) void add_gradients(const Vector (&outputs)[ROWS * COLUMNS], PixelsOf pixels_of,
+                                                         int64_t row_stride, int64_t pixel_stride, int32_t first,
+                                                         int32_t last, float* sums) {
+  for (int32_t k = first; k < last; k += GROUP, sums += LANES) {
+    // an incomplete group repeats its last weight; the repeated sums are never read
+    Vector products[GROUP];
+#pragma GCC unroll 4
+    for (int i = 0; i < GROUP; i++) {
+      const float* pixels = pixels_of(k + i < last ? k + i : last - 1);
+      constexpr int CHAINS = ROWS * COLUMNS < 2 ? 1 : 2;  // of additions that do not wait for each other
+      Vector chains[CHAINS] = {};
+#pragma GCC unroll 16
+      for (int r = 0; r < ROWS; r++) {
+        const float* line = pin_register(pixels + r * row_stride);
+#pragma GCC unroll 16
+        for (int c = 0; c < COLUMNS; c++)
+          chains[(r * COLUMNS + c) % CHAINS] += outputs[r * COLUMNS + c] * load(line + c * pixel_stride);
+      }
+      products[i] = chains[0];
+      for (int chain = 1; chain < CHAINS; chain++) products[i] += chains[chain];
+    }
+    store(sums, load(sums) + sum_by_quarters(products));
+  }
 }
 
 // Adds up the gradients of single weights, tile by tile.
@@ -41,7 +69,7 @@ struct WeightGradientTiles {
   }
 
  private:
-  // The inner loop: the products of the weights [first, last) of one channel, a group at a time.
+  // The gradients of the weights [first, last) of one channel.
   template <int ROWS, int COLUMNS>
   inline __attribute__((always_inline)) void accumulate(const float* from, const float* gradients, int32_t first,
                                                         int32_t last, int64_t channel) {
@@ -49,28 +77,9 @@ struct WeightGradientTiles {
     for (int r = 0; r < ROWS; r++)
       for (int c = 0; c < COLUMNS; c++)
         outputs[r * COLUMNS + c] = load(gradients + r * gradient.row_stride + c * gradient.pixel_stride);
-    const int64_t pixel_stride = PixelStride::of(x);
-    float* own = sums + offset_of_sums(first, first, channel);
-    for (int32_t k = first; k < last; k += GROUP, own += LANES) {
-      // an incomplete group repeats its last weight; the repeated sums are never read
-      Vector products[GROUP];
-#pragma GCC unroll 4
-      for (int i = 0; i < GROUP; i++) {
-        const float* pixels = from + weights.offsets[k + i < last ? k + i : last - 1];
-        constexpr int CHAINS = ROWS * COLUMNS < 2 ? 1 : 2;  // of additions that do not wait for each other
-        Vector chains[CHAINS] = {};
-#pragma GCC unroll 16
-        for (int r = 0; r < ROWS; r++) {
-          const float* line = pin_register(pixels + r * x.row_stride);
-#pragma GCC unroll 16
-          for (int c = 0; c < COLUMNS; c++)
-            chains[(r * COLUMNS + c) % CHAINS] += outputs[r * COLUMNS + c] * load(line + c * pixel_stride);
-        }
-        products[i] = chains[0];
-        for (int chain = 1; chain < CHAINS; chain++) products[i] += chains[chain];
-      }
-      store(own, load(own) + sum_by_quarters(products));
-    }
+    const auto pixels_of = [&](int32_t k) __attribute__((always_inline)) { return from + weights.offsets[k]; };
+    add_gradients<ROWS, COLUMNS>(outputs, pixels_of, x.row_stride, PixelStride::of(x), first, last,
+                                 sums + offset_of_sums(first, first, channel));
   }
 };
 
@@ -186,6 +195,31 @@ class PartialGradients {
       });
     }
 
+    // How many prefetch steps `add_tile` makes.
+    int64_t prefetch_steps_of_tile() const { return all_.weights_.input_blocks * (last_ - first_); }
+
+    // Adds a tile, where every weight reads the output's own pixel.
+    template <int ROWS, int COLUMNS>
+    __attribute__((noinline)) void add_tile(const TileChannels& x, const TileChannels& gradient,
+                                            TilePrefetcher& prefetcher) {
+      const WeightList& weights = all_.weights_;
+      const auto pixels_of = [&](int32_t k) __attribute__((always_inline)) { return x.at(weights.channels[k]); };
+      for (int64_t input = 0; input < weights.input_blocks; input++)
+        for (int64_t channel = first_; channel < last_; channel++) {
+          prefetcher.step();
+          const int64_t number = input * all_.extent_.channels + channel;
+          const int32_t first = weights.pointers[number], last = weights.pointers[number + 1];
+          if (first == last) continue;
+          const float* gradients = gradient.at(channel);
+          Vector outputs[ROWS * COLUMNS];
+          for (int r = 0; r < ROWS; r++)
+            for (int c = 0; c < COLUMNS; c++)
+              outputs[r * COLUMNS + c] = load(gradients + r * gradient.row_stride + c * LANES);
+          add_gradients<ROWS, COLUMNS>(outputs, pixels_of, x.row_stride, LANES, first, last,
+                                       sums_ + offset_of_sums(first, first, number));
+        }
+    }
+
     // Adds up the sums over the lanes when all bands are done.
     void finish() const {
       if (all_.weights_.bundled) return;
@@ -238,17 +272,49 @@ class PartialGradients {
   float* partial_;
 };
 
+// Visits the tiles of a part where every weight reads the output's own pixel.
+struct OwnPixelGradientTiles {
+  const TileInput &x, &gradient;
+  float *x_scratch, *gradient_scratch;
+  PartialGradients::OfPart& own;
+  int64_t block, width;
+
+  template <int ROWS, int COLUMNS>
+  void tile(int64_t row, int64_t column) {
+    const Tile next = Tile{block, row, column, ROWS, COLUMNS}.next(width);
+    TilePrefetcher prefetcher;
+    x.prefetch(next, prefetcher), gradient.prefetch(next, prefetcher);
+    prefetcher.distribute(own.prefetch_steps_of_tile());
+    const TileChannels inputs = x.read<ROWS, COLUMNS>(row, column, x_scratch);
+    const TileChannels gradients = gradient.read<ROWS, COLUMNS>(row, column, gradient_scratch);
+    own.add_tile<ROWS, COLUMNS>(inputs, gradients, prefetcher);
+  }
+};
+
+inline void weight_gradient_of_own_pixels(const WeightGradientParams& params, PartialGradients::OfPart& own,
+                                          const RowRange& part) {
+  static thread_local Scratch x_scratch, gradient_scratch;
+  const int64_t inputs = params.x.channels, outputs = params.extent.channels;
+  const TileInput x(params.x, params.extent, part.block, uses_of_inputs(params.weights, inputs, outputs));
+  const TileInput gradient(params.gradient, params.extent, part.block, 1);
+  for_each_own_pixel_tile(
+      part, params.extent.width,
+      OwnPixelGradientTiles{x, gradient, x_scratch.request(x.scratch_size()),
+                            gradient_scratch.request(gradient.scratch_size()), own, part.block, params.extent.width});
+}
+
 inline void weight_gradient(const WeightGradientParams& params) {
   const Extent& extent = params.extent;
   PartialGradients partial(params.weights, extent);
-  const int64_t ranges = channel_range_count(extent);
+  const int64_t ranges = channel_range_count(extent, params.threads);
   parallel_for(part_count(extent) * ranges, params.threads, [&](int64_t task) {
     static thread_local Scratch x_scratch, gradient_scratch;
     const int64_t number = task / ranges, range = task % ranges;
     const RowRange part = rows_of_part(extent, number);
-    InputRows x(params.x, extent, part, x_scratch), gradient(params.gradient, extent, part, gradient_scratch);
     PartialGradients::OfPart own(partial, number, first_channel_of(extent, range, ranges),
                                  first_channel_of(extent, range + 1, ranges));
+    if (params.weights.channels) return weight_gradient_of_own_pixels(params, own, part), own.finish();
+    InputRows x(params.x, extent, part, x_scratch), gradient(params.gradient, extent, part, gradient_scratch);
     const Bands bands(extent, number, band_rows(extent.width, params.weights));
     bands.for_each([&](const RowRange& band, const RowRange& next) {
       Prefetcher prefetcher;

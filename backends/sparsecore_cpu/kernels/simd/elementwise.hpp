@@ -11,7 +11,7 @@ using sparsecore::CombineParams;
 // Calls visit(part, block, row, channel) for each row of each channel, on several threads.
 template <class Visit>
 void for_each_line(const Extent& extent, int threads, Visit visit) {
-  const int64_t ranges = channel_range_count(extent);
+  const int64_t ranges = channel_range_count(extent, threads);
   parallel_for(part_count(extent) * ranges, threads, [&](int64_t task) {
     const RowRange rows = rows_of_part(extent, task / ranges);
     const int64_t range = task % ranges;

@@ -33,9 +33,11 @@ inline RowRange rows_of_part(const Extent& extent, int64_t part) {
   return {part / count, first_row(number), first_row(number + 1)};
 }
 
-// Where there are few parts (a batch of features is one), the channels are divided too.
-inline int64_t channel_range_count(const Extent& extent) {
-  const int64_t wanted = (8 + part_count(extent) - 1) / part_count(extent);
+// Where there are few parts for so many threads (a batch of features is one), the channels are divided too. Each range
+// computes its inputs again, so that a single thread has one.
+inline int64_t channel_range_count(const Extent& extent, int threads) {
+  const int64_t tasks = threads == 1 ? 1 : 4 * threads;
+  const int64_t wanted = (tasks + part_count(extent) - 1) / part_count(extent);
   const int64_t most = (extent.channels + 7) / 8;
   return wanted < most ? wanted : most;
 }

@@ -65,6 +65,13 @@ class Weights:
     def offsets(self) -> numpy.typing.NDArray[numpy.int32]:
         """What each weight reads, relative to the output's position; read-only."""
 
+    @property
+    def channels(self) -> numpy.typing.NDArray[numpy.uint16]:
+        """The input channel of each weight, where the weights were used and all read the output's own pixel.
+
+        Read-only; empty elsewhere.
+        """
+
 class Mask:
     """Where relu(scale·input + shift) is positive; and the mean of the input by channel."""
 

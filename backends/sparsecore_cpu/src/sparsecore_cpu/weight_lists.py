@@ -56,7 +56,7 @@ class WeightList:
     @property
     def indices(self) -> tuple[NDArray[Any], ...]:
         """The index arrays of the list."""
-        return self.order, self.handle.pointers, self.handle.offsets
+        return self.order, self.handle.pointers, self.handle.offsets, self.handle.channels
 
     def fill(self, values: NDArray[np.float32], threads: int) -> None:
         """Gather the values of the tensor's active entries into the list.
