@@ -49,6 +49,7 @@ class BitMask:
 
     def __init__(self, mask: Tensor, like: Tensor) -> None:
         self._bits = torch.empty_like(like, dtype=torch.int8).copy_(mask)
+        self._is_full: bool | None = None
 
     @property
     def bits(self) -> Tensor:
@@ -60,9 +61,22 @@ class BitMask:
         """True for active weights; a new tensor."""
         return self._bits != 0
 
+    @property
+    def is_full(self) -> bool:
+        """Whether all weights are known to be active, so that there is nothing to mask.
+
+        False also on other devices than the CPU, which would be waited for, and in graphs, which serve later masks, too.
+        """
+        if self._bits.device.type != "cpu" or torch.compiler.is_compiling():
+            return False
+        if self._is_full is None:
+            self._is_full = bool(self._bits.all())
+        return self._is_full
+
     def change(self, mask: Tensor) -> None:
         """Take over another mask, in the form that the constructor takes."""
         self._bits.copy_(mask)
+        self._is_full = None
 
     def move(self, pruned: Tensor, grown: Tensor) -> None:
         """Take over the mask after an update.
@@ -73,10 +87,13 @@ class BitMask:
         """
         put_entries(self._bits, pruned, 0)
         put_entries(self._bits, grown, -1)
+        self._is_full = None
 
     def fill(self, tensor: Tensor) -> None:
         """Set the inactive entries of a tensor to zero, in place and unseen by autograd."""
         self._check_device(tensor)
+        if self.is_full:
+            return
         for entries, bits in self._chunks(tensor):
             entries.bitwise_and_(bits)
 
@@ -88,6 +105,8 @@ class BitMask:
             bits: of the value, as an integer.
         """
         self._check_device(tensor)
+        if self.is_full:
+            return
         # active entries lose the bits to -1 times them, and get them back; a second mask would take memory
         for entries, mask in self._chunks(tensor):
             entries.add_(mask, alpha=bits).add_(bits)
@@ -111,7 +130,7 @@ class BitMask:
             length: a run of as many entries at the beginning does, else the longest of the whole tensor is returned.
         """
         bits = self._bits
-        if not is_non_overlapping_and_dense(bits):
+        if self.is_full or not is_non_overlapping_and_dense(bits):
             return None
         flat = bits.as_strided((bits.numel(),), (1,))
         for looked_at in (_BEGINNING, _CHUNK):
@@ -284,6 +303,8 @@ class GradientMasker:
 
         def arrive(gradient: Tensor) -> Tensor | None:
             _check_strided(name, gradient)
+            if mask.is_full:
+                return None
             if self._stays_dense:
                 return _finite_where_inactive(gradient, mask)
             if is_accumulating(node) and not gradient.requires_grad:

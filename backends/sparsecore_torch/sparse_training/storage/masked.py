@@ -117,7 +117,8 @@ class MaskedStorage:
         zero = self._tracker.still_zero()
         others = [name for name in self._tensors if name not in zero]
         for name in others:
-            self._clear(name)
+            if not self._masks[name].is_full:
+                self._clear(name)
         self._tracker.note(others)
 
     @torch.no_grad()
