@@ -147,9 +147,9 @@ class Call:
         """Some that stay inside the border, most of them."""
         _, _, width, channels, border = form
         row = (width + 2 * border) * channels
-        draws = []
+        draws, reach = [], self.random.choice([0, border])  # those of the own pixel have kernels of their own
         for _ in range(count):
-            down, right = (self.random.randint(-border, border) for _ in range(2))
+            down, right = (self.random.randint(-reach, reach) for _ in range(2))
             place = down * row + self.random.randrange(channels) * (width + 2 * border) + right
             draws.append(place * self.lanes)
             if self.odd():

@@ -48,7 +48,7 @@ class Example:
 
     @classmethod
     def of(cls, seed: int, images: int, sides: tuple[int, int], channels: tuple[int, int], **more: Any) -> "Example":
-        """Draw numbers that bfloat16 has; ``more`` are stride, is_fused, and the threshold below which one is active."""
+        """Draw numbers that bfloat16 has; ``more`` are stride, is_fused and the threshold of active ones."""
         (outputs, inputs), stride = channels, more["stride"]
         made = [-(-side // stride) for side in sides]
         dense = drawn(seed, outputs, inputs) * (drawn(seed + 1, outputs, inputs) < more["threshold"])

@@ -65,7 +65,7 @@ class BitMask:
     def is_full(self) -> bool:
         """Whether all weights are known to be active, so that there is nothing to mask.
 
-        False also on other devices than the CPU, which would be waited for, and in graphs, which serve later masks, too.
+        False also on other devices than the CPU, which would be waited for, and in graphs, which serve later masks too.
         """
         if self._bits.device.type != "cpu" or torch.compiler.is_compiling():
             return False
