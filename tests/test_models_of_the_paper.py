@@ -15,7 +15,7 @@ from sparsecore_models.lenet import LeNet
 from sparsecore_models.thin import ThinLeNet
 from sparsecore_models.wrn import WideResNet
 
-BACKENDS = [pytest.param("numpy", marks=pytest.mark.slow), "torch", "cpu"]
+BACKENDS = ["cpu", *(pytest.param(name, marks=pytest.mark.slow) for name in ("numpy", "torch"))]
 
 
 def named(model: Any, image: tuple[int, int, int] = (28, 28, 1)) -> dict[str, Parameter]:
