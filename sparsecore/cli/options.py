@@ -123,6 +123,19 @@ def study_experiment_options(command: Command) -> Command:
     return _add(command, (*_PLUGINS, *_TRAINING))
 
 
+def comparison_experiment_options(command: Command) -> Command:
+    """Add the options that all runs of a comparison of strategies share, which has networks of its own by default.
+
+    Args:
+        command: as for :func:`study_experiment_options`.
+    """
+    own = (
+        click.option("--model", metavar="NAME", help="Network in place of those two, or one of them"),
+        click.option("--data", metavar="NAME", help="Data set  [default: that of the network, or digits]"),
+    )
+    return _add(command, (*own, *_PLUGINS[len(own) :], *_TRAINING))
+
+
 def common_options(command: Command) -> Command:
     """Add ``--set`` and ``--json``, the last options in the help.
 

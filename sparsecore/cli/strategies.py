@@ -8,7 +8,7 @@ from typing import TextIO
 
 import click
 
-from sparsecore.cli.options import ExperimentOptions, common_options, study_experiment_options
+from sparsecore.cli.options import ExperimentOptions, common_options, comparison_experiment_options
 from sparsecore.cli.output import print_message, print_table, result_stream
 from sparsecore.cli.progress import StudyStatus
 from sparsecore.cli.study_options import Execution, execution_options, progress_class, settings_of
@@ -31,7 +31,7 @@ from sparsecore.study.trials import trials_of
 
 
 @click.command(NAME)
-@study_experiment_options
+@comparison_experiment_options
 @click.option("--sparsity", "sparsities", metavar="S", multiple=True, help="Replace the sparsities. Repeatable.")
 @click.option("--strategy", "own", metavar="NAME", multiple=True, help="Also compare FILE.py:Class. Repeatable.")
 @click.option("--arm", "arms", metavar="NAME", multiple=True, help="Compare only this strategy. Repeatable.")
@@ -62,8 +62,8 @@ def strategies(
     """Which strategy is the best?
 
     Compares all installed strategies and your own. Each is tuned with the same number of runs on held-out training
-    images; the trials then train on all of them. Without --model and --data, the networks are LeNet-300-100 on MNIST
-    and a GPT of characters.
+    images; the trials then train on all of them. The networks are lenet-300-100 on MNIST and a GPT of characters,
+    sparsecore_models.gpt:CharacterGPT.
     """
     with result_stream() as stream:
         check_reportable()
