@@ -33,6 +33,10 @@ pytestmark = pytest.mark.usefixtures("quick_runs")
 
 SAME = ("checkpoint.safetensors", "metrics.jsonl", "reallocations.jsonl", "tensors.json", "experiment.toml")
 RIGL = ("--strategy", "rigl", "--set", "strategy.schedule={steps=2}", "--sparsity", "0.7")
+IN_GRADIENT = (
+    *("--strategy", "gradient-deepr", "--set", "strategy.schedule={steps=2}", "--set", "strategy.temperature=1e-2"),
+    *("--set", "training.weight_decay=5e-4", "--sparsity", "0.7"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +70,11 @@ def of_sparsify(folder: Path, weights: dict[str, Any], strategy: Any) -> tuple[s
     return training.topology.sha256(), model
 
 
-@pytest.mark.parametrize("arguments", [MOVING, RIGL], ids=["dpr", "rigl"])
+@pytest.mark.parametrize("arguments", [MOVING, RIGL, IN_GRADIENT], ids=["dpr", "rigl", "gradient-deepr"])
 def test_a_run_is_the_training_that_sparsify_gives(folder: Path, tmp_path: Path, arguments: tuple[str, ...]) -> None:
     from sparsecore.strategy import Every, as_amount
     from sparsecore_strategies.dpr import DynamicReallocation
+    from sparsecore_strategies.gradient_deepr import GradientDeepRewiring
     from sparsecore_strategies.rigl import RigL
 
     torch.manual_seed(1)
@@ -85,6 +90,7 @@ def test_a_run_is_the_training_that_sparsify_gives(folder: Path, tmp_path: Path,
     strategies = {
         "dpr": DynamicReallocation(target=as_amount("20%"), schedule=schedule),
         "rigl": RigL(schedule=schedule),
+        "gradient-deepr": GradientDeepRewiring(temperature=1e-2, schedule=schedule),
     }
     topology, model = of_sparsify(folder, weights, strategies[arguments[1]])
     assert result(run)["topology_sha256"] == topology

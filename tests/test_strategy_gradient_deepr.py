@@ -8,7 +8,9 @@ import math
 import attrs
 import numpy as np
 import pytest
+from command_line import small_images
 from engine_examples import TWO_TENSORS, engine, normal_values
+from start_oracles import carry_out, result
 
 from sparsecore.engine.schedules import Clock
 from sparsecore.engine.topology import Layout
@@ -20,13 +22,13 @@ WIDE = Layout.of({"a": (200, 200)})
 RATE, MOMENTUM, STEPS = 0.1, 0.9, 200
 
 
-def walked(strategy, steps=STEPS, start=0.5, dtype=np.float64):
+def walked(strategy, layout=WIDE, dtype=np.float64):
     """Train all weights from one value by SGD with Nesterov momentum, where the loss has no slope."""
-    algorithm = engine(WIDE, {"gradient-deepr": strategy})
+    algorithm = engine(layout, {"gradient-deepr": strategy})
     state = algorithm.start(0.5, clock=Clock(steps_per_epoch=10**6))
-    values = np.full(state.topology.size, start, dtype)
+    values = np.full(state.topology.size, 0.5, dtype)
     velocity = np.zeros_like(values)
-    for _ in range(steps):
+    for _ in range(STEPS):
         gradient = algorithm.perturbed_gradient(state, values, np.zeros_like(values))
         velocity = MOMENTUM * velocity + gradient
         advance = algorithm.advance(state, values - RATE * (gradient + MOMENTUM * velocity), RATE)
@@ -50,7 +52,7 @@ SPREAD = math.sqrt(2 * 0.01 * 1e-5 * sum(effect(step) ** 2 for step in range(STE
 def test_in_200_steps_of_the_comparison_weights_drift_by_1_92e_3_and_spread_by_6_1e_3():
     assert pytest.approx(1.919e-3, rel=1e-3) == DRIFT
     assert pytest.approx(6.12e-3, rel=1e-3) == SPREAD
-    without_noise = walked(GradientDeepRewiring(temperature=0.0))
+    without_noise = walked(GradientDeepRewiring(temperature=0.0), TWO_TENSORS)
     np.testing.assert_allclose(0.5 - without_noise, DRIFT, rtol=1e-9)
     inward = 0.5 - walked(GradientDeepRewiring(), dtype=np.float32)
     assert abs(inward.mean() - DRIFT) < 4 * SPREAD / math.sqrt(inward.size)
@@ -113,3 +115,21 @@ def test_a_temperature_below_zero_and_larger_units_are_refused():
         GradientDeepRewiring(temperature=-1.0)
     with pytest.raises(InputError, match="perturb_gradient"):
         engine(Layout.of({"a": (4, 4, 3, 3)}), [GradientDeepRewiring()], units=as_units("kernels"))
+
+
+@pytest.mark.usefixtures("quick_runs")
+def test_runs_on_numpy_and_torch_move_the_same_weights_and_an_l1_term_alone_changes_them(tmp_path):
+    pytest.importorskip("torch")
+    data = ("--data", "npz", "--data-dir", small_images(tmp_path / "small.npz"), "--batch-size", "16", "--epochs", "2")
+    settings = ("--set", "backend.dtype=float64", "--set", "strategy.schedule={steps=1}", "--sparsity", "0.6")
+
+    def moved(name, backend, **options):
+        given = [part for key, value in options.items() for part in ("--set", f"strategy.{key}={value}")]
+        network = ("--model", "lenet-12-8", "--strategy", "gradient-deepr", "--backend", backend)
+        carry_out("train", *network, *data, *settings, *given, "--out", tmp_path / name)
+        return result(tmp_path / name)["topology_sha256"]
+
+    noisy = {"temperature": 1e-2, "l1": 1e-3}
+    assert moved("numpy", "numpy", **noisy) == moved("torch", "torch", **noisy)
+    quiet = {moved(f"l1 {l1}", "numpy", temperature=0, l1=l1) for l1 in (0, 0.1)}
+    assert len(quiet) == 2
