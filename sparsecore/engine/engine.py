@@ -100,7 +100,7 @@ class Engine:
                 none.
             InvariantError: a plugin broke a promise.
         """
-        return self._state_at(self.initial_topology(sparsity, values), sparsity, clock)
+        return self._state_at(self.initial_topology(sparsity, values), sparsity, clock, values)
 
     def initial_topology(self, sparsity: float, values: DenseValues | None = None) -> Topology:
         """Return the active positions that the strategies choose for the start.
@@ -115,12 +115,6 @@ class Engine:
                 none.
             InvariantError: a plugin broke a promise.
         """
-        requesting = self._stack.plugins_requesting("values", "initial_topology")
-        if values is None and requesting:
-            raise InputError(
-                f"the strategy {requesting[-1]!r} asks for the initial values at the start; start() takes them as "
-                "values=, a function from a tensor's name to one entry for each of its positions"
-            )
         random = self.random.child("initial topology")
         result = self._stack.first_result(
             "initial_topology",
@@ -128,9 +122,21 @@ class Engine:
             sparsity=check_sparsity(sparsity),
             random=random,
             arrays=self.arrays,
-            values=None if values is None else self.unit_map.gradient(values, self.arrays),
+            values=self._initial_values(values, "initial_topology"),
         )
         return self.unit_map.weights(validation.check_initial_topology(result, self.unit_map.layout))
+
+    def _initial_values(self, values: DenseValues | None, hook: str) -> DenseValues | None:
+        """Return the initial values of units for a hook, which asks for none where there are none."""
+        if values is not None:
+            return self.unit_map.gradient(values, self.arrays)
+        requesting = self._stack.plugins_requesting("values", hook)
+        if requesting:
+            raise InputError(
+                f"the strategy {requesting[-1]!r} asks for the initial values at the start; start() and start_at() "
+                "take them as values=, a function from a tensor's name to one entry for each of its positions"
+            )
+        return None
 
     def warn_of_other_sparsity(self, topology: Topology, sparsity: float, stacklevel: int = 2) -> None:
         """Warn if the sparsity at the start differs from the requested one by more than rounding.
@@ -154,24 +160,38 @@ class Engine:
             stacklevel=stacklevel + 1,
         )
 
-    def start_at(self, topology: Topology, *, sparsity: float | None = None, clock: Clock = Clock()) -> State:
+    def start_at(
+        self,
+        topology: Topology,
+        *,
+        sparsity: float | None = None,
+        clock: Clock = Clock(),
+        values: DenseValues | None = None,
+    ) -> State:
         """Return the state before the first step, on a given topology.
 
         Args:
             topology: the active positions.
             sparsity: what strategies that become sparser are to end at; None for that of the topology.
             clock: the time of the start.
+            values: as of :meth:`initial_topology`.
 
         Raises:
-            InputError: it is of another layout, not sound, or has parts of units.
+            InputError: it is of another layout, not sound, or has parts of units; or a strategy asks for the values
+                and there are none.
         """
         validation.check_given_topology(topology, self.layout, self.unit_map)
-        return self._state_at(topology, topology.sparsity if sparsity is None else check_sparsity(sparsity), clock)
+        end = topology.sparsity if sparsity is None else check_sparsity(sparsity)
+        return self._state_at(topology, end, clock, values)
 
-    def _state_at(self, topology: Topology, sparsity: float, clock: Clock) -> State:
+    def _state_at(self, topology: Topology, sparsity: float, clock: Clock, values: DenseValues | None) -> State:
         units = self.unit_map.units(topology)
         results = self._stack.all_results(
-            "initial_strategy_state", topology=units, sparsity=sparsity, random=self.random.child("initial memory")
+            "initial_strategy_state",
+            topology=units,
+            sparsity=sparsity,
+            random=self.random.child("initial memory"),
+            values=self._initial_values(values, "initial_strategy_state"),
         )
         return State(topology, validation.check_initial_strategy_states(results, units), clock)
 
@@ -217,6 +237,27 @@ class Engine:
         if self.given_young_weights is not None:
             return self.given_young_weights
         return validation.check_young_weights(self._stack.first_result("young_weights", layout=self.unit_map.layout))
+
+    def forward_view(self, state: State) -> Array:
+        """Return which weights the network computes with.
+
+        Args:
+            state: the state before a step.
+
+        Returns:
+            One bool a weight.
+
+        Raises:
+            InvariantError: a strategy returned something else, or makes all weights of a tensor silent.
+        """
+        units = self.unit_map.units(state.topology)
+        result = self._stack.first_result("forward_view", topology=units, strategy_state=state.strategy_states)
+        return self.unit_map.spread(validation.check_forward_view(result, units), state.topology)
+
+    @property
+    def has_silent_weights(self) -> bool:
+        """Whether a strategy decides which weights the network computes with."""
+        return bool(self._stack.implementers("forward_view"))
 
     def plan(self, state: State) -> StepPlan:
         """Ask the strategies what they will do at the next optimizer step.

@@ -12,8 +12,9 @@ The arguments:
   ``topology.arrays`` are the backend's operations on arrays (:mod:`sparsecore.engine.arrays`).
 - ``values`` and other vectors with one entry a weight are arrays of the backend, in the order of
   ``topology.positions``, and must not be written to.
-- ``values`` of ``initial_topology`` is a function from a tensor's name to the network's initial values, drawn or
-  pretrained: one entry a position, row-major, on the backend. They are computed when the function is called.
+- ``values`` of ``initial_topology`` and ``initial_strategy_state`` is a function from a tensor's name to the network's
+  initial values, drawn or pretrained: one entry a position, row-major, on the backend. They are computed when the
+  function is called.
 - ``pruned``, ``survivors``, ``room`` and ``counts`` are NumPy int64 vectors with one entry a tensor, in the order of
   ``layout.names``.
 - ``gradient`` is a function from a tensor's name to its dense gradient in the latest step: one entry a position,
@@ -124,8 +125,10 @@ def initial_topology(
 
 
 @hookspec
-def initial_strategy_state(topology: Topology, sparsity: float, random: Randomness) -> Any:
+def initial_strategy_state(topology: Topology, sparsity: float, random: Randomness, values: DenseValues) -> Any:
     """Create the strategy state at the start. Every strategy has its own.
+
+    ``values`` is a function from a tensor's name to all its initial values, before ``start_values`` changes them.
 
     Returns:
         A frozen attrs value.
@@ -149,6 +152,18 @@ def young_weights(layout: Layout) -> YoungWeights | None:
 
     Returns:
         What they get. Default: the optimizer's own steps.
+    """
+
+
+@hookspec(firstresult=True)
+def forward_view(topology: Topology, strategy_state: Any) -> Array | None:
+    """Decide which weights the network computes with, as Top-KAST's forward set; all weights are trained.
+
+    The others are silent: they are zero in training and evaluation, and have their own values when the optimizer steps
+    and when the strategies see them. Called at the start, and again when weights have moved.
+
+    Returns:
+        One bool a weight, on the backend. Default: all weights.
     """
 
 

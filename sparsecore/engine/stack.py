@@ -75,6 +75,11 @@ class Defaults:
         return weight_gradient
 
     @hookimpl
+    def forward_view(self, topology: Topology) -> Array:
+        """Let all weights take part."""
+        return topology.all()
+
+    @hookimpl
     def perturb(self, values: Array) -> Array:
         """Return the values unchanged."""
         return values

@@ -222,6 +222,18 @@ class UnitMap:
         """
         return values
 
+    def spread(self, entries: Array, topology: Topology) -> Array:  # noqa: ARG002
+        """Return for each weight the entry of its unit.
+
+        Args:
+            entries: one a unit.
+            topology: the N active weights, in whole units.
+
+        Returns:
+            (N,), in the dtype of ``entries``.
+        """
+        return entries
+
     def gradient(self, gradient: Gradient, arrays: Arrays) -> Gradient:  # noqa: ARG002
         """Return the gradient with one entry a unit, active or not.
 
@@ -344,6 +356,10 @@ class BlockUnitMap(UnitMap):
             ordered = arrays.take(values[first:last], arrays.argsort(units))
             means.append(_mean([ordered[index :: grid.size] for index in range(grid.size)]))
         return arrays.concatenate(means)
+
+    def spread(self, entries: Array, topology: Topology) -> Array:
+        """Return for each weight the entry of its unit."""
+        return topology.arrays.take(entries, self._slots(topology, self.units(topology)))
 
     def gradient(self, gradient: Gradient, arrays: Arrays) -> Gradient:
         """Return the gradient whose entries are the mean |∂w| of each unit."""

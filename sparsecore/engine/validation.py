@@ -271,6 +271,20 @@ def check_survivors(result: HookResult, hook: str, topology: Topology) -> Array:
     return mask
 
 
+def check_forward_view(result: HookResult, topology: Topology) -> Array:
+    """Return which weights take part, if it is one bool a weight, and each tensor has one that does.
+
+    Raises:
+        InvariantError: otherwise; the message names plugin and hook.
+    """
+    visible = check_survivors(result, "forward_view", topology)
+    arrays, layout = topology.arrays, topology.layout
+    for name, count in zip(layout.names, counting_of(arrays).count_each(visible, topology.bounds), strict=True):
+        if not count:
+            _broken(result, "forward_view", f"lets no weight of {name!r} take part; expected at least one a tensor")
+    return visible
+
+
 def check_counts(result: HookResult, total: int, room: Counts, layout: Layout) -> Counts:
     """Return the counts, if they are whole numbers within the room, ``total`` together.
 

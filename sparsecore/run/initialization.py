@@ -13,6 +13,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsecore.engine.arrays import Array, DenseValues
 from sparsecore.engine.randomness import Randomness
 from sparsecore.engine.topology import Layout, Topology
 from sparsecore.errors import InputError
@@ -199,6 +200,29 @@ class WarmStart:
         else:
             values = self.values.draws.sparse_values(topology, parameters).astype(self.values.sparse.dtype)
         values[known] = self.values.sparse[np.searchsorted(self.positions, positions[known])]
+        return values
+
+    def all_values(self, topology: Topology, parameters: Sequence[Parameter], dtype: str) -> DenseValues:
+        """Return the values of all positions by tensor, for strategies that ask for them.
+
+        Args:
+            topology: the active positions, which are those of the warm start.
+            parameters: the parameters, which have the distributions to draw from.
+            dtype: of the result, by NumPy's name.
+
+        Returns:
+            A function from a tensor's name to (D_i,) values on the topology's backend: those of the warm start, and at
+            other positions those that are drawn, or zero where none are.
+        """
+        by_name = {parameter.name: parameter for parameter in parameters}
+
+        def values(name: str) -> Array:
+            size = topology.layout.sizes[topology.layout.index(name)]
+            draws = self.values.draws
+            whole = np.zeros(size) if draws is None else draws.values_at(by_name[name], np.arange(size))
+            whole[topology.local(name)] = self.values.sparse[topology.slots(name)]
+            return topology.arrays.from_numpy(whole.astype(dtype))
+
         return values
 
     def _kept(self, facts: Mapping[str, Any]) -> Checkpoint:

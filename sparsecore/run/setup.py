@@ -1,6 +1,6 @@
 """Setting up a run from its experiment: data, model, engine, learner, and the state before the first step."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -56,11 +56,12 @@ def random_initialization(new: NewRun) -> Initialize:
     return initialize
 
 
-def initialization_from(start: WarmStart) -> Initialize:
+def initialization_from(start: WarmStart, parameters: Sequence[Parameter]) -> Initialize:
     """Initialize with the topology and the values of a warm start.
 
     Args:
         start: positions and values of the network's layout, as :meth:`WarmStart.check` has found them.
+        parameters: of the model.
 
     Returns:
         A function of experiment, engine and the clock of the start, which moves on to the epoch of rewound values; it
@@ -72,7 +73,8 @@ def initialization_from(start: WarmStart) -> Initialize:
         if experiment.start.gives_active:
             _check_sparsity(experiment, topology, engine)
         then = attrs.evolve(clock, step=start.values.epoch * clock.steps_per_epoch)
-        state = engine.start_at(topology, sparsity=experiment.sparsity, clock=then)
+        values = start.all_values(topology, parameters, experiment.backend.plugin.dtype)
+        state = engine.start_at(topology, sparsity=experiment.sparsity, clock=then, values=values)
         if experiment.sparsity is not None and not experiment.start.gives_active:
             engine.warn_of_other_sparsity(state.topology, experiment.sparsity)
         dense = {name: np.asarray(array, np.float64) for name, array in start.values.dense.items()}
@@ -183,7 +185,7 @@ def set_up(experiment: Experiment, run: RunFolder | None = None) -> Setup:
     clock = Clock(steps_per_epoch=steps, total_steps=steps * experiment.training.epochs)
     new = NewRun(experiment, images, parameters, engine)
     source = warm_start_of(new, run)
-    initialize = random_initialization(new) if source is None else initialization_from(source)
+    initialize = random_initialization(new) if source is None else initialization_from(source, parameters)
     start, sparse, dense = initialize(experiment, engine, clock)
     ask_model(experiment, start.topology.sparsity if experiment.sparsity is None else experiment.sparsity)
     given = engine.arrays.from_numpy(sparse.astype(experiment.backend.plugin.dtype))

@@ -34,6 +34,7 @@ from sparsecore.run.logs import Effort, Metrics, Result, epoch_metrics, read_rec
 from sparsecore.run.observing import ObservingWriter
 from sparsecore.run.recording import RunFolderWriter, RunWriter
 from sparsecore.run.setup import Setup
+from sparsecore.run.silent_weights import ViewedLearner
 
 
 class Callback:
@@ -119,6 +120,9 @@ class Run:
                 f"a strategy of {', '.join(setup.engine.strategies)} changes the gradient before the optimizer's step, "
                 f"and the backend {setup.experiment.backend.name!r} has no weight_gradient that it could change"
             )
+        if setup.engine.has_silent_weights:
+            arrays, engine = setup.engine.arrays, setup.engine
+            self._learner = ViewedLearner(self._learner, arrays, lambda: engine.forward_view(self._state))
         self._last: Metrics | None = None
         self._sums: StepSums | None = StepSums.none(len(self._state.topology.layout))
         if checkpoint is not None:

@@ -19,6 +19,7 @@ from sparsecore.engine.topology import Topology
 from sparsecore.engine.update import regrow_pruned_of
 from sparsecore.errors import NoRoomError
 from sparsecore.testing.scenarios import Scenario
+from sparsecore.testing.starts import normal_values
 from sparsecore.testing.subjects import Stack, fresh_copies, oracle_arrays
 
 
@@ -114,7 +115,9 @@ def initial_snapshot(engine: Engine, scenario: Scenario) -> Snapshot:
         step=max(0, scenario.clock.step - scenario.previous_updates),
         updates=max(0, scenario.clock.updates - scenario.previous_updates),
     )
-    state = engine.start_at(topology, sparsity=max(scenario.sparsity, topology.sparsity), clock=clock)
+    values = normal_values(engine, scenario.values.dtype.name)
+    sparsity = max(scenario.sparsity, topology.sparsity)
+    state = engine.start_at(topology, sparsity=sparsity, clock=clock, values=values)
     return Snapshot(state, engine.arrays.from_numpy(scenario.values.copy()))
 
 

@@ -1,0 +1,197 @@
+"""Top-KAST (Jayakumar et al. 2020): compute with the largest weights, and train a larger set of them."""
+
+from typing import ClassVar, Literal
+
+import attrs
+import numpy as np
+
+from sparsecore.strategy import (
+    Array,
+    Arrays,
+    Clock,
+    Counts,
+    Declares,
+    DenseValues,
+    Every,
+    Layout,
+    Reallocation,
+    Topology,
+    constant,
+    counting_of,
+    distribution,
+    hookimpl,
+    largest_free,
+    largest_of_each,
+    per_position,
+    per_weight,
+    shares,
+    smallest_of_each,
+)
+
+
+@attrs.frozen(eq=False)
+class Parameters:
+    """The state of Top-KAST.
+
+    Attributes:
+        visible: whether a weight is in A, so that the network computes with it; one bool a weight.
+        latest: θ of every position, (D,); of active ones it is that at the last update.
+        forward: the number of weights in A of each tensor, int64.
+    """
+
+    visible: Array = per_weight()
+    latest: Array = per_position()
+    forward: Counts
+
+
+@attrs.frozen(eq=False)
+class TopKast:
+    """Compute with the largest weights of each tensor, A, and train a larger set B (Jayakumar et al. 2020).
+
+    A are the weights with the largest |θ| of each tensor, as many as the run's sparsity leaves; B are the largest
+    ``backward`` times as many. Gradients reach all of B: these are the active weights of the run, which therefore has
+    ``backward`` times as many weights as its sparsity says. Those outside A are silent: the network computes as if they
+    were zero. Weights outside B keep their values, at first the initial ones, and are chosen when weights of B have
+    become smaller: the exploration penalty pulls those of B outside A towards zero 1/D times as much as those of A, D
+    being the share of all positions that are in A.
+
+    The strategy keeps one number for each position. Different from the paper: optimizer state of weights that leave B
+    is not kept; the penalty is applied after the step, as decoupled weight decay is, and not through the gradient.
+
+    Attributes:
+        backward: the number of weights in B, in multiples of that in A; at most all.
+        penalty: the coefficient of the exploration penalty, (|θ_A|² + |θ_{B without A}|²/D)/2. It takes the place of
+            the optimizer's weight decay.
+        start: the distribution of A over the tensors: 'uniform' (the paper's), 'er' or 'erk'.
+        schedule: when A and B are selected anew; the paper does so in every step, or every 100 steps.
+    """
+
+    declares: ClassVar = Declares(smallest_first="tensor", shares="pruned", start="fixed")
+
+    backward: float = attrs.field(default=2.0, validator=[attrs.validators.ge(1), attrs.validators.le(1e9)])
+    penalty: float = attrs.field(default=1e-4, validator=[attrs.validators.ge(0), attrs.validators.le(1e9)])
+    start: Literal["erk", "er", "uniform"] = attrs.field(
+        default="uniform", validator=attrs.validators.in_(("erk", "er", "uniform"))
+    )
+    schedule: Every = Every(steps=100)
+
+    @hookimpl
+    def initial_topology(self, layout: Layout, sparsity: float, arrays: Arrays, values: DenseValues) -> Topology:
+        """Start with the largest initial values of each tensor.
+
+        Returns:
+            B, ``backward`` times as many weights as the sparsity leaves.
+        """
+        counts = np.minimum(self.backward * distribution(self.start)(layout, sparsity), layout.sizes)
+        return largest_of_each(layout, constant(counts.astype(np.int64)), values, arrays)
+
+    @hookimpl
+    def initial_strategy_state(self, topology: Topology, sparsity: float, values: DenseValues) -> Parameters:
+        """Note all initial values, and which active weights are the largest.
+
+        Returns:
+            The state; a tensor that has fewer active weights than the sparsity leaves computes with all of them.
+        """
+        layout, arrays = topology.layout, topology.arrays
+        latest = arrays.concatenate([values(name) for name in layout.names])
+        forward = np.minimum(distribution(self.start)(layout, sparsity), topology.counts)
+        return Parameters(_largest(topology, arrays.take(latest, topology.positions), forward), latest, forward)
+
+    @hookimpl
+    def forward_view(self, strategy_state: Parameters) -> Array:
+        """Compute with A.
+
+        Returns:
+            bool, (N,).
+        """
+        return strategy_state.visible
+
+    @hookimpl
+    def update_due(self, clock: Clock) -> bool:
+        """Follow the schedule."""
+        return self.schedule(clock)
+
+    @hookimpl
+    def perturb(self, topology: Topology, values: Array, learning_rate: float, strategy_state: Parameters) -> Array:
+        """Apply the exploration penalty, θ ← θ - η·λ·θ in A and θ ← θ - η·λ·θ/D in B outside A.
+
+        Returns:
+            The values of B, (N,).
+        """
+        if not self.penalty:
+            return values
+        density = float(strategy_state.forward.sum()) / topology.layout.size
+        pull = learning_rate * self.penalty
+        # no pull is so strong that a weight changes its sign
+        seen, silent = (values * (1 - min(1.0, rate)) for rate in (pull, pull / density))
+        return topology.arrays.where(strategy_state.visible, seen, silent)
+
+    @hookimpl
+    def prune(self, topology: Topology, values: Array, strategy_state: Parameters) -> Array:
+        """Keep the weights that are still among the largest of all positions of their tensor.
+
+        Returns:
+            bool, (N,).
+        """
+        layout, arrays = topology.layout, topology.arrays
+        latest = arrays.put(strategy_state.latest, topology.positions, values)
+        largest = largest_of_each(layout, topology.counts, _by_tensor(latest, layout), arrays)
+        nowhere = arrays.zeros_like(latest, layout.size) != 0
+        stays = arrays.take(arrays.put(nowhere, largest.positions, True), topology.positions)
+        dropped = topology.counts - counting_of(arrays).count_each(stays, topology.bounds)
+        return topology.all_but(smallest_of_each(topology, values, dropped))
+
+    @hookimpl
+    def adjust(self, topology: Topology, values: Array, strategy_state: Parameters) -> Parameters:
+        """Note the values of all active weights, which those that are pruned keep."""
+        latest = topology.arrays.put(strategy_state.latest, topology.positions, values)
+        return attrs.evolve(strategy_state, latest=latest)
+
+    @hookimpl
+    def allocate(self, total: int, pruned: Counts, room: Counts) -> Counts:
+        """Grow as many weights in each tensor as it has lost.
+
+        Returns:
+            int64, one number a tensor; ``total`` together.
+        """
+        return shares(total, pruned, room)
+
+    @hookimpl
+    def grow(self, topology: Topology, counts: Counts, strategy_state: Parameters) -> Array:
+        """Grow where |θ| is largest outside B.
+
+        Returns:
+            Positions that were not active before the update, ascending, ``counts[i]`` of tensor i.
+        """
+        return largest_free(topology, counts, _by_tensor(strategy_state.latest, topology.layout))
+
+    @hookimpl
+    def initial_values(self, grown: Topology, values: Array, strategy_state: Parameters) -> Array:
+        """Go on with the θ that the position has.
+
+        Returns:
+            One value for each weight that has grown, in the dtype of ``values``.
+        """
+        return grown.arrays.cast(grown.arrays.take(strategy_state.latest, grown.positions), values.dtype)
+
+    @hookimpl
+    def remember(self, reallocation: Reallocation, strategy_state: Parameters) -> Parameters:
+        """Select A among the weights after the update.
+
+        Returns:
+            The state for the next steps.
+        """
+        after = reallocation.after
+        forward = np.minimum(strategy_state.forward, after.counts)
+        return attrs.evolve(strategy_state, visible=_largest(after, reallocation.values, forward))
+
+
+def _largest(topology: Topology, values: Array, counts: Counts) -> Array:
+    """Return which weights are the ``counts[i]`` largest of tensor i, one bool a weight."""
+    return topology.all_but(smallest_of_each(topology, values, topology.counts - counts))
+
+
+def _by_tensor(entries: Array, layout: Layout) -> DenseValues:
+    """Return a function from a tensor's name to its entries of a vector with one entry a position."""
+    offsets = dict(zip(layout.names, zip(layout.offsets[:-1], layout.offsets[1:], strict=True), strict=True))
+    return lambda name: entries[slice(*offsets[name])]
