@@ -190,6 +190,26 @@ class EngineGroups:
             return values
         return self.partition.join_vectors(started, [one.topology for one in state.states])
 
+    @property
+    def has_silent_weights(self) -> bool:
+        """Whether a strategy decides which weights the network computes with."""
+        return any(engine.has_silent_weights for engine in self.engines)
+
+    def forward_view(self, state: GroupStates) -> Array:
+        """Return which weights the network computes with.
+
+        Args:
+            state: the state before a step.
+
+        Returns:
+            One bool a weight.
+
+        Raises:
+            InvariantError: a strategy returned something else, or makes all weights of a tensor silent.
+        """
+        views = [engine.forward_view(own) for engine, own in zip(self.engines, state.states, strict=True)]
+        return self.partition.join_vectors(views, [one.topology for one in state.states])
+
     def check_learning_rates(self, state: GroupStates, values: Array, rates: LearningRates) -> None:
         """Check that no strategy needs a learning rate that there is not.
 

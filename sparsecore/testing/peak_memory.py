@@ -102,16 +102,10 @@ def _measure(stack: Stack) -> bool:
     def start_step_and_update() -> None:
         engine = Engine(layout, fresh_copies(stack), arrays=oracle_arrays())
         start(engine, sparsity_with_few_weights(layout))
-<<<<<<< HEAD
-        state = engine.start_at(Topology.of(layout, positions, engine.arrays))
+        state = engine.start_at(Topology.of(layout, positions, engine.arrays), values=normal_values(engine))
         advance = engine.advance(state, values, 0.1, **_few_gradients(engine, state, engine.plan(state).candidates))
         few = _few_gradients(engine, advance.state, engine.candidates(advance.state))
         engine.update(advance.state, advance.values, **few)
-=======
-        state = engine.start_at(Topology.of(layout, positions, engine.arrays), values=normal_values(engine))
-        advance = engine.advance(state, values, 0.1)
-        engine.update(advance.state, advance.values)
->>>>>>> e6075b6 (Top-KAST: a forward view of weights that are stored and trained, but silent)
 
     try:
         return peak_memory(start_step_and_update) < MEMORY_LIMIT

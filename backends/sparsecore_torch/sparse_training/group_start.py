@@ -113,7 +113,7 @@ def group_states(
     for one in groups if is_drawn(start) else ():  # a comprehension would be a call of its own, in which warnings count
         topologies.append(_drawn(start, one, request, make))
     states = [
-        group.engine.start_at(topology, sparsity=_end(start, group), clock=clock)
+        group.engine.start_at(topology, sparsity=_end(start, group), clock=clock, values=request.values)
         for group, topology in zip(groups, topologies, strict=True)
     ]
     return engines, engines.join(states)

@@ -52,7 +52,8 @@ class Steps:
         young: corrects the steps of weights that have grown recently.
         is_replaced: returns whether the update replaces the step of the training.
         before: called before each step of an optimizer.
-        after: called after each step of the training.
+        skipped: called after a step of the training in which a GradScaler has skipped an optimizer.
+        after: called after each other step of the training.
     """
 
     def __init__(
@@ -64,9 +65,10 @@ class Steps:
         *,
         is_replaced: Callable[[], bool],
         before: Callable[[], None],
+        skipped: Callable[[], None],
         after: Callable[[], None],
     ) -> None:
-        self._act_before, self._act_after, self._young = before, after, young
+        self._act_before, self._act_skipped, self._act_after, self._young = before, skipped, after, young
         self._taken: dict[int, bool] = {}
         self._incomplete = 0
         self._followed = [
@@ -137,8 +139,7 @@ class Steps:
             return
         counts, self._taken = all(self._taken.values()), {}
         self._incomplete = 0
-        if counts:
-            self._act_after()
+        (self._act_after if counts else self._act_skipped)()
 
     def _note_incomplete(self, index: int) -> None:
         """Note that an optimizer steps again before others have stepped at all."""

@@ -32,6 +32,7 @@ from sparsecore_torch.sparse_training.optimizers.wrapped import OptimizerLayers,
 from sparsecore_torch.sparse_training.parts import COPIED, SQUASHED, TrainingParts
 from sparsecore_torch.sparse_training.rollback import undone_on_failure
 from sparsecore_torch.sparse_training.saved_record import dump_record, load_record, observed_subject
+from sparsecore_torch.sparse_training.silent_weights import SilentWeights
 from sparsecore_torch.sparse_training.state_dict import adopted_by_groups, dump, identity_of, load
 from sparsecore_torch.sparse_training.steps import Steps
 from sparsecore_torch.sparse_training.summary import Summary
@@ -151,7 +152,7 @@ class SparseTraining:
             InputError: as in :meth:`check`.
         """
         self.check()
-        return self._alive.storage.values()
+        return self._silent.values()
 
     def masks(self) -> dict[str, Tensor]:
         """Return the mask of each tensor.
@@ -251,8 +252,7 @@ class SparseTraining:
         self._checked.ranks.compare_saved(self._state.clock, self._compared)
         saved = dump(self._alive.engines, self._now, self._identity, self._start)
         kernels = self._alive.routes.decisions.dump()
-        saved |= {"flops": self._flops.dump()}
-        saved |= {"young": self._young.dump()}
+        saved |= {"flops": self._flops.dump(), "young": self._young.dump()} | self._silent.dump()
         return saved | dump_record(self._record) | ({"kernels": kernels} if kernels else {})
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
@@ -268,10 +268,12 @@ class SparseTraining:
         state, start = load(saved, parts.engines, self._now, self._identity)
         record = load_record(saved, parts.engines.layout)
         flops = FlopCount.load(saved.get("flops"), len(parts.engines.layout), state.clock.step)
+        self._silent.check(saved, state.topology.size)
         marks = self._young.loaded(saved.get("young"), state.topology)
         parts.routes.decisions.load(saved.get("kernels", {}))
         parts.storage.restore(state.topology)
         self._young.load(marks, state.topology)
+        self._silent.load(saved, state)
         self._state, self._start, self._flops = state, start, flops
         self._expect_gradient()
         record.put(self._record, state)
@@ -340,6 +342,7 @@ class SparseTraining:
         self.check()
         old = trained_parameters(parts.selection.sparse)
         check_exchange(optimizers, old, [share.layers for share in parts.shares])
+        self._silent.show()
         topology, values = self.topology, parts.storage.values()
         self._release()
         exchange(optimizers, old, [one.parameter for one in parts.selection.sparse])
@@ -375,10 +378,13 @@ class SparseTraining:
             self._young,
             is_replaced=lambda: self._plan.replaces_step,
             before=self._before_step,
+            skipped=lambda: self._silent.look(self._state),
             after=self._after_step,
         )
         self._perturbation = GradientPerturbation(parts.engines, parts.shares, self._perturb_gradient)
         self._measured = measured_layers(parts.selection.sparse, parts.engines, parts.routes)
+        self._silent = SilentWeights(parts.engines, parts.shares, parts.storage)
+        self._silent.look(self._state)
         self._expect_gradient()
 
     def _release(self) -> None:
@@ -387,6 +393,7 @@ class SparseTraining:
         self._steps.end()
         self._perturbation.end()
         self._measured.end()
+        self._silent.end()
         for share in parts.shares:
             share.layers.forget()
 
@@ -422,6 +429,7 @@ class SparseTraining:
 
     def _before_step(self) -> None:
         self._record.observation.begin()  # what cannot be started raises an error
+        self._silent.show()
 
     def _perturb_gradient(self, scale: Any) -> None:
         if self._plan.perturbs_gradient:
@@ -443,6 +451,7 @@ class SparseTraining:
             self._state, reallocation = self._advanced(plan)
         if self._alive.ranks.size > 1:
             self._alive.ranks.compare(self._state.clock, self._compared)
+        self._silent.look(self._state)
         self._expect_gradient()
         if reallocation is not None:
             self._record.add(reallocation, plan.next_state, self._state)

@@ -33,6 +33,8 @@ def _call_all_hooks(_: StrategySubject, scenario: Scenario) -> None:
     engine.start_values(began, engine.arrays.zeros_like(values, began.topology.size))
     snapshot = snapshot_before_update(engine, scenario)
     engine.metrics(snapshot.state)
+    for state in (began, snapshot.state):
+        engine.forward_view(state)
     run_steps(engine, scenario, snapshot, range(4))
 
 
@@ -46,8 +48,11 @@ def _check_errors(subject: StrategySubject, scenario: Scenario) -> None:
 
 def _check_start(subject: StrategySubject, scenario: Scenario) -> None:
     layout, sparsity = scenario.layout, scenario.sparsity
-    topology = start(make_engine(scenario), sparsity, scenario.clock).topology
+    engine = make_engine(scenario)
+    state = start(engine, sparsity, scenario.clock)
+    topology = state.topology
     _check_positions(topology)
+    size = int(np.count_nonzero(engine.arrays.to_numpy(engine.forward_view(state))))
     wanted, budget = (1 - sparsity) * layout.size, int(uniform(layout, sparsity).sum())
     multiples = _start_multiples(subject, scenario)
     uneven = [name for name, rest in zip(layout.names, topology.counts % multiples, strict=True) if rest]
@@ -55,9 +60,9 @@ def _check_start(subject: StrategySubject, scenario: Scenario) -> None:
     tolerance = int(multiples.sum())
     most = max(budget, math.ceil(wanted) + tolerance) if subject.uses_default("target_size") else layout.size
     expect(
-        min(budget, math.floor(wanted) - tolerance) <= topology.size <= most,
-        f"the start has {topology.size} weights of {layout.size}; sparsity {sparsity} means about {wanted:.1f}, and at "
-        f"most {tolerance} more or fewer",
+        min(budget, math.floor(wanted) - tolerance) <= size <= most,
+        f"the network starts with {size} weights of {layout.size}; sparsity {sparsity} means about {wanted:.1f}, and "
+        f"at most {tolerance} more or fewer",
     )
 
 
@@ -110,8 +115,8 @@ HOOK_RESULTS = (
     ),
     Promise(
         "start",
-        "the initial positions are ascending, distinct, within bounds, in every tensor, and of the requested sparsity, "
-        "or of a lower one if target_size is implemented",
+        "the initial positions are ascending, distinct, within bounds, in every tensor, and of the requested sparsity "
+        "(of the weights in forward_view), or of a lower one if target_size is implemented",
         scenarios,
         _check_start,
         hooks=("initial_topology",),
@@ -161,6 +166,13 @@ HOOK_RESULTS = (
         scenarios,
         _call_all_hooks,
         hooks=("start_values", "perturb_gradient", "perturb", "initial_values", "initial_momentum"),
+    ),
+    Promise(
+        "view",
+        "forward_view returns one bool for each weight, and lets at least one of each tensor take part",
+        scenarios,
+        _call_all_hooks,
+        hooks=("forward_view",),
     ),
     Promise(
         "state",

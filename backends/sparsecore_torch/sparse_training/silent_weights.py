@@ -1,0 +1,136 @@
+"""Weights that are trained although the model does not compute with them, as those of Top-KAST outside its forward set.
+
+They are zero in the model, also in its state dict and in exports, and have their values while the optimizer steps.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from sparsecore.engine.forward_view import ForwardView
+from sparsecore.engine.groups import EngineGroups, GroupStates
+from sparsecore.errors import InputError
+from sparsecore_torch._torch_internals import is_within_own_step
+from sparsecore_torch.arrays import as_tensor
+from sparsecore_torch.sparse_training.optimizers.shares import OptimizerShare
+from sparsecore_torch.sparse_training.optimizers.step_hooks import Given
+from sparsecore_torch.sparse_training.storage.storage import Storage
+
+SAVED = "silent"
+"""The entry of a training's state dict that has the values of silent weights."""
+
+
+@final
+class SilentWeights:
+    """Hides the silent weights from the model, and shows them to optimizers and strategies.
+
+    Where no strategy has a forward view, nothing is installed, and no call does anything. The training shows them before
+    each step; a hook hides them again while a closure runs.
+
+    Args:
+        engines: the strategies.
+        shares: the optimizers, made storages of, whose hooks come first.
+        storage: of all sparse tensors.
+    """
+
+    def __init__(self, engines: EngineGroups, shares: Sequence[OptimizerShare], storage: Storage) -> None:
+        self._engines, self._storage = engines, storage
+        self._visible: Tensor | None = None
+        self._updates = 0
+        self._hidden: ForwardView | None = None
+        holding = [share.stepping for share in shares if share.tensors] if engines.has_silent_weights else []
+        disable: Any = torch.compiler.disable
+        self._handles: list[RemovableHandle] = [one.register_step_pre_hook(disable(self._before)) for one in holding]
+
+    def end(self) -> None:
+        """Remove the hooks; silent weights stay as they are."""
+        for handle in self._handles:
+            handle.remove()
+
+    @torch.no_grad()
+    def look(self, state: GroupStates) -> None:
+        """Hide the silent weights, which another state of the strategies may have changed.
+
+        Args:
+            state: of the strategies.
+        """
+        if not self._engines.has_silent_weights:
+            return
+        if self._visible is None or state.clock.updates != self._updates:
+            self.show()
+            self._visible, self._updates = as_tensor(self._engines.forward_view(state)), state.clock.updates
+        self._hide()
+
+    @torch.no_grad()
+    def show(self) -> None:
+        """Give the silent weights their values."""
+        if self._hidden is not None:
+            self._storage.set_values(as_tensor(self._hidden.whole(self._storage.values())))
+            self._hidden = None
+
+    def values(self) -> Tensor:
+        """Return the values of all weights, (N,), silent ones too."""
+        values = self._storage.values()
+        return values if self._hidden is None else as_tensor(self._hidden.whole(values))
+
+    def dump(self) -> dict[str, Tensor]:
+        """Return the values of silent weights for a state dict, zero for visible ones; empty if none can be silent."""
+        return {} if self._hidden is None else {SAVED: as_tensor(self._hidden.silent).detach().cpu().clone()}
+
+    def load(self, saved: Mapping[str, Any], state: GroupStates) -> None:
+        """Take the values of silent weights from a state dict; the model has loaded its own, or will load them.
+
+        Args:
+            saved: of a training.
+            state: which was loaded from it.
+        """
+        if self._engines.has_silent_weights:
+            self._visible, self._updates = as_tensor(self._engines.forward_view(state)), state.clock.updates
+            device = self._visible.device
+            self._hidden = ForwardView(self._visible, saved[SAVED].to(device), self._engines.engines[0].arrays)
+
+    def check(self, saved: Mapping[str, Any], size: int) -> None:
+        """Check the values of silent weights in a state dict.
+
+        Args:
+            saved: of a training.
+            size: N, its number of weights.
+
+        Raises:
+            InputError: they are missing, are not one finite number a weight, or there should be none.
+        """
+        silent = saved.get(SAVED)
+        if not self._engines.has_silent_weights:
+            if silent is not None:
+                raise InputError("the state dict has silent weights, and no strategy of this training makes any silent")
+            return
+        if not isinstance(silent, Tensor) or silent.shape != (size,) or not silent.is_floating_point():
+            raise InputError(f"the state dict has no values of silent weights; expected {SAVED!r}, {size} numbers")
+        if not bool(torch.isfinite(silent).all()):
+            raise InputError("the state dict has a silent weight that is not finite")
+
+    def _hide(self) -> None:
+        if self._visible is not None and self._hidden is None:
+            values = self._storage.values()
+            self._hidden = ForwardView.of(self._visible, values, self._engines.engines[0].arrays)
+            self._storage.set_values(as_tensor(self._hidden.seen(values)))
+
+    def _before(self, optimizer: Optimizer, given: tuple[Any, ...], named: dict[str, Any]) -> Given | None:
+        if is_within_own_step(optimizer):
+            return None
+        closure = named.get("closure", given[1] if len(given) > 1 else None)
+        if closure is None:
+            return None
+
+        def evaluate() -> Any:
+            with torch.no_grad():
+                self._hide()
+            loss = closure()
+            self.show()
+            return loss
+
+        return given[:1], {**named, "closure": evaluate}
