@@ -28,8 +28,8 @@ SAVED = "silent"
 class SilentWeights:
     """Hides the silent weights from the model, and shows them to optimizers and strategies.
 
-    Where no strategy has a forward view, nothing is installed, and no call does anything. The training shows them before
-    each step; a hook hides them again while a closure runs.
+    Where no strategy has a forward view, nothing is installed, and no call does anything. The training shows them
+    before a step; a hook hides them again while the closure of a step runs.
 
     Args:
         engines: the strategies.
