@@ -406,6 +406,33 @@ class KeepsPositions(Sound):
         return topology.positions
 
 
+# the forward view
+
+
+@defect("makes all weights of each tensor silent", "view")
+class NothingVisible(Sound):
+    @hookimpl
+    def forward_view(self, topology):
+        return ~topology.all()
+
+
+@defect("returns the positions of the visible weights, and not one bool a weight", "view")
+class VisiblePositions(Sound):
+    @hookimpl
+    def forward_view(self, topology):
+        return topology.positions
+
+
+@defect("lets the network start with half of the weights that the sparsity asks for", "start")
+class HalfVisible(Sound):
+    @hookimpl
+    def forward_view(self, topology):
+        first_of_each = [slots.start for slots in map(topology.slots, topology.layout.names)]
+        visible = np.arange(topology.size) % 2 == 1
+        visible[first_of_each] = True
+        return visible
+
+
 # candidates
 
 

@@ -51,6 +51,7 @@ def test_every_setting_is_documented(section: str, settings: type) -> None:
         "acdc",
         "mest",
         "gse",
+        "topkast",
         "smet",
         "momentum-growth",
         "magnitude-drop",

@@ -31,6 +31,7 @@ from sparsecore_strategies.snfs import SparseMomentum
 from sparsecore_strategies.soft_deepr import SoftDeepRewiring
 from sparsecore_strategies.srigl import StructuredRigL
 from sparsecore_strategies.static import Static
+from sparsecore_strategies.topkast import TopKast
 from sparsecore_torch import sparsify
 
 MOST = 8
@@ -55,6 +56,7 @@ STRATEGIES: dict[str, Any] = {
     "granet": GradualRegeneration(schedule=_EVERY),
     "chts": CannistraciHebb(schedule=_EVERY),
     "acdc": AlternatingCompression(begin=0.0, phase=0.03),
+    "topkast": TopKast(schedule=_EVERY),
     "smet": MemoryEfficient(schedule=_EVERY),
     "mest": MemoryEconomic(schedule=_EVERY, mutation=0.2),
     "mest with a soft bound": MemoryEconomic(schedule=_EVERY, mutation=0.2, soft_bound=True),

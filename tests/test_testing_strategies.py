@@ -24,6 +24,7 @@ from sparsecore_strategies.smet import MemoryEfficient
 from sparsecore_strategies.snfs import SparseMomentum
 from sparsecore_strategies.soft_deepr import SoftDeepRewiring
 from sparsecore_strategies.static import Static
+from sparsecore_strategies.topkast import TopKast
 from sparsecore_strategies.wanda_drop import WandaDrop
 
 
@@ -54,6 +55,11 @@ class TestWandaDropOnSparseEvolution(StrategyTests):
 
 class TestDensityScheduleOnSparseEvolution(StrategyTests):
     strategy = stacked(SparseEvolution, DensitySchedule)
+    max_examples = 5
+
+
+class TestTopKast(StrategyTests):
+    strategy = hyperparameters(TopKast)
     max_examples = 5
 
 
