@@ -5,8 +5,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from sparsecore.data.batches import Batch
-from sparsecore.data.images import Split
+from sparsecore.data.images import Batch, Split
 from sparsecore.engine.arrays import Array, Arrays, Gradient
 from sparsecore.engine.forward_view import ForwardView
 from sparsecore.engine.reallocation import Reallocation

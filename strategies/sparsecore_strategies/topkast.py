@@ -34,14 +34,14 @@ class Parameters:
     """The state of Top-KAST.
 
     Attributes:
+        forward: the number of weights in A of each tensor, int64.
         visible: whether a weight is in A, so that the network computes with it; one bool a weight.
         latest: θ of every position, (D,); of active ones it is that at the last update.
-        forward: the number of weights in A of each tensor, int64.
     """
 
+    forward: Counts
     visible: Array = per_weight()
     latest: Array = per_position()
-    forward: Counts
 
 
 @attrs.frozen(eq=False)
@@ -95,7 +95,8 @@ class TopKast:
         layout, arrays = topology.layout, topology.arrays
         latest = arrays.concatenate([values(name) for name in layout.names])
         forward = np.minimum(distribution(self.start)(layout, sparsity), topology.counts)
-        return Parameters(_largest(topology, arrays.take(latest, topology.positions), forward), latest, forward)
+        visible = _largest(topology, arrays.take(latest, topology.positions), forward)
+        return Parameters(forward, visible, latest)
 
     @hookimpl
     def forward_view(self, strategy_state: Parameters) -> Array:
