@@ -44,11 +44,10 @@ class GuidedExploration:
     starts at zero.
 
     Gradients are those of the latest step at the active weights and at the candidates, so that time and memory grow
-    with the weights and not with the positions. The candidates are drawn before that step, uniformly: the
-    distributions by sums over the activations and the gradients of a layer's neurons (the paper's GraBo and GraEst)
-    are left out, as they need the inputs and the outputs of layers, which strategies do not see. The authors' code
-    draws with replacement and drops the active positions from the sample; here the candidates are γ·N distinct free
-    positions.
+    with the weights and not with the positions. The candidates are drawn uniformly, before that step. The paper's other
+    distributions, GraBo and GraEst, are left out: they are made of sums over a layer's inputs and output gradients in
+    the same batch, which are not known by then. The authors' code draws with replacement and drops the active positions
+    from the sample; here the candidates are γ·N distinct free positions.
 
     Attributes:
         drop_fraction: f.
