@@ -36,6 +36,8 @@ from sparsecore_torch import sparsify
 
 MOST = 8
 """Waits in an update."""
+MOST_KEEPING = 11
+"""Waits in an update that lets weights keep their values, of a strategy that decides more than RigL."""
 MOST_ON_HOST = 12
 """Waits in an update of a strategy that decides on the host."""
 
@@ -133,6 +135,9 @@ def test_every_installed_strategy_is_tested() -> None:
     assert built_in <= set(STRATEGIES)
 
 
+MOST_OF = {"chts": MOST_ON_HOST, "srigl": MOST_KEEPING, "snfs": MOST_KEEPING, "granet": MOST_KEEPING}
+
+
 @pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("storage", ["masked", "compact"])
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -146,7 +151,7 @@ def test_a_step_without_an_update_never_waits_and_an_update_waits_a_bounded_numb
         named = [waited for waited in quiet if waited]
         assert [len(waited) for waited in named] == [1] * len(updates)
         quiet = [waited for waited in quiet if not waited]
-    check_counts(quiet, updates, MOST_ON_HOST if name == "chts" else MOST)
+    check_counts(quiet, updates, MOST_OF.get(name, MOST))
     assert bool(updates) == (name != "static")
 
     expected = begun(STRATEGIES[name], storage, cpu=True)
@@ -171,8 +176,9 @@ def test_a_saved_training_resumes_as_if_never_interrupted(name: str, storage: st
     trained(model, optimizer, training, first=STEPS)
     assert resumed.topology.sha256() == training.topology.sha256()
     first = [*quiet, *updates][0]  # whether what was loaded fits is looked up once
-    check_counts([one for one in quiet if one is not first], [one for one in updates if one is not first])
-    assert len(first) <= (1 if quiet else MOST + 1), first
+    most = MOST_OF.get(name, MOST)
+    check_counts([one for one in quiet if one is not first], [one for one in updates if one is not first], most)
+    assert len(first) <= (1 if quiet else most + 1), first
 
 
 @pytest.mark.usefixtures("device")
@@ -236,7 +242,7 @@ def test_autocast_adds_no_waits(storage: str) -> None:
 @pytest.mark.parametrize("storage", ["masked", "compact"])
 def test_bucketed_gradients_are_masked_without_waiting(storage: str) -> None:
     """As DistributedDataParallel lays them: views of one vector, which is divided by the number of ranks."""
-    model, optimizer, training = begun(RigL(schedule=_EVERY), storage)
+    model, optimizer, training = begun(RigL(schedule=_EVERY), storage, regrow_pruned=False)
     for step in range(STEPS):
         parameters = [each for each in model.parameters() if each.requires_grad]
         bucket = CudaTensor(torch.zeros(sum(each.numel() for each in parameters)))

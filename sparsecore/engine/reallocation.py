@@ -229,7 +229,8 @@ def reallocate(
     counts = steps.allocate(pruned, survivors.counts, occupied.room)  #     8  l_i/L · K
     grown = topology.at(steps.grow(occupied, counts, survivors), counts)  # 8  grow_back(W_i, l_i/L · K)
     if regrow_pruned == "keep":  # nor this
-        survives, survivors, grown = _with_regrown(topology, survives, grown, steps.keep_regrown(topology, values))
+        keeps = steps.keep_regrown(topology, values)
+        survives, survivors, grown = _with_regrown(topology, survives, survivors, grown, keeps)
     initial = steps.initial_values(grown, values)  #                        8  zero-initialized
     merged = _merge(topology, survives, survivors, grown, initial, values)
     momentum = steps.initial_momentum(grown, values)
@@ -254,17 +255,21 @@ def _without_emptied(topology: Topology, values: Array, survives: Array) -> tupl
 
 
 def _with_regrown(
-    topology: Topology, survives: Array, grown: Topology, keeps: Array
+    topology: Topology, survives: Array, survivors: Topology, grown: Topology, keeps: Array
 ) -> tuple[Array, Topology, Topology]:
     """Return mask and topology of the survivors with what has grown again and keeps its value, and the other grown."""
-    arrays = topology.arrays
+    arrays, counting = topology.arrays, counting_of(topology.arrays)
     slots = arrays.searchsorted(topology.positions, grown.positions, "left")
     # one entry behind the last slot, for positions above all active ones
     positions = arrays.concatenate([topology.positions, arrays.zeros_like(topology.positions, 1) - 1])
     kept = arrays.concatenate([keeps, arrays.zeros_like(keeps, 1)])
     is_kept = (arrays.take(positions, slots) == grown.positions) & arrays.take(kept, slots)
-    survives = arrays.put(survives, arrays.take(slots, arrays.nonzero(is_kept)), True)
-    return survives, topology.subset(survives), grown.subset(~is_kept)
+    counts = counting.count_each(is_kept, grown.bounds)  # the only time that the host waits for a device
+    kept_count, fresh_count = int(counts.sum()), grown.size - int(counts.sum())
+    survives = arrays.put(survives, arrays.take(slots, counting.nonzero(is_kept, kept_count)), True)
+    positions = arrays.take(topology.positions, counting.nonzero(survives, survivors.size + kept_count))
+    fresh = arrays.take(grown.positions, counting.nonzero(~is_kept, fresh_count))
+    return survives, topology.at(positions, survivors.counts + counts), grown.at(fresh, grown.counts - counts)
 
 
 def _merge(

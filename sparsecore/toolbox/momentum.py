@@ -49,12 +49,13 @@ class DenseMomentum:
             weight_momentum: the optimizer's momentum of the active weights, by tensor.
             topology: the active positions.
         """
-        dense, arrays = self.momentum, topology.arrays
-        for name in topology.layout.names:
-            own = weight_momentum(name)
-            if own is not None:
-                dense = arrays.put(dense, topology.positions[topology.slots(name)], arrays.cast(own, dense.dtype))
-        return DenseMomentum(dense)
+        arrays, given = topology.arrays, {name: weight_momentum(name) for name in topology.layout.names}
+        known = {name: own for name, own in given.items() if own is not None}
+        if not known:
+            return self
+        positions = arrays.concatenate([topology.positions[topology.slots(name)] for name in known])
+        entries = arrays.concatenate([arrays.cast(own, self.momentum.dtype) for own in known.values()])
+        return DenseMomentum(arrays.put(self.momentum, positions, entries))
 
     def by_tensor(self, topology: Topology) -> Gradient:
         """Return the momentum by tensor, in the form of a gradient.
