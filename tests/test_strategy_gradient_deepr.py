@@ -16,6 +16,12 @@ from sparsecore.engine.schedules import Clock
 from sparsecore.engine.topology import Layout
 from sparsecore.engine.units import as_units
 from sparsecore.errors import InputError
+from sparsecore.experiment.assembly import assemble
+from sparsecore.experiment.experiment import Experiment
+from sparsecore.host.learner import HostLearner
+from sparsecore.learning.ranks import SingleProcess
+from sparsecore.run.setup import set_up
+from sparsecore.run.training import reading_participant
 from sparsecore_strategies.gradient_deepr import GradientDeepRewiring
 
 WIDE = Layout.of({"a": (200, 200)})
@@ -133,3 +139,11 @@ def test_runs_on_numpy_and_torch_move_the_same_weights_and_an_l1_term_alone_chan
     assert moved("numpy", "numpy", **noisy) == moved("torch", "torch", **noisy)
     quiet = {moved(f"l1 {l1}", "numpy", temperature=0, l1=l1) for l1 in (0, 0.1)}
     assert len(quiet) == 2
+
+
+def test_a_backend_that_cannot_change_gradients_is_refused_with_the_strategys_name(tmp_path, monkeypatch):
+    monkeypatch.delattr(HostLearner, "set_weight_gradient")
+    data = (f"data.file={small_images(tmp_path / 'small.npz')}", "data.name=npz", "model.name=lenet-12-8")
+    setup = set_up(Experiment.of(assemble(None, {"backend.name": "numpy"}, ("gradient-deepr",), data)))
+    with pytest.raises(InputError, match=r"'gradient-deepr' changes the gradient .* backend 'numpy'"):
+        reading_participant(setup, None, SingleProcess())

@@ -181,6 +181,16 @@ def test_show_has_columns_of_published_results_only_for_the_same_setting(tmp_pat
     commands(["study", "show", str(same.path), "--json"], standalone_mode=False)
     (dpr,) = json.loads(capsys.readouterr().out)["cells"]
     assert dpr["authors"]["difference"] == pytest.approx(93.62 - 93.588)
+    assert dpr["authors"]["deviations"] == []
+
+    changed = written_study(
+        tmp_path / "changed", lambda trial: OUR_TRIALS[trial.number], **ours, **{"strategy.dpr.target": 500}
+    )
+    commands(["study", "show", str(changed.path), "--json"], standalone_mode=False)
+    (dpr,) = json.loads(capsys.readouterr().out)["cells"]
+    assert dpr["authors"]["difference"] is None
+    assert dpr["authors"]["remark"] == "other settings than the authors': strategy.dpr.target is 500, not 20000"
+    assert dpr["authors"]["deviations"] == [{"setting": "strategy.dpr.target", "ours": 500, "authors": 20000}]
 
     other = written_study(tmp_path / "other", lambda _: 93.0, **ours, **{"data.dir": str(tmp_path / "gone")})
     commands(["study", "show", str(other.path)], standalone_mode=False)

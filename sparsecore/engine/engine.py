@@ -76,7 +76,7 @@ class Engine:
         self.regrow_pruned = regrow_pruned_of(self.strategies.values(), regrow_pruned)
         check_growth_is_decided_once(self._stack)
         self._perturbs = bool(self._stack.implementers("perturb"))
-        self.perturbs_gradient = bool(self._stack.implementers("perturb_gradient"))
+        self.gradient_perturbers = tuple(self._stack.implementers("perturb_gradient"))
         self._replaces = bool(self._stack.implementers("replaces_step"))
         self._observes = bool(self._stack.implementers("observe"))
         self._resizes = bool(self._stack.implementers("target_size"))
@@ -277,7 +277,7 @@ class Engine:
             wants_input_norms=update_due and bool(self.gradient_requests.inputs),
             replaces_step=replaces_step,
             candidates=self.candidates(after) if update_due else None,
-            perturbs_gradient=self.perturbs_gradient and not replaces_step,
+            perturbs_gradient=bool(self.gradient_perturbers) and not replaces_step,
             is_idle=not (update_due or self._perturbs or self._observes),
         )
 

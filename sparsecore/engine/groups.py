@@ -237,9 +237,9 @@ class EngineGroups:
         )
 
     @property
-    def perturbing_gradients(self) -> tuple[str, ...]:
-        """The strategies of the groups in which one changes the gradient of the active weights."""
-        return tuple(name for engine in self.engines if engine.perturbs_gradient for name in engine.strategies)
+    def gradient_perturbers(self) -> tuple[str, ...]:
+        """The names of the strategies that change the gradient of the active weights, each once."""
+        return tuple(dict.fromkeys(name for engine in self.engines for name in engine.gradient_perturbers))
 
     def perturbed_gradient(self, state: GroupStates, values: Array, weight_gradient: Array) -> Array:
         """Return the gradient of the active weights as the strategies change it before the optimizer's step.

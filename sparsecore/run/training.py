@@ -115,9 +115,10 @@ class Run:
             else checkpoint.facts.get(INITIAL_VALUES)
         )
         self._learner: Learner = setup.learner()
-        if setup.engine.perturbs_gradient and not hasattr(self._learner, "set_weight_gradient"):
+        changing = setup.engine.gradient_perturbers
+        if changing and not hasattr(self._learner, "set_weight_gradient"):
             raise InputError(
-                f"a strategy of {', '.join(setup.engine.strategies)} changes the gradient before the optimizer's step, "
+                f"the strategy {changing[0]!r} changes the gradient before the optimizer's step, "
                 f"and the backend {setup.experiment.backend.name!r} has no weight_gradient that it could change"
             )
         if setup.engine.has_silent_weights:

@@ -35,10 +35,10 @@ class GradientPerturbation:
 
     def __init__(self, engines: EngineGroups, shares: Sequence[OptimizerShare], perturb: Callable[[Any], None]) -> None:
         self._handles: list[RemovableHandle] = []
-        if not engines.perturbing_gradients:
+        if not engines.gradient_perturbers:
             return
         holding = [share for share in shares if share.tensors]
-        names = ", ".join(engines.perturbing_gradients)
+        names = ", ".join(engines.gradient_perturbers)
         if len(holding) > 1:
             optimizers = ", ".join(type(share.stepping).__name__ for share in holding)
             raise InputError(
