@@ -143,3 +143,32 @@ def test_compact_storage_keeps_no_gradient_but_those_of_candidates():
             assert [len(kept._sums[index]) for index in range(len(sizes))] == sizes.tolist()
         optimizer.step()
     assert len(strategy.seen) == 1
+
+
+@pytest.mark.parametrize("storage", ["masked", "compact"])
+def test_after_a_step_that_has_raised_the_gradients_are_those_of_the_step_that_is_taken(storage):
+    model, strategy, always = mlp(), Seen(), SeenInEveryStep()
+    optimizer = sgd(model)
+    training = sparsify(model, optimizer, strategy=[always, strategy], sparsity=0.75, storage=storage)
+    failing = []
+
+    def fail(*_):
+        if failing:
+            raise RuntimeError(failing.pop())
+
+    optimizer.register_step_pre_hook(fail)
+    for number in range(2):
+        for batch_number in (number + 5, number):
+            expected, before = reference(training, batch_number, "plain"), training.topology
+            optimizer.zero_grad()
+            loss_at(model, batch_number).backward()
+            if batch_number == number:
+                optimizer.step()
+            else:
+                failing.append("not now")
+                with pytest.raises(RuntimeError, match="not now"):
+                    optimizer.step()
+        np.testing.assert_allclose(always.seen[-1], expected[before.host_positions], rtol=1e-4, atol=1e-6)
+    seen = strategy.seen[0]
+    np.testing.assert_allclose(seen["active"], expected[seen["positions"]], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(seen["of candidates"], expected[seen["candidates"]], rtol=1e-4, atol=1e-6)

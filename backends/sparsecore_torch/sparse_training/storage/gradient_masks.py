@@ -352,14 +352,16 @@ class GradientMasker:
         return self._dense or self._picks.candidates is not None
 
     def _pick(self, optimizer: Optimizer) -> None:
-        scale = getattr(optimizer, "grad_scale", None)
-        for name, parameter in self._parameters.items():
+        picks, scale = self._picks, getattr(optimizer, "grad_scale", None)
+        for name, parameter in self._parameters.items() if picks.are_expected else ():
             gradient = parameter.grad
-            # after a step that has raised, the gradient is masked already, and what was picked before is kept
-            if gradient is None or not (self._picks.has(name) and self._is_masked(name, gradient)):
-                self._picks.take(name, None if gradient is None else gradient.detach(), scale)
-            if self._picks.candidates is not None and not self._dense:
-                self._masked.pop(name, None)
+            plain = None if gradient is None else gradient.detach()
+            picks.take(picks.active, name, plain, scale)
+            # after a step that has raised, the gradient is masked already, and what was taken at candidates is kept
+            if gradient is None or not (picks.has_candidates(name) and self._is_masked(name, gradient)):
+                picks.take(picks.candidates, name, plain, scale)
+                if picks.candidates is not None and not self._dense:
+                    self._masked.pop(name, None)
 
     def _keep_dense(self, optimizer: Optimizer) -> None:
         scale = getattr(optimizer, "grad_scale", None)  # a GradScaler leaves it to fused optimizers to unscale

@@ -26,26 +26,31 @@ class GradientPicks:
         self.active, self.candidates = active, candidates
         self._entries: dict[tuple[int, str], Tensor] = {}
 
-    def has(self, name: str) -> bool:
-        """Return whether entries of this tensor have been taken."""
-        return any(key[1] == name for key in self._entries)
+    @property
+    def are_expected(self) -> bool:
+        """Whether any gradients are asked for."""
+        return self.active is not None or self.candidates is not None
 
-    def take(self, name: str, gradient: Tensor | None, scale: Tensor | None) -> None:
+    def has_candidates(self, name: str) -> bool:
+        """Return whether the entries of this tensor at candidates have been taken."""
+        return (id(self.candidates), name) in self._entries
+
+    def take(self, positions: Topology | None, name: str, gradient: Tensor | None, scale: Tensor | None = None) -> None:
         """Take the entries of a gradient.
 
         Args:
+            positions: :attr:`active` or :attr:`candidates`; nothing is taken where that is None.
             name: of the tensor.
             gradient: dense, of the tensor's shape; None where none has arrived.
             scale: the number that the gradient is multiplied by; None for 1.
         """
-        for positions in (self.active, self.candidates):
-            if positions is None:
-                continue
-            if gradient is None:
-                self._entries.pop((id(positions), name), None)
-                continue
-            entries = gather_active(gradient, positions, positions.layout.index(name))
-            self._entries[id(positions), name] = entries if scale is None else entries / scale
+        if positions is None:
+            return
+        if gradient is None:
+            self._entries.pop((id(positions), name), None)
+            return
+        entries = gather_active(gradient, positions, positions.layout.index(name))
+        self._entries[id(positions), name] = entries if scale is None else entries / scale
 
     def joined(self, positions: Topology | None, parameters: Mapping[str, Tensor]) -> Tensor:
         """Return the entries of all tensors.

@@ -68,7 +68,7 @@ class ShardedGradientMasker:
     def _gathered(self, positions: Topology | None) -> Tensor:
         for name, one in self._tensors.items():
             gradient = one.parameter.grad
-            self._picks.take(name, None if gradient is None else full_tensor(gradient).detach(), None)
+            self._picks.take(positions, name, None if gradient is None else full_tensor(gradient).detach())
         return self._picks.joined(positions, {name: one.parameter for name, one in self._tensors.items()})
 
     def gradient(self, name: str) -> Tensor:
