@@ -56,7 +56,7 @@ class Failing(Mine):
         assert self.drop_fraction == 0.3, "it fails with every setting but the preset's"
         return False
 """
-ARMS = ("--arm", "dense", "--arm", "static", "--arm", "mine")
+ARMS = ("--arm", "dense", "--arm", "static")
 
 
 class StoppingPool(InProcessPool):
@@ -97,12 +97,13 @@ def compare(folder: Path, pool: StoppingPool, *arguments: object, json_output: b
         return sparsecore("study", "strategies", "--out", "out", *given, cwd=folder)
 
 
-def options(folder: Path) -> tuple[str, ...]:
+def options(folder: Path, *own: str) -> tuple[str, ...]:
     (folder / "mine.py").write_text(MINE + FAILING)
     small_images(folder / "images.npz")
     return (
         *("--model", "lenet-12-8", "--data", "npz", "--set", "data.file=images.npz", "--batch-size", "16"),
-        *("--epochs", "1", "--sparsity", "0.8", "--strategy", "mine.py:Mine", "--trials", "2", "--tuning-runs", "3"),
+        *("--epochs", "1", "--sparsity", "0.8", "--trials", "2", "--tuning-runs", "3"),
+        *(word for name in own for word in ("--strategy", f"mine.py:{name}")),
     )
 
 
@@ -110,7 +111,7 @@ def options(folder: Path) -> tuple[str, ...]:
 def carried_out(tmp_path_factory: pytest.TempPathFactory, hurry: None):  # noqa: ARG001
     folder = tmp_path_factory.mktemp("strategies")
     stopped = StoppingPool(5)
-    done = compare(folder, stopped, *options(folder), *ARMS)
+    done = compare(folder, stopped, *options(folder, "Mine"), *ARMS)
     shown = json.loads(sparsecore("study", "show", folder / "out", "--json").stdout)
     assert len(shown["networks"][0]["unfinished"]) == 3 * 3 - 5 + 3 * 2
     assert done.returncode == 130, done.stderr
@@ -219,9 +220,9 @@ def test_the_report_and_show_have_the_tables(carried_out, monkeypatch):
 
 def test_a_comparison_whose_settings_have_changed_or_are_others_is_refused(carried_out, tmp_path):
     out, *_ = carried_out
-    longer = compare(out.parent, StoppingPool(0), *options(out.parent), *ARMS, "--resume", "--trials", 3)
+    longer = compare(out.parent, StoppingPool(0), *options(out.parent, "Mine"), *ARMS, "--resume", "--trials", 3)
     assert "was created for another comparison" in said(longer)
-    assert compare(out.parent, StoppingPool(0), *options(out.parent), *ARMS, "--resume").returncode == 0
+    assert compare(out.parent, StoppingPool(0), *options(out.parent, "Mine"), *ARMS, "--resume").returncode == 0
     assert "exists; give another --out, or --resume" in said(compare(out.parent, StoppingPool(0), *options(out.parent)))
     text = (out / "strategies.toml").read_text()
     try:
@@ -242,8 +243,8 @@ def test_a_comparison_whose_settings_have_changed_or_are_others_is_refused(carri
 
 def test_a_tuning_run_that_fails_is_not_the_best_and_an_arm_of_failing_runs_is_named_and_left_out(tmp_path):
     pool = StoppingPool()
-    arms = ("--strategy", "mine.py:Failing", "--trials", 1, "--arm", "static", "--arm", "failing")
-    done = compare(tmp_path, pool, *options(tmp_path), *arms)
+    arms = ("--trials", 1, "--arm", "static")
+    done = compare(tmp_path, pool, *options(tmp_path, "Failing"), *arms)
     assert done.returncode == 0, done.stderr
     runs = json.loads(done.stdout)["networks"][0]["tuning"]["failing"]
     assert [run["accuracy"] is None for run in runs["runs"]] == [False, True, True]
@@ -251,7 +252,7 @@ def test_a_tuning_run_that_fails_is_not_the_best_and_an_arm_of_failing_runs_is_n
     assert "failing-setting-1-at-0.8-trial-0 failed" in done.stderr
     other = tmp_path / "other"
     other.mkdir()
-    given = options(other)
+    given = options(other, "Failing")
     (other / "mine.py").write_text((other / "mine.py").read_text().replace("self.drop_fraction == 0.3", "False"))
     done = compare(other, pool, *given, *arms)
     assert done.returncode == 1

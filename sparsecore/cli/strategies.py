@@ -34,7 +34,7 @@ from sparsecore.study.trials import trials_of
 @comparison_experiment_options
 @click.option("--sparsity", "sparsities", metavar="S", multiple=True, help="Replace the sparsities. Repeatable.")
 @click.option("--strategy", "own", metavar="NAME", multiple=True, help="Also compare FILE.py:Class. Repeatable.")
-@click.option("--arm", "arms", metavar="NAME", multiple=True, help="Compare only this strategy. Repeatable.")
+@click.option("--arm", "arms", metavar="NAME", multiple=True, help="Only this strategy, and your own. Repeatable.")
 @click.option("--trials", metavar="N", type=int, help="Runs of each strategy at each sparsity  [default: 5]")
 @click.option("--tuning-runs", metavar="N", type=int, help="Tuning runs of each strategy  [default: 6]")
 @click.option("--tuning-sparsity", metavar="S", help="Sparsity of the tuning  [default: the middle one]")

@@ -29,7 +29,7 @@ class ComparisonRequest:
     Attributes:
         options: settings of all runs by dotted names.
         own_strategies: selections of strategies besides the installed ones; several that are joined by '+' are stacked.
-        arms: names of the arms to run.
+        arms: names of the arms to run besides the own strategies.
         sparsities: sparsities of the trials.
         tuning_sparsity: sparsity of the tuning.
         held_out: number of training images that the tuning tests on.
@@ -76,8 +76,9 @@ def compose(request: ComparisonRequest) -> Composed:
     """
     left_out: dict[str, str] = {}
     arms = [DENSE, *_installed_contenders(left_out)]
+    own = []
     for selection in request.own_strategies:
-        arms.append(contender_of(selection, arms))
+        own.append(contender_of(selection, [*arms, *own]))
     default = default_comparison()
     networks = default.networks
     options = absolute_options(request.options)
@@ -90,10 +91,10 @@ def compose(request: ComparisonRequest) -> Composed:
     counts = {"trials": request.trials, "tuning_runs": request.tuning_runs}
     counts = {name: count for name, count in counts.items() if count is not None}
     comparison = StrategyComparison.of(
-        {**attrs.evolve(default, networks=networks, arms=tuple(arms)).tables(), **counts}
+        {**attrs.evolve(default, networks=networks, arms=(*arms, *own)).tables(), **counts}
     )
     if request.arms:
-        comparison = comparison.only(request.arms)
+        comparison = comparison.only([*request.arms, *(arm.name for arm in own)])
     networks = tuple(_with_held_out(comparison, network) for network in comparison.networks)
     comparison = attrs.evolve(comparison, networks=networks)
     for network in networks:
