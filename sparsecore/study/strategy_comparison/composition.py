@@ -76,7 +76,7 @@ def compose(request: ComparisonRequest) -> Composed:
     """
     left_out: dict[str, str] = {}
     arms = [DENSE, *_installed_contenders(left_out)]
-    own = []
+    own: list[Contender] = []
     for selection in request.own_strategies:
         own.append(contender_of(selection, [*arms, *own]))
     default = default_comparison()
