@@ -130,7 +130,14 @@ def test_an_interrupted_comparison_continues_and_repeats_no_run(carried_out):
     _, before, after, result = carried_out
     assert len(before) == 5
     assert len({*before, *after}) == len(before) + len(after) == 3 * 3 + 3 * 2
-    assert [network["unfinished"] for network in result["networks"]] == [[]]
+    [network] = result["networks"]
+    assert network["unfinished"] == []
+    assert network["options"] == {
+        "model.name": "lenet-12-8",
+        "data.name": "npz",
+        "training.batch_size": 16,
+        "training.epochs": 1,
+    }  # without paths
 
 
 def test_every_strategy_has_the_same_number_of_tuning_runs_all_on_held_out_images(carried_out):
@@ -211,6 +218,7 @@ def test_the_report_and_show_have_the_tables(carried_out, monkeypatch):
     page, tables = (out / "report.html").read_text(), (out / "tables.md").read_text()
     shown = sparsecore("study", "show", out).stdout
     assert "](figures/accuracy-lenet-12-8.svg)" in tables
+    assert "--images names the images of one network" in said(sparsecore("study", "report", out, "--images", "dots"))
     for name in ("dense", "static", "mine"):
         assert f"| `{name}` |" in tables
         assert name in page

@@ -80,6 +80,11 @@ def report(folder: Path, images: str) -> None:
     """
     with result_stream() as stream:
         if ComparisonFolder(folder).exists():
+            if images:
+                raise InputError(
+                    "--images names the images of one network; give the folder of its trials, NETWORK/trials in "
+                    f"{folder}, and the report of the comparison has the name, too"
+                )
             print_message(str(write_comparison_report(ComparisonFolder(folder))), stream)
         else:
             print_message(str(write_study_report(StudyFolder(folder), images)), stream)

@@ -6,6 +6,7 @@ from typing import Any
 
 import attrs
 
+from sparsecore.experiment.assembly import NEUTRAL_SETTINGS
 from sparsecore.run.logs import Effort
 from sparsecore.study.comparison import SIGNIFICANCE_LEVEL, MeanDifference, arm_pairs
 from sparsecore.study.definition import Study
@@ -306,7 +307,7 @@ def _network_json(result: NetworkResult) -> dict[str, Any]:
     return {
         "name": result.network.name,
         "title": result.title,
-        "options": dict(result.network.options),
+        "options": {name: one for name, one in result.network.options.items() if name not in NEUTRAL_SETTINGS},
         "epochs": result.epochs,
         "held_out": result.network.held_out,
         "tuned_at": result.network.tuned_at,
