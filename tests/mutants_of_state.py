@@ -212,6 +212,14 @@ class InPlace(Sound):
         return values * 1.0
 
 
+@defect("changes the gradient in place", "inputs")
+class GradientInPlace(Sound):
+    @hookimpl
+    def perturb_gradient(self, weight_gradient):
+        weight_gradient += 0.5
+        return weight_gradient * 1.0
+
+
 @defect("changes its state in place", "inputs")
 class AgesInPlace(Sound):
     @hookimpl

@@ -43,9 +43,10 @@ def _check_arguments(_: StrategySubject, scenario: Scenario) -> None:
     before = snapshot_before_update(engine, scenario)
     gradients = scenario.gradients_on(engine.arrays)
     given = _given(engine, before, scenario, gradients)
-    arguments = _arguments(before, gradients)
+    weight_gradient = before.values * 0.5
+    arguments = {**_arguments(before, gradients), "the gradient of the weights": np.asarray(weight_gradient)}
     copies = {name: array.copy() for name, array in arguments.items()}
-    for act in _step_and_update(engine, before, scenario, given):
+    for act in _step_and_update(engine, before, scenario, given, weight_gradient):
         after = act()
         changed = [name for name, copy in copies.items() if copy.tobytes() != arguments[name].tobytes()]
         expect(not changed, f"a hook has changed its arguments in place: {', '.join(changed)}")
@@ -66,11 +67,21 @@ def _given(
 
 
 def _step_and_update(
-    engine: Engine, before: Snapshot, scenario: Scenario, given: Callable[[Topology | None], dict[str, Any]]
+    engine: Engine,
+    before: Snapshot,
+    scenario: Scenario,
+    given: Callable[[Topology | None], dict[str, Any]],
+    weight_gradient: Array,
 ) -> tuple[Callable[[], State], ...]:
-    """Return functions that take a step and perform an update, and return the state after it."""
+    """Return functions that change the gradient, take a step and perform an update, and return the state after it."""
     state, values = before.state, before.values
+
+    def perturb() -> State:
+        engine.perturbed_gradient(state, values, weight_gradient)
+        return state
+
     return (
+        perturb,
         lambda: engine.advance(state, values, scenario.learning_rate, **given(engine.plan(state).candidates)).state,
         lambda: engine.update(state, values, **given(engine.candidates(state)))[0],
     )
@@ -140,7 +151,7 @@ def _start_step_and_update(scenario: Scenario) -> None:
     start(engine, scenario.sparsity, scenario.clock)
     snapshot = snapshot_before_update(engine, scenario)
     given = _given(engine, snapshot, scenario, {})
-    for act in _step_and_update(engine, snapshot, scenario, given):
+    for act in _step_and_update(engine, snapshot, scenario, given, snapshot.values * 0.5):
         act()
 
 
