@@ -40,6 +40,7 @@ ELSEWHERE = {
     "docs/train-faster-on-cpu.md": "test_sparsify_documentation.py",
     "docs/trainers-timm.md": "test_trainer_pages.py",
     "docs/trainers.md": "test_trainer_pages.py",
+    "docs/young-weights.md": "test_sparsify_documentation.py",
 }
 """Pages whose blocks other tests run: in one process, on several ranks, or with a part of the examples."""
 

@@ -18,7 +18,7 @@ class YoungWeights:
 
     Adam divides its moments by 1 − β₁ᵗ and 1 − β₂ᵗ, where t counts the steps of the whole tensor. A weight that grows
     late starts with moments of zero: by t they are corrected far too little, and it takes steps of several learning
-    rates. A derived class may override :meth:`damping`.
+    rates. A derived class may override :meth:`damping`; ``warm_up`` says for how many steps it holds.
 
     Attributes:
         own_steps: whether the bias correction counts the weight's own steps since it grew, in place of t. It then moves
