@@ -62,14 +62,15 @@ class CannistraciHebb:
             lowest positions.
         last_exponent: T at the end of the run, at least 1.
         start: how many weights each tensor starts with: 'uniform' (the paper's), 'er' or 'erk'.
-        randomness: r of the receptive fields, from 0 (each output has its nearest inputs) to 1 (any).
+        randomness: r of the receptive fields, from 0 (each output has its nearest inputs) to 1 (any). The paper tries 0
+            to 0.3 with a dense last layer; where that is sparse too, small fields show each class a part of the input.
         schedule: when updates are due.
     """
 
     tuning: ClassVar = {
         "drop_fraction.start": (0.1, 0.5),
         "last_exponent": (1.0, 9.0),
-        "randomness": [0.0, 0.1, 0.2, 0.3, 1.0],
+        "randomness": [0.1, 0.3, 0.5, 0.7, 1.0],
         "schedule": [{"times": times, "until": 0.75} for times in (25, 100)],
     }
 
@@ -89,7 +90,7 @@ class CannistraciHebb:
     start: Literal["uniform", "er", "erk"] = attrs.field(
         default="uniform", validator=attrs.validators.in_(("uniform", "er", "erk"))
     )
-    randomness: float = attrs.field(default=0.2, validator=[attrs.validators.ge(0), attrs.validators.le(1)])
+    randomness: float = attrs.field(default=0.5, validator=[attrs.validators.ge(0), attrs.validators.le(1)])
     schedule: Every = Every(steps=100, until=0.75)
 
     @property
