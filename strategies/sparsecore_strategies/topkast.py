@@ -67,6 +67,11 @@ class TopKast:
     """
 
     declares: ClassVar = Declares(smallest_first="tensor", shares="pruned", start="fixed")
+    tuning: ClassVar = {
+        "backward": (1.5, 5.0),
+        "penalty": (1e-5, 1e-3),
+        "schedule": [{"times": times} for times in (25, 100, 400)],
+    }
 
     backward: float = attrs.field(default=2.0, validator=[attrs.validators.ge(1), attrs.validators.le(1e9)])
     penalty: float = attrs.field(default=1e-4, validator=[attrs.validators.ge(0), attrs.validators.le(1e9)])
