@@ -8,10 +8,12 @@ from itertools import accumulate, pairwise
 
 import pytest
 from in_process import no_waiting_for_the_disk
-from study_examples import small_study
+from study_examples import ARMS, small_study
 
 from sparsecore.errors import InputError
+from sparsecore.experiment.experiment import Experiment
 from sparsecore.run.replay import first_topology
+from sparsecore.run.setup import set_up
 from sparsecore.study.folder import StudyFolder, TrialResult
 from sparsecore.study.topology_history import topology_history_of
 from sparsecore.study.trials import trials_of
@@ -25,7 +27,8 @@ def hurry():
 
 @pytest.fixture(scope="module")
 def carried_out(tmp_path_factory, hurry):  # noqa: ARG001
-    return small_study(tmp_path_factory.mktemp("small"), sparsities=[0.8], trials=1)
+    by_values = {"name": "topkast", "strategy": ["topkast"], "settings": {"strategy.topkast.schedule": {"steps": 2}}}
+    return small_study(tmp_path_factory.mktemp("small"), sparsities=[0.8], trials=1, arm=[*ARMS, by_values])
 
 
 def positions(text):
@@ -47,7 +50,14 @@ def sets_of(folder, trial):
     return topologies
 
 
-@pytest.mark.parametrize("arm", ["dpr", "set", "again"])
+def test_a_start_that_is_chosen_by_the_initial_values_is_found_from_the_log(carried_out):
+    trial = next(trial for trial in trials_of(carried_out.read()) if trial.arm == "topkast")
+    begun = set_up(Experiment.of(carried_out.tables(trial))).start.topology
+    assert (first_topology(carried_out.run(trial)).positions == begun.positions).all()
+    assert topology_history_of(carried_out, trial).updates > 3
+
+
+@pytest.mark.parametrize("arm", ["dpr", "set", "again", "topkast"])
 def test_topology_histories_are_those_of_python_sets(carried_out, arm):
     trial = next(trial for trial in trials_of(carried_out.read()) if trial.arm == arm)
     history, topologies = topology_history_of(carried_out, trial), sets_of(carried_out, trial)

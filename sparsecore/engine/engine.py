@@ -126,6 +126,11 @@ class Engine:
         )
         return self.unit_map.weights(validation.check_initial_topology(result, self.unit_map.layout))
 
+    @property
+    def starts_by_values(self) -> bool:
+        """Whether a strategy asks for the network's initial values to choose the positions at the start."""
+        return bool(self._stack.plugins_requesting("values", "initial_topology"))
+
     def _initial_values(self, values: DenseValues | None, hook: str) -> DenseValues | None:
         """Return the initial values of units for a hook, which asks for none where there are none."""
         if values is not None:

@@ -2,16 +2,19 @@
 
 import json
 from collections.abc import Iterator
+from itertools import islice
 
 import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsecore.engine.engine import Engine
 from sparsecore.engine.topology import Layout, Topology
 from sparsecore.errors import InputError
 from sparsecore.experiment.conversion import structure
 from sparsecore.experiment.experiment import Experiment
-from sparsecore.run.checkpoint_validation import sound_topology
+from sparsecore.run.checkpoint import read_checkpoint
+from sparsecore.run.checkpoint_validation import sound_topology, topology_of
 from sparsecore.run.folder import RunFolder
 from sparsecore.run.initialization import WarmStart
 from sparsecore.run.logs import StartTensors, Update, decode_positions, read_record
@@ -81,8 +84,11 @@ def _move(line: bytes, where: str, layout: Layout) -> Move:
 def first_topology(folder: RunFolder) -> Topology:
     """The topology of a run before its first update.
 
+    Where a strategy chooses it by the network's initial values, which are not known here, it is found by going back
+    from the last checkpoint.
+
     Raises:
-        InputError: the experiment or the warm start cannot be read.
+        InputError: the experiment, the warm start or the checkpoint cannot be read.
     """
     experiment = Experiment.of(folder.read_tables())
     layout = layout_of(folder)
@@ -96,7 +102,28 @@ def first_topology(folder: RunFolder) -> Topology:
             raise InputError(f"{start.source} is damaged: {error}") from error
     if experiment.sparsity is None:
         raise InputError(f"the run in {folder.path} began on another topology; {folder.start.name} is missing")
-    return engine.start(experiment.sparsity).topology
+    return _before_updates(folder, engine) if engine.starts_by_values else engine.start(experiment.sparsity).topology
+
+
+def _before_updates(folder: RunFolder, engine: Engine) -> Topology:
+    """Return the topology of the last checkpoint without what the updates in the log have changed."""
+    checkpoint = read_checkpoint(folder.checkpoint)
+    try:
+        last = topology_of(checkpoint, engine)
+        updates = int(checkpoint.facts["clock"]["updates"])
+    except (InputError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{checkpoint.source} is damaged: {error}") from error
+    active = np.zeros(engine.layout.size, np.bool_)
+    active[engine.arrays.to_numpy(last.positions)] = True
+    for move in reversed(list(islice(moves(folder, engine.layout), updates))):
+        active[move.grown] = False
+        active[move.pruned] = True
+    positions = np.flatnonzero(active).astype(engine.layout.position_dtype)
+    start = last.at(engine.arrays.from_numpy(positions))
+    begun = [tensor.active for tensor in read_record(folder.tensors, StartTensors).tensors]
+    if start.counts.tolist() != begun:
+        raise InputError(f"{folder.reallocations} does not lead from the numbers of weights in {folder.tensors.name}")
+    return start
 
 
 def layout_of(folder: RunFolder) -> Layout:
