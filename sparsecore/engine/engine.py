@@ -1,22 +1,21 @@
 """The engine: a stack of strategies for one network, as functions from state to state."""
 
-import warnings
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 
 import attrs
-import numpy as np
-from numpy.typing import NDArray
 
 from sparsecore.engine import validation
 from sparsecore.engine.arrays import Array, Arrays, DenseValues, Gradient, InputNorms, WeightMomentum
 from sparsecore.engine.distributions import check_sparsity
-from sparsecore.engine.gradients import GradientRequests, StepGradients, check_units_have_one_input, named_candidates
+from sparsecore.engine.gradients import GradientRequests, StepGradients, check_units_have_one_input
 from sparsecore.engine.perturbation import perturbed_gradient, perturbed_values
+from sparsecore.engine.planning import Planner
 from sparsecore.engine.randomness import Randomness
 from sparsecore.engine.reallocation import Reallocation, RegrowPruned
 from sparsecore.engine.schedules import Clock
-from sparsecore.engine.stack import DEFAULTS, StrategyStack, strategies_by_name
+from sparsecore.engine.stack import StrategyStack, strategies_by_name
+from sparsecore.engine.start import Starter, becomes_sparser, warn_of_other_sparsity
 from sparsecore.engine.state import State
 from sparsecore.engine.step import Advance, StepPlan
 from sparsecore.engine.topology import Layout, Topology
@@ -26,12 +25,12 @@ from sparsecore.engine.update import (
     check_growth_is_decided_once,
     check_moves_units,
     frozen_slots,
+    frozen_tensors,
     observed,
     regrow_pruned_of,
-    target_size_result,
 )
 from sparsecore.engine.young_weights import YoungWeights
-from sparsecore.errors import InputError, SparsityWarning
+from sparsecore.errors import InputError
 
 
 class Engine:
@@ -75,14 +74,13 @@ class Engine:
         self._stack = StrategyStack(self.strategies)
         self.regrow_pruned = regrow_pruned_of(self.strategies.values(), regrow_pruned)
         check_growth_is_decided_once(self._stack)
-        self._perturbs = bool(self._stack.implementers("perturb"))
         self.gradient_perturbers = tuple(self._stack.implementers("perturb_gradient"))
-        self._replaces = bool(self._stack.implementers("replaces_step"))
         self._observes = bool(self._stack.implementers("observe"))
-        self._resizes = bool(self._stack.implementers("target_size"))
         self.gradient_requests = GradientRequests.of(self._stack)
-        self._update = Updater(self._stack, self.random, self.regrow_pruned)
         self.unit_map = unit_map(layout, units)
+        self._starter = Starter(self._stack, self.random, arrays, self.unit_map)
+        self._planner = Planner.of(self._stack, self.random, self.unit_map, self.gradient_requests)
+        self._update = Updater(self._stack, self.random, self.regrow_pruned)
         if self.unit_map.largest > 1:
             check_moves_units(self._stack, units)
             check_units_have_one_input(self.gradient_requests, self.unit_map, units)
@@ -100,7 +98,7 @@ class Engine:
                 none.
             InvariantError: a plugin broke a promise.
         """
-        return self._state_at(self.initial_topology(sparsity, values), sparsity, clock, values)
+        return self._starter.state(self.initial_topology(sparsity, values), sparsity, clock, values)
 
     def initial_topology(self, sparsity: float, values: DenseValues | None = None) -> Topology:
         """Return the active positions that the strategies choose for the start.
@@ -115,33 +113,12 @@ class Engine:
                 none.
             InvariantError: a plugin broke a promise.
         """
-        random = self.random.child("initial topology")
-        result = self._stack.first_result(
-            "initial_topology",
-            layout=self.unit_map.layout,
-            sparsity=check_sparsity(sparsity),
-            random=random,
-            arrays=self.arrays,
-            values=self._initial_values(values, "initial_topology"),
-        )
-        return self.unit_map.weights(validation.check_initial_topology(result, self.unit_map.layout))
+        return self._starter.topology(sparsity, values)
 
     @property
     def starts_by_values(self) -> bool:
         """Whether a strategy asks for the network's initial values to choose the positions at the start."""
         return bool(self._stack.plugins_requesting("values", "initial_topology"))
-
-    def _initial_values(self, values: DenseValues | None, hook: str) -> DenseValues | None:
-        """Return the initial values of units for a hook, which asks for none where there are none."""
-        if values is not None:
-            return self.unit_map.gradient(values, self.arrays)
-        requesting = self._stack.plugins_requesting("values", hook)
-        if requesting:
-            raise InputError(
-                f"the strategy {requesting[-1]!r} asks for the initial values at the start; start() and start_at() "
-                "take them as values=, a function from a tensor's name to one entry for each of its positions"
-            )
-        return None
 
     def warn_of_other_sparsity(self, topology: Topology, sparsity: float, stacklevel: int = 2) -> None:
         """Warn if the sparsity at the start differs from the requested one by more than rounding.
@@ -154,16 +131,7 @@ class Engine:
             sparsity: the requested sparsity.
             stacklevel: as of ``warnings.warn``, counted from the caller of this method.
         """
-        size, requested = topology.size, (1.0 - sparsity) * self.layout.size
-        if self.becomes_sparser or self._resizes or abs(size - requested) <= len(self.layout) * self.unit_map.largest:
-            return
-        name = [*self._stack.implementers("initial_topology"), DEFAULTS][0]
-        warnings.warn(
-            f"the requested sparsity is {sparsity:g}, but the strategy {name!r} starts at "
-            f"{topology.sparsity:.4f}, with {size:,} weights in place of {round(requested):,}",
-            SparsityWarning,
-            stacklevel=stacklevel + 1,
-        )
+        warn_of_other_sparsity(self._stack, topology, sparsity, self.unit_map.largest, stacklevel + 1)
 
     def start_at(
         self,
@@ -187,18 +155,7 @@ class Engine:
         """
         validation.check_given_topology(topology, self.layout, self.unit_map)
         end = topology.sparsity if sparsity is None else check_sparsity(sparsity)
-        return self._state_at(topology, end, clock, values)
-
-    def _state_at(self, topology: Topology, sparsity: float, clock: Clock, values: DenseValues | None) -> State:
-        units = self.unit_map.units(topology)
-        results = self._stack.all_results(
-            "initial_strategy_state",
-            topology=units,
-            sparsity=sparsity,
-            random=self.random.child("initial memory"),
-            values=self._initial_values(values, "initial_strategy_state"),
-        )
-        return State(topology, validation.check_initial_strategy_states(results, units), clock)
+        return self._starter.state(topology, end, clock, values)
 
     @property
     def becomes_sparser(self) -> bool:
@@ -206,7 +163,7 @@ class Engine:
 
         Such a strategy requests ``sparsity`` in ``initial_strategy_state``.
         """
-        return bool(self._stack.plugins_requesting("sparsity", "initial_strategy_state"))
+        return becomes_sparser(self._stack)
 
     @property
     def has_distribution(self) -> bool:
@@ -270,21 +227,7 @@ class Engine:
         Args:
             state: the state before the step.
         """
-        after = _ticked(state)
-        update_due = self._is_update_due(after)
-        replaces_step = update_due and self._replaces and self._decides("replaces_step", after)
-        return StepPlan(
-            state=state,
-            next_state=after,
-            update_due=update_due,
-            wants_gradient=self.gradient_requests.wants_dense(update_due=update_due),
-            wants_weight_gradient=self.gradient_requests.wants_weight(update_due=update_due),
-            wants_input_norms=update_due and bool(self.gradient_requests.inputs),
-            replaces_step=replaces_step,
-            candidates=self.candidates(after) if update_due else None,
-            perturbs_gradient=bool(self.gradient_perturbers) and not replaces_step,
-            is_idle=not (update_due or self._perturbs or self._observes),
-        )
+        return self._planner.plan(state)
 
     def candidates(self, state: State) -> Topology | None:
         """Return the inactive positions whose gradients an update of this state takes.
@@ -298,10 +241,7 @@ class Engine:
         Raises:
             InvariantError: a strategy returned positions that are active, out of range or not ascending.
         """
-        if not self.gradient_requests.names_candidates:
-            return None
-        of_units = attrs.evolve(state, topology=self.unit_map.units(state.topology))
-        return self.unit_map.weights(named_candidates(self._stack, of_units, self.random))
+        return self._planner.candidates(state)
 
     def metrics(self, state: State) -> dict[str, float]:
         """Return the metrics that the strategies report, by the names of strategy and metric: 'dpr.threshold'.
@@ -330,12 +270,7 @@ class Engine:
             Counted from the run's beginning, so above ``state.clock.step``; None where the run ends before, or has no
             end.
         """
-        now = _ticked(state)
-        while now.clock.total_steps is not None and not now.clock.has_ended:
-            if self._decides("update_due", now):
-                return now.clock.step
-            now = _ticked(now)
-        return None
+        return self._planner.first_update(state)
 
     @property
     def moves_weights(self) -> bool:
@@ -383,7 +318,7 @@ class Engine:
             raise InputError("the plan is of another state than the one that is to advance")
         validation.check_given_values(values, state.topology)
         perturbed = self.perturbed(state, values, learning_rate)
-        slots = frozen_slots(state.topology, self._frozen(frozen))
+        slots = frozen_slots(state.topology, frozen_tensors(self.layout, frozen))
         if slots is not None and perturbed is not values:
             perturbed = self.arrays.put(perturbed, slots, self.arrays.take(values, slots))
         gradients = StepGradients(
@@ -443,7 +378,7 @@ class Engine:
         gradients = self.gradient_requests.complete(given, state.topology).of_units(self.unit_map, state.topology)
         of_units = attrs.evolve(state, topology=self.unit_map.units(state.topology))
         scores = self.arrays.readonly(self.unit_map.values(values, state.topology))
-        after, moved = self._update(of_units, scores, gradients, self._frozen(frozen))
+        after, moved = self._update(of_units, scores, gradients, frozen_tensors(self.layout, frozen))
         reallocation = self.unit_map.expand(moved, state.topology, values)
         return attrs.evolve(after, topology=reallocation.after), reallocation
 
@@ -488,31 +423,3 @@ class Engine:
         )
         of_units = attrs.evolve(now, topology=self.unit_map.units(now.topology))
         return attrs.evolve(now, strategy_states=observed(self._stack, of_units, gradients))
-
-    def _frozen(self, names: Collection[str]) -> NDArray[np.bool_]:
-        """For each tensor whether it is frozen."""
-        frozen = np.zeros(len(self.layout), bool)
-        frozen[[self.layout.index(name) for name in names]] = True
-        return frozen
-
-    def _is_update_due(self, now: State) -> bool:
-        """Return whether an update is due at this state's clock that can do something."""
-        # after the last step nothing would train what has grown, and a full topology has nowhere to move to
-        if now.clock.has_ended or not self._decides("update_due", now):
-            return False
-        if now.topology.size < self.layout.size:
-            return True
-        units = self.unit_map.units(now.topology)
-        return bool(
-            target_size_result(self._stack, attrs.evolve(now, topology=units), units.counts, units.room).value
-            != units.size
-        )
-
-    def _decides(self, hook: str, now: State) -> bool:
-        result = self._stack.first_result(hook, clock=now.clock, strategy_state=now.strategy_states)
-        # asked at every step, and nearly always answered by a bool of Python
-        return result.value if isinstance(result.value, bool) else validation.check_bool(result, hook)
-
-
-def _ticked(state: State) -> State:
-    return State(state.topology, state.strategy_states, state.clock.tick())

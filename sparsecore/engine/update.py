@@ -1,6 +1,6 @@
 """One update of a state: Algorithm 1 with the decisions of a stack of strategies, and their states after it."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import attrs
@@ -183,6 +183,17 @@ class StrategySteps:
         return self.stack.first_result(
             hook, clock=clock, strategy_state=strategy_states, random=self.random, **arguments
         )
+
+
+def frozen_tensors(layout: Layout, names: Collection[str]) -> NDArray[np.bool_]:
+    """Return for each of the T tensors of a layout whether its name is among these, (T,).
+
+    Raises:
+        InputError: no tensor has one of the names.
+    """
+    frozen = np.zeros(len(layout), bool)
+    frozen[[layout.index(name) for name in names]] = True
+    return frozen
 
 
 def frozen_slots(topology: Topology, frozen: NDArray[np.bool_]) -> Array | None:
