@@ -159,7 +159,7 @@ def test_a_checkpoint_without_a_training_state_can_be_adopted_by_a_new_training(
 
 
 def test_shares_are_never_more_than_wanted():
-    from sparsecore_torch.sparse_training.state_dict import _shares
+    from sparsecore_torch.sparse_training.adoption import _shares
 
     generator = np.random.default_rng(0)
     for _ in range(50):
@@ -177,7 +177,7 @@ def test_adopted_weights_are_as_many_as_before_and_none_is_left_out(seed, share,
     from sparsecore.engine.topology import Layout
     from sparsecore_strategies.static import Static
     from sparsecore_torch.arrays import TorchArrays
-    from sparsecore_torch.sparse_training.state_dict import adopted
+    from sparsecore_torch.sparse_training.adoption import adopted
 
     layout = Layout.of({"a": (rows, columns), "b": (3, 4), "c": (2, 2, 3)})
     engine = Engine(layout, [Static()], arrays=TorchArrays(torch.device("cpu")), seed=seed)

@@ -4,12 +4,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, final
 
-import attrs
 import torch
 from torch import Tensor, nn
 
 from sparsecore.engine.groups import GroupPlans, GroupStates
-from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
 from sparsecore.learning.flops import Flops
@@ -20,23 +18,21 @@ from sparsecore.observers.observer import Observer
 from sparsecore.observers.record import Record
 from sparsecore_torch.arrays import as_tensor
 from sparsecore_torch.sparse_training import checks
+from sparsecore_torch.sparse_training.adoption import adopted_by_groups
 from sparsecore_torch.sparse_training.averages import mask_
+from sparsecore_torch.sparse_training.exchange import check_exchange, exchange, resumed
 from sparsecore_torch.sparse_training.flops import FlopCount
-from sparsecore_torch.sparse_training.gradient_perturbation import GradientPerturbation, perturb_gradient
-from sparsecore_torch.sparse_training.input_meters import measured_layers
+from sparsecore_torch.sparse_training.installed import Installed
 from sparsecore_torch.sparse_training.kernels.choice import Routes
 from sparsecore_torch.sparse_training.missed_steps import trained_parameters
 from sparsecore_torch.sparse_training.model.parameters import replicated
-from sparsecore_torch.sparse_training.optimizers.shares import all_layers_of, learning_rates_of, shares_of
-from sparsecore_torch.sparse_training.optimizers.wrapped import OptimizerLayers, check_exchange, exchange
+from sparsecore_torch.sparse_training.optimizers.shares import all_layers_of
+from sparsecore_torch.sparse_training.optimizers.wrapped import OptimizerLayers
 from sparsecore_torch.sparse_training.parts import COPIED, SQUASHED, TrainingParts
-from sparsecore_torch.sparse_training.rollback import undone_on_failure
-from sparsecore_torch.sparse_training.saved_record import dump_record, load_record, observed_subject
-from sparsecore_torch.sparse_training.silent_weights import SilentWeights
-from sparsecore_torch.sparse_training.state_dict import adopted_by_groups, dump, identity_of, load
-from sparsecore_torch.sparse_training.steps import Steps
+from sparsecore_torch.sparse_training.saved_record import observed_subject
+from sparsecore_torch.sparse_training.saved_training import dump_training, load_training
+from sparsecore_torch.sparse_training.state_dict import identity_of
 from sparsecore_torch.sparse_training.summary import Summary
-from sparsecore_torch.sparse_training.young_weights import YoungSteps, young_weight_choices
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -79,7 +75,7 @@ class SparseTraining:
         self._record = Record(parts.engines, observed_subject(self._identity, parts.ranks))
         self._flops = FlopCount(len(parts.engines.layout))
         self._is_agreed = False
-        self._install(parts)
+        self._install(parts, None)
         checks.register(self, parts.claims)  # last, so that a failure before it leaves no claim
 
     def __deepcopy__(self, _: dict[int, Any]) -> "SparseTraining":
@@ -152,7 +148,7 @@ class SparseTraining:
             InputError: as in :meth:`check`.
         """
         self.check()
-        return self._silent.values()
+        return self._installed.silent.values()
 
     def masks(self) -> dict[str, Tensor]:
         """Return the mask of each tensor.
@@ -249,11 +245,10 @@ class SparseTraining:
         Raises:
             DisagreementError: another rank saves other values at the same step.
         """
-        self._checked.ranks.compare_saved(self._state.clock, self._compared)
-        saved = dump(self._alive.engines, self._now, self._identity, self._start)
-        kernels = self._alive.routes.decisions.dump()
-        saved |= {"flops": self._flops.dump(), "young": self._young.dump()} | self._silent.dump()
-        return saved | dump_record(self._record) | ({"kernels": kernels} if kernels else {})
+        parts = self._checked
+        parts.ranks.compare_saved(self._state.clock, self._compared)
+        now = self._now
+        return dump_training(parts, self._installed, now, self._identity, self._start, self._flops, self._record)
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Go on from a saved state, before or after the model and the optimizer load theirs.
@@ -265,18 +260,11 @@ class SparseTraining:
             InputError: it is no such state dict, or of another model, seed or strategy; nothing has changed.
         """
         parts = self._alive
-        state, start = load(saved, parts.engines, self._now, self._identity)
-        record = load_record(saved, parts.engines.layout)
-        flops = FlopCount.load(saved.get("flops"), len(parts.engines.layout), state.clock.step)
-        self._silent.check(saved, state.topology.size)
-        marks = self._young.loaded(saved.get("young"), state.topology)
-        parts.routes.decisions.load(saved.get("kernels", {}))
-        parts.storage.restore(state.topology)
-        self._young.load(marks, state.topology)
-        self._silent.load(saved, state)
-        self._state, self._start, self._flops = state, start, flops
-        self._expect_gradient()
-        record.put(self._record, state)
+        loaded = load_training(saved, parts, self._installed, self._now, self._identity)
+        loaded.put(parts, self._installed)
+        self._state, self._start, self._flops = loaded.state, loaded.start, loaded.flops
+        self._installed.expect(self._plan)
+        loaded.record.put(self._record, loaded.state)
 
     def keep_state_dicts_plain(self) -> None:
         """Let the state dicts of model and optimizer be those of a dense model with zeros from now on, in any storage.
@@ -309,9 +297,9 @@ class SparseTraining:
         parts = self._alive
         self._state = adopted_by_groups(parts.engines, self._state, parts.storage.nonzero_positions())
         parts.storage.restore(self._state.topology)
-        self._young.adopt(self._state.topology)
+        self._installed.young.adopt(self._state.topology)
         self._is_agreed = False
-        self._expect_gradient()
+        self._installed.expect(self._plan)
         self._record.observation.moved(self.topology)
 
     def mask_(self, target: nn.Module | Mapping[str, Tensor]) -> None:
@@ -342,7 +330,7 @@ class SparseTraining:
         self.check()
         old = trained_parameters(parts.selection.sparse)
         check_exchange(optimizers, old, [share.layers for share in parts.shares])
-        self._silent.show()
+        self._installed.silent.show()
         topology, values = self.topology, parts.storage.values()
         self._release()
         exchange(optimizers, old, [one.parameter for one in parts.selection.sparse])
@@ -368,46 +356,28 @@ class SparseTraining:
         self._parts = None
         self._record.observation.end()
 
-    def _install(self, parts: TrainingParts, marks: Tensor | None = None) -> None:
-        self._freezing = checks.Freezing(parts.selection.sparse)
-        self._young = YoungSteps(parts.young, parts.shares, parts.stored.stores, self._state.topology, marks)
-        self._steps = Steps(
-            parts.model,
-            parts.shares,
-            parts.stored.stores,
-            self._young,
-            is_replaced=lambda: self._plan.replaces_step,
-            before=self._before_step,
-            skipped=lambda: self._silent.look(self._state),
+    def _install(self, parts: TrainingParts, marks: Tensor | None) -> None:
+        self._installed = Installed(
+            parts,
+            self._state,
+            marks,
+            plan=lambda: self._plan,
+            before=self._record.observation.begin,  # what cannot be started raises an error
             after=self._after_step,
         )
-        self._perturbation = GradientPerturbation(parts.engines, parts.shares, self._perturb_gradient)
-        self._measured = measured_layers(parts.selection.sparse, parts.engines, parts.routes)
-        self._silent = SilentWeights(parts.engines, parts.shares, parts.storage)
-        self._silent.look(self._state)
-        self._expect_gradient()
+        self._installed.expect(self._plan)
 
     def _release(self) -> None:
         parts = self._alive
         parts.storage.squash()
-        self._steps.end()
-        self._perturbation.end()
-        self._measured.end()
-        self._silent.end()
+        self._installed.end()
         for share in parts.shares:
             share.layers.forget()
 
     def _resume(self, optimizers: Sequence[OptimizerLayers], topology: Topology, values: Tensor) -> None:
-        parts = self._alive
-        shares = shares_of(optimizers, parts.selection.sparse)
-        rates = learning_rates_of(shares, [parts.selection.sparse[index] for index in parts.engines.first_of_each])
-        with undone_on_failure(parts.model, shares, in_place=True):
-            for share in shares:
-                share.layers.remember()
-            young = young_weight_choices(parts.engines, shares)
-            stored = parts.store(shares, topology, values)
-            self._parts = attrs.evolve(parts, shares=shares, stored=stored, learning_rates=rates, young=young)
-            self._install(self._parts, self._young.marks())
+        with resumed(self._alive, optimizers, topology, values) as parts:
+            self._parts = parts
+            self._install(parts, self._installed.young.marks())
 
     @property
     def _alive(self) -> TrainingParts:
@@ -419,7 +389,7 @@ class SparseTraining:
     def _checked(self) -> TrainingParts:
         """The parts, if the model still holds the Parameters that were made sparse."""
         parts = self._alive
-        self._steps.check_parameters()
+        self._installed.steps.check_parameters()
         return parts
 
     @property
@@ -427,18 +397,10 @@ class SparseTraining:
         _ = self._alive  # raises once the training has ended
         return self._state
 
-    def _before_step(self) -> None:
-        self._record.observation.begin()  # what cannot be started raises an error
-        self._silent.show()
-
-    def _perturb_gradient(self, scale: Any) -> None:
-        if self._plan.perturbs_gradient:
-            perturb_gradient(self._alive.engines, self._state, self._alive.storage, scale)
-
     @torch.no_grad()
     def _after_step(self) -> None:
-        if self._freezing.is_compact:
-            self._freezing.check()
+        if self._installed.freezing.is_compact:
+            self._installed.freezing.check()
         if not self._is_agreed:  # ranks that differ might never reach an update that shows it
             self._alive.ranks.jointly(lambda: self.topology, lambda topology: {"topology": topology.sha256()})
             self._is_agreed = True
@@ -448,11 +410,11 @@ class SparseTraining:
         if plan.is_idle:
             self._state = plan.next_state
         else:
-            self._state, reallocation = self._advanced(plan)
+            self._state, reallocation = self._installed.advance(plan)
         if self._alive.ranks.size > 1:
             self._alive.ranks.compare(self._state.clock, self._compared)
-        self._silent.look(self._state)
-        self._expect_gradient()
+        self._installed.silent.look(self._state)
+        self._installed.expect(self._plan)
         if reallocation is not None:
             self._record.add(reallocation, plan.next_state, self._state)
 
@@ -461,46 +423,9 @@ class SparseTraining:
         positions = {"the positions": as_tensor(self.topology.positions)}
         return positions | replicated(self._alive.model, [share.stepping for share in self._alive.shares])
 
-    def _advanced(self, plan: GroupPlans) -> tuple[GroupStates, Reallocation | None]:
-        """Return the state after a step for which an engine needs the values, and the update where one was due."""
-        parts = self._alive
-        values = parts.storage.values()
-        rates = [rate() for rate in parts.learning_rates]
-        frozen = self._freezing.frozen()
-        storage = parts.storage
-        active = storage.active_gradient() if plan.wants_weight_gradient else None
-        # dense gradients have those of candidates in them
-        has_candidates = plan.candidates is not None and not plan.wants_gradient
-        of_candidates = storage.candidate_gradient() if has_candidates else None
-        norms = None
-        if plan.wants_input_norms:
-            self._measured.finish(values.device)
-            norms = self._measured.norms
-        advance = parts.ranks.together(
-            lambda: parts.engines.advance(
-                plan, values, rates, storage.gradient, frozen, active, of_candidates, storage.momentum, norms
-            )
-        )
-        if advance.reallocation is not None:
-            parts.storage.reallocate(advance.reallocation)
-            self._young.carry(advance.reallocation)
-        elif advance.values is not values:
-            parts.storage.set_values(as_tensor(advance.values))
-        return advance.state, advance.reallocation
-
     @property
     def _plan(self) -> GroupPlans:
         """The plan of the next step; strategies are called once for each state."""
         if self._latest_plan is None or self._latest_plan.state is not self._state:
             self._latest_plan = self._alive.engines.plan(self._state)
         return self._latest_plan
-
-    def _expect_gradient(self) -> None:
-        plan = self._plan
-        self._alive.storage.expect_gradient(
-            dense=plan.wants_gradient,
-            is_step_replaced=plan.replaces_step,
-            active=plan.wants_weight_gradient,
-            candidates=None if plan.wants_gradient else plan.candidates,
-        )
-        self._measured.expect(wanted=plan.wants_input_norms)

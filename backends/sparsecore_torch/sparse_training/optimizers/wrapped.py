@@ -6,7 +6,7 @@ from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 import attrs
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from sparsecore.errors import InputError
@@ -147,10 +147,11 @@ def looks_like_optimizer(value: Any) -> bool:
 
 def _hold_the_same(outer: Any, inner: Any) -> bool:
     """Whether both hold the same parameters; a wrapper without param groups holds those of the optimizer inside."""
-    return not hasattr(outer, "param_groups") or _parameters(outer) == _parameters(inner)
+    return not hasattr(outer, "param_groups") or parameter_ids(outer) == parameter_ids(inner)
 
 
-def _parameters(optimizer: Any) -> set[int]:
+def parameter_ids(optimizer: Any) -> set[int]:
+    """Return the ids of all Parameters that an optimizer, or a wrapper with param groups, holds."""
     return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
 
 
@@ -167,7 +168,7 @@ def check_wrappers(layers: OptimizerLayers, trained: Sequence[Tensor]) -> None:
         InputError: a wrapper does.
     """
     shapes = {tuple(parameter.shape) for parameter in trained}
-    parameters = _parameters(layers.stepping)
+    parameters = parameter_ids(layers.stepping)
     for wrapper in layers.wrappers:
         for name, tensor in (*_attribute_tensors(wrapper), *_state_tensors(wrapper)):
             if tuple(tensor.shape) in shapes and id(tensor) not in parameters:
@@ -203,58 +204,6 @@ def check_replaceable(layers: OptimizerLayers, tensors: Sequence[NamedParameter]
                 "own; compact storage replaces parameters, which it would not see; take storage='masked', or give "
                 "sparsify the optimizer without it"
             )
-
-
-def check_exchange(
-    optimizers: Sequence[OptimizerLayers], trained: Sequence[nn.Parameter], before: Sequence[OptimizerLayers]
-) -> None:
-    """Check that other optimizers hold what the present ones train.
-
-    Args:
-        optimizers: the other ones.
-        trained: the sparse Parameters, or the one of compact storage.
-        before: the present ones.
-
-    Raises:
-        InputError: they do not, or one has state that compact storage cannot take over.
-    """
-    known = {id(one.stepping) for one in before}
-    if all(id(one.stepping) in known for one in optimizers) and len(optimizers) == len(before):
-        return
-    names = ", ".join(type(one.stepping).__name__ for one in optimizers)
-    held = set[int]().union(*(_parameters(one.stepping) for one in optimizers))
-    missing = sum(id(parameter) not in held for parameter in trained)
-    if missing:
-        raise InputError(
-            f"{names} does not hold {missing} of the {len(trained)} Parameters in sparse training; make it of those "
-            "that the model has now"
-        )
-    for layers in optimizers:
-        is_new = id(layers.stepping) not in known
-        if is_new and any(one.ndim == 1 and layers.stepping.state.get(one) for one in trained):
-            raise InputError(
-                f"{type(layers.stepping).__name__} has taken steps already, and compact storage cannot take its state "
-                "over; call follow(optimizer) before its first step"
-            )
-
-
-def exchange(optimizers: Sequence[OptimizerLayers], old: Sequence[nn.Parameter], new: Sequence[nn.Parameter]) -> None:
-    """Replace Parameters by others in the param group that holds the first of them.
-
-    Args:
-        optimizers: with their wrappers.
-        old: the Parameters that are replaced.
-        new: the others, of any number.
-    """
-    if all(one is other for one, other in zip(old, new, strict=False)):
-        return
-    gone = {id(parameter) for parameter in old}
-    for group in [group for layers in optimizers for group in layers.stepping.param_groups]:
-        parameters = group["params"]
-        slots = [slot for slot, parameter in enumerate(parameters) if id(parameter) in gone]
-        if slots:
-            rest = [parameter for parameter in parameters if id(parameter) not in gone]
-            parameters[:] = [*rest[: slots[0]], *new, *rest[slots[0] :]]
 
 
 def tensors_outside_of_state(layer: Any, parameter: Tensor) -> Iterator[tuple[str, Tensor]]:

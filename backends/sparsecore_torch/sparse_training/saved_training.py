@@ -1,0 +1,108 @@
+"""The whole state dict of a sparse training: the state of its strategies, and what else it keeps from step to step."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+from torch import Tensor
+
+from sparsecore.engine.groups import GroupStates
+from sparsecore.observers.record import Record
+from sparsecore_torch.sparse_training.flops import FlopCount
+from sparsecore_torch.sparse_training.installed import Installed
+from sparsecore_torch.sparse_training.parts import TrainingParts
+from sparsecore_torch.sparse_training.saved_record import SavedRecord, dump_record, load_record
+from sparsecore_torch.sparse_training.state_dict import Counts, Identity, dump, load
+
+
+def dump_training(
+    parts: TrainingParts,
+    installed: Installed,
+    state: GroupStates,
+    identity: Identity,
+    start: Counts,
+    flops: FlopCount,
+    record: Record,
+) -> dict[str, Any]:
+    """Return the state dict of a training.
+
+    Args:
+        parts: of the training.
+        installed: its hooks.
+        state: the present one.
+        identity: of the training.
+        start: the number of active weights of each tensor at the start.
+        flops: the operations so far.
+        record: the updates so far, and the observers.
+
+    Returns:
+        Tensors, numbers, strings, lists and dicts.
+    """
+    kernels = parts.routes.decisions.dump()
+    return {
+        **dump(parts.engines, state, identity, start),
+        "flops": flops.dump(),
+        "young": installed.young.dump(),
+        **installed.silent.dump(),
+        **dump_record(record),
+        **({"kernels": kernels} if kernels else {}),
+    }
+
+
+@attrs.frozen(eq=False)
+class SavedTraining:
+    """What a state dict has of a training, checked.
+
+    Attributes:
+        saved: the state dict.
+        state: of the strategies.
+        start: the number of active weights of each tensor at the start.
+        flops: the operations until then.
+        record: the updates until then, and the observers.
+        marks: of young weights, (N,), int64.
+    """
+
+    saved: Mapping[str, Any]
+    state: GroupStates
+    start: Counts
+    flops: FlopCount
+    record: SavedRecord
+    marks: Tensor
+
+    def put(self, parts: TrainingParts, installed: Installed) -> None:
+        """Let the storage and the hooks of a training go on from here.
+
+        Args:
+            parts: of the training.
+            installed: its hooks.
+
+        Raises:
+            InputError: the decisions on kernels are damaged; nothing has changed.
+        """
+        parts.routes.decisions.load(self.saved.get("kernels", {}))
+        parts.storage.restore(self.state.topology)
+        installed.young.load(self.marks, self.state.topology)
+        installed.silent.load(self.saved, self.state)
+
+
+def load_training(
+    saved: Mapping[str, Any], parts: TrainingParts, installed: Installed, like: GroupStates, identity: Identity
+) -> SavedTraining:
+    """Read the state dict of a training; nothing changes.
+
+    Args:
+        saved: of :func:`dump_training`.
+        parts: of the training here.
+        installed: its hooks.
+        like: the present state, for what is not saved.
+        identity: of the training here.
+
+    Raises:
+        InputError: it is damaged, no such state dict, or of another training.
+    """
+    state, start = load(saved, parts.engines, like, identity)
+    record = load_record(saved, parts.engines.layout)
+    flops = FlopCount.load(saved.get("flops"), len(parts.engines.layout), state.clock.step)
+    installed.silent.check(saved, state.topology.size)
+    marks = installed.young.loaded(saved.get("young"), state.topology)
+    return SavedTraining(saved, state, start, flops, record, marks)
