@@ -24,6 +24,7 @@ from torch import nn
 
 from sparsecore.engine.schedules import Every
 from sparsecore.errors import InputError
+from sparsecore.strategy import hookimpl
 from sparsecore_strategies.deepr import DeepRewiring
 from sparsecore_strategies.srigl import StructuredRigL
 from sparsecore_torch import sparsify
@@ -102,6 +103,25 @@ def test_a_strategy_that_remembers_each_weight_needs_its_state_dict():
         training.adopt()
     training.load_state_dict(saved[1])
     train(model, optimizer, range(5))
+
+
+class EverySecondIsSilent:
+    @hookimpl
+    def forward_view(self, topology):
+        return topology.arrays.from_numpy(np.arange(topology.size) % 2 == 0)
+
+
+def test_nonzero_weights_that_have_moved_are_refused_where_others_are_silent():
+    model, optimizer, training = started(strategy=EverySecondIsSilent())
+    train(model, optimizer, range(2))
+    values = training.values()
+    training.adopt()  # nothing has moved
+    assert torch.equal(training.values(), values)
+    with torch.no_grad():
+        model[2].weight[tuple(model[2].weight.nonzero()[0])] = 0.0
+        model[2].weight[tuple((~training.masks()["2.weight"]).nonzero()[0])] = 1.0
+    with pytest.raises(InputError, match="which weights the model computes with"):
+        training.adopt()
 
 
 @pytest.mark.filterwarnings("ignore::sparsecore.errors.SparsityWarning")

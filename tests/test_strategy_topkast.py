@@ -15,6 +15,8 @@ from sparsecore.engine.schedules import Clock, Every
 from sparsecore.engine.topology import Layout
 from sparsecore.errors import InputError
 from sparsecore.run.checkpoint import read_checkpoint
+from sparsecore.run.silent_weights import ViewedLearner
+from sparsecore_numpy import NumpyArrays
 from sparsecore_strategies.topkast import TopKast
 from sparsecore_torch import sparsify
 
@@ -199,3 +201,31 @@ def test_a_run_evaluates_with_the_visible_weights_and_its_checkpoint_has_the_oth
     forward = sum(max(1, size // 10) for size in (8 * 64, 6 * 8, 10 * 6))
     assert np.count_nonzero(values) == forward
     assert len(values) == 2 * forward
+
+
+class Offering:
+    """A learner of two weights with all that learners may offer beyond what each must."""
+
+    values = np.array([1.0, 2.0])
+
+    def set_values(self, values):
+        self.values = values
+
+    def momentum(self, name):
+        return f"momentum of {name}"
+
+    def measure_inputs(self):
+        return "norms"
+
+    def backward_at(self, batch, candidates):
+        return batch, candidates, self.values.tolist()
+
+
+def test_strategies_get_all_that_the_learner_behind_the_view_offers_and_the_network_hides_silent_weights():
+    view = ViewedLearner(Offering(), NumpyArrays(), lambda: np.array([True, False]))
+    assert view.momentum("w") == "momentum of w"
+    assert view.measure_inputs() == "norms"
+    assert view.backward_at("batch", "candidates") == ("batch", "candidates", [1.0, 0.0])
+    assert view.values.tolist() == [1.0, 2.0]
+    plain = ViewedLearner(object(), NumpyArrays(), lambda: np.array([True, False]))
+    assert (plain.momentum, plain.measure_inputs, plain.backward_at) == (None, None, None)

@@ -6,7 +6,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from sparsecore.data.images import Batch, Split
-from sparsecore.engine.arrays import Array, Arrays, Gradient
+from sparsecore.engine.arrays import Array, Arrays, Gradient, InputNorms, WeightMomentum
 from sparsecore.engine.forward_view import ForwardView
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.topology import Topology
@@ -65,6 +65,31 @@ class ViewedLearner:
     def set_weight_gradient(self, weight_gradient: Array) -> None:
         """Replace the gradient of all weights, (N,)."""
         self._learner.set_weight_gradient(weight_gradient)
+
+    @property
+    def momentum(self) -> WeightMomentum | None:
+        """The learner's function from a tensor's name to the momentum of all its weights; None where it has none."""
+        found: WeightMomentum | None = getattr(self._learner, "momentum", None)
+        return found
+
+    @property
+    def measure_inputs(self) -> Callable[[], InputNorms] | None:
+        """The learner's function that makes the next backward pass measure inputs; None where it has none."""
+        found: Callable[[], InputNorms] | None = getattr(self._learner, "measure_inputs", None)
+        return found
+
+    @property
+    def backward_at(self) -> Callable[[Batch, Topology], Array] | None:
+        """A backward pass that returns the gradients at inactive positions, too; None where the learner has none."""
+        of_learner: Callable[[Batch, Topology], Array] | None = getattr(self._learner, "backward_at", None)
+        if of_learner is None:
+            return None
+
+        def backward_at(batch: Batch, candidates: Topology) -> Array:
+            self._hide()
+            return of_learner(batch, candidates)
+
+        return backward_at
 
     def upcoming(self, plan: Iterator[Batch]) -> Iterator[Batch]:
         """The batches of a plan, whose images may be loaded before they are asked for."""

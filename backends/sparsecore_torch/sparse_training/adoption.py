@@ -28,7 +28,8 @@ def adopted_by_groups(engines: EngineGroups, state: GroupStates, nonzero: Tensor
         nonzero: the positions of the nonzero weights, ascending, int64.
 
     Raises:
-        InputError: there are too many in a group, or a strategy keeps a vector with one entry a weight.
+        InputError: there are too many in a group, a strategy keeps a vector with one entry a weight, or one decides
+            which weights the model computes with.
     """
     now = state.topology
     parts = engines.partition.split(now.at(now.arrays.cast(nonzero, now.layout.position_dtype)))
@@ -49,7 +50,7 @@ def adopted(engine: Engine, state: State, nonzero: Tensor) -> State:
         nonzero: the positions of its nonzero weights, ascending.
 
     Raises:
-        InputError: there are too many, or a strategy keeps a vector with one entry a weight.
+        InputError: as :func:`adopted_by_groups` does.
     """
     now, unit_map = state.topology, engine.unit_map
     there = unit_map.units_containing(now.at(now.arrays.cast(nonzero, now.layout.position_dtype)))
@@ -68,6 +69,11 @@ def adopted(engine: Engine, state: State, nonzero: Tensor) -> State:
         )
     if topology.sha256() == now.sha256():
         return state
+    if engine.has_silent_weights:
+        raise InputError(
+            "a strategy decides which weights the model computes with, and nonzero weights do not tell the others; "
+            "load the state dict of the training that was saved with the model's: training.load_state_dict()"
+        )
     _check_strategy_states(state.strategy_states)
     return attrs.evolve(state, topology=topology)
 

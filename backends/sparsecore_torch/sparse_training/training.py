@@ -292,7 +292,7 @@ class SparseTraining:
 
         Raises:
             InputError: more weights are nonzero than may be active, a strategy keeps a vector with one entry for each
-                weight, or the storage is compact; nothing has changed.
+                weight or makes weights silent, or the storage is compact; nothing has changed.
         """
         parts = self._alive
         self._state = adopted_by_groups(parts.engines, self._state, parts.storage.nonzero_positions())
