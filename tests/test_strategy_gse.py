@@ -17,7 +17,7 @@ LAYOUT = Layout.of({"wide": (20, 30), "narrow": (7, 9), "tiny": (4,)})
 
 
 def tensor_of(position):
-    return int(np.searchsorted(LAYOUT.offsets, position, "right")) - 1
+    return sum(position >= offset for offset in LAYOUT.offsets[1:])
 
 
 def expected(strategy, topology, candidates, values, slopes, fraction):
@@ -27,7 +27,7 @@ def expected(strategy, topology, candidates, values, slopes, fraction):
     by_slope = sorted(zip((-np.abs(slopes)).tolist(), free, strict=True))
     if strategy.scope == "network":
         # the largest weight of a tensor is never dropped
-        spared = {max(one for one in by_value if tensor_of(one[1]) == t)[1] for t in map(tensor_of, active)}
+        spared = {max(one for one in by_value if tensor_of(one[1]) == t)[1] for t in range(len(LAYOUT))}
         count = min(int(Fraction(str(fraction)) * len(active)), len(free))
         gone = [position for _, position in by_value if position not in spared][:count]
         return sorted(gone), sorted(position for _, position in by_slope[: len(gone)])
