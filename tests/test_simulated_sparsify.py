@@ -21,8 +21,10 @@ from sparsecore_strategies.chts import CannistraciHebb
 from sparsecore_strategies.deepr import DeepRewiring
 from sparsecore_strategies.dpr import DynamicReallocation
 from sparsecore_strategies.gmp import GradualPruning
+from sparsecore_strategies.gradient_deepr import GradientDeepRewiring
 from sparsecore_strategies.granet import GradualRegeneration
 from sparsecore_strategies.gse import GuidedExploration
+from sparsecore_strategies.iterative_pruning import IterativePruning
 from sparsecore_strategies.mest import MemoryEconomic
 from sparsecore_strategies.rigl import RigL
 from sparsecore_strategies.set import SparseEvolution
@@ -49,12 +51,14 @@ STRATEGIES: dict[str, Any] = {
     "set": SparseEvolution(schedule=_EVERY),
     "set by magnitude": SparseEvolution(schedule=_EVERY, ranking="magnitude"),
     "deepr": DeepRewiring(),
+    "gradient-deepr": GradientDeepRewiring(temperature=1e-3, schedule=Every(steps=1)),
     "soft-deepr": SoftDeepRewiring(temperature=1e-3, lowest=-0.02),
     "static": Static(),
     "rigl": RigL(schedule=_EVERY),
     "srigl": StructuredRigL(schedule=_EVERY, group=12),
     "snfs": SparseMomentum(schedule=_EVERY),
     "gmp": GradualPruning(schedule=_EVERY),
+    "iterative-pruning": IterativePruning(prunings=27),
     "granet": GradualRegeneration(schedule=_EVERY),
     "chts": CannistraciHebb(schedule=_EVERY),
     "acdc": AlternatingCompression(begin=0.0, phase=0.03),
