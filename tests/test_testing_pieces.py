@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
 
 from sparsecore import InputError, Randomness, hookimpl, random_topology
+from sparsecore.engine.position_validation import topology_error
 from sparsecore.engine.schedules import Amount, Every, Piecewise, Schedule, as_amount, as_schedule
-from sparsecore.engine.validation import topology_error
 from sparsecore.testing import clocks, gradients, hyperparameters, topologies, values
 from sparsecore.testing.counterexamples import rows
 from sparsecore.testing.promises import Promise, expect

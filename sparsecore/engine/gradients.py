@@ -12,12 +12,7 @@ from numpy.typing import NDArray
 
 from sparsecore.engine.arrays import Array, Arrays, Gradient, InputNorms, WeightMomentum, counting_of, describe
 from sparsecore.engine.hooks import HookResult
-from sparsecore.engine.randomness import Randomness
-from sparsecore.engine.stack import StrategyStack
-from sparsecore.engine.state import State
-from sparsecore.engine.topology import Topology
-from sparsecore.engine.units import UnitMap, Units
-from sparsecore.engine.validation import (
+from sparsecore.engine.position_validation import (
     counts_per_tensor,
     describe_position,
     is_active,
@@ -25,6 +20,11 @@ from sparsecore.engine.validation import (
     position_order_error,
     position_vector_error,
 )
+from sparsecore.engine.randomness import Randomness
+from sparsecore.engine.stack import StrategyStack
+from sparsecore.engine.state import State
+from sparsecore.engine.topology import Topology
+from sparsecore.engine.units import UnitMap, Units
 from sparsecore.errors import InputError, InvariantError
 
 

@@ -3,11 +3,9 @@
 The full DPR paper (Mostafa & Wang 2019) also moves whole 3x3 kernels; blocks suit the hardware.
 """
 
-import itertools
-import math
 import operator
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property, reduce
 from types import MappingProxyType
 from typing import Protocol
@@ -17,11 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.engine.arrays import Array, Arrays, Gradient, constant
+from sparsecore.engine.block_grid import BlockGrid, Sides
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.topology import Layout, Topology
 from sparsecore.errors import InputError
-
-Sides = tuple[int, ...]
 
 
 class Units(Protocol):
@@ -103,67 +100,6 @@ def as_units(given: object) -> Units:
     if name not in _BY_NAME:
         raise InputError(f"units are {', '.join(_BY_NAME)} or blocks such as 4x4; given {given!r}")
     return _BY_NAME[name]
-
-
-@attrs.frozen
-class BlockGrid:
-    """A tensor divided into equal blocks. Positions are counted from the tensor's first one, row-major.
-
-    Attributes:
-        shape: the dense shape of the tensor.
-        block: the shape of a block; each side divides the tensor's.
-    """
-
-    shape: Sides
-    block: Sides
-
-    @cached_property
-    def counts(self) -> Sides:
-        """Blocks along each side."""
-        return tuple(side // part for side, part in zip(self.shape, self.block, strict=True))
-
-    @cached_property
-    def size(self) -> int:
-        """Weights in a block."""
-        return math.prod(self.block)
-
-    def units(self, weights: Array) -> Array:
-        """Return the block of each weight, one integer a weight.
-
-        Args:
-            weights: positions within the tensor, in [0, D_i), in any order, on the backend.
-
-        Returns:
-            Row-major indices of blocks in the grid of :attr:`counts`, in the dtype of ``weights``.
-        """
-        unit = weights * 0
-        for side, part, weight_stride, unit_stride in self._sides():
-            unit = unit + weights // weight_stride % side // part * unit_stride
-        return unit
-
-    def weights(self, units: Array) -> list[Array]:
-        """Return the weights of each block.
-
-        Args:
-            units: row-major indices of blocks in the grid of :attr:`counts`, on the backend.
-
-        Returns:
-            ``size`` vectors with one entry a block, in the dtype of ``units``: the first weight of each block, the
-            second of each, and so on, as positions within the tensor.
-        """
-        first = units * 0
-        for side, part, weight_stride, unit_stride in self._sides():
-            first = first + units // unit_stride % (side // part) * (part * weight_stride)
-        indices = itertools.product(*map(range, self.block))
-        return [first + sum(map(operator.mul, index, _strides(self.shape))) for index in indices]
-
-    def _sides(self) -> Iterator[tuple[int, int, int, int]]:
-        """Each side's length, the block's part of it, the stride of its weights and the stride of its blocks."""
-        return zip(self.shape, self.block, _strides(self.shape), _strides(self.counts), strict=True)
-
-
-def _strides(shape: Sides) -> Sides:
-    return tuple(math.prod(shape[side + 1 :]) for side in range(len(shape)))
 
 
 @attrs.frozen(eq=False)

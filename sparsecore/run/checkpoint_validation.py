@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.engine.engine import Engine
+from sparsecore.engine.position_validation import positions_error
 from sparsecore.engine.schedules import Clock
 from sparsecore.engine.state import State, dump_strategy_state, load_strategy_state, strategy_state_error
 from sparsecore.engine.topology import Layout, Topology
 from sparsecore.engine.units import partial_units_error
-from sparsecore.engine.validation import positions_error
 from sparsecore.errors import InputError, SparsecoreError
 from sparsecore.experiment.conversion import structure
 from sparsecore.learning.parameters import Parameter

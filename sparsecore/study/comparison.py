@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from math import sqrt
 from statistics import fmean, stdev, variance
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
@@ -60,17 +60,37 @@ def mean_difference(ours: Sequence[float], theirs: Sequence[float]) -> MeanDiffe
     Raises:
         MissingPackageError: scipy is not installed.
     """
-    if min(len(ours), len(theirs)) < 2 or not variance(ours) + variance(theirs):
+    welch = welch_test(ours, theirs)
+    if welch is None:
+        return None
+    return MeanDifference(fmean(ours) - fmean(theirs), pooled_standard_error(ours, theirs), *welch)
+
+
+def welch_test(
+    first: Sequence[float], second: Sequence[float], alternative: Literal["two-sided", "greater"] = "two-sided"
+) -> tuple[float, float] | None:
+    """Compute Welch's t-test of the means of two samples, which may differ in variance (Welch 1947).
+
+    Args:
+        first: a sample, in any unit.
+        second: another one, in the same unit.
+        alternative: 'two-sided', or 'greater' to test whether the first mean is above the second.
+
+    Returns:
+        The statistic t and the p-value; None if a sample has fewer than two members, or if neither has any variance.
+
+    Raises:
+        MissingPackageError: scipy is not installed.
+    """
+    if min(len(first), len(second)) < 2 or not variance(first) + variance(second):
         return None
     require("scipy", extra="report", purpose="a Welch test")
     # scipy takes a noticeable part of a second to import
     from scipy.stats import ttest_ind_from_stats
 
-    mean, other = fmean(ours), fmean(theirs)
-    std, other_std = sqrt(variance(ours)), sqrt(variance(theirs))
-    welch = ttest_ind_from_stats(mean, std, len(ours), other, other_std, len(theirs), equal_var=False)
-    standard_error = pooled_standard_error(ours, theirs)
-    return MeanDifference(mean - other, standard_error, float(welch.statistic), float(welch.pvalue))
+    moments = [moment for one in (first, second) for moment in (fmean(one), sqrt(variance(one)), len(one))]
+    found = ttest_ind_from_stats(*moments, equal_var=False, alternative=alternative)
+    return float(found.statistic), float(found.pvalue)
 
 
 def pooled_standard_error(ours: Sequence[float], theirs: Sequence[float]) -> float:

@@ -1,14 +1,12 @@
 """The hypotheses of a study, tested one-sided at each sparsity, with Holm's correction over all of its tests."""
 
 from collections.abc import Mapping, Sequence
-from math import sqrt
-from statistics import fmean, variance
+from statistics import fmean
 from typing import Any
 
 import attrs
 
-from sparsecore.extras import require
-from sparsecore.study.comparison import SIGNIFICANCE_LEVEL, Cell
+from sparsecore.study.comparison import SIGNIFICANCE_LEVEL, Cell, welch_test
 from sparsecore.study.definition import Hypothesis, Study
 from sparsecore.study.multiple_comparisons import holm
 
@@ -41,15 +39,8 @@ def one_sided_welch(better: Sequence[float], worse: Sequence[float]) -> OneSided
     Raises:
         MissingPackageError: scipy is not installed.
     """
-    if min(len(better), len(worse)) < 2 or not variance(better) + variance(worse):
-        return None
-    require("scipy", extra="report", purpose="a Welch test")
-    # scipy takes a noticeable part of a second to import
-    from scipy.stats import ttest_ind_from_stats
-
-    moments = [(fmean(sample), sqrt(variance(sample)), len(sample)) for sample in (better, worse)]
-    found = ttest_ind_from_stats(*moments[0], *moments[1], equal_var=False, alternative="greater")
-    return OneSidedTest(moments[0][0] - moments[1][0], float(found.statistic), float(found.pvalue))
+    welch = welch_test(better, worse, "greater")
+    return None if welch is None else OneSidedTest(fmean(better) - fmean(worse), *welch)
 
 
 @attrs.frozen

@@ -53,7 +53,7 @@ from sparsecore_torch.sparse_training.start import (
     pruning_ended,
 )
 from sparsecore_torch.sparse_training.start_counts import CountRequest, start_counts, with_budget
-from sparsecore_torch.sparse_training.storage.masked import gathered
+from sparsecore_torch.sparse_training.storage.dense_entries import gathered
 from sparsecore_torch.sparse_training.storages import IN_PLACE, STORAGES, Stored, stored
 from sparsecore_torch.sparse_training.strategy_stack import stack_of
 from sparsecore_torch.sparse_training.training import SparseTraining

@@ -13,11 +13,11 @@ from torch.optim import Optimizer
 from sparsecore.engine.arrays import describe
 from sparsecore.engine.engine import Engine
 from sparsecore.engine.groups import EngineGroups, GroupStates
+from sparsecore.engine.position_validation import positions_error, topology_error
 from sparsecore.engine.reallocation import RegrowPruned
 from sparsecore.engine.state import State, dump_strategy_state, load_strategy_state, strategy_state_error
 from sparsecore.engine.topology import Topology
 from sparsecore.engine.units import partial_units_error
-from sparsecore.engine.validation import positions_error, topology_error
 from sparsecore.errors import InputError
 from sparsecore.plugins.description import describe_strategies, described
 from sparsecore_torch.arrays import as_tensor

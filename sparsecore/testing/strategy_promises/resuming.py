@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from sparsecore.engine.arrays import Arrays
 from sparsecore.engine.engine import Engine
+from sparsecore.engine.position_validation import topology_error
 from sparsecore.engine.state import State
 from sparsecore.engine.topology import Topology
-from sparsecore.engine.validation import topology_error
 from sparsecore.run.checkpoint import Checkpoint, from_checkpoint, to_checkpoint
 from sparsecore.testing.promises import Promise, expect
 from sparsecore.testing.runs import (

@@ -1,7 +1,7 @@
 """Masked storage: parameters stay dense parameters, whose inactive entries are kept at zero."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial, reduce
+from functools import partial
 from typing import final
 from weakref import WeakMethod, finalize, ref
 
@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.topology import Topology
 from sparsecore.learning.ledger import Ledger
-from sparsecore_torch.arrays import active_indices, as_tensor, gather, gather_active, put_entries, scatter
+from sparsecore_torch.arrays import as_tensor, gather, put_entries, scatter
 from sparsecore_torch.sparse_training.model.parameters import NamedParameter
 from sparsecore_torch.sparse_training.optimizers.copies import values_of
 from sparsecore_torch.sparse_training.optimizers.momentum import (
@@ -25,11 +25,8 @@ from sparsecore_torch.sparse_training.optimizers.profile import fill, put_fresh
 from sparsecore_torch.sparse_training.optimizers.state import OptimizerStates
 from sparsecore_torch.sparse_training.optimizers.wrapped import others_of
 from sparsecore_torch.sparse_training.storage import sparse_weights
-from sparsecore_torch.sparse_training.storage.gradient_masks import (
-    BitMask,
-    GradientMasker,
-    Gradients,
-)
+from sparsecore_torch.sparse_training.storage.dense_entries import gathered, indices_of, mask_at, mask_of
+from sparsecore_torch.sparse_training.storage.gradient_masks import BitMask, GradientMasker, Gradients
 from sparsecore_torch.sparse_training.storage.nonzero_roots import NonzeroRoots, roots_of
 from sparsecore_torch.sparse_training.storage.sharded_gradients import ShardedGradientMasker
 from sparsecore_torch.sparse_training.storage.storage import ledger_of
@@ -102,7 +99,7 @@ class MaskedStorage:
     def set_values(self, values: Tensor) -> None:
         """Replace the N values; optimizer state stays."""
         for name, parameter in self._parameters.items():
-            own, indices = values[self._topology.slots(name)], _indices_of(self._topology, name)
+            own, indices = values[self._topology.slots(name)], indices_of(self._topology, name)
             if self._is_sharded:
                 dense = scatter(own, indices, parameter.shape)
                 self._shard(parameter).copy_(shard_like(dense, parameter))
@@ -135,15 +132,15 @@ class MaskedStorage:
         self._declare()
         # what was inactive is zero already, after enforce(): only what was pruned and what grows is written to
         for name, parameter in self._parameters.items():
-            gone, new = _indices_of(pruned, name), _indices_of(grown, name)
+            gone, new = indices_of(pruned, name), indices_of(grown, name)
             self._masks[name].move(gone, new)
             put_entries(parameter, gone, 0.0)
             self._clear_state(name, gone)
-            put_entries(parameter, _indices_of(after, name), as_tensor(reallocation.values)[after.slots(name)])
+            put_entries(parameter, indices_of(after, name), as_tensor(reallocation.values)[after.slots(name)])
         self._clean_gradients()
         self._states.renew(self._parameters)
         for name, parameter in self._parameters.items():
-            new = _indices_of(grown, name)
+            new = indices_of(grown, name)
             if parameter.grad is not None and self._gradients.is_kept_in_place:
                 put_entries(parameter.grad, new, 0.0)
             self._start_afresh(name, parameter, new)
@@ -158,7 +155,7 @@ class MaskedStorage:
         self._states.renew(self._parameters)
         grown = reallocation.grown_weights
         for name, parameter in self._parameters.items():
-            if len(_indices_of(grown, name)):  # one that was pruned in the same update has left some state
+            if len(indices_of(grown, name)):  # one that was pruned in the same update has left some state
                 self._start_afresh_where(name, parameter, shard_like(mask_of(grown, name), parameter) != 0)
                 start_momentum_of_shards(self._optimizer, name, parameter, reallocation)
 
@@ -228,7 +225,7 @@ class MaskedStorage:
         for name, parameter in self._parameters.items():
             if parameter.grad is not None:
                 own = weight_gradient[self._topology.slots(name)]
-                put_entries(parameter.grad, _indices_of(self._topology, name), own)
+                put_entries(parameter.grad, indices_of(self._topology, name), own)
 
     def stepped_entries(self, name: str, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return the tensor's Parameter and the indices themselves."""
@@ -299,7 +296,7 @@ class MaskedStorage:
                 fresh = gather(parameter.detach(), indices) if entry.follows_weight else entry.fresh or 0.0
                 put_entries(content, indices, fresh)
             elif len(indices):
-                put_fresh(content, entry, _mask_at(indices, parameter.shape) != 0, parameter.detach())
+                put_fresh(content, entry, mask_at(indices, parameter.shape) != 0, parameter.detach())
 
     def _start_afresh_where(self, name: str, parameter: Tensor, where: Tensor) -> None:
         """Give some weights of a tensor the state of new ones."""
@@ -400,43 +397,3 @@ def _undeclare(name: str, parameter: Tensor, declared: Mapping[str, sparse_weigh
             sparse_weights.unregister(alive)
 
     return undeclare
-
-
-def gathered(parameters: Mapping[str, Tensor], topology: Topology) -> Tensor:
-    """Gather the active entries of dense tensors. Collective where these are sharded.
-
-    Args:
-        parameters: the dense tensors by name, in the order of the layout.
-        topology: the N active positions.
-
-    Returns:
-        The N values, in the common dtype of the tensors, at least float32.
-    """
-    dtype = reduce(torch.promote_types, (parameter.dtype for parameter in parameters.values()), torch.float32)
-    return torch.cat(
-        [
-            gather_active(full_tensor(one), topology, topology.layout.index(name)).to(dtype)
-            for name, one in parameters.items()
-        ]
-    )
-
-
-def mask_of(topology: Topology, name: str) -> Tensor:
-    """Return the mask of a tensor.
-
-    Args:
-        topology: the active positions.
-        name: of the tensor.
-
-    Returns:
-        -1 for active weights, 0 elsewhere; int8, in the tensor's shape.
-    """
-    return _mask_at(_indices_of(topology, name), topology.layout.shapes[topology.layout.index(name)])
-
-
-def _mask_at(indices: Tensor, shape: Sequence[int]) -> Tensor:
-    return scatter(indices.new_full((len(indices),), -1, dtype=torch.int8), indices, shape)
-
-
-def _indices_of(topology: Topology, name: str) -> Tensor:
-    return active_indices(topology, topology.layout.index(name))
