@@ -45,6 +45,7 @@ from sparsecore.engine.arrays import (
     constant,
     counting_of,
 )
+from sparsecore.engine.declarations import Declares, Scope
 from sparsecore.engine.distributions import (
     check_initial_sparsity,
     distribution,
@@ -61,7 +62,7 @@ from sparsecore.engine.growth import (
     shares,
     whole_numbers,
 )
-from sparsecore.engine.hooks import Declares, Scope, hookimpl
+from sparsecore.engine.hooks import hookimpl
 from sparsecore.engine.randomness import Randomness
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.schedules import (

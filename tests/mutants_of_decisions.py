@@ -7,8 +7,8 @@ import numpy as np
 from sound_strategy import Box, Calls, Guided, Sound, defect
 
 from sparsecore import hookimpl
+from sparsecore.engine.declarations import Declares
 from sparsecore.engine.growth import free_positions, shares
-from sparsecore.engine.hooks import Declares
 from sparsecore.engine.topology import Topology
 from sparsecore.engine.young_weights import YoungWeights
 

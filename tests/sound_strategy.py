@@ -6,8 +6,8 @@ import attrs
 import numpy as np
 
 from sparsecore import hookimpl, per_weight
+from sparsecore.engine.declarations import Declares
 from sparsecore.engine.growth import free_positions, shares
-from sparsecore.engine.hooks import Declares
 
 MUTANTS: dict[str, tuple[type, str]] = {}
 """The class of each defect and the promise that it breaks, by a description of the defect."""

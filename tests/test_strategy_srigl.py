@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from sparsecore import hookimpl
 from sparsecore.engine.arrays import Arrays
+from sparsecore.engine.declarations import Declares
 from sparsecore.engine.distributions import erdos_renyi_kernel
 from sparsecore.engine.engine import Engine
 from sparsecore.engine.growth import random_topology
-from sparsecore.engine.hooks import Declares
 from sparsecore.engine.schedules import Clock, Cosine, Every
 from sparsecore.engine.topology import Layout
 from sparsecore.errors import InputError

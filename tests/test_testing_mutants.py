@@ -8,7 +8,7 @@ from mutants_of_backends import MUTANTS as BACKENDS
 from mutants_of_strategies import MUTANTS as STRATEGIES
 from mutants_of_strategies import Guided, SeedlessStart, Sound
 
-from sparsecore.engine.hooks import Declares
+from sparsecore.engine.declarations import Declares
 from sparsecore.testing.backend_promises import BACKEND_PROMISES
 from sparsecore.testing.search import Status, check_promise
 from sparsecore.testing.strategy_promises import STRATEGY_PROMISES

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from sparsecore import hookimpl
+from sparsecore.engine.declarations import Declares
 from sparsecore.engine.growth import free_positions, random_topology
-from sparsecore.engine.hooks import Declares
 from sparsecore.engine.randomness import Randomness
 from sparsecore.testing import hyperparameters
 from sparsecore.testing.search import Status, check_promise

@@ -4,7 +4,7 @@ from sparsecore.extras import require
 
 require("hypothesis", "cattrs", "safetensors", extra="testing", purpose="sparsecore.testing")
 
-from sparsecore.engine.hooks import Declares
+from sparsecore.engine.declarations import Declares
 from sparsecore.testing.generators import clocks, gradients, layouts, topologies, values
 from sparsecore.testing.hyperparameters import hyperparameters
 from sparsecore.testing.state_machine import strategy_machine

@@ -14,8 +14,9 @@ from hypothesis.errors import Unsatisfiable
 from hypothesis.strategies import SearchStrategy
 
 from sparsecore.engine.arrays import Array, Arrays
+from sparsecore.engine.declarations import Declares
 from sparsecore.engine.engine import Engine
-from sparsecore.engine.hooks import Declares, hookimpl
+from sparsecore.engine.hooks import hookimpl
 from sparsecore.engine.randomness import Randomness
 from sparsecore.engine.registration import MARK
 from sparsecore.engine.topology import Layout, Topology

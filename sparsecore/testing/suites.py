@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-from sparsecore.engine.hooks import Declares
+from sparsecore.engine.declarations import Declares
 from sparsecore.testing.backend_promises import BACKEND_PROMISES
 from sparsecore.testing.counterexamples import describe_failure
 from sparsecore.testing.promises import Promise
