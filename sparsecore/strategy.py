@@ -7,12 +7,11 @@
 - topology: ``Topology``, ``Layout``, ``Reallocation``.
 - arrays: ``Array``, ``Arrays``, ``Gradient``, ``WeightMomentum``, ``DenseValues`` and ``InputNorms`` are the types of a
   backend's vectors, its operations, a dense gradient, the optimizer's momentum, dense initial values and the norms of a
-  layer's inputs; ``counting_of`` returns
-  operations that do not wait for a device.
+  layer's inputs; ``counting_of`` returns operations that do not wait for a device.
 - time: ``Clock``; ``Every`` says when updates are due; ``Schedule``, ``Piecewise`` and ``Cosine`` are numbers that
   change over a run, and ``as_schedule`` makes one of what a settings file holds; ``total_steps`` of a clock.
 - optimizers: ``YoungWeights`` says which steps weights take that have just grown.
-- strategy state: ``per_weight`` and ``per_position`` mark its vectors.
+- strategy state: ``per_weight`` and ``per_position`` mark its vectors; ``by_tensor`` divides those of positions.
 - settings: ``Amount`` and ``as_amount``, ``as_written``, ``check_fraction``, ``check_cubic``.
 - choosing weights to prune: ``smallest_of_each``, ``smallest_of_all``, ``smallest``, ``fraction_of``,
   ``fraction_rounded_up``; ``smallest_indices`` for arrays of NumPy.
@@ -78,7 +77,7 @@ from sparsecore.engine.schedules import (
     total_steps,
 )
 from sparsecore.engine.selection import smallest_indices
-from sparsecore.engine.state import State, per_position, per_weight
+from sparsecore.engine.state import State, by_tensor, per_position, per_weight
 from sparsecore.engine.topology import Layout, Topology
 from sparsecore.engine.young_weights import YoungWeights
 from sparsecore.errors import DivergedError, InputError, InvariantError, NoRoomError, PluginError, SparsecoreError
@@ -143,6 +142,7 @@ __all__ = [
     "as_amount",
     "as_schedule",
     "as_written",
+    "by_tensor",
     "check_cubic",
     "check_fraction",
     "check_initial_sparsity",

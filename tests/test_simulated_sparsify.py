@@ -62,7 +62,7 @@ STRATEGIES: dict[str, Any] = {
     "granet": GradualRegeneration(schedule=_EVERY),
     "chts": CannistraciHebb(schedule=_EVERY),
     "acdc": AlternatingCompression(begin=0.0, phase=0.03),
-    "topkast": TopKast(schedule=_EVERY),
+    "topkast": TopKast(schedule=_EVERY, penalty=0.0),  # the penalty changes the values in every step
     "smet": MemoryEfficient(schedule=_EVERY),
     "mest": MemoryEconomic(schedule=_EVERY, mutation=0.2),
     "mest with a soft bound": MemoryEconomic(schedule=_EVERY, mutation=0.2, soft_bound=True),

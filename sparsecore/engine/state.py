@@ -8,9 +8,9 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsecore.engine.arrays import Array, Arrays, describe
+from sparsecore.engine.arrays import Array, Arrays, DenseValues, describe
 from sparsecore.engine.schedules import Clock
-from sparsecore.engine.topology import Topology
+from sparsecore.engine.topology import Layout, Topology
 from sparsecore.errors import InputError
 
 StrategyStates: TypeAlias = Mapping[str, Any]
@@ -27,6 +27,24 @@ def per_weight() -> Any:
 def per_position() -> Any:
     """Declare an attrs field of a strategy state: a vector with one entry a position, active or not."""
     return attrs.field(metadata={_MARK: "position"})
+
+
+def by_tensor(entries: Array, layout: Layout) -> DenseValues:
+    """Return the entries of each tensor of a vector with one entry a position.
+
+    Args:
+        entries: (D,), such as a vector of :func:`per_position`.
+        layout: the tensors.
+
+    Returns:
+        A function from a tensor's name to its D_i entries, in the form of a dense gradient or of initial values.
+    """
+
+    def of(name: str) -> Array:
+        tensor = layout.index(name)
+        return entries[layout.offsets[tensor] : layout.offsets[tensor + 1]]
+
+    return of
 
 
 def carry_strategy_state(strategy_state: Any, carry: Callable[[Array], Array]) -> Any:

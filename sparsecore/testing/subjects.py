@@ -109,33 +109,33 @@ class StrategySubject:
         """
         return implementer(self.sample, hook) is None
 
-    def requests(self, argument: str) -> bool:
+    def requests(self, argument: str, *hooks: str) -> bool:
         """Whether a hook of a strategy takes an argument.
 
         Args:
             argument: its name, such as 'gradient'.
+            hooks: the hooks to consider; all, if none are given.
         """
         return any(
             argument in inspect.signature(method).parameters
             for plugin in self.sample.values()
-            for method in hooks_of(plugin).values()
+            for hook, method in hooks_of(plugin).items()
+            if not hooks or hook in hooks
         )
 
     @property
     def requests_gradients(self) -> bool:
         """Whether a hook takes gradients: dense ones, or those of active weights or candidates."""
         hooks = ("observe", "prune", "allocate", "grow")
-        implemented = [(hook, method) for plugin in self.sample.values() for hook, method in hooks_of(plugin).items()]
-        methods = [method for hook, method in implemented if hook in hooks]
-        taken = {argument for method in methods for argument in inspect.signature(method).parameters}
-        return not taken.isdisjoint({"gradient", "weight_gradient", "candidate_gradient"})
+        return any(self.requests(one, *hooks) for one in ("gradient", "weight_gradient", "candidate_gradient"))
 
     @property
     def needs_no_dense_memory(self) -> bool:
         """Whether it requests nothing dense, and starts as sparse as it ends, as it implements no target_size."""
         # of a vector, norms of inputs have an entry for each position
         is_dense = self.requests("gradient") or self.requests("input_norms")
-        return not is_dense and self.uses_default("target_size")
+        starts_by_values = self.requests("values", "initial_topology", "initial_strategy_state")
+        return not (is_dense or starts_by_values) and self.uses_default("target_size")
 
 
 @attrs.frozen(eq=False)

@@ -4,7 +4,7 @@ import attrs
 import numpy as np
 
 from sparsecore.engine.arrays import Array, Gradient, WeightMomentum
-from sparsecore.engine.state import per_position
+from sparsecore.engine.state import by_tensor, per_position
 from sparsecore.engine.topology import Topology
 
 
@@ -66,10 +66,4 @@ class DenseMomentum:
         Returns:
             A function from a tensor's name to its momentum, D_i entries.
         """
-        layout = topology.layout
-
-        def of(name: str) -> Array:
-            tensor = layout.index(name)
-            return self.momentum[layout.offsets[tensor] : layout.offsets[tensor + 1]]
-
-        return of
+        return by_tensor(self.momentum, topology.layout)

@@ -16,6 +16,7 @@ from sparsecore.strategy import (
     Layout,
     Reallocation,
     Topology,
+    by_tensor,
     constant,
     counting_of,
     distribution,
@@ -141,7 +142,7 @@ class TopKast:
         """
         layout, arrays = topology.layout, topology.arrays
         latest = arrays.put(strategy_state.latest, topology.positions, values)
-        largest = largest_of_each(layout, topology.counts, _by_tensor(latest, layout), arrays)
+        largest = largest_of_each(layout, topology.counts, by_tensor(latest, layout), arrays)
         nowhere = arrays.zeros_like(latest, layout.size) != 0
         stays = arrays.take(arrays.put(nowhere, largest.positions, True), topology.positions)
         dropped = topology.counts - counting_of(arrays).count_each(stays, topology.bounds)
@@ -169,7 +170,7 @@ class TopKast:
         Returns:
             Positions that were not active before the update, ascending, ``counts[i]`` of tensor i.
         """
-        return largest_free(topology, counts, _by_tensor(strategy_state.latest, topology.layout))
+        return largest_free(topology, counts, by_tensor(strategy_state.latest, topology.layout))
 
     @hookimpl
     def initial_values(self, grown: Topology, values: Array, strategy_state: Parameters) -> Array:
@@ -195,9 +196,3 @@ class TopKast:
 def _largest(topology: Topology, values: Array, counts: Counts) -> Array:
     """Return which weights are the ``counts[i]`` largest of tensor i, one bool a weight."""
     return topology.all_but(smallest_of_each(topology, values, topology.counts - counts))
-
-
-def _by_tensor(entries: Array, layout: Layout) -> DenseValues:
-    """Return a function from a tensor's name to its entries of a vector with one entry a position."""
-    offsets = dict(zip(layout.names, zip(layout.offsets[:-1], layout.offsets[1:], strict=True), strict=True))
-    return lambda name: entries[slice(*offsets[name])]

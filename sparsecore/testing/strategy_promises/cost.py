@@ -169,8 +169,8 @@ COST = (
     ),
     Promise(
         "size",
-        "memory grows with the number of weights and not of positions, unless the dense gradient is requested or "
-        "target_size is implemented",
+        "memory grows with the number of weights and not of positions, unless the dense gradient or all initial values "
+        "are requested, or target_size is implemented",
         partial(_scenarios_with_few_weights, size=LARGE_SIZE),
         _check_memory,
         applies=_needs_no_dense_memory,
