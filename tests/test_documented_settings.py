@@ -1,4 +1,4 @@
-"""The page about experiments has every setting and every option of a strategy."""
+"""The page about experiments has every setting, and that about the options of strategies every option."""
 
 import re
 
@@ -16,6 +16,7 @@ from sparsecore.experiment.experiment import (
 from sparsecore.plugins.discovery import load
 
 EXPERIMENTS = read("docs/experiments.md")
+STRATEGY_OPTIONS = read("docs/strategy-options.md")
 
 
 @pytest.mark.parametrize(
@@ -60,6 +61,6 @@ def test_every_setting_is_documented(section: str, settings: type) -> None:
     ],
 )
 def test_every_hyperparameter_is_documented(strategy: str) -> None:
-    table = EXPERIMENTS.partition(f"| `{strategy}` | default |")[2].partition("\n\n")[0]
+    table = STRATEGY_OPTIONS.partition(f"| `{strategy}` | default |")[2].partition("\n\n")[0]
     documented = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
     assert documented == [field.name for field in attrs.fields(load("strategy", strategy))]
