@@ -76,8 +76,8 @@ def test_a_number_of_updates_ends_at_a_fraction_of_the_run():
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({}, "either steps, epochs or times"),
-        ({"steps": 1, "epochs": 1}, "either steps, epochs or times"),
+        ({}, "either steps, epochs or times, one of the three; given none"),
+        ({"steps": 4, "epochs": 5}, "either steps, epochs or times, one of the three; given steps and epochs"),
         ({"times": 1, "epochs": 1}, "either steps, epochs or times"),
         ({"times": 0}, "at least 1; given times = 0"),
         ({"times": 2, "until_epoch": 3}, "until_epoch is not for it"),

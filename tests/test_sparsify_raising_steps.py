@@ -9,6 +9,8 @@ from sparsify_examples import GrowByGradient, loss_at, mlp, often, train
 from wrapped_optimizers import HookedLookahead
 
 from sparsecore.engine.hooks import hookimpl
+from sparsecore.engine.schedules import Every
+from sparsecore_strategies.topkast import TopKast
 from sparsecore_torch import sparsify
 
 
@@ -35,6 +37,7 @@ class InPlaceOfSteps:
 
 
 STACKS = {
+    "silent weights": lambda: TopKast(schedule=Every(steps=3)),
     "no update": lambda: "static",
     "an update": lambda: often(every=3),
     "an update by gradient": lambda: [often(every=3), GrowByGradient()],
@@ -164,3 +167,26 @@ def test_a_step_that_catches_an_error_of_super_is_one_step():
     training = sparsify(model, optimizer, strategy="static", sparsity=0.75)
     train(model, optimizer, range(3))
     assert training.step == 3
+
+
+def test_a_step_that_raises_leaves_silent_weights_silent():
+    model, inner, optimizer, training = started("silent weights")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    loss = loss_at(model, 9)
+    values = training.values().clone()
+    loss.backward()
+    inner.raises = True
+    with pytest.raises(RuntimeError, match="an error of the device"):
+        optimizer.step()
+    assert torch.equal(loss_at(model, 9), loss)
+    with pytest.raises(RuntimeError, match="an error of the device"):
+        optimizer.step()
+    after = model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    with pytest.raises(RuntimeError, match="an error of the device"):
+        optimizer.step()
+    silent = training.state_dict()["silent"]
+    assert torch.count_nonzero(silent) > 0
+    assert torch.equal(training.values(), values)
+    training.squash()
+    assert torch.equal(loss_at(model, 9), loss)

@@ -206,8 +206,14 @@ class Every:
     times: int | None = None
 
     def __attrs_post_init__(self) -> None:
-        if sum(given is not None for given in (self.steps, self.epochs, self.times)) != 1:
-            raise InputError("a schedule of updates needs either steps, epochs or times, one of the three")
+        intervals = {"steps": self.steps, "epochs": self.epochs, "times": self.times}
+        given = [name for name, value in intervals.items() if value is not None]
+        if len(given) != 1:
+            raise InputError(
+                "a schedule of updates needs either steps, epochs or times, one of the three; given "
+                f"{' and '.join(given) or 'none'}, with the defaults. A table such as schedule={{steps=100}} replaces "
+                "the whole schedule"
+            )
         if self.times is not None and (self.times < 1 or self.times != int(self.times)):
             raise InputError(f"the number of updates must be a whole number of at least 1; given times = {self.times}")
         if self.epochs is not None and (self.epochs < 1 or self.epochs != int(self.epochs)):

@@ -29,7 +29,8 @@ class SilentWeights:
     """Hides the silent weights from the model, and shows them to optimizers and strategies.
 
     Where no strategy has a forward view, nothing is installed, and no call does anything. The training shows them
-    before a step; a hook hides them again while the closure of a step runs.
+    before a step; a hook hides them again while the closure of a step runs. Nothing is called after a step that raises
+    an error, so that as long as they are shown, layers that compute or are asked for their state hide them first.
 
     Args:
         engines: the strategies.
@@ -45,10 +46,13 @@ class SilentWeights:
         holding = [share.stepping for share in shares if share.tensors] if engines.has_silent_weights else []
         disable: Any = torch.compiler.disable
         self._handles: list[RemovableHandle] = [one.register_step_pre_hook(disable(self._before)) for one in holding]
+        self._layers = {module: None for share in shares for one in share.tensors for module, _ in one.holders}
+        self._guards: list[RemovableHandle] = []
+        self._guard = disable(self._hide_when_used)
 
     def end(self) -> None:
         """Remove the hooks; silent weights stay as they are."""
-        for handle in self._handles:
+        for handle in (*self._handles, *self._guards):
             handle.remove()
 
     @torch.no_grad()
@@ -71,6 +75,14 @@ class SilentWeights:
         if self._hidden is not None:
             self._storage.set_values(as_tensor(self._hidden.whole(self._storage.values())))
             self._hidden = None
+            for layer in self._layers:
+                self._guards.append(layer.register_forward_pre_hook(self._guard))
+                self._guards.append(layer.register_state_dict_pre_hook(self._guard))
+
+    def hide(self) -> None:
+        """Hide the silent weights, which a step that has raised an error leaves shown."""
+        with torch.no_grad():
+            self._hide()
 
     def values(self) -> Tensor:
         """Return the values of all weights, (N,), silent ones too."""
@@ -79,6 +91,7 @@ class SilentWeights:
 
     def dump(self) -> dict[str, Tensor]:
         """Return the values of silent weights for a state dict, zero for visible ones; empty if none can be silent."""
+        self.hide()
         return {} if self._hidden is None else {SAVED: as_tensor(self._hidden.silent).detach().cpu().clone()}
 
     def load(self, saved: Mapping[str, Any], state: GroupStates) -> None:
@@ -118,6 +131,12 @@ class SilentWeights:
             values = self._storage.values()
             self._hidden = ForwardView.of(self._visible, values, self._engines.engines[0].arrays)
             self._storage.set_values(as_tensor(self._hidden.seen(values)))
+            for guard in self._guards:
+                guard.remove()
+            self._guards.clear()
+
+    def _hide_when_used(self, *_: Any) -> None:
+        self.hide()
 
     def _before(self, optimizer: Optimizer, given: tuple[Any, ...], named: dict[str, Any]) -> Given | None:
         if is_within_own_step(optimizer):
@@ -127,8 +146,7 @@ class SilentWeights:
             return None
 
         def evaluate() -> Any:
-            with torch.no_grad():
-                self._hide()
+            self.hide()
             loss = closure()
             self.show()
             return loss

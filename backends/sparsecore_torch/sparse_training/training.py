@@ -281,7 +281,9 @@ class SparseTraining:
             InputError: a weight is nonzero that is not active, or the values in compact storage belong to another
                 topology, as after loading weights from another time in training; the sentence says what to do.
         """
-        self._checked.storage.check_written(thoroughly=True)
+        storage = self._checked.storage
+        self._installed.silent.hide()
+        storage.check_written(thoroughly=True)
 
     def adopt(self) -> None:
         """Make the model's nonzero weights the active ones, after loading weights from another time in training.
@@ -399,6 +401,7 @@ class SparseTraining:
 
     @torch.no_grad()
     def _after_step(self) -> None:
+        self._installed.silent.show()  # the state may have been asked for since the optimizer's step
         if self._installed.freezing.is_compact:
             self._installed.freezing.check()
         if not self._is_agreed:  # ranks that differ might never reach an update that shows it
