@@ -45,11 +45,11 @@ STACKS = {
 }
 
 
-def started(stack, wrap=lambda inner: inner):
+def started(stack, wrap=lambda inner: inner, storage="masked"):
     model = mlp()
     inner = Interrupted(model.parameters(), lr=0.1, momentum=0.9)
     optimizer = wrap(inner)
-    training = sparsify(model, optimizer, strategy=STACKS[stack](), sparsity=0.75)
+    training = sparsify(model, optimizer, strategy=STACKS[stack](), sparsity=0.75, storage=storage)
     train(model, optimizer, range(2))
     return model, inner, optimizer, training
 
@@ -169,8 +169,9 @@ def test_a_step_that_catches_an_error_of_super_is_one_step():
     assert training.step == 3
 
 
-def test_a_step_that_raises_leaves_silent_weights_silent():
-    model, inner, optimizer, training = started("silent weights")
+@pytest.mark.parametrize("storage", ["masked", "compact"])
+def test_a_step_that_raises_leaves_silent_weights_silent(storage):
+    model, inner, optimizer, training = started("silent weights", storage=storage)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     loss = loss_at(model, 9)
     values = training.values().clone()

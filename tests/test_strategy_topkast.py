@@ -18,7 +18,7 @@ from sparsecore.run.checkpoint import read_checkpoint
 from sparsecore.run.silent_weights import ViewedLearner
 from sparsecore_numpy import NumpyArrays
 from sparsecore_strategies.topkast import TopKast
-from sparsecore_torch import sparsify
+from sparsecore_torch import export, sparsify
 
 LAYOUT = Layout.of({"matrix": (6, 7), "kernels": (3, 2, 2, 2), "vector": (5,)})
 
@@ -186,6 +186,17 @@ def test_silent_weights_stay_silent_in_the_closure_of_a_step():
     assert seen == [38]
     assert torch.count_nonzero(model[0].weight) == 38
     assert torch.count_nonzero(training.values() != before) == 76
+
+
+@pytest.mark.parametrize("storage", ["masked", "compact"])
+def test_exported_matrices_have_the_weights_that_the_model_computes_with(storage):
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    training = sparsify(model, optimizer, strategy="topkast", sparsity=0.8, exclude=["2.*"], storage=storage)
+    matrix = export.to_csr(training)["0.weight"]
+    assert torch.equal(matrix.to_dense(), model[0].weight)
+    assert len(matrix.values()) == torch.count_nonzero(training.values()) == 76
+    assert torch.count_nonzero(training.values(silent=False)) == 38
 
 
 @pytest.mark.parametrize("backend", ["numpy", "torch", "cpu"])

@@ -73,7 +73,7 @@ class Installed:
         )
         self._perturbation = GradientPerturbation(parts.engines, parts.shares, perturb)
         self.measured = measured_layers(parts.selection.sparse, parts.engines, parts.routes)
-        self.silent = SilentWeights(parts.engines, parts.shares, parts.storage)
+        self.silent = SilentWeights(parts.model, parts.engines, parts.shares, parts.storage)
         self.silent.look(state)
 
     def end(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
@@ -33,12 +33,15 @@ class SilentWeights:
     an error, so that as long as they are shown, layers that compute or are asked for their state hide them first.
 
     Args:
+        model: without wrappers.
         engines: the strategies.
         shares: the optimizers, made storages of, whose hooks come first.
         storage: of all sparse tensors.
     """
 
-    def __init__(self, engines: EngineGroups, shares: Sequence[OptimizerShare], storage: Storage) -> None:
+    def __init__(
+        self, model: nn.Module, engines: EngineGroups, shares: Sequence[OptimizerShare], storage: Storage
+    ) -> None:
         self._engines, self._storage = engines, storage
         self._visible: Tensor | None = None
         self._updates = 0
@@ -46,7 +49,8 @@ class SilentWeights:
         holding = [share.stepping for share in shares if share.tensors] if engines.has_silent_weights else []
         disable: Any = torch.compiler.disable
         self._handles: list[RemovableHandle] = [one.register_step_pre_hook(disable(self._before)) for one in holding]
-        self._layers = {module: None for share in shares for one in share.tensors for module, _ in one.holders}
+        layers = (layer for share in shares for one in share.tensors for layer, _ in one.holders)
+        self._modules = dict.fromkeys((model, *layers))
         self._guards: list[RemovableHandle] = []
         self._guard = disable(self._hide_when_used)
 
@@ -75,9 +79,9 @@ class SilentWeights:
         if self._hidden is not None:
             self._storage.set_values(as_tensor(self._hidden.whole(self._storage.values())))
             self._hidden = None
-            for layer in self._layers:
-                self._guards.append(layer.register_forward_pre_hook(self._guard))
-                self._guards.append(layer.register_state_dict_pre_hook(self._guard))
+            for module in self._modules:  # before compact storage splits the values
+                self._guards.append(module.register_forward_pre_hook(self._guard, prepend=True))
+                self._guards.append(module.register_state_dict_pre_hook(self._guard))
 
     def hide(self) -> None:
         """Hide the silent weights, which a step that has raised an error leaves shown."""

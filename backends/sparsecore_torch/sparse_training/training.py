@@ -141,14 +141,17 @@ class SparseTraining:
         """
         self._alive.routes.use(kernels, tensors)
 
-    def values(self) -> Tensor:
+    def values(self, *, silent: bool = True) -> Tensor:
         """Return the N values in the order of the topology's positions, at least float32.
+
+        Args:
+            silent: whether weights that the model does not compute with have their values (``topkast``), or are zero.
 
         Raises:
             InputError: as in :meth:`check`.
         """
         self.check()
-        return self._installed.silent.values()
+        return self._installed.silent.values() if silent else self._alive.storage.values()
 
     def masks(self) -> dict[str, Tensor]:
         """Return the mask of each tensor.

@@ -20,12 +20,13 @@ def to_csr(training: SparseTraining) -> dict[str, Tensor]:
     Returns:
         The matrices by name, with a row for each entry of the tensor's first side: a linear layer's weight has its own
         shape (out, in), a convolution's is (out, in·height·width). Each active weight is stored, also where its value
-        is zero; indices are int64, values have the widest dtype among the tensors, at least float32.
+        is zero, as those of weights that the model does not compute with; indices are int64, values have the widest
+        dtype among the tensors, at least float32.
 
     Raises:
         InputError: the model's weights are not those of the training (:meth:`SparseTraining.check`).
     """
-    topology, values = training.topology, training.values()
+    topology, values = training.topology, training.values(silent=False)
     return {name: _csr(topology, index, values) for index, name in enumerate(topology.layout.names)}
 
 
