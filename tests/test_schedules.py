@@ -230,3 +230,8 @@ def test_a_value_that_is_not_an_amount_is_refused_with_a_sentence(given_):
 @given(st.integers(0, 10**6), st.integers(0, 6))
 def test_decimals_are_read_exactly(digits, places):
     assert as_written(float(f"{digits}e-{places}")) * 10**places == digits
+
+
+def test_schedules_are_named_in_messages_as_settings_give_them():
+    assert str(Piecewise({0: 1.5})) == "1.5"
+    assert str(Piecewise({0: 100, 25: 200})) == "{0: 100, 25: 200}"

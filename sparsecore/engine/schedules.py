@@ -116,6 +116,10 @@ class Piecewise:
         """The highest piece."""
         return max(value for _, value in self.pieces)
 
+    def __str__(self) -> str:
+        """The number, if it is constant, or the numbers by epoch."""
+        return str(self.pieces[0][1]) if len(self.pieces) == 1 else str(dict(self.pieces))
+
     def __call__(self, clock: Clock) -> float:
         """Return the value of the latest piece that has begun."""
         return [value for epoch, value in self.pieces if epoch <= clock.epoch][-1]

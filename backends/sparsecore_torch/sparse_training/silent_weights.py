@@ -79,9 +79,11 @@ class SilentWeights:
         if self._hidden is not None:
             self._storage.set_values(as_tensor(self._hidden.whole(self._storage.values())))
             self._hidden = None
-            for module in self._modules:  # before compact storage splits the values
-                self._guards.append(module.register_forward_pre_hook(self._guard, prepend=True))
-                self._guards.append(module.register_state_dict_pre_hook(self._guard))
+            hooked: Any  # torch does not annotate the hooks of state dicts
+            for hooked in self._modules:
+                # before compact storage splits the values
+                self._guards.append(hooked.register_forward_pre_hook(self._guard, prepend=True))
+                self._guards.append(hooked.register_state_dict_pre_hook(self._guard))
 
     def hide(self) -> None:
         """Hide the silent weights, which a step that has raised an error leaves shown."""
