@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from command_line import train
+from command_line import sparsecore, train
 from engine_examples import engine, topologies, values_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -212,6 +212,10 @@ def test_a_run_evaluates_with_the_visible_weights_and_its_checkpoint_has_the_oth
     forward = sum(max(1, size // 10) for size in (8 * 64, 6 * 8, 10 * 6))
     assert np.count_nonzero(values) == forward
     assert len(values) == 2 * forward
+    if backend == "numpy":
+        source = ["--set", f"start.run={tmp_path / 'run'}", "--set", "start.values=trained"]
+        begun = sparsecore("train", "--strategy", "static", *options[2:-2], *source, "--out", str(tmp_path / "next"))
+        assert f"computed without {np.count_nonzero(silent)} of the weights that this run" in begun.stderr
 
 
 class Offering:

@@ -277,6 +277,12 @@ def few_images(monkeypatch) -> None:
     monkeypatch.setattr("sparsecore.study.strategy_comparison.composition.images_of", lambda _: images)
 
 
+def test_a_comparison_whose_folder_is_taken_loads_no_images(monkeypatch, tmp_path):
+    monkeypatch.setattr("sparsecore.study.strategy_comparison.composition.images_of", pytest.fail)
+    (tmp_path / "notes.txt").touch()
+    assert "exists; give another --out" in said(sparsecore("study", "strategies", "--out", tmp_path))
+
+
 @pytest.mark.usefixtures("few_images")
 def test_without_torch_the_gpt_is_left_out_and_named(monkeypatch):
     def load(kind: str, name: str):

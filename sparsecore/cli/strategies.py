@@ -94,6 +94,8 @@ def _number(text: str, option: str) -> float:
 
 
 def _new_folder(request: ComparisonRequest, out: Path | None) -> ComparisonFolder:
+    if out is not None:
+        ComparisonFolder(out).check_free()  # before images are loaded
     composed = compose(request)
     for name, reason in composed.left_out.items():
         print_message(f"sparsecore: {name} is left out: {reason}")

@@ -1,6 +1,7 @@
 """The weights that a run starts with: drawn by its seed, those of another run, or those in a file."""
 
 import hashlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cache
@@ -18,7 +19,7 @@ from sparsecore.engine.engine import Engine
 from sparsecore.engine.schedules import Clock
 from sparsecore.engine.state import State
 from sparsecore.engine.topology import Topology
-from sparsecore.errors import InputError, listed
+from sparsecore.errors import InputError, InputWarning, listed
 from sparsecore.experiment.experiment import Experiment
 from sparsecore.learning.parameters import Parameter
 from sparsecore.run.checkpoint import Checkpoint, read_arrays
@@ -277,6 +278,13 @@ def _at(saved: Checkpoint, topology: Topology, when: str, source: SourceRun) -> 
     positions, there = topology.arrays.to_numpy(topology.positions), saved.arrays["positions"]
     check_all_known(np.isin(positions, there), when, source.folder.path)
     values: Any = saved.arrays["learner/values"]
+    silent = np.isin(there, positions) & (saved.arrays.get("learner/silent", np.zeros(len(there))) != 0)
+    if silent.any():
+        sentence = (
+            f"the network of the run {source.folder.path} computed without {np.count_nonzero(silent):,} of the weights "
+            "that this run starts with; they start from zero"
+        )
+        warnings.warn(InputWarning(sentence), stacklevel=2)
     return StartValues(values[np.searchsorted(there, positions)], saved.group("dense"))
 
 

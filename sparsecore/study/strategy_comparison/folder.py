@@ -72,6 +72,15 @@ class ComparisonFolder:
         """Return whether there is a comparison in the folder."""
         return self.definition.exists()
 
+    def check_free(self) -> None:
+        """Check that a comparison can be created in the folder.
+
+        Raises:
+            FolderExistsError: there is a file or a folder that is not empty at the path.
+        """
+        if is_occupied(self.path):
+            raise self._exists()
+
     def create(self, comparison: StrategyComparison) -> "ComparisonFolder":
         """Create the folder with the definition; its studies are created when they begin.
 
@@ -82,8 +91,7 @@ class ComparisonFolder:
             FolderExistsError: there is a file or a folder that is not empty at the path.
             InputError: the folder cannot be created.
         """
-        if is_occupied(self.path):
-            raise self._exists()
+        self.check_free()
         contents = {
             self.definition.name: tomli_w.dumps(comparison.tables()).encode(),
             self.manifest.name: json.dumps(comparison.tables(), indent=1).encode(),
