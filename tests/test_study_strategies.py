@@ -249,6 +249,14 @@ def test_a_comparison_whose_settings_have_changed_or_are_others_is_refused(carri
     assert not (tmp_path / "out").exists()
 
 
+def test_a_strategy_whose_hooks_cannot_be_registered_is_refused_before_the_folder_is_created(tmp_path):
+    given = options(tmp_path, "Mine")
+    mine = tmp_path / "mine.py"
+    mine.write_text(mine.read_text().replace("topology, values", "topologie, values"))
+    assert "takes topologie; the arguments of this hook" in said(compare(tmp_path, StoppingPool(0), *given))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_tuning_run_that_fails_is_not_the_best_and_an_arm_of_failing_runs_is_named_and_left_out(tmp_path):
     pool = StoppingPool()
     arms = ("--trials", 1, "--arm", "static")

@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 
+from sparsecore.engine.stack import StrategyStack
 from sparsecore.errors import InputError, PluginError
 from sparsecore.experiment.assembly import with_absolute_paths
 from sparsecore.experiment.toml_files import toml_tables
@@ -73,6 +74,7 @@ def compose(request: ComparisonRequest) -> Composed:
 
     Raises:
         InputError: an unknown setting, arm or plugin, or a value out of range.
+        PluginError: a strategy cannot be registered.
     """
     left_out: dict[str, str] = {}
     arms = [DENSE, *_installed_contenders(left_out)]
@@ -101,7 +103,9 @@ def compose(request: ComparisonRequest) -> Composed:
         tuning = comparison.tuning(network)
         check_options(tuning)
         for trial in trials_of(tuning):
-            experiment_of(tuning, trial, Path())
+            experiment = experiment_of(tuning, trial, Path())
+            # a hook that cannot be registered would let all runs of its arm fail
+            StrategyStack({strategy.name: strategy.plugin for strategy in experiment.strategies})
         comparison.trials_with(network, [arm.arm({}) for arm in comparison.arms])
     return Composed(comparison, left_out)
 
