@@ -190,6 +190,8 @@ def test_objects_that_are_not_a_model_or_optimizer_are_refused():
         sparsify(3, sgd(model))
     with pytest.raises(InputError, match=r"takes an optimizer of torch.optim, .*given None"):
         sparsify(model, None)
+    with pytest.raises(InputError, match=r"given a module, Sequential$"):
+        sparsify(model, model)
 
 
 def test_an_optimizer_without_the_parameters_is_refused():

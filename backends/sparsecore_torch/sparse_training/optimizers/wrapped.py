@@ -6,7 +6,7 @@ from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 import attrs
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsecore.errors import InputError
@@ -81,9 +81,10 @@ def layers_of(optimizer: Any) -> OptimizerLayers:
     if not isinstance(stepping, Optimizer):
         inside = "; ".join(type(part).__name__ for part in parts)
         found = f", which is made of several optimizers ({inside}): give sparsify one of them" if inside else ""
+        given = f"a module, {type(optimizer).__name__}" if isinstance(optimizer, nn.Module) else repr(optimizer)
         raise InputError(
             f"sparsify takes an optimizer of torch.optim, one derived from it, or a wrapper around one; "
-            f"given {optimizer!r}{found}"
+            f"given {given}{found}"
         )
     if not runs_step_hooks(stepping):
         raise InputError(
