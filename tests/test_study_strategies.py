@@ -257,6 +257,12 @@ def test_a_strategy_whose_hooks_cannot_be_registered_is_refused_before_the_folde
     assert not (tmp_path / "out").exists()
 
 
+def test_a_piece_without_a_strategy_below_it_is_refused(tmp_path):
+    given = (*options(tmp_path), "--strategy", "magnitude-drop", "--arm", "static")
+    assert "such as --strategy set+magnitude-drop" in said(compare(tmp_path, StoppingPool(0), *given))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_tuning_run_that_fails_is_not_the_best_and_an_arm_of_failing_runs_is_named_and_left_out(tmp_path):
     pool = StoppingPool()
     arms = ("--trials", 1, "--arm", "static")

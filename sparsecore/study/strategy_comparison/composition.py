@@ -11,6 +11,7 @@ import attrs
 from sparsecore.engine.stack import StrategyStack
 from sparsecore.errors import InputError, PluginError
 from sparsecore.experiment.assembly import with_absolute_paths
+from sparsecore.experiment.experiment import Experiment
 from sparsecore.experiment.toml_files import toml_tables
 from sparsecore.plugins.discovery import installed, load
 from sparsecore.run.setup import images_of
@@ -103,11 +104,20 @@ def compose(request: ComparisonRequest) -> Composed:
         tuning = comparison.tuning(network)
         check_options(tuning)
         for trial in trials_of(tuning):
-            experiment = experiment_of(tuning, trial, Path())
-            # a hook that cannot be registered would let all runs of its arm fail
-            StrategyStack({strategy.name: strategy.plugin for strategy in experiment.strategies})
+            _check_hooks(experiment_of(tuning, trial, Path()))
         comparison.trials_with(network, [arm.arm({}) for arm in comparison.arms])
     return Composed(comparison, left_out)
+
+
+def _check_hooks(experiment: Experiment) -> None:
+    """Check that an arm's strategies can be registered, and have updates if they decide what these do."""
+    stack = StrategyStack({strategy.name: strategy.plugin for strategy in experiment.strategies})
+    idle = [name for hook in ("prune", "grow", "allocate") for name in stack.implementers(hook)]
+    if idle and not stack.implementers("update_due"):
+        raise InputError(
+            f"{idle[0]} decides what updates do, and no strategy of its arm when they are due, so that none would be; "
+            f"stack it on one that does, such as --strategy set+{idle[0]}"
+        )
 
 
 def _installed_contenders(left_out: dict[str, str]) -> Iterator[Contender]:
