@@ -44,8 +44,8 @@ def test_the_result_contains_parameters_and_accuracy(run: Path) -> None:
     result = json.loads((run / "result.json").read_text())
     # 16-12-8-2: 192 + 96 + 16 positions of which ⌊0.2·D_i⌋ = 38 + 19 + 3 are active
     assert result["sparse_parameters"] == 60
-    # two batch norms with scale and shift, and the classifier's bias
-    assert result["dense_parameters"] == 2 * (12 + 8) + 2
+    # three batch norms with scale and shift
+    assert result["dense_parameters"] == 2 * (12 + 8 + 2)
     assert result["sparsity"] == pytest.approx(1 - 60 / 304)
     assert 0.6 < result["test_accuracy"] <= 1.0
     assert result["run"] == str(run.resolve())
@@ -53,7 +53,7 @@ def test_the_result_contains_parameters_and_accuracy(run: Path) -> None:
 
 def test_the_result_contains_the_memory_of_the_trained_parameters(run: Path) -> None:
     memory = json.loads((run / "result.json").read_text())["memory"]
-    weights = 60 + 2 * (12 + 8) + 2
+    weights = 60 + 2 * (12 + 8 + 2)
     assert list(memory) == ["values", "indices", "gradients", "optimizer_state", "total"]
     for part in ("values", "gradients", "optimizer_state"):
         assert memory[part] == {"theoretical": 4 * weights, "measured": 4 * weights}

@@ -45,7 +45,7 @@ def test_points_show_their_values_under_the_pointer(run: Path) -> None:
     assert any(text.startswith("layer1.weight: ") and text.endswith("at step 3") for text in titles)
 
 
-@pytest.mark.parametrize("figure", ["bars", "sparsities"])
+@pytest.mark.parametrize("figure", ["bars", pytest.param("sparsities", marks=pytest.mark.slow)])
 def test_points_of_a_study_show_their_values_under_the_pointer(tmp_path: Path, figure: str) -> None:
     with no_waiting_for_the_disk():
         folder = small_study(tmp_path, trials=1, sparsities=[0.8], figure=figure)

@@ -166,7 +166,9 @@ def test_a_step_without_an_update_never_waits_and_an_update_waits_a_bounded_numb
 
 @pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("storage", ["masked", "compact"])
-@pytest.mark.parametrize("name", ["dpr", "set", "soft-deepr", "rigl", "granet"])
+@pytest.mark.parametrize(
+    "name", ["dpr", "rigl", *(pytest.param(one, marks=pytest.mark.slow) for one in ("set", "soft-deepr", "granet"))]
+)
 def test_a_saved_training_resumes_as_if_never_interrupted(name: str, storage: str) -> None:
     model, optimizer, training = begun(STRATEGIES[name], storage)
     trained(model, optimizer, training)

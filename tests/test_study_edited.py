@@ -22,7 +22,7 @@ CHANGES = {
     "an arm's label": ('label = "DPR"', 'label = "Dpr"', "arm.dpr.label"),
     "an arm's settings": ('"start.values" = "original"', '"start.values" = "fresh"', "arm.again.settings"),
     "an option": ('"training.batch_size" = 16', '"training.batch_size" = 8', "options.training.batch_size"),
-    "an arm's name": ('name = "random"', 'name = "other"', "arm.other"),
+    "an arm's name": ('"random"', '"other"', "arm.other"),
 }
 
 

@@ -1,5 +1,6 @@
 """The strategies that come with sparsecore keep every promise, whatever their hyperparameters."""
 
+import pytest
 from hypothesis import strategies as st
 
 from sparsecore.testing import StrategyTests, hyperparameters, strategy_machine
@@ -40,19 +41,21 @@ class TestStatic(StrategyTests):
 
 class TestDynamicReallocation(StrategyTests):
     strategy = hyperparameters(DynamicReallocation)
-    max_examples = 10
+    max_examples = 5
 
 
 class TestSparseEvolution(StrategyTests):
     strategy = hyperparameters(SparseEvolution)
-    max_examples = 10
+    max_examples = 5
 
 
+@pytest.mark.slow
 class TestWandaDropOnSparseEvolution(StrategyTests):
     strategy = stacked(SparseEvolution, WandaDrop)
     max_examples = 5
 
 
+@pytest.mark.slow
 class TestDensityScheduleOnSparseEvolution(StrategyTests):
     strategy = stacked(SparseEvolution, DensitySchedule)
     max_examples = 5
@@ -63,6 +66,7 @@ class TestTopKast(StrategyTests):
     max_examples = 5
 
 
+@pytest.mark.slow
 class TestMemoryEfficient(StrategyTests):
     strategy = hyperparameters(MemoryEfficient)
     max_examples = 5
@@ -70,24 +74,28 @@ class TestMemoryEfficient(StrategyTests):
 
 class TestDeepRewiring(StrategyTests):
     strategy = hyperparameters(DeepRewiring)
-    max_examples = 10
+    max_examples = 5
 
 
+@pytest.mark.slow
 class TestDeepRewiringWithinTensors(StrategyTests):
     strategy = DeepRewiring(scope="tensor")
     max_examples = 5
 
 
+@pytest.mark.slow
 class TestGradientDeepRewiring(StrategyTests):
     strategy = hyperparameters(GradientDeepRewiring)
     max_examples = 3
 
 
+@pytest.mark.slow
 class TestIterativePruning(StrategyTests):
     strategy = hyperparameters(IterativePruning)
     max_examples = 3
 
 
+@pytest.mark.slow
 class TestSoftDeepRewiring(StrategyTests):
     strategy = hyperparameters(SoftDeepRewiring)
     max_examples = 5
@@ -98,31 +106,37 @@ class TestRigL(StrategyTests):
     max_examples = 5
 
 
+@pytest.mark.slow
 class TestSparseMomentum(StrategyTests):
     strategy = hyperparameters(SparseMomentum)
     max_examples = 5
 
 
+@pytest.mark.slow
 class TestGradualPruning(StrategyTests):
     strategy = hyperparameters(GradualPruning)
     max_examples = 5
 
 
+@pytest.mark.slow
 class TestCannistraciHebb(StrategyTests):
     strategy = hyperparameters(CannistraciHebb)
     max_examples = 5
 
 
+@pytest.mark.slow
 class TestAlternatingCompression(StrategyTests):
     strategy = hyperparameters(AlternatingCompression)
     max_examples = 5
 
 
+@pytest.mark.slow
 class TestGradualRegeneration(StrategyTests):
     strategy = hyperparameters(GradualRegeneration)
     max_examples = 5
 
 
+@pytest.mark.slow
 class TestGuidedExploration(StrategyTests):
     strategy = hyperparameters(GuidedExploration)
     max_examples = 5
@@ -133,16 +147,19 @@ class TestMemoryEconomic(StrategyTests):
     max_examples = 5
 
 
+@pytest.mark.slow
 class TestAStack(StrategyTests):
     strategy = (DynamicReallocation(target="20%", initial_threshold=0.2), SparseEvolution())
     max_examples = 5
 
 
+@pytest.mark.slow
 class TestPiecesOfGradients(StrategyTests):
     strategy = stacked(DynamicReallocation, MagnitudeDrop, GradientGrowth)
     max_examples = 5
 
 
+@pytest.mark.slow
 class TestPiecesOfMomentumAndStart(StrategyTests):
     strategy = stacked(MagnitudeDrop, MomentumGrowth, ErkStart)
     max_examples = 5
