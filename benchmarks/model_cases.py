@@ -157,7 +157,11 @@ CASES: Mapping[str, Case] = {
 
 
 def check_losses(case: Case, sparsity: float) -> dict[str, list[float]]:
-    """Return the losses of two steps with dense and with sparse kernels, which must be equal to four digits.
+    """Return the losses of two steps with dense and with sparse kernels, which must be equal but for rounding.
+
+    The first is compared to four digits. The second follows from the gradients, which rounding changes far more: where
+    a relu or a maximum decides otherwise, those of the dense kernels in float32 differ from float64 by up to 9e-3 in
+    VGG-16 (relative norm of the gradient of a tensor), those of the sparse ones by up to 2e-3.
 
     Args:
         case: the network.
@@ -170,7 +174,7 @@ def check_losses(case: Case, sparsity: float) -> dict[str, list[float]]:
             variant.training.use_kernels("sparse")  # also where they are slower
         torch.manual_seed(2)  # of dropout
         losses[kernels] = [variant.step() for _ in range(2)]
-    for dense, sparse in zip(losses["dense"], losses["sparse"], strict=True):
-        if abs(sparse - dense) > 5e-4 * abs(dense):
+    for dense, sparse, tolerance in zip(losses["dense"], losses["sparse"], (5e-4, 5e-3), strict=True):
+        if abs(sparse - dense) > tolerance * abs(dense):
             raise SystemExit(f"{case.title}: the losses of two steps differ by the kernels: {losses}")
     return losses
