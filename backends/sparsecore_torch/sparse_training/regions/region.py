@@ -20,6 +20,7 @@ from sparsecore_torch.sparse_training.regions.execution import Execution, Kernel
 from sparsecore_torch.sparse_training.regions.passing import Passed, tensor_of
 from sparsecore_torch.sparse_training.regions.program import Program, masked_weights
 from sparsecore_torch.sparse_training.regions.results import Output, Result
+from sparsecore_torch.sparse_training.regions.unbinding import with_unbind
 from sparsecore_torch.sparse_training.regions.weights import RegionInput
 from sparsecore_torch.sparse_training.storage.compact_weights import compact_weights
 from sparsecore_torch.sparse_training.storage.sparse_weights import SparseWeight
@@ -39,7 +40,7 @@ class Region(nn.Module):
         self, graph: fx.GraphModule, results: Sequence[Result], tensors: Sequence[str], decisions: Decisions
     ) -> None:
         super().__init__()
-        self.graph = graph
+        self.graph = with_unbind(graph)
         self.tensors = tuple(dict.fromkeys(tensors))
         self._decisions = decisions
         self.results = tuple(results)
