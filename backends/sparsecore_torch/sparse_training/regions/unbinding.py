@@ -41,7 +41,8 @@ def _parts(node: fx.Node) -> bool:
     example = node.meta.get("example_value")
     if not isinstance(example, Tensor) or example.dim() == 0 or not node.users:
         return False
-    indices = [user.args[1] for user in node.users if user.target is operator.getitem and user.args[0] is node]
-    if len(indices) != len(node.users) or not all(type(index) is int for index in indices):
+    readers = [user for user in node.users if user.target is operator.getitem and user.args[0] is node]
+    indices = [index for user in readers if type(index := user.args[1]) is int]
+    if len(indices) != len(node.users):
         return False
-    return len(indices) > 1 and sorted(indices) == list(range(len(indices))) == list(range(int(example.shape[0])))
+    return len(indices) > 1 and sorted(indices) == list(range(int(example.shape[0])))
