@@ -142,9 +142,19 @@ def test_every_installed_strategy_is_tested() -> None:
 MOST_OF = {"chts": MOST_ON_HOST, "srigl": MOST_KEEPING, "snfs": MOST_KEEPING, "granet": MOST_KEEPING}
 
 
+COMPACT = ("dpr", "snfs", "gse", "topkast", "density-schedule")
+"""The strategies that are tried in compact storage in every run of the tests; the others are slow tests there."""
+
+
 @pytest.mark.usefixtures("device")
-@pytest.mark.parametrize("storage", ["masked", "compact"])
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize(
+    ("name", "storage"),
+    [
+        pytest.param(name, storage, marks=[pytest.mark.slow] if storage == "compact" and name not in COMPACT else [])
+        for name in STRATEGIES
+        for storage in ("masked", "compact")
+    ],
+)
 @pytest.mark.filterwarnings("ignore:the requested sparsity")
 def test_a_step_without_an_update_never_waits_and_an_update_waits_a_bounded_number_of_times(
     name: str, storage: str

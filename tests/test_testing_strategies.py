@@ -61,6 +61,7 @@ class TestDensityScheduleOnSparseEvolution(StrategyTests):
     max_examples = 5
 
 
+@pytest.mark.slow
 class TestTopKast(StrategyTests):
     strategy = hyperparameters(TopKast)
     max_examples = 5
@@ -142,6 +143,7 @@ class TestGuidedExploration(StrategyTests):
     max_examples = 5
 
 
+@pytest.mark.slow
 class TestMemoryEconomic(StrategyTests):
     strategy = hyperparameters(MemoryEconomic)
     max_examples = 5
