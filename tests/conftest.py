@@ -6,6 +6,7 @@ another would take most of the time, and its results depend on their number.
 
 import gc
 import os
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,6 +20,12 @@ settings.register_profile(
     "sparsecore", max_examples=50, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("sparsecore")
+
+
+def pytest_configure() -> None:
+    """Let processes that tests start be interrupted, also if pytest itself is a shell's background job."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # which they would inherit
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
