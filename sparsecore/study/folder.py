@@ -17,11 +17,8 @@ from sparsecore.run.files import BusyError, Lock, new_folder, read_regular_toml,
 from sparsecore.run.folder import FolderExistsError, RunFolder, is_occupied
 from sparsecore.run.logs import Effort, RunFlops, read_record
 from sparsecore.study.definition import Study
+from sparsecore.study.report_folder import ReportFolder
 from sparsecore.study.trials import Trial, experiment_of, trials_of
-
-
-def _absolute(path: Path) -> Path:
-    return path.absolute()
 
 
 @cache
@@ -68,14 +65,12 @@ class TrialResult:
 
 
 @attrs.frozen
-class StudyFolder:
+class StudyFolder(ReportFolder):
     """The folder of a study.
 
     Attributes:
         path: absolute path of the folder.
     """
-
-    path: Path = attrs.field(converter=_absolute)
 
     @property
     def study(self) -> Path:
@@ -107,26 +102,6 @@ class StudyFolder:
     def topology_history(self, trial: Trial) -> Path:
         """Return the file of a finished trial's topology history, written when it is first needed."""
         return self.path / "topology-history" / f"{trial.name}.json"
-
-    @property
-    def report(self) -> Path:
-        """The page with the figures."""
-        return self.path / "report.html"
-
-    @property
-    def figures(self) -> Path:
-        """The figures of the page, as SVG and as PNG files."""
-        return self.path / "figures"
-
-    @property
-    def results(self) -> Path:
-        """The numbers of the page, as JSON."""
-        return self.path / "results.json"
-
-    @property
-    def manifest(self) -> Path:
-        """The study as it was created, and the fingerprint of each trial's experiment, as JSON."""
-        return self.path / "manifest.json"
 
     def tables(self, trial: Trial) -> Mapping[str, Any]:
         """Return the tables of a trial's experiment.

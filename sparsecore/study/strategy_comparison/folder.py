@@ -13,22 +13,17 @@ from sparsecore.experiment.assembly import differences
 from sparsecore.run.files import new_folder, read_regular_toml
 from sparsecore.run.folder import FolderExistsError, is_occupied
 from sparsecore.study.folder import StudyFolder
+from sparsecore.study.report_folder import ReportFolder
 from sparsecore.study.strategy_comparison.definition import Network, StrategyComparison
 
 
-def _absolute(path: Path) -> Path:
-    return path.absolute()
-
-
 @attrs.frozen
-class ComparisonFolder:
+class ComparisonFolder(ReportFolder):
     """The folder of a comparison.
 
     Attributes:
         path: absolute path of the folder.
     """
-
-    path: Path = attrs.field(converter=_absolute)
 
     @property
     def definition(self) -> Path:
@@ -36,29 +31,9 @@ class ComparisonFolder:
         return self.path / "strategies.toml"
 
     @property
-    def manifest(self) -> Path:
-        """The comparison as it was created, as JSON."""
-        return self.path / "manifest.json"
-
-    @property
-    def report(self) -> Path:
-        """The page with the tables."""
-        return self.path / "report.html"
-
-    @property
-    def figures(self) -> Path:
-        """The figures of the page, as SVG and as PNG files."""
-        return self.path / "figures"
-
-    @property
     def tables(self) -> Path:
         """The tables of the page, as Markdown."""
         return self.path / "tables.md"
-
-    @property
-    def results(self) -> Path:
-        """The numbers of the page, as JSON."""
-        return self.path / "results.json"
 
     def tuning(self, network: Network) -> StudyFolder:
         """Return the folder of the study that tunes all arms on a network."""
