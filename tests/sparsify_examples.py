@@ -71,6 +71,26 @@ def train_by(
             optimizer.step()
 
 
+def step_in(way: str, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: Any, step: int) -> None:
+    """Take a step by a scaler as usual loops do: with a 'closure', 'accumulated' over two halves, or plainly."""
+
+    def backward() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = loss_at(model, step)
+        if way == "accumulated":
+            (loss_at(model, step) / 2).backward()
+            loss = loss / 2
+        scaler.scale(loss).backward()
+        return loss
+
+    if way == "closure":
+        optimizer.step(backward)
+        return
+    backward()
+    scaler.step(optimizer)
+    scaler.update()
+
+
 def sparse_parameters(model: nn.Module, training: Any) -> dict[str, nn.Parameter]:
     named = dict(model.named_parameters())
     return {name: named[name] for name in training.topology.layout.names}

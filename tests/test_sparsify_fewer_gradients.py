@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from gradient_examples import Seen, SeenInEveryStep
-from sparsify_examples import assert_inactive_is_zero, loss_at, mlp, sgd
+from sparsify_examples import assert_inactive_is_zero, loss_at, mlp, sgd, step_in
 
 from sparsecore_torch import sparsify
 from sparsecore_torch.sparse_training import export
@@ -36,23 +36,9 @@ def test_strategies_see_the_gradients_that_they_ask_for_and_no_others(way, stora
     training = sparsify(model, optimizer, strategy=stack, sparsity=0.75, storage=storage, kernels=kernels)
     scaler = torch.amp.GradScaler("cpu", enabled="scaled" in way)
 
-    def backward(number):
-        optimizer.zero_grad()
-        loss = loss_at(model, number)
-        if way == "accumulated":
-            (loss_at(model, number) / 2).backward()
-            loss = loss / 2
-        scaler.scale(loss).backward()
-        return loss
-
     for number in range(4):
         expected, before = reference(training, number, way), training.topology
-        if way == "closure":
-            optimizer.step(lambda number=number: backward(number))
-        else:
-            backward(number)
-            scaler.step(optimizer)
-            scaler.update()
+        step_in(way, model, optimizer, scaler, number)
         close = {"rtol": 1e-4, "atol": 1e-6}
         np.testing.assert_allclose(always.seen[-1], expected[before.host_positions], **close)
         if storage == "masked":

@@ -18,6 +18,7 @@ from sparsify_examples import (
     sgd,
     sparse_parameters,
     states_of,
+    step_in,
     train,
 )
 from torch import nn
@@ -76,24 +77,10 @@ def test_strategies_that_grow_by_gradient_see_all_of_it(way):
     training = sparsify(model, optimizer, strategy=[often(every=3), strategy], sparsity=0.75)
     scaler = torch.amp.GradScaler("cpu", enabled="scaled" in way)
 
-    def backward(number):
-        optimizer.zero_grad()
-        loss = loss_at(model, number)
-        if way == "accumulated":
-            (loss_at(model, number) / 2).backward()
-            loss = loss / 2
-        scaler.scale(loss).backward()
-        return loss
-
     for number in range(6):
         expected = dense_gradients(model, number)
         before = training.topology
-        if way == "closure":
-            optimizer.step(lambda number=number: backward(number))
-        else:
-            backward(number)
-            scaler.step(optimizer)
-            scaler.update()
+        step_in(way, model, optimizer, scaler, number)
         assert_inactive_is_zero(model, optimizer, training)
         for name, parameter in sparse_parameters(model, training).items():
             assert parameter.grad is None or not parameter.grad[~training.masks()[name]].any()
