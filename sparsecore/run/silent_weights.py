@@ -21,8 +21,8 @@ class ViewedLearner:
     """Implements :class:`sparsecore.learning.protocols.Learner` on a learner of any backend.
 
     Silent weights are zero in the other learner while it computes outputs, gradients and its state, and have their
-    values for optimizer steps, perturbations and updates. The state has them in an array of their own, so that whoever
-    reads the values of a checkpoint gets those that the network computes with.
+    values for optimizer steps, perturbations and updates. The state has them in an array of their own, so that the
+    values of a checkpoint are those that the network computes with.
 
     Args:
         learner: has all values.

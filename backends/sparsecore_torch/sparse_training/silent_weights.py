@@ -71,7 +71,7 @@ class SilentWeights:
         if self._visible is None or state.clock.updates != self._updates:
             self.show()
             self._visible, self._updates = as_tensor(self._engines.forward_view(state)), state.clock.updates
-        self._hide()
+        self.hide()
 
     @torch.no_grad()
     def show(self) -> None:
@@ -85,10 +85,16 @@ class SilentWeights:
                 self._guards.append(hooked.register_forward_pre_hook(self._guard, prepend=True))
                 self._guards.append(hooked.register_state_dict_pre_hook(self._guard))
 
+    @torch.no_grad()
     def hide(self) -> None:
         """Hide the silent weights, which a step that has raised an error leaves shown."""
-        with torch.no_grad():
-            self._hide()
+        if self._visible is not None and self._hidden is None:
+            values = self._storage.values()
+            self._hidden = ForwardView.of(self._visible, values, self._engines.engines[0].arrays)
+            self._storage.set_values(as_tensor(self._hidden.seen(values)))
+            for guard in self._guards:
+                guard.remove()
+            self._guards.clear()
 
     def values(self) -> Tensor:
         """Return the values of all weights, (N,), silent ones too."""
@@ -131,15 +137,6 @@ class SilentWeights:
             raise InputError(f"the state dict has no values of silent weights; expected {SAVED!r}, {size} numbers")
         if not bool(torch.isfinite(silent).all()):
             raise InputError("the state dict has a silent weight that is not finite")
-
-    def _hide(self) -> None:
-        if self._visible is not None and self._hidden is None:
-            values = self._storage.values()
-            self._hidden = ForwardView.of(self._visible, values, self._engines.engines[0].arrays)
-            self._storage.set_values(as_tensor(self._hidden.seen(values)))
-            for guard in self._guards:
-                guard.remove()
-            self._guards.clear()
 
     def _hide_when_used(self, *_: Any) -> None:
         self.hide()
