@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from dense_oracles import drawn, gathered
-from engine_examples import active, engine, plugin, topologies
+from engine_examples import active, engine, plugin, topologies, topology
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -135,6 +135,19 @@ def test_any_density_is_reached_from_any_topology(start, sparsity, below, regrow
     after, _ = algorithm.update(state, values, drawn(start.layout, 1).__getitem__)
     exact = 1 - Fraction(str(sparsity))
     assert after.topology.size == sum(max(1, int(size * exact)) for size in start.layout.sizes)
+    assert (after.topology.counts >= 1).all()
+
+
+@pytest.mark.parametrize("shapes", [((1,), (9,)), ((1,), (1,), (1, 1, 3, 3), (1,)), ((1,), (2,), (2,), (1,))])
+@pytest.mark.parametrize("sparsity", [0.0625, 0.5])
+def test_the_last_weight_of_each_tensor_counts_in_what_the_schedule_keeps(shapes, sparsity):
+    layout = Layout.of({f"tensor{index}": shape for index, shape in enumerate(shapes)})
+    start = topology(layout, range(layout.size))
+    values = np.arange(1.0, layout.size + 1)  # the first tensor has the smallest weight, which half of all lose
+    below = plugin(prune=lambda values: abs(values) > np.median(abs(values)))
+    algorithm = engine(layout, {"below": below, "d": DensitySchedule(sparsity=sparsity)})
+    after, _ = algorithm.update(algorithm.start_at(start, clock=Clock(step=30, total_steps=40)), values)
+    assert after.topology.size == sum(max(1, int(size * (1 - sparsity))) for size in layout.sizes)
     assert (after.topology.counts >= 1).all()
 
 

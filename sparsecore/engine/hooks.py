@@ -232,7 +232,7 @@ def revise_pruning(
 ) -> Array | None:
     """Change which weights survive after ``prune`` has decided, to prune more of them or to keep some.
 
-    ``survives`` is the result of ``prune``.
+    ``survives`` is the result of ``prune``, in which a tensor that would lose all its weights keeps its largest.
 
     Returns:
         One bool a weight, on the backend. Default: ``survives``.

@@ -221,7 +221,7 @@ def reallocate(
         NoRoomError: more is to grow than there are free positions.
     """
     survives = steps.prune(topology, values)  #                             2  prune_by_threshold(W_i, H)
-    survives, survivors = _without_emptied(topology, values, survives)  #   3  l_i = survivors.counts
+    survives, survivors = without_emptied(topology, values, survives)  #   3  l_i = survivors.counts
     pruned = constant(topology.counts - survivors.counts)  #                             k_i
     strategy_states = steps.adjust(pruned, survivors.counts)  #                  5, 6  adjust_pruning_threshold(H, K, δ)
     # not in the paper: without the first, what was just pruned could come straight back
@@ -238,8 +238,17 @@ def reallocate(
     return attrs.evolve(merged, momentum=readonly), strategy_states
 
 
-def _without_emptied(topology: Topology, values: Array, survives: Array) -> tuple[Array, Topology]:
-    """Return the survivors; a tensor that would lose all its weights keeps its largest (ties: the lowest position)."""
+def without_emptied(topology: Topology, values: Array, survives: Array) -> tuple[Array, Topology]:
+    """Return the survivors; a tensor that would lose all its weights keeps its largest (ties: the lowest position).
+
+    Args:
+        topology: the active positions.
+        values: (N,).
+        survives: one bool a weight.
+
+    Returns:
+        One bool a weight, and the weights that survive.
+    """
     arrays, survivors = topology.arrays, topology.subset(survives)
     emptied = np.flatnonzero((survivors.counts == 0) & (topology.counts > 0))
     if not len(emptied):

@@ -12,7 +12,7 @@ from sparsecore.engine.arrays import Array, Counts, constant
 from sparsecore.engine.gradients import StepGradients
 from sparsecore.engine.hooks import HookResult
 from sparsecore.engine.randomness import Randomness
-from sparsecore.engine.reallocation import Reallocation, RegrowPruned, check_regrow_pruned, reallocate
+from sparsecore.engine.reallocation import Reallocation, RegrowPruned, check_regrow_pruned, reallocate, without_emptied
 from sparsecore.engine.stack import StrategyStack
 from sparsecore.engine.state import State, StrategyStates, carry_strategy_state
 from sparsecore.engine.topology import Layout, Topology
@@ -94,7 +94,8 @@ class StrategySteps:
         )
         survives = validation.check_survivors(result, "prune", topology)
         if self.stack.implementers("revise_pruning"):
-            survives = topology.arrays.readonly(survives)
+            # what each tensor keeps in any case counts where a strategy prunes or keeps up to a number of weights
+            survives = topology.arrays.readonly(without_emptied(topology, values, survives)[0])
             result = self._first_result("revise_pruning", topology=topology, values=values, survives=survives)
             survives = validation.check_survivors(result, "revise_pruning", topology)
         slots = frozen_slots(topology, self.frozen)

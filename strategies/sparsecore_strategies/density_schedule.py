@@ -89,7 +89,7 @@ class DensitySchedule:
         """
         target = self._size(clock, strategy_state)
         kept = topology.subset(survives)
-        surplus = _left_of(topology, kept) - target
+        surplus = kept.size - target
         if surplus > 0:
             return self._without_smallest(topology, values, survives, kept, surplus)
         room = int(topology.room.sum())
@@ -127,11 +127,6 @@ class DensitySchedule:
         most = kept.size - int((kept.counts > 0).sum())
         smallest_kept = _SCOPES[self.scope](kept, arrays.take(values, slots), min(surplus, most))
         return arrays.put(survives, arrays.take(slots, smallest_kept), False)
-
-
-def _left_of(topology: Topology, kept: Topology) -> int:
-    """Return the number of weights that are left, where tensors that would lose all keep their largest."""
-    return kept.size + int(((kept.counts == 0) & (topology.counts > 0)).sum())
 
 
 def _with_largest(topology: Topology, values: Array, survives: Array, count: int) -> Array:
